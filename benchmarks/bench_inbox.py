@@ -55,7 +55,7 @@ def drop(spool: Path) -> int:
 
 
 def empty(folder: Path) -> bool:
-    """Tell whether nothing lies in a folder, hidden things apart."""
+    """Return whether nothing lies in a folder, hidden things apart."""
     with os.scandir(folder) as entries:
         return all(entry.name.startswith(".") for entry in entries)
 

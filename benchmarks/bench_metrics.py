@@ -33,7 +33,7 @@ class _Receiver(http.server.BaseHTTPRequestHandler):
 
 
 def free_port() -> int:
-    """Return a port that nobody has."""
+    """Return a free port."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port
@@ -101,8 +101,8 @@ def main() -> int:
     for kind, bound in (("metrics", 0.05), ("traces", 0.0)):
         share = statistics.median(a / b for a, b in zip(figures[kind], bare, strict=True)) - 1
         value = f"{statistics.median(figures[kind]):.3f} ms, {share:+.1%}"
-        told = f"≤ +{bound:.0%}" if bound else ""
-        row(f"  with {kind}", value, told, held=share <= bound or not bound)
+        allowed = f"≤ +{bound:.0%}" if bound else ""
+        row(f"  with {kind}", value, allowed, held=share <= bound or not bound)
     return 0
 
 

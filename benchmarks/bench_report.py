@@ -68,8 +68,8 @@ def main() -> int:
         memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
         page_file = night.outbox / "report.html"
         size = page_file.stat().st_size / 1e6
-        told = asyncio.run(look(page_file))
-    opened, ordered, filtered = (told[k] / 1000 for k in ("opened", "sorted", "filtered"))
+        took = asyncio.run(look(page_file))
+    opened, ordered, filtered = (took[k] / 1000 for k in ("opened", "sorted", "filtered"))
     row(
         f"a report over {count:,} tasks, made in",
         f"{seconds:.1f} s, {memory:.0f} MB",

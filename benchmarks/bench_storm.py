@@ -1,6 +1,6 @@
 """A provider that allows far less than 32 agents ask for: what fails, what is refused, how long it takes.
 
-The provider's limit is a token bucket. The ideal is the time that it needs to admit all calls, where nobody
+The provider's limit is a token bucket. The ideal is the time that it needs to admit all calls, where no agent
 ever asks too soon or too late. Requests are counted by the server.
 """
 

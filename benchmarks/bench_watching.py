@@ -1,6 +1,6 @@
 """What all that look on cost together: `top`, two browsers, and metrics in a file and fetched.
 
-Daemons with and without them take turns in one run, and are started anew again and again: one process is always a
+Daemons with and without them take turns in one run, and are restarted again and again: one process is always a
 little faster than another.
 """
 
@@ -48,7 +48,7 @@ def main() -> int:
     for _ in range(REPEATS):
         measure(alone, watched)
     ratio = statistics.median(a / b for a, b in zip(watched, alone, strict=True))
-    row("CPU a model call, nobody looks", f"{statistics.median(alone):.2f} ms", "", held=True)
+    row("CPU a model call, no viewer", f"{statistics.median(alone):.2f} ms", "", held=True)
     row(
         "  `top`, two browsers and metrics attached",
         f"{statistics.median(watched):.2f} ms",

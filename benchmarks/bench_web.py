@@ -17,7 +17,7 @@ from pathlib import Path
 from harness import TICKS, Daemon, row, stage
 
 TASKS, CALLS, ROUNDS = 300, 4, 6
-#: Reads what it is told, and throws it away: as a process of its own, it costs the page nothing.
+#: Reads what it is sent, and throws it away: as a process of its own, it costs the page nothing.
 _BROWSER = """
 import sys, urllib.request
 asked = urllib.request.Request(sys.argv[1], headers={"Authorization": f"Bearer {sys.argv[2]}"})
@@ -107,7 +107,7 @@ def main() -> int:
             web.process.terminate()
             web.process.wait(10)
     ratio = statistics.median(watched) / statistics.median(alone)
-    row("CPU a model call, nobody watches", f"{statistics.median(alone):.2f} ms", "", held=True)
+    row("CPU a model call, no browser", f"{statistics.median(alone):.2f} ms", "", held=True)
     row(
         "  with two browsers attached, same run",
         f"{statistics.median(watched):.2f} ms",

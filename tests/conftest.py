@@ -144,7 +144,7 @@ class Spool:
         until(condition)
 
     def answers(self) -> bool:
-        """Tell whether a daemon runs here."""
+        """Return whether a daemon runs here."""
         try:
             control.request(self.folder / ".batchd", "status")
         except NoDaemonError:
@@ -204,7 +204,7 @@ def pytest_sessionfinish() -> None:
 
 @pytest.fixture(autouse=True)
 def plain_log() -> Iterator[None]:
-    """Let no test write its log as one before it in this process was told to."""
+    """Let no test write its log as a test before it in this process set it up."""
     yield
     if structlog := sys.modules.get("structlog"):
         structlog.reset_defaults()
@@ -279,7 +279,7 @@ def _waiting(items: Iterable[pytest.Item], seed: str) -> set[pytest.Item]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what tests found worth telling, from whichever process they ran in."""
+    """Print what tests found worth showing, from whichever process they ran in."""
     for report in terminalreporter.getreports("passed"):
         for name, value in report.user_properties:
             terminalreporter.write_line(f"{name}: {value}")

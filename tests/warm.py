@@ -32,7 +32,7 @@ _STARTING = ("PYTHON", "LANG", "LC_", "LD_", "MALLOC_", "GLIBC_")
 _NUMBER = struct.Struct("i")
 
 
-#: What a process can also be told later.
+#: What a process can also be given later.
 _LATER = ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH")
 
 

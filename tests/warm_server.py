@@ -30,7 +30,7 @@ from batchd.spool import taskfile
 
 _NUMBER = struct.Struct("i")
 _LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
-#: Its descriptors are those of whoever asked; they are not to be closed with the streams that were here before.
+#: Its descriptors are those of the process that asked; they are not to be closed with the streams that were here before.
 _kept: list[TextIO] = [sys.stdin, sys.stdout, sys.stderr]
 
 
@@ -55,7 +55,7 @@ def _load() -> None:
 
 
 def _asked(line: socket.socket) -> dict[str, Any] | None:
-    """Return what a process is to become, in that process; None in this one, once nobody asks any more."""
+    """Return what a process is to become, in that process; None in this one, once no process asks any more."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         data, descriptors, _, _ = socket.recv_fds(line, 1 << 20, 4)
@@ -190,7 +190,7 @@ def _keep_for_workers() -> None:
 
 
 def _serve_forks(line: socket.socket) -> NoReturn:
-    """Wait for what the fork server is to run, and run it; end with the process that would tell."""
+    """Wait for what the fork server is to run, and run it; end with the process that would report it."""
     data, received, _, _ = socket.recv_fds(line, 1 << 20, 16)
     if not data:
         os._exit(0)

@@ -22,7 +22,7 @@ NOBODY = ["setpriv", f"--reuid={NOBODY_ID}", f"--regid={NOBODY_ID}", "--clear-gr
 
 #: What is let loose inside, each in a file of its own.
 PAYLOADS = Path(__file__).with_name("payloads")
-#: What makes batchd let it in: run by batchd's Python, as whoever batchd is.
+#: What makes batchd let it in: run by batchd's Python, as the user that batchd runs as.
 DRIVERS = Path(__file__).with_name("drivers")
 _DRIVER = str(DRIVERS / "commands.py")
 

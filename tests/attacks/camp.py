@@ -37,7 +37,7 @@ class Camp(Spool):
         return camp
 
     def own(self, path: Path, text: str | None = None) -> Path:
-        """Make a folder, or a file, that belongs to whoever runs batchd; and what is missing above it."""
+        """Make a folder, or a file, that belongs to the user who runs batchd; and what is missing above it."""
         if path.parent != self.folder:
             self.own(path.parent)
         if text is None:
@@ -56,7 +56,7 @@ class Camp(Spool):
         return path
 
     def configure(self, base_url: str, model: str, more: str = "") -> None:
-        """Write the configuration anew."""
+        """Rewrite the configuration."""
         text = conftest.CONFIG.format(base_url=base_url, model=model)
         (self.folder / "config.toml").write_text(text + more)
 
@@ -66,11 +66,11 @@ class Camp(Spool):
         return {**super().environment, "PYTHONDONTWRITEBYTECODE": "1", **self.more}
 
     def command(self, *arguments: str | Path) -> list[str]:
-        """Return a command line of whoever runs batchd."""
+        """Return a command line of the user who runs batchd."""
         return [*self.prefix, *super().command(*arguments)]
 
     @contextlib.contextmanager
-    def told(
+    def answering(
         self,
         talks: Mapping[str, Sequence[Answer]],
         config: str = "",

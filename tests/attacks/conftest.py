@@ -79,7 +79,7 @@ def attack(who: list[str], ground: Path) -> Attack:
 
 @pytest.fixture
 def camp(who: list[str], ground: Path, model_server: str) -> Camp:
-    """A spool with a daemon, whose model is told what to say."""
+    """A spool with a daemon, whose model says what a test gives it."""
     return Camp.made(ground, tuple(who), model_server)
 
 

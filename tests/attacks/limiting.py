@@ -1,4 +1,4 @@
-"""Commands that want too much, through the real door: told how each ended, limits included."""
+"""Commands that want too much, through the real door: how each ended, limits included."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Limited:
         fresh: bool = True,
         timeout_s: float = PATIENCE_S,
     ) -> list[End]:
-        """Run each in a shell; None: the place is closed and opened anew."""
+        """Run each in a shell; None: the place is closed and reopened."""
         asked = {
             "folder": str(self.folder),
             "tmp": str(self.tmp),
@@ -94,7 +94,7 @@ def _written(command: str | None) -> object:
 
 @contextmanager
 def place(attack: Attack, source: Path) -> Iterator[Limited]:
-    """Give commands of one task, with a state directory that is private to whoever batchd is."""
+    """Give commands of one task, with a state directory that is private to the user that batchd runs as."""
     state = attack.folder.parent / "state"
     state.mkdir(mode=0o700)
     if AS_ROOT:

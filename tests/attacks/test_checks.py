@@ -1,4 +1,4 @@
-"""A check that cannot pass is passed by nobody: what a task leaves behind has no hand in it."""
+"""A check that cannot pass is never passed: what a task leaves behind has no hand in it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_what_a_task_leaves_behind_does_not_pass_its_check(camp: Camp, what: str
     """A check has an empty home and /tmp, and none of the task's processes beside it."""
     left, check = LEFT[what]
     task = {"first_prompt": "x", "check": check, "limits": {"max_iterations": 1}}
-    with camp.told({"x": [does(left), says("Done.")]}):
+    with camp.answering({"x": [does(left), says("Done.")]}):
         result = camp.play([task])["001"]
     assert (result["status"], result["reason"]) == ("timeout", "max_iterations")
     assert "exit code 1" in result["evaluation"]["feedback"]
@@ -85,7 +85,7 @@ def test_a_check_leaves_nothing_for_the_next_one(limited: Limited) -> None:
 def test_a_check_has_a_home_of_its_own_without_a_sandbox_too(
     limited: Limited, who: list[str]
 ) -> None:
-    """Under ``backend = "none"`` it is empty too: root's commands have none, as nobody else could enter it."""
+    """Under ``backend = "none"`` it is empty too: root's commands have none, as no other user could enter it."""
     check = f"{limited.tmp}.check"
     home = "/nonexistent" if AS_ROOT and not who else check
     look = Apart('echo "$HOME"; ls -A ~ 2> /dev/null; [ -z "$TMPDIR" ] || touch "$TMPDIR/x"')
@@ -115,7 +115,9 @@ def test_a_check_that_could_not_write_does_not_pass(camp: Camp) -> None:
     check = "/bin/echo right > /tmp/wanted; rm ballast; : > /tmp/found; cmp /tmp/wanted /tmp/found"
     task = {"first_prompt": "x", "check": check, "limits": {"max_iterations": 1}}
     full = "head -c 3500000 /dev/zero > ballast; sleep 2"
-    with camp.told({"x": [does(full), says("Done.")]}, "[sandbox]\nmax_disk_bytes = 3_000_000\n"):
+    with camp.answering(
+        {"x": [does(full), says("Done.")]}, "[sandbox]\nmax_disk_bytes = 3_000_000\n"
+    ):
         result = camp.play([task])["001"]
     assert (result["status"], result["reason"]) == ("timeout", "max_iterations")
     assert "max_disk_bytes" in result["evaluation"]["feedback"]

@@ -99,7 +99,7 @@ def trap(camp: Camp) -> Iterator[Trap]:
 
 @dataclass(frozen=True)
 class Operator:
-    """Whoever runs batchd, with a key and a home of their own."""
+    """The user who runs batchd, with a key and a home of their own."""
 
     camp: Camp
 
@@ -126,7 +126,7 @@ def test_a_configuration_that_a_model_left_does_not_count(camp: Camp, trap: Trap
         does("task.json", "write_file", content='{"tasks": [{"first_prompt": "look"}]}'),
         says("Done."),
     ]
-    with camp.told({"plant": steps}):
+    with camp.answering({"plant": steps}):
         assert camp.play([{"first_prompt": "plant"}])["001"]["status"] == "completed"
     operator.trust(camp.folder)
     place = camp.folder / "outbox/batch/001"
@@ -154,7 +154,7 @@ def test_no_link_lends_a_directory_the_trust_of_another(camp: Camp, trap: Trap) 
         does("key", "write_file", content="sk-of-the-attacker"),
         says("Done."),
     ]
-    with camp.told({"plant": steps}):
+    with camp.answering({"plant": steps}):
         assert camp.play([{"first_prompt": "plant"}])["001"]["status"] == "completed"
     place = camp.folder / "outbox/batch/001"
     assert (place / "config.toml").samefile(camp.folder / "spool/config.toml")

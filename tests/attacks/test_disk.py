@@ -45,7 +45,7 @@ def test_a_task_that_is_full_when_it_ends_has_not_completed(camp: Camp, where: s
         camp.own(folder / "precious", "x" * 1000)
         task["dir"] = "site"
     settings = f'{LIMITS}[workspace]\nroot = "{camp.folder}"\n'
-    with camp.told({"fill": [does(fills(path, size)), says("Done.")]}, settings):
+    with camp.answering({"fill": [does(fills(path, size)), says("Done.")]}, settings):
         result = camp.play([task])["001"]
         camp.eventually(lambda: not left_in_tmp(camp))
     assert (result["status"], result["reason"]) == ("error", "disk")
@@ -69,7 +69,7 @@ def test_a_restart_forgives_nothing(camp: Camp) -> None:
         says("Done."),
     ]
     settings = f'{LIMITS}[workspace]\nroot = "{camp.folder}"\n'
-    with camp.told({"fill": acts}, settings):
+    with camp.answering({"fill": acts}, settings):
         task = {"first_prompt": "fill", "dir": "site"}
         camp.batchd("submit", camp.write("batch.json", [task]))
         camp.eventually((camp.folder / "site/here").exists)
@@ -149,7 +149,7 @@ def _room(folder: Path) -> int:
 def test_a_task_that_fills_the_disk_is_ended_all_the_same(camp: Camp, small: Path) -> None:
     """`cancel` goes through, and ends it, though it takes at once whatever room there is; with room again, all is as ever."""
     ballast, folder = small / ".batchd/batchd.db-ballast", camp.folder / "outbox/batch"
-    with camp.told({"fill": [does(shell("filling.py")), says("Done.")]}):
+    with camp.answering({"fill": [does(shell("filling.py")), says("Done.")]}):
         until(lambda: ballast.exists() and ballast.stat().st_blocks * 512 >= 8 * MB)
         camp.batchd("submit", camp.write("batch.json", [{"first_prompt": "fill"}]))
         camp.eventually(lambda: (folder / "001/fill").exists() and not _room(small))

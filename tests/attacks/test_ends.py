@@ -74,7 +74,7 @@ def test_nothing_outlives_a_worker_or_a_daemon(camp: Camp, whom: str) -> None:
     """SIGKILL of either while a model's command clings: all of it dies, and the task still comes to its result."""
     cling = does(f"test -e namespace || {{ {CLINGING}; sleep 1000; }}")
     place = camp.folder / "outbox/batch/001"
-    with camp.told({"stay": [cling, does("echo all is well"), says("Done.")]}):
+    with camp.answering({"stay": [cling, does("echo all is well"), says("Done.")]}):
         camp.batchd("submit", camp.write("batch.json", [{"first_prompt": "stay"}]))
         camp.eventually((place / "namespace").exists)
         namespace = _namespace(place)

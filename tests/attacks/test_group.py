@@ -54,7 +54,7 @@ _TALK = {"work": [does(f"sleep 600 # {_SECRET}")]}
 @pytest.mark.stopped_by("group orders")
 def test_a_member_gives_no_order(group: Camp) -> None:
     """What another dropped is not ended, held or hurried, and no limit is lifted."""
-    with group.told(_TALK):
+    with group.answering(_TALK):
         _busy(group)
         for order in (
             {"verb": "tune", "changes": {"sandbox.backend": "none"}},
@@ -71,7 +71,7 @@ def test_a_member_gives_no_order(group: Camp) -> None:
 @pytest.mark.stopped_by("group discretion")
 def test_a_member_sees_nothing_of_others_work(group: Camp) -> None:
     """What a task runs, and what it was asked, is in no answer."""
-    with group.told(_TALK):
+    with group.answering(_TALK):
         _busy(group)
         for question in ({"last": 50}, {"batch": "work"}, {}):
             answer = _said(group, verb="status", **question)
@@ -83,7 +83,7 @@ def test_a_member_sees_nothing_of_others_work(group: Camp) -> None:
 @pytest.mark.stopped_by("group room")
 def test_a_crowd_of_members_holds_up_only_itself(group: Camp) -> None:
     """Connections that say nothing, half a line, or take no answer: few are let in, and the daemon goes on with its work."""
-    with group.told({"work": [does("true")]}), contextlib.ExitStack() as stack:
+    with group.answering({"work": [does("true")]}), contextlib.ExitStack() as stack:
         let_in = 0
         with contextlib.suppress(BlockingIOError):
             for number in range(_CROWD):

@@ -55,7 +55,7 @@ def test_shared_memory_counts_once_and_files_on_disk_do_not(limited: Limited) ->
 
 @pytest.mark.sampled(1)
 @pytest.mark.stopped_by("watch")
-def test_memory_that_nobody_maps_counts_too(limited: Limited) -> None:
+def test_memory_that_is_not_mapped_counts_too(limited: Limited) -> None:
     """Files in memory, which no process has mapped, are found by their descriptors."""
     (end,) = limited.run(shell("memfiles.py"), policy={"max_memory_bytes": 300 * MB})
     assert end.killed
@@ -64,7 +64,7 @@ def test_memory_that_nobody_maps_counts_too(limited: Limited) -> None:
 
 @pytest.mark.stopped_by("processes")
 def test_processes_are_counted(limited: Limited) -> None:
-    """A fork bomb meets the limit of its own command, whoever it runs as, and nothing of it is left."""
+    """A fork bomb meets the limit of its own command, whichever user it runs as, and nothing of it is left."""
     bomb, after = limited.run(
         "b() { b | b & }; b; sleep 5", "ls -d /proc/[0-9]* | wc -l", policy={"max_processes": 24}
     )
@@ -78,14 +78,14 @@ def test_processes_are_counted(limited: Limited) -> None:
     refused = "Resource temporarily unavailable" in crowd.output
     assert refused or crowd.killed
     if crowd.killed:  # as root the kernel counts those of all tasks together
-        told = r"it had \d+ processes and threads at a time; \[sandbox\] max_processes allows 24"
-        assert re.fullmatch(told, crowd.excess)
+        words = r"it had \d+ processes and threads at a time; \[sandbox\] max_processes allows 24"
+        assert re.fullmatch(words, crowd.excess)
 
 
 @pytest.mark.long
 @pytest.mark.stopped_by("watch")
 def test_processor_time_is_counted_over_all_processes(limited: Limited) -> None:
-    """Processes that take turns, none of them for long, use up the time of their command; so do those that nobody waits for."""
+    """Processes that take turns, none of them for long, use up the time of their command; so do those that are not waited for."""
     for command in (shell("turns.sh"), shell("unwaited.py")):
         (end,) = limited.run(command, policy={"max_cpu_s": 1.0}, timeout_s=PATIENCE_S)
         assert end.killed
@@ -141,12 +141,12 @@ def test_deleted_files_count_however_they_are_held(limited: Limited, how: str) -
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers are those of x86-64")
 def test_room_on_the_disk_is_had_by_writing_alone(attack: Attack) -> None:
     """Neither ``fallocate`` nor the requests that do the same set any aside; programs write instead, and holes can be made."""
-    told = json.loads(attack.ran("preallocating.py"))
-    assert told["refused"].pop("file_setattr") == "ENOSYS"
-    assert set(told["refused"].values()) == {"ENOTSUP"}
-    assert {name: size for name, size in told["got"].items() if size} == {}
-    assert told["written"] >= MB
-    assert told["hole"] in {0, errno.EOPNOTSUPP}  # the file system's own answer
+    result = json.loads(attack.ran("preallocating.py"))
+    assert result["refused"].pop("file_setattr") == "ENOSYS"
+    assert set(result["refused"].values()) == {"ENOTSUP"}
+    assert {name: size for name, size in result["got"].items() if size} == {}
+    assert result["written"] >= MB
+    assert result["hole"] in {0, errno.EOPNOTSUPP}  # the file system's own answer
     [(exit_code, output, _, _)] = attack.run("fallocate -l 64M x || ls -s x")
     assert (exit_code, output.splitlines()[-1]) == (0, "0 x")
 

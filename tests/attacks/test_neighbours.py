@@ -33,7 +33,7 @@ FILES = (
     *(".batchd/batchd.db", ".batchd/claims", "inbox/next.json", "outbox/other/001/answer.txt"),
     *("outbox/other/001.json", "config.toml", "openai.key"),
 )
-#: Where programs find the services of whoever is logged in.
+#: Where programs find the services of the user who is logged in.
 SOCKETS = {
     "SSH_AUTH_SOCK": "run/agent",
     "DBUS_SESSION_BUS_ADDRESS": "run/bus",
@@ -81,8 +81,8 @@ def test_nothing_of_the_operator_is_there(attack: Attack, machine: Path) -> None
         "sockets": [*SOCKETS.values()],
         "variables": [*SOCKETS, "CREDENTIALS_DIRECTORY"],
     }
-    got, told, first, there, below = json.loads(attack.ran("plundering.py", json.dumps(asked)))
-    assert (got, told, first, there) == ([], {}, "", [])
+    got, named, first, there, below = json.loads(attack.ran("plundering.py", json.dumps(asked)))
+    assert (got, named, first, there) == ([], {}, "", [])
     assert below == ["tmp"]
 
 
@@ -167,7 +167,7 @@ def test_no_program_lends_its_owners_rights(attack: Attack) -> None:
 
 
 @pytest.mark.stopped_by("session")
-def test_the_operators_terminal_is_nobody_elses(attack: Attack) -> None:
+def test_the_operators_terminal_is_out_of_reach(attack: Attack) -> None:
     """A batchd that was started on a terminal: no command has it, by no name or descriptor, nor gets its signals."""
     master, slave = os.openpty()
     try:

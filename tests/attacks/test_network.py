@@ -59,7 +59,7 @@ class Servers:
         return dict(zip(payloads, json.loads(output), strict=True))
 
     def untouched(self) -> None:
-        """Hold that nothing reached the server that nobody may reach, and nothing smuggled the other one."""
+        """Hold that nothing reached the server that no command may reach, and nothing smuggled the other one."""
         time.sleep(0.1)
         assert self.evil.received == []
         assert not any(SMUGGLED in kept for kept in self.good.received), self.good.received
@@ -314,7 +314,7 @@ def test_a_task_with_a_list_is_confined_like_any_other(attack: Attack, servers: 
 
 
 @pytest.mark.stopped_by("queue")
-def test_a_flood_of_connections_hurts_nobody_else(attack: Attack, servers: Servers) -> None:
+def test_a_flood_of_connections_hurts_no_other_task(attack: Attack, servers: Servers) -> None:
     """Hundreds of connections that say nothing wait in line; the proxy's descriptors stay few, and it goes on."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
         running = pool.submit(
@@ -383,7 +383,7 @@ def _command_lines() -> Iterator[bytes]:
 
 @pytest.mark.stopped_by("helper")
 def test_the_helper_enters_no_other_network() -> None:
-    """It is told which one: given a process that lives in another, it hands nothing out."""
+    """It knows which one: given a process that lives in another, it hands nothing out."""
     listener = HERE / "batchd" / "sandbox" / "network" / "helper.py"
     ours, theirs = socket.socketpair()
     command = [sys.executable, "-I", "-S", str(listener), str(os.getpid()), "4711", str(PORT)]

@@ -1,4 +1,4 @@
-"""What is no attack works, through the same door, whatever layer is taken away: a door that opens for nobody stops everything."""
+"""What is no attack works, through the same door, whatever layer is taken away: a door that never opens stops everything."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from camp import Camp, does, says
 
 
 def test_an_ordinary_command_works(attack: Attack) -> None:
-    """It writes, reads, and tells its exit code."""
+    """It writes, reads, and returns its exit code."""
     assert attack.run("echo hello > x; cat x; exit 3")[0][:2] == (3, "hello\n")
 
 
 def test_an_ordinary_task_works(camp: Camp) -> None:
     """From the file to the result."""
     task = {"first_prompt": "write", "check": "grep -x hello x"}
-    with camp.told({"write": [does("echo hello > x"), says("Done.")]}):
+    with camp.answering({"write": [does("echo hello > x"), says("Done.")]}):
         result = camp.play([task])["001"]
     assert (result["status"], result["answer"]) == ("completed", "Done.")
     assert result["files"]["created"] == ["x"]
@@ -30,7 +30,7 @@ def test_the_tests_own_eyes_are_good() -> None:
         assert process.stdout is not None
         try:
             namespace = process.stdout.readline().strip()
-            while len(living_in(namespace)) != 1:  # what told its name may not be gone yet
+            while len(living_in(namespace)) != 1:  # what printed its name may not be gone yet
                 assert process.poll() is None
         finally:
             process.kill()

@@ -71,7 +71,7 @@ def test_nothing_planted_runs_outside(camp: Camp, where: str) -> None:
     steps += [does(looking), does("json.py", "read_file"), does("json.py", "edit_file", old="os", new="os")]  # fmt: skip
     task["check"] = f"{looking}; test -e json.py"
     config = f'[workspace]\nroot = "{camp.folder}"\n'
-    with camp.told({"work": [*steps, says("{}")]}, config):
+    with camp.answering({"work": [*steps, says("{}")]}, config):
         result = camp.play([task])["001"]
     assert (result["status"], [*mark.iterdir()]) == ("completed", []), result["evaluation"]
     assert where == "a repository" or {"json.py", ".bashrc"} <= {*result["files"]["created"]}
@@ -136,7 +136,7 @@ def test_no_odd_file_holds_a_tool_up(camp: Camp) -> None:
     tools = [does("x", "read_file"), does("x", "edit_file", old="root", new="r"), does("x", "write_file", content="root")]  # fmt: skip
     talks = {name: [does(command), *tools, says("Done.")] for name, command in ODD.items()}
     tasks = [{"first_prompt": name, "limits": {"tool_timeout_s": 1, "max_iterations": 1}} for name in ODD]  # fmt: skip
-    with camp.told(talks):
+    with camp.answering(talks):
         results = camp.play(tasks)
     assert {(r["first_prompt"], r["status"]) for r in results.values()} == {(name, "completed") for name in ODD}  # fmt: skip
     assert max(r["timing"]["run_s"] for r in results.values()) < 200
@@ -174,7 +174,7 @@ def test_nothing_planted_in_the_outbox_is_written_through(camp: Camp, what: str)
     """Results, transcripts, summary: whatever has their names is replaced by the file; nothing is followed, waited for, believed."""
     victim = camp.own(camp.folder / "victim", "untouched")
     folder = camp.folder / "outbox/batch"
-    with camp.told({"x": [says("Done.")]}):
+    with camp.answering({"x": [says("Done.")]}):
         camp.batchd("pause", "--all")
         camp.batchd("submit", camp.write("batch.json", [{"first_prompt": "x"}]))
         camp.eventually((folder / "request.json").exists)
@@ -204,7 +204,7 @@ def test_only_plain_files_are_taken_from_the_inbox(camp: Camp) -> None:
     """Links to files of batchd's own, FIFOs, devices and folders are left alone: none is read, moved, or held up by."""
     key = camp.own(camp.folder / "operator.key", '{"first_prompt": "the key of the operator"}')
     inbox = camp.folder / "inbox"
-    with camp.told({}):
+    with camp.answering({}):
         (inbox / "link.json").symlink_to(key)
         (inbox / "up.json").symlink_to("../operator.key")
         os.mkfifo(inbox / "fifo.json")
@@ -218,8 +218,8 @@ def test_only_plain_files_are_taken_from_the_inbox(camp: Camp) -> None:
     assert {"link.json", "fifo.json", "folder.json", "device.json"} <= {
         path.name for path in inbox.iterdir()
     }
-    told = {line.get("message", "").split()[0] for line in camp.lines() if line["event"] == "inbox_trouble"}  # fmt: skip
-    assert {"link.json", "up.json", "fifo.json"} <= told
+    named = {line.get("message", "").split()[0] for line in camp.lines() if line["event"] == "inbox_trouble"}  # fmt: skip
+    assert {"link.json", "up.json", "fifo.json"} <= named
 
 
 @pytest.mark.sampled(1)
@@ -244,7 +244,7 @@ def test_no_link_leads_a_claimed_file_elsewhere(camp: Camp) -> None:
             landed.update(os.listdir(elsewhere))  # noqa: PTH208 (names)
             begins.set()
 
-    with camp.told({f"{n}": [says("Done.")] for n in range(8)}):
+    with camp.answering({f"{n}": [says("Done.")] for n in range(8)}):
         attacker = threading.Thread(target=swap)
         attacker.start()
         try:
@@ -266,7 +266,7 @@ def test_a_tree_made_to_break_clean_up_is_cleaned_up(camp: Camp) -> None:
     kept = camp.own(victim / "kept", "untouched")
     grow = f"{shell('growing.py', victim)} && ls many | wc -l"
     talks = {"grow": [does(grow), says("Done.")]}
-    with camp.told(talks):
+    with camp.answering(talks):
         result = camp.play([{"first_prompt": "grow"}])["001"]
         assert result["status"] == "completed"
         assert (camp.folder / "outbox/batch/001/many/1999").is_symlink()
@@ -286,7 +286,7 @@ def test_a_model_that_goes_in_circles_does_not_spend_the_purse(camp: Camp) -> No
         {"first_prompt": "spin", "check": "false"},
         {"first_prompt": "spend", "limits": {"max_cost_usd": 0.06}},
     ]
-    with camp.told(talks):
+    with camp.answering(talks):
         results = camp.play(tasks)
     assert (results["001"]["status"], results["001"]["reason"]) == ("error", "loop")
     assert results["001"]["usage"]["calls"] <= 6
@@ -300,7 +300,7 @@ def test_a_usage_that_no_call_can_have_is_not_believed(camp: Camp) -> None:
     """It is booked as what was set aside for the call, reported, and neither stops others nor is learnt from."""
     lie = Answer(content="Done.", usage=Usage(output_tokens=10**14))
     talks = {"lie": [lie], "honest": [says("Done.")]}
-    with camp.told(talks, "[budget]\nper_day_usd = 1.0\n", count=True):
+    with camp.answering(talks, "[budget]\nper_day_usd = 1.0\n", count=True):
         lied = camp.play([{"first_prompt": "lie"}], "first")["001"]
         honest = {"first_prompt": "honest", "limits": {"max_cost_usd": 0.05}}
         after = camp.play([honest], "second")["001"]
@@ -308,5 +308,5 @@ def test_a_usage_that_no_call_can_have_is_not_believed(camp: Camp) -> None:
     assert (lied["status"], lied["usage"]["estimated"]) == ("completed", True)
     assert lied["usage"]["output_tokens"] == 8192, "what was set aside"
     assert lied["cost"]["total"] < 0.02
-    [told] = [line for line in camp.lines() if line["event"] == "usage_not_believed"]
-    assert (told["level"], told["gen_ai.usage.output_tokens"]) == ("warning", 10**14)
+    [line] = [line for line in camp.lines() if line["event"] == "usage_not_believed"]
+    assert (line["level"], line["gen_ai.usage.output_tokens"]) == ("warning", 10**14)

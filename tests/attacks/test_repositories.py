@@ -46,7 +46,7 @@ def test_no_task_writes_to_what_others_begin_at(camp: Camp) -> None:
     source(camp)
     spoil = "echo evil >> /base/git/config; touch /base/x; rm -rf /base/git/objects /base/git/refs"
     task = {"repo": "work/r", "check": "git fsck && test ! -e /base/x"}
-    with camp.told({"x": [does(spoil), says("Done.")], "y": [does(_CHANGE), says("Done.")]}):
+    with camp.answering({"x": [does(spoil), says("Done.")], "y": [does(_CHANGE), says("Done.")]}):
         results = camp.play([{"first_prompt": "x", **task}, {"first_prompt": "y", **task}])
     assert [result["status"] for result in results.values()] == ["completed"] * 2
     assert results["002"]["changes"] == [{"path": "README.md", "added": 1, "removed": 0}]
@@ -58,7 +58,7 @@ def test_no_task_hides_what_it_has_changed(camp: Camp) -> None:
     """It takes its git away: what it has changed stands in the patch all the same."""
     source(camp)
     hide = f"{_CHANGE}; echo evil > new; rm -rf .git; mkdir .git"
-    with camp.told({"x": [does(hide), says("Done.")]}):
+    with camp.answering({"x": [does(hide), says("Done.")]}):
         result = camp.play([{"first_prompt": "x", "repo": "work/r"}])["001"]
     assert [change["path"] for change in result["changes"] or ()] == ["README.md", "new"]
 
@@ -75,7 +75,7 @@ def test_no_dropper_reads_by_a_repository_what_they_may_not(camp: Camp) -> None:
     (made / ".git/objects").symlink_to(private / ".git/objects")
     (made / ".git/refs/heads/main").write_text(git(private, "rev-parse", "HEAD") + "\n")
     owned(made)
-    with camp.told({"x": [does("cat key"), says("Done.")]}):
+    with camp.answering({"x": [does("cat key"), says("Done.")]}):
         result = camp.play([{"first_prompt": "x", "repo": "work/r"}])["001"]
     assert (result["status"], result["reason"]) == ("error", "workspace")
     assert "the operator's own" not in (camp.folder / "outbox/batch/results.jsonl").read_text()
@@ -92,7 +92,7 @@ def test_no_hook_runs_as_a_patch_goes_on_a_branch(camp: Camp) -> None:
         (made / ".git/hooks" / name).write_bytes(evil.read_bytes())
         (made / ".git/hooks" / name).chmod(0o755)
     owned(made)
-    with camp.told({"x": [does(_CHANGE), says("Done.")]}):
+    with camp.answering({"x": [does(_CHANGE), says("Done.")]}):
         assert camp.play([{"first_prompt": "x", "repo": "work/r"}])["001"]["patch"]
         done = camp.batchd("apply", "batch/001", "--branch", "wip")
     assert done.returncode == 0, done.stderr
@@ -108,7 +108,7 @@ def test_no_filter_runs_as_a_patch_goes_into_a_tree(camp: Camp) -> None:
     for key in ("filter.evil.smudge", "filter.evil.clean", "merge.evil.driver", "core.fsmonitor"):
         git(made, "config", key, str(evil.relative_to(made)))
     owned(made)
-    with camp.told({"x": [does(_CHANGE), says("Done.")]}):
+    with camp.answering({"x": [does(_CHANGE), says("Done.")]}):
         assert camp.play([{"first_prompt": "x", "repo": "work/r"}])["001"]["patch"]
         done = camp.batchd("apply", "batch/001")
     assert done.returncode == 0, done.stderr

@@ -27,7 +27,7 @@ api_key_file = "keys/key"
 files = { npm = "tokens/npm" }
 [notify.tool]
 kind = "command"
-command = ["/bin/sh", "FOLDER/tool/tell"]
+command = ["/bin/sh", "FOLDER/tool/notifier"]
 on = ["budget_reached"]
 [log]
 file = "logs/batchd.log"
@@ -37,7 +37,7 @@ file = "logs/batchd.log"
 @pytest.fixture
 def rooms(camp: Camp) -> Camp:
     """A spool that lets tasks work wherever they like, its own rooms apart."""
-    for name in ("keys/key", "tokens/npm", "logs/batchd.log", "tool/tell"):
+    for name in ("keys/key", "tokens/npm", "logs/batchd.log", "tool/notifier"):
         camp.own(camp.folder / name, "some-secret-value")
     config = camp.folder / "config.toml"
     config.write_text(config.read_text() + ROOM.replace("FOLDER", str(camp.folder)))

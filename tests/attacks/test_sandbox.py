@@ -119,7 +119,7 @@ def test_the_network_and_the_sockets_of_the_host_are_out_of_reach(attack: Attack
 
 
 @pytest.mark.stopped_by("seccomp")
-def test_nobody_types_into_the_operators_terminal(attack: Attack) -> None:
+def test_no_command_types_into_the_operators_terminal(attack: Attack) -> None:
     """TIOCSTI and TIOCLINUX are refused, also with high bits set; there is no controlling terminal at all."""
     assert attack.ran("typing_into.py") == "ENXIO\n"
 

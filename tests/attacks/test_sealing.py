@@ -53,7 +53,7 @@ def _holding(
 
 
 @pytest.mark.stopped_by("sealing")
-def test_nobody_of_the_same_user_looks_into_a_sealed_process(somebody: list[str]) -> None:
+def test_no_process_of_the_same_user_looks_into_a_sealed_process(somebody: list[str]) -> None:
     """Its environment, memory and descriptors are closed; those of one that is not sealed are not."""
     assert _found(somebody, "sealed") == [
         *("environ Permission denied", "memory Permission denied", "descriptors Permission denied")
@@ -62,7 +62,7 @@ def test_nobody_of_the_same_user_looks_into_a_sealed_process(somebody: list[str]
 
 
 @pytest.mark.stopped_by("sealing")
-def test_nobody_of_the_same_user_looks_into_the_fork_server(somebody: list[str]) -> None:
+def test_no_process_of_the_same_user_looks_into_the_fork_server(somebody: list[str]) -> None:
     """What forks the workers is sealed before it loads anything: who could write into it could keep them from it."""
     assert _forked(somebody) == [
         *("environ Permission denied", "memory Permission denied", "descriptors Permission denied")

@@ -149,13 +149,13 @@ def test_nothing_that_stays_outlives_a_worker_or_a_daemon(
         else "touch second; sleep 1"
     )
     hang = () if "inside" in meanwhile else ("--latency", "4")
-    with camp.told(
+    with camp.answering(
         {"stay": [begin, does(second), does("echo all is well"), says("Done.")]}, "", *hang
     ):
         camp.batchd("submit", camp.write("batch.json", [{"first_prompt": "stay"}]))
         camp.eventually((place / ("namespace" if hang else "second")).exists)
         # What was left is in the journal, which is written before a model is asked.
-        camp.eventually(lambda: "Running in the background" in _told(camp))
+        camp.eventually(lambda: "Running in the background" in _logged(camp))
         namespace = (place / "namespace").read_text()
         until(lambda: len(living_in(namespace)) > 10)
         status = json.loads(camp.batchd("status", "--json").stdout)
@@ -176,6 +176,6 @@ def test_nothing_that_stays_outlives_a_worker_or_a_daemon(
     assert "What earlier commands left running is gone" in events
 
 
-def _told(camp: Camp) -> str:
+def _logged(camp: Camp) -> str:
     """Return what the task did so far."""
     return camp.batchd("logs", "batch/001", "--json").stdout

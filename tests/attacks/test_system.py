@@ -1,4 +1,4 @@
-"""What commands see of the machine's own files: no key, no spool, no socket, whoever put it below /usr."""
+"""What commands see of the machine's own files: no key, no spool, no socket, whichever user put it below /usr."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KINDS = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM)
 
 @pytest.fixture
 def place(who: list[str]) -> Iterator[Path]:
-    """A folder below /usr/local that belongs to whoever runs batchd, and that all may enter."""
+    """A folder below /usr/local that belongs to the user who runs batchd, and that all may enter."""
     folder = Path(tempfile.mkdtemp(prefix="batchd-attack-", dir="/usr/local"))
     folder.chmod(0o755)
     if AS_ROOT and who:
@@ -47,7 +47,7 @@ def _got(camp: Camp, more: str = "") -> list[str]:
         "steal": [does(shell("stealing.py", camp.folder)), says("Done.")],
         "leave": [does(f"touch {camp.folder}/outside"), says("Done.")],
     }
-    with camp.told(talks, KEYED + more):
+    with camp.answering(talks, KEYED + more):
         camp.play([{"first_prompt": "steal"}], "first")
         camp.play([{"first_prompt": "leave"}], "second")
     lines = (camp.folder / "outbox/first/001.jsonl").read_text("utf-8").splitlines()

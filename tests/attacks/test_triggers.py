@@ -76,13 +76,13 @@ _ROOT = '[workspace]\nroot = "{}"\n'
 @pytest.mark.sampled(4)
 @pytest.mark.stopped_by("triggers")
 @pytest.mark.parametrize("what", PLANTS)
-def test_what_would_run_for_whoever_uses_the_directory_is_reported(camp: Camp, what: str) -> None:
+def test_what_would_run_for_a_user_of_the_directory_is_reported(camp: Camp, what: str) -> None:
     """In the result, `status` and the report, with a command that shows it, which itself runs nothing."""
     command, path = PLANTS[what]
     place = _repository(camp)
     mark = camp.folder / "mark"
     talks = {"x": [does(command.replace("MARK", str(mark))), says("Done.")]}
-    with camp.told(talks, _ROOT.format(camp.folder)):
+    with camp.answering(talks, _ROOT.format(camp.folder)):
         result = camp.play([{"first_prompt": "x", "dir": "repo"}])["001"]
     if closed := "closed" in what and not camp.prefix:
         # Who opens it again sees what is in it.
@@ -94,9 +94,9 @@ def test_what_would_run_for_whoever_uses_the_directory_is_reported(camp: Camp, w
     show = found[path]["show"]
     assert str(place) in show
     for target in ("batch", "batch/001"):
-        told = camp.batchd("status", target).stdout
-        assert "runs code when you use this directory" in told
-        assert show in told
+        text = camp.batchd("status", target).stdout
+        assert "runs code when you use this directory" in text
+        assert show in text
     [task] = json.loads(camp.batchd("status", "batch", "--json").stdout)["tasks"]
     assert task["runs_code"] == result["runs_code"]
     report = (camp.folder / "outbox/batch/report.html").read_text("utf-8")
@@ -118,7 +118,7 @@ def test_ordinary_work_is_not_reported(camp: Camp) -> None:
         git commit -qam third && git checkout -q - && git merge -q b && git stash list && git gc -q
         mkdir -p src/hooks && echo 1 > src/hooks/a && echo x > src/config && git tag t && git diff HEAD~1 && cat .vscode/*
     """
-    with camp.told({"x": [does(work), says("Done.")]}, _ROOT.format(camp.folder)):
+    with camp.answering({"x": [does(work), says("Done.")]}, _ROOT.format(camp.folder)):
         result = camp.play([{"first_prompt": "x", "dir": "repo"}])["001"]
         assert (result["status"], result["runs_code"]) == ("completed", [])
         assert "runs code" not in camp.batchd("status", "batch").stdout

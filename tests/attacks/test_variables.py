@@ -8,8 +8,8 @@ import pytest
 from attacking import AS_ROOT, SECRET, Attack
 from patience import until
 
-#: Has the loader of every program tell who it runs as.
-TELLING = {"LD_SHOW_AUXV": "1"}
+#: Has the loader of every program print who it runs as.
+PRINTING = {"LD_SHOW_AUXV": "1"}
 
 
 def _uids(output: str) -> set[str]:
@@ -17,7 +17,7 @@ def _uids(output: str) -> set[str]:
 
 
 @pytest.mark.stopped_by("variables")
-@pytest.mark.parametrize("who", ["root"], indirect=True)  # nobody else becomes another user
+@pytest.mark.parametrize("who", ["root"], indirect=True)  # no other user becomes another user
 @pytest.mark.parametrize("backend", ["bwrap", "none"])
 def test_no_loader_variable_reaches_a_program_that_is_still_root(
     attack: Attack,
@@ -25,7 +25,7 @@ def test_no_loader_variable_reaches_a_program_that_is_still_root(
 ) -> None:
     """LD_PRELOAD and its like work for the command, and not for what starts it as another user."""
     [(exit_code, output, _, _)] = attack.run(
-        "true", env={**TELLING, "TOKEN": "x"}, policy={"backend": backend}
+        "true", env={**PRINTING, "TOKEN": "x"}, policy={"backend": backend}
     )
     assert exit_code == 0
     assert len(_uids(output)) == 1, "it took effect in a program of another user, too"

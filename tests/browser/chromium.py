@@ -160,24 +160,24 @@ class Page:
 
     async def _listen(self) -> None:
         async for message in self._socket:
-            told = json.loads(message.data)
-            if waiting := self._answers.pop(told.get("id", 0), None):
-                if "error" in told:
-                    waiting.set_exception(RuntimeError(str(told["error"])))
+            content = json.loads(message.data)
+            if waiting := self._answers.pop(content.get("id", 0), None):
+                if "error" in content:
+                    waiting.set_exception(RuntimeError(str(content["error"])))
                 else:
-                    waiting.set_result(told["result"])
-            elif "method" in told:
-                self._note(told["method"], told["params"])
+                    waiting.set_result(content["result"])
+            elif "method" in content:
+                self._note(content["method"], content["params"])
 
-    def _note(self, method: str, told: dict[str, Any]) -> None:
+    def _note(self, method: str, parameters: dict[str, Any]) -> None:
         if method == "Network.requestWillBeSent":
-            self.requests.append(told["request"]["url"])
+            self.requests.append(parameters["request"]["url"])
         elif method == "Runtime.exceptionThrown":
-            self.errors.append(str(told["exceptionDetails"]))
-        elif (method == "Log.entryAdded" and told["entry"]["level"] == "error") or (
-            method == "Runtime.consoleAPICalled" and told["type"] in {"error", "warning"}
+            self.errors.append(str(parameters["exceptionDetails"]))
+        elif (method == "Log.entryAdded" and parameters["entry"]["level"] == "error") or (
+            method == "Runtime.consoleAPICalled" and parameters["type"] in {"error", "warning"}
         ):
-            self.errors.append(str(told))
+            self.errors.append(str(parameters))
 
     async def close(self) -> None:
         """Stop listening."""
@@ -221,13 +221,13 @@ async def chromium() -> AsyncIterator[Page]:
             await process.wait()
 
 
-async def _address(process: asyncio.subprocess.Process, told: Path) -> str:
+async def _address(process: asyncio.subprocess.Process, file: Path) -> str:
     """Return where it listens, once it has written that down."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             assert process.returncode is None, "Chromium did not start"
             with contextlib.suppress(FileNotFoundError):
-                lines = (await asyncio.to_thread(told.read_text)).split()
+                lines = (await asyncio.to_thread(file.read_text)).split()
                 if len(lines) == 2:
                     return f"ws://127.0.0.1:{lines[0]}{lines[1]}"
             await asyncio.sleep(0.02)

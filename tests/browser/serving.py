@@ -48,7 +48,7 @@ class Page:
             return answer, answer.read()
 
     def get(self, path: str) -> Any:
-        """Return what is told, as JSON has it."""
+        """Return the answer, as JSON has it."""
         answer, data = self.ask(path)
         assert answer.status == 200, data
         return json.loads(data)

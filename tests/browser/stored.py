@@ -55,7 +55,7 @@ _CHUNK = 200
 _WORDS = [f"{w}{i}" for i in range(400) for w in ("def ", "return ", "import ", "value_", "the ")]
 _PROMPTS = (
     "Write a number guessing game in Python, with a menu and a high-score file.",
-    "Upgrade the dependency to its latest release and mend whatever breaks.",
+    "Upgrade the dependency to its latest release and fix whatever breaks.",
     "Document every public function of the module; do not change any code.",
     "Find the slowest test of the suite and make it twice as fast.",
 )
@@ -176,7 +176,7 @@ class Night:
                 at += 30
                 failure = Failure(kind=FailureKind.TIMEOUT, message="no answer within 30 s")
                 yield CallFailed(at=at, failure=failure)
-                yield Suspended(at=at, cause="park", message="the provider answers nobody")
+                yield Suspended(at=at, cause="park", message="the provider answers no request")
                 at += 90
                 yield Resumed(at=at, attempt=2)
                 continue

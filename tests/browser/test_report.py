@@ -99,9 +99,9 @@ def test_sorting_filtering_and_a_transcript(night: Night) -> None:
 
         await page.click(".grid tbody tr .link")
         await page.until(f"{_DIALOG}.open")
-        told = await page.evaluate(f"{_DIALOG}.innerText")
-        assert "the same call with the same output" in told
-        assert "python3 -m pytest -q tests/test_1.py" in told
+        text = await page.evaluate(f"{_DIALOG}.innerText")
+        assert "the same call with the same output" in text
+        assert "python3 -m pytest -q tests/test_1.py" in text
         await page.click("dialog summary", index=1)
         assert await page.evaluate("document.querySelectorAll('dialog details')[1].open")
         await page.click('dialog [aria-label="Next task"]')
@@ -180,7 +180,7 @@ def test_everything_can_be_done_with_keys(night: Night) -> None:
 
 
 def test_the_timeline_opens_what_is_clicked_on(night: Night) -> None:
-    """Its first bar is the first task; what was parked is told beside."""
+    """Its first bar is the first task; what was parked is shown beside."""
 
     async def read(page: Page) -> None:
         await page.click("canvas", dx=0.002)  # in the middle of its height: some lane's first
@@ -282,7 +282,7 @@ def test_what_a_page_leaves_out_is_said(tmp_path: Path) -> None:
     browse(night, read)
 
 
-def test_money_is_told_honestly(night: Night) -> None:
+def test_money_is_shown_honestly(night: Night) -> None:
     """Unknown prices, unsettled calls and estimated tokens are said, not summed up in silence."""
 
     async def read(page: Page) -> None:

@@ -61,7 +61,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Spool:
 
 
 def test_signing_in(spool: Spool) -> None:
-    """A wrong token is told; the right one opens the page that was asked for, and is kept in no place that scripts read."""
+    """A wrong token is reported; the right one opens the page that was asked for, and is kept in no place that scripts read."""
 
     async def go(served: Served) -> None:
         async with chromium() as page:
@@ -87,7 +87,7 @@ def test_signing_in(spool: Spool) -> None:
 
 
 def test_the_page_is_live(spool: Spool) -> None:
-    """Counts move while tasks end, a conversation grows, and a stopped daemon is told: nobody reloads anything."""
+    """Counts move while tasks end, a conversation grows, and a stopped daemon is shown: nothing is reloaded."""
     config = spool.folder / "config.toml"
     config.write_text(
         f'{config.read_text()}[models."{_SLOW}"]\ninput_usd_per_mtok = 1.0\noutput_usd_per_mtok = 2.0\n'
@@ -227,15 +227,15 @@ def test_what_models_wrote_stays_text(night: Spool) -> None:
         browse(served, read)
 
 
-def test_times_are_told_as_on_a_terminal(night: Spool) -> None:
+def test_times_are_shown_as_on_a_terminal(night: Spool) -> None:
     """Pages write spans of time letter for letter as commands do."""
     seconds = [0, 0.25, 0.96, 9.94, 9.95, 9.999, 29.5, 59.4, 59.5, 60, 89.9, 90, 725.4, 3599.6]
     seconds += [3600, 5399, 5400, 86_399, 129_600, 172_799.4, 172_800, 1e7]
 
     async def read(page: Page) -> None:
-        for name, told in (("duration", duration), ("span", span), ("rough", rough)):
+        for name, written in (("duration", duration), ("span", span), ("rough", rough)):
             found = await page.evaluate(f"{json.dumps(seconds)}.map(Words.{name})")
-            assert found == [told(s) for s in seconds], name
+            assert found == [written(s) for s in seconds], name
 
     with web(night) as served:
         browse(served, read)
@@ -301,7 +301,7 @@ def test_light_dark_and_a_telephone(night: Spool, dark: bool) -> None:
         browse(served, read)
 
 
-def test_a_server_that_is_gone_is_told(night: Spool) -> None:
+def test_a_server_that_is_gone_is_shown(night: Spool) -> None:
     """Without a connection the page says so, and goes on by itself when there is one again."""
 
     async def go() -> None:

@@ -127,7 +127,7 @@ class Process:
     """A process that belongs to a spool."""
 
     pid: int
-    #: Clock ticks since boot: with it, a number that was used again is told.
+    #: Clock ticks since boot: with it, a number that was used again is recognised.
     started: int
     parent: int
     #: ``daemon``, ``forkserver``, ``worker``, or ``other``: sandboxes, their guards and the like.
@@ -142,13 +142,13 @@ class Arena:
 
     def __init__(self, folder: Path, config: str, *, prefix: Sequence[str] = ()) -> None:
         """``prefix`` goes before the daemon's command line: what it is to run under."""
-        #: A word that no other process of this machine has anywhere: what is killed is told by it.
+        #: A word that no other process of this machine has anywhere: what is killed is recognised by it.
         self.mark = f"chaos-{secrets.token_hex(8)}"
         self.folder = folder / self.mark
         self.log = self.folder / "daemon.log"
         self._prefix = prefix
         self._namespace = _namespace(Path("/proc/self"))
-        #: Whoever is older than that was not started here.
+        #: A process older than that was not started here.
         self._since = int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
         self.folder.mkdir()
         folder.chmod(0o755)  # commands run as somebody else
@@ -184,7 +184,7 @@ class Arena:
             )
 
     def keep_alive(self) -> None:
-        """Start the daemon anew where it was killed. It must not have ended in any other way."""
+        """Start the daemon again where it was killed. It must not have ended in any other way."""
         code = self.daemon.poll() if self.daemon else -signal.SIGKILL
         if code is not None:
             assert code == -signal.SIGKILL, f"the daemon ended with {code}:\n{self.tail()}"

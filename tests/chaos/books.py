@@ -53,7 +53,7 @@ class Outcome:
 
 
 def perhaps_paid(failure: Json) -> bool:
-    """Tell whether a failed call may have been paid: it was sent, and what came back says nothing."""
+    """Return whether a failed call may have been paid: it was sent, and what came back says nothing."""
     return failure["sent"] and failure["kind"] in {"timeout", "connection", "bad_answer"}
 
 

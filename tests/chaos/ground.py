@@ -147,7 +147,7 @@ class Ground:
             self._ending = hindrance, now + limit_s
 
     def keep_alive(self, now: float) -> None:
-        """Start the daemon again where it has ended; complain of an end that nobody has brought about."""
+        """Start the daemon again where it has ended; complain of an end that was not brought about."""
         code = self.arena.daemon.poll() if self.arena.daemon else -signal.SIGKILL
         if self._ending and (code is not None or now > self._ending[1]):
             if code is None:

@@ -47,7 +47,7 @@ class Monkey:
         return sum(n for what, n in self.counts.items() if what != "stop daemon")
 
     def strike(self) -> None:
-        """Do harm once, if there is anybody to harm; then see that nobody outlives a dead daemon."""
+        """Do harm once, if there is anybody to harm; then see that no process outlives a dead daemon."""
         (what,) = self.rng.choices([*self.harm], [*self.harm.values()])
         if getattr(self, "_" + what.replace(" ", "_"))():
             self.counts[what] += 1

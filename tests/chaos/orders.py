@@ -24,7 +24,7 @@ class Order:
     arguments: Sequence[str]
     given: float
     process: subprocess.Popen[bytes]
-    #: What it prints: into a file, which has room for it whoever reads when.
+    #: What it prints: into a file, which has room for it whenever it is read.
     printed: IO[bytes]
     #: When it is to be given up; None: it is waited for.
     give_up: float | None

@@ -63,7 +63,7 @@ class Journal:
         return any(h.concerns(lane, batch, now) for h in self.hindrances)
 
     def forget(self, now: float) -> None:
-        """Drop the hindrances that nobody feels any more."""
+        """Drop the hindrances that are not felt any more."""
         self.hindrances = [
             h for h in self.hindrances if h.ended is None or now < h.ended + h.felt_s
         ]
@@ -98,5 +98,5 @@ class Patience:
         return {lane: stood for lane, stood in self._stood.items() if stood > limit_s}
 
     def ease(self) -> None:
-        """Begin anew, for all lanes."""
+        """Begin again, for all lanes."""
         self._stood = {}

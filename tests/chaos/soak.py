@@ -125,7 +125,7 @@ def _sample(place: Arena, ours: list[Process]) -> dict[str, float]:
 
 
 def _zombies(daemon: int) -> set[tuple[int, str]]:
-    """Return the dead children of this daemon's processes that nobody has waited for."""
+    """Return the dead children of this daemon's processes that were not waited for."""
     parents: dict[int, tuple[int, str, str]] = {}
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -203,9 +203,9 @@ class Feeder:
         if time.monotonic() - self._pruned > _PRUNE_S:
             self._pruned = time.monotonic()
             state = self._place.folder / ".batchd"
-            told = control.request(state, "prune", older_than_days=0, outbox=True)
-            if told["problems"]:
-                raise SystemExit(f"prune: {told['problems']}")
+            answer = control.request(state, "prune", older_than_days=0, outbox=True)
+            if answer["problems"]:
+                raise SystemExit(f"prune: {answer['problems']}")
 
 
 def _samples(
@@ -223,7 +223,7 @@ def _samples(
             raise SystemExit(f"the daemon ended:\n{place.tail()}")
         before, dead = dead, _zombies(place.daemon.pid)
         if lasting := before & dead:
-            raise SystemExit(f"zombies that nobody waits for: {lasting}")
+            raise SystemExit(f"zombies that are not waited for: {lasting}")
         with contextlib.suppress(OSError, ValueError):
             ours = place.processes()
             cpu_ms = meter.mark(now, feeder.done, ours)
@@ -251,10 +251,10 @@ def _grew(measure: Measure, samples: list[dict[str, float]]) -> bool:
     )
     grew = late - early > allowed
     each = (late - early) * _MB / max(1.0, tasks[1] - tasks[0])
-    told = f"({each:.0f} bytes a task)" if measure.each_task else ""
+    rate = f"({each:.0f} bytes a task)" if measure.each_task else ""
     print(
         f"{measure.name:<20} {early:>9.2f} -> {late:>9.2f}  may grow by {allowed:>7.2f}"
-        f"  {'GREW' if grew else 'flat'} {told}"
+        f"  {'GREW' if grew else 'flat'} {rate}"
     )
     return grew
 

@@ -103,7 +103,7 @@ class Trace:
         return [call for call in self.calls if call.name in names]
 
     def synced(self, path: str, after: int, before: int) -> bool:
-        """Tell whether a file was synced wholly between two moments."""
+        """Return whether a file was synced wholly between two moments."""
         syncs = (c for c in self.of("fsync", "fdatasync") if c.file == path)
         return any(after < c.began and c.ended < before for c in syncs)
 
@@ -113,7 +113,7 @@ class Trace:
         return [c for c in writes if c.file == path and after < c.began and c.ended < before]
 
     def committed(self, after: int, before: int) -> bool:
-        """Tell whether the store wrote and then synced its log between two moments."""
+        """Return whether the store wrote and then synced its log between two moments."""
         writes = self.written(self.wal, after, before)
         return any(self.synced(self.wal, write.ended, before) for write in writes)
 
@@ -176,8 +176,8 @@ def test_every_acknowledgement_follows_a_sync_of_what_it_acknowledges(trace: Tra
     assert answered["Ack"] == _COUNT * CALLS
 
 
-def _told(trace: Trace, task: str) -> int:
-    """Return when the daemon was told of a task's end; the end of all for what is no task's."""
+def _notified(trace: Trace, task: str) -> int:
+    """Return when the daemon was notified of a task's end; the end of all for what is no task's."""
     done = (c for c in trace.of("sendto", "sendmsg") if ("Done", task) in c.messages("Done"))
     return next((c.began for c in done), trace.calls[-1].ended + 1)
 
@@ -185,7 +185,7 @@ def _told(trace: Trace, task: str) -> int:
 def test_every_file_of_the_outbox_is_synced_before_and_its_folder_after_the_rename(
     trace: Trace,
 ) -> None:
-    """What appears under its name is whole on the disk; its name is there before anybody is told."""
+    """What appears under its name is whole on the disk; its name is there before its end is reported."""
     renamed = 0
     for call in trace.of("rename", "renameat", "renameat2"):
         source, target = call.paths
@@ -196,8 +196,8 @@ def test_every_file_of_the_outbox_is_synced_before_and_its_folder_after_the_rena
             last = max(w.ended for w in trace.written(source, -1, call.began))
             assert trace.synced(source, last, call.began), f"{target} was not synced"
         folder = str(Path(target).parent)
-        told = _told(trace, Path(target).name.partition(".")[0])
-        assert trace.synced(folder, call.ended, told), f"{target}: its name was not on the disk"
+        notified = _notified(trace, Path(target).name.partition(".")[0])
+        assert trace.synced(folder, call.ended, notified), f"{target}: its name was not on the disk"
     # The request, a transcript and a result for each task, all results, the report, the summary.
     assert renamed == 1 + 2 * _COUNT + 3
 
@@ -216,7 +216,7 @@ def test_a_claim_is_on_the_disk_before_the_store_knows_of_it(trace: Trace) -> No
     assert trace.committed(claim.ended, move.began)
 
 
-def test_a_batchs_folder_is_on_the_disk_before_anything_in_it_is_told(trace: Trace) -> None:
+def test_a_batchs_folder_is_on_the_disk_before_anything_in_it_is_reported(trace: Trace) -> None:
     """A synced file in a folder that a power cut takes away would be lost with it."""
     renames = trace.of("rename", "renameat", "renameat2")
     made = [c for c in renames if c.paths[1] == f"{trace.outbox}/c"]

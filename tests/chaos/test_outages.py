@@ -58,7 +58,7 @@ def _finished(place: Arena, model: Model, folder: Path, count: int) -> None:
 
 @pytest.mark.timeout(600)
 def test_a_refused_key_costs_a_handful_of_requests(tmp_path: Path) -> None:
-    """Everything waits, untouched, and says why; the key file mended and resumed, all complete."""
+    """Everything waits, untouched, and says why; the key file fixed and resumed, all complete."""
     count = _TASKS // 2
     with arena(tmp_path, "--api-key", _KEY, agents=8) as (place, model):
         _configure(place, _PROVIDER, f'{_PROVIDER}api_key_file = "key"\n')

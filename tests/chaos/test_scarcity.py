@@ -108,7 +108,7 @@ def test_a_disk_that_fills_up_stops_the_spending_until_there_is_room(
             if killed:
                 place.start()
             _finish(place, model, folder)
-            assert lines < 2000, "it tells the same again and again"
+            assert lines < 2000, "it logs the same again and again"
         finally:
             place.clear()
 

@@ -1,4 +1,4 @@
-"""Servers on this machine's loopback that tell what came to them."""
+"""Servers on this machine's loopback that report what came to them."""
 
 from __future__ import annotations
 

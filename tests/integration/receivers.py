@@ -1,4 +1,4 @@
-"""Those who are told: a mail server and a webhook's receiver on loopback, that come, go and fail."""
+"""Receivers of notifications: a mail server and a webhook's receiver on loopback, that come, go and fail."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Post:
     body: bytes
 
     @property
-    def told(self) -> dict[str, Any]:
+    def notification(self) -> dict[str, Any]:
         """The notification in it."""
         value: dict[str, Any] = json.loads(self.body)
         return value
@@ -115,12 +115,12 @@ class Webhook:
     @property
     def url(self) -> str:
         """Where it is."""
-        return f"http://127.0.0.1:{self.port}/told"
+        return f"http://127.0.0.1:{self.port}/notified"
 
     @property
     def events(self) -> list[dict[str, Any]]:
         """All events that came with a message that was taken."""
-        return [event for post in self.posts for event in post.told["events"]]
+        return [event for post in self.posts for event in post.notification["events"]]
 
     def __enter__(self) -> Self:
         outer = self

@@ -23,21 +23,21 @@ _KEPT: list[bytes] = []
 
 
 async def dies(run: wire.Run, host: agent.Host) -> agent.Ended:
-    """Work as usual; whoever is asked to die takes the worker with it."""
+    """Work as usual; a task that is asked to die takes the worker with it."""
     if "die" in run.task.first_prompt:
         os.kill(os.getpid(), signal.SIGKILL)
     return await agent.run(run, host)
 
 
 async def dies_once(run: wire.Run, host: agent.Host) -> agent.Ended:
-    """Work as usual; whoever is to die takes the first worker with it."""
+    """Work as usual; a task that is to die takes the first worker with it."""
     if "die" in run.task.first_prompt and run.attempt == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return await agent.run(run, host)
 
 
 async def dies_when_asked(run: wire.Run, host: agent.Host) -> agent.Ended:
-    """Work as usual; whoever is to die does so once there is a file ``ask`` beside the results."""
+    """Work as usual; a task that is to die does so once there is a file ``ask`` beside the results."""
     if "die" in run.task.first_prompt:
         while not Path(run.batch.folder, "ask").exists():  # noqa: ASYNC110, ASYNC240 (another process makes it)
             await asyncio.sleep(0.01)

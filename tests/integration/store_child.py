@@ -42,7 +42,7 @@ MODEL = ModelSetup(name="p/m", price=PRICE)
 
 
 def say(*words: object) -> None:
-    """Tell the parent that something is durable: it must be, from this moment on."""
+    """Report to the parent that something is durable: it must be, from this moment on."""
     os.write(1, (" ".join(map(str, words)) + "\n").encode())
 
 

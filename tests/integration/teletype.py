@@ -151,7 +151,7 @@ class Teletype:
         return self.process.returncode
 
     def clean(self) -> bool:
-        """Tell whether the terminal is as it was: its settings, its first screen, its cursor, its wrapping."""
+        """Return whether the terminal is as it was: its settings, its first screen, its cursor, its wrapping."""
         self.read()
         modes = self.screen.private
         same = termios.tcgetattr(self._slave) == self.before

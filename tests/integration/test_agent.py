@@ -61,7 +61,7 @@ class Grantor:
     failures: int = 0
 
     def moved(self) -> float:
-        """Return that nobody set the clock."""
+        """Return that the clock was not set."""
         return 0.0
 
     def clock(self) -> float:
@@ -123,8 +123,8 @@ class Grantor:
         patch: Patch | None = None,  # noqa: ARG002 (no task here has a clone)
     ) -> events.TaskFinished:
         """End without a result's text."""
-        told = {"files": sorted(files or ()), "triggers": sorted(triggers or ())}
-        result = json.dumps({**told, "answer": state.answer})
+        found = {"files": sorted(files or ()), "triggers": sorted(triggers or ())}
+        result = json.dumps({**found, "answer": state.answer})
         return events.TaskFinished(
             at=at, status=verdict.status, reason=verdict.reason, result=result
         )
@@ -214,7 +214,7 @@ def test_resume_at_every_durable_point_pays_no_answer_twice(tmp_path: Path) -> N
             assert paid + asked == ended.state.usage.calls
             last = history[-1]
             assert ended.state.unsettled_calls == isinstance(last, events.CallStarted)
-            # Its first command may have run: it is not run again, and the model is told.
+            # Its first command may have run: it is not run again, and the model learns of it.
             in_doubt = isinstance(last, events.CallAnswered) and bool(last.calls)
             ran = [e.outcome for e in ended.events[cut:] if isinstance(e, events.ToolRan)]
             assert (ran[:1] == ["interrupted"]) == in_doubt
@@ -259,7 +259,7 @@ def test_a_call_that_waits_keeps_no_events_that_are_durable(tmp_path: Path) -> N
 
 
 def test_tools_work_on_the_tasks_directory(tmp_path: Path) -> None:
-    """Files are written, read and edited with their line ends kept; what goes wrong is told, with the mend."""
+    """Files are written, read and edited with their line ends kept; what goes wrong is reported, with the fix."""
 
     async def play(scene: Scene) -> None:
         place = await scene.host.sandbox.open(
@@ -547,7 +547,7 @@ def _does(command: str) -> Answer:
     return Answer(content="", tool_calls=(call,), finish_reason="tool_calls")
 
 
-def test_the_model_is_told_of_what_runs_on_and_of_its_end(tmp_path: Path) -> None:
+def test_the_model_learns_of_what_runs_on_and_of_its_end(tmp_path: Path) -> None:
     """As it begins, as it changes, and after an evaluation or a restart, as a task goes on that another attempt began."""
     say = "until [ -e up ]; do sleep 0.05; done; kill -0 $(cat up)"
     answers = (

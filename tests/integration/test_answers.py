@@ -1,4 +1,4 @@
-"""What people are told by orders and by `status`: what waits and why, what goes on, and how; with real daemons."""
+"""What orders and `status` say: what waits and why, what goes on, and how; with real daemons."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def at(spool: Any) -> Control:
     return Control(spool)
 
 
-def test_a_broken_configuration_stops_nobody_who_only_looks_for_the_daemon(at: Control) -> None:
+def test_a_broken_configuration_stops_no_command_that_only_looks_for_the_daemon(
+    at: Control,
+) -> None:
     """`status`, `logs` and orders reach the daemon by `[paths]` alone, and warn; without a daemon they say what is wrong."""
     path = at.folder / "config.toml"
     text = path.read_text()
@@ -55,7 +57,7 @@ def test_a_broken_configuration_stops_nobody_who_only_looks_for_the_daemon(at: C
             ["cost"],
         ):
             at.order(*order)
-        # Where not even the paths can be told, nothing is guessed.
+        # Where not even the paths are known, nothing is guessed.
         for broken in (f"{text}[limits\n", f'{text}[paths]\nstat = "x"\n'):
             path.write_text(broken)
             assert "config.toml" in at.order("status", code=2)
@@ -96,8 +98,8 @@ def test_status_says_what_each_task_waits_for(at: Control) -> None:
         assert row_of(text, "d").endswith("$0")
         assert row_of(text, "e").endswith("comes after d, b")
         assert row_of(text, "f").endswith("d works in its directory")
-        told = at.told("status", "second")
-        assert {t["task"]: t["why"] for t in told["tasks"]}["c"] == (
+        answer = at.answer("status", "second")
+        assert {t["task"]: t["why"] for t in answer["tasks"]}["c"] == (
             f"first/a works in {at.folder / 'site'}"
         )
         assert "comes after d, b" in at.order("status", "second/e")
@@ -105,7 +107,7 @@ def test_status_says_what_each_task_waits_for(at: Control) -> None:
 
 
 def test_status_shows_the_pause_before_an_older_cause(at: Control) -> None:
-    """A task that a provider's outage parked, and that is paused then: the pause comes first, with its mend."""
+    """A task that a provider's outage parked, and that is paused then: the pause comes first, with its fix."""
     at.drop("games", [{"id": "a", "model": "standin/401"}])
     with at.spool.serving():
         at.until(lambda: at.statuses("games") == {"a": "parked"})
@@ -118,12 +120,12 @@ def test_status_shows_the_pause_before_an_older_cause(at: Control) -> None:
 
 
 def test_status_after_the_daemon_was_killed(at: Control) -> None:
-    """What ran is not told as running without a word: no daemon is there, and it goes on when one starts."""
+    """What ran is not shown as running without a word: no daemon is there, and it goes on when one starts."""
     at.drop("games", [HANGS])
     with at.spool.serving() as daemon:
         # Its call is under way, and no longer only its task.
         at.until(lambda: [t["step"] for t in at.ask("status")["running"]] == ["model"])
-        assert at.told("status", "games")["daemon_runs"] is True
+        assert at.answer("status", "games")["daemon_runs"] is True
         daemon.kill()
         daemon.wait()
     for target in ((), ("games",), ("games/001",)):
@@ -131,10 +133,10 @@ def test_status_after_the_daemon_was_killed(at: Control) -> None:
         assert "o daemon runs" in text
         assert "goes on" in text
     assert "no daemon runs" in row_of(at.order("status", "games"), "001")
-    assert at.told("status", "games")["daemon_runs"] is False
+    assert at.answer("status", "games")["daemon_runs"] is False
     # The next one counts the call that was under way, which may have been paid.
     with at.spool.serving():
-        at.until(lambda: at.told("status", "games")["unsettled_calls"])
+        at.until(lambda: at.answer("status", "games")["unsettled_calls"])
         assert row_of(at.order("status", "games"), "001").endswith("  1 unsettled")
         at.order("cancel", "games")
 
@@ -147,12 +149,12 @@ def test_status_shows_money_that_may_have_been_spent(at: Control) -> None:
     at.drop("games", [HANGS])
     with at.spool.serving() as daemon:
         at.until_running("games", 1)
-        at.until(lambda: at.told("status", "games")["tasks"][0]["step"] == "CallStarted")
+        at.until(lambda: at.answer("status", "games")["tasks"][0]["step"] == "CallStarted")
         daemon.kill()
         daemon.wait()
     with at.spool.serving():
-        at.until(lambda: at.told("status", "games")["unsettled_calls"])
-        most = at.told("status", "games")["unsettled_usd"]
+        at.until(lambda: at.answer("status", "games")["unsettled_calls"])
+        most = at.answer("status", "games")["unsettled_usd"]
         for text in (
             row_of(at.order("status", "games"), "001"),
             row_of(at.order("status"), "games"),
@@ -180,13 +182,13 @@ def test_a_paused_provider_concerns_whom_its_models_judge(at: Control) -> None:
     with at.spool.serving():
         at.until(lambda: "games" in at.outbox())
         assert "3 tasks, 2 of them for a judge" in at.order("pause", "--provider", "judges")
-        assert at.told("pause", "--provider", "judges") == {"parked": 3, "judged": 2}
-        assert at.told("pause", "--provider", "standin") == {"parked": 3, "judged": 0}
+        assert at.answer("pause", "--provider", "judges") == {"parked": 3, "judged": 2}
+        assert at.answer("pause", "--provider", "standin") == {"parked": 3, "judged": 0}
         at.order("cancel", "games")
 
 
 def test_resume_names_what_still_holds_it(at: Control) -> None:
-    """A task, a batch, a provider within something larger that is parked: the answer names it, with its mend."""
+    """A task, a batch, a provider within something larger that is parked: the answer names it, with its fix."""
     at.drop("games", [{"id": "a", **HANGS}, {"id": "b", **HANGS}])
     with at.spool.serving():
         at.until_running("games", 2)
@@ -194,11 +196,11 @@ def test_resume_names_what_still_holds_it(at: Control) -> None:
             at.order("pause", *target)
         text = at.order("resume", "games/a")
         assert "games/a is not parked itself any more" in text
-        for mend in ("games", "--provider standin", "--all"):
-            assert f"To go on: batchd resume {mend}\n" in text
-        told = at.told("resume", "games")
-        assert told["resumed"] == 1
-        assert {held["scope"] for held in told["held"]} == {"provider", "all"}
+        for fix in ("games", "--provider standin", "--all"):
+            assert f"To go on: batchd resume {fix}\n" in text
+        answer = at.answer("resume", "games")
+        assert answer["resumed"] == 1
+        assert {held["scope"] for held in answer["held"]} == {"provider", "all"}
         text = at.order("resume", "games")
         assert "games: nothing was parked" in text
         assert "batchd resume --provider standin" in text
@@ -221,7 +223,7 @@ def test_resume_of_a_provider_that_was_parked_by_itself(at: Control) -> None:
         text = at.order("resume", "games/001")
         assert "provider standin" in text
         assert "goes on\n" not in text
-        assert at.told("resume")["trying"] == ["standin"]
+        assert at.answer("resume")["trying"] == ["standin"]
         at.order("cancel", "games")
 
 
@@ -274,7 +276,7 @@ def test_a_run_that_is_stopped_twice_says_where_it_stands_and_how_to_go_on(spool
 
 @pytest.mark.long
 def test_a_run_keeps_its_summary_whenever_it_is_interrupted_again(spool: Any) -> None:
-    """A second Ctrl-C that comes when all is over already takes nothing away: the summary or what is left is told."""
+    """A second Ctrl-C that comes when all is over already takes nothing away: the summary or what is left is shown."""
     path = spool.write("games.json", [{"first_prompt": f"{spool.folder}", **HANGS}])
     for delay in (0.0, 0.05, 0.1, 0.15, 0.2):
         with subprocess.Popen(
@@ -311,7 +313,7 @@ def test_a_trial_whose_tasks_come_after_later_ones_says_how_many_it_takes(spool:
         done = spool.batchd("run", "--first", number, "--json", path)
         assert done.returncode == 0, done.stderr
         assert f'"total": {count},' in done.stdout
-    # An error anywhere in the file is told by the trial already.
+    # An error anywhere in the file is reported by the trial already.
     path = spool.write("broken.json", [*tasks, {"prompt": "x"}])
     assert "tasks[6].prompt" in spool.batchd("run", "--first", "1", path).stderr
 
@@ -355,7 +357,7 @@ def test_complaints_name_what_they_mean_once(at: Control) -> None:
 
 
 def test_status_of_a_daemon_that_does_not_answer(at: Control) -> None:
-    """It is not told as gone, and nobody waits for it for long: the store has the rest."""
+    """It is not reported as gone, and no command waits for it for long: the store has the rest."""
     at.drop("games", [HANGS])
     with at.spool.serving() as daemon:
         at.until_running("games", 1)

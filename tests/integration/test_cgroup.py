@@ -95,7 +95,7 @@ def test_a_process_is_in_its_group_from_its_first_moment_and_dies_with_it(
     assert not path.exists()
 
 
-def test_a_group_that_cannot_be_used_is_refused_with_the_mend(given: Path) -> None:
+def test_a_group_that_cannot_be_used_is_refused_with_the_fix(given: Path) -> None:
     """What ``[sandbox] cgroup`` names must be a group, and must have the controllers; ``check`` says so too."""
     wrong = (
         [given / "nothing"] if {"memory", "pids"} <= {*CONTROLLERS} else [given, given / "nothing"]
@@ -120,7 +120,7 @@ def _runs(folder: Path, policy: SandboxPolicy, *commands: str) -> list[Ran]:
 
 @enforced
 def test_the_kernel_holds_a_command_to_its_limits_together(tmp_path: Path, given: Path) -> None:
-    """Memory of all processes, and what nobody maps; their number; their processor time; the next command is unharmed."""
+    """Memory of all processes, and what no process maps; their number; their processor time; the next command is unharmed."""
     tmp_path.chmod(0o755)
     policy = SandboxPolicy(
         cgroup=str(given),

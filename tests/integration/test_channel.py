@@ -13,7 +13,7 @@ from batchd.pool.channel import Channel
 
 
 def test_what_was_sent_before_a_close_arrives_in_order() -> None:
-    """Messages sent before there is a transport, in one turn of the loop, and right before the end: all arrive, then it is told."""
+    """Messages sent before there is a transport, in one turn of the loop, and right before the end: all arrive, then the end is reported."""
 
     async def go() -> list[Any]:
         heard: list[Any] = []
@@ -29,7 +29,7 @@ def test_what_was_sent_before_a_close_arrives_in_order() -> None:
         await asyncio.sleep(0)
         near.send(wire.Heartbeat(rss=4))
         near.close()
-        near.send(wire.Heartbeat(rss=5))  # to nobody
+        near.send(wire.Heartbeat(rss=5))  # it is closed
         await asyncio.wait_for(lost.wait(), PATIENCE_S)
         return heard
 

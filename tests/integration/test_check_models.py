@@ -89,10 +89,10 @@ def test_an_older_config_learns_which_of_its_names_are_retired(spool: Spool) -> 
     )
     done = spool.batchd("check", "--offline", "--json")
     lines = [line for line in json.loads(done.stdout) if "shut down" in line["detail"]]
-    told = {
+    found = {
         line["what"]: (line["verdict"], line["detail"].split()[0], line["mend"]) for line in lines
     }
-    assert told == {
+    assert found == {
         "agent model": ("failed", "openai/gpt-4", "set [agent] model: take openai/gpt-6.1-sol"),
         "judge model": (
             "failed",

@@ -190,7 +190,7 @@ def test_a_terminal_shows_how_to_go_on_by_words(spool: Any) -> None:
 
 
 def test_submit_without_a_daemon(spool: Any) -> None:
-    """A file may wait for a daemon; a person who wants to wait is told that there is none."""
+    """A file may wait for a daemon; a person who wants to wait learns that there is none."""
     path = spool.write("later.json", [{"first_prompt": "x"}])
     done = spool.batchd("submit", path, "--wait")
     assert done.returncode == 3
@@ -380,7 +380,7 @@ def test_a_batch_through_a_daemon(spool: Any) -> None:
 
 
 def test_cancel_ends_a_task_with_a_result(spool: Any) -> None:
-    """A task whose model hangs is cancelled; whoever waits for it gets exit code 1 and the reason."""
+    """A task whose model hangs is cancelled; the command that waits for it gets exit code 1 and the reason."""
     path = spool.write("stuck.json", [{"first_prompt": "x", "model": "standin/hang"}])
     wait = spool.command("submit", "--wait", path)
     with spool.serving(), warm.Popen(wait, stdout=subprocess.PIPE) as waiter:
@@ -471,7 +471,7 @@ def test_schemas_hold_real_files(spool: Any) -> None:
 
 
 def test_check_says_what_would_fail(spool: Any) -> None:
-    """All well: 0. A key that is missing, a server that is gone: 3, each with its mend."""
+    """All well: 0. A key that is missing, a server that is gone: 3, each with its fix."""
     done = spool.batchd("check")
     assert done.returncode == 0, done.stdout
     assert "provider standin" in done.stdout
@@ -578,8 +578,8 @@ def test_a_working_directory_that_is_gone_is_named(spool: Any) -> None:
     assert done.stderr == "batchd: the working directory is gone: change to one that exists\n"
 
 
-def test_a_log_file_that_cannot_be_written_is_told_before_the_start(spool: Any) -> None:
-    """`check` finds it, `serve` ends with 3; a FIFO that nobody reads holds neither of them."""
+def test_a_log_file_that_cannot_be_written_is_reported_before_the_start(spool: Any) -> None:
+    """`check` finds it, `serve` ends with 3; a FIFO without a reader holds neither of them."""
     with (spool.folder / "config.toml").open("a") as file:
         file.write('[log]\nfile = "logs/batchd.jsonl"\n')
     lines = json.loads(spool.batchd("check", "--offline", "--json").stdout)
@@ -623,20 +623,20 @@ def test_a_configuration_that_is_gone_is_not_replaced_by_another(spool: Any) -> 
         file.write('[log]\nfile = "log.jsonl"\n')
     log = spool.folder / "log.jsonl"
 
-    def told(action: str) -> list[Any]:
+    def events(action: str) -> list[Any]:
         lines = log.read_text().splitlines() if log.exists() else []
         return [line for line in map(json.loads, lines) if line["event"] == action]
 
     command = [sys.executable, "-m", "batchd", "serve"]
     with warm.Popen(command, cwd=spool.folder, stderr=subprocess.DEVNULL) as daemon:
         try:
-            spool.eventually(lambda: told("worker_started"))
+            spool.eventually(lambda: events("worker_started"))
             path.rename(spool.folder / "moved.toml")
             daemon.send_signal(signal.SIGHUP)
-            spool.eventually(lambda: told("config_reloaded"))
+            spool.eventually(lambda: events("config_reloaded"))
         finally:
             daemon.terminate()
-    (line,) = told("config_reloaded")
+    (line,) = events("config_reloaded")
     assert line["kept_old"] is True
     assert "config.toml" in line["message"]
     path.symlink_to("nowhere.toml")
@@ -667,7 +667,7 @@ def test_status_loads_nothing_heavy(spool: Any, heavy: str) -> None:
 
 
 def test_demo_completes_everything(spool: Any) -> None:
-    """The sample file goes the whole way; it is told where everything lies, and all of it is there."""
+    """The sample file goes the whole way; the output says where everything lies, and all of it is there."""
     done = spool.batchd("demo", "--speed", "0")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 of 3 tasks completed" in done.stdout
@@ -690,7 +690,7 @@ batchd.__version__ = "0.0.9"
 """
 
 
-def test_an_upgrade_is_told_while_the_old_daemon_runs(spool: Any) -> None:
+def test_an_upgrade_is_reported_while_the_old_daemon_runs(spool: Any) -> None:
     """Every command that speaks with a daemon of another version says in one line what to restart, and does its work."""
     (spool.folder / "old").mkdir()
     (spool.folder / "old" / "sitecustomize.py").write_text(_OLDER)
@@ -707,9 +707,9 @@ def test_an_upgrade_is_told_while_the_old_daemon_runs(spool: Any) -> None:
         ):
             done = spool.batchd(*command)
             assert done.returncode == 0, done.stderr
-            told = [line for line in done.stderr.splitlines() if "restart the daemon" in line]
-            assert len(told) == 1, (command, done.stderr)
-            assert "The daemon is batchd 0.0.9, this program is " in told[0]
+            warnings = [line for line in done.stderr.splitlines() if "restart the daemon" in line]
+            assert len(warnings) == 1, (command, done.stderr)
+            assert "The daemon is batchd 0.0.9, this program is " in warnings[0]
         refused = spool.batchd("cancel", "nothing")
         assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 2)
         assert "restart the daemon" in spool.batchd("top", "--once").stdout.replace("\n", "")

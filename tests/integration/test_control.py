@@ -82,7 +82,7 @@ class Control:
         assert "Traceback" not in done.stderr
         return str(done.stderr if code else done.stdout)
 
-    def told(self, *arguments: str) -> Any:
+    def answer(self, *arguments: str) -> Any:
         """Run a command with ``--json``; return its answer."""
         return json.loads(self.order(*arguments, "--json"))
 
@@ -204,7 +204,7 @@ def test_cancel_ends_tasks_and_what_depends_on_them(at: Control, daemon: Callabl
     at.drop("other", [{**HANGS}])
     taken_up(at, "games", running=2)
     with daemon():
-        answer = at.told("cancel", "games/a", "-m", "not needed")
+        answer = at.answer("cancel", "games/a", "-m", "not needed")
         assert answer == {"cancelled": 1, "ended": []}
         at.until(lambda: at.statuses("games")["d"] == "cancelled")
         assert at.statuses("games")["b"] in {"queued", "running"}
@@ -221,7 +221,7 @@ def test_cancel_ends_tasks_and_what_depends_on_them(at: Control, daemon: Callabl
         at.until_finished("other")
         assert at.result("games", "summary")["counts"]["cancelled"] == 4
         assert at.result("games", "summary")["status"] == "cancelled"
-        assert {b["name"]: b["status"] for b in at.told("status")["batches"]} == {
+        assert {b["name"]: b["status"] for b in at.answer("status")["batches"]} == {
             "games": "cancelled",
             "other": "cancelled",
         }
@@ -260,7 +260,7 @@ def test_cancel_ends_what_it_can(at: Control, daemon: Callable[[], Any]) -> None
             "mixed/a had ended already, as completed",
             "wrong was refused when it came: it has no tasks",
         ]
-        again = at.told("cancel", "open", "mixed/b")
+        again = at.answer("cancel", "open", "mixed/b")
         ended = [{"target": name, "counts": {"cancelled": 1}} for name in ("open", "mixed/b")]
         assert again == {"cancelled": 0, "ended": ended}
         assert "finished already: 1 completed, 1 error, 1" in at.order("cancel", "mixed", code=2)
@@ -335,7 +335,7 @@ def test_many_queued_tasks_are_cancelled_in_one_order(at: Control) -> None:
     at.drop("games", [{**HANGS} for _ in range(2)] + [{} for _ in range(600)])
     with at.spool.serving():
         at.until_running("games", 2)
-        assert at.told("cancel", "games")["cancelled"] == 602
+        assert at.answer("cancel", "games")["cancelled"] == 602
         at.until_finished("games")
     counts = at.result("games", "summary")["counts"]
     assert (counts["cancelled"], counts["completed"]) == (602, 0)
@@ -362,7 +362,7 @@ def test_retry_runs_what_failed_again_under_a_name_of_its_own(
     old = {t: at.result("games", t)["status"] for t in "abcd"}
     assert old == {"a": "completed", "b": "error", "c": "cancelled", "d": "cancelled"}
     with daemon():
-        answer = at.told("retry", "games", "--failed")
+        answer = at.answer("retry", "games", "--failed")
         assert answer["runs"] == [{"batch": "games-2", "retry_of": "games", "tasks": 3}]
     if not (at.folder / "outbox/games-2/summary.json").exists():
         finished(at, "games-2")
@@ -381,7 +381,7 @@ def test_retry_runs_what_failed_again_under_a_name_of_its_own(
     # Nothing of the old run has changed; and the third run is counted from the first.
     assert at.result("games", "b")["status"] == "error"
     assert "has failed" in at.order("retry", "games-2", "--failed", code=2)
-    assert at.told("retry", "games-2/d")["runs"][0]["batch"] == "games-3"
+    assert at.answer("retry", "games-2/d")["runs"][0]["batch"] == "games-3"
 
 
 def test_retry_of_one_task_takes_its_dependants_with_it(at: Control) -> None:
@@ -397,12 +397,12 @@ def test_retry_of_one_task_takes_its_dependants_with_it(at: Control) -> None:
     finished(at, "games")
     with at.spool.serving():
         assert "retry that one too" in at.order("retry", "games/y", code=2)
-        assert at.told("retry", "games/b")["runs"][0]["tasks"] == 2
+        assert at.answer("retry", "games/b")["runs"][0]["tasks"] == 2
         at.until_finished("games-2")
         assert sorted(at.statuses("games-2")) == ["b", "c"]
-        assert at.told("retry", "games/y", "games/x")["runs"][0]["tasks"] == 2
-        assert at.told("retry", "games/a")["runs"][0]["tasks"] == 3
-        assert at.told("retry", "games")["runs"][0]["tasks"] == 5
+        assert at.answer("retry", "games/y", "games/x")["runs"][0]["tasks"] == 2
+        assert at.answer("retry", "games/a")["runs"][0]["tasks"] == 3
+        assert at.answer("retry", "games")["runs"][0]["tasks"] == 5
         at.until_finished("games-5")
     assert len([x for x in at.lines("command_done") if x["verb"] == "retry"]) == 4
 
@@ -463,14 +463,14 @@ def test_retry_after_prune_reads_the_request_again(at: Control, daemon: Callable
     finished(at, "games", "kept")
     collected(at.folder / "outbox/kept")
     with daemon():
-        assert at.told("retry", "kept/b")["runs"][0]["tasks"] == 1
+        assert at.answer("retry", "kept/b")["runs"][0]["tasks"] == 1
         asked = json.loads((at.folder / "outbox/kept-2/request.json").read_bytes())
         assert [t["id"] for t in asked["tasks"]] == ["b"]
         assert "after" not in asked["tasks"][0]
         at.order("prune", "--yes")
         with at.reader() as reader, pytest.raises(Exception, match="pruned"):
             reader.spec(Ref("games", "a"))
-        assert at.told("retry", "games/a")["runs"][0]["tasks"] == 1
+        assert at.answer("retry", "games/a")["runs"][0]["tasks"] == 1
     if not (at.folder / "outbox/games-2/summary.json").exists():
         finished(at, "games-2")
     assert at.result("games-2", "a")["metadata"] == {"n": 1}
@@ -493,7 +493,7 @@ def test_no_retry_believes_what_another_user_wrote(at: Control, whose: str) -> N
     else:
         os.chown(request, 31337, 31337)
     with at.spool.serving():
-        assert at.told("retry", "games/a")["batches"] == ["games-2"]
+        assert at.answer("retry", "games/a")["batches"] == ["games-2"]
         at.until_finished("games-2")
         asked = (at.folder / "outbox/games-2/request.json").read_text()
         assert at.result("games-2", "a")["metadata"] == {"n": 1}
@@ -502,7 +502,7 @@ def test_no_retry_believes_what_another_user_wrote(at: Control, whose: str) -> N
         refused = at.order("retry", "games", code=2)
         assert "may have changed it since" in refused
         assert "drop the file again" in refused
-        assert at.told("retry", "games-2")["batches"] == ["games-3"]
+        assert at.answer("retry", "games-2")["batches"] == ["games-3"]
         at.until_finished("games-3")
         assert at.result("games-3", "a")["metadata"] == {"n": 1}
 
@@ -521,7 +521,7 @@ def test_retry_in_a_directory_of_the_workspace(at: Control) -> None:
     at.drop("games", [{"dir": "site"}])
     finished(at, "games")
     with at.spool.serving():
-        assert at.told("retry", "games")["batches"] == ["games-2"]
+        assert at.answer("retry", "games")["batches"] == ["games-2"]
         at.until_finished("games-2")
         assert at.result("games-2", "001")["dir"] == str(site)
         site.rmdir()
@@ -537,14 +537,14 @@ def test_pause_and_resume(at: Control, daemon: Callable[[], Any]) -> None:
     at.drop("games", [{"id": "a", **SLOW}])
     taken_up(at, "games", running=1)
     with daemon():
-        assert at.told("pause", "games", "-m", "no money")["parked"] == 1
-        assert at.told("pause", "--provider", "standin")["parked"] == 1
+        assert at.answer("pause", "games", "-m", "no money")["parked"] == 1
+        assert at.answer("pause", "--provider", "standin")["parked"] == 1
         text = at.order("status")
         assert "batch games. no money" in text
         assert "batchd resume games" in text
         assert "batchd resume --provider standin" in text
-        told = at.told("status")
-        assert {(p["scope"], p["name"]) for p in told["parked"]} == {
+        said = at.answer("status")
+        assert {(p["scope"], p["name"]) for p in said["parked"]} == {
             ("batch", "games"),
             ("provider", "standin"),
         }
@@ -560,16 +560,16 @@ def test_pause_and_resume(at: Control, daemon: Callable[[], Any]) -> None:
         assert at.statuses("games")["a"] != "running"
         assert at.statuses("more") == {"001": "queued"}
     with daemon():
-        assert at.told("resume", "--provider", "standin")["resumed"] == 1
+        assert at.answer("resume", "--provider", "standin")["resumed"] == 1
         assert "games goes on" in at.order("resume", "games")
-        assert at.told("resume")["resumed"] == 0
-        assert at.told("status")["parked"] == []
+        assert at.answer("resume")["resumed"] == 0
+        assert at.answer("status")["parked"] == []
     with at.spool.serving():
         at.until_finished("more")
         at.until_running("games", 1)
-        assert at.told("pause", "--all")["parked"] == 1
+        assert at.answer("pause", "--all")["parked"] == 1
         at.until(lambda: at.statuses("games")["a"] == "parked")
-        assert at.told("resume")["resumed"] == 1
+        assert at.answer("resume")["resumed"] == 1
         at.until_running("games", 1)
     verbs = [line["verb"] for line in at.lines("command_done")]
     assert verbs == ["pause", "pause", "resume", "resume", "resume", "pause", "resume"]
@@ -602,9 +602,9 @@ def test_priority_changes_who_is_next(at: Control, daemon: Callable[[], Any]) ->
         at.until_running("games", 1)
         at.until(lambda: at.statuses("late"))
     with daemon():
-        assert at.told("priority", "games/c", "5") == {"tasks": 1}
+        assert at.answer("priority", "games/c", "5") == {"tasks": 1}
         assert "1 task with priority 9" in at.order("priority", "late", "9")
-        assert at.told("priority", "games/b", "-5") == {"tasks": 1}
+        assert at.answer("priority", "games/b", "-5") == {"tasks": 1}
         at.order("priority", "games/c", "high", code=2)
         assert "whole number" in at.order("priority", "games/c", str(1 << 40), code=2)
         at.order("cancel", "games/h")
@@ -631,15 +631,15 @@ def test_prune_shows_first_and_takes_only_what_has_finished(
         at.until_finished("games")
         at.until_running("open", 1)
     before = (at.state / "batchd.db").read_bytes()
-    listed = at.told("prune")
+    listed = at.answer("prune")
     assert [b["batch"] for b in listed["batches"]] == ["games"]
     assert listed["batches"][0]["bytes"] > 1000
     assert "add --yes" in at.order("prune", "--outbox")
-    assert at.told("prune", "--older-than", "1")["batches"] == []
+    assert at.answer("prune", "--older-than", "1")["batches"] == []
     assert (at.state / "batchd.db").read_bytes() == before
     with daemon():
-        assert at.told("prune", "--older-than", "1", "--yes")["pruned"] == 0
-        answer = at.told("prune", "--yes")
+        assert at.answer("prune", "--older-than", "1", "--yes")["pruned"] == 0
+        answer = at.answer("prune", "--yes")
         assert (answer["pruned"], answer["bytes"]) == (1, listed["batches"][0]["bytes"])
         with at.reader() as reader:
             assert reader.events(Ref("games", "001")) == []
@@ -658,14 +658,14 @@ def test_a_report_after_prune_lies_where_the_batch_was(at: Control) -> None:
     """Its folder is made again, what is gone is said, and the next prune takes it away; without an outbox it wants a file."""
     at.drop("games", [{}, {}])
     finished(at, "games")
-    assert at.told("prune", "--outbox", "--yes")["folders"] == 1
+    assert at.answer("prune", "--outbox", "--yes")["folders"] == 1
     page = at.folder / "outbox/games/report.html"
     done = at.spool.batchd("report", "games")
     assert (done.returncode, done.stdout.startswith(f"{page}: 2 tasks")) == (0, True)
     assert "prompts, answers and transcripts are missing" in done.stderr
     assert "prompts, answers and transcripts are missing" in page.read_text()
     assert not (at.folder / "report.html").exists()
-    answer = at.told("prune", "--outbox", "--yes")
+    answer = at.answer("prune", "--outbox", "--yes")
     assert (answer["folders"], answer["problems"], page.parent.exists()) == (1, [], False)
     (at.folder / "outbox").rmdir()
     assert "outbox, where games was, is gone: name a file" in at.order("report", "games", code=3)
@@ -763,7 +763,7 @@ def test_tune_changes_a_running_daemon_until_it_ends(at: Control) -> None:
     at.drop("games", [{**HANGS} for _ in range(6)])
     with at.spool.serving() as process:
         at.until_running("games", 2)
-        assert at.told("tune") == {"overrides": {}}
+        assert at.answer("tune") == {"overrides": {}}
         assert "pool.processes = 4" in at.order("tune", "pool.processes=4")
         at.until_running("games", 4)
         process.send_signal(signal.SIGHUP)
@@ -772,7 +772,7 @@ def test_tune_changes_a_running_daemon_until_it_ends(at: Control) -> None:
         at.until_running("games", 6)
         at.drop("short", [{}])
         at.until(lambda: at.statuses("short"))
-        assert at.told("tune")["overrides"] == {
+        assert at.answer("tune")["overrides"] == {
             "pool.processes": "4",
             "pool.agents_per_process": "2",
             "agent.model": "standin/steps-1",
@@ -791,7 +791,7 @@ def test_tune_changes_a_running_daemon_until_it_ends(at: Control) -> None:
     assert at.order("tune", "pool.processes=3", code=3).startswith("batchd: no daemon runs")
 
 
-def test_a_shorter_heartbeat_kills_nobody_who_lives(at: Control) -> None:
+def test_a_shorter_heartbeat_kills_no_live_worker(at: Control) -> None:
     """Workers beat faster at once; one that is stopped is killed by the new measure, and its task goes on."""
     at.drop("games", [HANGS])
     with at.spool.serving():
@@ -826,7 +826,7 @@ def test_tune_refuses_what_is_wrong_or_cannot_change(at: Control) -> None:
             done = at.spool.batchd("tune", "budget.per_day_usd=9", change)
             assert done.returncode in {2, 3}, change
             assert words in done.stderr, (change, done.stderr)
-        assert at.told("tune") == {"overrides": {}}
+        assert at.answer("tune") == {"overrides": {}}
         secret = 'providers.standin.headers.X-Key="very-secret"'
         answer = at.order("tune", secret, 'models."standin/steps-2".input_usd_per_mtok=7.5')
         assert "very-secret" not in answer
@@ -892,11 +892,11 @@ def test_offline_orders_start_nothing(at: Control) -> None:
         .replace("[providers.standin]", '[providers.standin]\napi_key_file = "nowhere"')
     )
     (at.folder / "config.toml").write_text(f'{broken}[sandbox]\nuser = "no-such-user"\n')
-    assert at.told("priority", "games", "3") == {"tasks": 2}
-    assert at.told("cancel", "games/001")["cancelled"] == 1
+    assert at.answer("priority", "games", "3") == {"tasks": 2}
+    assert at.answer("cancel", "games/001")["cancelled"] == 1
     assert (at.folder / "outbox/games/001.json").exists()
     assert not (at.folder / "outbox/games/summary.json").exists()
-    assert at.told("cancel", "games")["cancelled"] == 1
+    assert at.answer("cancel", "games")["cancelled"] == 1
     assert at.result("games", "summary")["counts"]["cancelled"] == 2
     assert not at.lines("worker_started")[1:]  # the one that the daemon kept warm
     assert not at.lines("task_started")
@@ -962,7 +962,7 @@ def test_an_order_that_cannot_be_kept_is_refused(at: Control, way: str) -> None:
         assert at.ask("status")["parked"] == []
         assert sorted(at.statuses("games").values()) == ["queued", "queued", "running", "running"]
         assert at.outbox() == {"past", "games"}
-        assert at.told("cancel", "games")["cancelled"] == 4
+        assert at.answer("cancel", "games")["cancelled"] == 4
 
 
 def test_a_run_that_has_no_room_leaves_no_folder(at: Control) -> None:
@@ -979,7 +979,7 @@ def test_a_run_that_has_no_room_leaves_no_folder(at: Control) -> None:
         assert "the order is not carried out: " in at.order("retry", "past", code=3)
         assert {path.name for path in (at.folder / "outbox").iterdir()} == {"past"}
         empty(process.pid)
-        assert at.told("retry", "past")["batches"] == ["past-2"]
+        assert at.answer("retry", "past")["batches"] == ["past-2"]
         at.until_finished("past-2")
 
 
@@ -1008,7 +1008,7 @@ def test_a_name_that_a_killed_order_had_reserved_is_given_back(at: Control) -> N
         assert [("past-4" in t["message"], "past-5" in t["message"]) for t in troubles] == [
             (True, False)
         ]
-        assert at.told("retry", "past")["batches"] == ["past-2"]
+        assert at.answer("retry", "past")["batches"] == ["past-2"]
 
 
 @contextlib.contextmanager
@@ -1071,9 +1071,9 @@ def test_a_socket_survives_rude_and_many_clients(at: Control) -> None:
             (b"[" * 100_000 + b"\n", "not a request"),
             (b'{"verb": "status", "x": "' + b"y" * (1 << 20) + b'"}\n', ""),
         ):
-            told = _said(at.state, data)
-            assert answer in told, (data[:40], told)
-            assert '"ok": true' not in told
+            said = _said(at.state, data)
+            assert answer in said, (data[:40], said)
+            assert '"ok": true' not in said
         # Cut off before its end, it may have been meant otherwise.
         assert _said(at.state, b'{"verb": "pause", "scope": "all"}') == ""
         assert at.ask("status")["parked"] == []
@@ -1137,8 +1137,8 @@ def test_the_socket_speaks_as_it_always_has(at: Control) -> None:
     with at.spool.serving():
         at.until_running("games", 2)
         for line, answer in said:
-            told = _said(at.state, line.encode() + b"\n")
-            assert told == f'{{{answer}, "batchd": "{__version__}"}}\n', line
+            got = _said(at.state, line.encode() + b"\n")
+            assert got == f'{{{answer}, "batchd": "{__version__}"}}\n', line
     done = [line["verb"] for line in at.lines("command_done")]
     assert done == ["priority", "pause", "resume", "cancel", "retry", "prune", "cancel"]
     refused = at.lines("command_refused")
@@ -1169,7 +1169,7 @@ def _said(state: Path, data: bytes) -> str:
 
 
 def test_a_bug_in_a_verb_is_an_answer(tmp_path: Path) -> None:
-    """Whoever asks is told that it is batchd's fault, and the next request is served."""
+    """The client learns that it is batchd's fault, and the next request is served."""
 
     class Breaks:
         """Commands with a bug."""
@@ -1226,7 +1226,7 @@ def test_a_daemon_of_another_version_is_understood(tmp_path: Path) -> None:
 
 
 def test_a_queue_of_clients_that_is_full_is_waited_for(tmp_path: Path) -> None:
-    """More clients than the kernel lets wait are not refused; a daemon that never answers is told as such."""
+    """More clients than the kernel lets wait are not refused; a daemon that never answers is reported as such."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         sockets.bind(listener, tmp_path / "control.sock")
         listener.listen(0)

@@ -107,8 +107,8 @@ def spent(spool: Any) -> Any:
     return spool
 
 
-def told(spool: Any, *arguments: str) -> Any:
-    """Return what a command tells programs."""
+def costs(spool: Any, *arguments: str) -> Any:
+    """Return what the command reports to programs."""
     done = spool.batchd("cost", *arguments, "--json")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -116,12 +116,12 @@ def told(spool: Any, *arguments: str) -> Any:
 
 def test_every_split_and_filter(spent: Any) -> None:
     """Several splits at once, days, tags, models and providers: each part of the money, none of it twice."""
-    rows = told(spent, "--by", "day,model", "first")
+    rows = costs(spent, "--by", "day,model", "first")
     assert [(r["day"], r["provider"], r["model"], r["calls"]) for r in rows] == [
         ("2026-11-24", "p", "m", 2),
         ("2026-11-25", "q", "judge", 1),
     ]
-    assert [(r["tag"], r["input_tokens"]) for r in told(spent, "--by", "tag")] == [
+    assert [(r["tag"], r["input_tokens"]) for r in costs(spent, "--by", "tag")] == [
         (None, 60_000),
         ("=cmd", 360_000),
         ("night", 380_000),
@@ -136,14 +136,14 @@ def test_every_split_and_filter(spent: Any) -> None:
         (["second", "--batch", "second"], 1),
         (["--model", "p/judge"], 0),
     ):
-        assert sum(r["calls"] for r in told(spent, *filters)) == calls, filters
+        assert sum(r["calls"] for r in costs(spent, *filters)) == calls, filters
     table = spent.batchd("cost", "--by", "tag").stdout
     assert "(none)" in table
     assert "counts under each" in table
     assert "unknown" in table
     assert "1 of 4 calls" in table
     (total,) = [line for line in table.splitlines() if line.startswith("total")]
-    assert "> $0." in total, "what is known of it is told"
+    assert "> $0." in total, "what is known of it is shown"
     assert "counts under each" not in spent.batchd("cost", "--by", "day").stdout
     assert "Nothing is booked" in spent.batchd("cost", "--tag", "nihgt").stdout
 
@@ -167,7 +167,7 @@ def test_spreadsheets_get_stable_columns_and_no_formulas(spent: Any) -> None:
         ["night", "q", "judge", "1"],
     ]
     assert rows[0][heads.index("cost_usd")] == ""
-    assert list(told(spent, "--by", "tag,model")[0]) == heads
+    assert list(costs(spent, "--by", "tag,model")[0]) == heads
     text = spent.batchd("cost", "--compare", "openai/gpt-4", "--csv").stdout
     assert text.startswith("model,total,source,ratio,spent,unsettled,averaged\nopenai/gpt-4,")
 
@@ -175,7 +175,7 @@ def test_spreadsheets_get_stable_columns_and_no_formulas(spent: Any) -> None:
 def test_real_tokens_at_other_prices(spent: Any) -> None:
     """Cached input and cache writes at each model's own prices, long calls at those for long ones, computed by hand."""
     models = ("anthropic/claude-3-opus", "anthropic/claude-sonnet-4-5", "a/b", "openai/gpt-4")
-    rows = told(spent, "first", "--tag", "=cmd", "--compare", *models)
+    rows = costs(spent, "first", "--tag", "=cmd", "--compare", *models)
     # 15 a million in, 1.50 from the cache, 18.75 into it, 75 out.
     opus = (0.1 * 15 + 0.2 * 1.5 + 0.01 * 75) + (0.04 * 15 + 0.02 * 18.75 + 0.005 * 75)
     # The agent's one call is longer than 200,000 tokens: 6, 0.60 and 22.50; the judge's is not: 3, 3.75 and 15.
@@ -197,7 +197,7 @@ def test_real_tokens_at_other_prices(spent: Any) -> None:
 def test_sums_over_many_calls_are_priced_by_their_average(spent: Any) -> None:
     """The money that may have been paid stays apart; where a price was missing there is no ratio, and both are said."""
     # The ledger has p/m's two calls of the 24th as one sum of 320,000 tokens: 160,000 a call.
-    (row,) = told(
+    (row,) = costs(
         spent, "first", "--until", "2026-11-24", "--compare", "anthropic/claude-sonnet-4-5"
     )
     assert row["total"] == pytest.approx(0.12 * 3 + 0.2 * 0.3 + 0.01 * 15)
@@ -207,11 +207,11 @@ def test_sums_over_many_calls_are_priced_by_their_average(spent: Any) -> None:
     assert "up to $0.5000 for 1 call without an answer" in shown
     shown = spent.batchd("cost", "--compare", "openai/gpt-4").stdout
     assert ", as no price is known for 1 of 4 calls" in shown
-    assert told(spent, "--compare", "openai/gpt-4")[0]["ratio"] is None
+    assert costs(spent, "--compare", "openai/gpt-4")[0]["ratio"] is None
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "complaint"),
     [
         (["--by", "colour"], "none of day, batch"),
         (["--by", ""], "none of day, batch"),
@@ -225,9 +225,9 @@ def test_sums_over_many_calls_are_priced_by_their_average(spent: Any) -> None:
         (["--batch", "frist"], "no batch frist"),
     ],
 )
-def test_wrong_questions_are_refused(spent: Any, arguments: list[str], told: str) -> None:
+def test_wrong_questions_are_refused(spent: Any, arguments: list[str], complaint: str) -> None:
     """What cannot be asked ends with 2, and says how to ask."""
     done = spent.batchd("cost", *arguments)
     assert done.returncode == 2, done.stdout
-    assert told in done.stderr
+    assert complaint in done.stderr
     assert "Traceback" not in done.stderr

@@ -89,8 +89,8 @@ class Server:
     def totals(self) -> dict[str, Any]:
         """Return what the server delivered, by its own count."""
         with urllib.request.urlopen(f"{self.base_url.removesuffix('/v1')}/totals") as answer:
-            told: dict[str, Any] = json.load(answer)
-        return told
+            totals: dict[str, Any] = json.load(answer)
+        return totals
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ async def until(condition: Callable[[], bool], timeout_s: float = PATIENCE_S) ->
 
 
 class Watching(Listener):
-    """Notes what it is told; sets an event once ``count`` events of tasks were durable."""
+    """Notes what is reported to it; sets an event once ``count`` events of tasks were durable."""
 
     def __init__(self, count: int = 1) -> None:
         self.events: list[tuple[Ref, Event]] = []
@@ -187,8 +187,8 @@ def test_a_killed_worker_costs_one_call_a_task(
             batch = await daemon.submit("b.json", task_file(4))
             await watching.enough.wait()
             status = control.request
-            told = await asyncio.to_thread(status, tmp_path / ".batchd", "status")
-            for worker in told["workers"]:
+            answer = await asyncio.to_thread(status, tmp_path / ".batchd", "status")
+            for worker in answer["workers"]:
                 os.kill(worker["pid"], signal.SIGKILL)
             await daemon.batch_done(batch.name)
 
@@ -283,10 +283,10 @@ def test_a_daemon_ended_mid_batch_goes_on_at_its_next_start(
             (tmp_path / "new").write_bytes(task_file(8))
             (tmp_path / "new").rename(tmp_path / "inbox" / "b.json")
             await until(lambda: server.totals()["requests"] > 9)
-            told = control.request(tmp_path / ".batchd", "status")
+            answer = control.request(tmp_path / ".batchd", "status")
             daemon.send_signal(ending)
             assert daemon.wait(PATIENCE_S) == (0 if ending == signal.SIGTERM else -ending)
-            await until(lambda: not any(_alive(w["pid"]) for w in told["workers"]))
+            await until(lambda: not any(_alive(w["pid"]) for w in answer["workers"]))
         assert len(results(tmp_path, "b")) < 8
         with _serve(tmp_path) as daemon:
             await until((tmp_path / "outbox/b/summary.json").exists)
@@ -311,8 +311,8 @@ def test_a_second_daemon_is_refused(tmp_path: Path, server: Server) -> None:
             with pytest.raises(SpoolLockedError, match=re.compile(rf"\b{os.getpid()}\b")):
                 async with Daemon(settings):
                     pass
-            told = await asyncio.to_thread(control.request, tmp_path / ".batchd", "status")
-            assert told["pid"] == os.getpid()
+            answer = await asyncio.to_thread(control.request, tmp_path / ".batchd", "status")
+            assert answer["pid"] == os.getpid()
         async with Daemon(settings):
             pass
 
@@ -349,7 +349,7 @@ def test_a_poisonous_task_ends_alone(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("scripted")
 def test_a_task_that_only_waits_is_not_counted_when_its_worker_dies(tmp_path: Path) -> None:
-    """Of five in one process one ends it: whoever waited for a permit is not suspected; nobody ends for a death that others may have caused."""
+    """Of five in one process one ends it: a task that waited for a permit is not suspected; no task ends for a death that others may have caused."""
 
     async def scenario() -> None:
         async with ModelServer(Settings()) as server:
@@ -363,7 +363,7 @@ def test_a_task_that_only_waits_is_not_counted_when_its_worker_dies(tmp_path: Pa
             async with Daemon(settings, agent="scripted_agents:dies_when_asked") as daemon:
                 await daemon.submit("b.json", data)
                 async with asyncio.timeout(PATIENCE_S):
-                    while (await asyncio.to_thread(_status, tmp_path))["tasks"]["waiting"] != 3:  # noqa: ASYNC110 (only asking tells)
+                    while (await asyncio.to_thread(_status, tmp_path))["tasks"]["waiting"] != 3:  # noqa: ASYNC110 (only asking shows it)
                         await asyncio.sleep(0.01)
                 (tmp_path / "outbox/b/ask").touch()
                 await daemon.batch_done("b")
@@ -646,7 +646,7 @@ def test_a_reload_takes_a_valid_configuration_and_keeps_the_old_one_otherwise(
 
 
 def _answers_off_loop(folder: Path) -> bool:
-    """Tell whether a daemon of this very loop is up: asking it would block the loop."""
+    """Return whether a daemon of this very loop is up: asking it would block the loop."""
     return (folder / ".batchd/control.sock").exists()
 
 

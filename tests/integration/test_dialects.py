@@ -369,7 +369,7 @@ def test_an_address_without_the_dialect_holds_its_tasks_until_it_is_changed(tmp_
 def test_a_model_that_takes_no_tools_gives_one_reason_and_goes_on_once_that_is_changed(
     tmp_path: Path,
 ) -> None:
-    """200 tasks over chat wait for one cause, and what they are told to change brings all of them to their end."""
+    """200 tasks over chat wait for one cause, and the change that they ask for brings all of them to their end."""
 
     async def test(server: ModelServer) -> None:
         model = "gpt-6.2-sol+steps-2"

@@ -50,7 +50,7 @@ def estimated(spool: Any, *files: Path) -> Any:
 
 
 def within(value: float, found: dict[str, float]) -> bool:
-    """Tell whether a value lies in a range."""
+    """Return whether a value lies in a range."""
     return found["low"] <= value <= found["high"]
 
 
@@ -95,10 +95,10 @@ def test_what_is_estimated_comes_true(counted: Any) -> None:
     assert before["total"]["in_all"] is None
     with counted.serving():
         run(counted, *olds, other)
-        told = estimated(counted, new)
+        estimate = estimated(counted, new)
         shown = counted.batchd("estimate", new).stdout
         run(counted, new)
-    assert told["history"] == [
+    assert estimate["history"] == [
         {
             "model": "standin/steps-3",
             "like": "same model, tags and evaluation",
@@ -107,16 +107,16 @@ def test_what_is_estimated_comes_true(counted: Any) -> None:
             "to_come": 30,
         }
     ]
-    assert told["total"]["first_requests"]["input_tokens"] == first_requests(counted, "new")
-    assert before["total"]["first_requests"] == told["total"]["first_requests"]
+    assert estimate["total"]["first_requests"]["input_tokens"] == first_requests(counted, "new")
+    assert before["total"]["first_requests"] == estimate["total"]["first_requests"]
     summary = counted.result("new", "summary")
-    whole, usage = told["total"]["in_all"], summary["usage"]
+    whole, usage = estimate["total"]["in_all"], summary["usage"]
     assert within(usage["calls"], whole["calls"]), (usage["calls"], whole["calls"])
     assert within(usage["total_tokens"], whole["tokens"]), (usage, whole["tokens"])
     assert within(summary["cost"]["total"], whole["cost"]), (summary["cost"], whole["cost"])
     # A range that holds everything says nothing.
     assert whole["cost"]["high"] < 2 * whole["cost"]["low"]
-    assert told["total"]["at_most"] == {"calls": 3000, "tokens": None, "cost": 50.0}
+    assert estimate["total"]["at_most"] == {"calls": 3000, "tokens": None, "cost": 50.0}
     for words in ("36 tasks of 3 batches on record", "exactly", "$50.00", "roughly: 2 slots"):
         assert words in shown
 
@@ -135,7 +135,7 @@ def test_a_file_is_checked_as_submit_does(spool: Any) -> None:
     assert not (spool.folder / ".batchd/batchd.db").exists()
 
 
-def test_what_nobody_knows_is_said(counted: Any) -> None:
+def test_what_is_unknown_is_said(counted: Any) -> None:
     """Without a price, money is unknown, never 0; without history, bounds are all; other models' tasks stand in, repriced."""
     made = {"model": "standin/steps-3", "evaluator": "none"}
     new = counted.write(
@@ -178,7 +178,7 @@ def test_what_nobody_knows_is_said(counted: Any) -> None:
     assert "cost           unknown" in counted.batchd("estimate", new).stdout
 
 
-def test_every_budget_is_told(counted: Any) -> None:
+def test_every_budget_is_shown(counted: Any) -> None:
     """Of task, batch and day: each that there is, and which there is not; of the day's, what is left of it today."""
     config = counted.folder / "config.toml"
     plain = counted.write("plain.json", [{"first_prompt": "x", "model": "standin/steps-3"}])

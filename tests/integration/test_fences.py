@@ -98,7 +98,7 @@ def work_off(
 
 
 def alive(pid: int) -> bool:
-    """Tell whether a process runs, or is stopped."""
+    """Return whether a process runs, or is stopped."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -242,7 +242,7 @@ def test_a_second_daemon_is_refused_while_the_first_one_is_stopped(
 def test_a_second_daemon_is_refused_whatever_becomes_of_the_lock_file(
     tmp_path: Path, model_server: str, left: str | None
 ) -> None:
-    """Deleted, or another file in its place: it lets nobody in beside the daemon."""
+    """Deleted, or another file in its place: it lets no second daemon in."""
     configured(tmp_path, model_server, processes=1)
     lock = tmp_path / ".batchd/lock"
     with serving(tmp_path) as first:
@@ -339,7 +339,7 @@ def test_a_watch_over_workers_that_breaks_ends_the_daemon(tmp_path: Path, slow_s
 def test_a_reload_while_no_process_can_be_started_costs_no_worker(
     tmp_path: Path, slow_server: str
 ) -> None:
-    """Where nothing changes for its sandbox, a worker need not try it anew: that may be impossible just now."""
+    """Where nothing changes for its sandbox, a worker need not try it again: that may be impossible just now."""
     settings = configured(tmp_path, slow_server, processes=1)
 
     async def scenario() -> None:
@@ -469,7 +469,7 @@ def test_a_poisonous_task_takes_its_neighbours_with_it_once_at_most(
         assert [task for p, task, _ in ran if p == pid][-1] == "003"
 
 
-def test_the_death_of_the_fork_server_stops_nobody(tmp_path: Path, slow_server: str) -> None:
+def test_the_death_of_the_fork_server_stops_no_worker(tmp_path: Path, slow_server: str) -> None:
     """Live workers go on with their tasks, and a new fork server makes the next worker."""
     settings = configured(tmp_path, slow_server, processes=2, max_tasks_per_process=2)
 
@@ -495,7 +495,7 @@ def test_the_death_of_the_fork_server_stops_nobody(tmp_path: Path, slow_server: 
 
 
 def test_a_worker_that_outlived_its_fork_server_is_no_exit_code(spool: Any) -> None:
-    """Nobody is told how it ended: that is said, and no code is made up; its task goes on in the next one."""
+    """How it ended is not known: that is said, and no code is made up; its task goes on in the next one."""
     with (spool.folder / "config.toml").open("a") as file:
         file.write('[log]\nfile = "log.jsonl"\n')
     path = spool.write("b.json", [{"first_prompt": "x", "model": "standin/latency-1+steps-2"}])
@@ -530,7 +530,7 @@ async def _ended_fork_server(server: int, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("batchd.pool.supervisor._START_S", 60.0)
 
 
-def test_a_fork_server_that_stands_still_holds_nobody_up(
+def test_a_fork_server_that_stands_still_holds_no_task_up(
     tmp_path: Path, slow_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A start that takes too long ends the fork server; the tasks that waited for it get workers of a new one."""
@@ -556,7 +556,7 @@ def test_a_fork_server_that_stands_still_holds_nobody_up(
 def test_a_fork_server_that_stands_still_keeps_no_daemon_from_ending(
     tmp_path: Path, slow_server: str
 ) -> None:
-    """Who waits for it when the daemon ends is told; the task that was to start runs next time."""
+    """What waits for it when the daemon ends waits no longer; the task that was to start runs next time."""
     settings = configured(tmp_path, slow_server, processes=2, drain_s=0.5)
 
     async def scenario() -> None:
@@ -604,14 +604,14 @@ def test_a_worker_that_is_being_started_has_no_process_number(
             server = _stopped_fork_server()
             await daemon.submit("b.json", batch(*"ab"))
             await asyncio.to_thread(until, lambda: len(status(tmp_path)["workers"]) == 2)
-            told = await asyncio.to_thread(status, tmp_path)
+            answer = await asyncio.to_thread(status, tmp_path)
             await _ended_fork_server(server, monkeypatch)
             await daemon.batch_done("b")
-        return told
+        return answer
 
-    told = asyncio.run(scenario())
-    (up,) = [w["pid"] for w in told["workers"] if w["pid"] is not None]
-    assert {r["worker"] for r in told["running"]} == {None, up}
+    answer = asyncio.run(scenario())
+    (up,) = [w["pid"] for w in answer["workers"] if w["pid"] is not None]
+    assert {r["worker"] for r in answer["running"]} == {None, up}
 
 
 def test_a_worker_that_cannot_be_started_gives_its_tasks_back(
@@ -728,7 +728,7 @@ def test_a_worker_that_grew_is_replaced(tmp_path: Path, model_server: str) -> No
 
 
 def test_a_worker_can_be_killed_the_instant_that_it_has_ended(tmp_path: Path) -> None:
-    """Whoever watches over workers, or ends them all, must not stumble over one that was faster."""
+    """What watches over workers, or ends them all, must not stumble over one that was faster."""
 
     async def scenario() -> None:
         up = asyncio.Event()

@@ -91,7 +91,7 @@ async def _ask(folder: Path, verb: str, **arguments: Any) -> dict[str, Any]:
 
 async def _until(holds: Callable[[], object]) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while not holds():  # noqa: ASYNC110 (nothing tells)
+        while not holds():  # noqa: ASYNC110 (no event says so)
             await asyncio.sleep(0.02)
 
 
@@ -154,8 +154,8 @@ def test_a_model_that_is_gone_holds_its_tasks(
     assert "does not know the model 'steps-2'" in reported.message
     assert "nearest are standin/steps-3" in reported.message
     assert "retry --failed --model" in how
-    (told,) = (parking.lines([reported]),)
-    assert "batchd retry --failed --model PROVIDER/MODEL BATCH" in "".join(told)
+    (lines,) = (parking.lines([reported]),)
+    assert "batchd retry --failed --model PROVIDER/MODEL BATCH" in "".join(lines)
 
 
 def test_held_tasks_run_again_with_another_model(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_held_tasks_run_again_with_another_model(tmp_path: Path) -> None:
             await _until(lambda: results(tmp_path, "b"))
             with pytest.raises(UsageError, match="has not ended cannot run again"):
                 await _ask(tmp_path, "retry", target=["b"], failed=False)
-            for wrong in ("steps-3", "nobody/x"):
+            for wrong in ("steps-3", "nowhere/x"):
                 with pytest.raises(UsageError):
                     await _ask(tmp_path, "retry", target=["b"], failed=True, model=wrong)
             order = {"target": ["b"], "failed": True, "model": "standin/steps-3"}

@@ -183,7 +183,7 @@ def test_without_a_daemon_a_member_may_still_drop(service: Service) -> None:
 
 
 @_ROOT
-def test_nobody_else_is_asked_in_the_daemons_place(service: Service) -> None:
+def test_no_other_user_is_asked_in_the_daemons_place(service: Service) -> None:
     """A socket that another user has put there gets no question."""
     place = service.folder / "lib/.batchd-group"
     state = service.folder / "lib/.batchd"

@@ -146,7 +146,7 @@ def test_a_file_written_slowly_is_left_until_it_is_closed(tmp_path: Path) -> Non
 def test_what_is_not_for_us_is_left_alone(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Unfinished names, symbolic links, FIFOs, sockets and folders stay where they are; links are told."""
+    """Unfinished names, symbolic links, FIFOs, sockets and folders stay where they are; links are reported."""
 
     async def play() -> None:
         async with _watching(_spool(tmp_path, scan_s=0.1)) as (box, claims):
@@ -166,12 +166,12 @@ def test_what_is_not_for_us_is_left_alone(
             assert _names(box.folder) == set(left)
 
     asyncio.run(play())
-    told = capfd.readouterr()
-    assert (told.out + told.err).count("link.json is a symbolic link and is left alone") == 1
+    printed = capfd.readouterr()
+    assert (printed.out + printed.err).count("link.json is a symbolic link and is left alone") == 1
 
 
 def test_odd_names(tmp_path: Path) -> None:
-    """Names with newlines, bytes that are not UTF-8, and of 255 bytes are claimed and told as they are."""
+    """Names with newlines, bytes that are not UTF-8, and of 255 bytes are claimed and shown as they are."""
     names = [
         b"a\nb.json",
         b"\xff\xfe.json",
@@ -234,7 +234,7 @@ def test_lost_events_cost_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_oldest_come_first_and_no_more_than_needed(tmp_path: Path) -> None:
-    """What lies there at the start is claimed by age, a chunk ahead of whoever takes it."""
+    """What lies there at the start is claimed by age, a chunk ahead of what takes it."""
 
     async def play() -> None:
         settings = _spool(tmp_path, settle_s=0.0)
@@ -422,7 +422,7 @@ def test_pause(tmp_path: Path) -> None:
     asyncio.run(play())
 
 
-def test_a_file_that_takes_anothers_place_settles_anew(tmp_path: Path) -> None:
+def test_a_file_that_takes_anothers_place_settles_again(tmp_path: Path) -> None:
     """Between settling and claim a name may come to stand for another file: that one is not taken."""
 
     async def play() -> None:
@@ -444,7 +444,7 @@ def test_a_file_that_takes_anothers_place_settles_anew(tmp_path: Path) -> None:
 def test_a_disk_that_fails_for_a_while_stops_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Where the folder cannot be worked on, it is told once and tried again; no file is lost."""
+    """Where the folder cannot be worked on, that is reported once and tried again; no file is lost."""
 
     def fail(_: Path) -> None:
         raise OSError(5, "Input/output error")
@@ -458,8 +458,8 @@ def test_a_disk_that_fails_for_a_while_stops_nothing(
             await claims.until(1)
 
     asyncio.run(play())
-    told = capfd.readouterr()
-    assert (told.out + told.err).count("the inbox cannot be worked on") == 1
+    printed = capfd.readouterr()
+    assert (printed.out + printed.err).count("the inbox cannot be worked on") == 1
 
 
 def test_an_inbox_that_cannot_be_made(tmp_path: Path) -> None:
@@ -483,7 +483,7 @@ def test_drop_never_replaces(tmp_path: Path) -> None:
 def test_ulids_sort_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """26 characters, each greater than the one before, also within a millisecond and with the clock set back a little.
 
-    Set back by more, they tell the new time: what comes in must not be dated into the future for ever.
+    Set back by more, they show the new time: what comes in must not be dated into the future for ever.
     """
     made = [ulid.ulid() for _ in range(5000)]
     assert all(ulid.PATTERN.fullmatch(u) for u in made)
@@ -526,8 +526,8 @@ def test_two_state_directories_share_an_inbox(
         await other.stop()
 
     asyncio.run(play())
-    told = capfd.readouterr()
-    assert "1 files in .claimed belong to batchd with another state" in told.out + told.err
+    printed = capfd.readouterr()
+    assert "1 files in .claimed belong to batchd with another state" in printed.out + printed.err
 
 
 def _claimed_there(folder: Path, mark: int, name: str) -> Path:
@@ -572,7 +572,7 @@ def files_made(folder: Path) -> Path:
 def test_what_stands_in_the_place_of_the_claims_is_in_no_ones_way(
     tmp_path: Path, made: str
 ) -> None:
-    """Whoever can write into the inbox makes it, at any time: claims lie elsewhere, and nothing is written through it."""
+    """Any user who can write into the inbox makes it, at any time: claims lie elsewhere, and nothing is written through it."""
     away = tmp_path / "away"
     away.mkdir()
 
@@ -660,7 +660,7 @@ def test_a_link_of_another_user_on_the_way_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_claimed_costs_no_other_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Another user's file in a sticky folder stays and is told; what is claimed beside it is handed out.
+    """Another user's file in a sticky folder stays and is reported; what is claimed beside it is handed out.
 
     So is what was claimed before a sync of the disk failed.
     """
@@ -688,8 +688,8 @@ def test_a_file_that_cannot_be_claimed_costs_no_other_file(
             assert _names(box.folder) == {"theirs.json"}
 
     asyncio.run(play())
-    told = capfd.readouterr()
-    assert (told.out + told.err).count("theirs.json cannot be claimed: Operation not") == 1
+    printed = capfd.readouterr()
+    assert (printed.out + printed.err).count("theirs.json cannot be claimed: Operation not") == 1
 
 
 def _stand_in(path: Path, made: str) -> None:
@@ -779,7 +779,7 @@ def _closed_to_all(folder: Path) -> Iterator[None]:
 
 
 def test_a_file_system_of_a_users_own_keeps_no_other_file_from_being_found(tmp_path: Path) -> None:
-    """Whoever may write into the inbox may mount one there; nothing of it can be seen, and the look goes on."""
+    """A user who may write into the inbox may mount one there; nothing of it can be seen, and the look goes on."""
 
     async def play() -> None:
         settings = _spool(tmp_path, scan_s=0.05)

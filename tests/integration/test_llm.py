@@ -147,7 +147,7 @@ def test_a_task_of_calls_and_tools() -> None:
 def test_every_fault_is_classified(
     fault: str, kind: FailureKind, status: int | None, words: str
 ) -> None:
-    """Each fault becomes one failure of its kind, in time, told in one line that says what and where."""
+    """Each fault becomes one failure of its kind, in time, reported in one line that says what and where."""
 
     async def test(server: ModelServer, client: ModelClient) -> None:
         begun = time.monotonic()
@@ -189,10 +189,10 @@ def test_untidy_answers_are_answers() -> None:
             assert isinstance(found, Answer), found
             return found
 
-        told, counted = await ask("steps-1"), await ask("no-usage+steps-1")
+        reported, counted = await ask("steps-1"), await ask("no-usage+steps-1")
         assert counted.usage.estimated
         assert counted.usage.output_tokens == tokens.count("Done.") > 0
-        assert counted.usage.input_tokens == pytest.approx(told.usage.input_tokens, abs=60)
+        assert counted.usage.input_tokens == pytest.approx(reported.usage.input_tokens, abs=60)
         surrogate = await ask("surrogate")
         surrogate.content.encode()
         assert "�" in surrogate.content
@@ -278,7 +278,7 @@ def test_a_conversation_keeps_its_first_bytes() -> None:
     asyncio.run(go())
 
 
-def test_the_key_is_sent_and_never_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_is_sent_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """The provider gets its own key and headers, nothing from the environment; messages hide the key."""
     monkeypatch.setenv("OPENAI_ORG_ID", "org-of-another")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-another-provider")
@@ -487,7 +487,7 @@ def test_retune_under_way() -> None:
     async def test(server: ModelServer, client: ModelClient) -> None:
         async with ModelServer() as other:
             before = asyncio.create_task(client.call(_setup("latency-0.2+steps-1"), ASK, 60))
-            while not server.requests:  # noqa: ASYNC110 (the server tells nobody when it is asked)
+            while not server.requests:  # noqa: ASYNC110 (the server sets no event when it is asked)
                 await asyncio.sleep(0.001)
             client.retune({"standin": Endpoint(base_url=other.base_url)})
             assert isinstance(await client.call(_setup("steps-1"), ASK, 60), Answer)

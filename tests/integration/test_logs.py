@@ -39,25 +39,25 @@ def test_one_task_reads_as_a_conversation(at: Control) -> None:
             "docs", [{"model": "standin/flood-1", "check": EVIL, "limits": {"max_iterations": 1}}]
         )
         at.until_finished("docs")
-    told = at.order("logs", "docs/001")
-    lines = [re.sub(r"^\d\d:\d\d:\d\d ", "", line) for line in told.splitlines()]
+    text = at.order("logs", "docs/001")
+    lines = [re.sub(r"^\d\d:\d\d:\d\d ", "", line) for line in text.splitlines()]
     assert lines[:2] == ["· model standin/flood-1", "▸ prompt"]
     assert re.fullmatch(r"▸ agent  [\d,]+ in, [\d,]+ out( · \d\.\d s)?", lines[3])
     assert lines[4].startswith("$ shell seq 00001 02500")
     assert lines[5:9] == ["  │ 1", "  │ 2", "  │ 3", "  │ 4"]
     assert re.fullmatch(r"  │ … [\d,]+ lines folded …", lines[9])
     assert lines[10:14] == [f"  │ {n}" for n in range(2497, 2501)]
-    assert "✗ check: not done" in told
-    assert r"\x1b]0;owned\x07\x1b[2J100 %" in told or "  100 %" in told
+    assert "✗ check: not done" in text
+    assert r"\x1b]0;owned\x07\x1b[2J100 %" in text or "  100 %" in text
     assert "  green" in lines
     assert re.search(
-        r"✗ timeout, max_iterations  2 calls · [\d,]+ in, .* · \$\d|cost unknown", told
+        r"✗ timeout, max_iterations  2 calls · [\d,]+ in, .* · \$\d|cost unknown", text
     )
-    assert told.isprintable() or not set(told) & {
+    assert text.isprintable() or not set(text) & {
         chr(n) for n in (*range(9), 11, *range(13, 32), 127)
     }
     assert "folded" not in at.order("logs", "--full", "docs/001")
-    assert "You work" in at.order("logs", "--full", "docs/001") or "· model" in told
+    assert "You work" in at.order("logs", "--full", "docs/001") or "· model" in text
     assert "task_started" in at.order("logs", "--lines", "docs/001")
     assert "task_started" in at.order("logs", "docs")
     assert at.spool.batchd("logs", "--lines", "--json", "docs/001").returncode == 2
@@ -93,7 +93,7 @@ def test_the_log_has_each_step_where_details_are_wanted(spool: Any, command: str
     assert "Whisper" not in (spool.folder / "log.jsonl").read_text()
 
 
-def test_it_is_told_live(at: Control) -> None:
+def test_it_is_shown_live(at: Control) -> None:
     """On a terminal in its width and in colours, with what is done right now on the last line; that is gone at the end."""
     task = {"model": "standin/latency-0.6+steps-4", "first_prompt": f"{at.folder} " + "word " * 40}
     with at.spool.serving():
@@ -144,7 +144,7 @@ class _Looks(printing.Printer):
         """Keep whose it is."""
         self.heard.append(f"{ref} {type(event).__name__}")
 
-    def wait(self, rows: Sequence[TaskRow]) -> None:  # noqa: ARG002 (a teller's)
+    def wait(self, rows: Sequence[TaskRow]) -> None:  # noqa: ARG002 (as others have it)
         """Count what the look asked the store for."""
         self.took.append(len(self._statements))
         self._statements.clear()

@@ -48,7 +48,7 @@ def test_nothing_is_left_of_the_looks_into_sockets(tmp_path: Path) -> None:
                 ends = [place.shell(HOLDING, timeout_s=0.2 + step * 0.04 + n) for n in (0, 0.02)]
                 assert [end.excess for end in await asyncio.gather(*ends)] == ["", ""]
             running = asyncio.ensure_future(place.shell(HOLDING, timeout_s=2 * PATIENCE_S))
-            # Its output, its status, its end; and what tells of its sockets.
+            # Its output, its status, its end; and what shows its sockets.
             await asyncio.to_thread(until, lambda: len(_sockets(descriptors() - before)) == 1)
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
@@ -88,13 +88,13 @@ def test_what_is_behind_descriptors_is_seen(tmp_path: Path) -> None:
     assert after.kernel() > before.kernel() + 2 * (64 << 10)
 
 
-def test_what_sockets_hold_is_told_to_the_byte() -> None:
-    """As the sockets themselves tell it, and never more than is expected beforehand."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4) as telling:
+def test_what_sockets_hold_is_known_to_the_byte() -> None:
+    """As the sockets themselves report it, and never more than is expected beforehand."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4) as netlink:
 
         def held() -> tuple[int, int]:
             sockstat = Path("/proc/self/net/sockstat").read_text()
-            return queues.held(telling, 0), queues.at_most(sockstat)
+            return queues.held(netlink, 0), queues.at_most(sockstat)
 
         near, far = socket.socketpair()
         with near, far:

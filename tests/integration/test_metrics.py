@@ -175,8 +175,8 @@ def test_figures_equal_what_the_outbox_says(
         assert set(sample.labels) - {"le"} <= documented.get(name, set(sample.labels)), name
 
 
-def test_the_state_of_the_moment_is_told(tmp_path: Path, model_server: str) -> None:
-    """While tasks run, wait and are parked, the gauges say so; and who has been told to wait, and for what."""
+def test_the_state_of_the_moment_is_shown(tmp_path: Path, model_server: str) -> None:
+    """While tasks run, wait and are parked, the gauges say so; and who has to wait, and for what."""
     port = _port()
     station = _station(tmp_path, model_server, f'listen = "127.0.0.1:{port}"', "latency-1+steps-3")
     state = tmp_path / ".batchd"
@@ -199,14 +199,14 @@ def test_the_state_of_the_moment_is_told(tmp_path: Path, model_server: str) -> N
 
 
 def test_a_dead_worker_is_counted(tmp_path: Path, model_server: str) -> None:
-    """A worker that is killed at its work shows; what its call may have cost is told once its task has ended."""
+    """A worker that is killed at its work shows; what its call may have cost is shown once its task has ended."""
     port = _port()
     station = _station(tmp_path, model_server, f'listen = "127.0.0.1:{port}"', "latency-2+steps-2")
     with station.serving():
         station.drop("b.json", _file(1))
         until(lambda: _scrape(port).sum("model_calls_in_flight") == 1)
-        told = json.loads(station.status("--json"))["daemon"]
-        os.kill(told["running"][0]["worker"], signal.SIGKILL)
+        daemon = json.loads(station.status("--json"))["daemon"]
+        os.kill(daemon["running"][0]["worker"], signal.SIGKILL)
         station.completed("b")
         until(lambda: _scrape(port).sum("tasks_finished_total") == 1)
         now, [result] = _scrape(port), _results(station)
@@ -244,7 +244,7 @@ def _descriptors(pid: int) -> set[str]:
     return found
 
 
-def test_a_port_in_use_is_told_and_waited_for(tmp_path: Path, model_server: str) -> None:
+def test_a_port_in_use_is_reported_and_waited_for(tmp_path: Path, model_server: str) -> None:
     """The daemon works on without its metrics, says who is in the way, and takes the port once it is free."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -277,11 +277,11 @@ def test_a_port_in_use_is_told_and_waited_for(tmp_path: Path, model_server: str)
                 check=False,
             )
             assert f"a daemon answers at 127.0.0.1:{port}" in checked.stdout
-        told = station.told("metrics_trouble")
-        assert [line["level"] for line in told] == ["error", "warning"]
+        logged = station.logged("metrics_trouble")
+        assert [line["level"] for line in logged] == ["error", "warning"]
 
 
-def test_guests_that_say_nothing_hurt_nobody(tmp_path: Path, model_server: str) -> None:
+def test_clients_that_say_nothing_hurt_no_other(tmp_path: Path, model_server: str) -> None:
     """Connections that ask nothing keep neither the daemon from its work nor, for long, Prometheus from its figures."""
     port = _port()
     station = _station(tmp_path, model_server, f'listen = "127.0.0.1:{port}"')
@@ -292,7 +292,7 @@ def test_guests_that_say_nothing_hurt_nobody(tmp_path: Path, model_server: str) 
         station.drop("b.json", _file(4))
         station.completed("b", 4)
         until(lambda: _answers(port))
-    assert not station.told("metrics_trouble")
+    assert not station.logged("metrics_trouble")
     assert "Traceback" not in station.text()
 
 
@@ -345,7 +345,7 @@ print(second.recv(15).decode(), spent < 0.15, spent)
 
 
 def test_a_textfile_is_kept_and_taken_away(tmp_path: Path, model_server: str) -> None:
-    """node_exporter's file is readable by all, and gone with the daemon; a folder that is missing is told and waited for."""
+    """node_exporter's file is readable by all, and gone with the daemon; a folder that is missing is reported and waited for."""
     folder = tmp_path / "node"
     station = _station(tmp_path, model_server, f'textfile = "{folder}/batchd.prom"')
     with station.serving():
@@ -366,7 +366,7 @@ def test_a_textfile_is_kept_and_taken_away(tmp_path: Path, model_server: str) ->
 
 
 def test_nothing_is_needed_where_nothing_is_asked_for(tmp_path: Path, model_server: str) -> None:
-    """Without the extras the daemon works; what needs them is refused at the start, and by `check`, with the mend."""
+    """Without the extras the daemon works; what needs them is refused at the start, and by `check`, with the fix."""
     (tmp_path / "sitecustomize.py").write_text(_WITHOUT)
     station = _station(tmp_path, model_server, "")
     with station.serving():
@@ -389,11 +389,11 @@ def test_nothing_is_needed_where_nothing_is_asked_for(tmp_path: Path, model_serv
                 timeout=PATIENCE_S,
             )
             assert ended.returncode == 3
-            told = ended.stdout + ended.stderr
-            assert f"[{section}] needs packages that are not installed" in told
-            assert " -m pip install " in told
-            assert f"'{package}>=" in told
-            assert "Traceback" not in told
+            printed = ended.stdout + ended.stderr
+            assert f"[{section}] needs packages that are not installed" in printed
+            assert " -m pip install " in printed
+            assert f"'{package}>=" in printed
+            assert "Traceback" not in printed
 
 
 def test_other_machines_are_let_in_with_a_warning(tmp_path: Path, model_server: str) -> None:
@@ -402,7 +402,7 @@ def test_other_machines_are_let_in_with_a_warning(tmp_path: Path, model_server: 
     station = _station(tmp_path, model_server, f'listen = "0.0.0.0:{port}"')
     with station.serving():
         until(lambda: _answers(port))
-        [warning] = [x for x in station.told("exposed") if "[metrics]" in str(x["path"])]
+        [warning] = [x for x in station.logged("exposed") if "[metrics]" in str(x["path"])]
         assert "other machines can read there" in str(warning["message"])
 
 

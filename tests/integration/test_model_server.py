@@ -187,14 +187,14 @@ def test_retry_after_is_what_the_model_name_or_the_server_says() -> None:
     """`retry-after-S` sets the header of a 429, and gives a 503 one."""
 
     async def test(_: ModelServer, client: AsyncOpenAI) -> None:
-        for model, told in [
+        for model, header in [
             ("429", "7"),
             ("429+retry-after-0.05", "0.05"),
             ("503+retry-after-3", "3"),
         ]:
             with pytest.raises(openai.APIStatusError) as caught:
                 await _ask(client, model, _user())
-            assert caught.value.response.headers["Retry-After"] == told
+            assert caught.value.response.headers["Retry-After"] == header
 
     _run_with(test, ModelServer(Settings(retry_after_s=7)))
 
@@ -237,7 +237,7 @@ def test_faults_of_the_way(fault: str, error: type[Exception], stream: bool) -> 
 
 
 def test_a_client_that_gives_up_is_not_counted() -> None:
-    """An answer that nobody waited for was not begun, and its usage is in no sum."""
+    """An answer that no client waited for was not begun, and its usage is in no sum."""
 
     async def test() -> None:
         timeout = aiohttp.ClientTimeout(total=0.2)
@@ -353,7 +353,7 @@ def test_scripts_play_one_after_another_and_retries_get_the_same_answer() -> Non
     _run_with(test)
 
 
-def test_reasoning_is_told_and_counted() -> None:
+def test_reasoning_is_shown_and_counted() -> None:
     """`reasoning` adds visible thinking, whose tokens are part of the output."""
 
     async def test(_: ModelServer, client: AsyncOpenAI) -> None:
@@ -365,7 +365,7 @@ def test_reasoning_is_told_and_counted() -> None:
     _run_with(test)
 
 
-def test_cache_writes_are_told() -> None:
+def test_cache_writes_are_reported() -> None:
     """`cache-write` reports all input that was not read from the cache as written to it."""
 
     async def test(server: ModelServer, client: AsyncOpenAI) -> None:
@@ -477,7 +477,7 @@ def test_a_recorded_command_comes_as_a_call_where_tools_are_offered() -> None:
     answers = (Answer(content=text),)
     recorded = (
         Recording(first_prompt="Go.", model="real", answers=answers, without_tools=True),
-        Recording(first_prompt="Tell.", model="real", answers=answers),
+        Recording(first_prompt="Report.", model="real", answers=answers),
     )
 
     async def test(_: ModelServer, client: AsyncOpenAI) -> None:
@@ -489,14 +489,14 @@ def test_a_recorded_command_comes_as_a_call_where_tools_are_offered() -> None:
         (call,) = called.message.tool_calls
         assert json.loads(call.function.arguments) == {"command": "echo a\necho b"}
         # One that had tools, and wrote of a command all the same.
-        (written,) = (await _ask(client, "demo", _user("Tell."), tools=TOOLS)).choices
+        (written,) = (await _ask(client, "demo", _user("Report."), tools=TOOLS)).choices
         assert written.message.content == text
 
     _run_with(test, ModelServer(recorded=recorded))
 
 
 def test_damaged_recordings_are_named(tmp_path: Path) -> None:
-    """A file that is no recording is told by its name, as is a folder that is not there."""
+    """A file that is no recording is reported by its name, as is a folder that is not there."""
     (tmp_path / "bad.json").write_text('{"first_prompt": 3}')
     with pytest.raises(recordings.RecordingError, match=r"bad\.json.*first_prompt"):
         recordings.load(tmp_path)
@@ -575,7 +575,7 @@ def test_a_thousand_requests_at_once() -> None:
     asyncio.run(test())
 
 
-def test_the_rate_limit_is_one_for_all_and_tells_of_itself() -> None:
+def test_the_rate_limit_is_one_for_all_and_stands_in_the_headers() -> None:
     """Of a burst as many pass as it allows; the others get 429 with Retry-After and what is left."""
 
     async def test(server: ModelServer, client: AsyncOpenAI) -> None:

@@ -56,7 +56,7 @@ class Web(http.server.BaseHTTPRequestHandler):
         self._send(b"x" * 1000)
 
     def do_POST(self) -> None:
-        """Send the digest of what came, whichever way its end was told."""
+        """Send the digest of what came, whichever way its end was marked."""
         if self.headers["Transfer-Encoding"] == "chunked":
             data = b""
             while size := int(self.rfile.readline(), 16):
@@ -76,7 +76,7 @@ class Web(http.server.BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(data)
 
-    def log_message(self, *_: object) -> None:  # type: ignore[override] # (nobody reads it)
+    def log_message(self, *_: object) -> None:  # type: ignore[override] # (it is not read)
         """Say nothing."""
 
 
@@ -156,7 +156,7 @@ def test_programs_find_the_way_by_themselves(tmp_path: Path) -> None:
     subprocess.run(["git", "-C", site / "r.git", "update-server-info"], check=True)
 
     class Files(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:  # type: ignore[override] # (nobody reads it)
+        def log_message(self, *_: object) -> None:  # type: ignore[override] # (it is not read)
             """Say nothing."""
 
     with web(Files, directory=str(site)) as port:
@@ -204,7 +204,7 @@ def test_tls_passes_untouched(tmp_path: Path) -> None:
 
 
 def test_bodies_arrive_whole_both_ways(tmp_path: Path) -> None:
-    """Long ones, in chunks or not, with and without a word before; an answer's end is found however it is told."""
+    """Long ones, in chunks or not, with and without a word before; an answer's end is found however it is marked."""
     with web() as port:
         at = f"http://127.0.0.1:{port}"
         make = "head -c 30000000 /dev/zero > zeros; sha256sum < zeros | cut -c1-64"
@@ -411,7 +411,7 @@ def test_many_commands_have_their_ways_at_once(tmp_path: Path) -> None:
         visit(tmp_path, (f"127.0.0.1:{port}",), body)
 
 
-def test_what_is_refused_is_told_once_and_shortly(tmp_path: Path) -> None:
+def test_what_is_refused_is_reported_once_and_shortly(tmp_path: Path) -> None:
     """The client reads which hosts there are; batchd keeps each refusal once, and not more than a few."""
     many = (
         "for i in $(seq 40); do echo url = http://h$i.example/; done | curl -sS -o /dev/null -K -"
@@ -440,7 +440,7 @@ def test_what_is_refused_is_told_once_and_shortly(tmp_path: Path) -> None:
     visit(tmp_path, ("c.example", "*.d.example:8443"), body)
 
 
-def test_a_server_that_is_not_there_or_talks_nonsense_is_told_from_one_that_is_refused(
+def test_a_server_that_is_not_there_or_talks_nonsense_is_distinguished_from_one_that_is_refused(
     tmp_path: Path,
 ) -> None:
     """502, and why."""
@@ -514,7 +514,7 @@ with socket.create_connection(("127.0.0.1", 3128)) as line:
     assert said == "20\n"
 
 
-def test_the_model_is_told_what_it_may_reach(tmp_path: Path) -> None:
+def test_the_model_learns_what_it_may_reach(tmp_path: Path) -> None:
     """In the facts, with a list that is not too long; a command's own servers need no proxy."""
 
     async def body(place: Workplace) -> None:
@@ -532,21 +532,21 @@ def test_the_model_is_told_what_it_may_reach(tmp_path: Path) -> None:
 
 def test_check_tries_the_way_out_and_says_what_holds() -> None:
     """Nothing, a list or everything; and whose private addresses count."""
-    told = {}
+    details = {}
     for network in (False, ("a.example", "*.b.example"), True):
         [found] = [f for f in check(SandboxPolicy(network=network)) if f.name == "sandbox network"]
         assert found.ok
-        told[network] = found.detail
-    assert told[False] == "no task has any network"
-    assert "a trial command had the proxy" in told["a.example", "*.b.example"]
-    assert "a.example, *.b.example" in told["a.example", "*.b.example"]
-    assert "loopback included" in told[True]
+        details[network] = found.detail
+    assert details[False] == "no task has any network"
+    assert "a trial command had the proxy" in details["a.example", "*.b.example"]
+    assert "a.example, *.b.example" in details["a.example", "*.b.example"]
+    assert "loopback included" in details[True]
     private = check(SandboxPolicy(network=("a.example",), private_hosts=("a.example",)))[-1]
     assert "private addresses only of a.example" in private.detail
 
 
 def test_without_a_sandbox_there_is_no_list_to_keep(tmp_path: Path) -> None:
-    """Under ``backend = "none"`` commands have all of the network, and the model is told so."""
+    """Under ``backend = "none"`` commands have all of the network, and the model learns of it."""
 
     async def inside() -> str:
         sandbox = Sandbox(SandboxPolicy(backend="none", network=("a.example",)))

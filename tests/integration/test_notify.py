@@ -1,4 +1,4 @@
-"""Who wants to know is told: by a real mail server, a real receiver of webhooks, a command; also after being down."""
+"""Notifications reach their receivers: a real mail server, a real receiver of webhooks, a command; also after being down."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def waiting(spool: Spool, name: str) -> list[Path]:
 
 
 @pytest.fixture
-def told(spool: Spool) -> Spool:
+def notifying(spool: Spool) -> Spool:
     """A spool with an inbox, and keys for its receivers."""
     (spool.folder / "inbox").mkdir()
     (spool.folder / "hook.key").write_text(f"{KEY}\n")
@@ -116,19 +116,19 @@ url = "json://127.0.0.1:@chat@/chat/"
 """
 
 
-def test_each_way_gets_what_happened(told: Spool) -> None:
+def test_each_way_gets_what_happened(notifying: Spool) -> None:
     """A start, and a batch that partly failed, come by mail, as signed JSON of the published format, to a command and by Apprise."""
     mail, hook, chat = MailServer(), Webhook(), Webhook()
     mail.options = {"authenticator": mail.login, "auth_require_tls": False}
-    home = told.folder / "home"
+    home = notifying.folder / "home"
     home.mkdir()
     every = MAIL + LOGIN + HOOK + TOOL + CHAT
-    configure(told, every, mail=mail.port, url=hook.url, home=home, chat=chat.port)
-    with mail, hook, chat, told.serving():
-        told.eventually(lambda: mail.mails and hook.posts)
-        drop(told, "games", "true", "true", "echo no luck; false")
-        told.eventually(lambda: len(mail.mails) == 2 and len(hook.posts) == 2 and chat.posts)
-        told.eventually(lambda: len(lines(told, "notified")) == 6)
+    configure(notifying, every, mail=mail.port, url=hook.url, home=home, chat=chat.port)
+    with mail, hook, chat, notifying.serving():
+        notifying.eventually(lambda: mail.mails and hook.posts)
+        drop(notifying, "games", "true", "true", "echo no luck; false")
+        notifying.eventually(lambda: len(mail.mails) == 2 and len(hook.posts) == 2 and chat.posts)
+        notifying.eventually(lambda: len(lines(notifying, "notified")) == 6)
 
     start, end = mail.mails
     assert str(start["subject"]).endswith("] the daemon has started")
@@ -143,19 +143,19 @@ def test_each_way_gets_what_happened(told: Spool) -> None:
     for piece in (
         "tasks: 2 completed, 1 timed out (66.7 % success)",
         "cost: $0.0",
-        f"folder: {told.folder}/outbox/games",
+        f"folder: {notifying.folder}/outbox/games",
         "1 timeout (max_iterations), as 003",
         "To go on: batchd status games shows each task; batchd retry --failed games",
     ):
         assert piece in text, text
 
-    schema = json.loads(told.batchd("schema", "notification").stdout)
+    schema = json.loads(notifying.batchd("schema", "notification").stdout)
     for post in hook.posts:
-        jsonschema.validate(post.told, schema)
+        jsonschema.validate(post.notification, schema)
         assert post.signed_with(KEY.encode())
-        assert (post.path, post.headers["x-team"]) == ("/told", "night")
-    (event,) = hook.posts[1].told["events"]
-    summary = told.result("games", "summary")
+        assert (post.path, post.headers["x-team"]) == ("/notified", "night")
+    (event,) = hook.posts[1].notification["events"]
+    summary = notifying.result("games", "summary")
     assert event["event"] == "batch_failed"
     assert event["batch"]["counts"] == summary["counts"]
     assert event["batch"]["cost_usd"] == summary["cost"]["total"] > 0
@@ -168,76 +168,84 @@ def test_each_way_gets_what_happened(told: Spool) -> None:
     assert "BATCHD_EVENT=batch_failed\n" in env
     assert {"title", "message"} <= json.loads(chat.posts[0].body).keys()
     assert "2 of 3 tasks completed" in json.loads(chat.posts[0].body)["title"]
-    assert "exit code 0: heard games" in [line["answer"] for line in lines(told, "notified")]
+    assert "exit code 0: heard games" in [line["answer"] for line in lines(notifying, "notified")]
     assert not [
-        waiting(told, name) for name in ("me", "hook", "tool", "chat") if waiting(told, name)
+        waiting(notifying, name)
+        for name in ("me", "hook", "tool", "chat")
+        if waiting(notifying, name)
     ]
 
 
-def test_what_is_down_for_a_while_gets_it_later(told: Spool) -> None:
-    """Mail server and webhook are not there, then busy: each message arrives once, under the id of its first try; one line tells of the failure."""
+def test_what_is_down_for_a_while_gets_it_later(notifying: Spool) -> None:
+    """Mail server and webhook are not there, then busy: each message arrives once, under the id of its first try; one line reports the failure."""
     mail, hook = MailServer(answers=["451 later", "250 taken"]), Webhook()
     hook.answers = [(503, {"retry-after": "3"}), (429, {}), (204, {})]
-    configure(told, MAIL + HOOK, mail=mail.port, url=hook.url)
-    with told.serving():
-        told.eventually(lambda: len(lines(told, "notify_failed")) == 2)
-        drop(told, "b", "true")
-        # Nobody listens: what they are to be told is on disk, for nobody else to read.
-        told.eventually(lambda: len(waiting(told, "hook") + waiting(told, "me")) == 4)
-        assert told.result("b", "summary")["counts"]["completed"] == 1
-        assert {path.stat().st_mode & 0o777 for path in waiting(told, "hook")} == {0o600}
+    configure(notifying, MAIL + HOOK, mail=mail.port, url=hook.url)
+    with notifying.serving():
+        notifying.eventually(lambda: len(lines(notifying, "notify_failed")) == 2)
+        drop(notifying, "b", "true")
+        # No receiver listens: what they are to get is on disk, for no other user to read.
+        notifying.eventually(
+            lambda: len(waiting(notifying, "hook") + waiting(notifying, "me")) == 4
+        )
+        assert notifying.result("b", "summary")["counts"]["completed"] == 1
+        assert {path.stat().st_mode & 0o777 for path in waiting(notifying, "hook")} == {0o600}
         with mail, hook:
-            told.eventually(
+            notifying.eventually(
                 lambda: (
-                    {e["event"] for p in hook.posts[2:] for e in p.told["events"]}
+                    {e["event"] for p in hook.posts[2:] for e in p.notification["events"]}
                     >= {"daemon_started", "batch_completed"}
                 )
             )
-            told.eventually(
+            notifying.eventually(
                 lambda: (
                     "batch b: its task is completed" in "".join(m.get_content() for m in mail.mails)
                 )
             )
-            told.eventually(lambda: not waiting(told, "hook") and not waiting(told, "me"))
+            notifying.eventually(
+                lambda: not waiting(notifying, "hook") and not waiting(notifying, "me")
+            )
     first, second, third = hook.posts[:3]
     assert (
         first.headers["webhook-id"] == second.headers["webhook-id"] == third.headers["webhook-id"]
     )
     assert second.at - first.at > 2.9
     assert first.body == third.body
-    taken = [event["id"] for post in hook.posts[2:] for event in post.told["events"]]
+    taken = [event["id"] for post in hook.posts[2:] for event in post.notification["events"]]
     assert len(taken) == len(set(taken)) == 2
     assert len({mail["message-id"] for mail in mail.mails}) == len(mail.mails)
-    assert len(lines(told, "notify_failed")) == 2
-    assert {line["receiver"] for line in lines(told, "notified") if line["tries"] > 2} == {
+    assert len(lines(notifying, "notify_failed")) == 2
+    assert {line["receiver"] for line in lines(notifying, "notified") if line["tries"] > 2} == {
         "me",
         "hook",
     }
 
 
-def test_no_is_an_answer(told: Spool) -> None:
-    """A receiver that refuses for good is asked once, one that is away for too long no longer; the log says so, with the mend, and later messages go on."""
+def test_no_is_an_answer(notifying: Spool) -> None:
+    """A receiver that refuses for good is asked once, one that is away for too long no longer; the log says so, with the fix, and later messages go on."""
     mail, hook = MailServer(answers=["550 no such user"]), Webhook(answers=[(410, {}), (204, {})])
     gone = MAIL.replace("me]", "gone]") + "give_up_s = 4\n"
-    configure(told, MAIL + HOOK + gone.replace("@mail@", "9"), mail=mail.port, url=hook.url)
-    with mail, hook, told.serving():
-        told.eventually(lambda: len(lines(told, "notify_failed")) == 4)
-        ends = {x["receiver"]: x for x in lines(told, "notify_failed") if x["level"] == "error"}
+    configure(notifying, MAIL + HOOK + gone.replace("@mail@", "9"), mail=mail.port, url=hook.url)
+    with mail, hook, notifying.serving():
+        notifying.eventually(lambda: len(lines(notifying, "notify_failed")) == 4)
+        ends = {
+            x["receiver"]: x for x in lines(notifying, "notify_failed") if x["level"] == "error"
+        }
         assert (ends["me"]["tries"], ends["hook"]["tries"]) == (1, 1)
         assert ends["gone"]["tries"] > 1
-        assert not waiting(told, "gone")
+        assert not waiting(notifying, "gone")
         for line in ends.values():
             assert f"batchd notify --test {line['receiver']}" in line["mend"]
-        drop(told, "b", "true")
-        told.eventually(lambda: len(hook.posts) == 2)
-    assert not waiting(told, "hook")
+        drop(notifying, "b", "true")
+        notifying.eventually(lambda: len(hook.posts) == 2)
+    assert not waiting(notifying, "hook")
 
 
-def test_one_that_hangs_hurts_nobody(told: Spool) -> None:
+def test_one_that_hangs_hurts_no_other(notifying: Spool) -> None:
     """A webhook that never answers and a command that never ends hold up neither tasks, nor other receivers, nor the daemon's end."""
     hook, good = Webhook(before=lambda: time.sleep(PATIENCE_S)), Webhook()
     configure(
-        told,
+        notifying,
         """
 [notify.hangs]
 kind = "webhook"
@@ -253,38 +261,38 @@ url = "@good@"
         hangs=hook.url,
         good=good.url,
     )
-    with hook, good, told.serving() as daemon:
-        told.eventually(lambda: hook.posts and good.posts)
-        drop(told, "b", *["true"] * 6)
-        told.eventually((told.folder / "outbox/b/summary.json").exists)
-        assert told.result("b", "summary")["counts"]["completed"] == 6
-        told.eventually(lambda: len(good.posts) == 2)
-        told.eventually(
-            lambda: [x for x in lines(told, "notify_failed") if x["receiver"] == "sleeps"]
+    with hook, good, notifying.serving() as daemon:
+        notifying.eventually(lambda: hook.posts and good.posts)
+        drop(notifying, "b", *["true"] * 6)
+        notifying.eventually((notifying.folder / "outbox/b/summary.json").exists)
+        assert notifying.result("b", "summary")["counts"]["completed"] == 6
+        notifying.eventually(lambda: len(good.posts) == 2)
+        notifying.eventually(
+            lambda: [x for x in lines(notifying, "notify_failed") if x["receiver"] == "sleeps"]
         )
-        assert "killed after 1 s" in lines(told, "notify_failed")[0]["message"]
+        assert "killed after 1 s" in lines(notifying, "notify_failed")[0]["message"]
         begun = time.monotonic()
         daemon.send_signal(signal.SIGTERM)
         assert daemon.wait(PATIENCE_S) == 0
         assert time.monotonic() - begun < 60
     assert not _running("sleep 4242")
     # It is kept for the next daemon.
-    assert waiting(told, "hangs")
+    assert waiting(notifying, "hangs")
 
 
-def test_what_has_arrived_is_not_sent_again(told: Spool) -> None:
+def test_what_has_arrived_is_not_sent_again(notifying: Spool) -> None:
     """A receiver that has taken a message, and then never finishes its answer or says goodbye, gets it once."""
     mail, hook = MailServer(goodbye_s=60), Webhook(answers=[(200, {})], promised=9)
     text = MAIL + "timeout_s = 1.5\n" + HOOK + "timeout_s = 1.5\n"
-    configure(told, text, mail=mail.port, url=hook.url)
-    with mail, hook, told.serving():
-        told.eventually(
-            lambda: len(lines(told, "notified")) + len(lines(told, "notify_failed")) >= 2
+    configure(notifying, text, mail=mail.port, url=hook.url)
+    with mail, hook, notifying.serving():
+        notifying.eventually(
+            lambda: len(lines(notifying, "notified")) + len(lines(notifying, "notify_failed")) >= 2
         )
-    assert not lines(told, "notify_failed")
+    assert not lines(notifying, "notify_failed")
     assert (len(mail.mails), len(hook.posts)) == (1, 1)
-    assert not waiting(told, "me")
-    assert not waiting(told, "hook")
+    assert not waiting(notifying, "me")
+    assert not waiting(notifying, "hook")
 
 
 def test_a_command_gets_as_much_as_a_variable_holds() -> None:
@@ -292,21 +300,21 @@ def test_a_command_gets_as_much_as_a_variable_holds() -> None:
     script = 'printf %s "$BATCHD_TEXT" | wc -c; wc -c'
     settings = Receiver(kind="command", command=("sh", "-c", script))
     target = Target(name="me", settings=settings, environ={}, masker=Masker())
-    told = replace(message.compose([happened.test("me")]), text="漢" * 60_000)
-    first, second = re.findall(r"\d{2,}", asyncio.run(channels.send(target, told)))
+    notice = replace(message.compose([happened.test("me")]), text="漢" * 60_000)
+    first, second = re.findall(r"\d{2,}", asyncio.run(channels.send(target, notice)))
     assert 65_533 <= int(first) <= 65_536
     assert int(second) > 180_000
 
 
 def test_what_has_arrived_is_not_kept(tmp_path: Path) -> None:
-    """Messages that were told together, while the disk took nothing, are not there for the next daemon to tell again."""
+    """Messages that were sent together, while the disk took nothing, are not there for the next daemon to send again."""
     hook = Webhook()
     settings = Receiver(kind="webhook", url=hook.url)
     target = Target(name="me", settings=settings, environ={}, masker=Masker())
     known = resource.getrlimit(resource.RLIMIT_FSIZE)
     log.configure("error")  # pytest's files cannot take a line either
 
-    async def tell() -> None:
+    async def deliver() -> None:
         courier = Courier(target, tmp_path)
         for name in "ab":
             courier.add([happened.budget_spent(name, "spent", 1e9)])
@@ -319,10 +327,10 @@ def test_what_has_arrived_is_not_kept(tmp_path: Path) -> None:
 
     try:
         with hook:
-            asyncio.run(tell())
+            asyncio.run(deliver())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, known)
-    assert [len(post.told["events"]) for post in hook.posts] == [3]
+    assert [len(post.notification["events"]) for post in hook.posts] == [3]
     assert Waiting(tmp_path, "me").load() == (None, [])
 
 
@@ -336,7 +344,7 @@ def test_a_command_gets_each_event_by_itself(tmp_path: Path) -> None:
     }
     batches = [Batch(name=n, claim="", outbox="/o", request="r", received_at=1e9) for n in "ab"]
 
-    async def tell() -> None:
+    async def deliver() -> None:
         couriers = [
             Courier(Target(name=n, settings=r, environ={}, masker=Masker()), tmp_path)
             for n, r in receivers.items()
@@ -351,14 +359,14 @@ def test_a_command_gets_each_event_by_itself(tmp_path: Path) -> None:
             task.cancel()
 
     with hook:
-        asyncio.run(tell())
+        asyncio.run(deliver())
     heard = [line.split(" ", 1) for line in (tmp_path / "heard").read_text().splitlines()]
     assert [name for name, _ in heard] == ["a", "b"]
     assert [[e["batch"]["name"] for e in json.loads(m)["events"]] for _, m in heard] == [
         ["a"],
         ["b"],
     ]
-    assert [[e["batch"]["name"] for e in post.told["events"]] for post in hook.posts] == [
+    assert [[e["batch"]["name"] for e in post.notification["events"]] for post in hook.posts] == [
         ["a", "b"]
     ]
     assert Waiting(tmp_path, "tool").count() == 0
@@ -376,11 +384,11 @@ def _running(command: str) -> list[str]:
 
 
 @pytest.mark.long
-def test_five_hundred_batches_are_no_flood(told: Spool) -> None:
-    """At two messages a minute 500 batches in three waves come in two and one that waits, and every one of them is told of or counted."""
+def test_five_hundred_batches_are_no_flood(notifying: Spool) -> None:
+    """At two messages a minute 500 batches in three waves come in two and one that waits, and every one of them is named or counted."""
     hook = Webhook()
     configure(
-        told,
+        notifying,
         """
 [notify.hook]
 kind = "webhook"
@@ -391,22 +399,22 @@ on = ["batch_rejected", "batch_completed"]
         url=hook.url,
     )
     begun = time.monotonic()
-    with hook, told.serving():
+    with hook, notifying.serving():
         for wave, count in enumerate((400, 90)):
             for number in range(count):
-                path = told.folder / f".{wave}-{number}.json"
+                path = notifying.folder / f".{wave}-{number}.json"
                 path.write_text('{"tasks": []}')
-                path.rename(told.folder / "inbox" / path.name[1:])
-            told.eventually(lambda: _ended(told) == sum((400, 90)[: wave + 1]))  # noqa: B023 (called at once)
-            told.eventually(lambda: not waiting(told, "hook") and len(hook.posts) > wave)  # noqa: B023 (as above)
+                path.rename(notifying.folder / "inbox" / path.name[1:])
+            notifying.eventually(lambda: _ended(notifying) == sum((400, 90)[: wave + 1]))  # noqa: B023 (called at once)
+            notifying.eventually(lambda: not waiting(notifying, "hook") and len(hook.posts) > wave)  # noqa: B023 (as above)
         for number in range(10):
-            drop(told, f"c{number}", "true")
-        told.eventually(lambda: _ended(told) == 500)
-        told.eventually(lambda: waiting(told, "hook") or len(hook.posts) > 2)
+            drop(notifying, f"c{number}", "true")
+        notifying.eventually(lambda: _ended(notifying) == 500)
+        notifying.eventually(lambda: waiting(notifying, "hook") or len(hook.posts) > 2)
         time.sleep(3)  # whatever comes now would be too much
         assert 2 <= len(hook.posts) <= 2 * (1 + (time.monotonic() - begun) // 60)
-        messages = [post.told for post in hook.posts]
-        messages += [json.loads(left.read_text()) for left in waiting(told, "hook")]
+        messages = [post.notification for post in hook.posts]
+        messages += [json.loads(left.read_text()) for left in waiting(notifying, "hook")]
         counts: Counter[str] = Counter()
         for message in messages:
             counts.update(event["event"] for event in message["events"])
@@ -421,73 +429,77 @@ def _ended(spool: Spool) -> int:
     return len(list((spool.folder / "outbox").glob("*/summary.json")))
 
 
-def test_a_crash_loses_no_message(told: Spool) -> None:
-    """What waited when the daemon was killed arrives from the next one, under its id; and that one tells of the crash."""
+def test_a_crash_loses_no_message(notifying: Spool) -> None:
+    """What waited when the daemon was killed arrives from the next one, under its id; and that one reports the crash."""
     hook = Webhook()
-    configure(told, HOOK + SLEEPER, url=hook.url)
-    with told.serving() as daemon:
-        told.eventually(lambda: _running("sleep 4243"))
-        drop(told, "b", "false")
-        told.eventually(
-            lambda: [p for p in waiting(told, "hook") if b"batch_failed" in p.read_bytes()]
+    configure(notifying, HOOK + SLEEPER, url=hook.url)
+    with notifying.serving() as daemon:
+        notifying.eventually(lambda: _running("sleep 4243"))
+        drop(notifying, "b", "false")
+        notifying.eventually(
+            lambda: [p for p in waiting(notifying, "hook") if b"batch_failed" in p.read_bytes()]
         )
-        told.eventually(lambda: lines(told, "notify_failed"))
+        notifying.eventually(lambda: lines(notifying, "notify_failed"))
         daemon.kill()
         daemon.wait(PATIENCE_S)
         # What a command of the operator's started does not outlive the daemon.
-        told.eventually(lambda: not _running("sleep 4243"))
+        notifying.eventually(lambda: not _running("sleep 4243"))
         tried = [
-            path.name.partition(".")[0] for path in waiting(told, "hook") if "tried" in path.name
+            path.name.partition(".")[0]
+            for path in waiting(notifying, "hook")
+            if "tried" in path.name
         ]
-    config = told.folder / "config.toml"
+    config = notifying.folder / "config.toml"
     config.write_text(config.read_text().replace(SLEEPER, ""))
-    with hook, told.serving():
-        told.eventually(lambda: any(event["event"] == "batch_failed" for event in hook.events))
-        told.eventually(lambda: sum(e["event"] == "daemon_started" for e in hook.events) == 2)
-        told.eventually(lambda: not waiting(told, "hook"))
+    with hook, notifying.serving():
+        notifying.eventually(lambda: any(event["event"] == "batch_failed" for event in hook.events))
+        notifying.eventually(lambda: sum(e["event"] == "daemon_started" for e in hook.events) == 2)
+        notifying.eventually(lambda: not waiting(notifying, "hook"))
     assert hook.posts[0].headers["webhook-id"] == tried[0]
     starts = [event["daemon"] for event in hook.events if event["event"] == "daemon_started"]
     assert [start["after_crash"] for start in starts] == [False, True]
     assert [event["batch"]["name"] for event in hook.events if event["batch"]] == ["b"]
 
 
-def test_money_and_providers(told: Spool) -> None:
-    """A batch's budget is told of once, however many tasks it stops; the day's too; a provider when it is parked and when it goes on."""
+def test_money_and_providers(notifying: Spool) -> None:
+    """A batch's budget is reported once, however many tasks it stops; the day's too; a provider when it is parked and when it goes on."""
     hook = Webhook()
-    configure(told, HOOK + "[budget]\nper_day_usd = 0.03\n", url=hook.url)
-    with hook, told.serving():
-        drop(told, "dear", *["true"] * 4, budget_usd=0.000001)
-        told.eventually(lambda: _of(hook, "batch_failed"))
+    configure(notifying, HOOK + "[budget]\nper_day_usd = 0.03\n", url=hook.url)
+    with hook, notifying.serving():
+        drop(notifying, "dear", *["true"] * 4, budget_usd=0.000001)
+        notifying.eventually(lambda: _of(hook, "batch_failed"))
         (budget,) = _of(hook, "budget_reached")
         assert (budget["budget"]["scope"], budget["budget"]["batch"]) == ("batch", "dear")
         assert "the batch's budget of $0.000001 is reached" in budget["message"]
-        drop(told, "more", *["true"] * 20)
-        told.eventually(lambda: len(_of(hook, "budget_reached")) == 2)
+        drop(notifying, "more", *["true"] * 20)
+        notifying.eventually(lambda: len(_of(hook, "budget_reached")) == 2)
         day = _of(hook, "budget_reached")[1]
         assert day["budget"] == {"scope": "day", "batch": None}
         assert "batchd tune budget.per_day_usd" in day["how_to_go_on"]
-        told.batchd("tune", "budget.per_day_usd=9")
-        told.eventually(lambda: _of(hook, "batch_completed"))
+        notifying.batchd("tune", "budget.per_day_usd=9")
+        notifying.eventually(lambda: _of(hook, "batch_completed"))
     assert len(_of(hook, "budget_reached")) == 2
 
 
-def test_a_provider_that_comes_and_goes_and_receivers_that_change(told: Spool) -> None:
-    """A parked provider is told of once, with the mend, and again when it answers. SIGHUP adds, changes and drops receivers, with what waits for them."""
+def test_a_provider_that_comes_and_goes_and_receivers_that_change(notifying: Spool) -> None:
+    """A parked provider is reported once, with the fix, and again when it answers. SIGHUP adds, changes and drops receivers, with what waits for them."""
     hook, later, gone = Webhook(), Webhook(), Webhook()
-    path = told.folder / "config.toml"
+    path = notifying.folder / "config.toml"
     right = path.read_text()
     base_url = right.partition('base_url = "')[2].partition('"')[0]
     wrong = right.replace(base_url, f"http://127.0.0.1:{free_port()}/v1")
     path.write_text(f"{wrong}probe_s = 0.2\nmax_probe_s = 0.2\n")
     going = '[notify.gone]\nkind = "webhook"\nurl = "@gone@"\n'
-    configure(told, HOOK + going, url=hook.url, gone=gone.url)
-    with hook, later, told.serving() as daemon:
-        drop(told, "b", "true")
-        told.eventually(lambda: _of(hook, "provider_parked"))
-        told.eventually(lambda: len(lines(told, "provider_parked")) > 3)  # tries that failed
-        told.eventually(lambda: waiting(told, "gone"))
+    configure(notifying, HOOK + going, url=hook.url, gone=gone.url)
+    with hook, later, notifying.serving() as daemon:
+        drop(notifying, "b", "true")
+        notifying.eventually(lambda: _of(hook, "provider_parked"))
+        notifying.eventually(
+            lambda: len(lines(notifying, "provider_parked")) > 3
+        )  # tries that failed
+        notifying.eventually(lambda: waiting(notifying, "gone"))
         path.write_text(right)
-        configure(told, HOOK + HOOK.replace("hook]", "later]"), url=hook.url)
+        configure(notifying, HOOK + HOOK.replace("hook]", "later]"), url=hook.url)
         path.write_text(
             path.read_text().replace(
                 f'later]\nkind = "webhook"\nurl = "{hook.url}',
@@ -495,10 +507,10 @@ def test_a_provider_that_comes_and_goes_and_receivers_that_change(told: Spool) -
             )
         )
         daemon.send_signal(signal.SIGHUP)
-        told.eventually(lambda: lines(told, "config_reloaded"))
-        told.batchd("resume", "--provider", "standin")
-        told.eventually(lambda: _of(hook, "batch_completed") and _of(later, "batch_completed"))
-        told.eventually(lambda: not (told.folder / ".batchd/notify/gone").exists())
+        notifying.eventually(lambda: lines(notifying, "config_reloaded"))
+        notifying.batchd("resume", "--provider", "standin")
+        notifying.eventually(lambda: _of(hook, "batch_completed") and _of(later, "batch_completed"))
+        notifying.eventually(lambda: not (notifying.folder / ".batchd/notify/gone").exists())
     (parked,), (resumed,) = _of(hook, "provider_parked"), _of(hook, "provider_resumed")
     assert parked["provider"]["name"] == resumed["provider"]["name"] == "standin"
     assert parked["provider"]["since"] == resumed["provider"]["since"]
@@ -507,21 +519,21 @@ def test_a_provider_that_comes_and_goes_and_receivers_that_change(told: Spool) -
     assert not _of(later, "daemon_started")
 
 
-def test_an_encrypted_mail_server(told: Spool) -> None:
-    """`batchd notify --test` sends over STARTTLS and TLS, logs in, and checks the certificate; what came back is told, without the password."""
-    certificate(told.folder)
+def test_an_encrypted_mail_server(notifying: Spool) -> None:
+    """`batchd notify --test` sends over STARTTLS and TLS, logs in, and checks the certificate; what came back is shown, without the password."""
+    certificate(notifying.folder)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(told.folder / "cert.pem", told.folder / "key.pem")
+    context.load_cert_chain(notifying.folder / "cert.pem", notifying.folder / "key.pem")
     start, full = MailServer(), MailServer()
     start.options = {"tls_context": context, "require_starttls": True, "authenticator": start.login}
     full.options = {"ssl_context": context, "authenticator": full.login, "auth_require_tls": False}
     mail = (MAIL + LOGIN).replace('tls = "none"', 'tls = "@tls@"').replace("127.0.0.1", "localhost")
-    configure(told, mail.replace("notify.me", "notify.start"), mail=start.port, tls="starttls")
-    configure(told, mail.replace("notify.me", "notify.full"), mail=full.port, tls="tls")
-    trusted = {**told.environment, "SSL_CERT_FILE": str(told.folder / "cert.pem")}
-    command = told.command("notify", "--test")
+    configure(notifying, mail.replace("notify.me", "notify.start"), mail=start.port, tls="starttls")
+    configure(notifying, mail.replace("notify.me", "notify.full"), mail=full.port, tls="tls")
+    trusted = {**notifying.environment, "SSL_CERT_FILE": str(notifying.folder / "cert.pem")}
+    command = notifying.command("notify", "--test")
     with start, full:
-        refused = told.batchd("notify", "--test", "--json")
+        refused = notifying.batchd("notify", "--test", "--json")
         assert refused.returncode == 3
         assert ["certificate" in each["answer"] for each in json.loads(refused.stdout)] == [
             True
@@ -545,14 +557,14 @@ def certificate(folder: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
-def test_what_is_wrong_is_told_before_and_without_secrets(told: Spool) -> None:
-    """`batchd check` names what would keep messages back, and sends nothing; `--test` tells what came back; a missing package ends the start."""
+def test_what_is_wrong_is_reported_before_and_without_secrets(notifying: Spool) -> None:
+    """`batchd check` names what would keep messages back, and sends nothing; `--test` shows what came back; a missing package ends the start."""
     hook = Webhook(answers=[(401, {"x-why": KEY})])
-    configure(told, HOOK + CHAT + TOOL, url=hook.url, chat=1, home=told.folder)
-    configure(told, '[notify.lost]\nkind = "webhook"\nurl_file = "lost.url"\n')
-    configure(told, '[notify.none]\nkind = "command"\ncommand = ["no-such-program"]\n')
+    configure(notifying, HOOK + CHAT + TOOL, url=hook.url, chat=1, home=notifying.folder)
+    configure(notifying, '[notify.lost]\nkind = "webhook"\nurl_file = "lost.url"\n')
+    configure(notifying, '[notify.none]\nkind = "command"\ncommand = ["no-such-program"]\n')
     with hook:
-        lines = json.loads(told.batchd("check", "--offline", "--json").stdout)
+        lines = json.loads(notifying.batchd("check", "--offline", "--json").stdout)
         verdicts = {x["what"]: x for x in lines if x["what"].startswith("notify ")}
         assert {name.split()[1]: x["verdict"] for name, x in verdicts.items()} == {
             "hook": "ok",
@@ -563,13 +575,13 @@ def test_what_is_wrong_is_told_before_and_without_secrets(told: Spool) -> None:
         }
         assert "lost.url" in verdicts["notify lost"]["detail"]
         assert not hook.posts
-        tried = told.batchd("notify", "--test", "hook")
+        tried = notifying.batchd("notify", "--test", "hook")
         assert (tried.returncode, tried.stdout) == (3, "failed hook: HTTP 401\n")
-        assert told.batchd("notify", "--test", "nobody").returncode == 2
-        assert "exit code 127" in told.batchd("notify", "--test", "none").stdout
-        assert "cannot be read" in told.batchd("notify", "--test", "lost").stdout
-        assert "1" in told.batchd("notify", "--test", "chat").stdout
-        shown = told.batchd("notify").stdout
+        assert notifying.batchd("notify", "--test", "missing").returncode == 2
+        assert "exit code 127" in notifying.batchd("notify", "--test", "none").stdout
+        assert "cannot be read" in notifying.batchd("notify", "--test", "lost").stdout
+        assert "1" in notifying.batchd("notify", "--test", "chat").stdout
+        shown = notifying.batchd("notify").stdout
         assert [line.split()[:3] for line in shown.splitlines()[1:]] == [
             ["hook", "webhook", "0"],
             ["chat", "apprise", "0"],
@@ -578,7 +590,7 @@ def test_what_is_wrong_is_told_before_and_without_secrets(told: Spool) -> None:
             ["none", "command", "0"],
         ]
     # As if the extra were not there.
-    (told.folder / "sitecustomize.py").write_text(
+    (notifying.folder / "sitecustomize.py").write_text(
         "import sys, importlib.machinery as m\n"
         "class P(m.PathFinder):\n"
         "    @classmethod\n"
@@ -586,10 +598,10 @@ def test_what_is_wrong_is_told_before_and_without_secrets(told: Spool) -> None:
         "        return None if name == 'apprise' else super().find_spec(name, path, target)\n"
         "sys.meta_path[sys.meta_path.index(m.PathFinder)] = P\n"
     )
-    paths = f"{told.folder}:{told.environment['PYTHONPATH']}"
+    paths = f"{notifying.folder}:{notifying.environment['PYTHONPATH']}"
     ran = subprocess.run(
-        told.command("serve"),
-        env={**told.environment, "PYTHONPATH": paths},
+        notifying.command("serve"),
+        env={**notifying.environment, "PYTHONPATH": paths},
         capture_output=True,
         text=True,
         check=False,

@@ -23,7 +23,7 @@ def base_url(model_server: str) -> str:
     return model_server
 
 
-def test_a_snapshot_tells_what_is_at_work_and_how_fast(tmp_path: Path, base_url: str) -> None:
+def test_a_snapshot_shows_what_is_at_work_and_how_fast(tmp_path: Path, base_url: str) -> None:
     """Agents with their steps, what is queued and parked, money, speed; without a daemon, what the store knows."""
     station = Station(
         tmp_path, base_url, model="latency-0.2+steps-4", more="[budget]\nper_day_usd = 0\n"
@@ -43,17 +43,17 @@ def test_a_snapshot_tells_what_is_at_work_and_how_fast(tmp_path: Path, base_url:
             assert now.left == now.queued + 2
             assert {a.step for a in now.agents} <= {"starting", "waiting", "model", "tool"}
             assert [p.name for p in now.providers] == ["standin"]
-            assert now.speed is None or now.speed.over_s >= 5, "nobody can tell before"
+            assert now.speed is None or now.speed.over_s >= 5, "not known before"
             station.completed("b", 12)
         after = observer.look()
         assert (after.daemon, after.silent, after.left) == (None, False, 0)
         assert [b.batch.name for b in after.batches] == ["b"]
-        told = [p for e in observer.reader.events(Ref("b", "001")) for p in passages(e, "do 0")]
-    _reads_well(told)
+        read = [p for e in observer.reader.events(Ref("b", "001")) for p in passages(e, "do 0")]
+    _reads_well(read)
 
 
 def test_speed_is_measured_from_the_start_of_what_is_open(tmp_path: Path, base_url: str) -> None:
-    """Who looks late is told at once what was done before the first look, and how long the rest takes."""
+    """Who looks late learns at once what was done before the first look, and how long the rest takes."""
     station = Station(tmp_path, base_url, model="latency-2.5+steps-1")
     with station.serving(), Observer(tmp_path / ".batchd") as observer:
         tasks = [{"first_prompt": f"do {n}"} for n in range(8)]
@@ -70,13 +70,13 @@ def test_speed_is_measured_from_the_start_of_what_is_open(tmp_path: Path, base_u
         station.completed("b", 8)
 
 
-def test_one_look_tells_what_is_used(tmp_path: Path, base_url: str) -> None:
+def test_one_look_shows_what_is_used(tmp_path: Path, base_url: str) -> None:
     """Tokens and requests a minute come from calls on record: of tasks that are in the middle of their work, too."""
     station = Station(tmp_path, base_url, model="latency-0.3+steps-60")
     with station.serving():
         tasks = [{"first_prompt": f"do {n}"} for n in range(2)]
         station.drop("b.json", json.dumps({"tasks": tasks}).encode())
-        until(lambda: len(station.told("model_called")) >= 40, within_s=PATIENCE_S)
+        until(lambda: len(station.logged("model_called")) >= 40, within_s=PATIENCE_S)
         with Observer(tmp_path / ".batchd") as observer:
             first = observer.look()
             [row] = first.batches
@@ -118,14 +118,14 @@ def test_what_is_paused_is_not_in_the_time_left(tmp_path: Path, base_url: str) -
             assert observer.look().held == held, scope
 
 
-def _reads_well(told: list[Passage]) -> None:
+def _reads_well(read: list[Passage]) -> None:
     """The prompt first, then each answer before its tool calls, the verdict and the end last."""
-    kinds = [p.kind for p in told]
+    kinds = [p.kind for p in read]
     assert kinds[:3] == [Kind.SYSTEM, Kind.PROMPT, Kind.ANSWER]
     assert kinds[-2:] == [Kind.VERDICT, Kind.END]
     assert kinds.count(Kind.ANSWER) == 4
     assert kinds.count(Kind.TOOL) == 3
-    assert told[1].text == "do 0"
-    assert told[3].title.startswith("shell ")
-    assert all(p.usage is not None for p in told if p.kind is Kind.ANSWER)
-    assert told[-1].title == "completed"
+    assert read[1].text == "do 0"
+    assert read[3].title.startswith("shell ")
+    assert all(p.usage is not None for p in read if p.kind is Kind.ANSWER)
+    assert read[-1].title == "completed"

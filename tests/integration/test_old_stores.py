@@ -131,7 +131,7 @@ def test_money_of_before_is_booked_under_its_tags(tmp_path: Path, archive: Path)
     with Reader(path) as reader:
         spent = {r.tag: (r.calls, r.cost_usd) for r in reader.spend(("tag",))}
         (total,) = reader.spend(())
-    if archive.name in {"store-v1.tar.gz", "store-v2.tar.gz"}:  # nobody had tags then
+    if archive.name in {"store-v1.tar.gz", "store-v2.tar.gz"}:  # there were no tags then
         assert spent == {None: (total.calls, total.cost_usd)}
         return
     done, mid = (tuple(rows[name][-2:]) for name in ("done", "mid"))
@@ -181,8 +181,8 @@ def test_an_older_store_goes_on_where_it_was(
     assert spool.result("live", "open")["usage"]["unsettled_calls"] == 1
     assert spool.result("live", "mid")["usage"]["calls"] == 6
     assert spool.result("waiting", "high")["metadata"] == {"n": 1}
-    told = [(b["name"], b["status"]) for b in shown["batches"]]
-    assert told == [
+    statuses = [(b["name"], b["status"]) for b in shown["batches"]]
+    assert statuses == [
         ("waiting", "completed"),
         ("live", "completed"),
         ("refused", "rejected"),

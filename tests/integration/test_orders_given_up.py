@@ -81,7 +81,7 @@ def post(spool: Any) -> Post:
 
 @contextlib.contextmanager
 def outbox_away(post: Post) -> Iterator[None]:
-    """Have a file stand in the outbox's place meanwhile: nobody can write there, root neither."""
+    """Have a file stand in the outbox's place meanwhile: no user can write there, not even root."""
     outbox = post.spool.folder / "outbox"
     outbox.rename(outbox.with_name("away"))
     outbox.write_text("in its place")

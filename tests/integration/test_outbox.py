@@ -37,7 +37,7 @@ def test_publish(tmp_path: Path) -> None:
 def test_a_folder_that_is_collected_in_the_instant_of_its_last_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The collector has the whole of it; nobody tries again, which would make a second folder."""
+    """The collector has the whole of it; it is not tried again, which would make a second folder."""
     rename = os.rename
 
     def collected(*args: Any, **kwargs: Any) -> None:
@@ -70,7 +70,7 @@ def _publish_for_ever(path: Path, letter: bytes) -> None:
         outbox.publish(path, letter * 300_000, replace=True)
 
 
-def test_readers_see_whole_files_whoever_writes_and_dies(tmp_path: Path) -> None:
+def test_readers_see_whole_files_though_writers_die(tmp_path: Path) -> None:
     """Two writers of one file, killed at any point: a reader sees one or the other; the summary clears up."""
     path = tmp_path / "b/001.json"
     spawn = multiprocessing.get_context("spawn")
@@ -184,7 +184,7 @@ def test_publishing_needs_nothing_heavy() -> None:
 
 
 def test_a_name_is_reserved_for_one_claim(tmp_path: Path) -> None:
-    """Whoever comes second gets none; who had it has it still; the summary is the end of the mark."""
+    """The one that comes second gets none; the one that had it has it still; the summary is the end of the mark."""
     one, two = (replace(_batch(tmp_path / "outbox"), claim=claim) for claim in ("one", "two"))
     assert outbox.reserve(one, "b") is Name.OURS
     assert outbox.reserve(two, "b") is Name.PENDING
@@ -198,7 +198,7 @@ def test_a_name_is_reserved_for_one_claim(tmp_path: Path) -> None:
     assert outbox.reserve(two, "b") is Name.TAKEN
 
 
-def test_what_a_dead_writer_left_is_swept_though_nobody_has_buried_it(tmp_path: Path) -> None:
+def test_what_a_dead_writer_left_is_swept_before_it_is_reaped(tmp_path: Path) -> None:
     """A killed process is seen in /proc until somebody asks how it ended; in a container that may be never."""
     dead = subprocess.Popen([sys.executable, "-c", ""])
     until_dead = Path(f"/proc/{dead.pid}/stat")
@@ -222,7 +222,7 @@ def test_what_an_earlier_process_of_the_same_number_left_is_swept(tmp_path: Path
 
 
 def test_a_link_in_the_place_of_a_batchs_folder_is_not_written_through(tmp_path: Path) -> None:
-    """Whoever may write into the outbox puts it there: what would be published is refused, and nothing lands behind it."""
+    """A user who may write into the outbox puts it there: what would be published is refused, and nothing lands behind it."""
     away, place = tmp_path / "away", tmp_path / "outbox/b"
     away.mkdir()
     place.parent.mkdir()

@@ -51,8 +51,8 @@ async def _run(
         async with asyncio.timeout(PATIENCE_S):
             await daemon.batch_done(batch.name)
         status = await asyncio.to_thread(control.request, folder / ".batchd", "status")
-    told: dict[str, Any] = status["providers"]["standin"]
-    return told
+    pace: dict[str, Any] = status["providers"]["standin"]
+    return pace
 
 
 def _counts(server: ModelServer) -> tuple[int, int]:
@@ -72,14 +72,14 @@ def test_a_storm_costs_few_requests_and_no_task(tmp_path: Path, *, headers: bool
         )
         async with ModelServer(limits) as server:
             begun = time.monotonic()
-            told = await _run(tmp_path, server, 40)
+            pace = await _run(tmp_path, server, 40)
             took = time.monotonic() - begun
             answered, refused = _counts(server)
             assert answered == 80
-            assert refused <= answered / 2, "where nobody learns, it is several for each answer"
+            assert refused <= answered / 2, "where no task learns, it is several for each answer"
             assert took < PATIENCE_S, "seven seconds are the provider's own"
             slowest, fastest = (480, 720) if headers else (240, 2400)
-            assert slowest <= told["rpm"] <= fastest
+            assert slowest <= pace["rpm"] <= fastest
 
     asyncio.run(scenario())
 
@@ -90,11 +90,11 @@ def test_headers_of_answers_spare_the_first_refusal_too(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with ModelServer(Settings(rps=10, burst=40, default="steps-2")) as server:
             begun = time.monotonic()
-            told = await _run(tmp_path, server, 40, agents=2)
+            pace = await _run(tmp_path, server, 40, agents=2)
             took = time.monotonic() - begun
             assert _counts(server) == (80, 0)
             if took < 4:  # else the burst was filled again as fast as it was used up
-                assert 540 <= told["rpm"] <= 720
+                assert 540 <= pace["rpm"] <= 720
 
     asyncio.run(scenario())
 
@@ -106,12 +106,12 @@ def test_a_limit_on_tokens_is_learned_as_one_on_tokens(tmp_path: Path) -> None:
         # An answer counts 1,050 tokens.
         limits = Settings(tps=10_500, token_burst=10_500, retry_after_s=0.5, count=False)
         async with ModelServer(limits) as server:
-            told = await _run(tmp_path, server, 40)
+            pace = await _run(tmp_path, server, 40)
             answered, refused = _counts(server)
             assert answered == 80
             assert refused <= answered / 2
-            assert told["rpm"] == 0
-            assert told["tpm"] > 0
+            assert pace["rpm"] == 0
+            assert pace["tpm"] > 0
 
     asyncio.run(scenario())
 
@@ -121,11 +121,11 @@ def test_a_configured_rate_is_kept_and_may_be_tuned(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         async with ModelServer(Settings()) as server:
-            told = await _run(tmp_path, server, 10, rpm=300)
+            pace = await _run(tmp_path, server, 10, rpm=300)
             times = sorted(exchange.at for exchange in server.requests)
             assert len(times) == 20
             assert times[-1] - times[0] >= (20 - 5 - 2) / 5
-            assert told["rpm"] == pytest.approx(296, abs=2)
+            assert pace["rpm"] == pytest.approx(296, abs=2)
         (tmp_path / "again").mkdir()
         async with ModelServer(Settings()) as server:
             begun = time.monotonic()

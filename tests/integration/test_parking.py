@@ -70,14 +70,14 @@ async def _ask(folder: Path, verb: str, **arguments: Any) -> dict[str, Any]:
 async def _until_parked(folder: Path, count: int = 1) -> list[dict[str, Any]]:
     """Wait until so many things are parked; return them."""
     async with asyncio.timeout(PATIENCE_S):
-        while len(parked := (await _ask(folder, "status"))["parked"]) != count:  # noqa: ASYNC110 (only asking tells)
+        while len(parked := (await _ask(folder, "status"))["parked"]) != count:  # noqa: ASYNC110 (only asking shows it)
             await asyncio.sleep(0.02)
     return list(parked)
 
 
 async def _until_idle(folder: Path) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while (await _ask(folder, "status"))["running"]:  # noqa: ASYNC110 (only asking tells)
+        while (await _ask(folder, "status"))["running"]:  # noqa: ASYNC110 (only asking shows it)
             await asyncio.sleep(0.02)
 
 
@@ -93,7 +93,7 @@ def _log(capsys: pytest.CaptureFixture[str], action: str) -> list[str]:
     return [line for line in (captured.out + captured.err).splitlines() if f" {action} " in line]
 
 
-def test_a_bad_key_parks_everything_until_it_is_mended(
+def test_a_bad_key_parks_everything_until_it_is_fixed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A handful of requests find it out, nothing ends, status and log say how to go on; `resume` completes all."""
@@ -124,8 +124,8 @@ def test_a_bad_key_parks_everything_until_it_is_mended(
                 assert "no task waits for it" not in _status(tmp_path)
 
                 before = server.totals.requests
-                told = await _ask(tmp_path, "resume", scope="provider", name="standin")
-                assert told == {"resumed": 1, "trying": ["standin"], "held": []}
+                answer = await _ask(tmp_path, "resume", scope="provider", name="standin")
+                assert answer == {"resumed": 1, "trying": ["standin"], "held": []}
                 await until(lambda: server.totals.requests > before)
                 await asyncio.sleep(0.5)
                 assert server.totals.requests == before + 1, (
@@ -172,7 +172,7 @@ def test_a_key_file_that_may_not_be_read_any_more_ends_no_daemon(
     assert any("which commands see" in line for line in _log(capsys, "config_reloaded"))
 
 
-def test_an_outage_fails_nobody(tmp_path: Path) -> None:
+def test_an_outage_fails_no_task(tmp_path: Path) -> None:
     """A provider that is gone for much longer than all retries last parks its tasks; they go on by themselves."""
 
     async def scenario() -> None:
@@ -225,7 +225,7 @@ def test_a_parked_provider_is_remembered_over_a_restart(tmp_path: Path) -> None:
 
 
 def test_a_provider_that_stays_away_too_long_ends_its_tasks(tmp_path: Path) -> None:
-    """After max_parked_s they end as errors with the cause, those that never began too; the next batch is tried anew."""
+    """After max_parked_s they end as errors with the cause, those that never began too; the next batch is tried again."""
 
     async def scenario() -> None:
         async with ModelServer(Settings(down=True)) as server:
@@ -247,7 +247,7 @@ def test_a_provider_that_stays_away_too_long_ends_its_tasks(tmp_path: Path) -> N
     asyncio.run(scenario())
 
 
-def test_a_request_that_only_fails_for_one_task_parks_nobody_for_long(tmp_path: Path) -> None:
+def test_a_request_that_only_fails_for_one_task_parks_nothing_for_long(tmp_path: Path) -> None:
     """A provider that answers others is not down: the task that it fails on ends, the others complete."""
 
     async def scenario() -> None:
@@ -414,7 +414,7 @@ def _tasks(count: int, **more: Any) -> list[dict[str, Any]]:
 
 
 def test_resume_says_that_the_days_money_is_still_spent(tmp_path: Path) -> None:
-    """The day is no provider that is tried: what is parked again at once is told as held."""
+    """The day is no provider that is tried: what is parked again at once is shown as held."""
 
     async def scenario() -> None:
         async with ModelServer(Settings()) as server:
@@ -423,15 +423,15 @@ def test_resume_says_that_the_days_money_is_still_spent(tmp_path: Path) -> None:
                 await daemon.submit("b.json", task_file(8, **limits))
                 for _ in range(20):
                     await _until_spent(tmp_path, 0.001)
-                    told = await _ask(tmp_path, "resume")
+                    answer = await _ask(tmp_path, "resume")
                     # It depends on how fast the next call finds that there is no money.
-                    assert told["trying"] == []
-                    assert told["resumed"] == 1 or told["held"]
+                    assert answer["trying"] == []
+                    assert answer["resumed"] == 1 or answer["held"]
 
     asyncio.run(scenario())
 
 
-def test_a_parked_provider_that_is_paused_too_is_tried_by_nobody_after_a_restart(
+def test_a_parked_provider_that_is_paused_too_is_not_tried_after_a_restart(
     tmp_path: Path,
 ) -> None:
     """A start has one task try what was parked, but not what somebody paused as well."""
@@ -504,8 +504,8 @@ def test_what_is_paused_stands_still_over_a_restart_until_it_is_resumed(
             async with Daemon(settings) as daemon:
                 await daemon.submit("b.json", task_file(1))
                 await until(lambda: server.totals.requests > 2)
-                told = await _ask(tmp_path, "pause", scope=scope, name=name, message="lunch")
-                assert told == {"parked": 1, "judged": 0}
+                answer = await _ask(tmp_path, "pause", scope=scope, name=name, message="lunch")
+                assert answer == {"parked": 1, "judged": 0}
                 await _until_idle(tmp_path)
                 calls = server.totals.requests
                 await daemon.submit("c.json", task_file(1, model="judges/steps-2"))
@@ -522,8 +522,8 @@ def test_what_is_paused_stands_still_over_a_restart_until_it_is_resumed(
                     "paused",
                     "lunch",
                 )
-                told = await _ask(tmp_path, "resume", scope=scope, name=name)
-                assert told == {"resumed": 1, "trying": [], "held": []}
+                answer = await _ask(tmp_path, "resume", scope=scope, name=name)
+                assert answer == {"resumed": 1, "trying": [], "held": []}
                 async with asyncio.timeout(PATIENCE_S):
                     await daemon.batch_done("b")
             (result,) = results(tmp_path, "b")

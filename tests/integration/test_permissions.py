@@ -1,4 +1,4 @@
-"""What batchd makes is closed to others; what it finds open, it tells, and where that is dangerous, does not start."""
+"""What batchd makes is closed to others; what it finds open, it reports, and where that is dangerous, does not start."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def open_spool(spool: Spool) -> Iterator[Spool]:
 
 
 def test_what_batchd_makes_is_its_own(spool: Spool) -> None:
-    """The state, its files and the folder of claims are open to nobody else, under an open umask too."""
+    """The state, its files and the folder of claims are open to no other user, under an open umask too."""
     before = os.umask(0)
     try:
         with spool.serving():
@@ -71,7 +71,7 @@ def test_an_ordinary_spool_is_no_cause_for_alarm(open_spool: Spool) -> None:
     assert "exposed" not in (open_spool.folder / "daemon.log").read_text()
 
 
-def _tell_in_config(folder: Path) -> None:
+def _put_a_key_into_config(folder: Path) -> None:
     config = folder / "config.toml"
     config.write_text(config.read_text() + 'headers = { X-Token = "s3cret-value" }\n')
     config.chmod(0o644)
@@ -84,7 +84,7 @@ def _lead(folder: Path, name: str) -> None:
     os.chown(folder / name, 65534, -1, follow_symlinks=False)
 
 
-#: What opens something to others, what is then told, and whether the daemon starts all the same.
+#: What opens something to others, what is then reported, and whether the daemon starts all the same.
 OPENED: dict[str, tuple[Callable[[Path], None], str, bool]] = {
     "state-read": (lambda f: (f / ".batchd").chmod(0o755), "others can look into it", True),
     "state-written": (lambda f: (f / ".batchd").chmod(0o777), "others can change what", False),
@@ -100,7 +100,7 @@ OPENED: dict[str, tuple[Callable[[Path], None], str, bool]] = {
         True,
     ),
     "config": (lambda f: (f / "config.toml").chmod(0o666), "decides what runs here", True),
-    "config-tells": (_tell_in_config, "it holds keys, and others can read it", True),
+    "config-keys": (_put_a_key_into_config, "it holds keys, and others can read it", True),
     "above": (lambda f: f.chmod(0o777), "put something else in the place", True),
 }
 if os.geteuid() == 0:
@@ -128,21 +128,21 @@ if os.geteuid() == 0:
 
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", OPENED)
-def test_what_is_open_to_others_is_told_with_the_mend(open_spool: Spool, case: str) -> None:
+def test_what_is_open_to_others_is_reported_with_the_fix(open_spool: Spool, case: str) -> None:
     """By ``batchd check`` and in the log; where others could take over what batchd does, it does not start."""
-    opens, told, starts = OPENED[case]
+    opens, why, starts = OPENED[case]
     opens(open_spool.folder)
     done = open_spool.batchd("check", "--offline")
-    assert told in done.stdout
+    assert why in done.stdout
     assert (done.returncode == 3) is not starts
     if starts:
         with open_spool.serving():
             pass
-        assert told in (open_spool.folder / "daemon.log").read_text()
+        assert why in (open_spool.folder / "daemon.log").read_text()
     else:
         refused = open_spool.batchd("serve")
         assert refused.returncode == 3
-        assert told in refused.stderr
+        assert why in refused.stderr
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives folders away")

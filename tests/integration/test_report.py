@@ -53,7 +53,7 @@ def _in(folder: Path) -> Spool:
 
 
 def test_a_finished_batch_has_its_report(spool: Spool) -> None:
-    """The daemon writes it before the summary; figures are the summary's; a refused file has none, and stands in nobody's way."""
+    """The daemon writes it before the summary; figures are the summary's; a refused file has none, and stands in the way of no other."""
     spool.write("mixed.json", [{"first_prompt": f"do {n}", "tags": ["x"]} for n in range(4)])
     with spool.serving():
         assert spool.batchd("submit", "--wait", "mixed.json").returncode == 0
@@ -106,9 +106,9 @@ def test_no_report_holds_a_batch_up(tmp_path: Path, model_server: str, more: str
             station.drop(f"{name}.json", b'{"first_prompt": "x"}')
             station.completed(name, 1)
     assert list(station.outbox.glob("*/report.html")) == []
-    told = station.told("report_trouble")
-    assert [line["batch"] for line in told] == (["a", "b"] if why else [])
-    assert all(why in line["message"] for line in told)
+    lines = station.logged("report_trouble")
+    assert [line["batch"] for line in lines] == (["a", "b"] if why else [])
+    assert all(why in line["message"] for line in lines)
 
 
 def test_what_cannot_be_written_is_logged(tmp_path: Path, model_server: str) -> None:
@@ -121,14 +121,14 @@ def test_what_cannot_be_written_is_logged(tmp_path: Path, model_server: str) -> 
         station.completed("a", 1)
         station.drop("b.json", b'{"first_prompt": "x"}')
         station.completed("b", 1)
-    (line,) = station.told("report_trouble")
+    (line,) = station.logged("report_trouble")
     assert "report.html" in line["message"]
     assert (station.outbox / "b" / "report.html").is_file()
     assert list(station.outbox.glob("*/.*")) == []
 
 
 def test_nothing_is_left_of_a_daemon_that_is_killed(tmp_path: Path) -> None:
-    """Who makes reports ends with the daemon, also while nobody closes its input."""
+    """Who makes reports ends with the daemon, also while its input stays open."""
     started = (
         "import os, subprocess, sys, time\n"
         "command = [sys.executable, '-P', '-m', 'batchd.report', str(os.getpid()), '--behind']\n"
@@ -194,7 +194,7 @@ def test_small_reports_pass_large_ones(tmp_path: Path, model_server: str) -> Non
         os.kill(int(behind), signal.SIGCONT)
         station.completed("large", 21)
         assert (station.outbox / "large/report.html").exists()
-    assert station.told("report_trouble") == []
+    assert station.logged("report_trouble") == []
 
 
 def test_secrets_of_tasks_are_in_no_report(spool: Spool) -> None:

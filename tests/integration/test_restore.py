@@ -151,9 +151,9 @@ def test_an_older_store_believes_the_outbox_and_parks_the_rest(
 
     requests = asked(slow_server)
     done = spool.batchd("restore", older, "--yes", "--json")
-    told = json.loads(done.stdout)
-    assert {**told, "done": False, "former": None} == plan
-    assert Path(told["former"]).read_bytes() == b"ruined" * 10_000
+    answer = json.loads(done.stdout)
+    assert {**answer, "done": False, "former": None} == plan
+    assert Path(answer["former"]).read_bytes() == b"ruined" * 10_000
     assert [p.name[-9:] for p in (spool.folder / ".batchd/uncertain").iterdir()] == ["late.json"]
     one.write_bytes(taken)
     results = {p: p.read_bytes() for p in outbox.glob("*/*.json")}
@@ -166,7 +166,7 @@ def test_an_older_store_believes_the_outbox_and_parks_the_rest(
         status = spool.batchd("status", "c/two").stdout
         assert "parked since" in status
         assert "`batchd resume c/two` runs it" in status
-        # Nobody resumes it without a thought.
+        # It is not resumed without a thought.
         assert json.loads(spool.batchd("resume", "--json").stdout)["resumed"] == 0
         for order in (("cancel", "c/two"), ("resume", "c/three")):
             given = spool.batchd(*order)
@@ -228,7 +228,7 @@ def test_a_backup_is_never_written_over_the_store(spool: Any, name: str) -> None
 
 
 def test_another_spools_backup_is_not_taken_for_this_ones(spool: Any) -> None:
-    """It is told, and refused, unless somebody says that it is this spool which was moved."""
+    """It is recognised, and refused, unless somebody says that it is this spool which was moved."""
     path, (own, backup) = store_of(spool), (spool.folder / name for name in ("own.bak", "its.bak"))
     # Beside it, not below: sockets of worker processes lie there, and their paths must be short.
     other = type(spool)(spool.folder.with_name("other"))
@@ -392,9 +392,9 @@ def test_tasks_that_the_configuration_allows_no_more_do_not_run(spool: Any) -> N
         ended(spool, "a")
     results = {task.id: spool.result("a", task.id) for task in tasks}
     assert (results["dir"]["status"], results["dir"]["reason"]) == ("error", "sandbox")
-    told = results["dir"]["error"]["message"]
-    assert f"{outside} lies outside of [workspace] root and allow" in told
-    assert "allow it in [workspace], then `batchd retry a`" in told
+    message = results["dir"]["error"]["message"]
+    assert f"{outside} lies outside of [workspace] root and allow" in message
+    assert "allow it in [workspace], then `batchd retry a`" in message
     assert not any(outside.iterdir())
     assert (results["calls"]["status"], results["calls"]["reason"]) == ("timeout", "max_calls")
     assert results["calls"]["usage"]["calls"] == 2

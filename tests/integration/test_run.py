@@ -454,7 +454,7 @@ def test_what_ended_without_its_run_is_shown_once(spool: Any) -> None:
     assert list((spool.folder / ".batchd/runs").iterdir()) == []
 
 
-def test_what_ended_is_shown_without_a_daemon_and_what_was_cancelled_begins_anew(
+def test_what_ended_is_shown_without_a_daemon_and_what_was_cancelled_begins_again(
     spool: Any,
 ) -> None:
     """Left running, it ends by itself: the next `run` starts no daemon to say so. One whose task somebody ended is a new order."""

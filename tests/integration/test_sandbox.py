@@ -1,4 +1,4 @@
-"""The sandbox at work: commands and their ends, their output, their directory; as whoever runs the tests."""
+"""The sandbox at work: commands and their ends, their output, their directory; as the user who runs the tests."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def command_lines(marker: str) -> list[str]:
 
 
 def a_marker() -> str:
-    """Return a duration for ``sleep`` that nobody else uses: it finds its process."""
+    """Return a duration for ``sleep`` that no other process uses: it finds its process."""
     return f"1000.{uuid.uuid4().int % 10**12}"
 
 
@@ -81,7 +81,7 @@ def children(state: str = "") -> dict[int, str]:
 
 
 def zombies() -> dict[int, str]:
-    """Return the children that are dead and that nobody has waited for, and their names."""
+    """Return the children that are dead and not waited for, and their names."""
     return children("Z")
 
 
@@ -99,7 +99,7 @@ def bury() -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
-    """No test may leave a child that nobody waited for."""
+    """No test may leave a child that was not waited for."""
     # A process that runs commands adopts orphans; those of daemons that earlier tests killed are not meant here.
     bury()
     before = children()
@@ -108,7 +108,7 @@ def nothing_left() -> Iterator[None]:
 
 
 def test_a_command_has_its_directory_its_variables_and_its_exit_code(tmp_path: Path) -> None:
-    """It runs in /task as the directory's owner, can write there and at home, reads nothing, and its end is told."""
+    """It runs in /task as the directory's owner, can write there and at home, reads nothing, and its end is reported."""
 
     async def body(place: Workplace) -> None:
         ran = await place.shell(
@@ -326,7 +326,7 @@ def test_nothing_outlives_a_worker_that_is_killed_at_any_moment(tmp_path: Path) 
 
 
 def test_directories_are_made_for_the_user_and_foreign_ones_are_refused(tmp_path: Path) -> None:
-    """A fresh one is made once and opened again; root's is refused with the mend; links are never followed."""
+    """A fresh one is made once and opened again; root's is refused with the fix; links are never followed."""
     sandbox = Sandbox(SandboxPolicy())
 
     async def opened(path: Path, *, fresh: bool) -> None:
@@ -412,16 +412,16 @@ def test_without_a_backend_commands_are_plain_but_limited(tmp_path: Path) -> Non
         asyncio.run(visit(tmp_path, body, PLAIN))
     finally:
         del os.environ["HIDDEN_KEY"]
-    told = {found.name: found for found in check(PLAIN)}
-    assert told["sandbox"].ok
-    assert "outlive" in told["sandbox"].detail
+    tried = {found.name: found for found in check(PLAIN)}
+    assert tried["sandbox"].ok
+    assert "outlive" in tried["sandbox"].detail
 
 
 @pytest.mark.parametrize(
     ("answer", "problem"),
     [("echo bubblewrap 0.11.9", "0.11.9"), ("exit 1", "no version"), (None, "not installed")],
 )
-def test_a_bwrap_that_is_too_old_broken_or_missing_is_refused_with_the_mend(
+def test_a_bwrap_that_is_too_old_broken_or_missing_is_refused_with_the_fix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str | None, problem: str
 ) -> None:
     """By ``Sandbox`` with an error, by ``check`` with a finding."""
@@ -513,7 +513,7 @@ def test_a_command_is_followed_to_its_end_without_descriptors(
 
 
 def test_a_file_that_is_rewritten_counts_as_modified_whatever_time_it_bears(tmp_path: Path) -> None:
-    """No command sets a ctime back. Another mode, or one more link, is another file's content to nobody."""
+    """No command sets a ctime back. Another mode, or one more link, is never another file's content."""
 
     async def body(place: Workplace) -> None:
         made = """
@@ -542,7 +542,7 @@ def test_a_file_that_is_rewritten_counts_as_modified_whatever_time_it_bears(tmp_
 
 
 def test_a_directory_that_cannot_be_listed_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
-    """Without a descriptor the answer is that nobody knows: an empty list would say that all was deleted."""
+    """Without a descriptor the answer is that it is not known: an empty list would say that all was deleted."""
 
     async def body(place: Workplace) -> None:
         (tmp_path / "001/kept").touch()

@@ -40,7 +40,7 @@ ENV = {
     "TWO": {"from_file": "npm"},
     "THREE": {"secret": INLINE},
 }
-#: A command that tells every secret, and one that tells them where no output is cut.
+#: A command that prints every secret, and one that prints them where no output is cut.
 PRINT = "echo $PLAIN; env; echo $ONE | base64; echo $ONE$TWO >&2; seq 9000; env; touch $TWO"
 KEEP = 'printf "%s\\n" "$ONE" "$TWO" "$THREE" > kept; env; false'
 
@@ -72,7 +72,7 @@ files = {{ npm = "keys/npm.token" }}
 
 
 class _Echo(http.server.BaseHTTPRequestHandler):
-    """A provider that tells everything it was sent: in errors, in answers, in tool calls."""
+    """A provider that sends back everything it was sent: in errors, in answers, in tool calls."""
 
     def do_GET(self) -> None:
         redirect = self.server.redirect  # type: ignore[attr-defined]
@@ -121,7 +121,7 @@ class _Echo(http.server.BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
-        self.send_header("X-RateLimit-Told", self.headers.get("authorization", ""))
+        self.send_header("X-RateLimit-Echo", self.headers.get("authorization", ""))
         if location:
             self.send_header("Location", location)
         self.end_headers()
@@ -176,7 +176,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def proc(pid: int, name: str) -> bytes:
-    """Return what /proc tells of all that a process started; nothing of what has ended meanwhile."""
+    """Return what /proc shows of all that a process started; nothing of what has ended meanwhile."""
     text = b""
     for each in descendants(pid):
         with contextlib.suppress(OSError):
@@ -204,7 +204,7 @@ def leaky_files(folder: Path, secrets: Sequence[str] = SECRETS) -> list[tuple[st
 def test_a_provider_that_echoes_keys_leaves_no_trace_of_them(
     keyed: Keyed, echo: http.server.ThreadingHTTPServer
 ) -> None:
-    """Keys told back in errors, answers and tool calls reach no file, no command's output and no /proc."""
+    """Keys sent back in errors, answers and tool calls reach no file, no command's output and no /proc."""
     names = ("answer", "tool", "400", "403", "404")
     tasks = [{"id": f"t{n}", "first_prompt": "x", "model": f"echo/{n}"} for n in names]
     with keyed.serving() as daemon:
@@ -236,8 +236,8 @@ def test_a_provider_that_echoes_keys_leaves_no_trace_of_them(
     assert (keyed.folder / "outbox/batch/ttool/heard.txt").read_text() == "Bearer [secret]\n"
 
 
-def test_a_parked_provider_is_told_of_without_its_key(keyed: Keyed) -> None:
-    """Why tasks wait, in the status, the store and the log, holds no key that the provider told back."""
+def test_a_parked_provider_is_reported_without_its_key(keyed: Keyed) -> None:
+    """Why tasks wait, in the status, the store and the log, holds no key that the provider sent back."""
     with keyed.serving():
         keyed.batchd("submit", "--prompt", "x", "--model", "echo/401")
         keyed.eventually(lambda: "refuses the API key" in keyed.batchd("status", "--json").stdout)
@@ -270,7 +270,7 @@ def test_a_one_shot_run_takes_the_key_out_of_its_environment(keyed: Keyed) -> No
 def test_check_takes_no_key_along_to_where_a_redirect_leads(
     keyed: Keyed, echo: http.server.ThreadingHTTPServer
 ) -> None:
-    """A provider that redirects is told of; nobody else is sent its key."""
+    """A provider that redirects is reported; no other server is sent its key."""
     with stranger() as (port, heard):
         echo.redirect = f"http://127.0.0.1:{port}/models"  # type: ignore[attr-defined]
         done = keyed.batchd("check")

@@ -76,7 +76,7 @@ def test_nothing_of_opt_and_little_of_etc_is_there_unless_it_is_shown(tmp_path: 
 
 
 def test_what_is_hidden_is_empty_but_for_what_is_shown_in_it(tmp_path: Path) -> None:
-    """A folder, a file, what is always there otherwise; `check` tells it."""
+    """A folder, a file, what is always there otherwise; `check` shows it."""
     file = next(path for path in _files("/usr/share") if len(path.parts) > 4)
     policy = SandboxPolicy(
         hide=("/usr/share", FILE, "/etc/ssl", "/usr/missing"), show=(str(file), "/usr/missing/too")
@@ -255,7 +255,7 @@ def test_every_thread_learns_of_what_is_mounted(tmp_path: Path) -> None:
     assert not {mount.place for mount in mounts().table()} & set(map(str, names))
 
 
-def test_another_trouble_is_told_at_once(tmp_path: Path) -> None:
+def test_another_trouble_is_reported_at_once(tmp_path: Path) -> None:
     """Only what goes is looked at again: what cannot be covered for another reason ends the task, with bwrap's words."""
 
     async def visit() -> None:
@@ -304,8 +304,8 @@ def test_what_is_batchds_own_is_not_shown_to_commands(spool: Spool, case: str) -
     checked = spool.batchd("check", "--offline")
     assert checked.returncode == 3
     begin = f"failed sandbox view: {key}: "
-    (told,) = [line for line in checked.stdout.splitlines() if line.startswith(begin)]
-    assert ", which commands see" in told
+    (line,) = [line for line in checked.stdout.splitlines() if line.startswith(begin)]
+    assert ", which commands see" in line
     served = spool.batchd("serve")
     assert served.returncode == 2
     assert f"config.toml: {key}: " in served.stderr
@@ -384,7 +384,7 @@ def test_a_reload_is_as_strict_as_a_start(spool: Spool) -> None:
 
 def test_code_may_be_read_and_what_is_kept_from_others_may_not(tmp_path: Path) -> None:
     """Programs of notifications are code, unless others cannot read them; a configuration counts where it holds keys."""
-    tool = tmp_path / "tell"
+    tool = tmp_path / "notifier"
     tool.write_text("#!/bin/sh\nTOKEN=some-secret\n")
     tool.chmod(0o700)
     path = tmp_path / "config.toml"
@@ -414,13 +414,13 @@ def test_what_tasks_work_on_is_better_not_shown(spool: Spool) -> None:
     path = spool.folder / "config.toml"
     path.write_text(path.read_text() + '[workspace]\nroot = "/usr/share"\nallow = ["/"]\n')
     checked = spool.batchd("check", "--offline")
-    told = "[workspace] root: /usr/share lies in /usr, which commands see"
-    assert f"note   sandbox view: {told}" in checked.stdout
+    why = "[workspace] root: /usr/share lies in /usr, which commands see"
+    assert f"note   sandbox view: {why}" in checked.stdout
     assert "[workspace] allow" not in checked.stdout
     with spool.serving():
         pass
     (line,) = [line for line in logged(spool.folder / "daemon.log") if line["event"] == "exposed"]
-    assert line["message"] in told
+    assert line["message"] in why
     assert 'hide = ["/usr/share"]' in line["mend"]
 
 

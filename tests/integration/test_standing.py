@@ -205,7 +205,7 @@ def test_a_command_that_enters_and_runs_out_of_time_goes_alone(tmp_path: Path) -
     assert after.output == "you asked for /well\n"
 
 
-def test_where_it_cannot_be_told_apart_all_of_it_goes(tmp_path: Path) -> None:
+def test_where_it_cannot_be_distinguished_all_of_it_goes(tmp_path: Path) -> None:
     """A command that has hidden something behind the first process takes the sandbox with it."""
 
     async def body(place: Workplace) -> tuple[Ran, str]:

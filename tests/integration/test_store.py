@@ -239,7 +239,7 @@ def test_the_first_end_wins(store: Store, tmp_path: Path) -> None:
 
 
 def test_everything_a_daemon_must_know_at_its_start(tmp_path: Path) -> None:
-    """What ran is queued again, what is parked stays so, ends that others wait for and unpublished ones are told."""
+    """What ran is queued again, what is parked stays so, ends that others wait for and unpublished ones are reported."""
     path = tmp_path / "batchd.db"
     tasks = [
         _task("done"),
@@ -286,7 +286,7 @@ def test_everything_a_daemon_must_know_at_its_start(tmp_path: Path) -> None:
     assert waiting["parked"].given_back
 
 
-def test_deaths_of_workers_are_counted_where_nobody_else_can_have_caused_them(
+def test_deaths_of_workers_are_counted_where_no_other_task_can_have_caused_them(
     store: Store, tmp_path: Path
 ) -> None:
     """Once an attempt; of deaths that others may have caused the first makes a suspect, no more; a dispatch is no death."""
@@ -307,7 +307,7 @@ def test_deaths_of_workers_are_counted_where_nobody_else_can_have_caused_them(
 
 
 def test_what_a_dead_worker_left_in_the_pipe_still_counts(store: Store, tmp_path: Path) -> None:
-    """A paid answer that is read after its worker's death is stored, as long as nobody else has the task."""
+    """A paid answer that is read after its worker's death is stored, as long as no other worker has the task."""
     ref = Ref("b", "1")
 
     async def scenario() -> None:
@@ -323,7 +323,7 @@ def test_what_a_dead_worker_left_in_the_pipe_still_counts(store: Store, tmp_path
 
 
 def test_money_is_reserved_then_settled_or_unsettled(store: Store, tmp_path: Path) -> None:
-    """A request counts from its permit on: as reserved, then at its price, or in full where nobody knows."""
+    """A request counts from its permit on: as reserved, then at its price, or in full where it is not known."""
     ref = Ref("b", "1")
 
     async def scenario() -> None:
@@ -360,7 +360,7 @@ def test_money_is_reserved_then_settled_or_unsettled(store: Store, tmp_path: Pat
 
 
 def test_prices_are_known_after_a_restart(tmp_path: Path) -> None:
-    """A task keeps the prices that it started with, also when the store is opened anew."""
+    """A task keeps the prices that it started with, also when the store is opened again."""
     path, ref = tmp_path / "batchd.db", Ref("b", "1")
     unpriced = ModelSetup(name="p/free")
 
@@ -450,13 +450,13 @@ def test_money_by_tag_outlives_the_texts(store: Store, tmp_path: Path) -> None:
 
     _run(scenario())
 
-    def told(reader: Reader) -> list[list[tuple[Any, ...]]]:
+    def spent(reader: Reader) -> list[list[tuple[Any, ...]]]:
         rows = [(r.tag, r.calls, r.cost_usd) for r in reader.spend(("tag",))]
         both = [(r.day, r.tag) for r in reader.spend(("day", "tag"), tags=["x", 'it\'s "z"'])]
         return [rows, both, [(r.calls, r.cost_usd) for r in reader.spend(())]]
 
     with Reader(tmp_path / "state" / "batchd.db") as reader:
-        before = told(reader)
+        before = spent(reader)
         assert before == [
             [(None, 1, 2.0), ('it\'s "z"', 1, 2.0), ("x", 1, 2.0), ("y", 2, 4.0)],
             [("2026-11-24", "x"), ("2026-11-24", "y"), ("2026-11-27", 'it\'s "z"')],
@@ -470,7 +470,7 @@ def test_money_by_tag_outlives_the_texts(store: Store, tmp_path: Path) -> None:
         _run(store.prune(_NOON + 9 * _DAY))
         with pytest.raises(StoreError, match="pruned"):
             reader.spec(Ref("b", "1"))
-        assert told(reader) == before
+        assert spent(reader) == before
 
 
 def test_only_tasks_that_went_their_way_are_examples(store: Store, tmp_path: Path) -> None:

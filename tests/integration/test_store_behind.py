@@ -1,4 +1,4 @@
-"""A store that lacks what it has acknowledged, and a state directory that is not at home: noticed, told, never worked on."""
+"""A store that lacks what it has acknowledged, and a state directory that is not at home: noticed, reported, never worked on."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_a_store_that_is_gone_is_not_begun_again_in_silence(spool: Any) -> None:
     assert not list(refusals.found(state))
 
 
-def test_what_a_lost_store_left_is_told(spool: Any) -> None:
+def test_what_a_lost_store_left_is_reported(spool: Any) -> None:
     """The whole state directory is gone: its batch and its claims are named by `status` and `check` as long as they lie there."""
     folder = spool.folder / "outbox/a"
     with spool.serving():
@@ -171,10 +171,10 @@ def test_what_a_lost_store_left_is_told(spool: Any) -> None:
     shutil.rmtree(spool.folder / ".batchd")
     for _ in range(2):
         with spool.serving():
-            told = " ".join(spool.batchd("status").stdout.split())
-            assert "1 batches without an end in the outbox are unknown to this store" in told
-            assert "1 files claimed in the inbox are unknown to this store" in told
-            assert "`batchd restore BACKUP`" in told
+            text = " ".join(spool.batchd("status").stdout.split())
+            assert "1 batches without an end in the outbox are unknown to this store" in text
+            assert "1 files claimed in the inbox are unknown to this store" in text
+            assert "`batchd restore BACKUP`" in text
             assert "unknown to this store" in spool.batchd("check", "--offline").stdout
     with spool.serving():
         late.rename(spool.folder / "inbox/late.json")
@@ -196,7 +196,7 @@ def test_a_folder_whose_claim_waits_is_not_unknown(spool: Any) -> None:
     assert "unknown_work" not in (spool.folder / "daemon.log").read_text()
 
 
-def test_what_a_lost_store_left_keeps_nobody_waiting(tmp_path: Path) -> None:
+def test_what_a_lost_store_left_delays_no_answer(tmp_path: Path) -> None:
     """It lies in an outbox that hangs: `status` is answered at once, with what was there before."""
     folder = tmp_path / "outbox/a"
     folder.mkdir(parents=True)
@@ -311,7 +311,7 @@ async def _use(path: Path) -> None:
             store.task(Ref("b", str(n)))
 
 
-def test_a_damaged_byte_anywhere_is_told_in_words(tmp_path: Path) -> None:
+def test_a_damaged_byte_anywhere_is_reported_in_words(tmp_path: Path) -> None:
     """In whatever page: it is refused, or does not matter, and no other error comes out of the store than its own."""
     path, rng = tmp_path / "batchd.db", random.Random()
     asyncio.run(_two_batches(path))

@@ -137,7 +137,7 @@ def test_what_waits_is_committed_together(tmp_path: Path) -> None:
         given = await asyncio.gather(*(store.dispatch(r) for r in refs))
         assert [d.attempt for d in given] == [1] * 400
         before = store.writer.commits
-        # One of them is stale, which is nobody else's business.
+        # One of them is stale, which does not concern the others.
         outcomes = await asyncio.gather(
             *(store.record(r, 1 + (r.task == "7"), 0, _raw(r.task)) for r in refs),
             return_exceptions=True,
@@ -302,7 +302,7 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
 
 
 def test_a_newer_file_is_refused(tmp_path: Path) -> None:
-    """A file that a later version has written is not touched: by nobody."""
+    """A file that a later version has written is not touched, by a store or a reader."""
     path = tmp_path / "batchd.db"
     Store.open(path, retention_s=0).close()
     with sqlite3.connect(path) as db:
@@ -355,9 +355,10 @@ def test_a_migration_starts_with_a_backup(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"), [(0, "it is no database, or its head is damaged"), (8192, "it is damaged")]
+    ("damage", "complaint"),
+    [(0, "it is no database, or its head is damaged"), (8192, "it is damaged")],
 )
-def test_a_damaged_file_says_how_to_mend_it(tmp_path: Path, damage: int, told: str) -> None:
+def test_a_damaged_file_says_how_to_fix_it(tmp_path: Path, damage: int, complaint: str) -> None:
     """Whether its head or its middle is overwritten, the error names the file and the way out."""
     path = tmp_path / "batchd.db"
     store = Store.open(path, retention_s=0)
@@ -371,7 +372,7 @@ def test_a_damaged_file_says_how_to_mend_it(tmp_path: Path, damage: int, told: s
     async def use(store: Store) -> None:
         await store.add_batch(_batch(path, "C2"), _tasks(500))
 
-    with pytest.raises(StoreError, match=rf"batchd\.db: {told}; stop batchd, move it away"):
+    with pytest.raises(StoreError, match=rf"batchd\.db: {complaint}; stop batchd, move it away"):
         _use_and_close(path, use)
 
 
@@ -405,7 +406,7 @@ def test_what_is_no_store_is_refused(tmp_path: Path, kind: str) -> None:
         Reader(path)
 
 
-def test_the_log_is_emptied_when_nobody_writes(tmp_path: Path) -> None:
+def test_the_log_is_emptied_when_nothing_is_written(tmp_path: Path) -> None:
     """The write-ahead log does not grow for ever, and a reader sees the same with and without it."""
     path = tmp_path / "batchd.db"
     store = Store.open(path, retention_s=0)
@@ -415,7 +416,7 @@ def test_the_log_is_emptied_when_nobody_writes(tmp_path: Path) -> None:
         log = path.with_name("batchd.db-wal")
         assert log.stat().st_size
         async with asyncio.timeout(PATIENCE_S):
-            while log.stat().st_size:  # noqa: ASYNC110 (the idle thread tells nobody)
+            while log.stat().st_size:  # noqa: ASYNC110 (the idle thread sets no event)
                 await asyncio.sleep(0.05)
 
     asyncio.run(scenario())

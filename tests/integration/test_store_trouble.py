@@ -344,7 +344,7 @@ def test_a_daemon_whose_store_cannot_grow_waits(spool: Any, slow_server: str) ->
 
 
 def test_a_daemon_does_not_start_without_room(spool: Any) -> None:
-    """It must note that nobody works on yesterday's tasks, and cannot: it says so, exits with 3, and spoils nothing."""
+    """It must note that no worker has yesterday's tasks, and cannot: it says so, exits with 3, and spoils nothing."""
     path = spool.folder / ".batchd" / "batchd.db"
     add(path, 400, 300)
 
@@ -372,7 +372,7 @@ def test_a_daemon_does_not_start_without_room(spool: Any) -> None:
         assert {task.status for task in store.tasks("b").values()} == {Status.QUEUED}
 
 
-def test_what_a_full_disk_takes_is_nobodys_time_at_work(spool: Any, slow_server: str) -> None:
+def test_what_a_full_disk_takes_counts_as_no_time_at_work(spool: Any, slow_server: str) -> None:
     """Tasks that wait for room longer than they may work are done all the same: what was asked for is in time."""
     settings = spool.folder / "config.toml"
     lines = settings.read_text().replace("steps-2", "steps-5").splitlines()
@@ -499,11 +499,11 @@ def test_a_daemon_that_cannot_prune_shows_signs_of_life(
             try:
                 while b"store_trouble" not in daemon.stderr.readline():
                     assert daemon.poll() is None
-                told = [systemd.recv(100) for _ in range(8)]
+                pings = [systemd.recv(100) for _ in range(8)]
             finally:
                 daemon.terminate()
                 daemon.stderr.read()
-    assert told.count(b"WATCHDOG=1") > 4
+    assert pings.count(b"WATCHDOG=1") > 4
 
 
 def test_a_file_that_gives_no_room_back_is_pruned_all_the_same(tmp_path: Path) -> None:
@@ -586,7 +586,7 @@ def _newer(path: Path) -> None:
 def test_serve_refuses_what_is_damaged(
     spool: Any, damage: Callable[[Path], None], complaint: str
 ) -> None:
-    """With the mend and without a traceback, exit code 3; the files stay as they are for who wants to save them."""
+    """With the fix and without a traceback, exit code 3; the files stay as they are for who wants to save them."""
     path = spool.folder / ".batchd" / "batchd.db"
     add(path, 300, 500)
     damage(path)
@@ -599,15 +599,15 @@ def test_serve_refuses_what_is_damaged(
         after = {p.name: p.read_bytes() for p in path.parent.glob("batchd.db*") if p.is_file()}
         after.pop("batchd.db-shm", None)
         assert {k: v for k, v in after.items() if v or k in before} == before
-    told = spool.batchd("status")
-    assert told.returncode in {0, 3}
-    assert "Traceback" not in told.stderr
+    shown = spool.batchd("status")
+    assert shown.returncode in {0, 3}
+    assert "Traceback" not in shown.stderr
 
 
 @pytest.mark.parametrize(
     "command", [("serve",), ("status",), ("backup",), ("restore",), ("pause", "--all")]
 )
-def test_an_empty_store_is_told_as_one(spool: Any, command: tuple[str, ...]) -> None:
+def test_an_empty_store_is_reported_as_one(spool: Any, command: tuple[str, ...]) -> None:
     """Whatever command meets it: what it is, where, and the ways to go on."""
     path = spool.folder / ".batchd" / "batchd.db"
     path.parent.mkdir()
@@ -623,7 +623,7 @@ def test_an_empty_store_is_told_as_one(spool: Any, command: tuple[str, ...]) -> 
 
 
 def test_serve_refuses_a_store_that_it_may_not_write(spool: Any) -> None:
-    """A file of another owner, or of mode 0400, is named together with the mend."""
+    """A file of another owner, or of mode 0400, is named together with the fix."""
     path = spool.folder / ".batchd" / "batchd.db"
     add(path, 1)
     path.chmod(0o400)
@@ -705,7 +705,7 @@ def test_damage_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_row_that_makes_no_sense_is_damage(tmp_path: Path) -> None:
-    """SQLite looks at its pages, not at what stands in them: a body that cannot be read is told in the same words."""
+    """SQLite looks at its pages, not at what stands in them: a body that cannot be read is reported in the same words."""
     path = tmp_path / "batchd.db"
     add(path, 1, 2000)
     with contextlib.closing(sqlite3.connect(path)) as db:
@@ -756,7 +756,7 @@ def _move_back(path: Path) -> None:
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
 @pytest.mark.parametrize(
-    ("take", "told", "mend"),
+    ("take", "complaint", "restore"),
     [
         (_delete, "was deleted while", None),
         (_delete_all, "was deleted while", None),
@@ -770,8 +770,8 @@ def test_a_daemon_ends_when_its_store_is_taken_away(
     spool: Any,
     slow_server: str,
     take: Callable[[Path], None],
-    told: str,
-    mend: Callable[[Path], None] | None,
+    complaint: str,
+    restore: Callable[[Path], None] | None,
     *,
     busy: bool,
 ) -> None:
@@ -802,10 +802,10 @@ def test_a_daemon_ends_when_its_store_is_taken_away(
     assert daemon.returncode == 3
     log = (spool.folder / "daemon.log").read_text()
     assert log.splitlines()[-1].startswith(f"batchd: {path}")
-    assert told in log.splitlines()[-1]
+    assert complaint in log.splitlines()[-1]
     assert "Traceback" not in log
-    if mend:
-        mend(path)
+    if restore:
+        restore(path)
     with spool.serving():
         spool.eventually((outbox / "a" / "summary.json").exists)
         with Reader(path) as reader:
@@ -853,7 +853,7 @@ def ran(output: str) -> ToolRan:
 
 
 def test_the_log_stays_small_under_steady_writing(tmp_path: Path) -> None:
-    """With readers that come and go all the time, it begins anew every few megabytes."""
+    """With readers that come and go all the time, it begins again every few megabytes."""
     path = tmp_path / "batchd.db"
     add(path, 1)
     store = Store.open(path, retention_s=0)
@@ -875,10 +875,10 @@ def test_the_log_stays_small_under_steady_writing(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_reader_without_end_is_told(
+def test_a_reader_without_end_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Its log cannot begin anew, which is said a few times at most; when it has gone, the log is emptied."""
+    """Its log cannot begin again, which is said a few times at most; when it has gone, the log is emptied."""
     monkeypatch.setattr(writer, "LARGE_LOG", 1 << 20)
     path = tmp_path / "batchd.db"
     add(path, 1)
@@ -895,13 +895,13 @@ def test_a_reader_without_end_is_told(
         assert path.with_name("batchd.db-wal").stat().st_size > 4 << 20
         reader.close()
         async with asyncio.timeout(PATIENCE_S):
-            while path.with_name("batchd.db-wal").stat().st_size:  # noqa: ASYNC110 (the idle thread tells nobody)
+            while path.with_name("batchd.db-wal").stat().st_size:  # noqa: ASYNC110 (the idle thread sets no event)
                 await asyncio.sleep(0.05)
 
     asyncio.run(scenario())
     store.close()
-    told = capfd.readouterr()
-    count = (told.out + told.err).count(
+    printed = capfd.readouterr()
+    count = (printed.out + printed.err).count(
         "another program has been reading the database all the time"
     )
     assert 1 <= count <= 3

@@ -1,4 +1,4 @@
-"""A task's /tmp in a daemon's hands, and its checks': kept over a crash or not, gone with the task, however that ends; and what passes a limit is told."""
+"""A task's /tmp in a daemon's hands, and its checks': kept over a crash or not, gone with the task, however that ends; and what passes a limit is reported."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_run_has_it_too_and_leaves_nothing(spool: Spool) -> None:
     assert list((spool.folder / ".batchd").iterdir()) == []
 
 
-def test_a_killed_command_is_told_to_the_model_and_in_the_log(spool: Spool) -> None:
+def test_a_killed_command_is_reported_to_the_model_and_in_the_log(spool: Spool) -> None:
     """What a command used, and which key of the configuration says how much it may, stands in the feedback and in the log."""
     config = spool.folder / "config.toml"
     config.write_text(config.read_text() + "\n[sandbox]\nmax_memory_bytes = 100000000\n")
@@ -102,15 +102,15 @@ def test_a_killed_command_is_told_to_the_model_and_in_the_log(spool: Spool) -> N
             "submit", spool.write("batch.json", [{"first_prompt": "x", "check": check}]), "--wait"
         )
     assert spool.result("batch", "001")["status"] == "completed"
-    (told,) = logged(spool.folder / "daemon.log", "limit_passed")
-    assert told["level"] == "warning"
-    assert told["task"] == "001"
-    assert "of memory together; [sandbox] max_memory_bytes allows 95.37 MiB" in told["message"]
+    (line,) = logged(spool.folder / "daemon.log", "limit_passed")
+    assert line["level"] == "warning"
+    assert line["task"] == "001"
+    assert "of memory together; [sandbox] max_memory_bytes allows 95.37 MiB" in line["message"]
     transcript = (spool.folder / "outbox/batch/001.jsonl").read_text()
     assert "max_memory_bytes allows 95.37 MiB" in transcript
 
 
-def test_the_model_is_told_why_its_command_was_killed(tmp_path: Path) -> None:
+def test_the_model_learns_why_its_command_was_killed(tmp_path: Path) -> None:
     """A tool's output says that all of it was killed, what it used and which key allows how much."""
     tmp_path.chmod(0o755)
 
@@ -123,13 +123,13 @@ def test_the_model_is_told_why_its_command_was_killed(tmp_path: Path) -> None:
 
     output = asyncio.run(main())
     assert (output.outcome, output.exit_code) == ("killed", 137)
-    told = "begun\n[killed, with everything that it had started: its processes took"
-    assert output.text.startswith(told)
+    begin = "begun\n[killed, with everything that it had started: its processes took"
+    assert output.text.startswith(begin)
     assert "[sandbox] max_cpu_s allows 0.3 s" in output.text
 
 
 def test_a_full_task_does_not_empty_the_file_that_it_would_edit(tmp_path: Path) -> None:
-    """Where nothing may be written, what there was stays as it is, and the model is told why."""
+    """Where nothing may be written, what there was stays as it is, and the model learns why."""
     tmp_path.chmod(0o755)
     fill = "for i in 1 2 3; do head -c 10000000 /dev/zero > f$i; done; sleep 10"
 

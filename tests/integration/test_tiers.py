@@ -143,7 +143,7 @@ def test_a_full_tier_gives_its_slots_to_others(tmp_path: Path) -> None:
                 asyncio.timeout(PATIENCE_S),
             ):
                 flex = await daemon.submit("flex.json", _file("flex", 1))
-                while not (parked := (await _status(tmp_path))["parked"]):  # noqa: ASYNC110 (only asking tells)
+                while not (parked := (await _status(tmp_path))["parked"]):  # noqa: ASYNC110 (only asking shows it)
                     await asyncio.sleep(0.02)
                 more = await daemon.submit("more.json", _file("flex", 2, priority=9))
                 plain = await daemon.submit("plain.json", _file("standard", 3))

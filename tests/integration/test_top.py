@@ -185,8 +185,8 @@ def test_keys_cancel_pause_and_run_again(at: Control) -> None:
 
 
 def _parked(at: Control) -> list[tuple[str, str]]:
-    told = json.loads(at.order("status", "--json"))
-    return [(p["scope"], p["name"]) for p in told["parked"]]
+    status = json.loads(at.order("status", "--json"))
+    return [(p["scope"], p["name"]) for p in status["parked"]]
 
 
 def _type(text: str) -> Callable[[Teletype], None]:
@@ -283,8 +283,8 @@ def test_it_outlives_daemons(at: Control) -> None:
         assert (terminal.ends(), terminal.clean()) == (130, True)
 
 
-def test_a_store_that_cannot_be_read_is_told(at: Control) -> None:
-    """Not a traceback: what is wrong stands on the screen, and it goes on once that is mended."""
+def test_a_store_that_cannot_be_read_is_reported(at: Control) -> None:
+    """Not a traceback: what is wrong stands on the screen, and it goes on once that is fixed."""
     state = at.folder / ".batchd"
     state.mkdir()
     (state / "batchd.db").write_bytes(b"no database at all" * 100)

@@ -294,7 +294,7 @@ def test_one_trace_over_a_crash(tmp_path: Path, slow_server: str, receiver: Rece
 
 
 def test_a_receiver_that_is_down_gets_all_of_it_later(tmp_path: Path, model_server: str) -> None:
-    """While nobody takes them, spans are kept and the daemon says so; once somebody does, none is missing."""
+    """While no receiver takes them, spans are kept and the daemon says so; once one does, none is missing."""
     with Receiver() as gone:
         port = gone.port
     station = _station(tmp_path, model_server, gone.endpoint)
@@ -314,12 +314,12 @@ def test_a_receiver_that_is_down_gets_all_of_it_later(tmp_path: Path, model_serv
             until(lambda: len(_roots(receiver)) == 4)
             assert len(receiver.spans()) == 4 * (1 + 3 + 2)
             until(lambda: not station.troubles())
-    assert station.told("traces_trouble", "cannot be reached")[0]["level"] == "error"
-    assert not station.told("library_warned")
-    assert not station.told("traces_trouble", "lost")
+    assert station.logged("traces_trouble", "cannot be reached")[0]["level"] == "error"
+    assert not station.logged("library_warned")
+    assert not station.logged("traces_trouble", "lost")
 
 
-def test_a_receiver_that_hangs_hurts_nobody(
+def test_a_receiver_that_hangs_delays_nothing(
     tmp_path: Path, model_server: str, receiver: Receiver
 ) -> None:
     """It delays neither tasks nor, by more than two seconds, the daemon's end: as one that works does, in the same run."""
@@ -367,14 +367,14 @@ def test_a_receiver_that_drips_its_answer_is_given_up(
         receiver.dripping = b""
         until(lambda: len(receiver.spans()) == 1 + 3 + 2, within_s=PATIENCE_S)
         until(lambda: not station.troubles(), within_s=PATIENCE_S)
-    assert station.told("traces_trouble", "takes longer than 5 s to answer")
-    assert not station.told("traces_trouble", "lost")
+    assert station.logged("traces_trouble", "takes longer than 5 s to answer")
+    assert not station.logged("traces_trouble", "lost")
 
 
 def test_keys_reach_the_receiver_alone(
     tmp_path: Path, model_server: str, receiver: Receiver
 ) -> None:
-    """Headers from a variable are sent, and stand in no log, no process's environment; a refusal is told with its mend."""
+    """Headers from a variable are sent, and stand in no log, no process's environment; a refusal is reported with its fix."""
     station = _station(
         tmp_path, model_server, receiver.endpoint, more='headers_env = "OTLP_HEADERS"'
     )
@@ -426,7 +426,7 @@ def test_a_part_of_all_tasks_is_traced_whole(
 def test_a_worker_that_dies_leaves_its_call_in_the_trace(
     tmp_path: Path, slow_server: str, receiver: Receiver
 ) -> None:
-    """The call that it had under way is a span too, and says that nobody knows its outcome."""
+    """The call that it had under way is a span too, and says that its outcome is not known."""
     station = _station(tmp_path, slow_server, receiver.endpoint, "latency-1+steps-2")
     with station.serving():
         station.drop("b.json", _file(1))

@@ -27,7 +27,7 @@ from batchd.errors import ConfigError
 
 pytestmark = pytest.mark.in_turns
 
-#: Somebody who is neither root nor whoever runs these tests.
+#: A user who is neither root nor the one who runs these tests.
 _OTHER = 65534
 _root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 
@@ -50,7 +50,7 @@ class Ground:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What tells where it is."""
+        """What says where it is."""
         return {"HOME": str(self.home)}
 
     def configured(self, name: str) -> Path:
@@ -131,7 +131,7 @@ def test_one_that_is_not_trusted_is_refused_and_not_passed_over(ground: Ground) 
 
 
 def test_no_name_becomes_part_of_the_command_that_is_offered(ground: Ground) -> None:
-    """Whoever copies it runs nothing else: names are quoted, and of one that an error would cut there is none."""
+    """Who copies it runs nothing else: names are quoted, and of one that an error would cut there is none."""
     odd = ground.configured("$(touch mark);'`touch mark`")
     (command,) = re.findall("yours: `(batchd trust .*)`, or name", ground.found(odd))
     assert shlex.split(command) == ["batchd", "trust", str(odd)]
@@ -141,7 +141,7 @@ def test_no_name_becomes_part_of_the_command_that_is_offered(ground: Ground) -> 
 
 
 def test_named_ones_need_no_trust(ground: Ground) -> None:
-    """`--config` and BATCHD_CONFIG count whatever lies in the working directory, and tell where nothing is there."""
+    """`--config` and BATCHD_CONFIG count whatever lies in the working directory, and say where nothing is there."""
     here, other = ground.configured("here"), ground.configured("other")
     file = str(other / "config.toml")
     assert ground.batchd("--config", "config.toml", "status", cwd=here).returncode == 0
@@ -241,7 +241,7 @@ _GIVEN: Mapping[str, tuple[Callable[[Ground, Path], object], str]] = {
 
 @pytest.mark.parametrize("what", _OPEN)
 def test_what_everybody_can_write_does_not_count(ground: Ground, what: str) -> None:
-    """Whoever may write file, folder or list would decide: it is refused with the fix, trusted or not."""
+    """A user who may write file, folder or list would decide: it is refused with the fix, trusted or not."""
     here = ground.configured("here")
     ground.trust(here)
     change, words = _OPEN[what]
@@ -252,7 +252,7 @@ def test_what_everybody_can_write_does_not_count(ground: Ground, what: str) -> N
 @_root_only
 @pytest.mark.parametrize("what", _GIVEN)
 def test_what_belongs_to_somebody_else_does_not_count(ground: Ground, what: str) -> None:
-    """Nor does a trusted directory that was removed, and made anew by another user."""
+    """Nor does a trusted directory that was removed, and recreated by another user."""
     here = ground.configured("here")
     ground.trust(here)
     change, words = _GIVEN[what]
@@ -376,7 +376,7 @@ def test_the_systems_list_counts_for_everybody(
     assert "is not trusted" in ground.found(here)
 
 
-def test_whoever_sets_a_checkout_up_trusts_it() -> None:
+def test_setting_a_checkout_up_trusts_it() -> None:
     """`make setup`, which every target begins with, puts it on the list."""
     done = subprocess.run(
         ["make", "-n", "setup"], cwd=warm.ROOT, check=True, capture_output=True, text=True
@@ -385,7 +385,7 @@ def test_whoever_sets_a_checkout_up_trusts_it() -> None:
 
 
 def test_the_folders_of_configurations_need_no_line(ground: Ground) -> None:
-    """Whoever stands in ~/.config/batchd or /etc/batchd finds the configuration that counts there anyway."""
+    """A user who stands in ~/.config/batchd or /etc/batchd finds the configuration that counts there anyway."""
     for name in ("home/.config/batchd", "etc"):
         place = ground.configured(name)
         assert ground.found(place) == str(place / "config.toml")

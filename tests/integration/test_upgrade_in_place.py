@@ -120,7 +120,7 @@ def test_a_daemon_whose_files_were_exchanged_holds_its_tasks(spool: Any, way: st
 
 
 def test_a_large_file_waits_for_a_daemon_of_the_same_files(spool: Any) -> None:
-    """What would parse it apart is of the upgrade: it stays claimed, is refused by nobody, and goes on after a restart."""
+    """What would parse it apart is of the upgrade: it stays claimed, is not refused, and goes on after a restart."""
     at = Installed(spool)
     with at.serving():
         with (at.package / "config" / "sections.py").open("a") as file:

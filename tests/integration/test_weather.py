@@ -58,7 +58,7 @@ def test_odd_names_become_batches_of_their_own(station: Station) -> None:
 
 
 def test_what_is_no_regular_file_is_left_alone(station: Station, tmp_path: Path) -> None:
-    """Links, FIFOs, sockets, folders, devices: not opened, not moved, told once by name; others pass."""
+    """Links, FIFOs, sockets, folders, devices: not opened, not moved, reported once by name; others pass."""
     inbox = station.inbox
     (tmp_path / "secret.json").write_bytes(TASK)
     (inbox / "link.json").symlink_to(tmp_path / "secret.json")
@@ -77,11 +77,11 @@ def test_what_is_no_regular_file_is_left_alone(station: Station, tmp_path: Path)
         (inbox / "hard.json").hardlink_to(tmp_path / "hard.json")
         station.completed("hard")
         until(
-            lambda: all(station.told("inbox_trouble", f"{x}.json is ") for x in odd), station.text
+            lambda: all(station.logged("inbox_trouble", f"{x}.json is ") for x in odd), station.text
         )
         time.sleep(A_WHILE_S)
     assert {p.name for p in inbox.iterdir()} == {f"{x}.json" for x in odd}
-    assert all(len(station.told("inbox_trouble", f"{x}.json is ")) == 1 for x in odd)
+    assert all(len(station.logged("inbox_trouble", f"{x}.json is ")) == 1 for x in odd)
     (inbox / "folder.json").rmdir()
     for name in set(odd) - {"folder"}:
         (inbox / f"{name}.json").unlink()
@@ -129,8 +129,8 @@ def test_a_burst_is_taken_up_once_each(station: Station) -> None:
     for i in range(1500):
         assert station.summary(f"burst{i}")["status"] == ("finished" if i % 10 == 0 else "rejected")
     assert len(list(station.outbox.glob("burst[0-9]*"))) == 1500
-    told = [x["batch"] for e in ("batch_received", "batch_rejected") for x in station.told(e)]
-    assert len(told) == len(set(told))
+    batches = [x["batch"] for e in ("batch_received", "batch_rejected") for x in station.logged(e)]
+    assert len(batches) == len(set(batches))
     assert b'"7"' in (station.outbox / "burst7/request.json").read_bytes()
 
 
@@ -208,7 +208,7 @@ def test_a_file_that_vanishes_once_it_is_claimed(station: Station) -> None:
     station.completed("bystander")
     over.set()
     thread.join()
-    lost = {x["message"].split(".json")[0] for x in station.told("inbox_trouble", "victim")}
+    lost = {x["message"].split(".json")[0] for x in station.logged("inbox_trouble", "victim")}
     for i in range(150):
         if f"victim{i}" not in lost:
             station.completed(f"victim{i}")
@@ -222,15 +222,15 @@ def test_an_inbox_that_is_taken_away_is_made_again(
     station: Station, tmp_path: Path, harm: str
 ) -> None:
     """Removed or renamed under a running daemon: the folder is made and watched again, and takes files."""
-    before = station.inbox.stat().st_ino, len(station.told("inbox_trouble", "is watched again"))
+    before = station.inbox.stat().st_ino, len(station.logged("inbox_trouble", "is watched again"))
     if harm == "removed":
         shutil.rmtree(station.inbox)
     else:
         station.inbox.rename(tmp_path / "old")
-        (tmp_path / "old/late.json").write_bytes(TASK)  # whoever has it open goes on in the old one
+        (tmp_path / "old/late.json").write_bytes(TASK)  # who has it open goes on in the old one
     until(station.inbox.exists, station.text)
-    station.drop(f"anew-{harm}.json")
-    station.completed(f"anew-{harm}")
+    station.drop(f"again-{harm}.json")
+    station.completed(f"again-{harm}")
     if harm == "renamed":
         assert station.inbox.stat().st_ino != before[0]
         assert (tmp_path / "old/late.json").exists()
@@ -247,7 +247,7 @@ def test_the_same_file_again_while_its_first_run_goes_on(station: Station) -> No
 
 
 def test_files_that_cannot_be_claimed_or_read(station: Station) -> None:
-    """A file that the kernel will not let go stays, told once; the others are taken, and it too once it can be."""
+    """A file that the kernel will not let go stays, reported once; the others are taken, and it too once it can be."""
     path = station.inbox / "stuck.json"
     path.write_bytes(b"{")
     chattr = shutil.which("chattr") or "chattr"
@@ -257,11 +257,11 @@ def test_files_that_cannot_be_claimed_or_read(station: Station) -> None:
     try:
         for i in range(20):
             station.drop(f"beside{i}.json")
-        until(lambda: station.told("inbox_trouble", "stuck.json cannot be claimed"), station.text)
+        until(lambda: station.logged("inbox_trouble", "stuck.json cannot be claimed"), station.text)
         for i in range(20):
             station.completed(f"beside{i}")
         time.sleep(A_WHILE_S)
-        assert len(station.told("inbox_trouble", "stuck.json cannot be claimed")) == 1
+        assert len(station.logged("inbox_trouble", "stuck.json cannot be claimed")) == 1
     finally:
         subprocess.run([chattr, "-i", str(path)], check=True)
     assert "line 1, column 2" in station.refused("stuck")
@@ -289,7 +289,7 @@ def _elsewhere(tmp_path: Path) -> Path:
 def test_two_daemons_share_an_inbox_on_another_file_system(
     tmp_path: Path, model_server: str
 ) -> None:
-    """One polls, one is told by the kernel: each file is run exactly once, nothing is left.
+    """One polls, one hears from the kernel: each file is run exactly once, nothing is left.
 
     What one has claimed and not moved on, the other leaves alone when it starts.
     """
@@ -317,9 +317,9 @@ def test_two_daemons_share_an_inbox_on_another_file_system(
             until(lambda: len(list(claimed.iterdir())) == 10, one.text)
             with other.serving():
                 until(
-                    lambda: other.told("inbox_trouble", "10 files in .claimed belong"), other.text
+                    lambda: other.logged("inbox_trouble", "10 files in .claimed belong"), other.text
                 )
-                assert other.told("batch_received") == []
+                assert other.logged("batch_received") == []
                 one.outbox.unlink()
                 for i in range(10):
                     one.completed(f"held{i}")
@@ -337,8 +337,8 @@ def test_two_daemons_share_an_inbox_on_another_file_system(
         shutil.rmtree(inbox, ignore_errors=True)
 
 
-def test_status_tells_of_an_inbox_that_is_none(tmp_path: Path, model_server: str) -> None:
-    """A file in its place is shown, with since when and the mend, until the folder is back."""
+def test_status_shows_an_inbox_that_is_none(tmp_path: Path, model_server: str) -> None:
+    """A file in its place is shown, with since when and the fix, until the folder is back."""
     with Station(tmp_path, model_server).serving() as station:
         assert station.troubles() == []
         station.inbox.rename(tmp_path / "away")
@@ -358,7 +358,7 @@ def test_status_tells_of_an_inbox_that_is_none(tmp_path: Path, model_server: str
 def test_an_inbox_that_is_a_link_is_watched_where_it_leads(
     tmp_path: Path, model_server: str
 ) -> None:
-    """Files are taken up by the kernel's word, not by the scan alone; a link that is set anew is noticed."""
+    """Files are taken up by the kernel's word, not by the scan alone; a link that is replaced is noticed."""
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
     scan_s = 6.0
@@ -368,18 +368,18 @@ def test_an_inbox_that_is_a_link_is_watched_where_it_leads(
         time.sleep(0.5)  # the first scan is over, the next one far
         for i in range(3):
             begun = time.monotonic()
-            station.drop(f"told{i}.json")
-            until(lambda i=i: not (station.inbox / f"told{i}.json").exists())  # type: ignore[misc]
+            station.drop(f"event{i}.json")
+            until(lambda i=i: not (station.inbox / f"event{i}.json").exists())  # type: ignore[misc]
             assert time.monotonic() - begun < scan_s / 2
-        until(lambda: len(station.told("batch_received")) == 3, station.text)
+        until(lambda: len(station.logged("batch_received")) == 3, station.text)
         (tmp_path / "new-link").symlink_to("second")
         (tmp_path / "new-link").rename(station.inbox)
-        until(lambda: station.told("inbox_trouble", "is watched again"), station.text)
+        until(lambda: station.logged("inbox_trouble", "is watched again"), station.text)
         begun = time.monotonic()
         station.drop("elsewhere.json")
         until(lambda: not (tmp_path / "second/elsewhere.json").exists())
         assert time.monotonic() - begun < scan_s / 2
-        for batch in ("told0", "told1", "told2", "elsewhere"):
+        for batch in ("event0", "event1", "event2", "elsewhere"):
             station.completed(batch)
 
 
@@ -399,7 +399,7 @@ _LONG = "k" * (1 << 20)
     ],
     ids=["key", "place", "provider", "model", "id", "after", "dir"],
 )
-def test_what_is_of_any_length_is_told_short(
+def test_what_is_of_any_length_is_shown_short(
     station: Station, request: pytest.FixtureRequest, task: dict[str, Any]
 ) -> None:
     """A megabyte in a key, a name or a path is no megabyte in the refusal, nor in the log."""
@@ -436,10 +436,10 @@ def test_without_watches_it_looks_itself(tmp_path: Path, model_server: str) -> N
     with station.serving(*prefix):
         station.drop("a.json", b"")
         station.refused("a")
-        assert station.told("inbox_trouble", "no events, so it is looked at every 0.3 s")
+        assert station.logged("inbox_trouble", "no events, so it is looked at every 0.3 s")
 
 
-def test_a_start_that_cannot_be_is_told_in_one_line(tmp_path: Path, model_server: str) -> None:
+def test_a_start_that_cannot_be_is_reported_in_one_line(tmp_path: Path, model_server: str) -> None:
     """A file in the inbox's place ends the start with 3 and a line that names it."""
     station = Station(tmp_path, model_server)
     station.inbox.write_bytes(b"")
@@ -458,5 +458,5 @@ def test_who_edits_a_file_in_the_inbox_learns_that_each_save_is_a_batch(station:
         (station.inbox / "edited.json").write_bytes(TASK)
         name = f"edited-{number + 1}" if number else "edited"
         until((station.outbox / name / "summary.json").exists, station.text, within_s=PATIENCE_S)
-    (told,) = station.told("inbox_trouble", "each time it is taken as a batch of its own")
-    assert told["message"].startswith("edited.json is written here again and again")
+    (line,) = station.logged("inbox_trouble", "each time it is taken as a batch of its own")
+    assert line["message"].startswith("edited.json is written here again and again")

@@ -45,7 +45,7 @@ def test_a_clock_that_jumps_costs_nothing(tmp_path: Path, model_server: str) -> 
             name = f"jump{i}"
             tasks = [{"first_prompt": f"{name}-{n}"} for n in range(2)]
             station.drop(f"{name}.json", json.dumps(tasks).encode())
-            until(lambda: len(station.told("model_called")) > 2, station.text)
+            until(lambda: len(station.logged("model_called")) > 2, station.text)
             clock.set(ahead_s)
             # Neither as old as it seems, nor to be waited for until its time has come.
             with (station.inbox / f"young{i}.md").open("wb") as young:
@@ -64,7 +64,7 @@ def test_a_clock_that_jumps_costs_nothing(tmp_path: Path, model_server: str) -> 
         # Set back, it dates what comes now by the new time.
         received = _seconds(station.summary("young1")["received_at"])
         assert abs(received - time.time() + 10800) < 600
-        assert station.told("worker_died") == []
+        assert station.logged("worker_died") == []
 
 
 def test_time_at_work_leaves_out_what_the_clock_was_moved_by() -> None:
@@ -103,7 +103,7 @@ def test_money_at_midnight(tmp_path: Path, model_server: str) -> None:
     with station.serving():
         tasks = [{"first_prompt": f"do {n}"} for n in range(8)]
         station.drop("b.json", json.dumps(tasks).encode())
-        until(lambda: station.told("budget_reached"), station.text)
+        until(lambda: station.logged("budget_reached"), station.text)
         done = len([*station.outbox.glob("b/00*.json")])
         assert done < 8
         parked = json.loads(station.status("--json"))["parked"]
@@ -138,12 +138,12 @@ def test_a_start_with_the_clock_a_day_ahead_grants_no_money_twice(
     with station.serving():
         tasks = [{"first_prompt": f"do {n}"} for n in range(40)]
         station.drop("b.json", json.dumps(tasks).encode())
-        until(lambda: len(station.told("budget_reached")) == 1, station.text, 60)
+        until(lambda: len(station.logged("budget_reached")) == 1, station.text, 60)
     clock.set(noon + 86400)
     with station.serving():
-        until(lambda: len(station.told("budget_reached")) == 2, station.text, 60)
+        until(lambda: len(station.logged("budget_reached")) == 2, station.text, 60)
         clock.set(noon)
-        until(lambda: len(station.told("budget_reached")) == 3, station.text, 60)
+        until(lambda: len(station.logged("budget_reached")) == 3, station.text, 60)
     with Reader(tmp_path / ".batchd/batchd.db") as reader:
         booked = [row.known_usd + row.unsettled_usd for row in reader.spend(("day",))]
     assert len(booked) == 2
@@ -199,7 +199,7 @@ def test_a_machine_that_sleeps_goes_on_where_it_was(tmp_path: Path, model: Model
     station = Station(tmp_path, model.base_url, model="steps-4", heartbeat_s=2.0, more=more)
     with station.serving():
         station.drop("nap.json", json.dumps([{"first_prompt": f"{i}"} for i in range(6)]).encode())
-        until(lambda: len(station.told("model_called")) > 2, station.text)
+        until(lambda: len(station.logged("model_called")) > 2, station.text)
         answer_after(model.base_url, 600)
         until(lambda: model.open() == 2, station.text)
         asleep = station.processes()
@@ -212,7 +212,7 @@ def test_a_machine_that_sleeps_goes_on_where_it_was(tmp_path: Path, model: Model
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
         station.completed("nap", 6)
-        assert station.told("worker_died") == []
+        assert station.logged("worker_died") == []
         results = _results(station, "nap")
         assert {r["attempts"] for r in results} == {1}
         assert sum(r["usage"]["unsettled_calls"] for r in results) >= 1

@@ -71,7 +71,7 @@ def test_a_collector_in_a_hurry_gets_each_folder_once_and_whole(
             *("001", "001.json", "001.jsonl"),
         }
     assert {p.name for p in (goal / "wrong0").iterdir()} == {"request.json", "summary.json"}
-    assert station.told("outbox_trouble") == []
+    assert station.logged("outbox_trouble") == []
 
 
 def test_who_waits_for_a_batch_finds_it_though_a_collector_was_faster(
@@ -95,7 +95,7 @@ def test_who_waits_for_a_batch_finds_it_though_a_collector_was_faster(
 
 
 def test_single_results_may_be_taken_as_they_come(station: Station) -> None:
-    """Whoever takes results one by one loses nothing: results.jsonl and the summary have them all."""
+    """Who takes results one by one loses nothing: results.jsonl and the summary have them all."""
     station.drop("single.json", _tasks(12))
     folder, taken = station.outbox / "single", set()
 
@@ -121,13 +121,13 @@ def test_a_folder_taken_away_too_early_is_made_again(station: Station, tmp_path:
     assert len((folder / "results.jsonl").read_text().splitlines()) == 40
     found = {p.name for p in [*folder.glob("0*.json"), *(tmp_path / "early").glob("0*.json")]}
     assert len(found) == 40
-    (told,) = station.told("outbox_trouble", "early")
-    assert "taken away before its summary" in told["message"]
+    (line,) = station.logged("outbox_trouble", "early")
+    assert "taken away before its summary" in line["message"]
 
 
 def _bounded(station: Station) -> None:
-    """Trouble of some seconds is told a few times, not for each file and try."""
-    assert 1 <= len(station.told("outbox_trouble")) <= 12, station.text()
+    """Trouble of some seconds is logged a few times, not for each file and try."""
+    assert 1 <= len(station.logged("outbox_trouble")) <= 12, station.text()
 
 
 def test_an_outbox_that_is_replaced_by_a_file_comes_back(tmp_path: Path, model_server: str) -> None:
@@ -140,7 +140,7 @@ def test_an_outbox_that_is_replaced_by_a_file_comes_back(tmp_path: Path, model_s
         for i in range(30):
             station.drop(f"b{i}.json", _tasks(2))
         station.drop("wrong.json", b"[]")
-        until(lambda: station.told("outbox_trouble"), station.text)
+        until(lambda: station.logged("outbox_trouble"), station.text)
         until(station.rests, station.text)
         asked_meanwhile = len(station.asked())
         time.sleep(0.3)
@@ -151,7 +151,7 @@ def test_an_outbox_that_is_replaced_by_a_file_comes_back(tmp_path: Path, model_s
             station.completed(f"b{i}", 2)
         station.refused("wrong")
         _bounded(station)
-        assert station.told("outbox_trouble", "works again")
+        assert station.logged("outbox_trouble", "works again")
 
 
 def test_an_outbox_on_a_disk_that_becomes_read_only(tmp_path: Path, model_server: str) -> None:
@@ -165,7 +165,7 @@ def test_an_outbox_on_a_disk_that_becomes_read_only(tmp_path: Path, model_server
         remount = ["mount", "-o", "remount", str(station.outbox)]
         subprocess.run([*remount, "-o", "ro"], check=True)
         station.drop("during.json", _tasks(12))
-        until(lambda: station.told("outbox_trouble", "Read-only"), station.text)
+        until(lambda: station.logged("outbox_trouble", "Read-only"), station.text)
         time.sleep(2)
         subprocess.run([*remount, "-o", "rw"], check=True)
         station.completed("during", 12)
@@ -188,27 +188,27 @@ def test_a_full_outbox_starts_nothing_and_costs_nothing(tmp_path: Path) -> None:
         model.send_signal(signal.SIGSTOP)
         filled(filling, 0)
         model.send_signal(signal.SIGCONT)
-        until(lambda: station.told("outbox_trouble", "No space left"), station.text)
+        until(lambda: station.logged("outbox_trouble", "No space left"), station.text)
         until(station.rests, station.text)
         seen = time.time()
-        asked, begun = len(station.asked()), len(station.told("task_started"))
+        asked, begun = len(station.asked()), len(station.logged("task_started"))
         time.sleep(2)
         assert len(station.asked()) == asked
-        assert len(station.told("task_started")) == begun < 40
+        assert len(station.logged("task_started")) == begun < 40
         assert "Traceback" not in station.text()
         (trouble,) = station.troubles()
         assert (trouble["what"], trouble["mend"]) == ("outbox_trouble", "make room on that disk")
         assert trouble["since"] < seen, "it lasts since it was found"
         shown = station.status()
-        told = "results cannot be written, so nothing is started that would leave any there. [Errno 28] No"
-        assert told in shown
+        why = "results cannot be written, so nothing is started that would leave any there. [Errno 28] No"
+        assert why in shown
         assert "To go on: make room on that disk" in shown
         answer_after(slow_server, 0)
         filling.unlink()
         station.completed("during", 40)
         until(lambda: station.troubles() == [], station.text)
         _bounded(station)
-        assert station.told("outbox_trouble", "works again")
+        assert station.logged("outbox_trouble", "works again")
 
 
 def test_a_disk_without_room_for_results_is_found_out_before_a_task_starts(
@@ -222,7 +222,7 @@ def test_a_disk_without_room_for_results_is_found_out_before_a_task_starts(
         filled(station.outbox / "filling", 200_000)
         asked = len(station.asked())
         station.drop("narrow.json", _tasks(4))
-        until(lambda: station.told("outbox_trouble", "No space left"), station.text)
+        until(lambda: station.logged("outbox_trouble", "No space left"), station.text)
         time.sleep(2)
         assert len(station.asked()) == asked
         (station.outbox / "filling").unlink()
@@ -241,7 +241,7 @@ def _neighbours(tmp_path: Path, model_server: str) -> list[Station]:
 
 
 def test_daemons_that_share_an_outbox_take_a_name_each(tmp_path: Path, model_server: str) -> None:
-    """Files of one name, dropped for both at once, have a folder each: nobody writes into another's."""
+    """Files of one name, dropped for both at once, have a folder each: none writes into another's."""
     one, two = _neighbours(tmp_path, model_server)
     count = 40
     with one.serving(), two.serving():

@@ -84,8 +84,8 @@ def test_a_file_that_takes_too_much_memory_is_refused(station: Station) -> None:
     with station.serving():
         values = b",".join([b'{"a":1}'] * 1_900_000)
         station.drop("fat.json", b'{"first_prompt":"x","metadata":{"a":[%s]}}' % values)
-        told = station.refused("fat")
-        assert "memory" in told
+        refused = station.refused("fat")
+        assert "memory" in refused
         station.drop("after.json", _large())
         station.completed("after")
         assert station.rss_mb() < 400
@@ -97,8 +97,8 @@ def test_a_process_that_is_killed_takes_no_file_with_it(station: Station) -> Non
         station.drop("slow.json", _slow(6))
         until(lambda: _parsing(station), station.text)
         os.kill(_parsing(station)[0], signal.SIGKILL)
-        until(lambda: station.told("batch_received"), station.text, within_s=PATIENCE_S)
-        assert not station.told("batch_rejected")
+        until(lambda: station.logged("batch_received"), station.text, within_s=PATIENCE_S)
+        assert not station.logged("batch_rejected")
 
 
 def test_what_was_being_read_when_the_daemon_died_is_read_apart(station: Station) -> None:
@@ -134,7 +134,7 @@ def test_the_loop_answers_while_a_large_file_is_taken_up(station: Station) -> No
         station.drop("many.json", json.dumps([{"first_prompt": "x"}] * 20_000).encode())
         answers = 0
         deadline = time.monotonic() + 120
-        while not station.told("batch_received"):
+        while not station.logged("batch_received"):
             assert time.monotonic() < deadline, station.text()
             answers += station.answers()
         assert answers > 5

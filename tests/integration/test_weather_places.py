@@ -45,15 +45,15 @@ def test_a_folder_in_trouble_holds_its_own_batch_alone(tmp_path: Path, model_ser
         folder.rename(tmp_path / "away")
         folder.write_bytes(b"")
         _order(station, "resume", "blocked")
-        until(lambda: station.told("outbox_trouble"), station.text, within_s=PATIENCE_S)
+        until(lambda: station.logged("outbox_trouble"), station.text, within_s=PATIENCE_S)
         station.drop("free.json", _tasks(6))
         until((station.outbox / "free/summary.json").exists, station.text, within_s=PATIENCE_S)
         station.completed("free", 6)
         (trouble,) = station.troubles()
         assert (trouble["what"], trouble["batches"]) == ("outbox_trouble", ["blocked"])
-        told = "results of blocked cannot be written, so none of its tasks is started"
-        assert told in station.status()
-        assert len(station.told("task_started")) < 60
+        why = "results of blocked cannot be written, so none of its tasks is started"
+        assert why in station.status()
+        assert len(station.logged("task_started")) < 60
         folder.unlink()
         (tmp_path / "away").rename(folder)
         until((folder / "summary.json").exists, station.text, within_s=PATIENCE_S)
@@ -75,9 +75,9 @@ def test_a_wrong_outbox_is_healed_by_a_right_one(tmp_path: Path, model_server: s
         (tmp_path / "file").write_bytes(b"")
         config.write_text(right.replace(f"{station.outbox}", f"{tmp_path}/file/outbox"))
         station.process.send_signal(signal.SIGHUP)
-        until(lambda: station.told("config_reloaded"), station.text, within_s=PATIENCE_S)
+        until(lambda: station.logged("config_reloaded"), station.text, within_s=PATIENCE_S)
         station.drop("between.json", _tasks(3))
-        until(lambda: station.told("outbox_trouble"), station.text, within_s=PATIENCE_S)
+        until(lambda: station.logged("outbox_trouble"), station.text, within_s=PATIENCE_S)
         until((station.outbox / "before/summary.json").exists, station.text, within_s=PATIENCE_S)
         station.completed("before", 40)
         config.write_text(right)
@@ -93,7 +93,7 @@ def test_a_wrong_outbox_is_healed_by_a_right_one(tmp_path: Path, model_server: s
 def test_an_outbox_that_hangs_holds_up_nothing_but_what_goes_there(
     tmp_path: Path, model_server: str
 ) -> None:
-    """A mount whose server is gone: the daemon answers, takes files of the inbox away, ends when told to; then all completes."""
+    """A mount whose server is gone: the daemon answers, takes files of the inbox away, ends on a signal; then all completes."""
     station = Station(tmp_path, model_server, model="steps-2")
     station.cold = True
     with station.serving():
@@ -104,12 +104,12 @@ def test_an_outbox_that_hangs_holds_up_nothing_but_what_goes_there(
                 station.drop(f"during{number}.json", _tasks(1))
             until(lambda: not [*station.inbox.glob("*.json")], station.text, within_s=PATIENCE_S)
             until(
-                lambda: station.told("outbox_trouble", "does not answer"),
+                lambda: station.logged("outbox_trouble", "does not answer"),
                 station.text,
                 within_s=PATIENCE_S,
             )
-            told = control.request(station.folder / ".batchd", "status")
-            assert [trouble["what"] for trouble in told["troubles"]] == ["outbox_trouble"]
+            status = control.request(station.folder / ".batchd", "status")
+            assert [trouble["what"] for trouble in status["troubles"]] == ["outbox_trouble"]
             station.drop("wrong.json", b"[]")
             until(lambda: not [*station.inbox.glob("*.json")], station.text, within_s=PATIENCE_S)
             station.stop()

@@ -33,7 +33,7 @@ def test_a_sandbox_user_that_is_deleted_holds_the_queue(tmp_path: Path, model_se
         station.drop(
             "during.json", json.dumps([{"first_prompt": f"{i}"} for i in range(9)]).encode()
         )
-        until(lambda: station.told("sandbox_trouble", "no user 'batchd-weather'"), station.text)
+        until(lambda: station.logged("sandbox_trouble", "no user 'batchd-weather'"), station.text)
         time.sleep(2)
         assert len(station.asked()) == asked
         assert not (station.outbox / "during/summary.json").exists()
@@ -44,4 +44,4 @@ def test_a_sandbox_user_that_is_deleted_holds_the_queue(tmp_path: Path, model_se
         with users.open("a") as file:
             file.write(_USER)
         station.completed("during", 9)
-        assert station.told("sandbox_trouble", "works again")
+        assert station.logged("sandbox_trouble", "works again")

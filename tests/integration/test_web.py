@@ -1,4 +1,4 @@
-"""The live page over real HTTP: who may look, what is told, and how it stands up to odd clients."""
+"""The live page over real HTTP: who may look, what is shown, and how it stands up to odd clients."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ SLOW = "standin/latency-0.3+steps-3"
 
 @pytest.fixture
 def page(spool: Spool) -> Iterator[Page]:
-    """The page of a fresh spool, on which nobody has worked yet."""
+    """The page of a fresh spool, on which no daemon has worked yet."""
     with web(spool) as page:
         yield page
 
 
-def test_nobody_looks_without_the_token(page: Page) -> None:
+def test_nothing_is_shown_without_the_token(page: Page) -> None:
     """No token, a wrong one, one in the address, a forged session: 401; the token, or what it was exchanged for: 200."""
     kept = page.log.parent / ".batchd" / "web.token"
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
@@ -63,7 +63,7 @@ def test_nobody_looks_without_the_token(page: Page) -> None:
     assert page.token not in page.log.read_text()
 
 
-def test_nobody_who_guesses_locks_others_out(page: Page) -> None:
+def test_wrong_guesses_lock_no_other_client_out(page: Page) -> None:
     """Behind a proxy all come from one address: after any number of wrong tokens the right one lets in, and so does a session."""
     cookie = page.ask("/session")[0].headers["set-cookie"].partition(";")[0]
     answers = [page.ask("/api/overview", token="wrong-token-number-n")[0].status for _ in range(15)]
@@ -136,7 +136,7 @@ def test_every_answer_is_guarded(page: Page) -> None:
         assert page.ask("/api/overview", Host=host)[0].status == 200, host
 
 
-def test_a_batch_is_told_as_it_goes(spool: Spool, page: Page) -> None:
+def test_a_batch_is_shown_as_it_goes(spool: Spool, page: Page) -> None:
     """Events bring counts, tasks with what they do and wait for, and their conversation, once each, in order."""
     assert isinstance(page, Page)
     assert page.get("/api/overview")["daemon"] is None
@@ -155,11 +155,11 @@ def test_a_batch_is_told_as_it_goes(spool: Spool, page: Page) -> None:
         assert event["data"]["daemon"]["slots"] == 2
         rows = page.get("/api/batches/b")["rows"]
         assert rows[3]["why"].startswith("comes after 001")
-        told, passages, ids = None, [], []
+        now, passages, ids = None, [], []
         with page.listening("/live/batches/b/004") as task:
             for event in task:
                 if event["event"] == "now":
-                    told = event["data"]["task"]
+                    now = event["data"]["task"]
                 else:
                     passages += event["data"]["passages"]
                     ids.append(int(event["id"]))
@@ -168,8 +168,8 @@ def test_a_batch_is_told_as_it_goes(spool: Spool, page: Page) -> None:
         assert ids == sorted(ids)
         assert [p["kind"] for p in passages].count("answer") == 3
         assert [p["kind"] for p in passages][-2:] == ["verdict", "end"]
-        assert told is not None
-        # A browser that comes back says what it has, and is told the rest alone.
+        assert now is not None
+        # A browser that comes back says what it has, and gets the rest alone.
         with page.listening("/live/batches/b/004", Last_Event_ID=str(ids[-1] - 1)) as task:
             rest = next(event for event in task if event["event"] == "grown")
         assert [p["kind"] for p in rest["data"]["passages"]] == ["end"]
@@ -218,7 +218,7 @@ def test_a_batch_is_told_as_it_goes(spool: Spool, page: Page) -> None:
     ],
 )
 def test_odd_addresses_get_plain_answers(spooled: Page, path: str, status: int) -> None:
-    """What nobody knows is 404, what makes no sense 400, each with a reason; nothing leads out of the store."""
+    """What is unknown is 404, what makes no sense 400, each with a reason; nothing leads out of the store."""
     answer, data = spooled.ask(path)
     assert answer.status == status, data
     if status != 200 and "json" in answer.headers["content-type"]:
@@ -241,8 +241,8 @@ def spooled(tmp_path_factory: pytest.TempPathFactory, model_server: str) -> Iter
         yield page
 
 
-def test_who_reads_nothing_harms_nobody(spool: Spool, page: Page) -> None:
-    """Clients that stop reading, or never finish a request, are waited for by nobody else."""
+def test_a_client_that_reads_nothing_harms_no_other(spool: Spool, page: Page) -> None:
+    """Clients that stop reading, or never finish a request, keep no other client waiting."""
     with contextlib.ExitStack() as stack, spool.serving():
         tasks = [{"first_prompt": "x" * 300, "model": SLOW} for _ in range(12)]
         tasks += [
@@ -263,7 +263,7 @@ def test_who_reads_nothing_harms_nobody(spool: Spool, page: Page) -> None:
         assert int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) < 150_000
 
 
-def test_who_asks_nothing_keeps_nobody_out(page: Page) -> None:
+def test_a_client_that_asks_nothing_keeps_no_other_out(page: Page) -> None:
     """Connections that never bring a whole request, the first or a later one, are let go after ten seconds; who listens stays."""
     whole, begun = page.request("/session"), b"GET /session HTTP/1.1\r\nHost: loc"
     with contextlib.ExitStack() as guests:
@@ -291,7 +291,7 @@ def test_who_asks_nothing_keeps_nobody_out(page: Page) -> None:
 
 
 def test_only_so_many_listen(page: Page) -> None:
-    """One browser too many is told to come again, and may once another has gone."""
+    """One browser too many has to come again, and may once another has gone."""
     with contextlib.ExitStack() as stack:
         others = [stack.enter_context(page.listening("/live/overview")) for _ in range(MOST)]
         assert all(next(each)["event"] == "now" for each in others)
@@ -309,7 +309,7 @@ def _listens(page: Page) -> bool:
         return False
 
 
-def test_nobody_looks_at_the_spool_while_nobody_watches(spooled: Page) -> None:
+def test_the_spool_is_not_read_while_no_browser_listens(spooled: Page) -> None:
     """Once the last browser has gone the threads that look rest, however long that lasts."""
     with spooled.listening("/live/overview") as seen:
         next(seen)
@@ -319,7 +319,7 @@ def test_nobody_looks_at_the_spool_while_nobody_watches(spooled: Page) -> None:
 
 
 def _rest(page: Page) -> bool:
-    """Tell whether the threads that read the store have no turn in three seconds; they look more than once a second."""
+    """Return whether the threads that read the store have no turn in three seconds; they look more than once a second."""
     before = _turns(page)
     time.sleep(3)
     return _turns(page) == before
@@ -333,8 +333,10 @@ def _turns(page: Page) -> int:
     return sum(int(count) for (count,) in counts)
 
 
-def test_a_store_that_is_exchanged_damaged_or_newer_is_told(spool: Spool, spooled: Page) -> None:
-    """Another file in its place is read from then on; one that cannot be read is told with its reason, and looked at again."""
+def test_a_store_that_is_exchanged_damaged_or_newer_is_reported(
+    spool: Spool, spooled: Page
+) -> None:
+    """Another file in its place is read from then on; one that cannot be read is reported with its reason, and looked at again."""
     source = spooled.log.parent / ".batchd" / "batchd.db"
     state = spool.folder / ".batchd"
     with web(spool) as page, page.listening("/live/overview") as seen:
@@ -350,8 +352,8 @@ def test_a_store_that_is_exchanged_damaged_or_newer_is_told(spool: Spool, spoole
         assert "newer batchd" in next(e for e in seen if e["data"]["trouble"])["data"]["trouble"]
         (state / "draft").write_bytes(b"no database at all" * 100)
         (state / "draft").rename(state / "batchd.db")
-        told = next(e["data"]["trouble"] for e in seen if "newer" not in e["data"]["trouble"])
-        assert "no database" in told
+        trouble = next(e["data"]["trouble"] for e in seen if "newer" not in e["data"]["trouble"])
+        assert "no database" in trouble
         answer, data = page.ask("/api/batches/b")
         assert (answer.status, "no database" in json.loads(data)["error"]) == (503, True)
         shutil.copy(source, state / "draft")
@@ -360,7 +362,7 @@ def test_a_store_that_is_exchanged_damaged_or_newer_is_told(spool: Spool, spoole
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_it_ends_at_once_when_told_to(spool: Spool, number: int) -> None:
+def test_it_ends_at_once_on_a_signal(spool: Spool, number: int) -> None:
     """Ctrl-C, systemd, a terminal that closes: it hangs up and ends with 0, also while browsers listen."""
     with web(spool) as page, page.listening("/live/overview") as seen:
         next(seen)
@@ -373,7 +375,7 @@ def test_it_ends_at_once_when_told_to(spool: Spool, number: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "more", "code", "told"),
+    ("arguments", "more", "code", "complaint"),
     [
         (["--listen", "0.0.0.0:0"], "", 2, "name a token_file"),
         (["--listen", "[::]:0"], "[web]\nopen = true\n", 2, "name a token_file"),
@@ -388,7 +390,7 @@ def test_it_ends_at_once_when_told_to(spool: Spool, number: int) -> None:
     ],
 )
 def test_what_is_not_safe_or_not_possible_is_refused(
-    spool: Spool, arguments: list[str], more: str, code: int, told: str
+    spool: Spool, arguments: list[str], more: str, code: int, complaint: str
 ) -> None:
     """An address for others without a token, a short token, no address at all: one line, and no page."""
     (spool.folder / "short").write_text("secret")
@@ -397,11 +399,11 @@ def test_what_is_not_safe_or_not_possible_is_refused(
     config.write_text(config.read_text() + more)
     done = spool.batchd("web", *arguments)
     assert done.returncode == code, done
-    assert told in done.stderr
+    assert complaint in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_port_that_is_taken_is_told(spool: Spool, page: Page) -> None:
+def test_a_port_that_is_taken_is_reported(spool: Spool, page: Page) -> None:
     """Exit 3, and how to choose another."""
     done = spool.batchd("web", "--listen", f"127.0.0.1:{page.port}")
     assert done.returncode == 3
@@ -412,7 +414,7 @@ def test_a_port_that_is_taken_is_told(spool: Spool, page: Page) -> None:
 
 
 def test_a_token_of_ones_own(spool: Spool) -> None:
-    """From the environment or a file; then none is made. Nobody finds it in /proc or in a log."""
+    """From the environment or a file; then none is made. It is neither in /proc nor in a log."""
     config = spool.folder / "config.toml"
     config.write_text(config.read_text() + '[web]\ntoken_env = "PAGE_WORD"\n')
     word = "a-word-of-my-own-0123"
@@ -437,7 +439,7 @@ def test_open_to_everybody_is_said(spool: Spool) -> None:
 
 
 def test_a_token_file_that_others_can_read_is_not_used(spool: Spool) -> None:
-    """A token that is no secret, or a link to another file, lets nobody in: exit 3, with the mend."""
+    """A token that is no secret, or a link to another file, lets no client in: exit 3, with the fix."""
     state = spool.folder / ".batchd"
     state.mkdir(0o700)
     kept = state / "web.token"

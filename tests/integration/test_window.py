@@ -43,7 +43,7 @@ def configure(spool: Any, base_url: str, tools: str = "auto", more: str = "") ->
 
 
 def window(model: str, tokens: int) -> str:
-    """Return the part of a configuration that tells of a model's window."""
+    """Return the part of a configuration that gives a model's window."""
     return f'[models."standin/{model}"]\ncontext_window = {tokens}\n'
 
 
@@ -170,7 +170,7 @@ def test_a_task_of_many_windows_completes_and_its_summaries_are_accounted_for(
     assert usage["cached_input_tokens"] > 0.5 * usage["input_tokens"]
 
 
-def test_a_window_that_nobody_told_of_is_learned_and_kept(
+def test_a_window_that_was_not_given_is_learned_and_kept(
     spool: Any, counting_server: tuple[str, Path]
 ) -> None:
     """The server's refusal names it: one is enough, the permit is given back, and the task completes."""
@@ -204,17 +204,17 @@ def test_an_overflow_gives_its_permit_back(spool: Any, counting_server: tuple[st
     assert [r["status"] for r in results[:3]] == ["completed"] * 3, [r["error"] for r in results]
 
 
-def test_what_cannot_be_made_to_fit_ends_with_sizes_and_the_mend(
+def test_what_cannot_be_made_to_fit_ends_with_sizes_and_the_fix(
     spool: Any, counting_server: tuple[str, Path]
 ) -> None:
-    """A prompt larger than the window, known beforehand or told by the server, is one clean error."""
+    """A prompt larger than the window, known beforehand or named by the server, is one clean error."""
     base_url, _ = counting_server
     known, unknown = "window-3000+steps-2", "window-2999+steps-2"
     configure(spool, base_url, more=window(known, 3000))
     prompt = "word " * 5000
     tasks = [
         {"id": "known", "first_prompt": prompt, "model": f"standin/{known}"},
-        {"id": "told", "first_prompt": prompt, "model": f"standin/{unknown}"},
+        {"id": "named", "first_prompt": prompt, "model": f"standin/{unknown}"},
     ]
     for result, size in zip(run(spool, tasks), (3000, 2999), strict=True):
         assert (result["status"], result["error"]["type"]) == ("error", "context_overflow")

@@ -522,7 +522,7 @@ def test_a_patch_that_cannot_be_written_to_its_end_is_taken_back(tmp_path: Path)
     assert (source / "zz").read_text() == "z\n"
 
 
-def test_an_end_that_comes_late_overwrites_nobodys_work(tmp_path: Path) -> None:
+def test_an_end_that_comes_late_overwrites_no_other_work(tmp_path: Path) -> None:
     """The owner has cleaned up after one that was cut short, and gone on: files of theirs are named."""
     source = repository(tmp_path / "r", FILES)
     patch = work(tmp_path, origin_of(source), "echo four >> README.md; echo n > new")
@@ -864,7 +864,7 @@ class Guarded(http.server.SimpleHTTPRequestHandler):
         self.send_header("WWW-Authenticate", 'Basic realm="git"')
         self.end_headers()
 
-    def log_message(self, *_: object) -> None:  # type: ignore[override] # (nobody reads it)
+    def log_message(self, *_: object) -> None:  # type: ignore[override] # (it is not read)
         """Say nothing."""
 
 
@@ -1026,7 +1026,7 @@ def test_a_task_that_has_begun_needs_its_repository_no_more(spool: Any) -> None:
 
 
 @pytest.mark.long
-def test_where_nobody_looked_nothing_is_said_of_changes(spool: Any) -> None:
+def test_without_a_look_nothing_is_said_of_changes(spool: Any) -> None:
     """A task that was paused and then cancelled may have changed anything: its files are named."""
     served(spool)
     tasks = [{"first_prompt": "x", "repo": "work/r", "model": "standin/notes-1+latency-2+steps-9"}]

@@ -110,13 +110,13 @@ class Station:
         return {**os.environ, "PYTHONPATH": ":".join(paths)}
 
     def answers(self) -> bool:
-        """Tell whether the daemon is up."""
+        """Return whether the daemon is up."""
         with contextlib.suppress(NoDaemonError, OSError):
             return bool(control.request(self.folder / ".batchd", "status"))
         return False
 
     def ended(self) -> bool:
-        """Tell whether the daemon is gone."""
+        """Return whether the daemon is gone."""
         return self.process is not None and self.process.poll() is not None
 
     def stop(self) -> None:
@@ -184,7 +184,7 @@ class Station:
         """Return the log."""
         return (self.folder / "log").read_text(errors="replace")
 
-    def told(self, event: str, within: str = "") -> list[Mapping[str, Any]]:
+    def logged(self, event: str, within: str = "") -> list[Mapping[str, Any]]:
         """Return the log's lines about something, as far as their message holds ``within``."""
         lines = logged(self.folder / "log", event)
         return [line for line in lines if within in str(line.get("message", ""))]
@@ -196,7 +196,7 @@ class Station:
         return done.stdout
 
     def rests(self) -> bool:
-        """Tell whether no task is at work."""
+        """Return whether no task is at work."""
         return not json.loads(self.status("--json"))["daemon"]["running"]
 
     def troubles(self) -> list[dict[str, Any]]:
@@ -259,5 +259,5 @@ def hanging(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        os.close(device)  # whoever waits is refused
+        os.close(device)  # what waits is refused
         subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -31,7 +31,7 @@ _CONFIG = """
 base_url = "http://127.0.0.1:{port}/v1"
 api_key_file = "openai"
 """
-#: What the documentation leaves to whoever edits a file: the key, the name of a model, the one host that tasks may ask for.
+#: What the documentation leaves to the user who edits a file: the key, the name of a model, the one host that tasks may ask for.
 _SUDOEDIT = """\
 sudoedit() {{
     case $1 in

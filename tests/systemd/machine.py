@@ -77,7 +77,7 @@ class Machine:
         until(lambda: self.is_up(after=before), self.last_words)
 
     def is_up(self, after: int = 0) -> bool:
-        """Tell whether it has booted, with another systemd than ``after``."""
+        """Return whether it has booted, with another systemd than ``after``."""
         try:
             if self.leader == after:
                 return False

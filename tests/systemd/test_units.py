@@ -135,15 +135,15 @@ def test_what_the_unit_leaves_out_would_break_the_sandbox(service: Service) -> N
     assert len(lines) == 8
     machine.run("systemctl", "start", *(f"trial-{number}.service" for number in range(len(lines))))
     for number, line in enumerate(lines):
-        told = Service(machine, f"trial-{number}.service").journal()
-        (said,) = (x["MESSAGE"] for x in told if "sandbox:" in x["MESSAGE"])
+        journal = Service(machine, f"trial-{number}.service").journal()
+        (said,) = (x["MESSAGE"] for x in journal if "sandbox:" in x["MESSAGE"])
         assert said.startswith("failed sandbox:" if line else "ok     sandbox:"), (line, said)
 
 
 def test_lines_are_fields_of_the_journal(service: Service) -> None:
     """Each line has its fields, under one prefix; a priority; and a message for people."""
-    results(drop(service.machine, "told", {"first_prompt": "told"}), service.machine.last_words)
-    lines = service.journal("BATCHD_BATCH=told", "BATCHD_TASK=001")
+    results(drop(service.machine, "fields", {"first_prompt": "fields"}), service.machine.last_words)
+    lines = service.journal("BATCHD_BATCH=fields", "BATCHD_TASK=001")
     events = [line["BATCHD_EVENT"] for line in lines]
     assert events[0] == "task_started"
     assert events.count("model_called") == 2
@@ -151,7 +151,7 @@ def test_lines_are_fields_of_the_journal(service: Service) -> None:
     for line in lines:
         assert line["_TRANSPORT"] == "journal"
         assert (line["SYSLOG_IDENTIFIER"], line["PRIORITY"]) == ("batchd", "6")
-        assert line["MESSAGE"].startswith(f"{line['BATCHD_EVENT']} batch=told task=001 ")
+        assert line["MESSAGE"].startswith(f"{line['BATCHD_EVENT']} batch=fields task=001 ")
     (called, _) = (line for line in lines if line["BATCHD_EVENT"] == "model_called")
     assert int(called["BATCHD_GEN_AI_USAGE_INPUT_TOKENS"]) > 0
 
@@ -194,8 +194,8 @@ def test_a_power_cut(service: Service) -> None:
     went_on(machine, machine.path(f"{HOME}/outbox/{folder.name}"), "unplugged")
 
 
-def test_a_command_without_memory_takes_nobody_along(service: Service) -> None:
-    """The kernel kills a command for its memory: the task is told, and the daemon and its workers live on."""
+def test_a_command_without_memory_takes_nothing_else_along(service: Service) -> None:
+    """The kernel kills a command for its memory: the task learns of it, and the daemon and its workers live on."""
     check = """
         python3 -c '
         import os, time
@@ -223,7 +223,7 @@ def test_a_command_without_memory_takes_nobody_along(service: Service) -> None:
     workers = {pid for pid, command in everyone.items() if "forkserver" in command}
     assert workers
     assert workers <= service.processes().keys()
-    # Where systemd sees such a death, it would stop the unit for it, unless it is told not to.
+    # Where systemd sees such a death, it would stop the unit for it, unless it is set not to.
     assert service.show("OOMPolicy") == "continue"
 
 
@@ -234,7 +234,7 @@ def _running(service: Service, words: str) -> list[int]:
 
 @contextlib.contextmanager
 def _little_memory(service: Service, words: str) -> Iterator[Callable[[], object]]:
-    """Put a command into a cgroup of little memory; tell whether the kernel has killed anything for it.
+    """Put a command into a cgroup of little memory; yield what says whether the kernel has killed anything for it.
 
     A unit's own MemoryMax binds nothing where the memory controller belongs to version 1. Where it does not, the
     signal that the kernel would send is sent from here.
@@ -291,7 +291,7 @@ def test_the_key_is_a_credential(service: Service) -> None:
 
 
 def test_reload(service: Service) -> None:
-    """`systemctl reload` reads the configuration again; a wrong one is told of, and the old one stays."""
+    """`systemctl reload` reads the configuration again; a wrong one is reported, and the old one stays."""
     config = service.machine.path("/etc/batchd/config.toml")
     good, before = config.read_text(), service.main
     try:
@@ -310,11 +310,11 @@ def _reloaded(service: Service) -> dict[str, Any]:
     service.control("reload")
     lines: list[dict[str, Any]] = []
 
-    def told() -> bool:
+    def written() -> bool:
         lines[:] = service.journal("BATCHD_EVENT=config_reloaded")[before:]
         return bool(lines)
 
-    until(told, service.machine.last_words)
+    until(written, service.machine.last_words)
     return lines[0]
 
 
@@ -324,9 +324,9 @@ def test_systemd_finds_no_fault(
     """The unit as installed: nothing to say for `verify`, and an exposure of 3.0 at most."""
     done = service.machine.try_("systemd-analyze", "verify", f"/etc/systemd/system/{service.name}")
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
-    told = service.machine.run("systemd-analyze", "security", "--no-pager", service.name)
-    exposure = re.search(r"Overall exposure level for .*: ([\d.]+)", told)
-    assert exposure, told
+    report = service.machine.run("systemd-analyze", "security", "--no-pager", service.name)
+    exposure = re.search(r"Overall exposure level for .*: ([\d.]+)", report)
+    assert exposure, report
     record_property("systemd-analyze security", exposure[1])
     assert float(exposure[1]) <= 3.0
 
@@ -344,7 +344,7 @@ def test_the_page_beside_the_daemon(service: Service) -> None:
     machine.run("systemctl", "daemon-reload")
     machine.run("systemctl", "start", name)
 
-    def told(path: str) -> Any:
+    def answer_of(path: str) -> Any:
         token = machine.path(f"{HOME}/.batchd/web.token").read_text().strip()
         asked = urllib.request.Request(
             f"http://{listen}/api/{path}", headers={"Authorization": f"Bearer {token}"}
@@ -354,12 +354,12 @@ def test_the_page_beside_the_daemon(service: Service) -> None:
 
     def up() -> bool:
         with contextlib.suppress(OSError):
-            return bool(told("overview"))
+            return bool(answer_of("overview"))
         return False
 
     until(up, machine.last_words)
-    assert str(told("overview")["daemon"]["pid"]) == service.show("MainPID")
-    assert told("batches/paged/001")["task"]["status"] == "completed"
+    assert str(answer_of("overview")["daemon"]["pid"]) == service.show("MainPID")
+    assert answer_of("batches/paged/001")["task"]["status"] == "completed"
     machine.run("systemctl", "stop", name)
     assert machine.run("systemctl", "show", "-P", "Result", name).strip() == "success"
 
@@ -394,9 +394,9 @@ def test_the_unit_of_a_user(machine: Machine) -> None:
     analyze = (*service.systemctl[:-2], "systemd-analyze", "--user")
     done = machine.try_(*analyze, "verify", f"{units}/batchd.service")
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
-    told = machine.run(*analyze, "security", "--no-pager", service.name)
-    exposure = re.search(r"Overall exposure level for .*: ([\d.]+)", told)
-    assert exposure, told
+    report = machine.run(*analyze, "security", "--no-pager", service.name)
+    exposure = re.search(r"Overall exposure level for .*: ([\d.]+)", report)
+    assert exposure, report
     assert float(exposure[1]) <= 3.4
     check = ("%h/batchd/.venv/bin/batchd", "--config", "%h/batchd/config.toml", "check")
     lines = _trials(machine, units, f"{units}/batchd.service", check)

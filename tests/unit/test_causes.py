@@ -40,7 +40,7 @@ _BAD, _FORBIDDEN = FailureKind.BAD_REQUEST, FailureKind.FORBIDDEN
         (FailureKind.OVERLOADED, 503, True, "model not found", False),
     ],
 )
-def test_a_model_that_is_not_there_is_told_from_a_request_that_is_refused(
+def test_a_model_that_is_not_there_is_distinguished_from_a_request_that_is_refused(
     kind: FailureKind, status: int, words: str, *, of_model: bool, gone: bool
 ) -> None:
     """In each provider's own words: the one holds all tasks of the model, the other ends the one task."""

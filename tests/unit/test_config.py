@@ -49,7 +49,7 @@ def test_the_shipped_file_says_the_defaults(
 
 
 def test_the_shipped_file_has_every_key_with_a_comment() -> None:
-    """Whoever opens config.toml finds each key of each section, and what it means."""
+    """A user who opens config.toml finds each key of each section, and what it means."""
     text = (ROOT / "config.toml").read_text()
     for section in fields(sections.Sections):
         if section.name in {"providers", "models", "notify"}:
@@ -67,7 +67,7 @@ def test_the_shipped_file_has_every_key_with_a_comment() -> None:
 
 
 def test_the_receivers_in_the_shipped_file_are_sound(written: Path) -> None:
-    """Whoever takes the comment signs away before the receivers has ones that are read, with what they say."""
+    """Without the comment signs before them, the receivers are ones that are read, with what they say."""
     text = (
         (ROOT / "config.toml")
         .read_text()
@@ -89,7 +89,7 @@ def test_the_receivers_in_the_shipped_file_are_sound(written: Path) -> None:
 
 
 def test_receivers_are_held_to_their_kind(written: Path) -> None:
-    """What a way of telling lacks, what it does not know, and what would give a password away, is told with its place."""
+    """What a kind of receiver lacks, what it does not know, and what would give a password away, is reported with its place."""
     written.write_text(
         '[notify.a]\nkind = "email"\nuser = "x"\ntls = "none"\nhost = "mail"\nto = ["me"]\ncommand = ["x"]\n'
         '[notify.b]\nkind = "webhook"\nurl = "https://me:pw@host/"\nurl_env = "X"\n'
@@ -139,7 +139,7 @@ def test_every_key_is_documented() -> None:
                 assert isinstance(after, ast.Expr), ast.unparse(field)
 
 
-def test_everything_wrong_is_told_at_once(written: Path) -> None:
+def test_everything_wrong_is_reported_at_once(written: Path) -> None:
     """Unknown keys, wrong types and bad values: each with its place, the reason and the nearest key."""
     written.write_text(
         '[pool]\nproceses = 3\nagents_per_process = "4"\nrest_s = nan\nmax_attempts = true\n'
@@ -249,8 +249,8 @@ def test_a_table_of_a_model_names_its_provider(written: Path) -> None:
         for name, own in (("flash", "flash"), ("gpt-5", "gpt-5"), ("openai/", "MODEL"))
     }
     written.write_text('[models."gpt-5"]\n')
-    (told,) = _problems(written, {}).values()
-    assert told == f'{why} ([models."openai/gpt-5"]; {compared})'
+    (problem,) = _problems(written, {}).values()
+    assert problem == f'{why} ([models."openai/gpt-5"]; {compared})'
     written.write_text('[cost]\ncompare = ["gpt-5"]\n[models."gpt-5"]\n')
     config.load(written, {})
 
@@ -267,7 +267,7 @@ def test_an_address_that_cannot_be_read_is_none(written: Path, url: str) -> None
 
 
 def test_the_network_is_true_false_or_a_list_of_hosts(tmp_path: Path) -> None:
-    """Each host as it is compared; all that is no host is told at once; variables and changes say it in the same way."""
+    """Each host as it is compared; all that is no host is reported at once; variables and changes say it in the same way."""
     path = tmp_path / "config.toml"
     path.write_text(
         '[sandbox]\nnetwork = ["API.Example.com.", "*.example.org:8443", "127.0.0.1:80"]\n'
@@ -327,7 +327,7 @@ def test_what_is_shown_and_hidden_lies_below_usr_etc_and_opt(tmp_path: Path) -> 
     assert _problems(path, {}).keys() == {"[sandbox] show", "[sandbox] hide[0]"}
 
 
-def test_contradictions_are_told(written: Path) -> None:
+def test_contradictions_are_reported(written: Path) -> None:
     """Models without a provider, addresses that are none, folders within one another."""
     written.write_text(
         '[agent]\nmodel = "opnai/x"\n[evaluation]\njudge_model = "gpt"\n'
@@ -344,7 +344,7 @@ def test_contradictions_are_told(written: Path) -> None:
 
 
 def test_control_characters_are_refused(written: Path) -> None:
-    """A NUL in a path, a line break in a header or a name is told, not run into; a body is free text."""
+    """A NUL in a path, a line break in a header or a name is reported, not run into; a body is free text."""
     written.write_text(
         '[paths]\ninbox = "a\\u0000b"\n[workspace]\nallow = ["ok", "a\\n"]\n'
         '[providers.openai]\nheaders = {"X" = "a\\r\\nEvil: 1"}\nextra_body = {stop = ["\\n"]}\n'
@@ -373,7 +373,7 @@ def test_control_characters_are_refused(written: Path) -> None:
         (None, "", "the file cannot be read: No such file or directory"),
     ],
 )
-def test_a_broken_file_is_told_by_line_and_column(
+def test_a_broken_file_is_reported_by_line_and_column(
     written: Path, data: bytes | None, place: str, reason: str
 ) -> None:
     """What is no TOML is refused with its place, and a file that is asked for must be there."""
@@ -384,7 +384,7 @@ def test_a_broken_file_is_told_by_line_and_column(
 
 @pytest.mark.timeout(120)
 def test_a_pipe_is_refused_and_not_waited_for(written: Path) -> None:
-    """Nobody writes to it: a daemon that read its configuration or a key from one would stand still for ever."""
+    """No process writes to it: a daemon that read its configuration or a key from one would stand still for ever."""
     os.mkfifo(pipe := written.with_name("pipe"))
     assert _problems(pipe, {}) == {
         "": "the file cannot be read: it is a pipe, which cannot be read again"
@@ -421,7 +421,7 @@ def test_variables_override_every_key(written: Path) -> None:
     assert loaded.paths.inbox == str(written.parent / "elsewhere")
 
 
-def test_a_wrong_variable_is_told_by_its_name(written: Path) -> None:
+def test_a_wrong_variable_is_reported_by_its_name(written: Path) -> None:
     """The place of a problem is the variable that brought it, whatever is wrong with it."""
     written.write_text("")
     environ = {
@@ -472,8 +472,8 @@ def test_keys_come_from_the_environment_a_file_or_nowhere(written: Path) -> None
         loaded.endpoint("anthropic")
     with pytest.raises(NotPossibleError, match="set the environment variable OPENAI_API_KEY"):
         config.load(written, {}).endpoint("openai")
-    with pytest.raises(UsageError, match="no provider 'nobody' is configured"):
-        loaded.endpoint("nobody")
+    with pytest.raises(UsageError, match="no provider 'missing' is configured"):
+        loaded.endpoint("missing")
     (written.parent / "key").write_text("two\nlines")
     with pytest.raises(NotPossibleError, match="holds no key"):
         loaded.endpoint("openrouter")
@@ -487,7 +487,7 @@ def test_no_secret_is_shown(written: Path) -> None:
 
 
 def test_limits_and_policy_have_the_fields_of_the_records() -> None:
-    """What tasks and workers are told has every field of the records, with the same defaults."""
+    """What tasks and workers get has every field of the records, with the same defaults."""
     assert limits.Limits().record() == records.Limits()
     assert config.Config().sandbox_policy() == records.SandboxPolicy()
     names = {f.name for f in fields(records.Limits)}
@@ -529,7 +529,7 @@ def test_what_is_no_dotted_key_is_refused(key: str) -> None:
 
 
 def test_a_change_is_read_as_strictly_as_the_file(tmp_path: Path) -> None:
-    """It changes its key alone; a wrong one is told by its own name, all at once; relative paths lie beside the file."""
+    """It changes its key alone; a wrong one is reported by its own name, all at once; relative paths lie beside the file."""
     path = tmp_path / "config.toml"
     path.write_text("[pool]\nprocesses = 2\n[limits]\nmax_calls = 5\n")
     old = config.load(path, {"BATCHD_POOL__REST_S": "1.5"})
@@ -570,15 +570,15 @@ def test_no_key_of_a_provider_is_handed_out(written: Path) -> None:
     )
     with pytest.raises(ConfigError) as caught:
         config.load(written, {})
-    told = [str(problem) for problem in caught.value.problems]
-    assert told == [
+    problems = [str(problem) for problem in caught.value.problems]
+    assert problems == [
         "[secrets.files] key: it holds the key of provider deepseek, which no command may see",
         "[secrets] env: it holds the key of provider openai, which no command may see",
     ]
 
 
-def test_a_key_in_the_place_of_its_variables_name_is_not_told(written: Path) -> None:
-    """Whoever puts the key itself into ``api_key_env`` is told so, without it."""
+def test_a_key_in_the_place_of_its_variables_name_is_not_shown(written: Path) -> None:
+    """A key in ``api_key_env`` itself is refused, and not quoted."""
     written.write_text('[providers.openai]\napi_key_env = "sk-proj-abcdef"\n')
     with pytest.raises(ConfigError) as caught:
         config.load(written, {})

@@ -56,9 +56,9 @@ def words(count: int) -> str:
 class Provider:
     """A task in a model's window: every request is held to it, and to the rules of conversations."""
 
-    #: What fits, by the provider's own count, and what batchd was told of it; 0: nothing.
+    #: What fits, by the provider's own count, and what batchd knows of it; 0: nothing.
     window: int
-    told: int
+    known: int
     #: The answer at each turn; then comes the last word.
     answer: Callable[[int], Answer]
     turns: int
@@ -88,7 +88,7 @@ class Provider:
             id="001", first_prompt=self.prompt, model="p/m", evaluator="none", limits=limits
         )
         self.state = TaskState(first_prompt=self.prompt)
-        setup = ModelSetup(name="p/m", context_window=self.told, tools=self.protocol)
+        setup = ModelSetup(name="p/m", context_window=self.known, tools=self.protocol)
         terms = events.Terms(model=setup, judge=setup, system_prompt=self.system)
         self._turn = 0
         self._ran = 0
@@ -306,7 +306,7 @@ def test_new_outputs_that_together_overflow_a_small_window_are_cut_in_their_midd
 
 
 @pytest.mark.parametrize("opening", ["prompt", "window"])
-def test_a_prompt_longer_than_the_window_ends_with_sizes_and_the_mend(opening: str) -> None:
+def test_a_prompt_longer_than_the_window_ends_with_sizes_and_the_fix(opening: str) -> None:
     """No call is made for it, and the message says what takes how much, and what to do."""
     window, prompt = (6000, words(7000)) if opening == "prompt" else (700, "Write a game")
     provider = Provider(window, window, call, 3, lambda _: "ok", prompt=prompt)
@@ -338,12 +338,14 @@ def test_large_tool_calls_of_the_model_give_way_to_a_summary() -> None:
 
 
 @pytest.mark.parametrize("names", [True, False], ids=["named", "not named"])
-@pytest.mark.parametrize("told", [0, 100_000], ids=["unknown", "wrong"])
-def test_a_window_that_was_not_known_is_learned_from_the_refusal(told: int, *, names: bool) -> None:
+@pytest.mark.parametrize("known", [0, 100_000], ids=["unknown", "wrong"])
+def test_a_window_that_was_not_known_is_learned_from_the_refusal(
+    known: int, *, names: bool
+) -> None:
     """One refusal is enough: the task goes on in the window that the provider named, or has shown."""
     provider = Provider(
         9000,
-        told,
+        known,
         call,
         80,
         lambda _: words(700),

@@ -329,8 +329,11 @@ def test_what_earlier_daemons_left_out_has_a_default() -> None:
 
 def test_what_a_newer_daemon_is_held_by_is_understood() -> None:
     """Scopes and causes that are not known here are text as any other."""
-    told = {"resumed": 0, "held": [{"scope": "planet", "cause": "weather", "since": 1.0, "by": 2}]}
-    (held,) = coding.answer(control.Resume(), told).held
+    answer = {
+        "resumed": 0,
+        "held": [{"scope": "planet", "cause": "weather", "since": 1.0, "by": 2}],
+    }
+    (held,) = coding.answer(control.Resume(), answer).held
     assert (held.scope, held.cause, held.name) == ("planet", "weather", "")
 
 

@@ -325,7 +325,7 @@ def test_a_response_is_cut_where_it_should_have_stopped() -> None:
     assert answer.replay is None
 
 
-def test_items_that_the_provider_left_out_are_told() -> None:
+def test_items_that_the_provider_left_out_are_reported() -> None:
     """It answers 200: this is the only sign."""
     removed = [
         {"id": "rs_1", "action": "removed", "type": "reasoning", "reason": "prefix_mismatch"}
@@ -511,7 +511,7 @@ def test_only_what_is_listed_is_ever_spared() -> None:
         assert _refused("chat", 400, message, request).kind is FailureKind.BAD_REQUEST
 
 
-def test_a_model_that_takes_no_tools_is_told_apart() -> None:
+def test_a_model_that_takes_no_tools_is_recognised() -> None:
     """It is the model's own: no other call to it would fare better."""
     for message in (
         f"{NO_TOOLS}.",
@@ -560,7 +560,7 @@ def test_a_secret_in_an_answer_takes_its_items_with_it(api: str) -> None:
     hidden = masked(answer, Masker([{"responses": "gAAA==", "messages": "c2lnA=="}[api]]))
     assert isinstance(hidden, Answer)
     assert (hidden.replay, hidden.masked, hidden.content) == (None, True, "Now.")
-    spoken = replace(answer, content="tell it: hunter2hunter2")
+    spoken = replace(answer, content="say it: hunter2hunter2")
     hidden = masked(spoken, Masker(["hunter2hunter2"]))
     assert isinstance(hidden, Answer)
     assert (hidden.replay, hidden.masked) == (None, True)
@@ -611,7 +611,7 @@ def test_a_secret_in_an_answer_takes_its_items_with_it(api: str) -> None:
     ],
 )
 def test_the_vendors_codes_are_known(status: int, error: dict[str, Any], kind: FailureKind) -> None:
-    """What no wait cures is told from what passes."""
+    """What no wait cures is distinguished from what passes."""
     body = json.dumps({"type": "error", "error": error}).encode()
     assert http_failure(Place(_setup("messages"), ENDPOINT), status, {}, body).kind is kind
 

@@ -43,7 +43,7 @@ def test_links_resolve() -> None:
 
 
 def test_the_readme_leads_everywhere() -> None:
-    """Whoever reads the README finds each guide, and how to contribute."""
+    """A reader of the README finds each guide, and how to contribute."""
     linked = {link.partition("#")[0] for link in _links(ROOT / "README.md")}
     assert {f"docs/{guide.name}" for guide in GUIDES} | {"CONTRIBUTING.md"} <= linked
 

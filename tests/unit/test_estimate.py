@@ -147,7 +147,7 @@ def test_an_outcome_is_priced_today_and_cut_at_the_limits() -> None:
 
 
 def test_limits_bound_what_a_task_may_take() -> None:
-    """Calls times the dearest call, or the limit on tokens or money where that is less; without a window, nobody knows."""
+    """Calls times the dearest call, or the limit on tokens or money where that is less; without a window, it is unknown."""
     limits = Limits(max_calls=10, max_output_tokens=1000)
     assert bounds.of_task(kind(limits=limits)) == Bounds(10, 1_000_000, pytest.approx(10 * 0.102))
     judged = kind(limits=limits, evaluation="judge", judge=replace(SETUP, name="q/j", price=DEAR))

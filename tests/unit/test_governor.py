@@ -217,7 +217,7 @@ def test_a_call_is_repeated_with_growing_pauses_and_then_given_up() -> None:
         (FailureKind.CONTEXT_OVERFLOW, Reason.CONTEXT_OVERFLOW),
     ],
 )
-def test_what_no_repetition_mends_ends_the_task(kind: FailureKind, reason: Reason) -> None:
+def test_what_no_repetition_fixes_ends_the_task(kind: FailureKind, reason: Reason) -> None:
     """At once, with its own reason, and its permit is free."""
 
     async def scenario() -> None:
@@ -500,7 +500,7 @@ def test_what_was_learnt_from_a_short_call_is_believable_for_a_long_one() -> Non
 
 
 def test_until_a_model_has_answered_a_tight_budget_is_used_with_caution() -> None:
-    """Nobody knows yet how far its calls go beyond our estimates; a generous budget holds nobody up."""
+    """It is not known yet how far its calls go beyond our estimates; a generous budget holds nothing up."""
 
     async def scenario() -> None:
         for limit, granted in ((15.0, 1), (100.0, 3)):
@@ -534,7 +534,7 @@ def test_no_call_waits_for_the_end_of_calls_that_have_ended() -> None:
             ask(task, "p/known", tokens)
         for task in tasks:
             g.answered(task.ref, 0.0)
-        # Of a model that nobody knows yet a single call goes at a time, where the money is tight.
+        # Of a model that is not known yet a single call goes at a time, where the money is tight.
         ask(tasks[0], "p/new", 1000)
         assert isinstance(tasks[0].answers[-1], Grant)
         assert g.waiting == 0
@@ -544,7 +544,7 @@ def test_no_call_waits_for_the_end_of_calls_that_have_ended() -> None:
 
 @pytest.mark.parametrize("kind", [FailureKind.AUTH, FailureKind.QUOTA])
 def test_what_every_call_would_meet_parks_the_provider(kind: FailureKind) -> None:
-    """Whoever waits or asks is turned away, until one call tries and is answered."""
+    """A task that waits or asks is turned away, until one call tries and is answered."""
 
     async def scenario() -> None:
         reported = Reported()
@@ -571,7 +571,7 @@ def test_what_every_call_would_meet_parks_the_provider(kind: FailureKind) -> Non
     asyncio.run(scenario())
 
 
-def test_a_provider_that_answers_nobody_is_tried_at_growing_intervals() -> None:
+def test_a_provider_that_answers_no_request_is_tried_at_growing_intervals() -> None:
     """One failed try, whatever it failed with, doubles the wait; one that came to nothing leaves room for another."""
 
     async def scenario() -> None:
@@ -604,7 +604,7 @@ def test_a_provider_that_answers_nobody_is_tried_at_growing_intervals() -> None:
     asyncio.run(scenario())
 
 
-def test_nobody_waits_where_nothing_may_be_parked() -> None:
+def test_no_task_waits_where_nothing_may_be_parked() -> None:
     """With max_parked_s = 0, as in `run`, an outage ends everybody's task with its cause."""
 
     async def scenario() -> None:
@@ -656,7 +656,7 @@ def test_one_task_alone_does_not_condemn_a_provider_where_nothing_is_parked() ->
 def test_what_fails_while_others_are_answered_is_not_always_the_tasks_own_fault(
     kind: FailureKind, more: dict[str, Any], tries: int, *, parked: bool
 ) -> None:
-    """A busy provider is asked for longer, and one that nobody can reach is parked, whoever was answered before."""
+    """A busy provider is asked for longer, and one that cannot be reached is parked, also where others were answered before."""
 
     async def scenario() -> None:
         g = governor(max_concurrent=9, max_backoff_s=0.02)
@@ -698,7 +698,7 @@ def test_tries_that_never_reached_the_provider_count_against_no_request() -> Non
 
 
 def test_answers_to_calls_of_better_days_do_not_make_an_outage_a_tasks_own_fault() -> None:
-    """What went before the outage may still be answered; only what went after it tells that the provider is there.
+    """What went before the outage may still be answered; only what went after it shows that the provider is there.
 
     Then a task that has failed through all of it is at fault, also where it was parked in between.
     """

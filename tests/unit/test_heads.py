@@ -15,7 +15,7 @@ from batchd.sandbox.network.heads import HeadError, answer, refusal, request
 HOST = b"Host: a.example\r\n"
 
 
-def test_a_request_is_written_anew() -> None:
+def test_a_request_is_rewritten() -> None:
     """The host comes from the request line, what concerns this connection alone goes, and the next one closes."""
     found = request(
         b"POST http://A.example:81/p?q=1 HTTP/1.1\r\nhost: a.example:81\r\nProxy-Connection: keep-alive\r\n"
@@ -47,7 +47,7 @@ def test_an_address_may_leave_its_path_out(line: bytes, path: bytes) -> None:
 
 
 def test_a_tunnel_has_a_host_and_a_port() -> None:
-    """The Host field of its request is nobody's business."""
+    """The Host field of its request is ignored."""
     found = request(b"CONNECT a.Example.:443 HTTP/1.1\r\nHost: other\r\n\r\n")
     assert (found.host, found.port, found.tunnel) == ("a.example", 443, True)
     assert request(b"CONNECT [::1]:8 HTTP/1.1\r\n\r\n").host == ip_address("::1")
@@ -111,8 +111,8 @@ def test_what_can_be_read_in_two_ways_is_refused(fields: bytes) -> None:
         request(b"POST http://a.example/ HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n")
 
 
-def test_nobody_nominates_the_frame_away() -> None:
-    """Connection may name fields for us alone; where a message goes and ends is written anew all the same."""
+def test_the_frame_cannot_be_nominated_away() -> None:
+    """Connection may name fields for us alone; where a message goes and ends is rewritten all the same."""
     found = request(
         b"POST http://a.example/ HTTP/1.1\r\nConnection: content-length, host\r\nContent-Length: 5\r\n\r\n"
     )
@@ -179,7 +179,7 @@ def test_an_answer_says_that_the_connection_closes() -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_answer_is_refused(raw: bytes) -> None:
-    """Also a switch of protocols, for which nobody asked."""
+    """Also a switch of protocols, which was not asked for."""
     with pytest.raises(HeadError):
         answer(raw + b"\r\n", bare=False)
 

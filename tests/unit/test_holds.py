@@ -106,7 +106,7 @@ def test_two_causes_of_one_scope_end_one_by_one() -> None:
 
 
 def test_a_pause_stops_what_runs_and_an_outage_does_not() -> None:
-    """Calls under way tell how an outage goes; what people pause gives its slot back."""
+    """Calls under way show how an outage goes; what people pause gives its slot back."""
     lifecycle = _lifecycle()
     _run(lifecycle, A)
     assert lifecycle.park(_parking(Scope.PROVIDER, "p", Cause.DOWN)) == []

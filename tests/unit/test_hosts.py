@@ -1,4 +1,4 @@
-"""Lists of hosts: how they are read, what they hold, who may ask for which; and addresses nobody may reach."""
+"""Lists of hosts: how they are read, what they hold, who may ask for which; and addresses no task may reach."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_task_has_no_more_than_the_operator_allows(
     assert (refused in why) if refused else (why == "")
 
 
-def test_a_list_tells_all_that_is_wrong_with_it() -> None:
+def test_all_that_is_wrong_with_a_list_is_reported() -> None:
     """Each entry at once; entries that mean the same count once; a list has an end."""
     assert parsed(["A.example", "a.example."]) == (parse("a.example"),)
     with pytest.raises(ValueError, match=r"'a/b' .*; '\*' "):
@@ -133,7 +133,7 @@ def test_private_addresses_are_for_hosts_that_the_operator_named(text: str) -> N
         *("2002:7f00:1::", "2001:0:1::1", "64:ff9b:1::1", "64:ff9b::a9fe:a9fe", "100::1", "4000::1"),
     ],
 )  # fmt: skip
-def test_some_addresses_are_for_nobody(text: str) -> None:
+def test_some_addresses_are_always_refused(text: str) -> None:
     """No host, everybody, neighbours, metadata, and IPv4 in another's clothes: not even for private hosts."""
     assert forbidden(ip_address(text), private=True)
     assert forbidden(ip_address(text), private=False)
@@ -147,7 +147,7 @@ def test_public_addresses_are_for_all(text: str) -> None:
 
 
 def test_a_request_names_hosts_in_ascii_alone() -> None:
-    """Whoever asks writes names as DNS does; the dot at the end and the case do not matter."""
+    """A client writes names as DNS does; the dot at the end and the case do not matter."""
     assert authority("EXAMPLE.com.:443") == ("example.com", 443)
     assert authority("[::1]") == (ip_address("::1"), None)
     for text in ("bücher.example", "a.example%00", "a@b", "a.example..", "a\x0bb"):

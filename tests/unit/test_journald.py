@@ -53,12 +53,12 @@ def test_a_line_becomes_fields() -> None:
         "files": ["a b", "ü"],
         "exception": "Traceback\nValueError: =\n",
     }
-    told = (
+    message = (
         'tool_ran unit="no unit of systemd\'s" gen_ai.usage.input_tokens=12 files=["a b", "\\u00fc"]'
         "\nTraceback\nValueError: =\n"
     )
     assert _decoded(encoded(line)) == [
-        ("MESSAGE", told),
+        ("MESSAGE", message),
         ("PRIORITY", "4"),
         ("SYSLOG_IDENTIFIER", "batchd"),
         ("BATCHD_EVENT", "tool_ran"),
@@ -83,7 +83,7 @@ def test_no_key_can_forge_a_field() -> None:
 
 
 def test_a_long_line_goes_in_a_sealed_file(short: Path, listener: socket.socket) -> None:
-    """What no datagram can hold is passed as a file in memory that nobody can change any more."""
+    """What no datagram can hold is passed as a file in memory that cannot change any more."""
     journal = Journal(str(short / "socket"))
     journal.send({"level": "error", "event": "short"})
     assert dict(_decoded(listener.recv(1 << 16)))["MESSAGE"] == "short"
@@ -97,10 +97,10 @@ def test_a_long_line_goes_in_a_sealed_file(short: Path, listener: socket.socket)
             os.write(file.fileno(), b"forged")
 
 
-def test_a_journal_without_time_holds_nobody_up(short: Path, listener: socket.socket) -> None:
+def test_a_journal_without_time_holds_nothing_up(short: Path, listener: socket.socket) -> None:
     """A journal that reads nothing is waited for once, whatever is said; one that reads on gets what is said then.
 
-    Where there is nobody at all, the caller is told.
+    Where there is no journal at all, the caller learns of it.
     """
     journal = Journal(str(short / "socket"))
     began = time.monotonic()

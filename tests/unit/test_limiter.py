@@ -49,7 +49,7 @@ def test_the_headers_are_a_providers() -> None:
     assert all(Limiter(rps=0, burst=1, now=0).admit(0) for _ in range(9))
 
 
-def test_a_fraction_of_a_second_is_told_in_milliseconds() -> None:
+def test_a_fraction_of_a_second_is_shown_in_milliseconds() -> None:
     """One request behind at twenty a second is whole again in 50 ms."""
     limiter = Limiter(rps=20, burst=20, now=0)
     limiter.admit(0)

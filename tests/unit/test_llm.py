@@ -94,7 +94,7 @@ def _usage(**usage: Any) -> Usage:
     ],
 )
 def test_http_errors(status: int, error: dict[str, Any], kind: FailureKind) -> None:
-    """Status, code, type and words of the known providers tell what kind of failure it is."""
+    """Status, code, type and words of the known providers say what kind of failure it is."""
     for body in ({"error": error}, error, [{"error": error}], {"error": {"code": 1, **error}}):
         failure = http_failure(PLACE, status, {}, json.dumps(body).encode())
         assert failure.kind is kind
@@ -209,7 +209,7 @@ def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
 
 
 def test_a_moment_is_a_wait_from_now_on() -> None:
-    """Where a header tells not how long, but until when: as a date, in seconds or in milliseconds since the epoch."""
+    """Where a header says not how long, but until when: as a date, in seconds or in milliseconds since the epoch."""
     then = time.time() + 7200
     assert retry_after({"retry-after": formatdate(then, usegmt=True)}) == pytest.approx(7200, abs=5)
     for moment in (then, then * 1000):
@@ -487,7 +487,7 @@ def test_messages_of_the_user_that_follow_each_other_go_as_one() -> None:
 
 
 def test_thinking_goes_back_only_where_it_came_as_reasoning_content() -> None:
-    """To whoever never sent the field it is never sent: many refuse what they do not know."""
+    """A provider that never sent the field never gets it: many refuse what they do not know."""
     sent = _sent(Message("assistant", "a", reasoning="so"), Message("assistant", "b"))
     assert [m.get("reasoning_content") for m in sent] == ["so", None]
     assert "reasoning_content" not in sent[1]

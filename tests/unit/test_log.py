@@ -99,7 +99,7 @@ def test_a_line_fits_a_terminal() -> None:
 
 
 def test_the_file_survives_logrotate(tmp_path: Path) -> None:
-    """A renamed or deleted log file is made anew at the next line, in JSON; a full disk stops nothing."""
+    """A renamed or deleted log file is recreated at the next line, in JSON; a full disk stops nothing."""
     path = tmp_path / "batchd.log"
     log.configure("info", "console", str(path))
     logger = log.get_logger()
@@ -137,7 +137,7 @@ def test_a_line_that_the_disk_cut_takes_no_other_with_it(tmp_path: Path) -> None
 
 
 def test_a_log_file_never_holds_who_writes_it(tmp_path: Path) -> None:
-    """A FIFO in its place: nobody waits for a reader, nor for one who stands still; at the start it is an error."""
+    """A FIFO in its place: no writer waits for a reader, nor for one who stands still; at the start it is an error."""
     path = tmp_path / "batchd.log"
     log.configure("info", "console", str(path))
     logger = log.get_logger()
@@ -183,7 +183,7 @@ def _read(file: io.FileIO) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["pipe", "terminal"])
-def test_a_reader_of_stderr_who_stands_still_holds_nobody(
+def test_a_reader_of_stderr_who_stands_still_holds_nothing_up(
     monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Lines are left out after a second, and counted once it reads on; what it gets is whole lines but for one."""
@@ -245,7 +245,7 @@ def test_the_level_can_be_changed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_is_hidden_stands_in_no_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """Keys are masked in texts, in lists and in tracebacks, whoever wrote them there."""
+    """Keys are masked in texts, in lists and in tracebacks, whatever wrote them there."""
     log.hide(["h1dden-key"])
     log.configure("info", "json")
     try:

@@ -131,8 +131,8 @@ def test_half_a_secret_at_a_cut_goes_too(kept: int) -> None:
     assert masker.after_cut(f"{secret[kept:]} text") == " text"
 
 
-def test_names_tell() -> None:
-    """Headers, parameters and fields whose names tell of secrets, and headers that only look like it."""
+def test_names_give_secrets_away() -> None:
+    """Headers, parameters and fields whose names give secrets away, and headers that only look like it."""
     assert all(map(names_secret, ("X-Api-Key", "authorization", "sig", "Cookie", "MY_PASSWORD")))
     assert not any(map(names_secret, ("X-Title", "HTTP-Referer", "api-version", "seed")))
     assert list(named({"a": {"token": ["x", {"b": "y"}]}, "c": "z"})) == ["x", "y"]

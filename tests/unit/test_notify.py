@@ -1,4 +1,4 @@
-"""What is told, as people and programs read it."""
+"""Notifications, as people and programs read them."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def _refused(number: int) -> EventV1:
     return happened.batch_refused(batch, [Problem("tasks[0]", "no such key")], NOW)
 
 
-def test_nobody_writes_into_a_message_but_batchd() -> None:
+def test_only_batchd_writes_into_a_message() -> None:
     """What a provider says stays on one line of ours, and in the body: no header, no control character, no secret gets out."""
-    told = message.compose([_parked(EVIL, name="x\r\nBcc: all@example.com")])
+    notice = message.compose([_parked(EVIL, name="x\r\nBcc: all@example.com")])
     settings = Receiver(kind="email", sender="batchd@example.com", to=("me@example.com",))
     target = Target(name="me", settings=settings, environ={}, masker=Masker())
-    made = mail(target, told)
+    made = mail(target, notice)
     assert [name for name in made if name.lower() == "bcc"] == []
     assert "\n" not in str(made["subject"])
     text = made.get_content()
@@ -55,8 +55,8 @@ def test_nobody_writes_into_a_message_but_batchd() -> None:
     assert "\x1b" not in text
     assert "\u202e" not in text
     assert "[secret]" in text
-    assert "s3cret" not in f"{told}{made}"
-    assert b"Message-ID: <" + told.id.encode() in made.as_bytes()
+    assert "s3cret" not in f"{notice}{made}"
+    assert b"Message-ID: <" + notice.id.encode() in made.as_bytes()
 
 
 def test_every_text_in_an_event_is_clean() -> None:
@@ -64,8 +64,8 @@ def test_every_text_in_an_event_is_clean() -> None:
     batch = Batch(name="b", claim="", outbox="/o", request="request.json", received_at=NOW)
     problem = Problem("tasks[0]", EVIL + "\ud800")
     refused = message.clean(happened.batch_refused(batch, [problem], NOW), Masker(["s3cret-key-1"]))
-    told = msgspec.json.encode(message.compose([refused])).decode()
-    assert "s3cret" not in told
+    notice = msgspec.json.encode(message.compose([refused])).decode()
+    assert "s3cret" not in notice
     assert refused.batch is not None
     (error,) = refused.batch.errors
     assert error.startswith("tasks[0]: no Bcc: ")
@@ -80,26 +80,26 @@ def test_a_password_that_is_a_word_of_ours_breaks_no_message() -> None:
     )
     batch = BatchV1(name="b", folder="/o/b", counts={Status.TIMEOUT: 1}, failures=(failed,))
     event = replace(happened.budget_spent("b", "budget", NOW), batch=batch)
-    (told,) = message.compose([message.clean(event, Masker(["budget", "timeout"]))]).events
-    assert told.event == "budget_reached"
-    assert told.batch == replace(batch, failures=(replace(failed, message="[secret]"),))
-    assert told.message == "[secret]"
+    (clean,) = message.compose([message.clean(event, Masker(["budget", "timeout"]))]).events
+    assert clean.event == "budget_reached"
+    assert clean.batch == replace(batch, failures=(replace(failed, message="[secret]"),))
+    assert clean.message == "[secret]"
 
 
-def test_of_many_the_most_important_are_told_and_the_rest_counted() -> None:
+def test_of_many_the_most_important_are_named_and_the_rest_counted() -> None:
     """However often messages are folded, no event is lost from the count, and no message grows without bound."""
     daemon = happened.daemon_started(Start(after_crash=True, batches=2, tasks=7), NOW)
     messages = [message.compose([_refused(n)]) for n in range(300)]
     first = message.folded([*messages, message.compose([daemon])])
-    told = message.folded(
+    folded = message.folded(
         [first, message.compose([_parked("no")]), message.compose([_refused(300)])]
     )
-    counts = Counter(event.event for event in told.events) + Counter(told.left_out)
+    counts = Counter(event.event for event in folded.events) + Counter(folded.left_out)
     assert counts == {"batch_rejected": 301, "daemon_started": 1, "provider_parked": 1}
-    assert len(told.events) == message.MOST_EVENTS
-    assert "provider openai is parked: auth, and 302 more" in told.subject
-    assert told.text.index("provider openai") < told.text.index("batch b0")
-    assert "… and 253 more: 252 rejected, 1 starts of the daemon" in told.text
+    assert len(folded.events) == message.MOST_EVENTS
+    assert "provider openai is parked: auth, and 302 more" in folded.subject
+    assert folded.text.index("provider openai") < folded.text.index("batch b0")
+    assert "… and 253 more: 252 rejected, 1 starts of the daemon" in folded.text
     assert message.folded(messages[:2]).subject.endswith("2 batches ended: 2 rejected")
     assert message.folded(messages[:1]) is messages[0]
 
@@ -141,9 +141,9 @@ def test_a_model_that_ends_is_reported_with_what_to_take_in_its_place() -> None:
     made = msgspec.json.decode(msgspec.json.encode(message.compose([event])))
     assert "model p/old is shut down on 2026-12-11" in made["subject"]
     assert "To go on: take p/new" in made["text"]
-    (told,) = made["events"]
-    assert told["event"] == "model_retiring"
-    assert told["model"] == {
+    (sent,) = made["events"]
+    assert sent["event"] == "model_retiring"
+    assert sent["model"] == {
         "name": "p/old",
         "shutdown_date": "2026-12-11",
         "successor": "p/new",

@@ -37,7 +37,7 @@ def said(answer: dict[str, Any]) -> control.Standing:
 
 
 @pytest.mark.parametrize(
-    ("usd", "told"),
+    ("usd", "shown"),
     [
         (None, "unknown"),
         (0.0, "$0"),
@@ -48,12 +48,12 @@ def said(answer: dict[str, Any]) -> control.Standing:
         (1234.5, "$1,234.50"),
     ],
 )
-def test_money_is_told_in_digits_that_matter(usd: float | None, told: str) -> None:
-    """As the pages tell it: nothing that was spent is told as nothing, and dollars have cents."""
-    assert money(usd) == told
+def test_money_is_shown_in_digits_that_matter(usd: float | None, shown: str) -> None:
+    """As the pages show it: nothing that was spent is shown as nothing, and dollars have cents."""
+    assert money(usd) == shown
 
 
-def test_old_daemons_are_told_from_new_ones() -> None:
+def test_old_daemons_are_distinguished_from_new_ones() -> None:
     """One line says which is which and what to restart; of the same version, nothing."""
     assert versions.differs(__version__) == ""
     old = versions.differs("0.0.9")

@@ -180,7 +180,7 @@ def test_a_call_at_the_end_of_what_was_cut_off_does_not_run() -> None:
 
 
 @pytest.mark.parametrize("odd", [5, {}, ["x"], True, None])
-def test_what_nobody_needs_costs_no_answer(odd: Any) -> None:
+def test_what_is_not_needed_costs_no_answer(odd: Any) -> None:
     """An answer is paid: its model's name, its end and its tier may be anything."""
     message = {"content": "hi", "refusal": odd}
     choice = {"message": message, "finish_reason": odd}

@@ -100,7 +100,7 @@ def test_a_call_that_is_not_made_again_parks_its_provider_too() -> None:
     asyncio.run(scenario())
 
 
-def test_resume_lifts_a_wait_that_parks_nobody() -> None:
+def test_resume_lifts_a_wait_that_parks_no_task() -> None:
     """A provider that asked for half a minute is asked at once where somebody says so."""
 
     async def scenario() -> None:
@@ -263,7 +263,7 @@ def test_where_only_parked_models_are_left_one_of_them_tries_their_provider() ->
     asyncio.run(scenario())
 
 
-def test_tries_of_many_tasks_count_together_where_nobody_is_served() -> None:
+def test_tries_of_many_tasks_count_together_where_none_is_served() -> None:
     """Tasks of one model hold all slots, each has made few of its tries, and they give them back all the same."""
 
     async def scenario() -> None:

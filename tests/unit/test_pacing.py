@@ -178,7 +178,7 @@ def test_no_minute_has_more_requests_than_configured(rpm: int) -> None:
 
 @pytest.mark.parametrize("tpm", [20_000, 300_000])
 def test_no_minute_has_more_tokens_than_configured(tpm: int) -> None:
-    """Requests are counted at their most until their answers tell what they needed."""
+    """Requests are counted at their most until their answers say what they needed."""
     for seed in range(4):
         storm = Storm(seed=seed, tpm=tpm, answer_s=(0.0, 90.0))
         took = storm.run(400)
@@ -225,7 +225,7 @@ def _settled(rate: int = 600) -> Pace:
 
 
 def test_one_epoch_cuts_once() -> None:
-    """429s of requests that went before the cut only tell what is known; those after it cut again."""
+    """429s of requests that went before the cut only say what is known; those after it cut again."""
     pace = _settled()
     tickets = [pace.granted(n / 10, 10) for n in range(100)]
     pace.failed(tickets[-1], 10.0, _refusal(), 9)
@@ -269,7 +269,7 @@ def test_what_is_cut_is_won_back_and_never_above_the_configuration() -> None:
     assert rates[-1] == pytest.approx(591, abs=1)
 
 
-def test_where_nobody_gets_through_the_rate_is_not_to_blame() -> None:
+def test_where_no_request_gets_through_the_rate_is_not_to_blame() -> None:
     """The waits double up to a minute instead, also where Retry-After asks for less."""
     pace = _settled()
     for n in range(100):
@@ -301,7 +301,7 @@ def test_a_429_that_names_tokens_cuts_tokens() -> None:
     assert 11 < pace.ready_at(11.0, 100) <= 11 + 61
 
 
-def _told(remaining: float, *, window: bool = False) -> tuple[RateLimit]:
+def _reported(remaining: float, *, window: bool = False) -> tuple[RateLimit]:
     reset = 30.0 if window else (100 - remaining) / 5
     return (RateLimit(of="requests", limit=100, remaining=remaining, reset_s=reset, window=window),)
 
@@ -309,17 +309,17 @@ def _told(remaining: float, *, window: bool = False) -> tuple[RateLimit]:
 def test_headers_matter_once_little_is_left() -> None:
     """Then the rate is what comes back, or in a window what is left of it; with plenty it is free again."""
     pace = Pace()
-    pace.heard(_told(60), 5.0)
+    pace.heard(_reported(60), 5.0)
     assert pace.figures()["rpm"] == 0
-    pace.heard(_told(10), 5.0)
+    pace.heard(_reported(10), 5.0)
     assert pace.figures()["rpm"] == pytest.approx(300)
-    pace.heard(_told(50), 6.0)
+    pace.heard(_reported(50), 6.0)
     assert pace.figures()["rpm"] == pytest.approx(300)
-    pace.heard(_told(90), 7.0)
+    pace.heard(_reported(90), 7.0)
     assert pace.figures()["rpm"] == 0
-    pace.heard(_told(15, window=True), 8.0)
+    pace.heard(_reported(15, window=True), 8.0)
     assert pace.figures()["rpm"] == pytest.approx(30)
-    pace.heard(_told(0, window=True), 9.0)
+    pace.heard(_reported(0, window=True), 9.0)
     assert pace.ready_at(9.0, 10) <= 9.0 + 60
 
 
@@ -349,7 +349,7 @@ def test_what_comes_from_the_cache_counts_as_its_provider_says(
 def test_headers_do_not_overrule_the_configuration() -> None:
     """Who sets rpm knows what other clients need."""
     pace = _settled(120)
-    pace.heard(_told(10), 5.0)
+    pace.heard(_reported(10), 5.0)
     assert pace.figures()["rpm"] <= 120
 
 

@@ -31,7 +31,7 @@ def test_the_models_to_compare_with_have_prices(model: str) -> None:
 
 def test_unknown_is_none_never_free() -> None:
     """A model or provider that the data does not know has no price, and window 0."""
-    for model in ("openai/no-such-model", "nobody/gpt-4", "ollama/qwen3", "gpt-4", ""):
+    for model in ("openai/no-such-model", "missing/gpt-4", "ollama/qwen3", "gpt-4", ""):
         assert NONE.price(model) is None, model
         assert NONE.context_window(model) == 0
     # Embeddings have no output price, and github-copilot's data is empty: neither is free.

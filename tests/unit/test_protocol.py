@@ -112,8 +112,8 @@ def test_a_block_cut_at_the_output_limit_is_never_run() -> None:
         ("shell", '["ls"]', "must be a JSON object"),
     ],
 )
-def test_bad_arguments_are_told_to_the_model(name: str, arguments: str, says: str) -> None:
-    """What is wrong with a call is said in words that let the model mend it."""
+def test_bad_arguments_are_reported_to_the_model(name: str, arguments: str, says: str) -> None:
+    """What is wrong with a call is said in words that let the model fix it."""
     problem = tools.parse(ToolCall("1", name, arguments))
     assert isinstance(problem, str)
     assert says in problem

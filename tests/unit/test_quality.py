@@ -73,7 +73,7 @@ def test_every_case_is_whole() -> None:
 
 
 @pytest.mark.parametrize("case", RIGHT)
-def test_a_check_tells_right_from_wrong(tmp_path: Path, case: str) -> None:
+def test_a_check_distinguishes_right_from_wrong(tmp_path: Path, case: str) -> None:
     """It fails on what the agent finds, and passes a right solution."""
     work = tmp_path / "work"
     shutil.copytree(CASES / case, work)

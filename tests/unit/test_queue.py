@@ -345,7 +345,7 @@ def test_a_waiting_task_is_not_overtaken_by_what_keeps_it_waiting() -> None:
     assert turns.take(8) == [_ref("late")]
 
 
-def test_a_parked_provider_keeps_nobody_waiting() -> None:
+def test_a_parked_provider_keeps_no_other_task_waiting() -> None:
     """Who waits for a directory, but could not run anyway, does not hold the others up."""
     turns = _Turns()
     turns.add(_queued("leaf", 1, "/r/a"))
@@ -436,7 +436,7 @@ def _queued_fast(i: int, directory: str) -> Facts:
 
 
 def test_tasks_of_a_crowded_provider_let_others_pass() -> None:
-    """They would wait in their slots; but where nobody else can use a slot, they have it."""
+    """They would wait in their slots; but where no other task can use a slot, they have it."""
     turns = _Turns()
     for order, (name, provider, priority) in enumerate(
         [("a", "slow", 5), ("b", "slow", 5), ("c", "fast", 0), ("d", "fast", 0)]

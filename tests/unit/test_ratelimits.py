@@ -32,13 +32,13 @@ from batchd.records import RateLimit
             },
             (("requests", 100, 7, 42.0, True),),
         ),
-        # Half of it tells nothing.
+        # Half of it says nothing.
         ({"x-ratelimit-remaining-requests": "3", "x-ratelimit-limit-requests": "5"}, ()),
         ({"x-ratelimit-limit": "many", "x-ratelimit-remaining": "", "x-ratelimit-reset": "1"}, ()),
         ({"content-type": "application/json", "retry-after": "1"}, ()),
     ],
 )
-def test_limits_as_headers_tell_them(
+def test_limits_as_headers_give_them(
     headers: dict[str, str], limits: tuple[tuple[str, float, float, float, bool], ...]
 ) -> None:
     """What is of requests and what of tokens, what is left, and when it is whole again."""

@@ -90,25 +90,25 @@ def test_no_line_is_wider_than_the_terminal() -> None:
 def test_what_tools_were_given_is_shown() -> None:
     """The rest of a long command, the text of a file, what is put for what; also where JSON is not quite JSON."""
 
-    def told(name: str, arguments: str) -> list[str]:
+    def shown(name: str, arguments: str) -> list[str]:
         call = ToolCall("1", name, arguments)
         [passage] = passages(ToolRan(at=0.0, call=call, output="ok", exit_code=0), "")
         return [line[9:] if place == 0 else line for place, line in enumerate(_text(passage))]
 
-    assert told("shell", '{"command": "cat > a <<E\\nx\\nE"}') == [
+    assert shown("shell", '{"command": "cat > a <<E\\nx\\nE"}') == [
         "$ shell cat > a <<E",
         "    x",
         "    E",
         "  │ ok",
     ]
-    assert told("write_file", '{"path": "a.py", "content": "1\n2\n"}')[:3] == [
+    assert shown("write_file", '{"path": "a.py", "content": "1\n2\n"}')[:3] == [
         "$ write_file a.py",
         "    1",
         "    2",
     ]
     edit = '{"path": "a.py", "old": "1", "new": "2\\n3"}'
-    assert told("edit_file", edit)[1:4] == ["    - 1", "    + 2", "    + 3"]
-    assert told("shell", '{"command": 7') == ['$ shell {"command": 7', "  │ ok"]
+    assert shown("edit_file", edit)[1:4] == ["    - 1", "    + 2", "    + 3"]
+    assert shown("shell", '{"command": 7') == ['$ shell {"command": 7', "  │ ok"]
 
 
 def test_verdicts_calls_and_notes_read_as_one_would_say_them() -> None:
@@ -133,7 +133,7 @@ def test_verdicts_calls_and_notes_read_as_one_would_say_them() -> None:
 
 
 def test_figures_are_short() -> None:
-    """Three digits or so, and spans without what nobody can read while it changes."""
+    """Three digits or so, and spans without what cannot be read while it changes."""
     counts = (0, 999, 999.4, 1000, 12_345, 99_960, 999_499, 999_500, 4_560_000, 2.5e9)
     assert [compact(n) for n in counts] == [
         "0",

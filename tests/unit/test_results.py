@@ -175,7 +175,7 @@ def test_long_inputs_are_priced_at_their_own_rate() -> None:
 
 
 def test_what_runs_code_is_what_was_created_or_changed_since_the_start() -> None:
-    """Each with the command that shows it and runs nothing; what is as before, or gone, is not told."""
+    """Each with the command that shows it and runs nothing; what is as before, or gone, is not named."""
     before = {
         ".git/config": Trigger("git", (1, 2)),
         ".envrc": Trigger("shells", (3,)),
@@ -203,7 +203,7 @@ def test_what_runs_code_is_what_was_created_or_changed_since_the_start() -> None
     assert "1 task may have changed what runs code" in lines(summary)[-1]
 
 
-def test_where_nobody_looked_what_runs_code_is_unknown() -> None:
+def test_without_a_look_what_runs_code_is_unknown() -> None:
     """Also for a task that an older version began; but one that never began has changed nothing."""
     for looks in (({}, None), (None, {}), (None, None)):
         assert valid("result", text_of(PRICE, triggers=looks))["runs_code"] is None
@@ -260,7 +260,7 @@ def test_one_failure_of_many_is_no_full_success() -> None:
 
 
 def test_a_refused_file_gets_a_summary_with_every_problem() -> None:
-    """Status `rejected`, and where, what and how to mend it for each problem."""
+    """Status `rejected`, and where, what and how to fix it for each problem."""
     problems = [Problem("tasks[3].dir", "lies in the outbox", "name another"), Problem("", "empty")]
     summary = valid("summary", results.rejected(BATCH, problems, 1e9))
     assert (summary["status"], summary["success_rate"]) == ("rejected", None)

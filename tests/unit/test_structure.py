@@ -260,7 +260,7 @@ def test_no_circles() -> None:
 def test_a_forbidden_arrow_is_named(
     tmp_path: Path, files: Mapping[str, str], complaint: str
 ) -> None:
-    """The check itself works: a tree with one wrong arrow, hidden or plain, is told by its name."""
+    """The check itself works: a tree with one wrong arrow, hidden or plain, is reported by its name."""
     for name, text in {"__init__.py": "", **files}.items():
         (tmp_path / "batchd" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "batchd" / name).write_text(text)

@@ -34,7 +34,7 @@ def spool(tmp_path: Path) -> Config:
 
 
 def _give_away(path: Path) -> None:
-    """Have a folder belong to an ordinary user, whoever runs this."""
+    """Have a folder belong to an ordinary user, whichever user runs this."""
     if os.geteuid() == 0:
         os.chown(path, 65534, 65534)
 
@@ -221,7 +221,7 @@ def test_where_a_check_runs(spool: Config) -> None:
 
 
 def test_of_the_checkout_results_alone_can_be_worked_on(spool: Config) -> None:
-    """A directory below batchd's own code is refused, with the mend, unless it lies in an ``outbox`` there."""
+    """A directory below batchd's own code is refused, with the fix, unless it lies in an ``outbox`` there."""
     checkout = Path(taskfile.__file__).parents[2]
     wide = replace(spool, workspace=replace(spool.workspace, allow=(str(checkout.parent),)))
     task = {"first_prompt": "x", "dir": str(checkout / "outbox")}
@@ -276,12 +276,12 @@ def test_no_directory_that_another_program_keeps_versions_in(
     """As with a `.git`: its settings run commands."""
     (tmp_path / "work/x" / name / "store").mkdir(parents=True)
     for directory, why in ((name, "is a"), (f"{name}/store", "lies in a")):
-        told = _problems({"first_prompt": "x", "dir": f"x/{directory}"}, spool)["dir"]
-        assert told.endswith(f"{why} {name}")
+        problem = _problems({"first_prompt": "x", "dir": f"x/{directory}"}, spool)["dir"]
+        assert problem.endswith(f"{why} {name}")
 
 
 def test_all_errors_at_once(spool: Config, tmp_path: Path) -> None:
-    """One look at a file tells everything: also of a task that has another error already."""
+    """One look at a file shows everything: also of a task that has another error already."""
     found = _problems(
         {
             "modell": "x",
@@ -365,7 +365,7 @@ def test_ceilings_bind(spool: Config) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "place", "told"),
+    ("source", "place", "problem"),
     [
         ('{"tasks": [{"first_prompt": "x",}]}', "line 1, column 33", "remove that comma"),
         ('[\n  {"first_prompt": "x"},\n]', "line 3, column 1", "remove that comma"),
@@ -406,21 +406,21 @@ def test_ceilings_bind(spool: Config) -> None:
         ),
     ],
 )
-def test_what_is_no_json_is_told_with_its_mend(
-    source: str, place: str, told: str, spool: Config
+def test_what_is_no_json_is_reported_with_its_fix(
+    source: str, place: str, problem: str, spool: Config
 ) -> None:
-    """The commonest mistakes are named with line, column and mend; nothing crashes, nothing is guessed."""
+    """The commonest mistakes are named with line, column and fix; nothing crashes, nothing is guessed."""
     found = _problems(source.encode(), spool)
-    if sys.version_info >= (3, 13) and "remove that comma" in told:
+    if sys.version_info >= (3, 13) and "remove that comma" in problem:
         (found_at,) = found  # newer Pythons point at the comma itself
         assert found_at.startswith("line ")
         place = found_at
     assert place in found
-    assert told in found[place]
+    assert problem in found[place]
 
 
 @pytest.mark.parametrize(
-    ("data", "name", "place", "told"),
+    ("data", "name", "place", "problem"),
     [
         ("{}".encode("utf-16"), "x.json", "", "the file is UTF-16 (save it as UTF-8)"),
         ('{"a": 1}'.encode("utf-16-be"), "x.json", "", "the file is UTF-16 (save it as UTF-8)"),
@@ -435,13 +435,13 @@ def test_what_is_no_json_is_told_with_its_mend(
     ],
 )
 def test_other_encodings_and_endings_are_named(
-    data: bytes, name: str, place: str, told: str, spool: Config
+    data: bytes, name: str, place: str, problem: str, spool: Config
 ) -> None:
     """What is not UTF-8, not text or of no known form is refused by its name."""
-    assert told in _problems(data, spool, name)[place]
+    assert problem in _problems(data, spool, name)[place]
 
 
-def test_lines_are_told_by_their_numbers(spool: Config) -> None:
+def test_lines_are_named_by_their_numbers(spool: Config) -> None:
     """A broken line keeps its place, so that ids and the other lines are judged as meant."""
     data = b'{"first_prompt": "a"}\n\n{"first_prompt":}\n{"first_prompt": "c", "x": 1, "after": ["002"]}\n'
     found = _problems(data, spool, "x.jsonl")
@@ -453,8 +453,8 @@ def test_long_chains_and_many_errors(spool: Config) -> None:
     chain = [{"first_prompt": "x", "after": [f"{i:03d}"] if i else []} for i in range(20_000)]
     assert len(_tasks(chain, spool)) == 20_000
     chain[0]["after"] = ["20000"]
-    (told,) = _problems(chain, spool).values()
-    assert told.count("→") == 11
+    (problem,) = _problems(chain, spool).values()
+    assert problem.count("→") == 11
     found = _problems([{"first_prompt": "x", "x": 1}] * 1000, spool)
     assert len(found) == taskfile.MAX_PROBLEMS + 1
     assert found[""] == "and 800 more errors"
@@ -493,7 +493,7 @@ def test_directories_stay_clear_of_the_spool(tmp_path: Path, spool: Config) -> N
     assert "control characters" in refused("a\0b")
     assert "half of a surrogate pair" in refused("\ud800")
     assert r"\udcff\n" in refused("bytes")
-    # With the workspace around everything, the spool itself still is nobody's.
+    # With the workspace around everything, the spool itself still belongs to no task.
     spool = replace(spool, workspace=config.sections.Workspace(root=str(tmp_path)))
     (tmp_path / ".batchd").mkdir()
     _give_away(tmp_path / ".batchd")
@@ -545,14 +545,14 @@ def test_only_regular_files_of_bearable_size_are_read(tmp_path: Path) -> None:
     (tmp_path / "link.json").symlink_to("/etc/passwd")
     os.mkfifo(tmp_path / "fifo.json")
     (tmp_path / "folder.json").mkdir()
-    for name, told in {
+    for name, problem in {
         "huge.json": "2,147.5 MB, [spool] max_file_bytes allows 1.0",
         "link.json": "cannot be read",
         "fifo.json": "no regular file",
         "folder.json": "no regular file",
         "absent.json": "No such file",
     }.items():
-        with pytest.raises(TaskFileError, match=told.replace("[", r"\[")):
+        with pytest.raises(TaskFileError, match=problem.replace("[", r"\[")):
             taskfile.read(tmp_path / name, 1_000_000)
 
 
@@ -575,9 +575,9 @@ def test_schemas_that_no_validator_can_read_are_refused(
     spool: Config, schema: dict[str, Any], place: str, why: str
 ) -> None:
     """A draft that is no address, a pattern that no library takes: with the place, and no traceback."""
-    [(at, told)] = _problems({"first_prompt": "x", "output_schema": schema}, spool).items()
+    [(at, problem)] = _problems({"first_prompt": "x", "output_schema": schema}, spool).items()
     assert at == f"output_schema{place}"
-    assert why in told
+    assert why in problem
 
 
 def test_the_schema_describes_what_is_taken(spool: Config) -> None:
@@ -636,7 +636,7 @@ def test_secret_variables(spool: Config) -> None:
     assert "s3cret-value" not in repr(task)
 
 
-def test_wrong_secret_variables_are_told_without_their_values(spool: Config) -> None:
+def test_wrong_secret_variables_are_reported_without_their_values(spool: Config) -> None:
     """What the configuration does not hand out is refused, and so is what could not be masked."""
     env = {
         "SHORT": {"secret": "12345"},

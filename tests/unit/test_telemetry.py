@@ -35,12 +35,12 @@ _PRICE = Price(rates=(Rate(input=1.0, cached_input=0.5, output=2.0),), source="c
         ),
     ],
 )
-def test_what_is_wrong_is_told(tmp_path: Path, text: str, complaint: str) -> None:
+def test_what_is_wrong_is_reported(tmp_path: Path, text: str, complaint: str) -> None:
     """Addresses that are none, shares beyond one, and keys that a task could ask for are refused with their place."""
     (tmp_path / "config.toml").write_text(text)
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as caught:
         config.load(tmp_path / "config.toml", {})
-    assert complaint in str(told.value)
+    assert complaint in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_what_is_wrong_is_told(tmp_path: Path, text: str, complaint: str) -> Non
     ],
 )
 def test_who_may_look(listen: str, address: tuple[str, int], exposed: bool) -> None:
-    """Loopback is told from what other machines reach."""
+    """Loopback is distinguished from what other machines reach."""
     assert (Metrics(listen=listen).address, Metrics(listen=listen).exposed) == (address, exposed)
 
 
@@ -67,9 +67,9 @@ def test_headers_come_as_vendors_print_them(tmp_path: Path) -> None:
     assert found == {"X-Team": "me", "X-More": "1", "Authorization": "Bearer abc=="}
     assert {"Bearer abc==", "abc=="} <= {*wanted.hidden({})}
     for text in ("just-the-key", "na me=x", "a=%0d%0aB: c", ""):
-        with pytest.raises(NotPossibleError) as told:
+        with pytest.raises(NotPossibleError) as caught:
             Traces(headers_env="H").all_headers({"H": text})
-        assert "just-the-key" not in str(told.value)
+        assert "just-the-key" not in str(caught.value)
 
 
 def test_a_receiver_is_reached_below_its_address() -> None:
@@ -100,7 +100,7 @@ def test_names_that_are_made_up_fill_no_memory() -> None:
     assert next(s.value for s in read if s.labels["model"] == "other") == 200 * 2 * 3
 
 
-def test_a_trace_is_told_from_all_others_and_always_the_same() -> None:
+def test_a_trace_differs_from_all_others_and_is_always_the_same() -> None:
     """Its ids follow from the task; another spool's batch of the same name is another; a ratio picks whole traces."""
     trace = Trace.of("games", "001", "2026-11-25T02:03:47.580Z")
     assert trace == Trace.of("games", "001", "2026-11-25T02:03:47.580Z")

@@ -62,15 +62,15 @@ def test_the_judge_is_the_tasks_own_model_by_default() -> None:
     """Without a judge_model, and where nothing is judged, the task's own model stands for the judge."""
     found = terms(_task("local/qwen"), Config(providers=PROVIDERS), Prices({}), capped=False)
     assert found.judge == found.model
-    config = Config(providers=PROVIDERS, evaluation=Evaluation(judge_model="nobody/x"))
+    config = Config(providers=PROVIDERS, evaluation=Evaluation(judge_model="missing/x"))
     unjudged = terms(_task("local/qwen", evaluator="none"), config, Prices({}), capped=False)
     assert unjudged.judge == unjudged.model
-    with pytest.raises(ConfigError, match=r"\[providers.nobody\]"):
+    with pytest.raises(ConfigError, match=r"\[providers.missing\]"):
         terms(_task("local/qwen"), config, Prices({}), capped=False)
 
 
 @pytest.mark.parametrize(
-    ("model", "words"), [("nobody/x", "nobody/x"), ("gpt-5", "provider/model")]
+    ("model", "words"), [("missing/x", "missing/x"), ("gpt-5", "provider/model")]
 )
 def test_a_model_needs_a_provider(model: str, words: str) -> None:
     """A model of a provider that is not configured is refused, and what is configured is said."""
@@ -80,14 +80,14 @@ def test_a_model_needs_a_provider(model: str, words: str) -> None:
 
 
 def test_what_has_no_price_cannot_be_capped() -> None:
-    """Under any limit on money a model without a price is refused with the mend, and the mend helps."""
+    """Under any limit on money a model without a price is refused with the fix, and the fix helps."""
     config = Config(providers=PROVIDERS)
     for task, capped in ((_task("local/qwen"), True), (_task("local/qwen", max_cost_usd=1), False)):
         with pytest.raises(InputError, match=r'\[models\."local/qwen"\]') as caught:
             terms(task, config, Prices({}), capped=capped)
         assert len(caught.value.problems) == 1
-    mended = Prices({"local/qwen": Model(input_usd_per_mtok=0.0, output_usd_per_mtok=0.0)})
-    assert terms(_task("local/qwen"), config, mended, capped=True).capped
+    fixed = Prices({"local/qwen": Model(input_usd_per_mtok=0.0, output_usd_per_mtok=0.0)})
+    assert terms(_task("local/qwen"), config, fixed, capped=True).capped
 
 
 def test_a_tier_without_a_price_cannot_be_capped() -> None:
@@ -135,7 +135,7 @@ def test_a_judge_of_its_own_has_the_tier_of_its_own_table() -> None:
 def test_a_presets_dialect_holds_at_its_own_address(
     changed: dict[str, Any], api: str, why: str
 ) -> None:
-    """What was set up for chat completions stays with them, and is told; a word of the user's counts everywhere."""
+    """What was set up for chat completions stays with them, and is reported; a word of the user's counts everywhere."""
     provider = replace(PROVIDERS["openai"], **changed)
     config = Config(providers={"openai": provider})
     assert setup("openai/x", config, Prices({})).api == api

@@ -56,7 +56,7 @@ def test_the_encoding_is_tiktokens_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_damaged_ranks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file of ranks that is not what tiktoken pins is refused, with the mend."""
+    """A file of ranks that is not what tiktoken pins is refused, with the fix."""
     monkeypatch.setattr(tokens, "SHA256", hashlib.sha256(b"something else").hexdigest())
     with pytest.raises(tokens.DamagedRanksError, match="install batchd again"):
         tokens._encoding.__wrapped__()

@@ -147,13 +147,13 @@ def test_every_screen_fits_and_is_neutral(size: tuple[int, int], keys: str) -> N
     assert all(glyphs.plain(line).isascii() for line in lines)
 
 
-def test_the_picture_tells_what_it_should() -> None:
-    """In 80 columns: daemon, work, speed, money, providers with gauges, troubles with their mend, batches, agents."""
+def test_the_picture_shows_what_it_should() -> None:
+    """In 80 columns: daemon, work, speed, money, providers with gauges, troubles with their fix, batches, agents."""
     lines = Canvas(ascii_only=False, styled=False).render(
         Screen(give=lambda _: None, answer=lambda: None).draw(_sight(), 80, 40), 80
     )
     text = "\n".join(lines)
-    for told in (
+    for words in (
         "batchd 1.0  draining for 27:46 h, pid 4711",
         "100/128 agents, 4 workers",
         "Trouble since ",
@@ -168,7 +168,7 @@ def test_the_picture_tells_what_it_should() -> None:
         "$5.00",
         "docs/t000                   tool 0 s             2  8:20 min     124k    $1.25",
     ):
-        assert told in text, f"{told}\n{text}"
+        assert words in text, f"{words}\n{text}"
 
 
 def test_money_stays_where_room_is_short() -> None:
@@ -181,7 +181,7 @@ def test_money_stays_where_room_is_short() -> None:
     assert "$4.75" in lines[0]
 
 
-def test_money_that_is_not_known_whole_is_told_as_far_as_it_is() -> None:
+def test_money_that_is_not_known_whole_is_shown_as_far_as_it_is() -> None:
     """A missing price hides none that is known, nor does a sum hide calls without an answer on record."""
     row = _batch("docs", cost_usd=None, known_usd=0.5, unsettled_calls=1, unsettled_usd=0.25)
     (cost,) = [column for column in batches.columns([row]) if column.head == "COST"]
@@ -219,7 +219,7 @@ def test_what_is_chosen_stays_chosen() -> None:
     choice: Choice[str] = Choice(lambda item: item)
     items = list("abcdefgh")
     assert choice.settle(items) == "a"
-    assert choice.settle(["0", *items]) == "0", "nobody has chosen yet"
+    assert choice.settle(["0", *items]) == "0", "nothing is chosen yet"
     choice.move(items, 4)
     assert choice.window(items, 3) == ["c", "d", "e"]
     assert choice.settle(["x", "y", *items]) == "e"

@@ -126,7 +126,7 @@ def test_what_a_link_leads_to_counts_however_it_is_written(tmp_path: Path, way: 
 
 
 def test_no_link_leads_onto_another_file_system(tmp_path: Path) -> None:
-    """One that does not answer, or is mounted by a look, holds nobody up; /proc stands for it here."""
+    """One that does not answer, or is mounted by a look, holds nothing up; /proc stands for it here."""
     (tmp_path / "conf").write_text("x")
     for name, way in ((".envrc", "/proc/self/root"), (".npmrc", "/proc/1/../..")):
         (tmp_path / name).symlink_to(f"{way}{tmp_path}/conf")

@@ -1,4 +1,4 @@
-"""Starts the fork server of a pool, with a key in its environment, and tells its number once it has loaded all."""
+"""Starts the fork server of a pool, with a key in its environment, and prints its number once it has loaded all."""
 
 import sys
 import tempfile

@@ -67,6 +67,6 @@ tried("file_setattr", file, number)
 # Who asks the C library gets what he asks for, by writing.
 file = os.open("other", os.O_RDWR | os.O_CREAT, 0o600)
 os.posix_fallocate(file, 0, PIECE)
-told = {"got": got, "refused": refused, "written": taken(file)}
+result = {"got": got, "refused": refused, "written": taken(file)}
 os.pwrite(file, b"x" * PIECE, 0)
-print(json.dumps({**told, "hole": call(FALLOCATE, file, 3, 0, PIECE // 2)}))
+print(json.dumps({**result, "hole": call(FALLOCATE, file, 3, 0, PIECE // 2)}))

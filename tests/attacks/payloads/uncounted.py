@@ -26,7 +26,7 @@ def checked(result: int) -> int:
 
 
 def filled(sender: socket.socket, size: int) -> Iterator[int]:
-    """Send until nobody takes more."""
+    """Send until no more is taken."""
     sender.setblocking(False)
     with contextlib.suppress(BlockingIOError):
         while True:
@@ -41,7 +41,7 @@ def wide(sender: socket.socket) -> socket.socket:
 
 
 def unix() -> Iterator[int]:
-    """Sockets that nobody reads from."""
+    """Sockets that are never read from."""
     while True:
         for sender in (pair := socket.socketpair()):
             yield from filled(wide(sender), 1 << 16)
@@ -89,7 +89,7 @@ def parted() -> Iterator[int]:
 
 
 def backlog() -> Iterator[int]:
-    """Connections that nobody accepts, closed by those who made them."""
+    """Connections that are never accepted, closed by those who made them."""
     while True:
         name = f"\0{time.monotonic_ns()}"
         listener = socket.socket(socket.AF_UNIX)
@@ -334,7 +334,7 @@ def lists() -> Iterator[int]:
 
 
 def watches() -> Iterator[int]:
-    """Events of files that nobody reads."""
+    """Events of files that are never read."""
     folder = f"{HERE}/folder"
     os.mkdir(folder)
     with contextlib.suppress(OSError):
