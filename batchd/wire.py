@@ -74,6 +74,14 @@ class Join(Struct, frozen=True, kw_only=True):
     node: str
     #: The worker's process there.
     pid: int
+    #: The digest of the word by which its keeper will say that it has ended.
+    parting: str
+
+
+class WorkerEnded(Struct, frozen=True):
+    """Up, on a connection of its own: a worker has ended, seen by its keeper, who alone knows the ``parting`` word."""
+
+    parting: str
 
 
 class NotAdmitted(Struct, frozen=True):
@@ -315,7 +323,17 @@ Down: TypeAlias = (
     | PatchKept
 )
 Up: TypeAlias = (
-    Join | Hello | Ask | Failed | Record | PatchMade | Progress | Done | Heartbeat | Leaving
+    Join
+    | WorkerEnded
+    | Hello
+    | Ask
+    | Failed
+    | Record
+    | PatchMade
+    | Progress
+    | Done
+    | Heartbeat
+    | Leaving
 )
 
 

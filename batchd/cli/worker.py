@@ -24,6 +24,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--join", required=True, metavar="FILE", help="the file of a ticket; - for standard input"
     )
     parser.add_argument(
+        "--tied", action="store_true", help="end with the process that has started it"
+    )
+    parser.add_argument(
         "--node",
         default="",
         metavar="NAME",
@@ -40,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             f"--node {escape(node)}: a name has no blanks, no slashes, no control characters"
         )
-    return keeper.keep(ticket.parse(_read(args.join)), node)
+    return keeper.keep(ticket.parse(_read(args.join)), node, tied=args.tied)
 
 
 def _read(name: str) -> str:

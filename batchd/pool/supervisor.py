@@ -229,8 +229,10 @@ class Supervisor:
         """Wait for the end of a worker that joined, and report it when what it worked on cannot change any more."""
         await worker.start()
         await worker.ended()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._closing.wait(), life.fenced_s())
+        over = [asyncio.ensure_future(life.unfenced()), asyncio.ensure_future(self._closing.wait())]
+        _, others = await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
+        for other in others:
+            other.cancel()
         self._bury(worker)
 
     def _ended(self, part: asyncio.Task[None]) -> None:

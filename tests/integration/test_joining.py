@@ -220,6 +220,20 @@ def test_the_tasks_of_a_killed_worker_go_on_elsewhere(cluster: Spool, slow_serve
     assert [each["calls"] for each in spent] == [3] * 4
 
 
+def test_a_keeper_that_sees_its_worker_end_frees_its_tasks_at_once(cluster: Spool) -> None:
+    """The lease protects nothing any more: the task goes on long before that is over."""
+    with cluster.serving(), joined(cluster, "one"), joined(cluster, "two"):
+        cluster.eventually(lambda: len(workers(cluster)) == 2)
+        drop(cluster, 2)
+        cluster.eventually(lambda: len(running(cluster)) == 2)
+        killed = time.monotonic()
+        os.kill(workers(cluster)["one"]["pid"], signal.SIGKILL)
+        assert summary(cluster)["counts"]["completed"] == 2
+        assert time.monotonic() - killed < _LEASE_S
+    (died,) = logged(cluster.folder / "daemon.log", "worker_died")
+    assert died["node"] == "one"
+
+
 def test_a_frozen_node_that_thaws_changes_nothing(cluster: Spool, slow_server: str) -> None:
     """After its lease its task is another's; as it goes on, its keeper ends it, and all that it had started."""
     with cluster.serving(), joined(cluster, "one") as one:

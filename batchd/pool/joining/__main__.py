@@ -1,4 +1,7 @@
-"""The worker on another machine, as its keeper starts it: ``NODE PIPE``, with the ticket on its standard input."""
+"""The worker on another machine, as its keeper starts it: ``NODE PIPE``.
+
+On its standard input are two lines: the ticket, and the digest of the keeper's parting word.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +31,14 @@ def main(node: str, pipe: int) -> int:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     sealing.forget(())
     try:
-        return asyncio.run(_work(ticket.parse(sys.stdin.readline()), node, pipe))
+        way, parting = ticket.parse(sys.stdin.readline()), sys.stdin.readline().strip()
+        return asyncio.run(_work(way, node, parting, pipe))
     except BatchdError as error:
         sys.stderr.write(f"batchd worker: {error}\n")
         return error.exit_code
 
 
-async def _work(way: ticket.Ticket, node: str, pipe: int) -> int:
+async def _work(way: ticket.Ticket, node: str, parting: str, pipe: int) -> int:
     def report(until: float) -> None:
         with contextlib.suppress(BlockingIOError, BrokenPipeError):
             os.write(pipe, keeper.END.pack(until))
@@ -42,7 +46,7 @@ async def _work(way: ticket.Ticket, node: str, pipe: int) -> int:
     worker = Worker(run, Lease(keeper.START_S, report))
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, worker.leave, "its machine asked it to end")
-    return await worker.work(lambda channel: dialling.join(way, node, channel))
+    return await worker.work(lambda channel: dialling.join(way, node, parting, channel))
 
 
 if __name__ == "__main__":

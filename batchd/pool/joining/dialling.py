@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import os
+import socket
 import ssl
 
 from batchd import __version__, wire
@@ -18,8 +19,8 @@ from batchd.pool.joining.ticket import Ticket, located
 _DIAL_S = 20.0
 
 
-async def join(ticket: Ticket, node: str, channel: Channel) -> None:
-    """Connect, and show the ticket. Raises ``NotPossibleError``: nothing was sent to what is another's."""
+async def join(ticket: Ticket, node: str, parting: str, channel: Channel) -> None:
+    """Connect, and show the ticket. ``parting``: the digest of the keeper's word. Raises ``NotPossibleError``: nothing was sent to what is another's."""
     place = located(ticket.host, ticket.port)
     try:
         async with asyncio.timeout(_DIAL_S):
@@ -35,9 +36,9 @@ async def join(ticket: Ticket, node: str, channel: Channel) -> None:
         fix = "see whether the daemon runs, and whether [pool] advertise is reached from here"
         raise NotPossibleError(f"{place} cannot be reached: {why}; {fix}") from error
     certificate = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
-    found = hashlib.sha256(certificate).hexdigest()
-    if not hmac.compare_digest(found, ticket.fingerprint):
+    if not _is_daemon(certificate, ticket):
         transport.abort()
+        found = _fingerprint(certificate)
         why = (
             f"what answers at {place} is not the daemon of this ticket: its fingerprint is {found}"
         )
@@ -50,8 +51,30 @@ async def join(ticket: Ticket, node: str, channel: Channel) -> None:
             python=python(),
             node=node,
             pid=os.getpid(),
+            parting=parting,
         )
     )
+
+
+def report_end(ticket: Ticket, parting: str) -> None:
+    """Let the daemon of a ticket know that the worker with this word has ended. Raises ``OSError``."""
+    place = ticket.host, ticket.port
+    with (
+        socket.create_connection(place, _DIAL_S) as plain,
+        _context().wrap_socket(plain) as secure,
+    ):
+        if _is_daemon(secure.getpeercert(binary_form=True), ticket):
+            secure.sendall(wire.pack(wire.WorkerEnded(parting)))
+            secure.recv(1)  # until it has read it
+
+
+def _is_daemon(certificate: bytes | None, ticket: Ticket) -> bool:
+    """Whether a certificate is that of the daemon that a ticket names."""
+    return hmac.compare_digest(_fingerprint(certificate), ticket.fingerprint)
+
+
+def _fingerprint(certificate: bytes | None) -> str:
+    return hashlib.sha256(certificate or b"").hexdigest()
 
 
 def _context() -> ssl.SSLContext:

@@ -9,8 +9,7 @@ import asyncio
 import socket
 import sys
 from collections import Counter
-from collections.abc import Callable
-from typing import cast
+from typing import Protocol, cast
 
 import msgspec
 
@@ -33,6 +32,16 @@ _HEAD = 4
 _MOST_NAME = 255
 
 
+class Doorkeeper(Protocol):
+    """What the gate hands those to who have a good token."""
+
+    def admit(self, transport: asyncio.Transport, join: wire.Join, badge: int) -> None:
+        """Take over the connection of a worker that is let in; ``badge``: whose its ticket was."""
+
+    def ended(self, parting: str) -> None:
+        """Take a keeper's word that a worker has ended."""
+
+
 class Gate:
     """Listens for workers."""
 
@@ -41,13 +50,13 @@ class Gate:
         place: tuple[str, int],
         identity: Identity,
         invitations: Invitations,
-        admit: Callable[[asyncio.Transport, wire.Join], None],
+        doorkeeper: Doorkeeper,
     ) -> None:
-        """``place``: address and port. ``admit`` takes over the connection of a worker that is let in."""
+        """``place``: address and port."""
         self._place = place
         self._invitations = invitations
         self._context = identity.context()
-        self._admit = admit
+        self._doorkeeper = doorkeeper
         self._listening: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._waiting: Counter[str] = Counter()
@@ -112,23 +121,35 @@ class Gate:
                     ssl=self._context,
                     ssl_handshake_timeout=_JOIN_S,
                 )
-                join = await applicant.asked
+                asked = await applicant.asked
         except (OSError, ValueError) as error:
             applicant.fail(error)
             why = str(error) or f"it said nothing for {_JOIN_S:.0f} s"
             self._not_admitted(address, f"it did not speak as a worker does: {why}")
         else:
-            if refusal := self._invitations.take(join.token, address) or _refusal(join):
-                transport.write(wire.pack(wire.NotAdmitted(refusal)))
-                transport.close()
-                self._not_admitted(address, refusal)
-            else:
-                self._admit(transport, join)
+            self._take(transport, asked, address)
         finally:
             self._room.release()
             self._waiting[address] -= 1
             if not self._waiting[address]:
                 del self._waiting[address]
+
+    def _take(
+        self, transport: asyncio.Transport, asked: wire.Join | wire.WorkerEnded, address: str
+    ) -> None:
+        """Let a worker in that has a good ticket, or take a keeper's word."""
+        if isinstance(asked, wire.WorkerEnded):
+            self._doorkeeper.ended(asked.parting)
+            transport.close()
+            return
+        taken = self._invitations.take(asked.token, address)
+        refusal = taken if isinstance(taken, str) else _refusal(asked)
+        if isinstance(taken, str) or refusal:
+            transport.write(wire.pack(wire.NotAdmitted(refusal)))
+            transport.close()
+            self._not_admitted(address, refusal)
+        else:
+            self._doorkeeper.admit(transport, asked, taken)
 
     def _not_admitted(self, address: str, why: str) -> None:
         """Write a line, unless one was written just now: who has no ticket must not fill the log."""
@@ -145,7 +166,10 @@ class _Applicant(asyncio.Protocol):
     """A connection that has yet to show a ticket: takes one small frame, and then reads no more."""
 
     def __init__(self) -> None:
-        self.asked: asyncio.Future[wire.Join] = asyncio.get_running_loop().create_future()
+        #: What it wants.
+        self.asked: asyncio.Future[wire.Join | wire.WorkerEnded] = (
+            asyncio.get_running_loop().create_future()
+        )
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
 
@@ -169,14 +193,14 @@ class _Applicant(asyncio.Protocol):
             self.fail(ValueError("more than one frame"))
         elif len(self._buffer) == size:
             try:
-                join = wire.unpack(bytes(self._buffer[_HEAD:]))
+                asked = wire.unpack(bytes(self._buffer[_HEAD:]))
             except (msgspec.MsgspecError, KeyError) as error:
                 self.fail(ValueError(f"no message: {error}"))
                 return
-            if not isinstance(join, wire.Join):
+            if not isinstance(asked, wire.Join | wire.WorkerEnded):
                 self.fail(ValueError("another message"))
             elif not self.asked.done():
-                self.asked.set_result(join)
+                self.asked.set_result(asked)
 
     def fail(self, error: Exception) -> None:
         """Close the connection: it is no worker's."""

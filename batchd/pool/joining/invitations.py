@@ -25,46 +25,48 @@ class _Invitation:
     networks: tuple[Network, ...]
     #: By ``lease.now``.
     until: float
+    #: Whose it is; 0: a user's, who asked for it.
+    badge: int
 
 
 class Invitations:
     """The tokens that are good. Only their digests are kept."""
 
     def __init__(self) -> None:
-        self._out: dict[bytes, _Invitation] = {}
-        #: What was used, or came too late, as long as a process may come with it again.
-        self._used: dict[bytes, None] = {}
+        self._out: dict[str, _Invitation] = {}
+        #: What was used: its process may come with it again, or its keeper.
+        self._used: dict[str, None] = {}
 
-    def invite(self, addresses: tuple[str, ...], minutes: float) -> str:
+    def invite(self, addresses: tuple[str, ...], minutes: float, badge: int = 0) -> str:
         """Return a token that is good once, from these addresses or networks, for so long. Raises ``UsageError``."""
         networks = tuple(_network(each) for each in addresses)
         now = lease.now()
-        self._out = {d: each for d, each in self._out.items() if each.until > now}
+        self._out = {key: each for key, each in self._out.items() if each.until > now}
         if len(self._out) >= _MOST:
             raise UsageError(f"{_MOST:,} tickets are out: wait until some are used or too old")
         token = secrets.token_urlsafe(_TOKEN_BYTES)
-        self._out[_digest(token)] = _Invitation(networks, now + 60 * minutes)
+        self._out[digest(token)] = _Invitation(networks, now + 60 * minutes, badge)
         return token
 
-    def take(self, token: str, address: str) -> str:
-        """Use a token up, and return why it is not good there; empty: it is."""
-        digest = _digest(token)
-        found = self._out.get(digest)
+    def take(self, token: str, address: str) -> int | str:
+        """Use a token up, and return its badge; or why it is not good there."""
+        key = digest(token)
+        found = self._out.get(key)
         if found is None:
-            if digest in self._used:
+            if key in self._used:
                 return "its ticket was used before: each is good once. Make another with `batchd invite`"
             return "its ticket is not known here: it is too old, or an earlier daemon's. Make another with `batchd invite`"
         came_from = _plain(address)
         if not any(came_from in network for network in found.networks):
             names = ", ".join(map(str, found.networks))
             return f"its ticket is for {names}, and it comes from {came_from}. Make one with `batchd invite {came_from}`"
-        del self._out[digest]
-        self._used[digest] = None
+        del self._out[key]
+        self._used[key] = None
         if len(self._used) > _MOST:
             del self._used[next(iter(self._used))]
         if found.until <= lease.now():
             return "its ticket is too old. Make another with `batchd invite`"
-        return ""
+        return found.badge
 
 
 def _network(text: str) -> Network:
@@ -81,5 +83,6 @@ def _plain(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     return mapped or found
 
 
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+def digest(secret: str) -> str:
+    """Return what stands for a secret in memory, and on the wire until it is shown."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from batchd.pool.channel import Channel
 
@@ -10,14 +11,22 @@ from batchd.pool.channel import Channel
 class Joined:
     """One worker elsewhere. Its process cannot be seen: it is over when its connection is, and its lease."""
 
-    def __init__(self, transport: asyncio.Transport, node: str, pid: int, fence_s: float) -> None:
-        """``fence_s``: how long after the last sign of life what it works on may still change, where disks are shared."""
+    def __init__(
+        self, transport: asyncio.Transport, node: str, pid: int, fence_s: float, badge: int = 0
+    ) -> None:
+        """``fence_s``: how long after the last sign of life what it works on may still change, where disks are shared.
+
+        ``badge``: whose its ticket was.
+        """
+        self.badge = badge
         self.pid = pid
         self.node = node
         self._transport = transport
         self._fence_s = fence_s
         self._heard_at = asyncio.get_running_loop().time()
         self._silent = asyncio.Event()
+        #: Set when it is known that nothing of it runs there any more.
+        self._gone = asyncio.Event()
 
     @property
     def label(self) -> str:
@@ -53,9 +62,16 @@ class Joined:
         await self._silent.wait()
         return "its connection was closed"
 
-    def fenced_s(self) -> float:
-        """Return for how long what it worked on may still change."""
-        return max(0.0, self._heard_at + self._fence_s - asyncio.get_running_loop().time())
+    def gone(self) -> None:
+        """Take its keeper's word that it has ended: its lease protects nothing any more."""
+        self._gone.set()
+        self.kill()
+
+    async def unfenced(self) -> None:
+        """Return when what it worked on cannot change any more."""
+        left_s = self._heard_at + self._fence_s - asyncio.get_running_loop().time()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._gone.wait(), max(0.0, left_s))
 
     def leave(self) -> None:
         """Leave it behind: its own lease ends it."""

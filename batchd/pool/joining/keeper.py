@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import struct
 import subprocess
 import sys
 
 from batchd import children
-from batchd.pool.joining import lease
+from batchd.pool.joining import dialling, lease
+from batchd.pool.joining.invitations import digest
 from batchd.pool.joining.ticket import Ticket
 
 #: What a worker gets until it is let in, and how often it is looked at, in seconds.
@@ -24,8 +26,12 @@ END = struct.Struct("<d")
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 
 
-def keep(ticket: Ticket, node: str) -> int:
-    """Run a worker until it ends, and return its exit code. SIGTERM has it give its tasks back first; a second one ends it."""
+def keep(way: Ticket, node: str, *, tied: bool = False) -> int:
+    """Run a worker until it ends, and return its exit code. SIGTERM has it give its tasks back first; a second one ends it.
+
+    ``tied``: it ends as well where the process that started this one has ended.
+    """
+    parent, parting = os.getppid() if tied else 0, secrets.token_urlsafe()
     reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
@@ -38,21 +44,26 @@ def keep(ticket: Ticket, node: str) -> int:
         os.close(writing)
         assert worker.stdin is not None, "a pipe was asked for"
         with contextlib.suppress(BrokenPipeError), worker.stdin:
-            worker.stdin.write(f"{ticket}\n".encode())
-        return _watch(worker, reading)
+            worker.stdin.write(f"{way}\n{digest(parting)}\n".encode())
+        why = _watch(worker, reading, parent)
+        if why:
+            sys.stderr.write(f"batchd worker: {why}\n")
+        with contextlib.suppress(OSError):  # the daemon is gone, say
+            dialling.report_end(way, parting)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return 3 if why or worker.returncode < 0 else worker.returncode
 
 
-def _watch(worker: subprocess.Popen[bytes], reading: int) -> int:
+def _watch(worker: subprocess.Popen[bytes], reading: int, parent: int) -> str:
+    """Return when the worker has ended: why it was ended, or nothing where it did so itself."""
     until, asked = lease.now() + START_S, False
-    while (code := worker.poll()) is None:
-        left_s = until - lease.now()
-        if left_s <= 0:
+    while worker.poll() is None:
+        left_s, orphaned = until - lease.now(), parent and os.getppid() != parent
+        if left_s <= 0 or orphaned:
             worker.kill()
             worker.wait()
-            sys.stderr.write("batchd worker: its lease is over, without word from the daemon\n")
-            return 3
+            return "what started it has ended" if orphaned else "its lease is over"
         came = signal.sigtimedwait(_SIGNALS, min(_LOOK_S, left_s))
         if came is not None and came.si_signo != signal.SIGCHLD:
             worker.send_signal(signal.SIGKILL if asked else signal.SIGTERM)
@@ -60,4 +71,4 @@ def _watch(worker: subprocess.Popen[bytes], reading: int) -> int:
         with contextlib.suppress(BlockingIOError):
             while data := os.read(reading, END.size):
                 (until,) = END.unpack(data)
-    return code if code >= 0 else 3
+    return ""
