@@ -18,6 +18,11 @@ def script(path: Path, *arguments: str) -> list[str]:
     return _command(f"runpy.run_path({str(path)!r}, run_name='__main__')", arguments)
 
 
+def program(text: str, *arguments: str) -> list[str]:
+    """Return the command line of a program that is given as text."""
+    return _command(f"exec({text!r})", arguments)
+
+
 def _command(run: str, arguments: tuple[str, ...]) -> list[str]:
     # Isolated (-I): no PYTHON… variable, no working directory. Without `site` (-S): no .pth, no sitecustomize.py;
     # it finds what this process has found, whose first entry is the folder of the script or the working directory.

@@ -64,6 +64,9 @@ def absolute(sections: Sections, base: Path, environ: Mapping[str, str]) -> Sect
             credentials=w.credentials and key_file(w.credentials),
             mirrors=place(w.mirrors) if w.mirrors else f"{state}-mirrors",
         ),
+        ray=replace(
+            sections.ray, token_file=sections.ray.token_file and key_file(sections.ray.token_file)
+        ),
         log=replace(log, file=log.file and place(log.file)),
         metrics=replace(metrics, textfile=metrics.textfile and place(metrics.textfile)),
         traces=replace(traces, headers_file=traces.headers_file and key_file(traces.headers_file)),

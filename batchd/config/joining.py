@@ -25,6 +25,9 @@ def problems(pool: Pool, workspace: Workspace) -> Iterator[tuple[tuple[str, ...]
             ("pool", "advertise"),
             Problem("", "[pool] listen is not set, so that no worker joins"),
         )
+    if pool.engine == "ray" and not pool.listen:
+        why = "workers of a Ray cluster join where the daemon listens"
+        yield ("pool", "engine"), Problem("", why, "set [pool] listen to HOST:PORT")
     if not pool.processes and not pool.listen:
         why = "without processes, and without [pool] listen, no task could run"
         yield ("pool", "processes"), Problem("", why, "set one of them")

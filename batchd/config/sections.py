@@ -58,8 +58,10 @@ class Agent(Section):
 class Pool(Section):
     """``[pool]``: worker processes."""
 
+    engine: Literal["local", "ray"] = "local"
+    """Where worker processes are started: on this machine, or on a Ray cluster, ``[ray]``."""
     processes: Annotated[int, Ge(0), Le(1024)] = 4
-    """Worker processes on this machine, started when first needed; 0: all come from other machines."""
+    """Worker processes at most, started when first needed; 0: all join by hand."""
     agents_per_process: Annotated[int, Ge(1), Le(1000)] = 1
     """Tasks that one process works on at a time."""
     max_attempts: Positive = 3
@@ -78,6 +80,22 @@ class Pool(Section):
     """``HOST:PORT`` where workers of other machines join; empty: none do."""
     advertise: str = ""
     """``HOST:PORT`` that they dial, where it is another one; empty: ``listen``, by this machine's name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ray(Section):
+    """``[ray]``: the cluster that workers run on, where ``[pool] engine`` is ``ray``."""
+
+    address: Name = "auto"
+    """``HOST:PORT`` of its head; ``auto``: of the cluster whose node this machine is."""
+    min_processes: Count = 0
+    """Worker processes that stay without work; the others end, so that a cluster can shrink."""
+    cpus_per_process: Annotated[float, Ge(0), Le(1024)] = 1.0
+    """What one of them takes of its node."""
+    memory_mb_per_process: Count = 512
+    """Likewise."""
+    token_file: str = ""
+    """The cluster's token, for ``RAY_AUTH_MODE=token``; empty: as the environment says, or ``~/.ray/auth_token``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,6 +287,7 @@ class Sections(Section):
     providers: Mapping[str, Provider] = field(default_factory=presets)
     models: Mapping[str, Model] = field(default_factory=dict)
     pool: Pool = field(default_factory=Pool)
+    ray: Ray = field(default_factory=Ray)
     governor: Governor = field(default_factory=Governor)
     limits: Limits = field(default_factory=Limits)
     budget: Budget = field(default_factory=Budget)

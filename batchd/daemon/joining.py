@@ -1,34 +1,70 @@
-"""Workers of other machines: how the gate hands them to the pool."""
+"""Workers of other machines: what it takes for them to join, and how the gate hands them to the pool."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from weakref import WeakValueDictionary
 
 from batchd import wire
 from batchd.config import Config
+from batchd.pool.engines.crew import Crew, CrewTerms
 from batchd.pool.joining.gate import Gate
-from batchd.pool.joining.identity import Identity
+from batchd.pool.joining.identity import identity
 from batchd.pool.joining.invitations import Invitations, digest
 from batchd.pool.joining.joined import Joined
 from batchd.pool.joining.ticket import address
+from batchd.pool.joining.tickets import Tickets
 from batchd.pool.supervisor import Supervisor
 
 #: What a node that was frozen may take to notice that its lease is over, in seconds.
 MARGIN_S = 5.0
 
 
-def gate(
-    config: Config, identity: Identity | None, invitations: Invitations, pool: Supervisor
-) -> Gate | None:
-    """Return what lets workers of other machines in; None: none may join. Raises ``NotPossibleError``."""
+@dataclass(slots=True, eq=False, repr=False)
+class Joining:
+    """What it takes for workers of other machines."""
+
+    gate: Gate
+    tickets: Tickets
+    #: Has workers start on a Ray cluster; None: all that join are started by hand.
+    crew: Crew | None
+
+
+def joining(config: Config, pool: Supervisor, work: Callable[[], int]) -> Joining | None:
+    """Return what it takes; None: none may join. ``work``: how many tasks are at work, or could be.
+
+    Raises ``NotPossibleError``.
+    """
     place = address(config.pool.listen)
-    if identity is None or place is None:
+    if place is None:
         return None
+    known, invitations = identity(Path(config.paths.state)), Invitations()
+    tickets = Tickets(invitations, address(config.pool.advertise) or place, known.fingerprint)
     # Where directories are shared, what a lost node works on may change until its lease is over.
     fence_s = config.pool.heartbeat_timeout_s + MARGIN_S if config.workspace.shared else 0.0
-    return Gate(place, identity, invitations, Doorway(pool, fence_s))
+    gate = Gate(place, known, invitations, Doorway(pool, fence_s))
+    crew = Crew(_terms(config), pool, tickets, work) if config.pool.engine == "ray" else None
+    return Joining(gate, tickets, crew)
+
+
+def _terms(config: Config) -> CrewTerms:
+    ray = config.ray
+    environ = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+    if ray.token_file:
+        environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": ray.token_file}
+    return CrewTerms(
+        address=ray.address,
+        least=min(ray.min_processes, config.pool.processes),
+        most=config.pool.processes,
+        agents_per_process=config.pool.agents_per_process,
+        cpus=ray.cpus_per_process,
+        memory_bytes=ray.memory_mb_per_process << 20,
+        environ=environ,
+    )
 
 
 @dataclass(slots=True, eq=False, repr=False)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from batchd.config import Config
-from batchd.daemon import joining, tuning
+from batchd.daemon import tuning
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.attempts.bases import Bases
 from batchd.daemon.attempts.calls import Calls
@@ -41,6 +42,7 @@ from batchd.daemon.intake.intake import Intake
 from batchd.daemon.intake.names import Names
 from batchd.daemon.intake.parsers import Parsers
 from batchd.daemon.intake.restoring import Restoring
+from batchd.daemon.joining import Joining, joining
 from batchd.daemon.listener import Listeners
 from batchd.daemon.loop import Loop
 from batchd.daemon.outboxes import Outboxes
@@ -64,9 +66,6 @@ from batchd.lifecycle.trials import Trials
 from batchd.log import get_logger
 from batchd.pool.disks import Disks
 from batchd.pool.engines.local import Local
-from batchd.pool.joining.gate import Gate
-from batchd.pool.joining.identity import identity
-from batchd.pool.joining.invitations import Invitations
 from batchd.pool.supervisor import Shape, Supervisor
 from batchd.pricing import Prices
 from batchd.store import Store
@@ -89,8 +88,8 @@ class Parts:
     lot: ParkingLot
     circuits: Circuits
     pool: Supervisor
-    #: Lets workers of other machines in; None: none may join.
-    gate: Gate | None
+    #: For workers of other machines; None: none may join.
+    others: Joining | None
     attempts: Attempts
     reports: Reports
     turns: Turns
@@ -159,8 +158,6 @@ def joined(
     settings = tuning.settings(config, endpoints)
     engine = Local(held, agent, Path(config.paths.state, "pool"))
     pool = Supervisor(shape(config), settings, engine)
-    invitations = Invitations()
-    joined_by = identity(Path(config.paths.state)) if config.pool.listen and watching else None
     reloader = Reloader(loop, current, governor, listeners, pool, reload, shape)
     lessons = Lessons(loop, current, store, writes)
     calls = Calls(loop, lifecycle, store, writes, governor, listeners, lessons)
@@ -183,6 +180,7 @@ def joined(
         fences,
         pool,
     )
+    others = joining(config, pool, partial(_work, loop, lifecycle, attempts)) if watching else None
     reports = Reports(loop, listeners, outboxes, batches, attempts, calls)
 
     # What waits, and whose turn it is.
@@ -257,7 +255,7 @@ def joined(
         Tuning(reloader),
         Submitting(loop, current, store, writes, outboxes, batches, intake, restoring, errands),
         Checking(current, lifecycle, troubles, reloader, governor, lessons, look),
-        Inviting(current, invitations, joined_by),
+        Inviting(others.tickets if others else None),
         Path(config.paths.state),
     )
     return Parts(
@@ -274,7 +272,7 @@ def joined(
         lot=lot,
         circuits=circuits,
         pool=pool,
-        gate=joining.gate(config, joined_by, invitations, pool),
+        others=others,
         attempts=attempts,
         reports=reports,
         turns=turns,
@@ -286,3 +284,8 @@ def joined(
         commands=commands,
         retiring=retiring,
     )
+
+
+def _work(loop: Loop, lifecycle: Lifecycle, attempts: Attempts) -> int:
+    """Return how many tasks are at work, or could be."""
+    return 0 if loop.closing else len(attempts.active) + lifecycle.startable

@@ -283,9 +283,11 @@ class Daemon:
             undo.push_async_callback(inbox.stop)
             loop.spawn(parts.intake.run(inbox, earlier), endless=True)
             loop.spawn(parts.retiring.watch(), endless=True)
-        if parts.gate is not None:
-            parts.gate.open()
-            undo.push_async_callback(parts.gate.close)
+        if parts.others is not None:
+            parts.others.gate.open()
+            undo.push_async_callback(parts.others.gate.close)
+            if crew := parts.others.crew:
+                troubles.also(Action.CLUSTER_TROUBLE, lambda: crew.trouble)
         group = None
         if inbox is not None:
             group = GroupServer(inbox.folder, state, parts.commands)
@@ -315,6 +317,8 @@ class Daemon:
         yield vigil.keep(p.store, p.troubles, server, group)
         yield memory.give_back()
         yield p.circuits.watch()
+        if p.others is not None and p.others.crew is not None:
+            yield p.others.crew.run()
         yield p.lot.watch()
         yield Stalls(
             p.loop,

@@ -29,7 +29,7 @@ def shape(config: Config) -> Shape:
     """Return how large the pool is."""
     pool = config.pool
     return Shape(
-        processes=pool.processes,
+        processes=pool.processes if pool.engine == "local" else 0,
         heartbeat_timeout_s=pool.heartbeat_timeout_s,
         max_tasks_per_process=pool.max_tasks_per_process,
         max_rss_bytes=pool.max_rss_mb << 20,

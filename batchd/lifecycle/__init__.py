@@ -61,6 +61,11 @@ class Lifecycle:
         return self._counts[Phase.QUEUED] + self._counts[Phase.HELD]
 
     @property
+    def startable(self) -> int:
+        """How many tasks only wait for a slot; 0 as well where none of those could take one."""
+        return self._counts[Phase.QUEUED] if self.queue.next() else 0
+
+    @property
     def unended(self) -> int:
         """How many tasks may still run."""
         return len(self._entries) - self.ending

@@ -18,10 +18,16 @@ class Member:
     """One worker of the pool."""
 
     def __init__(
-        self, on_message: Callable[[Member, Any], None], life: Life, *, joined: bool = False
+        self,
+        on_message: Callable[[Member, Any], None],
+        life: Life,
+        *,
+        joined: bool = False,
+        badge: int = 0,
     ) -> None:
-        """``joined``: it came by itself, from another machine."""
+        """``joined``: it came by itself, from another machine; ``badge``: whose its ticket was."""
         self.joined = joined
+        self.badge = badge
         #: The providers whose keys it has, where it does not have all.
         self._providers: set[str] = set()
         now = asyncio.get_running_loop().time()

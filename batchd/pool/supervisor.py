@@ -102,8 +102,22 @@ class Supervisor:
 
     def admit(self, life: Joined) -> None:
         """Take in a worker that came from another machine."""
-        worker = Member(self._received, life, joined=True)
+        worker = Member(self._received, life, joined=True, badge=life.badge)
         self._take_in(worker, self._attend(worker, life))
+
+    def idle(self, for_s: float) -> list[int]:
+        """Return the badges of workers that joined and have had no task for so long, those idle for longest first."""
+        now = asyncio.get_running_loop().time()
+        idle = [w for w in self.workers if w.joined and not (w.tasks or w.retiring)]
+        idle.sort(key=lambda worker: worker.idle_since)
+        return [worker.badge for worker in idle if now - worker.idle_since >= for_s]
+
+    def dismiss(self, badge: int) -> None:
+        """Have a worker that joined end once it has no task."""
+        for worker in self.workers:
+            if worker.badge == badge:
+                worker.retire()
+                worker.channel.send(wire.Drain())
 
     @property
     def agents(self) -> int:

@@ -1,0 +1,262 @@
+"""The crew: as many workers on a Ray cluster as there is work for, each of which joins as any other does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from batchd import children
+from batchd.errors import NotPossibleError
+from batchd.pool.engines import orders
+from batchd.pool.engines.orders import (
+    ClusterSize,
+    Connected,
+    FindRoom,
+    NotConnected,
+    RoomFound,
+    StartWorker,
+    StopWorker,
+    WorkerStopped,
+)
+from batchd.pool.joining.tickets import Tickets
+from batchd.pool.supervisor import Supervisor
+
+#: How often the crew is held against the work there is, in seconds.
+_LOOK_S = 0.5
+#: How long a worker may take from its ticket to the gate.
+_JOIN_S = 90.0
+_JOIN_MINUTES = 2.0
+#: A worker without a task for so long is ended where there are more than needed.
+_IDLE_S = 60.0
+#: The pauses after workers that never joined, and after launchers that ended.
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
+#: For how long a node is avoided on which no task can run.
+_AVOID_S = 600.0
+_AGAIN = "it is tried again by itself"
+_UNREACHED = "see whether [pool] advertise is reached from there"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrewTerms:
+    """How large the crew may be, and what each of its workers takes: ``[pool]`` and ``[ray]`` of the configuration."""
+
+    #: Of the cluster's head.
+    address: str
+    least: int
+    most: int
+    agents_per_process: int
+    cpus: float
+    memory_bytes: int
+    #: What the launcher is started with.
+    environ: Mapping[str, str]
+
+
+@dataclass(slots=True, eq=False)
+class _Post:
+    """One worker, from the order to find room for it to its end."""
+
+    asked_at: float
+    #: Where there is room for it; empty: nowhere yet.
+    node: str = ""
+    node_id: str = ""
+    launched_at: float = 0.0
+    #: Whether it has come to the gate.
+    seen: bool = False
+    ending: bool = False
+
+
+class Crew:
+    """Keeps the workers. ``run`` it beside the pool."""
+
+    def __init__(
+        self, terms: CrewTerms, pool: Supervisor, tickets: Tickets, work: Callable[[], int]
+    ) -> None:
+        """``work`` returns how many tasks are at work, or could be."""
+        self._terms = terms
+        self._pool = pool
+        self._tickets = tickets
+        self._work = work
+        self._posts: dict[int, _Post] = {}
+        self._badge = 0
+        self._launcher: asyncio.subprocess.Process | None = None
+        self._largest: ClusterSize | None = None
+        #: By node id: until when it is avoided.
+        self._avoided: dict[str, float] = {}
+        #: Workers in a row that never joined, and when the next one may be asked for.
+        self._failures = 0
+        self._not_before = 0.0
+        #: Why there are no workers, with the fix, and since when.
+        self.trouble: tuple[NotPossibleError, float] | None = None
+
+    async def run(self) -> None:
+        """Keep a launcher, and through it the crew, for ever."""
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            begun = time.monotonic()
+            try:
+                await self._launch()
+            except OSError as error:
+                self._troubled(f"the launcher of Ray's workers cannot be started: {error}", _AGAIN)
+            finally:
+                # Its workers have ended with it.
+                self._posts.clear()
+            if time.monotonic() - begun > _LONGEST_PAUSE_S:
+                pause_s = _FIRST_PAUSE_S
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    async def _launch(self) -> None:
+        """Run one launcher to its end."""
+        launcher = await asyncio.create_subprocess_exec(
+            *children.module("batchd.pool.engines.launcher", self._terms.address),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env=dict(self._terms.environ),
+            process_group=0,
+        )
+        self._launcher = launcher
+        keeping: asyncio.Task[None] | None = None
+        assert launcher.stdout is not None, "a pipe was asked for"
+        try:
+            while read := await launcher.stdout.readline():
+                news = orders.message(read)
+                if isinstance(news, Connected) and keeping is None:
+                    keeping = asyncio.create_task(self._keep())
+                self._take(news)
+            if self.trouble is None:
+                self._troubled("the launcher of Ray's workers has ended", _AGAIN)
+        except (msgspec.MsgspecError, KeyError, ValueError) as error:
+            self._troubled(
+                f"the launcher of Ray's workers says what cannot be read: {error}", _AGAIN
+            )
+        finally:
+            if keeping is not None:
+                keeping.cancel()
+            with contextlib.suppress(ProcessLookupError):
+                launcher.kill()
+            await launcher.wait()
+            self._launcher = None
+
+    def _take(self, news: orders.News) -> None:
+        match news:
+            case Connected():
+                self.trouble = None
+            case NotConnected(message=message, fix=fix):
+                self._troubled(message, fix)
+            case RoomFound():
+                self._placed(news)
+            case WorkerStopped(badge=badge, cause=cause):
+                self._ended(badge, cause)
+            case ClusterSize():
+                self._largest = news
+
+    def _placed(self, placed: RoomFound) -> None:
+        post = self._posts.get(placed.badge)
+        if post is None or post.ending:
+            return
+        post.node, post.node_id, post.launched_at = placed.node, placed.node_id, time.monotonic()
+        ticket = self._tickets.make((placed.address,), _JOIN_MINUTES, placed.badge)
+        self._order(StartWorker(placed.badge, str(ticket), placed.node))
+
+    def _ended(self, badge: int, cause: str) -> None:
+        post = self._posts.pop(badge, None)
+        if post is None or post.seen or post.ending:
+            return
+        if post.node in self._pool.unfit:
+            self._avoided[post.node_id] = time.monotonic() + _AVOID_S
+        self._failures += 1
+        pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0**self._failures)
+        self._not_before = time.monotonic() + pause_s
+        where = f" on {post.node}" if post.node else ""
+        self._troubled(f"a worker did not come up{where}: {cause}", _AGAIN)
+
+    async def _keep(self) -> None:
+        while True:
+            self._see()
+            self._fit()
+            await asyncio.sleep(_LOOK_S)
+
+    def _see(self) -> None:
+        """See who has come to the gate, and who never did."""
+        there = {worker.badge for worker in self._pool.workers if worker.greeted}
+        now = time.monotonic()
+        for badge, post in self._posts.items():
+            if badge in there and not post.seen:
+                post.seen, self._failures, self.trouble = True, 0, None
+            elif post.launched_at and not (post.seen or post.ending):
+                if now - post.launched_at > _JOIN_S:
+                    self._end(badge, post)
+                    self._troubled(f"a worker on {post.node} did not reach the daemon", _UNREACHED)
+            elif post.seen and badge not in there and not post.ending:
+                self._end(badge, post)
+
+    def _fit(self) -> None:
+        """Ask for workers, or end some."""
+        now, terms = time.monotonic(), self._terms
+        needed = math.ceil(self._work() / terms.agents_per_process)
+        wanted = min(terms.most, max(terms.least, needed))
+        kept = {badge: post for badge, post in self._posts.items() if not post.ending}
+        if len(kept) > wanted:
+            self._shrink(kept, len(kept) - wanted)
+        elif now >= self._not_before:
+            self._avoided = {node: until for node, until in self._avoided.items() if until > now}
+            for _ in range(wanted - len(kept)):
+                self._badge += 1
+                self._posts[self._badge] = _Post(now)
+                self._order(
+                    FindRoom(
+                        badge=self._badge,
+                        cpus=terms.cpus,
+                        memory_bytes=terms.memory_bytes,
+                        avoid=tuple(self._avoided),
+                    )
+                )
+        if not wanted and not kept:
+            self.trouble = None  # whatever it was, nothing waits for it
+        waiting = any(not post.node for post in kept.values())
+        if waiting and (lacks := self._lacking()):
+            self._troubled(
+                lacks, "lower [ray] cpus_per_process or memory_mb_per_process, or add a node"
+            )
+
+    def _shrink(self, kept: Mapping[int, _Post], surplus: int) -> None:
+        """StopWorker workers that are not needed: first those for which there is no room yet, then those that are idle."""
+        for badge in [badge for badge, post in kept.items() if not post.node][:surplus]:
+            self._end(badge, kept[badge])
+            surplus -= 1
+        idle = [badge for badge in self._pool.idle(_IDLE_S) if badge in kept]
+        for badge in idle[:surplus]:
+            self._pool.dismiss(badge)
+            kept[badge].ending = True
+
+    def _end(self, badge: int, post: _Post) -> None:
+        post.ending = True
+        self._order(StopWorker(badge))
+
+    def _lacking(self) -> str:
+        """Return what no node has; empty: one has it."""
+        largest, terms = self._largest, self._terms
+        if largest is None or not largest.nodes:
+            return "the Ray cluster has no node" if largest else ""
+        if largest.cpus < terms.cpus:
+            return f"a worker takes {terms.cpus:g} CPUs, and the largest node of the Ray cluster has {largest.cpus:g}"
+        if largest.memory_bytes < terms.memory_bytes:
+            has, takes = largest.memory_bytes >> 20, terms.memory_bytes >> 20
+            return (
+                f"a worker takes {takes} MB, and the largest node of the Ray cluster has {has} MB"
+            )
+        return ""
+
+    def _order(self, order: orders.Order) -> None:
+        if self._launcher is not None and self._launcher.stdin is not None:
+            self._launcher.stdin.write(orders.line(order))
+
+    def _troubled(self, cause: str, fix: str) -> None:
+        since = self.trouble[1] if self.trouble else time.time()
+        self.trouble = NotPossibleError(f"{cause}: {fix}"), since

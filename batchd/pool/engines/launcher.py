@@ -1,0 +1,183 @@
+"""The launcher: the one process that talks to Ray. The daemon starts it, may lose it, and starts it again.
+
+Ray ends a driver that has lost its cluster's head for a minute. Its actors are not detached: they end with it, whatever
+ends it, and the workers with them. So no worker is ever left that the daemon does not know.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from batchd import children
+from batchd.pool.engines import orders
+from batchd.pool.engines.nurse import Nurse
+from batchd.pool.engines.orders import (
+    ClusterSize,
+    Connected,
+    FindRoom,
+    NotConnected,
+    RoomFound,
+    StartWorker,
+    StopWorker,
+    WorkerStopped,
+)
+
+#: How often actors and nodes are looked at, in seconds.
+_LOOK_S, _NODES_S = 0.1, 2.0
+#: What tells nodes of one host name apart: so much of their ids.
+_SHORT = 6
+#: Ends with 0 where the cluster answers a process that has no token.
+_OPEN = """
+import sys
+from ray._raylet import GcsClient
+GcsClient(address=sys.argv[1]).get_all_node_info(timeout=10)
+"""
+
+
+class Launcher:
+    """Carries the daemon's orders out."""
+
+    def __init__(self, ray: Any, out: int) -> None:
+        """``ray``: the module, connected. ``out``: where news go."""
+        self._ray = ray
+        self._out = out
+        #: The actor of each badge.
+        self._actors: dict[int, Any] = {}
+        #: What each badge is asked: where it is, or how its worker ended.
+        self._asked: dict[Any, tuple[int, str]] = {}
+        self._largest: ClusterSize | None = None
+
+    def serve(self) -> None:
+        """Serve until the daemon is gone."""
+        buffer, looked_at = b"", 0.0
+        while True:
+            ready, _, _ = select.select([0], [], [], _LOOK_S)
+            if ready:
+                if not (read := os.read(0, 1 << 16)):
+                    return
+                *whole, buffer = (buffer + read).split(b"\n")
+                for each in whole:
+                    self._carry_out(orders.message(each))
+            self._hear()
+            if time.monotonic() - looked_at > _NODES_S:
+                looked_at = time.monotonic()
+                self._look()
+
+    def _say(self, news: orders.News) -> None:
+        os.write(self._out, orders.line(news))
+
+    def _carry_out(self, order: orders.Order) -> None:
+        match order:
+            case FindRoom():
+                self._place(order)
+            case StartWorker(badge=badge, ticket=ticket, node=node):
+                if actor := self._actors.get(badge):
+                    self._asked[actor.run.remote(ticket, node)] = badge, "run"
+            case StopWorker(badge=badge):
+                if actor := self._actors.pop(badge, None):
+                    self._ray.kill(actor)
+                self._say(WorkerStopped(badge, "it was ended"))
+
+    def _place(self, order: FindRoom) -> None:
+        options: dict[str, Any] = {
+            "num_cpus": order.cpus,
+            "memory": order.memory_bytes,
+            "scheduling_strategy": "SPREAD",
+            "max_restarts": 0,
+        }
+        if order.avoid:
+            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(order.avoid)})"}
+        actor = self._ray.remote(Nurse).options(**options).remote()
+        self._actors[order.badge] = actor
+        self._asked[actor.where.remote()] = order.badge, "where"
+
+    def _hear(self) -> None:
+        """Take the answers of actors, and their ends."""
+        if not self._asked:
+            return
+        done, _ = self._ray.wait([*self._asked], num_returns=len(self._asked), timeout=0)
+        for answer in done:
+            badge, question = self._asked.pop(answer)
+            if badge not in self._actors:
+                continue
+            try:
+                found = self._ray.get(answer)
+            except self._ray.exceptions.RayError as error:
+                del self._actors[badge]
+                self._say(WorkerStopped(badge, _first_line(error)))
+                continue
+            if question == "run":
+                self._ray.kill(self._actors.pop(badge))
+                self._say(WorkerStopped(badge, found))
+            else:
+                node_id, address, host = found
+                name = f"{host}-{node_id[:_SHORT]}"
+                self._say(RoomFound(badge=badge, node_id=node_id, node=name, address=address))
+
+    def _look(self) -> None:
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        largest = ClusterSize(
+            nodes=len(nodes),
+            cpus=max((node.get("CPU", 0.0) for node in nodes), default=0.0),
+            memory_bytes=int(max((node.get("memory", 0.0) for node in nodes), default=0.0)),
+        )
+        if largest != self._largest:
+            self._largest = largest
+            self._say(largest)
+
+
+def main(address: str) -> int:
+    """Join a cluster, and serve the daemon on standard input and output."""
+    out = os.dup(1)
+    os.dup2(2, 1)  # what Ray prints is no news
+    try:
+        import ray  # noqa: PLC0415 (an extra)
+    except ImportError:
+        fix = "install `batchd[ray]`"
+        os.write(
+            out, orders.line(NotConnected("[pool] engine is ray, which is not installed", fix))
+        )
+        return 3
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="error", namespace="batchd")
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        why = f"the Ray cluster at {address} cannot be reached: {_first_line(error)}"
+        os.write(
+            out, orders.line(NotConnected(why, "see that it runs; it is tried again by itself"))
+        )
+        return 3
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) > 1 and _open(ray.get_runtime_context().gcs_address):
+        why = f"the Ray cluster at {address} has {len(nodes)} nodes, and takes orders from any process that reaches it"
+        fix = "start all of its nodes with RAY_AUTH_MODE=token"
+        os.write(out, orders.line(NotConnected(why, fix)))
+        return 3
+    os.write(out, orders.line(Connected(len(nodes))))
+    Launcher(ray, out).serve()
+    ray.shutdown()
+    return 0
+
+
+def _open(address: str) -> bool:
+    """Whether a cluster answers a process without its token: it is asked by one."""
+    surroundings = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH_")}
+    surroundings |= {"RAY_AUTH_MODE": "disabled", "HOME": "/nonexistent"}
+    command = children.program(_OPEN, address)
+    done = subprocess.run(command, env=surroundings, capture_output=True, check=False)
+    return done.returncode == 0
+
+
+def _first_line(error: BaseException) -> str:
+    """Return what an error says, without the trace that Ray adds."""
+    lines: Iterator[str] = (each.strip() for each in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
