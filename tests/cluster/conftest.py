@@ -13,14 +13,14 @@ from ports import free_port
 #: Before Ray is imported: it reads them once.
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
 
-from ray.cluster_utils import Cluster  # noqa: E402 (as above)
+from ray.cluster_utils import Cluster
 
 #: Of each node: enough for little that is put there.
 _STORE_BYTES = 80 << 20
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+def cluster() -> Iterator[Cluster]:
     """A head and two nodes, each with room for two workers."""
     node = {"num_cpus": 2, "object_store_memory": _STORE_BYTES}
     made = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
@@ -39,7 +39,9 @@ def spool(tmp_path: Path, slow_server: str, cluster: Cluster) -> Spool:
     token.write_text("0" * 64)
     text = CONFIG.format(base_url=slow_server, model="steps-3")
     pool = f'engine = "ray"\nprocesses = 6\nheartbeat_timeout_s = 4.0\nlisten = "0.0.0.0:{free_port()}"\n'
-    text = text.replace("processes = 2\n", f'{pool}advertise = "{cluster.head_node.node_ip_address}:PORT"\n')
+    text = text.replace(
+        "processes = 2\n", f'{pool}advertise = "{cluster.head_node.node_ip_address}:PORT"\n'
+    )
     text = text.replace("PORT", text.partition('listen = "0.0.0.0:')[2].partition('"')[0])
     more = f'[ray]\naddress = "{cluster.address}"\ntoken_file = "{token}"\n[workspace]\nshared = true\n'
     (tmp_path / "config.toml").write_text(NO_REPORT + text + more)

@@ -9,20 +9,17 @@ import socket
 import ssl
 import subprocess
 import time
-import urllib.request
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
 from conftest import CONFIG, NO_REPORT, Spool
 from loglines import logged
 from patience import PATIENCE_S
+from pools import asked, drop, nodes, processes, running, summary
 from ports import free_port
 
-from batchd import control, wire
+from batchd import wire
 from batchd.pool.joining import ticket
 
 pytestmark = pytest.mark.in_turns
@@ -84,55 +81,10 @@ def refused(cluster: Spool, line: str) -> str:
     return said
 
 
-def workers(cluster: Spool) -> dict[str, dict[str, Any]]:
-    """Return the workers that are up, by node."""
-    found = control.request(cluster.folder / ".batchd", "status")["workers"]
-    return {w["node"]: w for w in found if w["rss"]}
-
-
-def running(cluster: Spool) -> dict[str, str]:
-    """Return which node works on which task."""
-    found = control.request(cluster.folder / ".batchd", "status")["running"]
-    return {each["task"]: each["node"] for each in found if each["attempt"]}
-
-
-def drop(cluster: Spool, tasks: int, **more: Any) -> None:
-    """Drop a batch ``b``."""
-    task = {"first_prompt": "write it", **more}
-    path = cluster.write("b.json", [task] * tasks)
-    (cluster.folder / "inbox").mkdir(exist_ok=True)
-    path.rename(cluster.folder / "inbox/b.json")
-
-
-def summary(cluster: Spool) -> dict[str, Any]:
-    """Return the summary of ``b``, once it is there."""
-    cluster.eventually((cluster.folder / "outbox/b/summary.json").exists)
-    return cluster.result("b", "summary")
-
-
-def calls(base_url: str) -> Counter[str]:
-    """Return how often the server was asked the same thing."""
-    with urllib.request.urlopen(f"{base_url.removesuffix('/v1')}/log") as answer:
-        return Counter(
-            msgspec.json.encode(each).decode() for each in msgspec.json.decode(answer.read())
-        )
-
-
-def processes(node: str) -> list[int]:
-    """Return the processes of a node: its keeper, its worker and what that started."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-            if node.encode() in words:
-                found.append(int(entry.name))
-    return found
-
-
 def test_a_worker_of_another_machine_does_the_work(cluster: Spool) -> None:
     """Its tasks end as on this machine, with result, transcript and money; log and status name the node."""
     with cluster.serving(), joined(cluster, "node7"):
-        cluster.eventually(lambda: "node7" in workers(cluster))
+        cluster.eventually(lambda: "node7" in nodes(cluster))
         drop(cluster, 3)
         assert summary(cluster)["counts"]["completed"] == 3
         assert cluster.result("b", "001")["usage"]["calls"] == 3
@@ -148,9 +100,9 @@ def test_a_ticket_is_good_once(cluster: Spool) -> None:
     with cluster.serving():
         line = invited(cluster)
         with joined(cluster, "first", line):
-            cluster.eventually(lambda: "first" in workers(cluster))
+            cluster.eventually(lambda: "first" in nodes(cluster))
             assert "its ticket was used before" in refused(cluster, line)
-            assert set(workers(cluster)) == {"first"}
+            assert set(nodes(cluster)) == {"first"}
     (said,) = logged(cluster.folder / "daemon.log", "worker_not_admitted")
     assert said["address"] == "127.0.0.1"
 
@@ -171,7 +123,7 @@ def test_a_worker_shows_its_token_to_no_other_daemon(cluster: Spool) -> None:
             cluster, line.replace(good.fingerprint, "0" * 64)
         )
         with joined(cluster, "node7", line):
-            cluster.eventually(lambda: "node7" in workers(cluster))
+            cluster.eventually(lambda: "node7" in nodes(cluster))
 
 
 @pytest.mark.parametrize(
@@ -200,13 +152,13 @@ def test_who_shows_no_ticket_learns_nothing(cluster: Spool, sent: bytes) -> None
             with contextlib.suppress(ConnectionResetError, ssl.SSLEOFError):
                 assert secure.recv(1) == b""
         with joined(cluster, "node7", str(good)):
-            cluster.eventually(lambda: "node7" in workers(cluster))
+            cluster.eventually(lambda: "node7" in nodes(cluster))
 
 
 def test_the_tasks_of_a_killed_worker_go_on_elsewhere(cluster: Spool, slow_server: str) -> None:
     """Each has one result, and no answer that was recorded is paid again."""
     with cluster.serving(), joined(cluster, "one") as one, joined(cluster, "two"):
-        cluster.eventually(lambda: len(workers(cluster)) == 2)
+        cluster.eventually(lambda: len(nodes(cluster)) == 2)
         drop(cluster, 4)
         cluster.eventually(lambda: "one" in running(cluster).values())
         lost = [task for task, node in running(cluster).items() if node == "one"]
@@ -216,18 +168,18 @@ def test_the_tasks_of_a_killed_worker_go_on_elsewhere(cluster: Spool, slow_serve
     spent = [cluster.result("b", f"{n:03}")["usage"] for n in range(1, 5)]
     assert len(lost) == 1
     # The call in flight may have been paid, and is asked once more.
-    assert 12 <= sum(calls(slow_server).values()) <= 13
+    assert 12 <= sum(asked(slow_server).values()) <= 13
     assert [each["calls"] for each in spent] == [3] * 4
 
 
 def test_a_keeper_that_sees_its_worker_end_frees_its_tasks_at_once(cluster: Spool) -> None:
     """The lease protects nothing any more: the task goes on long before that is over."""
     with cluster.serving(), joined(cluster, "one"), joined(cluster, "two"):
-        cluster.eventually(lambda: len(workers(cluster)) == 2)
+        cluster.eventually(lambda: len(nodes(cluster)) == 2)
         drop(cluster, 2)
         cluster.eventually(lambda: len(running(cluster)) == 2)
         killed = time.monotonic()
-        os.kill(workers(cluster)["one"]["pid"], signal.SIGKILL)
+        os.kill(nodes(cluster)["one"], signal.SIGKILL)
         assert summary(cluster)["counts"]["completed"] == 2
         assert time.monotonic() - killed < _LEASE_S
     (died,) = logged(cluster.folder / "daemon.log", "worker_died")
@@ -237,7 +189,7 @@ def test_a_keeper_that_sees_its_worker_end_frees_its_tasks_at_once(cluster: Spoo
 def test_a_frozen_node_that_thaws_changes_nothing(cluster: Spool, slow_server: str) -> None:
     """After its lease its task is another's; as it goes on, its keeper ends it, and all that it had started."""
     with cluster.serving(), joined(cluster, "one") as one:
-        cluster.eventually(lambda: "one" in workers(cluster))
+        cluster.eventually(lambda: "one" in nodes(cluster))
         drop(cluster, 1)
         cluster.eventually(lambda: "b/001" in running(cluster))
         frozen = processes("one")
@@ -253,13 +205,13 @@ def test_a_frozen_node_that_thaws_changes_nothing(cluster: Spool, slow_server: s
             assert not processes("one")
     result = cluster.result("b", "001")
     assert result["attempts"] == 2
-    assert 3 <= sum(calls(slow_server).values()) <= 4
+    assert 3 <= sum(asked(slow_server).values()) <= 4
 
 
 def test_the_next_daemon_waits_for_a_lease_that_it_cannot_see_the_end_of(cluster: Spool) -> None:
     """A node is cut off as its daemon dies: what it worked on is not begun again before its lease is over."""
     with cluster.serving() as daemon, joined(cluster, "one") as one:
-        cluster.eventually(lambda: "one" in workers(cluster))
+        cluster.eventually(lambda: "one" in nodes(cluster))
         drop(cluster, 1)
         cluster.eventually(lambda: "b/001" in running(cluster))
         frozen = processes("one")
@@ -269,7 +221,7 @@ def test_the_next_daemon_waits_for_a_lease_that_it_cannot_see_the_end_of(cluster
         daemon.wait()
         with cluster.serving(), joined(cluster, "two"):
             begun = time.monotonic()
-            cluster.eventually(lambda: "two" in workers(cluster))
+            cluster.eventually(lambda: "two" in nodes(cluster))
             assert summary(cluster)["counts"]["completed"] == 1
             assert time.monotonic() - begun > _LEASE_S
             for pid in frozen:
@@ -281,7 +233,7 @@ def test_the_next_daemon_waits_for_a_lease_that_it_cannot_see_the_end_of(cluster
 def test_a_node_that_is_drained_gives_its_tasks_back(cluster: Spool) -> None:
     """SIGTERM: at their next durable points they are others', no attempt of theirs counts as a crash, and the worker ends with 0."""
     with cluster.serving(), joined(cluster, "one") as one:
-        cluster.eventually(lambda: "one" in workers(cluster))
+        cluster.eventually(lambda: "one" in nodes(cluster))
         drop(cluster, 2)
         cluster.eventually(lambda: running(cluster))
         one.send_signal(signal.SIGTERM)
@@ -295,7 +247,7 @@ def test_a_node_that_is_drained_gives_its_tasks_back(cluster: Spool) -> None:
 def test_workers_end_with_their_daemon(cluster: Spool) -> None:
     """Also where that is killed: nothing of theirs goes on."""
     with cluster.serving() as daemon, joined(cluster, "one") as one:
-        cluster.eventually(lambda: "one" in workers(cluster))
+        cluster.eventually(lambda: "one" in nodes(cluster))
         drop(cluster, 1, check="sleep 1")
         cluster.eventually(lambda: running(cluster))
         daemon.kill()
