@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import CONFIG, NO_REPORT, Spool
-from ports import free_port
+from cluster_spools import TOKEN, on_cluster
+from conftest import Spool
 
 #: Before Ray is imported: it reads them once.
-os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
 
 from ray.cluster_utils import Cluster
 
@@ -35,14 +35,4 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture
 def spool(tmp_path: Path, slow_server: str, cluster: Cluster) -> Spool:
     """A spool whose workers run on the cluster."""
-    token = tmp_path / "ray-token"
-    token.write_text("0" * 64)
-    text = CONFIG.format(base_url=slow_server, model="steps-3")
-    pool = f'engine = "ray"\nprocesses = 6\nheartbeat_timeout_s = 4.0\nlisten = "0.0.0.0:{free_port()}"\n'
-    text = text.replace(
-        "processes = 2\n", f'{pool}advertise = "{cluster.head_node.node_ip_address}:PORT"\n'
-    )
-    text = text.replace("PORT", text.partition('listen = "0.0.0.0:')[2].partition('"')[0])
-    more = f'[ray]\naddress = "{cluster.address}"\ntoken_file = "{token}"\n[workspace]\nshared = true\n'
-    (tmp_path / "config.toml").write_text(NO_REPORT + text + more)
-    return Spool(tmp_path)
+    return on_cluster(tmp_path, slow_server, cluster.address)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from cluster_spools import tree
 from conftest import Spool
 from loglines import logged
 from pools import asked, drop, processes, running, summary, workers
@@ -17,15 +18,6 @@ from ray.cluster_utils import Cluster
 
 #: Tasks of a batch, and calls of each.
 _TASKS, _CALLS = 30, 3
-
-
-def children(pid: int) -> list[int]:
-    """Return a process and all below it."""
-    found = [pid]
-    for each in found:
-        with contextlib.suppress(OSError):
-            found += map(int, Path(f"/proc/{each}/task/{each}/children").read_text().split())
-    return found
 
 
 def raylet(node: Any) -> int:
@@ -38,15 +30,15 @@ def launcher(spool: Spool) -> int:
     """Return the process that speaks with Ray."""
     (found,) = (
         pid
-        for pid in children_of_daemon(spool)
+        for pid in of_daemon(spool)
         if b"batchd.pool.engines.launcher" in Path(f"/proc/{pid}/cmdline").read_bytes()
     )
     return found
 
 
-def children_of_daemon(spool: Spool) -> list[int]:
+def of_daemon(spool: Spool) -> list[int]:
     """Return the daemon and all below it."""
-    return children(logged(spool.folder / "daemon.log", "daemon_started")[-1]["pid"])
+    return tree(logged(spool.folder / "daemon.log", "daemon_started")[-1]["pid"])
 
 
 def at_work(spool: Spool) -> Callable[[], bool]:
@@ -123,7 +115,7 @@ def test_a_frozen_node_that_thaws_changes_nothing(
     frozen: list[int] = []
     try:
         with struck(spool):
-            frozen = children(raylet(cluster.worker_nodes.copy().pop()))
+            frozen = tree(raylet(cluster.worker_nodes.copy().pop()))
             for pid in frozen:
                 os.kill(pid, signal.SIGSTOP)
             summary(spool)

@@ -29,6 +29,10 @@ from batchd.pool.supervisor import Supervisor
 
 #: How often the crew is held against the work there is, in seconds.
 _LOOK_S = 0.5
+#: How long the cluster may take to answer.
+_CONNECT_S = 90.0
+#: After so long without a word of it that is reported, and then the launcher is started again.
+_LATE_S, _SILENT_S = 8.0, 30.0
 #: How long a worker may take from its ticket to the gate.
 _JOIN_S = 90.0
 _JOIN_MINUTES = 2.0
@@ -85,7 +89,9 @@ class Crew:
         self._posts: dict[int, _Post] = {}
         self._badge = 0
         self._launcher: asyncio.subprocess.Process | None = None
-        self._largest: ClusterSize | None = None
+        #: Whether it has reached the cluster.
+        self._connected = False
+        self._size: ClusterSize | None = None
         #: By node id: until when it is avoided.
         self._avoided: dict[str, float] = {}
         #: Workers in a row that never joined, and when the next one may be asked for.
@@ -121,40 +127,57 @@ class Crew:
             process_group=0,
         )
         self._launcher = launcher
-        keeping: asyncio.Task[None] | None = None
-        assert launcher.stdout is not None, "a pipe was asked for"
         try:
-            while read := await launcher.stdout.readline():
-                news = orders.message(read)
-                if isinstance(news, Connected) and keeping is None:
-                    keeping = asyncio.create_task(self._keep())
-                self._take(news)
-            if self.trouble is None:
+            async with asyncio.timeout(_CONNECT_S):
+                while not self._connected:
+                    self._take(await _news(launcher))
+            await self._serve(launcher)
+        except TimeoutError:
+            self._troubled(self._unanswered(_CONNECT_S), _AGAIN)
+        except EOFError:
+            if self._connected or self.trouble is None:
                 self._troubled("the launcher of Ray's workers has ended", _AGAIN)
         except (msgspec.MsgspecError, KeyError, ValueError) as error:
-            self._troubled(
-                f"the launcher of Ray's workers says what cannot be read: {error}", _AGAIN
-            )
+            why = f"the launcher of Ray's workers says what cannot be read: {error}"
+            self._troubled(why, _AGAIN)
         finally:
-            if keeping is not None:
-                keeping.cancel()
+            self._launcher, self._connected = None, False
             with contextlib.suppress(ProcessLookupError):
                 launcher.kill()
             await launcher.wait()
-            self._launcher = None
+
+    async def _serve(self, launcher: asyncio.subprocess.Process) -> None:
+        """Keep the crew, as long as the cluster answers. Raises ``EOFError``."""
+        heard_at = time.monotonic()
+        while (silent_s := time.monotonic() - heard_at) < _SILENT_S:
+            try:
+                async with asyncio.timeout(_LOOK_S):
+                    self._take(await _news(launcher))
+            except TimeoutError:
+                if silent_s > _LATE_S:
+                    self._troubled(self._unanswered(silent_s), _AGAIN)
+            else:
+                heard_at = time.monotonic()
+            self._see()
+            self._fit()
+
+    def _unanswered(self, seconds: float) -> str:
+        return f"the Ray cluster at {self._terms.address} has not answered for {seconds:.0f} s"
 
     def _take(self, news: orders.News) -> None:
         match news:
             case Connected():
-                self.trouble = None
+                self._connected, self.trouble = True, None
             case NotConnected(message=message, fix=fix):
+                self._connected = False
                 self._troubled(message, fix)
+                raise EOFError
             case RoomFound():
                 self._placed(news)
             case WorkerStopped(badge=badge, cause=cause):
                 self._ended(badge, cause)
             case ClusterSize():
-                self._largest = news
+                self._size = news
 
     def _placed(self, placed: RoomFound) -> None:
         post = self._posts.get(placed.badge)
@@ -175,12 +198,6 @@ class Crew:
         self._not_before = time.monotonic() + pause_s
         where = f" on {post.node}" if post.node else ""
         self._troubled(f"a worker did not come up{where}: {cause}", _AGAIN)
-
-    async def _keep(self) -> None:
-        while True:
-            self._see()
-            self._fit()
-            await asyncio.sleep(_LOOK_S)
 
     def _see(self) -> None:
         """See who has come to the gate, and who never did."""
@@ -212,6 +229,7 @@ class Crew:
                 self._order(
                     FindRoom(
                         badge=self._badge,
+                        daemon=self._tickets.dialled,
                         cpus=terms.cpus,
                         memory_bytes=terms.memory_bytes,
                         avoid=tuple(self._avoided),
@@ -241,13 +259,13 @@ class Crew:
 
     def _lacking(self) -> str:
         """Return what no node has; empty: one has it."""
-        largest, terms = self._largest, self._terms
-        if largest is None or not largest.nodes:
-            return "the Ray cluster has no node" if largest else ""
-        if largest.cpus < terms.cpus:
-            return f"a worker takes {terms.cpus:g} CPUs, and the largest node of the Ray cluster has {largest.cpus:g}"
-        if largest.memory_bytes < terms.memory_bytes:
-            has, takes = largest.memory_bytes >> 20, terms.memory_bytes >> 20
+        size, terms = self._size, self._terms
+        if size is None or not size.nodes:
+            return "the Ray cluster has no node" if size else ""
+        if size.cpus < terms.cpus:
+            return f"a worker takes {terms.cpus:g} CPUs, and the largest node of the Ray cluster has {size.cpus:g}"
+        if size.memory_bytes < terms.memory_bytes:
+            has, takes = size.memory_bytes >> 20, terms.memory_bytes >> 20
             return (
                 f"a worker takes {takes} MB, and the largest node of the Ray cluster has {has} MB"
             )
@@ -260,3 +278,12 @@ class Crew:
     def _troubled(self, cause: str, fix: str) -> None:
         since = self.trouble[1] if self.trouble else time.time()
         self.trouble = NotPossibleError(f"{cause}: {fix}"), since
+
+
+async def _news(launcher: asyncio.subprocess.Process) -> orders.News:
+    """Return what the launcher says next. Raises ``EOFError`` where it has ended."""
+    assert launcher.stdout is not None, "a pipe was asked for"
+    if not (read := await launcher.stdout.readline()):
+        raise EOFError
+    news: orders.News = orders.message(read)
+    return news

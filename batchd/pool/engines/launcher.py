@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 import subprocess
 import sys
 import time
@@ -27,9 +28,12 @@ from batchd.pool.engines.orders import (
     StopWorker,
     WorkerStopped,
 )
+from batchd.pool.joining import ticket
 
 #: How often actors and nodes are looked at, in seconds.
 _LOOK_S, _NODES_S = 0.1, 2.0
+#: How long a head may take to answer at all, in seconds.
+_REACH_S = 5.0
 #: What tells nodes of one host name apart: so much of their ids.
 _SHORT = 6
 #: Ends with 0 where the cluster answers a process that has no token.
@@ -51,10 +55,15 @@ class Launcher:
         self._actors: dict[int, Any] = {}
         #: What each badge is asked: where it is, or how its worker ended.
         self._asked: dict[Any, tuple[int, str]] = {}
-        self._largest: ClusterSize | None = None
+        #: Whether the cluster is known to want a token.
+        self._guarded = False
 
     def serve(self) -> None:
-        """Serve until the daemon is gone."""
+        """Serve until the daemon is gone, or the cluster may not be used."""
+        if self._look():
+            self._say(Connected())
+        else:
+            return
         buffer, looked_at = b"", 0.0
         while True:
             ready, _, _ = select.select([0], [], [], _LOOK_S)
@@ -67,7 +76,8 @@ class Launcher:
             self._hear()
             if time.monotonic() - looked_at > _NODES_S:
                 looked_at = time.monotonic()
-                self._look()
+                if not self._look():
+                    return
 
     def _say(self, news: orders.News) -> None:
         os.write(self._out, orders.line(news))
@@ -95,7 +105,7 @@ class Launcher:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(order.avoid)})"}
         actor = self._ray.remote(Nurse).options(**options).remote()
         self._actors[order.badge] = actor
-        self._asked[actor.where.remote()] = order.badge, "where"
+        self._asked[actor.where.remote(order.daemon)] = order.badge, "where"
 
     def _hear(self) -> None:
         """Take the answers of actors, and their ends."""
@@ -120,16 +130,23 @@ class Launcher:
                 name = f"{host}-{node_id[:_SHORT]}"
                 self._say(RoomFound(badge=badge, node_id=node_id, node=name, address=address))
 
-    def _look(self) -> None:
+    def _look(self) -> bool:
+        """Report how large the cluster is; return whether it may be used."""
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        if len(nodes) > 1 and not self._guarded:
+            # One node alone may be this machine, and listen to nobody else; so it is asked as soon as there are more.
+            if _open(self._ray.get_runtime_context().gcs_address):
+                why = f"the Ray cluster has {len(nodes)} nodes, and takes orders from any process that reaches it"
+                self._say(NotConnected(why, "start all of its nodes with RAY_AUTH_MODE=token"))
+                return False
+            self._guarded = True
         largest = ClusterSize(
             nodes=len(nodes),
             cpus=max((node.get("CPU", 0.0) for node in nodes), default=0.0),
             memory_bytes=int(max((node.get("memory", 0.0) for node in nodes), default=0.0)),
         )
-        if largest != self._largest:
-            self._largest = largest
-            self._say(largest)
+        self._say(largest)
+        return True
 
 
 def main(address: str) -> int:
@@ -139,29 +156,25 @@ def main(address: str) -> int:
     try:
         import ray  # noqa: PLC0415 (an extra)
     except ImportError:
-        fix = "install `batchd[ray]`"
-        os.write(
-            out, orders.line(NotConnected("[pool] engine is ray, which is not installed", fix))
-        )
-        return 3
+        why = "[pool] engine is ray, which is not installed"
+        return _not_connected(out, why, "install `batchd[ray]`")
     try:
+        if place := ticket.address(address):
+            # Ray itself would try for minutes.
+            socket.create_connection(place, _REACH_S).close()
         ray.init(address=address, log_to_driver=False, logging_level="error", namespace="batchd")
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         why = f"the Ray cluster at {address} cannot be reached: {_first_line(error)}"
-        os.write(
-            out, orders.line(NotConnected(why, "see that it runs; it is tried again by itself"))
-        )
-        return 3
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    if len(nodes) > 1 and _open(ray.get_runtime_context().gcs_address):
-        why = f"the Ray cluster at {address} has {len(nodes)} nodes, and takes orders from any process that reaches it"
-        fix = "start all of its nodes with RAY_AUTH_MODE=token"
-        os.write(out, orders.line(NotConnected(why, fix)))
-        return 3
-    os.write(out, orders.line(Connected(len(nodes))))
+        return _not_connected(out, why, "see that it runs; it is tried again by itself")
     Launcher(ray, out).serve()
     ray.shutdown()
     return 0
+
+
+def _not_connected(out: int, why: str, fix: str) -> int:
+    """Say why there is no cluster, and return the exit code."""
+    os.write(out, orders.line(NotConnected(why, fix)))
+    return 3
 
 
 def _open(address: str) -> bool:

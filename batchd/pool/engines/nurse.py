@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -13,12 +14,18 @@ _MOST_SAID = 2000
 class Nurse:
     """One worker's place on a node; ``launcher`` makes an actor of it."""
 
-    def where(self) -> tuple[str, str, str]:
-        """Return the node's id, its IP address and its host name."""
+    def where(self, daemon: tuple[str, int]) -> tuple[str, str, str]:
+        """Return the node's id, the IP address from which it reaches the daemon, and its host name.
+
+        Raises ``OSError`` where it does not know a way to the daemon.
+        """
         import ray  # noqa: PLC0415 (it runs where Ray does)
 
         node_id: str = ray.get_runtime_context().get_node_id()
-        address: str = ray.util.get_node_ip_address()
+        family, kind, protocol, _, place = socket.getaddrinfo(*daemon, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind, protocol) as way:
+            way.connect(place)  # sends nothing
+            address: str = way.getsockname()[0]
         return node_id, address, os.uname().nodename
 
     def run(self, ticket: str, node: str) -> str:

@@ -15,6 +15,8 @@ class FindRoom(Struct, frozen=True, kw_only=True):
     """To the launcher: find room for a worker. Answered by ``RoomFound``, whenever there is some, or ``WorkerStopped``."""
 
     badge: int
+    #: Where it will dial the daemon: host and port.
+    daemon: tuple[str, int]
     cpus: float
     memory_bytes: int
     #: The nodes, by their ids, on which no task can run.
@@ -40,11 +42,9 @@ class StopWorker(Struct, frozen=True):
 class Connected(Struct, frozen=True):
     """From the launcher: the cluster takes orders."""
 
-    nodes: int
-
 
 class NotConnected(Struct, frozen=True):
-    """From the launcher, its last word: there is no cluster for it, and what helps."""
+    """From the launcher, its last word: there is no cluster that it may use, and what helps."""
 
     message: str
     fix: str
@@ -57,7 +57,7 @@ class RoomFound(Struct, frozen=True, kw_only=True):
     node_id: str
     #: What it is called: its host name, and what tells it from others of that name.
     node: str
-    #: Its IP address.
+    #: The IP address from which it reaches the daemon.
     address: str
 
 
@@ -69,7 +69,7 @@ class WorkerStopped(Struct, frozen=True):
 
 
 class ClusterSize(Struct, frozen=True, kw_only=True):
-    """From the launcher, where it changes: how much the largest node has in all."""
+    """From the launcher, every few seconds: the cluster answers; how much its largest node has in all."""
 
     nodes: int
     cpus: float

@@ -17,15 +17,21 @@ class Tickets:
     """Makes tickets of one daemon."""
 
     invitations: Invitations
-    #: ``HOST`` and ``PORT`` that are dialled.
+    #: Host and port of ``[pool] advertise``, or ``listen``.
     place: tuple[str, int]
     fingerprint: str
 
+    @property
+    def dialled(self) -> tuple[str, int]:
+        """Host and port that a worker dials."""
+        host, port = self.place
+        return socket.gethostname() if host in _EVERY else host, port
+
     def make(self, addresses: tuple[str, ...], minutes: float, badge: int = 0) -> Ticket:
         """Return a ticket that is good once, from these addresses or networks, for so long. Raises ``UsageError``."""
-        host, port = self.place
+        host, port = self.dialled
         return Ticket(
-            host=socket.gethostname() if host in _EVERY else host,
+            host=host,
             port=port,
             fingerprint=self.fingerprint,
             token=self.invitations.invite(addresses, minutes, badge),

@@ -1,0 +1,49 @@
+"""Spools whose workers run on a Ray cluster."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from conftest import CONFIG, NO_REPORT, Spool
+from ports import free_port
+
+#: Of every cluster here.
+TOKEN = "0" * 64
+_POOL = """\
+engine = "ray"
+processes = 6
+heartbeat_timeout_s = 4.0
+listen = "0.0.0.0:{port}"
+advertise = "{host}:{port}"
+"""
+_MORE = """\
+[ray]
+address = "{address}"
+cpus_per_process = {cpus}
+token_file = "{token}"
+[workspace]
+shared = true
+"""
+
+
+def on_cluster(
+    folder: Path, base_url: str, address: str, *, token: str = TOKEN, cpus: float = 1
+) -> Spool:
+    """Return a spool whose workers run on the cluster with this head."""
+    file = folder / "ray-token"
+    file.write_text(token)
+    pool = _POOL.format(port=free_port(), host=address.partition(":")[0])
+    text = CONFIG.format(base_url=base_url, model="steps-3").replace("processes = 2\n", pool)
+    text += _MORE.format(address=address, cpus=cpus, token=file if token else "")
+    (folder / "config.toml").write_text(NO_REPORT + text)
+    return Spool(folder)
+
+
+def tree(pid: int) -> list[int]:
+    """Return a process and all below it."""
+    found = [pid]
+    for each in found:
+        with contextlib.suppress(OSError):
+            found += map(int, Path(f"/proc/{each}/task/{each}/children").read_text().split())
+    return found
