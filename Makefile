@@ -67,6 +67,28 @@ test-loaded: setup git strace systemd chromium ## make test beside eight busy pr
 test-all: setup git strace systemd chromium ## all tests
 	@$(BIN)/python -m pytest $(FILES_AT_A_TIME) $(TESTS)
 
+# Ray has an environment of its own: it is 285 MB, which few need.
+CLUSTER := .cluster
+.PHONY: cluster
+cluster: bubblewrap
+	@key=$(CLUSTER)/made-$(KEY)-$$(sha256sum constraints-cluster.txt | cut -c1-16)
+	if [ ! -e "$$key" ]; then
+	  echo 'Installing batchd with Ray into $(CLUSTER) (once) …'
+	  rm -rf $(CLUSTER)
+	  $(BASE) -m venv $(CLUSTER)
+	  $(CLUSTER)/bin/python -m pip install -q --disable-pip-version-check -r constraints.txt -r constraints-cluster.txt
+	  $(CLUSTER)/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	  touch "$$key"
+	fi
+
+.PHONY: test-cluster
+test-cluster: cluster ## the tests of workers on a Ray cluster of several nodes, all of them on this machine
+	@$(CLUSTER)/bin/python -m pytest tests/cluster
+
+.PHONY: demo-cluster
+demo-cluster: cluster ## the demo's tasks on a Ray cluster of two nodes, and where each ran
+	@$(CLUSTER)/bin/python -m batchd demo --cluster
+
 .PHONY: systemd-test
 systemd-test: setup systemd ## the units on a machine with a real systemd, booted for it: needs root
 	@if [ "$$(id -u)" != 0 ]; then echo 'Only root can boot a machine: sudo make systemd-test' >&2; exit 3; fi
@@ -130,7 +152,7 @@ bench: setup chromium ## every benchmark, against a floor taken in the same run
 
 .PHONY: clean
 clean: ## remove the virtual environment and the caches
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(CLUSTER) .mypy_cache .pytest_cache .ruff_cache
 
 $(STAMP):
 	@if [ -z '$(BASE)' ]; then echo 'There is no $(PYTHON); install Python 3.11 or newer.' >&2; exit 3; fi

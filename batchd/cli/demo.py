@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.resources
+import json
 import os
 import select
 import subprocess
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from batchd import control, installation
-from batchd.cli import common, ending, progress
+from batchd.cli import common, ending, progress, ray_nodes
 from batchd.errors import NoDaemonError, NotPossibleError
 from batchd.spool import inbox
 from batchd.store.reader import Reader
@@ -74,6 +75,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--speed", type=float, default=80.0, metavar="N", help="tokens a second of the model (80)"
     )
+    parser.add_argument(
+        "--cluster", action="store_true", help="on a Ray cluster of two nodes, made for it here"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -83,7 +87,12 @@ def run(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         base_url = stack.enter_context(_server(spool, args.speed))
         print(f"A stand-in model: {base_url}")
-        (spool / "config.toml").write_text(_CONFIG.format(base_url=base_url), "utf-8")
+        config = _CONFIG.format(base_url=base_url)
+        if args.cluster:
+            nodes = stack.enter_context(ray_nodes.two_nodes(spool))
+            print(f"A Ray cluster of two nodes: {nodes.address}")
+            config += nodes.config
+        (spool / "config.toml").write_text(config, "utf-8")
         pid = stack.enter_context(_daemon(spool))
         print(f"A daemon: process {pid}")
         sample = importlib.resources.files("batchd.demo") / "task.json"
@@ -91,8 +100,19 @@ def run(args: argparse.Namespace) -> int:
         inbox.drop(spool / "inbox", "task.json", sample.read_bytes())
         row = _follow(spool)
     code = ending.report([row])
+    if args.cluster:
+        print(*_where(spool / "daemon.log"), sep="\n")
     print(f"\n{_closing(spool)}", end="")
     return code
+
+
+def _where(log: Path) -> Iterator[str]:
+    """Yield a line for each task: the node that it ran on."""
+    yield "Where each ran:"
+    for line in log.read_text("utf-8", "replace").splitlines():
+        fields = json.loads(line) if '"event":"task_finished"' in line else {}
+        if fields:
+            yield f"  {fields['task']}  {fields.get('node', 'here')}, process {fields['worker']}"
 
 
 def _closing(spool: Path) -> str:

@@ -150,9 +150,11 @@ def _standing(daemon: Standing | Unseen, *, waiting: bool) -> str:
     doing += "" if daemon.watching else " for `batchd run` alone"
     tasks = daemon.tasks
     parked = f"{tasks.parked:,} parked, " if tasks.parked else ""
+    nodes = len({worker.node for worker in daemon.workers if worker.node})
     return (
         f"Daemon {daemon.pid} {doing}: {words.counted(tasks.running, 'task')} at work, "
         f"{tasks.queued:,} queued, {parked}{words.counted(len(daemon.workers), 'worker')}"
+        f"{words.on_nodes(nodes)}"
     )
 
 

@@ -28,6 +28,8 @@ class Figures:
     #: Worker processes, and their resident memory in bytes.
     workers: int
     workers_rss: int
+    #: By worker on another machine: that machine, and the tasks at work there.
+    nodes: tuple[tuple[str, int], ...]
     #: By provider: what ``status`` shows of it.
     providers: Mapping[str, Mapping[str, float | int]]
     #: The providers that are parked, each with its causes.

@@ -103,6 +103,8 @@ class Daemon:
     started_at: float
     draining: bool
     workers: int
+    #: Other machines that have workers.
+    nodes: int = 0
     #: Agents that can be at work at once; 0: a daemon from before an upgrade does not say.
     slots: int
     #: None: such a daemon does not say either.
@@ -283,6 +285,7 @@ def _daemon(answer: Standing, today: Sequence[SpendRow]) -> Daemon:
         started_at=answer.started_at,
         draining=answer.draining,
         workers=len(answer.workers),
+        nodes=len({worker.node for worker in answer.workers if worker.node}),
         slots=answer.slots,
         day=Day(
             limit_usd=day.limit_usd,
@@ -299,7 +302,8 @@ def _daemon(answer: Standing, today: Sequence[SpendRow]) -> Daemon:
 
 def _agent(row: TaskRow, running: standing.Running | None) -> Agent:
     if running is not None:
-        return Agent(row=row, step=running.step, detail=running.detail, since=running.since)
+        detail = ": ".join(filter(None, (running.node, running.detail)))
+        return Agent(row=row, step=running.step, detail=detail, since=running.since)
     return Agent(row=row, step=_STEPS.get(row.step, "starting"), detail="", since=row.since)
 
 

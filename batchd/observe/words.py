@@ -38,6 +38,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else plural}"
 
 
+def on_nodes(nodes: int) -> str:
+    """Return `` on 3 nodes``; empty: all is on the daemon's machine."""
+    return f" on {counted(nodes, 'node')}" if nodes else ""
+
+
 def listed(names: Sequence[str]) -> str:
     """Return names as people list them; of many, the first."""
     more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""

@@ -25,6 +25,8 @@ _FORK_S, _END_S = 2.0, 20.0
 #: A worker without a task for so long ends, the last one apart.
 _IDLE_S = 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 30.0
+#: For how long a machine counts as unfit after the last worker that found it so.
+_UNFIT_S = 900.0
 #: So many workers in a row that do not come up are a trouble: tasks wait for another.
 _HOPELESS = 3
 #: What helps where the files on the disk are not those that the daemon runs.
@@ -65,6 +67,18 @@ class Shape:
     max_rss_bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """A machine on which no task can run."""
+
+    #: Why, with the fix.
+    problem: str
+    #: Seconds since the epoch.
+    since: float
+    #: How long that is taken to be so, unless a worker shows otherwise; by the loop's clock.
+    until: float
+
+
 class Supervisor:
     """The pool. ``start`` it within a running loop; ``close`` ends every worker."""
 
@@ -78,8 +92,8 @@ class Supervisor:
         self._lives: set[asyncio.Task[None]] = set()
         #: Workers that ended before they were up, running.
         self._failures = 0
-        #: By node: why no task can run there.
-        self.unfit: dict[str, str] = {}
+        #: Machines on which no task can run.
+        self._unfit: dict[str, Unfit] = {}
         #: Why no worker comes up, with the fix, and since when; None: they do. Tasks get only those that are up.
         self.trouble: tuple[NotPossibleError, float] | None = None
         self._closing = asyncio.Event()
@@ -89,6 +103,22 @@ class Supervisor:
     def workers(self) -> tuple[Member, ...]:
         """The workers that live."""
         return self._roster.all
+
+    @property
+    def unfit(self) -> Mapping[str, Unfit]:
+        """By name, the machines whose workers were sent away lately, since no task can run there."""
+        now = asyncio.get_running_loop().time()
+        self._unfit = {name: each for name, each in self._unfit.items() if each.until > now}
+        return self._unfit
+
+    def unfitness(self) -> tuple[NotPossibleError, float] | None:
+        """Return that there are such machines, with the fix, and since when; None: there are none."""
+        if not (unfit := self.unfit):
+            return None
+        name, worst = next(iter(unfit.items()))
+        more = f" (and on {len(unfit) - 1} more machines)" if len(unfit) > 1 else ""
+        why = f"no task can run on {name}{more}: {worst.problem}"
+        return NotPossibleError(why), min(each.since for each in unfit.values())
 
     def start(self, handler: Handler) -> None:
         """Begin to watch, and keep one worker warm; ``handler`` learns what workers say."""
@@ -320,11 +350,12 @@ class Supervisor:
     def _joined(self, worker: Member, hello: wire.Hello) -> None:
         """Take a worker that joined for what it is: one that can run tasks, or not."""
         if hello.problem:
-            self.unfit[worker.node] = hello.problem
+            now = asyncio.get_running_loop().time()
+            self._unfit[worker.node] = Unfit(hello.problem, time.time(), now + _UNFIT_S)
             self._handler.unfit(worker, hello.problem)
             worker.kill(hello.problem)
             return
-        self.unfit.pop(worker.node, None)
+        self._unfit.pop(worker.node, None)
         worker.hello()
         self._handler.started(worker)
 

@@ -48,6 +48,7 @@ class StandingCollector(Collector):
         yield _gauge("agent_slots", "Agents that can be at work at once.", value=now.slots)
         yield _gauge("workers", "Worker processes.", value=now.workers)
         yield _gauge("workers_resident_memory_bytes", "Their memory.", value=now.workers_rss)
+        yield from _nodes(now)
         yield _gauge("draining", "1 while the daemon ends.", value=now.draining)
         yield from _providers(now)
         for key, (name, meaning) in _DAY.items():
@@ -56,6 +57,15 @@ class StandingCollector(Collector):
         for what, count in Counter(now.troubles).items():
             troubles.add_metric([what], count)
         yield troubles
+
+
+def _nodes(now: Figures) -> Iterator[GaugeMetricFamily]:
+    workers = _gauge("node_workers", "Worker processes on another machine.", "node")
+    tasks = _gauge("node_agents_busy", "Agents at work there.", "node")
+    for node, count in Counter(node for node, _ in now.nodes).items():
+        workers.add_metric([node], count)
+        tasks.add_metric([node], sum(busy for name, busy in now.nodes if name == node))
+    yield from (workers, tasks)
 
 
 def _providers(now: Figures) -> Iterator[GaugeMetricFamily]:

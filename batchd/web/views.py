@@ -165,6 +165,7 @@ def _daemon(daemon: Daemon) -> dict[str, Any]:
         "started_at": daemon.started_at,
         "draining": daemon.draining,
         "workers": daemon.workers,
+        "nodes": daemon.nodes,
         "slots": daemon.slots,
         "day": {
             "limit_usd": daemon.day.limit_usd,

@@ -12,7 +12,17 @@ from batchd.cli.top.columns import bar
 from batchd.log import escape
 from batchd.observe import parking, troubles, versions
 from batchd.observe.snapshot import Day, Provider, Snapshot
-from batchd.observe.words import at_least, compact, counted, limit, money, rough, span, unsettled
+from batchd.observe.words import (
+    at_least,
+    compact,
+    counted,
+    limit,
+    money,
+    on_nodes,
+    rough,
+    span,
+    unsettled,
+)
 from batchd.records import Scope
 
 #: So many providers have a line each, and so many things that wait have two.
@@ -59,7 +69,7 @@ def _daemon(snapshot: Snapshot, width: int) -> Text:
         doing,
         f" for {span(max(0.0, snapshot.at - daemon.started_at))}, pid {daemon.pid}  ",
         bar(len(snapshot.agents) / max(1, slots), _SMALL_BAR, "cyan"),
-        f" {len(snapshot.agents)}/{slots} agents, {counted(daemon.workers, 'worker')}",
+        f" {len(snapshot.agents)}/{slots} agents, {counted(daemon.workers, 'worker')}{on_nodes(daemon.nodes)}",
     )
     clock = time.strftime("%H:%M:%S", time.localtime(snapshot.at))
     gap = width - line.cell_len - len(clock)

@@ -91,7 +91,7 @@ class FrontDesk:
                 )
                 for w in self._pool.workers
             ),
-            unfit=self._pool.unfit,
+            unfit={name: each.problem for name, each in self._pool.unfit.items()},
             running=tuple(
                 standing.Running(
                     task=str(a.ref),
@@ -120,6 +120,7 @@ class FrontDesk:
             slots=self._pool.agents,
             workers=len(workers),
             workers_rss=sum(worker.rss for worker in workers),
+            nodes=tuple((worker.node, len(worker.tasks)) for worker in workers if worker.node),
             providers=self._governor.figures(),
             parked_providers=tuple(
                 (p.name, p.cause) for p in parkings if p.scope is Scope.PROVIDER
