@@ -100,7 +100,7 @@ class Action(enum.StrEnum):
     #: No worker comes up on the cluster: ``status`` says why, and what helps.
     CLUSTER_TROUBLE = "cluster_trouble"
     #: No task can run on a ``node``, as the ``message`` says: its workers are sent away.
-    NODE_UNFIT = "node_unfit"
+    NODE_TROUBLE = "node_trouble"
     INBOX_TROUBLE = "inbox_trouble"
     OUTBOX_TROUBLE = "outbox_trouble"
     STORE_TROUBLE = "store_trouble"

@@ -27,7 +27,7 @@ class Provider(Section):
     """The environment variable that holds the key. Neither this nor a file: a server without keys."""
     api_key_file: str = ""
     """A file that holds the key; a relative one is looked for among systemd's credentials first."""
-    max_concurrent: Annotated[int, Ge(1), Le(1000)] = 32
+    max_concurrent: Annotated[int, Ge(1), Le(100_000)] = 32
     """Calls at a time, at most; fewer while it is overloaded."""
     rpm: Count = 0
     """Requests a minute; 0 learns them from its limit headers and 429s."""

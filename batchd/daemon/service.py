@@ -286,7 +286,7 @@ class Daemon:
         if parts.others is not None:
             parts.others.gate.open()
             undo.push_async_callback(parts.others.gate.close)
-            troubles.also(Action.NODE_UNFIT, pool.unfitness)
+            troubles.also(Action.NODE_TROUBLE, pool.unfitness)
             if crew := parts.others.crew:
                 troubles.also(Action.CLUSTER_TROUBLE, lambda: crew.trouble)
         group = None

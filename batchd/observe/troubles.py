@@ -13,6 +13,8 @@ _WHAT = {
     "outbox_trouble": "results cannot be written, so nothing is started that would leave any there",
     "sandbox_trouble": "commands cannot be run, so nothing is started",
     "worker_trouble": "no worker comes up, so nothing is started that needs one",
+    "cluster_trouble": "no worker comes up on the Ray cluster, so tasks wait for those that are there",
+    "node_trouble": "a machine cannot run tasks, and gets none",
     "inbox_trouble": "files in the inbox cannot be taken up",
     "control_trouble": "the control socket, which was taken away, cannot be made again",
     "store_trouble": "the store cannot be written, so nothing new is asked for",

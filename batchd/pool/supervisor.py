@@ -25,6 +25,8 @@ _FORK_S, _END_S = 2.0, 20.0
 #: A worker without a task for so long ends, the last one apart.
 _IDLE_S = 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 30.0
+#: Beyond so many doublings no pause grows: a power of hundreds is no float.
+_DOUBLED = 16
 #: For how long a machine counts as unfit after the last worker that found it so.
 _UNFIT_S = 900.0
 #: So many workers in a row that do not come up are a trouble: tasks wait for another.
@@ -118,7 +120,8 @@ class Supervisor:
         name, worst = next(iter(unfit.items()))
         more = f" (and on {len(unfit) - 1} more machines)" if len(unfit) > 1 else ""
         why = f"no task can run on {name}{more}: {worst.problem}"
-        return NotPossibleError(why), min(each.since for each in unfit.values())
+        fix = "give it what the sandbox needs, and start its worker again"
+        return NotPossibleError(f"{why}: {fix}"), min(each.since for each in unfit.values())
 
     def start(self, handler: Handler) -> None:
         """Begin to watch, and keep one worker warm; ``handler`` learns what workers say."""
@@ -287,7 +290,7 @@ class Supervisor:
     async def _live(self, worker: Member) -> None:
         """Start a worker, wait for its end, and report it."""
         if self._failures:
-            pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0**self._failures)
+            pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(self._failures, _DOUBLED))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), pause)
         try:

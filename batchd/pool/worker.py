@@ -31,7 +31,7 @@ from batchd.masking import Masker
 from batchd.pool import code, memory, threads
 from batchd.pool.channel import Channel
 from batchd.pool.host import AgentHost
-from batchd.pool.joining.lease import Lease
+from batchd.pool.lease import Lease
 from batchd.records import Ref
 from batchd.sandbox import Sandbox
 from batchd.spool import outbox

@@ -63,6 +63,10 @@ SENT: list[tuple[control.Request[Any], str]] = [
     ),
     (control.Tune(), '{"verb": "tune", "changes": {}, "reset": false}'),
     (control.Check(offline=True), '{"verb": "check", "offline": true, "live": false}'),
+    (
+        control.Invite(addresses=("10.0.0.0/8",), count=2),
+        '{"verb": "invite", "addresses": ["10.0.0.0/8"], "minutes": 10.0, "count": 2}',
+    ),
 ]
 
 #: As other clients, older ones and people with netcat, send them.
@@ -133,6 +137,9 @@ REFUSED = [
     ('{"verb": "status", "batch": 7}', "batch is 7: a batch is text: its name"),
     ('{"verb": "check", "live": 1}', "live is 1: live is true or false"),
     ('{"verb": "check", "offline": 1}', "offline is 1: offline is true or false"),
+    ('{"verb": "invite", "addresses": "a"}', 'addresses is "a": addresses is a list of IP'),
+    ('{"verb": "invite", "minutes": "ten"}', 'minutes is "ten": minutes is a number'),
+    ('{"verb": "invite", "count": 1.5}', "count is 1.5: count is a whole number: of tickets"),
 ]
 
 _HELD = Parking(
@@ -152,8 +159,8 @@ _STANDING = (
     '"mend": "make room", "batches": ["games"]}], "retiring": [{"model": "openai/x", "on": null, '
     '"message": "openai/x is gone", "mend": "name another"}], '
     '"fetching": [{"batch": "games", "source": "https://a.example/b.git", "ref": "main", "kind": "clone", "since": 4.0}], '
-    '"workers": [{"pid": null, "tasks": 1, "rss": 2, "tasks_done": 3}], '
-    '"running": [{"task": "games/001", "attempt": 1, "worker": null, "step": "tool", "detail": "ls", '
+    '"workers": [{"pid": null, "node": "", "tasks": 1, "rss": 2, "tasks_done": 3}], "unfit": {"node7": "no bwrap"}, '
+    '"running": [{"task": "games/001", "attempt": 1, "worker": null, "node": "node8", "step": "tool", "detail": "ls", '
     '"since": 4.5}], "rows": [{"name": "games", "folder": "/o/games", "request": "request.json", '
     '"received_at": 5.5, "published_at": null, "rejected": false, "tasks": 2, "queued": 0, "running": 1, '
     '"parked": 0, "completed": 1, "timeout": 0, "error": 0, "cancelled": 0, "calls": 3, "input_tokens": 4, '
@@ -162,6 +169,7 @@ _STANDING = (
 
 #: As the daemon sends them.
 ANSWERED: list[tuple[control.Request[Any], Any, str]] = [
+    (control.Invite(), control.Invited(tickets=("a", "b")), '{"tickets": ["a", "b"]}'),
     (
         control.Cancel(target="a"),
         control.Cancelled(
@@ -249,11 +257,13 @@ ANSWERED: list[tuple[control.Request[Any], Any, str]] = [
                 ),
             ),
             workers=(standing.Worker(pid=None, tasks=1, rss=2, tasks_done=3),),
+            unfit={"node7": "no bwrap"},
             running=(
                 standing.Running(
                     task="games/001",
                     attempt=1,
                     worker=None,
+                    node="node8",
                     step="tool",
                     detail="ls",
                     since=4.5,
@@ -348,7 +358,7 @@ def test_a_command_its_request_and_its_module_have_one_name() -> None:
     package = Path(batchd.__file__).parent
     assert {*coding.REQUESTS} == {
         *("status", "cancel", "pause", "resume", "priority", "retry", "prune", "tune"),
-        *("submit", "detach", "check"),
+        *("submit", "detach", "check", "invite"),
     }
     shared = {"resume": "pause", "detach": "submit"}
     for verb in coding.REQUESTS:

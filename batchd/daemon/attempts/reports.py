@@ -86,7 +86,7 @@ class Reports:
 
     def unfit(self, worker: Member, problem: str) -> None:
         """Say that no task can run where a worker is."""
-        get_logger().error(Action.NODE_UNFIT, **worker.fields(), message=problem)
+        get_logger().error(Action.NODE_TROUBLE, **worker.fields(), message=problem)
 
     def broke(self, error: BaseException) -> None:
         """End the daemon where a part of the pool ended: a bug."""

@@ -13,6 +13,7 @@ import msgspec
 
 from batchd import children
 from batchd.errors import NotPossibleError
+from batchd.log import Action, get_logger
 from batchd.pool.engines import orders
 from batchd.pool.engines.orders import (
     ClusterSize,
@@ -40,6 +41,8 @@ _JOIN_MINUTES = 2.0
 _IDLE_S = 60.0
 #: The pauses after workers that never joined, and after launchers that ended.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
+#: Beyond so many doublings no pause grows: a power of hundreds is no float.
+_DOUBLED = 16
 #: For how long a node is avoided on which no task can run.
 _AVOID_S = 600.0
 _AGAIN = "it is tried again by itself"
@@ -133,7 +136,7 @@ class Crew:
                     self._take(await _news(launcher))
             await self._serve(launcher)
         except TimeoutError:
-            self._troubled(self._unanswered(_CONNECT_S), _AGAIN)
+            self._troubled(self._unanswered(), _AGAIN)
         except EOFError:
             if self._connected or self.trouble is None:
                 self._troubled("the launcher of Ray's workers has ended", _AGAIN)
@@ -148,21 +151,24 @@ class Crew:
 
     async def _serve(self, launcher: asyncio.subprocess.Process) -> None:
         """Keep the crew, as long as the cluster answers. Raises ``EOFError``."""
-        heard_at = time.monotonic()
+        heard_at, late = time.monotonic(), False
         while (silent_s := time.monotonic() - heard_at) < _SILENT_S:
             try:
                 async with asyncio.timeout(_LOOK_S):
                     self._take(await _news(launcher))
             except TimeoutError:
                 if silent_s > _LATE_S:
-                    self._troubled(self._unanswered(silent_s), _AGAIN)
+                    self._troubled(self._unanswered(), _AGAIN)
+                    late = True
             else:
                 heard_at = time.monotonic()
+                self.trouble = None if late else self.trouble
+                late = False
             self._see()
             self._fit()
 
-    def _unanswered(self, seconds: float) -> str:
-        return f"the Ray cluster at {self._terms.address} has not answered for {seconds:.0f} s"
+    def _unanswered(self) -> str:
+        return f"the Ray cluster at {self._terms.address} does not answer any more"
 
     def _take(self, news: orders.News) -> None:
         match news:
@@ -194,7 +200,7 @@ class Crew:
         if post.node in self._pool.unfit:
             self._avoided[post.node_id] = time.monotonic() + _AVOID_S
         self._failures += 1
-        pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0**self._failures)
+        pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(self._failures, _DOUBLED))
         self._not_before = time.monotonic() + pause_s
         where = f" on {post.node}" if post.node else ""
         self._troubled(f"a worker did not come up{where}: {cause}", _AGAIN)
@@ -244,7 +250,7 @@ class Crew:
             )
 
     def _shrink(self, kept: Mapping[int, _Post], surplus: int) -> None:
-        """StopWorker workers that are not needed: first those for which there is no room yet, then those that are idle."""
+        """End workers that are not needed: first those for which there is no room yet, then those that are idle."""
         for badge in [badge for badge, post in kept.items() if not post.node][:surplus]:
             self._end(badge, kept[badge])
             surplus -= 1
@@ -276,8 +282,12 @@ class Crew:
             self._launcher.stdin.write(orders.line(order))
 
     def _troubled(self, cause: str, fix: str) -> None:
-        since = self.trouble[1] if self.trouble else time.time()
-        self.trouble = NotPossibleError(f"{cause}: {fix}"), since
+        error, since = NotPossibleError(f"{cause}: {fix}"), time.time()
+        if self.trouble is not None:
+            since = self.trouble[1]
+        if self.trouble is None or str(self.trouble[0]) != str(error):
+            get_logger().error(Action.CLUSTER_TROUBLE, message=str(error))
+        self.trouble = error, since
 
 
 async def _news(launcher: asyncio.subprocess.Process) -> orders.News:

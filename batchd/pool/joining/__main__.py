@@ -16,7 +16,7 @@ from batchd import sealing
 from batchd.agent import run
 from batchd.errors import BatchdError
 from batchd.pool.joining import dialling, keeper, ticket
-from batchd.pool.joining.lease import Lease
+from batchd.pool.lease import Lease
 from batchd.pool.worker import Worker
 
 _PR_SET_PDEATHSIG = 1

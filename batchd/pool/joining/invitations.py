@@ -10,7 +10,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import TypeAlias
 
 from batchd.errors import UsageError
-from batchd.pool.joining import lease
+from batchd.pool import lease
 
 Network: TypeAlias = IPv4Network | IPv6Network
 #: So many may be out.

@@ -14,7 +14,8 @@ import subprocess
 import sys
 
 from batchd import children
-from batchd.pool.joining import dialling, lease
+from batchd.pool import lease
+from batchd.pool.joining import dialling
 from batchd.pool.joining.invitations import digest
 from batchd.pool.joining.ticket import Ticket
 
