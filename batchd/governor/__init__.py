@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from batchd.backoff import doubled
 from batchd.config import Config
 from batchd.governor.estimates import Estimates
 from batchd.governor.lanes import Lanes, full
@@ -329,8 +330,9 @@ class Governor:
         if paced or failure.kind.repairable:
             self._rejoin(permit)
             return
-        longest = governor.first_backoff_s * 2.0 ** (permit.retries - 1)
-        delay = self._jitter() * min(governor.max_backoff_s, longest)
+        tries = permit.retries - 1
+        longest = doubled(governor.first_backoff_s, governor.max_backoff_s, tries)
+        delay = self._jitter() * longest
         permit.timer = asyncio.get_running_loop().call_later(delay, self._rejoin, permit)
 
     def _rejoin(self, permit: Permit) -> None:

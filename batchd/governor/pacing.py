@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
+from batchd.backoff import doubled
 from batchd.governor.bucket import Entry
 from batchd.governor.meter import Meter
 from batchd.records import Failure, FailureKind, RateLimit
@@ -151,7 +152,7 @@ class Pace:
         meter, amount = self._requests, 1.0
         if _TOKENS.search(failure.message):
             meter, amount = self._tokens, ticket.tokens
-        patience = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0 ** min(self._refusals, 20))
+        patience = doubled(_FIRST_WAIT_S, _LONGEST_WAIT_S, self._refusals)
         wait = patience if failure.retry_after_s is None else failure.retry_after_s
         if self._refusals > 1:
             wait = max(wait, patience)  # what it asked for was not enough

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from batchd.backoff import doubled
 from batchd.errors import DeliveryError
 from batchd.log import Action, get_logger
 from batchd.notify import channels
@@ -160,7 +161,7 @@ class Courier:
 
 def _pause(tries: int, retry_after_s: float) -> float:
     """Return the time until the next try: doubling, with jitter, and not before the receiver wants it."""
-    backoff = min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2.0 ** min(tries - 1, 20))
+    backoff = doubled(_FIRST_BACKOFF_S, _LONGEST_BACKOFF_S, tries - 1)
     backoff *= random.uniform(0.5, 1.0)  # noqa: S311 (it spreads tries, it hides nothing)
     return max(backoff, min(retry_after_s, _LONGEST_WAIT_S))
 

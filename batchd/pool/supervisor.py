@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from batchd import __version__, wire
+from batchd.backoff import doubled
 from batchd.errors import NotPossibleError
 from batchd.pool import code
 from batchd.pool.engines import Engine
@@ -25,8 +26,6 @@ _FORK_S, _END_S = 2.0, 20.0
 #: A worker without a task for so long ends, the last one apart.
 _IDLE_S = 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 30.0
-#: Beyond so many doublings no pause grows: a power of hundreds is no float.
-_DOUBLED = 16
 #: For how long a machine counts as unfit after the last worker that found it so.
 _UNFIT_S = 900.0
 #: So many workers in a row that do not come up are a trouble: tasks wait for another.
@@ -290,7 +289,7 @@ class Supervisor:
     async def _live(self, worker: Member) -> None:
         """Start a worker, wait for its end, and report it."""
         if self._failures:
-            pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(self._failures, _DOUBLED))
+            pause = doubled(_FIRST_PAUSE_S, _LONGEST_PAUSE_S, self._failures)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), pause)
         try:

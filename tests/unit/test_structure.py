@@ -36,6 +36,7 @@ LEAVES = (
     "users",
     "imports",
     "fitting",
+    "backoff",
 )
 #: The vocabulary and its fold: one room, two modules.
 EVENTS = ("events", "taskstate")
@@ -56,6 +57,7 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
     "stderr": Room(0),
     "console": Room(0, LEAVES),
     "fitting": Room(0),
+    "backoff": Room(0),
     "masking": Room(0, LEAVES),
     "sealing": Room(0, LEAVES),
     "trees": Room(0, LEAVES),

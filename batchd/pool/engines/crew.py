@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from batchd import children
+from batchd.backoff import doubled
 from batchd.errors import NotPossibleError
 from batchd.log import Action, get_logger
 from batchd.pool.engines import orders
@@ -41,8 +42,6 @@ _JOIN_MINUTES = 2.0
 _IDLE_S = 60.0
 #: The pauses after workers that never joined, and after launchers that ended.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
-#: Beyond so many doublings no pause grows: a power of hundreds is no float.
-_DOUBLED = 16
 #: For how long a node is avoided on which no task can run.
 _AVOID_S = 600.0
 _AGAIN = "it is tried again by itself"
@@ -200,7 +199,7 @@ class Crew:
         if post.node in self._pool.unfit:
             self._avoided[post.node_id] = time.monotonic() + _AVOID_S
         self._failures += 1
-        pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(self._failures, _DOUBLED))
+        pause_s = doubled(_FIRST_PAUSE_S, _LONGEST_PAUSE_S, self._failures)
         self._not_before = time.monotonic() + pause_s
         where = f" on {post.node}" if post.node else ""
         self._troubled(f"a worker did not come up{where}: {cause}", _AGAIN)
