@@ -17,6 +17,7 @@ import msgspec
 from batchd.formats import ResultV1
 from batchd.observe import changes, markdown
 from batchd.observe.conversation import Kind, passages, plain
+from batchd.records import workers
 from batchd.report.content import Details
 from batchd.report.gathering import TaskRecord
 from batchd.spool import patches
@@ -101,7 +102,7 @@ def _details(task: TaskRecord, *, in_full: bool) -> Details:
         timing=_plain(result.timing) if result else None,
         tags=result.tags if result else (),
         attempts=row.attempts,
-        worker=row.worker,
+        worker=workers.words(row.worker),
         passages=tuple(_passages(task, prompt)) if in_full else None,
     )
 

@@ -50,6 +50,22 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeShare:
+    """What one machine did: the tasks whose last attempt it had."""
+
+    #: Empty: the daemon's own.
+    name: str
+    tasks: int
+    #: At work, and of that running commands.
+    run_s: float
+    tool_s: float
+    #: What is known of it.
+    usd: float
+    #: Tasks of which more is not known.
+    unpriced: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Elsewhere:
     """What the same tokens would have cost with another model."""
 
@@ -125,6 +141,8 @@ class Tasks:
     run_s: list[float | None] = field(default_factory=list)
     model_s: list[float | None] = field(default_factory=list)
     tool_s: list[float | None] = field(default_factory=list)
+    #: The machine that its last attempt ran on; empty: the daemon's, or none.
+    node: list[str] = field(default_factory=list)
     parked_s: list[float | None] = field(default_factory=list)
     #: The file beside the page that holds every step; empty: there is none.
     transcript: list[str] = field(default_factory=list)
@@ -152,6 +170,8 @@ class Content:
     purposes: tuple[Share, ...]
     #: A task with several tags is counted under each.
     tags: tuple[Share, ...]
+    #: Empty where all ran on the daemon's machine.
+    nodes: tuple[NodeShare, ...]
     elsewhere: tuple[Elsewhere, ...]
     setbacks: tuple[Setback, ...]
     cautions: tuple[Caution, ...]

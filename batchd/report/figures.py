@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from batchd.records import Price, Status, Usage, cache_share
 from batchd.report.advice import advice
-from batchd.report.content import Cause, Elsewhere, Setback, Share, Tasks
+from batchd.report.content import Cause, Elsewhere, NodeShare, Setback, Share, Tasks
 from batchd.store.rows import SpendRow
 
 #: Different messages that are shown of one reason; the rest is counted with the last.
@@ -70,6 +70,28 @@ def elsewhere(
         for name, price in prices
     )
     return tuple(sorted(found, key=lambda e: (e.usd is None, e.usd or 0.0, e.name)))
+
+
+def nodes(tasks: Tasks) -> tuple[NodeShare, ...]:
+    """Return what each machine did, the slowest for a task first; nothing where all ran on the daemon's."""
+    groups: dict[str, list[int]] = {}
+    for place, node in enumerate(tasks.node):
+        if tasks.run_s[place] is not None:
+            groups.setdefault(node, []).append(place)
+    if not any(groups):
+        return ()
+    found = [
+        NodeShare(
+            name=name,
+            tasks=len(places),
+            run_s=sum(tasks.run_s[place] or 0.0 for place in places),
+            tool_s=sum(tasks.tool_s[place] or 0.0 for place in places),
+            usd=sum(tasks.usd[place] or 0.0 for place in places),
+            unpriced=sum(tasks.usd[place] is None for place in places),
+        )
+        for name, places in groups.items()
+    ]
+    return tuple(sorted(found, key=lambda node: (-node.run_s / node.tasks, node.name)))
 
 
 def setbacks(tasks: Tasks) -> tuple[Setback, ...]:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import msgspec
 
 from batchd import __version__
-from batchd.records import Price, Status
+from batchd.records import Price, Status, workers
 from batchd.report import figures, timeline
 from batchd.report.advice import retry
 from batchd.report.blocks import Blocks
@@ -73,6 +73,7 @@ def make(reader: Reader, batches: Sequence[BatchRow], beside: Path, style: Style
         models=figures.shares(spend, lambda row: f"{row.provider}/{row.model}"),
         tags=figures.shares(tagged, lambda row: row.tag or ""),
         purposes=figures.shares(spend, lambda row: row.purpose),
+        nodes=figures.nodes(tasks),
         elsewhere=figures.elsewhere(style.compare, spend) if total.calls else (),
         setbacks=figures.setbacks(tasks),
         cautions=tuple(sorted(cautions, key=lambda caution: caution.task)),
@@ -151,6 +152,7 @@ def _values(task: TaskRecord, folder: int, path: Path) -> dict[str, object]:
         "run_s": timing.run_s if timing else None,
         "model_s": timing.model_s if timing else None,
         "tool_s": timing.tool_s if timing else None,
+        "node": workers.node(row.worker),
         "parked_s": timing.parked_s if timing else None,
         "own": _own(task, path),
         "transcript": quote(transcript) if os.path.lexists(path / transcript) else "",

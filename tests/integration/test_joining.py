@@ -95,6 +95,16 @@ def test_a_worker_of_another_machine_does_the_work(cluster: Spool) -> None:
     assert {line["node"] for line in ended} == {"node7"}
 
 
+def test_the_report_says_which_node_did_what(cluster: Spool) -> None:
+    """How many tasks, how long each took there, what they cost."""
+    with cluster.with_reports().serving(), joined(cluster, "node7"):
+        drop(cluster, 2)
+        summary(cluster)
+        page = cluster.folder / "outbox/b/report.html"
+        cluster.eventually(page.exists)
+    assert '"nodes":[{"name":"node7","tasks":2,' in page.read_text()
+
+
 def test_a_ticket_is_good_once(cluster: Spool) -> None:
     """Who comes with one that was used is sent away, and the log says so."""
     with cluster.serving():

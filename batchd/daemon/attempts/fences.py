@@ -6,7 +6,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-from batchd.records import Ref
+from batchd.records import Ref, workers
 from batchd.store import Store
 
 
@@ -26,17 +26,12 @@ class Fences:
 
     def restore(self) -> None:
         """Take up what the last daemon left."""
-        left = map(_fence_s, self._store.left_at())
+        left = map(workers.fence_s, self._store.left_at())
         self._longest_s = max(left, default=self._longest_s)
 
     async def passed(self, ref: Ref) -> None:
         """Return when no other machine works on a task any more."""
         if time.monotonic() >= self._started_at + self._longest_s:
             return
-        until = self._started_at + max(map(_fence_s, self._store.left_at(ref)), default=0.0)
+        until = self._started_at + max(map(workers.fence_s, self._store.left_at(ref)), default=0.0)
         await asyncio.sleep(until - time.monotonic())
-
-
-def _fence_s(label: str) -> float:
-    """Return how long what a worker worked on may change after its daemon's end, from what the store says of it."""
-    return float(label.rpartition("/")[2])

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 
 from batchd.pool.channel import Channel
+from batchd.records import workers
 
 
 class Joined:
@@ -31,7 +32,7 @@ class Joined:
     @property
     def label(self) -> str:
         """Its machine, its process there, and its fence."""
-        return f"{self.node}/{self.pid}/{self._fence_s:g}"
+        return workers.elsewhere(self.node, self.pid, self._fence_s)
 
     @property
     def over(self) -> bool:

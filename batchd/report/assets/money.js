@@ -24,6 +24,14 @@ const Money = (() => {
     }));
     return el("div", {}, el("h3", { text: title }), bars(title, [what, "Calls", "Tokens", "Cost"], rows));
   }
+  function nodes(list) {
+    if (!list.length) return null;
+    const rows = list.map(n => ({
+      name: n.name || "the daemon's machine", bar: [["tool", n.tool_s / n.tasks], ["other", Math.max(0, n.run_s - n.tool_s) / n.tasks]],
+      cells: [Words.count(n.tasks), Words.duration(n.run_s / n.tasks), `${n.unpriced ? "> " : ""}${Words.money(n.usd)}`],
+    }));
+    return el("div", {}, el("h3", { text: "By node" }), bars("By node", ["Node", "Tasks", "A task", "Cost"], rows));
+  }
   function elsewhere(content) {
     const { total, elsewhere: others } = content;
     if (!others.length) return null;
@@ -64,5 +72,5 @@ const Money = (() => {
     if (total.estimated_calls) lines.push(`≈ The provider counted no tokens for ${Words.counted(total.estimated_calls, "call")}; batchd did.`);
     return lines.length ? el("div", { class: "notes" }, lines.map(text => el("p", { text }))) : null;
   }
-  return { shares, elsewhere, dearest, slowest, spent, notes, tokens };
+  return { shares, nodes, elsewhere, dearest, slowest, spent, notes, tokens };
 })();

@@ -117,7 +117,7 @@
   }
   function money() {
     if (!total.calls && !total.unsettled_calls) return null;
-    const left = el("div", { class: "stack" }, Money.shares("By model", "Model", content.models), content.tags.length ? Money.shares("By tag", "Tag", content.tags) : ""), right = el("div", { class: "stack" }, Money.shares("By purpose", "Purpose", content.purposes), Money.elsewhere(content));
+    const left = el("div", { class: "stack" }, Money.shares("By model", "Model", content.models), Money.nodes(content.nodes) || "", content.tags.length ? Money.shares("By tag", "Tag", content.tags) : ""), right = el("div", { class: "stack" }, Money.shares("By purpose", "Purpose", content.purposes), Money.elsewhere(content));
     return section("money", "Money and tokens", "", el("div", { class: "columns" }, left, right), Money.notes(content));
   }
   function leaders() {
