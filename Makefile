@@ -146,6 +146,14 @@ rivals: setup ## batchd beside other agents' libraries, which get an environment
 	.rivals/bin/pip install -q -r benchmarks/rivals/requirements.txt
 	PYTHONPATH=benchmarks $(BIN)/python benchmarks/rivals/compare.py .rivals/bin/python
 
+.PHONY: scale
+scale: setup ## the ceiling of one daemon: 1,000, 5,000 and 10,000 simulated agents over real sockets
+	@$(BIN)/python benchmarks/scale/scale.py
+
+.PHONY: scale-ray
+scale-ray: cluster ## the same batch on this machine's workers and on a Ray cluster of three nodes: results, accounting, CPU
+	@$(CLUSTER)/bin/python benchmarks/scale/ray_pair.py
+
 .PHONY: bench
 bench: setup chromium ## every benchmark, against a floor taken in the same run
 	@for b in benchmarks/bench_*.py; do echo "== $$b"; $(BIN)/python "$$b"; done

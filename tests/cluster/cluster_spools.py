@@ -42,8 +42,12 @@ def on_cluster(
 
 def tree(pid: int) -> list[int]:
     """Return a process and all below it."""
+    below: dict[int, list[int]] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            below.setdefault(parent, []).append(int(entry.name))
     found = [pid]
     for each in found:
-        with contextlib.suppress(OSError):
-            found += map(int, Path(f"/proc/{each}/task/{each}/children").read_text().split())
+        found += below.get(each, ())
     return found
