@@ -82,6 +82,8 @@ class WorkerEnded(Struct, frozen=True):
     """Up, on a connection of its own: a worker has ended, seen by its keeper, who alone knows the ``parting`` word."""
 
     parting: str
+    #: Whether it died by itself; else it left, was asked to end, or was ended with its lease.
+    died: bool
 
 
 class NotAdmitted(Struct, frozen=True):

@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from batchd.config.sections import Pool, Workspace
+from batchd.config.sections import Pool, Ray, Workspace
 from batchd.errors import Problem
 
 #: An IPv6 address stands in brackets.
 _PLACE = re.compile(r"(\[[0-9a-fA-F:.%\w]+\]|[^\s:\[\]/]+):(\d{1,5})")
 _MOST_PORT = 65535
+#: One message carries it.
+_MOST_PATCH = 128 << 20
 
 
-def problems(pool: Pool, workspace: Workspace) -> Iterator[tuple[tuple[str, ...], Problem]]:
+def problems(
+    pool: Pool, ray: Ray, workspace: Workspace
+) -> Iterator[tuple[tuple[str, ...], Problem]]:
     """Find addresses that are none, and a pool in which nothing could run."""
     for key in ("listen", "advertise"):
         place = getattr(pool, key)
@@ -25,6 +29,17 @@ def problems(pool: Pool, workspace: Workspace) -> Iterator[tuple[tuple[str, ...]
             ("pool", "advertise"),
             Problem("", "[pool] listen is not set, so that no worker joins"),
         )
+    if pool.engine == "ray" and not pool.processes:
+        yield (
+            ("pool", "processes"),
+            Problem("", "the Ray cluster is to have no worker", "set it to 1 or more"),
+        )
+    if ray.min_processes > pool.processes:
+        why = f"it is more than [pool] processes, {pool.processes}"
+        yield ("ray", "min_processes"), Problem("", why)
+    if pool.listen and workspace.max_patch_bytes > _MOST_PATCH:
+        why = f"a patch from another machine has at most {_MOST_PATCH} bytes"
+        yield ("workspace", "max_patch_bytes"), Problem("", why)
     if pool.engine == "ray" and not pool.listen:
         why = "workers of a Ray cluster join where the daemon listens"
         yield ("pool", "engine"), Problem("", why, "set [pool] listen to HOST:PORT")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from weakref import WeakValueDictionary
 
 from batchd import wire
-from batchd.config import Config
+from batchd.daemon.current import Current
+from batchd.errors import NotPossibleError
 from batchd.pool.engines.crew import Crew, CrewTerms
 from batchd.pool.joining.gate import Gate
 from batchd.pool.joining.identity import identity
@@ -32,26 +35,50 @@ class Joining:
     tickets: Tickets
     #: Has workers start on a Ray cluster; None: all that join are started by hand.
     crew: Crew | None
+    _pool: Supervisor
+    _work: Callable[[], int]
+    #: Since when tasks wait for a first worker, in seconds since the epoch; 0: none does.
+    _unmanned_since: float = 0.0
+
+    def unmanned(self) -> tuple[NotPossibleError, float] | None:
+        """Return that tasks wait, and no worker has joined or is started, and since when; None: that is not so."""
+        if self.crew is not None or self._pool.agents or not self._work():
+            self._unmanned_since = 0.0
+            return None
+        self._unmanned_since = self._unmanned_since or time.time()
+        why = "no worker has joined, and [pool] processes is 0"
+        fix = "`batchd invite NODE | ssh NODE batchd worker --join -`"
+        return NotPossibleError(f"{why}: {fix}"), self._unmanned_since
 
 
-def joining(config: Config, pool: Supervisor, work: Callable[[], int]) -> Joining | None:
+def joining(
+    current: Current,
+    pool: Supervisor,
+    work: Callable[[], int],
+    broke: Callable[[BaseException], None],
+) -> Joining | None:
     """Return what it takes; None: none may join. ``work``: how many tasks are at work, or could be.
 
-    Raises ``NotPossibleError``.
+    ``broke``: takes a bug, which ends the daemon. Raises ``NotPossibleError``.
     """
+    config = current.config
     place = address(config.pool.listen)
     if place is None:
         return None
     known, invitations = identity(Path(config.paths.state)), Invitations()
     tickets = Tickets(invitations, address(config.pool.advertise) or place, known.fingerprint)
     # Where directories are shared, what a lost node works on may change until its lease is over.
-    fence_s = config.pool.heartbeat_timeout_s + MARGIN_S if config.workspace.shared else 0.0
-    gate = Gate(place, known, invitations, Doorway(pool, fence_s))
-    crew = Crew(_terms(config), pool, tickets, work) if config.pool.engine == "ray" else None
-    return Joining(gate, tickets, crew)
+    lease_s = config.pool.heartbeat_timeout_s
+    fence_s = lease_s + MARGIN_S if config.workspace.shared else 0.0
+    gate = Gate(place, known, invitations, Doorway(pool, lease_s, fence_s, broke))
+    crew = (
+        Crew(partial(_terms, current), pool, tickets, work) if config.pool.engine == "ray" else None
+    )
+    return Joining(gate, tickets, crew, pool, work)
 
 
-def _terms(config: Config) -> CrewTerms:
+def _terms(current: Current) -> CrewTerms:
+    config = current.config
     ray = config.ray
     environ = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
     if ray.token_file:
@@ -72,19 +99,33 @@ class Doorway:
     """Hands workers that are let in to the pool."""
 
     _pool: Supervisor
+    #: How long each may go on after a heartbeat: as the daemon began, whatever it is reloaded with.
+    _lease_s: float
     #: How long after the last word of a worker what it works on may still change.
     _fence_s: float
+    _broke: Callable[[BaseException], None]
     #: Those that are in the pool, by the digest of the word that ends them.
     _lives: WeakValueDictionary[str, Joined] = field(default_factory=WeakValueDictionary)
 
     def admit(self, transport: asyncio.Transport, join: wire.Join, badge: int) -> None:
         """Take a worker in."""
-        life = Joined(transport, join.node, join.pid, self._fence_s, badge)
+        life = Joined(
+            transport,
+            join.node,
+            join.pid,
+            badge=badge,
+            lease_s=self._lease_s,
+            fence_s=self._fence_s,
+        )
         self._lives[join.parting] = life
         self._pool.admit(life)
 
-    def ended(self, parting: str) -> None:
+    def broke(self, error: BaseException) -> None:
+        """End the daemon with a bug."""
+        self._broke(error)
+
+    def ended(self, parting: str, *, died: bool) -> None:
         """Take a keeper's word that a worker has ended: what it had is free at once."""
         life = self._lives.get(digest(parting))
         if life is not None:
-            life.gone()
+            life.gone(died=died)

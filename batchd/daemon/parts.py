@@ -180,7 +180,11 @@ def joined(
         fences,
         pool,
     )
-    others = joining(config, pool, partial(_work, loop, lifecycle, attempts)) if watching else None
+    others = (
+        joining(current, pool, partial(_work, loop, lifecycle, attempts), loop.broke)
+        if watching
+        else None
+    )
     reports = Reports(loop, listeners, outboxes, batches, attempts, calls)
 
     # What waits, and whose turn it is.

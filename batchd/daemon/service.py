@@ -256,7 +256,10 @@ class Daemon:
     def _shape(self, config: Config) -> Shape:
         """Return how large the pool is; without processes it has no slots, so nothing starts."""
         shape = tuning.shape(config)
-        return shape if self._work else replace(shape, processes=0)
+        if not self._work:
+            return replace(shape, processes=0)
+        # For `batchd run` alone no worker joins: all of them are of this machine.
+        return shape if self._watch else replace(shape, processes=max(1, config.pool.processes))
 
     async def _begin(self, undo: contextlib.AsyncExitStack, state: Path) -> None:
         """Take up what the last daemon left, and begin to work, to watch and to answer."""
@@ -287,6 +290,7 @@ class Daemon:
             parts.others.gate.open()
             undo.push_async_callback(parts.others.gate.close)
             troubles.also(Action.NODE_TROUBLE, pool.unfitness)
+            troubles.also(Action.WORKER_TROUBLE, parts.others.unmanned)
             if crew := parts.others.crew:
                 troubles.also(Action.CLUSTER_TROUBLE, lambda: crew.trouble)
         group = None

@@ -62,8 +62,8 @@ class Lifecycle:
 
     @property
     def startable(self) -> int:
-        """How many tasks only wait for a slot; 0 as well where none of those could take one."""
-        return self._counts[Phase.QUEUED] if self.queue.next() else 0
+        """How many tasks only wait for a slot; one where that is not sure: a suspect, or one that tries a provider, needs one too."""
+        return self._counts[Phase.QUEUED] if self.queue.next() else min(1, self.waiting)
 
     @property
     def unended(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,11 @@ def fingerprint() -> str:
 def exchanged() -> bool:
     """Whether other files lie there by now: what is started from them would not fit. Raises ``OSError``."""
     return _as_it_lies() != fingerprint()
+
+
+def python() -> str:
+    """Return which Python this is, as far as a daemon and its workers must have the same."""
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 @cache

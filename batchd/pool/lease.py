@@ -35,8 +35,10 @@ class Lease:
         return now() >= self._until
 
     def lasts(self, lease_s: float) -> None:
-        """Take how long it lasts from each renewal on, in seconds."""
+        """Take how long it lasts from each renewal on, in seconds, and from now on at most."""
         self._lasts_s = lease_s
+        self._until = min(self._until, now() + lease_s)
+        self._report(self._until)
 
     def sending(self) -> int:
         """Return the number of the heartbeat that is sent now."""

@@ -101,13 +101,23 @@ class Member:
         """Return what says in a log line which worker it is."""
         return {"worker": self.pid, **({"node": self.node} if self.node else {})}
 
-    def settings(self, settings: wire.Settings, lease_s: float) -> wire.Settings:
+    @property
+    def lease_s(self) -> float:
+        """How long it may go on after its last heartbeat; 0: on this machine it has no lease."""
+        return self._life.lease_s
+
+    @property
+    def fenced(self) -> bool:
+        """Whether what it works on may still change, though it has ended for all that is seen here."""
+        return self._life.fenced
+
+    def settings(self, settings: wire.Settings) -> wire.Settings:
         """Return what it gets of the settings: on another machine a lease, and the keys alone that its tasks need."""
         if not self.joined:
             return settings
         known = settings.endpoints
         keys = {name: known[name] for name in self._providers if name in known}
-        return replace(settings, endpoints=keys, lease_s=lease_s)
+        return replace(settings, endpoints=keys, lease_s=self.lease_s)
 
     def give(self, run: wire.Run, settings: wire.Settings) -> None:
         """Have it work on a task, for which it has a slot."""
@@ -116,8 +126,9 @@ class Member:
             setups = run.terms.model, run.terms.judge
             names = {setup.name.partition("/")[0] for setup in setups} - self._providers
             keys = {name: e for name, e in settings.endpoints.items() if name in names}
-            self._providers |= keys.keys()
-            self.channel.send(wire.Keys(keys))
+            if keys:
+                self._providers |= keys.keys()
+                self.channel.send(wire.Keys(keys))
         for message in wire.handed(run):
             self.channel.send(message)
 

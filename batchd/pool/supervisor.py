@@ -51,6 +51,9 @@ class Handler(Protocol):
     def broke(self, error: BaseException) -> None:
         """A part of the pool has ended that must not: a bug."""
 
+    def cut_off(self, worker: Member) -> None:
+        """A worker of another machine is reached no more: what it waits for is not for it; ``died`` follows when it is over."""
+
     def died(self, worker: Member, lost: Mapping[Ref, int], *, counted: bool) -> None:
         """A worker has ended with tasks ``lost``, by attempt; 0 where none was started. ``counted``: they may have killed it."""
 
@@ -116,9 +119,9 @@ class Supervisor:
         """Return that there are such machines, with the fix, and since when; None: there are none."""
         if not (unfit := self.unfit):
             return None
-        name, worst = next(iter(unfit.items()))
+        name, first = next(iter(unfit.items()))
         more = f" (and on {len(unfit) - 1} more machines)" if len(unfit) > 1 else ""
-        why = f"no task can run on {name}{more}: {worst.problem}"
+        why = f"no task can run on {name}{more}: {first.problem}"
         fix = "give it what the sandbox needs, and start its worker again"
         return NotPossibleError(f"{why}: {fix}"), min(each.since for each in unfit.values())
 
@@ -148,8 +151,7 @@ class Supervisor:
         """Have a worker that joined end once it has no task."""
         for worker in self.workers:
             if worker.badge == badge:
-                worker.retire()
-                worker.channel.send(wire.Drain())
+                self._retire(worker)
 
     @property
     def agents(self) -> int:
@@ -187,7 +189,8 @@ class Supervisor:
 
     def run(self, worker: Member, run: wire.Run) -> bool:
         """Start a task in its slot; False if the worker has died meanwhile."""
-        if run.ref not in worker.tasks or worker not in self._roster:
+        leaving = worker.joined and worker.retiring
+        if run.ref not in worker.tasks or worker not in self._roster or leaving:
             return False
         worker.give(run, self._settings)
         return True
@@ -211,7 +214,7 @@ class Supervisor:
         for worker in self.workers:
             if shorter:  # until now it was right to beat more slowly
                 worker.heard_at = asyncio.get_running_loop().time()
-            worker.channel.send(wire.Retune(worker.settings(settings, shape.heartbeat_timeout_s)))
+            worker.channel.send(wire.Retune(worker.settings(settings)))
         for worker in self._roster.started[shape.processes :]:
             self._retire(worker)
 
@@ -251,7 +254,9 @@ class Supervisor:
 
     def _retire(self, worker: Member) -> None:
         worker.retire()
-        if not worker.tasks:
+        if worker.joined:
+            worker.channel.send(wire.Drain())
+        elif not worker.tasks:
             worker.channel.close()
 
     # A worker's life
@@ -263,7 +268,7 @@ class Supervisor:
 
     def _take_in(self, worker: Member, living: Coroutine[Any, Any, None]) -> None:
         """Greet a worker, and see to its life."""
-        settings = worker.settings(self._settings, self._shape.heartbeat_timeout_s)
+        settings = worker.settings(self._settings)
         worker.channel.send(wire.Hello(version=__version__, settings=settings))
         self._roster.add(worker)
         life = asyncio.get_running_loop().create_task(living)
@@ -275,11 +280,13 @@ class Supervisor:
         """Wait for the end of a worker that joined, and report it when what it worked on cannot change any more."""
         await worker.start()
         await worker.ended()
+        self._handler.cut_off(worker)
         over = [asyncio.ensure_future(life.unfenced()), asyncio.ensure_future(self._closing.wait())]
         _, others = await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
         for other in others:
             other.cancel()
-        self._bury(worker)
+        # A machine that is lost or cut off says nothing of its tasks: only its keeper has seen a worker die of one.
+        self._bury(worker, counted=life.died)
 
     def _ended(self, part: asyncio.Task[None]) -> None:
         """Have nothing of the pool end unseen: without it a worker that hangs would do so for ever."""
@@ -304,12 +311,12 @@ class Supervisor:
         self._failures = 0 if worker.greeted else self._failures + 1
         if self._failures >= _HOPELESS and not self.trouble:
             self._fails(f"{self._failures} in a row ended at once: {worker.cause}", _AGAIN)
-        self._bury(worker)
+        self._bury(worker, counted=worker.greeted)
 
-    def _bury(self, worker: Member) -> None:
+    def _bury(self, worker: Member, *, counted: bool) -> None:
         self._roster.remove(worker)
         worker.gone()
-        self._handler.died(worker, worker.tasks, counted=worker.greeted)
+        self._handler.died(worker, worker.tasks, counted=counted)
 
     def _received(self, worker: Member, message: Any) -> None:
         worker.heard()
@@ -369,6 +376,8 @@ class Supervisor:
         worker.alone = False
         worker.idle_since = worker.heard_at
         tasks, rss = self._shape.max_tasks_per_process, self._shape.max_rss_bytes
+        if worker.joined and not worker.badge:
+            tasks = rss = 0  # who started it by hand would have to start another
         if worker.retiring or 0 < tasks <= worker.tasks_done or 0 < rss < worker.rss:
             self._retire(worker)
 
@@ -381,7 +390,8 @@ class Supervisor:
             if now - due > self._settings.heartbeat_s:
                 continue  # this loop was late itself: what the workers sent is yet to be read
             for worker in self.workers:
-                limit = self._shape.heartbeat_timeout_s if worker.greeted else _START_S
+                silent_s = worker.lease_s or self._shape.heartbeat_timeout_s
+                limit = silent_s if worker.greeted else _START_S
                 if now - worker.heard_at > limit:
                     if not worker.pid:
                         self._engine.renew()

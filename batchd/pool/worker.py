@@ -111,7 +111,8 @@ class Worker:
 
     def leave(self, cause: str) -> None:
         """Give every task back at its next durable point, then end: what asks for that is not the daemon."""
-        self.channel.send(wire.Leaving(cause))
+        if self._settings is not None:  # else it was not admitted yet
+            self.channel.send(wire.Leaving(cause))
         self._drain()
 
     def _lost(self, cause: str) -> None:
@@ -132,6 +133,7 @@ class Worker:
         while self._settings is not None:
             if self._lease is not None and self._lease.lapsed:
                 self._lost(_LAPSED)
+                return
             number = self._lease.sending() if self._lease is not None else 0
             self.channel.send(wire.Heartbeat(rss=_rss(), busy=len(self._hosts), number=number))
             self._retuned.clear()
@@ -201,7 +203,10 @@ class Worker:
             return
         try:
             self.sandbox = Sandbox(settings.sandbox)
-        except SandboxUnavailableError as error:  # here it was there when the daemon looked
+        except (
+            OSError,
+            SandboxUnavailableError,
+        ) as error:  # here it was there when the daemon looked
             self.channel.send(self._hello(str(error)))
             self._lost(str(error))
             return
@@ -238,6 +243,8 @@ class Worker:
             away=self._lease is not None,
         )
         self._hosts[run.ref] = host
+        if self._draining:  # it was on its way when this worker said that it leaves
+            host.stop.request(Suspended(at=time.time(), cause="drain"))
         task = asyncio.get_running_loop().create_task(self._work_on(run, host))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

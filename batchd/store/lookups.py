@@ -204,15 +204,13 @@ def open_before(db: sqlite3.Connection, name: str) -> list[str]:
     return [earlier for (earlier,) in rows]
 
 
-def left_at(db: sqlite3.Connection, ref: Ref | None) -> list[str]:
-    """Return the workers of other machines that a task, or any, was left at by an earlier daemon."""
-    key = None if ref is None else task_key(db, ref)
+def left_at(db: sqlite3.Connection) -> dict[Ref, str]:
+    """Return the workers of other machines that an earlier daemon left tasks at."""
     rows = db.execute(
-        "SELECT worker FROM tasks WHERE published = 0 AND status = 'queued' AND instr(worker, '/')"
-        " AND coalesce(id = ?, 1)",
-        (key,),
+        "SELECT b.name, t.name, t.worker FROM tasks AS t JOIN batches AS b ON b.id = t.batch"
+        " WHERE t.published = 0 AND t.status = 'queued' AND instr(t.worker, '/')"
     )
-    return [worker for (worker,) in rows]
+    return {Ref(batch, task): worker for batch, task, worker in rows}
 
 
 def task_money(db: sqlite3.Connection, ref: Ref) -> Money:

@@ -130,15 +130,22 @@ def dispatch(journal: Journal, ref: Ref, worker: str, now: float) -> Dispatched:
 
 
 def suspend(
-    journal: Journal, ref: Ref, attempt: int | None, *, status: Status, message: str, now: float
+    journal: Journal,
+    ref: Ref,
+    attempt: int | None,
+    *,
+    status: Status,
+    message: str,
+    left: bool,
+    now: float,
 ) -> None:
-    """Give a task another status between two attempts."""
+    """Give a task another status between two attempts; ``left``: a worker elsewhere may still be at it."""
     if status.final or status is Status.RUNNING:
         raise ValueError(f"{ref}: {status} is no status to wait in")
     line = journal.line(ref)
     if line.final or attempt not in {None, line.attempt}:
         raise StaleAttemptError(f"{ref}: attempt {attempt} is over")
-    line.worker = ""
+    line.worker = line.worker if left else ""
     journal.move(line, status, message, now)
 
 

@@ -181,10 +181,17 @@ class Store:
         return await self._do(work, urgent=True)
 
     async def suspend(
-        self, ref: Ref, attempt: int | None, status: Status, message: str = ""
+        self,
+        ref: Ref,
+        attempt: int | None,
+        status: Status,
+        message: str = "",
+        *,
+        left: bool = False,
     ) -> None:
         """Note that a task waits, as ``queued`` or ``parked``, and why.
 
+        ``left``: a worker of another machine may still be at it, which the next daemon has to know.
         ``attempt`` None: the daemon's own word, also on a task that no worker has.
         Raises ``StaleAttemptError`` where the attempt is not the current one, or the task has ended.
         """
@@ -195,6 +202,7 @@ class Store:
                 attempt=attempt,
                 status=status,
                 message=message,
+                left=left,
                 now=self._clock(),
             ),
             urgent=True,
@@ -329,9 +337,9 @@ class Store:
         """Return a reader for another thread, which closes it."""
         return Reader(self._path)
 
-    def left_at(self, ref: Ref | None = None) -> list[str]:
-        """Return the workers of other machines that a task, or any, was left at by an earlier daemon."""
-        return self._source.read(lookups.left_at, ref)
+    def left_at(self) -> dict[Ref, str]:
+        """Return the workers of other machines that an earlier daemon left tasks at."""
+        return self._source.read(lookups.left_at)
 
     def task_money(self, ref: Ref) -> Money:
         """Return what one task has spent."""

@@ -1,4 +1,4 @@
-"""What a cluster does beside working: it is not there yet, it dies, it comes back, it lets anybody in."""
+"""What a cluster does beside working: it is not there yet, it dies, it comes back, it is open to all."""
 
 from __future__ import annotations
 
@@ -104,4 +104,4 @@ def test_what_no_node_can_give_is_reported(tmp_path: Path, model_server: str) ->
     with head(port), spool.serving():
         drop(spool, 1)
         spool.eventually(lambda: "takes 64 CPUs" in str(troubles(spool)))
-        assert "and the largest node of the Ray cluster has 2" in str(troubles(spool))
+        assert "and the largest node of the Ray cluster has 2 and" in str(troubles(spool))

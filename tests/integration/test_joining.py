@@ -105,6 +105,24 @@ def test_the_report_says_which_node_did_what(cluster: Spool) -> None:
     assert '"nodes":[{"name":"node7","tasks":2,' in page.read_text()
 
 
+def test_tasks_that_wait_for_a_first_worker_are_reported(cluster: Spool) -> None:
+    """With the command that starts one; afterwards all is well."""
+    with cluster.serving():
+        drop(cluster, 1)
+        cluster.eventually(lambda: "no worker has joined" in cluster.batchd("status").stdout)
+        assert "batchd invite NODE" in cluster.batchd("status").stdout
+        with joined(cluster, "node7"):
+            summary(cluster)
+            assert "Trouble" not in cluster.batchd("status").stdout
+
+
+def test_a_run_of_its_own_needs_no_other_machine(cluster: Spool) -> None:
+    """`batchd run` works with a process of this machine where the configuration has none."""
+    file = cluster.write("one.json", [{"first_prompt": "write it"}])
+    done = cluster.batchd("run", file)
+    assert not done.returncode, done.stderr
+
+
 def test_a_ticket_is_good_once(cluster: Spool) -> None:
     """Who comes with one that was used is sent away, and the log says so."""
     with cluster.serving():
@@ -180,6 +198,8 @@ def test_the_tasks_of_a_killed_worker_go_on_elsewhere(cluster: Spool, slow_serve
     # The call in flight may have been paid, and is asked once more.
     assert 12 <= sum(asked(slow_server).values()) <= 13
     assert [each["calls"] for each in spent] == [3] * 4
+    # What is lost with its machine is no task's fault.
+    assert all(cluster.result("b", f"{n:03}")["attempts"] <= 2 for n in range(1, 5))
 
 
 def test_a_keeper_that_sees_its_worker_end_frees_its_tasks_at_once(cluster: Spool) -> None:

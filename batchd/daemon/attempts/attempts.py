@@ -276,9 +276,15 @@ class Attempts:
                 lost = partial(self._store.worker_lost, ref, active.attempt, alone=alone)
                 crashes = await self._writes.durable(lost)
             elif active.attempt:
-                await self._writes.durable(
-                    partial(self._store.suspend, ref, active.attempt, Status.QUEUED)
+                # Where the daemon ends before its fence is over, the next one has to know.
+                left = partial(
+                    self._store.suspend,
+                    ref,
+                    active.attempt,
+                    Status.QUEUED,
+                    left=active.worker.fenced,
                 )
+                await self._writes.durable(left)
         except StaleAttemptError:
             pass  # it has ended: `finished` has what it ended with
         worn_out = None

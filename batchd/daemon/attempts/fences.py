@@ -21,17 +21,16 @@ class Fences:
     _store: Store
     #: By the monotonic clock.
     _started_at: float = field(default_factory=time.monotonic)
-    #: The longest that any task has to wait, in seconds; 0: no worker ever joined.
-    _longest_s: float = 0.0
+    #: How long each task that was left elsewhere has to wait from then on, in seconds.
+    _fences: dict[Ref, float] = field(default_factory=dict)
 
     def restore(self) -> None:
         """Take up what the last daemon left."""
-        left = map(workers.fence_s, self._store.left_at())
-        self._longest_s = max(left, default=self._longest_s)
+        found = self._store.left_at()
+        self._fences = {ref: workers.fence_s(label) for ref, label in found.items()}
 
     async def passed(self, ref: Ref) -> None:
         """Return when no other machine works on a task any more."""
-        if time.monotonic() >= self._started_at + self._longest_s:
-            return
-        until = self._started_at + max(map(workers.fence_s, self._store.left_at(ref)), default=0.0)
-        await asyncio.sleep(until - time.monotonic())
+        until = self._started_at + self._fences.pop(ref, 0.0)
+        if (left_s := until - time.monotonic()) > 0:
+            await asyncio.sleep(left_s)

@@ -92,6 +92,12 @@ class Reports:
         """End the daemon where a part of the pool ended: a bug."""
         self._loop.broke(error)
 
+    def cut_off(self, worker: Member) -> None:
+        """Take the requests of a worker that is reached no more back from the governor."""
+        for active in self._attempts.active:
+            if active.worker is worker:
+                self._calls.lost(active)
+
     def died(self, worker: Member, lost: Mapping[Ref, int], *, counted: bool) -> None:
         """Take the tasks of a dead worker back."""
         if (lost or not worker.greeted) and not self._loop.closing:

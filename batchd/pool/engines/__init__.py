@@ -26,6 +26,14 @@ class Life(Protocol):
         """What the store says of who has a task: ``PID``, or ``NODE/PID/SECONDS`` with how long its fence lasts."""
 
     @property
+    def lease_s(self) -> float:
+        """How long it may go on after its last heartbeat, in seconds; 0: it has no lease."""
+
+    @property
+    def fenced(self) -> bool:
+        """Whether what it works on may still change, whatever is seen of it here."""
+
+    @property
     def over(self) -> bool:
         """Whether it has ended, though what it sent last may be yet to be read."""
 

@@ -35,6 +35,9 @@ _LOOK_S = 0.5
 _CONNECT_S = 90.0
 #: After so long without a word of it that is reported, and then the launcher is started again.
 _LATE_S, _SILENT_S = 8.0, 30.0
+#: How long it may take to find room before that is reported.
+_ROOM_S = 30.0
+_FULL = "wait for what else runs there, or add a node"
 #: How long a worker may take from its ticket to the gate.
 _JOIN_S = 90.0
 _JOIN_MINUTES = 2.0
@@ -68,6 +71,8 @@ class _Post:
     """One worker, from the order to find room for it to its end."""
 
     asked_at: float
+    #: The nodes that are not looked at for room.
+    avoid: tuple[str, ...] = ()
     #: Where there is room for it; empty: nowhere yet.
     node: str = ""
     node_id: str = ""
@@ -81,9 +86,13 @@ class Crew:
     """Keeps the workers. ``run`` it beside the pool."""
 
     def __init__(
-        self, terms: CrewTerms, pool: Supervisor, tickets: Tickets, work: Callable[[], int]
+        self,
+        terms: Callable[[], CrewTerms],
+        pool: Supervisor,
+        tickets: Tickets,
+        work: Callable[[], int],
     ) -> None:
-        """``work`` returns how many tasks are at work, or could be."""
+        """``terms`` returns those of today. ``work`` returns how many tasks are at work, or could be."""
         self._terms = terms
         self._pool = pool
         self._tickets = tickets
@@ -122,10 +131,10 @@ class Crew:
     async def _launch(self) -> None:
         """Run one launcher to its end."""
         launcher = await asyncio.create_subprocess_exec(
-            *children.module("batchd.pool.engines.launcher", self._terms.address),
+            *children.module("batchd.pool.engines.launcher", self._terms().address),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            env=dict(self._terms.environ),
+            env=dict(self._terms().environ),
             process_group=0,
         )
         self._launcher = launcher
@@ -167,7 +176,7 @@ class Crew:
             self._fit()
 
     def _unanswered(self) -> str:
-        return f"the Ray cluster at {self._terms.address} does not answer any more"
+        return f"the Ray cluster at {self._terms().address} does not answer any more"
 
     def _take(self, news: orders.News) -> None:
         match news:
@@ -189,7 +198,7 @@ class Crew:
         if post is None or post.ending:
             return
         post.node, post.node_id, post.launched_at = placed.node, placed.node_id, time.monotonic()
-        ticket = self._tickets.make((placed.address,), _JOIN_MINUTES, placed.badge)
+        ticket = self._tickets.make(placed.addresses, _JOIN_MINUTES, placed.badge)
         self._order(StartWorker(placed.badge, str(ticket), placed.node))
 
     def _ended(self, badge: int, cause: str) -> None:
@@ -220,33 +229,45 @@ class Crew:
 
     def _fit(self) -> None:
         """Ask for workers, or end some."""
-        now, terms = time.monotonic(), self._terms
+        now, terms = time.monotonic(), self._terms()
         needed = math.ceil(self._work() / terms.agents_per_process)
         wanted = min(terms.most, max(terms.least, needed))
         kept = {badge: post for badge, post in self._posts.items() if not post.ending}
+        self._avoided = {node: until for node, until in self._avoided.items() if until > now}
+        avoid = tuple(sorted(self._avoided))
         if len(kept) > wanted:
             self._shrink(kept, len(kept) - wanted)
         elif now >= self._not_before:
-            self._avoided = {node: until for node, until in self._avoided.items() if until > now}
             for _ in range(wanted - len(kept)):
-                self._badge += 1
-                self._posts[self._badge] = _Post(now)
-                self._order(
-                    FindRoom(
-                        badge=self._badge,
-                        daemon=self._tickets.dialled,
-                        cpus=terms.cpus,
-                        memory_bytes=terms.memory_bytes,
-                        avoid=tuple(self._avoided),
-                    )
-                )
+                self._ask(now, avoid)
+        pending = {badge: post for badge, post in kept.items() if not post.node}
+        for badge, post in pending.items():
+            if post.avoid != avoid:  # Ray would hold to what it was asked first
+                self._end(badge, post)
         if not wanted and not kept:
             self.trouble = None  # whatever it was, nothing waits for it
-        waiting = any(not post.node for post in kept.values())
-        if waiting and (lacks := self._lacking()):
-            self._troubled(
-                lacks, "lower [ray] cpus_per_process or memory_mb_per_process, or add a node"
+        if pending and (lacks := self._lacking()):
+            fix = "lower [ray] cpus_per_process or memory_mb_per_process, or add a node"
+            self._troubled(lacks, fix)
+        elif len(pending) == len(kept) and any(
+            now - p.asked_at > _ROOM_S for p in pending.values()
+        ):
+            self._troubled("there is no room on the Ray cluster for a worker", _FULL)
+
+    def _ask(self, now: float, avoid: tuple[str, ...]) -> None:
+        """Have room found for one more worker."""
+        terms = self._terms()
+        self._badge += 1
+        self._posts[self._badge] = _Post(now, avoid)
+        self._order(
+            FindRoom(
+                badge=self._badge,
+                daemon=self._tickets.dialled,
+                cpus=terms.cpus,
+                memory_bytes=terms.memory_bytes,
+                avoid=avoid,
             )
+        )
 
     def _shrink(self, kept: Mapping[int, _Post], surplus: int) -> None:
         """End workers that are not needed: first those for which there is no room yet, then those that are idle."""
@@ -264,17 +285,16 @@ class Crew:
 
     def _lacking(self) -> str:
         """Return what no node has; empty: one has it."""
-        size, terms = self._size, self._terms
-        if size is None or not size.nodes:
-            return "the Ray cluster has no node" if size else ""
-        if size.cpus < terms.cpus:
-            return f"a worker takes {terms.cpus:g} CPUs, and the largest node of the Ray cluster has {size.cpus:g}"
-        if size.memory_bytes < terms.memory_bytes:
-            has, takes = size.memory_bytes >> 20, terms.memory_bytes >> 20
-            return (
-                f"a worker takes {takes} MB, and the largest node of the Ray cluster has {has} MB"
-            )
-        return ""
+        size, terms = self._size, self._terms()
+        if size is None:
+            return ""
+        if not size.nodes:
+            return "the Ray cluster has no node"
+        if any(cpus >= terms.cpus and memory >= terms.memory_bytes for cpus, memory in size.nodes):
+            return ""
+        takes = f"{terms.cpus:g} CPUs and {terms.memory_bytes >> 20:,} MB"
+        cpus, memory = max(size.nodes)
+        return f"a worker takes {takes}, and the largest node of the Ray cluster has {cpus:g} and {memory >> 20:,} MB"
 
     def _order(self, order: orders.Order) -> None:
         if self._launcher is not None and self._launcher.stdin is not None:

@@ -34,13 +34,19 @@ from batchd.pool.joining import ticket
 _LOOK_S, _NODES_S = 0.1, 2.0
 #: How long a head may take to answer at all, in seconds.
 _REACH_S = 5.0
-#: What tells nodes of one host name apart: so much of their ids.
+#: What distinguishes nodes of one host name: so much of their ids.
 _SHORT = 6
-#: Ends with 0 where the cluster answers a process that has no token.
-_OPEN = """
+#: How the program ends that asks without a token: 0 where it is answered.
+_WANTS_TOKEN = 7
+_ASK_S = 15.0
+_ASK = f"""
 import sys
 from ray._raylet import GcsClient
-GcsClient(address=sys.argv[1]).get_all_node_info(timeout=10)
+from ray.exceptions import RayError
+try:
+    GcsClient(address=sys.argv[1]).get_all_node_info(timeout=10)
+except RayError as error:
+    sys.exit({_WANTS_TOKEN} if "Unauthenticated" in str(error) or "AuthToken" in str(error) else str(error))
 """
 
 
@@ -126,26 +132,22 @@ class Launcher:
                 self._ray.kill(self._actors.pop(badge))
                 self._say(WorkerStopped(badge, found))
             else:
-                node_id, address, host = found
+                node_id, addresses, host = found
                 name = f"{host}-{node_id[:_SHORT]}"
-                self._say(RoomFound(badge=badge, node_id=node_id, node=name, address=address))
+                self._say(RoomFound(badge=badge, node_id=node_id, node=name, addresses=addresses))
 
     def _look(self) -> bool:
         """Report how large the cluster is; return whether it may be used."""
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         if len(nodes) > 1 and not self._guarded:
             # One node alone may be this machine, and listen to nobody else; so it is asked as soon as there are more.
-            if _open(self._ray.get_runtime_context().gcs_address):
-                why = f"the Ray cluster has {len(nodes)} nodes, and takes orders from any process that reaches it"
+            if why := _unguarded(self._ray.get_runtime_context().gcs_address):
+                why = f"the Ray cluster has {len(nodes)} nodes, and {why}"
                 self._say(NotConnected(why, "start all of its nodes with RAY_AUTH_MODE=token"))
                 return False
             self._guarded = True
-        largest = ClusterSize(
-            nodes=len(nodes),
-            cpus=max((node.get("CPU", 0.0) for node in nodes), default=0.0),
-            memory_bytes=int(max((node.get("memory", 0.0) for node in nodes), default=0.0)),
-        )
-        self._say(largest)
+        sizes = ((each.get("CPU", 0.0), int(each.get("memory", 0.0))) for each in nodes)
+        self._say(ClusterSize(nodes=tuple(sizes)))
         return True
 
 
@@ -177,13 +179,26 @@ def _not_connected(out: int, why: str, fix: str) -> int:
     return 3
 
 
-def _open(address: str) -> bool:
-    """Whether a cluster answers a process without its token: it is asked by one."""
+def _unguarded(address: str) -> str:
+    """Return that a cluster answers a process without its token, or that this cannot be seen; empty: it does not."""
     surroundings = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH_")}
     surroundings |= {"RAY_AUTH_MODE": "disabled", "HOME": "/nonexistent"}
-    command = children.program(_OPEN, address)
-    done = subprocess.run(command, env=surroundings, capture_output=True, check=False)
-    return done.returncode == 0
+    try:
+        done = subprocess.run(
+            children.program(_ASK, address),
+            env=surroundings,
+            capture_output=True,
+            timeout=_ASK_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"has not said within {_ASK_S:.0f} s whether it wants a token"
+    if done.returncode == _WANTS_TOKEN:
+        return ""
+    if done.returncode == 0:
+        return "takes orders from any process that reaches it"
+    last = done.stderr.decode(errors="replace").strip().splitlines() or ["it ended"]
+    return f"it cannot be seen whether it wants a token: {last[-1]}"
 
 
 def _first_line(error: BaseException) -> str:

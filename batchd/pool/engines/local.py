@@ -54,6 +54,8 @@ class Forked:
     """The life of a worker on this machine."""
 
     node = ""
+    lease_s = 0.0
+    fenced = False
 
     def __init__(self, lock: int, agent: str) -> None:
         self.pid = 0

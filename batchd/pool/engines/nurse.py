@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any
 
-#: Of what the worker said last.
-_MOST_SAID = 2000
+#: Of what the worker said last: lines, and characters.
+_MOST_LINES, _MOST_SAID = 20, 2000
 
 
 class Nurse:
     """One worker's place on a node; ``launcher`` makes an actor of it."""
 
-    def where(self, daemon: tuple[str, int]) -> tuple[str, str, str]:
-        """Return the node's id, the IP address from which it reaches the daemon, and its host name.
+    def where(self, daemon: tuple[str, int]) -> tuple[str, tuple[str, ...], str]:
+        """Return the node's id, the IP addresses from which it may reach the daemon, and its host name.
 
         Raises ``OSError`` where it does not know a way to the daemon.
         """
         import ray  # noqa: PLC0415 (it runs where Ray does)
 
         node_id: str = ray.get_runtime_context().get_node_id()
-        family, kind, protocol, _, place = socket.getaddrinfo(*daemon, type=socket.SOCK_DGRAM)[0]
-        with socket.socket(family, kind, protocol) as way:
-            way.connect(place)  # sends nothing
-            address: str = way.getsockname()[0]
-        return node_id, address, os.uname().nodename
+        found = socket.getaddrinfo(*daemon, type=socket.SOCK_DGRAM)
+        return node_id, tuple(_sources(found)), os.uname().nodename
 
     def run(self, ticket: str, node: str) -> str:
         """Run a worker until it ends, and return how. It ends with this process."""
-        worker = subprocess.run(
+        with subprocess.Popen(
             [
                 sys.executable,
                 "-P",
@@ -43,12 +44,25 @@ class Nurse:
                 "--node",
                 node,
             ],
-            input=f"{ticket}\n",
+            stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
             cwd="/",
-            check=False,
-        )
-        said = worker.stderr.strip()[-_MOST_SAID:]
-        return f"it exited with {worker.returncode}" + (f": {said}" if said else "")
+        ) as worker:
+            assert worker.stdin is not None, "a pipe was asked for"
+            assert worker.stderr is not None, "a pipe was asked for"
+            with contextlib.suppress(BrokenPipeError), worker.stdin:
+                worker.stdin.write(f"{ticket}\n")
+            # It may run for months.
+            said = deque(worker.stderr, _MOST_LINES)
+        last = "".join(said).strip()[-_MOST_SAID:]
+        return f"it exited with {worker.returncode}" + (f": {last}" if last else "")
+
+
+def _sources(found: Iterable[Any]) -> Iterator[str]:
+    """Yield the addresses from which this machine reaches others."""
+    for family, kind, protocol, _, place in found:
+        with contextlib.suppress(OSError), socket.socket(family, kind, protocol) as way:
+            way.connect(place)  # sends nothing
+            yield way.getsockname()[0].partition("%")[0]

@@ -55,10 +55,10 @@ class RoomFound(Struct, frozen=True, kw_only=True):
 
     badge: int
     node_id: str
-    #: What it is called: its host name, and what tells it from others of that name.
+    #: What it is called: its host name, and what distinguishes it from others of that name.
     node: str
-    #: The IP address from which it reaches the daemon.
-    address: str
+    #: The IP addresses from which it may reach the daemon.
+    addresses: tuple[str, ...]
 
 
 class WorkerStopped(Struct, frozen=True):
@@ -69,11 +69,10 @@ class WorkerStopped(Struct, frozen=True):
 
 
 class ClusterSize(Struct, frozen=True, kw_only=True):
-    """From the launcher, every few seconds: the cluster answers; how much its largest node has in all."""
+    """From the launcher, every few seconds: the cluster answers; how much each of its nodes has in all."""
 
-    nodes: int
-    cpus: float
-    memory_bytes: int
+    #: CPUs, and memory in bytes.
+    nodes: tuple[tuple[float, int], ...]
 
 
 Order: TypeAlias = FindRoom | StartWorker | StopWorker

@@ -1,4 +1,4 @@
-"""The worker on another machine, as its keeper starts it: ``NODE PIPE``.
+"""The worker on another machine, as its keeper starts it: ``NODE PIPE KEEPER``.
 
 On its standard input are two lines: the ticket, and the digest of the keeper's parting word.
 """
@@ -22,13 +22,13 @@ from batchd.pool.worker import Worker
 _PR_SET_PDEATHSIG = 1
 
 
-def main(node: str, pipe: int) -> int:
+def main(node: str, pipe: int, parent: int) -> int:
     """Work until the daemon is gone, the lease is over, or SIGTERM has all tasks given back."""
     sealing.seal()  # it will hold keys
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() == 1:
+    if os.getppid() != parent:
         return 3  # its keeper died before that
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.set_inheritable(pipe, False)
     sealing.forget(())
     try:
         way, parting = ticket.parse(sys.stdin.readline()), sys.stdin.readline().strip()
@@ -46,8 +46,9 @@ async def _work(way: ticket.Ticket, node: str, parting: str, pipe: int) -> int:
     worker = Worker(run, Lease(keeper.START_S, report))
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, worker.leave, "its machine asked it to end")
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what its keeper held back until now
     return await worker.work(lambda channel: dialling.join(way, node, parting, channel))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], int(sys.argv[2])))
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))

@@ -6,35 +6,41 @@ import asyncio
 import hashlib
 import hmac
 import os
+import random
 import socket
 import ssl
+import time
 
 from batchd import __version__, wire
+from batchd.backoff import doubled
 from batchd.errors import NotPossibleError
 from batchd.pool import code
 from batchd.pool.channel import Channel
-from batchd.pool.joining.gate import python
 from batchd.pool.joining.ticket import Ticket, located
 
-_DIAL_S = 20.0
+#: How long one try takes, how long it is tried, and the pauses between, in seconds.
+_DIAL_S, _PATIENCE_S = 10.0, 30.0
+_FIRST_S, _LONGEST_S = 0.1, 5.0
 
 
 async def join(ticket: Ticket, node: str, parting: str, channel: Channel) -> None:
-    """Connect, and show the ticket. ``parting``: the digest of the keeper's word. Raises ``NotPossibleError``: nothing was sent to what is another's."""
-    place = located(ticket.host, ticket.port)
-    try:
-        async with asyncio.timeout(_DIAL_S):
-            transport, _ = await asyncio.get_running_loop().create_connection(
-                lambda: channel,
-                ticket.host,
-                ticket.port,
-                ssl=_context(),
-                server_hostname="",
-            )
-    except OSError as error:
-        why = str(error) or f"no answer within {_DIAL_S:.0f} s"
-        fix = "see whether the daemon runs, and whether [pool] advertise is reached from here"
-        raise NotPossibleError(f"{place} cannot be reached: {why}; {fix}") from error
+    """Connect, and show the ticket. ``parting``: the digest of the keeper's word. Raises ``NotPossibleError``.
+
+    Nothing is sent to what is another's. A daemon that does not answer, or has many at its gate, is dialled again.
+    """
+    place, tries, until = located(ticket.host, ticket.port), 0, time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            transport = await _connected(ticket)
+        except (OSError, ValueError) as error:
+            tries += 1
+            if time.monotonic() < until and isinstance(error, OSError):
+                await asyncio.sleep(doubled(_FIRST_S, _LONGEST_S, tries) * random.uniform(0.5, 1.0))  # noqa: S311 (it spreads tries)
+                continue
+            why = str(error) or f"no answer within {_DIAL_S:.0f} s"
+            fix = "see whether the daemon runs, and whether [pool] advertise is reached from here"
+            raise NotPossibleError(f"{place} cannot be reached: {why}; {fix}") from error
+        break
     certificate = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
     if not _is_daemon(certificate, ticket):
         transport.abort()
@@ -43,12 +49,16 @@ async def join(ticket: Ticket, node: str, parting: str, channel: Channel) -> Non
             f"what answers at {place} is not the daemon of this ticket: its fingerprint is {found}"
         )
         raise NotPossibleError(f"{why}; make another ticket with `batchd invite`")
+    transport.set_protocol(channel)
+    channel.connection_made(transport)
+    if transport.is_closing():
+        channel.connection_lost(None)
     channel.send(
         wire.Join(
             token=ticket.token,
             version=__version__,
             code=code.content(),
-            python=python(),
+            python=code.python(),
             node=node,
             pid=os.getpid(),
             parting=parting,
@@ -56,7 +66,16 @@ async def join(ticket: Ticket, node: str, parting: str, channel: Channel) -> Non
     )
 
 
-def report_end(ticket: Ticket, parting: str) -> None:
+async def _connected(ticket: Ticket) -> asyncio.Transport:
+    """Return an encrypted connection over which nothing is sent yet. Raises ``OSError``, ``ValueError``."""
+    async with asyncio.timeout(_DIAL_S):
+        transport, _ = await asyncio.get_running_loop().create_connection(
+            asyncio.Protocol, ticket.host, ticket.port, ssl=_context(), server_hostname=""
+        )
+    return transport
+
+
+def report_end(ticket: Ticket, parting: str, *, died: bool) -> None:
     """Let the daemon of a ticket know that the worker with this word has ended. Raises ``OSError``."""
     place = ticket.host, ticket.port
     with (
@@ -64,7 +83,7 @@ def report_end(ticket: Ticket, parting: str) -> None:
         _context().wrap_socket(plain) as secure,
     ):
         if _is_daemon(secure.getpeercert(binary_form=True), ticket):
-            secure.sendall(wire.pack(wire.WorkerEnded(parting)))
+            secure.sendall(wire.pack(wire.WorkerEnded(parting, died)))
             secure.recv(1)  # until it has read it
 
 

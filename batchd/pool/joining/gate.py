@@ -6,8 +6,8 @@ Until its token is seen, a process that connects gets little: a few connections 
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
-import sys
 from collections import Counter
 from typing import Protocol, cast
 
@@ -38,8 +38,11 @@ class Doorkeeper(Protocol):
     def admit(self, transport: asyncio.Transport, join: wire.Join, badge: int) -> None:
         """Take over the connection of a worker that is let in; ``badge``: whose its ticket was."""
 
-    def ended(self, parting: str) -> None:
-        """Take a keeper's word that a worker has ended."""
+    def ended(self, parting: str, *, died: bool) -> None:
+        """Take a keeper's word that a worker has ended; ``died``: by itself."""
+
+    def broke(self, error: BaseException) -> None:
+        """Take that no worker can come any more, for a bug."""
 
 
 class Gate:
@@ -62,7 +65,7 @@ class Gate:
         self._waiting: Counter[str] = Counter()
         self._room = asyncio.Semaphore(_MOST_WAITING)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._said_at = 0.0
+        self._said_at = -math.inf
         #: Those of whom no line was written since.
         self._unsaid = 0
 
@@ -71,8 +74,11 @@ class Gate:
         host, port = self._place
         code.content()  # of what this process runs, before anybody can change it
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        both = host == "::" and socket.has_dualstack_ipv6()
         try:
-            self._listening = socket.create_server((host, port), family=family, backlog=128)
+            self._listening = socket.create_server(
+                (host, port), family=family, backlog=128, dualstack_ipv6=both
+            )
         except OSError as error:
             why = f"[pool] listen: {located(host, port)} cannot be listened on: {error}"
             raise NotPossibleError(
@@ -80,15 +86,21 @@ class Gate:
             ) from error
         self._listening.setblocking(False)
         self._accepting = asyncio.get_running_loop().create_task(self._accept(self._listening))
+        self._accepting.add_done_callback(self._stopped)
 
     async def close(self) -> None:
-        """Let nobody in any more; who is in stays."""
-        for task in (self._accepting, *self._tasks):
-            if task is not None:
-                task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Admit no more workers; those that are in stay."""
+        tasks = [task for task in (self._accepting, *self._tasks) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._listening is not None:
             self._listening.close()
+
+    def _stopped(self, accepting: asyncio.Task[None]) -> None:
+        """Have the end of it seen: a gate that is closed by a bug would stay so for months."""
+        if not accepting.cancelled() and (error := accepting.exception()):
+            self._doorkeeper.broke(error)
 
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -122,6 +134,9 @@ class Gate:
                     ssl_handshake_timeout=_JOIN_S,
                 )
                 asked = await applicant.asked
+        except asyncio.CancelledError:
+            applicant.fail(ConnectionError("the gate is closed"))
+            raise
         except (OSError, ValueError) as error:
             applicant.fail(error)
             why = str(error) or f"it said nothing for {_JOIN_S:.0f} s"
@@ -139,17 +154,17 @@ class Gate:
     ) -> None:
         """Let a worker in that has a good ticket, or take a keeper's word."""
         if isinstance(asked, wire.WorkerEnded):
-            self._doorkeeper.ended(asked.parting)
+            self._doorkeeper.ended(asked.parting, died=asked.died)
             transport.close()
             return
-        taken = self._invitations.take(asked.token, address)
-        refusal = taken if isinstance(taken, str) else _refusal(asked)
-        if isinstance(taken, str) or refusal:
+        # Only who has a good ticket learns what this daemon is; one that does not fit may come again with it.
+        refusal = self._invitations.problem(asked.token, address) or _refusal(asked)
+        if refusal:
             transport.write(wire.pack(wire.NotAdmitted(refusal)))
             transport.close()
             self._not_admitted(address, refusal)
         else:
-            self._doorkeeper.admit(transport, asked, taken)
+            self._doorkeeper.admit(transport, asked, self._invitations.take(asked.token))
 
     def _not_admitted(self, address: str, why: str) -> None:
         """Write a line, unless one was written just now: who has no ticket must not fill the log."""
@@ -211,18 +226,13 @@ class _Applicant(asyncio.Protocol):
             self.asked.exception()  # whether someone waits for it or not
 
 
-def python() -> str:
-    """Return which Python this is, as far as both ends must have the same."""
-    return f"{sys.version_info.major}.{sys.version_info.minor}"
-
-
 def _refusal(join: wire.Join) -> str:
     """Return why a worker with a good ticket is not let in; empty: it is."""
-    if not join.node.isprintable() or not 0 < len(join.node) <= _MOST_NAME or join.pid <= 0:
+    if not join.node.isprintable() or not 0 < len(join.node) <= _MOST_NAME or "/" in join.node:
         return f"{join.node[:_MOST_NAME]!a} is no name of a machine: choose one with --node"
     theirs, ours = f"batchd {join.version}", f"batchd {__version__}"
-    if (join.version, join.python) != (__version__, python()):
-        theirs, ours = f"{theirs} on Python {join.python}", f"{ours} on Python {python()}"
+    if (join.version, join.python) != (__version__, code.python()):
+        theirs, ours = f"{theirs} on Python {join.python}", f"{ours} on Python {code.python()}"
     elif join.code == code.content():
         return ""
     else:

@@ -38,35 +38,44 @@ class Invitations:
         self._used: dict[str, None] = {}
 
     def invite(self, addresses: tuple[str, ...], minutes: float, badge: int = 0) -> str:
-        """Return a token that is good once, from these addresses or networks, for so long. Raises ``UsageError``."""
+        """Return a token that is good once, from these addresses or networks, for so long. Raises ``UsageError``.
+
+        ``badge``: of whom it is; 0: of a user. Users' alone are counted.
+        """
         networks = tuple(_network(each) for each in addresses)
         now = lease.now()
-        self._out = {key: each for key, each in self._out.items() if each.until > now}
         if len(self._out) >= _MOST:
+            self._out = {key: each for key, each in self._out.items() if each.until > now}
+        if len(self._out) >= _MOST and not badge:
             raise UsageError(f"{_MOST:,} tickets are out: wait until some are used or too old")
         token = secrets.token_urlsafe(_TOKEN_BYTES)
         self._out[digest(token)] = _Invitation(networks, now + 60 * minutes, badge)
         return token
 
-    def take(self, token: str, address: str) -> int | str:
-        """Use a token up, and return its badge; or why it is not good there."""
+    def problem(self, token: str, address: str) -> str:
+        """Return why a token is not good at an address; empty: it is."""
         key = digest(token)
         found = self._out.get(key)
-        if found is None:
-            if key in self._used:
-                return "its ticket was used before: each is good once. Make another with `batchd invite`"
+        if found is None and key in self._used:
+            return (
+                "its ticket was used before: each is good once. Make another with `batchd invite`"
+            )
+        if found is None or found.until <= lease.now():
             return "its ticket is not known here: it is too old, or an earlier daemon's. Make another with `batchd invite`"
         came_from = _plain(address)
-        if not any(came_from in network for network in found.networks):
-            names = ", ".join(map(str, found.networks))
-            return f"its ticket is for {names}, and it comes from {came_from}. Make one with `batchd invite {came_from}`"
-        del self._out[key]
+        if any(came_from in network for network in found.networks):
+            return ""
+        names = ", ".join(map(str, found.networks))
+        return f"its ticket is for {names}, and it comes from {came_from}. Make one with `batchd invite {came_from}`"
+
+    def take(self, token: str) -> int:
+        """Use up a token that is good, and return its badge."""
+        key = digest(token)
+        badge = self._out.pop(key).badge
         self._used[key] = None
         if len(self._used) > _MOST:
             del self._used[next(iter(self._used))]
-        if found.until <= lease.now():
-            return "its ticket is too old. Make another with `batchd invite`"
-        return found.badge
+        return badge
 
 
 def _network(text: str) -> Network:

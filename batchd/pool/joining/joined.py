@@ -8,20 +8,33 @@ import contextlib
 from batchd.pool.channel import Channel
 from batchd.records import workers
 
+#: What a connection gets to end by itself whose worker is known to be over, in seconds.
+_LAST_S = 5.0
+
 
 class Joined:
     """One worker elsewhere. Its process cannot be seen: it is over when its connection is, and its lease."""
 
     def __init__(
-        self, transport: asyncio.Transport, node: str, pid: int, fence_s: float, badge: int = 0
+        self,
+        transport: asyncio.Transport,
+        node: str,
+        pid: int,
+        *,
+        badge: int,
+        lease_s: float,
+        fence_s: float,
     ) -> None:
-        """``fence_s``: how long after the last sign of life what it works on may still change, where disks are shared.
+        """``badge``: whose its ticket was. ``lease_s``: how long it may go on after each heartbeat.
 
-        ``badge``: whose its ticket was.
+        ``fence_s``: how long after the last one what it works on may still change, where disks are shared.
         """
-        self.badge = badge
         self.pid = pid
         self.node = node
+        self.badge = badge
+        self.lease_s = lease_s
+        #: Whether its keeper has seen it die by itself.
+        self.died = False
         self._transport = transport
         self._fence_s = fence_s
         self._heard_at = asyncio.get_running_loop().time()
@@ -63,16 +76,25 @@ class Joined:
         await self._silent.wait()
         return "its connection was closed"
 
-    def gone(self) -> None:
+    def gone(self, *, died: bool) -> None:
         """Take its keeper's word that it has ended: its lease protects nothing any more."""
+        self.died = died
         self._gone.set()
-        self.kill()
+        # What it sent last may still be under way.
+        asyncio.get_running_loop().call_later(_LAST_S, self.kill)
+
+    @property
+    def fenced(self) -> bool:
+        """Whether what it works on may still change."""
+        return not self._gone.is_set() and self._left_s() > 0
 
     async def unfenced(self) -> None:
         """Return when what it worked on cannot change any more."""
-        left_s = self._heard_at + self._fence_s - asyncio.get_running_loop().time()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._gone.wait(), max(0.0, left_s))
+            await asyncio.wait_for(self._gone.wait(), max(0.0, self._left_s()))
+
+    def _left_s(self) -> float:
+        return self._heard_at + self._fence_s - asyncio.get_running_loop().time()
 
     def leave(self) -> None:
         """Leave it behind: its own lease ends it."""

@@ -13,7 +13,7 @@ import struct
 import subprocess
 import sys
 
-from batchd import children
+from batchd import children, sealing
 from batchd.pool import lease
 from batchd.pool.joining import dialling
 from batchd.pool.joining.invitations import digest
@@ -32,12 +32,13 @@ def keep(way: Ticket, node: str, *, tied: bool = False) -> int:
 
     ``tied``: it ends as well where the process that started this one has ended.
     """
+    sealing.seal()  # of the ticket, and of the word that ends the worker
     parent, parting = os.getppid() if tied else 0, secrets.token_urlsafe()
     reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         worker = subprocess.Popen(
-            children.module("batchd.pool.joining", node, str(writing)),
+            children.module("batchd.pool.joining", node, str(writing), str(os.getpid())),
             stdin=subprocess.PIPE,
             pass_fds=[writing],
             start_new_session=True,
@@ -49,8 +50,8 @@ def keep(way: Ticket, node: str, *, tied: bool = False) -> int:
         why = _watch(worker, reading, parent)
         if why:
             sys.stderr.write(f"batchd worker: {why}\n")
-        with contextlib.suppress(OSError):  # the daemon is gone, say
-            dialling.report_end(way, parting)
+        with contextlib.suppress(OSError, ValueError):  # the daemon is gone, say
+            dialling.report_end(way, parting, died=not why and worker.returncode < 0)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return 3 if why or worker.returncode < 0 else worker.returncode
@@ -65,11 +66,25 @@ def _watch(worker: subprocess.Popen[bytes], reading: int, parent: int) -> str:
             worker.kill()
             worker.wait()
             return "what started it has ended" if orphaned else "its lease is over"
+        _reap(worker.pid)
         came = signal.sigtimedwait(_SIGNALS, min(_LOOK_S, left_s))
         if came is not None and came.si_signo != signal.SIGCHLD:
-            worker.send_signal(signal.SIGKILL if asked else signal.SIGTERM)
+            if asked:
+                worker.kill()
+                worker.wait()
+                return "it was ended by a second signal"
+            worker.send_signal(signal.SIGTERM)
             asked = True
         with contextlib.suppress(BlockingIOError):
             while data := os.read(reading, END.size):
                 (until,) = END.unpack(data)
     return ""
+
+
+def _reap(worker: int) -> None:
+    """Bury what the kernel hands to a container's first process, which this may be."""
+    while os.getpid() == 1:
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if found is None or found.si_pid == worker:
+            return
+        os.waitpid(found.si_pid, 0)
