@@ -97,7 +97,7 @@ class Action(enum.StrEnum):
     WORKER_DIED = "worker_died"
     #: A worker of another machine came to the gate and was not let in: its ``address``, and why.
     WORKER_NOT_ADMITTED = "worker_not_admitted"
-    #: No worker comes up on the cluster: ``status`` says why, and what helps.
+    #: No worker comes up on the cluster: the ``message`` says why, and what helps.
     CLUSTER_TROUBLE = "cluster_trouble"
     #: No task can run on a ``node``, as the ``message`` says: its workers are sent away.
     NODE_TROUBLE = "node_trouble"

@@ -26,7 +26,7 @@ def ask(args: argparse.Namespace, settings: config.Config) -> None:
         # Nothing is offered that is not there.
         usual = _USUAL if Path(_USUAL).is_file() else ""
         name, count = _ask_file(usual, settings)
-        parallel = settings.pool.processes * settings.pool.agents_per_process
+        parallel = max(1, settings.pool.processes) * settings.pool.agents_per_process
         print(
             f"{words.counted(count, 'task')}. How shall they run?",
             f"  1  parallel, {parallel} at a time",

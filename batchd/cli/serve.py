@@ -79,9 +79,12 @@ def _serve(args: argparse.Namespace, settings: config.Config) -> None:
 def _greeting(settings: config.Config) -> Iterator[str]:
     """Yield what somebody at a terminal wants to know first."""
     paths, pool = settings.paths, settings.pool
-    agents = words.counted(pool.processes * pool.agents_per_process, "task")
+    most = words.counted(pool.processes * pool.agents_per_process, "task")
+    agents = f"{most} at a time" if pool.processes else "as many tasks as workers join for"
     yield escape(f"Drop task files into {paths.inbox}; results appear in {paths.outbox}.")
-    yield escape(f"{settings.agent.model} does the work, {agents} at a time.")
+    yield escape(f"{settings.agent.model} does the work, {agents}.")
+    if pool.listen:
+        yield escape(f"Workers of other machines join at {pool.listen}: `batchd invite NODE`.")
     try:
         settings.endpoint(settings.agent.model.partition("/")[0])
     except BatchdError as error:

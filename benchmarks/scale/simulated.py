@@ -1,6 +1,6 @@
 """A worker whose agents ask no model and run no command: all that a daemon sees of a task, and nothing else.
 
-``simulated.py NODE PIPE``, as ``batchd.pool.joining`` is started, with the ticket on its standard input. It speaks the
+``simulated.py NODE``, with the ticket on its standard input. It speaks the
 real protocol over a real connection: a step is an ``Ask`` with what the tool before has printed, its ``Granted``, and a
 ``Record`` of an answer of 4 KB.
 """

@@ -136,7 +136,7 @@ def test_a_ticket_is_good_once(cluster: Spool) -> None:
 
 
 def test_a_ticket_is_good_on_its_machine_alone(cluster: Spool) -> None:
-    """From another address its token lets nobody in."""
+    """From another address its token is worth nothing."""
     with cluster.serving():
         said = refused(cluster, invited(cluster, "10.0.0.0/8"))
     assert "its ticket is for 10.0.0.0/8, and it comes from 127.0.0.1" in said

@@ -26,7 +26,9 @@ class Inviting:
             why = "this daemon does not listen for workers of other machines"
             raise NotPossibleError(f"{why}: set [pool] listen to HOST:PORT, and restart it")
         if not 0 < request.minutes <= _MOST_MINUTES:
-            raise UsageError(f"minutes is {request.minutes:g}: it is from 0 to {_MOST_MINUTES}")
+            raise UsageError(
+                f"minutes is {request.minutes:g}: it is above 0, and {_MOST_MINUTES} at most"
+            )
         if not 0 < request.count <= _MOST_TICKETS:
             raise UsageError(f"count is {request.count}: it is from 1 to {_MOST_TICKETS}")
         if not request.addresses:
