@@ -66,7 +66,8 @@ from batchd.lifecycle.trials import Trials
 from batchd.log import get_logger
 from batchd.pool.disks import Disks
 from batchd.pool.engines.local import Local
-from batchd.pool.supervisor import Shape, Supervisor
+from batchd.pool.shape import Shape
+from batchd.pool.supervisor import Supervisor
 from batchd.pricing import Prices
 from batchd.store import Store
 

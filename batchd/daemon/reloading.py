@@ -18,7 +18,8 @@ from batchd.daemon.loop import Loop
 from batchd.errors import BatchdError, UsageError
 from batchd.governor import Governor
 from batchd.log import Action, get_logger
-from batchd.pool.supervisor import Shape, Supervisor
+from batchd.pool.shape import Shape
+from batchd.pool.supervisor import Supervisor
 from batchd.pricing import Prices
 from batchd.sandbox import Sandbox
 from batchd.spool import permissions

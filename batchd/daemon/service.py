@@ -35,7 +35,7 @@ from batchd.daemon.systemd import Notifier
 from batchd.log import Action, get_logger
 from batchd.pool import memory, threads
 from batchd.pool.disks import Disks
-from batchd.pool.supervisor import Shape
+from batchd.pool.shape import Shape
 from batchd.records import Batch
 from batchd.sandbox import Sandbox
 from batchd.spool import home, permissions, taskfile
@@ -289,7 +289,7 @@ class Daemon:
         if parts.others is not None:
             parts.others.gate.open()
             undo.push_async_callback(parts.others.gate.close)
-            troubles.also(Action.NODE_TROUBLE, pool.unfitness)
+            troubles.also(Action.NODE_TROUBLE, pool.unfit.trouble)
             troubles.also(Action.WORKER_TROUBLE, parts.others.unmanned)
             if crew := parts.others.crew:
                 troubles.also(Action.CLUSTER_TROUBLE, lambda: crew.trouble)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from batchd import wire
 from batchd.config import Config
 from batchd.errors import NotPossibleError
-from batchd.pool.supervisor import Shape
+from batchd.pool.shape import Shape
 from batchd.records import Endpoint
 
 _HEARTBEAT_S = 2.0

@@ -49,6 +49,12 @@ class Roster:
             member.clearing = True
         return bool(again)
 
+    def idle(self, since: float) -> list[int]:
+        """Return the badges of workers that joined and have had no task since then, by the loop's clock, the longest first."""
+        idle = [m for m in self._members if m.joined and not (m.tasks or m.retiring)]
+        idle.sort(key=lambda member: member.idle_since)
+        return [member.badge for member in idle if member.idle_since <= since]
+
     def at(self, ref: Ref) -> Member | None:
         """Return the worker that has a task."""
         return next((member for member in self._members if ref in member.tasks), None)

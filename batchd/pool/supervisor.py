@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Coroutine, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Coroutine, Iterator
+from typing import Any
 
 from batchd import __version__, wire
 from batchd.backoff import doubled
 from batchd.errors import NotPossibleError
 from batchd.pool import code
 from batchd.pool.engines import Engine
+from batchd.pool.handler import Handler
 from batchd.pool.joining.joined import Joined
 from batchd.pool.member import Member
 from batchd.pool.roster import Roster
+from batchd.pool.shape import Shape
+from batchd.pool.unfit import UnfitNodes
 from batchd.records import Ref
 
 #: A worker that has not said Hello by then is killed: loading everything without the fork server takes a second.
@@ -26,61 +28,12 @@ _FORK_S, _END_S = 2.0, 20.0
 #: A worker without a task for so long ends, the last one apart.
 _IDLE_S = 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 30.0
-#: For how long a machine counts as unfit after the last worker that found it so.
-_UNFIT_S = 900.0
 #: So many workers in a row that do not come up are a trouble: tasks wait for another.
 _HOPELESS = 3
 #: What helps where the files on the disk are not those that the daemon runs.
 RESTART = "restart the daemon; what waits goes on then"
 #: What helps otherwise.
 _AGAIN = "see the log; it is tried again by itself"
-
-
-class Handler(Protocol):
-    """What the pool reports to the daemon; called on the loop."""
-
-    def message(self, worker: Member, message: Any) -> None:
-        """``Ask``, ``Failed``, ``Record``, ``Progress`` or ``Done`` came; a ``Done`` has freed its slot."""
-
-    def started(self, worker: Member) -> None:
-        """A worker is up."""
-
-    def unfit(self, worker: Member, problem: str) -> None:
-        """No task can run on the machine of a worker that joined: it is sent away."""
-
-    def broke(self, error: BaseException) -> None:
-        """A part of the pool has ended that must not: a bug."""
-
-    def cut_off(self, worker: Member) -> None:
-        """A worker of another machine is reached no more: what it waits for is not for it; ``died`` follows when it is over."""
-
-    def died(self, worker: Member, lost: Mapping[Ref, int], *, counted: bool) -> None:
-        """A worker has ended with tasks ``lost``, by attempt; 0 where none was started. ``counted``: they may have killed it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """How large the pool is, and when a worker is replaced: ``[pool]`` of the configuration."""
-
-    processes: int = 4
-    #: A worker silent for longer is killed.
-    heartbeat_timeout_s: float = 30.0
-    #: A worker is replaced after so many tasks; 0: never.
-    max_tasks_per_process: int = 0
-    #: A worker is replaced when its resident memory passes this; 0: never.
-    max_rss_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Unfit:
-    """A machine on which no task can run."""
-
-    #: Why, with the fix.
-    problem: str
-    #: Seconds since the epoch.
-    since: float
-    #: How long that is taken to be so, unless a worker shows otherwise; by the loop's clock.
-    until: float
 
 
 class Supervisor:
@@ -96,8 +49,7 @@ class Supervisor:
         self._lives: set[asyncio.Task[None]] = set()
         #: Workers that ended before they were up, running.
         self._failures = 0
-        #: Machines on which no task can run.
-        self._unfit: dict[str, Unfit] = {}
+        self.unfit = UnfitNodes()
         #: Why no worker comes up, with the fix, and since when; None: they do. Tasks get only those that are up.
         self.trouble: tuple[NotPossibleError, float] | None = None
         self._closing = asyncio.Event()
@@ -107,23 +59,6 @@ class Supervisor:
     def workers(self) -> tuple[Member, ...]:
         """The workers that live."""
         return self._roster.all
-
-    @property
-    def unfit(self) -> Mapping[str, Unfit]:
-        """By name, the machines whose workers were sent away lately, since no task can run there."""
-        now = asyncio.get_running_loop().time()
-        self._unfit = {name: each for name, each in self._unfit.items() if each.until > now}
-        return self._unfit
-
-    def unfitness(self) -> tuple[NotPossibleError, float] | None:
-        """Return that there are such machines, with the fix, and since when; None: there are none."""
-        if not (unfit := self.unfit):
-            return None
-        name, first = next(iter(unfit.items()))
-        more = f" (and on {len(unfit) - 1} more machines)" if len(unfit) > 1 else ""
-        why = f"no task can run on {name}{more}: {first.problem}"
-        fix = "give it what the sandbox needs, and start its worker again"
-        return NotPossibleError(f"{why}: {fix}"), min(each.since for each in unfit.values())
 
     def start(self, handler: Handler) -> None:
         """Begin to watch, and keep one worker warm; ``handler`` learns what workers say."""
@@ -142,10 +77,7 @@ class Supervisor:
 
     def idle(self, for_s: float) -> list[int]:
         """Return the badges of workers that joined and have had no task for so long, those idle for longest first."""
-        now = asyncio.get_running_loop().time()
-        idle = [w for w in self.workers if w.joined and not (w.tasks or w.retiring)]
-        idle.sort(key=lambda worker: worker.idle_since)
-        return [worker.badge for worker in idle if now - worker.idle_since >= for_s]
+        return self._roster.idle(asyncio.get_running_loop().time() - for_s)
 
     def dismiss(self, badge: int) -> None:
         """Have a worker that joined end once it has no task."""
@@ -359,12 +291,11 @@ class Supervisor:
     def _joined(self, worker: Member, hello: wire.Hello) -> None:
         """Take a worker that joined for what it is: one that can run tasks, or not."""
         if hello.problem:
-            now = asyncio.get_running_loop().time()
-            self._unfit[worker.node] = Unfit(hello.problem, time.time(), now + _UNFIT_S)
+            self.unfit.add(worker.node, hello.problem)
             self._handler.unfit(worker, hello.problem)
             worker.kill(hello.problem)
             return
-        self._unfit.pop(worker.node, None)
+        self.unfit.discard(worker.node)
         worker.hello()
         self._handler.started(worker)
 

@@ -91,7 +91,7 @@ class FrontDesk:
                 )
                 for w in self._pool.workers
             ),
-            unfit={name: each.problem for name, each in self._pool.unfit.items()},
+            unfit=self._pool.unfit.problems(),
             running=tuple(
                 standing.Running(
                     task=str(a.ref),

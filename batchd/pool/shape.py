@@ -1,0 +1,18 @@
+"""How large the pool is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """How large the pool is, and when a worker is replaced: ``[pool]`` of the configuration."""
+
+    processes: int = 4
+    #: A worker silent for longer is killed.
+    heartbeat_timeout_s: float = 30.0
+    #: A worker is replaced after so many tasks; 0: never.
+    max_tasks_per_process: int = 0
+    #: A worker is replaced when its resident memory passes this; 0: never.
+    max_rss_bytes: int = 0
