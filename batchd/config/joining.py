@@ -9,7 +9,7 @@ from batchd.config.sections import Pool, Ray, Workspace
 from batchd.errors import Problem
 
 #: An IPv6 address stands in brackets.
-_PLACE = re.compile(r"(\[[0-9a-fA-F:.%\w]+\]|[^\s:\[\]/]+):(\d{1,5})")
+_PLACE = re.compile(r"(\[[0-9a-fA-F:.%\w]+\]|[^\s:\[\]/]+):([0-9]{1,5})")
 _MOST_PORT = 65535
 #: One message carries it.
 _MOST_PATCH = 128 << 20
@@ -22,7 +22,7 @@ def problems(
     for key in ("listen", "advertise"):
         place = getattr(pool, key)
         found = _PLACE.fullmatch(place)
-        if place and not (found and 0 < int(found[2]) <= _MOST_PORT):
+        if place and not (found and 0 < int(found[2]) <= _MOST_PORT and _named(found[1])):
             yield ("pool", key), Problem("", 'it must be "HOST:PORT", as in "0.0.0.0:7443"')
     if pool.advertise and not pool.listen:
         yield (
@@ -50,3 +50,12 @@ def problems(
         why = "workers of other machines need the directories of tasks at the same paths"
         fix = "set [workspace] shared = true where they have them"
         yield ("pool", "listen"), Problem("", why, fix)
+
+
+def _named(host: str) -> bool:
+    """Whether a host can be asked for: no part of its name is empty, or too long."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True

@@ -91,7 +91,7 @@ class Channel(asyncio.BufferedProtocol):
     def _deliver(self, body: bytes) -> None:
         try:
             message = wire.unpack(body)
-        except (msgspec.MsgspecError, KeyError) as error:
+        except (msgspec.MsgspecError, KeyError, ValueError, RecursionError) as error:
             self._abort(f"an unreadable frame: {error}")
         else:
             self._on_message(message)

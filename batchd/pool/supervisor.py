@@ -10,7 +10,7 @@ from typing import Any
 
 from batchd import __version__, wire
 from batchd.backoff import doubled
-from batchd.errors import NotPossibleError
+from batchd.errors import NotPossibleError, cut
 from batchd.pool import code
 from batchd.pool.engines import Engine
 from batchd.pool.handler import Handler
@@ -28,6 +28,8 @@ _FORK_S, _END_S = 2.0, 20.0
 #: A worker without a task for so long ends, the last one apart.
 _IDLE_S = 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 30.0
+#: No worker has more memory, whatever it says: bytes.
+_MOST_RSS = 1 << 44
 #: So many workers in a row that do not come up are a trouble: tasks wait for another.
 _HOPELESS = 3
 #: What helps where the files on the disk are not those that the daemon runs.
@@ -254,7 +256,7 @@ class Supervisor:
         worker.heard()
         match message:
             case wire.Heartbeat():
-                worker.rss = message.rss
+                worker.rss = min(message.rss, _MOST_RSS)
                 if worker.joined:
                     worker.channel.send(wire.LeaseRenewed(message.number))
             case wire.Hello():
@@ -291,9 +293,10 @@ class Supervisor:
     def _joined(self, worker: Member, hello: wire.Hello) -> None:
         """Take a worker that joined for what it is: one that can run tasks, or not."""
         if hello.problem:
-            self.unfit.add(worker.node, hello.problem)
-            self._handler.unfit(worker, hello.problem)
-            worker.kill(hello.problem)
+            problem = cut(hello.problem)
+            self.unfit.add(worker.node, problem)
+            self._handler.unfit(worker, problem)
+            worker.kill(problem)
             return
         self.unfit.discard(worker.node)
         worker.hello()

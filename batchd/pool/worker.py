@@ -66,7 +66,7 @@ class Worker:
         self._settings: wire.Settings | None = None
         #: Whether the sandbox is still to become what the settings say: before the next task.
         self._stale = False
-        #: The heart is to beat: the settings are there, and may have it beat faster from now on.
+        #: The heart may have to beat faster from now on.
         self._retuned = asyncio.Event()
         self._draining = False
         #: What tasks do now, as far as the daemon does not know it yet.
@@ -129,8 +129,9 @@ class Worker:
             self._lost("".join(traceback.format_exception(error)))
 
     async def _beat(self) -> None:
-        await self._retuned.wait()
-        while self._settings is not None:
+        if self._lease is not None:
+            await self._retuned.wait()  # until it is admitted, it says nothing
+        while True:
             if self._lease is not None and self._lease.lapsed:
                 self._lost(_LAPSED)
                 return
@@ -138,7 +139,8 @@ class Worker:
             self.channel.send(wire.Heartbeat(rss=_rss(), busy=len(self._hosts), number=number))
             self._retuned.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._retuned.wait(), self._settings.heartbeat_s)
+                every_s = self._settings.heartbeat_s if self._settings else 1.0
+                await asyncio.wait_for(self._retuned.wait(), every_s)
 
     def _received(self, message: wire.Down) -> None:
         if self._lease is not None and self._lease.lapsed:

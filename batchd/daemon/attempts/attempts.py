@@ -176,7 +176,12 @@ class Attempts:
         if not await active.worker.up():
             self.take(inputs.Lost(ref))
             return
-        await self._fences.passed(ref)
+        if self._fences.left_at(ref):
+            active.step, active.detail = (
+                "waiting",
+                "the lease of a machine that an earlier daemon left it at",
+            )
+            await self._fences.passed(ref)
         if not await self._rooms.open_for(ref.batch):
             # Without a folder, or room in it, it could not leave a result: it waits, and does not fail.
             self._put_back(active)

@@ -13,6 +13,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from batchd import wire
+from batchd.daemon.attempts import vetting
 from batchd.daemon.attempts.active import Active
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.attempts.calls import Calls
@@ -44,6 +45,9 @@ class Reports:
 
     def message(self, worker: Member, message: Any) -> None:
         """Serve a message of a worker."""
+        if worker.joined and (wrong := vetting.problem(message)):
+            worker.kill(f"{wrong}: what no worker of batchd says")
+            return
         ref, attempt = _address(message)
         active = self._attempts.get(ref)
         if active is None or active.attempt != attempt or active.worker is not worker:
@@ -120,6 +124,9 @@ class Reports:
         self._loop.wake()
 
     def _done(self, active: Active, done: wire.Done) -> None:
+        if active.worker.joined and done.outcome == "published":
+            # The outbox is not on its machine: whatever it wrote there, the daemon does.
+            done = wire.Done(done.ref, done.attempt, "unpublished")
         if done.outcome == "refused":
             get_logger().error(
                 Action.SANDBOX_TROUBLE,

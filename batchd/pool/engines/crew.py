@@ -134,6 +134,7 @@ class Crew:
             *children.module("batchd.pool.engines.launcher", self._terms().address),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,  # Ray's own lines; what matters comes as news
             env=dict(self._terms().environ),
             process_group=0,
         )

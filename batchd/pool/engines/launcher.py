@@ -7,12 +7,13 @@ ends it, and the workers with them. So no worker is ever left that the daemon do
 from __future__ import annotations
 
 import os
+import re
 import select
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from batchd import children
@@ -36,6 +37,7 @@ _LOOK_S, _NODES_S = 0.1, 2.0
 _REACH_S = 5.0
 #: What distinguishes nodes of one host name: so much of their ids.
 _SHORT = 6
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 #: How the program ends that asks without a token: 0 where it is answered.
 _WANTS_TOKEN = 7
 _ASK_S = 15.0
@@ -126,7 +128,7 @@ class Launcher:
                 found = self._ray.get(answer)
             except self._ray.exceptions.RayError as error:
                 del self._actors[badge]
-                self._say(WorkerStopped(badge, _first_line(error)))
+                self._say(WorkerStopped(badge, _first_line(getattr(error, "cause", None) or error)))
                 continue
             if question == "run":
                 self._ray.kill(self._actors.pop(badge))
@@ -164,6 +166,9 @@ def main(address: str) -> int:
         if place := ticket.address(address):
             # Ray itself would try for minutes.
             socket.create_connection(place, _REACH_S).close()
+            if not _takes_token(address):
+                why = f"the Ray cluster at {address} takes another token than this one"
+                return _not_connected(out, why, "put its token into the file of [ray] token_file")
         ray.init(address=address, log_to_driver=False, logging_level="error", namespace="batchd")
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         why = f"the Ray cluster at {address} cannot be reached: {_first_line(error)}"
@@ -179,10 +184,25 @@ def _not_connected(out: int, why: str, fix: str) -> int:
     return 3
 
 
+def _takes_token(address: str) -> bool:
+    """Whether a cluster takes the token that this process has, if it wants any. Ray itself would try for long."""
+    return _asked(address, os.environ) != _WANTS_TOKEN
+
+
 def _unguarded(address: str) -> str:
     """Return that a cluster answers a process without its token, or that this cannot be seen; empty: it does not."""
     surroundings = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH_")}
     surroundings |= {"RAY_AUTH_MODE": "disabled", "HOME": "/nonexistent"}
+    code = _asked(address, surroundings)
+    if code == _WANTS_TOKEN:
+        return ""
+    if code == 0:
+        return "takes orders from any process that reaches it"
+    return "it cannot be seen whether it wants a token"
+
+
+def _asked(address: str, surroundings: Mapping[str, str]) -> int | None:
+    """Return how a process with these variables ends that asks a cluster something; None: not in time."""
     try:
         done = subprocess.run(
             children.program(_ASK, address),
@@ -192,18 +212,13 @@ def _unguarded(address: str) -> str:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return f"has not said within {_ASK_S:.0f} s whether it wants a token"
-    if done.returncode == _WANTS_TOKEN:
-        return ""
-    if done.returncode == 0:
-        return "takes orders from any process that reaches it"
-    last = done.stderr.decode(errors="replace").strip().splitlines() or ["it ended"]
-    return f"it cannot be seen whether it wants a token: {last[-1]}"
+        return None
+    return done.returncode
 
 
 def _first_line(error: BaseException) -> str:
-    """Return what an error says, without the trace that Ray adds."""
-    lines: Iterator[str] = (each.strip() for each in str(error).splitlines())
+    """Return what an error says, without the trace and the colours that Ray adds."""
+    lines: Iterator[str] = (each.strip() for each in _COLOUR.sub("", str(error)).splitlines())
     return next(filter(None, lines), type(error).__name__)
 
 

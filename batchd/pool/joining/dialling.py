@@ -21,6 +21,7 @@ from batchd.pool.joining.ticket import Ticket, located
 #: How long one try takes, how long it is tried, and the pauses between, in seconds.
 _DIAL_S, _PATIENCE_S = 10.0, 30.0
 _FIRST_S, _LONGEST_S = 0.1, 5.0
+_REPORT_S = 5.0
 
 
 async def join(ticket: Ticket, node: str, parting: str, channel: Channel) -> None:
@@ -79,7 +80,7 @@ def report_end(ticket: Ticket, parting: str, *, died: bool) -> None:
     """Let the daemon of a ticket know that the worker with this word has ended. Raises ``OSError``."""
     place = ticket.host, ticket.port
     with (
-        socket.create_connection(place, _DIAL_S) as plain,
+        socket.create_connection(place, _REPORT_S) as plain,
         _context().wrap_socket(plain) as secure,
     ):
         if _is_daemon(secure.getpeercert(binary_form=True), ticket):

@@ -6,6 +6,7 @@ Until its token is seen, a process that connects gets little: a few connections 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import socket
 from collections import Counter
@@ -25,6 +26,8 @@ from batchd.pool.joining.ticket import located
 _MOST_WAITING, _MOST_FROM_ONE = 64, 8
 #: What each may take, in seconds, and send, in bytes.
 _JOIN_S, _MOST_BYTES = 10.0, 4096
+#: What one that is sent away gets to close its end, in seconds.
+_LEAVE_S = 2.0
 #: At most one line in so many seconds says who was not let in.
 _QUIET_S = 10.0
 _HEAD = 4
@@ -132,6 +135,7 @@ class Gate:
                     connection,
                     ssl=self._context,
                     ssl_handshake_timeout=_JOIN_S,
+                    ssl_shutdown_timeout=_LEAVE_S,
                 )
                 asked = await applicant.asked
         except asyncio.CancelledError:
@@ -142,7 +146,10 @@ class Gate:
             why = str(error) or f"it said nothing for {_JOIN_S:.0f} s"
             self._not_admitted(address, f"it did not speak as a worker does: {why}")
         else:
-            self._take(transport, asked, address)
+            if not self._take(transport, asked, address):
+                # It counts as one that waits until it is gone: who never closes must not gather connections.
+                await applicant.gone(_LEAVE_S)
+                transport.abort()
         finally:
             self._room.release()
             self._waiting[address] -= 1
@@ -151,12 +158,12 @@ class Gate:
 
     def _take(
         self, transport: asyncio.Transport, asked: wire.Join | wire.WorkerEnded, address: str
-    ) -> None:
-        """Let a worker in that has a good ticket, or take a keeper's word."""
+    ) -> bool:
+        """Let a worker in that has a good ticket, or take a keeper's word; return whether the connection is a worker's now."""
         if isinstance(asked, wire.WorkerEnded):
             self._doorkeeper.ended(asked.parting, died=asked.died)
             transport.close()
-            return
+            return False
         # Only who has a good ticket learns what this daemon is; one that does not fit may come again with it.
         refusal = self._invitations.problem(asked.token, address) or _refusal(asked)
         if refusal:
@@ -165,6 +172,7 @@ class Gate:
             self._not_admitted(address, refusal)
         else:
             self._doorkeeper.admit(transport, asked, self._invitations.take(asked.token))
+        return not refusal
 
     def _not_admitted(self, address: str, why: str) -> None:
         """Write a line, unless one was written just now: who has no ticket must not fill the log."""
@@ -186,6 +194,7 @@ class _Applicant(asyncio.Protocol):
             asyncio.get_running_loop().create_future()
         )
         self._transport: asyncio.Transport | None = None
+        self._lost = asyncio.Event()
         self._buffer = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -194,7 +203,13 @@ class _Applicant(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's; why it left is the same to us)
         """Asyncio calls this."""
+        self._lost.set()
         self.fail(ConnectionError("it left"))
+
+    async def gone(self, within_s: float) -> None:
+        """Return when it has closed its end, or the time is over."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._lost.wait(), within_s)
 
     def data_received(self, data: bytes) -> None:
         """Asyncio calls this."""
@@ -209,7 +224,7 @@ class _Applicant(asyncio.Protocol):
         elif len(self._buffer) == size:
             try:
                 asked = wire.unpack(bytes(self._buffer[_HEAD:]))
-            except (msgspec.MsgspecError, KeyError) as error:
+            except (msgspec.MsgspecError, KeyError, ValueError, RecursionError) as error:
                 self.fail(ValueError(f"no message: {error}"))
                 return
             if not isinstance(asked, wire.Join | wire.WorkerEnded):

@@ -47,14 +47,16 @@ def keep(way: Ticket, node: str, *, tied: bool = False) -> int:
         assert worker.stdin is not None, "a pipe was asked for"
         with contextlib.suppress(BrokenPipeError), worker.stdin:
             worker.stdin.write(f"{way}\n{digest(parting)}\n".encode())
-        why = _watch(worker, reading, parent)
+        why, died = _watch(worker, reading, parent), False
+        if not why and worker.returncode < 0:
+            why, died = f"the worker was killed by {signal.Signals(-worker.returncode).name}", True
         if why:
             sys.stderr.write(f"batchd worker: {why}\n")
         with contextlib.suppress(OSError, ValueError):  # the daemon is gone, say
-            dialling.report_end(way, parting, died=not why and worker.returncode < 0)
+            dialling.report_end(way, parting, died=died)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return 3 if why or worker.returncode < 0 else worker.returncode
+    return 3 if why else worker.returncode
 
 
 def _watch(worker: subprocess.Popen[bytes], reading: int, parent: int) -> str:

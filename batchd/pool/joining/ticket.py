@@ -38,6 +38,10 @@ def address(text: str) -> tuple[str, int] | None:
     host = host.removeprefix("[").removesuffix("]")
     if not (colon and host and port.isascii() and port.isdecimal()):
         return None
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return None
     number = int(port)
     return (host, number) if 0 < number <= _MOST_PORT else None
 

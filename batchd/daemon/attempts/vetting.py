@@ -1,0 +1,77 @@
+"""What a worker of another machine says is looked at before it counts: a forged event must not cost more than its task.
+
+Such a machine holds the task, and may lie about it. It must not stop the daemon, nor leave what no later one can read.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from batchd import wire
+from batchd.events import Event, TaskFinished
+from batchd.formats import ResultV1
+from batchd.records import Ref, Status
+
+_RESULT: msgspec.json.Decoder[ResultV1] = msgspec.json.Decoder(ResultV1)
+_KINDS = (wire.Ask, wire.Failed, wire.Record, wire.PatchMade, wire.Progress, wire.Done)
+#: No count, size or duration of ours is larger, and SQLite takes it.
+_MOST = 1 << 53
+#: How far a clock may be ahead of ours, in seconds.
+_AHEAD_S = 86_400.0
+
+
+def problem(message: Any) -> str:
+    """Return what in a message no worker of ours says; empty: all may be true."""
+    if not isinstance(message, _KINDS):
+        return f"it sent {type(message).__name__}"
+    ask = message.ask if isinstance(message, wire.Failed) else message
+    bodies = ask.events if isinstance(ask, wire.Ask | wire.Record) else ()
+    try:
+        events = wire.unraw(bodies)
+        sound = _numbers(msgspec.json.decode(msgspec.json.encode(message)))
+    except (msgspec.MsgspecError, KeyError, ValueError, RecursionError) as error:
+        return f"it sent what is no event: {str(error)[:200]}"
+    if not sound:
+        return "it sent a number that cannot be"
+    if isinstance(ask, wire.Ask) and min(ask.input_tokens, ask.max_output_tokens) < 0:
+        return "it asked for a call of less than no tokens"
+    return next(filter(None, (_event_problem(ask.ref, each) for each in events)), "")
+
+
+def _numbers(value: Any) -> bool:
+    """Whether all numbers in a JSON value are ones that can be stored."""
+    if isinstance(value, dict):
+        return _all(value.values())
+    if isinstance(value, list | tuple):
+        return _all(value)
+    if isinstance(value, float):
+        return math.isfinite(value) and abs(value) <= _MOST
+    return not isinstance(value, int) or abs(value) <= _MOST
+
+
+def _all(values: Iterable[Any]) -> bool:
+    return all(map(_numbers, values))
+
+
+def _event_problem(ref: Ref, event: Event) -> str:
+    if not 0 <= event.at <= time.time() + _AHEAD_S:
+        return f"it sent an event of another time: {event.at:g}"
+    if not isinstance(event, TaskFinished):
+        return ""
+    try:
+        result = _RESULT.decode(event.result)
+    except msgspec.MsgspecError as error:
+        return f"it sent a result that is none: {str(error)[:200]}"
+    if (result.batch, result.task) != (ref.batch, ref.task):
+        return f"it sent a result of {result.batch}/{result.task}"
+    known = {each.value for each in Status if each.final}
+    if event.status not in known or (result.status, result.reason) != (event.status, event.reason):
+        return (
+            f"it sent a result that says {result.status}, for a task that ended as {event.status}"
+        )
+    return ""

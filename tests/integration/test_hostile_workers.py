@@ -1,0 +1,202 @@
+"""A worker with a good ticket that is not one of ours: it may spoil its task, and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Spool
+from loglines import logged
+from patience import PATIENCE_S
+from pools import drop, running, summary
+from test_joining import configured, invited, joined
+
+from batchd import __version__, wire
+from batchd.pool import code
+from batchd.pool.joining import ticket
+
+pytestmark = pytest.mark.in_turns
+
+
+class Stranger:
+    """Speaks the protocol by hand."""
+
+    def __init__(self, line: str) -> None:
+        way = ticket.parse(line)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        self._socket = context.wrap_socket(socket.create_connection((way.host, way.port)))
+        self._socket.settimeout(PATIENCE_S)
+        self._buffer = b""
+        self._token = way.token
+
+    def join(self, token: str = "") -> Stranger:
+        """Show the ticket, and say Hello."""
+        self.say(
+            "Join",
+            token=token or self._token,
+            version=__version__,
+            code=code.content(),
+            python=code.python(),
+            node="stranger",
+            pid=4242,
+            parting=hashlib.sha256(b"word").hexdigest(),
+        )
+        return self
+
+    def greet(self) -> Stranger:
+        """Say Hello, and beat once."""
+        assert self.hear("Hello")
+        self.say("Hello", version=__version__, pid=4242)
+        self.say("Heartbeat", rss=1, number=1)
+        return self
+
+    def say(self, kind: str, **fields: Any) -> None:
+        """Send a message."""
+        self.frame(json.dumps([kind, fields]).encode())
+
+    def frame(self, body: bytes) -> None:
+        """Send a frame."""
+        with contextlib.suppress(OSError):
+            self._socket.sendall(len(body).to_bytes(4, "big") + body)
+
+    def hear(self, kind: str) -> dict[str, Any]:
+        """Return the next message of a kind; empty where the connection ends before."""
+        while True:
+            size = 4 + int.from_bytes(self._buffer[:4], "big")
+            if len(self._buffer) >= max(5, size):
+                name, fields = json.loads(self._buffer[4:size])
+                self._buffer = self._buffer[size:]
+                if name == kind:
+                    return dict(fields)
+                continue
+            with contextlib.suppress(ConnectionResetError, ssl.SSLEOFError):
+                if more := self._socket.recv(1 << 16):
+                    self._buffer += more
+                    continue
+            return {}
+
+    def close(self) -> None:
+        """Leave."""
+        self._socket.close()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, model_server: str) -> Spool:
+    """A spool whose workers all join."""
+    return configured(tmp_path, model_server)
+
+
+@contextlib.contextmanager
+def stranger(cluster: Spool) -> Iterator[tuple[Stranger, dict[str, Any]]]:
+    """Give one that has a task, and what it was given."""
+    made = Stranger(invited(cluster)).join().greet()
+    try:
+        drop(cluster, 1)
+        run = made.hear("Run")
+        assert run
+        yield made, run
+    finally:
+        made.close()
+
+
+def _record(who: Stranger, run: dict[str, Any], *events: Any) -> None:
+    who.say("Record", ref=run["ref"], attempt=run["attempt"], seq=0, events=events)
+
+
+def _started(run: dict[str, Any], at: float = 0.0) -> list[Any]:
+    return ["TaskStarted", {"at": at or time.time(), "terms": run["terms"]}]
+
+
+def _finished(result: str) -> list[Any]:
+    fields = {"at": time.time(), "status": "completed", "reason": None, "result": result}
+    return ["TaskFinished", fields]
+
+
+def _answered(tokens: int) -> list[Any]:
+    usage = {"calls": 1, "input_tokens": tokens, "output_tokens": 1}
+    answer = {"content": "x", "usage": usage}
+    return ["CallAnswered", {"at": time.time(), "purpose": "agent", "answer": answer}]
+
+
+#: What each says that has a task.
+LIES: dict[str, Callable[[Stranger, dict[str, Any]], None]] = {
+    "no result": lambda who, run: _record(who, run, _started(run), _finished("{")),
+    "an empty result": lambda who, run: _record(who, run, _started(run), _finished("{}")),
+    "null": lambda who, run: _record(who, run, _started(run), _finished("null")),
+    "a late time": lambda who, run: _record(who, run, _started(run, 1e308)),
+    "an early time": lambda who, run: _record(who, run, _started(run, -1.0)),
+    "tokens": lambda who, run: _record(who, run, _started(run), _answered(10**25)),
+    "more tokens": lambda who, run: _record(who, run, _started(run), _answered(10**400)),
+    "no event": lambda who, run: _record(who, run, ["Nonsense", {}]),
+    "half an event": lambda who, run: _record(who, run, ["CallFailed", {"x": 1}]),
+    "deep": lambda who, _: who.frame(b'["Record",' + b"[" * 100_000),
+    "another's message": lambda who, _: who.say("Drain"),
+    "another ticket": lambda who, _: who.join(),
+    "less than nothing": lambda who, run: who.say(
+        "Ask",
+        ref=run["ref"],
+        attempt=run["attempt"],
+        seq=0,
+        events=[_started(run)],
+        purpose="agent",
+        model="standin/steps-3",
+        input_tokens=-(10**9),
+        max_output_tokens=10,
+    ),
+}
+
+
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("lie", LIES)
+def test_a_worker_that_lies_is_sent_away(cluster: Spool, lie: str) -> None:
+    """Its connection is closed, the daemon goes on, and another worker does its task, as after a restart."""
+    with cluster.serving() as daemon:
+        with stranger(cluster) as (who, run):
+            LIES[lie](who, run)
+            assert not who.hear("nothing")
+        who.close()
+        assert daemon.poll() is None
+        with joined(cluster, "node7"):
+            assert summary(cluster)["counts"]["completed"] == 1
+    with cluster.serving():
+        assert "b" in cluster.batchd("status").stdout
+        assert not cluster.batchd("logs", "b").returncode
+
+
+def test_a_result_that_was_never_written_is_the_daemons_to_write(cluster: Spool) -> None:
+    """A worker elsewhere that says it has published a result has not: its word is worth no file."""
+    with cluster.serving():
+        with stranger(cluster) as (who, run):
+            who.say("Done", ref=run["ref"], attempt=run["attempt"], outcome="published")
+            cluster.eventually(lambda: not running(cluster))
+        with joined(cluster, "node7"):
+            assert summary(cluster)["counts"]["completed"] == 1
+        assert (cluster.folder / "outbox/b/001.json").exists()
+
+
+def test_who_is_sent_away_and_stays_takes_nothing(cluster: Spool) -> None:
+    """Connections of who never closes are closed for them: the daemon has as many descriptors as before."""
+    with cluster.serving() as daemon:
+        line = invited(cluster)
+        folder = Path(f"/proc/{daemon.pid}/fd")
+        before = len([*folder.iterdir()])
+        strangers = [Stranger(line).join("wrong") for _ in range(8)]
+        cluster.eventually(lambda: len([*folder.iterdir()]) <= before + 2)
+        with joined(cluster, "node7", line):
+            cluster.eventually(lambda: logged(cluster.folder / "daemon.log", "worker_started"))
+        for each in strangers:
+            each.close()
+
+
+def test_the_forms_of_messages_are_those_of_the_wire() -> None:
+    """What is spoken by hand above is what is spoken."""
+    assert wire.unpack(b'["Heartbeat",{"rss":1,"number":1}]') == wire.Heartbeat(rss=1, number=1)
