@@ -3,15 +3,63 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import subprocess
 import urllib.request
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from conftest import Spool
+from patience import PATIENCE_S
+from ports import free_port
 
 from batchd import control
+from tests.conftest import CONFIG, NO_REPORT, Spool
+
+#: A lease that a test can wait for.
+LEASE_S = 3.0
+
+
+def configured(folder: Path, base_url: str, model: str = "steps-3") -> Spool:
+    """Return a spool whose workers all join."""
+    text = CONFIG.format(base_url=base_url, model=model).replace("processes = 2", "processes = 0")
+    lease = f'heartbeat_timeout_s = {LEASE_S}\nlisten = "127.0.0.1:{free_port()}"\n'
+    text = text.replace("drain_s = 2\n", f"drain_s = 2\n{lease}")
+    (folder / "config.toml").write_text(f"{NO_REPORT}{text}[workspace]\nshared = true\n")
+    return Spool(folder)
+
+
+def invited(cluster: Spool, machine: str = "127.0.0.1") -> str:
+    """Return a ticket."""
+    done = cluster.batchd("invite", machine)
+    assert not done.returncode, done.stderr
+    return done.stdout.strip()
+
+
+@contextlib.contextmanager
+def joined(cluster: Spool, node: str, line: str = "") -> Iterator[subprocess.Popen[str]]:
+    """Run a worker, from its start to whatever end."""
+    process = subprocess.Popen(
+        cluster.command("worker", "--join", "-", "--node", node),
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=cluster.environment,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdin is not None
+        process.stdin.write((line or invited(cluster)) + "\n")
+        process.stdin.close()
+        process.stdin = None
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+        process.communicate(timeout=PATIENCE_S)
 
 
 def workers(spool: Spool) -> dict[int, dict[str, Any]]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from conftest import CONFIG, NO_REPORT, Spool
 from ports import free_port
+
+from tests.conftest import CONFIG, NO_REPORT, Spool
 
 #: Of every cluster here.
 TOKEN = "0" * 64

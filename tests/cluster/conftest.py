@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from cluster_spools import TOKEN, on_cluster
-from conftest import Spool
+
+from tests.conftest import Spool
 
 #: Before Ray is imported: it reads them once.
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from cluster_spools import tree
-from conftest import Spool
 from loglines import logged
 from pools import asked, drop, processes, running, summary, workers
 from ray.cluster_utils import Cluster
+
+from tests.conftest import Spool
 
 #: Tasks of a batch, and calls of each.
 _TASKS, _CALLS = 30, 3

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from cluster_spools import on_cluster, tree
-from conftest import Spool
 from pools import drop, running, summary
 from ports import free_port
 
 from batchd import control
+from tests.conftest import Spool
 
 
 @contextlib.contextmanager

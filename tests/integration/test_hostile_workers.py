@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Spool
 from loglines import logged
 from patience import PATIENCE_S
-from pools import drop, running, summary
-from test_joining import configured, invited, joined
+from pools import configured, drop, invited, joined, running, summary
 
 from batchd import __version__, wire
 from batchd.pool import code
 from batchd.pool.joining import ticket
+from tests.conftest import Spool
 
 pytestmark = pytest.mark.in_turns
 

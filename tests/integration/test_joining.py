@@ -7,70 +7,36 @@ import os
 import signal
 import socket
 import ssl
-import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import CONFIG, NO_REPORT, Spool
 from loglines import logged
 from patience import PATIENCE_S
-from pools import asked, drop, nodes, processes, running, summary
-from ports import free_port
+from pools import (
+    LEASE_S,
+    asked,
+    configured,
+    drop,
+    invited,
+    joined,
+    nodes,
+    processes,
+    running,
+    summary,
+)
 
 from batchd import wire
 from batchd.pool.joining import ticket
+from tests.conftest import Spool
 
 pytestmark = pytest.mark.in_turns
-
-#: A lease that a test can wait for.
-_LEASE_S = 3.0
 
 
 @pytest.fixture
 def cluster(tmp_path: Path, slow_server: str) -> Spool:
     """A spool without processes of its own, whose model takes a moment for each of three answers."""
     return configured(tmp_path, slow_server)
-
-
-def configured(folder: Path, base_url: str, model: str = "steps-3") -> Spool:
-    """Return a spool whose workers all join."""
-    text = CONFIG.format(base_url=base_url, model=model).replace("processes = 2", "processes = 0")
-    lease = f'heartbeat_timeout_s = {_LEASE_S}\nlisten = "127.0.0.1:{free_port()}"\n'
-    text = text.replace("drain_s = 2\n", f"drain_s = 2\n{lease}")
-    (folder / "config.toml").write_text(f"{NO_REPORT}{text}[workspace]\nshared = true\n")
-    return Spool(folder)
-
-
-def invited(cluster: Spool, machine: str = "127.0.0.1") -> str:
-    """Return a ticket."""
-    done = cluster.batchd("invite", machine)
-    assert not done.returncode, done.stderr
-    return done.stdout.strip()
-
-
-@contextlib.contextmanager
-def joined(cluster: Spool, node: str, line: str = "") -> Iterator[subprocess.Popen[str]]:
-    """Run a worker, from its start to whatever end."""
-    process = subprocess.Popen(
-        cluster.command("worker", "--join", "-", "--node", node),
-        stdin=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=cluster.environment,
-        start_new_session=True,
-    )
-    try:
-        assert process.stdin is not None
-        process.stdin.write((line or invited(cluster)) + "\n")
-        process.stdin.close()
-        process.stdin = None
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGKILL)
-        process.communicate(timeout=PATIENCE_S)
 
 
 def refused(cluster: Spool, line: str) -> str:
@@ -211,7 +177,7 @@ def test_a_keeper_that_sees_its_worker_end_frees_its_tasks_at_once(cluster: Spoo
         killed = time.monotonic()
         os.kill(nodes(cluster)["one"], signal.SIGKILL)
         assert summary(cluster)["counts"]["completed"] == 2
-        assert time.monotonic() - killed < _LEASE_S
+        assert time.monotonic() - killed < LEASE_S
     (died,) = logged(cluster.folder / "daemon.log", "worker_died")
     assert died["node"] == "one"
 
@@ -253,7 +219,7 @@ def test_the_next_daemon_waits_for_a_lease_that_it_cannot_see_the_end_of(cluster
             begun = time.monotonic()
             cluster.eventually(lambda: "two" in nodes(cluster))
             assert summary(cluster)["counts"]["completed"] == 1
-            assert time.monotonic() - begun > _LEASE_S
+            assert time.monotonic() - begun > LEASE_S
             for pid in frozen:
                 os.kill(pid, signal.SIGCONT)
             assert one.wait(PATIENCE_S) == 3
