@@ -142,7 +142,7 @@ class Launcher:
         """Report how large the cluster is; return whether it may be used."""
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         if len(nodes) > 1 and not self._guarded:
-            # One node alone may be this machine, and listen to nobody else; so it is asked as soon as there are more.
+            # One node alone may be this machine, reached from nowhere else; so it is asked as soon as there are more.
             if why := _unguarded(self._ray.get_runtime_context().gcs_address):
                 why = f"the Ray cluster has {len(nodes)} nodes, and {why}"
                 self._say(NotConnected(why, "start all of its nodes with RAY_AUTH_MODE=token"))

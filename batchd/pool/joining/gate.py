@@ -75,7 +75,7 @@ class Gate:
     def open(self) -> None:
         """Begin to listen. Raises ``NotPossibleError``."""
         host, port = self._place
-        code.content()  # of what this process runs, before anybody can change it
+        code.content()  # of what this process runs, before it can be changed
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         both = host == "::" and socket.has_dualstack_ipv6()
         try:
