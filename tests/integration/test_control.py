@@ -811,7 +811,8 @@ def test_tune_refuses_what_is_wrong_or_cannot_change(at: Control) -> None:
         for change, words in (
             ("pool.proceses=3", "do you mean processes"),
             ("pool.processes=many", "pool.processes"),
-            ("pool.processes=0", "greater than or equal to 1"),
+            ("pool.processes=-1", "greater than or equal to 0"),
+            ("pool.processes=0", "without processes, and without [pool] listen"),
             ("agent.model=nowhere/x", "no provider 'nowhere'"),
             ("paths.outbox=/tmp/elsewhere", "cannot change while the daemon runs"),
             ("log.level=debug", "cannot change while the daemon runs"),
@@ -1099,7 +1100,7 @@ def test_a_socket_survives_rude_and_many_clients(at: Control) -> None:
 def test_the_socket_speaks_as_it_always_has(at: Control) -> None:
     """To the letter, for clients of any version; a line of the log for each order, and for one that is none."""
     at.drop("games", [HANGS, HANGS])
-    verbs = "cancel, check, detach, pause, priority, prune, resume, retry, status, submit, tune"
+    verbs = "cancel, check, detach, invite, pause, priority, prune, resume, retry, status, submit, tune"
     wrong = r"priority is \"high\": a priority is a whole number; higher goes first"
     said = [
         ('{"verb": "priority", "target": "games", "priority": 3}', '"ok": true, "tasks": 2'),
