@@ -1100,7 +1100,9 @@ def test_a_socket_survives_rude_and_many_clients(at: Control) -> None:
 def test_the_socket_speaks_as_it_always_has(at: Control) -> None:
     """To the letter, for clients of any version; a line of the log for each order, and for one that is none."""
     at.drop("games", [HANGS, HANGS])
-    verbs = "cancel, check, detach, invite, pause, priority, prune, resume, retry, status, submit, tune"
+    verbs = (
+        "cancel, check, detach, invite, pause, priority, prune, resume, retry, status, submit, tune"
+    )
     wrong = r"priority is \"high\": a priority is a whole number; higher goes first"
     said = [
         ('{"verb": "priority", "target": "games", "priority": 3}', '"ok": true, "tasks": 2'),
