@@ -17,7 +17,7 @@ from loglines import logged
 from patience import PATIENCE_S
 from pools import configured, drop, invited, joined, running, summary
 
-from batchd import __version__, wire
+from batchd import __version__
 from batchd.pool import code
 from batchd.pool.joining import ticket
 from tests.conftest import Spool
@@ -194,8 +194,3 @@ def test_who_is_sent_away_and_stays_takes_nothing(cluster: Spool) -> None:
             cluster.eventually(lambda: logged(cluster.folder / "daemon.log", "worker_started"))
         for each in strangers:
             each.close()
-
-
-def test_the_forms_of_messages_are_those_of_the_wire() -> None:
-    """What is spoken by hand above is what is spoken."""
-    assert wire.unpack(b'["Heartbeat",{"rss":1,"number":1}]') == wire.Heartbeat(rss=1, number=1)

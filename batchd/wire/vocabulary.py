@@ -1,40 +1,26 @@
-"""The messages between the daemon and its workers, on its machine or on another one.
-
-Frames on a stream socket: four bytes of length (big endian), then ``["KIND", {fields}]``
-in JSON. A worker owns no durable state. Which way each goes stands in its docstring.
-"""
+"""What the daemon and every worker say to each other. Which way each message goes stands in its docstring."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import cache
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 import msgspec
 from msgspec import Struct, field
-from msgspec.structs import replace
 
-from batchd.events import CallStarted, Event, Terms
-from batchd.events import decode as decode_event
-from batchd.events import encode as encode_event
+from batchd.events import CallStarted, Terms
 from batchd.records import (
     Activity,
     Base,
     Batch,
     Endpoint,
     Failure,
-    Patch,
     Purpose,
     RateLimit,
     Ref,
     SandboxPolicy,
     Task,
 )
-
-#: A frame longer than this is a bug or an attack: the largest legitimate one is an event of some megabytes.
-MAX_FRAME = 1 << 28
-#: And of the history that one message takes along: a task's journal may be larger than a frame.
-MAX_HISTORY = 1 << 24
 
 #: How an attempt ended in its worker; ``refused``: the worker takes no task; ``unopened``: the batch's folder takes no directory.
 DoneAs: TypeAlias = Literal[
@@ -61,37 +47,6 @@ class Settings(Struct, frozen=True, kw_only=True):
         return (secret for endpoint in self.endpoints.values() for secret in endpoint.secrets())
 
 
-class Join(Struct, frozen=True, kw_only=True):
-    """Up: the first message of a worker on another machine. Answered by ``Hello`` or ``NotAdmitted``."""
-
-    token: str
-    version: str
-    #: The fingerprint of the files that it runs, by what is in them.
-    code: str
-    #: ``3.11``, ``3.13``.
-    python: str
-    #: What its machine is called.
-    node: str
-    #: The worker's process there.
-    pid: int
-    #: The digest of the word by which its keeper will say that it has ended.
-    parting: str
-
-
-class WorkerEnded(Struct, frozen=True):
-    """Up, on a connection of its own: a worker has ended, seen by its keeper, who alone knows the ``parting`` word."""
-
-    parting: str
-    #: Whether it died by itself; else it left, was asked to end, or was ended with its lease.
-    died: bool
-
-
-class NotAdmitted(Struct, frozen=True):
-    """Down: the worker is not let in; ``message`` says why, with the fix."""
-
-    message: str
-
-
 class Hello(Struct, frozen=True, kw_only=True):
     """Both: the first message each way, on this machine. A difference in ``version`` or ``code`` ends the worker."""
 
@@ -104,12 +59,6 @@ class Hello(Struct, frozen=True, kw_only=True):
     problem: str = ""
     #: Down.
     settings: Settings | None = None
-
-
-class Keys(Struct, frozen=True):
-    """Down, to another machine: where the providers of the next task are reached, and with which keys."""
-
-    endpoints: Mapping[str, Endpoint]
 
 
 class Run(Struct, frozen=True, kw_only=True):
@@ -231,24 +180,6 @@ class Record(Struct, frozen=True, kw_only=True):
     lessons: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-class PatchMade(Struct, frozen=True):
-    """Up, from another machine: keep this patch where the result will be. Answered by ``PatchKept``."""
-
-    ref: Ref
-    attempt: int
-    patch: Patch
-
-
-class PatchKept(Struct, frozen=True):
-    """Down: the patch is durable, or was refused by the disk."""
-
-    ref: Ref
-    attempt: int
-    #: What the disk refused it with; 0: it is durable.
-    errno: int = 0
-    message: str = ""
-
-
 class Ack(Struct, frozen=True):
     """Down: every event below ``seq`` is durable."""
 
@@ -292,93 +223,3 @@ class Heartbeat(Struct, frozen=True):
     busy: int = 0
     #: Which heartbeat of this worker's it is.
     number: int = 0
-
-
-class LeaseRenewed(Struct, frozen=True):
-    """Down: the lease counts from the moment at which the worker sent this heartbeat."""
-
-    number: int
-
-
-class Leaving(Struct, frozen=True):
-    """Up: the worker takes no more tasks, and gives back those it has at their next durable points."""
-
-    #: Why: its machine is drained, say.
-    cause: str
-
-
-Down: TypeAlias = (
-    Hello
-    | NotAdmitted
-    | Keys
-    | LeaseRenewed
-    | History
-    | Run
-    | Cancel
-    | Park
-    | Drain
-    | Retune
-    | Granted
-    | Denied
-    | Ack
-    | Nack
-    | PatchKept
-)
-Up: TypeAlias = (
-    Join
-    | WorkerEnded
-    | Hello
-    | Ask
-    | Failed
-    | Record
-    | PatchMade
-    | Progress
-    | Done
-    | Heartbeat
-    | Leaving
-)
-
-
-@cache
-def _decoders() -> dict[str, msgspec.json.Decoder[Any]]:
-    return {cls.__name__: msgspec.json.Decoder(cls) for cls in {*get_args(Down), *get_args(Up)}}
-
-
-_FRAME: msgspec.json.Decoder[tuple[str, msgspec.Raw]] = msgspec.json.Decoder(
-    tuple[str, msgspec.Raw]
-)
-
-
-def handed(run: Run) -> Iterator[History | Run]:
-    """Yield the messages that hand a task over: of a long history ``MAX_HISTORY`` bytes each, or a single event."""
-    part: list[msgspec.Raw] = []
-    size = 0
-    for event in run.history:
-        if part and size + len(bytes(event)) > MAX_HISTORY:
-            yield History(ref=run.ref, attempt=run.attempt, events=tuple(part))
-            part, size = [], 0
-        part.append(event)
-        size += len(bytes(event))
-    yield replace(run, history=tuple(part))
-
-
-def pack(message: Down | Up) -> bytes:
-    """Return a message as one frame, its length in front."""
-    body = msgspec.json.encode((type(message).__name__, message))
-    return len(body).to_bytes(4, "big") + body
-
-
-def unpack(body: bytes) -> Any:
-    """Return the message in a frame's body. Raises ``msgspec.MsgspecError`` or ``KeyError``."""
-    kind, fields = _FRAME.decode(body)
-    return _decoders()[kind].decode(fields)
-
-
-def raw(events: list[Event]) -> tuple[msgspec.Raw, ...]:
-    """Return events as messages carry them: encoded once, where they were made."""
-    return tuple(msgspec.Raw(encode_event(e)) for e in events)
-
-
-def unraw(bodies: tuple[msgspec.Raw, ...]) -> list[Event]:
-    """Return the events that ``raw`` wrapped."""
-    return [decode_event(bytes(b)) for b in bodies]

@@ -1,0 +1,77 @@
+"""What the daemon and a worker of another machine say beside that: how it joins, its lease, its keys, its patches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from batchd.records import Endpoint, Patch, Ref
+
+
+class Join(Struct, frozen=True, kw_only=True):
+    """Up: the first message of a worker on another machine. Answered by ``Hello`` or ``NotAdmitted``."""
+
+    token: str
+    version: str
+    #: The fingerprint of the files that it runs, by what is in them.
+    code: str
+    #: ``3.11``, ``3.13``.
+    python: str
+    #: What its machine is called.
+    node: str
+    #: The worker's process there.
+    pid: int
+    #: The digest of the word by which its keeper will say that it has ended.
+    parting: str
+
+
+class WorkerEnded(Struct, frozen=True):
+    """Up, on a connection of its own: a worker has ended, seen by its keeper, who alone knows the ``parting`` word."""
+
+    parting: str
+    #: Whether it died by itself; else it left, was asked to end, or was ended with its lease.
+    died: bool
+
+
+class NotAdmitted(Struct, frozen=True):
+    """Down: the worker is not let in; ``message`` says why, with the fix."""
+
+    message: str
+
+
+class Keys(Struct, frozen=True):
+    """Down, to another machine: where the providers of the next task are reached, and with which keys."""
+
+    endpoints: Mapping[str, Endpoint]
+
+
+class PatchMade(Struct, frozen=True):
+    """Up, from another machine: keep this patch where the result will be. Answered by ``PatchKept``."""
+
+    ref: Ref
+    attempt: int
+    patch: Patch
+
+
+class PatchKept(Struct, frozen=True):
+    """Down: the patch is durable, or was refused by the disk."""
+
+    ref: Ref
+    attempt: int
+    #: What the disk refused it with; 0: it is durable.
+    errno: int = 0
+    message: str = ""
+
+
+class LeaseRenewed(Struct, frozen=True):
+    """Down: the lease counts from the moment at which the worker sent this heartbeat."""
+
+    number: int
+
+
+class Leaving(Struct, frozen=True):
+    """Up: the worker takes no more tasks, and gives back those it has at their next durable points."""
+
+    #: Why: its machine is drained, say.
+    cause: str

@@ -1,0 +1,124 @@
+"""How messages become bytes, and back: four bytes of length (big endian), then ``["KIND", {fields}]`` in JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, TypeAlias, get_args
+
+import msgspec
+from msgspec.structs import replace
+
+from batchd.events import Event
+from batchd.events import decode as decode_event
+from batchd.events import encode as encode_event
+from batchd.wire.elsewhere import (
+    Join,
+    Keys,
+    LeaseRenewed,
+    Leaving,
+    NotAdmitted,
+    PatchKept,
+    PatchMade,
+    WorkerEnded,
+)
+from batchd.wire.vocabulary import (
+    Ack,
+    Ask,
+    Cancel,
+    Denied,
+    Done,
+    Drain,
+    Failed,
+    Granted,
+    Heartbeat,
+    Hello,
+    History,
+    Nack,
+    Park,
+    Progress,
+    Record,
+    Retune,
+    Run,
+)
+
+#: A frame longer than this is a bug or an attack: the largest legitimate one is an event of some megabytes.
+MAX_FRAME = 1 << 28
+#: And of the history that one message takes along: a task's journal may be larger than a frame.
+MAX_HISTORY = 1 << 24
+
+Down: TypeAlias = (
+    Hello
+    | NotAdmitted
+    | Keys
+    | LeaseRenewed
+    | History
+    | Run
+    | Cancel
+    | Park
+    | Drain
+    | Retune
+    | Granted
+    | Denied
+    | Ack
+    | Nack
+    | PatchKept
+)
+Up: TypeAlias = (
+    Join
+    | WorkerEnded
+    | Hello
+    | Ask
+    | Failed
+    | Record
+    | PatchMade
+    | Progress
+    | Done
+    | Heartbeat
+    | Leaving
+)
+
+
+@cache
+def _decoders() -> dict[str, msgspec.json.Decoder[Any]]:
+    return {cls.__name__: msgspec.json.Decoder(cls) for cls in {*get_args(Down), *get_args(Up)}}
+
+
+_FRAME: msgspec.json.Decoder[tuple[str, msgspec.Raw]] = msgspec.json.Decoder(
+    tuple[str, msgspec.Raw]
+)
+
+
+def handed(run: Run) -> Iterator[History | Run]:
+    """Yield the messages that hand a task over: of a long history ``MAX_HISTORY`` bytes each, or a single event."""
+    part: list[msgspec.Raw] = []
+    size = 0
+    for event in run.history:
+        if part and size + len(bytes(event)) > MAX_HISTORY:
+            yield History(ref=run.ref, attempt=run.attempt, events=tuple(part))
+            part, size = [], 0
+        part.append(event)
+        size += len(bytes(event))
+    yield replace(run, history=tuple(part))
+
+
+def pack(message: Down | Up) -> bytes:
+    """Return a message as one frame, its length in front."""
+    body = msgspec.json.encode((type(message).__name__, message))
+    return len(body).to_bytes(4, "big") + body
+
+
+def unpack(body: bytes) -> Any:
+    """Return the message in a frame's body. Raises ``msgspec.MsgspecError`` or ``KeyError``."""
+    kind, fields = _FRAME.decode(body)
+    return _decoders()[kind].decode(fields)
+
+
+def raw(events: list[Event]) -> tuple[msgspec.Raw, ...]:
+    """Return events as messages carry them: encoded once, where they were made."""
+    return tuple(msgspec.Raw(encode_event(e)) for e in events)
+
+
+def unraw(bodies: tuple[msgspec.Raw, ...]) -> list[Event]:
+    """Return the events that ``raw`` wrapped."""
+    return [decode_event(bytes(b)) for b in bodies]
