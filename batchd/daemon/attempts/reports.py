@@ -104,8 +104,9 @@ class Reports:
 
     def died(self, worker: Member, lost: Mapping[Ref, int], *, counted: bool) -> None:
         """Take the tasks of a dead worker back."""
-        if (lost or not worker.greeted) and not self._loop.closing:
-            tasks = [str(ref) for ref in lost]
+        # One elsewhere may leave as it likes while a task is only about to be its.
+        tasks = [str(ref) for ref, number in lost.items() if number or not worker.joined]
+        if (tasks or not worker.greeted) and not self._loop.closing:
             get_logger().error(
                 Action.WORKER_DIED,
                 **worker.fields(),
