@@ -232,7 +232,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "references": (("agent/schemachild.py", "(schema, registry=Registry())", "(schema)"),),
     "loop": (("taskstate/rounds.py", "looped = circles.circling(recent)", "looped = False"),),
     "measure": (
-        ("llm/client.py", "if left < 0:", "if False:"),
+        ("llm/exchange.py", "if left < 0:", "if False:"),
         ("llm/bodies.py", "_MOST_VALUES = 1 << 18", "_MOST_VALUES = 1 << 30"),
     ),
     "belief": (("agent/belief.py", "    if not usage.beyond(", "    if True or not usage.beyond("),),
