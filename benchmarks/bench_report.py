@@ -14,8 +14,8 @@ from typing import Any
 from harness import row
 
 # The browser, and the night's work, are those of the tests.
-_TESTS = Path(__file__).parents[1] / "tests"
-sys.path[:0] = [str(_TESTS / "browser"), str(_TESTS)]
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "browser"))
 from chromium import chromium
 from stored import Night
 
