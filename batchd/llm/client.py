@@ -23,9 +23,9 @@ from batchd.llm.dialect import Dialect
 from batchd.llm.dialects import DIALECTS
 from batchd.llm.failures import Place, http_failure
 from batchd.llm.request import Request, Target
-from batchd.llm.text import line as one_line
 from batchd.masking import Masker
 from batchd.records import Answer, Api, Endpoint, Failure, FailureKind, ModelSetup, RateLimit
+from batchd.records.unicode import line as one_line
 
 #: A host that does not take a connection by then cannot be reached.
 CONNECT_S = 15.0
@@ -280,7 +280,7 @@ async def _content(response: httpx2.Response) -> bytes:
         parts.append(part)
         left -= len(part)
         if left < 0:
-            raise httpx2.DecodingError(f"more than {MOST_BYTES >> 20} MB, and no end")
+            raise httpx2.DecodingError(f"more than {MOST_BYTES >> 20} MB without an end")
     return b"".join(parts)
 
 
