@@ -16,7 +16,7 @@ from batchd.store.reader import Reader
 from batchd.store.rows import SpendRow
 from batchd.store.spending import Split
 
-#: More tokens than anybody has, and few enough to be multiplied.
+#: More tokens than any account has, and few enough to be multiplied.
 _MOST = 10**15
 #: Parts of the ledger as small as it has them: the average call of each says more than that of all.
 _PARTS: tuple[Split, ...] = ("day", "batch", "provider", "model", "purpose")

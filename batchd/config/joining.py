@@ -27,12 +27,12 @@ def problems(
     if pool.advertise and not pool.listen:
         yield (
             ("pool", "advertise"),
-            Problem("", "[pool] listen is not set, so that no worker joins"),
+            Problem("", "[pool] listen is not set, so no worker can join"),
         )
     if pool.engine == "ray" and not pool.processes:
         yield (
             ("pool", "processes"),
-            Problem("", "the Ray cluster is to have no worker", "set it to 1 or more"),
+            Problem("", "the Ray cluster has room for no worker", "set it to 1 or more"),
         )
     if ray.min_processes > pool.processes:
         why = f"it is more than [pool] processes, {pool.processes}"

@@ -174,7 +174,7 @@ def _exchange(
     *,
     of: int | None = None,
 ) -> dict[str, Any]:
-    """Send a line to the socket in a folder, and return the answer. ``of``: who must be at the other end; None: anybody."""
+    """Send a line to the socket in a folder, and return the answer. ``of``: who must be at the other end; None: any user."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock, address(folder) as where:
         sock.settimeout(timeout_s)
         _connect(sock, where, timeout_s)

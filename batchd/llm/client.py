@@ -17,9 +17,9 @@ from batchd.llm.dialect import Dialect
 from batchd.llm.dialects import DIALECTS
 from batchd.llm.failures import Place, http_failure
 from batchd.llm.request import Request, Target
-from batchd.llm.text import line as one_line
 from batchd.masking import Masker
 from batchd.records import Answer, Api, Endpoint, Failure, FailureKind, ModelSetup, RateLimit
+from batchd.records.unicode import line as one_line
 
 #: An answer or a request longer than this (bytes) takes so long to read, or to count, that a thread does it.
 _LONG = 1 << 17

@@ -124,7 +124,7 @@ async def _content(response: httpx2.Response) -> bytes:
         parts.append(part)
         left -= len(part)
         if left < 0:
-            raise httpx2.DecodingError(f"more than {MOST_BYTES >> 20} MB, and no end")
+            raise httpx2.DecodingError(f"more than {MOST_BYTES >> 20} MB without an end")
     return b"".join(parts)
 
 

@@ -26,7 +26,7 @@ from batchd.taskstate import TaskState, Verdict
 #: What a disk, or a quota, answers that takes nothing for a while; and how long until it is tried again, in seconds.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 _AGAIN_S = 5.0
-#: What the clock may be adjusted by, in seconds, before anybody cares.
+#: What the clock may be adjusted by, in seconds, before the journal notes it.
 _MOVED_S = 2.0
 
 _Carrier = TypeVar("_Carrier", wire.Ask, wire.Record)

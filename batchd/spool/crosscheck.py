@@ -124,7 +124,7 @@ def _secret_problem(config: Config, secret: SecretSpec) -> Problem | None:
     if value in allowed:
         return None
     return Problem(
-        "", f"{place} does not name {value!r}", f"it names {', '.join(allowed) or 'none'}"
+        "", f"{place} does not name {value!r}", f"it allows {', '.join(allowed) or 'none'}"
     )
 
 

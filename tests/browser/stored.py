@@ -122,7 +122,7 @@ class Night:
             received_at=BEGUN,
         )
         tasks = [self._task(n) for n in range(self.tasks)]
-        store = Store.open(self.path, retention_s=1e9, clock=lambda: BEGUN)
+        store = Store.open(self.path, clock=lambda: BEGUN)
         await store.add_batch(batch, tasks)
         self.outbox.mkdir(parents=True)
         free = [(BEGUN + 0.2 * slot, slot) for slot in range(self.slots)]

@@ -67,9 +67,7 @@ async def work(store: Store, batch: str, task: str, model: str, *events: Event) 
 @pytest.fixture
 def spent(spool: Any) -> Any:
     """Give a spool with two batches on two days: two models, a judge, tags, an unsettled call."""
-    store = Store.open(
-        spool.folder / ".batchd" / "batchd.db", retention_s=7 * DAY, clock=lambda: NOON
-    )
+    store = Store.open(spool.folder / ".batchd" / "batchd.db", clock=lambda: NOON)
 
     async def fill() -> None:
         for name, tasks in {

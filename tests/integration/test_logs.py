@@ -164,7 +164,7 @@ def test_following_many_tasks_asks_for_what_is_new_alone(
     )
     tasks = [Task(id=f"{i:03d}", first_prompt="x", model="a/b") for i in range(200)]
     end = TaskFinished(at=2.0, status=Status.CANCELLED, reason=Reason.USER, result="{}")
-    store = Store.open(tmp_path / "batchd.db", retention_s=1)
+    store = Store.open(tmp_path / "batchd.db")
 
     def ends() -> None:
         async def finish() -> None:

@@ -106,7 +106,7 @@ def test_receivers_are_held_to_their_kind(written: Path) -> None:
         "[notify.b] url": "it must be http(s)://HOST[:PORT]/PATH, without user or password",
         "[notify.c] secret_env": "it must be the name of an environment variable",
         "[notify.c] command": "this key is needed",
-        "[notify] ../d": "a name is of letters, digits, _ and -, at most 64",
+        "[notify] ../d": "a name has at most 64 letters, digits, _ and -",
         "[secrets] env": "it holds a secret of [notify.e], which no command may see",
     }
 

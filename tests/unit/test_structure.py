@@ -26,6 +26,7 @@ class Room:
 LEAVES = (
     "records",
     "errors",
+    "actions",
     "log",
     "masking",
     "sealing",
@@ -51,6 +52,8 @@ FACES = (
 BELOW_THE_DAEMON: Mapping[str, Room] = {
     "records": Room(0, LEAVES),
     "errors": Room(0, LEAVES),
+    # The one list of log actions.
+    "actions": Room(0),
     "log": Room(0, (*LEAVES, "journald", "masking", "stderr", "console")),
     # Knows how systemd's journal wants its lines; `log` alone speaks to it.
     "journald": Room(0),
@@ -249,7 +252,7 @@ def test_no_circles() -> None:
         ),
         (
             {"llm/client.py": "def f():\n    import batchd.pricing", "pricing.py": ""},
-            "llm.client → pricing: llm may import only tokens, records, errors, log, masking, sealing, trees, children, catalog, installation, users, imports, fitting, backoff, llm",
+            "llm.client → pricing: llm may import only tokens, records, errors, actions, log, masking, sealing, trees, children, catalog, installation, users, imports, fitting, backoff, llm",
         ),
         (
             {

@@ -656,8 +656,8 @@ def test_wrong_secret_variables_are_reported_without_their_values(spool: Config)
         "env.SHORT": "a secret of fewer than 6 characters cannot be masked: it is part of any text",
         "env.BOTH": "it needs one of secret, from_env and from_file",
         "env.NONE": "it needs one of secret, from_env and from_file",
-        "env.ENV": "[secrets] env does not name 'OPENAI_API_KEY' (it names none)",
-        "env.FILE": "[secrets.files] does not name '../keys/openai' (it names none)",
+        "env.ENV": "[secrets] env does not name 'OPENAI_API_KEY' (it allows none)",
+        "env.FILE": "[secrets.files] does not name '../keys/openai' (it allows none)",
         "env.TYPO.from_evn": "there is no such key (do you mean from_env?)",
         "env.LIST": "it must be a valid string",
     }

@@ -103,7 +103,7 @@
       orders.length ? el("p", { class: "orders" }, "Once that is fixed, to run these again:", orders) : null);
   }
   function caution(one) {
-    const files = one.files === null ? [el("p", { class: "soft", text: "It ended before anybody looked." })] : one.files.map(file => el("div", { class: "file" },
+    const files = one.files === null ? [el("p", { class: "soft", text: "It ended before batchd looked." })] : one.files.map(file => el("div", { class: "file" },
       el("p", {}, el("span", { text: file.path }), el("span", { class: "soft", text: ` · ${file.change}${file.by ? `, for ${file.by}` : ", no one could look into it"}` })), el("code", { class: "order", text: file.show })));
     return el("article", { class: "caution" },
       el("h3", {}, el("button", { class: "link", type: "button", text: name(one.task), onclick: () => open(one.task) }), el("span", { class: "soft", text: ` · ${one.directory}` })),
