@@ -15,32 +15,35 @@ import itertools
 import json
 import os
 import pty
+import re
 import select
 import struct
+import subprocess
 import sys
 import tempfile
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyte
-from harness import Daemon, Server
+from harness import Daemon
 
 # The browser is that of the tests.
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "browser"))
 from chromium import chromium
 
 FOLDER = Path(__file__).parents[1] / "docs" / "pictures"
 #: What a repository carries for a picture, in bytes.
 MOST = 150_000
-COLUMNS, LINES = 100, 25
+COLUMNS, LINES = 100, 20
 #: A cell, in points.
 WIDE, HIGH, MARGIN = 8.4, 18, 16
 #: How long the picture of `top` is waited for, and the batch (seconds).
-WORK_S, PATIENCE_S = 12.0, 240.0
+WORK_S, PATIENCE_S = 18.0, 240.0
 PAPER, INK = "#161513", "#ecebe7"
 #: The terminal's colours, as the pages have them in the dark.
 COLOURS = {
@@ -87,11 +90,6 @@ class Style:
 
 def tasks() -> Iterator[dict[str, Any]]:
     """Yield the demo's own tasks, several times, and some whose check is never passed."""
-    sample = importlib.resources.files("batchd.demo") / "task.json"
-    names = ("guess", "adder", "fizzbuzz")
-    for number in range(1, 9):
-        for name, task in zip(names, json.loads(sample.read_text("utf-8"))["tasks"], strict=True):
-            yield {**task, "id": f"{name}-{number}"}
     for number in (1, 2):
         yield {
             "id": f"greetings-{number}",
@@ -100,6 +98,11 @@ def tasks() -> Iterator[dict[str, Any]]:
             "check": "echo 'two of ten greetings are missing'; exit 1",
             "limits": {"max_iterations": 2},
         }
+    sample = importlib.resources.files("batchd.demo") / "task.json"
+    names = ("guess", "adder", "fizzbuzz")
+    for number in range(1, 11):
+        for name, task in zip(names, json.loads(sample.read_text("utf-8"))["tasks"], strict=True):
+            yield {**task, "id": f"{name}-{number}"}
 
 
 def upgrades() -> Iterator[dict[str, Any]]:
@@ -112,18 +115,28 @@ def upgrades() -> Iterator[dict[str, Any]]:
 @contextlib.contextmanager
 def at_work() -> Iterator[Daemon]:
     """Run a daemon on two batches."""
-    server = Server("--tokens-per-second", "60")
+    command = [sys.executable, "-m", "batchd.demo.server", "--tokens-per-second", "60"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    base_url = server.stdout.readline().split()[-1]
     spool = Path(tempfile.mkdtemp(prefix="batchd-pictures-"))
     prices = "".join(PRICE.format(model=model) for model in ("demo", SLOW, STUBBORN))
-    daemon = Daemon(spool, CONFIG.format(base_url=server.base_url) + prices)
+    daemon = Daemon(spool, CONFIG.format(base_url=base_url) + prices)
     try:
-        daemon.drop("games", [*tasks()])
-        daemon.drop("upgrades", [*upgrades()])
+        _drop(spool, "games", {"tasks": [*tasks()], "parallel": 5, "budget_usd": 0.05})
+        _drop(spool, "upgrades", {"tasks": [*upgrades()], "parallel": 3, "budget_usd": 2})
         yield daemon
     finally:
         daemon.process.terminate()
         daemon.process.wait()
-        server.process.terminate()
+        server.terminate()
+        server.wait()
+
+
+def _drop(spool: Path, name: str, batch: Mapping[str, Any]) -> None:
+    draft = spool / name
+    draft.write_text(json.dumps(batch), "utf-8")
+    draft.rename(spool / "inbox" / f"{name}.json")
 
 
 def screen(daemon: Daemon) -> pyte.Screen:
@@ -155,7 +168,7 @@ def drawn(shown: pyte.Screen) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img">',
         "<title>batchd top, at work on two batches</title>",
         f'<rect width="100%" height="100%" rx="10" fill="{PAPER}"/>',
-        '<g font-family="ui-monospace,SFMono-Regular,Menlo,Consolas,DejaVu Sans Mono,monospace" font-size="14" xml:space="preserve">',
+        '<g font-family="ui-monospace,SFMono-Regular,Menlo,Consolas,DejaVu Sans Mono,monospace" font-size="14">',
     ]
     for line in range(LINES):
         cells = [shown.buffer[line][column] for column in range(COLUMNS)]
@@ -186,12 +199,12 @@ def _run(text: str, style: Style, column: int, line: int) -> Iterator[str]:
     if style.paper != PAPER:
         wide = len(text) * WIDE
         yield f'<rect x="{x:g}" y="{y:g}" width="{wide:g}" height="{HIGH}" fill="{style.paper}"/>'
-    words = text.rstrip()
-    x += (len(words) - len(words.lstrip())) * WIDE
-    if words := words.strip():
-        bold = ' font-weight="700"' if style.bold else ""
-        length = f'textLength="{len(words) * WIDE:g}" lengthAdjust="spacingAndGlyphs"'
-        yield f'<text x="{x:g}" y="{y + 13:g}" fill="{style.ink}"{bold} {length}>{html.escape(words)}</text>'
+    bold = ' font-weight="700"' if style.bold else ""
+    # Of several blanks an SVG shows one: what stands between them has a place of its own.
+    for words in re.finditer(r"\S+(?: \S+)*", text):
+        length = f'textLength="{len(words[0]) * WIDE:g}" lengthAdjust="spacingAndGlyphs"'
+        place = f'x="{x + words.start() * WIDE:g}" y="{y + 13:g}"'
+        yield f'<text {place} fill="{style.ink}"{bold} {length}>{html.escape(words[0])}</text>'
 
 
 async def photographed(report: Path, target: Path) -> None:
@@ -200,6 +213,10 @@ async def photographed(report: Path, target: Path) -> None:
         await page.look(1120, 860)
         await page.open(report.as_uri())
         await page.until("document.querySelector('canvas')")
+        end = await page.evaluate(
+            "document.getElementById('setbacks').getBoundingClientRect().bottom"
+        )
+        await page.look(1120, int(end) + 32)
         await asyncio.sleep(0.5)
         await page.screenshot(target, whole=False)
 

@@ -117,8 +117,9 @@ def test_a_batch_is_paused_resumed_cancelled_and_run_again(spool: Spool) -> None
             await page.click("dialog.ask a")
             await page.until("location.pathname === '/batches/b-2'")
             # A browser without a key, as of before orders were allowed, shows the token again.
+            await page.until("document.querySelector('.content [data-order=cancel]')")
             await page.evaluate("localStorage.clear()")
-            await page.click("[data-order=cancel]")
+            await page.click(".content [data-order=cancel]")
             await page.until("document.getElementById('ask-token')")
             await page.type("not the token at all")
             await page.key("Enter")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from typing import get_args
 
 import pytest
 from chromium import Page, chromium
@@ -105,7 +106,8 @@ def test_ends_are_said_in_words(served: Served) -> None:
     [row] = [r for r in served.get("/api/batches/night")["rows"] if r["id"] == "011"]
     assert (row["status"], row["reason"]) == ("timeout", "max_iterations")
     words = "not accepted after 1 round"
-    classes = [n for n, v in vars(events).items() if isinstance(v, type) and n[0].isupper()]
+    classes = [kind.__name__ for kind in get_args(events.Event)]
+    assert "TaskFinished" in classes
     paths = ("/", "/cost", "/batches/night", "/batches/night/011", "/batches/night/017")
 
     async def look(page: Page) -> None:

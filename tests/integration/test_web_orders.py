@@ -294,7 +294,8 @@ def test_without_the_switch_nothing_can_be_ordered(spool: Spool) -> None:
 
 def test_who_needs_no_token_orders_nothing(spool: Spool) -> None:
     """``open`` shows the page to every user of the machine: with ``orders`` it is refused, with the fix."""
-    (spool.folder / "config.toml").open("a").write("[web]\nopen = true\norders = true\n")
+    config = spool.folder / "config.toml"
+    config.write_text(f"{config.read_text()}\n[web]\nopen = true\norders = true\n")
     refused = spool.batchd("web", "--listen", "127.0.0.1:0")
     assert refused.returncode == 2
     assert "open = true asks for none" in refused.stderr
