@@ -202,6 +202,10 @@ class Reader:
         """Return one task, as its file asked for it; not once it was pruned."""
         return self._source.read(lookups.find_task, ref)
 
+    def pruned(self, ref: Ref) -> bool:
+        """Return whether a task's text and journal were dropped: its status, tokens and money are all that is left."""
+        return self._source.read(lookups.pruned, ref)
+
     def events(self, ref: Ref, start: int = 0, stop: int | None = None) -> list[Event]:
         """Return a task's events from number ``start`` on, before ``stop``; none once it was pruned."""
         return self._source.read(lookups.events, ref, start, stop)

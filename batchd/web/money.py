@@ -35,12 +35,19 @@ def spent(reader: Reader, by: str, days: int) -> Mapping[str, Any]:
     lines = [views.spent(row, _name(row, split)) for row in rows]
     # Days as they went by, the newest first; of all else the dearest.
     lines.sort(key=lambda x: x["name"] if by == "day" else (x["usd"], x["input"]), reverse=True)
+    daily = rows if by == "day" else reader.spend(("day",), since=since)
+    each_day = sorted((views.spent(row, row.day) for row in daily), key=lambda x: x["name"])
+    today = str(dt.datetime.now(dt.UTC).date())
     total = [views.spent(row, "total") for row in reader.spend((), since=since)]
     return {
         "by": by,
         "lines": lines[:_MOST],
         "more": max(0, len(lines) - _MOST),
         "total": total[:1],
+        # What a chart shows: each day with a call, and from when to when.
+        "days": each_day,
+        "first": str(since) if since else each_day[0]["name"] if each_day else today,
+        "last": max(today, each_day[-1]["name"]) if each_day else today,
     }
 
 
