@@ -80,6 +80,8 @@ class Action(enum.StrEnum):
     #: A repository, or the copy of a directory, is being fetched for a batch: its ``source``; and it is there, after ``waited_s``.
     MIRROR_FETCHING = "mirror_fetching"
     MIRROR_FETCHED = "mirror_fetched"
+    #: What a task has changed elsewhere lies in its directory now: it came in so many ``packs`` of ``bytes``.
+    DIRECTORY_CAME = "directory_came"
     #: Workers do not come up: ``status`` says why, and what helps.
     WORKER_TROUBLE = "worker_trouble"
     #: Batches or claimed files of a store that was lost: the ``message`` says which, the ``mend`` has the fix.

@@ -24,6 +24,8 @@ from batchd.records import ErrorInfo, ModelSetup, Reason, Status, Trigger
 from batchd.sandbox import Workplace
 from batchd.taskstate import TaskState, Verdict, apply, fold
 
+#: Size and mtime of a file's stamp: all that is the same on another machine.
+_LASTING = 2
 EndedAs: TypeAlias = Literal["finished", "suspended", "stale"]
 
 
@@ -81,25 +83,28 @@ class _Agent:
         )
 
     async def _work_in_sandbox(self) -> None:
-        task = self._run.task
+        task, places = self._run.task, self._host.files.places(self._run)
         with await self._host.sandbox.open(
-            self._run.batch.directory(task),
-            fresh=not task.dir,
+            places.directory,
+            fresh=places.fresh,
             network=task.network,
             env={**task.env, **{name: s.value for name, s in task.secrets.items()}},
             masker=self._host.masker,
-            tmp=self._run.tmp,
-            base=self._run.base.mirror if self._run.base else "",
+            tmp=places.tmp,
+            base=places.base,
             held=self.state.terms.held if self.state.terms else None,
         ) as place:
             try:
                 self._add(await self._opening(place))
+                await self._host.files.begin(place)
                 await self._loop(Performer(self._run, self._host, self._journal, place))
             except SandboxError:
                 self._triggers = await asyncio.to_thread(place.triggers)
                 raise
             finally:
                 await place.clear("the task ended")
+            # Before its last event is durable: what follows from that is done with what lies there.
+            await self._host.files.keep(place)
 
     async def _loop(self, performer: Performer) -> None:
         """Decide, perform, record, until the task is finished or the agent is asked to stop."""
@@ -154,6 +159,8 @@ class _Agent:
                 circles=True,
             )
             return Resumed(at=self._host.clock(), attempt=self._run.attempt, terms=terms)
+        if self._host.files.travels:
+            files = files and {path: stamp[:_LASTING] for path, stamp in files.items()}
         terms = replace(
             terms,
             system_prompt=prompt,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from batchd.config.sections import Pool, Ray, Workspace
+from batchd.config.sections import Pool, Ray, Sandbox, Workspace
 from batchd.errors import Problem
 
 #: An IPv6 address stands in brackets.
@@ -16,7 +16,7 @@ _MOST_PATCH = 128 << 20
 
 
 def problems(
-    pool: Pool, ray: Ray, workspace: Workspace
+    pool: Pool, ray: Ray, workspace: Workspace, sandbox: Sandbox
 ) -> Iterator[tuple[tuple[str, ...], Problem]]:
     """Find addresses that are none, and a pool in which nothing could run."""
     for key in ("listen", "advertise"):
@@ -46,9 +46,9 @@ def problems(
     if not pool.processes and not pool.listen:
         why = "without processes, and without [pool] listen, no task could run"
         yield ("pool", "processes"), Problem("", why, "set one of them")
-    if pool.listen and not workspace.shared:
-        why = "workers of other machines need the directories of tasks at the same paths"
-        fix = "set [workspace] shared = true where they have them"
+    if pool.listen and not workspace.shared and sandbox.backend == "none":
+        why = "without a sandbox, nothing holds what directories bring from other machines"
+        fix = 'set [sandbox] backend = "bwrap", or [workspace] shared = true where all machines have them'
         yield ("pool", "listen"), Problem("", why, fix)
 
 

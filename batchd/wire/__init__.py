@@ -7,11 +7,16 @@ speak beside that, ``frames`` how it is written.
 from __future__ import annotations
 
 from batchd.wire.elsewhere import (
+    MAX_PART,
     Join,
     Keys,
     LeaseRenewed,
     Leaving,
     NotAdmitted,
+    PackPart,
+    PackSent,
+    PackTaken,
+    PackWanted,
     PatchKept,
     PatchMade,
     WorkerEnded,
@@ -42,6 +47,7 @@ from batchd.wire.vocabulary import (
 __all__ = [
     "MAX_FRAME",
     "MAX_HISTORY",
+    "MAX_PART",
     "Ack",
     "Ask",
     "Cancel",
@@ -61,6 +67,10 @@ __all__ = [
     "Leaving",
     "Nack",
     "NotAdmitted",
+    "PackPart",
+    "PackSent",
+    "PackTaken",
+    "PackWanted",
     "Park",
     "PatchKept",
     "PatchMade",

@@ -18,6 +18,10 @@ from batchd.wire.elsewhere import (
     LeaseRenewed,
     Leaving,
     NotAdmitted,
+    PackPart,
+    PackSent,
+    PackTaken,
+    PackWanted,
     PatchKept,
     PatchMade,
     WorkerEnded,
@@ -63,6 +67,8 @@ Down: TypeAlias = (
     | Ack
     | Nack
     | PatchKept
+    | PackPart
+    | PackTaken
 )
 Up: TypeAlias = (
     Join
@@ -72,6 +78,8 @@ Up: TypeAlias = (
     | Failed
     | Record
     | PatchMade
+    | PackWanted
+    | PackSent
     | Progress
     | Done
     | Heartbeat

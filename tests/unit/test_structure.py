@@ -92,6 +92,9 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
     "terms": Room(2, ("config", "pricing", "events")),
     "agent": Room(3, ("llm", "sandbox", "workspace", *EVENTS, "tokens", "pricing", "wire")),
     "pool": Room(4, ("wire",)),
+    # What is kept of directories that come from the daemon's machine, and how they come and go.
+    "pool.cache": Room(4, ("workspace",)),
+    "pool.travel": Room(4, ("pool.cache", "agent", "sandbox", "workspace", "wire")),
     # What an agent has of its worker.
     "pool.host": Room(
         4,
@@ -140,7 +143,10 @@ ROOMS: Mapping[str, Room] = {
     "telemetry": Room(6, FACES),
     "web": Room(6, FACES),
     "demo": Room(6, FACES),
-    "cli": Room(6, (*FACES, "demo", "notify", "telemetry", "web", "pool.server", "pool.joining")),
+    "cli": Room(
+        6,
+        (*FACES, "demo", "notify", "telemetry", "web", "pool.server", "pool.joining", "pool.cache"),
+    ),
     "__main__": Room(6, ("cli",)),
 }
 

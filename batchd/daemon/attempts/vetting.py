@@ -18,7 +18,10 @@ from batchd.formats import ResultV1
 from batchd.records import Ref, Status
 
 _RESULT: msgspec.json.Decoder[ResultV1] = msgspec.json.Decoder(ResultV1)
-_KINDS = (wire.Ask, wire.Failed, wire.Record, wire.PatchMade, wire.Progress, wire.Done)
+_KINDS = (
+    *(wire.Ask, wire.Failed, wire.Record, wire.PatchMade, wire.Progress, wire.Done),
+    *(wire.PackWanted, wire.PackSent),
+)
 #: No count, size or duration of ours is larger, and SQLite takes it.
 _MOST = 1 << 53
 #: How far a clock may be ahead of ours, in seconds.
@@ -29,6 +32,8 @@ def problem(message: Any) -> str:
     """Return what in a message no worker of ours says; empty: all may be true."""
     if not isinstance(message, _KINDS):
         return f"it sent {type(message).__name__}"
+    if isinstance(message, wire.PackSent):  # its numbers say what it has, and are held against that
+        return ""
     ask = message.ask if isinstance(message, wire.Failed) else message
     bodies = ask.events if isinstance(ask, wire.Ask | wire.Record) else ()
     try:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from batchd import results
+from batchd.daemon.attempts.chains import Chains
 from batchd.daemon.current import Current
 from batchd.daemon.ends.batches import Batches, Open
 from batchd.daemon.finisher import Finisher
@@ -60,6 +61,7 @@ class Publisher:
     _listeners: Listeners
     _finishers: Sequence[Finisher]
     _batches: Batches
+    _chains: Chains
     #: By batch: tasks that ended before they began, and whose results are still to be written.
     _backlog: dict[str, list[str]] = field(default_factory=dict)
     #: Orders that end many tasks right now, and the batches whose results begin to be written after them.
@@ -190,6 +192,7 @@ class Publisher:
     async def publish(self, ref: Ref, events: Sequence[Event] = ()) -> None:
         """Write a task's files, and note it. ``events``: all of its own, where they are at hand."""
         batch = self._open(ref).batch
+        await self._chains.home(ref, batch)
         folder = Path(batch.folder)
         events = events or self._store.events(ref)
         finished = events[-1]

@@ -27,10 +27,10 @@ END = struct.Struct("<d")
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 
 
-def keep(way: Ticket, node: str, *, tied: bool = False) -> int:
+def keep(way: Ticket, node: str, cache: str, most_bytes: int, *, tied: bool = False) -> int:
     """Run a worker until it ends, and return its exit code. SIGTERM has it give its tasks back first; a second one ends it.
 
-    ``tied``: it ends as well where the process that started this one has ended.
+    ``cache``: the folder of what it keeps on this machine, ``most_bytes`` of packs. ``tied``: it ends as well where the process that started this one has ended.
     """
     sealing.seal()  # of the ticket, and of the word that ends the worker
     parent, parting = os.getppid() if tied else 0, secrets.token_urlsafe()
@@ -38,7 +38,10 @@ def keep(way: Ticket, node: str, *, tied: bool = False) -> int:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         worker = subprocess.Popen(
-            children.module("batchd.pool.joining", node, str(writing), str(os.getpid())),
+            children.module(
+                "batchd.pool.joining",
+                *(node, str(writing), str(os.getpid()), cache, str(most_bytes)),
+            ),
             stdin=subprocess.PIPE,
             pass_fds=[writing],
             start_new_session=True,

@@ -1,0 +1,254 @@
+"""Directories that travel: workers that see nothing of the daemon's disk, each in a mount namespace with an empty folder in its place."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from loglines import logged
+from patience import PATIENCE_S
+from pools import configured, drop, joined, nodes, processes, running, summary
+
+from batchd.demo import recordings
+from batchd.demo.recordings import Recording
+from batchd.records import Answer, ToolCall
+from tests.conftest import Spool, stand_in
+
+pytestmark = [
+    pytest.mark.in_turns,
+    pytest.mark.skipif(os.geteuid() != 0, reason="a mount namespace of its own takes root"),
+]
+
+
+@contextlib.contextmanager
+def cluster(
+    tmp_path: Path, commands: Mapping[str, tuple[str, ...]], *, latency: str = "0", more: str = ""
+) -> Iterator[Spool]:
+    """A spool whose tasks run these commands, one a turn, by their prompt."""
+    scripts, folder = tmp_path / "scripts", tmp_path / "spool"
+    scripts.mkdir()
+    folder.mkdir()
+    for prompt, lines in commands.items():
+        calls = [_call(turn, line) for turn, line in enumerate(lines)]
+        recordings.save(
+            scripts,
+            Recording(first_prompt=prompt, model="demo", answers=(*calls, Answer(content="Done."))),
+        )
+    with stand_in("--recordings", str(scripts), "--latency", latency) as base_url:
+        yield configured(folder, base_url, "demo", shared=False, more=more)
+
+
+def _call(turn: int, command: str) -> Answer:
+    calls = (ToolCall(f"call_{turn}", "shell", json.dumps({"command": command})),)
+    return Answer(content="", tool_calls=calls, finish_reason="tool_calls")
+
+
+def owned(folder: Path, files: Mapping[str, str | bytes]) -> Path:
+    """Make a directory with files that belongs to an ordinary user."""
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+    folder.mkdir(exist_ok=True)
+    subprocess.run(["chown", "-R", "nobody:", folder], check=True)
+    return folder
+
+
+def ended(spool: Spool, **more: Any) -> dict[str, Any]:
+    """Return the result of the one task of a batch that is dropped now."""
+    drop(spool, 1, **more)
+    summary(spool)
+    return spool.result("b", "001")
+
+
+def seen(folder: Path) -> dict[bytes, tuple[str, bytes]]:
+    """Return what lies in a folder: of each path its mode, and what is in it, or where it leads."""
+    found = {}
+    for path in Path(folder).rglob("*"):
+        its = path.lstat()
+        held = b"" if path.is_dir() else path.read_bytes() if path.is_file() else b""
+        if path.is_symlink():
+            held = os.fsencode(path.readlink())
+        found[os.fsencode(path.relative_to(folder))] = stat.filemode(its.st_mode), held
+    return found
+
+
+def test_a_task_without_a_shared_disk_leaves_its_files_at_home(tmp_path: Path) -> None:
+    """What it wrote on another machine lies in its directory in the outbox, and the result names it."""
+    lines = (
+        "mkdir a; echo one > a/one; echo '#!' > run; chmod 755 run",
+        "echo two >> a/one; rm run",
+    )
+    with cluster(tmp_path, {"write it": lines}) as spool, spool.serving():
+        with joined(spool, "node7", cache=tmp_path / "cache") as worker:
+            result = ended(spool)
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(PATIENCE_S) == 0
+        assert result["status"] == "completed", result
+        assert (spool.folder / "outbox/b/001/a/one").read_text() == "one\ntwo\n"
+        assert not (spool.folder / "outbox/b/001/run").exists()
+        assert result["files"]["created"] == ["a/one"]
+        assert (spool.folder / "outbox/b/001.jsonl").exists()
+        assert not [p for p in (spool.folder / ".batchd/packs").iterdir() if p.is_file()]
+    (came,) = logged(spool.folder / "daemon.log", "directory_came")
+    assert came["packs"] == 2
+    assert not list((tmp_path / "cache/work").iterdir())
+
+
+ODD = r"""
+ln -s /etc/passwd out; ln -s ../../.. up; ln -s run inside; printf x > "$(printf 'n\377me')"; mkdir empty
+mkdir -p deep/er; echo d > deep/er/d; printf '#!/bin/sh\necho hi' > run; chmod 750 run; ln run twice
+touch -d '2001-02-03 04:05:06.789' old; mkdir shut; echo s > shut/s; chmod 500 shut; echo r > ro; chmod 444 ro
+printf 'a\nb' > "$(printf 'line\nbreak')"; echo dash > ./-n; mkfifo pipe; rm -rf gone; rm data/0; echo more >> data/1
+rm -rf was_dir; echo now > was_dir; rm was_file; mkdir was_file; echo in > was_file/in; head -c 3000000 /dev/urandom > big
+"""
+
+
+def test_a_directory_comes_home_as_it_would_have_been(tmp_path: Path) -> None:
+    """Links, modes, times, odd names, empty folders, what went and what became something else: as in place."""
+    files = {
+        **{f"data/{n}": f"{n}\n" for n in range(300)},
+        "gone/x/y": "y",
+        "was_dir/x": "x",
+        "was_file": "f",
+        "kept": "k",
+    }
+    with cluster(
+        tmp_path, {"write it": (ODD, "chmod u+w shut; rm shut/s; echo t > shut/t; chmod 500 shut")}
+    ) as spool:
+        work = owned(spool.folder / "work", files)
+        alike = owned(tmp_path / "alike", files)
+        with spool.serving(), joined(spool, "node7", cache=tmp_path / "cache"):
+            result = ended(spool, dir="work")
+        assert result["status"] == "completed", result
+    shutil.copytree(work, tmp_path / "seen", symlinks=True, ignore=lambda *_: ["pipe"])
+    for line in (ODD, "chmod u+w shut; rm shut/s; echo t > shut/t; chmod 500 shut"):
+        subprocess.run(["sh", "-c", line], cwd=alike, check=True)
+    (alike / "pipe").unlink()  # what is no file, link or folder stays where it was made
+    big = alike / "big"
+    big.write_bytes((work / "big").read_bytes())
+    assert seen(work) == seen(alike)
+    assert (work / "old").stat().st_mtime_ns == (alike / "old").stat().st_mtime_ns
+    assert (work / "run").stat().st_ino == (work / "twice").stat().st_ino
+    assert {path.lstat().st_uid for path in work.rglob("*")} == {work.stat().st_uid}
+    assert "kept" not in json.dumps(result["files"])
+
+
+def test_a_task_goes_on_elsewhere_with_what_it_had_written(tmp_path: Path) -> None:
+    """Its worker is killed in the middle: another machine has each file that a recorded command left, and no command runs twice."""
+    lines = tuple(
+        f"echo {n} >> notes; cp notes notes.{n}; rm -f notes.{n - 2}; sleep 0.1" for n in range(8)
+    )
+    with cluster(tmp_path, {"write it": lines}, latency="0.05") as spool, spool.serving():
+        with joined(spool, "one", cache=tmp_path / "c1"):
+            drop(spool, 1)
+            spool.eventually(lambda: _events(spool, "b/001") > 8)
+            os.kill(nodes(spool)["one"], signal.SIGKILL)
+            with joined(spool, "two", cache=tmp_path / "c2"):
+                summary(spool)
+        result = spool.result("b", "001")
+        assert result["status"] == "completed", result
+        notes = [int(line) for line in (spool.folder / "outbox/b/001/notes").read_text().split()]
+    # The command in flight may be lost with its machine: then the model learned that, and nobody believes in its files.
+    assert notes == sorted(set(notes))
+    assert len(notes) >= 7
+    assert result["attempts"] == 2
+
+
+def _events(spool: Spool, task: str) -> int:
+    """Return how many events of a task are durable."""
+    return len(spool.batchd("logs", task, "--json").stdout.splitlines())
+
+
+def test_a_frozen_node_changes_nothing_at_home(tmp_path: Path) -> None:
+    """It thaws after its task is done elsewhere: its packs count nowhere."""
+    lines = ("echo one >> notes", "sleep 0.5; echo two >> notes", "echo three >> notes")
+    with cluster(tmp_path, {"write it": lines}, latency="0.1") as spool, spool.serving():
+        with joined(spool, "one", cache=tmp_path / "c1") as one:
+            drop(spool, 1)
+            spool.eventually(lambda: running(spool))
+            frozen = processes("one")
+            for pid in frozen:
+                os.kill(pid, signal.SIGSTOP)
+            with joined(spool, "two", cache=tmp_path / "c2"):
+                summary(spool)
+                for pid in frozen:
+                    os.kill(pid, signal.SIGCONT)
+                one.communicate(timeout=PATIENCE_S)
+        notes = (spool.folder / "outbox/b/001/notes").read_text().split()
+    assert notes[-1] == "three"
+    assert len(notes) == len(set(notes))
+
+
+def test_a_copy_travels_and_its_patch_is_at_home(tmp_path: Path) -> None:
+    """It is sent once a worker, and the patch is made there as here."""
+    with cluster(tmp_path, {"write it": ("echo 3 >> a; rm b; echo new > c",)}) as spool:
+        owned(spool.folder / "work", {"a": "1\n2\n", "b": "b\n", "d/e": "e\n"})
+        with spool.serving(), joined(spool, "node7", cache=tmp_path / "cache"):
+            drop(spool, 2, dir="work", workspace="copy")
+            summary(spool)
+        for name in ("001", "002"):
+            result = spool.result("b", name)
+            assert result["status"] == "completed", result
+            changes = {each["path"]: (each["added"], each["removed"]) for each in result["changes"]}
+            assert changes == {"a": (1, 0), "b": (0, 1), "c": (1, 0)}
+            assert (spool.folder / f"outbox/b/{name}.patch").exists()
+            there = spool.folder / "outbox/b" / name
+            assert sorted(p.name for p in there.rglob("*")) == ["a", "c", "d", "e"]
+            assert (there / "a").read_text() == "1\n2\n3\n"
+    assert (spool.folder / "work/b").exists()
+
+
+def test_a_clone_travels(tmp_path: Path) -> None:
+    """With its objects; what it committed there can be taken from its folder here."""
+    with cluster(
+        tmp_path, {"write it": ("echo 3 >> a; git commit -qam three; git log --oneline | wc -l",)}
+    ) as spool:
+        repo = spool.folder / "repo"
+        repo.mkdir()
+        run = ["git", "-c", "user.name=m", "-c", "user.email=m@m"]
+        (repo / "a").write_text("1\n")
+        for words in (("init", "-q", "-b", "main"), ("add", "."), ("commit", "-qm", "one")):
+            subprocess.run([*run, *words], cwd=repo, check=True)
+        owned(repo, {})
+        with spool.serving(), joined(spool, "node7", cache=tmp_path / "cache"):
+            result = ended(spool, repo="repo")
+        assert result["status"] == "completed", result
+        assert (spool.folder / "outbox/b/001.patch").exists()
+        there = spool.folder / "outbox/b/001"
+        said = subprocess.run(
+            ["git", "-c", "safe.directory=*", "log", "--format=%s", "batchd/b/001"],
+            cwd=there,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert said.stdout.split() == ["three", "one"]
+
+
+def test_a_worker_of_this_machine_takes_over_what_was_written_elsewhere(tmp_path: Path) -> None:
+    """A task that was parked elsewhere goes on here, in its own directory, as it was left."""
+    lines = tuple(f"echo {n} >> notes; sleep 0.1" for n in range(6))
+    with cluster(tmp_path, {"write it": lines}, latency="0.05") as spool:
+        with spool.serving(), joined(spool, "one", cache=tmp_path / "c1") as one:
+            drop(spool, 1)
+            spool.eventually(lambda: _events(spool, "b/001") > 6)
+            one.send_signal(signal.SIGTERM)
+            one.communicate(timeout=PATIENCE_S)
+        text = (spool.folder / "config.toml").read_text()
+        (spool.folder / "config.toml").write_text(text.replace("processes = 0", "processes = 1"))
+        with spool.serving():
+            summary(spool)
+        assert (spool.folder / "outbox/b/001/notes").read_text().split() == [
+            str(n) for n in range(6)
+        ]
+        assert spool.result("b", "001")["status"] == "completed"
