@@ -33,7 +33,7 @@ find "$@" -type d ! -perm -u+rwx -exec chmod u+rwx {} \\;
 rm -rf -- "$@"' sh
 """
 _UNPACK = """exec tar --extract --file=- --preserve-permissions --no-same-owner --delay-directory-restore \\
-    --no-overwrite-dir --warning=no-timestamp"""
+    --warning=no-timestamp"""
 #: Opens what a task's own user has closed to itself: else it could not travel.
 _OPEN = "xargs -0 -r chmod -f u+rwX --"
 #: What tar answers where a file changed while it was read, or went.

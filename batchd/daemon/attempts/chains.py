@@ -199,10 +199,9 @@ class Chains(Listener):
 
     async def _sent_away(self, active: Active, task: Task, directory: str, *, begun: bool) -> _Kept:
         """Return a chain, begun with what is here. Raises ``OSError``, ``WorkspaceError``."""
-        await asyncio.to_thread(
-            partial((self._folder / _TASKS).mkdir, mode=0o700, parents=True, exist_ok=True)
-        )
         await asyncio.to_thread(self._shelf.prepare)
+        tasks = self._folder / _TASKS
+        await asyncio.to_thread(partial(tasks.mkdir, mode=0o700, exist_ok=True))
         base = active.base
         first = None
         if task.dir or begun:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -24,6 +23,8 @@ _KINDS = (
 )
 #: No count, size or duration of ours is larger, and SQLite takes it.
 _MOST = 1 << 53
+#: Where the stamps of files stand, and how large a number is in them.
+_STAMPS, _MOST_STAMP = frozenset({"files", "triggers"}), (1 << 63) - 1
 #: How far a clock may be ahead of ours, in seconds.
 _AHEAD_S = 86_400.0
 
@@ -48,19 +49,20 @@ def problem(message: Any) -> str:
     return next(filter(None, (_event_problem(ask.ref, each) for each in events)), "")
 
 
-def _numbers(value: Any) -> bool:
+def _numbers(value: Any, most: int = _MOST) -> bool:
     """Whether all numbers in a JSON value are ones that can be stored."""
     if isinstance(value, dict):
-        return _all(value.values())
+        return all(_numbers(each, _most(key, most)) for key, each in value.items())
     if isinstance(value, list | tuple):
-        return _all(value)
+        return all(_numbers(each, most) for each in value)
     if isinstance(value, float):
-        return math.isfinite(value) and abs(value) <= _MOST
-    return not isinstance(value, int) or abs(value) <= _MOST
+        return math.isfinite(value) and abs(value) <= most
+    return not isinstance(value, int) or abs(value) <= most
 
 
-def _all(values: Iterable[Any]) -> bool:
-    return all(map(_numbers, values))
+def _most(key: str, most: int) -> int:
+    """Return how large a number below a key may be: the times of files are nanoseconds."""
+    return _MOST_STAMP if key in _STAMPS else most
 
 
 def _event_problem(ref: Ref, event: Event) -> str:
