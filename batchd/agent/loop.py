@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from batchd.agent.decide import Conclude, RunTool, Step, decide
 from batchd.agent.host import Host
 from batchd.agent.journal import Journal
 from batchd.agent.perform import Performer
-from batchd.errors import BatchdError, SandboxError, StaleAttemptError, WorkspaceError
+from batchd.errors import BatchdError, FolderError, SandboxError, StaleAttemptError, WorkspaceError
 from batchd.events import CallStarted, ClockMoved, Event, Resumed, TaskStarted
 from batchd.records import ErrorInfo, ModelSetup, Reason, Status, Trigger
 from batchd.sandbox import Workplace
@@ -103,8 +104,10 @@ class _Agent:
                 raise
             finally:
                 await place.clear("the task ended")
-            # Before its last event is durable: what follows from that is done with what lies there.
-            await self._host.files.keep(place)
+            if not self.state.finished:
+                # What went on in the background since its last step; if it cannot be kept, that step still can.
+                with contextlib.suppress(SandboxError, WorkspaceError, FolderError):
+                    await self._host.files.keep(place)
 
     async def _loop(self, performer: Performer) -> None:
         """Decide, perform, record, until the task is finished or the agent is asked to stop."""

@@ -83,6 +83,7 @@ class Performer:
                 await self._place.clear(prompts.EVALUATED)
                 verdict = await evaluate.at_the_end(self._place, verdict)
                 patch = await self._patch(state)
+                await self._kept()
                 files, triggers = await self._place.left()
                 yield self._host.finish(
                     state,

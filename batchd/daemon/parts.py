@@ -13,9 +13,11 @@ from batchd.daemon import tuning
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.attempts.bases import Bases
 from batchd.daemon.attempts.calls import Calls
+from batchd.daemon.attempts.chainbook import ChainBook
 from batchd.daemon.attempts.chains import Chains
 from batchd.daemon.attempts.fences import Fences
 from batchd.daemon.attempts.lessons import Lessons
+from batchd.daemon.attempts.porter import Porter
 from batchd.daemon.attempts.reports import Reports
 from batchd.daemon.attempts.scratch import Scratch
 from batchd.daemon.attempts.starting import Starting
@@ -148,7 +150,8 @@ def joined(
         names,
         finishers,
     )
-    chains = Chains(loop, current, outboxes)
+    book = ChainBook(current)
+    chains, porter = Chains(loop, current, outboxes, book), Porter(loop, current, book)
     publisher = Publisher(
         loop, current, lifecycle, store, writes, outboxes, listeners, finishers, batches, chains
     )
@@ -189,7 +192,7 @@ def joined(
         if watching
         else None
     )
-    reports = Reports(loop, listeners, outboxes, batches, attempts, calls, chains)
+    reports = Reports(loop, listeners, outboxes, batches, attempts, calls, porter)
 
     # What waits, and whose turn it is.
     register = Register(lifecycle, store, writes)
@@ -217,7 +220,7 @@ def joined(
     turns = Turns(loop, lifecycle, governor, lot, circuits, rooms, attempts, suspects)
     retiring = Retiring(loop, current, lifecycle, store, writes, listeners, offers)
     predecessors = Predecessors(loop, lifecycle, store, writes, batches, publisher)
-    for each in (scratch, bases, chains, retiring, lot, predecessors):
+    for each in (scratch, bases, chains, porter, retiring, lot, predecessors):
         listeners.add(each)
 
     # What people ask for.

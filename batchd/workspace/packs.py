@@ -30,8 +30,8 @@ _LENGTH = 8
 _LEVEL = 3
 #: What a pack may make its reader keep, in bytes: that of the level above, and much more than that.
 _WINDOW = 1 << 27
-#: Of its lists, each: a million paths.
-_MOST_NAMES = 256 << 20
+#: Of its lists, each: a million paths, in bytes.
+_MOST_NAMES = 64 << 20
 _READ = 1 << 18
 _DIGEST = re.compile("[0-9a-f]{64}")
 _DRAFT = ".draft-"
@@ -82,6 +82,9 @@ class Writer:
         self.add(_MARK)
         for names in (lists.removed, lists.folders):
             joined = b"".join(os.fsencode(name) + b"\0" for name in names)
+            if len(joined) > _MOST_NAMES:
+                self.drop()
+                raise WorkspaceError("what has changed has too many names to travel")
             self.add(len(joined).to_bytes(_LENGTH, "big"))
             self.add(joined)
 
@@ -135,13 +138,16 @@ class Reading:
         return tuple(os.fsdecode(name) for name in names if name)
 
     def _exactly(self, length: int) -> bytes:
-        while len(self._buffer) < length:
+        parts, size = [self._buffer], len(self._buffer)
+        while size < length:
             part = self._next()
             if not part:
                 raise WorkspaceError("it is a pack that has no end")
-            self._buffer += part
-        found, self._buffer = self._buffer[:length], self._buffer[length:]
-        return found
+            parts.append(part)
+            size += len(part)
+        whole = b"".join(parts)
+        self._buffer = whole[length:]
+        return whole[:length]
 
     def _next(self) -> bytes:
         part = next(self._parts, b"")

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import errno
+import hashlib
+import io
 import json
 import os
 import shutil
 import signal
 import stat
 import subprocess
-from collections.abc import Iterator, Mapping
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from loglines import logged
 from patience import PATIENCE_S
 from pools import configured, drop, joined, nodes, processes, running, summary
+from strangers import Stranger, stranger
 
 from batchd.demo import recordings
 from batchd.demo.recordings import Recording
@@ -252,3 +259,114 @@ def test_a_worker_of_this_machine_takes_over_what_was_written_elsewhere(tmp_path
             str(n) for n in range(6)
         ]
         assert spool.result("b", "001")["status"] == "completed"
+
+
+# Strangers
+
+
+def lies(who: Stranger, run: dict[str, Any], data: bytes, offset: int = 0, **pack: Any) -> None:
+    """Say that a task has changed something; ``pack``: what is said of it instead of what is so."""
+    told = {"digest": hashlib.sha256(data).hexdigest(), "size": len(data), "plain": 1 << 20, **pack}
+    encoded = base64.b64encode(data).decode()
+    about = {"ref": run["ref"], "attempt": run["attempt"], "pack": told}
+    who.say("PackSent", **about, offset=offset, data=encoded)
+
+
+def wanted(run: dict[str, Any], digest: str = "0" * 64) -> dict[str, Any]:
+    """Return what asks for a pack."""
+    return {"ref": run["ref"], "attempt": run["attempt"], "digest": digest, "offset": 0}
+
+
+def pack_of(*names: str, removed: bytes = b"", kind: bytes = tarfile.REGTYPE) -> bytes:
+    """Return a pack with such entries."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name in names:
+            entry = tarfile.TarInfo(name)
+            entry.type = kind
+            tar.addfile(entry)
+    lists = len(removed).to_bytes(8, "big") + removed + (0).to_bytes(8, "big")
+    return zstandard.compress(b"batchd-pack 1\n" + lists + out.getvalue())
+
+
+BOMB = zstandard.compress(b"batchd-pack 1\n" + (0).to_bytes(16, "big") + b"\0" * (64 << 20))
+#: What no worker of ours does with packs.
+LIES: dict[str, Callable[[Stranger, dict[str, Any]], None]] = {
+    "hash": lambda who, run: lies(who, run, pack_of("./a"), digest="0" * 64),
+    "no hash": lambda who, run: lies(who, run, pack_of("./a"), digest="../../../etc/passwd"),
+    "size": lambda who, run: lies(who, run, pack_of("./a"), size=3),
+    "less than nothing": lambda who, run: lies(who, run, pack_of("./a"), size=-1),
+    "much": lambda who, run: lies(who, run, pack_of("./a"), plain=1 << 60),
+    "middle": lambda who, run: lies(who, run, pack_of("./a"), offset=5),
+    "junk": lambda who, run: lies(who, run, b"junk" * 100),
+    "bomb": lambda who, run: lies(who, run, BOMB),
+    "names": lambda who, run: lies(who, run, pack_of(removed=b"../../x\0")),
+    "up": lambda who, run: lies(who, run, pack_of("./a/../../x")),
+    "root": lambda who, run: lies(who, run, pack_of("/etc/cron.d/x")),
+    "device": lambda who, run: lies(who, run, pack_of("./x", kind=tarfile.CHRTYPE)),
+    "twice": lambda who, run: who.frame(*[json.dumps(["PackWanted", wanted(run)]).encode()] * 2),
+}
+
+
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("lie", LIES)
+def test_who_sends_what_is_no_pack_is_sent_away(
+    tmp_path: Path, model_server: str, lie: str
+) -> None:
+    """The daemon goes on, nothing of it stays, and another worker does the task."""
+    spool = configured(tmp_path, model_server, shared=False)
+    with spool.serving() as daemon:
+        with stranger(spool) as (who, run):
+            LIES[lie](who, run)
+            assert not who.hear("nothing")
+        assert daemon.poll() is None
+        with joined(spool, "node7"):
+            assert summary(spool)["counts"]["completed"] == 1
+        shelf = spool.folder / ".batchd/packs"
+        spool.eventually(lambda: not [p for p in shelf.iterdir() if p.is_file()])
+    (died,) = logged(spool.folder / "daemon.log", "worker_died")
+    assert "no worker of batchd" in died["cause"]
+
+
+def test_a_worker_gets_the_packs_of_its_task_alone(tmp_path: Path, model_server: str) -> None:
+    """Whatever it asks for: another digest, a path, another offset."""
+    spool = configured(tmp_path, model_server, shared=False)
+    with spool.serving(), stranger(spool) as (who, run):
+        for digest in ("0" * 64, "../batchd.db", ""):
+            who.say("PackWanted", **wanted(run, digest))
+            assert who.hear("PackTaken")["message"] == "[Errno 2] its chain has no such pack"
+
+
+def test_what_a_task_may_put_on_the_disk_bounds_its_packs(
+    tmp_path: Path, model_server: str
+) -> None:
+    """A larger one is refused, before any of it is kept."""
+    more = "[sandbox]\nmax_disk_bytes = 1048576\n"
+    spool = configured(tmp_path, model_server, shared=False, more=more)
+    with spool.serving(), stranger(spool) as (who, run):
+        lies(who, run, b"x" * 100, size=2 << 20)
+        taken = who.hear("PackTaken")
+        assert taken["errno"] == errno.EFBIG
+        assert "[sandbox] max_disk_bytes" in taken["message"]
+
+
+def test_what_a_stranger_has_changed_is_the_directorys_alone(
+    tmp_path: Path, model_server: str
+) -> None:
+    """A link that leads elsewhere, and a file behind it: unpacked in the sandbox, nothing outside of it is written."""
+    spool = configured(tmp_path, model_server, shared=False)
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        link = tarfile.TarInfo("./link")
+        link.type, link.linkname = tarfile.SYMTYPE, str(spool.folder)
+        tar.addfile(link)
+        tar.addfile(tarfile.TarInfo("./link/planted"))
+    data = zstandard.compress(b"batchd-pack 1\n" + (0).to_bytes(16, "big") + out.getvalue())
+    with spool.serving():
+        with stranger(spool) as (who, run):
+            lies(who, run, data)
+            assert who.hear("PackTaken")["errno"] == 0
+        assert not spool.batchd("cancel", "b").returncode
+        summary(spool)
+        assert not (spool.folder / "planted").exists()
+        assert (spool.folder / "outbox/b/001.json").exists()

@@ -350,7 +350,8 @@ def test_a_pool_of_other_machines_is_one_that_can_work(written: Path) -> None:
     )
     place = 'it must be "HOST:PORT", as in "0.0.0.0:7443"'
     assert _problems(written, {}) == {"[pool] listen": place, "[pool] advertise": place}
-    written.write_text('[pool]\nlisten = "[::1]:7443"\nadvertise = "head.lan:7443"\n')
+    text = '[pool]\nlisten = "[::1]:7443"\nadvertise = "head.lan:7443"\n'
+    written.write_text(f'{text}[sandbox]\nbackend = "none"\n')
     assert [*_problems(written, {})] == ["[pool] listen"]
     written.write_text('[pool]\nprocesses = 0\nadvertise = "head.lan:7443"\n')
     assert {*_problems(written, {})} == {"[pool] processes", "[pool] advertise"}

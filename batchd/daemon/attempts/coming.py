@@ -25,11 +25,18 @@ class Coming:
         self._draft = shelf.draft()
         self._size = 0
 
+    @property
+    def digest(self) -> str:
+        """What it is called."""
+        return self._pack.digest
+
     def add(self, pack: Pack, offset: int, data: bytes) -> bool:
         """Take the next part; return whether the pack is whole, and durable. Raises ``OSError``, ``WorkspaceError``.
 
         A part that the disk refused may come again.
         """
+        if pack == self._pack and offset + len(data) == self._size == pack.size:
+            return True  # once more, since what follows from it was refused
         if pack != self._pack or offset != self._size or not 0 < len(data) <= wire.MAX_PART:
             raise WorkspaceError("it is another part than the next one")
         if self._size + len(data) > pack.size:

@@ -17,7 +17,7 @@ from batchd.daemon.attempts import vetting
 from batchd.daemon.attempts.active import Active
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.attempts.calls import Calls
-from batchd.daemon.attempts.chains import Chains
+from batchd.daemon.attempts.porter import Porter
 from batchd.daemon.ends.batches import Batches
 from batchd.daemon.listener import Listeners
 from batchd.daemon.loop import Loop
@@ -43,7 +43,7 @@ class Reports:
     _batches: Batches
     _attempts: Attempts
     _calls: Calls
-    _chains: Chains
+    _porter: Porter
 
     def message(self, worker: Member, message: Any) -> None:
         """Serve a message of a worker."""
@@ -80,13 +80,8 @@ class Reports:
         match message:
             case wire.PatchMade():
                 active.writing(self._loop.spawn(self._keep(active, message)))
-            case wire.PackWanted():
-                self._loop.spawn(self._chains.give(active, message))
-            case wire.PackSent():
-                if wrong := self._chains.wrong(active, message):
-                    active.worker.kill(f"{wrong}: what no worker of batchd says")
-                    return
-                active.writing(self._loop.spawn(self._chains.take(active, message)))
+            case wire.PackWanted() | wire.PackSent():
+                active.writing(self._loop.spawn(self._porter.serve(active, message)))
 
     async def _keep(self, active: Active, made: wire.PatchMade) -> None:
         """Write a task's patch beside where its result will be; the worker, which cannot, tries again where the disk refuses it."""
