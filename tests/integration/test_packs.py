@@ -261,15 +261,126 @@ def test_a_worker_of_this_machine_takes_over_what_was_written_elsewhere(tmp_path
         assert spool.result("b", "001")["status"] == "completed"
 
 
+def test_many_steps_are_few_packs(tmp_path: Path) -> None:
+    """After some packs one takes their place, so that a task of many steps leaves no long chain; nothing is lost by that."""
+    lines = tuple(
+        f"echo {n} > f{n % 10}; rm -f f{(n + 5) % 10}; echo {n} >> all" for n in range(40)
+    )
+    with cluster(tmp_path, {"write it": lines}, latency="0.02") as spool, spool.serving():
+        with joined(spool, "one", cache=tmp_path / "c1"):
+            drop(spool, 1)
+            chain = spool.folder / ".batchd/packs/tasks/b.001"
+            most = [0]
+
+            def over() -> bool:
+                with contextlib.suppress(FileNotFoundError, ValueError):
+                    found = json.loads(chain.read_bytes())
+                    most.append(len(found["chain"]["changes"]))
+                    packs = [p for p in chain.parents[1].iterdir() if p.is_file()]
+                    assert len(packs) <= 34
+                return (spool.folder / "outbox/b/summary.json").exists()
+
+            spool.eventually(over)
+        there = spool.folder / "outbox/b/001"
+        assert 20 < max(most) <= 32
+        assert (there / "all").read_text().split() == [str(n) for n in range(40)]
+        found = {p.name: p.read_text().strip() for p in there.glob("f*")}
+        assert found == {f"f{n % 10}": str(n) for n in range(35, 40)}
+    (came,) = logged(spool.folder / "daemon.log", "directory_came")
+    assert came["packs"] == 40
+
+
+def test_many_files_and_large_ones_travel(tmp_path: Path) -> None:
+    """Both ways: ten thousand small ones, and one that takes many parts."""
+    line = "head -c 20000000 /dev/urandom > large; for d in $(seq 20); do mkdir d$d; cd d$d; touch $(seq 500); cd ..; done; sha256sum large > sum"
+    with cluster(
+        tmp_path, {"write it": (line, "rm -rf d7; sha256sum -c sum && cmp in out")}
+    ) as spool:
+        work = owned(spool.folder / "work", {"in": os.urandom(5 << 20)})
+        shutil.copy(work / "in", work / "out")
+        owned(work, {})
+        with spool.serving(), joined(spool, "one", cache=tmp_path / "c1"):
+            result = ended(spool, dir="work", check="sha256sum -c sum && cmp in out")
+        assert result["status"] == "completed", result
+        subprocess.run(["sha256sum", "-c", "sum"], cwd=work, check=True, capture_output=True)
+        assert sum(len([*folder.iterdir()]) for folder in work.glob("d*")) == 19 * 500
+
+
+def test_what_is_too_much_to_travel_ends_the_task(tmp_path: Path) -> None:
+    """As in place: its disk is full."""
+    lines = ("head -c 700000 /dev/urandom > a", "rm a; head -c 700000 /dev/urandom > b")
+    more = "[sandbox]\nmax_disk_bytes = 1048576\n"
+    with (
+        cluster(tmp_path, {"write it": lines}, more=more) as spool,
+        spool.serving(),
+        joined(spool, "one", cache=tmp_path / "c1"),
+    ):
+        result = ended(spool)
+    assert (result["status"], result["reason"]) == ("error", "disk"), result
+    assert "max_disk_bytes" in result["error"]["message"]
+
+
+def test_a_daemon_that_is_killed_believes_in_nothing_that_is_gone(tmp_path: Path) -> None:
+    """With its worker, and the worker's cache: the next one goes on with what it had, and leaves no pack behind."""
+    lines = tuple(f"echo {n} >> notes; sleep 0.1" for n in range(8))
+    with cluster(tmp_path, {"write it": lines}, latency="0.05") as spool:
+        with spool.serving() as daemon, joined(spool, "one", cache=tmp_path / "c1"):
+            drop(spool, 1)
+            spool.eventually(lambda: _events(spool, "b/001") > 8)
+            daemon.kill()
+            daemon.wait()
+        shutil.rmtree(tmp_path / "c1")
+        stray = spool.folder / ".batchd/packs" / ("0" * 64)
+        stray.write_bytes(b"left by a crash")
+        with spool.serving(), joined(spool, "two", cache=tmp_path / "c2"):
+            spool.eventually(lambda: not stray.exists())
+            summary(spool)
+            notes = [int(n) for n in (spool.folder / "outbox/b/001/notes").read_text().split()]
+            shelf = spool.folder / ".batchd/packs"
+            spool.eventually(lambda: not [p for p in shelf.iterdir() if p.is_file()])
+        assert spool.result("b", "001")["status"] == "completed"
+    assert notes == sorted(set(notes))
+    assert len(notes) >= 7
+
+
+def test_tasks_of_one_directory_see_each_other(tmp_path: Path) -> None:
+    """The second begins with what the first has left, wherever both worked; what lies there and was not touched stays."""
+    with cluster(tmp_path, {"write it": ("cat notes; echo x >> notes",)}) as spool:
+        work = owned(spool.folder / "work", {"notes": "", "other": "o"})
+        with spool.serving(), joined(spool, "one", cache=tmp_path / "c1"):
+            drop(spool, 3, dir="work")
+            summary(spool)
+        assert (work / "notes").read_text() == "x\nx\nx\n"
+        assert (work / "other").read_text() == "o"
+
+
+def test_what_its_owner_does_meanwhile_stays(tmp_path: Path) -> None:
+    """Files that the task did not change are as their owner has left them; those that both changed are the task's."""
+    lines = ("sleep 0.3; echo task > both", "sleep 0.3; rm gone; echo new > new")
+    with cluster(tmp_path, {"write it": lines}) as spool:
+        work = owned(spool.folder / "work", {"both": "", "mine": "", "gone": "g"})
+        with spool.serving(), joined(spool, "one", cache=tmp_path / "c1"):
+            drop(spool, 1, dir="work")
+            spool.eventually(lambda: _events(spool, "b/001") > 1)
+            owned(work, {"both": "owner", "mine": "owner", "fresh": "owner", "gone": "owner"})
+            summary(spool)
+        found = {p.name: p.read_text().strip() for p in work.iterdir()}
+    assert found == {"both": "task", "mine": "owner", "fresh": "owner", "new": "new"}
+
+
 # Strangers
 
 
+def sent(run: dict[str, Any], data: bytes, offset: int = 0, **pack: Any) -> bytes:
+    """Return what says that a task has changed something; ``pack``: what is said of it instead of what is so."""
+    said = {"digest": hashlib.sha256(data).hexdigest(), "size": len(data), "plain": 1 << 20, **pack}
+    about = {"ref": run["ref"], "attempt": run["attempt"], "pack": said, "offset": offset}
+    return json.dumps(["PackSent", {**about, "data": base64.b64encode(data).decode()}]).encode()
+
+
 def lies(who: Stranger, run: dict[str, Any], data: bytes, offset: int = 0, **pack: Any) -> None:
-    """Say that a task has changed something; ``pack``: what is said of it instead of what is so."""
-    told = {"digest": hashlib.sha256(data).hexdigest(), "size": len(data), "plain": 1 << 20, **pack}
-    encoded = base64.b64encode(data).decode()
-    about = {"ref": run["ref"], "attempt": run["attempt"], "pack": told}
-    who.say("PackSent", **about, offset=offset, data=encoded)
+    """Say so."""
+    who.frame(sent(run, data, offset, **pack))
 
 
 def wanted(run: dict[str, Any], digest: str = "0" * 64) -> dict[str, Any]:
@@ -304,7 +415,7 @@ LIES: dict[str, Callable[[Stranger, dict[str, Any]], None]] = {
     "up": lambda who, run: lies(who, run, pack_of("./a/../../x")),
     "root": lambda who, run: lies(who, run, pack_of("/etc/cron.d/x")),
     "device": lambda who, run: lies(who, run, pack_of("./x", kind=tarfile.CHRTYPE)),
-    "twice": lambda who, run: who.frame(*[json.dumps(["PackWanted", wanted(run)]).encode()] * 2),
+    "twice": lambda who, run: who.frame(*[sent(run, pack_of("./a"), size=10**6)] * 2),
 }
 
 
