@@ -51,11 +51,8 @@ const Tasks = (() => {
     }
     function why(t) {
       if (t.doing) return el("span", { class: "now" }, Overview.doing(t.doing.step === "model" ? { step: "model" } : t.doing), " · ", Keep.since(t.doing.since));
-      // The reason stands beside it already.
-      const text = t.reason && t.why.startsWith(`${t.reason}: `) ? t.why.slice(t.reason.length + 2) : t.why === t.reason ? "" : t.why;
       // What it says of a provider that is parked stands above the table.
-      // That it was not accepted, and after how many rounds, stands there, too.
-      const waits = text.replace(/^not done after [\d,]+ rounds?: /, "").replace(/^(provider [^:;]+): [^;]*/, "waits for $1");
+      const waits = Words.detail(t.reason, t.why).replace(/^(provider [^:;]+): [^;]*/, "waits for $1");
       return waits ? el("span", { class: "now", "data-status": t.status, text: waits }) : null;
     }
     function fill({ rows, matching, page }) {
