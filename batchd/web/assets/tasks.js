@@ -44,6 +44,7 @@ const Tasks = (() => {
       const cell = c => {
         if (c.name === "id") return el("th", { scope: "row", "data-column": "id" }, el("a", { href: address, text: t.id }), t.prompt ? el("span", { class: "prompt", text: t.prompt }) : null, why(t));
         if (c.name === "status") return el("td", { "data-column": "status" }, Dom.status(t.status, Words.outcome(t.status, t.reason, t.rounds)));
+        if (c.name === "model") return el("td", { "data-column": "model" }, Dom.name(t.model));
         const text = c.show ? c.show(t) : t[c.name];
         return el("td", { class: !c.text && "num", "data-column": c.name, "data-label": text === "" ? null : c.head, text });
       };
