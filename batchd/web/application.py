@@ -213,7 +213,8 @@ class _Handlers:
         by, days = request.query_params.get("by", "day"), asked.number(request, "days")
         if by not in money.SPLITS:
             raise UsageError(f"by is one of {', '.join(money.SPLITS)}")
-        return _json(await self._desk.books.ask(lambda reader: money.spent(reader, by, days)))
+        books = self._desk.books
+        return _json(await books.ask(lambda reader: money.spent(reader, by, days, books.excerpts)))
 
     # What keeps them up to date
 

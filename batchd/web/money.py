@@ -10,6 +10,7 @@ from batchd.observe.words import NO_TAG
 from batchd.store.reader import Reader
 from batchd.store.rows import SpendRow
 from batchd.web import views
+from batchd.web.excerpts import Excerpts
 
 #: Lines that are shown.
 _MOST = 100
@@ -26,7 +27,7 @@ SPLITS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def spent(reader: Reader, by: str, days: int) -> Mapping[str, Any]:
+def spent(reader: Reader, by: str, days: int, prompts: Excerpts) -> Mapping[str, Any]:
     """Return what was spent within so many days, split up; 0: ever. Raises ``StoreError``."""
     back = dt.timedelta(days=min(days, _MOST_DAYS) - 1)
     since = dt.datetime.now(dt.UTC).date() - back if days else None
@@ -41,7 +42,12 @@ def spent(reader: Reader, by: str, days: int) -> Mapping[str, Any]:
     total = [views.spent(row, "total") for row in reader.spend((), since=since)]
     return {
         "by": by,
-        "lines": lines[:_MOST],
+        "lines": [
+            {**line, "prompt": prompts.line(reader, reader.batch(line["name"]))}
+            if by == "batch"
+            else line
+            for line in lines[:_MOST]
+        ],
         "more": max(0, len(lines) - _MOST),
         "total": total[:1],
         # What a chart shows: each day with a call, and from when to when.

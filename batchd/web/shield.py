@@ -45,7 +45,7 @@ class Shield:
         """``names``: those beside addresses and localhost; ``login``: what browsers are shown first."""
         self._app = app
         self._gate = gate
-        # Where everybody looks without a token, nobody is known who could give any.
+        # Where all look without a token, none is known who could give any.
         self._orders = orders and not gate.open
         self._hosts = {"localhost", *(name.lower().rstrip(".") for name in names)}
         self._login = login

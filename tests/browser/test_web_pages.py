@@ -75,6 +75,8 @@ def test_lists_show_how_prompts_begin(served: Served) -> None:
         assert found["old"] == "Write the old game. … and 2 more"
         await page.open(f"{served.address}/batches/night")
         await page.until("document.querySelectorAll('#tasks .prompt').length === 60")
+        await page.open(f"{served.address}/cost?by=batch&days=0")
+        await page.until("document.querySelectorAll('.spent .prompt').length === 2")
         await page.open(f"{served.address}/batches/old")
         await page.until("document.querySelectorAll('#tasks .prompt').length === 1")
         text = await page.evaluate(_TEXT)

@@ -6,7 +6,7 @@ const Bars = (() => {
   function table(caption, heads, rows) {
     const most = Math.max(1e-12, ...rows.map(row => row.bar.reduce((sum, [, amount]) => sum + amount, 0)));
     const line = row => el("tr", { class: row.own && "own" },
-      el("th", { scope: "row" }, row.head || row.name, el("span", { class: "bar", "aria-hidden": "true" }, row.bar.map(([colour, amount]) => fill(colour, amount / most)))),
+      el("th", { scope: "row" }, row.head || Dom.name(row.name), el("span", { class: "bar", "aria-hidden": "true" }, row.bar.map(([colour, amount]) => fill(colour, amount / most)))),
       row.cells.map((text, i) => el("td", { class: "num", "data-column": heads[i + 1].toLowerCase(), text })));
     return el("table", { class: "bars" },
       el("caption", { class: "unseen", text: caption }),

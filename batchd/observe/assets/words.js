@@ -56,6 +56,11 @@ const Words = (() => {
     if (!why) return NAMES[status] || status;
     return LIMITS[why] || (status === "cancelled" && ENDS[why]) || (status === "error" ? `failed: ${reason(why)}` : `${NAMES[status] || status}: ${reason(why)}`);
   }
+  // What is said beside that: without the reason, and how many rounds it had.
+  function detail(why, text) {
+    const rest = why && text.startsWith(`${why}: `) ? text.slice(why.length + 2) : text === why ? "" : text;
+    return why === "max_iterations" ? rest.replace(/^(?:not done )?after [\d,]+ rounds?(?:: |$)/, "") : rest;
+  }
   // What is known of some money, and apart from it what is not: both in words, empty where there is nothing to say.
   function uncertain({ usd, unpriced_calls: unpriced = 0, unsettled_calls: open = 0, unsettled_usd: most = 0 }) {
     return [unpriced ? `+ ${counted(unpriced, "call")} without a price` : usd === null ? "+ calls without a price" : "", open ? (most > 0 ? `+ at most ${money(most)}` : `+ ${counted(open, "call")} unsettled`) : ""].filter(Boolean).join(", ");
@@ -69,7 +74,7 @@ const Words = (() => {
   const percent = part => (part === 1 ? "100 %" : `${(Math.floor(part * 1000) / 10).toFixed(1)} %`);
 
   return {
-    MARKS, NAMES, outcome, uncertain, count, counted, compact, money, atLeast, unsettled, duration, span, rough, lately, percent,
+    MARKS, NAMES, outcome, detail, uncertain, count, counted, compact, money, atLeast, unsettled, duration, span, rough, lately, percent,
     clock: s => at(s, clock), minute: s => at(s, minute), day: s => at(s, day),
     zone: () => Intl.DateTimeFormat().resolvedOptions().timeZone || "local time",
     reason,

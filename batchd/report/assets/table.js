@@ -71,6 +71,7 @@ const Table = (() => {
       const cell = c => {
         if (c.name === "id") return el("th", { scope: "row", "data-column": "id" }, el("button", { class: "link", type: "button", text: t.id[i] }), el("span", { class: "prompt", text: t.prompt[i] }));
         if (c.name === "status") return el("td", { "data-column": "status" }, Dom.status(t.status[i], Words.outcome(t.status[i], t.reason[i], t.rounds[i])));
+        if (c.name === "model") return el("td", { "data-column": "model" }, Dom.name(t.model[i]));
         const text = c.show ? c.show(i) : c.value(i);
         return el("td", { class: !c.text && "num", "data-column": c.name, "data-label": text === "" ? null : c.head, text });
       };

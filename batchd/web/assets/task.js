@@ -74,8 +74,7 @@ const TaskPage = (() => {
     return el("div", { class: "gone" }, el("p", {}, el("b", { text: "This task was pruned. " }), "What it asked, said and did, step by step, is dropped from the store. ", rest));
   }
   function heading(t) {
-    // The reason is shown beside the status.
-    const why = t.reason && t.why.startsWith(`${t.reason}: `) ? t.why.slice(t.reason.length + 2) : t.why === t.reason ? "" : t.why;
+    const why = Words.detail(t.reason, t.why);
     return el("div", {},
       el("h1", { class: "headline" }, t.id, " ", el("span", { class: "of" }, Dom.status(t.status, Words.outcome(t.status, t.reason, t.rounds)))),
       why ? el("p", { class: "why", "data-status": t.status, text: why }) : null);

@@ -44,6 +44,7 @@ const Tasks = (() => {
       const cell = c => {
         if (c.name === "id") return el("th", { scope: "row", "data-column": "id" }, el("a", { href: address, text: t.id }), t.prompt ? el("span", { class: "prompt", text: t.prompt }) : null, why(t));
         if (c.name === "status") return el("td", { "data-column": "status" }, Dom.status(t.status, Words.outcome(t.status, t.reason, t.rounds)));
+        if (c.name === "model") return el("td", { "data-column": "model" }, Dom.name(t.model));
         const text = c.show ? c.show(t) : t[c.name];
         return el("td", { class: !c.text && "num", "data-column": c.name, "data-label": text === "" ? null : c.head, text });
       };
@@ -51,11 +52,8 @@ const Tasks = (() => {
     }
     function why(t) {
       if (t.doing) return el("span", { class: "now" }, Overview.doing(t.doing.step === "model" ? { step: "model" } : t.doing), " · ", Keep.since(t.doing.since));
-      // The reason stands beside it already.
-      const text = t.reason && t.why.startsWith(`${t.reason}: `) ? t.why.slice(t.reason.length + 2) : t.why === t.reason ? "" : t.why;
       // What it says of a provider that is parked stands above the table.
-      // That it was not accepted, and after how many rounds, stands there, too.
-      const waits = text.replace(/^not done after [\d,]+ rounds?: /, "").replace(/^(provider [^:;]+): [^;]*/, "waits for $1");
+      const waits = Words.detail(t.reason, t.why).replace(/^(provider [^:;]+): [^;]*/, "waits for $1");
       return waits ? el("span", { class: "now", "data-status": t.status, text: waits }) : null;
     }
     function fill({ rows, matching, page }) {
