@@ -22,7 +22,7 @@ import pytest
 import zstandard
 from loglines import logged
 from patience import PATIENCE_S
-from pools import configured, drop, joined, nodes, processes, running, summary
+from pools import configured, drop, joined, nodes, processes, summary
 from strangers import Stranger, stranger
 
 from batchd.demo import recordings

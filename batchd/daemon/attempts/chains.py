@@ -86,10 +86,10 @@ class Chains(Listener):
         ``away``: its worker does not have this machine's disk. ``begun``: the task has worked in it before.
         """
         directory = batch.directory(task)
-        for kept in self._book:
+        for other in self._book:
             # One that has ended is on its way home, or the task's own is to come.
-            due = _meets(kept.directory, directory) and not (away and kept.ref == active.ref)
-            if due and (problem := await self.home(kept.ref, batch)):
+            due = _meets(other.directory, directory) and not (away and other.ref == active.ref)
+            if due and (problem := await self.home(other.ref, batch)):
                 return problem
         if not away:
             return ""
