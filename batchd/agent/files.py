@@ -43,8 +43,8 @@ class Here:
         machine cannot have it, and ``FolderError`` where the agent is to stop before.
         """
 
-    def leave(self) -> None:
-        """Take away what is needed no more. Blocks."""
+    async def leave(self) -> None:
+        """Take away what is needed no more. Raises ``OSError``."""
 
     async def begin(self, place: Workplace) -> None:
         """Take the directory as it is now for what the daemon has. Raises ``SandboxError``, ``WorkspaceError``."""

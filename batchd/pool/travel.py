@@ -144,9 +144,9 @@ class Away(Here):
             raise WorkspaceError("the daemon has only a part of what its directory is made of")
         return data
 
-    def leave(self) -> None:
+    async def leave(self) -> None:
         """Take the directory away."""
-        trees.remove(self._folder)
+        await asyncio.to_thread(trees.remove, self._folder)
 
     async def begin(self, place: Workplace) -> None:
         """Take the directory as it is now for what the daemon has."""

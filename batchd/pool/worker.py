@@ -289,11 +289,11 @@ class Worker:
     async def _work_on(self, run: wire.Run, host: AgentHost) -> None:
         try:
             done = await self._outcome(run, host)
+            with contextlib.suppress(OSError):  # the end of this worker tries it again
+                await host.files.leave()
         finally:
             del self._hosts[run.ref]
             self._news.pop(run.ref, None)
-            with contextlib.suppress(OSError):  # the end of this worker tries it again
-                await asyncio.to_thread(host.files.leave)
         self.channel.send(done)
         if self._draining and not self._hosts:
             self._ended.set()

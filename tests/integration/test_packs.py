@@ -22,7 +22,7 @@ import pytest
 import zstandard
 from loglines import logged
 from patience import PATIENCE_S
-from pools import configured, drop, joined, nodes, processes, running, summary
+from pools import configured, drop, joined, nodes, processes, summary
 from strangers import Stranger, stranger
 
 from batchd.demo import recordings
@@ -156,11 +156,11 @@ def test_a_task_goes_on_elsewhere_with_what_it_had_written(tmp_path: Path) -> No
         f"echo {n} >> notes; cp notes notes.{n}; rm -f notes.{n - 2}; sleep 0.1" for n in range(8)
     )
     with cluster(tmp_path, {"write it": lines}, latency="0.05") as spool, spool.serving():
-        with joined(spool, "one", cache=tmp_path / "c1"):
+        with joined(spool, "n-one", cache=tmp_path / "c1"):
             drop(spool, 1)
             spool.eventually(lambda: _events(spool, "b/001") > 8)
-            os.kill(nodes(spool)["one"], signal.SIGKILL)
-            with joined(spool, "two", cache=tmp_path / "c2"):
+            os.kill(nodes(spool)["n-one"], signal.SIGKILL)
+            with joined(spool, "n-two", cache=tmp_path / "c2"):
                 summary(spool)
         result = spool.result("b", "001")
         assert result["status"] == "completed", result
@@ -180,13 +180,13 @@ def test_a_frozen_node_changes_nothing_at_home(tmp_path: Path) -> None:
     """It thaws after its task is done elsewhere: its packs count nowhere."""
     lines = ("echo one >> notes", "sleep 0.5; echo two >> notes", "echo three >> notes")
     with cluster(tmp_path, {"write it": lines}, latency="0.1") as spool, spool.serving():
-        with joined(spool, "one", cache=tmp_path / "c1") as one:
+        with joined(spool, "n-one", cache=tmp_path / "c1") as one:
             drop(spool, 1)
-            spool.eventually(lambda: running(spool))
-            frozen = processes("one")
+            spool.eventually(lambda: _events(spool, "b/001") > 3)
+            frozen = processes("n-one")
             for pid in frozen:
                 os.kill(pid, signal.SIGSTOP)
-            with joined(spool, "two", cache=tmp_path / "c2"):
+            with joined(spool, "n-two", cache=tmp_path / "c2"):
                 summary(spool)
                 for pid in frozen:
                     os.kill(pid, signal.SIGCONT)
@@ -246,7 +246,7 @@ def test_a_worker_of_this_machine_takes_over_what_was_written_elsewhere(tmp_path
     """A task that was parked elsewhere goes on here, in its own directory, as it was left."""
     lines = tuple(f"echo {n} >> notes; sleep 0.1" for n in range(6))
     with cluster(tmp_path, {"write it": lines}, latency="0.05") as spool:
-        with spool.serving(), joined(spool, "one", cache=tmp_path / "c1") as one:
+        with spool.serving(), joined(spool, "n-one", cache=tmp_path / "c1") as one:
             drop(spool, 1)
             spool.eventually(lambda: _events(spool, "b/001") > 6)
             one.send_signal(signal.SIGTERM)
@@ -267,7 +267,7 @@ def test_many_steps_are_few_packs(tmp_path: Path) -> None:
         f"echo {n} > f{n % 10}; rm -f f{(n + 5) % 10}; echo {n} >> all" for n in range(40)
     )
     with cluster(tmp_path, {"write it": lines}, latency="0.02") as spool, spool.serving():
-        with joined(spool, "one", cache=tmp_path / "c1"):
+        with joined(spool, "n-one", cache=tmp_path / "c1"):
             drop(spool, 1)
             chain = spool.folder / ".batchd/packs/tasks/b.001"
             most = [0]
@@ -299,7 +299,7 @@ def test_many_files_and_large_ones_travel(tmp_path: Path) -> None:
         work = owned(spool.folder / "work", {"in": os.urandom(5 << 20)})
         shutil.copy(work / "in", work / "out")
         owned(work, {})
-        with spool.serving(), joined(spool, "one", cache=tmp_path / "c1"):
+        with spool.serving(), joined(spool, "n-one", cache=tmp_path / "c1"):
             result = ended(spool, dir="work", check="sha256sum -c sum && cmp in out")
         assert result["status"] == "completed", result
         subprocess.run(["sha256sum", "-c", "sum"], cwd=work, check=True, capture_output=True)
@@ -313,7 +313,7 @@ def test_what_is_too_much_to_travel_ends_the_task(tmp_path: Path) -> None:
     with (
         cluster(tmp_path, {"write it": lines}, more=more) as spool,
         spool.serving(),
-        joined(spool, "one", cache=tmp_path / "c1"),
+        joined(spool, "n-one", cache=tmp_path / "c1"),
     ):
         result = ended(spool)
     assert (result["status"], result["reason"]) == ("error", "disk"), result
@@ -324,7 +324,7 @@ def test_a_daemon_that_is_killed_believes_in_nothing_that_is_gone(tmp_path: Path
     """With its worker, and the worker's cache: the next one goes on with what it had, and leaves no pack behind."""
     lines = tuple(f"echo {n} >> notes; sleep 0.1" for n in range(8))
     with cluster(tmp_path, {"write it": lines}, latency="0.05") as spool:
-        with spool.serving() as daemon, joined(spool, "one", cache=tmp_path / "c1"):
+        with spool.serving() as daemon, joined(spool, "n-one", cache=tmp_path / "c1"):
             drop(spool, 1)
             spool.eventually(lambda: _events(spool, "b/001") > 8)
             daemon.kill()
@@ -332,7 +332,7 @@ def test_a_daemon_that_is_killed_believes_in_nothing_that_is_gone(tmp_path: Path
         shutil.rmtree(tmp_path / "c1")
         stray = spool.folder / ".batchd/packs" / ("0" * 64)
         stray.write_bytes(b"left by a crash")
-        with spool.serving(), joined(spool, "two", cache=tmp_path / "c2"):
+        with spool.serving(), joined(spool, "n-two", cache=tmp_path / "c2"):
             spool.eventually(lambda: not stray.exists())
             summary(spool)
             notes = [int(n) for n in (spool.folder / "outbox/b/001/notes").read_text().split()]
@@ -347,7 +347,7 @@ def test_tasks_of_one_directory_see_each_other(tmp_path: Path) -> None:
     """The second begins with what the first has left, wherever both worked; what lies there and was not touched stays."""
     with cluster(tmp_path, {"write it": ("cat notes; echo x >> notes",)}) as spool:
         work = owned(spool.folder / "work", {"notes": "", "other": "o"})
-        with spool.serving(), joined(spool, "one", cache=tmp_path / "c1"):
+        with spool.serving(), joined(spool, "n-one", cache=tmp_path / "c1"):
             drop(spool, 3, dir="work")
             summary(spool)
         assert (work / "notes").read_text() == "x\nx\nx\n"
@@ -359,7 +359,7 @@ def test_what_its_owner_does_meanwhile_stays(tmp_path: Path) -> None:
     lines = ("sleep 0.3; echo task > both", "sleep 0.3; rm gone; echo new > new")
     with cluster(tmp_path, {"write it": lines}) as spool:
         work = owned(spool.folder / "work", {"both": "", "mine": "", "gone": "g"})
-        with spool.serving(), joined(spool, "one", cache=tmp_path / "c1"):
+        with spool.serving(), joined(spool, "n-one", cache=tmp_path / "c1"):
             drop(spool, 1, dir="work")
             spool.eventually(lambda: _events(spool, "b/001") > 1)
             owned(work, {"both": "owner", "mine": "owner", "fresh": "owner", "gone": "owner"})
