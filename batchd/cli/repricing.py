@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from batchd.cli import common
+from batchd.cli import tables
 from batchd.config import Config
 from batchd.errors import UsageError
 from batchd.observe.words import at_least, counted, money
@@ -62,7 +62,7 @@ class Repriced:
             for model, price, total in self.models
         ]
         heads = ("MODEL", "COST", "RATIO", "PRICES")
-        return common.table(heads, rows, right=("COST", "RATIO"), flexible="MODEL")
+        return tables.table(heads, rows, right=("COST", "RATIO"), flexible="MODEL")
 
     def notes(self) -> list[str]:
         """Return what must be known beside the table."""

@@ -14,12 +14,13 @@ import msgspec
 
 from batchd.errors import BatchdError, StoreError
 from batchd.observe import markdown, parking
-from batchd.observe.conversation import Kind, passages, plain
+from batchd.observe.conversation import plain
 from batchd.observe.snapshot import Agent
 from batchd.observe.waiting import Waiting
 from batchd.records import Ref
 from batchd.store.reader import Reader
 from batchd.store.rows import TaskRow
+from batchd.views import Kind, passages
 from batchd.web import excerpts, views
 from batchd.web.books import Books
 from batchd.web.excerpts import Excerpts

@@ -51,7 +51,7 @@ def test_one_task_reads_as_a_conversation(at: Control) -> None:
     assert r"\x1b]0;owned\x07\x1b[2J100 %" in text or "  100 %" in text
     assert "  green" in lines
     assert re.search(
-        r"✗ timeout, max_iterations  2 calls · [\d,]+ in, .* · \$\d|cost unknown", text
+        r"✗ not accepted after 1 round  2 calls · [\d,]+ in, .* · \$\d|cost unknown", text
     )
     assert text.isprintable() or not set(text) & {
         chr(n) for n in (*range(9), 11, *range(13, 32), 127)
