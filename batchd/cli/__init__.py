@@ -164,7 +164,8 @@ def parser(loaded: Container[str] = frozenset(COMMANDS)) -> argparse.ArgumentPar
         prog="batchd",
         description="A print spooler for LLM agents: drop task.json, collect verified results.",
         epilog="Exit codes: 0 all completed, 1 some task did not, 2 wrong use or invalid input, "
-        "3 not possible here.",
+        f"3 not possible here.\n\n{examples.shown('run', 'demo')}",
+        formatter_class=examples.Help,
         parents=[common],
     )
     whole.add_argument("--version", action="version", version=f"batchd {__version__}")

@@ -59,7 +59,11 @@ class Help(argparse.HelpFormatter):
 
 def below(command: str, epilog: str | None) -> str:
     """Return what stands below a command's arguments: what it says itself, then its examples."""
-    lines = EXAMPLES[command]
+    return "\n\n".join(filter(None, (epilog, shown(command))))
+
+
+def shown(*commands: str) -> str:
+    """Return a paragraph of some commands' examples."""
+    lines = [line for command in commands for line in EXAMPLES[command]]
     head = "Example:" if len(lines) == 1 else "Examples:"
-    shown = "\n".join((head, *(f"  {line}" for line in lines)))
-    return "\n\n".join(filter(None, (epilog, shown)))
+    return "\n".join((head, *(f"  {line}" for line in lines)))

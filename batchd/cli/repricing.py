@@ -9,6 +9,7 @@ from typing import Any
 from batchd.cli import tables
 from batchd.config import Config
 from batchd.errors import UsageError
+from batchd.log import escape
 from batchd.observe.words import at_least, counted, money
 from batchd.pricing import Prices
 from batchd.records import Cost, Price, Usage
@@ -100,7 +101,9 @@ def given(settings: Config, models: Sequence[str] | None, text: str) -> Repriced
     except ValueError:
         taken = made = -1
     if not (0 <= taken <= _MOST and 0 <= made <= _MOST):
-        raise UsageError("--tokens wants two counts, as in --tokens 120000,8000")
+        raise UsageError(
+            f"--tokens wants two counts, as in --tokens 120000,8000, not {escape(text[:40])}"
+        )
     usage = Usage(calls=1, input_tokens=taken, output_tokens=made)
     names = models or (settings.agent.model, *settings.cost.compare)
     return Repriced(_priced(settings, names, [usage]))

@@ -15,6 +15,8 @@ _GAP = "  "
 _LEAST = 24
 #: A name gets so many columns at the least.
 _LEAST_NAME = 8
+#: Columns of a fact's name at the least: so lists of facts look alike.
+_NAME = 9
 #: Of a prompt, so many characters stand in a pipe.
 _LINE = 100
 
@@ -117,7 +119,7 @@ def facts(named: Mapping[str, str], margin: str = "") -> Iterator[str]:
 
     A fact of several lines keeps them.
     """
-    width = max((len(name) for name, fact in named.items() if fact), default=0)
+    width = max(_NAME, *(len(name) for name, fact in named.items() if fact))
     for name, fact in named.items():
         head = f"{margin}{name:<{width}}{_GAP}"
         for text in fact.splitlines():

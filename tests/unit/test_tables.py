@@ -75,8 +75,8 @@ def test_facts_hang_below_their_beginning(wide: Callable[[int], None]) -> None:
     assert [
         *tables.facts({"task": "a/b", "none": "", "answer": "one\ntwo \x1b[2J " + "word " * 6})
     ] == [
-        "task    a/b",
-        "answer  one",
-        r"        two \x1b[2J word word word word",
-        "        word word",
+        "task       a/b",
+        "answer     one",
+        r"           two \x1b[2J word word word",
+        "           word word word",
     ]
