@@ -17,8 +17,10 @@ from collections import defaultdict
 from pathlib import Path
 
 from batchd import trees
-from batchd.errors import NotPossibleError
-from batchd.records import Pack, Ref
+from batchd.errors import NotPossibleError, SandboxUnavailableError
+from batchd.records import Pack, Ref, SandboxPolicy
+from batchd.records.kept import Kept
+from batchd.sandbox import seen
 from batchd.workspace.packs import Shelf
 
 #: So many bytes of packs stay, where nothing else is asked for.
@@ -57,6 +59,15 @@ class Cache:
             ) from None
         #: One at a time makes each of what tasks begin as.
         self.making: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    def check(self, policy: SandboxPolicy) -> None:
+        """Raise ``SandboxUnavailableError`` where commands would see something of what other tasks have here."""
+        try:
+            problem = next(seen(policy, (Kept("--cache", str(self._work.parent)),)), None)
+        except ValueError as error:
+            raise SandboxUnavailableError(str(error)) from None
+        if problem is not None:
+            raise SandboxUnavailableError(str(problem))
 
     def _sweep(self) -> None:
         for left in self._work.iterdir():

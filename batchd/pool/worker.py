@@ -38,7 +38,7 @@ from batchd.pool.cache import Cache
 from batchd.pool.channel import Channel
 from batchd.pool.host import AgentHost
 from batchd.pool.lease import Lease
-from batchd.records import Ref
+from batchd.records import Ref, SandboxPolicy
 from batchd.sandbox import Sandbox
 from batchd.spool import outbox
 
@@ -221,7 +221,7 @@ class Worker:
             self._lost(f"this is batchd {__version__}, the daemon is {version}: restart it")
             return
         try:
-            self.sandbox = Sandbox(settings.sandbox)
+            self.sandbox = self._tried(settings.sandbox)
         except (
             OSError,
             SandboxUnavailableError,
@@ -236,6 +236,12 @@ class Worker:
             self._lease.lasts(settings.lease_s)
         self._retuned.set()
 
+    def _tried(self, policy: SandboxPolicy) -> Sandbox:
+        """Return what tasks are opened with. Raises ``SandboxUnavailableError``, ``OSError``."""
+        if self._cache is not None:
+            self._cache.check(policy)
+        return Sandbox(policy)
+
     def _hello(self, problem: str = "") -> wire.Hello:
         fingerprint = code.fingerprint()
         return wire.Hello(version=__version__, code=fingerprint, pid=os.getpid(), problem=problem)
@@ -244,7 +250,7 @@ class Worker:
         assert self._settings is not None, "the daemon says Hello first"
         try:
             if self._stale:
-                self.sandbox, self._stale = Sandbox(self._settings.sandbox), False
+                self.sandbox, self._stale = self._tried(self._settings.sandbox), False
         except (OSError, SandboxUnavailableError) as error:
             # It has too few descriptors, say, for what it works on, which goes on as it began; another one can.
             self.channel.send(wire.Done(run.ref, run.attempt, "refused", str(error)))

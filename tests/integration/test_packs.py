@@ -14,6 +14,7 @@ import signal
 import stat
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -366,6 +367,19 @@ def test_what_its_owner_does_meanwhile_stays(tmp_path: Path) -> None:
             summary(spool)
         found = {p.name: p.read_text().strip() for p in work.iterdir()}
     assert found == {"both": "task", "mine": "owner", "fresh": "owner", "new": "new"}
+
+
+def test_no_command_sees_the_packs_of_others(tmp_path: Path) -> None:
+    """A worker whose cache lies where commands look gets no task, and says why."""
+    with (
+        cluster(tmp_path, {"write it": ("true",)}) as spool,
+        tempfile.TemporaryDirectory(dir="/usr/local") as place,
+        spool.serving(),
+        joined(spool, "n-one", cache=Path(place)) as worker,
+    ):
+        _, said = worker.communicate(timeout=PATIENCE_S)
+        assert worker.returncode == 3
+        assert f"--cache: {place} lies in /usr, which commands see" in said
 
 
 # Strangers

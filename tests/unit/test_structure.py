@@ -97,7 +97,7 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
     "agent": Room(3, ("llm", "sandbox", "workspace", *EVENTS, "tokens", "pricing", "wire")),
     "pool": Room(4, ("wire",)),
     # What is kept of directories that come from the daemon's machine, and how they come and go.
-    "pool.cache": Room(4, ("workspace",)),
+    "pool.cache": Room(4, ("sandbox", "workspace")),
     "pool.travel": Room(4, ("pool.cache", "agent", "sandbox", "workspace", "wire")),
     # What an agent has of its worker.
     "pool.host": Room(
