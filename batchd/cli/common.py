@@ -38,7 +38,9 @@ _COLOURS = {
     "running": "36",
     "parked": "33",
     "timeout": "33",
-    "not accepted": "33",
+    # … and its words, of views/ends.py, which takes time to load.
+    **dict.fromkeys(("not accepted", "out of calls", "out of tokens"), "33"),
+    **dict.fromkeys(("out of money", "out of time"), "33"),
     "cancelled": "33",
     "rejected": "31",
     "error": "31",
@@ -139,7 +141,7 @@ def colours_wanted() -> bool:
 
 
 def coloured(text: str, status: str) -> str:
-    """Return ``text`` in the colour of a status, on a terminal."""
+    """Return ``text`` in the colour of a status, or of a word for it, on a terminal."""
     code = _COLOURS.get(status)
     return (
         f"\x1b[{code}m{text}\x1b[0m" if code and sys.stdout.isatty() and colours_wanted() else text

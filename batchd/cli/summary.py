@@ -11,6 +11,7 @@ from batchd.cli.common import MARKS, coloured, room
 from batchd.fitting import hanging
 from batchd.log import escape
 from batchd.observe.words import counted, duration, from_cache, money, percent
+from batchd.records import Status
 from batchd.views import ends
 
 #: Longer lists are cut here; summary.json has them all.
@@ -112,7 +113,7 @@ def _tasks(tasks: list[Mapping[str, Any]], prompts: Mapping[str, str]) -> list[s
             MARKS.get(t["status"], " "),
             t["task"],
             ends.word(t["status"], t["reason"]),
-            t["reason"] or "" if ends.accepted(t["status"], t["reason"]) else "",
+            "" if t["status"] == Status.TIMEOUT else t["reason"] or "",
             str(t["iterations"]),
             duration(t["run_s"]),
             f"{t['total_tokens']:,}",

@@ -175,8 +175,9 @@ def test_a_rate_that_is_refused_has_a_word_of_its_own() -> None:
     ("end", "message", "said", "why"),
     [
         (("completed", None, 1), "", "completed", ""),
-        (("error", "auth", 0), "no key", "error, auth", "auth: no key"),
-        (("timeout", "budget", 3), "spent", "timeout, budget", "budget: spent"),
+        (("error", "auth", 0), "no key", "failed: auth", "auth: no key"),
+        (("cancelled", "user", 0), "moving", "cancelled", "user: moving"),
+        (("timeout", "budget", 3), "spent", "out of money", "budget: spent"),
         (
             ("timeout", "max_iterations", 10),
             "not done after 10 rounds: 3 failed",
@@ -200,7 +201,7 @@ def test_a_rate_that_is_refused_has_a_word_of_its_own() -> None:
 def test_how_tasks_end_in_words(
     end: tuple[str, str | None, int], message: str, said: str, why: str
 ) -> None:
-    """A check that never passed is no timeout to people; all else keeps its status and reason."""
+    """What ran into a limit is no timeout to people, unless it was out of time; a reason is said in words."""
     assert ends.said(*end) == said
     assert ends.why(*end, message) == why
 

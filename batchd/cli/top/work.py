@@ -24,8 +24,7 @@ _STYLES = {
     "waiting": "yellow",
     "parked": "yellow",
     "completed": "green",
-    "timeout": "yellow",
-    ends.NOT_ACCEPTED: "yellow",
+    **dict.fromkeys(ends.WORDS, "yellow"),
     "cancelled": "yellow",
     "error": "red",
 }
@@ -98,8 +97,7 @@ _RANKS = {
     for rank, step in enumerate(
         (
             "error",
-            "timeout",
-            ends.NOT_ACCEPTED,
+            *sorted(ends.WORDS),
             "cancelled",
             "parked",
             "waiting",
