@@ -11,6 +11,8 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from batchd import sealing
@@ -34,17 +36,15 @@ def main(node: str, pipe: int, parent: int, place: str, most: int) -> int:
     sealing.forget(())
     try:
         way, parting = ticket.parse(sys.stdin.readline()), sys.stdin.readline().strip()
-        cache = Cache(Path(place), most)
-        try:
-            return asyncio.run(_work(way, node, parting, pipe, cache))
-        finally:
-            cache.close()
+        return asyncio.run(_work(way, node, parting, pipe, partial(Cache, Path(place), most)))
     except BatchdError as error:
         sys.stderr.write(f"batchd worker: {error}\n")
         return error.exit_code
 
 
-async def _work(way: ticket.Ticket, node: str, parting: str, pipe: int, cache: Cache) -> int:
+async def _work(
+    way: ticket.Ticket, node: str, parting: str, pipe: int, cache: Callable[[], Cache]
+) -> int:
     def report(until: float) -> None:
         with contextlib.suppress(BlockingIOError, BrokenPipeError):
             os.write(pipe, keeper.END.pack(until))
