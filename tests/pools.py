@@ -40,10 +40,12 @@ def invited(cluster: Spool, machine: str = "127.0.0.1") -> str:
 
 
 @contextlib.contextmanager
-def joined(cluster: Spool, node: str, line: str = "") -> Iterator[subprocess.Popen[str]]:
+def joined(
+    cluster: Spool, node: str, line: str = "", *options: str
+) -> Iterator[subprocess.Popen[str]]:
     """Run a worker, from its start to whatever end."""
     process = subprocess.Popen(
-        cluster.command("worker", "--join", "-", "--node", node),
+        cluster.command("worker", "--join", "-", "--node", node, *options),
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from batchd.errors import NotPossibleError, UsageError
 from batchd.log import escape
+from batchd.records import Has, needs
 
 #: No ticket is longer.
 _MOST_BYTES = 4096
@@ -32,6 +33,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="what this machine is called; default: its host name",
     )
+    parser.add_argument(
+        "--gpus",
+        type=int,
+        default=0,
+        metavar="N",
+        help="GPUs of this machine for the tasks of this worker that need some",
+    )
+    parser.add_argument(
+        "--label",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="what tasks may need of this machine; may be given several times",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,7 +58,10 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             f"--node {escape(node)}: a name has no blanks, no slashes, no control characters"
         )
-    return keeper.keep(ticket.parse(_read(args.join)), node, tied=args.tied)
+    for why in needs.wrong(args.gpus, tuple(args.label)):
+        raise UsageError(f"--gpus, --label: {why}")
+    has = Has(args.gpus, tuple(args.label))
+    return keeper.keep(ticket.parse(_read(args.join)), node, has, tied=args.tied)
 
 
 def _read(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from batchd import wire
 from batchd.daemon.current import Current
 from batchd.errors import NotPossibleError
 from batchd.pool.engines.crew import Crew, CrewTerms
+from batchd.pool.engines.sizes import Takes
 from batchd.pool.joining.gate import Gate
 from batchd.pool.joining.identity import identity
 from batchd.pool.joining.invitations import Invitations, digest
@@ -22,6 +23,7 @@ from batchd.pool.joining.joined import Joined
 from batchd.pool.joining.ticket import address
 from batchd.pool.joining.tickets import Tickets
 from batchd.pool.supervisor import Supervisor
+from batchd.records import Has, Needs
 
 #: What a node that was frozen may take to notice that its lease is over, in seconds.
 MARGIN_S = 5.0
@@ -36,13 +38,13 @@ class Joining:
     #: Has workers start on a Ray cluster; None: all that join are started by hand.
     crew: Crew | None
     _pool: Supervisor
-    _work: Callable[[], int]
+    _work: Callable[[], Mapping[Needs, int]]
     #: Since when tasks wait for a first worker, in seconds since the epoch; 0: none does.
     _unmanned_since: float = 0.0
 
     def unmanned(self) -> tuple[NotPossibleError, float] | None:
         """Return that tasks wait, and no worker has joined or is started, and since when; None: that is not so."""
-        if self.crew is not None or self._pool.agents or not self._work():
+        if self.crew is not None or self._pool.agents or not any(self._work().values()):
             self._unmanned_since = 0.0
             return None
         self._unmanned_since = self._unmanned_since or time.time()
@@ -54,10 +56,10 @@ class Joining:
 def joining(
     current: Current,
     pool: Supervisor,
-    work: Callable[[], int],
+    work: Callable[[], Mapping[Needs, int]],
     broke: Callable[[BaseException], None],
 ) -> Joining | None:
-    """Return what it takes; None: none may join. ``work``: how many tasks are at work, or could be.
+    """Return what it takes; None: none may join. ``work``: how many tasks are at work, or could be, by what they need.
 
     ``broke``: takes a bug, which ends the daemon. Raises ``NotPossibleError``.
     """
@@ -88,8 +90,7 @@ def _terms(current: Current) -> CrewTerms:
         least=min(ray.min_processes, config.pool.processes),
         most=config.pool.processes,
         agents_per_process=config.pool.agents_per_process,
-        cpus=ray.cpus_per_process,
-        memory_bytes=ray.memory_mb_per_process << 20,
+        takes=Takes(ray.cpus_per_process, ray.memory_mb_per_process << 20),
         environ=environ,
     )
 
@@ -114,6 +115,7 @@ class Doorway:
             join.node,
             join.pid,
             badge=badge,
+            has=Has(join.gpus, join.labels),
             lease_s=self._lease_s,
             fence_s=self._fence_s,
         )

@@ -279,6 +279,7 @@ class Daemon:
         undo.push_async_callback(server.stop)
         pool.start(parts.reports)
         troubles.also(Action.WORKER_TROUBLE, lambda: pool.trouble)
+        troubles.also(Action.WORKER_TROUBLE, lambda: parts.lot.placing.missing)
         undo.push_async_callback(self._drain)
         if inbox is not None:
             await inbox.start()
@@ -293,6 +294,7 @@ class Daemon:
             troubles.also(Action.WORKER_TROUBLE, parts.others.unmanned)
             if crew := parts.others.crew:
                 troubles.also(Action.CLUSTER_TROUBLE, lambda: crew.trouble)
+                troubles.also(Action.CLUSTER_TROUBLE, lambda: crew.lacking)
         group = None
         if inbox is not None:
             group = GroupServer(inbox.folder, state, parts.commands)

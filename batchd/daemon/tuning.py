@@ -8,7 +8,7 @@ from batchd import wire
 from batchd.config import Config
 from batchd.errors import NotPossibleError
 from batchd.pool.shape import Shape
-from batchd.records import Endpoint
+from batchd.records import Endpoint, Has
 
 _HEARTBEAT_S = 2.0
 
@@ -33,6 +33,7 @@ def shape(config: Config) -> Shape:
         heartbeat_timeout_s=pool.heartbeat_timeout_s,
         max_tasks_per_process=pool.max_tasks_per_process,
         max_rss_bytes=pool.max_rss_mb << 20,
+        has=Has(pool.gpus, pool.labels),
     )
 
 

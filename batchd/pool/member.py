@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from batchd import wire
 from batchd.pool.channel import Channel
 from batchd.pool.engines import Life
-from batchd.records import Ref
+from batchd.records import Has, Needs, Ref
 
 
 class Member:
@@ -24,16 +24,20 @@ class Member:
         *,
         joined: bool = False,
         badge: int = 0,
+        has: Has | None = None,
     ) -> None:
-        """``joined``: it came by itself, from another machine; ``badge``: whose its ticket was."""
+        """``joined``: it came by itself, from another machine; ``badge``: whose its ticket was; ``has``: what is there."""
         self.joined = joined
         self.badge = badge
+        self.has = has or Has()
         #: The providers whose keys it has, where it does not have all.
         self._providers: set[str] = set()
         now = asyncio.get_running_loop().time()
         self.channel = Channel(lambda message: on_message(self, message), self._lost)
         #: The tasks that it works on, and the attempt of each.
         self.tasks: dict[Ref, int] = {}
+        #: How many GPUs each of them holds that holds any.
+        self._gpus: dict[Ref, int] = {}
         #: Whether it is kept for one task alone, until that is done.
         self.alone = False
         #: Whether it gets no more tasks until it has none, so that one task can have it alone.
@@ -72,6 +76,18 @@ class Member:
     def retire(self) -> None:
         """Give it no more tasks; who asks for that sees to its end."""
         self._retiring = True
+
+    def reserve(self, ref: Ref, needs: Needs) -> None:
+        """Give a slot of it to a task."""
+        self._gpus = {each: count for each, count in self._gpus.items() if each in self.tasks}
+        self.tasks[ref] = 0
+        if needs.gpu:
+            self._gpus[ref] = needs.gpu
+
+    @property
+    def gpus_held(self) -> int:
+        """How many GPUs its tasks hold."""
+        return sum(count for ref, count in self._gpus.items() if ref in self.tasks)
 
     async def start(self) -> None:
         """Start it. Raises ``OSError`` or ``EOFError`` where it cannot be started."""

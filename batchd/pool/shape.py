@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from batchd.records import Has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,3 +18,5 @@ class Shape:
     max_tasks_per_process: int = 0
     #: A worker is replaced when its resident memory passes this; 0: never.
     max_rss_bytes: int = 0
+    #: What this machine has for tasks that need something.
+    has: Has = field(default_factory=Has)

@@ -11,7 +11,7 @@ from batchd.daemon.lines import TaskLog
 from batchd.events import CancelRequested, Suspended, TaskFinished, Terms
 from batchd.governor import Park
 from batchd.pool.member import Member
-from batchd.records import Activity, Base, ModelSetup, Purpose, Ref, Task
+from batchd.records import Activity, Base, ModelSetup, Needs, Purpose, Ref, Task
 from batchd.store import Dispatched
 
 
@@ -21,6 +21,8 @@ class Active:
 
     ref: Ref
     worker: Member
+    #: What it needs of its machine.
+    needs: Needs
     #: 0 until the store has given it one; then the rest is known too.
     attempt: int = 0
     #: What the store gave with it.

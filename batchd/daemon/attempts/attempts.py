@@ -43,6 +43,7 @@ from batchd.lifecycle.effects import (
 from batchd.log import Action
 from batchd.pool.supervisor import Supervisor
 from batchd.records import Base, Origin, Reason, Ref, Status
+from batchd.records.needs import NOTHING
 from batchd.sandbox import check_user
 from batchd.store import Store
 
@@ -90,7 +91,7 @@ class Attempts:
     @property
     def free_alone(self) -> bool:
         """Whether a task could have a process of its own now."""
-        return self._pool.slot_alone()
+        return self._pool.slot_alone(NOTHING)
 
     def rest(self) -> None:
         """Keep a slot free for the pause between two tasks."""
@@ -104,7 +105,8 @@ class Attempts:
 
     def reserve(self, ref: Ref, *, alone: bool = False) -> None:
         """Begin an attempt at a task whose turn it is; ``alone``: in a process of its own. There must be a slot."""
-        self._active[ref] = Active(ref, self._pool.reserve(ref, alone=alone))
+        needs = self._lifecycle.needs_of(ref)
+        self._active[ref] = Active(ref, self._pool.reserve(ref, needs, alone=alone), needs)
         self.take(inputs.SlotFree(ref))
 
     def drain(self) -> None:

@@ -1,4 +1,4 @@
-"""The worker on another machine, as its keeper starts it: ``NODE PIPE KEEPER``.
+"""The worker on another machine, as its keeper starts it: ``NODE PIPE KEEPER GPUS LABEL…``.
 
 On its standard input are two lines: the ticket, and the digest of the keeper's parting word.
 """
@@ -18,11 +18,12 @@ from batchd.errors import BatchdError
 from batchd.pool.joining import dialling, keeper, ticket
 from batchd.pool.lease import Lease
 from batchd.pool.worker import Worker
+from batchd.records import Has
 
 _PR_SET_PDEATHSIG = 1
 
 
-def main(node: str, pipe: int, parent: int) -> int:
+def main(node: str, pipe: int, parent: int, has: Has) -> int:
     """Work until the daemon is gone, the lease is over, or SIGTERM has all tasks given back."""
     sealing.seal()  # it will hold keys
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -32,13 +33,13 @@ def main(node: str, pipe: int, parent: int) -> int:
     sealing.forget(())
     try:
         way, parting = ticket.parse(sys.stdin.readline()), sys.stdin.readline().strip()
-        return asyncio.run(_work(way, node, parting, pipe))
+        return asyncio.run(_work(way, node, has, parting, pipe))
     except BatchdError as error:
         sys.stderr.write(f"batchd worker: {error}\n")
         return error.exit_code
 
 
-async def _work(way: ticket.Ticket, node: str, parting: str, pipe: int) -> int:
+async def _work(way: ticket.Ticket, node: str, has: Has, parting: str, pipe: int) -> int:
     def report(until: float) -> None:
         with contextlib.suppress(BlockingIOError, BrokenPipeError):
             os.write(pipe, keeper.END.pack(until))
@@ -47,8 +48,9 @@ async def _work(way: ticket.Ticket, node: str, parting: str, pipe: int) -> int:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, worker.leave, "its machine asked it to end")
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what its keeper held back until now
-    return await worker.work(lambda channel: dialling.join(way, node, parting, channel))
+    return await worker.work(lambda channel: dialling.join(way, node, has, parting, channel))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    name, writing, keeper_pid, gpus, *labels = sys.argv[1:]
+    sys.exit(main(name, int(writing), int(keeper_pid), Has(int(gpus), tuple(labels))))

@@ -21,6 +21,7 @@ from batchd.pool import code
 from batchd.pool.joining.identity import Identity
 from batchd.pool.joining.invitations import Invitations
 from batchd.pool.joining.ticket import located
+from batchd.records import needs
 
 #: Connections that have not shown a token: in all, and from one address.
 _MOST_WAITING, _MOST_FROM_ONE = 64, 8
@@ -245,6 +246,8 @@ def _refusal(join: wire.Join) -> str:
     """Return why a worker with a good ticket is not let in; empty: it is."""
     if not join.node.isprintable() or not 0 < len(join.node) <= _MOST_NAME or "/" in join.node:
         return f"{join.node[:_MOST_NAME]!a} is no name of a machine: choose one with --node"
+    if why := next(needs.wrong(join.gpus, join.labels), ""):
+        return why
     theirs, ours = f"batchd {join.version}", f"batchd {__version__}"
     if (join.version, join.python) != (__version__, code.python()):
         theirs, ours = f"{theirs} on Python {join.python}", f"{ours} on Python {code.python()}"

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 
 from batchd.pool.channel import Channel
-from batchd.records import workers
+from batchd.records import Has, workers
 
 #: What a connection gets to end by itself whose worker is known to be over, in seconds.
 _LAST_S = 5.0
@@ -22,16 +22,18 @@ class Joined:
         pid: int,
         *,
         badge: int,
+        has: Has,
         lease_s: float,
         fence_s: float,
     ) -> None:
-        """``badge``: whose its ticket was. ``lease_s``: how long it may go on after each heartbeat.
+        """``badge``: whose its ticket was. ``has``: what its machine has. ``lease_s``: how long it may go on after each heartbeat.
 
         ``fence_s``: how long after the last one what it works on may still change, where disks are shared.
         """
         self.pid = pid
         self.node = node
         self.badge = badge
+        self.has = has
         self.lease_s = lease_s
         #: Whether its keeper has seen it die by itself.
         self.died = False
