@@ -108,12 +108,23 @@ class Doorway:
     #: Those that are in the pool, by the digest of the word that ends them.
     _lives: WeakValueDictionary[str, Joined] = field(default_factory=WeakValueDictionary)
 
-    def admit(self, transport: asyncio.Transport, join: wire.Join, badge: int) -> None:
+    def problem(self, join: wire.Join, address: str) -> str:
+        """Return that another machine's worker has the name: who has a ticket must not speak for that."""
+        for life in self._lives.values():
+            if life.node == join.node and life.address != address and not life.over:
+                why = f"the name {join.node} is in use by a worker from {life.address}, and it comes from {address}"
+                return f"{why}: choose another with --node"
+        return ""
+
+    def admit(
+        self, transport: asyncio.Transport, join: wire.Join, address: str, badge: int
+    ) -> None:
         """Take a worker in."""
         life = Joined(
             transport,
             join.node,
             join.pid,
+            address=address,
             badge=badge,
             has=Has(join.gpus, join.labels),
             lease_s=self._lease_s,

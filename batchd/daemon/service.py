@@ -21,6 +21,7 @@ from batchd.control.group import GroupServer
 from batchd.control.messages import A
 from batchd.control.server import Server
 from batchd.daemon import lock, shadow, signals, tuning, vigil
+from batchd.daemon.attempts.overdue import OverdueWatch
 from batchd.daemon.commands import Ends
 from batchd.daemon.commands.check import Look
 from batchd.daemon.finisher import Finisher
@@ -327,6 +328,8 @@ class Daemon:
         if p.others is not None and p.others.crew is not None:
             yield p.others.crew.run()
         yield p.lot.watch()
+        if p.others is not None:
+            yield OverdueWatch(p.current, p.attempts, p.pool).watch()
         yield Stalls(
             p.loop,
             p.lifecycle,

@@ -91,6 +91,6 @@ class Roster:
         return (
             member
             for member in self._members
-            if not (member.retiring or member.alone)
+            if not (member.retiring or member.alone or member.channel.clogged)
             and (member.greeted or not (up or member.joined))
         )

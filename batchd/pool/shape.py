@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from batchd import wire
 from batchd.records import Has
 
 
@@ -18,5 +19,7 @@ class Shape:
     max_tasks_per_process: int = 0
     #: A worker is replaced when its resident memory passes this; 0: never.
     max_rss_bytes: int = 0
+    #: Bytes of a message from another machine.
+    max_frame: int = wire.MAX_ELSEWHERE
     #: What this machine has for tasks that need something.
     has: Has = field(default_factory=Has)

@@ -35,6 +35,8 @@ _MOST_RSS = 1 << 44
 _HOPELESS = 3
 #: What helps where the files on the disk are not those that the daemon runs.
 RESTART = "restart the daemon; what waits goes on then"
+#: What helps where no sandbox is as strong as asked for.
+_SANDBOX = "give it what the sandbox needs, and start its worker again"
 #: What helps otherwise.
 _AGAIN = "see the log; it is tried again by itself"
 
@@ -75,7 +77,14 @@ class Supervisor:
 
     def admit(self, life: Joined) -> None:
         """Take in a worker that came from another machine."""
-        worker = Member(self._received, life, joined=True, badge=life.badge, has=life.has)
+        worker = Member(
+            self._received,
+            life,
+            joined=True,
+            badge=life.badge,
+            has=life.has,
+            most=self._shape.max_frame,
+        )
         self._take_in(worker, self._attend(worker, life))
 
     def idle(self, for_s: float) -> list[int]:
@@ -87,6 +96,13 @@ class Supervisor:
         for worker in self.workers:
             if worker.badge == badge:
                 self._retire(worker)
+
+    def send_away(self, worker: Member, problem: str, fix: str) -> None:
+        """End a worker that joined for what is wrong on its machine; its tasks go on elsewhere once its lease is over."""
+        if not worker.retiring:
+            self.unfit.add(worker.node, problem, fix)
+            self._handler.unfit(worker, problem)
+        worker.kill(problem)
 
     @property
     def agents(self) -> int:
@@ -165,8 +181,8 @@ class Supervisor:
         shorter = shape.heartbeat_timeout_s < self._shape.heartbeat_timeout_s
         self._shape, self._settings, self._roster.here = shape, settings, shape.has
         for worker in self.workers:
-            if shorter:  # until now it was right to beat more slowly
-                worker.heard_at = asyncio.get_running_loop().time()
+            if shorter and not worker.joined:  # until now it was right to beat more slowly
+                worker.heard()
             worker.channel.send(wire.Retune(worker.settings(settings)))
         for worker in self._roster.started[shape.processes :]:
             self._retire(worker)
@@ -317,10 +333,7 @@ class Supervisor:
     def _joined(self, worker: Member, hello: wire.Hello) -> None:
         """Take a worker that joined for what it is: one that can run tasks, or not."""
         if hello.problem:
-            problem = cut(hello.problem)
-            self.unfit.add(worker.node, problem)
-            self._handler.unfit(worker, problem)
-            worker.kill(problem)
+            self.send_away(worker, cut(hello.problem), _SANDBOX)
             return
         self.unfit.discard(worker.node)
         worker.hello()

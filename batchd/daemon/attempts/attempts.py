@@ -178,12 +178,10 @@ class Attempts:
         if not await active.worker.up():
             self.take(inputs.Lost(ref))
             return
-        if self._fences.left_at(ref):
-            active.step, active.detail = (
-                "waiting",
-                "the lease of a machine that an earlier daemon left it at",
-            )
+        if (left_s := self._fences.left_s(ref)) > 0:
+            active.fences("a machine that an earlier daemon left it at", left_s)
             await self._fences.passed(ref)
+            active.fence_s = 0.0
         if not await self._rooms.open_for(ref.batch):
             # Without a folder, or room in it, it could not leave a result: it waits, and does not fail.
             self._put_back(active)
