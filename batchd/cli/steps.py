@@ -23,7 +23,7 @@ from batchd.events import (
 )
 from batchd.log import Action, escape
 from batchd.observe.conversation import command, shortened
-from batchd.observe.words import duration
+from batchd.observe.words import duration, on_node
 from batchd.records import Purpose
 
 #: What a line quotes of a command, an answer or a verdict, in characters.
@@ -86,8 +86,8 @@ def _finished(event: TaskFinished) -> str:
 
 
 _TEXTS: Mapping[type, tuple[str, Callable[[Any], str]]] = {
-    TaskStarted: (Action.TASK_STARTED, lambda e: f"model {e.terms.model.name}"),
-    Resumed: (Action.TASK_STARTED, lambda e: f"resumed, attempt {e.attempt}"),
+    TaskStarted: (Action.TASK_STARTED, lambda e: f"model {e.terms.model.name}{on_node(e.node)}"),
+    Resumed: (Action.TASK_STARTED, lambda e: f"resumed, attempt {e.attempt}{on_node(e.node)}"),
     # Its answer, its failure or the task's end says the rest.
     CallStarted: ("", lambda _: ""),
     CallAnswered: (Action.MODEL_CALLED, _answered),

@@ -25,7 +25,7 @@ from batchd.events import (
     ToolRan,
 )
 from batchd.observe import markdown
-from batchd.observe.words import counted
+from batchd.observe.words import counted, on_node
 from batchd.records import Purpose, ToolCall, Usage
 
 
@@ -83,7 +83,7 @@ def passages(event: Event, first_prompt: str) -> Iterator[Passage]:
         yield Passage(
             at=event.at,
             kind=Kind.SYSTEM,
-            title=f"model {event.terms.model.name}",
+            title=f"model {event.terms.model.name}{on_node(event.node)}",
             text=event.terms.system_prompt,
         )
         yield Passage(at=event.at, kind=Kind.PROMPT, title="", text=first_prompt)
@@ -239,7 +239,7 @@ _PASSAGES: Mapping[type[Event], Callable[[Any], Passage]] = {
     ToolRan: _ran,
     RoundEvaluated: _evaluated,
     Compacted: lambda e: _note(e, shortened(e), e.summary or ""),
-    Resumed: lambda e: _note(e, f"resumed, attempt {e.attempt}"),
+    Resumed: lambda e: _note(e, f"resumed, attempt {e.attempt}{on_node(e.node)}"),
     Suspended: lambda e: _note(e, "parked" if e.cause == "park" else "stopped", e.message),
     ClockMoved: lambda e: _note(e, f"the clock moved by {e.by_s:+,.0f} s"),
     TaskFinished: _finished,

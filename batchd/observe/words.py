@@ -38,6 +38,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else plural}"
 
 
+def on_node(name: str) -> str:
+    """Return on which machine something was, behind what was; nothing where that is the daemon's."""
+    return f", on {name}" if name else ""
+
+
 def on_nodes(nodes: int) -> str:
     """Return `` on 3 nodes``; empty: all is on the daemon's machine."""
     return f" on {counted(nodes, 'node')}" if nodes else ""

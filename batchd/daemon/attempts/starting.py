@@ -107,6 +107,7 @@ class Starting:
             batch=batch,
             terms=active.terms,
             queued_at=given.queued_at,
+            node=active.worker.node,
             tmp=str(scratch.folder(self._current.config, ref)),
             base=active.base,
             base_s=self._current.config.workspace.fetch_timeout_s,
