@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import time
 from collections import Counter
@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from cluster_spools import on_cluster
 from loglines import logged
-from pools import drop, running, summary
+from pools import configured, drop, joined, processes, running, summary
+from pools import nodes as nodes_of
 from ray_nodes import Nodes
 
+from batchd import control
 from tests.conftest import Spool
 
 _TASKS = 48
@@ -48,33 +50,64 @@ def test_a_node_without_disk_keeps_nobody_waiting(
     with spool.serving():
         drop(spool, _TASKS)
         assert summary(spool)["counts"]["completed"] == _TASKS
-    print("\na node without disk:", dict(at(spool)), troubles(spool))
+    print("\na node without disk:", dict(at(spool)))
+    assert not logged(spool.folder / "daemon.log", "worker_died")
 
 
 def test_a_node_that_ray_drains_gives_its_tasks_to_others(
     tmp_path: Path, slow_server: str, nodes: Nodes
 ) -> None:
-    """As before a preemption: its workers go on until the deadline, or until the node is gone."""
+    """As before a preemption: its workers give their tasks back, end, and none is placed there again; nothing is lost."""
     spool = on_cluster(tmp_path, slow_server, nodes.address)
     name = nodes.add()
     with spool.serving():
         drop(spool, _TASKS)
         spool.eventually(lambda: len(set(running(spool).values())) == 2)
         begun = time.monotonic()
-        said = nodes.drain(name)
-        ended: list[float] = []
-
-        def over() -> bool:
-            if not ended and nodes.others[name].poll() is not None:
-                ended.append(time.monotonic() - begun)
-            return (spool.folder / "outbox/b/summary.json").exists()
-
-        spool.eventually(over)
+        assert nodes.drain(name).startswith("0:")
+        spool.eventually(lambda: len(set(running(spool).values())) == 1)
+        took_s = time.monotonic() - begun
+        # Others wait for a slot, and there would be some.
+        assert control.request(spool.folder / ".batchd", "status")["tasks"]["queued"]
         assert summary(spool)["counts"]["completed"] == _TASKS
-    print("\na drained node:", said.strip()[-200:], ended, dict(at(spool)), troubles(spool))
+    print(
+        f"\na node was drained: its tasks were given back within {took_s:.1f} s; {dict(at(spool))}"
+    )
+    assert not logged(spool.folder / "daemon.log", "worker_died")
+    results = [spool.result("b", f"{n:03}") for n in range(1, _TASKS + 1)]
+    assert not sum(each["usage"]["unsettled_calls"] for each in results)
 
 
-def troubles(spool: Spool) -> list[str]:
-    """Return what the log says that is no step of a task."""
-    lines = logged(spool.folder / "daemon.log")
-    return [json.dumps(line)[:300] for line in lines if line["level"] != "info"]
+def _memory_group() -> Path:
+    """Return a new cgroup for memory below this process's own."""
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    (own,) = (line.split(":", 2)[2] for line in lines if ":memory:" in line)
+    group = Path(f"/sys/fs/cgroup/memory{own}/batchd-hardship")
+    group.mkdir(exist_ok=True)
+    return group
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not Path("/sys/fs/cgroup/memory").is_dir(),
+    reason="root's, with cgroups of version 1",
+)
+def test_what_the_kernel_kills_for_memory_goes_on_elsewhere(
+    tmp_path: Path, slow_server: str
+) -> None:
+    """Where it takes the worker and its keeper with it, that is when their lease is over."""
+    spool, group = configured(tmp_path, slow_server), _memory_group()
+    try:
+        with spool.serving(), joined(spool, "small"):
+            spool.eventually(lambda: nodes_of(spool))
+            for pid in processes("small"):
+                (group / "cgroup.procs").write_text(str(pid))
+            drop(spool, 3)
+            spool.eventually(lambda: running(spool))
+            with joined(spool, "other"):
+                (group / "memory.limit_in_bytes").write_text(str(1 << 19))
+                assert summary(spool)["counts"]["completed"] == 3
+        assert at(spool) == {"other": 3}
+        assert "oom_kill 0" not in (group / "memory.oom_control").read_text()
+    finally:
+        with contextlib.suppress(OSError):
+            group.rmdir()

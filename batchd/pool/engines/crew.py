@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -199,8 +199,9 @@ class Crew:
                 self._placed(news)
             case WorkerStopped(badge=badge, cause=cause):
                 self._ended(badge, cause)
-            case ClusterSize():
+            case ClusterSize(draining=draining):
                 self._size = news
+                self._leave(draining)
 
     def _placed(self, placed: RoomFound) -> None:
         post = self._posts.get(placed.badge)
@@ -210,6 +211,15 @@ class Crew:
         ticket = self._tickets.make(placed.addresses, _JOIN_MINUTES, placed.badge)
         has = Has(post.needs.gpu, (post.needs.label,) * bool(post.needs.label))
         self._order(StartWorker(placed.badge, str(ticket), placed.node, has))
+
+    def _leave(self, draining: Collection[str]) -> None:
+        """Have the workers of nodes that Ray drains give their tasks back before these are gone."""
+        for badge, post in self._posts.items():
+            if post.node_id in draining and not post.ending:
+                if post.seen:
+                    self._dismiss(badge)
+                else:
+                    self._end(badge, post)
 
     def _ended(self, badge: int, cause: str) -> None:
         post = self._posts.pop(badge, None)

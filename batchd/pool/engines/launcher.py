@@ -150,15 +150,17 @@ class Launcher:
 
     def _look(self) -> bool:
         """Report how large the cluster is; return whether it may be used."""
-        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        if len(nodes) > 1 and not self._guarded:
+        draining = tuple(sorted(self._ray._private.state.state.get_draining_nodes()))  # noqa: SLF001 (no other way to it)
+        alive = {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
+        nodes = [resources for node, resources in alive.items() if node not in draining]
+        if len(alive) > 1 and not self._guarded:
             # One node alone may be this machine, reached from nowhere else; so it is asked as soon as there are more.
             if why := _unguarded(self._ray.get_runtime_context().gcs_address):
-                why = f"the Ray cluster has {len(nodes)} nodes, and {why}"
+                why = f"the Ray cluster has {len(alive)} nodes, and {why}"
                 self._say(NotConnected(why, "start all of its nodes with RAY_AUTH_MODE=token"))
                 return False
             self._guarded = True
-        self._say(ClusterSize(nodes=tuple(map(_size, nodes))))
+        self._say(ClusterSize(nodes=tuple(map(_size, nodes)), draining=draining))
         return True
 
 

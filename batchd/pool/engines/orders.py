@@ -88,6 +88,8 @@ class ClusterSize(Struct, frozen=True, kw_only=True):
     """From the launcher, every few seconds: the cluster answers; how much each of its nodes has in all."""
 
     nodes: tuple[NodeSize, ...]
+    #: The ids of those that Ray drains: they are not among the others, for nothing more is placed there.
+    draining: tuple[str, ...] = ()
 
 
 Order: TypeAlias = FindRoom | StartWorker | StopWorker
