@@ -134,6 +134,10 @@ drawing: setup ## draw the lifecycle's table into docs/architecture.md
 generated: setup ## make completions, man page and schemas in batchd/data from the code
 	@$(BIN)/python -m batchd.cli.generated batchd/data
 
+.PHONY: pictures
+pictures: setup chromium ## draw the pictures of README.md: `top` and the report, from the demo's model at work
+	@$(BIN)/python benchmarks/pictures.py
+
 .PHONY: wheel
 wheel: setup ## build dist/batchd-….whl, which pip, pipx and uv install: needs no network
 	@rm -f dist/batchd-*.whl

@@ -211,7 +211,7 @@ class ResultV1:
     workspace: WorkspaceV1 | None = None
     #: What it has changed in its clone or copy, by file, at most 1,000; null: it has neither, or no one looked.
     changes: tuple[ChangeV1, ...] | None = None
-    #: null: it has no clone or copy, has changed nothing, or ended before anybody looked: then ``changes`` is null too.
+    #: null: it has no clone or copy, has changed nothing, or ended before batchd looked: then ``changes`` is null too.
     patch: PatchV1 | None = None
     #: What it changed that runs code when the directory is used; null: no one looked, as where its worker died.
     #: Left out of the oldest results.

@@ -14,6 +14,7 @@ from typing import Any
 from harness import row
 
 # The browser, and the night's work, are those of the tests.
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "browser"))
 from chromium import chromium
 from stored import Night

@@ -19,7 +19,7 @@ _AT_ONCE = 500
 
 
 async def _fill(spool: Path, batches: int, tasks: int) -> None:
-    store = Store.open(spool / ".batchd/batchd.db", retention_s=0)
+    store = Store.open(spool / ".batchd/batchd.db")
 
     async def add(number: int) -> None:
         batch = Batch(

@@ -75,7 +75,7 @@ async def agent(store: Store, ref: Ref) -> None:
 
 async def steps(path: Path) -> tuple[float, float]:
     """Return CPU milliseconds of one durable step, and steps a second."""
-    store = Store.open(path, retention_s=0)
+    store = Store.open(path)
     await store.add_batch(batch("steps", str(path.parent)), tasks(AGENTS))
     wall, cpu = time.perf_counter(), time.process_time()
     await asyncio.gather(*(agent(store, Ref("steps", str(i))) for i in range(AGENTS)))
@@ -86,7 +86,7 @@ async def steps(path: Path) -> tuple[float, float]:
 
 async def fill(path: Path) -> float:
     """Store the queue as ten files; return the seconds that the slowest took."""
-    store = Store.open(path, retention_s=0)
+    store = Store.open(path)
     slowest = 0.0
     for i in range(10):
         new = tasks(QUEUED // 10)
@@ -104,7 +104,7 @@ def main() -> int:
         path = Path(folder) / "queue.db"
         added = asyncio.run(fill(path))
         start = time.perf_counter()
-        store = Store.open(path, retention_s=0)
+        store = Store.open(path)
         found = len(store.restore().queued)
         restored = time.perf_counter() - start
         store.close()

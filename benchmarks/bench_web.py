@@ -19,9 +19,18 @@ from harness import TICKS, Daemon, row, stage
 TASKS, CALLS, ROUNDS = 300, 4, 6
 #: Reads what it is sent, and throws it away: as a process of its own, it costs the page nothing.
 _BROWSER = """
-import sys, urllib.request
+import sys, time, urllib.error, urllib.request
 asked = urllib.request.Request(sys.argv[1], headers={"Authorization": f"Bearer {sys.argv[2]}"})
-for line in urllib.request.urlopen(asked):
+while True:
+    try:
+        answer = urllib.request.urlopen(asked)
+    except urllib.error.HTTPError as error:
+        if error.code != 404:
+            raise
+        time.sleep(0.01)  # the file that was dropped is no batch yet
+    else:
+        break
+for line in answer:
     if line.startswith(b"event"):
         print(line, flush=True)
 """
@@ -62,7 +71,8 @@ class Web:
                 )
                 stack.callback(browser.kill)
                 assert browser.stdout is not None
-                browser.stdout.readline()
+                if not browser.stdout.readline():
+                    raise SystemExit(f"the browser at {path} ended before its first event")
             yield
 
 

@@ -23,12 +23,15 @@ from tests.conftest import CONFIG, NO_REPORT, Spool
 LEASE_S = 3.0
 
 
-def configured(folder: Path, base_url: str, model: str = "steps-3") -> Spool:
-    """Return a spool whose workers all join."""
+def configured(
+    folder: Path, base_url: str, model: str = "steps-3", *, shared: bool = True, more: str = ""
+) -> Spool:
+    """Return a spool whose workers all join; ``shared``: they have its disk. ``more``: of the configuration."""
     text = CONFIG.format(base_url=base_url, model=model).replace("processes = 2", "processes = 0")
     lease = f'heartbeat_timeout_s = {LEASE_S}\nlisten = "127.0.0.1:{free_port()}"\n'
     text = text.replace("drain_s = 2\n", f"drain_s = 2\n{lease}")
-    (folder / "config.toml").write_text(f"{NO_REPORT}{text}[workspace]\nshared = true\n")
+    disks = f"[workspace]\nshared = {str(shared).lower()}\n"
+    (folder / "config.toml").write_text(f"{NO_REPORT}{text}{disks}{more}")
     return Spool(folder)
 
 
@@ -41,11 +44,19 @@ def invited(cluster: Spool, machine: str = "127.0.0.1") -> str:
 
 @contextlib.contextmanager
 def joined(
-    cluster: Spool, node: str, line: str = "", *options: str
+    cluster: Spool, node: str, line: str = "", *options: str, cache: Path | None = None
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run a worker, from its start to whatever end."""
+    """Run a worker, from its start to whatever end.
+
+    ``cache``: of one that sees nothing of the daemon's folder, but an empty one in its place, as on another machine.
+    """
+    command = cluster.command("worker", "--join", "-", "--node", node, *options)
+    if cache is not None:
+        hide = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"']
+        worker = [*command[:3], "worker", "--join", "-", "--node", node, "--cache", str(cache)]
+        command = [*hide, str(cluster.folder), *worker]
     process = subprocess.Popen(
-        cluster.command("worker", "--join", "-", "--node", node, *options),
+        command,
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -75,7 +75,7 @@ async def check(
 async def at_the_end(place: Workplace, verdict: Verdict) -> Verdict:
     """Return how a task ends: not well where it holds more of the disk than it may.
 
-    Its last command may have been over before anybody looked.
+    Its last command may have been over before its use was measured.
     """
     if verdict.status is not Status.COMPLETED or not (full := await place.full()):
         return verdict

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol, TypeAlias
 
 from batchd import wire
+from batchd.agent.files import Here
 from batchd.events import CallDenied, CallStarted, CancelRequested, Suspended, TaskFinished
 from batchd.llm import ModelClient
 from batchd.masking import Masker
@@ -68,6 +69,8 @@ class Host(Protocol):
     stop: StopSignal
     #: Knows the keys of all providers and the secrets of the task.
     masker: Masker
+    #: The task's directory on this machine.
+    files: Here
 
     def clock(self) -> float:
         """Return the time, in seconds since the epoch."""

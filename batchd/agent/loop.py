@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 from collections.abc import Mapping
@@ -18,12 +19,14 @@ from batchd.agent.decide import Conclude, RunTool, Step, decide
 from batchd.agent.host import Host
 from batchd.agent.journal import Journal
 from batchd.agent.perform import Performer
-from batchd.errors import BatchdError, SandboxError, StaleAttemptError, WorkspaceError
+from batchd.errors import BatchdError, FolderError, SandboxError, StaleAttemptError, WorkspaceError
 from batchd.events import CallStarted, ClockMoved, Event, Resumed, TaskStarted
 from batchd.records import ErrorInfo, ModelSetup, Reason, Status, Trigger
 from batchd.sandbox import Workplace
 from batchd.taskstate import TaskState, Verdict, apply, fold
 
+#: Size and mtime of a file's stamp: all that is the same on another machine.
+_LASTING = 2
 EndedAs: TypeAlias = Literal["finished", "suspended", "stale"]
 
 
@@ -81,25 +84,30 @@ class _Agent:
         )
 
     async def _work_in_sandbox(self) -> None:
-        task = self._run.task
+        task, places = self._run.task, self._host.files.places(self._run)
         with await self._host.sandbox.open(
-            self._run.batch.directory(task),
-            fresh=not task.dir,
+            places.directory,
+            fresh=places.fresh,
             network=task.network,
             env={**task.env, **{name: s.value for name, s in task.secrets.items()}},
             masker=self._host.masker,
-            tmp=self._run.tmp,
-            base=self._run.base.mirror if self._run.base else "",
+            tmp=places.tmp,
+            base=places.base,
             held=self.state.terms.held if self.state.terms else None,
         ) as place:
             try:
                 self._add(await self._opening(place))
+                await self._host.files.begin(place)
                 await self._loop(Performer(self._run, self._host, self._journal, place))
             except SandboxError:
                 self._triggers = await asyncio.to_thread(place.triggers)
                 raise
             finally:
                 await place.clear("the task ended")
+            if not self.state.finished:
+                # What went on in the background since its last step; if it cannot be kept, that step still can.
+                with contextlib.suppress(SandboxError, WorkspaceError, FolderError):
+                    await self._host.files.keep(place)
 
     async def _loop(self, performer: Performer) -> None:
         """Decide, perform, record, until the task is finished or the agent is asked to stop."""
@@ -156,6 +164,8 @@ class _Agent:
             return Resumed(
                 at=self._host.clock(), attempt=self._run.attempt, terms=terms, node=self._run.node
             )
+        if self._host.files.travels:
+            files = files and {path: stamp[:_LASTING] for path, stamp in files.items()}
         terms = replace(
             terms,
             system_prompt=prompt,

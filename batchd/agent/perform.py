@@ -83,6 +83,7 @@ class Performer:
                 await self._place.clear(prompts.EVALUATED)
                 verdict = await evaluate.at_the_end(self._place, verdict)
                 patch = await self._patch(state)
+                await self._kept()
                 files, triggers = await self._place.left()
                 yield self._host.finish(
                     state,
@@ -148,6 +149,14 @@ class Performer:
         await self._journal.flush()
         waited_s = time.monotonic() - begun
         self._ends += waited_s  # which is no time at work either
+        return waited_s
+
+    async def _kept(self) -> float:
+        """Return, when the daemon has what was changed in the directory, how long that took, which is no time at work."""
+        begun = time.monotonic()
+        await self._host.files.keep(self._place)
+        waited_s = time.monotonic() - begun
+        self._ends += waited_s
         return waited_s
 
     def _left(self, limit_s: float) -> float:
@@ -242,6 +251,8 @@ class Performer:
             output = await tools.run(
                 request, self._place, timeout_s, most, known=known, look=self._look
             )
+        if request.name != "read_file" or self._place.running:
+            waited_s += await self._kept()
         now = self._host.clock()
         notice = "" if state.noticed else allowance.left(self._task.limits, state, now)
         stop = prompts.HOW_TO_STOP if state.text_protocol and _may_be_all(output) else ""
@@ -276,10 +287,14 @@ class Performer:
                     self._place, self._task.check, timeout_s, most, apart=apart
                 )
                 judged = self._verdict(verdict, last=step.last)
-                judged = replace(judged, refused=ran.refused, excess=ran.excess)
-                return replace(judged, seconds=ran.seconds, waited_s=waited_s)
-            verdict = await evaluate.output_schema(self._task.output_schema or {}, state.answer)
-            return replace(self._verdict(verdict, last=step.last), waited_s=waited_s)
+                judged = replace(
+                    judged, refused=ran.refused, excess=ran.excess, seconds=ran.seconds
+                )
+            else:
+                verdict = await evaluate.output_schema(self._task.output_schema or {}, state.answer)
+                judged = self._verdict(verdict, last=step.last)
+        waited_s += await self._kept()
+        return replace(judged, waited_s=waited_s)
 
     def _compacted(self, step: Compact) -> Compacted:
         return Compacted(

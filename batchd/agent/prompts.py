@@ -13,7 +13,7 @@ from batchd.records import Message, Task, Tool, ToolName
 
 _OPENING = """\
 You are an autonomous agent that finishes one task by running commands on a Linux machine.
-Nobody watches: never ask questions, decide yourself. Your work counts only as files in /task \
+No one watches: never ask questions, decide yourself. Your work counts only as files in /task \
 (the current directory) and your final message."""
 
 _NATIVE = """\

@@ -4,9 +4,8 @@ From a table of ours, and from the lists of the providers themselves, which ``as
 client for HTTP.
 """
 
-from batchd.catalog.ends import end, today
 from batchd.catalog.listing import Listed, Listing, nearest
-from batchd.catalog.shutdowns import SOON_DAYS, Shutdown, house, shutdown
+from batchd.catalog.shutdowns import SOON_DAYS, Shutdown, end, house, shutdown, today
 
 __all__ = [
     "SOON_DAYS",

@@ -9,13 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import UTC, date, datetime
 from urllib.parse import urlsplit
+
+from batchd.catalog.listing import Listing
 
 #: A shutdown that is as near as this is reported, in days.
 SOON_DAYS = 60
 #: The date in the name of a snapshot: ``gpt-5-mini-2025-08-07``, ``claude-sonnet-4-5-20250929``.
 _SNAPSHOT = re.compile(r"-(?:\d{4}-\d{2}-\d{2}|20\d{6}|latest)$")
+
+_SOURCE = "says its provider's list"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,3 +193,25 @@ def _named(seller: str, name: str) -> Iterator[Shutdown]:
     for day, models in known.ends.items() if known else ():
         if known and name in models:
             yield Shutdown(model=name, on=day, successor=models[name], source=known.page)
+
+
+def today() -> date:
+    """Return the day in UTC."""
+    return datetime.now(UTC).date()
+
+
+def end(model: str, base_url: str = "", listing: Listing | None = None) -> Shutdown | None:
+    """Return what is known of the end of a ``provider/model``; None: none is announced.
+
+    ``base_url``: where its provider is reached. ``listing``: what that says it has; None: it was not asked, or has none.
+    """
+    known = shutdown(model, base_url)
+    listed = listing.find(model.partition("/")[2]) if listing else None
+    if listed is None:
+        return known
+    if listed.ends is None and not listed.retired:
+        # It is there, whatever the table says of the past.
+        return known if known and not known.gone(today()) else None
+    over = listed.retired and not (listed.ends and listed.ends <= today())
+    day = None if over else listed.ends
+    return replace(known or Shutdown(model=model, on=day), on=day, source=_SOURCE)

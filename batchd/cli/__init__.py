@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from batchd import __version__, imports
-from batchd.cli import streams
+from batchd.cli import examples, streams
 from batchd.errors import BatchdError, ForbiddenError, UsageError
+from batchd.fitting import columns_of, hanging
 from batchd.log import escape
 
 #: Each command with its line in the help; its module is ``batchd.cli.NAME``.
@@ -55,6 +56,29 @@ COMMANDS: Mapping[str, str] = {
     "restore": "put a backup in the store's place, and import the results in the outbox",
     "demo": "show the whole way with a stand-in model: no key, no network",
 }
+
+#: Said to who names no command.
+_WAY_IN = """\
+batchd is a print spooler for LLM agents: drop task.json, collect results.
+
+To begin
+  batchd demo              the whole way with a stand-in model: no key needed
+  batchd init ~/spool      make a spool: configuration, inbox, outbox, a sample
+  batchd check             look for what would fail, and how to fix it
+
+To work
+  batchd run task.json     work on a task file here and now, and watch
+  batchd serve             watch the inbox, until stopped
+  batchd submit task.json  drop a task file into the inbox
+
+To look
+  batchd status            batches, the tasks of one, or one task
+  batchd top               the same, live; a key steps in
+  batchd logs BATCH/TASK   what a task did, step by step
+  batchd web               all of it in a browser
+
+`batchd --help` lists all commands, `batchd COMMAND --help` explains one.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -102,7 +126,9 @@ def _command(given: Sequence[str]) -> str:
 
 def _complain(message: str) -> None:
     """Print what went wrong. A message may have lines, and hold what files and servers have said."""
-    print("\n".join(map(escape, f"batchd: {message}".split("\n"))), file=sys.stderr)
+    width = columns_of(sys.stderr.fileno()) if sys.stderr.isatty() else sys.maxsize
+    for line in map(escape, f"batchd: {message}".split("\n")):
+        print(*hanging(line, width), sep="\n", file=sys.stderr)
 
 
 class _Command(argparse.ArgumentParser):
@@ -138,7 +164,8 @@ def parser(loaded: Container[str] = frozenset(COMMANDS)) -> argparse.ArgumentPar
         prog="batchd",
         description="A print spooler for LLM agents: drop task.json, collect verified results.",
         epilog="Exit codes: 0 all completed, 1 some task did not, 2 wrong use or invalid input, "
-        "3 not possible here.",
+        f"3 not possible here.\n\n{examples.shown('run', 'demo')}",
+        formatter_class=examples.Help,
         parents=[common],
     )
     whole.add_argument("--version", action="version", version=f"batchd {__version__}")
@@ -155,6 +182,8 @@ def parser(loaded: Container[str] = frozenset(COMMANDS)) -> argparse.ArgumentPar
         )
         if name in loaded:
             importlib.import_module(f"batchd.cli.{name}").arguments(command)
+            command.epilog = examples.below(name, command.epilog)
+            command.formatter_class = examples.Help
     return whole
 
 
@@ -162,7 +191,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     # Only what may be called is loaded.
     known = parser(argv)
     if not argv:
-        known.print_help(sys.stderr)
+        print(_WAY_IN, end="", file=sys.stderr)
         raise SystemExit(2)
     first = argv[0]
     if not first.startswith("-") and first not in COMMANDS:

@@ -41,7 +41,7 @@ def lines(cautions: Cautions) -> Iterator[str]:
 def _of_task(task: str, result: ResultV1) -> Iterator[str]:
     files = result.runs_code
     if files is None:
-        yield f"{task} ended before anybody saw whether it left what {_WORDS}: {result.dir}"
+        yield f"{task} ended before batchd looked whether it left what {_WORDS}: {result.dir}"
         return
     yield f"{task} changed what {_WORDS}: {result.dir}"
     for file in files[:_MOST_FILES]:

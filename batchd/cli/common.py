@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from batchd import config
 from batchd.config import own
 from batchd.errors import ConfigError, UsageError
-from batchd.fitting import clipped, hanging, width_of
+from batchd.fitting import columns_of, hanging
 from batchd.log import LogLevel, escape, escape_json, escape_text
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: How each end of a task is marked.
 MARKS = {"completed": "✓", "timeout": "◷", "error": "✗", "cancelled": "○"}
+#: Columns of money whose names do not say so.
+_MONEY = frozenset({"total", "spent", "unsettled", "cache_saved"})
 #: What spreadsheets take for the beginning of a formula, in whatever width it is written, …
 _FORMULA = ("=", "+", "-", "@")
 #: … and what some of them leave out in front of it.
@@ -36,6 +38,9 @@ _COLOURS = {
     "running": "36",
     "parked": "33",
     "timeout": "33",
+    # … and its words, of views/ends.py, which takes time to load.
+    **dict.fromkeys(("not accepted", "out of calls", "out of tokens"), "33"),
+    **dict.fromkeys(("out of money", "out of time"), "33"),
     "cancelled": "33",
     "rejected": "31",
     "error": "31",
@@ -52,7 +57,8 @@ def print_json(value: Any) -> None:
 def complain(line: str) -> None:
     """Print a line for people on stderr, beside the answer; an empty one is left out."""
     if line:
-        print(escape(line), file=sys.stderr)
+        width = columns_of(sys.stderr.fileno()) if sys.stderr.isatty() else sys.maxsize
+        print(*hanging(escape(line), width), sep="\n", file=sys.stderr)
 
 
 def say(*lines: str) -> None:
@@ -65,7 +71,7 @@ def print_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None
     """Print rows for spreadsheets: a line of heads, then a line each; what is not known is empty."""
     out = csv.writer(_Rows())
     out.writerow(columns)
-    out.writerows([_cell(row[name]) for name in columns] for row in rows)
+    out.writerows([_cell(name, row[name]) for name in columns] for row in rows)
 
 
 class _Rows:
@@ -76,8 +82,14 @@ class _Rows:
         return sys.stdout.write(row.removesuffix("\r\n") + "\n")
 
 
-def _cell(value: Any) -> Any:
-    """Return a cell that no spreadsheet takes for a formula, and no terminal obeys: models and task files write its text."""
+def _cell(name: str, value: Any) -> Any:
+    """Return a cell that no spreadsheet takes for a formula, and no terminal obeys: models and task files write its text.
+
+    Money is decimal, with two places at the least, so that cents look like cents: ``0.10``, ``0.00004``.
+    """
+    if isinstance(value, float) and (name in _MONEY or name.endswith("_usd")):
+        whole, _, part = f"{value:.10f}".partition(".")
+        return f"{whole}.{part.rstrip('0'):0<2}"
     if not isinstance(value, str):
         return value
     text = escape_text(value)
@@ -129,42 +141,11 @@ def colours_wanted() -> bool:
 
 
 def coloured(text: str, status: str) -> str:
-    """Return ``text`` in the colour of a status, on a terminal."""
+    """Return ``text`` in the colour of a status, or of a word for it, on a terminal."""
     code = _COLOURS.get(status)
     return (
         f"\x1b[{code}m{text}\x1b[0m" if code and sys.stdout.isatty() and colours_wanted() else text
     )
-
-
-def table(
-    heads: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    *,
-    right: Sequence[str] = (),
-    flexible: str = "",
-) -> list[str]:
-    """Return the lines of a table.
-
-    Columns named in ``right`` are aligned to the right; the one named ``flexible`` is cut where
-    the line would be too long for the terminal; in a pipe nothing is. Cells are neutralised here, and coloured where they are a status.
-    """
-    cells = [[escape(c) for c in row] for row in rows]
-    widths = [max(width_of(r[i]) for r in [list(heads), *cells]) for i in range(len(heads))]
-    if flexible:
-        column = list(heads).index(flexible)
-        rest = sum(widths) - widths[column] + 2 * (len(heads) - 1)
-        widths[column] = min(widths[column], max(8, room() - rest))
-
-    def line(row: Sequence[str], *, plain: bool) -> str:
-        parts = []
-        for name, cell, width in zip(heads, row, widths, strict=True):
-            text = clipped(cell, width)
-            gap = " " * (width - width_of(text))
-            text = text if plain else coloured(text, cell)
-            parts.append(gap + text if name in right else text + gap)
-        return "  ".join(parts).rstrip()
-
-    return [line(heads, plain=True), *(line(row, plain=False) for row in cells)]
 
 
 def settings(file: Path | None) -> config.Config:

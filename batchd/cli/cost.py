@@ -7,7 +7,7 @@ import itertools
 from typing import Any, Protocol, cast
 
 from batchd import config
-from batchd.cli import common, repricing
+from batchd.cli import common, repricing, tables
 from batchd.errors import UsageError
 from batchd.log import escape
 from batchd.observe.words import NO_TAG, at_least, counted, from_cache, money
@@ -21,6 +21,8 @@ COLUMNS = (
     *("reasoning_tokens", "estimated_calls", "unpriced_calls", "input_usd", "output_usd"),
     *("cost_usd", "unsettled_calls", "unsettled_usd"),
     *("cache_write_long_tokens", "cache_reported_tokens", "cache_share", "cache_saved"),
+    # What `cost_usd` is where every price is known, and what the other calls came to where one is missing.
+    "known_usd",
 )
 
 
@@ -138,7 +140,7 @@ class _Spent:
             heads, cells = heads[:-1], [cell[:-1] for cell in cells]  # the room is the names'
         # The one with the longest names gives way.
         widest = max(range(len(splits)), key=lambda i: max((len(c[i]) for c in cells), default=0))
-        return common.table(heads, cells, right=heads[len(splits) :], flexible=heads[widest])
+        return tables.table(heads, cells, right=heads[len(splits) :], flexible=heads[widest])
 
     def notes(self) -> list[str]:
         if not self._total:

@@ -56,15 +56,15 @@ Where things lie, in {spool}:
   daemon.log                  the daemon's log
   server.jsonl                the requests, as the model's server saw them
 
-The model was a stand-in: a server on this machine that replays what a real model
-once answered. All else was real: the daemon, the sandbox, the commands, the files.
-The stand-in's prices are invented. With a real model:
+The model was a stand-in: a server on this machine that replays what a real one
+once answered. All else was real: daemon, sandbox, commands, files. Its prices
+are invented. With a real model:
 
 {activate}  batchd init ~/spool         makes a spool, and says what comes next
   cd ~/spool
   export OPENAI_API_KEY=…     or another provider's
   batchd check                what would fail, and the fix
-  batchd run sample.json      here and now; or `batchd serve`, and drop into inbox/
+  batchd run sample.json      here and now; or `batchd serve`, and drop it there
 
 Providers and keys: {page}
 """

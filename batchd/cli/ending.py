@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from batchd.cli import common, summary
 from batchd.records import Batch
@@ -22,7 +25,14 @@ def report(rows: Iterable[BatchRow], *, as_json: bool = False) -> int:
         if one is None:
             print(f"\n{batch.name} has been collected already.")
         else:
-            print("", *summary.lines(one), "", f"Results: {batch.folder}/", *_page(batch), sep="\n")
+            print(
+                "",
+                *summary.lines(one, _prompts(batch)),
+                "",
+                f"Results: {batch.folder}/",
+                *_page(batch),
+                sep="\n",
+            )
     if any(row.problems for row in rows):
         return 2
     return 0 if all(row.completed == row.tasks for row in rows) else 1
@@ -32,6 +42,24 @@ def _page(batch: Batch) -> list[str]:
     """Return the line that names a batch's report, where it has one."""
     page = Path(batch.folder, "report.html")
     return [f"Report:  {page}"] if page.is_file() else []
+
+
+class _Line(msgspec.Struct):
+    """Of a line in ``results.jsonl``, what a summary does not have."""
+
+    task: str
+    first_prompt: str
+
+
+def _prompts(batch: Batch) -> dict[str, str]:
+    """Return the prompts of the first tasks; none where a collector has taken the results away."""
+    decoder: msgspec.json.Decoder[_Line] = msgspec.json.Decoder(_Line)
+    try:
+        with Path(batch.folder, "results.jsonl").open("rb") as file:
+            found = [decoder.decode(line) for line in itertools.islice(file, summary.MOST_ROWS)]
+    except (OSError, msgspec.MsgspecError):
+        return {}
+    return {line.task: line.first_prompt for line in found}
 
 
 def _read(batch: Batch) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchd import config
-from batchd.cli import common, given
+from batchd.cli import common, given, tables
 from batchd.log import escape
 from batchd.observe.words import counted, duration, limit, listed, money
 from batchd.spool import outbox
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from batchd.estimate import Estimate, File, Part, Range
+    from batchd.spool.taskfile import Parsed
 
 _HEADS = ("MODEL", "TASKS", "CALLS", "TOKENS", "COST", "TIME")
 _LARGE = 100_000
@@ -34,24 +35,47 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check the files as `submit` does, and print what they may come to."""
+    settings = config.load(args.config)
+    found, budgets = _estimated([_checked(name, settings) for name in args.files], settings)
+    if args.json:
+        common.print_json({**_fields(found), "budgets": budgets.fields()})
+    else:
+        common.say(*_lines(found, budgets))
+    return 0
+
+
+def brief(name: str, parsed: Parsed, settings: config.Config) -> Iterator[str]:
+    """Yield what a task file may come to in a line or two, for who is about to have it worked on."""
+    from batchd.estimate import File  # noqa: PLC0415 (see below)
+
+    batch = outbox.batch_name(Path(name).name)
+    file = File(name=batch, tasks=parsed.tasks, budget_usd=parsed.budget_usd)
+    found, budgets = _estimated([file], settings)
+    total = found.total
+    if total.all is None:
+        yield (
+            f"Nothing like it is on record, so its cost is not known. First requests: {money(total.first_cost)}; "
+            f"at most: {', '.join(_bounds(total, budgets))}."
+        )
+        return
+    took = f", {_range(found.wall_s, duration)}" if found.wall_s else ""
+    of = f" for {total.known:,} of {total.tasks:,} tasks" if total.known < total.tasks else ""
+    yield f"Likely{of}: {_range(total.all.cost, money)}{took}; {_number(total.all.tokens.median)} tokens."
+    yield f"At most: {', '.join(_bounds(total, budgets))}."
+
+
+def _estimated(files: Sequence[File], settings: config.Config) -> tuple[Estimate, _Budgets]:
+    """Return what files may come to, by what the store has, and what limits their money."""
     from batchd.estimate import estimate  # noqa: PLC0415 (loads all that an agent says; not for wrong arguments)
 
-    settings = config.load(args.config)
-    files = [_checked(name, settings) for name in args.files]
-    store = common.store_path(Path(settings.paths.state))
-    spent = 0.0
+    store, spent = common.store_path(Path(settings.paths.state)), 0.0
     if store.exists():
         with Reader(store) as reader:
             found = estimate(files, settings, reader)
             spent = _spent_today(reader)
     else:
         found = estimate(files, settings, None)
-    budgets = _Budgets(files, settings.budget.per_day_usd, spent)
-    if args.json:
-        common.print_json({**_fields(found), "budgets": budgets.fields()})
-    else:
-        common.say(*_lines(found, budgets))
-    return 0
+    return found, _Budgets(files, settings.budget.per_day_usd, spent)
 
 
 def _spent_today(reader: Reader) -> float:
@@ -145,7 +169,7 @@ def _fields(found: Estimate) -> dict[str, Any]:
 def _lines(found: Estimate, budgets: _Budgets) -> Iterator[str]:
     yield "One task of each model; eight in ten similar tasks lie within:"
     rows = [_row(name, part) for name, part in found.models.items()]
-    yield from common.table(_HEADS, rows, right=_HEADS[1:], flexible="MODEL")
+    yield from tables.table(_HEADS, rows, right=_HEADS[1:], flexible="MODEL")
     yield ""
     total = found.total
     yield (

@@ -50,6 +50,8 @@ def _completed() -> argparse.ArgumentParser:
 def _man_page() -> str:
     """Return the man page. What stands below a command's ``--help`` stands in place of its description, which repeats its line."""
     whole = parser()
+    # Of the whole, the codes alone: examples stand with the commands.
+    whole.epilog = (whole.epilog or "").partition("\n\n")[0]
     for each in (whole, *_commands(whole)):
         each.formatter_class = functools.partial(argparse.HelpFormatter, width=_WIDTH)
     for command in _commands(whole):

@@ -28,7 +28,7 @@ def plain(text: str) -> str:
 
 
 def neutral(text: str) -> Iterator[str]:
-    r"""Yield the lines of a text that anybody may have written, without anything that steers a terminal.
+    r"""Yield the lines of a text from any source, without anything that steers a terminal.
 
     Colours are dropped, of a line that was written over again and again the last state is kept, tabs become
     spaces, and every other control character is shown as ``\x1b`` and the like.

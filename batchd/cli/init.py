@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _serviced(args: argparse.Namespace, directory: Path) -> Wanted:
-    """Return what is wanted of the system's service, which has no variables of anybody's."""
+    """Return what is wanted of the system's service, which has no user's variables."""
     if args.key_env is not None:
         raise UsageError("a service of the system has no variables of yours: give a --key-file")
     return _wanted(args, directory, ask_key=False)

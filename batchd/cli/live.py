@@ -17,6 +17,7 @@ from batchd.cli.common import MARKS
 from batchd.cli.screens import Picture
 from batchd.observe.words import duration, money
 from batchd.records import Status
+from batchd.views import last
 
 _WIDTH = 80
 _STYLES = {
@@ -30,17 +31,6 @@ _STYLES = {
 }
 #: Of the columns before the prompt: task, step, round, time.
 _JUSTIFY: Sequence[Literal["left", "right"]] = ("left", "left", "right", "right")
-#: What comes after an event of this kind.
-_STEPS = {
-    "TaskStarted": "starting",
-    "Resumed": "resuming",
-    "CallStarted": "model",
-    "CallAnswered": "tool",
-    "CallFailed": "retrying",
-    "ToolRan": "model",
-    "RoundEvaluated": "evaluated",
-    "Compacted": "compacted",
-}
 
 
 class Live:
@@ -86,7 +76,7 @@ class Live:
             tasks.add_row(
                 Text(task.ref.task, "bold"),
                 Text(
-                    "waiting" if parked else _STEPS.get(task.step, ""),
+                    "waiting" if parked else last(task.step).then,
                     "yellow" if parked else "cyan",
                 ),
                 Text(f"round {task.round}"),

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
             common.complain(
                 "No daemon runs; more comes once `batchd serve` starts. Ctrl-C ends this."
             )
-        with _printer(args, reader, state, task) as printer:
+        with _printer(args, reader, state, batch, task) as printer:
             shown = _follow(reader, batch, task, printer, on=args.follow)
         if not shown:
             print(escape(_silence(reader.batch(batch))), file=sys.stderr)
@@ -76,11 +76,13 @@ def _ended(reader: Reader, batch: str, task: str) -> bool:
     return reader.task(Ref(batch, task)).status.final if task else not reader.unfinished(batch)
 
 
-def _printer(args: argparse.Namespace, reader: Reader, state: Path, task: str) -> printing.Printer:
+def _printer(
+    args: argparse.Namespace, reader: Reader, state: Path, batch: str, task: str
+) -> printing.Printer:
     if args.json:
         return printing.Json()
     if args.lines or not task:
-        return printing.Lines()
+        return printing.Lines(reader.lengths(batch, task))
     return printing.Conversation(reader, state, full=args.full)
 
 

@@ -32,7 +32,7 @@ def in_use(settings: config.Config, tasks: Iterable[str] = ()) -> dict[str, str]
 
 
 def lines(settings: config.Config, *, offline: bool, tasks: Iterable[str] = ()) -> Iterator[Line]:
-    """Yield what there is to say of providers and models; ``offline``: without asking anybody."""
+    """Yield what there is to say of providers and models; ``offline``: without a request to any provider."""
     roles = in_use(settings, tasks)
     lists: dict[str, Listing | None] = {}
     for provider in dict.fromkeys(model.partition("/")[0] for model in roles.values()):

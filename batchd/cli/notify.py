@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from batchd import config
-from batchd.cli import common
+from batchd.cli import common, tables
 from batchd.cli.common import coloured
 from batchd.errors import DeliveryError, UsageError
 from batchd.log import escape
@@ -83,5 +83,5 @@ def _show(settings: config.Config, targets: list[Target], *, as_json: bool) -> N
         return
     cells = [(name, s.kind, f"{waiting:,}", " ".join(s.on)) for name, s, waiting in rows]
     heads = ("RECEIVER", "KIND", "WAITING", "ON")
-    for line in common.table(heads, cells, right=("WAITING",), flexible="ON"):
+    for line in tables.table(heads, cells, right=("WAITING",), flexible="ON"):
         print(line)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from batchd import views
 from batchd.cli import common, glyphs, reading
 from batchd.cli.reading import Line, Tone
 from batchd.events import Event
-from batchd.fitting import clipped
+from batchd.fitting import clipped, width_of, wrapped
 from batchd.log import escape, escape_json
-from batchd.observe.conversation import passages
 from batchd.observe.snapshot import Agent, agent_at
 from batchd.observe.words import duration
 from batchd.records import Ref, Status
@@ -30,6 +30,8 @@ _CODES: Mapping[Tone, str] = {
     Tone.BAD: "31",
     Tone.NOTE: "33",
 }
+#: Columns of the longest of the log's words for events.
+_ACTION = max(len(view.action or "") for view in views.ALL)
 #: The daemon is asked so often what it does for a task (seconds).
 _ASK_S = 1.0
 
@@ -69,17 +71,30 @@ class Json(Printer):
 
 
 class Lines(Printer):
-    """A line a step."""
+    """A line a step, in columns: when, which task, the log's word for it, and what there is to say."""
+
+    def __init__(self, tasks: Iterable[str] = ()) -> None:
+        """``tasks``: those that have begun; names that are longer make room for themselves."""
+        self._widest = max(map(width_of, tasks), default=0)
 
     def show(self, ref: Ref, event: Event) -> None:
-        """Print a line, where there is something to say."""
-        from batchd.cli import steps  # noqa: PLC0415 (not with --json)
-
-        action, text = steps.line(event)
-        if action:
-            at = time.strftime("%H:%M:%S", time.localtime(event.at))
-            common.say(f"{at} {ref} {action:<16} {text}".rstrip())
-            sys.stdout.flush()
+        """Print a line, where there is something to say; on a terminal its rest hangs below its beginning."""
+        view = views.of(event)
+        if view.action is None:
+            return
+        name = escape(ref.task)
+        self._widest = max(self._widest, width_of(name))
+        gap = " " * (self._widest - width_of(name))
+        at = time.strftime("%H:%M:%S", time.localtime(event.at))
+        head = f"{at}  {name}{gap}  {view.action:<{_ACTION}}  "
+        # Where long names leave too little room, further lines begin further to the left.
+        margin = " " * min(width_of(head), common.terminal_width() * 3 // 5)
+        first, *more = wrapped(escape(view.text(event)), max(20, common.room() - len(head)))
+        print(f"{head}{first}".rstrip())
+        rest = " ".join(more)
+        for piece in wrapped(rest, max(20, common.room() - len(margin))) if rest else ():
+            print(f"{margin}{piece}")
+        sys.stdout.flush()
 
 
 class Conversation(Printer):
@@ -108,7 +123,7 @@ class Conversation(Printer):
         width = common.terminal_width() if self._terminal else 0
         self._clear()
         self._asked = 0.0  # whatever was done, something else is done now
-        for passage in passages(event, self._prompt):
+        for passage in views.passages(event, self._prompt):
             for line in reading.lines(passage, width, full=self._full):
                 print(self._painted(line))
         sys.stdout.flush()

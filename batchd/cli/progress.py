@@ -23,6 +23,7 @@ from batchd.observe.words import counted, duration, money
 from batchd.records import Parking, Ref, Status, Task
 from batchd.store.reader import Reader
 from batchd.store.rows import BatchRow, TaskRow
+from batchd.views import ends
 
 #: Columns of a line, behind its time.
 _ROOM = 80 - 11
@@ -151,10 +152,10 @@ def _received(row: BatchRow, *, late: bool) -> str:
 
 
 def _ended(task: TaskRow) -> str:
-    why = f" ({task.reason})" if task.reason else ""
+    how = ends.said(task.status, task.reason, task.round)
     took = (task.finished_at or 0.0) - (task.started_at or task.finished_at or 0.0)
     return (
-        f"{MARKS[task.status]} {task.ref.task} {task.status}{why}: {duration(took)}, "
+        f"{MARKS[task.status]} {task.ref.task} {how}: {duration(took)}, "
         f"{counted(task.round, 'round')}, {task.input_tokens + task.output_tokens:,} tokens, "
         f"{'cost unknown' if task.cost_usd is None else money(task.cost_usd)}"
     )

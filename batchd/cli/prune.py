@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from batchd.cli import common, controlling
+from batchd.cli import common, controlling, tables
 from batchd.control import Prune
 from batchd.errors import UsageError
 from batchd.log import escape
@@ -104,7 +104,7 @@ def _show(found: list[tuple[Prunable, int]], *, outbox: bool, as_json: bool) -> 
     ]
     heads = ("BATCH", "TASKS", "FINISHED", "JOURNAL", *(["FOLDER"] if outbox else []))
     right = ("TASKS", "JOURNAL", "FOLDER")
-    print(*common.table(heads, cells, right=right, flexible="BATCH"), sep="\n")
+    print(*tables.table(heads, cells, right=right, flexible="BATCH"), sep="\n")
     print("Nothing is done yet; add --yes to do it.")
     return 0
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from batchd.cli import common
+from batchd.cli import tables
 from batchd.config import Config
 from batchd.errors import UsageError
+from batchd.log import escape
 from batchd.observe.words import at_least, counted, money
 from batchd.pricing import Prices
 from batchd.records import Cost, Price, Usage
@@ -16,7 +17,7 @@ from batchd.store.reader import Reader
 from batchd.store.rows import SpendRow
 from batchd.store.spending import Split
 
-#: More tokens than anybody has, and few enough to be multiplied.
+#: More tokens than any account has, and few enough to be multiplied.
 _MOST = 10**15
 #: Parts of the ledger as small as it has them: the average call of each says more than that of all.
 _PARTS: tuple[Split, ...] = ("day", "batch", "provider", "model", "purpose")
@@ -62,7 +63,7 @@ class Repriced:
             for model, price, total in self.models
         ]
         heads = ("MODEL", "COST", "RATIO", "PRICES")
-        return common.table(heads, rows, right=("COST", "RATIO"), flexible="MODEL")
+        return tables.table(heads, rows, right=("COST", "RATIO"), flexible="MODEL")
 
     def notes(self) -> list[str]:
         """Return what must be known beside the table."""
@@ -100,7 +101,9 @@ def given(settings: Config, models: Sequence[str] | None, text: str) -> Repriced
     except ValueError:
         taken = made = -1
     if not (0 <= taken <= _MOST and 0 <= made <= _MOST):
-        raise UsageError("--tokens wants two counts, as in --tokens 120000,8000")
+        raise UsageError(
+            f"--tokens wants two counts, as in --tokens 120000,8000, not {escape(text[:40])}"
+        )
     usage = Usage(calls=1, input_tokens=taken, output_tokens=made)
     names = models or (settings.agent.model, *settings.cost.compare)
     return Repriced(_priced(settings, names, [usage]))

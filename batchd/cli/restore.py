@@ -128,7 +128,7 @@ async def _work(draft: Path, settings: config.Config, *, do: bool, moved: bool) 
     from batchd.daemon import reconcile  # noqa: PLC0415 (as above)
     from batchd.store import Store  # noqa: PLC0415
 
-    store = Store.open(draft, retention_s=0)
+    store = Store.open(draft)
     try:
         plan = await reconcile.plan(store, settings)
         if do:

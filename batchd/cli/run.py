@@ -37,8 +37,9 @@ def run(args: argparse.Namespace) -> int:
     sealing.seal()
     settings = config.load(args.config)
     sealing.forget(settings.variables())
-    if any(number is not None and number < 1 for number in (args.first, args.processes)):
-        raise UsageError("--first and --processes want a number from 1 on")
+    for option, number in (("--first", args.first), ("--processes", args.processes)):
+        if number is not None and number < 1:
+            raise UsageError(f"{option} wants a number from 1 on, not {number}")
     if not args.files:
         from batchd.cli import run_questions  # noqa: PLC0415 (for who answers)
 

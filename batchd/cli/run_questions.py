@@ -7,15 +7,16 @@ import sys
 from pathlib import Path
 
 from batchd import config
-from batchd.cli import given
+from batchd.cli import common, estimate, given
 from batchd.errors import TaskFileError, UsageError
-from batchd.log import escape_text
 from batchd.observe import words
+from batchd.spool.taskfile import Parsed
 
 #: What a task file is called, as far as anything is usual.
 _USUAL = "task.json"
 #: How many tasks a trial takes, where the user asks for one.
 _TRIAL = 3
+_LEAVE = "q"
 
 
 def ask(args: argparse.Namespace, settings: config.Config) -> None:
@@ -25,36 +26,48 @@ def ask(args: argparse.Namespace, settings: config.Config) -> None:
     try:
         # Nothing is offered that is not there.
         usual = _USUAL if Path(_USUAL).is_file() else ""
-        name, count = _ask_file(usual, settings)
-        parallel = max(1, settings.pool.processes) * settings.pool.agents_per_process
-        print(
-            f"{words.counted(count, 'task')}. How shall they run?",
-            f"  1  parallel, {parallel} at a time",
-            "  2  serial, one after another",
-            *([f"  3  a trial, the first {_TRIAL} only"] if count > _TRIAL else []),
-            "  q  not at all",
-            sep="\n",
-        )
-        choices = ("1", "2", *(["3"] if count > _TRIAL else []), "q")
-        while (choice := input("Choose [1]: ").strip() or "1") not in choices:
-            print(f"It is one of {', '.join(choices)}.")
+        name, parsed = _ask_file(usual, settings)
+        print("Estimating …", end="\r", flush=True)
+        print("\x1b[K", end="")
+        common.say(*estimate.brief(name, parsed, settings))
+        choice = _ask_mode(len(parsed.tasks), settings)
     except EOFError:
-        choice = "q"
-    if choice == "q":
+        choice = _LEAVE
+    if choice == _LEAVE:
         raise UsageError("nothing was started")
     args.files = [name]
     args.serial = choice == "2"
     args.first = _TRIAL if choice == "3" else args.first
 
 
-def _ask_file(usual: str, settings: config.Config) -> tuple[str, int]:
-    """Ask for a task file until one is valid; return its name, and how many tasks it has."""
+def _ask_mode(count: int, settings: config.Config) -> str:
+    """Ask how the tasks are to run, until the answer is one that is offered."""
+    parallel = max(1, settings.pool.processes) * settings.pool.agents_per_process
+    print(
+        f"{words.counted(count, 'task')}. How shall they run?",
+        f"  1  parallel, {parallel} at a time",
+        "  2  serial, one after another",
+        *([f"  3  a trial, the first {_TRIAL} only"] if count > _TRIAL else []),
+        f"  {_LEAVE}  not at all",
+        sep="\n",
+    )
+    choices = ("1", "2", *(["3"] if count > _TRIAL else []), _LEAVE)
+    while (choice := input("Choose [1]: ").strip().lower() or "1") not in choices:
+        print(f"There is no {choice!r}. It is one of {', '.join(choices)}.")
+    return choice
+
+
+def _ask_file(usual: str, settings: config.Config) -> tuple[str, Parsed]:
+    """Ask for a task file until one is valid; return its name, and what it asks for."""
     while True:
         name = input(f"Task file [{usual}]: " if usual else "Task file: ").strip() or usual
+        if name == _LEAVE and not Path(name).exists():
+            raise EOFError
         if not name:
-            raise UsageError("nothing was started: it needs a task file")
+            print(f"It needs the name of a task file; {_LEAVE} leaves.")
+            continue
         try:
             data = given.read_file(name, settings)
-            return name, len(given.checked(data, Path(name).name, settings).tasks)
+            return name, given.checked(data, Path(name).name, settings)
         except (UsageError, TaskFileError) as error:
-            print(escape_text(str(error)))
+            common.say(*str(error).splitlines())

@@ -14,6 +14,7 @@ from batchd.cli import common
 from batchd.config import own
 from batchd.control import Line
 from batchd.errors import BatchdError, SpoolLockedError
+from batchd.fitting import columns_of, hanging
 from batchd.log import escape
 from batchd.observe import words
 from batchd.pool import server
@@ -72,7 +73,9 @@ def _serve(args: argparse.Namespace, settings: config.Config) -> None:
         settings, reload=reload, look=_look, listeners=listeners, finishers=[ReportMaker()]
     )
     if sys.stderr.isatty():
-        print(*_greeting(settings), sep="\n", file=sys.stderr)
+        width = columns_of(sys.stderr.fileno())
+        for line in map(escape, _greeting(settings)):
+            print(*hanging(line, width), sep="\n", file=sys.stderr)
     run_daemon(daemon.run())
 
 
@@ -81,15 +84,16 @@ def _greeting(settings: config.Config) -> Iterator[str]:
     paths, pool = settings.paths, settings.pool
     most = words.counted(pool.processes * pool.agents_per_process, "task")
     agents = f"{most} at a time" if pool.processes else "as many tasks as workers join for"
-    yield escape(f"Drop task files into {paths.inbox}; results appear in {paths.outbox}.")
-    yield escape(f"{settings.agent.model} does the work, {agents}.")
+    yield f"Drop task files into  {paths.inbox}"
+    yield f"Results appear in     {paths.outbox}"
+    yield f"Model                 {settings.agent.model}, {agents}"
     if pool.listen:
-        yield escape(f"Workers of other machines join at {pool.listen}: `batchd invite NODE`.")
+        yield f"Workers of other machines join at {pool.listen}: `batchd invite NODE`."
     try:
         settings.endpoint(settings.agent.model.partition("/")[0])
     except BatchdError as error:
-        yield escape(f"Its tasks will wait: {error}.")
-    yield "Ctrl-C stops: tasks go on at the next start, where they were. A second one: at once."
+        yield f"Its tasks will wait: {error}."
+    yield "Ctrl-C stops: tasks go on at the next start. A second one ends at once."
 
 
 def _look(settings: config.Config, *, offline: bool, models: Iterable[str] = ()) -> Iterator[Line]:

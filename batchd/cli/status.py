@@ -6,23 +6,20 @@ import argparse
 import contextlib
 import dataclasses
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from batchd import config
-from batchd.cli import cautions, common, refusals
+from batchd.cli import cautions, common, one_task, refusals, status_tables, tables
 from batchd.cli.asking import Asking, parkings, shown
 from batchd.control import Standing, fields, members
 from batchd.control.standing import Fetching
-from batchd.formats import ResultV1
 from batchd.log import escape
-from batchd.observe import changes, ending, parking, troubles, versions, words
+from batchd.observe import ending, parking, troubles, versions, words
 from batchd.observe.snapshot import Unseen, ask
 from batchd.observe.waiting import Waiting
-from batchd.observe.words import at_least, duration, moment, money
+from batchd.observe.words import moment
 from batchd.records import Parking, Ref, Status
 from batchd.spool.settle import ignorable
 from batchd.store.reader import Reader
@@ -30,6 +27,8 @@ from batchd.store.rows import BatchRow, TaskRow
 
 #: More batches than any store has, and SQLite can count.
 _MOST = 10**15
+#: Of larger batches the first tasks' prompts are shown: to read them takes time.
+_MOST_PROMPTS = 2_000
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +67,16 @@ def run(args: argparse.Namespace) -> int:
         shown = rows[:last] if last > 0 else rows
         parked = reader.parked()
         idle = reader.idle(parked)
-        code = _overview(daemon, parked, shown, as_json=args.json, dropped=dropped, idle=idle)
+        prompts = {} if args.json else reader.first_prompts([row.batch.name for row in shown])
+        code = _overview(
+            daemon,
+            parked,
+            shown,
+            as_json=args.json,
+            dropped=dropped,
+            idle=idle,
+            prompts=prompts,
+        )
         if len(rows) > len(shown) and not args.json:
             common.say("Older batches are not shown: `batchd status -n 0` shows all.")
         return code
@@ -96,7 +104,7 @@ def _as_member(state: Path, args: argparse.Namespace) -> int:
     if args.json:
         common.print_json({**_fields(rows[0]), "daemon_runs": True})
     else:
-        print(*_batch_table(rows), sep="\n")
+        print(*status_tables.batches(rows), sep="\n")
         print(f"Results: {escape(rows[0].batch.folder)}/")
     return 0
 
@@ -109,8 +117,9 @@ def _overview(
     as_json: bool,
     dropped: int = 0,
     idle: Collection[str] = (),
+    prompts: Mapping[str, str] | None = None,
 ) -> int:
-    """``dropped``: files that lie in the inbox of no daemon; ``idle``: what is parked, and no task waits for it."""
+    """``dropped``: files that lie in the inbox of no daemon; ``idle``: what is parked, and no task waits for it; ``prompts``: of batches' first tasks."""
     if as_json:
         batches = [_fields(r) for r in rows]
         waits = [dataclasses.asdict(p) for p in parked]
@@ -128,7 +137,7 @@ def _overview(
             common.say(*ending.lines(warned))
     common.say(*_fetching(daemon), *parking.lines(parked, idle))
     if rows:
-        print(*_batch_table(rows), sep="\n")
+        print(*status_tables.batches(rows, prompts), sep="\n")
     return 0
 
 
@@ -171,35 +180,6 @@ def _origin(each: Fetching) -> str:
     return f"{'a copy of ' if each.kind == 'copy' else ''}{each.source}{each.ref and f' at {each.ref}'}"
 
 
-def _batch_table(rows: list[BatchRow]) -> list[str]:
-    cells = [
-        (
-            r.batch.name,
-            r.status,
-            f"{r.finished:,}/{r.tasks:,}",
-            f"{r.finished - r.completed:,}" if r.finished > r.completed else "",
-            f"{r.input_tokens + r.output_tokens:,}",
-            spent(r),
-            moment(r.batch.received_at),
-        )
-        for r in rows
-    ]
-    heads = ("BATCH", "STATUS", "DONE", "BAD", "TOKENS", "COST", "RECEIVED")
-    return common.table(heads, cells, right=("DONE", "BAD", "TOKENS", "COST"), flexible="BATCH")
-
-
-def spent(row: BatchRow | TaskRow) -> str:
-    """Return what was spent, and beside it what calls without an answer on record may have cost at most."""
-    cost = at_least(row.cost_usd, row.known_usd if isinstance(row, BatchRow) else 0.0)
-    if not row.unsettled_calls:
-        return cost
-    if row.unsettled_usd:
-        return f"{cost} (+≤{money(row.unsettled_usd)})"
-    # Nothing at most: they cost nothing, or their price is unknown. So it says no sum where there is no other.
-    calls = f"{row.unsettled_calls} unsettled"
-    return f"{cost} (+{calls})" if row.calls else calls
-
-
 def _batch(reader: Reader, name: str, daemon: Standing | Unseen, *, as_json: bool) -> int:
     tasks = reader.tasks(name)
     parked = parking.of_batch(reader.parked(), name, tasks)
@@ -217,7 +197,7 @@ def _batch(reader: Reader, name: str, daemon: Standing | Unseen, *, as_json: boo
         return 0
     if isinstance(daemon, Unseen) and row.finished < row.tasks:
         common.say(_standing(daemon, waiting=True))
-    print(*_batch_table([row]), sep="\n")
+    print(*status_tables.batches([row]), sep="\n")
     if row.batch.retry_of:
         common.say(f"A retry of {row.batch.retry_of}.")
     if row.calls:
@@ -225,21 +205,9 @@ def _batch(reader: Reader, name: str, daemon: Standing | Unseen, *, as_json: boo
     common.say(*_fetching(daemon, name), *parking.lines(parked))
     common.say(*(f"  {problem}" for problem in row.problems))
     if tasks:
-        cells = [
-            (
-                t.ref.task,
-                str(t.status),
-                str(t.round),
-                str(t.calls),
-                f"{t.input_tokens + t.output_tokens:,}",
-                spent(t),
-                waiting.why(t),
-            )
-            for t in tasks
-        ]
-        heads = ("TASK", "STATUS", "ROUND", "CALLS", "TOKENS", "COST", "WHY")
-        right = ("ROUND", "CALLS", "TOKENS", "COST")
-        print("", *common.table(heads, cells, right=right, flexible="WHY"), sep="\n")
+        print(
+            "", *status_tables.tasks(tasks, reader.prompts(name, _MOST_PROMPTS), waiting), sep="\n"
+        )
     if warnings := [*cautions.lines(found)]:
         common.say("", *warnings)
     return 0
@@ -270,53 +238,13 @@ def _task(reader: Reader, ref: Ref, daemon: Standing | Unseen, *, as_json: bool)
         more = {"why": why, "daemon_runs": daemon is not Unseen.ABSENT, "runs_code": runs_code}
         common.print_json({**_fields(row), **more})
         return 0
-    facts = {
-        "task": str(row.ref),
-        "status": f"{row.status} since {moment(row.since)}",
-        "why": why,
-        "model": row.model,
-        "directory": row.directory,
-        "changed": _changed(reader, row),
-        "round": str(row.round),
-        "tokens": f"{row.input_tokens:,} in ({row.cached_input_tokens:,} cached), "
-        f"{row.output_tokens:,} out, in {words.counted(row.calls, 'call')}",
-        "cache": words.from_cache(row.cache_share, row.cache_saved) if row.calls else "",
-        "cost": money(row.cost_usd),
-        "unsettled": f"{words.counted(row.unsettled_calls, 'call')}, at most "
-        f"{money(row.unsettled_usd or None)}"
-        if row.unsettled_calls
-        else "",
-        "queued": moment(row.queued_at),
-        "started": moment(row.started_at),
-        "finished": moment(row.finished_at),
-        "took": duration(row.finished_at - row.started_at)
-        if row.finished_at and row.started_at
-        else "",
-        "attempts": str(row.attempts),
-        "last step": words.step(row.step),
-    }
-    for name, fact in facts.items():
-        if fact:
-            common.say(f"{name:<10} {' '.join(fact.split())}")
+    print(*tables.facts(one_task.facts(reader, row, why)), sep="\n")
     if row.status is Status.QUEUED:
         common.say(*_fetching(daemon, ref.batch))
     if not row.status.final:
         common.say(*parking.lines(waiting.parkings(row)))
     common.say(*cautions.lines(found))
     return 0
-
-
-def _changed(reader: Reader, row: TaskRow) -> str:
-    """Return what a task has changed in its clone or copy; empty: it has neither, or no result yet."""
-    text = reader.result(row.ref) if row.status.final else ""
-    made = msgspec.json.decode(text, type=ResultV1) if text else None
-    if made is None or made.workspace is None:
-        return ""
-    if remarks := changes.remarks(made):
-        return "; ".join(remarks)
-    if made.patch is None:
-        return f"nothing, in its {made.workspace.kind} of {made.workspace.source}"
-    return f"{changes.lines(made)}: `batchd diff {row.ref}`, `batchd apply {row.ref}`"
 
 
 def _fields(row: BatchRow | TaskRow) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     filename = inbox.file_name(filename)
     if args.first is not None:
         if args.first < 1:
-            raise UsageError("--first wants a number from 1 on")
+            raise UsageError(f"--first wants a number from 1 on, not {args.first}")
         data = trial.cut(filename, data, args.first, settings)
     tasks = given.parsed(data, filename, settings).tasks
     if args.wait and not alive:

@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from batchd.cli.common import MARKS, coloured, table
+from batchd import catalog
+from batchd.cli import tables
+from batchd.cli.common import MARKS, coloured, room
+from batchd.fitting import hanging
 from batchd.log import escape
 from batchd.observe.words import counted, duration, from_cache, money, percent
+from batchd.records import Status
+from batchd.views import ends
 
 #: Longer lists are cut here; summary.json has them all.
-_MOST_ROWS = 50
+MOST_ROWS = 50
 #: Messages of tasks that did not complete.
 _MOST_CAUSES = 10
 
 
-def lines(summary: Mapping[str, Any]) -> list[str]:
-    """Return the lines of a summary, of a finished batch or a rejected file."""
+def lines(summary: Mapping[str, Any], prompts: Mapping[str, str] | None = None) -> list[str]:
+    """Return the lines of a summary, of a finished batch or a rejected file; ``prompts``: of its tasks, as far as they are known."""
     name = escape(summary["batch"])
     if summary["status"] == "rejected":
         head = f"{name} was rejected: {counted(len(summary['errors']), 'error')} in the file"
@@ -26,7 +31,14 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
         f"{name}{cancelled}: {summary['counts']['completed']:,} of {counted(summary['total'], 'task')} "
         f"completed in {duration(summary['wall_s'])}"
     )
-    return [head, "", *_figures(summary), "", *_tasks(summary["tasks"]), *_cautions(summary)]
+    return [
+        head,
+        "",
+        *_figures(summary),
+        "",
+        *_tasks(summary["tasks"], prompts or {}),
+        *_cautions(summary),
+    ]
 
 
 def _cautions(summary: Mapping[str, Any]) -> list[str]:
@@ -47,8 +59,7 @@ def _figures(summary: Mapping[str, Any]) -> list[str]:
     counts, usage, cost = summary["counts"], summary["usage"], summary["cost"]
     estimated = " (partly estimated)" if usage["estimated"] else ""
     rows = {
-        "outcome": f"{counts['completed']:,} completed, {counts['error']:,} failed, "
-        f"{counts['timeout']:,} timed out, {counts['cancelled']:,} cancelled",
+        "outcome": _outcome(counts, summary["tasks"]),
         "success": percent(summary["success_rate"] or 0.0),
         "tokens": f"{usage['total_tokens']:,}{estimated}: {usage['input_tokens']:,} in "
         f"({usage['cached_input_tokens']:,} cached), {usage['output_tokens']:,} out",
@@ -63,10 +74,25 @@ def _figures(summary: Mapping[str, Any]) -> list[str]:
             f"{counted(usage['unsettled_calls'], 'call')} without an answer on record, "
             f"at most {money(cost['unsettled'])}"
         )
-    figures = [f"  {name:<10} {text}" for name, text in rows.items()]
-    elsewhere = cost["compare"] if usage["calls"] else ()
+    figures = [*tables.facts(rows, "  ")]
+    elsewhere = [c for c in cost["compare"] if usage["calls"] and _on_sale(c["model"])]
     compared = [f"  {c['model']:<32} {money(c['total']):>12}" for c in elsewhere]
     return figures + (["", "The same tokens elsewhere:", *compared] if compared else [])
+
+
+def _on_sale(model: str) -> bool:
+    """Return whether a model is still to be had: summaries are older than what they compare with."""
+    end = catalog.end(model)
+    return end is None or not end.gone(catalog.today())
+
+
+def _outcome(counts: Mapping[str, int], tasks: Sequence[Mapping[str, Any]]) -> str:
+    refused = sum(not ends.accepted(task["status"], task["reason"]) for task in tasks)
+    not_accepted = f"{refused:,} {ends.NOT_ACCEPTED}, " if refused else ""
+    return (
+        f"{counts['completed']:,} completed, {counts['error']:,} failed, {not_accepted}"
+        f"{counts['timeout'] - refused:,} timed out, {counts['cancelled']:,} cancelled"
+    )
 
 
 def _cost(cost: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> str:
@@ -81,22 +107,31 @@ def _cost(cost: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> str:
     return f"{money(cost['total'])} ({parts}{source})"
 
 
-def _tasks(tasks: list[Mapping[str, Any]]) -> list[str]:
+def _tasks(tasks: list[Mapping[str, Any]], prompts: Mapping[str, str]) -> list[str]:
     rows = [
         (
             MARKS.get(t["status"], " "),
             t["task"],
-            t["status"],
-            t["reason"] or "",
+            ends.word(t["status"], t["reason"]),
+            "" if t["status"] == Status.TIMEOUT else t["reason"] or "",
             str(t["iterations"]),
             duration(t["run_s"]),
             f"{t['total_tokens']:,}",
             money(t["cost"]),
+            tables.line(prompts.get(t["task"], "")),
         )
-        for t in tasks[:_MOST_ROWS]
+        for t in tasks[:MOST_ROWS]
     ]
-    heads = ("", "TASK", "STATUS", "REASON", "ROUNDS", "AT WORK", "TOKENS", "COST")
-    found = table(heads, rows, right=("ROUNDS", "AT WORK", "TOKENS", "COST"), flexible="TASK")
+    heads = ("", "TASK", "STATUS", "REASON", "ROUNDS", "AT WORK", "TOKENS", "COST", "PROMPT")
+    found = tables.table(
+        heads,
+        rows,
+        right=("ROUNDS", "AT WORK", "TOKENS", "COST"),
+        flexible="TASK",
+        extra=("REASON",),
+        texts=("PROMPT",),
+        brief=("PROMPT",),
+    )
     more = len(tasks) - len(rows)
     found += [f"… and {more:,} more, in summary.json"] if more > 0 else []
     causes = [f"{t['task']}: {t['message']}" for t in tasks if t["message"]]
@@ -105,7 +140,7 @@ def _tasks(tasks: list[Mapping[str, Any]]) -> list[str]:
 
 
 def _hanging(text: str) -> Iterator[str]:
-    """Yield the lines of a text, all but the first indented; what a check printed has several."""
+    """Yield the lines of a text, all but the first indented, wrapped by words; what a check printed has several."""
     first, *more = text.splitlines()
-    yield escape(first)
-    yield from (f"  {escape(line)}" for line in more if line.strip())
+    for line in (escape(first), *(f"  {escape(line)}" for line in more if line.strip())):
+        yield from hanging(line, room())

@@ -7,7 +7,7 @@ import dataclasses
 import os
 from pathlib import Path
 
-from batchd.cli import common
+from batchd.cli import common, tables
 from batchd.config import finding, foreign, trust
 from batchd.errors import ConfigError, UsageError
 from batchd.log import escape
@@ -81,7 +81,7 @@ def _show(*, as_json: bool) -> None:
         common.print_json([dataclasses.asdict(row) for row in rows])
     elif rows:
         cells = [(row.directory, row.list, row.problem) for row in rows]
-        print(*common.table(("DIRECTORY", "LIST", "PROBLEM"), cells), sep="\n")
+        print(*tables.table(("DIRECTORY", "LIST", "PROBLEM"), cells), sep="\n")
     else:
         print("No directory is trusted.")
 

@@ -23,7 +23,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--listen", metavar="HOST:PORT", help="where, else [web] listen, 127.0.0.1:8040"
     )
     parser.epilog = (
-        "It reads the store beside the daemon, or without one, and changes nothing. Ctrl-C ends it."
+        "It reads the store beside the daemon, or without one, and changes nothing, unless [web] orders lets browsers "
+        "cancel, pause, resume and retry. Ctrl-C ends it."
     )
 
 

@@ -13,6 +13,7 @@ from batchd.records import Has, needs
 
 #: No ticket is longer.
 _MOST_BYTES = 4096
+_MOST_GB = 1e6
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,11 +48,25 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="what tasks may need of this machine; may be given several times",
     )
+    parser.add_argument(
+        "--cache",
+        default="",
+        metavar="DIR",
+        help="where directories of tasks come to, unless all machines share them; default: ~/.cache/batchd",
+    )
+    parser.add_argument(
+        "--cache-gb",
+        type=float,
+        default=10.0,
+        metavar="N",
+        help="what of them is kept for later tasks; default: 10",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Work until the daemon is gone, or this is to end."""
-    from batchd.pool.joining import keeper, ticket  # noqa: PLC0415 (other commands do without)
+    from batchd.pool import cache  # noqa: PLC0415 (other commands do without)
+    from batchd.pool.joining import keeper, ticket  # noqa: PLC0415 (see above)
 
     node = args.node or socket.gethostname()
     if not (node.isprintable() and "/" not in node and " " not in node):
@@ -60,8 +75,12 @@ def run(args: argparse.Namespace) -> int:
         )
     for why in needs.wrong(args.gpus, tuple(args.label)):
         raise UsageError(f"--gpus, --label: {why}")
+    if not 0 <= args.cache_gb <= _MOST_GB:
+        raise UsageError(f"--cache-gb {args.cache_gb:g}: a number of gigabytes, from 0 on")
+    place = Path(args.cache) if args.cache else cache.default()
+    way, most = ticket.parse(_read(args.join)), int(args.cache_gb * (1 << 30))
     has = Has(args.gpus, tuple(args.label))
-    return keeper.keep(ticket.parse(_read(args.join)), node, has, tied=args.tied)
+    return keeper.keep(way, node, has, str(place.absolute()), most, tied=args.tied)
 
 
 def _read(name: str) -> str:

@@ -66,6 +66,10 @@ def _have_done(
     if daemon is None:
         _refuse(settings, tasks)
         admission.refuse_paused(settings, {task.model for task in tasks})
+        if sys.stderr.isatty() and not args.json:
+            print(
+                "No daemon runs here: one starts for this run, with its workers …", file=sys.stderr
+            )
         daemon = errand.start(settings, processes=args.processes, standby=standby)
     with daemon:
         names = [

@@ -148,7 +148,9 @@ class Config(Sections):
         if value is None:
             raise NotPossibleError(f"{what} is not set, or cannot be read")
         if len(value.strip()) < masking.LEAST or "\0" in value:
-            raise NotPossibleError(f"{what} is no secret: {masking.LEAST} characters are the least")
+            raise NotPossibleError(
+                f"{what} is too short for a secret: use at least {masking.LEAST} characters"
+            )
         return value
 
     def variables(self) -> set[str]:

@@ -98,7 +98,7 @@ def contradictions(config: Sections) -> Iterator[tuple[Place, Problem]]:
     for place, model in models.items():
         if why := model_problem(model, config):
             yield place, why
-    yield from joining.problems(config.pool, config.ray, config.workspace)
+    yield from joining.problems(config.pool, config.ray, config.workspace, config.sandbox)
     yield from _homeless(config)
     yield from _tierless(config)
     for name, provider in config.providers.items():

@@ -33,8 +33,17 @@ _MEANT = {
 }
 #: What pydantic says of a key that is not there.
 MISSING = frozenset({"missing", "missing_argument"})
-#: Of these the value is shown: it is one of a few words, and no secret.
-_CLOSED = frozenset({"literal_error", "fallback"})
+#: Of these the value is always shown: it is to be one of a few words.
+_WORDS = frozenset({"literal_error", "fallback"})
+#: Of these a text is shown too: it is to be a number, say, and no secret.
+_CLOSED = frozenset(
+    {
+        *(*_WORDS, "hosts", "bool_type", "bool_parsing"),
+        *("int_type", "int_parsing", "int_from_float", "float_type", "float_parsing"),
+    }
+)
+#: Below keys like these no value is shown: it may be a secret.
+_SECRETIVE = re.compile("env|header|key|pass|secret|token|url", re.IGNORECASE)
 #: The models' tables, whose names hold dots and slashes.
 _QUOTES = 'a model\'s name stands in quotes, as in [models."openai/gpt-6.1-sol"]'
 
@@ -60,14 +69,18 @@ def complaint(error: ErrorDetails, known: Collection[str]) -> Problem:
         return Problem("", "it must be an object")
     # Empty is the same as not there: no one needs to write it.
     said = re.sub(r"^[A-Z]\w* should", "it must", error["msg"]).replace("be '', ", "be ")
-    return Problem(
-        "", said, "; ".join(_given(error["input"], said) if error["type"] in _CLOSED else ())
-    )
+    closed = error["type"] in _CLOSED
+    secretive = any(_SECRETIVE.search(str(part)) for part in error["loc"])
+    hidden = secretive and error["type"] not in _WORDS
+    shown = [] if hidden else [*_given(error["input"], said, closed=closed)]
+    return Problem("", said, "; ".join(shown))
 
 
-def _given(value: Any, said: str) -> Iterator[str]:
-    """Yield what stands there, and what may be meant by it."""
+def _given(value: Any, said: str, *, closed: bool) -> Iterator[str]:
+    """Yield what stands there, and what may be meant by it; ``closed``: a text, too."""
     if isinstance(value, str):
+        if not closed or repr(value) in said:
+            return  # it is shown already, or may be anything
         short = value if len(value) <= _WORD else f"{value[: _WORD - 1]}…"
         yield f"it is {short!r}"
         if near := difflib.get_close_matches(
@@ -76,5 +89,7 @@ def _given(value: Any, said: str) -> Iterator[str]:
             yield f"do you mean {near[0]}?"
     elif value is None or isinstance(value, bool | int | float):
         yield f"it is {json.dumps(value)[:_WORD]}"
-    elif isinstance(value, list):
+    elif isinstance(value, list) and said.startswith("it must"):
         yield "it is a list"
+    elif isinstance(value, dict):
+        yield "it is an object"

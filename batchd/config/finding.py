@@ -20,7 +20,7 @@ class Found:
     """The file that the configuration is read from; relative paths in it lie beside it."""
 
     path: Path
-    #: Whose it may be; None: anybody's, since it was named.
+    #: Whose it may be; None: any user's, since it was named.
     owners: frozenset[int] | None = None
     #: Where it leads, as it was looked at: what a link leads through may be another by the time of reading.
     real: Path | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from batchd.config.sections import Pool, Ray, Workspace
+from batchd.config.sections import Pool, Ray, Sandbox, Workspace
 from batchd.errors import Problem
 from batchd.records import needs
 
@@ -17,7 +17,7 @@ _MOST_PATCH = 128 << 20
 
 
 def problems(
-    pool: Pool, ray: Ray, workspace: Workspace
+    pool: Pool, ray: Ray, workspace: Workspace, sandbox: Sandbox
 ) -> Iterator[tuple[tuple[str, ...], Problem]]:
     """Find addresses that are none, and a pool in which nothing could run."""
     for key in ("listen", "advertise"):
@@ -28,12 +28,12 @@ def problems(
     if pool.advertise and not pool.listen:
         yield (
             ("pool", "advertise"),
-            Problem("", "[pool] listen is not set, so that no worker joins"),
+            Problem("", "[pool] listen is not set, so no worker can join"),
         )
     if pool.engine == "ray" and not pool.processes:
         yield (
             ("pool", "processes"),
-            Problem("", "the Ray cluster is to have no worker", "set it to 1 or more"),
+            Problem("", "the Ray cluster has room for no worker", "set it to 1 or more"),
         )
     yield from _having(pool)
     if ray.min_processes > pool.processes:
@@ -48,9 +48,9 @@ def problems(
     if not pool.processes and not pool.listen:
         why = "without processes, and without [pool] listen, no task could run"
         yield ("pool", "processes"), Problem("", why, "set one of them")
-    if pool.listen and not workspace.shared:
-        why = "workers of other machines need the directories of tasks at the same paths"
-        fix = "set [workspace] shared = true where they have them"
+    if pool.listen and not workspace.shared and sandbox.backend == "none":
+        why = "without a sandbox, nothing holds what directories bring from other machines"
+        fix = 'set [sandbox] backend = "bwrap", or [workspace] shared = true where all machines have them'
         yield ("pool", "listen"), Problem("", why, fix)
 
 

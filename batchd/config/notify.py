@@ -95,7 +95,7 @@ _COMMON = ("kind", "on", "max_per_minute", "timeout_s", "give_up_s")
 def problems(name: str, receiver: Receiver) -> Iterator[tuple[str, Problem]]:
     """Yield what is wrong with a receiver, each with its key; an empty one means its name."""
     if not re.fullmatch(r"[A-Za-z0-9][\w-]{0,63}", name, re.ASCII):
-        yield "", Problem("", "a name is of letters, digits, _ and -, at most 64")
+        yield "", Problem("", "a name has at most 64 letters, digits, _ and -")
     defaults = {f.name: f.default for f in fields(Receiver)} | {"headers": {}}
     for other in sorted(defaults.keys() - {*_COMMON, *_OWN[receiver.kind]}):
         if getattr(receiver, other) != defaults[other]:
@@ -138,7 +138,10 @@ def _command(receiver: Receiver) -> Iterator[tuple[str, Problem]]:
 
 def _apprise(receiver: Receiver) -> Iterator[tuple[str, Problem]]:
     if sum(bool(getattr(receiver, key)) for key in _ADDRESS) != 1:
-        yield "url", Problem("", "it needs its address once", "set url, url_env or url_file")
+        yield (
+            "url",
+            Problem("", "it has no address, or more than one", "set url, url_env or url_file"),
+        )
 
 
 def is_address(url: str) -> bool:

@@ -229,7 +229,7 @@ class Workspace(Section):
     max_mirror_bytes: Annotated[int, Ge(1 << 20)] = 10 << 30
     """The size of one repository, or copied directory, that is kept."""
     shared: bool = False
-    """Whether every node has the outbox, the state directory's ``tmp`` and all directories of tasks at the same paths."""
+    """Whether every node has the outbox, the state directory's ``tmp`` and all directories of tasks at the same paths; else they travel."""
     max_patch_bytes: Annotated[int, Ge(1 << 10), Le(256 << 20)] = 10 << 20
     """The size of a task's patch; changes of more files are left out."""
 

@@ -33,7 +33,7 @@ class Metrics(Section):
 
     @property
     def wanted(self) -> bool:
-        """Whether anybody looks."""
+        """Whether figures are exported at all."""
         return bool(self.listen or self.textfile)
 
     @property

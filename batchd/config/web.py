@@ -27,6 +27,8 @@ class Web(Section):
     """Or a file that holds it; a relative one is looked for among systemd's credentials first."""
     open: bool = False
     """On loopback, let every user of this machine look, without a token."""
+    orders: bool = False
+    """Whether browsers that have shown the token may cancel, pause, resume and retry."""
     hosts: tuple[Name, ...] = ()
     """Names that browsers may use for it beside addresses and localhost: of a proxy before it, for example."""
 
@@ -70,6 +72,9 @@ def problems(web: Web) -> Iterator[tuple[tuple[str, str], Problem]]:
         if web.open and not loopback(host):
             what = "only on loopback may everybody look without a token"
             yield ("web", "open"), Problem("", what, "leave it out, and name a token_file")
+    if web.orders and web.open:
+        what = "orders are for those who know the token, and open = true asks for none"
+        yield ("web", "orders"), Problem("", what, "leave one of the two out")
     if not re.fullmatch(r"([A-Za-z_]\w*)?", web.token_env, re.ASCII):
         # Not quoted: it may be the token itself, put into the wrong place.
         what = "it must be the name of an environment variable, which holds the token"

@@ -1,7 +1,8 @@
 """The control socket: JSON lines over a Unix socket in the state directory.
 
 A request is ``{"verb": "status", …fields}``, its answer ``{"ok": true, …fields}`` or
-``{"ok": false, "error": "…", "exit_code": 2}``; both name the daemon's version as ``batchd``. ``messages``, ``standing`` and
+``{"ok": false, "error": "…", "exit_code": 2}``; both name the daemon's version as ``batchd``. A request's ``via`` says for whom
+its process asks, where that is somebody else: a browser, say. ``messages``, ``standing`` and
 ``checking`` have their fields, ``coding`` their JSON. What is exported is what who asks needs, and light to import: ``server`` is the daemon's half.
 """
 

@@ -7,6 +7,7 @@ import json
 import socket
 import struct
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 from batchd import __version__
@@ -15,6 +16,9 @@ from batchd.control.giver import Giver
 from batchd.control.messages import A, Request
 from batchd.errors import BatchdError, UsageError
 from batchd.log import Action, get_logger
+
+#: Characters of what a giver says of whom it asks for.
+_VIA = 200
 
 
 class Commands(Protocol):
@@ -49,6 +53,8 @@ async def _answer(
         kind = coding.REQUESTS[given["verb"]]
     except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
         return _refusal(f"not a request; the verbs are {', '.join(sorted(verbs))}")
+    if isinstance(via := given.get("via"), str):
+        by = replace(by, via=via[:_VIA])
     try:
         return {"ok": True, **await _carried_out(kind, given, by, commands)}
     except BatchdError as error:

@@ -39,12 +39,17 @@ def ask(
     timeout_s: float = _TIMEOUT_S,
     heed: Callable[[str], None] | None = None,
     waiting: Callable[[], None] | None = None,
+    via: str = "",
 ) -> A:
     """Ask the daemon of a state directory; return its answer. See ``request``, which also says what is raised.
+
+    ``via``: for whom, where that is not this process: the daemon's log names it beside the process.
 
     Raises ``BatchdError`` also for an answer that is none: another version's.
     """
     verb, fields = coding.verb(type(message)), coding.fields(message)
+    if via:
+        fields["via"] = via
     given = request(state, verb, timeout_s=timeout_s, heed=heed, waiting=waiting, **fields)
     return _understood(state, message, given)
 
@@ -174,7 +179,7 @@ def _exchange(
     *,
     of: int | None = None,
 ) -> dict[str, Any]:
-    """Send a line to the socket in a folder, and return the answer. ``of``: who must be at the other end; None: anybody."""
+    """Send a line to the socket in a folder, and return the answer. ``of``: who must be at the other end; None: any user."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock, address(folder) as where:
         sock.settimeout(timeout_s)
         _connect(sock, where, timeout_s)

@@ -21,6 +21,8 @@ class Giver:
     connection: socket.socket | None = None
     #: Whether they came by the group's socket, where nothing is ordered.
     member: bool = False
+    #: For whom they ask, in their own words, as the web page does for browsers; empty: for themselves.
+    via: str = ""
 
     @classmethod
     def here(cls) -> Self:

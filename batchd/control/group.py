@@ -122,7 +122,7 @@ class GroupServer:
                 (place / NAME).unlink()
 
     def _failed(self, place: Path, gid: int, error: OSError) -> None:
-        """Note why members cannot ask: once, for it changes nothing for anybody else."""
+        """Note why members cannot ask: once, for it changes nothing for other users."""
         group = users.group(gid)
         problem = (
             f"members of {group} may drop files, and cannot ask what becomes of them: {place}: {error.strerror}; "

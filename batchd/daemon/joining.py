@@ -24,6 +24,7 @@ from batchd.pool.joining.ticket import address
 from batchd.pool.joining.tickets import Tickets
 from batchd.pool.supervisor import Supervisor
 from batchd.records import Has, Needs
+from batchd.workspace import packs
 
 #: What a node that was frozen may take to notice that its lease is over, in seconds.
 MARGIN_S = 5.0
@@ -67,6 +68,8 @@ def joining(
     place = address(config.pool.listen)
     if place is None:
         return None
+    if not config.workspace.shared:
+        packs.library()
     known, invitations = identity(Path(config.paths.state)), Invitations()
     tickets = Tickets(invitations, address(config.pool.advertise) or place, known.fingerprint)
     # Where directories are shared, what a lost node works on may change until its lease is over.

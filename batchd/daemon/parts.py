@@ -14,8 +14,11 @@ from batchd.daemon import tuning
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.attempts.bases import Bases
 from batchd.daemon.attempts.calls import Calls
+from batchd.daemon.attempts.chainbook import ChainBook
+from batchd.daemon.attempts.chains import Chains
 from batchd.daemon.attempts.fences import Fences
 from batchd.daemon.attempts.lessons import Lessons
+from batchd.daemon.attempts.porter import Porter
 from batchd.daemon.attempts.reports import Reports
 from batchd.daemon.attempts.scratch import Scratch
 from batchd.daemon.attempts.starting import Starting
@@ -151,8 +154,10 @@ def joined(
         names,
         finishers,
     )
+    book = ChainBook(current)
+    chains, porter = Chains(loop, current, outboxes, book), Porter(loop, current, book)
     publisher = Publisher(
-        loop, current, lifecycle, store, writes, outboxes, listeners, finishers, batches
+        loop, current, lifecycle, store, writes, outboxes, listeners, finishers, batches, chains
     )
     rooms = Rooms(loop, lifecycle, outboxes, troubles, batches)
     scratch = Scratch(loop, current)
@@ -180,6 +185,7 @@ def joined(
         publisher,
         rooms,
         bases,
+        chains,
         calls,
         Starting(current, store, governor, lessons),
         fences,
@@ -192,7 +198,7 @@ def joined(
         if watching
         else None
     )
-    reports = Reports(loop, listeners, outboxes, batches, attempts, calls)
+    reports = Reports(loop, listeners, outboxes, batches, attempts, calls, porter)
 
     # What waits, and whose turn it is.
     register = Register(lifecycle, store, writes)
@@ -221,7 +227,7 @@ def joined(
     turns = Turns(loop, lifecycle, governor, lot, circuits, rooms, attempts, suspects)
     retiring = Retiring(loop, current, lifecycle, store, writes, listeners, offers)
     predecessors = Predecessors(loop, lifecycle, store, writes, batches, publisher)
-    for each in (scratch, bases, retiring, lot, predecessors):
+    for each in (scratch, bases, chains, porter, retiring, lot, predecessors):
         listeners.add(each)
 
     # What people ask for.
@@ -253,7 +259,7 @@ def joined(
         cancelling.cancel_held,
     )
     restoring = Restoring(
-        loop, store, lessons, fences, rerun, batches, publisher, lot, scratch, predecessors
+        loop, store, lessons, fences, rerun, batches, publisher, lot, scratch, chains, predecessors
     )
     errands = Errands(loop, lifecycle, batches, attempts)
     commands = Commands(
@@ -263,7 +269,7 @@ def joined(
         Pausing(current, lifecycle, store, batches, lot, circuits),
         Prioritising(loop, lifecycle, store, writes),
         rerun,
-        Pruning(store, writes, outboxes, bases),
+        Pruning(store, writes, outboxes, bases, chains),
         Tuning(reloader),
         Submitting(loop, current, store, writes, outboxes, batches, intake, restoring, errands),
         Checking(current, lifecycle, troubles, reloader, governor, lessons, look),

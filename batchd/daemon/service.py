@@ -217,7 +217,6 @@ class Daemon:
         undo.callback(disks.close)
         store = Store.open(
             state / "batchd.db",
-            retention_s=config.store.retention_days * _DAY_S,
         )
         undo.callback(store.close)
         log.hide(config.hidden())

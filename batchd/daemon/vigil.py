@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from functools import partial
 
 from batchd.control.group import GroupServer
 from batchd.control.server import Server
-from batchd.daemon import clocks
 from batchd.daemon.current import Current
 from batchd.daemon.systemd import Notifier
 from batchd.daemon.troubles import Troubles
@@ -48,8 +49,18 @@ async def feed(systemd: Notifier) -> None:
 
 async def tidy(current: Current, store: Store, writes: Writes) -> None:
     """Drop what is not needed any more, for ever; that takes minutes where there is much, and waits where the disk is full."""
-    now = clocks.unset()
+    now = steady_clock()
     while True:
         keep_s = current.config.store.retention_days * _DAY_S
         await writes.durable(partial(store.prune_before, now() - keep_s))
         await asyncio.sleep(_PRUNE_S)
+
+
+def steady_clock() -> Callable[[], float]:
+    """Return a clock, in seconds since the epoch, that goes on from now however the system's is set ahead later.
+
+    For what is dropped for good after a while: a clock that is a year ahead for a minute must not drop it.
+    One that is set back counts, and so does the time that a machine sleeps.
+    """
+    begun = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return lambda: min(time.time(), begun + time.clock_gettime(time.CLOCK_BOOTTIME))

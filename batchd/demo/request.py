@@ -6,13 +6,14 @@ import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias, cast
 
 import msgspec
+from msgspec.structs import replace
 
 from batchd import tokens
 from batchd.demo.families import Family
-from batchd.records import Answer, Purpose, Usage
+from batchd.records import Answer, FinishReason, Purpose, Usage
 
 #: Stands in scripts for a lone surrogate, which Python's encoders refuse to write.
 LONE_SURROGATE = "\U0010fffd"
@@ -20,6 +21,9 @@ _LONE = LONE_SURROGATE.encode()
 _PIECES = re.compile(r"\s*(?:\S+\s*){1,4}|\s+")
 #: How batchd's compaction prompt ends; it has no other mark.
 _SUMMARY = "Answer with the summary only."
+#: Beside the ends that batchd distinguishes: a model that declines, a window that is full, a turn that goes on, a call that fails
+#: with status 200.
+AnswerEnd: TypeAlias = Literal[FinishReason, "refusal", "full", "pause", "failed"]
 
 
 class InvalidRequestError(Exception):
@@ -199,3 +203,13 @@ def pieces(text: str) -> list[str]:
 def event(kind: str, body: Mapping[str, object]) -> bytes:
     """Return a server-sent event that has a name."""
     return f"event: {kind}\ndata: ".encode() + escaped(msgspec.json.encode(body)) + b"\n\n"
+
+
+def ended(content: str, end: AnswerEnd) -> Answer:
+    """Return an answer that ends so; only a dialect of the stand-in's, which asks ``end``, can write it."""
+    return replace(Answer(content=content), finish_reason=cast("FinishReason", end))
+
+
+def end(answer: Answer) -> AnswerEnd:
+    """Return how one of the stand-in's answers ends."""
+    return answer.finish_reason

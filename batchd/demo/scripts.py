@@ -14,9 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from msgspec.structs import replace
 
 from batchd.demo import faults
-from batchd.demo.ends import ended
 from batchd.demo.faults import Part
-from batchd.demo.request import LONE_SURROGATE
+from batchd.demo.request import LONE_SURROGATE, ended
 from batchd.records import Answer, FinishReason, ToolCall
 
 FINAL = Answer(content="Done.")

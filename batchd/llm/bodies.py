@@ -1,4 +1,4 @@
-"""Bodies of responses: JSON of anybody's making, read within bounds."""
+"""Bodies of responses: JSON from any server, read within bounds."""
 
 from __future__ import annotations
 

@@ -3,56 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
-from ssl import SSLContext
-from urllib.parse import urlsplit
+from functools import partial
 
-import aiohttp
 import httpx2
-import openai
 from msgspec.structs import replace
 
-from batchd import __version__
-from batchd.llm import composing, ratelimits, refusals
+from batchd.llm import composing, exchange, ratelimits, refusals
 from batchd.llm.bodies import UnreadableError
 from batchd.llm.dialect import Dialect
 from batchd.llm.dialects import DIALECTS
 from batchd.llm.failures import Place, http_failure
 from batchd.llm.request import Request, Target
-from batchd.llm.text import line as one_line
 from batchd.masking import Masker
 from batchd.records import Answer, Api, Endpoint, Failure, FailureKind, ModelSetup, RateLimit
+from batchd.records.unicode import line as one_line
 
-#: A host that does not take a connection by then cannot be reached.
-CONNECT_S = 15.0
-#: Idle connections are closed sooner than the five seconds after which common servers do it: a
-#: request that crosses their close on the way would be lost, and perhaps paid.
-_KEEPALIVE_S = 4.0
-#: Bytes of a body that are read: no answer is a tenth as long, and rubbish without end would fill the memory.
-MOST_BYTES = 16 << 20
 #: An answer or a request longer than this (bytes) takes so long to read, or to count, that a thread does it.
 _LONG = 1 << 17
-#: A body up to this (bytes) is kept while its call waits, which costs less: a thousand of them come to 16 MB.
-_LIGHT = 1 << 14
 #: What a request is refused with that asks for something the model does not do.
 _REFUSED = frozenset({400, 404, 422})
 _REPAIRABLE = frozenset({FailureKind.BAD_REQUEST, FailureKind.UNFIT})
-_HEADERS: Mapping[str, str] = {
-    "Accept": "application/json",
-    "Content-Type": "application/json",
-    "User-Agent": f"batchd/{__version__}",
-}
 _NO_LIMITS: Mapping[str, tuple[RateLimit, ...]] = {}
 _NO_LESSONS: Mapping[str, tuple[str, ...]] = {}
 _NOTHING: frozenset[str] = frozenset()
-#: What came over the connection was no HTTP, or not compressed as it said.
-_NOT_HTTP = (aiohttp.ClientResponseError, httpx2.DecodingError)
-#: What goes wrong before there is a connection.
-_UNSENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, httpx2.UnsupportedProtocol)
 
 
 @dataclass(slots=True)
@@ -64,10 +40,24 @@ class _Line:
     http: httpx2.AsyncClient
     #: Where each call goes.
     url: httpx2.URL
+    #: How long the server has said that a connection may stay idle, in seconds; None: it has not.
+    idle_s: float | None = None
     #: As the provider named it with its last answer; empty: it has not.
     account: str = ""
     calls: int = 0
-    retired: bool = False
+
+    @classmethod
+    def to(
+        cls,
+        endpoint: Endpoint,
+        dialect: Dialect,
+        idle_s: float | None = None,
+        account: str = "",
+    ) -> _Line:
+        """Return a way to a provider, without connections yet. Raises ``ValueError`` for an address that cannot be one."""
+        url = httpx2.URL(endpoint.address(dialect.path))
+        http = exchange.client(endpoint, dialect.headers(endpoint.api_key), idle_s)
+        return cls(endpoint, dialect, http, url, idle_s, account)
 
 
 class ModelClient:
@@ -162,10 +152,12 @@ class ModelClient:
         body = [composing.encoded(sent)]
         size = len(body[0])
         begun = time.monotonic()
-        came = await _exchanged(line, place, body, timeout_s)
+        came = await exchange.exchanged(line.http, line.url, place, body, timeout_s)
         if isinstance(came, Failure):
             return came
         response, content = came
+        if (idle_s := exchange.idle_s(response.headers)) is not None:
+            self._learn_idle(line, idle_s)
         if limits := ratelimits.read(response.headers):
             self._limits[setup.provider] = limits
         if not response.is_success:
@@ -196,11 +188,18 @@ class ModelClient:
     def _line(self, name: str, api: Api, endpoint: Endpoint) -> _Line:
         line = self._lines.get((name, api))
         if line is None:
-            dialect = DIALECTS[api]
-            url = httpx2.URL(endpoint.address(dialect.path))
-            http = _http(endpoint, dialect.headers(endpoint.api_key))
-            line = self._lines[name, api] = _Line(endpoint, dialect, http, url)
+            line = self._lines[name, api] = _Line.to(endpoint, DIALECTS[api])
         return line
+
+    def _learn_idle(self, line: _Line, idle_s: float) -> None:
+        """Have a server's connections stay idle as long as it says, from the next call on; of several numbers the lowest counts."""
+        if line.idle_s is not None and idle_s >= line.idle_s:
+            return
+        for key, current in self._lines.items():
+            if current is line:
+                self._lines[key] = _Line.to(line.endpoint, line.dialect, idle_s, line.account)
+                self._retired.append(line)
+                return
 
     async def _close_retired(self) -> None:
         idle = [line for line in self._retired if not line.calls]
@@ -213,89 +212,9 @@ def _secrets(endpoints: Mapping[str, Endpoint]) -> Iterator[str]:
     return (secret for endpoint in endpoints.values() for secret in endpoint.secrets())
 
 
-@cache
-def tls() -> SSLContext:
-    """Return the certificates to trust, read once. Call it before forking: they take 20 ms and memory."""
-    return httpx2.create_ssl_context()
-
-
 def _account(dialect: Dialect, headers: Mapping[str, str]) -> str:
     """Return the account as an answer's headers name it; empty: they do not."""
     return " ".join(one_line(headers[name], 200) for name in dialect.account if name in headers)
-
-
-def _http(endpoint: Endpoint, key: Mapping[str, str]) -> httpx2.AsyncClient:
-    """Return the SDK's own client for HTTP, without what the SDK puts around each call: that costs as much again."""
-    if urlsplit(endpoint.base_url).username:
-        raise ValueError(
-            "it holds a user name: a key goes into api_key_env, other ways into headers"
-        )
-    headers = httpx2.Headers({**_HEADERS, **key})
-    headers.update(endpoint.headers)
-    return openai.DefaultAioHttpClient(
-        headers=headers,
-        timeout=httpx2.Timeout(None, connect=CONNECT_S),
-        limits=httpx2.Limits(
-            # Without a number, aiohttp stops at 100.
-            max_connections=max(1000, endpoint.max_concurrent),
-            keepalive_expiry=_KEEPALIVE_S,
-        ),
-        verify=tls(),
-        # A redirected POST would lose its body or its key on the way: it is reported, not followed.
-        follow_redirects=False,
-    )
-
-
-async def _exchanged(
-    line: _Line, place: Place, body: list[bytes], timeout_s: float
-) -> tuple[httpx2.Response, bytes] | Failure:
-    """Return what a request brings, and its whole body. ``body`` holds the one to send, and is empty once it is sent."""
-    size = len(body[0])
-    headers = None if size <= _LIGHT else {"Content-Length": str(size)}
-    try:
-        # Around all of it: the client's own timeouts begin again with every byte.
-        async with asyncio.timeout(timeout_s):
-            content = composing.handed_over(body) if headers else body.pop()
-            request = line.http.build_request("POST", line.url, headers=headers, content=content)
-            del content
-            response = await line.http.send(request, stream=True)
-            async with contextlib.aclosing(response):
-                return response, await _content(response)
-    except TimeoutError:
-        return place.failure(FailureKind.TIMEOUT, says=f"did not answer within {timeout_s:g} s")
-    except (httpx2.HTTPError, aiohttp.ClientError, OSError) as error:
-        return _connection_failure(place, error)
-    except ValueError as error:
-        return place.failure(
-            FailureKind.BAD_REQUEST, str(error), says="cannot be asked like this", sent=False
-        )
-
-
-async def _content(response: httpx2.Response) -> bytes:
-    """Return a response's body. Raises ``httpx2.HTTPError``, also for one that is too long."""
-    parts, left = [], MOST_BYTES
-    # Mostly there is nothing to unpack, and to ask for it costs as much as to read.
-    packed = "content-encoding" in response.headers
-    async for part in response.aiter_bytes() if packed else response.aiter_raw():
-        parts.append(part)
-        left -= len(part)
-        if left < 0:
-            raise httpx2.DecodingError(f"more than {MOST_BYTES >> 20} MB, and no end")
-    return b"".join(parts)
-
-
-def _connection_failure(place: Place, error: Exception) -> Failure:
-    """Return what broke the way: the first cause says it."""
-    causes: list[BaseException] = [error]
-    while causes[-1].__cause__ is not None:
-        causes.append(causes[-1].__cause__)
-    detail = str(causes[-1]) or type(causes[-1]).__name__
-    if any(isinstance(c, _NOT_HTTP) for c in causes):
-        return place.failure(FailureKind.BAD_ANSWER, detail)
-    if any(isinstance(c, _UNSENT) for c in causes):
-        return place.failure(FailureKind.CONNECTION, detail, sent=False)
-    says = "closed the connection before the answer was whole"
-    return place.failure(FailureKind.CONNECTION, detail, says=says)
 
 
 def _read(place: Place, decode: Callable[[], Answer | Failure]) -> Answer | Failure:

@@ -11,10 +11,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from batchd.llm import waits
-from batchd.llm.text import line
 from batchd.masking import MASK, Masker
 from batchd.records import Endpoint, Failure, FailureKind, ModelSetup
-from batchd.records.unicode import valid
+from batchd.records.unicode import line, valid
 
 _SAID = re.compile
 #: By the provider's code, type or words; the first that fits counts.
@@ -58,7 +57,7 @@ _MOST_SAID = 1 << 16
 _LOOKED_AT = 4000
 #: What HTTP calls an error.
 _STATUS = re.compile("[45][0-9][0-9]")
-#: A tier, or a server, that has no room for a request of anybody's.
+#: A tier, or a server, that has no room for any client's request.
 _NO_ROOM = _SAID(r"resource[ _]unavailable|no room|\bcapacity\b")
 #: OpenRouter's 404 where the address is right.
 _NO_SERVER = "no endpoints found"

@@ -28,6 +28,7 @@ from batchd.observe.words import counted, duration, money, percent
 from batchd.records import Batch, Parking, Scope, Status
 from batchd.results import timestamp
 from batchd.spool.ulid import ulid
+from batchd.views import ends
 
 if TYPE_CHECKING:
     from batchd.daemon.listener import (
@@ -209,10 +210,12 @@ def _failures(tasks: Sequence[SummaryTaskV1]) -> Iterator[FailuresV1]:
 
 
 def _lines(batch: BatchV1, *, calls_unsettled: int) -> Iterator[str]:
+    refused = sum(f.count for f in batch.failures if not ends.accepted(f.status, f.reason))
     counts = {
         "completed": batch.counts[Status.COMPLETED],
         "failed": batch.counts[Status.ERROR],
-        "timed out": batch.counts[Status.TIMEOUT],
+        ends.NOT_ACCEPTED: refused,
+        "timed out": batch.counts[Status.TIMEOUT] - refused,
         "cancelled": batch.counts[Status.CANCELLED],
     }
     tasks = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
@@ -227,6 +230,5 @@ def _lines(batch: BatchV1, *, calls_unsettled: int) -> Iterator[str]:
     yield f"time: {duration(batch.wall_s)}"
     yield f"folder: {batch.folder}"
     for each in batch.failures:
-        reason = f" ({each.reason})" if each.reason else ""
         said = f": {each.message}" if each.message else ""
-        yield f"{each.count:,} {each.status}{reason}, as {each.task}{said}"
+        yield f"{each.count:,} {ends.brief(each.status, each.reason)}, as {each.task}{said}"

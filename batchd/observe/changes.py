@@ -14,7 +14,7 @@ def remarks(result: ResultV1) -> list[str]:
     patch, there = result.patch, f"its files lie in {result.dir}"
     if patch is None:
         looked = result.workspace is None or result.changes is not None
-        return [] if looked else [f"it ended before anybody looked at its changes: {there}"]
+        return [] if looked else [f"it ended before batchd looked at its changes: {there}"]
     found = []
     if patch.problem:
         found.append(f"its patch could not be made: {patch.problem}; {there}")

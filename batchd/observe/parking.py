@@ -53,6 +53,9 @@ class Standstill:
     fix: str
     #: Whether somebody wanted it so.
     paused: bool = False
+    #: What `resume` is to be given: a scope, and the name of what waits.
+    scope: str = ""
+    name: str = ""
 
 
 def standstills(parked: Iterable[Parking], idle: Collection[str] = ()) -> Iterator[Standstill]:
@@ -92,7 +95,15 @@ def lines(parked: Iterable[Parking], idle: Collection[str] = ()) -> Iterator[str
 def _standstill(each: Parking, what: str) -> Standstill:
     paused = each.cause is Cause.PAUSED
     said = why(each).removeprefix(Cause.PAUSED).removeprefix(": ") if paused else why(each)
-    return Standstill(since=each.since, what=what, why=said, fix=_fix(each), paused=paused)
+    return Standstill(
+        since=each.since,
+        what=what,
+        why=said,
+        fix=_fix(each),
+        paused=paused,
+        scope=each.scope,
+        name=each.name,
+    )
 
 
 def why(each: Parking) -> str:

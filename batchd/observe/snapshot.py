@@ -14,22 +14,16 @@ from typing import Self
 from batchd import control
 from batchd.control import Standing, standing
 from batchd.errors import NoAnswerError, NoDaemonError, StoreError
+from batchd.observe.glimpses import Glimpsed, Glimpses
 from batchd.observe.speed import HeldMeter, Rate, RateMeter, Speed, SpeedMeter
-from batchd.records import Activity, Parking, Scope, Status
+from batchd.records import Parking, Scope, Status
 from batchd.store.reader import Reader
 from batchd.store.rows import BatchRow, SpendRow, TaskRow
+from batchd.views import last
 
 #: What the daemon gets to say how it does: the store says the rest (seconds).
 _PATIENCE_S = 3.0
-#: What a running task does before its worker has said, by its last event.
-_STEPS: Mapping[str, Activity] = {
-    "CallStarted": "model",
-    "CallAnswered": "tool",
-    "CallFailed": "waiting",
-    "ToolRan": "waiting",
-    "RoundEvaluated": "waiting",
-    "Compacted": "waiting",
-}
+_NOTHING = Glimpsed()
 
 
 class Unseen(enum.Enum):
@@ -138,6 +132,8 @@ class Snapshot:
     held: int
     #: None until there is something to measure.
     speed: Speed | None
+    #: Empty, unless the observer was asked for it.
+    glimpsed: Glimpsed = _NOTHING
 
     @property
     def left(self) -> int:
@@ -155,14 +151,18 @@ class Snapshot:
 class Observer:
     """Looks at a spool again and again. A context manager that closes itself."""
 
-    def __init__(self, state: Path, *, ended: int = 10) -> None:
-        """``ended``: how many of the batches that have ended are shown too."""
+    def __init__(self, state: Path, *, ended: int = 10, lately: int = 0) -> None:
+        """``ended``: how many of the batches that have ended are shown too.
+
+        ``lately``: so many tasks that ended lately are shown, with prompts and last commands of those at work; 0: nothing of it.
+        """
         self._state = state
         self._ended = ended
         self._reader: Reader | None = None
         self._meter = SpeedMeter()
         self._rates = RateMeter()
         self._held = HeldMeter()
+        self._glimpses = Glimpses(lately) if lately else None
 
     def __enter__(self) -> Self:
         return self
@@ -202,6 +202,7 @@ class Observer:
             speed = self._meter.measure(self.reader, batches)
             rates = self._rates.measure(self.reader)
             held = self._held.measure(self.reader, parked, batches)
+            glimpsed = self._glimpses.look(self.reader, rows) if self._glimpses else _NOTHING
             today = self.reader.spend((), since=dt.datetime.now(dt.UTC).date())
         except StoreError:
             self.close()  # another may have been put in its place
@@ -216,6 +217,7 @@ class Observer:
             speed=speed,
             rates=rates,
             today=today,
+            glimpsed=glimpsed,
         )
 
     def _batches(self) -> list[BatchRow]:
@@ -255,6 +257,7 @@ def snapshot(
     speed: Speed | None = None,
     rates: Mapping[str, Rate] | None = None,
     today: Sequence[SpendRow] = (),
+    glimpsed: Glimpsed = _NOTHING,
 ) -> Snapshot:
     """Return a snapshot of what the daemon says and what the store has; ``today``: what was spent on this day."""
     known = answer if isinstance(answer, Standing) else None
@@ -274,6 +277,7 @@ def snapshot(
         held=held,
         providers=tuple(_providers(known.providers if known else {}, parked, rates or {})),
         speed=speed,
+        glimpsed=glimpsed,
     )
 
 
@@ -304,7 +308,7 @@ def _agent(row: TaskRow, running: standing.Running | None) -> Agent:
     if running is not None:
         detail = ": ".join(filter(None, (running.node, running.detail)))
         return Agent(row=row, step=running.step, detail=detail, since=running.since)
-    return Agent(row=row, step=_STEPS.get(row.step, "starting"), detail="", since=row.since)
+    return Agent(row=row, step=last(row.step).then, detail="", since=row.since)
 
 
 def _providers(

@@ -8,11 +8,10 @@ from batchd.observe import parking, words
 from batchd.observe.words import listed
 from batchd.records import Cause, Parking, Ref, Scope, Status
 from batchd.store.rows import BatchRow, TaskRow
+from batchd.views import ends, last
 
 #: What a running task's line says where no daemon can be working on it.
 NO_DAEMON = "no daemon runs; it goes on when one starts"
-#: The step of a task whose last call failed, and what its line says then.
-_FAILED, _AGAIN = "CallFailed", "its last call failed and is tried again: `batchd logs` says why"
 
 
 def earlier_batches(batches: Iterable[BatchRow]) -> Mapping[str, Sequence[str]]:
@@ -55,9 +54,9 @@ class Waiting:
     def why(self, task: TaskRow) -> str:
         """Return what keeps a task from going on; empty where it only waits for its turn, or works."""
         if task.status.final:
-            return ": ".join(filter(None, (task.reason, task.message)))
+            return ends.why(task.status, task.reason, task.round, task.message)
         if task.status is Status.RUNNING:
-            return (_AGAIN if task.step == _FAILED else "") if self._daemon else NO_DAEMON
+            return last(task.step).caution if self._daemon else NO_DAEMON
         return "; ".join(self._causes(task)) or task.message
 
     def parkings(self, task: TaskRow) -> list[Parking]:

@@ -11,22 +11,6 @@ from batchd.records import dollars
 
 #: What tasks without a tag are shown under.
 NO_TAG = "(none)"
-#: What the kinds of events say.
-_STEPS = {
-    "TaskStarted": "task started",
-    "Resumed": "went on",
-    "CallStarted": "model asked",
-    "CallAnswered": "model answered",
-    "CallDenied": "model call not allowed",
-    "CallFailed": "model call failed",
-    "ToolRan": "tool ran",
-    "RoundEvaluated": "round evaluated",
-    "Compacted": "conversation shortened",
-    "Suspended": "gave its slot back",
-    "ClockMoved": "clock moved",
-    "CancelRequested": "cancel asked for",
-    "TaskFinished": "task ended",
-}
 #: Names that one line has room for.
 _NAMED = 5
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86400
@@ -36,11 +20,6 @@ def counted(count: int, noun: str) -> str:
     """Return ``1 task``, ``2,000 tasks``, ``3 batches``."""
     plural = "es" if noun.endswith("ch") else "s"
     return f"{count:,} {noun}{'' if count == 1 else plural}"
-
-
-def on_node(name: str) -> str:
-    """Return on which machine something was, behind what was; nothing where that is the daemon's."""
-    return f", on {name}" if name else ""
 
 
 def on_nodes(nodes: int) -> str:
@@ -144,11 +123,6 @@ def moment(at: float | None) -> str:
     then = time.localtime(at)
     same_day = then[:3] == now[:3]
     return time.strftime("%H:%M:%S" if same_day else "%Y-%m-%d %H:%M", then)
-
-
-def step(kind: str) -> str:
-    """Return what a task's last event says, by the kind under which it is stored: ``model answered``."""
-    return _STEPS.get(kind, kind)
 
 
 def named(scope: str, name: str) -> str:

@@ -6,18 +6,21 @@ import asyncio
 import errno
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
 from batchd import results, wire
-from batchd.agent import Reply, StopSignal
+from batchd.agent import Here, Reply, StopSignal
 from batchd.errors import FolderError, StaleAttemptError
 from batchd.events import TaskFinished, decode
 from batchd.llm import ModelClient
 from batchd.masking import Masker
+from batchd.pool.cache import Cache
 from batchd.pool.channel import Channel
+from batchd.pool.travel import Away
 from batchd.records import Activity, FileStamp, Patch, Trigger
 from batchd.sandbox import Sandbox
 from batchd.spool import patches
@@ -26,7 +29,7 @@ from batchd.taskstate import TaskState, Verdict
 #: What a disk, or a quota, answers that takes nothing for a while; and how long until it is tried again, in seconds.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 _AGAIN_S = 5.0
-#: What the clock may be adjusted by, in seconds, before anybody cares.
+#: What the clock may be adjusted by, in seconds, before the journal notes it.
 _MOVED_S = 2.0
 
 _Carrier = TypeVar("_Carrier", wire.Ask, wire.Record)
@@ -45,8 +48,12 @@ class AgentHost:
         channel: Channel,
         show: Callable[[wire.Progress], None],
         away: bool = False,
+        cache: Cache | None = None,
     ) -> None:
-        """``show``: takes what the task does now, for people. ``away``: the outbox is on another machine."""
+        """``show``: takes what the task does now, for people. ``away``: the outbox is on another machine.
+
+        ``cache``: where its directory comes to, which is there too; None: it lies at the same path.
+        """
         self.stop = StopSignal()
         self.masker = masker
         self.attempt = run.attempt
@@ -59,6 +66,18 @@ class AgentHost:
         self._away = away
         #: The answer to the one message that may be out.
         self._answer: asyncio.Future[Any] | None = None
+        self.files = (
+            Here()
+            if cache is None
+            else Away(
+                run,
+                cache,
+                sandbox.policy,
+                ask=self._exchange,
+                stop=self.stop,
+                waits=partial(self.progress, "waiting"),
+            )
+        )
 
     def clock(self) -> float:
         """Return the time, in seconds since the epoch."""
@@ -157,14 +176,27 @@ class AgentHost:
         return message
 
     async def _exchange(
-        self, message: wire.Ask | wire.Failed | wire.Record | wire.PatchMade
+        self,
+        message: wire.Ask
+        | wire.Failed
+        | wire.Record
+        | wire.PatchMade
+        | wire.PackWanted
+        | wire.PackSent,
     ) -> Any:
         self._answer = asyncio.get_running_loop().create_future()
         self._channel.send(message)
         return await self._answer
 
     def answered(
-        self, message: wire.Granted | wire.Denied | wire.Ack | wire.Nack | wire.PatchKept
+        self,
+        message: wire.Granted
+        | wire.Denied
+        | wire.Ack
+        | wire.Nack
+        | wire.PatchKept
+        | wire.PackPart
+        | wire.PackTaken,
     ) -> None:
         """Hand the daemon's answer to the agent that waits for it."""
         if self._answer is None or self._answer.done():
@@ -176,7 +208,7 @@ class AgentHost:
                 self._answer.set_result(decode(bytes(event)))
             case wire.Ack():
                 self._answer.set_result(None)
-            case wire.PatchKept():
+            case wire.PatchKept() | wire.PackPart() | wire.PackTaken():
                 self._answer.set_result(message)
             case wire.Nack():
                 self._answer.set_exception(StaleAttemptError())

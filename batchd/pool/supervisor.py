@@ -68,7 +68,7 @@ class Supervisor:
     def start(self, handler: Handler) -> None:
         """Begin to watch, and keep one worker warm; ``handler`` learns what workers say."""
         self._handler = handler
-        code.fingerprint()  # of what this process runs, before anybody can change it
+        code.fingerprint()  # of what this process runs, before an upgrade can change it
         self._engine.prepare()
         self._watch = asyncio.get_running_loop().create_task(self._watch_workers())
         self._watch.add_done_callback(self._ended)

@@ -24,15 +24,21 @@ from msgspec.structs import replace
 
 from batchd import __version__, results, wire
 from batchd.agent import Ended, Host
-from batchd.errors import FolderError, SandboxUnavailableError, StaleAttemptError
+from batchd.errors import (
+    FolderError,
+    SandboxError,
+    SandboxUnavailableError,
+    StaleAttemptError,
+)
 from batchd.events import CancelRequested, Suspended
 from batchd.llm import ModelClient
 from batchd.masking import Masker
 from batchd.pool import code, memory, threads
+from batchd.pool.cache import Cache
 from batchd.pool.channel import Channel
 from batchd.pool.host import AgentHost
 from batchd.pool.lease import Lease
-from batchd.records import Ref
+from batchd.records import Ref, SandboxPolicy
 from batchd.sandbox import Sandbox
 from batchd.spool import outbox
 
@@ -55,10 +61,13 @@ class Worker:
     client: ModelClient
     sandbox: Sandbox
 
-    def __init__(self, agent: Agent, lease: Lease | None = None) -> None:
-        """``lease``: of a worker on another machine than its daemon's."""
+    def __init__(
+        self, agent: Agent, lease: Lease | None = None, cache: Cache | None = None
+    ) -> None:
+        """``lease``, ``cache``: of a worker on another machine than its daemon's."""
         self._agent = agent
         self._lease = lease
+        self._cache = cache
         self._hosts: dict[Ref, AgentHost] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         #: By attempt: what has come of histories whose ``Run`` is to come.
@@ -151,7 +160,15 @@ class Worker:
             case wire.LeaseRenewed(number=number):
                 assert self._lease is not None, "the daemon renews those of who joined it"
                 self._lease.renewed(number)
-            case wire.Granted() | wire.Denied() | wire.Ack() | wire.Nack() | wire.PatchKept():
+            case (
+                wire.Granted()
+                | wire.Denied()
+                | wire.Ack()
+                | wire.Nack()
+                | wire.PatchKept()
+                | wire.PackPart()
+                | wire.PackTaken()
+            ):
                 host = self._hosts.get(message.ref)
                 if host is not None and host.attempt == message.attempt:
                     host.answered(message)
@@ -204,7 +221,7 @@ class Worker:
             self._lost(f"this is batchd {__version__}, the daemon is {version}: restart it")
             return
         try:
-            self.sandbox = Sandbox(settings.sandbox)
+            self.sandbox = self._tried(settings.sandbox)
         except (
             OSError,
             SandboxUnavailableError,
@@ -219,6 +236,12 @@ class Worker:
             self._lease.lasts(settings.lease_s)
         self._retuned.set()
 
+    def _tried(self, policy: SandboxPolicy) -> Sandbox:
+        """Return what tasks are opened with. Raises ``SandboxUnavailableError``, ``OSError``."""
+        if self._cache is not None:
+            self._cache.check(policy)
+        return Sandbox(policy)
+
     def _hello(self, problem: str = "") -> wire.Hello:
         fingerprint = code.fingerprint()
         return wire.Hello(version=__version__, code=fingerprint, pid=os.getpid(), problem=problem)
@@ -227,7 +250,7 @@ class Worker:
         assert self._settings is not None, "the daemon says Hello first"
         try:
             if self._stale:
-                self.sandbox, self._stale = Sandbox(self._settings.sandbox), False
+                self.sandbox, self._stale = self._tried(self._settings.sandbox), False
         except (OSError, SandboxUnavailableError) as error:
             # It has too few descriptors, say, for what it works on, which goes on as it began; another one can.
             self.channel.send(wire.Done(run.ref, run.attempt, "refused", str(error)))
@@ -243,6 +266,7 @@ class Worker:
             channel=self.channel,
             show=self.report,
             away=self._lease is not None,
+            cache=self._cache if run.chain is not None else None,
         )
         self._hosts[run.ref] = host
         if self._draining:  # it was on its way when this worker said that it leaves
@@ -271,6 +295,8 @@ class Worker:
     async def _work_on(self, run: wire.Run, host: AgentHost) -> None:
         try:
             done = await self._outcome(run, host)
+            with contextlib.suppress(OSError):  # the end of this worker tries it again
+                await host.files.leave()
         finally:
             del self._hosts[run.ref]
             self._news.pop(run.ref, None)
@@ -282,6 +308,12 @@ class Worker:
         """Run the agent and publish what it ends with; here, at the edge, every error is caught."""
         ref, attempt = run.ref, run.attempt
         try:
+            try:
+                await host.files.arrive()
+            except (OSError, SandboxError, SandboxUnavailableError) as error:
+                # Another machine may have what it takes.
+                why = f"the task's directory cannot be made here: {error}"
+                return wire.Done(ref, attempt, "refused", host.masker.text(why))
             ended = await self._agent(run, host)
             if ended.outcome != "finished":
                 return wire.Done(ref, attempt, ended.outcome)

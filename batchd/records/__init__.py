@@ -69,7 +69,7 @@ from batchd.records.tasks import (
     VerdictBy,
 )
 from batchd.records.triggers import Trigger
-from batchd.records.workspaces import Base, Change, Origin, Patch, WorkspaceKind
+from batchd.records.workspaces import Base, Chain, Change, Origin, Pack, Patch, WorkspaceKind
 
 __all__ = [
     "APIS",
@@ -87,6 +87,7 @@ __all__ = [
     "Batch",
     "BatchStatus",
     "Cause",
+    "Chain",
     "Change",
     "CheckIn",
     "Cost",
@@ -114,6 +115,7 @@ __all__ = [
     "Network",
     "Origin",
     "Outcome",
+    "Pack",
     "Parking",
     "Patch",
     "Price",

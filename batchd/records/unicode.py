@@ -1,4 +1,4 @@
-"""Untidy text made fit to be sent and stored."""
+"""Untidy text made fit to be sent, stored and read."""
 
 from __future__ import annotations
 
@@ -19,3 +19,10 @@ def valid_throughout(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [valid_throughout(v) for v in value]
     return value
+
+
+def line(text: str, limit: int = 300) -> str:
+    """Return ``text`` as one line of at most ``limit`` characters, for people."""
+    one = " ".join(c for c in text.split() if c)
+    one = "".join(c if c.isprintable() else "�" for c in one)
+    return one if len(one) <= limit else one[: limit - 1] + "…"

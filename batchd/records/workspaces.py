@@ -60,3 +60,30 @@ class Patch(Struct, frozen=True, kw_only=True):
     lacks: str = ""
     #: Why it could not be made; empty: it could.
     problem: str = ""
+
+
+class Pack(Struct, frozen=True, kw_only=True):
+    """Files of a directory in one file, as ``workspace.packs`` writes it."""
+
+    #: Its name: SHA-256 over what is in it, in hexadecimal digits.
+    digest: str
+    #: Its bytes.
+    size: int
+    #: The bytes that it holds once they are decompressed.
+    plain: int
+
+
+class Chain(Struct, frozen=True, kw_only=True):
+    """What a task's directory is made of, on a machine that does not have it: in this order."""
+
+    #: What lies read-only beside it, and what it begins as where that is a clone or a copy; None: nothing.
+    base: Pack | None = None
+    #: The directory as it was when the task first left the daemon's machine; None: it was empty, or was not there.
+    first: Pack | None = None
+    #: What the task has changed since.
+    changes: tuple[Pack, ...] = ()
+
+    @property
+    def packs(self) -> tuple[Pack, ...]:
+        """All of them."""
+        return (*filter(None, (self.base, self.first)), *self.changes)

@@ -16,11 +16,12 @@ import msgspec
 
 from batchd.formats import ResultV1
 from batchd.observe import changes, markdown
-from batchd.observe.conversation import Kind, passages, plain
+from batchd.observe.conversation import plain
 from batchd.records import workers
 from batchd.report.content import Details
 from batchd.report.gathering import TaskRecord
 from batchd.spool import patches
+from batchd.views import Kind, passages
 
 #: Characters of one passage, one prompt, one answer: a page is read by people.
 _MOST = 40_000

@@ -71,6 +71,8 @@ class Elsewhere:
 
     name: str
     usd: float | None
+    #: Whether its provider has shut it down: the price is its last one.
+    gone: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 
+from batchd import catalog
 from batchd.records import Price, Status, Usage, cache_share
 from batchd.report.advice import advice
 from batchd.report.content import Cause, Elsewhere, NodeShare, Setback, Share, Tasks
@@ -66,10 +67,20 @@ def elsewhere(
         for r in rows
     ]
     found = (
-        Elsewhere(name=name, usd=sum(price.cost_of_many(u).total for u in used) if price else None)
+        Elsewhere(
+            name=name,
+            usd=sum(price.cost_of_many(u).total for u in used) if price else None,
+            gone=_gone(name),
+        )
         for name, price in prices
     )
     return tuple(sorted(found, key=lambda e: (e.usd is None, e.usd or 0.0, e.name)))
+
+
+def _gone(model: str) -> bool:
+    """Return whether a model is off sale today."""
+    end = catalog.end(model)
+    return end is not None and end.gone(catalog.today())
 
 
 def nodes(tasks: Tasks) -> tuple[NodeShare, ...]:

@@ -90,7 +90,7 @@ class Entrance:
         finally:
             os.close(process)
         if why:
-            raise SandboxError(f"a sandbox that stays cannot be entered: {why}")
+            raise SandboxError(f"a standing sandbox cannot be entered: {why}")
 
     async def start(self, command: Sequence[bytes], output: int) -> int:
         """Start a command, a child of ours, and return its number. Raises ``OSError``, ``SandboxError``."""
@@ -118,7 +118,7 @@ class Entrance:
         finally:
             os.close(text)
         if not isinstance(number, int):
-            raise SandboxError(f"a sandbox that stays cannot be entered: {number}")
+            raise SandboxError(f"a standing sandbox cannot be entered: {number}")
         if number < 0:
             raise OSError(-number, os.strerror(-number))
         return number

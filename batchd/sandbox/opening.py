@@ -31,7 +31,8 @@ class Sandbox:
     """
 
     def __init__(self, policy: SandboxPolicy) -> None:
-        self._policy = policy
+        #: What commands may do.
+        self.policy = policy
         self._bwrap = probe.ready(policy)
         self._cgroup = cgroup.delegated(policy)
         self._watcher = Watcher(policy)
@@ -63,7 +64,7 @@ class Sandbox:
         prepare_process()
         folders = await patiently(functools.partial(self._opened, path, tmp, base, fresh=fresh))
         try:
-            who = runner(self._policy, os.fstat(folders.task), path)
+            who = runner(self.policy, os.fstat(folders.task), path)
             setting = Setting(
                 bwrap=self._bwrap,
                 path=TASK if self._bwrap else path,
@@ -83,12 +84,12 @@ class Sandbox:
             )
             key = (who, network is True, env.get("PATH"))
             return Workplace(
-                self._policy,
+                self.policy,
                 folders,
                 setting,
                 watcher=self._watcher,
                 disk=Disk(
-                    folders, self._policy, base=0 if fresh and not base and held is None else held
+                    folders, self.policy, base=0 if fresh and not base and held is None else held
                 ),
                 cgroup=self._cgroup,
                 door=door,
@@ -102,11 +103,11 @@ class Sandbox:
     def _way_out(self, asked: Network) -> tuple[Door | None, Mapping[str, str]]:
         """Return the way to the hosts of a list, if that is what is asked for, and the variables that name it."""
         try:
-            if why := hosts.refusal(asked, self._policy.network):
+            if why := hosts.refusal(asked, self.policy.network):
                 raise SandboxError(f"the task's network: {why}")
             if isinstance(asked, bool) or not asked or not self._bwrap:
                 return None, {}
-            allowed = Allowed.of(asked, self._policy.private_hosts)
+            allowed = Allowed.of(asked, self.policy.private_hosts)
         except ValueError as error:
             raise SandboxError(f"the task's network: {error}") from error
         return Door(allowed), variables(allowed)
@@ -143,7 +144,7 @@ class Sandbox:
         found = os.fstat(base) if base is not None else None
         if found is None or found.st_uid == 0 or not as_root():
             try:
-                return probe.someone(self._policy)
+                return probe.someone(self.policy)
             except SandboxUnavailableError as error:
                 raise SandboxError(f"the task's directory cannot be made: {error}") from error
         return Identity.of(found.st_uid, found.st_gid)

@@ -97,7 +97,7 @@ def confining(path: str, policy: SandboxPolicy) -> str:
     status = dict(line.split(":\t", 1) for line in output.splitlines() if ":\t" in line)
     if not status:
         raise SandboxUnavailableError(
-            f"a trial command in the sandbox did not work ({output.strip() or 'it said nothing'}):"
+            f"a trial command in the sandbox did not work ({output.strip() or 'it printed nothing'}):"
             f" see that {who.name} may start programs, and one more process, {OTHERWISE}"
         )
     loose = [name for name, value in _CONFINED.items() if status.get(name) != value]

@@ -94,7 +94,7 @@ class Ran:
 async def run(
     start: Start,
     *,
-    stdin: bytes | None,
+    stdin: bytes | int | None,
     timeout_s: float,
     limit: int,
     masker: Masker,
@@ -105,7 +105,7 @@ async def run(
 ) -> Ran:
     """Run a command and all that it starts, for at most ``timeout_s``, and keep ``limit`` bytes of output, masked.
 
-    ``limits``: who holds it to what all of its processes may use together, and what its task has written.
+    ``stdin``: what it reads, or a descriptor that stays the caller's. ``limits``: who holds it to what all of its processes may use together, and what its task has written.
     ``door``: its way to some hosts, for a command that is held back until it has one. ``cover``: what is laid over what
     it sees; where that goes as the command begins, it is begun again. ``keep``: gets what the command has left running;
     else that is killed.
@@ -128,7 +128,7 @@ async def run(
 
 async def _once(
     start: Start,
-    stdin: bytes | None,
+    stdin: bytes | int | None,
     timeout_s: float,
     fresh: Callable[[], Output],
     watched: Callable[[Child], _Watched],
@@ -180,7 +180,7 @@ def _not_set_up(said: str, *, gone: bool) -> OSError | SandboxError:
     return SandboxError(message) if number is None else OSError(number, message)
 
 
-def _begin(start: Start, stdin: bytes | None, output: Output) -> tuple[Child, Reader]:
+def _begin(start: Start, stdin: bytes | int | None, output: Output) -> tuple[Child, Reader]:
     """Start the child, and what reads from it. Nothing ran where this fails."""
     read_end, write_end = os.pipe()
     reader = Reader(read_end, output)
@@ -191,12 +191,12 @@ def _begin(start: Start, stdin: bytes | None, output: Output) -> tuple[Child, Re
         raise
 
 
-def _started(start: Start, stdin: bytes | None, write_end: int) -> Child:
+def _started(start: Start, stdin: bytes | int | None, write_end: int) -> Child:
     """Start the child; afterwards it alone holds its ends."""
     source = None
     try:
         if stdin is not None:
-            source = memory_file(stdin)
+            source = os.dup(stdin) if isinstance(stdin, int) else memory_file(stdin)
         return start(source, write_end)
     finally:
         os.close(write_end)

@@ -3,9 +3,9 @@
 Namespaces already hide most of the machine. The filter takes away what they do not cover: kernel
 interfaces with a history of holes, the ways to make new namespaces (as root there is no
 ``--disable-userns``), and those few that reach past a namespace (keyrings, terminals, VSOCK). It also keeps
-setuid and setgid programs from being made: out in the task's directory they would lend anybody its owner's rights.
+setuid and setgid programs from being made: out in the task's directory they would lend every user its owner's rights.
 And room on the disk is given only by writing, which takes time: what is measured twice a second has a chance then.
-Nor is anybody given memory that is no process's, nor seen from outside.
+Nor is memory given out that belongs to no process, or is not seen from outside.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ class Standing:
             raise
         except OSError as error:
             await self.end(f"killed: {error.strerror}")
-            raise SandboxError(f"a command in a sandbox that stays: {error}") from error
+            raise SandboxError(f"a command in a standing sandbox failed: {error}") from error
 
     async def _run(self, command: Sequence[bytes], timeout_s: float, output: Output) -> Ran | None:
         clock = asyncio.get_running_loop().time
@@ -263,7 +263,7 @@ class Standing:
         """Have what is printed there read from within, and return the file that it goes to; empty: nothing is, or it is not kept."""
         if output is None:
             return ""
-        # No name that anybody inside could know before.
+        # No name that a command inside could know before.
         log = f"{TMP}/background-{secrets.token_hex(3)}.log"
         words = ["/bin/sh", "-c", _DRAIN, "sh", log, str(_MOST_PRINTED)]
         try:

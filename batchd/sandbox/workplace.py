@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Self
+from typing import Self, TypeVar
 
 from batchd.errors import SandboxError
 from batchd.masking import Masker
@@ -25,6 +25,8 @@ from batchd.sandbox.setting import Setting, Starter
 from batchd.sandbox.shortage import patiently
 from batchd.sandbox.standing import Standing
 from batchd.sandbox.watch import Watcher
+
+T = TypeVar("T")
 
 _NOTHING = Masker()
 
@@ -83,7 +85,7 @@ class Workplace:
         self,
         argv: Sequence[str],
         *,
-        stdin: bytes | None = None,
+        stdin: bytes | int | None = None,
         timeout_s: float,
         max_output_bytes: int | None = None,
         at_most: int | None = None,
@@ -93,7 +95,7 @@ class Workplace:
         """Run a command in a sandbox of its own; it and all that it started are dead when this returns, or raises.
 
         With ``stays``, what it leaves running goes on where the policy allows that, and ``shell`` enters there.
-        ``timeout_s`` is wall-clock time. Of its output ``max_output_bytes`` are kept, the policy's number
+        ``stdin``: what it reads, or a descriptor that it gets. ``timeout_s`` is wall-clock time. Of its output ``max_output_bytes`` are kept, the policy's number
         by default, and no more than ``at_most``. Secrets in it are ``masked``, unless it is not to be shown.
         Raises ``SandboxError`` where the sandbox cannot be set up; a command that does not exist is an exit code.
         """
@@ -297,6 +299,10 @@ class Workplace:
         """
         found = directory.files(self._folders.task, limit, seconds)
         return found and self.masker.value(found)
+
+    def look(self, look: Callable[[int], T]) -> T:
+        """Return what ``look`` sees in the directory, which it gets open. Blocks for as long as that takes."""
+        return look(self._folders.task)
 
     def triggers(self, seconds: float = 2.0) -> Mapping[str, Trigger]:
         """Return what other programs run or obey when somebody uses the directory, by path. Blocks like ``files``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -28,6 +29,13 @@ _CYCLES = 20
 
 #: Keys that a task takes as they are given; where they are not, the record's own defaults count.
 _AS_GIVEN = ("effort", "system_prompt", "priority", "output_schema", "network", "metadata")
+#: How the complaint ends of a path where nothing is, or no directory, and what may stand there.
+_ABSENT = ("does not exist", "is no directory")
+_DIR = "make it, or leave dir out for a fresh directory"
+#: A longer value is not shown.
+_SHOWN = 100
+#: Characters of a blank prompt that are shown.
+_BLANKS = 10
 #: What a call of the tier ``flex`` may take, in seconds, unless the task says otherwise.
 _FLEX_CALL_S = 900.0
 
@@ -61,8 +69,8 @@ def check(
         problems += [(index, at, p) for at, p in own]
         problems += [(index, at, p) for at, p in _tier(config, batch, spec)]
         problems += [(index, at, p) for at, p in sources.contradictions(batch, spec)]
-        if not (_first(spec.first_prompt, batch.first_prompt) or "").strip():
-            problems.append((index, ("first_prompt",), Problem("", "this key is needed")))
+        if wrong := _prompt_problem(_first(spec.first_prompt, batch.first_prompt)):
+            problems.append((index, ("first_prompt",), wrong))
     problems += islice(chain(_ids(specs, ids), _dependencies(specs, ids)), most)
     if problems:
         return Checked((), tuple(problems))
@@ -74,6 +82,27 @@ def check(
     return Checked(tuple(tasks), ())
 
 
+def _prompt_problem(prompt: str | None) -> Problem | None:
+    """Return what is wrong with a prompt: it is not there, or blank."""
+    if prompt is None:
+        return Problem("", "this key is needed")
+    if prompt.strip():
+        return None
+    shown = prompt[:_BLANKS] + ("…" if len(prompt) > _BLANKS else "")
+    return Problem("", "it must say what is to be done", f"it is {shown!r}")
+
+
+def _network_hint(config: Config, wanted: records.Network) -> str:
+    """Return what stands there, and what may, where a list of hosts does not say so."""
+    shown = json.dumps(wanted)
+    given = f"it is {shown}" if len(shown) <= _SHOWN else ""
+    return (
+        given
+        if config.sandbox.network
+        else f"{given}; leave it out, or set [sandbox] network".lstrip("; ")
+    )
+
+
 def _own(
     config: Config, directories: Directories, schemas: Schemas, spec: Defaults, *, after: bool
 ) -> Iterator[tuple[Place, Problem]]:
@@ -82,10 +111,11 @@ def _own(
         yield ("model",), wrong
     # What does not exist yet may be made by the tasks that it waits for.
     if spec.dir and (why := directories.problem(spec.dir, must_exist=not after)):
-        yield ("dir",), Problem("", why)
+        absent = why.endswith(_ABSENT)
+        yield ("dir",), Problem("", why, _DIR if absent else "")
     yield from sources.problems(config, directories, spec, after=after)
     if spec.network and (why := hosts.refusal(spec.network, config.sandbox.network)):
-        yield ("network",), Problem("", why)
+        yield ("network",), Problem("", why, _network_hint(config, spec.network))
     if wrong := _wrong_needs(config, _needs(spec.needs)):
         yield ("needs",), wrong
     if spec.output_schema is not None:
@@ -150,7 +180,7 @@ def _secret_problem(config: Config, secret: SecretSpec) -> Problem | None:
     if value in allowed:
         return None
     return Problem(
-        "", f"{place} does not name {value!r}", f"it names {', '.join(allowed) or 'none'}"
+        "", f"{place} does not name {value!r}", f"it allows {', '.join(allowed) or 'none'}"
     )
 
 

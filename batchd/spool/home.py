@@ -99,6 +99,6 @@ def _noted(state: Path) -> Home | None:
         return None
     except (OSError, msgspec.DecodeError) as error:
         raise NotPossibleError(
-            f"{path} is to say where this directory lives, to distinguish it from a copy, and cannot be read ({error}): "
+            f"{path} says where this directory lives, to distinguish it from a copy, and cannot be read ({error}): "
             f"if {state} is no copy, remove {path}"
         ) from None

@@ -285,9 +285,3 @@ def batch_name(filename: str) -> str:
     kept = "".join(c if c in "_-" or unicodedata.category(c)[0] in "LNM" else " " for c in stem)
     name = re.sub(r" +", "-", kept.strip(" -"))
     return name.encode()[:_NAME_BYTES].decode("utf-8", "ignore").rstrip("-") or "batch"
-
-
-def request_name(filename: str) -> str:
-    """Return the name of the dropped file in its batch's folder: ``request`` and its own ending."""
-    ending = Path(filename).suffix
-    return f"request{ending}" if re.fullmatch(r"\.[A-Za-z0-9]{1,10}", ending) else "request"

@@ -1,4 +1,4 @@
-"""Who else may write where batchd works, or read what it keeps: found before anybody makes use of it."""
+"""Who else may write where batchd works, or read what it keeps: found before another user makes use of it."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def _problems(schema: dict[str, Any]) -> Iterator[tuple[Place, Problem]]:
     newer = any(year in kind.META_SCHEMA["$schema"] for year in _NEWER)
     yield from islice(_foreign(schema), _ERRORS)
     if at := _too_long(schema, newer=newer):
-        yield at, Problem("", "this list is too long to be checked for what stands in it twice")
+        yield at, Problem("", "this list is too long to be checked for duplicates")
         return
     meta = kind(kind.META_SCHEMA, format_checker=_patterns())
     try:

@@ -64,7 +64,7 @@ def contradictions(batch: BatchKeys, spec: TaskSpec) -> Iterator[tuple[Place, Pr
     """Yield what does not go together once the task's keys are laid over its batch's."""
     directory, repo = _places(batch, spec)
     if spec.ref and not repo:
-        yield ("ref",), Problem("", "there is no repo that it is of", "name one, or leave ref out")
+        yield ("ref",), Problem("", "it needs a repo", "name one, or leave ref out")
     if (spec.workspace or batch.workspace) == "copy" and not directory and not repo:
         why = "there is no dir to copy"
         yield ("workspace",), Problem("", why, "name one, or leave workspace out")

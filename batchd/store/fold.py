@@ -12,19 +12,14 @@ from typing import Any, NamedTuple, TypeAlias
 
 from batchd.events import (
     CallAnswered,
-    CallDenied,
     CallFailed,
     CallStarted,
     CancelRequested,
-    ClockMoved,
-    Compacted,
     Event,
     Resumed,
     RoundEvaluated,
-    Suspended,
     TaskFinished,
     TaskStarted,
-    ToolRan,
 )
 from batchd.records import ModelSetup, Purpose, Status
 from batchd.store.bodies import error_message
@@ -146,7 +141,7 @@ _OF_BOTH = tuple(name for name in TALLY_COLUMNS if name in _COLUMNS)
 def fold(line: TaskLine, event: Event, ledger: Ledger) -> None:
     """Apply one event to the task's row and the ledger."""
     kind = type(event)
-    _FOLDS[kind](line, event, ledger)
+    _FOLDS.get(kind, _nothing)(line, event, ledger)
     line.seq += 1
     line.step = kind.__name__
     line.last_at = event.at
@@ -256,22 +251,18 @@ def _finished(line: TaskLine, event: TaskFinished, ledger: Ledger) -> None:
 
 
 def _nothing(_line: TaskLine, _event: Event, _ledger: Ledger) -> None:
-    """Leave the row as it is."""
+    """Leave the row as it is, but for what every event changes."""
 
 
 _Fold: TypeAlias = Callable[[TaskLine, Any, Ledger], None]
+#: Of events that change more than every event does.
 _FOLDS: Mapping[type[Event], _Fold] = {
     TaskStarted: _started,
     Resumed: _resumed,
     CallStarted: _call_started,
     CallAnswered: _call_answered,
     CallFailed: _call_failed,
-    CallDenied: _nothing,
-    ToolRan: _nothing,
     RoundEvaluated: _round_evaluated,
-    Compacted: _nothing,
-    Suspended: _nothing,
-    ClockMoved: _nothing,
     CancelRequested: _settle,
     TaskFinished: _finished,
 }

@@ -114,6 +114,12 @@ def find_task(db: sqlite3.Connection, ref: Ref) -> Task:
     return unpack_task(*row)
 
 
+def pruned(db: sqlite3.Connection, ref: Ref) -> bool:
+    """Return whether a task's text and journal were dropped."""
+    found = db.execute("SELECT 1 FROM specs WHERE task = ?", (task_key(db, ref),))
+    return found.fetchone() is None
+
+
 def bodies(
     db: sqlite3.Connection, ref: Ref, start: int = 0, stop: int | None = None
 ) -> tuple[bytes, ...]:

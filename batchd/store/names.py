@@ -14,10 +14,10 @@ def check(db: sqlite3.Connection, source: Path, fix: str) -> None:
     """Raise ``StoreError`` for a name that is more than a name, as no batchd writes one."""
     for what, name in _names(db):
         if not isinstance(name, str) or name in {"", ".", ".."} or "/" in name or "\0" in name:
-            raise StoreError(f"{source}: {what} is called {name!r}, which is no mere name; {fix}")
+            raise StoreError(f"{source}: {what} has the name {name!r}, which is a path; {fix}")
     for (outbox,) in db.execute("SELECT DISTINCT outbox FROM batches"):
         if not str(outbox).startswith("/"):
-            raise StoreError(f"{source}: an outbox is {outbox!r}, which is no whole path; {fix}")
+            raise StoreError(f"{source}: the outbox {outbox!r} is no absolute path; {fix}")
 
 
 def _names(db: sqlite3.Connection) -> Iterator[tuple[str, object]]:

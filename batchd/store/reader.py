@@ -13,8 +13,8 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from batchd.errors import StoreError
 from batchd.events import Event
-from batchd.records import Parking, Ref, Task, summed
-from batchd.store import held, lookups, past, recent, spending
+from batchd.records import Parking, Ref, Task, ToolCall, summed
+from batchd.store import held, lookups, past, peeks, recent, spending
 from batchd.store.past import PastTask
 from batchd.store.recent import Answered
 from batchd.store.rows import BatchRow, Prunable, SpendRow, TaskRow, WorkDone
@@ -201,6 +201,26 @@ class Reader:
     def spec(self, ref: Ref) -> Task:
         """Return one task, as its file asked for it; not once it was pruned."""
         return self._source.read(lookups.find_task, ref)
+
+    def pruned(self, ref: Ref) -> bool:
+        """Return whether a task's text and journal were dropped: its status, tokens and money are all that is left."""
+        return self._source.read(lookups.pruned, ref)
+
+    def prompts(self, batch: str, most: int = -1) -> dict[str, str]:
+        """Return the prompts of a batch's tasks by their ids, of the first ``most``, if it is not negative; of pruned ones none."""
+        return self._source.read(peeks.prompts_of_batch, batch, most)
+
+    def first_prompts(self, batches: Collection[str]) -> dict[str, str]:
+        """Return by batch the prompt of its first task; of pruned ones none."""
+        return self._source.read(peeks.first_prompts, batches)
+
+    def command(self, ref: Ref) -> ToolCall | None:
+        """Return the tool call that a task ran last; None: there was none of late."""
+        return self._source.read(peeks.command, ref)
+
+    def ended(self, since: float, most: int) -> list[TaskRow]:
+        """Return at most so many tasks that have ended since then, the newest first."""
+        return self._source.read(peeks.ended, since, most)
 
     def events(self, ref: Ref, start: int = 0, stop: int | None = None) -> list[Event]:
         """Return a task's events from number ``start`` on, before ``stop``; none once it was pruned."""

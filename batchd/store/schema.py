@@ -61,7 +61,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
         ) from error
     db: sqlite3.Connection | None = None
     try:
-        # Before anybody opens it who may write: that one would do away with a log it cannot read.
+        # Before a writer opens it: that one would do away with a log it cannot read.
         witness.check(path, reading(path))
         db = connect(path)
         version = version_of(db, path)

@@ -46,10 +46,8 @@ class Store:
         self,
         path: Path,
         *,
-        retention_s: float,
         clock: Callable[[], float],
     ) -> None:
-        self._retention_s = retention_s
         self._clock = clock
         self._path = path
         db = open_writer(path)
@@ -67,15 +65,13 @@ class Store:
         cls,
         path: Path,
         *,
-        retention_s: float,
         clock: Callable[[], float] = time.time,
     ) -> Store:
         """Open the store; create the file, or migrate it after a backup, where that is needed.
 
-        ``retention_s``: how long events are kept once their batch is published.
         Raises ``NewerStoreError`` for a file of a newer batchd, ``StoreError`` for one that is no use.
         """
-        return cls(path, retention_s=retention_s, clock=clock)
+        return cls(path, clock=clock)
 
     def close(self) -> None:
         """Make durable what waits, and let go of the file. What is called later is refused."""
@@ -261,15 +257,11 @@ class Store:
         """Note that a batch's summary lies in the outbox, the last of its files."""
         await self._do(partial(operations.batch_published, name=name, now=self._clock()))
 
-    async def prune(self, now: float) -> None:
-        """Drop events and task texts of batches published longer ago than ``retention_s``.
+    async def prune_before(self, before: float) -> None:
+        """Drop events and task texts of batches published at ``before`` or earlier.
 
         Statuses, tokens and money stay. It goes in small steps, between which others get their turn.
         """
-        await self.prune_before(now - self._retention_s)
-
-    async def prune_before(self, before: float) -> None:
-        """Drop what ``prune`` drops, of batches published at ``before`` or earlier."""
         while await self._do(partial(operations.prune, before=before)):
             pass
 
@@ -320,10 +312,6 @@ class Store:
     def events(self, ref: Ref, start: int = 0) -> list[Event]:
         """Return a task's events from number ``start`` on; none once it was pruned."""
         return self._source.read(lookups.events, ref, start)
-
-    def result(self, ref: Ref) -> str:
-        """Return the result text of a task that has ended, to the byte; not once it was pruned."""
-        return self._source.read(lookups.result, ref)
 
     def refused(self) -> tuple[Refused, ...]:
         """Return what models were seen to refuse."""

@@ -156,6 +156,6 @@ def _read(path: Path) -> tuple[int, int, int] | None:
 
 def _useless(file: Path, why: str) -> DamagedStoreError:
     return DamagedStoreError(
-        f"{file} is to say what the store has acknowledged, and cannot be read: {why}; if nothing happened to the "
+        f"{file} notes what the store has acknowledged, and cannot be read: {why}; if nothing happened to the "
         "store itself, remove it"
     )

@@ -59,7 +59,7 @@ def apply(state: TaskState, event: Event) -> TaskState:
     elif isinstance(event, _AFTER_A_WAIT):
         waited = event.waited_s
     return replace(
-        _FOLDS[type(event)](state, event),
+        _FOLDS.get(type(event), _unchanged)(state, event),
         last_at=event.at,
         run_s=state.run_s + worked - waited,
         waited_s=state.waited_s + waited,
@@ -250,6 +250,11 @@ def _cancelled(state: TaskState, event: CancelRequested) -> TaskState:
     )
 
 
+def _unchanged(state: TaskState, _event: Event) -> TaskState:
+    return state
+
+
+#: Of events that change more than the clocks.
 _FOLDS: Mapping[type, Callable[[TaskState, Any], TaskState]] = {
     TaskStarted: _started,
     Resumed: _resumed,
@@ -260,7 +265,6 @@ _FOLDS: Mapping[type, Callable[[TaskState, Any], TaskState]] = {
     ToolRan: rounds.tool_ran,
     RoundEvaluated: rounds.round_evaluated,
     Compacted: _compacted,
-    ClockMoved: lambda state, _: state,
     Suspended: lambda state, event: replace(state, suspended=event),
     CancelRequested: _cancelled,
     TaskFinished: lambda state, event: replace(state.settled(), finished=event),

@@ -141,4 +141,4 @@ class Endpoint:
         why = "another process listens there" if error.errno == errno.EADDRINUSE else error.strerror
         host, port = self._address
         fix = "end that, or set another [metrics] listen"
-        return NotPossibleError(f"metrics are not to be had at {host}:{port}, {why}: {fix}")
+        return NotPossibleError(f"metrics cannot be served at {host}:{port}, {why}: {fix}")

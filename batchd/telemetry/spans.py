@@ -20,13 +20,13 @@ from batchd.events import (
     CallAnswered,
     CallFailed,
     CallStarted,
-    RoundEvaluated,
-    Suspended,
     TaskFinished,
-    ToolRan,
 )
 from batchd.formats import ResultV1
-from batchd.records import STANDARD, Evaluation, ModelSetup, Status
+from batchd.records import STANDARD, ModelSetup, Status
+from batchd.views.calls import span_name
+from batchd.views.view import Mark, tokens
+from batchd.views.work import explained, judged
 
 #: Characters of one text in a span; a receiver takes only so much.
 _TEXT = 16_384
@@ -92,9 +92,7 @@ def answered(
     attributes = _request(trace, setup, call)
     attributes |= {
         "gen_ai.response.finish_reasons": [answer.finish_reason],
-        "gen_ai.usage.input_tokens": usage.input_tokens,
-        "gen_ai.usage.output_tokens": usage.output_tokens,
-        "gen_ai.usage.cache_read.input_tokens": usage.cached_input_tokens,
+        **tokens(usage),
     }
     if answer.model:
         attributes["gen_ai.response.model"] = answer.model
@@ -134,52 +132,19 @@ def unsettled(trace: Trace, setup: ModelSetup, call: CallStarted, at: float) -> 
     return _call_span(trace, call, at, attributes, "its worker is gone")
 
 
-def tool_ran(trace: Trace, event: ToolRan, *, content: bool) -> Span:
-    """Return the span of a tool call."""
-    call = event.call
-    attributes: dict[str, Any] = {
-        "gen_ai.operation.name": "execute_tool",
-        "gen_ai.tool.name": call.name,
-        "gen_ai.tool.call.id": call.id,
-        "gen_ai.tool.type": "function",
-        "gen_ai.conversation.id": trace.conversation,
-    }
-    if event.exit_code is not None:
-        attributes["process.exit.code"] = event.exit_code
-    if event.refused:
-        attributes["batchd.network_refused"] = list(event.refused)
-    if content:
-        attributes["gen_ai.tool.call.arguments"] = cut(call.arguments, _TEXT)
-        attributes["gen_ai.tool.call.result"] = cut(event.output, _TEXT)
-    error = None
-    if event.outcome != "ran":
-        attributes["error.type"] = error = event.outcome
+def marked(trace: Trace, mark: Mark, at: float, *, content: bool) -> Span:
+    """Return the span of an event that its view makes a mark of."""
+    own = {"gen_ai.conversation.id": trace.conversation, **mark.attributes}
     return Span(
         trace_id=trace.id,
-        span_id=trace.child(f"tool {call.id}", event.at),
+        span_id=trace.child(mark.key, at),
         parent_id=trace.root,
-        name=f"execute_tool {call.name}",
-        start=event.at - max(0.0, event.seconds),
-        end=event.at,
-        attributes=attributes,
-        error=error,
+        name=mark.name,
+        start=at - max(0.0, mark.seconds),
+        end=at,
+        attributes={**own, **mark.content} if content else own,
+        error=mark.error,
     )
-
-
-def evaluated(trace: Trace, event: RoundEvaluated, *, content: bool) -> Span:
-    """Return the span of a verdict on a round."""
-    verdict = event.evaluation
-    attributes = _verdict(verdict, content=content)
-    attributes["batchd.round.settled"] = event.final
-    name = f"evaluate {verdict.by}"
-    start = event.at - max(0.0, event.seconds)
-    return _mark(trace, name, start, event.at, attributes)
-
-
-def suspended(trace: Trace, event: Suspended) -> Span:
-    """Return the mark where a task gave its slot back; between this and what follows it waited."""
-    attributes = {"batchd.cause": event.cause, "batchd.message": event.message}
-    return _mark(trace, f"suspend {event.cause}", event.at, event.at, attributes)
 
 
 def finished(trace: Trace, event: TaskFinished, result: ResultV1, *, content: bool) -> Span:
@@ -213,7 +178,8 @@ def finished(trace: Trace, event: TaskFinished, result: ResultV1, *, content: bo
     if result.cost.total is not None:
         attributes["batchd.cost_usd"] = result.cost.total
     if result.evaluation is not None:
-        attributes |= _verdict(result.evaluation, content=content)
+        attributes |= judged(result.evaluation)
+        attributes |= explained(result.evaluation) if content else {}
     if result.reason is not None:
         attributes["batchd.reason"] = result.reason.value
     error = None
@@ -258,35 +224,13 @@ def _call_span(
         trace_id=trace.id,
         span_id=trace.child("call", call.at),
         parent_id=trace.root,
-        name=f"chat {attributes['gen_ai.request.model']}",
+        name=span_name(attributes["gen_ai.request.model"]),
         start=call.at,
         end=max(call.at, end),
         attributes=attributes,
         client=True,
         error=error,
     )
-
-
-def _mark(trace: Trace, name: str, start: float, end: float, attributes: Mapping[str, Any]) -> Span:
-    return Span(
-        trace_id=trace.id,
-        span_id=trace.child(name, end),
-        parent_id=trace.root,
-        name=name,
-        start=start,
-        end=end,
-        attributes={"gen_ai.conversation.id": trace.conversation, **attributes},
-    )
-
-
-def _verdict(verdict: Evaluation, *, content: bool) -> dict[str, Any]:
-    attributes: dict[str, Any] = {
-        "gen_ai.evaluation.name": verdict.by,
-        "gen_ai.evaluation.score.label": "done" if verdict.done else "not_done",
-    }
-    if content and verdict.feedback:
-        attributes["gen_ai.evaluation.explanation"] = cut(verdict.feedback, _TEXT)
-    return attributes
 
 
 def _said(role: str, text: str, *more: Mapping[str, Any], **fields: str) -> str:

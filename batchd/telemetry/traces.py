@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from batchd import views
 from batchd.config import telemetry
 from batchd.daemon.desk import Desk
 from batchd.daemon.listener import Listener
@@ -17,11 +18,9 @@ from batchd.events import (
     CallFailed,
     CallStarted,
     Event,
-    RoundEvaluated,
     Suspended,
     TaskFinished,
     Terms,
-    ToolRan,
 )
 from batchd.formats import ResultV1
 from batchd.log import Action
@@ -90,15 +89,16 @@ class Traces(Listener):
             case CallFailed() if call := active.call:
                 active.call = None
                 self._sender.put(spans.failed(trace, active.setup(call.purpose), call, event))
-            case ToolRan():
-                self._sender.put(spans.tool_ran(trace, event, content=content))
-            case RoundEvaluated() if event.evaluation.by != "none":
-                self._sender.put(spans.evaluated(trace, event, content=content))
-            case Suspended():
-                self._sender.put(spans.suspended(trace, event))
+            case Suspended() | TaskFinished():
+                self._mark(trace, event)
                 self._leave(ref)
-            case TaskFinished():
-                self._leave(ref)
+            case _:
+                self._mark(trace, event)
+
+    def _mark(self, trace: Trace, event: Event) -> None:
+        """Make the span that an event's view has, if it has one."""
+        if mark := views.of(event).span(event):
+            self._sender.put(spans.marked(trace, mark, event.at, content=self._content))
 
     def task_finished(self, ref: Ref, finished: TaskFinished) -> None:
         """Make the span of the task itself; it may be of a task that no worker of this daemon has had."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import stat
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,29 +18,19 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
+from batchd.config.web import Web
 from batchd.errors import BatchdError, UnknownNameError, UsageError
-from batchd.records import Ref, Status
 from batchd.store.reader import Reader
-from batchd.store.views import ORDERS
-from batchd.web import live, made, money, page, views
+from batchd.web import asked, live, made, money, page, reports, views
 from batchd.web.books import Books
 from batchd.web.gate import SESSION_S, Gate
-from batchd.web.live import Wish
+from batchd.web.ordering import Ordering
 from batchd.web.shield import Shield, cookie_name, refused, session
 from batchd.web.streams import Stream, Streams
 from batchd.web.watch import Watch
 
-#: Characters of what tasks are searched for.
-_LONGEST = 200
 #: Older batches that are sent at once.
 _MOST = 100
-#: A report larger than this is opened from its folder.
-_REPORT = 64 << 20
-#: A report runs its own scripts, but without an origin: it can ask for nothing, and reads no other page.
-_REPORT_POLICY = (
-    "sandbox allow-scripts allow-downloads; default-src 'none'; style-src 'unsafe-inline';"
-    " script-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +41,14 @@ class Desk:
     watch: Watch
     streams: Streams
     gate: Gate
+    #: Whether browsers may give any.
+    orders: bool
 
 
-def application(state: Path, gate: Gate, hosts: Sequence[str], streams: Streams) -> Starlette:
+def application(state: Path, gate: Gate, streams: Streams, web: Web) -> Starlette:
     """Return what answers requests about the spool whose state directory this is."""
-    desk = Desk(books=Books(state / "batchd.db"), watch=Watch(state), streams=streams, gate=gate)
+    books, orders = Books(state / "batchd.db"), web.orders and not gate.open
+    desk = Desk(books=books, watch=Watch(state), streams=streams, gate=gate, orders=orders)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -65,10 +56,13 @@ def application(state: Path, gate: Gate, hosts: Sequence[str], streams: Streams)
         await desk.watch.close()
         desk.books.close()
 
-    handlers = _Handlers(desk)
+    ordering = Ordering(state, books).routes() if orders else ()
+    login = page.shell(login=True)
     app = Starlette(
-        routes=[*handlers.routes()],
-        middleware=[Middleware(Shield, gate=gate, names=hosts, login=page.shell(login=True))],
+        routes=[*ordering, *_Handlers(desk).routes()],
+        middleware=[
+            Middleware(Shield, gate=gate, names=web.hosts, login=login, orders=orders),
+        ],
         exception_handlers={BatchdError: _troubled, HTTPException: _nothing},
         lifespan=lifespan,
     )
@@ -111,12 +105,12 @@ class _Handlers:
         code = 200
         if names := request.path_params:
             try:
-                await self._desk.books.ask(_known(names["batch"], names.get("task", "")))
+                await self._desk.books.ask(asked.known(names["batch"], names.get("task", "")))
             except UnknownNameError:
                 code = 404
             except BatchdError:
                 pass  # the page itself says what is the matter
-        return HTMLResponse(page.shell(login=False), code)
+        return HTMLResponse(page.shell(login=False, orders=self._desk.orders), code)
 
     async def asset(self, request: Request) -> Response:
         """Return a file that pages are made of; its name changes with it."""
@@ -134,12 +128,14 @@ class _Handlers:
             return _json({"admitted": admitted})
         if not gate.open and (refusal := await refused(gate, request.headers)):
             return refusal
-        response = _json({"admitted": True})
+        shown = gate.session()
+        key = {"key": gate.key(shown)} if self._desk.orders else {}
+        response = _json({"admitted": True, **key})
         # Behind a proxy that speaks TLS, never without it.
         secure = request.headers.get("x-forwarded-proto") == "https"
         response.set_cookie(
             cookie_name(request.scope),
-            gate.session(),
+            shown,
             max_age=SESSION_S,
             httponly=True,
             samesite="strict",
@@ -150,53 +146,60 @@ class _Handlers:
     async def report(self, request: Request) -> Response:
         """Return the report of a batch, as it lies in its folder."""
         row = await self._desk.books.ask(lambda reader: reader.batch(request.path_params["batch"]))
-        data = await run_in_threadpool(_file, Path(row.batch.folder, "report.html"))
+        data = await run_in_threadpool(reports.page, Path(row.batch.folder), row.batch.name)
         if data is None:
             raise HTTPException(404, "there is no report in the folder of this batch")
-        return HTMLResponse(data, headers={"Content-Security-Policy": _REPORT_POLICY})
+        return HTMLResponse(data, headers={"Content-Security-Policy": reports.POLICY})
 
     # What fills them
 
     async def overview(self, _request: Request) -> Response:
         """Return how things stand."""
-        return _json(views.overview(await self._desk.watch.once()))
+        view = live.overview(self._desk.books)
+        return _json(await view(await self._desk.watch.once()))
 
     async def batches(self, request: Request) -> Response:
         """Return batches, newest first, so many of them."""
-        page_no = _number(request, "page")
+        page_no = asked.number(request, "page")
         limit = (page_no + 1) * _MOST + 1
-        rows = await self._desk.books.ask(lambda reader: reader.batches(limit=limit))
-        shown = rows[page_no * _MOST : limit - 1]
-        return _json({"batches": [*map(views.batch, shown)], "more": len(rows) == limit})
+        books = self._desk.books
+
+        def listed(reader: Reader) -> dict[str, Any]:
+            rows = reader.batches(limit=limit)
+            shown = rows[page_no * _MOST : limit - 1]
+            batches = [views.batch(row, books.excerpts.line(reader, row)) for row in shown]
+            return {"batches": batches, "more": len(rows) == limit}
+
+        return _json(await books.ask(listed))
 
     async def batch(self, request: Request) -> Response:
         """Return a batch, and some of its tasks."""
-        view = live.batch(self._desk.books, request.path_params["batch"], _wish(request))
+        view = live.batch(self._desk.books, request.path_params["batch"], asked.wish(request))
         return _json(await view(await self._desk.watch.once()))
 
     async def task(self, request: Request) -> Response:
         """Return a task, its conversation apart."""
-        sight, ref = await self._desk.watch.once(), _ref(request)
+        sight, ref = await self._desk.watch.once(), asked.ref(request)
         return _json(await self._desk.books.ask(lambda reader: live.facts(reader, ref, sight)))
 
     async def conversation(self, request: Request) -> Response:
         """Return the part of a conversation that came before event ``before``."""
-        ref, before = _ref(request), _number(request, "before")
+        ref, before = asked.ref(request), asked.number(request, "before")
         return _json(await self._desk.books.ask(lambda reader: live.earlier(reader, ref, before)))
 
     async def made(self, request: Request) -> Response:
         """Return what a task has made: its patch, and its files."""
-        ref = _ref(request)
+        ref = asked.ref(request)
         return _json(await self._desk.books.ask(lambda reader: made.listed(reader, ref)))
 
     async def preview(self, request: Request) -> Response:
         """Return what there is to see of a file that a task has made."""
-        ref, path = _ref(request), request.query_params.get("path", "")
+        ref, path = asked.ref(request), request.query_params.get("path", "")
         return _json(await self._desk.books.ask(lambda reader: made.preview(reader, ref, path)))
 
     async def file(self, request: Request) -> Response:
         """Return a file that a task has made, to be saved: a browser is to run none of it."""
-        ref, path = _ref(request), request.query_params.get("path", "")
+        ref, path = asked.ref(request), request.query_params.get("path", "")
         data = await self._desk.books.ask(lambda reader: made.content(reader, ref, path))
         name = quote(path.rpartition("/")[2], safe="")
         headers = {
@@ -207,29 +210,30 @@ class _Handlers:
 
     async def cost(self, request: Request) -> Response:
         """Return what was spent, split up."""
-        by, days = request.query_params.get("by", "day"), _number(request, "days")
+        by, days = request.query_params.get("by", "day"), asked.number(request, "days")
         if by not in money.SPLITS:
             raise UsageError(f"by is one of {', '.join(money.SPLITS)}")
-        return _json(await self._desk.books.ask(lambda reader: money.spent(reader, by, days)))
+        books = self._desk.books
+        return _json(await books.ask(lambda reader: money.spent(reader, by, days, books.excerpts)))
 
     # What keeps them up to date
 
     async def live_overview(self, _request: Request) -> Stream | Response:
         """Send how things stand, from now on."""
         desk = self._desk
-        return desk.streams.answer(live.updates(desk.watch, live.overview))
+        return desk.streams.answer(live.updates(desk.watch, live.overview(desk.books)))
 
     async def live_batch(self, request: Request) -> Stream | Response:
         """Send what a batch does, from now on."""
         desk = self._desk
-        view = live.batch(desk.books, request.path_params["batch"], _wish(request))
-        await desk.books.ask(_known(request.path_params["batch"]))
+        view = live.batch(desk.books, request.path_params["batch"], asked.wish(request))
+        await desk.books.ask(asked.known(request.path_params["batch"]))
         return desk.streams.answer(live.updates(desk.watch, view))
 
     async def live_task(self, request: Request) -> Stream | Response:
         """Send what a task does, from now on; a browser that comes back says what it has."""
-        desk, ref = self._desk, _ref(request)
-        await desk.books.ask(_known(ref.batch, ref.task))
+        desk, ref = self._desk, asked.ref(request)
+        await desk.books.ask(asked.known(ref.batch, ref.task))
         known = request.headers.get("last-event-id") or request.query_params.get("from", "")
         start = int(known) if known.isascii() and known.isdigit() and len(known) < 10 else None  # noqa: PLR2004
         return desk.streams.answer(live.task(desk.books, desk.watch, ref, start))
@@ -257,44 +261,3 @@ async def _nothing(request: Request, error: Exception) -> Response:
         return HTMLResponse(page.shell(login=False), error.status_code)
     body = msgspec.json.encode({"error": error.detail})
     return Response(body, error.status_code, error.headers, "application/json")
-
-
-def _known(batch: str, task: str = "") -> Callable[[Reader], object]:
-    return lambda reader: reader.task(Ref(batch, task)) if task else reader.batch(batch)
-
-
-def _ref(request: Request) -> Ref:
-    return Ref(request.path_params["batch"], request.path_params["task"])
-
-
-def _number(request: Request, name: str) -> int:
-    """Return a count from the query; 0 where there is none."""
-    text = request.query_params.get(name, "") or "0"
-    if not (text.isascii() and text.isdigit() and len(text) < 10):  # noqa: PLR2004 (beyond it no page is)
-        raise UsageError(f"{name} is a number")
-    return int(text)
-
-
-def _wish(request: Request) -> Wish:
-    order = request.query_params.get("sort", "")
-    statuses = [s for s in request.query_params.get("status", "").split(",") if s]
-    if order.removeprefix("-") not in ORDERS or not {*statuses} <= {*Status}:
-        raise UsageError("sort is a column, and status a list of statuses")
-    return Wish(
-        statuses=tuple(statuses),
-        text=request.query_params.get("q", "")[:_LONGEST],
-        order=order.removeprefix("-"),
-        descending=order.startswith("-"),
-        page=_number(request, "page"),
-    )
-
-
-def _file(path: Path) -> bytes | None:
-    """Return a regular file's content; None for anything else: agents may have worked near it."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    with open(fd, "rb") as file:  # noqa: PTH123 (a descriptor)
-        found = os.fstat(fd)
-        return file.read() if stat.S_ISREG(found.st_mode) and found.st_size <= _REPORT else None

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from batchd.errors import StoreError, UnknownNameError
 from batchd.store.reader import Reader
+from batchd.web.excerpts import Excerpts
 
 T = TypeVar("T")
 #: Questions that are answered at once; the others wait.
@@ -22,6 +23,7 @@ class Books:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.excerpts = Excerpts()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
         #: Readers that are not in use, each with which file it reads.
         self._idle: list[tuple[Reader, tuple[int, int]]] = []

@@ -67,21 +67,31 @@ class Gate:
 
     def session(self) -> str:
         """Return what a browser shows from now on: not the token, and good for seven days."""
-        until = str(int(self._clock()) + SESSION_S)
-        return f"{until}.{self._signed(until)}"
+        # No two browsers have the same one, so that the log can tell them apart.
+        head = f"{int(self._clock()) + SESSION_S}.{secrets.token_hex(8)}"
+        return f"{head}.{self._signed(head)}"
+
+    def key(self, session: str) -> str:
+        """Return what a browser shows beside its session to give orders.
+
+        It is given only for the token, and kept where other servers on this machine cannot read it, as they can the
+        cookie: so a session that was stolen reads, and orders nothing.
+        """
+        return self._signed(f"orders {session}")
 
     def admits(self, session: str) -> bool:
         """Return whether a session is good."""
-        until, _, sign = session.partition(".")
+        head, _, sign = session.rpartition(".")
+        until = head.partition(".")[0]
         known = until.isascii() and until.isdigit() and len(until) < 16  # noqa: PLR2004 (no honest moment is longer)
         return (
             hmac.compare_digest(
-                sign.encode("utf-8", "surrogateescape"), self._signed(until).encode()
+                sign.encode("utf-8", "surrogateescape"), self._signed(head).encode()
             )
             and known
             and self._clock() < int(until)
         )
 
-    def _signed(self, until: str) -> str:
-        text = f"batchd web session {until}".encode("utf-8", "surrogateescape")
+    def _signed(self, what: str) -> str:
+        text = f"batchd web session {what}".encode("utf-8", "surrogateescape")
         return hmac.new(self._token, text, hashlib.sha256).hexdigest()

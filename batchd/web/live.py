@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,14 +14,16 @@ import msgspec
 
 from batchd.errors import BatchdError, StoreError
 from batchd.observe import markdown, parking
-from batchd.observe.conversation import Kind, passages, plain
+from batchd.observe.conversation import plain
 from batchd.observe.snapshot import Agent
 from batchd.observe.waiting import Waiting
 from batchd.records import Ref
 from batchd.store.reader import Reader
 from batchd.store.rows import TaskRow
-from batchd.web import views
+from batchd.views import Kind, passages
+from batchd.web import excerpts, views
 from batchd.web.books import Books
+from batchd.web.excerpts import Excerpts
 from batchd.web.streams import Event
 from batchd.web.watch import Sight, Watch
 
@@ -60,16 +62,24 @@ async def updates(watch: Watch, view: View) -> AsyncIterator[Event]:
                 yield Event(name="now", data=msgspec.json.encode(value))
 
 
-async def overview(sight: Sight) -> dict[str, Any]:
-    """Return the first page."""
-    return views.overview(sight)
+def overview(books: Books) -> View:
+    """Return what makes the first page."""
+
+    async def view(sight: Sight) -> dict[str, Any]:
+        if sight.snapshot is None or not sight.snapshot.batches:
+            return views.overview(sight, lambda _batch, _task: "")
+        return await books.ask(
+            lambda reader: views.overview(sight, partial(books.excerpts.line, reader))
+        )
+
+    return view
 
 
 def batch(books: Books, name: str, wish: Wish) -> View:
     """Return what makes the page of a batch."""
 
     async def view(sight: Sight) -> dict[str, Any]:
-        found = await books.ask(lambda reader: _batch(reader, name, wish, sight))
+        found = await books.ask(lambda reader: _batch(books.excerpts, reader, name, wish, sight))
         return {**views.head(sight), **found}
 
     return view
@@ -113,12 +123,16 @@ def facts(reader: Reader, ref: Ref, sight: Sight) -> dict[str, Any]:
     doing = views.agents(sight)
     waiting = _waiting(reader, ref.batch, [row], sight)
     held = () if row.status.final else waiting.parkings(row)
-    prompt = _prompt(reader, ref)
+    folder = reader.batch(ref.batch).batch.folder
+    prompt = _prompt(reader, ref, folder)
     return {
         "batch": ref.batch,
         "task": _line(row, waiting, doing),
         "prompt": prompt,
         "prompt_tree": _tree(prompt),
+        "pruned": reader.pruned(ref),
+        "folder": folder,
+        "kept": os.path.lexists(Path(folder, f"{ref.task}.json")),
         "waits": views.parked(held),
     }
 
@@ -135,7 +149,7 @@ async def _settled(view: View, sight: Sight) -> Mapping[str, Any]:
         return {**views.head(sight), "error": str(error)}
 
 
-def _batch(reader: Reader, name: str, wish: Wish, sight: Sight) -> dict[str, Any]:
+def _batch(lines: Excerpts, reader: Reader, name: str, wish: Wish, sight: Sight) -> dict[str, Any]:
     row = reader.batch(name)
     count, rows = reader.tasks_where(
         name,
@@ -155,12 +169,16 @@ def _batch(reader: Reader, name: str, wish: Wish, sight: Sight) -> dict[str, Any
         "matching": count,
         "page": wish.page,
         "report": os.path.lexists(Path(row.batch.folder, "report.html")),
-        "rows": [_line(each, waiting, doing) for each in rows],
+        "rows": [
+            _line(each, waiting, doing, lines.line(reader, row, each.ref.task)) for each in rows
+        ],
     }
 
 
-def _line(row: TaskRow, waiting: Waiting, doing: Mapping[Ref, Agent]) -> dict[str, Any]:
-    return views.task(row, waiting.why(row), doing.get(row.ref))
+def _line(
+    row: TaskRow, waiting: Waiting, doing: Mapping[Ref, Agent], prompt: str = ""
+) -> dict[str, Any]:
+    return views.task(row, waiting.why(row), doing.get(row.ref), prompt)
 
 
 def _waiting(reader: Reader, batch: str, rows: list[TaskRow], sight: Sight) -> Waiting:
@@ -181,7 +199,7 @@ def _task(
 ) -> tuple[dict[str, Any], int, int, list[dict[str, Any]]]:
     """Return facts, the number of the first event sent, the one after the last, and the passages."""
     found = facts(reader, ref, sight)
-    end = reader.length(ref)
+    end = 0 if found["pruned"] else reader.length(ref)
     first = max(0, end - _STEPS) if start is None or start > end else start
     end = min(end, first + _STEPS)
     return found, first, end, _passages(reader, ref, first, end)
@@ -205,11 +223,10 @@ def _tree(prompt: str | None) -> Any:
     return prompt and markdown.tree(prompt)
 
 
-def _prompt(reader: Reader, ref: Ref) -> str | None:
-    """Return the user's request; None once it was pruned."""
-    try:
-        prompt = reader.spec(ref).first_prompt
-    except StoreError:
+def _prompt(reader: Reader, ref: Ref, folder: str) -> str | None:
+    """Return the user's request; None once it was pruned, and is not in the batch's folder either."""
+    prompt = excerpts.prompt(reader, ref, folder)
+    if not prompt:
         return None
     more = len(prompt) - _LONGEST
     return prompt if more <= 0 else f"{prompt[:_LONGEST]}\n… {more:,} characters more"

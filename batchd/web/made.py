@@ -1,4 +1,4 @@
-"""What a task has made: its patch, and its files to look at or to download. Whatever they hold, none of it is run."""
+"""What a task has made: its answer, its patch, and its files to look at or to download. Whatever they hold, none of it is run."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ import msgspec
 
 from batchd.errors import SandboxError, UnknownNameError
 from batchd.formats import ResultV1
-from batchd.observe import changes
+from batchd.observe import changes, markdown
 from batchd.records import Ref
 from batchd.spool import outbox, patches
 from batchd.store.reader import Reader
 
 _RESULT: msgspec.json.Decoder[ResultV1] = msgspec.json.Decoder(ResultV1)
+#: Characters of an answer; the result's file has the rest.
+_ANSWER = 40_000
 #: Files that are listed, and bytes: of a patch, of a text and an image that are shown, of a file that is sent.
 _FILES, _PATCH, _TEXT, _IMAGE, _SENT = 500, 8 << 20, 256 << 10, 4 << 20, 256 << 20
 #: What browsers draw and run nothing of, by how it begins: an SVG is a text.
@@ -28,16 +30,28 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def listed(reader: Reader, ref: Ref) -> dict[str, Any]:
-    """Return a task's patch, and the files that it has made. Raises ``StoreError``."""
+    """Return a task's answer, the last verdict on it, its patch, and the files that it has made. Raises ``StoreError``."""
     result = _result(reader, ref)
     if result is None:
         return {"patch": None, "files": [], "more": 0}
+    answer, verdict = result.answer[:_ANSWER], result.evaluation
     about = result.patch
     data = patches.whole(_folder(reader, ref), ref.task, about.sha256) if about else None
     patch = changes.shown(result, data, _PATCH)
     names = list(_made(result))
     files = [{"path": path, "change": change} for change, path in names[:_FILES]]
-    return {"patch": patch, "files": files, "more": len(names) - len(files)}
+    gone = result.files.deleted if result.files else ()
+    return {
+        "answer": answer,
+        "answer_tree": markdown.tree(answer) if answer else None,
+        "answer_cut": len(result.answer) - len(answer),
+        "verdict": verdict and {"by": verdict.by, "done": verdict.done, "text": verdict.feedback},
+        "patch": patch,
+        "files": files,
+        "more": len(names) - len(files),
+        "deleted": gone[:_FILES],
+        "listed": result.files is not None,
+    }
 
 
 def preview(reader: Reader, ref: Ref, path: str) -> dict[str, Any]:

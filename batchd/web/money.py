@@ -10,6 +10,7 @@ from batchd.observe.words import NO_TAG
 from batchd.store.reader import Reader
 from batchd.store.rows import SpendRow
 from batchd.web import views
+from batchd.web.excerpts import Excerpts
 
 #: Lines that are shown.
 _MOST = 100
@@ -26,7 +27,7 @@ SPLITS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def spent(reader: Reader, by: str, days: int) -> Mapping[str, Any]:
+def spent(reader: Reader, by: str, days: int, prompts: Excerpts) -> Mapping[str, Any]:
     """Return what was spent within so many days, split up; 0: ever. Raises ``StoreError``."""
     back = dt.timedelta(days=min(days, _MOST_DAYS) - 1)
     since = dt.datetime.now(dt.UTC).date() - back if days else None
@@ -35,12 +36,24 @@ def spent(reader: Reader, by: str, days: int) -> Mapping[str, Any]:
     lines = [views.spent(row, _name(row, split)) for row in rows]
     # Days as they went by, the newest first; of all else the dearest.
     lines.sort(key=lambda x: x["name"] if by == "day" else (x["usd"], x["input"]), reverse=True)
+    daily = rows if by == "day" else reader.spend(("day",), since=since)
+    each_day = sorted((views.spent(row, row.day) for row in daily), key=lambda x: x["name"])
+    today = str(dt.datetime.now(dt.UTC).date())
     total = [views.spent(row, "total") for row in reader.spend((), since=since)]
     return {
         "by": by,
-        "lines": lines[:_MOST],
+        "lines": [
+            {**line, "prompt": prompts.line(reader, reader.batch(line["name"]))}
+            if by == "batch"
+            else line
+            for line in lines[:_MOST]
+        ],
         "more": max(0, len(lines) - _MOST),
         "total": total[:1],
+        # What a chart shows: each day with a call, and from when to when.
+        "days": each_day,
+        "first": str(since) if since else each_day[0]["name"] if each_day else today,
+        "last": max(today, each_day[-1]["name"]) if each_day else today,
     }
 
 

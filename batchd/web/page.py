@@ -12,12 +12,14 @@ from batchd.observe import pages
 _SCRIPTS = (
     "live.js",
     "keep.js",
+    "orders.js",
     "frame.js",
     "overview.js",
     "tasks.js",
     "batch.js",
     "made.js",
     "task.js",
+    "days.js",
     "cost.js",
     "main.js",
 )
@@ -40,12 +42,16 @@ def assets() -> dict[str, Asset]:
 
 
 @cache
-def shell(*, login: bool) -> str:
-    """Return the page that all pages are made in, or the one to sign in with."""
+def shell(*, login: bool, orders: bool = False) -> str:
+    """Return the page that all pages are made in, or the one to sign in with. ``orders``: whether it may give any."""
     names = {kind: _named(kind, data) for kind, data in _texts()}
     script = names["login.js" if login else "app.js"]
     template = Template(pages.asset(__package__, "login.html" if login else "shell.html"))
-    return template.substitute(style=f"/assets/{names['app.css']}", script=f"/assets/{script}")
+    return template.substitute(
+        style=f"/assets/{names['app.css']}",
+        script=f"/assets/{script}",
+        orders=" data-orders" if orders else "",
+    )
 
 
 _TYPES = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}

@@ -46,7 +46,7 @@ def serve(config: Config, host: str, port: int, say: Callable[[str], None]) -> N
     gate = Gate(token.kept(state) if made else secret)
     streams = Streams()
     with _listener(host, port) as sock:
-        app = application(state, gate, web.hosts, streams)
+        app = application(state, gate, streams, web)
         for line in _announcement(sock, gate, state if made else None):
             say(line)
         asyncio.run(

@@ -1,7 +1,8 @@
-"""What stands before every request: which names, which methods, who may look; and the headers of every answer."""
+"""What stands before every request: which names, which methods, who may look or order; and the headers of every answer."""
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Sequence
 from http.cookies import CookieError, SimpleCookie
 
@@ -29,15 +30,23 @@ _HEADERS = {
 }
 #: What the page to sign in is made of; there is no secret in it.
 _FREE = ("/session", "/assets/")
+#: Where orders are asked for, and confirmed: all that can be posted to, where orders are allowed.
+ASKED, CONFIRMED = "/api/orders", "/api/orders/confirmed"
+#: The header in which a page shows the key to its session.
+_KEY = "x-batchd-key"
 
 
 class Shield:
     """Lets through what may pass. An ASGI application around another."""
 
-    def __init__(self, app: ASGIApp, *, gate: Gate, names: Sequence[str], login: str) -> None:
+    def __init__(
+        self, app: ASGIApp, *, gate: Gate, names: Sequence[str], login: str, orders: bool = False
+    ) -> None:
         """``names``: those beside addresses and localhost; ``login``: what browsers are shown first."""
         self._app = app
         self._gate = gate
+        # Where all look without a token, none is known who could give any.
+        self._orders = orders and not gate.open
         self._hosts = {"localhost", *(name.lower().rstrip(".") for name in names)}
         self._login = login
 
@@ -63,6 +72,8 @@ class Shield:
         if len(named) != 1 or not hosts.means(named[0], self._hosts):
             why = "this name is not known here: use the address or localhost, or name it in [web] hosts"
             return JSONResponse({"error": why}, 421)
+        if self._orders and scope["method"] == "POST" and scope["path"] in {ASKED, CONFIRMED}:
+            return self._misgiven(scope, headers)
         if scope["method"] not in {"GET", "HEAD"}:
             why = "this page only shows; orders are given with the command batchd"
             return JSONResponse({"error": why}, 405, {"Allow": "GET, HEAD"})
@@ -75,6 +86,32 @@ class Shield:
         if "text/html" in headers.get("accept", ""):
             return Response(self._login, 401, {"WWW-Authenticate": "Bearer"}, "text/html")
         return unknown()
+
+    def _misgiven(self, scope: Scope, headers: Headers) -> Response | None:
+        """Return why an order is not taken; None: it is this page's, in a browser that has shown the token."""
+        shown = session(scope, headers)
+        if not self._gate.admits(shown):
+            why = "orders are for browsers that have signed in; scripts give them with the command batchd"
+            return JSONResponse({"error": why}, 401)
+        if not _from_here(headers):
+            why = "orders are taken from this page alone; behind a proxy, it must pass Host and Origin on"
+            return JSONResponse({"error": why}, 403)
+        given = headers.get(_KEY, "").encode("utf-8", "surrogateescape")
+        if not hmac.compare_digest(given, self._gate.key(shown).encode()):
+            why = "show the token first: this browser has no key for orders, or an old one"
+            return JSONResponse({"error": why, "key": "wanted"}, 403)
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        return (
+            None if kind == "application/json" else JSONResponse({"error": "orders are JSON"}, 415)
+        )
+
+
+def _from_here(headers: Headers) -> bool:
+    """Return whether a request is from a page of this very address, as its browser says."""
+    origins, host = headers.getlist("origin"), headers.get("host", "").lower()
+    own = {f"{scheme}://{host}" for scheme in ("http", "https")}
+    site = headers.get("sec-fetch-site", "same-origin")
+    return len(origins) == 1 and origins[0].lower() in own and site == "same-origin"
 
 
 async def refused(gate: Gate, headers: Headers) -> Response | None:

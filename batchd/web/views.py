@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 
 from batchd.control import fields
 from batchd.observe import troubles, versions
@@ -17,6 +17,9 @@ from batchd.web.watch import Sight
 
 #: Lines of each list; how many there are is said.
 _MOST = 50
+
+#: Returns how the prompt of a batch's task begins, of none that of its first.
+Excerpt: TypeAlias = Callable[[BatchRow, str], str]
 
 
 def head(sight: Sight) -> dict[str, Any]:
@@ -39,7 +42,7 @@ def head(sight: Sight) -> dict[str, Any]:
     }
 
 
-def overview(sight: Sight) -> dict[str, Any]:
+def overview(sight: Sight, excerpt: Excerpt) -> dict[str, Any]:
     """Return the first page."""
     value = head(sight)
     snapshot = sight.snapshot
@@ -47,6 +50,12 @@ def overview(sight: Sight) -> dict[str, Any]:
         return value
     left = [row for row in snapshot.batches if row.finished < row.tasks]
     ended = [row for row in snapshot.batches if row.finished >= row.tasks]
+    known = {row.batch.name: row for row in snapshot.batches}
+
+    def prompt(ref: Ref) -> str:
+        row = known.get(ref.batch)
+        return excerpt(row, ref.task) if row else ""
+
     return value | {
         "left": snapshot.left,
         "queued": snapshot.queued,
@@ -55,16 +64,16 @@ def overview(sight: Sight) -> dict[str, Any]:
         "seconds_left": snapshot.seconds_left and round(snapshot.seconds_left),
         "speed": _speed(snapshot),
         "running": len(snapshot.agents),
-        "agents": [agent(each) for each in snapshot.agents[:_MOST]],
+        "agents": [agent(each, prompt(each.row.ref)) for each in snapshot.agents[:_MOST]],
         "providers": [*map(_provider, snapshot.providers)],
         "open": len(left),
-        "batches": [batch(row) for row in left[:_MOST]],
-        "ended": [batch(row) for row in ended],
+        "batches": [batch(row, excerpt(row, "")) for row in left[:_MOST]],
+        "ended": [batch(row, excerpt(row, "")) for row in ended],
     }
 
 
-def batch(row: BatchRow) -> dict[str, Any]:
-    """Return a batch in a line."""
+def batch(row: BatchRow, prompt: str = "") -> dict[str, Any]:
+    """Return a batch in a line. ``prompt``: how that of its first task begins."""
     return {
         "name": row.batch.name,
         "status": row.status,
@@ -82,6 +91,8 @@ def batch(row: BatchRow) -> dict[str, Any]:
         "finished_at": row.finished_at,
         "retry_of": row.batch.retry_of,
         "folder": row.batch.folder,
+        "prompt": prompt,
+        "pruned": row.pruned,
         "problems": [str(each) for each in row.problems[:_MOST]],
     }
 
@@ -89,8 +100,8 @@ def batch(row: BatchRow) -> dict[str, Any]:
 _STATUSES = ("completed", "timeout", "error", "cancelled", "running", "parked", "queued")
 
 
-def task(row: TaskRow, why: str, doing: Agent | None) -> dict[str, Any]:
-    """Return a task in a line. ``why``: what ended it, or what it waits for."""
+def task(row: TaskRow, why: str, doing: Agent | None, prompt: str = "") -> dict[str, Any]:
+    """Return a task in a line. ``why``: what ended it, or what it waits for; ``prompt``: how that begins."""
     ended = row.finished_at
     return {
         "id": row.ref.task,
@@ -118,10 +129,11 @@ def task(row: TaskRow, why: str, doing: Agent | None) -> dict[str, Any]:
         "directory": row.directory,
         "after": row.after[:_MOST],
         "doing": doing and agent(doing),
+        "prompt": prompt,
     }
 
 
-def agent(each: Agent) -> dict[str, Any]:
+def agent(each: Agent, prompt: str = "") -> dict[str, Any]:
     """Return a task at work in a line."""
     row = each.row
     return {
@@ -133,6 +145,7 @@ def agent(each: Agent) -> dict[str, Any]:
         "model": row.model,
         "rounds": row.round,
         "calls": row.calls,
+        "prompt": prompt,
     }
 
 
@@ -207,7 +220,15 @@ def _provider(each: Provider) -> dict[str, Any]:
 
 
 def _standstill(each: Standstill) -> dict[str, Any]:
-    return {"since": each.since, "what": each.what, "why": each.why, "mend": each.fix}
+    return {
+        "since": each.since,
+        "what": each.what,
+        "why": each.why,
+        "mend": each.fix,
+        "paused": each.paused,
+        "scope": each.scope,
+        "name": each.name,
+    }
 
 
 def parked(found: Iterable[Any]) -> list[dict[str, Any]]:

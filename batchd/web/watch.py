@@ -74,7 +74,7 @@ class Watch:
         return self._next
 
     async def _look(self) -> None:
-        """Look, as long as anybody wants to know."""
+        """Look, as long as a page is open."""
         while self._next is not None or self._watching:
             begun = time.monotonic()
             try:

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from batchd.records import Endpoint, Patch, Ref
+from batchd.records import Endpoint, Pack, Patch, Ref
+
+#: What one message takes along of a pack, in bytes.
+MAX_PART = 1 << 20
 
 
 class Join(Struct, frozen=True, kw_only=True):
@@ -63,6 +66,45 @@ class PatchKept(Struct, frozen=True):
     ref: Ref
     attempt: int
     #: What the disk refused it with; 0: it is durable.
+    errno: int = 0
+    message: str = ""
+
+
+class PackWanted(Struct, frozen=True, kw_only=True):
+    """Up: send this pack of the task's chain, from an offset on. Answered by ``PackPart``, or ``PackTaken`` with why not."""
+
+    ref: Ref
+    attempt: int
+    digest: str
+    offset: int
+
+
+class PackPart(Struct, frozen=True, kw_only=True):
+    """Down: a part of a pack, ``MAX_PART`` bytes of it or what is left."""
+
+    ref: Ref
+    attempt: int
+    data: bytes
+
+
+class PackSent(Struct, frozen=True, kw_only=True):
+    """Up: a part of what a task has changed in its directory. Answered by ``PackTaken``."""
+
+    ref: Ref
+    attempt: int
+    pack: Pack
+    offset: int
+    data: bytes
+    #: Whether it has all that the task has changed: it takes the place of earlier ones.
+    whole: bool = False
+
+
+class PackTaken(Struct, frozen=True, kw_only=True):
+    """Down: a part was taken; with its last one the pack is durable."""
+
+    ref: Ref
+    attempt: int
+    #: What the disk refused it with; 0: it was taken.
     errno: int = 0
     message: str = ""
 

@@ -18,6 +18,10 @@ from batchd.wire.elsewhere import (
     LeaseRenewed,
     Leaving,
     NotAdmitted,
+    PackPart,
+    PackSent,
+    PackTaken,
+    PackWanted,
     PatchKept,
     PatchMade,
     WorkerEnded,
@@ -67,6 +71,8 @@ Down: TypeAlias = (
     | Ack
     | Nack
     | PatchKept
+    | PackPart
+    | PackTaken
 )
 Up: TypeAlias = (
     Join
@@ -76,6 +82,8 @@ Up: TypeAlias = (
     | Failed
     | Record
     | PatchMade
+    | PackWanted
+    | PackSent
     | Progress
     | Done
     | Heartbeat

@@ -13,6 +13,7 @@ from batchd.records import (
     Activity,
     Base,
     Batch,
+    Chain,
     Endpoint,
     Failure,
     Purpose,
@@ -78,6 +79,8 @@ class Run(Struct, frozen=True, kw_only=True):
     tmp: str = ""
     #: What its directory begins as; None: it begins empty, or is another's.
     base: Base | None = None
+    #: What its directory is made of, where the worker does not have it at the same path; None: it has.
+    chain: Chain | None = None
     #: How long it may take to make that, in seconds.
     base_s: float = 600.0
     #: The size of its patch, in bytes.

@@ -185,7 +185,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         ("sandbox/network/proxy.py", "        if request.length is None:\n", "        if True:\n            await relay.carry(client, server, None, patience)\n        elif request.length is None:\n"),
     ),
     "plain lines": (("sandbox/network/heads.py", "    _plain(raw)\n    lower", "    lower"),),
-    "ceiling of hosts": (("sandbox/opening.py", "if why := hosts.refusal(asked, self._policy.network):", 'if why := "":'),),
+    "ceiling of hosts": (("sandbox/opening.py", "if why := hosts.refusal(asked, self.policy.network):", 'if why := "":'),),
     "numbers": (("records/hosts.py", "if not _NUMBER.fullmatch(labels[-1]):", "if True:"),),
     "queue": (("sandbox/network/proxy.py", "MOST_CONNECTIONS = 64", "MOST_CONNECTIONS = 6400"),),
     "helper": (("sandbox/network/helper.py", "if os.fstat(network).st_ino != number:", "if False:"),),
@@ -232,7 +232,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "references": (("agent/schemachild.py", "(schema, registry=Registry())", "(schema)"),),
     "loop": (("taskstate/rounds.py", "looped = circles.circling(recent)", "looped = False"),),
     "measure": (
-        ("llm/client.py", "if left < 0:", "if False:"),
+        ("llm/exchange.py", "if left < 0:", "if False:"),
         ("llm/bodies.py", "_MOST_VALUES = 1 << 18", "_MOST_VALUES = 1 << 30"),
     ),
     "belief": (("agent/belief.py", "    if not usage.beyond(", "    if True or not usage.beyond("),),

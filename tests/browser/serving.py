@@ -34,7 +34,13 @@ class Page:
         return f"http://127.0.0.1:{self.port}"
 
     def ask(
-        self, path: str, *, method: str = "GET", token: str | None = "", **headers: str
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        token: str | None = "",
+        body: bytes | None = None,
+        **headers: str,
     ) -> tuple[HTTPResponse, bytes]:
         """Ask for something, with the token unless another is given, or None."""
         with contextlib.closing(
@@ -43,7 +49,7 @@ class Page:
             word = self.token if token == "" else token
             shown = {"Authorization": f"Bearer {word}"} if word else {}
             given = {name.replace("_", "-"): value for name, value in headers.items()}
-            connection.request(method, path, headers={**shown, **given})
+            connection.request(method, path, body, headers={**shown, **given})
             answer = connection.getresponse()
             return answer, answer.read()
 

@@ -90,6 +90,8 @@ class Night:
     tasks: int
     name: str = "night"
     slots: int = 16
+    #: When it was dropped.
+    begun: float = BEGUN
     #: Model calls of a task, on average.
     calls: int = 6
     #: Texts that stand in prompts, answers, outputs and file names of the first tasks.
@@ -119,13 +121,13 @@ class Night:
             claim=f"claim-{self.name}",
             outbox=str(self.folder / "outbox"),
             request="request.json",
-            received_at=BEGUN,
+            received_at=self.begun,
         )
         tasks = [self._task(n) for n in range(self.tasks)]
-        store = Store.open(self.path, retention_s=1e9, clock=lambda: BEGUN)
+        store = Store.open(self.path, clock=lambda: self.begun)
         await store.add_batch(batch, tasks)
         self.outbox.mkdir(parents=True)
-        free = [(BEGUN + 0.2 * slot, slot) for slot in range(self.slots)]
+        free = [(self.begun + 0.2 * slot, slot) for slot in range(self.slots)]
         lives = []
         for number, task in enumerate(tasks):
             at, slot = heapq.heappop(free)
@@ -214,7 +216,7 @@ class Night:
 
     def _ended(self, batch: Batch, number: int, task: Task, events: list[Event]) -> list[Event]:
         status, reason, message = _end(number)
-        at = (events[-1].at if events else BEGUN) + 0.01
+        at = (events[-1].at if events else self.begun) + 0.01
         error = ErrorInfo(type=reason, message=message) if reason else None
         evil = self.hostile[number] if number < len(self.hostile) else "notes.txt"
         text = results.result(
@@ -224,7 +226,7 @@ class Night:
             status=status,
             reason=reason,
             error=error,
-            queued_at=BEGUN,
+            queued_at=self.begun,
             finished_at=at,
             attempts=1,
             files={evil: (1, 1)},

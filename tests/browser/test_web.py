@@ -17,6 +17,7 @@ from stored import Night
 
 from batchd.observe.words import duration, money, rough, span
 from batchd.store.reader import Reader
+from batchd.views import ends
 from tests.conftest import Spool
 
 pytestmark = pytest.mark.in_turns
@@ -236,6 +237,22 @@ def test_times_are_shown_as_on_a_terminal(night: Spool) -> None:
         for name, written in (("duration", duration), ("span", span), ("rough", rough)):
             found = await page.evaluate(f"{json.dumps(seconds)}.map(Words.{name})")
             assert found == [written(s) for s in seconds], name
+
+    with web(night) as served:
+        browse(served, read)
+
+
+def test_ends_are_said_as_on_a_terminal(night: Spool) -> None:
+    """Pages have the same words for how a task ended as commands do."""
+    limits = ("max_iterations", "max_calls", "tokens", "budget", "wall_clock")
+    known: list[tuple[str, str | None]] = [("completed", None)]
+    known += [("timeout", reason) for reason in limits]
+    known += [("error", "auth"), ("error", "provider_unavailable")]
+    known += [("cancelled", "user"), ("cancelled", "dependency")]
+
+    async def read(page: Page) -> None:
+        found = await page.evaluate(f"{json.dumps(known)}.map(([s, r]) => Words.outcome(s, r, 10))")
+        assert found == [ends.said(status, reason, 10) for status, reason in known]
 
     with web(night) as served:
         browse(served, read)

@@ -100,7 +100,7 @@ async def batches(store: Store, outbox: str, mark: str) -> None:
 
 async def main(path: str, mark: str) -> None:
     """Open the store and write until the end."""
-    store = Store.open(Path(path), retention_s=1e9)
+    store = Store.open(Path(path))
     outbox = str(Path(path).parent)
     big = Batch(name="big", claim="big", outbox=outbox, request="request.json", received_at=1.0)
     tasks = [Task(id=str(i), first_prompt="x", model="p/m") for i in range(TASKS)]

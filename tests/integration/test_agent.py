@@ -57,6 +57,7 @@ class Grantor:
     stop: agent.StopSignal = field(default_factory=agent.StopSignal)
     masker: Masker = field(default_factory=Masker)
     agents_md: bool = True
+    files: agent.Here = field(default_factory=agent.Here)
     durable: list[events.Event] = field(default_factory=list)
     failures: int = 0
 

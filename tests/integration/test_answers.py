@@ -349,7 +349,7 @@ def test_complaints_name_what_they_mean_once(at: Control) -> None:
         assert at.order("cancel", "nope", code=2) == _NOPE
         assert at.order("status", "nope", code=2) == _NOPE
         assert at.order("retry", "games", code=2) == (
-            "batchd: games: what has not ended cannot run again: 001, 002; wait, or cancel that\n"
+            "batchd: games: tasks that have not ended cannot run again: 001, 002; wait, or cancel them\n"
         )
         at.order("cancel", "games")
     code, seen = on_a_terminal(at.spool, "run", answers=(("Task file: ", "\n"),))

@@ -29,7 +29,7 @@ _ROOT_ALONE = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small dis
 
 def opened(path: Path) -> Store:
     """Open a store, and add a batch to it once."""
-    store = Store.open(path, retention_s=0)
+    store = Store.open(path)
     outbox = str(path.parent)
     batch = Batch(name="b", claim="b", outbox=outbox, request="request.json", received_at=1.0)
     tasks = [Task(id=str(n), first_prompt="x", model="p/m") for n in range(200)]
@@ -94,13 +94,13 @@ def test_it_is_there_for_good(tmp_path: Path) -> None:
         found = ballast(path).stat()
         assert found.st_mode & 0o777 == 0o600
         assert len(set(ballast(path).read_bytes()[:4096])) > 200, "a file system makes it smaller"
-    with contextlib.closing(Store.open(path, retention_s=0)) as store:
+    with contextlib.closing(Store.open(path)) as store:
         asyncio.run(store.ready(urgent=True))
         assert ballast(path).stat().st_mtime_ns == found.st_mtime_ns
     # One that takes no room is none.
     os.truncate(ballast(path), 0)
     os.truncate(ballast(path), SIZE)
-    with contextlib.closing(Store.open(path, retention_s=0)) as store:
+    with contextlib.closing(Store.open(path)) as store:
         asyncio.run(store.ready())
         until(lambda: laid(path))
 
@@ -135,7 +135,7 @@ def test_what_is_urgent_goes_through_on_a_full_disk(tmp_path: Path) -> None:
             assert ballast(path).stat().st_size == left
             filler.unlink()
             until(lambda: laid(path))
-        with contextlib.closing(Store.open(path, retention_s=0)) as store:
+        with contextlib.closing(Store.open(path)) as store:
             assert store.unfinished("b") < 101
 
 

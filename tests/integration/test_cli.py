@@ -766,7 +766,7 @@ def test_what_lies_in_the_inbox_of_no_daemon_is_counted(spool: Any) -> None:
 
 
 def test_a_command_that_there_is_not(spool: Any) -> None:
-    """The nearest one is named; without any, the help lists them all."""
+    """The nearest one is named, of arguments too; who names none is shown the way in."""
     wrong = warm.run(
         [sys.executable, "-m", "batchd", "stauts"], env=spool.environment, cwd=spool.folder
     )
@@ -775,4 +775,7 @@ def test_a_command_that_there_is_not(spool: Any) -> None:
     command = [sys.executable, "-m", "batchd"]
     bare = warm.run(command, env=spool.environment, cwd=spool.folder)
     assert bare.returncode == 2
-    assert "run task files now, and watch" in bare.stderr
+    assert "batchd run task.json" in bare.stderr
+    assert "`batchd --help` lists all commands" in bare.stderr
+    mistaken = spool.batchd("submit", "--promt", "x")
+    assert "do you mean --prompt?" in mistaken.stderr

@@ -6,6 +6,7 @@ import asyncio
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,7 @@ async def work(store: Store, batch: str, task: str, model: str, *events: Event) 
 @pytest.fixture
 def spent(spool: Any) -> Any:
     """Give a spool with two batches on two days: two models, a judge, tags, an unsettled call."""
-    store = Store.open(
-        spool.folder / ".batchd" / "batchd.db", retention_s=7 * DAY, clock=lambda: NOON
-    )
+    store = Store.open(spool.folder / ".batchd" / "batchd.db", clock=lambda: NOON)
 
     async def fill() -> None:
         for name, tasks in {
@@ -155,7 +154,7 @@ def test_spreadsheets_get_stable_columns_and_no_formulas(spent: Any) -> None:
     assert ",".join(heads) == (
         "tag,provider,model,calls,input_tokens,cached_input_tokens,cache_write_tokens,output_tokens,"
         "reasoning_tokens,estimated_calls,unpriced_calls,input_usd,output_usd,cost_usd,unsettled_calls,unsettled_usd,"
-        "cache_write_long_tokens,cache_reported_tokens,cache_share,cache_saved"
+        "cache_write_long_tokens,cache_reported_tokens,cache_share,cache_saved,known_usd"
     )
     page = (Path(__file__).parents[2] / "docs/cost.md").read_text()
     assert " ".join(heads[3:]) in " ".join(page.split()).replace("`", "").replace(",", "")
@@ -167,6 +166,12 @@ def test_spreadsheets_get_stable_columns_and_no_formulas(spent: Any) -> None:
         ["night", "q", "judge", "1"],
     ]
     assert rows[0][heads.index("cost_usd")] == ""
+    money = [row[heads.index("known_usd")] for row in rows]
+    assert all(re.fullmatch(r"\d+\.\d\d+", cell) for cell in money), "decimal, cents as cents"
+    day = csv.DictReader(io.StringIO(spent.batchd("cost", "--by", "provider", "--csv").stdout))
+    (partly,) = [row for row in day if row["provider"] == "p"]
+    assert (partly["cost_usd"], partly["unpriced_calls"]) == ("", "1")
+    assert float(partly["known_usd"]) > 0, "one call without a price hides no other's"
     assert list(costs(spent, "--by", "tag,model")[0]) == heads
     text = spent.batchd("cost", "--compare", "openai/gpt-4", "--csv").stdout
     assert text.startswith("model,total,source,ratio,spent,unsettled,averaged\nopenai/gpt-4,")

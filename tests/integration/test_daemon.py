@@ -410,7 +410,7 @@ def test_deaths_of_the_daemon_are_no_attempts_of_a_tasks(tmp_path: Path) -> None
             async with Daemon(settings, work=False) as daemon:
                 await daemon.submit("b.json", task_file(2))
             for _ in range(20):
-                store = Store.open(tmp_path / ".batchd/batchd.db", retention_s=1e9)
+                store = Store.open(tmp_path / ".batchd/batchd.db")
                 for task in ("001", "002"):
                     await store.dispatch(Ref("b", task))
                 store.close()

@@ -51,7 +51,7 @@ def test_one_task_reads_as_a_conversation(at: Control) -> None:
     assert r"\x1b]0;owned\x07\x1b[2J100 %" in text or "  100 %" in text
     assert "  green" in lines
     assert re.search(
-        r"✗ timeout, max_iterations  2 calls · [\d,]+ in, .* · \$\d|cost unknown", text
+        r"✗ not accepted after 1 round  2 calls · [\d,]+ in, .* · \$\d|cost unknown", text
     )
     assert text.isprintable() or not set(text) & {
         chr(n) for n in (*range(9), 11, *range(13, 32), 127)
@@ -164,7 +164,7 @@ def test_following_many_tasks_asks_for_what_is_new_alone(
     )
     tasks = [Task(id=f"{i:03d}", first_prompt="x", model="a/b") for i in range(200)]
     end = TaskFinished(at=2.0, status=Status.CANCELLED, reason=Reason.USER, result="{}")
-    store = Store.open(tmp_path / "batchd.db", retention_s=1)
+    store = Store.open(tmp_path / "batchd.db")
 
     def ends() -> None:
         async def finish() -> None:

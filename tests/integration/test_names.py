@@ -57,7 +57,7 @@ async def opened(folder: Path) -> AsyncIterator[Spool]:
     """Give a spool, its outbox made."""
     (folder / "outbox").mkdir(exist_ok=True)
     disks, loop = Disks(), Loop()
-    store = Store.open(folder / "state/batchd.db", retention_s=0)
+    store = Store.open(folder / "state/batchd.db")
     try:
         yield Spool(folder, store, Names(loop, store, Outboxes(disks, Troubles(get_logger()))))
         assert await loop.idle(lambda: ()) == ()

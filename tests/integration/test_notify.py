@@ -141,10 +141,10 @@ def test_each_way_gets_what_happened(notifying: Spool) -> None:
     assert set(mail.logins) == {(b"batchd", PASSWORD.encode())}
     text = end.get_content()
     for piece in (
-        "tasks: 2 completed, 1 timed out (66.7 % success)",
+        "tasks: 2 completed, 1 not accepted (66.7 % success)",
         "cost: $0.0",
         f"folder: {notifying.folder}/outbox/games",
-        "1 timeout (max_iterations), as 003",
+        "1 not accepted, as 003",
         "To go on: batchd status games shows each task; batchd retry --failed games",
     ):
         assert piece in text, text

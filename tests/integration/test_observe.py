@@ -10,9 +10,9 @@ from patience import PATIENCE_S
 from weather import Station, until
 
 from batchd import control
-from batchd.observe.conversation import Kind, Passage, passages
 from batchd.observe.snapshot import Observer
 from batchd.records import Ref
+from batchd.views import Kind, Passage, passages
 
 pytestmark = pytest.mark.in_turns
 

@@ -184,7 +184,7 @@ def test_an_order_is_dropped_while_it_waits_for_the_disk(tmp_path: Path) -> None
     )
 
     async def scenario() -> None:
-        store = Store.open(tmp_path / "batchd.db", retention_s=1)
+        store = Store.open(tmp_path / "batchd.db")
         ours, theirs = socket.socketpair()
         hangs = threading.Event()
         stuck = store.writer.submit(lambda _: hangs.wait(PATIENCE_S))

@@ -153,12 +153,6 @@ def test_names_of_batches(filename: str, name: str) -> None:
     assert outbox.batch_name(filename) == name
 
 
-def test_names_of_requests() -> None:
-    """The ending is kept where it is one; bytes that no store could hold are not."""
-    names = [outbox.request_name(n) for n in ("a.json", "b.tar.GZ", "c", "d.\udcff", "e.a\nb")]
-    assert names == ["request.json", "request.GZ", "request", "request", "request"]
-
-
 def test_a_rename_without_replacing_works_where_the_kernel_lacks_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -271,7 +271,7 @@ def test_another_spools_backup_is_not_taken_for_this_ones(spool: Any) -> None:
 def test_what_is_no_sound_backup_is_refused(spool: Any, kind: str, complaint: str) -> None:
     """The store stays as it was, and nothing is left lying about."""
     path, backup = store_of(spool), spool.folder / "kept.bak"
-    Store.open(path, retention_s=0).close()
+    Store.open(path).close()
     if kind != "missing":
         spool.batchd("backup", backup)
     if kind == "empty":
@@ -335,7 +335,7 @@ def test_a_backup_whose_names_lead_elsewhere_is_refused(spool: Any, what: str) -
     backup, path = spool.folder / "kept.bak", store_of(spool)
     batch = Batch(name="b", claim="x", outbox=str(spool.folder / "outbox"), request="request.json", received_at=1)  # fmt: skip
     (spool.folder / ".batchd").mkdir(mode=0o700)
-    with contextlib.closing(Store.open(path, retention_s=0)) as store:
+    with contextlib.closing(Store.open(path)) as store:
         asyncio.run(store.add_batch(batch, [Task(id="001", first_prompt="x", model="standin/m")]))
     assert spool.batchd("backup", backup).returncode == 0
     with contextlib.closing(sqlite3.connect(backup)) as db, db:
@@ -354,7 +354,7 @@ def test_a_backup_writes_to_no_other_outbox_unasked(spool: Any, tmp_path: Path) 
     backup, path, other = spool.folder / "kept.bak", store_of(spool), tmp_path / "other"
     (spool.folder / ".batchd").mkdir(mode=0o700)
     ours = Batch(name="a", claim="x", outbox=str(spool.folder / "outbox"), request="request.json", received_at=1)  # fmt: skip
-    with contextlib.closing(Store.open(path, retention_s=0)) as store:
+    with contextlib.closing(Store.open(path)) as store:
         for batch in (ours, replace(ours, name="b", claim="y", outbox=str(other))):
             task = Task(id="001", first_prompt="x", model="standin/m")
             asyncio.run(store.add_batch(batch, [task]))
@@ -382,7 +382,7 @@ def test_tasks_that_the_configuration_allows_no_more_do_not_run(spool: Any) -> N
         replace(task, dir=str(outside)),
         replace(task, id="calls", limits=Limits(max_calls=9)),
     ]
-    with contextlib.closing(Store.open(path, retention_s=0)) as store:
+    with contextlib.closing(Store.open(path)) as store:
         asyncio.run(store.add_batch(made, tasks))
     settings = spool.folder / "config.toml"
     settings.write_text(
@@ -425,7 +425,7 @@ def test_many_uncertain_tasks_are_cancelled_as_fast_as_few(tmp_path: Path) -> No
             name = (await store.add_batch(batch, tasks)).name
             await reconcile.carry_out(store, Plan(uncertain=[Ref(name, t.id) for t in tasks]))
 
-        with contextlib.closing(Store.open(folder / ".batchd/batchd.db", retention_s=0)) as store:
+        with contextlib.closing(Store.open(folder / ".batchd/batchd.db")) as store:
             asyncio.run(fill(store))
         (folder / "outbox" / "a").mkdir(parents=True)
         (folder / "outbox" / "a" / "request.json").write_text("{}")

@@ -41,7 +41,7 @@ from pathlib import Path
 from batchd.records import Batch, Task
 from batchd.store import Store
 path = Path(sys.argv[1])
-store = Store.open(path, retention_s=0)
+store = Store.open(path)
 async def work():
     for n in range(int(sys.argv[2])):
         task = Task(id="1", first_prompt="x" * 5000, model="p/m")
@@ -78,11 +78,11 @@ def test_a_flipped_bit_in_the_log_is_refused_wherever_it_is(tmp_path: Path) -> N
         spoiled[at] ^= 1 << rng.randrange(8)
         wal.beside(path).write_bytes(spoiled)
         with pytest.raises(DamagedStoreError, match="`batchd restore`"):
-            Store.open(path, retention_s=0)
+            Store.open(path)
         assert wal.beside(path).read_bytes() == spoiled
         assert any("batchd restore" in refusal for refusal in refusals.found(tmp_path))
     wal.beside(path).write_bytes(data)
-    Store.open(path, retention_s=0).close()
+    Store.open(path).close()
     assert len(names(path)) == 8
 
 
@@ -97,7 +97,7 @@ def test_a_log_that_a_crash_cut_off_is_none_that_is_damaged(tmp_path: Path) -> N
         wal.beside(path).write_bytes(data + rest)
         assert not wal.commits_beyond_damage(wal.beside(path))
         assert not list(refusals.found(tmp_path))
-    Store.open(path, retention_s=0).close()
+    Store.open(path).close()
     assert len(names(path)) == 8
 
 
@@ -106,19 +106,19 @@ def test_a_store_that_lacks_something_is_refused(tmp_path: Path, loss: str) -> N
     """Its log deleted or cut after a kill, or an older file in its place after a clean stop: the start says what is missing."""
     path = tmp_path / "batchd.db"
     if loss == "older":
-        Store.open(path, retention_s=0).close()
+        Store.open(path).close()
         older = path.read_bytes()
         killed(path)
-        Store.open(path, retention_s=0).close()
+        Store.open(path).close()
         path.write_bytes(older)
     else:
         data = killed(path)
         wal.beside(path).write_bytes(data[: len(data) // 2] if loss == "cut" else b"")
     with pytest.raises(DamagedStoreError, match=r"is behind what .* of 8 batches and 0 events"):
-        Store.open(path, retention_s=0)
+        Store.open(path)
     # The way that the message names: it goes on with what is there.
     restoring.put_in_place(restoring.draft(path, path), path)
-    Store.open(path, retention_s=0).close()
+    Store.open(path).close()
     assert len(names(path)) < 8
 
 
@@ -129,7 +129,7 @@ def test_another_program_may_empty_the_log(tmp_path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path)) as db:
         assert db.execute("SELECT count(*) FROM batches").fetchone() == (8,)
     assert not wal.beside(path).exists()
-    Store.open(path, retention_s=0).close()
+    Store.open(path).close()
     assert len(names(path)) == 8
 
 
@@ -282,7 +282,7 @@ def test_a_copied_state_directory_is_refused(spool: Any) -> None:
 
 async def _two_batches(path: Path) -> None:
     """Store two batches, one of which has ended."""
-    with contextlib.closing(Store.open(path, retention_s=0)) as store:
+    with contextlib.closing(Store.open(path)) as store:
         for name in ("a", "b"):
             tasks = [Task(id=str(n), first_prompt=f"{n}" * 700, model="p/m") for n in range(4)]
             batch = Batch(
@@ -304,7 +304,7 @@ async def _use(path: Path) -> None:
             reader.spec(Ref("b", str(n)))
             reader.events(Ref("a", str(n)))
         reader.parked()
-    with contextlib.closing(Store.open(path, retention_s=0)) as store:
+    with contextlib.closing(Store.open(path)) as store:
         store.restore()
         for n in range(4):
             await store.dispatch(Ref("b", str(n)))
@@ -400,7 +400,7 @@ def test_what_stands_in_the_place_of_a_note_is_reported(
     refused = spool.batchd("serve")
     assert refused.returncode == 3
     said = " ".join(refused.stderr.split())
-    assert f"{note} is to say" in said
+    assert f"{note} notes what" in said
     assert "remove" in said
     assert "Traceback" not in said
 
@@ -434,7 +434,7 @@ def test_a_report_of_edited_results_leaves_out_what_is_none(spool: Any) -> None:
 async def _ended(path: Path, folder: Path, tasks: int, size: int) -> None:
     """Leave a batch behind whose tasks are published, and whose last files are not."""
     end = results_of(folder, tasks, size)
-    with contextlib.closing(Store.open(path, retention_s=1e9)) as store:
+    with contextlib.closing(Store.open(path)) as store:
         batch = Batch(name="big", claim="big", outbox=str(folder), request="r", received_at=1.0)
         given = [Task(id=str(n), first_prompt="x", model="standin/m") for n in range(tasks)]
         await store.add_batch(batch, given)

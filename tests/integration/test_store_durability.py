@@ -118,7 +118,7 @@ def test_what_was_acknowledged_survives_sigkill(tmp_path: Path) -> None:
         known.read(_live_and_die(path, mark, rng))
         _check(path, known)
         # The next opening, too, must find it whole.
-        Store.open(path, retention_s=0).close()
+        Store.open(path).close()
         _check(path, known)
     with sqlite3.connect(path) as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -129,7 +129,7 @@ def test_what_was_acknowledged_survives_sigkill(tmp_path: Path) -> None:
 
 def test_what_waits_is_committed_together(tmp_path: Path) -> None:
     """Hundreds of calls at once share a few syncs, and each gets its own answer."""
-    store = Store.open(tmp_path / "batchd.db", retention_s=0)
+    store = Store.open(tmp_path / "batchd.db")
 
     async def scenario() -> None:
         await store.add_batch(_batch(tmp_path / "x"), _tasks(400))
@@ -156,7 +156,7 @@ def test_what_waits_is_committed_together(tmp_path: Path) -> None:
 
 def test_a_call_that_cannot_be_written_takes_no_other_with_it(tmp_path: Path) -> None:
     """A bad operation in a group fails alone; what stands beside it is durable."""
-    store = Store.open(tmp_path / "batchd.db", retention_s=0)
+    store = Store.open(tmp_path / "batchd.db")
     twins = [*_tasks(1), *_tasks(1)]
     surrogate = Task(id="1", first_prompt="\ud800", model="p/m")
 
@@ -184,7 +184,7 @@ def test_a_call_that_cannot_be_written_takes_no_other_with_it(tmp_path: Path) ->
 
 def test_who_stops_waiting_changes_nothing(tmp_path: Path) -> None:
     """A caller that is cancelled leaves the others their answers, and the store consistent."""
-    store = Store.open(tmp_path / "batchd.db", retention_s=0)
+    store = Store.open(tmp_path / "batchd.db")
 
     async def scenario() -> None:
         await store.add_batch(_batch(tmp_path / "x"), _tasks(2))
@@ -220,7 +220,7 @@ async def _fill_up(store: Store, ref: Ref, limit: int = 10_000) -> int:
 def test_a_full_disk_refuses_and_recovers(tmp_path: Path) -> None:
     """Nothing is acknowledged that is not there; small things may still fit; with room again, all goes on."""
     path = tmp_path / "batchd.db"
-    store = Store.open(path, retention_s=0)
+    store = Store.open(path)
 
     async def scenario() -> int:
         await store.add_batch(_batch(path), _tasks(3))
@@ -264,7 +264,7 @@ from batchd.store import Reader, Store
 disk = Path(sys.argv[2])
 ballast = disk / "ballast"
 ballast.write_bytes(bytes(1_000_000))
-store = Store.open(disk / "batchd.db", retention_s=0)
+store = Store.open(disk / "batchd.db")
 
 async def scenario():
     await store.add_batch(_batch(disk / "x"), _tasks(1))
@@ -304,12 +304,12 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
 def test_a_newer_file_is_refused(tmp_path: Path) -> None:
     """A file that a later version has written is not touched, by a store or a reader."""
     path = tmp_path / "batchd.db"
-    Store.open(path, retention_s=0).close()
+    Store.open(path).close()
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
     before = path.read_bytes()
-    for use in (lambda: Store.open(path, retention_s=0), lambda: Reader(path)):
+    for use in (lambda: Store.open(path), lambda: Reader(path)):
         with pytest.raises(NewerStoreError, match="newer batchd"):
             use()
     assert path.read_bytes() == before
@@ -318,7 +318,7 @@ def test_a_newer_file_is_refused(tmp_path: Path) -> None:
 def test_a_migration_starts_with_a_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An older file is copied whole, then migrated; a migration that fails leaves it as it was."""
     path = tmp_path / "batchd.db"
-    store = Store.open(path, retention_s=0)
+    store = Store.open(path)
     asyncio.run(store.add_batch(_batch(path), _tasks(50)))
     # The backup must also hold what still stands in the log of a daemon that was killed.
     copy = tmp_path / "killed"
@@ -333,12 +333,12 @@ def test_a_migration_starts_with_a_backup(tmp_path: Path, monkeypatch: pytest.Mo
     broken = "CREATE TABLE extra (x); INSERT INTO nowhere VALUES (1);"
     monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, broken))
     with pytest.raises(StoreError, match="nowhere"):
-        Store.open(path, retention_s=0)
+        Store.open(path)
     with pytest.raises(StoreError, match="`batchd serve` migrates it"):
         Reader(path)
     good = "ALTER TABLE tasks ADD COLUMN extra TEXT; UPDATE tasks SET extra = name;"
     monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS[:-1], good))
-    store = Store.open(path, retention_s=0)
+    store = Store.open(path)
     assert len(store.tasks("b")) == 50
     store.close()
     with sqlite3.connect(path) as db:
@@ -348,7 +348,7 @@ def test_a_migration_starts_with_a_backup(tmp_path: Path, monkeypatch: pytest.Mo
     backup = copy / f"batchd.db.v{known}.bak"
     assert backup.stat().st_mode & 0o777 == 0o600
     monkeypatch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:-1])
-    restored = Store.open(backup, retention_s=0)
+    restored = Store.open(backup)
     assert len(restored.tasks("b")) == 50
     restored.close()
     assert not list(copy.glob(".*"))
@@ -361,7 +361,7 @@ def test_a_migration_starts_with_a_backup(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_damaged_file_says_how_to_fix_it(tmp_path: Path, damage: int, complaint: str) -> None:
     """Whether its head or its middle is overwritten, the error names the file and the way out."""
     path = tmp_path / "batchd.db"
-    store = Store.open(path, retention_s=0)
+    store = Store.open(path)
     asyncio.run(store.add_batch(_batch(path), _tasks(500, 300)))
     store.close()
     size = path.stat().st_size
@@ -377,7 +377,7 @@ def test_a_damaged_file_says_how_to_fix_it(tmp_path: Path, damage: int, complain
 
 
 def _use_and_close(path: Path, use: object) -> None:
-    store = Store.open(path, retention_s=0)
+    store = Store.open(path)
     try:
         asyncio.run(use(store))  # type: ignore[operator] # a coroutine function
     finally:
@@ -401,7 +401,7 @@ def test_what_is_no_store_is_refused(tmp_path: Path, kind: str) -> None:
         path = tmp_path / "file" / "batchd.db"
     if kind != "nowhere":
         with pytest.raises(StoreError, match=r"batchd\.db"):
-            Store.open(path, retention_s=0)
+            Store.open(path)
     with pytest.raises(StoreError, match=r"batchd\.db"):
         Reader(path)
 
@@ -409,7 +409,7 @@ def test_what_is_no_store_is_refused(tmp_path: Path, kind: str) -> None:
 def test_the_log_is_emptied_when_nothing_is_written(tmp_path: Path) -> None:
     """The write-ahead log does not grow for ever, and a reader sees the same with and without it."""
     path = tmp_path / "batchd.db"
-    store = Store.open(path, retention_s=0)
+    store = Store.open(path)
 
     async def scenario() -> None:
         await store.add_batch(_batch(path), _tasks(2000, 500))
@@ -429,7 +429,7 @@ def test_the_log_is_emptied_when_nothing_is_written(tmp_path: Path) -> None:
 def test_readers_and_the_writer_do_not_hinder_each_other(tmp_path: Path) -> None:
     """While a reader stands in the middle of its rows, the writer goes on, and ends are still seen whole."""
     path = tmp_path / "batchd.db"
-    store = Store.open(path, retention_s=0)
+    store = Store.open(path)
 
     async def scenario() -> None:
         await store.add_batch(_batch(path), _tasks(200))

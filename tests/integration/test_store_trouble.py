@@ -56,7 +56,7 @@ DAY = 86400.0
 
 def add(path: Path, tasks: int, size: int = 0, name: str = "b") -> None:
     """Open a store, add a batch to it, and close it."""
-    store = Store.open(path, retention_s=0)
+    store = Store.open(path)
     noise = random.Random(1).randbytes(size).hex()
     given = [Task(id=str(i), first_prompt=f"{i} {noise}", model="p/m") for i in range(tasks)]
     batch = Batch(
@@ -77,7 +77,7 @@ def published(path: Path, tasks: int, size: int) -> None:
             await store.published(ref)
         await store.batch_published("b")
 
-    with contextlib.closing(Store.open(path, retention_s=0, clock=lambda: 1.0)) as store:
+    with contextlib.closing(Store.open(path, clock=lambda: 1.0)) as store:
         asyncio.run(publish(store))
 
 
@@ -85,7 +85,7 @@ def killed(path: Path, name: str) -> None:
     """Put a store in a file's place whose batch stands in its log alone, as a kill leaves it."""
     folder = path.parent / f"{name}-was-here"
     add(folder / "batchd.db", 1, name=name)
-    store = Store.open(folder / "batchd.db", retention_s=0)
+    store = Store.open(folder / "batchd.db")
     batch = Batch(
         name=f"{name}-2", claim="x", outbox=str(folder), request="request.json", received_at=1.0
     )
@@ -125,7 +125,7 @@ import os, sys
 from pathlib import Path
 from batchd.store import Store
 os.write(1, b"go")
-Store.open(Path(sys.argv[1]), retention_s=0).close()
+Store.open(Path(sys.argv[1])).close()
 os.write(1, b"ok")
 """
 
@@ -151,7 +151,7 @@ def test_a_migration_that_is_killed_is_done_again(tmp_path: Path) -> None:
             assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
             (version,) = db.execute("PRAGMA user_version").fetchone()
             versions[version] += 1
-        Store.open(path, retention_s=0).close()
+        Store.open(path).close()
         with Reader(path) as reader:
             assert reader.batch("b").tasks == len(reader.tasks("b")) == 6_000
         if version > 1 or (folder / "batchd.db.v1.bak").exists():
@@ -184,7 +184,7 @@ def test_an_exchange_that_is_cut_short_is_completed(
         with contextlib.suppress(KeyboardInterrupt):
             restoring.put_in_place(draft, path)
         monkeypatch.undo()
-        with contextlib.closing(Store.open(path, retention_s=0)) as store:
+        with contextlib.closing(Store.open(path)) as store:
             names = [batch.name for batch in store.restore().batches]
         assert names == (["new"] if steps else ["old", "old-2"])
         former = list(path.parent.glob("batchd.db.before-restore-*Z"))
@@ -235,12 +235,12 @@ def test_a_migration_without_room_changes_nothing(tmp_path: Path, way: str) -> N
             with pytest.raises(
                 StoreError, match=r"could not be backed up before: .*; make room for"
             ):
-                Store.open(path, retention_s=0)
+                Store.open(path)
             assert path.read_bytes() == before
             names = {p.name for p in tmp_path.iterdir()}
             assert names <= {"batchd.db", "batchd.db-wal", "batchd.db-shm"}
         more()
-        Store.open(path, retention_s=0).close()
+        Store.open(path).close()
         with Reader(path) as reader:
             assert reader.batch("b").tasks == 10_000
 
@@ -257,7 +257,7 @@ def test_a_migration_that_runs_out_of_room_is_undone(
     monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, grows))
     with no_room(tmp_path, way, size * 5 // 4 if way == "limit" else size * 5 // 2) as more:
         with pytest.raises(StoreError, match="the disk"):
-            Store.open(path, retention_s=0)
+            Store.open(path)
         with contextlib.closing(sqlite3.connect(path)) as db:
             assert db.execute("PRAGMA user_version").fetchone() == (1,)
             assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -265,7 +265,7 @@ def test_a_migration_that_runs_out_of_room_is_undone(
                 10_000,
             )
         more()
-        Store.open(path, retention_s=0).close()
+        Store.open(path).close()
         with contextlib.closing(sqlite3.connect(path)) as db:
             assert db.execute("PRAGMA user_version").fetchone() == (len(schema.MIGRATIONS),)
             assert db.execute("SELECT count(*) FROM tasks WHERE message = ''").fetchone() == (0,)
@@ -352,7 +352,7 @@ def test_a_daemon_does_not_start_without_room(spool: Any) -> None:
         for i in range(400):
             await store.dispatch(Ref("b", str(i)))
 
-    with contextlib.closing(Store.open(path, retention_s=0)) as store:
+    with contextlib.closing(Store.open(path)) as store:
         asyncio.run(begin(store))
     for limit in (4096, 40_000):
         run = f"import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, -1)); os.execv(sys.argv[1], sys.argv[1:])"
@@ -368,7 +368,7 @@ def test_a_daemon_does_not_start_without_room(spool: Any) -> None:
         assert done.returncode == 3
         assert f"{path}: the disk" in done.stderr
         assert "Traceback" not in done.stderr
-    with contextlib.closing(Store.open(path, retention_s=0)) as store:
+    with contextlib.closing(Store.open(path)) as store:
         assert {task.status for task in store.tasks("b").values()} == {Status.QUEUED}
 
 
@@ -513,8 +513,8 @@ def test_a_file_that_gives_no_room_back_is_pruned_all_the_same(tmp_path: Path) -
         db.execute(f"PRAGMA application_id = {0x62746368}")
         schema.apply_migrations(db, 0)
     published(path, 100, 3000)
-    with contextlib.closing(Store.open(path, retention_s=0)) as store:
-        asyncio.run(asyncio.wait_for(store.prune(time.time()), PATIENCE_S))
+    with contextlib.closing(Store.open(path)) as store:
+        asyncio.run(asyncio.wait_for(store.prune_before(time.time()), PATIENCE_S))
         assert not [found for found in store.prunable(time.time()) if found.stored]
 
 
@@ -696,7 +696,7 @@ def test_damage_is_not_waited_for(tmp_path: Path) -> None:
         async with asyncio.timeout(PATIENCE_S):
             await writes.durable(lambda: store.finish(Ref("b", "7"), end, attempt=None))
 
-    with contextlib.closing(Store.open(path, retention_s=0)) as store:
+    with contextlib.closing(Store.open(path)) as store:
         with path.open("r+b") as file:
             file.seek(8192)
             file.write(os.urandom(path.stat().st_size - 8192))
@@ -856,7 +856,7 @@ def test_the_log_stays_small_under_steady_writing(tmp_path: Path) -> None:
     """With readers that come and go all the time, it begins again every few megabytes."""
     path = tmp_path / "batchd.db"
     add(path, 1)
-    store = Store.open(path, retention_s=0)
+    store = Store.open(path)
     noise, largest = random.Random(1), 0
 
     async def scenario() -> None:
@@ -882,7 +882,7 @@ def test_a_reader_without_end_is_reported(
     monkeypatch.setattr(writer, "LARGE_LOG", 1 << 20)
     path = tmp_path / "batchd.db"
     add(path, 1)
-    store = Store.open(path, retention_s=0)
+    store = Store.open(path)
     noise = random.Random(1)
     reader = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
     reader.execute("BEGIN")
@@ -910,7 +910,7 @@ def test_a_reader_without_end_is_reported(
 def test_years_leave_little_behind(tmp_path: Path) -> None:
     """Day after day of batches, pruned after ten: the file stops growing but for some hundred bytes a task."""
     path, now, sizes = tmp_path / "batchd.db", [0.0], []
-    store = Store.open(path, retention_s=10 * DAY, clock=lambda: now[0])
+    store = Store.open(path, clock=lambda: now[0])
     noise = random.Random(1)
     usage = Usage(calls=1, input_tokens=1000, output_tokens=50)
 
@@ -935,7 +935,7 @@ def test_years_leave_little_behind(tmp_path: Path) -> None:
         batch = await store.add_batch(batch, tasks)
         await asyncio.gather(*(task(Ref(batch.name, t.id)) for t in tasks))
         await store.batch_published(batch.name)
-        await store.prune(now[0])
+        await store.prune_before(now[0] - 10 * DAY)
         (pages,) = await store.writer.submit(lambda j: j.db.execute("PRAGMA page_count").fetchone())
         sizes.append(pages * 4096)
 

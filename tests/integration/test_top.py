@@ -88,7 +88,10 @@ def test_a_batch_of_fifty_is_shown_and_walked_through(at: Control) -> None:
         terminal.until(lambda s: "module-05" not in s)
         terminal.type("\r")
         terminal.shows(
-            "docs/module-02", "timeout, max_iterations", "✗ check: not done", r"\x1b]0;owned\x07"
+            "docs/module-02",
+            "not accepted after 1 round",
+            "✗ check: not done",
+            r"\x1b]0;owned\x07",
         )
         assert b"owned\x07" not in terminal.sent.replace(b"\\x07", b"")
         assert "\x1b]0;" not in terminal.sent.decode("utf-8", "replace")

@@ -795,7 +795,7 @@ def test_what_cannot_be_had_ends_its_tasks_and_no_others(spool: Any) -> None:
         ([{"repo": "/etc"}], "outside of [workspace] root and allow"),
         ([{"repo": "https://example.org/a.git"}], "is none of [workspace] repos, which is empty"),
         ([{"repo": "git@example.org:a.git"}], "it is written https://HOST/PATH or ssh://USER@HOST/PATH"),
-        ([{"ref": "main"}], "tasks[0].ref: there is no repo that it is of"),
+        ([{"ref": "main"}], "tasks[0].ref: it needs a repo"),
         ([{"repo": "work/r", "ref": "a b"}], "holds no blanks"),
         ([{"workspace": "copy"}], "tasks[0].workspace: there is no dir to copy"),
         ([{"repo": "work/r", "workspace": "copy"}], "a repo is always cloned"),
@@ -1038,9 +1038,9 @@ def test_without_a_look_nothing_is_said_of_changes(spool: Any) -> None:
         assert spool.batchd("cancel", "b").returncode == 0
         spool.eventually((spool.folder / "outbox/b/summary.json").exists)
         assert spool.result("b", "001")["changes"] is None
-        assert "before anybody looked" in spool.batchd("status", "b/001").stdout
-        assert "before anybody looked" in spool.batchd("diff", "b").stderr
-        assert "before anybody looked" in spool.batchd("apply", "b/001").stderr
+        assert "before batchd looked" in spool.batchd("status", "b/001").stdout
+        assert "before batchd looked" in spool.batchd("diff", "b").stderr
+        assert "before batchd looked" in spool.batchd("apply", "b/001").stderr
 
 
 @pytest.mark.long

@@ -86,7 +86,9 @@ def as_a_service_of_ones_own(machine: Machine) -> Service:
     runtime = f"/run/user/{machine.run('id', '-u', USER).strip()}"
     until(machine.path(f"{runtime}/systemd/private").exists, machine.last_words)
     lines = (
-        steps("README.md", "As a service of your own").replace("…", KEY).partition("loginctl")[0]
+        steps("docs/operating.md", "As a service of your own")
+        .replace("…", KEY)
+        .partition("loginctl")[0]
     )
     machine.shell(_CHECKOUT + lines, *PERSON, f"XDG_RUNTIME_DIR={runtime}")
     manager = (*PERSON, f"XDG_RUNTIME_DIR={runtime}", "systemctl", "--user")

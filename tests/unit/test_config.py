@@ -106,7 +106,7 @@ def test_receivers_are_held_to_their_kind(written: Path) -> None:
         "[notify.b] url": "it must be http(s)://HOST[:PORT]/PATH, without user or password",
         "[notify.c] secret_env": "it must be the name of an environment variable",
         "[notify.c] command": "this key is needed",
-        "[notify] ../d": "a name is of letters, digits, _ and -, at most 64",
+        "[notify] ../d": "a name has at most 64 letters, digits, _ and -",
         "[secrets] env": "it holds a secret of [notify.e], which no command may see",
     }
 
@@ -149,22 +149,22 @@ def test_everything_wrong_is_reported_at_once(written: Path) -> None:
     )
     assert _problems(written, {}) == {
         "[pool] proceses": "there is no such key (do you mean processes?)",
-        "[pool] agents_per_process": "it must be a valid integer",
-        "[pool] rest_s": "it must be a finite number",
-        "[pool] max_attempts": "it must be a valid integer",
+        "[pool] agents_per_process": "it must be a valid integer (it is '4')",
+        "[pool] rest_s": "it must be a finite number (it is NaN)",
+        "[pool] max_attempts": "it must be a valid integer (it is true)",
         "[pol]": "there is no such key (do you mean pool?)",
         "[providers.mine] base_url": "this key is needed",
-        "[providers.mine] rpm": "it must be greater than or equal to 0",
+        "[providers.mine] rpm": "it must be greater than or equal to 0 (it is -1)",
         '[models."openai/x"] output': (
             "there is no such key (known are api, cache_write_long_usd_per_mtok, cache_write_usd_per_mtok,"
             " cached_input_usd_per_mtok, context_window, effort, input_usd_per_mtok, output_usd_per_mtok,"
             " service_tier, tier_fallback, tiers)"
         ),
         "[limits.ceiling] timout_s": "there is no such key (do you mean timeout_s?)",
-        "[cost] compare[1]": "it must be a valid string",
+        "[cost] compare[1]": "it must be a valid string (it is 3)",
         "[sandbox] backend": "it must be 'bwrap' or 'none' (it is 'docker')",
-        "[spool] scan_s": "it must be a valid number",
-        "[budget] per_day_usd": "it must be greater than or equal to 0",
+        "[spool] scan_s": "it must be a valid number (it is '5')",
+        "[budget] per_day_usd": "it must be greater than or equal to 0 (it is -1.5)",
         "[budget] log": "there is no such key (known are per_day_usd)",
     }
 
@@ -289,7 +289,7 @@ def test_the_network_is_true_false_or_a_list_of_hosts(tmp_path: Path) -> None:
         path.write_text(f"[sandbox]\nnetwork = {wrong}\nprivate_hosts = true\n")
         problems = _problems(path, {})
         assert problems["[sandbox] network"].startswith(why), problems
-        assert problems["[sandbox] private_hosts"] == "it must be a list of host names"
+        assert problems["[sandbox] private_hosts"] == "it must be a list of host names (it is true)"
 
 
 def test_what_is_shown_and_hidden_lies_below_usr_etc_and_opt(tmp_path: Path) -> None:
@@ -350,7 +350,8 @@ def test_a_pool_of_other_machines_is_one_that_can_work(written: Path) -> None:
     )
     place = 'it must be "HOST:PORT", as in "0.0.0.0:7443"'
     assert _problems(written, {}) == {"[pool] listen": place, "[pool] advertise": place}
-    written.write_text('[pool]\nlisten = "[::1]:7443"\nadvertise = "head.lan:7443"\n')
+    text = '[pool]\nlisten = "[::1]:7443"\nadvertise = "head.lan:7443"\n'
+    written.write_text(f'{text}[sandbox]\nbackend = "none"\n')
     assert [*_problems(written, {})] == ["[pool] listen"]
     written.write_text('[pool]\nprocesses = 0\nadvertise = "head.lan:7443"\n')
     assert {*_problems(written, {})} == {"[pool] processes", "[pool] advertise"}

@@ -26,6 +26,7 @@ class Room:
 LEAVES = (
     "records",
     "errors",
+    "actions",
     "log",
     "masking",
     "sealing",
@@ -41,7 +42,7 @@ LEAVES = (
 #: The vocabulary and its fold: one room, two modules.
 EVENTS = ("events", "taskstate")
 FACES = (
-    "observe",
+    *("observe", "views"),
     *("control", "store", "config", "spool", "pricing", "tokens", "report", "daemon", "estimate"),
     # `logs` renders stored events, `schema` prints what results look like, `check` asks the sandbox.
     *(*EVENTS, "results", "formats", "sandbox", "visible", "workspace"),
@@ -51,6 +52,8 @@ FACES = (
 BELOW_THE_DAEMON: Mapping[str, Room] = {
     "records": Room(0, LEAVES),
     "errors": Room(0, LEAVES),
+    # The one list of log actions.
+    "actions": Room(0),
     "log": Room(0, (*LEAVES, "journald", "masking", "stderr", "console")),
     # Knows how systemd's journal wants its lines; `log` alone speaks to it.
     "journald": Room(0),
@@ -86,9 +89,16 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
     "governor": Room(2, ("pricing", "config")),
     "store": Room(2, EVENTS),
     "wire": Room(2, EVENTS),
+    # What an event is in words: the daemon's log has them too, hence below it.
+    "views": Room(2, (*EVENTS, "observe.words")),
+    # Numbers and spans of time as people read them; pure.
+    "observe.words": Room(1),
     "terms": Room(2, ("config", "pricing", "events")),
     "agent": Room(3, ("llm", "sandbox", "workspace", *EVENTS, "tokens", "pricing", "wire")),
     "pool": Room(4, ("wire",)),
+    # What is kept of directories that come from the daemon's machine, and how they come and go.
+    "pool.cache": Room(4, ("sandbox", "workspace")),
+    "pool.travel": Room(4, ("pool.cache", "agent", "sandbox", "workspace", "wire")),
     # What an agent has of its worker.
     "pool.host": Room(
         4,
@@ -127,7 +137,7 @@ ROOMS: Mapping[str, Room] = {
     **BELOW_THE_DAEMON,
     "daemon": Room(5, tuple(BELOW_THE_DAEMON)),
     # What all faces look at: how things stand, and what a task did.
-    "observe": Room(5, ("control", "store", "formats", *EVENTS)),
+    "observe": Room(5, ("control", "store", "formats", "views", *EVENTS)),
     # What a batch may cost before it runs: counted as the agent counts, from what the store has seen.
     "estimate": Room(
         5, ("agent", "config", "pricing", "sandbox", "store", "terms", "tokens", *EVENTS)
@@ -137,7 +147,10 @@ ROOMS: Mapping[str, Room] = {
     "telemetry": Room(6, FACES),
     "web": Room(6, FACES),
     "demo": Room(6, FACES),
-    "cli": Room(6, (*FACES, "demo", "notify", "telemetry", "web", "pool.server", "pool.joining")),
+    "cli": Room(
+        6,
+        (*FACES, "demo", "notify", "telemetry", "web", "pool.server", "pool.joining", "pool.cache"),
+    ),
     "__main__": Room(6, ("cli",)),
 }
 
@@ -249,7 +262,7 @@ def test_no_circles() -> None:
         ),
         (
             {"llm/client.py": "def f():\n    import batchd.pricing", "pricing.py": ""},
-            "llm.client → pricing: llm may import only tokens, records, errors, log, masking, sealing, trees, children, catalog, installation, users, imports, fitting, backoff, llm",
+            "llm.client → pricing: llm may import only tokens, records, errors, actions, log, masking, sealing, trees, children, catalog, installation, users, imports, fitting, backoff, llm",
         ),
         (
             {

@@ -318,21 +318,21 @@ def test_all_errors_at_once(spool: Config, tmp_path: Path) -> None:
         "limits.max_seconds": "there is no such key (do you mean timeout_s?)",
         "tasks[0].dir": f"{tmp_path} lies outside of [workspace] root and allow"
         f" ({tmp_path}/work, {tmp_path}/more)",
-        "tasks[0].first_prompt": "this key is needed",
+        "tasks[0].first_prompt": "it must say what is to be done (it is ' ')",
         "tasks[1].id": "'request' is reserved for a file of the batch",
-        "tasks[1].first_prompt": "it must be a valid string",
-        "tasks[1].limits.timeout_s": "it must be a valid number",
+        "tasks[1].first_prompt": "it must be a valid string (it is 3)",
+        "tasks[1].limits.timeout_s": "it must be a valid number (it is 'x')",
         "tasks[2].id": "it must be 1 to 64 letters, digits, _ or -, and begin with a letter or digit",
         "tasks[2].first_promt": "there is no such key (do you mean first_prompt?)",
         "tasks[2].first_prompt": "this key is needed",
-        "tasks[2].limits.call_timeout_s": "it must be greater than 0",
+        "tasks[2].limits.call_timeout_s": "it must be greater than 0 (it is 0)",
         "tasks[3].after": "the tasks wait for each other: 004 → 005 → 004",
         "tasks[3].after[1]": "no task has the id '9'",
         "tasks[4].model": (
             "no provider 'opnai' is configured (do you mean openai?"
             " known are anthropic, deepseek, local, ollama, openai, openrouter)"
         ),
-        "tasks[4].network": "[sandbox] network does not allow it",
+        "tasks[4].network": "[sandbox] network does not allow it (it is true; leave it out, or set [sandbox] network)",
         "tasks[4].env['a b']": "a variable's name is letters, digits and _, and begins with no digit",
         "tasks[4].env.D": "it cannot hold a NUL character",
         "tasks[4].check": "it cannot hold a NUL character",
@@ -344,8 +344,8 @@ def test_all_errors_at_once(spool: Config, tmp_path: Path) -> None:
         ),
         "tasks[4].output_schema.properties.y['$ref']": "it must lie in this schema (#/$defs/…)",
         "tasks[5]": "it must be an object",
-        "tasks[6].dir": f"{tmp_path}/work/nope does not exist",
-        "tasks[6].priority": "it must be a valid integer",
+        "tasks[6].dir": f"{tmp_path}/work/nope does not exist (make it, or leave dir out for a fresh directory)",
+        "tasks[6].priority": "it must be a valid integer (it is 1.5)",
         "tasks[6].id": (
             "the task at place 4 has the id '004' too (without an id, its 3-digit place is its id)"
         ),
@@ -656,8 +656,8 @@ def test_wrong_secret_variables_are_reported_without_their_values(spool: Config)
         "env.SHORT": "a secret of fewer than 6 characters cannot be masked: it is part of any text",
         "env.BOTH": "it needs one of secret, from_env and from_file",
         "env.NONE": "it needs one of secret, from_env and from_file",
-        "env.ENV": "[secrets] env does not name 'OPENAI_API_KEY' (it names none)",
-        "env.FILE": "[secrets.files] does not name '../keys/openai' (it names none)",
+        "env.ENV": "[secrets] env does not name 'OPENAI_API_KEY' (it allows none)",
+        "env.FILE": "[secrets.files] does not name '../keys/openai' (it allows none)",
         "env.TYPO.from_evn": "there is no such key (do you mean from_env?)",
         "env.LIST": "it must be a valid string",
     }

@@ -7,7 +7,7 @@ import pytest
 from rich.cells import cell_len
 
 from batchd.cli import glyphs
-from batchd.cli.status import spent
+from batchd.cli.status_tables import unsettled
 from batchd.cli.top import batches, head, work
 from batchd.cli.top.canvas import Canvas
 from batchd.cli.top.choosing import Choice
@@ -18,6 +18,7 @@ from batchd.cli.top.watching import Sight
 from batchd.cli.top.work import Work
 from batchd.control import Trouble
 from batchd.log import escape
+from batchd.observe.glimpses import Glimpsed
 from batchd.observe.snapshot import Agent, Daemon, Day, Provider, Snapshot
 from batchd.observe.speed import Speed
 from batchd.records import Batch, Cause, Parking, Ref, Scope, Status
@@ -118,6 +119,11 @@ def _sight() -> Sight:
         queued=1800,
         held=40,
         parked=(parking,),
+        glimpsed=Glimpsed(
+            prompts={agent.row.ref: HOSTILE for agent in agents},
+            commands={agent.row.ref: HOSTILE for agent in agents},
+            ended=[_task(HOSTILE, "ended", status=Status.ERROR, reason="auth")] * 9,
+        ),
         providers=tuple(
             Provider(name=f"p{n}", concurrent=8, under_way=9, rpm=60, calls_a_minute=59.0)
             for n in range(9)
@@ -185,11 +191,15 @@ def test_money_that_is_not_known_whole_is_shown_as_far_as_it_is() -> None:
     """A missing price hides none that is known, nor does a sum hide calls without an answer on record."""
     row = _batch("docs", cost_usd=None, known_usd=0.5, unsettled_calls=1, unsettled_usd=0.25)
     (cost,) = [column for column in batches.columns([row]) if column.head == "COST"]
-    assert cost.cell(row) == "> $0.5000 +"
-    assert spent(row) == "> $0.5000 (+≤$0.2500)"
-    (cost,) = [column for column in work.columns("TIME", of_one=True) if column.head == "COST"]
-    task = _task("docs", "t", unsettled_calls=1)
-    assert cost.cell(Work(task, "model", "", 0.0, NOW)) == "$1.25 +"
+    assert cost.cell(row) == "> $0.5000"
+    (more,) = [column for column in batches.columns([row]) if column.head == "UNSETTLED"]
+    assert more.cell(row) == unsettled(row) == "≤ $0.2500"
+    heads = {c.head: c for c in work.columns("TIME", of_one=True, unsettled=True)}
+    task = Work(_task("docs", "t", unsettled_calls=1), "model", "", 0.0, NOW)
+    assert heads["COST"].cell(task) == "$1.25"
+    assert heads["UNSETTLED"].cell(task) == "yes", "of a call without a known price"
+    certain = batches.columns([_batch("docs")])
+    assert "UNSETTLED" not in {column.head for column in certain}
     sight = _sight()
     assert sight.snapshot is not None
     assert sight.snapshot.daemon is not None
@@ -198,6 +208,41 @@ def test_money_that_is_not_known_whole_is_shown_as_far_as_it_is() -> None:
     snapshot = replace(sight.snapshot, daemon=replace(sight.snapshot.daemon, day=day))
     shown = "\n".join(line.plain for line in head.lines(snapshot, 80))
     assert "> $9.50 of $10.00 (UTC day)" in shown
+
+
+def test_a_wide_screen_shows_what_was_asked_and_run_and_what_ended() -> None:
+    """In 160 columns prompts, last commands and the ends; in 80 figures come first, and ends where lines are left."""
+    done = {"status": Status.TIMEOUT, "reason": "max_iterations", "finished_at": NOW - 3}
+    row, ended = _task("docs", "t000"), _task("docs", "old", **done)
+    sight = _sight()
+    assert sight.snapshot is not None
+    snapshot = replace(
+        sight.snapshot,
+        agents=(Agent(row=row, step="model", detail="openai/x", since=NOW - 1),),
+        batches=(_batch("docs"),),
+        parked=(),
+        waiting=(),
+        glimpsed=Glimpsed(
+            prompts={row.ref: "Write the tests.", ended.ref: "Mind the gap."},
+            commands={row.ref: "shell make test"},
+            ended=[ended],
+        ),
+    )
+    screen = Screen(give=lambda _: None, answer=lambda: None)
+
+    def shown(width: int, height: int) -> str:
+        drawn = screen.draw(replace(sight, snapshot=snapshot), width, height)
+        return "\n".join(line.plain for line in drawn)
+
+    wide = shown(160, 50)
+    for text in ("LAST COMMAND", "shell make test", "PROMPT", "Write the tests.", "Mind the gap."):
+        assert text in wide
+    assert "not accepted after 2 rounds" in wide
+    narrow = shown(80, 24)
+    assert "PROMPT" not in narrow
+    assert "ENDED LATELY" in narrow
+    assert "$1.25" in narrow
+    assert "ENDED LATELY" not in shown(80, 8)
 
 
 def test_keys_arrive_in_any_pieces() -> None:

@@ -29,7 +29,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Show it until somebody has seen enough."""
     if not _LEAST_S <= args.interval <= _MOST_S:
-        raise UsageError(f"--interval is from {_LEAST_S} to {_MOST_S:,.0f} seconds")
+        raise UsageError(
+            f"--interval is from {_LEAST_S} to {_MOST_S:,.0f} seconds, not {args.interval:g}"
+        )
     state = common.state_directory(args.config)
     from batchd.cli.top import loop  # noqa: PLC0415 (rich is slow to load)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from batchd.cli.top.columns import Column, bar
-from batchd.observe.words import at_least, compact, limit
+from batchd.observe.words import at_least, compact, limit, money
 from batchd.store.rows import BatchRow
 
 _STYLES = {
@@ -39,6 +39,8 @@ def columns(rows: Sequence[BatchRow]) -> list[Column[BatchRow]]:
         ),
         Column(head="COST", cell=_cost, right=True, least=7, rank=1),
     ]
+    if any(b.unsettled_calls for b in rows):
+        made.append(Column(head="UNSETTLED", cell=_unsettled, right=True, rank=2))
     if any(b.batch.budget_usd for b in rows):
         made.append(Column(head="BUDGET", cell=_budget, rank=2))
     return made
@@ -61,8 +63,12 @@ def _bad(row: BatchRow) -> Text:
 
 
 def _cost(row: BatchRow) -> str:
-    more = " +" if row.unsettled_calls else ""
-    return f"{at_least(row.cost_usd, row.known_usd)}{more}"
+    return at_least(row.cost_usd, row.known_usd)
+
+
+def _unsettled(row: BatchRow) -> str:
+    usd = row.unsettled_usd
+    return f"≤ {money(usd)}" if usd else "yes" if row.unsettled_calls else ""
 
 
 def _budget(row: BatchRow) -> Text:

@@ -15,9 +15,9 @@ from batchd.cli.top.orders import Order
 from batchd.cli.top.watching import Sight, Story, Wish
 from batchd.cli.top.work import Doing, Work
 from batchd.log import escape
-from batchd.observe.conversation import Passage, passages
 from batchd.observe.words import compact, counted, duration, money
 from batchd.records import Ref
+from batchd.views import Passage, passages
 
 _STYLES: Mapping[Tone, str] = {
     Tone.PLAIN: "",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from rich.text import Text
@@ -46,7 +46,7 @@ def lines(snapshot: Snapshot, width: int) -> list[Text]:
     if snapshot.held:
         found += [_labelled("waits", _held(snapshot), label)]
     if snapshot.daemon and snapshot.daemon.day:
-        found += [_labelled("today", _day(snapshot.daemon.day), label)]
+        found += _fitted("today", _day(snapshot.daemon.day), label, width)
     for provider in snapshot.providers[:_PROVIDERS]:
         found.append(_labelled(escape(provider.name), _provider(provider), label))
     if (more := len(snapshot.providers) - _PROVIDERS) > 0:
@@ -92,6 +92,17 @@ def _labelled(label: str, line: Text, width: int) -> Text:
     name = Text(label, "dim")
     name.truncate(width, overflow="ellipsis", pad=True)
     return Text.assemble(name, " ", line)
+
+
+def _fitted(label: str, parts: Sequence[Text], label_width: int, width: int) -> Iterator[Text]:
+    """Yield labelled parts in as many lines as they take: none of them is cut for another."""
+    line = Text()
+    for part in parts:
+        if line and label_width + line.cell_len + part.cell_len + 3 > width:
+            yield _labelled(label, line, label_width)
+            label, line = "", Text()
+        line = _joined(line, part)
+    yield _labelled(label, line, label_width)
 
 
 def _joined(*parts: Text | str) -> Text:
@@ -140,16 +151,17 @@ def _hourly(usd: float) -> str:
     return f"${usd:,.2f}" if usd >= 0.1 else money(usd)  # noqa: PLR2004 (from here on cents are enough)
 
 
-def _day(day: Day) -> Text:
+def _day(day: Day) -> Sequence[Text]:
+    """Return what was spent, what of that is not certain, and what is set aside."""
     reserved = round(day.reserved_usd, 8)  # what sums of it leave is none
     held = f"+{money(reserved)} set aside" if reserved > 0 else ""
     doubt, paid = unsettled(day.unsettled_usd), at_least(day.cost_usd, day.spent_usd)
     if not day.limit_usd:
-        return _joined(f"{paid} spent (UTC day)", doubt, held)
+        return [Text(part) for part in (f"{paid} spent (UTC day)", doubt, held) if part]
     part = (day.spent_usd + day.reserved_usd) / day.limit_usd
     gauge = bar(part, _SMALL_BAR, "red" if part >= _NEARLY else "green")
     spent = f" {paid} of {limit(day.limit_usd)} (UTC day)"
-    return _joined(Text.assemble(gauge, spent), doubt, held)
+    return [Text.assemble(gauge, spent), *(Text(part) for part in (doubt, held) if part)]
 
 
 def _provider(provider: Provider) -> Text:

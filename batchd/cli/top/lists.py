@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from rich.text import Text
 
-from batchd.cli.top import batches, head, orders, work
+from batchd.cli.top import batches, head, lately, orders, work
 from batchd.cli.top.choosing import Choice, moves
 from batchd.cli.top.columns import table
 from batchd.cli.top.orders import Order
@@ -176,7 +176,7 @@ class Lists:
         made_of = (self.opened, self._by, wanted)
         if self._source is not source or self._listed[0] != made_of:
             self._source = source
-            doing = Doing(snapshot, tasks)
+            doing = Doing(snapshot, tasks, sight.prompts)
             works = map(doing.work, tasks if self.opened else work.at_work(snapshot))
             self._listed = (made_of, work.listed(works, self._by, wanted))
         return self._listed[1]
@@ -208,7 +208,11 @@ class Lists:
             *(self._draw_batches(rows, width, for_batches) if for_batches else ()),
             *(self._draw_tasks(tasks, sight, width, for_tasks) if for_tasks else ()),
         ]
-        return [*above, *below][:height]
+        drawn = [*above, *below]
+        # What is left is for what ended, behind an empty line.
+        spare = height - len(drawn) - 1
+        ended = [] if self.opened else lately.lines(snapshot.glimpsed, width, spare)
+        return [*drawn, *((Text(), *ended) if ended else ())][:height]
 
     def _draw_batches(self, rows: Sequence[BatchRow], width: int, lines: int) -> list[Text]:
         shown = self.batch.window(rows, lines)
@@ -228,8 +232,9 @@ class Lists:
             title = f"{_title('', len(tasks), self.task, len(shown))} OF {self.opened}"
         active = self.pane is Pane.TASKS
         place = self.task.place - self.task.first if active else -1
-        doing = Doing(sight.snapshot, sight.tasks if self.opened else ())
-        columns = work.columns(self._by, of_one=bool(self.opened))
+        doing = Doing(sight.snapshot, sight.tasks if self.opened else (), sight.prompts)
+        unsettled = any(row.unsettled_calls for row in shown)
+        columns = work.columns(self._by, of_one=bool(self.opened), unsettled=unsettled)
         drawn = table(columns, [doing.work(row) for row in shown], width, title=title)
         dressed = _dressed(drawn, place, width, active=active)
         return dressed if tasks else [*dressed, Text(self._nothing(sight), "dim")]

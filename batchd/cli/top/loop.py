@@ -11,7 +11,7 @@ from batchd.cli.top.orders import Desk
 from batchd.cli.top.screen import Screen
 from batchd.cli.top.screen import once as whole
 from batchd.cli.top.terminal import Ended, Terminal
-from batchd.cli.top.watching import Watcher
+from batchd.cli.top.watching import LATELY, Watcher
 from batchd.observe.snapshot import Observer
 
 #: Without anything to do, it looks after itself so often (seconds).
@@ -55,7 +55,7 @@ def _turn(terminal: Terminal, watcher: Watcher, screen: Screen, canvas: Canvas, 
 
 def once(state: Path) -> int:
     """Print how things stand now."""
-    with Observer(state) as observer:
+    with Observer(state, lately=LATELY) as observer:
         snapshot = observer.look()
     canvas = Canvas(
         ascii_only=glyphs.ascii_only(sys.stdout.encoding),

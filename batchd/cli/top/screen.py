@@ -36,9 +36,9 @@ Act, on what is chosen
 Leave
   q  Ctrl-C                  the daemon goes on
 
-Money is in US dollars; what calls under way may cost at most is set aside. `+`:
-calls without an answer on record may have cost more, and count for today; `>`:
-some calls have no price.
+Money is in US dollars; what calls under way may cost at most is set aside.
+UNSETTLED: what calls without an answer on record may have cost on top; it counts
+for today. `>`: some calls have no price.
 Speed and the time left are measured over the last ten minutes.
 
 Any key goes back."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from batchd.errors import BatchdError
@@ -16,6 +16,10 @@ from batchd.store.rows import TaskRow
 
 #: While a task is followed, its journal is looked at so often (seconds).
 _FOLLOW_S = 0.3
+#: So many tasks that ended lately are listed at most.
+LATELY = 20
+#: Of larger batches the first tasks' prompts are shown: to read them takes time.
+_MOST_PROMPTS = 2_000
 #: Of the time, what reading the tasks of a batch may take at most: it may have a hundred thousand.
 _SHARE = 0.01
 
@@ -55,6 +59,8 @@ class Sight:
     #: The tasks of the batch that was wished for, and its name.
     batch: str = ""
     tasks: tuple[TaskRow, ...] = ()
+    #: Their prompts, each on one line.
+    prompts: Mapping[Ref, str] = field(default_factory=dict)
     story: Story | None = None
 
 
@@ -72,6 +78,8 @@ class Watcher:
         self._poke = threading.Event()
         self._tasks_due = 0.0
         self._prompts: dict[Ref, str] = {}
+        #: Of the batch whose tasks were read last.
+        self._batch_prompts: tuple[str, Mapping[Ref, str]] = ("", {})
 
     def start(self) -> None:
         """Begin to look. The thread does not keep the process from ending: it only reads."""
@@ -99,7 +107,7 @@ class Watcher:
 
     def _watch(self) -> None:
         due = 0.0
-        with Observer(self._state) as observer:
+        with Observer(self._state, lately=LATELY) as observer:
             while True:
                 poked = self._poke.is_set()
                 self._poke.clear()
@@ -121,8 +129,9 @@ class Watcher:
             tasks = self._tasks(observer, wish.batch)
             story = self._story(observer, wish) if wish.ref else None
         except (BatchdError, OSError) as error:
-            return Sight(last.snapshot, trouble=str(error), batch=last.batch, tasks=last.tasks)
-        return Sight(snapshot, batch=wish.batch, tasks=tasks, story=story)
+            return replace(last, trouble=str(error), story=None, store=True)
+        prompts = self._batch_prompts[1] if tasks else {}
+        return Sight(snapshot, batch=wish.batch, tasks=tasks, prompts=prompts, story=story)
 
     def _tasks(self, observer: Observer, batch: str) -> tuple[TaskRow, ...]:
         if not batch:
@@ -131,6 +140,10 @@ class Watcher:
         if begun < self._tasks_due and self.sight.batch == batch:
             return self.sight.tasks
         found = tuple(observer.reader.tasks(batch))
+        if self._batch_prompts[0] != batch:
+            prompts = observer.reader.prompts(batch, _MOST_PROMPTS)
+            lines = {Ref(batch, task): " ".join(text.split()) for task, text in prompts.items()}
+            self._batch_prompts = batch, lines
         took = time.monotonic() - begun
         self._tasks_due = begun + max(self._interval_s, took / _SHARE)
         return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,8 +12,9 @@ from batchd.cli.top.columns import Column
 from batchd.observe.snapshot import Snapshot
 from batchd.observe.waiting import Waiting, earlier_batches
 from batchd.observe.words import compact, money, span
-from batchd.records import Status
+from batchd.records import Ref, Status
 from batchd.store.rows import TaskRow
+from batchd.views import ends
 
 #: The colours of what a task does, or how it ended; the rest has none.
 _STYLES = {
@@ -23,7 +24,7 @@ _STYLES = {
     "waiting": "yellow",
     "parked": "yellow",
     "completed": "green",
-    "timeout": "yellow",
+    **dict.fromkeys(ends.WORDS, "yellow"),
     "cancelled": "yellow",
     "error": "red",
 }
@@ -42,6 +43,9 @@ class Work:
     since: float
     #: When this was seen.
     at: float
+    #: Each on one line; empty where they are not known.
+    prompt: str = ""
+    command: str = ""
 
     @property
     def elapsed_s(self) -> float:
@@ -53,8 +57,15 @@ class Work:
 class Doing:
     """Knows of each task what is done for it, as a snapshot has it."""
 
-    def __init__(self, snapshot: Snapshot, batch: Iterable[TaskRow] = ()) -> None:
-        """``batch``: tasks that others may come after."""
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        batch: Iterable[TaskRow] = (),
+        prompts: Mapping[Ref, str] | None = None,
+    ) -> None:
+        """``batch``: tasks that others may come after; ``prompts``: theirs."""
+        self._prompts = {**snapshot.glimpsed.prompts, **(prompts or {})}
+        self._commands = snapshot.glimpsed.commands
         self._at = snapshot.at
         self._agents = {agent.row.ref: agent for agent in snapshot.agents}
         begun = [*(agent.row for agent in snapshot.agents), *snapshot.waiting]
@@ -66,10 +77,13 @@ class Doing:
     def work(self, row: TaskRow) -> Work:
         """Return what is done for a task."""
         agent = self._agents.get(row.ref)
+        prompt, command = self._prompts.get(row.ref, ""), self._commands.get(row.ref, "")
         if row.status is Status.RUNNING and agent:
-            return Work(row, agent.step, agent.detail, agent.since, self._at)
+            since, at = agent.since, self._at
+            return Work(row, agent.step, agent.detail, since, at, prompt, command)
         since = row.since if row.status is Status.PARKED else 0.0
-        return Work(row, str(row.status), self._waiting.why(row), since, self._at)
+        step, why = ends.word(row.status, row.reason), self._waiting.why(row)
+        return Work(row, step, why, since, self._at, prompt, command)
 
 
 def at_work(snapshot: Snapshot) -> list[TaskRow]:
@@ -81,7 +95,16 @@ def at_work(snapshot: Snapshot) -> list[TaskRow]:
 _RANKS = {
     step: rank
     for rank, step in enumerate(
-        ("error", "timeout", "cancelled", "parked", "waiting", "evaluating", "model", "tool")
+        (
+            "error",
+            *sorted(ends.WORDS),
+            "cancelled",
+            "parked",
+            "waiting",
+            "evaluating",
+            "model",
+            "tool",
+        )
     )
 }
 #: What lists are sorted by, one after the other with every `s`; the first is the default.
@@ -108,11 +131,14 @@ def listed(works: Iterable[Work], by: str, words: str) -> list[TaskRow]:
 
 
 def _text(work: Work) -> str:
-    return f"{work.row.ref}\n{work.step}\n{work.detail}\n{work.row.model}"
+    return f"{work.row.ref}\n{work.step}\n{work.detail}\n{work.row.model}\n{work.prompt}"
 
 
-def columns(by: str, *, of_one: bool) -> list[Column[Work]]:
-    """Return the columns; the one that the list is sorted by is marked. ``of_one``: all are of one batch."""
+def columns(by: str, *, of_one: bool, unsettled: bool) -> list[Column[Work]]:
+    """Return the columns; the one that the list is sorted by is marked.
+
+    ``of_one``: all are of one batch. ``unsettled``: some have calls without an answer on record.
+    """
     made: list[Column[Work]] = [
         Column(
             head="TASK",
@@ -130,6 +156,7 @@ def columns(by: str, *, of_one: bool) -> list[Column[Work]]:
         ),
         Column(head="TOKENS", cell=_tokens, right=True, least=7, rank=3 if of_one else 2),
         Column(head="COST", cell=_cost, right=True, least=7, rank=1),
+        *([Column(head="UNSETTLED", cell=_unsettled, right=True, rank=2)] if unsettled else ()),
         # Where tasks have ended, why they did so says more than figures.
         Column(
             head="DETAIL",
@@ -138,6 +165,8 @@ def columns(by: str, *, of_one: bool) -> list[Column[Work]]:
             least=12,
             rank=2 if of_one else 5,
         ),
+        Column(head="LAST COMMAND", cell=lambda w: w.command, flexible=True, least=20, rank=6),
+        Column(head="PROMPT", cell=lambda w: w.prompt, flexible=True, least=20, rank=7),
     ]
     if by == IN_ORDER:
         return made
@@ -163,7 +192,12 @@ def _step(work: Work) -> Text:
 
 
 def _cost(work: Work) -> str:
-    return f"{money(work.row.cost_usd)}{' +' if work.row.unsettled_calls else ''}"
+    return money(work.row.cost_usd)
+
+
+def _unsettled(work: Work) -> str:
+    usd = work.row.unsettled_usd
+    return f"≤ {money(usd)}" if usd else "yes" if work.row.unsettled_calls else ""
 
 
 def _tokens(work: Work) -> str:

@@ -11,7 +11,7 @@ from batchd.daemon.lines import TaskLog
 from batchd.events import CancelRequested, Suspended, TaskFinished, Terms
 from batchd.governor import Park
 from batchd.pool.member import Member
-from batchd.records import Activity, Base, ModelSetup, Needs, Purpose, Ref, Task
+from batchd.records import Activity, Base, Chain, ModelSetup, Needs, Purpose, Ref, Task
 from batchd.store import Dispatched
 
 
@@ -31,6 +31,8 @@ class Active:
     terms: Terms | None = None
     #: What its directory begins as, where that is a clone or a copy.
     base: Base | None = None
+    #: What it is made of, where its worker does not have this machine's disk.
+    chain: Chain | None = None
     log: TaskLog | None = None
     #: What it is doing, for people, and since when.
     step: Activity = "starting"

@@ -13,6 +13,7 @@ from batchd import wire
 from batchd.daemon.attempts.active import Active
 from batchd.daemon.attempts.bases import Bases
 from batchd.daemon.attempts.calls import Calls
+from batchd.daemon.attempts.chains import Chains
 from batchd.daemon.attempts.fences import Fences
 from batchd.daemon.attempts.starting import Starting
 from batchd.daemon.current import Current
@@ -42,10 +43,10 @@ from batchd.lifecycle.effects import (
 )
 from batchd.log import Action
 from batchd.pool.supervisor import Supervisor
-from batchd.records import Base, Origin, Reason, Ref, Status
+from batchd.records import Base, Origin, Reason, Ref, Status, Task
 from batchd.records.needs import NOTHING
 from batchd.sandbox import check_user
-from batchd.store import Store
+from batchd.store import Dispatched, Store
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -64,6 +65,7 @@ class Attempts:
     _publisher: Publisher
     _rooms: Rooms
     _bases: Bases
+    _chains: Chains
     _calls: Calls
     _starting: Starting
     _fences: Fences
@@ -204,10 +206,26 @@ class Attempts:
         active.attempt = active.given.attempt
         self.take(inputs.Dispatched(ref, active.attempt))
         closed = await self._starting.closed(task)
+        if not closed and (problem := await self._brought(active, task, active.given)):
+            self.take(inputs.Refused(problem))
+            return
         if self._lifecycle.entries[ref].wish is not None:
             self.take(inputs.Ready(ref))  # it stops before it starts, whatever else keeps it
             return
         self.take(self._starting.prepared(active, task, active.given, closed))
+
+    async def _brought(self, active: Active, task: Task, given: Dispatched) -> End | None:
+        """Have a task's directory be where its worker finds it; return what it ends with where that cannot be."""
+        ref, batch = active.ref, self._batches.get(active.ref.batch)
+        assert batch is not None, "a batch is open while its tasks are"
+        away = active.worker.joined and not self._current.config.workspace.shared
+        problem = await self._chains.ready(
+            active, task, batch, away=away, begun=bool(given.history)
+        )
+        if not problem:
+            return None
+        reason = Reason.WORKSPACE if task.origin else Reason.SANDBOX
+        return End(ref, Status.ERROR, reason, problem, given.attempt - 1)
 
     async def _base(self, ref: Ref, origin: Origin) -> Base | None:
         """Return what a task with an origin begins at, or began at; None: that is yet to be fetched."""

@@ -17,6 +17,7 @@ from batchd.daemon.attempts import vetting
 from batchd.daemon.attempts.active import Active
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.attempts.calls import Calls
+from batchd.daemon.attempts.porter import Porter
 from batchd.daemon.ends.batches import Batches
 from batchd.daemon.listener import Listeners
 from batchd.daemon.loop import Loop
@@ -42,6 +43,7 @@ class Reports:
     _batches: Batches
     _attempts: Attempts
     _calls: Calls
+    _porter: Porter
 
     def message(self, worker: Member, message: Any) -> None:
         """Serve a message of a worker."""
@@ -61,9 +63,8 @@ class Reports:
                 self._calls.ask(active, message)
             case wire.Failed():
                 self._calls.failed(active, message)
-            case wire.PatchMade():
-                active.asks()
-                active.writing(self._loop.spawn(self._keep(active, message)))
+            case wire.PatchMade() | wire.PackWanted() | wire.PackSent():
+                self._files(active, message)
             case wire.Progress(step=step, detail=detail):
                 active.step, active.detail, active.since = step, detail, time.time()
                 active.lines().step(step, detail)
@@ -82,6 +83,17 @@ class Reports:
         # Each may be megabytes, and is held until it is durable.
         waits = asks and known and active is not None and active.idle
         return "it asks before it has the answer to what it asked" if waits else ""
+
+    def _files(
+        self, active: Active, message: wire.PatchMade | wire.PackWanted | wire.PackSent
+    ) -> None:
+        """Serve what concerns a task's files."""
+        active.asks()
+        match message:
+            case wire.PatchMade():
+                active.writing(self._loop.spawn(self._keep(active, message)))
+            case wire.PackWanted() | wire.PackSent():
+                active.writing(self._loop.spawn(self._porter.serve(active, message)))
 
     async def _keep(self, active: Active, made: wire.PatchMade) -> None:
         """Write a task's patch beside where its result will be; the worker, which cannot, tries again where the disk refuses it."""

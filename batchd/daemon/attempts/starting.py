@@ -110,6 +110,7 @@ class Starting:
             node=active.worker.node,
             tmp=str(scratch.folder(self._current.config, ref)),
             base=active.base,
+            chain=active.chain,
             base_s=self._current.config.workspace.fetch_timeout_s,
             max_patch_bytes=self._current.config.workspace.max_patch_bytes,
             refused={

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -18,9 +17,14 @@ from batchd.formats import ResultV1
 from batchd.records import Ref, Status
 
 _RESULT: msgspec.json.Decoder[ResultV1] = msgspec.json.Decoder(ResultV1)
-_KINDS = (wire.Ask, wire.Failed, wire.Record, wire.PatchMade, wire.Progress, wire.Done)
+_KINDS = (
+    *(wire.Ask, wire.Failed, wire.Record, wire.PatchMade, wire.Progress, wire.Done),
+    *(wire.PackWanted, wire.PackSent),
+)
 #: No count, size or duration of ours is larger, and SQLite takes it.
 _MOST = 1 << 53
+#: Where the stamps of files stand, and how large a number is in them.
+_STAMPS, _MOST_STAMP = frozenset({"files", "triggers"}), (1 << 63) - 1
 #: How far a clock may be ahead of ours, in seconds.
 _AHEAD_S = 86_400.0
 
@@ -29,6 +33,8 @@ def problem(message: Any) -> str:
     """Return what in a message no worker of ours says; empty: all may be true."""
     if not isinstance(message, _KINDS):
         return f"it sent {type(message).__name__}"
+    if isinstance(message, wire.PackSent):  # its numbers say what it has, and are held against that
+        return ""
     ask = message.ask if isinstance(message, wire.Failed) else message
     bodies = ask.events if isinstance(ask, wire.Ask | wire.Record) else ()
     try:
@@ -43,19 +49,20 @@ def problem(message: Any) -> str:
     return next(filter(None, (_event_problem(ask.ref, each) for each in events)), "")
 
 
-def _numbers(value: Any) -> bool:
+def _numbers(value: Any, most: int = _MOST) -> bool:
     """Whether all numbers in a JSON value are ones that can be stored."""
     if isinstance(value, dict):
-        return _all(value.values())
+        return all(_numbers(each, _most(key, most)) for key, each in value.items())
     if isinstance(value, list | tuple):
-        return _all(value)
+        return all(_numbers(each, most) for each in value)
     if isinstance(value, float):
-        return math.isfinite(value) and abs(value) <= _MOST
-    return not isinstance(value, int) or abs(value) <= _MOST
+        return math.isfinite(value) and abs(value) <= most
+    return not isinstance(value, int) or abs(value) <= most
 
 
-def _all(values: Iterable[Any]) -> bool:
-    return all(map(_numbers, values))
+def _most(key: str, most: int) -> int:
+    """Return how large a number below a key may be: the times of files are nanoseconds."""
+    return _MOST_STAMP if key in _STAMPS else most
 
 
 def _event_problem(ref: Ref, event: Event) -> str:

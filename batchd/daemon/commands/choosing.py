@@ -28,7 +28,7 @@ def chosen(target: Target, *, failed: bool, held: Collection[str] = ()) -> list[
         or (tasks[task].status.final and tasks[task].status is not Status.COMPLETED)
     }
     if not again:
-        raise UsageError(f"no task of {name} has failed; without --failed, it is all run again")
+        raise UsageError(f"no task of {name} has failed: leave out --failed to run all of it again")
     dependants: dict[str, list[str]] = {}
     for task, member in tasks.items():
         for earlier in member.after:
@@ -38,7 +38,7 @@ def chosen(target: Target, *, failed: bool, held: Collection[str] = ()) -> list[
     ordered = [task for task in tasks if task in again]
     if busy := [task for task in ordered if not tasks[task].status.final and task not in over]:
         raise UsageError(
-            f"{name}: what has not ended cannot run again: {listed(busy)}; wait, or cancel that"
+            f"{name}: tasks that have not ended cannot run again: {listed(busy)}; wait, or cancel them"
         )
     for each in ordered:
         for earlier in tasks[each].after:

@@ -32,7 +32,7 @@ class Inviting:
         if not 0 < request.count <= _MOST_TICKETS:
             raise UsageError(f"count is {request.count}: it is from 1 to {_MOST_TICKETS}")
         if not request.addresses:
-            raise UsageError("name the machine that the worker is to run on")
+            raise UsageError("no machine is named: name the one that the worker runs on")
         made = [
             self._tickets.make(request.addresses, request.minutes) for _ in range(request.count)
         ]

@@ -29,8 +29,8 @@ def asked(kind: type[Request[Any]], given: Mapping[str, Any], by: Giver) -> dict
     if wanted := fields.get("changes"):
         fields["changes"] = shown(wanted) if isinstance(wanted, dict) else "…"
     fields = {k: [*v][:_SHOWN] if isinstance(v, list | tuple) else v for k, v in fields.items()}
-    who = {"verb": coding.verb(kind), "uid": by.uid, "pid": by.pid}
-    return {**who, **{k: v for k, v in fields.items() if v}}
+    who = {"verb": coding.verb(kind), "uid": by.uid, "pid": by.pid, "via": by.via}
+    return {k: v for k, v in {**who, **fields}.items() if v or k in {"uid", "pid"}}
 
 
 def answered(answer: object) -> dict[str, Any]:

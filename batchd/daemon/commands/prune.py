@@ -9,6 +9,7 @@ from functools import partial
 from batchd.control import Prune, Pruned
 from batchd.control.giver import Giver
 from batchd.daemon.attempts.bases import Bases
+from batchd.daemon.attempts.chains import Chains
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.writes import Writes
 from batchd.errors import UsageError
@@ -27,6 +28,7 @@ class Pruning:
     _writes: Writes
     _outboxes: Outboxes
     _bases: Bases
+    _chains: Chains
 
     async def prune(self, request: Prune, by: Giver) -> Pruned:
         """Drop what batches have left that were published ``older_than_days`` ago, or earlier.
@@ -53,6 +55,7 @@ class Pruning:
         by.insist()
         await self._writes.ordered(partial(self._store.prune_before, before))
         mirrors, mirror_bytes = await self._bases.prune()
+        await self._chains.clean()
         return Pruned(
             pruned=sum(each.stored for each in found),
             bytes=sum(each.bytes for each in found),

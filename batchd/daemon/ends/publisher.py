@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from batchd import results
+from batchd.daemon.attempts.chains import Chains
 from batchd.daemon.current import Current
-from batchd.daemon.ends import ending
 from batchd.daemon.ends.batches import Batches, Open
 from batchd.daemon.finisher import Finisher
 from batchd.daemon.lines import TaskLog
@@ -23,14 +23,15 @@ from batchd.daemon.loop import Loop
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.writes import Writes
 from batchd.errors import BatchdError
-from batchd.events import Event, TaskFinished, TaskStarted
+from batchd.events import Event, Resumed, TaskFinished, TaskStarted
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.effects import End
 from batchd.log import Action, get_logger
-from batchd.records import Batch, Ref
+from batchd.records import Batch, ErrorInfo, Ref, Task
 from batchd.spool import outbox
 from batchd.store import Restored, Store
 from batchd.store.operations import wanted
+from batchd.taskstate import fold
 
 T = TypeVar("T")
 
@@ -60,6 +61,7 @@ class Publisher:
     _listeners: Listeners
     _finishers: Sequence[Finisher]
     _batches: Batches
+    _chains: Chains
     #: By batch: tasks that ended before they began, and whose results are still to be written.
     _backlog: dict[str, list[str]] = field(default_factory=dict)
     #: Orders that end many tasks right now, and the batches whose results begin to be written after them.
@@ -131,7 +133,7 @@ class Publisher:
         try:
             fresh = {task.id: task for task in self._store.unbegun(batch.name, [*left])}
             events = [
-                (left[name].ref, ending.event(left[name], batch, task, (), now))
+                (left[name].ref, _end_event(left[name], batch, task, (), now))
                 for name, task in fresh.items()
             ]
             stored = await write(partial(self._store.finish_all, events, check=check))
@@ -175,7 +177,7 @@ class Publisher:
         """Store a task's end, unless it has one; return all of its events."""
         ref, batch = end.ref, self._open(end.ref).batch
         task, events = self._store.task(ref), self._store.events(ref)
-        event = ending.event(end, batch, task, events, time.time())
+        event = _end_event(end, batch, task, events, time.time())
         fresh = await write(partial(self._store.finish, ref, event, attempt=None))
         self._ended(ref, event, task.model if fresh else "")
         return (*events, event) if fresh else self._store.events(ref)
@@ -190,6 +192,7 @@ class Publisher:
     async def publish(self, ref: Ref, events: Sequence[Event] = ()) -> None:
         """Write a task's files, and note it. ``events``: all of its own, where they are at hand."""
         batch = self._open(ref).batch
+        await self._chains.home(ref, batch)
         folder = Path(batch.folder)
         events = events or self._store.events(ref)
         finished = events[-1]
@@ -255,3 +258,25 @@ def _grouped(ends: Iterable[End]) -> Iterator[Sequence[End]]:
     for _, group in itertools.groupby(ends, key=lambda end: end.ref.batch):
         while some := list(itertools.islice(group, _AT_ONCE)):
             yield some
+
+
+def _end_event(
+    end: End, batch: Batch, task: Task, events: Sequence[Event], at: float
+) -> TaskFinished:
+    """Return the last event of a task that has had these: it has the text of the result."""
+    state = fold(task.first_prompt, events)
+    tries = sum(isinstance(e, Resumed) for e in events)
+    tries += any(isinstance(e, TaskStarted) for e in events)
+    text = results.result(
+        batch,
+        task,
+        state,
+        status=end.status,
+        reason=end.reason,
+        error=ErrorInfo(type=end.reason, message=end.message, retries=state.retries),
+        queued_at=batch.received_at,
+        finished_at=at,
+        attempts=max(end.attempts, tries),
+        files=None,
+    )
+    return TaskFinished(at=at, status=end.status, reason=end.reason, result=text)

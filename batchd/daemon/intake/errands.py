@@ -83,7 +83,7 @@ class Errands:
         return name in self._detached or any(map(_present, givers))
 
     def attended(self, name: str) -> bool:
-        """Return whether somebody waits for a batch: one that was detached goes on without anybody."""
+        """Return whether a ``run`` waits for a batch: one that was detached goes on alone."""
         return any(map(_present, self._givers.get(name, ())))
 
     def _give_up(self, name: str) -> None:

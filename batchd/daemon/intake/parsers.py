@@ -203,7 +203,7 @@ async def _started() -> asyncio.subprocess.Process:
     """Start one. Raises ``OSError``, and ``NotPossibleError`` where it would not understand what it is asked."""
     if await asyncio.to_thread(code.exchanged):
         raise NotPossibleError(
-            f"what reads task files is not of this daemon, which is batchd {__version__}: {RESTART}"
+            f"the program that reads task files has another version than this daemon, batchd {__version__}: {RESTART}"
         )
     environ = {k: v for k, v in os.environ.items() if k in _VARIABLES or k.startswith("PYTHON")}
     return await asyncio.create_subprocess_exec(

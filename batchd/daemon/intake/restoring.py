@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
+from batchd.daemon.attempts.chains import Chains
 from batchd.daemon.attempts.fences import Fences
 from batchd.daemon.attempts.lessons import Lessons
 from batchd.daemon.attempts.scratch import Scratch
@@ -33,6 +34,7 @@ class Restoring:
     _publisher: Publisher
     _lot: ParkingLot
     _scratch: Scratch
+    _chains: Chains
     _predecessors: Predecessors
 
     def all(self, claimed: AbstractSet[str]) -> None:
@@ -42,6 +44,7 @@ class Restoring:
         restored = self._store.restore()
         self._take_up(restored, claimed)
         self._scratch.sweep(task.ref for task in restored.queued)
+        self._chains.sweep([*(task.ref for task in restored.queued), *restored.unpublished])
         gc.freeze()
         gc.enable()
 
@@ -57,6 +60,7 @@ class Restoring:
     def _take_up(self, restored: Restored, claimed: AbstractSet[str]) -> None:
         self._lessons.restore()
         self._fences.restore()
+        self._chains.restore()
         torn = self._rerun.torn(restored.batches)
         self._batches.restore(restored, claimed | {batch.claim for batch in torn})
         self._publisher.restore(restored)

@@ -159,9 +159,6 @@ def headers(limits: Iterable[Limit], account: str, request_id: str) -> dict[str,
     return found
 
 
-_SUPPORTED = {"supported": True}
-
-
 def models(listed: Mapping[str, str]) -> object:
     """Return the list of models, from their names and the days on which they end: one page."""
     data = [_model(name, day) for name, day in listed.items()]

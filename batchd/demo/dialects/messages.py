@@ -20,15 +20,16 @@ from batchd.demo.dialects.anthropic import (
     refusal,
 )
 from batchd.demo.dialects.blocks import Body
-from batchd.demo.ends import AnswerEnd, end
 from batchd.demo.families import Family
 from batchd.demo.opaque import Seal
 from batchd.demo.request import (
+    AnswerEnd,
     Bill,
     CacheRules,
     Caller,
     Heading,
     Request,
+    end,
     escaped,
     purpose,
 )

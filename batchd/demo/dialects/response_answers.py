@@ -12,9 +12,8 @@ from batchd.demo import opaque
 from batchd.demo.dialects import items, response_stream
 from batchd.demo.dialects.replay import Removal
 from batchd.demo.dialects.response_body import Body
-from batchd.demo.ends import AnswerEnd, end, ended
 from batchd.demo.opaque import Seal
-from batchd.demo.request import Bill, Heading, escaped
+from batchd.demo.request import AnswerEnd, Bill, Heading, end, ended, escaped
 from batchd.records import Answer, Usage
 
 _encode = msgspec.json.Encoder().encode

@@ -15,6 +15,8 @@ const Dom = (() => {
   const STEERS = /[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g;
   const hex = c => (c < "\u0100" ? `\\x${c.charCodeAt(0).toString(16).padStart(2, "0")}` : `\\u${c.charCodeAt(0).toString(16)}`);
   const readable = text => text.replace(/\r\n?/g, "\n").replace(/\x1b\[[\d;]*[mK]/g, "").replace(STEERS, hex);
+  // A name of several parts, broken between them where a line has no room for all.
+  const name = text => readable(text).split(/(?<=\/)/).flatMap((part, i) => (i ? [el("wbr"), part] : [part]));
   const status = (name, text) => el("span", { class: "status", "data-status": name, "data-mark": Words.MARKS[name], text: text || name });
   // A share of a bar, its width a fraction of the whole.
   function fill(colour, fraction) {
@@ -33,5 +35,5 @@ const Dom = (() => {
   // A text as Markdown where it was read as such, else as it is.
   const prose = (text, nodes, name = "said") => (nodes ? el("div", { class: `${name} prose` }, tree(nodes)) : el("div", { class: name, text }));
   const say = text => { document.getElementById("said").textContent = text; };
-  return { el, status, fill, say, prose };
+  return { el, name, status, fill, say, prose };
 })();

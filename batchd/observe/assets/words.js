@@ -2,7 +2,7 @@
 // How numbers, money, spans of time and moments are shown.
 const Words = (() => {
   const MARKS = { completed: "✓", timeout: "◷", error: "✗", cancelled: "○", running: "▸", parked: "‖", queued: "·" };
-  const NAMES = { error: "failed", timeout: "ran out of a limit", completed: "completed", cancelled: "cancelled", running: "running", parked: "parked", queued: "queued" };
+  const NAMES = { error: "failed", timeout: "not accepted, or out of a limit", completed: "completed", cancelled: "cancelled", running: "running", parked: "parked", queued: "queued" };
   const plain = new Intl.NumberFormat("en-US");
   const short = new Intl.NumberFormat("en-US", { notation: "compact", maximumFractionDigits: 1 });
   const cents = new Intl.NumberFormat("en-US", { style: "currency", currency: "USD" });
@@ -47,6 +47,24 @@ const Words = (() => {
     const found = [[DAY, "d"], [HOUR, "h"], [MINUTE, "min"]].find(([unit]) => seconds >= 1.5 * unit);
     return found ? `${Math.floor(seconds / found[0] + 0.5)} ${found[1]}` : `${Math.max(5, 5 * Math.floor(seconds / 5 + 0.5))} s`;
   }
+  // How a task ended, or how it stands: what is stored as "timeout, max_iterations" is a check that never passed.
+  const LIMITS = { max_calls: "out of calls", tokens: "out of tokens", budget: "out of money", wall_clock: "out of time" };
+  const ENDS = { user: "cancelled", dependency: "cancelled, with what it comes after" };
+  const reason = r => r.replaceAll("_", " ");
+  function outcome(status, why, rounds) {
+    if (why === "max_iterations") return rounds ? `not accepted after ${counted(rounds, "round")}` : "not accepted";
+    if (!why) return NAMES[status] || status;
+    return LIMITS[why] || (status === "cancelled" && ENDS[why]) || (status === "error" ? `failed: ${reason(why)}` : `${NAMES[status] || status}: ${reason(why)}`);
+  }
+  // What is said beside that: without the reason, and how many rounds it had.
+  function detail(why, text) {
+    const rest = why && text.startsWith(`${why}: `) ? text.slice(why.length + 2) : text === why ? "" : text;
+    return why === "max_iterations" ? rest.replace(/^(?:not done )?after [\d,]+ rounds?(?:: |$)/, "") : rest;
+  }
+  // What is known of some money, and apart from it what is not: both in words, empty where there is nothing to say.
+  function uncertain({ usd, unpriced_calls: unpriced = 0, unsettled_calls: open = 0, unsettled_usd: most = 0 }) {
+    return [unpriced ? `+ ${counted(unpriced, "call")} without a price` : usd === null ? "+ calls without a price" : "", open ? (most > 0 ? `+ at most ${money(most)}` : `+ ${counted(open, "call")} unsettled`) : ""].filter(Boolean).join(", ");
+  }
   const at = (seconds, how) => (seconds ? how.format(new Date(seconds * 1000)) : "");
   // A moment, as short as it can be.
   function lately(seconds) {
@@ -56,9 +74,9 @@ const Words = (() => {
   const percent = part => (part === 1 ? "100 %" : `${(Math.floor(part * 1000) / 10).toFixed(1)} %`);
 
   return {
-    MARKS, NAMES, count, counted, compact, money, atLeast, unsettled, duration, span, rough, lately, percent,
+    MARKS, NAMES, outcome, detail, uncertain, count, counted, compact, money, atLeast, unsettled, duration, span, rough, lately, percent,
     clock: s => at(s, clock), minute: s => at(s, minute), day: s => at(s, day),
     zone: () => Intl.DateTimeFormat().resolvedOptions().timeZone || "local time",
-    reason: r => r.replaceAll("_", " "),
+    reason,
   };
 })();

@@ -47,7 +47,9 @@ class Invitations:
         if len(self._out) >= _MOST:
             self._out = {key: each for key, each in self._out.items() if each.until > now}
         if len(self._out) >= _MOST and not badge:
-            raise UsageError(f"{_MOST:,} tickets are out: wait until some are used or too old")
+            raise UsageError(
+                f"{_MOST:,} tickets are valid already: wait until some are used or expire"
+            )
         token = secrets.token_urlsafe(_TOKEN_BYTES)
         self._out[digest(token)] = _Invitation(networks, now + 60 * minutes, badge)
         return token

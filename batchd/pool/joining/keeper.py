@@ -28,10 +28,13 @@ END = struct.Struct("<d")
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 
 
-def keep(way: Ticket, node: str, has: Has, *, tied: bool = False) -> int:
+def keep(
+    way: Ticket, node: str, has: Has, cache: str, most_bytes: int, *, tied: bool = False
+) -> int:
     """Run a worker until it ends, and return its exit code. SIGTERM has it give its tasks back first; a second one ends it.
 
-    ``has``: what its machine has for its tasks. ``tied``: it ends as well where the process that started this one has ended.
+    ``has``: what its machine has for its tasks. ``cache``: the folder of what it keeps on this machine, ``most_bytes`` of packs.
+    ``tied``: it ends as well where the process that started this one has ended.
     """
     sealing.seal()  # of the ticket, and of the word that ends the worker
     parent, parting = os.getppid() if tied else 0, secrets.token_urlsafe()
@@ -41,11 +44,8 @@ def keep(way: Ticket, node: str, has: Has, *, tied: bool = False) -> int:
         worker = subprocess.Popen(
             children.module(
                 "batchd.pool.joining",
-                node,
-                str(writing),
-                str(os.getpid()),
-                str(has.gpus),
-                *has.labels,
+                *(node, str(writing), str(os.getpid()), cache, str(most_bytes)),
+                *(str(has.gpus), *has.labels),
             ),
             stdin=subprocess.PIPE,
             pass_fds=[writing],

@@ -19,7 +19,7 @@ const Details = (() => {
     const tokens = usage ? `${Words.count(usage.input_tokens)} in, ${Words.count(usage.output_tokens)} out` : Words.count(t.tokens[place]);
     const unsettled = t.unsettled_usd[place];
     return el("dl", { class: "facts" },
-      fact("Status", [t.status[place], Words.reason(t.reason[place])].filter(Boolean).join(", ")),
+      fact("Status", Words.outcome(t.status[place], t.reason[place], t.rounds[place])),
       fact("Model", t.model[place]),
       fact("Started", t.started_at[place] ? `${Words.day(t.started_at[place])}, ${Words.clock(t.started_at[place])}` : "never"),
       fact("At work", Words.duration(t.run_s[place])),

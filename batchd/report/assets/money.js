@@ -17,12 +17,12 @@ const Money = (() => {
     return [...list.slice(0, MOST - 1), rest];
   }
   function shares(title, what, list) {
-    const priced = list.some(s => s.usd > 0);
+    const priced = list.some(s => s.usd > 0), open = list.some(Words.uncertain);
     const rows = shortened(list.filter(s => s.calls || s.unsettled_calls)).map(s => ({
       name: s.name, bar: [["accent", priced ? s.usd : tokens(s)]],
-      cells: [Words.compact(s.calls), `${s.estimated_calls ? "≈ " : ""}${Words.compact(tokens(s))}`, spent(s)],
+      cells: [Words.compact(s.calls), `${s.estimated_calls ? "≈ " : ""}${Words.compact(tokens(s))}`, spent(s), ...(open ? [Words.uncertain(s)] : [])],
     }));
-    return el("div", {}, el("h3", { text: title }), bars(title, [what, "Calls", "Tokens", "Cost"], rows));
+    return el("div", {}, el("h3", { text: title }), bars(title, [what, "Calls", "Tokens", "Cost", ...(open ? ["Uncertain"] : [])], rows));
   }
   function nodes(list) {
     if (!list.length) return null;
@@ -37,7 +37,7 @@ const Money = (() => {
     if (!others.length) return null;
     const known = !total.unpriced_calls, own = { name: "this report", usd: known ? total.usd : null, own: true };
     const rows = [...others, own].sort((a, b) => (a.usd === null) - (b.usd === null) || a.usd - b.usd).map(o => ({
-      name: o.name, own: o.own, bar: [[o.own ? "accent" : "muted", o.usd || 0]],
+      name: o.gone ? `${o.name}, off sale` : o.name, own: o.own, bar: [[o.own ? "accent" : "muted", o.usd || 0]],
       cells: [o.own || o.usd === null || !known || !total.usd ? "" : ratio(o.usd / total.usd), Words.money(o.usd)],
     }));
     return el("div", {}, el("h3", { text: "The same tokens elsewhere" }), bars("The same tokens with other models", ["Model", "Ratio", "Cost"], rows));

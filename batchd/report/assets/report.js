@@ -86,6 +86,11 @@
   function section(id, title, lead, ...inside) {
     return el("section", { id, "aria-labelledby": `${id}-title` }, el("h2", { id: `${id}-title`, text: title }), lead ? el("p", { class: "lead", text: lead }) : null, inside);
   }
+  // How the tasks of a setback ended, in words: of rounds, from the fewest to the most.
+  function ended(one) {
+    const rounds = one.causes.flatMap(cause => cause.tasks.map(i => tasks.rounds[i])), [least, most] = [Math.min(...rounds), Math.max(...rounds)];
+    return one.reason === "max_iterations" && least < most ? `not accepted after ${least} to ${Words.counted(most, "round")}` : Words.outcome(one.status, one.reason, most);
+  }
   function setback(one) {
     const causes = one.causes.map(cause => el("div", {},
       el("p", { class: "message", text: `${cause.tasks.length > 1 && one.causes.length > 1 ? `${Words.count(cause.tasks.length)} × ` : ""}${cause.message}` }),
@@ -93,7 +98,7 @@
         cause.tasks.length > 12 ? el("button", { class: "link", type: "button", text: `and ${Words.count(cause.tasks.length - 12)} more`, onclick: () => only([one.status], Words.reason(one.reason)) }) : null)));
     return el("article", { class: "setback", "data-status": one.status },
       el("div", { class: "count", text: Words.count(one.count) }),
-      el("h3", {}, Words.reason(one.reason), el("span", { class: "soft", text: ` · ${one.status}` })),
+      el("h3", { text: ended(one) }),
       el("p", { class: "advice" }, one.advice.split("`").map((text, i) => (i % 2 ? el("code", { text }) : text))), el("div", { class: "causes" }, causes));
   }
   function setbacks() {
@@ -103,7 +108,7 @@
       orders.length ? el("p", { class: "orders" }, "Once that is fixed, to run these again:", orders) : null);
   }
   function caution(one) {
-    const files = one.files === null ? [el("p", { class: "soft", text: "It ended before anybody looked." })] : one.files.map(file => el("div", { class: "file" },
+    const files = one.files === null ? [el("p", { class: "soft", text: "It ended before batchd looked." })] : one.files.map(file => el("div", { class: "file" },
       el("p", {}, el("span", { text: file.path }), el("span", { class: "soft", text: ` · ${file.change}${file.by ? `, for ${file.by}` : ", no one could look into it"}` })), el("code", { class: "order", text: file.show })));
     return el("article", { class: "caution" },
       el("h3", {}, el("button", { class: "link", type: "button", text: name(one.task), onclick: () => open(one.task) }), el("span", { class: "soft", text: ` · ${one.directory}` })),

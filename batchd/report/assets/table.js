@@ -6,6 +6,8 @@ const Table = (() => {
 
   function create(content, { open, state, changed }) {
     const t = content.tasks, several = content.folders.length > 1;
+    // What is not known of a task's cost.
+    const uncertain = i => Words.uncertain({ usd: t.calls[i] ? t.usd[i] : 0, unsettled_calls: t.unsettled_usd[i] ? 1 : 0, unsettled_usd: t.unsettled_usd[i] });
     const columns = [
       { name: "id", head: "Task", text: true },
       several && { name: "folder", head: "Batch", text: true, value: i => content.folders[t.folder[i]].name },
@@ -15,7 +17,8 @@ const Table = (() => {
       { name: "started_at", head: "Started", show: i => Words.clock(t.started_at[i]) },
       { name: "run_s", head: "At work", show: i => Words.duration(t.run_s[i]) },
       { name: "tokens", head: "Tokens", show: i => `${t.estimated[i] ? "≈ " : ""}${Words.count(t.tokens[i])}` },
-      { name: "usd", head: "Cost", show: i => `${Words.money(t.usd[i])}${t.unsettled_usd[i] ? " +" : ""}` },
+      { name: "usd", head: "Cost", show: i => Words.money(t.usd[i]) },
+      t.id.some((_, i) => uncertain(i)) && { name: "uncertain", head: "Uncertain", value: i => t.unsettled_usd[i], show: uncertain },
     ].filter(Boolean);
     for (const c of columns) c.value ||= i => t[c.name][i];
     let rows = [], texts = null;
@@ -46,7 +49,7 @@ const Table = (() => {
     }
     // What is searched: made when it is needed first.
     function text(i) {
-      texts ||= t.id.map((id, k) => `${content.folders[t.folder[k]].name}/${id}\n${t.model[k]}\n${Words.reason(t.reason[k])}\n${t.message[k]}\n${t.prompt[k]}`.toLowerCase());
+      texts ||= t.id.map((id, k) => `${content.folders[t.folder[k]].name}/${id}\n${t.model[k]}\n${Words.reason(t.reason[k])}\n${Words.outcome(t.status[k], t.reason[k], t.rounds[k])}\n${t.message[k]}\n${t.prompt[k]}`.toLowerCase());
       return texts[i];
     }
     const shows = i => (!state.status.size || state.status.has(t.status[i])) && (!state.q || text(i).includes(state.q.toLowerCase()));
@@ -67,8 +70,10 @@ const Table = (() => {
     function line(i) {
       const cell = c => {
         if (c.name === "id") return el("th", { scope: "row", "data-column": "id" }, el("button", { class: "link", type: "button", text: t.id[i] }), el("span", { class: "prompt", text: t.prompt[i] }));
-        if (c.name === "status") return el("td", { "data-column": "status" }, Dom.status(t.status[i]), t.reason[i] ? el("span", { class: "reason", text: Words.reason(t.reason[i]) }) : null);
-        return el("td", { class: !c.text && "num", "data-column": c.name, text: c.show ? c.show(i) : c.value(i) });
+        if (c.name === "status") return el("td", { "data-column": "status" }, Dom.status(t.status[i], Words.outcome(t.status[i], t.reason[i], t.rounds[i])));
+        if (c.name === "model") return el("td", { "data-column": "model" }, Dom.name(t.model[i]));
+        const text = c.show ? c.show(i) : c.value(i);
+        return el("td", { class: !c.text && "num", "data-column": c.name, "data-label": text === "" ? null : c.head, text });
       };
       return el("tr", { "data-place": String(i) }, columns.map(cell));
     }

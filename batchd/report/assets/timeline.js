@@ -124,8 +124,8 @@ const Timeline = (() => {
       return { when, left, found: near.length ? near.reduce((best, i) => (Math.abs(bars[i].start + bars[i].end - 2 * when) < Math.abs(bars[best].start + bars[best].end - 2 * when) ? i : best)) : -1 };
     }
     function texts(bar) {
-      const t = bar.task, reason = tasks.reason[t] ? `, ${Words.reason(tasks.reason[t])}` : "";
-      return [tasks.id[t], `${tasks.status[t]}${reason}`, `${Words.clock(bar.start)}, ${Words.duration(bar.end - bar.start)} · ${Words.money(tasks.usd[t])}`, tasks.prompt[t]];
+      const t = bar.task;
+      return [tasks.id[t], Words.outcome(tasks.status[t], tasks.reason[t], tasks.rounds[t]), `${Words.clock(bar.start)}, ${Words.duration(bar.end - bar.start)} · ${Words.money(tasks.usd[t])}`, tasks.prompt[t]];
     }
     function point(place) {
       tip.hidden = place < 0;

@@ -49,7 +49,7 @@ class Stream:
 
     async def some(self, most: int = _READ) -> bytes:
         """Return what is there, at most ``most`` bytes; nothing at the end."""
-        # A socket that always has something would never let anybody else have a turn.
+        # A socket that always has something would never let another one have a turn.
         await asyncio.sleep(0)
         if self._buffer:
             data = bytes(self._buffer[:most])

@@ -9,11 +9,14 @@ const BatchPage = (() => {
     const top = el("div"), counts = el("div", { class: "outcome" }), figures = el("dl", { class: "figures" });
     const tasks = Tasks.create(name, state, changed);
     tasks.root.hidden = true; // until it is known that there are some
-    content.replaceChildren(top, counts, figures, tasks.root);
+    const orders = el("div");
+    content.replaceChildren(top, orders, counts, figures, tasks.root);
+    Keep.listed(name, location.search);
     const live = Live.listen(() => `/live/batches/${encodeURIComponent(name)}?${asked(state)}`, { now: data => {
       if (!Frame.update(data, data.waits)) return;
       const b = data.batch;
-      Keep.one(top, { b: [b.name, b.status, b.received_at, b.retry_of, b.completed, b.tasks, b.problems], report: data.report }, () => heading(b, data.report));
+      Keep.one(top, { b: [b.name, b.status, b.received_at, b.retry_of, b.completed, b.tasks, b.problems, b.pruned], report: data.report }, () => heading(b, data.report));
+      Keep.one(orders, possible(b, data.waits), Orders.row);
       Keep.one(counts, { b: STATUSES.map(s => b[s]), on: [...state.status] }, () => outcome(b, state, changed));
       Keep.list(figures, facts(b), f => f.label, f => el("div", {}, el("dt", { text: f.label }), el("dd", {}, f.since ? Keep.since(f.since) : f.value), f.sub ? el("dd", { class: "sub", text: f.sub }) : null));
       tasks.root.hidden = !b.tasks;
@@ -24,6 +27,7 @@ const BatchPage = (() => {
     function changed() {
       const query = String(asked(state));
       history.replaceState(null, "", query ? `?${query}` : location.pathname);
+      Keep.listed(name, query && `?${query}`);
       live.renew();
     }
   }
@@ -46,7 +50,8 @@ const BatchPage = (() => {
       el("p", { class: "path" }, el("b", { text: b.name }), ` ${STATES[b.status] || b.status}`, b.retry_of ? [", a retry of ", el("a", { href: `/batches/${encodeURIComponent(b.retry_of)}`, text: b.retry_of })] : null, el("span", { class: "soft", text: ` · received ${Words.lately(b.received_at)}` }),
         report ? [" · ", el("a", { href: `/batches/${encodeURIComponent(b.name)}/report.html`, text: "Report" })] : null),
       el("h1", { class: "headline" }, el("span", { class: "unseen", text: `${b.name}: ` }), done),
-      b.problems.length ? el("ul", { class: "problems" }, b.problems.map(text => el("li", { text }))) : null);
+      b.problems.length ? el("ul", { class: "problems" }, b.problems.map(text => el("li", { text }))) : null,
+      b.pruned ? el("p", { class: "gone", text: `Pruned: what ${b.pruned === b.tasks ? "its tasks" : Words.counted(b.pruned, "task")} asked, said and did is dropped from the store; statuses, tokens and money stay. What its folder still has is shown: ${b.folder}` }) : null);
   }
   function outcome(b, state, changed) {
     const there = STATUSES.filter(s => b[s]);
@@ -61,6 +66,15 @@ const BatchPage = (() => {
     // A filter whose last task has moved on can still be taken away.
     const chips = STATUSES.filter(s => b[s] || state.status.has(s));
     return el("div", {}, el("div", { class: "whole" }, there.map(part)), el("div", { class: "legend", role: "group", "aria-label": "Show only" }, chips.map(chip)));
+  }
+  // What can be ordered now.
+  function possible(b, waits) {
+    const left = b.tasks - b.completed - b.timeout - b.error - b.cancelled, failed = b.timeout + b.error + b.cancelled, given = { scope: "batch", name: b.name };
+    const paused = waits.some(w => w.paused && w.scope === "batch" && w.name === b.name);
+    return [
+      ...(left ? [["Cancel", { verb: "cancel", ...given }], paused ? ["Resume", { verb: "resume", ...given }] : ["Pause", { verb: "pause", ...given }]] : []),
+      ...(failed ? [["Run again what did not complete", { verb: "retry", failed: true, ...given }]] : []),
+    ];
   }
   function facts(b) {
     const ended = b.completed + b.timeout + b.error + b.cancelled, found = [];

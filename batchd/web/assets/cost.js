@@ -7,8 +7,8 @@ const CostPage = (() => {
   function begin() {
     const content = Frame.begin("/cost", "Cost"), given = new URLSearchParams(location.search);
     const state = { by: given.get("by") in SPLITS ? given.get("by") : "day", days: given.get("days") in SPANS ? given.get("days") : "30" };
-    const headline = el("h1", { class: "headline" }), sub = el("p", { class: "soft" }), table = el("div", { class: "spent" });
-    content.replaceChildren(headline, sub, el("div", { class: "choices" }, choice("Split by", SPLITS, "by"), choice("Over", SPANS, "days")), table);
+    const headline = el("h1", { class: "headline" }), sub = el("p", { class: "soft" }), chart = el("div"), table = el("div", { class: "spent" });
+    content.replaceChildren(headline, sub, el("div", { class: "choices" }, choice("Split by", SPLITS, "by"), choice("Over", SPANS, "days")), chart, table);
 
     function choice(label, options, key) {
       const keys = key === "days" ? ["1", "7", "30", "0"] : Object.keys(options);
@@ -20,7 +20,8 @@ const CostPage = (() => {
       try {
         const data = await Live.get(`/api/cost?by=${state.by}&days=${state.days}`), total = data.total[0];
         headline.replaceChildren(...(total ? [money(total), el("span", { class: "of", text: ` ${{ 1: "today", 0: "so far" }[state.days] || `in ${SPANS[state.days]}`}` })] : ["Nothing was spent"]));
-        sub.textContent = total ? [`${Words.counted(total.calls, "model call")}, ${Words.compact(total.input)} tokens in (${Words.compact(total.cached)} cached), ${Words.compact(total.output)} out. Days are counted in UTC.`, missing(total)].filter(Boolean).join(" ") : "";
+        sub.textContent = total ? [`${Words.counted(total.calls, "model call")}, ${Words.compact(total.input)} tokens in (${Words.compact(total.cached)} cached), ${Words.compact(total.output)} out.`, missing(total)].filter(Boolean).join(" ") : "";
+        Keep.one(chart, data.first && data.first < data.last ? { days: data.days, first: data.first, last: data.last } : null, Days.create);
         table.replaceChildren(...(data.lines.length ? [bars(data)] : []));
         Dom.say(`${Words.counted(data.lines.length, "line")} shown`);
       } catch (error) { Frame.failed(error); }
@@ -28,9 +29,10 @@ const CostPage = (() => {
     function bars({ by, lines, more, total }) {
       const twice = by === "tag" && lines.reduce((sum, l) => sum + l.calls, 0) > total[0].calls;
       const priced = lines.some(l => l.usd > 0);
-      const rows = lines.map(l => ({ name: l.name, bar: [["accent", priced ? l.usd : l.input + l.output]], cells: [Words.compact(l.calls), `${l.estimated_calls ? "≈ " : ""}${Words.compact(l.input + l.output)}`, money(l)],
-        head: by === "batch" ? el("a", { href: `/batches/${encodeURIComponent(l.name)}`, text: l.name }) : null }));
-      return el("div", {}, Bars.table(`Cost by ${by}`, [SPLITS[by], "Calls", "Tokens", "Cost"], rows), more ? el("p", { class: "soft more", text: `and ${Words.count(more)} more` }) : null,
+      const open = lines.some(Words.uncertain);
+      const rows = lines.map(l => ({ name: l.name, bar: [["accent", priced ? l.usd : l.input + l.output]], cells: [Words.compact(l.calls), `${l.estimated_calls ? "≈ " : ""}${Words.compact(l.input + l.output)}`, money(l), ...(open ? [Words.uncertain(l)] : [])],
+        head: by === "batch" && l.name ? el("span", {}, el("a", { href: `/batches/${encodeURIComponent(l.name)}`, text: l.name }), l.prompt ? el("span", { class: "prompt soft", text: l.prompt }) : null) : null }));
+      return el("div", {}, Bars.table(`Cost by ${by}`, [SPLITS[by], "Calls", "Tokens", "Cost", ...(open ? ["Uncertain"] : [])], rows), more ? el("p", { class: "soft more", text: `and ${Words.count(more)} more` }) : null,
         twice ? el("p", { class: "soft more", text: "A task with several tags counts under each: the total is not their sum." }) : null);
     }
     show();

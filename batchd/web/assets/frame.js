@@ -2,16 +2,20 @@
 const Frame = (() => {
   const { el } = Dom;
   const main = document.getElementById("main");
+  const crumbs = el("nav", { class: "crumbs", "aria-label": "Where this is" });
   const daemon = el("span", { class: "daemon" }), notices = el("div", { class: "notices" }), content = el("div", { class: "content" });
   const lost = el("p", { class: "lost", hidden: true, role: "status", text: "Not connected. What you see is what was last known; trying again." });
 
-  function begin(here, title) {
+  // `way`: the pages above this one, each an address and a name; the start is above all.
+  function begin(here, title, way = []) {
     const link = (address, text) => el("a", { href: address, "aria-current": here === address && "page", text });
     document.getElementById("head").replaceChildren(el("div", { class: "bar-top" },
       el("a", { class: "mark", href: "/", text: "batchd" }),
       el("nav", { "aria-label": "Pages" }, link("/", "Overview"), link("/cost", "Cost")), daemon));
     document.title = title ? `${title} · batchd` : "batchd";
-    main.replaceChildren(lost, notices, content);
+    crumbs.hidden = here === "/";
+    crumbs.replaceChildren(el("ol", {}, [["/", "Overview"], ...way].map(([address, text]) => el("li", {}, el("a", { href: address, text }))), title ? el("li", { "aria-current": "page", text: here ? title : title.split("/").pop() }) : null));
+    main.replaceChildren(lost, crumbs, notices, content);
     return content;
   }
   function connected(is) {
@@ -36,16 +40,17 @@ const Frame = (() => {
     if (data.daemon && data.daemon.differs) yield { key: "version", tone: "timeout", title: "Daemon and page are of different versions", text: data.daemon.differs, fix: "" };
     for (const t of (data.daemon && data.daemon.troubles) || []) yield { key: `t ${t.what} ${t.since}`, tone: "error", title: t.what, text: t.message, fix: t.mend, since: t.since };
   }
-  function parked({ what, why, mend: fix, since }) {
-    const key = `p ${what}`, tone = "parked";
-    if (why === "paused") return { key, tone, title: `${what} is paused`, text: "", fix, since };
-    return { key, tone, title: `${what} waits`, text: why.replace(/^[a-z_]+(?=:|$)/, Words.reason), fix, since };
+  function parked({ what, why, mend: fix, since, paused, scope, name }) {
+    const key = `p ${what}`, tone = "parked", order = scope && scope !== "day" ? [["Resume", { verb: "resume", scope, name }]] : [];
+    if (paused) return { key, tone, title: `${what} is paused`, text: why, fix, since, order };
+    return { key, tone, title: `${what} waits`, text: why.replace(/^[a-z_]+(?=:|$)/, Words.reason), fix, since, order };
   }
-  function notice({ tone, title, text, fix, since }) {
+  function notice({ tone, title, text, fix, since, order = [] }) {
     return el("div", { class: "notice", "data-tone": tone },
       el("p", { class: "title" }, el("b", { text: title[0].toUpperCase() + title.slice(1) }), since ? el("span", { class: "soft" }, " for ", Keep.since(since)) : null),
       text ? el("p", { text }) : null,
-      fix ? el("p", { class: "fix" }, el("span", { class: "soft", text: "To go on: " }), withOrder(fix)) : null);
+      fix ? el("p", { class: "fix" }, el("span", { class: "soft", text: "To go on: " }), withOrder(fix)) : null,
+      Orders.row(order));
   }
   // Orders stand out, so that they can be copied.
   function withOrder(text) {

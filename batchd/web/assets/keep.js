@@ -37,5 +37,11 @@ const Keep = (() => {
     }
   }
   setInterval(tick, 1000);
-  return { list, one, since };
+  // Which of a batch's tasks were listed last, in this tab: the way back leads there.
+  const listed = (batch, query) => {
+    const key = `list ${batch}`;
+    if (query !== undefined) sessionStorage.setItem(key, query);
+    return sessionStorage.getItem(key) || "";
+  };
+  return { list, one, since, listed };
 })();

@@ -6,7 +6,10 @@
   async function show(word) {
     const headers = word ? { Authorization: `Bearer ${word}` } : {};
     const answer = await fetch("/session", { headers, cache: "no-store" });
-    return answer.ok && (await answer.json()).admitted;
+    const { admitted, key } = answer.ok ? await answer.json() : {};
+    // Where orders are allowed: what they want beside the cookie.
+    if (key) localStorage.setItem("batchd-key", key);
+    return admitted;
   }
   // The address without the code, which is used up.
   const enter = () => location.replace(location.pathname + location.search);

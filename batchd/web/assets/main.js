@@ -6,6 +6,6 @@
   else if (kind === "batches" && batch && !task && !more.length) BatchPage.begin(batch);
   else if (kind === "batches" && batch && task && !more.length) TaskPage.begin(batch, task);
   else {
-    Frame.begin("", "Not found").replaceChildren(Dom.el("h1", { class: "headline", text: "There is nothing here" }), Dom.el("p", {}, Dom.el("a", { href: "/", text: "Overview" })));
+    Frame.begin("", "Not found").replaceChildren(Dom.el("h1", { class: "headline", text: "There is nothing here" }), Dom.el("p", { class: "soft", text: "No batch and no task has this address." }));
   }
 })();

@@ -7,10 +7,13 @@ const Overview = (() => {
     const content = Frame.begin("/", ""), part = (tag, given) => el(tag, given || {});
     const headline = part("h1", { class: "headline" }), figures = part("dl", { class: "figures" });
     const open = lines("Open batches", "batches"), work = lines("At work", "agents"), providers = cards("Providers"), ended = lines("Ended lately", "ended");
-    content.replaceChildren(headline, figures, open.root, work.root, providers.root, ended.root, el("p", { class: "older" }, el("button", { class: "plain-button", type: "button", text: "Show all batches", onclick: event => all(event.target, ended) })));
+    const orders = el("div");
+    content.replaceChildren(headline, orders, figures, open.root, work.root, providers.root, ended.root, el("p", { class: "older" }, el("button", { class: "plain-button", type: "button", text: "Show all batches", onclick: event => all(event.target, ended) })));
     Live.listen(() => "/live/overview", { now: data => {
       if (!Frame.update(data, data.parked)) return;
       Keep.one(headline, standing(data), text => el("span", {}, text.strong, text.soft && el("span", { class: "of", text: text.soft })));
+      const paused = data.parked.some(w => w.paused && w.scope === "all"), every = { scope: "all" };
+      Keep.one(orders, data.left ? [paused ? ["Resume everything", { verb: "resume", ...every }] : ["Pause everything", { verb: "pause", ...every }]] : [], Orders.row);
       Keep.list(figures, facts(data), f => f.label, figure);
       open.fill(data.batches, data.open, b => b.name, line);
       work.fill(data.agents, data.running, a => `${a.batch}/${a.task}`, agent);
@@ -52,20 +55,22 @@ const Overview = (() => {
       root.hidden = !items.length;
       count.textContent = total > 1 ? Words.count(total) : "";
       Keep.list(body, items, key, render);
+      body.parentElement.toggleAttribute("data-certain", !items.some(Words.uncertain));
       more.hidden = total <= items.length;
       more.textContent = `and ${Words.count(total - items.length)} more`;
     };
     return { root, fill, all: false };
   }
-  const BATCH = [["id", "Batch"], ["done", "Done", true], ["failed", "Failed", true], ["tokens", "Tokens", true], ["usd", "Cost", true], ["received", "Received", true]];
+  const BATCH = [["id", "Batch"], ["done", "Done", true], ["failed", "Failed", true], ["tokens", "Tokens", true], ["usd", "Cost", true], ["uncertain", "Uncertain", true], ["received", "Received", true]];
   const AGENT = [["id", "Task"], ["step", "Doing"], ["since", "For", true], ["rounds", "Round", true], ["calls", "Calls", true]];
 
   function line(b) {
     const failed = b.timeout + b.error + b.cancelled, done = b.completed + failed, word = ["rejected", "cancelled"].includes(b.status) && b.status;
     const cell = (column, label, text, tone) => el("td", { class: "num", "data-column": column, "data-label": text !== word && text && label, "data-tone": tone, text });
-    return row(`/batches/${encodeURIComponent(b.name)}`, el("th", { scope: "row", "data-column": "id" }, el("a", { href: `/batches/${encodeURIComponent(b.name)}`, text: b.name }), bar(b)), [
+    const first = b.prompt && el("span", { class: "prompt", text: b.tasks > 1 ? `${b.prompt.replace(/ …$/, "")} … and ${Words.count(b.tasks - 1)} more` : b.prompt });
+    return row(`/batches/${encodeURIComponent(b.name)}`, el("th", { scope: "row", "data-column": "id" }, el("a", { href: `/batches/${encodeURIComponent(b.name)}`, text: b.name }), first || null, bar(b)), [
       cell("done", "Done", b.tasks ? `${Words.count(done)} / ${Words.count(b.tasks)}` : ""), cell("failed", "Failed", word || (failed ? Words.count(failed) : ""), b.status !== "cancelled" && (failed || word) ? "error" : null),
-      cell("tokens", "Tokens", b.tokens ? Words.compact(b.tokens) : ""), cell("usd", "Cost", !b.calls && !b.unsettled_calls ? "" : `${Words.atLeast(b.usd, b.known_usd)}${b.unsettled_calls ? " +" : ""}`), cell("received", "Received", Words.lately(b.received_at))]);
+      cell("tokens", "Tokens", b.tokens ? Words.compact(b.tokens) : ""), cell("usd", "Cost", !b.calls && !b.unsettled_calls ? "" : Words.atLeast(b.usd, b.known_usd)), cell("uncertain", "Uncertain", Words.uncertain(b)), cell("received", "Received", Words.lately(b.received_at))]);
   }
   function bar(b) {
     const label = SHARES.filter(s => b[s]).map(s => `${Words.count(b[s])} ${Words.NAMES[s]}`).join(", ");
@@ -73,7 +78,7 @@ const Overview = (() => {
   }
   function agent(a) {
     const address = `/batches/${encodeURIComponent(a.batch)}/${encodeURIComponent(a.task)}`;
-    return row(address, el("th", { scope: "row", "data-column": "id" }, el("a", { href: address }, el("span", { class: "soft", text: `${a.batch} / ` }), a.task)), [
+    return row(address, el("th", { scope: "row", "data-column": "id" }, el("a", { class: "soft", href: `/batches/${encodeURIComponent(a.batch)}`, text: a.batch }), " / ", el("a", { href: address, text: a.task }), a.prompt ? el("span", { class: "prompt", text: a.prompt }) : null), [
       el("td", { "data-column": "step" }, doing(a)), el("td", { class: "num", "data-column": "since", "data-label": "for" }, Keep.since(a.since)),
       el("td", { class: "num", "data-column": "rounds", "data-label": "round", text: Words.count(a.rounds) }), el("td", { class: "num", "data-column": "calls", "data-label": "calls", text: Words.count(a.calls) })]);
   }

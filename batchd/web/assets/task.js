@@ -3,12 +3,13 @@ const TaskPage = (() => {
   const { el } = Dom;
 
   function begin(batch, name) {
-    const content = Frame.begin("", `${batch}/${name}`), at = `/batches/${encodeURIComponent(batch)}/${encodeURIComponent(name)}`;
+    const content = Frame.begin("", `${batch}/${name}`, [[`/batches/${encodeURIComponent(batch)}${Keep.listed(batch)}`, batch]]), at = `/batches/${encodeURIComponent(batch)}/${encodeURIComponent(name)}`;
     const top = el("div"), figures = el("dl", { class: "figures facts" }), prompt = el("div", { class: "asked" });
     const talk = el("ol", { class: "conversation" }), doing = el("p", { class: "doing" }), made = el("div"), end = el("div", { id: "end" });
     const earlier = el("button", { class: "plain-button", type: "button", hidden: true, onclick: more });
     const follow = el("button", { class: "plain-button follow", type: "button", hidden: true, onclick: () => { following = !following; settle(); } });
-    content.replaceChildren(top, figures, el("section", { "aria-label": "Conversation" }, prompt, earlier, talk, doing, end), made, follow);
+    const steps = el("h2", { text: "Step by step", hidden: true }), gone = el("div"), outcome = el("div"), orders = el("div");
+    content.replaceChildren(top, orders, gone, figures, prompt, outcome, made, el("section", { class: "talk", "aria-label": "Conversation" }, steps, earlier, talk, doing, end), follow);
     let following = null, first = 0, next = "", started = 0;
 
     Live.listen(() => `/live${at}${next ? `?from=${next}` : ""}`, {
@@ -18,12 +19,15 @@ const TaskPage = (() => {
         started = t.started_at || t.queued_at;
         if (following === null) following = t.status === "running";
         // What is parked stands above.
-        Keep.one(top, [t.status, t.reason, data.waits.length ? "" : t.why], () => heading(batch, data.waits.length ? { ...t, why: "" } : t));
+        Keep.one(top, [t.status, t.reason, t.rounds, data.waits.length ? "" : t.why], () => heading(data.waits.length ? { ...t, why: "" } : t));
         Keep.list(figures, facts(t), f => f.label, f => el("div", { class: f.long && "long" }, el("dt", { text: f.label }), el("dd", {}, f.since ? Keep.since(f.since) : f.value), f.sub ? el("dd", { class: "sub", text: f.sub }) : null));
         Keep.one(prompt, data.prompt, text => Conversation.render([{ at: started, kind: "prompt", text, tree: data.prompt_tree }], started));
         Keep.one(doing, t.doing, d => el("span", { class: "soft" }, el("span", { class: "dot", "aria-hidden": "true" }), "Now: ", Overview.doing(d), " · ", Keep.since(d.since)));
         follow.hidden = !live;
-        Keep.one(made, !live, ended => (ended ? Made.section(`/api${at}`) : el("div")));
+        steps.hidden = live || data.pruned;
+        Keep.one(orders, possible(`${batch}/${name}`, live, data.waits), Orders.row);
+        Keep.one(gone, data.pruned ? { folder: data.folder, kept: data.kept } : null, given => pruned(name, given));
+        Keep.one(made, !live, ended => (ended ? Made.section(`/api${at}`, outcome) : el("div")));
         settle();
       },
       grown: (data, id) => {
@@ -60,18 +64,27 @@ const TaskPage = (() => {
       } catch (error) { Frame.failed(error); }
     }
   }
-  function heading(batch, t) {
-    // The reason is shown beside the status.
-    const why = t.reason && t.why.startsWith(`${t.reason}: `) ? t.why.slice(t.reason.length + 2) : t.why === t.reason ? "" : t.why;
+  // What can be ordered now.
+  function possible(ref, live, waits) {
+    const given = { scope: "task", name: ref }, paused = waits.some(w => w.paused && w.scope === "task");
+    return live ? [["Cancel", { verb: "cancel", ...given }], paused ? ["Resume", { verb: "resume", ...given }] : ["Pause", { verb: "pause", ...given }]] : [["Run again", { verb: "retry", ...given }]];
+  }
+  function pruned(name, { folder, kept }) {
+    const rest = kept ? `Its result is still in ${folder}/${name}.json, with the transcript beside it where there is one.` : `Its result is not in ${folder} any more: status, tokens and money are all that is left.`;
+    return el("div", { class: "gone" }, el("p", {}, el("b", { text: "This task was pruned. " }), "What it asked, said and did, step by step, is dropped from the store. ", rest));
+  }
+  function heading(t) {
+    const why = Words.detail(t.reason, t.why);
     return el("div", {},
-      el("p", { class: "path" }, el("a", { href: `/batches/${encodeURIComponent(batch)}`, text: batch })),
-      el("h1", { class: "headline" }, t.id, " ", el("span", { class: "of" }, Dom.status(t.status, [Words.NAMES[t.status], t.reason && t.status !== "completed" ? `, ${Words.reason(t.reason)}` : ""].join("")))),
+      el("h1", { class: "headline" }, t.id, " ", el("span", { class: "of" }, Dom.status(t.status, Words.outcome(t.status, t.reason, t.rounds)))),
       why ? el("p", { class: "why", "data-status": t.status, text: why }) : null);
   }
   function facts(t) {
     const found = [];
     if (t.calls) {
-      found.push({ label: "Cost", value: Words.money(t.usd), sub: t.unsettled_calls ? `and at most ${Words.money(t.unsettled_usd)} unsettled` : "" });
+      found.push({ label: "Cost", value: Words.money(t.usd), sub: "" });
+      const open = Words.uncertain(t);
+      if (open) found.push({ label: "Uncertain", value: open.replace(/^\+ /, ""), sub: "beside that" });
       found.push({ label: "Tokens", value: `${t.estimated ? "≈ " : ""}${Words.compact(t.tokens)}`, sub: `${Words.compact(t.input)} in${t.cached ? `, ${Words.compact(t.cached)} cached` : ""}; ${Words.compact(t.output)} out` });
       found.push({ label: "Model calls", value: Words.count(t.calls), sub: `in ${Words.counted(t.rounds, "round")}` });
     }

@@ -1,0 +1,65 @@
+"""A pack that comes from a worker elsewhere, part by part: it is believed once it is whole, and is what it is called."""
+
+from __future__ import annotations
+
+from batchd import wire
+from batchd.errors import WorkspaceError
+from batchd.records import Pack
+from batchd.workspace import tarwalk
+from batchd.workspace.listing import MOST
+from batchd.workspace.packs import Shelf, sound
+
+#: What a tar says of a file beside what is in it, in bytes.
+_HEADS = 2048
+
+
+class Coming:
+    """One pack. Its methods block."""
+
+    def __init__(self, shelf: Shelf, pack: Pack, most: int) -> None:
+        """``most``: the bytes of the files in it. Raises ``WorkspaceError`` for one that cannot be."""
+        if not sound(pack) or pack.plain > most + _HEADS * MOST:
+            raise WorkspaceError("it is a pack that cannot be")
+        self._shelf = shelf
+        self._pack = pack
+        self._draft = shelf.draft()
+        self._size = 0
+
+    @property
+    def digest(self) -> str:
+        """What it is called."""
+        return self._pack.digest
+
+    def add(self, pack: Pack, offset: int, data: bytes) -> bool:
+        """Take the next part; return whether the pack is whole, and durable. Raises ``OSError``, ``WorkspaceError``.
+
+        A part that the disk refused may come again.
+        """
+        if pack == self._pack and offset + len(data) == self._size == pack.size:
+            return True  # once more, since what follows from it was refused
+        if pack != self._pack or offset != self._size or not 0 < len(data) <= wire.MAX_PART:
+            raise WorkspaceError("it is another part than the next one")
+        if self._size + len(data) > pack.size:
+            raise WorkspaceError("it is longer than it said")
+        with self._draft.open("r+b" if self._size else "wb") as file:
+            self._draft.chmod(0o600)
+            file.seek(self._size)
+            file.write(data)
+        if self._size + len(data) == pack.size:
+            self._shelf.keep(self._draft, pack)
+            self._look()
+        self._size += len(data)
+        return self._size == pack.size
+
+    def _look(self) -> None:
+        try:
+            with self._shelf.reading(self._pack) as reading:
+                tarwalk.check_names((*reading.lists.removed, *reading.lists.folders), 2 * MOST)
+                tarwalk.check(reading.tar(), 2 * MOST)
+        except WorkspaceError:
+            self._shelf.path(self._pack).unlink(missing_ok=True)
+            raise
+
+    def drop(self) -> None:
+        """Remove what has come."""
+        self._draft.unlink(missing_ok=True)

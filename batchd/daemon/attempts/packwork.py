@@ -1,0 +1,117 @@
+"""Has children of the daemon pack directories and lay them out: what a task has written is touched in the sandbox alone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from batchd import children
+from batchd.config import Config
+from batchd.errors import FolderError, SandboxError, WorkspaceError
+from batchd.records import Base, Pack, SandboxPolicy
+from batchd.sandbox import directory
+from batchd.sandbox.probe import someone
+from batchd.workspace.job import Lay, Outcome, PackUp, Work
+
+_OUTCOME: msgspec.json.Decoder[Outcome] = msgspec.json.Decoder(Outcome)
+#: How much longer than its own limit a child may take to say so, in seconds.
+_GRACE_S = 30.0
+_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What is to be laid out, as in ``Lay``."""
+
+    directory: str
+    fresh: bool
+    base: Base | None
+    changes: tuple[Pack, ...]
+
+
+async def packed(config: Config, shelf: Path, path: str, *, mirror: bool = False) -> Pack:
+    """Return the pack of a directory, which is on the shelf by then.
+
+    Raises ``WorkspaceError``, and ``OSError`` where the disk takes nothing.
+    """
+    most = config.workspace.max_mirror_bytes if mirror else config.sandbox.max_disk_bytes
+    outcome = await _done(
+        PackUp(
+            directory=path,
+            mirror=mirror,
+            shelf=str(shelf),
+            policy=config.sandbox_policy(),
+            timeout_s=config.workspace.fetch_timeout_s,
+            max_bytes=most,
+        ),
+        config.workspace.fetch_timeout_s,
+    )
+    if outcome.pack is None:
+        raise WorkspaceError(f"{path} cannot be packed: {outcome.error}")
+    return outcome.pack
+
+
+async def laid(config: Config, shelf: Path, order: Order) -> str:
+    """Lay a directory out; return why it cannot be, empty: it is. Raises ``OSError`` where the disk takes nothing."""
+    policy = config.sandbox_policy()
+    if not order.changes and order.base is None:
+        if order.fresh:
+            await asyncio.to_thread(_made, order.directory, policy)
+        return ""
+    outcome = await _done(
+        Lay(
+            directory=order.directory,
+            fresh=order.fresh,
+            base=order.base,
+            changes=order.changes,
+            shelf=str(shelf),
+            policy=policy,
+            timeout_s=config.workspace.fetch_timeout_s,
+        ),
+        config.workspace.fetch_timeout_s * (1 + len(order.changes)),
+    )
+    return outcome.error
+
+
+def _made(path: str, policy: SandboxPolicy) -> None:
+    """Make a directory that is empty: the task has left nothing in it. Raises ``OSError``, ``SandboxUnavailableError``."""
+    try:
+        made, _ = directory.fresh(path, someone(policy))
+    except (FolderError, SandboxError) as error:
+        raise OSError(errno.EIO, str(error)) from error
+    os.close(made)
+
+
+async def _done(work: Work, limit_s: float) -> Outcome:
+    """Return how a child did it. Raises ``OSError`` where that could not be, since the disk takes nothing, say."""
+    child = await asyncio.create_subprocess_exec(
+        *children.module("batchd.workspace", str(os.getpid())),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={name: os.environ[name] for name in _VARIABLES if name in os.environ},
+        process_group=0,
+    )
+    try:
+        async with asyncio.timeout(limit_s + _GRACE_S):
+            answer, said = await child.communicate(msgspec.json.encode(work))
+    except TimeoutError:
+        return Outcome(error="it does not come to an end")
+    finally:
+        if child.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                child.kill()
+            await child.wait()
+    if not answer:
+        lines = said.decode(errors="replace").strip().splitlines()
+        return Outcome(error=f"what does it has died: {lines[-1] if lines else 'killed'}")
+    outcome = _OUTCOME.decode(answer)
+    if outcome.errno:
+        raise OSError(outcome.errno, outcome.error)
+    return outcome

@@ -1,0 +1,146 @@
+"""The porter: serves workers elsewhere with packs, and takes those that they send, part by part.
+
+Such a worker may lie. What it asks for and sends is bounded: one thing at a time for each task, no more than its task may
+put on the disk, and a pack counts once it is whole, and is what it is called.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from batchd import wire
+from batchd.daemon.attempts.active import Active
+from batchd.daemon.attempts.chainbook import ChainBook
+from batchd.daemon.attempts.coming import Coming
+from batchd.daemon.current import Current
+from batchd.daemon.listener import Listener
+from batchd.daemon.loop import Loop
+from batchd.errors import WorkspaceError
+from batchd.records import Ref
+
+#: What may wait to be read by a worker, in bytes, before it gets more.
+_MOST_UNREAD = 8 * wire.MAX_PART
+#: So many packs of changes may a chain have: a worker puts one in their place long before.
+_MOST_PACKS = 256
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Porter(Listener):
+    """Moves packs over the wire."""
+
+    _loop: Loop
+    _current: Current
+    _book: ChainBook
+    #: What is coming, by the task.
+    _coming: dict[Ref, Coming] = field(default_factory=dict)
+    #: Tasks that wait for an answer.
+    _asked: set[Ref] = field(default_factory=set)
+
+    def task_left(self, ref: Ref) -> None:
+        """Drop what had come in part."""
+        if ref in self._coming:
+            self._loop.spawn(self._drop(ref))
+
+    async def _drop(self, ref: Ref) -> None:
+        """Have nothing be coming for a task."""
+        if (coming := self._coming.pop(ref, None)) is not None:
+            self._book.arrived()
+            await asyncio.to_thread(coming.drop)
+
+    async def serve(self, active: Active, message: wire.PackWanted | wire.PackSent) -> None:
+        """Answer a worker, unless it is one that no worker of ours is: that ends."""
+        wrong = self._wrong(active, message)
+        if wrong:
+            active.worker.kill(f"{wrong}: what no worker of batchd does")
+            return
+        self._asked.add(active.ref)
+        try:
+            match message:
+                case wire.PackWanted():
+                    await self._give(active, message)
+                case wire.PackSent():
+                    await self._take_in(active, message)
+        finally:
+            self._asked.discard(active.ref)
+
+    def _wrong(self, active: Active, message: wire.PackWanted | wire.PackSent) -> str:
+        """Return what no worker of ours does; empty: nothing."""
+        if active.ref in self._asked:
+            return "it asked for two things at once"
+        if active.worker.channel.unread > _MOST_UNREAD:
+            return "it asks, and does not read what it is sent"
+        if self._book.get(active.ref) is None:
+            return "it asked for packs of a directory that has not left this machine"
+        if isinstance(message, wire.PackSent) and message.offset and active.ref not in self._coming:
+            return "it sent the middle of a pack"
+        return ""
+
+    async def _give(self, active: Active, wanted: wire.PackWanted) -> None:
+        """Send a part of a pack."""
+        ref, attempt = active.ref, active.attempt
+        packs = active.chain.packs if active.chain else ()
+        pack = next((each for each in packs if each.digest == wanted.digest), None)
+        try:
+            if pack is None:
+                raise FileNotFoundError(errno.ENOENT, "its chain has no such pack")
+            data = await asyncio.to_thread(_part, self._book.shelf.path(pack), wanted.offset)
+        except (OSError, ValueError, OverflowError) as error:
+            number = getattr(error, "errno", None) or errno.EINVAL
+            active.answer(
+                wire.PackTaken(ref=ref, attempt=attempt, errno=number, message=str(error))
+            )
+            return
+        active.answer(wire.PackPart(ref=ref, attempt=attempt, data=data))
+
+    async def _take_in(self, active: Active, sent: wire.PackSent) -> None:
+        """Take a part of what a task has changed; with the last one it is durable."""
+        taken = wire.PackTaken(ref=active.ref, attempt=active.attempt)
+        try:
+            await self._take(active.ref, sent)
+        except OSError as error:
+            taken = replace(taken, errno=error.errno or errno.EIO, message=str(error))
+        except WorkspaceError as error:
+            active.worker.kill(f"it sent what no worker of batchd sends: {error}")
+            return
+        active.answer(taken)
+
+    async def _take(self, ref: Ref, sent: wire.PackSent) -> None:
+        """Take a part. Raises ``OSError`` where it cannot be kept, ``WorkspaceError`` for what is no pack."""
+        kept, most = self._book.get(ref), self._current.config.sandbox.max_disk_bytes
+        assert kept is not None, "its directory has left"
+        if not sent.offset:
+            earlier = 0 if sent.whole else sum(pack.size for pack in kept.chain.changes)
+            if earlier + sent.pack.size > most or len(kept.chain.changes) >= _MOST_PACKS:
+                why = f"what the task has changed is more than {most:,} bytes, packed: [sandbox] max_disk_bytes"
+                raise OSError(errno.EFBIG, why)
+            await self._drop(ref)
+            coming = Coming(self._book.shelf, sent.pack, most)
+            await self._book.arriving()
+            self._coming[ref] = coming
+        coming = self._coming[ref]
+        if not await asyncio.to_thread(coming.add, sent.pack, sent.offset, sent.data):
+            return
+        changes = (sent.pack,) if sent.whole else (*kept.chain.changes, sent.pack)
+        await self._book.store(
+            replace(
+                kept,
+                chain=replace(kept.chain, changes=changes),
+                came=kept.came + 1,
+                came_bytes=kept.came_bytes + sent.pack.size,
+            )
+        )
+        await self._drop(ref)
+        if sent.whole:  # who sends that again and again must not fill the disk
+            coming_too = {each.digest for each in self._coming.values()}
+            await self._book.drop(kept.chain.changes, besides=coming_too)
+
+
+def _part(path: Path, offset: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(wire.MAX_PART)

@@ -1,0 +1,49 @@
+"""What a request asks for: the names in its path, and the values of its query."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from starlette.requests import Request
+
+from batchd.errors import UsageError
+from batchd.records import Ref, Status
+from batchd.store.reader import Reader
+from batchd.store.views import ORDERS
+from batchd.web.live import Wish
+
+#: Characters of what tasks are searched for.
+_LONGEST = 200
+
+
+def known(batch: str, task: str = "") -> Callable[[Reader], object]:
+    """Return what asks the store whether there is such a batch or task."""
+    return lambda reader: reader.task(Ref(batch, task)) if task else reader.batch(batch)
+
+
+def ref(request: Request) -> Ref:
+    """Return the task that a path names."""
+    return Ref(request.path_params["batch"], request.path_params["task"])
+
+
+def number(request: Request, name: str) -> int:
+    """Return a count from the query; 0 where there is none. Raises ``UsageError``."""
+    text = request.query_params.get(name, "") or "0"
+    if not (text.isascii() and text.isdigit() and len(text) < 10):  # noqa: PLR2004 (beyond it no page is)
+        raise UsageError(f"{name} is a number")
+    return int(text)
+
+
+def wish(request: Request) -> Wish:
+    """Return which tasks of a batch are wanted. Raises ``UsageError``."""
+    order = request.query_params.get("sort", "")
+    statuses = [s for s in request.query_params.get("status", "").split(",") if s]
+    if order.removeprefix("-") not in ORDERS or not {*statuses} <= {*Status}:
+        raise UsageError("sort is a column, and status a list of statuses")
+    return Wish(
+        statuses=tuple(statuses),
+        text=request.query_params.get("q", "")[:_LONGEST],
+        order=order.removeprefix("-"),
+        descending=order.startswith("-"),
+        page=number(request, "page"),
+    )

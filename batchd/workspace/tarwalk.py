@@ -1,0 +1,129 @@
+"""Looks through the heads of a tar that somebody else has written, before it is believed to be one of ours.
+
+It is unpacked in the sandbox alone, whatever is in it: this finds early what no worker of batchd writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from batchd.errors import WorkspaceError
+
+_BLOCK = 512
+#: Files, hard and symbolic links, folders, and what says more of the next one.
+_KINDS = frozenset(b"0125x\0")
+_MORE = ord("x")
+#: Names of two thousand characters, and times.
+_MOST_MORE = 1 << 16
+#: Of each head: where the fields lie.
+_NAME, _SIZE, _SUM, _KIND, _PREFIX = (
+    slice(0, 100),
+    slice(124, 136),
+    slice(148, 156),
+    156,
+    slice(345, 500),
+)
+
+
+def check(parts: Iterator[bytes], most: int) -> None:
+    """Raise ``WorkspaceError`` for what is no tar of ours, or has more than ``most`` entries."""
+    stream, count, more = _Stream(parts), 0, dict[bytes, bytes]()
+    while (head := stream.take(_BLOCK)) and any(head):
+        count += 1
+        size = _checked(head)
+        if count > most:
+            raise WorkspaceError(f"it has more than {most:,} entries")
+        if head[_KIND] == _MORE:
+            if size > _MOST_MORE:
+                raise WorkspaceError("it says too much of an entry")
+            more = _records(stream.take(_padded(size))[:size])
+            continue
+        name = more.get(b"path") or b"/".join(
+            filter(None, map(_text, (head[_PREFIX], head[_NAME])))
+        )
+        if not name.startswith(b"./") or b".." in name.split(b"/"):
+            raise WorkspaceError(f"it has an entry called {name[:200]!r}")
+        stream.skip(_padded(_number(more[b"size"], 10) if b"size" in more else size))
+        more = {}
+    stream.end()
+
+
+def check_names(names: Sequence[str], most: int) -> None:
+    """Raise ``WorkspaceError`` for paths that lead out of a directory, or more than ``most``."""
+    wrong = next((name for name in names if ".." in name.split("/")), "")
+    if wrong or len(names) > most:
+        raise WorkspaceError(f"it names {wrong!r}" if wrong else f"it names {len(names):,} paths")
+
+
+def _checked(head: bytes) -> int:
+    """Return the size in a head that can be one. Raises ``WorkspaceError``."""
+    blank = b" " * 8
+    if len(head) < _BLOCK or sum(head[:148] + blank + head[156:]) != _number(_text(head[_SUM]), 8):
+        raise WorkspaceError("it is no tar")
+    if head[_KIND] not in _KINDS:
+        raise WorkspaceError(f"it has an entry of kind {chr(head[_KIND])!r}")
+    return _number(_text(head[_SIZE]), 8)
+
+
+def _number(text: bytes, base: int) -> int:
+    digits = text.strip(b" \0")
+    if not digits.isdigit():
+        raise WorkspaceError("it has a number that is none")
+    try:
+        return int(digits, base)
+    except ValueError:
+        raise WorkspaceError("it has a number that is none") from None
+
+
+def _text(field: bytes) -> bytes:
+    return field.partition(b"\0")[0]
+
+
+def _padded(size: int) -> int:
+    return -(-size // _BLOCK) * _BLOCK
+
+
+def _records(body: bytes) -> dict[bytes, bytes]:
+    """Return what is said of the next entry: lines that begin with their own length."""
+    found = {}
+    while body:
+        length = _number(body.partition(b" ")[0], 10)
+        line, body = body[:length], body[length:]
+        key, equals, value = line.partition(b" ")[2].partition(b"=")
+        if not (equals and value.endswith(b"\n")):
+            raise WorkspaceError("it says something of an entry that is nothing")
+        found[key] = value[:-1]
+    return found
+
+
+class _Stream:
+    """Bytes that come in parts."""
+
+    def __init__(self, parts: Iterator[bytes]) -> None:
+        self._parts = parts
+        self._buffer = b""
+        self._at = 0
+
+    def take(self, size: int) -> bytes:
+        """Return the next bytes; fewer where there are no more."""
+        while len(self._buffer) - self._at < size and (part := next(self._parts, b"")):
+            self._buffer = self._buffer[self._at :] + part
+            self._at = 0
+        found = self._buffer[self._at : self._at + size]
+        self._at += len(found)
+        return found
+
+    def skip(self, size: int) -> None:
+        """Go on behind the next bytes. Raises ``WorkspaceError`` where there are fewer."""
+        while size > (left := len(self._buffer) - self._at):
+            size -= left
+            self._buffer, self._at = next(self._parts, b""), 0
+            if not self._buffer:
+                raise WorkspaceError("it ends within a file")
+        self._at += size
+
+    def end(self) -> None:
+        """Read to the end: behind a tar come zeros alone. Raises ``WorkspaceError``."""
+        while part := self.take(1 << 16):
+            if any(part):
+                raise WorkspaceError("it goes on behind its end")

@@ -1,0 +1,76 @@
+"""What becomes of directories on the daemon's machine: packed before a task works on one elsewhere, laid out when it has."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from batchd.records import Pack
+from batchd.sandbox import Sandbox
+from batchd.workspace import clones, packing
+from batchd.workspace.job import Lay, PackUp
+from batchd.workspace.listing import look
+from batchd.workspace.mirrors import Mirror
+from batchd.workspace.packs import Shelf
+
+#: What a disk, or a quota, answers that takes nothing for a while.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+
+
+async def packed(work: PackUp) -> Pack:
+    """Return the pack of a directory, which is on the shelf by then. Raises ``WorkspaceError``, ``SandboxError``, ``OSError``."""
+    shelf = Shelf(Path(work.shelf))
+    alone = (
+        Mirror(Path(work.directory).parent).locked() if work.mirror else contextlib.nullcontext()
+    )
+    draft = shelf.draft()
+    try:
+        with (
+            alone,
+            await Sandbox(work.policy).open(
+                work.directory, fresh=False, network=False, env={}
+            ) as place,
+        ):
+            found = await asyncio.to_thread(place.look, look)
+            pack = await packing.packed(
+                place,
+                packing.everything(found),
+                found.seen,
+                draft,
+                most=work.max_bytes,
+                timeout_s=work.timeout_s,
+            )
+        await asyncio.to_thread(shelf.keep, draft, pack)
+    finally:
+        draft.unlink(missing_ok=True)
+    return pack
+
+
+async def laid(work: Lay) -> None:
+    """Have a directory become what packs say. Raises ``WorkspaceError``, ``SandboxError``, ``FolderError``, ``OSError``."""
+    shelf = Shelf(Path(work.shelf))
+    largest = max((pack.plain for pack in work.changes), default=0)
+    policy = replace(work.policy, max_file_bytes=max(work.policy.max_file_bytes, largest))
+    base = work.base.mirror if work.base else ""
+    with await Sandbox(policy).open(
+        work.directory, fresh=work.fresh, network=False, env={}, base=base
+    ) as place:
+        if work.base is not None:
+            await clones.make(place, work.base, work.timeout_s)
+        for pack in work.changes:
+            with shelf.reading(pack) as reading:
+                await packing.unpacked(place, reading, work.timeout_s)
+
+
+def refused(error: BaseException | None) -> int:
+    """Return by what a disk that takes nothing has caused an error; 0: it has not."""
+    said = str(error)
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return error.errno
+        error = error.__cause__
+    return next((number for number in _FULL if os.strerror(number) in said), 0)

@@ -1,0 +1,337 @@
+"""Orders from browsers, over real HTTP to a real daemon: what they do, who may give them, and what the log says."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving import Page, until, web
+
+from batchd.errors import UsageError
+from batchd.records import Scope
+from batchd.store.reader import Reader
+from batchd.web.drafts import Drafts
+from batchd.web.gate import Gate
+from batchd.web.orders import Order, Wanted, ordered
+from tests.conftest import Spool
+
+pytestmark = pytest.mark.in_turns
+
+SLOW = "standin/latency-0.3+steps-40"
+CANCEL = {"verb": "cancel", "scope": "batch", "name": "b"}
+
+
+@dataclass(frozen=True)
+class Browser:
+    """A browser that has signed in, as the server sees it."""
+
+    page: Page
+    cookie: str
+    key: str
+
+    def post(
+        self, path: str, value: object, *, left_out: str = "", **other: str
+    ) -> tuple[int, dict[str, Any]]:
+        """Post JSON as the page does, but for the headers that are given or left out; return the answer."""
+        headers = {
+            "Cookie": self.cookie,
+            "Origin": self.page.address,
+            "Sec_Fetch_Site": "same-origin",
+            "Content_Type": "application/json",
+            "X_Batchd_Key": self.key,
+        }
+        headers = {name: text for name, text in {**headers, **other}.items() if name != left_out}
+        body = value if isinstance(value, bytes) else json.dumps(value).encode()
+        answer, data = self.page.ask(path, method="POST", token=None, body=body, **headers)
+        return answer.status, json.loads(data)
+
+    def order(self, value: Mapping[str, object]) -> dict[str, Any]:
+        """Ask, say yes, and return what came of it."""
+        status, asked = self.post("/api/orders", value)
+        assert status == 200, asked
+        status, done = self.post("/api/orders/confirmed", {"ticket": asked["ticket"]})
+        assert status == 200, done
+        return {**done, "question": asked["question"]}
+
+
+def sign_in(page: Page) -> Browser:
+    """Show the token."""
+    answer, data = page.ask("/session")
+    cookie = answer.headers["set-cookie"].partition(";")[0]
+    return Browser(page, cookie, json.loads(data)["key"])
+
+
+def allow(spool: Spool) -> None:
+    """Let browsers give orders, and know a slow model."""
+    config = spool.folder / "config.toml"
+    price = "input_usd_per_mtok = 1.0\noutput_usd_per_mtok = 2.0\n"
+    config.write_text(f'{config.read_text()}\n[models."{SLOW}"]\n{price}\n[web]\norders = true\n')
+
+
+def drop(spool: Spool, tasks: int = 3) -> None:
+    """Have a batch ``b`` of slow tasks begin."""
+    given = [{"first_prompt": f"do {n}", "model": SLOW} for n in range(tasks)]
+    spool.write("b.json", given).rename(spool.folder / "inbox" / "b.json")
+
+
+def lines(spool: Spool, event: str) -> list[dict[str, Any]]:
+    """Return what the daemon's log says of orders."""
+    said = (spool.folder / "daemon.log").read_text().splitlines()
+    return [line for text in said if f'"{event}"' in text and (line := json.loads(text))]
+
+
+@pytest.fixture
+def browser(spool: Spool) -> Iterator[Browser]:
+    """A browser that has signed in where orders are allowed; a daemon is at work on a batch ``b``."""
+    allow(spool)
+    with spool.serving(), web(spool) as page:
+        drop(spool)
+        until(lambda: page.get("/api/overview")["agents"])
+        yield sign_in(page)
+
+
+def test_orders_are_carried_out_and_logged(spool: Spool, browser: Browser) -> None:
+    """Pause, resume, cancel and retry do what the commands do; each leaves a line that says which session gave it, from where."""
+    page = browser.page
+    done = browser.order({"verb": "pause", "scope": "batch", "name": "b"})
+    assert done["question"].startswith("Pause batch b?")
+    assert done["lines"] == ["batch b is paused: 3 tasks"]
+    waits = page.get("/api/batches/b")["waits"]
+    assert [(w["scope"], w["name"], w["paused"]) for w in waits] == [("batch", "b", True)]
+    done = browser.order({"verb": "resume", "scope": "batch", "name": "b"})
+    assert done["lines"] == ["batch b goes on"]
+    done = browser.order({"verb": "cancel", "scope": "task", "name": "b/003"})
+    assert done["lines"] == ["1 task cancelled"]
+    done = browser.order(CANCEL)
+    assert "2 tasks that have not ended end now" in done["question"]
+    until(lambda: page.get("/api/batches/b")["batch"]["cancelled"] == 3)
+    done = browser.order({"verb": "retry", "scope": "batch", "name": "b", "failed": True})
+    assert done["batches"] == ["b-2"]
+    assert done["lines"] == ["b-2: 3 tasks of b queued again"]
+    assert page.get("/api/batches/b-2")["batch"]["retry_of"] == "b"
+    found = lines(spool, "command_done")
+    assert [line["verb"] for line in found] == ["pause", "resume", "cancel", "cancel", "retry"]
+    assert {line["pid"] for line in found} == {page.process.pid}
+    assert len({line["via"] for line in found}) == 1
+    assert found[0]["via"].startswith("web session ")
+    assert found[0]["via"].endswith(" from 127.0.0.1")
+    log = (spool.folder / "daemon.log").read_text() + page.log.read_text()
+    assert not any(secret in log for secret in (page.token, browser.key, browser.cookie))
+    other = sign_in(page)
+    other.order({"verb": "cancel", "scope": "batch", "name": "b-2"})
+    assert lines(spool, "command_done")[-1]["via"] != found[0]["via"]
+
+
+@pytest.mark.parametrize(
+    ("status", "change"),
+    [
+        (401, {"left_out": "Cookie"}),
+        (401, {"Cookie": "batchd-web-{port}=1.2"}),
+        (401, {"left_out": "Cookie", "Authorization": "Bearer {token}"}),
+        # Who took the cookie reads, and orders nothing.
+        (403, {"left_out": "X_Batchd_Key"}),
+        (403, {"X_Batchd_Key": "0" * 64}),
+        (403, {"X_Batchd_Key": "{token}"}),
+        (403, {"X_Batchd_Key": "{other}"}),
+        (403, {"Origin": "http://evil.example"}),
+        (403, {"Origin": "http://127.0.0.1:1"}),
+        (403, {"Origin": "http://localhost:{port}"}),
+        (403, {"Origin": "null"}),
+        (403, {"left_out": "Origin"}),
+        (403, {"Sec_Fetch_Site": "same-site"}),
+        (403, {"Sec_Fetch_Site": "cross-site"}),
+        # A name that was led here.
+        (421, {"Host": "evil.example", "Origin": "http://evil.example"}),
+        (415, {"Content_Type": "text/plain"}),
+        (415, {"Content_Type": "application/x-www-form-urlencoded"}),
+        (415, {"left_out": "Content_Type"}),
+    ],
+)
+def test_who_may_not_orders_nothing(
+    spool: Spool, spooled: Browser, status: int, change: Mapping[str, str]
+) -> None:
+    """Without session or key, from another page, by another name or as a form: refused, at both steps, and nothing happens."""
+    del spool
+    words = {
+        "port": str(spooled.page.port),
+        "token": spooled.page.token,
+        "other": sign_in(spooled.page).key,
+    }
+    change = {name: text.format(**words) for name, text in change.items()}
+    assert spooled.post("/api/orders", CANCEL, **change)[0] == status  # type: ignore[arg-type]
+    _, asked = spooled.post("/api/orders", CANCEL)
+    confirmed = spooled.post("/api/orders/confirmed", {"ticket": asked["ticket"]}, **change)  # type: ignore[arg-type]
+    assert confirmed[0] == status
+    # The refusal has not used the question up: who may, still can.
+    assert spooled.page.get("/api/batches/b")["batch"]["cancelled"] == 0
+
+
+@pytest.fixture(scope="module")
+def spooled(tmp_path_factory: pytest.TempPathFactory, model_server: str) -> Iterator[Browser]:
+    """A browser that has signed in; a batch ``b`` waits, and no daemon runs."""
+    from tests.conftest import CONFIG  # noqa: PLC0415 (as the other tests of the page do)
+
+    folder = tmp_path_factory.mktemp("spooled")
+    folder.chmod(0o755)
+    (folder / "config.toml").write_text(CONFIG.format(base_url=model_server, model="steps-2"))
+    spool = Spool(folder)
+    allow(spool)
+    with spool.serving():
+        drop(spool)
+        until(lambda: (folder / ".batchd/batchd.db").exists() and _dropped(folder))
+    with web(spool) as page:
+        yield sign_in(page)
+
+
+def _dropped(folder: Path) -> bool:
+    with Reader(folder / ".batchd/batchd.db") as reader:
+        return bool(reader.batches())
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, b""),
+        (400, b"{"),
+        (400, b"\xff"),
+        (400, b"[" * 4000),
+        (400, b"x" * 5000),
+        (400, {"verb": "prune", "scope": "batch", "name": "b"}),
+        (400, {"verb": "tune", "scope": "all"}),
+        (400, {"verb": "cancel", "scope": "all"}),
+        (400, {"verb": "cancel", "scope": "provider", "name": "standin"}),
+        (400, {"verb": "cancel", "scope": "batch", "name": "b/001"}),
+        (400, {"verb": "cancel", "scope": "task", "name": "b/"}),
+        (400, {"verb": "pause", "scope": "day"}),
+        (400, {"verb": "pause", "scope": "batch"}),
+        (400, {"verb": "cancel", "scope": "batch", "name": "b", "uid": 0}),
+        (400, {"verb": "retry", "scope": "batch", "name": "b", "failed": True}),
+        (404, {"verb": "cancel", "scope": "batch", "name": "none"}),
+        (404, {"verb": "pause", "scope": "task", "name": "b/none"}),
+    ],
+)
+def test_what_is_no_order_is_refused_with_a_reason(
+    spooled: Browser, status: int, body: object
+) -> None:
+    """Odd bodies, other verbs, scopes that make no sense, names that there are not: a plain answer, and no trace in the log."""
+    found, answer = spooled.post("/api/orders", body)
+    assert (found, bool(answer["error"])) == (status, True)
+    assert "Traceback" not in spooled.page.log.read_text()
+
+
+def test_a_question_is_answered_once(spooled: Browser) -> None:
+    """A yes that is sent again, one of another session, one to nothing: 409; the first has been carried to the daemon."""
+    _, asked = spooled.post("/api/orders", CANCEL)
+    ticket = {"ticket": asked["ticket"]}
+    other = sign_in(spooled.page)
+    for browser in (other, spooled):
+        # The wrong session uses it up: the question is asked again.
+        status, refused = browser.post("/api/orders/confirmed", ticket)
+        assert (status, "answered already" in refused["error"]) == (409, True)
+    _, asked = spooled.post("/api/orders", CANCEL)
+    ticket = {"ticket": asked["ticket"]}
+    status, first = spooled.post("/api/orders/confirmed", ticket)
+    assert (status, "`batchd cancel b` does it without one" in first["error"]) == (409, True)
+    status, again = spooled.post("/api/orders/confirmed", ticket)
+    assert (status, "answered already" in again["error"]) == (409, True)
+    assert spooled.post("/api/orders/confirmed", {"ticket": "x" * 32})[0] == 409
+    assert spooled.post("/api/orders/confirmed", {})[0] == 409
+
+
+def test_a_question_is_good_for_two_minutes_and_for_its_session() -> None:
+    """Of questions that wait, the oldest make room."""
+    now = [0.0]
+    drafts = Drafts(lambda: now[0])
+    order = Order(request=None, question="?", command="", lines=lambda _: [])  # type: ignore[arg-type]
+    tickets = [drafts.keep(order, "me") for _ in range(202)]
+    for gone in tickets[:2]:
+        with pytest.raises(UsageError):
+            drafts.take(gone, "me")
+    assert drafts.take(tickets[2], "me") is order
+    now[0] = 121.0
+    with pytest.raises(UsageError):
+        drafts.take(tickets[3], "me")
+
+
+def test_no_other_method_orders(spooled: Browser) -> None:
+    """GET, HEAD, PUT and the like change nothing, with everything that an order wants; nor does a POST anywhere else."""
+    headers = {"Cookie": spooled.cookie, "Origin": spooled.page.address}
+    headers |= {"X_Batchd_Key": spooled.key, "Content_Type": "application/json"}
+    body = json.dumps(CANCEL).encode()
+    for method in ("PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"):
+        answer, _ = spooled.page.ask("/api/orders", method=method, body=body, **headers)
+        assert answer.status == 405, method
+    for method in ("GET", "HEAD"):
+        answer, _ = spooled.page.ask("/api/orders?verb=cancel&name=b", method=method, **headers)
+        assert answer.status == 405, method
+    for path in ("/", "/api/batches/b", "/session", "/api/orders/", "/api/orders/confirmed/x"):
+        answer, _ = spooled.page.ask(path, method="POST", body=body, **headers)
+        assert answer.status == 405, path
+    answer, _ = spooled.page.ask("/api/orders", method="POST", body=body, **headers)
+    assert answer.headers["x-frame-options"] == "DENY"
+    assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def test_without_the_switch_nothing_can_be_ordered(spool: Spool) -> None:
+    """Off by default: no key is given, no button shown, and each POST is refused, whatever comes with it."""
+    with web(spool) as page:
+        answer, data = page.ask("/session")
+        assert json.loads(data) == {"admitted": True}
+        cookie = answer.headers["set-cookie"].partition(";")[0]
+        key = Gate(page.token).key(cookie.partition("=")[2])
+        browser = Browser(page, cookie, key)
+        for path in ("/api/orders", "/api/orders/confirmed"):
+            status, said = browser.post(path, CANCEL)
+            assert (status, "only shows" in said["error"]) == (405, True)
+        _, shell = page.ask("/", Accept="text/html")
+        assert b"data-orders" not in shell
+
+
+def test_who_needs_no_token_orders_nothing(spool: Spool) -> None:
+    """``open`` shows the page to every user of the machine: with ``orders`` it is refused, with the fix."""
+    config = spool.folder / "config.toml"
+    config.write_text(f"{config.read_text()}\n[web]\nopen = true\norders = true\n")
+    refused = spool.batchd("web", "--listen", "127.0.0.1:0")
+    assert refused.returncode == 2
+    assert "open = true asks for none" in refused.stderr
+    assert "leave one of the two out" in refused.stderr
+
+
+def test_what_the_daemon_refuses_is_refused(spool: Spool, browser: Browser) -> None:
+    """The daemon decides: a task that ended between the question and the yes is not ended again, and a refusal is shown as it is."""
+    _, asked = browser.post("/api/orders", {"verb": "cancel", "scope": "task", "name": "b/001"})
+    assert spool.batchd("cancel", "b/001").returncode == 0
+    status, done = browser.post("/api/orders/confirmed", {"ticket": asked["ticket"]})
+    assert (status, done["lines"]) == (200, ["0 tasks cancelled", "b/001 had ended already"])
+    assert spool.batchd("cancel", "b").returncode == 0
+    until((spool.folder / "outbox/b/summary.json").exists)
+    _, asked = browser.post("/api/orders", {"verb": "retry", "scope": "batch", "name": "b"})
+    assert spool.batchd("prune", "--outbox", "--yes").returncode == 0
+    status, refused = browser.post("/api/orders/confirmed", {"ticket": asked["ticket"]})
+    assert (status, "pruned" in refused["error"]) == (400, True), refused
+    assert lines(spool, "command_refused")[-1]["via"].startswith("web session ")
+
+
+def test_a_session_of_an_earlier_version_is_good() -> None:
+    """A cookie from before an upgrade still lets its browser look."""
+    gate = Gate("the-token-itself")
+    until_s = str(int(time.time()) + 1000)
+    old = f"{until_s}.{gate._signed(until_s)}"
+    assert gate.admits(old)
+    assert gate.admits(gate.session())
+    assert gate.session() != gate.session()
+    assert gate.key(old) != gate.key(gate.session())
+
+
+@pytest.mark.parametrize("verb", ["cancel", "retry", "pause", "resume"])
+def test_what_there_is_not_is_named(spooled: Browser, verb: str) -> None:
+    """An order about a task that the batch does not have says so before anything is asked of the daemon."""
+    folder = spooled.page.log.parent
+    with Reader(folder / ".batchd/batchd.db") as reader, pytest.raises(Exception, match="no task"):
+        ordered(reader, Wanted(verb=verb, scope=Scope.TASK, name="b/999"))  # type: ignore[arg-type]
