@@ -99,12 +99,12 @@ def test_what_the_kernel_kills_for_memory_goes_on_elsewhere(
     try:
         with spool.serving(), joined(spool, "small"):
             spool.eventually(lambda: nodes_of(spool))
-            for pid in processes("small"):
-                (group / "cgroup.procs").write_text(str(pid))
             drop(spool, 3)
             spool.eventually(lambda: running(spool))
             with joined(spool, "other"):
                 (group / "memory.limit_in_bytes").write_text(str(1 << 19))
+                for pid in processes("small"):
+                    (group / "cgroup.procs").write_text(str(pid))
                 assert summary(spool)["counts"]["completed"] == 3
         assert at(spool) == {"other": 3}
         assert "oom_kill 0" not in (group / "memory.oom_control").read_text()
