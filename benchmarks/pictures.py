@@ -39,11 +39,12 @@ from chromium import chromium
 FOLDER = Path(__file__).parents[1] / "docs" / "pictures"
 #: What a repository carries for a picture, in bytes.
 MOST = 150_000
-COLUMNS, LINES = 100, 20
+COLUMNS, LINES = 130, 27
 #: A cell, in points.
 WIDE, HIGH, MARGIN = 8.4, 18, 16
 #: How long the picture of `top` is waited for, and the batch (seconds).
 WORK_S, PATIENCE_S = 18.0, 240.0
+EMPTY = "\0"
 PAPER, INK = "#161513", "#ecebe7"
 #: The terminal's colours, as the pages have them in the dark.
 COLOURS = {
@@ -174,7 +175,8 @@ def drawn(shown: pyte.Screen) -> str:
         cells = [shown.buffer[line][column] for column in range(COLUMNS)]
         column = 0
         for style, group in itertools.groupby(cells, key=_style):
-            text = "".join(cell.data for cell in group)
+            # A wide character has two cells, the second of which is empty.
+            text = "".join(cell.data or EMPTY for cell in group)
             parts += _run(text, style, column, line)
             column += len(text)
     return "\n".join([*parts, "</g></svg>", ""])
@@ -204,7 +206,7 @@ def _run(text: str, style: Style, column: int, line: int) -> Iterator[str]:
     for words in re.finditer(r"\S+(?: \S+)*", text):
         length = f'textLength="{len(words[0]) * WIDE:g}" lengthAdjust="spacingAndGlyphs"'
         place = f'x="{x + words.start() * WIDE:g}" y="{y + 13:g}"'
-        yield f'<text {place} fill="{style.ink}"{bold} {length}>{html.escape(words[0])}</text>'
+        yield f'<text {place} fill="{style.ink}"{bold} {length}>{html.escape(words[0].replace(EMPTY, ""))}</text>'
 
 
 async def photographed(report: Path, target: Path) -> None:

@@ -60,7 +60,7 @@ def joined(
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=cluster.environment,
+        env={**cluster.environment, "XDG_CACHE_HOME": str(cluster.folder / "caches")},
         start_new_session=True,
     )
     try:

@@ -49,4 +49,5 @@ def settings(config: Config, known: Mapping[str, Endpoint]) -> wire.Settings:
         agents_per_process=config.pool.agents_per_process,
         heartbeat_s=min(_HEARTBEAT_S, config.pool.heartbeat_timeout_s / 4),
         each_step=config.log.level == "debug",
+        travels=not config.workspace.shared,
     )

@@ -21,6 +21,7 @@ from batchd.errors import NotPossibleError, SandboxUnavailableError
 from batchd.records import Pack, Ref, SandboxPolicy
 from batchd.records.kept import Kept
 from batchd.sandbox import seen
+from batchd.workspace import packs
 from batchd.workspace.packs import Shelf
 
 #: So many bytes of packs stay, where nothing else is asked for.
@@ -39,6 +40,7 @@ class Cache:
 
     def __init__(self, folder: Path, most: int = MOST) -> None:
         """Make what is missing, and remove what dead workers have left. Raises ``NotPossibleError``."""
+        packs.library()
         self._most = most
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)

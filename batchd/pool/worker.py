@@ -26,8 +26,8 @@ from batchd import __version__, results, wire
 from batchd.agent import Ended, Host
 from batchd.errors import (
     FolderError,
+    NotPossibleError,
     SandboxError,
-    SandboxUnavailableError,
     StaleAttemptError,
 )
 from batchd.events import CancelRequested, Suspended
@@ -38,7 +38,7 @@ from batchd.pool.cache import Cache
 from batchd.pool.channel import Channel
 from batchd.pool.host import AgentHost
 from batchd.pool.lease import Lease
-from batchd.records import Ref, SandboxPolicy
+from batchd.records import Ref
 from batchd.sandbox import Sandbox
 from batchd.spool import outbox
 
@@ -62,12 +62,16 @@ class Worker:
     sandbox: Sandbox
 
     def __init__(
-        self, agent: Agent, lease: Lease | None = None, cache: Cache | None = None
+        self,
+        agent: Agent,
+        lease: Lease | None = None,
+        cache: Callable[[], Cache] | None = None,
     ) -> None:
-        """``lease``, ``cache``: of a worker on another machine than its daemon's."""
+        """``lease``, and ``cache``, which makes one: of a worker on another machine than its daemon's."""
         self._agent = agent
         self._lease = lease
-        self._cache = cache
+        self._make_cache = cache
+        self._cache: Cache | None = None
         self._hosts: dict[Ref, AgentHost] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         #: By attempt: what has come of histories whose ``Run`` is to come.
@@ -101,6 +105,8 @@ class Worker:
         await asyncio.gather(heart, lean, *self._tasks, return_exceptions=True)
         if self._settings is not None:
             await self.client.aclose()
+        if self._cache is not None:
+            await asyncio.to_thread(self._cache.close)
         self.channel.close()
         return 3 if self._cause else 0
 
@@ -221,11 +227,8 @@ class Worker:
             self._lost(f"this is batchd {__version__}, the daemon is {version}: restart it")
             return
         try:
-            self.sandbox = self._tried(settings.sandbox)
-        except (
-            OSError,
-            SandboxUnavailableError,
-        ) as error:  # here it was there when the daemon looked
+            self.sandbox = self._tried(settings)
+        except (OSError, NotPossibleError) as error:  # here it was there when the daemon looked
             self.channel.send(self._hello(str(error)))
             self._lost(str(error))
             return
@@ -236,11 +239,13 @@ class Worker:
             self._lease.lasts(settings.lease_s)
         self._retuned.set()
 
-    def _tried(self, policy: SandboxPolicy) -> Sandbox:
-        """Return what tasks are opened with. Raises ``SandboxUnavailableError``, ``OSError``."""
+    def _tried(self, settings: wire.Settings) -> Sandbox:
+        """Return what tasks are opened with. Raises ``NotPossibleError``, ``OSError``."""
+        if settings.travels and self._make_cache is not None and self._cache is None:
+            self._cache = self._make_cache()
         if self._cache is not None:
-            self._cache.check(policy)
-        return Sandbox(policy)
+            self._cache.check(settings.sandbox)
+        return Sandbox(settings.sandbox)
 
     def _hello(self, problem: str = "") -> wire.Hello:
         fingerprint = code.fingerprint()
@@ -250,8 +255,8 @@ class Worker:
         assert self._settings is not None, "the daemon says Hello first"
         try:
             if self._stale:
-                self.sandbox, self._stale = self._tried(self._settings.sandbox), False
-        except (OSError, SandboxUnavailableError) as error:
+                self.sandbox, self._stale = self._tried(self._settings), False
+        except (OSError, NotPossibleError) as error:
             # It has too few descriptors, say, for what it works on, which goes on as it began; another one can.
             self.channel.send(wire.Done(run.ref, run.attempt, "refused", str(error)))
             return
@@ -310,7 +315,7 @@ class Worker:
         try:
             try:
                 await host.files.arrive()
-            except (OSError, SandboxError, SandboxUnavailableError) as error:
+            except (OSError, SandboxError, NotPossibleError) as error:
                 # Another machine may have what it takes.
                 why = f"the task's directory cannot be made here: {error}"
                 return wire.Done(ref, attempt, "refused", host.masker.text(why))

@@ -42,6 +42,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     each_step: bool = False
     #: On another machine: how long the worker may go on after the last renewal of its lease, in seconds.
     lease_s: float = 0.0
+    #: There: whether directories of tasks travel, since it does not have them at the same paths.
+    travels: bool = False
 
     def secrets(self) -> Iterator[str]:
         """Yield what only the providers may see."""

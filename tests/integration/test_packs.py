@@ -26,6 +26,7 @@ from patience import PATIENCE_S
 from pools import configured, drop, joined, nodes, processes, summary
 from strangers import Stranger, stranger
 
+from batchd import control
 from batchd.demo import recordings
 from batchd.demo.recordings import Recording
 from batchd.records import Answer, ToolCall
@@ -170,6 +171,11 @@ def test_a_task_goes_on_elsewhere_with_what_it_had_written(tmp_path: Path) -> No
     assert notes == sorted(set(notes))
     assert len(notes) >= 7
     assert result["attempts"] == 2
+
+
+def _running(spool: Spool) -> Any:
+    """Return what tasks at work do."""
+    return control.request(spool.folder / ".batchd", "status")["running"]
 
 
 def _events(spool: Spool, task: str) -> int:
@@ -367,6 +373,60 @@ def test_what_its_owner_does_meanwhile_stays(tmp_path: Path) -> None:
             summary(spool)
         found = {p.name: p.read_text().strip() for p in work.iterdir()}
     assert found == {"both": "task", "mine": "owner", "fresh": "owner", "new": "new"}
+
+
+def test_what_goes_on_in_the_background_comes_home_too(tmp_path: Path) -> None:
+    """A file that something wrote between two commands, or while the model was asked, and what it wrote last."""
+    lines = (
+        "(while sleep 0.02; do date +%s.%N >> ticks; done) > /dev/null 2>&1 &",
+        *(f": {n}" for n in range(4)),
+        "cp ticks seen",
+    )
+    with cluster(tmp_path, {"write it": lines}, latency="0.1") as spool, spool.serving():
+        with joined(spool, "n-one", cache=tmp_path / "c1"):
+            drop(spool, 1)
+            summary(spool)
+        there = spool.folder / "outbox/b/001"
+        seen_then, ticks = ((there / name).read_text() for name in ("seen", "ticks"))
+    assert len(seen_then.splitlines()) > 5
+    assert ticks.startswith(seen_then)
+
+
+def test_a_full_disk_at_home_is_waited_for(tmp_path: Path) -> None:
+    """What a command changed is sent again until the daemon's disk takes it; its event counts no sooner."""
+    line = "head -c 3000000 /dev/urandom > large; sha256sum large > sum"
+    with cluster(tmp_path, {"write it": (line, "sha256sum -c sum")}) as spool:
+        packs = spool.folder / ".batchd/packs"
+        packs.mkdir(parents=True)
+        (spool.folder / ".batchd").chmod(0o700)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", packs], check=True)
+        try:
+            with spool.serving(), joined(spool, "n-one", cache=tmp_path / "c1"):
+                drop(spool, 1)
+                spool.eventually(lambda: "cannot be kept" in str(_running(spool)))
+                assert not logged(spool.folder / "daemon.log", "tool_ran")
+                subprocess.run(["mount", "-o", "remount,size=50m", packs], check=True)
+                summary(spool)
+        finally:
+            subprocess.run(["umount", packs], check=True)
+        there = spool.folder / "outbox/b/001"
+        subprocess.run(["sha256sum", "-c", "sum"], cwd=there, check=True, capture_output=True)
+        assert spool.result("b", "001")["status"] == "completed"
+
+
+def test_what_cannot_be_laid_out_is_kept(tmp_path: Path) -> None:
+    """Its directory has gone meanwhile: the task has its result, and the log says where its packs are."""
+    with cluster(tmp_path, {"write it": ("sleep 0.5; echo x > x",)}) as spool:
+        work = owned(spool.folder / "work", {"a": "a"})
+        with spool.serving(), joined(spool, "n-one", cache=tmp_path / "c1"):
+            drop(spool, 1, dir="work")
+            spool.eventually(lambda: _events(spool, "b/001") > 1)
+            shutil.rmtree(work)
+            summary(spool)
+        (said,) = logged(spool.folder / "daemon.log", "sandbox_trouble")
+        aside = spool.folder / ".batchd/packs/aside/b.001"
+        assert str(aside) in said["message"]
+        assert [path.name for path in aside.iterdir()] == ["001"]
 
 
 def test_no_command_sees_the_packs_of_others(tmp_path: Path) -> None:

@@ -473,7 +473,7 @@ def test_what_ended_is_shown_without_a_daemon_and_what_was_cancelled_begins_agai
 
     path = spool.write("two.json", [{"first_prompt": "x", "model": "standin/400-1"}, _SLOW])
     with spool.serving():
-        with begun(spool, path, text="001 error") as process:
+        with begun(spool, path, text="001 failed") as process:
             process.kill()
         assert spool.batchd("cancel", "two").returncode == 0
         spool.eventually((spool.folder / "outbox/two/summary.json").exists)

@@ -11,6 +11,8 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from batchd import sealing
@@ -35,18 +37,21 @@ def main(node: str, pipe: int, parent: int, place: str, most: int, *, has: Has) 
     sealing.forget(())
     try:
         way, parting = ticket.parse(sys.stdin.readline()), sys.stdin.readline().strip()
-        cache = Cache(Path(place), most)
-        try:
-            return asyncio.run(_work(way, node, parting, pipe, cache, has=has))
-        finally:
-            cache.close()
+        made = partial(Cache, Path(place), most)
+        return asyncio.run(_work(way, node, parting, pipe, made, has=has))
     except BatchdError as error:
         sys.stderr.write(f"batchd worker: {error}\n")
         return error.exit_code
 
 
 async def _work(
-    way: ticket.Ticket, node: str, parting: str, pipe: int, cache: Cache, *, has: Has
+    way: ticket.Ticket,
+    node: str,
+    parting: str,
+    pipe: int,
+    cache: Callable[[], Cache],
+    *,
+    has: Has,
 ) -> int:
     def report(until: float) -> None:
         with contextlib.suppress(BlockingIOError, BrokenPipeError):
