@@ -85,6 +85,11 @@ cluster: bubblewrap
 test-cluster: cluster ## the tests of workers on a Ray cluster of several nodes, all of them on this machine
 	@$(CLUSTER)/bin/python -m pytest tests/cluster
 
+STRIKES ?= 20
+.PHONY: chaos-cluster
+chaos-cluster: cluster ## kills, freezes, drains and restarts on a Ray cluster, TASKS=… STRIKES=… SEED=…; prints its seed and figures
+	@BATCHD_CHAOS_SEED=$(SEED) BATCHD_CHAOS_TASKS=$(or $(filter-out 2000,$(TASKS)),500) BATCHD_CHAOS_STRIKES=$(STRIKES) $(CLUSTER)/bin/python -m pytest -s -o faulthandler_timeout=0 tests/cluster/test_cluster_chaos.py
+
 .PHONY: demo-cluster
 demo-cluster: cluster ## the demo's tasks on a Ray cluster of two nodes, and where each ran
 	@$(CLUSTER)/bin/python -m batchd demo --cluster

@@ -77,20 +77,24 @@ class Terms(Struct, frozen=True, kw_only=True):
     limits: Limits | None = None
 
 
-class TaskStarted(Struct, frozen=True, kw_only=True):
+class TaskStarted(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The first event of every task that a worker took up."""
 
     at: float
     terms: Terms
+    #: The machine on which that was; empty: the daemon's.
+    node: str = ""
 
 
-class Resumed(Struct, frozen=True, kw_only=True):
+class Resumed(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A later attempt took the task up again; the time since the event before was no work."""
 
     at: float
     attempt: int
     #: The terms from here on, of a task that no model has answered yet; None: those that it started under.
     terms: Terms | None = None
+    #: The machine on which that was; empty: the daemon's.
+    node: str = ""
 
 
 class CallStarted(Struct, frozen=True, kw_only=True):

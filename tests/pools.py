@@ -44,13 +44,13 @@ def invited(cluster: Spool, machine: str = "127.0.0.1") -> str:
 
 @contextlib.contextmanager
 def joined(
-    cluster: Spool, node: str, line: str = "", *, cache: Path | None = None
+    cluster: Spool, node: str, line: str = "", *options: str, cache: Path | None = None
 ) -> Iterator[subprocess.Popen[str]]:
     """Run a worker, from its start to whatever end.
 
     ``cache``: of one that sees nothing of the daemon's folder, but an empty one in its place, as on another machine.
     """
-    command = cluster.command("worker", "--join", "-", "--node", node)
+    command = cluster.command("worker", "--join", "-", "--node", node, *options)
     if cache is not None:
         hide = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"']
         worker = [*command[:3], "worker", "--join", "-", "--node", node, "--cache", str(cache)]

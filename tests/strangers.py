@@ -7,6 +7,7 @@ import hashlib
 import json
 import socket
 import ssl
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,14 +23,35 @@ from tests.conftest import Spool
 class Stranger:
     """Speaks the protocol by hand."""
 
-    def __init__(self, line: str) -> None:
+    def __init__(self, line: str, source: str = "127.0.0.1") -> None:
+        """``source``: the address that it comes from."""
         way = ticket.parse(line)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        self._socket = context.wrap_socket(socket.create_connection((way.host, way.port)))
+        plain = socket.create_connection((way.host, way.port), source_address=(source, 0))
+        self._socket = context.wrap_socket(plain)
         self._socket.settimeout(PATIENCE_S)
         self._buffer = b""
         self._token = way.token
+
+    @contextlib.contextmanager
+    def beating(self) -> Iterator[None]:
+        """Beat its heart, and do nothing else."""
+        over = threading.Event()
+
+        def beat() -> None:
+            number = 1
+            while not over.wait(0.5):
+                number += 1
+                self.say("Heartbeat", rss=1, number=number)
+
+        heart = threading.Thread(target=beat)
+        heart.start()
+        try:
+            yield
+        finally:
+            over.set()
+            heart.join()
 
     def join(self, token: str = "") -> Stranger:
         """Show the ticket, and say Hello."""
@@ -61,6 +83,20 @@ class Stranger:
         with contextlib.suppress(OSError):
             self._socket.sendall(b"".join(len(body).to_bytes(4, "big") + body for body in bodies))
 
+    def begin(self, size: int) -> None:
+        """Begin a frame of a size."""
+        with contextlib.suppress(OSError):
+            self._socket.sendall(size.to_bytes(4, "big") + b"[")
+
+    def flood(self, piece: bytes) -> int:
+        """Send the same for as long as that goes; return how many bytes that were."""
+        sent = 0
+        with contextlib.suppress(OSError):
+            while sent < 1 << 28:
+                self._socket.sendall(piece)
+                sent += len(piece)
+        return sent
+
     def hear(self, kind: str) -> dict[str, Any]:
         """Return the next message of a kind; empty where the connection ends before."""
         while True:
@@ -71,7 +107,7 @@ class Stranger:
                 if name == kind:
                     return dict(fields)
                 continue
-            with contextlib.suppress(ConnectionResetError, ssl.SSLEOFError):
+            with contextlib.suppress(ConnectionResetError, ssl.SSLError):
                 if more := self._socket.recv(1 << 16):
                     self._buffer += more
                     continue

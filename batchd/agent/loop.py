@@ -137,7 +137,7 @@ class _Agent:
     async def _opening(self, place: Workplace) -> Event:
         before, terms, task = self.state.terms, self._run.terms, self._run.task
         if before is not None and (self.state.spend or _alike(before.model, terms.model)):
-            return Resumed(at=self._host.clock(), attempt=self._run.attempt)
+            return Resumed(at=self._host.clock(), attempt=self._run.attempt, node=self._run.node)
         base = self._run.base
         if base is not None and before is None:
             await workspace.make(place, base, self._run.base_s)
@@ -161,7 +161,9 @@ class _Agent:
                 keep_processes=stays,
                 circles=True,
             )
-            return Resumed(at=self._host.clock(), attempt=self._run.attempt, terms=terms)
+            return Resumed(
+                at=self._host.clock(), attempt=self._run.attempt, terms=terms, node=self._run.node
+            )
         if self._host.files.travels:
             files = files and {path: stamp[:_LASTING] for path, stamp in files.items()}
         terms = replace(
@@ -179,7 +181,7 @@ class _Agent:
             terms = replace(terms, triggers=triggers, held=await place.held())
         # What the clock was moved by until now is no time of this task's.
         self._host.moved()
-        return TaskStarted(at=self._host.clock(), terms=terms)
+        return TaskStarted(at=self._host.clock(), terms=terms, node=self._run.node)
 
     def _add(self, event: Event) -> None:
         # A call's beginning is in the journal already: the daemon wrote it, with the permit.

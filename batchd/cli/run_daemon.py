@@ -161,6 +161,8 @@ def _passing(settings: config.Config, processes: int | None) -> config.Config:
     if processes is not None:
         pool = dataclasses.replace(pool, processes=processes)
     # None joins it: its workers are of this machine.
-    pool = dataclasses.replace(pool, engine="local", processes=max(1, pool.processes))
+    pool = dataclasses.replace(
+        pool, engine="local", processes=max(1, pool.processes), listen="", advertise=""
+    )
     governor = dataclasses.replace(settings.governor, max_parked_s=0.0)
     return dataclasses.replace(settings, pool=pool, governor=governor)

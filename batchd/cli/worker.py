@@ -9,6 +9,7 @@ from pathlib import Path
 
 from batchd.errors import NotPossibleError, UsageError
 from batchd.log import escape
+from batchd.records import Has, needs
 
 #: No ticket is longer.
 _MOST_BYTES = 4096
@@ -32,6 +33,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default="",
         metavar="NAME",
         help="what this machine is called; default: its host name",
+    )
+    parser.add_argument(
+        "--gpus",
+        type=int,
+        default=0,
+        metavar="N",
+        help="GPUs of this machine for the tasks of this worker that need some",
+    )
+    parser.add_argument(
+        "--label",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="what tasks may need of this machine; may be given several times",
     )
     parser.add_argument(
         "--cache",
@@ -58,11 +73,14 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             f"--node {escape(node)}: a name has no blanks, no slashes, no control characters"
         )
+    for why in needs.wrong(args.gpus, tuple(args.label)):
+        raise UsageError(f"--gpus, --label: {why}")
     if not 0 <= args.cache_gb <= _MOST_GB:
         raise UsageError(f"--cache-gb {args.cache_gb:g}: a number of gigabytes, from 0 on")
     place = Path(args.cache) if args.cache else cache.default()
     way, most = ticket.parse(_read(args.join)), int(args.cache_gb * (1 << 30))
-    return keeper.keep(way, node, str(place.absolute()), most, tied=args.tied)
+    has = Has(args.gpus, tuple(args.label))
+    return keeper.keep(way, node, has, str(place.absolute()), most, tied=args.tied)
 
 
 def _read(name: str) -> str:

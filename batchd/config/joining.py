@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from batchd.config.sections import Pool, Ray, Sandbox, Workspace
 from batchd.errors import Problem
+from batchd.records import needs
 
 #: An IPv6 address stands in brackets.
 _PLACE = re.compile(r"(\[[0-9a-fA-F:.%\w]+\]|[^\s:\[\]/]+):([0-9]{1,5})")
@@ -34,6 +35,7 @@ def problems(
             ("pool", "processes"),
             Problem("", "the Ray cluster has room for no worker", "set it to 1 or more"),
         )
+    yield from _having(pool)
     if ray.min_processes > pool.processes:
         why = f"it is more than [pool] processes, {pool.processes}"
         yield ("ray", "min_processes"), Problem("", why)
@@ -50,6 +52,15 @@ def problems(
         why = "without a sandbox, nothing holds what directories bring from other machines"
         fix = 'set [sandbox] backend = "bwrap", or [workspace] shared = true where all machines have them'
         yield ("pool", "listen"), Problem("", why, fix)
+
+
+def _having(pool: Pool) -> Iterator[tuple[tuple[str, ...], Problem]]:
+    """Find what is wrong with what this machine is said to have."""
+    for why in needs.wrong(pool.gpus, pool.labels):
+        yield ("pool", "labels"), Problem("", why)
+    if pool.engine == "ray" and (pool.gpus or pool.labels):
+        why = "no task runs on this machine: the nodes of the Ray cluster say what they have"
+        yield ("pool", "gpus" if pool.gpus else "labels"), Problem("", why, "leave it out")
 
 
 def _named(host: str) -> bool:

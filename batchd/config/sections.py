@@ -23,6 +23,7 @@ from batchd.config.values import Name, Section
 from batchd.config.web import Web
 from batchd.log import LineFormat, LogLevel
 from batchd.records import AskedEffort, Backend, CheckIn, Evaluator, Tier
+from batchd.records.needs import MOST_GPUS
 from batchd.records.numbers import Amount, Count, Positive, Span
 
 
@@ -80,6 +81,10 @@ class Pool(Section):
     """``HOST:PORT`` where workers of other machines join; empty: none do."""
     advertise: str = ""
     """``HOST:PORT`` that they dial, where it is another one; empty: ``listen``, by this machine's name."""
+    gpus: Annotated[int, Ge(0), Le(MOST_GPUS)] = 0
+    """GPUs of this machine, for tasks that need some; a worker that joins says what its machine has."""
+    labels: tuple[Name, ...] = ()
+    """What tasks may need of this machine, by names of your choice; likewise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from batchd import wire
 from batchd.daemon.current import Current
 from batchd.errors import NotPossibleError
 from batchd.pool.engines.crew import Crew, CrewTerms
+from batchd.pool.engines.sizes import Takes
 from batchd.pool.joining.gate import Gate
 from batchd.pool.joining.identity import identity
 from batchd.pool.joining.invitations import Invitations, digest
@@ -22,6 +23,7 @@ from batchd.pool.joining.joined import Joined
 from batchd.pool.joining.ticket import address
 from batchd.pool.joining.tickets import Tickets
 from batchd.pool.supervisor import Supervisor
+from batchd.records import Has, Needs
 from batchd.workspace import packs
 
 #: What a node that was frozen may take to notice that its lease is over, in seconds.
@@ -37,13 +39,13 @@ class Joining:
     #: Has workers start on a Ray cluster; None: all that join are started by hand.
     crew: Crew | None
     _pool: Supervisor
-    _work: Callable[[], int]
+    _work: Callable[[], Mapping[Needs, int]]
     #: Since when tasks wait for a first worker, in seconds since the epoch; 0: none does.
     _unmanned_since: float = 0.0
 
     def unmanned(self) -> tuple[NotPossibleError, float] | None:
         """Return that tasks wait, and no worker has joined or is started, and since when; None: that is not so."""
-        if self.crew is not None or self._pool.agents or not self._work():
+        if self.crew is not None or self._pool.agents or not any(self._work().values()):
             self._unmanned_since = 0.0
             return None
         self._unmanned_since = self._unmanned_since or time.time()
@@ -55,10 +57,10 @@ class Joining:
 def joining(
     current: Current,
     pool: Supervisor,
-    work: Callable[[], int],
+    work: Callable[[], Mapping[Needs, int]],
     broke: Callable[[BaseException], None],
 ) -> Joining | None:
-    """Return what it takes; None: none may join. ``work``: how many tasks are at work, or could be.
+    """Return what it takes; None: none may join. ``work``: how many tasks are at work, or could be, by what they need.
 
     ``broke``: takes a bug, which ends the daemon. Raises ``NotPossibleError``.
     """
@@ -91,8 +93,7 @@ def _terms(current: Current) -> CrewTerms:
         least=min(ray.min_processes, config.pool.processes),
         most=config.pool.processes,
         agents_per_process=config.pool.agents_per_process,
-        cpus=ray.cpus_per_process,
-        memory_bytes=ray.memory_mb_per_process << 20,
+        takes=Takes(ray.cpus_per_process, ray.memory_mb_per_process << 20),
         environ=environ,
     )
 
@@ -110,13 +111,25 @@ class Doorway:
     #: Those that are in the pool, by the digest of the word that ends them.
     _lives: WeakValueDictionary[str, Joined] = field(default_factory=WeakValueDictionary)
 
-    def admit(self, transport: asyncio.Transport, join: wire.Join, badge: int) -> None:
+    def problem(self, join: wire.Join, address: str) -> str:
+        """Return that another machine's worker has the name: who has a ticket must not speak for that."""
+        for life in self._lives.values():
+            if life.node == join.node and life.address != address and not life.over:
+                why = f"the name {join.node} is in use by a worker from {life.address}, and it comes from {address}"
+                return f"{why}: choose another with --node"
+        return ""
+
+    def admit(
+        self, transport: asyncio.Transport, join: wire.Join, address: str, badge: int
+    ) -> None:
         """Take a worker in."""
         life = Joined(
             transport,
             join.node,
             join.pid,
+            address=address,
             badge=badge,
+            has=Has(join.gpus, join.labels),
             lease_s=self._lease_s,
             fence_s=self._fence_s,
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -56,6 +57,7 @@ from batchd.daemon.waits.concurrency import Concurrency
 from batchd.daemon.waits.firstcalls import FirstCalls
 from batchd.daemon.waits.offers import Offers
 from batchd.daemon.waits.parking import ParkingLot
+from batchd.daemon.waits.placing import Placing
 from batchd.daemon.waits.predecessors import Predecessors
 from batchd.daemon.waits.register import Register
 from batchd.daemon.waits.retiring import Retiring
@@ -72,6 +74,8 @@ from batchd.pool.engines.local import Local
 from batchd.pool.shape import Shape
 from batchd.pool.supervisor import Supervisor
 from batchd.pricing import Prices
+from batchd.records import Needs
+from batchd.records.needs import NOTHING
 from batchd.store import Store
 
 
@@ -187,8 +191,10 @@ def joined(
         fences,
         pool,
     )
+    manual = not watching or config.pool.engine == "local"
+    placing = Placing(lifecycle, pool, manual)
     others = (
-        joining(current, pool, partial(_work, loop, lifecycle, attempts), loop.broke)
+        joining(current, pool, partial(_work, loop, lifecycle, attempts, placing), loop.broke)
         if watching
         else None
     )
@@ -211,6 +217,7 @@ def joined(
         Roomless(loop, lifecycle, store, governor, register),
         Shortage(loop, lifecycle, governor, listeners, register, FirstCalls(current, store)),
         Concurrency(lifecycle, batches, attempts),
+        placing,
         reloader.again,
     )
     circuits = Circuits(
@@ -297,6 +304,13 @@ def joined(
     )
 
 
-def _work(loop: Loop, lifecycle: Lifecycle, attempts: Attempts) -> int:
-    """Return how many tasks are at work, or could be."""
-    return 0 if loop.closing else len(attempts.active) + lifecycle.startable
+def _work(
+    loop: Loop, lifecycle: Lifecycle, attempts: Attempts, placing: Placing
+) -> Mapping[Needs, int]:
+    """Return how many tasks are at work, or could be, by what they need of their machine."""
+    if loop.closing:
+        return {}
+    demand = Counter(each.needs for each in attempts.active)
+    demand.update(placing.demand())
+    demand[NOTHING] += max(0, lifecycle.startable - sum(lifecycle.needy.values()))
+    return demand

@@ -21,6 +21,7 @@ from batchd.control.group import GroupServer
 from batchd.control.messages import A
 from batchd.control.server import Server
 from batchd.daemon import lock, shadow, signals, tuning, vigil
+from batchd.daemon.attempts.overdue import OverdueWatch
 from batchd.daemon.commands import Ends
 from batchd.daemon.commands.check import Look
 from batchd.daemon.finisher import Finisher
@@ -278,6 +279,7 @@ class Daemon:
         undo.push_async_callback(server.stop)
         pool.start(parts.reports)
         troubles.also(Action.WORKER_TROUBLE, lambda: pool.trouble)
+        troubles.also(Action.WORKER_TROUBLE, lambda: parts.lot.placing.missing)
         undo.push_async_callback(self._drain)
         if inbox is not None:
             await inbox.start()
@@ -292,6 +294,7 @@ class Daemon:
             troubles.also(Action.WORKER_TROUBLE, parts.others.unmanned)
             if crew := parts.others.crew:
                 troubles.also(Action.CLUSTER_TROUBLE, lambda: crew.trouble)
+                troubles.also(Action.CLUSTER_TROUBLE, lambda: crew.lacking)
         group = None
         if inbox is not None:
             group = GroupServer(inbox.folder, state, parts.commands)
@@ -324,6 +327,8 @@ class Daemon:
         if p.others is not None and p.others.crew is not None:
             yield p.others.crew.run()
         yield p.lot.watch()
+        if p.others is not None:
+            yield OverdueWatch(p.current, p.attempts, p.pool).watch()
         yield Stalls(
             p.loop,
             p.lifecycle,

@@ -146,7 +146,7 @@ class Stalls:
         in_trouble = self._troubles.stops(Action.SANDBOX_TROUBLE) or self._pool.trouble
         for active in self._attempts.active:
             if active.waiting is None and (active.task or not in_trouble):
-                yield _at_work(active)
+                yield at_work(active)
         for ref in self._governor.servable():
             yield Movable(("permit", ref), str(ref), "it waits for a permit that is free")
 
@@ -182,13 +182,14 @@ class Stalls:
             yield Movable(("inbox", looked), "the inbox", "it is not looked at", may_s + _MINUTE_S)
 
 
-def _at_work(active: Active) -> Movable:
+def at_work(active: Active) -> Movable:
     """Return a task that a worker works on: each step of it has a limit of its own."""
     limits = active.task.limits if active.task else None
     key = ("running", active.ref, active.attempt, active.step, active.since)
     if limits is None:
-        return Movable(key, str(active.ref), "its worker is starting", _WORKER_UP_S)
-    may_s = _MINUTE_S
+        may_s = _WORKER_UP_S + active.fence_s
+        return Movable(key, str(active.ref), "its worker is starting", may_s)
+    may_s = _MINUTE_S + active.fence_s
     if active.step == "model":
         may_s += limits.call_timeout_s
     elif active.step != "waiting":

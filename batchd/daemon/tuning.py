@@ -8,9 +8,11 @@ from batchd import wire
 from batchd.config import Config
 from batchd.errors import NotPossibleError
 from batchd.pool.shape import Shape
-from batchd.records import Endpoint
+from batchd.records import Endpoint, Has
 
 _HEARTBEAT_S = 2.0
+#: What else is in such a message, in bytes.
+_BESIDE = 1 << 20
 
 
 def endpoints(config: Config) -> tuple[dict[str, Endpoint], dict[str, str]]:
@@ -33,6 +35,9 @@ def shape(config: Config) -> Shape:
         heartbeat_timeout_s=pool.heartbeat_timeout_s,
         max_tasks_per_process=pool.max_tasks_per_process,
         max_rss_bytes=pool.max_rss_mb << 20,
+        # A patch comes as one message, in base 64.
+        max_frame=max(wire.MAX_ELSEWHERE, config.workspace.max_patch_bytes * 4 // 3 + _BESIDE),
+        has=Has(pool.gpus, pool.labels),
     )
 
 

@@ -21,7 +21,7 @@ from batchd.lifecycle.holds import Holds, Key, needs
 from batchd.lifecycle.inputs import Input
 from batchd.lifecycle.queue import Queue, rank_of
 from batchd.lifecycle.table import decide
-from batchd.records import Cause, Facts, HoldKey, Parking, Reason, Ref, Scope, Status
+from batchd.records import Cause, Facts, HoldKey, Needs, Parking, Reason, Ref, Scope, Status
 
 __all__ = ["Entry", "Input", "Lifecycle", "Phase", "is_of"]
 
@@ -38,6 +38,8 @@ class Lifecycle:
         #: Tasks with the status ``parked``: they have begun, and gave their slot back.
         self._given_back: dict[Ref, None] = {}
         self._counts: Counter[Phase] = Counter()
+        #: Those in the queue that need something of their machine.
+        self._needy: Counter[Needs] = Counter()
         #: What keeps tasks from starting.
         self.holds = Holds()
         #: Whose turn it is.
@@ -54,6 +56,11 @@ class Lifecycle:
     def counts(self) -> Mapping[Phase, int]:
         """How many tasks are in each phase."""
         return MappingProxyType(self._counts)
+
+    @property
+    def needy(self) -> Mapping[Needs, int]:
+        """How many tasks are queued that need something of their machine, by what that is."""
+        return MappingProxyType(self._needy)
 
     @property
     def waiting(self) -> int:
@@ -115,6 +122,11 @@ class Lifecycle:
     def models(self) -> set[str]:
         """Return the models of all tasks that may still run."""
         return {entry.facts.model for entry in self._entries.values() if entry.phase.open}
+
+    def needs_of(self, ref: Ref) -> Needs:
+        """Return what a task needs of its machine; nothing for one that is not here."""
+        entry = self._entries.get(ref)
+        return entry.facts.needs if entry else Needs()
 
     def suspect(self, ref: Ref) -> bool:
         """Whether a task must run in a process of its own."""
@@ -223,8 +235,8 @@ class Lifecycle:
         before = entry.phase
         entry.phase, effects = decide(entry, given)
         if entry.phase is not before:
-            self._counts[before] -= 1
-            self._counts[entry.phase] += 1
+            self._count(entry, before, -1)
+            self._count(entry, entry.phase, 1)
         if entry.phase is Phase.ENDING and effects:
             entry.wish = None  # it is being carried out: a later one is another order's
         if isinstance(given, inputs.Held):
@@ -233,6 +245,11 @@ class Lifecycle:
             self.holds.remove(given.hold, given.ref)
         self._moved(entry, given)
         return effects
+
+    def _count(self, entry: Entry, phase: Phase, by: int) -> None:
+        self._counts[phase] += by
+        if phase is Phase.QUEUED and entry.facts.needs:
+            self._needy[entry.facts.needs] += by
 
     def _accept(self, facts: Facts) -> None:
         holds = tuple(self.holds.on(facts.ref, facts.after))
@@ -251,13 +268,13 @@ class Lifecycle:
     def _add(self, entry: Entry) -> None:
         ref = entry.ref
         self._entries[ref] = entry
-        self._counts[entry.phase] += 1
+        self._count(entry, entry.phase, 1)
         self._batches.setdefault(ref.batch, set()).add(ref)
 
     def _drop(self, entry: Entry) -> None:
         ref = entry.ref
         del self._entries[ref]
-        self._counts[entry.phase] -= 1
+        self._count(entry, entry.phase, -1)
         for hold in entry.holds:
             self.holds.remove(hold, ref)
         self._given_back.pop(ref, None)

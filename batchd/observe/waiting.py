@@ -78,6 +78,8 @@ class Waiting:
             yield where + parking.why(each)
         if names := [name for name in task.after if Ref(task.ref.batch, name) in self._left]:
             yield f"comes after {listed(names)}"
+        if task.needs:
+            yield f"needs {task.needs}"
         if not task.attempts and (others := self._earlier.get(task.ref.batch)):
             yield f"comes after the {'batch' if len(others) == 1 else 'batches'} {listed(others)}"
         if not task.attempts and (other := self._holder(task.directory)):

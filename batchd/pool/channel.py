@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from itertools import accumulate, takewhile
 from typing import Any, cast
 
 import msgspec
@@ -17,15 +18,32 @@ from batchd import wire
 _HEAD = 4
 #: Bytes read at a time.
 _READ = 1 << 16
+#: What is written at a time to who may be slow, or hostile; and what may wait to be read there, in bytes.
+_PIECE = 1 << 20
 
 
 class Channel(asyncio.BufferedProtocol):
     """One end of the connection between the daemon and a worker."""
 
-    def __init__(self, on_message: Callable[[Any], None], on_lost: Callable[[str], None]) -> None:
-        """``on_lost`` is called once, with the cause where the peer broke the protocol."""
+    def __init__(
+        self,
+        on_message: Callable[[Any], None],
+        on_lost: Callable[[str], None],
+        *,
+        most: int = wire.MAX_FRAME,
+        on_drained: Callable[[], None] | None = None,
+    ) -> None:
+        """``on_lost`` is called once, with the cause where the peer broke the protocol. ``most``: bytes of a frame that it may send.
+
+        ``on_drained``: given where the peer may be anyone. Who does not read what it is sent is not read either, and gets
+        a bounded piece at a time; it is called as that goes on.
+        """
         self._on_message = on_message
         self._on_lost = on_lost
+        self._most = most
+        self._on_drained = on_drained
+        #: Whether what was sent is not read.
+        self.clogged = False
         self._transport: asyncio.Transport | None = None
         #: Where the kernel puts what arrives: a fresh piece of memory a read costs more than the read.
         self._space = memoryview(bytearray(_READ))
@@ -50,9 +68,34 @@ class Channel(asyncio.BufferedProtocol):
 
     def _flush(self) -> None:
         assert self._transport is not None
-        if self._frames and not self._transport.is_closing():
-            self._transport.write(b"".join(self._frames))
-        self._frames.clear()
+        frames = self._frames
+        if self._on_drained is not None:
+            while frames and not self._transport.is_closing():
+                if self.clogged:
+                    return
+                sizes = accumulate(map(len, frames))
+                count = 1 + sum(1 for _ in takewhile(_PIECE.__ge__, sizes))
+                self._transport.write(b"".join(frames[:count]))
+                del frames[:count]
+        elif frames and not self._transport.is_closing():
+            self._transport.write(b"".join(frames))
+        frames.clear()
+
+    def pause_writing(self) -> None:
+        """Asyncio calls this: the peer is behind with reading."""
+        if self._on_drained is not None:
+            assert self._transport is not None
+            self.clogged = True
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Asyncio calls this: it has caught up."""
+        if self._on_drained is not None:
+            assert self._transport is not None
+            self.clogged = False
+            self._transport.resume_reading()
+            self._on_drained()
+            self._flush()
 
     @property
     def unread(self) -> int:
@@ -68,6 +111,8 @@ class Channel(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Asyncio calls this."""
         self._transport = cast("asyncio.Transport", transport)
+        if self._on_drained is not None:
+            self._transport.set_write_buffer_limits(high=_PIECE)
         self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's; a reset says less than the exit code)
@@ -84,7 +129,7 @@ class Channel(asyncio.BufferedProtocol):
         buffer += self._space[:nbytes]
         while len(buffer) - start >= _HEAD and not self._cause:
             end = start + _HEAD + int.from_bytes(buffer[start : start + _HEAD], "big")
-            if end - start > wire.MAX_FRAME:
+            if end - start > self._most:
                 self._abort(f"a frame of {end - start} bytes")
             elif end > len(buffer):
                 break

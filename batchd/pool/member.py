@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from batchd import wire
 from batchd.pool.channel import Channel
 from batchd.pool.engines import Life
-from batchd.records import Ref
+from batchd.records import Has, Needs, Ref
 
 
 class Member:
@@ -24,16 +24,28 @@ class Member:
         *,
         joined: bool = False,
         badge: int = 0,
+        has: Has | None = None,
+        most: int = wire.MAX_FRAME,
     ) -> None:
-        """``joined``: it came by itself, from another machine; ``badge``: whose its ticket was."""
+        """``joined``: it came by itself, from another machine; ``badge``: whose its ticket was; ``has``: what is there.
+
+        ``most``: bytes of a message that it may send.
+        """
         self.joined = joined
         self.badge = badge
+        self.has = has or Has()
         #: The providers whose keys it has, where it does not have all.
         self._providers: set[str] = set()
-        now = asyncio.get_running_loop().time()
-        self.channel = Channel(lambda message: on_message(self, message), self._lost)
+        self.channel = Channel(
+            lambda message: on_message(self, message),
+            self._lost,
+            most=most,
+            on_drained=self.heard if joined else None,
+        )
         #: The tasks that it works on, and the attempt of each.
         self.tasks: dict[Ref, int] = {}
+        #: How many GPUs each of them holds that holds any.
+        self._gpus: dict[Ref, int] = {}
         #: Whether it is kept for one task alone, until that is done.
         self.alone = False
         #: Whether it gets no more tasks until it has none, so that one task can have it alone.
@@ -43,8 +55,8 @@ class Member:
         self.rss = 0
         #: Whether it has said Hello.
         self.greeted = False
-        #: When it was last heard of, and last had a task, by the loop's clock.
-        self.heard_at = self.idle_since = now
+        #: When it last had a task, by the loop's clock.
+        self.idle_since = asyncio.get_running_loop().time()
         #: Why it ended, as far as that is known.
         self.cause = ""
         self._life = life
@@ -73,14 +85,30 @@ class Member:
         """Give it no more tasks; who asks for that sees to its end."""
         self._retiring = True
 
+    def reserve(self, ref: Ref, needs: Needs) -> None:
+        """Give a slot of it to a task."""
+        self._gpus = {each: count for each, count in self._gpus.items() if each in self.tasks}
+        self.tasks[ref] = 0
+        if needs.gpu:
+            self._gpus[ref] = needs.gpu
+
+    @property
+    def gpus_held(self) -> int:
+        """How many GPUs its tasks hold."""
+        return sum(count for ref, count in self._gpus.items() if ref in self.tasks)
+
     async def start(self) -> None:
         """Start it. Raises ``OSError`` or ``EOFError`` where it cannot be started."""
         await self._life.start(self.channel)
-        self.heard_at = asyncio.get_running_loop().time()
+        self._life.heard()
+
+    @property
+    def heard_at(self) -> float:
+        """When it was last heard of, by the loop's clock."""
+        return self._life.heard_at
 
     def heard(self) -> None:
         """Take that it is alive."""
-        self.heard_at = asyncio.get_running_loop().time()
         self._life.heard()
 
     def hello(self) -> None:
@@ -109,7 +137,12 @@ class Member:
     @property
     def fenced(self) -> bool:
         """Whether what it works on may still change, though it has ended for all that is seen here."""
-        return self._life.fenced
+        return self._life.fence_left_s > 0
+
+    @property
+    def fence_left_s(self) -> float:
+        """For how long, in seconds."""
+        return self._life.fence_left_s
 
     def settings(self, settings: wire.Settings) -> wire.Settings:
         """Return what it gets of the settings: on another machine a lease, and the keys alone that its tasks need."""
@@ -129,7 +162,8 @@ class Member:
             if keys:
                 self._providers |= keys.keys()
                 self.channel.send(wire.Keys(keys))
-        for message in wire.handed(run):
+        most = wire.MAX_HISTORY_ELSEWHERE if self.joined else wire.MAX_HISTORY
+        for message in wire.handed(run, most):
             self.channel.send(message)
 
     async def up(self) -> bool:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from batchd.pool.member import Member
-from batchd.records import Ref
+from batchd.records import Has, Needs, Ref
 
 
 class Roster:
     """The workers of a pool."""
 
-    def __init__(self) -> None:
+    def __init__(self, here: Has) -> None:
+        """``here``: what this machine has for the tasks of all workers that the engine starts."""
+        self.here = here
         self._members: list[Member] = []
 
     def __contains__(self, member: Member) -> bool:
@@ -59,20 +61,36 @@ class Roster:
         """Return the worker that has a task."""
         return next((member for member in self._members if ref in member.tasks), None)
 
-    def open(self, agents: int, *, up: bool) -> Iterator[Member]:
+    def open(self, agents: int, needs: Needs, *, up: bool) -> Iterator[Member]:
         """Yield the workers that have room for another of so many ``agents``; ``up``: only those that have come up."""
         kept = (member for member in self._usable(up=up) if not member.clearing)
-        return (member for member in kept if len(member.tasks) < agents)
+        return (m for m in kept if len(m.tasks) < agents and self.covers(m, needs))
 
-    def empty(self, *, up: bool) -> Member | None:
+    def empty(self, needs: Needs, *, up: bool) -> Member | None:
         """Return a worker without a task, best one that was cleared."""
-        empty = (member for member in self._usable(up=up) if not member.tasks)
+        empty = (m for m in self._usable(up=up) if not m.tasks and self.covers(m, needs))
         return max(empty, key=lambda m: m.clearing, default=None)
+
+    def of(self, member: Member) -> Has:
+        """Return what a worker's machine has."""
+        return member.has if member.joined else self.here
+
+    def covers(self, member: Member, needs: Needs) -> bool:
+        """Whether a worker's machine has what a task needs, beside what its other tasks hold."""
+        if not needs:
+            return True
+        sharing = (member,) if member.joined else self.started
+        return self.of(member).covers(needs, held=sum(each.gpus_held for each in sharing))
+
+    def covers_here(self, needs: Needs) -> bool:
+        """Whether this machine has what a task needs, for a worker that is yet to start."""
+        held = sum(each.gpus_held for each in self.started)
+        return not needs or self.here.covers(needs, held=held)
 
     def _usable(self, *, up: bool) -> Iterator[Member]:
         return (
             member
             for member in self._members
-            if not (member.retiring or member.alone)
+            if not (member.retiring or member.alone or member.channel.clogged)
             and (member.greeted or not (up or member.joined))
         )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from batchd import wire
+from batchd.records import Has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,3 +19,7 @@ class Shape:
     max_tasks_per_process: int = 0
     #: A worker is replaced when its resident memory passes this; 0: never.
     max_rss_bytes: int = 0
+    #: Bytes of a message from another machine.
+    max_frame: int = wire.MAX_ELSEWHERE
+    #: What this machine has for tasks that need something.
+    has: Has = field(default_factory=Has)

@@ -19,7 +19,8 @@ from batchd.pool.member import Member
 from batchd.pool.roster import Roster
 from batchd.pool.shape import Shape
 from batchd.pool.unfit import UnfitNodes
-from batchd.records import Ref
+from batchd.records import Needs, Ref
+from batchd.records.needs import NOTHING
 
 #: A worker that has not said Hello by then is killed: loading everything without the fork server takes a second.
 _START_S = 60.0
@@ -34,6 +35,8 @@ _MOST_RSS = 1 << 44
 _HOPELESS = 3
 #: What helps where the files on the disk are not those that the daemon runs.
 RESTART = "restart the daemon; what waits goes on then"
+#: What helps where no sandbox is as strong as asked for.
+_SANDBOX = "give it what the sandbox needs, and start its worker again"
 #: What helps otherwise.
 _AGAIN = "see the log; it is tried again by itself"
 
@@ -47,7 +50,7 @@ class Supervisor:
         self._engine = engine
         #: Set by ``start``, before there is a worker.
         self._handler: Handler
-        self._roster = Roster()
+        self._roster = Roster(shape.has)
         self._lives: set[asyncio.Task[None]] = set()
         #: Workers that ended before they were up, running.
         self._failures = 0
@@ -74,7 +77,14 @@ class Supervisor:
 
     def admit(self, life: Joined) -> None:
         """Take in a worker that came from another machine."""
-        worker = Member(self._received, life, joined=True, badge=life.badge)
+        worker = Member(
+            self._received,
+            life,
+            joined=True,
+            badge=life.badge,
+            has=life.has,
+            most=self._shape.max_frame,
+        )
         self._take_in(worker, self._attend(worker, life))
 
     def idle(self, for_s: float) -> list[int]:
@@ -87,6 +97,13 @@ class Supervisor:
             if worker.badge == badge:
                 self._retire(worker)
 
+    def send_away(self, worker: Member, problem: str, fix: str) -> None:
+        """End a worker that joined for what is wrong on its machine; its tasks go on elsewhere once its lease is over."""
+        if not worker.retiring:
+            self.unfit.add(worker.node, problem, fix)
+            self._handler.unfit(worker, problem)
+        worker.kill(problem)
+
     @property
     def agents(self) -> int:
         """How many tasks can be at work at once."""
@@ -96,11 +113,24 @@ class Supervisor:
     def slots(self) -> int:
         """Return how many tasks could be run now."""
         each = self._settings.agents_per_process
-        return self._room() * each + sum(each - len(w.tasks) for w in self._open())
+        return self._room() * each + sum(each - len(w.tasks) for w in self._open(NOTHING))
 
-    def slot_alone(self) -> bool:
-        """Return whether a task could have a process of its own now."""
-        return self._room() > 0 or self._roster.empty(up=bool(self.trouble)) is not None
+    def slot_alone(self, needs: Needs) -> bool:
+        """Return whether a task could have a process of its own now, on a machine that has what it needs."""
+        return self._room(needs) > 0 or self._empty(needs) is not None
+
+    def fits(self, needs: Needs, *, alone: bool = False) -> bool:
+        """Return whether a task could be run now on a machine that has what it needs; ``alone``: in a process of its own."""
+        return self.slot_alone(needs) if alone else self._room(needs) > 0 or any(self._open(needs))
+
+    def has(self, needs: Needs) -> bool:
+        """Return whether any worker's machine has what a task needs, whatever it does now."""
+        here = self._shape.processes and self._shape.has.covers(needs)
+        return bool(here) or any(self.could(worker, needs) for worker in self.workers)
+
+    def could(self, worker: Member, needs: Needs) -> bool:
+        """Return whether a task could be given to a worker once that has nothing else to do."""
+        return not worker.retiring and self._roster.of(worker).covers(needs)
 
     @property
     def clearing(self) -> Member | None:
@@ -111,14 +141,19 @@ class Supervisor:
         """Give a worker no more tasks until it has none, and no other one; return whether another one gets tasks again."""
         return self._roster.clear(worker)
 
-    def reserve(self, ref: Ref, *, alone: bool = False) -> Member:
-        """Give a slot to a task; there must be one, by ``slots`` or ``slot_alone``."""
-        worker = self._roster.empty(up=bool(self.trouble)) if alone else None
-        worker = worker or min(self._open(), key=lambda w: len(w.tasks), default=None)
-        if worker is None or (worker.tasks and self._room()):
+    def reserve(self, ref: Ref, needs: Needs, *, alone: bool = False) -> Member:
+        """Give a slot to a task; there must be one, by ``fits``, or for one that needs nothing ``slots`` or ``slot_alone``."""
+        worker = self._empty(needs) if alone else None
+        # Of machines that have as little to do, one without what others may need.
+        worker = worker or min(
+            self._open(needs),
+            key=lambda w: (len(w.tasks), bool(self._roster.of(w))),
+            default=None,
+        )
+        if worker is None or (worker.tasks and self._room(needs)):
             worker = self._start_worker()
         worker.alone, worker.clearing = alone, False
-        worker.tasks[ref] = 0
+        worker.reserve(ref, needs)
         return worker
 
     def run(self, worker: Member, run: wire.Run) -> bool:
@@ -144,10 +179,10 @@ class Supervisor:
     def retune(self, shape: Shape, settings: wire.Settings) -> None:
         """Take over a new configuration; running tasks go on under it where they are."""
         shorter = shape.heartbeat_timeout_s < self._shape.heartbeat_timeout_s
-        self._shape, self._settings = shape, settings
+        self._shape, self._settings, self._roster.here = shape, settings, shape.has
         for worker in self.workers:
-            if shorter:  # until now it was right to beat more slowly
-                worker.heard_at = asyncio.get_running_loop().time()
+            if shorter and not worker.joined:  # until now it was right to beat more slowly
+                worker.heard()
             worker.channel.send(wire.Retune(worker.settings(settings)))
         for worker in self._roster.started[shape.processes :]:
             self._retire(worker)
@@ -177,14 +212,19 @@ class Supervisor:
         for worker in self.workers:
             worker.leave()  # a system call that nothing ends, on a disk that hangs, keeps it
 
-    def _room(self) -> int:
-        """Return how many workers may be started for tasks."""
-        started = len(self._roster.started)
-        return 0 if self.trouble else max(0, self._shape.processes - started)
+    def _room(self, needs: Needs = NOTHING) -> int:
+        """Return how many workers may be started for tasks with these needs."""
+        if self.trouble or not self._roster.covers_here(needs):
+            return 0
+        return max(0, self._shape.processes - len(self._roster.started))
 
-    def _open(self) -> Iterator[Member]:
+    def _open(self, needs: Needs) -> Iterator[Member]:
         """Yield the workers that may get a task: while none comes up, only those that have."""
-        return self._roster.open(self._settings.agents_per_process, up=bool(self.trouble))
+        return self._roster.open(self._settings.agents_per_process, needs, up=bool(self.trouble))
+
+    def _empty(self, needs: Needs) -> Member | None:
+        """Return one of them that has no task."""
+        return self._roster.empty(needs, up=bool(self.trouble))
 
     def _retire(self, worker: Member) -> None:
         worker.retire()
@@ -293,10 +333,7 @@ class Supervisor:
     def _joined(self, worker: Member, hello: wire.Hello) -> None:
         """Take a worker that joined for what it is: one that can run tasks, or not."""
         if hello.problem:
-            problem = cut(hello.problem)
-            self.unfit.add(worker.node, problem)
-            self._handler.unfit(worker, problem)
-            worker.kill(problem)
+            self.send_away(worker, cut(hello.problem), _SANDBOX)
             return
         self.unfit.discard(worker.node)
         worker.hello()

@@ -17,8 +17,9 @@ _UNFIT_S = 900.0
 class _Found:
     """What a worker found on its machine."""
 
-    #: Why no task can run there, with the fix.
+    #: Why no task can run there, and what helps.
     problem: str
+    fix: str
     #: Seconds since the epoch.
     since: float
     #: By the loop's clock.
@@ -34,12 +35,12 @@ class UnfitNodes:
     def __contains__(self, node: str) -> bool:
         return node in self._today()
 
-    def add(self, node: str, problem: str) -> None:
-        """Note that no task can run on a machine."""
+    def add(self, node: str, problem: str, fix: str) -> None:
+        """Note that no task can run on a machine, and what helps."""
         known = self._today().get(node)
         since = known.since if known else time.time()
         until = asyncio.get_running_loop().time() + _UNFIT_S
-        self._found[node] = _Found(problem, since, until)
+        self._found[node] = _Found(problem, fix, since, until)
 
     def discard(self, node: str) -> None:
         """Note that tasks can run on a machine."""
@@ -57,8 +58,7 @@ class UnfitNodes:
         node, first = next(iter(found.items()))
         more = f" (nor on {len(found) - 1} more machines)" if len(found) > 1 else ""
         why = f"no task can run on {node}{more}: {first.problem}"
-        fix = "give it what the sandbox needs, and start its worker again"
-        return NotPossibleError(f"{why}: {fix}"), min(each.since for each in found.values())
+        return NotPossibleError(f"{why}: {first.fix}"), min(each.since for each in found.values())
 
     def _today(self) -> Mapping[str, _Found]:
         now = asyncio.get_running_loop().time()

@@ -45,6 +45,7 @@ from batchd.records.money import (
     dearest,
     dollars,
 )
+from batchd.records.needs import Has, Needs
 from batchd.records.outcomes import BatchStatus, Outcome, outcome
 from batchd.records.parking import Cause, HoldKey, Parking, Scope, summed
 from batchd.records.policy import SHOWABLE, Backend, SandboxPolicy
@@ -101,6 +102,7 @@ __all__ = [
     "FileChanges",
     "FileStamp",
     "FinishReason",
+    "Has",
     "HoldKey",
     "JsonMode",
     "Kept",
@@ -109,6 +111,7 @@ __all__ = [
     "Metered",
     "ModelSetup",
     "Name",
+    "Needs",
     "Network",
     "Origin",
     "Outcome",

@@ -72,6 +72,8 @@ class Cause(enum.StrEnum):
     ORDER = "order"
     #: As many tasks of its batch are at work as may be.
     CONCURRENCY = "concurrency"
+    #: No worker has room for what it needs of its machine.
+    NEEDS = "needs"
     #: Who had it run has gone.
     LEFT = "left"
 

@@ -13,6 +13,7 @@ from batchd.records.hosts import Network
 from batchd.records.limits import Limits
 from batchd.records.models import AskedEffort
 from batchd.records.money import STANDARD, Tier
+from batchd.records.needs import NOTHING, Needs
 from batchd.records.workspaces import Origin
 
 #: What evaluates a round where there is no ``check``.
@@ -133,6 +134,8 @@ class Task:
     service_tier: Tier = STANDARD
     #: After how many seconds without room in that tier a call goes on in the standard one; None: never.
     tier_fallback_s: float | None = None
+    #: What the machine of its worker must have.
+    needs: Needs = NOTHING
     tags: tuple[str, ...] = ()
     #: Returned untouched in the result.
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -162,6 +165,8 @@ class Facts(Struct, frozen=True, gc=False):
     after: tuple[Ref, ...] = ()
     #: ``PROVIDER/MODEL``, or a provider that has but one.
     model: str = ""
+    #: What the machine of its worker must have.
+    needs: Needs = NOTHING
     #: Whether it has begun before, so that its directory is its own until it ends.
     begun: bool = False
     #: Whether a worker died of it, so that it must run alone.
@@ -213,6 +218,7 @@ class Batch:
                 directory=self.directory(task),
                 after=tuple(Ref(self.name, earlier) for earlier in task.after),
                 model=task.model,
+                needs=task.needs,
             )
 
 

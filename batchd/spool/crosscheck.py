@@ -15,7 +15,8 @@ from batchd.config.checking import model_problem
 from batchd.errors import Problem
 from batchd.masking import LEAST
 from batchd.records import hosts
-from batchd.spool import sources
+from batchd.records.needs import RESERVED as RESERVED_LABELS
+from batchd.spool import sources, taskspec
 from batchd.spool.decoding import Place
 from batchd.spool.directories import Directories
 from batchd.spool.schemas import Schemas
@@ -115,6 +116,8 @@ def _own(
     yield from sources.problems(config, directories, spec, after=after)
     if spec.network and (why := hosts.refusal(spec.network, config.sandbox.network)):
         yield ("network",), Problem("", why, _network_hint(config, spec.network))
+    if wrong := _wrong_needs(config, _needs(spec.needs)):
+        yield ("needs",), wrong
     if spec.output_schema is not None:
         found = schemas.problems(spec.output_schema)
         yield from ((("output_schema", *at), problem) for at, problem in found)
@@ -127,6 +130,29 @@ def _own(
         if asked is not None and (asked == 0 or asked > ceiling):
             more = "no limit is" if asked == 0 else f"{asked:,} is"
             yield ("limits", name), Problem("", f"{more} above [limits.ceiling], {ceiling:,}")
+
+
+def _needs(spec: taskspec.Needs | None) -> records.Needs:
+    """Return what a task needs of its machine."""
+    return records.Needs(spec.gpu or 0, spec.label or "") if spec else records.Needs()
+
+
+def _wrong_needs(config: Config, needs: records.Needs) -> Problem | None:
+    """Return that no worker will ever have what a task needs: there are those of this machine alone, without it."""
+    if needs.label in RESERVED_LABELS:
+        why = f"{needs.label!r} is what Ray calls a resource of its own"
+        return Problem("", why, "choose another label")
+    pool = config.pool
+    here = records.Has(pool.gpus, pool.labels)
+    if pool.listen or here.covers(needs):
+        return None
+    labels = ", ".join(here.labels) or "none"
+    why = (
+        f"it needs {needs}, and this machine has gpus = {here.gpus} and labels = {labels} in [pool]"
+    )
+    return Problem(
+        "", why, "set them to what it has, or let workers of other machines join: [pool] listen"
+    )
 
 
 def _tier(config: Config, batch: BatchKeys, spec: TaskSpec) -> Iterator[tuple[Place, Problem]]:
@@ -285,6 +311,7 @@ def _task(
         tier_fallback_s=fallback_s if fallback is None else tiers.seconds(fallback),
         env=env,
         secrets=secrets,
+        needs=_needs(key("needs", None)),
         tags=tuple(key("tags", ())),
         **given,
     )

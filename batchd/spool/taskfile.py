@@ -52,12 +52,17 @@ _PATTERNS = {
     "^[A-Za-z0-9]": "it must be 1 to 64 letters, digits, _ or -, and begin with a letter or digit",
     "^[A-Za-z_]": "a variable's name is letters, digits and _, and begins with no digit",
     r"^[^\x00]": "it cannot hold a NUL character",
+    "^[a-zA-Z0-9]": "it must be 1 to 63 letters, digits, '.', '_' or '-', and begin with a letter or digit",
     r"^[^\x00-\x20": "a branch, tag or commit holds no blanks and no control characters",
 }
 
 
 #: By key: the model of what stands within.
-_INNER: Mapping[Any, type[BaseModel]] = {"limits": taskspec.Limits, "env": taskspec.SecretSpec}
+_INNER: Mapping[Any, type[BaseModel]] = {
+    "limits": taskspec.Limits,
+    "env": taskspec.SecretSpec,
+    "needs": taskspec.Needs,
+}
 
 
 #: What is said of a batch as a whole, and is no default for its tasks.

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapt
 from batchd.config.limits import left_open
 from batchd.config.reach import Reach
 from batchd.config.tiers import Fallback
-from batchd.records import CheckIn, Effort, Evaluator, Tier
+from batchd.records import CheckIn, Effort, Evaluator, Tier, needs
 from batchd.records.numbers import Amount
 
 #: Files of a batch that are no task's.
@@ -72,6 +72,15 @@ class SecretSpec(_Spec):
     """The name of a file in [secrets.files]."""
 
 
+class Needs(_Spec):
+    """What the machine of its worker must have."""
+
+    gpu: Annotated[int, Field(ge=0, le=needs.MOST_GPUS)] | None = None
+    """So many GPUs, which are the task's alone while it works."""
+    label: Annotated[str, Field(pattern=needs.LABEL)] | None = None
+    """A label that its worker was started with."""
+
+
 def _kind(value: Any) -> str:
     return "secret" if isinstance(value, dict | SecretSpec) else "plain"
 
@@ -121,6 +130,8 @@ class Defaults(_Spec):
     """What its commands may reach: true (everything), false, or a list of host names; default false."""
     env: dict[Variable, Value] | None = None
     """Environment variables of its commands, some of them secret. A task's are laid over its batch's."""
+    needs: Needs | None = None
+    """What the machine of its worker must have; {}: nothing."""
     tags: Annotated[list[TagName], Field(max_length=50)] | None = None
     """Words to distinguish tasks by: `batchd cost --by tag`."""
     metadata: dict[str, Any] | None = None

@@ -14,6 +14,7 @@ import msgspec
 from batchd.errors import Problem, StoreError, UnknownNameError
 from batchd.events import Event, TaskFinished, decode
 from batchd.records import Batch, Cause, Facts, Parking, Ref, Scope, Status, Task
+from batchd.records.needs import unpacked
 from batchd.store.bodies import unpack, unpack_task
 from batchd.store.rows import Member, Money, Prunable, Refused, Restored
 
@@ -26,7 +27,7 @@ _PROBLEMS: msgspec.json.Decoder[tuple[Problem, ...]] = msgspec.json.Decoder(tupl
 _CAUTION = re.compile(rb'\\"runs_code\\": (?!\[\])')
 _QUEUED = (
     "SELECT t.batch, t.name, t.priority, t.id, t.model, t.dir, t.after, t.status, t.since,"
-    " t.attempt, t.crashes FROM tasks t"
+    " t.attempt, t.crashes, t.needs FROM tasks t"
 )
 
 
@@ -274,7 +275,7 @@ def restore(db: sqlite3.Connection) -> Restored:
     unpublished: list[Ref] = []
     wanted: dict[tuple[int, str], None] = {}
     for row in db.execute(f"{_QUEUED} WHERE t.published = 0 ORDER BY t.id"):
-        key, name, *_, status, since, _, _ = row
+        key, name, *_, status, since, _, _, _ = row
         batch = batches[key]
         if Status(status).final:
             unpublished.append(Ref(batch.name, name))
@@ -361,7 +362,7 @@ def warned(db: sqlite3.Connection) -> dict[str, date]:
 
 
 def _facts(batch: Batch, row: tuple[Any, ...]) -> Facts:
-    _, name, priority, order, model, directory, after, status, _, attempt, crashes = row
+    _, name, priority, order, model, directory, after, status, _, attempt, crashes, needs = row
     return Facts(
         ref=Ref(batch.name, name),
         priority=priority,
@@ -369,6 +370,7 @@ def _facts(batch: Batch, row: tuple[Any, ...]) -> Facts:
         directory=directory or f"{batch.folder}/{name}",
         after=tuple(Ref(batch.name, a) for a in after.split()) if after else (),
         model=model,
+        needs=unpacked(needs),
         begun=attempt > 0,
         suspect=crashes > 0,
         given_back=status == Status.PARKED,

@@ -191,4 +191,8 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE batches ADD COLUMN parallel INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE batches ADD COLUMN after_batches TEXT NOT NULL DEFAULT '';  -- names
     """,
+    # What a task needs of its machine, as in "1 big-disk": GPUs, and a label.
+    """
+    ALTER TABLE tasks ADD COLUMN needs TEXT NOT NULL DEFAULT '';
+    """,
 )

@@ -12,6 +12,7 @@ import msgspec
 
 from batchd.errors import Problem, StaleAttemptError, UsedNameError
 from batchd.records import Batch, Cause, Parking, Ref, Scope, Status, Task
+from batchd.records.needs import packed
 from batchd.store import labels
 from batchd.store.bodies import pack_secrets, pack_task
 from batchd.store.journal import Journal
@@ -88,11 +89,12 @@ def add_batch(
     journal.batches += 1
     key, at = cursor.lastrowid, batch.received_at
     db.executemany(
-        "INSERT INTO tasks (id, batch, name, model, dir, priority, after, since, tags, evaluation, prompt_chars)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO tasks (id, batch, name, model, dir, priority, after, since, needs, tags, evaluation, prompt_chars)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             (
                 *(last + place, key, t.id, t.model, t.dir, t.priority, " ".join(t.after), at),
+                packed(t.needs),
                 *labels.of(t),
             )
             for place, t in enumerate(tasks, 1)

@@ -133,6 +133,8 @@ class TaskRow(FromCache):
     directory: str
     #: The ids of the tasks that must have completed before.
     after: tuple[str, ...]
+    #: What the machine of its worker must have, in words; empty: nothing.
+    needs: str = ""
     #: Rounds begun.
     round: int
     calls: int

@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from batchd.records import Ref, Status
+from batchd.records.needs import unpacked
 from batchd.store.fold import Tally
 from batchd.store.lookups import BATCH_COLUMNS, to_batch, to_problems
 from batchd.store.rows import BatchRow, TaskRow
@@ -74,6 +75,7 @@ def task_row(row: tuple[Any, ...]) -> TaskRow:
     known["estimated"] = bool(known["estimated"])
     known["published"] = bool(known["published"])
     known["after"] = tuple(known["after"].split()) if known["after"] else ()
+    known["needs"] = str(unpacked(known["needs"])) if known["needs"] else ""
     return TaskRow(ref=Ref(batch, task), **known)
 
 

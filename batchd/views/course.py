@@ -26,6 +26,11 @@ _USED = (
 )
 
 
+def _on(event: TaskStarted | Resumed) -> str:
+    """Return on which machine an attempt began; nothing where that is the daemon's."""
+    return f", on {event.node}" if event.node else ""
+
+
 class Started(View[TaskStarted]):
     """A worker took the task up for the first time."""
 
@@ -39,7 +44,7 @@ class Started(View[TaskStarted]):
 
     def text(self, event: TaskStarted) -> str:
         """Return which model works on it."""
-        return f"model {event.terms.model.name}"
+        return f"model {event.terms.model.name}{_on(event)}"
 
     def passages(self, event: TaskStarted, first_prompt: str) -> Iterator[Passage]:
         """Yield what the model is given first."""
@@ -60,7 +65,7 @@ class TakenUp(View[Resumed]):
 
     def text(self, event: Resumed) -> str:
         """Return which attempt it is."""
-        return f"resumed, attempt {event.attempt}"
+        return f"resumed, attempt {event.attempt}{_on(event)}"
 
     def passages(self, event: Resumed, first_prompt: str) -> Iterator[Passage]:  # noqa: ARG002 (the start's)
         """Yield a note."""

@@ -21,7 +21,19 @@ from batchd.wire.elsewhere import (
     PatchMade,
     WorkerEnded,
 )
-from batchd.wire.frames import MAX_FRAME, MAX_HISTORY, Down, Up, handed, pack, raw, unpack, unraw
+from batchd.wire.frames import (
+    MAX_ELSEWHERE,
+    MAX_FRAME,
+    MAX_HISTORY,
+    MAX_HISTORY_ELSEWHERE,
+    Down,
+    Up,
+    handed,
+    pack,
+    raw,
+    unpack,
+    unraw,
+)
 from batchd.wire.vocabulary import (
     Ack,
     Ask,
@@ -45,8 +57,10 @@ from batchd.wire.vocabulary import (
 )
 
 __all__ = [
+    "MAX_ELSEWHERE",
     "MAX_FRAME",
     "MAX_HISTORY",
+    "MAX_HISTORY_ELSEWHERE",
     "MAX_PART",
     "Ack",
     "Ask",

@@ -27,6 +27,9 @@ class Join(Struct, frozen=True, kw_only=True):
     pid: int
     #: The digest of the word by which its keeper will say that it has ended.
     parting: str
+    #: What its machine has for tasks that need something.
+    gpus: int = 0
+    labels: tuple[str, ...] = ()
 
 
 class WorkerEnded(Struct, frozen=True):

@@ -48,8 +48,12 @@ from batchd.wire.vocabulary import (
 
 #: A frame longer than this is a bug or an attack: the largest legitimate one is an event of some megabytes.
 MAX_FRAME = 1 << 28
+#: And one from another machine, patches apart: any event of ours is smaller.
+MAX_ELSEWHERE = 1 << 25
 #: And of the history that one message takes along: a task's journal may be larger than a frame.
 MAX_HISTORY = 1 << 24
+#: To another machine: that it goes on reading shows at each.
+MAX_HISTORY_ELSEWHERE = 1 << 20
 
 Down: TypeAlias = (
     Hello
@@ -97,12 +101,12 @@ _FRAME: msgspec.json.Decoder[tuple[str, msgspec.Raw]] = msgspec.json.Decoder(
 )
 
 
-def handed(run: Run) -> Iterator[History | Run]:
-    """Yield the messages that hand a task over: of a long history ``MAX_HISTORY`` bytes each, or a single event."""
+def handed(run: Run, most: int = MAX_HISTORY) -> Iterator[History | Run]:
+    """Yield the messages that hand a task over: of a long history so many bytes each at ``most``, or a single event."""
     part: list[msgspec.Raw] = []
     size = 0
     for event in run.history:
-        if part and size + len(bytes(event)) > MAX_HISTORY:
+        if part and size + len(bytes(event)) > most:
             yield History(ref=run.ref, attempt=run.attempt, events=tuple(part))
             part, size = [], 0
         part.append(event)

@@ -75,6 +75,8 @@ class Run(Struct, frozen=True, kw_only=True):
     terms: Terms
     #: When it was first queued.
     queued_at: float
+    #: The machine that it is handed to; empty: the daemon's.
+    node: str = ""
     #: The folder that is its commands' /tmp, over all of its attempts; empty: each command gets an empty one.
     tmp: str = ""
     #: What its directory begins as; None: it begins empty, or is another's.

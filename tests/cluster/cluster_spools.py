@@ -11,10 +11,12 @@ from tests.conftest import CONFIG, NO_REPORT, Spool
 
 #: Of every cluster here.
 TOKEN = "0" * 64
+#: Of their workers.
+LEASE_S = 4.0
 _POOL = """\
 engine = "ray"
 processes = 6
-heartbeat_timeout_s = 4.0
+heartbeat_timeout_s = {lease}
 listen = "0.0.0.0:{port}"
 advertise = "{host}:{port}"
 """
@@ -34,7 +36,7 @@ def on_cluster(
     """Return a spool whose workers run on the cluster with this head."""
     file = folder / "ray-token"
     file.write_text(token)
-    pool = _POOL.format(port=free_port(), host=address.partition(":")[0])
+    pool = _POOL.format(port=free_port(), host=address.partition(":")[0], lease=LEASE_S)
     text = CONFIG.format(base_url=base_url, model="steps-3").replace("processes = 2\n", pool)
     text += _MORE.format(address=address, cpus=cpus, token=file if token else "")
     (folder / "config.toml").write_text(NO_REPORT + text)

@@ -7,10 +7,11 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from cluster_spools import tree
+from cluster_spools import LEASE_S, tree
 from loglines import logged
 from pools import asked, drop, processes, running, summary, workers
 from ray.cluster_utils import Cluster
@@ -68,6 +69,40 @@ def struck(spool: Spool) -> Iterator[None]:
     spool.eventually(lambda: not processes("batchd.pool.joining"))
 
 
+def again_s(spool: Spool, struck_at: float) -> float:
+    """Return how long after a strike the last of the tasks that were lost went on elsewhere, by the log's own times."""
+    log = logged(spool.folder / "daemon.log")
+    lost = {f"{task}" for line in log if line["event"] == "worker_died" for task in line["tasks"]}
+    again: dict[str, float] = {}
+    for line in log:
+        name = f"{line.get('batch')}/{line.get('task')}"
+        at = datetime.fromisoformat(line["timestamp"]).timestamp()
+        if line["event"] == "task_started" and name in lost and at > struck_at:
+            again.setdefault(name, at - struck_at)
+    assert again.keys() == lost
+    return max(again.values())
+
+
+def test_tasks_go_to_the_node_that_has_what_they_need(spool: Spool, cluster: Cluster) -> None:
+    """While no node has it, that is reported, and others go on; a worker for them is placed as soon as one has."""
+    needs = {"gpu": 1, "label": "big-disk"}
+    with spool.serving():
+        plain = spool.write("plain.json", [{"first_prompt": "write it"}] * 2)
+        drop(spool, 2, needs=needs)
+        plain.rename(spool.folder / "inbox/plain.json")
+        spool.eventually((spool.folder / "outbox/plain/summary.json").exists)
+        said = "tasks need 1 GPU and the label big-disk, and no node of the Ray cluster has that"
+        spool.eventually(lambda: said in " ".join(spool.batchd("status").stdout.split()))
+        assert not running(spool)
+        has = {"num_gpus": 1, "resources": {"big-disk": 1}}
+        node = cluster.add_node(num_cpus=2, object_store_memory=80 << 20, **has)
+        assert summary(spool)["counts"]["completed"] == 2
+        spool.eventually(lambda: said not in " ".join(spool.batchd("status").stdout.split()))
+    ended = logged(spool.folder / "daemon.log", "task_finished")
+    where = {line["node"].rpartition("-")[2] for line in ended if line["batch"] == "b"}
+    assert where == {node.node_id[:6]}
+
+
 def test_a_batch_is_worked_off_by_the_nodes(spool: Spool, slow_server: str) -> None:
     """With the results and the accounting of one machine; nothing is left on any node afterwards."""
     with struck(spool):
@@ -81,8 +116,10 @@ def test_a_batch_is_worked_off_by_the_nodes(spool: Spool, slow_server: str) -> N
 def test_a_killed_worker_costs_a_call_at_most(spool: Spool, slow_server: str) -> None:
     """Its task is dispatched again within seconds."""
     with struck(spool):
+        killed_at = time.time()
         os.kill(next(iter(workers(spool))), signal.SIGKILL)
     right(spool, slow_server, lost=1)
+    print(f"\na worker was killed: its task went on after {again_s(spool, killed_at):.2f} s")
 
 
 def test_a_killed_actor_takes_its_worker_along(spool: Spool, slow_server: str) -> None:
@@ -117,6 +154,7 @@ def test_a_frozen_node_that_thaws_changes_nothing(
     try:
         with struck(spool):
             frozen = tree(raylet(cluster.worker_nodes.copy().pop()))
+            frozen_at = time.time()
             for pid in frozen:
                 os.kill(pid, signal.SIGSTOP)
             summary(spool)
@@ -125,6 +163,11 @@ def test_a_frozen_node_that_thaws_changes_nothing(
                     os.kill(pid, signal.SIGCONT)
             time.sleep(1.0)
         right(spool, slow_server, lost=2)
+        after_s = again_s(spool, frozen_at)
+        print(
+            f"\na node was frozen: its tasks went on after {after_s:.2f} s, its lease is {LEASE_S} s"
+        )
+        assert after_s > LEASE_S
     finally:
         for pid in frozen:
             with contextlib.suppress(ProcessLookupError):

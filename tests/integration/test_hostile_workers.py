@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 
 import pytest
 from loglines import logged
-from pools import configured, invited, joined, running, summary
+from pools import configured, drop, invited, joined, running, summary
 from strangers import Stranger, stranger
 
 from tests.conftest import Spool
@@ -54,6 +56,8 @@ LIES: dict[str, Callable[[Stranger, dict[str, Any]], None]] = {
     "no event": lambda who, run: _record(who, run, ["Nonsense", {}]),
     "half an event": lambda who, run: _record(who, run, ["CallFailed", {"x": 1}]),
     "deep": lambda who, _: who.frame(b'["Record",' + b"[" * 100_000),
+    "two at once": lambda who, run: [_record(who, run, _started(run)) for _ in range(9)] and None,
+    "a huge frame": lambda who, _: who.begin(100 << 20),
     "another's message": lambda who, _: who.say("Drain"),
     "another ticket": lambda who, _: who.join(),
     "less than nothing": lambda who, run: who.say(
@@ -109,4 +113,64 @@ def test_who_is_sent_away_and_stays_takes_nothing(cluster: Spool) -> None:
         with joined(cluster, "node7", line):
             cluster.eventually(lambda: logged(cluster.folder / "daemon.log", "worker_started"))
         for each in strangers:
+            each.close()
+
+
+def test_a_worker_that_only_beats_its_heart_loses_what_is_cancelled(cluster: Spool) -> None:
+    """The order waits for a bound, not for ever; the worker is sent away, and status says why."""
+    with cluster.serving(), stranger(cluster) as (who, _), who.beating():
+        done = cluster.batchd("cancel", "b")
+        assert not done.returncode, done.stderr
+        assert "it keeps b/001, which was cancelled" in " ".join(
+            cluster.batchd("status").stdout.split()
+        )
+    assert cluster.result("b", "001")["status"] == "cancelled"
+
+
+def test_a_worker_that_only_beats_its_heart_loses_what_is_over_its_time(cluster: Spool) -> None:
+    """It is another one's then."""
+    limits = {"timeout_s": 1, "call_timeout_s": 1, "tool_timeout_s": 1}
+    with cluster.serving():
+        made = Stranger(invited(cluster)).join().greet()
+        drop(cluster, 1, limits=limits)
+        assert made.hear("Run")
+        with made.beating():
+            cluster.eventually(lambda: logged(cluster.folder / "daemon.log", "node_trouble"))
+        made.close()
+        with joined(cluster, "node7"):
+            assert sum(summary(cluster)["counts"].values()) == 1
+    (said,) = logged(cluster.folder / "daemon.log", "node_trouble")
+    assert "which is over its time" in said["message"]
+
+
+def test_who_does_not_read_is_not_read(cluster: Spool) -> None:
+    """What a worker makes the daemon hold by what it never reads is bounded, and its lease is over in the end."""
+    with cluster.serving() as daemon, stranger(cluster) as (who, run):
+        statm = Path(f"/proc/{daemon.pid}/statm")
+        before = int(statm.read_text().split()[1])
+        # Each is answered, with what names it.
+        asked = {"ref": {"batch": "b" * 4000, "task": "x"}, "attempt": 1, "seq": 0, "events": ()}
+        body = json.dumps(["Record", asked]).encode()
+        piece = (len(body).to_bytes(4, "big") + body) * 100
+        sent = who.flood(piece)
+        grown = (int(statm.read_text().split()[1]) - before) * os.sysconf("SC_PAGE_SIZE")
+        assert sent < 64 << 20
+        assert grown < 32 << 20
+        assert run
+        cluster.eventually(lambda: logged(cluster.folder / "daemon.log", "worker_died"))
+    (died,) = logged(cluster.folder / "daemon.log", "worker_died")
+    assert "no sign of life" in died["cause"]
+
+
+def test_the_name_of_another_machine_is_its_own(cluster: Spool) -> None:
+    """While its worker is there, a ticket holder at another address does not get it."""
+    with cluster.serving():
+        first = Stranger(invited(cluster, "127.0.0.0/8")).join().greet()
+        line = invited(cluster, "127.0.0.0/8")
+        other = Stranger(line, "127.0.0.2").join()
+        why = other.hear("NotAdmitted")["message"]
+        assert "the name stranger is in use by a worker from 127.0.0.1" in why
+        assert "choose another with --node" in why
+        again = Stranger(line, "127.0.0.1").join().greet()
+        for each in (first, other, again):
             each.close()

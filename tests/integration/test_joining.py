@@ -59,6 +59,8 @@ def test_a_worker_of_another_machine_does_the_work(cluster: Spool) -> None:
     assert [line["node"] for line in started] == ["node7"]
     ended = logged(cluster.folder / "daemon.log", "task_finished")
     assert {line["node"] for line in ended} == {"node7"}
+    assert "model standin/steps-3, on node7" in cluster.batchd("logs", "b/001").stdout
+    assert "model standin/steps-3, on node7" in cluster.batchd("logs", "b").stdout
 
 
 def test_the_report_says_which_node_did_what(cluster: Spool) -> None:

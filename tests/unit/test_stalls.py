@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from batchd.daemon.stalls import Movable, Tally
+from batchd.daemon.attempts.active import Active
+from batchd.daemon.stalls import Movable, Tally, at_work
+from batchd.records import Needs, Ref
 
 
 def _task(state: str = "queued", may_s: float = 60.0) -> Movable:
@@ -39,3 +41,12 @@ def test_time_in_which_nothing_ran_does_not_count() -> None:
     assert tally.look([task], 10.0) == []
     assert tally.look([task], 3600.0) == []
     assert tally.look([task], 10.0) == []
+
+
+def test_a_lease_that_is_waited_for_is_no_stall() -> None:
+    """However long it is: until it is over, a machine that is not reached may still change the task's directory."""
+    active = Active(Ref("b", "001"), worker=None, needs=Needs(), attempt=1)  # type: ignore[arg-type]
+    before_s = at_work(active).may_s
+    active.fences("node7", 605.0)
+    assert at_work(active).may_s == before_s + 605.0
+    assert (active.step, active.detail) == ("waiting", "the lease of node7")

@@ -11,7 +11,7 @@ from batchd.daemon.lines import TaskLog
 from batchd.events import CancelRequested, Suspended, TaskFinished, Terms
 from batchd.governor import Park
 from batchd.pool.member import Member
-from batchd.records import Activity, Base, Chain, ModelSetup, Purpose, Ref, Task
+from batchd.records import Activity, Base, Chain, ModelSetup, Needs, Purpose, Ref, Task
 from batchd.store import Dispatched
 
 
@@ -21,6 +21,8 @@ class Active:
 
     ref: Ref
     worker: Member
+    #: What it needs of its machine.
+    needs: Needs
     #: 0 until the store has given it one; then the rest is known too.
     attempt: int = 0
     #: What the store gave with it.
@@ -36,6 +38,8 @@ class Active:
     step: Activity = "starting"
     detail: str = ""
     since: float = field(default_factory=time.time)
+    #: How long that may take beyond what such a step may: the lease of a machine that is not reached, in seconds.
+    fence_s: float = 0.0
     #: What it was asked to end with.
     stop: CancelRequested | Suspended | None = None
     #: Its request that waits at the governor; the events are committed by ``flushed``.
@@ -52,6 +56,11 @@ class Active:
     #: The durable ends of the attempt.
     finished: TaskFinished | None = None
     suspended: Suspended | None = None
+
+    def fences(self, lease_of: str, fence_s: float) -> None:
+        """Note that it waits until nothing there changes its directory any more."""
+        self.step, self.detail, self.since = "waiting", f"the lease of {lease_of}", time.time()
+        self.fence_s = fence_s
 
     def lines(self) -> TaskLog:
         """Return what writes its lines, once it has begun."""

@@ -44,6 +44,7 @@ from batchd.lifecycle.effects import (
 from batchd.log import Action
 from batchd.pool.supervisor import Supervisor
 from batchd.records import Base, Origin, Reason, Ref, Status, Task
+from batchd.records.needs import NOTHING
 from batchd.sandbox import check_user
 from batchd.store import Dispatched, Store
 
@@ -92,7 +93,7 @@ class Attempts:
     @property
     def free_alone(self) -> bool:
         """Whether a task could have a process of its own now."""
-        return self._pool.slot_alone()
+        return self._pool.slot_alone(NOTHING)
 
     def rest(self) -> None:
         """Keep a slot free for the pause between two tasks."""
@@ -106,7 +107,8 @@ class Attempts:
 
     def reserve(self, ref: Ref, *, alone: bool = False) -> None:
         """Begin an attempt at a task whose turn it is; ``alone``: in a process of its own. There must be a slot."""
-        self._active[ref] = Active(ref, self._pool.reserve(ref, alone=alone))
+        needs = self._lifecycle.needs_of(ref)
+        self._active[ref] = Active(ref, self._pool.reserve(ref, needs, alone=alone), needs)
         self.take(inputs.SlotFree(ref))
 
     def drain(self) -> None:
@@ -178,12 +180,10 @@ class Attempts:
         if not await active.worker.up():
             self.take(inputs.Lost(ref))
             return
-        if self._fences.left_at(ref):
-            active.step, active.detail = (
-                "waiting",
-                "the lease of a machine that an earlier daemon left it at",
-            )
+        if (left_s := self._fences.left_s(ref)) > 0:
+            active.fences("a machine that an earlier daemon left it at", left_s)
             await self._fences.passed(ref)
+            active.fence_s = 0.0
         if not await self._rooms.open_for(ref.batch):
             # Without a folder, or room in it, it could not leave a result: it waits, and does not fail.
             self._put_back(active)

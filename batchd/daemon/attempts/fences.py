@@ -29,12 +29,12 @@ class Fences:
         found = self._store.left_at()
         self._fences = {ref: workers.fence_s(label) for ref, label in found.items()}
 
-    def left_at(self, ref: Ref) -> bool:
-        """Whether another machine may still work on a task."""
-        return self._started_at + self._fences.get(ref, 0.0) > time.monotonic()
+    def left_s(self, ref: Ref) -> float:
+        """Return for how long another machine may still work on a task, in seconds."""
+        return self._started_at + self._fences.get(ref, 0.0) - time.monotonic()
 
     async def passed(self, ref: Ref) -> None:
         """Return when no other machine works on a task any more."""
-        until = self._started_at + self._fences.pop(ref, 0.0)
-        if (left_s := until - time.monotonic()) > 0:
+        if (left_s := self.left_s(ref)) > 0:
             await asyncio.sleep(left_s)
+        self._fences.pop(ref, None)

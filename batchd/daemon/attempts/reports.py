@@ -47,7 +47,7 @@ class Reports:
 
     def message(self, worker: Member, message: Any) -> None:
         """Serve a message of a worker."""
-        if worker.joined and (wrong := vetting.problem(message)):
+        if worker.joined and (wrong := self._wrong(worker, message)):
             worker.kill(f"{wrong}: what no worker of batchd says")
             return
         ref, attempt = _address(message)
@@ -71,6 +71,18 @@ class Reports:
                 self._listeners.task_progress(ref, step, detail)
             case wire.Done():
                 self._done(active, message)
+
+    def _wrong(self, worker: Member, message: Any) -> str:
+        """Return what in a message from another machine cannot be true; empty: all may be."""
+        if wrong := vetting.problem(message):
+            return wrong
+        ref, attempt = _address(message)
+        active = self._attempts.get(ref)
+        known = active is not None and (active.worker, active.attempt) == (worker, attempt)
+        asks = not isinstance(message, wire.Progress | wire.Done)
+        # Each may be megabytes, and is held until it is durable.
+        waits = asks and known and active is not None and active.idle
+        return "it asks before it has the answer to what it asked" if waits else ""
 
     def _files(
         self, active: Active, message: wire.PatchMade | wire.PackWanted | wire.PackSent
@@ -113,6 +125,7 @@ class Reports:
         for active in self._attempts.active:
             if active.worker is worker:
                 self._calls.lost(active)
+                active.fences(f"{worker.node}, which is not reached", worker.fence_left_s)
 
     def died(self, worker: Member, lost: Mapping[Ref, int], *, counted: bool) -> None:
         """Take the tasks of a dead worker back."""

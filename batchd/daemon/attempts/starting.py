@@ -107,6 +107,7 @@ class Starting:
             batch=batch,
             terms=active.terms,
             queued_at=given.queued_at,
+            node=active.worker.node,
             tmp=str(scratch.folder(self._current.config, ref)),
             base=active.base,
             chain=active.chain,

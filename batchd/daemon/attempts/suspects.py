@@ -9,6 +9,7 @@ from batchd.governor import Governor
 from batchd.lifecycle import Lifecycle
 from batchd.pool.supervisor import Supervisor
 from batchd.records import Ref
+from batchd.records.needs import NOTHING
 
 _MESSAGE = "it makes room for a task that runs in a process of its own, whose turn is before it"
 
@@ -28,9 +29,13 @@ class Suspects:
     def take(self) -> Ref | None:
         """Return the suspect to start now, if it has its turn and a process is empty."""
         queue = self._lifecycle.queue
-        if not self._pool.slot_alone() or queue.suspect_due(self._governor.crowded) is None:
+        suspect = queue.suspect_due(self._governor.crowded)
+        if suspect is None:
             return None
-        return queue.draw_suspect()
+        needs = self._lifecycle.needs_of(suspect)
+        # Where no worker at all has what it needs, it is taken all the same, and held for that: others have their turn.
+        due = self._pool.slot_alone(needs) or not self._pool.has(needs)
+        return queue.draw_suspect() if due else None
 
     def make_room(self) -> bool:
         """Clear a process for the suspect whose turn it is; return whether others may have one back that was closed to them.
@@ -40,10 +45,13 @@ class Suspects:
         """
         lifecycle, pool = self._lifecycle, self._pool
         suspect = lifecycle.queue.suspect_due(self._governor.crowded)
-        if suspect is None or pool.slot_alone() or any(w.alone for w in pool.workers):
+        needs = lifecycle.needs_of(suspect) if suspect else NOTHING
+        fitting = [worker for worker in pool.workers if pool.could(worker, needs)]
+        if suspect is None or pool.slot_alone(needs) or any(w.alone for w in pool.workers):
             return pool.clear(None)
-        worker = pool.clearing or min(
-            (worker for worker in pool.workers if not worker.retiring),
+        worker = pool.clearing if pool.clearing in fitting else None
+        worker = worker or min(
+            fitting,
             key=lambda w: (sum(lifecycle.precedes(ref, suspect) for ref in w.tasks), len(w.tasks)),
             default=None,
         )

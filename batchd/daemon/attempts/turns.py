@@ -44,6 +44,7 @@ class Turns:
             return
         queue, trials = self._lifecycle.queue, self._lot.trials
         self._lot.concurrency.refill()
+        more = self._lot.placing.refill()
         self._try_alone()
         self._start_suspects()
         while self._attempts.free > 0 and (ref := trials.pick(alone=False)):
@@ -59,17 +60,18 @@ class Turns:
         self._start_suspects()  # no better task may be left
         reopened = self._suspects.make_room()
         kept = begun < len(ready)  # others may be cheaper: 100,000 are looked at by and by
-        if reopened or kept:
+        if reopened or kept or (more and begun):
             self._loop.wake()
         elif free > 0 and not self._attempts.active:
             self._lot.shortage.nothing_goes_on()
+        self._lot.placing.look()
 
     def _try_alone(self) -> None:
         while self._attempts.free_alone and (ref := self._lot.trials.pick(alone=True)):
             self._try(ref, alone=True)
 
     def _try(self, ref: Ref, *, alone: bool) -> None:
-        if self._lot.concurrency.keeps(ref):
+        if self._lot.concurrency.keeps(ref) or self._lot.placing.keeps(ref):
             self._lot.trials.left(ref)
         else:
             self._reserve(ref, alone=alone)

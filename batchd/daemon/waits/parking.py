@@ -15,6 +15,7 @@ from batchd.daemon.ends.batches import Batches
 from batchd.daemon.listener import Listener, Listeners
 from batchd.daemon.loop import Loop
 from batchd.daemon.waits.concurrency import Concurrency
+from batchd.daemon.waits.placing import Placing
 from batchd.daemon.waits.register import Register
 from batchd.daemon.waits.roomless import Roomless
 from batchd.daemon.waits.shortage import Shortage
@@ -54,6 +55,8 @@ class ParkingLot(Listener):
     shortage: Shortage
     #: Who waits for others of the same batch.
     concurrency: Concurrency
+    #: Who waits for a machine that has what it needs.
+    placing: Placing
     #: Reads the keys of providers again.
     _read_keys: Callable[[], None]
     #: Open batches whose money is spent.
@@ -142,7 +145,7 @@ class ParkingLot(Listener):
 
     def keeps(self, ref: Ref) -> bool:
         """Keep a task that was just taken from starting, if its first call could not be made; return whether that is so."""
-        waits = (self.concurrency, self.shortage, self.roomless)
+        waits = (self.placing, self.concurrency, self.shortage, self.roomless)
         return any(each.keeps(ref) for each in waits)
 
     def task_parked(self, ref: Ref, park: Park | None) -> None:

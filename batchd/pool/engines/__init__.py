@@ -22,6 +22,10 @@ class Life(Protocol):
         """The machine it runs on; empty: this one."""
 
     @property
+    def heard_at(self) -> float:
+        """When it was last heard of, by the loop's clock."""
+
+    @property
     def label(self) -> str:
         """What the store says of who has a task: ``PID``, or ``NODE/PID/SECONDS`` with how long its fence lasts."""
 
@@ -30,8 +34,8 @@ class Life(Protocol):
         """How long it may go on after its last heartbeat, in seconds; 0: it has no lease."""
 
     @property
-    def fenced(self) -> bool:
-        """Whether what it works on may still change, whatever is seen of it here."""
+    def fence_left_s(self) -> float:
+        """For how long what it works on may still change, whatever is seen of it here, in seconds; not above 0: it cannot."""
 
     @property
     def over(self) -> bool:

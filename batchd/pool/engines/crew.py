@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -15,7 +14,7 @@ from batchd import children
 from batchd.backoff import doubled
 from batchd.errors import NotPossibleError
 from batchd.log import Action, get_logger
-from batchd.pool.engines import orders
+from batchd.pool.engines import orders, sizes
 from batchd.pool.engines.orders import (
     ClusterSize,
     Connected,
@@ -26,8 +25,11 @@ from batchd.pool.engines.orders import (
     StopWorker,
     WorkerStopped,
 )
+from batchd.pool.engines.shares import shares
+from batchd.pool.engines.sizes import Takes
 from batchd.pool.joining.tickets import Tickets
 from batchd.pool.supervisor import Supervisor
+from batchd.records import Has, Needs
 
 #: How often the crew is held against the work there is, in seconds.
 _LOOK_S = 0.5
@@ -47,6 +49,9 @@ _IDLE_S = 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 #: For how long a node is avoided on which no task can run.
 _AVOID_S = 600.0
+_ADD = "add a node that has it (`ray start --num-gpus`, or --resources for a label)"
+#: How many kinds of needs a message names.
+_NAMED = 3
 _AGAIN = "it is tried again by itself"
 _UNREACHED = "see whether [pool] advertise is reached from there"
 
@@ -60,8 +65,7 @@ class CrewTerms:
     least: int
     most: int
     agents_per_process: int
-    cpus: float
-    memory_bytes: int
+    takes: Takes
     #: What the launcher is started with.
     environ: Mapping[str, str]
 
@@ -71,6 +75,8 @@ class _Post:
     """One worker, from the order to find room for it to its end."""
 
     asked_at: float
+    #: What its tasks need of their node.
+    needs: Needs
     #: The nodes that are not looked at for room.
     avoid: tuple[str, ...] = ()
     #: Where there is room for it; empty: nowhere yet.
@@ -90,9 +96,9 @@ class Crew:
         terms: Callable[[], CrewTerms],
         pool: Supervisor,
         tickets: Tickets,
-        work: Callable[[], int],
+        work: Callable[[], Mapping[Needs, int]],
     ) -> None:
-        """``terms`` returns those of today. ``work`` returns how many tasks are at work, or could be."""
+        """``terms`` returns those of today. ``work`` returns how many tasks are at work, or could be, by what they need."""
         self._terms = terms
         self._pool = pool
         self._tickets = tickets
@@ -110,6 +116,8 @@ class Crew:
         self._not_before = 0.0
         #: Why there are no workers, with the fix, and since when.
         self.trouble: tuple[NotPossibleError, float] | None = None
+        #: What tasks need that no node has, with the fix, and since when.
+        self.lacking: tuple[NotPossibleError, float] | None = None
 
     async def run(self) -> None:
         """Keep a launcher, and through it the crew, for ever."""
@@ -191,8 +199,9 @@ class Crew:
                 self._placed(news)
             case WorkerStopped(badge=badge, cause=cause):
                 self._ended(badge, cause)
-            case ClusterSize():
+            case ClusterSize(draining=draining):
                 self._size = news
+                self._leave(draining)
 
     def _placed(self, placed: RoomFound) -> None:
         post = self._posts.get(placed.badge)
@@ -200,7 +209,17 @@ class Crew:
             return
         post.node, post.node_id, post.launched_at = placed.node, placed.node_id, time.monotonic()
         ticket = self._tickets.make(placed.addresses, _JOIN_MINUTES, placed.badge)
-        self._order(StartWorker(placed.badge, str(ticket), placed.node))
+        has = Has(post.needs.gpu, (post.needs.label,) * bool(post.needs.label))
+        self._order(StartWorker(placed.badge, str(ticket), placed.node, has))
+
+    def _leave(self, draining: Collection[str]) -> None:
+        """Have the workers of nodes that Ray drains give their tasks back before these are gone."""
+        for badge, post in self._posts.items():
+            if post.node_id in draining and not post.ending:
+                if post.seen:
+                    self._dismiss(badge)
+                else:
+                    self._end(badge, post)
 
     def _ended(self, badge: int, cause: str) -> None:
         post = self._posts.pop(badge, None)
@@ -231,71 +250,113 @@ class Crew:
     def _fit(self) -> None:
         """Ask for workers, or end some."""
         now, terms = time.monotonic(), self._terms()
-        needed = math.ceil(self._work() / terms.agents_per_process)
-        wanted = min(terms.most, max(terms.least, needed))
         kept = {badge: post for badge, post in self._posts.items() if not post.ending}
+        work = self._work()
+        wanted = shares(
+            work,
+            most=terms.most,
+            least=terms.least,
+            agents=terms.agents_per_process,
+            possible=self._possible,
+        )
         self._avoided = {node: until for node, until in self._avoided.items() if until > now}
         avoid = tuple(sorted(self._avoided))
-        if len(kept) > wanted:
-            self._shrink(kept, len(kept) - wanted)
-        elif now >= self._not_before:
-            for _ in range(wanted - len(kept)):
-                self._ask(now, avoid)
+        kinds = {*wanted, *(post.needs for post in kept.values())}
+        for needs in sorted(
+            kinds, key=lambda needs: not needs
+        ):  # tasks without needs get what is left
+            theirs = {badge: post for badge, post in kept.items() if post.needs == needs}
+            if (missing := wanted.get(needs, 0) - len(theirs)) < 0:
+                self._shrink(theirs, -missing, _IDLE_S)
+            elif now >= self._not_before:
+                for _ in range(missing if needs else min(missing, terms.most - self._count())):
+                    self._ask(now, avoid, needs)
+        self._make_way(terms.most)
         pending = {badge: post for badge, post in kept.items() if not post.node}
         for badge, post in pending.items():
             if post.avoid != avoid:  # Ray would hold to what it was asked first
                 self._end(badge, post)
-        if not wanted and not kept:
+        if not any(wanted.values()) and not kept:
             self.trouble = None  # whatever it was, nothing waits for it
-        if pending and (lacks := self._lacking()):
+        self._report(kept, pending, [needs for needs, tasks in work.items() if needs and tasks])
+
+    def _report(
+        self, kept: Mapping[int, _Post], pending: Mapping[int, _Post], asked: Iterable[Needs]
+    ) -> None:
+        """Say what no node has, and what none has room for."""
+        now = time.monotonic()
+        plain = [post for post in pending.values() if not post.needs]
+        if plain and self._size and (lacks := sizes.lacking(self._size.nodes, self._terms().takes)):
             fix = "lower [ray] cpus_per_process or memory_mb_per_process, or add a node"
             self._troubled(lacks, fix)
         elif len(pending) == len(kept) and any(
-            now - p.asked_at > _ROOM_S for p in pending.values()
+            now - p.asked_at > _ROOM_S for p in pending.values() if self._possible(p.needs)
         ):
             self._troubled("there is no room on the Ray cluster for a worker", _FULL)
+        unmet = sorted(needs for needs in asked if not self._possible(needs))
+        if not unmet or self._size is None:
+            self.lacking = None
+            return
+        named = "; others ".join(map(str, unmet[:_NAMED]))
+        why = f"tasks need {named}, and no node of the Ray cluster has that beside a worker's CPUs and memory"
+        error = NotPossibleError(f"{why}: {_ADD}")
+        if self.lacking is None or str(self.lacking[0]) != str(error):
+            get_logger().error(Action.CLUSTER_TROUBLE, message=str(error))
+        self.lacking = error, self.lacking[1] if self.lacking else time.time()
 
-    def _ask(self, now: float, avoid: tuple[str, ...]) -> None:
+    def _ask(self, now: float, avoid: tuple[str, ...], needs: Needs) -> None:
         """Have room found for one more worker."""
         terms = self._terms()
         self._badge += 1
-        self._posts[self._badge] = _Post(now, avoid)
+        self._posts[self._badge] = _Post(now, needs, avoid)
         self._order(
             FindRoom(
                 badge=self._badge,
                 daemon=self._tickets.dialled,
-                cpus=terms.cpus,
-                memory_bytes=terms.memory_bytes,
+                cpus=terms.takes.cpus,
+                memory_bytes=terms.takes.memory_bytes,
+                needs=needs,
                 avoid=avoid,
             )
         )
 
-    def _shrink(self, kept: Mapping[int, _Post], surplus: int) -> None:
-        """End workers that are not needed: first those for which there is no room yet, then those that are idle."""
+    def _shrink(self, kept: Mapping[int, _Post], surplus: int, idle_s: float) -> int:
+        """End workers that are not needed: first those for which there is no room yet, then those that are idle; return how many are left."""
         for badge in [badge for badge, post in kept.items() if not post.node][:surplus]:
             self._end(badge, kept[badge])
             surplus -= 1
-        idle = [badge for badge in self._pool.idle(_IDLE_S) if badge in kept]
+        idle = [badge for badge in self._pool.idle(idle_s) if badge in kept]
         for badge in idle[:surplus]:
-            self._pool.dismiss(badge)
-            kept[badge].ending = True
+            self._dismiss(badge)
+            surplus -= 1
+        return surplus
+
+    def _make_way(self, most: int) -> None:
+        """End workers beyond the most that may be, for tasks that need something: one that works gives its tasks back."""
+        kept = {badge: post for badge, post in self._posts.items() if not post.ending}
+        plain = {badge: post for badge, post in kept.items() if not post.needs}
+        surplus = self._count() - most
+        left = self._shrink(plain, surplus, 0.0) if surplus > 0 and len(plain) < len(kept) else 0
+        for badge in [badge for badge, post in plain.items() if not post.ending][:left]:
+            self._dismiss(badge)
+
+    def _count(self) -> int:
+        """Return how many workers there are, or may be once there is room for them."""
+        kept = (post for post in self._posts.values() if not post.ending)
+        return sum(self._possible(post.needs) for post in kept)
+
+    def _dismiss(self, badge: int) -> None:
+        self._pool.dismiss(badge)
+        self._posts[badge].ending = True
 
     def _end(self, badge: int, post: _Post) -> None:
         post.ending = True
         self._order(StopWorker(badge))
 
-    def _lacking(self) -> str:
-        """Return what no node has; empty: one has it."""
-        size, terms = self._size, self._terms()
-        if size is None:
-            return ""
-        if not size.nodes:
-            return "the Ray cluster has no node"
-        if any(cpus >= terms.cpus and memory >= terms.memory_bytes for cpus, memory in size.nodes):
-            return ""
-        takes = f"{terms.cpus:g} CPUs and {terms.memory_bytes >> 20:,} MB"
-        cpus, memory = max(size.nodes)
-        return f"a worker takes {takes}, and the largest node of the Ray cluster has {cpus:g} and {memory >> 20:,} MB"
+    def _possible(self, needs: Needs) -> bool:
+        """Whether a worker for these needs is one that some node has, as all are taken to be that need nothing."""
+        nodes = self._size.nodes if self._size else ()
+        return not needs or sizes.possible(nodes, self._terms().takes, needs)
 
     def _order(self, order: orders.Order) -> None:
         if self._launcher is not None and self._launcher.stdin is not None:

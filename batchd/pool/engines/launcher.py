@@ -23,6 +23,7 @@ from batchd.pool.engines.orders import (
     ClusterSize,
     Connected,
     FindRoom,
+    NodeSize,
     NotConnected,
     RoomFound,
     StartWorker,
@@ -30,6 +31,8 @@ from batchd.pool.engines.orders import (
     WorkerStopped,
 )
 from batchd.pool.joining import ticket
+from batchd.records import Has
+from batchd.records.needs import RESERVED
 
 #: How often actors and nodes are looked at, in seconds.
 _LOOK_S, _NODES_S = 0.1, 2.0
@@ -37,6 +40,8 @@ _LOOK_S, _NODES_S = 0.1, 2.0
 _REACH_S = 5.0
 #: What distinguishes nodes of one host name: so much of their ids.
 _SHORT = 6
+#: Of a custom resource: no worker is kept from a node for another one that has the same label.
+_SOME = 0.0001
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 #: How the program ends that asks without a token: 0 where it is answered.
 _WANTS_TOKEN = 7
@@ -94,9 +99,10 @@ class Launcher:
         match order:
             case FindRoom():
                 self._place(order)
-            case StartWorker(badge=badge, ticket=ticket, node=node):
+            case StartWorker(badge=badge, ticket=ticket, node=node, has=has):
                 if actor := self._actors.get(badge):
-                    self._asked[actor.run.remote(ticket, node)] = badge, "run"
+                    answer = actor.run.remote(ticket, node, has.gpus, has.labels)
+                    self._asked[answer] = badge, "run"
             case StopWorker(badge=badge):
                 if actor := self._actors.pop(badge, None):
                     self._ray.kill(actor)
@@ -109,6 +115,10 @@ class Launcher:
             "scheduling_strategy": "SPREAD",
             "max_restarts": 0,
         }
+        if order.needs.gpu:
+            options["num_gpus"] = order.needs.gpu
+        if order.needs.label:
+            options["resources"] = {order.needs.label: _SOME}
         if order.avoid:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(order.avoid)})"}
         actor = self._ray.remote(Nurse).options(**options).remote()
@@ -140,17 +150,25 @@ class Launcher:
 
     def _look(self) -> bool:
         """Report how large the cluster is; return whether it may be used."""
-        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        if len(nodes) > 1 and not self._guarded:
+        draining = tuple(sorted(self._ray._private.state.state.get_draining_nodes()))  # noqa: SLF001 (no other way to it)
+        alive = {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
+        nodes = [resources for node, resources in alive.items() if node not in draining]
+        if len(alive) > 1 and not self._guarded:
             # One node alone may be this machine, reached from nowhere else; so it is asked as soon as there are more.
             if why := _unguarded(self._ray.get_runtime_context().gcs_address):
-                why = f"the Ray cluster has {len(nodes)} nodes, and {why}"
+                why = f"the Ray cluster has {len(alive)} nodes, and {why}"
                 self._say(NotConnected(why, "start all of its nodes with RAY_AUTH_MODE=token"))
                 return False
             self._guarded = True
-        sizes = ((each.get("CPU", 0.0), int(each.get("memory", 0.0))) for each in nodes)
-        self._say(ClusterSize(nodes=tuple(sizes)))
+        self._say(ClusterSize(nodes=tuple(map(_size, nodes)), draining=draining))
         return True
+
+
+def _size(resources: Mapping[str, float]) -> NodeSize:
+    """Return how large a node is, by its resources in Ray's words."""
+    custom = (name for name in resources if name not in RESERVED and ":" not in name)
+    has = Has(int(resources.get("GPU", 0.0)), tuple(sorted(custom)))
+    return NodeSize(resources.get("CPU", 0.0), int(resources.get("memory", 0.0)), has)
 
 
 def main(address: str) -> int:

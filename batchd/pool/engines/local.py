@@ -55,10 +55,11 @@ class Forked:
 
     node = ""
     lease_s = 0.0
-    fenced = False
+    fence_left_s = 0.0
 
     def __init__(self, lock: int, agent: str) -> None:
         self.pid = 0
+        self.heard_at = asyncio.get_running_loop().time()
         self._lock = lock
         self._agent = agent
         self._channel: Channel | None = None
@@ -107,7 +108,8 @@ class Forked:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def heard(self) -> None:
-        """Take that it is alive: its pidfd says so anyway."""
+        """Take that it is alive."""
+        self.heard_at = asyncio.get_running_loop().time()
 
     def silent(self) -> None:
         """Take that the channel is closed."""

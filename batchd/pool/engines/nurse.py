@@ -29,8 +29,8 @@ class Nurse:
         found = socket.getaddrinfo(*daemon, type=socket.SOCK_DGRAM)
         return node_id, tuple(_sources(found)), os.uname().nodename
 
-    def run(self, ticket: str, node: str) -> str:
-        """Run a worker until it ends, and return how. It ends with this process."""
+    def run(self, ticket: str, node: str, gpus: int, labels: tuple[str, ...]) -> str:
+        """Run a worker until it ends, and return how. It ends with this process. ``gpus``, ``labels``: for its tasks."""
         with subprocess.Popen(
             [
                 sys.executable,
@@ -41,8 +41,8 @@ class Nurse:
                 "--join",
                 "-",
                 "--tied",
-                "--node",
-                node,
+                *("--node", node, "--gpus", str(gpus)),
+                *(f"--label={label}" for label in labels),
             ],
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -10,6 +10,9 @@ from typing import Any, TypeAlias, get_args
 import msgspec
 from msgspec import Struct
 
+from batchd.records import Has, Needs
+from batchd.records.needs import NOTHING
+
 
 class FindRoom(Struct, frozen=True, kw_only=True):
     """To the launcher: find room for a worker. Answered by ``RoomFound``, whenever there is some, or ``WorkerStopped``."""
@@ -19,6 +22,8 @@ class FindRoom(Struct, frozen=True, kw_only=True):
     daemon: tuple[str, int]
     cpus: float
     memory_bytes: int
+    #: What its tasks need of the node: so many GPUs, which it takes, and a custom resource of this name.
+    needs: Needs = NOTHING
     #: The nodes, by their ids, on which no task can run.
     avoid: tuple[str, ...] = ()
 
@@ -31,6 +36,8 @@ class StartWorker(Struct, frozen=True):
     ticket: str
     #: What its node is called.
     node: str
+    #: What of the node is for its tasks.
+    has: Has
 
 
 class StopWorker(Struct, frozen=True):
@@ -68,11 +75,21 @@ class WorkerStopped(Struct, frozen=True):
     cause: str
 
 
+class NodeSize(Struct, frozen=True):
+    """How much one node has in all, whoever uses it."""
+
+    cpus: float
+    memory_bytes: int
+    #: Its GPUs, and the names of its custom resources.
+    has: Has
+
+
 class ClusterSize(Struct, frozen=True, kw_only=True):
     """From the launcher, every few seconds: the cluster answers; how much each of its nodes has in all."""
 
-    #: CPUs, and memory in bytes.
-    nodes: tuple[tuple[float, int], ...]
+    nodes: tuple[NodeSize, ...]
+    #: The ids of those that Ray drains: they are not among the others, for nothing more is placed there.
+    draining: tuple[str, ...] = ()
 
 
 Order: TypeAlias = FindRoom | StartWorker | StopWorker

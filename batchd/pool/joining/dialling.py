@@ -17,6 +17,7 @@ from batchd.errors import NotPossibleError
 from batchd.pool import code
 from batchd.pool.channel import Channel
 from batchd.pool.joining.ticket import Ticket, located
+from batchd.records import Has
 
 #: How long one try takes, how long it is tried, and the pauses between, in seconds.
 _DIAL_S, _PATIENCE_S = 10.0, 30.0
@@ -24,7 +25,7 @@ _FIRST_S, _LONGEST_S = 0.1, 5.0
 _REPORT_S = 5.0
 
 
-async def join(ticket: Ticket, node: str, parting: str, channel: Channel) -> None:
+async def join(ticket: Ticket, node: str, has: Has, parting: str, channel: Channel) -> None:
     """Connect, and show the ticket. ``parting``: the digest of the keeper's word. Raises ``NotPossibleError``.
 
     Nothing is sent to what is another's. A daemon that does not answer, or has many at its gate, is dialled again.
@@ -63,6 +64,8 @@ async def join(ticket: Ticket, node: str, parting: str, channel: Channel) -> Non
             node=node,
             pid=os.getpid(),
             parting=parting,
+            gpus=has.gpus,
+            labels=has.labels,
         )
     )
 

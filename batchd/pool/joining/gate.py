@@ -21,6 +21,7 @@ from batchd.pool import code
 from batchd.pool.joining.identity import Identity
 from batchd.pool.joining.invitations import Invitations
 from batchd.pool.joining.ticket import located
+from batchd.records import needs
 
 #: Connections that have not shown a token: in all, and from one address.
 _MOST_WAITING, _MOST_FROM_ONE = 64, 8
@@ -38,8 +39,13 @@ _MOST_NAME = 255
 class Doorkeeper(Protocol):
     """What the gate hands those to who have a good token."""
 
-    def admit(self, transport: asyncio.Transport, join: wire.Join, badge: int) -> None:
-        """Take over the connection of a worker that is let in; ``badge``: whose its ticket was."""
+    def problem(self, join: wire.Join, address: str) -> str:
+        """Return why a worker with a good ticket cannot be let in; empty: it can."""
+
+    def admit(
+        self, transport: asyncio.Transport, join: wire.Join, address: str, badge: int
+    ) -> None:
+        """Take over the connection of a worker that is let in, from an IP address; ``badge``: whose its ticket was."""
 
     def ended(self, parting: str, *, died: bool) -> None:
         """Take a keeper's word that a worker has ended; ``died``: by itself."""
@@ -165,13 +171,18 @@ class Gate:
             transport.close()
             return False
         # Only who has a good ticket learns what this daemon is; one that does not fit may come again with it.
-        refusal = self._invitations.problem(asked.token, address) or _refusal(asked)
+        refusal = (
+            self._invitations.problem(asked.token, address)
+            or _refusal(asked)
+            or self._doorkeeper.problem(asked, address)
+        )
         if refusal:
             transport.write(wire.pack(wire.NotAdmitted(refusal)))
             transport.close()
             self._not_admitted(address, refusal)
         else:
-            self._doorkeeper.admit(transport, asked, self._invitations.take(asked.token))
+            badge = self._invitations.take(asked.token)
+            self._doorkeeper.admit(transport, asked, address, badge)
         return not refusal
 
     def _not_admitted(self, address: str, why: str) -> None:
@@ -245,6 +256,8 @@ def _refusal(join: wire.Join) -> str:
     """Return why a worker with a good ticket is not let in; empty: it is."""
     if not join.node.isprintable() or not 0 < len(join.node) <= _MOST_NAME or "/" in join.node:
         return f"{join.node[:_MOST_NAME]!a} is no name of a machine: choose one with --node"
+    if why := next(needs.wrong(join.gpus, join.labels), ""):
+        return why
     theirs, ours = f"batchd {join.version}", f"batchd {__version__}"
     if (join.version, join.python) != (__version__, code.python()):
         theirs, ours = f"{theirs} on Python {join.python}", f"{ours} on Python {code.python()}"

@@ -31,9 +31,15 @@ class Identity:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         try:
-            context.load_cert_chain(self.certificate, self.key)
+            # A password would be asked for on the terminal.
+            context.load_cert_chain(self.certificate, self.key, password="")
+        except FileNotFoundError as error:
+            raise NotPossibleError(_keyless(self, "is not there")) from error
         except (OSError, ssl.SSLError) as error:
-            raise NotPossibleError(_unusable(self.certificate, error)) from error
+            what = getattr(error, "reason", None) or str(error)
+            another = what == "KEY_VALUES_MISMATCH"
+            why = "is another one's" if another else f"cannot be used: {what}"
+            raise NotPossibleError(_keyless(self, why)) from error
         return context
 
 
@@ -79,6 +85,12 @@ def _make(key: Path, certificate: Path) -> None:
 def _write(path: Path, data: bytes) -> None:
     """Write a file that only batchd's user reads."""
     files.write_whole(path, lambda file: file.write(data), replace=True, mode=0o600)
+
+
+def _keyless(known: Identity, why: str) -> str:
+    """Return that the key does not go with the certificate, and the fix."""
+    fix = f"put it back from a backup, or remove both, {known.certificate.name} too: batchd makes others then, with another fingerprint"
+    return f"{known.key}, the key of {known.certificate.name}, {why}: {fix}"
 
 
 def _unusable(certificate: Path, error: Exception) -> str:

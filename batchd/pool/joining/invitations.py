@@ -64,7 +64,7 @@ class Invitations:
             )
         if found is None or found.until <= lease.now():
             return "its ticket is not known here: it is too old, or an earlier daemon's. Make another with `batchd invite`"
-        came_from = _plain(address)
+        came_from = plain(address)
         if any(came_from in network for network in found.networks):
             return ""
         names = ", ".join(map(str, found.networks))
@@ -87,7 +87,7 @@ def _network(text: str) -> Network:
         raise UsageError(f"{text!r} is no IP address and no network like 10.0.0.0/24") from None
 
 
-def _plain(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+def plain(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     """Return an address, an IPv4 one as such where a socket for both has it."""
     found = ipaddress.ip_address(address.partition("%")[0])
     mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 
 from batchd.pool.channel import Channel
-from batchd.records import workers
+from batchd.records import Has, workers
 
 #: What a connection gets to end by itself whose worker is known to be over, in seconds.
 _LAST_S = 5.0
@@ -21,23 +21,27 @@ class Joined:
         node: str,
         pid: int,
         *,
+        address: str,
         badge: int,
+        has: Has,
         lease_s: float,
         fence_s: float,
     ) -> None:
-        """``badge``: whose its ticket was. ``lease_s``: how long it may go on after each heartbeat.
+        """``address``: the one that it came from. ``badge``: whose its ticket was. ``has``: what its machine has. ``lease_s``: how long it may go on after each heartbeat.
 
         ``fence_s``: how long after the last one what it works on may still change, where disks are shared.
         """
         self.pid = pid
         self.node = node
+        self.address = address
         self.badge = badge
+        self.has = has
         self.lease_s = lease_s
         #: Whether its keeper has seen it die by itself.
         self.died = False
         self._transport = transport
         self._fence_s = fence_s
-        self._heard_at = asyncio.get_running_loop().time()
+        self.heard_at = asyncio.get_running_loop().time()
         self._silent = asyncio.Event()
         #: Set when it is known that nothing of it runs there any more.
         self._gone = asyncio.Event()
@@ -65,7 +69,7 @@ class Joined:
 
     def heard(self) -> None:
         """Take that it is alive, and that its lease is renewed."""
-        self._heard_at = asyncio.get_running_loop().time()
+        self.heard_at = asyncio.get_running_loop().time()
 
     def silent(self) -> None:
         """Take that the connection is closed."""
@@ -84,17 +88,15 @@ class Joined:
         asyncio.get_running_loop().call_later(_LAST_S, self.kill)
 
     @property
-    def fenced(self) -> bool:
-        """Whether what it works on may still change."""
-        return not self._gone.is_set() and self._left_s() > 0
+    def fence_left_s(self) -> float:
+        """For how long what it works on may still change, in seconds."""
+        left_s = self.heard_at + self._fence_s - asyncio.get_running_loop().time()
+        return 0.0 if self._gone.is_set() else max(0.0, left_s)
 
     async def unfenced(self) -> None:
         """Return when what it worked on cannot change any more."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._gone.wait(), max(0.0, self._left_s()))
-
-    def _left_s(self) -> float:
-        return self._heard_at + self._fence_s - asyncio.get_running_loop().time()
+            await asyncio.wait_for(self._gone.wait(), self.fence_left_s)
 
     def leave(self) -> None:
         """Leave it behind: its own lease ends it."""

@@ -18,6 +18,7 @@ from batchd.pool import lease
 from batchd.pool.joining import dialling
 from batchd.pool.joining.invitations import digest
 from batchd.pool.joining.ticket import Ticket
+from batchd.records import Has
 
 #: What a worker gets until it is let in, and how often it is looked at, in seconds.
 START_S = 60.0
@@ -27,10 +28,13 @@ END = struct.Struct("<d")
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 
 
-def keep(way: Ticket, node: str, cache: str, most_bytes: int, *, tied: bool = False) -> int:
+def keep(
+    way: Ticket, node: str, has: Has, cache: str, most_bytes: int, *, tied: bool = False
+) -> int:
     """Run a worker until it ends, and return its exit code. SIGTERM has it give its tasks back first; a second one ends it.
 
-    ``cache``: the folder of what it keeps on this machine, ``most_bytes`` of packs. ``tied``: it ends as well where the process that started this one has ended.
+    ``has``: what its machine has for its tasks. ``cache``: the folder of what it keeps on this machine, ``most_bytes`` of packs.
+    ``tied``: it ends as well where the process that started this one has ended.
     """
     sealing.seal()  # of the ticket, and of the word that ends the worker
     parent, parting = os.getppid() if tied else 0, secrets.token_urlsafe()
@@ -41,6 +45,7 @@ def keep(way: Ticket, node: str, cache: str, most_bytes: int, *, tied: bool = Fa
             children.module(
                 "batchd.pool.joining",
                 *(node, str(writing), str(os.getpid()), cache, str(most_bytes)),
+                *(str(has.gpus), *has.labels),
             ),
             stdin=subprocess.PIPE,
             pass_fds=[writing],
