@@ -132,7 +132,7 @@ drawing: setup ## draw the lifecycle's table into docs/architecture.md
 
 .PHONY: generated
 generated: setup ## make completions, man page and schemas in batchd/data from the code
-	@$(BIN)/python -m batchd.cli.generated batchd/data
+	@$(BIN)/python -m batchd.cli.support.generated batchd/data
 
 .PHONY: pictures
 pictures: setup chromium ## draw the pictures of README.md: `top` and the report, from the demo's model at work

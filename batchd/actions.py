@@ -9,7 +9,7 @@ import enum
 
 
 class Action(enum.StrEnum):
-    """What a log line reports."""
+    """A log action: what a line reports."""
 
     DAEMON_STARTED = "daemon_started"
     DAEMON_STOPPING = "daemon_stopping"

@@ -1,4 +1,4 @@
-"""Every error that batchd raises for a cause outside itself: one tree.
+"""The errors that batchd raises for a cause outside itself: one tree.
 
 The docstring of a class is its default message. ``exit_code`` is what a command
 that ends with the error returns: 2 for wrong use or invalid input, 3 for what is not possible here.
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 #: Characters of each part of a problem: what a user wrote may be of any length, and is quoted in it.
-_MOST = 500
+_MAX_PART_CHARS = 500
 
 
-def cut(text: str, most: int = _MOST) -> str:
+def cut(text: str, most: int = _MAX_PART_CHARS) -> str:
     """Return ``text``; where it is longer than ``most``, its head and its tail, and how much is left out."""
     half = most // 2
     left_out = len(text) - 2 * half

@@ -25,12 +25,12 @@ from batchd.records import (
     Evaluation,
     Failure,
     FileStamp,
-    Limits,
     ModelSetup,
     Price,
     Purpose,
     Reason,
-    Status,
+    TaskLimits,
+    TaskStatus,
     Tier,
     ToolCall,
     Trigger,
@@ -45,7 +45,7 @@ SuspendCause: TypeAlias = Literal["park", "drain"]
 
 
 class Terms(Struct, frozen=True, kw_only=True):
-    """What a reload of the configuration must not change under a running task."""
+    """The terms that a reload of the configuration must not change under a running task."""
 
     model: ModelSetup
     judge: ModelSetup
@@ -74,7 +74,7 @@ class Terms(Struct, frozen=True, kw_only=True):
     #: Whether a money limit of the task, its batch or the day is active.
     capped: bool = False
     #: What the task may use up. None: what its record says, as in older journals.
-    limits: Limits | None = None
+    limits: TaskLimits | None = None
 
 
 class TaskStarted(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -159,7 +159,7 @@ class CallDenied(Struct, frozen=True, kw_only=True):
     """The governor gave no permit: the task ends for this reason."""
 
     at: float
-    status: Status
+    status: TaskStatus
     reason: Reason
     error: ErrorInfo
     #: Of the time since the event before: waiting for the permit, which is no time at work.
@@ -265,7 +265,7 @@ class TaskFinished(Struct, frozen=True, kw_only=True):
     """The last event: the result as it is published, to the byte."""
 
     at: float
-    status: Status
+    status: TaskStatus
     reason: Reason | None
     #: The result file's text.
     result: str

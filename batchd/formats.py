@@ -12,7 +12,15 @@ from typing import Any, Literal
 
 import msgspec
 
-from batchd.records import STANDARD, ErrorInfo, Evaluation, Purpose, Reason, Status, WorkspaceKind
+from batchd.records import (
+    STANDARD,
+    ErrorInfo,
+    Evaluation,
+    Purpose,
+    Reason,
+    TaskStatus,
+    WorkspaceKind,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +196,7 @@ class ResultV1:
     schema: str
     batch: str
     task: str
-    status: Status
+    status: TaskStatus
     #: null exactly where the status is ``completed``.
     reason: Reason | None
     first_prompt: str
@@ -228,7 +236,7 @@ class SummaryTaskV1:
     """One task's line in a summary."""
 
     task: str
-    status: Status
+    status: TaskStatus
     reason: Reason | None
     iterations: int
     total_tokens: int
@@ -264,7 +272,7 @@ class SummaryV1:
     #: From the drop to the last result.
     wall_s: float
     #: How many tasks ended in each final status.
-    counts: Mapping[Status, int]
+    counts: Mapping[TaskStatus, int]
     total: int
     #: Completed tasks of all, 0 to 1; null for a refused file.
     success_rate: float | None

@@ -1,4 +1,4 @@
-"""How this batchd was installed, and so how one adds the packages of an extra: no index may have batchd itself."""
+"""The installation of this batchd, and so how one adds the packages of an extra: no index may have batchd itself."""
 
 from __future__ import annotations
 

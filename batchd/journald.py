@@ -39,8 +39,8 @@ def is_stream(descriptor: int, environ: Mapping[str, str] = os.environ) -> bool:
     return (device, inode) == (str(there.st_dev), str(there.st_ino))
 
 
-class Journal:
-    """Sends log lines to the journal."""
+class JournaldSocket:
+    """The socket of systemd's journal: log lines are sent to it."""
 
     def __init__(self, address: str = _SOCKET) -> None:
         self._address = address

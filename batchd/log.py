@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from batchd import console, fitting, journald
-from batchd.actions import Action as Action  # noqa: PLC0414 (who logs has it from here too)
+from batchd.actions import Action
 from batchd.errors import NotPossibleError, cut
 from batchd.masking import Masker
 from batchd.stderr import Stderr
@@ -50,7 +50,7 @@ _SECRET = re.compile(r"\b(sk-|[Bb]earer )[\w.-]{12,}")
 
 
 #: Characters of one field of a line: a net, for lines are short, tracebacks included.
-_LONGEST = 20_000
+_MAX_FIELD_CHARS = 20_000
 #: What no line may show.
 _hidden = Masker()
 
@@ -158,7 +158,7 @@ def _write(
         fields, traceback = _traceback(fields)
     for key, value in fields.items():
         if isinstance(value, str):
-            value = _hidden.text(cut(value, _LONGEST))  # noqa: PLW2901 (what it was is not to be shown)
+            value = _hidden.text(cut(value, _MAX_FIELD_CHARS))  # noqa: PLW2901 (what it was is not to be shown)
             clean = str(value) if value.isascii() and value.isprintable() else escape(value)
             line[key] = _SECRET.sub(r"\1[secret]", clean) if len(clean) > 12 else clean  # noqa: PLR2004 (as _SECRET)
         else:
@@ -200,7 +200,7 @@ def _encode(line: dict[str, Any]) -> bytes:
 
 
 def _to_journal() -> Callable[[dict[str, Any]], None]:
-    journal, stderr = journald.Journal(), _json()
+    journal, stderr = journald.JournaldSocket(), _json()
 
     def write(line: dict[str, Any]) -> None:
         try:

@@ -1,8 +1,8 @@
-"""Takes secrets out of texts before they leave: one masker that knows them all.
+"""The masker: takes secrets out of texts before they leave. One knows them all.
 
 What is masked are values, wherever they stand: as they are, as JSON or a URL writes them, and, for
 what commands know, in lower case as the names of hosts are, line by line, and in base64, in lines or not. A value
-of fewer than ``LEAST`` characters is part of any text, and is not masked; no task may call one a secret.
+of fewer than ``MIN_SECRET_CHARS`` characters is part of any text, and is not masked; no task may call one a secret.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ T = TypeVar("T")
 #: What stands in a secret's place.
 MASK = "[secret]"
 #: Shorter values are not masked.
-LEAST = 6
+MIN_SECRET_CHARS = 6
 #: Lines of a secret that are secrets of their own, such as those of a private key.
 _LEAST_LINE = 12
 #: What JSON and URLs write as it is: most keys are nothing else.
@@ -66,7 +66,7 @@ def named(value: Any, *, secret: bool = False) -> Iterator[str]:
 
 
 class Masker:
-    """Knows secrets, and takes them out of texts. It may learn more, and never forgets one."""
+    """The masker of secrets. It may learn more, and never forgets one."""
 
     __slots__ = ("_encoded", "_needles", "_parts", "_pattern")
 
@@ -85,11 +85,13 @@ class Masker:
         known = tuple(known)
         forms = {form for value in values for form in _written(value)}
         forms.update(form for value in known for form in _printed(value))
-        needles = {form for form in forms if len(form) >= LEAST}.union(self._needles)
+        needles = {form for form in forms if len(form) >= MIN_SECRET_CHARS}.union(self._needles)
         if len(needles) != len(self._needles):
             self._needles = tuple(sorted(needles, key=lambda n: (-len(n), n)))
             self._pattern = re.compile("|".join(map(re.escape, self._needles)))
-        encoded = {form for value in known for form in _encoded(value) if len(form) >= LEAST}
+        encoded = {
+            form for value in known for form in _encoded(value) if len(form) >= MIN_SECRET_CHARS
+        }
         self._encoded = tuple(encoded.union(self._encoded))
         self._parts = tuple({part for form in self._encoded for part in _parts(form)})
 

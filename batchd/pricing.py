@@ -1,4 +1,4 @@
-"""What models cost and how much fits into them: genai-prices, overridden by ``[models."x"]``.
+"""Prices and windows of models: genai-prices, overridden by ``[models."x"]``.
 
 No price known is None, never 0. The data is loaded (0.15 s, 30 MB) when the first price is
 asked for, and every answer is kept.
@@ -27,7 +27,7 @@ _CONTEXTS = ("service_tier", "processing", "speed")
 _DEFAULT = "default"
 
 
-class Given(Protocol):
+class ConfiguredPrices(Protocol):
     """The prices that a table of the configuration gives; None: nothing."""
 
     @property
@@ -51,11 +51,11 @@ class Given(Protocol):
         """A million output tokens."""
 
 
-class Override(Given, Protocol):
-    """What a table ``[models."provider/model"]`` says; None: nothing."""
+class ModelOverride(ConfiguredPrices, Protocol):
+    """The overrides in a table ``[models."provider/model"]``; None: nothing."""
 
     @property
-    def tiers(self) -> Mapping[Any, Given]:
+    def tiers(self) -> Mapping[Any, ConfiguredPrices]:
         """The prices of its service tiers."""
 
     @property
@@ -66,7 +66,7 @@ class Override(Given, Protocol):
 class Prices:
     """The prices of models, named ``provider/model``."""
 
-    def __init__(self, overrides: Mapping[str, Override]) -> None:
+    def __init__(self, overrides: Mapping[str, ModelOverride]) -> None:
         self._overrides = overrides
 
     def price(self, model: str, base_url: str = "") -> Price | None:
@@ -96,7 +96,7 @@ class Prices:
         return _listed(model, base_url, _today()).window
 
 
-def _names_a_price(given: Given) -> bool:
+def _names_a_price(given: ConfiguredPrices) -> bool:
     prices = (
         given.input_usd_per_mtok,
         given.cached_input_usd_per_mtok,
@@ -107,7 +107,7 @@ def _names_a_price(given: Given) -> bool:
     return any(p is not None for p in prices)
 
 
-def _whole(given: Given) -> Rate | None:
+def _whole(given: ConfiguredPrices) -> Rate | None:
     """Return the rate of an override that needs no price data beside it."""
     new, cached, output = (
         given.input_usd_per_mtok,
@@ -126,7 +126,7 @@ def _whole(given: Given) -> Rate | None:
 
 
 def _tiers(
-    given: Mapping[Any, Given], listed: Mapping[str, tuple[Rate, ...]]
+    given: Mapping[Any, ConfiguredPrices], listed: Mapping[str, tuple[Rate, ...]]
 ) -> Mapping[str, tuple[Rate, ...]]:
     """Return the rates of tiers: those listed, and over them those given, which are whole where none is listed."""
     rates = dict(listed)
@@ -138,7 +138,7 @@ def _tiers(
     return rates
 
 
-def _overridden(given: Given, rate: Rate) -> Rate:
+def _overridden(given: ConfiguredPrices, rate: Rate) -> Rate:
     """Return a listed rate with what an override says of it."""
     if given.input_usd_per_mtok is not None:
         new = given.input_usd_per_mtok

@@ -1,4 +1,4 @@
-"""What a process that holds keys does so that no other process on this machine learns them.
+"""The seal of a process that holds keys: no other process on this machine learns them.
 
 The kernel writes no core dump of it, lets no other process of the same user look into its memory or its
 /proc/PID/environ, and the keys are gone from the environment that it was started with.
@@ -15,7 +15,7 @@ from batchd.masking import names_secret
 
 _PR_SET_DUMPABLE = 4
 #: Has the SDK write every request, address and body, to stderr.
-_LOUD = "OPENAI_LOG"
+_SDK_LOG_VARIABLE = "OPENAI_LOG"
 
 
 def seal() -> None:
@@ -32,7 +32,7 @@ def forget(names: Iterable[str]) -> None:
 
     No child inherits them; and where they stood, in the memory that /proc/PID/environ shows, are zeros.
     """
-    wanted = {_LOUD, *names, *filter(names_secret, os.environ)}
+    wanted = {_SDK_LOG_VARIABLE, *names, *filter(names_secret, os.environ)}
     libc = ctypes.CDLL(None)
     libc.getenv.restype = ctypes.c_void_p
     for name in wanted & os.environ.keys():

@@ -1,4 +1,4 @@
-"""Counts tokens, with tiktoken's o200k_base.
+"""The token counter, with tiktoken's o200k_base.
 
 Other models' tokenizers differ by some ten percent: these counts are for estimates before a
 call and for providers that send no usage, never a replacement for what a provider says. The

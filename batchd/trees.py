@@ -38,7 +38,7 @@ def remove(path: str | os.PathLike[str]) -> None:
             let_in(above, name)
             top = os.open(name, OPEN, dir_fd=above)
             try:
-                Emptying(top).run()
+                TreeRemoval(top).run()
             finally:
                 os.close(top)
             os.rmdir(name, dir_fd=above)
@@ -46,8 +46,8 @@ def remove(path: str | os.PathLike[str]) -> None:
         os.close(above)
 
 
-class Emptying:
-    """Removes what is in a folder, level by level.
+class TreeRemoval:
+    """The removal of what is in a folder, level by level.
 
     A folder's own folders are first moved up, under new names, to the top; then it is empty but for
     files. So nothing is ever deeper than one, and what is a mount, which cannot be moved, is never entered.

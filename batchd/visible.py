@@ -1,11 +1,12 @@
-"""What of batchd's own lies where commands would see it: refused at each start and reload, with the fix."""
+"""The check of what commands would see of batchd's own: refused at each start and reload, with the fix."""
 
 from __future__ import annotations
 
 from batchd import sandbox
-from batchd.config import Config, private
+from batchd.actions import Action
+from batchd.config import Config, private_paths
 from batchd.errors import ConfigError, NotPossibleError
-from batchd.log import Action, get_logger
+from batchd.log import get_logger
 
 
 def refuse(config: Config) -> None:
@@ -13,7 +14,7 @@ def refuse(config: Config) -> None:
 
     Raises ``NotPossibleError`` where what they see cannot be found out.
     """
-    own = private.kept(config, config.file)
+    own = private_paths.kept(config, config.file)
     try:
         problems = tuple(sandbox.seen(config.sandbox_policy(), own))
     except ValueError as error:
@@ -24,6 +25,8 @@ def refuse(config: Config) -> None:
 
 def warn(config: Config) -> None:
     """Report what they see and had better not: what other tasks work on, a home."""
-    for problem in sandbox.seen(config.sandbox_policy(), private.exposed(config), around=False):
+    for problem in sandbox.seen(
+        config.sandbox_policy(), private_paths.exposed(config), around=False
+    ):
         path, why = problem.place, problem.message
         get_logger().warning(Action.EXPOSED, path=path, message=why, mend=problem.hint)

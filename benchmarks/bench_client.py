@@ -18,7 +18,7 @@ from harness import Server, row
 from msgspec.structs import asdict
 
 from batchd.agent import prompts
-from batchd.llm import ModelClient, Request
+from batchd.llm import ModelClient, ModelRequest
 from batchd.records import Answer, Endpoint, Message, ModelSetup, ToolCall
 
 CALLS, AT_ONCE, ROUNDS = 400, 32, 5
@@ -66,7 +66,7 @@ async def cpu_ms(call: Callable[[], Awaitable[Any]], calls: int = CALLS) -> floa
 
 async def measure(base_url: str) -> tuple[list[float], list[float]]:
     """Return the milliseconds of each round: batchd's, and the SDK's."""
-    request = Request(messages=transcript(), tools=prompts.TOOLS, max_output_tokens=8192)
+    request = ModelRequest(messages=transcript(), tools=prompts.TOOLS, max_output_tokens=8192)
     setup = ModelSetup(name=f"bench/{MODEL}")
     client = ModelClient({"bench": Endpoint(base_url=base_url, api_key="none")})
     sdk = openai.AsyncOpenAI(base_url=base_url, api_key="none", max_retries=0)

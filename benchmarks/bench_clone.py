@@ -21,7 +21,7 @@ from batchd import workspace
 from batchd.records import Base, Origin, SandboxPolicy
 from batchd.sandbox import Sandbox
 from batchd.workspace import fetching
-from batchd.workspace.job import Job
+from batchd.workspace.fetch_job import FetchJob
 
 BOUND = 1.3
 FILES, ROUNDS = 2000, 15
@@ -92,7 +92,7 @@ async def main() -> int:
         repository(source)
         os.mkdir(kept.parent)  # noqa: PTH102 (as above)
         origin = Origin(kind="clone", source=str(source))
-        job = Job(
+        job = FetchJob(
             origin=origin,
             kept=str(kept),
             fetch=True,

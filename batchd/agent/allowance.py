@@ -1,17 +1,17 @@
-"""What is left of a task's limits, as the model learns it once near their end."""
+"""The allowance: what is left of a task's limits, as the model learns it once near their end."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from batchd.records import Limits
+from batchd.records import TaskLimits
 from batchd.taskstate import TaskState
 
 #: The share of a limit that is used by then (the design's number).
-_NEAR = 0.8
+_WARN_SHARE = 0.8
 
 
-def left(limits: Limits, state: TaskState, now: float) -> str:
+def left(limits: TaskLimits, state: TaskState, now: float) -> str:
     """Return what is left of the limits that are nearly used up, for the model; empty: of none."""
     found = ", ".join(_nearly_used(limits, state, now))
     if not found:
@@ -19,7 +19,7 @@ def left(limits: Limits, state: TaskState, now: float) -> str:
     return f"[Limits are nearly used up. Left: {found}. Finish what matters most.]"
 
 
-def _nearly_used(limits: Limits, state: TaskState, now: float) -> Iterator[str]:
+def _nearly_used(limits: TaskLimits, state: TaskState, now: float) -> Iterator[str]:
     calls = state.usage.calls + state.unsettled_calls
     if _near(calls, limits.max_calls):
         left = limits.max_calls - calls
@@ -36,4 +36,4 @@ def _nearly_used(limits: Limits, state: TaskState, now: float) -> Iterator[str]:
 
 
 def _near(used: float, limit: float) -> bool:
-    return 0 < limit * _NEAR <= used < limit
+    return 0 < limit * _WARN_SHARE <= used < limit

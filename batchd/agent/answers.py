@@ -1,4 +1,4 @@
-"""What comes back from a model call, before it is recorded: without secrets, and what it means for the next try."""
+"""Answers of models before they are recorded: without secrets, and what each means for the next try."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import msgspec
 from msgspec.structs import replace
 
-from batchd.llm import Request
+from batchd.llm import ModelRequest
 from batchd.masking import Masker
 from batchd.records import Answer, Failure, FailureKind, ToolCall
 
@@ -55,7 +55,7 @@ def _holds(masker: Masker, item: bytes) -> bool:
         return True  # numbers beyond all bounds, lists within lists: what cannot be looked through is not kept
 
 
-def repaired(request: Request, failure: Failure) -> Request:
+def repaired(request: ModelRequest, failure: Failure) -> ModelRequest:
     """Return the request as it is sent again: without what was refused of it."""
     if failure.kind is FailureKind.REPLAY:
         return request.without_items()

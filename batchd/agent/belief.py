@@ -1,4 +1,4 @@
-"""What a provider says that a call came to, held against what was sent: a gateway may miscount, or make it up."""
+"""The check of a usage report: what a provider says that a call came to, held against what was sent."""
 
 from __future__ import annotations
 

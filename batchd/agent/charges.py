@@ -1,4 +1,4 @@
-"""What a call is booked at: the tier that served it, and its price there, or what its provider says that it cost."""
+"""The charge of a call: the tier that served it and its price there, or what its provider says that it cost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _UNSAID = frozenset({"", "auto"})
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """How a call is booked."""
+    """The tier and the price that a call is booked at."""
 
     #: What served it.
     tier: str

@@ -1,4 +1,4 @@
-"""How a conversation that fills its window is shortened: a pure plan, one step at a time.
+"""Compaction: a conversation that fills its window is shortened by a pure plan, one step at a time.
 
 Each compaction breaks the provider's prompt cache, so each frees a good part at once: old tool
 outputs, oldest first; where they are not enough, the middle is summarised by the model, while the
@@ -102,7 +102,10 @@ class _Measured:
         #: an answer is too much all the same.
         self.limit = min(
             context.longest(self.window),
-            max(context.FULL * self.window, self.base + max(0.0, self.window - self.base) / 2),
+            max(
+                context.COMPACTION_SHARE * self.window,
+                self.base + max(0.0, self.window - self.base) / 2,
+            ),
         )
         self.starts = [i for i in range(HEAD, len(own)) if self.messages[i].role == "assistant"]
 
@@ -182,7 +185,7 @@ class _Measured:
         asked = self.base + covered + self.scale * _request()
         if covered < self._worth:
             return None
-        if asked + output > self.window * (1 - context.SPARE):
+        if asked + output > self.window * (1 - context.ESTIMATE_MARGIN):
             return None
         return Summarise(end, round(asked), output)
 

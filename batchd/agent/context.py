@@ -11,9 +11,9 @@ from batchd.records import Message, ModelSetup, Purpose
 from batchd.taskstate import TaskState, clipped
 
 #: Past this share of the window the conversation is shortened (the design's number).
-FULL = 0.8
+COMPACTION_SHARE = 0.8
 #: This share of it is left free: counts made before a call are estimates.
-SPARE = 0.05
+ESTIMATE_MARGIN = 0.05
 #: A call with room for less output than this brings nothing.
 MIN_OUTPUT = 256
 #: What the judge is shown at most where its model's window is unknown.
@@ -21,7 +21,7 @@ _JUDGED = 100_000
 #: No text is clipped to fewer tokens than this: the note of the cut alone takes some twenty.
 MIN_CLIPPED = 80
 #: Characters that are counted in no time: some milliseconds, where they are not words at all.
-_QUICK = 20_000
+_MAX_CHARS_COUNTED_INLINE = 20_000
 #: A tool's output is kept at least to so many bytes.
 _MIN_OUTPUT_BYTES = 1024
 
@@ -47,19 +47,19 @@ def size(state: TaskState) -> int:
 
 def full(window: int) -> float:
     """Return the tokens past which a conversation is shortened: a share of the window, or what is worth a call."""
-    return min(FULL * window, longest(window))
+    return min(COMPACTION_SHARE * window, longest(window))
 
 
 def longest(window: int) -> float:
     """Return the longest input that is worth a call."""
-    return window * (1 - SPARE) - MIN_OUTPUT
+    return window * (1 - ESTIMATE_MARGIN) - MIN_OUTPUT
 
 
 def laborious(state: TaskState) -> bool:
     """Return whether to count the next request, or to plan how to shorten it, takes too long for a loop that others wait for."""
     unseen = state.messages[state.seen :] if state.seen_tokens else state.messages
     length = sum(map(_length, unseen))
-    if length > _QUICK or state.summary is not None:
+    if length > _MAX_CHARS_COUNTED_INLINE or state.summary is not None:
         return True
     # Near its end the whole conversation is counted.
     window = state.setup(Purpose.AGENT).context_window
@@ -76,7 +76,7 @@ def room(input_tokens: int, setup: ModelSetup) -> int:
     window = setup.context_window
     if not window:
         return 1 << 31
-    return max(MIN_OUTPUT, int(window * (1 - SPARE)) - input_tokens)
+    return max(MIN_OUTPUT, int(window * (1 - ESTIMATE_MARGIN)) - input_tokens)
 
 
 def output_bytes(setup: ModelSetup) -> int | None:
@@ -93,7 +93,7 @@ def judged(setup: ModelSetup) -> int:
         return _JUDGED
     answer = min(1024, window // 4)
     return (
-        int(window * (1 - SPARE))
+        int(window * (1 - ESTIMATE_MARGIN))
         - answer
         - tokens.count_messages(prompts.judge("", "", "", "", ""))
     )

@@ -1,4 +1,4 @@
-"""What an agent does next: a pure function of its task, its state and the time."""
+"""The decision: what an agent does next, as a pure function of its task, its state and the time."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from batchd.records import (
     Evaluation,
     Purpose,
     Reason,
-    Status,
     Task,
+    TaskStatus,
     ToolCall,
 )
 from batchd.taskstate import TaskState, Verdict
@@ -178,7 +178,7 @@ def _overflowed(state: TaskState, tried: str) -> Finish:
         http_status=failure.http_status,
         retries=state.retries - 1,
     )
-    return Finish(Verdict(status=Status.ERROR, reason=Reason.CONTEXT_OVERFLOW, error=error))
+    return Finish(Verdict(status=TaskStatus.ERROR, reason=Reason.CONTEXT_OVERFLOW, error=error))
 
 
 def _call(task: Task, state: TaskState, purpose: Purpose, input_tokens: int) -> Finish | CallModel:
@@ -198,9 +198,9 @@ def _call(task: Task, state: TaskState, purpose: Purpose, input_tokens: int) -> 
 
 def _timeout(reason: Reason, message: str) -> Finish:
     error = ErrorInfo(type=reason, message=message)
-    return Finish(Verdict(status=Status.TIMEOUT, reason=reason, error=error))
+    return Finish(Verdict(status=TaskStatus.TIMEOUT, reason=reason, error=error))
 
 
 def _error(reason: Reason, message: str) -> Finish:
     error = ErrorInfo(type=reason, message=message)
-    return Finish(Verdict(status=Status.ERROR, reason=reason, error=error))
+    return Finish(Verdict(status=TaskStatus.ERROR, reason=reason, error=error))

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from batchd import children
-from batchd.records import ErrorInfo, Evaluation, Reason, Status
+from batchd.records import ErrorInfo, Evaluation, Reason, TaskStatus
 from batchd.records.unicode import valid
-from batchd.sandbox import Ran, Workplace, patiently
+from batchd.sandbox import CommandEnd, Workplace, patiently
 from batchd.taskstate import Verdict, clipped
 
 #: Matching one answer against one schema takes milliseconds; a regular expression gone wild takes for ever.
@@ -54,7 +54,7 @@ def _verdict(value: Any) -> Evaluation | None:
 
 async def check(
     place: Workplace, command: str, timeout_s: float, most: int | None = None, *, apart: bool
-) -> tuple[Evaluation, Ran]:
+) -> tuple[Evaluation, CommandEnd]:
     """Run the task's own check: exit 0 passes, unless a limit of the sandbox stood in its way; at most ``most`` bytes of its output are the feedback.
 
     ``apart``: of what the task's commands left, it finds the directory alone. Also returns how the command ended.
@@ -77,11 +77,11 @@ async def at_the_end(place: Workplace, verdict: Verdict) -> Verdict:
 
     Its last command may have been over before its use was measured.
     """
-    if verdict.status is not Status.COMPLETED or not (full := await place.full()):
+    if verdict.status is not TaskStatus.COMPLETED or not (full := await place.full()):
         return verdict
     message = f"at its end {full}; what lies in its directory was left as it is"
     error = ErrorInfo(type=Reason.DISK, message=message)
-    return Verdict(status=Status.ERROR, reason=Reason.DISK, error=error)
+    return Verdict(status=TaskStatus.ERROR, reason=Reason.DISK, error=error)
 
 
 async def _schema_child() -> asyncio.subprocess.Process:

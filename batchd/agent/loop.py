@@ -16,12 +16,12 @@ from batchd import wire, workspace
 from batchd.agent import context, owner, prompts
 from batchd.agent.compaction import Compact
 from batchd.agent.decide import Conclude, RunTool, Step, decide
-from batchd.agent.host import Host
-from batchd.agent.journal import Journal
+from batchd.agent.event_buffer import EventBuffer
 from batchd.agent.perform import Performer
+from batchd.agent.services import AgentServices
 from batchd.errors import BatchdError, FolderError, SandboxError, StaleAttemptError, WorkspaceError
 from batchd.events import CallStarted, ClockMoved, Event, Resumed, TaskStarted
-from batchd.records import ErrorInfo, ModelSetup, Reason, Status, Trigger
+from batchd.records import ErrorInfo, ModelSetup, Reason, TaskStatus, Trigger
 from batchd.sandbox import Workplace
 from batchd.taskstate import TaskState, Verdict, apply, fold
 
@@ -31,15 +31,15 @@ EndedAs: TypeAlias = Literal["finished", "suspended", "stale"]
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """How an attempt ended."""
+class AttemptEnd:
+    """The end of an attempt."""
 
     outcome: EndedAs
     state: TaskState
     events: tuple[Event, ...]
 
 
-async def run(run: wire.Run, host: Host) -> Ended:
+async def run(run: wire.Run, host: AgentServices) -> AttemptEnd:
     """Work on a task until it is finished, suspended, or given to somebody else."""
     # A long history takes seconds to read.
     agent = await asyncio.to_thread(_Agent, run, host) if run.history else _Agent(run, host)
@@ -53,16 +53,16 @@ async def run(run: wire.Run, host: Host) -> Ended:
 class _Agent:
     """One attempt at one task."""
 
-    def __init__(self, run: wire.Run, host: Host) -> None:
+    def __init__(self, run: wire.Run, host: AgentServices) -> None:
         self._run = run
         self._host = host
-        self._journal = Journal(run, host)
+        self._journal = EventBuffer(run, host)
         self.state = fold(run.task.first_prompt, self._journal.events)
         #: What others run in the directory, where the sandbox failed.
         self._triggers: Mapping[str, Trigger] | None = None
 
-    def ended(self, outcome: EndedAs) -> Ended:
-        return Ended(outcome, self.state, tuple(self._journal.events))
+    def ended(self, outcome: EndedAs) -> AttemptEnd:
+        return AttemptEnd(outcome, self.state, tuple(self._journal.events))
 
     async def work(self) -> None:
         if self.state.finished:
@@ -78,7 +78,7 @@ class _Agent:
 
     def _fail(self, reason: Reason, error: BatchdError) -> None:
         info = ErrorInfo(type=reason, message=self._host.masker.text(str(error)))
-        verdict = Verdict(status=Status.ERROR, reason=reason, error=info)
+        verdict = Verdict(status=TaskStatus.ERROR, reason=reason, error=info)
         self._add(
             self._host.finish(self.state, verdict, self._host.clock(), triggers=self._triggers)
         )

@@ -1,4 +1,4 @@
-"""What the owner of a directory says to the agents that work there: AGENTS.md, and the skills below .agents/skills."""
+"""The owner's texts for the agents that work in a directory: AGENTS.md, and the skills below .agents/skills."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from batchd.sandbox import Workplace
 
 _FILE, _SKILLS, _SKILL = "AGENTS.md", ".agents/skills", "SKILL.md"
 #: What is quoted at most (bytes), and how many skills are named.
-_MOST, _MOST_SKILLS = 8 << 10, 20
+_MAX_QUOTED_BYTES, _MOST_SKILLS = 8 << 10, 20
 #: A file that is none, as a FIFO, is not waited for longer (seconds).
 _PATIENCE_S = 5.0
 
 
-async def words(place: Workplace, files: Mapping[str, FileStamp] | None, most: int = _MOST) -> str:
+async def words(
+    place: Workplace, files: Mapping[str, FileStamp] | None, most: int = _MAX_QUOTED_BYTES
+) -> str:
     """Return what the owner says, for the system prompt; empty: nothing.
 
     ``files``: what lies there, None: more than is listed. ``most``: what is quoted of AGENTS.md, in bytes, where a small
@@ -24,12 +26,12 @@ async def words(place: Workplace, files: Mapping[str, FileStamp] | None, most: i
     """
     parts = []
     if files is None or _FILE in files:
-        argv = ["head", "-c", str(_MOST + 1), "--", _FILE]
-        ran = await place.run(argv, timeout_s=_PATIENCE_S, max_output_bytes=2 * _MOST)
+        argv = ["head", "-c", str(_MAX_QUOTED_BYTES + 1), "--", _FILE]
+        ran = await place.run(argv, timeout_s=_PATIENCE_S, max_output_bytes=2 * _MAX_QUOTED_BYTES)
         if ran.exit_code == 0 and ran.output.strip():
             # Where a secret is masked, what was read is shorter than the file; a link is shorter than what it leads to.
             size = max(len(ran.output.encode()), files[_FILE][0] if files else 0)
-            parts.append(_quoted(ran.output, size, min(most, _MOST), place.masker))
+            parts.append(_quoted(ran.output, size, min(most, _MAX_QUOTED_BYTES), place.masker))
     skills = sorted(path for path in files or () if _is_skill(path))[:_MOST_SKILLS]
     if skills:
         argv = ["grep", "-m1", "-H", "^description:", "--", *skills]

@@ -15,9 +15,9 @@ from batchd.agent.belief import believed
 from batchd.agent.charges import charge
 from batchd.agent.compaction import Compact
 from batchd.agent.decide import CallModel, Conclude, Evaluate, Finish, RunTool, Step
-from batchd.agent.host import Host
-from batchd.agent.journal import Journal
-from batchd.agent.seen import Look, knows
+from batchd.agent.event_buffer import EventBuffer
+from batchd.agent.seen import FileObserver, knows
+from batchd.agent.services import AgentServices
 from batchd.errors import SandboxError
 from batchd.events import (
     CallAnswered,
@@ -28,7 +28,7 @@ from batchd.events import (
     RoundEvaluated,
     ToolRan,
 )
-from batchd.llm import Request
+from batchd.llm import ModelRequest
 from batchd.records import (
     Answer,
     Evaluation,
@@ -51,14 +51,16 @@ _UNSENT = Failure(kind=FailureKind.CONNECTION, message="it was cancelled first",
 
 
 class Performer:
-    """Performs the steps of one task."""
+    """The performer of one task's steps."""
 
-    def __init__(self, run: wire.Run, host: Host, journal: Journal, place: Workplace) -> None:
+    def __init__(
+        self, run: wire.Run, host: AgentServices, journal: EventBuffer, place: Workplace
+    ) -> None:
         self._task = run.task
         self._host = host
         self._journal = journal
         self._place = place
-        self._look = Look(place)
+        self._look = FileObserver(place)
         #: When the task's time at work is over, by a clock that is never set and that sleeps with the machine.
         self._ends = 0.0
 
@@ -163,7 +165,7 @@ class Performer:
         """Return the seconds that an effect may take: its own limit, or what is left of the task's."""
         return min(limit_s, self._ends - time.monotonic())
 
-    def _ask(self, step: CallModel, request: Request, setup: ModelSetup) -> wire.Ask:
+    def _ask(self, step: CallModel, request: ModelRequest, setup: ModelSetup) -> wire.Ask:
         run = self._journal.run
         return wire.Ask(
             ref=run.ref,
@@ -178,7 +180,7 @@ class Performer:
 
     async def _request(
         self, step: CallModel, state: TaskState, setup: ModelSetup
-    ) -> tuple[CallModel, Request]:
+    ) -> tuple[CallModel, ModelRequest]:
         """Return what is asked, and the step with its length, which a judge's has only now."""
         if step.purpose is Purpose.JUDGE:
             await self._place.clear(prompts.EVALUATED)
@@ -194,7 +196,7 @@ class Performer:
         messages = state.messages
         if step.purpose is Purpose.COMPACTION:
             messages = (*messages[: step.end], Message("user", prompts.COMPACTION))
-        return step, Request(
+        return step, ModelRequest(
             messages=messages,
             tools=() if text else prompts.tools(stays=state.stays),
             max_output_tokens=step.max_output_tokens,
@@ -245,7 +247,7 @@ class Performer:
         with self._host.stop.interruptible():
             timeout_s = self._left(self._task.limits.tool_timeout_s)
             most = context.output_bytes(state.setup(Purpose.AGENT))
-            known = tools.Known(
+            known = tools.KnownFiles(
                 state.left, stays=state.stays, file=step.in_doubt or _knows(request, state)
             )
             output = await tools.run(
@@ -314,12 +316,12 @@ class Performer:
         return RoundEvaluated(at=self._host.clock(), evaluation=verdict, final=final)
 
 
-def _may_be_all(output: tools.Output) -> bool:
+def _may_be_all(output: tools.ToolOutput) -> bool:
     """Return whether a command leaves nothing to be put right: it succeeded, or wanted what only the user has."""
     return output.exit_code == 0 or output.asked_screen
 
 
-def _knows(request: tools.Request, state: TaskState) -> bool:
+def _knows(request: tools.ToolRequest, state: TaskState) -> bool:
     """Return whether the model knows the file that a request would change."""
     changes = request.name in {"edit_file", "write_file"}
     return not changes or knows(state.commands, request.arguments["path"])

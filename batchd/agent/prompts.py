@@ -1,4 +1,4 @@
-"""Every word that batchd itself says to a model.
+"""The prompts: every word that batchd itself says to a model.
 
 System prompt and tool schemas together stay below 700 tokens (o200k), held by a test: they are paid with each call.
 """

@@ -97,4 +97,4 @@ def _call(value: Any) -> ToolCall | None:
         arguments = json.dumps(arguments, ensure_ascii=False)
     # Half a letter that stood escaped in the answer is whole only now.
     call = ToolCall("", value["name"], valid(arguments))
-    return call if isinstance(tools.parse(call), tools.Request) else None
+    return call if isinstance(tools.parse(call), tools.ToolRequest) else None

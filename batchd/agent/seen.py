@@ -1,4 +1,4 @@
-"""What an agent has seen of its files: which a command has changed, and which it knows before it edits them."""
+"""The files that an agent has seen: which a command has changed, and which it knows before it edits them."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from collections.abc import Iterable, Mapping
 
 from batchd.records import FileChanges, FileStamp, ToolCall
 from batchd.sandbox import Workplace
-from batchd.taskstate import Command
+from batchd.taskstate import FinishedCommand
 
 #: A tree with more files, or one that takes longer to look through (seconds), is not looked at for each command.
-_FEW, _QUICK_S = 250, 0.001
+_MAX_FILES_EACH_TIME, _QUICK_S = 250, 0.001
 #: A look that takes longer is one of a file system that may not answer.
-_SLOW_S = 0.01
+_SLOW_LOOK_S = 0.01
 #: Of what a command changed, so many files are named.
 _NAMED = 10
 _TASK = "/task"
 #: A path is named up to so many characters.
-_LONG = 200
+_MAX_PATH_CHARS = 200
 #: What stands between the words of a command.
 _WORDS = re.compile(r"[\s;|&<>()'\"=]+")
 #: Of the files that a task changed, a judge is shown so many that hold at most so much (bytes).
-_SHOWN, _SMALL = 8, 4096
+_SHOWN, _MAX_SHOWN_BYTES = 8, 4096
 #: Links, and what is no text, are left out.
 _SHOW = """for file; do
     [ -f "$file" ] && [ ! -L "$file" ] && grep -Iq "" -- "$file" && iconv -f utf-8 -t utf-8 -- "$file" > /dev/null 2>&1 || continue
@@ -33,8 +33,8 @@ _SHOW = """for file; do
 done"""
 
 
-class Look:
-    """Looks at the files of a task around each of its commands."""
+class FileObserver:
+    """The observer of a task's files around each of its commands."""
 
     def __init__(self, place: Workplace) -> None:
         self._place = place
@@ -64,8 +64,8 @@ class Look:
 
     def _look(self) -> Mapping[str, FileStamp] | None:
         began = time.monotonic()
-        found = self._place.files(_FEW, _QUICK_S)
-        self._slow = time.monotonic() - began > _SLOW_S
+        found = self._place.files(_MAX_FILES_EACH_TIME, _QUICK_S)
+        self._slow = time.monotonic() - began > _SLOW_LOOK_S
         return found
 
 
@@ -89,7 +89,11 @@ def _modified(path: str, before: int, after: int) -> str:
 def _plain(path: str) -> str:
     """Return a path on one line, and not too long."""
     text = "".join(letter if letter.isprintable() else "?" for letter in path)
-    return text if len(text) <= _LONG else f"{text[: _LONG // 2]}…{text[-_LONG // 2 :]}"
+    return (
+        text
+        if len(text) <= _MAX_PATH_CHARS
+        else f"{text[: _MAX_PATH_CHARS // 2]}…{text[-_MAX_PATH_CHARS // 2 :]}"
+    )
 
 
 async def contents(place: Workplace, files: Iterable[tuple[str, int]], timeout_s: float) -> str:
@@ -97,18 +101,18 @@ async def contents(place: Workplace, files: Iterable[tuple[str, int]], timeout_s
 
     Read by a command in the sandbox. Raises ``SandboxError``.
     """
-    small = [path for path, size in files if 0 < size <= _SMALL][:_SHOWN]
+    small = [path for path, size in files if 0 < size <= _MAX_SHOWN_BYTES][:_SHOWN]
     if not small:
         return ""
     ran = await place.run(
         ["sh", "-c", _SHOW, "sh", *small],
         timeout_s=timeout_s,
-        max_output_bytes=2 * _SMALL * _SHOWN,
+        max_output_bytes=2 * _MAX_SHOWN_BYTES * _SHOWN,
     )
     return ran.output.strip()
 
 
-def knows(commands: Iterable[Command], path: str) -> bool:
+def knows(commands: Iterable[FinishedCommand], path: str) -> bool:
     """Return whether an agent that has made these calls knows a file: it has read or written it, or a command of its names it."""
     wanted = _normal(path)
     return any(_meets(command.call, wanted) for command in commands)

@@ -1,4 +1,4 @@
-"""What commands print that want what is not there: input, a screen, the end of a here-document."""
+"""Signs in the output of commands that want what is not there: input, a screen, the end of a here-document."""
 
 from __future__ import annotations
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from batchd.agent import prompts, signs
-from batchd.agent.seen import Look
+from batchd.agent.seen import FileObserver
 from batchd.events import ToolOutcome
 from batchd.records import ToolCall, ToolName
-from batchd.sandbox import Ran, Workplace
+from batchd.sandbox import CommandEnd, Workplace
 
 #: Each tool's arguments: name to type, and which must be there.
 _ARGUMENTS: Mapping[ToolName, tuple[Mapping[str, type], frozenset[str]]] = {
@@ -30,7 +30,7 @@ _FIRST_LINES = 200
 #: Names that a model made up are repeated to it up to here (characters).
 _NAMED = 200
 #: Where people and judges see a call, it has so many characters at most.
-_SHORT = 300
+_MAX_SHOWN_CALL_CHARS = 300
 #: Of what ``cat`` said and printed before it failed, the model sees the end (characters).
 _FAILED = 2000
 _SILENT, _NOTHING = "[no output]", "[no output; no file has other contents]"
@@ -47,7 +47,7 @@ cat > "$1"
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class ToolRequest:
     """A tool call whose arguments are in order."""
 
     name: ToolName
@@ -55,8 +55,8 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """What the model knows before a call."""
+class KnownFiles:
+    """The files that the model knows before a call."""
 
     #: What commands have left running, by name.
     left: tuple[str, ...] = ()
@@ -67,12 +67,12 @@ class Known:
 
 
 #: As where there is no conversation.
-NOTHING_SPECIAL = Known()
+NOTHING_SPECIAL = KnownFiles()
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
-    """What a tool call brought."""
+class ToolOutput:
+    """The output of a tool call."""
 
     #: What the model sees.
     text: str
@@ -93,7 +93,7 @@ class Output:
     asked_screen: bool = False
 
 
-def parse(call: ToolCall) -> Request | str:
+def parse(call: ToolCall) -> ToolRequest | str:
     """Return the call as a request, or, for the model, what is wrong with it."""
     name = next((tool for tool in _ARGUMENTS if tool == call.name), None)
     if name is None:
@@ -118,7 +118,7 @@ def parse(call: ToolCall) -> Request | str:
             return f"{key} must not be empty or hold NUL characters."
         if isinstance(value, int) and abs(value) > _MOST_LINES:
             return f"{key} must be a number of lines that a file can have."
-    return Request(name, given)
+    return ToolRequest(name, given)
 
 
 def named(call: ToolCall) -> str:
@@ -130,18 +130,18 @@ def named(call: ToolCall) -> str:
     if not isinstance(given, dict):
         given = {}
     text = given.get("command") or f"{call.name} {given.get('path', '')}"
-    return " ".join(str(text).split())[:_SHORT]
+    return " ".join(str(text).split())[:_MAX_SHOWN_CALL_CHARS]
 
 
 async def run(
-    request: Request,
+    request: ToolRequest,
     place: Workplace,
     timeout_s: float,
     most: int | None = None,
     *,
-    known: Known = NOTHING_SPECIAL,
-    look: Look | None = None,
-) -> Output:
+    known: KnownFiles = NOTHING_SPECIAL,
+    look: FileObserver | None = None,
+) -> ToolOutput:
     """Run a request for at most ``timeout_s``; of its output at most ``most`` bytes are kept.
 
     What a command has changed, by ``look``, and what became of what it left running stand in the output. A file that the
@@ -164,14 +164,14 @@ async def run(
 
 
 async def _commanded(
-    request: Request,
+    request: ToolRequest,
     place: Workplace,
     timeout_s: float,
     most: int | None,
     *,
-    known: Known,
-    look: Look | None,
-) -> Output:
+    known: KnownFiles,
+    look: FileObserver | None,
+) -> ToolOutput:
     """Run a command; what it has changed, and what it leaves running, stand behind its output."""
     if look is not None:
         await look.before()
@@ -208,8 +208,8 @@ def lines(*parts: str) -> str:
 
 
 async def _filed(
-    request: Request, place: Workplace, timeout_s: float, most: int | None, *, known: bool
-) -> Output:
+    request: ToolRequest, place: Workplace, timeout_s: float, most: int | None, *, known: bool
+) -> ToolOutput:
     """Run a request for a file, in a sandbox of its own: what commands have left running has no part in it."""
     arguments = request.arguments
     if request.name == "read_file":
@@ -224,7 +224,9 @@ async def _filed(
     return await _edit(place, arguments, timeout_s)
 
 
-async def _first(place: Workplace, path: str, timeout_s: float, most: int | None) -> Output | None:
+async def _first(
+    place: Workplace, path: str, timeout_s: float, most: int | None
+) -> ToolOutput | None:
     """Return the beginning of a file in the place of a change to it; None: there is nothing to be read."""
     argv = ["sed", "-n", f"1,{_FIRST_LINES}p;{_FIRST_LINES}q", "--", path]
     ran = await place.run(argv, timeout_s=timeout_s, at_most=most)
@@ -233,18 +235,18 @@ async def _first(place: Workplace, path: str, timeout_s: float, most: int | None
     if ran.exit_code != 0 or not ran.output:
         return None
     note = f"[Nothing was changed: you have not read {path} yet. It begins:]"
-    return Output(lines(note, ran.output), seconds=ran.seconds, outcome="refused")
+    return ToolOutput(lines(note, ran.output), seconds=ran.seconds, outcome="refused")
 
 
-async def _write(place: Workplace, path: str, content: str, timeout_s: float) -> Output:
+async def _write(place: Workplace, path: str, content: str, timeout_s: float) -> ToolOutput:
     data = content.encode()
     ran = await place.run(["sh", "-c", _WRITE, "write_file", path], stdin=data, timeout_s=timeout_s)
     if ran.exit_code != 0:
         return _shown(ran, timeout_s)
-    return Output(f"Wrote {len(data)} bytes to {path}.", 0, ran.seconds)
+    return ToolOutput(f"Wrote {len(data)} bytes to {path}.", 0, ran.seconds)
 
 
-async def _edit(place: Workplace, arguments: Mapping[str, Any], timeout_s: float) -> Output:
+async def _edit(place: Workplace, arguments: Mapping[str, Any], timeout_s: float) -> ToolOutput:
     path, old, new = arguments["path"], arguments["old"], arguments["new"]
     # Not masked: what the file holds is written back, and never shown.
     ran = await place.run(
@@ -255,7 +257,7 @@ async def _edit(place: Workplace, arguments: Mapping[str, Any], timeout_s: float
         return _shown(replace(ran, output=said), timeout_s)
     text = ran.output
     if ran.cut or "\ufffd" in text:
-        return Output(
+        return ToolOutput(
             f"{path} is too large or not UTF-8 text; edit it with a command.", outcome="refused"
         )
     if "\r\n" in text and old not in text:
@@ -264,19 +266,19 @@ async def _edit(place: Workplace, arguments: Mapping[str, Any], timeout_s: float
     found = text.count(old) if old else 0
     if found != 1:
         problem = f"occurs {found} times" if found else "does not occur"
-        return Output(
+        return ToolOutput(
             f"`old` {problem} in {path}; it must occur exactly once. Nothing was changed.",
             outcome="refused",
         )
     written = await _write(place, path, text.replace(old, new), timeout_s)
     return (
-        Output(f"Edited {path}.", 0, ran.seconds + written.seconds)
+        ToolOutput(f"Edited {path}.", 0, ran.seconds + written.seconds)
         if written.exit_code == 0
         else written
     )
 
 
-def _shown(ran: Ran, timeout_s: float) -> Output:
+def _shown(ran: CommandEnd, timeout_s: float) -> ToolOutput:
     """Return a command's output with what the model must know of its end."""
     text = ran.output
     if ran.timed_out:
@@ -292,4 +294,4 @@ def _shown(ran: Ran, timeout_s: float) -> Output:
     if text and note and not text.endswith("\n"):
         text += "\n"
     outcome: ToolOutcome = "timed_out" if ran.timed_out else "killed" if ran.killed else "ran"
-    return Output(text + note, ran.exit_code, ran.seconds, outcome, ran.refused, ran.excess)
+    return ToolOutput(text + note, ran.exit_code, ran.seconds, outcome, ran.refused, ran.excess)

@@ -12,12 +12,12 @@ from typing import Any
 import msgspec
 
 #: Models of one list that are read, and characters of a name: no provider has as many, none is as long.
-MOST = 5_000
-_LONGEST = 300
+MAX_MODELS = 5_000
+_MAX_NAME_CHARS = 300
 #: Objects and lists that a page may hold: each takes hundreds of bytes of memory, and two of its body.
 _MOST_OBJECTS = 1 << 18
 #: Names that a message has room for.
-_NEAREST = 3
+_MAX_SUGGESTIONS = 3
 #: How alike two names are where one may be meant by the other.
 _ALIKE = 0.6
 #: What follows the name of a model for one of its snapshots.
@@ -25,7 +25,7 @@ _DATED = re.compile(r"-(?:\d{4}-\d{2}-\d{2}|20\d{6})$")
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedModel:
     """A model in a provider's list."""
 
     name: str
@@ -36,16 +36,16 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class ModelListing:
     """The models that a provider says it has."""
 
-    models: Mapping[str, Listed] = field(default_factory=dict)
+    models: Mapping[str, ListedModel] = field(default_factory=dict)
     #: Whether any other name will do as well: a server with one model does not look at the name.
     any_name: bool = False
     #: Whether all of it was read: what is not there else may still be.
     whole: bool = True
 
-    def find(self, name: str) -> Listed | None:
+    def find(self, name: str) -> ListedModel | None:
         """Return the model of this name, under another one too by which it is called; None: it is not there."""
         return self._exact(name) or self._exact(f"{name}:latest") or self._variant(name)
 
@@ -60,10 +60,10 @@ class Listing:
         """Return the names that may be meant, the most alike first."""
         return nearest(name, [each.name for each in self.models.values() if not each.retired])
 
-    def _exact(self, name: str) -> Listed | None:
+    def _exact(self, name: str) -> ListedModel | None:
         return self.models.get(name)
 
-    def _variant(self, name: str) -> Listed | None:
+    def _variant(self, name: str) -> ListedModel | None:
         """Return a model by the name of its newest snapshot, or of a way to serve it: ``model:nitro``."""
         base, colon, _ = name.partition(":")
         if colon:
@@ -73,10 +73,10 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class ListingPage:
     """One page of a list."""
 
-    models: Sequence[Listed]
+    models: Sequence[ListedModel]
     #: What the next page begins behind; empty: there is none.
     after: str = ""
     any_name: bool = False
@@ -86,10 +86,12 @@ class Page:
 
 def nearest(name: str, known: Sequence[str]) -> tuple[str, ...]:
     """Return those of some names that may be meant by one, the most alike first."""
-    return tuple(difflib.get_close_matches(name[:_LONGEST], known, n=_NEAREST, cutoff=_ALIKE))
+    return tuple(
+        difflib.get_close_matches(name[:_MAX_NAME_CHARS], known, n=_MAX_SUGGESTIONS, cutoff=_ALIKE)
+    )
 
 
-def page(body: bytes) -> Page | None:
+def page(body: bytes) -> ListingPage | None:
     """Return what a page of a list says; None: it is no list of models.
 
     OpenAI's shape, Anthropic's, which has pages, and a bare list; what is in neither form is left out.
@@ -103,7 +105,7 @@ def page(body: bytes) -> Page | None:
     found = value.get("data", value.get("models")) if isinstance(value, dict) else value
     if not isinstance(found, list):
         return None
-    entries = [each for each in found[:MOST] if isinstance(each, dict)]
+    entries = [each for each in found[:MAX_MODELS] if isinstance(each, dict)]
     models = [listed for each in entries if (listed := _listed(each))]
     if found and not models:
         return None
@@ -111,17 +113,17 @@ def page(body: bytes) -> Page | None:
     after = value.get("last_id") if more else ""
     # llama.cpp serves its one model under any name.
     any_name = len(entries) == 1 and entries[0].get("owned_by") == "llamacpp"
-    whole = len(found) <= MOST
-    return Page(models, after if isinstance(after, str) else "", any_name, whole)
+    whole = len(found) <= MAX_MODELS
+    return ListingPage(models, after if isinstance(after, str) else "", any_name, whole)
 
 
-def _listed(entry: Mapping[str, Any]) -> Listed | None:
+def _listed(entry: Mapping[str, Any]) -> ListedModel | None:
     name = entry.get("id") or entry.get("name")
-    if not isinstance(name, str) or not name or len(name) > _LONGEST:
+    if not isinstance(name, str) or not name or len(name) > _MAX_NAME_CHARS:
         return None
     ends = _day(entry.get("shutdown_date")) or _day(entry.get("retires_at"))
     # Google's have their kind before their names.
-    return Listed(name.removeprefix("models/"), ends, entry.get("lifecycle") == "retired")
+    return ListedModel(name.removeprefix("models/"), ends, entry.get("lifecycle") == "retired")
 
 
 def _day(value: object) -> date | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from urllib.parse import urlsplit
 
-from batchd.catalog.listing import Listing
+from batchd.catalog.listing import ModelListing
 
 #: A shutdown that is as near as this is reported, in days.
 SOON_DAYS = 60
@@ -24,7 +24,7 @@ _SOURCE = "says its provider's list"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shutdown:
-    """What is known of a model's end."""
+    """The end of a model, as far as it is known."""
 
     #: ``provider/model``, as the configuration names it.
     model: str
@@ -200,7 +200,7 @@ def today() -> date:
     return datetime.now(UTC).date()
 
 
-def end(model: str, base_url: str = "", listing: Listing | None = None) -> Shutdown | None:
+def end(model: str, base_url: str = "", listing: ModelListing | None = None) -> Shutdown | None:
     """Return what is known of the end of a ``provider/model``; None: none is announced.
 
     ``base_url``: where its provider is reached. ``listing``: what that says it has; None: it was not asked, or has none.

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from batchd import __version__, imports
-from batchd.cli import examples, streams
+from batchd.cli.display import standard_streams
+from batchd.cli.support import examples
 from batchd.errors import BatchdError, ForbiddenError, UsageError
 from batchd.fitting import columns_of, hanging
 from batchd.log import escape
@@ -85,14 +86,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; ``SystemExit`` where argparse ends it."""
     given = sys.argv[1:] if argv is None else argv
     try:
-        streams.repair()
+        standard_streams.repair()
         with imports.undisturbed():
             args = _parse(given)
             command = importlib.import_module(f"batchd.cli.{args.command}")
         code = int(command.run(args))
         sys.stdout.flush()
     except ForbiddenError as error:
-        from batchd.cli import barred  # noqa: PLC0415 (few are)
+        from batchd.cli.support import barred  # noqa: PLC0415 (few are)
 
         _complain(barred.lines(error, given))
         return error.exit_code
@@ -106,13 +107,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except PermissionError as error:
-        from batchd.cli import barred  # noqa: PLC0415 (as above)
+        from batchd.cli.support import barred  # noqa: PLC0415 (as above)
 
         _complain(barred.closed(_command(given), error, given))
         return 3
     except OSError as error:
         # A folder that may not be read, a disk that is full: of the user's world, not a bug.
-        from batchd.cli import barred  # noqa: PLC0415 (as above)
+        from batchd.cli.support import barred  # noqa: PLC0415 (as above)
 
         _complain(barred.failed(error))
         return 3

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from batchd import sandbox
-from batchd.cli import common, patches
+from batchd.cli.display import formatting
+from batchd.cli.support import task_patches
 from batchd.errors import NotPossibleError, SandboxError, UsageError, WorkspaceError
 from batchd.log import escape
 from batchd.observe import changes
 from batchd.records import Ref, SandboxPolicy
 from batchd.records.triggers import run_by_git
-from batchd.store.reader import Reader
+from batchd.store.reader import StoreReader
 from batchd.workspace import applying
 
 #: Who commits where git knows no name of the user's.
@@ -48,8 +49,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Apply patches: together, or as commits in order up to the first that does not go in."""
-    settings = common.settings(args.config)
-    with Reader(common.store_path(Path(settings.paths.state))) as reader:
+    settings = formatting.settings(args.config)
+    with StoreReader(formatting.store_path(Path(settings.paths.state))) as reader:
         wanted = [_found(reader, target) for target in dict.fromkeys(args.target)]
     orders = _together([_order(made, args) for made in wanted])
     for order in orders:
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         except (WorkspaceError, SandboxError) as error:
             names = ", ".join(map(str, order.refs))
             raise NotPossibleError(f"{names}: not applied to {order.into}: {error}") from None
-        common.say(escape(_words(order, done)))
+        formatting.say(escape(_words(order, done)))
     return 0
 
 
@@ -87,17 +88,17 @@ def _together(orders: list[_Order]) -> list[_Order]:
     return list(found.values())
 
 
-def _found(reader: Reader, target: str) -> patches.Made:
-    batch, task = common.split_target(target)
+def _found(reader: StoreReader, target: str) -> task_patches.TaskPatch:
+    batch, task = formatting.split_target(target)
     if not task:
         raise UsageError(f"{escape(target)} is a batch: name its tasks, as {escape(batch)}/001")
-    found = next(patches.of(reader, batch, task), None)
+    found = next(task_patches.of(reader, batch, task), None)
     if found is None:
         raise NotPossibleError(f"{target} has no result in the outbox")
     return found
 
 
-def _order(made: patches.Made, args: argparse.Namespace) -> _Order:
+def _order(made: task_patches.TaskPatch, args: argparse.Namespace) -> _Order:
     """Return what is to be done. Raises ``NotPossibleError`` where that is refused."""
     ref, result = made.ref, made.result
     remarks = changes.remarks(result)
@@ -107,7 +108,7 @@ def _order(made: patches.Made, args: argparse.Namespace) -> _Order:
         why = "; ".join(remarks) or "it has changed nothing"
         raise NotPossibleError(f"{ref} cannot be applied: {why}")
     for remark in remarks:
-        common.complain(f"batchd: {ref}: {remark}")
+        formatting.complain(f"batchd: {ref}: {remark}")
     patch = made.patch()
     if not args.with_hooks and (names := run_by_git(patch)):
         raise NotPossibleError(
@@ -117,7 +118,7 @@ def _order(made: patches.Made, args: argparse.Namespace) -> _Order:
     return _Order((ref,), _into(made, args.into), (patch,), _branch(made, args.branch))
 
 
-def _into(made: patches.Made, given: Path | None) -> Path:
+def _into(made: task_patches.TaskPatch, given: Path | None) -> Path:
     workspace = made.result.workspace
     source = workspace.source if workspace else ""
     if given is None and not source.startswith("/"):
@@ -132,7 +133,7 @@ def _into(made: patches.Made, given: Path | None) -> Path:
     return into
 
 
-def _branch(made: patches.Made, name: str | None) -> applying.Branch | None:
+def _branch(made: task_patches.TaskPatch, name: str | None) -> applying.Branch | None:
     if name is None:
         return None
     first = next(iter(made.result.first_prompt.strip().splitlines()), "")

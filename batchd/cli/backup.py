@@ -6,7 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
-from batchd.cli import common
+from batchd.cli.display import formatting
 from batchd.log import escape
 
 
@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     """Copy the store, and say where to."""
     from batchd.store import restoring  # noqa: PLC0415 (`--help` need not load SQLite)
 
-    path = common.store_path(common.state_directory(args.config))
+    path = formatting.store_path(formatting.state_directory(args.config))
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     target = args.target or path.with_name(f"{path.name}.{stamp}.bak")
     size = restoring.back_up(path, target)

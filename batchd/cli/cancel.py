@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from batchd.cli import controlling
+from batchd.cli.support import controlling
 from batchd.control import Cancel, Cancelled, EndedBefore
 from batchd.observe import words
 

@@ -14,17 +14,18 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from batchd import config, control, users
-from batchd.cli import common, looks, models, refusals
-from batchd.cli.common import coloured
+from batchd.cli.display import formatting
+from batchd.cli.display.formatting import coloured
+from batchd.cli.support import looks, model_checks, startup_refusals
 from batchd.config import own
-from batchd.control import Check, Checked, Line
+from batchd.control import Check, Checked, CheckLine
 from batchd.control import members as group
 from batchd.errors import NoAnswerError, NoDaemonError, UsageError
 from batchd.fitting import wrapped
 from batchd.log import escape
 from batchd.observe import versions
 from batchd.observe.words import listed
-from batchd.store.reader import Reader
+from batchd.store.reader import StoreReader
 
 #: Columns of a verdict, and the space behind it.
 _MARGIN = 7
@@ -50,31 +51,31 @@ def run(args: argparse.Namespace) -> int:
     settings = config.load(args.config)  # what is wrong with it ends the command, all at once
     lines = _lines(settings, Check(offline=args.offline, live=args.live))
     if args.json:
-        common.print_json([control.fields(line) for line in lines])
+        formatting.print_json([control.fields(line) for line in lines])
     else:
         _show(lines)
     return 3 if any(line.verdict == "failed" for line in lines) else 0
 
 
-def _show(lines: Iterable[Line]) -> None:
+def _show(lines: Iterable[CheckLine]) -> None:
     """Print lines for people, what they say beside their verdicts."""
     for line in lines:
         margin = coloured(f"{line.verdict:<6}", line.verdict)
         for text in (f"{line.what}: {line.detail}", f"→ {line.mend}" if line.mend else ""):
-            for piece in wrapped(escape(text), common.room() - _MARGIN) if text else ():
+            for piece in wrapped(escape(text), formatting.room() - _MARGIN) if text else ():
                 print(f"{margin} {piece}")
                 margin = " " * (_MARGIN - 1)
 
 
-def _config(settings: config.Config) -> Line:
+def _config(settings: config.Config) -> CheckLine:
     """Say which file it is, or that there is none."""
     if settings.file:
-        return Line("ok", "config", settings.file)
+        return CheckLine("ok", "config", settings.file)
     said = "none is found: the built-in defaults, and a spool of your own"
-    return Line("note", "config", said, f"{own.command()} makes a spool with a configuration")
+    return CheckLine("note", "config", said, f"{own.command()} makes a spool with a configuration")
 
 
-def _lines(settings: config.Config, asked: Check) -> list[Line]:
+def _lines(settings: config.Config, asked: Check) -> list[CheckLine]:
     """Return what a daemon sees, and what of that is otherwise from here; without one, what is seen from here."""
     state, alone = Path(settings.paths.state), False
     if asked.live and group.barred(state):
@@ -83,7 +84,7 @@ def _lines(settings: config.Config, asked: Check) -> list[Line]:
         answer = control.ask(state, asked, timeout_s=_PATIENCE_S)
     except NoAnswerError as error:
         fix = "its log may say why; `batchd serve` goes on where one that is killed was"
-        daemon = [Line("failed", "daemon", str(error), fix)]
+        daemon = [CheckLine("failed", "daemon", str(error), fix)]
     except NoDaemonError as error:
         if group.barred(state):
             return [*_unseen(settings, state, str(error))]
@@ -97,86 +98,90 @@ def _lines(settings: config.Config, asked: Check) -> list[Line]:
     return [*found, *_live(settings, alone=alone)] if asked.live else found
 
 
-def _live(settings: config.Config, *, alone: bool) -> tuple[Line, ...]:
+def _live(settings: config.Config, *, alone: bool) -> tuple[CheckLine, ...]:
     """Ask each model from here, within what the store has left of the day's money."""
     if not alone:  # the day's money is the daemon's to watch
-        return (Line("failed", "live", "no model was asked: the daemon would have to do it"),)
-    from batchd.daemon import live  # noqa: PLC0415 (loads everything, for this alone)
+        return (CheckLine("failed", "live", "no model was asked: the daemon would have to do it"),)
+    from batchd.daemon import live_check  # noqa: PLC0415 (loads everything, for this alone)
 
-    store = common.store_path(Path(settings.paths.state))
+    store = formatting.store_path(Path(settings.paths.state))
     with contextlib.ExitStack() as opened:
-        reader = opened.enter_context(Reader(store)) if store.exists() else None
+        reader = opened.enter_context(StoreReader(store)) if store.exists() else None
         booked = reader.spent_on if reader else lambda _: 0.0
-        return asyncio.run(live.alone(settings, models.in_use(settings).values(), booked))
+        return asyncio.run(
+            live_check.alone(settings, model_checks.in_use(settings).values(), booked)
+        )
 
 
-def _unseen(settings: config.Config, state: Path, why: str) -> Iterator[Line]:
+def _unseen(settings: config.Config, state: Path, why: str) -> Iterator[CheckLine]:
     """Say that nothing is looked at for a user who may not do what a daemon does, where none runs that could look."""
     yield _config(settings)
     user = users.user(group.owner(state) or 0)
-    yield Line("failed", "daemon", why, "who keeps it starts it: `systemctl start batchd`")
+    yield CheckLine("failed", "daemon", why, "who keeps it starts it: `systemctl start batchd`")
     said = (
         f"keys, folders and sandbox are the user {user}'s to look at: {state} is closed to this one"
     )
-    yield Line("note", "this user", said, f"as the user {user}, `batchd check` looks at all of it")
+    yield CheckLine(
+        "note", "this user", said, f"as the user {user}, `batchd check` looks at all of it"
+    )
 
 
-def _absent(state: Path, why: str) -> Iterator[Line]:
-    for refusal in refusals.found(state):
-        yield Line("failed", "store", refusal)
-    yield Line("note", "daemon", why, "`batchd serve` starts one; `batchd run` needs none")
+def _absent(state: Path, why: str) -> Iterator[CheckLine]:
+    for refusal in startup_refusals.found(state):
+        yield CheckLine("failed", "store", refusal)
+    yield CheckLine("note", "daemon", why, "`batchd serve` starts one; `batchd run` needs none")
 
 
-def _older(state: Path) -> Iterator[Line]:
+def _older(state: Path) -> Iterator[CheckLine]:
     """Say what a daemon says that cannot look by itself: one from before an upgrade."""
     answer = control.ask(state, control.Status())
     said = f"process {answer.pid}, version {answer.version}: what follows is seen from here"
-    yield Line("note", "daemon", said, versions.differs(answer.version))
+    yield CheckLine("note", "daemon", said, versions.differs(answer.version))
     for trouble in answer.troubles:
         if trouble.what == "unknown_work":
-            yield Line("note", "store", trouble.message, trouble.mend)
+            yield CheckLine("note", "store", trouble.message, trouble.mend)
 
 
-def _of_daemon(answer: Checked) -> Iterator[Line]:
+def _of_daemon(answer: Checked) -> Iterator[CheckLine]:
     """Say who the daemon is, and what configuration it has."""
     its, found = answer.settings, answer.process
-    yield Line("ok", "config", its.file or "none: the built-in defaults")
+    yield CheckLine("ok", "config", its.file or "none: the built-in defaults")
     if its.unread:
         said = f"it is wrong by now, and the daemon keeps what it has: {its.unread}"
-        yield Line("failed", "config", said, "correct it: the daemon's next start needs it")
+        yield CheckLine("failed", "config", said, "correct it: the daemon's next start needs it")
     if its.stale:
         said = f"the file has {listed(its.stale)} otherwise than the daemon"
-        yield Line("note", "config", said, f"`kill -HUP {found.pid}` has it read again")
+        yield CheckLine("note", "config", said, f"`kill -HUP {found.pid}` has it read again")
     if its.late:
         said = f"the file has {listed(its.late)} otherwise than the daemon"
-        yield Line("note", "config", said, "they are read at a start: start the daemon again")
+        yield CheckLine("note", "config", said, "they are read at a start: start the daemon again")
     if its.overrides:
         changes = ", ".join(f"{key} = {value}" for key, value in its.overrides.items())
         fix = "`batchd tune --reset` takes that back, and so does the daemon's end"
-        yield Line("note", "config", f"`batchd tune` has changed {changes}", fix)
+        yield CheckLine("note", "config", f"`batchd tune` has changed {changes}", fix)
     who = f"{found.user or found.uid} (uid {found.uid})"
     said = (
         f"process {found.pid}, version {found.version}, as {who}, groups {', '.join(found.groups)}"
     )
-    yield Line("ok", "daemon", said)
+    yield CheckLine("ok", "daemon", said)
 
 
-def _from_outside(settings: config.Config, answer: Checked) -> Iterator[Line]:
+def _from_outside(settings: config.Config, answer: Checked) -> Iterator[CheckLine]:
     """Say what is otherwise for who checks than for the daemon."""
     if group.barred(Path(answer.settings.paths.get("state", settings.paths.state))):
         me, user = users.user(os.geteuid()), answer.process.user
         drops = os.access(settings.paths.inbox, os.W_OK | os.X_OK)
         said = f"{me} may {'drop files and ' if drops else ''}ask; orders, logs and costs are for {user}"
-        yield Line(
+        yield CheckLine(
             "note", "this user", said, "" if drops else f"{settings.paths.inbox} is closed to it"
         )
     if differs := versions.differs(answer.process.version):
-        yield Line("note", "version", "this program is another than the daemon's", differs)
+        yield CheckLine("note", "version", "this program is another than the daemon's", differs)
     if settings.file != answer.settings.file:
         mine = settings.file or "no file"
         said = f"this command has read {mine}, the daemon {answer.settings.file or 'none'}"
-        yield Line("note", "config", said, "name the daemon's by --config")
+        yield CheckLine("note", "config", said, "name the daemon's by --config")
     for name, place in dataclasses.asdict(settings.paths).items():
         if answer.settings.paths.get(name, place) != place:
             said = f"from here it is {place}, for the daemon {answer.settings.paths[name]}"
-            yield Line("note", name, said)
+            yield CheckLine("note", name, said)

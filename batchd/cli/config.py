@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from batchd import config, control
-from batchd.cli import common
+from batchd.cli.display import formatting
 from batchd.config import origins, own
-from batchd.config.origins import Source, Value
+from batchd.config.origins import ValueInForce, ValueSource
 from batchd.errors import NoAnswerError, NoDaemonError
 from batchd.fitting import width_of
 from batchd.log import escape
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     values = [*origins.values(settings, tuned)]
     if args.json:
         rows = [dataclasses.asdict(value) for value in values]
-        common.print_json({"file": settings.file, "daemon": pid, "values": rows})
+        formatting.print_json({"file": settings.file, "daemon": pid, "values": rows})
         return 0
     if settings.file:
         print(f"# {escape(settings.file)}")
@@ -79,10 +79,10 @@ def _daemon(state: Path) -> tuple[int | None, dict[str, str], bool]:
         return None, {}, False
 
 
-def _lines(value: Value) -> Iterator[str]:
+def _lines(value: ValueInForce) -> Iterator[str]:
     """Yield the line of a value, or several, where it does not fit into one."""
     # What `tune` has changed is text as TOML has it already.
-    shown = value.value if value.source is Source.TUNE else _toml(value.value)
+    shown = value.value if value.source is ValueSource.TUNE else _toml(value.value)
     text = f"{value.key} = {shown}"
     aside = f"# {_said(value)}"
     parts = value.value if isinstance(value.value, list) else []
@@ -99,8 +99,8 @@ def _lines(value: Value) -> Iterator[str]:
         yield from (text, " " * begin + aside)
 
 
-def _said(value: Value) -> str:
-    if value.source is Source.FILE:
+def _said(value: ValueInForce) -> str:
+    if value.source is ValueSource.FILE:
         return f"line {value.line}"
     return value.variable or str(value.source)
 

@@ -7,11 +7,12 @@ import itertools
 from typing import Any, Protocol, cast
 
 from batchd import config
-from batchd.cli import common, repricing, tables
+from batchd.cli.display import formatting, tables
+from batchd.cli.support import repricing
 from batchd.errors import UsageError
 from batchd.log import escape
 from batchd.observe.words import NO_TAG, at_least, counted, from_cache, money
-from batchd.store.reader import Reader
+from batchd.store.reader import StoreReader
 from batchd.store.rows import SpendRow
 from batchd.store.spending import SPLITS, Split
 
@@ -39,7 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         ("--since", "from this day on: 2026-11-24, today or yesterday"),
         ("--until", "up to this day, with it; days are those of UTC"),
     ):
-        parser.add_argument(option, type=common.day, metavar="DAY", help=help_text)
+        parser.add_argument(option, type=formatting.day, metavar="DAY", help=help_text)
     for name, what in (("model", "with or without its provider"), ("provider", ""), ("tag", "")):
         parser.add_argument(
             f"--{name}",
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     if args.by and args.compare is not None:
         raise UsageError("--compare prices all that is asked for as one: leave --by out")
     asked = _asked(args)
-    with Reader(common.store_path(common.state_directory(args.config))) as reader:
+    with StoreReader(formatting.store_path(formatting.state_directory(args.config))) as reader:
         if asked["batch"]:
             reader.batch(asked["batch"])  # raises where there is none: no money is not the same
         if args.compare is not None:
@@ -90,19 +91,19 @@ class _Shown(Protocol):
 def _print(shown: _Shown, args: argparse.Namespace) -> int:
     """Print a table with its notes, or the same for programs."""
     if args.json:
-        common.print_json(shown.records())
+        formatting.print_json(shown.records())
     elif args.csv:
-        common.print_csv(shown.columns(), shown.records())
+        formatting.print_csv(shown.columns(), shown.records())
     else:
         print(*shown.lines(), sep="\n")
-        common.say(*shown.notes())
+        formatting.say(*shown.notes())
     return 0
 
 
 class _Spent:
     """The ledger, split."""
 
-    def __init__(self, reader: Reader, by: tuple[Split, ...], asked: dict[str, Any]) -> None:
+    def __init__(self, reader: StoreReader, by: tuple[Split, ...], asked: dict[str, Any]) -> None:
         # A model's own name says little without its provider's.
         self._by = by
         keys = [("provider", name) if name == "model" else (name,) for name in by]

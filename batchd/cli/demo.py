@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from batchd import control, installation
-from batchd.cli import common, ending, progress, ray_nodes
+from batchd.cli.display import formatting, progress
+from batchd.cli.runs import batch_ends
+from batchd.cli.support import ray_nodes
 from batchd.errors import NoDaemonError, NotPossibleError
 from batchd.spool import inbox
-from batchd.store.reader import Reader
+from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow
 
 #: How long each process may take to be ready, and to end.
@@ -99,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"Dropping task.json into {spool / 'inbox'}\n")
         inbox.drop(spool / "inbox", "task.json", sample.read_bytes())
         row = _follow(spool)
-    code = ending.report([row])
+    code = batch_ends.report([row])
     if args.cluster:
         print(*_where(spool / "daemon.log"), sep="\n")
     print(f"\n{_closing(spool)}", end="")
@@ -131,9 +133,9 @@ def _follow(spool: Path) -> BatchRow:
         control.ask(state, control.Status())  # raises where the daemon has died
         return bool(rows) and all(r.published_at is not None for r in rows)
 
-    with Reader(common.store_path(state)) as reader:
+    with StoreReader(formatting.store_path(state)) as reader:
         try:
-            progress.follow(progress.Watch(reader, lambda r: r.batches()), ended)
+            progress.follow(progress.ProgressWatch(reader, lambda r: r.batches()), ended)
         except NoDaemonError:
             raise NotPossibleError(
                 f"the daemon has stopped; its log is {spool / 'daemon.log'}"

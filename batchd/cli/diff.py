@@ -6,12 +6,13 @@ import argparse
 import sys
 from collections.abc import Iterable, Iterator
 
-from batchd.cli import common, patches
+from batchd.cli.display import formatting
+from batchd.cli.support import task_patches
 from batchd.errors import NotPossibleError
 from batchd.formats import ResultV1
 from batchd.log import escape
 from batchd.observe import changes
-from batchd.store.reader import Reader
+from batchd.store.reader import StoreReader
 
 _GREEN, _RED, _BOLD, _CYAN, _PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[1m", "\x1b[36m", "\x1b[0m"
 #: By how a line begins; the first that fits counts.
@@ -34,31 +35,31 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print patches."""
-    with Reader(common.store_path(common.state_directory(args.config))) as reader:
-        batch, task = common.target(reader, args.target)
-        found = list(patches.of(reader, batch, task)) if batch else []
+    with StoreReader(formatting.store_path(formatting.state_directory(args.config))) as reader:
+        batch, task = formatting.target(reader, args.target)
+        found = list(task_patches.of(reader, batch, task)) if batch else []
     if task and not found:
         raise NotPossibleError(f"{args.target} has no result yet")
     code, many = 0, len(found) > 1
     for made in found:
         for remark in changes.remarks(made.result):
-            common.complain(f"batchd: {made.ref}: {remark}")
+            formatting.complain(f"batchd: {made.ref}: {remark}")
             code = 1
         patch = made.result.patch
         if patch is None or not patch.file or (patch.withheld and not args.stat):
             continue
         if many or args.stat:
-            common.say(f"# {made.ref}: {changes.lines(made.result)}")
+            formatting.say(f"# {made.ref}: {changes.lines(made.result)}")
         try:
             if args.stat:
-                common.say(*_stat(made.result))
+                formatting.say(*_stat(made.result))
             else:
                 _show(made.patch())
         except NotPossibleError as error:
-            common.complain(f"batchd: {error}")
+            formatting.complain(f"batchd: {error}")
             code = 1
     if not code and not any(made.result.patch for made in found):
-        common.complain("batchd: no task of it has changed a clone or a copy")
+        formatting.complain("batchd: no task of it has changed a clone or a copy")
     return code
 
 
@@ -80,7 +81,7 @@ def _show(data: bytes) -> None:
 
 
 def _lines(lines: Iterable[str]) -> Iterator[str]:
-    wanted = common.colours_wanted()
+    wanted = formatting.colours_wanted()
     for line in lines:
         text = escape(line.expandtabs(8)) if "\t" in line else escape(line)
         colour = next((c for start, c in _COLOURS.items() if line.startswith(start)), "")

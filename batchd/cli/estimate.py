@@ -11,20 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchd import config
-from batchd.cli import common, given, tables
+from batchd.cli.display import formatting, tables
+from batchd.cli.runs import given_files
 from batchd.log import escape
 from batchd.observe.words import counted, duration, limit, listed, money
 from batchd.spool import outbox
-from batchd.store.reader import Reader
+from batchd.store.reader import StoreReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from batchd.estimate import Estimate, File, Part, Range
+    from batchd.estimate import CheckedFile, Estimate, EstimatePart, Range
     from batchd.spool.taskfile import Parsed
 
 _HEADS = ("MODEL", "TASKS", "CALLS", "TOKENS", "COST", "TIME")
-_LARGE = 100_000
+_MILLIONS_FROM = 100_000
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,18 +39,18 @@ def run(args: argparse.Namespace) -> int:
     settings = config.load(args.config)
     found, budgets = _estimated([_checked(name, settings) for name in args.files], settings)
     if args.json:
-        common.print_json({**_fields(found), "budgets": budgets.fields()})
+        formatting.print_json({**_fields(found), "budgets": budgets.fields()})
     else:
-        common.say(*_lines(found, budgets))
+        formatting.say(*_lines(found, budgets))
     return 0
 
 
 def brief(name: str, parsed: Parsed, settings: config.Config) -> Iterator[str]:
     """Yield what a task file may come to in a line or two, for who is about to have it worked on."""
-    from batchd.estimate import File  # noqa: PLC0415 (see below)
+    from batchd.estimate import CheckedFile  # noqa: PLC0415 (see below)
 
     batch = outbox.batch_name(Path(name).name)
-    file = File(name=batch, tasks=parsed.tasks, budget_usd=parsed.budget_usd)
+    file = CheckedFile(name=batch, tasks=parsed.tasks, budget_usd=parsed.budget_usd)
     found, budgets = _estimated([file], settings)
     total = found.total
     if total.all is None:
@@ -64,13 +65,13 @@ def brief(name: str, parsed: Parsed, settings: config.Config) -> Iterator[str]:
     yield f"At most: {', '.join(_bounds(total, budgets))}."
 
 
-def _estimated(files: Sequence[File], settings: config.Config) -> tuple[Estimate, _Budgets]:
+def _estimated(files: Sequence[CheckedFile], settings: config.Config) -> tuple[Estimate, _Budgets]:
     """Return what files may come to, by what the store has, and what limits their money."""
     from batchd.estimate import estimate  # noqa: PLC0415 (loads all that an agent says; not for wrong arguments)
 
-    store, spent = common.store_path(Path(settings.paths.state)), 0.0
+    store, spent = formatting.store_path(Path(settings.paths.state)), 0.0
     if store.exists():
-        with Reader(store) as reader:
+        with StoreReader(store) as reader:
             found = estimate(files, settings, reader)
             spent = _spent_today(reader)
     else:
@@ -78,7 +79,7 @@ def _estimated(files: Sequence[File], settings: config.Config) -> tuple[Estimate
     return found, _Budgets(files, settings.budget.per_day_usd, spent)
 
 
-def _spent_today(reader: Reader) -> float:
+def _spent_today(reader: StoreReader) -> float:
     """Return what counts against the budget of this day: what may have been paid, too."""
     rows = reader.spend((), since=dt.datetime.now(dt.UTC).date())
     return sum(row.known_usd + row.unsettled_usd for row in rows)
@@ -87,7 +88,7 @@ def _spent_today(reader: Reader) -> float:
 class _Budgets:
     """What limits the money of tasks, of batches and of the day."""
 
-    def __init__(self, files: Sequence[File], day_usd: float, spent_usd: float) -> None:
+    def __init__(self, files: Sequence[CheckedFile], day_usd: float, spent_usd: float) -> None:
         """``spent_usd``: today, up to now."""
         tasks = [task.limits.max_cost_usd for file in files for task in file.tasks]
         self._count = len(tasks)
@@ -132,19 +133,21 @@ class _Budgets:
         return escape(listed([f"{each} for {name}" for name, each in limits.items()]))
 
 
-def _checked(name: str, settings: config.Config) -> File:
-    from batchd.estimate import File  # noqa: PLC0415 (see above)
+def _checked(name: str, settings: config.Config) -> CheckedFile:
+    from batchd.estimate import CheckedFile  # noqa: PLC0415 (see above)
 
     filename = "stdin.json" if name == "-" else Path(name).name
-    data = sys.stdin.buffer.read() if name == "-" else given.read_file(name, settings)
-    parsed = given.parsed(data, filename, settings)
-    return File(name=outbox.batch_name(filename), tasks=parsed.tasks, budget_usd=parsed.budget_usd)
+    data = sys.stdin.buffer.read() if name == "-" else given_files.read_file(name, settings)
+    parsed = given_files.parsed(data, filename, settings)
+    return CheckedFile(
+        name=outbox.batch_name(filename), tasks=parsed.tasks, budget_usd=parsed.budget_usd
+    )
 
 
 def _fields(found: Estimate) -> dict[str, Any]:
     """Return the estimate for programs. Stable: more may follow."""
 
-    def part(of: Part) -> dict[str, Any]:
+    def part(of: EstimatePart) -> dict[str, Any]:
         return {
             "tasks": of.tasks,
             "with_history": of.known,
@@ -195,7 +198,7 @@ def _lines(found: Estimate, budgets: _Budgets) -> Iterator[str]:
     yield from _warnings(found, budgets)
 
 
-def _row(name: str, part: Part) -> tuple[str, ...]:
+def _row(name: str, part: EstimatePart) -> tuple[str, ...]:
     one = part.one
     if one is None:
         return (name, f"{part.tasks:,}", *["?"] * 4)
@@ -223,10 +226,10 @@ def _range(found: Range | None, shown: Callable[[float], str]) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value < _LARGE else f"{value / 1e6:,.2f}M"
+    return f"{value:,.0f}" if value < _MILLIONS_FROM else f"{value / 1e6:,.2f}M"
 
 
-def _bounds(total: Part, budgets: _Budgets) -> list[str]:
+def _bounds(total: EstimatePart, budgets: _Budgets) -> list[str]:
     most = total.at_most
     unlimited = "what days allow" if budgets.day_usd else "money without a limit"
     return [

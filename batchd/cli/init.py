@@ -11,17 +11,17 @@ from functools import partial
 from pathlib import Path
 
 from batchd import config, pricing
-from batchd.config import finding, trust
+from batchd.config import finding, trust_lists
 from batchd.config.presets import PRESETS
-from batchd.config.sections import Agent, Pool
+from batchd.config.sections import AgentSection, PoolSection
 from batchd.errors import BatchdError, ConfigError, NotPossibleError, UsageError
 from batchd.log import escape
-from batchd.spool import making, permissions
-from batchd.spool.making import Wanted
+from batchd.spool import new_spool, permissions
+from batchd.spool.new_spool import NewSpool
 
 #: What stands for no key.
 _NONE = "none"
-_MOST = 1000
+_MAX_AGENTS = 1000
 _MODEL = re.compile(r"[^\s/]+/\S+")
 _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
@@ -32,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "directory", nargs="?", metavar="DIR", help="where (else here); it may be new"
     )
     parser.add_argument(
-        "--model", metavar="PROVIDER/MODEL", help=f"what does the work ({Agent().model})"
+        "--model", metavar="PROVIDER/MODEL", help=f"what does the work ({AgentSection().model})"
     )
     parser.add_argument(
         "--base-url", metavar="URL", help="where a provider is that batchd does not know"
@@ -42,7 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     key.add_argument("--key-file", metavar="FILE", help="the file that holds its key")
     key.add_argument("--no-key", action="store_true", help="it is a server without keys")
     parser.add_argument(
-        "--agents", type=int, metavar="N", help=f"tasks at a time ({Pool().processes})"
+        "--agents", type=int, metavar="N", help=f"tasks at a time ({PoolSection().processes})"
     )
     parser.add_argument(
         "--systemd",
@@ -62,7 +62,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Make it; nothing is made where anything is wrong."""
     if args.config:
-        raise UsageError(f"a spool's configuration is {trust.CONFIG} in DIR: leave --config out")
+        raise UsageError(
+            f"a spool's configuration is {trust_lists.CONFIG} in DIR: leave --config out"
+        )
     # No link is followed: what is shown is what was named.
     directory = Path(os.path.abspath(args.directory or "."))  # noqa: PTH100
     if args.systemd:
@@ -75,30 +77,30 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             f"{escape(str(directory))}: the path of a spool has printable characters alone"
         )
-    making.refuse(directory)
+    new_spool.refuse(directory)
     wanted = _wanted(args, directory)
     _refuse(wanted)
-    former = making.former(directory)
-    making.make(wanted)
+    former = new_spool.former(directory)
+    new_spool.make(wanted)
     _trust(wanted)
     print(*map(escape, _made(wanted, former=former)), sep="\n")
     return 0
 
 
-def _serviced(args: argparse.Namespace, directory: Path) -> Wanted:
+def _serviced(args: argparse.Namespace, directory: Path) -> NewSpool:
     """Return what is wanted of the system's service, which has no user's variables."""
     if args.key_env is not None:
         raise UsageError("a service of the system has no variables of yours: give a --key-file")
     return _wanted(args, directory, ask_key=False)
 
 
-def _wanted(args: argparse.Namespace, directory: Path, *, ask_key: bool = True) -> Wanted:
+def _wanted(args: argparse.Namespace, directory: Path, *, ask_key: bool = True) -> NewSpool:
     """Return what is wanted: as given, as answered, else as usual."""
     asks = sys.stdin.isatty() and sys.stdout.isatty()
     if args.base_url and not args.model:
         raise UsageError("--base-url goes with --model PROVIDER/MODEL")
     try:
-        model = args.model or (asks and _ask_model()) or Agent().model
+        model = args.model or (asks and _ask_model()) or AgentSection().model
         if not _MODEL.fullmatch(model):
             raise UsageError(f"--model {escape(model)}: {_unnamed(model)}")
         provider = model.partition("/")[0]
@@ -115,10 +117,10 @@ def _wanted(args: argparse.Namespace, directory: Path, *, ask_key: bool = True) 
     except EOFError:
         raise UsageError("nothing was made") from None
     if agents is False:
-        agents = Pool().processes
-    if not 1 <= agents <= _MOST:
-        raise UsageError(f"--agents is a number from 1 to {_MOST:,}")
-    return Wanted(
+        agents = PoolSection().processes
+    if not 1 <= agents <= _MAX_AGENTS:
+        raise UsageError(f"--agents is a number from 1 to {_MAX_AGENTS:,}")
+    return NewSpool(
         directory=directory,
         model=model,
         base_url=base_url,
@@ -149,7 +151,7 @@ def _file(path: str) -> str:
 
 
 def _ask_model() -> str:
-    usual = Agent().model
+    usual = AgentSection().model
     print(f"batchd knows {', '.join(PRESETS)}; others need an address.")
     while True:
         answer = input(f"Which model does the work? PROVIDER/MODEL [{usual}]: ").strip() or usual
@@ -161,7 +163,7 @@ def _ask_model() -> str:
 def _unnamed(model: str) -> str:
     """Return what to write in place of a model's bare name: who sells it stands before it."""
     sold = [f"{seller}/{model}" for seller in PRESETS if model in pricing.names(seller)]
-    return f"it is PROVIDER/MODEL, as in {sold[0] if sold else Agent().model}"
+    return f"it is PROVIDER/MODEL, as in {sold[0] if sold else AgentSection().model}"
 
 
 def _ask_key(provider: str, usual: str) -> tuple[str, str]:
@@ -180,15 +182,15 @@ def _ask_key(provider: str, usual: str) -> tuple[str, str]:
 
 
 def _ask_agents() -> int:
-    usual = Pool().processes
+    usual = PoolSection().processes
     while True:
         answer = input(f"How many tasks at a time? [{usual}]: ").strip() or str(usual)
-        if answer.isascii() and answer.isdecimal() and 1 <= int(answer[:5]) <= _MOST:
+        if answer.isascii() and answer.isdecimal() and 1 <= int(answer[:5]) <= _MAX_AGENTS:
             return int(answer)
-        print(f"It is a number from 1 to {_MOST:,}.")
+        print(f"It is a number from 1 to {_MAX_AGENTS:,}.")
 
 
-def _refuse(wanted: Wanted) -> None:
+def _refuse(wanted: NewSpool) -> None:
     """Refuse what would not work, before anything is made. Raises ``BatchdError``."""
     from batchd import visible  # noqa: PLC0415 (loads the sandbox; not for wrong arguments)
 
@@ -202,14 +204,14 @@ def _refuse(wanted: Wanted) -> None:
         raise UsageError(f"nothing was made: {'; '.join(map(str, error.problems))}") from None
     grave = next((found for found in permissions.exposures(settings) if found.grave), None)
     there = next(p for p in (wanted.directory, *wanted.directory.parents) if p.is_dir())
-    if problem := grave or trust.doubt(there, there.stat(), trust.ours()):
+    if problem := grave or trust_lists.doubt(there, there.stat(), trust_lists.ours()):
         raise NotPossibleError(f"nothing was made: {problem}")
 
 
-def _trust(wanted: Wanted) -> None:
+def _trust(wanted: NewSpool) -> None:
     """Have the new configuration count. Raises ``NotPossibleError`` where it does not, with what to do."""
     try:
-        trust.add(str(wanted.directory), os.environ)
+        trust_lists.add(str(wanted.directory), os.environ)
         finding.trusted(wanted.config, os.environ)
     except (BatchdError, OSError) as error:
         raise NotPossibleError(
@@ -218,7 +220,7 @@ def _trust(wanted: Wanted) -> None:
         ) from None
 
 
-def _made(wanted: Wanted, *, former: bool) -> list[str]:
+def _made(wanted: NewSpool, *, former: bool) -> list[str]:
     """Return what was made, and what comes next."""
     key = wanted.key_file or wanted.key_env
     has = "no key" if not key else f"key: {key}"
@@ -228,7 +230,7 @@ def _made(wanted: Wanted, *, former: bool) -> list[str]:
         f"                 {wanted.agents:,} at a time; it counts when batchd runs there",
         "  inbox/         where task files are dropped",
         "  outbox/        where results appear",
-        f"  {making.SAMPLE}    a task file to try it with",
+        f"  {new_spool.SAMPLE}    a task file to try it with",
     ]
     if former:
         lines += ["It goes on with the store that an earlier version left there in .batchd/."]
@@ -244,6 +246,6 @@ def _made(wanted: Wanted, *, former: bool) -> list[str]:
     steps = {
         "batchd check": "what would fail, and the fix",
         "batchd serve": "the daemon, in a terminal of its own",
-        f"batchd submit --wait {making.SAMPLE}": "drops the sample, and shows how it goes",
+        f"batchd submit --wait {new_spool.SAMPLE}": "drops the sample, and shows how it goes",
     }
     return lines + [f"  {command:<36}{what}" for command, what in steps.items()]

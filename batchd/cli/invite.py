@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import socket
 
-from batchd.cli import controlling
+from batchd.cli.support import controlling
 from batchd.control import Invite
 from batchd.errors import UsageError
 from batchd.log import escape

@@ -8,13 +8,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from batchd.cli import common, printing
+from batchd.cli.display import event_printers, formatting
 from batchd.events import Event
 from batchd.log import escape
 from batchd.observe.snapshot import Unseen, ask
 from batchd.observe.words import moment
 from batchd.records import Ref
-from batchd.store.reader import Reader
+from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow
 
 #: Seconds between two looks with ``-f``.
@@ -38,13 +38,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the journal in the order of time."""
-    state = common.state_directory(args.config)
-    with Reader(common.store_path(state)) as reader:
-        batch, task = common.target(reader, args.target)
+    state = formatting.state_directory(args.config)
+    with StoreReader(formatting.store_path(state)) as reader:
+        batch, task = formatting.target(reader, args.target)
         if not batch:
             return 0
         if args.follow and ask(state) is Unseen.ABSENT and not _ended(reader, batch, task):
-            common.complain(
+            formatting.complain(
                 "No daemon runs; more comes once `batchd serve` starts. Ctrl-C ends this."
             )
         with _printer(args, reader, state, batch, task) as printer:
@@ -54,7 +54,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _follow(reader: Reader, batch: str, task: str, printer: printing.Printer, *, on: bool) -> bool:
+def _follow(
+    reader: StoreReader, batch: str, task: str, printer: event_printers.Printer, *, on: bool
+) -> bool:
     """Print what there is, and what comes for as long as that is wanted; return whether there was anything."""
     seen: dict[str, int] = {}
     known, took_s = -1, 0.0
@@ -71,19 +73,19 @@ def _follow(reader: Reader, batch: str, task: str, printer: printing.Printer, *,
         time.sleep(max(_POLL_S, _SHARE * took_s))
 
 
-def _ended(reader: Reader, batch: str, task: str) -> bool:
+def _ended(reader: StoreReader, batch: str, task: str) -> bool:
     """Return whether there is nothing more to come; before what there is was read."""
     return reader.task(Ref(batch, task)).status.final if task else not reader.unfinished(batch)
 
 
 def _printer(
-    args: argparse.Namespace, reader: Reader, state: Path, batch: str, task: str
-) -> printing.Printer:
+    args: argparse.Namespace, reader: StoreReader, state: Path, batch: str, task: str
+) -> event_printers.Printer:
     if args.json:
-        return printing.Json()
+        return event_printers.JsonPrinter()
     if args.lines or not task:
-        return printing.Lines(reader.lengths(batch, task))
-    return printing.Conversation(reader, state, full=args.full)
+        return event_printers.LinePrinter(reader.lengths(batch, task))
+    return event_printers.ConversationPrinter(reader, state, full=args.full)
 
 
 def _silence(row: BatchRow) -> str:
@@ -100,7 +102,7 @@ def _silence(row: BatchRow) -> str:
 
 
 def _fresh(
-    reader: Reader, batch: str, task: str, seen: dict[str, int]
+    reader: StoreReader, batch: str, task: str, seen: dict[str, int]
 ) -> Iterator[tuple[Ref, Event]]:
     """Yield the events that came since the last look, by their time."""
     found: list[tuple[float, Ref, Event]] = []

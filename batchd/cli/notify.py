@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 from batchd import config
-from batchd.cli import common, tables
-from batchd.cli.common import coloured
+from batchd.cli.display import formatting, tables
+from batchd.cli.display.formatting import coloured
 from batchd.errors import DeliveryError, UsageError
 from batchd.log import escape
 from batchd.notify import channels
-from batchd.notify.channels import Target
+from batchd.notify.channels import ReceiverTarget
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("no receiver is configured: see [notify.NAME] in config.toml")
     outcomes = asyncio.run(_try(wanted))
     if args.json:
-        common.print_json([{"receiver": n, "ok": ok, "answer": a} for n, ok, a in outcomes])
+        formatting.print_json([{"receiver": n, "ok": ok, "answer": a} for n, ok, a in outcomes])
     else:
         for name, ok, answer in outcomes:
             verdict = "ok" if ok else "failed"
@@ -51,11 +51,11 @@ def run(args: argparse.Namespace) -> int:
     return 0 if all(ok for _, ok, _ in outcomes) else 3
 
 
-async def _try(targets: list[Target]) -> list[tuple[str, bool, str]]:
+async def _try(targets: list[ReceiverTarget]) -> list[tuple[str, bool, str]]:
     """Send each a test, all at once; return their names, whether it worked, and what came back."""
     from batchd.notify import happened, message  # noqa: PLC0415 (only where something is sent)
 
-    async def one(target: Target) -> tuple[str, bool, str]:
+    async def one(target: ReceiverTarget) -> tuple[str, bool, str]:
         event = message.clean(happened.test(target.name), target.masker)
         try:
             return target.name, True, await channels.send(target, message.compose([event]))
@@ -65,13 +65,13 @@ async def _try(targets: list[Target]) -> list[tuple[str, bool, str]]:
     return await asyncio.gather(*map(one, targets))
 
 
-def _show(settings: config.Config, targets: list[Target], *, as_json: bool) -> None:
-    from batchd.notify.waiting import Waiting  # noqa: PLC0415 (msgspec)
+def _show(settings: config.Config, targets: list[ReceiverTarget], *, as_json: bool) -> None:
+    from batchd.notify.pending_messages import PendingMessages  # noqa: PLC0415 (msgspec)
 
     state = Path(settings.paths.state)
-    rows = [(t.name, t.settings, Waiting(state, t.name).count()) for t in targets]
+    rows = [(t.name, t.settings, PendingMessages(state, t.name).count()) for t in targets]
     if as_json:
-        common.print_json(
+        formatting.print_json(
             [
                 {"receiver": name, "kind": s.kind, "on": list(s.on), "waiting": waiting}
                 for name, s, waiting in rows

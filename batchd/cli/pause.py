@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from batchd.cli import controlling, scopes
+from batchd.cli.support import controlling, scopes
 from batchd.control import Pause, Paused
 from batchd.observe import words
 from batchd.records import Scope

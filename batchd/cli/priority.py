@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from batchd.cli import controlling
+from batchd.cli.support import controlling
 from batchd.control import Priority
 from batchd.observe import words
 

@@ -8,15 +8,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from batchd.cli import common, controlling, tables
+from batchd.cli.display import formatting, tables
+from batchd.cli.support import controlling
 from batchd.control import Prune
 from batchd.errors import UsageError
 from batchd.log import escape
 from batchd.observe import words
 from batchd.observe.words import moment
-from batchd.spool.removal import Folder
-from batchd.store.reader import Reader
-from batchd.store.rows import Prunable
+from batchd.spool.removal import PublishedFolder
+from batchd.store.reader import StoreReader
+from batchd.store.rows import PrunableBatch
 
 _DAY_S = 86400.0
 
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     if not 0 <= args.older_than < 1e6:  # noqa: PLR2004 (no store is that old)
         raise UsageError("--older-than wants a number of days, from 0 on")
     if not args.yes:
-        store = common.store_path(common.state_directory(args.config))
+        store = formatting.store_path(formatting.state_directory(args.config))
         return _show(_found(store, args), outbox=args.outbox, as_json=args.json)
     answer = controlling.ask(
         args.config, Prune(older_than_days=args.older_than, outbox=args.outbox)
@@ -63,19 +64,20 @@ def run(args: argparse.Namespace) -> int:
     return 1 if answer.problems else 0
 
 
-def _found(store: Path, args: argparse.Namespace) -> list[tuple[Prunable, int]]:
+def _found(store: Path, args: argparse.Namespace) -> list[tuple[PrunableBatch, int]]:
     """Return the batches of which something would go, each with the size of its folder."""
     if not store.exists():
         return []
-    with Reader(store) as reader:
+    with StoreReader(store) as reader:
         rows = reader.prunable(time.time() - args.older_than * _DAY_S)
     sized = [
-        (r, (Folder(r.batch.outbox, r.batch.name).size() if args.outbox else None)) for r in rows
+        (r, (PublishedFolder(r.batch.outbox, r.batch.name).size() if args.outbox else None))
+        for r in rows
     ]
     return [(r, size or 0) for r, size in sized if r.stored or size is not None]
 
 
-def _show(found: list[tuple[Prunable, int]], *, outbox: bool, as_json: bool) -> int:
+def _show(found: list[tuple[PrunableBatch, int]], *, outbox: bool, as_json: bool) -> int:
     fields: list[dict[str, Any]] = [
         {
             "batch": row.batch.name,
@@ -87,7 +89,7 @@ def _show(found: list[tuple[Prunable, int]], *, outbox: bool, as_json: bool) -> 
         for row, size in found
     ]
     if as_json:
-        common.print_json({"dry_run": True, "batches": fields})
+        formatting.print_json({"dry_run": True, "batches": fields})
         return 0
     if not found:
         print("Nothing to prune.")

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 from batchd import config
-from batchd.cli import common
+from batchd.cli.display import formatting
 from batchd.errors import NotPossibleError
 from batchd.log import escape
-from batchd.store.reader import Reader
+from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow
 
 
@@ -19,8 +19,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("batch", nargs="*", metavar="BATCH", help="else the newest one")
     days = "batches at work on this day or {}, in UTC: 2026-11-24, today, yesterday"
-    parser.add_argument("--since", type=common.day, metavar="DAY", help=days.format("later"))
-    parser.add_argument("--until", type=common.day, metavar="DAY", help=days.format("earlier"))
+    parser.add_argument("--since", type=formatting.day, metavar="DAY", help=days.format("later"))
+    parser.add_argument("--until", type=formatting.day, metavar="DAY", help=days.format("earlier"))
     parser.add_argument(
         "-o",
         "--output",
@@ -36,22 +36,22 @@ def run(args: argparse.Namespace) -> int:
     """Make a report, and say where it lies."""
     from batchd.report import gathering  # noqa: PLC0415 (`--help` need not load SQLite)
 
-    with Reader(common.store_path(common.state_directory(args.config))) as reader:
+    with StoreReader(formatting.store_path(formatting.state_directory(args.config))) as reader:
         batches = gathering.chosen(reader, tuple(args.batch), args.since, args.until)
         if args.csv:
             return _csv(reader, batches, args.output)
         return _page(reader, batches, args)
 
 
-def _page(reader: Reader, batches: list[BatchRow], args: argparse.Namespace) -> int:
-    from batchd.report import gathering, job, making  # noqa: PLC0415 (as above)
+def _page(reader: StoreReader, batches: list[BatchRow], args: argparse.Namespace) -> int:
+    from batchd.report import building, gathering, report_job  # noqa: PLC0415 (as above)
 
     target = _target(batches, args.output)
     for batch in batches:
-        common.complain(gathering.missing(batch))
+        formatting.complain(gathering.missing(batch))
     beside = target.parent if target else Path.cwd()
-    style = job.style(config.load(args.config))
-    data = making.make(reader, batches, beside.absolute(), style)
+    style = report_job.style(config.load(args.config))
+    data = building.make(reader, batches, beside.absolute(), style)
     if target is None:
         sys.stdout.buffer.write(data)
         return 0
@@ -87,7 +87,7 @@ def _target(batches: list[BatchRow], given: str | None) -> Path | None:
     return Path(first.batch.folder, "report.html")
 
 
-def _csv(reader: Reader, batches: list[BatchRow], given: str | None) -> int:
+def _csv(reader: StoreReader, batches: list[BatchRow], given: str | None) -> int:
     from batchd.report import gathering, sheet  # noqa: PLC0415 (as above)
 
     gathered = [gathering.Gathered(reader, batch) for batch in batches]
@@ -96,5 +96,5 @@ def _csv(reader: Reader, batches: list[BatchRow], given: str | None) -> int:
         if given not in {None, "-"}:
             file = Path(str(given)).open("w", encoding="utf-8", newline="")  # noqa: SIM115 (the stack closes it)
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(file)))
-        common.print_csv(tuple(sheet.COLUMNS), records)
+        formatting.print_csv(tuple(sheet.COLUMNS), records)
     return 0

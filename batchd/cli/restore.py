@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchd import config
-from batchd.cli import common
+from batchd.cli.display import formatting
 from batchd.errors import NotPossibleError, UsageError
 from batchd.log import escape
 from batchd.observe.words import counted, money
 from batchd.spool import home
 
 if TYPE_CHECKING:
-    from batchd.daemon.reconcile import Plan
+    from batchd.daemon.reconcile import ReconcilePlan
 
 #: Lines of each kind that people are shown; `--json` has all.
 _SHOWN = 20
@@ -60,9 +60,9 @@ def run(args: argparse.Namespace) -> int:
     from batchd.daemon import lock, reconcile  # noqa: PLC0415 (`--help` need not load the daemon)
     from batchd.store import restoring  # noqa: PLC0415
 
-    settings = common.settings(args.config)
+    settings = formatting.settings(args.config)
     state = Path(settings.paths.state)
-    path = common.store_path(state)
+    path = formatting.store_path(state)
     if bool(args.backup) + args.new + args.as_is > 1:
         raise UsageError("a BACKUP, --new and --as-is exclude each other")
     source = args.backup or path
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     finally:
         lock.release(held)
     if args.json:
-        common.print_json(_fields(plan, source, former, done=args.yes))
+        formatting.print_json(_fields(plan, source, former, done=args.yes))
     else:
         if plan.others and not args.yes:
             print(f"{escape(_strange(plan, settings))}\n")
@@ -100,7 +100,7 @@ def _as_is(state: Path, *, do: bool, as_json: bool) -> int:
     if do:
         home.settle(state)
     if as_json:
-        common.print_json({"done": do, "home": str(state.resolve())})
+        formatting.print_json({"done": do, "home": str(state.resolve())})
     else:
         print(escape(f"{state} {'is' if do else 'would become'} the home of this state directory."))
         if not do:
@@ -108,7 +108,7 @@ def _as_is(state: Path, *, do: bool, as_json: bool) -> int:
     return 0
 
 
-def _strange(plan: Plan, settings: config.Config) -> str:
+def _strange(plan: ReconcilePlan, settings: config.Config) -> str:
     """Return why a backup seems to be another spool's, or where else it would write, and what to say if that is right."""
     if not plan.elsewhere:
         listed = ", ".join(plan.others[:_SHOWN])
@@ -123,7 +123,7 @@ def _strange(plan: Plan, settings: config.Config) -> str:
     )
 
 
-async def _work(draft: Path, settings: config.Config, *, do: bool, moved: bool) -> Plan:
+async def _work(draft: Path, settings: config.Config, *, do: bool, moved: bool) -> ReconcilePlan:
     """Return the plan, carried out on the draft if it is to be. Raises ``UsageError`` for another spool's."""
     from batchd.daemon import reconcile  # noqa: PLC0415 (as above)
     from batchd.store import Store  # noqa: PLC0415
@@ -140,7 +140,9 @@ async def _work(draft: Path, settings: config.Config, *, do: bool, moved: bool) 
     return plan
 
 
-def _fields(plan: Plan, source: Path, former: Path | None, *, done: bool) -> dict[str, Any]:
+def _fields(
+    plan: ReconcilePlan, source: Path, former: Path | None, *, done: bool
+) -> dict[str, Any]:
     """Return the plan as JSON has it."""
     return {
         "done": done,
@@ -168,7 +170,7 @@ def _fields(plan: Plan, source: Path, former: Path | None, *, done: bool) -> dic
     }
 
 
-def _show(plan: Plan, source: Path, former: Path | None, *, done: bool) -> None:
+def _show(plan: ReconcilePlan, source: Path, former: Path | None, *, done: bool) -> None:
     print(escape(f"{source} {'is' if done else 'would become'} the store."))
     found = [f"{f.ref}: {f.event.status}, {money(f.usd)} more in the books" for f in plan.found]
     _list("Results in the outbox that it did not know are imported", found)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from batchd.cli import controlling, scopes
-from batchd.control import Held, Resume, Resumed
-from batchd.observe import parking, words
+from batchd.cli.support import controlling, scopes
+from batchd.control import Resume, ResumedScope, ShownParking
+from batchd.observe import standstill, words
 from batchd.records import Cause, Parking, Scope
 
 
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     return controlling.show(answer, [*lines(scope, name, answer)], json=args.json)
 
 
-def lines(scope: Scope | None, name: str, answer: Resumed) -> Iterator[str]:
+def lines(scope: Scope | None, name: str, answer: ResumedScope) -> Iterator[str]:
     """Yield what the answer says."""
     what, trying, held = words.named(scope or "", name), answer.trying, answer.held
     everything = scope in {None, Scope.ALL}
@@ -43,10 +43,10 @@ def lines(scope: Scope | None, name: str, answer: Resumed) -> Iterator[str]:
         yield f"{asked} is tried with one call first; once it answers, its tasks go on"
     if held:
         yield "Still parked:" if everything else "It still waits:"
-        yield from parking.lines(_parking(each) for each in held)
+        yield from standstill.lines(_parking(each) for each in held)
 
 
-def _parking(held: Held) -> Parking:
+def _parking(held: ShownParking) -> Parking:
     return Parking(
         scope=Scope(held.scope),
         name=held.name,

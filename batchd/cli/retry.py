@@ -7,14 +7,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from batchd.cli import common, controlling
+from batchd.cli.display import formatting
+from batchd.cli.support import controlling
 from batchd.control import Retried, Retry
 from batchd.errors import BatchdError, UsageError
 from batchd.observe import words
 from batchd.observe.snapshot import Unseen, ask
-from batchd.records import Ref, Status
+from batchd.records import Ref, TaskStatus
 from batchd.spool.ulid import ulid
-from batchd.store.reader import Reader
+from batchd.store.reader import StoreReader
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         # As of a variable that is not set: with the tasks' own models it would be another order.
         raise UsageError("--model is empty: it wants PROVIDER/MODEL, as in openai/gpt-6-luna")
     if not (args.failed or args.yes or args.json or _wanted(args.config, given)):
-        common.complain("nothing runs again; --failed takes only what did not complete")
+        formatting.complain("nothing runs again; --failed takes only what did not complete")
         return 2
     # The mark makes sure that an order whose answer is lost, and which is given again, is one.
     answer = controlling.ask(
@@ -47,9 +48,9 @@ def run(args: argparse.Namespace) -> int:
     )
     code = controlling.show(answer, lines(answer), json=args.json)
     if answer.runs and not args.json:
-        state = common.state_directory(args.config)
+        state = formatting.state_directory(args.config)
         if ask(state) is Unseen.ABSENT:
-            common.complain("No daemon runs; they wait until `batchd serve` starts.")
+            formatting.complain("No daemon runs; they wait until `batchd serve` starts.")
     return code
 
 
@@ -58,8 +59,8 @@ def _wanted(file: Path | None, targets: Sequence[str]) -> bool:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return True
     try:
-        with Reader(common.store_path(common.state_directory(file))) as reader:
-            count = sum(_completed(reader, *common.split_target(target)) for target in targets)
+        with StoreReader(formatting.store_path(formatting.state_directory(file))) as reader:
+            count = sum(_completed(reader, *formatting.split_target(target)) for target in targets)
     except BatchdError:
         return True  # the order itself says what is wrong
     if not count:
@@ -72,11 +73,11 @@ def _wanted(file: Path | None, targets: Sequence[str]) -> bool:
         return False
 
 
-def _completed(reader: Reader, batch: str, task: str) -> int:
+def _completed(reader: StoreReader, batch: str, task: str) -> int:
     """Return how many tasks of a target have completed."""
     if not task:
         return reader.batch(batch).completed
-    return int(reader.task(Ref(batch, task)).status is Status.COMPLETED)
+    return int(reader.task(Ref(batch, task)).status is TaskStatus.COMPLETED)
 
 
 def lines(answer: Retried) -> list[str]:

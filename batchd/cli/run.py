@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 
 from batchd import config, sealing
-from batchd.cli.standby import Standby, ahead
+from batchd.cli.runs.standby import Standby, ahead
 from batchd.errors import UsageError
 
 
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         if number is not None and number < 1:
             raise UsageError(f"{option} wants a number from 1 on, not {number}")
     if not args.files:
-        from batchd.cli import run_questions  # noqa: PLC0415 (for who answers)
+        from batchd.cli.runs import run_questions  # noqa: PLC0415 (for who answers)
 
         run_questions.ask(args, settings)
     if args.here:
@@ -56,6 +56,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _worked(args: argparse.Namespace, settings: config.Config, standby: Standby | None) -> int:
-    from batchd.cli import working  # noqa: PLC0415 (what it loads, it loads beside the daemon)
+    from batchd.cli.runs import working  # noqa: PLC0415 (what it loads, it loads beside the daemon)
 
     return working.work(args, settings, standby)

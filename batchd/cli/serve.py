@@ -10,14 +10,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from batchd import config, imports, log, sealing
-from batchd.cli import common
+from batchd.cli.display import formatting
 from batchd.config import own
-from batchd.control import Line
+from batchd.control import CheckLine
 from batchd.errors import BatchdError, SpoolLockedError
 from batchd.fitting import columns_of, hanging
 from batchd.log import escape
 from batchd.observe import words
-from batchd.pool import server
+from batchd.pool import fork_server
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,17 +34,17 @@ def run(args: argparse.Namespace) -> int:
     # Until there is somebody to read the configuration again it waits, and does not end us.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     sealing.seal()
-    settings = common.settings(args.config)
+    settings = formatting.settings(args.config)
     sealing.forget(settings.variables())
-    server.warm(Path(settings.paths.state, "pool"))
+    fork_server.warm(Path(settings.paths.state, "pool"))
     try:
         _serve(args, settings)
     except SpoolLockedError as error:
-        server.abandon()
+        fork_server.abandon()
         fix = "`batchd status` says what it does; wait for its end, or have it end (SIGTERM)"
         raise SpoolLockedError(f"{error}: {fix}") from None
     except BatchdError:
-        server.abandon()
+        fork_server.abandon()
         raise
     if sys.stderr.isatty():
         print("Stopped; `batchd serve` goes on from here.", file=sys.stderr)
@@ -59,7 +59,7 @@ def _serve(args: argparse.Namespace, settings: config.Config) -> None:
         from batchd.daemon import Daemon  # noqa: PLC0415
         from batchd.daemon import run as run_daemon  # noqa: PLC0415
         from batchd.notify import channels  # noqa: PLC0415
-        from batchd.notify.listener import Notifications  # noqa: PLC0415
+        from batchd.notify.notifications import Notifications  # noqa: PLC0415
         from batchd.report.maker import ReportMaker  # noqa: PLC0415
     # The file that was found at the start: were it gone, another one, or none, would lift its limits.
     file = Path(settings.file) if settings.file else args.config
@@ -96,8 +96,10 @@ def _greeting(settings: config.Config) -> Iterator[str]:
     yield "Ctrl-C stops: tasks go on at the next start. A second one ends at once."
 
 
-def _look(settings: config.Config, *, offline: bool, models: Iterable[str] = ()) -> Iterator[Line]:
+def _look(
+    settings: config.Config, *, offline: bool, models: Iterable[str] = ()
+) -> Iterator[CheckLine]:
     """Look at everything for ``batchd check``; what that takes is loaded when it is first asked for."""
-    from batchd.cli import looks  # noqa: PLC0415 (an idle daemon has no need of it)
+    from batchd.cli.support import looks  # noqa: PLC0415 (an idle daemon has no need of it)
 
     return looks.lines(settings, offline=offline, models=models)

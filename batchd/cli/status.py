@@ -11,22 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from batchd import config
-from batchd.cli import cautions, common, one_task, refusals, status_tables, tables
-from batchd.cli.asking import Asking, parkings, shown
-from batchd.control import Standing, fields, members
-from batchd.control.standing import Fetching
+from batchd.cli.display import formatting, one_task, status_tables, tables, trigger_warnings
+from batchd.cli.support import startup_refusals
+from batchd.cli.support.member_reader import MemberReader, parkings, shown
+from batchd.control import DaemonStatus, fields, members
+from batchd.control.status import Fetching
 from batchd.log import escape
-from batchd.observe import ending, parking, troubles, versions, words
+from batchd.observe import retiring_models, standstill, trouble_texts, versions, words
 from batchd.observe.snapshot import Unseen, ask
-from batchd.observe.waiting import Waiting
+from batchd.observe.wait_reasons import WaitReasons
 from batchd.observe.words import moment
-from batchd.records import Parking, Ref, Status
+from batchd.records import Parking, Ref, TaskStatus
 from batchd.spool.settle import ignorable
-from batchd.store.reader import Reader
+from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow, TaskRow
 
 #: More batches than any store has, and SQLite can count.
-_MOST = 10**15
+_ALL_BATCHES = 10**15
 #: Of larger batches the first tasks' prompts are shown: to read them takes time.
 _MOST_PROMPTS = 2_000
 
@@ -40,29 +41,29 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show how things stand."""
-    state = common.state_directory(args.config)
+    state = formatting.state_directory(args.config)
     if members.barred(state):
         return _as_member(state, args)
     daemon = ask(state)
-    if isinstance(daemon, Standing):
-        common.complain(versions.differs(daemon.version))
-    batch, task = common.split_target(args.target) if args.target else ("", "")
+    if isinstance(daemon, DaemonStatus):
+        formatting.complain(versions.differs(daemon.version))
+    batch, task = formatting.split_target(args.target) if args.target else ("", "")
     if daemon is Unseen.ABSENT and not args.json:
-        for refusal in refusals.found(state):
-            common.complain(f"A daemon would not start here: {refusal}.")
-    taken = isinstance(daemon, Standing) and daemon.watching
+        for refusal in startup_refusals.found(state):
+            formatting.complain(f"A daemon would not start here: {refusal}.")
+    taken = isinstance(daemon, DaemonStatus) and daemon.watching
     dropped = 0 if batch or args.json or taken else _dropped(config.load_paths(args.config).inbox)
-    store = common.store_path(state)
+    store = formatting.store_path(state)
     if not batch and not store.exists():
         # Nothing has been dropped yet: that is no error.
         return _overview(daemon, (), [], as_json=args.json, dropped=dropped)
-    with Reader(store) as reader:
+    with StoreReader(store) as reader:
         if task:
             return _task(reader, Ref(batch, task), daemon, as_json=args.json)
         if batch:
             return _batch(reader, batch, daemon, as_json=args.json)
         # One more than is shown, to know whether there are more.
-        last = min(args.last, _MOST)
+        last = min(args.last, _ALL_BATCHES)
         rows = reader.batches(limit=last + 1 if last > 0 else -1)
         shown = rows[:last] if last > 0 else rows
         parked = reader.parked()
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
             prompts=prompts,
         )
         if len(rows) > len(shown) and not args.json:
-            common.say("Older batches are not shown: `batchd status -n 0` shows all.")
+            formatting.say("Older batches are not shown: `batchd status -n 0` shows all.")
         return code
 
 
@@ -91,18 +92,18 @@ def _dropped(inbox: str) -> int:
 
 def _as_member(state: Path, args: argparse.Namespace) -> int:
     """Show what the daemon says to its group: the store is its user's."""
-    batch, task = common.split_target(args.target) if args.target else ("", "")
+    batch, task = formatting.split_target(args.target) if args.target else ("", "")
     if task:
         raise members.forbidden(f"what task {escape(args.target)} does", state)
-    asked, last = Asking(state), args.last if 0 < args.last < _MOST else _MOST
+    asked, last = MemberReader(state), args.last if 0 < args.last < _ALL_BATCHES else _ALL_BATCHES
     daemon = asked.standing(batch=batch) if batch else asked.standing(last=last)
-    common.complain(versions.differs(daemon.version))
+    formatting.complain(versions.differs(daemon.version))
     rows = [*map(shown, daemon.rows)]
     parked = tuple(parkings(daemon.parked))
     if not batch:
         return _overview(daemon, parked, rows, as_json=args.json)
     if args.json:
-        common.print_json({**_fields(rows[0]), "daemon_runs": True})
+        formatting.print_json({**_fields(rows[0]), "daemon_runs": True})
     else:
         print(*status_tables.batches(rows), sep="\n")
         print(f"Results: {escape(rows[0].batch.folder)}/")
@@ -110,7 +111,7 @@ def _as_member(state: Path, args: argparse.Namespace) -> int:
 
 
 def _overview(
-    daemon: Standing | Unseen,
+    daemon: DaemonStatus | Unseen,
     parked: Sequence[Parking],
     rows: list[BatchRow],
     *,
@@ -123,32 +124,32 @@ def _overview(
     if as_json:
         batches = [_fields(r) for r in rows]
         waits = [dataclasses.asdict(p) for p in parked]
-        common.print_json({"daemon": _json(daemon), "parked": waits, "batches": batches})
+        formatting.print_json({"daemon": _json(daemon), "parked": waits, "batches": batches})
         return 0
-    common.say(_standing(daemon, waiting=any(r.finished < r.tasks for r in rows)))
+    formatting.say(_standing(daemon, waiting=any(r.finished < r.tasks for r in rows)))
     if dropped:
-        common.say(
+        formatting.say(
             f"{words.counted(dropped, 'file')} in the inbox; `batchd serve` takes what is dropped."
         )
-    if isinstance(daemon, Standing):
+    if isinstance(daemon, DaemonStatus):
         for trouble in daemon.troubles:
-            common.say(*troubles.lines(trouble))
+            formatting.say(*trouble_texts.lines(trouble))
         for warned in daemon.retiring:
-            common.say(*ending.lines(warned))
-    common.say(*_fetching(daemon), *parking.lines(parked, idle))
+            formatting.say(*retiring_models.lines(warned))
+    formatting.say(*_fetching(daemon), *standstill.lines(parked, idle))
     if rows:
         print(*status_tables.batches(rows, prompts), sep="\n")
     return 0
 
 
-def _json(daemon: Standing | Unseen) -> dict[str, Any] | None:
+def _json(daemon: DaemonStatus | Unseen) -> dict[str, Any] | None:
     """Return what the daemon says as JSON has it: nothing is in it where it does not answer; None: there is none."""
-    if isinstance(daemon, Standing):
+    if isinstance(daemon, DaemonStatus):
         return fields(daemon)
     return {} if daemon is Unseen.SILENT else None
 
 
-def _standing(daemon: Standing | Unseen, *, waiting: bool) -> str:
+def _standing(daemon: DaemonStatus | Unseen, *, waiting: bool) -> str:
     """Return what the daemon does; ``waiting``: whether there is something for it to do."""
     if daemon is Unseen.ABSENT:
         rest = "; what has not ended goes on then, where it was" if waiting else ""
@@ -167,11 +168,11 @@ def _standing(daemon: Standing | Unseen, *, waiting: bool) -> str:
     )
 
 
-def _fetching(daemon: Standing | Unseen, batch: str = "") -> list[str]:
+def _fetching(daemon: DaemonStatus | Unseen, batch: str = "") -> list[str]:
     """Return what tasks wait for, those of one batch or all; the store does not know it."""
     return [
         f"Tasks of {each.batch} wait for {_origin(each)}, which is fetched for them, since {moment(each.since)}."
-        for each in (daemon.fetching if isinstance(daemon, Standing) else ())
+        for each in (daemon.fetching if isinstance(daemon, DaemonStatus) else ())
         if batch in {"", each.batch}
     ]
 
@@ -180,70 +181,76 @@ def _origin(each: Fetching) -> str:
     return f"{'a copy of ' if each.kind == 'copy' else ''}{each.source}{each.ref and f' at {each.ref}'}"
 
 
-def _batch(reader: Reader, name: str, daemon: Standing | Unseen, *, as_json: bool) -> int:
+def _batch(reader: StoreReader, name: str, daemon: DaemonStatus | Unseen, *, as_json: bool) -> int:
     tasks = reader.tasks(name)
-    parked = parking.of_batch(reader.parked(), name, tasks)
+    parked = standstill.of_batch(reader.parked(), name, tasks)
     row = reader.batch(name)
     waiting = _waiting(reader, tasks, parked, daemon)
-    found = cautions.read(reader, name)
+    found = trigger_warnings.read(reader, name)
     if as_json:
         waits = [dataclasses.asdict(p) for p in parked]
         rows = [
-            {**_fields(t), "why": waiting.why(t), "runs_code": cautions.field(found, t.ref.task)}
+            {
+                **_fields(t),
+                "why": waiting.why(t),
+                "runs_code": trigger_warnings.field(found, t.ref.task),
+            }
             for t in tasks
         ]
         runs = daemon is not Unseen.ABSENT
-        common.print_json({**_fields(row), "daemon_runs": runs, "waits_for": waits, "tasks": rows})
+        formatting.print_json(
+            {**_fields(row), "daemon_runs": runs, "waits_for": waits, "tasks": rows}
+        )
         return 0
     if isinstance(daemon, Unseen) and row.finished < row.tasks:
-        common.say(_standing(daemon, waiting=True))
+        formatting.say(_standing(daemon, waiting=True))
     print(*status_tables.batches([row]), sep="\n")
     if row.batch.retry_of:
-        common.say(f"A retry of {row.batch.retry_of}.")
+        formatting.say(f"A retry of {row.batch.retry_of}.")
     if row.calls:
-        common.say(f"Prompt cache: {words.from_cache(row.cache_share, row.cache_saved)}.")
-    common.say(*_fetching(daemon, name), *parking.lines(parked))
-    common.say(*(f"  {problem}" for problem in row.problems))
+        formatting.say(f"Prompt cache: {words.from_cache(row.cache_share, row.cache_saved)}.")
+    formatting.say(*_fetching(daemon, name), *standstill.lines(parked))
+    formatting.say(*(f"  {problem}" for problem in row.problems))
     if tasks:
         print(
             "", *status_tables.tasks(tasks, reader.prompts(name, _MOST_PROMPTS), waiting), sep="\n"
         )
-    if warnings := [*cautions.lines(found)]:
-        common.say("", *warnings)
+    if warnings := [*trigger_warnings.lines(found)]:
+        formatting.say("", *warnings)
     return 0
 
 
 def _waiting(
-    reader: Reader,
+    reader: StoreReader,
     tasks: Sequence[TaskRow],
     parked: Sequence[Parking],
-    daemon: Standing | Unseen,
-) -> Waiting:
+    daemon: DaemonStatus | Unseen,
+) -> WaitReasons:
     """Return what says why tasks of one batch wait; ``tasks``: those, and all that they come after."""
     left = {task.ref for task in tasks if not task.status.final}
     begun = reader.begun() if left else ()
     batches = {ref.batch: reader.open_before(ref.batch) for ref in [*left][:1]}
     runs = daemon is not Unseen.ABSENT
-    return Waiting(parked, begun, left, earlier=batches, daemon=runs)
+    return WaitReasons(parked, begun, left, earlier=batches, daemon=runs)
 
 
-def _task(reader: Reader, ref: Ref, daemon: Standing | Unseen, *, as_json: bool) -> int:
+def _task(reader: StoreReader, ref: Ref, daemon: DaemonStatus | Unseen, *, as_json: bool) -> int:
     row = reader.task(ref)
     others = [reader.task(Ref(ref.batch, name)) for name in row.after]
     waiting = _waiting(reader, [row, *others], reader.parked(), daemon)
     why = waiting.why(row)
-    found = cautions.read(reader, ref.batch, ref.task)
+    found = trigger_warnings.read(reader, ref.batch, ref.task)
     if as_json:
-        runs_code = cautions.field(found, ref.task)
+        runs_code = trigger_warnings.field(found, ref.task)
         more = {"why": why, "daemon_runs": daemon is not Unseen.ABSENT, "runs_code": runs_code}
-        common.print_json({**_fields(row), **more})
+        formatting.print_json({**_fields(row), **more})
         return 0
     print(*tables.facts(one_task.facts(reader, row, why)), sep="\n")
-    if row.status is Status.QUEUED:
-        common.say(*_fetching(daemon, ref.batch))
+    if row.status is TaskStatus.QUEUED:
+        formatting.say(*_fetching(daemon, ref.batch))
     if not row.status.final:
-        common.say(*parking.lines(waiting.parkings(row)))
-    common.say(*cautions.lines(found))
+        formatting.say(*standstill.lines(waiting.parkings(row)))
+    formatting.say(*trigger_warnings.lines(found))
     return 0
 
 

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from batchd import config, control
-from batchd.cli import common, ending, given, progress, trial
-from batchd.cli.asking import Asking
-from batchd.cli.dropped import Mine, doubts
-from batchd.cli.progress import Books
+from batchd.cli.display import formatting, progress
+from batchd.cli.display.progress import ProgressSource
+from batchd.cli.runs import batch_ends, given_files, trial
+from batchd.cli.runs.dropped_batch import DroppedBatch, doubts
+from batchd.cli.support.member_reader import MemberReader
 from batchd.config import own
 from batchd.control import members
 from batchd.errors import (
@@ -29,7 +30,7 @@ from batchd.errors import (
 from batchd.log import escape
 from batchd.observe import versions, words
 from batchd.spool import inbox
-from batchd.store.reader import Reader
+from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow
 
 #: How long a daemon may be away (a restart, say) before that is reported to the user who waits.
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         if args.first < 1:
             raise UsageError(f"--first wants a number from 1 on, not {args.first}")
         data = trial.cut(filename, data, args.first, settings)
-    tasks = given.parsed(data, filename, settings).tasks
+    tasks = given_files.parsed(data, filename, settings).tasks
     if args.wait and not alive:
         raise NoDaemonError(
             f"no daemon runs on {state}, so nothing was dropped: start `batchd serve`, or drop it "
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         visible.refuse(settings)
     newest = _newest_known(state, sure=args.wait) if alive else None
     path = inbox.drop(Path(settings.paths.inbox), filename, data)
-    mine = None if newest is None else Mine(newest, path.name, data, tasks)
+    mine = None if newest is None else DroppedBatch(newest, path.name, data, tasks)
     if args.wait and mine is not None:
         return _wait(settings, mine, as_json=args.json)
     found = _soon(state, mine) if mine is not None else None
@@ -94,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         taken: dict[str, Any] = {} if found is None else {"batch": found[0].batch.name}
         if found is not None and refused:
             taken |= {"problems": [str(problem) for problem in found[0].problems]}
-        common.print_json({"file": str(path), "tasks": len(tasks), "daemon": alive, **taken})
+        formatting.print_json({"file": str(path), "tasks": len(tasks), "daemon": alive, **taken})
     else:
         print(escape(f"{path}: {words.counted(len(tasks), 'task')}"))
         _say_when(state, found, alive=alive)
@@ -104,19 +105,19 @@ def run(args: argparse.Namespace) -> int:
 def _say_when(state: Path, found: tuple[BatchRow, list[str]] | None, *, alive: bool) -> None:
     """Say under which name a file is taken up, why it is refused, or what it waits for."""
     if not alive:
-        common.complain(f"{_unwatched(state)}; the file waits until `batchd serve` starts.")
+        formatting.complain(f"{_unwatched(state)}; the file waits until `batchd serve` starts.")
     elif found is not None:
         row, cautions = found
         name = row.batch.name
         if row.problems:
             for line in (f"Refused, as {name}:", *map(str, row.problems)):
-                common.complain(line)
+                formatting.complain(line)
             return
         print(f"Taken up as {name}: batchd status {name}")
         for line in cautions:
-            common.complain(line)
+            formatting.complain(line)
     elif _draining(state):
-        common.complain("The daemon is ending; the file waits until it is started again.")
+        formatting.complain("The daemon is ending; the file waits until it is started again.")
 
 
 def _newest_known(state: Path, *, sure: bool) -> str | None:
@@ -129,7 +130,7 @@ def _newest_known(state: Path, *, sure: bool) -> str | None:
         return None
 
 
-def _soon(state: Path, mine: Mine) -> tuple[BatchRow, list[str]] | None:
+def _soon(state: Path, mine: DroppedBatch) -> tuple[BatchRow, list[str]] | None:
     """Return the batch that a file becomes, and what is doubtful of it; None: that takes longer than somebody waits."""
     deadline = time.monotonic() + _SOON_S
     # Where nothing was ever taken up there is no store yet; what is wrong with one, `status` says.
@@ -159,7 +160,7 @@ def _given(args: argparse.Namespace, settings: config.Config) -> tuple[str, byte
         return name if known else f"{name}.json", sys.stdin.buffer.read()
     path = Path(args.file)
     name = f"{args.name}{path.suffix}" if args.name else path.name
-    return name, given.read_file(args.file, settings)
+    return name, given_files.read_file(args.file, settings)
 
 
 def _prompted(args: argparse.Namespace) -> bytes:
@@ -188,7 +189,7 @@ def _alive(state: Path, *, heed: bool = False) -> bool:
     except NoDaemonError:
         return False
     if heed:
-        common.complain(versions.differs(answer.version))
+        formatting.complain(versions.differs(answer.version))
     return answer.watching  # one that works for a `run` takes no files
 
 
@@ -208,7 +209,7 @@ def _unwatched(state: Path) -> str:
 
 
 def _newest(state: Path) -> str:
-    if not members.barred(state) and not common.store_path(state).exists():
+    if not members.barred(state) and not formatting.store_path(state).exists():
         return ""
     with _books(state) as books:
         rows = books.batches(limit=1)
@@ -216,31 +217,31 @@ def _newest(state: Path) -> str:
 
 
 @contextlib.contextmanager
-def _books(state: Path) -> Iterator[Books]:
+def _books(state: Path) -> Iterator[ProgressSource]:
     """Give what says how batches do: the store, or the daemon, to a member of its group who may not read that."""
     if members.barred(state):
-        yield Asking(state)
+        yield MemberReader(state)
         return
-    with Reader(common.store_path(state)) as reader:
+    with StoreReader(formatting.store_path(state)) as reader:
         yield reader
 
 
-def _wait(settings: config.Config, mine: Mine, *, as_json: bool) -> int:
+def _wait(settings: config.Config, mine: DroppedBatch, *, as_json: bool) -> int:
     state = Path(settings.paths.state)
     with _books(state) as reader:
-        patience = Patience(state)
+        patience = WaitLimit(state)
 
         def ended(rows: Sequence[BatchRow]) -> bool:
             patience.check()
             return bool(rows) and all(r.published_at is not None for r in rows)
 
         try:
-            progress.follow(progress.Watch(reader, mine.find), ended, quiet=as_json)
+            progress.follow(progress.ProgressWatch(reader, mine.find), ended, quiet=as_json)
         except KeyboardInterrupt:
             print(_goes_on(mine.name, alive=_alive(state)), file=sys.stderr)
             raise
         (row,) = mine.find(reader)
-    return ending.report([row], as_json=as_json)
+    return batch_ends.report([row], as_json=as_json)
 
 
 def _goes_on(name: str, *, alive: bool) -> str:
@@ -252,7 +253,7 @@ def _goes_on(name: str, *, alive: bool) -> str:
     return f"The daemon goes on with it: batchd status {name}; to end it: batchd cancel {name}."
 
 
-class Patience:
+class WaitLimit:
     """Ends the waiting when the daemon stays away."""
 
     def __init__(self, state: Path) -> None:

@@ -7,14 +7,14 @@ import dataclasses
 import os
 from pathlib import Path
 
-from batchd.cli import common, tables
-from batchd.config import finding, foreign, trust
+from batchd.cli.display import formatting, tables
+from batchd.config import finding, foreign, trust_lists
 from batchd.errors import ConfigError, UsageError
 from batchd.log import escape
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Row:
+class TrustedDirectory:
     """A directory on a list, and what is wrong with its configuration, if anything."""
 
     directory: str
@@ -29,7 +29,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", nargs="*", metavar="DIR", help="none: shows what is trusted")
     parser.add_argument("--remove", action="store_true", help="trust it no longer")
     parser.add_argument(
-        "--system", action="store_true", help=f"for all users: {trust.SYSTEM / trust.NAME}"
+        "--system",
+        action="store_true",
+        help=f"for all users: {trust_lists.SYSTEM / trust_lists.NAME}",
     )
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.epilog = (
@@ -46,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     code = 0
     for directory in args.directory:
         if args.remove:
-            name, file = trust.remove(directory, os.environ, system=args.system)
+            name, file = trust_lists.remove(directory, os.environ, system=args.system)
             print(escape(f"{name} is no longer trusted by {file}"))
         else:
             code = max(code, _add(directory, system=args.system))
@@ -56,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _add(directory: str, *, system: bool) -> int:
-    entry, file = trust.add(directory, os.environ, system=system)
+    entry, file = trust_lists.add(directory, os.environ, system=system)
     also = "" if entry.owner is None else f", also where it belongs to user {entry.owner},"
     print(
         escape(
@@ -64,21 +66,21 @@ def _add(directory: str, *, system: bool) -> int:
         )
     )
     problem = _problem(entry.directory)
-    common.complain(problem and f"batchd: {problem}")
+    formatting.complain(problem and f"batchd: {problem}")
     return 3 if problem else 0
 
 
 def _show(*, as_json: bool) -> None:
-    lists = trust.listings(os.environ)
+    lists = trust_lists.listings(os.environ)
     for known in lists:
-        common.complain(f"batchd: {known.problem}" if known.problem else "")
+        formatting.complain(f"batchd: {known.problem}" if known.problem else "")
     rows = [
-        Row(entry.directory, entry.owner, str(known.file), _problem(entry.directory))
+        TrustedDirectory(entry.directory, entry.owner, str(known.file), _problem(entry.directory))
         for known in lists
         for entry in known.entries
     ]
     if as_json:
-        common.print_json([dataclasses.asdict(row) for row in rows])
+        formatting.print_json([dataclasses.asdict(row) for row in rows])
     elif rows:
         cells = [(row.directory, row.list, row.problem) for row in rows]
         print(*tables.table(("DIRECTORY", "LIST", "PROBLEM"), cells), sep="\n")
@@ -88,7 +90,7 @@ def _show(*, as_json: bool) -> None:
 
 def _problem(directory: str) -> str:
     """Return why the configuration in a directory does not count; empty: it does, or there is none yet."""
-    file = Path(directory, trust.CONFIG)
+    file = Path(directory, trust_lists.CONFIG)
     try:
         if finding.stands(file):
             if problem := foreign.problem(file):

@@ -7,13 +7,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from batchd.cli import common, controlling, ending, progress
-from batchd.cli.submit import Patience
+from batchd.cli.display import formatting, progress
+from batchd.cli.runs import batch_ends
+from batchd.cli.submit import WaitLimit
+from batchd.cli.support import controlling
 from batchd.errors import NoDaemonError, UsageError
 from batchd.log import escape
 from batchd.observe import words
 from batchd.observe.snapshot import Unseen, ask
-from batchd.store.reader import Reader
+from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow
 
 
@@ -26,23 +28,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Show progress until all have ended, then the summaries."""
     names = tuple(dict.fromkeys(map(_name, args.batch)))
-    state = common.state_directory(args.config)
-    if not common.store_path(state).exists():
+    state = formatting.state_directory(args.config)
+    if not formatting.store_path(state).exists():
         raise UsageError(f"no batch has ever been taken up on {state}; is it the right one?")
-    with Reader(common.store_path(state)) as reader:
+    with StoreReader(formatting.store_path(state)) as reader:
 
-        def find(reader: Reader) -> list[BatchRow]:
+        def find(reader: StoreReader) -> list[BatchRow]:
             return [reader.batch(name) for name in names]
 
         if not _ended(find(reader)):
             _follow(state, reader, names, quiet=args.json)
         rows = find(reader)
-    return ending.report(rows, as_json=args.json)
+    return batch_ends.report(rows, as_json=args.json)
 
 
 def _name(target: str) -> str:
     """Return the name of a batch. Raises ``UsageError`` for that of a task."""
-    batch, task = common.split_target(target)
+    batch, task = formatting.split_target(target)
     if task:
         raise UsageError(
             f"{escape(target)} is a task, and ends with its batch: batchd wait {escape(batch)}"
@@ -55,7 +57,7 @@ def _ended(rows: Sequence[BatchRow]) -> bool:
     return all(row.published_at is not None for row in rows)
 
 
-def _follow(state: Path, reader: Reader, names: Sequence[str], *, quiet: bool) -> None:
+def _follow(state: Path, reader: StoreReader, names: Sequence[str], *, quiet: bool) -> None:
     """Show progress until all have ended. Raises ``NoDaemonError`` where no one works on them."""
     left = [name for name in names if not _ended([reader.batch(name)])]
     if ask(state) is Unseen.ABSENT:
@@ -63,13 +65,13 @@ def _follow(state: Path, reader: Reader, names: Sequence[str], *, quiet: bool) -
         raise NoDaemonError(
             f"no daemon runs on {state}, and {words.listed(left)} {verb} not ended: start `batchd serve`"
         )
-    patience = Patience(state)
+    patience = WaitLimit(state)
 
     def ended(rows: Sequence[BatchRow]) -> bool:
         patience.check()
         return _ended(rows)
 
-    watch = progress.Watch(reader, lambda r: [r.batch(name) for name in left], late=True)
+    watch = progress.ProgressWatch(reader, lambda r: [r.batch(name) for name in left], late=True)
     try:
         progress.follow(watch, ended, quiet=quiet)
     except KeyboardInterrupt:

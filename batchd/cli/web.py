@@ -8,8 +8,8 @@ import functools
 import importlib.util
 
 from batchd import installation, log, sealing
-from batchd.cli import common
-from batchd.config.web import parted
+from batchd.cli.display import formatting
+from batchd.config.web_page import parted
 from batchd.errors import NotPossibleError, UsageError
 from batchd.log import escape
 
@@ -30,7 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show the page until stopped."""
-    settings = common.settings(args.config)
+    settings = formatting.settings(args.config)
     try:
         host, port = parted(args.listen) if args.listen else settings.web.address
     except ValueError:

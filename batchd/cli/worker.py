@@ -12,7 +12,7 @@ from batchd.log import escape
 from batchd.records import Has, needs
 
 #: No ticket is longer.
-_MOST_BYTES = 4096
+_MAX_TICKET_BYTES = 4096
 _MOST_GB = 1e6
 
 
@@ -87,8 +87,8 @@ def _read(name: str) -> str:
     """Return what a ticket's file holds. Raises ``NotPossibleError``."""
     try:
         if name == "-":
-            return sys.stdin.readline(_MOST_BYTES)
+            return sys.stdin.readline(_MAX_TICKET_BYTES)
         with Path(name).open(encoding="utf-8", errors="replace") as file:
-            return file.readline(_MOST_BYTES)
+            return file.readline(_MAX_TICKET_BYTES)
     except OSError as error:
         raise NotPossibleError(f"the ticket cannot be read: {error}") from None

@@ -15,9 +15,9 @@ from pathlib import Path
 import msgspec
 
 from batchd import imports, masking, records
-from batchd.config import notify, private, reading, tiers
-from batchd.config.providers import Provider
-from batchd.config.sections import Paths, Sections
+from batchd.config import operator_files, private_paths, receivers, tiers
+from batchd.config.providers import ProviderSection
+from batchd.config.sections import ConfigSections, PathsSection
 from batchd.errors import NotPossibleError, UsageError
 
 #: How variables begin that set what may hold secrets: headers, addresses.
@@ -40,7 +40,7 @@ _CONDITIONS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config(Sections):
+class Config(ConfigSections):
     """The configuration as one process sees it."""
 
     file: str = ""
@@ -94,10 +94,10 @@ class Config(Sections):
         text = msgspec.json.encode((sections, keys, variables), order="deterministic")
         return hashlib.sha256(text).hexdigest()
 
-    def _key(self, name: str, provider: Provider) -> str:
+    def _key(self, name: str, provider: ProviderSection) -> str:
         if not (provider.api_key_file or provider.api_key_env):
             return ""
-        key, place = reading.secret(
+        key, place = operator_files.secret(
             f"the key of provider {name}",
             file=provider.api_key_file,
             env=provider.api_key_env,
@@ -125,7 +125,7 @@ class Config(Sections):
             with contextlib.suppress(NotPossibleError):
                 yield self.revealed(source)
         for receiver in self.notify.values():
-            yield from notify.hidden(receiver, self.environ)
+            yield from receivers.hidden(receiver, self.environ)
         yield from self.traces.hidden(self.environ)
         with contextlib.suppress(NotPossibleError):
             yield from filter(None, (self.web.token(self.environ),))
@@ -147,9 +147,9 @@ class Config(Sections):
             raise NotPossibleError(f"[secrets] does not allow {what}")
         if value is None:
             raise NotPossibleError(f"{what} is not set, or cannot be read")
-        if len(value.strip()) < masking.LEAST or "\0" in value:
+        if len(value.strip()) < masking.MIN_SECRET_CHARS or "\0" in value:
             raise NotPossibleError(
-                f"{what} is too short for a secret: use at least {masking.LEAST} characters"
+                f"{what} is too short for a secret: use at least {masking.MIN_SECRET_CHARS} characters"
             )
         return value
 
@@ -161,13 +161,13 @@ class Config(Sections):
             | {*filter(None, (self.traces.headers_env,))}
             | {*filter(None, (self.web.token_env,))}
             | {*self.secrets.env}
-            | {name for known in self.notify.values() for name in notify.variables(known)}
+            | {name for known in self.notify.values() for name in receivers.variables(known)}
             | {name for name in self.environ if name.startswith(_WITH_SECRETS)}
         )
 
     def key_files(self) -> tuple[str, ...]:
         """Return the paths of all files that hold secrets."""
-        return tuple(kept.path for kept in private.secrets(self))
+        return tuple(kept.path for kept in private_paths.secrets(self))
 
     def sandbox_policy(self) -> records.SandboxPolicy:
         """Return what ``[sandbox]`` says, as workers get it."""
@@ -179,7 +179,7 @@ class Config(Sections):
 def _content(path: str) -> str | None:
     """Return a file's one value; None where it cannot be read."""
     try:
-        return reading.content(path).decode().strip("\n")
+        return operator_files.content(path).decode().strip("\n")
     except (OSError, UnicodeDecodeError):
         return None
 
@@ -203,7 +203,7 @@ def load(
     return Config(**parts, file=file, environ=environ)
 
 
-def load_paths(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Paths:
+def load_paths(path: Path | None = None, environ: Mapping[str, str] | None = None) -> PathsSection:
     """Return where the spool lies, whatever is wrong with the rest of the configuration.
 
     Raises ``ConfigError`` where that cannot be known: the file is no TOML, or ``[paths]`` is wrong itself.

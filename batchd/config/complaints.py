@@ -1,4 +1,4 @@
-"""What pydantic finds in a configuration or a task file, in our words."""
+"""Complaints of pydantic about a configuration or a task file, in our words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which file the configuration is read from: the one that was named, else the first that is found and counts."""
+"""The search for the configuration: the file that was named, else the first that is found and counts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from batchd.config import foreign, reading, trust
+from batchd.config import foreign, operator_files, trust_lists
 from batchd.errors import ConfigError, Problem
 
 #: Names the file, as ``--config`` does.
@@ -16,7 +16,7 @@ _NAMED = f"name the file with --config or {VARIABLE}"
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ConfigFile:
     """The file that the configuration is read from; relative paths in it lie beside it."""
 
     path: Path
@@ -27,14 +27,14 @@ class Found:
 
     def content(self) -> bytes:
         """Return what is in it. Raises ``OSError``, ``ConfigError`` where somebody else may have written it."""
-        return reading.content(self.real or self.path, self._examine)
+        return operator_files.content(self.real or self.path, self._examine)
 
     def _examine(self, status: os.stat_result) -> None:
         if self.owners is not None:
-            _insist(trust.doubt(self.path, status, self.owners))
+            _insist(trust_lists.doubt(self.path, status, self.owners))
 
 
-def find(environ: Mapping[str, str]) -> Found | None:
+def find(environ: Mapping[str, str]) -> ConfigFile | None:
     """Return the file that counts where none was named by ``--config``; None: there is none.
 
     In this order: BATCHD_CONFIG, the working directory, the user's own folder, the system's. None is passed over:
@@ -44,27 +44,27 @@ def find(environ: Mapping[str, str]) -> Found | None:
         if not named.startswith("/"):
             why = "it must be an absolute path: it is set for every directory, a task's among them"
             raise ConfigError((Problem(VARIABLE, f"{named!a}: {why}"),))
-        return Found(Path(named))
-    if stands(here := Path(trust.CONFIG)):
+        return ConfigFile(Path(named))
+    if stands(here := Path(trust_lists.CONFIG)):
         # Before its directory is looked at: none is to be trusted for the sake of another program's file.
         if problem := foreign.problem(here.absolute()):
             raise ConfigError((problem,))
         return trusted(here.absolute(), environ)
-    files = (folder / trust.CONFIG for folder in trust.folders(environ))
-    return next((Found(file, trust.ours()) for file in files if stands(file)), None)
+    files = (folder / trust_lists.CONFIG for folder in trust_lists.folders(environ))
+    return next((ConfigFile(file, trust_lists.ours()) for file in files if stands(file)), None)
 
 
-def trusted(file: Path, environ: Mapping[str, str]) -> Found:
+def trusted(file: Path, environ: Mapping[str, str]) -> ConfigFile:
     """Return a file that was found in a directory. Raises ``ConfigError`` where that, or where a link leads, is not trusted."""
     real = Path(os.path.realpath(file))
     for path in (Path(os.path.realpath(file.parent), file.name), real):
-        owners = trust.owners(path.parent, environ)
+        owners = trust_lists.owners(path.parent, environ)
         status = path.parent.stat()
         # One that has another owner by now may have been removed, and made again by them.
         if status.st_uid not in owners:
             raise _untrusted(path, environ)
-        _insist(trust.doubt(path.parent, status, owners))
-    return Found(file, owners, real)
+        _insist(trust_lists.doubt(path.parent, status, owners))
+    return ConfigFile(file, owners, real)
 
 
 def stands(path: Path) -> bool:
@@ -83,6 +83,6 @@ def _insist(problem: Problem | None) -> None:
 
 def _untrusted(path: Path, environ: Mapping[str, str]) -> ConfigError:
     why = "its directory is not trusted, and it decides where keys are sent and what runs as you"
-    fix = f"read it; if it is yours: {trust.command(path.parent)}, or {_NAMED}"
-    doubtful = (known.problem for known in trust.listings(environ) if known.problem)
+    fix = f"read it; if it is yours: {trust_lists.command(path.parent)}, or {_NAMED}"
+    doubtful = (known.problem for known in trust_lists.listings(environ) if known.problem)
     return ConfigError((Problem(str(path), why, fix), *doubtful))

@@ -1,4 +1,4 @@
-"""Whether a config.toml that is merely found is batchd's at all: many programs call theirs so."""
+"""The test whether a config.toml that is merely found is batchd's at all: many programs call theirs so."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 
 import tomli
 
-from batchd.config import reading
-from batchd.config.sections import Sections
+from batchd.config import operator_files
+from batchd.config.sections import ConfigSections
 from batchd.errors import Problem
 
 #: Bytes of a file that is looked at before it is trusted.
 _LOOKED_AT = 1 << 20
 #: How near a misspelt table of ours comes to its name.
-_NEAR = 0.75
+_SIMILAR_FROM = 0.75
 
 
 def problem(file: Path) -> Problem | None:
@@ -26,8 +26,8 @@ def problem(file: Path) -> Problem | None:
     No table or key of it is one of ours, nor a misspelt one. Of what cannot be read this says nothing.
     """
     names = _names(file)
-    ours = [f.name for f in fields(Sections)]
-    if not names or any(difflib.get_close_matches(n[:64], ours, 1, _NEAR) for n in names):
+    ours = [f.name for f in fields(ConfigSections)]
+    if not names or any(difflib.get_close_matches(n[:64], ours, 1, _SIMILAR_FROM) for n in names):
         return None
     why = "it is another program's: it has no table of batchd's"
     fix = "run batchd in another directory (`batchd init DIR` makes a spool), or name its own configuration with --config or BATCHD_CONFIG"
@@ -37,7 +37,7 @@ def problem(file: Path) -> Problem | None:
 def _names(file: Path) -> tuple[str, ...]:
     """Return the names at the top of a file, as far as they can be had: it may be anything."""
     try:
-        return (*tomli.loads(reading.content(file, _examine).decode("utf-8-sig")),)
+        return (*tomli.loads(operator_files.content(file, _examine).decode("utf-8-sig")),)
     except (OSError, ValueError, RecursionError):
         return ()
 

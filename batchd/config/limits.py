@@ -14,7 +14,7 @@ _Table = TypeVar("_Table")
 def left_open() -> dict[str, Any]:
     """Return what each limit may be where it may be left open: within its bounds, or None. By name."""
     kinds: dict[str, Any] = {}
-    for name, kind in get_type_hints(records.Limits, include_extras=True).items():
+    for name, kind in get_type_hints(records.TaskLimits, include_extras=True).items():
         *bounds, meaning = kind.__metadata__
         kinds[name] = Annotated[Annotated[kind.__origin__, *bounds] | None, meaning]
     return kinds
@@ -29,28 +29,28 @@ def _with_limits(cls: type[_Table]) -> type[_Table]:
 
 
 @_with_limits
-class Caps(Section):
+class LimitsCeilingSection(Section):
     """``[limits.ceiling]``: no task may ask for more. What is left open, or 0, binds nothing."""
 
     def binding(self) -> dict[str, Any]:
         """Return the ceilings that bind, by name."""
-        return {f.name: cap for f in fields(records.Limits) if (cap := getattr(self, f.name))}
+        return {f.name: cap for f in fields(records.TaskLimits) if (cap := getattr(self, f.name))}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits(records.Limits, Section):
+class LimitsSection(records.TaskLimits, Section):
     """``[limits]``: defaults for tasks; 0 means no limit."""
 
-    ceiling: Caps = field(default_factory=Caps)
+    ceiling: LimitsCeilingSection = field(default_factory=LimitsCeilingSection)
     """``[limits.ceiling]``: binds every task."""
 
-    def record(self) -> records.Limits:
+    def record(self) -> records.TaskLimits:
         """Return the defaults alone, as tasks carry them."""
-        return records.Limits(
-            **{f.name: getattr(self, f.name) for f in fields(records.Limits)},
+        return records.TaskLimits(
+            **{f.name: getattr(self, f.name) for f in fields(records.TaskLimits)},
         )
 
-    def lowered(self, limits: records.Limits) -> records.Limits:
+    def lowered(self, limits: records.TaskLimits) -> records.TaskLimits:
         """Return limits of which none is above the ceiling."""
         low = {
             name: min(getattr(limits, name) or most, most)

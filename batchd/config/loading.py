@@ -1,4 +1,4 @@
-"""Reads config.toml and the environment, and validates them with all problems at once."""
+"""The loader: reads config.toml and the environment, and validates them with all problems at once."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from pydantic_core import ErrorDetails
 
 from batchd import imports
 from batchd.config import finding, own
-from batchd.config.checking import Place, absolute, contradictions, controls, no_entry
 from batchd.config.complaints import MISSING, complaint
+from batchd.config.constraints import Place, absolute, contradictions, controls, no_entry
 from batchd.config.presets import PRESETS
-from batchd.config.sections import Paths, Sections
+from batchd.config.sections import ConfigSections, PathsSection
 from batchd.errors import ConfigError, Problem
 
 #: The variables that override keys: ``BATCHD_SECTION__KEY``.
 _PREFIX = "BATCHD_"
 #: What the parser says of a table that is opened a second time.
 _TWICE = re.compile(r"Cannot declare \((.*?)\) twice")
-_KEYS_OF_PATHS = {f.name for f in fields(Paths)}
+_KEYS_OF_PATHS = {f.name for f in fields(PathsSection)}
 
 
 def load(
     path: Path | None, environ: Mapping[str, str], *, section: str = "", draft: str = ""
-) -> tuple[Sections, str]:
+) -> tuple[ConfigSections, str]:
     """Return the sections, their paths absolute, and the file that they came from, if any.
 
     ``section``: heed this one alone, whatever is wrong with the others. ``draft``: what is to stand in ``path``.
     """
-    found = finding.Found(path) if path else _searched(environ)
+    found = finding.ConfigFile(path) if path else _searched(environ)
     file = found.path if found else None
     raw = tomli.loads(draft) if draft else _read(found) if found else {}
     if section:
@@ -60,21 +60,21 @@ def load(
 
 
 def changed(
-    sections: Sections,
+    sections: ConfigSections,
     changes: Mapping[tuple[str, ...], str],
     base: Path,
     environ: Mapping[str, str],
-) -> Sections:
+) -> ConfigSections:
     """Return ``sections`` with some places changed, as strictly as ``load`` reads them.
 
     ``base``: the folder that relative paths mean. Raises ``ConfigError`` with all problems at once.
     """
-    parts = {f.name: getattr(sections, f.name) for f in fields(Sections)}
-    raw = _adapter().dump_python(Sections(**parts), mode="json")
+    parts = {f.name: getattr(sections, f.name) for f in fields(ConfigSections)}
+    raw = _adapter().dump_python(ConfigSections(**parts), mode="json")
     names: dict[Place, str] = {}
     problems: list[Problem] = []
     for place, text in changes.items():
-        hint: Any = Sections
+        hint: Any = ConfigSections
         for key in place:
             hint = _hint_of(hint, key)
         name = dotted(place)
@@ -117,7 +117,7 @@ def _validated(
     source: str = "",
     base: Path,
     environ: Mapping[str, str],
-) -> Sections:
+) -> ConfigSections:
     """Return the sections, their paths absolute, or raise all that is wrong with them."""
     try:
         # As JSON: there, strictness refuses "4" for a number, but not a list for a tuple.
@@ -136,12 +136,12 @@ def _validated(
 
 
 @cache
-def _adapter() -> TypeAdapter[Sections]:
+def _adapter() -> TypeAdapter[ConfigSections]:
     with imports.undisturbed():
-        return TypeAdapter(Sections)
+        return TypeAdapter(ConfigSections)
 
 
-def _searched(environ: Mapping[str, str]) -> finding.Found | None:
+def _searched(environ: Mapping[str, str]) -> finding.ConfigFile | None:
     try:
         return finding.find(environ)
     except OSError as error:
@@ -154,7 +154,7 @@ def _dotted(keys: str) -> str:
     return ".".join(re.findall(r"'([^']*)'", keys))
 
 
-def _read(found: finding.Found) -> dict[str, Any]:
+def _read(found: finding.ConfigFile) -> dict[str, Any]:
     try:
         return tomli.loads(found.content().decode("utf-8-sig"))
     except tomli.TOMLDecodeError as error:
@@ -231,7 +231,7 @@ def _put(
 
 def _resolve(raw: Mapping[str, Any], words: list[str]) -> tuple[tuple[str, ...], Any]:
     """Return the place that the words of a variable mean, and the type of what stands there."""
-    hint: Any = Sections
+    hint: Any = ConfigSections
     table: Any = raw
     place: list[str] = []
     for word in words:
@@ -274,7 +274,7 @@ def _problem(
     place: Place = error["loc"]
     if place[-1:] == ("[key]",):  # pydantic adds this where the fault is a table's name
         place = place[:-1]
-    hint: Any = Sections
+    hint: Any = ConfigSections
     for key in place[:-1]:
         hint = _hint_of(hint, str(key))
     problem = complaint(error, _keys(hint))

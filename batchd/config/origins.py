@@ -1,4 +1,4 @@
-"""Every value in force, and where it comes from: what `batchd config` shows. Secrets are never among them."""
+"""The origin of every value in force: what `batchd config` shows. Secrets are never among them."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 
 import tomli
 
-from batchd.config import Config, loading, reading
-from batchd.config.checking import Place
+from batchd.config import Config, loading, operator_files
+from batchd.config.constraints import Place
 from batchd.config.presets import PRESETS
-from batchd.config.sections import Sections
+from batchd.config.sections import ConfigSections
 from batchd.masking import Masker
 
 #: What stands for a secret.
 HIDDEN = "…"
 #: Lines of one value, beyond which its lines are not looked for.
-_LONGEST = 1000
+_MAX_VALUE_LINES = 1000
 
 
-class Source(enum.StrEnum):
-    """What kind of place a value comes from."""
+class ValueSource(enum.StrEnum):
+    """The kind of place that a value comes from."""
 
     FILE = "file"
     VARIABLE = "variable"
@@ -33,24 +33,24 @@ class Source(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Value:
+class ValueInForce:
     """A key, its value in force, and where that comes from."""
 
     #: ``SECTION.KEY``, as `batchd tune` has it.
     key: str
     value: Any
-    source: Source
+    source: ValueSource
     #: Where it stands in the file, and which variable brings it, if it does.
     line: int | None = None
     variable: str = ""
 
 
-def values(config: Config, tuned: Mapping[str, str]) -> Iterator[Value]:
+def values(config: Config, tuned: Mapping[str, str]) -> Iterator[ValueInForce]:
     """Yield all values, in the order of config.toml. ``tuned``: what is changed in a running daemon, without secrets."""
     lines: Mapping[Place, int] = {}
     raw: dict[str, Any] = {}
     if config.file:
-        text = reading.content(config.file).decode("utf-8-sig")
+        text = operator_files.content(config.file).decode("utf-8-sig")
         lines, raw = numbered(text), tomli.loads(text)
     variables = _variables(raw, config.environ)
     masker = Masker(config.hidden())
@@ -59,11 +59,11 @@ def values(config: Config, tuned: Mapping[str, str]) -> Iterator[Value]:
         shown = HIDDEN if secret and value else masker.value(_plain(place, value))
         key = loading.dotted(place)
         if key in left:
-            yield Value(key, left.pop(key), Source.TUNE)
+            yield ValueInForce(key, left.pop(key), ValueSource.TUNE)
         else:
             yield _found(key, place, shown, lines, variables)
     # A table of its own, or a part of one that is shown as a whole.
-    yield from (Value(key, text, Source.TUNE) for key, text in left.items())
+    yield from (ValueInForce(key, text, ValueSource.TUNE) for key, text in left.items())
 
 
 def numbered(text: str) -> dict[Place, int]:
@@ -76,7 +76,7 @@ def numbered(text: str) -> dict[Place, int]:
         try:
             table = tomli.loads("\n".join(statement))
         except (tomli.TOMLDecodeError, RecursionError):
-            if len(statement) > _LONGEST:
+            if len(statement) > _MAX_VALUE_LINES:
                 break
             continue  # a value of several lines
         first = number - len(statement) + 1
@@ -117,7 +117,7 @@ def _variables(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[Place, s
 def _leaves(value: Any, place: Place, *, secret: bool = False) -> Iterator[tuple[Place, Any, bool]]:
     """Yield each key with its value, and whether that is kept from sight."""
     if is_dataclass(value):
-        kind = Sections if isinstance(value, Config) else value
+        kind = ConfigSections if isinstance(value, Config) else value
         for f in fields(kind):
             # What has no repr may hold keys.
             yield from _leaves(getattr(value, f.name), (*place, f.name), secret=not f.repr)
@@ -145,16 +145,16 @@ def _found(
     value: Any,
     lines: Mapping[Place, int],
     variables: Mapping[Place, str],
-) -> Value:
+) -> ValueInForce:
     """Return a value with the place that it comes from."""
     depth = len(place)
     # Of a table that is shown as a whole, a variable may bring a part.
     by = variables.get(place) or next((v for p, v in variables.items() if p[:depth] == place), "")
     if by:
-        return Value(key, value, Source.VARIABLE, variable=by)
+        return ValueInForce(key, value, ValueSource.VARIABLE, variable=by)
     if place in lines:
-        return Value(key, value, Source.FILE, line=lines[place])
+        return ValueInForce(key, value, ValueSource.FILE, line=lines[place])
     match place:
         case ("providers", str(name), str(field)) if field in PRESETS.get(name, {}):
-            return Value(key, value, Source.PRESET)
-    return Value(key, value, Source.DEFAULT)
+            return ValueInForce(key, value, ValueSource.PRESET)
+    return ValueInForce(key, value, ValueSource.DEFAULT)

@@ -8,8 +8,8 @@ import pwd
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from batchd.config import trust
-from batchd.config.sections import Paths
+from batchd.config import trust_lists
+from batchd.config.sections import PathsSection
 from batchd.errors import ConfigError, Problem
 
 #: The variables that say where the user's own data lies, the one that counts first, and where below it.
@@ -23,19 +23,19 @@ def folder(environ: Mapping[str, str]) -> Path | None:
     return next(_folders(environ), None)
 
 
-def paths(environ: Mapping[str, str]) -> Paths | None:
+def paths(environ: Mapping[str, str]) -> PathsSection | None:
     """Return the folders of the user's own spool; None: this user has no home."""
     if not (top := folder(environ)):
         return None
-    defaults = Paths()
-    return Paths(
+    defaults = PathsSection()
+    return PathsSection(
         inbox=str(top / defaults.inbox),
         outbox=str(top / defaults.outbox),
         state=str(top / defaults.state),
     )
 
 
-def insist(environ: Mapping[str, str]) -> Paths:
+def insist(environ: Mapping[str, str]) -> PathsSection:
     """Return the folders of the user's own spool. Raises ``ConfigError`` where there is no home for it."""
     if own := paths(environ):
         return own
@@ -44,13 +44,13 @@ def insist(environ: Mapping[str, str]) -> Paths:
     raise ConfigError((Problem("[paths]", why, fix),))
 
 
-def holds(found: Paths, environ: Mapping[str, str]) -> bool:
+def holds(found: PathsSection, environ: Mapping[str, str]) -> bool:
     """Return whether what is dropped would land in the user's own spool."""
     mine = paths(environ)
     return mine is not None and (found.inbox, found.state) == (mine.inbox, mine.state)
 
 
-def prepare(found: Paths, environ: Mapping[str, str]) -> None:
+def prepare(found: PathsSection, environ: Mapping[str, str]) -> None:
     """Make the folder of the user's own spool, for them alone, where that is meant and missing. Raises ``OSError``."""
     top = folder(environ)
     if top and holds(found, environ) and not top.is_dir():
@@ -73,7 +73,7 @@ def former(state: str) -> Problem | None:
 
 def command(directory: Path | None = None) -> str:
     """Return the command that makes a spool in a directory."""
-    return f"`batchd init {trust.word(directory, 'DIR') if directory else 'DIR'}`"
+    return f"`batchd init {trust_lists.word(directory, 'DIR') if directory else 'DIR'}`"
 
 
 def _folders(environ: Mapping[str, str]) -> Iterator[Path]:

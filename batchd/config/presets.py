@@ -1,4 +1,4 @@
-"""What is known of the usual providers without any configuration."""
+"""Presets: the usual providers, known without any configuration."""
 
 from __future__ import annotations
 

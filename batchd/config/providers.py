@@ -16,7 +16,7 @@ from batchd.records.numbers import Amount, Count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Provider(Section):
+class ProviderSection(Section):
     """``[providers.NAME]``: an endpoint, and the dialect that it speaks."""
 
     base_url: Name
@@ -45,14 +45,14 @@ class Provider(Section):
     """Sent along in every request body, over our own fields."""
 
 
-def presets() -> dict[str, Provider]:
+def presets() -> dict[str, ProviderSection]:
     """Return the usual providers, as they are known without any configuration."""
-    return {name: Provider(**preset) for name, preset in PRESETS.items()}
+    return {name: ProviderSection(**preset) for name, preset in PRESETS.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prices(Section):
-    """What tokens of a model cost, where the price data has it wrong, or not at all."""
+class PricesSection(Section):
+    """Prices of a model's tokens, where the price data has it wrong, or not at all."""
 
     input_usd_per_mtok: Amount | None = None
     """A million input tokens."""
@@ -67,10 +67,10 @@ class Prices(Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Model(Prices):
+class ModelSection(PricesSection):
     """``[models."provider/model"]``: how it is called, and what the price data has wrong, or not at all."""
 
-    tiers: Mapping[Literal["flex", "priority"], Prices] = field(default_factory=dict)
+    tiers: Mapping[Literal["flex", "priority"], PricesSection] = field(default_factory=dict)
     """``[models."provider/model".tiers.flex]``: the prices of a service tier."""
     context_window: Count | None = None
     """Tokens that fit into its window."""

@@ -1,4 +1,4 @@
-"""How pydantic reads ``network``: true, false or a list of hosts, with one complaint for all that is wrong."""
+"""The key ``network``, as pydantic reads it: true, false or a list of hosts, with one complaint for all that is wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which repositories tasks may name by a URL: those of ``[workspace] repos``."""
+"""Repositories that tasks may name by a URL: those of ``[workspace] repos``."""
 
 from __future__ import annotations
 

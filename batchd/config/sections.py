@@ -13,14 +13,14 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from batchd.config.limits import Limits
-from batchd.config.notify import Receiver
-from batchd.config.providers import Model, Provider, presets
+from batchd.config.limits import LimitsSection
+from batchd.config.providers import ModelSection, ProviderSection, presets
 from batchd.config.reach import HostList, Reach
-from batchd.config.telemetry import Metrics, Traces
+from batchd.config.receivers import ReceiverSection
+from batchd.config.telemetry import MetricsSection, TracesSection
 from batchd.config.tiers import Fallback
 from batchd.config.values import Name, Section
-from batchd.config.web import Web
+from batchd.config.web_page import WebSection
 from batchd.log import LineFormat, LogLevel
 from batchd.records import AskedEffort, Backend, CheckIn, Evaluator, Tier
 from batchd.records.needs import MOST_GPUS
@@ -28,7 +28,7 @@ from batchd.records.numbers import Amount, Count, Positive, Span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Paths(Section):
+class PathsSection(Section):
     """``[paths]``: the spool's folders."""
 
     inbox: Name = "inbox"
@@ -40,7 +40,7 @@ class Paths(Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Agent(Section):
+class AgentSection(Section):
     """``[agent]``: who does the work."""
 
     model: Name = "openai/gpt-6-luna"
@@ -56,7 +56,7 @@ class Agent(Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pool(Section):
+class PoolSection(Section):
     """``[pool]``: worker processes."""
 
     engine: Literal["local", "ray"] = "local"
@@ -88,7 +88,7 @@ class Pool(Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ray(Section):
+class RaySection(Section):
     """``[ray]``: the cluster that workers run on, where ``[pool] engine`` is ``ray``."""
 
     address: Name = "auto"
@@ -104,7 +104,7 @@ class Ray(Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Governor(Section):
+class GovernorSection(Section):
     """``[governor]``: what follows a failed call."""
 
     max_retries: Count = 6
@@ -122,7 +122,7 @@ class Governor(Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Budget(Section):
+class BudgetSection(Section):
     """``[budget]``: money over all tasks."""
 
     per_day_usd: Amount = 0.0
@@ -130,7 +130,7 @@ class Budget(Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation(Section):
+class EvaluationSection(Section):
     """``[evaluation]``: who says that a task is done."""
 
     by: Evaluator = "judge"
@@ -144,7 +144,7 @@ class Evaluation(Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cost(Section):
+class CostSection(Section):
     """``[cost]``: what results compare their cost with."""
 
     compare: tuple[str, ...] = (
@@ -160,7 +160,7 @@ class Cost(Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report(Section):
+class ReportSection(Section):
     """``[report]``: the page that every finished batch gets."""
 
     enabled: bool = True
@@ -172,7 +172,7 @@ class Report(Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sandbox(Section):
+class SandboxSection(Section):
     """``[sandbox]``: where model-written commands run."""
 
     backend: Backend = "bwrap"
@@ -211,7 +211,7 @@ class Sandbox(Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Workspace(Section):
+class WorkspaceSection(Section):
     """``[workspace]``: the directories and repositories that tasks may name, and what they get of them."""
 
     root: Name = "."
@@ -235,7 +235,7 @@ class Workspace(Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Secrets(Section):
+class SecretsSection(Section):
     """``[secrets]``: values that tasks may ask for in their ``env`` without knowing them."""
 
     env: tuple[Name, ...] = ()
@@ -246,7 +246,7 @@ class Secrets(Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spool(Section):
+class SpoolSection(Section):
     """``[spool]``: how the inbox is watched."""
 
     watch: Literal["inotify", "poll"] = "inotify"
@@ -264,7 +264,7 @@ class Spool(Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Store(Section):
+class StoreSection(Section):
     """``[store]``: what is remembered."""
 
     retention_days: Amount = 30.0
@@ -272,7 +272,7 @@ class Store(Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Log(Section):
+class LogSection(Section):
     """``[log]``: what is logged, and where."""
 
     level: LogLevel = "info"
@@ -284,28 +284,28 @@ class Log(Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sections(Section):
-    """All that a config.toml may hold."""
+class ConfigSections(Section):
+    """The sections that a config.toml may hold."""
 
-    paths: Paths = field(default_factory=Paths)
-    agent: Agent = field(default_factory=Agent)
-    providers: Mapping[str, Provider] = field(default_factory=presets)
-    models: Mapping[str, Model] = field(default_factory=dict)
-    pool: Pool = field(default_factory=Pool)
-    ray: Ray = field(default_factory=Ray)
-    governor: Governor = field(default_factory=Governor)
-    limits: Limits = field(default_factory=Limits)
-    budget: Budget = field(default_factory=Budget)
-    evaluation: Evaluation = field(default_factory=Evaluation)
-    cost: Cost = field(default_factory=Cost)
-    report: Report = field(default_factory=Report)
-    sandbox: Sandbox = field(default_factory=Sandbox)
-    workspace: Workspace = field(default_factory=Workspace)
-    secrets: Secrets = field(default_factory=Secrets)
-    spool: Spool = field(default_factory=Spool)
-    store: Store = field(default_factory=Store)
-    notify: Mapping[str, Receiver] = field(default_factory=dict)
-    log: Log = field(default_factory=Log)
-    metrics: Metrics = field(default_factory=Metrics)
-    traces: Traces = field(default_factory=Traces)
-    web: Web = field(default_factory=Web)
+    paths: PathsSection = field(default_factory=PathsSection)
+    agent: AgentSection = field(default_factory=AgentSection)
+    providers: Mapping[str, ProviderSection] = field(default_factory=presets)
+    models: Mapping[str, ModelSection] = field(default_factory=dict)
+    pool: PoolSection = field(default_factory=PoolSection)
+    ray: RaySection = field(default_factory=RaySection)
+    governor: GovernorSection = field(default_factory=GovernorSection)
+    limits: LimitsSection = field(default_factory=LimitsSection)
+    budget: BudgetSection = field(default_factory=BudgetSection)
+    evaluation: EvaluationSection = field(default_factory=EvaluationSection)
+    cost: CostSection = field(default_factory=CostSection)
+    report: ReportSection = field(default_factory=ReportSection)
+    sandbox: SandboxSection = field(default_factory=SandboxSection)
+    workspace: WorkspaceSection = field(default_factory=WorkspaceSection)
+    secrets: SecretsSection = field(default_factory=SecretsSection)
+    spool: SpoolSection = field(default_factory=SpoolSection)
+    store: StoreSection = field(default_factory=StoreSection)
+    notify: Mapping[str, ReceiverSection] = field(default_factory=dict)
+    log: LogSection = field(default_factory=LogSection)
+    metrics: MetricsSection = field(default_factory=MetricsSection)
+    traces: TracesSection = field(default_factory=TracesSection)
+    web: WebSection = field(default_factory=WebSection)

@@ -1,11 +1,11 @@
-"""What is wrong with ``show`` and ``hide`` of ``[sandbox]``, each problem with its place."""
+"""Problems of ``show`` and ``hide`` of ``[sandbox]``, each with its place."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 
-from batchd.config.sections import Sandbox
+from batchd.config.sections import SandboxSection
 from batchd.errors import Problem
 from batchd.records import SHOWABLE
 
@@ -17,7 +17,7 @@ _MADE = tuple(
 _AS_IN = 'as in "/opt/tools"'
 
 
-def problems(sandbox: Sandbox) -> Iterator[tuple[tuple[str | int, ...], Problem]]:
+def problems(sandbox: SandboxSection) -> Iterator[tuple[tuple[str | int, ...], Problem]]:
     """Yield what is wrong, with its place."""
     for key, paths in (("show", sandbox.show), ("hide", sandbox.hide)):
         for index, path in enumerate(paths):

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from annotated_types import Ge, Le
 
 from batchd import masking
-from batchd.config import reading
+from batchd.config import operator_files
 from batchd.config.values import Name, Section, loopback
 from batchd.errors import NotPossibleError, Problem
 
@@ -21,7 +21,7 @@ _HIGHEST_PORT = 65535
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Metrics(Section):
+class MetricsSection(Section):
     """``[metrics]``: figures for Prometheus."""
 
     listen: str = ""
@@ -49,7 +49,7 @@ class Metrics(Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Traces(Section):
+class TracesSection(Section):
     """``[traces]``: spans for an OpenTelemetry receiver."""
 
     endpoint: str = ""
@@ -77,7 +77,7 @@ class Traces(Section):
         """Return all headers, those of the variable or the file read now. Raises ``NotPossibleError``."""
         if not (self.headers_file or self.headers_env):
             return dict(self.headers)
-        text, place = reading.secret(
+        text, place = operator_files.secret(
             "[traces]: the headers", file=self.headers_file, env=self.headers_env, environ=environ
         )
         if not text:
@@ -97,7 +97,9 @@ class Traces(Section):
                 yield from value.split()[1:]  # behind `Bearer`
 
 
-def problems(metrics: Metrics, traces: Traces) -> Iterator[tuple[tuple[str, str], Problem]]:
+def problems(
+    metrics: MetricsSection, traces: TracesSection
+) -> Iterator[tuple[tuple[str, str], Problem]]:
     """Yield what is wrong with addresses and names, each with its place."""
     if metrics.listen and not _is_address(metrics.listen):
         hint = "as in 127.0.0.1:9464 or [::1]:9464"

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pydantic_core import CoreSchema
 
 _NEVER = "never"
-_LONGEST_S = 10**9
+_MAX_FALLBACK_S = 10**9
 
 
 class _Fallback:
@@ -23,7 +23,7 @@ class _Fallback:
             if value == _NEVER:
                 return _NEVER
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            if number and math.isfinite(value) and 0 <= value <= _LONGEST_S:
+            if number and math.isfinite(value) and 0 <= value <= _MAX_FALLBACK_S:
                 return float(value)
             why = "it must be 'never', or the seconds after which it goes on at the standard price"
             raise PydanticCustomError("fallback", "{why}", {"why": why})

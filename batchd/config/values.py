@@ -1,4 +1,4 @@
-"""What all sections are made of: kinds of values, how strictly they are read, and what hosts are."""
+"""The values of all sections: their kinds, how strictly they are read, and what hosts are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Name = Annotated[str, MinLen(1)]
 
 
 class Section:
-    """What pydantic gets for every section: no unknown keys, no guessing at types, no NaN."""
+    """The pydantic settings of every section: no unknown keys, no guessing at types, no NaN."""
 
     __slots__ = ()
     __pydantic_config__: ClassVar[dict[str, Any]] = {

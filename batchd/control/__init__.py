@@ -2,77 +2,77 @@
 
 A request is ``{"verb": "status", …fields}``, its answer ``{"ok": true, …fields}`` or
 ``{"ok": false, "error": "…", "exit_code": 2}``; both name the daemon's version as ``batchd``. A request's ``via`` says for whom
-its process asks, where that is somebody else: a browser, say. ``messages``, ``standing`` and
-``checking`` have their fields, ``coding`` their JSON. What is exported is what who asks needs, and light to import: ``server`` is the daemon's half.
+its process asks, where that is somebody else: a browser, say. ``requests``, ``status`` and
+``check`` have their fields, ``coding`` their JSON. What is exported is what who asks needs, and light to import: ``socket_server`` is the daemon's half.
 """
 
 from __future__ import annotations
 
-from batchd.control.checking import Check, Checked, Line, LineVerdict
+from batchd.control.check import Check, Checked, CheckLine, LineVerdict
 from batchd.control.client import Connection, ask, request
 from batchd.control.coding import fields
-from batchd.control.messages import (
+from batchd.control.requests import (
     Cancel,
     Cancelled,
+    ControlRequest,
     Detach,
     Detached,
     EndedBefore,
-    Held,
     Invite,
     Invited,
+    NewRun,
     Pause,
     Paused,
     Prioritised,
     Priority,
     Prune,
     Pruned,
-    Request,
     Resume,
-    Resumed,
+    ResumedScope,
     Retried,
     Retry,
-    Run,
+    ShownParking,
     Submit,
     Submitted,
     Tune,
     Tuned,
 )
-from batchd.control.standing import Standing, Status, Trouble, Warned
+from batchd.control.status import DaemonStatus, ModelWarning, OpenTrouble, Status
 
 __all__ = [
     "Cancel",
     "Cancelled",
     "Check",
+    "CheckLine",
     "Checked",
     "Connection",
+    "ControlRequest",
+    "DaemonStatus",
     "Detach",
     "Detached",
     "EndedBefore",
-    "Held",
     "Invite",
     "Invited",
-    "Line",
     "LineVerdict",
+    "ModelWarning",
+    "NewRun",
+    "OpenTrouble",
     "Pause",
     "Paused",
     "Prioritised",
     "Priority",
     "Prune",
     "Pruned",
-    "Request",
     "Resume",
-    "Resumed",
+    "ResumedScope",
     "Retried",
     "Retry",
-    "Run",
-    "Standing",
+    "ShownParking",
     "Status",
     "Submit",
     "Submitted",
-    "Trouble",
     "Tune",
     "Tuned",
-    "Warned",
     "ask",
     "fields",
     "request",

@@ -11,29 +11,37 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from batchd import __version__
+from batchd.actions import Action
 from batchd.control import coding
-from batchd.control.giver import Giver
-from batchd.control.messages import A, Request
+from batchd.control.requester import Requester
+from batchd.control.requests import A, ControlRequest
 from batchd.errors import BatchdError, UsageError
-from batchd.log import Action, get_logger
+from batchd.log import get_logger
 
 #: Characters of what a giver says of whom it asks for.
 _VIA = 200
 
 
-class Commands(Protocol):
-    """What carries requests out."""
+class RequestHandlers(Protocol):
+    """The handlers that carry requests out."""
 
-    async def carry_out(self, request: Request[A], by: Giver, /) -> A:
+    async def carry_out(self, request: ControlRequest[A], by: Requester, /) -> A:
         """Do what is asked, and return the answer. Raises ``BatchdError``."""
 
     def malformed(
-        self, kind: type[Request[Any]], given: Mapping[str, Any], by: Giver, error: BatchdError, /
+        self,
+        kind: type[ControlRequest[Any]],
+        given: Mapping[str, Any],
+        by: Requester,
+        error: BatchdError,
+        /,
     ) -> None:
         """Take note of a request of a kind that is refused for its fields."""
 
 
-async def answered(line: bytes, by: Giver, commands: Commands, verbs: Collection[str]) -> bytes:
+async def answered(
+    line: bytes, by: Requester, commands: RequestHandlers, verbs: Collection[str]
+) -> bytes:
     """Return the answer to a line, as a line. ``verbs``: those that its sender may use."""
     # After an upgrade, who asks may be of another version.
     answer = {**await _answer(line, by, commands, verbs), "batchd": __version__}
@@ -46,7 +54,7 @@ def refused(error: str, exit_code: int = UsageError.exit_code) -> bytes:
 
 
 async def _answer(
-    line: bytes, by: Giver, commands: Commands, verbs: Collection[str]
+    line: bytes, by: Requester, commands: RequestHandlers, verbs: Collection[str]
 ) -> Mapping[str, Any]:
     try:
         given = json.loads(line)
@@ -65,7 +73,10 @@ async def _answer(
 
 
 async def _carried_out(
-    kind: type[Request[Any]], given: Mapping[str, Any], by: Giver, commands: Commands
+    kind: type[ControlRequest[Any]],
+    given: Mapping[str, Any],
+    by: Requester,
+    commands: RequestHandlers,
 ) -> dict[str, Any]:
     """Have a request carried out; return the answer's fields. Raises ``BatchdError``."""
     try:
@@ -90,8 +101,8 @@ async def line_of(reader: asyncio.StreamReader) -> bytes | None:
     return line if line.endswith(b"\n") else None
 
 
-def peer(sock: socket.socket, *, member: bool = False) -> Giver:
+def peer(sock: socket.socket, *, member: bool = False) -> Requester:
     """Return who is at the other end, as the kernel knows them. ``member``: they came by the group's socket."""
     form = struct.Struct("3i")
     pid, uid, _ = form.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, form.size))
-    return Giver(uid, pid, sock, member=member)
+    return Requester(uid, pid, sock, member=member)

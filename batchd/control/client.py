@@ -15,8 +15,8 @@ import msgspec
 
 from batchd import __version__
 from batchd.control import coding
-from batchd.control.messages import A, Request
 from batchd.control.place import address
+from batchd.control.requests import A, ControlRequest
 from batchd.errors import (
     BatchdError,
     ForbiddenError,
@@ -34,7 +34,7 @@ _WONDER_S = 2.0
 
 def ask(
     state: Path,
-    message: Request[A],
+    message: ControlRequest[A],
     *,
     timeout_s: float = _TIMEOUT_S,
     heed: Callable[[str], None] | None = None,
@@ -54,7 +54,7 @@ def ask(
     return _understood(state, message, given)
 
 
-def _understood(state: Path, message: Request[A], given: Mapping[str, Any]) -> A:
+def _understood(state: Path, message: ControlRequest[A], given: Mapping[str, Any]) -> A:
     try:
         return coding.answer(message, given)
     except msgspec.ValidationError as error:
@@ -91,7 +91,7 @@ class Connection:
         self._answers.close()
         self._socket.close()
 
-    def ask(self, message: Request[A], timeout_s: float | None = _TIMEOUT_S) -> A:
+    def ask(self, message: ControlRequest[A], timeout_s: float | None = _TIMEOUT_S) -> A:
         """Ask; return the answer. Raises as the function ``ask`` does. ``timeout_s`` None: wait as long as it takes."""
         self._socket.settimeout(timeout_s)
         fields = {"verb": coding.verb(type(message)), **coding.fields(message)}

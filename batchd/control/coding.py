@@ -12,32 +12,32 @@ from typing import Any, get_args
 
 import msgspec
 
-from batchd.control.checking import Check
-from batchd.control.messages import (
+from batchd.control.check import Check
+from batchd.control.requests import (
     A,
     Cancel,
+    ControlRequest,
     Detach,
     Invite,
     Pause,
     Priority,
     Prune,
-    Request,
     Resume,
     Retry,
     Submit,
     Tune,
 )
-from batchd.control.standing import Status
+from batchd.control.status import Status
 from batchd.errors import UsageError
 from batchd.records import Scope
 
-_KINDS: tuple[type[Request[Any]], ...] = (
+_KINDS: tuple[type[ControlRequest[Any]], ...] = (
     *(Status, Cancel, Pause, Resume),
     *(Priority, Retry, Prune, Tune),
     *(Submit, Detach, Check, Invite),
 )
 #: By its verb, what can be asked.
-REQUESTS: Mapping[str, type[Request[Any]]] = {kind.__name__.lower(): kind for kind in _KINDS}
+REQUESTS: Mapping[str, type[ControlRequest[Any]]] = {kind.__name__.lower(): kind for kind in _KINDS}
 
 #: What each field of a request is to be, for the message about something else.
 _WANTED: Mapping[str, str] = {
@@ -70,7 +70,7 @@ _SHOWN = 60
 _FIELD = re.compile(r"`(?:\$\.)?(\w+)[^`]*`$")
 
 
-def verb(kind: type[Request[Any]]) -> str:
+def verb(kind: type[ControlRequest[Any]]) -> str:
     """Return what a kind of requests is called: as its class, its command and its handler."""
     return kind.__name__.lower()
 
@@ -78,19 +78,19 @@ def verb(kind: type[Request[Any]]) -> str:
 def fields(message: object) -> dict[str, Any]:
     """Return the fields of a request or an answer, as JSON has them."""
     found: dict[str, Any] = msgspec.to_builtins(message)
-    if isinstance(message, Request):
+    if isinstance(message, ControlRequest):
         return {name: "" if value is None else value for name, value in found.items()}
     return found
 
 
-def known(kind: type[Request[Any]], given: Mapping[str, Any]) -> dict[str, Any]:
+def known(kind: type[ControlRequest[Any]], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is given of the fields that a request of this kind has."""
     return {
         name: given[name] for name in kind.__struct_fields__ if given.get(name) not in (None, "")
     }
 
 
-def request(kind: type[Request[A]], given: Mapping[str, Any]) -> Request[A]:
+def request(kind: type[ControlRequest[A]], given: Mapping[str, Any]) -> ControlRequest[A]:
     """Return the request that has these fields. Raises ``UsageError``."""
     try:
         return msgspec.convert(known(kind, given), kind)
@@ -98,7 +98,7 @@ def request(kind: type[Request[A]], given: Mapping[str, Any]) -> Request[A]:
         raise UsageError(_complaint(str(error), known(kind, given))) from None
 
 
-def answer(asked: Request[A], given: Mapping[str, Any]) -> A:
+def answer(asked: ControlRequest[A], given: Mapping[str, Any]) -> A:
     """Return the answer that has these fields. Raises ``msgspec.ValidationError``."""
     (base,) = type(asked).__dict__["__orig_bases__"]
     (kind,) = get_args(base)

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from batchd import users
+from batchd.actions import Action
 from batchd.control import members
-from batchd.control.answering import Commands, answered, line_of, peer, refused
+from batchd.control.answering import RequestHandlers, answered, line_of, peer, refused
 from batchd.control.place import NAME
-from batchd.control.server import file_of
-from batchd.log import Action, get_logger
+from batchd.control.socket_server import file_of
+from batchd.log import get_logger
 
 T = TypeVar("T")
 
@@ -53,11 +54,11 @@ class _Open:
 
 @dataclass(slots=True, eq=False)
 class GroupServer:
-    """Listens as long as a group may drop files into the inbox."""
+    """The server for a group that may drop files into the inbox."""
 
     _inbox: Path
     _state: Path
-    _commands: Commands
+    _commands: RequestHandlers
     #: Why members cannot ask, although they may drop; empty: they can.
     problem: str = ""
     _open: _Open | None = None

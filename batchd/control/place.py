@@ -1,4 +1,4 @@
-"""Where the control socket lies, and how it is reached there, however long the path."""
+"""The address of the control socket, reached however long its path is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is in force: the configuration as it was last read, and the prices that go with it."""
+"""The configuration in force, as it was last read, and the prices that go with it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from batchd.pricing import Prices
 
 
 @dataclass(slots=True, eq=False)
-class Current:
+class CurrentConfig:
     """The one place where the daemon's parts look the configuration up; only the ``Reloader`` changes it."""
 
     config: Config

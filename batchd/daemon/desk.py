@@ -1,4 +1,4 @@
-"""Where listeners ask how the daemon stands, in figures that cost it next to nothing."""
+"""The desk where listeners ask how the daemon stands, in figures that cost it next to nothing."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from batchd.actions import Action
 from batchd.daemon.troubles import Tries
-from batchd.log import Action
 from batchd.records import Cause, Scope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
-    """How the daemon stands at one moment."""
+class DaemonFigures:
+    """The figures of the daemon at one moment."""
 
     #: Whether it starts nothing any more.
     draining: bool
@@ -42,10 +42,10 @@ class Figures:
     troubles: tuple[str, ...]
 
 
-class Desk(Protocol):
-    """Answers on the daemon's loop, and there alone."""
+class StatusDesk(Protocol):
+    """The desk: answers on the daemon's loop, and there alone."""
 
-    def figures(self) -> Figures:
+    def figures(self) -> DaemonFigures:
         """Return how the daemon stands now."""
 
     def trying(self, action: Action) -> Tries:

@@ -1,4 +1,4 @@
-"""What belongs into a batch's folder before its summary, made by others than the daemon."""
+"""Finishers: what others than the daemon put into a batch's folder before its summary."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from batchd.records import Batch
 
 
 class Finisher:
-    """Subclass it and hand it to the daemon. The summary waits for it: be bounded, and never fail."""
+    """A finisher: subclass it and hand it to the daemon. The summary waits for it: be bounded, and never fail."""
 
     async def soon(self, tasks: int, config: Config) -> None:
         """Get ready: of a batch of so many tasks, few have not ended."""

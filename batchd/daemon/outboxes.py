@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
-from batchd.daemon.troubles import TROUBLE_S, Place, Troubles
+from batchd.actions import Action
+from batchd.daemon.troubles import TROUBLE_S, TroubleLog, TroubleSubject
 from batchd.errors import NotPossibleError
-from batchd.log import Action
-from batchd.pool.disks import Disks, silent
+from batchd.pool.disks import AllDiskThreads, silent
 from batchd.records import Batch
 from batchd.spool import outbox
 
@@ -32,8 +32,8 @@ _REACHED_S = 1.0
 class Outboxes:
     """The only way to do something at an outbox."""
 
-    _disks: Disks
-    _troubles: Troubles
+    _disks: AllDiskThreads
+    _troubles: TroubleLog
     #: When an outbox has answered.
     _reached: dict[str, float] = field(default_factory=dict)
     #: Which ones are asked whether they do.
@@ -111,16 +111,16 @@ class Outboxes:
             await asyncio.wait({doing}, timeout=HANGS_S)
             if not doing.done():
                 with self._troubles.trying(Action.OUTBOX_TROUBLE) as tries:
-                    tries.failed(silent(folder), Place(outbox=folder))
+                    tries.failed(silent(folder), TroubleSubject(outbox=folder))
                     await asyncio.wait({doing})
             return await doing
         finally:
             doing.cancel()
 
-    async def _concerned(self, batch: Batch | None) -> Place:
+    async def _concerned(self, batch: Batch | None) -> TroubleSubject:
         """Return what it concerns that something of a batch's cannot be written."""
         if batch is None:
-            return Place()
+            return TroubleSubject()
         folder = batch.outbox
         whole = await self._answered(partial(outbox.refuses, folder), folder)
-        return Place(outbox=folder) if whole else Place(batch=batch.name)
+        return TroubleSubject(outbox=folder) if whole else TroubleSubject(batch=batch.name)

@@ -23,11 +23,11 @@ import msgspec
 from batchd.config import Config
 from batchd.events import TaskFinished
 from batchd.formats import ResultV1, SummaryV1
-from batchd.records import Batch, Cause, Parking, Purpose, Ref, Scope, Status
+from batchd.records import Batch, Cause, Parking, Purpose, Ref, Scope, TaskStatus
 from batchd.spool import claims, files, outbox
 from batchd.spool.claims import Claim
 from batchd.store import Store
-from batchd.store.fold import Tally
+from batchd.store.fold import LedgerAmounts
 from batchd.taskstate import TaskState, fold
 
 T = TypeVar("T")
@@ -41,13 +41,13 @@ UNCERTAIN = "uncertain"
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class OutboxResult:
     """The end of a task, from the outbox."""
 
     ref: Ref
     event: TaskFinished
     #: What it used that the store does not know, by purpose.
-    used: Mapping[str, Tally]
+    used: Mapping[str, LedgerAmounts]
 
     @property
     def usd(self) -> float:
@@ -56,7 +56,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Stranger:
+class UnknownBatch:
     """A batch in the outbox that the store does not know."""
 
     name: str
@@ -71,14 +71,14 @@ class Stranger:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What is to be done."""
+class ReconcilePlan:
+    """The plan of what is to be done."""
 
-    found: list[Found] = field(default_factory=list)
+    found: list[OutboxResult] = field(default_factory=list)
     uncertain: list[Ref] = field(default_factory=list)
     #: Batches whose summary lies in the outbox, with their tasks that ended and count as unpublished.
     published: dict[str, list[Ref]] = field(default_factory=dict)
-    strangers: list[Stranger] = field(default_factory=list)
+    strangers: list[UnknownBatch] = field(default_factory=list)
     #: Claimed files that the store does not know.
     claims: list[Claim] = field(default_factory=list)
     #: Where the store's newest batch went, if none ever went to this outbox: it is another spool's, or that was moved.
@@ -87,7 +87,7 @@ class Plan:
     others: tuple[str, ...] = ()
 
 
-async def plan(store: Store, config: Config) -> Plan:
+async def plan(store: Store, config: Config) -> ReconcilePlan:
     """Compare a store with the outbox and what lies claimed; nothing is changed."""
     outboxes = await store.writer.submit(
         lambda journal: journal.db.execute(
@@ -97,7 +97,7 @@ async def plan(store: Store, config: Config) -> Plan:
     others = _others(outboxes, config)
     # The newest comes first.
     elsewhere = others[0] if others and len(others) == len(outboxes) else ""
-    made, restored = Plan(elsewhere=elsewhere, others=others), store.restore()
+    made, restored = ReconcilePlan(elsewhere=elsewhere, others=others), store.restore()
     waiting: dict[str, list[Ref]] = {}
     for queued in restored.queued:
         waiting.setdefault(queued.ref.batch, []).append(queued.ref)
@@ -129,7 +129,7 @@ def _others(outboxes: Sequence[tuple[str]], config: Config) -> tuple[str, ...]:
     return tuple(outbox for (outbox,) in outboxes if Path(outbox).resolve() != ours)
 
 
-async def carry_out(store: Store, made: Plan) -> None:
+async def carry_out(store: Store, made: ReconcilePlan) -> None:
     """Import what was found, and park what is uncertain. Can be repeated."""
     await _together(partial(_import, store, found) for found in made.found)
     for name, ended in made.published.items():
@@ -152,7 +152,7 @@ def _batched(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
         yield chunk
 
 
-async def _import(store: Store, found: Found) -> None:
+async def _import(store: Store, found: OutboxResult) -> None:
     await store.writer.submit(lambda journal: journal.adopt(found.ref, found.event, found.used))
     await store.published(found.ref)
 
@@ -165,10 +165,10 @@ async def _park(store: Store, ref: Ref, now: float) -> None:
     await store.park(
         Parking(scope=Scope.TASK, name=str(ref), cause=Cause.UNCERTAIN, message=message, since=now)
     )
-    await store.suspend(ref, None, Status.PARKED, message)  # so that it is shown
+    await store.suspend(ref, None, TaskStatus.PARKED, message)  # so that it is shown
 
 
-def set_aside(made: Plan, state: Path) -> None:
+def set_aside(made: ReconcilePlan, state: Path) -> None:
     """Move claimed files that may have become batches since out of the daemon's way. Raises ``OSError``."""
     for claim in made.claims:
         target = state / UNCERTAIN / claim.path.name
@@ -182,7 +182,7 @@ def _claims(store: Store, config: Config) -> list[Claim]:
     return [claim for claim in ours if store.claimed(claim.ulid) is None]
 
 
-def _end(store: Store, batch: Batch, ref: Ref, lines: Mapping[str, str]) -> Found | None:
+def _end(store: Store, batch: Batch, ref: Ref, lines: Mapping[str, str]) -> OutboxResult | None:
     """Return a task's end, if the outbox has it."""
     data = _read(Path(batch.folder, f"{ref.task}.json"))
     text = data.decode("utf-8", "replace") if data is not None else lines.get(ref.task, "")
@@ -196,10 +196,10 @@ def _end(store: Store, batch: Batch, ref: Ref, lines: Mapping[str, str]) -> Foun
         return None
     at = datetime.fromisoformat(result.timing.finished_at).timestamp()
     event = TaskFinished(at=at, status=result.status, reason=result.reason, result=text)
-    return Found(ref, event, used)
+    return OutboxResult(ref, event, used)
 
 
-def _used(result: ResultV1, known: TaskState) -> dict[str, Tally] | None:
+def _used(result: ResultV1, known: TaskState) -> dict[str, LedgerAmounts] | None:
     """Return what a result counts beyond the journal, by purpose; None where it counts less: it is another run's.
 
     A result does not split its money by purpose: it is booked as the agent's, or as that of the only purpose
@@ -210,7 +210,7 @@ def _used(result: ResultV1, known: TaskState) -> dict[str, Tally] | None:
         theirs, ours = result.usage.by_purpose.get(purpose), known.spend.get(purpose)
         if theirs is None:
             continue
-        tally = Tally()
+        tally = LedgerAmounts()
         for name in (
             *("calls", "input_tokens", "cached_input_tokens"),
             *("cache_write_tokens", "cache_write_long_tokens", "cache_reported_tokens"),
@@ -224,7 +224,7 @@ def _used(result: ResultV1, known: TaskState) -> dict[str, Tally] | None:
         tally.unpriced_calls = tally.calls if result.cost.total is None else 0
         if tally.calls:
             used[purpose.value] = tally
-    payer = used.get(Purpose.AGENT) or next(iter(used.values()), None) or Tally()
+    payer = used.get(Purpose.AGENT) or next(iter(used.values()), None) or LedgerAmounts()
     used = used or {Purpose.AGENT.value: payer}
     payer.cache_saved_usd = (result.cost.cache_saved or 0.0) - (known.cache_saved_usd or 0.0)
     costs = [spend.cost for spend in known.spend.values() if spend.cost]
@@ -249,7 +249,7 @@ def _collected(batch: Batch) -> dict[str, str]:
     return texts
 
 
-def _strangers(folder: Path, known: set[str]) -> Iterator[Stranger]:
+def _strangers(folder: Path, known: set[str]) -> Iterator[UnknownBatch]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name in known or path.is_symlink() or not path.is_dir():
             continue
@@ -261,7 +261,7 @@ def _strangers(folder: Path, known: set[str]) -> Iterator[Stranger]:
         results = [r for n in names if n.endswith(".json") and (r := _result(_text(path / n)))]
         usd = sum((r.cost.total or 0.0) + (r.cost.unsettled or 0.0) for r in results)
         request = str(path / requests[0]) if requests else ""
-        yield Stranger(path.name, summary is not None, len(results), usd, request)
+        yield UnknownBatch(path.name, summary is not None, len(results), usd, request)
 
 
 def _result(text: str) -> ResultV1 | None:

@@ -9,16 +9,17 @@ from typing import Any
 
 from batchd import config as configuration
 from batchd import log, visible
+from batchd.actions import Action
 from batchd.config import Config
 from batchd.config.loading import dotted, place_of
 from batchd.daemon import tuning
-from batchd.daemon.current import Current
-from batchd.daemon.listener import Listeners
-from batchd.daemon.loop import Loop
+from batchd.daemon.current import CurrentConfig
+from batchd.daemon.listeners import Listeners
+from batchd.daemon.main_loop import MainLoop
 from batchd.errors import BatchdError, UsageError
 from batchd.governor import Governor
-from batchd.log import Action, get_logger
-from batchd.pool.shape import Shape
+from batchd.log import get_logger
+from batchd.pool.shape import PoolShape
 from batchd.pool.supervisor import Supervisor
 from batchd.pricing import Prices
 from batchd.sandbox import Sandbox
@@ -50,17 +51,17 @@ _SECRET = {"headers", "extra_body"}
 
 @dataclass(slots=True, eq=False, repr=False)
 class Reloader:
-    """Has every room take over what can change while it runs."""
+    """The reloader: has every room take over what can change while it runs."""
 
-    _loop: Loop
-    _current: Current
+    _loop: MainLoop
+    _current: CurrentConfig
     _governor: Governor
     _listeners: Listeners
     _pool: Supervisor
     #: Returns the configuration as it stands in its file; None: there is none.
     _read: Callable[[], Config] | None
     #: Returns the pool that a configuration means.
-    _shape: Callable[[Config], Shape]
+    _shape: Callable[[Config], PoolShape]
     #: The configuration as it was read, without what ``tune`` changed: last, and at the start.
     _read_last: Config = field(init=False)
     _read_first: Config = field(init=False)

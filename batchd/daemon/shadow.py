@@ -10,10 +10,10 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from batchd.daemon.attempts.active import Active
+from batchd.daemon.attempts.active import ActiveAttempt
 from batchd.daemon.attempts.attempts import Attempts
-from batchd.daemon.ends.batches import Batches
-from batchd.daemon.loop import Loop
+from batchd.daemon.ends.batches import OpenBatches
+from batchd.daemon.main_loop import MainLoop
 from batchd.lifecycle import Entry, Lifecycle, Phase
 from batchd.pool.supervisor import Supervisor
 
@@ -30,9 +30,9 @@ def wanted() -> bool:
 class Shadow:
     """Compares, as long as the daemon takes up work."""
 
-    _loop: Loop
+    _loop: MainLoop
     _lifecycle: Lifecycle
-    _batches: Batches
+    _batches: OpenBatches
     _attempts: Attempts
     _pool: Supervisor
 
@@ -59,7 +59,7 @@ class Shadow:
             if ref in active:
                 yield from _attempt(entry, active[ref])
 
-    def _phases(self, entry: Entry, active: Active | None) -> Iterator[Phase]:
+    def _phases(self, entry: Entry, active: ActiveAttempt | None) -> Iterator[Phase]:
         """Yield the phases that the daemon's own classes leave open."""
         if active is not None:
             alive = active.worker in self._pool.workers
@@ -68,7 +68,7 @@ class Shadow:
             yield from (Phase.ENDING, Phase.ENDED, entry.waiting)
 
 
-def _phases_at_work(active: Active, *, alive: bool) -> Iterator[Phase]:
+def _phases_at_work(active: ActiveAttempt, *, alive: bool) -> Iterator[Phase]:
     given = active.worker.tasks.get(active.ref)
     if given is None or (given and not alive):
         yield Phase.SUSPENDED
@@ -79,7 +79,7 @@ def _phases_at_work(active: Active, *, alive: bool) -> Iterator[Phase]:
         yield Phase.SUSPENDED  # its worker was lost before it had the task
 
 
-def _attempt(entry: Entry, active: Active) -> Iterator[str]:
+def _attempt(entry: Entry, active: ActiveAttempt) -> Iterator[str]:
     if entry.attempt != active.attempt:
         yield f"{entry.ref}: attempt {entry.attempt}, where {active.attempt} was expected"
     if entry.wish != active.stop and entry.phase in _AT_WORK:

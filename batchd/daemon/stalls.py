@@ -12,16 +12,17 @@ import time
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from batchd.daemon.attempts.active import Active
+from batchd.actions import Action
+from batchd.daemon.attempts.active import ActiveAttempt
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.attempts.turns import Turns
-from batchd.daemon.ends.batches import Batches
-from batchd.daemon.loop import Loop
-from batchd.daemon.troubles import Troubles
+from batchd.daemon.ends.batches import OpenBatches
+from batchd.daemon.main_loop import MainLoop
+from batchd.daemon.troubles import TroubleLog
 from batchd.errors import NotPossibleError
 from batchd.governor import Governor
 from batchd.lifecycle import Lifecycle
-from batchd.log import Action, get_logger
+from batchd.log import get_logger
 from batchd.pool.supervisor import Supervisor
 from batchd.records import Batch
 from batchd.spool.inbox import Inbox
@@ -62,8 +63,8 @@ class _Seen:
     for_s: float = 0.0
 
 
-class Tally:
-    """How long each thing that could move has stayed as it is. Pure."""
+class StallTally:
+    """The record of how long each thing that could move has stayed as it is. Pure."""
 
     def __init__(self) -> None:
         self._seen: dict[Hashable, _Seen] = {}
@@ -85,19 +86,19 @@ class Tally:
 
 @dataclass(slots=True, eq=False, repr=False)
 class Stalls:
-    """Looks for stalls for as long as the daemon runs."""
+    """The watch for stalls, for as long as the daemon runs."""
 
-    _loop: Loop
+    _loop: MainLoop
     _lifecycle: Lifecycle
-    _troubles: Troubles
+    _troubles: TroubleLog
     _governor: Governor
-    _batches: Batches
+    _batches: OpenBatches
     _turns: Turns
     _attempts: Attempts
     _pool: Supervisor
     #: None where none is watched.
     _inbox: Inbox | None
-    _tally: Tally = field(default_factory=Tally)
+    _tally: StallTally = field(default_factory=StallTally)
     #: What has stalled, and since when that is known.
     _open: tuple[NotPossibleError, float] | None = None
 
@@ -182,7 +183,7 @@ class Stalls:
             yield Movable(("inbox", looked), "the inbox", "it is not looked at", may_s + _MINUTE_S)
 
 
-def at_work(active: Active) -> Movable:
+def at_work(active: ActiveAttempt) -> Movable:
     """Return a task that a worker works on: each step of it has a limit of its own."""
     limits = active.task.limits if active.task else None
     key = ("running", active.ref, active.attempt, active.step, active.since)

@@ -1,4 +1,4 @@
-"""Notifies systemd that the daemon is ready, alive, reloading, stopping."""
+"""The protocol of systemd: the daemon is ready, alive, reloading, stopping."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import time
 from collections.abc import Mapping
 
 
-class Notifier:
-    """Speaks the protocol of sd_notify(3); without systemd it says nothing."""
+class SystemdNotifier:
+    """The sender of sd_notify(3); without systemd it sends nothing."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         self._address = environ.get("NOTIFY_SOCKET", "").replace("@", "\0", 1)

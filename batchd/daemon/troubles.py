@@ -1,4 +1,4 @@
-"""What goes on failing: logged at once, then now and then, and when it is over; shown as open as long as it lasts."""
+"""Troubles, what goes on failing: logged at once, then now and then, and when it is over; shown as open as long as it lasts."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, Self, TypeAlias
 
 import msgspec
 
-from batchd.control import Trouble
+from batchd.actions import Action
+from batchd.control import OpenTrouble
 from batchd.errors import NotPossibleError
-from batchd.log import Action
 
 #: The pause after the disk refused something.
 TROUBLE_S = 1.0
@@ -46,8 +46,8 @@ _FIXES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """What a trouble concerns; empty: everything."""
+class TroubleSubject:
+    """The subject of a trouble; empty: everything."""
 
     #: The whole of an outbox, an absolute path.
     outbox: str = ""
@@ -55,14 +55,14 @@ class Place:
     batch: str = ""
 
 
-_EVERYTHING = Place()
+_EVERYTHING = TroubleSubject()
 
 
 @dataclass(slots=True)
 class _Open:
     """A trouble, and how many pieces of work meet it."""
 
-    trouble: Trouble
+    trouble: OpenTrouble
     begun: float
     logged_at: float
     times: int = 0
@@ -72,13 +72,13 @@ class _Open:
         """Return the single batches that it concerns."""
         return {tries.place.batch for tries in self.waiting if tries.place.batch}
 
-    def seen(self) -> Trouble:
+    def seen(self) -> OpenTrouble:
         """Return it as it stands now."""
         return msgspec.structs.replace(self.trouble, batches=tuple(sorted(self.batches())[:_NAMED]))
 
 
-class Troubles:
-    """Remembers what is open, and what of it was logged."""
+class TroubleLog:
+    """The open troubles, and what of each was logged."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class Troubles:
         self._others: list[tuple[Action, Ask]] = []
 
     @property
-    def open(self) -> tuple[Trouble, ...]:
+    def open(self) -> tuple[OpenTrouble, ...]:
         """What fails at this time, oldest first."""
         others = [trouble(what, *found) for what, ask in self._others if (found := ask())]
         return tuple(sorted((*(k.seen() for k in self._known.values()), *others), key=_since))
@@ -154,7 +154,7 @@ class Tries:
 
     __slots__ = ("_action", "_error", "_troubles", "place")
 
-    def __init__(self, troubles: Troubles, action: Action) -> None:
+    def __init__(self, troubles: TroubleLog, action: Action) -> None:
         self._troubles = troubles
         self._action = action
         self._error: Exception | None = None
@@ -167,7 +167,7 @@ class Tries:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._leave(worked=kind is None)
 
-    def failed(self, error: Exception, place: Place = _EVERYTHING) -> None:
+    def failed(self, error: Exception, place: TroubleSubject = _EVERYTHING) -> None:
         """Say that it has failed, and what that concerns."""
         if self._error is not None and self._key(self._error, self.place) != self._key(
             error, place
@@ -186,20 +186,20 @@ class Tries:
             key = self._key(error, self.place)
             self._troubles.leave(key, self, error, worked=worked)
 
-    def _key(self, error: Exception, place: Place) -> _Key:
+    def _key(self, error: Exception, place: TroubleSubject) -> _Key:
         """Return what distinguishes one trouble from another: not a path, for each file has its own."""
         what = error.errno if isinstance(error, OSError) else str(error)
         return self._action, what, place.outbox or (place.batch and _BATCHES)
 
 
-def trouble(what: Action, error: Exception, since: float) -> Trouble:
+def trouble(what: Action, error: Exception, since: float) -> OpenTrouble:
     """Return an error as ``status`` shows it."""
     message, fix = str(error), ""
     if isinstance(error, OSError):
         fix = _FIXES.get(error.errno or 0, "")
     elif isinstance(error, NotPossibleError):
         message, _, fix = message.rpartition(": ")
-    return Trouble(what, message, since, fix or "see the log; it is tried again by itself")
+    return OpenTrouble(what, message, since, fix or "see the log; it is tried again by itself")
 
 
 def refused(error: Exception) -> str:
@@ -210,5 +210,5 @@ def refused(error: Exception) -> str:
     return f"{error}; give it again once that is fixed"
 
 
-def _since(trouble: Trouble) -> float:
+def _since(trouble: OpenTrouble) -> float:
     return trouble.since

@@ -1,4 +1,4 @@
-"""What the rooms get of the configuration, in their own terms."""
+"""The configuration of each room, in its own terms."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from batchd import wire
 from batchd.config import Config
 from batchd.errors import NotPossibleError
-from batchd.pool.shape import Shape
+from batchd.pool.shape import PoolShape
 from batchd.records import Endpoint, Has
 
 _HEARTBEAT_S = 2.0
@@ -27,10 +27,10 @@ def endpoints(config: Config) -> tuple[dict[str, Endpoint], dict[str, str]]:
     return known, missing
 
 
-def shape(config: Config) -> Shape:
+def shape(config: Config) -> PoolShape:
     """Return how large the pool is."""
     pool = config.pool
-    return Shape(
+    return PoolShape(
         processes=pool.processes if pool.engine == "local" else 0,
         heartbeat_timeout_s=pool.heartbeat_timeout_s,
         max_tasks_per_process=pool.max_tasks_per_process,
@@ -41,9 +41,9 @@ def shape(config: Config) -> Shape:
     )
 
 
-def settings(config: Config, known: Mapping[str, Endpoint]) -> wire.Settings:
+def settings(config: Config, known: Mapping[str, Endpoint]) -> wire.WorkerSettings:
     """Return what workers need of the configuration."""
-    return wire.Settings(
+    return wire.WorkerSettings(
         endpoints=known,
         sandbox=config.sandbox_policy(),
         agents_per_process=config.pool.agents_per_process,

@@ -1,4 +1,4 @@
-"""What is looked at all the time: signs of life for systemd, what is too old, and the state directory."""
+"""The vigil: signs of life for systemd, the removal of what is too old, and the state directory."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from batchd.actions import Action
 from batchd.control.group import GroupServer
-from batchd.control.server import Server
-from batchd.daemon.current import Current
-from batchd.daemon.systemd import Notifier
-from batchd.daemon.troubles import Troubles
+from batchd.control.socket_server import Server
+from batchd.daemon.current import CurrentConfig
+from batchd.daemon.systemd import SystemdNotifier
+from batchd.daemon.troubles import TroubleLog
 from batchd.daemon.writes import Writes
-from batchd.log import Action
 from batchd.store import Store
 
 _LOOK_S = 1.0
@@ -21,7 +21,9 @@ _PRUNE_S = 600.0
 _DAY_S = 86400.0
 
 
-async def keep(store: Store, troubles: Troubles, server: Server, group: GroupServer | None) -> None:
+async def keep(
+    store: Store, troubles: TroubleLog, server: Server, group: GroupServer | None
+) -> None:
     """Watch the state directory, from under which all may be taken.
 
     A lost socket is made again, each of the two; a lost store ends the daemon: raises ``DamagedStoreError``.
@@ -40,14 +42,14 @@ async def keep(store: Store, troubles: Troubles, server: Server, group: GroupSer
                 tries.worked()
 
 
-async def feed(systemd: Notifier) -> None:
+async def feed(systemd: SystemdNotifier) -> None:
     """Feed systemd's watchdog for ever: nothing else is waited for here."""
     while True:
         systemd.alive()
         await asyncio.sleep(systemd.every_s)
 
 
-async def tidy(current: Current, store: Store, writes: Writes) -> None:
+async def tidy(current: CurrentConfig, store: Store, writes: Writes) -> None:
     """Drop what is not needed any more, for ever; that takes minutes where there is much, and waits where the disk is full."""
     now = steady_clock()
     while True:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from batchd.daemon.troubles import TROUBLE_S, Troubles, refused
+from batchd.actions import Action
+from batchd.daemon.troubles import TROUBLE_S, TroubleLog, refused
 from batchd.errors import (
     DamagedStoreError,
     NotPossibleError,
@@ -16,7 +17,6 @@ from batchd.errors import (
     StoreError,
     UsedNameError,
 )
-from batchd.log import Action
 from batchd.store import Store
 
 T = TypeVar("T")
@@ -24,10 +24,10 @@ T = TypeVar("T")
 
 @dataclass(slots=True, eq=False)
 class Writes:
-    """How the store is written to where it may be full, slow or gone."""
+    """The writes to the store where it may be full, slow or gone."""
 
     _store: Store
-    _troubles: Troubles
+    _troubles: TroubleLog
 
     async def durable(self, write: Callable[[], Awaitable[T]]) -> T:
         """Write to the store, again and again where it cannot: what waits is kept.

@@ -9,11 +9,11 @@ import msgspec
 from aiohttp import web
 
 from batchd.demo import faults
-from batchd.demo.dialects import Dialect
+from batchd.demo.dialects import ServedDialect
 from batchd.demo.exchanges import Exchange
-from batchd.demo.faults import Fault, Refusal
-from batchd.demo.planner import Plan
-from batchd.demo.request import Bill, Heading, Request
+from batchd.demo.faults import Fault, HttpRefusal
+from batchd.demo.planner import AnswerPlan
+from batchd.demo.simulated_request import Bill, Heading, SimulatedRequest
 
 JSON = "application/json"
 #: Faults that leave the answer's body as it is, or send it in full.
@@ -24,9 +24,9 @@ _UNSTREAMED = frozenset({"html", "error-200", "failed", "no-choices"})
 class Letter(msgspec.Struct, frozen=True, kw_only=True):
     """An answer, ready to be sent."""
 
-    dialect: Dialect
-    request: Request
-    plan: Plan
+    dialect: ServedDialect
+    request: SimulatedRequest
+    plan: AnswerPlan
     heading: Heading
     bill: Bill
     headers: Mapping[str, str]
@@ -47,7 +47,7 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
 async def refuse(
     http: web.BaseRequest,
     exchange: Exchange,
-    refusal: Refusal,
+    refusal: HttpRefusal,
     body: bytes,
     headers: Mapping[str, str],
 ) -> web.StreamResponse:

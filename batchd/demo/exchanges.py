@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from batchd.demo.request import Bill, Request
+from batchd.demo.simulated_request import Bill, SimulatedRequest
 from batchd.records import Purpose, Usage
 
 #: Exchanges kept in memory; the totals count all.
@@ -104,7 +104,7 @@ class Exchanges:
         self._file = file.open("ab") if file else None
         self._encode = msgspec.json.Encoder().encode
 
-    def begin(self, dialect: str, request: Request | None, body: bytes) -> Exchange:
+    def begin(self, dialect: str, request: SimulatedRequest | None, body: bytes) -> Exchange:
         """Log the arrival of a request, None where its body makes no sense."""
         digest = hashlib.blake2b(body, digest_size=8).hexdigest()
         exchange = Exchange(at=time.time(), hash=digest, dialect=dialect)

@@ -25,7 +25,7 @@ _TIERS: Mapping[str, Fraction] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prices:
+class FamilyPrices:
     """Dollars a million tokens, as decimals in text: money is counted exactly."""
 
     input: str
@@ -61,7 +61,7 @@ class Family:
 
     name: str = ""
     vendor: str = "openai"
-    prices: Prices | None = None
+    prices: FamilyPrices | None = None
     #: What it lets be cached at the least, in tokens.
     cache_minimum: int = 1024
     #: The efforts that it takes, and the one it has where none is named.
@@ -92,8 +92,8 @@ class Family:
     ends: str = ""
 
 
-def _gpt(new: str, cached: str, write: str, long_write: str, output: str) -> Prices:
-    return Prices(
+def _gpt(new: str, cached: str, write: str, long_write: str, output: str) -> FamilyPrices:
+    return FamilyPrices(
         input=new,
         cached=cached,
         write=write,
@@ -105,8 +105,8 @@ def _gpt(new: str, cached: str, write: str, long_write: str, output: str) -> Pri
     )
 
 
-def _claude(new: str, cached: str, write: str, long_write: str, output: str) -> Prices:
-    return Prices(input=new, cached=cached, write=write, long_write=long_write, output=output)
+def _claude(new: str, cached: str, write: str, long_write: str, output: str) -> FamilyPrices:
+    return FamilyPrices(input=new, cached=cached, write=write, long_write=long_write, output=output)
 
 
 _ADAPTIVE = frozenset({"adaptive", "disabled", "between_tools"})

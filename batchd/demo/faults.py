@@ -36,7 +36,7 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class HttpRefusal:
     """An HTTP error, in the words of the provider that it is known from."""
 
     status: int
@@ -131,7 +131,7 @@ NAMES = tuple(sorted({*REFUSALS, *DELIVERIES, *_NUMBERED, *_PLAIN, *SCRIPTS}))
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class NamePart:
     """One part of a model name."""
 
     name: str
@@ -140,27 +140,27 @@ class Part:
 
 
 @functools.lru_cache(4096)
-def parse(model: str) -> tuple[Part, ...]:
+def parse(model: str) -> tuple[NamePart, ...]:
     """Return the parts of a model name. Raises ``ValueError`` where it is none of ours."""
     return tuple(map(_part, model.split("+")))
 
 
-def _part(text: str) -> Part:
+def _part(text: str) -> NamePart:
     if text in _PLAIN:
-        return Part(text, math.inf)
+        return NamePart(text, math.inf)
     name, number = text, ""
     if name not in NAMES:
         name, _, number = text.rpartition("-")
     if name not in NAMES or name in _PLAIN or (name in _NUMBERED and not number):
         raise ValueError(text)
     if number in {"", "always"}:
-        return Part(name, math.inf if number else SCRIPTS.get(name, math.inf))
+        return NamePart(name, math.inf if number else SCRIPTS.get(name, math.inf))
     value = float(number)
     if not 0 <= value < math.inf:
         raise ValueError(text)
-    return Part(name, value)
+    return NamePart(name, value)
 
 
-def number(parts: tuple[Part, ...], name: str, default: float) -> float:
+def number(parts: tuple[NamePart, ...], name: str, default: float) -> float:
     """Return what a setting is set to, or its default."""
     return next((part.number for part in parts if part.name == name), default)

@@ -10,11 +10,11 @@ import msgspec
 from msgspec.structs import replace
 
 from batchd.demo import families, faults, recordings, scripts
-from batchd.demo.faults import Fault, Part
-from batchd.demo.meter import Meter
-from batchd.demo.recordings import Recording, Verdict
-from batchd.demo.request import Request
-from batchd.demo.settings import Settings
+from batchd.demo.cache_meter import CacheMeter
+from batchd.demo.faults import Fault, NamePart
+from batchd.demo.recordings import RecordedVerdict, Recording
+from batchd.demo.settings import ServerSettings
+from batchd.demo.simulated_request import SimulatedRequest
 from batchd.records import Answer, Purpose, Usage
 
 _UNKNOWN = (
@@ -26,7 +26,7 @@ NOTES = "Summary of the work so far:"
 _THOUGHT = "The user wants the task done. The next step is clear."
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class AnswerPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What becomes of a request."""
 
     answer: Answer = scripts.FINAL
@@ -65,7 +65,7 @@ class _Talk:
 class Planner:
     """Plans answers and faults, each by its number of times in a conversation."""
 
-    def __init__(self, recorded: Iterable[Recording], meter: Meter) -> None:
+    def __init__(self, recorded: Iterable[Recording], meter: CacheMeter) -> None:
         self._recorded = tuple(recorded)
         self._meter = meter
         self.reset()
@@ -75,18 +75,18 @@ class Planner:
         self._talks: dict[tuple[str, str], _Talk] = {}
         #: The latest talk on a prompt, whatever its model: a judge may be another one.
         self._latest: dict[str, _Talk] = {}
-        self._struck: Counter[tuple[str, str, Part]] = Counter()
+        self._struck: Counter[tuple[str, str, NamePart]] = Counter()
         #: How much of a strike by the server's own faults is due: one at 1.
         self._due = 0.0
 
-    def plan(self, request: Request, settings: Settings, now: float) -> Plan:
+    def plan(self, request: SimulatedRequest, settings: ServerSettings, now: float) -> AnswerPlan:
         """Return what becomes of a request at a time, in seconds."""
         if settings.models and request.model not in settings.models:
-            return Plan(refusal=Fault("404", request.model))
+            return AnswerPlan(refusal=Fault("404", request.model))
         try:
             parts = self._parts(request.model, settings)
         except ValueError:
-            return Plan(refusal=Fault("404", request.model))
+            return AnswerPlan(refusal=Fault("404", request.model))
         talk = self._talk(request)
         latency_s = settings.latency_s + faults.number(parts, "latency", 0)
         plain = not request.thinks and request.tier == "default"
@@ -97,17 +97,17 @@ class Planner:
             and request.purpose is Purpose.AGENT
         ):
             # The benchmarks' own: nothing below applies to it.
-            return Plan(answer=self._answer(request, talk, parts), latency_s=latency_s)
+            return AnswerPlan(answer=self._answer(request, talk, parts), latency_s=latency_s)
         names = {part.name for part in parts}
         # Of chat completions alone: the others have no calls without.
         bare = (getattr(turn, "thoughtless", False) for turn in request.turns)
         if "reasoning" in names and any(bare):
-            return Plan(refusal=Fault("thoughtless", request.model))
+            return AnswerPlan(refusal=Fault("thoughtless", request.model))
         if overflow := self._overflow(request, parts, now):
-            return Plan(refusal=overflow)
+            return AnswerPlan(refusal=overflow)
         fault = self._fault(request, talk, parts)
         if fault in faults.REFUSALS:
-            return Plan(
+            return AnswerPlan(
                 refusal=Fault(fault, request.model),
                 retry_after_s=faults.number(parts, "retry-after", settings.retry_after_s),
                 retry_always="retry-after" in names,
@@ -116,7 +116,7 @@ class Planner:
         reply, stopped = scripts.cut(self._answer(request, talk, parts), request.stop)
         if request.thinks or "reasoning" in names:
             reply = _thought(reply, int(faults.number(parts, "thinks", 0)), request.max_output)
-        return Plan(
+        return AnswerPlan(
             answer=reply,
             delivery=fault,
             latency_s=latency_s,
@@ -128,7 +128,7 @@ class Planner:
             tier="default" if "tier-falls" in names else request.tier,
         )
 
-    def _parts(self, model: str, settings: Settings) -> tuple[Part, ...]:
+    def _parts(self, model: str, settings: ServerSettings) -> tuple[NamePart, ...]:
         """Return what strikes this request by the settings, and the parts of its model's name. Raises ``ValueError``."""
         try:
             parts = faults.parse(model)
@@ -145,7 +145,9 @@ class Planner:
             parts = (*faults.parse(of_model), *parts)
         return parts
 
-    def _overflow(self, request: Request, parts: tuple[Part, ...], now: float) -> Fault | None:
+    def _overflow(
+        self, request: SimulatedRequest, parts: tuple[NamePart, ...], now: float
+    ) -> Fault | None:
         """Return the refusal of a request that is too long for the window, where there is one."""
         window = int(faults.number(parts, "window", 0))
         if not window:
@@ -155,7 +157,7 @@ class Planner:
             return None
         return Fault("context-overflow", request.model, window, prompt, request.max_output)
 
-    def _fault(self, request: Request, talk: _Talk, parts: tuple[Part, ...]) -> str:
+    def _fault(self, request: SimulatedRequest, talk: _Talk, parts: tuple[NamePart, ...]) -> str:
         """Return the fault that strikes this request, if one does."""
         if request.turn < faults.number(parts, "after", 0):
             return ""
@@ -170,14 +172,14 @@ class Planner:
                 return part.name
         return ""
 
-    def _strikes(self, request: Request, talk: _Talk, part: Part) -> bool:
+    def _strikes(self, request: SimulatedRequest, talk: _Talk, part: NamePart) -> bool:
         key = (request.model, talk.prompt, part)
         if self._struck[key] >= part.number:
             return False
         self._struck[key] += 1
         return True
 
-    def _talk(self, request: Request) -> _Talk:
+    def _talk(self, request: SimulatedRequest) -> _Talk:
         if request.purpose is Purpose.JUDGE:
             quoted = recordings.mentioned(request.first_user, self._latest)
             if quoted is not None:
@@ -191,7 +193,9 @@ class Planner:
         self._latest[talk.prompt] = talk
         return talk
 
-    def _answer(self, request: Request, talk: _Talk, parts: tuple[Part, ...]) -> Answer:
+    def _answer(
+        self, request: SimulatedRequest, talk: _Talk, parts: tuple[NamePart, ...]
+    ) -> Answer:
         demo = any(part.name == "demo" for part in parts)
         if request.purpose is Purpose.JUDGE:
             if demo:
@@ -216,17 +220,17 @@ class Planner:
             scripts.as_calls(reply, turn) if request.native and recording.without_tools else reply
         )
 
-    def _verdict(self, talk: _Talk) -> Verdict:
+    def _verdict(self, talk: _Talk) -> RecordedVerdict:
         quoted = recordings.mentioned(talk.prompt, (r.first_prompt for r in self._recorded))
         recording = recordings.find(quoted or talk.prompt, self._recorded)
         return (
             recording.verdict(talk.answered)
             if recording
-            else Verdict(done=False, feedback=_UNKNOWN)
+            else RecordedVerdict(done=False, feedback=_UNKNOWN)
         )
 
 
-def _said(verdict: Verdict) -> Answer:
+def _said(verdict: RecordedVerdict) -> Answer:
     content = msgspec.json.encode({"done": verdict.done, "feedback": verdict.feedback}).decode()
     return Answer(content=content, usage=verdict.usage)
 

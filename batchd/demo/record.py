@@ -24,10 +24,10 @@ from aiohttp import web
 
 from batchd.demo import recordings
 from batchd.demo.dialects import chat
-from batchd.demo.dialects.chat import Message
-from batchd.demo.faults import Refusal
-from batchd.demo.recordings import Recording, Verdict
-from batchd.demo.request import Caller, InvalidRequestError, Request
+from batchd.demo.dialects.chat import ChatMessage
+from batchd.demo.faults import HttpRefusal
+from batchd.demo.recordings import RecordedVerdict, Recording
+from batchd.demo.simulated_request import Caller, InvalidRequestError, SimulatedRequest
 from batchd.errors import BatchdError
 from batchd.records import Answer, FinishReason, Purpose, ToolCall, Usage
 
@@ -61,7 +61,7 @@ class _Usage(msgspec.Struct):
         )
 
 
-class _Said(Message, kw_only=True):
+class _Said(ChatMessage, kw_only=True):
     reasoning_content: str | None = None
 
 
@@ -104,7 +104,7 @@ class Recorder:
         self.folder = folder
         self.recordings: dict[str, Recording] = {}
 
-    def add(self, request: Request, answer: Answer) -> str:
+    def add(self, request: SimulatedRequest, answer: Answer) -> str:
         """Take an answer in, and return what became of it, in a line for people."""
         if request.purpose is Purpose.JUDGE:
             return self._judged(request, answer)
@@ -122,14 +122,14 @@ class Recorder:
         judged = tuple(v for v in known.judge if v.after <= turn)
         return self._keep(replace(known, answers=(*known.answers[:turn], answer), judge=judged))
 
-    def _judged(self, request: Request, answer: Answer) -> str:
+    def _judged(self, request: SimulatedRequest, answer: Answer) -> str:
         prompt = recordings.mentioned(request.first_user, self.recordings)
         if prompt is None:
             return "judge: of no recorded conversation, not recorded"
         # Some fence their JSON, as batchd allows them to.
         text = answer.content[answer.content.find("{") : answer.content.rfind("}") + 1]
         try:
-            verdict = msgspec.json.decode(text, type=Verdict)
+            verdict = msgspec.json.decode(text, type=RecordedVerdict)
         except (msgspec.MsgspecError, UnicodeError):
             return "judge: no valid verdict, not recorded"
         known = self.recordings[prompt]
@@ -142,7 +142,7 @@ class Recorder:
         return f"{path}: {len(recording.answers)} answers, {len(recording.judge)} verdicts"
 
 
-class Proxy:
+class RecordingProxy:
     """Passes requests on to the upstream server, and what it answers to the recorder."""
 
     def __init__(self, upstream: str, recorder: Recorder, session: aiohttp.ClientSession) -> None:
@@ -173,7 +173,7 @@ class Proxy:
             self._record(request, reply.status, body, time.monotonic() - began)
         return web.Response(status=reply.status, body=body, content_type=reply.content_type)
 
-    def _record(self, request: Request, status: int, body: bytes, seconds: float) -> None:
+    def _record(self, request: SimulatedRequest, status: int, body: bytes, seconds: float) -> None:
         if status != 200:  # noqa: PLR2004 (HTTP's own number)
             print(f"status {status}: passed on, not recorded", flush=True)
             return
@@ -188,7 +188,7 @@ class Proxy:
 def _error(status: int, message: str, kind: str) -> web.Response:
     return web.Response(
         status=status,
-        body=chat.error(Refusal(status, message, kind)),
+        body=chat.error(HttpRefusal(status, message, kind)),
         content_type="application/json",
     )
 
@@ -200,7 +200,7 @@ async def _serve(upstream: str, folder: Path, port: int) -> None:
     timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
     async with aiohttp.ClientSession(timeout=timeout) as session:
         app = web.Application(client_max_size=64 << 20)
-        proxy = Proxy(upstream, Recorder(folder), session)
+        proxy = RecordingProxy(upstream, Recorder(folder), session)
         app.router.add_route("*", "/v1/{rest:.*}", proxy.handle)
         runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0)
         await runner.setup()

@@ -23,7 +23,7 @@ class RecordingError(NotPossibleError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class RecordedVerdict:
     """What the judge said."""
 
     done: bool
@@ -44,16 +44,16 @@ class Recording:
     #: Whether it was offered no tools, so that what it wanted run stands in its text.
     without_tools: bool = False
     answers: tuple[Answer, ...] = ()
-    judge: tuple[Verdict, ...] = ()
+    judge: tuple[RecordedVerdict, ...] = ()
 
     def answer(self, turn: int) -> Answer:
         """Return the answer after ``turn`` others."""
         return self.answers[turn] if turn < len(self.answers) else Answer(content="Done.")
 
-    def verdict(self, after: int) -> Verdict:
+    def verdict(self, after: int) -> RecordedVerdict:
         """Return the verdict after so many answers; what comes later than the last is judged like it."""
         later = [v for v in self.judge if v.after >= after]
-        return later[0] if later else self.judge[-1] if self.judge else Verdict(done=True)
+        return later[0] if later else self.judge[-1] if self.judge else RecordedVerdict(done=True)
 
     @property
     def filename(self) -> str:

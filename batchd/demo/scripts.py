@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from msgspec.structs import replace
 
 from batchd.demo import faults
-from batchd.demo.faults import Part
-from batchd.demo.request import LONE_SURROGATE, ended
+from batchd.demo.faults import NamePart
+from batchd.demo.simulated_request import LONE_SURROGATE, ended
 from batchd.records import Answer, FinishReason, ToolCall
 
 FINAL = Answer(content="Done.")
@@ -30,7 +30,7 @@ _SUMMARY = Answer(
 )
 
 
-def answer(parts: tuple[Part, ...], turn: int, *, native: bool) -> Answer:
+def answer(parts: tuple[NamePart, ...], turn: int, *, native: bool) -> Answer:
     """Return the agent's answer at a turn; ``native`` says whether the request offers tools."""
     for part in parts:
         if part.name in _TURNS:

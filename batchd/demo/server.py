@@ -4,7 +4,7 @@
 
 The model's name says how it answers: ``demo`` replays the recordings, the others are scripts and faults, see
 ``scripts`` and ``faults``. Beside ``/v1`` there are ``GET /log``, ``GET /totals`` and ``POST /control``, which takes
-any of ``Settings``, and ``"reset": true`` to forget all that was.
+any of ``ServerSettings``, and ``"reset": true`` to forget all that was.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from batchd import tokens
 from batchd.demo import delivery, dialects, recordings
 from batchd.demo.dialects import openai
 from batchd.demo.exchanges import Exchange, Exchanges, Totals
-from batchd.demo.faults import Refusal
-from batchd.demo.provider import Provider
+from batchd.demo.faults import HttpRefusal
 from batchd.demo.recordings import Recording
-from batchd.demo.settings import Settings, changed
+from batchd.demo.settings import ServerSettings, changed
+from batchd.demo.simulated_provider import SimulatedProvider
 from batchd.errors import BatchdError, NotPossibleError
 
 #: The largest request body taken, in bytes.
@@ -44,7 +44,7 @@ class ModelServer:
 
     def __init__(
         self,
-        settings: Settings | None = None,
+        settings: ServerSettings | None = None,
         *,
         port: int = 0,
         log: Path | None = None,
@@ -52,12 +52,12 @@ class ModelServer:
         recorded: Sequence[Recording] | None = None,
     ) -> None:
         """Take the settings, and the recordings that ``demo`` replays (None: the shipped ones)."""
-        self.settings = settings or Settings()
+        self.settings = settings or ServerSettings()
         self.log = Exchanges(log, bodies=log_bodies)
         self.base_url = ""
         if recorded is None:
             recorded = recordings.load(recordings.SHIPPED) if recordings.SHIPPED.is_dir() else ()
-        self._provider = Provider(self.settings, recorded, self.log)
+        self._provider = SimulatedProvider(self.settings, recorded, self.log)
         self._port = port
 
     @property
@@ -149,7 +149,7 @@ def _json(value: object) -> web.Response:
 
 
 def _wrong(status: int, message: str) -> web.Response:
-    body = openai.error(Refusal(status, message, openai.INVALID))
+    body = openai.error(HttpRefusal(status, message, openai.INVALID))
     return web.Response(status=status, body=body, content_type=delivery.JSON)
 
 
@@ -174,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         recorded = recordings.load(folder) if folder else None
         server = ModelServer(
-            Settings(**options), port=port, log=log, log_bodies=bodies, recorded=recorded
+            ServerSettings(**options), port=port, log=log, log_bodies=bodies, recorded=recorded
         )
         asyncio.run(_serve(server))
     except (BatchdError, ValueError, OSError) as exc:
@@ -214,7 +214,7 @@ def _arguments() -> argparse.ArgumentParser:
     add("--log", type=Path, metavar="FILE", help="a JSON line for each exchange")
     add("--log-bodies", action="store_true", help="log requests and answers in full")
     add("--recordings", type=Path, metavar="DIR", help="what `demo` replays, for the shipped ones")
-    parser.set_defaults(**dataclasses.asdict(Settings()))
+    parser.set_defaults(**dataclasses.asdict(ServerSettings()))
     return parser
 
 

@@ -13,7 +13,7 @@ from batchd.demo import faults
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class ServerSettings:
     """What the stand-in does to every request."""
 
     #: Seconds before each answer.
@@ -61,8 +61,8 @@ class Settings:
             raise ValueError(f"share: {self.share} is not between 0 and 1")
 
 
-def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+def changed(settings: ServerSettings, changes: Mapping[str, Any]) -> ServerSettings:
     """Return the settings with some of them changed. Raises ``ValueError`` for what is none of them."""
-    if unknown := changes.keys() - {f.name for f in dataclasses.fields(Settings)}:
+    if unknown := changes.keys() - {f.name for f in dataclasses.fields(ServerSettings)}:
         raise ValueError(f"unknown settings: {', '.join(sorted(unknown))}")
-    return msgspec.convert({**dataclasses.asdict(settings), **changes}, Settings)
+    return msgspec.convert({**dataclasses.asdict(settings), **changes}, ServerSettings)

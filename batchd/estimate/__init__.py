@@ -1,4 +1,4 @@
-"""What a batch may cost before it runs: its first requests exactly, the rest from tasks like these on record."""
+"""The estimate of a batch before it runs: its first requests exactly, the rest from tasks like these on record."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from msgspec.structs import replace
 from batchd.config import Config
 from batchd.estimate import bounds, wall
 from batchd.estimate.bounds import Bounds
-from batchd.estimate.opening import Opening, Openings
-from batchd.estimate.parts import Group, Part, group, part
+from batchd.estimate.first_requests import FirstRequest, FirstRequests
 from batchd.estimate.ranges import Range
-from batchd.estimate.similar import MOST, Kind, Record
+from batchd.estimate.similar import MAX_SIMILAR_TASKS, SimilarTasks, TaskKind
+from batchd.estimate.task_groups import EstimatePart, TaskGroup, group, part
 from batchd.pricing import Prices
 from batchd.records import ModelSetup, Task
 from batchd.store import labels, past
-from batchd.store.reader import Reader
+from batchd.store.reader import StoreReader
 from batchd.terms import setup
 
-__all__ = ["Basis", "Estimate", "File", "Part", "Range", "estimate"]
+__all__ = ["Basis", "CheckedFile", "Estimate", "EstimatePart", "Range", "estimate"]
 
 #: Of each model, the newest tasks that are looked at …
 _LOOKED_AT = 5_000
 #: … and those of them that one kind of task is estimated from, even where there are many kinds.
-_LEAST = 20
+_MIN_SAMPLE_PER_KIND = 20
 #: What is worked out for all kinds together, so that a file of a thousand kinds takes a second, not a minute.
 _OUTCOMES = 40_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class File:
+class CheckedFile:
     """A task file that has been checked."""
 
     #: The batch's, as it will be unless it is taken.
@@ -46,7 +46,7 @@ class File:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Basis:
-    """What an estimate rests on."""
+    """The basis that an estimate rests on."""
 
     model: str
     #: In what the tasks on record are like those to come.
@@ -60,11 +60,11 @@ class Basis:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """All that can be known before the first call."""
+    """The estimate: all that can be known before the first call."""
 
     #: By model, in the order of the files.
-    models: dict[str, Part]
-    total: Part
+    models: dict[str, EstimatePart]
+    total: EstimatePart
     #: Seconds, roughly; None: nothing like it is on record.
     wall_s: Range | None
     #: Tasks that can be at work at a time.
@@ -76,14 +76,16 @@ class Estimate:
     missing_facts: str
 
 
-def estimate(files: Sequence[File], settings: Config, reader: Reader | None) -> Estimate:
+def estimate(
+    files: Sequence[CheckedFile], settings: Config, reader: StoreReader | None
+) -> Estimate:
     """Return what files may come to; ``reader``: of the tasks on record, if there are any.
 
     Raises ``ConfigError`` for a judge whose provider is not configured, ``StoreError``.
     """
     setups = cache(partial(setup, config=settings, prices=Prices(settings.models)))
     tasks = [(file, task) for file in files for task in file.tasks]
-    openings = Openings(settings.sandbox_policy(), agents_md=settings.agent.agents_md)
+    openings = FirstRequests(settings.sandbox_policy(), agents_md=settings.agent.agents_md)
     counted = asyncio.run(
         openings.count(
             [
@@ -119,16 +121,18 @@ def estimate(files: Sequence[File], settings: Config, reader: Reader | None) -> 
 class _Archive:
     """The tasks on record, read once for each model."""
 
-    def __init__(self, reader: Reader | None) -> None:
+    def __init__(self, reader: StoreReader | None) -> None:
         self._reader = reader
         self.of = cache(self._of)
         self._others = cache(self._of_provider)
 
-    def _of(self, model: str) -> Record:
+    def _of(self, model: str) -> SimilarTasks:
         if self._reader is None:
-            return Record((), tuple)
+            return SimilarTasks((), tuple)
         provider = model.partition("/")[0]
-        return Record(self._reader.past_of_model(model, _LOOKED_AT), lambda: self._others(provider))
+        return SimilarTasks(
+            self._reader.past_of_model(model, _LOOKED_AT), lambda: self._others(provider)
+        )
 
     def _of_provider(self, provider: str) -> Sequence[past.PastTask]:
         return self._reader.past_of_provider(provider, _LOOKED_AT) if self._reader else ()
@@ -142,16 +146,16 @@ def _sold(setup: ModelSetup, task: Task) -> ModelSetup:
 
 
 def _groups(
-    files: Sequence[File],
-    counted: Sequence[Opening],
+    files: Sequence[CheckedFile],
+    counted: Sequence[FirstRequest],
     settings: Config,
     setups: Callable[[str], ModelSetup],
     archive: _Archive,
-) -> Iterator[tuple[File, Group]]:
+) -> Iterator[tuple[CheckedFile, TaskGroup]]:
     """Yield the tasks of each file, those of one kind together."""
     left = iter(counted)
-    found: dict[tuple[object, ...], list[tuple[Task, Opening]]] = {}
-    kinds: dict[tuple[object, ...], tuple[File, Kind]] = {}
+    found: dict[tuple[object, ...], list[tuple[Task, FirstRequest]]] = {}
+    kinds: dict[tuple[object, ...], tuple[CheckedFile, TaskKind]] = {}
     for number, file in enumerate(files):
         for task, opening in zip(file.tasks, left, strict=False):
             label = labels.of(task)
@@ -170,7 +174,7 @@ def _groups(
                 judge = judge if task.evaluator == "judge" else task.model
                 kinds[key] = (
                     file,
-                    Kind(
+                    TaskKind(
                         setup=_sold(setups(task.model), task),
                         judge=_sold(setups(judge), task)
                         if task.evaluator != "judge" or judge == task.model
@@ -180,20 +184,20 @@ def _groups(
                         limits=task.limits,
                     ),
                 )
-    most = min(MOST, max(_LEAST, _OUTCOMES // len(kinds)))
+    most = min(MAX_SIMILAR_TASKS, max(_MIN_SAMPLE_PER_KIND, _OUTCOMES // len(kinds)))
     for key, (file, kind) in kinds.items():
         like = archive.of(kind.setup.name).like(kind, most)
         likeness, pasts = like or (None, ())
         yield file, group(kind, found[key], likeness, pasts)
 
 
-def _names(groups: Sequence[tuple[File, Group]]) -> list[str]:
+def _names(groups: Sequence[tuple[CheckedFile, TaskGroup]]) -> list[str]:
     return list(dict.fromkeys(g.kind.setup.name for _, g in groups))
 
 
-def _basis(groups: Sequence[Group]) -> tuple[Basis, ...]:
+def _basis(groups: Sequence[TaskGroup]) -> tuple[Basis, ...]:
     """Return what the groups rest on, each kind of it once for a model."""
-    rested: dict[tuple[str, str], list[Group]] = {}
+    rested: dict[tuple[str, str], list[TaskGroup]] = {}
     for like in groups:
         if like.likeness:
             rested.setdefault((like.kind.setup.name, like.likeness.name), []).append(like)

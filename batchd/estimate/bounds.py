@@ -1,4 +1,4 @@
-"""What limits let tasks take at most. No history is needed for that, and none can break it."""
+"""Bounds, by what limits let tasks take at most. No history is needed for that, and none can break it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from batchd.estimate.similar import Kind
+from batchd.estimate.similar import TaskKind
 from batchd.records import ModelSetup
 
 _Amount = TypeVar("_Amount", int, float)
@@ -40,7 +40,7 @@ class Bounds:
         return replace(self, cost=_least([self.cost, budget_usd or None]))
 
 
-def of_task(kind: Kind) -> Bounds:
+def of_task(kind: TaskKind) -> Bounds:
     """Return the most that one task of a kind may take."""
     limits = kind.limits
     setups = {kind.setup.name: kind.setup}
@@ -56,7 +56,7 @@ def of_task(kind: Kind) -> Bounds:
     return Bounds(calls, None if tokens is None else int(tokens), cost)
 
 
-def _counted(kind: Kind) -> float | None:
+def _counted(kind: TaskKind) -> float | None:
     """Return what ``max_tokens`` allows: it is looked at before each call, with the agent's input but not the judge's."""
     limits, judge = kind.limits, kind.judge.context_window
     if not limits.max_tokens or (kind.judged and not judge):

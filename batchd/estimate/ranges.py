@@ -21,17 +21,17 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean, variance
 
 #: The quantiles that a range ends at: eight of ten outcomes lie within.
-LOW, HIGH = 0.1, 0.9
-_Z = NormalDist().inv_cdf(HIGH)
+LOW_QUANTILE, HIGH_QUANTILE = 0.1, 0.9
+_Z = NormalDist().inv_cdf(HIGH_QUANTILE)
 #: Fewer say nothing of the spread, which is then taken to be as large as the mean.
-_FEW = 3
+_MIN_TASKS_FOR_SPREAD = 3
 #: How much batches differ at least where too few are on record to know, as a share of the mean.
 _UNSEEN = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """What something may come to: the 10th percentile, the median, the 90th."""
+    """A range of what something may come to: the 10th percentile, the median, the 90th."""
 
     low: float
     median: float
@@ -67,7 +67,7 @@ def of_one(samples: Iterable[Sample]) -> Range | None:
     whole = sum(weight for _, weight in weighted)
     if not whole:
         return None
-    found, passed, wanted = [], 0.0, [LOW, 0.5, HIGH]
+    found, passed, wanted = [], 0.0, [LOW_QUANTILE, 0.5, HIGH_QUANTILE]
     for value, weight in weighted:
         passed += weight
         while wanted and passed >= wanted[0] * whole * (1 - 1e-9):
@@ -94,9 +94,13 @@ def of_all(samples: Iterable[Sample]) -> Range | None:
 
 def _spread(sample: Sample, average: float) -> tuple[float, float]:
     """Return the variances within batches and between them (an analysis of variance, one way)."""
-    doubt = sample.doubt if len(set(sample.batches)) >= _FEW else max(sample.doubt, _UNSEEN)
+    doubt = (
+        sample.doubt
+        if len(set(sample.batches)) >= _MIN_TASKS_FOR_SPREAD
+        else max(sample.doubt, _UNSEEN)
+    )
     least = (doubt * average) ** 2
-    if len(sample.values) < _FEW:
+    if len(sample.values) < _MIN_TASKS_FOR_SPREAD:
         return average**2, least
     groups: dict[int, list[float]] = defaultdict(list)
     for batch, value in zip(sample.batches, sample.values, strict=True):

@@ -1,4 +1,4 @@
-"""Which tasks on record are like those to come, and what these would come to if they went the same way."""
+"""Similar tasks on record, and what those to come would come to if they went the same way."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import msgspec
 from msgspec.structs import replace
 
-from batchd.records import Limits, ModelSetup, Usage
+from batchd.records import ModelSetup, TaskLimits, Usage
 from batchd.store.past import PastTask
 
 #: Fewer similar tasks than this, and wider kinds are looked at.
-ENOUGH = 5
+MIN_SIMILAR_TASKS = 5
 #: That many of them are looked at closely, from all over the record.
-MOST = 200
+MAX_SIMILAR_TASKS = 200
 #: Where a prompt gives nothing better: English.
 _TOKENS_PER_CHAR = 0.25
 
@@ -40,7 +40,7 @@ PROVIDER = Likeness("other models of the provider, at this one's prices", 0.5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class TaskKind:
     """Tasks to come that nothing here distinguishes but their prompts."""
 
     setup: ModelSetup
@@ -49,7 +49,7 @@ class Kind:
     #: As the store labels them.
     tags: str
     evaluation: str
-    limits: Limits
+    limits: TaskLimits
 
     @property
     def judged(self) -> bool:
@@ -69,8 +69,8 @@ class Prompts:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a task would come to."""
+class TaskOutcome:
+    """The outcome that a task would have."""
 
     calls: float
     tokens: float
@@ -79,7 +79,7 @@ class Outcome:
     seconds: float
 
 
-class Record:
+class SimilarTasks:
     """The tasks of one model on record, newest first, and of its provider's other models."""
 
     def __init__(self, own: Sequence[PastTask], others: Callable[[], Sequence[PastTask]]) -> None:
@@ -93,20 +93,24 @@ class Record:
             for tag in _split(past.tags):
                 self._by[A_TAG, tag].append(past)
 
-    def like(self, kind: Kind, most: int = MOST) -> tuple[Likeness, Sequence[PastTask]] | None:
+    def like(
+        self, kind: TaskKind, most: int = MAX_SIMILAR_TASKS
+    ) -> tuple[Likeness, Sequence[PastTask]] | None:
         """Return the tasks on record that are most like a kind, and in what; None: there are none at all."""
         for likeness, found in self._ladder(kind):
-            if len(found) >= ENOUGH:
+            if len(found) >= MIN_SIMILAR_TASKS:
                 return likeness, _thinned(found, most)
         if self._own:
             return MODEL, _thinned(self._own, most)
         others = self._others()
         return (PROVIDER, _thinned(others, most)) if others else None
 
-    def _ladder(self, kind: Kind) -> Iterator[tuple[Likeness, Sequence[PastTask]]]:
+    def _ladder(self, kind: TaskKind) -> Iterator[tuple[Likeness, Sequence[PastTask]]]:
         yield EXACT, self._by.get((EXACT, kind.tags, kind.evaluation), ())
         yield TAGS, self._by.get((TAGS, kind.tags), ())
-        theirs = (_thinned(self._by.get((A_TAG, tag), ()), MOST) for tag in _split(kind.tags))
+        theirs = (
+            _thinned(self._by.get((A_TAG, tag), ()), MAX_SIMILAR_TASKS) for tag in _split(kind.tags)
+        )
         shared = {id(p): p for p in itertools.chain(*theirs)}
         yield A_TAG, tuple(shared.values())
         yield EVALUATION, self._by.get((EVALUATION, kind.evaluation), ())
@@ -118,7 +122,7 @@ def _thinned(found: Sequence[PastTask], most: int) -> Sequence[PastTask]:
     return found[:: -(-len(found) // most)] if found else found
 
 
-def outcome(past: PastTask, kind: Kind, prompts: Prompts) -> Outcome:
+def outcome(past: PastTask, kind: TaskKind, prompts: Prompts) -> TaskOutcome:
     """Return what a task of a kind would come to, were it to take as many calls, and add as much to its prompt.
 
     At today's prices. Each call carries the prompt, so a longer one costs in each; what the limits would have ended
@@ -133,7 +137,7 @@ def outcome(past: PastTask, kind: Kind, prompts: Prompts) -> Outcome:
         (limits.max_cost_usd, cost),
     )
     share = min([1.0, *(most / value for most, value in limited if most and value)])
-    return Outcome(
+    return TaskOutcome(
         calls=used.calls * share,
         tokens=used.total_tokens * share,
         cost=None if cost is None else cost * share,
@@ -160,7 +164,7 @@ def _with_prompt(past: PastTask, prompts: Prompts) -> Usage:
     )
 
 
-def _cost(past: PastTask, used: Usage, kind: Kind) -> float | None:
+def _cost(past: PastTask, used: Usage, kind: TaskKind) -> float | None:
     price = kind.setup.price
     if price is None or (kind.judged and kind.judge.price is None):
         return None

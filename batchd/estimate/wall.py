@@ -1,4 +1,4 @@
-"""How long a batch may take, roughly: by slots, by chains of tasks, by the rates that are configured."""
+"""The wall clock time of a batch, roughly: by slots, by chains of tasks, by the rates that are configured."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from graphlib import TopologicalSorter
 
 from batchd.config import Config
-from batchd.estimate.parts import Part
 from batchd.estimate.ranges import Range
+from batchd.estimate.task_groups import EstimatePart
 from batchd.records import Task
 
 
@@ -26,7 +26,9 @@ def slots(settings: Config, tasks: int) -> int:
     return max(1, min(pool.processes * pool.agents_per_process, tasks))
 
 
-def rough(settings: Config, parts: Mapping[str, Part], total: Part, chain: int) -> Range | None:
+def rough(
+    settings: Config, parts: Mapping[str, EstimatePart], total: EstimatePart, chain: int
+) -> Range | None:
     """Return the seconds from the first task's start to the last one's end, nothing else being at work.
 
     The slowest of what holds a batch up counts: its work over the slots, its longest chain, and the requests and

@@ -16,10 +16,18 @@ from batchd.backoff import doubled
 from batchd.config import Config
 from batchd.governor.estimates import Estimates
 from batchd.governor.lanes import Lanes, full
-from batchd.governor.money import Purse, Treasury
 from batchd.governor.news import BatchSpent, Report, TierFull
 from batchd.governor.outages import Outages
-from batchd.governor.provider import Answer, Call, Grant, Park, Permit, Provider, Refusal
+from batchd.governor.provider_queue import (
+    Answer,
+    Grant,
+    ParkDecision,
+    Permit,
+    ProviderQueue,
+    Refusal,
+    WantedCall,
+)
+from batchd.governor.treasury import Purse, Treasury
 from batchd.records import (
     STANDARD,
     Cause,
@@ -30,19 +38,19 @@ from batchd.records import (
     Reason,
     Ref,
     Scope,
-    Status,
+    TaskStatus,
     Usage,
     dollars,
 )
 
-__all__ = ["Answer", "Call", "Governor", "Grant", "Park", "Refusal"]
+__all__ = ["Answer", "Governor", "Grant", "ParkDecision", "Refusal", "WantedCall"]
 
 
 _NO_USAGE = Usage()
 
 
 class Governor:
-    """Answers every request for a model call, at its time."""
+    """The governor: answers every request for a model call, at its time."""
 
     def __init__(
         self,
@@ -64,7 +72,7 @@ class Governor:
         self._jitter = jitter
         self.money = Treasury(config.budget.per_day_usd, clock, booked)
         self.outages = Outages(self._provider, lambda: self._config.governor, report)
-        self._providers: dict[str, Provider] = {}
+        self._providers: dict[str, ProviderQueue] = {}
         self._permits: dict[Ref, Permit] = {}
         self._estimates = Estimates()
         self.lanes = Lanes(self._first_again, report, self._tier_waits)
@@ -79,14 +87,14 @@ class Governor:
             self._tune(name, provider)
             provider.pump()
 
-    def ask(self, call: Call, answer: Answer) -> None:
+    def ask(self, call: WantedCall, answer: Answer) -> None:
         """Request a permit; ``answer`` is called with it, perhaps at once."""
         permit = self._permits[call.ref] = Permit(call, answer)
         provider = self._provider(call.provider)
         provider.join(permit)
         provider.pump()
 
-    def failed(self, call: Call, failure: Failure, answer: Answer) -> None:
+    def failed(self, call: WantedCall, failure: Failure, answer: Answer) -> None:
         """Say that the granted call failed; ``answer`` is called when it may be made again, or never."""
         before = self._permits.get(call.ref) or Permit(call, answer)
         if full(before.call, failure):
@@ -181,7 +189,7 @@ class Governor:
         for provider in self._providers.values():
             provider.failing.pop(ref, None)
 
-    def waits_for_day(self, call: Call) -> bool:
+    def waits_for_day(self, call: WantedCall) -> bool:
         """Whether a call would have to wait for more of the day's money, or for another day; one dearer than any day ends."""
         day, amount = self.money.day(), self._estimates.most(call)
         return amount is not None and not day.could_hold(amount) and not self._beyond(call)
@@ -213,15 +221,15 @@ class Governor:
         """Return what `status` shows, by provider."""
         return {name: provider.figures() for name, provider in self._providers.items()}
 
-    def _provider(self, name: str) -> Provider:
+    def _provider(self, name: str) -> ProviderQueue:
         provider = self._providers.get(name)
         if provider is None:
             half_opened = self.outages.half_opened
-            provider = self._providers[name] = Provider(name, self._serve, half_opened)
+            provider = self._providers[name] = ProviderQueue(name, self._serve, half_opened)
             self._tune(name, provider)
         return provider
 
-    def _tune(self, name: str, provider: Provider) -> None:
+    def _tune(self, name: str, provider: ProviderQueue) -> None:
         known = self._config.providers.get(name)
         most = known.max_concurrent if known else 1
         rpm, tpm = (known.rpm, known.tpm) if known else (0, 0)
@@ -246,7 +254,7 @@ class Governor:
         if amount is None and (capped := [p for p in purses if p.limit]):
             what = call.model if call.tier == STANDARD else f"{call.model} in the tier {call.tier}"
             message = f"no price is known of {what}, so {capped[0].name} cannot be held"
-            self._refuse(permit, Status.ERROR, Reason.BAD_REQUEST, message)
+            self._refuse(permit, TaskStatus.ERROR, Reason.BAD_REQUEST, message)
         elif broken := [p for p in purses if not p.could_hold(amount or 0.0)]:
             self._too_dear(permit, broken[0], amount or 0.0)
         elif not all(p.holds(amount or 0.0, self._estimates.caution(call)) for p in purses):
@@ -276,19 +284,19 @@ class Governor:
             )
         elif self.money.is_day(purse) and self._config.governor.max_parked_s:
             self.money.wanted[ref] = permit.call
-            self._decide(permit, Park(Scope.DAY, "", Cause.BUDGET, message))
+            self._decide(permit, ParkDecision(Scope.DAY, "", Cause.BUDGET, message))
             return
-        self._refuse(permit, Status.TIMEOUT, Reason.BUDGET, message)
+        self._refuse(permit, TaskStatus.TIMEOUT, Reason.BUDGET, message)
 
-    def _beyond(self, call: Call) -> bool:
+    def _beyond(self, call: WantedCall) -> bool:
         """Whether no day could pay for a call, not even one with the largest budget so far."""
         return (self._estimates.most(call) or 0.0) > self.money.largest_day
 
-    def _decide(self, permit: Permit, decision: Refusal | Park) -> None:
+    def _decide(self, permit: Permit, decision: Refusal | ParkDecision) -> None:
         del self._permits[permit.call.ref]
         permit.answer(decision)
 
-    def _refuse(self, permit: Permit, status: Status, reason: Reason, message: str) -> None:
+    def _refuse(self, permit: Permit, status: TaskStatus, reason: Reason, message: str) -> None:
         error = ErrorInfo(type=reason, message=message, retries=permit.retries)
         self._decide(permit, Refusal(status, reason, error))
 

@@ -1,4 +1,4 @@
-"""Whether a provider, or one of its models, is asked at all: a circuit breaker, as the field calls it.
+"""The circuit breaker of a provider, or of one of its models: whether it is asked at all.
 
 Closed: calls go. Open: it is parked, no call goes. Half-open: one call tries how it does, and its outcome closes
 the breaker or opens it again, for longer.
@@ -15,7 +15,7 @@ from batchd.records import Cause, ErrorInfo
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """Why a provider, or a model, is parked."""
+    """The reason why a provider, or a model, is parked."""
 
     cause: Cause
     #: What the call that found it out failed with.
@@ -26,7 +26,7 @@ class Outage:
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """How long it is not asked, in seconds: at first, at most between two tries, and all in all."""
+    """The waits of a breaker, in seconds: at first, at most between two tries, and all in all."""
 
     first_s: float
     longest_s: float

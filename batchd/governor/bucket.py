@@ -1,4 +1,4 @@
-"""What may go when, under a known limit: a token bucket, and a minute's exact account."""
+"""Buckets of a known limit, which say what may go when: a token bucket, and a minute's exact account."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NOTHING = 1e-6
 
 
 class Bucket:
-    """Lets ``rate`` a second through, ``burst`` at once; of that, if ``peak`` is set, so much a second."""
+    """A token bucket: lets ``rate`` a second through, ``burst`` at once; of that, if ``peak`` is set, so much a second."""
 
     def __init__(self, rate: float, burst: float, level: float, now: float) -> None:
         """``level``: how much of the burst may go at once."""
@@ -50,11 +50,11 @@ class Bucket:
 
 
 class Minute:
-    """Keeps what goes within any minute at or below ``limit``, also where counts are corrected afterwards."""
+    """The account of a minute: keeps what goes within any at or below ``limit``, also where counts are corrected afterwards."""
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
-        self._entries: deque[Entry] = deque()
+        self._entries: deque[SpentAmount] = deque()
         self._total = 0.0
 
     def ready_at(self, now: float, amount: float) -> float:
@@ -68,15 +68,15 @@ class Minute:
             now = max(now, entry.at + _MINUTE_S)
         return now
 
-    def take(self, now: float, amount: float) -> Entry:
+    def take(self, now: float, amount: float) -> SpentAmount:
         """Count ``amount`` as gone."""
         self._forget(now)
-        entry = Entry(now, amount)
+        entry = SpentAmount(now, amount)
         self._entries.append(entry)
         self._total += amount
         return entry
 
-    def correct(self, entry: Entry, amount: float, now: float) -> None:
+    def correct(self, entry: SpentAmount, amount: float, now: float) -> None:
         """Say what an entry really was."""
         self._forget(now)
         if entry.at + _MINUTE_S > now:
@@ -88,7 +88,7 @@ class Minute:
             self._total -= self._entries.popleft().amount
 
 
-class Entry:
+class SpentAmount:
     """An amount, and when it went."""
 
     __slots__ = ("amount", "at")

@@ -1,4 +1,4 @@
-"""What a single failure says of its provider, of its model, and of its request."""
+"""The causes of a single failure: what it says of its provider, of its model, and of its request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a call may cost at most: our estimate, corrected by what the model's calls came to.
+"""Estimates of what a call may cost at most, corrected by what the model's calls came to.
 
 A provider's tokens need not be ours, it may put a prompt of its own before each request, and not every
 model keeps to the limit on its output. What is set aside for a call must be enough all the same.
@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from batchd.governor.provider import Call
+from batchd.governor.provider_queue import WantedCall
 from batchd.records import STANDARD, Price, Usage, believable, dearest
 
 #: In shorter requests, what a provider adds to each weighs more than how it counts.
-_LONG = 1000
+_MIN_TOKENS_FOR_RATIO = 1000
 #: What a model's calls may come to, as a multiple, while none of them has been answered. A hidden prompt of
 #: 5,000 tokens before a short question is seven times what was expected of it.
 _UNKNOWN = 10.0
@@ -32,7 +32,7 @@ class _Worst:
 
 
 class Estimates:
-    """Knows each model by its answers."""
+    """The estimates for each model, corrected by its answers."""
 
     def __init__(self) -> None:
         self._worst: dict[str, _Worst] = {}
@@ -41,13 +41,13 @@ class Estimates:
         #: Models whose provider keeps what it writes to its cache for long.
         self._kept_long: set[str] = set()
 
-    def most(self, call: Call) -> float | None:
+    def most(self, call: WantedCall) -> float | None:
         """Return what a call may cost at most, in dollars; None where no price is known."""
         long = call.model in self._kept_long
         cost = dearest(self._ends(call), *self.tokens(call), long=long)
         return None if cost is None else cost.total
 
-    def _ends(self, call: Call) -> list[Price | None]:
+    def _ends(self, call: WantedCall) -> list[Price | None]:
         """Return the prices at which a call may end.
 
         Its tier's, the standard one where it may fall back to that, and those that served such calls before; of one
@@ -59,7 +59,7 @@ class Estimates:
         others = map(call.price.at, self._served.get((call.model, call.tier), ()))
         return [*map(call.price.at, tiers), *filter(None, others)]
 
-    def tokens(self, call: Call) -> tuple[int, int]:
+    def tokens(self, call: WantedCall) -> tuple[int, int]:
         """Return how many tokens of input and of output a call may come to."""
         worst, given, asked = (
             self._worst.get(call.model, _Worst()),
@@ -71,11 +71,11 @@ class Estimates:
         # What was learnt from a short request is not stretched to a long one.
         return min(most, believable(given)), min(output, believable(asked))
 
-    def caution(self, call: Call) -> float:
+    def caution(self, call: WantedCall) -> float:
         """Return how many times ``most`` must be there before another call like this goes too."""
         return 1.0 if call.model in self._worst else _UNKNOWN
 
-    def learn(self, call: Call, usage: Usage, tier: str) -> None:
+    def learn(self, call: WantedCall, usage: Usage, tier: str) -> None:
         """Take what a call came to, and which tier served it."""
         if tier != call.tier:
             self._served.setdefault((call.model, call.tier), set()).add(tier)
@@ -88,7 +88,9 @@ class Estimates:
         )
         said = usage.output_tokens / max(call.max_output_tokens, 1)
         self._worst[call.model] = _Worst(
-            extra=worst.extra if given >= _LONG else max(worst.extra, used - given),
-            factor=worst.factor if given < _LONG else max(worst.factor, used / given),
+            extra=worst.extra if given >= _MIN_TOKENS_FOR_RATIO else max(worst.extra, used - given),
+            factor=worst.factor
+            if given < _MIN_TOKENS_FOR_RATIO
+            else max(worst.factor, used / given),
             output_factor=max(worst.output_factor, said),
         )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from batchd.governor.news import Report, TierFree
-from batchd.governor.provider import Call, Park, Permit, Refusal
+from batchd.governor.provider_queue import ParkDecision, Permit, Refusal, WantedCall
 from batchd.records import (
     STANDARD,
     Cause,
@@ -24,7 +24,7 @@ from batchd.records import (
     Reason,
     Ref,
     Scope,
-    Status,
+    TaskStatus,
 )
 
 #: A 429 in these words is about the account's own limits, whichever tier it met.
@@ -33,13 +33,13 @@ _RATE = re.compile(r"rate.?limit|(?:requests?|tokens?)[ -]per|\b[rt]p[md]\b", re
 _FIRST_WAIT_S = 1.0
 _LONGEST_WAIT_S = 60.0
 #: With so many calls under way a tier is no longer watched.
-_ENOUGH = 64
+_UNWATCHED_FROM = 64
 
 #: A model, ``PROVIDER/MODEL``, and a tier.
 Name: TypeAlias = tuple[str, str]
 
 
-def full(call: Call, failure: Failure) -> bool:
+def full(call: WantedCall, failure: Failure) -> bool:
     """Whether a failure says that the call's tier has no room."""
     if call.tier == STANDARD or failure.kind is not FailureKind.RATE_LIMITED:
         return False
@@ -47,7 +47,7 @@ def full(call: Call, failure: Failure) -> bool:
     return not _RATE.search(failure.message.rpartition("(HTTP ")[2])
 
 
-def _name(call: Call) -> Name:
+def _name(call: WantedCall) -> Name:
     return call.model, call.tier
 
 
@@ -91,7 +91,7 @@ class Lanes:
 
     # What the governor asks
 
-    def turn(self, permit: Permit) -> Park | Refusal | bool:
+    def turn(self, permit: Permit) -> ParkDecision | Refusal | bool:
         """Return whether a call whose turn it is may go; False: it waits, and will be queued again."""
         call, now = permit.call, asyncio.get_running_loop().time()
         name = _name(call)
@@ -109,9 +109,9 @@ class Lanes:
             return False
         if not parked_s or now - lane.since > parked_s:
             error = ErrorInfo(type=Reason.PROVIDER_UNAVAILABLE, message=lane.message)
-            return Refusal(Status.ERROR, Reason.PROVIDER_UNAVAILABLE, error)
+            return Refusal(TaskStatus.ERROR, Reason.PROVIDER_UNAVAILABLE, error)
         again_s = None if call.fallback_s is None else call.fallback_s - waited_s
-        return Park(
+        return ParkDecision(
             Scope.TASK, call.model, Cause.TIER, lane.message, tier=call.tier, again_s=again_s
         )
 
@@ -173,7 +173,7 @@ class Lanes:
             return
         lane.size, lane.until, lane.wait_s = 2 * lane.size, now, _FIRST_WAIT_S / 2
         lane.since = now
-        if lane.size >= _ENOUGH:
+        if lane.size >= _UNWATCHED_FROM:
             del self._lanes[name]
         self._go_on(name, lane)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf
 
-from batchd.governor.bucket import Bucket, Entry, Minute
+from batchd.governor.bucket import Bucket, Minute, SpentAmount
 
 #: A provider that is met for the first time is approached over a moment: so many requests at once, …
 _FIRST_BURST = 8.0
@@ -36,7 +36,7 @@ _SAMPLE = 20
 #: What was saved up during a pause is spent at this multiple of the rate.
 _PEAK = 2.0
 #: A learned rate fills its bucket within this time: nothing waits longer for what is not configured.
-_LONGEST_S = 60.0
+_MAX_FILL_S = 60.0
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ class _Cut:
 
 
 class Meter:
-    """Paces one limit. Amounts are requests (1 each) or tokens; times are seconds of one clock."""
+    """The meter of one limit. Amounts are requests (1 each) or tokens; times are seconds of one clock."""
 
     def __init__(self, *, approach: bool = False) -> None:
         """``approach``: begin over a moment, as nothing is known yet."""
@@ -122,7 +122,7 @@ class Meter:
             self._pressed = True
         return at
 
-    def take(self, now: float, amount: float) -> Entry | None:
+    def take(self, now: float, amount: float) -> SpentAmount | None:
         """Count ``amount`` as gone; return its entry where it may be corrected exactly."""
         if self._since == inf:
             self._start_count(now)
@@ -138,7 +138,7 @@ class Meter:
             self._grow(now, self._bucket)
         return self._minute.take(now, amount) if self._minute else None
 
-    def correct(self, entry: Entry | None, taken: float, used: float, now: float) -> None:
+    def correct(self, entry: SpentAmount | None, taken: float, used: float, now: float) -> None:
         """Say what was really used of an amount taken."""
         self._sent = max(0.0, self._sent + used - taken)
         if self._bucket is not None:
@@ -150,7 +150,7 @@ class Meter:
         """Take a limit from the provider's own headers, where none is configured."""
         if self._configured:
             return
-        self._ceiling = rate = max(rate, burst / _LONGEST_S)
+        self._ceiling = rate = max(rate, burst / _MAX_FILL_S)
         bucket = self._bucket
         if bucket is None or self._approach:
             self._hold(rate, burst, 0.0, now)
@@ -208,7 +208,7 @@ class Meter:
         """Return what the very first refusal says: as if what went so far were there again after the wait."""
         self._guessed = True
         seconds = now - self._since + wait_s
-        return _Cut(now, self._sent, seconds, 0.0, 1.0, amount / _LONGEST_S, inf)
+        return _Cut(now, self._sent, seconds, 0.0, 1.0, amount / _MAX_FILL_S, inf)
 
     def _measure(self, bucket: Bucket, amount: float, now: float, wait_s: float) -> _Cut:
         """Return what the first refusal of an epoch says, after one before."""
@@ -220,7 +220,7 @@ class Meter:
             # It was not the rate: less had been saved up than we thought.
             bucket.burst = max(amount, min(bucket.burst, sent) - amount)
             return _Cut(now, sent, seconds, 0.0, 1.0, before, before, growth)
-        lowest = before / 2 if self._slack or not self._guessed else amount / _LONGEST_S
+        lowest = before / 2 if self._slack or not self._guessed else amount / _MAX_FILL_S
         self._guessed = False
         at, count = self._earlier
         lately = sent - count - bucket.burst
@@ -246,7 +246,7 @@ class Meter:
         self._approach = False
         bucket = self._bucket = Bucket(rate, burst, level, now)
         if not self._configured:
-            bucket.longest_s = _LONGEST_S
+            bucket.longest_s = _MAX_FILL_S
         return bucket
 
     def _grow(self, now: float, bucket: Bucket) -> None:

@@ -28,7 +28,7 @@ class HalfOpened(Struct, frozen=True):
 
 
 class Closed(Struct, frozen=True):
-    """It was parked, and answers again."""
+    """A provider or model that was parked, and answers again."""
 
     name: str
 

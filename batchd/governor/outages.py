@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Callable
 from math import inf
 
-from batchd.config.sections import Governor as Settings
+from batchd.config.sections import GovernorSection as Settings
 from batchd.governor.breaker import Breaker, Outage, Waits
 from batchd.governor.causes import FATAL, busy, holds_up, parking, said, tries
 from batchd.governor.news import Closed, GaveUp, HalfOpened, Parked, Report
 from batchd.governor.pacing import asked_s
-from batchd.governor.provider import Failing, Park, Permit, Provider, Refusal
-from batchd.records import Cause, ErrorInfo, Failure, Reason, Scope, Status
+from batchd.governor.provider_queue import Failing, ParkDecision, Permit, ProviderQueue, Refusal
+from batchd.records import Cause, ErrorInfo, Failure, Reason, Scope, TaskStatus
 
 #: A provider that asks to be left alone for longer is parked, so that others have its tasks' slots. Where
 #: nothing may be parked, that ends its tasks, so that ``max_probe_s`` is waited first.
@@ -22,13 +22,16 @@ _INSTANT_S = 1e-3
 
 
 class Outages:
-    """Opens and closes the breakers of all providers, and of their models.
+    """The outages: opens and closes the breakers of all providers, and of their models.
 
     A model's is opened by a refusal that names it, or that it met while its provider answered others.
     """
 
     def __init__(
-        self, named: Callable[[str], Provider], settings: Callable[[], Settings], report: Report
+        self,
+        named: Callable[[str], ProviderQueue],
+        settings: Callable[[], Settings],
+        report: Report,
     ) -> None:
         """``named`` returns a provider, new ones too; ``settings`` what ``[governor]`` says today; ``report`` takes news."""
         self._named = named
@@ -37,7 +40,7 @@ class Outages:
 
     # What calls meet
 
-    def judge(self, permit: Permit, failure: Failure) -> Refusal | Park | None:
+    def judge(self, permit: Permit, failure: Failure) -> Refusal | ParkDecision | None:
         """Return what a failed call comes to; None if it is to be made again."""
         provider, retries = self._named(permit.call.provider), permit.retries
         if failure.kind.repairable:
@@ -72,7 +75,7 @@ class Outages:
         )
         if cause is not None and not alone:
             return self._concerns(permit, failure, Outage(cause, error, asked_s(failure)))
-        return Refusal(Status.ERROR, Reason(error.type), error)
+        return Refusal(TaskStatus.ERROR, Reason(error.type), error)
 
     def noticed(self, permit: Permit, failure: Failure) -> None:
         """Take what a failed call shows of its provider, although its task asks no more."""
@@ -85,7 +88,7 @@ class Outages:
             )
             self._concerns(permit, failure, Outage(cause, error, asked_s(failure)))
 
-    def turned_away(self, model: str) -> Refusal | Park:
+    def turned_away(self, model: str) -> Refusal | ParkDecision:
         """Return what a call to a model comes to that is not asked, nor perhaps its provider."""
         name = model.partition("/")[0]
         provider = self._named(name)
@@ -95,7 +98,7 @@ class Outages:
         if breaker.outage is not None:
             return self._outcome(name, breaker.outage)
         if breaker.paused:
-            return Park(
+            return ParkDecision(
                 Scope.of(name), name, Cause.PAUSED, f"the {Scope.of(name)} {name} is paused"
             )
         error = ErrorInfo(type=Reason.AUTH, message=provider.refusal)
@@ -193,7 +196,7 @@ class Outages:
 
     # How it is done
 
-    def _of(self, name: str) -> tuple[Provider, Breaker]:
+    def _of(self, name: str) -> tuple[ProviderQueue, Breaker]:
         """Return the provider, and the breaker of that name: its own, or a model's."""
         provider = self._named(name.partition("/")[0])
         return provider, provider.breaker_of(name)
@@ -201,7 +204,7 @@ class Outages:
     def _parks(self, permit: Permit, failure: Failure) -> Cause | None:
         return parking(failure, self._named(permit.call.provider).pace.longest_s)
 
-    def _concerns(self, permit: Permit, failure: Failure, outage: Outage) -> Refusal | Park:
+    def _concerns(self, permit: Permit, failure: Failure, outage: Outage) -> Refusal | ParkDecision:
         """Park the model that alone is refused, else its provider; return what that is to the call."""
         call, provider = permit.call, self._named(permit.call.provider)
         if outage.cause is Cause.DOWN:
@@ -241,7 +244,9 @@ class Outages:
                 if own.outage is not None and model != permit.call.model:
                     self.retry(model)
 
-    def _found(self, permit: Permit, failure: Failure, provider: Provider) -> Cause | Reason | None:
+    def _found(
+        self, permit: Permit, failure: Failure, provider: ProviderQueue
+    ) -> Cause | Reason | None:
         """Return what is at fault, the provider or the request, once it was tried often enough."""
         now = asyncio.get_running_loop().time()
         failing = provider.failing.setdefault(permit.call.ref, Failing(now))
@@ -260,7 +265,7 @@ class Outages:
         faulty = others and failure.sent and failing.taken > most
         return Reason.PROVIDER_UNAVAILABLE if faulty else Cause.DOWN
 
-    def _held_up(self, permit: Permit, failure: Failure) -> Refusal | Park | None:
+    def _held_up(self, permit: Permit, failure: Failure) -> Refusal | ParkDecision | None:
         """Park a model that alone is too busy or silent, call after call, while its provider serves others; None: it is tried again.
 
         Else it would take their turns and their slots, and its waits would be theirs.
@@ -300,14 +305,16 @@ class Outages:
         others = provider.served.get(permit.call.model, 0.0) >= failing.since
         return others and failing.taken > tries(failure, self._settings().max_retries)
 
-    def _alone(self, permit: Permit, provider: Provider) -> bool:
+    def _alone(self, permit: Permit, provider: ProviderQueue) -> bool:
         """Whether a single task found a provider down where that would end all tasks: it may be its own fault."""
         if self._settings().max_parked_s:
             return False
         provider.given_up_by.add(permit.call.ref)
         return len(provider.given_up_by) == 1
 
-    def _park(self, name: str, outage: Outage, call: Permit | None = None) -> Refusal | Park:
+    def _park(
+        self, name: str, outage: Outage, call: Permit | None = None
+    ) -> Refusal | ParkDecision:
         """Open a breaker; return what that is to the call that found it out (None: there was none)."""
         provider, breaker = self._of(name)
         # Others of the same time find out the same, one by one: they change nothing, and end no try.
@@ -330,9 +337,11 @@ class Outages:
             first = longest = min(longest, asked_s)
         return Waits(first, longest, settings.max_parked_s)
 
-    def _outcome(self, name: str, outage: Outage, *, culprit: bool = False) -> Refusal | Park:
+    def _outcome(
+        self, name: str, outage: Outage, *, culprit: bool = False
+    ) -> Refusal | ParkDecision:
         """Return what an outage is to a call: a wait, or, once the wait is over, the task's end."""
         if self._of(name)[1].hopeless:
-            return Refusal(Status.ERROR, Reason(outage.error.type), outage.error)
+            return Refusal(TaskStatus.ERROR, Reason(outage.error.type), outage.error)
         message = outage.error.message
-        return Park(Scope.of(name), name, outage.cause, message, culprit=culprit)
+        return ParkDecision(Scope.of(name), name, outage.cause, message, culprit=culprit)

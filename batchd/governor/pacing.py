@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import inf
 
 from batchd.backoff import doubled
-from batchd.governor.bucket import Entry
+from batchd.governor.bucket import SpentAmount
 from batchd.governor.meter import Meter
 from batchd.records import Failure, FailureKind, RateLimit
 
@@ -22,23 +22,23 @@ _TOKENS = re.compile(r"\btokens? per|\btokens? limit|\btpm\b|tokens_|max tokens"
 _FIRST_WAIT_S = 0.25
 _LONGEST_WAIT_S = 60.0
 #: Headers matter once less than this part of the limit remains, and until …
-_LITTLE = 0.15
+_PACED_BELOW = 0.15
 #: … this part does.
-_PLENTY = 0.75
+_UNPACED_ABOVE = 0.75
 #: Failures that ask for fewer requests at a time.
-_TOO_MANY = frozenset({FailureKind.OVERLOADED, FailureKind.TIMEOUT})
+_CONCURRENCY_FAILURES = frozenset({FailureKind.OVERLOADED, FailureKind.TIMEOUT})
 #: Failures whose Retry-After is waited out by everybody. Others park the provider, or are one call's own.
-_PASSING = _TOO_MANY | {FailureKind.CONNECTION, FailureKind.BAD_ANSWER}
+_PASSING = _CONCURRENCY_FAILURES | {FailureKind.CONNECTION, FailureKind.BAD_ANSWER}
 
 
 @dataclass(slots=True, eq=False)
-class Ticket:
+class SentRequest:
     """A request that went."""
 
     at: float
     #: Counted for it in advance.
     tokens: float
-    entry: Entry | None
+    entry: SpentAmount | None
 
 
 def asked_s(failure: Failure) -> float:
@@ -48,7 +48,7 @@ def asked_s(failure: Failure) -> float:
 
 
 class Pace:
-    """Says when a provider's next request may go. Times are seconds of one clock that does not jump."""
+    """The pace of a provider: when its next request may go. Times are seconds of one clock that does not jump."""
 
     def __init__(self) -> None:
         #: A provider that asks for a longer wait is parked. That wait is its breaker's alone: it makes no rate, which
@@ -99,12 +99,12 @@ class Pace:
             return self._paused_until
         return max(self._requests.ready_at(now, 1.0), self._tokens.ready_at(now, tokens))
 
-    def granted(self, now: float, tokens: float) -> Ticket:
+    def granted(self, now: float, tokens: float) -> SentRequest:
         """Say that a request goes now, with the most tokens that it may need."""
         self._requests.take(now, 1.0)
-        return Ticket(now, tokens, self._tokens.take(now, tokens))
+        return SentRequest(now, tokens, self._tokens.take(now, tokens))
 
-    def answered(self, ticket: Ticket, now: float, tokens: float, cached: float = 0.0) -> None:
+    def answered(self, ticket: SentRequest, now: float, tokens: float, cached: float = 0.0) -> None:
         """Say that it was answered, and how many tokens it needed; ``cached``: that many of them came from the cache."""
         self._refusals = 0
         self._crowd.answered()
@@ -112,13 +112,15 @@ class Pace:
             tokens -= cached
         self._tokens.correct(ticket.entry, ticket.tokens, tokens, now)
 
-    def failed(self, ticket: Ticket | None, now: float, failure: Failure, under_way: int) -> None:
+    def failed(
+        self, ticket: SentRequest | None, now: float, failure: Failure, under_way: int
+    ) -> None:
         """Say that a request failed (None: one of which nothing is known).
 
         ``under_way``: requests at that moment, this one included.
         """
         if ticket is None:
-            ticket = Ticket(now, 0.0, None)
+            ticket = SentRequest(now, 0.0, None)
         elif not failure.unsettled:
             self._tokens.correct(ticket.entry, ticket.tokens, 0.0, now)
         wait_s = asked_s(failure)
@@ -126,7 +128,7 @@ class Pace:
             if failure.kind is FailureKind.RATE_LIMITED:
                 wait_s = self._refused(ticket, now, failure)
             self._paused_until = max(self._paused_until, now + wait_s)
-        if failure.kind in _TOO_MANY:
+        if failure.kind in _CONCURRENCY_FAILURES:
             self._crowd.failed(ticket.at, now, under_way)
 
     def heard(self, limits: Sequence[RateLimit], now: float) -> None:
@@ -135,9 +137,9 @@ class Pace:
             meter = self._requests
             if limit.of == "tokens":
                 meter, self._spares_cache = self._tokens, limit.spares_cache
-            if limit.remaining > _PLENTY * limit.limit:
+            if limit.remaining > _UNPACED_ABOVE * limit.limit:
                 meter.relax()
-            elif limit.remaining <= _LITTLE * limit.limit and limit.reset_s > 0:
+            elif limit.remaining <= _PACED_BELOW * limit.limit and limit.reset_s > 0:
                 gone = limit.remaining if limit.window else limit.limit - limit.remaining
                 meter.adopt(gone / limit.reset_s, max(1.0, limit.limit / 60), now)
 
@@ -147,7 +149,7 @@ class Pace:
         rpm, tpm = (round(rate, 1) if rate < inf else 0 for rate in rates)
         return {"rpm": rpm, "tpm": tpm, "concurrent": self.concurrent}
 
-    def _refused(self, ticket: Ticket, now: float, failure: Failure) -> float:
+    def _refused(self, ticket: SentRequest, now: float, failure: Failure) -> float:
         """Learn from a 429; return how long everybody waits for it."""
         meter, amount = self._requests, 1.0
         if _TOKENS.search(failure.message):

@@ -16,12 +16,12 @@ from batchd.events import Suspended
 from batchd.lifecycle import inputs
 from batchd.lifecycle.effects import Effect, End
 from batchd.lifecycle.entry import Entry, Phase
-from batchd.lifecycle.heads import is_of
 from batchd.lifecycle.holds import Holds, Key, needs
 from batchd.lifecycle.inputs import Input
+from batchd.lifecycle.lane_heads import is_of
 from batchd.lifecycle.queue import Queue, rank_of
 from batchd.lifecycle.table import decide
-from batchd.records import Cause, Facts, HoldKey, Needs, Parking, Reason, Ref, Scope, Status
+from batchd.records import Cause, HoldKey, Needs, Parking, Reason, Ref, Scope, TaskStatus, TurnFacts
 
 __all__ = ["Entry", "Input", "Lifecycle", "Phase", "is_of"]
 
@@ -224,7 +224,7 @@ class Lifecycle:
             case inputs.Accepted():
                 self._accept(given.facts)
             case inputs.Unpublished():
-                self._add(Entry(facts=Facts(given.ref, 0, 0, ""), phase=Phase.ENDED))
+                self._add(Entry(facts=TurnFacts(given.ref, 0, 0, ""), phase=Phase.ENDED))
             case inputs.Published():
                 return self._after(given)
         return []  # it is published: what was wanted of it came late
@@ -251,7 +251,7 @@ class Lifecycle:
         if phase is Phase.QUEUED and entry.facts.needs:
             self._needy[entry.facts.needs] += by
 
-    def _accept(self, facts: Facts) -> None:
+    def _accept(self, facts: TurnFacts) -> None:
         holds = tuple(self.holds.on(facts.ref, facts.after))
         phase = Phase.HELD if holds else Phase.QUEUED
         entry = Entry(facts=facts, phase=phase, holds=holds, suspect=facts.suspect)
@@ -294,7 +294,7 @@ class Lifecycle:
                 self.queue.put_back(entry)
             elif isinstance(given, inputs.Settled) and given.given_back:
                 self._given_back[entry.ref] = None
-            elif isinstance(given, inputs.Prioritised):
+            elif isinstance(given, inputs.Reprioritised):
                 self.queue.leave(entry)
             if phase is Phase.QUEUED and entry.lane is None:
                 self.queue.enter(entry)
@@ -311,7 +311,7 @@ class Lifecycle:
 
     def _concerned(self, published: inputs.Published) -> Iterator[Input]:
         first, status = published.ref, published.status
-        if status is Status.COMPLETED:
+        if status is TaskStatus.COMPLETED:
             hold = HoldKey.on(first, Cause.DEPENDENCY)
             yield from (inputs.Lifted(ref, hold) for ref in self.holds.kept(hold))
             return
@@ -320,5 +320,5 @@ class Lifecycle:
         for each in failed:
             for ref in self.holds.forget(HoldKey.on(each, Cause.DEPENDENCY)):
                 if self._entries[ref].ended is None:
-                    yield inputs.GiveUp(End(ref, Status.CANCELLED, Reason.DEPENDENCY, message))
+                    yield inputs.GiveUp(End(ref, TaskStatus.CANCELLED, Reason.DEPENDENCY, message))
                     failed.append(ref)

@@ -1,4 +1,4 @@
-"""Draws the table of the lifecycle into docs/architecture.md: `make drawing`. A test holds the page to it."""
+"""The drawing of the lifecycle's table in docs/architecture.md: `make drawing`. A test holds the page to it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from batchd.lifecycle.entry import Phase
-from batchd.lifecycle.table import TABLE, Row
+from batchd.lifecycle.table import TABLE, Transition
 
 BEGIN, END = "<!-- drawn by `make drawing` -->\n", "<!-- end of the drawing -->\n"
 
@@ -33,7 +33,7 @@ def put(page: str) -> str:
     return f"{before}{BEGIN}{drawn()}{END}{after}"
 
 
-def _cells(row: Row) -> Iterator[str]:
+def _cells(row: Transition) -> Iterator[str]:
     """Yield what a row says beside its phase."""
     yield f"`{row.input.__name__}`"
     yield row.when.__name__.replace("_", " ") if row.when else ""

@@ -1,4 +1,4 @@
-"""What is to be done about a task, as values. One that takes time comes back as an input."""
+"""Effects: what is to be done about a task, as values. One that takes time comes back as an input."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from batchd.events import Suspended
-from batchd.records import Reason, Ref, Status
+from batchd.records import Reason, Ref, TaskStatus
 
 
 class Start(Struct, frozen=True, gc=False):
@@ -16,7 +16,7 @@ class Start(Struct, frozen=True, gc=False):
     ref: Ref
 
 
-class Run(Struct, frozen=True, gc=False):
+class HandOver(Struct, frozen=True, gc=False):
     """Hand a task to its worker."""
 
     ref: Ref
@@ -56,7 +56,7 @@ class End(Struct, frozen=True, gc=False):
     """Make the end of a task that no worker can end itself."""
 
     ref: Ref
-    status: Status
+    status: TaskStatus
     reason: Reason
     #: For people.
     message: str
@@ -78,4 +78,4 @@ class Confirm(Struct, frozen=True, gc=False):
     ref: Ref
 
 
-Effect: TypeAlias = Start | Run | Free | Stop | Suspend | Recover | End | Publish | Confirm
+Effect: TypeAlias = Start | HandOver | Free | Stop | Suspend | Recover | End | Publish | Confirm

@@ -8,16 +8,16 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from batchd.events import CancelRequested, Suspended
-from batchd.lifecycle.directories import Lane, Rank, Taken
+from batchd.lifecycle.directory_locks import Lane, Rank, Taken
 from batchd.lifecycle.effects import End
-from batchd.records import Facts, HoldKey, Ref, Status
+from batchd.records import HoldKey, Ref, TaskStatus, TurnFacts
 
 #: What an attempt was asked to stop with: to end, or to give its slot back.
 Wish: TypeAlias = CancelRequested | Suspended
 
 
 class Phase(enum.StrEnum):
-    """Where a task stands, from the store's promise to the last file of its result."""
+    """The phase of a task, from the store's promise to the last file of its result."""
 
     #: It starts when its turn comes.
     QUEUED = "queued"
@@ -67,7 +67,7 @@ _OVER = frozenset({Phase.ENDING, Phase.ENDED, Phase.PUBLISHED})
 class Entry(Struct, eq=False):
     """One task. Only the lifecycle changes it."""
 
-    facts: Facts
+    facts: TurnFacts
     phase: Phase
     #: What keeps this task from starting, each once; what keeps a provider, a model or everything is not repeated here.
     holds: tuple[HoldKey, ...] = ()
@@ -80,7 +80,7 @@ class Entry(Struct, eq=False):
     #: How it ends where it does not end otherwise: what it comes after has failed.
     doom: End | None = None
     #: How it ended, once that is durable.
-    ended: Status | None = None
+    ended: TaskStatus | None = None
     # Where it stands in the queue, which alone changes what follows.
     #: The lane that it is in, and by what it is sorted there. The rank is another one each time, and compared by identity:
     #: what a heap still has of an earlier time is stale.

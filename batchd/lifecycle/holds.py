@@ -14,7 +14,7 @@ DAY: Key = (Scope.DAY, "")
 
 
 class Holds:
-    """Every reason to wait. ``Lifecycle`` alone changes it.
+    """The holds: every reason to wait. ``Lifecycle`` alone changes it.
 
     A parking is what people see and the store keeps. It concerns everything, a provider or a model by its name, and the
     tasks of a batch, or one task, by a hold of its key. Other holds stand without a parking: the daemon finds them again.

@@ -1,4 +1,4 @@
-"""What happens to a task, as values: what people want, what workers and the store report."""
+"""Inputs: what happens to a task, as values; what people want, what workers and the store report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from batchd.events import CancelRequested, Suspended
 from batchd.lifecycle.effects import End
 from batchd.lifecycle.entry import Entry
-from batchd.records import Facts, HoldKey, Ref, Status
+from batchd.records import HoldKey, Ref, TaskStatus, TurnFacts
 
 
 class _Input(Struct, frozen=True, gc=False):
@@ -26,7 +26,7 @@ class Accepted(_Input, frozen=True, gc=False):
     What it comes ``after`` is yet to be ``Published``, also where that was never here.
     """
 
-    facts: Facts
+    facts: TurnFacts
 
     @property
     def ref(self) -> Ref:
@@ -64,7 +64,7 @@ class Lifted(_Input, frozen=True, gc=False):
             entry.holds = tuple(hold for hold in entry.holds if hold != self.hold)
 
 
-class Prioritised(_Input, frozen=True, gc=False):
+class Reprioritised(_Input, frozen=True, gc=False):
     """A task has another priority, which also counts for its next turns."""
 
     ref: Ref
@@ -132,7 +132,7 @@ class Ready(_Input, frozen=True, gc=False):
     ref: Ref
 
 
-class Cancel(_Input, frozen=True, gc=False):
+class CancelOrdered(_Input, frozen=True, gc=False):
     """Somebody wants a task to end."""
 
     ref: Ref
@@ -173,7 +173,7 @@ class Finished(_Input, frozen=True, gc=False):
     """A worker's last event of a task is durable."""
 
     ref: Ref
-    status: Status
+    status: TaskStatus
 
     def note(self, entry: Entry) -> None:
         """Take over what it says."""
@@ -240,7 +240,7 @@ class Ended(_Input, frozen=True, gc=False):
     """An end that the daemon made is durable."""
 
     ref: Ref
-    status: Status
+    status: TaskStatus
 
     def note(self, entry: Entry) -> None:
         """Take over what it says."""
@@ -257,7 +257,7 @@ class Published(_Input, frozen=True, gc=False):
     """All files of a task are known to be published."""
 
     ref: Ref
-    status: Status
+    status: TaskStatus
 
 
 Input: TypeAlias = (
@@ -265,7 +265,7 @@ Input: TypeAlias = (
     | Unpublished
     | Held
     | Lifted
-    | Prioritised
+    | Reprioritised
     | SlotFree
     | Unready
     | Dispatched
@@ -273,7 +273,7 @@ Input: TypeAlias = (
     | Refused
     | TurnedAway
     | Ready
-    | Cancel
+    | CancelOrdered
     | Halt
     | GiveUp
     | Finished

@@ -1,4 +1,4 @@
-"""Whose turn it is: pure, and incremental, so that 100,000 waiting tasks cost nothing.
+"""The queue: whose turn it is. Pure, and incremental, so that 100,000 waiting tasks cost nothing.
 
 The rule, in full: a ready task starts when it is the best by priority, then order, and its
 directory is neither the same as, nor above, nor below that of a task that has begun, nor of a
@@ -16,9 +16,9 @@ from collections.abc import Set as AbstractSet
 from heapq import heappop, heappush
 from operator import itemgetter
 
-from batchd.lifecycle.directories import Directories, Lane, Rank, Taken, discard
+from batchd.lifecycle.directory_locks import DirectoryLocks, Lane, Rank, Taken, discard
 from batchd.lifecycle.entry import Entry
-from batchd.lifecycle.heads import Heads, competing, is_of, of, provider_of
+from batchd.lifecycle.lane_heads import Heads, competing, is_of, of, provider_of
 from batchd.records import Ref
 
 
@@ -33,7 +33,7 @@ class Queue:
         self._heads: Heads = {}
         self._suspects: Heads = {}
         self._aside: dict[str, dict[Lane, None]] = {}
-        self._directories = Directories()
+        self._directories = DirectoryLocks()
         #: Providers and models.
         self._parked: set[str] = set()
 

@@ -18,15 +18,15 @@ from batchd.lifecycle.effects import (
     Effect,
     End,
     Free,
+    HandOver,
     Publish,
     Recover,
-    Run,
     Start,
     Stop,
     Suspend,
 )
 from batchd.lifecycle.entry import Entry, Phase
-from batchd.records import Reason, Status
+from batchd.records import Reason, TaskStatus
 
 #: What a cancelled task's result says where no reason was given.
 CANCELLED = "cancelled"
@@ -34,13 +34,13 @@ CANCELLED = "cancelled"
 #: A condition. The entry has taken over what the input says.
 When: TypeAlias = Callable[[Entry, Any], bool]
 #: An effect that says no more than which task it is about.
-Plain: TypeAlias = type[Start | Run | Free | Stop | Suspend | Publish | Confirm]
+Plain: TypeAlias = type[Start | HandOver | Free | Stop | Suspend | Publish | Confirm]
 #: Makes an effect.
 Make: TypeAlias = Plain | Callable[[Entry, Any], Effect]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Transition:
     """One row: in a phase, after an input, where a condition holds."""
 
     phase: Phase
@@ -105,7 +105,7 @@ def end_cancelled(entry: Entry, _: object) -> Effect:
     message = entry.wish.message if entry.wish else ""
     # The dispatch of one that is about to start is none that was tried.
     attempts = entry.attempt - 1 if entry.phase is Phase.STARTING else 0
-    return End(entry.ref, Status.CANCELLED, Reason.USER, message or CANCELLED, attempts)
+    return End(entry.ref, TaskStatus.CANCELLED, Reason.USER, message or CANCELLED, attempts)
 
 
 def end_doomed(entry: Entry, _: object) -> Effect:
@@ -125,85 +125,85 @@ def end_worn_out(_: Entry, given: inputs.Settled) -> Effect:
 _WAITING = (Phase.QUEUED, Phase.HELD)
 
 
-def _while_it_waits() -> Iterator[Row]:
+def _while_it_waits() -> Iterator[Transition]:
     for waiting in _WAITING:
-        yield Row(waiting, inputs.Held, None, None)
-        yield Row(waiting, inputs.Lifted, None, None)
-        yield Row(waiting, inputs.Prioritised, None, None)
-        yield Row(waiting, inputs.Cancel, None, Phase.ENDING, (end_cancelled,))
-        yield Row(waiting, inputs.GiveUp, None, Phase.ENDING, (end,))
-        yield Row(waiting, inputs.Halt, None, None)
-    yield Row(Phase.QUEUED, inputs.SlotFree, None, Phase.RESERVED, (Start,))
+        yield Transition(waiting, inputs.Held, None, None)
+        yield Transition(waiting, inputs.Lifted, None, None)
+        yield Transition(waiting, inputs.Reprioritised, None, None)
+        yield Transition(waiting, inputs.CancelOrdered, None, Phase.ENDING, (end_cancelled,))
+        yield Transition(waiting, inputs.GiveUp, None, Phase.ENDING, (end,))
+        yield Transition(waiting, inputs.Halt, None, None)
+    yield Transition(Phase.QUEUED, inputs.SlotFree, None, Phase.RESERVED, (Start,))
 
 
-def _while_it_starts() -> Iterator[Row]:
+def _while_it_starts() -> Iterator[Transition]:
     """Yield what follows while a task has a slot, and no worker has it."""
     for early in (Phase.RESERVED, Phase.STARTING):
-        for wish in (inputs.Cancel, inputs.Halt):
-            yield Row(early, wish, None, early)
+        for wish in (inputs.CancelOrdered, inputs.Halt):
+            yield Transition(early, wish, None, early)
     reserved, starting = Phase.RESERVED, Phase.STARTING
-    yield Row(reserved, inputs.Unready, is_cancelled, Phase.ENDING, (Free, end_cancelled))
-    yield Row(reserved, inputs.Unready, None, None, (Free,))
-    yield Row(reserved, inputs.Stale, None, Phase.ENDED, (Free, Publish))
-    yield Row(reserved, inputs.Dispatched, None, Phase.STARTING)
-    yield Row(reserved, inputs.Lost, None, Phase.SUSPENDED, (recover,))
-    yield Row(starting, inputs.Ready, is_cancelled, Phase.ENDING, (Free, end_cancelled))
-    yield Row(starting, inputs.Ready, is_halted, Phase.SUSPENDED, (Free, suspend))
-    yield Row(starting, inputs.Ready, None, Phase.RUNNING, (Run,))
-    yield Row(starting, inputs.Refused, is_cancelled, Phase.ENDING, (Free, end_cancelled))
-    yield Row(starting, inputs.Refused, is_halted, Phase.SUSPENDED, (Free, suspend))
-    yield Row(starting, inputs.Refused, None, Phase.ENDING, (Free, end))
-    yield Row(starting, inputs.TurnedAway, is_cancelled, Phase.ENDING, (Free, end_cancelled))
-    yield Row(starting, inputs.TurnedAway, None, Phase.SUSPENDED, (Free, suspend))
-    yield Row(starting, inputs.Lost, None, Phase.SUSPENDED, (recover,))
+    yield Transition(reserved, inputs.Unready, is_cancelled, Phase.ENDING, (Free, end_cancelled))
+    yield Transition(reserved, inputs.Unready, None, None, (Free,))
+    yield Transition(reserved, inputs.Stale, None, Phase.ENDED, (Free, Publish))
+    yield Transition(reserved, inputs.Dispatched, None, Phase.STARTING)
+    yield Transition(reserved, inputs.Lost, None, Phase.SUSPENDED, (recover,))
+    yield Transition(starting, inputs.Ready, is_cancelled, Phase.ENDING, (Free, end_cancelled))
+    yield Transition(starting, inputs.Ready, is_halted, Phase.SUSPENDED, (Free, suspend))
+    yield Transition(starting, inputs.Ready, None, Phase.RUNNING, (HandOver,))
+    yield Transition(starting, inputs.Refused, is_cancelled, Phase.ENDING, (Free, end_cancelled))
+    yield Transition(starting, inputs.Refused, is_halted, Phase.SUSPENDED, (Free, suspend))
+    yield Transition(starting, inputs.Refused, None, Phase.ENDING, (Free, end))
+    yield Transition(starting, inputs.TurnedAway, is_cancelled, Phase.ENDING, (Free, end_cancelled))
+    yield Transition(starting, inputs.TurnedAway, None, Phase.SUSPENDED, (Free, suspend))
+    yield Transition(starting, inputs.Lost, None, Phase.SUSPENDED, (recover,))
 
 
-def _while_it_runs() -> Iterator[Row]:
-    yield Row(Phase.RUNNING, inputs.Cancel, None, Phase.STOPPING, (Stop,))
-    yield Row(Phase.RUNNING, inputs.Halt, None, Phase.STOPPING, (Stop,))
-    yield Row(Phase.STOPPING, inputs.Cancel, None, Phase.STOPPING, (Stop,))
-    yield Row(Phase.STOPPING, inputs.Halt, None, Phase.STOPPING)
+def _while_it_runs() -> Iterator[Transition]:
+    yield Transition(Phase.RUNNING, inputs.CancelOrdered, None, Phase.STOPPING, (Stop,))
+    yield Transition(Phase.RUNNING, inputs.Halt, None, Phase.STOPPING, (Stop,))
+    yield Transition(Phase.STOPPING, inputs.CancelOrdered, None, Phase.STOPPING, (Stop,))
+    yield Transition(Phase.STOPPING, inputs.Halt, None, Phase.STOPPING)
     for at_work in (Phase.RUNNING, Phase.STOPPING):
-        yield Row(at_work, inputs.Finished, None, at_work)
-        yield Row(at_work, inputs.Confirmed, None, Phase.ENDED, (Confirm,))
-        yield Row(at_work, inputs.Unconfirmed, None, Phase.ENDED, (Publish,))
-        yield Row(at_work, inputs.GaveBack, None, Phase.SUSPENDED, (Suspend,))
-        yield Row(at_work, inputs.Broke, has_ended, Phase.ENDED, (Publish,))
-        yield Row(at_work, inputs.Broke, None, Phase.ENDING, (end,))
-        yield Row(at_work, inputs.Lost, None, Phase.SUSPENDED, (recover,))
+        yield Transition(at_work, inputs.Finished, None, at_work)
+        yield Transition(at_work, inputs.Confirmed, None, Phase.ENDED, (Confirm,))
+        yield Transition(at_work, inputs.Unconfirmed, None, Phase.ENDED, (Publish,))
+        yield Transition(at_work, inputs.GaveBack, None, Phase.SUSPENDED, (Suspend,))
+        yield Transition(at_work, inputs.Broke, has_ended, Phase.ENDED, (Publish,))
+        yield Transition(at_work, inputs.Broke, None, Phase.ENDING, (end,))
+        yield Transition(at_work, inputs.Lost, None, Phase.SUSPENDED, (recover,))
 
 
-def _once_it_has_stopped() -> Iterator[Row]:
-    yield Row(Phase.SUSPENDED, inputs.Cancel, None, Phase.SUSPENDED)
-    yield Row(Phase.SUSPENDED, inputs.Halt, None, Phase.SUSPENDED)
-    yield Row(Phase.SUSPENDED, inputs.Settled, has_ended, Phase.ENDED, (Publish,))
-    yield Row(Phase.SUSPENDED, inputs.Settled, is_cancelled, Phase.ENDING, (end_cancelled,))
-    yield Row(Phase.SUSPENDED, inputs.Settled, is_worn_out, Phase.ENDING, (end_worn_out,))
-    yield Row(Phase.SUSPENDED, inputs.Settled, None, None)
-    yield Row(Phase.ENDING, inputs.Ended, None, Phase.ENDED, (Publish,))
+def _once_it_has_stopped() -> Iterator[Transition]:
+    yield Transition(Phase.SUSPENDED, inputs.CancelOrdered, None, Phase.SUSPENDED)
+    yield Transition(Phase.SUSPENDED, inputs.Halt, None, Phase.SUSPENDED)
+    yield Transition(Phase.SUSPENDED, inputs.Settled, has_ended, Phase.ENDED, (Publish,))
+    yield Transition(Phase.SUSPENDED, inputs.Settled, is_cancelled, Phase.ENDING, (end_cancelled,))
+    yield Transition(Phase.SUSPENDED, inputs.Settled, is_worn_out, Phase.ENDING, (end_worn_out,))
+    yield Transition(Phase.SUSPENDED, inputs.Settled, None, None)
+    yield Transition(Phase.ENDING, inputs.Ended, None, Phase.ENDED, (Publish,))
     # Another order wants its end as well.
-    yield Row(Phase.ENDING, inputs.EndRefused, is_cancelled, Phase.ENDING, (end_cancelled,))
-    yield Row(Phase.ENDING, inputs.EndRefused, is_doomed, Phase.ENDING, (end_doomed,))
-    yield Row(Phase.ENDING, inputs.EndRefused, None, None)
-    yield Row(Phase.ENDED, inputs.Published, None, Phase.PUBLISHED)
+    yield Transition(Phase.ENDING, inputs.EndRefused, is_cancelled, Phase.ENDING, (end_cancelled,))
+    yield Transition(Phase.ENDING, inputs.EndRefused, is_doomed, Phase.ENDING, (end_doomed,))
+    yield Transition(Phase.ENDING, inputs.EndRefused, None, None)
+    yield Transition(Phase.ENDED, inputs.Published, None, Phase.PUBLISHED)
     # What its worker said last may become durable late.
     for late in (Phase.SUSPENDED, Phase.ENDING):
-        yield Row(late, inputs.Finished, None, late)
+        yield Transition(late, inputs.Finished, None, late)
     for over in (Phase.ENDING, Phase.ENDED):
-        for vain in (inputs.Cancel, inputs.Halt, inputs.GiveUp):
-            yield Row(over, vain, None, over)
+        for vain in (inputs.CancelOrdered, inputs.Halt, inputs.GiveUp):
+            yield Transition(over, vain, None, over)
 
 
-def _at_any_time() -> Iterator[Row]:
+def _at_any_time() -> Iterator[Transition]:
     """Yield what counts once a task waits again: a hold on what does not wait, and a priority."""
     for busy in Phase:
         if busy not in _WAITING and busy is not Phase.PUBLISHED:
-            for given in (inputs.Held, inputs.Lifted, inputs.Prioritised):
-                yield Row(busy, given, None, busy)
+            for given in (inputs.Held, inputs.Lifted, inputs.Reprioritised):
+                yield Transition(busy, given, None, busy)
 
 
-def _table() -> Mapping[tuple[Phase, type[inputs.Input]], tuple[Row, ...]]:
-    found: dict[tuple[Phase, type[inputs.Input]], tuple[Row, ...]] = {}
+def _table() -> Mapping[tuple[Phase, type[inputs.Input]], tuple[Transition, ...]]:
+    found: dict[tuple[Phase, type[inputs.Input]], tuple[Transition, ...]] = {}
     parts = (
         _while_it_waits,
         _while_it_starts,
@@ -218,7 +218,7 @@ def _table() -> Mapping[tuple[Phase, type[inputs.Input]], tuple[Row, ...]]:
 
 
 #: By phase and input: the rows that may hold, in order.
-TABLE: Mapping[tuple[Phase, type[inputs.Input]], tuple[Row, ...]] = _table()
+TABLE: Mapping[tuple[Phase, type[inputs.Input]], tuple[Transition, ...]] = _table()
 
 
 def decide(entry: Entry, given: inputs.Input) -> tuple[Phase, list[Effect]]:

@@ -9,7 +9,7 @@ from batchd.records import Cause, HoldKey, Ref, Scope
 
 
 class Trials:
-    """Picks a task that may start although its provider, or its model, is parked.
+    """The trials: picks a task that may start although its provider, or its model, is parked.
 
     Tasks that tried it and failed are held for its sake, the one that tried first in front: others may fare better. So
     are tasks that wait for it although it is not their own, as for a judge's.

@@ -1,4 +1,4 @@
-"""What every dialect makes of an answer: bounded texts, calls, tokens as we count them."""
+"""The parts of an answer that every dialect makes: bounded texts, calls, tokens as we count them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import msgspec
 from msgspec.structs import replace
 
 from batchd import tokens
-from batchd.llm.request import Request
+from batchd.llm.request import ModelRequest
 from batchd.records import Answer, ToolCall, Usage
 
 #: Characters of an answer that are kept, and as many of its thinking: no model writes as many tokens at a time. What
 #: is longer would hold up, at each step, all that runs beside it.
-MOST_CHARS = 1 << 20
+MAX_TEXT_CHARS = 1 << 20
 #: Characters of a service tier's name, or of another such word, that are kept; and of a model's name.
 _WORD = 64
 _NAME = 512
 _NUMBER = (int, float)
 
 
-class Counts(msgspec.Struct, frozen=True, kw_only=True):
+class TokenCounts(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens as a provider counts them; 0: it does not say."""
 
     #: All input, what came from its cache and went into it included.
@@ -42,20 +42,20 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     stated_usd: float | None = None
 
 
-def bounded(answer: Answer, request: Request, counts: Counts) -> Answer:
+def bounded(answer: Answer, request: ModelRequest, counts: TokenCounts) -> Answer:
     """Return an answer with its usage, and no longer than is kept of one."""
     content, reasoning, calls = answer.content, answer.reasoning, answer.tool_calls
-    kept = tuple(_kept(calls, MOST_CHARS - len(content)))
-    whole = len(content) <= MOST_CHARS and kept == calls
+    kept = tuple(_kept(calls, MAX_TEXT_CHARS - len(content)))
+    whole = len(content) <= MAX_TEXT_CHARS and kept == calls
     return replace(
         answer,
-        content=content[:MOST_CHARS],
+        content=content[:MAX_TEXT_CHARS],
         tool_calls=kept,
         # As if the provider had cut it off: the model goes on, or does it in smaller pieces.
         finish_reason=answer.finish_reason if whole else "length",
-        reasoning=reasoning[:MOST_CHARS],
+        reasoning=reasoning[:MAX_TEXT_CHARS],
         model=answer.model[:_NAME],
-        refusal=answer.refusal[:MOST_CHARS],
+        refusal=answer.refusal[:MAX_TEXT_CHARS],
         removed=tuple(reason[:_WORD] for reason in answer.removed),
         replay=answer.replay if whole else None,
         usage=_usage(counts, request, (content, reasoning), calls),
@@ -76,7 +76,7 @@ def _kept(calls: tuple[ToolCall, ...], room: int) -> Iterator[ToolCall]:
         room -= len(call.arguments)
 
 
-def named(calls: Iterable[ToolCall], request: Request) -> Iterator[ToolCall]:
+def named(calls: Iterable[ToolCall], request: ModelRequest) -> Iterator[ToolCall]:
     """Yield calls that replies can name: an id must be there, and only once in the conversation."""
     seen = {call.id for message in request.messages for call in message.tool_calls}
     for call in calls:
@@ -86,7 +86,7 @@ def named(calls: Iterable[ToolCall], request: Request) -> Iterator[ToolCall]:
 
 
 def _usage(
-    counts: Counts, request: Request, texts: tuple[str, ...], calls: tuple[ToolCall, ...]
+    counts: TokenCounts, request: ModelRequest, texts: tuple[str, ...], calls: tuple[ToolCall, ...]
 ) -> Usage:
     """Return the usage as the provider counts it; what it does not count is counted here."""
     read, written = counts.read, counts.written
@@ -110,7 +110,7 @@ def _usage(
     )
 
 
-def _count_input(request: Request) -> int:
+def _count_input(request: ModelRequest) -> int:
     return tokens.count_messages(request.messages) + tokens.count_tools(request.tools)
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from batchd.llm import bodies
+from batchd.llm import response_bodies
 from batchd.llm.answer import (
-    Counts,
+    TokenCounts,
     argument_text,
     bounded,
     fields,
@@ -21,8 +21,8 @@ from batchd.llm.answer import (
     string,
 )
 from batchd.llm.dialect import Dialect
-from batchd.llm.failures import Place, error_in_answer
-from batchd.llm.request import Request, Target, alternating, arguments
+from batchd.llm.failures import CallPlace, error_in_answer
+from batchd.llm.request import ModelRequest, ModelTarget, alternating, arguments
 from batchd.records import (
     EFFORTS,
     PATHS,
@@ -49,7 +49,7 @@ _THINKING = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
 _LIMITS = ("max_tokens", "max_completion_tokens")
 
 
-class Function(msgspec.Struct):
+class CompletionFunction(msgspec.Struct):
     """What a tool call calls."""
 
     name: Any = None
@@ -57,19 +57,19 @@ class Function(msgspec.Struct):
     arguments: Any = None
 
 
-class Call(msgspec.Struct):
+class CompletionCall(msgspec.Struct):
     """A tool call."""
 
     id: Any = None
-    function: Function | None = None
+    function: CompletionFunction | None = None
 
 
-class Said(msgspec.Struct):
+class CompletionMessage(msgspec.Struct):
     """The answer proper."""
 
     #: Text, or a list of parts.
     content: str | list[Any] | None = None
-    tool_calls: list[Call] | None = None
+    tool_calls: list[CompletionCall] | None = None
     #: DeepSeek, vLLM, llama.cpp.
     reasoning_content: Any = None
     #: OpenRouter, ollama.
@@ -77,17 +77,17 @@ class Said(msgspec.Struct):
     refusal: Any = None
 
 
-class Choice(msgspec.Struct):
+class CompletionChoice(msgspec.Struct):
     """One of the answers; only one is ever asked for."""
 
-    message: Said | None = None
+    message: CompletionMessage | None = None
     finish_reason: Any = None
 
 
 class Completion(msgspec.Struct):
     """A chat completion, as far as it is used: everything may be missing or null."""
 
-    choices: list[Choice] | None = None
+    choices: list[CompletionChoice] | None = None
     #: Counts by their names, or whatever a server takes for them: nothing in it is worth an answer.
     usage: Any = None
     model: Any = None
@@ -100,7 +100,7 @@ class Completion(msgspec.Struct):
 _DECODER = msgspec.json.Decoder(Completion)
 
 
-def encode(setup: ModelSetup, _target: Target, request: Request) -> dict[str, Any]:
+def encode(setup: ModelSetup, _target: ModelTarget, request: ModelRequest) -> dict[str, Any]:
     """Return what asks for a chat completion."""
     limit = setup.output_limit_field
     if f"name:{limit}" in request.spared:
@@ -160,10 +160,10 @@ def _call(call: ToolCall) -> Mapping[str, Any]:
 
 
 def decode(
-    place: Place, _target: Target, body: bytes, request: Request, seconds: float
+    place: CallPlace, _target: ModelTarget, body: bytes, request: ModelRequest, seconds: float
 ) -> Answer | Failure:
     """Return what a chat completion says. Raises ``UnreadableError``."""
-    completion = bodies.decode(body, _DECODER, WHAT)
+    completion = response_bodies.decode(body, _DECODER, WHAT)
     choice = completion.choices[0] if completion.choices else None
     if choice is None or choice.message is None:
         if completion.error:
@@ -178,7 +178,11 @@ def decode(
 
 
 def _answer(
-    completion: Completion, said: Said, reason: str, request: Request, seconds: float
+    completion: Completion,
+    said: CompletionMessage,
+    reason: str,
+    request: ModelRequest,
+    seconds: float,
 ) -> Answer:
     calls = tuple(named(_calls(said.tool_calls or []), request))
     content, thinking = _content(said)
@@ -198,7 +202,7 @@ def _answer(
     return bounded(answer, request, counts)
 
 
-def _content(said: Said) -> tuple[str, str]:
+def _content(said: CompletionMessage) -> tuple[str, str]:
     """Return an answer's text, and the thinking in front of it."""
     parts = [said.content] if isinstance(said.content, str) else said.content or []
     text = "".join(map(_part, parts))
@@ -212,9 +216,9 @@ def _part(part: Any) -> str:
     return string(part)
 
 
-def _calls(calls: list[Call]) -> Iterator[ToolCall]:
+def _calls(calls: list[CompletionCall]) -> Iterator[ToolCall]:
     for call in calls:
-        function = call.function or Function()
+        function = call.function or CompletionFunction()
         yield ToolCall(string(call.id), string(function.name), argument_text(function.arguments))
 
 
@@ -226,7 +230,7 @@ def _finish_reason(reason: str, *, called: bool) -> FinishReason:
     return "tool_calls" if called else "stop"
 
 
-def _counts(counts: Mapping[str, Any], tier: str) -> Counts:
+def _counts(counts: Mapping[str, Any], tier: str) -> TokenCounts:
     inside = fields(counts.get("prompt_tokens_details"))
     outside = fields(counts.get("completion_tokens_details"))
     read, written = number(counts.get("prompt_tokens")), number(counts.get("completion_tokens"))
@@ -238,7 +242,7 @@ def _counts(counts: Mapping[str, Any], tier: str) -> Counts:
     if not cached:
         cached = counts.get("prompt_cache_hit_tokens", cached)
     lasting = fields(inside.get("cache_write_tokens_details"))
-    return Counts(
+    return TokenCounts(
         read=read,
         cached=number(cached),
         kept=number(inside.get("cache_write_tokens")),

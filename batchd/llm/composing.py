@@ -1,4 +1,4 @@
-"""Puts a request's body together: the dialect's fields, without what is refused, and the configuration's over them."""
+"""The composition of a request's body: the dialect's fields, without what is refused, and the configuration's over them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from batchd.llm.dialect import Dialect
-from batchd.llm.refusals import without
-from batchd.llm.request import Request, Target
+from batchd.llm.refused_fields import without
+from batchd.llm.request import ModelRequest, ModelTarget
 from batchd.records import ModelSetup
 from batchd.records.unicode import valid_throughout
 
@@ -19,8 +19,8 @@ _NOTHING: Mapping[str, Any] = {}
 def fields(
     dialect: Dialect,
     setup: ModelSetup,
-    target: Target,
-    request: Request,
+    target: ModelTarget,
+    request: ModelRequest,
     secret: Mapping[str, Any] = _NOTHING,
 ) -> dict[str, Any]:
     """Return the fields of a request's body.

@@ -7,20 +7,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from batchd.llm.failures import Place
-from batchd.llm.request import Request, Target
+from batchd.llm.failures import CallPlace
+from batchd.llm.request import ModelRequest, ModelTarget
 from batchd.records import EFFORTS, Answer, Effort, Failure, ModelSetup
 
 #: What goes into a request's body, before the configuration's own fields are laid over it.
-Encode: TypeAlias = Callable[[ModelSetup, Target, Request], dict[str, Any]]
+Encode: TypeAlias = Callable[[ModelSetup, ModelTarget, ModelRequest], dict[str, Any]]
 #: A response's body with status 200 is an answer, or says what went wrong. Raises ``UnreadableError``; the last is how
 #: many seconds it took.
-Decode: TypeAlias = Callable[[Place, Target, bytes, Request, float], Answer | Failure]
+Decode: TypeAlias = Callable[[CallPlace, ModelTarget, bytes, ModelRequest, float], Answer | Failure]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """How one wire dialect is spoken."""
+    """A wire dialect: how it is spoken."""
 
     #: For people.
     what: str

@@ -16,13 +16,13 @@ import openai
 
 from batchd import __version__
 from batchd.llm import composing
-from batchd.llm.failures import Place
+from batchd.llm.failures import CallPlace
 from batchd.records import Endpoint, Failure, FailureKind
 
 #: A host that does not take a connection by then cannot be reached.
 _CONNECT_S = 15.0
 #: Bytes of a body that are read: no answer is a tenth as long, and rubbish without end would fill the memory.
-MOST_BYTES = 16 << 20
+MAX_BODY_BYTES = 16 << 20
 #: Idle connections are closed sooner than the five seconds after which common servers do it: a
 #: request that crosses their close on the way would be lost, and perhaps paid.
 _IDLE_S = 4.0
@@ -32,7 +32,7 @@ _SAID = re.compile(r"(?:^|[,;\s])timeout\s*=\s*\"?(\d{1,6})\b", re.IGNORECASE)
 _SOONER_S = 1.0
 _LONGEST_IDLE_S = 55.0
 #: A body up to this (bytes) is kept while its call waits, which costs less: a thousand of them come to 16 MB.
-_LIGHT = 1 << 14
+_MAX_KEPT_BODY_BYTES = 1 << 14
 _HEADERS: Mapping[str, str] = {
     "Accept": "application/json",
     "Content-Type": "application/json",
@@ -91,11 +91,11 @@ def idle_s(headers: Mapping[str, str]) -> float | None:
 
 
 async def exchanged(
-    http: httpx2.AsyncClient, url: httpx2.URL, place: Place, body: list[bytes], timeout_s: float
+    http: httpx2.AsyncClient, url: httpx2.URL, place: CallPlace, body: list[bytes], timeout_s: float
 ) -> tuple[httpx2.Response, bytes] | Failure:
     """Return what a request brings, and its whole body. ``body`` holds the one to send, and is empty once it is sent."""
     size = len(body[0])
-    headers = None if size <= _LIGHT else {"Content-Length": str(size)}
+    headers = None if size <= _MAX_KEPT_BODY_BYTES else {"Content-Length": str(size)}
     try:
         # Around all of it: the client's own timeouts begin again with every byte.
         async with asyncio.timeout(timeout_s):
@@ -117,18 +117,18 @@ async def exchanged(
 
 async def _content(response: httpx2.Response) -> bytes:
     """Return a response's body. Raises ``httpx2.HTTPError``, also for one that is too long."""
-    parts, left = [], MOST_BYTES
+    parts, left = [], MAX_BODY_BYTES
     # Mostly there is nothing to unpack, and to ask for it costs as much as to read.
     packed = "content-encoding" in response.headers
     async for part in response.aiter_bytes() if packed else response.aiter_raw():
         parts.append(part)
         left -= len(part)
         if left < 0:
-            raise httpx2.DecodingError(f"more than {MOST_BYTES >> 20} MB without an end")
+            raise httpx2.DecodingError(f"more than {MAX_BODY_BYTES >> 20} MB without an end")
     return b"".join(parts)
 
 
-def _connection_failure(place: Place, error: Exception) -> Failure:
+def _connection_failure(place: CallPlace, error: Exception) -> Failure:
     """Return what broke the way: the first cause says it."""
     causes: list[BaseException] = [error]
     while causes[-1].__cause__ is not None:

@@ -1,4 +1,4 @@
-"""Classifies what went wrong with a call, and says it in one line for people."""
+"""The classification of failed calls, and a line about each for people."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ _NO_ROOM = _SAID(r"resource[ _]unavailable|no room|\bcapacity\b")
 #: OpenRouter's 404 where the address is right.
 _NO_SERVER = "no endpoints found"
 #: Longer than the tokens that a minute allows: waiting does not help.
-_TOO_LARGE = "request too large"
+_REQUEST_TOO_LARGE = "request too large"
 _FILTER = _SAID(
     r"content_filter|content_policy|content (?:management )?policy|responsibleaipolicy"
     r"|content exists risk|data_inspection_failed|safety system|requires moderation"
@@ -104,8 +104,8 @@ _KEY_LIKE = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a call went, for messages."""
+class CallPlace:
+    """The place of a call, for messages: its provider and model."""
 
     setup: ModelSetup
     endpoint: Endpoint
@@ -147,7 +147,7 @@ class Place:
         return self.failure(FailureKind.BAD_ANSWER, detail, http_status=HTTPStatus.OK)
 
 
-def http_failure(place: Place, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
+def http_failure(place: CallPlace, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
     """Return what an HTTP error says. ``headers`` have lower-case names."""
     text = body[:_MOST_SAID].decode("utf-8", "replace")
     words = _Words.of(text)
@@ -171,7 +171,7 @@ def http_failure(place: Place, status: int, headers: Mapping[str, str], body: by
     )
 
 
-def error_in_answer(place: Place, error: Any) -> Failure:
+def error_in_answer(place: CallPlace, error: Any) -> Failure:
     """Return what an error under status 200 says: gateways send their own provider's status as its code."""
     text = json.dumps({"error": error})
     code = error.get("code") if isinstance(error, dict) else None
@@ -181,7 +181,7 @@ def error_in_answer(place: Place, error: Any) -> Failure:
     return http_failure(place, status, {}, text.encode())
 
 
-def coded_failure(place: Place, error: Any) -> Failure:
+def coded_failure(place: CallPlace, error: Any) -> Failure:
     """Return what an answer with status 200 says that is none: its code counts, as no status does."""
     text = json.dumps({"error": error})
     words = _Words.of(text)
@@ -231,7 +231,7 @@ class _Words:
 def _kind(status: int, words: _Words) -> FailureKind:
     if kind := _PLAIN_STATUS.get(status):
         return kind
-    if status == 429 and _TOO_LARGE in words.all:  # noqa: PLR2004 (too many requests)
+    if status == 429 and _REQUEST_TOO_LARGE in words.all:  # noqa: PLR2004 (too many requests)
         return FailureKind.CONTEXT_OVERFLOW
     if status == 429:  # noqa: PLR2004 (the same)
         return FailureKind.QUOTA if _QUOTA.search(words.all) else FailureKind.RATE_LIMITED
@@ -267,7 +267,7 @@ def _window(said: str) -> int:
     return int((found.group(1) or found.group(2)).replace(",", "")) if found else 0
 
 
-def _says(place: Place, status: int, kind: FailureKind, words: _Words) -> str:
+def _says(place: CallPlace, status: int, kind: FailureKind, words: _Words) -> str:
     if kind is FailureKind.UNFIT:
         where, name = place.endpoint_address, place.setup.provider
         fix = f"set another api, or base_url up to and without /responses and the like, in [providers.{name}]"

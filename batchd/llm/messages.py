@@ -11,11 +11,11 @@ from typing import Any
 
 import msgspec
 
-from batchd.llm import bodies
-from batchd.llm.answer import Counts, bounded, fields, named, number, stated, string
+from batchd.llm import response_bodies
+from batchd.llm.answer import TokenCounts, bounded, fields, named, number, stated, string
 from batchd.llm.dialect import Dialect
-from batchd.llm.failures import Place, coded_failure
-from batchd.llm.request import Request, Target, arguments
+from batchd.llm.failures import CallPlace, coded_failure
+from batchd.llm.request import ModelRequest, ModelTarget, arguments
 from batchd.records import (
     PATHS,
     Answer,
@@ -38,7 +38,7 @@ _BREAKPOINT: Mapping[str, Any] = {"cache_control": {"type": "ephemeral"}}
 _EMPTY = "(empty)"
 
 
-class Said(msgspec.Struct):
+class MessagesAnswer(msgspec.Struct):
     """A message, as far as it is used: everything may be missing or null."""
 
     content: list[msgspec.Raw] | None = None
@@ -49,7 +49,7 @@ class Said(msgspec.Struct):
     error: Any = None
 
 
-class Block(msgspec.Struct):
+class MessagesBlock(msgspec.Struct):
     """A block of its content, as far as it is used."""
 
     type: Any = None
@@ -61,8 +61,8 @@ class Block(msgspec.Struct):
     input: msgspec.Raw = msgspec.Raw()
 
 
-_DECODER = msgspec.json.Decoder(Said)
-_BLOCK = msgspec.json.Decoder(Block)
+_DECODER = msgspec.json.Decoder(MessagesAnswer)
+_BLOCK = msgspec.json.Decoder(MessagesBlock)
 _FINISH: Mapping[str, FinishReason] = {
     "max_tokens": "length",
     "model_context_window_exceeded": "length",
@@ -77,7 +77,7 @@ _THOUGHT = frozenset({"thinking", "redacted_thinking"})
 _STUB = msgspec.Raw(msgspec.json.encode({"type": "text", "text": _EMPTY}))
 
 
-def encode(setup: ModelSetup, target: Target, request: Request) -> dict[str, Any]:
+def encode(setup: ModelSetup, target: ModelTarget, request: ModelRequest) -> dict[str, Any]:
     """Return what asks for a message."""
     caching = bool(request.cache_key)
     body: dict[str, Any] = {"model": setup.model, "max_tokens": request.max_output_tokens}
@@ -108,7 +108,9 @@ def encode(setup: ModelSetup, target: Target, request: Request) -> dict[str, Any
     return body
 
 
-def _turns(request: Request, target: Target, *, caching: bool) -> Iterator[Mapping[str, Any]]:
+def _turns(
+    request: ModelRequest, target: ModelTarget, *, caching: bool
+) -> Iterator[Mapping[str, Any]]:
     """Yield the turns of a conversation, the user's and the model's by turns.
 
     Breakpoints stand where this request ends and where the one before did: what that one wrote to the cache is found
@@ -131,7 +133,7 @@ def _turns(request: Request, target: Target, *, caching: bool) -> Iterator[Mappi
         yield {"role": role, "content": blocks}
 
 
-def _blocks(message: Message, target: Target) -> Iterator[Any]:
+def _blocks(message: Message, target: ModelTarget) -> Iterator[Any]:
     """Yield a message as blocks: those that it came in, where their maker is asked."""
     if message.role == "tool" and message.tool_call_id is not None:
         yield {
@@ -153,17 +155,17 @@ def _blocks(message: Message, target: Target) -> Iterator[Any]:
 
 
 def decode(
-    place: Place, target: Target, body: bytes, request: Request, seconds: float
+    place: CallPlace, target: ModelTarget, body: bytes, request: ModelRequest, seconds: float
 ) -> Answer | Failure:
     """Return what a message says. Raises ``UnreadableError``."""
-    said = bodies.decode(body, _DECODER, _WHAT)
+    said = response_bodies.decode(body, _DECODER, _WHAT)
     if said.error:
         return coded_failure(place, said.error)
     if said.content is None:
         return place.unusable(f"it is no {_WHAT}")
     counts = _counts(fields(said.usage))
-    blocks = [bodies.item(raw, _BLOCK) for raw in said.content]
-    known = [block or Block() for block in blocks]
+    blocks = [response_bodies.item(raw, _BLOCK) for raw in said.content]
+    known = [block or MessagesBlock() for block in blocks]
     reason = string(said.stop_reason)
     cut, refused = reason in _CUT, reason == "refusal"
     given = tuple(_calls(known, cut=cut))
@@ -186,7 +188,7 @@ def decode(
     return bounded(answer, request, counts)
 
 
-def _items(raws: list[msgspec.Raw], blocks: list[Block]) -> Iterator[msgspec.Raw]:
+def _items(raws: list[msgspec.Raw], blocks: list[MessagesBlock]) -> Iterator[msgspec.Raw]:
     """Yield a message's blocks as they go back: the API refuses some that it writes itself."""
     last = ""
     for raw, block in zip(raws, blocks, strict=True):
@@ -197,7 +199,7 @@ def _items(raws: list[msgspec.Raw], blocks: list[Block]) -> Iterator[msgspec.Raw
         yield _STUB
 
 
-def _calls(blocks: list[Block], *, cut: bool) -> Iterator[ToolCall]:
+def _calls(blocks: list[MessagesBlock], *, cut: bool) -> Iterator[ToolCall]:
     last = blocks[-1] if blocks else None
     for block in blocks:
         if block.type != "tool_use":
@@ -214,13 +216,13 @@ def _refusal(details: Mapping[str, Any]) -> str:
     return ": ".join(filter(None, words))
 
 
-def _counts(counts: Mapping[str, Any]) -> Counts:
+def _counts(counts: Mapping[str, Any]) -> TokenCounts:
     written = fields(counts.get("cache_creation"))
     kept, cached = (
         number(counts.get("cache_creation_input_tokens")),
         number(counts.get("cache_read_input_tokens")),
     )
-    return Counts(
+    return TokenCounts(
         # What comes from the cache, or goes into it, is not part of `input_tokens`.
         read=number(counts.get("input_tokens")) + kept + cached,
         cached=cached,

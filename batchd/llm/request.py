@@ -1,4 +1,4 @@
-"""What is asked of a model, in no dialect's own form."""
+"""The request to a model, in no dialect's own form."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from batchd.records import (
 from batchd.records.unicode import valid_throughout
 
 
-class Target(Struct, frozen=True, kw_only=True):
-    """Who is asked: what an answer's items go back to."""
+class ModelTarget(Struct, frozen=True, kw_only=True):
+    """The target of a call: what an answer's items go back to."""
 
     api: Api
     provider: str
@@ -37,7 +37,7 @@ class Target(Struct, frozen=True, kw_only=True):
     account: str = ""
 
     @classmethod
-    def of(cls, setup: ModelSetup, host: str, account: str) -> Target:
+    def of(cls, setup: ModelSetup, host: str, account: str) -> ModelTarget:
         """Return who is asked where a model is called like this."""
         return cls(
             api=setup.api, provider=setup.provider, model=setup.model, host=host, account=account
@@ -65,7 +65,7 @@ class Target(Struct, frozen=True, kw_only=True):
         )
 
 
-class Request(Struct, frozen=True, kw_only=True):
+class ModelRequest(Struct, frozen=True, kw_only=True):
     """One call: the whole conversation, and what the answer may be."""
 
     messages: tuple[Message, ...]
@@ -79,14 +79,14 @@ class Request(Struct, frozen=True, kw_only=True):
     cache_key: str = ""
     #: As the provider calls it; None: as the account is set up.
     service_tier: str | None = None
-    #: What the model is known to refuse, in the words of ``refusals``.
+    #: What the model is known to refuse, in the words of ``refused_fields``.
     spared: frozenset[str] = frozenset()
 
-    def without_items(self) -> Request:
+    def without_items(self) -> ModelRequest:
         """Return the same request with every message as neutral text and calls."""
         return replace(self, messages=tuple(replace(m, replay=None) for m in self.messages))
 
-    def of_tier(self, tier: Tier) -> Request:
+    def of_tier(self, tier: Tier) -> ModelRequest:
         """Return the same request as this service tier serves it."""
         asked = None if tier == STANDARD else tier
         return self if asked == self.service_tier else replace(self, service_tier=asked)

@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from batchd.llm import bodies
+from batchd.llm import response_bodies
 from batchd.llm.answer import (
-    Counts,
+    TokenCounts,
     argument_text,
     bounded,
     fields,
@@ -26,8 +26,8 @@ from batchd.llm.answer import (
 )
 from batchd.llm.chat import bearer
 from batchd.llm.dialect import Dialect
-from batchd.llm.failures import Place, coded_failure
-from batchd.llm.request import Request, Target, arguments, by_user
+from batchd.llm.failures import CallPlace, coded_failure
+from batchd.llm.request import ModelRequest, ModelTarget, arguments, by_user
 from batchd.records import (
     EFFORTS,
     PATHS,
@@ -46,7 +46,7 @@ _FINAL = frozenset({"completed", "incomplete"})
 _KEY_CHARS = 64
 
 
-class Response(msgspec.Struct):
+class ResponsesAnswer(msgspec.Struct):
     """A response, as far as it is used: everything may be missing or null."""
 
     status: Any = None
@@ -59,7 +59,7 @@ class Response(msgspec.Struct):
     input_transformations: Any = None
 
 
-class Item(msgspec.Struct):
+class ResponsesItem(msgspec.Struct):
     """An item of its output, as far as it is used."""
 
     type: Any = None
@@ -72,11 +72,11 @@ class Item(msgspec.Struct):
     arguments: Any = None
 
 
-_DECODER = msgspec.json.Decoder(Response)
-_ITEM = msgspec.json.Decoder(Item)
+_DECODER = msgspec.json.Decoder(ResponsesAnswer)
+_ITEM = msgspec.json.Decoder(ResponsesItem)
 
 
-def encode(setup: ModelSetup, target: Target, request: Request) -> dict[str, Any]:
+def encode(setup: ModelSetup, target: ModelTarget, request: ModelRequest) -> dict[str, Any]:
     """Return what asks for a response."""
     body: dict[str, Any] = {
         "model": setup.model,
@@ -122,7 +122,7 @@ def _cache_key(name: str) -> str:
     return f"{name[: _KEY_CHARS - 17]}-{digest}"
 
 
-def _items(message: Message, target: Target) -> Iterator[Any]:
+def _items(message: Message, target: ModelTarget) -> Iterator[Any]:
     """Yield a message as items: those that it came in, where their maker is asked."""
     if message.role == "system":
         # `instructions` may stand behind the input, where no cache finds them.
@@ -161,10 +161,10 @@ def _own_items(message: Message) -> Iterator[Mapping[str, Any]]:
 
 
 def decode(
-    place: Place, target: Target, body: bytes, request: Request, seconds: float
+    place: CallPlace, target: ModelTarget, body: bytes, request: ModelRequest, seconds: float
 ) -> Answer | Failure:
     """Return what a response says, its status first. Raises ``UnreadableError``."""
-    response = bodies.decode(body, _DECODER, _WHAT)
+    response = response_bodies.decode(body, _DECODER, _WHAT)
     status = string(response.status)
     if status == "failed" or response.error:
         return coded_failure(place, response.error)
@@ -174,8 +174,8 @@ def decode(
             said = "it holds no output" if status in _FINAL else f"its status is {status!r}"
         return place.unusable(said)
     counts = _counts(fields(response.usage), string(response.service_tier))
-    items = [bodies.item(raw, _ITEM) for raw in response.output]
-    known = [item or Item() for item in items]
+    items = [response_bodies.item(raw, _ITEM) for raw in response.output]
+    known = [item or ResponsesItem() for item in items]
     answer, whole = _answer(response, known, request)
     back = _followed(known)
     if whole and back and None not in items:
@@ -184,12 +184,14 @@ def decode(
     return bounded(replace(answer, seconds=seconds), request, counts)
 
 
-def _followed(items: list[Item]) -> int:
+def _followed(items: list[ResponsesItem]) -> int:
     """Return how many items may go back: thinking that nothing came of is refused without what follows it."""
     return max((i for i, item in enumerate(items, 1) if item.type != "reasoning"), default=0)
 
 
-def _answer(response: Response, items: list[Item], request: Request) -> tuple[Answer, bool]:
+def _answer(
+    response: ResponsesAnswer, items: list[ResponsesItem], request: ModelRequest
+) -> tuple[Answer, bool]:
     """Return an answer without its usage, and whether its items may go back as they are."""
     texts, refusals = [], []
     for part in _parts(items):
@@ -218,7 +220,7 @@ def _answer(response: Response, items: list[Item], request: Request) -> tuple[An
     return answer, not (cut or any(halves)) and calls == given
 
 
-def _parts(items: list[Item]) -> Iterator[Mapping[str, Any]]:
+def _parts(items: list[ResponsesItem]) -> Iterator[Mapping[str, Any]]:
     for item in items:
         if item.type == "message":
             parts = item.content if isinstance(item.content, list) else [{"text": item.content}]
@@ -231,7 +233,7 @@ def _before_stop(content: str, stop: tuple[str, ...]) -> tuple[str, bool]:
     return (content[: min(ends)], True) if ends else (content, False)
 
 
-def _half(item: Item, items: list[Item], response: Response) -> bool:
+def _half(item: ResponsesItem, items: list[ResponsesItem], response: ResponsesAnswer) -> bool:
     """Whether a call's arguments may be half of them."""
     if item.type != "function_call":
         return False
@@ -240,13 +242,13 @@ def _half(item: Item, items: list[Item], response: Response) -> bool:
     return status == "incomplete" or (last and status != "completed")
 
 
-def _call(item: Item, *, half: bool) -> ToolCall:
+def _call(item: ResponsesItem, *, half: bool) -> ToolCall:
     given = argument_text(item.arguments)
     # What is there of it may be in order all the same: it must not run.
     return ToolCall(string(item.call_id), string(item.name), given[:-1] if half else given)
 
 
-def _thinking(items: list[Item]) -> Iterator[str]:
+def _thinking(items: list[ResponsesItem]) -> Iterator[str]:
     """Yield what a model shows of its thinking: its summary, or with open models all of it."""
     for item in items:
         if item.type == "reasoning":
@@ -259,7 +261,7 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _finish_reason(response: Response, *, called: bool, refused: bool) -> FinishReason:
+def _finish_reason(response: ResponsesAnswer, *, called: bool, refused: bool) -> FinishReason:
     if response.status == "incomplete":
         why = fields(response.incomplete_details).get("reason")
         return "content_filter" if why == "content_filter" else "length"
@@ -274,9 +276,9 @@ def _removed(transformations: Any) -> Iterator[str]:
         yield string(fields(each).get("reason")) or "unknown"
 
 
-def _counts(counts: Mapping[str, Any], tier: str) -> Counts:
+def _counts(counts: Mapping[str, Any], tier: str) -> TokenCounts:
     inside = fields(counts.get("input_tokens_details"))
-    return Counts(
+    return TokenCounts(
         read=number(counts.get("input_tokens")),
         cached=number(inside.get("cached_tokens")),
         kept=number(inside.get("cache_write_tokens")),

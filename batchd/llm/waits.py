@@ -1,4 +1,4 @@
-"""How long a provider asks its clients to wait, in the many ways of saying so."""
+"""The waits that providers ask of their clients, in the many ways of saying so."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _IN_TEXT = re.compile(
 _EPOCH_S = 1e9
 _EPOCH_MS = 1e12
 #: A provider that asks for more, as by mistake, is asked again after a year (seconds).
-_LONGEST_S = 365 * 86400.0
+_MAX_WAIT_S = 365 * 86400.0
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -48,7 +48,7 @@ def until_reset(headers: Mapping[str, str], body: str) -> float | None:
 
 
 def _bounded(wait_s: float) -> float:
-    return min(max(0.0, wait_s), _LONGEST_S)
+    return min(max(0.0, wait_s), _MAX_WAIT_S)
 
 
 def _ran_out(headers: Mapping[str, str], name: str) -> bool:

@@ -12,14 +12,15 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from batchd.actions import Action
 from batchd.backoff import doubled
 from batchd.errors import DeliveryError
-from batchd.log import Action, get_logger
+from batchd.log import get_logger
 from batchd.notify import channels
-from batchd.notify.channels import Target
+from batchd.notify.channels import ReceiverTarget
 from batchd.notify.format import EventV1, NotificationV1
 from batchd.notify.message import clean, compose, folded
-from batchd.notify.waiting import Waiting
+from batchd.notify.pending_messages import PendingMessages
 
 #: What happens within so many seconds comes in one message.
 _GATHER_S = 2.0
@@ -29,19 +30,19 @@ _LONGEST_BACKOFF_S = 900.0
 _LONGEST_WAIT_S = 86_400.0
 _MINUTE_S = 60.0
 #: Messages that wait; more are folded into one, which has the most important and counts the rest.
-_MOST = 50
+_MAX_PENDING = 50
 #: The same for a command, which gets each event by itself.
 _MOST_APART = 1000
 
 
 class Courier:
-    """Brings one receiver its messages, one after another. Lives in the loop of the notifications' thread."""
+    """The courier of one receiver: brings its messages, one after another. Lives in the loop of the notifications' thread."""
 
-    def __init__(self, target: Target, state: Path) -> None:
+    def __init__(self, target: ReceiverTarget, state: Path) -> None:
         self._target = target
         #: Programs look at one event at a time: what came together would be one batch of several to them.
         self._apart = target.settings.kind == "command"
-        self._waiting = Waiting(state, target.name)
+        self._waiting = PendingMessages(state, target.name)
         #: The message that is being tried, and those behind it.
         self._tried, self._messages = self._waiting.load()
         self._log = get_logger(receiver=target.name)
@@ -56,7 +57,7 @@ class Courier:
         self._hurry = asyncio.Event()
         (self._came if self._tried or self._messages else self._settled).set()
 
-    def serves(self, target: Target) -> bool:
+    def serves(self, target: ReceiverTarget) -> bool:
         """Take over what has changed of a receiver, and try again at once; False: it is too much."""
         if target != self._target:
             return False
@@ -72,7 +73,7 @@ class Courier:
         cleaned = [clean(event, self._target.masker) for event in wanted]
         for one in [[event] for event in cleaned] if self._apart else [cleaned]:
             self._keep(compose(one))
-        if len(self._messages) > (_MOST_APART if self._apart else _MOST):
+        if len(self._messages) > (_MOST_APART if self._apart else _MAX_PENDING):
             self._fold()
         self._settled.clear()
         self._came.set()

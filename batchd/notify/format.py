@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from batchd.records import Reason, Status
+from batchd.records import Reason, TaskStatus
 
 SCHEMA = "batchd/notification/1"
 
@@ -21,7 +21,7 @@ SCHEMA = "batchd/notification/1"
 class FailuresV1:
     """Tasks of a batch that ended alike, without being completed."""
 
-    status: Status
+    status: TaskStatus
     reason: Reason | None
     count: int
     #: One of them, and what it says.
@@ -37,7 +37,7 @@ class BatchV1:
     #: Its folder in the outbox.
     folder: str
     retry_of: str | None = None
-    counts: Mapping[Status, int] = field(default_factory=dict)
+    counts: Mapping[TaskStatus, int] = field(default_factory=dict)
     total: int = 0
     #: Completed tasks of all, 0 to 1; null for a refused file.
     success_rate: float | None = None

@@ -25,14 +25,14 @@ from batchd.notify.format import (
     ProviderV1,
 )
 from batchd.observe.words import counted, duration, money, percent
-from batchd.records import Batch, Parking, Scope, Status
+from batchd.records import Batch, Parking, Scope, TaskStatus
 from batchd.results import timestamp
 from batchd.spool.ulid import ulid
 from batchd.views import ends
 
 if TYPE_CHECKING:
-    from batchd.daemon.listener import (
-        Start,
+    from batchd.daemon.listeners import (
+        StartReport,
     )  # it would load the daemon, which `batchd notify` does not need
 
 #: Errors of a refused file that are listed; its summary has all.
@@ -44,7 +44,7 @@ _QUOTED = 300
 def batch_ended(batch: Batch, summary: str, at: float) -> EventV1:
     """Return the end of a batch, from the text of its summary."""
     s = _decoder().decode(summary)
-    done = s.counts[Status.COMPLETED]
+    done = s.counts[TaskStatus.COMPLETED]
     found = BatchV1(
         name=batch.name,
         folder=batch.folder,
@@ -141,7 +141,7 @@ def model_retiring(end: Shutdown, message: str, fix: str, at: float) -> EventV1:
     )
 
 
-def daemon_started(start: Start, at: float) -> EventV1:
+def daemon_started(start: StartReport, at: float) -> EventV1:
     """Return the start of the daemon."""
     how = ": the last one was killed, or the machine went down" if start.after_crash else ""
     left = "nothing is left from before"
@@ -197,7 +197,7 @@ def _provider(parking: Parking) -> ProviderV1:
 
 def _failures(tasks: Sequence[SummaryTaskV1]) -> Iterator[FailuresV1]:
     """Yield how tasks failed, the most frequent way first."""
-    failed = [task for task in tasks if task.status is not Status.COMPLETED]
+    failed = [task for task in tasks if task.status is not TaskStatus.COMPLETED]
     for (status, reason), count in Counter((t.status, t.reason) for t in failed).most_common():
         first = next(t for t in failed if (t.status, t.reason) == (status, reason))
         yield FailuresV1(
@@ -212,11 +212,11 @@ def _failures(tasks: Sequence[SummaryTaskV1]) -> Iterator[FailuresV1]:
 def _lines(batch: BatchV1, *, calls_unsettled: int) -> Iterator[str]:
     refused = sum(f.count for f in batch.failures if not ends.accepted(f.status, f.reason))
     counts = {
-        "completed": batch.counts[Status.COMPLETED],
-        "failed": batch.counts[Status.ERROR],
+        "completed": batch.counts[TaskStatus.COMPLETED],
+        "failed": batch.counts[TaskStatus.ERROR],
         ends.NOT_ACCEPTED: refused,
-        "timed out": batch.counts[Status.TIMEOUT] - refused,
-        "cancelled": batch.counts[Status.CANCELLED],
+        "timed out": batch.counts[TaskStatus.TIMEOUT] - refused,
+        "cancelled": batch.counts[TaskStatus.CANCELLED],
     }
     tasks = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
     yield f"tasks: {tasks} ({percent(batch.success_rate or 0.0)} success)"

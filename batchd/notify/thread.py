@@ -11,12 +11,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
+from batchd.actions import Action
 from batchd.config import Config
-from batchd.log import Action, get_logger
+from batchd.log import get_logger
 from batchd.notify.channels.target import targets
 from batchd.notify.courier import Courier
 from batchd.notify.format import EventV1
-from batchd.notify.waiting import forget_others
+from batchd.notify.pending_messages import forget_others
 
 T = TypeVar("T")
 
@@ -29,7 +30,7 @@ _PATIENCE_S = 5.0
 
 
 class Delivery:
-    """Runs a courier for each receiver, in a thread of its own."""
+    """The delivery: a courier for each receiver, in a thread of its own."""
 
     def __init__(self, config: Config, happened: queue.Queue[Made]) -> None:
         self._config = config

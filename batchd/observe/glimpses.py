@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 from batchd.errors import StoreError
 from batchd.records import Ref
-from batchd.store.reader import Reader
+from batchd.store.reader import StoreReader
 from batchd.store.rows import TaskRow
-from batchd.views.work import command
+from batchd.views.work_views import command
 
 #: Tasks are looked at one by one, of those at work the first: no screen has more lines.
-_MOST = 100
+_MAX_TASKS = 100
 #: What ended longer ago is not lately (seconds).
 _LATELY_S = 6 * 3600.0
 #: Of the time, what looking for what ended may take at most: batches may have a hundred thousand tasks.
@@ -44,10 +44,10 @@ class Glimpses:
         self._ended: Sequence[TaskRow] = ()
         self._due = 0.0
 
-    def look(self, reader: Reader, at_work: Sequence[TaskRow]) -> Glimpsed:
+    def look(self, reader: StoreReader, at_work: Sequence[TaskRow]) -> Glimpsed:
         """Return what there is beside these tasks, which are at work. Raises ``StoreError``."""
         self._look_at_ended(reader)
-        rows = at_work[:_MOST]
+        rows = at_work[:_MAX_TASKS]
         self._prompts = {
             row.ref: self._prompts.get(row.ref) or _prompt(reader, row.ref)
             for row in (*rows, *self._ended)
@@ -56,13 +56,13 @@ class Glimpses:
         commands = {ref: said for ref, (_, said) in self._commands.items()}
         return Glimpsed(self._prompts, commands, self._ended)
 
-    def _look_at_ended(self, reader: Reader) -> None:
+    def _look_at_ended(self, reader: StoreReader) -> None:
         begun = time.monotonic()
         if begun >= self._due:
             self._ended = reader.ended(time.time() - _LATELY_S, self._most_ended)
             self._due = begun + (time.monotonic() - begun) / _SHARE
 
-    def _command(self, reader: Reader, row: TaskRow) -> tuple[tuple[int, str, int], str]:
+    def _command(self, reader: StoreReader, row: TaskRow) -> tuple[tuple[int, str, int], str]:
         mark = (row.calls, row.step, row.round)
         known = self._commands.get(row.ref)
         if known and known[0] == mark:
@@ -71,7 +71,7 @@ class Glimpses:
         return mark, " ".join(command(call).split()) if call else ""
 
 
-def _prompt(reader: Reader, ref: Ref) -> str:
+def _prompt(reader: StoreReader, ref: Ref) -> str:
     try:
         return " ".join(reader.spec(ref).first_prompt.split())
     except StoreError:  # it was pruned

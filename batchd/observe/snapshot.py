@@ -12,12 +12,12 @@ from types import TracebackType
 from typing import Self
 
 from batchd import control
-from batchd.control import Standing, standing
+from batchd.control import DaemonStatus, status
 from batchd.errors import NoAnswerError, NoDaemonError, StoreError
 from batchd.observe.glimpses import Glimpsed, Glimpses
-from batchd.observe.speed import HeldMeter, Rate, RateMeter, Speed, SpeedMeter
-from batchd.records import Parking, Scope, Status
-from batchd.store.reader import Reader
+from batchd.observe.speed import AnswerRate, HeldMeter, RateMeter, Speed, SpeedMeter
+from batchd.records import Parking, Scope, TaskStatus
+from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow, SpendRow, TaskRow
 from batchd.views import last
 
@@ -36,7 +36,7 @@ class Unseen(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Agent:
+class AgentSnapshot:
     """A task at work."""
 
     row: TaskRow
@@ -48,7 +48,7 @@ class Agent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Provider:
+class ProviderSnapshot:
     """A provider that was called since the daemon started, or that is parked."""
 
     name: str
@@ -70,7 +70,7 @@ class Provider:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Day:
+class DaySnapshot:
     """The day's money in US dollars, counted in UTC; ``limit_usd`` 0: it has none."""
 
     limit_usd: float
@@ -89,7 +89,7 @@ class Day:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Daemon:
+class DaemonSnapshot:
     """What a running daemon says of itself."""
 
     pid: int
@@ -102,9 +102,9 @@ class Daemon:
     #: Agents that can be at work at once; 0: a daemon from before an upgrade does not say.
     slots: int
     #: None: such a daemon does not say either.
-    day: Day | None
+    day: DaySnapshot | None
     #: What it cannot do.
-    troubles: tuple[control.Trouble, ...]
+    troubles: tuple[control.OpenTrouble, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,9 +114,9 @@ class Snapshot:
     #: Seconds since the epoch.
     at: float
     #: None where no daemon runs; ``silent`` where one does not answer.
-    daemon: Daemon | None
+    daemon: DaemonSnapshot | None
     silent: bool
-    agents: tuple[Agent, ...]
+    agents: tuple[AgentSnapshot, ...]
     #: Tasks that gave their slot back, longest first.
     waiting: tuple[TaskRow, ...]
     #: Batches that have not ended, oldest first, then those that ended last, newest first.
@@ -127,7 +127,7 @@ class Snapshot:
     parked: tuple[Parking, ...]
     #: Of these, the providers and models for which no task waits.
     idle: frozenset[str] = frozenset()
-    providers: tuple[Provider, ...]
+    providers: tuple[ProviderSnapshot, ...]
     #: Tasks that wait for something else than their turn: they are parked, or what they need is.
     held: int
     #: None until there is something to measure.
@@ -158,7 +158,7 @@ class Observer:
         """
         self._state = state
         self._ended = ended
-        self._reader: Reader | None = None
+        self._reader: StoreReader | None = None
         self._meter = SpeedMeter()
         self._rates = RateMeter()
         self._held = HeldMeter()
@@ -182,10 +182,10 @@ class Observer:
             self._reader = None
 
     @property
-    def reader(self) -> Reader:
+    def reader(self) -> StoreReader:
         """The store. Raises ``StoreError`` where there is none yet, or none that can be read."""
         if self._reader is None:
-            self._reader = Reader(self._state / "batchd.db")
+            self._reader = StoreReader(self._state / "batchd.db")
         return self._reader
 
     def look(self) -> Snapshot:
@@ -228,15 +228,15 @@ class Observer:
         return [*left, *ended[: self._ended]]
 
 
-def agent_at(state: Path, row: TaskRow) -> Agent:
+def agent_at(state: Path, row: TaskRow) -> AgentSnapshot:
     """Return what is done for a running task: as the daemon says, or, where none does, as the store knows."""
     answer = ask(state)
-    running = answer.running if isinstance(answer, Standing) else ()
+    running = answer.running if isinstance(answer, DaemonStatus) else ()
     doing = (each for each in running if each.task == str(row.ref))
     return _agent(row, next(doing, None))
 
 
-def ask(state: Path) -> Standing | Unseen:
+def ask(state: Path) -> DaemonStatus | Unseen:
     """Return what the daemon says of itself, or why there is nothing to be seen of it."""
     try:
         return control.ask(state, control.Status(), timeout_s=_PATIENCE_S)
@@ -247,7 +247,7 @@ def ask(state: Path) -> Standing | Unseen:
 
 
 def snapshot(
-    answer: Standing | Unseen,
+    answer: DaemonStatus | Unseen,
     *,
     batches: Sequence[BatchRow] = (),
     rows: Sequence[TaskRow] = (),
@@ -255,21 +255,21 @@ def snapshot(
     idle: frozenset[str] = frozenset(),
     held: int = 0,
     speed: Speed | None = None,
-    rates: Mapping[str, Rate] | None = None,
+    rates: Mapping[str, AnswerRate] | None = None,
     today: Sequence[SpendRow] = (),
     glimpsed: Glimpsed = _NOTHING,
 ) -> Snapshot:
     """Return a snapshot of what the daemon says and what the store has; ``today``: what was spent on this day."""
-    known = answer if isinstance(answer, Standing) else None
+    known = answer if isinstance(answer, DaemonStatus) else None
     doing = {each.task: each for each in known.running} if known else {}
     return Snapshot(
         at=time.time(),
         daemon=_daemon(known, today) if known else None,
         silent=answer is Unseen.SILENT,
         agents=tuple(
-            _agent(row, doing.get(str(row.ref))) for row in rows if row.status is Status.RUNNING
+            _agent(row, doing.get(str(row.ref))) for row in rows if row.status is TaskStatus.RUNNING
         ),
-        waiting=tuple(row for row in rows if row.status is Status.PARKED),
+        waiting=tuple(row for row in rows if row.status is TaskStatus.PARKED),
         batches=tuple(batches),
         queued=sum(b.queued for b in batches),
         parked=parked,
@@ -281,9 +281,9 @@ def snapshot(
     )
 
 
-def _daemon(answer: Standing, today: Sequence[SpendRow]) -> Daemon:
+def _daemon(answer: DaemonStatus, today: Sequence[SpendRow]) -> DaemonSnapshot:
     day = answer.day
-    return Daemon(
+    return DaemonSnapshot(
         pid=answer.pid,
         version=answer.version,
         started_at=answer.started_at,
@@ -291,7 +291,7 @@ def _daemon(answer: Standing, today: Sequence[SpendRow]) -> Daemon:
         workers=len(answer.workers),
         nodes=len({worker.node for worker in answer.workers if worker.node}),
         slots=answer.slots,
-        day=Day(
+        day=DaySnapshot(
             limit_usd=day.limit_usd,
             spent_usd=day.spent_usd,
             reserved_usd=day.reserved_usd,
@@ -304,25 +304,25 @@ def _daemon(answer: Standing, today: Sequence[SpendRow]) -> Daemon:
     )
 
 
-def _agent(row: TaskRow, running: standing.Running | None) -> Agent:
+def _agent(row: TaskRow, running: status.RunningTask | None) -> AgentSnapshot:
     if running is not None:
         detail = ": ".join(filter(None, (running.node, running.detail)))
-        return Agent(row=row, step=running.step, detail=detail, since=running.since)
-    return Agent(row=row, step=last(row.step).then, detail="", since=row.since)
+        return AgentSnapshot(row=row, step=running.step, detail=detail, since=running.since)
+    return AgentSnapshot(row=row, step=last(row.step).then, detail="", since=row.since)
 
 
 def _providers(
-    shown: Mapping[str, standing.Provider],
+    shown: Mapping[str, status.ProviderStatus],
     parked: tuple[Parking, ...],
-    rates: Mapping[str, Rate],
-) -> Iterator[Provider]:
+    rates: Mapping[str, AnswerRate],
+) -> Iterator[ProviderSnapshot]:
     held: dict[str, list[Parking]] = {name: [] for name in shown}
     for each in parked:
         if each.scope is Scope.PROVIDER:
             held.setdefault(each.name, []).append(each)
     for name, why in sorted(held.items()):
-        rate, known = rates.get(name), shown.get(name, standing.Provider())
-        yield Provider(
+        rate, known = rates.get(name), shown.get(name, status.ProviderStatus())
+        yield ProviderSnapshot(
             name=name,
             under_way=known.under_way,
             waiting=known.waiting,

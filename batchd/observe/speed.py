@@ -10,8 +10,8 @@ from dataclasses import astuple, dataclass
 from typing import TypeAlias
 
 from batchd.records import Parking
-from batchd.store.reader import Reader
-from batchd.store.recent import Answered
+from batchd.store.reader import StoreReader
+from batchd.store.recent import AnsweredCall
 from batchd.store.rows import BatchRow, WorkDone
 
 #: How far back speed is measured: long enough for slow tasks, short enough to show a change (seconds).
@@ -21,7 +21,7 @@ _MINUTE_S = 60.0
 #: Of the minute before the first look, it is known how much was answered by when, in steps of so many seconds.
 _STEP_S = 5
 #: No speed is shown over a shorter time (seconds).
-_SHORTEST_S = 5.0
+_MIN_SPAN_S = 5.0
 #: Of the time, what counting tasks that wait may take at most: there may be 100,000.
 _SHARE = 0.01
 
@@ -38,7 +38,7 @@ class Speed:
 
 
 @dataclass(frozen=True, slots=True)
-class Rate:
+class AnswerRate:
     """What a provider answered in a minute."""
 
     calls: float = 0.0
@@ -56,7 +56,7 @@ class RateMeter:
         #: Moments of the monotonic clock, and what was answered by then, of this day and the one before.
         self._samples: deque[tuple[float, _Sums]] = deque()
 
-    def measure(self, reader: Reader) -> dict[str, Rate]:
+    def measure(self, reader: StoreReader) -> dict[str, AnswerRate]:
         """Return the rates of the last minute. Raises ``StoreError``."""
         now, wall = time.monotonic(), time.time()
         yesterday = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1)
@@ -72,25 +72,25 @@ class RateMeter:
         while len(self._samples) > 2 and now - self._samples[1][0] > _MINUTE_S:  # noqa: PLR2004 (first and last)
             self._samples.popleft()
         began, before = self._samples[0]
-        found: dict[str, Rate] = {}
+        found: dict[str, AnswerRate] = {}
         for (day, provider), (calls, tokens) in seen.items():
             known = before.get((day, provider), (0, 0))
-            rate = found.get(provider, Rate())
-            found[provider] = Rate(
+            rate = found.get(provider, AnswerRate())
+            found[provider] = AnswerRate(
                 rate.calls + (calls - known[0]) / (now - began) * 60,
                 rate.tokens + (tokens - known[1]) / (now - began) * 60,
             )
         return found
 
 
-def _moments(lately: Sequence[Answered], wall: float) -> list[float]:
+def _moments(lately: Sequence[AnsweredCall], wall: float) -> list[float]:
     """Return how long ago samples are known of: from when the first of the calls began on, a minute ago at the earliest."""
     began = min((call.at - call.seconds for call in lately), default=0.0)
-    first = min(_MINUTE_S, max(_SHORTEST_S, wall - began))
+    first = min(_MINUTE_S, max(_MIN_SPAN_S, wall - began))
     return [first, *(float(ago) for ago in range(int(_MINUTE_S), 0, -_STEP_S) if ago < first)]
 
 
-def _before(seen: _Sums, lately: Sequence[Answered], at: float) -> _Sums:
+def _before(seen: _Sums, lately: Sequence[AnsweredCall], at: float) -> _Sums:
     """Return what had been answered by ``at``, given what is now and what came lately."""
     sums = dict(seen)
     for call in lately:
@@ -109,7 +109,7 @@ class HeldMeter:
         self._known: tuple[Sequence[Parking], int] = ((), 0)
 
     def measure(
-        self, reader: Reader, parked: Sequence[Parking], batches: Sequence[BatchRow]
+        self, reader: StoreReader, parked: Sequence[Parking], batches: Sequence[BatchRow]
     ) -> int:
         """Return how many there are. Raises ``StoreError``."""
         given_back = sum(row.parked for row in batches)
@@ -131,7 +131,7 @@ class SpeedMeter:
         #: Moments of the monotonic clock, and all that was done by then.
         self._samples: deque[tuple[float, WorkDone]] = deque()
 
-    def measure(self, reader: Reader, batches: Sequence[BatchRow]) -> Speed | None:
+    def measure(self, reader: StoreReader, batches: Sequence[BatchRow]) -> Speed | None:
         """Return the speed up to now; None until there is something to measure. Raises ``StoreError``.
 
         ``batches``: all that have not ended, and some that have; the same kinds each time.
@@ -149,7 +149,7 @@ class SpeedMeter:
         while len(self._samples) > 2 and now - self._samples[1][0] > _WINDOW_S:  # noqa: PLR2004 (first and last)
             self._samples.popleft()
         began, before = self._samples[0]
-        if now - began < _SHORTEST_S:
+        if now - began < _MIN_SPAN_S:
             return None
         tasks, tokens, usd = (n / (now - began) * 60 for n in astuple(total - before))
         return Speed(
@@ -157,7 +157,9 @@ class SpeedMeter:
         )
 
 
-def _history(reader: Reader, batches: Sequence[BatchRow], now: float) -> tuple[float, WorkDone]:
+def _history(
+    reader: StoreReader, batches: Sequence[BatchRow], now: float
+) -> tuple[float, WorkDone]:
     """Return the moment at which the window begins, and minus what was done since then, by tasks at work too."""
     wall = time.time()
     oldest = min((row.batch.received_at for row in batches if not row.published_at), default=wall)

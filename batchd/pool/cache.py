@@ -19,13 +19,13 @@ from pathlib import Path
 from batchd import trees
 from batchd.errors import NotPossibleError, SandboxUnavailableError
 from batchd.records import Pack, Ref, SandboxPolicy
-from batchd.records.kept import Kept
+from batchd.records.own_paths import OwnPath
 from batchd.sandbox import seen
 from batchd.workspace import packs
 from batchd.workspace.packs import Shelf
 
 #: So many bytes of packs stay, where nothing else is asked for.
-MOST = 10 << 30
+MAX_PACK_BYTES = 10 << 30
 _LOCK = "lock"
 
 
@@ -38,7 +38,7 @@ def default() -> Path:
 class Cache:
     """One worker's view of it."""
 
-    def __init__(self, folder: Path, most: int = MOST) -> None:
+    def __init__(self, folder: Path, most: int = MAX_PACK_BYTES) -> None:
         """Make what is missing, and remove what dead workers have left. Raises ``NotPossibleError``."""
         packs.library()
         self._most = most
@@ -65,7 +65,7 @@ class Cache:
     def check(self, policy: SandboxPolicy) -> None:
         """Raise ``SandboxUnavailableError`` where commands would see something of what other tasks have here."""
         try:
-            problem = next(seen(policy, (Kept("--cache", str(self._work.parent)),)), None)
+            problem = next(seen(policy, (OwnPath("--cache", str(self._work.parent)),)), None)
         except ValueError as error:
             raise SandboxUnavailableError(str(error)) from None
         if problem is not None:

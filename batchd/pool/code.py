@@ -1,4 +1,4 @@
-"""Which code a process runs: an upgrade in place changes the files under a daemon, whose workers must be of its own."""
+"""The code that a process runs: an upgrade in place changes the files under a daemon, whose workers must be of its own."""
 
 from __future__ import annotations
 

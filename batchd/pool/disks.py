@@ -17,7 +17,7 @@ T = TypeVar("T")
 _COUNT = 4
 
 
-class Disk(Executor):
+class DiskThreads(Executor):
     """The threads of one disk."""
 
     def __init__(self) -> None:
@@ -51,17 +51,17 @@ class Disk(Executor):
             del future, work, job
 
 
-class Disks:
+class AllDiskThreads:
     """The threads of each disk that somebody writes to, by its path."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Disk] = {}
+        self._known: dict[str, DiskThreads] = {}
 
-    def at(self, path: str) -> Disk:
+    def at(self, path: str) -> DiskThreads:
         """Return those of a disk. Raises ``OSError`` where none can be started."""
         if path not in self._known:
             try:
-                self._known[path] = Disk()
+                self._known[path] = DiskThreads()
             except RuntimeError as error:
                 raise BlockingIOError(str(error)) from error
         return self._known[path]

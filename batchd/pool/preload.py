@@ -1,4 +1,4 @@
-"""What the fork server loads once, for every worker to share: imported there, and nowhere else.
+"""The modules that the fork server loads once, for every worker to share: imported there, and nowhere else.
 
 The fork server ignores an import error here, and would then fork workers that load everything
 themselves; the worker imports the same modules, so that the error shows there.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from batchd.pool.member import Member
+from batchd.pool.pool_worker import PoolWorker
 from batchd.records import Has, Needs, Ref
 
 
@@ -14,35 +14,35 @@ class Roster:
     def __init__(self, here: Has) -> None:
         """``here``: what this machine has for the tasks of all workers that the engine starts."""
         self.here = here
-        self._members: list[Member] = []
+        self._members: list[PoolWorker] = []
 
-    def __contains__(self, member: Member) -> bool:
+    def __contains__(self, member: PoolWorker) -> bool:
         return member in self._members
 
     @property
-    def all(self) -> tuple[Member, ...]:
+    def all(self) -> tuple[PoolWorker, ...]:
         """Every worker, the oldest first."""
         return tuple(self._members)
 
     @property
-    def started(self) -> tuple[Member, ...]:
+    def started(self) -> tuple[PoolWorker, ...]:
         """Those that the engine has started, the oldest first; the others have joined by themselves."""
         return tuple(member for member in self._members if not member.joined)
 
     @property
-    def clearing(self) -> Member | None:
+    def clearing(self) -> PoolWorker | None:
         """The worker that gets no more tasks, so that one task can have it alone."""
         return next((m for m in self._members if m.clearing and not m.retiring), None)
 
-    def add(self, member: Member) -> None:
+    def add(self, member: PoolWorker) -> None:
         """Take a worker in."""
         self._members.append(member)
 
-    def remove(self, member: Member) -> None:
+    def remove(self, member: PoolWorker) -> None:
         """Strike a worker out that has ended."""
         self._members.remove(member)
 
-    def clear(self, member: Member | None) -> bool:
+    def clear(self, member: PoolWorker | None) -> bool:
         """Give a worker no more tasks until it has none, and no other one; return whether another one gets tasks again."""
         again = [m for m in self._members if m.clearing and m is not member]
         for each in again:
@@ -57,25 +57,25 @@ class Roster:
         idle.sort(key=lambda member: member.idle_since)
         return [member.badge for member in idle if member.idle_since <= since]
 
-    def at(self, ref: Ref) -> Member | None:
+    def at(self, ref: Ref) -> PoolWorker | None:
         """Return the worker that has a task."""
         return next((member for member in self._members if ref in member.tasks), None)
 
-    def open(self, agents: int, needs: Needs, *, up: bool) -> Iterator[Member]:
+    def open(self, agents: int, needs: Needs, *, up: bool) -> Iterator[PoolWorker]:
         """Yield the workers that have room for another of so many ``agents``; ``up``: only those that have come up."""
         kept = (member for member in self._usable(up=up) if not member.clearing)
         return (m for m in kept if len(m.tasks) < agents and self.covers(m, needs))
 
-    def empty(self, needs: Needs, *, up: bool) -> Member | None:
+    def empty(self, needs: Needs, *, up: bool) -> PoolWorker | None:
         """Return a worker without a task, best one that was cleared."""
         empty = (m for m in self._usable(up=up) if not m.tasks and self.covers(m, needs))
         return max(empty, key=lambda m: m.clearing, default=None)
 
-    def of(self, member: Member) -> Has:
+    def of(self, member: PoolWorker) -> Has:
         """Return what a worker's machine has."""
         return member.has if member.joined else self.here
 
-    def covers(self, member: Member, needs: Needs) -> bool:
+    def covers(self, member: PoolWorker, needs: Needs) -> bool:
         """Whether a worker's machine has what a task needs, beside what its other tasks hold."""
         if not needs:
             return True
@@ -87,7 +87,7 @@ class Roster:
         held = sum(each.gpus_held for each in self.started)
         return not needs or self.here.covers(needs, held=held)
 
-    def _usable(self, *, up: bool) -> Iterator[Member]:
+    def _usable(self, *, up: bool) -> Iterator[PoolWorker]:
         return (
             member
             for member in self._members

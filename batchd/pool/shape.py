@@ -1,4 +1,4 @@
-"""How large the pool is."""
+"""The size of the pool."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from batchd.records import Has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """How large the pool is, and when a worker is replaced: ``[pool]`` of the configuration."""
+class PoolShape:
+    """The size of the pool, and when a worker is replaced: ``[pool]`` of the configuration."""
 
     processes: int = 4
     #: A worker silent for longer is killed.

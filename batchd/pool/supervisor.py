@@ -13,11 +13,11 @@ from batchd.backoff import doubled
 from batchd.errors import NotPossibleError, cut
 from batchd.pool import code
 from batchd.pool.engines import Engine
-from batchd.pool.handler import Handler
-from batchd.pool.joining.joined import Joined
-from batchd.pool.member import Member
+from batchd.pool.handler import PoolHandler
+from batchd.pool.joining.remote_worker import RemoteWorker
+from batchd.pool.pool_worker import PoolWorker
 from batchd.pool.roster import Roster
-from batchd.pool.shape import Shape
+from batchd.pool.shape import PoolShape
 from batchd.pool.unfit import UnfitNodes
 from batchd.records import Needs, Ref
 from batchd.records.needs import NOTHING
@@ -44,12 +44,12 @@ _AGAIN = "see the log; it is tried again by itself"
 class Supervisor:
     """The pool. ``start`` it within a running loop; ``close`` ends every worker."""
 
-    def __init__(self, shape: Shape, settings: wire.Settings, engine: Engine) -> None:
+    def __init__(self, shape: PoolShape, settings: wire.WorkerSettings, engine: Engine) -> None:
         self._shape = shape
         self._settings = settings
         self._engine = engine
         #: Set by ``start``, before there is a worker.
-        self._handler: Handler
+        self._handler: PoolHandler
         self._roster = Roster(shape.has)
         self._lives: set[asyncio.Task[None]] = set()
         #: Workers that ended before they were up, running.
@@ -61,11 +61,11 @@ class Supervisor:
         self._watch: asyncio.Task[None] | None = None
 
     @property
-    def workers(self) -> tuple[Member, ...]:
+    def workers(self) -> tuple[PoolWorker, ...]:
         """The workers that live."""
         return self._roster.all
 
-    def start(self, handler: Handler) -> None:
+    def start(self, handler: PoolHandler) -> None:
         """Begin to watch, and keep one worker warm; ``handler`` learns what workers say."""
         self._handler = handler
         code.fingerprint()  # of what this process runs, before an upgrade can change it
@@ -75,9 +75,9 @@ class Supervisor:
         if self._shape.processes:
             self._start_worker()
 
-    def admit(self, life: Joined) -> None:
+    def admit(self, life: RemoteWorker) -> None:
         """Take in a worker that came from another machine."""
-        worker = Member(
+        worker = PoolWorker(
             self._received,
             life,
             joined=True,
@@ -97,7 +97,7 @@ class Supervisor:
             if worker.badge == badge:
                 self._retire(worker)
 
-    def send_away(self, worker: Member, problem: str, fix: str) -> None:
+    def send_away(self, worker: PoolWorker, problem: str, fix: str) -> None:
         """End a worker that joined for what is wrong on its machine; its tasks go on elsewhere once its lease is over."""
         if not worker.retiring:
             self.unfit.add(worker.node, problem, fix)
@@ -128,20 +128,20 @@ class Supervisor:
         here = self._shape.processes and self._shape.has.covers(needs)
         return bool(here) or any(self.could(worker, needs) for worker in self.workers)
 
-    def could(self, worker: Member, needs: Needs) -> bool:
+    def could(self, worker: PoolWorker, needs: Needs) -> bool:
         """Return whether a task could be given to a worker once that has nothing else to do."""
         return not worker.retiring and self._roster.of(worker).covers(needs)
 
     @property
-    def clearing(self) -> Member | None:
+    def clearing(self) -> PoolWorker | None:
         """The worker that gets no more tasks, so that one task can have it alone."""
         return self._roster.clearing
 
-    def clear(self, worker: Member | None) -> bool:
+    def clear(self, worker: PoolWorker | None) -> bool:
         """Give a worker no more tasks until it has none, and no other one; return whether another one gets tasks again."""
         return self._roster.clear(worker)
 
-    def reserve(self, ref: Ref, needs: Needs, *, alone: bool = False) -> Member:
+    def reserve(self, ref: Ref, needs: Needs, *, alone: bool = False) -> PoolWorker:
         """Give a slot to a task; there must be one, by ``fits``, or for one that needs nothing ``slots`` or ``slot_alone``."""
         worker = self._empty(needs) if alone else None
         # Of machines that have as little to do, one without what others may need.
@@ -156,7 +156,7 @@ class Supervisor:
         worker.reserve(ref, needs)
         return worker
 
-    def run(self, worker: Member, run: wire.Run) -> bool:
+    def run(self, worker: PoolWorker, run: wire.Run) -> bool:
         """Start a task in its slot; False if the worker has died meanwhile."""
         leaving = worker.joined and worker.retiring
         if run.ref not in worker.tasks or worker not in self._roster or leaving:
@@ -164,7 +164,7 @@ class Supervisor:
         worker.give(run, self._settings)
         return True
 
-    def release(self, worker: Member, ref: Ref) -> None:
+    def release(self, worker: PoolWorker, ref: Ref) -> None:
         """Take a slot back in which nothing was started."""
         if worker.tasks.pop(ref, None) is not None:
             self._slot_freed(worker)
@@ -176,7 +176,7 @@ class Supervisor:
             worker.channel.send(message)
         return worker is not None
 
-    def retune(self, shape: Shape, settings: wire.Settings) -> None:
+    def retune(self, shape: PoolShape, settings: wire.WorkerSettings) -> None:
         """Take over a new configuration; running tasks go on under it where they are."""
         shorter = shape.heartbeat_timeout_s < self._shape.heartbeat_timeout_s
         self._shape, self._settings, self._roster.here = shape, settings, shape.has
@@ -218,15 +218,15 @@ class Supervisor:
             return 0
         return max(0, self._shape.processes - len(self._roster.started))
 
-    def _open(self, needs: Needs) -> Iterator[Member]:
+    def _open(self, needs: Needs) -> Iterator[PoolWorker]:
         """Yield the workers that may get a task: while none comes up, only those that have."""
         return self._roster.open(self._settings.agents_per_process, needs, up=bool(self.trouble))
 
-    def _empty(self, needs: Needs) -> Member | None:
+    def _empty(self, needs: Needs) -> PoolWorker | None:
         """Return one of them that has no task."""
         return self._roster.empty(needs, up=bool(self.trouble))
 
-    def _retire(self, worker: Member) -> None:
+    def _retire(self, worker: PoolWorker) -> None:
         worker.retire()
         if worker.joined:
             worker.channel.send(wire.Drain())
@@ -235,12 +235,12 @@ class Supervisor:
 
     # A worker's life
 
-    def _start_worker(self) -> Member:
-        worker = Member(self._received, self._engine.life())
+    def _start_worker(self) -> PoolWorker:
+        worker = PoolWorker(self._received, self._engine.life())
         self._take_in(worker, self._live(worker))
         return worker
 
-    def _take_in(self, worker: Member, living: Coroutine[Any, Any, None]) -> None:
+    def _take_in(self, worker: PoolWorker, living: Coroutine[Any, Any, None]) -> None:
         """Greet a worker, and see to its life."""
         settings = worker.settings(self._settings)
         worker.channel.send(wire.Hello(version=__version__, settings=settings))
@@ -250,7 +250,7 @@ class Supervisor:
         life.add_done_callback(self._lives.discard)
         life.add_done_callback(self._ended)
 
-    async def _attend(self, worker: Member, life: Joined) -> None:
+    async def _attend(self, worker: PoolWorker, life: RemoteWorker) -> None:
         """Wait for the end of a worker that joined, and report it when what it worked on cannot change any more."""
         await worker.start()
         await worker.ended()
@@ -267,7 +267,7 @@ class Supervisor:
         if not part.cancelled() and (error := part.exception()):
             self._handler.broke(error)
 
-    async def _live(self, worker: Member) -> None:
+    async def _live(self, worker: PoolWorker) -> None:
         """Start a worker, wait for its end, and report it."""
         if self._failures:
             pause = doubled(_FIRST_PAUSE_S, _LONGEST_PAUSE_S, self._failures)
@@ -287,12 +287,12 @@ class Supervisor:
             self._fails(f"{self._failures} in a row ended at once: {worker.cause}", _AGAIN)
         self._bury(worker, counted=worker.greeted)
 
-    def _bury(self, worker: Member, *, counted: bool) -> None:
+    def _bury(self, worker: PoolWorker, *, counted: bool) -> None:
         self._roster.remove(worker)
         worker.gone()
         self._handler.died(worker, worker.tasks, counted=counted)
 
-    def _received(self, worker: Member, message: Any) -> None:
+    def _received(self, worker: PoolWorker, message: Any) -> None:
         worker.heard()
         match message:
             case wire.Heartbeat():
@@ -314,7 +314,7 @@ class Supervisor:
             case _:
                 self._handler.message(worker, message)
 
-    def _greeted(self, worker: Member, hello: wire.Hello) -> None:
+    def _greeted(self, worker: PoolWorker, hello: wire.Hello) -> None:
         if worker.joined:  # the gate has compared the code
             self._joined(worker, hello)
             return
@@ -330,7 +330,7 @@ class Supervisor:
         worker.kill(f"{cause}: {RESTART}")
         self._engine.renew()  # so that the next try sees whether the files are the daemon's again
 
-    def _joined(self, worker: Member, hello: wire.Hello) -> None:
+    def _joined(self, worker: PoolWorker, hello: wire.Hello) -> None:
         """Take a worker that joined for what it is: one that can run tasks, or not."""
         if hello.problem:
             self.send_away(worker, cut(hello.problem), _SANDBOX)
@@ -343,7 +343,7 @@ class Supervisor:
         since = self.trouble[1] if self.trouble else time.time()
         self.trouble = NotPossibleError(f"{cause}: {fix}"), since
 
-    def _slot_freed(self, worker: Member) -> None:
+    def _slot_freed(self, worker: PoolWorker) -> None:
         worker.alone = False
         worker.idle_since = worker.heard_at
         tasks, rss = self._shape.max_tasks_per_process, self._shape.max_rss_bytes
@@ -375,7 +375,7 @@ class Supervisor:
             if room and (not started or (self.trouble and not trying)):
                 self._start_worker()
 
-    def _superfluous(self, worker: Member, now: float) -> bool:
+    def _superfluous(self, worker: PoolWorker, now: float) -> bool:
         idle = not worker.tasks and not worker.retiring and now - worker.idle_since > _IDLE_S
         if worker.joined or not idle:
             return False

@@ -10,23 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from batchd import trees, wire, workspace
-from batchd.agent import Here, Places, StopSignal
+from batchd.agent import DirectoryPlaces, LocalDirectory, StopSignal
 from batchd.errors import FolderError, SandboxError, WorkspaceError
 from batchd.pool.cache import Cache
 from batchd.records import Pack, SandboxPolicy
 from batchd.sandbox import Sandbox, Workplace
 from batchd.workspace import packing
-from batchd.workspace.listing import Listing, Look, changes, lasting
+from batchd.workspace.directory_listing import DirectoryLook, Listing, changes, lasting
 
 #: After so many packs of changes, one takes their place.
-_LONG = 32
+_MAX_CHANGE_PACKS = 32
 #: What a directory may have that comes: what it holds was bounded where it was made (bytes).
 _ROOMY = 1 << 44
 #: How long until a daemon's disk that took nothing is tried again, in seconds.
 _AGAIN_S = 5.0
 
 
-class Away(Here):
+class TravellingDirectory(LocalDirectory):
     """One attempt's directory, which came here, and whose changes go to the daemon."""
 
     travels = True
@@ -56,10 +56,10 @@ class Away(Here):
         self._before: Listing | None = None
         self._count = len(run.chain.changes)
 
-    def places(self, run: wire.Run) -> Places:
+    def places(self, run: wire.Run) -> DirectoryPlaces:
         """Return where everything lies on this machine."""
         base = self._chain.base
-        return Places(
+        return DirectoryPlaces(
             directory=str(self._folder / "task"),
             fresh=not run.task.dir,
             tmp=str(self._folder / "tmp"),
@@ -154,7 +154,7 @@ class Away(Here):
         if self._origin is None:
             self._origin = self._before
 
-    async def _seen(self, place: Workplace) -> Look:
+    async def _seen(self, place: Workplace) -> DirectoryLook:
         try:
             return await packing.seen(place, self._run.base_s)
         except OSError as error:
@@ -169,7 +169,7 @@ class Away(Here):
         what = changes(self._before, found.seen, closed)
         if not what:
             return
-        whole = self._count >= _LONG
+        whole = self._count >= _MAX_CHANGE_PACKS
         if whole:
             what = changes(self._origin, found.seen, closed)
         shelf = self._cache.shelf

@@ -23,7 +23,7 @@ import msgspec
 from msgspec.structs import replace
 
 from batchd import __version__, results, wire
-from batchd.agent import Ended, Host
+from batchd.agent import AgentServices, AttemptEnd
 from batchd.errors import (
     FolderError,
     NotPossibleError,
@@ -33,10 +33,10 @@ from batchd.errors import (
 from batchd.events import CancelRequested, Suspended
 from batchd.llm import ModelClient
 from batchd.masking import Masker
-from batchd.pool import code, memory, threads
+from batchd.pool import code, memory_trim, threads
+from batchd.pool.agent_services import WorkerAgentServices
 from batchd.pool.cache import Cache
 from batchd.pool.channel import Channel
-from batchd.pool.host import AgentHost
 from batchd.pool.lease import Lease
 from batchd.records import Ref
 from batchd.sandbox import Sandbox
@@ -45,7 +45,7 @@ from batchd.spool import outbox
 #: How soon the daemon learns what a task does.
 _NEWS_S = 0.1
 _LAPSED = "its lease is over: the daemon has not been heard of for too long"
-Agent: TypeAlias = Callable[[wire.Run, Host], Awaitable[Ended]]
+Agent: TypeAlias = Callable[[wire.Run, AgentServices], Awaitable[AttemptEnd]]
 
 
 def main(sock: socket.socket, agent: str) -> None:
@@ -72,11 +72,11 @@ class Worker:
         self._lease = lease
         self._make_cache = cache
         self._cache: Cache | None = None
-        self._hosts: dict[Ref, AgentHost] = {}
+        self._hosts: dict[Ref, WorkerAgentServices] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         #: By attempt: what has come of histories whose ``Run`` is to come.
         self._histories: dict[tuple[Ref, int], list[msgspec.Raw]] = {}
-        self._settings: wire.Settings | None = None
+        self._settings: wire.WorkerSettings | None = None
         #: Whether the sandbox is still to become what the settings say: before the next task.
         self._stale = False
         #: The heart may have to beat faster from now on.
@@ -98,7 +98,7 @@ class Worker:
         await attach(self.channel)
         heart = asyncio.create_task(self._beat())
         heart.add_done_callback(self._stopped)
-        lean = asyncio.create_task(memory.give_back())
+        lean = asyncio.create_task(memory_trim.give_back())
         await self._ended.wait()
         for task in (heart, lean, *self._tasks):
             task.cancel()
@@ -180,7 +180,7 @@ class Worker:
                     host.answered(message)
             case wire.History() | wire.Run():
                 self._handed(message)
-            case wire.Cancel() | wire.Park():
+            case wire.CancelTask() | wire.Park():
                 self._stop(message)
             case wire.Drain():
                 self._drain()
@@ -209,7 +209,7 @@ class Worker:
                 known = {**self._settings.endpoints, **endpoints}
                 self._retune(replace(self._settings, endpoints=known))
 
-    def _retune(self, settings: wire.Settings) -> None:
+    def _retune(self, settings: wire.WorkerSettings) -> None:
         former, self._settings = self._settings, settings
         self._retuned.set()
         if self._lease is not None:
@@ -221,7 +221,7 @@ class Worker:
         for host in self._hosts.values():
             host.masker.learn(settings.secrets())
 
-    def _greeted(self, version: str, settings: wire.Settings | None) -> None:
+    def _greeted(self, version: str, settings: wire.WorkerSettings | None) -> None:
         if version != __version__ or settings is None:
             self.channel.send(self._hello())
             self._lost(f"this is batchd {__version__}, the daemon is {version}: restart it")
@@ -239,7 +239,7 @@ class Worker:
             self._lease.lasts(settings.lease_s)
         self._retuned.set()
 
-    def _tried(self, settings: wire.Settings) -> Sandbox:
+    def _tried(self, settings: wire.WorkerSettings) -> Sandbox:
         """Return what tasks are opened with. Raises ``NotPossibleError``, ``OSError``."""
         if settings.travels and self._make_cache is not None and self._cache is None:
             self._cache = self._make_cache()
@@ -263,7 +263,7 @@ class Worker:
         own = (secret.value for secret in run.task.secrets.values())
         masker = Masker(self._settings.secrets(), known=own)
         self.client.know(run.refused)
-        host = AgentHost(
+        host = WorkerAgentServices(
             run,
             masker,
             client=self.client,
@@ -280,12 +280,12 @@ class Worker:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _stop(self, message: wire.Cancel | wire.Park) -> None:
+    def _stop(self, message: wire.CancelTask | wire.Park) -> None:
         host, now = self._hosts.get(message.ref), time.time()
         if host is None or host.attempt != message.attempt:
             return
         match message:
-            case wire.Cancel(message=why):
+            case wire.CancelTask(message=why):
                 host.stop.request(CancelRequested(at=now, message=why))
             case wire.Park(cause=why):
                 host.stop.request(Suspended(at=now, cause="park", message=why))
@@ -297,7 +297,7 @@ class Worker:
         if not self._hosts:
             self._ended.set()
 
-    async def _work_on(self, run: wire.Run, host: AgentHost) -> None:
+    async def _work_on(self, run: wire.Run, host: WorkerAgentServices) -> None:
         try:
             done = await self._outcome(run, host)
             with contextlib.suppress(OSError):  # the end of this worker tries it again
@@ -309,7 +309,7 @@ class Worker:
         if self._draining and not self._hosts:
             self._ended.set()
 
-    async def _outcome(self, run: wire.Run, host: AgentHost) -> wire.Done:
+    async def _outcome(self, run: wire.Run, host: WorkerAgentServices) -> wire.Done:
         """Run the agent and publish what it ends with; here, at the edge, every error is caught."""
         ref, attempt = run.ref, run.attempt
         try:
@@ -339,7 +339,7 @@ class Worker:
         return wire.Done(ref, attempt, "published")
 
 
-def _publish(run: wire.Run, ended: Ended) -> bool:
+def _publish(run: wire.Run, ended: AttemptEnd) -> bool:
     """Write transcript and result; return False where another result was there before."""
     assert ended.state.finished is not None
     transcript, result = results.transcript(ended.events), ended.state.finished.result

@@ -6,8 +6,7 @@ enums where their members do or mean more than a spelling, else literals.
 """
 
 from batchd.records.hosts import Network
-from batchd.records.kept import Kept, group_folder
-from batchd.records.limits import Limits
+from batchd.records.limits import TaskLimits
 from batchd.records.models import (
     APIS,
     EFFORTS,
@@ -47,25 +46,26 @@ from batchd.records.money import (
 )
 from batchd.records.needs import Has, Needs
 from batchd.records.outcomes import BatchStatus, Outcome, outcome
+from batchd.records.own_paths import OwnPath, group_folder
 from batchd.records.parking import Cause, HoldKey, Parking, Scope, summed
 from batchd.records.policy import SHOWABLE, Backend, SandboxPolicy
 from batchd.records.ratelimits import Metered, RateLimit
 from batchd.records.tasks import (
     Activity,
     Batch,
+    BatchNaming,
     CheckIn,
     ErrorInfo,
     Evaluation,
     Evaluator,
-    Facts,
     FileChanges,
     FileStamp,
-    Name,
     Reason,
     Ref,
     Secret,
-    Status,
     Task,
+    TaskStatus,
+    TurnFacts,
     VerdictBy,
 )
 from batchd.records.triggers import Trigger
@@ -85,6 +85,7 @@ __all__ = [
     "Backend",
     "Base",
     "Batch",
+    "BatchNaming",
     "BatchStatus",
     "Cause",
     "Chain",
@@ -96,7 +97,6 @@ __all__ = [
     "ErrorInfo",
     "Evaluation",
     "Evaluator",
-    "Facts",
     "Failure",
     "FailureKind",
     "FileChanges",
@@ -105,16 +105,14 @@ __all__ = [
     "Has",
     "HoldKey",
     "JsonMode",
-    "Kept",
-    "Limits",
     "Message",
     "Metered",
     "ModelSetup",
-    "Name",
     "Needs",
     "Network",
     "Origin",
     "Outcome",
+    "OwnPath",
     "Pack",
     "Parking",
     "Patch",
@@ -130,14 +128,16 @@ __all__ = [
     "Scope",
     "Secret",
     "Spend",
-    "Status",
     "Task",
+    "TaskLimits",
+    "TaskStatus",
     "Tier",
     "Tool",
     "ToolCall",
     "ToolName",
     "ToolProtocol",
     "Trigger",
+    "TurnFacts",
     "Usage",
     "VerdictBy",
     "WorkspaceKind",

@@ -1,4 +1,4 @@
-"""Which addresses a name may stand for: what a name's answer may not lead a command to.
+"""Addresses that a name may stand for: what a name's answer may not lead a command to.
 
 Written out here rather than asked of ``ipaddress``, whose own lists differ between versions of Python.
 """

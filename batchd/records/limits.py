@@ -1,4 +1,4 @@
-"""What a task may use up: each limit is defined here, and nowhere else.
+"""Limits of a task: each is defined here, and nowhere else.
 
 ``[limits]`` of the configuration inherits these fields, ``[limits.ceiling]`` and a task file's ``limits`` are made from them, and
 ``tests/unit/test_docs.py`` holds config.toml and docs/tasks.md to them. Another limit is a line here, its two lines of
@@ -16,7 +16,7 @@ from batchd.records.numbers import Amount, Count, Positive, Span
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """What a limit counts, and in which unit: a part of a sentence."""
+    """The meaning of a limit, and its unit: a part of a sentence."""
 
     text: str
 
@@ -28,8 +28,8 @@ class Meaning:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What a task may use up. 0 means no limit, where its kind of number has a 0."""
+class TaskLimits:
+    """The limits of a task. 0 means no limit, where its kind of number has a 0."""
 
     max_iterations: Annotated[Count, Meaning("rounds of work and evaluation")] = 10
     max_calls: Annotated[Count, Meaning("model calls, evaluations and compactions included")] = 100

@@ -46,7 +46,7 @@ JsonMode: TypeAlias = Literal["json_schema", "json_object", "none"]
 
 
 class Purpose(enum.StrEnum):
-    """What a model call was made for."""
+    """The purpose of a model call."""
 
     AGENT = "agent"
     JUDGE = "judge"
@@ -114,7 +114,7 @@ class Message(Struct, frozen=True):
 
 
 class Answer(Struct, frozen=True, kw_only=True):
-    """What a model answered to one call."""
+    """The answer of a model to one call."""
 
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
@@ -151,7 +151,7 @@ class Answer(Struct, frozen=True, kw_only=True):
 
 
 class FailureKind(enum.StrEnum):
-    """What went wrong with a model call, as far as one call can show."""
+    """The kind of a failure, as far as one call can show."""
 
     RATE_LIMITED = "rate_limited"
     OVERLOADED = "overloaded"
@@ -199,7 +199,7 @@ class Failure(Struct, frozen=True, kw_only=True):
     window: int = 0
     #: Whether the provider's words name the model: what they say need not hold for its others.
     of_model: bool = False
-    #: What the model refuses, in the words of ``llm.refusals``.
+    #: What the model refuses, in the words of ``llm.refused_fields``.
     refuses: str = ""
 
     @property
@@ -211,7 +211,7 @@ class Failure(Struct, frozen=True, kw_only=True):
 
 
 class ModelSetup(Struct, frozen=True, kw_only=True):
-    """How a model is called; frozen into the journal when a task starts."""
+    """The setup of a model: how it is called; frozen into the journal when a task starts."""
 
     #: ``provider/model``.
     name: str
@@ -252,7 +252,7 @@ class ModelSetup(Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """Where a provider is reached. Never stored, never logged."""
+    """The address of a provider. Never stored, never logged."""
 
     #: Without a query: it may be shown.
     base_url: str

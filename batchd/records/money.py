@@ -18,7 +18,7 @@ TIERS: tuple[Tier, ...] = get_args(Tier)
 #: twelve hours cost as much, Anthropic's hour costs twice.
 _LONG_WRITE = 2.5
 #: Less than this, in dollars, is what is left of a sum of fractions, and no money.
-_DUST = 1e-12
+_ROUNDING_ERROR = 1e-12
 #: A provider's count of a request may be so many times ours.
 _MISCOUNT = 1.1
 #: More than so many times what was sent or asked for, and so many tokens, no call comes to.
@@ -27,7 +27,7 @@ _BELIEVED, _BELIEVED_EXTRA = 10, 10_000
 
 def dollars(usd: float) -> str:
     """Return money in the digits that matter, as pages show it too: ``$0``, ``$0.00004``, ``$0.0815``, ``$1.23``."""
-    if abs(usd) < _DUST:
+    if abs(usd) < _ROUNDING_ERROR:
         return "$0"
     if usd >= 1:
         return f"${usd:,.2f}"
@@ -126,7 +126,7 @@ class Cost(Struct, frozen=True):
 
 
 class Rate(Struct, frozen=True, kw_only=True):
-    """What a million tokens cost in calls whose input is longer than ``above`` tokens."""
+    """The price of a million tokens in calls whose input is longer than ``above`` tokens."""
 
     input: float
     #: Input read from the provider's prompt cache.
@@ -156,7 +156,7 @@ class Rate(Struct, frozen=True, kw_only=True):
 
 
 class Price(Struct, frozen=True, kw_only=True):
-    """What a model costs: one rate, or several where long inputs cost more; its service tiers at rates of their own."""
+    """The price of a model: one rate, or several where long inputs cost more; its service tiers at rates of their own."""
 
     #: By ascending ``above``; the first is 0.
     rates: tuple[Rate, ...]

@@ -1,11 +1,11 @@
-"""How a batch ended, in one word, by how its tasks did."""
+"""The outcome of a batch, in one word, by how its tasks did."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
-from batchd.records.tasks import Status
+from batchd.records.tasks import TaskStatus
 
 #: ``completed``: all of it. ``cancelled``: an order, or a batch before it, ended what had not completed; no limit and no error did. ``failed``: all else.
 Outcome: TypeAlias = Literal["completed", "cancelled", "failed"]
@@ -13,12 +13,12 @@ Outcome: TypeAlias = Literal["completed", "cancelled", "failed"]
 BatchStatus: TypeAlias = Outcome | Literal["rejected", "running", "parked", "queued"]
 
 
-def outcome(counts: Mapping[Status, int]) -> Outcome:
+def outcome(counts: Mapping[TaskStatus, int]) -> Outcome:
     """Return how a batch ended, by how many of its tasks ended in each final status.
 
     Tasks are cancelled by an order, for a task of the same batch that did not complete, or for a batch that this one comes
     after: where none ended as ``error`` or ``timeout``, an order or that batch stands behind each that is cancelled.
     """
-    if counts.get(Status.ERROR) or counts.get(Status.TIMEOUT):
+    if counts.get(TaskStatus.ERROR) or counts.get(TaskStatus.TIMEOUT):
         return "failed"
-    return "cancelled" if counts.get(Status.CANCELLED) else "completed"
+    return "cancelled" if counts.get(TaskStatus.CANCELLED) else "completed"

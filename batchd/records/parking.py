@@ -1,4 +1,4 @@
-"""Why work waits: for a provider, for money, or because somebody said so."""
+"""Parkings: why work waits, for a provider, for money, or because somebody said so."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from batchd.records.tasks import Reason, Ref
 
 
 class Scope(enum.StrEnum):
-    """What waits."""
+    """The scope of a parking: what waits."""
 
     #: Everything.
     ALL = "all"
@@ -37,7 +37,7 @@ class Scope(enum.StrEnum):
 
 
 class Cause(enum.StrEnum):
-    """Why it waits."""
+    """The cause of a parking: why it waits."""
 
     #: Somebody paused it; only `resume` ends that.
     PAUSED = "paused"

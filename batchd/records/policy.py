@@ -1,4 +1,4 @@
-"""What commands may do."""
+"""The policy for commands."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Backend: TypeAlias = Literal["bwrap", "none"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxPolicy:
-    """What commands may do, from ``[sandbox]``."""
+    """The policy for commands, from ``[sandbox]``."""
 
     backend: Backend = "bwrap"
     #: Who runs commands in fresh directories when batchd is root.

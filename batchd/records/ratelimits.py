@@ -1,4 +1,4 @@
-"""What providers report of their rate limits."""
+"""Rate limits, as providers report them."""
 
 from __future__ import annotations
 

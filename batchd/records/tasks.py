@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 from msgspec import Struct
 
 from batchd.records.hosts import Network
-from batchd.records.limits import Limits
+from batchd.records.limits import TaskLimits
 from batchd.records.models import AskedEffort
 from batchd.records.money import STANDARD, Tier
 from batchd.records.needs import NOTHING, Needs
@@ -26,8 +26,8 @@ VerdictBy: TypeAlias = Literal["check", "output_schema", Evaluator]
 Activity: TypeAlias = Literal["starting", "waiting", "model", "tool", "evaluating"]
 
 
-class Status(enum.StrEnum):
-    """Where a task stands. The last four are final."""
+class TaskStatus(enum.StrEnum):
+    """The status of a task. The last four are final."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -40,11 +40,11 @@ class Status(enum.StrEnum):
     @property
     def final(self) -> bool:
         """Whether a task in this status has its result."""
-        return self not in {Status.QUEUED, Status.RUNNING, Status.PARKED}
+        return self not in {TaskStatus.QUEUED, TaskStatus.RUNNING, TaskStatus.PARKED}
 
 
 class Reason(enum.StrEnum):
-    """Why a task did not complete. ``completed`` alone has no reason."""
+    """The reason why a task did not complete. ``completed`` alone has none."""
 
     # timeout: a limit ran out first
     MAX_ITERATIONS = "max_iterations"
@@ -123,7 +123,7 @@ class Task:
     check_in: CheckIn = "apart"
     #: A JSON Schema that the final answer must satisfy.
     output_schema: Mapping[str, Any] | None = None
-    limits: Limits = field(default_factory=Limits)
+    limits: TaskLimits = field(default_factory=TaskLimits)
     #: What its commands may reach: nothing, everything, or these hosts.
     network: Network = False
     #: Environment variables of its commands.
@@ -141,8 +141,8 @@ class Task:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Name(enum.Enum):
-    """Whose a name in an outbox is, for a batch that asks for it."""
+class BatchNaming(enum.Enum):
+    """The owner of a name in an outbox, for a batch that asks for it."""
 
     OURS = enum.auto()
     #: Another's that is not stored yet, or has no end: its claim may still come for it.
@@ -151,8 +151,8 @@ class Name(enum.Enum):
     TAKEN = enum.auto()
 
 
-class Facts(Struct, frozen=True, gc=False):
-    """What a task's turn hangs on, as lean as a hundred thousand of them must be."""
+class TurnFacts(Struct, frozen=True, gc=False):
+    """The facts that a task's turn hangs on, as lean as a hundred thousand of them must be."""
 
     ref: Ref
     #: Higher goes first.
@@ -208,10 +208,10 @@ class Batch:
         """Return the absolute path of the directory that a task works in."""
         return task.dir or f"{self.folder}/{task.id}"
 
-    def facts(self, tasks: Iterable[Task]) -> Iterator[Facts]:
+    def facts(self, tasks: Iterable[Task]) -> Iterator[TurnFacts]:
         """Yield what the turn of each of its tasks hangs on, none of which has begun; once the batch is stored."""
         for order, task in enumerate(tasks, self.first_task):
-            yield Facts(
+            yield TurnFacts(
                 ref=Ref(self.name, task.id),
                 priority=task.priority,
                 order=order,
@@ -257,7 +257,7 @@ def _rewritten(before: FileStamp, after: FileStamp) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class FileChanges:
-    """What became of the files in a task's directory: paths, sorted."""
+    """The changes of files in a task's directory: paths, sorted."""
 
     created: tuple[str, ...] = ()
     modified: tuple[str, ...] = ()

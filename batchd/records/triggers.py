@@ -1,4 +1,4 @@
-"""What other programs run, or obey, as soon as somebody uses a directory: which names count, for which programs."""
+"""Triggers: what other programs run, or obey, as soon as somebody uses a directory; which names count, for which programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the store says of who has, or had, a task: ``PID`` on the daemon's machine, ``NODE/PID/FENCE`` on another one."""
+"""Labels of workers that have, or had, a task: ``PID`` on the daemon's machine, ``NODE/PID/FENCE`` on another one."""
 
 from __future__ import annotations
 

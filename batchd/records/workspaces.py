@@ -1,4 +1,4 @@
-"""What a task works on instead of a directory in place: a clone of a repository, or a copy of a directory."""
+"""Workspaces instead of a directory in place: a clone of a repository, or a copy of a directory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WorkspaceKind: TypeAlias = Literal["clone", "copy"]
 
 
 class Origin(Struct, frozen=True, kw_only=True):
-    """What a task asks to work on."""
+    """The origin that a task asks to work on."""
 
     kind: WorkspaceKind
     #: The real path of a directory or repository, or a repository's URL.
@@ -26,7 +26,7 @@ class Origin(Struct, frozen=True, kw_only=True):
 
 
 class Base(Struct, frozen=True, kw_only=True):
-    """What a task's directory begins as."""
+    """The base that a task's directory begins as."""
 
     origin: Origin
     #: The folder of batchd's own that has it, as ``workspace.mirrors`` lays it out; commands see it read-only.
@@ -38,7 +38,7 @@ class Base(Struct, frozen=True, kw_only=True):
 
 
 class Change(Struct, frozen=True, kw_only=True):
-    """What became of one file of a clone or a copy."""
+    """The change of one file of a clone or a copy."""
 
     path: str
     #: Lines; None: it is no text.
@@ -47,7 +47,7 @@ class Change(Struct, frozen=True, kw_only=True):
 
 
 class Patch(Struct, frozen=True, kw_only=True):
-    """All that a task has changed in a clone or a copy, as ``git apply`` takes it."""
+    """The patch: all that a task has changed in a clone or a copy, as ``git apply`` takes it."""
 
     changes: tuple[Change, ...] = ()
     #: The patch; empty: nothing has changed, or it could not be made.

@@ -1,6 +1,6 @@
 """The process that makes reports: a job on each line of its input, what came of it on each line of its output.
 
-Started by ``process`` as ``python -P -m batchd.report PID``, the number being its own; with ``--behind``, all else that
+Started by ``report_process`` as ``python -P -m batchd.report PID``, the number being its own; with ``--behind``, all else that
 the machine does goes before. It ends with its input, and with the process that started it.
 """
 
@@ -17,10 +17,10 @@ from pathlib import Path
 
 import msgspec
 
-from batchd.report.job import Job, Outcome
-from batchd.report.making import make
+from batchd.report.building import make
+from batchd.report.report_job import ReportJob, ReportOutcome
 from batchd.spool import files, outbox
-from batchd.store.reader import Reader
+from batchd.store.reader import StoreReader
 
 _PR_SET_PDEATHSIG = 1
 #: Agents, and all else that the machine does, go before a large report.
@@ -36,12 +36,12 @@ _ROOM = 16 << 20
 def main() -> int:
     """Make reports until the input ends."""
     _step_back()
-    jobs = msgspec.json.Decoder(Job)
+    jobs = msgspec.json.Decoder(ReportJob)
     for line in sys.stdin.buffer:
         try:
-            outcome = Outcome(bytes=_made(jobs.decode(line)))
+            outcome = ReportOutcome(bytes=_made(jobs.decode(line)))
         except Exception as error:  # noqa: BLE001 (whatever it is, this report fails, and the next may not)
-            outcome = Outcome(error=f"{type(error).__name__}: {error}")
+            outcome = ReportOutcome(error=f"{type(error).__name__}: {error}")
         sys.stdout.buffer.write(msgspec.json.encode(outcome) + b"\n")
         sys.stdout.buffer.flush()
     return 0
@@ -65,10 +65,10 @@ def _step_back() -> None:
         resource.setrlimit(what, (bound, bound))
 
 
-def _made(job: Job) -> int:
+def _made(job: ReportJob) -> int:
     """Write a report into its batch's folder; return its size."""
     target = Path(job.target)
-    with Reader(Path(job.store)) as reader:
+    with StoreReader(Path(job.store)) as reader:
         data = make(reader, [reader.batch(job.batch)], target.parent, job.style)
     files.make_folder(target.parent)
     disk = os.statvfs(target.parent)

@@ -11,7 +11,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Folder:
+class BatchContent:
     """One batch."""
 
     name: str
@@ -76,11 +76,11 @@ class Elsewhere:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cause:
+class FailureGroup:
     """Tasks that report the same thing in the same words, numbers apart."""
 
     message: str
-    #: Places in the columns of ``Tasks``.
+    #: Places in the columns of ``TaskColumns``.
     tasks: tuple[int, ...]
 
 
@@ -93,14 +93,14 @@ class Setback:
     count: int
     #: What it means and how to go on, for people.
     advice: str
-    causes: tuple[Cause, ...]
+    causes: tuple[FailureGroup, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caution:
     """A task that changed what runs code when somebody uses its directory."""
 
-    #: Its place in the columns of ``Tasks``.
+    #: Its place in the columns of ``TaskColumns``.
     task: int
     directory: str
     #: Path, change, by and show of each, as the result has them; None: no one looked.
@@ -113,7 +113,7 @@ class Caution:
 class Bar:
     """A task in its slot, on the timeline."""
 
-    #: Its place in the columns of ``Tasks``.
+    #: Its place in the columns of ``TaskColumns``.
     task: int
     lane: int
     start: float
@@ -121,7 +121,7 @@ class Bar:
 
 
 @dataclass(slots=True, kw_only=True)
-class Tasks:
+class TaskColumns:
     """Columns: one value a task each, all in the same order."""
 
     id: list[str] = field(default_factory=list)
@@ -161,7 +161,7 @@ class Content:
     version: str
     title: str
     made_at: float
-    folders: tuple[Folder, ...]
+    folders: tuple[BatchContent, ...]
     counts: Mapping[str, int]
     #: From the first drop to the last end.
     wall_s: float
@@ -185,7 +185,7 @@ class Content:
     parked: tuple[Bar, ...]
     #: What is missing, and why.
     notes: tuple[str, ...]
-    tasks: Tasks
+    tasks: TaskColumns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ import msgspec
 from batchd.errors import UsageError
 from batchd.events import Event, TaskFinished
 from batchd.formats import ResultV1
-from batchd.store.reader import Reader
+from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow, TaskRow
 
 _RESULT: msgspec.json.Decoder[ResultV1] = msgspec.json.Decoder(ResultV1)
@@ -37,7 +37,7 @@ class TaskRecord:
 class Gathered:
     """The tasks of one batch, each read when it is asked for: all at once may be too much."""
 
-    def __init__(self, reader: Reader, batch: BatchRow) -> None:
+    def __init__(self, reader: StoreReader, batch: BatchRow) -> None:
         self._reader = reader
         self.batch = batch
         self.rows = reader.tasks(batch.batch.name)
@@ -84,7 +84,7 @@ def _note(batch: BatchRow, *, kept: bool) -> str:
 
 
 def chosen(
-    reader: Reader, names: tuple[str, ...], since: dt.date | None, until: dt.date | None
+    reader: StoreReader, names: tuple[str, ...], since: dt.date | None, until: dt.date | None
 ) -> list[BatchRow]:
     """Return the batches that are meant, oldest first: by name, by days in UTC, or else the newest that was accepted.
 

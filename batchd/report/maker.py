@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from batchd.actions import Action
 from batchd.config import Config
 from batchd.daemon.finisher import Finisher
-from batchd.log import Action, get_logger
+from batchd.log import get_logger
 from batchd.records import Batch
-from batchd.report.job import Job, job, style
-from batchd.report.making import Style
-from batchd.report.process import Process
+from batchd.report.building import Style
+from batchd.report.report_job import ReportJob, job, style
+from batchd.report.report_process import ReportProcess
 
 #: A report over so many tasks takes a few milliseconds: it need not wait behind all else, nor behind large ones.
-_SMALL = 20
+_SMALL_REPORT_TASKS = 20
 
 
 class ReportMaker(Finisher):
@@ -20,8 +21,8 @@ class ReportMaker(Finisher):
     def __init__(self, *, orders: bool = True) -> None:
         """``orders``: the store outlives the batch, so that a report may name ``batchd retry`` and the like."""
         self._orders = orders
-        self._small = Process(behind=False)
-        self._large = Process(behind=True)
+        self._small = ReportProcess(behind=False)
+        self._large = ReportProcess(behind=True)
         #: The last configuration, and how reports are made under it: prices are looked up once.
         self._style: tuple[Config, Style] | None = None
 
@@ -47,10 +48,10 @@ class ReportMaker(Finisher):
         await self._small.close()
         await self._large.close()
 
-    def _process(self, tasks: int) -> Process:
-        return self._small if tasks <= _SMALL else self._large
+    def _process(self, tasks: int) -> ReportProcess:
+        return self._small if tasks <= _SMALL_REPORT_TASKS else self._large
 
-    def _job(self, batch: Batch, config: Config) -> Job:
+    def _job(self, batch: Batch, config: Config) -> ReportJob:
         if self._style is None or self._style[0] is not config:
             self._style = config, style(config, orders=self._orders)
         return job(batch, config, self._style[1])

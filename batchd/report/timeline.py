@@ -12,7 +12,7 @@ from batchd.store.rows import TaskRow
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class TimelineSpan:
     """A stretch of a task's life, in seconds since the epoch."""
 
     start: float
@@ -21,7 +21,7 @@ class Span:
     parked: bool = False
 
 
-def spans(row: TaskRow, events: Sequence[Event], now: float) -> list[Span]:
+def spans(row: TaskRow, events: Sequence[Event], now: float) -> list[TimelineSpan]:
     """Return when a task had a slot, and when it was parked; a stop of the daemon is neither."""
     if row.started_at is None:
         return []
@@ -48,7 +48,7 @@ def spans(row: TaskRow, events: Sequence[Event], now: float) -> list[Span]:
     return found
 
 
-def lanes(work: Iterable[tuple[int, Span]]) -> tuple[int, list[Bar]]:
+def lanes(work: Iterable[tuple[int, TimelineSpan]]) -> tuple[int, list[Bar]]:
     """Put each task's stretch of work into the first lane that is free; return how many it took."""
     free: list[int] = []
     busy: list[tuple[float, int]] = []
@@ -65,6 +65,6 @@ def lanes(work: Iterable[tuple[int, Span]]) -> tuple[int, list[Bar]]:
     return count, bars
 
 
-def _span(start: float, end: float, *, parked: bool = False) -> Span:
+def _span(start: float, end: float, *, parked: bool = False) -> TimelineSpan:
     # A clock that was set back must not turn a bar around.
-    return Span(round(start, 3), round(max(start, end), 3), parked)
+    return TimelineSpan(round(start, 3), round(max(start, end), 3), parked)

@@ -34,14 +34,14 @@ from batchd.records import (
     Patch,
     Purpose,
     Reason,
-    Status,
     Task,
+    TaskStatus,
     Trigger,
     Usage,
     outcome,
 )
 from batchd.records.triggers import changed, show
-from batchd.results import figures, workspaces
+from batchd.results import figures, workspace_results
 from batchd.taskstate import TaskState
 
 _MAX_FILES_LISTED = 1000
@@ -55,7 +55,7 @@ def result(
     task: Task,
     state: TaskState,
     *,
-    status: Status,
+    status: TaskStatus,
     reason: Reason | None,
     error: ErrorInfo | None,
     queued_at: float,
@@ -101,9 +101,9 @@ def result(
         ),
         attempts=attempts,
         files=changes,
-        workspace=workspaces.workspace(state),
-        changes=workspaces.changes(patch, _MAX_FILES_LISTED),
-        patch=workspaces.patch(task.id, patch),
+        workspace=workspace_results.workspace(state),
+        changes=workspace_results.changes(patch, _MAX_FILES_LISTED),
+        patch=workspace_results.patch(task.id, patch),
         runs_code=_runs_code(batch.directory(task), state, triggers),
         error=error,
         transcript=f"{task.id}.jsonl" if started else None,
@@ -114,10 +114,10 @@ def result(
 
 
 class Sums:
-    """What a batch's summary says of its results, added up one at a time: their texts need not be held together."""
+    """The sums of a batch's results for its summary, added up one at a time: their texts need not be held together."""
 
     def __init__(self) -> None:
-        self._counts = {s: 0 for s in Status if s.final}
+        self._counts = {s: 0 for s in TaskStatus if s.final}
         self._purposes: dict[Purpose, Usage] = {}
         self._unsettled = 0
         self._costs: list[CostV1] = []
@@ -151,7 +151,7 @@ class Sums:
 
     def summary(self, batch: Batch, finished_at: float) -> str:
         """Return the text of the batch's summary."""
-        total, completed = len(self._tasks), self._counts[Status.COMPLETED]
+        total, completed = len(self._tasks), self._counts[TaskStatus.COMPLETED]
         value = SummaryV1(
             schema="batchd/summary/1",
             batch=batch.name,
@@ -182,7 +182,7 @@ def rejected(batch: Batch, problems: Iterable[Problem], finished_at: float) -> s
         received_at=timestamp(batch.received_at),
         finished_at=timestamp(finished_at),
         wall_s=_seconds(finished_at - batch.received_at),
-        counts={s: 0 for s in Status if s.final},
+        counts={s: 0 for s in TaskStatus if s.final},
         total=0,
         success_rate=None,
         usage=figures.used({}, 0),

@@ -6,12 +6,21 @@ namespaces of its own, and nothing that a command started outlives it.
 
 from __future__ import annotations
 
+from batchd.sandbox.command_run import CommandEnd
+from batchd.sandbox.command_user import check_user
 from batchd.sandbox.findings import Finding, check
-from batchd.sandbox.identity import check_user
-from batchd.sandbox.opening import Sandbox
-from batchd.sandbox.process import Ran
-from batchd.sandbox.shortage import patiently
+from batchd.sandbox.resource_shortage import patiently
+from batchd.sandbox.sandbox import Sandbox
 from batchd.sandbox.shown import seen
 from batchd.sandbox.workplace import Workplace
 
-__all__ = ["Finding", "Ran", "Sandbox", "Workplace", "check", "check_user", "patiently", "seen"]
+__all__ = [
+    "CommandEnd",
+    "Finding",
+    "Sandbox",
+    "Workplace",
+    "check",
+    "check_user",
+    "patiently",
+    "seen",
+]

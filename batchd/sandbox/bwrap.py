@@ -17,8 +17,8 @@ from pathlib import Path
 from batchd.errors import SandboxError
 from batchd.records import SandboxPolicy
 from batchd.sandbox import seccomp, shown
-from batchd.sandbox.identity import Identity, as_root, limits, prefix
-from batchd.sandbox.memory import lasting
+from batchd.sandbox.command_user import CommandUser, as_root, limits, prefix
+from batchd.sandbox.memory_files import lasting
 from batchd.sandbox.shown import folder
 from batchd.sandbox.variables import behind, environment
 
@@ -45,8 +45,8 @@ _GITCONFIG = (
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """What is the same for all commands of a workplace."""
+class CommandView:
+    """The view of a command: what is the same for all commands of a workplace."""
 
     #: The options, each with its terminator, up to those that name descriptors, and to what is laid over what they show.
     options: bytes
@@ -66,13 +66,13 @@ class View:
 
 def view(
     policy: SandboxPolicy,
-    identity: Identity,
+    identity: CommandUser,
     env: Mapping[str, str],
     *,
     network: bool,
     gated: bool = False,
     own_tmp: bool = False,
-) -> View:
+) -> CommandView:
     """Return what commands see; ``own_tmp``: they are given a /tmp that lasts.
 
     Raises ``SandboxError`` for an environment that cannot be passed on, and for what cannot be shown.
@@ -94,12 +94,12 @@ def view(
 @functools.cache
 def _common(
     policy: SandboxPolicy,
-    identity: Identity,
+    identity: CommandUser,
     always: Sequence[tuple[str, str]],
     *,
     network: bool,
     own_tmp: bool,
-) -> View:
+) -> CommandView:
     """Return what is the same whatever the environment; a process has few of these, and asks for them always again."""
     copied = tuple(place for place, _ in always if _can_be_copied(place))
     options = [
@@ -124,7 +124,7 @@ def _common(
     # In a user namespace the kernel counts its processes apart, but only against a limit that was set in it.
     # And where commands may write next to nothing, bwrap still must.
     outside = as_root() and policy.max_file_bytes > MOST_COPIED
-    return View(
+    return CommandView(
         options=encoded(options),
         last=encoded(last),
         contents=(
@@ -204,7 +204,7 @@ def _tmpfs(size: int, path: str) -> list[str]:
     return ["--perms", "1777", "--size", str(size), "--tmpfs", path]
 
 
-def _files(identity: Identity, *, network: bool) -> dict[str, bytes]:
+def _files(identity: CommandUser, *, network: bool) -> dict[str, bytes]:
     uid, gid, name = identity.uid, identity.gid, identity.name
     passwd = f"root:x:0:0:root:/:/usr/sbin/nologin\n{name}:x:{uid}:{gid}::/tmp:/bin/sh\n"
     group = f"root:x:0:\n{name}:x:{gid}:\n"

@@ -34,12 +34,12 @@ _numbers = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
-class Delegated:
+class DelegatedCgroup:
     """The group that batchd may make others in."""
 
     path: Path
 
-    def make(self, policy: SandboxPolicy) -> Group:
+    def make(self, policy: SandboxPolicy) -> TaskCgroup:
         """Make a group for a task. Raises ``OSError``."""
         path = self.path / f"{_PREFIX}{os.getpid()}-{next(_numbers)}"
         path.mkdir()
@@ -48,13 +48,13 @@ class Delegated:
                 (path / name).write_text(value)
             with contextlib.suppress(FileNotFoundError):  # without swap there is nothing to limit
                 (path / "memory.swap.max").write_text("0")
-            return Group(path)
+            return TaskCgroup(path)
         except OSError:
             path.rmdir()
             raise
 
 
-class Group:
+class TaskCgroup:
     """The group of one task, and of all processes of its commands."""
 
     def __init__(self, path: Path) -> None:
@@ -132,7 +132,7 @@ def _settings(policy: SandboxPolicy) -> Mapping[str, str]:
     return settings
 
 
-def delegated(policy: SandboxPolicy) -> Delegated | None:
+def delegated(policy: SandboxPolicy) -> DelegatedCgroup | None:
     """Return the group that batchd may use, made ready; None where there is none, or none is wanted.
 
     Where batchd's own processes are in it, they move into one below. Raises ``SandboxUnavailableError``,
@@ -149,15 +149,15 @@ def delegated(policy: SandboxPolicy) -> Delegated | None:
         return None
 
 
-def _ready(group: Path, policy: SandboxPolicy) -> Delegated:
+def _ready(group: Path, policy: SandboxPolicy) -> DelegatedCgroup:
     """Have a group ready, and try it. Raises ``OSError``."""
     _make_ready(group, policy)
-    ready = Delegated(group)
+    ready = DelegatedCgroup(group)
     ready.make(policy).close()
     return ready
 
 
-def _named(group: Path, policy: SandboxPolicy) -> Delegated:
+def _named(group: Path, policy: SandboxPolicy) -> DelegatedCgroup:
     try:
         return _ready(group, policy)
     except OSError as error:

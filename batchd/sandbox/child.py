@@ -18,10 +18,10 @@ import signal
 import time
 
 from batchd.errors import SandboxError
-from batchd.sandbox.cgroup import Group
+from batchd.sandbox.cgroup import TaskCgroup
 from batchd.sandbox.deaths import DYING_S, dead, ending, readable, reaped, running
 from batchd.sandbox.guard import guard
-from batchd.sandbox.processes import left_by
+from batchd.sandbox.process_table import left_by
 
 _PR_SET_CHILD_SUBREAPER = 36
 _POLL_S = 0.001
@@ -43,7 +43,7 @@ def prepare_process() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-class Child:
+class ChildProcess:
     """A running child, the leader of its own process group; to be ended in any case."""
 
     def __init__(
@@ -51,7 +51,7 @@ class Child:
         pid: int,
         status: int | None = None,
         gate: int | None = None,
-        group: Group | None = None,
+        group: TaskCgroup | None = None,
     ) -> None:
         guard().watch(pid)
         self.pid = pid

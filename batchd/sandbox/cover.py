@@ -1,4 +1,4 @@
-"""What is laid over the machine's files for the commands of one place: what ``[sandbox]`` hides, and sockets."""
+"""The cover over the machine's files for the commands of one place: what ``[sandbox]`` hides, and sockets."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _identity(path: str) -> tuple[int, int, int] | None:
 
 
 class Covers:
-    """Gives each place its own; what they have found is known to all."""
+    """The covers of all places; what they have found is known to all."""
 
     def __init__(self, policy: SandboxPolicy) -> None:
         self._policy = policy

@@ -1,4 +1,4 @@
-"""How the end of a child process is seen: by a descriptor of it, and where there is none, by looking."""
+"""The end of a child process: seen by a descriptor of it, and where there is none, by looking."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from batchd.errors import FolderError, SandboxError
 from batchd.records.tasks import FileStamp
-from batchd.sandbox.identity import Identity, as_root
+from batchd.sandbox.command_user import CommandUser, as_root
 
 _SYS_OPENAT2 = 437  # on all processors
 _AT_FDCWD = -100
@@ -159,7 +159,7 @@ def _parts(path: str) -> list[str]:
     return [part for part in path.split("/") if part not in {"", "."}]
 
 
-def fresh(path: str, owner: Identity) -> tuple[int, bool]:
+def fresh(path: str, owner: CommandUser) -> tuple[int, bool]:
     """Make a task's own directory where it is not there yet, and open it; as root it goes to ``owner``.
 
     Returns whether it was made, too. Raises ``SandboxError``, and ``FolderError`` where the folder above takes none.

@@ -1,4 +1,4 @@
-"""What a task puts on the disk: what its directory grows by, and its /tmp."""
+"""Disk usage of a task: what its directory grows by, and its /tmp."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from batchd import trees
 from batchd.errors import SandboxError
 from batchd.records import SandboxPolicy
-from batchd.sandbox.folders import Folders
-from batchd.sandbox.opened import Opened
-from batchd.sandbox.processes import Process
+from batchd.sandbox.folders import TaskFolders
+from batchd.sandbox.open_files import OpenFiles
+from batchd.sandbox.process_table import ProcessUsage
 from batchd.sandbox.quantities import amount
-from batchd.sandbox.shortage import patiently
+from batchd.sandbox.resource_shortage import patiently
 
 #: The longest that one look may take (seconds of a processor); where it is not enough, what was seen by then counts.
 _LOOK_S = 5.0
@@ -23,15 +23,15 @@ _LOOK_S = 5.0
 _REST, _PAUSE_S, _LONGEST_PAUSE_S = 20, 1.0, 60.0
 
 
-class Disk:
-    """What one task has put on the disk, measured now and then.
+class DiskUsage:
+    """The disk usage of one task, measured now and then.
 
     Of a directory that was there before, only what it grows by counts, from before the first command on.
     """
 
     def __init__(
         self,
-        folders: Folders,
+        folders: TaskFolders,
         policy: SandboxPolicy,
         *,
         base: int | None,
@@ -53,10 +53,12 @@ class Disk:
         #: Which limit is passed, and by what; empty: none.
         self.over = over
 
-    def apart(self, folders: Folders) -> Disk:
+    def apart(self, folders: TaskFolders) -> DiskUsage:
         """Return what measures the same directory with another /tmp."""
         self._used = True
-        return Disk(folders, self._policy, base=self._base, certain=self._certain, over=self.over)
+        return DiskUsage(
+            folders, self._policy, base=self._base, certain=self._certain, over=self.over
+        )
 
     def begin(self) -> None:
         """Take what the directory holds at the next look as what it held at first."""
@@ -105,7 +107,7 @@ class Disk:
         """Whether it is time for another look."""
         return not self._looking and time.monotonic() >= self._due
 
-    async def look(self, processes: Sequence[Process] = ()) -> str:
+    async def look(self, processes: Sequence[ProcessUsage] = ()) -> str:
         """Measure, and return which limit is passed; ``processes``: may hold files that have no name any more."""
         if self._folders.task < 0:
             return self.over
@@ -135,7 +137,9 @@ class Disk:
         return ""
 
 
-def _measured(folders: Folders, processes: Sequence[Process]) -> tuple[int, bool, tuple[int, int]]:
+def _measured(
+    folders: TaskFolders, processes: Sequence[ProcessUsage]
+) -> tuple[int, bool, tuple[int, int]]:
     """Return what the directory takes, in bytes, and whether that is all of it; then the /tmp and one that is kept aside.
 
     Closes ``folders``.
@@ -147,7 +151,7 @@ def _measured(folders: Folders, processes: Sequence[Process]) -> tuple[int, bool
             0 if folder is None else trees.size(folder, _LOOK_S)[0]
             for folder in (folders.tmp, folders.kept)
         )
-        hidden = sum(Opened.by(processes).nameless(devices).values())
+        hidden = sum(OpenFiles.by(processes).nameless(devices).values())
         return work + hidden, whole, (tmp, kept)
     finally:
         folders.close()

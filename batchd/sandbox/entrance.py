@@ -18,10 +18,10 @@ from batchd.errors import SandboxError
 from batchd.records import SandboxPolicy
 from batchd.sandbox import launch, seccomp
 from batchd.sandbox.bwrap import TASK, TMP
-from batchd.sandbox.cgroup import Group
-from batchd.sandbox.child import Child
-from batchd.sandbox.identity import Identity, limits
-from batchd.sandbox.memory import memory_file
+from batchd.sandbox.cgroup import TaskCgroup
+from batchd.sandbox.child import ChildProcess
+from batchd.sandbox.command_user import CommandUser, limits
+from batchd.sandbox.memory_files import memory_file
 from batchd.sandbox.syscalls import ARCHS
 from batchd.sandbox.variables import usual
 
@@ -33,17 +33,17 @@ _MOST_SAID = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guest:
-    """Who enters, and with what."""
+    """The command that enters, and what it brings."""
 
     policy: SandboxPolicy
-    who: Identity
+    who: CommandUser
     env: Mapping[str, str]
 
 
 class Entrance:
     """The way into one sandbox. To be closed."""
 
-    def __init__(self, helper: Child, line: socket.socket, env: dict[bytes, bytes]) -> None:
+    def __init__(self, helper: ChildProcess, line: socket.socket, env: dict[bytes, bytes]) -> None:
         self._helper = helper
         self._line = line
         self._env = env
@@ -51,7 +51,7 @@ class Entrance:
         self._hangs = False
 
     @classmethod
-    async def open(cls, first: int, guest: Guest, group: Group | None) -> Entrance:
+    async def open(cls, first: int, guest: Guest, group: TaskCgroup | None) -> Entrance:
         """Enter the sandbox of which ``first`` is the first process, a child of ours.
 
         Raises ``OSError``, and ``SandboxError`` where it cannot be entered.

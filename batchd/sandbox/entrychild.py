@@ -1,4 +1,4 @@
-"""Enters a sandbox that stays and starts commands there: a program of its own, one a sandbox.
+"""The helper that enters a standing sandbox and starts commands there: a program of its own, one a sandbox.
 
 To enter a user namespace a process must have one thread, so no worker can do it itself. Run by its path with
 ``python -I -S``: it imports nothing of ours. Standard output is a Unix socket of packets (``SOCK_SEQPACKET``), each a value
@@ -45,7 +45,7 @@ _MSG_CMSG_CLOEXEC = 0x40000000
 #: In /proc/PID/stat, behind the name in brackets: where the command line begins; its end is the next.
 _ARG_START = 45
 #: More than any message has: what may be long comes in a file.
-_MOST = 1 << 16
+_MAX_MESSAGE_BYTES = 1 << 16
 #: What is forked is there, and says so, within this time (seconds).
 _PATIENCE_S, _PAUSE_S = 1.0, 0.0005
 #: What a shell answers for a program that is not there, or cannot be executed.
@@ -91,7 +91,7 @@ def main() -> None:
 
 def _received(line: _socket.socket) -> tuple[Any, tuple[int, ...]]:
     """Return what is asked, or None at the end, and the descriptors that came with it."""
-    said, beside, _, _ = line.recvmsg(_MOST, _MOST, _MSG_CMSG_CLOEXEC)
+    said, beside, _, _ = line.recvmsg(_MAX_MESSAGE_BYTES, _MAX_MESSAGE_BYTES, _MSG_CMSG_CLOEXEC)
     rights = b"".join(data for _, kind, data in beside if kind == _socket.SCM_RIGHTS)
     found = tuple(int.from_bytes(rights[i : i + 4], "little") for i in range(0, len(rights) - 3, 4))
     return marshal.loads(said) if said else None, found  # noqa: S302 (our own worker's)
@@ -175,7 +175,7 @@ def _left(asked: dict[str, Any], descriptors: tuple[int, ...]) -> int:
     _end(parent)
     theirs.close()
     try:
-        said, beside, _, _ = ours.recvmsg(1, _MOST)
+        said, beside, _, _ = ours.recvmsg(1, _MAX_MESSAGE_BYTES)
     except TimeoutError:
         said = b""
     ours.close()

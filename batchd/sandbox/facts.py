@@ -6,7 +6,7 @@ import platform
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from batchd.sandbox.process import Ran
+from batchd.sandbox.command_run import CommandEnd
 
 #: What places of one kind answered, and when.
 Known = dict[tuple[object, ...], tuple[str, float]]
@@ -59,7 +59,7 @@ def line(answer: str, *, user: str, directory: str, network: str, lasting_tmp: b
     return "; ".join(part for part in parts if part) + "."
 
 
-class Facts:
+class SandboxFacts:
     """The facts of one place, asked for once for all that are alike."""
 
     def __init__(self, known: Known, key: tuple[object, ...], line: Callable[[str], str]) -> None:
@@ -68,7 +68,7 @@ class Facts:
         self._key = key
         self._line = line
 
-    async def get(self, run: Callable[[Sequence[str]], Awaitable[Ran]]) -> str:
+    async def get(self, run: Callable[[Sequence[str]], Awaitable[CommandEnd]]) -> str:
         """Return the line; ``run`` runs a command there. Raises ``SandboxError``."""
         now = time.monotonic()
         answer, asked_at = self._known.get(self._key, ("", -_KEPT_S))

@@ -1,4 +1,4 @@
-"""What ``batchd check`` reports on the sandbox: each of its layers on this machine, and the fix where one is missing."""
+"""The findings of ``batchd check`` on the sandbox: each of its layers on this machine, and the fix where one is missing."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from batchd.errors import SandboxError, SandboxUnavailableError
 from batchd.records import SandboxPolicy, hosts
 from batchd.sandbox import cgroup, launch, seccomp
 from batchd.sandbox.bwrap import view
-from batchd.sandbox.folders import Folders
-from batchd.sandbox.identity import Identity, as_root, limits, prefix
-from batchd.sandbox.network import Allowed, Door
+from batchd.sandbox.command_user import CommandUser, as_root, limits, prefix
+from batchd.sandbox.folders import TaskFolders
+from batchd.sandbox.network import AllowedHosts, NetworkDoor
 from batchd.sandbox.probe import (
     OTHERWISE,
     confining,
@@ -206,17 +206,17 @@ def _way_out(policy: SandboxPolicy) -> str:
     return "a trial command had the proxy; "
 
 
-async def _through_the_door(policy: SandboxPolicy, who: Identity, directory: int) -> None:
+async def _through_the_door(policy: SandboxPolicy, who: CommandUser, directory: int) -> None:
     seen = view(policy, who, {}, network=False, gated=True)
     output = os.open(os.devnull, os.O_WRONLY)
     try:
         child = launch.sandboxed(
-            found(), seen, Folders(directory), [b"true"], stdin=None, output=output
+            found(), seen, TaskFolders(directory), [b"true"], stdin=None, output=output
         )
     finally:
         os.close(output)
     try:
-        async with Door(Allowed(())).opened(child):
+        async with NetworkDoor(AllowedHosts(())).opened(child):
             await child.wait()
     finally:
         await child.end()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 
 @dataclass(slots=True)
-class Folders:
+class TaskFolders:
     """Descriptors: the task's directory, and its /tmp where that lasts."""
 
     #: -1 once it is closed.
@@ -40,7 +40,7 @@ class Folders:
         if self.kept is not None:
             yield self.kept
 
-    def copy(self) -> Folders:
+    def copy(self) -> TaskFolders:
         """Return descriptors of the same folders that outlive these. Raises ``OSError``."""
         made = replace(self, task=-1, tmp=None, base=None, kept=None)
         try:

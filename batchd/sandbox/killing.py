@@ -1,4 +1,4 @@
-"""Kills a command in a sandbox that stays, with what it has started, and keeps that apart from what ran before."""
+"""The killing of a command in a standing sandbox, with what it has started, apart from what ran before."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
-from batchd.sandbox.processes import Process, Table, read
+from batchd.sandbox.process_table import ProcessTable, ProcessUsage, read
 
 #: A killed process is dead, and waited for, within so many looks, with a pause before each (seconds).
 LOOKS, PAUSE_S = 20, 0.05
@@ -20,7 +20,7 @@ def killed(command: int, first: int, ours: AbstractSet[int]) -> bool:
 
     ``ours``: processes of ours there. The command must not be waited for yet. Blocks for a moment.
     """
-    before = Table.read()
+    before = ProcessTable.read()
     its = before.processes.get(command)
     if its is None:
         return False
@@ -36,7 +36,7 @@ def killed(command: int, first: int, ours: AbstractSet[int]) -> bool:
 
 def wait_for_strays(inside: int, first: int) -> None:
     """Wait for children of ours that are dead, and lived in a namespace of processes, its first one apart."""
-    for process in Table.read().processes.values():
+    for process in ProcessTable.read().processes.values():
         if process.parent == os.getpid() and process.number != first:
             with contextlib.suppress(OSError):
                 if namespace(process.number) == inside:
@@ -50,13 +50,13 @@ def namespace(number: int) -> int:
 
 def _nothing_since(began: int, first: int, ours: AbstractSet[int]) -> bool:
     """Whether all that runs there ran before, or was started by what did."""
-    table = Table.read()
+    table = ProcessTable.read()
     rest = [process for process in table.of(first) if process.number != first]
     known = {process.number for process in rest if process.started < began} | ours
     return all(_descends(process, known, table) for process in rest)
 
 
-def _kill(process: Process) -> None:
+def _kill(process: ProcessUsage) -> None:
     """Kill a process of the table, and never another one that has its number by now."""
     with contextlib.suppress(OSError):
         there = os.pidfd_open(process.number)
@@ -68,9 +68,9 @@ def _kill(process: Process) -> None:
             os.close(there)
 
 
-def _descends(process: Process, known: AbstractSet[int], table: Table) -> bool:
+def _descends(process: ProcessUsage, known: AbstractSet[int], table: ProcessTable) -> bool:
     """Whether a process is one of ``known``, or descends from one."""
-    there: Process | None = process
+    there: ProcessUsage | None = process
     while there is not None:
         if there.number in known:
             return True

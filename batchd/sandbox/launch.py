@@ -1,4 +1,4 @@
-"""Starts a command: inside bubblewrap or, under ``backend = "none"``, as a plain process group."""
+"""The launch of a command: inside bubblewrap or, under ``backend = "none"``, as a plain process group."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import resource
 import signal
 from collections.abc import Mapping, Sequence
 
-from batchd.sandbox.bwrap import BASE, TASK, TMP, View, encoded, opened
-from batchd.sandbox.cgroup import Group
-from batchd.sandbox.child import Child
-from batchd.sandbox.folders import Folders
+from batchd.sandbox.bwrap import BASE, TASK, TMP, CommandView, encoded, opened
+from batchd.sandbox.cgroup import TaskCgroup
+from batchd.sandbox.child import ChildProcess
+from batchd.sandbox.folders import TaskFolders
 from batchd.sandbox.guard import guard
-from batchd.sandbox.memory import memory_file, write_all
+from batchd.sandbox.memory_files import memory_file, write_all
 from batchd.sandbox.spawn import spawn
 
 #: Enters the directory on descriptor 3, as ``posix_spawn`` cannot, and becomes the command.
@@ -22,16 +22,16 @@ _ENTER = 'cd -P /proc/self/fd/3 && exec 3<&- && exec "$@"'
 
 def sandboxed(
     bwrap: str,
-    view: View,
-    folders: Folders,
+    view: CommandView,
+    folders: TaskFolders,
     command: Sequence[bytes],
     *,
     stdin: int | None,
     output: int,
-    group: Group | None = None,
+    group: TaskCgroup | None = None,
     cover: Sequence[str] = (),
     stays: bool = False,
-) -> Child:
+) -> ChildProcess:
     """Start ``command`` in a sandbox of its own; under a ``gated`` view it waits to be released. Raises ``OSError``.
 
     ``cover``: options that lay something over what it would see. ``stays``: what the command leaves running goes on in
@@ -91,7 +91,7 @@ def sandboxed(
     return child
 
 
-def _bound(folders: Folders) -> list[str]:
+def _bound(folders: TaskFolders) -> list[str]:
     """Return the options by which commands see what they are given."""
     options = ["--bind-fd", str(folders.task), TASK]
     if folders.tmp is not None:
@@ -108,23 +108,23 @@ def plain(
     *,
     stdin: int | None,
     output: int,
-) -> Child:
+) -> ChildProcess:
     """Start ``command`` as a process group of its own, without any protection. Raises ``OSError``."""
     argv: list[str | bytes] = ["sh", "-c", _ENTER, "sh", *command]
     return _watched(spawn("/bin/sh", argv, env, [(directory, 3)], stdin=stdin, output=output))
 
 
-def helper(argv: Sequence[str], line: int, group: Group | None = None) -> Child:
+def helper(argv: Sequence[str], line: int, group: TaskCgroup | None = None) -> ChildProcess:
     """Start a program of ours whose output is a socket, in a cgroup where one is given. Raises ``OSError``."""
     return _watched(spawn(argv[0], list(argv), {}, (), stdin=None, output=line, group=group))
 
 
 def _watched(
-    pid: int, status: int | None = None, gate: int | None = None, group: Group | None = None
-) -> Child:
+    pid: int, status: int | None = None, gate: int | None = None, group: TaskCgroup | None = None
+) -> ChildProcess:
     """Return a process that was just started as the guard's child; where it cannot be guarded, it is killed."""
     try:
-        return Child(pid, status, gate, group)
+        return ChildProcess(pid, status, gate, group)
     except OSError:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

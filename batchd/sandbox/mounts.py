@@ -1,4 +1,4 @@
-"""What is mounted where, as this process sees it: which file of a file system is found at which places.
+"""The mount table, as this process sees it: which file of a file system is found at which places.
 
 The kernel reports whether anything was mounted or unmounted since, in two microseconds; only then is the table read again.
 """
@@ -30,8 +30,8 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """Where the files come from that are found at or below some real paths; all by device."""
+class MountView:
+    """The places that the files at or below some real paths come from; all by device."""
 
     #: Each path as a mount of its own, and what is mounted below.
     seen: Mapping[int, tuple[Mount, ...]]
@@ -40,7 +40,7 @@ class View:
     devices: frozenset[int]
 
     @classmethod
-    def of(cls, table: Sequence[Mount], tops: Sequence[str]) -> View:
+    def of(cls, table: Sequence[Mount], tops: Sequence[str]) -> MountView:
         """Return that of real paths."""
         seen = [mount for mount in table if any(within(mount.place, top) for top in tops)]
         above = ((top, mount) for top in tops if (mount := _holding(table, top)))
@@ -63,7 +63,7 @@ class View:
 
 
 class Mounts:
-    """Knows the table; any thread may ask."""
+    """The mount table; any thread may ask."""
 
     def __init__(self) -> None:
         """Raise ``OSError``."""

@@ -1,4 +1,4 @@
-"""What a command writes: read as it comes, its head and tail kept, the rest counted."""
+"""Output of a command: read as it comes, its head and tail kept, the rest counted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LAST_READS = 32
 _CONTINUATION = bytes(range(0x80, 0xC0))
 
 
-class Output:
+class CommandOutput:
     """The head and the tail of a stream of bytes, in bounded memory."""
 
     def __init__(self, limit: int, masker: Masker) -> None:
@@ -58,10 +58,10 @@ class Output:
         return f"{head}\n[... {self.cut:,} bytes of output cut out here ...]\n{tail}"
 
 
-class Reader:
-    """Moves a pipe's bytes to an ``Output`` whenever the loop has time. Owns the descriptor."""
+class OutputReader:
+    """The reader of a pipe: moves its bytes to an ``CommandOutput`` whenever the loop has time. Owns the descriptor."""
 
-    def __init__(self, descriptor: int, output: Output) -> None:
+    def __init__(self, descriptor: int, output: CommandOutput) -> None:
         self._descriptor = descriptor
         self._output = output
         self._loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Tries a sandbox; where none can be set up, says how to fix that."""
+"""The probe of the sandbox; where none can be set up, it says how to fix that."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from batchd.errors import SandboxError, SandboxUnavailableError
 from batchd.records import SandboxPolicy
 from batchd.sandbox import launch, shown
 from batchd.sandbox.bwrap import view
-from batchd.sandbox.folders import Folders
-from batchd.sandbox.identity import Identity, as_root, prefix
-from batchd.sandbox.shown import Shown
+from batchd.sandbox.command_user import CommandUser, as_root, prefix
+from batchd.sandbox.folders import TaskFolders
+from batchd.sandbox.shown import ShownPaths
 
 #: Older ones can be led out of the sandbox by a symbolic link during set-up.
 _OLDEST = (0, 12)
@@ -43,11 +43,11 @@ def ready(policy: SandboxPolicy) -> str:
     return path
 
 
-def someone(policy: SandboxPolicy) -> Identity:
+def someone(policy: SandboxPolicy) -> CommandUser:
     """Return who runs commands in fresh directories."""
     if as_root():
-        return Identity.named(policy.user)
-    return Identity.of(os.geteuid(), os.getegid())
+        return CommandUser.named(policy.user)
+    return CommandUser.of(os.geteuid(), os.getegid())
 
 
 def found() -> str:
@@ -109,7 +109,7 @@ def confining(path: str, policy: SandboxPolicy) -> str:
 
 
 @contextlib.contextmanager
-def folder_of(who: Identity) -> Iterator[int]:
+def folder_of(who: CommandUser) -> Iterator[int]:
     """Give a directory for a trial, open."""
     with tempfile.TemporaryDirectory(prefix="batchd-") as folder:
         if as_root():
@@ -121,7 +121,7 @@ def folder_of(who: Identity) -> Iterator[int]:
             os.close(directory)
 
 
-def what_is_shown(policy: SandboxPolicy) -> Shown:
+def what_is_shown(policy: SandboxPolicy) -> ShownPaths:
     """Return what commands see. Raises ``SandboxUnavailableError`` for what cannot be shown."""
     try:
         return shown.of(policy, network=policy.network is True)
@@ -130,14 +130,14 @@ def what_is_shown(policy: SandboxPolicy) -> Shown:
 
 
 def _trial(
-    path: str, policy: SandboxPolicy, who: Identity, directory: int, cover: Sequence[str]
+    path: str, policy: SandboxPolicy, who: CommandUser, directory: int, cover: Sequence[str]
 ) -> tuple[bool, str]:
     command = [os.fsencode(word) for word in ("cat", "/proc/self/status")]
     seen = view(policy, who, {}, network=False)
     read_end, write_end = os.pipe()
     try:
         try:
-            start = functools.partial(launch.sandboxed, path, seen, Folders(directory), command)
+            start = functools.partial(launch.sandboxed, path, seen, TaskFolders(directory), command)
             child = start(stdin=None, output=write_end, cover=cover)
         finally:
             os.close(write_end)

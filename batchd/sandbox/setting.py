@@ -1,4 +1,4 @@
-"""What the commands of a task see and who they are, and how they are started so."""
+"""The setting of a task's commands: what they see and who they are, and how they are started so."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from dataclasses import dataclass, replace
 
 from batchd.records import SandboxPolicy
 from batchd.sandbox import bwrap, launch
-from batchd.sandbox.child import Child
+from batchd.sandbox.child import ChildProcess
+from batchd.sandbox.command_user import CommandUser, home, prefix
 from batchd.sandbox.cover import Cover
-from batchd.sandbox.folders import Folders
-from batchd.sandbox.identity import Identity, home, prefix
+from batchd.sandbox.folders import TaskFolders
 from batchd.sandbox.variables import behind, environment
 
 #: Starts a command, given the descriptors of its input, if it has any, and its output, and its cgroup.
-Starter = Callable[..., Child]
+Starter = Callable[..., ChildProcess]
 #: A home in which nothing lies, and nothing can.
 _NOWHERE = "/nonexistent"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """What commands see and who they are."""
+class CommandSetting:
+    """The setting of commands: what they see and who they are."""
 
     #: The path of bubblewrap; empty: there is no sandbox.
     bwrap: str
@@ -32,7 +32,7 @@ class Setting:
     tmp: str
     #: That of their home, where it is not the user's own or, in a sandbox, /tmp.
     home: str = ""
-    who: Identity
+    who: CommandUser
     env: Mapping[str, str]
     #: Whether they share the machine's network.
     shared: bool
@@ -41,13 +41,13 @@ class Setting:
     #: What is laid over the machine's files, in a sandbox.
     cover: Cover | None
 
-    def apart(self, tmp: str) -> Setting:
+    def apart(self, tmp: str) -> CommandSetting:
         """Return the same with ``tmp`` for /tmp and home; empty: it cannot be reached outside of a sandbox."""
         if self.cover is not None:
             return replace(self, cover=self.cover.fresh())
         return replace(self, tmp=tmp, home=tmp or _NOWHERE)
 
-    def starter(self, folders: Folders, policy: SandboxPolicy) -> Starter:
+    def starter(self, folders: TaskFolders, policy: SandboxPolicy) -> Starter:
         """Return what starts commands in a directory, within the limits of ``policy``."""
         who, env, cover = self.who, self.env, self.cover
         if cover is not None:

@@ -1,4 +1,4 @@
-"""What commands see of the machine's own files: /usr, a little of /etc, and what ``show`` and ``hide`` of ``[sandbox]`` say.
+"""Paths of the machine that commands see: /usr, a little of /etc, and what ``show`` and ``hide`` of ``[sandbox]`` say.
 
 All of it by real paths: what a link of the machine leads to is what counts, and where it lies inside, too.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batchd.errors import Problem
-from batchd.records import SHOWABLE, Kept, SandboxPolicy
+from batchd.records import SHOWABLE, OwnPath, SandboxPolicy
 from batchd.sandbox.mounts import within
 
 #: What leads to /usr; where it is a folder of its own, it is shown like that.
@@ -31,7 +31,7 @@ _NO_ROOM = "65536"
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class PathRule:
     """A path that is shown or hidden, with all below it."""
 
     path: str
@@ -39,13 +39,13 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """What commands see."""
+class ShownPaths:
+    """The paths that commands see."""
 
     #: What is there without being asked for: where commands find it, and its real path.
     always: tuple[tuple[str, str], ...]
     #: What is shown or hidden beside, the outer before the inner.
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[PathRule, ...] = ()
     #: Names that lead to what is shown, and where they lead.
     links: tuple[tuple[str, str], ...] = ()
 
@@ -70,14 +70,14 @@ class Shown:
 
     def hides(self, path: str) -> bool:
         """Return whether a real path is one that is hidden, with all below it that is not shown by itself."""
-        return Rule(path, seen=False) in self.rules
+        return PathRule(path, seen=False) in self.rules
 
     def options(self) -> list[str]:
         """Return what bwrap does for ``show`` and ``hide``: after what is always there, before / becomes read-only."""
         options: list[str] = []
         last: list[str] = []
         for end, rule in enumerate(self.rules):
-            there = Shown(self.always, self.rules[:end]).within(rule.path)
+            there = ShownPaths(self.always, self.rules[:end]).within(rule.path)
             if rule.seen and not there and os.path.lexists(rule.path):
                 options += [*_above(rule.path), "--ro-bind-try", rule.path, rule.path]
             elif there and not rule.seen:
@@ -90,15 +90,15 @@ class Shown:
         return [*options, *last]
 
 
-def of(policy: SandboxPolicy, *, network: bool) -> Shown:
+def of(policy: SandboxPolicy, *, network: bool) -> ShownPaths:
     """Return what commands see as the machine is now. Raises ``ValueError`` for a link that leads elsewhere."""
     if not (policy.show or policy.hide):
-        return Shown(_always(network=network))
+        return ShownPaths(_always(network=network))
     hidden = {os.path.realpath(path) for path in policy.hide}
     shown = dict(_led(path) for path in policy.show)
-    rules = {Rule(path, seen=path not in hidden) for path in (*hidden, *shown.values())}
+    rules = {PathRule(path, seen=path not in hidden) for path in (*hidden, *shown.values())}
     names = (*policy.hide, *hidden)
-    return Shown(
+    return ShownPaths(
         tuple(
             (place, real)
             for place, real in _always(network=network)
@@ -110,7 +110,7 @@ def of(policy: SandboxPolicy, *, network: bool) -> Shown:
 
 
 def seen(
-    policy: SandboxPolicy, places: Iterable[Kept], *, around: bool = True
+    policy: SandboxPolicy, places: Iterable[OwnPath], *, around: bool = True
 ) -> Iterator[Problem]:
     """Yield which of these places commands see something of, each with the fix. Raises ``ValueError`` as ``of`` does.
 

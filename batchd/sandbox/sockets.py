@@ -1,4 +1,4 @@
-"""Finds the sockets below what commands see, at each task's start: a read-only mount does not prevent connecting.
+"""The search for sockets below what commands see, at each task's start: a read-only mount does not prevent connecting.
 
 The kernel lists the sockets that live, with the device of their files and the names by which they were made. Where
 such a name leads to the file, that is where it lies, and wherever else that is mounted. Only for those on a device of ours
@@ -16,12 +16,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from batchd.errors import SandboxError
-from batchd.sandbox.listed import Listed, listed
-from batchd.sandbox.mounts import Mount, View, mounts
-from batchd.sandbox.shown import Shown
+from batchd.sandbox.mounts import Mount, MountView, mounts
+from batchd.sandbox.shown import ShownPaths
+from batchd.sandbox.socket_table import ListedSocket, listed
 
 #: More cannot be hidden: each takes every command some 20 µs.
-MOST = 250
+MAX_HIDDEN_SOCKETS = 250
 #: How long an answer holds (seconds): what appears later, no command has hidden.
 _FRESH_S = 0.05
 #: How long a search may take (seconds); it takes a tenth of one for 50,000 files.
@@ -34,9 +34,9 @@ _HIDE = "hide their folder with [sandbox] hide"
 
 
 class Sockets:
-    """Finds them; what was searched for once is remembered."""
+    """The sockets that were found; what was searched for once is remembered."""
 
-    def __init__(self, shown: Shown) -> None:
+    def __init__(self, shown: ShownPaths) -> None:
         self.shown = shown
         self._roots = tuple(shown.roots())
         #: Where a search has found some, with the inodes.
@@ -44,9 +44,9 @@ class Sockets:
         #: What was searched for, and what was mounted then.
         self._settled = _Unknown()
         #: What was mounted at the last look, and what commands see by that.
-        self._view: tuple[tuple[Mount, ...], View] | None = None
+        self._view: tuple[tuple[Mount, ...], MountView] | None = None
         #: Where those lie that the kernel has listed before, and at which places commands see that, by the same.
-        self._known: dict[Listed, tuple[str, tuple[str, ...]]] = {}
+        self._known: dict[ListedSocket, tuple[str, tuple[str, ...]]] = {}
         self._searching = asyncio.Lock()
         #: What was found last.
         self._last = _Answer()
@@ -77,13 +77,13 @@ class Sockets:
                     self._searched = await asyncio.to_thread(search, self.shown)
         self._settled = unknown
         live = named | {path for path in self._searched if self._listed(path, unknown)}
-        if len(live) > MOST:
+        if len(live) > MAX_HIDDEN_SOCKETS:
             raise SandboxError(
                 f"{len(live):,} sockets lie below what commands see, {min(live)} among them, and only"
-                f" {MOST} can be hidden: {_HIDE}"
+                f" {MAX_HIDDEN_SOCKETS} can be hidden: {_HIDE}"
             )
         left = sorted(filter(is_socket, {*self._searched} - live))
-        return (*sorted(live), *left)[:MOST]
+        return (*sorted(live), *left)[:MAX_HIDDEN_SOCKETS]
 
     def _is_new(self, unknown: _Unknown) -> bool:
         """Return whether a search may find what the last one has not: another socket, or one that is elsewhere since."""
@@ -106,7 +106,7 @@ class Sockets:
         except OSError:
             return set(), _Unknown(None)
         named: set[str] = set()
-        unknown: set[Listed] = set()
+        unknown: set[ListedSocket] = set()
         for one in sockets:
             places = self._places(view, one)
             if places is None:
@@ -115,7 +115,7 @@ class Sockets:
                 named.update(p for p in places if _is(p, one))
         return named, _Unknown(frozenset(unknown), mounted)
 
-    def _places(self, view: View, one: Listed) -> tuple[str, ...] | None:
+    def _places(self, view: MountView, one: ListedSocket) -> tuple[str, ...] | None:
         """Return where commands would see a socket; None where no name says where it lies."""
         known = self._known.get(one)
         if known is None or not _is(known[0], one, alone=True):
@@ -128,11 +128,11 @@ class Sockets:
             known = self._known[one] = place, tuple(filter(self.shown.within, places))
         return known[1]
 
-    def _mounted(self) -> tuple[tuple[Mount, ...], View]:
+    def _mounted(self) -> tuple[tuple[Mount, ...], MountView]:
         """Return what is mounted, and what commands see by that. Raises ``OSError``."""
         table = mounts().table()
         if self._view is None or self._view[0] is not table:
-            self._view = table, View.of(table, self._roots)
+            self._view = table, MountView.of(table, self._roots)
             self._known.clear()
         return self._view
 
@@ -153,7 +153,7 @@ class _Unknown:
     """What no name says of where it lies."""
 
     #: None: the kernel reports nothing.
-    sockets: frozenset[Listed] | None = frozenset()
+    sockets: frozenset[ListedSocket] | None = frozenset()
     #: What was mounted then.
     mounted: tuple[Mount, ...] | None = None
 
@@ -166,7 +166,7 @@ def _table() -> tuple[Mount, ...] | None:
         return None
 
 
-def search(shown: Shown) -> Mapping[str, int]:
+def search(shown: ShownPaths) -> Mapping[str, int]:
     """Return the real paths of all sockets below what commands see, whatever made them, with their inodes.
 
     Raises ``SandboxError``.
@@ -174,12 +174,12 @@ def search(shown: Shown) -> Mapping[str, int]:
     return {entry.path: entry.inode() for entry in _specials(shown) if is_socket(entry.path)}
 
 
-def pipes(shown: Shown) -> list[str]:
+def pipes(shown: ShownPaths) -> list[str]:
     """Return the real paths of all pipes below what commands see. Raises ``SandboxError``."""
     return sorted(entry.path for entry in _specials(shown) if _is_pipe(entry.path))
 
 
-def _specials(shown: Shown) -> Iterator[os.DirEntry[str]]:
+def _specials(shown: ShownPaths) -> Iterator[os.DirEntry[str]]:
     """Yield all below what commands see that is no folder, no file and no link. Raises ``SandboxError``."""
     deadline = time.monotonic() + _PATIENCE_S
     waiting = [*shown.roots()]
@@ -204,7 +204,7 @@ def _specials(shown: Shown) -> Iterator[os.DirEntry[str]]:
             continue
 
 
-def _place(one: Listed) -> str:
+def _place(one: ListedSocket) -> str:
     """Return the real path to which a socket's name leads; empty: not to its file, or not to all of its names."""
     if not one.name.startswith("/"):
         return ""
@@ -222,7 +222,7 @@ def _place(one: Listed) -> str:
         os.close(descriptor)
 
 
-def _is(path: str, one: Listed, *, alone: bool = False) -> bool:
+def _is(path: str, one: ListedSocket, *, alone: bool = False) -> bool:
     """Return whether a socket lies there; ``alone``: and nowhere else on its device."""
     try:
         status = os.lstat(path)

@@ -1,4 +1,4 @@
-"""Starts a process with exactly the descriptors that it is meant to have, in a cgroup of its own where there is one.
+"""The start of a process with exactly the descriptors that it is meant to have, in a cgroup of its own where there is one.
 
 ``posix_spawn`` costs half of what ``Popen`` does.
 """
@@ -12,7 +12,7 @@ import os
 import signal
 from collections.abc import Iterable, Mapping
 
-from batchd.sandbox.cgroup import Group
+from batchd.sandbox.cgroup import TaskCgroup
 
 #: Where memory runs out, the kernel takes a command before it takes the daemon.
 _OOM_SCORE = b"800"
@@ -34,7 +34,7 @@ def spawn(
     *,
     stdin: int | None,
     output: int,
-    group: Group | None = None,
+    group: TaskCgroup | None = None,
 ) -> int:
     """Start a program that gets, beside the usual three, only these descriptors, each under its new number.
 
@@ -74,7 +74,7 @@ def _knows_groups() -> bool:
 
 
 def _into(
-    group: Group,
+    group: TaskCgroup,
     path: str,
     argv: list[str | bytes],
     env: Mapping[str, str],

@@ -13,12 +13,12 @@ from batchd.errors import SandboxError
 from batchd.masking import Masker
 from batchd.sandbox import killing
 from batchd.sandbox.bwrap import TMP
+from batchd.sandbox.command_run import CommandEnd, LeftRunning
 from batchd.sandbox.deaths import dead, ending, reaped
 from batchd.sandbox.entrance import Entrance, Guest
-from batchd.sandbox.output import Output, Reader
-from batchd.sandbox.process import Left, Ran
-from batchd.sandbox.processes import left_by, named
-from batchd.sandbox.shortage import patiently
+from batchd.sandbox.output import CommandOutput, OutputReader
+from batchd.sandbox.process_table import left_by, named
+from batchd.sandbox.resource_shortage import patiently
 from batchd.sandbox.unbroken import unbroken
 
 #: Whether anything still runs in it is looked at so often (seconds).
@@ -41,10 +41,10 @@ _DRAIN = (
 )
 
 
-class Standing:
+class StandingSandbox:
     """One sandbox that stays, as long as something runs in it. To be ended."""
 
-    def __init__(self, left: Left, guest: Guest) -> None:
+    def __init__(self, left: LeftRunning, guest: Guest) -> None:
         self._child = left.child
         self._hold = left.hold
         self._holding = left.end
@@ -61,7 +61,7 @@ class Standing:
         self._anchor: int | None = None
         self._nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         #: Read what no process in it could be started to read.
-        self._readers: list[Reader] = []
+        self._readers: list[OutputReader] = []
         self._busy = False
         #: Whether something may have entered of which nothing is known.
         self._lost = False
@@ -121,8 +121,8 @@ class Standing:
         return (*found[:_MOST_NAMED], *((f"{more} more",) if more > 0 else ()))
 
     async def run(
-        self, command: Sequence[bytes], *, timeout_s: float, output: Output
-    ) -> Ran | None:
+        self, command: Sequence[bytes], *, timeout_s: float, output: CommandOutput
+    ) -> CommandEnd | None:
         """Run a command in it, and leave running what the command leaves; None: it did not begin, and the sandbox is over.
 
         One that runs out of its time is killed with all that it has started; where that cannot be kept apart from what ran before,
@@ -138,10 +138,12 @@ class Standing:
             await self.end(f"killed: {error.strerror}")
             raise SandboxError(f"a command in a standing sandbox failed: {error}") from error
 
-    async def _run(self, command: Sequence[bytes], timeout_s: float, output: Output) -> Ran | None:
+    async def _run(
+        self, command: Sequence[bytes], timeout_s: float, output: CommandOutput
+    ) -> CommandEnd | None:
         clock = asyncio.get_running_loop().time
         read_end, write_end = os.pipe()
-        reader = Reader(read_end, output)
+        reader = OutputReader(read_end, output)
         self._busy, began = True, clock()
         try:
             try:
@@ -154,7 +156,7 @@ class Standing:
                 # Whether it has begun is not known: it is not begun a second time.
                 self._lost = True
                 await self._end("killed with the helper that enters it")
-                return Ran(exit_code=_KILLED, output=output.text(), seconds=clock() - began)
+                return CommandEnd(exit_code=_KILLED, output=output.text(), seconds=clock() - began)
             timed_out, status = await self._waited(pid, timeout_s - (clock() - began))
             excess, refused = self._hold.excess(), self._hold.refused()
             if excess or not self._child.alive:
@@ -165,7 +167,7 @@ class Standing:
             reader.close(drain=True)
         if not (self.over or self._needed()):
             await self._end(_ENDED)
-        return Ran(
+        return CommandEnd(
             exit_code=None if timed_out else status,
             output=output.text(),
             timed_out=timed_out,
@@ -270,7 +272,7 @@ class Standing:
             await self._placed([word.encode() for word in words], output)
         except (OSError, SandboxError):
             # Who prints must not wait, nor find its pipe broken: it is read here, and thrown away.
-            self._readers.append(Reader(output, Output(1, Masker())))
+            self._readers.append(OutputReader(output, CommandOutput(1, Masker())))
             return ""
         os.close(output)
         return log

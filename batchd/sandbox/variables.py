@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 
 from batchd.errors import SandboxError
-from batchd.sandbox.identity import Identity, as_root
+from batchd.sandbox.command_user import CommandUser, as_root
 
 _PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 #: What glibc itself ignores in programs of more rights than who starts them, and what bash obeys unasked.
@@ -23,7 +23,7 @@ _STEERING = re.compile(
 )
 
 
-def environment(identity: Identity, env: Mapping[str, str], *, home: str) -> dict[str, str]:
+def environment(identity: CommandUser, env: Mapping[str, str], *, home: str) -> dict[str, str]:
     """Return the environment to start a command with; what ``behind`` renames has another name in it.
 
     Raises ``SandboxError`` where a name or value holds a NUL, which would end an option of bwrap and begin another.
@@ -38,7 +38,7 @@ def environment(identity: Identity, env: Mapping[str, str], *, home: str) -> dic
     return {**usual(identity, home=home), **own}
 
 
-def usual(identity: Identity, *, home: str) -> dict[str, str]:
+def usual(identity: CommandUser, *, home: str) -> dict[str, str]:
     """Return what every command has, whatever its task says."""
     return {
         "PATH": _PATH,

@@ -13,18 +13,18 @@ from batchd.errors import SandboxError
 from batchd.masking import Masker
 from batchd.records import FileStamp, SandboxPolicy
 from batchd.records.triggers import Trigger
-from batchd.sandbox import bwrap, directory, facts, process, scratch, triggers
-from batchd.sandbox.cgroup import Delegated, Group
-from batchd.sandbox.child import Child
-from batchd.sandbox.disk import Disk
+from batchd.sandbox import bwrap, command_run, directory, facts, scratch, trigger_search
+from batchd.sandbox.cgroup import DelegatedCgroup, TaskCgroup
+from batchd.sandbox.child import ChildProcess
+from batchd.sandbox.command_watch import CommandWatcher
+from batchd.sandbox.disk import DiskUsage
 from batchd.sandbox.entrance import Guest
-from batchd.sandbox.folders import Folders
-from batchd.sandbox.network import Door
-from batchd.sandbox.output import Output
-from batchd.sandbox.setting import Setting, Starter
-from batchd.sandbox.shortage import patiently
-from batchd.sandbox.standing import Standing
-from batchd.sandbox.watch import Watcher
+from batchd.sandbox.folders import TaskFolders
+from batchd.sandbox.network import NetworkDoor
+from batchd.sandbox.output import CommandOutput
+from batchd.sandbox.resource_shortage import patiently
+from batchd.sandbox.setting import CommandSetting, Starter
+from batchd.sandbox.standing import StandingSandbox
 
 T = TypeVar("T")
 
@@ -37,14 +37,14 @@ class Workplace:
     def __init__(
         self,
         policy: SandboxPolicy,
-        folders: Folders,
-        setting: Setting,
+        folders: TaskFolders,
+        setting: CommandSetting,
         *,
-        watcher: Watcher,
-        disk: Disk,
-        cgroup: Delegated | None,
-        door: Door | None,
-        facts: facts.Facts,
+        watcher: CommandWatcher,
+        disk: DiskUsage,
+        cgroup: DelegatedCgroup | None,
+        door: NetworkDoor | None,
+        facts: facts.SandboxFacts,
         masker: Masker,
     ) -> None:
         self._policy = policy
@@ -54,11 +54,11 @@ class Workplace:
         self._watcher = watcher
         self._disk = disk
         self._cgroup = cgroup
-        self._group: Group | None = None
+        self._group: TaskCgroup | None = None
         self._door = door
         self._facts = facts
         #: The sandbox that stays, also one that is over.
-        self._standing: Standing | None = None
+        self._standing: StandingSandbox | None = None
         #: Whether its directory was made when it was opened: nothing was in it then.
         self.new = folders.new
         #: Where its commands see what the directory begins as; empty: nowhere.
@@ -91,7 +91,7 @@ class Workplace:
         at_most: int | None = None,
         masked: bool = True,
         stays: bool = False,
-    ) -> process.Ran:
+    ) -> command_run.CommandEnd:
         """Run a command in a sandbox of its own; it and all that it started are dead when this returns, or raises.
 
         With ``stays``, what it leaves running goes on where the policy allows that, and ``shell`` enters there.
@@ -103,7 +103,9 @@ class Workplace:
             raise SandboxError("the task's directory is closed")
         self._untouched = False
         if any("\0" in word for word in argv):
-            return process.Ran(exit_code=126, output="a command cannot hold NUL characters\n")
+            return command_run.CommandEnd(
+                exit_code=126, output="a command cannot hold NUL characters\n"
+            )
         command = [word.encode("utf-8", "replace") for word in argv]
         limit = self._policy.max_output_bytes if max_output_bytes is None else max_output_bytes
         limit = limit if at_most is None else min(limit, at_most)
@@ -112,9 +114,9 @@ class Workplace:
             # It may delete; whatever it would write, the kernel refuses.
             still = replace(self._policy, max_file_bytes=0)
             start = self._setting.starter(self._folders, still)
-        left: list[process.Left] = []
+        left: list[command_run.LeftRunning] = []
         stays = stays and self.can_stay and not full and not self.running
-        ran = await process.run(
+        ran = await command_run.run(
             functools.partial(self._started, start, command, stays=stays),
             stdin=stdin,
             timeout_s=timeout_s,
@@ -134,7 +136,9 @@ class Workplace:
         """Whether what commands leave running may go on: where there is a sandbox, and the policy allows it."""
         return bool(self._setting.bwrap) and self._policy.keep_processes
 
-    async def _kept(self, ran: process.Ran, left: process.Left, limit: int) -> process.Ran:
+    async def _kept(
+        self, ran: command_run.CommandEnd, left: command_run.LeftRunning, limit: int
+    ) -> command_run.CommandEnd:
         """Keep what a command has left running; where that is not possible, it is ended, and why stands in ``lost``.
 
         Raises ``SandboxError``.
@@ -143,7 +147,7 @@ class Workplace:
         self._group = None
         try:
             guest = Guest(policy=self._policy, who=self._setting.who, env=self._setting.env)
-            self._standing = standing = Standing(left, guest)
+            self._standing = standing = StandingSandbox(left, guest)
         except OSError as error:
             await left.close()
             raise SandboxError(
@@ -160,7 +164,7 @@ class Workplace:
         ran = replace(ran, output=ran.output + more, log=log, lost=lost)
         return self._masked(replace(ran, left=standing.running()))
 
-    def _masked(self, ran: process.Ran) -> process.Ran:
+    def _masked(self, ran: command_run.CommandEnd) -> command_run.CommandEnd:
         """Return how a command ended, without secrets in what it names."""
         mask = self.masker.text
         return replace(ran, refused=tuple(map(mask, ran.refused)), left=tuple(map(mask, ran.left)))
@@ -192,7 +196,7 @@ class Workplace:
         output: int,
         *,
         stays: bool,
-    ) -> Child:
+    ) -> ChildProcess:
         """Start a command in the task's cgroup, which is made for the first one. Raises ``OSError``."""
         start = functools.partial(start, stays=True) if stays else start
         if self._cgroup is None:
@@ -204,7 +208,7 @@ class Workplace:
 
     async def shell(
         self, command: str, *, timeout_s: float, at_most: int | None = None, stays: bool = False
-    ) -> process.Ran:
+    ) -> command_run.CommandEnd:
         """Run a shell command, in bash where there is one; with ``stays``, in the sandbox that stays, if one does.
 
         Otherwise like ``run``.
@@ -215,7 +219,7 @@ class Workplace:
             await standing.end(f"killed: {full}")
         if stays and standing is not None and not standing.over:
             limit = self._policy.max_output_bytes
-            output = Output(limit if at_most is None else min(limit, at_most), self.masker)
+            output = CommandOutput(limit if at_most is None else min(limit, at_most), self.masker)
             words = [word.encode("utf-8", "replace") for word in argv]
             ran = await standing.run(words, timeout_s=timeout_s, output=output)
             if ran is not None:
@@ -265,7 +269,7 @@ class Workplace:
                 with contextlib.suppress(SandboxError):
                     await asyncio.to_thread(scratch.remove, tmp)
 
-    async def _emptied(self, tmp: str) -> Folders:
+    async def _emptied(self, tmp: str) -> TaskFolders:
         """Return the directory once more, with an empty folder for /tmp where one is named."""
         try:
             folders = self._folders.copy()
@@ -306,5 +310,5 @@ class Workplace:
 
     def triggers(self, seconds: float = 2.0) -> Mapping[str, Trigger]:
         """Return what other programs run or obey when somebody uses the directory, by path. Blocks like ``files``."""
-        found = triggers.found(self._folders.task, self._folders.task_path, seconds)
+        found = trigger_search.found(self._folders.task, self._folders.task_path, seconds)
         return {self.masker.text(path): trigger for path, trigger in found.items()}

@@ -25,7 +25,7 @@ import msgspec
 from batchd import sealing
 from batchd.errors import Problem, TaskFileError
 from batchd.spool import taskfile
-from batchd.spool.job import HEAD, Job, Part, parts
+from batchd.spool.parse_job import HEAD, ParsedPart, ParseJob, parts
 
 _PR_SET_PDEATHSIG = 1
 #: Who goes first where the machine is short of memory: a file can be read again.
@@ -37,7 +37,7 @@ def main() -> int:
     _step_back()
     source, answers = sys.stdin.buffer, sys.stdout.buffer
     while head := source.read(HEAD):
-        job: Job = pickle.loads(source.read(int.from_bytes(head)))  # noqa: S301 (the daemon itself wrote it)
+        job: ParseJob = pickle.loads(source.read(int.from_bytes(head)))  # noqa: S301 (the daemon itself wrote it)
         _bound(job)
         for part in _answer(job):
             _send(answers, part)
@@ -54,7 +54,7 @@ def _step_back() -> None:
     sealing.seal()  # task files hold secrets
 
 
-def _bound(job: Job) -> None:
+def _bound(job: ParseJob) -> None:
     """Have the kernel hold this file to its limits."""
     spool = job.config.spool
     until = math.ceil(time.process_time() + spool.max_parse_s)
@@ -66,25 +66,25 @@ def _bound(job: Job) -> None:
         resource.setrlimit(what, (most if hard < 0 else min(most, hard), hard))
 
 
-def _answer(job: Job) -> Iterator[Part]:
+def _answer(job: ParseJob) -> Iterator[ParsedPart]:
     try:
         data = taskfile.read(Path(job.path), job.config.spool.max_file_bytes)
         parsed = taskfile.parse(data, job.name, job.config)
         yield from parts(parsed)
     except TaskFileError as error:
-        yield Part(problems=error.problems)
+        yield ParsedPart(problems=error.problems)
     except MemoryError:
         allowed = f"[spool] max_parse_mb allows {job.config.spool.max_parse_mb:,}"
-        yield Part(
+        yield ParsedPart(
             problems=(Problem("", f"reading it takes too much memory: {allowed}", "split it"),)
         )
     except OSError as error:
-        yield Part(refused=(error.errno or 0, error.strerror or str(error)))
+        yield ParsedPart(refused=(error.errno or 0, error.strerror or str(error)))
     except Exception:  # noqa: BLE001 (a bug, which the daemon logs: this file is refused, and the next may not be)
-        yield Part(bug=traceback.format_exc())
+        yield ParsedPart(bug=traceback.format_exc())
 
 
-def _send(answers: BinaryIO, part: Part) -> None:
+def _send(answers: BinaryIO, part: ParsedPart) -> None:
     body = msgspec.json.encode(part)
     answers.write(len(body).to_bytes(HEAD) + body)
 

@@ -104,7 +104,7 @@ def _made_by_us(folder: Path) -> bool:
 
 
 class Claimer:
-    """Claims files of one inbox for one state directory."""
+    """The claimer of one inbox's files for one state directory."""
 
     def __init__(self, inbox: Path, state: Path) -> None:
         self._path = inbox

@@ -1,4 +1,4 @@
-"""What no single task shows: ids, dependencies, directories, models, ceilings; then the records."""
+"""The check of what no single task shows: ids, dependencies, directories, models, ceilings; then the records."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from itertools import chain, islice
 from typing import Any
 
 from batchd import records
-from batchd.config import Config, dialects, tiers
-from batchd.config.checking import model_problem
+from batchd.config import Config, dialect_choice, tiers
+from batchd.config.constraints import model_problem
 from batchd.errors import Problem
-from batchd.masking import LEAST
+from batchd.masking import MIN_SECRET_CHARS
 from batchd.records import hosts
 from batchd.records.needs import RESERVED as RESERVED_LABELS
 from batchd.spool import sources, taskspec
+from batchd.spool.answer_schemas import AnswerSchemas
 from batchd.spool.decoding import Place
-from batchd.spool.directories import Directories
-from batchd.spool.schemas import Schemas
+from batchd.spool.task_directories import TaskDirectories
 from batchd.spool.taskspec import RESERVED, BatchKeys, Defaults, SecretSpec, TaskSpec
 
 #: Names that are suggested in one file, each for a look at all ids; and what an id may be long.
@@ -44,7 +44,7 @@ Finding = tuple[int | None, Place, Problem]
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckedTasks:
     """The outcome: tasks that count only where there are no problems."""
 
     tasks: tuple[records.Task, ...]
@@ -53,12 +53,12 @@ class Checked:
 
 def check(
     config: Config, batch: BatchKeys, specs: dict[int, TaskSpec], ids: dict[int, str], most: int
-) -> Checked:
+) -> CheckedTasks:
     """Return the tasks of valid specs; ``ids`` also names those whose spec is not valid.
 
     ``most``: after so many problems it looks no further.
     """
-    directories, schemas = Directories(config), Schemas()
+    directories, schemas = TaskDirectories(config), AnswerSchemas()
     problems: list[Finding] = [
         (None, at, p) for at, p in _own(config, directories, schemas, batch, after=False)
     ]
@@ -73,13 +73,13 @@ def check(
             problems.append((index, ("first_prompt",), wrong))
     problems += islice(chain(_ids(specs, ids), _dependencies(specs, ids)), most)
     if problems:
-        return Checked((), tuple(problems))
+        return CheckedTasks((), tuple(problems))
     shared = _split(batch.env or {})
     tasks = (
         _task(config, directories, batch, spec, ids[index], shared=shared)
         for index, spec in specs.items()
     )
-    return Checked(tuple(tasks), ())
+    return CheckedTasks(tuple(tasks), ())
 
 
 def _prompt_problem(prompt: str | None) -> Problem | None:
@@ -104,7 +104,12 @@ def _network_hint(config: Config, wanted: records.Network) -> str:
 
 
 def _own(
-    config: Config, directories: Directories, schemas: Schemas, spec: Defaults, *, after: bool
+    config: Config,
+    directories: TaskDirectories,
+    schemas: AnswerSchemas,
+    spec: Defaults,
+    *,
+    after: bool,
 ) -> Iterator[tuple[Place, Problem]]:
     """Yield what is wrong with one task or the batch's defaults, without a look at the others."""
     if spec.model is not None and (wrong := model_problem(spec.model, config)):
@@ -132,7 +137,7 @@ def _own(
             yield ("limits", name), Problem("", f"{more} above [limits.ceiling], {ceiling:,}")
 
 
-def _needs(spec: taskspec.Needs | None) -> records.Needs:
+def _needs(spec: taskspec.NeedsSpec | None) -> records.Needs:
     """Return what a task needs of its machine."""
     return records.Needs(spec.gpu or 0, spec.label or "") if spec else records.Needs()
 
@@ -159,7 +164,7 @@ def _tier(config: Config, batch: BatchKeys, spec: TaskSpec) -> Iterator[tuple[Pl
     """Yield why a task's model cannot be asked for its service tier, be it the task's, its batch's or the configuration's."""
     model = _first(spec.model, batch.model, config.agent.model)
     tier = _first(spec.service_tier, batch.service_tier, config.tier(model)[0])
-    if wrong := dialects.tier_problem(model, tier, config):
+    if wrong := dialect_choice.tier_problem(model, tier, config):
         yield ("service_tier",), wrong
 
 
@@ -171,9 +176,9 @@ def _secret_problem(config: Config, secret: SecretSpec) -> Problem | None:
         return Problem("", "it needs one of secret, from_env and from_file")
     ((key, value),) = given.items()
     if key == "secret":
-        if len(value.strip()) >= LEAST:
+        if len(value.strip()) >= MIN_SECRET_CHARS:
             return None
-        why = f"a secret of fewer than {LEAST} characters cannot be masked: it is part of any text"
+        why = f"a secret of fewer than {MIN_SECRET_CHARS} characters cannot be masked: it is part of any text"
         return Problem("", why)
     place = "[secrets] env" if key == "from_env" else "[secrets.files]"
     allowed = config.secrets.env if key == "from_env" else tuple(config.secrets.files)
@@ -273,7 +278,7 @@ def _split(
 
 def _task(
     config: Config,
-    directories: Directories,
+    directories: TaskDirectories,
     batch: BatchKeys,
     spec: TaskSpec,
     name: str,
@@ -325,7 +330,7 @@ def _judge_tier(config: Config, evaluator: records.Evaluator) -> records.Tier | 
 
 def _limits(
     config: Config, called: Sequence[records.Tier | None], *layers: Defaults
-) -> records.Limits:
+) -> records.TaskLimits:
     """Return a task's limits. ``called``: the service tiers of its calls."""
     limits = config.limits.record()
     if "flex" in called:

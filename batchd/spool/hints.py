@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from batchd.spool.folder_watch import FileSign, FolderWatcher
 from batchd.spool.settle import ignorable
-from batchd.spool.watch import Sign, Watcher
 
 #: More hints than these are no use: a look at the whole folder finds it all.
 _MAX_HINTS = 4096
@@ -22,11 +22,11 @@ class Hints:
     def __init__(self, ring: Callable[[], None]) -> None:
         """``ring`` is called in the watcher's thread where there are hints again."""
         self._ring = ring
-        self._watcher: Watcher | None = None
+        self._watcher: FolderWatcher | None = None
         #: The folder that is watched, as the kernel knows it.
         self.watched: tuple[int, int] | None = None
         self._lock = threading.Lock()
-        self._hints: dict[str, Sign] = {}
+        self._hints: dict[str, FileSign] = {}
         self._events = 0
         self._rung = False
 
@@ -41,7 +41,7 @@ class Hints:
         other = self._watcher is not None
         self.stop()
         # The kernel reports nothing of a link to a folder, and nothing when it comes to lead elsewhere.
-        self._watcher = Watcher(Path(f"/proc/self/fd/{folder}").resolve(), self._notice)
+        self._watcher = FolderWatcher(Path(f"/proc/self/fd/{folder}").resolve(), self._notice)
         self.watched = status.st_dev, status.st_ino
         return other
 
@@ -51,7 +51,7 @@ class Hints:
             self._watcher.stop()
         self._watcher = self.watched = None
 
-    def take(self) -> tuple[dict[str, Sign], bool]:
+    def take(self) -> tuple[dict[str, FileSign], bool]:
         """Return the hints, and whether events may have been lost."""
         with self._lock:
             hints, self._hints = self._hints, {}
@@ -61,10 +61,10 @@ class Hints:
                 self._events = 0
         return hints, burst
 
-    def _notice(self, sign: Sign, name: str) -> None:
+    def _notice(self, sign: FileSign, name: str) -> None:
         with self._lock:
             self._events += 1
-            if sign is Sign.GONE:
+            if sign is FileSign.GONE:
                 # A folder made in its place may well have the same inode.
                 self.watched = None
                 self._events = _BURST

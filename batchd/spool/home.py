@@ -1,4 +1,4 @@
-"""Where a state directory lives: a copy of it would take up the same claims and tasks a second time.
+"""The home of a state directory: a copy of it would take up the same claims and tasks a second time.
 
 It knows its path and its inode. What was renamed is the same one; what has another inode is a copy, was moved
 to another file system, or came back from a backup, and only its owner knows which.
@@ -19,20 +19,20 @@ _NAME = "home"
 
 
 @dataclass(frozen=True, slots=True)
-class Home:
+class StateHome:
     """A directory, as far as it can be known again."""
 
     path: str
     inode: int
     device: int
 
-    def same(self, other: Home) -> bool:
+    def same(self, other: StateHome) -> bool:
         """Whether both are one directory: the number of a device may change whenever the machine starts."""
         where = self.path == other.path or self.device == other.device
         return where and self.inode == other.inode
 
 
-_HOME: msgspec.json.Decoder[Home] = msgspec.json.Decoder(Home)
+_HOME: msgspec.json.Decoder[StateHome] = msgspec.json.Decoder(StateHome)
 
 
 def settle(state: Path) -> None:
@@ -81,12 +81,12 @@ def lived_in(state: Path) -> str:
     return noted.path if there.inode == noted.inode else ""
 
 
-def _of(state: Path) -> Home:
+def _of(state: Path) -> StateHome:
     found = state.stat()
-    return Home(str(state.resolve()), found.st_ino, found.st_dev)
+    return StateHome(str(state.resolve()), found.st_ino, found.st_dev)
 
 
-def _noted(state: Path) -> Home | None:
+def _noted(state: Path) -> StateHome | None:
     """Return where it lives; None: it does not know, being new, or of an older version.
 
     Raises ``NotPossibleError`` where something else stands in the place of that.

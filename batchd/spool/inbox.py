@@ -19,15 +19,16 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+from batchd.actions import Action
 from batchd.config import Config
-from batchd.log import Action, get_logger
+from batchd.log import get_logger
 from batchd.spool import claims as claiming
 from batchd.spool import files, places
 from batchd.spool.claims import Claim, Claimer
+from batchd.spool.folder_watch import FileSign
 from batchd.spool.hints import Hints
 from batchd.spool.settle import Settling, Signature, ignorable, signature
 from batchd.spool.ulid import ulid
-from batchd.spool.watch import Sign
 
 __all__ = ["CHUNK", "Claim", "Inbox", "drop", "ulid"]
 
@@ -76,7 +77,7 @@ def drop(inbox: Path, name: str, data: bytes) -> Path:
 
 
 class Inbox:
-    """Claims what is dropped into one folder."""
+    """The inbox: claims what is dropped into one folder."""
 
     def __init__(self, config: Config) -> None:
         self.folder = Path(config.paths.inbox)
@@ -202,7 +203,7 @@ class Inbox:
             hints, burst = self._hints.take()
             if burst:
                 self._next_scan = 0.0
-            hints |= {n: Sign.CREATED for n in self._settling.due() if n not in hints}
+            hints |= {n: FileSign.CREATED for n in self._settling.due() if n not in hints}
             ready = [found for name, sign in hints.items() if (found := self._look(name, sign))]
             self._settled.extendleft(reversed(ready))
             scanned = not self._settled and time.monotonic() >= self._next_scan
@@ -225,14 +226,14 @@ class Inbox:
         elif self.trouble is None or self.trouble[0].errno != error.errno:
             self.trouble = (error, time.time())
 
-    def _look(self, name: str, sign: Sign | None) -> tuple[str, Signature] | None:
+    def _look(self, name: str, sign: FileSign | None) -> tuple[str, Signature] | None:
         try:
             status = os.lstat(name, dir_fd=self._descriptor)
         except OSError:
             self._settling.forget(name)
             return None
         found = self._judge(name, status, sign)
-        if found and sign is Sign.CLOSED:
+        if found and sign is FileSign.CLOSED:
             self._note_written(name)
         return found
 
@@ -250,7 +251,7 @@ class Inbox:
             del self._written[next(iter(self._written))]
 
     def _judge(
-        self, name: str, status: os.stat_result, sign: Sign | None
+        self, name: str, status: os.stat_result, sign: FileSign | None
     ) -> tuple[str, Signature] | None:
         """Return a file that can be claimed now, and what it looks like."""
         if not stat.S_ISREG(status.st_mode):

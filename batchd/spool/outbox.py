@@ -1,4 +1,4 @@
-"""What appears in the outbox: always whole, durable before anything reports it.
+"""The outbox: what appears there is always whole, and durable before anything reports it.
 
 A batch's folder is never a link: what others might put in its place is not written through.
 """
@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from batchd.records import Batch, Name
+from batchd.records import Batch, BatchNaming
 from batchd.spool import files
 
 #: The file that is written last of all.
@@ -28,14 +28,14 @@ _NAME_BYTES = 100
 _ROOM_BYTES = 4 << 20
 _TRIAL_BYTES = 64 << 10
 #: No result and no summary of ours is larger.
-_LARGEST = 256 << 20
+_MAX_RESULT_BYTES = 256 << 20
 #: Begins the name of the mark in a folder that says whose it is, and of a folder that has no name yet.
 _MARK = ".claim-"
 #: What a rename answers where the name is taken, by a folder too or by a file.
 _TAKEN = frozenset({errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR})
 
 
-def reserve(batch: Batch, name: str) -> Name:
+def reserve(batch: Batch, name: str) -> BatchNaming:
     """Make a batch's folder under a name that no one has; return whose the name is.
 
     It is the batch's too where an earlier try made it, before a crash perhaps: the folder bears the mark of its claim from
@@ -43,7 +43,7 @@ def reserve(batch: Batch, name: str) -> Name:
     """
     mark, folder = f"{_MARK}{batch.claim}", f"{batch.outbox}/{name}"
     if os.path.lexists(folder):
-        return Name.OURS if os.path.lexists(f"{folder}/{mark}") else _others(folder)
+        return BatchNaming.OURS if os.path.lexists(f"{folder}/{mark}") else _others(folder)
     nameless = f"{batch.outbox}/{mark}"
     try:
         with contextlib.suppress(FileExistsError):
@@ -57,7 +57,7 @@ def reserve(batch: Batch, name: str) -> Name:
         if error.errno not in _TAKEN:
             raise
         return _others(folder)  # another was faster; the folder gets the next name
-    return Name.OURS
+    return BatchNaming.OURS
 
 
 def give_back(outbox: str, name: str, claim: str) -> None:
@@ -82,13 +82,13 @@ def reserved(outbox: Path) -> Iterator[tuple[str, str]]:
                     yield name, mark.removeprefix(_MARK)
 
 
-def _others(folder: str) -> Name:
+def _others(folder: str) -> BatchNaming:
     """Return whether a name that another has is taken for good, or waits for a claim that has no end yet."""
     try:
         waits = any(name.startswith(_MARK) for name in os.listdir(folder))  # noqa: PTH208 (names)
     except OSError:
-        return Name.TAKEN
-    return Name.PENDING if waits else Name.TAKEN
+        return BatchNaming.TAKEN
+    return BatchNaming.PENDING if waits else BatchNaming.TAKEN
 
 
 def publish(path: Path, data: bytes, *, replace: bool) -> None:
@@ -161,7 +161,7 @@ def _value(path: Path) -> tuple[dict[str, Any], bytes] | None:
             return None
         raise
     found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode) or found.st_size > _LARGEST:
+    if not stat.S_ISREG(found.st_mode) or found.st_size > _MAX_RESULT_BYTES:
         os.close(descriptor)
         return None
     with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor has no path)

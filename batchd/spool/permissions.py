@@ -1,4 +1,4 @@
-"""Who else may write where batchd works, or read what it keeps: found before another user makes use of it."""
+"""Permissions: who else may write where batchd works, or read what it keeps, found before another user makes use of it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from batchd.config import Config, private
+from batchd.actions import Action
+from batchd.config import Config, private_paths
 from batchd.errors import NotPossibleError
-from batchd.log import Action, get_logger
+from batchd.log import get_logger
 from batchd.spool import places
 
 _OTHERS_WRITE = stat.S_IWOTH
@@ -38,12 +39,12 @@ def exposures(config: Config) -> Iterator[Exposure]:
     yield from _outbox(paths.outbox)
     if config.file:
         yield from _trusted(config.file, "a user who writes it decides what runs here, and as whom")
-        if private.holds_secrets(config) and private.open_to_all(config.file):
+        if private_paths.holds_secrets(config) and private_paths.open_to_all(config.file):
             yield Exposure(
                 config.file, "it holds keys, and others can read it", _chmod(config.file)
             )
     for file in config.key_files():
-        if private.open_to_all(file):
+        if private_paths.open_to_all(file):
             yield Exposure(file, "it holds a key, and others can read it", _chmod(file))
         yield from _trusted(file, "a user who writes it decides whose account pays")
     if config.metrics.exposed:

@@ -18,7 +18,7 @@ _REPORT = "report.html"
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
+class PublishedFolder:
     """The folder of a published batch."""
 
     #: The outbox that it lies in.
@@ -61,7 +61,7 @@ class Folder:
                 if not (bare or _is_of(top, self.name)):
                     return f"{shown} is left alone: it does not hold the summary of {self.name}"
                 # Its summary last: with it, an interrupted removal is known for what it is, and can go on.
-                trees.Emptying(top, last=_REPORT if bare else SUMMARY).run()
+                trees.TreeRemoval(top, last=_REPORT if bare else SUMMARY).run()
             finally:
                 os.close(top)
             os.rmdir(self.name, dir_fd=outbox)

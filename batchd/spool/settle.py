@@ -1,4 +1,4 @@
-"""When is a dropped file whole? Moved in: at once. Else when it says so itself, or held still."""
+"""Settling of dropped files. Moved in: whole at once. Else when a file says so itself, or held still."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from batchd.spool.watch import Sign
+from batchd.spool.folder_watch import FileSign
 
 #: Left alone: programs that write such a name rename it when done.
 _UNFINISHED = ("~", ".tmp", ".part", ".swp")
@@ -40,7 +40,7 @@ class _Seen:
 
 
 class Settling:
-    """Remembers files that are not known to be whole, until they held still for long enough."""
+    """The files that are not known to be whole, until they held still for long enough."""
 
     def __init__(self, settle_s: float, *, local_clock: bool) -> None:
         self._settle_s = settle_s
@@ -48,11 +48,11 @@ class Settling:
         self._local_clock = local_clock
         self._seen: dict[str, _Seen] = {}
 
-    def ready(self, folder: int, name: str, status: os.stat_result, sign: Sign | None) -> bool:
+    def ready(self, folder: int, name: str, status: os.stat_result, sign: FileSign | None) -> bool:
         """Whether a file of an open folder may be taken now, after what the event said, or the scan (None)."""
         whole = (
-            sign is Sign.MOVED
-            or (sign is Sign.CLOSED and self._complete(folder, name, status.st_size))
+            sign is FileSign.MOVED
+            or (sign is FileSign.CLOSED and self._complete(folder, name, status.st_size))
             or (self._quiet(name, status) and not self._being_written(folder, name))
         )
         if whole:

@@ -1,4 +1,4 @@
-"""What a task works on a clone or a copy of: the keys ``repo``, ``ref`` and ``workspace``, of a task over its batch."""
+"""Origins of tasks, for a clone or a copy: the keys ``repo``, ``ref`` and ``workspace``, of a task over its batch."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from batchd.config import Config, repositories
 from batchd.errors import Problem
 from batchd.records import Origin
 from batchd.spool.decoding import Place
-from batchd.spool.directories import Directories
+from batchd.spool.task_directories import TaskDirectories
 from batchd.spool.taskspec import BatchKeys, Defaults, TaskSpec
 
 
 def problems(
-    config: Config, directories: Directories, spec: Defaults, *, after: bool
+    config: Config, directories: TaskDirectories, spec: Defaults, *, after: bool
 ) -> Iterator[tuple[Place, Problem]]:
     """Yield what is wrong with what one task, or a batch, says itself. ``after``: its repository may be made first."""
     if spec.repo and spec.dir:
@@ -36,13 +36,13 @@ def _git() -> bool:
     return shutil.which("git") is not None
 
 
-def closed(config: Config, origin: Origin, directories: Directories | None = None) -> str:
+def closed(config: Config, origin: Origin, directories: TaskDirectories | None = None) -> str:
     """Return why no task may have a clone, or a copy, of what is stored with one; empty: it may.
 
     It was asked at the claim: the configuration may be another one since, or the store come from elsewhere.
     ``directories``: remembers what it has looked at.
     """
-    directories = directories or Directories(config)
+    directories = directories or TaskDirectories(config)
     if origin.kind == "clone":
         wrong = _repository_problem(config, directories, origin.source, must_exist=True)
         return str(wrong) if wrong else ""
@@ -52,7 +52,7 @@ def closed(config: Config, origin: Origin, directories: Directories | None = Non
 
 
 def _repository_problem(
-    config: Config, directories: Directories, repo: str, *, must_exist: bool
+    config: Config, directories: TaskDirectories, repo: str, *, must_exist: bool
 ) -> Problem | None:
     if "://" in repo or repo.startswith("git@"):
         return repositories.problem(repo, config.workspace.repos)
@@ -70,7 +70,9 @@ def contradictions(batch: BatchKeys, spec: TaskSpec) -> Iterator[tuple[Place, Pr
         yield ("workspace",), Problem("", why, "name one, or leave workspace out")
 
 
-def place(batch: BatchKeys, spec: TaskSpec, directories: Directories) -> tuple[str, Origin | None]:
+def place(
+    batch: BatchKeys, spec: TaskSpec, directories: TaskDirectories
+) -> tuple[str, Origin | None]:
     """Return the real path of the directory that a task works in, empty for a fresh one, and what that begins as."""
     directory, repo = _places(batch, spec)
     if repo:

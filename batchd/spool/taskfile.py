@@ -28,14 +28,14 @@ from batchd.spool.decoding import Place
 #: What a person reads; a file with more errors than these has one cause.
 MAX_PROBLEMS = 200
 #: So many errors are found at most: with them, no more of the file is looked at.
-_ENOUGH = 5_000
+_MAX_ERRORS = 5_000
 #: A file of more tasks is one that went wrong, or is better split.
 MAX_TASKS = 200_000
 #: Values of a JSON file: 60 MB of empty brackets are 20 million, and would take gigabytes of memory.
 _MAX_VALUES = 4_000_000
 
 #: What a batch says for all of its tasks, times their number: 250 kB can ask for gigabytes.
-_MOST_BYTES = 1 << 28
+_MAX_EXPANDED_BYTES = 1 << 28
 
 #: No fault of the file: the next try may well work.
 _SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
@@ -61,7 +61,7 @@ _PATTERNS = {
 _INNER: Mapping[Any, type[BaseModel]] = {
     "limits": taskspec.Limits,
     "env": taskspec.SecretSpec,
-    "needs": taskspec.Needs,
+    "needs": taskspec.NeedsSpec,
 }
 
 
@@ -147,7 +147,7 @@ def parse(data: bytes, filename: str, config: Config) -> Parsed:
         batch = batch.model_copy(update={"first_prompt": "…"})
     specs = {}
     for index, raw in enumerate(document.tasks):
-        if len(problems) >= _ENOUGH:
+        if len(problems) >= _MAX_ERRORS:
             raise _refusal(problems, filename)
         place = partial(document.place, index)
         if isinstance(raw, dict):
@@ -158,7 +158,7 @@ def parse(data: bytes, filename: str, config: Config) -> Parsed:
     if not problems and (wrong := _multiplied(document)):
         problems.append(wrong)
         raise _refusal(problems, filename)
-    checked = crosscheck.check(config, batch, specs, ids, _ENOUGH)
+    checked = crosscheck.check(config, batch, specs, ids, _MAX_ERRORS)
     problems += [
         replace(p, place=decoding.written(at) if i is None else document.place(i, at))
         for i, at, p in checked.problems
@@ -176,11 +176,11 @@ def parse(data: bytes, filename: str, config: Config) -> Parsed:
 def _multiplied(document: _Document) -> Problem | None:
     """Return that what a batch says once is too much to be kept with each of its tasks, where it is."""
     count, once = len(document.tasks), len(msgspec.json.encode(document.batch))
-    if count * once <= _MOST_BYTES:
+    if count * once <= _MAX_EXPANDED_BYTES:
         return None
     why = (
         f"what the batch says for all tasks has {once / 1e6:,.3f} MB and is kept with each: "
-        f"{count:,} tasks would take {count * once / 1e6:,.0f} MB, more than {_MOST_BYTES / 1e6:,.0f}"
+        f"{count:,} tasks would take {count * once / 1e6:,.0f} MB, more than {_MAX_EXPANDED_BYTES / 1e6:,.0f}"
     )
     return Problem(
         "", why, "split the file, or put what the tasks share into a file that they read"
@@ -198,7 +198,7 @@ def _refusal(problems: list[Problem], filename: str) -> TaskFileError:
     once.sort(key=_order)
     shown = once[:MAX_PROBLEMS]
     if len(once) > len(shown):
-        least = "at least " if len(problems) >= _ENOUGH else ""
+        least = "at least " if len(problems) >= _MAX_ERRORS else ""
         shown.append(Problem("", f"and {least}{len(once) - len(shown)} more errors"))
     return TaskFileError(tuple(shown), escape(filename))
 
@@ -268,7 +268,7 @@ def _without_schema(value: Any, written: Callable[[Place], str], problems: list[
 
 def _note_unfit(value: Any, written: Callable[[Place], str], problems: list[Problem]) -> None:
     """Add what Python reads in a value but JSON or UTF-8 does not have."""
-    room = max(0, _ENOUGH - len(problems))
+    room = max(0, _MAX_ERRORS - len(problems))
     problems += [Problem(written(at), why) for at, why in islice(decoding.unfit(value), room)]
 
 
@@ -283,7 +283,7 @@ def _lines(source: str, problems: list[Problem]) -> _Document:
             continue
         numbers.append(number)
         value = decoding.json_value(line)
-        if isinstance(value, Problem) and len(problems) < _ENOUGH:
+        if isinstance(value, Problem) and len(problems) < _MAX_ERRORS:
             at = value.place.replace("line 1", f"line {number}") or f"line {number}"
             problems.append(replace(value, place=at))
         if isinstance(value, Problem):

@@ -72,7 +72,7 @@ class SecretSpec(_Spec):
     """The name of a file in [secrets.files]."""
 
 
-class Needs(_Spec):
+class NeedsSpec(_Spec):
     """What the machine of its worker must have."""
 
     gpu: Annotated[int, Field(ge=0, le=needs.MOST_GPUS)] | None = None
@@ -130,7 +130,7 @@ class Defaults(_Spec):
     """What its commands may reach: true (everything), false, or a list of host names; default false."""
     env: dict[Variable, Value] | None = None
     """Environment variables of its commands, some of them secret. A task's are laid over its batch's."""
-    needs: Needs | None = None
+    needs: NeedsSpec | None = None
     """What the machine of its worker must have; {}: nothing."""
     tags: Annotated[list[TagName], Field(max_length=50)] | None = None
     """Words to distinguish tasks by: `batchd cost --by tag`."""

@@ -1,41 +1,41 @@
 """The durable state: batches, tasks, events and money in SQLite.
 
-``Store`` is the daemon's, the only one that writes; ``Reader`` is for everybody else.
+``Store`` is the daemon's, the only one that writes; ``StoreReader`` is for everybody else.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from batchd.store.reader import Reader
+from batchd.store.reader import StoreReader
 from batchd.store.rows import (
     BatchRow,
-    Dispatched,
-    Member,
-    Money,
-    Prunable,
-    Refused,
-    Restored,
+    BatchTask,
+    DispatchedTask,
+    LearntRefusal,
+    PrunableBatch,
     SpendRow,
+    SpentMoney,
+    StoredWork,
     TaskRow,
 )
 from batchd.store.spending import Split
 
 if TYPE_CHECKING:
-    from batchd.store.service import Store
+    from batchd.store.store import Store
 
 __all__ = [
     "BatchRow",
-    "Dispatched",
-    "Member",
-    "Money",
-    "Prunable",
-    "Reader",
-    "Refused",
-    "Restored",
+    "BatchTask",
+    "DispatchedTask",
+    "LearntRefusal",
+    "PrunableBatch",
     "SpendRow",
+    "SpentMoney",
     "Split",
     "Store",
+    "StoreReader",
+    "StoredWork",
     "TaskRow",
 ]
 
@@ -43,7 +43,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # `batchd status` only reads: it need not wait for asyncio to load.
     if name == "Store":
-        from batchd.store.service import Store  # noqa: PLC0415 (see above)
+        from batchd.store.store import Store  # noqa: PLC0415 (see above)
 
         return Store
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

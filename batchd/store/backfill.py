@@ -1,4 +1,4 @@
-"""What migrations work out of texts and journals, as far as they have not been pruned."""
+"""The backfill of migrations: what they work out of texts and journals, as far as those have not been pruned."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
 
 from batchd.events import decode
-from batchd.records import Status
+from batchd.records import TaskStatus
 from batchd.store import labels
-from batchd.store.bodies import unpack, unpack_task
 from batchd.store.fold import LINE_COLUMNS, Ledger, TaskLine, fold
+from batchd.store.stored_values import unpack, unpack_task
 
 #: Runs within the migration's transaction, behind the statements of its version.
 Backfill: TypeAlias = Callable[[sqlite3.Connection], None]
@@ -53,7 +53,7 @@ def _labelled(db: sqlite3.Connection, first: int, upto: int) -> Iterator[tuple[i
 
 def _line(task: int, batch: int, model: str, tagged: str) -> TaskLine:
     """Return a task's row as it was before its first event."""
-    texts = {"model": model, "tags": tagged, "status": Status.QUEUED, "step": ""}
+    texts = {"model": model, "tags": tagged, "status": TaskStatus.QUEUED, "step": ""}
     keys = {"id": task, "batch": batch, "call_at": None}
     return TaskLine(**{**dict.fromkeys(LINE_COLUMNS, 0), **texts, **keys})  # type: ignore[arg-type] # columns by name
 

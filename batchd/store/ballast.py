@@ -15,7 +15,8 @@ import sqlite3
 import time
 from pathlib import Path
 
-from batchd.log import Action, get_logger
+from batchd.actions import Action
+from batchd.log import get_logger
 from batchd.store import copies, wal
 
 #: What is kept (bytes).
@@ -34,7 +35,7 @@ _FALLOC_FL_KEEP_SIZE = 0x01
 
 
 class Ballast:
-    """That of the store at ``path``. Only the writing thread may use it."""
+    """The ballast of the store at ``path``. Only the writing thread may use it."""
 
     def __init__(self, path: Path) -> None:
         self._file = copies.ballast(path)

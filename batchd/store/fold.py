@@ -21,13 +21,13 @@ from batchd.events import (
     TaskFinished,
     TaskStarted,
 )
-from batchd.records import ModelSetup, Purpose, Status
-from batchd.store.bodies import error_message
+from batchd.records import ModelSetup, Purpose, TaskStatus
+from batchd.store.stored_values import error_message
 
 _DAY_S = 86400
 
 
-class Account(NamedTuple):
+class LedgerKey(NamedTuple):
     """A row of the ledger, by its key."""
 
     batch: int
@@ -41,8 +41,8 @@ class Account(NamedTuple):
 
 
 @dataclass(slots=True)
-class Tally:
-    """What is added to a row of the ledger: its columns, by their names."""
+class LedgerAmounts:
+    """The amounts that are added to a row of the ledger, by the names of its columns."""
 
     calls: int = 0
     input_tokens: int = 0
@@ -61,14 +61,14 @@ class Tally:
     unsettled_usd: float = 0.0
 
 
-TALLY_COLUMNS = tuple(f.name for f in fields(Tally))
+TALLY_COLUMNS = tuple(f.name for f in fields(LedgerAmounts))
 
 
-class Ledger(dict[Account, Tally]):
-    """What a transaction adds to the ledger."""
+class Ledger(dict[LedgerKey, LedgerAmounts]):
+    """The ledger: what a transaction adds to it."""
 
-    def __missing__(self, account: Account) -> Tally:
-        tally = self[account] = Tally()
+    def __missing__(self, account: LedgerKey) -> LedgerAmounts:
+        tally = self[account] = LedgerAmounts()
         return tally
 
 
@@ -81,7 +81,7 @@ class TaskLine:
     model: str
     tags: str
     # Written when they change.
-    status: Status
+    status: TaskStatus
     reason: str | None
     message: str
     since: float
@@ -147,12 +147,12 @@ def fold(line: TaskLine, event: Event, ledger: Ledger) -> None:
     line.last_at = event.at
 
 
-def _account(line: TaskLine, purpose: str, at: float) -> Account:
+def _account(line: TaskLine, purpose: str, at: float) -> LedgerKey:
     setup = line.setup(purpose)
-    return Account(line.batch, int(at // _DAY_S), setup.provider, setup.model, purpose, line.tags)
+    return LedgerKey(line.batch, int(at // _DAY_S), setup.provider, setup.model, purpose, line.tags)
 
 
-def book(line: TaskLine, purpose: str, used: Tally, at: float, ledger: Ledger) -> None:
+def book(line: TaskLine, purpose: str, used: LedgerAmounts, at: float, ledger: Ledger) -> None:
     """Add what a task used to its row and the ledger, where no event of ours shows it; the open call is part of it."""
     _close(line)
     tally = ledger[_account(line, purpose, at)]

@@ -1,4 +1,4 @@
-"""What waits for something that no work of others brings about, and for what nothing does."""
+"""Tasks that wait for something that no work of others brings about, and for what nothing does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a task is distinguished by, as the store keeps it beyond the task's text: tags, evaluation, length."""
+"""Labels of a task, as the store keeps them beyond the task's text: tags, evaluation, length."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 from batchd.records import Task
 
 
-class Labels(NamedTuple):
+class TaskLabels(NamedTuple):
     """Three columns of a task's row."""
 
     #: Its tags as JSON, sorted and each once; empty: it has none. Equal sets are equal texts.
@@ -20,14 +20,14 @@ class Labels(NamedTuple):
     prompt_chars: int
 
 
-def of(task: Task) -> Labels:
+def of(task: Task) -> TaskLabels:
     """Return the labels of a task."""
     asked = {
         "check": task.check,
         "output_schema": task.output_schema is not None,
         "judge": task.evaluator == "judge",
     }
-    return Labels(
+    return TaskLabels(
         tags=msgspec.json.encode(sorted(set(task.tags))).decode() if task.tags else "",
         evaluation=" ".join(by for by, wanted in asked.items() if wanted) or "none",
         prompt_chars=len(task.first_prompt) + len(task.system_prompt),

@@ -1,4 +1,4 @@
-"""What the daemon reads: batches, tasks, money, and everything at its start."""
+"""Lookups of the daemon: batches, tasks, money, and everything at its start."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import msgspec
 
 from batchd.errors import Problem, StoreError, UnknownNameError
 from batchd.events import Event, TaskFinished, decode
-from batchd.records import Batch, Cause, Facts, Parking, Ref, Scope, Status, Task
+from batchd.records import Batch, Cause, Parking, Ref, Scope, Task, TaskStatus, TurnFacts
 from batchd.records.needs import unpacked
-from batchd.store.bodies import unpack, unpack_task
-from batchd.store.rows import Member, Money, Prunable, Refused, Restored
+from batchd.store.rows import BatchTask, LearntRefusal, PrunableBatch, SpentMoney, StoredWork
+from batchd.store.stored_values import unpack, unpack_task
 
 #: No parking's cause: such a row's message says for how long it was tried in vain, and goes with the parking.
 TRIED = "tried"
@@ -220,7 +220,7 @@ def left_at(db: sqlite3.Connection) -> dict[Ref, str]:
     return {Ref(batch, task): worker for batch, task, worker in rows}
 
 
-def task_money(db: sqlite3.Connection, ref: Ref) -> Money:
+def task_money(db: sqlite3.Connection, ref: Ref) -> SpentMoney:
     """Return what one task has spent."""
     # A task whose price is missing has no cost: it counts as nothing, as in the other sums.
     row = db.execute(
@@ -228,26 +228,26 @@ def task_money(db: sqlite3.Connection, ref: Ref) -> Money:
         " FROM tasks WHERE id = ?",
         (task_key(db, ref),),
     ).fetchone()
-    return Money(*row)
+    return SpentMoney(*row)
 
 
-def batch_money(db: sqlite3.Connection, name: str) -> Money:
+def batch_money(db: sqlite3.Connection, name: str) -> SpentMoney:
     """Return what one batch has spent."""
     return _money(db, "batch = ?1", "batch = ?1", batch_key(db, name))
 
 
-def day_money(db: sqlite3.Connection, day: int) -> Money:
+def day_money(db: sqlite3.Connection, day: int) -> SpentMoney:
     """Return what was spent on one day, by number since 1970-01-01, UTC."""
     return _money(db, "day = ?1", "call_at >= ?1 * 86400.0 AND call_at < (?1 + 1) * 86400.0", day)
 
 
-def _money(db: sqlite3.Connection, booked: str, opened: str, key: int) -> Money:
+def _money(db: sqlite3.Connection, booked: str, opened: str, key: int) -> SpentMoney:
     query = f"""
         SELECT coalesce(sum(input_usd + output_usd), 0), coalesce(sum(unsettled_usd), 0),
             (SELECT coalesce(sum(reserved_usd), 0) FROM tasks WHERE published = 0 AND {opened})
         FROM spend WHERE {booked}
     """  # noqa: S608 (constants)
-    return Money(*db.execute(query, (key,)).fetchone())
+    return SpentMoney(*db.execute(query, (key,)).fetchone())
 
 
 def used(db: sqlite3.Connection, name: str) -> bool:
@@ -255,14 +255,16 @@ def used(db: sqlite3.Connection, name: str) -> bool:
     return db.execute("SELECT 1 FROM batches WHERE name = ?", (name,)).fetchone() is not None
 
 
-def tasks(db: sqlite3.Connection, name: str) -> dict[str, Member]:
+def tasks(db: sqlite3.Connection, name: str) -> dict[str, BatchTask]:
     """Return all tasks of a batch by their ids, those that have ended too, in order."""
     query = "SELECT name, status, after FROM tasks WHERE batch = ? ORDER BY id"
     rows = db.execute(query, (batch_key(db, name),))
-    return {task: Member(Status(status), tuple(after.split())) for task, status, after in rows}
+    return {
+        task: BatchTask(TaskStatus(status), tuple(after.split())) for task, status, after in rows
+    }
 
 
-def restore(db: sqlite3.Connection) -> Restored:
+def restore(db: sqlite3.Connection) -> StoredWork:
     """Return everything that a daemon that starts must know."""
     batches = {
         row[0]: to_batch(row[1:])
@@ -270,14 +272,14 @@ def restore(db: sqlite3.Connection) -> Restored:
             f"SELECT id, {BATCH_COLUMNS} FROM batches WHERE published_at IS NULL ORDER BY id"  # noqa: S608 (constants)
         )
     }
-    waiting: list[Facts] = []
-    given_back: list[tuple[float, Facts]] = []
+    waiting: list[TurnFacts] = []
+    given_back: list[tuple[float, TurnFacts]] = []
     unpublished: list[Ref] = []
     wanted: dict[tuple[int, str], None] = {}
     for row in db.execute(f"{_QUEUED} WHERE t.published = 0 ORDER BY t.id"):
         key, name, *_, status, since, _, _, _ = row
         batch = batches[key]
-        if Status(status).final:
+        if TaskStatus(status).final:
             unpublished.append(Ref(batch.name, name))
             continue
         task = _facts(batch, row)
@@ -285,15 +287,15 @@ def restore(db: sqlite3.Connection) -> Restored:
         if task.given_back:
             given_back.append((since, task))
         wanted.update(((row[0], ref.task), None) for ref in task.after)
-    ended: list[tuple[Ref, Status]] = []
+    ended: list[tuple[Ref, TaskStatus]] = []
     for key, name in wanted:
         (status,) = db.execute(
             "SELECT status FROM tasks WHERE batch = ? AND name = ?", (key, name)
         ).fetchone()
-        if Status(status).final:
-            ended.append((Ref(batches[key].name, name), Status(status)))
+        if TaskStatus(status).final:
+            ended.append((Ref(batches[key].name, name), TaskStatus(status)))
     given_back.sort(key=lambda found: found[0])
-    return Restored(
+    return StoredWork(
         batches=tuple(batches.values()),
         queued=tuple(waiting),
         given_back=tuple(task for _, task in given_back),
@@ -303,7 +305,7 @@ def restore(db: sqlite3.Connection) -> Restored:
     )
 
 
-def prunable(db: sqlite3.Connection, before: float) -> tuple[Prunable, ...]:
+def prunable(db: sqlite3.Connection, before: float) -> tuple[PrunableBatch, ...]:
     """Return the batches published before, oldest first, refused files among them."""
     sizes = " + ".join(
         f"(SELECT coalesce(sum(length(body)), 0) FROM {table}"  # noqa: S608 (constants)
@@ -316,7 +318,7 @@ def prunable(db: sqlite3.Connection, before: float) -> tuple[Prunable, ...]:
         (before,),
     )
     return tuple(
-        Prunable(
+        PrunableBatch(
             batch=to_batch(tuple(row)),
             tasks=tasks,
             published_at=at,
@@ -348,10 +350,10 @@ def parked(db: sqlite3.Connection) -> tuple[Parking, ...]:
     )
 
 
-def refused(db: sqlite3.Connection) -> tuple[Refused, ...]:
+def refused(db: sqlite3.Connection) -> tuple[LearntRefusal, ...]:
     """Return what models were seen to refuse."""
     return tuple(
-        Refused(*row) for row in db.execute("SELECT model, lesson, setting, at FROM refused")
+        LearntRefusal(*row) for row in db.execute("SELECT model, lesson, setting, at FROM refused")
     )
 
 
@@ -361,9 +363,9 @@ def warned(db: sqlite3.Connection) -> dict[str, date]:
     return {model: date.fromisoformat(day) for model, day in rows}
 
 
-def _facts(batch: Batch, row: tuple[Any, ...]) -> Facts:
+def _facts(batch: Batch, row: tuple[Any, ...]) -> TurnFacts:
     _, name, priority, order, model, directory, after, status, _, attempt, crashes, needs = row
-    return Facts(
+    return TurnFacts(
         ref=Ref(batch.name, name),
         priority=priority,
         order=order,
@@ -373,5 +375,5 @@ def _facts(batch: Batch, row: tuple[Any, ...]) -> Facts:
         needs=unpacked(needs),
         begun=attempt > 0,
         suspect=crashes > 0,
-        given_back=status == Status.PARKED,
+        given_back=status == TaskStatus.PARKED,
     )

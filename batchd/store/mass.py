@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from batchd.events import TaskFinished, decode
 from batchd.records import Ref, Task
-from batchd.store.bodies import unpack, unpack_task
-from batchd.store.journal import Journal
 from batchd.store.lookups import batch_key
+from batchd.store.stored_values import unpack, unpack_task
+from batchd.store.task_transaction import TaskTransaction
 
 _NAMED = "t.name IN (SELECT value FROM json_each(?))"
 
@@ -42,7 +42,7 @@ def ends(
     return found
 
 
-def finish(journal: Journal, found: Sequence[tuple[Ref, TaskFinished]]) -> list[bool]:
+def finish(journal: TaskTransaction, found: Sequence[tuple[Ref, TaskFinished]]) -> list[bool]:
     """Store the ends of tasks that have none, also while a worker has them; return for each whether it is the one."""
     named: dict[str, list[str]] = {}
     for ref, _ in found:
@@ -52,7 +52,7 @@ def finish(journal: Journal, found: Sequence[tuple[Ref, TaskFinished]]) -> list[
     return [journal.finish(ref, event, None) for ref, event in found]
 
 
-def published(journal: Journal, batch: str, names: Sequence[str]) -> None:
+def published(journal: TaskTransaction, batch: str, names: Sequence[str]) -> None:
     """Note that results of a batch lie in the outbox."""
     cursor = journal.db.execute(
         f"UPDATE tasks AS t SET published = 1 WHERE t.batch = ? AND t.finished_at IS NOT NULL AND {_NAMED}",  # noqa: S608 (constants)

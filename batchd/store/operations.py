@@ -1,4 +1,4 @@
-"""What the daemon does to batches and tasks, as operations of the writing thread."""
+"""Operations on batches and tasks, in the writing thread."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import TypeAlias, TypeVar
 import msgspec
 
 from batchd.errors import Problem, StaleAttemptError, UsedNameError
-from batchd.records import Batch, Cause, Parking, Ref, Scope, Status, Task
+from batchd.records import Batch, Cause, Parking, Ref, Scope, Task, TaskStatus
 from batchd.records.needs import packed
 from batchd.store import labels
-from batchd.store.bodies import pack_secrets, pack_task
-from batchd.store.journal import Journal
 from batchd.store.lookups import BATCH_COLUMNS, TRIED, claimed, used
-from batchd.store.rows import Dispatched, Refused
+from batchd.store.rows import DispatchedTask, LearntRefusal
+from batchd.store.stored_values import pack_secrets, pack_task
+from batchd.store.task_transaction import TaskTransaction
 
 T = TypeVar("T")
 
@@ -35,10 +35,10 @@ def wanted() -> None:
     """Let everything be written."""
 
 
-def checked(check: Check, work: Callable[[Journal], T]) -> Callable[[Journal], T]:
+def checked(check: Check, work: Callable[[TaskTransaction], T]) -> Callable[[TaskTransaction], T]:
     """Return an operation that asks ``check`` first: it may have waited long for its turn."""
 
-    def operation(journal: Journal) -> T:
+    def operation(journal: TaskTransaction) -> T:
         check()
         return work(journal)
 
@@ -53,14 +53,14 @@ def interrupted(db: sqlite3.Connection) -> None:
     )
 
 
-def touch(journal: Journal) -> None:
+def touch(journal: TaskTransaction) -> None:
     """Write a page as it is: a commit that shows whether one can be made."""
     (version,) = journal.db.execute("PRAGMA user_version").fetchone()
     journal.db.execute(f"PRAGMA user_version = {version}")
 
 
 def add_batch(
-    journal: Journal, batch: Batch, tasks: Sequence[Task], problems: Sequence[Problem] = ()
+    journal: TaskTransaction, batch: Batch, tasks: Sequence[Task], problems: Sequence[Problem] = ()
 ) -> Batch:
     """Store a batch; return it as it is stored, or was by an earlier try.
 
@@ -111,7 +111,7 @@ def add_batch(
     return batch
 
 
-def dispatch(journal: Journal, ref: Ref, worker: str, now: float) -> Dispatched:
+def dispatch(journal: TaskTransaction, ref: Ref, worker: str, now: float) -> DispatchedTask:
     """Mark a task as running under a new attempt number."""
     line = journal.line(ref)
     if line.final:
@@ -122,8 +122,8 @@ def dispatch(journal: Journal, ref: Ref, worker: str, now: float) -> Dispatched:
     ).fetchone()
     line.attempt += 1
     line.worker = worker
-    journal.move(line, Status.RUNNING, "", now)
-    return Dispatched(
+    journal.move(line, TaskStatus.RUNNING, "", now)
+    return DispatchedTask(
         attempt=line.attempt,
         history=history,
         queued_at=msgspec.convert(queued_at, float),
@@ -132,17 +132,17 @@ def dispatch(journal: Journal, ref: Ref, worker: str, now: float) -> Dispatched:
 
 
 def suspend(
-    journal: Journal,
+    journal: TaskTransaction,
     ref: Ref,
     attempt: int | None,
     *,
-    status: Status,
+    status: TaskStatus,
     message: str,
     left: bool,
     now: float,
 ) -> None:
     """Give a task another status between two attempts; ``left``: a worker elsewhere may still be at it."""
-    if status.final or status is Status.RUNNING:
+    if status.final or status is TaskStatus.RUNNING:
         raise ValueError(f"{ref}: {status} is no status to wait in")
     line = journal.line(ref)
     if line.final or attempt not in {None, line.attempt}:
@@ -151,25 +151,27 @@ def suspend(
     journal.move(line, status, message, now)
 
 
-def requeue(journal: Journal, refs: Sequence[Ref], now: float) -> None:
+def requeue(journal: TaskTransaction, refs: Sequence[Ref], now: float) -> None:
     """Show tasks as queued that were parked; those that are not, any more, stay what they are."""
     for ref in refs:
         line = journal.line(ref)
-        if line.status == Status.PARKED:
-            journal.move(line, Status.QUEUED, "", now)
+        if line.status == TaskStatus.PARKED:
+            journal.move(line, TaskStatus.QUEUED, "", now)
 
 
-def worker_lost(journal: Journal, ref: Ref, attempt: int, *, alone: bool, now: float) -> int:
+def worker_lost(
+    journal: TaskTransaction, ref: Ref, attempt: int, *, alone: bool, now: float
+) -> int:
     """Queue the task of a dead worker again; return how many workers died of it so far."""
     line = journal.line(ref)
-    if not line.final and line.status == Status.RUNNING and line.attempt == attempt:
+    if not line.final and line.status == TaskStatus.RUNNING and line.attempt == attempt:
         line.crashes = line.crashes + 1 if alone else max(line.crashes, 1)
         line.worker = ""
-        journal.move(line, Status.QUEUED, "its worker died", now)
+        journal.move(line, TaskStatus.QUEUED, "its worker died", now)
     return line.crashes
 
 
-def park(journal: Journal, parking: Parking) -> None:
+def park(journal: TaskTransaction, parking: Parking) -> None:
     """Note that something waits from now on; one that is known for the same cause keeps its beginning."""
     if parking.cause.reason:
         # A provider has one outage at a time.
@@ -187,24 +189,24 @@ def park(journal: Journal, parking: Parking) -> None:
         journal.db.execute("INSERT OR REPLACE INTO parked VALUES (?, ?, ?, ?, ?)", tried)
 
 
-def refuse(journal: Journal, refused: Refused) -> None:
+def refuse(journal: TaskTransaction, refused: LearntRefusal) -> None:
     """Note what a model refuses; what was known of it is replaced."""
     row = (refused.model, refused.lesson, refused.setting, refused.at)
     journal.db.execute("INSERT OR REPLACE INTO refused VALUES (?, ?, ?, ?)", row)
 
 
-def warn(journal: Journal, model: str, day: date) -> None:
+def warn(journal: TaskTransaction, model: str, day: date) -> None:
     """Note that people are warned of a model on this day; other days are forgotten."""
     journal.db.execute("DELETE FROM warned WHERE day != ?", (day.isoformat(),))
     journal.db.execute("INSERT OR REPLACE INTO warned VALUES (?, ?)", (model, day.isoformat()))
 
 
-def unpark(journal: Journal, scope: Scope, name: str) -> None:
+def unpark(journal: TaskTransaction, scope: Scope, name: str) -> None:
     """Note that something waits no longer, for whatever cause."""
     journal.db.execute("DELETE FROM parked WHERE scope = ? AND name = ?", (scope, name))
 
 
-def prioritise(journal: Journal, refs: Sequence[Ref], priority: int) -> None:
+def prioritise(journal: TaskTransaction, refs: Sequence[Ref], priority: int) -> None:
     """Give tasks another priority."""
     journal.db.executemany(
         "UPDATE tasks SET priority = ? WHERE id = ?",
@@ -212,7 +214,7 @@ def prioritise(journal: Journal, refs: Sequence[Ref], priority: int) -> None:
     )
 
 
-def published(journal: Journal, ref: Ref) -> None:
+def published(journal: TaskTransaction, ref: Ref) -> None:
     """Note that a task's result lies in the outbox."""
     cursor = journal.db.execute(
         "UPDATE tasks SET published = 1 WHERE name = ? AND finished_at IS NOT NULL"
@@ -223,7 +225,7 @@ def published(journal: Journal, ref: Ref) -> None:
         raise ValueError(f"{ref} has no result yet")
 
 
-def batch_published(journal: Journal, name: str, now: float) -> None:
+def batch_published(journal: TaskTransaction, name: str, now: float) -> None:
     """Note that a batch's summary lies in the outbox."""
     db = journal.db
     row = db.execute(
@@ -244,7 +246,7 @@ def batch_published(journal: Journal, name: str, now: float) -> None:
         )
 
 
-def prune(journal: Journal, before: float) -> bool:
+def prune(journal: TaskTransaction, before: float) -> bool:
     """Drop some event bodies and task texts of batches published before; return whether more are left."""
     db = journal.db
     row = db.execute(

@@ -6,7 +6,7 @@ import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
-from batchd.records import Status, Usage
+from batchd.records import TaskStatus, Usage
 
 _COLUMNS = (
     "t.batch, t.model, t.tags, t.evaluation, t.prompt_chars, t.cost_usd, t.finished_at - t.started_at,"
@@ -15,14 +15,14 @@ _COLUMNS = (
 )
 #: Who was cancelled was not done, and a task without a call shows nothing.
 _ENDED = (
-    f"t.status IN ('{Status.COMPLETED}', '{Status.TIMEOUT}', '{Status.ERROR}')"
+    f"t.status IN ('{TaskStatus.COMPLETED}', '{TaskStatus.TIMEOUT}', '{TaskStatus.ERROR}')"
     " AND t.calls > 0 AND t.started_at IS NOT NULL"
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PastTask:
-    """What one task came to."""
+    """A task that has ended, and what it came to."""
 
     #: The key of its batch: tasks of one batch are more alike than others.
     batch: int

@@ -10,10 +10,10 @@ import msgspec
 
 from batchd.events import ToolRan, decode
 from batchd.records import Ref, ToolCall
-from batchd.store.bodies import unpack
 from batchd.store.lookups import batch_key, task_key
+from batchd.store.row_records import TASKS, task_row
 from batchd.store.rows import TaskRow
-from batchd.store.views import TASKS, task_row
+from batchd.store.stored_values import unpack
 
 #: A command is looked for in so many of a task's last events: behind it come its answer's call, and a verdict.
 _LOOKED_BACK = 6

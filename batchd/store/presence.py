@@ -1,4 +1,4 @@
-"""Whether the store's files still lie where they were opened: deleting or moving them does not stop a writer."""
+"""The presence of the store's files where they were opened: deleting or moving them does not stop a writer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DELETED = " (deleted)"
 
 
 class Presence:
-    """Knows the files of an open store by their inodes, which no other file can get while they are open."""
+    """The files of an open store, known by their inodes, which no other file can get while they are open."""
 
     def __init__(self, db: sqlite3.Connection, path: Path) -> None:
         self._db = db

@@ -15,18 +15,18 @@ from batchd.errors import StoreError
 from batchd.events import Event
 from batchd.records import Parking, Ref, Task, ToolCall, summed
 from batchd.store import held, lookups, past, peeks, recent, spending
+from batchd.store.database_file import NONSENSE, explain, open_reader
 from batchd.store.past import PastTask
-from batchd.store.recent import Answered
-from batchd.store.rows import BatchRow, Prunable, SpendRow, TaskRow, WorkDone
-from batchd.store.schema import NONSENSE, explain, open_reader
+from batchd.store.recent import AnsweredCall
+from batchd.store.row_records import BATCHES, MATCHING, ORDERS, TASKS, batch_row, task_row
+from batchd.store.rows import BatchRow, PrunableBatch, SpendRow, TaskRow, WorkDone
 from batchd.store.spending import Split
-from batchd.store.views import BATCHES, MATCHING, ORDERS, TASKS, batch_row, task_row
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Source:
+class ReadConnection:
     """A connection that can only read. Every read is a short transaction of its own."""
 
     def __init__(self, path: Path) -> None:
@@ -63,14 +63,14 @@ class Source:
         self._db.close()
 
 
-class Reader:
-    """What the store knows, for people: as of the last commit, beside a daemon or without one.
+class StoreReader:
+    """The reader of the store, for people: as of the last commit, beside a daemon or without one.
 
     Every method raises ``StoreError`` where the file cannot be read, and for names that it does not know.
     """
 
     def __init__(self, path: Path) -> None:
-        self._source = Source(path)
+        self._source = ReadConnection(path)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -178,7 +178,7 @@ class Reader:
         """Return how many tasks have ended since then, and what was used by all that were at work."""
         return self._source.read(recent.done, at)
 
-    def answered_since(self, at: float) -> list[Answered]:
+    def answered_since(self, at: float) -> list[AnsweredCall]:
         """Return the calls that were answered since then."""
         return self._source.read(recent.answered, at)
 
@@ -194,7 +194,7 @@ class Reader:
         """Return what waits, and why; oldest first."""
         return summed(self._source.read(lookups.parked))
 
-    def prunable(self, before: float) -> tuple[Prunable, ...]:
+    def prunable(self, before: float) -> tuple[PrunableBatch, ...]:
         """Return the batches published at ``before`` or earlier, and what is kept of them."""
         return self._source.read(lookups.prunable, before)
 

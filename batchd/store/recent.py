@@ -1,4 +1,4 @@
-"""What was done lately: by tasks as a whole, and call by call as their journals have it."""
+"""Recent work: of tasks as a whole, and call by call as their journals have it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from batchd.events import CallAnswered, Event, TaskStarted, decode
 from batchd.records import Purpose
-from batchd.store.bodies import unpack
 from batchd.store.rows import WorkDone
+from batchd.store.stored_values import unpack
 
 #: Tasks that had an event since then; their batches are few among all that there ever were.
 _LATELY = (
@@ -23,7 +23,7 @@ _PART = (
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class AnsweredCall:
     """A call that was answered."""
 
     #: Seconds since the epoch.
@@ -45,9 +45,9 @@ def done(db: sqlite3.Connection, since: float) -> WorkDone:
     return WorkDone(*row)
 
 
-def answered(db: sqlite3.Connection, since: float) -> list[Answered]:
+def answered(db: sqlite3.Connection, since: float) -> list[AnsweredCall]:
     """Return the calls that were answered since then; of tasks whose journals are still there."""
-    found: list[Answered] = []
+    found: list[AnsweredCall] = []
     for task, model in db.execute(f"SELECT t.id, t.model{_LATELY}", (since,)).fetchall():
         judge = ""
         for event in _newest(db, task):
@@ -59,7 +59,7 @@ def answered(db: sqlite3.Connection, since: float) -> list[Answered]:
                     name = judge = judge or _judge(db, task) or model
                 usage = event.answer.usage
                 seconds, provider = event.answer.seconds, name.partition("/")[0]
-                found.append(Answered(event.at, seconds, provider, usage.total_tokens))
+                found.append(AnsweredCall(event.at, seconds, provider, usage.total_tokens))
     return found
 
 

@@ -6,8 +6,8 @@ import sqlite3
 from pathlib import Path
 
 from batchd.errors import StoreError, UsageError
-from batchd.store import copies, names
-from batchd.store.schema import (
+from batchd.store import copies, path_names
+from batchd.store.database_file import (
     NONSENSE,
     apply_migrations,
     check,
@@ -42,7 +42,7 @@ def draft(source: Path, path: Path) -> Path:
         db = connect(made)
         try:
             apply_migrations(db, version_of(db, made))
-            names.check(db, source, _NO_BACKUP)
+            path_names.check(db, source, _NO_BACKUP)
         finally:
             db.close()
     except (sqlite3.Error, *NONSENSE, OSError) as error:

@@ -1,7 +1,7 @@
-"""What the store returns: records, not rows of tables.
+"""Records that the store returns, not rows of tables.
 
 A task as it was dropped is a ``records.Task``. What the table ``tasks`` keeps of it has one definition, ``fold.TaskLine``, and these
-views, each no larger than who asks needs it: ``TaskRow`` for people, ``records.Facts`` for the lifecycle and ``Member`` for
+views, each no larger than who asks needs it: ``TaskRow`` for people, ``records.Facts`` for the lifecycle and ``BatchTask`` for
 orders, both of which hold a hundred thousand at once, ``past.PastTask`` for estimates.
 """
 
@@ -11,11 +11,20 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from batchd.errors import Problem
-from batchd.records import Batch, BatchStatus, Facts, Parking, Ref, Status, cache_share, outcome
+from batchd.records import (
+    Batch,
+    BatchStatus,
+    Parking,
+    Ref,
+    TaskStatus,
+    TurnFacts,
+    cache_share,
+    outcome,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dispatched:
+class DispatchedTask:
     """A task that was just given to a worker."""
 
     #: Older ones are refused from now on.
@@ -27,34 +36,34 @@ class Dispatched:
     crashes: int
 
 
-class Member(NamedTuple):
+class BatchTask(NamedTuple):
     """A task of a batch, ended or not, as an order looks at it."""
 
-    status: Status
+    status: TaskStatus
     #: The ids of those that it comes after.
     after: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Restored:
+class StoredWork:
     """Everything that a daemon that starts must know."""
 
     #: Batches whose summary is not published yet, refused files among them.
     batches: tuple[Batch, ...]
     #: By order.
-    queued: tuple[Facts, ...]
+    queued: tuple[TurnFacts, ...]
     #: Those of them that gave their slot back, in the order in which they did.
-    given_back: tuple[Facts, ...]
+    given_back: tuple[TurnFacts, ...]
     #: Tasks that ended, but whose result is not confirmed as published.
     unpublished: tuple[Ref, ...]
     #: Tasks that ended and that some of ``queued`` come after.
-    ended: tuple[tuple[Ref, Status], ...]
+    ended: tuple[tuple[Ref, TaskStatus], ...]
     #: What waits, and why; oldest first.
     parked: tuple[Parking, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prunable:
+class PrunableBatch:
     """A published batch, and what the store still keeps of it beside its figures."""
 
     batch: Batch
@@ -67,8 +76,8 @@ class Prunable:
 
 
 @dataclass(frozen=True, slots=True)
-class Money:
-    """What was spent, in US dollars, as far as prices are known."""
+class SpentMoney:
+    """The money that was spent, in US dollars, as far as prices are known."""
 
     settled: float = 0.0
     #: Requests that may have been paid without an answer.
@@ -84,7 +93,7 @@ class Money:
 
 @dataclass(frozen=True, slots=True)
 class WorkDone:
-    """What some tasks came to, or all of them in some time."""
+    """The work of some tasks, or of all of them in some time."""
 
     #: Tasks that have ended.
     tasks: int = 0
@@ -98,8 +107,8 @@ class WorkDone:
         return WorkDone(self.tasks - other.tasks, self.tokens - other.tokens, self.usd - other.usd)
 
 
-class FromCache:
-    """What the provider's prompt cache did, by the provider's own figures."""
+class CacheReads:
+    """The reads from the provider's prompt cache, by the provider's own figures."""
 
     __slots__ = ()
 
@@ -120,11 +129,11 @@ class FromCache:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskRow(FromCache):
+class TaskRow(CacheReads):
     """One task, as people look at it."""
 
     ref: Ref
-    status: Status
+    status: TaskStatus
     reason: str | None
     #: The error's message, or why it is parked.
     message: str
@@ -167,7 +176,7 @@ class TaskRow(FromCache):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchRow(FromCache):
+class BatchRow(CacheReads):
     """One batch, as people look at it."""
 
     batch: Batch
@@ -211,14 +220,14 @@ class BatchRow(FromCache):
         if self.problems:
             return "rejected"
         if self.finished >= self.tasks:
-            return outcome({s: getattr(self, s) for s in Status if s.final})
+            return outcome({s: getattr(self, s) for s in TaskStatus if s.final})
         if self.running:
             return "running"
         return "parked" if self.parked and not self.queued else "queued"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpendRow(FromCache):
+class SpendRow(CacheReads):
     """Calls, tokens and money of one part of the ledger. What it was not split by is empty."""
 
     #: ``2026-11-24``, UTC.
@@ -260,12 +269,12 @@ class SpendRow(FromCache):
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """What a model was seen to refuse, and to do without."""
+class LearntRefusal:
+    """A refusal that was learnt: what a model refuses, and does without."""
 
     #: ``provider/model``.
     model: str
-    #: In the words of ``llm.refusals``.
+    #: In the words of ``llm.refused_fields``.
     lesson: str
     #: What says how it was called.
     setting: str

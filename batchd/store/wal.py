@@ -1,4 +1,4 @@
-"""What SQLite's write-ahead log says of itself: whether it goes on behind the place where SQLite stops reading.
+"""The write-ahead log of SQLite: whether it goes on behind the place where SQLite stops reading.
 
 SQLite stops at the first frame that does not add up, in silence. After a crash that is right for one
 commit, which had not been synced: whatever lies behind it is of the log's earlier rounds. Commits of this round
@@ -21,7 +21,7 @@ _WORD = (1 << 32) - 1
 #: What pages can be.
 _SIZES = frozenset(1 << power for power in range(9, 17))
 #: A log of more bytes is not looked through, which takes 25 ms a megabyte.
-_MOST = 256 << 20
+_MAX_SEARCHED_BYTES = 256 << 20
 
 
 def beside(path: Path) -> Path:
@@ -32,7 +32,7 @@ def beside(path: Path) -> Path:
 def commits_beyond_damage(log: Path) -> int:
     """Return how many commits of a log SQLite passes over because of damage before them; 0: as far as one can see, none."""
     try:
-        data = log.read_bytes() if log.stat().st_size <= _MOST else b""
+        data = log.read_bytes() if log.stat().st_size <= _MAX_SEARCHED_BYTES else b""
     except FileNotFoundError:
         return 0
     return beyond_damage(data)

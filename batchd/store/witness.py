@@ -1,4 +1,4 @@
-"""What a store has acknowledged, noted beside it: a store that is behind that has lost something.
+"""The witness: what a store has acknowledged, noted beside it. A store that is behind that has lost something.
 
 SQLite reads a write-ahead log up to its first bad frame, and takes that for the end: whatever was
 acknowledged behind it is gone, and nothing says so. The note is written before each acknowledgement, and
@@ -24,13 +24,13 @@ _FORMAT = "batches {:012d} events {:016d} since {:015d}\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """What a store knows: both only grow, whatever is pruned."""
+class AcknowledgedState:
+    """The state that a store has acknowledged: both numbers only grow, whatever is pruned."""
 
     batches: int = 0
     events: int = 0
 
-    def covers(self, other: Known) -> bool:
+    def covers(self, other: AcknowledgedState) -> bool:
         """Whether nothing of ``other`` is missing."""
         return self.batches >= other.batches and self.events >= other.events
 
@@ -38,18 +38,18 @@ class Known:
         return f"{self.batches:,} batches and {self.events:,} events"
 
 
-def known(db: sqlite3.Connection) -> Known:
+def known(db: sqlite3.Connection) -> AcknowledgedState:
     """Return what a store knows."""
     batches, events = db.execute(
         "SELECT (SELECT count(*) FROM batches), (SELECT coalesce(sum(seq), 0) FROM tasks)"
     ).fetchone()
-    return Known(batches, events)
+    return AcknowledgedState(batches, events)
 
 
-def noted(path: Path) -> Known | None:
+def noted(path: Path) -> AcknowledgedState | None:
     """Return what the store at ``path`` has acknowledged; None where nothing is noted."""
     found = _read(path)
-    return Known(*found[:2]) if found else None
+    return AcknowledgedState(*found[:2]) if found else None
 
 
 def since(path: Path) -> float:
@@ -101,7 +101,7 @@ def _how(path: Path) -> str:
 
 
 class Witness:
-    """Notes what the store acknowledges. A note that cannot be written is left out: it is behind then."""
+    """The witness of what the store acknowledges. A note that cannot be written is left out: it is behind then."""
 
     def __init__(self, db: sqlite3.Connection, path: Path) -> None:
         """Raise ``OSError`` where there is none and none can be made."""
@@ -118,7 +118,7 @@ class Witness:
     def note(self, batches: int, events: int) -> None:
         """Note what is acknowledged next, which is durable."""
         if batches or events:
-            self.known = Known(self.known.batches + batches, self.known.events + events)
+            self.known = AcknowledgedState(self.known.batches + batches, self.known.events + events)
             self._write()
 
     def close(self) -> None:

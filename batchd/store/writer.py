@@ -16,13 +16,14 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, TypeAlias, TypeVar
 
+from batchd.actions import Action
 from batchd.errors import BatchdError, StoreError
-from batchd.log import Action, get_logger
+from batchd.log import get_logger
 from batchd.store import ballast
 from batchd.store.ballast import Ballast
-from batchd.store.journal import Journal
+from batchd.store.database_file import UNREADABLE, explain
 from batchd.store.presence import Presence
-from batchd.store.schema import UNREADABLE, explain
+from batchd.store.task_transaction import TaskTransaction
 from batchd.store.witness import Witness
 
 T = TypeVar("T")
@@ -41,7 +42,7 @@ LARGE_LOG = 64 << 20
 class _Job:
     """An operation that waits, and who waits for it."""
 
-    work: Callable[[Journal], Any]
+    work: Callable[[TaskTransaction], Any]
     future: asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop
     #: Whether it may use up the room that is kept.
@@ -52,8 +53,8 @@ class _Job:
 _Outcome: TypeAlias = tuple[_Job, Any, Exception | None]
 
 
-class Writer:
-    """Runs operations on the store's only writing connection, in a thread of its own.
+class StoreWriter:
+    """The writer: runs operations on the store's only writing connection, in a thread of its own.
 
     That connection also makes all checkpoints: SQLite before 3.51.3 can lose commits where two do.
     """
@@ -62,7 +63,7 @@ class Writer:
         """Raise ``OSError``."""
         self._db = db
         self._path = path
-        self._journal = Journal(db)
+        self._journal = TaskTransaction(db)
         #: Whether the file is still there: who deletes it must not do away with what is written after that.
         self.presence = Presence(db, path)
         self._witness = Witness(db, path)
@@ -80,7 +81,9 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
         self._thread.start()
 
-    def submit(self, work: Callable[[Journal], T], *, urgent: bool = False) -> asyncio.Future[T]:
+    def submit(
+        self, work: Callable[[TaskTransaction], T], *, urgent: bool = False
+    ) -> asyncio.Future[T]:
         """Queue an operation; the future is done once its transaction is durable, or refused.
 
         ``urgent``: where the disk is full, the ballast is given up for it. ``work`` must be ready to be called twice, the

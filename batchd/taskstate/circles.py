@@ -1,4 +1,4 @@
-"""What shows that a task does not move: calls that come again with the same outputs, and such as do nothing."""
+"""Circles: what shows that a task does not move, as calls that come again with the same outputs, and such as do nothing."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from batchd.records import ToolCall
 #: A call with its output, as one number, and whether it may have changed a file.
 Step: TypeAlias = tuple[int, bool]
 #: A circle has at most so many calls, and is one when it has come so often (the design's number).
-_LONGEST, _TIMES = 4, 3
+_MAX_CIRCLE_CALLS, _TIMES = 4, 3
 #: So many steps are looked back on.
-LOOKED_BACK = _LONGEST * _TIMES
+LOOKED_BACK = _MAX_CIRCLE_CALLS * _TIMES
 #: Commands that do nothing, by which models that have only commands say that they are done.
 _NOTHING = re.compile(
     r"""(?i)(exit(\s+0)?|true|:|done[.!]?|echo\s+(["']?)(?:(all|the|my|this)\s+)?(?:(task|work|job|everything)\s+)?"""
@@ -26,7 +26,7 @@ _ADDED = re.compile(r"\n?\[changed: [^\n]*\]")
 _BETWEEN = re.compile(r"[\n;]|&&")
 
 
-def circling(steps: Sequence[Step], longest: int = _LONGEST) -> bool:
+def circling(steps: Sequence[Step], longest: int = _MAX_CIRCLE_CALLS) -> bool:
     """Return whether the last steps are the same few, three times; of several none may have changed a file."""
     return any(_circle(steps, length) for length in range(1, longest + 1))
 

@@ -1,4 +1,4 @@
-"""How each event changes the state: one function an event."""
+"""The fold: how each event changes the state, one function an event."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from batchd.records import (
     Purpose,
     Reason,
     Spend,
-    Status,
+    TaskStatus,
 )
 from batchd.taskstate import rounds
 from batchd.taskstate.shortening import shortened
@@ -222,7 +222,7 @@ def _filtered(answer: Answer) -> Verdict | None:
     if answer.refusal:
         message = f"{who} refuses to answer: {answer.refusal_line}"
     error = ErrorInfo(type=Reason.CONTENT_FILTER, message=message)
-    return Verdict(status=Status.ERROR, reason=Reason.CONTENT_FILTER, error=error)
+    return Verdict(status=TaskStatus.ERROR, reason=Reason.CONTENT_FILTER, error=error)
 
 
 def _compacted(state: TaskState, event: Compacted) -> TaskState:
@@ -246,7 +246,8 @@ def _denied(state: TaskState, event: CallDenied) -> TaskState:
 def _cancelled(state: TaskState, event: CancelRequested) -> TaskState:
     error = ErrorInfo(type=event.reason, message=event.message)
     return replace(
-        state.settled(), verdict=Verdict(status=Status.CANCELLED, reason=event.reason, error=error)
+        state.settled(),
+        verdict=Verdict(status=TaskStatus.CANCELLED, reason=event.reason, error=error),
     )
 
 

@@ -1,13 +1,13 @@
-"""How a round moves: by tool calls, up to the loop guard, and by what its evaluators say."""
+"""Rounds: moved by tool calls, up to the loop guard, and by what their evaluators say."""
 
 from __future__ import annotations
 
 from msgspec.structs import replace
 
 from batchd.events import RoundEvaluated, ToolRan
-from batchd.records import ErrorInfo, Evaluation, Message, Reason, Status
+from batchd.records import ErrorInfo, Evaluation, Message, Reason, TaskStatus
 from batchd.taskstate import circles
-from batchd.taskstate.state import Command, TaskState, Verdict
+from batchd.taskstate.state import FinishedCommand, TaskState, Verdict
 
 
 def tool_ran(state: TaskState, event: ToolRan) -> TaskState:
@@ -42,8 +42,8 @@ def tool_ran(state: TaskState, event: ToolRan) -> TaskState:
     )
 
 
-def _command(event: ToolRan) -> Command:
-    return Command(event.call, event.exit_code, event.asked_input, event.asked_screen)
+def _command(event: ToolRan) -> FinishedCommand:
+    return FinishedCommand(event.call, event.exit_code, event.asked_input, event.asked_screen)
 
 
 def _stops(state: TaskState, event: ToolRan) -> bool:
@@ -69,7 +69,7 @@ def round_evaluated(state: TaskState, event: RoundEvaluated) -> TaskState:
         looped=False,
     )
     if verdict.done:
-        return replace(state, verdict=Verdict(status=Status.COMPLETED))
+        return replace(state, verdict=Verdict(status=TaskStatus.COMPLETED))
     if looped:
         # A judge finds other words for the same, and a program's output has times and addresses in it.
         first = "" if verdict.by == "judge" else verdict.feedback.partition("\n")[0]
@@ -83,4 +83,4 @@ def _circled(verdict: Evaluation) -> Verdict:
     """Return the end of a task that goes in circles, and is refused for the same reason each time."""
     message = f"it went in circles twice, and the {verdict.by} refused both: {verdict.feedback}"
     error = ErrorInfo(type=Reason.LOOP, message=message.strip().removesuffix(":"))
-    return Verdict(status=Status.ERROR, reason=Reason.LOOP, error=error)
+    return Verdict(status=TaskStatus.ERROR, reason=Reason.LOOP, error=error)

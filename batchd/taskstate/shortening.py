@@ -1,4 +1,4 @@
-"""What a compaction makes of a conversation."""
+"""The shortened conversation that a compaction makes."""
 
 from __future__ import annotations
 

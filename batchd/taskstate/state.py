@@ -25,7 +25,7 @@ from batchd.records import (
     Purpose,
     Reason,
     Spend,
-    Status,
+    TaskStatus,
     ToolCall,
     Usage,
 )
@@ -35,7 +35,7 @@ from batchd.taskstate import circles
 CONTINUE = "Your answer was cut off at the output limit. Go on exactly where it stopped."
 
 
-class Command(Struct, frozen=True):
+class FinishedCommand(Struct, frozen=True):
     """A tool call that has its output."""
 
     call: ToolCall
@@ -48,9 +48,9 @@ class Command(Struct, frozen=True):
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
-    """How the task must end."""
+    """The verdict: how the task must end."""
 
-    status: Status
+    status: TaskStatus
     reason: Reason | None = None
     error: ErrorInfo | None = None
 
@@ -114,7 +114,7 @@ class TaskState(msgspec.Struct, frozen=True, kw_only=True):
     empty_cuts: int = 0
 
     #: Every tool call that has its output.
-    commands: tuple[Command, ...] = ()
+    commands: tuple[FinishedCommand, ...] = ()
     #: What its commands had left running after the last tool call, by name.
     left: tuple[str, ...] = ()
     #: Whether the model has learned what little is left of the task's limits.

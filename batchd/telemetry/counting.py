@@ -17,7 +17,7 @@ from batchd.records import FailureKind, ModelSetup, Price, Purpose
 #: Models that are distinguished; task files name them, and a file that makes names up must not fill any memory.
 _MODELS = 500
 #: Characters of the longest name that stands in a figure: each stands in some fifty.
-_LONGEST = 100
+_MAX_NAME_CHARS = 100
 #: What all further ones are called, and those of longer names, and all tools that there are not.
 OTHER = "other"
 #: From a cached answer to a thinking model's; from a look at a file to a test suite.
@@ -28,8 +28,8 @@ _CALL = ("provider", "model", "purpose")
 
 
 @dataclass(slots=True, eq=False)
-class Series:
-    """What is counted of the calls to one model for one purpose."""
+class CallSeries:
+    """The counts of the calls to one model for one purpose."""
 
     answered: Counter
     failed: Counter
@@ -66,15 +66,15 @@ class Series:
         self.failures[kind].inc()
 
 
-class Counts:
-    """All that is counted since the daemon started."""
+class Counters:
+    """The counts since the daemon started."""
 
     def __init__(self) -> None:
         # Of no use to Prometheus, and half as many lines again.
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self._series: dict[tuple[str, Purpose], Series] = {}
+        self._series: dict[tuple[str, Purpose], CallSeries] = {}
         self._models: set[str] = set()
         self._name_calls()
         self._name_tasks()
@@ -161,7 +161,7 @@ class Counts:
         for cause in ("park", "drain"):
             self.suspensions.labels(cause)
 
-    def series(self, setup: ModelSetup, purpose: Purpose) -> Series:
+    def series(self, setup: ModelSetup, purpose: Purpose) -> CallSeries:
         """Return what counts the calls to a model."""
         known = self._series.get((setup.name, purpose))
         if known is None:
@@ -170,12 +170,12 @@ class Counts:
                 self._series[setup.name, purpose] = known
         return known
 
-    def _bound(self, setup: ModelSetup, purpose: Purpose) -> Series:
-        if len(self._models) < _MODELS and len(setup.name) <= _LONGEST:
+    def _bound(self, setup: ModelSetup, purpose: Purpose) -> CallSeries:
+        if len(self._models) < _MODELS and len(setup.name) <= _MAX_NAME_CHARS:
             self._models.add(setup.name)
         model = setup.model if setup.name in self._models else OTHER
         call = (setup.provider, model, purpose.value)
-        return Series(
+        return CallSeries(
             answered=self._calls.labels(*call, "answered"),
             failed=self._calls.labels(*call, "failed"),
             failures={

@@ -1,4 +1,4 @@
-"""Where Prometheus fetches the figures: a small HTTP server in threads of its own."""
+"""The endpoint of Prometheus: a small HTTP server in threads of its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, MetricsHandler
 
 from batchd.errors import NotPossibleError
 from batchd.records import hosts
-from batchd.telemetry.line import Line
+from batchd.telemetry.loop_link import LoopLink
 
 #: The time between two tries to get the port.
 _AGAIN_S = 5.0
@@ -94,7 +94,7 @@ class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
         """Say nothing: a guest that goes in the middle of its answer is no trouble of ours."""
 
 
-class Endpoint:
+class MetricsServer:
     """The server, from the moment that the port is to be had to its ``close``."""
 
     def __init__(
@@ -102,7 +102,7 @@ class Endpoint:
         address: tuple[str, int],
         names: Iterable[str],
         registry: CollectorRegistry,
-        line: Line,
+        line: LoopLink,
     ) -> None:
         """``names``: what it may be called, beside its addresses, localhost and this machine's name."""
         self._address = address

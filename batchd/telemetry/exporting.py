@@ -1,4 +1,4 @@
-"""Which exporters the configuration asks for."""
+"""The exporters that the configuration asks for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib.util
 
 from batchd import installation
 from batchd.config import Config
-from batchd.daemon.listener import Listener
+from batchd.daemon.listeners import Listener
 from batchd.errors import NotPossibleError
 
 #: What each extra brings.

@@ -14,8 +14,8 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 
-class Limited(HTTPAdapter):
-    """Makes one request at a time, on connections that another thread can break off."""
+class LimitedSession(HTTPAdapter):
+    """A session with a limit: makes one request at a time, on connections that another thread can break off."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()

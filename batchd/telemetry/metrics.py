@@ -9,9 +9,10 @@ from typing import Any, get_args
 
 import msgspec
 
+from batchd.actions import Action
 from batchd.config import telemetry
-from batchd.daemon.desk import Desk
-from batchd.daemon.listener import Listener
+from batchd.daemon.desk import StatusDesk
+from batchd.daemon.listeners import Listener
 from batchd.errors import Problem
 from batchd.events import (
     CallAnswered,
@@ -25,12 +26,11 @@ from batchd.events import (
     Terms,
     ToolRan,
 )
-from batchd.log import Action
 from batchd.records import Batch, ModelSetup, Price, Purpose, Ref, Task, ToolName
-from batchd.telemetry.counting import OTHER, Counts, Series
-from batchd.telemetry.endpoint import Endpoint
-from batchd.telemetry.line import Line
-from batchd.telemetry.standing import StandingCollector
+from batchd.telemetry.counting import OTHER, CallSeries, Counters
+from batchd.telemetry.endpoint import MetricsServer
+from batchd.telemetry.gauges import StandingCollector
+from batchd.telemetry.loop_link import LoopLink
 from batchd.telemetry.textfile import Textfile
 
 #: A model may call tools whatever it likes.
@@ -69,18 +69,18 @@ class _Active:
     model: ModelSetup
     judge: ModelSetup
     #: Its latest call: what counts it, and what it costs.
-    series: Series | None = None
+    series: CallSeries | None = None
     price: Price | None = None
 
 
 class Metrics(Listener):
     """Counts."""
 
-    def __init__(self, config: telemetry.Metrics) -> None:
+    def __init__(self, config: telemetry.MetricsSection) -> None:
         self._config = config
-        self._counts = Counts()
+        self._counts = Counters()
         self._active: dict[Ref, _Active] = {}
-        self._exporters: list[Endpoint | Textfile] = []
+        self._exporters: list[MetricsServer | Textfile] = []
         self._on_event: Mapping[type[Event], Callable[[_Active, Any], None]] = {
             CallStarted: self._call_started,
             CallAnswered: self._call_answered,
@@ -91,16 +91,16 @@ class Metrics(Listener):
             Suspended: self._suspended,
         }
 
-    def opened(self, desk: Desk) -> None:
+    def opened(self, desk: StatusDesk) -> None:
         """Begin to export."""
-        line = Line(desk, Action.METRICS_TROUBLE)
+        line = LoopLink(desk, Action.METRICS_TROUBLE)
         registry = self._counts.registry
         registry.register(StandingCollector(line.figures))
         if self._config.listen:
             names = self._config.hosts
-            self._exporters.append(Endpoint(self._config.address, names, registry, line))
+            self._exporters.append(MetricsServer(self._config.address, names, registry, line))
         if self._config.textfile:
-            other = Line(desk, Action.METRICS_TROUBLE)
+            other = LoopLink(desk, Action.METRICS_TROUBLE)
             self._exporters.append(Textfile(self._config.textfile, registry, other))
 
     async def close(self) -> None:

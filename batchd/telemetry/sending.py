@@ -1,4 +1,4 @@
-"""Sends spans from a thread of its own: what a receiver that is down, or hangs, cannot take yet is kept for later."""
+"""The sender of spans, from a thread of its own: what a receiver that is down, or hangs, cannot take yet is kept for later."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from batchd import __version__
+from batchd.actions import Action
 from batchd.config import telemetry
 from batchd.config.values import loopback
 from batchd.errors import NotPossibleError
-from batchd.log import Action, get_logger
-from batchd.telemetry.limited import Limited
-from batchd.telemetry.line import Line
+from batchd.log import get_logger
+from batchd.telemetry.limited import LimitedSession
+from batchd.telemetry.loop_link import LoopLink
+from batchd.telemetry.span_queue import SpanQueue
 from batchd.telemetry.spans import Span
-from batchd.telemetry.waiting import Waiting
 
 #: How often spans are sent, and how many at a time.
 _EVERY_S = 1.0
@@ -49,13 +50,13 @@ _PASSING = {
 }
 
 
-class Sender:
-    """Takes spans on the daemon's loop, in a microsecond."""
+class SpanSender:
+    """The sender of spans: takes them on the daemon's loop, in a microsecond."""
 
-    def __init__(self, config: telemetry.Traces, headers: Mapping[str, str]) -> None:
+    def __init__(self, config: telemetry.TracesSection, headers: Mapping[str, str]) -> None:
         # Its lines, one for each try, would fill the log: what is wrong is reported by ``line``.
         logging.getLogger("opentelemetry").propagate = False
-        self._waiting = Waiting()
+        self._waiting = SpanQueue()
         self._endpoint = config.endpoint
         #: With what status the receiver refused last; 0: it did not.
         self._status = 0
@@ -64,7 +65,7 @@ class Sender:
         session.hooks["response"] = [self._heard]
         # What is on this machine is not asked for by way of a proxy, nor packed.
         session.trust_env = not local
-        self._limited = Limited()
+        self._limited = LimitedSession()
         session.mount("http://", self._limited)
         session.mount("https://", self._limited)
         self._exporter = OTLPSpanExporter(
@@ -80,7 +81,7 @@ class Sender:
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def start(self, line: Line) -> None:
+    def start(self, line: LoopLink) -> None:
         """Begin to send; ``line``: where it reports that this fails."""
         self._thread = threading.Thread(target=self._work, args=(line,), name="traces", daemon=True)
         self._thread.start()
@@ -98,13 +99,13 @@ class Sender:
             self._exporter.shutdown()  # type: ignore[no-untyped-call]
             self._thread.join(_GIVE_UP_S)
 
-    def _work(self, line: Line) -> None:
+    def _work(self, line: LoopLink) -> None:
         pause_s = _EVERY_S
         while not self._closing.wait(pause_s):
             pause_s = _EVERY_S if self._send(line) else min(2 * pause_s, _LONGEST_PAUSE_S)
         self._send(line)
 
-    def _send(self, line: Line) -> bool:
+    def _send(self, line: LoopLink) -> bool:
         """Send all that waits; return whether the receiver took it."""
         while batch := self._waiting.take(_BATCH):
             self._status = 0

@@ -1,4 +1,4 @@
-"""What a task did as spans, by OpenTelemetry's conventions for generative AI. Pure.
+"""Spans of what a task did, by OpenTelemetry's conventions for generative AI. Pure.
 
 Nothing stays open: each span is made at its end, a task's own, the parent of all, last of all, from its result.
 The ids follow from the task and from what the journal says, so that what a daemon sent before it died, and what the
@@ -23,10 +23,10 @@ from batchd.events import (
     TaskFinished,
 )
 from batchd.formats import ResultV1
-from batchd.records import STANDARD, ModelSetup, Status
-from batchd.views.calls import span_name
+from batchd.records import STANDARD, ModelSetup, TaskStatus
+from batchd.views.call_views import span_name
 from batchd.views.view import Mark, tokens
-from batchd.views.work import explained, judged
+from batchd.views.work_views import explained, judged
 
 #: Characters of one text in a span; a receiver takes only so much.
 _TEXT = 16_384
@@ -183,7 +183,7 @@ def finished(trace: Trace, event: TaskFinished, result: ResultV1, *, content: bo
     if result.reason is not None:
         attributes["batchd.reason"] = result.reason.value
     error = None
-    if result.status in {Status.ERROR, Status.TIMEOUT}:
+    if result.status in {TaskStatus.ERROR, TaskStatus.TIMEOUT}:
         attributes["error.type"] = result.reason.value if result.reason else "_OTHER"
         error = result.error.message if result.error else result.status.value
     if content:

@@ -9,16 +9,16 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from batchd.telemetry.line import Line
+from batchd.telemetry.loop_link import LoopLink
 
 _EVERY_S, _AGAIN_S = 15.0, 5.0
 _END_S = 1.0
 
 
 class Textfile:
-    """Writes it again and again, from a thread of its own."""
+    """The text file of figures: written again and again, from a thread of its own."""
 
-    def __init__(self, path: str, registry: CollectorRegistry, line: Line) -> None:
+    def __init__(self, path: str, registry: CollectorRegistry, line: LoopLink) -> None:
         self._path = Path(path)
         self._registry = registry
         self._line = line

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import msgspec
 
 from batchd import views
+from batchd.actions import Action
 from batchd.config import telemetry
-from batchd.daemon.desk import Desk
-from batchd.daemon.listener import Listener
+from batchd.daemon.desk import StatusDesk
+from batchd.daemon.listeners import Listener
 from batchd.events import (
     CallAnswered,
     CallFailed,
@@ -23,12 +24,11 @@ from batchd.events import (
     Terms,
 )
 from batchd.formats import ResultV1
-from batchd.log import Action
 from batchd.records import Batch, ModelSetup, Purpose, Ref
 from batchd.results import timestamp
 from batchd.telemetry import spans
-from batchd.telemetry.line import Line
-from batchd.telemetry.sending import Sender
+from batchd.telemetry.loop_link import LoopLink
+from batchd.telemetry.sending import SpanSender
 from batchd.telemetry.spans import Trace
 
 _RESULT: msgspec.json.Decoder[ResultV1] = msgspec.json.Decoder(ResultV1)
@@ -48,17 +48,17 @@ class _Active:
 
 
 class Traces(Listener):
-    """Makes spans."""
+    """The traces: makes spans."""
 
-    def __init__(self, config: telemetry.Traces, headers: Mapping[str, str]) -> None:
+    def __init__(self, config: telemetry.TracesSection, headers: Mapping[str, str]) -> None:
         self._ratio = config.ratio
         self._content = config.content
-        self._sender = Sender(config, headers)
+        self._sender = SpanSender(config, headers)
         self._active: dict[Ref, _Active] = {}
 
-    def opened(self, desk: Desk) -> None:
+    def opened(self, desk: StatusDesk) -> None:
         """Begin to send."""
-        self._sender.start(Line(desk, Action.TRACES_TROUBLE))
+        self._sender.start(LoopLink(desk, Action.TRACES_TROUBLE))
 
     async def close(self) -> None:
         """Send what there is, if the receiver takes it at once."""

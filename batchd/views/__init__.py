@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from batchd.events import Event
-from batchd.views import calls, course, work
+from batchd.views import call_views, course_views, work_views
 from batchd.views.view import Kind, Line, Mark, Passage, View
 
 __all__ = ["ALL", "Kind", "Line", "Mark", "Passage", "View", "last", "of", "passages"]
 
-_VIEWS: Mapping[type, View[Any]] = {**calls.VIEWS, **work.VIEWS, **course.VIEWS}
+_VIEWS: Mapping[type, View[Any]] = {**call_views.VIEWS, **work_views.VIEWS, **course_views.VIEWS}
 #: One of each kind of event.
 ALL: tuple[View[Any], ...] = tuple(_VIEWS.values())
 _BY_NAME: Mapping[str, View[Any]] = {kind.__name__: view for kind, view in _VIEWS.items()}

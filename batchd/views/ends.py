@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from batchd.observe.words import counted
-from batchd.records import Reason, Status
+from batchd.records import Reason, TaskStatus
 
 #: What people read for a task of which no round was accepted: its time was not over.
 NOT_ACCEPTED = "not accepted"
@@ -27,7 +27,7 @@ def accepted(status: str, reason: str | None) -> bool:
 
 def word(status: str, reason: str | None) -> str:
     """Return a task's status in a word or two: ``completed``, ``not accepted``, ``out of money``, ``running``."""
-    known = Reason(reason) if reason and status == Status.TIMEOUT else None
+    known = Reason(reason) if reason and status == TaskStatus.TIMEOUT else None
     return _LIMITS.get(known, str(status)) if known else str(status)
 
 
@@ -36,9 +36,9 @@ def word(status: str, reason: str | None) -> str:
 
 def brief(status: str, reason: str | None) -> str:
     """Return how tasks ended that ended alike: ``completed``, ``not accepted``, ``failed: auth``."""
-    if not reason or status == Status.TIMEOUT:
+    if not reason or status == TaskStatus.TIMEOUT:
         return word(status, reason)
-    if status == Status.CANCELLED:
+    if status == TaskStatus.CANCELLED:
         return f"{status}{_CANCELLED.get(Reason(reason), '')}"
     return f"failed: {reason.replace('_', ' ')}"
 

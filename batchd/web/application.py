@@ -18,37 +18,39 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from batchd.config.web import Web
+from batchd.config.web_page import WebSection
 from batchd.errors import BatchdError, UnknownNameError, UsageError
-from batchd.store.reader import Reader
-from batchd.web import asked, live, made, money, page, reports, views
-from batchd.web.books import Books
-from batchd.web.gate import SESSION_S, Gate
+from batchd.store.reader import StoreReader
+from batchd.web import asked, assets_served, cost_page, made, page_data, page_updates, report_files
+from batchd.web.authentication import SESSION_S, TokenCheck
+from batchd.web.event_streams import EventStream, EventStreams
 from batchd.web.ordering import Ordering
-from batchd.web.shield import Shield, cookie_name, refused, session
-from batchd.web.streams import Stream, Streams
-from batchd.web.watch import Watch
+from batchd.web.shield import RequestShield, cookie_name, refused, session
+from batchd.web.store_queries import StoreQueries
+from batchd.web.store_watch import StoreWatch
 
 #: Older batches that are sent at once.
-_MOST = 100
+_PAGE_OF_BATCHES = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Desk:
+class PageSources:
     """What requests are answered from."""
 
-    books: Books
-    watch: Watch
-    streams: Streams
-    gate: Gate
+    books: StoreQueries
+    watch: StoreWatch
+    streams: EventStreams
+    gate: TokenCheck
     #: Whether browsers may give any.
     orders: bool
 
 
-def application(state: Path, gate: Gate, streams: Streams, web: Web) -> Starlette:
+def application(state: Path, gate: TokenCheck, streams: EventStreams, web: WebSection) -> Starlette:
     """Return what answers requests about the spool whose state directory this is."""
-    books, orders = Books(state / "batchd.db"), web.orders and not gate.open
-    desk = Desk(books=books, watch=Watch(state), streams=streams, gate=gate, orders=orders)
+    books, orders = StoreQueries(state / "batchd.db"), web.orders and not gate.open
+    desk = PageSources(
+        books=books, watch=StoreWatch(state), streams=streams, gate=gate, orders=orders
+    )
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -57,11 +59,11 @@ def application(state: Path, gate: Gate, streams: Streams, web: Web) -> Starlett
         desk.books.close()
 
     ordering = Ordering(state, books).routes() if orders else ()
-    login = page.shell(login=True)
+    login = assets_served.shell(login=True)
     app = Starlette(
         routes=[*ordering, *_Handlers(desk).routes()],
         middleware=[
-            Middleware(Shield, gate=gate, names=web.hosts, login=login, orders=orders),
+            Middleware(RequestShield, gate=gate, names=web.hosts, login=login, orders=orders),
         ],
         exception_handlers={BatchdError: _troubled, HTTPException: _nothing},
         lifespan=lifespan,
@@ -71,7 +73,7 @@ def application(state: Path, gate: Gate, streams: Streams, web: Web) -> Starlett
 
 
 class _Handlers:
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: PageSources) -> None:
         self._desk = desk
 
     def routes(self) -> Sequence[Route]:
@@ -110,11 +112,11 @@ class _Handlers:
                 code = 404
             except BatchdError:
                 pass  # the page itself says what is the matter
-        return HTMLResponse(page.shell(login=False, orders=self._desk.orders), code)
+        return HTMLResponse(assets_served.shell(login=False, orders=self._desk.orders), code)
 
     async def asset(self, request: Request) -> Response:
         """Return a file that pages are made of; its name changes with it."""
-        found = page.assets().get(request.path_params["name"])
+        found = assets_served.assets().get(request.path_params["name"])
         if found is None:
             raise HTTPException(404)
         kept = {"Cache-Control": "public, max-age=31536000, immutable"}
@@ -146,46 +148,52 @@ class _Handlers:
     async def report(self, request: Request) -> Response:
         """Return the report of a batch, as it lies in its folder."""
         row = await self._desk.books.ask(lambda reader: reader.batch(request.path_params["batch"]))
-        data = await run_in_threadpool(reports.page, Path(row.batch.folder), row.batch.name)
+        data = await run_in_threadpool(report_files.page, Path(row.batch.folder), row.batch.name)
         if data is None:
             raise HTTPException(404, "there is no report in the folder of this batch")
-        return HTMLResponse(data, headers={"Content-Security-Policy": reports.POLICY})
+        return HTMLResponse(data, headers={"Content-Security-Policy": report_files.POLICY})
 
     # What fills them
 
     async def overview(self, _request: Request) -> Response:
         """Return how things stand."""
-        view = live.overview(self._desk.books)
+        view = page_updates.overview(self._desk.books)
         return _json(await view(await self._desk.watch.once()))
 
     async def batches(self, request: Request) -> Response:
         """Return batches, newest first, so many of them."""
         page_no = asked.number(request, "page")
-        limit = (page_no + 1) * _MOST + 1
+        limit = (page_no + 1) * _PAGE_OF_BATCHES + 1
         books = self._desk.books
 
-        def listed(reader: Reader) -> dict[str, Any]:
+        def listed(reader: StoreReader) -> dict[str, Any]:
             rows = reader.batches(limit=limit)
-            shown = rows[page_no * _MOST : limit - 1]
-            batches = [views.batch(row, books.excerpts.line(reader, row)) for row in shown]
+            shown = rows[page_no * _PAGE_OF_BATCHES : limit - 1]
+            batches = [page_data.batch(row, books.excerpts.line(reader, row)) for row in shown]
             return {"batches": batches, "more": len(rows) == limit}
 
         return _json(await books.ask(listed))
 
     async def batch(self, request: Request) -> Response:
         """Return a batch, and some of its tasks."""
-        view = live.batch(self._desk.books, request.path_params["batch"], asked.wish(request))
+        view = page_updates.batch(
+            self._desk.books, request.path_params["batch"], asked.wish(request)
+        )
         return _json(await view(await self._desk.watch.once()))
 
     async def task(self, request: Request) -> Response:
         """Return a task, its conversation apart."""
         sight, ref = await self._desk.watch.once(), asked.ref(request)
-        return _json(await self._desk.books.ask(lambda reader: live.facts(reader, ref, sight)))
+        return _json(
+            await self._desk.books.ask(lambda reader: page_updates.facts(reader, ref, sight))
+        )
 
     async def conversation(self, request: Request) -> Response:
         """Return the part of a conversation that came before event ``before``."""
         ref, before = asked.ref(request), asked.number(request, "before")
-        return _json(await self._desk.books.ask(lambda reader: live.earlier(reader, ref, before)))
+        return _json(
+            await self._desk.books.ask(lambda reader: page_updates.earlier(reader, ref, before))
+        )
 
     async def made(self, request: Request) -> Response:
         """Return what a task has made: its patch, and its files."""
@@ -211,32 +219,36 @@ class _Handlers:
     async def cost(self, request: Request) -> Response:
         """Return what was spent, split up."""
         by, days = request.query_params.get("by", "day"), asked.number(request, "days")
-        if by not in money.SPLITS:
-            raise UsageError(f"by is one of {', '.join(money.SPLITS)}")
+        if by not in cost_page.SPLITS:
+            raise UsageError(f"by is one of {', '.join(cost_page.SPLITS)}")
         books = self._desk.books
-        return _json(await books.ask(lambda reader: money.spent(reader, by, days, books.excerpts)))
+        return _json(
+            await books.ask(lambda reader: cost_page.spent(reader, by, days, books.excerpts))
+        )
 
     # What keeps them up to date
 
-    async def live_overview(self, _request: Request) -> Stream | Response:
+    async def live_overview(self, _request: Request) -> EventStream | Response:
         """Send how things stand, from now on."""
         desk = self._desk
-        return desk.streams.answer(live.updates(desk.watch, live.overview(desk.books)))
+        return desk.streams.answer(
+            page_updates.updates(desk.watch, page_updates.overview(desk.books))
+        )
 
-    async def live_batch(self, request: Request) -> Stream | Response:
+    async def live_batch(self, request: Request) -> EventStream | Response:
         """Send what a batch does, from now on."""
         desk = self._desk
-        view = live.batch(desk.books, request.path_params["batch"], asked.wish(request))
+        view = page_updates.batch(desk.books, request.path_params["batch"], asked.wish(request))
         await desk.books.ask(asked.known(request.path_params["batch"]))
-        return desk.streams.answer(live.updates(desk.watch, view))
+        return desk.streams.answer(page_updates.updates(desk.watch, view))
 
-    async def live_task(self, request: Request) -> Stream | Response:
+    async def live_task(self, request: Request) -> EventStream | Response:
         """Send what a task does, from now on; a browser that comes back says what it has."""
         desk, ref = self._desk, asked.ref(request)
         await desk.books.ask(asked.known(ref.batch, ref.task))
         known = request.headers.get("last-event-id") or request.query_params.get("from", "")
         start = int(known) if known.isascii() and known.isdigit() and len(known) < 10 else None  # noqa: PLR2004
-        return desk.streams.answer(live.task(desk.books, desk.watch, ref, start))
+        return desk.streams.answer(page_updates.task(desk.books, desk.watch, ref, start))
 
 
 def _json(value: Any) -> Response:
@@ -258,6 +270,6 @@ async def _troubled(_request: Request, error: Exception) -> Response:
 async def _nothing(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if "text/html" in request.headers.get("accept", ""):
-        return HTMLResponse(page.shell(login=False), error.status_code)
+        return HTMLResponse(assets_served.shell(login=False), error.status_code)
     body = msgspec.json.encode({"error": error.detail})
     return Response(body, error.status_code, error.headers, "application/json")

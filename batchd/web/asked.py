@@ -7,16 +7,16 @@ from collections.abc import Callable
 from starlette.requests import Request
 
 from batchd.errors import UsageError
-from batchd.records import Ref, Status
-from batchd.store.reader import Reader
-from batchd.store.views import ORDERS
-from batchd.web.live import Wish
+from batchd.records import Ref, TaskStatus
+from batchd.store.reader import StoreReader
+from batchd.store.row_records import ORDERS
+from batchd.web.page_updates import TaskFilter
 
 #: Characters of what tasks are searched for.
-_LONGEST = 200
+_MAX_SEARCH_CHARS = 200
 
 
-def known(batch: str, task: str = "") -> Callable[[Reader], object]:
+def known(batch: str, task: str = "") -> Callable[[StoreReader], object]:
     """Return what asks the store whether there is such a batch or task."""
     return lambda reader: reader.task(Ref(batch, task)) if task else reader.batch(batch)
 
@@ -34,15 +34,15 @@ def number(request: Request, name: str) -> int:
     return int(text)
 
 
-def wish(request: Request) -> Wish:
+def wish(request: Request) -> TaskFilter:
     """Return which tasks of a batch are wanted. Raises ``UsageError``."""
     order = request.query_params.get("sort", "")
     statuses = [s for s in request.query_params.get("status", "").split(",") if s]
-    if order.removeprefix("-") not in ORDERS or not {*statuses} <= {*Status}:
+    if order.removeprefix("-") not in ORDERS or not {*statuses} <= {*TaskStatus}:
         raise UsageError("sort is a column, and status a list of statuses")
-    return Wish(
+    return TaskFilter(
         statuses=tuple(statuses),
-        text=request.query_params.get("q", "")[:_LONGEST],
+        text=request.query_params.get("q", "")[:_MAX_SEARCH_CHARS],
         order=order.removeprefix("-"),
         descending=order.startswith("-"),
         page=number(request, "page"),

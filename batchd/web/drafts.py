@@ -9,19 +9,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from batchd.errors import UsageError
-from batchd.web.orders import Order
+from batchd.web.orders import WebOrder
 
 #: How long a question waits for its answer (seconds).
 _WAITS_S = 120.0
 #: Questions that wait at once; the oldest goes first.
-_MOST = 200
+_MAX_DRAFTS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Draft:
     """An order, and who asked for it."""
 
-    order: Order
+    order: WebOrder
     session: str
     until: float
 
@@ -34,16 +34,16 @@ class Drafts:
         #: By their tickets, oldest first.
         self._drafts: dict[str, _Draft] = {}
 
-    def keep(self, order: Order, session: str) -> str:
+    def keep(self, order: WebOrder, session: str) -> str:
         """Keep an order; return the ticket that confirms it, once."""
-        while len(self._drafts) >= _MOST:
+        while len(self._drafts) >= _MAX_DRAFTS:
             del self._drafts[next(iter(self._drafts))]
         ticket = secrets.token_urlsafe(24)
         until = self._clock() + _WAITS_S
         self._drafts[ticket] = _Draft(order=order, session=session, until=until)
         return ticket
 
-    def take(self, ticket: str, session: str) -> Order:
+    def take(self, ticket: str, session: str) -> WebOrder:
         """Return the order of a ticket, which is used up by that. Raises ``UsageError``."""
         draft = self._drafts.pop(ticket, None)
         if (

@@ -8,11 +8,11 @@ from typing import TypeAlias
 
 from batchd.records import Ref
 from batchd.spool import outbox
-from batchd.store.reader import Reader
+from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow
 
 #: Characters of an excerpt.
-_LONGEST = 140
+_MAX_EXCERPT_CHARS = 140
 #: Excerpts that are kept; beyond it all are read again.
 _KEPT = 50_000
 
@@ -26,7 +26,7 @@ class Excerpts:
     def __init__(self) -> None:
         self._known: dict[_Key, str] = {}
 
-    def line(self, reader: Reader, batch: BatchRow, task: str = "") -> str:
+    def line(self, reader: StoreReader, batch: BatchRow, task: str = "") -> str:
         """Return how a task's prompt begins, of a batch that of its first task; empty: no one knows any more.
 
         Raises ``StoreError`` where the store cannot be read.
@@ -40,7 +40,7 @@ class Excerpts:
         return found
 
 
-def prompt(reader: Reader, ref: Ref, folder: str) -> str:
+def prompt(reader: StoreReader, ref: Ref, folder: str) -> str:
     """Return a task's prompt; of a pruned one as its result in the outbox has it, and empty where that is gone."""
     if not reader.pruned(ref):
         return reader.spec(ref).first_prompt
@@ -50,18 +50,22 @@ def prompt(reader: Reader, ref: Ref, folder: str) -> str:
     return ""
 
 
-def _prompt(reader: Reader, batch: BatchRow, task: str) -> str:
+def _prompt(reader: StoreReader, batch: BatchRow, task: str) -> str:
     if not task:
         return ""
     return prompt(reader, Ref(batch.batch.name, task), batch.batch.folder)
 
 
-def _first(reader: Reader, batch: BatchRow) -> str:
+def _first(reader: StoreReader, batch: BatchRow) -> str:
     _, rows = reader.tasks_where(batch.batch.name, limit=1)
     return rows[0].ref.task if rows else ""
 
 
 def _excerpt(text: str) -> str:
     """Return the beginning of a text on one line."""
-    whole = " ".join(text[: 4 * _LONGEST].split())
-    return whole if len(whole) <= _LONGEST else f"{whole[: _LONGEST - 2].rstrip()} …"
+    whole = " ".join(text[: 4 * _MAX_EXCERPT_CHARS].split())
+    return (
+        whole
+        if len(whole) <= _MAX_EXCERPT_CHARS
+        else f"{whole[: _MAX_EXCERPT_CHARS - 2].rstrip()} …"
+    )

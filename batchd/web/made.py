@@ -16,8 +16,8 @@ from batchd.errors import SandboxError, UnknownNameError
 from batchd.formats import ResultV1
 from batchd.observe import changes, markdown
 from batchd.records import Ref
-from batchd.spool import outbox, patches
-from batchd.store.reader import Reader
+from batchd.spool import outbox, patch_files
+from batchd.store.reader import StoreReader
 
 _RESULT: msgspec.json.Decoder[ResultV1] = msgspec.json.Decoder(ResultV1)
 #: Characters of an answer; the result's file has the rest.
@@ -29,14 +29,14 @@ _IMAGES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif",
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-def listed(reader: Reader, ref: Ref) -> dict[str, Any]:
+def listed(reader: StoreReader, ref: Ref) -> dict[str, Any]:
     """Return a task's answer, the last verdict on it, its patch, and the files that it has made. Raises ``StoreError``."""
     result = _result(reader, ref)
     if result is None:
         return {"patch": None, "files": [], "more": 0}
     answer, verdict = result.answer[:_ANSWER], result.evaluation
     about = result.patch
-    data = patches.whole(_folder(reader, ref), ref.task, about.sha256) if about else None
+    data = patch_files.whole(_folder(reader, ref), ref.task, about.sha256) if about else None
     patch = changes.shown(result, data, _PATCH)
     names = list(_made(result))
     files = [{"path": path, "change": change} for change, path in names[:_FILES]]
@@ -54,7 +54,7 @@ def listed(reader: Reader, ref: Ref) -> dict[str, Any]:
     }
 
 
-def preview(reader: Reader, ref: Ref, path: str) -> dict[str, Any]:
+def preview(reader: StoreReader, ref: Ref, path: str) -> dict[str, Any]:
     """Return what there is to see of a file: its text, an image as an address that holds it, or nothing; and its size.
 
     Raises ``UnknownNameError`` for one that the task has not made, or that is gone.
@@ -70,7 +70,7 @@ def preview(reader: Reader, ref: Ref, path: str) -> dict[str, Any]:
     return {"size": size, "text": part.decode("utf-8", "replace"), "cut": max(0, size - len(part))}
 
 
-def content(reader: Reader, ref: Ref, path: str) -> bytes:
+def content(reader: StoreReader, ref: Ref, path: str) -> bytes:
     """Return a file as it is. Raises ``UnknownNameError`` for one that the task has not made, or that is gone or too large."""
     _, size = _read(reader, ref, path, 0)
     if size > _SENT:
@@ -78,7 +78,7 @@ def content(reader: Reader, ref: Ref, path: str) -> bytes:
     return _read(reader, ref, path, _SENT)[0]
 
 
-def _read(reader: Reader, ref: Ref, path: str, most: int) -> tuple[bytes, int]:
+def _read(reader: StoreReader, ref: Ref, path: str, most: int) -> tuple[bytes, int]:
     """Return the beginning of a file, and its size. No link is followed on the way to it."""
     from batchd.sandbox import directory  # noqa: PLC0415 (most who look at a page look at no file)
 
@@ -105,11 +105,11 @@ def _made(result: ResultV1) -> Iterator[tuple[str, str]]:
         yield from (("modified", path) for path in result.files.modified)
 
 
-def _folder(reader: Reader, ref: Ref) -> Path:
+def _folder(reader: StoreReader, ref: Ref) -> Path:
     return Path(reader.batch(ref.batch).batch.folder)
 
 
-def _result(reader: Reader, ref: Ref) -> ResultV1 | None:
+def _result(reader: StoreReader, ref: Ref) -> ResultV1 | None:
     """Return a task's result; of a pruned one, as it lies in the outbox. None: there is none (any more)."""
     if not reader.task(ref).status.final:
         return None

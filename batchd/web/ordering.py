@@ -29,18 +29,18 @@ from batchd.errors import (
     UnknownNameError,
     UsageError,
 )
-from batchd.web.books import Books
 from batchd.web.drafts import Drafts
-from batchd.web.orders import Order, Wanted, ordered
+from batchd.web.orders import WantedOrder, WebOrder, ordered
 from batchd.web.shield import ASKED, CONFIRMED, session
+from batchd.web.store_queries import StoreQueries
 
 T = TypeVar("T")
 #: What the daemon gets for an order: ten thousand tasks take their time (seconds).
 _PATIENCE_S = 600.0
 #: Orders that are carried out at once.
-_MOST = 8
+_MAX_ORDERS = 8
 #: Bytes of a request, and how long it may take to come (seconds).
-_LONGEST = 4096
+_MAX_REQUEST_BYTES = 4096
 _SLOWEST_S = 10.0
 #: Characters of what a proxy says of whom it asks for.
 _FORWARDED = 60
@@ -55,7 +55,7 @@ class Confirmation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Ordering:
     """Takes orders from browsers to the daemon."""
 
-    def __init__(self, state: Path, books: Books) -> None:
+    def __init__(self, state: Path, books: StoreQueries) -> None:
         self._state = state
         self._books = books
         self._drafts = Drafts()
@@ -71,7 +71,7 @@ class Ordering:
     async def asked(self, request: Request) -> Response:
         """Return the question to an order, and the ticket that answers it."""
         try:
-            wanted = await _body(request, Wanted)
+            wanted = await _body(request, WantedOrder)
             order = await self._books.ask(lambda reader: ordered(reader, wanted))
         except BatchdError as error:
             return _refused(error, _code(error))
@@ -85,8 +85,8 @@ class Ordering:
             order = self._drafts.take((await _body(request, Confirmation)).ticket, shown)
         except BatchdError as error:
             return _refused(error, 409)
-        if self._under_way >= _MOST:
-            busy = UsageError(f"{_MOST} orders are being carried out: try again")
+        if self._under_way >= _MAX_ORDERS:
+            busy = UsageError(f"{_MAX_ORDERS} orders are being carried out: try again")
             return _refused(busy, 503)
         self._under_way += 1
         try:
@@ -104,7 +104,7 @@ class Ordering:
         finally:
             self._under_way -= 1
 
-    def _carried_out(self, order: Order, via: str) -> Mapping[str, Any]:
+    def _carried_out(self, order: WebOrder, via: str) -> Mapping[str, Any]:
         """Return what the daemon's answer says, and which batches are new. Raises ``BatchdError``."""
         try:
             answer = control.ask(self._state, order.request, timeout_s=_PATIENCE_S, via=via)
@@ -121,8 +121,8 @@ async def _body(request: Request, kind: type[T]) -> T:
         async with asyncio.timeout(_SLOWEST_S):
             async for part in request.stream():
                 said += part
-                if len(said) > _LONGEST:
-                    raise UsageError(f"an order has at most {_LONGEST} bytes")
+                if len(said) > _MAX_REQUEST_BYTES:
+                    raise UsageError(f"an order has at most {_MAX_REQUEST_BYTES} bytes")
     except (TimeoutError, ClientDisconnect):
         raise UsageError("the request never ended") from None
     try:

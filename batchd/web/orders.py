@@ -11,25 +11,25 @@ import msgspec
 from batchd.control import (
     Cancel,
     Cancelled,
+    ControlRequest,
     Pause,
     Paused,
-    Request,
     Resume,
-    Resumed,
+    ResumedScope,
     Retry,
 )
-from batchd.control.messages import A
+from batchd.control.requests import A
 from batchd.errors import UsageError
-from batchd.observe import parking, words
-from batchd.records import Cause, Parking, Ref, Scope, Status
+from batchd.observe import standstill, words
+from batchd.records import Cause, Parking, Ref, Scope, TaskStatus
 from batchd.spool.ulid import ulid
-from batchd.store.reader import Reader
+from batchd.store.reader import StoreReader
 
 #: Orders of the command line, by their names there.
 Verb: TypeAlias = Literal["cancel", "pause", "resume", "retry"]
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class WantedOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An order as a page asks for it."""
 
     verb: Verb
@@ -41,10 +41,10 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class WebOrder:
     """An order that is ready to be given."""
 
-    request: Request[Any]
+    request: ControlRequest[Any]
     #: What is asked before it is given.
     question: str
     #: The command that does the same, which needs no daemon.
@@ -53,7 +53,7 @@ class Order:
     lines: Callable[[Any], list[str]]
 
 
-def ordered(reader: Reader, wanted: Wanted) -> Order:
+def ordered(reader: StoreReader, wanted: WantedOrder) -> WebOrder:
     """Return the order that is wanted. Raises ``UsageError``, and ``UnknownNameError`` for what there is not."""
     if wanted.verb in {"cancel", "retry"}:
         batch, task = _target(wanted)
@@ -72,7 +72,7 @@ def ordered(reader: Reader, wanted: Wanted) -> Order:
     return _pausing(scope, name) if wanted.verb == "pause" else _resuming(scope, name)
 
 
-def _target(wanted: Wanted) -> tuple[str, str]:
+def _target(wanted: WantedOrder) -> tuple[str, str]:
     """Return the batch and the task that an order is about; no task: all of the batch. Raises ``UsageError``."""
     batch, slash, task = wanted.name.partition("/")
     if (
@@ -84,7 +84,7 @@ def _target(wanted: Wanted) -> tuple[str, str]:
     return batch, task
 
 
-def _known(reader: Reader, batch: str, task: str) -> None:
+def _known(reader: StoreReader, batch: str, task: str) -> None:
     """Return if there is such a batch or task. Raises ``UnknownNameError``."""
     if task:
         reader.task(Ref(batch, task))
@@ -93,13 +93,13 @@ def _known(reader: Reader, batch: str, task: str) -> None:
 
 
 def _order(
-    request: Request[A], question: str, command: str, lines: Callable[[A], list[str]]
-) -> Order:
+    request: ControlRequest[A], question: str, command: str, lines: Callable[[A], list[str]]
+) -> WebOrder:
     """Return an order whose lines are made of the answer that its request gets."""
-    return Order(request=request, question=question, command=command, lines=lines)
+    return WebOrder(request=request, question=question, command=command, lines=lines)
 
 
-def _cancelling(reader: Reader, batch: str, task: str) -> Order:
+def _cancelling(reader: StoreReader, batch: str, task: str) -> WebOrder:
     name = f"{batch}/{task}" if task else batch
     if task:
         left = int(not reader.task(Ref(batch, task)).status.final)
@@ -125,11 +125,11 @@ def _cancelled(answer: Cancelled) -> list[str]:
     return [f"{words.counted(answer.cancelled, 'task')} cancelled", *over]
 
 
-def _retrying(reader: Reader, batch: str, task: str, *, failed: bool) -> Order:
+def _retrying(reader: StoreReader, batch: str, task: str, *, failed: bool) -> WebOrder:
     name = f"{batch}/{task}" if task else batch
     if task:
         row = reader.task(Ref(batch, task))
-        count, done = int(row.status.final), int(row.status is Status.COMPLETED)
+        count, done = int(row.status.final), int(row.status is TaskStatus.COMPLETED)
     else:
         every = reader.batch(batch)
         count, done = every.finished, every.completed
@@ -156,7 +156,7 @@ def _retrying(reader: Reader, batch: str, task: str, *, failed: bool) -> Order:
     )
 
 
-def _pausing(scope: Scope, name: str) -> Order:
+def _pausing(scope: Scope, name: str) -> WebOrder:
     what = words.named(scope, name)
 
     def lines(answer: Paused) -> list[str]:
@@ -168,11 +168,11 @@ def _pausing(scope: Scope, name: str) -> Order:
     )
 
 
-def _resuming(scope: Scope, name: str) -> Order:
+def _resuming(scope: Scope, name: str) -> WebOrder:
     what = words.named(scope, name)
 
-    def lines(answer: Resumed) -> list[str]:
-        held = [parking.why(_parking(each)) for each in answer.held]
+    def lines(answer: ResumedScope) -> list[str]:
+        held = [standstill.why(_parking(each)) for each in answer.held]
         tried = [f"{each} is tried with one call first" for each in answer.trying]
         first = f"{what} goes on" if answer.resumed else f"{what}: nothing was parked"
         return [first, *tried, *(f"It still waits: {each}" for each in held)]

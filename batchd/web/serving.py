@@ -18,8 +18,8 @@ from batchd.config.values import loopback
 from batchd.errors import NotPossibleError, UsageError
 from batchd.web import token
 from batchd.web.application import application
-from batchd.web.gate import Gate
-from batchd.web.streams import Streams
+from batchd.web.authentication import TokenCheck
+from batchd.web.event_streams import EventStreams
 
 #: Connections at once, those of listeners included.
 _CONNECTIONS = 256
@@ -43,8 +43,8 @@ def serve(config: Config, host: str, port: int, say: Callable[[str], None]) -> N
             "and put a server before it that speaks TLS, for a token in the clear can be read on the way"
         )
     made = not secret and not web.open
-    gate = Gate(token.kept(state) if made else secret)
-    streams = Streams()
+    gate = TokenCheck(token.kept(state) if made else secret)
+    streams = EventStreams()
     with _listener(host, port) as sock:
         app = application(state, gate, streams, web)
         for line in _announcement(sock, gate, state if made else None):
@@ -107,7 +107,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _run(config: uvicorn.Config, sock: socket.socket, streams: Streams) -> None:
+async def _run(config: uvicorn.Config, sock: socket.socket, streams: EventStreams) -> None:
     server = _Server(config)
 
     def end() -> None:
@@ -148,7 +148,7 @@ def _listener(host: str, port: int) -> Iterator[socket.socket]:
         yield sock
 
 
-def _announcement(sock: socket.socket, gate: Gate, made_in: Path | None) -> Iterator[str]:
+def _announcement(sock: socket.socket, gate: TokenCheck, made_in: Path | None) -> Iterator[str]:
     """Yield where it is to be seen. The code is for who sits at a terminal: it lets one browser in, once."""
     host, port = sock.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"

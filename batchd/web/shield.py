@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from batchd.records import hosts
-from batchd.web.gate import Gate
+from batchd.web.authentication import TokenCheck
 
 #: Everything comes from here, nothing stands inline, no page frames it.
 POLICY = (
@@ -36,11 +36,17 @@ ASKED, CONFIRMED = "/api/orders", "/api/orders/confirmed"
 _KEY = "x-batchd-key"
 
 
-class Shield:
+class RequestShield:
     """Lets through what may pass. An ASGI application around another."""
 
     def __init__(
-        self, app: ASGIApp, *, gate: Gate, names: Sequence[str], login: str, orders: bool = False
+        self,
+        app: ASGIApp,
+        *,
+        gate: TokenCheck,
+        names: Sequence[str],
+        login: str,
+        orders: bool = False,
     ) -> None:
         """``names``: those beside addresses and localhost; ``login``: what browsers are shown first."""
         self._app = app
@@ -114,7 +120,7 @@ def _from_here(headers: Headers) -> bool:
     return len(origins) == 1 and origins[0].lower() in own and site == "same-origin"
 
 
-async def refused(gate: Gate, headers: Headers) -> Response | None:
+async def refused(gate: TokenCheck, headers: Headers) -> Response | None:
     """Return the answer to who shows no token, or a wrong one; None: it is right."""
     kind, _, given = headers.get("authorization", "").partition(" ")
     if kind.lower() == "bearer" and await gate.knows(given.strip()):

@@ -12,7 +12,7 @@ from batchd.errors import NotPossibleError
 
 #: The file in the state directory, mode 0600.
 NAME = "web.token"
-_SHORTEST = 16
+_MIN_TOKEN_CHARS = 16
 
 
 def kept(state: Path) -> str:
@@ -39,7 +39,7 @@ def _read(path: Path) -> str:
     if found.st_uid not in {0, os.geteuid(), path.parent.stat().st_uid} or found.st_mode & 0o077:
         raise NotPossibleError(f"{path}: others may read or change it; remove it, and start again")
     token = text.decode("ascii", "replace").strip()
-    if len(token) < _SHORTEST:
+    if len(token) < _MIN_TOKEN_CHARS:
         raise NotPossibleError(f"{path}: it holds no token; remove it, and start again")
     return token
 

@@ -37,7 +37,7 @@ from batchd.wire.frames import (
 from batchd.wire.vocabulary import (
     Ack,
     Ask,
-    Cancel,
+    CancelTask,
     Denied,
     Done,
     DoneAs,
@@ -53,7 +53,7 @@ from batchd.wire.vocabulary import (
     Record,
     Retune,
     Run,
-    Settings,
+    WorkerSettings,
 )
 
 __all__ = [
@@ -64,7 +64,7 @@ __all__ = [
     "MAX_PART",
     "Ack",
     "Ask",
-    "Cancel",
+    "CancelTask",
     "Denied",
     "Done",
     "DoneAs",
@@ -92,9 +92,9 @@ __all__ = [
     "Record",
     "Retune",
     "Run",
-    "Settings",
     "Up",
     "WorkerEnded",
+    "WorkerSettings",
     "handed",
     "pack",
     "raw",

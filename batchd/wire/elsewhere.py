@@ -1,4 +1,4 @@
-"""What the daemon and a worker of another machine say beside that: how it joins, its lease, its keys, its patches."""
+"""Messages between the daemon and a worker of another machine alone: how it joins, its lease, its keys, its patches."""
 
 from __future__ import annotations
 

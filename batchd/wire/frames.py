@@ -1,4 +1,4 @@
-"""How messages become bytes, and back: four bytes of length (big endian), then ``["KIND", {fields}]`` in JSON."""
+"""Frames: messages as bytes, four of length (big endian), then ``["KIND", {fields}]`` in JSON."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from batchd.wire.elsewhere import (
 from batchd.wire.vocabulary import (
     Ack,
     Ask,
-    Cancel,
+    CancelTask,
     Denied,
     Done,
     Drain,
@@ -62,7 +62,7 @@ Down: TypeAlias = (
     | LeaseRenewed
     | History
     | Run
-    | Cancel
+    | CancelTask
     | Park
     | Drain
     | Retune

@@ -1,4 +1,4 @@
-"""What the daemon and every worker say to each other. Which way each message goes stands in its docstring."""
+"""Messages between the daemon and every worker. Which way each goes stands in its docstring."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ DoneAs: TypeAlias = Literal[
 ]
 
 
-class Settings(Struct, frozen=True, kw_only=True):
-    """What a worker needs of the configuration."""
+class WorkerSettings(Struct, frozen=True, kw_only=True):
+    """The settings of a worker, from the configuration."""
 
     #: By provider name.
     endpoints: Mapping[str, Endpoint]
@@ -61,7 +61,7 @@ class Hello(Struct, frozen=True, kw_only=True):
     #: Up: why no task can run there.
     problem: str = ""
     #: Down.
-    settings: Settings | None = None
+    settings: WorkerSettings | None = None
 
 
 class Run(Struct, frozen=True, kw_only=True):
@@ -101,7 +101,7 @@ class History(Struct, frozen=True, kw_only=True):
     events: tuple[msgspec.Raw, ...]
 
 
-class Cancel(Struct, frozen=True):
+class CancelTask(Struct, frozen=True):
     """Down: end this task as cancelled."""
 
     ref: Ref
@@ -124,7 +124,7 @@ class Drain(Struct, frozen=True):
 class Retune(Struct, frozen=True):
     """Down: the configuration has changed; counts for what starts from now on."""
 
-    settings: Settings
+    settings: WorkerSettings
 
 
 class Ask(Struct, frozen=True, kw_only=True):

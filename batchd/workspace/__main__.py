@@ -1,4 +1,4 @@
-"""The daemon's child for mirrors and packs: reads what to do on its input, writes an ``Outcome``, and ends with the daemon.
+"""The daemon's child for mirrors and packs: reads what to do on its input, writes an ``FetchOutcome``, and ends with the daemon.
 
 Started as ``python -m batchd.workspace PID``, the number being the daemon's.
 """
@@ -16,7 +16,7 @@ import msgspec
 
 from batchd.errors import FolderError, SandboxError, SandboxUnavailableError, WorkspaceError
 from batchd.workspace import fetching, travelling
-from batchd.workspace.job import Job, Lay, Outcome, PackUp, Work
+from batchd.workspace.fetch_job import FetchJob, FetchOutcome, Lay, PackUp, Work
 from batchd.workspace.mirrors import Mirror
 
 _PR_SET_PDEATHSIG = 1
@@ -32,22 +32,22 @@ def main() -> int:
     return 0
 
 
-async def _outcome(work: Work) -> Outcome:
+async def _outcome(work: Work) -> FetchOutcome:
     try:
         match work:
-            case Job(kept=kept):
+            case FetchJob(kept=kept):
                 with Mirror(Path(kept).parent).locked():
-                    return Outcome(commit=await fetching.fetched(work))
+                    return FetchOutcome(commit=await fetching.fetched(work))
             case PackUp():
-                return Outcome(pack=await travelling.packed(work))
+                return FetchOutcome(pack=await travelling.packed(work))
             case Lay():
                 await travelling.laid(work)
-                return Outcome()
+                return FetchOutcome()
     except (WorkspaceError, SandboxError, SandboxUnavailableError, FolderError) as error:
-        return Outcome(error=str(error), errno=travelling.refused(error))
+        return FetchOutcome(error=str(error), errno=travelling.refused(error))
     except OSError as error:
-        what = "fetched" if isinstance(work, Job) else "done"
-        return Outcome(error=f"it cannot be {what}: {error}", errno=travelling.refused(error))
+        what = "fetched" if isinstance(work, FetchJob) else "done"
+        return FetchOutcome(error=f"it cannot be {what}: {error}", errno=travelling.refused(error))
 
 
 if __name__ == "__main__":

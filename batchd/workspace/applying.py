@@ -1,4 +1,4 @@
-"""Puts a task's patch into the repository that it is of: all of it, or nothing.
+"""The application of a task's patch to the repository that it is of: all of it, or nothing.
 
 It runs in the sandbox, where nothing that the repository has git run can reach anything else; and of the repository's own
 configuration nothing counts for files: no hook, filter or program of it runs.

@@ -1,4 +1,4 @@
-"""Makes a task's clone, or copy, in its directory."""
+"""The making of a task's clone, or copy, in its directory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fetches what a mirror is to hold: a repository's branches and tags, or a copy of a directory.
+"""The fetch of what a mirror is to hold: a repository's branches and tags, or a copy of a directory.
 
 What lies on this machine is read in the sandbox, as its owner: a dropper reads nothing by batchd's rights, and what a
 repository has git run stays in there. A URL is fetched outside, since the keys to it stay there, and touches nothing
@@ -19,11 +19,11 @@ from pathlib import Path
 
 from batchd.errors import WorkspaceError
 from batchd.records import SandboxPolicy
-from batchd.sandbox import Ran, Sandbox
-from batchd.sandbox.identity import as_root
+from batchd.sandbox import CommandEnd, Sandbox
+from batchd.sandbox.command_user import as_root
 from batchd.sandbox.probe import ready
 from batchd.workspace import git
-from batchd.workspace.job import Job
+from batchd.workspace.fetch_job import FetchJob
 
 _HASH = re.compile("[0-9a-f]{40}([0-9a-f]{24})?")
 #: The limit of a mirror in place of the sandbox's.
@@ -99,7 +99,7 @@ git write-tree
 """
 
 
-async def fetched(job: Job) -> str:
+async def fetched(job: FetchJob) -> str:
     """Have the mirror hold it, and return the commit, of a copy the tree. Raises ``WorkspaceError``, ``SandboxError``."""
     if job.origin.kind == "copy":
         return await _copied(job)
@@ -118,18 +118,18 @@ async def fetched(job: Job) -> str:
     return first
 
 
-async def _copied(job: Job) -> str:
+async def _copied(job: FetchJob) -> str:
     argv = git.script(_COPY, _source(job), git.ATTRIBUTES)
     ran = await _inside(job, argv, "it cannot be copied")
     return ran.output.split()[-1]
 
 
-def _source(job: Job) -> str:
+def _source(job: FetchJob) -> str:
     """Return where scripts find what is fetched."""
     return "/base" if job.policy.backend == "bwrap" else job.origin.source
 
 
-async def _inside(job: Job, argv: list[str], what: str) -> Ran:
+async def _inside(job: FetchJob, argv: list[str], what: str) -> CommandEnd:
     """Run a script in the mirror's folder, in the sandbox. Raises ``WorkspaceError`` where it fails."""
     remote = job.origin.remote
     policy = replace(
@@ -153,7 +153,7 @@ async def _inside(job: Job, argv: list[str], what: str) -> Ran:
     return ran
 
 
-async def _fetched_from_afar(job: Job) -> None:
+async def _fetched_from_afar(job: FetchJob) -> None:
     await asyncio.to_thread(Path(job.kept).mkdir, mode=0o755, exist_ok=True)
     keys = {"credential.helper": _helper(job.credentials)} if job.credentials else {}
     process = await asyncio.create_subprocess_exec(
@@ -202,7 +202,7 @@ def _helper(file: str) -> str:
     return f'!f() {{ [ "$1" != get ] || git credential-store --file={shlex.quote(file)} get; }}; f'
 
 
-def _too_large(said: str, job: Job) -> str:
+def _too_large(said: str, job: FetchJob) -> str:
     """Return what stands behind git's words where a pack could not be written to its end."""
     if "index-pack" not in said:
         return ""

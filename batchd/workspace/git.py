@@ -1,4 +1,4 @@
-"""How git of ours runs: by scripts, without anything that a repository, a user or the system has it run."""
+"""Runs of our own git: by scripts, without anything that a repository, a user or the system has it run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from batchd.errors import WorkspaceError
-from batchd.sandbox import Ran
+from batchd.sandbox import CommandEnd
 
 #: What a repository's own configuration could have git run, or read elsewhere, and how files are taken as they are.
 SETTINGS = {
@@ -85,7 +85,7 @@ def bare(text: str, *arguments: str) -> list[str]:
     return ["sh", "-c", _OPENING + text, "sh", *arguments]
 
 
-def insist(ran: Ran, what: str) -> None:
+def insist(ran: CommandEnd, what: str) -> None:
     """Raise ``WorkspaceError`` where a script did not come to its end. ``what``: what could not be done, in words."""
     if ran.excess:
         raise WorkspaceError(f"{what}: {ran.excess}")

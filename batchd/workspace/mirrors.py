@@ -28,7 +28,7 @@ _NAME = 40
 
 
 class Pin(msgspec.Struct, frozen=True, kw_only=True):
-    """What one batch uses of a mirror."""
+    """A pin: what one batch uses of a mirror."""
 
     batch: str
     #: Its folder in the outbox: as long as that is there, clones of its tasks may be.

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from batchd.errors import WorkspaceError
 from batchd.records import Pack
-from batchd.sandbox import Ran, Workplace
-from batchd.workspace.listing import Changes, Listing, Look, changes, look
+from batchd.sandbox import CommandEnd, Workplace
+from batchd.workspace.directory_listing import Changes, DirectoryLook, Listing, changes, look
 from batchd.workspace.packs import Lists, Reading, Writer
 
 #: Owners do not travel, times and modes do; the same files make the same bytes. What cannot be read is left out.
@@ -42,7 +42,7 @@ _READ = 1 << 18
 _SAID = 400
 
 
-async def seen(place: Workplace, timeout_s: float) -> Look:
+async def seen(place: Workplace, timeout_s: float) -> DirectoryLook:
     """Look at a place's directory; what the task has closed to itself is opened first. Raises ``WorkspaceError``, ``SandboxError``."""
     found = await asyncio.to_thread(place.look, look)
     if found.closed:
@@ -88,7 +88,7 @@ async def unpacked(place: Workplace, pack: Reading, timeout_s: float) -> None:
         _insist(await _talk(place, _UNPACK, itertools.chain([first], tar), None, timeout_s))
 
 
-def everything(found: Look) -> Changes:
+def everything(found: DirectoryLook) -> Changes:
     """Return that all that lies in a directory is new."""
     return changes({}, found.seen)
 
@@ -110,7 +110,7 @@ async def _talk(
     says: Iterable[bytes],
     hears: Callable[[bytes], None] | None,
     timeout_s: float,
-) -> Ran:
+) -> CommandEnd:
     """Run a script whose standard input is a socket. Raises what ``says`` and ``hears`` raise, and ``SandboxError``."""
     ours, theirs = socket.socketpair()
     with ours:
@@ -124,7 +124,7 @@ async def _talk(
                     ["sh", "-c", script, "sh"], stdin=theirs.fileno(), timeout_s=timeout_s
                 )
             finally:
-                # Whatever became of it, nobody else holds the other end: both threads see that.
+                # Whatever became of it, no one else holds the other end: both threads see that.
                 theirs.close()
                 with contextlib.suppress(OSError):
                     ours.shutdown(socket.SHUT_WR)
@@ -160,13 +160,13 @@ def _hear(way: socket.socket, hears: Callable[[bytes], None] | None) -> None:
 
 
 def _insist(
-    ran: Ran, what: str = "the directory cannot be unpacked", good: Collection[int] = (0,)
+    ran: CommandEnd, what: str = "the directory cannot be unpacked", good: Collection[int] = (0,)
 ) -> None:
     if ran.exit_code not in good or ran.excess:
         raise WorkspaceError(f"{what}: {_why(ran)}")
 
 
-def _why(ran: Ran) -> str:
+def _why(ran: CommandEnd) -> str:
     if ran.excess or ran.timed_out:
         return ran.excess or f"it takes longer than {ran.seconds:,.0f} s"
     text = "; ".join(line.strip() for line in ran.output.splitlines() if line.strip())

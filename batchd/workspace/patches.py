@@ -1,4 +1,4 @@
-"""What a task has changed in its clone or copy, as a patch.
+"""The patch of a task: what it has changed in its clone or copy.
 
 Git is asked in a repository of ours that begins at the mirror's commit and looks at the task's files, with an empty HOME
 and /tmp: the task's own ``.git`` has no say in it.

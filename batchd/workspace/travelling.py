@@ -12,13 +12,13 @@ from pathlib import Path
 from batchd.records import Pack
 from batchd.sandbox import Sandbox
 from batchd.workspace import clones, packing
-from batchd.workspace.job import Lay, PackUp
-from batchd.workspace.listing import look
+from batchd.workspace.directory_listing import look
+from batchd.workspace.fetch_job import Lay, PackUp
 from batchd.workspace.mirrors import Mirror
 from batchd.workspace.packs import Shelf
 
 #: What a disk, or a quota, answers that takes nothing for a while.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+_TEMPORARY_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 async def packed(work: PackUp) -> Pack:
@@ -70,7 +70,7 @@ def refused(error: BaseException | None) -> int:
     """Return by what a disk that takes nothing has caused an error; 0: it has not."""
     said = str(error)
     while error is not None:
-        if isinstance(error, OSError) and error.errno in _FULL:
+        if isinstance(error, OSError) and error.errno in _TEMPORARY_ERRNOS:
             return error.errno
         error = error.__cause__
-    return next((number for number in _FULL if os.strerror(number) in said), 0)
+    return next((number for number in _TEMPORARY_ERRNOS if os.strerror(number) in said), 0)

@@ -13,12 +13,12 @@ import sys
 import time
 
 from batchd import agent, wire
-from batchd.agent.journal import Journal
+from batchd.agent.event_buffer import EventBuffer
 from batchd.events import CallAnswered, CallStarted, RoundEvaluated, TaskStarted, ToolRan
 from batchd.pool.joining import dialling, ticket
 from batchd.pool.lease import Lease
 from batchd.pool.worker import Worker
-from batchd.records import Answer, Evaluation, Purpose, Status, ToolCall, Usage
+from batchd.records import Answer, Evaluation, Purpose, TaskStatus, ToolCall, Usage
 from batchd.taskstate import Verdict, fold
 
 _WORDS = [f"{word}{i}" for i in range(50) for word in ("def ", "return ", "import ", "value_")]
@@ -37,10 +37,10 @@ TOOL = ToolCall("call_1", "shell", '{"command": "make test"}')
 USAGE = Usage(calls=1, input_tokens=2000, output_tokens=900)
 
 
-async def steps(run: wire.Run, host: agent.Host) -> agent.Ended:
+async def steps(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
     """Take as many steps as the task's prompt says, each after as many seconds as it says."""
     count, pause_s = run.task.first_prompt.split()
-    journal = Journal(run, host)
+    journal = EventBuffer(run, host)
     journal.add(TaskStarted(at=time.time(), terms=run.terms))
     for number in range(int(count)):
         await asyncio.sleep(float(pause_s))
@@ -69,10 +69,10 @@ async def steps(run: wire.Run, host: agent.Host) -> agent.Ended:
         RoundEvaluated(at=time.time(), evaluation=Evaluation(by="none", done=True), final=True)
     )
     state = fold(run.task.first_prompt, journal.events)
-    verdict = Verdict(status=Status.COMPLETED)
+    verdict = Verdict(status=TaskStatus.COMPLETED)
     journal.add(host.finish(state, verdict, time.time()))
     await journal.flush()
-    return agent.Ended("finished", fold(run.task.first_prompt, journal.events), ())
+    return agent.AttemptEnd("finished", fold(run.task.first_prompt, journal.events), ())
 
 
 async def main(node: str) -> int:

@@ -14,7 +14,7 @@ from attacking import NOBODY_ID
 from loglines import logged
 
 from batchd.demo import recordings
-from batchd.demo.recordings import Recording, Verdict
+from batchd.demo.recordings import RecordedVerdict, Recording
 from batchd.records import Answer, ToolCall
 from tests import conftest
 from tests.conftest import Spool, stand_in
@@ -86,7 +86,7 @@ class Camp(Spool):
         folder = self.folder / "talks"
         folder.mkdir(exist_ok=True)
         for prompt, answers in talks.items():
-            said = {"answers": tuple(answers), "judge": (Verdict(done=done),)}
+            said = {"answers": tuple(answers), "judge": (RecordedVerdict(done=done),)}
             recordings.save(folder, Recording(first_prompt=prompt, model="demo", **said))
         with stand_in("--recordings", str(folder), *server, count=count) as base_url:
             self.configure(base_url, "demo", config)

@@ -28,7 +28,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     ),
     "identity": (
         # Root stays root, with all capabilities, on a system that can be written.
-        ("sandbox/identity.py", "words = _become(identity) if as_root() else []", "words = []"),
+        ("sandbox/command_user.py", "words = _become(identity) if as_root() else []", "words = []"),
         ("sandbox/bwrap.py", '"--cap-drop", "ALL", *(', '"--cap-add", "ALL", *('),
         ("sandbox/bwrap.py", 'options += ["--ro-bind", place, place]', 'options += ["--bind", place, place]'),
         _UNPROBED,
@@ -89,30 +89,30 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     ),
     # --- how much of it there is, and for how long
     "limits": (
-        ("sandbox/identity.py", "_capped(kind, value))", "_capped(kind, value << 20 if kind != resource.RLIMIT_NPROC else value))"),
+        ("sandbox/command_user.py", "_capped(kind, value))", "_capped(kind, value << 20 if kind != resource.RLIMIT_NPROC else value))"),
     ),
     "processes": (
-        ("sandbox/identity.py", "processes = policy.max_processes * ", "processes = 6 * policy.max_processes * "),
-        ("sandbox/watch.py", "if watch in self._watched and not watch.excess:", "if False:"),
+        ("sandbox/command_user.py", "processes = policy.max_processes * ", "processes = 6 * policy.max_processes * "),
+        ("sandbox/command_watch.py", "if watch in self._watched and not watch.excess:", "if False:"),
     ),
     "arguments": (
         # Through a pipe, which must take all of them at once.
         ("sandbox/launch.py", "common = memory_file(view.options + over + view.last)",
          "import fcntl\n        common, end = os.pipe()\n        fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, 200_000)\n        write_all(end, view.options + over + view.last)\n        os.close(end)"),
     ),
-    "watch": (("sandbox/watch.py", "if watch in self._watched and not watch.excess:", "if False:"),),
-    "memory of sockets": (("sandbox/used.py", " + beside.sockets", ""),),
-    "memory of names": (("sandbox/used.py", "kernel + beside.names", "kernel"),),
-    "memory of files": (("sandbox/used.py", "nameless + beside.files", "nameless"),),
-    "memory of the kernel": (("sandbox/used.py", "opened.kernel() + tables(processes)", "0"),),
+    "watch": (("sandbox/command_watch.py", "if watch in self._watched and not watch.excess:", "if False:"),),
+    "memory of sockets": (("sandbox/memory_usage.py", " + beside.sockets", ""),),
+    "memory of names": (("sandbox/memory_usage.py", "kernel + beside.names", "kernel"),),
+    "memory of files": (("sandbox/memory_usage.py", "nameless + beside.files", "nameless"),),
+    "memory of the kernel": (("sandbox/memory_usage.py", "opened.kernel() + tables(processes)", "0"),),
     "connections that are over": (("sandbox/network/queues.py", "gone -= kind.memory in found", "gone -= 1"),),
     "narrow sockets": (("sandbox/seccomp.py", "_on(_SO_SNDBUF, [_refuse(0)])", "_on(_SO_SNDBUF, [_give(_ALLOW)])"),),
-    "fair sockets": (("sandbox/network/queues.py", "min(_LEAST * number, limit), 0", "limit, 0"),),
+    "fair sockets": (("sandbox/network/queues.py", "min(_MIN_MESSAGE_BYTES * number, limit), 0", "limit, 0"),),
     "last look": (("agent/evaluate.py", "or not (full := await place.full()):", 'or not (full := ""):'),),
     "first look": (("sandbox/disk.py", "        await self.before()\n        return await", "        return await"),),
     "ballast": (("store/writer.py", "urgent = group[0].urgent and ballast.refused(error)", "urgent = False"),),
     "kept measure": (("agent/loop.py", "held=self.state.terms.held if", "held=None if"),),
-    "fair memory": (("sandbox/used.py", "total = memory(processes, files) + more", "total *= 10"),),
+    "fair memory": (("sandbox/memory_usage.py", "total = memory(processes, files) + more", "total *= 10"),),
     "lasting tmp": (("sandbox/bwrap.py", "*([] if own_tmp else _tmpfs(policy.tmp_bytes, TMP)),", "*_tmpfs(policy.tmp_bytes, TMP),"),),
     "private tmp": (("sandbox/scratch.py", "mkdir(mode=0o700)", "mkdir(mode=0o755)"),),
     "opened tmp": (
@@ -120,7 +120,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         ("sandbox/scratch.py", "trees.let_in(above, name)", "pass"),
     ),
     "output": (("sandbox/output.py", "room = self._half - len(self._head)", "room = len(data)"),),
-    "time": (("sandbox/process.py", "asyncio.timeout(timeout_s)", "asyncio.timeout(timeout_s + 20)"),),
+    "time": (("sandbox/command_run.py", "asyncio.timeout(timeout_s)", "asyncio.timeout(timeout_s + 20)"),),
     "orphans": (
         ("sandbox/guard.py", "[ \"$live\" = ' ' ] && exit", "exit"),
         ("sandbox/launch.py", 'options += [] if stays else ["--die-with-parent"]', "pass"),
@@ -150,10 +150,10 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         ("sandbox/directory.py", "_RESOLVE_NO_SYMLINKS = 0x04", "_RESOLVE_NO_SYMLINKS = 0"),
         ("sandbox/directory.py", "_RESOLVE_BENEATH = 0x08", "_RESOLVE_BENEATH = 0"),
     ),
-    "trust": (("config/trust.py", "        return frozenset()\n", "        return frozenset(range(100_000))\n"),),
-    "rooms": (("spool/directories.py", "for path, name in self._closed.items():", "for path, name in ():"),),
-    "triggers": (("sandbox/triggers.py", "return _Search(top, time.monotonic() + seconds).run(own)", "return {}"),),
-    "triggers still": (("sandbox/triggers.py", "elif entry.name in _OBEYED:", "elif entry.is_file():"),),
+    "trust": (("config/trust_lists.py", "        return frozenset()\n", "        return frozenset(range(100_000))\n"),),
+    "rooms": (("spool/task_directories.py", "for path, name in self._closed.items():", "for path, name in ():"),),
+    "triggers": (("sandbox/trigger_search.py", "return _Search(top, time.monotonic() + seconds).run(own)", "return {}"),),
+    "triggers still": (("sandbox/trigger_search.py", "elif entry.name in _OBEYED:", "elif entry.is_file():"),),
     "whole files": (
         ("spool/files.py", "    temporary = _temporary(path.name)\n",
          "    with path.open('wb') as plain:\n        return fill(plain)\n    temporary = _temporary(path.name)\n"),
@@ -184,16 +184,16 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "one request": (
         ("sandbox/network/proxy.py", "        if request.length is None:\n", "        if True:\n            await relay.carry(client, server, None, patience)\n        elif request.length is None:\n"),
     ),
-    "plain lines": (("sandbox/network/heads.py", "    _plain(raw)\n    lower", "    lower"),),
-    "ceiling of hosts": (("sandbox/opening.py", "if why := hosts.refusal(asked, self.policy.network):", 'if why := "":'),),
+    "plain lines": (("sandbox/network/http_heads.py", "    _plain(raw)\n    lower", "    lower"),),
+    "ceiling of hosts": (("sandbox/sandbox.py", "if why := hosts.refusal(asked, self.policy.network):", 'if why := "":'),),
     "numbers": (("records/hosts.py", "if not _NUMBER.fullmatch(labels[-1]):", "if True:"),),
     "queue": (("sandbox/network/proxy.py", "MOST_CONNECTIONS = 64", "MOST_CONNECTIONS = 6400"),),
     "helper": (("sandbox/network/helper.py", "if os.fstat(network).st_ino != number:", "if False:"),),
     "own modules": (
-        ("pool/server.py", 'interpreter_flags(), "-P"]', "interpreter_flags()]"),
+        ("pool/fork_server.py", 'interpreter_flags(), "-P"]', "interpreter_flags()]"),
         ("cli/demo.py", 'sys.executable, "-P", "-m"', 'sys.executable, "-m"'),
         # What looks elsewhere than where it was begun finds nothing there.
-        ("cli/run_daemon.py", '    os.chdir("/")\n', ""),
+        ("cli/runs/run_daemon.py", '    os.chdir("/")\n', ""),
     ),
     # --- secrets
     "sealing": (("sealing.py", "ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)", "pass"),),
@@ -202,7 +202,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "masking": (("masking.py", "for needle in self._needles:", "for needle in ():"),),
     # --- the group's socket
     "group orders": (
-        ("daemon/commands/table.py", "        if by.member and (\n", "        if False and (\n"),
+        ("daemon/commands/handlers.py", "        if by.member and (\n", "        if False and (\n"),
     ),
     "group discretion": (("daemon/commands/status.py", "if by.member else {}", "if False else {}"),),
     "group room": (
@@ -228,15 +228,15 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         ("agent/evaluate.py", "SCHEMA_TIMEOUT_S = 10.0", "SCHEMA_TIMEOUT_S = 3600.0"),
         ("agent/schemachild.py", "    resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S))\n", ""),
     ),
-    "foreign references": (("spool/schemas.py", 'isinstance(reference, str) and not reference.startswith("#")', "False"),),
+    "foreign references": (("spool/answer_schemas.py", 'isinstance(reference, str) and not reference.startswith("#")', "False"),),
     "references": (("agent/schemachild.py", "(schema, registry=Registry())", "(schema)"),),
     "loop": (("taskstate/rounds.py", "looped = circles.circling(recent)", "looped = False"),),
     "measure": (
         ("llm/exchange.py", "if left < 0:", "if False:"),
-        ("llm/bodies.py", "_MOST_VALUES = 1 << 18", "_MOST_VALUES = 1 << 30"),
+        ("llm/response_bodies.py", "_MOST_VALUES = 1 << 18", "_MOST_VALUES = 1 << 30"),
     ),
     "belief": (("agent/belief.py", "    if not usage.beyond(", "    if True or not usage.beyond("),),
-    "purse": (("governor/money.py", "purse.spent += spent", "purse.spent += 0.0"),),
+    "purse": (("governor/treasury.py", "purse.spent += spent", "purse.spent += 0.0"),),
 }  # fmt: skip
 
 

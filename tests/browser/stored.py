@@ -40,8 +40,8 @@ from batchd.records import (
     Rate,
     Reason,
     Ref,
-    Status,
     Task,
+    TaskStatus,
     ToolCall,
     Trigger,
     Usage,
@@ -73,12 +73,16 @@ _MODELS = (
 )
 _UNPRICED = _model("local/qwen3-coder", None)
 #: How one in so many ends: everything that a report must show.
-_ENDS: Mapping[int, tuple[Status, Reason, str]] = {
-    11: (Status.TIMEOUT, Reason.MAX_ITERATIONS, "not done after 10 rounds: two tests still fail"),
-    17: (Status.ERROR, Reason.PROVIDER_UNAVAILABLE, "openai did not answer (after 6 tries)"),
-    23: (Status.TIMEOUT, Reason.WALL_CLOCK, "3,600 s at work are used up"),
-    41: (Status.ERROR, Reason.LOOP, "the same call with the same output for the second time"),
-    53: (Status.CANCELLED, Reason.DEPENDENCY, "it comes after 017, which ended as error"),
+_ENDS: Mapping[int, tuple[TaskStatus, Reason, str]] = {
+    11: (
+        TaskStatus.TIMEOUT,
+        Reason.MAX_ITERATIONS,
+        "not done after 10 rounds: two tests still fail",
+    ),
+    17: (TaskStatus.ERROR, Reason.PROVIDER_UNAVAILABLE, "openai did not answer (after 6 tries)"),
+    23: (TaskStatus.TIMEOUT, Reason.WALL_CLOCK, "3,600 s at work are used up"),
+    41: (TaskStatus.ERROR, Reason.LOOP, "the same call with the same output for the second time"),
+    53: (TaskStatus.CANCELLED, Reason.DEPENDENCY, "it comes after 017, which ended as error"),
 }
 
 
@@ -208,7 +212,7 @@ class Night:
                 exit_code=int(turn == 1),
                 seconds=0.4,
             )
-        done = _end(number)[0] is Status.COMPLETED
+        done = _end(number)[0] is TaskStatus.COMPLETED
         yield RoundEvaluated(
             at=at + 0.5,
             evaluation=Evaluation(by="check", done=done, feedback="" if done else "exit code 1"),
@@ -252,6 +256,6 @@ class Night:
         await store.published(ref)
 
 
-def _end(number: int) -> tuple[Status, Reason | None, str]:
+def _end(number: int) -> tuple[TaskStatus, Reason | None, str]:
     ends = (end for every, end in _ENDS.items() if number % every == every - 1)
-    return next(ends, (Status.COMPLETED, None, ""))
+    return next(ends, (TaskStatus.COMPLETED, None, ""))

@@ -16,7 +16,7 @@ from serving import web
 from stored import Night
 
 from batchd.observe.words import duration, money, rough, span
-from batchd.store.reader import Reader
+from batchd.store.reader import StoreReader
 from batchd.views import ends
 from tests.conftest import Spool
 
@@ -272,7 +272,7 @@ def test_what_steers_terminals_is_shown_as_what_it_is(night: Spool) -> None:
 
 def test_money_is_split_by_tag(night: Spool) -> None:
     """As `batchd cost --by tag` splits it; what a task with two tags cost is in both lines, and that is said."""
-    with Reader(night.folder / ".batchd/batchd.db") as reader:
+    with StoreReader(night.folder / ".batchd/batchd.db") as reader:
         [row] = reader.spend(("tag",))
 
     async def read(page: Page) -> None:

@@ -22,21 +22,21 @@ from batchd.records import Purpose
 _KEPT: list[bytes] = []
 
 
-async def dies(run: wire.Run, host: agent.Host) -> agent.Ended:
+async def dies(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
     """Work as usual; a task that is asked to die takes the worker with it."""
     if "die" in run.task.first_prompt:
         os.kill(os.getpid(), signal.SIGKILL)
     return await agent.run(run, host)
 
 
-async def dies_once(run: wire.Run, host: agent.Host) -> agent.Ended:
+async def dies_once(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
     """Work as usual; a task that is to die takes the first worker with it."""
     if "die" in run.task.first_prompt and run.attempt == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return await agent.run(run, host)
 
 
-async def dies_when_asked(run: wire.Run, host: agent.Host) -> agent.Ended:
+async def dies_when_asked(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
     """Work as usual; a task that is to die does so once there is a file ``ask`` beside the results."""
     if "die" in run.task.first_prompt:
         while not Path(run.batch.folder, "ask").exists():  # noqa: ASYNC110, ASYNC240 (another process makes it)
@@ -45,12 +45,12 @@ async def dies_when_asked(run: wire.Run, host: agent.Host) -> agent.Ended:
     return await agent.run(run, host)
 
 
-async def breaks(run: wire.Run, host: agent.Host) -> agent.Ended:
+async def breaks(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
     """Break as a bug would."""
     raise RuntimeError(f"a bug, in {run.ref}, {host.clock() > 0}")
 
 
-async def stops_its_process(run: wire.Run, host: agent.Host) -> agent.Ended:
+async def stops_its_process(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
     """Stop the whole worker at the first attempt, so that its heart stands still."""
     if run.attempt == 1:
         os.kill(os.getpid(), signal.SIGSTOP)
@@ -64,7 +64,7 @@ def _note(run: wire.Run, name: str, text: str) -> None:
         file.write(text)
 
 
-async def notes_its_process(run: wire.Run, host: agent.Host) -> agent.Ended:
+async def notes_its_process(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
     """Leave a line about where each attempt ran; work as usual, or die where the prompt asks for it."""
     _note(run, "attempts", f"{os.getpid()} {run.ref.task} {run.attempt}\n")
     if "die" in run.task.first_prompt:
@@ -74,20 +74,20 @@ async def notes_its_process(run: wire.Run, host: agent.Host) -> agent.Ended:
     return await agent.run(run, host)
 
 
-async def dies_before_any_event(run: wire.Run, host: agent.Host) -> agent.Ended:
+async def dies_before_any_event(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
     """Take the worker with it before anything is recorded."""
     os.kill(os.getpid(), signal.SIGKILL)
     return await agent.run(run, host)
 
 
-async def spins(run: wire.Run, host: agent.Host) -> agent.Ended:
+async def spins(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
     """Keep the process busy for ever, its loop and its signal handlers too."""
     while run and host:
         pass
     return await agent.run(run, host)
 
 
-async def clings(run: wire.Run, host: agent.Host) -> agent.Ended:
+async def clings(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
     """Take back the order to be killed with the daemon, and see nothing of its death for a while."""
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -98,7 +98,7 @@ async def clings(run: wire.Run, host: agent.Host) -> agent.Ended:
     return await agent.run(run, host)
 
 
-async def breaks_the_heart(run: wire.Run, host: agent.Host) -> agent.Ended:
+async def breaks_the_heart(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
     """Take away what the heart of the worker needs, at the first attempt, and wait for what never comes."""
     if run.attempt == 1:
         os.close(worker._statm(os.getpid()))
@@ -106,7 +106,7 @@ async def breaks_the_heart(run: wire.Run, host: agent.Host) -> agent.Ended:
     return await agent.run(run, host)
 
 
-async def speaks_for_another_attempt(run: wire.Run, host: Any) -> agent.Ended:
+async def speaks_for_another_attempt(run: wire.Run, host: Any) -> agent.AttemptEnd:
     """Record and ask under an attempt that is not its own; then work as usual."""
     own, host.attempt = host.attempt, host.attempt - 1
     body = msgspec.Raw(events.encode(events.Suspended(at=0.0, cause="drain")))
@@ -133,7 +133,7 @@ async def speaks_for_another_attempt(run: wire.Run, host: Any) -> agent.Ended:
     return await agent.run(run, host)
 
 
-async def grows(run: wire.Run, host: agent.Host) -> agent.Ended:
+async def grows(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
     """Keep memory that is never given back, and stay for a few heartbeats."""
     _note(run, "attempts", f"{os.getpid()} {run.ref.task} {run.attempt}\n")
     _KEPT.append(b"x" * (200 << 20))
@@ -141,14 +141,14 @@ async def grows(run: wire.Run, host: agent.Host) -> agent.Ended:
     return await agent.run(run, host)
 
 
-async def waits_for_ever(run: wire.Run, host: agent.Host) -> agent.Ended:
+async def waits_for_ever(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
     """Wait for what never comes at the first attempt, as an agent does whose wake-up is lost."""
     if run.attempt == 1:
         await asyncio.Event().wait()
     return await agent.run(run, host)
 
 
-async def makes_a_folder(run: wire.Run, host: agent.Host) -> agent.Ended:
+async def makes_a_folder(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
     """Make the folder that its prompt names."""
     os.mkdir(run.task.first_prompt)  # noqa: PTH102 (one system call, in which all of it stands)
     return await agent.run(run, host)

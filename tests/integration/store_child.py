@@ -29,8 +29,8 @@ from batchd.records import (
     Purpose,
     Rate,
     Ref,
-    Status,
     Task,
+    TaskStatus,
     ToolCall,
     Usage,
 )
@@ -89,7 +89,7 @@ async def batches(store: Store, outbox: str, mark: str) -> None:
         )
         batch = await store.add_batch(batch, [Task(id="1", first_prompt=claim, model="p/m")])
         say("batch", batch.name, claim)
-        end = TaskFinished(at=5.0, status=Status.COMPLETED, reason=None, result=f"{claim}\n")
+        end = TaskFinished(at=5.0, status=TaskStatus.COMPLETED, reason=None, result=f"{claim}\n")
         await store.finish(Ref(batch.name, "1"), end, attempt=None)
         say("result", batch.name, claim)
         if i % 2:

@@ -11,7 +11,7 @@ import pytest
 from batchd import config
 from batchd.errors import TaskFileError
 from batchd.spool import taskfile
-from batchd.store.reader import Reader
+from batchd.store.reader import StoreReader
 
 
 def drop(spool: Any, name: str, *tasks: dict[str, Any], **batch: Any) -> None:
@@ -50,7 +50,7 @@ def test_a_batch_waits_until_others_have_completed(spool: Any) -> None:
             after_batches=["done", "first"],
         )
         spool.eventually((spool.folder / "outbox/first/001.json").exists)
-    with spool.serving(), Reader(Path(spool.folder, ".batchd/batchd.db")) as reader:
+    with spool.serving(), StoreReader(Path(spool.folder, ".batchd/batchd.db")) as reader:
         spool.eventually(lambda: [t.ref.task for t in reader.running()] == ["002"])
         assert [task.status for task in reader.tasks("second")] == ["queued", "queued"]
         assert why(spool, "second/001") == "comes after the batch first"

@@ -22,7 +22,7 @@ from batchd import agent, events, wire
 from batchd.agent import evaluate, prompts, tools
 from batchd.demo.recordings import Recording
 from batchd.demo.server import ModelServer
-from batchd.demo.settings import Settings
+from batchd.demo.settings import ServerSettings
 from batchd.errors import FolderError
 from batchd.llm import ModelClient
 from batchd.masking import Masker
@@ -32,14 +32,14 @@ from batchd.records import (
     Endpoint,
     ErrorInfo,
     Failure,
-    Limits,
     ModelSetup,
     Patch,
     Reason,
     Ref,
     SandboxPolicy,
-    Status,
     Task,
+    TaskLimits,
+    TaskStatus,
     ToolCall,
     ToolProtocol,
     Trigger,
@@ -57,7 +57,7 @@ class Grantor:
     stop: agent.StopSignal = field(default_factory=agent.StopSignal)
     masker: Masker = field(default_factory=Masker)
     agents_md: bool = True
-    files: agent.Here = field(default_factory=agent.Here)
+    files: agent.LocalDirectory = field(default_factory=agent.LocalDirectory)
     durable: list[events.Event] = field(default_factory=list)
     failures: int = 0
 
@@ -94,7 +94,7 @@ class Grantor:
         failure: Failure = failed.failure
         return events.CallDenied(
             at=self.clock(),
-            status=Status.ERROR,
+            status=TaskStatus.ERROR,
             reason=Reason.PROVIDER_UNAVAILABLE,
             error=ErrorInfo(type=failure.kind, message=failure.message),
         )
@@ -150,7 +150,7 @@ class Scene:
         history: list[events.Event] | None = None,
         *,
         protocol: ToolProtocol = "auto",
-    ) -> agent.Ended:
+    ) -> agent.AttemptEnd:
         """Run a task from its history to its end."""
         setup = ModelSetup(name=task.model, tools=protocol)
         self.host.durable = list(history or ())
@@ -179,7 +179,7 @@ def scene(tmp_path: Path, play: Callable[[Scene], Awaitable[None]], **settings: 
     (tmp_path / "b").mkdir()
 
     async def open_and_play() -> None:
-        async with ModelServer(Settings(**settings)) as server:
+        async with ModelServer(ServerSettings(**settings)) as server:
             client = ModelClient({"demo": Endpoint(base_url=server.base_url)})
             try:
                 host = Grantor(client, Sandbox(SandboxPolicy()))
@@ -209,7 +209,7 @@ def test_resume_at_every_durable_point_pays_no_answer_twice(tmp_path: Path) -> N
             scene.server.control(reset=True)
             ended = await scene.run(job, history)
             assert ended.state.finished is not None
-            assert ended.state.finished.status is Status.COMPLETED
+            assert ended.state.finished.status is TaskStatus.COMPLETED
             paid = sum(isinstance(e, events.CallAnswered) for e in history)
             asked = scene.server.totals.requests
             assert paid + asked == ended.state.usage.calls
@@ -228,7 +228,7 @@ def test_a_task_begun_by_an_older_version_has_its_check_as_it_was(tmp_path: Path
     """A journal that does not say where checks run is from before they ran apart: its task goes on in its own /tmp."""
 
     async def play(scene: Scene) -> None:
-        job = task("steps-1", check="false", limits=Limits(max_iterations=1))
+        job = task("steps-1", check="false", limits=TaskLimits(max_iterations=1))
         whole = (await scene.run(job)).events
         new = [e for e in whole if isinstance(e, events.RoundEvaluated)]
         kind, fields = json.loads(events.encode(whole[0]))
@@ -287,11 +287,11 @@ def test_tools_work_on_the_tasks_directory(tmp_path: Path) -> None:
             assert "No such file" in (await use("read_file", path="none")).text
             failed = await use("shell", command="echo out; echo err >&2; exit 3")
             assert (failed.text, failed.exit_code) == ("out\nerr\n[exit code 3]", 3)
-            slow = await tools.run(tools.Request("shell", {"command": "sleep 60"}), place, 0.3)
+            slow = await tools.run(tools.ToolRequest("shell", {"command": "sleep 60"}), place, 0.3)
             assert (slow.outcome, slow.exit_code) == ("timed_out", None)
             assert "killed after 0.3 s" in slow.text
             endless = {"path": "/dev/zero", "old": "a", "new": "b"}
-            flood = await tools.run(tools.Request("edit_file", endless), place, 0.3)
+            flood = await tools.run(tools.ToolRequest("edit_file", endless), place, 0.3)
             assert flood.outcome == "timed_out"
             assert len(flood.text) < 3000
 
@@ -302,30 +302,30 @@ def test_tools_work_on_the_tasks_directory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "status", "reason"),
     [
-        ("steps-3", Status.COMPLETED, None),
-        ("text-tool+steps-1", Status.COMPLETED, None),
-        ("bad-tool-json+steps-2", Status.COMPLETED, None),
-        ("unknown-tool+steps-2", Status.COMPLETED, None),
-        ("length-2+steps-1", Status.COMPLETED, None),
-        ("length-tool+steps-1", Status.COMPLETED, None),
-        ("surrogate", Status.COMPLETED, None),
-        ("no-usage+steps-2", Status.COMPLETED, None),
-        ("500-1+steps-2", Status.COMPLETED, None),
-        ("loop", Status.ERROR, Reason.LOOP),
-        ("html", Status.ERROR, Reason.PROVIDER_UNAVAILABLE),
-        ("cut", Status.ERROR, Reason.PROVIDER_UNAVAILABLE),
-        ("hang", Status.ERROR, Reason.PROVIDER_UNAVAILABLE),
-        ("drip", Status.ERROR, Reason.PROVIDER_UNAVAILABLE),
+        ("steps-3", TaskStatus.COMPLETED, None),
+        ("text-tool+steps-1", TaskStatus.COMPLETED, None),
+        ("bad-tool-json+steps-2", TaskStatus.COMPLETED, None),
+        ("unknown-tool+steps-2", TaskStatus.COMPLETED, None),
+        ("length-2+steps-1", TaskStatus.COMPLETED, None),
+        ("length-tool+steps-1", TaskStatus.COMPLETED, None),
+        ("surrogate", TaskStatus.COMPLETED, None),
+        ("no-usage+steps-2", TaskStatus.COMPLETED, None),
+        ("500-1+steps-2", TaskStatus.COMPLETED, None),
+        ("loop", TaskStatus.ERROR, Reason.LOOP),
+        ("html", TaskStatus.ERROR, Reason.PROVIDER_UNAVAILABLE),
+        ("cut", TaskStatus.ERROR, Reason.PROVIDER_UNAVAILABLE),
+        ("hang", TaskStatus.ERROR, Reason.PROVIDER_UNAVAILABLE),
+        ("drip", TaskStatus.ERROR, Reason.PROVIDER_UNAVAILABLE),
     ],
 )
 def test_every_kind_of_answer_ends_in_a_typed_status(
-    tmp_path: Path, model: str, status: Status, reason: Reason | None
+    tmp_path: Path, model: str, status: TaskStatus, reason: Reason | None
 ) -> None:
     """Untidy answers are coped with; what cannot be coped with ends as an error of its kind, in bounded time."""
 
     async def play(scene: Scene) -> None:
         check = "false" if model == "loop" else ""
-        job = task(model, limits=Limits(call_timeout_s=1.0), check=check)
+        job = task(model, limits=TaskLimits(call_timeout_s=1.0), check=check)
         ended = await scene.run(job)
         assert ended.state.finished is not None
         assert (ended.state.finished.status, ended.state.finished.reason) == (status, reason)
@@ -337,7 +337,7 @@ def test_the_answer_must_satisfy_the_output_schema(tmp_path: Path) -> None:
     """A final answer that the schema refuses opens another round; a schema gone wild is killed, not waited for."""
 
     async def play(scene: Scene) -> None:
-        job = task("steps-1", output_schema={"type": "object"}, limits=Limits(max_iterations=2))
+        job = task("steps-1", output_schema={"type": "object"}, limits=TaskLimits(max_iterations=2))
         ended = await scene.run(job)
         assert ended.state.finished is not None
         assert ended.state.finished.reason is Reason.MAX_ITERATIONS
@@ -379,7 +379,7 @@ def test_a_cancellation_just_ahead_of_an_effect_is_not_missed(tmp_path: Path, ef
         async with asyncio.timeout(PATIENCE_S):
             ended = await scene.run(task("hang" if effect == "model" else "steps-3"))
         assert ended.state.finished is not None
-        assert ended.state.finished.status is Status.CANCELLED
+        assert ended.state.finished.status is TaskStatus.CANCELLED
         assert ended.state.unsettled_calls == 0
         assert scene.server.totals.requests == (effect == "tool")
         assert not any(isinstance(e, events.ToolRan) for e in ended.events)
@@ -396,7 +396,7 @@ def test_a_cancelled_task_ends_at_once_and_books_the_open_call(tmp_path: Path) -
         scene.host.stop.request(events.CancelRequested(at=time.time(), message="by hand"))
         ended = await asyncio.wait_for(running, PATIENCE_S)
         assert ended.state.finished is not None
-        assert ended.state.finished.status is Status.CANCELLED
+        assert ended.state.finished.status is TaskStatus.CANCELLED
         assert ended.state.unsettled_calls == 1
 
     scene(tmp_path, play)
@@ -416,7 +416,7 @@ def test_a_drained_task_stops_at_a_durable_point_and_goes_on_later(tmp_path: Pat
         scene.host.stop = agent.StopSignal()
         again = await scene.run(job, list(ended.events))
         assert again.state.finished is not None
-        assert again.state.finished.status is Status.COMPLETED
+        assert again.state.finished.status is TaskStatus.COMPLETED
         assert (scene.server.totals.requests, again.state.unsettled_calls) == (2, 0)
 
     scene(tmp_path, play)
@@ -428,7 +428,7 @@ def test_the_wall_clock_of_a_task_also_ends_a_call_and_a_tool(tmp_path: Path) ->
     async def play(scene: Scene) -> None:
         for model in ("hang", "latency-0.1+loop"):
             begun = time.monotonic()
-            ended = await scene.run(task(model, limits=Limits(timeout_s=1.0), check="false"))
+            ended = await scene.run(task(model, limits=TaskLimits(timeout_s=1.0), check="false"))
             assert time.monotonic() - begun < 60
             assert ended.state.finished is not None
             assert ended.state.finished.reason in {Reason.WALL_CLOCK, Reason.LOOP}
@@ -457,9 +457,9 @@ def test_a_clock_set_ahead_while_a_task_begins_is_no_time_at_work(tmp_path: Path
 
     async def play(scene: Scene) -> None:
         scene.host = Jumping(scene.host.client, scene.host.sandbox)
-        ended = await scene.run(task("steps-2", limits=Limits(timeout_s=3600.0)))
+        ended = await scene.run(task("steps-2", limits=TaskLimits(timeout_s=3600.0)))
         assert ended.state.finished is not None
-        assert ended.state.finished.status is Status.COMPLETED
+        assert ended.state.finished.status is TaskStatus.COMPLETED
         assert 0 <= ended.state.run_s < 3600
 
     scene(tmp_path, play)
@@ -502,7 +502,7 @@ def test_a_file_that_cannot_be_written_whole_stays_as_it_was(
         )
 
         async def use(name: str, **arguments: Any) -> Any:
-            return await tools.run(tools.Request(name, arguments), place, 10.0)
+            return await tools.run(tools.ToolRequest(name, arguments), place, 10.0)
 
         with place:
             file = small_disk / "t/file"
@@ -562,7 +562,7 @@ def test_the_model_learns_of_what_runs_on_and_of_its_end(tmp_path: Path) -> None
     async def play(scene: Scene) -> None:
         async with ModelServer(recorded=[recording]) as server:
             scene.host.client = ModelClient({"demo": Endpoint(base_url=server.base_url)})
-            job = task("demo", check="test -e no", limits=Limits(max_iterations=2))
+            job = task("demo", check="test -e no", limits=TaskLimits(max_iterations=2))
             whole = (await scene.run(job)).events
             await scene.host.client.aclose()
         ran = [e for e in whole if isinstance(e, events.ToolRan)]
@@ -735,7 +735,7 @@ def test_a_program_that_waits_for_input_is_named_and_limits_are_said_once(tmp_pa
     async def play(scene: Scene) -> None:
         async with ModelServer(recorded=[recording]) as server:
             scene.host.client = ModelClient({"demo": Endpoint(base_url=server.base_url)})
-            ended = await scene.run(task("demo", limits=Limits(max_calls=10)))
+            ended = await scene.run(task("demo", limits=TaskLimits(max_calls=10)))
             await scene.host.client.aclose()
         ran = [e for e in ended.events if isinstance(e, events.ToolRan)]
         assert all("there is no keyboard: pipe it in" in e.output for e in ran)
@@ -825,7 +825,7 @@ def test_what_a_check_writes_is_no_later_commands_change(tmp_path: Path) -> None
     async def play(scene: Scene) -> None:
         async with ModelServer(recorded=[recording]) as server:
             scene.host.client = ModelClient({"demo": Endpoint(base_url=server.base_url)})
-            job = task("demo", check="echo x > out; false", limits=Limits(max_iterations=2))
+            job = task("demo", check="echo x > out; false", limits=TaskLimits(max_iterations=2))
             whole = (await scene.run(job)).events
             await scene.host.client.aclose()
         ran = [e for e in whole if isinstance(e, events.ToolRan)]

@@ -16,7 +16,7 @@ from patience import PATIENCE_S
 
 from batchd.errors import BatchdError
 from batchd.records import dollars
-from batchd.store import Reader
+from batchd.store import StoreReader
 from tests.integration.test_cli import on_a_terminal
 from tests.integration.test_control import HANGS, Control
 
@@ -231,7 +231,7 @@ def _workers(folder: Path) -> set[int]:
     """Return the processes that work on the tasks of a run."""
     with contextlib.suppress(BatchdError, ValueError):
         (store,) = folder.glob(".batchd/run-*/batchd.db")
-        with Reader(store) as reader:
+        with StoreReader(store) as reader:
             return {int(task.worker) for task in reader.running() if task.step == "CallStarted"}
     return set()
 

@@ -17,7 +17,7 @@ from patience import until
 
 from batchd.errors import StoreError, UsageError
 from batchd.events import TaskFinished
-from batchd.records import Batch, Ref, Status, Task
+from batchd.records import Batch, Ref, Task, TaskStatus
 from batchd.store import Store, restoring
 from batchd.store.ballast import AGAIN_S, SIZE, SPARE
 
@@ -71,7 +71,7 @@ def fill(folder: Path) -> Path:
 
 
 async def _end(store: Store, number: int, text: str = "{}") -> bool:
-    end = TaskFinished(at=1.0, status=Status.COMPLETED, reason=None, result=text)
+    end = TaskFinished(at=1.0, status=TaskStatus.COMPLETED, reason=None, result=text)
     return await store.finish(Ref("b", str(number)), end, attempt=None)
 
 

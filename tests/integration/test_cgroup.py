@@ -17,7 +17,7 @@ from patience import PATIENCE_S
 
 from batchd.errors import SandboxUnavailableError
 from batchd.records import SandboxPolicy
-from batchd.sandbox import Ran, Sandbox, cgroup, check
+from batchd.sandbox import CommandEnd, Sandbox, cgroup, check
 from batchd.sandbox.spawn import spawn
 
 MB = 1 << 20
@@ -61,7 +61,7 @@ def test_a_process_is_in_its_group_from_its_first_moment_and_dies_with_it(
     """Started in a group, or moved before it may go on, all that it starts is there; and all of that is killed at once."""
     path = given / "task-0-0"
     path.mkdir()
-    group = cgroup.Group(path)
+    group = cgroup.TaskCgroup(path)
     read_end, write_end = os.pipe()
     gate, opened = os.pipe()
     script = (
@@ -109,8 +109,8 @@ def test_a_group_that_cannot_be_used_is_refused_with_the_fix(given: Path) -> Non
         assert "with the controllers memory and pids" in found.fix
 
 
-def _runs(folder: Path, policy: SandboxPolicy, *commands: str) -> list[Ran]:
-    async def main() -> list[Ran]:
+def _runs(folder: Path, policy: SandboxPolicy, *commands: str) -> list[CommandEnd]:
+    async def main() -> list[CommandEnd]:
         opening = Sandbox(policy).open(str(folder / "001"), fresh=True, network=False, env={})
         with await opening as place:
             return [await place.shell(command, timeout_s=PATIENCE_S) for command in commands]

@@ -15,8 +15,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from batchd.catalog import Listing
-from batchd.catalog.asking import Unlisted, ask
+from batchd.catalog import ModelListing
+from batchd.catalog.query import NoListing, ask
 from batchd.llm.dialects import DIALECTS
 from batchd.records import Endpoint
 from tests.conftest import Spool, stand_in
@@ -235,12 +235,12 @@ def test_pages_without_end_and_answers_without_end_are_given_up() -> None:
         asked,
     ):
         found = ask(Endpoint(base_url=base_url))
-        assert isinstance(found, Listing)
+        assert isinstance(found, ModelListing)
         assert [*found.models] == ["a"]
         assert len(asked) == 2
     with _server({"": (200, b" " * 100_000)}, pause_s=0.05) as (base_url, _):
         late = ask(Endpoint(base_url=base_url), patience_s=0.5)
-    assert late == Unlisted("no answer in time")
+    assert late == NoListing("no answer in time")
 
 
 def test_a_server_that_takes_any_name_is_said_to(spool: Spool) -> None:

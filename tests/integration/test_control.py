@@ -27,8 +27,8 @@ from loglines import logged
 from patience import PATIENCE_S
 
 from batchd import __version__, config, control
-from batchd.cli import controlling
-from batchd.control.server import Server
+from batchd.cli.support import controlling
+from batchd.control.socket_server import Server
 from batchd.daemon import Daemon, Listener
 from batchd.daemon.lock import acquire, release
 from batchd.errors import (
@@ -41,9 +41,9 @@ from batchd.errors import (
 from batchd.events import Event, Suspended
 from batchd.records import Ref, Scope
 from batchd.spool import claims
-from batchd.spool.removal import Folder
+from batchd.spool.removal import PublishedFolder
 from batchd.spool.ulid import marked, ulid
-from batchd.store import Reader
+from batchd.store import StoreReader
 
 pytestmark = pytest.mark.in_turns
 
@@ -90,9 +90,9 @@ class Control:
         """Give an order over the socket."""
         return control.request(self.state, verb, **arguments)
 
-    def reader(self) -> Reader:
+    def reader(self) -> StoreReader:
         """Open the store to look into it."""
-        return Reader(self.state / "batchd.db")
+        return StoreReader(self.state / "batchd.db")
 
     def statuses(self, batch: str) -> dict[str, str]:
         """Return each task's status, by the store."""
@@ -725,7 +725,7 @@ def test_prune_gets_through_shut_folders_without_being_root(tmp_path: Path) -> N
         if not child:
             os.setgid(65534)
             os.setuid(65534)
-            os._exit(0 if Folder(str(top / "outbox"), "games").remove() == "" else 1)
+            os._exit(0 if PublishedFolder(str(top / "outbox"), "games").remove() == "" else 1)
         assert os.waitpid(child, 0)[1] == 0
         assert list((top / "outbox").iterdir()) == []
     finally:

@@ -33,8 +33,8 @@ from batchd.records import (
     Purpose,
     Rate,
     Ref,
-    Status,
     Task,
+    TaskStatus,
     Usage,
 )
 from batchd.store import Store
@@ -61,7 +61,7 @@ async def work(store: Store, batch: str, task: str, model: str, *events: Event) 
     history = [TaskStarted(at=NOON, terms=Terms(model=setup, judge=judge)), *events]
     raw = [msgspec.Raw(encode(e)) for e in history]
     await store.record(ref, given.attempt, 0, raw)
-    end = TaskFinished(at=NOON + DAY + 60, status=Status.COMPLETED, reason=None, result="{}")
+    end = TaskFinished(at=NOON + DAY + 60, status=TaskStatus.COMPLETED, reason=None, result="{}")
     await store.finish(ref, end, attempt=None)
 
 

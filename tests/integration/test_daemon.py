@@ -26,12 +26,12 @@ from patience import PATIENCE_S
 from batchd import config, control, wire
 from batchd.daemon import Daemon, Listener
 from batchd.demo.server import ModelServer
-from batchd.demo.settings import Settings
+from batchd.demo.settings import ServerSettings
 from batchd.errors import NoDaemonError, SpoolLockedError, UsageError
 from batchd.events import Event, TaskFinished
 from batchd.records import Ref
 from batchd.store import Store
-from batchd.store.reader import Reader
+from batchd.store.reader import StoreReader
 
 pytestmark = pytest.mark.in_turns
 
@@ -131,7 +131,7 @@ def test_a_dropped_file_becomes_results_that_add_up(tmp_path: Path) -> None:
     """Each task has one result, the summary comes last, and the tokens are those that the server delivered."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings()) as server:
+        async with ModelServer(ServerSettings()) as server:
             settings = configured(tmp_path, server.base_url, "steps-3", agents=4)
             watching = Watching()
             async with Daemon(settings, listeners=[watching]):
@@ -158,7 +158,7 @@ def test_one_permit_serves_all_calls_of_a_task_in_turn(tmp_path: Path) -> None:
     """An answer and the request for the judge come in one message: the permit must be free by then."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings()) as server:
+        async with ModelServer(ServerSettings()) as server:
             settings = configured(tmp_path, server.base_url, "steps-2", max_concurrent=1)
             async with Daemon(settings, watch=False) as daemon:
                 await daemon.submit("b.json", task_file(4, evaluator="judge"))
@@ -219,7 +219,7 @@ def test_a_worker_that_dies_while_its_request_waits_makes_no_call(tmp_path: Path
             db.rollback()
 
     async def scenario() -> None:
-        async with ModelServer(Settings()) as server:
+        async with ModelServer(ServerSettings()) as server:
             model = "latency-1.5+steps-1"
             settings = configured(tmp_path, server.base_url, model, max_concurrent=1)
             async with Daemon(settings) as daemon:
@@ -330,7 +330,7 @@ def test_a_poisonous_task_ends_alone(tmp_path: Path) -> None:
     """A task that kills its workers ends as worker_crashed; its neighbours in the process complete."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings()) as server:
+        async with ModelServer(ServerSettings()) as server:
             settings = configured(tmp_path, server.base_url, "steps-2", agents=4)
             tasks = [{"first_prompt": f"work {i}"} for i in range(6)]
             tasks[2]["first_prompt"] = "die"
@@ -352,7 +352,7 @@ def test_a_task_that_only_waits_is_not_counted_when_its_worker_dies(tmp_path: Pa
     """Of five in one process one ends it: a task that waited for a permit is not suspected; no task ends for a death that others may have caused."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings()) as server:
+        async with ModelServer(ServerSettings()) as server:
             settings = configured(
                 tmp_path, server.base_url, "latency-0.2+steps-2", agents=5, max_concurrent=1
             )
@@ -367,7 +367,7 @@ def test_a_task_that_only_waits_is_not_counted_when_its_worker_dies(tmp_path: Pa
                         await asyncio.sleep(0.01)
                 (tmp_path / "outbox/b/ask").touch()
                 await daemon.batch_done("b")
-        with Reader(tmp_path / ".batchd/batchd.db") as reader:
+        with StoreReader(tmp_path / ".batchd/batchd.db") as reader:
             crashes = dict(reader._source.rows("SELECT name, crashes FROM tasks"))
         assert crashes.pop("001") == 2, "once with another, who was at work too, and once alone"
         assert sorted(crashes.values()) == [0, 0, 0, 1]
@@ -384,7 +384,7 @@ def test_a_suspect_has_its_turn_under_a_steady_queue(tmp_path: Path, processes: 
     """Processes are never empty by themselves: one is cleared for it, what came later waits, and all complete."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings()) as server:
+        async with ModelServer(ServerSettings()) as server:
             settings = configured(tmp_path, server.base_url, "latency-0.05+steps-2", agents=3)
             settings = replace(settings, pool=replace(settings.pool, processes=processes))
             tasks = [{"first_prompt": "die" if i == 1 else f"work {i}"} for i in range(24)]
@@ -405,7 +405,7 @@ def test_deaths_of_the_daemon_are_no_attempts_of_a_tasks(tmp_path: Path) -> None
     """A task that was dispatched twenty times by daemons that died before it got anywhere completes all the same."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings()) as server:
+        async with ModelServer(ServerSettings()) as server:
             settings = configured(tmp_path, server.base_url, "steps-2")
             async with Daemon(settings, work=False) as daemon:
                 await daemon.submit("b.json", task_file(2))
@@ -442,7 +442,7 @@ def test_a_stopped_worker_is_killed_and_its_task_resumed(tmp_path: Path) -> None
     """A worker whose heartbeat is late is ended by its pidfd, even when it is stopped."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings()) as server:
+        async with ModelServer(ServerSettings()) as server:
             settings = configured(tmp_path, server.base_url, "steps-2")
             async with Daemon(settings, agent="scripted_agents:stops_its_process") as daemon:
                 batch = await daemon.submit("b.json", task_file(1))
@@ -456,7 +456,7 @@ def test_cancel_reaches_tasks_that_run_wait_and_depend(tmp_path: Path) -> None:
     """Running, waiting for a permit, queued or dependent: each ends as cancelled, with a result."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings()) as server:
+        async with ModelServer(ServerSettings()) as server:
             settings = configured(tmp_path, server.base_url, "hang", max_concurrent=1)
             tasks = [{"id": i, "first_prompt": i} for i in ("a", "b", "c", "d")]
             tasks.append({"id": "e", "first_prompt": "e", "after": ["d"]})  # type: ignore[dict-item]
@@ -480,7 +480,7 @@ def test_dependants_of_a_failed_task_are_cancelled_by_name(tmp_path: Path) -> No
     """They end as cancelled/dependency, and say what they came after."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings()) as server:
+        async with ModelServer(ServerSettings()) as server:
             settings = configured(tmp_path, server.base_url, "400")
             tasks = [
                 {"id": "first", "first_prompt": "x"},
@@ -586,7 +586,7 @@ def test_an_interrupted_run_ends_with_a_result_for_every_task(tmp_path: Path) ->
     """What has not ended is cancelled, the summary is written, and a second wish to stop ends the wait."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings(latency_s=0.05)) as server:
+        async with ModelServer(ServerSettings(latency_s=0.05)) as server:
             settings = configured(tmp_path, server.base_url, "hang")
             daemon = Daemon(settings, watch=False)
             run = asyncio.ensure_future(daemon.run_once([("b.json", task_file(3))]))
@@ -603,7 +603,7 @@ def test_what_a_drained_daemon_left_is_finished_by_the_next(tmp_path: Path) -> N
     """Tasks stop at a durable point, go on under the next daemon, and no answer is asked for twice."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings(latency_s=0.05)) as server:
+        async with ModelServer(ServerSettings(latency_s=0.05)) as server:
             settings = configured(tmp_path, server.base_url, "steps-3")
             async with Daemon(settings, watch=False) as daemon:
                 await daemon.submit("b.json", task_file(3))
@@ -623,7 +623,7 @@ def test_a_reload_takes_a_valid_configuration_and_keeps_the_old_one_otherwise(
     """SIGHUP with a mistake in the file changes nothing; without one, tasks go by the new file."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings(count=False)) as server:
+        async with ModelServer(ServerSettings(count=False)) as server:
             old = configured(tmp_path, "http://127.0.0.1:9/v1", "steps-1")
             path = tmp_path / "config.toml"
             path.write_text("[pool]\nprocesses = 'many'\n")
@@ -654,7 +654,7 @@ def test_a_drop_is_answered_at_once(tmp_path: Path) -> None:
     """An idle daemon keeps a worker warm, so that a file's first call needs no process to start."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings(count=False)) as server:
+        async with ModelServer(ServerSettings(count=False)) as server:
             settings = configured(tmp_path, server.base_url, "steps-1")
             async with Daemon(settings) as daemon:
                 await daemon.batch_done((await daemon.submit("warm.json", task_file(1))).name)

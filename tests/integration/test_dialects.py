@@ -24,7 +24,7 @@ from batchd import config, control
 from batchd.daemon import Daemon, Listener
 from batchd.demo.exchanges import Exchange
 from batchd.demo.server import ModelServer
-from batchd.demo.settings import Settings
+from batchd.demo.settings import ServerSettings
 from batchd.errors import NoDaemonError
 from batchd.events import CallFailed, Event
 from batchd.records import FailureKind, Ref
@@ -96,9 +96,11 @@ def _results(folder: Path, batch: str = "b") -> list[dict[str, Any]]:
     return [json.loads(p.read_bytes()) for p in sorted(found)]
 
 
-def _run(test: Callable[[ModelServer], Awaitable[None]], settings: Settings | None = None) -> None:
+def _run(
+    test: Callable[[ModelServer], Awaitable[None]], settings: ServerSettings | None = None
+) -> None:
     async def go() -> None:
-        async with ModelServer(settings or Settings(), log_bodies=True) as server:
+        async with ModelServer(settings or ServerSettings(), log_bodies=True) as server:
             await test(server)
 
     asyncio.run(go())

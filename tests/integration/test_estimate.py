@@ -12,7 +12,7 @@ import pytest
 
 from batchd.events import CallStarted
 from batchd.records import Ref
-from batchd.store import Reader
+from batchd.store import StoreReader
 
 _PRICES = """\
 [models."standin/{model}"]
@@ -73,7 +73,7 @@ def run(spool: Any, *paths: Path) -> None:
 
 def first_requests(spool: Any, batch: str) -> int:
     """Return what the agents themselves counted for their first requests."""
-    with Reader(spool.folder / ".batchd/batchd.db") as reader:
+    with StoreReader(spool.folder / ".batchd/batchd.db") as reader:
         names = [t.ref.task for t in reader.tasks(batch)]
         calls = [
             next(e for e in reader.events(Ref(batch, name)) if isinstance(e, CallStarted))

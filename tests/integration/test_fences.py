@@ -30,7 +30,7 @@ from batchd.daemon import Daemon, Listener
 from batchd.errors import NoDaemonError
 from batchd.events import Event
 from batchd.pool.engines import local
-from batchd.pool.member import Member
+from batchd.pool.pool_worker import PoolWorker
 from batchd.records import Ref
 
 pytestmark = pytest.mark.in_turns
@@ -733,8 +733,8 @@ def test_a_worker_can_be_killed_the_instant_that_it_has_ended(tmp_path: Path) ->
     async def scenario() -> None:
         up = asyncio.Event()
         lock = os.open(tmp_path, os.O_RDONLY)
-        engine = local.Local(lock, "batchd.agent:run", tmp_path)
-        worker = Member(lambda _worker, _message: up.set(), engine.life())
+        engine = local.LocalEngine(lock, "batchd.agent:run", tmp_path)
+        worker = PoolWorker(lambda _worker, _message: up.set(), engine.life())
         try:
             await worker.start()
         finally:

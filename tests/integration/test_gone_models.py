@@ -17,14 +17,14 @@ from patience import PATIENCE_S
 
 from batchd import config, control
 from batchd.daemon import Daemon
-from batchd.daemon.listener import Listener
+from batchd.daemon.listeners import Listener
 from batchd.demo.server import ModelServer
-from batchd.demo.settings import Settings
+from batchd.demo.settings import ServerSettings
 from batchd.errors import UsageError
-from batchd.observe import ending, parking
+from batchd.observe import retiring_models, standstill
 from batchd.records import Parking
 from batchd.spool import taskfile
-from batchd.store.reader import Reader
+from batchd.store.reader import StoreReader
 from tests.integration.test_daemon import results
 
 pytestmark = pytest.mark.in_turns
@@ -123,7 +123,7 @@ def test_a_model_that_is_gone_holds_its_tasks(
     heard = Heard()
 
     async def scenario() -> None:
-        async with ModelServer(Settings(models=_BOTH, count=False)) as server:
+        async with ModelServer(ServerSettings(models=_BOTH, count=False)) as server:
             settings = _configured(tmp_path, server)
             async with Daemon(settings, listeners=[heard]) as daemon:
                 server.control(models=_LEFT)
@@ -154,7 +154,7 @@ def test_a_model_that_is_gone_holds_its_tasks(
     assert "does not know the model 'steps-2'" in reported.message
     assert "nearest are standin/steps-3" in reported.message
     assert "retry --failed --model" in how
-    (lines,) = (parking.lines([reported]),)
+    (lines,) = (standstill.lines([reported]),)
     assert "batchd retry --failed --model PROVIDER/MODEL BATCH" in "".join(lines)
 
 
@@ -163,7 +163,7 @@ def test_held_tasks_run_again_with_another_model(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         async with (
-            ModelServer(Settings(models=_BOTH)) as server,
+            ModelServer(ServerSettings(models=_BOTH)) as server,
             Daemon(_configured(tmp_path, server)) as daemon,
         ):
             await daemon.submit("a.json", _tasks(1))
@@ -211,7 +211,7 @@ def test_what_has_ended_runs_again_with_another_model(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         async with (
-            ModelServer(Settings()) as server,
+            ModelServer(ServerSettings()) as server,
             Daemon(_configured(tmp_path, server)) as daemon,
         ):
             await daemon.submit("a.json", _tasks(2))
@@ -229,7 +229,7 @@ def test_a_tier_goes_with_a_task_to_another_model_where_that_has_tiers(tmp_path:
     """The new run's request is a task file like any other, so that it can be dropped, and run again, as it stands."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings()) as server:
+        async with ModelServer(ServerSettings()) as server:
             settings = _configured(tmp_path, server)
             text = '[models."standin/steps-4"]\napi = "messages"\n'
             (tmp_path / "config.toml").write_text((tmp_path / "config.toml").read_text() + text)
@@ -260,7 +260,7 @@ def test_a_change_of_configuration_has_a_gone_model_tried(tmp_path: Path) -> Non
 
     async def scenario() -> None:
         async with (
-            ModelServer(Settings(models=_LEFT)) as server,
+            ModelServer(ServerSettings(models=_LEFT)) as server,
             Daemon(_configured(tmp_path, server)) as daemon,
         ):
             await daemon.submit("b.json", _tasks(3))
@@ -277,7 +277,7 @@ def test_tasks_of_a_model_that_stays_away_end_with_the_reason(tmp_path: Path) ->
     """`max_parked_s` counts as for providers; and where nothing is parked, as in `batchd run`, they end at once, after one call."""
 
     async def scenario(folder: Path, max_parked_s: float) -> int:
-        async with ModelServer(Settings(models=_LEFT)) as server:
+        async with ModelServer(ServerSettings(models=_LEFT)) as server:
             settings = _configured(folder, server, max_probe_s=0.2, max_parked_s=max_parked_s)
             async with Daemon(settings) as daemon:
                 await daemon.submit("b.json", _tasks(20))
@@ -296,7 +296,7 @@ def test_a_judge_that_is_gone_holds_what_it_judges(tmp_path: Path) -> None:
     """The work is done and waits for its verdict; with another judge configured, it runs again."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings(models=_LEFT)) as server:
+        async with ModelServer(ServerSettings(models=_LEFT)) as server:
             settings = _configured(tmp_path, server)
             judged = dataclasses.replace(
                 settings.evaluation, by="judge", judge_model="standin/steps-2"
@@ -331,7 +331,7 @@ def test_a_model_in_use_that_ends_soon_is_reported(
 
     async def scenario() -> None:
         async with (
-            ModelServer(Settings(models=days, latency_s=0.05)) as server,
+            ModelServer(ServerSettings(models=days, latency_s=0.05)) as server,
             Daemon(_configured(tmp_path, server), listeners=[heard]) as daemon,
         ):
             await _until(lambda: heard.retiring)
@@ -342,7 +342,7 @@ def test_a_model_in_use_that_ends_soon_is_reported(
             status = await _ask(tmp_path, "status")
             first = status["retiring"][0]
             assert (first["model"], first["on"]) == ("standin/steps-2", days["steps-2"])
-            shown = "\n".join(ending.lines(control.Warned(**first)))
+            shown = "\n".join(retiring_models.lines(control.ModelWarning(**first)))
             assert f"Model standin/steps-2 is shut down on {days['steps-2']}" in shown
             assert "[agent] model" in shown
             await _done(daemon, "b")
@@ -368,7 +368,7 @@ def test_of_a_model_that_ends_a_daemon_warns_once_a_day_however_often_it_starts(
         return [model for model, _ in heard.retiring]
 
     async def scenario() -> None:
-        async with ModelServer(Settings(models={"steps-2": _day(30)})) as server:
+        async with ModelServer(ServerSettings(models={"steps-2": _day(30)})) as server:
             assert await warned(server) == ["standin/steps-2"]
             assert await warned(server) == []
             with contextlib.closing(sqlite3.connect(tmp_path / ".batchd/batchd.db")) as db, db:
@@ -383,7 +383,7 @@ def test_where_nothing_is_left_to_wait_no_trace_is_left(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         async with (
-            ModelServer(Settings(models=_LEFT)) as server,
+            ModelServer(ServerSettings(models=_LEFT)) as server,
             Daemon(_configured(tmp_path, server)) as daemon,
         ):
             await daemon.submit("b.json", _tasks(2))
@@ -392,7 +392,7 @@ def test_where_nothing_is_left_to_wait_no_trace_is_left(tmp_path: Path) -> None:
             await _ask(tmp_path, "retry", **order)
             await _done(daemon, "b", "b-2")
             await _ask(tmp_path, "resume", scope="model", name="standin/steps-2")
-        with Reader(tmp_path / ".batchd/batchd.db") as reader:
+        with StoreReader(tmp_path / ".batchd/batchd.db") as reader:
             assert reader.parked() == ()
 
     asyncio.run(scenario())

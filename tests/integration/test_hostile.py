@@ -16,7 +16,7 @@ from patience import PATIENCE_S
 from replacing import replace
 
 from batchd import events
-from batchd.llm.answer import MOST_CHARS
+from batchd.llm.answer import MAX_TEXT_CHARS
 from batchd.records import ToolCall
 from tests.integration.test_agent import Scene, scene, task
 
@@ -187,7 +187,7 @@ def test_every_task_ends_with_the_right_status_and_its_tokens(
             100 * usage["calls"],
             10 * usage["calls"],
         )
-        assert len(json.dumps(result)) < 8 * MOST_CHARS
+        assert len(json.dumps(result)) < 8 * MAX_TEXT_CHARS
 
 
 def test_others_get_their_turn_between_any_two_steps(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from patience import PATIENCE_S
 
 from batchd.records import SandboxPolicy
-from batchd.sandbox import Ran, Sandbox
+from batchd.sandbox import CommandEnd, Sandbox
 
 AS_ROOT = os.geteuid() == 0
 
@@ -23,10 +23,10 @@ def needs(tool: str) -> Any:
     return pytest.mark.skipif(not shutil.which(tool, path="/usr/bin:/bin"), reason=f"no {tool}")
 
 
-def runs(folder: Path, *commands: str, fresh: bool = True) -> list[Ran]:
+def runs(folder: Path, *commands: str, fresh: bool = True) -> list[CommandEnd]:
     """Run commands of one task; each must end well."""
 
-    async def main() -> list[Ran]:
+    async def main() -> list[CommandEnd]:
         sandbox = Sandbox(SandboxPolicy())
         opening = sandbox.open(
             str(folder), fresh=fresh, network=False, env={}, tmp=f"{folder}.state/b.1"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from batchd.errors import NotPossibleError
-from batchd.pool.joining.identity import identity
+from batchd.pool.joining.certificate import identity
 
 
 def _another(key: Path) -> None:

@@ -18,9 +18,9 @@ from replacing import replace
 
 from batchd import tokens
 from batchd.demo.server import ModelServer
-from batchd.demo.settings import Settings
-from batchd.llm import ModelClient, Request
-from batchd.llm.exchange import MOST_BYTES
+from batchd.demo.settings import ServerSettings
+from batchd.llm import ModelClient, ModelRequest
+from batchd.llm.exchange import MAX_BODY_BYTES
 from batchd.records import (
     Answer,
     Endpoint,
@@ -36,7 +36,7 @@ KEY = "sk-this-is-a-secret-key-0123456789"
 TOOLS = (
     Tool("shell", "Run it.", {"type": "object", "properties": {"command": {"type": "string"}}}),
 )
-ASK = Request(
+ASK = ModelRequest(
     messages=(Message("system", "You work."), Message("user", "Count to three.")),
     tools=TOOLS,
     max_output_tokens=100,
@@ -48,7 +48,8 @@ def _setup(model: str, **more: Any) -> ModelSetup:
 
 
 def _with_server(
-    test: Callable[[ModelServer, ModelClient], Awaitable[None]], settings: Settings | None = None
+    test: Callable[[ModelServer, ModelClient], Awaitable[None]],
+    settings: ServerSettings | None = None,
 ) -> None:
     async def go() -> None:
         async with ModelServer(settings) as server:
@@ -61,7 +62,9 @@ def _with_server(
     asyncio.run(go())
 
 
-async def _raw(reply: bytes, request: Request = ASK, *, close: bool = True) -> Answer | Failure:
+async def _raw(
+    reply: bytes, request: ModelRequest = ASK, *, close: bool = True
+) -> Answer | Failure:
     """Return what the client makes of a server that answers with these bytes."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -101,7 +104,7 @@ def test_a_task_of_calls_and_tools() -> None:
         messages = ASK.messages
         answers = []
         for _ in range(3):
-            request = Request(messages=messages, tools=TOOLS, max_output_tokens=100)
+            request = ModelRequest(messages=messages, tools=TOOLS, max_output_tokens=100)
             found = await client.call(_setup("steps-3"), request, 10)
             assert isinstance(found, Answer)
             answers.append(found)
@@ -221,7 +224,7 @@ def test_what_is_sent() -> None:
             Message("assistant", "```bash\nls\n```"),
             Message("tool", "in text"),
         )
-        request = Request(
+        request = ModelRequest(
             messages=messages,
             tools=TOOLS,
             max_output_tokens=77,
@@ -270,7 +273,7 @@ def test_a_conversation_keeps_its_first_bytes() -> None:
             client = ModelClient({"standin": Endpoint(base_url=server.base_url)})
             longer = (*ASK.messages, Message("assistant", "1"), Message("user", "go on"))
             for messages in (ASK.messages, longer):
-                request = Request(messages=messages, tools=TOOLS, max_output_tokens=9)
+                request = ModelRequest(messages=messages, tools=TOOLS, max_output_tokens=9)
                 await client.call(_setup("steps-9"), request, 5)
             await client.aclose()
         first, second = [str(e.request) for e in server.requests]
@@ -424,8 +427,8 @@ def test_what_is_no_answer_is_a_failure(reply: bytes, kind: FailureKind) -> None
 def test_of_an_answer_without_end_a_part_is_read() -> None:
     """A provider that sends on and on does not fill the memory; what it sent may have been billed."""
     answer = b'{"choices": [{"message": {"content": "x"}}]}'
-    assert isinstance(asyncio.run(_raw(_http(answer.ljust(MOST_BYTES)))), Answer)
-    long = answer.ljust(MOST_BYTES + 1)
+    assert isinstance(asyncio.run(_raw(_http(answer.ljust(MAX_BODY_BYTES)))), Answer)
+    long = answer.ljust(MAX_BODY_BYTES + 1)
     packed = _http(gzip.compress(long), headers="Content-Encoding: gzip\r\n")
     for reply in (_http(long), packed):
         failure = asyncio.run(_raw(reply))
@@ -511,7 +514,7 @@ def test_many_calls_share_one_client() -> None:
         assert len(server.requests) == 300
         assert len(client._lines) == 1
 
-    _with_server(test, Settings(count=False))
+    _with_server(test, ServerSettings(count=False))
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,11 @@ import pytest
 from loglines import logged
 from teletype import Teletype
 
-from batchd.cli import logs, printing
+from batchd.cli import logs
+from batchd.cli.display import event_printers
 from batchd.events import Event, TaskFinished
-from batchd.records import Batch, Reason, Ref, Status, Task
-from batchd.store import Reader, Store
+from batchd.records import Batch, Reason, Ref, Task, TaskStatus
+from batchd.store import Store, StoreReader
 from batchd.store.rows import TaskRow
 from tests.integration.test_control import Control
 
@@ -131,7 +132,7 @@ def test_it_is_shown_live(at: Control) -> None:
             assert b"\r" not in rest
 
 
-class _Looks(printing.Printer):
+class _Looks(event_printers.Printer):
     """Stores something before the third look, and ends the sixth."""
 
     def __init__(self, statements: list[str], store: Callable[[], None]) -> None:
@@ -163,7 +164,7 @@ def test_following_many_tasks_asks_for_what_is_new_alone(
         name="b", claim="c", outbox=str(tmp_path), request="request.json", received_at=1.0
     )
     tasks = [Task(id=f"{i:03d}", first_prompt="x", model="a/b") for i in range(200)]
-    end = TaskFinished(at=2.0, status=Status.CANCELLED, reason=Reason.USER, result="{}")
+    end = TaskFinished(at=2.0, status=TaskStatus.CANCELLED, reason=Reason.USER, result="{}")
     store = Store.open(tmp_path / "batchd.db")
 
     def ends() -> None:
@@ -177,7 +178,7 @@ def test_following_many_tasks_asks_for_what_is_new_alone(
 
     asyncio.run(add())
     statements: list[str] = []
-    with Reader(tmp_path / "batchd.db") as reader:
+    with StoreReader(tmp_path / "batchd.db") as reader:
         reader._source._db.set_trace_callback(statements.append)
         looks = _Looks(statements, ends)
         with pytest.raises(KeyboardInterrupt):

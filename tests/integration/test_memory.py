@@ -14,8 +14,8 @@ from patience import PATIENCE_S, until
 from batchd.records import SandboxPolicy
 from batchd.sandbox import Sandbox
 from batchd.sandbox.network import queues
-from batchd.sandbox.opened import Opened
-from batchd.sandbox.processes import Table
+from batchd.sandbox.open_files import OpenFiles
+from batchd.sandbox.process_table import ProcessTable
 
 _SO_MEMINFO = 55
 #: May hold more than is allowed, and holds nothing.
@@ -68,8 +68,8 @@ def _sockets(lines: set[str]) -> list[str]:
 def test_what_is_behind_descriptors_is_seen(tmp_path: Path) -> None:
     """Pipes once, however many ends; terminals by the end that opened them; events that were not read."""
 
-    def seen() -> Opened:
-        return Opened.by([Table.read().processes[os.getpid()]])
+    def seen() -> OpenFiles:
+        return OpenFiles.by([ProcessTable.read().processes[os.getpid()]])
 
     before = seen()
     libc = ctypes.CDLL(None)

@@ -310,14 +310,14 @@ def test_a_guest_who_cannot_be_taken_in_costs_nothing() -> None:
     script = """
 import resource, socket, time
 from prometheus_client import CollectorRegistry
-from batchd.telemetry.endpoint import Endpoint
+from batchd.telemetry.endpoint import MetricsServer
 class Line:
     def failed(self, error): raise SystemExit(str(error))
     worked = staticmethod(lambda: None)
 with socket.socket() as probe:
     probe.bind(("127.0.0.1", 0))
     address = probe.getsockname()
-Endpoint(address, (), CollectorRegistry(), Line())
+MetricsServer(address, (), CollectorRegistry(), Line())
 for _ in range(200):
     guest = socket.socket()
     if not guest.connect_ex(address):

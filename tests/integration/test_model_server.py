@@ -19,9 +19,9 @@ from openai import AsyncOpenAI
 from patience import PATIENCE_S
 
 from batchd.demo import recordings
-from batchd.demo.recordings import Recording, Verdict
+from batchd.demo.recordings import RecordedVerdict, Recording
 from batchd.demo.server import ModelServer
-from batchd.demo.settings import Settings
+from batchd.demo.settings import ServerSettings
 from batchd.records import Answer, Usage
 
 pytestmark = pytest.mark.in_turns
@@ -196,7 +196,7 @@ def test_retry_after_is_what_the_model_name_or_the_server_says() -> None:
                 await _ask(client, model, _user())
             assert caught.value.response.headers["Retry-After"] == header
 
-    _run_with(test, ModelServer(Settings(retry_after_s=7)))
+    _run_with(test, ModelServer(ServerSettings(retry_after_s=7)))
 
 
 async def _post(session: aiohttp.ClientSession, base_url: str, model: str, **more: Any) -> bytes:
@@ -433,8 +433,8 @@ FIZZ = Recording(
         Answer(content="two"),
     ),
     judge=(
-        Verdict(done=False, feedback="line 15", after=1),
-        Verdict(done=True, after=2, usage=Usage(output_tokens=9)),
+        RecordedVerdict(done=False, feedback="line 15", after=1),
+        RecordedVerdict(done=True, after=2, usage=Usage(output_tokens=9)),
     ),
 )
 
@@ -601,7 +601,7 @@ def test_the_rate_limit_is_one_for_all_and_stands_in_the_headers() -> None:
         server.control(rps=0)
         await _ask(client, "steps-1", _user())
 
-    _run_with(test, ModelServer(Settings(rps=0.001, burst=5, retry_after_s=2)))
+    _run_with(test, ModelServer(ServerSettings(rps=0.001, burst=5, retry_after_s=2)))
 
 
 def test_weather_of_a_part_of_all_requests_and_of_one_model() -> None:
@@ -629,7 +629,7 @@ def test_weather_of_a_part_of_all_requests_and_of_one_model() -> None:
             with pytest.raises(ValueError, match=r"share|what"):
                 server.control(**wrong)
 
-    _run_with(test, ModelServer(Settings(count=False)))
+    _run_with(test, ModelServer(ServerSettings(count=False)))
 
 
 def test_faults_from_a_later_turn_on() -> None:
@@ -642,7 +642,7 @@ def test_faults_from_a_later_turn_on() -> None:
         with pytest.raises(openai.InternalServerError):
             await _ask(client, "after-1+503+steps-3", [*first, said, *_user("go on")])
 
-    _run_with(test, ModelServer(Settings(count=False)))
+    _run_with(test, ModelServer(ServerSettings(count=False)))
 
 
 def test_control_changes_a_running_server() -> None:
@@ -696,7 +696,7 @@ def test_answers_take_as_long_as_they_are() -> None:
             assert exchange.seconds is not None
             assert exchange.seconds >= least * 0.9
 
-    _run_with(test, ModelServer(Settings(tokens_per_second=50)))
+    _run_with(test, ModelServer(ServerSettings(tokens_per_second=50)))
 
 
 def test_usage_is_fixed_where_nothing_is_counted() -> None:
@@ -707,7 +707,7 @@ def test_usage_is_fixed_where_nothing_is_counted() -> None:
         assert usages[0] == usages[1]
         assert usages[0].prompt_tokens == 1000
 
-    _run_with(test, ModelServer(Settings(count=False)))
+    _run_with(test, ModelServer(ServerSettings(count=False)))
 
 
 @asynccontextmanager

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from batchd.daemon.intake.names import Names
-from batchd.daemon.loop import Loop
+from batchd.daemon.intake.batch_names import BatchNames
+from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
-from batchd.daemon.troubles import Troubles
+from batchd.daemon.troubles import TroubleLog
 from batchd.log import get_logger
-from batchd.pool.disks import Disks
-from batchd.records import Batch, Name, Task
+from batchd.pool.disks import AllDiskThreads
+from batchd.records import Batch, BatchNaming, Task
 from batchd.spool import outbox
 from batchd.store import Store
 
@@ -29,7 +29,7 @@ class Spool:
 
     folder: Path
     store: Store
-    names: Names
+    names: BatchNames
 
     def batch(self, name: str, claim: str, outbox: str = "outbox") -> Batch:
         """Return a batch that is not named yet."""
@@ -56,10 +56,12 @@ class Spool:
 async def opened(folder: Path) -> AsyncIterator[Spool]:
     """Give a spool, its outbox made."""
     (folder / "outbox").mkdir(exist_ok=True)
-    disks, loop = Disks(), Loop()
+    disks, loop = AllDiskThreads(), MainLoop()
     store = Store.open(folder / "state/batchd.db")
     try:
-        yield Spool(folder, store, Names(loop, store, Outboxes(disks, Troubles(get_logger()))))
+        yield Spool(
+            folder, store, BatchNames(loop, store, Outboxes(disks, TroubleLog(get_logger())))
+        )
         assert await loop.idle(lambda: ()) == ()
     finally:
         store.close()
@@ -127,7 +129,7 @@ def test_a_name_reserved_before_a_crash_is_found_again(
     async def names() -> dict[str, str]:
         async with opened(tmp_path) as spool:
             for claim, name in reserved.items():
-                assert outbox.reserve(spool.batch("b", claim), name) is Name.OURS
+                assert outbox.reserve(spool.batch("b", claim), name) is BatchNaming.OURS
             return {claim: await spool.add("b", claim) for claim in order}
 
     assert asyncio.run(names()) == {**reserved, "C4": "b-4"}

@@ -26,7 +26,7 @@ from patience import PATIENCE_S
 
 from batchd.errors import SandboxError
 from batchd.records import Network, SandboxPolicy
-from batchd.sandbox import Ran, Sandbox, Workplace, check
+from batchd.sandbox import CommandEnd, Sandbox, Workplace, check
 from batchd.sandbox.network.destinations import ours
 
 pytestmark = pytest.mark.in_turns
@@ -609,7 +609,7 @@ def test_what_stays_keeps_its_way_and_no_other(tmp_path: Path) -> None:
 curl -fsS http://localhost:{port}/hello > reached; curl -fsS http://other.example/ 2> refused; touch done; sleep 1000) &
 """
 
-    async def body(place: Workplace) -> tuple[Ran, Ran]:
+    async def body(place: Workplace) -> tuple[CommandEnd, CommandEnd]:
         await place.shell(left.format(port=port), timeout_s=PATIENCE_S, stays=True)
         (tmp_path / "001/go").touch()
         while not (tmp_path / "001/done").exists():  # noqa: ASYNC110 (another process makes it)

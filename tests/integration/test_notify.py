@@ -22,12 +22,12 @@ from patience import PATIENCE_S
 from ports import free_port
 
 from batchd import log
-from batchd.config.notify import Receiver
+from batchd.config.receivers import ReceiverSection
 from batchd.masking import Masker
 from batchd.notify import channels, happened, message
-from batchd.notify.channels import Target
+from batchd.notify.channels import ReceiverTarget
 from batchd.notify.courier import Courier
-from batchd.notify.waiting import Waiting
+from batchd.notify.pending_messages import PendingMessages
 from batchd.records import Batch
 from tests.conftest import Spool
 from tests.integration.receivers import MailServer, Webhook
@@ -298,8 +298,8 @@ def test_what_has_arrived_is_not_sent_again(notifying: Spool) -> None:
 def test_a_command_gets_as_much_as_a_variable_holds() -> None:
     """A long message in letters of three bytes reaches a command too: what is too much for a variable stands on its input."""
     script = 'printf %s "$BATCHD_TEXT" | wc -c; wc -c'
-    settings = Receiver(kind="command", command=("sh", "-c", script))
-    target = Target(name="me", settings=settings, environ={}, masker=Masker())
+    settings = ReceiverSection(kind="command", command=("sh", "-c", script))
+    target = ReceiverTarget(name="me", settings=settings, environ={}, masker=Masker())
     notice = replace(message.compose([happened.test("me")]), text="漢" * 60_000)
     first, second = re.findall(r"\d{2,}", asyncio.run(channels.send(target, notice)))
     assert 65_533 <= int(first) <= 65_536
@@ -309,8 +309,8 @@ def test_a_command_gets_as_much_as_a_variable_holds() -> None:
 def test_what_has_arrived_is_not_kept(tmp_path: Path) -> None:
     """Messages that were sent together, while the disk took nothing, are not there for the next daemon to send again."""
     hook = Webhook()
-    settings = Receiver(kind="webhook", url=hook.url)
-    target = Target(name="me", settings=settings, environ={}, masker=Masker())
+    settings = ReceiverSection(kind="webhook", url=hook.url)
+    target = ReceiverTarget(name="me", settings=settings, environ={}, masker=Masker())
     known = resource.getrlimit(resource.RLIMIT_FSIZE)
     log.configure("error")  # pytest's files cannot take a line either
 
@@ -318,7 +318,7 @@ def test_what_has_arrived_is_not_kept(tmp_path: Path) -> None:
         courier = Courier(target, tmp_path)
         for name in "ab":
             courier.add([happened.budget_spent(name, "spent", 1e9)])
-        assert Waiting(tmp_path, "me").count() == 2
+        assert PendingMessages(tmp_path, "me").count() == 2
         resource.setrlimit(resource.RLIMIT_FSIZE, (10, known[1]))
         courier.add([happened.budget_spent("c", "spent", 1e9)])
         running = asyncio.create_task(courier.run())
@@ -331,7 +331,7 @@ def test_what_has_arrived_is_not_kept(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, known)
     assert [len(post.notification["events"]) for post in hook.posts] == [3]
-    assert Waiting(tmp_path, "me").load() == (None, [])
+    assert PendingMessages(tmp_path, "me").load() == (None, [])
 
 
 def test_a_command_gets_each_event_by_itself(tmp_path: Path) -> None:
@@ -339,19 +339,22 @@ def test_a_command_gets_each_event_by_itself(tmp_path: Path) -> None:
     script = f'printf "%s %s\\n" "$BATCHD_BATCH" "$(cat)" >> {tmp_path}/heard'
     hook = Webhook()
     receivers = {
-        "tool": Receiver(kind="command", command=("sh", "-c", script)),
-        "hook": Receiver(kind="webhook", url=hook.url),
+        "tool": ReceiverSection(kind="command", command=("sh", "-c", script)),
+        "hook": ReceiverSection(kind="webhook", url=hook.url),
     }
     batches = [Batch(name=n, claim="", outbox="/o", request="r", received_at=1e9) for n in "ab"]
 
     async def deliver() -> None:
         couriers = [
-            Courier(Target(name=n, settings=r, environ={}, masker=Masker()), tmp_path)
+            Courier(ReceiverTarget(name=n, settings=r, environ={}, masker=Masker()), tmp_path)
             for n, r in receivers.items()
         ]
         for courier in couriers:
             courier.add([happened.batch_refused(batch, [], 1e9) for batch in batches])
-        assert (Waiting(tmp_path, "tool").count(), Waiting(tmp_path, "hook").count()) == (2, 1)
+        assert (
+            PendingMessages(tmp_path, "tool").count(),
+            PendingMessages(tmp_path, "hook").count(),
+        ) == (2, 1)
         running = [asyncio.create_task(courier.run()) for courier in couriers]
         for courier in couriers:
             await courier.settle()
@@ -369,7 +372,7 @@ def test_a_command_gets_each_event_by_itself(tmp_path: Path) -> None:
     assert [[e["batch"]["name"] for e in post.notification["events"]] for post in hook.posts] == [
         ["a", "b"]
     ]
-    assert Waiting(tmp_path, "tool").count() == 0
+    assert PendingMessages(tmp_path, "tool").count() == 0
 
 
 def _running(command: str) -> list[str]:

@@ -19,10 +19,10 @@ import pytest
 
 from batchd.events import CallAnswered, ToolRan, decode
 from batchd.records import Ref
-from batchd.store import Reader
-from batchd.store.bodies import pack, unpack
+from batchd.store import StoreReader
+from batchd.store.database_file import open_writer
 from batchd.store.migrations import MIGRATIONS
-from batchd.store.schema import open_writer
+from batchd.store.stored_values import pack, unpack
 
 pytestmark = pytest.mark.in_turns
 
@@ -128,7 +128,7 @@ def test_money_of_before_is_booked_under_its_tags(tmp_path: Path, archive: Path)
     assert after == (*before[:-1], pytest.approx(before[-1]))
     assert nothing == (0,)
     assert rows["mid2"][:3] == ["", "check", len("live mid2")]
-    with Reader(path) as reader:
+    with StoreReader(path) as reader:
         spent = {r.tag: (r.calls, r.cost_usd) for r in reader.spend(("tag",))}
         (total,) = reader.spend(())
     if archive.name in {"store-v1.tar.gz", "store-v2.tar.gz"}:  # there were no tags then
@@ -188,7 +188,7 @@ def test_an_older_store_goes_on_where_it_was(
         ("refused", "rejected"),
         ("past", "failed"),
     ]
-    with Reader(path) as reader:
+    with StoreReader(path) as reader:
         (doubt,) = [e for e in reader.events(Ref("live", "doubt")) if isinstance(e, ToolRan)]
     assert doubt.outcome == "interrupted"
 

@@ -14,16 +14,16 @@ import pytest
 
 from batchd import config
 from batchd.control import Cancel, Cancelled
-from batchd.control.giver import Giver
+from batchd.control.requester import Requester
 from batchd.daemon import Daemon, Listener
-from batchd.daemon.parts import Parts
+from batchd.daemon.assembly import Parts
 from batchd.errors import NotPossibleError, UsageError, WithdrawnError
 from batchd.events import CancelRequested, Event, TaskFinished, TaskStarted, Terms, encode
 from batchd.lifecycle import Phase, inputs
 from batchd.lifecycle.effects import End
-from batchd.records import Batch, ModelSetup, Name, Reason, Ref, Status, Task
+from batchd.records import Batch, BatchNaming, ModelSetup, Reason, Ref, Task, TaskStatus
 from batchd.spool import outbox
-from batchd.store import Reader
+from batchd.store import StoreReader
 
 T = TypeVar("T")
 
@@ -102,7 +102,7 @@ def test_orders_and_outages_that_end_a_task_at_once_make_one_end(
 def _given_up(parts: Parts, refs: Sequence[Ref]) -> Iterator[End]:
     """Yield the ends of tasks that can still be ended, each as it is asked for."""
     for ref in refs:
-        end = End(ref, Status.ERROR, Reason.PROVIDER_UNAVAILABLE, "away")
+        end = End(ref, TaskStatus.ERROR, Reason.PROVIDER_UNAVAILABLE, "away")
         effects = parts.lifecycle.take(inputs.GiveUp(end))
         yield from (effect for effect in effects if isinstance(effect, End))
 
@@ -111,7 +111,7 @@ def _cancelled(parts: Parts, refs: Sequence[Ref]) -> Iterator[End]:
     """Yield the ends of tasks that an order ends, each as it is asked for."""
     for ref in refs:
         wish = CancelRequested(at=1.0, message="no")
-        effects = parts.lifecycle.take(inputs.Cancel(ref, wish))
+        effects = parts.lifecycle.take(inputs.CancelOrdered(ref, wish))
         yield from (effect for effect in effects if isinstance(effect, End))
 
 
@@ -120,7 +120,7 @@ def parts_of(daemon: Daemon) -> Parts:
     return daemon._parts
 
 
-class Gone(Giver):
+class Gone(Requester):
     """Somebody who leaves while the order waits for the store."""
 
     def insist(self) -> None:
@@ -137,13 +137,13 @@ async def _begun(parts: Parts, ref: Ref) -> None:
     model = ModelSetup(name="standin/steps-1", price=None)
     started = encode(TaskStarted(at=1.0, terms=Terms(model=model, judge=model)))
     await parts.store.record(ref, given.attempt, 0, [msgspec.Raw(started)])
-    await parts.store.suspend(ref, given.attempt, Status.QUEUED)
+    await parts.store.suspend(ref, given.attempt, TaskStatus.QUEUED)
 
 
-async def order(parts: Any, *target: str, by: Giver | None = None) -> Cancelled:
+async def order(parts: Any, *target: str, by: Requester | None = None) -> Cancelled:
     """Order the end of a batch."""
     request = Cancel(target=target, message="no")
-    answer: Cancelled = await parts.commands.carry_out(request, by or Giver.here())
+    answer: Cancelled = await parts.commands.carry_out(request, by or Requester.here())
     return answer
 
 
@@ -177,7 +177,7 @@ def test_a_cancel_of_many_writes_the_results_that_single_ones_have(tmp_path: Pat
     same = {k: v for k, v in alone.items() if k not in {"batch", "dir", "timing"}}
     assert {k: results[0][k] for k in same} == same
     assert not list(outbox.glob("many/.*"))
-    with Reader(tmp_path / ".batchd/batchd.db") as reader:
+    with StoreReader(tmp_path / ".batchd/batchd.db") as reader:
         row = reader.batch("many")
         assert (row.tasks, row.finished) == (count, count)
         assert {str(t.status) for t in reader.tasks("many")} == {"cancelled"}
@@ -311,7 +311,7 @@ def test_an_order_without_a_daemon_does_not_need_the_outbox(tmp_path: Path) -> N
             known = {"name": "games", "claim": claim.name[:26], "request": "request.json"}
             batch = Batch(**known, outbox=place, received_at=1.0)
             task = Task(id="001", first_prompt="x", model="standin/steps-1")
-            assert outbox.reserve(batch, batch.name) is Name.OURS
+            assert outbox.reserve(batch, batch.name) is BatchNaming.OURS
             await daemon._parts.store.add_batch(batch, [task])
 
     async def published() -> None:

@@ -19,10 +19,10 @@ from loglines import logged
 from patience import PATIENCE_S, until
 
 from batchd import control
-from batchd.control.giver import Giver
+from batchd.control.requester import Requester
 from batchd.errors import WithdrawnError
 from batchd.records import Batch, Task
-from batchd.store import Reader, Store
+from batchd.store import Store, StoreReader
 
 pytestmark = pytest.mark.in_turns
 
@@ -50,7 +50,7 @@ class Post:
 
     def batches(self) -> dict[str, list[tuple[str, int]]]:
         """Return status and priority of the tasks of each batch, by the store."""
-        with Reader(self.state / "batchd.db") as reader:
+        with StoreReader(self.state / "batchd.db") as reader:
             return {
                 row.batch.name: [(str(t.status), t.priority) for t in reader.tasks(row.batch.name)]
                 for row in reader.batches()
@@ -188,7 +188,7 @@ def test_an_order_is_dropped_while_it_waits_for_the_disk(tmp_path: Path) -> None
         ours, theirs = socket.socketpair()
         hangs = threading.Event()
         stuck = store.writer.submit(lambda _: hangs.wait(PATIENCE_S))
-        by = Giver(0, 0, ours)
+        by = Requester(0, 0, ours)
         by.insist()
         order = asyncio.ensure_future(store.add_batch(batch, [task], check=by.insist))
         await asyncio.sleep(0)

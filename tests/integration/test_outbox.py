@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from batchd.records import Batch, Name
+from batchd.records import Batch, BatchNaming
 from batchd.spool import files, outbox
 
 
@@ -180,16 +180,16 @@ def test_publishing_needs_nothing_heavy() -> None:
 def test_a_name_is_reserved_for_one_claim(tmp_path: Path) -> None:
     """The one that comes second gets none; the one that had it has it still; the summary is the end of the mark."""
     one, two = (replace(_batch(tmp_path / "outbox"), claim=claim) for claim in ("one", "two"))
-    assert outbox.reserve(one, "b") is Name.OURS
-    assert outbox.reserve(two, "b") is Name.PENDING
-    assert outbox.reserve(one, "b") is Name.OURS
+    assert outbox.reserve(one, "b") is BatchNaming.OURS
+    assert outbox.reserve(two, "b") is BatchNaming.PENDING
+    assert outbox.reserve(one, "b") is BatchNaming.OURS
     (tmp_path / "outbox/file").touch()
-    assert outbox.reserve(two, "file") is Name.TAKEN
-    assert outbox.reserve(two, "b-2") is Name.OURS
+    assert outbox.reserve(two, "file") is BatchNaming.TAKEN
+    assert outbox.reserve(two, "b-2") is BatchNaming.OURS
     assert sorted(p.name for p in (tmp_path / "outbox").iterdir()) == ["b", "b-2", "file"]
     outbox.publish(tmp_path / "outbox/b/summary.json", b"{}", replace=True)
     assert [p.name for p in (tmp_path / "outbox/b").iterdir()] == ["summary.json"]
-    assert outbox.reserve(two, "b") is Name.TAKEN
+    assert outbox.reserve(two, "b") is BatchNaming.TAKEN
 
 
 def test_what_a_dead_writer_left_is_swept_before_it_is_reaped(tmp_path: Path) -> None:

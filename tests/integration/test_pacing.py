@@ -14,7 +14,7 @@ from patience import PATIENCE_S
 from batchd import config, control
 from batchd.daemon import Daemon
 from batchd.demo.server import ModelServer
-from batchd.demo.settings import Settings
+from batchd.demo.settings import ServerSettings
 from tests.integration.test_daemon import task_file, until
 
 pytestmark = pytest.mark.in_turns
@@ -67,7 +67,7 @@ def test_a_storm_costs_few_requests_and_no_task(tmp_path: Path, *, headers: bool
     """Sixteen agents at a provider of ten requests a second: all is answered, at its pace, with or without headers."""
 
     async def scenario() -> None:
-        limits = Settings(
+        limits = ServerSettings(
             rps=10, burst=10, retry_after_s=0.5, limit_headers=headers, default="steps-2"
         )
         async with ModelServer(limits) as server:
@@ -88,7 +88,7 @@ def test_headers_of_answers_spare_the_first_refusal_too(tmp_path: Path) -> None:
     """Few agents and a large burst: nearing its end, the rate is known from answers alone."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings(rps=10, burst=40, default="steps-2")) as server:
+        async with ModelServer(ServerSettings(rps=10, burst=40, default="steps-2")) as server:
             begun = time.monotonic()
             pace = await _run(tmp_path, server, 40, agents=2)
             took = time.monotonic() - begun
@@ -104,7 +104,7 @@ def test_a_limit_on_tokens_is_learned_as_one_on_tokens(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         # An answer counts 1,050 tokens.
-        limits = Settings(tps=10_500, token_burst=10_500, retry_after_s=0.5, count=False)
+        limits = ServerSettings(tps=10_500, token_burst=10_500, retry_after_s=0.5, count=False)
         async with ModelServer(limits) as server:
             pace = await _run(tmp_path, server, 40)
             answered, refused = _counts(server)
@@ -120,14 +120,14 @@ def test_a_configured_rate_is_kept_and_may_be_tuned(tmp_path: Path) -> None:
     """The server never sees more than the rate and its burst; `tune` changes it under way."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings()) as server:
+        async with ModelServer(ServerSettings()) as server:
             pace = await _run(tmp_path, server, 10, rpm=300)
             times = sorted(exchange.at for exchange in server.requests)
             assert len(times) == 20
             assert times[-1] - times[0] >= (20 - 5 - 2) / 5
             assert pace["rpm"] == pytest.approx(296, abs=2)
         (tmp_path / "again").mkdir()
-        async with ModelServer(Settings()) as server:
+        async with ModelServer(ServerSettings()) as server:
             begun = time.monotonic()
             await _run(tmp_path / "again", server, 10, rpm=6, tuned="6000")
             assert time.monotonic() - begun < 120, "it would have been three minutes"
@@ -140,7 +140,7 @@ def test_tasks_that_run_out_of_their_own_time_slow_no_others_down(tmp_path: Path
     text = _CONFIG.replace("[limits]", "[limits]\ntimeout_s = 0.8")
 
     async def scenario() -> None:
-        async with ModelServer(Settings(latency_s=1.5)) as server:
+        async with ModelServer(ServerSettings(latency_s=1.5)) as server:
             path = tmp_path / "config.toml"
             path.write_text(text.format(base_url=server.base_url, rpm=0, agents=8))
             async with Daemon(config.load(path, {})) as daemon, asyncio.timeout(PATIENCE_S):

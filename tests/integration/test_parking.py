@@ -14,10 +14,10 @@ from patience import PATIENCE_S
 from batchd import config, control
 from batchd.daemon import Daemon
 from batchd.demo.server import ModelServer
-from batchd.demo.settings import Settings
-from batchd.observe import parking
+from batchd.demo.settings import ServerSettings
+from batchd.observe import standstill
 from batchd.records import dollars
-from batchd.store.reader import Reader
+from batchd.store.reader import StoreReader
 from tests.integration.test_daemon import results, task_file, until
 
 pytestmark = pytest.mark.in_turns
@@ -83,9 +83,9 @@ async def _until_idle(folder: Path) -> None:
 
 def _status(folder: Path) -> str:
     """Return what `batchd status` says of what is parked."""
-    with Reader(folder / ".batchd/batchd.db") as reader:
+    with StoreReader(folder / ".batchd/batchd.db") as reader:
         parked = reader.parked()
-        return "\n".join(parking.lines(parked, reader.idle(parked)))
+        return "\n".join(standstill.lines(parked, reader.idle(parked)))
 
 
 def _log(capsys: pytest.CaptureFixture[str], action: str) -> list[str]:
@@ -99,7 +99,7 @@ def test_a_bad_key_parks_everything_until_it_is_fixed(
     """A handful of requests find it out, nothing ends, status and log say how to go on; `resume` completes all."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings(api_key=_KEY)) as server:
+        async with ModelServer(ServerSettings(api_key=_KEY)) as server:
             (tmp_path / "key").write_text("sk-the-wrong-one-0123456789")
             settings = _configured(tmp_path, server, max_probe_s=600.0)
             async with Daemon(settings) as daemon:
@@ -152,7 +152,7 @@ def test_a_key_file_that_may_not_be_read_any_more_ends_no_daemon(
     """Before each try keys are read again; where commands would see the file by now, the log says so, and the old key counts."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings(api_key=_KEY)) as server:
+        async with ModelServer(ServerSettings(api_key=_KEY)) as server:
             key = tmp_path / "key"
             key.write_text("sk-the-wrong-one-0123456789")
             async with Daemon(_configured(tmp_path, server)) as daemon:
@@ -176,7 +176,7 @@ def test_an_outage_fails_no_task(tmp_path: Path) -> None:
     """A provider that is gone for much longer than all retries last parks its tasks; they go on by themselves."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings()) as server:
+        async with ModelServer(ServerSettings()) as server:
             settings = _configured(tmp_path, server, "steps-3")
             async with Daemon(settings) as daemon:
                 batch = await daemon.submit("b.json", task_file(100))
@@ -200,7 +200,7 @@ def test_a_parked_provider_is_remembered_over_a_restart(tmp_path: Path) -> None:
     """The next daemon lets one call try at once; that one answered, all go on where they were."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings()) as server:
+        async with ModelServer(ServerSettings()) as server:
             settings = _configured(tmp_path, server, "steps-3", max_probe_s=600.0)
             async with Daemon(settings) as daemon:
                 await daemon.submit("b.json", task_file(20))
@@ -228,7 +228,7 @@ def test_a_provider_that_stays_away_too_long_ends_its_tasks(tmp_path: Path) -> N
     """After max_parked_s they end as errors with the cause, those that never began too; the next batch is tried again."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings(down=True)) as server:
+        async with ModelServer(ServerSettings(down=True)) as server:
             settings = _configured(tmp_path, server, governor="max_parked_s = 1.0")
             async with Daemon(settings) as daemon:
                 await daemon.submit("b.json", task_file(30))
@@ -251,7 +251,7 @@ def test_a_request_that_only_fails_for_one_task_parks_nothing_for_long(tmp_path:
     """A provider that answers others is not down: the task that it fails on ends, the others complete."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings()) as server:
+        async with ModelServer(ServerSettings()) as server:
             settings = _configured(tmp_path, server)
             poison = {"first_prompt": "poison", "model": "standin/500-always+steps-2"}
             good = [{"first_prompt": f"good {i}"} for i in range(5)]
@@ -270,7 +270,10 @@ def test_a_judge_that_is_down_parks_only_whom_it_judges(tmp_path: Path) -> None:
     """Tasks wait for the provider of their judge, in a place of their own; the others go on."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings()) as server, ModelServer(Settings(down=True)) as judges:
+        async with (
+            ModelServer(ServerSettings()) as server,
+            ModelServer(ServerSettings(down=True)) as judges,
+        ):
             settings = _configured(tmp_path, server, judges=judges.base_url)
             tasks = [
                 {"first_prompt": f"task {i}", "evaluator": "judge" if i % 2 else "none"}
@@ -294,7 +297,7 @@ def test_a_days_budget_parks_the_rest_until_there_is_money(tmp_path: Path) -> No
     """Spending ends at or under the day's budget, by the server's count; a higher one lets the rest go on."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings()) as server:
+        async with ModelServer(ServerSettings()) as server:
             limits: dict[str, Any] = {"limits": {"max_output_tokens": 50}}
             settings = _configured(tmp_path, server, per_day_usd=0.02)
             async with Daemon(settings) as daemon:
@@ -321,7 +324,7 @@ def test_a_call_that_no_day_can_pay_for_ends_its_own_task(tmp_path: Path) -> Non
     """Its price is above the whole day's budget: its task ends with the fix, those behind it begin, nothing is parked."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings()) as server:
+        async with ModelServer(ServerSettings()) as server:
             async with Daemon(_configured(tmp_path, server, per_day_usd=0.02)) as daemon:
                 tasks = _tasks(6)
                 tasks[0]["limits"]["max_output_tokens"] = 20_000
@@ -344,7 +347,7 @@ def test_a_call_that_must_wait_for_tomorrow_waits_alone(
     """Cheaper tasks begin and complete meanwhile; once nothing that waits fits, that is said once; money lets it go on."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings()) as server:
+        async with ModelServer(ServerSettings()) as server:
             settings = _configured(tmp_path, server, per_day_usd=0.02)
             async with Daemon(settings) as daemon:
                 await daemon.submit("first.json", json.dumps(_tasks(6)).encode())
@@ -378,7 +381,7 @@ def test_the_end_of_the_days_money_starts_nothing_in_vain(tmp_path: Path) -> Non
     """Few find out that there is none; the rest of a long queue never begins, nor when there is a little more."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings()) as server:
+        async with ModelServer(ServerSettings()) as server:
             settings = _configured(tmp_path, server, per_day_usd=0.005)
             async with Daemon(settings) as daemon:
                 await daemon.submit("b.json", json.dumps(_tasks(200)).encode())
@@ -386,7 +389,7 @@ def test_the_end_of_the_days_money_starts_nothing_in_vain(tmp_path: Path) -> Non
                     await _ask(tmp_path, "tune", changes={"budget.per_day_usd": str(usd)})
                     await _until_spent(tmp_path, usd)
                     done = len(results(tmp_path, "b"))
-                    with Reader(tmp_path / ".batchd/batchd.db") as reader:
+                    with StoreReader(tmp_path / ".batchd/batchd.db") as reader:
                         # That nothing goes on is found out, and noted, a moment later.
                         await until(lambda: [p.scope for p in reader.parked()] == ["day"])
                         begun = reader.begun()
@@ -417,7 +420,7 @@ def test_resume_says_that_the_days_money_is_still_spent(tmp_path: Path) -> None:
     """The day is no provider that is tried: what is parked again at once is shown as held."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings()) as server:
+        async with ModelServer(ServerSettings()) as server:
             limits: dict[str, Any] = {"limits": {"max_output_tokens": 50}}
             async with Daemon(_configured(tmp_path, server, per_day_usd=0.001)) as daemon:
                 await daemon.submit("b.json", task_file(8, **limits))
@@ -437,7 +440,7 @@ def test_a_parked_provider_that_is_paused_too_is_not_tried_after_a_restart(
     """A start has one task try what was parked, but not what somebody paused as well."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings(down=True)) as server:
+        async with ModelServer(ServerSettings(down=True)) as server:
             settings = _configured(tmp_path, server)
             async with Daemon(settings) as daemon:
                 await daemon.submit("b.json", task_file(3))
@@ -460,7 +463,7 @@ def test_tasks_wait_for_a_provider_that_is_configured_no_more(tmp_path: Path) ->
     """That would end all of them, so that it ends none, over a restart too; with the provider back, all complete."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings()) as server:
+        async with ModelServer(ServerSettings()) as server:
             settings = _configured(tmp_path, server)
             without = {k: v for k, v in settings.providers.items() if k != "standin"}
             agent = replace(settings.agent, model="judges/steps-2")
@@ -498,7 +501,7 @@ def test_what_is_paused_stands_still_over_a_restart_until_it_is_resumed(
     """A running task gives its slot back at its next durable point; only what is paused stands still."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings(latency_s=0.1)) as server:
+        async with ModelServer(ServerSettings(latency_s=0.1)) as server:
             settings = _configured(tmp_path, server, "steps-30")
             name = {"batch": "b", "task": "b/001", "provider": "standin", "all": ""}[scope]
             async with Daemon(settings) as daemon:
@@ -539,7 +542,7 @@ def test_what_is_parked_for_a_task_that_ended_is_tried_by_the_next(tmp_path: Pat
     """`status` says that no task waits for it; the next one tries it at once, however long the wait was to be."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings(api_key=_KEY)) as server:
+        async with ModelServer(ServerSettings(api_key=_KEY)) as server:
             (tmp_path / "key").write_text("sk-the-wrong-one-0123456789")
             settings = _configured(tmp_path, server, max_probe_s=600.0)
             async with Daemon(settings) as daemon:

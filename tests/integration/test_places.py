@@ -20,9 +20,9 @@ from patience import until
 from teletype import Teletype
 
 from batchd import config, control
-from batchd.config import trust
+from batchd.config import trust_lists
 from batchd.errors import ConfigError, NoDaemonError
-from batchd.spool.directories import Directories
+from batchd.spool.task_directories import TaskDirectories
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def person(short: Path, monkeypatch: pytest.MonkeyPatch) -> Person:
     person = Person(short)
     person.home.mkdir()
     person.here.mkdir()
-    monkeypatch.setattr(trust, "SYSTEM", short / "etc")
+    monkeypatch.setattr(trust_lists, "SYSTEM", short / "etc")
     return person
 
 
@@ -193,7 +193,7 @@ def test_no_task_works_in_the_users_own_spool(
     file = person.here / "named.toml"
     file.write_text(f'[workspace]\nroot = "{person.home}"\n')
     (person.own / "inbox").mkdir(parents=True)
-    known = Directories(config.load(file, {"HOME": str(person.home)}))
+    known = TaskDirectories(config.load(file, {"HOME": str(person.home)}))
     for folder in (person.own / "inbox", person.own, person.own.parent):
         assert "a spool of batchd's user" in known.problem(str(folder), must_exist=True)
 

@@ -21,7 +21,7 @@ from weather import Station, until
 
 from batchd import results
 from batchd.log import escape
-from batchd.store.reader import Reader
+from batchd.store.reader import StoreReader
 from tests.conftest import Spool
 
 pytestmark = pytest.mark.in_turns
@@ -251,7 +251,7 @@ def test_what_was_pruned_is_said(night: Night) -> None:
     """With results.jsonl in the outbox prompts and answers are there; without it, figures are, and a note."""
     spool = _in(night.folder)
     before = spool.batchd("report", "--csv", "-o", "-").stdout
-    with Reader(night.path) as reader:
+    with StoreReader(night.path) as reader:
         lines = [results.line(text) for _, text in reader.results(night.name)]
     (night.outbox / "results.jsonl").write_text("".join(lines))
     (night.outbox / "summary.json").write_text("{}")

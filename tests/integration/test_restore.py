@@ -22,13 +22,13 @@ import pytest
 from batchd import config
 from batchd.control import Cancel, Cancelled
 from batchd.daemon import Daemon, reconcile
-from batchd.daemon.reconcile import Plan
+from batchd.daemon.reconcile import ReconcilePlan
 from batchd.events import TaskStarted
-from batchd.records import Batch, Cause, Limits, Ref, Scope, Status, Task
+from batchd.records import Batch, Cause, Ref, Scope, Task, TaskLimits, TaskStatus
 from batchd.spool import places
 from batchd.spool.claims import Claimer
 from batchd.spool.settle import signature
-from batchd.store import Reader, Store
+from batchd.store import Store, StoreReader
 
 pytestmark = pytest.mark.in_turns
 
@@ -102,12 +102,12 @@ def older(spool: Any, slow_server: str) -> Path:
 
 def check_books(spool: Any, results: dict[Path, bytes]) -> None:
     """Hold rows, result texts and ledger to the results in the outbox."""
-    with Reader(store_of(spool)) as reader:
+    with StoreReader(store_of(spool)) as reader:
         assert reader.batch("b").published_at
         for batch, task in (("b", "one"), ("b", "two"), ("c", "one")):
             result = spool.result(batch, task)
             row = reader.task(Ref(batch, task))
-            assert (row.status, row.published) == (Status.COMPLETED, True)
+            assert (row.status, row.published) == (TaskStatus.COMPLETED, True)
             assert row.calls == result["usage"]["calls"] == 2
             assert row.cost_usd == pytest.approx(result["cost"]["total"])
             assert row.unsettled_calls == 0
@@ -127,8 +127,8 @@ def test_an_older_store_believes_the_outbox_and_parks_the_rest(
 ) -> None:
     """Shown first, then done: ends and their money are imported, and what may have run waits for a word."""
     path, outbox = store_of(spool), spool.folder / "outbox"
-    with Reader(older) as reader:
-        assert {t.status for t in reader.tasks("b")} == {Status.RUNNING}
+    with StoreReader(older) as reader:
+        assert {t.status for t in reader.tasks("b")} == {TaskStatus.RUNNING}
     path.write_bytes(b"ruined" * 10_000)  # what makes people restore
     one = outbox / "b" / "one.json"  # taken away by a collector; `results.jsonl` has it too
     taken = one.read_bytes()
@@ -194,7 +194,7 @@ def test_a_restore_needs_the_spool_for_itself(spool: Any) -> None:
     for arguments in ((backup,), ()):
         done = spool.batchd("restore", *arguments, "--yes")
         assert done.returncode == 0, done.stderr
-    with Reader(store_of(spool)) as reader:
+    with StoreReader(store_of(spool)) as reader:
         assert reader.batch("b").completed == 1
 
 
@@ -223,7 +223,7 @@ def test_a_backup_is_never_written_over_the_store(spool: Any, name: str) -> None
         assert not (path.parent / "batchd.db-journal").exists()
         drop(spool, "c", one="steps-2")
         ended(spool, "c")
-    with spool.serving(), Reader(path) as reader:
+    with spool.serving(), StoreReader(path) as reader:
         assert {row.batch.name for row in reader.batches()} == {"b", "c"}
 
 
@@ -253,7 +253,7 @@ def test_another_spools_backup_is_not_taken_for_this_ones(spool: Any) -> None:
     assert "another spool" not in spool.batchd("restore", own).stdout
     done = spool.batchd("restore", backup, "--yes", "--moved")
     assert done.returncode == 0, done.stderr
-    with Reader(path) as reader:
+    with StoreReader(path) as reader:
         assert reader.batch("x").completed == 1
 
 
@@ -380,7 +380,7 @@ def test_tasks_that_the_configuration_allows_no_more_do_not_run(spool: Any) -> N
     task = Task(id="dir", first_prompt="x", model="standin/steps-5", evaluator="none")
     tasks = [
         replace(task, dir=str(outside)),
-        replace(task, id="calls", limits=Limits(max_calls=9)),
+        replace(task, id="calls", limits=TaskLimits(max_calls=9)),
     ]
     with contextlib.closing(Store.open(path)) as store:
         asyncio.run(store.add_batch(made, tasks))
@@ -398,10 +398,10 @@ def test_tasks_that_the_configuration_allows_no_more_do_not_run(spool: Any) -> N
     assert not any(outside.iterdir())
     assert (results["calls"]["status"], results["calls"]["reason"]) == ("timeout", "max_calls")
     assert results["calls"]["usage"]["calls"] == 2
-    with Reader(path) as reader:
+    with StoreReader(path) as reader:
         began = reader.events(Ref("a", "calls"))[0]
     assert isinstance(began, TaskStarted)
-    assert began.terms.limits == Limits(max_calls=2)
+    assert began.terms.limits == TaskLimits(max_calls=2)
 
 
 def test_many_uncertain_tasks_are_cancelled_as_fast_as_few(tmp_path: Path) -> None:
@@ -423,7 +423,9 @@ def test_many_uncertain_tasks_are_cancelled_as_fast_as_few(tmp_path: Path) -> No
 
         async def fill(store: Store) -> None:
             name = (await store.add_batch(batch, tasks)).name
-            await reconcile.carry_out(store, Plan(uncertain=[Ref(name, t.id) for t in tasks]))
+            await reconcile.carry_out(
+                store, ReconcilePlan(uncertain=[Ref(name, t.id) for t in tasks])
+            )
 
         with contextlib.closing(Store.open(folder / ".batchd/batchd.db")) as store:
             asyncio.run(fill(store))

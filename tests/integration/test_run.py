@@ -21,9 +21,9 @@ from patience import PATIENCE_S
 from terminal import on_a_terminal
 
 from batchd import control
-from batchd.cli import progress
+from batchd.cli.display import progress
 from batchd.errors import NoDaemonError
-from batchd.store.reader import Reader
+from batchd.store.reader import StoreReader
 
 #: Of two at a time, the last one is still to begin when the first has ended.
 _SLOW = {"first_prompt": "y", "model": "standin/latency-2+steps-2"}
@@ -140,7 +140,7 @@ def test_what_a_stopped_daemon_left_queued_stays_queued(spool: Any) -> None:
 
 
 def _rows(store: Path) -> list[Any]:
-    with Reader(store) as reader:
+    with StoreReader(store) as reader:
         return list(reader.batches())
 
 
@@ -223,7 +223,7 @@ def test_serial_is_the_batchs_own_limit(spool: Any) -> None:
     path = spool.write("row.json", [{"first_prompt": str(i)} for i in range(4)])
     with spool.serving():
         assert spool.batchd("run", path, "--serial").returncode == 0
-    with Reader(spool.folder / ".batchd/batchd.db") as reader:
+    with StoreReader(spool.folder / ".batchd/batchd.db") as reader:
         assert reader.batch("row").batch.parallel == 1
         spans = sorted((t.started_at, t.finished_at) for t in reader.tasks("row"))
     assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans))
@@ -291,8 +291,11 @@ def test_who_waits_on_after_ctrl_c_reads_nothing_twice(
 ) -> None:
     """A watch that is followed again says what is new alone; one that begins late says since when what runs has run."""
     path = spool.write("half.json", [{"first_prompt": "y", "model": "standin/hang"}])
-    with begun(spool, path, text="001 starts"), Reader(spool.folder / ".batchd/batchd.db") as books:
-        watch = progress.Watch(books, lambda b: [b.batch("half")])
+    with (
+        begun(spool, path, text="001 starts"),
+        StoreReader(spool.folder / ".batchd/batchd.db") as books,
+    ):
+        watch = progress.ProgressWatch(books, lambda b: [b.batch("half")])
         progress.follow(watch, lambda _: True)
         shown = capsys.readouterr().out
         assert shown.count("half: 1 task") == shown.count("001 starts: y") == 1
@@ -300,7 +303,7 @@ def test_who_waits_on_after_ctrl_c_reads_nothing_twice(
         assert capsys.readouterr().out == ""
         # It is dispatched, and begins a moment later.
         spool.eventually(lambda: books.running()[0].started_at)
-        late = progress.Watch(books, lambda b: [b.batch("half")], late=True)
+        late = progress.ProgressWatch(books, lambda b: [b.batch("half")], late=True)
         progress.follow(late, lambda _: True)
         assert re.search(r"001 began [0-9.:]+ (s|min) ago: y", capsys.readouterr().out)
         assert spool.batchd("cancel", "half").returncode == 0

@@ -25,7 +25,7 @@ from patience import PATIENCE_S
 from batchd.errors import FolderError, SandboxError, SandboxUnavailableError
 from batchd.records import FileChanges, SandboxPolicy
 from batchd.sandbox import Sandbox, Workplace, check, directory
-from batchd.sandbox.identity import Identity
+from batchd.sandbox.command_user import CommandUser
 
 pytestmark = pytest.mark.in_turns
 
@@ -582,6 +582,6 @@ def test_a_folder_that_takes_no_directory_is_no_fault_of_the_tasks(tmp_path: Pat
     subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "batchd-test", str(folder)], check=True)
     try:
         with pytest.raises(FolderError, match="cannot be made"):
-            directory.fresh(str(folder / "001"), Identity.of(65534, 65534))
+            directory.fresh(str(folder / "001"), CommandUser.of(65534, 65534))
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)

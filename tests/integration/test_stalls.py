@@ -16,7 +16,7 @@ from batchd.daemon import Daemon
 from batchd.daemon.stalls import Stalls
 from batchd.lifecycle import inputs
 from batchd.lifecycle.effects import End
-from batchd.records import Facts, Reason, Ref, Status
+from batchd.records import Reason, Ref, TaskStatus, TurnFacts
 
 _CONFIG = """\
 [agent]
@@ -70,13 +70,15 @@ def test_a_task_whose_wake_up_was_lost_is_named(tmp_path: Path, model_server: st
             )
             assert list(stalls.movables()) == []
             # As if the wake-up that comes with a task were lost.
-            lost = Facts(Ref("a", "001"), priority=0, order=0, directory=str(tmp_path))
+            lost = TurnFacts(Ref("a", "001"), priority=0, order=0, directory=str(tmp_path))
             parts.lifecycle.take(inputs.Accepted(lost))
             (queued,) = stalls.movables()
             assert (queued.name, queued.state) == ("a/001", "queued, and a slot is free")
-            parts.lifecycle.take(inputs.GiveUp(End(lost.ref, Status.CANCELLED, Reason.USER, "")))
-            parts.lifecycle.take(inputs.Ended(lost.ref, Status.CANCELLED))
-            parts.lifecycle.take(inputs.Published(lost.ref, Status.CANCELLED))
+            parts.lifecycle.take(
+                inputs.GiveUp(End(lost.ref, TaskStatus.CANCELLED, Reason.USER, ""))
+            )
+            parts.lifecycle.take(inputs.Ended(lost.ref, TaskStatus.CANCELLED))
+            parts.lifecycle.take(inputs.Published(lost.ref, TaskStatus.CANCELLED))
             await daemon.submit("b.json", _file(2))
             await _until(lambda: any(a.step == "model" for a in parts.attempts.active))
             (call,) = stalls.movables()

@@ -15,7 +15,7 @@ import pytest
 from patience import PATIENCE_S
 
 from batchd.records import SandboxPolicy
-from batchd.sandbox import Ran, Sandbox, Workplace
+from batchd.sandbox import CommandEnd, Sandbox, Workplace
 
 pytestmark = pytest.mark.in_turns
 
@@ -63,12 +63,12 @@ def stay(
     return asyncio.run(visit())
 
 
-async def shell(place: Workplace, command: str, timeout_s: float = PATIENCE_S) -> Ran:
+async def shell(place: Workplace, command: str, timeout_s: float = PATIENCE_S) -> CommandEnd:
     """Run a command as a model does."""
     return await place.shell(command, timeout_s=timeout_s, stays=True)
 
 
-def named(ran: Ran) -> list[str]:
+def named(ran: CommandEnd) -> list[str]:
     """Return the names of what runs on, each of which has a number inside beside it."""
     found = [re.fullmatch(r"(\S+) \(pid \d+\)", name) for name in ran.left]
     return [one[1] for one in found if one]
@@ -95,7 +95,7 @@ def helpers() -> set[int]:
 def test_a_server_started_in_one_step_answers_in_the_next(tmp_path: Path) -> None:
     """The command that starts it returns, says what goes on, and the next one reaches it."""
 
-    async def body(place: Workplace) -> tuple[Ran, Ran]:
+    async def body(place: Workplace) -> tuple[CommandEnd, CommandEnd]:
         started = await shell(place, SERVER)
         assert len(helpers()) == 1
         return started, await shell(place, ASK)
@@ -111,7 +111,7 @@ def test_a_server_started_in_one_step_answers_in_the_next(tmp_path: Path) -> Non
 def test_what_it_prints_later_goes_to_a_file_and_never_keeps_it_waiting(tmp_path: Path) -> None:
     """More than a pipe takes is written at once, and stands in a file that file tools read too; its end is its own."""
 
-    async def body(place: Workplace) -> tuple[Ran, str, bool]:
+    async def body(place: Workplace) -> tuple[CommandEnd, str, bool]:
         ran = await shell(
             place,
             "(until [ -e go ]; do sleep 0.05; done; seq 100000; echo last >&2; touch done) & echo first",
@@ -134,12 +134,12 @@ def test_commands_that_enter_are_confined_as_all_others(tmp_path: Path) -> None:
         " ls /proc/self/fd | wc -l; ls / /usr /etc; stat -c %d:%i /; cat /proc/sys/kernel/hostname; ls /dev"
     )
 
-    async def body(place: Workplace) -> tuple[Ran, Ran]:
+    async def body(place: Workplace) -> tuple[CommandEnd, CommandEnd]:
         fresh = await place.shell(look, timeout_s=PATIENCE_S)
         await shell(place, "sleep 1000 &")
         return fresh, await shell(place, look)
 
-    def lines(ran: Ran) -> list[str]:
+    def lines(ran: CommandEnd) -> list[str]:
         # Each sandbox has a root of its own, by whatever number.
         other = re.compile(r"\d+:\d+|(_|SHLVL)=.*")
         return [line for line in ran.output.splitlines() if not other.fullmatch(line)]
@@ -173,7 +173,7 @@ def test_file_tools_and_checks_never_enter(tmp_path: Path) -> None:
 def test_no_sandbox_stands_idle(tmp_path: Path) -> None:
     """It is over when the last process has ended, also between two commands; the next one has a sandbox of its own."""
 
-    async def body(place: Workplace) -> tuple[Ran, Ran, str]:
+    async def body(place: Workplace) -> tuple[CommandEnd, CommandEnd, str]:
         first = await shell(place, f"sleep 0.5 & {WHERE}")
         await until(lambda: not (place.running or helpers()))
         return first, await shell(place, WHERE), place.why_over
@@ -194,7 +194,7 @@ def test_what_dies_with_its_command_does_not_stay(tmp_path: Path) -> None:
 def test_a_command_that_enters_and_runs_out_of_time_goes_alone(tmp_path: Path) -> None:
     """What it has started goes with it; what ran before stays."""
 
-    async def body(place: Workplace) -> tuple[Ran, Ran]:
+    async def body(place: Workplace) -> tuple[CommandEnd, CommandEnd]:
         await shell(place, SERVER)
         slow = await shell(place, "sleep 1000 & sh -c 'sleep 1000; true'", 1.0)
         left = await shell(place, "pgrep sleep; " + ASK)
@@ -208,7 +208,7 @@ def test_a_command_that_enters_and_runs_out_of_time_goes_alone(tmp_path: Path) -
 def test_where_it_cannot_be_distinguished_all_of_it_goes(tmp_path: Path) -> None:
     """A command that has hidden something behind the first process takes the sandbox with it."""
 
-    async def body(place: Workplace) -> tuple[Ran, str]:
+    async def body(place: Workplace) -> tuple[CommandEnd, str]:
         await shell(place, SERVER)
         hidden = await shell(place, "(setsid sh -c 'sleep 1000' &) ; sleep 1000", 1.0)
         return hidden, place.why_over
@@ -238,7 +238,7 @@ def test_the_old_way_is_left(tmp_path: Path, backend: Any) -> None:
     """Under ``keep_processes = false``, and without a sandbox, what a command started ends with it."""
     policy = SandboxPolicy(backend=backend, keep_processes=backend == "none", max_processes=20_000)
 
-    async def body(place: Workplace) -> tuple[bool, Ran, bool]:
+    async def body(place: Workplace) -> tuple[bool, CommandEnd, bool]:
         return place.can_stay, await shell(place, "sleep 1000 & echo now"), place.running
 
     can_stay, ran, running = stay(tmp_path, body, policy)
@@ -268,7 +268,7 @@ def test_limits_hold_for_what_stays_while_no_command_runs(tmp_path: Path, what: 
     key, value, command = LIMITS[what]
     policy = replace(SandboxPolicy(cgroup="none"), **{key: value})
 
-    async def body(place: Workplace) -> tuple[Ran, str]:
+    async def body(place: Workplace) -> tuple[CommandEnd, str]:
         ran = await shell(place, command)
         await until(lambda: not place.running)
         return ran, place.why_over
@@ -283,7 +283,7 @@ def test_a_command_inside_is_killed_with_what_passes_a_limit(tmp_path: Path) -> 
     """Both count together; the command says so."""
     policy = SandboxPolicy(max_cpu_s=1.0, cgroup="none")
 
-    async def body(place: Workplace) -> Ran:
+    async def body(place: Workplace) -> CommandEnd:
         await shell(place, "sleep 1000 &")
         return await shell(place, "while :; do :; done")
 
@@ -296,7 +296,7 @@ def test_a_command_inside_is_killed_with_what_passes_a_limit(tmp_path: Path) -> 
 def test_who_starts_a_command_inside_is_not_to_be_seen(tmp_path: Path) -> None:
     """It lives outside of the sandbox, and hands a command 0 as the number of its parent."""
 
-    async def body(place: Workplace) -> list[Ran]:
+    async def body(place: Workplace) -> list[CommandEnd]:
         await shell(place, "sleep 1000 &")
         return [await shell(place, "echo $PPID") for _ in range(3)]
 

@@ -37,12 +37,12 @@ from batchd.records import (
     Rate,
     Reason,
     Ref,
-    Status,
     Task,
+    TaskStatus,
     ToolCall,
     Usage,
 )
-from batchd.store import Money, Reader, Store
+from batchd.store import SpentMoney, Store, StoreReader
 
 T = TypeVar("T")
 
@@ -74,9 +74,9 @@ def _tool(output: str = "") -> ToolRan:
 
 
 def _finished(
-    status: Status = Status.COMPLETED, result: str = "{}", at: float = _NOON
+    status: TaskStatus = TaskStatus.COMPLETED, result: str = "{}", at: float = _NOON
 ) -> TaskFinished:
-    reason = None if status is Status.COMPLETED else Reason.LOOP
+    reason = None if status is TaskStatus.COMPLETED else Reason.LOOP
     return TaskFinished(at=at, status=status, reason=reason, result=result)
 
 
@@ -111,7 +111,7 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(work)
 
 
-async def _finish(store: Store, ref: Ref, status: Status = Status.COMPLETED) -> None:
+async def _finish(store: Store, ref: Ref, status: TaskStatus = TaskStatus.COMPLETED) -> None:
     await store.finish(ref, _finished(status), attempt=None)
     await store.published(ref)
 
@@ -183,7 +183,7 @@ def test_only_the_current_attempt_may_record(store: Store, tmp_path: Path) -> No
         with pytest.raises(StaleAttemptError):
             await store.dispatch(ref)
         with pytest.raises(StaleAttemptError):
-            await store.suspend(ref, 2, Status.PARKED)
+            await store.suspend(ref, 2, TaskStatus.PARKED)
         with pytest.raises(ValueError, match="no task b/2"):
             await store.dispatch(Ref("b", "2"))
         with pytest.raises(ValueError, match="not an event"):
@@ -209,13 +209,13 @@ def test_repeats_are_accepted_and_change_nothing(store: Store, tmp_path: Path) -
         await store.record(ref, 1, 5, _raw(_finished()))
         # All of these wait in one group.
         await asyncio.gather(*(store.record(ref, 1, 2, answer) for _ in range(5)))
-        assert not await store.finish(ref, _finished(Status.ERROR), attempt=None)
+        assert not await store.finish(ref, _finished(TaskStatus.ERROR), attempt=None)
 
     _run(scenario())
     assert [type(e).__name__ for e in store.events(ref)] == [
         *("TaskStarted", "CallStarted", "CallAnswered", "ToolRan", "ToolRan", "TaskFinished")
     ]
-    assert store.task_money(ref) == Money(settled=2.0)
+    assert store.task_money(ref) == SpentMoney(settled=2.0)
     assert store.unfinished("b") == 0
 
 
@@ -257,8 +257,8 @@ def test_everything_a_daemon_must_know_at_its_start(tmp_path: Path) -> None:
         await _finish(store, Ref("b", "done"))
         for name in ("runs", "parked"):
             await store.dispatch(Ref("b", name), worker="w1")
-        await store.suspend(Ref("b", "parked"), 1, Status.PARKED, "no quota")
-        await store.finish(Ref("b", "failed"), _finished(Status.ERROR), attempt=None)
+        await store.suspend(Ref("b", "parked"), 1, TaskStatus.PARKED, "no quota")
+        await store.finish(Ref("b", "failed"), _finished(TaskStatus.ERROR), attempt=None)
 
     store = Store.open(path)
     _run(live(store))
@@ -269,8 +269,8 @@ def test_everything_a_daemon_must_know_at_its_start(tmp_path: Path) -> None:
     assert [b.name for b in restored.batches] == ["b", "bad"]
     assert restored.unpublished == (Ref("b", "failed"),)
     assert sorted(restored.ended) == [
-        (Ref("b", "done"), Status.COMPLETED),
-        (Ref("b", "failed"), Status.ERROR),
+        (Ref("b", "done"), TaskStatus.COMPLETED),
+        (Ref("b", "failed"), TaskStatus.ERROR),
     ]
     waiting = {q.ref.task: q for q in restored.queued}
     assert list(waiting) == ["next", "runs", "parked", "hopeless"]
@@ -317,7 +317,7 @@ def test_what_a_dead_worker_left_in_the_pipe_still_counts(store: Store, tmp_path
         assert len((await store.dispatch(ref)).history) == 3
 
     _run(scenario())
-    assert store.task_money(ref) == Money(settled=2.0)
+    assert store.task_money(ref) == SpentMoney(settled=2.0)
 
 
 def test_money_is_reserved_then_settled_or_unsettled(store: Store, tmp_path: Path) -> None:
@@ -328,31 +328,35 @@ def test_money_is_reserved_then_settled_or_unsettled(store: Store, tmp_path: Pat
         await store.add_batch(_batch(tmp_path), [_task("1"), _task("2")])
         await store.dispatch(ref)
         await store.ask(ref, 1, 0, _raw(_started()), _call())
-        assert store.task_money(ref) == store.batch_money("b") == Money(reserved=0.5)
-        assert store.day_money(_NOON) == Money(reserved=0.5)
+        assert store.task_money(ref) == store.batch_money("b") == SpentMoney(reserved=0.5)
+        assert store.day_money(_NOON) == SpentMoney(reserved=0.5)
         await store.record(ref, 1, 2, _raw(_answered()))
-        assert store.batch_money("b") == store.day_money(_NOON) == Money(settled=2.0)
+        assert store.batch_money("b") == store.day_money(_NOON) == SpentMoney(settled=2.0)
         refused = Failure(kind=FailureKind.RATE_LIMITED, message="")
         lost = Failure(kind=FailureKind.TIMEOUT, message="")
         await store.ask(ref, 1, 3, [], _call())
         await store.ask(ref, 1, 4, _raw(CallFailed(at=_NOON, failure=refused)), _call())
-        assert store.batch_money("b") == Money(settled=2.0, reserved=0.5)
+        assert store.batch_money("b") == SpentMoney(settled=2.0, reserved=0.5)
         await store.ask(ref, 1, 6, _raw(CallFailed(at=_NOON, failure=lost)), _call(_NOON + 1, 0.25))
-        assert store.batch_money("b") == Money(settled=2.0, unsettled=0.5, reserved=0.25)
+        assert store.batch_money("b") == SpentMoney(settled=2.0, unsettled=0.5, reserved=0.25)
         # A crash: the call in flight may have been paid.
         await store.dispatch(ref)
         assert store.batch_money("b").total == 2.75
         await store.record(ref, 2, 8, _raw(Resumed(at=_NOON + _DAY, attempt=2)))
-        assert store.task_money(ref) == store.batch_money("b") == Money(settled=2.0, unsettled=0.75)
+        assert (
+            store.task_money(ref)
+            == store.batch_money("b")
+            == SpentMoney(settled=2.0, unsettled=0.75)
+        )
         # Booked on the day of the call, not on that of the discovery.
-        assert store.day_money(_NOON) == Money(settled=2.0, unsettled=0.75)
-        assert store.day_money(_NOON + _DAY) == Money()
+        assert store.day_money(_NOON) == SpentMoney(settled=2.0, unsettled=0.75)
+        assert store.day_money(_NOON + _DAY) == SpentMoney()
         await store.ask(ref, 2, 9, [], _call(_NOON + _DAY, 1.0))
-        assert store.day_money(_NOON + _DAY) == Money(reserved=1.0)
+        assert store.day_money(_NOON + _DAY) == SpentMoney(reserved=1.0)
         assert store.day_money(_NOON + _DAY + 1).total == 1.0
         await store.record(ref, 2, 10, _raw(CancelRequested(at=_NOON + _DAY), _finished()))
-        assert store.day_money(_NOON + _DAY) == Money(unsettled=1.0)
-        assert store.batch_money("b") == Money(settled=2.0, unsettled=1.75)
+        assert store.day_money(_NOON + _DAY) == SpentMoney(unsettled=1.0)
+        assert store.batch_money("b") == SpentMoney(settled=2.0, unsettled=1.75)
 
     _run(scenario())
 
@@ -378,7 +382,7 @@ def test_prices_are_known_after_a_restart(tmp_path: Path) -> None:
         store = Store.open(path)
         _run(step(store))
         store.close()
-    with Reader(path) as reader:
+    with StoreReader(path) as reader:
         assert [t.cost_usd for t in reader.tasks("b")] == [2.0, None]
         assert reader.batch("b").cost_usd is None
         rows = {r.model: r for r in reader.spend(("model",))}
@@ -397,13 +401,13 @@ def test_people_see_where_everything_stands(store: Store, tmp_path: Path) -> Non
             await store.dispatch(Ref("b", name), worker="pool-7")
             await store.ask(Ref("b", name), 1, 0, _raw(_started()), _call())
         await store.record(Ref("b", "0"), 1, 2, _raw(_answered(), _tool()))
-        await store.record(Ref("b", "1"), 1, 2, _raw(_finished(Status.ERROR, error, _NOON + 9)))
+        await store.record(Ref("b", "1"), 1, 2, _raw(_finished(TaskStatus.ERROR, error, _NOON + 9)))
         await store.record(Ref("b", "2"), 1, 2, _raw(Suspended(at=_NOON, cause="park")))
-        await store.suspend(Ref("b", "2"), 1, Status.PARKED, "bad key")
+        await store.suspend(Ref("b", "2"), 1, TaskStatus.PARKED, "bad key")
         await _finish(store, Ref("b", "3"))
 
     _run(scenario())
-    with Reader(tmp_path / "state" / "batchd.db") as reader:
+    with StoreReader(tmp_path / "state" / "batchd.db") as reader:
         running, failed, parked, _, queued = reader.tasks("b")
         batch, bad = reader.batches()
         assert reader.task(Ref("b", "0")) == running
@@ -448,12 +452,12 @@ def test_money_by_tag_outlives_the_texts(store: Store, tmp_path: Path) -> None:
 
     _run(scenario())
 
-    def spent(reader: Reader) -> list[list[tuple[Any, ...]]]:
+    def spent(reader: StoreReader) -> list[list[tuple[Any, ...]]]:
         rows = [(r.tag, r.calls, r.cost_usd) for r in reader.spend(("tag",))]
         both = [(r.day, r.tag) for r in reader.spend(("day", "tag"), tags=["x", 'it\'s "z"'])]
         return [rows, both, [(r.calls, r.cost_usd) for r in reader.spend(())]]
 
-    with Reader(tmp_path / "state" / "batchd.db") as reader:
+    with StoreReader(tmp_path / "state" / "batchd.db") as reader:
         before = spent(reader)
         assert before == [
             [(None, 1, 2.0), ('it\'s "z"', 1, 2.0), ("x", 1, 2.0), ("y", 2, 4.0)],
@@ -483,13 +487,13 @@ def test_only_tasks_that_went_their_way_are_examples(store: Store, tmp_path: Pat
             await store.dispatch(Ref("b", name))
             answers = () if name == "uncalled" else (_answered(),)
             await store.record(Ref("b", name), 1, 0, _raw(_started(), *answers))
-            ends = {"cancelled": Status.CANCELLED, "failed": Status.ERROR}
+            ends = {"cancelled": TaskStatus.CANCELLED, "failed": TaskStatus.ERROR}
             if name != "running":
-                end = _finished(ends.get(name, Status.COMPLETED), at=_NOON + 40)
+                end = _finished(ends.get(name, TaskStatus.COMPLETED), at=_NOON + 40)
                 await store.finish(Ref("b", name), end, attempt=None)
 
     _run(scenario())
-    with Reader(tmp_path / "state" / "batchd.db") as reader:
+    with StoreReader(tmp_path / "state" / "batchd.db") as reader:
         failed, first = reader.past_of_model("p/m", 9)
         assert (first.tags, first.evaluation, first.prompt_chars) == ('["a","b"]', "check", 8)
         assert (first.seconds, first.cost_usd, first.usage.calls) == (40.0, 2.0, 1)
@@ -511,7 +515,7 @@ def test_the_ledger_can_be_split_every_way(store: Store, tmp_path: Path) -> None
             await store.record(Ref(name, "1"), 1, 0, _raw(_started(), *answers))
 
     _run(scenario())
-    with Reader(tmp_path / "state" / "batchd.db") as reader:
+    with StoreReader(tmp_path / "state" / "batchd.db") as reader:
         assert [(r.batch, r.cost_usd) for r in reader.spend(("batch",))] == [("a", 2.0), ("b", 4.0)]
         by_day = [(r.day, r.calls) for r in reader.spend(("day",))]
         assert by_day == [("2026-11-24", 2), ("2026-11-25", 1)]
@@ -572,9 +576,9 @@ def test_old_events_are_pruned_and_the_file_shrinks(store: Store, tmp_path: Path
     with pytest.raises(StoreError, match="old/7 has been pruned"):
         store.task(Ref("old", "7"))
     assert len(store.events(Ref("open", "7"))) == 12
-    assert store.batch_money("old") == Money(settled=240.0)
-    with Reader(path) as reader:
-        assert reader.task(Ref("old", "7")).status is Status.COMPLETED
+    assert store.batch_money("old") == SpentMoney(settled=240.0)
+    with StoreReader(path) as reader:
+        assert reader.task(Ref("old", "7")).status is TaskStatus.COMPLETED
     store.close()
     before = path.stat().st_size
     again = Store.open(path, clock=lambda: _NOON)

@@ -20,14 +20,14 @@ import pytest
 from weather import hanging
 
 from batchd import config, results
-from batchd.cli import refusals
+from batchd.cli.support import startup_refusals
 from batchd.daemon import Daemon
-from batchd.daemon.intake import strangers
+from batchd.daemon.intake import unknown_batches
 from batchd.errors import BatchdError, DamagedStoreError
 from batchd.events import TaskFinished
-from batchd.records import Batch, Ref, Status, Task
+from batchd.records import Batch, Ref, Task, TaskStatus
 from batchd.spool import claims, home, outbox, ulid
-from batchd.store import Reader, Store, restoring, wal
+from batchd.store import Store, StoreReader, restoring, wal
 from batchd.taskstate import TaskState
 
 pytestmark = pytest.mark.in_turns
@@ -61,7 +61,7 @@ def killed(path: Path, batches: int = 8) -> bytes:
 
 def names(path: Path) -> set[str]:
     """Return the batches that a store knows."""
-    with Reader(path) as reader:
+    with StoreReader(path) as reader:
         return {row.batch.name for row in reader.batches()}
 
 
@@ -80,7 +80,7 @@ def test_a_flipped_bit_in_the_log_is_refused_wherever_it_is(tmp_path: Path) -> N
         with pytest.raises(DamagedStoreError, match="`batchd restore`"):
             Store.open(path)
         assert wal.beside(path).read_bytes() == spoiled
-        assert any("batchd restore" in refusal for refusal in refusals.found(tmp_path))
+        assert any("batchd restore" in refusal for refusal in startup_refusals.found(tmp_path))
     wal.beside(path).write_bytes(data)
     Store.open(path).close()
     assert len(names(path)) == 8
@@ -96,7 +96,7 @@ def test_a_log_that_a_crash_cut_off_is_none_that_is_damaged(tmp_path: Path) -> N
     for rest in (torn[:1], torn[:5000], torn):
         wal.beside(path).write_bytes(data + rest)
         assert not wal.commits_beyond_damage(wal.beside(path))
-        assert not list(refusals.found(tmp_path))
+        assert not list(startup_refusals.found(tmp_path))
     Store.open(path).close()
     assert len(names(path)) == 8
 
@@ -155,7 +155,7 @@ def test_a_store_that_is_gone_is_not_begun_again_in_silence(spool: Any) -> None:
         assert spool.batchd("submit", task, "--wait").returncode == 0
     assert (spool.folder / "outbox/a/one.json").read_bytes() == published
     assert (spool.folder / "outbox/a-2/one.json").exists()
-    assert not list(refusals.found(state))
+    assert not list(startup_refusals.found(state))
 
 
 def test_what_a_lost_store_left_is_reported(spool: Any) -> None:
@@ -210,7 +210,9 @@ def test_what_a_lost_store_left_delays_no_answer(tmp_path: Path) -> None:
         async with Daemon(config.load(tmp_path / "config.toml", {}), work=False) as daemon:
             parts = daemon._parts
             used = parts.current.config
-            await strangers.watch(parts.loop, used, parts.store, parts.outboxes, parts.troubles)
+            await unknown_batches.watch(
+                parts.loop, used, parts.store, parts.outboxes, parts.troubles
+            )
             with hanging(tmp_path / "outbox"):
                 (trouble,) = parts.troubles.open
                 assert str(folder) in trouble.message
@@ -273,7 +275,7 @@ def test_a_copied_state_directory_is_refused(spool: Any) -> None:
         done = spool.batchd(*command)
         assert done.returncode == 0, done.stderr
         assert "would not start" not in done.stderr
-    with Reader(other / "batchd.db") as reader:
+    with StoreReader(other / "batchd.db") as reader:
         assert reader.batch("a").completed == 1
 
 
@@ -290,13 +292,13 @@ async def _two_batches(path: Path) -> None:
             )
             await store.add_batch(batch, tasks)
         for n in range(4):
-            end = TaskFinished(at=1.0, status=Status.COMPLETED, reason=None, result="{}" * 300)
+            end = TaskFinished(at=1.0, status=TaskStatus.COMPLETED, reason=None, result="{}" * 300)
             await store.finish(Ref("a", str(n)), end, attempt=None)
 
 
 async def _use(path: Path) -> None:
     """Read all that there is to read, and write a little."""
-    with Reader(path) as reader:
+    with StoreReader(path) as reader:
         for batch in reader.batches():
             reader.tasks(batch.batch.name)
             list(reader.results(batch.batch.name))
@@ -406,7 +408,7 @@ def test_what_stands_in_the_place_of_a_note_is_reported(
 
 
 def _published(path: Path, name: str) -> bool:
-    with Reader(path) as reader:
+    with StoreReader(path) as reader:
         return reader.batch(name).published_at is not None
 
 
@@ -453,7 +455,7 @@ def results_of(folder: Path, tasks: int, size: int) -> Callable[[int], TaskFinis
             batch,
             Task(id=str(n), first_prompt="x", model="standin/m"),
             TaskState(first_prompt="x", answer=rng.randbytes(size // 2).hex()),
-            status=Status.COMPLETED,
+            status=TaskStatus.COMPLETED,
             reason=None,
             error=None,
             queued_at=1.0,
@@ -461,7 +463,7 @@ def results_of(folder: Path, tasks: int, size: int) -> Callable[[int], TaskFinis
             attempts=1,
             files=None,
         )
-        return TaskFinished(at=2.0, status=Status.COMPLETED, reason=None, result=text)
+        return TaskFinished(at=2.0, status=TaskStatus.COMPLETED, reason=None, result=text)
 
     return end
 

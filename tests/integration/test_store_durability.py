@@ -19,8 +19,8 @@ from patience import PATIENCE_S
 
 from batchd.errors import NewerStoreError, StaleAttemptError, StoreError
 from batchd.events import CallAnswered, TaskFinished, ToolRan, encode
-from batchd.records import Batch, Ref, Status, Task, ToolCall
-from batchd.store import Reader, Store, schema
+from batchd.records import Batch, Ref, Task, TaskStatus, ToolCall
+from batchd.store import Store, StoreReader, database_file
 from batchd.taskstate import fold
 
 CHILD = Path(__file__).with_name("store_child.py")
@@ -85,7 +85,7 @@ def _live_and_die(path: Path, mark: int, rng: random.Random) -> list[str]:
 
 
 def _check(path: Path, known: Acknowledged) -> None:
-    with Reader(path) as reader:
+    with StoreReader(path) as reader:
         for row in reader.tasks("big"):
             events = reader.events(row.ref)
             assert len(events) >= known.events[row.ref.task]
@@ -248,7 +248,7 @@ def test_a_full_disk_refuses_and_recovers(tmp_path: Path) -> None:
 
     stored = asyncio.run(scenario())
     store.close()
-    with Reader(path) as reader:
+    with StoreReader(path) as reader:
         assert len(reader.events(Ref("b", "0"))) == stored
         assert reader.batch("b-C3").tasks == 1000
 
@@ -259,7 +259,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from test_store_durability import _batch, _fill_up, _raw, _tasks
 from batchd.records import Ref
-from batchd.store import Reader, Store
+from batchd.store import StoreReader, Store
 
 disk = Path(sys.argv[2])
 ballast = disk / "ballast"
@@ -277,7 +277,7 @@ async def scenario():
 
 stored = asyncio.run(scenario())
 store.close()
-with Reader(disk / "batchd.db") as reader:
+with StoreReader(disk / "batchd.db") as reader:
     assert len(reader.events(Ref("b", "0"))) == stored
 print("held")
 """
@@ -309,7 +309,7 @@ def test_a_newer_file_is_refused(tmp_path: Path) -> None:
         db.execute("PRAGMA user_version = 99")
     db.close()
     before = path.read_bytes()
-    for use in (lambda: Store.open(path), lambda: Reader(path)):
+    for use in (lambda: Store.open(path), lambda: StoreReader(path)):
         with pytest.raises(NewerStoreError, match="newer batchd"):
             use()
     assert path.read_bytes() == before
@@ -329,15 +329,15 @@ def test_a_migration_starts_with_a_backup(tmp_path: Path, monkeypatch: pytest.Mo
     path = copy / "batchd.db"
     assert (copy / "batchd.db-wal").stat().st_size
 
-    known = len(schema.MIGRATIONS)
+    known = len(database_file.MIGRATIONS)
     broken = "CREATE TABLE extra (x); INSERT INTO nowhere VALUES (1);"
-    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, broken))
+    monkeypatch.setattr(database_file, "MIGRATIONS", (*database_file.MIGRATIONS, broken))
     with pytest.raises(StoreError, match="nowhere"):
         Store.open(path)
     with pytest.raises(StoreError, match="`batchd serve` migrates it"):
-        Reader(path)
+        StoreReader(path)
     good = "ALTER TABLE tasks ADD COLUMN extra TEXT; UPDATE tasks SET extra = name;"
-    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS[:-1], good))
+    monkeypatch.setattr(database_file, "MIGRATIONS", (*database_file.MIGRATIONS[:-1], good))
     store = Store.open(path)
     assert len(store.tasks("b")) == 50
     store.close()
@@ -347,7 +347,7 @@ def test_a_migration_starts_with_a_backup(tmp_path: Path, monkeypatch: pytest.Mo
     db.close()
     backup = copy / f"batchd.db.v{known}.bak"
     assert backup.stat().st_mode & 0o777 == 0o600
-    monkeypatch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:-1])
+    monkeypatch.setattr(database_file, "MIGRATIONS", database_file.MIGRATIONS[:-1])
     restored = Store.open(backup)
     assert len(restored.tasks("b")) == 50
     restored.close()
@@ -403,7 +403,7 @@ def test_what_is_no_store_is_refused(tmp_path: Path, kind: str) -> None:
         with pytest.raises(StoreError, match=r"batchd\.db"):
             Store.open(path)
     with pytest.raises(StoreError, match=r"batchd\.db"):
-        Reader(path)
+        StoreReader(path)
 
 
 def test_the_log_is_emptied_when_nothing_is_written(tmp_path: Path) -> None:
@@ -420,7 +420,7 @@ def test_the_log_is_emptied_when_nothing_is_written(tmp_path: Path) -> None:
                 await asyncio.sleep(0.05)
 
     asyncio.run(scenario())
-    with Reader(path) as reader:
+    with StoreReader(path) as reader:
         assert len(reader.tasks("b")) == 2000
     assert path.stat().st_mode & 0o777 == 0o600
     store.close()
@@ -434,9 +434,9 @@ def test_readers_and_the_writer_do_not_hinder_each_other(tmp_path: Path) -> None
     async def scenario() -> None:
         await store.add_batch(_batch(path), _tasks(200))
         for i in range(200):
-            end = TaskFinished(at=1.0, status=Status.COMPLETED, reason=None, result=f"{i}\n")
+            end = TaskFinished(at=1.0, status=TaskStatus.COMPLETED, reason=None, result=f"{i}\n")
             await store.finish(Ref("b", str(i)), end, attempt=None)
-        with Reader(path) as reader:
+        with StoreReader(path) as reader:
             for place, (task, text) in enumerate(reader.results("b")):
                 await store.published(Ref("b", task))
                 assert text == f"{place}\n"

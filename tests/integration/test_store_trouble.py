@@ -29,8 +29,8 @@ from store_child import MODEL
 
 from batchd import config, control
 from batchd.daemon import Daemon
-from batchd.daemon.listener import Listener
-from batchd.daemon.troubles import Troubles
+from batchd.daemon.listeners import Listener
+from batchd.daemon.troubles import TroubleLog
 from batchd.daemon.writes import Writes
 from batchd.errors import DamagedStoreError, StoreError
 from batchd.events import (
@@ -44,8 +44,8 @@ from batchd.events import (
     encode,
 )
 from batchd.log import get_logger
-from batchd.records import Answer, Batch, Purpose, Ref, Status, Task, ToolCall, Usage
-from batchd.store import Reader, Store, copies, restoring, schema, writer
+from batchd.records import Answer, Batch, Purpose, Ref, Task, TaskStatus, ToolCall, Usage
+from batchd.store import Store, StoreReader, copies, database_file, restoring, writer
 from batchd.store.migrations import MIGRATIONS
 
 pytestmark = pytest.mark.in_turns
@@ -69,7 +69,7 @@ def add(path: Path, tasks: int, size: int = 0, name: str = "b") -> None:
 def published(path: Path, tasks: int, size: int) -> None:
     """Add a batch to a store that was published long ago."""
     add(path, tasks, size)
-    end = TaskFinished(at=1.0, status=Status.COMPLETED, reason=None, result="{}")
+    end = TaskFinished(at=1.0, status=TaskStatus.COMPLETED, reason=None, result="{}")
 
     async def publish(store: Store) -> None:
         for ref in [Ref("b", name) for name in store.tasks("b")]:
@@ -152,7 +152,7 @@ def test_a_migration_that_is_killed_is_done_again(tmp_path: Path) -> None:
             (version,) = db.execute("PRAGMA user_version").fetchone()
             versions[version] += 1
         Store.open(path).close()
-        with Reader(path) as reader:
+        with StoreReader(path) as reader:
             assert reader.batch("b").tasks == len(reader.tasks("b")) == 6_000
         if version > 1 or (folder / "batchd.db.v1.bak").exists():
             with contextlib.closing(sqlite3.connect(folder / "batchd.db.v1.bak")) as db:
@@ -241,7 +241,7 @@ def test_a_migration_without_room_changes_nothing(tmp_path: Path, way: str) -> N
             assert names <= {"batchd.db", "batchd.db-wal", "batchd.db-shm"}
         more()
         Store.open(path).close()
-        with Reader(path) as reader:
+        with StoreReader(path) as reader:
             assert reader.batch("b").tasks == 10_000
 
 
@@ -254,7 +254,7 @@ def test_a_migration_that_runs_out_of_room_is_undone(
     older(path, 10_000)
     size = path.stat().st_size
     grows = "UPDATE tasks SET message = hex(randomblob(100));"
-    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, grows))
+    monkeypatch.setattr(database_file, "MIGRATIONS", (*database_file.MIGRATIONS, grows))
     with no_room(tmp_path, way, size * 5 // 4 if way == "limit" else size * 5 // 2) as more:
         with pytest.raises(StoreError, match="the disk"):
             Store.open(path)
@@ -267,7 +267,7 @@ def test_a_migration_that_runs_out_of_room_is_undone(
         more()
         Store.open(path).close()
         with contextlib.closing(sqlite3.connect(path)) as db:
-            assert db.execute("PRAGMA user_version").fetchone() == (len(schema.MIGRATIONS),)
+            assert db.execute("PRAGMA user_version").fetchone() == (len(database_file.MIGRATIONS),)
             assert db.execute("SELECT count(*) FROM tasks WHERE message = ''").fetchone() == (0,)
 
 
@@ -369,7 +369,7 @@ def test_a_daemon_does_not_start_without_room(spool: Any) -> None:
         assert f"{path}: the disk" in done.stderr
         assert "Traceback" not in done.stderr
     with contextlib.closing(Store.open(path)) as store:
-        assert {task.status for task in store.tasks("b").values()} == {Status.QUEUED}
+        assert {task.status for task in store.tasks("b").values()} == {TaskStatus.QUEUED}
 
 
 def test_what_a_full_disk_takes_counts_as_no_time_at_work(spool: Any, slow_server: str) -> None:
@@ -511,7 +511,7 @@ def test_a_file_that_gives_no_room_back_is_pruned_all_the_same(tmp_path: Path) -
     path = tmp_path / "batchd.db"
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute(f"PRAGMA application_id = {0x62746368}")
-        schema.apply_migrations(db, 0)
+        database_file.apply_migrations(db, 0)
     published(path, 100, 3000)
     with contextlib.closing(Store.open(path)) as store:
         asyncio.run(asyncio.wait_for(store.prune_before(time.time()), PATIENCE_S))
@@ -691,8 +691,8 @@ def test_damage_is_not_waited_for(tmp_path: Path) -> None:
     add(path, 12_000, 300)  # more than SQLite keeps in memory
 
     async def scenario(store: Store) -> None:
-        writes = Writes(store, Troubles(get_logger()))
-        end = TaskFinished(at=1.0, status=Status.COMPLETED, reason=None, result="{}")
+        writes = Writes(store, TroubleLog(get_logger()))
+        end = TaskFinished(at=1.0, status=TaskStatus.COMPLETED, reason=None, result="{}")
         async with asyncio.timeout(PATIENCE_S):
             await writes.durable(lambda: store.finish(Ref("b", "7"), end, attempt=None))
 
@@ -712,7 +712,7 @@ def test_a_row_that_makes_no_sense_is_damage(tmp_path: Path) -> None:
         (body,) = db.execute("SELECT body FROM specs").fetchone()
         db.execute("UPDATE specs SET body = ?", (body[:100] + bytes(50) + body[150:],))
         db.commit()
-    with Reader(path) as reader, pytest.raises(DamagedStoreError, match="it is damaged"):
+    with StoreReader(path) as reader, pytest.raises(DamagedStoreError, match="it is damaged"):
         reader.spec(Ref("b", "0"))
 
 
@@ -808,7 +808,7 @@ def test_a_daemon_ends_when_its_store_is_taken_away(
         restore(path)
     with spool.serving():
         spool.eventually((outbox / "a" / "summary.json").exists)
-        with Reader(path) as reader:
+        with StoreReader(path) as reader:
             assert {row.batch.name: row.completed for row in reader.batches()} == {
                 "past": 1,
                 "a": 12,
@@ -835,7 +835,7 @@ def test_a_store_is_not_put_back_over_another_one(spool: Any) -> None:
     assert f"another file is in its place; `batchd restore {saved}` puts" in last
     assert not path.with_name("batchd.db-wal").exists(), "it would be read into the other one"
     assert spool.batchd("restore", saved, "--yes").returncode == 0
-    with Reader(path) as reader:
+    with StoreReader(path) as reader:
         assert reader.batch("a").completed == 1
 
 
@@ -865,7 +865,7 @@ def test_the_log_stays_small_under_steady_writing(tmp_path: Path) -> None:
         for seq in range(1500):
             await store.record(Ref("b", "0"), 1, seq, raw(ran(noise.randbytes(8000).hex())))
             if seq % 5 == 0:
-                with Reader(path) as reader:
+                with StoreReader(path) as reader:
                     assert reader.task(Ref("b", "0")).step == "ToolRan"
             largest = max(largest, path.with_name("batchd.db-wal").stat().st_size)
 
@@ -922,7 +922,7 @@ def test_years_leave_little_behind(tmp_path: Path) -> None:
             events.append(CallAnswered(at=now[0], purpose=Purpose.AGENT, answer=answer))
             events.append(ran(noise.randbytes(700).hex()))
         await store.record(ref, given.attempt, 0, raw(*events))
-        end = TaskFinished(at=now[0], status=Status.COMPLETED, reason=None, result="r" * 2000)
+        end = TaskFinished(at=now[0], status=TaskStatus.COMPLETED, reason=None, result="r" * 2000)
         await store.finish(ref, end, attempt=given.attempt)
         await store.published(ref)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from batchd.config.sections import Pool
+from batchd.config.sections import PoolSection
 
 UNITS = Path(__file__).parents[2] / "systemd"
 
@@ -78,4 +78,4 @@ def test_each_hardening_line_has_its_reason(name: str) -> None:
 def test_systemd_waits_longer_than_the_daemon_drains(name: str) -> None:
     """TimeoutStopSec leaves the default `drain_s` its time, and some."""
     (seconds,) = re.findall(r"(?m)^TimeoutStopSec=(\d+)$", (UNITS / name).read_text())
-    assert int(seconds) > Pool().drain_s + 10
+    assert int(seconds) > PoolSection().drain_s + 10

@@ -114,11 +114,11 @@ def test_the_model_learns_why_its_command_was_killed(tmp_path: Path) -> None:
     """A tool's output says that all of it was killed, what it used and which key allows how much."""
     tmp_path.chmod(0o755)
 
-    async def main() -> tools.Output:
+    async def main() -> tools.ToolOutput:
         sandbox = Sandbox(SandboxPolicy(max_cpu_s=0.3))
         opening = sandbox.open(str(tmp_path / "001"), fresh=True, network=False, env={})
         with await opening as place:
-            request = tools.Request("shell", {"command": "echo begun; while :; do :; done"})
+            request = tools.ToolRequest("shell", {"command": "echo begun; while :; do :; done"})
             return await tools.run(request, place, 20.0)
 
     output = asyncio.run(main())
@@ -133,7 +133,7 @@ def test_a_full_task_does_not_empty_the_file_that_it_would_edit(tmp_path: Path) 
     tmp_path.chmod(0o755)
     fill = "for i in 1 2 3; do head -c 10000000 /dev/zero > f$i; done; sleep 10"
 
-    async def main() -> list[tools.Output]:
+    async def main() -> list[tools.ToolOutput]:
         sandbox = Sandbox(SandboxPolicy(max_disk_bytes=20 << 20))
         opening = sandbox.open(str(tmp_path / "001"), fresh=True, network=False, env={})
         with await opening as place:
@@ -143,7 +143,7 @@ def test_a_full_task_does_not_empty_the_file_that_it_would_edit(tmp_path: Path) 
                 ("edit_file", {"path": "kept", "old": "old", "new": "new"}),
                 ("write_file", {"path": "kept", "content": "new"}),
             )
-            return [await tools.run(tools.Request(*one), place, 20.0) for one in wanted]
+            return [await tools.run(tools.ToolRequest(*one), place, 20.0) for one in wanted]
 
     _, filled, *refused = asyncio.run(main())
     assert filled.outcome == "killed"

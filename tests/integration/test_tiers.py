@@ -15,9 +15,9 @@ from patience import PATIENCE_S
 from batchd import config, control
 from batchd.daemon import Daemon
 from batchd.demo.server import ModelServer
-from batchd.demo.settings import Settings
+from batchd.demo.settings import ServerSettings
 from batchd.errors import UsageError
-from batchd.store.reader import Reader
+from batchd.store.reader import StoreReader
 
 pytestmark = pytest.mark.in_turns
 
@@ -88,7 +88,7 @@ def test_flex_is_half_the_price_and_its_refusals_slow_no_one_down(tmp_path: Path
     log = tmp_path / "log.jsonl"
 
     async def scenario() -> dict[str, Any]:
-        async with ModelServer(Settings(), log=log) as server:
+        async with ModelServer(ServerSettings(), log=log) as server:
             loaded = _configured(tmp_path, server, "steps-3+flex-full-2+retry-after-0.05")
             async with Daemon(loaded) as daemon, asyncio.timeout(PATIENCE_S):
                 batches = [
@@ -124,7 +124,7 @@ def test_flex_is_half_the_price_and_its_refusals_slow_no_one_down(tmp_path: Path
             given, said = call["reserved_tokens"]
             assert call["reserved_usd"] == pytest.approx(half * (1.25 * given + 2 * said) / 1e6)
         spent[tier] = sum(r["cost"]["total"] for r in found)
-    with Reader(tmp_path / ".batchd/batchd.db") as reader:
+    with StoreReader(tmp_path / ".batchd/batchd.db") as reader:
         booked = {row.batch: row for row in reader.spend(("batch",))}
     assert {name: row.cost_usd for name, row in booked.items()} == pytest.approx(spent, abs=1e-7)
     assert booked["flex"].cache_share is not None
@@ -136,7 +136,7 @@ def test_a_full_tier_gives_its_slots_to_others(tmp_path: Path) -> None:
     """With one slot: the flex task is parked, the other flex ones do not start, the standard ones run; then all complete."""
 
     async def scenario() -> tuple[list[dict[str, Any]], int]:
-        async with ModelServer(Settings()) as server:
+        async with ModelServer(ServerSettings()) as server:
             model = "steps-2+flex-full-1+retry-after-1000"
             async with (
                 Daemon(_configured(tmp_path, server, model, agents=1)) as daemon,
@@ -174,7 +174,7 @@ def test_a_call_without_room_goes_on_at_the_standard_price(tmp_path: Path) -> No
     """With ``tier_fallback`` 0 at once, and booked as that; all of that price was set aside before."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings()) as server:
+        async with ModelServer(ServerSettings()) as server:
             model = "steps-2+flex-full-1+retry-after-1000"
             loaded = _configured(tmp_path, server, model)
             async with Daemon(loaded) as daemon, asyncio.timeout(PATIENCE_S):

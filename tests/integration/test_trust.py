@@ -22,7 +22,7 @@ from patience import until
 
 from batchd import config
 from batchd.cli import main
-from batchd.config import trust
+from batchd.config import trust_lists
 from batchd.errors import ConfigError
 
 pytestmark = pytest.mark.in_turns
@@ -89,7 +89,7 @@ def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ground:
     """A home without anything in it, on a machine without a configuration."""
     ground = Ground(tmp_path)
     ground.home.mkdir()
-    monkeypatch.setattr(trust, "SYSTEM", tmp_path / "etc")
+    monkeypatch.setattr(trust_lists, "SYSTEM", tmp_path / "etc")
     return ground
 
 
@@ -365,7 +365,7 @@ def test_the_systems_list_counts_for_everybody(
         assert main(["trust", "--system", str(here)]) == 0
     finally:
         os.umask(before)
-    file = trust.SYSTEM / "trusted"
+    file = trust_lists.SYSTEM / "trusted"
     assert str(file) in capsys.readouterr().out
     assert (stat.S_IMODE(file.stat().st_mode), file.parent.stat().st_mode & 0o022) == (0o644, 0)
     for environ in ({"HOME": "/nonexistent"}, ground.environment):

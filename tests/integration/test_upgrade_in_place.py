@@ -17,7 +17,7 @@ from patience import PATIENCE_S, until
 import batchd
 from batchd import control
 from batchd.errors import NoDaemonError
-from batchd.store import Reader
+from batchd.store import StoreReader
 
 pytestmark = pytest.mark.in_turns
 
@@ -112,7 +112,7 @@ def test_a_daemon_whose_files_were_exchanged_holds_its_tasks(spool: Any, way: st
         shown = spool.batchd("status").stdout
         assert "no worker comes up" in " ".join(shown.split())
         assert at.status()["tasks"]["running"] == 0
-        with Reader(at.folder / ".batchd/batchd.db") as reader:
+        with StoreReader(at.folder / ".batchd/batchd.db") as reader:
             assert [str(t.status) for t in reader.tasks("after")] == ["queued", "queued"]
     with at.serving():
         until(at.summary("after").exists)

@@ -19,9 +19,9 @@ from patience import PATIENCE_S
 from vendors import Wire
 
 from batchd.demo import families, faults
-from batchd.demo.recordings import Recording, Verdict
+from batchd.demo.recordings import RecordedVerdict, Recording
 from batchd.demo.server import ModelServer
-from batchd.demo.settings import Settings
+from batchd.demo.settings import ServerSettings
 from batchd.records import Answer, ToolCall, Usage
 
 DIALECTS = ("chat", "responses", "messages")
@@ -32,7 +32,7 @@ LONG = "Once more, from the beginning. " * 1000
 
 def run(
     test: Callable[[ModelServer, Wire], Awaitable[None]],
-    settings: Settings | None = None,
+    settings: ServerSettings | None = None,
     recorded: Sequence[Recording] | None = None,
 ) -> None:
     """Run a test with a server and a client of it."""
@@ -868,7 +868,7 @@ def test_accounts() -> None:
         ) as reply:
             assert reply.status == 200
 
-    run(test, Settings(accounts={"sk-two": "org-shared", "sk-three": "org-shared"}))
+    run(test, ServerSettings(accounts={"sk-two": "org-shared", "sk-three": "org-shared"}))
 
 
 def test_models_in_both_vendors_shapes() -> None:
@@ -930,7 +930,7 @@ def test_limits_in_both_vendors_headers() -> None:
             assert headers["Retry-After"] == "1"
         assert json.loads(answer)["error"]["code"] == "rate_limit_exceeded"
 
-    run(test, Settings(rps=0.0001, burst=10, tps=0.0001, token_burst=100_000))
+    run(test, ServerSettings(rps=0.0001, burst=10, tps=0.0001, token_burst=100_000))
 
 
 def test_recordings_and_judges_in_every_dialect() -> None:
@@ -997,7 +997,7 @@ def test_recordings_and_judges_in_every_dialect() -> None:
         first_prompt="Say one, then two.",
         model="real",
         answers=answers,
-        judge=(Verdict(done=False, feedback="no", after=2),),
+        judge=(RecordedVerdict(done=False, feedback="no", after=2),),
     )
     run(test, recorded=(recording,))
 

@@ -18,10 +18,10 @@ from patience import PATIENCE_S
 from batchd import config, control
 from batchd.daemon import Daemon
 from batchd.demo.server import ModelServer
-from batchd.demo.settings import Settings
-from batchd.observe import parking
-from batchd.observe.waiting import Waiting
-from batchd.store.reader import Reader
+from batchd.demo.settings import ServerSettings
+from batchd.observe import standstill
+from batchd.observe.wait_reasons import WaitReasons
+from batchd.store.reader import StoreReader
 from tests.integration.test_daemon import results, task_file, until
 
 pytestmark = pytest.mark.in_turns
@@ -97,12 +97,12 @@ def test_a_long_wait_holds_only_its_provider_whatever_earlier_calls_bring(tmp_pa
     """
 
     async def scenario() -> None:
-        limited = Settings(
+        limited = ServerSettings(
             rps=1e-6, burst=7, retry_after_s=_DAY_S, latency_s=0.3, limit_headers=False
         )
         async with (
             ModelServer(limited) as server,
-            ModelServer(Settings()) as other,
+            ModelServer(ServerSettings()) as other,
             Daemon(_configured(tmp_path, server, other)) as daemon,
         ):
             await daemon.submit("b.json", task_file(8))
@@ -131,8 +131,8 @@ def test_a_long_wait_that_a_paused_task_was_asked_for_is_no_silent_one(tmp_path:
 
     async def scenario() -> None:
         async with (
-            ModelServer(Settings()) as server,
-            ModelServer(Settings()) as other,
+            ModelServer(ServerSettings()) as server,
+            ModelServer(ServerSettings()) as other,
             Daemon(_configured(tmp_path, server, other)) as daemon,
         ):
             slow = f"standin/latency-1+429-1+retry-after-{_DAY_S:.0f}+steps-2"
@@ -159,7 +159,7 @@ def test_a_reload_has_parked_providers_tried(tmp_path: Path) -> None:
     """SIGHUP is given by somebody who has changed something: one call tries, and all go on."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings(faults="401")) as server:
+        async with ModelServer(ServerSettings(faults="401")) as server:
             settings = _configured(tmp_path, server)
             daemon = Daemon(settings, reload=lambda: settings)
             serving = asyncio.ensure_future(daemon.run())
@@ -196,7 +196,7 @@ def test_tries_go_round_also_after_resume_and_restart(tmp_path: Path) -> None:
     """Each try is another task's, the one whose last try is the longest ago: none speaks for all, over restarts too."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings(faults="401")) as server:
+        async with ModelServer(ServerSettings(faults="401")) as server:
             settings = _configured(tmp_path, server)
             prompts = {f"task number {n}" for n in range(4)}
             async with Daemon(settings) as daemon:
@@ -222,7 +222,7 @@ def test_a_task_that_must_run_alone_tries_in_its_turn(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         async with (
-            ModelServer(Settings(faults="hang")) as server,
+            ModelServer(ServerSettings(faults="hang")) as server,
             Daemon(_configured(tmp_path, server)) as daemon,
         ):
             await daemon.submit("suspect.json", _tasks("standin/steps-2"))
@@ -248,7 +248,7 @@ def test_a_model_whose_key_is_refused_waits_alone_in_the_end(tmp_path: Path) -> 
 
     async def scenario() -> None:
         async with (
-            ModelServer(Settings()) as server,
+            ModelServer(ServerSettings()) as server,
             Daemon(_configured(tmp_path, server, max_probe_s=0.2)) as daemon,
         ):
             poison = ["standin/401+steps-1"] * 9
@@ -276,7 +276,7 @@ def test_a_refusal_that_names_a_model_holds_that_model_alone(
 
     async def scenario() -> None:
         bad = f"standin/{fault}+steps-2"
-        async with ModelServer(Settings()) as server:
+        async with ModelServer(ServerSettings()) as server:
             settings = _configured(tmp_path, server)
             async with Daemon(settings) as daemon:
                 await daemon.submit("b.json", _tasks(*[bad] * 9))
@@ -306,7 +306,7 @@ def test_a_model_that_was_served_and_is_gone_waits_and_comes_back(tmp_path: Path
     """What would fail each of its tasks fails none, and holds no other model; a model that never was is held likewise."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings(default="steps-2")) as server:
+        async with ModelServer(ServerSettings(default="steps-2")) as server:
             settings = _configured(tmp_path, server, max_probe_s=0.3)
             async with Daemon(settings) as daemon:
                 await daemon.submit("a.json", _tasks("standin/mine"))
@@ -333,20 +333,20 @@ def test_a_model_can_be_paused(tmp_path: Path) -> None:
     """Its tasks stand still, over a restart too, and say why; its provider's other models go on."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings()) as server:
+        async with ModelServer(ServerSettings()) as server:
             settings = _configured(tmp_path, server)
             key = {"scope": "model", "name": "standin/steps-3"}
             async with Daemon(settings) as daemon:
                 await _ask(tmp_path, "pause", **key)
                 await daemon.submit("b.json", _tasks(*["standin/steps-3", "standin/steps-2"] * 9))
                 await until(lambda: len(results(tmp_path, "b")) == 9, 60)
-            with Reader(tmp_path / ".batchd/batchd.db") as reader:
+            with StoreReader(tmp_path / ".batchd/batchd.db") as reader:
                 parked, tasks = reader.parked(), reader.tasks("b")
                 assert reader.held(parked) == 9
-            assert parking.of_batch(parked, "b", tasks) == parked
-            why = Waiting(parked, (), (), daemon=False).why(tasks[0])
+            assert standstill.of_batch(parked, "b", tasks) == parked
+            why = WaitReasons(parked, (), (), daemon=False).why(tasks[0])
             assert why == "model standin/steps-3: paused"
-            assert "batchd resume --model standin/steps-3" in "".join(parking.lines(parked))
+            assert "batchd resume --model standin/steps-3" in "".join(standstill.lines(parked))
             async with Daemon(settings) as daemon:
                 await daemon.submit("c.json", _tasks("standin/steps-2"))
                 await _until_done(daemon, "c")
@@ -363,7 +363,7 @@ def test_time_while_switched_off_ends_no_task(tmp_path: Path) -> None:
     """A provider that was parked eight days ago is tried by a daemon that stood still meanwhile, and its tasks go on."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings(down=True)) as server:
+        async with ModelServer(ServerSettings(down=True)) as server:
             settings = _configured(tmp_path, server)
             async with Daemon(settings) as daemon:
                 await daemon.submit("b.json", task_file(12))
@@ -383,7 +383,7 @@ def test_time_in_which_a_provider_was_tried_counts_over_a_restart(tmp_path: Path
     """What one daemon has waited in vain the next one knows, so that no row of restarts keeps tasks waiting for ever."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings(down=True)) as server:
+        async with ModelServer(ServerSettings(down=True)) as server:
             settings = _configured(tmp_path, server, probe_s=0.1, max_probe_s=0.2, max_parked_s=1.5)
 
             def tried(status: Mapping[str, Any]) -> float:
@@ -405,7 +405,7 @@ def test_a_parked_provider_without_a_task_goes_on_at_resume(tmp_path: Path) -> N
     """No task can try it: it is not shown as parked until the next batch comes."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings(faults="401")) as server:
+        async with ModelServer(ServerSettings(faults="401")) as server:
             settings = _configured(tmp_path, server)
             async with Daemon(settings) as daemon:
                 await daemon.submit("b.json", task_file(2))
@@ -423,7 +423,7 @@ def test_a_model_that_is_always_too_busy_waits_alone(tmp_path: Path) -> None:
     """Unnamed 429s of one model neither take the turns of its provider's other calls nor slow them down; `status` names it."""
 
     async def scenario() -> None:
-        async with ModelServer(Settings()) as server:
+        async with ModelServer(ServerSettings()) as server:
             settings = _configured(tmp_path, server, probe_s=30.0)
             async with Daemon(settings, watch=False) as daemon:
                 refused = await daemon.submit("refused.json", task_file(6, model="standin/429"))

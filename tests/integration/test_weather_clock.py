@@ -21,7 +21,7 @@ from clock import Clock
 from weather import TASK, Station, answer_after, until
 
 from batchd import events, taskstate
-from batchd.store.reader import Reader
+from batchd.store.reader import StoreReader
 
 pytestmark = pytest.mark.in_turns
 
@@ -111,7 +111,7 @@ def test_money_at_midnight(tmp_path: Path, model_server: str) -> None:
         clock.set(midnight - 3 - time.time())
         station.completed("b", 8)
         assert json.loads(station.status("--json"))["parked"] == []
-    with Reader(tmp_path / ".batchd/batchd.db") as reader:
+    with StoreReader(tmp_path / ".batchd/batchd.db") as reader:
         booked = {row.day: row for row in reader.spend(("day",))}
     assert [*booked] == [day.isoformat() for day in days]
     assert all(row.known_usd + row.unsettled_usd <= per_day for row in booked.values())
@@ -144,7 +144,7 @@ def test_a_start_with_the_clock_a_day_ahead_grants_no_money_twice(
         until(lambda: len(station.logged("budget_reached")) == 2, station.text, 60)
         clock.set(noon)
         until(lambda: len(station.logged("budget_reached")) == 3, station.text, 60)
-    with Reader(tmp_path / ".batchd/batchd.db") as reader:
+    with StoreReader(tmp_path / ".batchd/batchd.db") as reader:
         booked = [row.known_usd + row.unsettled_usd for row in reader.spend(("day",))]
     assert len(booked) == 2
     assert all(per_day / 2 < usd <= per_day for usd in booked), booked

@@ -16,9 +16,9 @@ from patience import PATIENCE_S
 from weather import Station, answer_after, filled, mounted, until
 
 from batchd import config as configuration
-from batchd.cli.submit import Mine
+from batchd.cli.submit import DroppedBatch
 from batchd.spool import taskfile
-from batchd.store.reader import Reader
+from batchd.store.reader import StoreReader
 from tests.conftest import model_process
 
 pytestmark = pytest.mark.in_turns
@@ -86,9 +86,11 @@ def test_who_waits_for_a_batch_finds_it_though_a_collector_was_faster(
 
     def found(content: bytes) -> list[str]:
         tasks = taskfile.parse(content, "fast.json", settings).tasks
-        return [row.batch.name for row in Mine("", "fast.json", content, tasks).find(reader)]
+        return [
+            row.batch.name for row in DroppedBatch("", "fast.json", content, tasks).find(reader)
+        ]
 
-    with Reader(station.folder / ".batchd/batchd.db") as reader:
+    with StoreReader(station.folder / ".batchd/batchd.db") as reader:
         until(lambda: reader.batch("fast").published_at, station.text)
         assert found(data) == ["fast"]
         assert found(other) == []

@@ -14,8 +14,8 @@ from weather import Station, hanging, until
 
 from batchd import config, control
 from batchd.daemon import Daemon
-from batchd.records import Status
-from batchd.store.reader import Reader
+from batchd.records import TaskStatus
+from batchd.store.reader import StoreReader
 
 pytestmark = pytest.mark.in_turns
 
@@ -24,8 +24,8 @@ def _tasks(count: int) -> bytes:
     return json.dumps([{"first_prompt": f"task {i}"} for i in range(count)]).encode()
 
 
-def _at_work(reader: Reader) -> bool:
-    return any(task.status is Status.RUNNING for task in reader.running())
+def _at_work(reader: StoreReader) -> bool:
+    return any(task.status is TaskStatus.RUNNING for task in reader.running())
 
 
 def _order(station: Station, *words: str) -> None:
@@ -40,7 +40,7 @@ def test_a_folder_in_trouble_holds_its_own_batch_alone(tmp_path: Path, model_ser
         until((folder / "001.json").exists, station.text, within_s=PATIENCE_S)
         # What runs works in that folder: it is to be at rest.
         _order(station, "pause", "blocked")
-        with Reader(tmp_path / ".batchd/batchd.db") as reader:
+        with StoreReader(tmp_path / ".batchd/batchd.db") as reader:
             until(lambda: not _at_work(reader), station.text, within_s=PATIENCE_S)
         folder.rename(tmp_path / "away")
         folder.write_bytes(b"")

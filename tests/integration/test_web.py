@@ -21,8 +21,8 @@ import pytest
 from patience import PATIENCE_S
 from serving import Page, until, web
 
-from batchd.web.gate import TURN_S, Gate
-from batchd.web.streams import MOST
+from batchd.web.authentication import TURN_S, TokenCheck
+from batchd.web.event_streams import MAX_LISTENERS
 from tests.conftest import CONFIG, Spool
 
 pytestmark = pytest.mark.in_turns
@@ -77,7 +77,7 @@ def test_guesses_are_compared_one_after_the_other() -> None:
     """However many come at once: fifty a second, of tokens that take ages to guess; the first ten a minute wait for nothing."""
 
     async def guess() -> None:
-        gate, clock = Gate("the-token-itself"), asyncio.get_running_loop().time
+        gate, clock = TokenCheck("the-token-itself"), asyncio.get_running_loop().time
         for expected_s in (0.0, 40 * TURN_S):
             began = clock()
             guesses = 10 if not expected_s else 40
@@ -91,7 +91,7 @@ def test_guesses_are_compared_one_after_the_other() -> None:
 def test_a_code_lets_one_browser_in_once() -> None:
     """The word in the address that a terminal shows is used up by the first use, and by ten minutes."""
     now = [1000.0]
-    gate = Gate("the-token-itself", lambda: now[0])
+    gate = TokenCheck("the-token-itself", lambda: now[0])
     code = gate.code()
     assert asyncio.run(gate.knows(code))
     assert not asyncio.run(gate.knows(code))
@@ -100,7 +100,7 @@ def test_a_code_lets_one_browser_in_once() -> None:
     assert not asyncio.run(gate.knows(late))
     session = gate.session()
     assert gate.admits(session)
-    assert not Gate("another-token-0").admits(session)
+    assert not TokenCheck("another-token-0").admits(session)
     now[0] += 8 * 86_400
     assert not gate.admits(session)
 
@@ -293,7 +293,9 @@ def test_a_client_that_asks_nothing_keeps_no_other_out(page: Page) -> None:
 def test_only_so_many_listen(page: Page) -> None:
     """One browser too many has to come again, and may once another has gone."""
     with contextlib.ExitStack() as stack:
-        others = [stack.enter_context(page.listening("/live/overview")) for _ in range(MOST)]
+        others = [
+            stack.enter_context(page.listening("/live/overview")) for _ in range(MAX_LISTENERS)
+        ]
         assert all(next(each)["event"] == "now" for each in others)
         answer, _ = page.ask("/live/overview")
         assert (answer.status, answer.headers["retry-after"]) == (503, "10")

@@ -14,10 +14,10 @@ from serving import Page, until, web
 
 from batchd.errors import UsageError
 from batchd.records import Scope
-from batchd.store.reader import Reader
+from batchd.store.reader import StoreReader
+from batchd.web.authentication import TokenCheck
 from batchd.web.drafts import Drafts
-from batchd.web.gate import Gate
-from batchd.web.orders import Order, Wanted, ordered
+from batchd.web.orders import WantedOrder, WebOrder, ordered
 from tests.conftest import Spool
 
 pytestmark = pytest.mark.in_turns
@@ -189,7 +189,7 @@ def spooled(tmp_path_factory: pytest.TempPathFactory, model_server: str) -> Iter
 
 
 def _dropped(folder: Path) -> bool:
-    with Reader(folder / ".batchd/batchd.db") as reader:
+    with StoreReader(folder / ".batchd/batchd.db") as reader:
         return bool(reader.batches())
 
 
@@ -247,7 +247,7 @@ def test_a_question_is_good_for_two_minutes_and_for_its_session() -> None:
     """Of questions that wait, the oldest make room."""
     now = [0.0]
     drafts = Drafts(lambda: now[0])
-    order = Order(request=None, question="?", command="", lines=lambda _: [])  # type: ignore[arg-type]
+    order = WebOrder(request=None, question="?", command="", lines=lambda _: [])  # type: ignore[arg-type]
     tickets = [drafts.keep(order, "me") for _ in range(202)]
     for gone in tickets[:2]:
         with pytest.raises(UsageError):
@@ -284,7 +284,7 @@ def test_without_the_switch_nothing_can_be_ordered(spool: Spool) -> None:
         answer, data = page.ask("/session")
         assert json.loads(data) == {"admitted": True}
         cookie = answer.headers["set-cookie"].partition(";")[0]
-        key = Gate(page.token).key(cookie.partition("=")[2])
+        key = TokenCheck(page.token).key(cookie.partition("=")[2])
         browser = Browser(page, cookie, key)
         for path in ("/api/orders", "/api/orders/confirmed"):
             status, said = browser.post(path, CANCEL)
@@ -320,7 +320,7 @@ def test_what_the_daemon_refuses_is_refused(spool: Spool, browser: Browser) -> N
 
 def test_a_session_of_an_earlier_version_is_good() -> None:
     """A cookie from before an upgrade still lets its browser look."""
-    gate = Gate("the-token-itself")
+    gate = TokenCheck("the-token-itself")
     until_s = str(int(time.time()) + 1000)
     old = f"{until_s}.{gate._signed(until_s)}"
     assert gate.admits(old)
@@ -333,5 +333,8 @@ def test_a_session_of_an_earlier_version_is_good() -> None:
 def test_what_there_is_not_is_named(spooled: Browser, verb: str) -> None:
     """An order about a task that the batch does not have says so before anything is asked of the daemon."""
     folder = spooled.page.log.parent
-    with Reader(folder / ".batchd/batchd.db") as reader, pytest.raises(Exception, match="no task"):
-        ordered(reader, Wanted(verb=verb, scope=Scope.TASK, name="b/999"))  # type: ignore[arg-type]
+    with (
+        StoreReader(folder / ".batchd/batchd.db") as reader,
+        pytest.raises(Exception, match="no task"),
+    ):
+        ordered(reader, WantedOrder(verb=verb, scope=Scope.TASK, name="b/999"))  # type: ignore[arg-type]

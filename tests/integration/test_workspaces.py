@@ -29,7 +29,7 @@ from batchd.masking import Masker
 from batchd.records import Base, Origin, Patch, SandboxPolicy
 from batchd.sandbox import Sandbox, Workplace
 from batchd.workspace import applying, fetching
-from batchd.workspace.job import Job
+from batchd.workspace.fetch_job import FetchJob
 
 pytestmark = [needs_git, pytest.mark.in_turns]
 
@@ -52,7 +52,7 @@ async def fetched(folder: Path, origin: Origin, *, fetch: bool = True, **more: A
     """Have a mirror hold what is asked for, as the daemon's child does. Raises ``WorkspaceError``."""
     kept = folder / "mirrors/it/kept"
     kept.parent.mkdir(parents=True, exist_ok=True)
-    job = Job(
+    job = FetchJob(
         origin=origin,
         kept=str(kept),
         fetch=fetch,

@@ -6,7 +6,7 @@ import pytest
 
 from batchd import events
 from batchd.agent import allowance
-from batchd.records import Cost, Limits, ModelSetup, Purpose, Spend, Usage
+from batchd.records import Cost, ModelSetup, Purpose, Spend, TaskLimits, Usage
 from batchd.taskstate import TaskState
 
 SETUP = ModelSetup(name="demo/m")
@@ -28,20 +28,20 @@ def state(calls: int = 0, tokens: int = 0, seconds: float = 0.0, dollars: float 
 @pytest.mark.parametrize(
     ("limits", "used", "said"),
     [
-        (Limits(max_calls=10), state(calls=8), "2 model calls"),
-        (Limits(max_calls=10), state(calls=7), ""),
-        (Limits(max_calls=0), state(calls=70), ""),
-        (Limits(max_tokens=10_000), state(tokens=8_001), "1,999 tokens"),
-        (Limits(timeout_s=100), state(seconds=90.0), "10 seconds"),
-        (Limits(max_cost_usd=1.0), state(dollars=0.9), "$0.1000"),
+        (TaskLimits(max_calls=10), state(calls=8), "2 model calls"),
+        (TaskLimits(max_calls=10), state(calls=7), ""),
+        (TaskLimits(max_calls=0), state(calls=70), ""),
+        (TaskLimits(max_tokens=10_000), state(tokens=8_001), "1,999 tokens"),
+        (TaskLimits(timeout_s=100), state(seconds=90.0), "10 seconds"),
+        (TaskLimits(max_cost_usd=1.0), state(dollars=0.9), "$0.1000"),
         (
-            Limits(max_calls=10, max_tokens=100),
+            TaskLimits(max_calls=10, max_tokens=100),
             state(calls=9, tokens=90),
             "1 model call, 10 tokens",
         ),
     ],
 )
-def test_what_is_nearly_used_up_is_named(limits: Limits, used: TaskState, said: str) -> None:
+def test_what_is_nearly_used_up_is_named(limits: TaskLimits, used: TaskState, said: str) -> None:
     """From four fifths on, by what is left of each; nothing of what has no limit."""
     left = allowance.left(limits, used, 1.0)
     assert left == (

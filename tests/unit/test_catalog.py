@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from batchd import catalog
-from batchd.catalog import Listed, Listing, listing, shutdowns
-from batchd.config.sections import Agent, Cost
+from batchd.catalog import ListedModel, ModelListing, listing, shutdowns
+from batchd.config.sections import AgentSection, CostSection
 from batchd.pricing import Prices
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +24,10 @@ READ = date(2026, 11, 28)
 def test_no_page_and_no_default_names_a_model_that_ends() -> None:
     """What we ship names models on sale: the seed's five stand in docs/cost.md alone, as what they are."""
     pages = [ROOT / name for name in ("README.md", "config.toml", *map(str, _guides()))]
-    named = {m for page in pages for m in _models(page)} | {Agent().model, *Cost().compare}
+    named = {m for page in pages for m in _models(page)} | {
+        AgentSection().model,
+        *CostSection().compare,
+    }
     assert {"openai/gpt-6-luna", "anthropic/claude-sonnet-5-5"} <= named
     ending = {m for m in named if (end := catalog.shutdown(m)) and end.due(READ)}
     five = re.findall(r"--compare (deepseek/.*)", (ROOT / "docs/cost.md").read_text())[0].split()
@@ -92,7 +95,7 @@ def test_the_address_says_whose_models_end() -> None:
     assert catalog.shutdown(model, "https://notapi.openai.com.example/v1") is None
 
 
-def _listed(*entries: object, **more: object) -> listing.Page:
+def _listed(*entries: object, **more: object) -> listing.ListingPage:
     page = listing.page(json.dumps({"data": entries, **more}).encode())
     assert page is not None
     return page
@@ -104,7 +107,7 @@ def test_lists_of_each_vendor_are_read() -> None:
         {"id": "gpt-5-mini", "object": "model", "shutdown_date": "2026-12-11"},
         {"id": "gpt-6-luna", "object": "model", "shutdown_date": None},
     )
-    assert page.models == [Listed("gpt-5-mini", date(2026, 12, 11)), Listed("gpt-6-luna")]
+    assert page.models == [ListedModel("gpt-5-mini", date(2026, 12, 11)), ListedModel("gpt-6-luna")]
     page = _listed(
         {
             "type": "model",
@@ -116,14 +119,17 @@ def test_lists_of_each_vendor_are_read() -> None:
         has_more=True,
         last_id="b",
     )
-    assert page.models == [Listed("a", date(2026, 11, 30)), Listed("b", None, retired=True)]
+    assert page.models == [
+        ListedModel("a", date(2026, 11, 30)),
+        ListedModel("b", None, retired=True),
+    ]
     assert page.after == "b"
-    assert _listed({"id": "models/gemini-3.8-flash"}).models == [Listed("gemini-3.8-flash")]
+    assert _listed({"id": "models/gemini-3.8-flash"}).models == [ListedModel("gemini-3.8-flash")]
     assert _listed({"id": "/models/a.gguf", "owned_by": "llamacpp"}).any_name
     for body in (b'[{"id": "x"}]', b'{"models": [{"name": "x"}]}'):
         page_ = listing.page(body)
         assert page_ is not None
-        assert page_.models == [Listed("x")]
+        assert page_.models == [ListedModel("x")]
 
 
 @pytest.mark.parametrize(
@@ -151,19 +157,21 @@ def test_dates_that_are_none_are_left_out() -> None:
 def test_a_name_is_found_as_it_may_be_called() -> None:
     """By itself, without ``:latest``, with a way to serve it, without the date of its snapshot; else it is not there."""
     names = ("qwen3:latest", "deepseek/deepseek-v4.1-flash", "claude-haiku-4-5-20251001", "gpt-6")
-    known = Listing({n: Listed(n) for n in names} | {"old": Listed("old", retired=True)})
+    known = ModelListing(
+        {n: ListedModel(n) for n in names} | {"old": ListedModel("old", retired=True)}
+    )
     for name in (*names, "qwen3", "deepseek/deepseek-v4.1-flash:nitro", "claude-haiku-4-5"):
         assert known.has(name), name
     for name in ("qwen3:8b", "claude-haiku-4", "gpt-6-luna", "old", ""):
         assert not known.has(name), name
-    assert Listing({}, any_name=True).has("whatever")
+    assert ModelListing({}, any_name=True).has("whatever")
 
 
 def test_the_nearest_names_are_the_most_alike() -> None:
     """A slip of the finger finds what was meant; what is like nothing finds nothing; what is retired is not proposed."""
     names = ["gpt-6-luna", "gpt-6.1-terra", "gpt-6.1-sol", "claude-haiku-5-5"]
-    known = Listing(
-        {n: Listed(n) for n in names} | {"gpt-6-lun": Listed("gpt-6-lun", retired=True)}
+    known = ModelListing(
+        {n: ListedModel(n) for n in names} | {"gpt-6-lun": ListedModel("gpt-6-lun", retired=True)}
     )
     assert known.nearest("gpt-6-lunna")[0] == "gpt-6-luna"
     assert known.nearest("gpt6.1-terra")[0] == "gpt-6.1-terra"
@@ -172,14 +180,14 @@ def test_the_nearest_names_are_the_most_alike() -> None:
 
 def test_a_providers_own_list_counts_before_the_table() -> None:
     """Its date is the date; without one, what is listed is there, and what is to end later still ends."""
-    luna = Listing({"gpt-6-luna": Listed("gpt-6-luna", date(2031, 1, 1))})
+    luna = ModelListing({"gpt-6-luna": ListedModel("gpt-6-luna", date(2031, 1, 1))})
     end = catalog.end("openai/gpt-6-luna", "", luna)
     assert end is not None
     assert end.on == date(2031, 1, 1)
-    there = Listing({"gpt-4": Listed("gpt-4")})
+    there = ModelListing({"gpt-4": ListedModel("gpt-4")})
     assert catalog.end("openai/gpt-4", "", there) is None
-    assert catalog.end("openai/gpt-4", "", Listing()) == catalog.shutdown("openai/gpt-4")
-    retired = Listing({"b": Listed("b", None, retired=True)})
+    assert catalog.end("openai/gpt-4", "", ModelListing()) == catalog.shutdown("openai/gpt-4")
+    retired = ModelListing({"b": ListedModel("b", None, retired=True)})
     end = catalog.end("anthropic/b", "", retired)
     assert end is not None
     assert end.gone(READ)

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from batchd.actions import Action
 from batchd.daemon import vigil
-from batchd.daemon.troubles import Troubles
+from batchd.daemon.troubles import TroubleLog
 from batchd.errors import StoreError
-from batchd.governor.money import Treasury
-from batchd.log import Action
+from batchd.governor.treasury import Treasury
 from batchd.records import Ref
 
 
@@ -86,7 +86,7 @@ class Lines(list[tuple[str, Action, dict[str, Any]]]):
 def test_trouble_of_months_is_few_lines() -> None:
     """A disk that refuses a thousand files a second is reported at once, every ten minutes, and when it is over."""
     lines, clock = Lines(), [0.0]
-    troubles = Troubles(lines, lambda: clock[0])
+    troubles = TroubleLog(lines, lambda: clock[0])
     works = [troubles.trying(Action.OUTBOX_TROUBLE) for _ in range(5)]
     for second in range(1300):
         clock[0] = float(second)

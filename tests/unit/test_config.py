@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from batchd import config, records, terms
-from batchd.config import limits, loading, notify, sections
+from batchd.config import limits, loading, receivers, sections
 from batchd.errors import ConfigError, NotPossibleError, UsageError
 from batchd.pricing import Prices
 
@@ -43,7 +43,9 @@ def test_the_shipped_file_says_the_defaults(
     assert built_in.file == ""
     # Without a file no place but the user's own is meant.
     own = tmp_path / ".local/share/batchd"
-    paths = sections.Paths(inbox=f"{own}/inbox", outbox=f"{own}/outbox", state=f"{own}/.batchd")
+    paths = sections.PathsSection(
+        inbox=f"{own}/inbox", outbox=f"{own}/outbox", state=f"{own}/.batchd"
+    )
     workspace = replace(shipped.workspace, mirrors=f"{own}/.batchd-mirrors")
     assert replace(shipped, file="", paths=paths, workspace=workspace) == built_in
 
@@ -51,7 +53,7 @@ def test_the_shipped_file_says_the_defaults(
 def test_the_shipped_file_has_every_key_with_a_comment() -> None:
     """A user who opens config.toml finds each key of each section, and what it means."""
     text = (ROOT / "config.toml").read_text()
-    for section in fields(sections.Sections):
+    for section in fields(sections.ConfigSections):
         if section.name in {"providers", "models", "notify"}:
             continue
         kind = section.default_factory
@@ -60,9 +62,9 @@ def test_the_shipped_file_has_every_key_with_a_comment() -> None:
             if key.name not in {"ceiling", "compare"}:
                 assert re.search(rf"^{key.name} = .*\S\s+# ", table, re.MULTILINE), key.name
     openai = text.partition("[providers.openai]")[2].partition("\n[")[0]
-    for key in fields(sections.Provider):
+    for key in fields(sections.ProviderSection):
         assert re.search(rf"^{key.name} = .* # ", openai, re.MULTILINE), key.name
-    for key in fields(notify.Receiver):
+    for key in fields(receivers.ReceiverSection):
         assert re.search(rf"^# {key.name} = .*\S\s+# ", text, re.MULTILINE), key.name
 
 
@@ -83,8 +85,8 @@ def test_the_receivers_in_the_shipped_file_are_sound(written: Path) -> None:
         "tool": "command",
         "chat": "apprise",
     }
-    assert shipped["me"].on == notify.Receiver(kind="email").on
-    assert shipped["me"].max_per_minute == notify.Receiver(kind="email").max_per_minute
+    assert shipped["me"].on == receivers.ReceiverSection(kind="email").on
+    assert shipped["me"].max_per_minute == receivers.ReceiverSection(kind="email").max_per_minute
     assert shipped["hook"].secret_file == str(written.parent / "hook.key")
 
 
@@ -131,9 +133,9 @@ def test_receivers_come_from_variables_too_and_keep_their_secrets(written: Path)
 
 def test_every_key_is_documented() -> None:
     """Each field of each section has a docstring behind it."""
-    files = [Path(module.__file__ or "").read_text() for module in (sections, limits, notify)]
+    files = [Path(module.__file__ or "").read_text() for module in (sections, limits, receivers)]
     classes = [n for text in files for n in ast.parse(text).body if isinstance(n, ast.ClassDef)]
-    for cls in (c for c in classes if c.name != "Sections"):
+    for cls in (c for c in classes if c.name != "ConfigSections"):
         for field, after in zip(cls.body, [*cls.body[1:], None], strict=True):
             if isinstance(field, ast.AnnAssign) and "ClassVar" not in ast.unparse(field.annotation):
                 assert isinstance(after, ast.Expr), ast.unparse(field)
@@ -196,7 +198,10 @@ def test_a_tier_is_one_that_there_is(written: Path) -> None:
     loaded = config.load(written, environ)
     assert (loaded.agent.service_tier, loaded.agent.tier_fallback) == ("flex", 300.0)
     assert loaded.models["openai/x"].tiers["flex"].input_usd_per_mtok == 1.0
-    assert config.load(written, {"BATCHD_AGENT__TIER_FALLBACK": "never"}).agent == sections.Agent()
+    assert (
+        config.load(written, {"BATCHD_AGENT__TIER_FALLBACK": "never"}).agent
+        == sections.AgentSection()
+    )
 
 
 def test_what_is_one_of_a_few_words_says_what_stands_there(written: Path) -> None:
@@ -504,13 +509,13 @@ def test_no_secret_is_shown(written: Path) -> None:
 
 def test_limits_and_policy_have_the_fields_of_the_records() -> None:
     """What tasks and workers get has every field of the records, with the same defaults."""
-    assert limits.Limits().record() == records.Limits()
+    assert limits.LimitsSection().record() == records.TaskLimits()
     assert config.Config().sandbox_policy() == records.SandboxPolicy()
-    names = {f.name for f in fields(records.Limits)}
-    assert {f.name for f in fields(limits.Caps)} == names
+    names = {f.name for f in fields(records.TaskLimits)}
+    assert {f.name for f in fields(limits.LimitsCeilingSection)} == names
     assert all(
         is_dataclass(f.default_factory) or f.name in {"providers", "models", "notify"}
-        for f in fields(sections.Sections)
+        for f in fields(sections.ConfigSections)
     )
 
 

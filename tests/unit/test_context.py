@@ -18,18 +18,18 @@ from batchd.agent.compaction import Compact, Summarise
 from batchd.agent.decide import CallModel, Conclude, Finish, RunTool, Step, decide
 from batchd.llm import chat
 from batchd.llm.composing import encoded, fields
-from batchd.llm.request import Request, Target
+from batchd.llm.request import ModelRequest, ModelTarget
 from batchd.records import (
     Answer,
     Failure,
     FailureKind,
-    Limits,
     Message,
     ModelSetup,
     Purpose,
     Reason,
-    Status,
     Task,
+    TaskLimits,
+    TaskStatus,
     ToolCall,
     Usage,
 )
@@ -83,7 +83,7 @@ class Provider:
     refused: int = 0
 
     def __post_init__(self) -> None:
-        limits = Limits(max_calls=10_000, timeout_s=1e9, max_output_tokens=self.max_output)
+        limits = TaskLimits(max_calls=10_000, timeout_s=1e9, max_output_tokens=self.max_output)
         self.task = Task(
             id="001", first_prompt=self.prompt, model="p/m", evaluator="none", limits=limits
         )
@@ -185,10 +185,10 @@ class Provider:
     def hold(self, messages: tuple[Message, ...]) -> None:
         """Hold a request, as it goes out, to what providers and strict chat templates ask of it."""
         setup = self.state.setup(Purpose.AGENT)
-        request = Request(messages=messages, tools=(), max_output_tokens=1)
-        sent = json.loads(encoded(fields(chat.DIALECT, setup, Target.of(setup, "", ""), request)))[
-            "messages"
-        ]
+        request = ModelRequest(messages=messages, tools=(), max_output_tokens=1)
+        sent = json.loads(
+            encoded(fields(chat.DIALECT, setup, ModelTarget.of(setup, "", ""), request))
+        )["messages"]
         assert [m["content"] for m in sent[:2]] == [self.system, self.prompt]
         waiting: list[str] = []
         speaker = ""
@@ -230,7 +230,7 @@ def _said(answer: Answer) -> Message:
 def test_old_outputs_go_first_oldest_first_and_enough_of_them_at_once() -> None:
     """Tool outputs of many windows: no summary is bought, the newest stay, and compactions are rare."""
     provider = Provider(10_000, 10_000, call, 100, lambda n: f"{n} " + words(900))
-    assert provider.run().verdict.status is Status.COMPLETED
+    assert provider.run().verdict.status is TaskStatus.COMPLETED
     assert all(c.elided and c.summary is None for c in provider.compactions[:3])
     first = provider.compactions[0].elided
     assert list(first) == sorted(first)
@@ -246,7 +246,7 @@ def test_the_middle_is_summarised_where_outputs_are_not_what_fills_the_window() 
     provider = Provider(
         8000, 8000, lambda turn: call(turn, content=words(300)), 120, lambda n: f"ok {n}"
     )
-    assert provider.run().verdict.status is Status.COMPLETED
+    assert provider.run().verdict.status is TaskStatus.COMPLETED
     summaries = [c for c in provider.compactions if c.summary is not None]
     assert len(summaries) >= 5
     assert provider.state.spend[Purpose.COMPACTION].usage.calls == len(summaries)
@@ -278,7 +278,7 @@ def test_a_bad_summary_still_makes_room(said: Answer) -> None:
         lambda n: f"ok {n}",
         summary=lambda _: said,
     )
-    assert provider.run().verdict.status is Status.COMPLETED
+    assert provider.run().verdict.status is TaskStatus.COMPLETED
     summaries = [c.summary for c in provider.compactions if c.summary is not None]
     assert summaries
     assert all(tokens.count(s) <= 1100 for s in summaries)
@@ -297,7 +297,7 @@ def test_new_outputs_that_together_overflow_a_small_window_are_cut_in_their_midd
         6,
         lambda n: f"head {n} " + words(1500) + f" tail {n}",
     )
-    assert provider.run().verdict.status is Status.COMPLETED
+    assert provider.run().verdict.status is TaskStatus.COMPLETED
     cuts = [c for c in provider.compactions if c.clipped]
     assert cuts
     assert provider.refused == 0
@@ -311,7 +311,7 @@ def test_a_prompt_longer_than_the_window_ends_with_sizes_and_the_fix(opening: st
     window, prompt = (6000, words(7000)) if opening == "prompt" else (700, "Write a game")
     provider = Provider(window, window, call, 3, lambda _: "ok", prompt=prompt)
     verdict = provider.run().verdict
-    assert (verdict.status, verdict.reason) == (Status.ERROR, Reason.CONTEXT_OVERFLOW)
+    assert (verdict.status, verdict.reason) == (TaskStatus.ERROR, Reason.CONTEXT_OVERFLOW)
     assert not provider.counts
     assert verdict.error is not None
     assert f"a window of {window:,}" in verdict.error.message
@@ -322,7 +322,7 @@ def test_a_prompt_longer_than_the_window_ends_with_sizes_and_the_fix(opening: st
 def test_a_prompt_that_fills_most_of_the_window_is_worked_on_all_the_same() -> None:
     """What little is left is used, without a compaction at every step."""
     provider = Provider(8000, 8000, call, 60, lambda _: words(150), prompt=words(5700))
-    assert provider.run().verdict.status is Status.COMPLETED
+    assert provider.run().verdict.status is TaskStatus.COMPLETED
     assert len(provider.compactions) <= provider.calls / 2
     assert provider.refused == 0
 
@@ -332,7 +332,7 @@ def test_large_tool_calls_of_the_model_give_way_to_a_summary() -> None:
     provider = Provider(
         6000, 6000, lambda turn: call(turn, argument=words(1800)), 30, lambda n: f"ok {n}"
     )
-    assert provider.run().verdict.status is Status.COMPLETED
+    assert provider.run().verdict.status is TaskStatus.COMPLETED
     assert any(c.summary for c in provider.compactions)
     assert provider.refused == 0
 
@@ -352,7 +352,7 @@ def test_a_window_that_was_not_known_is_learned_from_the_refusal(
         names=names,
         max_output=1000,
     )
-    assert provider.run().verdict.status is Status.COMPLETED
+    assert provider.run().verdict.status is TaskStatus.COMPLETED
     assert provider.refused == 1
     learned = provider.state.windows["p/m"]
     assert learned == 9000 if names else 7000 < learned <= 9000
@@ -366,7 +366,7 @@ def test_an_output_limit_as_large_as_the_window_is_no_reason_to_shorten_anything
 ) -> None:
     """Some providers count the output that is asked for: after a refusal less of it is asked for."""
     provider = Provider(window, 0, call, 3, lambda _: "ok", names=names, factor=factor)
-    assert provider.run().verdict.status is Status.COMPLETED
+    assert provider.run().verdict.status is TaskStatus.COMPLETED
     assert provider.compactions == []
     assert provider.refused == 1 if names else provider.refused <= 2
 
@@ -377,7 +377,7 @@ def test_a_refusal_of_what_was_shortened_ends_the_task(*, names: bool) -> None:
     provider = Provider(8000, 8000, call, 30, lambda _: words(700), names=names)
     provider.refuses = lambda _: len(provider.counts) > 5
     verdict = provider.run().verdict
-    assert (verdict.status, verdict.reason) == (Status.ERROR, Reason.CONTEXT_OVERFLOW)
+    assert (verdict.status, verdict.reason) == (TaskStatus.ERROR, Reason.CONTEXT_OVERFLOW)
     assert verdict.error is not None
     assert names == ("again, after it was made to fit" in verdict.error.message)
     assert 'context_window in [models."p/m"]' in verdict.error.message
@@ -393,7 +393,7 @@ def test_a_summary_whose_request_overflows_is_done_without() -> None:
         8000, 8000, lambda turn: call(turn, content=words(300)), 40, lambda n: f"ok {n}"
     )
     provider.refuses = lambda step: step.purpose is Purpose.COMPACTION and not provider.refused
-    assert provider.run().verdict.status is Status.COMPLETED
+    assert provider.run().verdict.status is TaskStatus.COMPLETED
     assert provider.refused == 1
     first = next(c for c in provider.compactions if c.summary is not None)
     assert "- shell" in (first.summary or "")
@@ -413,7 +413,7 @@ def test_estimates_hold_also_after_compactions_and_with_another_tokenizer() -> N
             lambda _: words(300),
             factor=factor,
         )
-        assert provider.run().verdict.status is Status.COMPLETED
+        assert provider.run().verdict.status is TaskStatus.COMPLETED
         assert provider.compactions
         # The first call is a guess; from then on the provider's own counts are the base.
         for ours, theirs in provider.counts[1:]:
@@ -427,7 +427,7 @@ def test_text_cut_at_the_limit_is_continued_across_a_compaction() -> None:
         return Answer(content=f"piece {turn} " + words(500), finish_reason="length")
 
     provider = Provider(6000, 6000, say, 20, lambda _: "")
-    assert provider.run().verdict.status is Status.COMPLETED
+    assert provider.run().verdict.status is TaskStatus.COMPLETED
     assert provider.compactions
     assert all(f"piece {i} " in provider.state.answer for i in range(20))
 
@@ -460,7 +460,7 @@ def test_any_task_in_any_window_comes_to_its_end(seed: int) -> None:
         protocol=rng.choice(["auto", "text"]),
     )
     verdict = provider.run().verdict
-    assert verdict.status is Status.COMPLETED, verdict
+    assert verdict.status is TaskStatus.COMPLETED, verdict
     assert len(provider.compactions) <= provider.calls * 1.5
     assert provider.refused <= 3
 
@@ -491,8 +491,8 @@ def test_any_task_in_a_window_that_is_nearly_too_small_comes_to_its_end(seed: in
         system=_SYSTEM[: rng.choice([3, 200, 700])],
     )
     verdict = provider.run().verdict
-    overflow = (Status.ERROR, Reason.CONTEXT_OVERFLOW)
-    assert (verdict.status, verdict.reason) in {overflow, (Status.COMPLETED, None)}, verdict
+    overflow = (TaskStatus.ERROR, Reason.CONTEXT_OVERFLOW)
+    assert (verdict.status, verdict.reason) in {overflow, (TaskStatus.COMPLETED, None)}, verdict
     runs = "".join("c" if isinstance(s, Compact) else " " for s in provider.steps).split()
     assert max(map(len, runs), default=0) <= 6
 

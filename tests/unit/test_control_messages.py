@@ -11,14 +11,14 @@ import pytest
 
 import batchd
 from batchd import control
-from batchd.control import checking, coding, standing
+from batchd.control import check, coding, status
 from batchd.errors import UsageError
 from batchd.records import Cause, Parking, Scope
 
 _CLAIM = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 
 #: As commands send them.
-SENT: list[tuple[control.Request[Any], str]] = [
+SENT: list[tuple[control.ControlRequest[Any], str]] = [
     (control.Status(), '{"verb": "status", "last": 0, "batch": ""}'),
     (
         control.Status(last=20, batch="games"),
@@ -70,7 +70,7 @@ SENT: list[tuple[control.Request[Any], str]] = [
 ]
 
 #: As other clients, older ones and people with netcat, send them.
-UNDERSTOOD: list[tuple[str, control.Request[Any]]] = [
+UNDERSTOOD: list[tuple[str, control.ControlRequest[Any]]] = [
     ('{"verb": "status"}', control.Status()),
     ('{"verb": "status", "who": "a newer client"}', control.Status()),
     ('{"verb": "cancel", "target": "games"}', control.Cancel(target="games")),
@@ -168,7 +168,7 @@ _STANDING = (
 )
 
 #: As the daemon sends them.
-ANSWERED: list[tuple[control.Request[Any], Any, str]] = [
+ANSWERED: list[tuple[control.ControlRequest[Any], Any, str]] = [
     (control.Invite(), control.Invited(tickets=("a", "b")), '{"tickets": ["a", "b"]}'),
     (
         control.Cancel(target="a"),
@@ -184,14 +184,14 @@ ANSWERED: list[tuple[control.Request[Any], Any, str]] = [
     ),
     (
         control.Resume(),
-        control.Resumed(resumed=2, trying=("openai",), held=(control.Held.of(_HELD),)),
+        control.ResumedScope(resumed=2, trying=("openai",), held=(control.ShownParking.of(_HELD),)),
         f'{{"resumed": 2, "trying": ["openai"], "held": [{_HELD_JSON}]}}',
     ),
     (control.Priority(target="a", priority=1), control.Prioritised(tasks=2), '{"tasks": 2}'),
     (
         control.Retry(target="games"),
         control.Retried(
-            runs=(control.Run(batch="games-2", retry_of="games", tasks=4),), batches=("games-2",)
+            runs=(control.NewRun(batch="games-2", retry_of="games", tasks=4),), batches=("games-2",)
         ),
         '{"runs": [{"batch": "games-2", "retry_of": "games", "tasks": 4}], "batches": ["games-2"]}',
     ),
@@ -211,10 +211,10 @@ ANSWERED: list[tuple[control.Request[Any], Any, str]] = [
     (
         control.Check(),
         control.Checked(
-            process=checking.Process(
+            process=check.DaemonProcess(
                 pid=4711, version="0.1.0", uid=998, user="batchd", groups=("batchd",)
             ),
-            settings=checking.Settings(
+            settings=check.SettingsInForce(
                 file="/etc/batchd/config.toml",
                 paths={"state": "/var/lib/batchd/.batchd"},
                 stale=("pool.processes",),
@@ -222,8 +222,8 @@ ANSWERED: list[tuple[control.Request[Any], Any, str]] = [
                 overrides={"pool.processes": "4"},
             ),
             lines=(
-                control.Line("failed", "agent model", "it has no model x", "take y"),
-                control.Line("ok", "live", "z", live=checking.Asked(model="p/z", seconds=0.5)),
+                control.CheckLine("failed", "agent model", "it has no model x", "take y"),
+                control.CheckLine("ok", "live", "z", live=check.LiveCall(model="p/z", seconds=0.5)),
             ),
         ),
         (
@@ -238,28 +238,30 @@ ANSWERED: list[tuple[control.Request[Any], Any, str]] = [
     ),
     (
         control.Status(),
-        control.Standing(
+        control.DaemonStatus(
             pid=4711,
             version="0.1.0",
             started_at=1.5,
             draining=False,
-            batches=standing.Batches(open=1),
-            tasks=standing.Tasks(queued=5, parked=1, running=2, waiting=3),
+            batches=status.BatchCounts(open=1),
+            tasks=status.TaskCounts(queued=5, parked=1, running=2, waiting=3),
             slots=8,
-            providers={"openai": standing.Provider(under_way=1, waiting=2, rpm=0, concurrent=8)},
-            day=standing.Day(limit_usd=20.0, spent_usd=0.5, reserved_usd=0.25),
-            parked=(control.Held.of(_HELD),),
-            troubles=(control.Trouble("outbox_trouble", "full", 3.5, "make room", ("games",)),),
-            retiring=(control.Warned("openai/x", None, "openai/x is gone", "name another"),),
+            providers={
+                "openai": status.ProviderStatus(under_way=1, waiting=2, rpm=0, concurrent=8)
+            },
+            day=status.DayStatus(limit_usd=20.0, spent_usd=0.5, reserved_usd=0.25),
+            parked=(control.ShownParking.of(_HELD),),
+            troubles=(control.OpenTrouble("outbox_trouble", "full", 3.5, "make room", ("games",)),),
+            retiring=(control.ModelWarning("openai/x", None, "openai/x is gone", "name another"),),
             fetching=(
-                standing.Fetching(
+                status.Fetching(
                     batch="games", source="https://a.example/b.git", ref="main", since=4.0
                 ),
             ),
-            workers=(standing.Worker(pid=None, tasks=1, rss=2, tasks_done=3),),
+            workers=(status.WorkerStatus(pid=None, tasks=1, rss=2, tasks_done=3),),
             unfit={"node7": "no bwrap"},
             running=(
-                standing.Running(
+                status.RunningTask(
                     task="games/001",
                     attempt=1,
                     worker=None,
@@ -270,7 +272,7 @@ ANSWERED: list[tuple[control.Request[Any], Any, str]] = [
                 ),
             ),
             rows=(
-                standing.Row(
+                status.ListedBatch(
                     name="games",
                     folder="/o/games",
                     request="request.json",
@@ -290,21 +292,21 @@ ANSWERED: list[tuple[control.Request[Any], Any, str]] = [
 ]
 
 
-def read(line: str) -> control.Request[Any]:
+def read(line: str) -> control.ControlRequest[Any]:
     """Return the request on a line."""
     given = json.loads(line)
     return coding.request(coding.REQUESTS[given.pop("verb")], given)
 
 
 @pytest.mark.parametrize(("request_", "line"), SENT, ids=[line for _, line in SENT])
-def test_what_commands_send(request_: control.Request[Any], line: str) -> None:
+def test_what_commands_send(request_: control.ControlRequest[Any], line: str) -> None:
     """To the letter, with every field, and read back as the same."""
     assert json.dumps({"verb": coding.verb(type(request_)), **coding.fields(request_)}) == line
     assert read(line) == request_
 
 
 @pytest.mark.parametrize(("line", "request_"), UNDERSTOOD, ids=[line for line, _ in UNDERSTOOD])
-def test_what_other_clients_send(line: str, request_: control.Request[Any]) -> None:
+def test_what_other_clients_send(line: str, request_: control.ControlRequest[Any]) -> None:
     """What is missing, null or empty has its default; what is unknown counts for nothing."""
     assert read(line) == request_
 
@@ -322,7 +324,9 @@ def test_what_is_refused(line: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("asked", "answer", "text"), ANSWERED, ids=[coding.verb(type(asked)) for asked, *_ in ANSWERED]
 )
-def test_what_the_daemon_answers(asked: control.Request[Any], answer: object, text: str) -> None:
+def test_what_the_daemon_answers(
+    asked: control.ControlRequest[Any], answer: object, text: str
+) -> None:
     """To the letter, and read back as the same; fields that are not known here count for nothing."""
     assert json.dumps(coding.fields(answer)) == text
     assert coding.answer(asked, json.loads(text)) == answer
@@ -333,7 +337,7 @@ def test_what_the_daemon_answers(asked: control.Request[Any], answer: object, te
 def test_what_earlier_daemons_left_out_has_a_default() -> None:
     """As an answer from before the field."""
     assert coding.answer(control.Pause(scope=Scope.ALL), {"parked": 1}) == control.Paused(parked=1)
-    assert coding.answer(control.Resume(), {"resumed": 1}) == control.Resumed(resumed=1)
+    assert coding.answer(control.Resume(), {"resumed": 1}) == control.ResumedScope(resumed=1)
     assert coding.answer(control.Cancel(target="a"), {"cancelled": 1}).ended == ()
 
 

@@ -14,11 +14,11 @@ import pytest
 from batchd import events
 from batchd.agent import belief, charges, prompts, protocol
 from batchd.llm import composing
-from batchd.llm.client import _read
 from batchd.llm.dialects import DIALECTS
-from batchd.llm.failures import Place, http_failure
-from batchd.llm.refusals import repaired
-from batchd.llm.request import Request, Target
+from batchd.llm.failures import CallPlace, http_failure
+from batchd.llm.model_client import _read
+from batchd.llm.refused_fields import repaired
+from batchd.llm.request import ModelRequest, ModelTarget
 from batchd.records import (
     APIS,
     Answer,
@@ -191,9 +191,9 @@ def _names(api: str, body: dict[str, Any]) -> tuple[list[str], list[str]]:
 @pytest.mark.parametrize("api", APIS)
 def test_whatever_a_provider_answers_the_task_goes_on(api: str) -> None:
     """Nothing raises, money stays within what a call can cost, and every call that goes back has its result."""
-    place = Place(_setup(api), Endpoint(base_url="https://api.example.com/v1"))
-    target = Target.of(_setup(api), "api.example.com", "")
-    asked = Request(
+    place = CallPlace(_setup(api), Endpoint(base_url="https://api.example.com/v1"))
+    target = ModelTarget.of(_setup(api), "api.example.com", "")
+    asked = ModelRequest(
         messages=(Message("system", "s"), Message("user", "u")),
         tools=prompts.TOOLS,
         max_output_tokens=900,
@@ -204,9 +204,9 @@ def test_whatever_a_provider_answers_the_task_goes_on(api: str) -> None:
         state = _after(api, outcome, "u")
         for spend in state.spend.values():
             assert spend.cost is None or 0 <= spend.cost.total <= 1.0, (seed, spend)
-        request = Request(messages=state.messages, tools=prompts.TOOLS, max_output_tokens=900)
+        request = ModelRequest(messages=state.messages, tools=prompts.TOOLS, max_output_tokens=900)
         for other in APIS:
-            to = Target.of(_setup(other), "api.example.com", "")
+            to = ModelTarget.of(_setup(other), "api.example.com", "")
             sent = composing.encoded(
                 composing.fields(DIALECTS[other], _setup(other), to, request)
             ).decode()

@@ -24,12 +24,12 @@ from batchd.agent.decide import (
 from batchd.records import (
     Answer,
     Evaluation,
-    Limits,
     ModelSetup,
     Purpose,
     Reason,
-    Status,
     Task,
+    TaskLimits,
+    TaskStatus,
     ToolCall,
     ToolProtocol,
     Usage,
@@ -159,7 +159,7 @@ def test_a_task_is_worked_on_until_the_model_stops_and_then_accepted() -> None:
     """Without an evaluator the first answer that calls no tool completes the task, in one round."""
     world = World(task(), model=[shell("ls"), shell("make"), says("all done")])
     verdict = world.run().verdict
-    assert (verdict.status, verdict.reason) == (Status.COMPLETED, None)
+    assert (verdict.status, verdict.reason) == (TaskStatus.COMPLETED, None)
     assert (world.state.answer, world.state.iterations) == ("all done", 1)
     assert world.state.usage.calls == 3
 
@@ -171,7 +171,7 @@ def test_feedback_of_a_failed_check_opens_the_next_round() -> None:
         model=[says("done"), shell("fix"), says("now done")],
         check=[False, True],
     )
-    assert world.run().verdict.status is Status.COMPLETED
+    assert world.run().verdict.status is TaskStatus.COMPLETED
     assert world.state.iterations == 2
     assert any("exit code 1" in m.content for m in world.state.messages if m.role == "user")
 
@@ -184,7 +184,7 @@ def test_all_evaluators_asked_for_must_pass_in_order() -> None:
         check=[True, True, True, True],
         judge=['{"done": false, "feedback": "no tests"}', '```json\n{"done": true}\n```'],
     )
-    assert world.run().verdict.status is Status.COMPLETED
+    assert world.run().verdict.status is TaskStatus.COMPLETED
     asked = [s.by for s in world.steps if isinstance(s, Evaluate)]
     assert asked == ["check", "output_schema"] * 2
     assert world.state.iterations == 2
@@ -197,7 +197,7 @@ def test_a_judge_that_refuses_is_reported_in_its_own_words(words: str) -> None:
     refused = replace(says("", finish="content_filter"), refusal=words)
     world = World(task(evaluator="judge"), model=[says("ok")], judge=[refused, refused])
     verdict = world.run().verdict
-    assert (verdict.status, verdict.reason) == (Status.ERROR, Reason.EVALUATOR)
+    assert (verdict.status, verdict.reason) == (TaskStatus.ERROR, Reason.EVALUATOR)
     assert verdict.error is not None
     said = " ".join(words.split()) or "the provider filtered its content"
     assert verdict.error.message == f"the judge gave no verdict: {said}"
@@ -208,23 +208,23 @@ def test_a_judge_must_answer_json_and_is_asked_once_more(prose: str) -> None:
     """Prose is no verdict, whatever phrase it holds: asked twice, the task then ends as an error."""
     world = World(task(evaluator="judge"), model=[says("ok")], judge=[prose, prose])
     verdict = world.run().verdict
-    assert (verdict.status, verdict.reason) == (Status.ERROR, Reason.EVALUATOR)
+    assert (verdict.status, verdict.reason) == (TaskStatus.ERROR, Reason.EVALUATOR)
     again = World(
         task(evaluator="judge"), model=[says("ok")], judge=[prose, '{"done": true, "feedback": ""}']
     )
-    assert again.run().verdict.status is Status.COMPLETED
+    assert again.run().verdict.status is TaskStatus.COMPLETED
 
 
 @pytest.mark.parametrize(
     ("limits", "reason"),
     [
-        (Limits(max_iterations=3), Reason.MAX_ITERATIONS),
-        (Limits(max_calls=7, max_iterations=100), Reason.MAX_CALLS),
-        (Limits(max_tokens=1000, max_iterations=100), Reason.TOKENS),
-        (Limits(timeout_s=30, max_iterations=100), Reason.WALL_CLOCK),
+        (TaskLimits(max_iterations=3), Reason.MAX_ITERATIONS),
+        (TaskLimits(max_calls=7, max_iterations=100), Reason.MAX_CALLS),
+        (TaskLimits(max_tokens=1000, max_iterations=100), Reason.TOKENS),
+        (TaskLimits(timeout_s=30, max_iterations=100), Reason.WALL_CLOCK),
     ],
 )
-def test_limits_end_a_task_before_they_are_broken(limits: Limits, reason: Reason) -> None:
+def test_limits_end_a_task_before_they_are_broken(limits: TaskLimits, reason: Reason) -> None:
     """A task that is never done ends as timeout with the limit that ran out, none of them exceeded."""
     world = World(
         task(check="false", limits=limits),
@@ -232,7 +232,7 @@ def test_limits_end_a_task_before_they_are_broken(limits: Limits, reason: Reason
         check=(False for _ in range(500)),
     )
     verdict = world.run().verdict
-    assert (verdict.status, verdict.reason) == (Status.TIMEOUT, reason)
+    assert (verdict.status, verdict.reason) == (TaskStatus.TIMEOUT, reason)
     assert verdict.error is not None
     assert world.state.rounds <= limits.max_iterations
     assert world.state.usage.calls <= limits.max_calls
@@ -249,7 +249,7 @@ def test_limits_end_a_task_before_they_are_broken(limits: Limits, reason: Reason
 def test_commands_as_text_that_were_not_run_are_named(answer: str, said: str) -> None:
     """A model that calls no tools but writes commands down differs from one that fails: the fix stands in the result."""
     world = World(
-        task(check="false", limits=Limits(max_iterations=2)),
+        task(check="false", limits=TaskLimits(max_iterations=2)),
         model=[says(answer), says(answer)],
         check=[False, False],
     )
@@ -262,12 +262,13 @@ def test_a_limit_of_zero_is_none() -> None:
     """Rounds, calls, tokens and time go on where a limit is 0, as the files say, until the task is done."""
     world = World(
         task(
-            check="false", limits=Limits(max_iterations=0, max_calls=0, max_tokens=0, timeout_s=0)
+            check="false",
+            limits=TaskLimits(max_iterations=0, max_calls=0, max_tokens=0, timeout_s=0),
         ),
         model=(says(f"try {i}") for i in range(200)),
         check=(i == 40 for i in range(200)),
     )
-    assert world.run().verdict.status is Status.COMPLETED
+    assert world.run().verdict.status is TaskStatus.COMPLETED
     assert world.state.rounds == 41
 
 
@@ -281,13 +282,13 @@ def test_a_loop_is_evaluated_and_ends_the_task_where_it_is_refused_for_the_same_
         check=[False, False],
     )
     verdict = world.run().verdict
-    assert (verdict.status, verdict.reason) == (Status.ERROR, Reason.LOOP)
+    assert (verdict.status, verdict.reason) == (TaskStatus.ERROR, Reason.LOOP)
     assert sum(isinstance(s, RunTool) for s in world.steps) == 6
     assert sum(isinstance(s, Evaluate) for s in world.steps) == 2
     finished = World(task(check="true"), model=(shell("ls") for _ in range(9)), check=[True])
-    assert finished.run().verdict.status is Status.COMPLETED
+    assert finished.run().verdict.status is TaskStatus.COMPLETED
     later = World(task(check="true"), model=(shell("ls") for _ in range(9)), check=[False, True])
-    assert later.run().verdict.status is Status.COMPLETED
+    assert later.run().verdict.status is TaskStatus.COMPLETED
 
 
 def ran(
@@ -322,7 +323,9 @@ def test_a_circle_of_a_few_calls_is_a_loop() -> None:
 def test_a_loop_of_an_older_version_ends_as_it_did() -> None:
     """What a task has learned of itself does not change under it: only one call is a loop, the second one ends it at once."""
     both = [shell("cat a"), shell("cat b")]
-    older = World(task(check="false", limits=Limits(max_calls=20)), model=both * 20, circles=False)
+    older = World(
+        task(check="false", limits=TaskLimits(max_calls=20)), model=both * 20, circles=False
+    )
     assert older.run().verdict.reason is Reason.MAX_CALLS
     again = World(
         task(check="false"), model=(shell("ls") for _ in range(9)), check=[False], circles=False
@@ -356,7 +359,7 @@ def test_a_call_that_does_nothing_is_the_models_stop(command: str) -> None:
     """After others, beside words: its round is evaluated. As its first one it is a call as any other."""
     last = replace(shell(command), content="All is made.")
     world = World(task(check="true"), model=[shell("ls"), last], check=[True])
-    assert world.run().verdict.status is Status.COMPLETED
+    assert world.run().verdict.status is TaskStatus.COMPLETED
     assert world.state.usage.calls == 2
     first = World(task(check="true"), model=[last, says("Done")], check=[True])
     first.run()
@@ -409,11 +412,11 @@ def test_every_call_of_an_answer_is_answered_also_when_the_loop_guard_ends_it() 
 def test_text_cut_at_the_output_limit_is_continued() -> None:
     """The pieces are joined to one answer; two empty cuts running end the round instead."""
     world = World(task(), model=[says("one ", finish="length"), says("two")])
-    assert world.run().verdict.status is Status.COMPLETED
+    assert world.run().verdict.status is TaskStatus.COMPLETED
     assert world.state.answer == "one two"
     assert CONTINUE in [m.content for m in world.state.messages]
     empty = World(task(), model=[says("", finish="length"), says("", finish="length")])
-    assert empty.run().verdict.status is Status.COMPLETED
+    assert empty.run().verdict.status is TaskStatus.COMPLETED
     assert empty.state.usage.calls == 2
 
 
@@ -440,7 +443,7 @@ def test_a_recorded_judgement_is_used_and_never_asked_for_again() -> None:
     world.step()
     world.step()
     world.add(events.Resumed(at=world.now, attempt=2))
-    assert world.run().verdict.status is Status.COMPLETED
+    assert world.run().verdict.status is TaskStatus.COMPLETED
     assert world.state.usage.calls == 2
 
 
@@ -463,18 +466,18 @@ def test_a_call_open_at_a_crash_is_booked_as_perhaps_paid() -> None:
 
 def test_parked_time_is_no_time_at_work() -> None:
     """The wall clock of a task stands still while it is parked or its worker is dead."""
-    world = World(task(limits=Limits(timeout_s=50)), model=[says("done")])
+    world = World(task(limits=TaskLimits(timeout_s=50)), model=[says("done")])
     world.add(events.Suspended(at=world.now, cause="park"))
     world.now += 7 * 24 * 3600
     world.add(events.Resumed(at=world.now, attempt=2))
     assert world.state.parked_s == pytest.approx(7 * 24 * 3600, abs=5)
     assert world.state.run_s < 10
-    assert world.run().verdict.status is Status.COMPLETED
+    assert world.run().verdict.status is TaskStatus.COMPLETED
 
 
 def test_waiting_for_a_permit_is_no_time_at_work() -> None:
     """A provider's pace, its limit on calls at a time and our backoffs keep a task waiting, and end none."""
-    world = World(task(limits=Limits(timeout_s=50)), model=[says("done")])
+    world = World(task(limits=TaskLimits(timeout_s=50)), model=[says("done")])
     world.now += 3600
     world.add(
         events.CallStarted(
@@ -489,7 +492,7 @@ def test_waiting_for_a_permit_is_no_time_at_work() -> None:
     world.now += 100
     world.add(events.Suspended(at=world.now, cause="drain", waited_s=100.0))
     assert world.state.run_s == pytest.approx(10, abs=5)
-    assert world.run().verdict.status is Status.COMPLETED
+    assert world.run().verdict.status is TaskStatus.COMPLETED
 
 
 def test_a_full_window_is_first_relieved_of_old_outputs_then_summarised() -> None:

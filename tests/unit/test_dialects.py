@@ -14,9 +14,9 @@ from batchd.agent.answers import masked
 from batchd.config import values
 from batchd.llm import composing
 from batchd.llm.dialects import DIALECTS
-from batchd.llm.failures import Place, http_failure
-from batchd.llm.refusals import repaired
-from batchd.llm.request import Request, Target
+from batchd.llm.failures import CallPlace, http_failure
+from batchd.llm.refused_fields import repaired
+from batchd.llm.request import ModelRequest, ModelTarget
 from batchd.masking import Masker
 from batchd.records import (
     APIS,
@@ -35,7 +35,7 @@ from batchd.records import (
 
 ENDPOINT = Endpoint(base_url="https://api.example.com/v1", api_key="k" * 20)
 SYSTEM, FIRST = Message("system", "You work."), Message("user", "Count to three.")
-ASK = Request(
+ASK = ModelRequest(
     messages=(SYSTEM, FIRST),
     tools=prompts.TOOLS,
     max_output_tokens=900,
@@ -63,11 +63,11 @@ def _setup(api: str, **more: Any) -> ModelSetup:
     return ModelSetup(name="p/m-1", api=api, **more)
 
 
-def _target(api: str, account: str = "") -> Target:
-    return Target.of(_setup(api), "api.example.com", account)
+def _target(api: str, account: str = "") -> ModelTarget:
+    return ModelTarget.of(_setup(api), "api.example.com", account)
 
 
-def _body(api: str, request: Request, **more: Any) -> bytes:
+def _body(api: str, request: ModelRequest, **more: Any) -> bytes:
     """Return a request's body, held to the vendor's own types."""
     setup = _setup(api, **more)
     sent = composing.fields(DIALECTS[api], setup, _target(api), request)
@@ -76,22 +76,22 @@ def _body(api: str, request: Request, **more: Any) -> bytes:
     return body
 
 
-def _sent(api: str, request: Request = ASK, **more: Any) -> dict[str, Any]:
+def _sent(api: str, request: ModelRequest = ASK, **more: Any) -> dict[str, Any]:
     sent: dict[str, Any] = json.loads(_body(api, request, **more))
     return sent
 
 
 def _decoded(
-    api: str, body: dict[str, Any], *items: bytes, request: Request = ASK
+    api: str, body: dict[str, Any], *items: bytes, request: ModelRequest = ASK
 ) -> Answer | Failure:
-    place = Place(_setup(api), ENDPOINT)
+    place = CallPlace(_setup(api), ENDPOINT)
     key = b"output" if api == "responses" else b"content"
     inside = json.dumps(body).encode()[1:-1]
     whole = b'{"%b":[%b]%b}' % (key, b", ".join(items), b"," + inside if inside else b"")
     return DIALECTS[api].decode(place, _target(api), whole, request, 1.0)
 
 
-def _answer(api: str, body: dict[str, Any], *items: bytes, request: Request = ASK) -> Answer:
+def _answer(api: str, body: dict[str, Any], *items: bytes, request: ModelRequest = ASK) -> Answer:
     answer = _decoded(api, body, *items, request=request)
     assert isinstance(answer, Answer), answer
     return answer
@@ -393,10 +393,12 @@ def test_breakpoints_are_where_this_request_ends_and_the_one_before_did() -> Non
     assert "cache_control" not in json.dumps(_sent("messages", replace(ASK, cache_key="")))
 
 
-def _refused(api: str, status: int, message: str, request: Request = ASK, **more: Any) -> Failure:
+def _refused(
+    api: str, status: int, message: str, request: ModelRequest = ASK, **more: Any
+) -> Failure:
     body = json.dumps({"error": {"message": message, "type": "invalid_request_error"}}).encode()
     setup = _setup(api, **more)
-    failure = http_failure(Place(setup, ENDPOINT), status, {}, body)
+    failure = http_failure(CallPlace(setup, ENDPOINT), status, {}, body)
     sent = composing.fields(DIALECTS[api], setup, _target(api), request)
     return repaired(failure, DIALECTS[api], request, sent, body)
 
@@ -613,7 +615,7 @@ def test_a_secret_in_an_answer_takes_its_items_with_it(api: str) -> None:
 def test_the_vendors_codes_are_known(status: int, error: dict[str, Any], kind: FailureKind) -> None:
     """What no wait cures is distinguished from what passes."""
     body = json.dumps({"type": "error", "error": error}).encode()
-    assert http_failure(Place(_setup("messages"), ENDPOINT), status, {}, body).kind is kind
+    assert http_failure(CallPlace(_setup("messages"), ENDPOINT), status, {}, body).kind is kind
 
 
 def test_old_journals_fold_as_chat() -> None:

@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from batchd.records import Limits, triggers
+from batchd.records import TaskLimits, triggers
 
 ROOT = Path(__file__).parents[2]
 GUIDES = sorted((ROOT / "docs").glob("*.md"))
@@ -65,8 +65,8 @@ def test_all_that_counts_as_running_code_is_listed() -> None:
 def test_limits_are_documented_as_they_are_defined() -> None:
     """config.toml and the guide have each limit with its default and its meaning, in the order and the words of its definition."""
     lines, rows = [], []
-    for name, kind in get_type_hints(Limits, include_extras=True).items():
-        default, meaning = getattr(Limits(), name), kind.__metadata__[-1].text
+    for name, kind in get_type_hints(TaskLimits, include_extras=True).items():
+        default, meaning = getattr(TaskLimits(), name), kind.__metadata__[-1].text
         lines.append(f"{f'{name} = {default}':<31} # {meaning}")
         rows.append(f"| `{name}` | {default:g} | {_zero(kind)} | {meaning} |")
     _, _, table = (ROOT / "config.toml").read_text().partition("\n[limits] ")

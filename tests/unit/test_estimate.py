@@ -8,13 +8,13 @@ import pytest
 from replacing import replace
 
 from batchd.config import Config
-from batchd.config.sections import Pool, Provider
+from batchd.config.sections import PoolSection, ProviderSection
 from batchd.estimate import bounds, similar, wall
 from batchd.estimate.bounds import Bounds
-from batchd.estimate.parts import Part, Ranges
 from batchd.estimate.ranges import Range, Sample, of_all, of_one
-from batchd.estimate.similar import Kind, Prompts, Record, outcome
-from batchd.records import Limits, ModelSetup, Price, Rate, Task, Usage
+from batchd.estimate.similar import Prompts, SimilarTasks, TaskKind, outcome
+from batchd.estimate.task_groups import EstimatePart, Ranges
+from batchd.records import ModelSetup, Price, Rate, Task, TaskLimits, Usage
 from batchd.store import labels
 from batchd.store.past import PastTask
 
@@ -25,11 +25,11 @@ SETUP = ModelSetup(name="p/m", price=PRICE, context_window=100_000)
 SAME = Prompts(tokens=500, prompt_tokens=100, prompt_chars=400)
 
 
-def kind(*tags: str, evaluation: str = "check", **more: object) -> Kind:
+def kind(*tags: str, evaluation: str = "check", **more: object) -> TaskKind:
     """Return a kind of task."""
     label = labels.of(Task(id="1", first_prompt="x", model="p/m", tags=tags)).tags
-    values = {"setup": SETUP, "judge": SETUP, "limits": Limits()} | more
-    return Kind(tags=label, evaluation=evaluation, **values)  # type: ignore[arg-type] # by name
+    values = {"setup": SETUP, "judge": SETUP, "limits": TaskLimits()} | more
+    return TaskKind(tags=label, evaluation=evaluation, **values)  # type: ignore[arg-type] # by name
 
 
 def past(*tags: str, evaluation: str = "check", batch: int = 1, **more: object) -> PastTask:
@@ -89,7 +89,7 @@ def test_the_most_similar_tasks_count_as_soon_as_they_are_enough() -> None:
         *(past("c") for _ in range(4)),
         *(past(evaluation="none") for _ in range(3)),
     ]
-    record = Record(own, tuple)
+    record = SimilarTasks(own, tuple)
     for wanted, likeness, count in (
         (kind("b", "a"), similar.EXACT, 5),
         (kind("a", "b", evaluation="judge"), similar.TAGS, 5),
@@ -100,13 +100,16 @@ def test_the_most_similar_tasks_count_as_soon_as_they_are_enough() -> None:
         found = record.like(wanted)
         assert found is not None
         assert (found[0], len(found[1])) == (likeness, count), likeness
-    few, other = Record(own[:2], tuple).like(kind("z")), Record((), lambda: own).like(kind())
+    few, other = (
+        SimilarTasks(own[:2], tuple).like(kind("z")),
+        SimilarTasks((), lambda: own).like(kind()),
+    )
     assert few is not None
     assert other is not None
     assert (few[0], len(few[1])) == (similar.MODEL, 2)
     assert (other[0], len(other[1])) == (similar.PROVIDER, 17)
-    assert Record((), tuple).like(kind()) is None
-    many = Record([past("a", batch=i // 200) for i in range(5000)], tuple).like(kind("a"))
+    assert SimilarTasks((), tuple).like(kind()) is None
+    many = SimilarTasks([past("a", batch=i // 200) for i in range(5000)], tuple).like(kind("a"))
     assert many is not None
     assert len(many[1]) <= 200
     assert len({p.batch for p in many[1]}) == 25
@@ -129,9 +132,9 @@ def test_an_outcome_is_priced_today_and_cut_at_the_limits() -> None:
         )
         == same
     )
-    halved = outcome(past(), kind(limits=Limits(max_calls=2)), SAME)
+    halved = outcome(past(), kind(limits=TaskLimits(max_calls=2)), SAME)
     assert (halved.calls, halved.tokens, halved.seconds) == (2, 1750, 4)
-    capped = outcome(past(), kind(limits=Limits(max_cost_usd=0.0011)), SAME)
+    capped = outcome(past(), kind(limits=TaskLimits(max_cost_usd=0.0011)), SAME)
     assert (capped.cost, capped.calls) == (pytest.approx(0.0011), pytest.approx(2))
     dear = outcome(past(), kind(setup=replace(SETUP, price=DEAR)), SAME)
     assert dear.cost == pytest.approx(10 * (same.cost or 0))
@@ -148,7 +151,7 @@ def test_an_outcome_is_priced_today_and_cut_at_the_limits() -> None:
 
 def test_limits_bound_what_a_task_may_take() -> None:
     """Calls times the dearest call, or the limit on tokens or money where that is less; without a window, it is unknown."""
-    limits = Limits(max_calls=10, max_output_tokens=1000)
+    limits = TaskLimits(max_calls=10, max_output_tokens=1000)
     assert bounds.of_task(kind(limits=limits)) == Bounds(10, 1_000_000, pytest.approx(10 * 0.102))
     judged = kind(limits=limits, evaluation="judge", judge=replace(SETUP, name="q/j", price=DEAR))
     assert bounds.of_task(judged).cost == pytest.approx(10 * 1.02)
@@ -159,18 +162,18 @@ def test_limits_bound_what_a_task_may_take() -> None:
     assert bounds.of_task(judged).tokens == 71_000
     unknown = kind(limits=limits, setup=replace(SETUP, context_window=0))
     assert bounds.of_task(unknown) == Bounds(10, None, None)
-    assert bounds.of_task(kind(limits=Limits(max_calls=0))) == Bounds(None, None, None)
+    assert bounds.of_task(kind(limits=TaskLimits(max_calls=0))) == Bounds(None, None, None)
     total = bounds.of_task(kind(limits=less)) * 4 + bounds.of_task(unknown)
     assert total == Bounds(50, None, None)
     assert total.capped(3.0).cost == 3.0
     assert Bounds(1, 1, 2.0).capped(0.0).cost == 2.0
 
 
-def _part(count: int, seconds: float, calls: float) -> Part:
+def _part(count: int, seconds: float, calls: float) -> EstimatePart:
     one = Range(seconds, seconds, seconds)
     ranges = Ranges(calls=Range(1, 1, 1), tokens=one, cost=None, seconds=one)
     whole = [Range(v, v, v) for v in (calls, calls * 1000, count * seconds)]
-    return Part(
+    return EstimatePart(
         tasks=count,
         known=count,
         first_tokens=0,
@@ -196,8 +199,8 @@ def test_the_slowest_of_what_holds_a_batch_up_counts(
 ) -> None:
     """Slots, chains of tasks, calls at a time, requests and tokens a minute."""
     settings = Config(
-        pool=Pool(processes=4, agents_per_process=2),
-        providers={"p": Provider(base_url="http://x", **provider)},  # type: ignore[arg-type] # by name
+        pool=PoolSection(processes=4, agents_per_process=2),
+        providers={"p": ProviderSection(base_url="http://x", **provider)},  # type: ignore[arg-type] # by name
     )
     part = _part(100, 6.0, 400)
     found = wall.rough(settings, {"p/m": part}, part, chain)

@@ -6,7 +6,8 @@ import shlex
 
 import pytest
 
-from batchd.cli import COMMANDS, examples, main, parser
+from batchd.cli import COMMANDS, main, parser
+from batchd.cli.support import examples
 
 
 @pytest.mark.parametrize("command", COMMANDS)

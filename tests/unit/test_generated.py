@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from batchd.cli import generated
+from batchd.cli.support import generated
 
 DATA = Path(__file__).parents[2] / "batchd/data"
 

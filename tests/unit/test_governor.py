@@ -11,9 +11,9 @@ import pytest
 from replacing import replace
 
 from batchd.config import Config
-from batchd.config.sections import Budget, Provider
-from batchd.config.sections import Governor as Section
-from batchd.governor import Call, Governor, Grant, Park, Refusal
+from batchd.config.sections import BudgetSection, ProviderSection
+from batchd.config.sections import GovernorSection as Section
+from batchd.governor import Governor, Grant, ParkDecision, Refusal, WantedCall
 from batchd.governor.news import (
     BatchSpent,
     Closed,
@@ -34,7 +34,7 @@ from batchd.records import (
     Reason,
     Ref,
     Scope,
-    Status,
+    TaskStatus,
     Usage,
 )
 
@@ -54,9 +54,9 @@ def governor(
     """Return a governor over one provider, with short waits and no jitter."""
     waits = {"first_backoff_s": 0.02, "max_backoff_s": 0.05, "probe_s": 0.1, "max_probe_s": 0.3}
     config = Config(
-        providers={"p": Provider(base_url="http://x", max_concurrent=max_concurrent)},
+        providers={"p": ProviderSection(base_url="http://x", max_concurrent=max_concurrent)},
         governor=Section(max_retries=max_retries, **{**waits, **more}),
-        budget=Budget(per_day_usd=per_day),
+        budget=BudgetSection(per_day_usd=per_day),
     )
     return Governor(config, missing or {}, report, jitter=lambda: 1.0)
 
@@ -91,15 +91,17 @@ class Task:
 
     def __init__(self, governor: Governor, name: str, *, limit: float = 0.0) -> None:
         self.ref = Ref("b", name)
-        self.answers: list[Grant | Refusal | Park] = []
+        self.answers: list[Grant | Refusal | ParkDecision] = []
         self.at: list[float] = []
         self.answered = asyncio.Event()
         self._governor = governor
         governor.money.open_task(self.ref, limit, 0.0)
 
-    def call(self, price: Price | None = None) -> Call:
+    def call(self, price: Price | None = None) -> WantedCall:
         """Return its next call."""
-        return Call(ref=self.ref, model="p/m", price=price, input_tokens=500, max_output_tokens=500)
+        return WantedCall(
+            ref=self.ref, model="p/m", price=price, input_tokens=500, max_output_tokens=500
+        )
 
     def ask(self, price: Price | None = None) -> None:
         """Request a permit."""
@@ -111,16 +113,16 @@ class Task:
         self.answered.clear()
         self._governor.failed(self.call(), failure, self._answered)
 
-    def _answered(self, answer: Grant | Refusal | Park) -> None:
+    def _answered(self, answer: Grant | Refusal | ParkDecision) -> None:
         self.answers.append(answer)
         self.at.append(time.monotonic())
         self.answered.set()
 
     @property
-    def parked(self) -> Park:
+    def parked(self) -> ParkDecision:
         """The last answer, which must be to wait."""
         (answer,) = self.answers[-1:]
-        assert isinstance(answer, Park)
+        assert isinstance(answer, ParkDecision)
         return answer
 
     @property
@@ -225,7 +227,7 @@ def test_what_no_repetition_fixes_ends_the_task(kind: FailureKind, reason: Reaso
         first, second = Task(g, "a"), Task(g, "b")
         first.ask()
         first.failed(kind)
-        assert (first.refusal.status, first.refusal.reason) == (Status.ERROR, reason)
+        assert (first.refusal.status, first.refusal.reason) == (TaskStatus.ERROR, reason)
         second.ask()
         assert isinstance(second.answers[0], Grant)
 
@@ -252,7 +254,7 @@ def test_money_is_set_aside_before_the_call_and_settled_after_it() -> None:
         assert third.answers == [Grant(1.0, (500, 500))]
         g.close_task(third.ref)  # its worker died: perhaps paid
         first.ask(PRICE)
-        assert (first.refusal.status, first.refusal.reason) == (Status.TIMEOUT, Reason.BUDGET)
+        assert (first.refusal.status, first.refusal.reason) == (TaskStatus.TIMEOUT, Reason.BUDGET)
         assert "batch" in first.refusal.error.message
 
     asyncio.run(scenario())
@@ -408,7 +410,7 @@ def test_the_day_ends_at_midnight_utc() -> None:
 
     async def scenario() -> None:
         now = [86400.0 * 3 - 1]
-        config = replace(governor()._config, budget=Budget(per_day_usd=1.0))
+        config = replace(governor()._config, budget=BudgetSection(per_day_usd=1.0))
         reported = Reported()
         g = Governor(
             config, {}, reported, clock=lambda: now[0], booked={2: 0.5, 3: 0.0}.__getitem__
@@ -437,7 +439,7 @@ def test_a_call_dearer_than_any_day_ends_its_task() -> None:
             g = governor(per_day=0.5, max_parked_s=waits_s)
             task = Task(g, "a")
             task.ask(PRICE)
-            assert (task.refusal.status, task.refusal.reason) == (Status.TIMEOUT, Reason.BUDGET)
+            assert (task.refusal.status, task.refusal.reason) == (TaskStatus.TIMEOUT, Reason.BUDGET)
             message = task.refusal.error.message
             for part in ("$1.00", "$0.5000", "per_day_usd", "max_output_tokens", "batchd retry"):
                 assert part in message
@@ -452,11 +454,11 @@ def test_a_budget_that_is_lowered_ends_no_task() -> None:
     async def scenario() -> None:
         g = governor(per_day=2.0)
         for per_day in (0.5, 0.1):
-            g.retune(replace(g._config, budget=Budget(per_day_usd=per_day)), {})
+            g.retune(replace(g._config, budget=BudgetSection(per_day_usd=per_day)), {})
             task = Task(g, f"{per_day}")
             task.ask(PRICE)
             assert (task.parked.scope, task.parked.cause) == (Scope.DAY, Cause.BUDGET)
-        g.retune(replace(g._config, budget=Budget(per_day_usd=1.0)), {})
+        g.retune(replace(g._config, budget=BudgetSection(per_day_usd=1.0)), {})
         assert not g.waits_for_day(task.call(PRICE))
         task.ask(PRICE)
         assert task.answers[-1] == Grant(1.0, (500, 500))
@@ -553,7 +555,9 @@ def test_what_every_call_would_meet_parks_the_provider(kind: FailureKind) -> Non
         for task in (first, second, third):
             task.ask()
         first.failed(kind)
-        assert first.parked == Park(Scope.PROVIDER, "p", Cause(kind.value), "no", culprit=True)
+        assert first.parked == ParkDecision(
+            Scope.PROVIDER, "p", Cause(kind.value), "no", culprit=True
+        )
         assert third.parked == replace(first.parked, culprit=False)
         second.failed(kind)  # it was under way: it changes nothing
         assert second.parked.cause is first.parked.cause
@@ -562,7 +566,7 @@ def test_what_every_call_would_meet_parks_the_provider(kind: FailureKind) -> Non
         third.ask()
         fourth.ask()
         assert isinstance(third.answers[-1], Grant)
-        assert isinstance(fourth.parked, Park)
+        assert isinstance(fourth.parked, ParkDecision)
         g.answered(third.ref, 0.0)
         assert reported.of[2:] == [("Closed", "p")]
         fourth.ask()
@@ -588,7 +592,7 @@ def test_a_provider_that_answers_no_request_is_tried_at_growing_intervals() -> N
         await asyncio.sleep(0.12)
         task.ask()
         task.failed(FailureKind.CONNECTION)
-        assert isinstance(task.parked, Park)
+        assert isinstance(task.parked, ParkDecision)
         await asyncio.sleep(0.12)
         assert reported.of.count(("HalfOpened", "p")) == 1
         await asyncio.sleep(0.12)
@@ -615,7 +619,7 @@ def test_no_task_waits_where_nothing_may_be_parked() -> None:
         second.ask()
         first.failed(FailureKind.AUTH)
         for task in (first, second):
-            assert (task.refusal.status, task.refusal.reason) == (Status.ERROR, Reason.AUTH)
+            assert (task.refusal.status, task.refusal.reason) == (TaskStatus.ERROR, Reason.AUTH)
         assert reported.of == [("GaveUp", "p", Cause.AUTH)]
         g.outages.close("p")
         second.ask()
@@ -740,7 +744,7 @@ def test_a_call_that_fails_while_its_provider_is_parked_is_parked_with_it() -> N
         first.ask()
         first.failed(FailureKind.AUTH)
         second.failed(FailureKind.BAD_ANSWER)
-        assert isinstance(second.parked, Park)
+        assert isinstance(second.parked, ParkDecision)
 
     asyncio.run(scenario())
 
@@ -815,7 +819,7 @@ def test_a_provider_without_its_key_is_never_called() -> None:
         assert "P_KEY" in task.parked.message
         g.outages.retry("p")
         task.ask()
-        assert isinstance(task.parked, Park)
+        assert isinstance(task.parked, ParkDecision)
         g.retune(g._config, {})
         g.outages.retry("p")
         task.ask()

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from batchd.sandbox.network.heads import HeadError, answer, refusal, request
+from batchd.sandbox.network.http_heads import HeadError, answer, refusal, request
 
 HOST = b"Host: a.example\r\n"
 

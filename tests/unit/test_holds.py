@@ -6,7 +6,7 @@ from batchd.lifecycle import Lifecycle, Phase, inputs
 from batchd.lifecycle.effects import End, Stop
 from batchd.lifecycle.holds import ALL, DAY
 from batchd.lifecycle.trials import Trials
-from batchd.records import Cause, Facts, HoldKey, Parking, Reason, Ref, Scope, Status
+from batchd.records import Cause, HoldKey, Parking, Reason, Ref, Scope, TaskStatus, TurnFacts
 
 A, B, C = Ref("x", "a"), Ref("x", "b"), Ref("y", "c")
 SHUT = HoldKey(Scope.BATCH, "x", Cause.FOLDER)
@@ -16,7 +16,7 @@ def _lifecycle() -> Lifecycle:
     """Return three tasks in two batches, of two models of one provider."""
     lifecycle = Lifecycle()
     for order, (ref, model) in enumerate(((A, "p/m"), (B, "p/n"), (C, "p/m"))):
-        lifecycle.take(inputs.Accepted(Facts(ref, 0, order, f"/{ref}", (), model)))
+        lifecycle.take(inputs.Accepted(TurnFacts(ref, 0, order, f"/{ref}", (), model)))
     return lifecycle
 
 
@@ -61,9 +61,9 @@ def test_a_task_that_is_published_is_kept_by_nothing() -> None:
     ):
         lifecycle.take(given)
     assert lifecycle.given_back == 1
-    lifecycle.take(inputs.GiveUp(End(C, Status.ERROR, Reason.AUTH, "no key")))
-    lifecycle.take(inputs.Ended(C, Status.ERROR))
-    lifecycle.take(inputs.Published(C, Status.ERROR))
+    lifecycle.take(inputs.GiveUp(End(C, TaskStatus.ERROR, Reason.AUTH, "no key")))
+    lifecycle.take(inputs.Ended(C, TaskStatus.ERROR))
+    lifecycle.take(inputs.Published(C, TaskStatus.ERROR))
     assert not lifecycle.holds.keeps(HoldKey(Scope.BATCH, "y", Cause.PAUSED))
     assert (lifecycle.of("y"), lifecycle.given_back, lifecycle.requeued()) == (set(), 0, [])
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from patience import PATIENCE_S
 
-from batchd.journald import Journal, encoded, is_stream
+from batchd.journald import JournaldSocket, encoded, is_stream
 
 
 def _decoded(data: bytes) -> list[tuple[str, str]]:
@@ -84,7 +84,7 @@ def test_no_key_can_forge_a_field() -> None:
 
 def test_a_long_line_goes_in_a_sealed_file(short: Path, listener: socket.socket) -> None:
     """What no datagram can hold is passed as a file in memory that cannot change any more."""
-    journal = Journal(str(short / "socket"))
+    journal = JournaldSocket(str(short / "socket"))
     journal.send({"level": "error", "event": "short"})
     assert dict(_decoded(listener.recv(1 << 16)))["MESSAGE"] == "short"
     journal.send({"level": "error", "event": "long", "text": "x" * 5_000_000})
@@ -102,7 +102,7 @@ def test_a_journal_without_time_holds_nothing_up(short: Path, listener: socket.s
 
     Where there is no journal at all, the caller learns of it.
     """
-    journal = Journal(str(short / "socket"))
+    journal = JournaldSocket(str(short / "socket"))
     began = time.monotonic()
     for _ in range(1000):
         journal.send({"level": "info", "event": "x" * 1000})

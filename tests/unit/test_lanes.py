@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from replacing import replace
 
-from batchd.governor import Call, Governor, Grant
+from batchd.governor import Governor, Grant, WantedCall
 from batchd.governor.lanes import full
 from batchd.records import (
     Cause,
@@ -40,7 +40,7 @@ class Flex(Task):
         super().__init__(governor, name)
         self.fallback_s = fallback_s
 
-    def call(self, price: Price | None = PRICE) -> Call:
+    def call(self, price: Price | None = PRICE) -> WantedCall:
         """Return its next call."""
         more: dict[str, Any] = {"tier": "flex", "fallback_s": self.fallback_s}
         return replace(super().call(price or PRICE), **more)

@@ -16,12 +16,12 @@ from batchd.lifecycle import Lifecycle, Phase, drawing, effects, inputs
 from batchd.lifecycle.effects import Effect, End
 from batchd.lifecycle.holds import Key
 from batchd.lifecycle.table import TABLE
-from batchd.records import Cause, Facts, HoldKey, Parking, Reason, Ref, Scope, Status
+from batchd.records import Cause, HoldKey, Parking, Reason, Ref, Scope, TaskStatus, TurnFacts
 
 #: Inputs that make a task's entry, rather than change it.
 _MAKE = {inputs.Accepted, inputs.Unpublished}
-_HOLDS = {inputs.Held, inputs.Lifted, inputs.Prioritised}
-_WISHES = {inputs.Cancel, inputs.Halt}
+_HOLDS = {inputs.Held, inputs.Lifted, inputs.Reprioritised}
+_WISHES = {inputs.CancelOrdered, inputs.Halt}
 
 #: The pairs that can come about, by phase: written down a second time, so that no row goes or comes unseen.
 _POSSIBLE = {
@@ -101,7 +101,7 @@ class _World:
     dispatched: set[Ref] = field(default_factory=set)
     workers: set[Ref] = field(default_factory=set)
     #: As the store has it: how each ended.
-    ended: dict[Ref, Status] = field(default_factory=dict)
+    ended: dict[Ref, TaskStatus] = field(default_factory=dict)
     after: dict[Ref, tuple[Ref, ...]] = field(default_factory=dict)
     published: Counter[Ref] = field(default_factory=Counter)
     twice: bool = False
@@ -114,10 +114,10 @@ class _World:
             match effect:
                 case effects.Start(ref):
                     assert ref not in self.starting | self.dispatched | self.workers, "two slots"
-                    assert all(self.ended.get(r) is Status.COMPLETED for r in self.after[ref])
+                    assert all(self.ended.get(r) is TaskStatus.COMPLETED for r in self.after[ref])
                     assert not [*self.lifecycle.why(ref)], "it is parked, and starts"
                     self.starting.add(ref)
-                case effects.Run(ref):
+                case effects.HandOver(ref):
                     assert ref not in self.workers, "two workers"
                     assert ref not in self.ended, "a task that has ended runs"
                     self.workers.add(ref)
@@ -137,7 +137,7 @@ class _World:
         after = tuple(r for r in after if r in self.lifecycle.entries)
         self.after[ref] = after
         directory = self.rng.choice(["/a", "/a/b", "/c", f"/{number}"])
-        self.take(inputs.Accepted(Facts(ref, 0, number, directory, after, "p/m")))
+        self.take(inputs.Accepted(TurnFacts(ref, 0, number, directory, after, "p/m")))
 
     def perform(self) -> None:
         """Do one thing that is to be done, whichever."""
@@ -151,7 +151,7 @@ class _World:
             case effects.Recover(counted=counted, alone=alone):
                 worn_out = None
                 if counted and alone and self.rng.random() < 0.3:
-                    worn_out = End(ref, Status.ERROR, Reason.WORKER_CRASHED, "it died 3 times")
+                    worn_out = End(ref, TaskStatus.ERROR, Reason.WORKER_CRASHED, "it died 3 times")
                 self.take(inputs.Settled(ref, counted, worn_out))
             case End(status=status, reason=reason):
                 entry = self.lifecycle.entries[ref]
@@ -168,7 +168,7 @@ class _World:
                 self.twice |= self.published[ref] > 1
                 self.take(inputs.Published(ref, self.ended[ref]))
 
-    def end(self, ref: Ref, status: Status) -> None:
+    def end(self, ref: Ref, status: TaskStatus) -> None:
         """The store takes the first end of a task, and no other."""
         self.ended.setdefault(ref, status)
 
@@ -196,7 +196,7 @@ class _World:
                 self.take(inputs.Lost(ref))
             case 4:  # what an earlier attempt said last became durable late
                 self.cancelled.discard(ref)
-                self.end(ref, Status.COMPLETED)
+                self.end(ref, TaskStatus.COMPLETED)
                 self.take(inputs.Stale(ref))
             case _:
                 self.attempts[ref] += 1
@@ -206,7 +206,7 @@ class _World:
     def _prepared(self, ref: Ref) -> None:
         match self.rng.randint(0, 7):
             case 0:
-                end = End(ref, Status.ERROR, Reason.SANDBOX, "its directory is none")
+                end = End(ref, TaskStatus.ERROR, Reason.SANDBOX, "its directory is none")
                 self.take(inputs.Refused(end))
             case 1:
                 self.take(inputs.TurnedAway(ref, Suspended(at=0.0, cause="park")))
@@ -221,12 +221,12 @@ class _World:
             case 0:
                 self.take(inputs.Lost(ref, rng.random() < 0.5, rng.random() < 0.5))
             case 1:
-                end = End(ref, Status.ERROR, Reason.INTERNAL, "an error inside batchd")
+                end = End(ref, TaskStatus.ERROR, Reason.INTERNAL, "an error inside batchd")
                 self.take(inputs.Broke(end))
             case 2 if entry.wish is not None and entry.ended is None:
                 self.take(inputs.GaveBack(ref))
             case 3 if entry.ended is None:
-                status = Status.CANCELLED if entry.cancelled else Status.COMPLETED
+                status = TaskStatus.CANCELLED if entry.cancelled else TaskStatus.COMPLETED
                 self.end(ref, status)
                 self.take(inputs.Finished(ref, self.ended[ref]))
                 self.workers.add(ref)
@@ -251,7 +251,7 @@ class _World:
             case 3:
                 if ref not in self.ended and entry.phase is not Phase.ENDING:
                     self.cancelled.add(ref)
-                self.take(inputs.Cancel(ref, CancelRequested(at=0.0, message="enough")))
+                self.take(inputs.CancelOrdered(ref, CancelRequested(at=0.0, message="enough")))
             case 4:
                 self.take(inputs.Halt(ref, Suspended(at=0.0, cause="park")))
             case _:
@@ -331,7 +331,7 @@ def test_whatever_happens_each_task_ends_once(seed: int) -> None:
     assert {*world.after} == {*world.published}, "tasks are lost"
     assert not world.lifecycle.entries
     assert world.cancelled, "nothing was tried"
-    assert {world.ended[ref] for ref in world.cancelled} <= {Status.CANCELLED, Status.ERROR}
+    assert {world.ended[ref] for ref in world.cancelled} <= {TaskStatus.CANCELLED, TaskStatus.ERROR}
 
 
 def _run_out(world: _World) -> None:
@@ -351,8 +351,8 @@ def _run_out(world: _World) -> None:
             return
 
 
-def _facts(ref: Ref, *after: Ref) -> Facts:
-    return Facts(ref, 0, int(ref.task), f"/{ref.task}", after, "p/m")
+def _facts(ref: Ref, *after: Ref) -> TurnFacts:
+    return TurnFacts(ref, 0, int(ref.task), f"/{ref.task}", after, "p/m")
 
 
 def test_a_cancel_that_meets_a_suspension_ends_the_task() -> None:
@@ -366,11 +366,11 @@ def test_a_cancel_that_meets_a_suspension_ends_the_task() -> None:
         inputs.Ready(ref),
         inputs.Halt(ref, halt),
         inputs.GaveBack(ref),
-        inputs.Cancel(ref, CancelRequested(at=2.0, message="enough")),
+        inputs.CancelOrdered(ref, CancelRequested(at=2.0, message="enough")),
     ):
         lifecycle.take(given)
     assert lifecycle.take(inputs.Settled(ref)) == [
-        End(ref, Status.CANCELLED, Reason.USER, "enough")
+        End(ref, TaskStatus.CANCELLED, Reason.USER, "enough")
     ]
     assert lifecycle.entries[ref].phase is Phase.ENDING
 
@@ -380,9 +380,9 @@ def test_two_orders_about_one_task_are_two_wishes() -> None:
     lifecycle, ref = Lifecycle(), Ref("b", "1")
     lifecycle.take(inputs.Accepted(_facts(ref)))
     for message in ("the first", "the second"):
-        lifecycle.take(inputs.Cancel(ref, CancelRequested(at=1.0, message=message)))
+        lifecycle.take(inputs.CancelOrdered(ref, CancelRequested(at=1.0, message=message)))
     ends = lifecycle.take(inputs.EndRefused(ref))
-    assert ends == [End(ref, Status.CANCELLED, Reason.USER, "the second")]
+    assert ends == [End(ref, TaskStatus.CANCELLED, Reason.USER, "the second")]
     assert lifecycle.take(inputs.EndRefused(ref)) == []
     assert lifecycle.entries[ref].phase is Phase.QUEUED
 
@@ -398,10 +398,10 @@ def test_a_cancel_that_meets_one_that_is_turned_away_ends_it_too() -> None:
         lifecycle.take(given)
     away = Suspended(at=1.0, cause="park", message="its provider is parked")
     found = lifecycle.take(inputs.TurnedAway(ref, away))
-    lifecycle.take(inputs.Cancel(ref, CancelRequested(at=2.0, message="enough")))
+    lifecycle.take(inputs.CancelOrdered(ref, CancelRequested(at=2.0, message="enough")))
     assert found == [effects.Free(ref), effects.Suspend(ref, away)]
     assert lifecycle.take(inputs.Settled(ref)) == [
-        End(ref, Status.CANCELLED, Reason.USER, "enough")
+        End(ref, TaskStatus.CANCELLED, Reason.USER, "enough")
     ]
 
 
@@ -411,12 +411,12 @@ def test_one_whose_cancel_is_refused_ends_with_what_it_comes_after() -> None:
     first, second = Ref("b", "1"), Ref("b", "2")
     lifecycle.take(inputs.Accepted(_facts(first)))
     lifecycle.take(inputs.Accepted(_facts(second, first)))
-    lifecycle.take(inputs.Cancel(second, CancelRequested(at=1.0, message="enough")))
-    lifecycle.take(inputs.GiveUp(End(first, Status.ERROR, Reason.AUTH, "no key")))
-    lifecycle.take(inputs.Ended(first, Status.ERROR))
-    assert lifecycle.take(inputs.Published(first, Status.ERROR)) == []
+    lifecycle.take(inputs.CancelOrdered(second, CancelRequested(at=1.0, message="enough")))
+    lifecycle.take(inputs.GiveUp(End(first, TaskStatus.ERROR, Reason.AUTH, "no key")))
+    lifecycle.take(inputs.Ended(first, TaskStatus.ERROR))
+    assert lifecycle.take(inputs.Published(first, TaskStatus.ERROR)) == []
     message = "it comes after 1, which ended as error"
-    doomed = End(second, Status.CANCELLED, Reason.DEPENDENCY, message)
+    doomed = End(second, TaskStatus.CANCELLED, Reason.DEPENDENCY, message)
     assert lifecycle.take(inputs.EndRefused(second)) == [doomed]
 
 
@@ -428,11 +428,11 @@ def test_what_comes_after_a_failure_ends_with_it() -> None:
     lifecycle.take(inputs.Accepted(_facts(second, first)))
     lifecycle.take(inputs.Accepted(_facts(third, second)))
     lifecycle.take(inputs.Accepted(_facts(other)))
-    lifecycle.take(inputs.GiveUp(End(first, Status.ERROR, Reason.AUTH, "no key")))
-    assert lifecycle.take(inputs.Ended(first, Status.ERROR)) == [effects.Publish(first)]
+    lifecycle.take(inputs.GiveUp(End(first, TaskStatus.ERROR, Reason.AUTH, "no key")))
+    assert lifecycle.take(inputs.Ended(first, TaskStatus.ERROR)) == [effects.Publish(first)]
     message = "it comes after 1, which ended as error"
-    assert lifecycle.take(inputs.Published(first, Status.ERROR)) == [
-        End(second, Status.CANCELLED, Reason.DEPENDENCY, message),
-        End(third, Status.CANCELLED, Reason.DEPENDENCY, message),
+    assert lifecycle.take(inputs.Published(first, TaskStatus.ERROR)) == [
+        End(second, TaskStatus.CANCELLED, Reason.DEPENDENCY, message),
+        End(third, TaskStatus.CANCELLED, Reason.DEPENDENCY, message),
     ]
     assert [*lifecycle.entries] == [second, third, other]

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from replacing import replace
 
-from batchd.llm import Request
-from batchd.llm.answer import MOST_CHARS
-from batchd.llm.bodies import UnreadableError
+from batchd.llm import ModelRequest
+from batchd.llm.answer import MAX_TEXT_CHARS
 from batchd.llm.chat import DIALECT
 from batchd.llm.composing import encoded, fields
-from batchd.llm.failures import Place, error_in_answer, http_failure
-from batchd.llm.request import Target
+from batchd.llm.failures import CallPlace, error_in_answer, http_failure
+from batchd.llm.request import ModelTarget
+from batchd.llm.response_bodies import UnreadableError
 from batchd.llm.waits import retry_after, until_reset
 from batchd.masking import Masker
 from batchd.records import (
@@ -28,12 +28,12 @@ from batchd.records import (
     Usage,
 )
 
-PLACE = Place(
+PLACE = CallPlace(
     ModelSetup(name="acme/big-1"),
     Endpoint(base_url="https://api.acme.example/v1", api_key="k" * 20),
 )
-TARGET = Target.of(PLACE.setup, PLACE.endpoint_host, "")
-REQUEST = Request(messages=(Message("user", "hi"),), tools=(), max_output_tokens=10)
+TARGET = ModelTarget.of(PLACE.setup, PLACE.endpoint_host, "")
+REQUEST = ModelRequest(messages=(Message("user", "hi"),), tools=(), max_output_tokens=10)
 
 
 def _answer(message: Any, finish_reason: str | None = "stop", **more: Any) -> Answer:
@@ -41,7 +41,7 @@ def _answer(message: Any, finish_reason: str | None = "stop", **more: Any) -> An
     return _decoded(json.dumps(body).encode())
 
 
-def _decoded(body: bytes, request: Request = REQUEST) -> Answer:
+def _decoded(body: bytes, request: ModelRequest = REQUEST) -> Answer:
     answer = DIALECT.decode(PLACE, TARGET, body, request, 1.0)
     assert isinstance(answer, Answer)
     return answer
@@ -347,7 +347,7 @@ def test_values_are_counted_and_signs_in_texts_are_none() -> None:
     for sign in ("[{,", '",",', "\\", "\\,", ",\n\t"):
         text = sign * 300_000
         body = json.dumps({"choices": [{"message": {"content": text}}]}).encode()
-        assert _decoded(body).content == text[:MOST_CHARS]
+        assert _decoded(body).content == text[:MAX_TEXT_CHARS]
     many = json.dumps({"choices": [], "usage": [{}] * 140_000, "x": '","'})
     opened = '"' + '\\",' * 300_000
     for crowded, why in (
@@ -466,7 +466,7 @@ def test_a_common_rate_limit_is_no_overflow() -> None:
 
 
 def _sent(*messages: Message) -> list[dict[str, Any]]:
-    request = Request(messages=messages, tools=(), max_output_tokens=10)
+    request = ModelRequest(messages=messages, tools=(), max_output_tokens=10)
     body = encoded(fields(DIALECT, PLACE.setup, TARGET, request))
     sent: list[dict[str, Any]] = json.loads(body)["messages"]
     return sent
@@ -491,7 +491,7 @@ def test_thinking_goes_back_only_where_it_came_as_reasoning_content() -> None:
     sent = _sent(Message("assistant", "a", reasoning="so"), Message("assistant", "b"))
     assert [m.get("reasoning_content") for m in sent] == ["so", None]
     assert "reasoning_content" not in sent[1]
-    tools = Request(messages=(), tools=(Tool("shell", "", {}),), max_output_tokens=10)
+    tools = ModelRequest(messages=(), tools=(Tool("shell", "", {}),), max_output_tokens=10)
     for message, request, back in (
         ({"content": "x", "reasoning_content": ""}, tools, True),
         ({"content": "x", "reasoning_content": "so"}, REQUEST, False),

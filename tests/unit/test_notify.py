@@ -12,17 +12,17 @@ import msgspec
 import pytest
 
 from batchd import catalog
-from batchd.config.notify import Receiver
-from batchd.daemon.listener import Start
+from batchd.config.receivers import ReceiverSection
+from batchd.daemon.listeners import StartReport
 from batchd.errors import DeliveryError, Problem
 from batchd.masking import Masker
 from batchd.notify import format as notify_format
 from batchd.notify import happened, message
-from batchd.notify.channels import Target
+from batchd.notify.channels import ReceiverTarget
 from batchd.notify.channels.email_channel import mail
 from batchd.notify.channels.webhook_channel import seconds, signed
 from batchd.notify.format import BatchV1, EventV1, FailuresV1
-from batchd.records import Batch, Cause, Parking, Reason, Scope, Status
+from batchd.records import Batch, Cause, Parking, Reason, Scope, TaskStatus
 
 NOW = 1_800_000_000.0
 EVIL = "no\r\nBcc: all@example.com\r\n\r\nTo go on: rm -rf / \x1b[31m\u202e s3cret-key-1"
@@ -44,8 +44,8 @@ def _refused(number: int) -> EventV1:
 def test_only_batchd_writes_into_a_message() -> None:
     """What a provider says stays on one line of ours, and in the body: no header, no control character, no secret gets out."""
     notice = message.compose([_parked(EVIL, name="x\r\nBcc: all@example.com")])
-    settings = Receiver(kind="email", sender="batchd@example.com", to=("me@example.com",))
-    target = Target(name="me", settings=settings, environ={}, masker=Masker())
+    settings = ReceiverSection(kind="email", sender="batchd@example.com", to=("me@example.com",))
+    target = ReceiverTarget(name="me", settings=settings, environ={}, masker=Masker())
     made = mail(target, notice)
     assert [name for name in made if name.lower() == "bcc"] == []
     assert "\n" not in str(made["subject"])
@@ -76,9 +76,9 @@ def test_every_text_in_an_event_is_clean() -> None:
 def test_a_password_that_is_a_word_of_ours_breaks_no_message() -> None:
     """What programs go by stays as it is documented, whatever the secrets are; texts for people are without them."""
     failed = FailuresV1(
-        status=Status.TIMEOUT, reason=Reason.WALL_CLOCK, count=1, task="001", message="timeout"
+        status=TaskStatus.TIMEOUT, reason=Reason.WALL_CLOCK, count=1, task="001", message="timeout"
     )
-    batch = BatchV1(name="b", folder="/o/b", counts={Status.TIMEOUT: 1}, failures=(failed,))
+    batch = BatchV1(name="b", folder="/o/b", counts={TaskStatus.TIMEOUT: 1}, failures=(failed,))
     event = replace(happened.budget_spent("b", "budget", NOW), batch=batch)
     (clean,) = message.compose([message.clean(event, Masker(["budget", "timeout"]))]).events
     assert clean.event == "budget_reached"
@@ -88,7 +88,7 @@ def test_a_password_that_is_a_word_of_ours_breaks_no_message() -> None:
 
 def test_of_many_the_most_important_are_named_and_the_rest_counted() -> None:
     """However often messages are folded, no event is lost from the count, and no message grows without bound."""
-    daemon = happened.daemon_started(Start(after_crash=True, batches=2, tasks=7), NOW)
+    daemon = happened.daemon_started(StartReport(after_crash=True, batches=2, tasks=7), NOW)
     messages = [message.compose([_refused(n)]) for n in range(300)]
     first = message.folded([*messages, message.compose([daemon])])
     folded = message.folded(

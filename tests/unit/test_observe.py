@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from batchd import __version__, control
+from batchd.actions import Action
 from batchd.control import coding
-from batchd.log import Action
-from batchd.observe import troubles, versions
+from batchd.observe import trouble_texts, versions
 from batchd.observe.snapshot import snapshot
 from batchd.observe.speed import Speed
 from batchd.observe.words import money
-from batchd.records import Batch, Ref, Status
+from batchd.records import Batch, Ref, TaskStatus
 from batchd.store.rows import BatchRow, TaskRow
 
 #: What a daemon said of itself before there was `top`.
@@ -31,7 +31,7 @@ OLD: dict[str, Any] = {
 }
 
 
-def said(answer: dict[str, Any]) -> control.Standing:
+def said(answer: dict[str, Any]) -> control.DaemonStatus:
     """Return what a daemon has said, as it is understood here."""
     return coding.answer(control.Status(), answer)
 
@@ -71,7 +71,7 @@ def test_the_time_left_is_of_what_can_run() -> None:
     counts = dict.fromkeys([f.name for f in fields(BatchRow)], 0)
     row = BatchRow(**{**counts, "batch": batch, "tasks": 40, "completed": 10, "problems": ()})
     task = dict.fromkeys([f.name for f in fields(TaskRow)], 0)
-    running = TaskRow(**{**task, "ref": Ref("b", "1"), "status": Status.RUNNING, "step": ""})
+    running = TaskRow(**{**task, "ref": Ref("b", "1"), "status": TaskStatus.RUNNING, "step": ""})
     speed = Speed(over_s=60, tasks_a_minute=2, tokens_a_minute=0, usd_a_minute=0)
     now = {"batches": [row], "speed": speed, "rows": [running]}
     assert snapshot(said(OLD), **now).seconds_left == 15 * 60
@@ -82,7 +82,7 @@ def test_each_trouble_has_words() -> None:
     """No name of the log's reaches people."""
     for action in Action:
         if action.endswith("_trouble") and action is not Action.REPORT_TROUBLE:  # which passes
-            assert "_" not in troubles.what(control.Trouble(action, "", 0.0, "")), action
+            assert "_" not in trouble_texts.what(control.OpenTrouble(action, "", 0.0, "")), action
 
 
 def test_daemons_of_other_versions_are_understood() -> None:

@@ -14,13 +14,13 @@ from batchd.agent import prompts
 from batchd.agent.answers import masked
 from batchd.llm import composing
 from batchd.llm.dialects import DIALECTS
-from batchd.llm.failures import Place
-from batchd.llm.request import Request, Target
+from batchd.llm.failures import CallPlace
+from batchd.llm.request import ModelRequest, ModelTarget
 from batchd.masking import Masker
 from batchd.records import APIS, Answer, Endpoint, Failure, Message, ModelSetup
 from batchd.taskstate import fold
 
-ASK = Request(
+ASK = ModelRequest(
     messages=(Message("system", "You work."), Message("user", "Count to three.")),
     tools=prompts.TOOLS,
     max_output_tokens=900,
@@ -41,8 +41,8 @@ def _use(given: Any, name: str = "toolu_1") -> dict[str, Any]:
 
 def _read(api: str, body: bytes) -> Answer | Failure:
     setup = ModelSetup(name="p/m", api=api)
-    target = Target.of(setup, "api.example.com", "")
-    return DIALECTS[api].decode(Place(setup, ENDPOINT), target, body, ASK, 1.0)
+    target = ModelTarget.of(setup, "api.example.com", "")
+    return DIALECTS[api].decode(CallPlace(setup, ENDPOINT), target, body, ASK, 1.0)
 
 
 def _answer(api: str, items: list[Any], **more: Any) -> Answer:
@@ -63,7 +63,7 @@ def _again(api: str, answer: Answer) -> list[Any]:
     replies = [Message("tool", "ok", tool_call_id=call.id) for call in answer.tool_calls]
     messages = (*ASK.messages, said, *replies, Message("user", "Go on."))
     setup = ModelSetup(name="p/m", api=api)
-    target = Target.of(setup, "api.example.com", "")
+    target = ModelTarget.of(setup, "api.example.com", "")
     request = replace(ASK, messages=messages)
     sent = composing.encoded(composing.fields(DIALECTS[api], setup, target, request))
     check_request(api, sent)

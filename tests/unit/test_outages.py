@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
-from batchd.governor import Call, Governor, Grant, Park, Refusal
+from batchd.governor import Governor, Grant, ParkDecision, Refusal, WantedCall
 from batchd.records import Cause, Failure, FailureKind, Reason, Scope
 from tests.unit.test_governor import Reported, Task, governor
 
@@ -31,7 +31,7 @@ def test_an_answer_to_an_earlier_call_proves_nothing() -> None:
         g.answered(early.ref, 0.0)
         assert reported.of == [("Parked", "p", Cause.LIMITED)]
         late.ask()
-        assert isinstance(late.parked, Park)
+        assert isinstance(late.parked, ParkDecision)
         g.outages.retry("p")
         late.ask()
         assert isinstance(late.answers[-1], Grant)
@@ -54,7 +54,7 @@ def test_a_failure_of_an_earlier_call_ends_no_try() -> None:
         g.outages.retry("p")
         trying.ask()
         early.failed(FailureKind.AUTH)
-        assert isinstance(early.parked, Park)
+        assert isinstance(early.parked, ParkDecision)
         g.answered(trying.ref, 0.0)
         assert [what for what, *_ in reported.of] == ["Parked", "HalfOpened", "Closed"]
 
@@ -117,7 +117,7 @@ def test_resume_lifts_a_wait_that_parks_no_task() -> None:
     asyncio.run(scenario())
 
 
-def _of(task: Task, model: str) -> Call:
+def _of(task: Task, model: str) -> WantedCall:
     return replace(task.call(), model=model)
 
 
@@ -143,7 +143,7 @@ def test_a_refusal_that_names_a_model_parks_that_model_alone() -> None:
         assert isinstance(other.answers[-1], Grant)
         g.answered(other.ref, 0.0)
         _ask(g, one, "p/x")
-        assert isinstance(one.parked, Park)
+        assert isinstance(one.parked, ParkDecision)
         g.outages.retry("p/x")
         _ask(g, one, "p/x")
         g.answered(one.ref, 0.0)
@@ -212,7 +212,7 @@ def test_a_task_that_alone_is_refused_ends_in_the_end() -> None:
         for _ in range(2):
             poison.ask()
             poison.failed(FailureKind.AUTH)
-            assert isinstance(poison.parked, Park)
+            assert isinstance(poison.parked, ParkDecision)
             g.outages.retry("p")
             other.ask()
             g.answered(other.ref, 0.0)
@@ -379,7 +379,7 @@ def test_only_time_in_which_it_was_tried_in_vain_ends_the_wait() -> None:
         task.ask()
         task.failed(FailureKind.CONNECTION)
         assert 0.1 <= g.outages.tried_s("p") < 0.25
-        assert isinstance(task.parked, Park)
+        assert isinstance(task.parked, ParkDecision)
         # The last try is made when patience ends, and not after twice the wait.
         async with asyncio.timeout(30):
             while reported.of.count(("HalfOpened", "p")) < 2:  # noqa: ASYNC110 (the same)

@@ -11,7 +11,7 @@ import pytest
 
 from batchd.errors import WorkspaceError
 from batchd.workspace import tarwalk
-from batchd.workspace.listing import Changes, Seen, changes, lasting
+from batchd.workspace.directory_listing import Changes, Seen, changes, lasting
 
 FILE: Seen = (stat.S_IFREG | 0o644, 1, 10, 1, 7)
 LINK: Seen = (stat.S_IFLNK | 0o777, 1, 10, 1, 7)

@@ -10,8 +10,8 @@ from genai_prices import Usage as Theirs
 from genai_prices import calc_price
 from replacing import replace
 
-from batchd.config.providers import Prices as ModelPrices
-from batchd.config.sections import Cost, Model
+from batchd.config.providers import PricesSection as ModelPrices
+from batchd.config.sections import CostSection, ModelSection
 from batchd.pricing import Prices, _listed
 from batchd.records import Cost as Money
 from batchd.records import Price, Rate, Usage
@@ -19,7 +19,7 @@ from batchd.records import Price, Rate, Usage
 NONE = Prices({})
 
 
-@pytest.mark.parametrize("model", Cost().compare)
+@pytest.mark.parametrize("model", CostSection().compare)
 def test_the_models_to_compare_with_have_prices(model: str) -> None:
     """Every model that a result is compared with by default has a price and a window."""
     price = NONE.price(model)
@@ -62,11 +62,13 @@ def test_overrides() -> None:
     """A table of the configuration wins, key by key, also where nothing else is known."""
     prices = Prices(
         {
-            "local/x": Model(input_usd_per_mtok=2.0, output_usd_per_mtok=8.0, context_window=4096),
-            "local/y": Model(input_usd_per_mtok=2.0),
-            "openai/gpt-4": Model(output_usd_per_mtok=1.0),
-            "openai/gpt-5-mini": Model(input_usd_per_mtok=9.0),
-            "openai/gpt-3.5-turbo": Model(context_window=99),
+            "local/x": ModelSection(
+                input_usd_per_mtok=2.0, output_usd_per_mtok=8.0, context_window=4096
+            ),
+            "local/y": ModelSection(input_usd_per_mtok=2.0),
+            "openai/gpt-4": ModelSection(output_usd_per_mtok=1.0),
+            "openai/gpt-5-mini": ModelSection(input_usd_per_mtok=9.0),
+            "openai/gpt-3.5-turbo": ModelSection(context_window=99),
         }
     )
     own = prices.price("local/x", "http://127.0.0.1:1/v1")
@@ -193,7 +195,7 @@ def test_prices_of_tiers_may_be_given() -> None:
     flex = ModelPrices(input_usd_per_mtok=1.0, output_usd_per_mtok=5.0)
     prices = Prices(
         {
-            "openai/gpt-6.2-sol": Model(
+            "openai/gpt-6.2-sol": ModelSection(
                 input_usd_per_mtok=2.0,
                 cached_input_usd_per_mtok=0.1,
                 cache_write_usd_per_mtok=2.5,
@@ -201,11 +203,11 @@ def test_prices_of_tiers_may_be_given() -> None:
                 output_usd_per_mtok=10.0,
                 tiers={"flex": flex},
             ),
-            "openai/gpt-6-luna": Model(input_usd_per_mtok=1.0, output_usd_per_mtok=1.0),
-            "openai/gpt-6.1-terra": Model(
+            "openai/gpt-6-luna": ModelSection(input_usd_per_mtok=1.0, output_usd_per_mtok=1.0),
+            "openai/gpt-6.1-terra": ModelSection(
                 tiers={"flex": ModelPrices(output_usd_per_mtok=0.1), "priority": flex}
             ),
-            "local/x": Model(tiers={"flex": flex}),
+            "local/x": ModelSection(tiers={"flex": flex}),
         }
     )
     sol = prices.price("openai/gpt-6.2-sol")

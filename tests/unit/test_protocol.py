@@ -45,7 +45,7 @@ def test_only_an_answer_that_is_nothing_but_valid_call_objects_makes_calls(
     found, text = protocol.calls(Answer(content=content), "auto", native_seen=False)
     assert [call.name for call in found] == names
     assert not text
-    assert all(isinstance(tools.parse(call), tools.Request) for call in found)
+    assert all(isinstance(tools.parse(call), tools.ToolRequest) for call in found)
 
 
 def test_native_calls_win_and_end_the_guessing() -> None:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.effects import End
-from batchd.records import Cause, Facts, HoldKey, Reason, Ref, Status
+from batchd.records import Cause, HoldKey, Reason, Ref, TaskStatus, TurnFacts
 
 
 class _Turns:
@@ -28,7 +28,7 @@ class _Turns:
     def __len__(self) -> int:
         return self.lifecycle.unended
 
-    def add(self, facts: Facts) -> None:
+    def add(self, facts: TurnFacts) -> None:
         self.lifecycle.take(inputs.Accepted(facts))
 
     def take(self, slots: int, crowded: AbstractSet[str] = frozenset()) -> list[Ref]:
@@ -57,13 +57,13 @@ class _Turns:
         self.lifecycle.take(inputs.Lifted(ref, hold))
 
     def prioritise(self, ref: Ref, priority: int) -> None:
-        self.lifecycle.take(inputs.Prioritised(ref, priority))
+        self.lifecycle.take(inputs.Reprioritised(ref, priority))
 
     def release(self, ref: Ref, *, suspect: bool = False) -> None:
         self.lifecycle.take(inputs.Lost(ref))
         self.lifecycle.take(inputs.Settled(ref, suspect))
 
-    def done(self, ref: Ref, status: Status) -> list[Ref]:
+    def done(self, ref: Ref, status: TaskStatus) -> list[Ref]:
         """End a task, and what can never run then; return the latter."""
         if entry := self.lifecycle.entries.get(ref):
             if entry.phase.has_slot:
@@ -74,13 +74,15 @@ class _Turns:
         effects = self.lifecycle.take(inputs.Published(ref, status))
         doomed = [each.ref for each in effects if isinstance(each, End)]
         for each in doomed:
-            self.lifecycle.take(inputs.Ended(each, Status.CANCELLED))
-            assert not self.lifecycle.take(inputs.Published(each, Status.CANCELLED))
+            self.lifecycle.take(inputs.Ended(each, TaskStatus.CANCELLED))
+            assert not self.lifecycle.take(inputs.Published(each, TaskStatus.CANCELLED))
         return doomed
 
 
-def _queued(name: str, order: int, directory: str = "", **more: Any) -> Facts:
-    return replace(Facts(Ref("b", name), 0, order, directory or f"/out/b/{name}", (), "p"), **more)
+def _queued(name: str, order: int, directory: str = "", **more: Any) -> TurnFacts:
+    return replace(
+        TurnFacts(Ref("b", name), 0, order, directory or f"/out/b/{name}", (), "p"), **more
+    )
 
 
 def _ref(name: str) -> Ref:
@@ -91,7 +93,7 @@ def _conflict(one: str, other: str) -> bool:
     return one == other or f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
 
 
-def _names(facts: Facts) -> set[str]:
+def _names(facts: TurnFacts) -> set[str]:
     """Return what a task waits for with others: its provider and its model."""
     return {facts.model, facts.model.partition("/")[0]}
 
@@ -100,7 +102,7 @@ def _names(facts: Facts) -> set[str]:
 class _Naive:
     """The rule of the queue, written down as it reads, with rescans of everything."""
 
-    tasks: dict[Ref, Facts] = field(default_factory=dict)
+    tasks: dict[Ref, TurnFacts] = field(default_factory=dict)
     unmet: dict[Ref, set[Ref]] = field(default_factory=dict)
     begun: set[Ref] = field(default_factory=set)
     running: set[Ref] = field(default_factory=set)
@@ -109,7 +111,7 @@ class _Naive:
     #: By task: what holds it, beside what it comes after.
     holds: dict[Ref, set[HoldKey]] = field(default_factory=lambda: defaultdict(set))
 
-    def add(self, queued: Facts) -> None:
+    def add(self, queued: TurnFacts) -> None:
         self.tasks[queued.ref] = queued
         self.unmet[queued.ref] = set(queued.after)
         if queued.begun or queued.suspect:
@@ -117,7 +119,7 @@ class _Naive:
         if queued.suspect:
             self.suspects.add(queued.ref)
 
-    def eligible(self) -> list[Facts]:
+    def eligible(self) -> list[TurnFacts]:
         ready = [
             q
             for r, q in self.tasks.items()
@@ -179,15 +181,15 @@ class _Naive:
         for refs in (self.begun, self.running, self.suspects):
             refs.discard(ref)
 
-    def done(self, ref: Ref, status: Status) -> set[Ref]:
+    def done(self, ref: Ref, status: TaskStatus) -> set[Ref]:
         self.remove(ref)
         doomed: set[Ref] = set()
         for other in list(self.tasks):
             if other in self.tasks and ref in self.unmet[other]:
-                if status is Status.COMPLETED:
+                if status is TaskStatus.COMPLETED:
                     self.unmet[other].discard(ref)
                 else:
-                    doomed |= {other} | self.done(other, Status.CANCELLED)
+                    doomed |= {other} | self.done(other, TaskStatus.CANCELLED)
         return doomed
 
 
@@ -198,13 +200,13 @@ DIRECTORIES = ["/r", "/r/a", "/r/a/x", "/r/a/x/y", "/r/ab", "/r/b", "/r/b/x", "/
 SOURCES = ("p/a", "p/b", "q")
 
 
-def _random_task(rng: random.Random, order: int, known: list[Ref], naive: _Naive) -> Facts:
+def _random_task(rng: random.Random, order: int, known: list[Ref], naive: _Naive) -> TurnFacts:
     directory = rng.choice([*DIRECTORIES, f"/out/{order}"])
     held = [naive.tasks[r].directory for r in naive.begun]
     begun = rng.random() < 0.1 and not any(_conflict(directory, d) for d in held)
     after = tuple(rng.sample(known, min(len(known), rng.choice([0, 0, 0, 1, 2]))))
     model = rng.choice(SOURCES)
-    return Facts(
+    return TurnFacts(
         Ref("b", str(order)),
         rng.choice([0, 0, 0, 1, 5]),
         order,
@@ -240,7 +242,7 @@ def test_it_does_what_the_naive_model_does(seed: int) -> None:
                 _hold_back(rng, turns, naive)
             case "done" if running:
                 ref = rng.choice(running)
-                status = rng.choice([Status.COMPLETED, Status.COMPLETED, Status.ERROR])
+                status = rng.choice([TaskStatus.COMPLETED, TaskStatus.COMPLETED, TaskStatus.ERROR])
                 assert set(turns.done(ref, status)) == naive.done(ref, status)
             case "release" if running:
                 ref, suspect = rng.choice(running), rng.random() < 0.3
@@ -285,7 +287,9 @@ def _rare(rng: random.Random, ref: Ref, turns: _Turns, naive: _Naive) -> None:
             turns.queue.unpark(provider)
             naive.parked.discard(provider)
         case 2:
-            assert set(turns.done(ref, Status.CANCELLED)) == naive.done(ref, Status.CANCELLED)
+            assert set(turns.done(ref, TaskStatus.CANCELLED)) == naive.done(
+                ref, TaskStatus.CANCELLED
+            )
         case 3:
             hold = _hold(rng, ref)
             turns.hold(ref, hold)
@@ -302,7 +306,7 @@ def _rare(rng: random.Random, ref: Ref, turns: _Turns, naive: _Naive) -> None:
         case 6 if provider in naive.parked:
             naive.take_this(turns.take_of(provider), provider)
         case 7 if not any(ref in u for u in naive.unmet.values()):
-            assert turns.done(ref, Status.CANCELLED) == []
+            assert turns.done(ref, TaskStatus.CANCELLED) == []
             naive.remove(ref)
 
 
@@ -322,8 +326,8 @@ def _run_out(turns: _Turns, naive: _Naive) -> None:
         assert turns.take_suspect() == suspect
         assert naive.running, "ready tasks starve"
         for ref in sorted(naive.running):
-            naive.done(ref, Status.COMPLETED)
-            assert turns.done(ref, Status.COMPLETED) == []
+            naive.done(ref, TaskStatus.COMPLETED)
+            assert turns.done(ref, TaskStatus.COMPLETED) == []
     assert len(turns) == 0
     queue = turns.queue
     inside = (queue._lanes, queue._aside, queue._directories._at, queue._directories._below)
@@ -339,9 +343,9 @@ def test_a_waiting_task_is_not_overtaken_by_what_keeps_it_waiting() -> None:
     turns.add(_queued("late", 3, "/r/b"))
     turns.add(_queued("elsewhere", 4, "/s"))
     assert turns.take(8) == [_ref("elsewhere")]
-    turns.done(_ref("leaf"), Status.COMPLETED)
+    turns.done(_ref("leaf"), TaskStatus.COMPLETED)
     assert turns.take(8) == [_ref("tree")]
-    turns.done(_ref("tree"), Status.ERROR)
+    turns.done(_ref("tree"), TaskStatus.ERROR)
     assert turns.take(8) == [_ref("late")]
 
 
@@ -396,7 +400,7 @@ def test_a_suspect_has_its_turn_by_priority_and_order() -> None:
     turns.queue.unpark("p")
     assert turns.take_suspect() == _ref("suspect")
     assert turns.queue.suspect_due() is None
-    turns.done(_ref("suspect"), Status.COMPLETED)
+    turns.done(_ref("suspect"), TaskStatus.COMPLETED)
     assert not turns.lifecycle.precedes(_ref("suspect"), _ref("late"))
 
 
@@ -407,9 +411,9 @@ def test_a_failure_dooms_all_that_comes_after_it() -> None:
     turns.add(_queued("b", 2, after=(_ref("a"),)))
     turns.add(_queued("d", 4, after=(_ref("gone"),)))
     assert turns.take(8) == []
-    assert turns.done(_ref("a"), Status.TIMEOUT) == [_ref("b"), _ref("c")]
-    assert turns.done(_ref("b"), Status.CANCELLED) == []
-    assert turns.done(_ref("gone"), Status.COMPLETED) == []
+    assert turns.done(_ref("a"), TaskStatus.TIMEOUT) == [_ref("b"), _ref("c")]
+    assert turns.done(_ref("b"), TaskStatus.CANCELLED) == []
+    assert turns.done(_ref("gone"), TaskStatus.COMPLETED) == []
     assert turns.take(8) == [_ref("d")]
 
 
@@ -425,14 +429,14 @@ def test_100_000_tasks_are_cheap(shared: bool) -> None:
     while refs := turns.take(32):
         seen += len(refs)
         for ref in refs:
-            turns.done(ref, Status.COMPLETED)
+            turns.done(ref, TaskStatus.COMPLETED)
     assert seen == 100_000
     # About one second on the machine this was written on; a rescan anywhere would take hours.
     assert time.process_time() - start < 20, added
 
 
-def _queued_fast(i: int, directory: str) -> Facts:
-    return Facts(Ref("b", str(i)), i % 7, i, directory, (), "p")
+def _queued_fast(i: int, directory: str) -> TurnFacts:
+    return TurnFacts(Ref("b", str(i)), i % 7, i, directory, (), "p")
 
 
 def test_tasks_of_a_crowded_provider_let_others_pass() -> None:
@@ -442,7 +446,7 @@ def test_tasks_of_a_crowded_provider_let_others_pass() -> None:
         [("a", "slow", 5), ("b", "slow", 5), ("c", "fast", 0), ("d", "fast", 0)]
     ):
         turns.add(
-            Facts(
+            TurnFacts(
                 ref=Ref("b", name),
                 priority=priority,
                 order=order,

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from batchd.llm import ratelimits, waits
+from batchd.llm import rate_limit_headers, waits
 from batchd.records import RateLimit
 
 
@@ -42,7 +42,9 @@ def test_limits_as_headers_give_them(
     headers: dict[str, str], limits: tuple[tuple[str, float, float, float, bool], ...]
 ) -> None:
     """What is of requests and what of tokens, what is left, and when it is whole again."""
-    found = [(x.of, x.limit, x.remaining, x.reset_s, x.window) for x in ratelimits.read(headers)]
+    found = [
+        (x.of, x.limit, x.remaining, x.reset_s, x.window) for x in rate_limit_headers.read(headers)
+    ]
     assert found == list(limits)
 
 
@@ -57,7 +59,9 @@ def test_moments_become_seconds(name: str, limit: str) -> None:
     """Anthropic names the moment, not the wait."""
     at = datetime.now(UTC) + timedelta(seconds=30)
     values = {"limit": "50", "remaining": "1", "reset": at.strftime("%Y-%m-%dT%H:%M:%SZ")}
-    (found,) = ratelimits.read({name.format(limit, key): value for key, value in values.items()})
+    (found,) = rate_limit_headers.read(
+        {name.format(limit, key): value for key, value in values.items()}
+    )
     assert found.reset_s == pytest.approx(30, abs=2)
     assert (found.of, found.limit, found.remaining, found.window) == (limit, 50, 1, False)
     assert found.spares_cache == (limit == "tokens"), "cache reads use up no tokens there"
@@ -71,7 +75,7 @@ def test_milliseconds_since_the_epoch_are_a_window_of_requests() -> None:
         "x-ratelimit-remaining": "0",
         "x-ratelimit-reset": str(int(at)),
     }
-    (found,) = ratelimits.read(headers)
+    (found,) = rate_limit_headers.read(headers)
     assert isinstance(found, RateLimit)
     assert found.reset_s == pytest.approx(30, abs=2)
     assert found.window
@@ -81,5 +85,7 @@ def test_milliseconds_since_the_epoch_are_a_window_of_requests() -> None:
 def test_numbers_beyond_all_bounds_are_none(name: str) -> None:
     """What a header says of infinity has no place in JSON: a message that held it would cost the worker its life."""
     headers = {"limit": "20", "remaining": "0", "reset": "1s", name: f"{'9' * 400}s"}
-    assert ratelimits.read({f"x-ratelimit-{key}": text for key, text in headers.items()}) == ()
+    assert (
+        rate_limit_headers.read({f"x-ratelimit-{key}": text for key, text in headers.items()}) == ()
+    )
     assert waits.retry_after({"retry-after": f"{'9' * 400}s"}) is None

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from batchd.cli import glyphs, reading
+from batchd.cli.display import conversation_lines, glyphs
 from batchd.events import CallAnswered, RoundEvaluated, Suspended, ToolRan
 from batchd.fitting import width_of, wrapped
 from batchd.observe.words import compact, duration, rough, span
@@ -11,7 +11,7 @@ from batchd.views import Kind, Passage, passages
 
 
 def _text(passage: Passage, width: int = 0, *, full: bool = False) -> list[str]:
-    return [line.text + line.tail for line in reading.lines(passage, width, full=full)]
+    return [line.text + line.tail for line in conversation_lines.lines(passage, width, full=full)]
 
 
 def _output(text: str) -> Passage:

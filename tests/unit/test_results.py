@@ -11,7 +11,7 @@ import pytest
 from replacing import replace
 
 from batchd import events, formats, results
-from batchd.cli.summary import lines
+from batchd.cli.display.summary_text import lines
 from batchd.errors import Problem
 from batchd.observe.words import percent
 from batchd.records import (
@@ -23,8 +23,8 @@ from batchd.records import (
     Purpose,
     Rate,
     Reason,
-    Status,
     Task,
+    TaskStatus,
     Trigger,
     Usage,
 )
@@ -110,7 +110,7 @@ def text_of(
         BATCH,
         task,
         state,
-        status=Status.COMPLETED,
+        status=TaskStatus.COMPLETED,
         reason=None,
         error=None,
         queued_at=1e9,
@@ -207,7 +207,7 @@ def test_without_a_look_what_runs_code_is_unknown() -> None:
     """Also for a task that an older version began; but one that never began has changed nothing."""
     for looks in (({}, None), (None, {}), (None, None)):
         assert valid("result", text_of(PRICE, triggers=looks))["runs_code"] is None
-    ended = {"status": Status.CANCELLED, "reason": Reason.USER, "error": None, "files": None}
+    ended = {"status": TaskStatus.CANCELLED, "reason": Reason.USER, "error": None, "files": None}
     times = {"queued_at": 1e9, "finished_at": 1e9, "attempts": 0}
     task = Task(id="001", first_prompt="x", model="a/b")
     text = results.result(BATCH, task, fold("x", []), **ended, **times)
@@ -277,7 +277,7 @@ def test_results_and_transcripts_are_lines() -> None:
     line = results.line(text)
     assert line.count("\n") == 1
     assert json.loads(line) == json.loads(text)
-    end = events.TaskFinished(at=1e9, status=Status.ERROR, reason=Reason.LOOP, result=text)
+    end = events.TaskFinished(at=1e9, status=TaskStatus.ERROR, reason=Reason.LOOP, result=text)
     lines = results.transcript([*journal(PRICE), end]).splitlines()
     assert [json.loads(x)["event"] for x in lines][::6] == ["TaskStarted", "TaskFinished"]
     assert "result" not in json.loads(lines[-1])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from batchd.daemon.attempts.active import Active
-from batchd.daemon.stalls import Movable, Tally, at_work
+from batchd.daemon.attempts.active import ActiveAttempt
+from batchd.daemon.stalls import Movable, StallTally, at_work
 from batchd.records import Needs, Ref
 
 
@@ -13,7 +13,7 @@ def _task(state: str = "queued", may_s: float = 60.0) -> Movable:
 
 def test_what_could_move_at_every_look_for_a_minute_has_stalled() -> None:
     """It is returned from then on, at each look, until it moves."""
-    tally, task = Tally(), _task()
+    tally, task = StallTally(), _task()
     looks = [tally.look([task], 10.0) for _ in range(9)]
     assert looks == [[]] * 7 + [[task]] * 2
     assert tally.look([_task("running")], 10.0) == []
@@ -22,7 +22,7 @@ def test_what_could_move_at_every_look_for_a_minute_has_stalled() -> None:
 
 def test_what_could_not_move_at_one_look_begins_again() -> None:
     """A task that is held for a moment has a minute from then on."""
-    tally, task = Tally(), _task()
+    tally, task = StallTally(), _task()
     for _ in range(6):
         assert tally.look([task], 10.0) == []
     assert tally.look([], 10.0) == []
@@ -31,13 +31,13 @@ def test_what_could_not_move_at_one_look_begins_again() -> None:
 
 def test_each_thing_has_its_own_time() -> None:
     """A call that may take ten minutes has stalled after these."""
-    tally, call = Tally(), _task(may_s=600.0)
+    tally, call = StallTally(), _task(may_s=600.0)
     assert [bool(tally.look([call], 10.0)) for _ in range(62)] == [False] * 61 + [True]
 
 
 def test_time_in_which_nothing_ran_does_not_count() -> None:
     """After an hour in which the daemon was stopped, a task still has its minute."""
-    tally, task = Tally(), _task()
+    tally, task = StallTally(), _task()
     assert tally.look([task], 10.0) == []
     assert tally.look([task], 3600.0) == []
     assert tally.look([task], 10.0) == []
@@ -45,7 +45,7 @@ def test_time_in_which_nothing_ran_does_not_count() -> None:
 
 def test_a_lease_that_is_waited_for_is_no_stall() -> None:
     """However long it is: until it is over, a machine that is not reached may still change the task's directory."""
-    active = Active(Ref("b", "001"), worker=None, needs=Needs(), attempt=1)  # type: ignore[arg-type]
+    active = ActiveAttempt(Ref("b", "001"), worker=None, needs=Needs(), attempt=1)  # type: ignore[arg-type]
     before_s = at_work(active).may_s
     active.fences("node7", 605.0)
     assert at_work(active).may_s == before_s + 605.0

@@ -35,12 +35,12 @@ from batchd.records import (
     Purpose,
     Rate,
     Reason,
-    Status,
+    TaskStatus,
     ToolCall,
     Usage,
 )
-from batchd.store import bodies
-from batchd.store.fold import LINE_COLUMNS, Ledger, Tally, TaskLine, fold
+from batchd.store import stored_values
+from batchd.store.fold import LINE_COLUMNS, Ledger, LedgerAmounts, TaskLine, fold
 from batchd.taskstate import TaskState, apply
 
 _DAY = 86400.0
@@ -97,7 +97,7 @@ def _event(rng: random.Random, at: float) -> Event:
         Suspended(at=at, cause="park"),
         CancelRequested(at=at),
         Compacted(at=at, summary="x"),
-        CallDenied(at=at, status=Status.ERROR, reason=Reason.AUTH, error=error),
+        CallDenied(at=at, status=TaskStatus.ERROR, reason=Reason.AUTH, error=error),
     ]
     return rng.choice(rare)
 
@@ -107,7 +107,7 @@ def _line() -> TaskLine:
     return TaskLine(**values)  # type: ignore[arg-type] # columns by name, from a mapping
 
 
-def _check(line: TaskLine, state: TaskState, booked: Tally) -> None:
+def _check(line: TaskLine, state: TaskState, booked: LedgerAmounts) -> None:
     usage = state.usage
     assert line.rounds + line.round_open == state.iterations
     tokens = {f.name: getattr(line, f.name) for f in structs.fields(Usage) if hasattr(line, f.name)}
@@ -135,12 +135,12 @@ def test_the_row_and_the_ledger_say_what_the_fold_says(seed: int) -> None:
     terms = Terms(model=_setup(rng, "p/m"), judge=_setup(rng, "q/j"))
     events: list[Event] = [TaskStarted(at=_DAY - 50, terms=terms)]
     events += [_event(rng, _DAY - 50 + i) for i in range(1, 100)]
-    end = TaskFinished(at=_DAY + 60, status=Status.ERROR, reason=Reason.LOOP, result="{}")
+    end = TaskFinished(at=_DAY + 60, status=TaskStatus.ERROR, reason=Reason.LOOP, result="{}")
     line, state, ledger = _line(), TaskState(first_prompt="x"), Ledger()
     for event in [*events, end]:
         fold(line, event, ledger)
         state = apply(state, event)
-        booked = Tally(*map(sum, zip(*map(astuple, ledger.values()), strict=True)))
+        booked = LedgerAmounts(*map(sum, zip(*map(astuple, ledger.values()), strict=True)))
         _check(line, state, booked)
     assert (line.status, line.reason, line.finished_at) == ("error", "loop", end.at)
     assert line.seq == len(events) + 1
@@ -161,8 +161,8 @@ def test_large_bodies_are_deflated_and_small_ones_left() -> None:
         b'"' + b"x" * 600 + b'"',
         random.Random(1).randbytes(9000),
     ):
-        assert bodies.unpack(bodies.pack(b"[" + body)) == b"[" + body
-    assert len(bodies.pack(b'"' + b"x" * 600 + b'"')) < 100
+        assert stored_values.unpack(stored_values.pack(b"[" + body)) == b"[" + body
+    assert len(stored_values.pack(b'"' + b"x" * 600 + b'"')) < 100
 
 
 @pytest.mark.parametrize(
@@ -176,4 +176,4 @@ def test_large_bodies_are_deflated_and_small_ones_left() -> None:
 )
 def test_the_message_of_an_error_is_read_out_of_the_result(result: str, message: str) -> None:
     """What people see of an error is what the result says, and nothing where it says nothing."""
-    assert bodies.error_message(result) == message
+    assert stored_values.error_message(result) == message

@@ -100,9 +100,9 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
     "pool.cache": Room(4, ("sandbox", "workspace")),
     "pool.travel": Room(4, ("pool.cache", "agent", "sandbox", "workspace", "wire")),
     # What an agent has of its worker.
-    "pool.host": Room(
+    "pool.agent_services": Room(
         4,
-        ("pool", "wire", "agent", "results", "spool.patches", "llm", "sandbox", *EVENTS),
+        ("pool", "wire", "agent", "results", "spool.patch_files", "llm", "sandbox", *EVENTS),
     ),
     # The child joins the agent's rooms, and carries events from them to the wire.
     "pool.worker": Room(
@@ -110,7 +110,7 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
         (
             "pool",
             "wire",
-            "pool.host",
+            "pool.agent_services",
             "agent",
             "results",
             "spool.outbox",
@@ -124,11 +124,11 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
     # The program that a keeper starts: the worker itself.
     "pool.joining.__main__": Room(4, ("pool.joining", "pool", "pool.worker", "agent")),
     # Where workers are started.
-    "pool.engines": Room(4, ("pool", "pool.joining", "pool.server")),
+    "pool.engines": Room(4, ("pool", "pool.joining", "pool.fork_server")),
     # What the fork server loads first of all.
     "pool.sealed": Room(4, ()),
     # The fork server itself, which commands start before they load the daemon.
-    "pool.server": Room(4, ()),
+    "pool.fork_server": Room(4, ()),
     # Names what the fork server loads ahead.
     "pool.preload": Room(4, ("pool", "llm", "tokens")),
     "control": Room(4),
@@ -149,7 +149,16 @@ ROOMS: Mapping[str, Room] = {
     "demo": Room(6, FACES),
     "cli": Room(
         6,
-        (*FACES, "demo", "notify", "telemetry", "web", "pool.server", "pool.joining", "pool.cache"),
+        (
+            *FACES,
+            "demo",
+            "notify",
+            "telemetry",
+            "web",
+            "pool.fork_server",
+            "pool.joining",
+            "pool.cache",
+        ),
     ),
     "__main__": Room(6, ("cli",)),
 }
@@ -261,8 +270,8 @@ def test_no_circles() -> None:
             "pricing → store: points upward, from floor 1 to 2",
         ),
         (
-            {"llm/client.py": "def f():\n    import batchd.pricing", "pricing.py": ""},
-            "llm.client → pricing: llm may import only tokens, records, errors, actions, log, masking, sealing, trees, children, catalog, installation, users, imports, fitting, backoff, llm",
+            {"llm/model_client.py": "def f():\n    import batchd.pricing", "pricing.py": ""},
+            "llm.model_client → pricing: llm may import only tokens, records, errors, actions, log, masking, sealing, trees, children, catalog, installation, users, imports, fitting, backoff, llm",
         ),
         (
             {

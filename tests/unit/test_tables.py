@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from batchd.cli import tables
+from batchd.cli.display import tables
 from batchd.fitting import width_of
 
 HEADS = ("TASK", "STATUS", "COST", "UNSETTLED", "PROMPT", "WHY")

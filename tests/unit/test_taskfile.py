@@ -12,8 +12,8 @@ import pytest
 
 from batchd import config, records
 from batchd.config import Config
-from batchd.config.limits import Caps, Limits
-from batchd.config.sections import Agent, Model, Secrets
+from batchd.config.limits import LimitsCeilingSection, LimitsSection
+from batchd.config.sections import AgentSection, ModelSection, SecretsSection
 from batchd.errors import TaskFileError
 from batchd.records import Secret
 from batchd.spool import taskfile, taskspec
@@ -70,7 +70,7 @@ def test_the_example_of_the_design(spool: Config, tmp_path: Path) -> None:
         id="001",
         first_prompt="Write a number guessing game in Python",
         model="deepseek/deepseek-chat",
-        limits=records.Limits(max_calls=50, max_cost_usd=0.5, max_tokens=1000),
+        limits=records.TaskLimits(max_calls=50, max_cost_usd=0.5, max_tokens=1000),
         env={"A": "1", "B": "1"},
     )
     assert second == records.Task(
@@ -82,7 +82,7 @@ def test_the_example_of_the_design(spool: Config, tmp_path: Path) -> None:
         after=("001",),
         evaluator="none",
         check="node --test",
-        limits=records.Limits(max_calls=7, max_cost_usd=0.5, max_tokens=1000),
+        limits=records.TaskLimits(max_calls=7, max_cost_usd=0.5, max_tokens=1000),
         env={"A": "1", "B": "2"},
         tags=("a",),
         metadata={"n": [1, None]},
@@ -93,9 +93,9 @@ def test_the_tier_of_a_task_comes_from_the_nearest_place(spool: Config) -> None:
     """The task's own, its batch's, its model's table, [agent]; flex may take 900 s a call unless the file says otherwise."""
     config = replace(
         spool,
-        agent=Agent(model="openai/x", service_tier="flex"),
-        models={"openai/y": Model(service_tier="priority", tier_fallback=0.0)},
-        limits=Limits(call_timeout_s=60.0),
+        agent=AgentSection(model="openai/x", service_tier="flex"),
+        models={"openai/y": ModelSection(service_tier="priority", tier_fallback=0.0)},
+        limits=LimitsSection(call_timeout_s=60.0),
     )
     tasks = [
         {"first_prompt": "a"},
@@ -121,7 +121,9 @@ def test_the_tier_of_a_task_comes_from_the_nearest_place(spool: Config) -> None:
     ]
     batch = {"service_tier": "priority", "tasks": [tasks[0], tasks[2]]}
     assert [t.service_tier for t in _tasks(batch, config)] == ["priority", "flex"]
-    bound = replace(config, limits=Limits(ceiling=Caps(call_timeout_s=120.0)))
+    bound = replace(
+        config, limits=LimitsSection(ceiling=LimitsCeilingSection(call_timeout_s=120.0))
+    )
     assert _tasks(tasks[0], bound)[0].limits.call_timeout_s == 120.0
 
 
@@ -130,8 +132,8 @@ def test_a_judge_of_its_own_tier_has_the_time_that_it_takes(spool: Config) -> No
     config = replace(
         spool,
         evaluation=replace(spool.evaluation, judge_model="openai/judge"),
-        models={"openai/judge": Model(service_tier="flex")},
-        limits=Limits(call_timeout_s=60.0),
+        models={"openai/judge": ModelSection(service_tier="flex")},
+        limits=LimitsSection(call_timeout_s=60.0),
     )
     tasks = [{"first_prompt": "a", "evaluator": by} for by in ("judge", "none")]
     assert [t.limits.call_timeout_s for t in _tasks(tasks, config)] == [900.0, 60.0]
@@ -494,7 +496,7 @@ def test_directories_stay_clear_of_the_spool(tmp_path: Path, spool: Config) -> N
     assert "half of a surrogate pair" in refused("\ud800")
     assert r"\udcff\n" in refused("bytes")
     # With the workspace around everything, the spool itself still belongs to no task.
-    spool = replace(spool, workspace=config.sections.Workspace(root=str(tmp_path)))
+    spool = replace(spool, workspace=config.sections.WorkspaceSection(root=str(tmp_path)))
     (tmp_path / ".batchd").mkdir()
     _give_away(tmp_path / ".batchd")
     (tmp_path / "keys/openai").write_text("sk")
@@ -618,12 +620,12 @@ def test_the_schema_that_an_editor_goes_by_is_no_key_of_tasks(spool: Config) -> 
 
 def test_limits_of_the_file_are_those_of_the_records() -> None:
     """A task's limits have every field of the records."""
-    assert taskspec.Limits.model_fields.keys() == records.Limits.__dataclass_fields__.keys()
+    assert taskspec.Limits.model_fields.keys() == records.TaskLimits.__dataclass_fields__.keys()
 
 
 def test_secret_variables(spool: Config) -> None:
     """They are kept apart from plain ones; a task's are laid over its batch's, of either kind."""
-    allowed = replace(spool, secrets=Secrets(env=("GITHUB_TOKEN",), files={"npm": "/x/npm"}))
+    allowed = replace(spool, secrets=SecretsSection(env=("GITHUB_TOKEN",), files={"npm": "/x/npm"}))
     batch = {"A": {"secret": "s3cret-value"}, "B": "plain", "C": {"secret": "s3cret-value"}}
     own = {"B": {"from_env": "GITHUB_TOKEN"}, "C": "plain", "D": {"from_file": "npm"}}
     (task,) = _tasks({"env": batch, "tasks": [{"first_prompt": "x", "env": own}]}, allowed)

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from batchd import config
-from batchd.config.telemetry import Metrics, Traces
+from batchd.config.telemetry import MetricsSection, TracesSection
 from batchd.errors import ConfigError, NotPossibleError
 from batchd.events import CallAnswered, CallStarted, Terms
 from batchd.records import Answer, Batch, ModelSetup, Price, Purpose, Rate, Ref, Usage
 from batchd.telemetry import metrics
+from batchd.telemetry.span_queue import SpanQueue
 from batchd.telemetry.spans import Span, Trace
-from batchd.telemetry.waiting import Waiting
 
 _PRICE = Price(rates=(Rate(input=1.0, cached_input=0.5, output=2.0),), source="config")
 
@@ -55,33 +55,36 @@ def test_what_is_wrong_is_reported(tmp_path: Path, text: str, complaint: str) ->
 )
 def test_who_may_look(listen: str, address: tuple[str, int], exposed: bool) -> None:
     """Loopback is distinguished from what other machines reach."""
-    assert (Metrics(listen=listen).address, Metrics(listen=listen).exposed) == (address, exposed)
+    assert (MetricsSection(listen=listen).address, MetricsSection(listen=listen).exposed) == (
+        address,
+        exposed,
+    )
 
 
 def test_headers_come_as_vendors_print_them(tmp_path: Path) -> None:
     """Pairs of a variable or a file, percent-encoded, over those of the table; what is none is refused without being quoted."""
     file = tmp_path / "headers"
     file.write_text("Authorization=Bearer%20abc%3D%3D, X-Team=me\n")
-    wanted = Traces(headers={"X-Team": "you", "X-More": "1"}, headers_file=str(file))
+    wanted = TracesSection(headers={"X-Team": "you", "X-More": "1"}, headers_file=str(file))
     found = wanted.all_headers({})
     assert found == {"X-Team": "me", "X-More": "1", "Authorization": "Bearer abc=="}
     assert {"Bearer abc==", "abc=="} <= {*wanted.hidden({})}
     for text in ("just-the-key", "na me=x", "a=%0d%0aB: c", ""):
         with pytest.raises(NotPossibleError) as caught:
-            Traces(headers_env="H").all_headers({"H": text})
+            TracesSection(headers_env="H").all_headers({"H": text})
         assert "just-the-key" not in str(caught.value)
 
 
 def test_a_receiver_is_reached_below_its_address() -> None:
     """The path of the protocol is added, unless it is there."""
     for endpoint in ("http://h:1", "http://h:1/", "http://h:1/v1/traces"):
-        assert Traces(endpoint=endpoint).address == "http://h:1/v1/traces"
-    assert Traces(endpoint="https://h/otlp").address == "https://h/otlp/v1/traces"
+        assert TracesSection(endpoint=endpoint).address == "http://h:1/v1/traces"
+    assert TracesSection(endpoint="https://h/otlp").address == "https://h/otlp/v1/traces"
 
 
 def test_names_that_are_made_up_fill_no_memory() -> None:
     """Past five hundred models, all further ones are counted together, as are those of long names, and none is lost."""
-    counted = metrics.Metrics(Metrics())
+    counted = metrics.Metrics(MetricsSection())
     batch = Batch(name="b", claim="c", outbox="/o", request="r", received_at=1.0)
     answer = Answer(content="", usage=Usage(calls=1, input_tokens=3))
     for n in range(700):
@@ -117,13 +120,13 @@ def test_a_trace_differs_from_all_others_and_is_always_the_same() -> None:
 
 def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest spans give way, by number and by their texts; what is put back is the oldest; the lost are counted."""
-    monkeypatch.setattr("batchd.telemetry.waiting._MOST", 10)
-    monkeypatch.setattr("batchd.telemetry.waiting._MOST_TEXT", 100)
+    monkeypatch.setattr("batchd.telemetry.span_queue._MAX_SPANS", 10)
+    monkeypatch.setattr("batchd.telemetry.span_queue._MOST_TEXT", 100)
 
     def span(number: int, text: str = "") -> Span:
         return Span(1, number, 0, "x", 0.0, 0.0, {"text": text})
 
-    waiting = Waiting()
+    waiting = SpanQueue()
     for n in range(12):
         waiting.put(span(n))
     taken = waiting.take(4)

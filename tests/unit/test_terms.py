@@ -6,19 +6,19 @@ from typing import Any
 import pytest
 from replacing import replace
 
-from batchd.config import Config, dialects
-from batchd.config.providers import Model, Provider
-from batchd.config.sections import Agent, Evaluation
+from batchd.config import Config, dialect_choice
+from batchd.config.providers import ModelSection, ProviderSection
+from batchd.config.sections import AgentSection, EvaluationSection
 from batchd.errors import ConfigError, InputError
 from batchd.pricing import Prices
-from batchd.records import Limits, Task
+from batchd.records import Task, TaskLimits
 from batchd.terms import setup, terms
 
-PROVIDERS: Mapping[str, Provider] = {
-    "openai": Provider(
+PROVIDERS: Mapping[str, ProviderSection] = {
+    "openai": ProviderSection(
         base_url="https://api.openai.com/v1", output_limit_field="max_completion_tokens"
     ),
-    "local": Provider(
+    "local": ProviderSection(
         base_url="http://127.0.0.1:8080/v1",
         tools="text",
         json_mode="json_object",
@@ -28,13 +28,15 @@ PROVIDERS: Mapping[str, Provider] = {
 
 
 def _task(model: str, *, evaluator: str = "judge", max_cost_usd: float = 0.0) -> Task:
-    limits = Limits(max_cost_usd=max_cost_usd)
+    limits = TaskLimits(max_cost_usd=max_cost_usd)
     return Task(id="001", first_prompt="x", model=model, evaluator=evaluator, limits=limits)
 
 
 def test_terms_hold_what_the_configuration_says() -> None:
     """Model and judge carry the settings of their own provider, price and window included."""
-    config = Config(providers=PROVIDERS, evaluation=Evaluation(judge_model="openai/gpt-5-mini"))
+    config = Config(
+        providers=PROVIDERS, evaluation=EvaluationSection(judge_model="openai/gpt-5-mini")
+    )
     found = terms(_task("local/qwen"), config, Prices({}), capped=False)
     assert (found.model.name, found.model.tools, found.model.json_mode) == (
         "local/qwen",
@@ -54,7 +56,7 @@ def test_terms_hold_what_the_configuration_says() -> None:
 @pytest.mark.parametrize("wanted", [True, False])
 def test_whether_agents_md_is_quoted_is_the_configurations(wanted: bool) -> None:
     """``[agent] agents_md`` is frozen with the rest when a task starts."""
-    config = Config(providers=PROVIDERS, agent=Agent(agents_md=wanted))
+    config = Config(providers=PROVIDERS, agent=AgentSection(agents_md=wanted))
     assert terms(_task("local/qwen"), config, Prices({}), capped=False).agents_md is wanted
 
 
@@ -62,7 +64,7 @@ def test_the_judge_is_the_tasks_own_model_by_default() -> None:
     """Without a judge_model, and where nothing is judged, the task's own model stands for the judge."""
     found = terms(_task("local/qwen"), Config(providers=PROVIDERS), Prices({}), capped=False)
     assert found.judge == found.model
-    config = Config(providers=PROVIDERS, evaluation=Evaluation(judge_model="missing/x"))
+    config = Config(providers=PROVIDERS, evaluation=EvaluationSection(judge_model="missing/x"))
     unjudged = terms(_task("local/qwen", evaluator="none"), config, Prices({}), capped=False)
     assert unjudged.judge == unjudged.model
     with pytest.raises(ConfigError, match=r"\[providers.missing\]"):
@@ -86,14 +88,14 @@ def test_what_has_no_price_cannot_be_capped() -> None:
         with pytest.raises(InputError, match=r'\[models\."local/qwen"\]') as caught:
             terms(task, config, Prices({}), capped=capped)
         assert len(caught.value.problems) == 1
-    fixed = Prices({"local/qwen": Model(input_usd_per_mtok=0.0, output_usd_per_mtok=0.0)})
+    fixed = Prices({"local/qwen": ModelSection(input_usd_per_mtok=0.0, output_usd_per_mtok=0.0)})
     assert terms(_task("local/qwen"), config, fixed, capped=True).capped
 
 
 def test_a_tier_without_a_price_cannot_be_capped() -> None:
     """Where a limit is active, a tier whose price is not known is refused with those that there are."""
     config = Config(
-        models={"openai/gpt-6.2-sol": Model(input_usd_per_mtok=2, output_usd_per_mtok=10)}
+        models={"openai/gpt-6.2-sol": ModelSection(input_usd_per_mtok=2, output_usd_per_mtok=10)}
     )
     prices = Prices(config.models)
     task = Task(id="1", first_prompt="x", model="openai/gpt-6.2-sol", service_tier="flex")
@@ -111,8 +113,8 @@ def test_a_tier_without_a_price_cannot_be_capped() -> None:
 
 def test_a_judge_of_its_own_has_the_tier_of_its_own_table() -> None:
     """What a task or [agent] says of tiers is of the model that does the work."""
-    models = {"openai/gpt-6.1-terra": Model(service_tier="priority", tier_fallback=5.0)}
-    config = Config(evaluation=Evaluation(judge_model="openai/gpt-6.1-terra"), models=models)
+    models = {"openai/gpt-6.1-terra": ModelSection(service_tier="priority", tier_fallback=5.0)}
+    config = Config(evaluation=EvaluationSection(judge_model="openai/gpt-6.1-terra"), models=models)
     task = Task(id="1", first_prompt="x", model="openai/gpt-6-luna", service_tier="flex")
     judge = terms(task, config, Prices(models), capped=False).judge
     assert (judge.service_tier, judge.tier_fallback_s) == ("priority", 5.0)
@@ -139,20 +141,20 @@ def test_a_presets_dialect_holds_at_its_own_address(
     provider = replace(PROVIDERS["openai"], **changed)
     config = Config(providers={"openai": provider})
     assert setup("openai/x", config, Prices({})).api == api
-    assert dialects.stays_chat("openai", provider) == why
-    own = Config(providers={"openai": provider}, models={"openai/x": Model(api="messages")})
+    assert dialect_choice.stays_chat("openai", provider) == why
+    own = Config(providers={"openai": provider}, models={"openai/x": ModelSection(api="messages")})
     assert setup("openai/x", own, Prices({})).api == "messages"
     assert setup("openai/y", own, Prices({})).api == api
 
 
 def test_a_task_says_how_much_its_model_thinks_before_its_table_and_the_agent() -> None:
     """The judge's own word comes first; else it thinks as much as the task's model."""
-    config = Config(providers=PROVIDERS, agent=Agent(effort="low"))
+    config = Config(providers=PROVIDERS, agent=AgentSection(effort="low"))
     task = _task("local/qwen")
     assert terms(task, config, Prices({}), capped=False).judge.effort == "low"
-    config = replace(config, models={"local/qwen": Model(effort="high")})
+    config = replace(config, models={"local/qwen": ModelSection(effort="high")})
     assert terms(task, config, Prices({}), capped=False).model.effort == "high"
     task = replace(task, effort="max")
-    config = replace(config, evaluation=Evaluation(judge_effort="none"))
+    config = replace(config, evaluation=EvaluationSection(judge_effort="none"))
     found = terms(task, config, Prices({}), capped=False)
     assert (found.model.effort, found.judge.effort) == ("max", "none")

@@ -6,22 +6,28 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
-from batchd.cli import glyphs
-from batchd.cli.status_tables import unsettled
-from batchd.cli.top import batches, head, work
+from batchd.cli.display import glyphs
+from batchd.cli.display.status_tables import unsettled
+from batchd.cli.top import batch_table, head, work
 from batchd.cli.top.canvas import Canvas
-from batchd.cli.top.choosing import Choice
 from batchd.cli.top.columns import table
-from batchd.cli.top.keys import Keys
-from batchd.cli.top.screen import Screen
-from batchd.cli.top.watching import Sight
-from batchd.cli.top.work import Work
-from batchd.control import Trouble
+from batchd.cli.top.keys import KeyDecoder
+from batchd.cli.top.screen import TopScreen
+from batchd.cli.top.selection import Selection
+from batchd.cli.top.watching import TopSnapshot
+from batchd.cli.top.work import TaskActivity
+from batchd.control import OpenTrouble
 from batchd.log import escape
 from batchd.observe.glimpses import Glimpsed
-from batchd.observe.snapshot import Agent, Daemon, Day, Provider, Snapshot
+from batchd.observe.snapshot import (
+    AgentSnapshot,
+    DaemonSnapshot,
+    DaySnapshot,
+    ProviderSnapshot,
+    Snapshot,
+)
 from batchd.observe.speed import Speed
-from batchd.records import Batch, Cause, Parking, Ref, Scope, Status
+from batchd.records import Batch, Cause, Parking, Ref, Scope, TaskStatus
 from batchd.store.rows import BatchRow, TaskRow
 
 NOW = 1_795_000_000.0
@@ -31,7 +37,7 @@ HOSTILE = "\x1b]0;owned\x07 写个游戏 \u202e e\u0301 👩\u200d🚀 \r\n\t" *
 def _task(batch: str, name: str, **fields: Any) -> TaskRow:
     row = TaskRow(
         ref=Ref(batch, name),
-        status=Status.RUNNING,
+        status=TaskStatus.RUNNING,
         reason=None,
         message="",
         model="openai/gpt-5-mini",
@@ -90,31 +96,31 @@ def _batch(name: str, **fields: Any) -> BatchRow:
     return replace(row, **fields)
 
 
-def _sight() -> Sight:
+def _sight() -> TopSnapshot:
     """Return a busy spool, in which every text that somebody else writes is hostile."""
-    trouble = Trouble("outbox_trouble", HOSTILE, NOW - 30, HOSTILE)
+    trouble = OpenTrouble("outbox_trouble", HOSTILE, NOW - 30, HOSTILE)
     parking = Parking(
         scope=Scope.PROVIDER, name="other", cause=Cause.AUTH, message=HOSTILE, since=NOW - 9
     )
     agents = [
-        Agent(row=_task("docs", f"t{n:03}"), step="tool", detail=HOSTILE, since=NOW - n)
+        AgentSnapshot(row=_task("docs", f"t{n:03}"), step="tool", detail=HOSTILE, since=NOW - n)
         for n in range(100)
     ]
     snapshot = Snapshot(
         at=NOW,
-        daemon=Daemon(
+        daemon=DaemonSnapshot(
             pid=4711,
             version="1.0",
             started_at=NOW - 100_000,
             draining=True,
             workers=4,
             slots=128,
-            day=Day(limit_usd=10.0, spent_usd=9.5, reserved_usd=0.4, unsettled_usd=0.2),
+            day=DaySnapshot(limit_usd=10.0, spent_usd=9.5, reserved_usd=0.4, unsettled_usd=0.2),
             troubles=(trouble,),
         ),
         silent=False,
         agents=tuple(agents),
-        waiting=(_task("docs", "parked", status=Status.PARKED, message=HOSTILE),),
+        waiting=(_task("docs", "parked", status=TaskStatus.PARKED, message=HOSTILE),),
         batches=tuple(_batch(f"batch-{'x' * n}") for n in range(60)),
         queued=1800,
         held=40,
@@ -122,16 +128,16 @@ def _sight() -> Sight:
         glimpsed=Glimpsed(
             prompts={agent.row.ref: HOSTILE for agent in agents},
             commands={agent.row.ref: HOSTILE for agent in agents},
-            ended=[_task(HOSTILE, "ended", status=Status.ERROR, reason="auth")] * 9,
+            ended=[_task(HOSTILE, "ended", status=TaskStatus.ERROR, reason="auth")] * 9,
         ),
         providers=tuple(
-            Provider(name=f"p{n}", concurrent=8, under_way=9, rpm=60, calls_a_minute=59.0)
+            ProviderSnapshot(name=f"p{n}", concurrent=8, under_way=9, rpm=60, calls_a_minute=59.0)
             for n in range(9)
         ),
         speed=Speed(over_s=600, tasks_a_minute=12.0, tokens_a_minute=45_000.0, usd_a_minute=0.01),
     )
-    tasks = tuple(_task("docs", f"t{n:03}", status=Status.QUEUED) for n in range(500))
-    return Sight(snapshot, batch="docs", tasks=tasks)
+    tasks = tuple(_task("docs", f"t{n:03}", status=TaskStatus.QUEUED) for n in range(500))
+    return TopSnapshot(snapshot, batch="docs", tasks=tasks)
 
 
 @pytest.mark.parametrize("size", [(80, 24), (200, 60), (120, 40), (40, 10), (20, 5), (3, 2)])
@@ -140,8 +146,8 @@ def test_every_screen_fits_and_is_neutral(size: tuple[int, int], keys: str) -> N
     """Whatever is shown and however large the window: as many lines as it has, none too wide, nothing that steers it."""
     width, height = size
     sight = _sight()
-    screen = Screen(give=lambda _: None, answer=lambda: (HOSTILE, True) if not keys else None)
-    for key in Keys().feed(keys.encode()):
+    screen = TopScreen(give=lambda _: None, answer=lambda: (HOSTILE, True) if not keys else None)
+    for key in KeyDecoder().feed(keys.encode()):
         screen.draw(sight, width, height)
         assert screen.key(key, sight)
     if keys == "\tl":
@@ -156,7 +162,7 @@ def test_every_screen_fits_and_is_neutral(size: tuple[int, int], keys: str) -> N
 def test_the_picture_shows_what_it_should() -> None:
     """In 80 columns: daemon, work, speed, money, providers with gauges, troubles with their fix, batches, agents."""
     lines = Canvas(ascii_only=False, styled=False).render(
-        Screen(give=lambda _: None, answer=lambda: None).draw(_sight(), 80, 40), 80
+        TopScreen(give=lambda _: None, answer=lambda: None).draw(_sight(), 80, 40), 80
     )
     text = "\n".join(lines)
     for words in (
@@ -181,7 +187,9 @@ def test_money_stays_where_room_is_short() -> None:
     """In 80 columns, a batch of thousands with a budget leaves tokens out before what it cost."""
     batch = _batch("documentation", tasks=3000, completed=3000, error=0, timeout=0)
     rows = [batch, _batch("dear", unsettled_calls=1)]
-    head, *lines = [line.plain for line in table(batches.columns(rows), rows, 80, title="BATCHES")]
+    head, *lines = [
+        line.plain for line in table(batch_table.columns(rows), rows, 80, title="BATCHES")
+    ]
     assert "COST" in head
     assert "BUDGET" in head
     assert "$4.75" in lines[0]
@@ -190,15 +198,15 @@ def test_money_stays_where_room_is_short() -> None:
 def test_money_that_is_not_known_whole_is_shown_as_far_as_it_is() -> None:
     """A missing price hides none that is known, nor does a sum hide calls without an answer on record."""
     row = _batch("docs", cost_usd=None, known_usd=0.5, unsettled_calls=1, unsettled_usd=0.25)
-    (cost,) = [column for column in batches.columns([row]) if column.head == "COST"]
+    (cost,) = [column for column in batch_table.columns([row]) if column.head == "COST"]
     assert cost.cell(row) == "> $0.5000"
-    (more,) = [column for column in batches.columns([row]) if column.head == "UNSETTLED"]
+    (more,) = [column for column in batch_table.columns([row]) if column.head == "UNSETTLED"]
     assert more.cell(row) == unsettled(row) == "≤ $0.2500"
     heads = {c.head: c for c in work.columns("TIME", of_one=True, unsettled=True)}
-    task = Work(_task("docs", "t", unsettled_calls=1), "model", "", 0.0, NOW)
+    task = TaskActivity(_task("docs", "t", unsettled_calls=1), "model", "", 0.0, NOW)
     assert heads["COST"].cell(task) == "$1.25"
     assert heads["UNSETTLED"].cell(task) == "yes", "of a call without a known price"
-    certain = batches.columns([_batch("docs")])
+    certain = batch_table.columns([_batch("docs")])
     assert "UNSETTLED" not in {column.head for column in certain}
     sight = _sight()
     assert sight.snapshot is not None
@@ -212,13 +220,13 @@ def test_money_that_is_not_known_whole_is_shown_as_far_as_it_is() -> None:
 
 def test_a_wide_screen_shows_what_was_asked_and_run_and_what_ended() -> None:
     """In 160 columns prompts, last commands and the ends; in 80 figures come first, and ends where lines are left."""
-    done = {"status": Status.TIMEOUT, "reason": "max_iterations", "finished_at": NOW - 3}
+    done = {"status": TaskStatus.TIMEOUT, "reason": "max_iterations", "finished_at": NOW - 3}
     row, ended = _task("docs", "t000"), _task("docs", "old", **done)
     sight = _sight()
     assert sight.snapshot is not None
     snapshot = replace(
         sight.snapshot,
-        agents=(Agent(row=row, step="model", detail="openai/x", since=NOW - 1),),
+        agents=(AgentSnapshot(row=row, step="model", detail="openai/x", since=NOW - 1),),
         batches=(_batch("docs"),),
         parked=(),
         waiting=(),
@@ -228,7 +236,7 @@ def test_a_wide_screen_shows_what_was_asked_and_run_and_what_ended() -> None:
             ended=[ended],
         ),
     )
-    screen = Screen(give=lambda _: None, answer=lambda: None)
+    screen = TopScreen(give=lambda _: None, answer=lambda: None)
 
     def shown(width: int, height: int) -> str:
         drawn = screen.draw(replace(sight, snapshot=snapshot), width, height)
@@ -249,8 +257,8 @@ def test_keys_arrive_in_any_pieces() -> None:
     """Sequences and letters that come byte by byte are keys all the same; an Esc alone is one once nothing follows."""
     sent = "\x1b[A\x1b[6~\x1bOBß\x1b[200;5uq\x1b[1;5C\r".encode()
     wanted = ["up", "page down", "down", "ß", "q", "enter"]
-    assert Keys().feed(sent) == wanted
-    keys = Keys()
+    assert KeyDecoder().feed(sent) == wanted
+    keys = KeyDecoder()
     assert [key for byte in sent for key in keys.feed(bytes([byte]))] == wanted
     assert not keys.pending
     assert keys.feed(b"\x1b") == []
@@ -261,7 +269,7 @@ def test_keys_arrive_in_any_pieces() -> None:
 
 def test_what_is_chosen_stays_chosen() -> None:
     """While a list moves around it; where it goes away, its neighbour is chosen, and the window holds it."""
-    choice: Choice[str] = Choice(lambda item: item)
+    choice: Selection[str] = Selection(lambda item: item)
     items = list("abcdefgh")
     assert choice.settle(items) == "a"
     assert choice.settle(["0", *items]) == "0", "nothing is chosen yet"
@@ -281,7 +289,7 @@ def test_a_yes_must_come_after_its_question() -> None:
     """What is no yes is a no; and what is asked says what it would do."""
     given: list[str] = []
     sight = _sight()
-    screen = Screen(give=lambda order: given.append(order.command), answer=lambda: None)
+    screen = TopScreen(give=lambda order: given.append(order.command), answer=lambda: None)
     screen.key("c", sight)
     assert screen.urgent
     screen.key("n", sight)

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from batchd.records.triggers import REST, WITHIN, Trigger, changed
-from batchd.sandbox import triggers
+from batchd.sandbox import trigger_search
 
 
 def look(folder: Path) -> dict[str, Trigger]:
     """Return what there is in a folder."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        return triggers.found(descriptor, str(folder), 60.0)
+        return trigger_search.found(descriptor, str(folder), 60.0)
     finally:
         os.close(descriptor)
 

@@ -10,6 +10,7 @@ from typing import get_args
 import pytest
 
 from batchd import events, views
+from batchd.actions import Action
 from batchd.events import (
     CallAnswered,
     CallDenied,
@@ -27,7 +28,6 @@ from batchd.events import (
     Terms,
     ToolRan,
 )
-from batchd.log import Action
 from batchd.records import (
     Answer,
     ErrorInfo,
@@ -37,7 +37,7 @@ from batchd.records import (
     ModelSetup,
     Purpose,
     Reason,
-    Status,
+    TaskStatus,
     ToolCall,
     Usage,
 )
@@ -76,7 +76,7 @@ EVENTS: tuple[Event, ...] = (
     ),
     CallDenied(
         at=6.0,
-        status=Status.TIMEOUT,
+        status=TaskStatus.TIMEOUT,
         reason=Reason.BUDGET,
         error=ErrorInfo(type="budget", message="its $1.00 are spent"),
     ),
@@ -94,7 +94,7 @@ EVENTS: tuple[Event, ...] = (
     Suspended(at=10.0, cause="park", message="quota"),
     ClockMoved(at=11.0, by_s=-60.0),
     CancelRequested(at=12.0),
-    TaskFinished(at=13.0, status=Status.TIMEOUT, reason=Reason.MAX_ITERATIONS, result=RESULT),
+    TaskFinished(at=13.0, status=TaskStatus.TIMEOUT, reason=Reason.MAX_ITERATIONS, result=RESULT),
 )
 
 
@@ -211,7 +211,7 @@ MEASURE = (
     *("report/gathering.py", "report/timeline.py"),
     *("telemetry/metrics.py", "telemetry/spans.py", "telemetry/traces.py", "telemetry/counting.py"),
 )
-FACES = ("cli", "observe", "report", "web", "notify", "telemetry", "daemon/lines.py")
+FACES = ("cli", "observe", "report", "web", "notify", "telemetry", "daemon/task_log.py")
 
 
 def _kinds(path: Path) -> set[str]:

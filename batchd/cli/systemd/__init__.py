@@ -11,19 +11,19 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from batchd.cli import common
+from batchd.cli.display import formatting
 from batchd.cli.systemd import plans
-from batchd.cli.systemd.plans import Plan
-from batchd.cli.systemd.steps import File, Folder, Notes
+from batchd.cli.systemd.install_steps import FileStep, FolderStep, InstallationRecord
+from batchd.cli.systemd.plans import InstallationPlan
 from batchd.errors import NotPossibleError, UsageError
 from batchd.log import escape
-from batchd.spool.making import Wanted
+from batchd.spool.new_spool import NewSpool
 
 #: What is left where systemd runs.
 _RUNNING = Path("/run/systemd/system")
 
 
-def run(args: argparse.Namespace, directory: Path, wanted: Callable[[Path], Wanted]) -> int:
+def run(args: argparse.Namespace, directory: Path, wanted: Callable[[Path], NewSpool]) -> int:
     """Install, or remove; 3 where systemd did not do what it was ordered."""
     if not args.user and args.directory is not None:
         raise UsageError(
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace, directory: Path, wanted: Callable[[Path], Want
     return 0 if ordered or not _systemd() else 3
 
 
-def _lines(plan: Plan) -> Iterable[str]:
+def _lines(plan: InstallationPlan) -> Iterable[str]:
     for step in plan.steps:
         yield from step.shown()
     for order in plan.orders:
@@ -56,10 +56,10 @@ def _lines(plan: Plan) -> Iterable[str]:
         )
 
 
-def _do(plan: Plan) -> None:
+def _do(plan: InstallationPlan) -> None:
     """Take every step, noting each before the next, so that what was done can be undone wherever it stops."""
-    again = {step.path for step in plan.steps if isinstance(step, File)}
-    done = [s for s in plan.notes.read() if not (isinstance(s, File) and s.path in again)]
+    again = {step.path for step in plan.steps if isinstance(step, FileStep)}
+    done = [s for s in plan.notes.read() if not (isinstance(s, FileStep) and s.path in again)]
     for step in plan.steps:
         done.append(step.do())
         plan.notes.write(done)
@@ -90,11 +90,11 @@ def _remove(args: argparse.Namespace) -> int:
     return 0 if reloaded or not _systemd() else 3
 
 
-def _undo(notes: Notes) -> list[str]:
+def _undo(notes: InstallationRecord) -> list[str]:
     """Undo what was done, the last first; return what stays, and why."""
     kept = []
     for step in reversed(notes.read()):
-        if isinstance(step, Folder) and notes.file.is_relative_to(step.path):
+        if isinstance(step, FolderStep) and notes.file.is_relative_to(step.path):
             notes.file.unlink(missing_ok=True)  # they lie in it
         if why := step.undo():
             kept.append(why)
@@ -138,12 +138,12 @@ def _order(orders: Iterable[tuple[str, ...]]) -> bool:
     for order in orders:
         done = subprocess.run(order, capture_output=True, text=True, check=False)
         if done.returncode:
-            common.complain(f"batchd: {shlex.join(order)}: {done.stderr.strip()}")
+            formatting.complain(f"batchd: {shlex.join(order)}: {done.stderr.strip()}")
             return False
     return True
 
 
-def _print_next(plan: Plan, orders: list[str]) -> None:
+def _print_next(plan: InstallationPlan, orders: list[str]) -> None:
     start = [plan.start] if not plan.ready else []
     print("", "Done. Next:", sep="\n")
     for line in (*plan.first, *orders, *start, *plan.then):

@@ -12,11 +12,17 @@ from pathlib import Path
 
 from batchd import config
 from batchd.cli.systemd import units
-from batchd.cli.systemd.steps import File, Folder, Notes, Step, User
-from batchd.config import finding, own, reading, trust
-from batchd.config.sections import Paths
+from batchd.cli.systemd.install_steps import (
+    FileStep,
+    FolderStep,
+    InstallationRecord,
+    Step,
+    UserStep,
+)
+from batchd.config import finding, operator_files, own, trust_lists
+from batchd.config.sections import PathsSection
 from batchd.errors import NotPossibleError, UsageError
-from batchd.spool.making import Wanted
+from batchd.spool.new_spool import NewSpool
 
 UNIT = "batchd.service"
 #: The account of the system's service, and where its spool lies.
@@ -27,10 +33,10 @@ _NOTES = "systemd.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class InstallationPlan:
     """An installation."""
 
-    notes: Notes
+    notes: InstallationRecord
     steps: tuple[Step, ...]
     #: How its manager is called.
     systemctl: tuple[str, ...]
@@ -52,14 +58,14 @@ class Plan:
         return shlex.join((*self.systemctl, "start", "batchd"))
 
 
-def notes(environ: Mapping[str, str], *, user: bool) -> Notes:
+def notes(environ: Mapping[str, str], *, user: bool) -> InstallationRecord:
     """Return where it is noted what was installed. Raises ``NotPossibleError``."""
-    return Notes((_own(environ) if user else trust.SYSTEM) / _NOTES)
+    return InstallationRecord((_own(environ) if user else trust_lists.SYSTEM) / _NOTES)
 
 
-def of_ones_own(directory: Path, environ: Mapping[str, str]) -> Plan:
+def of_ones_own(directory: Path, environ: Mapping[str, str]) -> InstallationPlan:
     """Return what a service of one user comes to, for the spool in a directory. Raises ``BatchdError``."""
-    file = directory / trust.CONFIG
+    file = directory / trust_lists.CONFIG
     if not finding.stands(file):
         raise UsageError(f"there is no spool in {directory}: {own.command(directory)} makes one")
     finding.trusted(file, environ)
@@ -82,9 +88,9 @@ def of_ones_own(directory: Path, environ: Mapping[str, str]) -> Plan:
     # First where the notes lie.
     steps = [*_folders(folder, 0o700), *_folders(place.parent, 0o755), _unit(place, unit, known)]
     if variable and not env.exists():
-        steps.append(File(path=str(env), mode=0o600, text=f"# {variable}=…\n"))
+        steps.append(FileStep(path=str(env), mode=0o600, text=f"# {variable}=…\n"))
     ready = ready or _says(env, variable)
-    return Plan(
+    return InstallationPlan(
         notes=known,
         steps=tuple(steps),
         systemctl=("systemctl", "--user"),
@@ -94,33 +100,35 @@ def of_ones_own(directory: Path, environ: Mapping[str, str]) -> Plan:
     )
 
 
-def of_the_system(wanted: Callable[[Path], Wanted], environ: Mapping[str, str]) -> Plan:
+def of_the_system(
+    wanted: Callable[[Path], NewSpool], environ: Mapping[str, str]
+) -> InstallationPlan:
     """Return what a service of the system comes to. ``wanted``: asks what a new spool is to be like. Raises ``BatchdError``."""
-    file = trust.SYSTEM / trust.CONFIG
+    file = trust_lists.SYSTEM / trust_lists.CONFIG
     known = notes(environ, user=False)
     units.reach(units.installed(), system=True)
-    steps: list[Step] = [*_folders(trust.SYSTEM, 0o755)]  # where the notes lie, too
+    steps: list[Step] = [*_folders(trust_lists.SYSTEM, 0o755)]  # where the notes lie, too
     first: list[str] = []
     try:
         pwd.getpwnam(_USER)
     except KeyError:
-        steps.append(User(name=_USER, home=_HOME))
+        steps.append(UserStep(name=_USER, home=_HOME))
     extra: list[Step] = []
     written: list[str] = []
     ready = True
     if not finding.stands(file):
-        asked = replace(wanted(trust.SYSTEM), place=_HOME)
-        key = Path(asked.key_file or trust.SYSTEM / f"{asked.provider}.key")
+        asked = replace(wanted(trust_lists.SYSTEM), place=_HOME)
+        key = Path(asked.key_file or trust_lists.SYSTEM / f"{asked.provider}.key")
         if asked.key_env or asked.key_file:
             asked = replace(asked, key_env="", key_file=asked.provider)
             ready = key.exists()
             if not ready:
-                steps.append(File(path=str(key), mode=0o600))
+                steps.append(FileStep(path=str(key), mode=0o600))
                 first.append(f"sudoedit {shlex.quote(str(key))}    # the key alone")
             credential = f"{asked.provider}:{units.plain(str(key))}"
             extra = _drop_in(f"[Service]\nLoadCredential={credential}\n", known)
         config.load(file, {}, draft=asked.text())  # it raises for what would not work
-        steps.append(File(path=str(file), mode=0o644, text=asked.text()))
+        steps.append(FileStep(path=str(file), mode=0o644, text=asked.text()))
     else:
         written = [*_written(config.load(file, {}), Path(_HOME))]
     unit = units.filled(
@@ -131,10 +139,10 @@ def of_the_system(wanted: Callable[[Path], Wanted], environ: Mapping[str, str]) 
     if further := [path for path in written if path != units.word(_HOME)]:
         unit = unit.replace("#ReadWritePaths=/srv/work", f"ReadWritePaths={' '.join(further)}")
     steps += [_unit(_UNITS / UNIT, unit, known), *extra]
-    for path, mode in ((_HOME, 0o750), (f"{_HOME}/{Paths().inbox}", 0o3770)):
+    for path, mode in ((_HOME, 0o750), (f"{_HOME}/{PathsSection().inbox}", 0o3770)):
         if not Path(path).exists():
-            steps.append(Folder(path=path, mode=mode, owner=_USER))
-    return Plan(
+            steps.append(FolderStep(path=path, mode=mode, owner=_USER))
+    return InstallationPlan(
         notes=known,
         steps=tuple(steps),
         systemctl=("systemctl",),
@@ -171,7 +179,9 @@ def _key(settings: config.Config) -> tuple[str, bool]:
 def _says(env: Path, variable: str) -> bool:
     """Return whether a file of variables has this one."""
     try:
-        return bool(re.search(rf"(?m)^{re.escape(variable)}=\S", reading.content(env).decode()))
+        return bool(
+            re.search(rf"(?m)^{re.escape(variable)}=\S", operator_files.content(env).decode())
+        )
     except (OSError, UnicodeDecodeError):
         return False
 
@@ -184,10 +194,10 @@ def _missing(settings: config.Config, variable: str, env: Path) -> tuple[str, ..
     return (f"put the key into {provider.api_key_file} (chmod 600)",)
 
 
-def _unit(place: Path, text: str, known: Notes) -> File:
+def _unit(place: Path, text: str, known: InstallationRecord) -> FileStep:
     """Return the step that writes a unit. Raises ``NotPossibleError`` where another one stands there."""
-    step = File(path=str(place), mode=0o644, text=text)
-    mine = next((s for s in known.read() if isinstance(s, File) and s.path == step.path), None)
+    step = FileStep(path=str(place), mode=0o644, text=text)
+    mine = next((s for s in known.read() if isinstance(s, FileStep) and s.path == step.path), None)
     if os.path.lexists(place) and not (mine and mine.untouched()):
         raise NotPossibleError(
             f"{place} is there already, and not as `batchd init` writes it: move it away first; changes of "
@@ -196,7 +206,7 @@ def _unit(place: Path, text: str, known: Notes) -> File:
     return step
 
 
-def _drop_in(text: str, known: Notes) -> list[Step]:
+def _drop_in(text: str, known: InstallationRecord) -> list[Step]:
     """Return the steps that put a file of its own beside the system's unit."""
     folder = _UNITS / f"{UNIT}.d"
     return [*_folders(folder, 0o755), _unit(folder / "key.conf", text, known)]
@@ -205,12 +215,12 @@ def _drop_in(text: str, known: Notes) -> list[Step]:
 def _folders(folder: Path, mode: int) -> list[Step]:
     """Return the steps that make a folder, and what is missing above it."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
-    return [Folder(path=str(place), mode=mode) for place in reversed(missing)]
+    return [FolderStep(path=str(place), mode=mode) for place in reversed(missing)]
 
 
 def _own(environ: Mapping[str, str]) -> Path:
-    folder = trust.folders(environ)[0]
-    if folder == trust.SYSTEM:
+    folder = trust_lists.folders(environ)[0]
+    if folder == trust_lists.SYSTEM:
         raise NotPossibleError("this user has no home for a service of their own: set HOME")
     return folder
 

@@ -6,10 +6,10 @@ import argparse
 import os
 import sys
 
-from batchd.cli import common
+from batchd.cli.display import formatting
 from batchd.errors import UsageError
 
-_LEAST_S, _MOST_S = 0.1, 86_400.0
+_MIN_INTERVAL_S, _MAX_INTERVAL_S = 0.1, 86_400.0
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,15 +28,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show it until somebody has seen enough."""
-    if not _LEAST_S <= args.interval <= _MOST_S:
+    if not _MIN_INTERVAL_S <= args.interval <= _MAX_INTERVAL_S:
         raise UsageError(
-            f"--interval is from {_LEAST_S} to {_MOST_S:,.0f} seconds, not {args.interval:g}"
+            f"--interval is from {_MIN_INTERVAL_S} to {_MAX_INTERVAL_S:,.0f} seconds, not {args.interval:g}"
         )
-    state = common.state_directory(args.config)
-    from batchd.cli.top import loop  # noqa: PLC0415 (rich is slow to load)
+    state = formatting.state_directory(args.config)
+    from batchd.cli.top import draw_loop  # noqa: PLC0415 (rich is slow to load)
 
     if args.once:
-        return loop.once(state)
+        return draw_loop.once(state)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError(
             "top needs a terminal; `batchd top --once` prints one picture, and `batchd status` has a form for programs"
@@ -45,4 +45,4 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             "this terminal (TERM) cannot be drawn on; `batchd top --once` prints one picture, and `batchd status` shows more"
         )
-    return loop.run(state, args.interval)
+    return draw_loop.run(state, args.interval)

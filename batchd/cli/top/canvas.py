@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from rich.console import Console, Group
 from rich.text import Text
 
-from batchd.cli import glyphs
-from batchd.cli.common import colours_wanted
+from batchd.cli.display import glyphs
+from batchd.cli.display.formatting import colours_wanted
 
 
 class Canvas:

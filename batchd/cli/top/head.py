@@ -10,8 +10,8 @@ from rich.text import Text
 
 from batchd.cli.top.columns import bar
 from batchd.log import escape
-from batchd.observe import parking, troubles, versions
-from batchd.observe.snapshot import Day, Provider, Snapshot
+from batchd.observe import standstill, trouble_texts, versions
+from batchd.observe.snapshot import DaySnapshot, ProviderSnapshot, Snapshot
 from batchd.observe.words import (
     at_least,
     compact,
@@ -32,7 +32,7 @@ _SMALL_BAR = 8
 #: A label's columns, and the most that a provider's name gets.
 _LABEL, _LONGEST_LABEL = 7, 14
 #: From here on a gauge is red.
-_NEARLY = 0.9
+_RED_FROM = 0.9
 
 
 def lines(snapshot: Snapshot, width: int) -> list[Text]:
@@ -83,7 +83,7 @@ def _other_version(snapshot: Snapshot) -> Iterator[Text]:
 
 def _troubles(snapshot: Snapshot) -> Iterator[Text]:
     for trouble in snapshot.daemon.troubles if snapshot.daemon else ():
-        what, fix = troubles.lines(trouble)
+        what, fix = trouble_texts.lines(trouble)
         yield Text(what, "bold red")
         yield Text(fix, "red")
 
@@ -151,7 +151,7 @@ def _hourly(usd: float) -> str:
     return f"${usd:,.2f}" if usd >= 0.1 else money(usd)  # noqa: PLR2004 (from here on cents are enough)
 
 
-def _day(day: Day) -> Sequence[Text]:
+def _day(day: DaySnapshot) -> Sequence[Text]:
     """Return what was spent, what of that is not certain, and what is set aside."""
     reserved = round(day.reserved_usd, 8)  # what sums of it leave is none
     held = f"+{money(reserved)} set aside" if reserved > 0 else ""
@@ -159,12 +159,12 @@ def _day(day: Day) -> Sequence[Text]:
     if not day.limit_usd:
         return [Text(part) for part in (f"{paid} spent (UTC day)", doubt, held) if part]
     part = (day.spent_usd + day.reserved_usd) / day.limit_usd
-    gauge = bar(part, _SMALL_BAR, "red" if part >= _NEARLY else "green")
+    gauge = bar(part, _SMALL_BAR, "red" if part >= _RED_FROM else "green")
     spent = f" {paid} of {limit(day.limit_usd)} (UTC day)"
     return [Text.assemble(gauge, spent), *(Text(part) for part in (doubt, held) if part)]
 
 
-def _provider(provider: Provider) -> Text:
+def _provider(provider: ProviderSnapshot) -> Text:
     if provider.parked:
         return Text(f"parked: {provider.parked[0].cause}", "yellow")
     used = provider.under_way / provider.concurrent if provider.concurrent else 0.0
@@ -183,7 +183,7 @@ def _rate(used: float | None, limit: float, unit: str) -> Text:
         return Text(f"≤{compact(limit)} {unit}" if limit else "")
     if not limit:
         return Text(f"{compact(used)} {unit}")
-    gauge = bar(used / limit, _SMALL_BAR // 2, "red" if used / limit >= _NEARLY else "cyan")
+    gauge = bar(used / limit, _SMALL_BAR // 2, "red" if used / limit >= _RED_FROM else "cyan")
     return Text.assemble(gauge, f" {compact(used)}/{compact(limit)} {unit}")
 
 
@@ -191,7 +191,7 @@ def _parked(snapshot: Snapshot) -> Iterator[Text]:
     """Yield what waits and the fix: what concerns all first, single tasks last."""
     ranks = [*Scope]
     parked = sorted(snapshot.parked, key=lambda p: ranks.index(p.scope))
-    found = [*parking.lines(parked, snapshot.idle)]
+    found = [*standstill.lines(parked, snapshot.idle)]
     for place, line in enumerate(islice(found, 2 * _PARKINGS)):
         yield Text(line, "dim" if place % 2 else "yellow")
     if (more := len(found) // 2 - _PARKINGS) > 0:

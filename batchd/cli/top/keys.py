@@ -40,7 +40,7 @@ _LETTERS: Mapping[str, str] = {
 }
 
 
-class Keys:
+class KeyDecoder:
     """Takes bytes as they come, and gives the keys that they mean; what it does not know it drops."""
 
     def __init__(self) -> None:

@@ -14,13 +14,13 @@ from batchd.views import ends
 
 _STYLES = {"completed": "green", "timeout": "yellow", "cancelled": "yellow", "error": "red"}
 #: Fewer lines than these show nothing: a head and a task.
-_LEAST = 2
+_MIN_LINES = 2
 
 
 def lines(glimpsed: Glimpsed, width: int, height: int) -> list[Text]:
     """Return a table of as many tasks as have room; nothing where none ended lately."""
     shown = glimpsed.ended[: height - 1]
-    if height < _LEAST or not shown:
+    if height < _MIN_LINES or not shown:
         return []
     found = table(_columns(glimpsed), shown, width, title="ENDED LATELY")
     found[0].stylize("dim underline")

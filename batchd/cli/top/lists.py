@@ -8,23 +8,23 @@ from dataclasses import dataclass, field
 
 from rich.text import Text
 
-from batchd.cli.top import batches, head, lately, orders, work
-from batchd.cli.top.choosing import Choice, moves
+from batchd.cli.top import batch_table, head, key_orders, lately, work
 from batchd.cli.top.columns import table
-from batchd.cli.top.orders import Order
-from batchd.cli.top.watching import Sight, Wish
-from batchd.cli.top.work import Doing
+from batchd.cli.top.key_orders import KeyOrder
+from batchd.cli.top.selection import Selection, moves
+from batchd.cli.top.watching import TopQuery, TopSnapshot
+from batchd.cli.top.work import Activities
 from batchd.fitting import wrapped
 from batchd.log import escape
 from batchd.observe.snapshot import Snapshot
 from batchd.observe.words import counted
-from batchd.records import Ref, Scope, Status
+from batchd.records import Ref, Scope, TaskStatus
 from batchd.store.rows import BatchRow, TaskRow
 
 #: A screen that is lower than this shows one list alone.
-_LOW = 14
+_MIN_LINES_FOR_TWO_LISTS = 14
 #: One of so many lines has room for an empty one.
-_HIGH = 29
+_MIN_LINES_FOR_SPACING = 29
 _NO_STORE = "No batch has been taken up here yet: this waits for the first one."
 
 
@@ -36,7 +36,7 @@ class Pane(enum.Enum):
 
 
 @dataclass(slots=True)
-class Lists:
+class MainScreen:
     """What is shown, and what is chosen."""
 
     pane: Pane = Pane.TASKS
@@ -49,15 +49,15 @@ class Lists:
     filter: str = ""
     #: What is typed after `/`; None: nothing is.
     typed: str | None = None
-    batch: Choice[BatchRow] = field(default_factory=lambda: Choice(lambda b: b.batch.name))
-    task: Choice[TaskRow] = field(default_factory=lambda: Choice(lambda t: t.ref))
+    batch: Selection[BatchRow] = field(default_factory=lambda: Selection(lambda b: b.batch.name))
+    task: Selection[TaskRow] = field(default_factory=lambda: Selection(lambda t: t.ref))
     #: The list of tasks, made of what, and how.
     _source: object = None
     _listed: tuple[object, list[TaskRow]] = (None, [])
 
     # Keys
 
-    def key(self, key: str, sight: Sight) -> Order | Ref | str | None:
+    def key(self, key: str, sight: TopSnapshot) -> KeyOrder | Ref | str | None:
         """Act on a key. Return an order to give, a task to follow, a message to show, or nothing."""
         if self.typed is not None:
             self._type(key)
@@ -89,7 +89,7 @@ class Lists:
         elif len(key) == 1:
             self.typed = typed + key
 
-    def _on_any(self, key: str, snapshot: Snapshot) -> Order | None:
+    def _on_any(self, key: str, snapshot: Snapshot) -> KeyOrder | None:
         match key:
             case "tab" | "back tab":
                 self.pane = Pane.TASKS if self.pane is Pane.BATCHES else Pane.BATCHES
@@ -107,7 +107,7 @@ class Lists:
 
     def _on_batch(
         self, key: str, row: BatchRow | None, snapshot: Snapshot
-    ) -> Order | Ref | str | None:
+    ) -> KeyOrder | Ref | str | None:
         if row is None or key not in {"enter", "right", "l", "c", "p", "r"}:
             return self._on_any(key, snapshot)
         name = row.batch.name
@@ -120,16 +120,18 @@ class Lists:
                 why = "it has not ended" if left else "it has no failed tasks"
                 return f"{name}: nothing to run again, {why}"
             failed = counted(row.finished - row.completed, "failed task")
-            return orders.retrying(name, f"{failed} of {name}", failed=True)
+            return key_orders.retrying(name, f"{failed} of {name}", failed=True)
         if not left:
             return f"{name} has ended: {row.status}"
         if key == "c":
-            return orders.cancelling(name, f"{name}, {counted(left, 'task')} that have not ended")
+            return key_orders.cancelling(
+                name, f"{name}, {counted(left, 'task')} that have not ended"
+            )
         return _toggled(snapshot, Scope.BATCH, name)
 
     def _on_task(
         self, key: str, one: TaskRow | None, snapshot: Snapshot
-    ) -> Order | Ref | str | None:
+    ) -> KeyOrder | Ref | str | None:
         if one is None or key not in {"enter", "right", "l", "c", "p", "r"}:
             return self._on_any(key, snapshot)
         if key in {"enter", "right", "l"}:
@@ -139,7 +141,7 @@ class Lists:
     def _open(self, batch: str) -> None:
         self.opened = batch
         self.pane = Pane.TASKS if batch else Pane.BATCHES
-        self.task = Choice(self.task.key)
+        self.task = Selection(self.task.key)
 
     def _sort(self) -> None:
         known = [*([work.IN_ORDER] if self.opened else []), *work.ORDERS]
@@ -156,9 +158,9 @@ class Lists:
         return self.opened_by if self.opened else self.at_work_by
 
     @property
-    def wish(self) -> Wish:
+    def wish(self) -> TopQuery:
         """What the watcher is to look at beside."""
-        return Wish(batch=self.opened)
+        return TopQuery(batch=self.opened)
 
     @property
     def _wanted(self) -> str:
@@ -168,7 +170,7 @@ class Lists:
         wanted = self._wanted.casefold() if self.pane is Pane.BATCHES else ""
         return [b for b in snapshot.batches if wanted in b.batch.name.casefold()]
 
-    def _tasks(self, sight: Sight, snapshot: Snapshot) -> list[TaskRow]:
+    def _tasks(self, sight: TopSnapshot, snapshot: Snapshot) -> list[TaskRow]:
         """Return the tasks that are listed; rebuilt only when there is news, for there may be many."""
         wanted = self._wanted if self.pane is Pane.TASKS else ""
         tasks = sight.tasks if self.opened and sight.batch == self.opened else ()
@@ -176,14 +178,14 @@ class Lists:
         made_of = (self.opened, self._by, wanted)
         if self._source is not source or self._listed[0] != made_of:
             self._source = source
-            doing = Doing(snapshot, tasks, sight.prompts)
+            doing = Activities(snapshot, tasks, sight.prompts)
             works = map(doing.work, tasks if self.opened else work.at_work(snapshot))
             self._listed = (made_of, work.listed(works, self._by, wanted))
         return self._listed[1]
 
     # Drawing
 
-    def draw(self, sight: Sight, width: int, height: int) -> list[Text]:
+    def draw(self, sight: TopSnapshot, width: int, height: int) -> list[Text]:
         """Return the lines of the screen, at most ``height``."""
         snapshot = sight.snapshot
         if snapshot is None:
@@ -192,11 +194,11 @@ class Lists:
         above += _trouble(sight.trouble, width)
         if not sight.store:
             return [*above, Text(), Text(_NO_STORE, "bold")][:height]
-        if height >= _HIGH:
+        if height >= _MIN_LINES_FOR_SPACING:
             above.append(Text())
         rows, tasks = self._batches(snapshot), self._tasks(sight, snapshot)
         room = height - len(above) - 2
-        if height < _LOW:
+        if height < _MIN_LINES_FOR_TWO_LISTS:
             alone = self.pane is Pane.BATCHES
             for_batches, for_tasks = (room + 1, 0) if alone else (0, room + 1)
         else:
@@ -219,11 +221,11 @@ class Lists:
         title = _title("BATCHES", len(rows), self.batch, len(shown))
         active = self.pane is Pane.BATCHES
         place = self.batch.place - self.batch.first if active else -1
-        drawn = table(batches.columns(rows), shown, width, title=title)
+        drawn = table(batch_table.columns(rows), shown, width, title=title)
         return _dressed(drawn, place, width, active=active)
 
     def _draw_tasks(
-        self, tasks: Sequence[TaskRow], sight: Sight, width: int, lines: int
+        self, tasks: Sequence[TaskRow], sight: TopSnapshot, width: int, lines: int
     ) -> list[Text]:
         assert sight.snapshot is not None
         shown = self.task.window(tasks, lines)
@@ -232,14 +234,14 @@ class Lists:
             title = f"{_title('', len(tasks), self.task, len(shown))} OF {self.opened}"
         active = self.pane is Pane.TASKS
         place = self.task.place - self.task.first if active else -1
-        doing = Doing(sight.snapshot, sight.tasks if self.opened else (), sight.prompts)
+        doing = Activities(sight.snapshot, sight.tasks if self.opened else (), sight.prompts)
         unsettled = any(row.unsettled_calls for row in shown)
         columns = work.columns(self._by, of_one=bool(self.opened), unsettled=unsettled)
         drawn = table(columns, [doing.work(row) for row in shown], width, title=title)
         dressed = _dressed(drawn, place, width, active=active)
         return dressed if tasks else [*dressed, Text(self._nothing(sight), "dim")]
 
-    def _nothing(self, sight: Sight) -> str:
+    def _nothing(self, sight: TopSnapshot) -> str:
         if self._wanted and self.pane is Pane.TASKS:
             return f"nothing here holds {escape(self._wanted)!r}: Esc shows all"
         if self.opened:
@@ -247,24 +249,26 @@ class Lists:
         return "nothing"
 
 
-def on_task(key: str, ref: Ref, status: Status, snapshot: Snapshot | None) -> Order | str | None:
+def on_task(
+    key: str, ref: Ref, status: TaskStatus, snapshot: Snapshot | None
+) -> KeyOrder | str | None:
     """Return what a key orders for a task, or why it does not."""
     if key == "r":
         if status.final:
-            return orders.retrying(str(ref), str(ref), failed=False)
+            return key_orders.retrying(str(ref), str(ref), failed=False)
         return f"{ref} has not ended: there is nothing to run again"
     if status.final:
         return f"{ref} has ended: {status}"
     if key == "c":
-        return orders.cancelling(str(ref), str(ref))
+        return key_orders.cancelling(str(ref), str(ref))
     return _toggled(snapshot, Scope.TASK, str(ref)) if snapshot else None
 
 
-def _toggled(snapshot: Snapshot, scope: Scope, name: str) -> Order:
+def _toggled(snapshot: Snapshot, scope: Scope, name: str) -> KeyOrder:
     """Return the order to let go on what is paused, and to pause what is not."""
     if any((p.scope, p.name) == (scope, name) for p in snapshot.parked):
-        return orders.resuming(scope, name)
-    return orders.pausing(scope, name)
+        return key_orders.resuming(scope, name)
+    return key_orders.pausing(scope, name)
 
 
 def _trouble(trouble: str, width: int) -> list[Text]:
@@ -279,7 +283,9 @@ def _share(batches: int, tasks: int, room: int, *, half: bool) -> int:
     return max(1, min(batches, max(usual, room - tasks)))
 
 
-def _title(what: str, count: int, choice: Choice[TaskRow] | Choice[BatchRow], shown: int) -> str:
+def _title(
+    what: str, count: int, choice: Selection[TaskRow] | Selection[BatchRow], shown: int
+) -> str:
     if shown >= count:
         return f"{what} {count:,}".strip()
     return f"{what} {choice.first + 1}-{choice.first + shown}/{count}".strip()

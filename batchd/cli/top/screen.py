@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from rich.text import Text
 
-from batchd.cli.top.following import Following
-from batchd.cli.top.lists import Lists
-from batchd.cli.top.orders import Order
-from batchd.cli.top.watching import Sight, Wish
+from batchd.cli.top.key_orders import KeyOrder
+from batchd.cli.top.lists import MainScreen
+from batchd.cli.top.task_view import TaskView
+from batchd.cli.top.watching import TopQuery, TopSnapshot
 from batchd.log import escape
 from batchd.observe.snapshot import Snapshot
 from batchd.records import Ref
@@ -45,23 +45,23 @@ Any key goes back."""
 
 
 @dataclass(slots=True)
-class Screen:
+class TopScreen:
     """What is shown, and what keys mean there."""
 
     #: Carries out an order; its answer is shown when it is there.
-    give: Callable[[Order], None]
+    give: Callable[[KeyOrder], None]
     #: What came of the last order, and whether it was refused.
     answer: Callable[[], tuple[str, bool] | None]
-    lists: Lists = field(default_factory=Lists)
-    following: Following | None = None
+    lists: MainScreen = field(default_factory=MainScreen)
+    following: TaskView | None = None
     helping: bool = False
     #: Waits for a yes.
-    asked: Order | None = None
+    asked: KeyOrder | None = None
     #: Shown below until the next key.
     message: tuple[str, bool] | None = None
 
     @property
-    def wish(self) -> Wish:
+    def wish(self) -> TopQuery:
         """What is to be looked at beside how things stand."""
         return self.following.wish if self.following else self.lists.wish
 
@@ -70,12 +70,12 @@ class Screen:
         """Whether a question waits: keys that were typed before it was read answer nothing."""
         return self.asked is not None
 
-    def learn(self, sight: Sight) -> None:
+    def learn(self, sight: TopSnapshot) -> None:
         """Take in what was seen."""
         if self.following:
             self.following.learn(sight)
 
-    def key(self, key: str, sight: Sight) -> bool:
+    def key(self, key: str, sight: TopSnapshot) -> bool:
         """Act on a key; return False where it ends the program."""
         self.message = None
         if self.helping:
@@ -96,15 +96,15 @@ class Screen:
             self._outcome(self.lists.key(key, sight))
         return True
 
-    def _in_task(self, following: Following, key: str, sight: Sight) -> None:
+    def _in_task(self, following: TaskView, key: str, sight: TopSnapshot) -> None:
         if key in {"escape", "left", "h", "backspace"}:
             self.following = None
         else:
             self._outcome(following.key(key, sight))
 
-    def _outcome(self, outcome: Order | Ref | str | None) -> None:
+    def _outcome(self, outcome: KeyOrder | Ref | str | None) -> None:
         if isinstance(outcome, Ref):
-            self.following = Following(outcome)
+            self.following = TaskView(outcome)
         elif isinstance(outcome, str):
             self.message = (outcome, False)
         elif outcome is not None and outcome.question:
@@ -112,11 +112,11 @@ class Screen:
         elif outcome is not None:
             self._give(outcome)
 
-    def _give(self, order: Order) -> None:
+    def _give(self, order: KeyOrder) -> None:
         self.give(order)
         self.message = None
 
-    def draw(self, sight: Sight, width: int, height: int) -> list[Text]:
+    def draw(self, sight: TopSnapshot, width: int, height: int) -> list[Text]:
         """Return the lines of the screen: exactly ``height``."""
         if self.helping:
             body = [Text(line) for line in _HELP.split("\n")]
@@ -146,7 +146,7 @@ class Screen:
 
 def once(snapshot: Snapshot, store: bool, width: int) -> list[Text]:
     """Return all lines of one picture, however many: for files and pipes."""
-    sight = Sight(snapshot, store=store)
-    lists = Lists()
+    sight = TopSnapshot(snapshot, store=store)
+    lists = MainScreen()
     height = 1 << 16
     return lists.draw(sight, width, height)

@@ -14,7 +14,7 @@ import tty
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from batchd.cli.top.keys import Keys
+from batchd.cli.top.keys import KeyDecoder
 
 #: Another screen; no cursor; lines that are too long are cut, not continued.
 _ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J"
@@ -28,7 +28,7 @@ _OTHERS = (signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT)
 _SEQUENCE_S = 0.1
 
 
-class Ended(Exception):  # noqa: N818 (no error: somebody wants it)
+class StopRequested(Exception):  # noqa: N818 (no error: somebody wants it)
     """A signal asks the program to end."""
 
     def __init__(self, number: int) -> None:
@@ -42,7 +42,7 @@ class Terminal:
     def __init__(self, keyboard: int, screen: int) -> None:
         self._keyboard = keyboard
         self._screen = screen
-        self._keys = Keys()
+        self._keys = KeyDecoder()
         #: The lines as they are shown; empty: all must be drawn again.
         self._shown: list[str] = []
         self._signals: list[int] = []
@@ -106,7 +106,7 @@ class Terminal:
     def wait(self, timeout_s: float) -> list[str]:
         """Return the keys that were pressed, as soon as there are some, or anything else has happened.
 
-        Raises ``Ended`` where a signal asks for the end, ``OSError`` where the terminal is gone.
+        Raises ``StopRequested`` where a signal asks for the end, ``OSError`` where the terminal is gone.
         """
         timeout_s = min(timeout_s, _SEQUENCE_S) if self._keys.pending else timeout_s
         ready, _, _ = select.select([self._keyboard, self._woken], [], [], max(0.0, timeout_s))
@@ -118,7 +118,7 @@ class Terminal:
             return self._keys.flush()
         data = os.read(self._keyboard, 4096)
         if not data:
-            raise Ended(signal.SIGHUP)
+            raise StopRequested(signal.SIGHUP)
         return self._keys.feed(data)
 
     def _noted(self, number: int, _frame: FrameType | None) -> None:
@@ -128,7 +128,7 @@ class Terminal:
         while self._signals:
             number = self._signals.pop(0)
             if number in _ENDING:
-                raise Ended(number)
+                raise StopRequested(number)
             if number == signal.SIGTSTP:
                 self._stop()
             elif number == signal.SIGCONT:

@@ -25,7 +25,7 @@ _SHARE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class TopQuery:
     """What is to be looked at beside how things stand."""
 
     #: The batch whose tasks are wanted; empty: none.
@@ -47,7 +47,7 @@ class Story:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class TopSnapshot:
     """What was seen last."""
 
     #: None before the first look.
@@ -64,17 +64,17 @@ class Sight:
     story: Story | None = None
 
 
-class Watcher:
+class SpoolPoller:
     """Looks every ``interval_s``, and calls ``wake`` when it has seen something."""
 
     def __init__(self, state: Path, interval_s: float, wake: Callable[[], None]) -> None:
-        self.sight = Sight()
+        self.sight = TopSnapshot()
         #: What ended the thread, though nothing should.
         self.failure: Exception | None = None
         self._state = state
         self._interval_s = interval_s
         self._wake = wake
-        self._wish = Wish()
+        self._wish = TopQuery()
         self._poke = threading.Event()
         self._tasks_due = 0.0
         self._prompts: dict[Ref, str] = {}
@@ -85,7 +85,7 @@ class Watcher:
         """Begin to look. The thread does not keep the process from ending: it only reads."""
         threading.Thread(target=self._run, name="watcher", daemon=True).start()
 
-    def wish(self, wish: Wish) -> None:
+    def wish(self, wish: TopQuery) -> None:
         """Have something else looked at, at once."""
         if wish != self._wish:
             other = (wish.batch, wish.ref) != (self._wish.batch, self._wish.ref)
@@ -120,18 +120,18 @@ class Watcher:
                 pause = due - time.monotonic()
                 self._poke.wait(min(pause, _FOLLOW_S) if self._wish.ref else pause)
 
-    def _look(self, observer: Observer, *, whole: bool) -> Sight:
+    def _look(self, observer: Observer, *, whole: bool) -> TopSnapshot:
         wish, last = self._wish, self.sight
         try:
             snapshot = observer.look() if whole or last.snapshot is None else last.snapshot
             if not (self._state / "batchd.db").exists():
-                return Sight(snapshot, store=False)
+                return TopSnapshot(snapshot, store=False)
             tasks = self._tasks(observer, wish.batch)
             story = self._story(observer, wish) if wish.ref else None
         except (BatchdError, OSError) as error:
             return replace(last, trouble=str(error), story=None, store=True)
         prompts = self._batch_prompts[1] if tasks else {}
-        return Sight(snapshot, batch=wish.batch, tasks=tasks, prompts=prompts, story=story)
+        return TopSnapshot(snapshot, batch=wish.batch, tasks=tasks, prompts=prompts, story=story)
 
     def _tasks(self, observer: Observer, batch: str) -> tuple[TaskRow, ...]:
         if not batch:
@@ -148,7 +148,7 @@ class Watcher:
         self._tasks_due = begun + max(self._interval_s, took / _SHARE)
         return found
 
-    def _story(self, observer: Observer, wish: Wish) -> Story | None:
+    def _story(self, observer: Observer, wish: TopQuery) -> Story | None:
         assert wish.ref is not None
         # The row first: what is final in it has no more to come.
         row = observer.reader.task(wish.ref)

@@ -10,9 +10,9 @@ from rich.text import Text
 
 from batchd.cli.top.columns import Column
 from batchd.observe.snapshot import Snapshot
-from batchd.observe.waiting import Waiting, earlier_batches
+from batchd.observe.wait_reasons import WaitReasons, earlier_batches
 from batchd.observe.words import compact, money, span
-from batchd.records import Ref, Status
+from batchd.records import Ref, TaskStatus
 from batchd.store.rows import TaskRow
 from batchd.views import ends
 
@@ -31,7 +31,7 @@ _STYLES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class TaskActivity:
     """A task, and what is done for it."""
 
     row: TaskRow
@@ -54,7 +54,7 @@ class Work:
         return max(0.0, (ended or self.at) - began) if began else 0.0
 
 
-class Doing:
+class Activities:
     """Knows of each task what is done for it, as a snapshot has it."""
 
     def __init__(
@@ -72,18 +72,18 @@ class Doing:
         left = {row.ref for row in batch if not row.status.final}
         daemon = snapshot.daemon is not None or snapshot.silent
         batches = earlier_batches(snapshot.batches)
-        self._waiting = Waiting(snapshot.parked, begun, left, earlier=batches, daemon=daemon)
+        self._waiting = WaitReasons(snapshot.parked, begun, left, earlier=batches, daemon=daemon)
 
-    def work(self, row: TaskRow) -> Work:
+    def work(self, row: TaskRow) -> TaskActivity:
         """Return what is done for a task."""
         agent = self._agents.get(row.ref)
         prompt, command = self._prompts.get(row.ref, ""), self._commands.get(row.ref, "")
-        if row.status is Status.RUNNING and agent:
+        if row.status is TaskStatus.RUNNING and agent:
             since, at = agent.since, self._at
-            return Work(row, agent.step, agent.detail, since, at, prompt, command)
-        since = row.since if row.status is Status.PARKED else 0.0
+            return TaskActivity(row, agent.step, agent.detail, since, at, prompt, command)
+        since = row.since if row.status is TaskStatus.PARKED else 0.0
         step, why = ends.word(row.status, row.reason), self._waiting.why(row)
-        return Work(row, step, why, since, self._at, prompt, command)
+        return TaskActivity(row, step, why, since, self._at, prompt, command)
 
 
 def at_work(snapshot: Snapshot) -> list[TaskRow]:
@@ -108,7 +108,7 @@ _RANKS = {
     )
 }
 #: What lists are sorted by, one after the other with every `s`; the first is the default.
-ORDERS: dict[str, tuple[Callable[[Work], Any], bool]] = {
+ORDERS: dict[str, tuple[Callable[[TaskActivity], Any], bool]] = {
     "TIME": (lambda w: w.elapsed_s, True),
     "TOKENS": (lambda w: w.row.input_tokens + w.row.output_tokens, True),
     "COST": (lambda w: w.row.cost_usd or 0.0, True),
@@ -119,7 +119,7 @@ ORDERS: dict[str, tuple[Callable[[Work], Any], bool]] = {
 IN_ORDER = ""
 
 
-def listed(works: Iterable[Work], by: str, words: str) -> list[TaskRow]:
+def listed(works: Iterable[TaskActivity], by: str, words: str) -> list[TaskRow]:
     """Return the tasks in which a text occurs, in any case of letters, sorted; of what is equal, as it came."""
     wanted = words.casefold()
     if wanted:
@@ -130,16 +130,16 @@ def listed(works: Iterable[Work], by: str, words: str) -> list[TaskRow]:
     return [work.row for work in works]
 
 
-def _text(work: Work) -> str:
+def _text(work: TaskActivity) -> str:
     return f"{work.row.ref}\n{work.step}\n{work.detail}\n{work.row.model}\n{work.prompt}"
 
 
-def columns(by: str, *, of_one: bool, unsettled: bool) -> list[Column[Work]]:
+def columns(by: str, *, of_one: bool, unsettled: bool) -> list[Column[TaskActivity]]:
     """Return the columns; the one that the list is sorted by is marked.
 
     ``of_one``: all are of one batch. ``unsettled``: some have calls without an answer on record.
     """
-    made: list[Column[Work]] = [
+    made: list[Column[TaskActivity]] = [
         Column(
             head="TASK",
             cell=_name if of_one else _whole_name,
@@ -173,32 +173,32 @@ def columns(by: str, *, of_one: bool, unsettled: bool) -> list[Column[Work]]:
     return [_marked(c) if c.head == by else c for c in made]
 
 
-def _name(work: Work) -> str:
+def _name(work: TaskActivity) -> str:
     return work.row.ref.task
 
 
-def _whole_name(work: Work) -> str:
+def _whole_name(work: TaskActivity) -> str:
     return str(work.row.ref)
 
 
-def _marked(column: Column[Work]) -> Column[Work]:
+def _marked(column: Column[TaskActivity]) -> Column[TaskActivity]:
     head = f"▾{column.head}" if column.right else f"{column.head} ▾"
     return replace(column, head=head)
 
 
-def _step(work: Work) -> Text:
+def _step(work: TaskActivity) -> Text:
     since = f" {span(max(0.0, work.at - work.since))}" if work.since else ""
     return Text.assemble((work.step, _STYLES.get(work.step, "")), (since, "dim"))
 
 
-def _cost(work: Work) -> str:
+def _cost(work: TaskActivity) -> str:
     return money(work.row.cost_usd)
 
 
-def _unsettled(work: Work) -> str:
+def _unsettled(work: TaskActivity) -> str:
     usd = work.row.unsettled_usd
     return f"≤ {money(usd)}" if usd else "yes" if work.row.unsettled_calls else ""
 
 
-def _tokens(work: Work) -> str:
+def _tokens(work: TaskActivity) -> str:
     return compact(work.row.input_tokens + work.row.output_tokens)

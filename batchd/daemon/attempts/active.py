@@ -7,26 +7,26 @@ import time
 from dataclasses import dataclass, field
 
 from batchd import wire
-from batchd.daemon.lines import TaskLog
+from batchd.daemon.task_log import TaskLog
 from batchd.events import CancelRequested, Suspended, TaskFinished, Terms
-from batchd.governor import Park
-from batchd.pool.member import Member
+from batchd.governor import ParkDecision
+from batchd.pool.pool_worker import PoolWorker
 from batchd.records import Activity, Base, Chain, ModelSetup, Needs, Purpose, Ref, Task
-from batchd.store import Dispatched
+from batchd.store import DispatchedTask
 
 
 @dataclass(slots=True, eq=False)
-class Active:
+class ActiveAttempt:
     """One attempt at one task."""
 
     ref: Ref
-    worker: Member
+    worker: PoolWorker
     #: What it needs of its machine.
     needs: Needs
     #: 0 until the store has given it one; then the rest is known too.
     attempt: int = 0
     #: What the store gave with it.
-    given: Dispatched | None = None
+    given: DispatchedTask | None = None
     task: Task | None = None
     terms: Terms | None = None
     #: What its directory begins as, where that is a clone or a copy.
@@ -52,7 +52,7 @@ class Active:
     #: What its worker has said that is yet to become durable.
     writes: set[asyncio.Task[None]] = field(default_factory=set)
     #: Why its call has to wait for long.
-    park: Park | None = None
+    park: ParkDecision | None = None
     #: The durable ends of the attempt.
     finished: TaskFinished | None = None
     suspended: Suspended | None = None

@@ -10,19 +10,20 @@ from functools import partial
 from pathlib import Path
 
 from batchd import wire
-from batchd.daemon.attempts.active import Active
+from batchd.actions import Action
+from batchd.daemon.attempts.active import ActiveAttempt
 from batchd.daemon.attempts.bases import Bases
 from batchd.daemon.attempts.calls import Calls
 from batchd.daemon.attempts.chains import Chains
 from batchd.daemon.attempts.fences import Fences
-from batchd.daemon.attempts.starting import Starting
-from batchd.daemon.current import Current
-from batchd.daemon.ends.batches import Batches
+from batchd.daemon.attempts.starting import AttemptStarter
+from batchd.daemon.brief_cache import BriefCache
+from batchd.daemon.current import CurrentConfig
+from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.ends.publisher import Publisher
 from batchd.daemon.ends.rooms import Rooms
-from batchd.daemon.lately import Lately
-from batchd.daemon.listener import Listeners
-from batchd.daemon.loop import Loop
+from batchd.daemon.listeners import Listeners
+from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.writes import Writes
 from batchd.errors import StaleAttemptError
@@ -34,54 +35,53 @@ from batchd.lifecycle.effects import (
     Effect,
     End,
     Free,
+    HandOver,
     Publish,
     Recover,
-    Run,
     Start,
     Stop,
     Suspend,
 )
-from batchd.log import Action
 from batchd.pool.supervisor import Supervisor
-from batchd.records import Base, Origin, Reason, Ref, Status, Task
+from batchd.records import Base, Origin, Reason, Ref, Task, TaskStatus
 from batchd.records.needs import NOTHING
 from batchd.sandbox import check_user
-from batchd.store import Dispatched, Store
+from batchd.store import DispatchedTask, Store
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class Attempts:
     """The tasks that have a slot."""
 
-    _loop: Loop
-    _current: Current
+    _loop: MainLoop
+    _current: CurrentConfig
     _lifecycle: Lifecycle
     _store: Store
     _writes: Writes
     _outboxes: Outboxes
     _governor: Governor
     _listeners: Listeners
-    _batches: Batches
+    _batches: OpenBatches
     _publisher: Publisher
     _rooms: Rooms
     _bases: Bases
     _chains: Chains
     _calls: Calls
-    _starting: Starting
+    _starting: AttemptStarter
     _fences: Fences
     _pool: Supervisor
-    _active: dict[Ref, Active] = field(default_factory=dict)
+    _active: dict[Ref, ActiveAttempt] = field(default_factory=dict)
     #: Slots whose pause between two tasks is not over.
     _resting: int = 0
     #: Which user was there.
-    _user: Lately = field(default_factory=Lately)
+    _user: BriefCache = field(default_factory=BriefCache)
 
     @property
-    def active(self) -> tuple[Active, ...]:
+    def active(self) -> tuple[ActiveAttempt, ...]:
         """The tasks that workers work on."""
         return tuple(self._active.values())
 
-    def get(self, ref: Ref) -> Active | None:
+    def get(self, ref: Ref) -> ActiveAttempt | None:
         """Return the attempt at a task; None: it has no slot."""
         return self._active.get(ref)
 
@@ -108,7 +108,7 @@ class Attempts:
     def reserve(self, ref: Ref, *, alone: bool = False) -> None:
         """Begin an attempt at a task whose turn it is; ``alone``: in a process of its own. There must be a slot."""
         needs = self._lifecycle.needs_of(ref)
-        self._active[ref] = Active(ref, self._pool.reserve(ref, needs, alone=alone), needs)
+        self._active[ref] = ActiveAttempt(ref, self._pool.reserve(ref, needs, alone=alone), needs)
         self.take(inputs.SlotFree(ref))
 
     def drain(self) -> None:
@@ -119,7 +119,7 @@ class Attempts:
 
     def cancel(self, ref: Ref, message: str) -> None:
         """End a task that has not ended."""
-        self.take(inputs.Cancel(ref, CancelRequested(at=time.time(), message=message)))
+        self.take(inputs.CancelOrdered(ref, CancelRequested(at=time.time(), message=message)))
 
     def halt(self, ref: Ref, message: str) -> None:
         """Have a task that runs give its slot back at its next durable point."""
@@ -148,7 +148,7 @@ class Attempts:
                 self._loop.spawn(self._start(active))
             case Free():
                 self._pool.release(active.worker, active.ref)
-            case Run():
+            case HandOver():
                 self._run(active)
             case Stop():
                 self._stop(active)
@@ -157,7 +157,7 @@ class Attempts:
             case Recover(counted=counted, alone=alone):
                 self._loop.spawn(self._recover(active, counted=counted, alone=alone))
 
-    def _end(self, effect: End | Publish | Confirm, active: Active | None) -> None:
+    def _end(self, effect: End | Publish | Confirm, active: ActiveAttempt | None) -> None:
         """Have a task end, or its files written, or noted as written: no worker works on it any more."""
         if active is not None:
             self._forget(active)
@@ -173,7 +173,7 @@ class Attempts:
 
     # Starting
 
-    async def _start(self, active: Active) -> None:
+    async def _start(self, active: ActiveAttempt) -> None:
         """See whether a task can start, and number its attempt."""
         ref = active.ref
         await self._outboxes.patiently(self._user_there, Action.SANDBOX_TROUBLE)
@@ -214,7 +214,9 @@ class Attempts:
             return
         self.take(self._starting.prepared(active, task, active.given, closed))
 
-    async def _brought(self, active: Active, task: Task, given: Dispatched) -> End | None:
+    async def _brought(
+        self, active: ActiveAttempt, task: Task, given: DispatchedTask
+    ) -> End | None:
         """Have a task's directory be where its worker finds it; return what it ends with where that cannot be."""
         ref, batch = active.ref, self._batches.get(active.ref.batch)
         assert batch is not None, "a batch is open while its tasks are"
@@ -225,7 +227,7 @@ class Attempts:
         if not problem:
             return None
         reason = Reason.WORKSPACE if task.origin else Reason.SANDBOX
-        return End(ref, Status.ERROR, reason, problem, given.attempt - 1)
+        return End(ref, TaskStatus.ERROR, reason, problem, given.attempt - 1)
 
     async def _base(self, ref: Ref, origin: Origin) -> Base | None:
         """Return what a task with an origin begins at, or began at; None: that is yet to be fetched."""
@@ -237,14 +239,14 @@ class Attempts:
                 return base
         return self._bases.of(ref, origin)
 
-    def _put_back(self, active: Active) -> None:
+    def _put_back(self, active: ActiveAttempt) -> None:
         """Let a task wait that cannot start yet: its slot is free for others."""
         self.take(inputs.Unready(active.ref))
         if active.ref in self._active:
             self._forget(active)
         self._loop.wake()
 
-    def _run(self, active: Active) -> None:
+    def _run(self, active: ActiveAttempt) -> None:
         """Hand a task to its worker."""
         ref = active.ref
         batch = self._batches.get(ref.batch)
@@ -263,32 +265,32 @@ class Attempts:
             await asyncio.to_thread(check_user, policy)
             self._user.note(policy.user)
 
-    def _stop(self, active: Active) -> None:
+    def _stop(self, active: ActiveAttempt) -> None:
         """Have a task at work stop: with the answer to its request, or at its next durable point."""
         ref, wish = active.ref, self._lifecycle.entries[active.ref].wish
         assert wish is not None, "it is to stop"
         if self._calls.stop(active, wish):
             return
         if isinstance(wish, CancelRequested):
-            self._pool.send(ref, wire.Cancel(ref, active.attempt, wish.message))
+            self._pool.send(ref, wire.CancelTask(ref, active.attempt, wish.message))
         elif wish.cause == "park":  # a pool that drains says so itself
             self._pool.send(ref, wire.Park(ref, active.attempt, wish.message))
 
-    async def _suspend(self, active: Active, wish: Suspended | None) -> None:
+    async def _suspend(self, active: ActiveAttempt, wish: Suspended | None) -> None:
         """Note that a task gave its slot back."""
         ref, event = active.ref, wish or active.suspended
         assert event is not None, "its worker has said so"
-        status = Status.PARKED if event.cause == "park" else Status.QUEUED
+        status = TaskStatus.PARKED if event.cause == "park" else TaskStatus.QUEUED
         await self._writes.durable(
             partial(self._store.suspend, ref, active.attempt, status, event.message)
         )
         # Only now: who cancels it meanwhile must find it, and not end it under our hands.
-        self._settled(active, inputs.Settled(ref, given_back=status is Status.PARKED))
-        if status is Status.PARKED and self._lifecycle.open(ref):
+        self._settled(active, inputs.Settled(ref, given_back=status is TaskStatus.PARKED))
+        if status is TaskStatus.PARKED and self._lifecycle.open(ref):
             self._listeners.task_parked(ref, active.park)
         self._loop.wake()
 
-    async def _recover(self, active: Active, *, counted: bool, alone: bool) -> None:
+    async def _recover(self, active: ActiveAttempt, *, counted: bool, alone: bool) -> None:
         """Note that a task's worker is gone. ``counted``: it may have killed it; ``alone``: no other can."""
         ref = active.ref
         crashes = 0
@@ -304,7 +306,7 @@ class Attempts:
                     self._store.suspend,
                     ref,
                     active.attempt,
-                    Status.QUEUED,
+                    TaskStatus.QUEUED,
                     left=active.worker.fenced,
                 )
                 await self._writes.durable(left)
@@ -313,17 +315,17 @@ class Attempts:
         worn_out = None
         if alone and crashes >= self._current.config.pool.max_attempts:
             message = f"its worker died {crashes} times; the last time: {active.worker.cause}"
-            error, reason = Status.ERROR, Reason.WORKER_CRASHED
+            error, reason = TaskStatus.ERROR, Reason.WORKER_CRASHED
             worn_out = End(ref, error, reason, message, attempts=active.attempt)
         self._settled(active, inputs.Settled(ref, counted, worn_out))
         self._loop.wake()
 
-    def _settled(self, active: Active, settled: inputs.Settled) -> None:
+    def _settled(self, active: ActiveAttempt, settled: inputs.Settled) -> None:
         """Take how an attempt ended, now that it is durable."""
         self._forget(active)
         self.take(settled)
 
-    def _forget(self, active: Active) -> None:
+    def _forget(self, active: ActiveAttempt) -> None:
         """Forget an attempt that is over."""
         self._active.pop(active.ref, None)
         self._governor.close_task(active.ref)

@@ -1,4 +1,4 @@
-"""What tasks' clones and copies begin as: fetched once a batch, while those that wait for it hold no slot."""
+"""Bases of clones and copies: fetched once a batch, while the tasks that wait for them hold no slot."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ from typing import TypeAlias
 import msgspec
 
 from batchd import children
+from batchd.actions import Action
 from batchd.config import Config
-from batchd.control.standing import Fetching
-from batchd.daemon.current import Current
+from batchd.control.status import Fetching
+from batchd.daemon.current import CurrentConfig
 from batchd.daemon.ends.publisher import Publisher
-from batchd.daemon.listener import Listener
-from batchd.daemon.loop import Loop
+from batchd.daemon.listeners import Listener
+from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.writes import Writes
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.effects import End
-from batchd.log import Action, get_logger
-from batchd.records import Base, Batch, Cause, HoldKey, Origin, Reason, Ref, Scope, Status
+from batchd.log import get_logger
+from batchd.records import Base, Batch, Cause, HoldKey, Origin, Reason, Ref, Scope, TaskStatus
 from batchd.spool import sources
 from batchd.workspace import Mirror
-from batchd.workspace.job import Job, Outcome
+from batchd.workspace.fetch_job import FetchJob, FetchOutcome
 from batchd.workspace.mirrors import Pin
 
 #: So many are fetched at a time.
 _AT_ONCE = 4
 #: As many as `status` shows: a task file may ask for a thousand.
 _NAMED = 20
-_OUTCOME: msgspec.json.Decoder[Outcome] = msgspec.json.Decoder(Outcome)
+_OUTCOME: msgspec.json.Decoder[FetchOutcome] = msgspec.json.Decoder(FetchOutcome)
 #: What the child is given of the environment: ssh's agent, authorities of https, the way out.
 _VARIABLES = (
     *("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "SSH_AUTH_SOCK", "GIT_SSL_CAINFO"),
@@ -56,10 +57,10 @@ _Wanted: TypeAlias = tuple[str, Origin]
 
 @dataclass(slots=True, eq=False, repr=False)
 class Bases(Listener):
-    """Knows what each open batch has fetched."""
+    """The bases that open batches have fetched."""
 
-    _loop: Loop
-    _current: Current
+    _loop: MainLoop
+    _current: CurrentConfig
     _lifecycle: Lifecycle
     _writes: Writes
     _publisher: Publisher
@@ -168,7 +169,7 @@ class Bases(Listener):
 
     async def _fetched(
         self, batch: Batch, origin: Origin, mirror: Mirror, *, fetch: bool
-    ) -> Outcome:
+    ) -> FetchOutcome:
         """Have a child fetch what is asked for, when its turn has come. Raises ``OSError``, ``msgspec.DecodeError``."""
         async with self._turns:
             about = {"batch": batch.name, "source": origin.source}
@@ -186,11 +187,11 @@ class Bases(Listener):
                 get_logger().info(Action.MIRROR_FETCHED, **about, waited_s=took)
         return outcome
 
-    async def _asked(self, origin: Origin, mirror: Mirror, *, fetch: bool) -> Outcome:
+    async def _asked(self, origin: Origin, mirror: Mirror, *, fetch: bool) -> FetchOutcome:
         """Return what a child answers that fetches. Raises ``OSError``, ``msgspec.DecodeError``."""
         config = self._current.config
         workspace = config.workspace
-        job = Job(
+        job = FetchJob(
             origin=origin,
             kept=str(mirror.kept),
             fetch=fetch,
@@ -211,7 +212,7 @@ class Bases(Listener):
             async with asyncio.timeout(2 * workspace.fetch_timeout_s + _GRACE_S):
                 answer, said = await child.communicate(msgspec.json.encode(job))
         except TimeoutError:
-            return Outcome(error="fetching it does not come to an end")
+            return FetchOutcome(error="fetching it does not come to an end")
         finally:
             if child.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
@@ -219,14 +220,16 @@ class Bases(Listener):
                 await child.wait()
         if not answer:
             lines = said.decode(errors="replace").strip().splitlines()
-            return Outcome(error=f"what fetches it has died: {lines[-1] if lines else 'killed'}")
+            return FetchOutcome(
+                error=f"what fetches it has died: {lines[-1] if lines else 'killed'}"
+            )
         return _OUTCOME.decode(answer)
 
     def _give_up(self, refs: Iterable[Ref], why: str) -> None:
         """End tasks that cannot have what they ask for."""
         ends = []
         for ref in refs:
-            end = End(ref, Status.ERROR, Reason.WORKSPACE, why)
+            end = End(ref, TaskStatus.ERROR, Reason.WORKSPACE, why)
             effects = self._lifecycle.take(inputs.GiveUp(end))
             ends += [effect for effect in effects if isinstance(effect, End)]
         if ends:

@@ -1,4 +1,4 @@
-"""Joins workers, governor and store: a request is flushed, granted, committed, answered."""
+"""The calls of running tasks: workers, governor and store joined. A request is flushed, granted, committed, answered."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from msgspec.structs import replace
 
 from batchd import events as vocabulary
 from batchd import wire
-from batchd.daemon.attempts.active import Active
+from batchd.daemon.attempts.active import ActiveAttempt
 from batchd.daemon.attempts.lessons import Lessons
-from batchd.daemon.listener import Listeners
-from batchd.daemon.loop import Loop
+from batchd.daemon.listeners import Listeners
+from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.writes import Writes
 from batchd.errors import StaleAttemptError
 from batchd.events import (
@@ -30,7 +30,7 @@ from batchd.events import (
     Suspended,
     TaskFinished,
 )
-from batchd.governor import Call, Governor, Grant, Park, Refusal
+from batchd.governor import Governor, Grant, ParkDecision, Refusal, WantedCall
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.records import FailureKind
 from batchd.store import Store
@@ -42,9 +42,9 @@ _FAILED = b'["CallFailed"'
 
 @dataclass(slots=True, eq=False, repr=False)
 class Calls:
-    """Serves what running tasks ask for."""
+    """The server of what running tasks ask for."""
 
-    _loop: Loop
+    _loop: MainLoop
     _lifecycle: Lifecycle
     _store: Store
     _writes: Writes
@@ -52,14 +52,14 @@ class Calls:
     _listeners: Listeners
     _lessons: Lessons
 
-    def record(self, active: Active, record: wire.Record) -> None:
+    def record(self, active: ActiveAttempt, record: wire.Record) -> None:
         """Make events durable, then acknowledge them."""
         active.asks()
         self._heard(record)
         self._settle(active, record.events)
         self._spawn(active, self._record(active, record))
 
-    def ask(self, active: Active, ask: wire.Ask) -> None:
+    def ask(self, active: ActiveAttempt, ask: wire.Ask) -> None:
         """Make the call's events durable; answer when the governor does."""
         self._heard(ask)
         active.asks()
@@ -74,7 +74,7 @@ class Calls:
         self._governor.ask(call, partial(self._decided, active))
         self._flush(active)
 
-    def failed(self, active: Active, failed: wire.Failed) -> None:
+    def failed(self, active: ActiveAttempt, failed: wire.Failed) -> None:
         """Serve a call that failed, like ``ask``."""
         governor, ask = self._governor, failed.ask
         active.asks()
@@ -95,12 +95,12 @@ class Calls:
         if message.lessons:
             self._lessons.learned(message.lessons)
 
-    def lost(self, active: Active) -> None:
+    def lost(self, active: ActiveAttempt) -> None:
         """Take back the request of a worker that has died, if it waits: to grant it would set money aside for a call that is never made."""
         if active.waiting is not None and self._governor.withdraw(active.ref):
             active.waiting = None
 
-    def stop(self, active: Active, event: CancelRequested | Suspended) -> bool:
+    def stop(self, active: ActiveAttempt, event: CancelRequested | Suspended) -> bool:
         """Have the task end with ``event`` at its next request; return whether one waited."""
         active.stop = event
         ask = active.waiting
@@ -110,10 +110,10 @@ class Calls:
         self._spawn(active, self._deny(active, ask, event))
         return True
 
-    def _spawn(self, active: Active, write: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _spawn(self, active: ActiveAttempt, write: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         return active.writing(self._loop.spawn(write))
 
-    def _settle(self, active: Active, bodies: Sequence[msgspec.Raw]) -> None:
+    def _settle(self, active: ActiveAttempt, bodies: Sequence[msgspec.Raw]) -> None:
         """Give back the permit of a call that has its answer among these events.
 
         Or its failure, where the agent itself sees to it: an overflow is answered by a shorter request, and
@@ -141,9 +141,9 @@ class Calls:
                     believed=event.disbelieved is None,
                 )
 
-    def _call(self, active: Active, ask: wire.Ask) -> Call:
+    def _call(self, active: ActiveAttempt, ask: wire.Ask) -> WantedCall:
         setup = active.setup(ask.purpose)
-        return Call(
+        return WantedCall(
             ref=active.ref,
             model=ask.model,
             price=setup.price,
@@ -153,14 +153,14 @@ class Calls:
             fallback_s=setup.tier_fallback_s,
         )
 
-    def _decided(self, active: Active, decision: Grant | Refusal | Park) -> None:
+    def _decided(self, active: ActiveAttempt, decision: Grant | Refusal | ParkDecision) -> None:
         """The governor has answered the request that waits."""
         ask, active.waiting = active.waiting, None
         assert ask is not None, "the governor answers once"
         now = time.time()
         if isinstance(decision, Grant):
             self._spawn(active, self._grant(active, ask, decision))
-        elif isinstance(decision, Park):
+        elif isinstance(decision, ParkDecision):
             active.park = decision
             parked = Suspended(at=now, cause="park", message=decision.message)
             self._spawn(active, self._deny(active, ask, parked))
@@ -170,22 +170,22 @@ class Calls:
             )
             self._spawn(active, self._deny(active, ask, denied))
 
-    def _flush(self, active: Active) -> None:
+    def _flush(self, active: ActiveAttempt) -> None:
         """A request that has to wait is a flush all the same: commit its events now."""
         ask = active.waiting
         if ask is not None and ask.events:
             active.waiting = replace(ask, seq=ask.seq + len(ask.events), events=())
             active.flushed = self._spawn(active, self._early(active, ask))
 
-    async def _early(self, active: Active, ask: wire.Ask) -> None:
+    async def _early(self, active: ActiveAttempt, ask: wire.Ask) -> None:
         await self._commit(active, ask.seq, ask.events)
 
-    async def _record(self, active: Active, record: wire.Record) -> None:
+    async def _record(self, active: ActiveAttempt, record: wire.Record) -> None:
         if await self._commit(active, record.seq, record.events):
             seq = record.seq + len(record.events)
             active.answer(wire.Ack(active.ref, active.attempt, seq))
 
-    async def _grant(self, active: Active, ask: wire.Ask, grant: Grant) -> None:
+    async def _grant(self, active: ActiveAttempt, ask: wire.Ask, grant: Grant) -> None:
         def begins() -> CallStarted:
             return CallStarted(
                 at=time.time(),
@@ -207,19 +207,21 @@ class Calls:
             self._answer(active, active.stop)
 
     async def _deny(
-        self, active: Active, ask: wire.Ask, event: CallDenied | CancelRequested | Suspended
+        self, active: ActiveAttempt, ask: wire.Ask, event: CallDenied | CancelRequested | Suspended
     ) -> None:
         if await self._commit(active, ask.seq, ask.events):
             self._answer(active, event)
 
-    def _answer(self, active: Active, event: CallDenied | CancelRequested | Suspended) -> None:
+    def _answer(
+        self, active: ActiveAttempt, event: CallDenied | CancelRequested | Suspended
+    ) -> None:
         event = replace(event, at=time.time(), waited_s=active.waited_s())
         body = msgspec.Raw(vocabulary.encode(event))
         active.answer(wire.Denied(ref=active.ref, attempt=active.attempt, event=body))
 
     async def _commit(
         self,
-        active: Active,
+        active: ActiveAttempt,
         seq: int,
         events: Sequence[msgspec.Raw],
         begins: Callable[[], CallStarted] | None = None,
@@ -259,7 +261,7 @@ class Calls:
             self._pass_on(active, event)
         return call or True
 
-    def _pass_on(self, active: Active, event: Event) -> None:
+    def _pass_on(self, active: ActiveAttempt, event: Event) -> None:
         """Pass on what a durable event says."""
         if isinstance(event, TaskFinished):
             active.finished = event

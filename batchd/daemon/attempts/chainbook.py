@@ -18,8 +18,9 @@ from pathlib import Path
 
 import msgspec
 
-from batchd.daemon.current import Current
-from batchd.log import Action, get_logger
+from batchd.actions import Action
+from batchd.daemon.current import CurrentConfig
+from batchd.log import get_logger
 from batchd.records import Base, Chain, Pack, Ref
 from batchd.spool import files
 from batchd.workspace.packs import Shelf
@@ -53,7 +54,7 @@ def _set() -> asyncio.Event:
 class ChainBook:
     """Knows the chains of tasks that have not come home; each is durable before it counts."""
 
-    _current: Current
+    _current: CurrentConfig
     _known: dict[Ref, Kept] = field(default_factory=dict)
     #: How many packs are on their way, and whether none are being removed right now.
     _arriving: int = 0

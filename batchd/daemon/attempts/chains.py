@@ -14,16 +14,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
+from batchd.actions import Action
 from batchd.daemon.attempts import packwork
-from batchd.daemon.attempts.active import Active
+from batchd.daemon.attempts.active import ActiveAttempt
 from batchd.daemon.attempts.chainbook import ChainBook, Kept
-from batchd.daemon.current import Current
-from batchd.daemon.listener import Listener
-from batchd.daemon.loop import Loop
+from batchd.daemon.current import CurrentConfig
+from batchd.daemon.listeners import Listener
+from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
 from batchd.errors import WorkspaceError
 from batchd.events import TaskFinished
-from batchd.log import Action, get_logger
+from batchd.log import get_logger
 from batchd.records import Base, Batch, Chain, Pack, Ref, Task
 
 #: So many directories are packed, or laid out, at a time.
@@ -36,8 +37,8 @@ _TRIES, _PAUSE_S = 5, 2.0
 class Chains(Listener):
     """Sends directories away, and brings them home."""
 
-    _loop: Loop
-    _current: Current
+    _loop: MainLoop
+    _current: CurrentConfig
     _outboxes: Outboxes
     _book: ChainBook
     #: The packs of mirrors: by mirror and commit.
@@ -79,7 +80,7 @@ class Chains(Listener):
     # Away, and home
 
     async def ready(
-        self, active: Active, task: Task, batch: Batch, *, away: bool, begun: bool
+        self, active: ActiveAttempt, task: Task, batch: Batch, *, away: bool, begun: bool
     ) -> str:
         """Have a task's directory be where it is to be worked on; return why that cannot be, empty: it is.
 
@@ -107,7 +108,9 @@ class Chains(Listener):
             self._book.arrived()
         return ""
 
-    async def _sent_away(self, active: Active, task: Task, directory: str, *, begun: bool) -> Kept:
+    async def _sent_away(
+        self, active: ActiveAttempt, task: Task, directory: str, *, begun: bool
+    ) -> Kept:
         """Return a chain, begun with what is here. Raises ``OSError``, ``WorkspaceError``."""
         await self._book.prepare()
         base = active.base
@@ -169,7 +172,7 @@ class Chains(Listener):
 
     async def _laid(self, kept: Kept, batch: Batch) -> str:
         """Lay a directory out, again where that fails; return why it cannot be, empty: it is."""
-        order = packwork.Order(
+        order = packwork.PackOrder(
             directory=kept.directory, fresh=kept.fresh, base=kept.base, changes=kept.chain.changes
         )
         laid = partial(packwork.laid, self._current.config, self._book.folder, order)

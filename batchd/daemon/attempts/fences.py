@@ -12,7 +12,7 @@ from batchd.store import Store
 
 @dataclass(slots=True, eq=False, repr=False)
 class Fences:
-    """Has tasks wait, at the beginning of a daemon's life.
+    """The fences at the beginning of a daemon's life: tasks wait behind them.
 
     A machine that was cut off, or frozen, may still change their directories. One that is reached has ended its workers
     with the daemon before this one.

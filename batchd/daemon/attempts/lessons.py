@@ -1,4 +1,4 @@
-"""What models were seen to refuse and to do without: noted once, handed to every worker, forgotten after a week."""
+"""Lessons about models, what they refuse and do without: noted once, handed to every worker, forgotten after a week."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from functools import partial
 import msgspec
 
 from batchd import terms
-from batchd.daemon.current import Current
-from batchd.daemon.loop import Loop
+from batchd.actions import Action
+from batchd.daemon.current import CurrentConfig
+from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.writes import Writes
 from batchd.errors import ConfigError
-from batchd.log import Action, get_logger
-from batchd.store import Refused, Store
+from batchd.log import get_logger
+from batchd.store import LearntRefusal, Store
 
 #: A model may have learned meanwhile to take it.
 _KEPT_S = 7 * 86400.0
@@ -27,14 +28,14 @@ _EFFORT = "it is asked for the nearest lower effort that it has, or its lowest, 
 
 @dataclass(slots=True, eq=False, repr=False)
 class Lessons:
-    """Knows what to leave out of requests."""
+    """The lessons: what to leave out of requests."""
 
-    _loop: Loop
-    _current: Current
+    _loop: MainLoop
+    _current: CurrentConfig
     _store: Store
     _writes: Writes
     #: By model and lesson.
-    _refused: dict[tuple[str, str], Refused] = field(default_factory=dict)
+    _refused: dict[tuple[str, str], LearntRefusal] = field(default_factory=dict)
 
     def restore(self) -> None:
         """Take up what earlier daemons noted."""
@@ -47,7 +48,7 @@ class Lessons:
             for lesson in lessons:
                 if lesson in known or not setting:
                     continue
-                refused = Refused(model, lesson, setting, time.time())
+                refused = LearntRefusal(model, lesson, setting, time.time())
                 self._refused[model, lesson] = refused
                 get_logger().info(
                     Action.MODEL_REFUSES,

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from batchd.daemon.attempts.active import Active
+from batchd.daemon.attempts.active import ActiveAttempt
 from batchd.daemon.attempts.attempts import Attempts
-from batchd.daemon.current import Current
+from batchd.daemon.current import CurrentConfig
 from batchd.events import CancelRequested
 from batchd.pool.supervisor import Supervisor
 from batchd.records import Ref
@@ -35,8 +35,8 @@ class Overdue:
     _turn_s: dict[_Key, float] = field(default_factory=dict)
 
     def look(
-        self, attempts: Iterable[Active], passed_s: float, fetch_s: float
-    ) -> Iterator[tuple[Active, str]]:
+        self, attempts: Iterable[ActiveAttempt], passed_s: float, fetch_s: float
+    ) -> Iterator[tuple[ActiveAttempt, str]]:
         """Take who works on what, ``passed_s`` after the last look; yield what is overdue, and why. ``fetch_s``: what a clone may take."""
         # Only time between looks that come as they should counts.
         passed_s = min(passed_s, 2 * _LOOK_S)
@@ -61,7 +61,7 @@ class Overdue:
 class OverdueWatch:
     """Has a worker elsewhere sent away that keeps what is overdue: its tasks go on elsewhere, once its lease is over."""
 
-    _current: Current
+    _current: CurrentConfig
     _attempts: Attempts
     _pool: Supervisor
     _overdue: Overdue = field(default_factory=Overdue)
@@ -82,7 +82,7 @@ class OverdueWatch:
             last = now
 
 
-def _may_s(active: Active, fetch_s: float) -> float:
+def _may_s(active: ActiveAttempt, fetch_s: float) -> float:
     """Return how long an attempt may be its worker's turn, in seconds; 0: for ever."""
     if active.task is None or not active.task.limits.timeout_s:
         return 0.0

@@ -17,16 +17,16 @@ from batchd.errors import FolderError, SandboxError, WorkspaceError
 from batchd.records import Base, Pack, SandboxPolicy
 from batchd.sandbox import directory
 from batchd.sandbox.probe import someone
-from batchd.workspace.job import Lay, Outcome, PackUp, Work
+from batchd.workspace.fetch_job import FetchOutcome, Lay, PackUp, Work
 
-_OUTCOME: msgspec.json.Decoder[Outcome] = msgspec.json.Decoder(Outcome)
+_OUTCOME: msgspec.json.Decoder[FetchOutcome] = msgspec.json.Decoder(FetchOutcome)
 #: How much longer than its own limit a child may take to say so, in seconds.
 _GRACE_S = 30.0
 _VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class PackOrder:
     """What is to be laid out, as in ``Lay``."""
 
     directory: str
@@ -57,7 +57,7 @@ async def packed(config: Config, shelf: Path, path: str, *, mirror: bool = False
     return outcome.pack
 
 
-async def laid(config: Config, shelf: Path, order: Order) -> str:
+async def laid(config: Config, shelf: Path, order: PackOrder) -> str:
     """Lay a directory out; return why it cannot be, empty: it is. Raises ``OSError`` where the disk takes nothing."""
     policy = config.sandbox_policy()
     if not order.changes and order.base is None:
@@ -88,7 +88,7 @@ def _made(path: str, policy: SandboxPolicy) -> None:
     os.close(made)
 
 
-async def _done(work: Work, limit_s: float) -> Outcome:
+async def _done(work: Work, limit_s: float) -> FetchOutcome:
     """Return how a child did it. Raises ``OSError`` where that could not be, since the disk takes nothing, say."""
     child = await asyncio.create_subprocess_exec(
         *children.module("batchd.workspace", str(os.getpid())),
@@ -102,7 +102,7 @@ async def _done(work: Work, limit_s: float) -> Outcome:
         async with asyncio.timeout(limit_s + _GRACE_S):
             answer, said = await child.communicate(msgspec.json.encode(work))
     except TimeoutError:
-        return Outcome(error="it does not come to an end")
+        return FetchOutcome(error="it does not come to an end")
     finally:
         if child.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -110,7 +110,7 @@ async def _done(work: Work, limit_s: float) -> Outcome:
             await child.wait()
     if not answer:
         lines = said.decode(errors="replace").strip().splitlines()
-        return Outcome(error=f"what does it has died: {lines[-1] if lines else 'killed'}")
+        return FetchOutcome(error=f"what does it has died: {lines[-1] if lines else 'killed'}")
     outcome = _OUTCOME.decode(answer)
     if outcome.errno:
         raise OSError(outcome.errno, outcome.error)

@@ -14,12 +14,12 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from batchd import wire
-from batchd.daemon.attempts.active import Active
+from batchd.daemon.attempts.active import ActiveAttempt
 from batchd.daemon.attempts.chainbook import ChainBook
 from batchd.daemon.attempts.coming import Coming
-from batchd.daemon.current import Current
-from batchd.daemon.listener import Listener
-from batchd.daemon.loop import Loop
+from batchd.daemon.current import CurrentConfig
+from batchd.daemon.listeners import Listener
+from batchd.daemon.main_loop import MainLoop
 from batchd.errors import WorkspaceError
 from batchd.records import Ref
 
@@ -33,8 +33,8 @@ _MOST_PACKS = 256
 class Porter(Listener):
     """Moves packs over the wire."""
 
-    _loop: Loop
-    _current: Current
+    _loop: MainLoop
+    _current: CurrentConfig
     _book: ChainBook
     #: What is coming, by the task.
     _coming: dict[Ref, Coming] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class Porter(Listener):
             self._book.arrived()
             await asyncio.to_thread(coming.drop)
 
-    async def serve(self, active: Active, message: wire.PackWanted | wire.PackSent) -> None:
+    async def serve(self, active: ActiveAttempt, message: wire.PackWanted | wire.PackSent) -> None:
         """Answer a worker, unless it is one that no worker of ours is: that ends."""
         wrong = self._wrong(active, message)
         if wrong:
@@ -68,7 +68,7 @@ class Porter(Listener):
         finally:
             self._asked.discard(active.ref)
 
-    def _wrong(self, active: Active, message: wire.PackWanted | wire.PackSent) -> str:
+    def _wrong(self, active: ActiveAttempt, message: wire.PackWanted | wire.PackSent) -> str:
         """Return what no worker of ours does; empty: nothing."""
         if active.ref in self._asked:
             return "it asked for two things at once"
@@ -80,7 +80,7 @@ class Porter(Listener):
             return "it sent the middle of a pack"
         return ""
 
-    async def _give(self, active: Active, wanted: wire.PackWanted) -> None:
+    async def _give(self, active: ActiveAttempt, wanted: wire.PackWanted) -> None:
         """Send a part of a pack."""
         ref, attempt = active.ref, active.attempt
         packs = active.chain.packs if active.chain else ()
@@ -97,7 +97,7 @@ class Porter(Listener):
             return
         active.answer(wire.PackPart(ref=ref, attempt=attempt, data=data))
 
-    async def _take_in(self, active: Active, sent: wire.PackSent) -> None:
+    async def _take_in(self, active: ActiveAttempt, sent: wire.PackSent) -> None:
         """Take a part of what a task has changed; with the last one it is durable."""
         taken = wire.PackTaken(ref=active.ref, attempt=active.attempt)
         try:

@@ -1,4 +1,4 @@
-"""What workers report: each of it becomes an input of the lifecycle, or is served by ``Calls``."""
+"""Reports of workers: each becomes an input of the lifecycle, or is served by ``Calls``."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from typing import Any
 from msgspec.structs import replace
 
 from batchd import wire
+from batchd.actions import Action
 from batchd.daemon.attempts import vetting
-from batchd.daemon.attempts.active import Active
+from batchd.daemon.attempts.active import ActiveAttempt
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.attempts.calls import Calls
 from batchd.daemon.attempts.porter import Porter
-from batchd.daemon.ends.batches import Batches
-from batchd.daemon.listener import Listeners
-from batchd.daemon.loop import Loop
+from batchd.daemon.ends.batches import OpenBatches
+from batchd.daemon.listeners import Listeners
+from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
 from batchd.lifecycle import Input, inputs
 from batchd.lifecycle.effects import End
-from batchd.log import Action, get_logger
-from batchd.pool.member import Member
-from batchd.records import Reason, Ref, Status
-from batchd.spool import patches
+from batchd.log import get_logger
+from batchd.pool.pool_worker import PoolWorker
+from batchd.records import Reason, Ref, TaskStatus
+from batchd.spool import patch_files
 
 #: What the result says of a task at which an agent broke.
 _BROKE = "an error inside batchd ended this task; the log has the details"
@@ -35,17 +36,17 @@ _BROKE = "an error inside batchd ended this task; the log has the details"
 
 @dataclass(slots=True, eq=False, repr=False)
 class Reports:
-    """The pool's ``Handler``."""
+    """The pool's ``PoolHandler``."""
 
-    _loop: Loop
+    _loop: MainLoop
     _listeners: Listeners
     _outboxes: Outboxes
-    _batches: Batches
+    _batches: OpenBatches
     _attempts: Attempts
     _calls: Calls
     _porter: Porter
 
-    def message(self, worker: Member, message: Any) -> None:
+    def message(self, worker: PoolWorker, message: Any) -> None:
         """Serve a message of a worker."""
         if worker.joined and (wrong := self._wrong(worker, message)):
             worker.kill(f"{wrong}: what no worker of batchd says")
@@ -72,7 +73,7 @@ class Reports:
             case wire.Done():
                 self._done(active, message)
 
-    def _wrong(self, worker: Member, message: Any) -> str:
+    def _wrong(self, worker: PoolWorker, message: Any) -> str:
         """Return what in a message from another machine cannot be true; empty: all may be."""
         if wrong := vetting.problem(message):
             return wrong
@@ -85,7 +86,7 @@ class Reports:
         return "it asks before it has the answer to what it asked" if waits else ""
 
     def _files(
-        self, active: Active, message: wire.PatchMade | wire.PackWanted | wire.PackSent
+        self, active: ActiveAttempt, message: wire.PatchMade | wire.PackWanted | wire.PackSent
     ) -> None:
         """Serve what concerns a task's files."""
         active.asks()
@@ -95,11 +96,11 @@ class Reports:
             case wire.PackWanted() | wire.PackSent():
                 active.writing(self._loop.spawn(self._porter.serve(active, message)))
 
-    async def _keep(self, active: Active, made: wire.PatchMade) -> None:
+    async def _keep(self, active: ActiveAttempt, made: wire.PatchMade) -> None:
         """Write a task's patch beside where its result will be; the worker, which cannot, tries again where the disk refuses it."""
         batch = self._batches.get(active.ref.batch)
         assert batch is not None, "a batch is open while its tasks are"
-        publish = partial(patches.publish, Path(batch.folder), active.ref.task, made.patch)
+        publish = partial(patch_files.publish, Path(batch.folder), active.ref.task, made.patch)
         kept = wire.PatchKept(active.ref, active.attempt)
         try:
             await self._outboxes.at(publish, batch.outbox)
@@ -107,12 +108,12 @@ class Reports:
             kept = replace(kept, errno=error.errno or errno.EIO, message=str(error))
         active.answer(kept)
 
-    def started(self, worker: Member) -> None:
+    def started(self, worker: PoolWorker) -> None:
         """Note that a worker is up."""
         get_logger().info(Action.WORKER_STARTED, **worker.fields())
         self._loop.wake()  # tasks may have waited for one to come up
 
-    def unfit(self, worker: Member, problem: str) -> None:
+    def unfit(self, worker: PoolWorker, problem: str) -> None:
         """Say that no task can run where a worker is."""
         get_logger().error(Action.NODE_TROUBLE, **worker.fields(), message=problem)
 
@@ -120,14 +121,14 @@ class Reports:
         """End the daemon where a part of the pool ended: a bug."""
         self._loop.broke(error)
 
-    def cut_off(self, worker: Member) -> None:
+    def cut_off(self, worker: PoolWorker) -> None:
         """Take the requests of a worker that is reached no more back from the governor."""
         for active in self._attempts.active:
             if active.worker is worker:
                 self._calls.lost(active)
                 active.fences(f"{worker.node}, which is not reached", worker.fence_left_s)
 
-    def died(self, worker: Member, lost: Mapping[Ref, int], *, counted: bool) -> None:
+    def died(self, worker: PoolWorker, lost: Mapping[Ref, int], *, counted: bool) -> None:
         """Take the tasks of a dead worker back."""
         # One elsewhere may leave as it likes while a task is only about to be its.
         tasks = [str(ref) for ref, number in lost.items() if number or not worker.joined]
@@ -149,7 +150,7 @@ class Reports:
             self._attempts.take(inputs.Lost(active.ref, active in at_work, len(at_work) == 1))
         self._loop.wake()
 
-    def _done(self, active: Active, done: wire.Done) -> None:
+    def _done(self, active: ActiveAttempt, done: wire.Done) -> None:
         if active.worker.joined and done.outcome == "published":
             # The outbox is not on its machine: whatever it wrote there, the daemon does.
             done = wire.Done(done.ref, done.attempt, "unpublished")
@@ -167,7 +168,7 @@ class Reports:
         self._loop.wake()
 
 
-def _said(active: Active, done: wire.Done) -> Input:
+def _said(active: ActiveAttempt, done: wire.Done) -> Input:
     """Return what a worker's last word on a task means."""
     ref, ended = active.ref, active.finished is not None
     match done.outcome:
@@ -178,7 +179,7 @@ def _said(active: Active, done: wire.Done) -> Input:
         case "suspended" if active.suspended is not None:
             return inputs.GaveBack(ref)
         case "failed":
-            end = End(ref, Status.ERROR, Reason.INTERNAL, _BROKE, details=done.message)
+            end = End(ref, TaskStatus.ERROR, Reason.INTERNAL, _BROKE, details=done.message)
             return inputs.Broke(end)
         case outcome:  # "refused" and "unopened": before it began, no attempt of the task's
             return inputs.Lost(ref, outcome not in {"refused", "unopened"})

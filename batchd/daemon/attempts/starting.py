@@ -1,4 +1,4 @@
-"""What a worker gets when it takes a task up, or why none is to take it up."""
+"""The start of an attempt: what a worker gets when it takes a task up, or why none is to take it up."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from batchd import terms, wire
-from batchd.daemon.attempts import scratch
-from batchd.daemon.attempts.active import Active
+from batchd.daemon.attempts import scratch_cleanup
+from batchd.daemon.attempts.active import ActiveAttempt
 from batchd.daemon.attempts.lessons import Lessons
-from batchd.daemon.current import Current
+from batchd.daemon.current import CurrentConfig
 from batchd.errors import InputError, NotPossibleError
 from batchd.events import Resumed, Suspended, TaskStarted, Terms, decode
-from batchd.governor import Governor, Park
+from batchd.governor import Governor, ParkDecision
 from batchd.lifecycle import inputs
 from batchd.lifecycle.effects import End
-from batchd.records import Batch, Reason, Secret, Status, Task
-from batchd.spool.directories import Directories
-from batchd.store import Dispatched, Store
+from batchd.records import Batch, Reason, Secret, Task, TaskStatus
+from batchd.spool.task_directories import TaskDirectories
+from batchd.store import DispatchedTask, Store
 
 #: How the journal's text of an answer begins, and of the next attempt.
 _ANSWERED = b'["CallAnswered"'
@@ -29,10 +29,10 @@ _RESUMED = b'["Resumed"'
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class Starting:
-    """Prepares what a worker needs to take a task up."""
+class AttemptStarter:
+    """The preparation of what a worker needs to take a task up."""
 
-    _current: Current
+    _current: CurrentConfig
     _store: Store
     _governor: Governor
     _lessons: Lessons
@@ -45,10 +45,10 @@ class Starting:
         if not task.dir:
             return ""
         # In a thread: the file system may take its time.
-        return await asyncio.to_thread(_refused, Directories(self._current.config), task.dir)
+        return await asyncio.to_thread(_refused, TaskDirectories(self._current.config), task.dir)
 
     def prepared(
-        self, active: Active, task: Task, given: Dispatched, closed: str
+        self, active: ActiveAttempt, task: Task, given: DispatchedTask, closed: str
     ) -> inputs.Ready | inputs.Refused | inputs.TurnedAway:
         """Return that a task can start, its terms set and its secrets known, or that it is not to start after all.
 
@@ -57,7 +57,7 @@ class Starting:
         match self._refusal(active, task, given, closed):
             case None:
                 return inputs.Ready(active.ref)
-            case Park() as park:
+            case ParkDecision() as park:
                 active.park = park
                 wish = Suspended(at=time.time(), cause="park", message=park.message)
                 return inputs.TurnedAway(active.ref, wish)
@@ -67,13 +67,13 @@ class Starting:
                 return inputs.Refused(End(active.ref, status, reason, message, attempts))
 
     def _refusal(
-        self, active: Active, task: Task, given: Dispatched, closed: str
-    ) -> tuple[Status, Reason, str] | Park | None:
+        self, active: ActiveAttempt, task: Task, given: DispatchedTask, closed: str
+    ) -> tuple[TaskStatus, Reason, str] | ParkDecision | None:
         config = self._current.config
         if closed:
             why = f"its directory is none that tasks may work in now: {closed}"
             fix = f"allow it in [workspace], then `batchd retry {active.ref.batch}`"
-            return Status.ERROR, Reason.SANDBOX, f"{why} ({fix})"
+            return TaskStatus.ERROR, Reason.SANDBOX, f"{why} ({fix})"
         kept = _kept(given.history)
         limits = config.limits.lowered(task.limits) if kept is None else kept.limits
         if limits is not None and limits != task.limits:
@@ -83,17 +83,17 @@ class Starting:
         except InputError as error:
             if task.model.partition("/")[0] not in config.providers:
                 waits = self._governor.outages.turned_away(task.model)
-                if isinstance(waits, Park):
+                if isinstance(waits, ParkDecision):
                     return waits
-            return Status.ERROR, Reason.BAD_REQUEST, str(error)
+            return TaskStatus.ERROR, Reason.BAD_REQUEST, str(error)
         try:
             revealed = {n: Secret(value=config.revealed(s)) for n, s in task.secrets.items()}
         except NotPossibleError as error:
-            return Status.ERROR, Reason.SANDBOX, f"its env cannot be made: {error}"
+            return TaskStatus.ERROR, Reason.SANDBOX, f"its env cannot be made: {error}"
         active.task = replace(task, secrets=revealed) if revealed else task
         return None
 
-    def order(self, active: Active, batch: Batch, given: Dispatched) -> wire.Run:
+    def order(self, active: ActiveAttempt, batch: Batch, given: DispatchedTask) -> wire.Run:
         """Return what the worker gets; from now on the task's money is watched."""
         assert active.terms is not None, "there is no refusal"
         assert active.task is not None, "there is no refusal"
@@ -108,7 +108,7 @@ class Starting:
             terms=active.terms,
             queued_at=given.queued_at,
             node=active.worker.node,
-            tmp=str(scratch.folder(self._current.config, ref)),
+            tmp=str(scratch_cleanup.folder(self._current.config, ref)),
             base=active.base,
             chain=active.chain,
             base_s=self._current.config.workspace.fetch_timeout_s,
@@ -120,7 +120,9 @@ class Starting:
             history=tuple(msgspec.Raw(body) for body in given.history),
         )
 
-    def _terms(self, active: Active, task: Task, given: Dispatched, kept: Terms | None) -> Terms:
+    def _terms(
+        self, active: ActiveAttempt, task: Task, given: DispatchedTask, kept: Terms | None
+    ) -> Terms:
         """Return the terms under which a task starts, or goes on. Raises ``InputError``."""
         config, prices = self._current.config, self._current.prices
         capped = self._governor.capped(active.ref)
@@ -137,7 +139,7 @@ class Starting:
         return kept if same else today
 
 
-def _refused(directories: Directories, directory: str) -> str:
+def _refused(directories: TaskDirectories, directory: str) -> str:
     if directories.real(directory) != os.path.normpath(directory):
         return ""  # a link stands there since, which no one follows: who opens it says so
     return directories.problem(directory, must_exist=False)

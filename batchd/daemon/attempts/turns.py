@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.attempts.suspects import Suspects
 from batchd.daemon.ends.rooms import Rooms
-from batchd.daemon.loop import Loop
+from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.waits.circuits import Circuits
-from batchd.daemon.waits.parking import ParkingLot
+from batchd.daemon.waits.parking_lot import ParkingLot
 from batchd.governor import Governor
 from batchd.lifecycle import Lifecycle
 from batchd.records import Ref
@@ -18,9 +18,9 @@ from batchd.records import Ref
 
 @dataclass(slots=True, eq=False, repr=False)
 class Turns:
-    """Fills the pool's slots."""
+    """The turns: fills the pool's slots."""
 
-    _loop: Loop
+    _loop: MainLoop
     _lifecycle: Lifecycle
     _governor: Governor
     _lot: ParkingLot

@@ -1,4 +1,4 @@
-"""What a worker of another machine says is looked at before it counts: a forged event must not cost more than its task.
+"""The vetting of what a worker of another machine says: a forged event must not cost more than its task.
 
 Such a machine holds the task, and may lie about it. It must not stop the daemon, nor leave what no later one can read.
 """
@@ -14,7 +14,7 @@ import msgspec
 from batchd import wire
 from batchd.events import Event, TaskFinished
 from batchd.formats import ResultV1
-from batchd.records import Ref, Status
+from batchd.records import Ref, TaskStatus
 
 _RESULT: msgspec.json.Decoder[ResultV1] = msgspec.json.Decoder(ResultV1)
 _KINDS = (
@@ -22,7 +22,7 @@ _KINDS = (
     *(wire.PackWanted, wire.PackSent),
 )
 #: No count, size or duration of ours is larger, and SQLite takes it.
-_MOST = 1 << 53
+_MAX_NUMBER = 1 << 53
 #: Where the stamps of files stand, and how large a number is in them.
 _STAMPS, _MOST_STAMP = frozenset({"files", "triggers"}), (1 << 63) - 1
 #: How far a clock may be ahead of ours, in seconds.
@@ -49,7 +49,7 @@ def problem(message: Any) -> str:
     return next(filter(None, (_event_problem(ask.ref, each) for each in events)), "")
 
 
-def _numbers(value: Any, most: int = _MOST) -> bool:
+def _numbers(value: Any, most: int = _MAX_NUMBER) -> bool:
     """Whether all numbers in a JSON value are ones that can be stored."""
     if isinstance(value, dict):
         return all(_numbers(each, _most(key, most)) for key, each in value.items())
@@ -76,7 +76,7 @@ def _event_problem(ref: Ref, event: Event) -> str:
         return f"it sent a result that is none: {str(error)[:200]}"
     if (result.batch, result.task) != (ref.batch, ref.task):
         return f"it sent a result of {result.batch}/{result.task}"
-    known = {each.value for each in Status if each.final}
+    known = {each.value for each in TaskStatus if each.final}
     if event.status not in known or (result.status, result.reason) != (event.status, event.reason):
         return (
             f"it sent a result that says {result.status}, for a task that ended as {event.status}"

@@ -1,8 +1,8 @@
-"""What the control socket can ask for: ``Commands`` carries requests out, by the module of each command's name."""
+"""What the control socket can ask for: ``CommandHandlers`` carries requests out, by the module of each command's name."""
 
 from __future__ import annotations
 
-from batchd.daemon.commands.ends import Ends
-from batchd.daemon.commands.table import Commands
+from batchd.daemon.commands.end_waiters import EndWaiters
+from batchd.daemon.commands.handlers import CommandHandlers
 
-__all__ = ["Commands", "Ends"]
+__all__ = ["CommandHandlers", "EndWaiters"]

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from batchd.control import Cancel, Cancelled
-from batchd.control.giver import Giver
+from batchd.control.requester import Requester
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.commands import targets
-from batchd.daemon.commands.ends import Ends
+from batchd.daemon.commands.end_waiters import EndWaiters
 from batchd.daemon.ends.publisher import Publisher
 from batchd.daemon.writes import Writes
 from batchd.errors import BatchdError, NotPossibleError, UsageError
@@ -20,7 +20,7 @@ from batchd.events import CancelRequested
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.effects import End
 from batchd.lifecycle.table import CANCELLED
-from batchd.records import Cause, HoldKey, Reason, Ref, Scope, Status
+from batchd.records import Cause, HoldKey, Reason, Ref, Scope, TaskStatus
 from batchd.store import Store
 from batchd.store.operations import wanted
 
@@ -29,19 +29,19 @@ _CHUNK = 500
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class Cancelling:
-    """Ends what people name, and waits until that is durable."""
+class CancelHandler:
+    """The handler of ``Cancel``: ends what people name, and waits until that is durable."""
 
     _lifecycle: Lifecycle
     _store: Store
     _writes: Writes
     _publisher: Publisher
     _attempts: Attempts
-    _ends: Ends
+    _ends: EndWaiters
     #: Two orders may be about the same tasks.
     _numbers: Iterator[int] = field(default_factory=partial(itertools.count, 1))
 
-    async def cancel(self, request: Cancel, by: Giver) -> Cancelled:
+    async def cancel(self, request: Cancel, by: Requester) -> Cancelled:
         """End batches or tasks, as far as they have not ended; answer when their ends are durable.
 
         Raises ``UsageError`` where all have ended, and not all as cancelled.
@@ -65,14 +65,14 @@ class Cancelling:
             raise
         await wait.over.wait()
         # Those left out ended by themselves, before the order reached them.
-        count = list(wait.ended.values()).count(Status.CANCELLED)
+        count = list(wait.ended.values()).count(TaskStatus.CANCELLED)
         return Cancelled(cancelled=count, ended=over)
 
     async def cancel_held(self, refs: Sequence[Ref], message: str) -> None:
         """Cancel tasks that run again elsewhere: that order is durable by now, whether its giver is still there or not."""
         await self._end(refs, message, None)
 
-    async def _end(self, refs: Sequence[Ref], message: str, by: Giver | None) -> None:
+    async def _end(self, refs: Sequence[Ref], message: str, by: Requester | None) -> None:
         """End tasks: those at work at their next durable point, the others now, most of them together.
 
         Once the first are durable the order is, also where its giver leaves. Raises ``WithdrawnError`` before that, and
@@ -85,10 +85,10 @@ class Cancelling:
             self._lifecycle.take(inputs.Held(ref, hold))  # nothing of it starts any more
         wish = CancelRequested(at=time.time(), message=message)
         said = message or CANCELLED
-        ends = [End(ref, Status.CANCELLED, Reason.USER, said) for ref in idle]
+        ends = [End(ref, TaskStatus.CANCELLED, Reason.USER, said) for ref in idle]
 
         def begin(end: End) -> bool:
-            return bool(self._lifecycle.take(inputs.Cancel(end.ref, wish)))
+            return bool(self._lifecycle.take(inputs.CancelOrdered(end.ref, wish)))
 
         finish = partial(self._publisher.finish_all, write=self._writes.ordered, begin=begin)
         try:

@@ -16,20 +16,20 @@ from typing import Protocol
 import msgspec
 
 from batchd import __version__, users
+from batchd.actions import Action
 from batchd.config import Config
-from batchd.control import Check, Checked, Line, members
-from batchd.control.checking import Process, Settings
-from batchd.control.giver import Giver
+from batchd.control import Check, Checked, CheckLine, members
+from batchd.control.check import DaemonProcess, SettingsInForce
 from batchd.control.place import NAME
+from batchd.control.requester import Requester
 from batchd.daemon.aside import aside
 from batchd.daemon.attempts.lessons import Lessons
-from batchd.daemon.current import Current
+from batchd.daemon.current import CurrentConfig
 from batchd.daemon.reloading import Reloader
-from batchd.daemon.troubles import Troubles
+from batchd.daemon.troubles import TroubleLog
 from batchd.errors import BatchdError
 from batchd.governor import Governor
 from batchd.lifecycle import Lifecycle
-from batchd.log import Action
 from batchd.masking import Masker
 from batchd.records import Scope
 
@@ -37,34 +37,34 @@ from batchd.records import Scope
 _FRESH_S = 10.0
 
 
-class Look(Protocol):
-    """Looks at everything that a configuration names, with the rights of its process. Blocks."""
+class HostCheck(Protocol):
+    """A look at everything that a configuration names, with the rights of its process. Blocks."""
 
     def __call__(
         self, settings: Config, *, offline: bool, models: Iterable[str] = ()
-    ) -> Iterator[Line]:
+    ) -> Iterator[CheckLine]:
         """Yield a line for each thing; ``models``: those in use beside the configuration's own."""
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class Checking:
-    """Looks, and says what is in force."""
+class CheckHandler:
+    """The handler of ``Check``: looks, and says what is in force."""
 
-    _current: Current
+    _current: CurrentConfig
     _lifecycle: Lifecycle
-    _troubles: Troubles
+    _troubles: TroubleLog
     _reloader: Reloader
     _governor: Governor
     _lessons: Lessons
     #: None: this daemon knows how it stands, and not how to look.
-    _look: Look | None
+    _look: HostCheck | None
     #: The look under way, for all who ask meanwhile: each takes a trial of the sandbox, and asks every provider.
-    _under_way: dict[bool, asyncio.Future[tuple[Line, ...]]] = field(default_factory=dict)
+    _under_way: dict[bool, asyncio.Future[tuple[CheckLine, ...]]] = field(default_factory=dict)
     #: What was said last, and when.
     _said: dict[bool, tuple[float, Checked]] = field(default_factory=dict)
     _one_by_one: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def check(self, request: Check, by: Giver) -> Checked:
+    async def check(self, request: Check, by: Requester) -> Checked:
         """Look at everything, and return what there is to say; members of the group may have what was said just now."""
         at, known = self._said.get(request.offline, (-inf, None))
         if by.member and known is not None and time.monotonic() - at < _FRESH_S:
@@ -81,10 +81,10 @@ class Checking:
             return msgspec.structs.replace(answer, lines=lines)
         return answer
 
-    async def _asked(self, by: Giver) -> tuple[Line, ...]:
+    async def _asked(self, by: Requester) -> tuple[CheckLine, ...]:
         """Ask the models in use, for one who checks after another."""
         # A client for HTTP, which a daemon has no other need of: it takes a moment to load.
-        live = await aside(partial(importlib.import_module, "batchd.daemon.live"), "check")
+        live = await aside(partial(importlib.import_module, "batchd.daemon.live_check"), "check")
         async with self._one_by_one:
             by.insist()
             config = self._current.config
@@ -100,10 +100,10 @@ class Checking:
                 config.evaluation.judge_model,
                 *sorted(self._lifecycle.models()),
             )
-            lines: tuple[Line, ...] = await live.ask(books, filter(None, models))
+            lines: tuple[CheckLine, ...] = await live.ask(books, filter(None, models))
             return lines
 
-    async def _looked(self, *, offline: bool) -> tuple[Line, ...]:
+    async def _looked(self, *, offline: bool) -> tuple[CheckLine, ...]:
         if self._look is None:
             return ()
         look = self._under_way.get(offline)
@@ -117,16 +117,18 @@ class Checking:
         # Who goes away takes it from no one else.
         return await asyncio.shield(look)
 
-    def _lines(self, config: Config, models: tuple[str, ...], *, offline: bool) -> tuple[Line, ...]:
+    def _lines(
+        self, config: Config, models: tuple[str, ...], *, offline: bool
+    ) -> tuple[CheckLine, ...]:
         assert self._look is not None, "there is one"
         masker = Masker(config.hidden())
         found = self._look(config, offline=offline, models=models)
         return tuple(
-            Line(line.verdict, line.what, masker.text(line.detail), masker.text(line.mend))
+            CheckLine(line.verdict, line.what, masker.text(line.detail), masker.text(line.mend))
             for line in found
         )
 
-    def _settings(self) -> Settings:
+    def _settings(self) -> SettingsInForce:
         """Return what is in force, and how its file differs by now."""
         config, unread = self._current.config, ""
         stale: list[str] = []
@@ -135,7 +137,7 @@ class Checking:
             stale, late = self._reloader.unlike()
         except BatchdError as error:
             unread = str(error)
-        return Settings(
+        return SettingsInForce(
             file=config.file,
             paths={
                 "inbox": config.paths.inbox,
@@ -148,7 +150,7 @@ class Checking:
             overrides=self._reloader.overrides,
         )
 
-    def _group(self) -> Iterator[Line]:
+    def _group(self) -> Iterator[CheckLine]:
         """Yield whether members of the group that may drop files can ask what becomes of them."""
         paths = self._current.config.paths
         gid, place = members.dropping(Path(paths.inbox)), members.folder(Path(paths.state))
@@ -157,13 +159,13 @@ class Checking:
         group = users.group(gid)
         if (place / NAME).is_socket():
             said = f"members of {group} may drop files, and ask in {place} what becomes of them"
-            yield Line("ok", "group", said)
+            yield CheckLine("ok", "group", said)
         else:
             said = f"members of {group} may drop files, and cannot ask what becomes of them: {place} has no socket"
             fix = f"make it a folder of the user {users.user(os.geteuid())}'s with the group {group} and mode 710"
-            yield Line("note", "group", said, fix)
+            yield CheckLine("note", "group", said, fix)
 
-    def _parked(self) -> Iterator[Line]:
+    def _parked(self) -> Iterator[CheckLine]:
         """Yield the providers and models that are out of order, as calls have found."""
         holds = self._lifecycle.holds
         for name in holds.outages():
@@ -173,19 +175,19 @@ class Checking:
                     said = f"{name} is parked, {cause}: {parking.message}"
                     resume = f"batchd resume --{scope} {name}"
                     retry = "batchd retry --failed --model PROVIDER/MODEL BATCH"
-                    yield Line("failed", f"{scope} {name}", said, cause.fix(resume, retry))
+                    yield CheckLine("failed", f"{scope} {name}", said, cause.fix(resume, retry))
 
-    def _troubled(self) -> Iterator[Line]:
+    def _troubled(self) -> Iterator[CheckLine]:
         """Yield what the daemon cannot do at this time."""
         for trouble in self._troubles.open:
             known = trouble.what == Action.UNKNOWN_WORK
             what = "store" if known else trouble.what.replace("_", " ")
-            yield Line("note" if known else "failed", what, trouble.message, trouble.mend)
+            yield CheckLine("note" if known else "failed", what, trouble.message, trouble.mend)
 
 
-def _process() -> Process:
+def _process() -> DaemonProcess:
     uid = os.geteuid()
-    return Process(
+    return DaemonProcess(
         pid=os.getpid(),
         version=__version__,
         uid=uid,

@@ -5,22 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from batchd.control import Invite, Invited
-from batchd.control.giver import Giver
+from batchd.control.requester import Requester
 from batchd.errors import NotPossibleError, UsageError
-from batchd.pool.joining.tickets import Tickets
+from batchd.pool.joining.ticket_maker import TicketMaker
 
 #: What a ticket may last, in minutes, and how many one order may ask for.
 _MOST_MINUTES, _MOST_TICKETS = 1440, 1000
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class Inviting:
-    """Makes tickets."""
+class InviteHandler:
+    """The handler of ``Invite``: makes tickets."""
 
     #: None: the daemon does not listen for them.
-    _tickets: Tickets | None
+    _tickets: TicketMaker | None
 
-    async def invite(self, request: Invite, _by: Giver) -> Invited:
+    async def invite(self, request: Invite, _by: Requester) -> Invited:
         """Return tickets, each good once from these addresses. Raises ``NotPossibleError``, ``UsageError``."""
         if self._tickets is None:
             why = "this daemon does not listen for workers of other machines"

@@ -6,13 +6,13 @@ import asyncio
 import time
 from dataclasses import dataclass
 
-from batchd.control import Held, Pause, Paused, Resume, Resumed
-from batchd.control.giver import Giver
+from batchd.control import Pause, Paused, Resume, ResumedScope, ShownParking
+from batchd.control.requester import Requester
 from batchd.daemon.commands import targets
-from batchd.daemon.current import Current
-from batchd.daemon.ends.batches import Batches
+from batchd.daemon.current import CurrentConfig
+from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.waits.circuits import Circuits
-from batchd.daemon.waits.parking import ParkingLot
+from batchd.daemon.waits.parking_lot import ParkingLot
 from batchd.errors import UsageError
 from batchd.lifecycle import Lifecycle, is_of
 from batchd.lifecycle.holds import ALL, DAY, Key
@@ -24,17 +24,17 @@ _CHUNK = 200
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class Pausing:
-    """Has the parking lot park what people name, and lets it go on."""
+class PauseHandler:
+    """The handler of ``Pause`` and ``Resume``: has the parking lot park what people name, and lets it go on."""
 
-    _current: Current
+    _current: CurrentConfig
     _lifecycle: Lifecycle
     _store: Store
-    _batches: Batches
+    _batches: OpenBatches
     _lot: ParkingLot
     _circuits: Circuits
 
-    async def pause(self, request: Pause, by: Giver) -> Paused:
+    async def pause(self, request: Pause, by: Requester) -> Paused:
         """Let nothing of a scope start, and have what runs give its slot back."""
         scope, name = self._scope(request.scope, request.name)
         message = request.message or "paused"
@@ -45,7 +45,7 @@ class Pausing:
         judged = await self._judged(name) if scope.asked else 0
         return Paused(parked=parked + judged, judged=judged)
 
-    async def resume(self, request: Resume, _by: Giver) -> Resumed:
+    async def resume(self, request: Resume, _by: Requester) -> ResumedScope:
         """Let a scope go on, whatever it waits for; without a scope, everything but what is uncertain.
 
         A task that may have been done already must be named. The answer says what is still ``held``,
@@ -62,11 +62,11 @@ class Pausing:
         named = {key for _, key in left if key in wanted}
         trying = {name for scope, name in named if scope.asked}
         again = {key for key in named if not key[0].asked}
-        return Resumed(
+        return ResumedScope(
             resumed=resumed - len(again),
             trying=tuple(sorted(trying)),
             held=tuple(
-                Held.of(parking)
+                ShownParking.of(parking)
                 for parking, key in left
                 if key in again or (key not in wanted and (holders is None or key in holders))
             ),

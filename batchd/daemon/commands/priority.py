@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from batchd.control import Prioritised, Priority
-from batchd.control.giver import Giver
+from batchd.control.requester import Requester
 from batchd.daemon.commands import targets
-from batchd.daemon.loop import Loop
+from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.writes import Writes
 from batchd.errors import UsageError
 from batchd.lifecycle import Lifecycle, inputs
@@ -20,15 +20,15 @@ _INT32 = 1 << 31
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class Prioritising:
-    """Changes whose turn it is."""
+class PriorityHandler:
+    """The handler of ``Priority``: changes whose turn it is."""
 
-    _loop: Loop
+    _loop: MainLoop
     _lifecycle: Lifecycle
     _store: Store
     _writes: Writes
 
-    async def priority(self, request: Priority, by: Giver) -> Prioritised:
+    async def priority(self, request: Priority, by: Requester) -> Prioritised:
         """Give tasks that have not ended another priority."""
         if not -_INT32 <= request.priority < _INT32:
             raise UsageError("a priority is a whole number of 32 bits; higher goes first")
@@ -37,6 +37,6 @@ class Prioritising:
         write = partial(self._store.prioritise, refs, request.priority, check=by.insist)
         await self._writes.ordered(write)
         for ref in refs:
-            self._lifecycle.take(inputs.Prioritised(ref, request.priority))
+            self._lifecycle.take(inputs.Reprioritised(ref, request.priority))
         self._loop.wake()
         return Prioritised(tasks=len(refs))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from batchd.control import Prune, Pruned
-from batchd.control.giver import Giver
+from batchd.control.requester import Requester
 from batchd.daemon.attempts.bases import Bases
 from batchd.daemon.attempts.chains import Chains
 from batchd.daemon.outboxes import Outboxes
@@ -21,8 +21,8 @@ _MOST_DAYS = 1e6
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class Pruning:
-    """Drops what published batches have left."""
+class PruneHandler:
+    """The handler of ``Prune``: drops what published batches have left."""
 
     _store: Store
     _writes: Writes
@@ -30,7 +30,7 @@ class Pruning:
     _bases: Bases
     _chains: Chains
 
-    async def prune(self, request: Prune, by: Giver) -> Pruned:
+    async def prune(self, request: Prune, by: Requester) -> Pruned:
         """Drop what batches have left that were published ``older_than_days`` ago, or earlier.
 
         ``outbox``: their folders too. Names, results' statuses, tokens and money stay.
@@ -42,7 +42,7 @@ class Pruning:
         found = self._store.prunable(before)
         removed, freed, problems = 0, 0, []
         for each in found if request.outbox else ():
-            folder = removal.Folder(each.batch.outbox, each.batch.name)
+            folder = removal.PublishedFolder(each.batch.outbox, each.batch.name)
             size = await self._outboxes.at(folder.size, each.batch.outbox)
             if size is None:
                 continue

@@ -14,17 +14,17 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from batchd.config import Config, dialects
-from batchd.config.checking import model_problem
-from batchd.control import Retried, Retry, Run
-from batchd.control.giver import Giver
+from batchd.config import Config, dialect_choice
+from batchd.config.constraints import model_problem
+from batchd.control import NewRun, Retried, Retry
+from batchd.control.requester import Requester
 from batchd.daemon.commands import targets
-from batchd.daemon.commands.choosing import chosen, listed
-from batchd.daemon.commands.targets import Target
-from batchd.daemon.current import Current
-from batchd.daemon.ends.batches import Batches
-from batchd.daemon.intake.names import Names
-from batchd.daemon.loop import Loop
+from batchd.daemon.commands.rerun_selection import chosen, listed
+from batchd.daemon.commands.targets import OrderTarget
+from batchd.daemon.current import CurrentConfig
+from batchd.daemon.ends.batches import OpenBatches
+from batchd.daemon.intake.batch_names import BatchNames
+from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.writes import Writes
 from batchd.errors import BatchdError, Problem, StoreError, TaskFileError, UsageError
@@ -32,8 +32,8 @@ from batchd.lifecycle import Lifecycle
 from batchd.records import STANDARD, Batch, Cause, Origin, Ref, Task
 from batchd.spool import outbox, sources, taskfile
 from batchd.spool.claims import mark
-from batchd.spool.directories import Directories
 from batchd.spool.inbox import ulid
+from batchd.spool.task_directories import TaskDirectories
 from batchd.spool.ulid import PATTERN, marked
 from batchd.store import Store
 
@@ -55,21 +55,21 @@ class _Plan:
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class Rerun:
-    """Starts new runs of old tasks."""
+class RetryHandler:
+    """The handler of ``Retry``: starts new runs of old tasks."""
 
-    _loop: Loop
-    _current: Current
+    _loop: MainLoop
+    _current: CurrentConfig
     _lifecycle: Lifecycle
     _store: Store
     _writes: Writes
     _outboxes: Outboxes
-    _batches: Batches
-    _names: Names
+    _batches: OpenBatches
+    _names: BatchNames
     #: Cancels tasks, saying why.
     _end: EndThem
 
-    async def retry(self, request: Retry, by: Giver) -> Retried:
+    async def retry(self, request: Retry, by: Requester) -> Retried:
         """Run batches or tasks again; ``failed``: of those, what did not complete.
 
         ``model``: with this one, in place of their own. Then tasks that wait for a model that is gone run again too:
@@ -100,7 +100,7 @@ class Rerun:
             for target, c in zip(found, claims, strict=True):
                 await self._replace(target, made[c], model)
         runs = tuple(
-            Run(batch=batch.name, retry_of=batch.retry_of, tasks=len(store.tasks(batch.name)))
+            NewRun(batch=batch.name, retry_of=batch.retry_of, tasks=len(store.tasks(batch.name)))
             for batch in (made[c] for c in claims)
         )
         return Retried(runs=runs, batches=tuple(run.batch for run in runs))
@@ -111,14 +111,14 @@ class Rerun:
             raise UsageError(str(problem))
         return model
 
-    async def _replace(self, target: Target, run: Batch, model: str) -> None:
+    async def _replace(self, target: OrderTarget, run: Batch, model: str) -> None:
         """Cancel what has not ended of the tasks that run again: those of a model that is gone would come back with it."""
         again = (Ref(target.batch.name, task) for task in self._store.tasks(run.name))
         left = [ref for ref in again if self._lifecycle.open(ref)]
         if left:
             await self._end(left, f"it runs again in {run.name}, with {model}")
 
-    async def _add(self, plan: _Plan, by: Giver | None) -> Batch:
+    async def _add(self, plan: _Plan, by: Requester | None) -> Batch:
         """Store a run and queue its tasks; return its batch. ``by``: who must still be there for it.
 
         Raises ``NotPossibleError`` where store or outbox takes nothing: a run that waited for them would surprise
@@ -174,7 +174,7 @@ class Rerun:
         request = Path(batch.folder, batch.request)
         await self._bring(batch, partial(outbox.publish, request, data, replace=True))
 
-    async def _plan(self, target: Target, claim: str, *, failed: bool, model: str) -> _Plan:
+    async def _plan(self, target: OrderTarget, claim: str, *, failed: bool, model: str) -> _Plan:
         """Return what a run consists of. Raises ``UsageError``, ``TaskFileError``."""
         old, config = target.batch, self._current.config
         again = chosen(target, failed=failed, held=self._held(target) if model else ())
@@ -200,7 +200,7 @@ class Rerun:
         )
         return _Plan(batch, tasks, data if data is not None else _written(old, specs))
 
-    def _held(self, target: Target) -> set[str]:
+    def _held(self, target: OrderTarget) -> set[str]:
         """Return the ids of tasks that wait for a model that is gone."""
         lifecycle = self._lifecycle
         left = (ref for task in target.tasks if lifecycle.open(ref := Ref(target.batch.name, task)))
@@ -251,7 +251,7 @@ class Rerun:
 
 def _with(model: str, task: Task, config: Config) -> Task:
     """Return a task with another model: at the standard price where that has no service tiers."""
-    if not dialects.takes_tiers(model, config):
+    if not dialect_choice.takes_tiers(model, config):
         task = replace(task, service_tier=STANDARD, tier_fallback_s=None)
     return replace(task, model=model)
 
@@ -263,7 +263,7 @@ def _lost(task: Task) -> bool:
 
 def _check_directories(config: Config, old: Batch, tasks: Sequence[Task]) -> None:
     """Refuse directories that are gone, or that the configuration no longer allows."""
-    directories = Directories(config)
+    directories = TaskDirectories(config)
     problems = [
         Problem(f"{old.name}/{task.id}", why)
         for task in tasks

@@ -10,56 +10,56 @@ from dataclasses import dataclass, field
 import msgspec
 
 from batchd import __version__
-from batchd.control import Held, Standing, Status, standing
-from batchd.control.giver import Giver
+from batchd.actions import Action
+from batchd.control import DaemonStatus, ShownParking, Status, status
+from batchd.control.requester import Requester
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.attempts.bases import Bases
-from batchd.daemon.commands.rows import Rows
-from batchd.daemon.current import Current
-from batchd.daemon.desk import Figures
-from batchd.daemon.ends.batches import Batches
-from batchd.daemon.loop import Loop
-from batchd.daemon.troubles import Tries, Troubles
+from batchd.daemon.commands.batch_listing import BatchListing
+from batchd.daemon.current import CurrentConfig
+from batchd.daemon.desk import DaemonFigures
+from batchd.daemon.ends.batches import OpenBatches
+from batchd.daemon.main_loop import MainLoop
+from batchd.daemon.troubles import Tries, TroubleLog
 from batchd.daemon.waits.retiring import Retiring
 from batchd.governor import Governor
 from batchd.lifecycle import Lifecycle
-from batchd.log import Action
 from batchd.pool.supervisor import Supervisor
 from batchd.records import Scope
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class FrontDesk:
-    """Knows what the daemon does right now; the listeners' ``Desk``."""
+class StatusHandler:
+    """The handler of ``Status``: what the daemon does right now; the listeners' ``StatusDesk``."""
 
-    _loop: Loop
-    _current: Current
+    _loop: MainLoop
+    _current: CurrentConfig
     _lifecycle: Lifecycle
-    _troubles: Troubles
+    _troubles: TroubleLog
     _governor: Governor
-    _batches: Batches
+    _batches: OpenBatches
     _attempts: Attempts
     _pool: Supervisor
     _retiring: Retiring
     _bases: Bases
-    _rows: Rows
+    _rows: BatchListing
     #: Whether what is dropped is taken up.
     _watching: bool
     #: ``Config.conditions`` as it began, where it works for ``batchd run`` alone: to ask for them reads key files.
     _conditions: str = ""
     _started_at: float = field(default_factory=time.time)
 
-    async def status(self, request: Status, by: Giver) -> Standing:
+    async def status(self, request: Status, by: Requester) -> DaemonStatus:
         """Return how the daemon does; to a member of the group, nothing of what others' tasks do."""
         rows = await self._rows.found(request.last, request.batch)
         standing = msgspec.structs.replace(self._standing(), rows=rows)
         own = {"running": (), "fetching": ()} if by.member else {}
         return msgspec.structs.replace(standing, **own)
 
-    def _standing(self) -> Standing:
+    def _standing(self) -> DaemonStatus:
         active = self._attempts.active
         given_back = self._lifecycle.given_back
-        return Standing(
+        return DaemonStatus(
             pid=os.getpid(),
             version=__version__,
             started_at=self._started_at,
@@ -67,22 +67,22 @@ class FrontDesk:
             watching=self._watching,
             outbox=self._current.config.paths.outbox,
             conditions=self._conditions,
-            batches=standing.Batches(open=len(self._batches)),
-            tasks=standing.Tasks(
+            batches=status.BatchCounts(open=len(self._batches)),
+            tasks=status.TaskCounts(
                 queued=self._lifecycle.waiting - given_back,
                 parked=given_back,
                 running=len(active),
                 waiting=self._governor.waiting,
             ),
             slots=self._pool.agents,
-            providers=msgspec.convert(self._governor.figures(), dict[str, standing.Provider]),
-            day=standing.Day(**self._governor.money.figures()),
-            parked=tuple(map(Held.of, self._lifecycle.holds.parkings)),
+            providers=msgspec.convert(self._governor.figures(), dict[str, status.ProviderStatus]),
+            day=status.DayStatus(**self._governor.money.figures()),
+            parked=tuple(map(ShownParking.of, self._lifecycle.holds.parkings)),
             troubles=self._troubles.open,
             retiring=self._retiring.due,
             fetching=self._bases.fetching,
             workers=tuple(
-                standing.Worker(
+                status.WorkerStatus(
                     pid=w.pid or None,
                     node=w.node,
                     tasks=len(w.tasks),
@@ -93,7 +93,7 @@ class FrontDesk:
             ),
             unfit=self._pool.unfit.problems(),
             running=tuple(
-                standing.Running(
+                status.RunningTask(
                     task=str(a.ref),
                     attempt=a.attempt,
                     worker=a.worker.pid or None,
@@ -106,12 +106,12 @@ class FrontDesk:
             ),
         )
 
-    def figures(self) -> Figures:
+    def figures(self) -> DaemonFigures:
         """Return it in numbers: there may be a thousand tasks at work, and this is asked for all the time."""
         active = self._attempts.active
         workers, parkings = self._pool.workers, self._lifecycle.holds.parkings
         given_back = self._lifecycle.given_back
-        return Figures(
+        return DaemonFigures(
             draining=self._loop.closing,
             batches=len(self._batches),
             queued=self._lifecycle.waiting - given_back,

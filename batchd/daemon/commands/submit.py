@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 
 from batchd.control import Detach, Detached, Submit, Submitted
-from batchd.control.giver import Giver
-from batchd.daemon.current import Current
-from batchd.daemon.ends.batches import Batches
+from batchd.control.requester import Requester
+from batchd.daemon.current import CurrentConfig
+from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.intake.errands import Errands
 from batchd.daemon.intake.intake import Intake
-from batchd.daemon.intake.restoring import Restoring
-from batchd.daemon.loop import Loop
+from batchd.daemon.intake.recovery import Recovery
+from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.writes import Writes
 from batchd.errors import NotPossibleError, UsageError
@@ -23,20 +23,20 @@ from batchd.store import Store
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class Submitting:
-    """Takes up what a ``run`` hands over."""
+class SubmitHandler:
+    """The handler of ``Submit`` and ``Detach``: takes up what a ``run`` hands over."""
 
-    _loop: Loop
-    _current: Current
+    _loop: MainLoop
+    _current: CurrentConfig
     _store: Store
     _writes: Writes
     _outboxes: Outboxes
-    _batches: Batches
+    _batches: OpenBatches
     _intake: Intake
-    _restoring: Restoring
+    _restoring: Recovery
     _errands: Errands
 
-    async def submit(self, request: Submit, by: Giver) -> Submitted:
+    async def submit(self, request: Submit, by: Requester) -> Submitted:
         """Take up a claimed file, or a batch that is half-finished; answer once it is durable."""
         if bool(request.claim) == bool(request.batch):
             raise UsageError("it needs a claim, or a batch")
@@ -51,12 +51,12 @@ class Submitting:
             self._errands.add(batch.name, by)
         return Submitted(batch=batch.name, tasks=len(self._store.tasks(batch.name)))
 
-    async def detach(self, request: Detach, _by: Giver) -> Detached:
+    async def detach(self, request: Detach, _by: Requester) -> Detached:
         """Let a batch go on without those who asked for it."""
         self._errands.detach(self._store.batch(request.batch).name)
         return Detached(batch=request.batch)
 
-    async def _claimed(self, request: Submit, by: Giver) -> Batch:
+    async def _claimed(self, request: Submit, by: Requester) -> Batch:
         state = Path(self._current.config.paths.state)
         claim = claims.find(state, request.claim)
         if known := self._store.claimed(request.claim):

@@ -1,4 +1,4 @@
-"""What orders are about: ``BATCH`` or ``BATCH/TASK``, found in the store, or refused in words."""
+"""Targets of orders: ``BATCH`` or ``BATCH/TASK``, found in the store, or refused in words."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from batchd.control import EndedBefore
 from batchd.errors import NotPossibleError, UnknownNameError, UsageError
 from batchd.log import escape
-from batchd.records import Batch, Ref, Status, outcome
-from batchd.store import Member, Store
+from batchd.records import Batch, Ref, TaskStatus, outcome
+from batchd.store import BatchTask, Store
 
 _REFUSED = "was refused when it came: it has no tasks"
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class OrderTarget:
     """One batch, all of it or some of its tasks."""
 
     batch: Batch
     #: Every task of the batch by its id, ended or not, in order.
-    tasks: Mapping[str, Member]
+    tasks: Mapping[str, BatchTask]
     #: The ids that were named; empty: the whole batch.
     named: tuple[str, ...] = ()
 
@@ -40,7 +40,7 @@ def given(target: str | tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(values))
 
 
-def find(store: Store, targets: Sequence[str], *, refused: bool = False) -> list[Target]:
+def find(store: Store, targets: Sequence[str], *, refused: bool = False) -> list[OrderTarget]:
     """Return what ``targets`` name, by batch. Raises ``UsageError`` for what there is not.
 
     ``refused``: files that were refused are batches too, though they have no tasks.
@@ -63,7 +63,7 @@ def find(store: Store, targets: Sequence[str], *, refused: bool = False) -> list
     return found
 
 
-def _one(store: Store, name: str, ids: Sequence[str]) -> Target:
+def _one(store: Store, name: str, ids: Sequence[str]) -> OrderTarget:
     try:
         batch = store.batch(name)
     except UnknownNameError as error:
@@ -72,16 +72,16 @@ def _one(store: Store, name: str, ids: Sequence[str]) -> Target:
     for task in ids:
         if task not in tasks:
             raise UsageError(f"batch {name} has no task {escape(task)}")
-    return Target(batch, tasks, tuple(dict.fromkeys(ids)))
+    return OrderTarget(batch, tasks, tuple(dict.fromkeys(ids)))
 
 
-def left(target: Target) -> list[Ref]:
+def left(target: OrderTarget) -> list[Ref]:
     """Return those of a target's tasks that have not ended."""
     batch, tasks = target.batch.name, target.tasks
     return [Ref(batch, name) for name in target.chosen if not tasks[name].status.final]
 
 
-def unfinished(target: Target) -> list[Ref]:
+def unfinished(target: OrderTarget) -> list[Ref]:
     """Return those of a target's tasks that have not ended.
 
     Raises ``UsageError`` where none is left, or one that was named has ended.
@@ -91,7 +91,7 @@ def unfinished(target: Target) -> list[Ref]:
     return left(target)
 
 
-def over(target: Target) -> list[EndedBefore]:
+def over(target: OrderTarget) -> list[EndedBefore]:
     """Return what of a target has ended: the tasks that were named and have, or all of the batch."""
     batch, tasks = target.batch.name, target.tasks
     if target.named:
@@ -104,12 +104,14 @@ def over(target: Target) -> list[EndedBefore]:
     statuses = Counter(member.status for member in tasks.values())
     if not all(status.final for status in statuses):
         return []
-    return [EndedBefore(target=batch, counts={s.value: statuses[s] for s in Status if statuses[s]})]
+    return [
+        EndedBefore(target=batch, counts={s.value: statuses[s] for s in TaskStatus if statuses[s]})
+    ]
 
 
 def cancelled(ended: EndedBefore) -> bool:
     """Return whether what has ended is cancelled, as a whole."""
-    return outcome({Status(name): count for name, count in ended.counts.items()}) == "cancelled"
+    return outcome({TaskStatus(name): count for name, count in ended.counts.items()}) == "cancelled"
 
 
 def why(ended: EndedBefore) -> str:

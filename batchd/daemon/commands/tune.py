@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from batchd.control import Tune, Tuned
-from batchd.control.giver import Giver
+from batchd.control.requester import Requester
 from batchd.daemon.reloading import Reloader
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class Tuning:
-    """Changes single keys."""
+class TuneHandler:
+    """The handler of ``Tune``: changes single keys."""
 
     _reloader: Reloader
 
-    async def tune(self, request: Tune, _by: Giver) -> Tuned:
+    async def tune(self, request: Tune, _by: Requester) -> Tuned:
         """Change single keys, or take all such changes back, or say what is changed."""
         return Tuned(overrides=await self._reloader.tune(request.changes, reset=request.reset))

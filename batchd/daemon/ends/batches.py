@@ -13,25 +13,26 @@ from functools import partial
 from pathlib import Path
 
 from batchd import results
-from batchd.daemon.current import Current
+from batchd.actions import Action
+from batchd.daemon.current import CurrentConfig
 from batchd.daemon.finisher import Finisher
-from batchd.daemon.intake.names import Names
-from batchd.daemon.listener import Listeners
-from batchd.daemon.loop import Loop
+from batchd.daemon.intake.batch_names import BatchNames
+from batchd.daemon.listeners import Listeners
+from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.writes import Writes
 from batchd.errors import Problem, UsedNameError, WithdrawnError
 from batchd.governor import Governor
 from batchd.lifecycle import Lifecycle, inputs
-from batchd.log import Action, get_logger
+from batchd.log import get_logger
 from batchd.records import Batch, Task
 from batchd.spool import outbox
-from batchd.store import Restored, Store
+from batchd.store import Store, StoredWork
 from batchd.store.operations import wanted
 
 
 @dataclass(slots=True, eq=False)
-class Open:
+class OpenBatch:
     """A batch whose summary is not written yet."""
 
     batch: Batch
@@ -46,21 +47,21 @@ class Open:
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class Batches:
-    """Takes batches up, and sees to it that each task and each batch has its files."""
+class OpenBatches:
+    """The open batches: each task and each batch gets its files."""
 
-    _loop: Loop
-    _current: Current
+    _loop: MainLoop
+    _current: CurrentConfig
     _lifecycle: Lifecycle
     _store: Store
     _writes: Writes
     _outboxes: Outboxes
     _governor: Governor
     _listeners: Listeners
-    _names: Names
+    _names: BatchNames
     #: They have their turn before a batch's summary is written.
     _finishers: Sequence[Finisher]
-    _open: dict[str, Open] = field(default_factory=dict)
+    _open: dict[str, OpenBatch] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -70,7 +71,7 @@ class Batches:
         known = self._open.get(name)
         return known.batch if known else None
 
-    def open(self, name: str) -> Open | None:
+    def open(self, name: str) -> OpenBatch | None:
         """Return what is known of an open batch."""
         return self._open.get(name)
 
@@ -109,7 +110,7 @@ class Batches:
     def opened(self, batch: Batch, tasks: Sequence[Task]) -> Batch:
         """Queue the tasks of a batch that is stored, and return it. Then call ``moved``."""
         if batch.name not in self._open:
-            self._open[batch.name] = Open(batch, len(tasks))
+            self._open[batch.name] = OpenBatch(batch, len(tasks))
             self._governor.money.open_batch(batch.name, batch.budget_usd, 0.0)
             for facts in batch.facts(tasks):
                 self._lifecycle.take(inputs.Accepted(facts))
@@ -124,7 +125,7 @@ class Batches:
         """Store a refused file; return its batch with its final name. Then call ``moved``."""
         batch = await self._stored(batch, partial(self._store.reject, problems=problems))
         if batch.name not in self._open:
-            self._open[batch.name] = Open(batch)
+            self._open[batch.name] = OpenBatch(batch)
             errors = [str(problem) for problem in problems]
             get_logger().warning(Action.BATCH_REJECTED, batch=batch.name, errors=errors)
             self._listeners.batch_rejected(batch, problems)
@@ -181,10 +182,10 @@ class Batches:
             known.moved = True
             self.look(name)
 
-    def restore(self, restored: Restored, claimed: AbstractSet[str]) -> None:
+    def restore(self, restored: StoredWork, claimed: AbstractSet[str]) -> None:
         """Take up what the last daemon left; ``claimed``: the claims whose files are still to be moved."""
         for batch in restored.batches:
-            known = self._open[batch.name] = Open(batch)
+            known = self._open[batch.name] = OpenBatch(batch)
             known.moved = batch.claim not in claimed
             spent = self._store.batch_money(batch.name).total if batch.budget_usd else 0.0
             self._governor.money.open_batch(batch.name, batch.budget_usd, spent)
@@ -204,7 +205,7 @@ class Batches:
             known.closing = True
             self._loop.spawn(self._close(known))
 
-    async def _close(self, known: Open) -> None:
+    async def _close(self, known: OpenBatch) -> None:
         """Write a batch's last files, the summary last of all."""
         batch = known.batch
         folder, now = Path(batch.folder), time.time()

@@ -13,30 +13,31 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from batchd import results
+from batchd.actions import Action
 from batchd.daemon.attempts.chains import Chains
-from batchd.daemon.current import Current
-from batchd.daemon.ends.batches import Batches, Open
+from batchd.daemon.current import CurrentConfig
+from batchd.daemon.ends.batches import OpenBatch, OpenBatches
 from batchd.daemon.finisher import Finisher
-from batchd.daemon.lines import TaskLog
-from batchd.daemon.listener import Listeners
-from batchd.daemon.loop import Loop
+from batchd.daemon.listeners import Listeners
+from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
+from batchd.daemon.task_log import TaskLog
 from batchd.daemon.writes import Writes
 from batchd.errors import BatchdError
 from batchd.events import Event, Resumed, TaskFinished, TaskStarted
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.effects import End
-from batchd.log import Action, get_logger
+from batchd.log import get_logger
 from batchd.records import Batch, ErrorInfo, Ref, Task
 from batchd.spool import outbox
-from batchd.store import Restored, Store
+from batchd.store import Store, StoredWork
 from batchd.store.operations import wanted
 from batchd.taskstate import fold
 
 T = TypeVar("T")
 
 #: So many tasks before a batch's end, its finishers get ready.
-_FEW = 8
+_FINISHERS_READY_AT = 8
 #: Tasks that are ended together, and then published: others get their turn in between.
 _AT_ONCE = 500
 
@@ -50,17 +51,17 @@ class Write(Protocol):
 
 @dataclass(slots=True, eq=False, repr=False)
 class Publisher:
-    """Sees to it that each task has one end, and its files."""
+    """The publisher: each task has one end, and its files."""
 
-    _loop: Loop
-    _current: Current
+    _loop: MainLoop
+    _current: CurrentConfig
     _lifecycle: Lifecycle
     _store: Store
     _writes: Writes
     _outboxes: Outboxes
     _listeners: Listeners
     _finishers: Sequence[Finisher]
-    _batches: Batches
+    _batches: OpenBatches
     _chains: Chains
     #: By batch: tasks that ended before they began, and whose results are still to be written.
     _backlog: dict[str, list[str]] = field(default_factory=dict)
@@ -68,8 +69,8 @@ class Publisher:
     _orders: int = 0
     _after: list[Batch] = field(default_factory=list)
 
-    def restore(self, restored: Restored) -> None:
-        """Publish what the last daemon left, and end what comes after what has failed; ``Batches`` has it by now."""
+    def restore(self, restored: StoredWork) -> None:
+        """Publish what the last daemon left, and end what comes after what has failed; ``OpenBatches`` has it by now."""
         for ref in restored.unpublished:
             self._loop.spawn(self.publish(ref))
         # What comes after one that is still here waits for its files.
@@ -167,7 +168,7 @@ class Publisher:
         elif begins:
             self._loop.spawn(self._publish_all(batch))
 
-    def _open(self, ref: Ref) -> Open:
+    def _open(self, ref: Ref) -> OpenBatch:
         """Return a task's batch, which is open as long as a task of it is not published."""
         known = self._batches.open(ref.batch)
         assert known is not None, "it has a task that is not published"
@@ -241,7 +242,7 @@ class Publisher:
     def _published(self, ref: Ref, finished: TaskFinished) -> None:
         known = self._open(ref)
         self._follow(inputs.Published(ref, finished.status))
-        if len(self._lifecycle.of(ref.batch)) == _FEW:
+        if len(self._lifecycle.of(ref.batch)) == _FINISHERS_READY_AT:
             for finisher in self._finishers:
                 self._loop.spawn(finisher.soon(known.tasks, self._current.config))
         self._listeners.task_finished(ref, finished)

@@ -1,4 +1,4 @@
-"""Whether what tasks leave can be written: what takes nothing holds the tasks whose results would go there, and no others."""
+"""The check whether what tasks leave can be written: an outbox that takes nothing holds the tasks whose results would go there, and no others."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import asyncio
 from dataclasses import dataclass, field
 from functools import partial
 
-from batchd.daemon.ends.batches import Batches
-from batchd.daemon.lately import Lately
-from batchd.daemon.loop import Loop
+from batchd.actions import Action
+from batchd.daemon.brief_cache import BriefCache
+from batchd.daemon.ends.batches import OpenBatches
+from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
-from batchd.daemon.troubles import TROUBLE_S, Troubles
+from batchd.daemon.troubles import TROUBLE_S, TroubleLog
 from batchd.lifecycle import Lifecycle, inputs
-from batchd.log import Action
 from batchd.records import Batch, Cause, HoldKey, Scope
 from batchd.spool import outbox
 
@@ -21,13 +21,13 @@ from batchd.spool import outbox
 class Rooms:
     """The outboxes, and the batches' folders in them. Tasks that could leave no result would be paid for in vain."""
 
-    _loop: Loop
+    _loop: MainLoop
     _lifecycle: Lifecycle
     _outboxes: Outboxes
-    _troubles: Troubles
-    _batches: Batches
+    _troubles: TroubleLog
+    _batches: OpenBatches
     #: Which batch's folder took files; where it takes none by then, a result waits for that.
-    _took: Lately = field(default_factory=Lately)
+    _took: BriefCache = field(default_factory=BriefCache)
 
     @property
     def closed(self) -> bool:

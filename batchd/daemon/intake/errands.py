@@ -7,10 +7,10 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from batchd.control.giver import Giver
+from batchd.control.requester import Requester
 from batchd.daemon.attempts.attempts import Attempts
-from batchd.daemon.ends.batches import Batches
-from batchd.daemon.loop import Loop
+from batchd.daemon.ends.batches import OpenBatches
+from batchd.daemon.main_loop import MainLoop
 from batchd.errors import WithdrawnError
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.records import Cause, HoldKey, Scope
@@ -26,14 +26,14 @@ _MESSAGE = (
 
 @dataclass(slots=True, eq=False, repr=False)
 class Errands:
-    """Gives up what no one waits for any more: it costs money, and is half-finished until somebody goes on with it."""
+    """The errands: gives up what no one waits for any more, since it costs money and is half-finished."""
 
-    _loop: Loop
+    _loop: MainLoop
     _lifecycle: Lifecycle
-    _batches: Batches
+    _batches: OpenBatches
     _attempts: Attempts
     #: By batch: who has asked for it.
-    _givers: dict[str, list[Giver]] = field(default_factory=dict)
+    _givers: dict[str, list[Requester]] = field(default_factory=dict)
     #: Those that go on without them.
     _detached: set[str] = field(default_factory=set)
     #: How many are being taken up.
@@ -41,7 +41,7 @@ class Errands:
     #: Nothing is taken up any more: the daemon ends.
     ended: bool = False
 
-    def add(self, batch: str, by: Giver) -> None:
+    def add(self, batch: str, by: Requester) -> None:
         """Note who waits for a batch, which goes on if it was given up."""
         self._givers.setdefault(batch, []).append(by)
         if self._lifecycle.lift(_given_up(batch)):
@@ -102,7 +102,7 @@ def _given_up(batch: str) -> HoldKey:
     return HoldKey(Scope.BATCH, batch, Cause.LEFT)
 
 
-def _present(giver: Giver) -> bool:
+def _present(giver: Requester) -> bool:
     try:
         giver.insist()
     except WithdrawnError:

@@ -12,14 +12,15 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from batchd.actions import Action
 from batchd.config import Config
-from batchd.daemon.current import Current
-from batchd.daemon.ends.batches import Batches
+from batchd.daemon.current import CurrentConfig
+from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.intake.parsers import BrokenParserError, Parsers
-from batchd.daemon.loop import Loop
+from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
 from batchd.errors import Problem, TaskFileError
-from batchd.log import Action, get_logger
+from batchd.log import get_logger
 from batchd.records import Batch
 from batchd.spool import claims, outbox, taskfile
 from batchd.spool.inbox import Claim, Inbox
@@ -29,23 +30,23 @@ from batchd.store.operations import wanted
 #: Files that are taken up at a time: their syncs of the disk are shared.
 _AT_ONCE = 256
 #: A larger file is parsed apart from the loop.
-_SMALL = 8 << 10
+_MAX_INLINE_BYTES = 8 << 10
 #: So is one in which one of these stands: a schema may take seconds for each of its patterns, a directory lie on a disk that
 #: hangs, and an escape hide either.
-_SLOW = (b"output_schema", b'"dir"', b"\\u")
+_SLOW_TO_PARSE = (b"output_schema", b'"dir"', b"\\u")
 #: The endings that a request keeps: a dropped file may be called anything.
 _ENDING = re.compile(r"\.[A-Za-z0-9]{1,16}")
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class Intake:
-    """Takes up what the inbox claims."""
+    """The intake: takes up what the inbox claims."""
 
-    _loop: Loop
-    _current: Current
+    _loop: MainLoop
+    _current: CurrentConfig
     _store: Store
     _outboxes: Outboxes
-    _batches: Batches
+    _batches: OpenBatches
     _parsers: Parsers
     #: The claims that an earlier daemon left.
     _earlier: AbstractSet[str] = frozenset()
@@ -148,10 +149,10 @@ class Intake:
         Raises ``TaskFileError``, and ``OSError`` as ``read`` does.
         """
         config = self._current.config
-        if _size(claim.path) > _SMALL:
+        if _size(claim.path) > _MAX_INLINE_BYTES:
             return None
         data = taskfile.read(claim.path, config.spool.max_file_bytes)
-        if any(key in data for key in _SLOW):
+        if any(key in data for key in _SLOW_TO_PARSE):
             return None
         try:
             return taskfile.parse(data, claim.name, config)

@@ -14,16 +14,16 @@ from pathlib import Path
 import msgspec
 
 from batchd import __version__, children
-from batchd.config import Config, trust
+from batchd.config import Config, trust_lists
 from batchd.errors import BatchdError, NotPossibleError, Problem, TaskFileError
 from batchd.pool import code
 from batchd.pool.supervisor import RESTART
 from batchd.records import Task
-from batchd.spool.job import HEAD, Job, Part
+from batchd.spool.parse_job import HEAD, ParsedPart, ParseJob
 from batchd.spool.taskfile import Parsed
 
 #: A larger file is a large one: those have their own processes, so that they hold up no others.
-_LARGE = 1 << 20
+_LARGE_FILE_BYTES = 1 << 20
 #: Processes of each kind, started when they are needed.
 _COUNT = 2
 #: How long one is kept for the next file.
@@ -36,7 +36,7 @@ _END_S = 10.0
 _DEATHS = 2
 #: What a process is given of the environment.
 _VARIABLES = frozenset({"PATH", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "HOME"})
-_PART: msgspec.json.Decoder[Part] = msgspec.json.Decoder(Part)
+_PART: msgspec.json.Decoder[ParsedPart] = msgspec.json.Decoder(ParsedPart)
 
 
 class BrokenParserError(BatchdError):
@@ -44,7 +44,7 @@ class BrokenParserError(BatchdError):
 
 
 class Parsers:
-    """Parses files, each when a process is free for it."""
+    """The parsers of task files: each file is parsed when a process is free for it."""
 
     def __init__(self) -> None:
         self._small, self._large = _Processes(), _Processes()
@@ -59,10 +59,12 @@ class Parsers:
             size = (await asyncio.to_thread(path.lstat)).st_size
         except OSError:
             size = 0  # reading it shows why
-        processes = self._large if size > _LARGE else self._small
+        processes = self._large if size > _LARGE_FILE_BYTES else self._small
         # No key of a provider's leaves this process, but where no task may work.
-        environ = {name: config.environ[name] for name in trust.VARIABLES if name in config.environ}
-        job = Job(path=str(path), name=name, config=replace(config, environ=environ))
+        environ = {
+            name: config.environ[name] for name in trust_lists.VARIABLES if name in config.environ
+        }
+        job = ParseJob(path=str(path), name=name, config=replace(config, environ=environ))
         for _ in range(_DEATHS):
             try:
                 return await processes.parse(job)
@@ -85,7 +87,7 @@ class _Processes:
         #: Those that were killed, until their end was seen.
         self._killed: list[_Process] = []
 
-    async def parse(self, job: Job) -> Parsed:
+    async def parse(self, job: ParseJob) -> Parsed:
         """Have a free process parse a file. Raises ``EOFError`` where it died, and what ``Parsers.parse`` raises."""
         async with self._free:
             process = self._idle.pop() if self._idle else _Process()
@@ -131,7 +133,7 @@ class _Process:
         """Whether it takes another file."""
         return self._process is not None and self._process.returncode is None
 
-    async def parse(self, job: Job) -> Parsed:
+    async def parse(self, job: ParseJob) -> Parsed:
         """Parse a file. Raises what ``_Processes.parse`` raises; then it is to be ended."""
         if self.idle:
             self.idle.cancel()
@@ -152,7 +154,7 @@ class _Process:
                 ) from None
             raise EOFError(_cause(code)) from None
 
-    async def _ask(self, job: Job) -> Parsed:
+    async def _ask(self, job: ParseJob) -> Parsed:
         try:
             process = self._process = self._process or await _started()
         except RuntimeError as error:  # no thread that waits for its end could be started
@@ -174,7 +176,7 @@ class _Process:
             if part.last:
                 return Parsed(tuple(tasks), part.budget_usd, part.parallel, part.after_batches)
 
-    async def _part(self) -> Part:
+    async def _part(self) -> ParsedPart:
         assert self._process is not None
         assert self._process.stdout is not None
         head = await self._process.stdout.readexactly(HEAD)

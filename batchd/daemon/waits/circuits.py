@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from batchd.actions import Action
 from batchd.daemon.ends.publisher import Publisher
-from batchd.daemon.listener import Listeners
-from batchd.daemon.loop import Loop
+from batchd.daemon.listeners import Listeners
+from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.waits.offers import Offers
-from batchd.daemon.waits.parking import ParkingLot
+from batchd.daemon.waits.parking_lot import ParkingLot
 from batchd.daemon.writes import Writes
 from batchd.errors import BatchdError
 from batchd.governor import Governor
@@ -27,15 +28,15 @@ from batchd.governor.news import (
 )
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.effects import End
-from batchd.log import Action, get_logger
-from batchd.records import Cause, Parking, Reason, Scope, Status
+from batchd.log import get_logger
+from batchd.records import Cause, Parking, Reason, Scope, TaskStatus
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class Circuits:
-    """Makes holds, lines in the log and ends of tasks of the governor's news, one after the other."""
+    """The circuits: makes holds, lines in the log and ends of tasks of the governor's news, one after the other."""
 
-    _loop: Loop
+    _loop: MainLoop
     _lifecycle: Lifecycle
     _writes: Writes
     _governor: Governor
@@ -171,7 +172,7 @@ class Circuits:
         key = (Scope.of(name), name)
         refs = [*self._lifecycle.refs(name, waiting=True), *self._lot.trials.release(name)]
         refs = [ref for ref in dict.fromkeys(refs) if self._lifecycle.open(ref)]
-        wanted = (inputs.GiveUp(End(ref, Status.ERROR, reason, message)) for ref in refs)
+        wanted = (inputs.GiveUp(End(ref, TaskStatus.ERROR, reason, message)) for ref in refs)
         effects = [effect for each in wanted for effect in self._lifecycle.take(each)]
         ends = [effect for effect in effects if isinstance(effect, End)]
         await self._publisher.finish_all(ends, self._writes.durable)

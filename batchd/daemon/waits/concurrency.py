@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from batchd.daemon.attempts.attempts import Attempts
-from batchd.daemon.ends.batches import Batches
+from batchd.daemon.ends.batches import OpenBatches
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.queue import rank_of
 from batchd.records import Cause, HoldKey, Ref, Scope
@@ -19,10 +19,10 @@ _LOOKED_AT = 1000
 
 @dataclass(slots=True, eq=False, repr=False)
 class Concurrency:
-    """Holds a batch to its ``parallel``."""
+    """The concurrency of batches: holds a batch to its ``parallel``."""
 
     _lifecycle: Lifecycle
-    _batches: Batches
+    _batches: OpenBatches
     _attempts: Attempts
     #: By batch of which tasks are kept: those that were let go on, and have not begun yet.
     _let_go: dict[str, set[Ref]] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What providers offer while the daemon runs: their lists of models, asked for once a day, and what ends when."""
+"""The offers of providers while the daemon runs: their lists of models, asked for once a day, and what ends when."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from batchd import catalog
-from batchd.catalog import Listing, Shutdown
+from batchd.catalog import ModelListing, Shutdown
 from batchd.daemon.aside import aside
-from batchd.daemon.current import Current
+from batchd.daemon.current import CurrentConfig
 from batchd.errors import BatchdError
 from batchd.records import Endpoint
 
@@ -28,14 +28,14 @@ class _Asked:
     """What a provider answered; None: it has no list, or did not answer."""
 
     at: float
-    listing: Listing | None
+    listing: ModelListing | None
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class Offers:
-    """Knows the models of providers."""
+    """The models of providers."""
 
-    _current: Current
+    _current: CurrentConfig
     _asked: dict[str, _Asked] = field(default_factory=dict)
 
     def known(self, provider: str) -> bool:
@@ -83,20 +83,20 @@ class Offers:
         if names:
             yield f"nearest are {', '.join(names)}"
 
-    def _of(self, model: str) -> tuple[str, Listing | None]:
+    def _of(self, model: str) -> tuple[str, ModelListing | None]:
         provider = model.partition("/")[0]
         asked = self._asked.get(provider)
         return provider, asked.listing if asked else None
 
 
-async def _in_thread(endpoint: Endpoint) -> Listing | None:
+async def _in_thread(endpoint: Endpoint) -> ModelListing | None:
     """Ask in a thread of its own, which the end of the daemon does not wait for: a server may hold it up for long."""
 
-    def work() -> Listing | None:
-        from batchd.catalog.asking import ask  # noqa: PLC0415 (a client for HTTP, which nothing else here needs)
+    def work() -> ModelListing | None:
+        from batchd.catalog.query import ask  # noqa: PLC0415 (a client for HTTP, which nothing else here needs)
 
         found = ask(endpoint)
-        return found if isinstance(found, Listing) else None
+        return found if isinstance(found, ModelListing) else None
 
     # No thread is to be had, or no answer in time.
     with contextlib.suppress(RuntimeError, TimeoutError):

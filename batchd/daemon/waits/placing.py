@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
+from batchd.actions import Action
 from batchd.errors import NotPossibleError
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.queue import rank_of
-from batchd.log import Action, get_logger
+from batchd.log import get_logger
 from batchd.pool.supervisor import Supervisor
 from batchd.records import Cause, HoldKey, Needs, Ref, Scope
 

@@ -5,26 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from batchd.daemon.ends.batches import Batches
+from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.ends.publisher import Publisher
-from batchd.daemon.listener import Listener
-from batchd.daemon.loop import Loop
+from batchd.daemon.listeners import Listener
+from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.writes import Writes
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.effects import End
-from batchd.records import Batch, Cause, HoldKey, Reason, Scope, Status, Task
+from batchd.records import Batch, Cause, HoldKey, Reason, Scope, Task, TaskStatus
 from batchd.store import Store
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class Predecessors(Listener):
-    """Knows which open batches wait for which."""
+    """The predecessors: which open batches wait for which."""
 
-    _loop: Loop
+    _loop: MainLoop
     _lifecycle: Lifecycle
     _store: Store
     _writes: Writes
-    _batches: Batches
+    _batches: OpenBatches
     _publisher: Publisher
     #: By the earlier batch: those that come after it.
     _after: dict[str, list[str]] = field(default_factory=dict)
@@ -60,14 +60,14 @@ class Predecessors(Listener):
     def _completed(self, name: str) -> bool:
         """Whether every task of a batch that has ended did: a refused file has none."""
         tasks = self._store.tasks(name).values()
-        return bool(tasks) and all(task.status is Status.COMPLETED for task in tasks)
+        return bool(tasks) and all(task.status is TaskStatus.COMPLETED for task in tasks)
 
     def _end(self, name: str, earlier: str) -> None:
         """End what is left of a batch, as tasks end that come after one that failed."""
         message = f"batch {earlier}, which it comes after, has not completed"
         ends = []
         for ref in self._lifecycle.of(name):
-            end = End(ref, Status.CANCELLED, Reason.DEPENDENCY, message)
+            end = End(ref, TaskStatus.CANCELLED, Reason.DEPENDENCY, message)
             effects = self._lifecycle.take(inputs.GiveUp(end))
             ends += [effect for effect in effects if isinstance(effect, End)]
         if ends:

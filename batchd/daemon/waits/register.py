@@ -15,7 +15,7 @@ from batchd.store import Store
 
 @dataclass(slots=True, eq=False, repr=False)
 class Register:
-    """Writes down what the lifecycle's holds say, in their order."""
+    """The register: writes down what the lifecycle's holds say, in their order."""
 
     _lifecycle: Lifecycle
     _store: Store

@@ -1,4 +1,4 @@
-"""Warns of models in use that their providers shut down soon: once a day each, as long as they are in use."""
+"""Warnings of models in use that their providers shut down soon: once a day each, as long as they are in use."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from datetime import date
 from functools import partial
 
 from batchd import catalog
+from batchd.actions import Action
 from batchd.catalog import Shutdown
 from batchd.config import Config
-from batchd.control import Warned
-from batchd.daemon.current import Current
-from batchd.daemon.listener import Listener, Listeners
-from batchd.daemon.loop import Loop
+from batchd.control import ModelWarning
+from batchd.daemon.current import CurrentConfig
+from batchd.daemon.listeners import Listener, Listeners
+from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.waits.offers import Offers
 from batchd.daemon.writes import Writes
 from batchd.errors import BatchdError
 from batchd.lifecycle import Lifecycle
-from batchd.log import Action, get_logger
+from batchd.log import get_logger
 from batchd.records import Batch, Task
 from batchd.store import Store
 
@@ -30,17 +31,17 @@ _LOOK_S = 600.0
 
 @dataclass(slots=True, eq=False, repr=False)
 class Retiring(Listener):
-    """Looks at the models in use."""
+    """The look at the models in use."""
 
-    _loop: Loop
-    _current: Current
+    _loop: MainLoop
+    _current: CurrentConfig
     _lifecycle: Lifecycle
     _store: Store
     _writes: Writes
     _listeners: Listeners
     _offers: Offers
     #: Those that are in use and end soon.
-    due: tuple[Warned, ...] = ()
+    due: tuple[ModelWarning, ...] = ()
     _config: Config = field(init=False)
     _seen: set[str] = field(default_factory=set)
     #: On which day people were warned of which model.
@@ -95,14 +96,16 @@ class Retiring(Listener):
                 )
                 self._listeners.model_retiring(end, warned.message, warned.mend)
 
-    def _warning(self, end: Shutdown, today: date) -> Warned:
+    def _warning(self, end: Shutdown, today: date) -> ModelWarning:
         config, places = self._current.config, ["its task files"]
         if end.model == config.evaluation.judge_model:
             places = ["[evaluation] judge_model"]
         if end.model == config.agent.model:
             places = ["[agent] model", *places]
         day = end.on.isoformat() if end.on else None
-        return Warned(end.model, day, end.words(today), f"{end.fix}, in {' and '.join(places)}")
+        return ModelWarning(
+            end.model, day, end.words(today), f"{end.fix}, in {' and '.join(places)}"
+        )
 
     def _models(self) -> list[str]:
         """Return the models in use: those of tasks that have not ended, and those that tasks get by default."""

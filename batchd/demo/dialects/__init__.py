@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from batchd.demo.dialects import chat, messages, responses
-from batchd.demo.faults import Fault, Refusal
+from batchd.demo.faults import Fault, HttpRefusal
 from batchd.demo.limiter import Limit
-from batchd.demo.request import Caller, InvalidRequestError, Request
+from batchd.demo.simulated_request import Caller, InvalidRequestError, SimulatedRequest
 
 
-class Dialect(Protocol):
+class ServedDialect(Protocol):
     """A wire dialect: what its module holds."""
 
     #: What the log calls it.
@@ -19,16 +19,16 @@ class Dialect(Protocol):
     #: The body of an answer that says nothing.
     nothing: bytes
 
-    def parse(self, data: bytes, caller: Caller) -> Request:
+    def parse(self, data: bytes, caller: Caller) -> SimulatedRequest:
         """Return the request in a body. Raises ``InvalidRequestError`` where a provider would refuse it."""
 
-    def invalid(self, wrong: InvalidRequestError) -> Refusal:
+    def invalid(self, wrong: InvalidRequestError) -> HttpRefusal:
         """Return what such a request is refused with."""
 
-    def refusal(self, fault: Fault) -> Refusal:
+    def refusal(self, fault: Fault) -> HttpRefusal:
         """Return a fault in the provider's words."""
 
-    def error(self, wrong: Refusal, request_id: str) -> bytes:
+    def error(self, wrong: HttpRefusal, request_id: str) -> bytes:
         """Return a refusal's body."""
 
     def key(self, headers: Mapping[str, str]) -> str:
@@ -42,7 +42,7 @@ class Dialect(Protocol):
 
 
 #: By the path below ``/v1``.
-BY_PATH: Mapping[str, Dialect] = {
+BY_PATH: Mapping[str, ServedDialect] = {
     "/chat/completions": chat,
     "/responses": responses,
     "/messages": messages,

@@ -11,36 +11,36 @@ from typing import Any
 import msgspec
 
 from batchd.demo.dialects import openai
-from batchd.demo.faults import Fault, Refusal
+from batchd.demo.faults import Fault, HttpRefusal
 from batchd.demo.limiter import Limit
-from batchd.demo.request import InvalidRequestError
+from batchd.demo.simulated_request import InvalidRequestError
 
 _INVALID = "invalid_request_error"
-_LIMITED = Refusal(
+_LIMITED = HttpRefusal(
     429,
     "This request would exceed your organization's rate limit. Please try again later.",
     "rate_limit_error",
     retry=True,
 )
-_OVERLOADED = Refusal(529, "Overloaded", "overloaded_error")
-_USED_UP = Refusal(
+_OVERLOADED = HttpRefusal(529, "Overloaded", "overloaded_error")
+_USED_UP = HttpRefusal(
     400,
     "You have reached your specified API usage limits. You will regain access on 2026-12-01 at 00:00 UTC.",
     _INVALID,
 )
-_LOW_CREDIT = Refusal(
+_LOW_CREDIT = HttpRefusal(
     400,
     "Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing to upgrade or "
     "purchase credits.",
     _INVALID,
 )
-_PERMISSION = Refusal(
+_PERMISSION = HttpRefusal(
     403, "Your API key does not have permission to use the specified resource.", "permission_error"
 )
-_FILTERED = Refusal(400, "Output blocked by content filtering policy", _INVALID)
+_FILTERED = HttpRefusal(400, "Output blocked by content filtering policy", _INVALID)
 
 #: By the fault's name.
-REFUSALS: Mapping[str, Refusal] = {
+REFUSALS: Mapping[str, HttpRefusal] = {
     "rate-limit": _LIMITED,
     "429": _LIMITED,
     "token-limit": replace(
@@ -56,49 +56,49 @@ REFUSALS: Mapping[str, Refusal] = {
         code="ramp_limit_exceeded",
     ),
     "insufficient-quota": _USED_UP,
-    "402": Refusal(402, "There is a problem with your billing.", "billing_error"),
+    "402": HttpRefusal(402, "There is a problem with your billing.", "billing_error"),
     "credit": _LOW_CREDIT,
-    "spend-limit": Refusal(
+    "spend-limit": HttpRefusal(
         429,
         "Your organization has reached its spend limit of this month.",
         "rate_limit_error",
         "enforced_spend_limit_reached",
     ),
-    "project-limit": Refusal(
+    "project-limit": HttpRefusal(
         429,
         "The spend limit of your contract is reached.",
         "rate_limit_error",
         "contract_spend_limit_reached",
     ),
     "usage-limit": _USED_UP,
-    "400": Refusal(400, "temperature: Extra inputs are not permitted", _INVALID),
-    "401": Refusal(401, "invalid x-api-key", "authentication_error"),
+    "400": HttpRefusal(400, "temperature: Extra inputs are not permitted", _INVALID),
+    "401": HttpRefusal(401, "invalid x-api-key", "authentication_error"),
     "no-access": replace(_PERMISSION, message="Your API key may not use {model}."),
     "403": _PERMISSION,
-    "on-hold": Refusal(400, "This organization is on hold.", _INVALID, "organization_on_hold"),
-    "404": Refusal(404, "model: {model}", "not_found_error"),
-    "409": Refusal(409, "The request conflicts with another one.", "conflict_error"),
-    "413": Refusal(
+    "on-hold": HttpRefusal(400, "This organization is on hold.", _INVALID, "organization_on_hold"),
+    "404": HttpRefusal(404, "model: {model}", "not_found_error"),
+    "409": HttpRefusal(409, "The request conflicts with another one.", "conflict_error"),
+    "413": HttpRefusal(
         413, "Request exceeds the maximum allowed number of bytes.", "request_too_large"
     ),
-    "500": Refusal(500, "Internal server error", "api_error"),
+    "500": HttpRefusal(500, "Internal server error", "api_error"),
     "503": _OVERLOADED,
     "529": _OVERLOADED,
-    "504": Refusal(504, "The request timed out.", "timeout_error"),
-    "context-overflow": Refusal(
+    "504": HttpRefusal(504, "The request timed out.", "timeout_error"),
+    "context-overflow": HttpRefusal(
         400, "prompt is too long: 208310 tokens > 200000 maximum", _INVALID
     ),
     "llama-overflow": replace(openai.REFUSALS["llama-overflow"], foreign=True),
     "prompt-filter": _FILTERED,
     # There is no flex: what is full is full for all.
     "flex-full": _OVERLOADED,
-    "seals-lost": Refusal(
+    "seals-lost": HttpRefusal(
         400,
         "messages.1.content.0: Invalid `signature` in `thinking` block. The block could not be verified.",
         _INVALID,
     ),
-    "error-200": Refusal(200, "Internal server error", "api_error"),
-    "thoughtless": Refusal(
+    "error-200": HttpRefusal(200, "Internal server error", "api_error"),
+    "thoughtless": HttpRefusal(
         400,
         "messages.1.content.0.type: Expected `thinking` or `redacted_thinking`, but found `tool_use`.",
         _INVALID,
@@ -106,29 +106,29 @@ REFUSALS: Mapping[str, Refusal] = {
 }
 
 
-def refusal(fault: Fault) -> Refusal:
+def refusal(fault: Fault) -> HttpRefusal:
     """Return a fault in Anthropic's words, with its true numbers where it has some."""
     if fault.window and fault.prompt > fault.window:
         text = f"prompt is too long: {fault.prompt} tokens > {fault.window} maximum"
-        return Refusal(400, text, _INVALID)
+        return HttpRefusal(400, text, _INVALID)
     if fault.window:
         sum_ = f"{fault.prompt} + {fault.output} > {fault.window}"
         text = (
             f"input length and `max_tokens` exceed context limit: {sum_}, decrease input length or "
             "`max_tokens` and try again"
         )
-        return Refusal(400, text, _INVALID)
+        return HttpRefusal(400, text, _INVALID)
     words = REFUSALS[fault.name]
     return replace(words, message=words.message.replace("{model}", fault.model))
 
 
-def invalid(wrong: InvalidRequestError) -> Refusal:
+def invalid(wrong: InvalidRequestError) -> HttpRefusal:
     """Return what a request is refused with that is not in order."""
     place = f"{wrong.param}: " if wrong.param else ""
-    return Refusal(400, place + str(wrong), _INVALID, wrong.code)
+    return HttpRefusal(400, place + str(wrong), _INVALID, wrong.code)
 
 
-def error(wrong: Refusal, request_id: str = "") -> bytes:
+def error(wrong: HttpRefusal, request_id: str = "") -> bytes:
     """Return an error body."""
     if wrong.foreign:
         return openai.error(wrong)

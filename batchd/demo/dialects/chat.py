@@ -11,11 +11,11 @@ from batchd.demo import families
 from batchd.demo.dialects import completions, openai
 from batchd.demo.dialects.openai import error, headers, invalid, key, models, refusal
 from batchd.demo.families import Family
-from batchd.demo.request import (
+from batchd.demo.simulated_request import (
     CacheRules,
     Caller,
     InvalidRequestError,
-    Request,
+    SimulatedRequest,
     purpose,
     weigh,
 )
@@ -38,27 +38,27 @@ _FIELDS = frozenset(
 )
 
 
-class Function(msgspec.Struct):
+class ChatFunction(msgspec.Struct):
     """The inside of a tool call."""
 
     name: str
     arguments: str
 
 
-class Call(msgspec.Struct):
+class ChatToolCall(msgspec.Struct):
     """A tool call in a message."""
 
     id: str
-    function: Function
+    function: ChatFunction
     type: str = "function"
 
 
-class Message(msgspec.Struct):
+class ChatMessage(msgspec.Struct):
     """One message of a request."""
 
     role: str
     content: str | list[Any] | None = None
-    tool_calls: list[Call] | None = None
+    tool_calls: list[ChatToolCall] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
 
@@ -84,7 +84,7 @@ class Message(msgspec.Struct):
         return said
 
 
-class StreamOptions(msgspec.Struct):
+class ChatStreamOptions(msgspec.Struct):
     """The part of a request that asks for usage at the end of a stream."""
 
     include_usage: bool = False
@@ -105,7 +105,7 @@ class _Body(msgspec.Struct):
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    stream_options: ChatStreamOptions | None = None
 
     @property
     def asks_usage(self) -> bool:
@@ -116,10 +116,10 @@ class _Body(msgspec.Struct):
 
 
 _BODY = msgspec.json.Decoder(_Body)
-_MESSAGE = msgspec.json.Decoder(Message)
+_MESSAGE = msgspec.json.Decoder(ChatMessage)
 
 
-def parse(data: bytes, caller: Caller) -> Request:
+def parse(data: bytes, caller: Caller) -> SimulatedRequest:
     """Return the request in a body. Raises ``InvalidRequestError`` where a provider would refuse it."""
     try:
         body = _BODY.decode(data)
@@ -138,7 +138,7 @@ def parse(data: bytes, caller: Caller) -> Request:
         _check_model(family, body, native=bool(tools))
     tier = openai.tier(family or families.RESPONSES, body.service_tier)
     bound = b'"json_schema"' in bytes(body.response_format)
-    return Request(
+    return SimulatedRequest(
         model=body.model,
         family=family,
         turns=messages,
@@ -203,7 +203,7 @@ def _cache(family: Family, body: _Body, caller: Caller) -> CacheRules:
     )
 
 
-def _check(messages: tuple[Message, ...]) -> None:
+def _check(messages: tuple[ChatMessage, ...]) -> None:
     """Hold a conversation to the rules that providers hold it to."""
     waiting: set[str] = set()
     for i, message in enumerate(messages):

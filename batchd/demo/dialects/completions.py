@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from batchd.demo.dialects import openai
-from batchd.demo.request import AnswerEnd, Bill, Heading, end, escaped, pieces
+from batchd.demo.simulated_request import AnswerEnd, Bill, Heading, end, escaped, pieces
 from batchd.records import Answer, Usage
 
 #: What other dialects have a word for, and this one has not.

@@ -12,7 +12,7 @@ from batchd import tokens
 from batchd.demo import opaque
 from batchd.demo.dialects.openai import unreadable
 from batchd.demo.opaque import Seal
-from batchd.demo.request import InvalidRequestError, joined, weigh
+from batchd.demo.simulated_request import InvalidRequestError, joined, weigh
 
 _Status = Literal["in_progress", "completed", "incomplete"] | None
 
@@ -38,7 +38,7 @@ class _Image(_Strict, tag="input_image"):
     text: ClassVar[str] = ""
 
 
-class Said(_Strict, tag="output_text"):
+class OutputText(_Strict, tag="output_text"):
     """What was said."""
 
     text: str
@@ -46,7 +46,7 @@ class Said(_Strict, tag="output_text"):
     logprobs: list[Any] | None = None
 
 
-class Refused(_Strict, tag="refusal"):
+class RefusalText(_Strict, tag="refusal"):
     """What was said instead of an answer."""
 
     refusal: str
@@ -57,10 +57,10 @@ class Refused(_Strict, tag="refusal"):
         return self.refusal
 
 
-_Part = _Input | _Image | Said | Refused
+_Part = _Input | _Image | OutputText | RefusalText
 
 
-class Message(_Strict):
+class MessageItem(_Strict):
     """A message."""
 
     role: Literal["user", "assistant", "system", "developer"]
@@ -85,7 +85,7 @@ class _Plain(_Strict):
     type: Literal["summary_text", "reasoning_text"]
 
 
-class Reasoning(_Strict):
+class ReasoningItem(_Strict):
     """What was thought, sealed."""
 
     id: str
@@ -96,7 +96,7 @@ class Reasoning(_Strict):
     status: _Status = None
 
 
-class Call(_Strict):
+class FunctionCallItem(_Strict):
     """A call."""
 
     call_id: str
@@ -115,7 +115,7 @@ class Call(_Strict):
         return weigh(self.name) + weigh(self.arguments) + tokens.TOOL_CALL_TOKENS
 
 
-class Output(_Strict):
+class FunctionOutputItem(_Strict):
     """What a call brought."""
 
     call_id: str
@@ -167,7 +167,7 @@ class Update(_Strict):
 
 
 @dataclass(frozen=True, slots=True)
-class Thought:
+class SealedReasoning:
     """A reasoning item that is good."""
 
     seal: Seal
@@ -179,7 +179,7 @@ class Thought:
         return self.seal.tokens
 
 
-Item = Message | Call | Output | MoreTools | Update | Thought
+Item = MessageItem | FunctionCallItem | FunctionOutputItem | MoreTools | Update | SealedReasoning
 
 
 class _Kind(msgspec.Struct):
@@ -188,10 +188,10 @@ class _Kind(msgspec.Struct):
 
 _KIND = msgspec.json.Decoder(_Kind).decode
 _DECODERS: Mapping[str, Callable[[bytes], Any]] = {
-    "message": msgspec.json.Decoder(Message).decode,
-    "reasoning": msgspec.json.Decoder(Reasoning).decode,
-    "function_call": msgspec.json.Decoder(Call).decode,
-    "function_call_output": msgspec.json.Decoder(Output).decode,
+    "message": msgspec.json.Decoder(MessageItem).decode,
+    "reasoning": msgspec.json.Decoder(ReasoningItem).decode,
+    "function_call": msgspec.json.Decoder(FunctionCallItem).decode,
+    "function_call_output": msgspec.json.Decoder(FunctionOutputItem).decode,
     "additional_tools": msgspec.json.Decoder(MoreTools).decode,
     "configuration_update": msgspec.json.Decoder(Update).decode,
 }
@@ -211,10 +211,10 @@ def decoded(raw: bytes, place: str) -> Any:
         item = _DECODERS[kind](raw)
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
         raise unreadable(exc, place) from exc
-    if isinstance(item, Message) and not isinstance(item.content, str):
+    if isinstance(item, MessageItem) and not isinstance(item.content, str):
         of_model = item.role == "assistant"
         for i, part in enumerate(item.content):
-            if of_model != isinstance(part, Said | Refused):
+            if of_model != isinstance(part, OutputText | RefusalText):
                 fits = (
                     "'output_text' and 'refusal'" if of_model else "'input_text' and 'input_image'"
                 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from batchd.demo.request import event, pieces
+from batchd.demo.simulated_request import event, pieces
 from batchd.records import ToolCall
 
 _Delta = dict[str, Any]

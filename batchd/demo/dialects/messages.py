@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from batchd.demo import families, opaque
-from batchd.demo.dialects import blocks, message_stream, parameters, turns
+from batchd.demo.dialects import message_body, message_order, message_stream, parameters
 from batchd.demo.dialects.anthropic import (
     REFUSALS,
     error,
@@ -19,16 +19,16 @@ from batchd.demo.dialects.anthropic import (
     models,
     refusal,
 )
-from batchd.demo.dialects.blocks import Body
+from batchd.demo.dialects.message_body import MessagesBody
 from batchd.demo.families import Family
 from batchd.demo.opaque import Seal
-from batchd.demo.request import (
+from batchd.demo.simulated_request import (
     AnswerEnd,
     Bill,
     CacheRules,
     Caller,
     Heading,
-    Request,
+    SimulatedRequest,
     end,
     escaped,
     purpose,
@@ -45,9 +45,9 @@ _LOOKBACK = 20
 _encode = msgspec.json.Encoder().encode
 
 
-def parse(data: bytes, caller: Caller) -> Request:
+def parse(data: bytes, caller: Caller) -> SimulatedRequest:
     """Return the request in a body. Raises ``InvalidRequestError`` where Anthropic would refuse it."""
-    body = blocks.body(data)
+    body = message_body.body(data)
     family = families.of(body.model) or families.MESSAGES
     parameters.check(body, family, caller.headers)
     owner = Seal(
@@ -58,10 +58,10 @@ def parse(data: bytes, caller: Caller) -> Request:
         beside="",
         tokens=0,
     )
-    read = turns.read(body, family, owner)
+    read = message_order.read(body, family, owner)
     native = bool(body.tools)
     bound = body.output_config is not None and body.output_config.format is not None
-    return Request(
+    return SimulatedRequest(
         model=body.model,
         family=family,
         turns=read.turns,
@@ -83,7 +83,9 @@ def parse(data: bytes, caller: Caller) -> Request:
     )
 
 
-def _cache(body: Body, family: Family, read: blocks.Read, caller: Caller) -> CacheRules:
+def _cache(
+    body: MessagesBody, family: Family, read: message_body.MessagesPrompt, caller: Caller
+) -> CacheRules:
     return CacheRules(
         scope=(caller.account, body.model),
         breakpoints=tuple((at, _TTL[ttl]) for at, ttl in read.breakpoints),
@@ -107,7 +109,7 @@ _STOPPED: Mapping[AnswerEnd, str] = {
 class _Writer:
     """Writes the answer to one request."""
 
-    body: Body
+    body: MessagesBody
     #: Whose its thinking is to be.
     owner: Seal
 
@@ -149,7 +151,7 @@ class _Writer:
                 "type": "tool_use",
                 "id": f"toolu_{call.id}",
                 "name": call.name,
-                "input": blocks.given(call.arguments),
+                "input": message_body.given(call.arguments),
             }
             for call in answer.tool_calls
         )

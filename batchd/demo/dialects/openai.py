@@ -11,14 +11,14 @@ import msgspec
 from batchd.demo import families
 from batchd.demo.dialects.openai_words import INVALID, REFUSALS, refusal
 from batchd.demo.families import Family
-from batchd.demo.faults import Refusal
+from batchd.demo.faults import HttpRefusal
 from batchd.demo.limiter import Limit
-from batchd.demo.request import InvalidRequestError
+from batchd.demo.simulated_request import InvalidRequestError
 
 __all__ = ["INVALID", "REFUSALS", "refusal"]
 
 
-def error(wrong: Refusal, _: str = "") -> bytes:
+def error(wrong: HttpRefusal, _: str = "") -> bytes:
     """Return an error body."""
     inside = {
         "message": wrong.message,
@@ -29,9 +29,9 @@ def error(wrong: Refusal, _: str = "") -> bytes:
     return msgspec.json.encode({"error": inside})
 
 
-def invalid(wrong: InvalidRequestError) -> Refusal:
+def invalid(wrong: InvalidRequestError) -> HttpRefusal:
     """Return what a request is refused with that is not in order."""
-    return Refusal(400, str(wrong), INVALID, wrong.code, wrong.param)
+    return HttpRefusal(400, str(wrong), INVALID, wrong.code, wrong.param)
 
 
 def key(headers: Mapping[str, str]) -> str:

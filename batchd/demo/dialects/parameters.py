@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from batchd.demo import families
-from batchd.demo.dialects import schemas
-from batchd.demo.dialects.blocks import Body
+from batchd.demo.dialects import schema_rules
+from batchd.demo.dialects.message_body import MessagesBody
 from batchd.demo.families import Family
-from batchd.demo.request import InvalidRequestError
+from batchd.demo.simulated_request import InvalidRequestError
 
 #: The first takes sampling parameters, the second does not.
 _VERSIONS = ("2023-06-01", "2026-10-21")
 _LEAST_BUDGET = 1024
 
 
-def check(body: Body, family: Family, headers: Mapping[str, str]) -> None:
+def check(body: MessagesBody, family: Family, headers: Mapping[str, str]) -> None:
     """Hold a request's parameters to what its model takes. Raises ``InvalidRequestError``."""
     version = headers.get("anthropic-version")
     if version is None:
@@ -38,7 +38,7 @@ def check(body: Body, family: Family, headers: Mapping[str, str]) -> None:
         raise InvalidRequestError("may only be specified while providing tools", "tool_choice")
 
 
-def _check_output(body: Body, family: Family) -> None:
+def _check_output(body: MessagesBody, family: Family) -> None:
     config = body.output_config
     if config is None:
         return
@@ -46,7 +46,7 @@ def _check_output(body: Body, family: Family) -> None:
         takes = ", ".join(f"'{e}'" for e in families.EFFORTS if e in family.efforts)
         raise InvalidRequestError(f"Input should be {takes}", "output_config.effort")
     if config.format is not None:
-        for _, part in schemas.objects(config.format.schema):
+        for _, part in schema_rules.objects(config.format.schema):
             if part.get("additionalProperties") is not False:
                 raise InvalidRequestError(
                     "For 'object' type, 'additionalProperties' must be explicitly set to false",
@@ -54,7 +54,7 @@ def _check_output(body: Body, family: Family) -> None:
                 )
 
 
-def _check_thinking(body: Body, family: Family) -> None:
+def _check_thinking(body: MessagesBody, family: Family) -> None:
     thinking = body.thinking
     if thinking is None:
         return

@@ -10,10 +10,16 @@ import msgspec
 
 from batchd.demo import opaque
 from batchd.demo.dialects import items
-from batchd.demo.dialects.items import Call, Item, Message, Output, Reasoning
+from batchd.demo.dialects.items import (
+    FunctionCallItem,
+    FunctionOutputItem,
+    Item,
+    MessageItem,
+    ReasoningItem,
+)
 from batchd.demo.families import Family
 from batchd.demo.opaque import Seal
-from batchd.demo.request import InvalidRequestError
+from batchd.demo.simulated_request import InvalidRequestError
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +31,7 @@ class Removal:
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class ResponsesPrompt:
     """The input of a request, as the model sees it."""
 
     items: Sequence[Item]
@@ -40,7 +46,7 @@ class Read:
     breakpoints: Sequence[tuple[int, str]]
 
 
-def read(raws: Sequence[bytes], family: Family, owner: Seal) -> Read:
+def read(raws: Sequence[bytes], family: Family, owner: Seal) -> ResponsesPrompt:
     """Return the items of an input, from their bytes.
 
     ``owner`` is the seal that the answer is going to have, but for its prefix, which is that of what stands before
@@ -54,25 +60,28 @@ def read(raws: Sequence[bytes], family: Family, owner: Seal) -> Read:
     breakpoints: list[tuple[int, str]] = []
     prefix, answers, within, sealed = owner.prefix, 0, False, 0
     for item, raw in zip(given, raws, strict=True):
-        said = isinstance(item, Reasoning | Call) or getattr(item, "role", "") == "assistant"
+        said = (
+            isinstance(item, ReasoningItem | FunctionCallItem)
+            or getattr(item, "role", "") == "assistant"
+        )
         answers += said and not within
         within = said
         reason, canon = "", canonical(raw)
-        if isinstance(item, Reasoning):
+        if isinstance(item, ReasoningItem):
             seal = _opened(item)
             sealed += 1
             reason = _mismatch(seal, family, owner, prefix)
             if reason:
                 removed.append(Removal(item.id, reason))
             else:
-                found.append(items.Thought(seal))
+                found.append(items.SealedReasoning(seal))
         else:
             found.append(item)
         if not reason:
             kept.append(canon)
         breakpoints += [(len(found) - 1, ttl) for ttl in items.breakpoints(item)]
         prefix = opaque.digest(prefix.encode(), canon)
-    return Read(found, kept, removed, prefix, answers, sealed, breakpoints)
+    return ResponsesPrompt(found, kept, removed, prefix, answers, sealed, breakpoints)
 
 
 def canonical(raw: bytes) -> bytes:
@@ -86,16 +95,16 @@ def canonical(raw: bytes) -> bytes:
 
 def _check_order(given: Sequence[Any]) -> None:
     """Hold items to what must stand beside them. Raises ``InvalidRequestError``."""
-    thought = {items.stem(item.id) for item in given if isinstance(item, Reasoning)}
+    thought = {items.stem(item.id) for item in given if isinstance(item, ReasoningItem)}
     for item, after in zip(given, [*given[1:], None], strict=True):
-        if isinstance(item, Reasoning):
-            if not (isinstance(after, Reasoning) or getattr(after, "role", "") == "assistant"):
+        if isinstance(item, ReasoningItem):
+            if not (isinstance(after, ReasoningItem) or getattr(after, "role", "") == "assistant"):
                 raise InvalidRequestError(
                     f"Item '{item.id}' of type 'reasoning' was provided without its required following item.",
                     "input",
                 )
         elif (
-            isinstance(item, Call | Message)
+            isinstance(item, FunctionCallItem | MessageItem)
             and item.id
             and items.thinks(item.id)
             and items.stem(item.id) not in thought
@@ -113,12 +122,12 @@ def _check_calls(given: Sequence[Any]) -> None:
     called: set[str] = set()
     open_calls: dict[str, None] = {}
     for item in given:
-        if isinstance(item, Call):
+        if isinstance(item, FunctionCallItem):
             if item.call_id in called:
                 raise InvalidRequestError(f"Duplicate call_id: {item.call_id}.", "input")
             called.add(item.call_id)
             open_calls[item.call_id] = None
-        elif isinstance(item, Output):
+        elif isinstance(item, FunctionOutputItem):
             if item.call_id not in open_calls:
                 raise InvalidRequestError(
                     f"No tool call found for function call output with call_id {item.call_id}.",
@@ -130,7 +139,7 @@ def _check_calls(given: Sequence[Any]) -> None:
         raise InvalidRequestError(f"No tool output found for function call {first}.", "input")
 
 
-def _opened(item: Reasoning) -> Seal:
+def _opened(item: ReasoningItem) -> Seal:
     """Return the seal of a reasoning item. Raises ``InvalidRequestError`` where it is damaged."""
     if not item.encrypted_content:
         raise InvalidRequestError(

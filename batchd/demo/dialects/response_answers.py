@@ -11,19 +11,19 @@ import msgspec
 from batchd.demo import opaque
 from batchd.demo.dialects import items, response_stream
 from batchd.demo.dialects.replay import Removal
-from batchd.demo.dialects.response_body import Body
+from batchd.demo.dialects.response_body import ResponsesBody
 from batchd.demo.opaque import Seal
-from batchd.demo.request import AnswerEnd, Bill, Heading, end, ended, escaped
+from batchd.demo.simulated_request import AnswerEnd, Bill, Heading, end, ended, escaped
 from batchd.records import Answer, Usage
 
 _encode = msgspec.json.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
-class Writer:
+class ResponsesWriter:
     """Writes the answer to one request."""
 
-    body: Body
+    body: ResponsesBody
     #: Whose its reasoning is to be.
     owner: Seal
     removed: Sequence[Removal]

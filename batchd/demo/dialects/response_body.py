@@ -11,7 +11,7 @@ class _Strict(msgspec.Struct, forbid_unknown_fields=True):
     pass
 
 
-class Tool(_Strict):
+class ResponsesTool(_Strict):
     """A tool that is offered."""
 
     name: str
@@ -24,7 +24,7 @@ class Tool(_Strict):
     output_schema: dict[str, Any] | None = None
 
 
-class Reasoning(_Strict):
+class ReasoningConfig(_Strict):
     """How it is to think."""
 
     effort: str | None = None
@@ -34,7 +34,7 @@ class Reasoning(_Strict):
     mode: str | None = None
 
 
-class Text(_Strict):
+class TextConfig(_Strict):
     """What the answer is to be like."""
 
     format: dict[str, Any] | None = None
@@ -49,26 +49,26 @@ class Caching(_Strict):
     comparison_response_id: str | None = None
 
 
-class StreamOptions(_Strict):
+class ResponsesStreamOptions(_Strict):
     """How it is to be streamed."""
 
     include_obfuscation: bool | None = None
 
 
-class Body(_Strict):
+class ResponsesBody(_Strict):
     """A request."""
 
     model: str
     #: As it came: its bytes name it in the prompt cache.
     input: msgspec.Raw
     instructions: str | None = None
-    tools: list[Tool] | None = None
+    tools: list[ResponsesTool] | None = None
     tool_choice: str | dict[str, Any] = "auto"
     parallel_tool_calls: bool | None = None
     max_output_tokens: int | None = None
     max_tool_calls: int | None = None
-    reasoning: Reasoning | None = None
-    text: Text | None = None
+    reasoning: ReasoningConfig | None = None
+    text: TextConfig | None = None
     store: bool | None = None
     include: list[str] | None = None
     metadata: dict[str, str] | None = None
@@ -83,7 +83,7 @@ class Body(_Strict):
     top_p: float | None = None
     top_logprobs: int | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    stream_options: ResponsesStreamOptions | None = None
     background: bool | None = None
     previous_response_id: str | None = None
     conversation: str | None = None

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from batchd.demo.request import event, pieces
+from batchd.demo.simulated_request import event, pieces
 
 _Event = tuple[str, dict[str, Any]]
 

@@ -7,19 +7,19 @@ from collections.abc import Mapping
 import msgspec
 
 from batchd.demo import families, opaque
-from batchd.demo.dialects import openai, replay, schemas
+from batchd.demo.dialects import openai, replay, schema_rules
 from batchd.demo.dialects.items import MoreTools
 from batchd.demo.dialects.openai import error, headers, invalid, key, models
-from batchd.demo.dialects.response_answers import Writer
-from batchd.demo.dialects.response_body import Body, Caching, Text
+from batchd.demo.dialects.response_answers import ResponsesWriter
+from batchd.demo.dialects.response_body import Caching, ResponsesBody, TextConfig
 from batchd.demo.families import Family
-from batchd.demo.faults import Fault, Refusal
+from batchd.demo.faults import Fault, HttpRefusal
 from batchd.demo.opaque import Seal
-from batchd.demo.request import (
+from batchd.demo.simulated_request import (
     CacheRules,
     Caller,
     InvalidRequestError,
-    Request,
+    SimulatedRequest,
     purpose,
 )
 
@@ -36,11 +36,11 @@ _LONGEST_USER = 128
 _encode = msgspec.json.Encoder().encode
 
 
-_BODY = msgspec.json.Decoder(Body).decode
+_BODY = msgspec.json.Decoder(ResponsesBody).decode
 _RAWS = msgspec.json.Decoder(str | list[msgspec.Raw]).decode
 
 
-def parse(data: bytes, caller: Caller) -> Request:
+def parse(data: bytes, caller: Caller) -> SimulatedRequest:
     """Return the request in a body. Raises ``InvalidRequestError`` where OpenAI would refuse it."""
     try:
         body = _BODY(data)
@@ -56,7 +56,7 @@ def parse(data: bytes, caller: Caller) -> Request:
     native = bool(tools) or any(isinstance(item, MoreTools) for item in read.items)
     first = next((i.text for i in read.items if i.role == "user"), "")
     form = (body.text and body.text.format) or {}
-    return Request(
+    return SimulatedRequest(
         model=body.model,
         family=family,
         turns=read.items,
@@ -75,13 +75,13 @@ def parse(data: bytes, caller: Caller) -> Request:
         opaque=read.opaque,
         thinks=effort != "none",
         account=caller.account,
-        writer=Writer(
+        writer=ResponsesWriter(
             body, msgspec.structs.replace(owner, prefix=read.prefix), read.removed, effort
         ),
     )
 
 
-def _owner(body: Body, caller: Caller) -> Seal:
+def _owner(body: ResponsesBody, caller: Caller) -> Seal:
     """Return the seal that an answer is going to have, but for what stands in the input."""
     return Seal(
         model=body.model,
@@ -107,13 +107,13 @@ def _messages(given: str | list[msgspec.Raw]) -> list[bytes]:
     return [bytes(raw) for raw in raws]
 
 
-def _foundation(body: Body) -> str:
+def _foundation(body: ResponsesBody) -> str:
     """Return the hash of what stands before the input, and of what else must not change."""
     form = body.text.format if body.text else None
     return opaque.digest(msgspec.json.encode([body.tools, form], order="sorted"))
 
 
-def _check(body: Body, family: Family) -> str:
+def _check(body: ResponsesBody, family: Family) -> str:
     """Hold a request's parameters to what its model takes, and return the effort that it has."""
     if body.previous_response_id or body.conversation or body.background:
         raise InvalidRequestError(
@@ -135,7 +135,7 @@ def _check(body: Body, family: Family) -> str:
         )
     for i, tool in enumerate(body.tools or ()):
         if tool.strict:
-            schemas.check_strict(
+            schema_rules.check_strict(
                 tool.parameters, f"function '{tool.name}'", f"tools[{i}].parameters"
             )
     form = (body.text and body.text.format) or {"type": "text"}
@@ -147,21 +147,21 @@ def _check(body: Body, family: Family) -> str:
                 "missing_required_parameter",
             )
         if form.get("strict"):
-            schemas.check_strict(form["schema"], "response_format", "text.format.schema")
+            schema_rules.check_strict(form["schema"], "response_format", "text.format.schema")
     sampling = {"temperature": body.temperature, "top_p": body.top_p}
     effort = body.reasoning.effort if body.reasoning else None
     return openai.check_model(family, body.model, effort, sampling, "reasoning.effort")
 
 
 def _cache(
-    body: Body, family: Family, read: replay.Read, effort: str, caller: Caller
+    body: ResponsesBody, family: Family, read: replay.ResponsesPrompt, effort: str, caller: Caller
 ) -> CacheRules:
     """Return how OpenAI caches this request: to its end, unless it says otherwise."""
     asked = body.prompt_cache_options or Caching()
     marks = {at: _TTL[ttl] for at, ttl in read.breakpoints if at >= 0}
     if asked.mode == "implicit" and read.items:
         marks[len(read.items) - 1] = _TTL[asked.ttl]
-    text = body.text or Text()
+    text = body.text or TextConfig()
     return CacheRules(
         scope=(
             *(caller.account, body.model, body.prompt_cache_key, effort, body.service_tier),
@@ -174,10 +174,10 @@ def _cache(
     )
 
 
-def refusal(fault: Fault) -> Refusal:
+def refusal(fault: Fault) -> HttpRefusal:
     """Return a fault in OpenAI's words; of what is too long, Responses names no number."""
     if fault.window or fault.name == "context-overflow":
-        return Refusal(
+        return HttpRefusal(
             400,
             "Your input exceeds the context window of this model. Please adjust your input and try again.",
             openai.INVALID,
@@ -185,7 +185,7 @@ def refusal(fault: Fault) -> Refusal:
             "input",
         )
     if fault.name in {"503", "529"}:
-        return Refusal(
+        return HttpRefusal(
             503,
             "Our servers are currently overloaded. Please try again later.",
             "server_error",

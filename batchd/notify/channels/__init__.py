@@ -9,20 +9,21 @@ import shutil
 from collections.abc import Iterator
 
 from batchd import installation
-from batchd.config import Config, notify
+from batchd.actions import Action
+from batchd.config import Config, receivers
 from batchd.errors import DeliveryError, NotPossibleError
-from batchd.log import Action, escape, get_logger
-from batchd.notify.channels.target import Target, targets
+from batchd.log import escape, get_logger
+from batchd.notify.channels.target import ReceiverTarget, targets
 from batchd.notify.format import NotificationV1
 
-__all__ = ["Target", "insist", "problems", "send", "targets"]
+__all__ = ["ReceiverTarget", "insist", "problems", "send", "targets"]
 
 #: What says why something failed is no longer than this.
-_MOST = 500
+_MAX_CAUSE_CHARS = 500
 _INSTALL = "install it: "
 
 
-async def send(target: Target, message: NotificationV1) -> str:
+async def send(target: ReceiverTarget, message: NotificationV1) -> str:
     """Bring a message to its receiver, in one try; return what came back. Raises ``DeliveryError``."""
     settings = target.settings
     module = f"batchd.notify.channels.{settings.kind}_channel"
@@ -39,13 +40,13 @@ async def send(target: Target, message: NotificationV1) -> str:
         # A secret that is not there: it may come.
         raise DeliveryError(target.masker.text(str(error))) from None
     except DeliveryError as error:
-        text = escape(target.masker.text(str(error)))[:_MOST]
+        text = escape(target.masker.text(str(error)))[:_MAX_CAUSE_CHARS]
         raise DeliveryError(text, final=error.final, retry_after_s=error.retry_after_s) from None
     except Exception as error:
         # What a library, or a plugin of it, throws is this receiver's trouble alone.
-        text = escape(target.masker.text(f"{type(error).__name__}: {error}"))[:_MOST]
+        text = escape(target.masker.text(f"{type(error).__name__}: {error}"))[:_MAX_CAUSE_CHARS]
         raise DeliveryError(text) from error
-    return escape(target.masker.text(answer))[:_MOST]
+    return escape(target.masker.text(answer))[:_MAX_CAUSE_CHARS]
 
 
 def insist(config: Config) -> None:
@@ -57,16 +58,16 @@ def insist(config: Config) -> None:
             get_logger(receiver=target.name).warning(Action.NOTIFY_FAILED, message=what, mend=fix)
 
 
-def problems(target: Target) -> Iterator[tuple[str, str]]:
+def problems(target: ReceiverTarget) -> Iterator[tuple[str, str]]:
     """Yield what would keep every message from its receiver, with the fix. Sends nothing."""
     settings, environ = target.settings, target.environ
     try:
         if settings.kind == "email" and settings.user:
-            notify.password(settings, environ)
+            receivers.password(settings, environ)
         if settings.kind in {"webhook", "apprise"}:
-            notify.address(settings, environ)
+            receivers.address(settings, environ)
         if settings.kind == "webhook":
-            notify.secret(settings, environ)
+            receivers.secret(settings, environ)
     except NotPossibleError as error:
         yield str(error), f"see [notify.{target.name}]"
     if settings.kind == "command" and shutil.which(settings.command[0]) is None:

@@ -6,15 +6,15 @@ import asyncio
 import logging
 
 from batchd import installation
-from batchd.config import notify
+from batchd.config import receivers
 from batchd.errors import DeliveryError
-from batchd.notify.channels.target import Target
+from batchd.notify.channels.target import ReceiverTarget
 from batchd.notify.format import NotificationV1
 
 
-async def send(target: Target, message: NotificationV1) -> str:
+async def send(target: ReceiverTarget, message: NotificationV1) -> str:
     """Hand it to Apprise, in a thread, for its services block. Raises ``DeliveryError``."""
-    urls = notify.address(target.settings, target.environ)
+    urls = receivers.address(target.settings, target.environ)
     return await asyncio.to_thread(_send, urls, message.subject, message.text)
 
 

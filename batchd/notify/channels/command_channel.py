@@ -12,31 +12,31 @@ import msgspec
 
 from batchd.errors import DeliveryError, SandboxError
 from batchd.masking import names_secret
-from batchd.notify.channels.target import Target
+from batchd.notify.channels.target import ReceiverTarget
 from batchd.notify.format import NotificationV1
-from batchd.sandbox import launch, process
-from batchd.sandbox.child import Child
+from batchd.sandbox import command_run, launch
+from batchd.sandbox.child import ChildProcess
 
 #: What is kept of its output.
 _OUTPUT_BYTES = 1024
 #: A shell's words for what cannot be run, and what is not there.
 _NOT_RUN = {126, 127}
 #: The message stands in variables too; a text of more bytes would not fit into one.
-_MOST = 64 << 10
+_MAX_VARIABLE_BYTES = 64 << 10
 
 
-async def send(target: Target, message: NotificationV1) -> str:
+async def send(target: ReceiverTarget, message: NotificationV1) -> str:
     """Run it. Raises ``DeliveryError`` where it does not end with 0."""
     settings = target.settings
     argv = [os.fsencode(word) for word in settings.command]
     env = _environment(target, message)
     root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
-    def start(stdin: int | None, output: int) -> Child:
+    def start(stdin: int | None, output: int) -> ChildProcess:
         return launch.plain(root, env, argv, stdin=stdin, output=output)
 
     try:
-        ran = await process.run(
+        ran = await command_run.run(
             start,
             stdin=msgspec.json.encode(message),
             timeout_s=settings.timeout_s,
@@ -56,7 +56,7 @@ async def send(target: Target, message: NotificationV1) -> str:
     return outcome
 
 
-def _environment(target: Target, message: NotificationV1) -> Mapping[str, str]:
+def _environment(target: ReceiverTarget, message: NotificationV1) -> Mapping[str, str]:
     """Return batchd's own environment without secrets, and the message in short."""
     hidden = {name for name, value in os.environ.items() if target.masker.text(value) != value}
     kept = {k: v for k, v in os.environ.items() if k not in hidden and not names_secret(k)}
@@ -68,5 +68,5 @@ def _environment(target: Target, message: NotificationV1) -> Mapping[str, str]:
         "BATCHD_EVENT": ",".join(sorted({event.event for event in message.events})),
         "BATCHD_BATCH": first.batch.name if len(message.events) == 1 and first.batch else "",
         "BATCHD_SUBJECT": message.subject,
-        "BATCHD_TEXT": message.text.encode()[:_MOST].decode(errors="ignore"),
+        "BATCHD_TEXT": message.text.encode()[:_MAX_VARIABLE_BYTES].decode(errors="ignore"),
     }

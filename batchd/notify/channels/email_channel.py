@@ -11,9 +11,9 @@ from email.policy import SMTP
 
 import aiosmtplib
 
-from batchd.config import notify
+from batchd.config import receivers
 from batchd.errors import DeliveryError
-from batchd.notify.channels.target import Target
+from batchd.notify.channels.target import ReceiverTarget
 from batchd.notify.format import NotificationV1
 
 _PORTS = {"starttls": 587, "tls": 465, "none": 25}
@@ -23,10 +23,10 @@ _PERMANENT = 500
 _GOODBYE_S = 2.0
 
 
-async def send(target: Target, message: NotificationV1) -> str:
+async def send(target: ReceiverTarget, message: NotificationV1) -> str:
     """Hand it to the server. Raises ``DeliveryError``."""
     settings = target.settings
-    password = notify.password(settings, target.environ) if settings.user else None
+    password = receivers.password(settings, target.environ) if settings.user else None
     client = aiosmtplib.SMTP(
         hostname=settings.host,
         port=settings.port or _PORTS[settings.tls],
@@ -69,7 +69,7 @@ async def _leave(client: aiosmtplib.SMTP) -> None:
         await client.quit(timeout=_GOODBYE_S)
 
 
-def mail(target: Target, message: NotificationV1) -> EmailMessage:
+def mail(target: ReceiverTarget, message: NotificationV1) -> EmailMessage:
     """Return a message as a mail; a retry has the same Message-ID, so that duplicates are recognised."""
     settings = target.settings
     made = EmailMessage(SMTP)

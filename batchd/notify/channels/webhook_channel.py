@@ -16,9 +16,9 @@ import aiohttp
 import msgspec
 
 from batchd import __version__
-from batchd.config import notify
+from batchd.config import receivers
 from batchd.errors import DeliveryError
-from batchd.notify.channels.target import Target
+from batchd.notify.channels.target import ReceiverTarget
 from batchd.notify.format import NotificationV1
 
 _PREFIX = "whsec_"
@@ -28,10 +28,10 @@ _QUOTED = 300
 _LATER = frozenset({408, 425, 429})
 
 
-async def send(target: Target, message: NotificationV1) -> str:
+async def send(target: ReceiverTarget, message: NotificationV1) -> str:
     """Post it. Raises ``DeliveryError``."""
     settings, environ = target.settings, target.environ
-    url, key = notify.address(settings, environ), notify.secret(settings, environ)
+    url, key = receivers.address(settings, environ), receivers.secret(settings, environ)
     body = msgspec.json.encode(message)
     headers = {
         "content-type": "application/json",

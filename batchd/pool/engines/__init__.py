@@ -10,7 +10,7 @@ from typing import Protocol
 from batchd.pool.channel import Channel
 
 
-class Life(Protocol):
+class WorkerLife(Protocol):
     """One worker's process, wherever it runs, from its start to its end."""
 
     @property
@@ -66,7 +66,7 @@ class Engine(Protocol):
     def prepare(self) -> None:
         """Be ready to start some."""
 
-    def life(self) -> Life:
+    def life(self) -> WorkerLife:
         """Return a worker's life that is yet to start."""
 
     def renew(self) -> None:

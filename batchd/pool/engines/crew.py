@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import msgspec
 
 from batchd import children
+from batchd.actions import Action
 from batchd.backoff import doubled
 from batchd.errors import NotPossibleError
-from batchd.log import Action, get_logger
-from batchd.pool.engines import orders, sizes
-from batchd.pool.engines.orders import (
+from batchd.log import get_logger
+from batchd.pool.engines import launcher_messages, sizes
+from batchd.pool.engines.launcher_messages import (
     ClusterSize,
     Connected,
     FindRoom,
@@ -27,7 +28,7 @@ from batchd.pool.engines.orders import (
 )
 from batchd.pool.engines.shares import shares
 from batchd.pool.engines.sizes import Takes
-from batchd.pool.joining.tickets import Tickets
+from batchd.pool.joining.ticket_maker import TicketMaker
 from batchd.pool.supervisor import Supervisor
 from batchd.records import Has, Needs
 
@@ -39,7 +40,7 @@ _CONNECT_S = 90.0
 _LATE_S, _SILENT_S = 8.0, 30.0
 #: How long it may take to find room before that is reported.
 _ROOM_S = 30.0
-_FULL = "wait for what else runs there, or add a node"
+_NO_ROOM_FIX = "wait for what else runs there, or add a node"
 #: How long a worker may take from its ticket to the gate.
 _JOIN_S = 90.0
 _JOIN_MINUTES = 2.0
@@ -95,7 +96,7 @@ class Crew:
         self,
         terms: Callable[[], CrewTerms],
         pool: Supervisor,
-        tickets: Tickets,
+        tickets: TicketMaker,
         work: Callable[[], Mapping[Needs, int]],
     ) -> None:
         """``terms`` returns those of today. ``work`` returns how many tasks are at work, or could be, by what they need."""
@@ -187,7 +188,7 @@ class Crew:
     def _unanswered(self) -> str:
         return f"the Ray cluster at {self._terms().address} does not answer any more"
 
-    def _take(self, news: orders.News) -> None:
+    def _take(self, news: launcher_messages.News) -> None:
         match news:
             case Connected():
                 self._connected, self.trouble = True, None
@@ -292,7 +293,7 @@ class Crew:
         elif len(pending) == len(kept) and any(
             now - p.asked_at > _ROOM_S for p in pending.values() if self._possible(p.needs)
         ):
-            self._troubled("there is no room on the Ray cluster for a worker", _FULL)
+            self._troubled("there is no room on the Ray cluster for a worker", _NO_ROOM_FIX)
         unmet = sorted(needs for needs in asked if not self._possible(needs))
         if not unmet or self._size is None:
             self.lacking = None
@@ -358,9 +359,9 @@ class Crew:
         nodes = self._size.nodes if self._size else ()
         return not needs or sizes.possible(nodes, self._terms().takes, needs)
 
-    def _order(self, order: orders.Order) -> None:
+    def _order(self, order: launcher_messages.Order) -> None:
         if self._launcher is not None and self._launcher.stdin is not None:
-            self._launcher.stdin.write(orders.line(order))
+            self._launcher.stdin.write(launcher_messages.line(order))
 
     def _troubled(self, cause: str, fix: str) -> None:
         error, since = NotPossibleError(f"{cause}: {fix}"), time.time()
@@ -371,10 +372,10 @@ class Crew:
         self.trouble = error, since
 
 
-async def _news(launcher: asyncio.subprocess.Process) -> orders.News:
+async def _news(launcher: asyncio.subprocess.Process) -> launcher_messages.News:
     """Return what the launcher says next. Raises ``EOFError`` where it has ended."""
     assert launcher.stdout is not None, "a pipe was asked for"
     if not (read := await launcher.stdout.readline()):
         raise EOFError
-    news: orders.News = orders.message(read)
+    news: launcher_messages.News = launcher_messages.message(read)
     return news

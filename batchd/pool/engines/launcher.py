@@ -17,9 +17,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from batchd import children
-from batchd.pool.engines import orders
-from batchd.pool.engines.nurse import Nurse
-from batchd.pool.engines.orders import (
+from batchd.pool.engines import launcher_messages
+from batchd.pool.engines.launcher_messages import (
     ClusterSize,
     Connected,
     FindRoom,
@@ -30,6 +29,7 @@ from batchd.pool.engines.orders import (
     StopWorker,
     WorkerStopped,
 )
+from batchd.pool.engines.nurse import Nurse
 from batchd.pool.joining import ticket
 from batchd.records import Has
 from batchd.records.needs import RESERVED
@@ -39,7 +39,7 @@ _LOOK_S, _NODES_S = 0.1, 2.0
 #: How long a head may take to answer at all, in seconds.
 _REACH_S = 5.0
 #: What distinguishes nodes of one host name: so much of their ids.
-_SHORT = 6
+_NODE_ID_CHARS = 6
 #: Of a custom resource: no worker is kept from a node for another one that has the same label.
 _SOME = 0.0001
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -85,17 +85,17 @@ class Launcher:
                     return
                 *whole, buffer = (buffer + read).split(b"\n")
                 for each in whole:
-                    self._carry_out(orders.message(each))
+                    self._carry_out(launcher_messages.message(each))
             self._hear()
             if time.monotonic() - looked_at > _NODES_S:
                 looked_at = time.monotonic()
                 if not self._look():
                     return
 
-    def _say(self, news: orders.News) -> None:
-        os.write(self._out, orders.line(news))
+    def _say(self, news: launcher_messages.News) -> None:
+        os.write(self._out, launcher_messages.line(news))
 
-    def _carry_out(self, order: orders.Order) -> None:
+    def _carry_out(self, order: launcher_messages.Order) -> None:
         match order:
             case FindRoom():
                 self._place(order)
@@ -145,7 +145,7 @@ class Launcher:
                 self._say(WorkerStopped(badge, found))
             else:
                 node_id, addresses, host = found
-                name = f"{host}-{node_id[:_SHORT]}"
+                name = f"{host}-{node_id[:_NODE_ID_CHARS]}"
                 self._say(RoomFound(badge=badge, node_id=node_id, node=name, addresses=addresses))
 
     def _look(self) -> bool:
@@ -198,7 +198,7 @@ def main(address: str) -> int:
 
 def _not_connected(out: int, why: str, fix: str) -> int:
     """Say why there is no cluster, and return the exit code."""
-    os.write(out, orders.line(NotConnected(why, fix)))
+    os.write(out, launcher_messages.line(NotConnected(why, fix)))
     return 3
 
 

@@ -17,7 +17,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from batchd.pool import server
+from batchd.pool import fork_server
 from batchd.pool.channel import Channel
 from batchd.pool.start import child
 
@@ -28,7 +28,7 @@ _LEAVE_S = 10.0
 _UNKNOWN = 255
 
 
-class Local:
+class LocalEngine:
     """The engine of this machine: forks workers from a server that has loaded what they need."""
 
     def __init__(self, lock: int, agent: str, folder: Path) -> None:
@@ -39,18 +39,18 @@ class Local:
 
     def prepare(self) -> None:
         """Settle where the fork server's sockets lie."""
-        server.prepare(self._folder)
+        fork_server.prepare(self._folder)
 
-    def life(self) -> Forked:
+    def life(self) -> ForkedWorker:
         """Return a worker's life that is yet to start."""
-        return Forked(self._lock, self._agent)
+        return ForkedWorker(self._lock, self._agent)
 
     def renew(self) -> None:
         """Kill the fork server: starts that wait for it fail, and the next one makes another."""
-        server.end()
+        fork_server.end()
 
 
-class Forked:
+class ForkedWorker:
     """The life of a worker on this machine."""
 
     node = ""
@@ -157,14 +157,14 @@ class Forked:
 def _launch(sock: socket.socket, lock: int, agent: str) -> BaseProcess:
     """Fork a worker: a few milliseconds, or a second where the fork server has to be started."""
     arguments = (sock, _Descriptor(lock), agent)
-    process = server.FORKSERVER.Process(target=child, args=arguments, daemon=True)
+    process = fork_server.FORKSERVER.Process(target=child, args=arguments, daemon=True)
     try:
-        with server.unharmed():
+        with fork_server.unharmed():
             process.start()
     except FileNotFoundError:
         # Somebody has taken its socket away, or moved the folder: the next start makes another one, wherever that is now.
-        server.end()
-        server.move()
+        fork_server.end()
+        fork_server.move()
         raise
     return process
 

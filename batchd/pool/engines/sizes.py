@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from batchd.pool.engines.orders import NodeSize
+from batchd.pool.engines.launcher_messages import NodeSize
 from batchd.records import Needs
 
 
@@ -24,7 +24,7 @@ class Takes:
 
 
 def possible(nodes: Sequence[NodeSize], takes: Takes, needs: Needs) -> bool:
-    """Whether some node has what a worker takes, and what its tasks need, whoever uses that now."""
+    """Whether some node has what a worker takes, and what its tasks need, in use or not."""
     return any(node.has.covers(needs) for node in takes.of(nodes))
 
 

@@ -21,7 +21,7 @@ from batchd.records import Has
 
 #: How long one try takes, how long it is tried, and the pauses between, in seconds.
 _DIAL_S, _PATIENCE_S = 10.0, 30.0
-_FIRST_S, _LONGEST_S = 0.1, 5.0
+_FIRST_S, _LAST_S = 0.1, 5.0
 _REPORT_S = 5.0
 
 
@@ -37,7 +37,7 @@ async def join(ticket: Ticket, node: str, has: Has, parting: str, channel: Chann
         except (OSError, ValueError) as error:
             tries += 1
             if time.monotonic() < until and isinstance(error, OSError):
-                await asyncio.sleep(doubled(_FIRST_S, _LONGEST_S, tries) * random.uniform(0.5, 1.0))  # noqa: S311 (it spreads tries)
+                await asyncio.sleep(doubled(_FIRST_S, _LAST_S, tries) * random.uniform(0.5, 1.0))  # noqa: S311 (it spreads tries)
                 continue
             why = str(error) or f"no answer within {_DIAL_S:.0f} s"
             fix = "see whether the daemon runs, and whether [pool] advertise is reached from here"

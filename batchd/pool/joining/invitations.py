@@ -14,7 +14,7 @@ from batchd.pool import lease
 
 Network: TypeAlias = IPv4Network | IPv6Network
 #: So many may be out.
-_MOST = 10_000
+_MAX_INVITATIONS = 10_000
 _TOKEN_BYTES = 32
 
 
@@ -44,11 +44,11 @@ class Invitations:
         """
         networks = tuple(_network(each) for each in addresses)
         now = lease.now()
-        if len(self._out) >= _MOST:
+        if len(self._out) >= _MAX_INVITATIONS:
             self._out = {key: each for key, each in self._out.items() if each.until > now}
-        if len(self._out) >= _MOST and not badge:
+        if len(self._out) >= _MAX_INVITATIONS and not badge:
             raise UsageError(
-                f"{_MOST:,} tickets are valid already: wait until some are used or expire"
+                f"{_MAX_INVITATIONS:,} tickets are valid already: wait until some are used or expire"
             )
         token = secrets.token_urlsafe(_TOKEN_BYTES)
         self._out[digest(token)] = _Invitation(networks, now + 60 * minutes, badge)
@@ -75,7 +75,7 @@ class Invitations:
         key = digest(token)
         badge = self._out.pop(key).badge
         self._used[key] = None
-        if len(self._used) > _MOST:
+        if len(self._used) > _MAX_INVITATIONS:
             del self._used[next(iter(self._used))]
         return badge
 

@@ -15,7 +15,7 @@ _MOST_PORT = 65535
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ticket:
-    """Where the daemon listens, by which certificate it is known, and the token that it admits."""
+    """A ticket: where the daemon listens, by which certificate it is known, and the token that it admits."""
 
     host: str
     port: int

@@ -1,4 +1,4 @@
-"""Which hosts the commands of a task may reach, and at which addresses."""
+"""Hosts that the commands of a task may reach, and at which addresses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class UnreachableError(BatchdError):
 
 
 @dataclass(frozen=True, slots=True)
-class Allowed:
+class AllowedHosts:
     """A task's list."""
 
     hosts: tuple[Host, ...]
@@ -37,7 +37,7 @@ class Allowed:
     private: tuple[Host, ...] = ()
 
     @classmethod
-    def of(cls, names: tuple[str, ...], private: tuple[str, ...]) -> Allowed:
+    def of(cls, names: tuple[str, ...], private: tuple[str, ...]) -> AllowedHosts:
         """Return the list that a task and the policy write. Raises ``ValueError``."""
         return cls(hosts.parsed(names), hosts.parsed(private))
 
@@ -58,7 +58,7 @@ class Allowed:
 
 
 class Resolver:
-    """Finds the addresses of names for one command."""
+    """The resolver of names for one command."""
 
     def __init__(self) -> None:
         self._free = asyncio.Semaphore(_LOOKUPS)

@@ -1,4 +1,4 @@
-"""Gives a command that is held back its way out, and takes it away in the end."""
+"""The door: gives a command that is held back its way out, and takes it away in the end."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import socket
 from collections.abc import AsyncIterator
 
 from batchd.errors import SandboxError
-from batchd.sandbox.child import Child
-from batchd.sandbox.network.destinations import Allowed
+from batchd.sandbox.child import ChildProcess
+from batchd.sandbox.network.destinations import AllowedHosts
 from batchd.sandbox.network.inside import PORT, listening
-from batchd.sandbox.network.refusals import Refusals
+from batchd.sandbox.network.refused_hosts import RefusedHosts
 
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 #: A sandbox whose first process is gone has ended within this time (seconds), on the busiest machine.
 _SET_UP_S = 10.0
 
 
-class Door:
-    """What the commands of one task may reach."""
+class NetworkDoor:
+    """The hosts that the commands of one task may reach."""
 
-    def __init__(self, allowed: Allowed) -> None:
+    def __init__(self, allowed: AllowedHosts) -> None:
         self._allowed = allowed
 
     @contextlib.asynccontextmanager
-    async def opened(self, child: Child) -> AsyncIterator[Refusals]:
+    async def opened(self, child: ChildProcess) -> AsyncIterator[RefusedHosts]:
         """Open the way for a command, let it begin, and close the way again; yield what was refused.
 
         Raises ``SandboxError`` where it cannot be opened; then nothing of the command ran. Opens nothing where there is no
@@ -34,7 +34,7 @@ class Door:
         # Daemons, and workers whose tasks have no list, do without HTTP.
         from batchd.sandbox.network.proxy import Proxy  # noqa: PLC0415
 
-        refusals = Refusals()
+        refusals = RefusedHosts()
         listener = await _listener(child)
         serving = None
         if listener is not None:
@@ -57,7 +57,7 @@ class Door:
         )
 
 
-def variables(allowed: Allowed) -> dict[str, str]:
+def variables(allowed: AllowedHosts) -> dict[str, str]:
     """Return the variables by which programs find the proxy."""
     proxy = f"http://127.0.0.1:{PORT}"
     names = {host.name for host in allowed.hosts}
@@ -68,7 +68,7 @@ def variables(allowed: Allowed) -> dict[str, str]:
     return {**found, "no_proxy": own, "NO_PROXY": own, "NODE_USE_ENV_PROXY": "1"}
 
 
-async def _listener(child: Child) -> socket.socket | None:
+async def _listener(child: ChildProcess) -> socket.socket | None:
     """Return what listens inside a command's network; None: its sandbox could not be set up, and bwrap says why."""
     try:
         inside = await child.inside()

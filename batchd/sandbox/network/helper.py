@@ -1,4 +1,4 @@
-"""Makes a socket in somebody else's network, and hands it out: a program of its own.
+"""The helper that makes a socket in another process's network, and hands it out: a program of its own.
 
 To enter a user namespace a process must have one thread, so no worker can do it itself. Run by its path with
 ``python -I -S``: it imports nothing of ours. Arguments: a process that lives in the network, the network's

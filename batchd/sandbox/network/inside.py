@@ -1,4 +1,4 @@
-"""Opens sockets inside the network of a sandbox."""
+"""Sockets inside the network of a sandbox."""
 
 from __future__ import annotations
 

@@ -13,16 +13,16 @@ import socket
 from collections.abc import Iterable
 
 from batchd.records.addresses import Address
-from batchd.sandbox.network import heads, relay
+from batchd.sandbox.network import http_heads, relay
 from batchd.sandbox.network.destinations import (
-    Allowed,
+    AllowedHosts,
     RefusedError,
     Resolver,
     UnreachableError,
 )
-from batchd.sandbox.network.heads import HeadError, Request
-from batchd.sandbox.network.refusals import Refusals
-from batchd.sandbox.network.relay import Patience, Stream
+from batchd.sandbox.network.http_heads import HeadError, RequestHead
+from batchd.sandbox.network.refused_hosts import RefusedHosts
+from batchd.sandbox.network.relay import IdleLimit, RelayedStream
 
 #: Connections of one command at a time; more of them wait in the kernel's queue.
 MOST_CONNECTIONS = 64
@@ -37,9 +37,11 @@ _FORBIDDEN, _NO_GATEWAY, _LATE = 403, 502, 408
 
 
 class Proxy:
-    """Serves what connects to a listening socket, which it closes in the end."""
+    """The proxy behind a listening socket, which it closes in the end."""
 
-    def __init__(self, listener: socket.socket, allowed: Allowed, refusals: Refusals) -> None:
+    def __init__(
+        self, listener: socket.socket, allowed: AllowedHosts, refusals: RefusedHosts
+    ) -> None:
         self._listener = listener
         self._allowed = allowed
         self._refusals = refusals
@@ -92,17 +94,17 @@ class Proxy:
             client.setblocking(False)
             # One of the two may be gone, or silent: closing shows the other.
             try:
-                await self._answered(Stream(client))
+                await self._answered(RelayedStream(client))
             except* (OSError, EOFError):
                 pass
 
-    async def _answered(self, client: Stream) -> None:
+    async def _answered(self, client: RelayedStream) -> None:
         """Serve one connection to its end."""
         target = "a request that is none"
         try:
             async with asyncio.timeout(_HEAD_S):
-                raw = await client.until(b"\r\n\r\n", heads.MOST_REQUEST)
-            request = heads.request(raw)
+                raw = await client.until(b"\r\n\r\n", http_heads.MOST_REQUEST)
+            request = http_heads.request(raw)
             target = request.target
             server = await self._connected(request)
         except TimeoutError:
@@ -117,10 +119,10 @@ class Proxy:
             await self._refuse(client, _NO_GATEWAY, f"{target} cannot be reached: {error}")
         else:
             with server:
-                await _carry(request, client, Stream(server))
+                await _carry(request, client, RelayedStream(server))
 
-    async def _refuse(self, client: Stream, status: int, why: str) -> None:
-        await client.send(heads.refusal(status, f"batchd: {why}", f"batchd: {why}"))
+    async def _refuse(self, client: RelayedStream, status: int, why: str) -> None:
+        await client.send(http_heads.refusal(status, f"batchd: {why}", f"batchd: {why}"))
         client.end()
         heard = 0
         with contextlib.suppress(TimeoutError):
@@ -128,7 +130,7 @@ class Proxy:
                 while heard < _LINGER_BYTES and (data := await client.some()):
                     heard += len(data)
 
-    async def _connected(self, request: Request) -> socket.socket:
+    async def _connected(self, request: RequestHead) -> socket.socket:
         """Return a connection to where the request wants to go. Raises ``RefusedError``, ``UnreachableError``."""
         private = self._allowed.check(request.host, request.port)
         found = await self._resolver.addresses(request.host, request.port, private=private)
@@ -162,10 +164,10 @@ async def _to(family: socket.AddressFamily, address: str, port: int) -> socket.s
     return server
 
 
-async def _carry(request: Request, client: Stream, server: Stream) -> None:
+async def _carry(request: RequestHead, client: RelayedStream, server: RelayedStream) -> None:
     """Carry a request to its server and what comes back."""
     async with asyncio.timeout(relay.IDLE_S) as limit:
-        patience = Patience(limit)
+        patience = IdleLimit(limit)
         if request.tunnel:
             await client.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
             await relay.join(client, server, patience)
@@ -183,7 +185,9 @@ async def _carry(request: Request, client: Stream, server: Stream) -> None:
             await asyncio.gather(body, return_exceptions=True)
 
 
-async def _body(request: Request, client: Stream, server: Stream, patience: Patience) -> None:
+async def _body(
+    request: RequestHead, client: RelayedStream, server: RelayedStream, patience: IdleLimit
+) -> None:
     """Carry a request's body, and nothing behind it; one that is malformed leaves the server without its end."""
     try:
         if request.length is None:
@@ -196,16 +200,18 @@ async def _body(request: Request, client: Stream, server: Stream, patience: Pati
         return  # the server will hear no more; it may have answered
 
 
-async def _answer(request: Request, client: Stream, server: Stream, patience: Patience) -> None:
+async def _answer(
+    request: RequestHead, client: RelayedStream, server: RelayedStream, patience: IdleLimit
+) -> None:
     """Carry the answer, and what a server says before it."""
     while True:
         try:
-            raw = await server.until(b"\r\n\r\n", heads.MOST_ANSWER)
-            answer = heads.answer(raw, bare=request.bare)
+            raw = await server.until(b"\r\n\r\n", http_heads.MOST_ANSWER)
+            answer = http_heads.answer(raw, bare=request.bare)
         except (HeadError, EOFError, OSError) as error:
             why = str(error) or "it said nothing"
             text = f"batchd: {request.target} gave no answer: {why}"
-            await client.send(heads.refusal(_NO_GATEWAY, text, text))
+            await client.send(http_heads.refusal(_NO_GATEWAY, text, text))
             return
         await client.send(answer.head)
         patience.moved()

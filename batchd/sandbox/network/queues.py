@@ -1,4 +1,4 @@
-"""What the sockets of a network hold, as the kernel reports by sock_diag: see linux/sock_diag.h and its neighbours."""
+"""Queues of the sockets of a network, as the kernel reports them by sock_diag: see linux/sock_diag.h and its neighbours."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _ALL = 0xFFFFFFFF
 _AF_NETLINK = 16
 _HEADER = struct.Struct("=IHHII")
 _MEMORY = struct.Struct("=9I")
-_MOST = 1 << 18
+_MAX_REPLY_BYTES = 1 << 18
 #: What one socket takes with nothing in it, all that belongs to it included; a little less than one of TCP.
 _SOCKET = 3 << 10
 #: The least that a message takes in a queue, however little is in it.
-_LEAST = 768
+_MIN_MESSAGE_BYTES = 768
 #: What one Unix socket sends ahead, as a multiple of ``net.core.wmem_default``: a last datagram may pass it, and has its size
 #: rounded up. 2.54 were measured. The filter of system calls sees to it that no socket has more.
 _AHEAD = 3
@@ -123,7 +123,7 @@ def _waiting(answer: bytes, attribute: bytes, limit: int) -> tuple[int, int]:
         return _DATAGRAMS * limit, 0
     if state == _LISTENING:
         return number * limit, number
-    return min(_LEAST * number, limit), 0
+    return min(_MIN_MESSAGE_BYTES * number, limit), 0
 
 
 def _answers(diag: socket.socket, kind: _Kind) -> Iterator[bytes]:
@@ -131,7 +131,7 @@ def _answers(diag: socket.socket, kind: _Kind) -> Iterator[bytes]:
     size = _HEADER.size + len(kind.question)
     diag.send(_HEADER.pack(size, _DIAG, _DUMP, 0, 0) + kind.question)
     while True:
-        data = diag.recv(_MOST)
+        data = diag.recv(_MAX_REPLY_BYTES)
         place = 0
         while place < len(data):
             length, message, *_ = _HEADER.unpack_from(data, place)

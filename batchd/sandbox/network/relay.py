@@ -7,7 +7,7 @@ import contextlib
 import re
 import socket
 
-from batchd.sandbox.network.heads import HeadError
+from batchd.sandbox.network.http_heads import HeadError
 
 _READ = 1 << 16
 #: A connection on which nothing moves, either way, is closed after so long (seconds).
@@ -18,7 +18,7 @@ _MOST_TRAILERS = 1 << 13
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\x20-\x7e\t]*)?\r\n")
 
 
-class Stream:
+class RelayedStream:
     """One end of a connection, and what was read from it too early."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -67,7 +67,7 @@ class Stream:
             self._sock.shutdown(socket.SHUT_WR)
 
 
-class Patience:
+class IdleLimit:
     """A time limit that starts again with every byte."""
 
     def __init__(self, limit: asyncio.Timeout) -> None:
@@ -78,7 +78,9 @@ class Patience:
         self._limit.reschedule(asyncio.get_running_loop().time() + IDLE_S)
 
 
-async def carry(source: Stream, sink: Stream, length: int | None, patience: Patience) -> None:
+async def carry(
+    source: RelayedStream, sink: RelayedStream, length: int | None, patience: IdleLimit
+) -> None:
     """Carry so many bytes, or all that come. Raises ``EOFError`` where there are fewer, ``OSError``."""
     while length != 0:
         data = await source.some(_READ if length is None else min(length, _READ))
@@ -91,7 +93,7 @@ async def carry(source: Stream, sink: Stream, length: int | None, patience: Pati
         length = None if length is None else length - len(data)
 
 
-async def carry_chunks(source: Stream, sink: Stream, patience: Patience) -> None:
+async def carry_chunks(source: RelayedStream, sink: RelayedStream, patience: IdleLimit) -> None:
     """Carry a body in chunks, each rewritten; what stands behind the last one is left out.
 
     Raises ``HeadError``, ``EOFError``, ``OSError``.
@@ -114,10 +116,10 @@ async def carry_chunks(source: Stream, sink: Stream, patience: Patience) -> None
     await sink.send(b"0\r\n\r\n")
 
 
-async def join(one: Stream, other: Stream, patience: Patience) -> None:
+async def join(one: RelayedStream, other: RelayedStream, patience: IdleLimit) -> None:
     """Carry both ways until both have ended; one that ends first may still listen. Raises ``OSError``."""
 
-    async def half(source: Stream, sink: Stream) -> None:
+    async def half(source: RelayedStream, sink: RelayedStream) -> None:
         await carry(source, sink, None, patience)
         sink.end()
 

@@ -6,12 +6,12 @@ import time
 from multiprocessing import forkserver
 from pathlib import Path
 
-from batchd.pool import server
+from batchd.pool import fork_server
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        server.prepare(Path(folder), "json")
-        first = server.FORKSERVER.Process(target=time.sleep, args=(0,))
+        fork_server.prepare(Path(folder), "json")
+        first = fork_server.FORKSERVER.Process(target=time.sleep, args=(0,))
         first.start()
         first.join()
         print(forkserver._forkserver._forkserver_pid, flush=True)  # type: ignore[attr-defined]

@@ -22,7 +22,7 @@ async def main() -> None:
     with await opening as place:
         for command in asked["commands"]:
             if command.startswith("file:"):
-                request = tools.Request(
+                request = tools.ToolRequest(
                     "read_file", {"path": command.removeprefix("file:"), "lines": 1}
                 )
                 output = await tools.run(request, place, asked["timeout_s"])

@@ -1,0 +1,102 @@
+"""The request for a provider's list of models: it costs nothing, and shows whether address and key are right."""
+
+from __future__ import annotations
+
+import http.client
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from batchd.catalog.listing import MAX_MODELS, ListedModel, ModelListing, page
+from batchd.catalog.shutdowns import house
+from batchd.masking import Masker
+from batchd.records import Endpoint
+
+#: How long a provider may take to answer in all, in seconds.
+PATIENCE_S = 10.0
+#: Bytes of a page, and pages, that are read.
+_MAX_PAGE_BYTES = 16 << 20
+_MOST_PAGES = 50
+_CHUNK = 1 << 16
+#: Anthropic's own API asks for it, and takes as many models in one page.
+_ANTHROPIC = {"anthropic-version": "2023-06-01"}
+_PAGE = 1000
+_MOVED = range(300, 400)
+
+
+@dataclass(frozen=True, slots=True)
+class NoListing:
+    """The reason why there is no list."""
+
+    #: For people, without secrets; empty: what it answers is no list of models.
+    why: str = ""
+    #: The HTTP status that it answered with; 0: it did not answer.
+    status: int = 0
+    #: Where it says that the list is instead.
+    moved_to: str = ""
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: it would take the key along to wherever that leads."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+def ask(endpoint: Endpoint, patience_s: float = PATIENCE_S) -> ModelListing | NoListing:
+    """Return the models that a provider lists, or why there is no list. Blocks; raises nothing."""
+    deadline = time.monotonic() + patience_s
+    if not endpoint.base_url.startswith(("http://", "https://")):
+        return NoListing(f"{endpoint.base_url} is no address")
+    found: dict[str, ListedModel] = {}
+    after, any_name, whole = "", False, False
+    try:
+        for _ in range(_MOST_PAGES):
+            read = page(_get(endpoint, after, deadline))
+            if read is None:
+                return NoListing(status=200)
+            found.update((each.name, each) for each in read.models)
+            any_name = any_name or read.any_name
+            whole = read.whole and not read.after
+            if not read.after or read.after == after or len(found) >= MAX_MODELS:
+                break
+            after = read.after
+    except urllib.error.HTTPError as error:
+        error.close()
+        where = error.headers.get("Location", "") if error.code in _MOVED else ""
+        where = Masker(endpoint.secrets()).text(where.partition("?")[0])
+        return NoListing(f"HTTP {error.code}", error.code, where)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        why = getattr(error, "reason", error)
+        why = "no answer in time" if isinstance(why, TimeoutError) else why
+        return NoListing(Masker(endpoint.secrets()).text(str(why)))
+    return ModelListing(found, any_name, whole)
+
+
+def _get(endpoint: Endpoint, after: str, deadline: float) -> bytes:
+    """Return the body of a page. Raises ``OSError``, ``ValueError`` and ``HTTPException``."""
+    native = house("", endpoint.base_url) == "anthropic"
+    headers = {"User-Agent": "batchd", **(_ANTHROPIC if native else {}), **endpoint.headers}
+    if endpoint.api_key:
+        headers["Authorization"] = f"Bearer {endpoint.api_key}"
+    wanted = [f"limit={_PAGE}"] if native else []
+    wanted += [f"after_id={quote(after, safe='')}"] if after else []
+    address = endpoint.address("models")
+    if wanted:
+        address += ("&" if "?" in address else "?") + "&".join(wanted)
+    request = urllib.request.Request(address, headers=headers)  # noqa: S310 (the scheme was checked)
+    left_s = deadline - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError
+    body = bytearray()
+    with urllib.request.build_opener(_Stay).open(request, timeout=left_s) as answer:
+        while chunk := answer.read1(_CHUNK):
+            body += chunk
+            # One that drips keeps each single read within its time.
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            if len(body) > _MAX_PAGE_BYTES:
+                raise ValueError("its list of models is too long")
+    return bytes(body)

@@ -1,0 +1,1 @@
+"""What commands show: numbers, lines, progress and summaries for a terminal."""

@@ -1,0 +1,144 @@
+"""A task's conversation as lines of a terminal: for `logs`, and for `top` while it follows a task."""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from batchd.cli.display import glyphs
+from batchd.errors import cut
+from batchd.fitting import width_of, wrapped
+from batchd.log import escape
+from batchd.observe.words import counted, duration, money
+from batchd.records import Usage
+from batchd.views import Kind, Passage
+
+#: Of a folded text, so many lines are shown at either end.
+_HEAD, _TAIL = 4, 4
+#: What took less is shown without a time (seconds).
+_MIN_SHOWN_S = 0.05
+#: Of a folded line, so many characters.
+_MAX_FOLDED_CHARS = 400
+
+
+class Tone(enum.StrEnum):
+    """How a line looks."""
+
+    PLAIN = "plain"
+    STRONG = "strong"
+    QUIET = "quiet"
+    GOOD = "good"
+    BAD = "bad"
+    NOTE = "note"
+
+
+@dataclass(frozen=True, slots=True)
+class ScreenLine:
+    """One line, neutralised."""
+
+    text: str
+    tone: Tone = Tone.PLAIN
+    #: Figures behind it, always quiet.
+    tail: str = ""
+
+
+#: Sign and tone of a passage's title.
+_TITLES: Mapping[Kind, tuple[str, Tone]] = {
+    Kind.SYSTEM: ("·", Tone.QUIET),
+    Kind.PROMPT: ("▸", Tone.STRONG),
+    Kind.THINKING: ("·", Tone.QUIET),
+    Kind.ANSWER: ("▸", Tone.STRONG),
+    Kind.TOOL: ("$", Tone.PLAIN),
+    Kind.FAILURE: ("✗", Tone.BAD),
+    Kind.NOTE: ("‖", Tone.NOTE),
+}
+#: What a passage without a title is called.
+_NAMES = {Kind.PROMPT: "prompt", Kind.THINKING: "thinking"}
+#: What is shown whole: the user's words, the model's, and verdicts.
+_WHOLE = {Kind.PROMPT, Kind.ANSWER, Kind.VERDICT, Kind.FAILURE, Kind.NOTE, Kind.END}
+
+
+def lines(passage: Passage, width: int = 0, *, full: bool = False) -> Iterator[ScreenLine]:
+    """Yield the lines of a passage.
+
+    ``width``: columns to wrap at, 0 for none. ``full``: nothing is folded, and the system prompt is shown.
+    """
+    sign, tone = _title(passage)
+    head = f"{time.strftime('%H:%M:%S', time.localtime(passage.at))} {sign} "
+    title = escape(passage.title) or _NAMES.get(passage.kind, "")
+    figures = " · ".join(_figures(passage))
+    yield from _fitted(head, ScreenLine(title, tone, f"  {figures}" if figures else ""), width)
+    for margin, line in _below(passage, full=full):
+        yield from _fitted(margin, line, width)
+
+
+def _fitted(margin: str, line: ScreenLine, width: int) -> Iterator[ScreenLine]:
+    """Yield a line behind its margin, in as many pieces as it takes."""
+    room = max(1, width - width_of(margin))
+    *most, last = wrapped(line.text, room) if width else [line.text]
+    further = margin if margin.isspace() or "│" in margin else " " * len(margin)
+    for piece in most:
+        yield ScreenLine(margin + piece, line.tone)
+        margin = further
+    if width and line.tail and width_of(last + line.tail) > room:
+        yield ScreenLine(margin + last, line.tone)
+        for piece in wrapped(line.tail.lstrip(), room):
+            yield ScreenLine(further, tail=piece)
+    else:
+        yield ScreenLine(margin + last, line.tone, line.tail)
+
+
+def _below(passage: Passage, *, full: bool) -> Iterator[tuple[str, ScreenLine]]:
+    """Yield what stands below a title, each line with its margin."""
+    fold = not full and passage.kind not in _WHOLE
+    if passage.given:
+        yield from _body(passage.given, "    ", Tone.PLAIN, fold=fold)
+    if passage.text and (full or passage.kind is not Kind.SYSTEM):
+        quiet = passage.kind in {Kind.SYSTEM, Kind.THINKING, Kind.TOOL}
+        margin = "  │ " if passage.kind is Kind.TOOL else "  "
+        yield from _body(passage.text, margin, Tone.QUIET if quiet else Tone.PLAIN, fold=fold)
+
+
+def _title(passage: Passage) -> tuple[str, Tone]:
+    if passage.kind in {Kind.VERDICT, Kind.END}:
+        return ("✓", Tone.GOOD) if passage.ok else ("✗", Tone.BAD)
+    sign, tone = _TITLES[passage.kind]
+    return sign, Tone.BAD if passage.ok is False else tone
+
+
+def _figures(passage: Passage) -> Iterator[str]:
+    """Yield what a passage took."""
+    if passage.kind is Kind.END and passage.usage:
+        yield counted(passage.usage.calls, "call")
+    if passage.usage and passage.usage.total_tokens:
+        yield tokens(passage.usage)
+    if passage.seconds >= _MIN_SHOWN_S:
+        yield duration(passage.seconds)
+    if passage.kind is Kind.END:
+        yield money(passage.cost_usd) if passage.cost_usd is not None else "cost unknown"
+
+
+def tokens(usage: Usage) -> str:
+    """Return what was read and written."""
+    cached = f" ({usage.cached_input_tokens:,} cached)" if usage.cached_input_tokens else ""
+    about = "about " if usage.estimated else ""
+    return f"{about}{usage.input_tokens:,} in{cached}, {usage.output_tokens:,} out"
+
+
+def _body(text: str, margin: str, tone: Tone, *, fold: bool) -> Iterator[tuple[str, ScreenLine]]:
+    found = [*glyphs.neutral(text)]
+    left_out = len(found) - _HEAD - _TAIL
+    if not fold:
+        yield from ((margin, ScreenLine(line, tone)) for line in found)
+    elif left_out <= 1:
+        yield from ((margin, ScreenLine(cut(line, _MAX_FOLDED_CHARS), tone)) for line in found)
+    else:
+        yield from (
+            (margin, ScreenLine(cut(line, _MAX_FOLDED_CHARS), tone)) for line in found[:_HEAD]
+        )
+        yield margin, ScreenLine(f"… {counted(left_out, 'line')} folded …", Tone.NOTE)
+        yield from (
+            (margin, ScreenLine(cut(line, _MAX_FOLDED_CHARS), tone)) for line in found[-_TAIL:]
+        )

@@ -1,0 +1,189 @@
+"""What commands share: how numbers, names and tables look, and nothing that takes time to load."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime as dt
+import json
+import os
+import re
+import shutil
+import sys
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from batchd import config
+from batchd.config import own
+from batchd.errors import ConfigError, UsageError
+from batchd.fitting import columns_of, hanging
+from batchd.log import LogLevel, escape, escape_json, escape_text
+
+if TYPE_CHECKING:
+    from batchd.store.reader import StoreReader
+
+#: How each end of a task is marked.
+MARKS = {"completed": "✓", "timeout": "◷", "error": "✗", "cancelled": "○"}
+#: Columns of money whose names do not say so.
+_MONEY = frozenset({"total", "spent", "unsettled", "cache_saved"})
+#: What spreadsheets take for the beginning of a formula, in whatever width it is written, …
+_FORMULA = ("=", "+", "-", "@")
+#: … and what some of them leave out in front of it.
+_LEFT_OUT = re.compile(r"[\s\u200b-\u200f\u2060\ufeff]*")
+#: Escape sequences of the few colours in use.
+_COLOURS = {
+    "completed": "32",
+    "running": "36",
+    "parked": "33",
+    "timeout": "33",
+    # … and its words, of views/ends.py, which takes time to load.
+    **dict.fromkeys(("not accepted", "out of calls", "out of tokens"), "33"),
+    **dict.fromkeys(("out of money", "out of time"), "33"),
+    "cancelled": "33",
+    "rejected": "31",
+    "error": "31",
+    "failed": "31",
+    "ok": "32",
+}
+
+
+def print_json(value: Any) -> None:
+    """Print a value for other programs."""
+    print(escape_json(json.dumps(value, indent=2, ensure_ascii=False)))
+
+
+def complain(line: str) -> None:
+    """Print a line for people on stderr, beside the answer; an empty one is left out."""
+    if line:
+        width = columns_of(sys.stderr.fileno()) if sys.stderr.isatty() else sys.maxsize
+        print(*hanging(escape(line), width), sep="\n", file=sys.stderr)
+
+
+def say(*lines: str) -> None:
+    """Print lines for people, neutralised: wrapped by words where a terminal is narrower, in a pipe as they are."""
+    for line in map(escape, lines):
+        print(*hanging(line, room()), sep="\n")
+
+
+def print_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Print rows for spreadsheets: a line of heads, then a line each; what is not known is empty."""
+    out = csv.writer(_Rows())
+    out.writerow(columns)
+    out.writerows([_cell(name, row[name]) for name in columns] for row in rows)
+
+
+class _Rows:
+    """Standard output, where rows end as lines do; the writer does not know that, for it quotes only what is in its own ends."""
+
+    def write(self, row: str) -> int:
+        """Write a row, with its end."""
+        return sys.stdout.write(row.removesuffix("\r\n") + "\n")
+
+
+def _cell(name: str, value: Any) -> Any:
+    """Return a cell that no spreadsheet takes for a formula, and no terminal obeys: models and task files write its text.
+
+    Money is decimal, with two places at the least, so that cents look like cents: ``0.10``, ``0.00004``.
+    """
+    if isinstance(value, float) and (name in _MONEY or name.endswith("_usd")):
+        whole, _, part = f"{value:.10f}".partition(".")
+        return f"{whole}.{part.rstrip('0'):0<2}"
+    if not isinstance(value, str):
+        return value
+    text = escape_text(value)
+    begins = unicodedata.normalize("NFKC", _LEFT_OUT.sub("", text, count=1)[:1])
+    return f"'{text}" if begins.startswith(_FORMULA) else text
+
+
+def day(text: str) -> dt.date:
+    """Return a day in UTC as an argument names it. Raises what ``argparse`` reports as wrong use."""
+    today = dt.datetime.now(dt.UTC).date()
+    named = {"today": today, "yesterday": today - dt.timedelta(days=1)}
+    try:
+        return named.get(text) or dt.date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{escape(text)} is no day: write 2026-11-24, today or yesterday"
+        ) from None
+
+
+def split_target(target: str) -> tuple[str, str]:
+    """Return the batch and the task of ``BATCH[/TASK]``; the task may be empty."""
+    batch, _, task = target.strip("/").partition("/")
+    if not batch or "/" in task:
+        raise UsageError(f"{escape(target)} is no BATCH or BATCH/TASK")
+    return batch, task
+
+
+def target(reader: StoreReader, given: str | None) -> tuple[str, str]:
+    """Return the batch and the task of ``BATCH[/TASK]``; of nothing, the newest batch, empty: there is none."""
+    if given:
+        return split_target(given)
+    newest = reader.batches(limit=1)
+    return (newest[0].batch.name if newest else "", "")
+
+
+def room() -> int:
+    """Return the columns that a line may take: the terminal's, and in a pipe all that it needs."""
+    return terminal_width() if sys.stdout.isatty() else sys.maxsize
+
+
+def terminal_width() -> int:
+    """Return the columns to write for: the terminal's, 80 where there is none."""
+    return shutil.get_terminal_size((80, 24)).columns if sys.stdout.isatty() else 80
+
+
+def colours_wanted() -> bool:
+    """Return whether colours are wanted: they are, unless NO_COLOR is set (no-color.org)."""
+    return not os.environ.get("NO_COLOR")
+
+
+def coloured(text: str, status: str) -> str:
+    """Return ``text`` in the colour of a status, or of a word for it, on a terminal."""
+    code = _COLOURS.get(status)
+    return (
+        f"\x1b[{code}m{text}\x1b[0m" if code and sys.stdout.isatty() and colours_wanted() else text
+    )
+
+
+def settings(file: Path | None) -> config.Config:
+    """Return the configuration; where there is none, say on stderr which spool is meant."""
+    found = config.load(file)
+    if not found.file:
+        mine = own.holds(found.paths, found.environ)
+        place = f"your own, {own.folder(found.environ)}" if mine else f"that of {found.paths.state}"
+        complain(f"batchd: no configuration is found; the spool is {place}")
+    return found
+
+
+def state_directory(file: Path | None) -> Path:
+    """Return the state directory that a configuration names.
+
+    Of one that is broken, its ``[paths]`` will do, and a warning: a daemon may be at work under what it read
+    before, and must be found. Raises ``ConfigError`` where not even they are known.
+    """
+    try:
+        return Path(settings(file).paths.state)
+    except ConfigError as error:
+        try:
+            state = Path(config.load_paths(file).state)
+        except ConfigError:
+            raise error from None
+        print(
+            f"batchd: {error}\n"
+            "batchd: only its [paths] are used here; a running daemon keeps the configuration that it has",
+            file=sys.stderr,
+        )
+        return state
+
+
+def store_path(state: Path) -> Path:
+    """Return where the store lies."""
+    return state / "batchd.db"
+
+
+def level(settings: config.Config) -> LogLevel:
+    """Return what a daemon says to who waits for it: errors, for progress shows the rest, unless they want all."""
+    return "debug" if settings.log.level == "debug" else "error"

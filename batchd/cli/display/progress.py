@@ -1,0 +1,205 @@
+"""Live progress: polls the store, prints what changed, and on a terminal keeps a picture of what runs.
+
+One implementation for ``run``, ``submit --wait``, ``wait`` and ``demo``: whichever daemon works on the tasks, the
+store says how far they are.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from batchd.cli.display.formatting import MARKS
+from batchd.cli.display.progress_screens import LineScreen, Picture, ProgressScreen, SilentScreen
+from batchd.errors import StoreError
+from batchd.fitting import clipped, hanging
+from batchd.log import escape
+from batchd.observe import standstill
+from batchd.observe.words import counted, duration, money
+from batchd.records import Parking, Ref, Task, TaskStatus
+from batchd.store.reader import StoreReader
+from batchd.store.rows import BatchRow, TaskRow
+from batchd.views import ends
+
+#: Columns of a line, behind its time.
+_ROOM = 80 - 11
+#: Seconds between two looks; longer where a look takes long.
+_POLL_S = 0.2
+#: Of the time, what looking may take at most.
+_SHARE = 0.1
+
+
+class ProgressSource(Protocol):
+    """What is looked at: the store, or what the daemon says of it to who may not read it."""
+
+    def batches(self, *, limit: int = -1) -> list[BatchRow]:
+        """Return the batches, newest first; at most ``limit`` of them, if it is not negative."""
+
+    def batch(self, name: str) -> BatchRow:
+        """Return one batch."""
+
+    def tasks(self, batch: str, /) -> list[TaskRow]:
+        """Return its tasks."""
+
+    def running(self) -> list[TaskRow]:
+        """Return the tasks at work."""
+
+    def spec(self, ref: Ref) -> Task:
+        """Return what a task is."""
+
+    def parked(self) -> tuple[Parking, ...]:
+        """Return what waits as a whole."""
+
+
+@dataclass(slots=True)
+class ProgressWatch:
+    """Compares each look at the store with the one before."""
+
+    reader: ProgressSource
+    find: Callable[[ProgressSource], list[BatchRow]]
+    #: Of what came before the first look, ends are counted alone, and starts are no news.
+    late: bool = False
+    _begun: float = field(default_factory=time.monotonic)
+    _shown: dict[Ref, tuple[TaskStatus, int]] = field(default_factory=dict)
+    _batches: dict[str, BatchRow] = field(default_factory=dict)
+    _prompts: dict[Ref, str] = field(default_factory=dict)
+    #: What was parked at the last look, which batches waited then, and what was said of that.
+    _waiting: tuple[tuple[Parking, ...], frozenset[str]] = ((), frozenset())
+    _held: tuple[Parking, ...] = ()
+
+    def look(self) -> tuple[list[str], Picture]:
+        """Return a line for each change since the last look, and the picture."""
+        batches = self.find(self.reader)
+        names = {b.batch.name for b in batches}
+        running = [t for t in self.reader.running() if t.ref.batch in names]
+        news: list[str] = []
+        for batch in batches:
+            before = self._batches.get(batch.batch.name)
+            self._batches[batch.batch.name] = batch
+            if before is None:
+                news.append(_received(batch, late=self.late))
+                if self.late:
+                    ended = [t for t in self.reader.tasks(batch.batch.name) if t.status.final]
+                    self._shown |= {t.ref: (t.status, t.round) for t in ended}
+                    continue
+            if before is None or batch.finished != before.finished:
+                # Only now are the rows of tasks that ended worth their reading.
+                ended = [t for t in self.reader.tasks(batch.batch.name) if t.status.final]
+                news += [line for t in ended for line in self._changes(t)]
+        news += [line for t in running for line in self._changes(t)]
+        self.late = False
+        news += self._waits(batches, running)
+        return news, Picture(batches, running, self._prompts, self._begun)
+
+    def _waits(self, batches: Sequence[BatchRow], running: Sequence[TaskRow]) -> list[str]:
+        """Return what keeps batches waiting of which no task is at work, and how to go on, unless that was said."""
+        at_work = {t.ref.batch for t in running if t.status is TaskStatus.RUNNING}
+        left = frozenset(b.batch.name for b in batches if b.finished < b.tasks) - at_work
+        parked = self.reader.parked() if left else ()
+        if (parked, left) == self._waiting:
+            return []
+        self._waiting = parked, left
+        tasks = {name: self.reader.tasks(name) for name in sorted(left)} if parked else {}
+        held = {p: None for name in tasks for p in standstill.of_batch(parked, name, tasks[name])}
+        if tuple(held) == self._held:
+            return []
+        self._held = tuple(held)
+        lines = (line if line.startswith(" ") else f"‖ {line}" for line in standstill.lines(held))
+        return [piece for line in lines for piece in hanging(line, _ROOM)]
+
+    def _changes(self, task: TaskRow) -> list[str]:
+        known = self._shown.get(task.ref)
+        now = (task.status, task.round)
+        if known == now:
+            return []
+        self._shown[task.ref] = now
+        lines = []
+        if known is None and (task.started_at is not None or not task.status.final):
+            prompt = " ".join(self.reader.spec(task.ref).first_prompt.split())
+            self._prompts[task.ref] = escape(prompt)
+            lines.append(f"▸ {task.ref.task} {self._start(task)}: {escape(prompt)}")
+        if task.status.final:
+            lines.append(_ended(task))
+        elif task.status is TaskStatus.PARKED:
+            return [
+                *map(_cut, lines),
+                *hanging(f"‖ {task.ref.task} waits: {escape(task.message)}", _ROOM),
+            ]
+        elif known is not None and task.round > known[1] > 0:
+            lines.append(f"↻ {task.ref.task} is not done yet: round {task.round}")
+        return [*map(_cut, lines)]
+
+    def _start(self, task: TaskRow) -> str:
+        if self.late and task.started_at is not None:
+            return f"began {duration(max(0.0, time.time() - task.started_at))} ago"
+        return "starts"
+
+
+def _cut(line: str) -> str:
+    """Return a line of which the beginning is enough."""
+    return clipped(line, _ROOM)
+
+
+def _received(row: BatchRow, *, late: bool) -> str:
+    if row.problems:
+        return f"{row.batch.name} was rejected: {counted(len(row.problems), 'error')} in the file"
+    done = f", {row.finished:,} of them ended" if late and row.finished else ""
+    return f"{row.batch.name}: {counted(row.tasks, 'task')}{done}"
+
+
+def _ended(task: TaskRow) -> str:
+    how = ends.said(task.status, task.reason, task.round)
+    took = (task.finished_at or 0.0) - (task.started_at or task.finished_at or 0.0)
+    return (
+        f"{MARKS[task.status]} {task.ref.task} {how}: {duration(took)}, "
+        f"{counted(task.round, 'round')}, {task.input_tokens + task.output_tokens:,} tokens, "
+        f"{'cost unknown' if task.cost_usd is None else money(task.cost_usd)}"
+    )
+
+
+def open_reader(path: Path, ended: Callable[[], bool]) -> StoreReader | None:
+    """Return a reader as soon as somebody has made the store; none if all ended before."""
+    while True:
+        try:
+            return StoreReader(path)
+        except StoreError:
+            if ended():
+                return None
+        time.sleep(0.05)
+
+
+def follow(
+    watch: ProgressWatch,
+    ended: Callable[[Sequence[BatchRow]], bool],
+    *,
+    quiet: bool = False,
+    notes: Callable[[], Iterable[str]] = tuple,
+) -> None:
+    """Show what a watch finds until ``ended`` says of it that it is over; ``quiet``: wait only.
+
+    ``notes``: what else there is to say since it was called last. A watch that is followed again says nothing twice.
+    """
+    with SilentScreen() if quiet else screen() as shown:
+        while True:
+            begun = time.monotonic()
+            news, picture = watch.look()
+            shown.show([*notes(), *news], picture)
+            if ended(picture.batches):
+                break
+            time.sleep(max(_POLL_S, (time.monotonic() - begun) / _SHARE))
+        # What came between the last look and the end.
+        news, picture = watch.look()
+        shown.show([*notes(), *news], picture)
+
+
+def screen() -> ProgressScreen:
+    """Return what suits standard output."""
+    if not sys.stdout.isatty():
+        return LineScreen()
+    from batchd.cli.display.live_picture import LivePicture  # noqa: PLC0415 (rich, only on a terminal)
+
+    return LivePicture()

@@ -1,0 +1,95 @@
+"""Task files as users name them on a command line: read, and looked through."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+from batchd import catalog, config, pricing
+from batchd.cli.display import formatting
+from batchd.errors import TaskFileError, UsageError
+from batchd.log import escape
+from batchd.observe.words import listed
+from batchd.pricing import Prices
+from batchd.records import Task
+from batchd.spool import taskfile
+
+
+def read_file(name: str, settings: config.Config) -> bytes:
+    """Return a file that the user named. Raises ``UsageError``, ``TaskFileError``."""
+    path = Path(name)
+    if not path.exists():
+        where = "" if path.is_absolute() else f" in {Path.cwd()}"
+        raise UsageError(f"there is no file {escape(name + where)}")
+    if not path.is_file():
+        raise UsageError(f"{escape(name)} is no file")
+    # What the user names may be a link; what lies in the inbox may not.
+    return taskfile.read(path.resolve(), settings.spool.max_file_bytes)
+
+
+def checked(data: bytes, name: str, settings: config.Config) -> taskfile.Parsed:
+    """Return what a task file asks for. Raises ``TaskFileError``; says before that no configuration counts, where that is so."""
+    try:
+        return taskfile.parse(data, name, settings)
+    except TaskFileError:
+        if not settings.file:
+            formatting.complain(f"batchd: {config.NO_FILE}")
+        raise
+
+
+def parsed(data: bytes, name: str, settings: config.Config) -> taskfile.Parsed:
+    """Return what a task file asks for, and name the models of it that look misspelt, or whose limit in dollars needs a price.
+
+    Raises ``TaskFileError``, as ``checked``.
+    """
+    found = checked(data, name, settings)
+    for model in dict.fromkeys(task.model for task in found.tasks):
+        _caution(_doubt(model, settings))
+    capped = [task for task in found.tasks if _limits(task, found, settings)]
+    for model in dict.fromkeys(m for task in capped for m in _models(task, settings)):
+        _caution(_uncapped(model, settings))
+    return found
+
+
+def _models(task: Task, settings: config.Config) -> tuple[str, ...]:
+    """Return the models that a task calls: its own, and its judge's."""
+    judge = settings.evaluation.judge_model if task.evaluator == "judge" else ""
+    return (task.model, judge) if judge else (task.model,)
+
+
+@functools.cache
+def _caution(line: str) -> None:
+    """Say something once, however often a file is looked through."""
+    formatting.complain(line)
+
+
+def _limits(task: Task, found: taskfile.Parsed, settings: config.Config) -> bool:
+    """Return whether a limit in dollars holds for a task."""
+    return bool(task.limits.max_cost_usd or found.budget_usd or settings.budget.per_day_usd)
+
+
+def _uncapped(model: str, settings: config.Config) -> str:
+    """Return that a model's calls are refused, as no price is known of it and a limit in dollars is set; else nothing."""
+    provider = settings.providers.get(model.partition("/")[0])
+    if provider is None or Prices(settings.models).price(model, provider.base_url) is not None:
+        return ""  # a judge's provider that is not configured is an error of its own
+    return (
+        f"batchd: no price is known of {model}, and a limit in dollars is set, which needs one: its tasks will end as "
+        f'error; set input_usd_per_mtok and output_usd_per_mtok in [models."{model}"]'
+    )
+
+
+def _doubt(model: str, settings: config.Config) -> str:
+    """Return that a model may be another one misspelt: no price is known of it, and those of its like are; else nothing."""
+    provider, _, own = model.partition("/")
+    base_url = settings.providers[provider].base_url
+    named = {settings.agent.model, settings.evaluation.judge_model, *settings.models}
+    if model in named or Prices(settings.models).price(model, base_url) is not None:
+        return ""
+    prefix = f"{provider}/"
+    used = [each.removeprefix(prefix) for each in named if each.startswith(prefix)]
+    near = catalog.nearest(own, [*used, *pricing.names(provider, base_url)])
+    if not near:
+        return ""
+    meant = listed([f"{provider}/{each}" for each in near])
+    return f"batchd: nothing is known of the model {model}; do you mean {meant}? It is used as it stands."

@@ -1,0 +1,158 @@
+"""How commands give orders: to the daemon, or, where none runs, with its lock and its code, here and now."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from batchd import config, control, log
+from batchd.cli.display import formatting
+from batchd.config import Config
+from batchd.control import ControlRequest, Pause
+from batchd.control.requests import A
+from batchd.errors import (
+    BatchdError,
+    ConfigError,
+    NoAnswerError,
+    NoDaemonError,
+    SpoolLockedError,
+    UsageError,
+)
+from batchd.observe import trouble_texts, versions
+
+#: What the daemon gets for an order: ten thousand tasks take their time.
+_PATIENCE_S = 600.0
+#: How long a daemon may take to start, or to stop, before that is reported to the user who waits.
+_CHANGING_S = 15.0
+_AGAIN_S = 0.1
+
+
+def ask(file: Path | None, order: ControlRequest[A]) -> A:
+    """Have an order carried out, and return the answer: what it says is durable.
+
+    ``file``: the configuration that was named, if any. Raises ``UsageError`` and the like where the order is
+    refused, ``SpoolLockedError`` where somebody has the spool and does not answer.
+    """
+    state = formatting.state_directory(file)
+    deadline = time.monotonic() + _CHANGING_S
+    while True:
+        try:
+            return control.ask(
+                state,
+                order,
+                timeout_s=_PATIENCE_S,
+                heed=_heed,
+                waiting=lambda: _report_wait(state),
+            )
+        except NoAnswerError:
+            raise
+        except KeyboardInterrupt:
+            formatting.complain(
+                "the order is given up: what was not durable yet is not carried out, and `batchd status` shows what was"
+            )
+            raise
+        except NoDaemonError:
+            pass
+        try:
+            return _here(_whole(file, state), order)
+        except SpoolLockedError as error:
+            # A daemon that starts or stops just now, or another command like this one.
+            if time.monotonic() > deadline:
+                raise SpoolLockedError(f"{error}, which does not answer; try again") from None
+        time.sleep(_AGAIN_S)
+
+
+def running(file: Path | None, order: ControlRequest[A], why: str) -> A:
+    """Have a running daemon carry out what makes sense there alone; ``why`` says what to do otherwise.
+
+    Raises ``NoDaemonError``.
+    """
+    try:
+        return control.ask(formatting.state_directory(file), order, heed=_heed)
+    except NoAnswerError:
+        raise
+    except NoDaemonError as error:
+        raise NoDaemonError(f"{error}: {why}") from None
+
+
+def _report_wait(state: Path) -> None:
+    """Report on stderr what an order may wait for."""
+    formatting.complain("batchd: the order is not carried out yet; Ctrl-C gives it up")
+    try:
+        found = control.ask(state, control.Status(), timeout_s=_CHANGING_S).troubles
+    except NoAnswerError:
+        formatting.complain(
+            "  the daemon does not answer: it is stopped, or its machine has much to do"
+        )
+        return
+    except BatchdError:
+        return  # it ends: the caller that waits for its answer learns that
+    for trouble in found:
+        print(*trouble_texts.lines(trouble), sep="\n", file=sys.stderr)
+
+
+def _heed(version: str) -> None:
+    """Say where the daemon that answered is of another version: what it refuses, it may not know yet."""
+    formatting.complain(versions.differs(version))
+
+
+def _whole(file: Path | None, state: Path) -> Config:
+    """Return the configuration, all of which is needed where no daemon has one. Raises ``NoDaemonError``."""
+    try:
+        return config.load(file)
+    except ConfigError:
+        raise NoDaemonError(
+            f"no daemon runs on {state}; without one, the configuration must be fixed first"
+        ) from None
+
+
+def _here(settings: Config, order: ControlRequest[A]) -> A:
+    from batchd import visible  # noqa: PLC0415 (as below)
+    from batchd.daemon import Daemon  # noqa: PLC0415 (loads everything; a running daemon has done so)
+
+    visible.refuse(settings)
+    state = Path(settings.paths.state)
+    if not isinstance(order, Pause) and not formatting.store_path(state).exists():
+        # Nothing is made in a folder where batchd has never been: it may be the wrong one.
+        raise UsageError(f"no batch has ever been taken up on {state}; is it the right one?")
+    import asyncio  # noqa: PLC0415 (as below)
+
+    from batchd.report.maker import ReportMaker  # noqa: PLC0415 (as above)
+
+    known = settings.log
+    # The order's line goes to the daemon's file; who gave it has the answer, and a service's journal is not here.
+    form = "console" if known.format == "auto" else known.format
+    log.configure(known.level, form, known.file, quiet=True)
+    daemon = Daemon(settings, watch=False, work=False, finishers=[ReportMaker()])
+    answer = asyncio.run(daemon.command(order))
+    for trouble in daemon.left:
+        print(*trouble_texts.lines(trouble), sep="\n", file=sys.stderr)
+    return answer
+
+
+def targets(parser: argparse.ArgumentParser, *, json: bool = True) -> None:
+    """Declare what an order is about."""
+    parser.add_argument("target", nargs="+", metavar="BATCH[/TASK]")
+    if json:
+        as_json(parser)
+
+
+def as_json(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--json``."""
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def checked(given: Sequence[str]) -> tuple[str, ...]:
+    """Return targets, each of which is one. Raises ``UsageError``."""
+    return tuple("/".join(filter(None, formatting.split_target(target))) for target in given)
+
+
+def show(answer: object, lines: Sequence[str], *, json: bool) -> int:
+    """Print an answer, and return the exit code for done."""
+    if json:
+        formatting.print_json(control.fields(answer))
+    formatting.say(*(() if json else lines))
+    return 0

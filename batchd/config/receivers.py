@@ -1,0 +1,211 @@
+"""``[notify.NAME]``: who is notified of what, and how; with what no single key shows, and the secrets in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Literal, TypeAlias, get_args
+
+from annotated_types import Ge, Gt, Le
+
+from batchd import masking
+from batchd.config import operator_files
+from batchd.config.values import Name, Section, loopback
+from batchd.errors import NotPossibleError, Problem
+from batchd.records.numbers import Amount
+
+#: What a receiver can be notified of.
+EventName: TypeAlias = Literal[
+    "batch_completed",
+    "batch_failed",
+    "batch_rejected",
+    "budget_reached",
+    "provider_parked",
+    "provider_resumed",
+    "model_retiring",
+    "daemon_started",
+]
+Kind: TypeAlias = Literal["email", "webhook", "command", "apprise"]
+
+#: Letters and digits that are no word: what stands in an address and could be a key.
+_KEY_LENGTH = 16
+_ADDRESSEE = re.compile(r'[^\s@,;:<>"]+@[^\s@,;:<>"]+|[^@,;:<>"]*<[^\s@,;:<>"]+@[^\s@,;:<>"]+>')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiverSection(Section):
+    """``[notify.NAME]``: one receiver."""
+
+    kind: Kind
+    """By what way; it decides which of the other keys count."""
+    on: tuple[EventName, ...] = get_args(EventName)
+    """Of what; left out: of all there is."""
+    max_per_minute: Annotated[int, Ge(1), Le(1000)] = 10
+    """Messages in any minute; what exceeds it comes in one, and to a command one by one, later."""
+    timeout_s: Annotated[float, Gt(0), Le(600)] = 30.0
+    """What one try may take."""
+    give_up_s: Amount = 86_400.0
+    """A message that could not be delivered for so long is given up."""
+    host: str = ""
+    """E-mail: the server that takes it."""
+    port: Annotated[int, Ge(0), Le(65535)] = 0
+    """E-mail: 0 means 587 for ``starttls``, 465 for ``tls``, 25 for ``none``."""
+    tls: Literal["starttls", "tls", "none"] = "starttls"
+    """E-mail: how the connection is encrypted."""
+    user: str = ""
+    """E-mail: who logs in; empty: no login."""
+    password_env: str = ""
+    """E-mail: the environment variable that holds the password."""
+    password_file: str = ""
+    """E-mail: or a file that holds it."""
+    sender: str = ""
+    """E-mail: from whom it comes."""
+    to: tuple[Name, ...] = ()
+    """E-mail: who gets it."""
+    url: str = field(default="", repr=False)
+    """Webhook: the address. Apprise: one or several, as Apprise writes them."""
+    url_env: str = ""
+    """Or the environment variable that holds it, since many such addresses are secrets."""
+    url_file: str = ""
+    """Or a file that holds it."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Webhook: sent along."""
+    secret_env: str = ""
+    """Webhook: the environment variable that holds the key for the signature; neither: unsigned."""
+    secret_file: str = ""
+    """Webhook: or a file that holds it."""
+    command: tuple[Name, ...] = ()
+    """Command: the program and its arguments."""
+
+
+#: The keys that name files with secrets.
+FILES = ("password_file", "url_file", "secret_file")
+_ADDRESS = ("url", "url_env", "url_file")
+#: The keys that each way has of its own.
+_OWN: Mapping[Kind, tuple[str, ...]] = {
+    "email": (*("host", "port", "tls", "user", "password_env", "password_file", "sender", "to"),),
+    "webhook": (*_ADDRESS, "headers", "secret_env", "secret_file"),
+    "command": ("command",),
+    "apprise": _ADDRESS,
+}
+_COMMON = ("kind", "on", "max_per_minute", "timeout_s", "give_up_s")
+
+
+def problems(name: str, receiver: ReceiverSection) -> Iterator[tuple[str, Problem]]:
+    """Yield what is wrong with a receiver, each with its key; an empty one means its name."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w-]{0,63}", name, re.ASCII):
+        yield "", Problem("", "a name has at most 64 letters, digits, _ and -")
+    defaults = {f.name: f.default for f in fields(ReceiverSection)} | {"headers": {}}
+    for other in sorted(defaults.keys() - {*_COMMON, *_OWN[receiver.kind]}):
+        if getattr(receiver, other) != defaults[other]:
+            what = f"kind {receiver.kind!r} has no such key"
+            yield other, Problem("", what, f"it has {', '.join(_OWN[receiver.kind])}")
+    for key in ("password_env", "url_env", "secret_env"):
+        if not re.fullmatch(r"([A-Za-z_]\w*)?", getattr(receiver, key), re.ASCII):
+            # Not quoted: it may be the secret itself, put into the wrong place.
+            yield key, Problem("", "it must be the name of an environment variable")
+    yield from {"email": _email, "webhook": _webhook, "command": _command, "apprise": _apprise}[
+        receiver.kind
+    ](receiver)
+
+
+def _email(receiver: ReceiverSection) -> Iterator[tuple[str, Problem]]:
+    for key in ("host", "sender", "to"):
+        if not getattr(receiver, key):
+            yield key, Problem("", "this key is needed")
+    for key, addresses in (("sender", (receiver.sender,)), ("to", receiver.to)):
+        for address in filter(None, addresses):
+            if not _ADDRESSEE.fullmatch(address):
+                yield key, Problem("", f"{address!r} is no address, as in me@example.com")
+    if receiver.user and not (receiver.password_env or receiver.password_file):
+        yield "user", Problem("", "its password is needed", "set password_env or password_file")
+    if receiver.user and receiver.tls == "none" and not loopback(receiver.host):
+        what = "the password would travel in the open"
+        yield "tls", Problem("", what, 'set tls = "starttls" or "tls"')
+
+
+def _webhook(receiver: ReceiverSection) -> Iterator[tuple[str, Problem]]:
+    yield from _apprise(receiver)
+    if receiver.url and not is_address(receiver.url):
+        yield "url", Problem("", "it must be http(s)://HOST[:PORT]/PATH, without user or password")
+
+
+def _command(receiver: ReceiverSection) -> Iterator[tuple[str, Problem]]:
+    if not receiver.command:
+        yield "command", Problem("", "this key is needed", 'as in ["/usr/local/bin/page", "me"]')
+
+
+def _apprise(receiver: ReceiverSection) -> Iterator[tuple[str, Problem]]:
+    if sum(bool(getattr(receiver, key)) for key in _ADDRESS) != 1:
+        yield (
+            "url",
+            Problem("", "it has no address, or more than one", "set url, url_env or url_file"),
+        )
+
+
+def is_address(url: str) -> bool:
+    """Return whether something is the address of a webhook."""
+    return bool(re.fullmatch(r"https?://[^\s/@?#]+([/?]\S*)?", url)) and url.isascii()
+
+
+# Secrets
+
+
+def password(receiver: ReceiverSection, environ: Mapping[str, str]) -> str:
+    """Return what logs in to a mail server, read now. Raises ``NotPossibleError``: it says where it should be."""
+    return _read("the password", receiver.password_env, receiver.password_file, environ)
+
+
+def secret(receiver: ReceiverSection, environ: Mapping[str, str]) -> str:
+    """Return the key for signatures, read now; empty: none. Raises ``NotPossibleError``."""
+    if not (receiver.secret_env or receiver.secret_file):
+        return ""
+    return _read("the key for signatures", receiver.secret_env, receiver.secret_file, environ)
+
+
+def address(receiver: ReceiverSection, environ: Mapping[str, str]) -> str:
+    """Return where a webhook or an Apprise service is, read now. Raises ``NotPossibleError``."""
+    if receiver.url:
+        return receiver.url
+    url = _read("the address", receiver.url_env, receiver.url_file, environ)
+    if receiver.kind == "webhook" and not is_address(url):
+        place = receiver.url_env or receiver.url_file
+        raise NotPossibleError(f"{place} holds no address of a webhook: http(s)://HOST[:PORT]/PATH")
+    return url
+
+
+def hidden(receiver: ReceiverSection, environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield what no text may show, as far as it can be had now."""
+    for read in (password, secret):
+        try:
+            yield read(receiver, environ)
+        except NotPossibleError:
+            continue
+    yield from masking.named(receiver.headers)
+    try:
+        url = address(receiver, environ)
+    except NotPossibleError:
+        return
+    yield url
+    least = _KEY_LENGTH if receiver.url else masking.MIN_SECRET_CHARS
+    for part in re.split(r"[\s/:@?&=,]+", url):
+        if len(part) >= least and masking.looks(part):
+            yield part
+
+
+def variables(receiver: ReceiverSection) -> tuple[str, ...]:
+    """Return the names of environment variables that hold its secrets."""
+    return tuple(filter(None, (receiver.password_env, receiver.url_env, receiver.secret_env)))
+
+
+def files(receiver: ReceiverSection) -> tuple[str, ...]:
+    """Return the files that hold its secrets."""
+    return tuple(filter(None, (getattr(receiver, key) for key in FILES)))
+
+
+def _read(what: str, env: str, file: str, environ: Mapping[str, str]) -> str:
+    value, place = operator_files.secret(what, file=file, env=env, environ=environ)
+    if not value:
+        raise NotPossibleError(f"{what} is missing: set {place}")
+    return value

@@ -1,0 +1,144 @@
+"""The handlers of all requests: each order is durable before it is answered, and leaves one line in the log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from batchd.actions import Action
+from batchd.control import (
+    Cancel,
+    Check,
+    ControlRequest,
+    Detach,
+    Invite,
+    Pause,
+    Priority,
+    Prune,
+    Resume,
+    Retry,
+    Status,
+    Submit,
+    Tune,
+    coding,
+    members,
+)
+from batchd.control.requester import Requester
+from batchd.control.requests import A
+from batchd.daemon.commands import order_log
+from batchd.daemon.commands.cancel import CancelHandler
+from batchd.daemon.commands.check import CheckHandler
+from batchd.daemon.commands.invite import InviteHandler
+from batchd.daemon.commands.pause import PauseHandler
+from batchd.daemon.commands.priority import PriorityHandler
+from batchd.daemon.commands.prune import PruneHandler
+from batchd.daemon.commands.retry import RetryHandler
+from batchd.daemon.commands.status import StatusHandler
+from batchd.daemon.commands.submit import SubmitHandler
+from batchd.daemon.commands.tune import TuneHandler
+from batchd.daemon.writes import Writes
+from batchd.errors import BatchdError, ForbiddenError
+from batchd.log import detailed, get_logger
+
+#: Carries one kind of request out for its giver, and returns that kind's answer.
+_Handler: TypeAlias = Callable[[Any, Requester], Awaitable[Any]]
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class CommandHandlers:
+    """The handlers: carry out every request."""
+
+    _writes: Writes
+    _desk: StatusHandler
+    _cancelling: CancelHandler
+    _pausing: PauseHandler
+    _prioritising: PriorityHandler
+    _rerun: RetryHandler
+    _pruning: PruneHandler
+    _tuning: TuneHandler
+    _submitting: SubmitHandler
+    _checking: CheckHandler
+    _inviting: InviteHandler
+    _state: Path
+    #: Who of the group has tried which order.
+    _tried: set[tuple[int, str]] = field(default_factory=set)
+    _handlers: Mapping[type[ControlRequest[Any]], _Handler] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._handlers = {
+            Status: self._desk.status,
+            Cancel: partial(self._if_ready, self._cancelling.cancel, urgent=True),
+            Pause: partial(self._if_ready, self._pausing.pause, urgent=True),
+            Resume: partial(self._if_ready, self._pausing.resume, urgent=True),
+            Priority: partial(self._if_ready, self._prioritising.priority, urgent=True),
+            Retry: partial(self._if_ready, self._rerun.retry, urgent=False),
+            Prune: self._pruning.prune,
+            Tune: self._tuning.tune,
+            Submit: partial(self._if_ready, self._submitting.submit, urgent=False),
+            Detach: self._submitting.detach,
+            Check: self._checking.check,
+            Invite: self._inviting.invite,
+        }
+
+    async def carry_out(self, request: ControlRequest[A], by: Requester) -> A:
+        """Do what is asked, with a line in the log where that is an order. Raises ``BatchdError`` where it is refused."""
+        if by.member and (
+            coding.verb(type(request)) not in members.VERBS or order_log.changes(request)
+        ):
+            raise self._forbidden(type(request), by)
+        handler: Callable[[ControlRequest[A], Requester], Awaitable[A]] = self._handlers[
+            type(request)
+        ]
+        if not order_log.changes(request):
+            begun = time.monotonic()
+            answer = await handler(request, by)
+            if detailed():
+                who = {"verb": coding.verb(type(request)), "uid": by.uid, "pid": by.pid}
+                took_s = round(time.monotonic() - begun, 3)
+                get_logger().debug(Action.QUESTION_ANSWERED, **who, seconds=took_s)
+            return answer
+        fields = order_log.asked(type(request), coding.fields(request), by)
+        try:
+            # It may have waited a while to be read: for a daemon that was stopped, or had much to do.
+            by.insist()
+            answer = await handler(request, by)
+        except BatchdError as error:
+            get_logger().warning(Action.COMMAND_REFUSED, **fields | {"message": str(error)})
+            raise
+        get_logger().info(Action.COMMAND_DONE, **fields | order_log.answered(answer))
+        return answer
+
+    def malformed(
+        self,
+        kind: type[ControlRequest[Any]],
+        given: Mapping[str, Any],
+        by: Requester,
+        error: BatchdError,
+    ) -> None:
+        """Leave a line about a request that is refused for its fields."""
+        if by.member:
+            return  # they could fill the log
+        fields = order_log.asked(kind, given, by)
+        get_logger().warning(Action.COMMAND_REFUSED, **fields | {"message": str(error)})
+
+    def _forbidden(self, kind: type[ControlRequest[Any]], by: Requester) -> ForbiddenError:
+        """Return that members of the group give no such order; the log says once who tried."""
+        verb = coding.verb(kind)
+        error = members.forbidden("check --live" if kind is Check else verb, self._state)
+        if (by.uid, verb) not in self._tried:
+            self._tried.add((by.uid, verb))
+            fields = order_log.asked(kind, {}, by)
+            get_logger().warning(Action.COMMAND_REFUSED, **fields | {"message": str(error)})
+        return error
+
+    async def _if_ready(
+        self, handler: _Handler, request: ControlRequest[Any], by: Requester, *, urgent: bool
+    ) -> Any:
+        """Do nothing where the store cannot write: the order would wait, and surprise later."""
+        await self._writes.ready(urgent=urgent)
+        by.insist()
+        return await handler(request, by)

@@ -1,0 +1,402 @@
+"""The daemon: joins the rooms, and runs them until it is asked to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from batchd import __version__, log, visible
+from batchd.actions import Action
+from batchd.config import Config
+from batchd.control import ControlRequest, OpenTrouble
+from batchd.control.group import GroupServer
+from batchd.control.requester import Requester
+from batchd.control.requests import A
+from batchd.control.socket_server import Server
+from batchd.daemon import lock, shadow, signals, tuning, vigil
+from batchd.daemon.assembly import joined
+from batchd.daemon.attempts.overdue import OverdueWatch
+from batchd.daemon.commands import EndWaiters
+from batchd.daemon.commands.check import HostCheck
+from batchd.daemon.finisher import Finisher
+from batchd.daemon.intake import unknown_batches
+from batchd.daemon.intake.intake import as_asked, move_claimed, new_batch
+from batchd.daemon.intake.parsers import Parsers
+from batchd.daemon.listeners import Listener, Listeners, StartReport
+from batchd.daemon.shadow import Shadow
+from batchd.daemon.stalls import Stalls
+from batchd.daemon.systemd import SystemdNotifier
+from batchd.log import get_logger
+from batchd.pool import memory_trim, threads
+from batchd.pool.disks import AllDiskThreads
+from batchd.pool.shape import PoolShape
+from batchd.records import Batch
+from batchd.sandbox import Sandbox
+from batchd.spool import home, permissions, taskfile
+from batchd.spool.inbox import Inbox, ulid
+from batchd.store import Store
+
+_DAY_S = 86400.0
+
+
+class Daemon:
+    """Everything between inbox and outbox. Use it as a context, or call ``run`` or ``run_once``."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        listeners: Sequence[Listener] = (),
+        finishers: Sequence[Finisher] = (),
+        watch: bool = True,
+        work: bool = True,
+        errands: bool = False,
+        reload: Callable[[], Config] | None = None,
+        look: HostCheck | None = None,
+        agent: str = "batchd.agent:run",
+    ) -> None:
+        """``watch``: claim what lies in the inbox. ``reload``: what SIGHUP reads the configuration with.
+        ``look``: what ``check`` looks with.
+
+        ``work``: run tasks, and answer on the control socket; without it there is only ``command``. ``errands``: work on
+        what is handed over by ``submit`` on the socket, and on nothing else.
+        ``agent``: what works on a task, ``module:function``.
+        """
+        self._config = config
+        self._ends = EndWaiters()
+        self._listeners = Listeners((self._ends, *listeners))
+        self._finishers = finishers
+        self._watch = watch
+        self._work = work
+        self._errands = errands
+        self._reload = reload
+        self._look = look
+        self._agent = agent
+        self._systemd = SystemdNotifier()
+        self._stopping = asyncio.Event()
+        self._at_once = asyncio.Event()
+        self._hangup = asyncio.Event()
+        #: The trouble that keeps what a ``command`` brought about from the outbox; the next daemon writes it.
+        self.left: tuple[OpenTrouble, ...] = ()
+
+    # Ways to run it
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT: then drain; a second one ends at once.
+
+        Raises ``SpoolLockedError``, ``SandboxUnavailableError`` or ``StoreError`` where it cannot start.
+        """
+        with self._signals():
+            async with self:
+                await self._until_stopped()
+
+    async def run_errands(self, ready: Callable[[], None]) -> None:
+        """Work on what is handed over until that is done, or no one waits for it; ``ready``: called once it can be. As ``run``."""
+        with self._signals():
+            async with self:
+                ready()
+                over = asyncio.ensure_future(self._parts.errands.over())
+                stopping = asyncio.ensure_future(self._stopping.wait())
+                broken = self._parts.loop.broken
+                await _first(over, stopping, broken)
+                over.cancel()
+                stopping.cancel()
+                if broken.done():
+                    broken.result()
+
+    async def run_once(
+        self, files: Sequence[tuple[str, bytes]], interrupted: Callable[[], None] = lambda: None
+    ) -> list[str]:
+        """Work on these files, names and contents, until all are done; return their batches' names.
+
+        A signal cancels every task that has not ended, so that each has its result all the same, and calls
+        ``interrupted``; a second one ends at once. Raises ``TaskFileError``, before anything is done, and what ``run`` raises.
+        """
+        parsed = [taskfile.parse(data, name, self._config) for name, data in files]
+        names: list[str] = []
+        with self._signals():
+            async with self:
+                work = asyncio.ensure_future(self._work_off(files, parsed, names, interrupted))
+                hurry = asyncio.ensure_future(self._at_once.wait())
+                broken = self._parts.loop.broken
+                await _first(work, hurry, broken)
+                hurry.cancel()
+                if broken.done():
+                    broken.result()
+                if work.done():
+                    work.result()
+                work.cancel()
+        return names
+
+    async def _work_off(
+        self,
+        files: Sequence[tuple[str, bytes]],
+        parsed: Sequence[taskfile.Parsed],
+        names: list[str],
+        interrupted: Callable[[], None],
+    ) -> None:
+        """Take the files up, and wait for their end; when asked to stop, bring that about."""
+        for (name, data), tasks in zip(files, parsed, strict=True):
+            if not self._stopping.is_set():
+                names.append((await self._add(name, data, tasks)).name)
+        done = asyncio.gather(*(self._parts.batches.done(name) for name in names))
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        await _first(done, stopping)
+        stopping.cancel()
+        if self._stopping.is_set():
+            interrupted()
+        for ref in [ref for name in names for ref in self._parts.lifecycle.of(name)]:
+            self._parts.attempts.cancel(ref, "the run was interrupted")
+        await done
+
+    async def command(self, request: ControlRequest[A]) -> A:
+        """Carry out one request, with all that it causes, where no daemon runs: see ``CommandHandlers``.
+
+        Raises what ``run`` raises, but needs no sandbox; and ``BatchdError`` where it is refused.
+        """
+        async with self:
+            answer = await self._parts.commands.carry_out(request, Requester.here())
+            troubles = self._parts.troubles
+            self.left = await self._parts.loop.idle(lambda: troubles.open)
+        return answer
+
+    async def submit(self, name: str, data: bytes) -> Batch:
+        """Take up a task file by its name and content. Raises ``TaskFileError``."""
+        return await self._add(name, data, taskfile.parse(data, name, self._parts.current.config))
+
+    async def batch_done(self, name: str) -> None:
+        """Wait until a batch's ``summary.json`` is written."""
+        done = asyncio.ensure_future(self._parts.batches.done(name))
+        broken = self._parts.loop.broken
+        await _first(done, broken)
+        if not done.done():
+            done.cancel()
+            broken.result()
+
+    def stop(self) -> None:
+        """Begin to drain; when called again, end at once."""
+        (self._at_once if self._stopping.is_set() else self._stopping).set()
+
+    # Start and end
+
+    async def __aenter__(self) -> Self:
+        async with contextlib.AsyncExitStack() as undo:
+            await self._open(undo)
+            self._undo = undo.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._undo.aclose()
+
+    async def _open(self, undo: contextlib.AsyncExitStack) -> None:
+        threads.start()
+        config, state = self._config, Path(self._config.paths.state)
+        permissions.insist(config)
+        visible.refuse(config)
+        after_crash = lock.left_behind(state)
+        held = lock.acquire(state)
+        undo.callback(lock.release, held)
+        home.enter(state)
+        undo.push_async_callback(self._listeners.close)
+        if self._work:
+            Sandbox(config.sandbox_policy())  # refuse to start where commands cannot run
+            visible.warn(config)
+        disks = AllDiskThreads()
+        undo.callback(disks.close)
+        store = Store.open(
+            state / "batchd.db",
+        )
+        undo.callback(store.close)
+        log.hide(config.hidden())
+        for finisher in self._finishers:
+            undo.push_async_callback(finisher.close)
+        parsers = Parsers()
+        undo.push_async_callback(parsers.close)
+        parts = self._parts = joined(
+            config,
+            store,
+            disks,
+            self._listeners,
+            self._finishers,
+            parsers=parsers,
+            held=held,
+            watching=self._watch,
+            agent=self._agent,
+            ends=self._ends,
+            reload=self._reload,
+            look=self._look,
+            shape=self._shape,
+        )
+        if self._work:
+            self._listeners.opened(parts.desk)
+            await self._begin(undo, state)
+            self._listeners.daemon_started(
+                StartReport(
+                    after_crash=after_crash,
+                    batches=len(parts.batches),
+                    tasks=parts.lifecycle.unended,
+                )
+            )
+        else:
+            undo.push_async_callback(parts.loop.settle)
+            parts.restoring.all(await move_claimed(config, store, parts.outboxes))
+
+    def _shape(self, config: Config) -> PoolShape:
+        """Return how large the pool is; without processes it has no slots, so nothing starts."""
+        shape = tuning.shape(config)
+        if not self._work:
+            return replace(shape, processes=0)
+        # For `batchd run` alone no worker joins: all of them are of this machine.
+        return shape if self._watch else replace(shape, processes=max(1, config.pool.processes))
+
+    async def _begin(self, undo: contextlib.AsyncExitStack, state: Path) -> None:
+        """Take up what the last daemon left, and begin to work, to watch and to answer."""
+        parts, config = self._parts, self._config
+        loop, store, troubles, pool = parts.loop, parts.store, parts.troubles, parts.pool
+        inbox = Inbox(config) if self._watch else None
+        earlier: set[str] = set()
+        if inbox is not None:
+            await unknown_batches.watch(loop, config, store, parts.outboxes, troubles)
+            earlier = inbox.claimed()
+        if self._errands:
+            parts.restoring.nothing()
+        else:
+            parts.restoring.all(earlier)
+        await unknown_batches.hold_published(
+            parts.lifecycle, parts.outboxes, parts.batches, parts.lot
+        )
+        server = Server(state, parts.commands)
+        undo.push_async_callback(server.stop)
+        pool.start(parts.reports)
+        troubles.also(Action.WORKER_TROUBLE, lambda: pool.trouble)
+        troubles.also(Action.WORKER_TROUBLE, lambda: parts.lot.placing.missing)
+        undo.push_async_callback(self._drain)
+        if inbox is not None:
+            await inbox.start()
+            troubles.also(Action.INBOX_TROUBLE, lambda: inbox.trouble)
+            undo.push_async_callback(inbox.stop)
+            loop.spawn(parts.intake.run(inbox, earlier), endless=True)
+            loop.spawn(parts.retiring.watch(), endless=True)
+        if parts.others is not None:
+            parts.others.gate.open()
+            undo.push_async_callback(parts.others.gate.close)
+            troubles.also(Action.NODE_TROUBLE, pool.unfit.trouble)
+            troubles.also(Action.WORKER_TROUBLE, parts.others.unmanned)
+            if crew := parts.others.crew:
+                troubles.also(Action.CLUSTER_TROUBLE, lambda: crew.trouble)
+                troubles.also(Action.CLUSTER_TROUBLE, lambda: crew.lacking)
+        group = None
+        if inbox is not None:
+            group = GroupServer(inbox.folder, state, parts.commands)
+            undo.push_async_callback(group.stop)
+            group.look()
+        await server.start()  # last, for who waits for it takes it for the sign that all is up
+        for work in self._watches(server, group, inbox):
+            loop.spawn(work, endless=True)
+        get_logger().info(
+            Action.DAEMON_STARTED,
+            version=__version__,
+            pid=os.getpid(),
+            batches=len(parts.batches),
+        )
+        loop.spawn(parts.turns.watch(), endless=True)
+        loop.wake()
+        self._systemd.ready()
+
+    def _watches(
+        self, server: Server, group: GroupServer | None, inbox: Inbox | None
+    ) -> Iterator[Coroutine[Any, Any, None]]:
+        """Yield what looks at something for as long as the daemon runs."""
+        p = self._parts
+        if self._systemd.every_s:
+            yield vigil.feed(self._systemd)
+        yield vigil.tidy(p.current, p.store, p.writes)
+        yield vigil.keep(p.store, p.troubles, server, group)
+        yield memory_trim.give_back()
+        yield p.circuits.watch()
+        if p.others is not None and p.others.crew is not None:
+            yield p.others.crew.run()
+        yield p.lot.watch()
+        if p.others is not None:
+            yield OverdueWatch(p.current, p.attempts, p.pool).watch()
+        yield Stalls(
+            p.loop,
+            p.lifecycle,
+            p.troubles,
+            p.governor,
+            p.batches,
+            p.turns,
+            p.attempts,
+            p.pool,
+            inbox,
+        ).watch()
+        if self._reload is not None:
+            yield self._reloads()
+        if shadow.wanted():
+            yield Shadow(p.loop, p.lifecycle, p.batches, p.attempts, p.pool).watch()
+
+    async def _drain(self) -> None:
+        """Let running tasks reach a durable point, then end the pool."""
+        parts, pool, broken = self._parts, self._parts.pool, self._parts.loop.broken
+        self._systemd.stopping()
+        get_logger().info(Action.DAEMON_STOPPING, tasks=len(parts.attempts.active))
+        parts.attempts.drain()
+        if not self._at_once.is_set() and not broken.done():
+            drain = asyncio.ensure_future(pool.drain(parts.current.config.pool.drain_s))
+            hurry = asyncio.ensure_future(self._at_once.wait())
+            await _first(drain, hurry, broken)
+            drain.cancel()
+            hurry.cancel()
+        await pool.close()
+        await parts.loop.settle()
+
+    async def _until_stopped(self) -> None:
+        """Wait for the wish to stop, or for a part that breaks: that is raised."""
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        broken = self._parts.loop.broken
+        await _first(stopping, broken)
+        stopping.cancel()
+        if broken.done():
+            broken.result()
+
+    def _signals(self) -> contextlib.AbstractContextManager[None]:
+        return signals.handled(
+            {
+                signal.SIGTERM: self.stop,
+                signal.SIGINT: self.stop,
+                # With nothing to reload it means what it says: the terminal is gone.
+                signal.SIGHUP: self._hangup.set if self._reload else self.stop,
+            }
+        )
+
+    # While it runs
+
+    async def _add(self, name: str, data: bytes, parsed: taskfile.Parsed) -> Batch:
+        batch = new_batch(ulid(), name, self._parts.current.config.paths.outbox, time.time())
+        return await self._parts.batches.take_up(as_asked(batch, parsed), parsed.tasks, data)
+
+    async def _reloads(self) -> None:
+        """Read the configuration again at each SIGHUP."""
+        while True:
+            await self._hangup.wait()
+            self._hangup.clear()
+            self._systemd.reloading()
+            await self._parts.reloader.reload()
+            self._systemd.ready()
+
+
+async def _first(*futures: asyncio.Future[Any]) -> None:
+    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)

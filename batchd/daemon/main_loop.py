@@ -1,0 +1,84 @@
+"""The daemon's loop: what runs beside everything else, what wakes it, and what ends it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from batchd.control import OpenTrouble
+
+#: What still tries at the end gets so long.
+_SETTLES_S = 1.0
+#: And where an order waits for it, before it is looked whether only trouble is left.
+_IDLE_S = 2.0
+
+
+@dataclass(slots=True, eq=False)
+class MainLoop:
+    """The spawned parts; whether something may begin, and whether a part broke."""
+
+    #: Nothing new is begun.
+    closing: bool = False
+    #: Set where a slot or a task may have become free.
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
+    #: Done when a part broke: a bug, which ends the daemon.
+    broken: asyncio.Future[None] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _endless: set[asyncio.Task[None]] = field(default_factory=set)
+    #: Set when something that was spawned has ended.
+    _one_ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def wake(self) -> None:
+        """Have it be looked at soon what can start."""
+        self.woken.set()
+
+    def spawn(
+        self, work: Coroutine[Any, Any, None], *, endless: bool = False
+    ) -> asyncio.Task[None]:
+        """Run ``work`` beside everything else. ``endless``: no one waits for its end."""
+        task = asyncio.get_running_loop().create_task(work)
+        (self._endless if endless else self._tasks).add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def broke(self, error: BaseException) -> None:
+        """End the daemon with this error, unless it ends with one already."""
+        if not self.broken.done():
+            self.broken.set_exception(error)
+
+    async def idle(
+        self, troubles: Callable[[], tuple[OpenTrouble, ...]]
+    ) -> tuple[OpenTrouble, ...]:
+        """Wait until all that was spawned has ended, or only trouble is left: return that. Raises what broke."""
+        stuck: tuple[OpenTrouble, ...] = ()
+        while self._tasks and not self.broken.done() and not stuck:
+            self._one_ended.clear()
+            try:
+                # Not for each by itself: there may be 100,000.
+                async with asyncio.timeout(_IDLE_S):
+                    await self._one_ended.wait()
+            except TimeoutError:
+                stuck = troubles()
+        if self.broken.done():
+            self.broken.result()
+        return stuck
+
+    async def settle(self) -> None:
+        """Wait for all that was spawned, at the end; what still tries is given up."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=_SETTLES_S)
+        rest = self._tasks | self._endless
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._endless.discard(task)
+        self._one_ended.set()
+        if not task.cancelled() and (error := task.exception()):
+            self.broke(error)

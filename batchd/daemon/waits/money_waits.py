@@ -1,0 +1,132 @@
+"""Tasks that wait for the day's money, each by itself: what costs less than is left goes on, and begins."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from batchd.actions import Action
+from batchd.daemon.listeners import Listeners
+from batchd.daemon.main_loop import MainLoop
+from batchd.daemon.waits.firstcalls import FirstCalls
+from batchd.daemon.waits.register import Register
+from batchd.governor import Governor
+from batchd.lifecycle import Lifecycle, inputs
+from batchd.lifecycle.holds import DAY, Key
+from batchd.log import get_logger
+from batchd.records import Cause, HoldKey, Parking, Ref, Scope
+
+_OTHERS = tuple(cause for cause in Cause if cause is not Cause.BUDGET)
+#: Keeps all that wait for it; those whose call was turned away are parked as well. The day's own parking has another key: it
+#: stands only while nothing else goes on.
+_MONEY_HOLD = HoldKey(Scope.DAY, "left", Cause.BUDGET)
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class MoneyWaits:
+    """The waits for the day's money, since a call found too little; after a restart their calls ask again.
+
+    A task whose call was turned away is parked. Others whose next call is too dear as well never get as far
+    as that: they are kept from starting, for to start 100,000 tasks in vain takes hours.
+    """
+
+    _loop: MainLoop
+    _lifecycle: Lifecycle
+    _governor: Governor
+    _listeners: Listeners
+    _register: Register
+    _first_calls: FirstCalls
+    #: The day and its budget when the first call was turned away; None: there is money.
+    _since: tuple[int, float] | None = None
+    #: What was said of the last call that was turned away.
+    _message: str = ""
+    #: Whether people know that nothing goes on.
+    _announced: bool = False
+
+    # What becomes of attempts
+
+    def turned_away(self, ref: Ref, message: str) -> None:
+        """Park a task by itself: the day has too little left for its next call, unless it is another day by now."""
+        governor = self._governor
+        call = governor.money.wanted.get(ref)
+        if call is None or not governor.waits_for_day(call):
+            return
+        self._since = self._since or governor.money.today()
+        self._message = message
+        self._first_calls.learn(call)
+        self._park(Scope.TASK, str(ref))
+        self._lifecycle.take(inputs.Held(ref, _MONEY_HOLD))
+
+    def keeps(self, ref: Ref) -> bool:
+        """Keep a task that was just taken from starting, if its next call is known to be too dear; return whether it is."""
+        if self._since is None:
+            return False
+        governor = self._governor
+        call = governor.money.wanted.get(ref)
+        if call is None and self._lifecycle.begins(ref):
+            call = self._first_calls.least(ref)
+        if call is None or not governor.waits_for_day(call):
+            return False
+        self._lifecycle.take(inputs.Held(ref, _MONEY_HOLD))
+        return True
+
+    def something_goes_on(self) -> None:
+        """Note that a task begins or goes on, or that none waits."""
+        if self._lifecycle.resume(DAY):
+            self._loop.spawn(self._register.forget(DAY))
+
+    def nothing_goes_on(self) -> None:
+        """Report that all that waits waits for the day's money, if it does: once."""
+        if not self._lifecycle.holds.keeps(_MONEY_HOLD) or DAY in self._lifecycle.holds:
+            return
+        self._park(Scope.DAY)
+        if not self._announced:
+            self._announced = True
+            get_logger().warning(Action.BUDGET_REACHED, message=self._message)
+            self._listeners.budget_reached("", self._message)
+
+    def look(self) -> None:
+        """See whether any task waits yet: one has ended."""
+        if not self._lifecycle.holds.keeps(_MONEY_HOLD):
+            self.something_goes_on()
+
+    # How it goes on
+
+    def over(self) -> bool:
+        """Whether it is another day, or the day has a larger budget."""
+        if self._since is None:
+            return False
+        (day, limit), (then, former) = self._governor.money.today(), self._since
+        return day != then or not limit or limit > former
+
+    def end(self) -> list[Key]:
+        """Let all go on; return what the store need not remember any more. What is too dear again is kept as before."""
+        keys = [(Scope.TASK, str(ref)) for ref in self._lifecycle.lift(_MONEY_HOLD)]
+        lifted = [key for key in (DAY, *keys) if self._lifecycle.resume(key, _OTHERS)]
+        tasks = len(lifted) - (DAY in lifted)
+        get_logger().info(Action.RESUMED, scope=Scope.DAY, name="", tasks=tasks)
+        self._since, self._announced = None, False
+        self._loop.wake()
+        return lifted
+
+    def try_again(self, key: Key) -> list[Key]:
+        """Have the call of one task ask again, or with ``DAY`` those of all: somebody wants to know. Return as ``end``."""
+        wanted, lifecycle = self._governor.money.wanted, self._lifecycle
+        if key == DAY:
+            for ref in lifecycle.holds.kept(_MONEY_HOLD):
+                wanted.pop(ref, None)
+            return self.end()
+        for ref in lifecycle.concerned(*key):
+            wanted.pop(ref, None)
+            lifecycle.take(inputs.Lifted(ref, _MONEY_HOLD))
+        self.look()
+        lifted = lifecycle.resume(key)
+        self._loop.wake()
+        return [key] if lifted else []
+
+    def _park(self, scope: Scope, name: str = "") -> None:
+        parking = Parking(
+            scope=scope, name=name, cause=Cause.BUDGET, message=self._message, since=time.time()
+        )
+        self._lifecycle.park(parking)
+        self._loop.spawn(self._register.keep(parking))

@@ -1,0 +1,259 @@
+"""The parking lot: what people pause, what is out of order, and what waits for the day's money or a tier's room.
+
+Here it becomes holds of the lifecycle's, and what the store remembers over a restart; and it goes on once the cause is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from batchd.actions import Action
+from batchd.daemon.attempts.attempts import Attempts
+from batchd.daemon.ends.batches import OpenBatches
+from batchd.daemon.listeners import Listener, Listeners
+from batchd.daemon.main_loop import MainLoop
+from batchd.daemon.waits.concurrency import Concurrency
+from batchd.daemon.waits.money_waits import MoneyWaits
+from batchd.daemon.waits.placing import Placing
+from batchd.daemon.waits.register import Register
+from batchd.daemon.waits.tier_waits import TierWaits
+from batchd.daemon.writes import Writes
+from batchd.events import TaskFinished
+from batchd.governor import Governor, ParkDecision
+from batchd.lifecycle import Lifecycle, is_of
+from batchd.lifecycle.holds import Key
+from batchd.lifecycle.trials import Trials
+from batchd.log import get_logger
+from batchd.records import Batch, Cause, Parking, Ref, Scope, Task, TurnFacts
+from batchd.store import Store
+
+_LOOK_S = 1.0
+#: Parkings whose end is noted in one go.
+_CHUNK = 1000
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class ParkingLot(Listener):
+    """Parks, and lets go on."""
+
+    _loop: MainLoop
+    _lifecycle: Lifecycle
+    _store: Store
+    _writes: Writes
+    _governor: Governor
+    _listeners: Listeners
+    _batches: OpenBatches
+    _attempts: Attempts
+    _register: Register
+    #: Picks who tries a parked provider.
+    trials: Trials
+    #: Who waits for a tier without room.
+    roomless: TierWaits
+    #: Who waits for the day's money.
+    shortage: MoneyWaits
+    #: Who waits for others of the same batch.
+    concurrency: Concurrency
+    #: Who waits for a machine that has what it needs.
+    placing: Placing
+    #: Reads the keys of providers again.
+    _read_keys: Callable[[], None]
+    #: Open batches whose money is spent.
+    _spent: set[str] = field(default_factory=set)
+
+    # What people want
+
+    async def park(self, parking: Parking, *, check: Callable[[], None]) -> int:
+        """Pause something, durably; return how many tasks that have not ended it concerns.
+
+        ``check``: raises ``BatchdError`` where that is not wanted any more. Raises ``NotPossibleError``.
+        """
+        await self._writes.ordered(partial(self._store.park, parking, check=check))
+        self._apply(parking)
+        get_logger().info(
+            Action.PAUSED, scope=parking.scope, name=parking.name, message=parking.message
+        )
+        return len(self._lifecycle.concerned(parking.scope, parking.name))
+
+    async def resume(self, *wanted: Key) -> int:
+        """Let these go on, whatever they wait for; return how many of them were parked.
+
+        A provider or a model that is parked is tried by one call first, with its key read again, if there is a task.
+        """
+        parked, lifted = 0, []
+        for key in wanted:
+            scope, name = key
+            causes = tuple(self._lifecycle.holds.causes(key))
+            parked += bool(causes)
+            if Cause.TIER in causes:
+                self.roomless.try_again(key)
+            if Cause.BUDGET in causes:
+                lifted += self.shortage.try_again(key)
+                continue
+            outage = [cause for cause in causes if scope.asked and cause.reason]
+            if outage:
+                self._read_keys()
+            if outage and not self._lifecycle.refs(name) and not self.trials.holds_for(name):
+                self._governor.outages.close(name)  # no task is left to try it
+                outage = []
+            elif outage or scope is Scope.PROVIDER:
+                self._governor.outages.retry(name)
+            if self.lift(key, keep=outage):
+                lifted.append(key)
+        if lifted:
+            await self.forget(*lifted)
+        return parked
+
+    def restore(self, parkings: Iterable[Parking], given_back: Sequence[TurnFacts]) -> None:
+        """Take up what was parked when the last daemon ended; ``given_back``: tasks that had begun, in the order in which they were."""
+        outages: list[Parking] = []
+        over: list[Key] = []
+        for parking in parkings:
+            if self._over(parking):
+                over.append((parking.scope, parking.name))
+                continue
+            self._apply(parking)
+            if parking.scope.asked and parking.cause.reason:
+                outages.append(parking)
+        # Last, since one task may try each at once: but none that somebody paused as well, and first those that
+        # have not tried yet, or the longest ago.
+        for parking in outages:
+            for each in given_back:
+                if is_of(each.model, parking.name):
+                    self.trials.hold(parking.name, each.ref)
+        for parking in outages:
+            self._governor.outages.restore(
+                parking.name, parking.cause, parking.message, parking.tried_s
+            )
+        self._loop.spawn(self.forget(*over))
+
+    def batch_received(self, batch: Batch, tasks: Sequence[Task]) -> None:  # noqa: ARG002 (a listener's)
+        """Have what is out of order tried now where a new batch's tasks alone need it: no one has waited for its fix.
+
+        What asks to be left alone for a time is.
+        """
+        for name in self._lifecycle.holds.outages():
+            if Cause.LIMITED in self._lifecycle.holds.causes((Scope.of(name), name)):
+                continue
+            refs = self._lifecycle.refs(name)
+            alone = bool(refs) and all(ref.batch == batch.name for ref in refs)
+            if alone and not self.trials.holds_for(name):
+                self._governor.outages.retry(name)
+
+    # What becomes of attempts
+
+    def keeps(self, ref: Ref) -> bool:
+        """Keep a task that was just taken from starting, if its first call could not be made; return whether that is so."""
+        waits = (self.placing, self.concurrency, self.shortage, self.roomless)
+        return any(each.keeps(ref) for each in waits)
+
+    def task_parked(self, ref: Ref, park: ParkDecision | None) -> None:
+        """Queue a task again that is parked. ``park``: what its call met."""
+        model = self._lifecycle.model(ref)
+        if park is not None and park.scope is Scope.DAY:
+            self.shortage.turned_away(ref, park.message)
+        elif park is not None and park.tier:
+            self.roomless.turned_away(ref, park)
+        elif (
+            park is not None
+            and park.scope.asked
+            and (park.scope, park.name) in self._lifecycle.holds
+        ):
+            own = is_of(model, park.name)  # else it comes to it only after a while
+            if park.culprit or not own:
+                self.trials.hold(park.name, ref)
+        if next(self._lifecycle.why(ref), None) is None:
+            self._loop.spawn(self.requeue())
+
+    def task_left(self, ref: Ref) -> None:
+        """Note that no worker has a task any more: if it tried a provider, another one may."""
+        if self.trials.left(ref):
+            self._loop.wake()
+
+    def task_finished(self, ref: Ref, finished: TaskFinished) -> None:  # noqa: ARG002 (a listener's)
+        """Forget a task."""
+        self.shortage.look()
+        self._governor.forget(ref)
+        self._ended(Scope.TASK, str(ref))
+
+    def batch_finished(self, batch: Batch, summary: str) -> None:  # noqa: ARG002 (a listener's)
+        """Forget a batch."""
+        self._spent.discard(batch.name)
+        self._ended(Scope.BATCH, batch.name)
+
+    def batch_spent(self, batch: str, message: str) -> None:
+        """Report that the money of a batch is spent, once; its tasks end one by one."""
+        if batch not in self._spent:
+            self._spent.add(batch)
+            self._listeners.budget_reached(batch, message)
+
+    # What the clock does
+
+    async def watch(self) -> None:
+        """Look at the time, for ever: a new day has new money."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            self._look()
+
+    def _look(self) -> None:
+        if self.shortage.over():
+            self._loop.spawn(self.forget(*self.shortage.end()))
+
+    # How it is done
+
+    def _apply(self, parking: Parking) -> None:
+        """Keep what a parking concerns from being started, and have what runs give its slot back."""
+        effects = self._lifecycle.park(parking)
+        if parking.scope.asked and not parking.cause.reason:
+            self._governor.outages.pause(parking.name)  # which answers the requests that wait
+        self._attempts.perform(effects)
+
+    def park_now(self, parking: Parking) -> None:
+        """Pause something on the daemon's own account; the store learns of it when it can."""
+        self._apply(parking)
+        self._loop.spawn(self._register.keep(parking))
+
+    def lift(self, key: Key, keep: Iterable[Cause] = ()) -> bool:
+        """Take a parking back, those apart whose cause is in ``keep``; then call ``forget``.
+
+        Return whether there was something to take back.
+        """
+        (scope, name) = key
+        if not self._lifecycle.resume(key, keep):
+            return False
+        if scope.asked:
+            if not self._lifecycle.holds.paused(name):
+                self._governor.outages.unpause(name)
+            if key not in self._lifecycle.holds:
+                self.trials.end(name)
+                self.trials.release(name)
+        get_logger().info(Action.RESUMED, scope=scope, name=name)
+        self._loop.wake()
+        return True
+
+    async def forget(self, *keys: Key) -> None:
+        """Note in the store that something is not parked any more, or for fewer causes."""
+        # Together: a restore, or a day's end, may have parked tasks by the ten thousand.
+        for start in range(0, len(keys), _CHUNK):
+            await self._register.forget(*keys[start : start + _CHUNK])
+        await self.requeue()
+
+    async def requeue(self) -> None:
+        """Show tasks that wait for nothing any more as queued."""
+        if free := self._lifecycle.requeued():
+            await self._writes.durable(partial(self._store.requeue, free))
+
+    def _over(self, parking: Parking) -> bool:
+        """Whether a task or batch ended before its parking could be forgotten, or who waits for money is to ask again."""
+        if parking.cause in {Cause.BUDGET, Cause.TIER}:
+            return True
+        if parking.scope is Scope.TASK:
+            return not self._lifecycle.open(Ref(*parking.name.split("/", 1)))
+        return parking.scope is Scope.BATCH and self._batches.get(parking.name) is None
+
+    def _ended(self, scope: Scope, name: str) -> None:
+        """Forget the parking of what has ended: nothing else can have waited for it."""
+        if self._lifecycle.resume((scope, name)):
+            self._loop.spawn(self._register.forget((scope, name)))

@@ -1,0 +1,98 @@
+"""The first request of every task, counted as its agent will count it: system prompt, tools, first prompt."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from batchd.agent import context, owner, prompts
+from batchd.errors import NotPossibleError, SandboxError
+from batchd.events import TaskStarted, Terms
+from batchd.records import ModelSetup, SandboxPolicy, Task
+from batchd.sandbox import Sandbox
+from batchd.taskstate import TaskState, apply
+
+
+@dataclass(frozen=True, slots=True)
+class FirstRequest:
+    """The length of a task's first request, in tokens as tiktoken counts them."""
+
+    tokens: int
+    #: Those of ``first_prompt`` alone.
+    prompt_tokens: int
+
+
+class FirstRequests:
+    """The counter of first requests, with what the sandbox of each task will say of itself."""
+
+    def __init__(self, policy: SandboxPolicy, *, agents_md: bool) -> None:
+        """``agents_md``: whether what the directories' owners say is sent with them."""
+        self._policy = policy
+        self._agents_md = agents_md
+        self._sandbox: Sandbox | None = None
+        self._facts: dict[object, str] = {}
+        #: Why the line of facts about the sandbox is not counted; empty: it is.
+        self.missing = ""
+
+    async def count(self, tasks: Sequence[tuple[Task, ModelSetup, str]]) -> list[FirstRequest]:
+        """Return the first request of each task, of which model and directory to be are given as well."""
+        try:
+            self._sandbox = Sandbox(self._policy)
+        except NotPossibleError as error:
+            self.missing = str(error)
+        stays = self._policy.keep_processes and self._policy.backend != "none"
+        with tempfile.TemporaryDirectory(prefix="batchd-") as folder:
+            os.chmod(folder, 0o755)  # noqa: PTH101, S103 (no other coroutine waits; the user who runs commands must get through)
+            return [
+                _counted(
+                    task,
+                    setup,
+                    await self._described(task, f"{folder}/task", directory),
+                    stays=stays,
+                )
+                for task, setup, directory in tasks
+            ]
+
+    async def _described(self, task: Task, trial: str, directory: str) -> str:
+        """Return the facts about a task's sandbox; a fresh directory is tried elsewhere than where it will be."""
+        key = (task.dir, task.network, task.env.get("PATH"))
+        if key not in self._facts:
+            self._facts[key] = await self._asked(task, trial)
+        return self._facts[key].replace(trial, directory)
+
+    async def _asked(self, task: Task, trial: str) -> str:
+        if self._sandbox is None:
+            return ""
+        # A directory that is yet to be made has the facts of a fresh one.
+        for path in filter(None, (task.dir, trial)):
+            with (
+                contextlib.suppress(SandboxError),
+                await self._sandbox.open(
+                    path,
+                    fresh=path == trial,
+                    network=task.network,
+                    env=task.env,
+                    tmp=f"{trial}-tmp",
+                ) as place,
+            ):
+                said = await place.facts()
+                if path == trial or not self._agents_md:
+                    return said
+                return "\n\n".join(filter(None, (said, await owner.words(place, place.files()))))
+        self.missing = "the sandbox could not be asked"
+        return ""
+
+
+def _counted(task: Task, setup: ModelSetup, facts: str, *, stays: bool) -> FirstRequest:
+    if task.origin is not None and task.origin.kind == "clone":
+        facts += prompts.CLONED
+    system = prompts.system(task, facts, text=setup.tools == "text", stays=stays)
+    terms = Terms(model=setup, judge=setup, system_prompt=system, keep_processes=stays)
+    whole, bare = (
+        context.size(apply(TaskState(first_prompt=text), TaskStarted(at=0.0, terms=terms)))
+        for text in (task.first_prompt, "")
+    )
+    return FirstRequest(whole, whole - bare)

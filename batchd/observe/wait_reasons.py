@@ -1,0 +1,101 @@
+"""Why a single task waits, as far as the store knows: for `status`, `top` and the web page."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+from batchd.observe import standstill, words
+from batchd.observe.words import listed
+from batchd.records import Cause, Parking, Ref, Scope, TaskStatus
+from batchd.store.rows import BatchRow, TaskRow
+from batchd.views import ends, last
+
+#: What a running task's line says where no daemon can be working on it.
+NO_DAEMON = "no daemon runs; it goes on when one starts"
+
+
+def earlier_batches(batches: Iterable[BatchRow]) -> Mapping[str, Sequence[str]]:
+    """Return by batch which of those that it comes after have not ended; ``batches``: all that have not."""
+    rows = {row.batch.name: row.batch for row in batches if row.published_at is None}
+    return {
+        name: [each for each in batch.after_batches if each in rows] for name, batch in rows.items()
+    }
+
+
+class WaitReasons:
+    """Says of each task what it waits for."""
+
+    def __init__(
+        self,
+        parked: Iterable[Parking],
+        begun: Iterable[TaskRow],
+        left: Collection[Ref],
+        *,
+        earlier: Mapping[str, Sequence[str]] | None = None,
+        daemon: bool,
+    ) -> None:
+        """``begun``: what has a directory to itself; ``left``: what has not ended, of all that tasks come after.
+
+        ``earlier``: by batch, those that have not ended of all that it comes after.
+        """
+        self._left = left
+        self._earlier = earlier or {}
+        self._daemon = daemon
+        self._parked: dict[tuple[Scope, str], list[Parking]] = {}
+        for each in parked:
+            self._parked.setdefault((each.scope, each.name), []).append(each)
+        self._at: dict[str, TaskRow] = {}
+        #: By each directory above: one that holds a directory below it.
+        self._below: dict[str, TaskRow] = {}
+        for task in begun:
+            self._at[task.directory] = task
+            self._below.update(dict.fromkeys(_above(task.directory), task))
+
+    def why(self, task: TaskRow) -> str:
+        """Return what keeps a task from going on; empty where it only waits for its turn, or works."""
+        if task.status.final:
+            return ends.why(task.status, task.reason, task.round, task.message)
+        if task.status is TaskStatus.RUNNING:
+            return last(task.step).caution if self._daemon else NO_DAEMON
+        return "; ".join(self._causes(task)) or task.message
+
+    def parkings(self, task: TaskRow) -> list[Parking]:
+        """Return what is parked and keeps a task from going on; what only people can end comes first, the newest first."""
+        keys = (
+            (Scope.TASK, str(task.ref)),
+            (Scope.BATCH, task.ref.batch),
+            (Scope.PROVIDER, task.model.partition("/")[0]),
+            (Scope.MODEL, task.model),
+            (Scope.DAY, ""),
+            (Scope.ALL, ""),
+        )
+        found = [each for key in keys for each in self._parked.get(key, ())]
+        return sorted(found, key=lambda p: (p.cause is not Cause.PAUSED, -p.since))
+
+    def _causes(self, task: TaskRow) -> Iterator[str]:
+        for each in self.parkings(task):
+            where = "" if each.scope is Scope.TASK else f"{words.named(each.scope, each.name)}: "
+            yield where + standstill.why(each)
+        if names := [name for name in task.after if Ref(task.ref.batch, name) in self._left]:
+            yield f"comes after {listed(names)}"
+        if task.needs:
+            yield f"needs {task.needs}"
+        if not task.attempts and (others := self._earlier.get(task.ref.batch)):
+            yield f"comes after the {'batch' if len(others) == 1 else 'batches'} {listed(others)}"
+        if not task.attempts and (other := self._holder(task.directory)):
+            name = other.ref.task if other.ref.batch == task.ref.batch else str(other.ref)
+            same = other.directory == task.directory
+            yield f"{name} works in {'its directory' if same else other.directory}"
+
+    def _holder(self, path: str) -> TaskRow | None:
+        """Return a task that has begun in a directory, above it or below it."""
+        for each in (path, *_above(path)):
+            if other := self._at.get(each):
+                return other
+        return self._below.get(path)
+
+
+def _above(path: str) -> Iterator[str]:
+    """Yield the directories above an absolute path, nearest first; it is quick for a hundred thousand tasks."""
+    while path := path.rpartition("/")[0]:
+        yield path

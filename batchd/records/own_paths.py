@@ -1,0 +1,19 @@
+"""Paths that are batchd's alone: files and folders of which no command may see anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class OwnPath:
+    """A file or folder, and who says where it is."""
+
+    #: The key that names it, as ``[paths] state``; or else what it is.
+    key: str
+    path: str
+
+
+def group_folder(state: str) -> str:
+    """Return where members of the group that may drop files find the daemon: beside its private state directory."""
+    return f"{state.rstrip('/')}-group"

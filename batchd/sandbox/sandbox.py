@@ -1,0 +1,152 @@
+"""The sandbox: opens the directories of tasks. ``Sandbox``, one a process."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+
+from batchd.errors import SandboxError, SandboxUnavailableError
+from batchd.masking import Masker
+from batchd.records import Network, SandboxPolicy, hosts
+from batchd.sandbox import cgroup, directory, facts, probe, scratch
+from batchd.sandbox.bwrap import TASK
+from batchd.sandbox.child import prepare_process
+from batchd.sandbox.command_user import CommandUser, as_root, runner
+from batchd.sandbox.command_watch import CommandWatcher
+from batchd.sandbox.cover import Covers
+from batchd.sandbox.disk import DiskUsage
+from batchd.sandbox.folders import TaskFolders
+from batchd.sandbox.network import AllowedHosts, NetworkDoor, variables
+from batchd.sandbox.resource_shortage import patiently
+from batchd.sandbox.setting import CommandSetting
+from batchd.sandbox.workplace import Workplace
+
+
+class Sandbox:
+    """The sandbox: opens the directories of tasks as places where commands can run.
+
+    Raises ``SandboxUnavailableError``, with the fix, where the policy's backend does not work. Use
+    it from one thread that stays: commands die with the thread that started them.
+    """
+
+    def __init__(self, policy: SandboxPolicy) -> None:
+        #: What commands may do.
+        self.policy = policy
+        self._bwrap = probe.ready(policy)
+        self._cgroup = cgroup.delegated(policy)
+        self._watcher = CommandWatcher(policy)
+        self._covers = Covers(policy)
+        self._known: facts.Known = {}
+
+    async def open(
+        self,
+        path: str,
+        *,
+        fresh: bool,
+        network: Network,
+        env: Mapping[str, str],
+        masker: Masker | None = None,
+        tmp: str = "",
+        base: str = "",
+        held: int | None = None,
+    ) -> Workplace:
+        """Open a task's directory for commands with ``env`` beside the usual variables.
+
+        ``held``: what it held when the task began, as ``Workplace.held`` said. ``masker``: knows what no output may show.
+        ``tmp``: the path of a folder that is their /tmp, made where it is not there yet; without it, each command gets an
+        empty one. ``base``: that of a folder which they see read-only, as ``Workplace.base``.
+        A ``fresh`` directory is made where it is not there yet; as root it goes to the owner of ``base``, if that is
+        another user, else to the policy's. Raises ``SandboxError`` for a directory that cannot
+        be used, an environment that no process can have, and a network that the policy does not grant.
+        """
+        door, ways = self._way_out(network)
+        prepare_process()
+        folders = await patiently(functools.partial(self._opened, path, tmp, base, fresh=fresh))
+        try:
+            who = runner(self.policy, os.fstat(folders.task), path)
+            setting = CommandSetting(
+                bwrap=self._bwrap,
+                path=TASK if self._bwrap else path,
+                who=who,
+                tmp="" if self._bwrap or folders.tmp is None else tmp,
+                env={**ways, **env},
+                shared=network is True,
+                gated=door is not None,
+                cover=self._covers.fresh(network=network is True) if self._bwrap else None,
+            )
+            line = functools.partial(
+                facts.line,
+                user=who.name,
+                directory=setting.path,
+                network=self._reach(network, door),
+                lasting_tmp=folders.tmp is not None or not self._bwrap,
+            )
+            key = (who, network is True, env.get("PATH"))
+            return Workplace(
+                self.policy,
+                folders,
+                setting,
+                watcher=self._watcher,
+                disk=DiskUsage(
+                    folders, self.policy, base=0 if fresh and not base and held is None else held
+                ),
+                cgroup=self._cgroup,
+                door=door,
+                facts=facts.SandboxFacts(self._known, key, line),
+                masker=masker or Masker(),
+            )
+        except BaseException:
+            folders.close()
+            raise
+
+    def _way_out(self, asked: Network) -> tuple[NetworkDoor | None, Mapping[str, str]]:
+        """Return the way to the hosts of a list, if that is what is asked for, and the variables that name it."""
+        try:
+            if why := hosts.refusal(asked, self.policy.network):
+                raise SandboxError(f"the task's network: {why}")
+            if isinstance(asked, bool) or not asked or not self._bwrap:
+                return None, {}
+            allowed = AllowedHosts.of(asked, self.policy.private_hosts)
+        except ValueError as error:
+            raise SandboxError(f"the task's network: {error}") from error
+        return NetworkDoor(allowed), variables(allowed)
+
+    def _reach(self, asked: Network, door: NetworkDoor | None) -> str:
+        """Return what the model reads of the network."""
+        if door is not None:
+            return door.described()
+        return "network: yes" if asked or not self._bwrap else "no network"
+
+    async def _opened(self, path: str, tmp: str, base: str, *, fresh: bool) -> TaskFolders:
+        below = directory.opened(base) if base else None
+        try:
+            if fresh:
+                task, new = directory.fresh(path, self._owner(below))
+            else:
+                task, new = directory.opened(path), False
+        except BaseException:
+            if below is not None:
+                os.close(below)
+            raise
+        folders = TaskFolders(
+            task, base=below, new=new, task_path=path, tmp_path=tmp, base_path=base
+        )
+        # Outside of a sandbox, who is not its owner could not reach it.
+        if tmp and (self._bwrap or not as_root()):
+            try:
+                folders.tmp = scratch.opened(tmp)
+            except SandboxError:
+                folders.close()
+                raise
+        return folders
+
+    def _owner(self, base: int | None) -> CommandUser:
+        """Return whose a fresh directory is, as root. Raises ``SandboxError``."""
+        found = os.fstat(base) if base is not None else None
+        if found is None or found.st_uid == 0 or not as_root():
+            try:
+                return probe.someone(self.policy)
+            except SandboxUnavailableError as error:
+                raise SandboxError(f"the task's directory cannot be made: {error}") from error
+        return CommandUser.of(found.st_uid, found.st_gid)

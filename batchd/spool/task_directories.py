@@ -1,0 +1,219 @@
+"""Directories that a task may work in: below the workspace, and clear of the spool and of what runs outside of the sandbox."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import site
+import stat
+import sys
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+from batchd.config import Config, own, trust_lists
+from batchd.log import escape
+from batchd.records import group_folder
+from batchd.records.triggers import VERSIONS
+
+#: The kernel takes none that is longer (PATH_MAX, in bytes).
+_PATH_LENGTH = 4095
+#: Where the code lies.
+_CODE = Path(__file__).parents[1]
+_CHECKOUT = "batchd's own checkout: work elsewhere, with [workspace] root or allow"
+#: What git takes for the inside of a repository, or of another working tree of one, under whatever name.
+_INSIDES = (("HEAD", "objects", "refs"), ("HEAD", "commondir"))
+#: Where systemd has its units, beside users' own.
+_UNITS = ("/etc", "/run", "/usr/lib", "/usr/local/lib")
+
+
+class TaskDirectories:
+    """The directories of one task file; remembers what it has resolved."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        #: By real path: why the configuration closes it, and why what lies in it does.
+        self._known: dict[str, str] = {}
+        self._insides: dict[str, str] = {}
+        self._repositories: dict[str, str] = {}
+
+    @cached_property
+    def _open(self) -> tuple[str, ...]:
+        workspace = self._config.workspace
+        return tuple(os.path.realpath(p) for p in (workspace.root, *workspace.allow))
+
+    @cached_property
+    def _closed(self) -> dict[str, str]:
+        """What no task may touch, by real path."""
+        closed: dict[str, str] = {}
+        found = (*self._spool(), *self._programs(), *self._configurations(), *_users())
+        for path, name in found:
+            closed.setdefault(os.path.realpath(path), name)
+        return closed
+
+    def _spool(self) -> Iterator[tuple[str, str]]:
+        """Yield what batchd writes and reads."""
+        paths, config = self._config.paths, self._config
+        yield paths.inbox, "the inbox folder"
+        yield paths.outbox, "the outbox folder"
+        yield paths.state, "the state folder"
+        yield config.workspace.mirrors, "the folder of mirrors"
+        yield group_folder(paths.state), "the folder of the group's socket"
+        yield from ((path, "a key file") for path in config.key_files())
+        for path, name in (
+            (config.log.file, "the log"),
+            (config.metrics.textfile, "the file of metrics"),
+            (config.file, "the configuration"),
+        ):
+            if path:
+                yield path, name
+
+    def _programs(self) -> Iterator[tuple[str, str]]:
+        """Yield what batchd runs, itself and others, outside of every sandbox."""
+        yield str(_CODE), "the program itself"
+        yield sys.prefix, "the program itself"
+        if (_CODE.parent / "pyproject.toml").exists():
+            yield str(_CODE.parent), _CHECKOUT
+        for path in (sys.base_prefix, sys.executable, site.getusersitepackages()):
+            yield path, "the Python that batchd runs on"
+        for receiver in self._config.notify.values():
+            for word in receiver.command:
+                if Path(path := shutil.which(word) or word).is_file():
+                    yield path, "a program of [notify]"
+
+    def _configurations(self) -> Iterator[tuple[str, str]]:
+        """Yield where what a task writes would count for the next run of batchd, with a configuration or without."""
+        for path in trust_lists.guarded(self._config.environ):
+            yield path, "where batchd looks for its configuration"
+        if mine := own.paths(self._config.environ):
+            for path in (mine.inbox, mine.outbox, mine.state):
+                yield path, "a spool of batchd's user"
+
+    @cached_property
+    def _root_works(self) -> bool:
+        """Whether batchd works here as root, for any user who asks: a state directory of another user's it refuses, and root's no other can use."""
+        for folder in (self._config.paths.state, self._config.paths.inbox):
+            with contextlib.suppress(OSError):
+                return os.stat(folder).st_uid == 0  # noqa: PTH116 (no link matters here)
+        return os.geteuid() == 0
+
+    def real(self, directory: str) -> str:
+        """Return the real path that ``dir`` means. Raises ``OSError`` for a link that may not be read."""
+        return os.path.realpath(Path(self._config.workspace.root, directory))
+
+    def problem(self, directory: str, *, must_exist: bool) -> str:
+        """Return why a task may not work in ``dir``; empty: it may."""
+        why, real = self._closed_to_tasks(directory)
+        if not why and real not in self._insides:
+            self._insides[real] = _private(real)
+        return why or self._insides[real] or self._unfit(real, must_exist=must_exist)
+
+    def repository_problem(self, path: str, *, must_exist: bool) -> str:
+        """Return why no task may have a clone of ``repo``, by its path; empty: it may."""
+        why, real = self._closed_to_tasks(path)
+        if why:
+            return why
+        if real not in self._repositories:
+            self._repositories[real] = _no_repository(real)
+        why = self._repositories[real]
+        return "" if why and not must_exist and not os.path.lexists(real) else why
+
+    def _closed_to_tasks(self, directory: str) -> tuple[str, str]:
+        """Return why a path is none that tasks may name, empty: it is one; and its real path."""
+        if len(directory) > _PATH_LENGTH:
+            # To resolve it would take a system call for each of its steps, with all that stands before.
+            return f"a path has at most {_PATH_LENGTH:,} characters", ""
+        # Journals and results are UTF-8 and logs have lines; a link may lead to what is neither.
+        if escape(directory) != directory:
+            said = "a path cannot hold control characters or half characters"
+            return f"{said}: {escape(directory)}", ""
+        try:
+            real = self.real(directory)
+        except OSError as error:  # a link that may not be read, as those of another's /proc
+            return f"{directory} cannot be used: {error.strerror}", ""
+        if escape(real) != real:
+            said = "its real path is not UTF-8, or holds control characters"
+            return f"{said}: {escape(real)}", ""
+        if real not in self._known:
+            self._known[real] = self._refusal(real)
+        return self._known[real], real
+
+    def _unfit(self, real: str, *, must_exist: bool) -> str:
+        """Return why what lies at a path is no directory to work in; empty: it is one."""
+        try:
+            status = Path(real).stat()
+        except FileNotFoundError:
+            return f"{real} does not exist" if must_exist else ""
+        except OSError as error:
+            return f"{real} cannot be used: {error.strerror}"
+        if not stat.S_ISDIR(status.st_mode):
+            return f"{real} is no directory"
+        # Who waits for others may find it in other hands.
+        if must_exist and status.st_uid == 0 and self._root_works:
+            user = self._config.sandbox.user
+            return f"{real} belongs to root, and commands never run as root: chown -R {user} {shlex.quote(real)}"
+        return ""
+
+    def _refusal(self, real: str) -> str:
+        if not any(_within(real, top) for top in self._open):
+            tops = ", ".join(self._open)
+            return f"{real} lies outside of [workspace] root and allow ({tops})"
+        results = _within(real, os.path.realpath(_CODE.parent / "outbox"))
+        for path, name in self._closed.items():
+            if results and name == _CHECKOUT:
+                continue
+            if real == path:
+                return f"{real} is {name}"
+            if _within(real, path):
+                return f"{real} lies in {name}"
+            if _within(path, real):
+                return f"{real} holds {name}"
+        return ""
+
+
+def _users() -> Iterator[tuple[str, str]]:
+    """Yield what other programs run, or believe, of batchd's user and of the system."""
+    yield os.path.expanduser("~/.ssh"), "~/.ssh"  # noqa: PTH111 (there may be no home)
+    settings = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111
+    for path in (settings, os.path.expanduser("~/.local/share"), *_UNITS):  # noqa: PTH111
+        yield f"{path}/systemd", "a folder of systemd's units"
+
+
+def _no_repository(real: str) -> str:
+    """Return why a path leads to no repository that may be cloned; empty: it leads to one."""
+    if not os.path.lexists(real):
+        return f"{real} does not exist"
+    if all(os.path.lexists(f"{real}/{name}") for name in _INSIDES[0]):
+        return _private(real, bare=True)
+    own = Path(real, ".git")
+    if not os.path.lexists(own):
+        return f"{real} is no git repository: name the folder that holds its .git, or a bare one"
+    if own.is_symlink() or not own.is_dir():
+        return f"{real} has a .git that leads elsewhere: name the main working tree"
+    return _private(real)
+
+
+def _private(real: str, *, bare: bool = False) -> str:
+    """Return why a directory is none to work in, by its name and by what lies in it, whosever it is; empty: it is one.
+
+    ``bare``: it is a repository without a working tree, of which a task gets a clone.
+    """
+    *above, name = Path(real).parts
+    for closed in (".git", ".ssh", *sorted(VERSIONS)):
+        if name == closed and not bare:
+            return f"{real} is a {closed}"
+        if closed in above:
+            return f"{real} lies in a {closed}"
+    if os.path.lexists(f"{real}/.ssh"):
+        return f"{real} holds a .ssh: it is somebody's home"
+    for folder in (*(() if bare else (real,)), *map(str, Path(real).parents)):
+        if any(all(os.path.lexists(f"{folder}/{n}") for n in names) for names in _INSIDES):
+            lies = "is" if folder == real else f"lies in {folder},"
+            return f"{real} {lies} the inside of a git repository: name its working tree"
+    return ""
+
+
+def _within(path: str, top: str) -> bool:
+    return path == top or path.startswith(top.rstrip("/") + "/")

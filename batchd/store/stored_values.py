@@ -1,0 +1,74 @@
+"""Large values as they are stored: JSON, deflated where that is worth its time."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from batchd.records import Task
+
+#: Below this, deflating saves less than a row costs anyway.
+_DEFLATE_FROM_BYTES = 512
+#: How a zlib stream begins. JSON never does.
+_ZLIB = b"x"
+
+_TASK: msgspec.json.Decoder[Task] = msgspec.json.Decoder(Task)
+_VALUES: msgspec.json.Decoder[dict[str, str]] = msgspec.json.Decoder(dict[str, str])
+
+
+def pack(body: bytes) -> bytes:
+    """Return JSON text as it is stored. Level 1: a fifth of the time of the default, and nearly its size."""
+    if len(body) <= _DEFLATE_FROM_BYTES:
+        return body
+    deflated = zlib.compress(body, 1)
+    return deflated if len(deflated) < len(body) else body
+
+
+def unpack(stored: bytes) -> bytes:
+    """Return the JSON text that ``pack`` stored."""
+    return zlib.decompress(stored) if stored.startswith(_ZLIB) else stored
+
+
+def pack_task(task: Task) -> bytes:
+    """Return a task as it is stored: without the values of its secrets."""
+    if task.secrets:
+        names = {name: replace(secret, value="") for name, secret in task.secrets.items()}
+        task = replace(task, secrets=names)
+    return pack(msgspec.json.encode(task))
+
+
+def pack_secrets(task: Task) -> bytes:
+    """Return the values of a task's secrets as they are stored, as long as it has not ended; empty: it has none."""
+    values = {name: secret.value for name, secret in task.secrets.items() if secret.value}
+    return msgspec.json.encode(values) if values else b""
+
+
+def unpack_task(stored: bytes, secrets: bytes | None = None) -> Task:
+    """Return the task that ``pack_task`` stored, and ``pack_secrets``, if they are still there."""
+    task = _TASK.decode(unpack(stored))
+    if not secrets:
+        return task
+    known = dict(task.secrets)
+    for name, value in _VALUES.decode(secrets).items():
+        known[name] = replace(known[name], value=value)
+    return replace(task, secrets=known)
+
+
+def error_message(result: str) -> str:
+    """Return the ``error.message`` of a result's text; empty where it has none."""
+    try:
+        error: Any = msgspec.json.decode(result, type=_Peek).error
+    except msgspec.MsgspecError:
+        return ""
+    return error.message if error else ""
+
+
+class _Error(msgspec.Struct):
+    message: str = ""
+
+
+class _Peek(msgspec.Struct):
+    error: _Error | None = None

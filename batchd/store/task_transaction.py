@@ -1,0 +1,240 @@
+"""The transactions of the writing thread on tasks and their events.
+
+The rows of running tasks are kept in memory, so that an operation is checked and folded without
+a query, and a whole transaction is written by three statements.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
+
+import msgspec
+
+from batchd import events as vocabulary
+from batchd.errors import StaleAttemptError
+from batchd.events import Event, TaskFinished, TaskStarted
+from batchd.records import Ref, TaskStatus
+from batchd.store.fold import (
+    COLD_COLUMNS,
+    HOT_COLUMNS,
+    LINE_COLUMNS,
+    TALLY_COLUMNS,
+    Ledger,
+    LedgerAmounts,
+    LedgerKey,
+    TaskLine,
+    book,
+    fold,
+)
+from batchd.store.stored_values import pack, unpack
+
+# The texts are built of constants, once: SQLite's statements are cached by text.
+_LOAD = (
+    f"SELECT {', '.join(f't.{c}' for c in LINE_COLUMNS)} FROM tasks t "  # noqa: S608 (constants)
+    "JOIN batches b ON b.id = t.batch WHERE b.name = ? AND t.name = ?"
+)
+_LOAD_MANY = (
+    f"SELECT t.name, {', '.join(f't.{c}' for c in LINE_COLUMNS)} FROM tasks t "  # noqa: S608 (constants)
+    "WHERE t.batch = (SELECT id FROM batches WHERE name = ?) AND t.name IN (SELECT value FROM json_each(?))"
+)
+_HOT = f"UPDATE tasks SET {', '.join(f'{c} = ?' for c in HOT_COLUMNS)} WHERE id = ?"  # noqa: S608 (constants)
+_COLD = f"UPDATE tasks SET {', '.join(f'{c} = ?' for c in COLD_COLUMNS)} WHERE id = ?"  # noqa: S608 (constants)
+_WHOLE = _COLD.replace(" WHERE", f", {', '.join(f'{c} = ?' for c in HOT_COLUMNS)} WHERE")
+_EVENT = "INSERT INTO events (task, seq, body) VALUES (?, ?, ?)"
+_LEDGER_COLUMNS = (*LedgerKey._fields, *TALLY_COLUMNS)
+_SPEND = (
+    f"INSERT INTO spend ({', '.join(_LEDGER_COLUMNS)}) "  # noqa: S608 (constants)
+    f"VALUES ({', '.join('?' * len(_LEDGER_COLUMNS))}) "
+    "ON CONFLICT DO UPDATE SET "
+    + ", ".join(f"{column} = {column} + excluded.{column}" for column in TALLY_COLUMNS)
+)
+_ENDED = """
+    UPDATE batches SET unfinished = unfinished - ?4,
+        completed = completed + ?4 * (?1 = 'completed'), timeout = timeout + ?4 * (?1 = 'timeout'),
+        error = error + ?4 * (?1 = 'error'), cancelled = cancelled + ?4 * (?1 = 'cancelled'),
+        finished_at = CASE WHEN unfinished = ?4 THEN ?2 END
+    WHERE id = ?3
+"""
+
+_hot = attrgetter(*HOT_COLUMNS, "id")
+_cold = attrgetter(*COLD_COLUMNS, "id")
+_whole = attrgetter(*COLD_COLUMNS, *HOT_COLUMNS, "id")
+_tally = attrgetter(*TALLY_COLUMNS)
+
+
+class TaskTransaction:
+    """The tasks as the open transaction sees them.
+
+    Every operation refuses, with a ``StaleAttemptError``, before it changes anything.
+    """
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self.db = db
+        self._lines: dict[Ref, TaskLine] = {}
+        #: Used in this transaction.
+        self._touched: dict[Ref, TaskLine] = {}
+        #: Folded, but not written yet: by id.
+        self._dirty: dict[int, TaskLine] = {}
+        #: Those of them that have ended, and are in none of the former.
+        self._ended: list[TaskLine] = []
+        self._events: list[tuple[int, int, bytes]] = []
+        self._ledger = Ledger()
+        #: What this transaction adds to what the store knows.
+        self.batches = 0
+        self.events = 0
+
+    def line(self, ref: Ref) -> TaskLine:
+        """Return a task's row. Raises ``ValueError`` where there is no such task."""
+        line = self._touched.get(ref) or self._lines.get(ref) or self._load(ref)
+        self._touched[ref] = line
+        return line
+
+    def load(self, batch: str, names: Sequence[str]) -> None:
+        """Read rows of many tasks of a batch by one query, for what follows in this transaction."""
+        wanted = [
+            n
+            for n in names
+            if Ref(batch, n) not in self._touched and Ref(batch, n) not in self._lines
+        ]
+        for name, *row in self.db.execute(_LOAD_MANY, (batch, json.dumps(wanted))):
+            self._touched[Ref(batch, name)] = self._line(row)
+
+    def append(
+        self,
+        ref: Ref,
+        attempt: int,
+        seq: int,
+        bodies: Sequence[bytes],
+        events: Sequence[Event],
+    ) -> None:
+        """Append events, the first of which has the number ``seq``; what is there already is passed over.
+
+        Raises ``StaleAttemptError``, and appends nothing, where the attempt is not the current one,
+        numbers are missing, the task has ended, or other events have these numbers.
+        """
+        line = self.line(ref)
+        if attempt != line.attempt:
+            raise StaleAttemptError(
+                f"{ref}: attempt {attempt} is not {line.attempt}, the current one"
+            )
+        known = line.seq - seq
+        if known < 0:
+            raise StaleAttemptError(f"{ref}: events {line.seq} to {seq - 1} are missing")
+        if known and self.history(line, seq)[: len(bodies)] != tuple(bodies[:known]):
+            raise StaleAttemptError(f"{ref}: other events than these have the numbers from {seq}")
+        if known >= len(bodies):
+            return
+        if line.final:
+            raise StaleAttemptError(f"{ref} has ended as {line.status}")
+        self._fold(line, bodies[known:], events[known:])
+
+    def finish(self, ref: Ref, event: TaskFinished, attempt: int | None) -> bool:
+        """Store a task's end unless it has one; return whether this is it."""
+        line = self.line(ref)
+        if line.final:
+            return False
+        if attempt not in {None, line.attempt}:
+            raise StaleAttemptError(
+                f"{ref}: attempt {attempt} is not {line.attempt}, the current one"
+            )
+        self._fold(line, [vocabulary.encode(event)], [event])
+        return True
+
+    def adopt(self, ref: Ref, event: TaskFinished, used: Mapping[str, LedgerAmounts]) -> bool:
+        """Store an end that lies in the outbox, and what was used until then, by purpose; False if it has one."""
+        line = self.line(ref)
+        if line.final:
+            return False
+        for purpose, tally in used.items():
+            book(line, purpose, tally, event.at, self._ledger)
+        self._fold(line, [vocabulary.encode(event)], [event])
+        return True
+
+    def move(self, line: TaskLine, status: TaskStatus, message: str, now: float) -> None:
+        """Write a new status that does not come from an event."""
+        line.status, line.message, line.since = status, message, now
+        self.db.execute(_COLD, _cold(line))
+        self._dirty[line.id] = line
+
+    def history(self, line: TaskLine, start: int = 0) -> tuple[bytes, ...]:
+        """Return a task's events from number ``start`` on, encoded."""
+        self.flush()
+        rows = self.db.execute(
+            "SELECT body FROM events WHERE task = ? AND seq >= ? ORDER BY seq", (line.id, start)
+        )
+        return tuple(unpack(body) for (body,) in rows)
+
+    def flush(self) -> None:
+        """Write what was folded."""
+        if self._events:
+            self.db.executemany(_EVENT, self._events)
+            self._events.clear()
+        if self._ended:
+            self._write_ends()
+        if self._dirty:
+            self.db.executemany(_HOT, map(_hot, self._dirty.values()))
+            self._dirty.clear()
+        if self._ledger:
+            self.db.executemany(_SPEND, ((*a, *_tally(t)) for a, t in self._ledger.items()))
+            self._ledger.clear()
+
+    def _write_ends(self) -> None:
+        self.db.executemany(_WHOLE, map(_whole, self._ended))
+        self.db.executemany("DELETE FROM secrets WHERE task = ?", [(e.id,) for e in self._ended])
+        counts = Counter((line.status, line.batch) for line in self._ended)
+        last = max(line.finished_at or 0.0 for line in self._ended)
+        for (status, batch), count in counts.items():
+            self.db.execute(_ENDED, (status, last, batch, count))
+        self._ended.clear()
+
+    def committed(self) -> None:
+        """Keep the rows of running tasks for the next transaction."""
+        self.batches = self.events = 0
+        for ref, line in self._touched.items():
+            if line.status == TaskStatus.RUNNING:
+                self._lines[ref] = line
+            else:
+                self._lines.pop(ref, None)
+        self._touched.clear()
+
+    def rolled_back(self) -> None:
+        """Forget what the transaction did."""
+        self.batches = self.events = 0
+        for ref in self._touched:
+            self._lines.pop(ref, None)
+        for pending in (self._touched, self._dirty, self._ended, self._events, self._ledger):
+            pending.clear()
+
+    def _load(self, ref: Ref) -> TaskLine:
+        row = self.db.execute(_LOAD, (ref.batch, ref.task)).fetchone()
+        if row is None:
+            raise ValueError(f"no task {ref}")
+        return self._line(row)
+
+    def _line(self, row: Sequence[object]) -> TaskLine:
+        # A damaged byte may have made a number of a text: no sum is to meet that first.
+        line = msgspec.convert(dict(zip(LINE_COLUMNS, row, strict=True)), TaskLine)
+        if not line.seq:
+            return line
+        first = self.db.execute("SELECT body FROM events WHERE task = ? AND seq = 0", (line.id,))
+        for (body,) in first:
+            event = vocabulary.decode(unpack(body))
+            if isinstance(event, TaskStarted):
+                line.setups = (event.terms.model, event.terms.judge)
+        return line
+
+    def _fold(self, line: TaskLine, bodies: Sequence[bytes], events: Sequence[Event]) -> None:
+        self.events += len(bodies)
+        for body, event in zip(bodies, events, strict=True):
+            self._events.append((line.id, line.seq, pack(body)))
+            fold(line, event, self._ledger)
+            if isinstance(event, TaskFinished):
+                self._ended.append(line)
+        if line.final and self._ended and self._ended[-1] is line:
+            self._dirty.pop(line.id, None)
+        else:
+            self._dirty[line.id] = line

@@ -1,0 +1,240 @@
+"""How things stand, as pages are given it: plain values, bounded in number."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import Any, TypeAlias
+
+from batchd.control import fields
+from batchd.observe import trouble_texts, versions
+from batchd.observe.snapshot import AgentSnapshot, DaemonSnapshot, ProviderSnapshot, Snapshot
+from batchd.observe.standstill import Standstill, standstills
+from batchd.records import Ref
+from batchd.store.rows import BatchRow, SpendRow, TaskRow
+from batchd.web.store_watch import StoreSight
+
+#: Lines of each list; how many there are is said.
+_MAX_LINES = 50
+
+#: Returns how the prompt of a batch's task begins, of none that of its first.
+Excerpt: TypeAlias = Callable[[BatchRow, str], str]
+
+
+def head(sight: StoreSight) -> dict[str, Any]:
+    """Return what every page shows: whether a daemon runs, what it cannot do, what waits as a whole."""
+    snapshot = sight.snapshot
+    if snapshot is None:
+        return {
+            "at": time.time(),
+            "daemon": None,
+            "silent": False,
+            "trouble": sight.trouble,
+            "parked": [],
+        }
+    return {
+        "at": snapshot.at,
+        "daemon": snapshot.daemon and _daemon(snapshot.daemon),
+        "silent": snapshot.silent,
+        "trouble": "",
+        "parked": [
+            *map(_standstill, islice(standstills(snapshot.parked, snapshot.idle), _MAX_LINES))
+        ],
+    }
+
+
+def overview(sight: StoreSight, excerpt: Excerpt) -> dict[str, Any]:
+    """Return the first page."""
+    value = head(sight)
+    snapshot = sight.snapshot
+    if snapshot is None:
+        return value
+    left = [row for row in snapshot.batches if row.finished < row.tasks]
+    ended = [row for row in snapshot.batches if row.finished >= row.tasks]
+    known = {row.batch.name: row for row in snapshot.batches}
+
+    def prompt(ref: Ref) -> str:
+        row = known.get(ref.batch)
+        return excerpt(row, ref.task) if row else ""
+
+    return value | {
+        "left": snapshot.left,
+        "queued": snapshot.queued,
+        "waiting": len(snapshot.waiting),
+        "held": snapshot.held,
+        "seconds_left": snapshot.seconds_left and round(snapshot.seconds_left),
+        "speed": _speed(snapshot),
+        "running": len(snapshot.agents),
+        "agents": [agent(each, prompt(each.row.ref)) for each in snapshot.agents[:_MAX_LINES]],
+        "providers": [*map(_provider, snapshot.providers)],
+        "open": len(left),
+        "batches": [batch(row, excerpt(row, "")) for row in left[:_MAX_LINES]],
+        "ended": [batch(row, excerpt(row, "")) for row in ended],
+    }
+
+
+def batch(row: BatchRow, prompt: str = "") -> dict[str, Any]:
+    """Return a batch in a line. ``prompt``: how that of its first task begins."""
+    return {
+        "name": row.batch.name,
+        "status": row.status,
+        "tasks": row.tasks,
+        **{status: getattr(row, status) for status in _STATUSES},
+        "calls": row.calls,
+        "tokens": row.input_tokens + row.output_tokens,
+        "cached": row.cached_input_tokens,
+        "usd": row.cost_usd,
+        "known_usd": row.known_usd,
+        "unsettled_calls": row.unsettled_calls,
+        "unsettled_usd": row.unsettled_usd,
+        "budget_usd": row.batch.budget_usd,
+        "received_at": row.batch.received_at,
+        "finished_at": row.finished_at,
+        "retry_of": row.batch.retry_of,
+        "folder": row.batch.folder,
+        "prompt": prompt,
+        "pruned": row.pruned,
+        "problems": [str(each) for each in row.problems[:_MAX_LINES]],
+    }
+
+
+_STATUSES = ("completed", "timeout", "error", "cancelled", "running", "parked", "queued")
+
+
+def task(row: TaskRow, why: str, doing: AgentSnapshot | None, prompt: str = "") -> dict[str, Any]:
+    """Return a task in a line. ``why``: what ended it, or what it waits for; ``prompt``: how that begins."""
+    ended = row.finished_at
+    return {
+        "id": row.ref.task,
+        "status": row.status,
+        "reason": row.reason or "",
+        "why": why,
+        "model": row.model,
+        "rounds": row.round,
+        "calls": row.calls,
+        "tokens": row.input_tokens + row.output_tokens,
+        "input": row.input_tokens,
+        "cached": row.cached_input_tokens,
+        "output": row.output_tokens,
+        "estimated": row.estimated,
+        "usd": row.cost_usd,
+        "unsettled_calls": row.unsettled_calls,
+        "unsettled_usd": row.unsettled_usd,
+        "queued_at": row.queued_at,
+        "started_at": row.started_at,
+        "finished_at": ended,
+        "took_s": ended - row.started_at if ended and row.started_at else None,
+        "since": row.since,
+        "priority": row.priority,
+        "attempts": row.attempts,
+        "directory": row.directory,
+        "after": row.after[:_MAX_LINES],
+        "doing": doing and agent(doing),
+        "prompt": prompt,
+    }
+
+
+def agent(each: AgentSnapshot, prompt: str = "") -> dict[str, Any]:
+    """Return a task at work in a line."""
+    row = each.row
+    return {
+        "batch": row.ref.batch,
+        "task": row.ref.task,
+        "step": each.step,
+        "detail": each.detail[:200],
+        "since": round(each.since, 1),
+        "model": row.model,
+        "rounds": row.round,
+        "calls": row.calls,
+        "prompt": prompt,
+    }
+
+
+def agents(sight: StoreSight) -> dict[Ref, AgentSnapshot]:
+    """Return who is at work, by task."""
+    return {each.row.ref: each for each in sight.snapshot.agents} if sight.snapshot else {}
+
+
+def spent(row: SpendRow, name: str) -> dict[str, Any]:
+    """Return a part of the ledger in a line."""
+    return {
+        "name": name,
+        "calls": row.calls,
+        "input": row.input_tokens,
+        "cached": row.cached_input_tokens,
+        "output": row.output_tokens,
+        "usd": row.input_usd + row.output_usd,
+        "unpriced_calls": row.unpriced_calls,
+        "estimated_calls": row.estimated_calls,
+        "unsettled_calls": row.unsettled_calls,
+        "unsettled_usd": row.unsettled_usd,
+    }
+
+
+def _daemon(daemon: DaemonSnapshot) -> dict[str, Any]:
+    return {
+        "pid": daemon.pid,
+        "version": daemon.version,
+        "differs": versions.differs(daemon.version),
+        "started_at": daemon.started_at,
+        "draining": daemon.draining,
+        "workers": daemon.workers,
+        "nodes": daemon.nodes,
+        "slots": daemon.slots,
+        "day": {
+            "limit_usd": daemon.day.limit_usd,
+            "spent_usd": daemon.day.spent_usd,
+            "cost_usd": daemon.day.cost_usd,
+            "reserved_usd": round(daemon.day.reserved_usd, 8),
+            "unsettled_usd": round(daemon.day.unsettled_usd, 8),
+        }
+        if daemon.day
+        else None,
+        "troubles": [
+            {**fields(each), "what": trouble_texts.what(each)} for each in daemon.troubles
+        ],
+    }
+
+
+def _speed(snapshot: Snapshot) -> dict[str, float] | None:
+    speed = snapshot.speed
+    if speed is None:
+        return None
+    return {
+        "tasks": round(speed.tasks_a_minute, 1),
+        "tokens": round(speed.tokens_a_minute),
+        "usd": round(speed.usd_a_minute, 4),
+    }
+
+
+def _provider(each: ProviderSnapshot) -> dict[str, Any]:
+    return {
+        "name": each.name,
+        "under_way": each.under_way,
+        "waiting": each.waiting,
+        "concurrent": each.concurrent,
+        "rpm": round(each.rpm),
+        "tpm": round(each.tpm),
+        "paused_s": round(each.paused_s),
+        "calls": None if each.calls_a_minute is None else round(each.calls_a_minute),
+        "tokens": None if each.tokens_a_minute is None else round(each.tokens_a_minute),
+        "parked": [*map(_standstill, standstills(each.parked))],
+    }
+
+
+def _standstill(each: Standstill) -> dict[str, Any]:
+    return {
+        "since": each.since,
+        "what": each.what,
+        "why": each.why,
+        "mend": each.fix,
+        "paused": each.paused,
+        "scope": each.scope,
+        "name": each.name,
+    }
+
+
+def parked(found: Iterable[Any]) -> list[dict[str, Any]]:
+    """Return what waits, why, and how to go on."""
+    return [*map(_standstill, islice(standstills(found), _MAX_LINES))]

@@ -1,0 +1,238 @@
+"""What pages are sent, and go on being sent: an overview, a batch, a task."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+
+from batchd.errors import BatchdError, StoreError
+from batchd.observe import markdown, standstill
+from batchd.observe.conversation import plain
+from batchd.observe.snapshot import AgentSnapshot
+from batchd.observe.wait_reasons import WaitReasons
+from batchd.records import Ref
+from batchd.store.reader import StoreReader
+from batchd.store.rows import TaskRow
+from batchd.views import Kind, passages
+from batchd.web import excerpts, page_data
+from batchd.web.event_streams import ServerEvent
+from batchd.web.excerpts import Excerpts
+from batchd.web.store_queries import StoreQueries
+from batchd.web.store_watch import StoreSight, StoreWatch
+
+#: Tasks of a batch on one page.
+PAGE = 100
+#: Events of a task that are sent at once.
+_STEPS = 200
+#: Characters of one passage.
+_MAX_PASSAGE_CHARS = 40_000
+
+#: Makes a page's values from what was seen.
+View: TypeAlias = Callable[[StoreSight], Awaitable[dict[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFilter:
+    """Which tasks of a batch are wanted."""
+
+    statuses: tuple[str, ...] = ()
+    text: str = ""
+    order: str = ""
+    descending: bool = False
+    #: From 0.
+    page: int = 0
+
+
+async def updates(watch: StoreWatch, view: View) -> AsyncIterator[ServerEvent]:
+    """Yield what a page shows, each time that it has changed."""
+    last = b""
+    async with aclosing(watch.sights()) as sights:
+        async for sight in sights:
+            value = await _settled(view, sight)
+            shown = _shown(value)
+            if shown != last:
+                last = shown
+                yield ServerEvent(name="now", data=msgspec.json.encode(value))
+
+
+def overview(books: StoreQueries) -> View:
+    """Return what makes the first page."""
+
+    async def view(sight: StoreSight) -> dict[str, Any]:
+        if sight.snapshot is None or not sight.snapshot.batches:
+            return page_data.overview(sight, lambda _batch, _task: "")
+        return await books.ask(
+            lambda reader: page_data.overview(sight, partial(books.excerpts.line, reader))
+        )
+
+    return view
+
+
+def batch(books: StoreQueries, name: str, wish: TaskFilter) -> View:
+    """Return what makes the page of a batch."""
+
+    async def view(sight: StoreSight) -> dict[str, Any]:
+        found = await books.ask(lambda reader: _batch(books.excerpts, reader, name, wish, sight))
+        return {**page_data.head(sight), **found}
+
+    return view
+
+
+async def task(
+    books: StoreQueries, watch: StoreWatch, ref: Ref, start: int | None
+) -> AsyncIterator[ServerEvent]:
+    """Yield a task's facts whenever they change, and its conversation as it grows, from event ``start`` on.
+
+    None: the last ones; the first event says where they begin. Each event's id is the number to go on from.
+    """
+    last = b""
+    async with aclosing(watch.sights()) as sights:
+        async for sight in sights:
+            after: int | None
+            try:
+                facts, first, after, grown = await books.ask(
+                    lambda reader, sight=sight, start=start: _task(reader, ref, sight, start)  # type: ignore[misc]
+                )
+            except StoreError as error:
+                facts, first, after, grown = {"error": str(error)}, 0, start, []
+            value = {**page_data.head(sight), **facts}
+            shown = _shown(value)
+            if shown != last:
+                last = shown
+                yield ServerEvent(name="now", data=msgspec.json.encode(value))
+            if grown or (start is None and after is not None):
+                parts = msgspec.json.encode({"first": first, "passages": grown})
+                yield ServerEvent(name="grown", data=parts, id=str(after))
+            start = after
+
+
+def earlier(reader: StoreReader, ref: Ref, before: int) -> dict[str, Any]:
+    """Return the conversation before event ``before``, and where what is sent begins. Raises ``StoreError``."""
+    first = max(0, before - _STEPS)
+    return {"first": first, "passages": _passages(reader, ref, first, before)}
+
+
+def facts(reader: StoreReader, ref: Ref, sight: StoreSight) -> dict[str, Any]:
+    """Return what is known of a task, its conversation apart. Raises ``StoreError``."""
+    row = reader.task(ref)
+    doing = page_data.agents(sight)
+    waiting = _waiting(reader, ref.batch, [row], sight)
+    held = () if row.status.final else waiting.parkings(row)
+    folder = reader.batch(ref.batch).batch.folder
+    prompt = _prompt(reader, ref, folder)
+    return {
+        "batch": ref.batch,
+        "task": _line(row, waiting, doing),
+        "prompt": prompt,
+        "prompt_tree": _tree(prompt),
+        "pruned": reader.pruned(ref),
+        "folder": folder,
+        "kept": os.path.lexists(Path(folder, f"{ref.task}.json")),
+        "waits": page_data.parked(held),
+    }
+
+
+def _shown(value: Mapping[str, Any]) -> bytes:
+    """Return what of a page's values is seen: when they were taken is not."""
+    return msgspec.json.encode({name: each for name, each in value.items() if name != "at"})
+
+
+async def _settled(view: View, sight: StoreSight) -> Mapping[str, Any]:
+    try:
+        return await view(sight)
+    except BatchdError as error:
+        return {**page_data.head(sight), "error": str(error)}
+
+
+def _batch(
+    lines: Excerpts, reader: StoreReader, name: str, wish: TaskFilter, sight: StoreSight
+) -> dict[str, Any]:
+    row = reader.batch(name)
+    count, rows = reader.tasks_where(
+        name,
+        statuses=wish.statuses,
+        text=wish.text,
+        order=wish.order,
+        descending=wish.descending,
+        limit=PAGE,
+        offset=wish.page * PAGE,
+    )
+    waiting = _waiting(reader, name, rows, sight)
+    doing = page_data.agents(sight)
+    held = standstill.of_batch(reader.parked(), name, rows) if row.finished < row.tasks else ()
+    return {
+        "batch": page_data.batch(row),
+        "waits": page_data.parked(held),
+        "matching": count,
+        "page": wish.page,
+        "report": os.path.lexists(Path(row.batch.folder, "report.html")),
+        "rows": [
+            _line(each, waiting, doing, lines.line(reader, row, each.ref.task)) for each in rows
+        ],
+    }
+
+
+def _line(
+    row: TaskRow, waiting: WaitReasons, doing: Mapping[Ref, AgentSnapshot], prompt: str = ""
+) -> dict[str, Any]:
+    return page_data.task(row, waiting.why(row), doing.get(row.ref), prompt)
+
+
+def _waiting(
+    reader: StoreReader, batch: str, rows: list[TaskRow], sight: StoreSight
+) -> WaitReasons:
+    """Return what says why tasks wait."""
+    after = {name for row in rows if not row.status.final for name in row.after}
+    left = reader.left(batch, after) if after else set()
+    queued = any(not row.attempts and not row.status.final for row in rows)
+    runs = sight.snapshot is not None and (
+        sight.snapshot.daemon is not None or sight.snapshot.silent
+    )
+    begun = reader.begun() if queued else ()
+    batches = {batch: reader.open_before(batch)} if queued else {}
+    return WaitReasons(reader.parked(), begun, left, earlier=batches, daemon=runs)
+
+
+def _task(
+    reader: StoreReader, ref: Ref, sight: StoreSight, start: int | None
+) -> tuple[dict[str, Any], int, int, list[dict[str, Any]]]:
+    """Return facts, the number of the first event sent, the one after the last, and the passages."""
+    found = facts(reader, ref, sight)
+    end = 0 if found["pruned"] else reader.length(ref)
+    first = max(0, end - _STEPS) if start is None or start > end else start
+    end = min(end, first + _STEPS)
+    return found, first, end, _passages(reader, ref, first, end)
+
+
+def _passages(reader: StoreReader, ref: Ref, first: int, end: int) -> list[dict[str, Any]]:
+    if first >= end:
+        return []
+    # The prompt stands above the conversation, whether or not it has begun.
+    return [
+        plain(passage, _MAX_PASSAGE_CHARS)
+        for event in reader.events(ref, first, end)
+        for passage in passages(event, "")
+        if passage.kind is not Kind.PROMPT
+    ]
+
+
+@lru_cache(64)
+def _tree(prompt: str | None) -> Any:
+    """Return a prompt as Markdown: pages that are open ask for it again and again."""
+    return prompt and markdown.tree(prompt)
+
+
+def _prompt(reader: StoreReader, ref: Ref, folder: str) -> str | None:
+    """Return the user's request; None once it was pruned, and is not in the batch's folder either."""
+    prompt = excerpts.prompt(reader, ref, folder)
+    if not prompt:
+        return None
+    more = len(prompt) - _MAX_PASSAGE_CHARS
+    return prompt if more <= 0 else f"{prompt[:_MAX_PASSAGE_CHARS]}\n… {more:,} characters more"

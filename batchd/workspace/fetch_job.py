@@ -1,0 +1,67 @@
+"""What the daemon's children for mirrors and packs are asked, and what they answer: a line of JSON each way."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from msgspec import Struct
+
+from batchd.records import Base, Origin, Pack, SandboxPolicy
+
+
+class FetchJob(Struct, frozen=True, kw_only=True, tag=True):
+    """Have a mirror hold what a task asks for."""
+
+    origin: Origin
+    #: The mirror's ``kept``; it is made where it is missing.
+    kept: str
+    #: Whether to fetch; else what was fetched before counts.
+    fetch: bool
+    policy: SandboxPolicy
+    #: Of a URL: the file of users and passwords, empty: none.
+    credentials: str = ""
+    timeout_s: float
+    max_bytes: int
+
+
+class PackUp(Struct, frozen=True, kw_only=True, tag=True):
+    """Make a pack of all that lies in a directory, as far as its owner may read it."""
+
+    directory: str
+    #: Whether it is a mirror's, in which nothing else may work meanwhile.
+    mirror: bool = False
+    #: The folder of packs.
+    shelf: str
+    policy: SandboxPolicy
+    timeout_s: float
+    max_bytes: int
+
+
+class Lay(Struct, frozen=True, kw_only=True, tag=True):
+    """Have a task's directory become what the task has made of it elsewhere. Can be repeated."""
+
+    directory: str
+    #: Whether it is made where it is not there yet.
+    fresh: bool
+    #: What it is made to be first; None: it is as it should be.
+    base: Base | None = None
+    changes: tuple[Pack, ...]
+    shelf: str
+    policy: SandboxPolicy
+    timeout_s: float
+
+
+Work: TypeAlias = FetchJob | PackUp | Lay
+
+
+class FetchOutcome(Struct, frozen=True, kw_only=True):
+    """The outcome of a fetch."""
+
+    #: The commit that the ref stands for; of a copy, the tree.
+    commit: str = ""
+    #: What was packed.
+    pack: Pack | None = None
+    #: Why it cannot be had, in words; empty: it can.
+    error: str = ""
+    #: What the disk refused it with; 0: that was not the cause.
+    errno: int = 0
