@@ -1,3 +1,3 @@
 """batchd: a print spooler for LLM agents."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -160,7 +160,8 @@ def test_the_words_are_those_of_the_field() -> None:
     """Code and pages say fixed, again, no one; the key ``mend`` and the user ``nobody`` are published names."""
     paths = [
         *(ROOT / "batchd").rglob("*.py"),
-        *(ROOT / "docs").glob("*.md"),
+        # The history keeps the words of its time.
+        *(page for page in (ROOT / "docs").glob("*.md") if page.name != "history.md"),
         ROOT / "README.md",
         ROOT / "config.toml",
     ]
