@@ -434,7 +434,7 @@ def test_of_an_answer_without_end_a_part_is_read() -> None:
         failure = asyncio.run(_raw(reply))
         assert isinstance(failure, Failure)
         assert (failure.kind, failure.unsettled) == (FailureKind.BAD_ANSWER, True)
-        assert "no end" in failure.message
+        assert "without an end" in failure.message
 
 
 def test_an_answer_that_broke_off_may_have_been_billed() -> None:

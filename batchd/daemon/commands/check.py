@@ -88,7 +88,7 @@ class CheckHandler:
         async with self._one_by_one:
             by.insist()
             config = self._current.config
-            books = live.Books(
+            books = live.LiveCallContext(
                 config=config,
                 prices=self._current.prices,
                 governor=self._governor,
