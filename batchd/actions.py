@@ -82,6 +82,8 @@ class Action(enum.StrEnum):
     MIRROR_FETCHED = "mirror_fetched"
     #: What a task has changed elsewhere lies in its directory now: it came in so many ``packs`` of ``bytes``.
     DIRECTORY_CAME = "directory_came"
+    #: A directory cannot be packed, or what a task has changed elsewhere cannot be laid out in it: its ``message`` has the fix.
+    DIRECTORY_TROUBLE = "directory_trouble"
     #: Workers do not come up: ``status`` says why, and what helps.
     WORKER_TROUBLE = "worker_trouble"
     #: Batches or claimed files of a store that was lost: the ``message`` says which, the ``mend`` has the fix.

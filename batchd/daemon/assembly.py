@@ -99,6 +99,7 @@ class Parts:
     #: For workers of other machines; None: none may join.
     others: WorkerAdmission | None
     attempts: Attempts
+    chains: Chains
     reports: Reports
     turns: Turns
     reloader: Reloader
@@ -292,6 +293,7 @@ def joined(
         pool=pool,
         others=others,
         attempts=attempts,
+        chains=chains,
         reports=reports,
         turns=turns,
         reloader=reloader,

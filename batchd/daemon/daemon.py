@@ -282,6 +282,7 @@ class Daemon:
         undo.push_async_callback(server.stop)
         pool.start(parts.reports)
         troubles.also(Action.WORKER_TROUBLE, lambda: pool.trouble)
+        troubles.also(Action.DIRECTORY_TROUBLE, lambda: parts.chains.trouble)
         troubles.also(Action.WORKER_TROUBLE, lambda: parts.lot.placing.missing)
         undo.push_async_callback(self._drain)
         if inbox is not None:

@@ -97,11 +97,6 @@ class Channel(asyncio.BufferedProtocol):
             self._on_drained()
             self._flush()
 
-    @property
-    def unread(self) -> int:
-        """How many bytes wait here for the peer to read them."""
-        return self._transport.get_write_buffer_size() if self._transport is not None else 0
-
     def close(self) -> None:
         """Close once everything is written; ``on_lost`` follows."""
         if self._transport is not None:

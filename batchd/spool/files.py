@@ -83,6 +83,15 @@ def write_many(folder: Path, contents: Mapping[str, bytes]) -> None:
             raise
 
 
+def sync_disk(folder: Path) -> None:
+    """Make all that was written to the disk of a folder durable. Raises ``OSError``."""
+    descriptor = _opened(folder, follow=True)
+    try:
+        _sync_disk(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _sync_disk(descriptor: int) -> None:
     """Make all that was written to the disk of an open folder durable. Raises ``OSError``."""
     if _syncfs()(descriptor):

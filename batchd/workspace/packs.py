@@ -233,13 +233,17 @@ class Shelf:
     def _all(self) -> Iterable[Path]:
         return (path for path in self._folder.iterdir() if _DIGEST.fullmatch(path.name))
 
-    def sweep(self, needed: Collection[str]) -> int:
-        """Remove all packs but those with these digests, and return how many bytes that frees. Raises ``OSError``."""
-        freed = 0
+    def sweep(self, needed: Collection[str], young_s: float = 0.0) -> int:
+        """Remove all packs but those with these digests, and return how many bytes that frees. Raises ``OSError``.
+
+        ``young_s``: what has its name for a shorter time stays.
+        """
+        freed, born = 0, time.time() - young_s
         for path in self._all():
-            if path.name not in needed:
-                freed += path.stat().st_size
-                path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                if path.name not in needed and not (young_s and path.stat().st_ctime > born):
+                    freed += path.stat().st_size
+                    path.unlink()
         return freed
 
     def trim(self, most: int) -> None:

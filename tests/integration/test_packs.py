@@ -414,19 +414,47 @@ def test_a_full_disk_at_home_is_waited_for(tmp_path: Path) -> None:
         assert spool.result("b", "001")["status"] == "completed"
 
 
-def test_what_cannot_be_laid_out_is_kept(tmp_path: Path) -> None:
-    """Its directory has gone meanwhile: the task has its result, and the log says where its packs are."""
+def test_what_cannot_be_laid_out_stays_until_it_can(tmp_path: Path) -> None:
+    """Its directory has gone meanwhile: the task has its result, `status` says what is to be done, and the next daemon does it."""
     with cluster(tmp_path, {"write it": ("sleep 0.5; echo x > x",)}) as spool:
         work = owned(spool.folder / "work", {"a": "a"})
+        chain = spool.folder / ".batchd/packs/tasks/b.001"
         with spool.serving(), joined(spool, "n-one", cache=tmp_path / "c1"):
             drop(spool, 1, dir="work")
             spool.eventually(lambda: _events(spool, "b/001") > 1)
             shutil.rmtree(work)
             summary(spool)
-        (said,) = logged(spool.folder / "daemon.log", "sandbox_trouble")
-        aside = spool.folder / ".batchd/packs/aside/b.001"
-        assert str(aside) in said["message"]
-        assert [path.name for path in aside.iterdir()] == ["001"]
+            (said,) = logged(spool.folder / "daemon.log", "directory_trouble")
+            assert "its packs stay" in said["message"]
+            assert "cannot be laid out" in spool.batchd("status").stdout.replace("\n", " ")
+            assert chain.exists()
+        owned(spool.folder / "work", {"a": "a"})
+        with spool.serving():
+            spool.eventually(lambda: not chain.exists())
+            assert (work / "x").read_text() == "x\n"
+            shelf = spool.folder / ".batchd/packs"
+            spool.eventually(lambda: not [p for p in shelf.iterdir() if p.is_file()])
+            assert "cannot be laid out" not in spool.batchd("status").stdout.replace("\n", " ")
+
+
+def test_a_chain_that_cannot_be_read_is_not_taken_for_none(tmp_path: Path) -> None:
+    """Its task ends with an error that names the file, in place of going on with what its directory was; no pack goes."""
+    lines = tuple(f"echo {n} >> notes; sleep 0.1" for n in range(8))
+    with cluster(tmp_path, {"write it": lines}, latency="0.05") as spool:
+        with spool.serving() as daemon, joined(spool, "n-one", cache=tmp_path / "c1"):
+            drop(spool, 1)
+            spool.eventually(lambda: _events(spool, "b/001") > 8)
+            daemon.kill()
+            daemon.wait()
+        shelf = spool.folder / ".batchd/packs"
+        chain = shelf / "tasks/b.001"
+        chain.write_text("{")
+        before = {path.name for path in shelf.iterdir()}
+        with spool.serving(), joined(spool, "n-two", cache=tmp_path / "c2"):
+            result = ended(spool)
+        assert before <= {path.name for path in shelf.iterdir()}
+    assert (result["status"], result["reason"]) == ("error", "sandbox")
+    assert str(chain) in result["error"]["message"]
 
 
 def test_no_command_sees_the_packs_of_others(tmp_path: Path) -> None:

@@ -2,30 +2,33 @@
 
 STATE/packs/DIGEST          packs
 STATE/packs/tasks/REF       a task's chain
-STATE/packs/aside/REF/      the packs of one that could not be laid out, for people
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
+import errno
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from batchd.actions import Action
 from batchd.daemon.current import CurrentConfig
+from batchd.daemon.keyed_locks import KeyedLocks
 from batchd.log import get_logger
 from batchd.records import Base, Chain, Pack, Ref
 from batchd.spool import files
 from batchd.workspace.packs import Shelf
 
-_FOLDER, _TASKS, _ASIDE = "packs", "tasks", "aside"
+_FOLDER, _TASKS = "packs", "tasks"
+#: While directories are packed, a pack that is younger may be on no chain yet, in seconds.
+_YOUNG_S = 120.0
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,23 +45,24 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     #: What has come, over all attempts: packs, and their bytes.
     came: int = 0
     came_bytes: int = 0
-
-
-def _set() -> asyncio.Event:
-    event = asyncio.Event()
-    event.set()
-    return event
+    #: Why it could not be laid out, when that was tried last; empty: it can, or it was not tried.
+    problem: str = ""
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class ChainBook:
-    """Knows the chains of tasks that have not come home; each is durable before it counts."""
+    """The owner of all chains of tasks that have not come home, and of the packs: what it has said is durable."""
 
     _current: CurrentConfig
     _known: dict[Ref, Kept] = field(default_factory=dict)
-    #: How many packs are on their way, and whether none are being removed right now.
-    _arriving: int = 0
-    _tidy: asyncio.Event = field(default_factory=_set)
+    #: Chains that are there and cannot be read, and why: their tasks do not go on without them.
+    _unread: dict[Ref, str] = field(default_factory=dict)
+    #: Packs that come from elsewhere and are on no chain yet, by their digests.
+    _coming: Counter[str] = field(default_factory=Counter)
+    #: How many directories are being packed: the packs that come of it have no name yet.
+    _packing: int = 0
+    #: One at a time writes each chain.
+    _locks: KeyedLocks[Ref] = field(default_factory=KeyedLocks)
 
     @property
     def folder(self) -> Path:
@@ -79,22 +83,37 @@ class ChainBook:
         return iter(tuple(self._known.values()))
 
     def restore(self) -> None:
-        """Take up what the last daemon left."""
+        """Take up what the last daemon left; what is known already stays as it is. Raises ``OSError``."""
         tasks = self.folder / _TASKS
         if not tasks.is_dir():
             return
         self.shelf.prepare()
+        files.sweep(tasks)
         for path in tasks.iterdir():
-            if path.name.startswith("."):
-                path.unlink(missing_ok=True)
-                continue
-            try:
-                kept = msgspec.json.decode(path.read_bytes(), type=Kept)
-            except (OSError, msgspec.DecodeError) as error:
-                message = f"{path} cannot be read: {error}"
-                get_logger().error(Action.SANDBOX_TROUBLE, message=message)
-                continue
-            self._known[kept.ref] = kept
+            ref = Ref(*path.name.split(".")) if path.name.count(".") == 1 else None
+            if ref is not None and ref.batch and ref not in self._known:
+                self._take_up(ref)
+
+    def _take_up(self, ref: Ref) -> None:
+        try:
+            self._known[ref] = msgspec.json.decode(self._path(ref).read_bytes(), type=Kept)
+        except FileNotFoundError:
+            self._unread.pop(ref, None)
+        except (OSError, msgspec.DecodeError) as error:
+            why = f"what its directory is made of cannot be read: {self._path(ref)}: {error}"
+            if ref not in self._unread:
+                get_logger().error(
+                    Action.DIRECTORY_TROUBLE, batch=ref.batch, task=ref.task, message=why
+                )
+            self._unread[ref] = why
+        else:
+            self._unread.pop(ref, None)
+
+    async def unreadable(self, ref: Ref) -> str:
+        """Return why a task's chain cannot be read, after another try; empty: it can, or there is none."""
+        if ref in self._unread:
+            await asyncio.to_thread(self._take_up, ref)
+        return self._unread.get(ref, "")
 
     async def prepare(self) -> None:
         """Make the folders, for batchd's user alone. Raises ``OSError``."""
@@ -102,8 +121,20 @@ class ChainBook:
         tasks = self.folder / _TASKS
         await asyncio.to_thread(partial(tasks.mkdir, mode=0o700, exist_ok=True))
 
-    async def store(self, kept: Kept) -> None:
-        """Make a chain durable. Raises ``OSError``."""
+    async def store(self, kept: Kept, was: Kept | None) -> None:
+        """Make a chain durable in the place of another one; None: there is none. Raises ``OSError``, also where that is not so."""
+        async with self._locks.of(kept.ref):
+            if self._known.get(kept.ref) is not was:
+                raise OSError(errno.ESTALE, "its directory has come home meanwhile")
+            await self._write(kept)
+
+    async def mark(self, ref: Ref, problem: str) -> None:
+        """Note, durably, why a task's directory could not be laid out. Raises ``OSError``."""
+        async with self._locks.of(ref):
+            if (kept := self._known.get(ref)) is not None and kept.problem != problem:
+                await self._write(replace(kept, problem=problem))
+
+    async def _write(self, kept: Kept) -> None:
         body, path = msgspec.json.encode(kept), self._path(kept.ref)
         await asyncio.to_thread(
             partial(
@@ -112,57 +143,65 @@ class ChainBook:
         )
         self._known[kept.ref] = kept
 
-    def forget(self, ref: Ref) -> None:
-        """Remove a chain."""
-        self._known.pop(ref, None)
-        self._path(ref).unlink(missing_ok=True)
+    async def forget(self, ref: Ref) -> None:
+        """Remove a chain, durably. Raises ``OSError``: then it stays."""
+        async with self._locks.of(ref):
+            await asyncio.to_thread(_remove, self._path(ref))
+            self._known.pop(ref, None)
 
     def forget_others(self, needed: Iterable[Ref]) -> None:
-        """Remove the chains of all other tasks."""
+        """Remove the chains of all other tasks, but those that could not be laid out. Blocks."""
         for ref in self._known.keys() - set(needed):
-            self.forget(ref)
+            if not self._known[ref].problem:
+                del self._known[ref]
+                with contextlib.suppress(OSError):  # the next start tries it again
+                    _remove(self._path(ref))
 
-    async def drop(self, packs: Iterable[Pack], besides: AbstractSet[str]) -> None:
-        """Remove those of these packs that no chain has, ``besides`` some, by their digests."""
-        needed = besides | self._needed()
+    # What is on its way
+
+    @contextlib.contextmanager
+    def packing(self) -> Iterator[None]:
+        """Have packs that are made meanwhile stay until they are on a chain."""
+        self._packing += 1
+        try:
+            yield
+        finally:
+            self._packing -= 1
+
+    def coming(self, digest: str) -> None:
+        """Have a pack stay that comes from elsewhere, until ``came``."""
+        self._coming[digest] += 1
+
+    def came(self, digest: str) -> None:
+        """Take that it is on a chain, or does not come."""
+        self._coming[digest] -= 1
+        if not self._coming[digest]:
+            del self._coming[digest]
+
+    async def drop(self, packs: Iterable[Pack]) -> None:
+        """Remove those of these packs that no chain has. Raises ``OSError``."""
+        needed = self._needed()
         for pack in packs:
             if pack.digest not in needed:
                 await asyncio.to_thread(self.shelf.path(pack).unlink, missing_ok=True)
 
-    def set_aside(self, kept: Kept) -> Path:
-        """Keep the packs of a chain that cannot be laid out, in their order, for people; return where. Blocks."""
-        place = self.folder / _ASIDE / self._path(kept.ref).name
-        with contextlib.suppress(OSError):
-            place.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for number, pack in enumerate(kept.chain.changes, 1):
-                os.link(self.shelf.path(pack), place / f"{number:03}")
-        return place
+    async def clean(self, besides: Iterable[str]) -> None:
+        """Remove the packs that no chain has, ``besides`` these, by their digests."""
+        if self._unread:
+            return  # they may be on one of those
+        needed = self._needed().union(besides)
+        with contextlib.suppress(OSError):  # the next one tries it again
+            await asyncio.to_thread(self.shelf.sweep, needed, _YOUNG_S if self._packing else 0.0)
 
     def _needed(self) -> set[str]:
-        return {pack.digest for kept in self for pack in kept.chain.packs}
-
-    async def arriving(self) -> None:
-        """Take that a pack is about to come that is on no chain yet: until ``arrived``, none is swept away."""
-        while not self._tidy.is_set():
-            await self._tidy.wait()
-        self._arriving += 1
-
-    def arrived(self) -> None:
-        """Take that it is on one, or does not come."""
-        self._arriving -= 1
-
-    async def clean(self, besides: Iterable[str]) -> None:
-        """Remove the packs that no chain has, ``besides`` these, by their digests; while any are on their way, none."""
-        if self._arriving or not self._tidy.is_set():
-            return
-        self._tidy.clear()
-        try:
-            await asyncio.to_thread(self.shelf.sweep, self._needed().union(besides))
-        except OSError:
-            pass  # the next one tries it again
-        finally:
-            self._tidy.set()
+        return {pack.digest for kept in self for pack in kept.chain.packs} | self._coming.keys()
 
     def _path(self, ref: Ref) -> Path:
         # Neither holds a full stop.
         return self.folder / _TASKS / f"{ref.batch}.{ref.task}"
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        files.sync_directory(path.parent)

@@ -8,24 +8,29 @@ sandbox, before the task's result is written, or before a worker of this machine
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import os
-from collections import defaultdict
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from batchd.actions import Action
 from batchd.daemon.attempts import packwork
 from batchd.daemon.attempts.active import ActiveAttempt
 from batchd.daemon.attempts.chainbook import ChainBook, Kept
 from batchd.daemon.current import CurrentConfig
+from batchd.daemon.keyed_locks import KeyedLocks
 from batchd.daemon.listeners import Listener
 from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
-from batchd.errors import WorkspaceError
+from batchd.errors import NotPossibleError, WorkspaceError
 from batchd.events import TaskFinished
 from batchd.log import get_logger
 from batchd.records import Base, Batch, Chain, Pack, Ref, Task
+from batchd.spool import files
 
 #: So many directories are packed, or laid out, at a time.
 _AT_ONCE = 4
@@ -44,29 +49,57 @@ class Chains(Listener):
     #: The packs of mirrors: by mirror and commit.
     _bases: dict[tuple[str, str], Pack] = field(default_factory=dict)
     #: One at a time lays out each task's directory, or packs each mirror; and so many work at a time.
-    _locks: defaultdict[str, asyncio.Lock] = field(
-        default_factory=lambda: defaultdict(asyncio.Lock)
-    )
+    _locks: KeyedLocks[str] = field(default_factory=KeyedLocks)
     _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+    #: Since when a directory cannot come home; 0: all can.
+    _stuck_at: float = 0.0
 
     def restore(self) -> None:
-        """Take up what the last daemon left."""
+        """Take up what the last daemon left. Raises ``OSError``."""
         self._book.restore()
 
     def sweep(self, needed: Iterable[Ref]) -> None:
-        """Forget the chains of all other tasks, and remove the packs that are in none; before any work begins."""
+        """Forget the chains of all other tasks, and remove the packs that are in none; before any work begins.
+
+        What could not be laid out is tried again.
+        """
+        needed = set(needed)
         self._book.forget_others(needed)
+        for kept in self._book:
+            if kept.ref not in needed:
+                self._loop.spawn(self._again(kept.ref))
         self._clean_soon()
+
+    @property
+    def trouble(self) -> tuple[NotPossibleError, float] | None:
+        """That directories cannot come home, with the fix, and since when; None: that is not so."""
+        stuck = [kept for kept in self._book if kept.problem]
+        if not stuck:
+            self._stuck_at = 0.0
+            return None
+        self._stuck_at = self._stuck_at or time.time()
+        more = f" (and {len(stuck) - 1} more)" if len(stuck) > 1 else ""
+        fix = "see to that, and restart the daemon, which tries it again"
+        return NotPossibleError(f"{stuck[0].ref}{more}: {stuck[0].problem}: {fix}"), self._stuck_at
 
     def task_finished(self, ref: Ref, finished: TaskFinished) -> None:  # noqa: ARG002 (a listener's)
         """Forget what it never needed: it ended before it began, though it was under way to a worker."""
-        if self._book.get(ref) is not None:
-            self._book.forget(ref)
-            self._clean_soon()
+        kept = self._book.get(ref)
+        if kept is not None and not kept.problem:
+            self._loop.spawn(self._gone(ref))
+
+    async def _gone(self, ref: Ref) -> None:
+        forget = partial(self._book.forget, ref)
+        await self._outboxes.patiently(forget, Action.DIRECTORY_TROUBLE)
+        await self.clean()
+
+    async def _again(self, ref: Ref) -> None:
+        await self.home(ref, None)
 
     def batch_finished(self, batch: Batch, summary: str) -> None:  # noqa: ARG002 (a listener's)
-        """Forget the packs of mirrors: the next batch may find others there."""
-        self._bases.clear()
+        """Forget the packs of mirrors that no task has any more."""
+        needed = {pack.digest for kept in self._book for pack in kept.chain.packs}
+        self._bases = {key: pack for key, pack in self._bases.items() if pack.digest in needed}
         self._clean_soon()
 
     def _clean_soon(self) -> None:
@@ -74,7 +107,7 @@ class Chains(Listener):
             self._loop.spawn(self.clean())
 
     async def clean(self) -> None:
-        """Remove the packs that no chain has; while any are on their way, none."""
+        """Remove the packs that no chain has."""
         await self._book.clean(pack.digest for pack in self._bases.values())
 
     # Away, and home
@@ -92,20 +125,19 @@ class Chains(Listener):
             due = _meets(other.directory, directory) and not (away and other.ref == active.ref)
             if due and (problem := await self.home(other.ref, batch)):
                 return problem
+        if problem := await self._book.unreadable(active.ref):
+            return problem
         if not away:
             return ""
-        await self._book.arriving()
         try:
             kept = self._book.get(active.ref)
             if kept is None:
                 active.detail = "its directory is packed"
                 made = partial(self._sent_away, active, task, directory, begun=begun)
-                kept = await self._outboxes.patiently(made, Action.SANDBOX_TROUBLE)
+                kept = await self._outboxes.patiently(made, Action.DIRECTORY_TROUBLE)
             active.chain = kept.chain
         except WorkspaceError as error:
             return str(error)
-        finally:
-            self._book.arrived()
         return ""
 
     async def _sent_away(
@@ -114,22 +146,25 @@ class Chains(Listener):
         """Return a chain, begun with what is here. Raises ``OSError``, ``WorkspaceError``."""
         await self._book.prepare()
         base = active.base
-        first = None
-        if task.dir or begun:
-            first = await self._packed(directory)
-        chain = Chain(base=await self._of_mirror(base) if base else None, first=first)
-        kept = Kept(
-            ref=active.ref,
-            directory=directory,
-            fresh=not task.dir,
-            chain=chain,
-            base=base if first is None else None,
-        )
-        await self._book.store(kept)
+        with self._book.packing():
+            first = await self._packed(directory) if task.dir or begun else None
+            chain = Chain(base=await self._of_mirror(base) if base else None, first=first)
+            kept = Kept(
+                ref=active.ref,
+                directory=directory,
+                fresh=not task.dir,
+                chain=chain,
+                base=base if first is None else None,
+            )
+            await self._book.store(kept, None)
+        for pack in chain.packs:
+            if not await asyncio.to_thread(self._book.shelf.has, pack):
+                await self._book.forget(active.ref)
+                raise OSError(errno.ENOENT, "a pack went before it was on its chain")
         return kept
 
     async def _of_mirror(self, base: Base) -> Pack:
-        async with self._locks[base.mirror]:
+        async with self._locks.of(base.mirror):
             key = base.mirror, base.commit
             if key not in self._bases or not await asyncio.to_thread(
                 self._book.shelf.has, self._bases[key]
@@ -143,14 +178,14 @@ class Chains(Listener):
                 self._current.config, self._book.folder, directory, mirror=mirror
             )
 
-    async def home(self, ref: Ref, batch: Batch) -> str:
+    async def home(self, ref: Ref, batch: Batch | None) -> str:
         """Lay out what a task has changed elsewhere in its directory here; return why that cannot be, empty: it is.
 
-        Where the disk takes nothing, that is waited for.
+        Where the disk takes nothing, that is waited for. What cannot be laid out stays, to be tried again.
         """
         if self._book.get(ref) is None:
-            return ""
-        async with self._locks[str(ref)]:
+            return await self._book.unreadable(ref)
+        async with self._locks.of(str(ref)):
             kept = self._book.get(ref)
             if kept is None:
                 return ""
@@ -158,19 +193,29 @@ class Chains(Listener):
             about = {"batch": ref.batch, "task": ref.task}
             if problem:
                 problem = f"what it has changed elsewhere cannot be laid out in {kept.directory}: {problem}"
-                kept_at = await asyncio.to_thread(self._book.set_aside, kept)
-                where = f"{problem}: its packs are kept in {kept_at}"
-                get_logger().error(Action.SANDBOX_TROUBLE, **about, message=where)
-            elif kept.came:
-                get_logger().info(
-                    Action.DIRECTORY_CAME, **about, packs=kept.came, bytes=kept.came_bytes
+                get_logger().error(
+                    Action.DIRECTORY_TROUBLE,
+                    **about,
+                    message=f"{problem}: its packs stay, and the next start tries it again",
                 )
-            self._book.forget(ref)
-        del self._locks[str(ref)]
+                settled = partial(self._book.mark, ref, problem)
+            else:
+                if kept.came:
+                    get_logger().info(
+                        Action.DIRECTORY_CAME, **about, packs=kept.came, bytes=kept.came_bytes
+                    )
+                settled = partial(self._settled, kept)
+            await self._outboxes.patiently(settled, Action.DIRECTORY_TROUBLE, lambda: batch)
         self._clean_soon()
         return problem
 
-    async def _laid(self, kept: Kept, batch: Batch) -> str:
+    async def _settled(self, kept: Kept) -> None:
+        """Forget a chain once what was laid out is durable: until then the packs are all that is. Raises ``OSError``."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            await asyncio.to_thread(files.sync_disk, Path(kept.directory))
+        await self._book.forget(kept.ref)
+
+    async def _laid(self, kept: Kept, batch: Batch | None) -> str:
         """Lay a directory out, again where that fails; return why it cannot be, empty: it is."""
         order = packwork.PackOrder(
             directory=kept.directory, fresh=kept.fresh, base=kept.base, changes=kept.chain.changes
@@ -182,7 +227,7 @@ class Chains(Listener):
                 await asyncio.sleep(_PAUSE_S)
             async with self._turns:
                 problem = await self._outboxes.patiently(
-                    laid, Action.SANDBOX_TROUBLE, lambda: batch
+                    laid, Action.DIRECTORY_TROUBLE, lambda: batch
                 )
             if not problem:
                 break

@@ -10,6 +10,7 @@ import asyncio
 import errno
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 from msgspec.structs import replace
 
@@ -23,8 +24,9 @@ from batchd.daemon.main_loop import MainLoop
 from batchd.errors import WorkspaceError
 from batchd.records import Ref
 
-#: What may wait to be read by a worker, in bytes, before it gets more.
-_MOST_UNREAD = 8 * wire.MAX_PART
+#: A task, and the number of its attempt.
+_Attempt: TypeAlias = tuple[Ref, int]
+
 #: So many packs of changes may a chain have: a worker puts one in their place long before.
 _MOST_PACKS = 256
 
@@ -36,20 +38,23 @@ class Porter(Listener):
     _loop: MainLoop
     _current: CurrentConfig
     _book: ChainBook
-    #: What is coming, by the task.
-    _coming: dict[Ref, Coming] = field(default_factory=dict)
-    #: Tasks that wait for an answer.
-    _asked: set[Ref] = field(default_factory=set)
+    #: What is coming, by the attempt.
+    _coming: dict[_Attempt, Coming] = field(default_factory=dict)
+    #: Attempts that wait for an answer, and those of them that are over by now.
+    _asked: set[_Attempt] = field(default_factory=set)
+    _over: set[_Attempt] = field(default_factory=set)
 
     def task_left(self, ref: Ref) -> None:
-        """Drop what had come in part."""
-        if ref in self._coming:
-            self._loop.spawn(self._drop(ref))
+        """Drop what had come in part; what is being taken right now, behind that."""
+        self._over.update(asked for asked in self._asked if asked[0] == ref)
+        for attempt in [coming for coming in self._coming if coming[0] == ref]:
+            if attempt not in self._over:
+                self._loop.spawn(self._drop(attempt))
 
-    async def _drop(self, ref: Ref) -> None:
-        """Have nothing be coming for a task."""
-        if (coming := self._coming.pop(ref, None)) is not None:
-            self._book.arrived()
+    async def _drop(self, attempt: _Attempt) -> None:
+        """Have nothing be coming for an attempt."""
+        if (coming := self._coming.pop(attempt, None)) is not None:
+            self._book.came(coming.digest)
             await asyncio.to_thread(coming.drop)
 
     async def serve(self, active: ActiveAttempt, message: wire.PackWanted | wire.PackSent) -> None:
@@ -58,7 +63,8 @@ class Porter(Listener):
         if wrong:
             active.worker.kill(f"{wrong}: what no worker of batchd does")
             return
-        self._asked.add(active.ref)
+        asked = active.ref, active.attempt
+        self._asked.add(asked)
         try:
             match message:
                 case wire.PackWanted():
@@ -66,17 +72,19 @@ class Porter(Listener):
                 case wire.PackSent():
                     await self._take_in(active, message)
         finally:
-            self._asked.discard(active.ref)
+            self._asked.discard(asked)
+            if asked in self._over:
+                self._over.discard(asked)
+                await self._drop(asked)
 
     def _wrong(self, active: ActiveAttempt, message: wire.PackWanted | wire.PackSent) -> str:
         """Return what no worker of ours does; empty: nothing."""
-        if active.ref in self._asked:
+        if (active.ref, active.attempt) in self._asked:
             return "it asked for two things at once"
-        if active.worker.channel.unread > _MOST_UNREAD:
-            return "it asks, and does not read what it is sent"
         if self._book.get(active.ref) is None:
             return "it asked for packs of a directory that has not left this machine"
-        if isinstance(message, wire.PackSent) and message.offset and active.ref not in self._coming:
+        attempt = active.ref, active.attempt
+        if isinstance(message, wire.PackSent) and message.offset and attempt not in self._coming:
             return "it sent the middle of a pack"
         return ""
 
@@ -101,7 +109,7 @@ class Porter(Listener):
         """Take a part of what a task has changed; with the last one it is durable."""
         taken = wire.PackTaken(ref=active.ref, attempt=active.attempt)
         try:
-            await self._take(active.ref, sent)
+            await self._take((active.ref, active.attempt), sent)
         except OSError as error:
             taken = replace(taken, errno=error.errno or errno.EIO, message=str(error))
         except WorkspaceError as error:
@@ -109,21 +117,27 @@ class Porter(Listener):
             return
         active.answer(taken)
 
-    async def _take(self, ref: Ref, sent: wire.PackSent) -> None:
+    async def _take(self, attempt: _Attempt, sent: wire.PackSent) -> None:
         """Take a part. Raises ``OSError`` where it cannot be kept, ``WorkspaceError`` for what is no pack."""
-        kept, most = self._book.get(ref), self._current.config.sandbox.max_disk_bytes
-        assert kept is not None, "its directory has left"
+        kept, most = self._book.get(attempt[0]), self._current.config.sandbox.max_disk_bytes
+        if kept is None:
+            raise OSError(errno.ESTALE, "its directory has come home meanwhile")
         if not sent.offset:
             earlier = 0 if sent.whole else sum(pack.size for pack in kept.chain.changes)
-            if earlier + sent.pack.size > most or len(kept.chain.changes) >= _MOST_PACKS:
+            if earlier + sent.pack.size > most:
                 why = f"what the task has changed is more than {most:,} bytes, packed: [sandbox] max_disk_bytes"
                 raise OSError(errno.EFBIG, why)
-            await self._drop(ref)
+            if not sent.whole and len(kept.chain.changes) >= _MOST_PACKS:
+                raise WorkspaceError(
+                    f"it sent more than {_MOST_PACKS} packs, and none in their place"
+                )
+            await self._drop(attempt)
             coming = Coming(self._book.shelf, sent.pack, most)
-            await self._book.arriving()
-            self._coming[ref] = coming
-        coming = self._coming[ref]
-        if not await asyncio.to_thread(coming.add, sent.pack, sent.offset, sent.data):
+            self._book.coming(coming.digest)
+            self._coming[attempt] = coming
+        if not await asyncio.to_thread(
+            self._coming[attempt].add, sent.pack, sent.offset, sent.data
+        ):
             return
         changes = (sent.pack,) if sent.whole else (*kept.chain.changes, sent.pack)
         await self._book.store(
@@ -132,12 +146,12 @@ class Porter(Listener):
                 chain=replace(kept.chain, changes=changes),
                 came=kept.came + 1,
                 came_bytes=kept.came_bytes + sent.pack.size,
-            )
+            ),
+            kept,
         )
-        await self._drop(ref)
+        await self._drop(attempt)
         if sent.whole:  # who sends that again and again must not fill the disk
-            coming_too = {each.digest for each in self._coming.values()}
-            await self._book.drop(kept.chain.changes, besides=coming_too)
+            await self._book.drop(kept.chain.changes)
 
 
 def _part(path: Path, offset: int) -> bytes:
