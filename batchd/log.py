@@ -15,6 +15,7 @@ import os
 import re
 import stat
 import sys
+import traceback
 from collections.abc import Callable, Iterable, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -153,9 +154,9 @@ def _write(
         "level": method,
         "event": str(fields.pop("event", "")),
     }
-    traceback = ""
+    trace = ""
     if fields.get("exc_info"):
-        fields, traceback = _traceback(fields)
+        fields, trace = _traceback(fields)
     for key, value in fields.items():
         if isinstance(value, str):
             value = _hidden.text(cut(value, _MAX_FIELD_CHARS))  # noqa: PLW2901 (what it was is not to be shown)
@@ -163,8 +164,8 @@ def _write(
             line[key] = _SECRET.sub(r"\1[secret]", clean) if len(clean) > 12 else clean  # noqa: PLR2004 (as _SECRET)
         else:
             line[key] = _hidden.value(value)
-    if traceback:
-        shown = "\n".join(map(escape, _hidden.text(traceback).split("\n")))
+    if trace:
+        shown = "\n".join(map(escape, _hidden.text(trace).split("\n")))
         line["exception"] = _SECRET.sub(r"\1[secret]", shown)
     for sink in sinks:
         sink(line)
@@ -298,13 +299,23 @@ def _refuse_links(path: str) -> None:
                 raise PermissionError(errno.EPERM, f"{step} is a link of another user")
 
 
+def _placed(error: BaseException) -> str:
+    """Return an error in a line, with where it was raised, of our own lines if it passed any."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if "/batchd/" in f.filename] or frames
+    at = f" ({own[-1].filename.rpartition('/')[2]}:{own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}: {error}{at}"
+
+
 class _Library(logging.Handler):
     """Passes a library's warnings on as lines of ours."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            get_logger().warning(
-                Action.LIBRARY_WARNED, logger=record.name, message=record.getMessage()
-            )
+            error = record.exc_info[1] if record.exc_info else None
+            message = record.getMessage()
+            if error is not None:
+                message = f"{message.rstrip()}: {_placed(error)}"
+            get_logger().warning(Action.LIBRARY_WARNED, logger=record.name, message=message)
         except (TypeError, ValueError):
             self.handleError(record)

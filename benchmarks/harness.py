@@ -23,22 +23,23 @@ from measuring import Cost
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
-_CONFIG = """\
+#: The pool is its last section.
+CONFIG = """\
 [agent]
 model = "bench/{model}"
 [providers.bench]
 base_url = "{base_url}"
 max_concurrent = 1000
 tools = "native"
-[pool]
-processes = {processes}
-agents_per_process = {agents}
 [evaluation]
 by = "none"
 [cost]
 compare = []
 [log]
 level = "warning"
+[pool]
+processes = {processes}
+agents_per_process = {agents}
 """
 
 
@@ -122,15 +123,7 @@ class Daemon:
 
     def processes(self) -> list[int]:
         """Return the daemon and what descends from it, commands in sandboxes apart."""
-        parents = {}
-        for entry in Path("/proc").iterdir():
-            with contextlib.suppress(OSError, ValueError):
-                stat = (entry / "stat").read_text().rpartition(")")[2].split()
-                parents[int(entry.name)] = int(stat[1])
-        found = [self.process.pid]
-        for pid in found:
-            found += [child for child, parent in parents.items() if parent == pid and _ours(child)]
-        return found
+        return tree(self.process.pid, _ours)
 
     def cpu_s(self) -> float:
         """Return the CPU seconds used so far by daemon, workers and fork server, waited-for children apart."""
@@ -177,6 +170,19 @@ class Daemon:
         return 0.0
 
 
+def tree(pid: int, counts: Callable[[int], bool] = lambda _: True) -> list[int]:
+    """Return a process and all below it, as far as they count, without what is below one that does not."""
+    below: dict[int, list[int]] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            below.setdefault(parent, []).append(int(entry.name))
+    found = [pid]
+    for each in found:
+        found += filter(counts, below.get(each, ()))
+    return found
+
+
 def _ours(pid: int) -> bool:
     with contextlib.suppress(OSError):
         return b"python" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
@@ -206,7 +212,7 @@ def stage(
             if prepare:
                 prepare(Path(folder))
             with before(standin.base_url) as base_url:
-                config = _CONFIG.format(
+                config = CONFIG.format(
                     model=model, base_url=base_url, processes=processes, agents=agents
                 )
                 daemon = Daemon(Path(folder), config + extra)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from batchd.cli.support import controlling, scopes
-from batchd.control import Resume, ResumedScope, ShownParking
+from batchd.cli.support import controlling, member_reader, scopes
+from batchd.control import Resume, ResumedScope
+from batchd.log import escape
 from batchd.observe import standstill, words
-from batchd.records import Cause, Parking, Scope
+from batchd.records import Cause, Scope
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,15 +44,9 @@ def lines(scope: Scope | None, name: str, answer: ResumedScope) -> Iterator[str]
         yield f"{asked} is tried with one call first; once it answers, its tasks go on"
     if held:
         yield "Still parked:" if everything else "It still waits:"
-        yield from standstill.lines(_parking(each) for each in held)
-
-
-def _parking(held: ShownParking) -> Parking:
-    return Parking(
-        scope=Scope(held.scope),
-        name=held.name,
-        cause=Cause(held.cause),
-        message=held.message,
-        since=held.since,
-        tried_s=held.tried_s,
-    )
+        yield from standstill.lines(member_reader.parkings(held))
+        # Another version may know others, and how they end.
+        for other in held:
+            if other.scope not in {*Scope} or other.cause not in {*Cause}:
+                why = standstill.why(other.cause, other.message)
+                yield escape(f"Parked: {other.scope} {other.name}".rstrip() + f". {why}")

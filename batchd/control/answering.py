@@ -23,7 +23,7 @@ _VIA = 200
 
 
 class RequestHandlers(Protocol):
-    """The handlers that carry requests out."""
+    """What carries requests out: one handler for each kind."""
 
     async def carry_out(self, request: ControlRequest[A], by: Requester, /) -> A:
         """Do what is asked, and return the answer. Raises ``BatchdError``."""

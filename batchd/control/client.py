@@ -1,4 +1,4 @@
-"""The half of who asks: synchronous, and light to import."""
+"""The client's half of the control socket: synchronous, and light to import."""
 
 from __future__ import annotations
 

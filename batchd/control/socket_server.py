@@ -18,7 +18,7 @@ _BACKLOG = 1024
 
 
 class Server:
-    """The daemon's half."""
+    """A server on the control socket, for as long as the daemon runs."""
 
     def __init__(self, state: Path, commands: RequestHandlers) -> None:
         self._state = state

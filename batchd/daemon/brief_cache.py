@@ -1,4 +1,4 @@
-"""A brief cache of what was so a moment ago, and is not asked again for each of the tasks that start one after the other."""
+"""What was so a moment ago, kept so that tasks that start one after the other do not each ask again."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class DaemonFigures:
 
 
 class StatusDesk(Protocol):
-    """The desk: answers on the daemon's loop, and there alone."""
+    """Answers listeners on the daemon's loop, and there alone."""
 
     def figures(self) -> DaemonFigures:
         """Return how the daemon stands now."""

@@ -63,7 +63,7 @@ _FIXES: Mapping[FailureKind, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveCallContext:
-    """The context of a call: what it needs of who makes it."""
+    """What a live call needs of who makes it."""
 
     config: Config
     prices: Prices

@@ -17,7 +17,7 @@ _IDLE_S = 2.0
 
 @dataclass(slots=True, eq=False)
 class MainLoop:
-    """The spawned parts; whether something may begin, and whether a part broke."""
+    """Runs the daemon's parts, and knows whether something may begin and whether a part broke."""
 
     #: Nothing new is begun.
     closing: bool = False

@@ -51,7 +51,7 @@ _SECRET = {"headers", "extra_body"}
 
 @dataclass(slots=True, eq=False, repr=False)
 class Reloader:
-    """The reloader: has every room take over what can change while it runs."""
+    """Has every room take over what can change while it runs."""
 
     _loop: MainLoop
     _current: CurrentConfig

@@ -1,4 +1,4 @@
-"""The configuration of each room, in its own terms."""
+"""What each room needs of the configuration, in its own terms."""
 
 from __future__ import annotations
 

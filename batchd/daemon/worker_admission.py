@@ -32,7 +32,7 @@ MARGIN_S = 5.0
 
 @dataclass(slots=True, eq=False, repr=False)
 class WorkerAdmission:
-    """The admission of workers of other machines."""
+    """Lets workers of other machines in."""
 
     gate: WorkerListener
     tickets: TicketMaker
@@ -100,7 +100,7 @@ def _terms(current: CurrentConfig) -> CrewTerms:
 
 @dataclass(slots=True, eq=False, repr=False)
 class PoolEntry:
-    """The way into the pool for workers that are let in."""
+    """Takes workers that are let in to the pool."""
 
     _pool: Supervisor
     #: How long each may go on after a heartbeat: as the daemon began, whatever it is reloaded with.

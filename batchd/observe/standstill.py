@@ -94,11 +94,11 @@ def lines(parked: Iterable[Parking], idle: Collection[str] = ()) -> Iterator[str
 
 def _standstill(each: Parking, what: str) -> Standstill:
     paused = each.cause is Cause.PAUSED
-    said = why(each).removeprefix(Cause.PAUSED).removeprefix(": ") if paused else why(each)
+    said = why(each.cause, each.message)
     return Standstill(
         since=each.since,
         what=what,
-        why=said,
+        why=said.removeprefix(Cause.PAUSED).removeprefix(": ") if paused else said,
         fix=_fix(each),
         paused=paused,
         scope=each.scope,
@@ -106,9 +106,9 @@ def _standstill(each: Parking, what: str) -> Standstill:
     )
 
 
-def why(each: Parking) -> str:
-    """Return a parking's cause, and what was said of it."""
-    return f"{each.cause}: {each.message}" if each.message != each.cause else each.cause
+def why(cause: str, message: str) -> str:
+    """Return a parking's cause, and what was said of it; another version may know other causes."""
+    return f"{cause}: {message}" if message != cause else cause
 
 
 def _fix(each: Parking) -> str:

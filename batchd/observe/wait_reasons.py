@@ -75,7 +75,7 @@ class WaitReasons:
     def _causes(self, task: TaskRow) -> Iterator[str]:
         for each in self.parkings(task):
             where = "" if each.scope is Scope.TASK else f"{words.named(each.scope, each.name)}: "
-            yield where + standstill.why(each)
+            yield where + standstill.why(each.cause, each.message)
         if names := [name for name in task.after if Ref(task.ref.batch, name) in self._left]:
             yield f"comes after {listed(names)}"
         if task.needs:

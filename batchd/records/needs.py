@@ -66,13 +66,13 @@ def wrong(gpus: int, labels: tuple[str, ...]) -> Iterator[str]:
             yield f"{label[:80]!a} is no label: it is 1 to 63 letters, digits, '.', '_' or '-', and begins with a letter or digit"
 
 
-def packed(needs: Needs) -> str:
+def column_text(needs: Needs) -> str:
     """Return it as the store keeps it beside a task; empty: nothing."""
     return f"{needs.gpu} {needs.label}".strip() if needs else ""
 
 
-def unpacked(text: str) -> Needs:
-    """Return what ``packed`` made."""
+def needs_of_column(text: str) -> Needs:
+    """Return what ``column_text`` was made of."""
     if not text:
         return NOTHING
     gpu, _, label = text.partition(" ")

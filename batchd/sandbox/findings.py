@@ -96,6 +96,7 @@ def _finding(name: str, look: Callable[[], str]) -> Finding:
 
 
 def _described(policy: SandboxPolicy) -> str:
+    """Return as whom commands run; as root, an ordinary user, but the owner of a directory that was there. Raises ``SandboxUnavailableError``."""
     who = someone(policy)
     return (
         f"{who.name} (uid {who.uid}) in fresh directories, as the owner in others"

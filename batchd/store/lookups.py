@@ -14,7 +14,7 @@ import msgspec
 from batchd.errors import Problem, StoreError, UnknownNameError
 from batchd.events import Event, TaskFinished, decode
 from batchd.records import Batch, Cause, Parking, Ref, Scope, Task, TaskStatus, TurnFacts
-from batchd.records.needs import unpacked
+from batchd.records.needs import needs_of_column
 from batchd.store.rows import BatchTask, LearntRefusal, PrunableBatch, SpentMoney, StoredWork
 from batchd.store.stored_values import unpack, unpack_task
 
@@ -372,7 +372,7 @@ def _facts(batch: Batch, row: tuple[Any, ...]) -> TurnFacts:
         directory=directory or f"{batch.folder}/{name}",
         after=tuple(Ref(batch.name, a) for a in after.split()) if after else (),
         model=model,
-        needs=unpacked(needs),
+        needs=needs_of_column(needs),
         begun=attempt > 0,
         suspect=crashes > 0,
         given_back=status == TaskStatus.PARKED,

@@ -12,7 +12,7 @@ import msgspec
 
 from batchd.errors import Problem, StaleAttemptError, UsedNameError
 from batchd.records import Batch, Cause, Parking, Ref, Scope, Task, TaskStatus
-from batchd.records.needs import packed
+from batchd.records.needs import column_text
 from batchd.store import labels
 from batchd.store.lookups import BATCH_COLUMNS, TRIED, claimed, used
 from batchd.store.rows import DispatchedTask, LearntRefusal
@@ -94,7 +94,7 @@ def add_batch(
         (
             (
                 *(last + place, key, t.id, t.model, t.dir, t.priority, " ".join(t.after), at),
-                packed(t.needs),
+                column_text(t.needs),
                 *labels.of(t),
             )
             for place, t in enumerate(tasks, 1)

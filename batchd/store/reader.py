@@ -18,7 +18,7 @@ from batchd.store import held, lookups, past, peeks, recent, spending
 from batchd.store.database_file import NONSENSE, explain, open_reader
 from batchd.store.past import PastTask
 from batchd.store.recent import AnsweredCall
-from batchd.store.row_records import BATCHES, MATCHING, ORDERS, TASKS, batch_row, task_row
+from batchd.store.row_records import BATCHES, MATCHING, SORTS, TASKS, batch_row, task_row
 from batchd.store.rows import BatchRow, PrunableBatch, SpendRow, TaskRow, WorkDone
 from batchd.store.spending import Split
 
@@ -117,16 +117,16 @@ class StoreReader:
         *,
         statuses: Sequence[str] = (),
         text: str = "",
-        order: str = "",
+        sort: str = "",
         descending: bool = False,
         limit: int,
         offset: int = 0,
     ) -> tuple[int, list[TaskRow]]:
-        """Return how many tasks of a batch match, and some of them: ``order`` is one of ``views.ORDERS``."""
+        """Return how many tasks of a batch match, and some of them: ``sort`` is one of ``row_records.SORTS``."""
         key = self._source.read(lookups.batch_key, batch)
         given = (key, json.dumps([*statuses]), text)
         [(count,)] = self._source.rows(f"SELECT count(*) FROM tasks t{MATCHING}", *given)  # noqa: S608 (constants)
-        by, way = ORDERS[order], "DESC" if descending else "ASC"
+        by, way = SORTS[sort], "DESC" if descending else "ASC"
         rows = self._source.made(
             task_row,
             f"{TASKS}{MATCHING} ORDER BY {by} IS NULL, {by} {way}, t.id LIMIT ?4 OFFSET ?5",

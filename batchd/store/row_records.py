@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from batchd.records import Ref, TaskStatus
-from batchd.records.needs import unpacked
+from batchd.records.needs import needs_of_column
 from batchd.store.fold import LedgerAmounts
 from batchd.store.lookups import BATCH_COLUMNS, to_batch, to_problems
 from batchd.store.rows import BatchRow, TaskRow
@@ -47,7 +47,7 @@ BATCHES = (
 )
 
 #: What tasks can be sorted by. What is not known comes last, whichever way.
-ORDERS = {
+SORTS = {
     "": "t.id",
     "id": "t.name COLLATE NOCASE",
     "status": "t.status || ' ' || coalesce(t.reason, '')",
@@ -75,7 +75,7 @@ def task_row(row: tuple[Any, ...]) -> TaskRow:
     known["estimated"] = bool(known["estimated"])
     known["published"] = bool(known["published"])
     known["after"] = tuple(known["after"].split()) if known["after"] else ()
-    known["needs"] = str(unpacked(known["needs"])) if known["needs"] else ""
+    known["needs"] = str(needs_of_column(known["needs"])) if known["needs"] else ""
     return TaskRow(ref=Ref(batch, task), **known)
 
 

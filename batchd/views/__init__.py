@@ -1,7 +1,7 @@
 """What an event is, in words for people and in fields for programs: the one place that says so.
 
 Each kind of event has one ``View``, which has all its faces: the log's line, the line of ``logs``, passages of the conversation that
-``logs``, ``top``, the report and the web page show, the span. A new event needs a class in ``calls``, ``work`` or ``course``, and
+``logs``, ``top``, the report and the web page show, the span. A new event needs a class in ``call_views``, ``work_views`` or ``course_views``, and
 nothing else here. Pure: who shows a text neutralises it.
 """
 

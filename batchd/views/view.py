@@ -100,15 +100,15 @@ class View(Generic[E]):
         """Yield the log's lines, the event's own first."""
         yield from ()
 
-    def text(self, event: E) -> str:  # noqa: ARG002 (as above)
+    def text(self, event: E) -> str:  # noqa: ARG002 (this kind has none)
         """Return one line for people; there is one where there is an action."""
         return ""
 
-    def passages(self, event: E, first_prompt: str) -> Iterator[Passage]:  # noqa: ARG002 (as above)
+    def passages(self, event: E, first_prompt: str) -> Iterator[Passage]:  # noqa: ARG002 (this kind has none)
         """Yield what it adds to the conversation."""
         yield from ()
 
-    def span(self, event: E) -> Mark | None:  # noqa: ARG002 (as above)
+    def span(self, event: E) -> Mark | None:  # noqa: ARG002 (this kind has none)
         """Return its span; None: it has none, or is a part of one."""
         return None
 

@@ -21,7 +21,15 @@ from starlette.routing import Route
 from batchd.config.web_page import WebSection
 from batchd.errors import BatchdError, UnknownNameError, UsageError
 from batchd.store.reader import StoreReader
-from batchd.web import asked, assets_served, cost_page, made, page_data, page_updates, report_files
+from batchd.web import (
+    assets_served,
+    cost_page,
+    made,
+    page_data,
+    page_updates,
+    report_files,
+    request_values,
+)
 from batchd.web.authentication import SESSION_S, TokenCheck
 from batchd.web.event_streams import EventStream, EventStreams
 from batchd.web.ordering import Ordering
@@ -37,7 +45,7 @@ _PAGE_OF_BATCHES = 100
 class PageSources:
     """What requests are answered from."""
 
-    books: StoreQueries
+    queries: StoreQueries
     watch: StoreWatch
     streams: EventStreams
     gate: TokenCheck
@@ -47,25 +55,29 @@ class PageSources:
 
 def application(state: Path, gate: TokenCheck, streams: EventStreams, web: WebSection) -> Starlette:
     """Return what answers requests about the spool whose state directory this is."""
-    books, orders = StoreQueries(state / "batchd.db"), web.orders and not gate.open
-    desk = PageSources(
-        books=books, watch=StoreWatch(state), streams=streams, gate=gate, orders=orders
+    queries, orders = StoreQueries(state / "batchd.db"), web.orders and not gate.open
+    sources = PageSources(
+        queries=queries, watch=StoreWatch(state), streams=streams, gate=gate, orders=orders
     )
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         yield
-        await desk.watch.close()
-        desk.books.close()
+        await sources.watch.close()
+        sources.queries.close()
 
-    ordering = Ordering(state, books).routes() if orders else ()
+    ordering = Ordering(state, queries).routes() if orders else ()
     login = assets_served.shell(login=True)
     app = Starlette(
-        routes=[*ordering, *_Handlers(desk).routes()],
+        routes=[*ordering, *_Handlers(sources).routes()],
         middleware=[
             Middleware(RequestShield, gate=gate, names=web.hosts, login=login, orders=orders),
         ],
-        exception_handlers={BatchdError: _troubled, HTTPException: _nothing},
+        exception_handlers={
+            BatchdError: _troubled,
+            HTTPException: _nothing,
+            Exception: _unexpected,
+        },
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
@@ -73,8 +85,8 @@ def application(state: Path, gate: TokenCheck, streams: EventStreams, web: WebSe
 
 
 class _Handlers:
-    def __init__(self, desk: PageSources) -> None:
-        self._desk = desk
+    def __init__(self, sources: PageSources) -> None:
+        self._sources = sources
 
     def routes(self) -> Sequence[Route]:
         batch, task = "/batches/{batch}", "/batches/{batch}/{task}"
@@ -107,12 +119,14 @@ class _Handlers:
         code = 200
         if names := request.path_params:
             try:
-                await self._desk.books.ask(asked.known(names["batch"], names.get("task", "")))
+                await self._sources.queries.ask(
+                    request_values.known(names["batch"], names.get("task", ""))
+                )
             except UnknownNameError:
                 code = 404
             except BatchdError:
                 pass  # the page itself says what is the matter
-        return HTMLResponse(assets_served.shell(login=False, orders=self._desk.orders), code)
+        return HTMLResponse(assets_served.shell(login=False, orders=self._sources.orders), code)
 
     async def asset(self, request: Request) -> Response:
         """Return a file that pages are made of; its name changes with it."""
@@ -124,14 +138,14 @@ class _Handlers:
 
     async def session(self, request: Request) -> Response:
         """Let a browser in that shows the token, once, or say whether it is."""
-        gate = self._desk.gate
+        gate = self._sources.gate
         if "authorization" not in request.headers:
             admitted = gate.open or gate.admits(session(request.scope, request.headers))
             return _json({"admitted": admitted})
         if not gate.open and (refusal := await refused(gate, request.headers)):
             return refusal
         shown = gate.session()
-        key = {"key": gate.key(shown)} if self._desk.orders else {}
+        key = {"key": gate.key(shown)} if self._sources.orders else {}
         response = _json({"admitted": True, **key})
         # Behind a proxy that speaks TLS, never without it.
         secure = request.headers.get("x-forwarded-proto") == "https"
@@ -147,7 +161,9 @@ class _Handlers:
 
     async def report(self, request: Request) -> Response:
         """Return the report of a batch, as it lies in its folder."""
-        row = await self._desk.books.ask(lambda reader: reader.batch(request.path_params["batch"]))
+        row = await self._sources.queries.ask(
+            lambda reader: reader.batch(request.path_params["batch"])
+        )
         data = await run_in_threadpool(report_files.page, Path(row.batch.folder), row.batch.name)
         if data is None:
             raise HTTPException(404, "there is no report in the folder of this batch")
@@ -157,58 +173,62 @@ class _Handlers:
 
     async def overview(self, _request: Request) -> Response:
         """Return how things stand."""
-        view = page_updates.overview(self._desk.books)
-        return _json(await view(await self._desk.watch.once()))
+        view = page_updates.overview(self._sources.queries)
+        return _json(await view(await self._sources.watch.once()))
 
     async def batches(self, request: Request) -> Response:
         """Return batches, newest first, so many of them."""
-        page_no = asked.number(request, "page")
+        page_no = request_values.number(request, "page")
         limit = (page_no + 1) * _PAGE_OF_BATCHES + 1
-        books = self._desk.books
+        queries = self._sources.queries
 
         def listed(reader: StoreReader) -> dict[str, Any]:
             rows = reader.batches(limit=limit)
             shown = rows[page_no * _PAGE_OF_BATCHES : limit - 1]
-            batches = [page_data.batch(row, books.excerpts.line(reader, row)) for row in shown]
+            batches = [page_data.batch(row, queries.excerpts.line(reader, row)) for row in shown]
             return {"batches": batches, "more": len(rows) == limit}
 
-        return _json(await books.ask(listed))
+        return _json(await queries.ask(listed))
 
     async def batch(self, request: Request) -> Response:
         """Return a batch, and some of its tasks."""
         view = page_updates.batch(
-            self._desk.books, request.path_params["batch"], asked.wish(request)
+            self._sources.queries, request.path_params["batch"], request_values.task_filter(request)
         )
-        return _json(await view(await self._desk.watch.once()))
+        return _json(await view(await self._sources.watch.once()))
 
     async def task(self, request: Request) -> Response:
         """Return a task, its conversation apart."""
-        sight, ref = await self._desk.watch.once(), asked.ref(request)
+        sight, ref = await self._sources.watch.once(), request_values.ref(request)
         return _json(
-            await self._desk.books.ask(lambda reader: page_updates.facts(reader, ref, sight))
+            await self._sources.queries.ask(lambda reader: page_updates.facts(reader, ref, sight))
         )
 
     async def conversation(self, request: Request) -> Response:
         """Return the part of a conversation that came before event ``before``."""
-        ref, before = asked.ref(request), asked.number(request, "before")
+        ref, before = request_values.ref(request), request_values.number(request, "before")
         return _json(
-            await self._desk.books.ask(lambda reader: page_updates.earlier(reader, ref, before))
+            await self._sources.queries.ask(
+                lambda reader: page_updates.earlier(reader, ref, before)
+            )
         )
 
     async def made(self, request: Request) -> Response:
         """Return what a task has made: its patch, and its files."""
-        ref = asked.ref(request)
-        return _json(await self._desk.books.ask(lambda reader: made.listed(reader, ref)))
+        ref = request_values.ref(request)
+        return _json(await self._sources.queries.ask(lambda reader: made.listed(reader, ref)))
 
     async def preview(self, request: Request) -> Response:
         """Return what there is to see of a file that a task has made."""
-        ref, path = asked.ref(request), request.query_params.get("path", "")
-        return _json(await self._desk.books.ask(lambda reader: made.preview(reader, ref, path)))
+        ref, path = request_values.ref(request), request.query_params.get("path", "")
+        return _json(
+            await self._sources.queries.ask(lambda reader: made.preview(reader, ref, path))
+        )
 
     async def file(self, request: Request) -> Response:
         """Return a file that a task has made, to be saved: a browser is to run none of it."""
-        ref, path = asked.ref(request), request.query_params.get("path", "")
-        data = await self._desk.books.ask(lambda reader: made.content(reader, ref, path))
+        ref, path = request_values.ref(request), request.query_params.get("path", "")
+        data = await self._sources.queries.ask(lambda reader: made.content(reader, ref, path))
         name = quote(path.rpartition("/")[2], safe="")
         headers = {
             "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
@@ -218,37 +238,39 @@ class _Handlers:
 
     async def cost(self, request: Request) -> Response:
         """Return what was spent, split up."""
-        by, days = request.query_params.get("by", "day"), asked.number(request, "days")
+        by, days = request.query_params.get("by", "day"), request_values.number(request, "days")
         if by not in cost_page.SPLITS:
             raise UsageError(f"by is one of {', '.join(cost_page.SPLITS)}")
-        books = self._desk.books
+        queries = self._sources.queries
         return _json(
-            await books.ask(lambda reader: cost_page.spent(reader, by, days, books.excerpts))
+            await queries.ask(lambda reader: cost_page.spent(reader, by, days, queries.excerpts))
         )
 
     # What keeps them up to date
 
     async def live_overview(self, _request: Request) -> EventStream | Response:
         """Send how things stand, from now on."""
-        desk = self._desk
-        return desk.streams.answer(
-            page_updates.updates(desk.watch, page_updates.overview(desk.books))
+        sources = self._sources
+        return sources.streams.answer(
+            page_updates.updates(sources.watch, page_updates.overview(sources.queries))
         )
 
     async def live_batch(self, request: Request) -> EventStream | Response:
         """Send what a batch does, from now on."""
-        desk = self._desk
-        view = page_updates.batch(desk.books, request.path_params["batch"], asked.wish(request))
-        await desk.books.ask(asked.known(request.path_params["batch"]))
-        return desk.streams.answer(page_updates.updates(desk.watch, view))
+        sources = self._sources
+        view = page_updates.batch(
+            sources.queries, request.path_params["batch"], request_values.task_filter(request)
+        )
+        await sources.queries.ask(request_values.known(request.path_params["batch"]))
+        return sources.streams.answer(page_updates.updates(sources.watch, view))
 
     async def live_task(self, request: Request) -> EventStream | Response:
         """Send what a task does, from now on; a browser that comes back says what it has."""
-        desk, ref = self._desk, asked.ref(request)
-        await desk.books.ask(asked.known(ref.batch, ref.task))
+        sources, ref = self._sources, request_values.ref(request)
+        await sources.queries.ask(request_values.known(ref.batch, ref.task))
         known = request.headers.get("last-event-id") or request.query_params.get("from", "")
         start = int(known) if known.isascii() and known.isdigit() and len(known) < 10 else None  # noqa: PLR2004
-        return desk.streams.answer(page_updates.task(desk.books, desk.watch, ref, start))
+        return sources.streams.answer(page_updates.task(sources.queries, sources.watch, ref, start))
 
 
 def _json(value: Any) -> Response:
@@ -273,3 +295,9 @@ async def _nothing(request: Request, error: Exception) -> Response:
         return HTMLResponse(assets_served.shell(login=False), error.status_code)
     body = msgspec.json.encode({"error": error.detail})
     return Response(body, error.status_code, error.headers, "application/json")
+
+
+async def _unexpected(_request: Request, _error: Exception) -> Response:
+    """Return the answer to what no code expects; uvicorn then prints the error where the process runs."""
+    said = "this failed inside batchd, as `batchd web` prints where it runs; `batchd status` says how things stand"
+    return Response(msgspec.json.encode({"error": said}), 500, media_type="application/json")

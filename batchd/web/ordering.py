@@ -7,6 +7,7 @@ shield has let the request pass: a session with its key, from this very page.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import hashlib
 import threading
@@ -55,9 +56,9 @@ class Confirmation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Ordering:
     """Takes orders from browsers to the daemon."""
 
-    def __init__(self, state: Path, books: StoreQueries) -> None:
+    def __init__(self, state: Path, queries: StoreQueries) -> None:
         self._state = state
-        self._books = books
+        self._queries = queries
         self._drafts = Drafts()
         self._under_way = 0
 
@@ -72,7 +73,7 @@ class Ordering:
         """Return the question to an order, and the ticket that answers it."""
         try:
             wanted = await _body(request, WantedOrder)
-            order = await self._books.ask(lambda reader: ordered(reader, wanted))
+            order = await self._queries.ask(lambda reader: ordered(reader, wanted))
         except BatchdError as error:
             return _refused(error, _code(error))
         ticket = self._drafts.keep(order, session(request.scope, request.headers))
@@ -91,7 +92,7 @@ class Ordering:
         self._under_way += 1
         try:
             via = _giver(request, shown)
-            return _answer(await _apart(lambda: self._carried_out(order, via)))
+            return _answer(await apart(lambda: self._carried_out(order, via)))
         except NoAnswerError as error:
             return _refused(error, 504)
         except NoDaemonError:
@@ -131,27 +132,23 @@ async def _body(request: Request, kind: type[T]) -> T:
         raise UsageError(f"not an order: {error}") from None
 
 
-async def _apart(work: Callable[[], T]) -> T:
-    """Return what work in a thread of its own returns; the process need not wait for it to end."""
+async def apart(work: Callable[[], T]) -> T:
+    """Return what work in a thread of its own returns, or raise what it raises; the process need not wait for it to end."""
     loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def settle(give: Callable[..., None], value: object) -> None:
-        if not done.done():
-            give(value)
+    outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
+    ended = asyncio.Event()
 
     def run() -> None:
-        give: Callable[..., None] = done.set_result
-        value: object
         try:
-            value = work()
-        except BatchdError as error:
-            give, value = done.set_exception, error
+            outcome.set_result(work())
+        except BaseException as error:  # noqa: BLE001 (a thread's outer edge: it is raised below)
+            outcome.set_exception(error)
         with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
-            loop.call_soon_threadsafe(settle, give, value)
+            loop.call_soon_threadsafe(ended.set)
 
     threading.Thread(target=run, name="order", daemon=True).start()
-    return await done
+    await ended.wait()
+    return outcome.result()
 
 
 def _giver(request: Request, shown: str) -> str:

@@ -21,7 +21,7 @@ from batchd.control import (
 from batchd.control.requests import A
 from batchd.errors import UsageError
 from batchd.observe import standstill, words
-from batchd.records import Cause, Parking, Ref, Scope, TaskStatus
+from batchd.records import Ref, Scope, TaskStatus
 from batchd.spool.ulid import ulid
 from batchd.store.reader import StoreReader
 
@@ -172,7 +172,7 @@ def _resuming(scope: Scope, name: str) -> WebOrder:
     what = words.named(scope, name)
 
     def lines(answer: ResumedScope) -> list[str]:
-        held = [standstill.why(_parking(each)) for each in answer.held]
+        held = [standstill.why(each.cause, each.message) for each in answer.held]
         tried = [f"{each} is tried with one call first" for each in answer.trying]
         first = f"{what} goes on" if answer.resumed else f"{what}: nothing was parked"
         return [first, *tried, *(f"It still waits: {each}" for each in held)]
@@ -180,14 +180,4 @@ def _resuming(scope: Scope, name: str) -> WebOrder:
     question = f"Let {what} go on? What it starts costs money."
     return _order(
         Resume(scope=scope, name=name), question, f"resume {words.option(scope, name)}", lines
-    )
-
-
-def _parking(held: Any) -> Parking:
-    return Parking(
-        scope=Scope(held.scope),
-        name=held.name,
-        cause=Cause(held.cause),
-        message=held.message,
-        since=held.since,
     )

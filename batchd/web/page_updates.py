@@ -44,7 +44,8 @@ class TaskFilter:
 
     statuses: tuple[str, ...] = ()
     text: str = ""
-    order: str = ""
+    #: A key of ``row_records.SORTS``.
+    sort: str = ""
     descending: bool = False
     #: From 0.
     page: int = 0
@@ -62,31 +63,33 @@ async def updates(watch: StoreWatch, view: View) -> AsyncIterator[ServerEvent]:
                 yield ServerEvent(name="now", data=msgspec.json.encode(value))
 
 
-def overview(books: StoreQueries) -> View:
+def overview(queries: StoreQueries) -> View:
     """Return what makes the first page."""
 
     async def view(sight: StoreSight) -> dict[str, Any]:
         if sight.snapshot is None or not sight.snapshot.batches:
             return page_data.overview(sight, lambda _batch, _task: "")
-        return await books.ask(
-            lambda reader: page_data.overview(sight, partial(books.excerpts.line, reader))
+        return await queries.ask(
+            lambda reader: page_data.overview(sight, partial(queries.excerpts.line, reader))
         )
 
     return view
 
 
-def batch(books: StoreQueries, name: str, wish: TaskFilter) -> View:
+def batch(queries: StoreQueries, name: str, wanted: TaskFilter) -> View:
     """Return what makes the page of a batch."""
 
     async def view(sight: StoreSight) -> dict[str, Any]:
-        found = await books.ask(lambda reader: _batch(books.excerpts, reader, name, wish, sight))
+        found = await queries.ask(
+            lambda reader: _batch(queries.excerpts, reader, name, wanted, sight)
+        )
         return {**page_data.head(sight), **found}
 
     return view
 
 
 async def task(
-    books: StoreQueries, watch: StoreWatch, ref: Ref, start: int | None
+    queries: StoreQueries, watch: StoreWatch, ref: Ref, start: int | None
 ) -> AsyncIterator[ServerEvent]:
     """Yield a task's facts whenever they change, and its conversation as it grows, from event ``start`` on.
 
@@ -97,7 +100,7 @@ async def task(
         async for sight in sights:
             after: int | None
             try:
-                facts, first, after, grown = await books.ask(
+                facts, first, after, grown = await queries.ask(
                     lambda reader, sight=sight, start=start: _task(reader, ref, sight, start)  # type: ignore[misc]
                 )
             except StoreError as error:
@@ -152,17 +155,17 @@ async def _settled(view: View, sight: StoreSight) -> Mapping[str, Any]:
 
 
 def _batch(
-    lines: Excerpts, reader: StoreReader, name: str, wish: TaskFilter, sight: StoreSight
+    lines: Excerpts, reader: StoreReader, name: str, wanted: TaskFilter, sight: StoreSight
 ) -> dict[str, Any]:
     row = reader.batch(name)
     count, rows = reader.tasks_where(
         name,
-        statuses=wish.statuses,
-        text=wish.text,
-        order=wish.order,
-        descending=wish.descending,
+        statuses=wanted.statuses,
+        text=wanted.text,
+        sort=wanted.sort,
+        descending=wanted.descending,
         limit=PAGE,
-        offset=wish.page * PAGE,
+        offset=wanted.page * PAGE,
     )
     waiting = _waiting(reader, name, rows, sight)
     doing = page_data.agents(sight)
@@ -171,7 +174,7 @@ def _batch(
         "batch": page_data.batch(row),
         "waits": page_data.parked(held),
         "matching": count,
-        "page": wish.page,
+        "page": wanted.page,
         "report": os.path.lexists(Path(row.batch.folder, "report.html")),
         "rows": [
             _line(each, waiting, doing, lines.line(reader, row, each.ref.task)) for each in rows

@@ -1,4 +1,4 @@
-"""The daemon's child for mirrors and packs: reads what to do on its input, writes an ``FetchOutcome``, and ends with the daemon.
+"""The daemon's child for mirrors and packs: reads what to do on its input, writes a ``FetchOutcome``, and ends with the daemon.
 
 Started as ``python -m batchd.workspace PID``, the number being the daemon's.
 """

@@ -1,4 +1,4 @@
-"""What the daemon's children for mirrors and packs are asked, and what they answer: a line of JSON each way."""
+"""The jobs of the daemon's child for mirrors and packs (fetch, pack up, lay), and their outcome: a line of JSON each way."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ Work: TypeAlias = FetchJob | PackUp | Lay
 
 
 class FetchOutcome(Struct, frozen=True, kw_only=True):
-    """The outcome of a fetch."""
+    """The outcome of any of these jobs; of ``Lay``, only whether it failed."""
 
-    #: The commit that the ref stands for; of a copy, the tree.
+    #: Of a ``FetchJob``: the commit that the ref stands for; of a copy, the tree.
     commit: str = ""
-    #: What was packed.
+    #: Of a ``PackUp``: what was packed.
     pack: Pack | None = None
-    #: Why it cannot be had, in words; empty: it can.
+    #: Why it cannot be done, in words; empty: it is.
     error: str = ""
     #: What the disk refused it with; 0: that was not the cause.
     errno: int = 0

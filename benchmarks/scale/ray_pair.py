@@ -24,32 +24,19 @@ from typing import Any
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from harness import NO_REPORT, TICKS, Daemon, Server
+from harness import CONFIG, NO_REPORT, TICKS, Daemon, Server, tree
 from ray.cluster_utils import Cluster
 
 from batchd import control
 
 _PROCESSES, _AGENTS = 6, 4
-_CONFIG = """\
-[agent]
-model = "bench/{model}"
-[providers.bench]
-base_url = "{base_url}"
-max_concurrent = 1000
-tools = "native"
+#: So that what tasks cost can be compared, too.
+_PRICES = """\
 [models."bench/{model}"]
 input_usd_per_mtok = 1.0
 output_usd_per_mtok = 2.0
-[evaluation]
-by = "none"
-[cost]
-compare = []
-[log]
-level = "warning"
-[pool]
-processes = {processes}
-agents_per_process = {agents}
 """
+#: Goes on with the harness's section of the pool.
 _RAY = """\
 engine = "ray"
 listen = "0.0.0.0:{port}"
@@ -85,19 +72,6 @@ def cpu_s(pids: list[int]) -> float:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             total += sum(map(int, fields[11:13]))
     return total / TICKS
-
-
-def tree(pid: int) -> list[int]:
-    """Return a process and all below it."""
-    below: dict[int, list[int]] = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            below.setdefault(parent, []).append(int(entry.name))
-    found = [pid]
-    for each in found:
-        found += below.get(each, ())
-    return found
 
 
 def ours(pids: list[int]) -> list[int]:
@@ -180,7 +154,7 @@ def main() -> None:
     try:
         for _ in range(args.pairs):
             server.reset()
-            config = _CONFIG.format(
+            config = (_PRICES + CONFIG).format(
                 model=args.model, base_url=server.base_url, processes=_PROCESSES, agents=_AGENTS
             )
             with tempfile.TemporaryDirectory(prefix="batchd-pair-") as folder:

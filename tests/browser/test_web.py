@@ -209,7 +209,7 @@ def test_what_models_wrote_stays_text(night: Spool) -> None:
         for number, text in enumerate(HOSTILE):
             await page.open(f"{served.address}/batches/night/{number + 1:03}")
             await page.until("document.querySelectorAll('.passage').length > 3")
-            for place in (".asked .said", ".conversation .said", ".conversation pre"):
+            for place in (".first-prompt .said", ".conversation .said", ".conversation pre"):
                 found = await page.evaluate(
                     f"[...document.querySelectorAll('{place}')].map(e => e.textContent)"
                 )

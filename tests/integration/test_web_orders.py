@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import socketserver
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S
 from serving import Page, until, web
 
 from batchd.errors import UsageError
@@ -17,6 +22,7 @@ from batchd.records import Scope
 from batchd.store.reader import StoreReader
 from batchd.web.authentication import TokenCheck
 from batchd.web.drafts import Drafts
+from batchd.web.ordering import apart
 from batchd.web.orders import WantedOrder, WebOrder, ordered
 from tests.conftest import Spool
 
@@ -24,6 +30,7 @@ pytestmark = pytest.mark.in_turns
 
 SLOW = "standin/latency-0.3+steps-40"
 CANCEL = {"verb": "cancel", "scope": "batch", "name": "b"}
+PAUSE = {"verb": "pause", "scope": "all"}
 
 
 @dataclass(frozen=True)
@@ -241,6 +248,70 @@ def test_a_question_is_answered_once(spooled: Browser) -> None:
     assert (status, "answered already" in again["error"]) == (409, True)
     assert spooled.post("/api/orders/confirmed", {"ticket": "x" * 32})[0] == 409
     assert spooled.post("/api/orders/confirmed", {})[0] == 409
+
+
+@contextlib.contextmanager
+def answering(browser: Browser, answer: bytes) -> Iterator[None]:
+    """Have a daemon of another version stand on a spool: whatever it is asked, this is its answer."""
+
+    class Answering(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self.rfile.readline()
+            self.wfile.write(answer + b"\n")
+
+    path = browser.page.log.parent / ".batchd" / "control.sock"
+    path.unlink(missing_ok=True)
+    with socketserver.ThreadingUnixStreamServer(str(path), Answering) as server:
+        threading.Thread(target=server.serve_forever, args=[0.01]).start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            path.unlink()
+
+
+def test_an_answer_of_no_sense_is_an_error_and_nothing_hangs(spooled: Browser) -> None:
+    """However often it comes, each order ends with 500, the error stands in what the process prints, and the next one is carried out."""
+    with answering(spooled, b"[no JSON"):
+        for _ in range(9):
+            _, asked = spooled.post("/api/orders", PAUSE)
+            status, done = spooled.post("/api/orders/confirmed", {"ticket": asked["ticket"]})
+            assert (status, "`batchd status`" in done["error"]) == (500, True), done
+    assert "JSONDecodeError: Expecting value" in spooled.page.log.read_text()
+    with answering(spooled, b'{"ok": true, "parked": 1}'):
+        assert spooled.order(PAUSE)["lines"] == ["everything is paused: 1 task"]
+
+
+def test_causes_of_a_newer_daemon_are_shown(spooled: Browser) -> None:
+    """What still waits for a cause, or in a scope, that this version does not know is shown as the daemon says it."""
+    held = [
+        {"scope": "galaxy", "name": "x", "cause": "flare", "message": "the sun", "since": 1.0},
+        {"scope": "all", "cause": "paused", "message": "paused by u", "since": 1.0},
+    ]
+    with answering(spooled, json.dumps({"ok": True, "resumed": 1, "held": held}).encode()):
+        done = spooled.order({"verb": "resume", "scope": "all"})
+        said = Spool(spooled.page.log.parent).batchd("resume", "--all")
+    assert done["lines"][1:] == [
+        "It still waits: flare: the sun",
+        "It still waits: paused: paused by u",
+    ]
+    assert said.returncode == 0, said.stderr
+    assert "Parked: galaxy x. flare: the sun\n" in said.stdout
+    assert "Paused since" in said.stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [(UsageError, UsageError), (ValueError, ValueError), (StopIteration, RuntimeError)],
+)
+def test_work_apart_raises_what_it_raises(error: type[Exception], raised: type[Exception]) -> None:
+    """Whatever ends it, who waits for it goes on."""
+
+    def fails() -> None:
+        raise error
+
+    with pytest.raises(raised):
+        asyncio.run(asyncio.wait_for(apart(fails), PATIENCE_S))
 
 
 def test_a_question_is_good_for_two_minutes_and_for_its_session() -> None:

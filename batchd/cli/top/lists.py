@@ -144,7 +144,7 @@ class MainScreen:
         self.task = Selection(self.task.key)
 
     def _sort(self) -> None:
-        known = [*([work.IN_ORDER] if self.opened else []), *work.ORDERS]
+        known = [*([work.IN_ORDER] if self.opened else []), *work.SORTS]
         by = known[(known.index(self._by) + 1) % len(known)]
         if self.opened:
             self.opened_by = by

@@ -108,7 +108,7 @@ _RANKS = {
     )
 }
 #: What lists are sorted by, one after the other with every `s`; the first is the default.
-ORDERS: dict[str, tuple[Callable[[TaskActivity], Any], bool]] = {
+SORTS: dict[str, tuple[Callable[[TaskActivity], Any], bool]] = {
     "TIME": (lambda w: w.elapsed_s, True),
     "TOKENS": (lambda w: w.row.input_tokens + w.row.output_tokens, True),
     "COST": (lambda w: w.row.cost_usd or 0.0, True),
@@ -125,7 +125,7 @@ def listed(works: Iterable[TaskActivity], by: str, words: str) -> list[TaskRow]:
     if wanted:
         works = (w for w in works if wanted in _text(w).casefold())
     if by != IN_ORDER:
-        key, backwards = ORDERS[by]
+        key, backwards = SORTS[by]
         works = sorted(works, key=key, reverse=backwards)
     return [work.row for work in works]
 

@@ -42,7 +42,7 @@ _FAILED = b'["CallFailed"'
 
 @dataclass(slots=True, eq=False, repr=False)
 class Calls:
-    """The server of what running tasks ask for."""
+    """Serves the calls of running tasks."""
 
     _loop: MainLoop
     _lifecycle: Lifecycle

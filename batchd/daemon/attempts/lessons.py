@@ -28,7 +28,7 @@ _EFFORT = "it is asked for the nearest lower effort that it has, or its lowest, 
 
 @dataclass(slots=True, eq=False, repr=False)
 class Lessons:
-    """The lessons: what to leave out of requests."""
+    """What providers refuse, and requests leave out."""
 
     _loop: MainLoop
     _current: CurrentConfig

@@ -36,7 +36,7 @@ _BROKE = "an error inside batchd ended this task; the log has the details"
 
 @dataclass(slots=True, eq=False, repr=False)
 class Reports:
-    """The pool's ``PoolHandler``."""
+    """Takes what the pool reports: its ``PoolHandler``."""
 
     _loop: MainLoop
     _listeners: Listeners

@@ -23,7 +23,7 @@ _FOLDER = "tmp"
 
 @dataclass(slots=True, eq=False, repr=False)
 class ScratchCleanup(Listener):
-    """The removal of what ended tasks leave in their /tmp."""
+    """Removes what ended tasks leave in their /tmp."""
 
     _loop: MainLoop
     _current: CurrentConfig

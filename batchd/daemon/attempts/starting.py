@@ -30,7 +30,7 @@ _RESUMED = b'["Resumed"'
 
 @dataclass(slots=True, eq=False, repr=False)
 class AttemptStarter:
-    """The preparation of what a worker needs to take a task up."""
+    """Prepares what a worker needs to take a task up."""
 
     _current: CurrentConfig
     _store: Store

@@ -1,4 +1,4 @@
-"""The turn of suspects: tasks at which a worker died, so that each runs in a process of its own."""
+"""Suspects, tasks at which a worker died: each runs next in a process of its own."""
 
 from __future__ import annotations
 

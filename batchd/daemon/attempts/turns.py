@@ -18,7 +18,7 @@ from batchd.records import Ref
 
 @dataclass(slots=True, eq=False, repr=False)
 class Turns:
-    """The turns: fills the pool's slots."""
+    """Fills the pool's slots with the tasks whose turn it is."""
 
     _loop: MainLoop
     _lifecycle: Lifecycle

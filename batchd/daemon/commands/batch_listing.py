@@ -21,7 +21,7 @@ _KEPT = 64
 
 @dataclass(slots=True, eq=False, repr=False)
 class BatchListing:
-    """The listing of batches."""
+    """Lists batches for ``status``."""
 
     _store: Path
     _answers: dict[tuple[int, str], tuple[float, tuple[ListedBatch, ...]]] = field(

@@ -22,7 +22,7 @@ class EndWait:
 
 
 class EndWaiters(Listener):
-    """The waits of requests for ends of tasks."""
+    """Requests that wait for tasks to end."""
 
     def __init__(self) -> None:
         self._durable: list[EndWait] = []

@@ -50,7 +50,7 @@ _Handler: TypeAlias = Callable[[Any, Requester], Awaitable[Any]]
 
 @dataclass(slots=True, eq=False, repr=False)
 class CommandHandlers:
-    """The handlers: carry out every request."""
+    """Carries out every request."""
 
     _writes: Writes
     _desk: StatusHandler

@@ -115,7 +115,10 @@ class PauseHandler:
         return count
 
     def _scope(self, scope: Scope, name: str) -> tuple[Scope, str]:
-        """Return the scope that a request names. Raises ``UsageError`` where there is no such thing."""
+        """Return scope and name as holds have them: no name for all and the day.
+
+        Raises ``UsageError`` for a provider that is not known, and a batch or task that is not under way.
+        """
         # What is parked can be named, also when the configuration has it no more.
         parked = (p.name.partition("/")[0] for p in self._lifecycle.holds.parkings if p.scope.asked)
         known = dict.fromkeys((*self._current.config.providers, *parked))

@@ -48,7 +48,7 @@ class OpenBatch:
 
 @dataclass(slots=True, eq=False, repr=False)
 class OpenBatches:
-    """The open batches: each task and each batch gets its files."""
+    """Open batches: each of their tasks, and each batch, gets its files."""
 
     _loop: MainLoop
     _current: CurrentConfig

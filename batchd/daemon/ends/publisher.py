@@ -51,7 +51,7 @@ class Write(Protocol):
 
 @dataclass(slots=True, eq=False, repr=False)
 class Publisher:
-    """The publisher: each task has one end, and its files."""
+    """Ends tasks, each once, and writes their files."""
 
     _loop: MainLoop
     _current: CurrentConfig

@@ -1,4 +1,4 @@
-"""The check whether what tasks leave can be written: an outbox that takes nothing holds the tasks whose results would go there, and no others."""
+"""Whether results can be written: an outbox that takes nothing holds the tasks whose results would go there, and no others."""
 
 from __future__ import annotations
 

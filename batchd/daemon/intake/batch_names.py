@@ -33,7 +33,7 @@ class _Wanted:
 
 @dataclass(slots=True, eq=False, repr=False)
 class BatchNames:
-    """The names of batches: finds one that no batch has ever had, nor anything in the outbox, and makes its folder."""
+    """Names batches: finds a name that no batch has ever had, nor anything in the outbox, and makes its folder."""
 
     _loop: MainLoop
     _store: Store

@@ -26,7 +26,7 @@ _MESSAGE = (
 
 @dataclass(slots=True, eq=False, repr=False)
 class Errands:
-    """The errands: gives up what no one waits for any more, since it costs money and is half-finished."""
+    """Gives up batches that no one waits for any more: they cost money."""
 
     _loop: MainLoop
     _lifecycle: Lifecycle

@@ -40,7 +40,7 @@ _ENDING = re.compile(r"\.[A-Za-z0-9]{1,16}")
 
 @dataclass(slots=True, eq=False, repr=False)
 class Intake:
-    """The intake: takes up what the inbox claims."""
+    """Takes up what the inbox claims."""
 
     _loop: MainLoop
     _current: CurrentConfig

@@ -44,7 +44,7 @@ class BrokenParserError(BatchdError):
 
 
 class Parsers:
-    """The parsers of task files: each file is parsed when a process is free for it."""
+    """Parses task files, each in a process, as soon as one is free."""
 
     def __init__(self) -> None:
         self._small, self._large = _Processes(), _Processes()

@@ -1,4 +1,4 @@
-"""The recovery: what an earlier daemon left is taken up again, all of it, or, for a ``run``, one batch and no other."""
+"""What an earlier daemon left is taken up again: all of it or, for a ``run``, one batch and no other."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from batchd.store import Store, StoredWork
 
 @dataclass(slots=True, eq=False, repr=False)
 class Recovery:
-    """The recovery: hands what the store has to the parts that work on it."""
+    """Hands what the store has to the parts that work on it."""
 
     _loop: MainLoop
     _store: Store

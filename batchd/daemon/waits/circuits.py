@@ -34,7 +34,7 @@ from batchd.records import Cause, Parking, Reason, Scope, TaskStatus
 
 @dataclass(slots=True, eq=False, repr=False)
 class Circuits:
-    """The circuits: makes holds, lines in the log and ends of tasks of the governor's news, one after the other."""
+    """Makes holds, lines in the log and ends of tasks of the governor's news, one after the other."""
 
     _loop: MainLoop
     _lifecycle: Lifecycle

@@ -19,7 +19,7 @@ _LOOKED_AT = 1000
 
 @dataclass(slots=True, eq=False, repr=False)
 class Concurrency:
-    """The concurrency of batches: holds a batch to its ``parallel``."""
+    """Holds each batch to its ``parallel``."""
 
     _lifecycle: Lifecycle
     _batches: OpenBatches

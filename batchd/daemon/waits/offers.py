@@ -33,7 +33,7 @@ class _Asked:
 
 @dataclass(slots=True, eq=False, repr=False)
 class Offers:
-    """The models of providers."""
+    """Asks providers for their models, and keeps what they answer."""
 
     _current: CurrentConfig
     _asked: dict[str, _Asked] = field(default_factory=dict)

@@ -18,7 +18,7 @@ from batchd.store import Store
 
 @dataclass(slots=True, eq=False, repr=False)
 class Predecessors(Listener):
-    """The predecessors: which open batches wait for which."""
+    """Which open batches wait for which."""
 
     _loop: MainLoop
     _lifecycle: Lifecycle

@@ -1,4 +1,4 @@
-"""The register: what is parked, as the store has it for the next daemon."""
+"""What is parked, as the store has it for the next daemon."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from batchd.store import Store
 
 @dataclass(slots=True, eq=False, repr=False)
 class Register:
-    """The register: writes down what the lifecycle's holds say, in their order."""
+    """Writes the lifecycle's holds into the store, in their order."""
 
     _lifecycle: Lifecycle
     _store: Store

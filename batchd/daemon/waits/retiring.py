@@ -31,7 +31,7 @@ _LOOK_S = 600.0
 
 @dataclass(slots=True, eq=False, repr=False)
 class Retiring(Listener):
-    """The look at the models in use."""
+    """Looks which models in use end soon."""
 
     _loop: MainLoop
     _current: CurrentConfig

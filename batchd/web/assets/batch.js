@@ -12,7 +12,7 @@ const BatchPage = (() => {
     const orders = el("div");
     content.replaceChildren(top, orders, counts, figures, tasks.root);
     Keep.listed(name, location.search);
-    const live = Live.listen(() => `/live/batches/${encodeURIComponent(name)}?${asked(state)}`, { now: data => {
+    const live = Live.listen(() => `/live/batches/${encodeURIComponent(name)}?${queryOf(state)}`, { now: data => {
       if (!Frame.update(data, data.waits)) return;
       const b = data.batch;
       Keep.one(top, { b: [b.name, b.status, b.received_at, b.retry_of, b.completed, b.tasks, b.problems, b.pruned], report: data.report }, () => heading(b, data.report));
@@ -25,7 +25,7 @@ const BatchPage = (() => {
     } }, Frame);
 
     function changed() {
-      const query = String(asked(state));
+      const query = String(queryOf(state));
       history.replaceState(null, "", query ? `?${query}` : location.pathname);
       Keep.listed(name, query && `?${query}`);
       live.renew();
@@ -36,7 +36,7 @@ const BatchPage = (() => {
     return { q: given.get("q") || "", sort: given.get("sort") || "", page: parseInt(given.get("page"), 10) || 0,
       status: new Set((given.get("status") || "").split(",").filter(s => STATUSES.includes(s))) };
   }
-  function asked(state) {
+  function queryOf(state) {
     const query = new URLSearchParams();
     if (state.q) query.set("q", state.q);
     if (state.status.size) query.set("status", [...state.status].join(","));

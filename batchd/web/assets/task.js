@@ -4,7 +4,7 @@ const TaskPage = (() => {
 
   function begin(batch, name) {
     const content = Frame.begin("", `${batch}/${name}`, [[`/batches/${encodeURIComponent(batch)}${Keep.listed(batch)}`, batch]]), at = `/batches/${encodeURIComponent(batch)}/${encodeURIComponent(name)}`;
-    const top = el("div"), figures = el("dl", { class: "figures facts" }), prompt = el("div", { class: "asked" });
+    const top = el("div"), figures = el("dl", { class: "figures facts" }), prompt = el("div", { class: "first-prompt" });
     const talk = el("ol", { class: "conversation" }), doing = el("p", { class: "doing" }), made = el("div"), end = el("div", { id: "end" });
     const earlier = el("button", { class: "plain-button", type: "button", hidden: true, onclick: more });
     const follow = el("button", { class: "plain-button follow", type: "button", hidden: true, onclick: () => { following = !following; settle(); } });

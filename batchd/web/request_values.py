@@ -9,7 +9,7 @@ from starlette.requests import Request
 from batchd.errors import UsageError
 from batchd.records import Ref, TaskStatus
 from batchd.store.reader import StoreReader
-from batchd.store.row_records import ORDERS
+from batchd.store.row_records import SORTS
 from batchd.web.page_updates import TaskFilter
 
 #: Characters of what tasks are searched for.
@@ -34,16 +34,16 @@ def number(request: Request, name: str) -> int:
     return int(text)
 
 
-def wish(request: Request) -> TaskFilter:
-    """Return which tasks of a batch are wanted. Raises ``UsageError``."""
-    order = request.query_params.get("sort", "")
+def task_filter(request: Request) -> TaskFilter:
+    """Return which tasks of a batch are wanted, and sorted by what. Raises ``UsageError``."""
+    sort = request.query_params.get("sort", "")
     statuses = [s for s in request.query_params.get("status", "").split(",") if s]
-    if order.removeprefix("-") not in ORDERS or not {*statuses} <= {*TaskStatus}:
+    if sort.removeprefix("-") not in SORTS or not {*statuses} <= {*TaskStatus}:
         raise UsageError("sort is a column, and status a list of statuses")
     return TaskFilter(
         statuses=tuple(statuses),
         text=request.query_params.get("q", "")[:_MAX_SEARCH_CHARS],
-        order=order.removeprefix("-"),
-        descending=order.startswith("-"),
+        sort=sort.removeprefix("-"),
+        descending=sort.startswith("-"),
         page=number(request, "page"),
     )
