@@ -11,6 +11,7 @@ import pytest
 _BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     "program", sorted(_BENCHMARKS.glob("bench_*.py")), ids=lambda path: path.stem
 )
