@@ -38,9 +38,6 @@ pytestmark = [
 ]
 
 
-pytestmark = pytest.mark.in_turns
-
-
 @contextlib.contextmanager
 def cluster(
     tmp_path: Path, commands: Mapping[str, tuple[str, ...]], *, latency: str = "0", more: str = ""
