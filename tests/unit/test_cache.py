@@ -71,9 +71,13 @@ def test_a_pack_that_is_used_stays(tmp_path: Path) -> None:
 
 
 def test_what_is_used_does_not_count(tmp_path: Path) -> None:
-    """The bound is one of what is kept for later."""
+    """The bound is one of what is kept for later, be it a pack or a base."""
     cache = Cache(tmp_path, 1000)
-    held, free = cache.shelf.hold(put(cache, "used")), put(cache, "free")
+    held, free = cache.shelf.hold(put(cache, "used")), put(cache, "free", 50)
+    base = Pack(digest="0" * 64, size=1000, plain=1000)
+    based(cache, base)
+    assert cache.use_base(base)
+    cache.leave_base(base)
     cache.trim()
     assert cache.shelf.has(free)
     os.close(held)
