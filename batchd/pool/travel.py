@@ -139,9 +139,11 @@ class TravellingDirectory(LocalDirectory):
         held = await self._fetched(pack)
         try:
             await packing.unpacked(place, shelf, pack, self._run.base_s)
-        except WorkspaceError:
-            # The next one gets it once more: what lay here may have become another.
-            await asyncio.to_thread(partial(shelf.path(pack).unlink, missing_ok=True))
+        except WorkspaceError as error:
+            if not refused(
+                error
+            ):  # what lay here may have become another: the next task gets it once more
+                await asyncio.to_thread(partial(shelf.path(pack).unlink, missing_ok=True))
             raise
         finally:
             os.close(held)

@@ -154,7 +154,8 @@ class IdlePack:
 def _alone(path: Path) -> Iterator[os.stat_result | None]:
     """Have a pack for ourselves, and give what it is; None: another holds it, or it is gone."""
     try:
-        held = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        # NFS locks for one alone what is open for writing.
+        held = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         yield None
         return
