@@ -134,6 +134,10 @@ class WorkspaceError(BatchdError):
     """The repository, or the copy of a directory, that a task works on cannot be had."""
 
 
+class TarError(WorkspaceError):
+    """The tar is not what was asked for."""
+
+
 class FolderError(BatchdError):
     """The batch's folder takes no task's directory: that is no fault of the task's, which waits for it."""
 

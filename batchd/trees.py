@@ -23,8 +23,8 @@ _KEPT = 16
 _LOOK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def remove(path: str | os.PathLike[str]) -> None:
-    """Remove a tree, if it is there. What lies above it is trusted.
+def remove(path: str | os.PathLike[str], last: str = "") -> None:
+    """Remove a tree, if it is there. What lies above it is trusted. ``last``: the name of the file in it that goes last.
 
     Raises ``OSError`` for what cannot be removed, and for what is no folder.
     """
@@ -38,7 +38,7 @@ def remove(path: str | os.PathLike[str]) -> None:
             let_in(above, name)
             top = os.open(name, OPEN, dir_fd=above)
             try:
-                TreeRemoval(top).run()
+                TreeRemoval(top, last).run()
             finally:
                 os.close(top)
             os.rmdir(name, dir_fd=above)

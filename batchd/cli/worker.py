@@ -59,7 +59,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=10.0,
         metavar="N",
-        help="what of them is kept for later tasks; default: 10",
+        help="what of them is kept for later tasks, beside what tasks use; default: 10",
     )
 
 

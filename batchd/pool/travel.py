@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from batchd import trees, wire, workspace
 from batchd.agent import DirectoryPlaces, LocalDirectory, StopSignal
-from batchd.errors import FolderError, SandboxError, WorkspaceError
+from batchd.errors import FolderError, SandboxError, TarError, WorkspaceError, cut
 from batchd.pool.cache import Cache
 from batchd.records import Pack, SandboxPolicy
 from batchd.sandbox import Sandbox, Workplace
 from batchd.workspace import packing
-from batchd.workspace.directory_listing import DirectoryLook, Listing, changes, lasting
+from batchd.workspace.directory_listing import (
+    DirectoryLook,
+    Listing,
+    changes,
+    lasting,
+    shared,
+    unsent,
+)
+from batchd.workspace.travelling import refused
 
 #: After so many packs of changes, one takes their place.
 _MAX_CHANGE_PACKS = 32
@@ -24,6 +34,7 @@ _MAX_CHANGE_PACKS = 32
 _ROOMY = 1 << 44
 #: How long until a daemon's disk that took nothing is tried again, in seconds.
 _AGAIN_S = 5.0
+_STOPPED = "its agent is to stop before its directory is here"
 
 
 class TravellingDirectory(LocalDirectory):
@@ -55,9 +66,15 @@ class TravellingDirectory(LocalDirectory):
         self._origin: Listing | None = None
         self._before: Listing | None = None
         self._count = len(run.chain.changes)
+        #: What clones and copies begin as, once it is here for this one.
+        self._base: Pack | None = None
+        #: Why the directory could not be made.
+        self._broken: WorkspaceError | None = None
 
     def places(self, run: wire.Run) -> DirectoryPlaces:
-        """Return where everything lies on this machine."""
+        """Return where everything lies on this machine. Raises ``WorkspaceError`` where it could not be made."""
+        if self._broken is not None:
+            raise self._broken
         base = self._chain.base
         return DirectoryPlaces(
             directory=str(self._folder / "task"),
@@ -67,9 +84,20 @@ class TravellingDirectory(LocalDirectory):
         )
 
     async def arrive(self) -> None:
-        """Fetch what is not here, and make the directory of it."""
-        for pack in self._chain.packs:
-            await self._fetched(pack)
+        """Fetch what is not here, and make the directory of it.
+
+        Raises ``OSError``, ``SandboxError``, ``NotPossibleError`` where this machine cannot, ``FolderError`` where the
+        agent is to stop. What no machine could make it of, ``places`` raises: by then there is an agent that can say so.
+        """
+        try:
+            await self._arrived()
+        except WorkspaceError as error:
+            if number := refused(error):
+                raise OSError(number, str(error)) from error
+            self._broken = error
+
+    async def _arrived(self) -> None:
+        """Do so. Raises ``WorkspaceError`` as well."""
         await asyncio.to_thread(self._folder.mkdir, 0o700)
         begun = self._run.base is not None and bool(self._run.history)
         made = self._chain.first or self._chain.changes or begun
@@ -97,37 +125,47 @@ class TravellingDirectory(LocalDirectory):
     async def _based(self, sandbox: Sandbox, pack: Pack) -> None:
         """Have what clones and copies begin as lie here, once for all tasks of this worker."""
         folder = self._cache.base(pack)
-        whole = Path(f"{folder}.whole")
-        async with self._cache.making[pack.digest]:
-            if await asyncio.to_thread(whole.exists):
-                return
-            await asyncio.to_thread(trees.remove, folder)
-            with await sandbox.open(str(folder), fresh=True, network=False, env={}) as place:
-                await self._unpacked(place, pack)
-            await asyncio.to_thread(whole.touch)
+        async with self._cache.making(folder.name):
+            if not self._cache.use_base(pack):
+                await asyncio.to_thread(trees.remove, folder)
+                with await sandbox.open(str(folder), fresh=True, network=False, env={}) as place:
+                    await self._unpacked(place, pack)
+                self._cache.made_base(pack)
+            self._base = pack
 
     async def _unpacked(self, place: Workplace, pack: Pack) -> None:
-        with self._cache.shelf.reading(pack) as reading:
-            await packing.unpacked(place, reading, self._run.base_s)
-
-    async def _fetched(self, pack: Pack) -> None:
-        """Have a pack be on the shelf. Raises ``OSError``, ``WorkspaceError``, ``FolderError``."""
+        """Unpack a pack that no one discards meanwhile. Raises ``OSError``, ``WorkspaceError``, ``SandboxError``, ``FolderError``."""
         shelf = self._cache.shelf
-        async with self._cache.making[pack.digest]:
-            if await asyncio.to_thread(shelf.has, pack):
-                return
-            draft = shelf.draft()
-            try:
-                with draft.open("xb") as file:
-                    while file.tell() < pack.size:
-                        if self._stop.requested:
-                            raise FolderError("its agent is to stop before its directory is here")
-                        part = await self._part(pack, file.tell())
-                        await asyncio.to_thread(file.write, part)
-                await asyncio.to_thread(shelf.keep, draft, pack)
-            finally:
-                draft.unlink(missing_ok=True)
+        held = await self._fetched(pack)
+        try:
+            await packing.unpacked(place, shelf, pack, self._run.base_s)
+        except WorkspaceError as error:
+            if not refused(
+                error
+            ):  # what lay here may have become another: the next task gets it once more
+                await asyncio.to_thread(partial(shelf.path(pack).unlink, missing_ok=True))
+            raise
+        finally:
+            os.close(held)
             await asyncio.to_thread(self._cache.trim)
+
+    async def _fetched(self, pack: Pack) -> int:
+        """Have a pack be on the shelf, and hold it there. Raises ``OSError``, ``WorkspaceError``, ``FolderError``."""
+        shelf = self._cache.shelf
+        async with self._cache.making(pack.digest):
+            while (held := await asyncio.to_thread(shelf.hold, pack)) < 0:
+                draft = shelf.draft()
+                try:
+                    with draft.open("xb") as file:
+                        while file.tell() < pack.size:
+                            if self._stop.requested:
+                                raise FolderError(_STOPPED)
+                            part = await self._part(pack, file.tell())
+                            await asyncio.to_thread(file.write, part)
+                    await asyncio.to_thread(shelf.keep, draft, pack)
+                finally:
+                    draft.unlink(missing_ok=True)
+            return held
 
     async def _part(self, pack: Pack, offset: int) -> bytes:
         run = self._run
@@ -146,11 +184,18 @@ class TravellingDirectory(LocalDirectory):
 
     async def leave(self) -> None:
         """Take the directory away."""
-        await asyncio.to_thread(trees.remove, self._folder)
+        try:
+            await asyncio.to_thread(trees.remove, self._folder)
+        finally:
+            if self._base is not None:
+                self._cache.leave_base(self._base)
+                self._base = None
+                await asyncio.to_thread(self._cache.trim)
 
     async def begin(self, place: Workplace) -> None:
         """Take the directory as it is now for what the daemon has."""
-        self._before = (await self._seen(place)).seen
+        seen = (await self._seen(place)).seen
+        self._before = shared(seen, self._origin or {})
         if self._origin is None:
             self._origin = self._before
 
@@ -161,38 +206,56 @@ class TravellingDirectory(LocalDirectory):
             raise SandboxError(f"the task's directory cannot be looked at: {error}") from error
 
     async def keep(self, place: Workplace) -> None:
-        """Send what has changed since the last time, if anything has."""
+        """Send what has changed since the last time, if anything has.
+
+        Raises ``SandboxError``, ``WorkspaceError`` where the daemon cannot have it all, ``FolderError``, ``StaleAttemptError``.
+        """
         if self._before is None or self._origin is None:
             return  # it has not begun
+        try:
+            await packing.patiently(partial(self._kept, place, self._before, self._origin))
+        except OSError as error:
+            raise SandboxError(f"what has changed cannot be sent: {error}") from error
+        except TarError as error:
+            raise WorkspaceError(f"what has changed cannot travel: {error}") from error
+
+    async def _kept(self, place: Workplace, before: Listing, origin: Listing) -> None:
+        """Look, and send what has changed. Raises ``TarError`` too: then nothing was sent, and another try may help."""
         found = await self._seen(place)
         closed = set(found.closed)
-        what = changes(self._before, found.seen, closed)
+        what = changes(before, found.seen, closed)
         if not what:
             return
         whole = self._count >= _MAX_CHANGE_PACKS
         if whole:
-            what = changes(self._origin, found.seen, closed)
+            what = changes(origin, found.seen, closed)
         shelf = self._cache.shelf
         draft = shelf.draft()
+        most, timeout_s = self._policy.max_disk_bytes, self._run.base_s
         try:
-            pack = await packing.packed(
-                place,
-                what,
-                found.seen,
-                draft,
-                most=self._policy.max_disk_bytes,
-                timeout_s=self._run.base_s,
+            made = await packing.packed(
+                place, what, found.seen, draft, most=most, timeout_s=timeout_s
             )
-            await self._sent(draft, pack, whole=whole)
-            await asyncio.to_thread(draft.rename, shelf.path(pack))
-        except OSError as error:
-            raise SandboxError(f"what has changed cannot be sent: {error}") from error
+            if made.missing:
+                await self._excused(place, found, made.missing)
+            await self._sent(draft, made.pack, whole=whole)
+            await asyncio.to_thread(draft.rename, shelf.path(made.pack))
         finally:
             draft.unlink(missing_ok=True)
         self._count = 1 if whole else self._count + 1
         # What runs in the background may write at this moment.
-        self._before = lasting(found.seen) if place.running else found.seen
+        seen = lasting(found.seen) if place.running else found.seen
+        self._before = shared(unsent(seen, made.missing), before)
         await asyncio.to_thread(self._cache.trim)
+
+    async def _excused(
+        self, place: Workplace, found: DirectoryLook, missing: frozenset[str]
+    ) -> None:
+        """Raise ``TarError`` for what did not come though it lies there as it did; what went, or is another, is for the next time."""
+        now = (await self._seen(place)).seen
+        for path in sorted(missing):
+            if now.get(path) == found.seen[path]:
+                raise TarError(f"{cut(path)} cannot be read")
 
     async def _sent(self, draft: Path, pack: Pack, *, whole: bool) -> None:
         """Return when the daemon has a pack durably. Raises ``OSError``, ``FolderError``, ``StaleAttemptError``."""

@@ -63,7 +63,7 @@ class Patch(Struct, frozen=True, kw_only=True):
 
 
 class Pack(Struct, frozen=True, kw_only=True):
-    """Files of a directory in one file, as ``workspace.packs`` writes it."""
+    """Files of a directory in one file, as ``workspace.packfile`` writes it."""
 
     #: Its name: SHA-256 over what is in it, in hexadecimal digits.
     digest: str

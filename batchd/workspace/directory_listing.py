@@ -15,18 +15,26 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from batchd.errors import WorkspaceError
+from batchd.errors import WorkspaceError, cut
 from batchd.sandbox.directory import below
 
 #: A directory with more of them does not travel.
 MAX_ENTRIES = 1_000_000
 #: What the kernel's clock of files may lag behind, in nanoseconds: what is younger may change without its time changing.
 _TICK_NS = 20_000_000
+#: A directory with a longer path does not travel, in bytes: programs name it below ``./``.
+_MAX_PATH = 4093
+#: Shorter ones, in characters, are not looked at for that.
+_LONG = _MAX_PATH // 4
+#: Why a folder that was there is not: it was removed, is something else, or another file system lies there.
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV})
 
 #: What it takes to look into a folder, as its owner.
 _ENTERED = stat.S_IRUSR | stat.S_IXUSR
 #: How much is noted of a folder, and where the ctime of what is none stands.
 _OF_FOLDER, _CTIME = 2, 3
+#: A time that nothing has.
+_NEVER = -(1 << 63)
 
 #: Of a path: kind and mode, mtime in nanoseconds and, of files and links, size, ctime and inode.
 Seen: TypeAlias = tuple[int, ...]
@@ -65,6 +73,10 @@ def look(top: int) -> DirectoryLook:
         folder = waiting.pop()
         for name, its in _entries(top, folder, closed):
             path = f"{folder}/{name}" if folder else name
+            if len(path) > _LONG and len(os.fsencode(path)) > _MAX_PATH:
+                raise WorkspaceError(
+                    f"the directory has a path of more than {_MAX_PATH:,} bytes: it cannot travel: {cut(path)}"
+                )
             if stat.S_ISDIR(its.st_mode):
                 seen[path] = (its.st_mode, its.st_mtime_ns)
                 if its.st_mode & _ENTERED != _ENTERED:
@@ -85,20 +97,28 @@ def look(top: int) -> DirectoryLook:
 
 
 def _entries(top: int, folder: str, closed: list[str]) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield what lies in a folder; one that is closed is noted, and one that is gone, or another file system, is empty."""
+    """Yield what lies in a folder; one that is closed is noted, and one that is gone, or another file system, is empty.
+
+    Whatever else keeps us from it is raised: what cannot be seen would count as removed.
+    """
     try:
         descriptor = below(top, folder)
-    except OSError as error:
-        if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
+    except PermissionError as error:
+        if error.errno != errno.EACCES:
             raise
-        if error.errno == errno.EACCES:
-            closed.append(folder)
+        closed.append(folder)
+        return
+    except OSError as error:
+        if error.errno not in _GONE:
+            raise
         return
     try:
         with os.scandir(descriptor) as entries:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):
                     yield entry.name, entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        pass  # it was removed meanwhile
     finally:
         os.close(descriptor)
 
@@ -120,6 +140,19 @@ def lasting(seen: Listing) -> dict[str, Seen]:
     """Return what is surely seen as another when it changes again: who writes at this moment may do so unseen."""
     young = time.time_ns() - _TICK_NS
     return {path: its if _settled(its, young) else its[:_OF_FOLDER] for path, its in seen.items()}
+
+
+def unsent(seen: Listing, paths: AbstractSet[str]) -> dict[str, Seen]:
+    """Return a look by which these paths are another at the next one, if they are there, and gone if they are not."""
+    return {path: (its[0], _NEVER) if path in paths else its for path, its in seen.items()}
+
+
+def shared(seen: Listing, earlier: Listing) -> dict[str, Seen]:
+    """Return a look that has what is as it was in an ``earlier`` one in common with that: it takes a third of the memory."""
+    kept = {path: its for path, its in earlier.items() if seen.get(path) == its}
+    for path, its in seen.items():
+        kept.setdefault(path, its)
+    return kept
 
 
 def _settled(its: Seen, young: int) -> bool:

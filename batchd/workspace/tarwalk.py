@@ -5,14 +5,16 @@ It is unpacked in the sandbox alone, whatever is in it: this finds early what no
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
-from batchd.errors import WorkspaceError
+from batchd.errors import TarError
 
 _BLOCK = 512
 #: Files, hard and symbolic links, folders, and what says more of the next one.
 _KINDS = frozenset(b"0125x\0")
-_MORE = ord("x")
+_FILE, _MORE = ord("0"), ord("x")
 #: Names of two thousand characters, and times.
 _MOST_MORE = 1 << 16
 #: Of each head: where the fields lie.
@@ -25,54 +27,73 @@ _NAME, _SIZE, _SUM, _KIND, _PREFIX = (
 )
 
 
-def check(parts: Iterator[bytes], most: int) -> None:
-    """Raise ``WorkspaceError`` for what is no tar of ours, or has more than ``most`` entries."""
+@dataclass(frozen=True, slots=True)
+class TarEntry:
+    """What a tar says of one entry."""
+
+    #: As tar writes it, one letter: ``0``, ``1`` (a hard link), ``2`` (a symbolic link), ``5`` (a folder).
+    kind: str
+    #: Below the directory, without a slash at its end.
+    path: bytes
+
+
+def entries(parts: Iterator[bytes], most: int) -> Iterator[TarEntry]:
+    """Yield what a tar has, to its end. Raises ``TarError`` for what is no tar of ours, or has more than ``most`` heads."""
     stream, count, more = _Stream(parts), 0, dict[bytes, bytes]()
     while (head := stream.take(_BLOCK)) and any(head):
         count += 1
         size = _checked(head)
         if count > most:
-            raise WorkspaceError(f"it has more than {most:,} entries")
+            raise TarError(f"it has more than {most:,} entries")
         if head[_KIND] == _MORE:
             if size > _MOST_MORE:
-                raise WorkspaceError("it says too much of an entry")
+                raise TarError("it says too much of an entry")
             more = _records(stream.take(_padded(size))[:size])
             continue
         name = more.get(b"path") or b"/".join(
             filter(None, map(_text, (head[_PREFIX], head[_NAME])))
         )
         if not name.startswith(b"./") or b".." in name.split(b"/"):
-            raise WorkspaceError(f"it has an entry called {name[:200]!r}")
+            raise TarError(f"it has an entry called {name[:200]!r}")
+        yield TarEntry(chr(head[_KIND] or _FILE), name[2:].rstrip(b"/"))
         stream.skip(_padded(_number(more[b"size"], 10) if b"size" in more else size))
         more = {}
     stream.end()
 
 
-def check_names(names: Sequence[str], most: int) -> None:
-    """Raise ``WorkspaceError`` for paths that lead out of a directory, or more than ``most``."""
-    wrong = next((name for name in names if ".." in name.split("/")), "")
-    if wrong or len(names) > most:
-        raise WorkspaceError(f"it names {wrong!r}" if wrong else f"it names {len(names):,} paths")
+def check(parts: Iterator[bytes], most: int) -> None:
+    """Raise ``WorkspaceError`` for what is no tar of ours, or has more than ``most`` heads."""
+    for _ in entries(parts, most):
+        pass
+
+
+def check_names(names: Iterable[bytes], most: int) -> None:
+    """Raise ``WorkspaceError`` for paths that lead out of a directory, or more than ``most``. None of them is kept."""
+    for number, name in enumerate(names, 1):
+        if number > most:
+            raise TarError(f"it names more than {most:,} paths")
+        if b".." in name.split(b"/"):
+            raise TarError(f"it names {os.fsdecode(name[:200])!r}")
 
 
 def _checked(head: bytes) -> int:
-    """Return the size in a head that can be one. Raises ``WorkspaceError``."""
+    """Return the size in a head that can be one. Raises ``TarError``."""
     blank = b" " * 8
     if len(head) < _BLOCK or sum(head[:148] + blank + head[156:]) != _number(_text(head[_SUM]), 8):
-        raise WorkspaceError("it is no tar")
+        raise TarError("it is no tar")
     if head[_KIND] not in _KINDS:
-        raise WorkspaceError(f"it has an entry of kind {chr(head[_KIND])!r}")
+        raise TarError(f"it has an entry of kind {chr(head[_KIND])!r}")
     return _number(_text(head[_SIZE]), 8)
 
 
 def _number(text: bytes, base: int) -> int:
     digits = text.strip(b" \0")
     if not digits.isdigit():
-        raise WorkspaceError("it has a number that is none")
+        raise TarError("it has a number that is none")
     try:
         return int(digits, base)
     except ValueError:
-        raise WorkspaceError("it has a number that is none") from None
+        raise TarError("it has a number that is none") from None
 
 
 def _text(field: bytes) -> bytes:
@@ -91,7 +112,7 @@ def _records(body: bytes) -> dict[bytes, bytes]:
         line, body = body[:length], body[length:]
         key, equals, value = line.partition(b" ")[2].partition(b"=")
         if not (equals and value.endswith(b"\n")):
-            raise WorkspaceError("it says something of an entry that is nothing")
+            raise TarError("it says something of an entry that is nothing")
         found[key] = value[:-1]
     return found
 
@@ -114,16 +135,16 @@ class _Stream:
         return found
 
     def skip(self, size: int) -> None:
-        """Go on behind the next bytes. Raises ``WorkspaceError`` where there are fewer."""
+        """Go on behind the next bytes. Raises ``TarError`` where there are fewer."""
         while size > (left := len(self._buffer) - self._at):
             size -= left
             self._buffer, self._at = next(self._parts, b""), 0
             if not self._buffer:
-                raise WorkspaceError("it ends within a file")
+                raise TarError("it ends within a file")
         self._at += size
 
     def end(self) -> None:
-        """Read to the end: behind a tar come zeros alone. Raises ``WorkspaceError``."""
+        """Read to the end: behind a tar come zeros alone. Raises ``TarError``."""
         while part := self.take(1 << 16):
             if any(part):
-                raise WorkspaceError("it goes on behind its end")
+                raise TarError("it goes on behind its end")

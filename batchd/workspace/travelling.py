@@ -7,10 +7,11 @@ import contextlib
 import errno
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from batchd.records import Pack
-from batchd.sandbox import Sandbox
+from batchd.sandbox import Sandbox, Workplace
 from batchd.workspace import clones, packing
 from batchd.workspace.directory_listing import look
 from batchd.workspace.fetch_job import Lay, PackUp
@@ -19,6 +20,8 @@ from batchd.workspace.packs import Shelf
 
 #: What a disk, or a quota, answers that takes nothing for a while.
 _TEMPORARY_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+#: What tar says where a disk has taken a part of its last file.
+_SHORT = "Wrote only"
 
 
 async def packed(work: PackUp) -> Pack:
@@ -35,19 +38,25 @@ async def packed(work: PackUp) -> Pack:
                 work.directory, fresh=False, network=False, env={}
             ) as place,
         ):
-            found = await asyncio.to_thread(place.look, look)
-            pack = await packing.packed(
-                place,
-                packing.everything(found),
-                found.seen,
-                draft,
-                most=work.max_bytes,
-                timeout_s=work.timeout_s,
-            )
+            pack = await packing.patiently(partial(_written, work, place, draft))
         await asyncio.to_thread(shelf.keep, draft, pack)
     finally:
         draft.unlink(missing_ok=True)
     return pack
+
+
+async def _written(work: PackUp, place: Workplace, draft: Path) -> Pack:
+    """Write what lies in a place to a draft, as far as its owner may read it. Raises as ``packing.packed`` does."""
+    found = await asyncio.to_thread(place.look, look)
+    made = await packing.packed(
+        place,
+        packing.everything(found),
+        found.seen,
+        draft,
+        most=work.max_bytes,
+        timeout_s=work.timeout_s,
+    )
+    return made.pack
 
 
 async def laid(work: Lay) -> None:
@@ -62,8 +71,7 @@ async def laid(work: Lay) -> None:
         if work.base is not None:
             await clones.make(place, work.base, work.timeout_s)
         for pack in work.changes:
-            with shelf.reading(pack) as reading:
-                await packing.unpacked(place, reading, work.timeout_s)
+            await packing.unpacked(place, shelf, pack, work.timeout_s)
 
 
 def refused(error: BaseException | None) -> int:
@@ -73,4 +81,6 @@ def refused(error: BaseException | None) -> int:
         if isinstance(error, OSError) and error.errno in _TEMPORARY_ERRNOS:
             return error.errno
         error = error.__cause__
+    if _SHORT in said:
+        return errno.ENOSPC
     return next((number for number in _TEMPORARY_ERRNOS if os.strerror(number) in said), 0)

@@ -457,6 +457,27 @@ def test_a_chain_that_cannot_be_read_is_not_taken_for_none(tmp_path: Path) -> No
     assert str(chain) in result["error"]["message"]
 
 
+def test_a_broken_pack_ends_the_task_and_no_other(tmp_path: Path) -> None:
+    """One that a machine's disk has spoilt: an error that says so, and the next task gets it once more."""
+    cache = tmp_path / "cache"
+    with cluster(tmp_path, {"write it": ("cat a",)}) as spool:
+        owned(spool.folder / "work", {"a": "a"})
+        with spool.serving(), joined(spool, "node7", cache=cache):
+            assert ended(spool, dir="work")["status"] == "completed"
+            (pack,) = (cache / "packs").iterdir()
+            pack.write_bytes(b"x" * pack.stat().st_size)
+            found = []
+            for name in ("c", "d"):
+                batch = spool.write(f"{name}.json", [{"first_prompt": "write it", "dir": "work"}])
+                batch.rename(spool.folder / "inbox" / batch.name)
+                spool.eventually((spool.folder / f"outbox/{name}/summary.json").exists)
+                found.append(spool.result(name, "001"))
+    assert found[0]["status"] == "error", found[0]
+    assert found[0]["reason"] == "workspace"
+    assert "it is no pack" in found[0]["error"]["message"]
+    assert found[1]["status"] == "completed", found[1]
+
+
 def test_no_command_sees_the_packs_of_others(tmp_path: Path) -> None:
     """A worker whose cache lies where commands look gets no task, and says why."""
     with (

@@ -7,10 +7,8 @@ from batchd.errors import WorkspaceError
 from batchd.records import Pack
 from batchd.workspace import tarwalk
 from batchd.workspace.directory_listing import MAX_ENTRIES
+from batchd.workspace.packfile import plain_limit
 from batchd.workspace.packs import Shelf, sound
-
-#: What a tar says of a file beside what is in it, in bytes.
-_HEADS = 2048
 
 
 class Coming:
@@ -18,7 +16,7 @@ class Coming:
 
     def __init__(self, shelf: Shelf, pack: Pack, most: int) -> None:
         """``most``: the bytes of the files in it. Raises ``WorkspaceError`` for one that cannot be."""
-        if not sound(pack) or pack.plain > most + _HEADS * MAX_ENTRIES:
+        if not sound(pack) or pack.plain > plain_limit(most):
             raise WorkspaceError("it is a pack that cannot be")
         self._shelf = shelf
         self._pack = pack
@@ -54,9 +52,8 @@ class Coming:
     def _look(self) -> None:
         try:
             with self._shelf.reading(self._pack) as reading:
-                tarwalk.check_names(
-                    (*reading.lists.removed, *reading.lists.folders), 2 * MAX_ENTRIES
-                )
+                for names in (reading.removed(), reading.folders()):
+                    tarwalk.check_names(names, MAX_ENTRIES)
                 tarwalk.check(reading.tar(), 2 * MAX_ENTRIES)
         except WorkspaceError:
             self._shelf.path(self._pack).unlink(missing_ok=True)

@@ -1,0 +1,302 @@
+"""A worker's side of directories that travel: what it sends is what the daemon takes, whatever the task does meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import io
+import os
+import socket
+import subprocess
+import tarfile
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import zstandard
+from msgspec.structs import replace as with_fields
+from patience import PATIENCE_S
+
+from batchd import wire
+from batchd.agent import StopSignal
+from batchd.daemon.attempts.coming import Coming
+from batchd.errors import TarError, WorkspaceError
+from batchd.events import Terms
+from batchd.pool.cache import Cache
+from batchd.pool.travel import TravellingDirectory
+from batchd.records import Batch, Chain, ModelSetup, Pack, Ref, SandboxPolicy, Task
+from batchd.sandbox import Sandbox, Workplace
+from batchd.workspace import packing
+from batchd.workspace.directory_listing import DirectoryLook, changes, look
+from batchd.workspace.packs import Shelf
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="another user's files take root")
+
+
+def in_place(folder: Path, work: Callable[[Workplace], Awaitable[None]]) -> None:
+    """Work in a directory, in the sandbox."""
+
+    async def visit() -> None:
+        with await Sandbox(SandboxPolicy()).open(
+            str(folder / "task"), fresh=True, network=False, env={}
+        ) as place:
+            await work(place)
+
+    asyncio.run(visit())
+
+
+async def written(place: Workplace, command: str) -> DirectoryLook:
+    """Return what lies there behind a command."""
+    ran = await place.shell(command, timeout_s=PATIENCE_S)
+    assert ran.exit_code == 0, ran.output
+    return await asyncio.to_thread(place.look, look)
+
+
+@pytest.mark.parametrize(
+    ("swap", "why"),
+    [
+        ("rm b; mkfifo b", "kind '6'"),
+        ("rm b; ln -s a b", "b has become another kind"),
+        ("rm b; mkdir b", "b has become another kind"),
+        ("rm -r d; mkfifo d", "kind '6'"),
+    ],
+)
+def test_what_becomes_another_kind_of_thing_is_not_packed(
+    tmp_path: Path, swap: str, why: str
+) -> None:
+    """Between the look and the tar: no pack comes of it; of the next look one does."""
+
+    async def work(place: Workplace) -> None:
+        found = await written(
+            place, "echo a > a; echo b > b; mkdir d; head -c 9000000 /dev/zero > z"
+        )
+        now = await written(place, swap)
+        draft = tmp_path / "draft"
+        what = changes({}, found.seen)
+        with pytest.raises(TarError, match=why):
+            await packing.packed(place, what, found.seen, draft, most=1 << 30, timeout_s=PATIENCE_S)
+        assert not draft.exists()
+        made = await packing.packed(
+            place, changes({}, now.seen), now.seen, draft, most=1 << 30, timeout_s=PATIENCE_S
+        )
+        assert not made.missing
+
+    in_place(tmp_path, work)
+
+
+def test_a_socket_is_missed(tmp_path: Path) -> None:
+    """Tar leaves it out."""
+
+    async def work(place: Workplace) -> None:
+        found = await written(place, "echo b > b")
+        (tmp_path / "task/b").unlink()
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(str(tmp_path / "task/b"))
+        made_of = await packing.packed(
+            place,
+            changes({}, found.seen),
+            found.seen,
+            tmp_path / "draft",
+            most=1 << 30,
+            timeout_s=PATIENCE_S,
+        )
+        assert made_of.missing == {"b"}
+
+    in_place(tmp_path, work)
+
+
+class Home:
+    """The daemon's side of one task's packs: its shelf, and what it says of each part."""
+
+    def __init__(self, folder: Path) -> None:
+        self.shelf = Shelf(folder)
+        self.shelf.prepare()
+        self.came: list[Pack] = []
+        #: What it would end a worker for.
+        self.refused: list[str] = []
+        self._coming: Coming | None = None
+
+    async def answer(
+        self, message: wire.PackWanted | wire.PackSent
+    ) -> wire.PackPart | wire.PackTaken:
+        """Answer as the daemon does."""
+        if isinstance(message, wire.PackWanted):
+            with (self.shelf.path(Pack(digest=message.digest, size=1, plain=1))).open("rb") as file:
+                file.seek(message.offset)
+                data = file.read(wire.MAX_PART)
+                return wire.PackPart(ref=message.ref, attempt=message.attempt, data=data)
+        if not message.offset:
+            self._coming = Coming(self.shelf, message.pack, 1 << 30)
+        assert self._coming
+        try:
+            if self._coming.add(message.pack, message.offset, message.data):
+                self.came.append(message.pack)
+        except WorkspaceError as error:
+            self.refused.append(str(error))
+        return wire.PackTaken(ref=message.ref, attempt=message.attempt)
+
+
+def travelling(
+    tmp_path: Path, home: Home, chain: Chain, cache: Cache | None = None, *, work: str = ""
+) -> TravellingDirectory:
+    """Return the directory of a task on another machine; ``work``: the task's ``dir``."""
+    task = Task(id="001", first_prompt="Do it", model="demo/x", dir=work)
+    setup = ModelSetup(name=task.model)
+    run = wire.Run(
+        ref=Ref("b", "001"),
+        attempt=1,
+        task=task,
+        batch=Batch(name="b", claim="c", outbox=str(tmp_path), request="r", received_at=0.0),
+        terms=Terms(model=setup, judge=setup),
+        queued_at=time.time(),
+        chain=chain,
+        base_s=PATIENCE_S,
+    )
+    return TravellingDirectory(
+        run,
+        cache or Cache(tmp_path / "cache"),
+        SandboxPolicy(),
+        ask=home.answer,
+        stop=StopSignal(),
+        waits=lambda _: None,
+    )
+
+
+def begun(
+    tmp_path: Path,
+    files: TravellingDirectory,
+    work: Callable[[Workplace], Awaitable[None]],
+) -> None:
+    """Work in a directory that has arrived."""
+
+    async def visit() -> None:
+        await files.arrive()
+        places = files.places(files._run)
+        with await Sandbox(SandboxPolicy()).open(
+            places.directory, fresh=True, network=False, env={}
+        ) as place:
+            await files.begin(place)
+            await work(place)
+        await files.leave()
+
+    tmp_path.chmod(0o755)
+    asyncio.run(visit())
+
+
+def test_what_the_daemon_cannot_have_ends_the_task(tmp_path: Path) -> None:
+    """A file that tar cannot read though it stays as it is: nothing is sent, and the error names it."""
+    home = Home(tmp_path / "home")
+    files = travelling(tmp_path, home, Chain())
+
+    async def work(place: Workplace) -> None:
+        await written(place, "echo a > a")
+        folder = next((tmp_path / "cache/work").glob("*/b.001.1/task"))
+        (folder / "roots").write_text("x")
+        (folder / "roots").chmod(0o600)
+        with pytest.raises(WorkspaceError, match="cannot travel: roots cannot be read"):
+            await files.keep(place)
+        assert not home.came
+        (folder / "roots").unlink()
+        await files.keep(place)
+        assert len(home.came) == 1
+
+    begun(tmp_path, files, work)
+
+
+def test_no_worker_sends_what_the_daemon_refuses(tmp_path: Path) -> None:
+    """While a file and a pipe take turns in one place: a pack of ours comes, or an error that ends the task."""
+    home = Home(tmp_path / "home")
+    files = travelling(tmp_path, home, Chain())
+    stop = threading.Event()
+
+    async def work(place: Workplace) -> None:
+        folder = next((tmp_path / "cache/work").glob("*/b.001.1/task"))
+        await written(place, "echo b > b; mkfifo p; echo z > z")
+        turns = asyncio.create_task(asyncio.to_thread(take_turns, folder, stop))
+        try:
+            for number in range(6):
+                await written(place, f"echo {number} > n")
+                with contextlib.suppress(WorkspaceError):
+                    await files.keep(place)
+        finally:
+            stop.set()
+            await turns
+        await files.keep(place)
+        assert home.came
+
+    begun(tmp_path, files, work)
+    assert home.refused == []
+
+
+def take_turns(folder: Path, stop: threading.Event) -> None:
+    """Have a file and a pipe take turns."""
+    while not stop.is_set():
+        for one, other in (("b", "o"), ("p", "b"), ("b", "p"), ("o", "b")):
+            (folder / one).rename(folder / other)
+            time.sleep(0.001)
+
+
+def pack_at(home: Home, data: bytes) -> Pack:
+    """Return a pack that lies at home."""
+    pack = Pack(digest=hashlib.sha256(data).hexdigest(), size=len(data), plain=1 << 20)
+    home.shelf.path(pack).write_bytes(data)
+    return pack
+
+
+def good(name: str, text: bytes) -> bytes:
+    """Return what a pack with one file is."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        entry = tarfile.TarInfo(name)
+        entry.size = len(text)
+        tar.addfile(entry, io.BytesIO(text))
+    return zstandard.compress(b"batchd-pack 1\n" + (0).to_bytes(16, "big") + out.getvalue())
+
+
+def test_a_cache_of_nothing_is_enough_for_work(tmp_path: Path) -> None:
+    """``--cache-gb 0``: what a task needs stays as long as it does, and then goes."""
+    home, cache = Home(tmp_path / "home"), Cache(tmp_path / "cache", 0)
+    packs = [pack_at(home, good(f"./{n}", b"x" * 1000)) for n in range(4)]
+    chain = Chain(base=packs[0], first=packs[1], changes=tuple(packs[2:]))
+    files = travelling(tmp_path, home, chain, cache)
+
+    async def work(place: Workplace) -> None:
+        assert set((await written(place, "true")).seen) == {"1", "2", "3"}
+        assert (cache.base(packs[0]) / "0").read_bytes() == b"x" * 1000
+
+    begun(tmp_path, files, work)
+    assert not list((tmp_path / "cache/packs").iterdir())
+    assert not cache.base(packs[0]).exists()
+    cache.close()
+
+
+def test_a_broken_pack_is_the_tasks_error(tmp_path: Path) -> None:
+    """It is said where the agent opens the directory, which ends the task; the pack is fetched once more by the next one."""
+    home, cache = Home(tmp_path / "home"), Cache(tmp_path / "cache")
+    broken = pack_at(home, b"junk" * 100)
+    files = travelling(tmp_path, home, Chain(first=broken), cache)
+    asyncio.run(files.arrive())
+    with pytest.raises(WorkspaceError, match="it is no pack"):
+        files.places(files._run)
+    assert not cache.shelf.has(broken)
+    cache.close()
+
+
+def test_a_full_disk_here_is_this_machines(tmp_path: Path) -> None:
+    """Another one may have room: the error is one of the machine, whoever said it."""
+    small = tmp_path / "small"
+    small.mkdir(mode=0o755)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", small], check=True)
+    try:
+        tmp_path.chmod(0o755)
+        home, cache = Home(tmp_path / "home"), Cache(small)
+        pack = pack_at(home, good("./a", bytes(9 << 20)))
+        files = travelling(tmp_path, home, Chain(first=with_fields(pack, plain=10 << 20)), cache)
+        with pytest.raises(OSError, match="Errno 28"):
+            asyncio.run(files.arrive())
+        cache.close()
+    finally:
+        subprocess.run(["umount", "-l", small], check=True)
