@@ -25,7 +25,7 @@ _TICK_NS = 20_000_000
 #: A directory with a longer path does not travel, in bytes: programs name it below ``./``.
 _MAX_PATH = 4093
 #: Shorter ones, in characters, are not looked at for that.
-_LONG = _MAX_PATH // 4
+_ENCODED_FROM_CHARS = _MAX_PATH // 4
 #: Why a folder that was there is not: it was removed, is something else, or another file system lies there.
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV})
 
@@ -73,7 +73,7 @@ def look(top: int) -> DirectoryLook:
         folder = waiting.pop()
         for name, its in _entries(top, folder, closed):
             path = f"{folder}/{name}" if folder else name
-            if len(path) > _LONG and len(os.fsencode(path)) > _MAX_PATH:
+            if len(path) > _ENCODED_FROM_CHARS and len(os.fsencode(path)) > _MAX_PATH:
                 raise WorkspaceError(
                     f"the directory has a path of more than {_MAX_PATH:,} bytes: it cannot travel: {cut(path)}"
                 )

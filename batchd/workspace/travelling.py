@@ -21,7 +21,7 @@ from batchd.workspace.packs import Shelf
 #: What a disk, or a quota, answers that takes nothing for a while.
 _TEMPORARY_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 #: What tar says where a disk has taken a part of its last file.
-_SHORT = "Wrote only"
+_TAR_SAYS_FULL = "Wrote only"
 
 
 async def packed(work: PackUp) -> Pack:
@@ -81,6 +81,6 @@ def refused(error: BaseException | None) -> int:
         if isinstance(error, OSError) and error.errno in _TEMPORARY_ERRNOS:
             return error.errno
         error = error.__cause__
-    if _SHORT in said:
+    if _TAR_SAYS_FULL in said:
         return errno.ENOSPC
     return next((number for number in _TEMPORARY_ERRNOS if os.strerror(number) in said), 0)
