@@ -23,6 +23,7 @@ from batchd.config import own
 from batchd.control import members
 from batchd.errors import (
     BatchdError,
+    NoAnswerError,
     NoDaemonError,
     NotPossibleError,
     UsageError,
@@ -35,6 +36,8 @@ from batchd.store.rows import BatchRow
 
 #: How long a daemon may be away (a restart, say) before that is reported to the user who waits.
 _GONE_S = 30.0
+#: How long a daemon may take to say that it is there: who drops a file need not wait for one that stands still.
+_ANSWER_S = 10.0
 #: How long who only drops a file waits for the name of its batch, and between two looks.
 _SOON_S, _LOOK_S = 1.0, 0.05
 #: Said where no configuration names a spool; that of the user's own is one while a daemon is at work on it.
@@ -105,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
 def _say_when(state: Path, found: tuple[BatchRow, list[str]] | None, *, alive: bool) -> None:
     """Say under which name a file is taken up, why it is refused, or what it waits for."""
     if not alive:
-        formatting.complain(f"{_unwatched(state)}; the file waits until `batchd serve` starts.")
+        formatting.complain(_unwatched(state))
     elif found is not None:
         row, cautions = found
         name = row.batch.name
@@ -185,7 +188,7 @@ def _prompted(args: argparse.Namespace) -> bytes:
 def _alive(state: Path, *, heed: bool = False) -> bool:
     """Return whether a daemon takes what is dropped; ``heed``: say where it is of another version."""
     try:
-        answer = control.ask(state, control.Status())
+        answer = control.ask(state, control.Status(), timeout_s=_ANSWER_S)
     except NoDaemonError:
         return False
     if heed:
@@ -201,11 +204,17 @@ def _draining(state: Path) -> bool:
 
 
 def _unwatched(state: Path) -> str:
-    """Return why the inbox is not watched."""
+    """Return why no daemon has taken a file up, and when one will."""
+    waits = "the file waits until `batchd serve` starts."
     try:
-        return f"Process {control.ask(state, control.Status()).pid} works for `batchd run` alone"
+        answer = control.ask(state, control.Status(), timeout_s=_ANSWER_S)
+    except NoAnswerError:
+        return "The daemon does not answer; it takes the file up once it goes on: batchd status."
     except NoDaemonError:
-        return "No daemon runs"
+        return f"No daemon runs; {waits}"
+    if answer.watching:  # it came up in between
+        return "The daemon takes the file up: batchd status."
+    return f"Process {answer.pid} works for `batchd run` alone; {waits}"
 
 
 def _newest(state: Path) -> str:

@@ -40,7 +40,7 @@ def columns(rows: Sequence[BatchRow]) -> list[Column[BatchRow]]:
         Column(head="COST", cell=_cost, right=True, least=7, rank=1),
     ]
     if any(b.unsettled_calls for b in rows):
-        made.append(Column(head="UNSETTLED", cell=_unsettled, right=True, rank=2))
+        made.append(Column(head="UNSETTLED", cell=_unsettled, right=True, least=9, rank=2))
     if any(b.batch.budget_usd for b in rows):
         made.append(Column(head="BUDGET", cell=_budget, rank=2))
     return made

@@ -156,7 +156,11 @@ def columns(by: str, *, of_one: bool, unsettled: bool) -> list[Column[TaskActivi
         ),
         Column(head="TOKENS", cell=_tokens, right=True, least=7, rank=3 if of_one else 2),
         Column(head="COST", cell=_cost, right=True, least=7, rank=1),
-        *([Column(head="UNSETTLED", cell=_unsettled, right=True, rank=2)] if unsettled else ()),
+        *(
+            [Column(head="UNSETTLED", cell=_unsettled, right=True, least=9, rank=2)]
+            if unsettled
+            else ()
+        ),
         # Where tasks have ended, why they did so says more than figures.
         Column(
             head="DETAIL",
