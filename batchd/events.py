@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, Literal, TypeAlias, get_args
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from batchd.records import (
     STANDARD,
@@ -77,24 +77,24 @@ class Terms(Struct, frozen=True, kw_only=True):
     limits: TaskLimits | None = None
 
 
-class TaskStarted(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class TaskStarted(Struct, frozen=True, kw_only=True):
     """The first event of every task that a worker took up."""
 
     at: float
     terms: Terms
-    #: The machine on which that was; empty: the daemon's.
-    node: str = ""
+    #: The machine on which that was; unset: the daemon's, so that older journals read as they were written.
+    node: str | UnsetType = UNSET
 
 
-class Resumed(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Resumed(Struct, frozen=True, kw_only=True):
     """A later attempt took the task up again; the time since the event before was no work."""
 
     at: float
     attempt: int
     #: The terms from here on, of a task that no model has answered yet; None: those that it started under.
     terms: Terms | None = None
-    #: The machine on which that was; empty: the daemon's.
-    node: str = ""
+    #: The machine on which that was; unset: the daemon's, so that older journals read as they were written.
+    node: str | UnsetType = UNSET
 
 
 class CallStarted(Struct, frozen=True, kw_only=True):

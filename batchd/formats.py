@@ -283,7 +283,14 @@ class SummaryV1:
     errors: tuple[ProblemV1, ...] = ()
 
 
+def json_schema(kind: type) -> dict[str, Any]:
+    """Return the JSON Schema of a published format; its definitions keep the names under which they were published."""
+    text = msgspec.json.encode(msgspec.json.schema(kind))
+    made: dict[str, Any] = msgspec.json.decode(text.replace(b"TaskStatus", b"Status"))
+    return made
+
+
 def schema(kind: str) -> dict[str, Any]:
     """Return the JSON Schema of ``result`` or ``summary``."""
-    made = msgspec.json.schema({"result": ResultV1, "summary": SummaryV1}[kind])
+    made = json_schema({"result": ResultV1, "summary": SummaryV1}[kind])
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from batchd import wire, workspace
@@ -137,7 +138,9 @@ class _Agent:
     async def _opening(self, place: Workplace) -> Event:
         before, terms, task = self.state.terms, self._run.terms, self._run.task
         if before is not None and (self.state.spend or _alike(before.model, terms.model)):
-            return Resumed(at=self._host.clock(), attempt=self._run.attempt, node=self._run.node)
+            return Resumed(
+                at=self._host.clock(), attempt=self._run.attempt, node=self._run.node or UNSET
+            )
         base = self._run.base
         if base is not None and before is None:
             await workspace.make(place, base, self._run.base_s)
@@ -162,7 +165,10 @@ class _Agent:
                 circles=True,
             )
             return Resumed(
-                at=self._host.clock(), attempt=self._run.attempt, terms=terms, node=self._run.node
+                at=self._host.clock(),
+                attempt=self._run.attempt,
+                terms=terms,
+                node=self._run.node or UNSET,
             )
         if self._host.files.travels:
             files = files and {path: stamp[:_LASTING] for path, stamp in files.items()}
@@ -181,7 +187,7 @@ class _Agent:
             terms = replace(terms, triggers=triggers, held=await place.held())
         # What the clock was moved by until now is no time of this task's.
         self._host.moved()
-        return TaskStarted(at=self._host.clock(), terms=terms, node=self._run.node)
+        return TaskStarted(at=self._host.clock(), terms=terms, node=self._run.node or UNSET)
 
     def _add(self, event: Event) -> None:
         # A call's beginning is in the journal already: the daemon wrote it, with the permit.

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
+from batchd.formats import json_schema
 from batchd.records import Reason, TaskStatus
 
 SCHEMA = "batchd/notification/1"
@@ -146,5 +145,5 @@ class NotificationV1:
 
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of a notification."""
-    made = msgspec.json.schema(NotificationV1)
+    made = json_schema(NotificationV1)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -27,9 +28,16 @@ def main() -> int:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(sys.argv[1]):
         return 1  # the daemon died before the line above
-    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Work)
+    job = _work(sys.stdin.buffer.read())
     sys.stdout.buffer.write(msgspec.json.encode(asyncio.run(_outcome(job))))
     return 0
+
+
+def _work(text: bytes) -> Work:
+    """Return what is asked for; a daemon of 0.1, which runs on until it is restarted, asks for fetching alone, without a type."""
+    asked = msgspec.json.decode(text, type=dict[str, Any])
+    work: Work = msgspec.convert({"type": FetchJob.__name__, **asked}, type=Work)
+    return work
 
 
 async def _outcome(work: Work) -> FetchOutcome:
