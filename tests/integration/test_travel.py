@@ -286,7 +286,7 @@ def test_a_broken_pack_is_the_tasks_error(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_here_is_this_machines(tmp_path: Path) -> None:
-    """Another one may have room: the error is one of the machine, whoever said it."""
+    """Another one may have room: the error is one of the machine, though tar has said it."""
     small = tmp_path / "small"
     small.mkdir(mode=0o755)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", small], check=True)
