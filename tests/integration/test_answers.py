@@ -95,7 +95,7 @@ def test_status_says_what_each_task_waits_for(at: Control) -> None:
         text = at.order("status", "second")
         assert row_of(text, "b").endswith("first/a works in its directory")
         assert "first/a works in /" in row_of(text, "c")
-        assert row_of(text, "d").endswith("$0")
+        assert not re.search("works in|comes after", row_of(text, "d"))
         assert row_of(text, "e").endswith("comes after d, b")
         assert row_of(text, "f").endswith("d works in its directory")
         answer = at.answer("status", "second")
@@ -137,7 +137,7 @@ def test_status_after_the_daemon_was_killed(at: Control) -> None:
     # The next one counts the call that was under way, which may have been paid.
     with at.spool.serving():
         at.until(lambda: at.answer("status", "games")["unsettled_calls"])
-        assert row_of(at.order("status", "games"), "001").endswith("  1 unsettled")
+        assert " 1 call " in row_of(at.order("status", "games"), "001")
         at.order("cancel", "games")
 
 
@@ -159,7 +159,7 @@ def test_status_shows_money_that_may_have_been_spent(at: Control) -> None:
             row_of(at.order("status", "games"), "001"),
             row_of(at.order("status"), "games"),
         ):
-            assert f"$0 (+≤{dollars(most)})" in text
+            assert re.search(rf"\$0 +≤ {re.escape(dollars(most))}", text)
         assert dollars(most) in at.order("cost")
         at.order("cancel", "games")
 
@@ -352,7 +352,8 @@ def test_complaints_name_what_they_mean_once(at: Control) -> None:
             "batchd: games: tasks that have not ended cannot run again: 001, 002; wait, or cancel them\n"
         )
         at.order("cancel", "games")
-    code, seen = on_a_terminal(at.spool, "run", answers=(("Task file: ", "\n"),))
+    answers = (("Task file: ", "\n"), ("Task file: ", "\x04"))  # none, and then the end of them
+    code, seen = on_a_terminal(at.spool, "run", answers=answers)
     assert (code, "task.json" in seen) == (2, False)
 
 

@@ -311,6 +311,7 @@ def _written(old: Batch, tasks: Sequence[Task]) -> bytes:
         fields["tier_fallback"] = "never" if fallback_s is None else fallback_s
         fields.pop("origin")
         fields |= _of_origin(task.origin)
+        fields["needs"] = {name: value for name, value in fields["needs"].items() if value}
         specs.append({k: v for k, v in fields.items() if v or isinstance(v, int | float)})
     whole = {"budget_usd": old.budget_usd, "parallel": old.parallel}
     batch = {key: value for key, value in whole.items() if value}
