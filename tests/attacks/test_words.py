@@ -131,7 +131,10 @@ def test_nothing_that_looks_like_a_result_is_one(camp: Camp) -> None:
     assert sorted((line["task"], line["status"]) for line in ends) == [("001", "timeout"), ("002", "timeout")]  # fmt: skip
     for text in (logged, shown):
         assert not [line for line in text.splitlines() if line.startswith(("2026-01-01", "{", "✓"))]
-    assert re.findall(r"(?m)^(\d+) +(\w+)", shown) == [("001", "timeout"), ("002", "timeout")]
+    assert re.findall(r"(?m)^(\d+) +(\w+ \w+)", shown) == [
+        ("001", "not accepted"),
+        ("002", "not accepted"),
+    ]
     for task_id in results:
         transcript = (camp.folder / f"outbox/batch/{task_id}.jsonl").read_text("utf-8").splitlines()
         finished = [e for e in map(json.loads, transcript) if e["event"] == "TaskFinished"]
