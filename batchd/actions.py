@@ -80,6 +80,8 @@ class Action(enum.StrEnum):
     #: A repository, or the copy of a directory, is being fetched for a batch: its ``source``; and it is there, after ``waited_s``.
     MIRROR_FETCHING = "mirror_fetching"
     MIRROR_FETCHED = "mirror_fetched"
+    #: No repository can be fetched for a while: the ``message`` says why, and what helps.
+    MIRROR_TROUBLE = "mirror_trouble"
     #: What a task has changed elsewhere lies in its directory now: it came in so many ``packs`` of ``bytes``.
     DIRECTORY_CAME = "directory_came"
     #: A directory cannot be packed, or what a task has changed elsewhere cannot be laid out in it: its ``message`` has the fix.

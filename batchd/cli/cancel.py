@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from batchd import words
 from batchd.cli.support import controlling
 from batchd.control import Cancel, Cancelled, EndedBefore
-from batchd.observe import words
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -24,8 +24,8 @@ from batchd.errors import NoAnswerError, NoDaemonError, UsageError
 from batchd.fitting import wrapped
 from batchd.log import escape
 from batchd.observe import versions
-from batchd.observe.words import listed
 from batchd.store.reader import StoreReader
+from batchd.words import listed
 
 #: Columns of a verdict, and the space behind it.
 _MARGIN = 7

@@ -14,9 +14,9 @@ from batchd import config
 from batchd.cli.display import formatting, tables
 from batchd.cli.runs import given_files
 from batchd.log import escape
-from batchd.observe.words import counted, duration, limit, listed, money
 from batchd.spool import outbox
 from batchd.store.reader import StoreReader
+from batchd.words import counted, duration, limit, listed, money
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,10 +12,10 @@ from batchd.cli.display import event_printers, formatting
 from batchd.events import Event
 from batchd.log import escape
 from batchd.observe.snapshot import Unseen, ask
-from batchd.observe.words import moment
 from batchd.records import Ref
 from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow
+from batchd.words import moment
 
 #: Seconds between two looks with ``-f``.
 _POLL_S = 0.3

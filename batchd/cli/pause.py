@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+from batchd import words
 from batchd.cli.support import controlling, scopes
 from batchd.control import Pause, Paused
-from batchd.observe import words
 from batchd.records import Scope
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+from batchd import words
 from batchd.cli.support import controlling
 from batchd.control import Priority
-from batchd.observe import words
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,16 +8,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+from batchd import words
 from batchd.cli.display import formatting, tables
 from batchd.cli.support import controlling
 from batchd.control import Prune
 from batchd.errors import UsageError
 from batchd.log import escape
-from batchd.observe import words
-from batchd.observe.words import moment
 from batchd.spool.removal import PublishedFolder
 from batchd.store.reader import StoreReader
 from batchd.store.rows import PrunableBatch
+from batchd.words import moment
 
 _DAY_S = 86400.0
 

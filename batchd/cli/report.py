@@ -66,7 +66,7 @@ def _page(reader: StoreReader, batches: list[BatchRow], args: argparse.Namespace
 
 
 def _about(batches: list[BatchRow]) -> str:
-    from batchd.observe.words import counted  # noqa: PLC0415 (as above)
+    from batchd.words import counted  # noqa: PLC0415 (as above)
 
     tasks = counted(sum(row.tasks for row in batches), "task")
     return tasks if len(batches) == 1 else f"{tasks} of {counted(len(batches), 'batch')}"

@@ -11,8 +11,8 @@ from batchd import config
 from batchd.cli.display import formatting
 from batchd.errors import NotPossibleError, UsageError
 from batchd.log import escape
-from batchd.observe.words import counted, money
 from batchd.spool import home
+from batchd.words import counted, money
 
 if TYPE_CHECKING:
     from batchd.daemon.reconcile import ReconcilePlan

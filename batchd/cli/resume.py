@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
+from batchd import words
 from batchd.cli.support import controlling, member_reader, scopes
 from batchd.control import Resume, ResumedScope
 from batchd.log import escape
-from batchd.observe import standstill, words
+from batchd.observe import standstill
 from batchd.records import Cause, Scope
 
 

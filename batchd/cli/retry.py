@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from batchd import words
 from batchd.cli.display import formatting
 from batchd.cli.support import controlling
 from batchd.control import Retried, Retry
 from batchd.errors import BatchdError, UsageError
-from batchd.observe import words
 from batchd.observe.snapshot import Unseen, ask
 from batchd.records import Ref, TaskStatus
 from batchd.spool.ulid import ulid

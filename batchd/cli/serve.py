@@ -9,14 +9,13 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from batchd import config, imports, log, sealing
+from batchd import config, imports, log, sealing, words
 from batchd.cli.display import formatting
 from batchd.config import own
 from batchd.control import CheckLine
 from batchd.errors import BatchdError, SpoolLockedError
 from batchd.fitting import columns_of, hanging
 from batchd.log import escape
-from batchd.observe import words
 from batchd.pool import fork_server
 
 

@@ -10,21 +10,21 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from batchd import config
+from batchd import config, words
 from batchd.cli.display import formatting, one_task, status_tables, tables, trigger_warnings
 from batchd.cli.support import startup_refusals
 from batchd.cli.support.member_reader import MemberReader, parkings, shown
 from batchd.control import DaemonStatus, fields, members
 from batchd.control.status import Fetching
 from batchd.log import escape
-from batchd.observe import retiring_models, standstill, trouble_texts, versions, words
+from batchd.observe import retiring_models, standstill, trouble_texts, versions
 from batchd.observe.snapshot import Unseen, ask
 from batchd.observe.wait_reasons import WaitReasons
-from batchd.observe.words import moment
 from batchd.records import Parking, Ref, TaskStatus
 from batchd.spool.settle import ignorable
 from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow, TaskRow
+from batchd.words import moment
 
 #: More batches than any store has, and SQLite can count.
 _ALL_BATCHES = 10**15

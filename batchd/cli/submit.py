@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from batchd import config, control
+from batchd import config, control, words
 from batchd.cli.display import formatting, progress
 from batchd.cli.display.progress import ProgressSource
 from batchd.cli.runs import batch_ends, given_files, trial
@@ -29,7 +29,7 @@ from batchd.errors import (
     UsageError,
 )
 from batchd.log import escape
-from batchd.observe import versions, words
+from batchd.observe import versions
 from batchd.spool import inbox
 from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow

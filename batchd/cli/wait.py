@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from batchd import words
 from batchd.cli.display import formatting, progress
 from batchd.cli.runs import batch_ends
 from batchd.cli.submit import WaitLimit
 from batchd.cli.support import controlling
 from batchd.errors import NoDaemonError, UsageError
 from batchd.log import escape
-from batchd.observe import words
 from batchd.observe.snapshot import Unseen, ask
 from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow

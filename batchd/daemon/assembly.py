@@ -162,7 +162,7 @@ def joined(
     )
     rooms = Rooms(loop, lifecycle, outboxes, troubles, batches)
     scratch = ScratchCleanup(loop, current)
-    bases = Bases(loop, current, lifecycle, writes, publisher)
+    bases = Bases(loop, current, lifecycle, writes, publisher, outboxes)
     intake = Intake(loop, current, store, outboxes, batches, parsers)
 
     # The pool, and attempts at tasks.

@@ -24,11 +24,11 @@ from batchd.notify.format import (
     ModelV1,
     ProviderV1,
 )
-from batchd.observe.words import counted, duration, money, percent
 from batchd.records import Batch, Parking, Scope, TaskStatus
 from batchd.results import timestamp
 from batchd.spool.ulid import ulid
 from batchd.views import ends
+from batchd.words import counted, duration, money, percent
 
 if TYPE_CHECKING:
     from batchd.daemon.listeners import (

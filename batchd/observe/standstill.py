@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from batchd import words
 from batchd.log import escape
-from batchd.observe import words
-from batchd.observe.words import moment
 from batchd.records import Cause, Parking, Scope
 from batchd.store.rows import TaskRow
+from batchd.words import moment
 
 #: So many parked tasks of one batch are shown one by one.
 _MAX_NAMED_TASKS = 3

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 from batchd.control import OpenTrouble
 from batchd.log import escape
-from batchd.observe.words import moment
+from batchd.words import moment
 
 #: What the daemon meets.
 _WHAT = {
     "outbox_trouble": "results cannot be written, so nothing is started that would leave any there",
     "sandbox_trouble": "commands cannot be run, so nothing is started",
     "directory_trouble": "what a task has changed elsewhere is not in its directory here",
+    "mirror_trouble": "no repository can be fetched, so tasks with one wait",
     "worker_trouble": "no worker is there for some tasks, so they are not started",
     "cluster_trouble": "no worker comes up on the Ray cluster, so tasks wait for those that are there",
     "node_trouble": "a machine cannot run tasks, and gets none",

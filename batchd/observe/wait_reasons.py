@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-from batchd.observe import standstill, words
-from batchd.observe.words import listed
+from batchd import words
+from batchd.observe import standstill
 from batchd.records import Cause, Parking, Ref, Scope, TaskStatus
 from batchd.store.rows import BatchRow, TaskRow
 from batchd.views import ends, last
+from batchd.words import listed
 
 #: What a running task's line says where no daemon can be working on it.
 NO_DAEMON = "no daemon runs; it goes on when one starts"

@@ -7,9 +7,9 @@ from typing import Any
 
 from batchd.actions import Action
 from batchd.events import CallAnswered, CallDenied, CallFailed, CallStarted
-from batchd.observe.words import duration
 from batchd.records import STANDARD, FailureKind, Purpose, Reason
 from batchd.views.view import Kind, Line, Passage, View, logged, quoted, tokens
+from batchd.words import duration
 
 
 class AskedView(View[CallStarted]):

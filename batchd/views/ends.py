@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from batchd.observe.words import counted
 from batchd.records import Reason, TaskStatus
+from batchd.words import counted
 
 #: What people read for a task of which no round was accepted: its time was not over.
 NOT_ACCEPTED = "not accepted"

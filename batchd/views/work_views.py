@@ -8,9 +8,9 @@ from typing import Any
 from batchd.actions import Action
 from batchd.errors import cut
 from batchd.events import Compacted, RoundEvaluated, ToolRan
-from batchd.observe.words import counted, duration
 from batchd.records import Evaluation, ToolCall
 from batchd.views.view import Kind, Line, Mark, Passage, View, logged, quoted
+from batchd.words import counted, duration
 
 #: Characters of one text in a span; a receiver takes only so much.
 _SPANNED = 16_384

@@ -6,11 +6,11 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from batchd.observe.words import NO_TAG
 from batchd.store.reader import StoreReader
 from batchd.store.rows import SpendRow
 from batchd.web import page_data
 from batchd.web.excerpts import Excerpts
+from batchd.words import NO_TAG
 
 #: Lines that are shown.
 _MAX_ROWS = 100

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from batchd import words
 from batchd.control import (
     Cancel,
     Cancelled,
@@ -20,7 +21,7 @@ from batchd.control import (
 )
 from batchd.control.requests import A
 from batchd.errors import UsageError
-from batchd.observe import standstill, words
+from batchd.observe import standstill
 from batchd.records import Ref, Scope, TaskStatus
 from batchd.spool.ulid import ulid
 from batchd.store.reader import StoreReader

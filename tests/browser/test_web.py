@@ -15,9 +15,9 @@ from serving import Page as Served
 from serving import web
 from stored import Night
 
-from batchd.observe.words import duration, money, rough, span
 from batchd.store.reader import StoreReader
 from batchd.views import ends
+from batchd.words import duration, money, rough, span
 from tests.conftest import Spool
 
 pytestmark = pytest.mark.in_turns

@@ -167,7 +167,7 @@ def test_a_task_goes_on_elsewhere_with_what_it_had_written(tmp_path: Path) -> No
         result = spool.result("b", "001")
         assert result["status"] == "completed", result
         notes = [int(line) for line in (spool.folder / "outbox/b/001/notes").read_text().split()]
-    # The command in flight may be lost with its machine: then the model learned that, and nobody believes in its files.
+    # The command in flight may be lost with its machine: then the model learned that, and no event believes in its files.
     assert notes == sorted(set(notes))
     assert len(notes) >= 7
     assert result["attempts"] == 2

@@ -110,7 +110,7 @@ def test_a_daemon_whose_files_were_exchanged_holds_its_tasks(spool: Any, way: st
         assert ("99.0" if way == "another version" else "other files") in trouble["message"]
         assert trouble["mend"].startswith("restart the daemon")
         shown = spool.batchd("status").stdout
-        assert "no worker comes up" in " ".join(shown.split())
+        assert "no worker is there for some tasks" in " ".join(shown.split())
         assert at.status()["tasks"]["running"] == 0
         with StoreReader(at.folder / ".batchd/batchd.db") as reader:
             assert [str(t.status) for t in reader.tasks("after")] == ["queued", "queued"]
@@ -135,6 +135,33 @@ def test_a_large_file_waits_for_a_daemon_of_the_same_files(spool: Any) -> None:
     with at.serving():
         until(at.summary("large").exists)
     assert spool.result("large", "001")["status"] == "completed"
+
+
+def test_a_copy_waits_for_a_daemon_of_the_same_files(spool: Any) -> None:
+    """What would make it is of the upgrade: its task waits, `status` says for what, and it goes on after a restart."""
+    at = Installed(spool)
+    tree = at.folder / "tree"
+    tree.mkdir()
+    (tree / "a").write_text("a")
+    if os.geteuid() == 0:
+        for path in (tree, tree / "a"):
+            shutil.chown(path, "nobody")
+    with at.serving():
+        until(lambda: [w for w in at.status()["workers"] if w["pid"]])
+        assert spool.batchd("pause", "--all").returncode == 0
+        tasks = [{"first_prompt": f"{at.folder} copy", "dir": "tree", "workspace": "copy"}]
+        spool.write("dropped", tasks).rename(at.folder / "inbox" / "copy.json")
+        until(lambda: at.status()["tasks"]["queued"])
+        with (at.package / "workspace" / "__main__.py").open("a") as file:
+            file.write("\n# another line\n")
+        assert spool.batchd("resume", "--all").returncode == 0
+        until(lambda: at.status()["troubles"])
+        [trouble] = at.status()["troubles"]
+        assert (trouble["what"], trouble["mend"][:18]) == ("mirror_trouble", "restart the daemon")
+        assert at.status()["tasks"]["queued"] == 1
+    with at.serving():
+        until(at.summary("copy").exists)
+    assert spool.result("copy", "001")["status"] == "completed"
 
 
 def test_workers_that_cannot_start_are_a_trouble_until_they_can(spool: Any) -> None:

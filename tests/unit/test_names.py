@@ -39,7 +39,7 @@ SIZES = (
     *("LONG", "LONGEST", "SHORT", "SHORTEST", "LARGE", "LARGEST", "SMALL", "SMALLEST", "BIG"),
     *("HIGH", "HIGHEST", "LOW", "LOWEST", "NEAR", "NEARLY", "FULL", "TINY", "HUGE"),
 )
-#: A unit tells no more of what it is for.
+#: A unit says no more of what it is for.
 _SIZE = re.compile(rf"_*(?:{'|'.join(SIZES)})(?:_(?:S|MS|BYTES|CHARS))?")
 #: Words of a dialect that nobody else speaks, and what to write in their place.
 DIALECT: Mapping[str, str] = {

@@ -13,9 +13,9 @@ from batchd.control import coding
 from batchd.observe import trouble_texts, versions
 from batchd.observe.snapshot import snapshot
 from batchd.observe.speed import Speed
-from batchd.observe.words import money
 from batchd.records import Batch, Ref, TaskStatus
 from batchd.store.rows import BatchRow, TaskRow
+from batchd.words import money
 
 #: What a daemon said of itself before there was `top`.
 OLD: dict[str, Any] = {

@@ -5,9 +5,9 @@ import pytest
 from batchd.cli.display import conversation_lines, glyphs
 from batchd.events import CallAnswered, RoundEvaluated, Suspended, ToolRan
 from batchd.fitting import width_of, wrapped
-from batchd.observe.words import compact, duration, rough, span
 from batchd.records import Answer, Evaluation, Purpose, ToolCall, Usage
 from batchd.views import Kind, Passage, passages
+from batchd.words import compact, duration, rough, span
 
 
 def _text(passage: Passage, width: int = 0, *, full: bool = False) -> list[str]:

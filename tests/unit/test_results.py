@@ -13,7 +13,6 @@ from replacing import replace
 from batchd import events, formats, results
 from batchd.cli.display.summary_text import lines
 from batchd.errors import Problem
-from batchd.observe.words import percent
 from batchd.records import (
     Answer,
     Batch,
@@ -29,6 +28,7 @@ from batchd.records import (
     Usage,
 )
 from batchd.taskstate import fold
+from batchd.words import percent
 
 BATCH = Batch(
     name="games", claim="01", outbox="/spool/outbox", request="request.json", received_at=1e9

@@ -42,7 +42,7 @@ LEAVES = (
 #: The vocabulary and its fold: one room, two modules.
 EVENTS = ("events", "taskstate")
 FACES = (
-    *("observe", "views"),
+    *("observe", "views", "words"),
     *("control", "store", "config", "spool", "pricing", "tokens", "report", "daemon", "estimate"),
     # `logs` renders stored events, `schema` prints what results look like, `check` asks the sandbox.
     *(*EVENTS, "results", "formats", "sandbox", "visible", "workspace"),
@@ -90,9 +90,9 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
     "store": Room(2, EVENTS),
     "wire": Room(2, EVENTS),
     # What an event is in words: the daemon's log has them too, hence below it.
-    "views": Room(2, (*EVENTS, "observe.words")),
+    "views": Room(2, (*EVENTS, "words")),
     # Numbers and spans of time as people read them; pure.
-    "observe.words": Room(1),
+    "words": Room(1),
     "terms": Room(2, ("config", "pricing", "events")),
     "agent": Room(3, ("llm", "sandbox", "workspace", *EVENTS, "tokens", "pricing", "wire")),
     "pool": Room(4, ("wire",)),
@@ -137,7 +137,7 @@ ROOMS: Mapping[str, Room] = {
     **BELOW_THE_DAEMON,
     "daemon": Room(5, tuple(BELOW_THE_DAEMON)),
     # What all faces look at: how things stand, and what a task did.
-    "observe": Room(5, ("control", "store", "formats", "views", *EVENTS)),
+    "observe": Room(5, ("control", "store", "formats", "views", "words", *EVENTS)),
     # What a batch may cost before it runs: counted as the agent counts, from what the store has seen.
     "estimate": Room(
         5, ("agent", "config", "pricing", "sandbox", "store", "terms", "tokens", *EVENTS)

@@ -11,9 +11,9 @@ from batchd.cli.display import glyphs
 from batchd.errors import cut
 from batchd.fitting import width_of, wrapped
 from batchd.log import escape
-from batchd.observe.words import counted, duration, money
 from batchd.records import Usage
 from batchd.views import Kind, Passage
+from batchd.words import counted, duration, money
 
 #: Of a folded text, so many lines are shown at either end.
 _HEAD, _TAIL = 4, 4

@@ -17,10 +17,10 @@ from batchd.events import Event
 from batchd.fitting import clipped, width_of, wrapped
 from batchd.log import escape, escape_json
 from batchd.observe.snapshot import AgentSnapshot, agent_at
-from batchd.observe.words import duration
 from batchd.records import Ref, TaskStatus
 from batchd.store.reader import StoreReader
 from batchd.store.rows import TaskRow
+from batchd.words import duration
 
 #: The escape sequence of each tone.
 _CODES: Mapping[Tone, str] = {

@@ -15,9 +15,9 @@ from rich.text import Text
 
 from batchd.cli.display.formatting import MARKS
 from batchd.cli.display.progress_screens import Picture
-from batchd.observe.words import duration, money
 from batchd.records import TaskStatus
 from batchd.views import last
+from batchd.words import duration, money
 
 _WIDTH = 80
 _STYLES = {

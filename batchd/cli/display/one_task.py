@@ -6,15 +6,15 @@ from collections.abc import Iterator
 
 import msgspec
 
-from batchd import views
+from batchd import views, words
 from batchd.errors import StoreError, cut
 from batchd.formats import FilesV1, ResultV1
-from batchd.observe import changes, words
-from batchd.observe.words import counted, duration, listed, moment, money
+from batchd.observe import changes
 from batchd.records import Ref, TaskStatus
 from batchd.store.reader import StoreReader
 from batchd.store.rows import TaskRow
 from batchd.views import ends
+from batchd.words import counted, duration, listed, moment, money
 
 #: Characters of a prompt, an answer or a verdict; `batchd logs` and the result have all of it.
 _MAX_TEXT_CHARS = 600

@@ -19,11 +19,11 @@ from batchd.errors import StoreError
 from batchd.fitting import clipped, hanging
 from batchd.log import escape
 from batchd.observe import standstill
-from batchd.observe.words import counted, duration, money
 from batchd.records import Parking, Ref, Task, TaskStatus
 from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow, TaskRow
 from batchd.views import ends
+from batchd.words import counted, duration, money
 
 #: Columns of a line, behind its time.
 _ROOM = 80 - 11

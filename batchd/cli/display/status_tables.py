@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from batchd.cli.display import tables
 from batchd.observe.wait_reasons import WaitReasons
-from batchd.observe.words import at_least, counted, moment, money
 from batchd.store.rows import BatchRow, TaskRow
 from batchd.views import ends
+from batchd.words import at_least, counted, moment, money
 
 
 def batches(rows: Sequence[BatchRow], prompts: Mapping[str, str] | None = None) -> list[str]:

@@ -10,9 +10,9 @@ from batchd.cli.display import tables
 from batchd.cli.display.formatting import MARKS, coloured, room
 from batchd.fitting import hanging
 from batchd.log import escape
-from batchd.observe.words import counted, duration, from_cache, money, percent
 from batchd.records import TaskStatus
 from batchd.views import ends
+from batchd.words import counted, duration, from_cache, money, percent
 
 #: Longer lists are cut here; summary.json has them all.
 MOST_ROWS = 50

@@ -9,10 +9,10 @@ from batchd import catalog, config, pricing
 from batchd.cli.display import formatting
 from batchd.errors import TaskFileError, UsageError
 from batchd.log import escape
-from batchd.observe.words import listed
 from batchd.pricing import Prices
 from batchd.records import Task
 from batchd.spool import taskfile
+from batchd.words import listed
 
 
 def read_file(name: str, settings: config.Config) -> bytes:

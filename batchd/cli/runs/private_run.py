@@ -15,11 +15,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from batchd import config, log, trees
+from batchd import config, log, trees, words
 from batchd.cli.display import formatting, progress
 from batchd.cli.runs import batch_ends
 from batchd.errors import NotPossibleError, StoreError
-from batchd.observe import words
 from batchd.store.reader import StoreReader
 
 #: What is said at the first Ctrl-C.

@@ -6,12 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from batchd import config
+from batchd import config, words
 from batchd.cli import estimate
 from batchd.cli.display import formatting
 from batchd.cli.runs import given_files
 from batchd.errors import TaskFileError, UsageError
-from batchd.observe import words
 from batchd.spool.taskfile import Parsed
 
 #: What a task file is called, as far as anything is usual.

@@ -11,8 +11,8 @@ from batchd.cli.runs import given_files
 from batchd.config import Config
 from batchd.errors import UsageError
 from batchd.log import escape
-from batchd.observe.words import listed
 from batchd.records import Task
+from batchd.words import listed
 
 
 def cut(name: str, data: bytes, first: int, settings: Config) -> bytes:

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from batchd import config
+from batchd import config, words
 from batchd.cli.display import formatting
 from batchd.cli.runs import (
     admission,
@@ -24,7 +24,6 @@ from batchd.cli.runs import (
 from batchd.cli.runs.standby import Standby
 from batchd.config import own
 from batchd.errors import NoDaemonError, NotPossibleError, UsageError
-from batchd.observe import words
 from batchd.records import Task
 from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow

@@ -12,9 +12,9 @@ from batchd.config.constraints import model_problem
 from batchd.config.presets import APIS
 from batchd.control import CheckLine, LineVerdict
 from batchd.errors import BatchdError
-from batchd.observe.words import listed
 from batchd.pricing import Prices
 from batchd.records import PATHS, STANDARD, Endpoint
+from batchd.words import listed
 
 #: How it shows whether a model is there, where no list says so.
 _TRY = "`batchd check --live` asks it for one token; else it shows at the first call"

@@ -10,12 +10,12 @@ from batchd.cli.display import tables
 from batchd.config import Config
 from batchd.errors import UsageError
 from batchd.log import escape
-from batchd.observe.words import at_least, counted, money
 from batchd.pricing import Prices
 from batchd.records import Cost, Price, Usage
 from batchd.store.reader import StoreReader
 from batchd.store.rows import SpendRow
 from batchd.store.spending import Split
+from batchd.words import at_least, counted, money
 
 #: More tokens than any account has, and few enough to be multiplied.
 _MAX_TOKENS = 10**15

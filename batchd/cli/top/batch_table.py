@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from batchd.cli.top.columns import Column, bar
-from batchd.observe.words import at_least, compact, limit, money
 from batchd.store.rows import BatchRow
+from batchd.words import at_least, compact, limit, money
 
 _STYLES = {
     "running": "cyan",

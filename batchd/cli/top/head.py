@@ -12,7 +12,8 @@ from batchd.cli.top.columns import bar
 from batchd.log import escape
 from batchd.observe import standstill, trouble_texts, versions
 from batchd.observe.snapshot import DaySnapshot, ProviderSnapshot, Snapshot
-from batchd.observe.words import (
+from batchd.records import Scope
+from batchd.words import (
     at_least,
     compact,
     counted,
@@ -23,7 +24,6 @@ from batchd.observe.words import (
     span,
     unsettled,
 )
-from batchd.records import Scope
 
 #: So many providers have a line each, and so many things that wait have two.
 _PROVIDERS, _PARKINGS = 5, 2

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from batchd import control
+from batchd import control, words
 from batchd.cli import cancel, pause, resume, retry
 from batchd.control import Cancel, ControlRequest, Pause, Resume, Retry
 from batchd.control.requests import A
 from batchd.errors import BatchdError, NoAnswerError, NoDaemonError
-from batchd.observe import words
 from batchd.records import Scope
 from batchd.spool.ulid import ulid
 

@@ -8,9 +8,9 @@ from rich.text import Text
 
 from batchd.cli.top.columns import Column, table
 from batchd.observe.glimpses import Glimpsed
-from batchd.observe.words import compact, money, span
 from batchd.store.rows import TaskRow
 from batchd.views import ends
+from batchd.words import compact, money, span
 
 _STYLES = {"completed": "green", "timeout": "yellow", "cancelled": "yellow", "error": "red"}
 #: Fewer lines than these show nothing: a head and a task.

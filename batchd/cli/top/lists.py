@@ -17,9 +17,9 @@ from batchd.cli.top.work import Activities
 from batchd.fitting import wrapped
 from batchd.log import escape
 from batchd.observe.snapshot import Snapshot
-from batchd.observe.words import counted
 from batchd.records import Ref, Scope, TaskStatus
 from batchd.store.rows import BatchRow, TaskRow
+from batchd.words import counted
 
 #: A screen that is lower than this shows one list alone.
 _MIN_LINES_FOR_TWO_LISTS = 14

@@ -15,9 +15,9 @@ from batchd.cli.top.selection import moves
 from batchd.cli.top.watching import Story, TopQuery, TopSnapshot
 from batchd.cli.top.work import Activities, TaskActivity
 from batchd.log import escape
-from batchd.observe.words import compact, counted, duration, money
 from batchd.records import Ref
 from batchd.views import Passage, passages
+from batchd.words import compact, counted, duration, money
 
 _STYLES: Mapping[Tone, str] = {
     Tone.PLAIN: "",

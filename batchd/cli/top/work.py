@@ -11,10 +11,10 @@ from rich.text import Text
 from batchd.cli.top.columns import Column
 from batchd.observe.snapshot import Snapshot
 from batchd.observe.wait_reasons import WaitReasons, earlier_batches
-from batchd.observe.words import compact, money, span
 from batchd.records import Ref, TaskStatus
 from batchd.store.rows import TaskRow
 from batchd.views import ends
+from batchd.words import compact, money, span
 
 #: The colours of what a task does, or how it ended; the rest has none.
 _STYLES = {

@@ -17,14 +17,15 @@ from typing import TypeAlias
 
 import msgspec
 
-from batchd import children
 from batchd.actions import Action
 from batchd.config import Config
 from batchd.control.status import Fetching
+from batchd.daemon.attempts import workspace_child
 from batchd.daemon.current import CurrentConfig
 from batchd.daemon.ends.publisher import Publisher
 from batchd.daemon.listeners import Listener
 from batchd.daemon.main_loop import MainLoop
+from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.writes import Writes
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.effects import End
@@ -39,17 +40,9 @@ from batchd.workspace.mirrors import Pin
 _AT_ONCE = 4
 #: As many as `status` shows: a task file may ask for a thousand.
 _NAMED = 20
-_OUTCOME: msgspec.json.Decoder[FetchOutcome] = msgspec.json.Decoder(FetchOutcome)
-#: What the child is given of the environment: ssh's agent, authorities of https, the way out.
-_VARIABLES = (
-    *("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "SSH_AUTH_SOCK", "GIT_SSL_CAINFO"),
-    *("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"),
-)
 #: What git says of a server that may answer the next time; and when that is tried, in seconds.
 _PASSING = re.compile("Could not resolve|onnect|imed out|early EOF|hung up|returned error: 5")
 _PAUSES_S = (2.0, 10.0)
-#: How much longer than its own limit the child may take to say so, in seconds.
-_GRACE_S = 30.0
 
 #: What a batch asks for.
 _Wanted: TypeAlias = tuple[str, Origin]
@@ -64,6 +57,7 @@ class Bases(Listener):
     _lifecycle: Lifecycle
     _writes: Writes
     _publisher: Publisher
+    _outboxes: Outboxes
     #: What there is: where its mirror lies and the commit; or why it cannot be had.
     _known: dict[_Wanted, Base | str] = field(default_factory=dict)
     #: What is being fetched, and since when.
@@ -175,6 +169,7 @@ class Bases(Listener):
             about = {"batch": batch.name, "source": origin.source}
             began = time.monotonic()
             get_logger().info(Action.MIRROR_FETCHING, **about)
+            await self._outboxes.patiently(workspace_child.fits, Action.MIRROR_TROUBLE)
             await asyncio.to_thread(mirror.prepare, origin.source)
             outcome = await self._asked(origin, mirror, fetch=fetch)
             for pause_s in _PAUSES_S if origin.remote else ():
@@ -200,30 +195,7 @@ class Bases(Listener):
             timeout_s=workspace.fetch_timeout_s,
             max_bytes=workspace.max_mirror_bytes,
         )
-        child = await asyncio.create_subprocess_exec(
-            *children.module("batchd.workspace", str(os.getpid())),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env={name: os.environ[name] for name in _VARIABLES if name in os.environ},
-            process_group=0,
-        )
-        try:
-            async with asyncio.timeout(2 * workspace.fetch_timeout_s + _GRACE_S):
-                answer, said = await child.communicate(msgspec.json.encode(job))
-        except TimeoutError:
-            return FetchOutcome(error="fetching it does not come to an end")
-        finally:
-            if child.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    child.kill()
-                await child.wait()
-        if not answer:
-            lines = said.decode(errors="replace").strip().splitlines()
-            return FetchOutcome(
-                error=f"what fetches it has died: {lines[-1] if lines else 'killed'}"
-            )
-        return _OUTCOME.decode(answer)
+        return await workspace_child.asked(job, 2 * workspace.fetch_timeout_s)
 
     def _give_up(self, refs: Iterable[Ref], why: str) -> None:
         """End tasks that cannot have what they ask for."""

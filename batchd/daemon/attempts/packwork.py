@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
-from batchd import children
 from batchd.config import Config
+from batchd.daemon.attempts import workspace_child
 from batchd.errors import FolderError, SandboxError, WorkspaceError
 from batchd.records import Base, Pack, SandboxPolicy
 from batchd.sandbox import directory
 from batchd.sandbox.probe import someone
 from batchd.workspace.fetch_job import FetchOutcome, Lay, PackUp, Work
-
-_OUTCOME: msgspec.json.Decoder[FetchOutcome] = msgspec.json.Decoder(FetchOutcome)
-#: How much longer than its own limit a child may take to say so, in seconds.
-_GRACE_S = 30.0
-_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,29 +81,9 @@ def _made(path: str, policy: SandboxPolicy) -> None:
 
 
 async def _done(work: Work, limit_s: float) -> FetchOutcome:
-    """Return how a child did it. Raises ``OSError`` where that could not be, since the disk takes nothing, say."""
-    child = await asyncio.create_subprocess_exec(
-        *children.module("batchd.workspace", str(os.getpid())),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={name: os.environ[name] for name in _VARIABLES if name in os.environ},
-        process_group=0,
-    )
-    try:
-        async with asyncio.timeout(limit_s + _GRACE_S):
-            answer, said = await child.communicate(msgspec.json.encode(work))
-    except TimeoutError:
-        return FetchOutcome(error="it does not come to an end")
-    finally:
-        if child.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                child.kill()
-            await child.wait()
-    if not answer:
-        lines = said.decode(errors="replace").strip().splitlines()
-        return FetchOutcome(error=f"what does it has died: {lines[-1] if lines else 'killed'}")
-    outcome = _OUTCOME.decode(answer)
+    """Return how a child did it. Raises ``OSError`` and ``NotPossibleError`` where that is not possible for a while."""
+    await workspace_child.fits()
+    outcome = await workspace_child.asked(work, limit_s)
     if outcome.errno:
         raise OSError(outcome.errno, outcome.error)
     return outcome

@@ -27,7 +27,7 @@ const Words = (() => {
   const atLeast = (usd, known) => (usd === null && known ? `> ${money(known)}` : money(usd));
   // Of what counts as spent, what calls without an answer on record may have cost.
   const unsettled = usd => (usd > 0 ? `at most ${money(usd)} of it unsettled` : "");
-  // Spans of time read as observe/words.py writes them.
+  // Spans of time read as words.py writes them.
   const MINUTE = 60, HOUR = 3600, DAY = 86400;
   function duration(seconds) {
     if (seconds === null || seconds === undefined) return "";
