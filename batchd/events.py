@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from batchd import decoders
 from batchd.records import (
     STANDARD,
     Answer,
@@ -290,12 +291,10 @@ Event: TypeAlias = (
 
 @cache
 def _decoders() -> dict[str, msgspec.json.Decoder[Any]]:
-    return {cls.__name__: msgspec.json.Decoder(cls) for cls in get_args(Event)}
+    return {cls.__name__: decoders.decoder(cls) for cls in get_args(Event)}
 
 
-_FRAME: msgspec.json.Decoder[tuple[str, msgspec.Raw]] = msgspec.json.Decoder(
-    tuple[str, msgspec.Raw]
-)
+_FRAME: msgspec.json.Decoder[tuple[str, msgspec.Raw]] = decoders.decoder(tuple[str, msgspec.Raw])
 
 
 def encode(event: Event) -> bytes:

@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 import msgspec
 
+from batchd import decoders
 from batchd.control.check import Check
 from batchd.control.requests import (
     A,
@@ -93,7 +94,7 @@ def known(kind: type[ControlRequest[Any]], given: Mapping[str, Any]) -> dict[str
 def request(kind: type[ControlRequest[A]], given: Mapping[str, Any]) -> ControlRequest[A]:
     """Return the request that has these fields. Raises ``UsageError``."""
     try:
-        return msgspec.convert(known(kind, given), kind)
+        return decoders.convert(known(kind, given), kind)
     except msgspec.ValidationError as error:
         raise UsageError(_complaint(str(error), known(kind, given))) from None
 
@@ -102,7 +103,7 @@ def answer(asked: ControlRequest[A], given: Mapping[str, Any]) -> A:
     """Return the answer that has these fields. Raises ``msgspec.ValidationError``."""
     (base,) = type(asked).__dict__["__orig_bases__"]
     (kind,) = get_args(base)
-    converted: A = msgspec.convert(given, kind)
+    converted: A = decoders.convert(given, kind)
     return converted
 
 

@@ -20,6 +20,7 @@ from typing import TypeVar
 
 import msgspec
 
+from batchd import decoders
 from batchd.config import Config
 from batchd.events import TaskFinished
 from batchd.formats import ResultV1, SummaryV1
@@ -34,8 +35,8 @@ T = TypeVar("T")
 
 #: Things done in one go, whose commits are shared.
 _CHUNK = 500
-_RESULT: msgspec.json.Decoder[ResultV1] = msgspec.json.Decoder(ResultV1)
-_SUMMARY: msgspec.json.Decoder[SummaryV1] = msgspec.json.Decoder(SummaryV1)
+_RESULT: msgspec.json.Decoder[ResultV1] = decoders.decoder(ResultV1)
+_SUMMARY: msgspec.json.Decoder[SummaryV1] = decoders.decoder(SummaryV1)
 #: In the state directory: files of which no one knows whether they became a batch.
 UNCERTAIN = "uncertain"
 

@@ -12,6 +12,8 @@ from base64 import b64decode, b64encode
 
 import msgspec
 
+from batchd import decoders
+
 #: Held by the stand-in alone, the same in each: what one sealed, the next one opens.
 _KEY = b"the stand-in's own"
 _MAC = 16
@@ -35,7 +37,7 @@ class Seal(msgspec.Struct, frozen=True, array_like=True):
     paused: bool = False
 
 
-_DECODE = msgspec.json.Decoder(Seal).decode
+_DECODE = decoders.decoder(Seal).decode
 _ENCODE = msgspec.json.Encoder().encode
 
 

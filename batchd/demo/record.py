@@ -22,6 +22,7 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
+from batchd import decoders
 from batchd.demo import recordings
 from batchd.demo.dialects import chat
 from batchd.demo.dialects.chat import ChatMessage
@@ -82,7 +83,7 @@ class _Completion(msgspec.Struct):
 
 def read_answer(body: bytes, seconds: float) -> Answer:
     """Return the answer in a provider's body. Raises ``msgspec.MsgspecError`` or ``IndexError``."""
-    completion = msgspec.json.decode(body, type=_Completion)
+    completion = decoders.decode(body, _Completion)
     choice = completion.choices[0]
     said = choice.message
     calls = (ToolCall(c.id, c.function.name, c.function.arguments) for c in said.tool_calls or ())
@@ -129,7 +130,7 @@ class Recorder:
         # Some fence their JSON, as batchd allows them to.
         text = answer.content[answer.content.find("{") : answer.content.rfind("}") + 1]
         try:
-            verdict = msgspec.json.decode(text, type=RecordedVerdict)
+            verdict = decoders.decode(text, RecordedVerdict)
         except (msgspec.MsgspecError, UnicodeError):
             return "judge: no valid verdict, not recorded"
         known = self.recordings[prompt]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from batchd import decoders
 from batchd.errors import NotPossibleError
 from batchd.records import Answer, Usage
 
@@ -70,7 +71,7 @@ def load(folder: Path) -> tuple[Recording, ...]:
     found = []
     for path in sorted(folder.glob("*.json")):
         try:
-            found.append(msgspec.json.decode(path.read_bytes(), type=Recording))
+            found.append(decoders.decode(path.read_bytes(), Recording))
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as exc:
             raise RecordingError(f"{path}: {exc}") from exc
     return tuple(found)

@@ -23,7 +23,7 @@ from typing import Any, Self
 import msgspec
 from aiohttp import web
 
-from batchd import tokens
+from batchd import decoders, tokens
 from batchd.demo import delivery, dialects, recordings
 from batchd.demo.dialects import openai
 from batchd.demo.exchanges import Exchange, Exchanges, Totals
@@ -130,7 +130,7 @@ class ModelServer:
 
     async def _control(self, http: web.BaseRequest) -> web.StreamResponse:
         try:
-            self.control(**msgspec.json.decode(await http.read(), type=dict[str, object]))
+            self.control(**decoders.decode(await http.read(), dict[str, object]))
         except (ValueError, msgspec.MsgspecError) as exc:
             return _wrong(400, str(exc))
         return _json(self.settings)

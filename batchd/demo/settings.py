@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
+from batchd import decoders
 from batchd.demo import faults
 
 
@@ -65,4 +64,4 @@ def changed(settings: ServerSettings, changes: Mapping[str, Any]) -> ServerSetti
     """Return the settings with some of them changed. Raises ``ValueError`` for what is none of them."""
     if unknown := changes.keys() - {f.name for f in dataclasses.fields(ServerSettings)}:
         raise ValueError(f"unknown settings: {', '.join(sorted(unknown))}")
-    return msgspec.convert({**dataclasses.asdict(settings), **changes}, ServerSettings)
+    return decoders.convert({**dataclasses.asdict(settings), **changes}, ServerSettings)

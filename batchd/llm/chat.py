@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from batchd import decoders
 from batchd.llm import response_bodies
 from batchd.llm.answer import (
     TokenCounts,
@@ -97,7 +98,7 @@ class Completion(msgspec.Struct):
     error: Any = None
 
 
-_DECODER = msgspec.json.Decoder(Completion)
+_DECODER = decoders.decoder(Completion)
 
 
 def encode(setup: ModelSetup, _target: ModelTarget, request: ModelRequest) -> dict[str, Any]:

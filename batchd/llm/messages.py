@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from batchd import decoders
 from batchd.llm import response_bodies
 from batchd.llm.answer import TokenCounts, bounded, fields, named, number, stated, string
 from batchd.llm.dialect import Dialect
@@ -61,8 +62,8 @@ class MessagesBlock(msgspec.Struct):
     input: msgspec.Raw = msgspec.Raw()
 
 
-_DECODER = msgspec.json.Decoder(MessagesAnswer)
-_BLOCK = msgspec.json.Decoder(MessagesBlock)
+_DECODER = decoders.decoder(MessagesAnswer)
+_BLOCK = decoders.decoder(MessagesBlock)
 _FINISH: Mapping[str, FinishReason] = {
     "max_tokens": "length",
     "model_context_window_exceeded": "length",

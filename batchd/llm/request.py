@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from batchd import decoders
 from batchd.records import (
     EFFORTS,
     STANDARD,
@@ -126,7 +127,7 @@ def by_user(message: Message) -> bool:
     return message.role == "user" or (message.role == "tool" and message.tool_call_id is None)
 
 
-_OBJECT: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_OBJECT: msgspec.json.Decoder[dict[str, msgspec.Raw]] = decoders.decoder(dict[str, msgspec.Raw])
 
 
 def arguments(call: ToolCall) -> str:

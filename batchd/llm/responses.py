@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from batchd import decoders
 from batchd.llm import response_bodies
 from batchd.llm.answer import (
     TokenCounts,
@@ -72,8 +73,8 @@ class ResponsesItem(msgspec.Struct):
     arguments: Any = None
 
 
-_DECODER = msgspec.json.Decoder(ResponsesAnswer)
-_ITEM = msgspec.json.Decoder(ResponsesItem)
+_DECODER = decoders.decoder(ResponsesAnswer)
+_ITEM = decoders.decoder(ResponsesItem)
 
 
 def encode(setup: ModelSetup, target: ModelTarget, request: ModelRequest) -> dict[str, Any]:

@@ -6,12 +6,9 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from batchd import __version__
+from batchd import __version__, decoders
 from batchd.catalog import Shutdown
 from batchd.errors import Problem, cut
 from batchd.formats import SummaryTaskV1, SummaryV1
@@ -43,7 +40,7 @@ _QUOTED = 300
 
 def batch_ended(batch: Batch, summary: str, at: float) -> EventV1:
     """Return the end of a batch, from the text of its summary."""
-    s = _decoder().decode(summary)
+    s = decoders.decode(summary, SummaryV1)
     done = s.counts[TaskStatus.COMPLETED]
     found = BatchV1(
         name=batch.name,
@@ -179,11 +176,6 @@ def _quoted(text: str) -> str:
 
 def _event(event: str, at: float, **fields: Any) -> EventV1:
     return EventV1(id=ulid(), event=event, at=timestamp(at), **fields)
-
-
-@cache
-def _decoder() -> msgspec.json.Decoder[SummaryV1]:
-    return msgspec.json.Decoder(SummaryV1)
 
 
 def _provider(parking: Parking) -> ProviderV1:

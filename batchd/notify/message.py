@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from batchd import __version__
+from batchd import __version__, decoders
 from batchd.log import escape
 from batchd.masking import Masker
 from batchd.notify.format import EventV1, NotificationV1
@@ -53,7 +53,7 @@ def clean(event: EventV1, masker: Masker) -> EventV1:
         return [*map(cleaned, value)] if isinstance(value, list | tuple) else value
 
     # One that holds lone surrogates is no JSON yet: hence by way of Python's own values.
-    made = msgspec.convert(cleaned(msgspec.to_builtins(event)), EventV1)
+    made = decoders.convert(cleaned(msgspec.to_builtins(event)), EventV1)
     return replace(made, message="\n".join(cleaned(event.message.split("\n"))))
 
 

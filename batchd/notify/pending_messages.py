@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from batchd import decoders
 from batchd.notify.format import NotificationV1
 from batchd.spool import files
 
@@ -29,13 +30,12 @@ class PendingMessages:
 
     def load(self) -> tuple[NotificationV1 | None, list[NotificationV1]]:
         """Return what the last daemon left: what it was trying, and the rest, oldest first. What is none is removed."""
-        decoder = msgspec.json.Decoder(NotificationV1)
         tried, rest = None, []
         with contextlib.suppress(OSError):
             files.sweep(self._folder)
             for path in sorted(self._folder.glob("[!.]*.json")):
                 try:
-                    message = decoder.decode(path.read_bytes())
+                    message = decoders.decode(path.read_bytes(), NotificationV1)
                 except msgspec.DecodeError:
                     path.unlink()
                     continue

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from batchd import decoders
 from batchd.report.building import make
 from batchd.report.report_job import ReportJob, ReportOutcome
 from batchd.spool import files, outbox
@@ -36,7 +37,7 @@ _ROOM = 16 << 20
 def main() -> int:
     """Make reports until the input ends."""
     _step_back()
-    jobs = msgspec.json.Decoder(ReportJob)
+    jobs = decoders.decoder(ReportJob)
     for line in sys.stdin.buffer:
         try:
             outcome = ReportOutcome(bytes=_made(jobs.decode(line)))

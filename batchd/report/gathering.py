@@ -10,13 +10,14 @@ from pathlib import Path
 
 import msgspec
 
+from batchd import decoders
 from batchd.errors import UsageError
 from batchd.events import Event, TaskFinished
 from batchd.formats import ResultV1
 from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow, TaskRow
 
-_RESULT: msgspec.json.Decoder[ResultV1] = msgspec.json.Decoder(ResultV1)
+_RESULT: msgspec.json.Decoder[ResultV1] = decoders.decoder(ResultV1)
 _DAY_S = 86_400.0
 _RESULTS = "results.jsonl"
 

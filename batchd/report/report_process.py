@@ -8,14 +8,14 @@ import os
 
 import msgspec
 
-from batchd import children
+from batchd import children, decoders
 from batchd.report.report_job import ReportJob, ReportOutcome
 
 #: How long it is kept for the next report: thousands of small batches may end one after another.
 _IDLE_S = 5.0
 #: What it is given of the environment.
 _VARIABLES = frozenset({"PATH", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH"})
-_OUTCOME: msgspec.json.Decoder[ReportOutcome] = msgspec.json.Decoder(ReportOutcome)
+_OUTCOME: msgspec.json.Decoder[ReportOutcome] = decoders.decoder(ReportOutcome)
 
 
 class ReportProcess:

@@ -13,6 +13,7 @@ from itertools import islice
 import msgspec
 from msgspec.structs import replace
 
+from batchd import decoders
 from batchd.errors import Problem
 from batchd.events import CallAnswered, Event
 from batchd.formats import (
@@ -47,7 +48,7 @@ from batchd.taskstate import TaskState
 _MAX_FILES_LISTED = 1000
 
 
-_RESULT: msgspec.json.Decoder[ResultV1] = msgspec.json.Decoder(ResultV1)
+_RESULT: msgspec.json.Decoder[ResultV1] = decoders.decoder(ResultV1)
 
 
 def result(

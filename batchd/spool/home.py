@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from batchd import decoders
 from batchd.errors import NotPossibleError
 from batchd.spool import files
 
@@ -32,7 +33,7 @@ class StateHome:
         return where and self.inode == other.inode
 
 
-_HOME: msgspec.json.Decoder[StateHome] = msgspec.json.Decoder(StateHome)
+_HOME: msgspec.json.Decoder[StateHome] = decoders.decoder(StateHome)
 
 
 def settle(state: Path) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from batchd import decoders
 from batchd.spool.folder_watch import FileSign
 
 #: Left alone: programs that write such a name rename it when done.
@@ -94,7 +95,7 @@ class Settling:
         try:
             descriptor = self._open(folder, name)
             with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor has no path)
-                msgspec.json.decode(file.read(_PEEK_BYTES + 1), type=msgspec.Raw)
+                decoders.decode(file.read(_PEEK_BYTES + 1), msgspec.Raw)
         except (OSError, ValueError, RecursionError):
             return False
         return True

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from batchd import decoders
 from batchd.errors import Problem, StoreError, UnknownNameError
 from batchd.events import Event, TaskFinished, decode
 from batchd.records import Batch, Cause, Parking, Ref, Scope, Task, TaskStatus, TurnFacts
@@ -22,7 +23,7 @@ from batchd.store.stored_values import unpack, unpack_task
 TRIED = "tried"
 BATCH_COLUMNS = "name, claim, outbox, request, received_at, budget_usd, retry_of, first_task, parallel, after_batches"
 
-_PROBLEMS: msgspec.json.Decoder[tuple[Problem, ...]] = msgspec.json.Decoder(tuple[Problem, ...])
+_PROBLEMS: msgspec.json.Decoder[tuple[Problem, ...]] = decoders.decoder(tuple[Problem, ...])
 #: In an event, where a result stands as a text.
 _CAUTION = re.compile(rb'\\"runs_code\\": (?!\[\])')
 _QUEUED = (

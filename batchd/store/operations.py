@@ -10,6 +10,7 @@ from typing import TypeAlias, TypeVar
 
 import msgspec
 
+from batchd import decoders
 from batchd.errors import Problem, StaleAttemptError, UsedNameError
 from batchd.records import Batch, Cause, Parking, Ref, Scope, Task, TaskStatus
 from batchd.records.needs import column_text
@@ -126,7 +127,7 @@ def dispatch(journal: TaskTransaction, ref: Ref, worker: str, now: float) -> Dis
     return DispatchedTask(
         attempt=line.attempt,
         history=history,
-        queued_at=msgspec.convert(queued_at, float),
+        queued_at=decoders.convert(queued_at, float),
         crashes=line.crashes,
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable
 
 import msgspec
 
+from batchd import decoders
 from batchd.events import ToolRan, decode
 from batchd.records import Ref, ToolCall
 from batchd.store.lookups import batch_key, task_key
@@ -25,7 +26,7 @@ class _Asked(msgspec.Struct):
     first_prompt: str = ""
 
 
-_ASKED: msgspec.json.Decoder[_Asked] = msgspec.json.Decoder(_Asked)
+_ASKED: msgspec.json.Decoder[_Asked] = decoders.decoder(_Asked)
 
 
 def prompts_of_batch(db: sqlite3.Connection, name: str, most: int) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from batchd import decoders
 from batchd.records import Task
 
 #: Below this, deflating saves less than a row costs anyway.
@@ -15,8 +16,8 @@ _DEFLATE_FROM_BYTES = 512
 #: How a zlib stream begins. JSON never does.
 _ZLIB = b"x"
 
-_TASK: msgspec.json.Decoder[Task] = msgspec.json.Decoder(Task)
-_VALUES: msgspec.json.Decoder[dict[str, str]] = msgspec.json.Decoder(dict[str, str])
+_TASK: msgspec.json.Decoder[Task] = decoders.decoder(Task)
+_VALUES: msgspec.json.Decoder[dict[str, str]] = decoders.decoder(dict[str, str])
 
 
 def pack(body: bytes) -> bytes:
@@ -60,7 +61,7 @@ def unpack_task(stored: bytes, secrets: bytes | None = None) -> Task:
 def error_message(result: str) -> str:
     """Return the ``error.message`` of a result's text; empty where it has none."""
     try:
-        error: Any = msgspec.json.decode(result, type=_Peek).error
+        error: Any = decoders.decode(result, _Peek).error
     except msgspec.MsgspecError:
         return ""
     return error.message if error else ""

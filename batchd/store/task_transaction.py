@@ -12,8 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
 
-import msgspec
-
+from batchd import decoders
 from batchd import events as vocabulary
 from batchd.errors import StaleAttemptError
 from batchd.events import Event, TaskFinished, TaskStarted
@@ -217,7 +216,7 @@ class TaskTransaction:
 
     def _line(self, row: Sequence[object]) -> TaskLine:
         # A damaged byte may have made a number of a text: no sum is to meet that first.
-        line = msgspec.convert(dict(zip(LINE_COLUMNS, row, strict=True)), TaskLine)
+        line = decoders.convert(dict(zip(LINE_COLUMNS, row, strict=True)), TaskLine)
         if not line.seq:
             return line
         first = self.db.execute("SELECT body FROM events WHERE task = ? AND seq = 0", (line.id,))

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import msgspec
 
+from batchd import decoders
 from batchd.actions import Action
 from batchd.config import telemetry
 from batchd.daemon.desk import StatusDesk
@@ -59,7 +60,7 @@ class _Result(msgspec.Struct):
     timing: _Timing
 
 
-_RESULT: msgspec.json.Decoder[_Result] = msgspec.json.Decoder(_Result)
+_RESULT: msgspec.json.Decoder[_Result] = decoders.decoder(_Result)
 
 
 @dataclass(slots=True, eq=False)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from batchd import views
+from batchd import decoders, views
 from batchd.actions import Action
 from batchd.config import telemetry
 from batchd.daemon.desk import StatusDesk
@@ -31,7 +31,7 @@ from batchd.telemetry.loop_link import LoopLink
 from batchd.telemetry.sending import SpanSender
 from batchd.telemetry.spans import Trace
 
-_RESULT: msgspec.json.Decoder[ResultV1] = msgspec.json.Decoder(ResultV1)
+_RESULT: msgspec.json.Decoder[ResultV1] = decoders.decoder(ResultV1)
 
 
 @dataclass(slots=True, eq=False)

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from batchd import decoders
 from batchd.errors import SandboxError, UnknownNameError
 from batchd.formats import ResultV1
 from batchd.observe import changes, markdown
@@ -19,7 +20,7 @@ from batchd.records import Ref
 from batchd.spool import outbox, patch_files
 from batchd.store.reader import StoreReader
 
-_RESULT: msgspec.json.Decoder[ResultV1] = msgspec.json.Decoder(ResultV1)
+_RESULT: msgspec.json.Decoder[ResultV1] = decoders.decoder(ResultV1)
 #: Characters of an answer; the result's file has the rest.
 _ANSWER = 40_000
 #: Files that are listed, and bytes: of a patch, of a text and an image that are shown, of a file that is sent.
@@ -116,5 +117,5 @@ def _result(reader: StoreReader, ref: Ref) -> ResultV1 | None:
     if text := reader.result(ref):
         return _RESULT.decode(text)
     with contextlib.suppress(OSError, msgspec.ValidationError):
-        return msgspec.convert(outbox.result(_folder(reader, ref), ref.task), ResultV1)
+        return decoders.convert(outbox.result(_folder(reader, ref), ref.task), ResultV1)
     return None

@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from batchd import control
+from batchd import control, decoders
 from batchd.control import Retried
 from batchd.errors import (
     BatchdError,
@@ -127,7 +127,7 @@ async def _body(request: Request, kind: type[T]) -> T:
     except (TimeoutError, ClientDisconnect):
         raise UsageError("the request never ended") from None
     try:
-        return msgspec.json.decode(said, type=kind)
+        return decoders.decode(said, kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise UsageError(f"not an order: {error}") from None
 

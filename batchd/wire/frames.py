@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, get_args
 import msgspec
 from msgspec.structs import replace
 
+from batchd import decoders
 from batchd.events import Event
 from batchd.events import decode as decode_event
 from batchd.events import encode as encode_event
@@ -93,12 +94,10 @@ Up: TypeAlias = (
 
 @cache
 def _decoders() -> dict[str, msgspec.json.Decoder[Any]]:
-    return {cls.__name__: msgspec.json.Decoder(cls) for cls in {*get_args(Down), *get_args(Up)}}
+    return {cls.__name__: decoders.decoder(cls) for cls in {*get_args(Down), *get_args(Up)}}
 
 
-_FRAME: msgspec.json.Decoder[tuple[str, msgspec.Raw]] = msgspec.json.Decoder(
-    tuple[str, msgspec.Raw]
-)
+_FRAME: msgspec.json.Decoder[tuple[str, msgspec.Raw]] = decoders.decoder(tuple[str, msgspec.Raw])
 
 
 def handed(run: Run, most: int = MAX_HISTORY) -> Iterator[History | Run]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from batchd import decoders
 from batchd.errors import FolderError, SandboxError, SandboxUnavailableError, WorkspaceError
 from batchd.workspace import fetching, travelling
 from batchd.workspace.fetch_job import FetchJob, FetchOutcome, Lay, PackUp, Work
@@ -35,8 +36,8 @@ def main() -> int:
 
 def _work(text: bytes) -> Work:
     """Return what is asked for; a daemon of 0.1, which runs on until it is restarted, asks for fetching alone, without a type."""
-    asked = msgspec.json.decode(text, type=dict[str, Any])
-    work: Work = msgspec.convert({"type": FetchJob.__name__, **asked}, type=Work)
+    asked = decoders.decode(text, dict[str, Any])
+    work: Work = decoders.convert({"type": FetchJob.__name__, **asked}, Work)
     return work
 
 

@@ -21,7 +21,7 @@ from typing import Self
 
 import msgspec
 
-from batchd import trees
+from batchd import decoders, trees
 from batchd.records import Origin
 
 _NAME = 40
@@ -136,6 +136,6 @@ def _owner(origin: Origin) -> int:
 
 def _read(path: Path) -> Pin | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Pin)
+        return decoders.decode(path.read_bytes(), Pin)
     except (OSError, msgspec.DecodeError):
         return None

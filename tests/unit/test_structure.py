@@ -38,6 +38,7 @@ LEAVES = (
     "imports",
     "fitting",
     "backoff",
+    "decoders",
 )
 #: The vocabulary and its fold: one room, two modules.
 EVENTS = ("events", "taskstate")
@@ -61,6 +62,8 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
     "console": Room(0, LEAVES),
     "fitting": Room(0),
     "backoff": Room(0),
+    # Makes all decoders, one at a time.
+    "decoders": Room(0),
     "masking": Room(0, LEAVES),
     "sealing": Room(0, LEAVES),
     "trees": Room(0, LEAVES),
@@ -271,7 +274,7 @@ def test_no_circles() -> None:
         ),
         (
             {"llm/model_client.py": "def f():\n    import batchd.pricing", "pricing.py": ""},
-            "llm.model_client → pricing: llm may import only tokens, records, errors, actions, log, masking, sealing, trees, children, catalog, installation, users, imports, fitting, backoff, llm",
+            "llm.model_client → pricing: llm may import only tokens, records, errors, actions, log, masking, sealing, trees, children, catalog, installation, users, imports, fitting, backoff, decoders, llm",
         ),
         (
             {

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import msgspec
-
-from batchd import views, words
+from batchd import decoders, views, words
 from batchd.errors import StoreError, cut
 from batchd.formats import FilesV1, ResultV1
 from batchd.observe import changes
@@ -23,7 +21,7 @@ _MAX_TEXT_CHARS = 600
 def facts(reader: StoreReader, row: TaskRow, why: str) -> dict[str, str]:
     """Return what is known of a task by name, in the order in which people look for it; ``why``: what it waits for."""
     text = reader.result(row.ref) if row.status.final else ""
-    made = msgspec.json.decode(text, type=ResultV1) if text else None
+    made = decoders.decode(text, ResultV1) if text else None
     return {
         "task": str(row.ref),
         "status": f"{ends.word(row.status, row.reason)} since {moment(row.since)}",

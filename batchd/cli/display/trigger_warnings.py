@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from batchd import decoders
 from batchd.formats import ResultV1
 from batchd.log import escape
 from batchd.store.reader import StoreReader
@@ -22,7 +23,7 @@ _WORDS = "runs code when you use this directory"
 def read(reader: StoreReader, batch: str, task: str = "") -> Cautions:
     """Return what there is to report of a batch, or of one task in it."""
     texts = reader.cautions(batch, task)
-    return {name: msgspec.json.decode(text, type=ResultV1) for name, text in texts.items()}
+    return {name: decoders.decode(text, ResultV1) for name, text in texts.items()}
 
 
 def field(cautions: Cautions, task: str) -> object:

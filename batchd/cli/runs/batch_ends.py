@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from batchd import decoders
 from batchd.cli.display import formatting, summary_text
 from batchd.records import Batch
 from batchd.store.rows import BatchRow
@@ -53,7 +54,7 @@ class _Line(msgspec.Struct):
 
 def _prompts(batch: Batch) -> dict[str, str]:
     """Return the prompts of the first tasks; none where a collector has taken the results away."""
-    decoder: msgspec.json.Decoder[_Line] = msgspec.json.Decoder(_Line)
+    decoder: msgspec.json.Decoder[_Line] = decoders.decoder(_Line)
     try:
         with Path(batch.folder, "results.jsonl").open("rb") as file:
             found = [

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from batchd import decoders
 from batchd.errors import NotPossibleError
 from batchd.formats import ResultV1
 from batchd.records import Ref
@@ -58,6 +59,6 @@ def of(reader: StoreReader, batch: str, task: str = "") -> Iterator[TaskPatch]:
 
 def _result(value: object, path: Path) -> ResultV1:
     try:
-        return msgspec.convert(value, ResultV1)
+        return decoders.convert(value, ResultV1)
     except msgspec.ValidationError as error:
         raise NotPossibleError(f"{path} is no result of batchd's: {error}") from None

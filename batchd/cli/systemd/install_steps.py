@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from batchd import decoders
 from batchd.errors import NotPossibleError
 from batchd.spool import files
 
@@ -145,7 +146,7 @@ class InstallationRecord:
     def read(self) -> list[Step]:
         """Return what was done, in its order. Raises ``NotPossibleError``."""
         try:
-            return msgspec.json.decode(self.file.read_bytes(), type=list[Step])
+            return decoders.decode(self.file.read_bytes(), list[Step])
         except FileNotFoundError:
             return []
         except msgspec.MsgspecError as error:

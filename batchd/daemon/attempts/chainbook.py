@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
+from batchd import decoders
 from batchd.actions import Action
 from batchd.daemon.current import CurrentConfig
 from batchd.daemon.keyed_locks import KeyedLocks
@@ -96,7 +97,7 @@ class ChainBook:
 
     def _take_up(self, ref: Ref) -> None:
         try:
-            self._known[ref] = msgspec.json.decode(self._path(ref).read_bytes(), type=Kept)
+            self._known[ref] = decoders.decode(self._path(ref).read_bytes(), Kept)
         except FileNotFoundError:
             self._unread.pop(ref, None)
         except (OSError, msgspec.DecodeError) as error:

@@ -11,12 +11,12 @@ from typing import Any
 
 import msgspec
 
-from batchd import wire
+from batchd import decoders, wire
 from batchd.events import Event, TaskFinished
 from batchd.formats import ResultV1
 from batchd.records import Ref, TaskStatus
 
-_RESULT: msgspec.json.Decoder[ResultV1] = msgspec.json.Decoder(ResultV1)
+_RESULT: msgspec.json.Decoder[ResultV1] = decoders.decoder(ResultV1)
 _KINDS = (
     *(wire.Ask, wire.Failed, wire.Record, wire.PatchMade, wire.Progress, wire.Done),
     *(wire.PackWanted, wire.PackSent),

@@ -8,13 +8,13 @@ import os
 
 import msgspec
 
-from batchd import __version__, children
+from batchd import __version__, children, decoders
 from batchd.errors import NotPossibleError
 from batchd.pool import code
 from batchd.pool.supervisor import RESTART
 from batchd.workspace.fetch_job import FetchOutcome, Work
 
-_OUTCOME: msgspec.json.Decoder[FetchOutcome] = msgspec.json.Decoder(FetchOutcome)
+_OUTCOME: msgspec.json.Decoder[FetchOutcome] = decoders.decoder(FetchOutcome)
 #: How much longer than its own limit the child may take to say so, in seconds.
 _GRACE_S = 30.0
 #: What it is given of the environment: ssh's agent, authorities of https, the way out.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from batchd import __version__
+from batchd import __version__, decoders
 from batchd.actions import Action
 from batchd.control import DaemonStatus, ShownParking, Status, status
 from batchd.control.requester import Requester
@@ -75,7 +75,7 @@ class StatusHandler:
                 waiting=self._governor.waiting,
             ),
             slots=self._pool.agents,
-            providers=msgspec.convert(self._governor.figures(), dict[str, status.ProviderStatus]),
+            providers=decoders.convert(self._governor.figures(), dict[str, status.ProviderStatus]),
             day=status.DayStatus(**self._governor.money.figures()),
             parked=tuple(map(ShownParking.of, self._lifecycle.holds.parkings)),
             troubles=self._troubles.open,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from batchd import __version__, children
+from batchd import __version__, children, decoders
 from batchd.config import Config, trust_lists
 from batchd.errors import BatchdError, NotPossibleError, Problem, TaskFileError
 from batchd.pool import code
@@ -36,7 +36,7 @@ _END_S = 10.0
 _DEATHS = 2
 #: What a process is given of the environment.
 _VARIABLES = frozenset({"PATH", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "HOME"})
-_PART: msgspec.json.Decoder[ParsedPart] = msgspec.json.Decoder(ParsedPart)
+_PART: msgspec.json.Decoder[ParsedPart] = decoders.decoder(ParsedPart)
 
 
 class BrokenParserError(BatchdError):

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from batchd import tokens
+from batchd import decoders, tokens
 from batchd.demo import families
 from batchd.demo.dialects import completions, openai
 from batchd.demo.dialects.openai import error, headers, invalid, key, models, refusal
@@ -115,8 +115,8 @@ class _Body(msgspec.Struct):
         )
 
 
-_BODY = msgspec.json.Decoder(_Body)
-_MESSAGE = msgspec.json.Decoder(ChatMessage)
+_BODY = decoders.decoder(_Body)
+_MESSAGE = decoders.decoder(ChatMessage)
 
 
 def parse(data: bytes, caller: Caller) -> SimulatedRequest:
@@ -162,7 +162,7 @@ def parse(data: bytes, caller: Caller) -> SimulatedRequest:
 
 def _check_fields(data: bytes) -> None:
     """Hold a request to the fields that there are. Others who speak this dialect have more."""
-    for field in msgspec.json.decode(data, type=dict[str, msgspec.Raw]):
+    for field in decoders.decode(data, dict[str, msgspec.Raw]):
         if field not in _FIELDS:
             raise InvalidRequestError(f"Unrecognized request argument supplied: {field}")
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
-from batchd import tokens
+from batchd import decoders, tokens
 from batchd.demo import opaque
 from batchd.demo.dialects.openai import unreadable
 from batchd.demo.opaque import Seal
@@ -186,14 +186,14 @@ class _Kind(msgspec.Struct):
     type: str = "message"
 
 
-_KIND = msgspec.json.Decoder(_Kind).decode
+_KIND = decoders.decoder(_Kind).decode
 _DECODERS: Mapping[str, Callable[[bytes], Any]] = {
-    "message": msgspec.json.Decoder(MessageItem).decode,
-    "reasoning": msgspec.json.Decoder(ReasoningItem).decode,
-    "function_call": msgspec.json.Decoder(FunctionCallItem).decode,
-    "function_call_output": msgspec.json.Decoder(FunctionOutputItem).decode,
-    "additional_tools": msgspec.json.Decoder(MoreTools).decode,
-    "configuration_update": msgspec.json.Decoder(Update).decode,
+    "message": decoders.decoder(MessageItem).decode,
+    "reasoning": decoders.decoder(ReasoningItem).decode,
+    "function_call": decoders.decoder(FunctionCallItem).decode,
+    "function_call_output": decoders.decoder(FunctionOutputItem).decode,
+    "additional_tools": decoders.decoder(MoreTools).decode,
+    "configuration_update": decoders.decoder(Update).decode,
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
-from batchd import tokens
+from batchd import decoders, tokens
 from batchd.demo.opaque import Seal
 from batchd.demo.simulated_request import InvalidRequestError, joined, weigh
 
@@ -240,8 +240,8 @@ class MessagesPrompt:
     removed: int
 
 
-_BODY = msgspec.json.Decoder(MessagesBody)
-_BLOCK: msgspec.json.Decoder[Block] = msgspec.json.Decoder(Block)
+_BODY = decoders.decoder(MessagesBody)
+_BLOCK: msgspec.json.Decoder[Block] = decoders.decoder(Block)
 _FIELD = re.compile(r"unknown field `([^`]*)`|missing required field `([^`]*)`")
 _PLACE = re.compile(r" - at `\$\.?(.*)`$")
 _INDEX = re.compile(r"\[(\d+|\.\.\.)\]")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from batchd import decoders
 from batchd.demo import families, opaque
 from batchd.demo.dialects import openai, replay, schema_rules
 from batchd.demo.dialects.items import MoreTools
@@ -36,8 +37,8 @@ _LONGEST_USER = 128
 _encode = msgspec.json.Encoder().encode
 
 
-_BODY = msgspec.json.Decoder(ResponsesBody).decode
-_RAWS = msgspec.json.Decoder(str | list[msgspec.Raw]).decode
+_BODY = decoders.decoder(ResponsesBody).decode
+_RAWS = decoders.decoder(str | list[msgspec.Raw]).decode
 
 
 def parse(data: bytes, caller: Caller) -> SimulatedRequest:

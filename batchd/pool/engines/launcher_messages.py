@@ -10,6 +10,7 @@ from typing import Any, TypeAlias, get_args
 import msgspec
 from msgspec import Struct
 
+from batchd import decoders
 from batchd.records import Has, Needs
 from batchd.records.needs import NOTHING
 
@@ -98,7 +99,7 @@ News: TypeAlias = Connected | NotConnected | RoomFound | WorkerStopped | Cluster
 _KINDS: dict[str, type[Struct]] = {
     kind.__name__: kind for kind in (*get_args(Order), *get_args(News))
 }
-_LINE: msgspec.json.Decoder[tuple[str, msgspec.Raw]] = msgspec.json.Decoder(tuple[str, msgspec.Raw])
+_LINE: msgspec.json.Decoder[tuple[str, msgspec.Raw]] = decoders.decoder(tuple[str, msgspec.Raw])
 
 
 def line(message: Order | News) -> bytes:
@@ -109,4 +110,4 @@ def line(message: Order | News) -> bytes:
 def message(read: bytes) -> Any:
     """Return the message on a line. Raises ``msgspec.MsgspecError`` or ``KeyError``."""
     kind, fields = _LINE.decode(read)
-    return msgspec.json.decode(fields, type=_KINDS[kind])
+    return decoders.decode(fields, _KINDS[kind])
