@@ -26,20 +26,23 @@ class Action(enum.StrEnum):
     ROUND_STARTED = "round_started"
     #: At the level debug: what the agent does next, its ``step`` and ``detail``.
     STEP_STARTED = "step_started"
-    #: At the level debug: a call asks for its turn and its money, and gets them, after ``waited_s``, or does not.
+    #: At the level debug: a call asks for its turn and its money,
+    #: and gets them, after ``waited_s``, or does not.
     PERMIT_ASKED = "permit_asked"
     PERMIT_GRANTED = "permit_granted"
     PERMIT_DENIED = "permit_denied"
     MODEL_CALLED = "model_called"
     MODEL_FAILED = "model_failed"
-    #: A provider's count of tokens is more than its call can have come to: what was set aside is booked.
+    #: A provider's count of tokens is more than its call can have come to:
+    #: what was set aside is booked.
     USAGE_NOT_BELIEVED = "usage_not_believed"
     COST_NOT_BELIEVED = "cost_not_believed"
     TIER_FULL = "tier_full"
     TIER_FREE = "tier_free"
     #: A model refuses a part of what is sent, as ``refuses`` says, and works without it.
     MODEL_REFUSES = "model_refuses"
-    #: A provider left out items of earlier answers that were sent back to it, for the ``reasons`` that it gives.
+    #: A provider left out items of earlier answers that were sent back to it,
+    #: for the ``reasons`` that it gives.
     ITEMS_REMOVED = "items_removed"
     TOOL_RAN = "tool_ran"
     #: A command wanted to reach hosts that its task may not reach.
@@ -61,7 +64,8 @@ class Action(enum.StrEnum):
     BUDGET_REACHED = "budget_reached"
     #: A receiver was notified: the ``receiver``, the ``notification``'s id, its ``subject``.
     NOTIFIED = "notified"
-    #: A receiver could not be notified, yet or for good: ``message``, and ``trying_again`` or the ``mend``.
+    #: A receiver could not be notified, yet or for good:
+    #: ``message``, and ``trying_again`` or the ``mend``.
     NOTIFY_FAILED = "notify_failed"
     PRICE_UNKNOWN = "price_unknown"
     WORKER_STARTED = "worker_started"
@@ -77,22 +81,27 @@ class Action(enum.StrEnum):
     STORE_TROUBLE = "store_trouble"
     CONTROL_TROUBLE = "control_trouble"
     SANDBOX_TROUBLE = "sandbox_trouble"
-    #: A repository, or the copy of a directory, is being fetched for a batch: its ``source``; and it is there, after ``waited_s``.
+    #: A repository, or the copy of a directory, is being fetched for a batch:
+    #: its ``source``; and it is there, after ``waited_s``.
     MIRROR_FETCHING = "mirror_fetching"
     MIRROR_FETCHED = "mirror_fetched"
     #: No repository can be fetched for a while: the ``message`` says why, and what helps.
     MIRROR_TROUBLE = "mirror_trouble"
-    #: What a task has changed elsewhere lies in its directory now: it came in so many ``packs`` of ``bytes``.
+    #: What a task has changed elsewhere lies in its directory now:
+    #: it came in so many ``packs`` of ``bytes``.
     DIRECTORY_CAME = "directory_came"
-    #: A directory cannot be packed, or what a task has changed elsewhere cannot be laid out in it: its ``message`` has the fix.
+    #: A directory cannot be packed, or what a task has changed elsewhere cannot be laid out in it:
+    #: its ``message`` has the fix.
     DIRECTORY_TROUBLE = "directory_trouble"
     #: Workers do not come up: ``status`` says why, and what helps.
     WORKER_TROUBLE = "worker_trouble"
-    #: Batches or claimed files of a store that was lost: the ``message`` says which, the ``mend`` has the fix.
+    #: Batches or claimed files of a store that was lost:
+    #: the ``message`` says which, the ``mend`` has the fix.
     UNKNOWN_WORK = "unknown_work"
     #: A batch has no report; its results are none the worse.
     REPORT_TROUBLE = "report_trouble"
-    #: A task or a file could move and has not for a minute, as the ``message`` says; or moves again.
+    #: A task or a file could move and has not for a minute,
+    #: as the ``message`` says; or moves again.
     STALLED = "stalled"
     METRICS_TROUBLE = "metrics_trouble"
     TRACES_TROUBLE = "traces_trouble"

@@ -1,4 +1,6 @@
-"""Programs of ours that run in a Python of their own, which loads nothing that a folder, a variable or a start-up file could put in its way."""
+"""Programs of ours that run in a Python of their own, which loads nothing that a folder,
+a variable or a start-up file could put in its way.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,9 @@ def program(text: str, *arguments: str) -> list[str]:
 
 
 def _command(run: str, arguments: tuple[str, ...]) -> list[str]:
-    # Isolated (-I): no PYTHON… variable, no working directory. Without `site` (-S): no .pth, no sitecustomize.py;
-    # it finds what this process has found, whose first entry is the folder of the script or the working directory.
+    # Isolated (-I): no PYTHON… variable, no working directory. Without `site` (-S): no .pth, no
+    # sitecustomize.py; it finds what this process has found,
+    # whose first entry is the folder of the script or the working directory.
     found = sys.path if sys.flags.safe_path else sys.path[1:]
     paths = [_ROOT, *(path for path in found if path and path != _ROOT)]
     # `site` would also distinguish a virtual environment from the Python that it was made of.

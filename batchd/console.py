@@ -31,7 +31,8 @@ _BRIEF = frozenset({"debug", "info"})
 def text(line: Mapping[str, Any], width: int) -> str:
     """Return a log line, with its end; ``width``: the columns there are for it, 0 for any number.
 
-    What is only news takes one line of a terminal; a warning takes as many as it needs, and so does what has a message.
+    What is only news takes one line of a terminal;
+    a warning takes as many as it needs, and so does what has a message.
     """
     at = time.strftime("%H:%M:%S")
     level = "" if line["level"] in _BRIEF else f"{line['level']}: "
@@ -49,7 +50,9 @@ def text(line: Mapping[str, Any], width: int) -> str:
 
 
 def coloured(text: str, level: str) -> str:
-    """Return a line, with its end, in the colour of its level, unless somebody wants none: no-color.org."""
+    """Return a line, with its end, in the colour of its level,
+    unless somebody wants none: no-color.org.
+    """
     colour = "" if os.environ.get("NO_COLOR") else _COLOURS.get(level, "")
     return f"\x1b[{colour}m{text[:-1]}\x1b[0m\n" if colour else text
 

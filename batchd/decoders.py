@@ -1,8 +1,9 @@
 """Decoders of msgspec, and values read by them: what a class needs is made by one thread at a time.
 
-msgspec keeps what it knows of a class with the class, and puts it there before it is whole. Two threads that are the
-first to decode a class at the same moment end the process by SIGSEGV (msgspec 0.22, CPython 3.11; 31 of 40 runs with
-50 threads). So nothing else in batchd makes a decoder, or converts.
+msgspec keeps what it knows of a class with the class, and puts it there before it is whole. Two
+threads that are the first to decode a class at the same moment end the process by SIGSEGV (msgspec
+0.22, CPython 3.11; 31 of 40 runs with 50 threads).
+So nothing else in batchd makes a decoder, or converts.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ def decode(text: bytes | str, kind: type[T]) -> T: ...
 @overload
 def decode(text: bytes | str, kind: Any) -> Any: ...
 def decode(text: bytes | str, kind: Any) -> Any:
-    """Return the value of this type that JSON holds. Raises ``msgspec.DecodeError``, ``UnicodeDecodeError``."""
+    """Return the value of this type that JSON holds.
+
+    Raises ``msgspec.DecodeError``, ``UnicodeDecodeError``.
+    """
     return decoder(kind).decode(text)
 
 
@@ -45,6 +49,9 @@ def convert(value: object, kind: type[T]) -> T: ...
 @overload
 def convert(value: object, kind: Any) -> Any: ...
 def convert(value: object, kind: Any) -> Any:
-    """Return the value of this type that Python's own values stand for. Raises ``msgspec.ValidationError``."""
+    """Return the value of this type that Python's own values stand for.
+
+    Raises ``msgspec.ValidationError``.
+    """
     decoder(kind)  # makes what is to be known of the type
     return msgspec.convert(value, kind)

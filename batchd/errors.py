@@ -9,12 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-#: Characters of each part of a problem: what a user wrote may be of any length, and is quoted in it.
+#: Characters of each part of a problem:
+#: what a user wrote may be of any length, and is quoted in it.
 _MAX_PART_CHARS = 500
 
 
 def cut(text: str, most: int = _MAX_PART_CHARS) -> str:
-    """Return ``text``; where it is longer than ``most``, its head and its tail, and how much is left out."""
+    """Return ``text``; where it is longer than ``most``,
+    its head and its tail, and how much is left out.
+    """
     half = most // 2
     left_out = len(text) - 2 * half
     return (
@@ -139,7 +142,9 @@ class TarError(WorkspaceError):
 
 
 class FolderError(BatchdError):
-    """The batch's folder takes no task's directory: that is no fault of the task's, which waits for it."""
+    """The batch's folder takes no task's directory:
+    that is no fault of the task's, which waits for it.
+    """
 
 
 class StoreError(BatchdError):

@@ -38,8 +38,8 @@ from batchd.records import (
     Usage,
 )
 
-#: What became of a tool call: ``refused`` for bad arguments, ``killed`` where it passed a limit, ``interrupted`` where a crash leaves
-#: it in doubt.
+#: What became of a tool call: ``refused`` for bad arguments, ``killed`` where it passed a limit,
+#: ``interrupted`` where a crash leaves it in doubt.
 ToolOutcome: TypeAlias = Literal["ran", "refused", "timed_out", "killed", "interrupted"]
 #: Why a task gives its slot back: to wait, or because the daemon stops.
 SuspendCause: TypeAlias = Literal["park", "drain"]
@@ -54,11 +54,11 @@ class Terms(Struct, frozen=True, kw_only=True):
     system_prompt: str = ""
     #: The directory's files at the start: by path. None: too many to list.
     files: Mapping[str, FileStamp] | None = None
-    #: What other programs run when somebody uses the directory, at the start, by path. None: no one looked, as in
-    #: the oldest journals.
+    #: What other programs run when somebody uses the directory, at the start, by path. None: no one
+    #: looked, as in the oldest journals.
     triggers: Mapping[str, Trigger] | None = None
-    #: What the directory held at the start, in bytes on the disk. None: it was made for the task, it holds more than can be
-    #: measured, or no one looked, as in older journals.
+    #: What the directory held at the start, in bytes on the disk. None: it was made for the task,
+    #: it holds more than can be measured, or no one looked, as in older journals.
     held: int | None = None
     #: What its directory began as; None: empty, or it is another's.
     base: Base | None = None
@@ -66,7 +66,8 @@ class Terms(Struct, frozen=True, kw_only=True):
     check_in: CheckIn = "task"
     #: Whether what commands leave running goes on, as the model has read.
     keep_processes: bool = False
-    #: Whether circles of several calls are loops, and calls that do nothing are stops; else as the oldest journals have it.
+    #: Whether circles of several calls are loops, and calls that do nothing are stops;
+    #: else as the oldest journals have it.
     circles: bool = False
     #: Whether the model is given what the directory's owner says to agents.
     agents_md: bool = False
@@ -83,7 +84,8 @@ class TaskStarted(Struct, frozen=True, kw_only=True):
 
     at: float
     terms: Terms
-    #: The machine on which that was; unset: the daemon's, so that older journals read as they were written.
+    #: The machine on which that was; unset: the daemon's,
+    #: so that older journals read as they were written.
     node: str | UnsetType = UNSET
 
 
@@ -92,9 +94,11 @@ class Resumed(Struct, frozen=True, kw_only=True):
 
     at: float
     attempt: int
-    #: The terms from here on, of a task that no model has answered yet; None: those that it started under.
+    #: The terms from here on, of a task that no model has answered yet;
+    #: None: those that it started under.
     terms: Terms | None = None
-    #: The machine on which that was; unset: the daemon's, so that older journals read as they were written.
+    #: The machine on which that was; unset: the daemon's,
+    #: so that older journals read as they were written.
     node: str | UnsetType = UNSET
 
 
@@ -126,7 +130,8 @@ class CallAnswered(Struct, frozen=True, kw_only=True):
     calls: tuple[ToolCall, ...] = ()
     #: Whether ``calls`` were read out of the answer's text and are answered in text.
     text_protocol: bool = False
-    #: What the provider sent as its usage, where no call can come to that; the answer's is then what was set aside.
+    #: What the provider sent as its usage, where no call can come to that;
+    #: the answer's is then what was set aside.
     disbelieved: Usage | None = None
     #: The service tier that served it: one of ``TIERS``, or the provider's own word.
     tier: str = STANDARD
@@ -143,7 +148,9 @@ class CallAnswered(Struct, frozen=True, kw_only=True):
         return at.cost(self.answer.usage) if at else None
 
     def saved(self, price: Price | None) -> float | None:
-        """Return what the cache saved on it, in dollars; None: the provider does not say, or no price is known."""
+        """Return what the cache saved on it, in dollars; None:
+        the provider does not say, or no price is known.
+        """
         at, usage = price and price.at(self.tier), self.answer.usage
         known = at is not None and usage.reported_tokens and self.disbelieved is None
         return at.saved(usage) if at and known else None
@@ -197,7 +204,10 @@ class ToolRan(Struct, frozen=True, kw_only=True):
 
 
 class RoundEvaluated(Struct, frozen=True, kw_only=True):
-    """One evaluator's verdict on the round. A round is done when the last evaluator asked for says so."""
+    """One evaluator's verdict on the round.
+
+    A round is done when the last evaluator asked for says so.
+    """
 
     at: float
     evaluation: Evaluation
@@ -223,14 +233,15 @@ class Compacted(Struct, frozen=True, kw_only=True):
     start: int = 0
     end: int = 0
     summary: str | None = None
-    #: Whether the summary stands as the model's own message, and a request to go on behind it, so that
-    #: the roles alternate; in the oldest journals it is a message of the user.
+    #: Whether the summary stands as the model's own message, and a request to go on behind it, so
+    #: that the roles alternate; in the oldest journals it is a message of the user.
     own: bool = False
     #: Positions of messages cut in their middles, each with the characters that are kept.
     clipped: tuple[tuple[int, int], ...] = ()
     #: Tokens by the provider's count to one of ours: the conversation is counted again with it.
     scale: float = 1.0
-    #: Whether the answers before it go back as neutral text and calls, not as the items they came in.
+    #: Whether the answers before it go back as neutral text and calls,
+    #: not as the items they came in.
     plain: bool = False
 
 

@@ -21,7 +21,9 @@ def columns_of(terminal: int) -> int:
 
 
 def width_of(text: str) -> int:
-    """Return how many columns of a terminal ``text`` takes: Chinese letters two, accents and joiners none."""
+    """Return how many columns of a terminal ``text`` takes:
+    Chinese letters two, accents and joiners none.
+    """
     if text.isascii():
         return len(text)
     return sum(
@@ -46,7 +48,9 @@ def clipped(text: str, width: int) -> str:
 
 
 def wrapped(line: str, width: int) -> Iterator[str]:
-    """Yield a line in pieces of at most ``width`` columns; at spaces, where that leaves none too short."""
+    """Yield a line in pieces of at most ``width`` columns;
+    at spaces, where that leaves none too short.
+    """
     while width_of(line) > width and len(line) > 1:
         end = _fits(line, width)
         space = line.rfind(" ", end // 2, end + 1)

@@ -1,4 +1,6 @@
-"""The formats of result and summary, version 1. ``results`` fills them; the JSON Schemas derive from them.
+"""The formats of result and summary, version 1.
+
+``results`` fills them; the JSON Schemas derive from them.
 
 Numbers are numbers, moments are ISO 8601 in UTC with Z, durations are seconds. Fields may be
 added; none is renamed or removed within version 1.
@@ -38,8 +40,8 @@ class UsageV1:
     average_tokens_per_call: int
     #: Whether any of it was counted by batchd because the provider sent no usage.
     estimated: bool
-    #: The part of the input that was written to that cache, and of it what is kept there for an hour or longer.
-    #: Left out of the oldest results, like what follows.
+    #: The part of the input that was written to that cache, and of it what is kept there for an
+    #: hour or longer. Left out of the oldest results, like what follows.
     cache_write_tokens: int = 0
     cache_write_long_tokens: int = 0
     #: The input of calls whose provider says how much of it came from its cache.
@@ -90,10 +92,11 @@ class CostV1:
     #: ``genai-prices`` or ``config``; null where no price is known.
     price_source: str | None
     compare: tuple[ComparedV1, ...]
-    #: What the provider's prompt cache saved; null: no provider says, or no price is known. Left out of the oldest
-    #: results, like what follows.
+    #: What the provider's prompt cache saved; null: no provider says, or no price is known. Left
+    #: out of the oldest results, like what follows.
     cache_saved: float | None = None
-    #: By the service tier that served them: ``standard``, ``flex``, ``priority``, or the provider's own word.
+    #: By the service tier that served them: ``standard``,
+    #: ``flex``, ``priority``, or the provider's own word.
     tiers: Mapping[str, TierV1] = field(default_factory=dict)
 
 
@@ -109,8 +112,8 @@ class TimingV1:
     queued_s: float
     #: Without a slot, since it was started.
     parked_s: float
-    #: In its slot, until its calls might go: limits of rate and of calls at a time, backoffs, a disk without room.
-    #: Left out of the oldest results.
+    #: In its slot, until its calls might go: limits of rate and of calls at a time, backoffs, a
+    #: disk without room. Left out of the oldest results.
     waited_s: float = 0.0
     #: At work: all the rest.
     run_s: float
@@ -131,13 +134,16 @@ class FilesV1:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunsCodeV1:
-    """A file that was changed, and that other programs run or obey when somebody uses the directory."""
+    """A file that was changed, and that other programs run
+    or obey when somebody uses the directory.
+    """
 
     #: Below the task's directory; ``.``: of all of it, since there was too much to look at.
     path: str
     #: ``created`` or ``modified``.
     change: str
-    #: Whose programs: ``git``, ``editors``, ``shells``, ``agents`` or ``tools``; empty: no one could look into it.
+    #: Whose programs: ``git``, ``editors``, ``shells``, ``agents`` or ``tools``;
+    #: empty: no one could look into it.
     by: str
     #: The command that shows it, and runs nothing.
     show: str
@@ -183,7 +189,8 @@ class PatchV1:
     left_out: tuple[str, ...] = ()
     #: Whether it holds a secret, so that batchd's user alone may read it.
     withheld: bool = False
-    #: What else it lacks, in words: files that could not be read, repositories within the clone or copy.
+    #: What else it lacks, in words: files that could not be read,
+    #: repositories within the clone or copy.
     lacks: str | None = None
     #: Why there is none.
     problem: str | None = None
@@ -215,14 +222,17 @@ class ResultV1:
     timing: TimingV1
     attempts: int
     files: FilesV1 | None
-    #: null: it worked in a directory in place, or never began. Left out of older results, like what follows.
+    #: null: it worked in a directory in place, or never began.
+    #: Left out of older results, like what follows.
     workspace: WorkspaceV1 | None = None
-    #: What it has changed in its clone or copy, by file, at most 1,000; null: it has neither, or no one looked.
+    #: What it has changed in its clone or copy, by file, at most 1,000;
+    #: null: it has neither, or no one looked.
     changes: tuple[ChangeV1, ...] | None = None
-    #: null: it has no clone or copy, has changed nothing, or ended before batchd looked: then ``changes`` is null too.
+    #: null: it has no clone or copy, has changed nothing, or ended before batchd looked:
+    #: then ``changes`` is null too.
     patch: PatchV1 | None = None
-    #: What it changed that runs code when the directory is used; null: no one looked, as where its worker died.
-    #: Left out of the oldest results.
+    #: What it changed that runs code when the directory is used; null: no one looked, as where its
+    #: worker died. Left out of the oldest results.
     runs_code: tuple[RunsCodeV1, ...] | None = ()
     error: ErrorInfo | None
     #: The file beside this one that holds every step; null: the task never started.
@@ -263,7 +273,8 @@ class SummaryV1:
 
     schema: str
     batch: str
-    #: ``cancelled``: orders ended all that had not completed. ``finished``: any other end. ``rejected``: the file was refused.
+    #: ``cancelled``: orders ended all that had not completed.
+    #: ``finished``: any other end. ``rejected``: the file was refused.
     status: Literal["finished", "cancelled", "rejected"]
     request: str
     retry_of: str | None = None
@@ -284,7 +295,9 @@ class SummaryV1:
 
 
 def json_schema(kind: type) -> dict[str, Any]:
-    """Return the JSON Schema of a published format; its definitions keep the names under which they were published."""
+    """Return the JSON Schema of a published format;
+    its definitions keep the names under which they were published.
+    """
     text = msgspec.json.encode(msgspec.json.schema(kind))
     made: dict[str, Any] = msgspec.json.decode(text.replace(b"TaskStatus", b"Status"))
     return made

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 def undisturbed() -> Iterator[None]:
     """Have what is imported within it loaded as a whole.
 
-    The collector waits, for nothing of it is garbage, and to look for it again and again takes a sixth of the time. So
-    does SIGINT: what an extension is at as it comes, as pydantic at its validators, would lose it, and go on.
+    The collector waits, for nothing of it is garbage, and to look for it again and again takes a
+    sixth of the time. So does SIGINT: what an extension is at as it comes,
+    as pydantic at its validators, would lose it, and go on.
     """
     collecting = gc.isenabled()
     gc.disable()

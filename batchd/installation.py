@@ -1,4 +1,6 @@
-"""The installation of this batchd, and so how one adds the packages of an extra: no index may have batchd itself."""
+"""The installation of this batchd, and so how one adds the packages of an extra:
+no index may have batchd itself.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def fix(extra: str) -> str:
 
 
 def page(name: str) -> str:
-    """Return where a page of the documentation lies, such as ``docs/tasks.md``; in a checkout, by its name there."""
+    """Return where a page of the documentation lies, such as ``docs/tasks.md``;
+    in a checkout, by its name there.
+    """
     shipped = Path(sys.prefix, "share/doc/batchd", name)
     return str(shipped) if checkout() is None and shipped.exists() else name
 
@@ -72,6 +76,8 @@ def _adding() -> Iterator[str]:
 
 
 def _managed() -> bool:
-    """Return whether pip refuses to install beside batchd, as it does where the system's own packages are."""
+    """Return whether pip refuses to install beside batchd,
+    as it does where the system's own packages are.
+    """
     mark = Path(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED")
     return sys.prefix == sys.base_prefix and mark.exists()

@@ -2,8 +2,9 @@
 
     journalctl -u batchd BATCHD_TASK=001 -o json
 
-See systemd.io/JOURNAL_NATIVE_PROTOCOL. Every key of a line becomes a field ``BATCHD_KEY``, so that none can pass
-for a field that means something to the journal already (``UNIT``, ``MESSAGE``, ``CODE_FILE``).
+See systemd.io/JOURNAL_NATIVE_PROTOCOL. Every key of a line becomes a field ``BATCHD_KEY``, so that
+none can pass for a field that means something
+to the journal already (``UNIT``, ``MESSAGE``, ``CODE_FILE``).
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from typing import Any
 _SOCKET = "/run/systemd/journal/socket"
 #: As in syslog(3).
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
-#: A journal that stands still holds the daemon up once, for so long, and not again until it reads on; for
-#: every line there is ``log.file``.
+#: A journal that stands still holds the daemon up once, for so long, and not again until it reads
+#: on; for every line there is ``log.file``.
 _PATIENCE_S = 1.0
 _PREFIX = "BATCHD_"
 #: The journal drops fields with longer names.
@@ -30,7 +31,9 @@ _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_
 
 
 def is_stream(descriptor: int, environ: Mapping[str, str] = os.environ) -> bool:
-    """Return whether a descriptor leads into the journal, and not to where a shell redirected it."""
+    """Return whether a descriptor leads into the journal,
+    and not to where a shell redirected it.
+    """
     device, _, inode = environ.get("JOURNAL_STREAM", "").partition(":")
     try:
         there = os.fstat(descriptor)
@@ -48,7 +51,10 @@ class JournaldSocket:
         self._socket.settimeout(_PATIENCE_S)
 
     def send(self, line: Mapping[str, Any]) -> None:
-        """Send a line; one for which the journal has no time is dropped. Raises ``OSError`` where there is no journal."""
+        """Send a line; one for which the journal has no time is dropped.
+
+        Raises ``OSError`` where there is no journal.
+        """
         data = encoded(line)
         try:
             self._hand_over(data)

@@ -37,8 +37,8 @@ LogLevel: TypeAlias = Literal["debug", "info", "warning", "error", "critical"]
 #: ``auto``: words on a terminal, fields where stderr is systemd's journal, JSON lines elsewhere.
 LineFormat: TypeAlias = Literal["auto", "json", "console"]
 
-#: C0 and C1 controls, the separators that end a line, marks that turn the direction of text, and lone
-#: surrogates: what could forge a line, steer a terminal, deceive a reader or break an encoder.
+#: C0 and C1 controls, the separators that end a line, marks that turn the direction of text, and
+#: lone surrogates: what could forge a line, steer a terminal, deceive a reader or break an encoder.
 _CONTROL = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
@@ -46,7 +46,8 @@ _CONTROL = re.compile(
 _CONTROL_OF_JSON = re.compile(_CONTROL.pattern.replace("\x00-\x1f", ""))
 #: The same, but for line ends and tabs, which belong to a text of several lines.
 _CONTROL_OF_TEXT = re.compile(_CONTROL.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
-#: Keys as most providers write them, and headers that carry one. A net below the rule, not the rule.
+#: Keys as most providers write them, and headers that carry one.
+#: A net below the rule, not the rule.
 _SECRET = re.compile(r"\b(sk-|[Bb]earer )[\w.-]{12,}")
 
 
@@ -87,7 +88,9 @@ def escape_text(text: str) -> str:
 
 
 def escape_json(text: str) -> str:
-    r"""Return JSON in which such characters stand as ``\u202e``: it means the same, and can be shown on a terminal."""
+    r"""Return JSON in which such characters stand as ``\u202e``: it means the same,
+    and can be shown on a terminal.
+    """
     if text.isascii() and "\x7f" not in text:
         return text  # what is below a space, JSON itself has escaped
     return _CONTROL_OF_JSON.sub(lambda m: f"\\u{ord(m.group()):04x}", text)
@@ -177,7 +180,9 @@ def _now() -> str:
 
 
 def _traceback(fields: MutableMapping[str, Any]) -> tuple[MutableMapping[str, Any], str]:
-    """Return the rest of the fields, and the traceback that they ask for; it alone may have several lines."""
+    """Return the rest of the fields, and the traceback that they ask for;
+    it alone may have several lines.
+    """
     import structlog  # noqa: PLC0415 (loaded by now)
 
     rest = dict(structlog.processors.format_exc_info(None, "", fields))
@@ -254,7 +259,8 @@ class _File:
             raise NotPossibleError(message) from error
 
     def _open(self) -> int:
-        # A FIFO without a reader would hold the opener, and with it the daemon; this way it is an error.
+        # A FIFO without a reader would hold the opener, and with it the daemon;
+        # this way it is an error.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
         _refuse_links(self._path)
         file = os.open(self._path, flags, 0o640)
@@ -290,7 +296,9 @@ class _File:
 
 
 def _refuse_links(path: str) -> None:
-    """Raise ``PermissionError`` where a link of another user stands on the way to a file: they could lead it anywhere."""
+    """Raise ``PermissionError`` where a link of another user stands on the way to a file:
+    they could lead it anywhere.
+    """
     steps = Path(path).absolute()
     for step in (steps, *steps.parents):
         with contextlib.suppress(FileNotFoundError):

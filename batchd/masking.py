@@ -1,8 +1,9 @@
 """The masker: takes secrets out of texts before they leave. One knows them all.
 
 What is masked are values, wherever they stand: as they are, as JSON or a URL writes them, and, for
-what commands know, in lower case as the names of hosts are, line by line, and in base64, in lines or not. A value
-of fewer than ``MIN_SECRET_CHARS`` characters is part of any text, and is not masked; no task may call one a secret.
+what commands know, in lower case as the names of hosts are, line by line, and in base64, in lines
+or not. A value of fewer than ``MIN_SECRET_CHARS`` characters is part of any text,
+and is not masked; no task may call one a secret.
 """
 
 from __future__ import annotations
@@ -28,13 +29,15 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.~-]*")
 _HEX = re.compile("%[0-9A-F]{2}")
 #: What stands between the letters of base64 in lines, also where JSON writes them.
 _BETWEEN = re.compile(r"(?:\s|\\[nrt])+")
-#: Of two parts of this length, one is whole in any base64: no line of it is shorter than both together.
+#: Of two parts of this length, one is whole in any base64:
+#: no line of it is shorter than both together.
 _PART = 28
 #: What a key, a header, a parameter is called whose value is a secret.
 _NAMES = re.compile(
     r"key|token|secret|auth|passw|credential|cookie|signature|\bsig\b|\bcode\b", re.IGNORECASE
 )
-#: What else a field or a header of a configuration is called; variables of a session's own are called so, too.
+#: What else a field or a header of a configuration is called;
+#: variables of a session's own are called so, too.
 _FIELDS = re.compile(r"passphrase|pwd\b|bearer|session", re.IGNORECASE)
 
 #: One word of letters and digits together: what could be a key, whatever it is called.
@@ -134,13 +137,17 @@ class Masker:
         return masked  # type: ignore[no-any-return]
 
     def before_cut(self, text: str) -> str:
-        """Return ``text``, which was cut off, without secrets, and without the beginning of one at its end."""
+        """Return ``text``, which was cut off, without secrets,
+        and without the beginning of one at its end.
+        """
         text = self.text(text)
         ends = (n for s in self._needles for n in range(1, len(s)) if text.endswith(s[:n]))
         return text[: len(text) - max(*ends, self._begun(text), 0)]
 
     def after_cut(self, text: str) -> str:
-        """Return ``text``, whose beginning was cut off, without secrets, and without the end of one at its start."""
+        """Return ``text``, whose beginning was cut off, without secrets,
+        and without the end of one at its start.
+        """
         text = self.text(text)
         starts = (n for s in self._needles for n in range(1, len(s)) if text.startswith(s[-n:]))
         return text[max(*starts, self._rest(text), 0) :]
@@ -164,7 +171,9 @@ class Masker:
 
 
 def _written(value: str) -> Iterator[str]:
-    """Yield a value as it is, and as JSON, JSON within JSON and URLs write it; mostly they are the same."""
+    """Yield a value as it is, and as JSON, JSON within JSON and URLs write it;
+    mostly they are the same.
+    """
     value = value.strip()
     yield value
     if _PLAIN.fullmatch(value):
@@ -184,14 +193,18 @@ def _written(value: str) -> Iterator[str]:
 
 
 def _json(value: str) -> Iterator[str]:
-    """Yield a text as JSON writes it: letters beyond ASCII, and the slash, as themselves or escaped."""
+    """Yield a text as JSON writes it: letters beyond ASCII,
+    and the slash, as themselves or escaped.
+    """
     for text in (json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]):
         yield text
         yield text.replace("/", "\\/")
 
 
 def _printed(value: str) -> Iterator[str]:
-    """Yield the forms in which commands print a value, its lines among them, and hosts that are called after it."""
+    """Yield the forms in which commands print a value,
+    its lines among them, and hosts that are called after it.
+    """
     yield from _written(value)
     yield value.strip().lower()
     lines = value.splitlines()
@@ -213,13 +226,17 @@ def _encoded(value: str) -> Iterator[str]:
 
 
 def _parts(form: str) -> tuple[str, str]:
-    """Return the first two parts of a form in base64, one of which is whole wherever its lines end."""
+    """Return the first two parts of a form in base64,
+    one of which is whole wherever its lines end.
+    """
     length = min(_PART, len(form) // 2)
     return form[:length], form[length : 2 * length]
 
 
 def _letters(text: str) -> tuple[str, list[int]]:
-    """Return a text without what may stand between its lines, and for each letter where it stood."""
+    """Return a text without what may stand between its lines,
+    and for each letter where it stood.
+    """
     letters: list[str] = []
     places: list[int] = []
     end = 0

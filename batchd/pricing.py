@@ -36,7 +36,9 @@ class ConfiguredPrices(Protocol):
 
     @property
     def cached_input_usd_per_mtok(self) -> float | None:
-        """A million input tokens from the prompt cache; None: like any input where that is given."""
+        """A million input tokens from the prompt cache;
+        None: like any input where that is given.
+        """
 
     @property
     def cache_write_usd_per_mtok(self) -> float | None:
@@ -77,7 +79,8 @@ class Prices:
         """
         given = self._overrides.get(model)
         if given is not None and (whole := _whole(given)):
-            # What the data lists is another price: of a tier only what is given beside this one is known.
+            # What the data lists is another price:
+            # of a tier only what is given beside this one is known.
             return Price(rates=(whole,), source="config", tiers=_tiers(given.tiers, {}))
         listed = _listed(model, base_url, _today())
         if not listed.rates:
@@ -128,7 +131,9 @@ def _whole(given: ConfiguredPrices) -> Rate | None:
 def _tiers(
     given: Mapping[Any, ConfiguredPrices], listed: Mapping[str, tuple[Rate, ...]]
 ) -> Mapping[str, tuple[Rate, ...]]:
-    """Return the rates of tiers: those listed, and over them those given, which are whole where none is listed."""
+    """Return the rates of tiers: those listed, and over them those given,
+    which are whole where none is listed.
+    """
     rates = dict(listed)
     for tier, table in given.items():
         if whole := _whole(table):
@@ -178,7 +183,8 @@ def _listed(model: str, base_url: str, day: date) -> _Listed:
 
     snapshot = get_snapshot()
     try:
-        # A provider with a known address is known by it; a gateway of one's own by the name it was given.
+        # A provider with a known address is known by it;
+        # a gateway of one's own by the name it was given.
         house = base_url and snapshot.find_provider(None, None, base_url)
     except LookupError:
         house = ""
@@ -192,7 +198,9 @@ def _listed(model: str, base_url: str, day: date) -> _Listed:
 
 
 def names(provider: str, base_url: str = "") -> tuple[str, ...]:
-    """Return the models whose prices are known of a provider, as it calls them; none of a server on the own network."""
+    """Return the models whose prices are known of a provider,
+    as it calls them; none of a server on the own network.
+    """
     if base_url and _is_local(base_url):
         return ()
     from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415 (as above)
@@ -215,7 +223,8 @@ def _is_local(base_url: str) -> bool:
 def _listed_tiers(info: ModelInfo, day: date) -> Mapping[str, tuple[Rate, ...]]:
     """Return the rates of each context that has any that day.
 
-    Asked for one that it does not know, the data answers with the standard price: only those that it names are asked for.
+    Asked for one that it does not know, the data answers with the standard price:
+    only those that it names are asked for.
     """
     noon = datetime.combine(day, time(12), UTC)
     found: dict[str, tuple[Rate, ...]] = {}
@@ -253,7 +262,9 @@ def _rates(prices: ModelPrice, *, free: bool) -> tuple[Rate, ...]:
 
 
 def _dearest(info: ModelInfo, day: date, context: Mapping[str, str] | None = None) -> ModelPrice:
-    """Return the highest prices of a day: some are lower at night, and a task's are frozen at its start."""
+    """Return the highest prices of a day:
+    some are lower at night, and a task's are frozen at its start.
+    """
     midnight = datetime.combine(day, time(), UTC)
     steps = range(1 if hasattr(info.prices, "input_mtok") else 48)
     times = [

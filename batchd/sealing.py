@@ -1,7 +1,7 @@
 """The seal of a process that holds keys: no other process on this machine learns them.
 
-The kernel writes no core dump of it, lets no other process of the same user look into its memory or its
-/proc/PID/environ, and the keys are gone from the environment that it was started with.
+The kernel writes no core dump of it, lets no other process of the same user look into its memory or
+its /proc/PID/environ, and the keys are gone from the environment that it was started with.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ def seal() -> None:
 
 
 def forget(names: Iterable[str]) -> None:
-    """Take variables out of this process's environment: these, and all whose names are those of secrets.
+    """Take variables out of this process's environment:
+    these, and all whose names are those of secrets.
 
-    No child inherits them; and where they stood, in the memory that /proc/PID/environ shows, are zeros.
+    No child inherits them; and where they stood,
+    in the memory that /proc/PID/environ shows, are zeros.
     """
     wanted = {_SDK_LOG_VARIABLE, *names, *filter(names_secret, os.environ)}
     libc = ctypes.CDLL(None)

@@ -17,9 +17,9 @@ _PATIENCE_S = 1.0
 class Stderr:
     """The writer of lines to ``sys.stderr``.
 
-    A pager that shows its first page, a terminal at Ctrl-S: the kernel holds a process that writes to them until they read
-    on, and a daemon would stand still with them. Here that is once, for a second; then lines are left out until they
-    read again, and counted.
+    A pager that shows its first page, a terminal at Ctrl-S: the kernel holds a process that writes
+    to them until they read on, and a daemon would stand still with them. Here that is once, for a
+    second; then lines are left out until they read again, and counted.
     """
 
     def __init__(self, notice: Callable[[int], str]) -> None:

@@ -80,7 +80,9 @@ def setup(name: str, config: Config, prices: Prices) -> ModelSetup:
 
 
 def _judge(name: str, config: Config, prices: Prices) -> ModelSetup:
-    """Return how a judge of its own is called: what [agent] says of tiers holds for the tasks' models."""
+    """Return how a judge of its own is called:
+    what [agent] says of tiers holds for the tasks' models.
+    """
     known = config.models.get(name)
     if known is None or known.service_tier is None:
         return setup(name, config, prices)

@@ -24,7 +24,8 @@ from batchd.records import Message, Tool
 if TYPE_CHECKING:
     import tiktoken
 
-#: The hash of the ranks as the package has them; a test holds that they make the file whose hash tiktoken itself pins.
+#: The hash of the ranks as the package has them;
+#: a test holds that they make the file whose hash tiktoken itself pins.
 SHA256 = "91325a9272be25c9c91573f37b315f206e63347201895e383cf78ed19d204aea"
 #: What each message costs beside its text: two marks, the role and a line end.
 MESSAGE_TOKENS = 4
@@ -57,7 +58,9 @@ class DamagedRanksError(BatchdError):
 
 
 def load() -> None:
-    """Load the ranks (about 0.2 s of processor time). Call it before forking, so that processes share them.
+    """Load the ranks (about 0.2 s of processor time).
+
+    Call it before forking, so that processes share them.
 
     Raises ``DamagedRanksError`` where the package data is not what tiktoken pins.
     """
@@ -81,7 +84,9 @@ def count_messages(messages: Sequence[Message]) -> int:
 
 
 def count_tools(tools: Sequence[Tool]) -> int:
-    """Return the tokens that the tools' schemas add to a request, as chat completions write them."""
+    """Return the tokens that the tools' schemas add to a request,
+    as chat completions write them.
+    """
     if not tools:
         return 0
     written = [{"type": "function", "function": tool} for tool in tools]

@@ -24,7 +24,9 @@ _LOOK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def remove(path: str | os.PathLike[str], last: str = "") -> None:
-    """Remove a tree, if it is there. What lies above it is trusted. ``last``: the name of the file in it that goes last.
+    """Remove a tree, if it is there.
+
+    What lies above it is trusted. ``last``: the name of the file in it that goes last.
 
     Raises ``OSError`` for what cannot be removed, and for what is no folder.
     """
@@ -50,7 +52,8 @@ class TreeRemoval:
     """The removal of what is in a folder, level by level.
 
     A folder's own folders are first moved up, under new names, to the top; then it is empty but for
-    files. So nothing is ever deeper than one, and what is a mount, which cannot be moved, is never entered.
+    files. So nothing is ever deeper than one, and what is a mount,
+    which cannot be moved, is never entered.
     """
 
     def __init__(self, top: int, last: str = "") -> None:
@@ -94,7 +97,10 @@ class TreeRemoval:
 
 
 def let_in(parent: int, name: str) -> None:
-    """Have ourselves be allowed in a folder, without following what may stand in its place. Raises ``OSError``."""
+    """Have ourselves be allowed in a folder, without following what may stand in its place.
+
+    Raises ``OSError``.
+    """
     looked = os.open(name, _LOOK, dir_fd=parent)
     try:
         if stat.S_IMODE(os.fstat(looked).st_mode) & stat.S_IRWXU != stat.S_IRWXU:
@@ -106,10 +112,11 @@ def let_in(parent: int, name: str) -> None:
 
 
 def size(top: int, seconds: float = math.inf) -> tuple[int, bool]:
-    """Return what lies below a folder, itself included, takes on disk in bytes, and whether that is all of it.
+    """Return what lies below a folder, itself included,
+    takes on disk in bytes, and whether that is all of it.
 
-    It is not all where ``seconds`` of this thread's processor time are not enough, or a dozen times as many by the clock,
-    or folders move meanwhile; folders that cannot be read are left out.
+    It is not all where ``seconds`` of this thread's processor time are not enough, or a dozen times
+    as many by the clock, or folders move meanwhile; folders that cannot be read are left out.
     """
     return _Measuring(seconds).run(top)
 
@@ -130,9 +137,11 @@ class _Level:
 
 
 class _Measuring:
-    """Goes through a tree by its entries, and back by the folders that it keeps open; below these by ``..``.
+    """Goes through a tree by its entries, and back by the folders that it keeps open;
+    below these by ``..``.
 
-    So depth does not lead it astray, and what is moved while it is in there costs no more than what lies that deep.
+    So depth does not lead it astray,
+    and what is moved while it is in there costs no more than what lies that deep.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -208,7 +217,9 @@ class _Measuring:
         return -1
 
     def _over(self) -> bool:
-        """Whether the time is over: of a processor, so that a busy machine measures no less; and that of a slow disk."""
+        """Whether the time is over: of a processor, so that a busy machine measures no less;
+        and that of a slow disk.
+        """
         return time.thread_time() > self._until or time.monotonic() > self._until_clock
 
     def _folders(self, folder: int) -> list[str]:

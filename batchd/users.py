@@ -25,7 +25,9 @@ def group(gid: int) -> str:
 
 
 def in_the_way(path: Path) -> Path:
-    """Return the folder above a path that lets this user no further; else the path, or the folder in which it is missing."""
+    """Return the folder above a path that lets this user no further;
+    else the path, or the folder in which it is missing.
+    """
     there = path.absolute()
     for folder in reversed(there.parents):
         if not os.access(folder, os.X_OK):

@@ -1,4 +1,6 @@
-"""The check of what commands would see of batchd's own: refused at each start and reload, with the fix."""
+"""The check of what commands would see of batchd's own:
+refused at each start and reload, with the fix.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from batchd.log import get_logger
 
 
 def refuse(config: Config) -> None:
-    """Return where commands see nothing of the spool and of secrets. Raises ``ConfigError`` with all that they would.
+    """Return where commands see nothing of the spool and of secrets.
+
+    Raises ``ConfigError`` with all that they would.
 
     Raises ``NotPossibleError`` where what they see cannot be found out.
     """

@@ -39,7 +39,9 @@ def money(usd: float | None) -> str:
 
 
 def at_least(usd: float | None, known: float) -> str:
-    """Return what was spent or, where the price of a part is missing, what the rest came to: ``> $0.0326``."""
+    """Return what was spent or, where the price of a part is missing,
+    what the rest came to: ``> $0.0326``.
+    """
     return f"> {money(known)}" if usd is None and known else money(usd)
 
 
@@ -69,7 +71,9 @@ def limit(usd: float) -> str:
 
 
 def unsettled(usd: float) -> str:
-    """Return which part of what counts as spent may not have been: of calls without an answer on record."""
+    """Return which part of what counts as spent may not have been:
+    of calls without an answer on record.
+    """
     return f"at most {money(usd)} of it unsettled" if round(usd, 8) > 0 else ""
 
 
@@ -83,11 +87,14 @@ def compact(count: float) -> str:
     return f"{count:.0f}"
 
 
-# These three stand a second time in assets/words.js, for pages; a test holds both to the same words.
+# These three stand a second time in assets/words.js, for pages;
+# a test holds both to the same words.
 
 
 def duration(seconds: float | None) -> str:
-    """Return how long something took: ``4.2 s``, ``45 s``, ``12:05 min``, ``3:12 h``, ``5 d 4 h``."""
+    """Return how long something took: ``4.2 s``, ``45 s``,
+    ``12:05 min``, ``3:12 h``, ``5 d 4 h``.
+    """
     if seconds is None:
         return ""
     tenths = math.floor(seconds * 10 + 0.5)
@@ -108,7 +115,9 @@ def span(seconds: float) -> str:
 
 
 def rough(seconds: float) -> str:
-    """Return how long something will take, which is not known to the second: ``45 s``, ``12 min``, ``3 h``, ``4 d``."""
+    """Return how long something will take, which is not known to the second:
+    ``45 s``, ``12 min``, ``3 h``, ``4 d``.
+    """
     for unit, name in ((_DAY_S, "d"), (_HOUR_S, "h"), (_MINUTE_S, "min")):
         if seconds >= 1.5 * unit:
             return f"{math.floor(seconds / unit + 0.5)} {name}"

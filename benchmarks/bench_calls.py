@@ -1,8 +1,10 @@
-"""CPU a model call, everything included, against a raw ``AsyncOpenAI`` loop that does the same work in the same run.
+"""CPU a model call, everything included,
+against a raw ``AsyncOpenAI`` loop that does the same work in the same run.
 
-The agents' commands run in sandboxes, the loop's in plain subprocesses; the server answers at once. One row counts the processes
-of the tool itself, its helpers included; another one all that they started as well. What starting and following commands takes,
-agents show that make as many calls and run none. Batches and loops take turns, and the median of the pairs counts.
+The agents' commands run in sandboxes, the loop's in plain subprocesses; the server answers at once.
+One row counts the processes of the tool itself, its helpers included; another one all that they
+started as well. What starting and following commands takes, agents show that make as many calls
+and run none. Batches and loops take turns, and the median of the pairs counts.
 """
 
 from __future__ import annotations

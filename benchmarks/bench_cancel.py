@@ -1,4 +1,6 @@
-"""`batchd cancel` of 100,000 queued tasks: until it is answered, and until their results lie in the outbox."""
+"""`batchd cancel` of 100,000 queued tasks:
+until it is answered, and until their results lie in the outbox.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ _PATIENCE_S = 900.0
 
 
 def cancelled(batches: int, tasks: int) -> tuple[float, float, float, float, float]:
-    """Return the seconds until the answer, of them CPU, and until the last summary, and the daemon's peak in MB at each."""
+    """Return the seconds until the answer, of them CPU,
+    and until the last summary, and the daemon's peak in MB at each.
+    """
     prepare = partial(fill, batches=batches, tasks=tasks)
     with stage("hang", processes=1, prepare=prepare) as (_, daemon):
         state = daemon.spool / ".batchd"

@@ -1,7 +1,8 @@
-"""What a task's clone costs, of a repository of 2,000 files, beside ``git clone --shared`` by hand; and its patch.
+"""What a task's clone costs, of a repository of 2,000 files,
+beside ``git clone --shared`` by hand; and its patch.
 
-Run it as ``python benchmarks/bench_clone.py``. Both in turns, the median of the ratios counts. Exit code 1 where a bound does
-not hold, or an object was copied.
+Run it as ``python benchmarks/bench_clone.py``. Both in turns, the median of the ratios counts. Exit
+code 1 where a bound does not hold, or an object was copied.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def git(folder: Path, *arguments: str) -> None:
 
 
 def _settings(folder: Path) -> Path:
-    """Return a configuration by which git takes repositories of every owner, as a task's git does."""
+    """Return a configuration by which git takes repositories of every owner,
+    as a task's git does.
+    """
     path = folder / "settings"
     path.write_text("[safe]\n\tdirectory = *\n[user]\n\tname = a\n\temail = a@b\n")
     return path
@@ -63,7 +66,9 @@ def by_hand_s(source: Path, target: Path) -> float:
 
 
 async def ours_s(sandbox: Sandbox, base: Base, target: Path) -> tuple[float, float]:
-    """Return the times of a task's clone, from the opening of its directory, and of its patch of one line."""
+    """Return the times of a task's clone, from the opening of its directory,
+    and of its patch of one line.
+    """
     began = time.perf_counter()
     with await sandbox.open(
         str(target), fresh=True, network=False, env={}, base=base.mirror

@@ -1,8 +1,9 @@
-"""CPU a model call in each dialect, everything included, against the same work over chat completions in the same run.
+"""CPU a model call in each dialect, everything included,
+against the same work over chat completions in the same run.
 
-The stand-in's own processor time is not counted, nor are the agents' commands. It thinks in the newer dialects, and what it
-sealed of that goes through the journal and back, call by call: that is part of what they cost.
-Batches take turns, so that a machine whose speed drifts is fair to all.
+The stand-in's own processor time is not counted, nor are the agents' commands. It thinks in the
+newer dialects, and what it sealed of that goes through the journal and back, call by call: that is
+part of what they cost. Batches take turns, so that a machine whose speed drifts is fair to all.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from harness import Daemon, row, stage
 
 DIALECTS = ("chat", "responses", "messages")
 CALLS, ROUNDS = 4, 5
-#: What agents do, as the stand-in calls it; and how many of them do it, so that each batch takes long enough to count.
+#: What agents do, as the stand-in calls it;
+#: and how many of them do it, so that each batch takes long enough to count.
 WORK = {"with commands": (f"steps-{CALLS}", 100), "without commands": (f"length-{CALLS - 1}", 300)}
 
 

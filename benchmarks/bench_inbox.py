@@ -1,4 +1,6 @@
-"""100,000 files dropped into the inbox of a running daemon: each is claimed, stored and moved exactly once."""
+"""100,000 files dropped into the inbox of a running daemon:
+each is claimed, stored and moved exactly once.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ def data(number: int) -> bytes:
 
 
 def floor(count: int) -> float:
-    """Return the milliseconds a file of a plain loop: read, make its folder, move it there, sync now and then."""
+    """Return the milliseconds a file of a plain loop:
+    read, make its folder, move it there, sync now and then.
+    """
     with tempfile.TemporaryDirectory(prefix="batchd-bench-") as name:
         inbox, outbox = Path(name, "inbox"), Path(name, "outbox")
         inbox.mkdir()
@@ -44,7 +48,9 @@ def floor(count: int) -> float:
 
 
 def drop(spool: Path) -> int:
-    """Move the files in one by one, each whole, as fast as it goes, in a process of its own; return its number."""
+    """Move the files in one by one, each whole, as fast as it goes,
+    in a process of its own; return its number.
+    """
     if pid := os.fork():
         return pid
     for i in range(FILES):

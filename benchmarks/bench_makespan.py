@@ -1,7 +1,8 @@
-"""From the drop to the summary, beside a raw ``AsyncOpenAI`` loop that does the same, and against the model's latency alone.
+"""From the drop to the summary, beside a raw ``AsyncOpenAI`` loop
+that does the same, and against the model's latency alone.
 
-Batches and loops take turns, and the median of the pairs counts. The loop's commands run in plain subprocesses, without a
-journal; both are warm.
+Batches and loops take turns, and the median of the pairs counts. The loop's commands run in plain
+subprocesses, without a journal; both are warm.
 """
 
 from __future__ import annotations

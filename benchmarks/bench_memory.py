@@ -1,8 +1,8 @@
 """Memory and CPU of an idle daemon, and of a thousand agents that all wait for the model.
 
-They wait for their first answer over chat completions, and over Responses for their second, with 20 KB of sealed
-thinking that came with the first in each conversation. What is counted is what they have once all of them wait, and what of
-it a burst of a thousand answers had taken is given back.
+They wait for their first answer over chat completions, and over Responses for their second, with 20
+KB of sealed thinking that came with the first in each conversation. What is counted is what they
+have once all of them wait, and what of it a burst of a thousand answers had taken is given back.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What metrics and traces add to the CPU of a model call: daemons with and without them take turns in one run."""
+"""What metrics and traces add to the CPU of a model call:
+daemons with and without them take turns in one run.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,9 @@ def cpu_ms(daemon: Daemon, name: str) -> float:
 
 
 def measure(figures: dict[str, list[float]], extras: dict[str, str], port: int) -> None:
-    """Add some rounds of each kind, on daemons of their own: one process is always a little faster than another."""
+    """Add some rounds of each kind, on daemons of their own:
+    one process is always a little faster than another.
+    """
     with contextlib.ExitStack() as stages:
         daemons = {}
         for kind, extra in extras.items():

@@ -1,4 +1,6 @@
-"""Tokens of a first request's system prompt and tool schemas (o200k), beside other agents' as measured."""
+"""Tokens of a first request's system prompt and tool schemas (o200k),
+beside other agents' as measured.
+"""
 
 from __future__ import annotations
 

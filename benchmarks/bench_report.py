@@ -1,4 +1,6 @@
-"""The report over 5,000 tasks: seconds to make, size, seconds until it stands in Chromium, and until it is sorted."""
+"""The report over 5,000 tasks: seconds to make, size,
+seconds until it stands in Chromium, and until it is sorted.
+"""
 
 from __future__ import annotations
 

@@ -49,7 +49,9 @@ def fill(spool: Path, batches: int, tasks: int) -> None:
 
 
 def started(batches: int, tasks: int) -> tuple[float, float, float]:
-    """Return the seconds from the start to the first model call, of them CPU, and the daemon's memory in MB."""
+    """Return the seconds from the start to the first model call,
+    of them CPU, and the daemon's memory in MB.
+    """
     prepare = partial(fill, batches=batches, tasks=tasks)
     with stage("hang", processes=1, prepare=prepare) as (server, daemon):
         deadline = time.monotonic() + 60

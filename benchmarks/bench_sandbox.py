@@ -1,4 +1,5 @@
-"""What the sandbox costs: the median time of `true` in it, above that of a plain one, in the same run; with a list of hosts, and in a sandbox that stays, too.
+"""What the sandbox costs: the median time of `true` in it, above that of a plain one,
+in the same run; with a list of hosts, and in a sandbox that stays, too.
 
 Run it as ``python benchmarks/bench_sandbox.py``. Exit code 1 where the bound does not hold.
 """

@@ -1,4 +1,6 @@
-"""What the journal costs: CPU of a durable step at 32 agents, and starts with 100,000 queued tasks."""
+"""What the journal costs: CPU of a durable step at 32 agents,
+and starts with 100,000 queued tasks.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""A provider that allows far less than 32 agents ask for: what fails, what is refused, how long it takes.
+"""A provider that allows far less than 32 agents ask for:
+what fails, what is refused, how long it takes.
 
-The provider's limit is a token bucket. The ideal is the time that it needs to admit all calls, where no agent
-ever asks too soon or too late. Requests are counted by the server.
+The provider's limit is a token bucket. The ideal is the time that it needs to admit all calls,
+where no agent ever asks too soon or too late. Requests are counted by the server.
 """
 
 from __future__ import annotations

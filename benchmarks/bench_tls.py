@@ -1,6 +1,8 @@
-"""What TLS adds: handshakes a task, connections that are kept, and CPU a call beside the same without; needs ``openssl``.
+"""What TLS adds: handshakes a task, connections that are kept,
+and CPU a call beside the same without; needs ``openssl``.
 
-A front that speaks TLS stands before the stand-in server, with a certificate of its own that batchd is made to trust.
+A front that speaks TLS stands before the stand-in server,
+with a certificate of its own that batchd is made to trust.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What `batchd top` costs: the agents, whose calls must not become dearer, and itself.
 
-Batches with somebody looking and without take turns, so that a machine whose speed drifts is fair to both.
+Batches with somebody looking and without take turns,
+so that a machine whose speed drifts is fair to both.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What all that look on cost together: `top`, two browsers, and metrics in a file and fetched.
 
-Daemons with and without them take turns in one run, and are restarted again and again: one process is always a
-little faster than another.
+Daemons with and without them take turns in one run, and are restarted again and again: one process
+is always a little faster than another.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What watching costs: CPU a model call with `batchd web` attached and without, in turns, in one run.
+"""What watching costs:
+CPU a model call with `batchd web` attached and without, in turns, in one run.
 
 Two browsers' worth of listening: one to the overview, one to the batch that is being worked on.
 """
@@ -77,7 +78,9 @@ class Web:
 
 
 def measured(daemon: Daemon, name: str, web: Web | None = None) -> float:
-    """Return the CPU milliseconds of one call, daemon and workers; ``web``: watched all the time."""
+    """Return the CPU milliseconds of one call, daemon and workers;
+    ``web``: watched all the time.
+    """
     before = daemon.cpu_s()
     daemon.drop(name, [{"dir": "", "first_prompt": f"task {i}"} for i in range(TASKS)])
     with web.watched("overview", f"batches/{name}") if web else contextlib.nullcontext():

@@ -43,7 +43,8 @@ agents_per_process = {agents}
 """
 
 
-#: For who measures calls alone: a report is made by a program of its own, and what others do has none.
+#: For who measures calls alone:
+#: a report is made by a program of its own, and what others do has none.
 NO_REPORT = "[report]\nenabled = false\n"
 
 
@@ -104,7 +105,9 @@ class Daemon:
         return value
 
     def run(self, name: str, count: int, timeout_s: float = 300) -> float:
-        """Run ``count`` tasks and return the seconds from the drop to the summary; all must complete."""
+        """Run ``count`` tasks and return the seconds from the drop to the summary;
+        all must complete.
+        """
         begun = self.drop(name, [{"dir": "", "first_prompt": f"task {i}"} for i in range(count)])
         summary = self.summary(name, timeout_s)
         took = time.time() - begun
@@ -126,7 +129,9 @@ class Daemon:
         return tree(self.process.pid, _ours)
 
     def cpu_s(self) -> float:
-        """Return the CPU seconds used so far by daemon, workers and fork server, waited-for children apart."""
+        """Return the CPU seconds used so far by daemon,
+        workers and fork server, waited-for children apart.
+        """
         total = 0
         for pid in self.processes():
             with contextlib.suppress(OSError):
@@ -135,7 +140,9 @@ class Daemon:
         return total / TICKS
 
     def whole_cpu_s(self) -> float:
-        """Return the same with all that these have started and waited for: sandboxes, what ran in them, and programs of ours."""
+        """Return the same with all that these have started and waited for:
+        sandboxes, what ran in them, and programs of ours.
+        """
         total = 0
         for pid in self.processes():
             with contextlib.suppress(OSError):
@@ -144,7 +151,8 @@ class Daemon:
         return total / TICKS
 
     def io_bytes(self) -> tuple[int, int, int]:
-        """Return what the daemon itself has read and written so far, and what of that went to a disk, in bytes.
+        """Return what the daemon itself has read and written so far,
+        and what of that went to a disk, in bytes.
 
         It reads what workers say, and writes what it answers, its journal and its log.
         """
@@ -171,7 +179,9 @@ class Daemon:
 
 
 def tree(pid: int, counts: Callable[[int], bool] = lambda _: True) -> list[int]:
-    """Return a process and all below it, as far as they count, without what is below one that does not."""
+    """Return a process and all below it, as far as they count,
+    without what is below one that does not.
+    """
     below: dict[int, list[int]] = {}
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -202,7 +212,8 @@ def stage(
 ) -> Iterator[tuple[Server, Daemon]]:
     """Start a server and a daemon that uses it; both end with the block.
 
-    ``prepare`` gets the spool first. ``before``: stands before the server, whose address it gets, and gives its own.
+    ``prepare`` gets the spool first. ``before``: stands before the server,
+    whose address it gets, and gives its own.
     """
     with tempfile.TemporaryDirectory(prefix="batchd-bench-") as folder:
         Path(folder).chmod(0o755)  # sandboxed commands run as somebody else

@@ -1,4 +1,6 @@
-"""What a loop of agents costs: processor time and time, taken in a process of its own that does nothing else."""
+"""What a loop of agents costs: processor time and time,
+taken in a process of its own that does nothing else.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The pictures of README.md, drawn from a spool at work with the demo's stand-in model: `make pictures`.
+"""The pictures of README.md, drawn from a spool at work
+with the demo's stand-in model: `make pictures`.
 
-`top.svg` is the screen of `batchd top`, cell by cell; `report.png` is the report on a batch, in Chromium. Run it again
-after their looks have changed: neither is drawn by hand.
+`top.svg` is the screen of `batchd top`, cell by cell; `report.png` is the report on a batch, in
+Chromium. Run it again after their looks have changed: neither is drawn by hand.
 """
 
 from __future__ import annotations
@@ -163,7 +164,9 @@ def screen(daemon: Daemon) -> pyte.Screen:
 
 
 def drawn(shown: pyte.Screen) -> str:
-    """Return a screen as an SVG: runs of cells of one look, each in its place, whatever font the reader has."""
+    """Return a screen as an SVG: runs of cells of one look,
+    each in its place, whatever font the reader has.
+    """
     width, height = COLUMNS * WIDE + 2 * MARGIN, LINES * HIGH + 2 * MARGIN
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img">',

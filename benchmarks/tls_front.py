@@ -1,6 +1,8 @@
-"""A front that speaks TLS before the stand-in server, as a process of its own: ``tls_front.py CERTIFICATE KEY PORT``.
+"""A front that speaks TLS before the stand-in server, as a process of its own:
+``tls_front.py CERTIFICATE KEY PORT``.
 
-It prints its port, then, each time that it gets a line, how many connections it has taken since the line before.
+It prints its port, then, each time that it gets a line,
+how many connections it has taken since the line before.
 """
 
 from __future__ import annotations

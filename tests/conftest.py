@@ -1,4 +1,6 @@
-"""What tests of several kinds share: a stand-in model server, and spools with real processes on them."""
+"""What tests of several kinds share:
+a stand-in model server, and spools with real processes on them.
+"""
 
 from __future__ import annotations
 
@@ -191,14 +193,17 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ |= {"COLUMNS": "80", "LINES": "24"}
     time.tzset()
     os.umask(0o022)
-    # In the background of a shell, or under nohup, they are ignored, and so they would be by all that is started here.
+    # In the background of a shell, or under nohup, they are ignored,
+    # and so they would be by all that is started here.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish() -> None:
-    """Let pytest remove trees of thousands of levels, which a test that failed has left: it ended without a word of any failure."""
+    """Let pytest remove trees of thousands of levels, which a test that failed has left:
+    it ended without a word of any failure.
+    """
     sys.setrecursionlimit(20_000)
 
 
@@ -219,14 +224,18 @@ def model_server() -> Iterator[str]:
 
 @pytest.fixture
 def slow_server() -> Iterator[str]:
-    """A stand-in server of one's own that takes a moment for each answer: kills find calls under way."""
+    """A stand-in server of one's own that takes a moment for each answer:
+    kills find calls under way.
+    """
     with stand_in("--latency", "0.1") as base_url:
         yield base_url
 
 
 @pytest.fixture
 def counting_server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """A stand-in server of one's own that counts tokens and logs bodies; its base URL and its log."""
+    """A stand-in server of one's own that counts tokens and logs bodies;
+    its base URL and its log.
+    """
     log = tmp_path / "requests.jsonl"
     with stand_in("--log", str(log), "--log-bodies", count=True) as base_url:
         yield base_url, log
@@ -248,7 +257,9 @@ def spool(tmp_path: Path, model_server: str) -> Spool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Under a seed, leave out what is ``long``, and take a sample: of the cases of a test, and of the tests of a file."""
+    """Under a seed, leave out what is ``long``, and take a sample:
+    of the cases of a test, and of the tests of a file.
+    """
     seed = os.environ.get("BATCHD_SAMPLE_SEED")
     if not seed:
         return
@@ -266,7 +277,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _waiting(items: Iterable[pytest.Item], seed: str) -> set[pytest.Item]:
-    """Return those of files whose tests take turns that have theirs another time: three of four of each file."""
+    """Return those of files whose tests take turns that have theirs another time:
+    three of four of each file.
+    """
     by_file = defaultdict(lambda: defaultdict(list))
     for item in items:
         if item.get_closest_marker("in_turns"):

@@ -8,7 +8,9 @@ from typing import Any
 
 
 def logged(log: Path, event: str = "") -> list[dict[str, Any]]:
-    """Return the whole lines that are JSON, of one kind where ``event`` names it; none where there is no log yet."""
+    """Return the whole lines that are JSON, of one kind where ``event`` names it;
+    none where there is no log yet.
+    """
     text = log.read_text(errors="replace") if log.exists() else ""
     # Behind the last newline is what a process is about to write.
     whole = text.split("\n")[:-1]

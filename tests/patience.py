@@ -1,7 +1,8 @@
-"""How long tests wait for what must come: one limit for all, so long that only what never comes fails by it.
+"""How long tests wait for what must come: one limit for all,
+so long that only what never comes fails by it.
 
-A machine that does eight other things takes ten times as long as a quiet one. What a test is about is
-progress, events and ratios within one run, never how fast this machine is.
+A machine that does eight other things takes ten times as long as a quiet one. What a test is about
+is progress, events and ratios within one run, never how fast this machine is.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import os
 import time
 from collections.abc import Callable
 
-#: For whatever must come: an answer, a process's end, a batch's summary. Less where most of it never comes: ``weakened``.
+#: For whatever must come: an answer, a process's end, a batch's summary.
+#: Less where most of it never comes: ``weakened``.
 PATIENCE_S = float(os.environ.get("PATIENCE_S", "240"))
 
 

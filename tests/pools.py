@@ -26,7 +26,10 @@ LEASE_S = 3.0
 def configured(
     folder: Path, base_url: str, model: str = "steps-3", *, shared: bool = True, more: str = ""
 ) -> Spool:
-    """Return a spool whose workers all join; ``shared``: they have its disk. ``more``: of the configuration."""
+    """Return a spool whose workers all join; ``shared``: they have its disk.
+
+    ``more``: of the configuration.
+    """
     text = CONFIG.format(base_url=base_url, model=model).replace("processes = 2", "processes = 0")
     lease = f'heartbeat_timeout_s = {LEASE_S}\nlisten = "127.0.0.1:{free_port()}"\n'
     text = text.replace("drain_s = 2\n", f"drain_s = 2\n{lease}")
@@ -48,7 +51,8 @@ def joined(
 ) -> Iterator[subprocess.Popen[str]]:
     """Run a worker, from its start to whatever end.
 
-    ``cache``: of one that sees nothing of the daemon's folder, but an empty one in its place, as on another machine.
+    ``cache``: of one that sees nothing of the daemon's folder,
+    but an empty one in its place, as on another machine.
     """
     command = cluster.command("worker", "--join", "-", "--node", node, *options)
     if cache is not None:

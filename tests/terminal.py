@@ -16,7 +16,9 @@ from patience import PATIENCE_S
 def on_a_terminal(
     spool: Any, *arguments: str, answers: tuple[tuple[str, str], ...]
 ) -> tuple[int, str]:
-    """Run a command on a terminal of its own; give each answer when its question shows, after the answer before."""
+    """Run a command on a terminal of its own;
+    give each answer when its question shows, after the answer before.
+    """
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(spool.folder)

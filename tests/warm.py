@@ -1,9 +1,11 @@
-"""Processes of ``python -m …`` that are there at once: forked from one that has loaded batchd already.
+"""Processes of ``python -m …`` that are there at once:
+forked from one that has loaded batchd already.
 
-To start Python and load batchd takes a quarter of a second of a processor, a daemon with its fork server two
-seconds, and there are some two thousand of them. What runs is the same module, in a process of its own with the arguments,
-environment, directory and descriptors that were asked for. Only /proc shows the command line and the environment
-of the process that it was forked from: tests that look there start it cold, as ``subprocess`` does.
+To start Python and load batchd takes a quarter of a second of a processor, a daemon with its fork
+server two seconds, and there are some two thousand of them. What runs is the same module, in a
+process of its own with the arguments, environment, directory and descriptors that were asked for.
+Only /proc shows the command line and the environment of the process that it was forked from:
+tests that look there start it cold, as ``subprocess`` does.
 """
 
 from __future__ import annotations
@@ -76,7 +78,11 @@ class _Source:
         self._process.wait(PATIENCE_S)
 
     def fork(self, asked: Mapping[str, Any], descriptors: Sequence[int]) -> tuple[int, int] | None:
-        """Have a process with descriptors 0, 1 and 2; its number, and where its exit code will come. None: not from here."""
+        """Have a process with descriptors 0, 1 and 2;
+        its number, and where its exit code will come.
+
+        None: not from here.
+        """
         report, theirs = os.pipe()
         try:
             with self._turn:
@@ -95,7 +101,9 @@ def _source(prefix: tuple[str, ...]) -> _Source:
 
 
 def see_mounts() -> None:
-    """Have what starts from now on see what is mounted: what another user's are forked from has a mount namespace of its own."""
+    """Have what starts from now on see what is mounted:
+    what another user's are forked from has a mount namespace of its own.
+    """
     _source.cache_clear()
 
 

@@ -1,4 +1,6 @@
-"""Loads batchd, and becomes whatever module of it ``warm.py`` asks for, each time in a fork of its own."""
+"""Loads batchd, and becomes whatever module of it ``warm.py`` asks for,
+each time in a fork of its own.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ from batchd.spool import taskfile
 
 _NUMBER = struct.Struct("i")
 _LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
-#: Its descriptors are those of the process that asked; they are not to be closed with the streams that were here before.
+#: Its descriptors are those of the process that asked;
+#: they are not to be closed with the streams that were here before.
 _kept: list[TextIO] = [sys.stdin, sys.stdout, sys.stderr]
 
 
@@ -55,7 +58,9 @@ def _load() -> None:
 
 
 def _asked(line: socket.socket) -> dict[str, Any] | None:
-    """Return what a process is to become, in that process; None in this one, once no process asks any more."""
+    """Return what a process is to become, in that process;
+    None in this one, once no process asks any more.
+    """
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         data, descriptors, _, _ = socket.recv_fds(line, 1 << 20, 4)
@@ -70,7 +75,9 @@ def _asked(line: socket.socket) -> dict[str, Any] | None:
 
 
 def _forked(asked: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
-    """Fork once more, and return in the child; here, report its number and in the end its exit code."""
+    """Fork once more, and return in the child; here,
+    report its number and in the end its exit code.
+    """
     *standard, report = descriptors
     if child := os.fork():
         for fd in (*standard, 0, 1, 2):
@@ -161,7 +168,9 @@ class _Later:
 
 
 def _keep_for_workers() -> None:
-    """Fork a process that knows nothing yet of what this one becomes, and have it be this one's fork server, the first time."""
+    """Fork a process that knows nothing yet of what this one becomes,
+    and have it be this one's fork server, the first time.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if not pid:
@@ -190,7 +199,9 @@ def _keep_for_workers() -> None:
 
 
 def _serve_forks(line: socket.socket) -> NoReturn:
-    """Wait for what the fork server is to run, and run it; end with the process that would report it."""
+    """Wait for what the fork server is to run, and run it;
+    end with the process that would report it.
+    """
     data, received, _, _ = socket.recv_fds(line, 1 << 20, 16)
     if not data:
         os._exit(0)
@@ -213,7 +224,9 @@ def _serve_forks(line: socket.socket) -> NoReturn:
 
 
 def _end(code: object) -> NoReturn:
-    """End as Python does, short of taking each module apart: that would touch, and so copy, all memory that is shared."""
+    """End as Python does, short of taking each module apart:
+    that would touch, and so copy, all memory that is shared.
+    """
     if code is not None and not isinstance(code, int):
         sys.stderr.write(f"{code}\n")
         code = 1

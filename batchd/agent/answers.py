@@ -1,4 +1,6 @@
-"""Answers of models before they are recorded: without secrets, and what each means for the next try."""
+"""Answers of models before they are recorded:
+without secrets, and what each means for the next try.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ def masked(outcome: Answer | Failure, masker: Masker) -> Answer | Failure:
         tool_calls=tuple(
             ToolCall(*map(masker.text, (c.id, c.name, c.arguments))) for c in outcome.tool_calls
         ),
-        # What is sealed cannot be masked: neither this goes back as it came, nor what comes after it.
+        # What is sealed cannot be masked:
+        # neither this goes back as it came, nor what comes after it.
         replay=None,
         masked=outcome.replay is not None,
     )

@@ -1,4 +1,6 @@
-"""The charge of a call: the tier that served it and its price there, or what its provider says that it cost."""
+"""The charge of a call: the tier that served it and its price there,
+or what its provider says that it cost.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ class Charge:
 
 
 def charge(answer: Answer, call: CallStarted, setup: ModelSetup, *, believed: bool) -> Charge:
-    """Return how an answer is booked; ``believed``: its usage is the provider's, and not what was set aside."""
+    """Return how an answer is booked;
+    ``believed``: its usage is the provider's, and not what was set aside.
+    """
     price = setup.price
     tier = _served(answer, call.tier, price)
     if price is None:
@@ -52,7 +56,9 @@ def charge(answer: Answer, call: CallStarted, setup: ModelSetup, *, believed: bo
 
 
 def _reserved(call: CallStarted, price: Price) -> Cost | None:
-    """Return what was set aside for a call, shared out as its price is; None: nothing was, as no price was known."""
+    """Return what was set aside for a call, shared out as its price is;
+    None: nothing was, as no price was known.
+    """
     if call.reserved_usd is None:
         return None
     given = call.reserved_tokens or (call.input_tokens, call.max_output_tokens)
@@ -61,7 +67,9 @@ def _reserved(call: CallStarted, price: Price) -> Cost | None:
 
 
 def _served(answer: Answer, asked: str, price: Price | None) -> str:
-    """Return what served a call: as the provider says, else the dearer one of what it can have been."""
+    """Return what served a call: as the provider says,
+    else the dearer one of what it can have been.
+    """
     said = answer.service_tier.strip().lower()
     if said in _STANDARD:
         return STANDARD

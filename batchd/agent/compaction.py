@@ -4,7 +4,8 @@ Each compaction breaks the provider's prompt cache, so each frees a good part at
 outputs, oldest first; where they are not enough, the middle is summarised by the model, while the
 provider still has it in its cache; where that does not help either, because what is large is new,
 the largest outputs are cut in their middles. Every step makes the conversation shorter by our own
-count, which is held before it is taken, so that they come to an end; where none does, the task ends.
+count, which is held before it is taken, so that they come to an end;
+where none does, the task ends.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ class Overfull:
 
 
 def plan(state: TaskState, used: int) -> Compact | Summarise | Overfull | None:
-    """Return the next step towards a conversation that fits; None where it does, or nothing helps and it still can.
+    """Return the next step towards a conversation that fits;
+    None where it does, or nothing helps and it still can.
 
     ``used`` is what the next request takes.
     """
@@ -98,8 +100,8 @@ class _Measured:
         self.scale = min(2.0, max(0.5, used / max(1, overhead + sum(own))))
         self.costs = [self.scale * n for n in own]
         self.base = self.scale * overhead + sum(self.costs[:HEAD])
-        #: A long first prompt must not have every step shorten what little is left; what leaves no room for
-        #: an answer is too much all the same.
+        #: A long first prompt must not have every step shorten what little is left; what leaves no
+        #: room for an answer is too much all the same.
         self.limit = min(
             context.longest(self.window),
             max(
@@ -144,7 +146,9 @@ class _Measured:
 
     @cached_property
     def tail(self) -> int:
-        """Where the newest messages begin, which the model works on: with an answer of the model."""
+        """Where the newest messages begin, which the model works on:
+        with an answer of the model.
+        """
         if not self.starts:
             return HEAD
         tail, length = self.starts[-1], sum(self.costs[self.starts[-1] :])
@@ -172,7 +176,9 @@ class _Measured:
         return Compact(elided=tuple(elided), scale=self.scale)
 
     def summary(self) -> Summarise | None:
-        """Return the request for a summary of the middle, or as much of it as fits into a request."""
+        """Return the request for a summary of the middle,
+        or as much of it as fits into a request.
+        """
         # A summary alone is no middle: it would be bought again for nothing.
         noted = any(m.content.startswith(NOTES) for m in self.messages[HEAD : HEAD + 1])
         ends = [i for i in self.starts[1 + noted :] if i <= self.tail]
@@ -195,7 +201,9 @@ class _Measured:
 
     @property
     def _worth(self) -> float:
-        """What a summary must stand for at least; what is around it takes a good part of anything smaller."""
+        """What a summary must stand for at least;
+        what is around it takes a good part of anything smaller.
+        """
         return max((self.limit - self.base) / 8, 4 * self.scale * _frame())
 
     def with_summary(self, ends: tuple[int, ...], text: str) -> Compact | Overfull:
@@ -226,7 +234,9 @@ class _Measured:
         )
 
     def _clippable(self, i: int) -> int:
-        """Return how many tokens of a message can be cut, if that is worth it: thinking is not cut either."""
+        """Return how many tokens of a message can be cut,
+        if that is worth it: thinking is not cut either.
+        """
         message = self.messages[i]
         if message.tool_calls or self.costs[i] <= 2 * context.MIN_CLIPPED:
             return 0

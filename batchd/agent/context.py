@@ -32,12 +32,16 @@ def _schemas(*, stays: bool) -> int:
 
 
 def overhead(state: TaskState) -> int:
-    """Return the tokens of an agent's request beside its messages: the tools' schemas, where it has any."""
+    """Return the tokens of an agent's request beside its messages:
+    the tools' schemas, where it has any.
+    """
     return 0 if state.setup(Purpose.AGENT).tools == "text" else _schemas(stays=state.stays)
 
 
 def size(state: TaskState) -> int:
-    """Return the tokens of the next request: the provider's count, and ours of what it has not seen."""
+    """Return the tokens of the next request:
+    the provider's count, and ours of what it has not seen.
+    """
     if state.seen_tokens:
         unseen = tokens.count_messages(state.messages[state.seen :])
         return state.seen_tokens + round(state.scale * unseen)
@@ -46,7 +50,9 @@ def size(state: TaskState) -> int:
 
 
 def full(window: int) -> float:
-    """Return the tokens past which a conversation is shortened: a share of the window, or what is worth a call."""
+    """Return the tokens past which a conversation is shortened:
+    a share of the window, or what is worth a call.
+    """
     return min(COMPACTION_SHARE * window, longest(window))
 
 
@@ -56,7 +62,9 @@ def longest(window: int) -> float:
 
 
 def laborious(state: TaskState) -> bool:
-    """Return whether to count the next request, or to plan how to shorten it, takes too long for a loop that others wait for."""
+    """Return whether to count the next request, or to plan how to shorten it,
+    takes too long for a loop that others wait for.
+    """
     unseen = state.messages[state.seen :] if state.seen_tokens else state.messages
     length = sum(map(_length, unseen))
     if length > _MAX_CHARS_COUNTED_INLINE or state.summary is not None:
@@ -100,7 +108,9 @@ def judged(setup: ModelSetup) -> int:
 
 
 def level(costs: Sequence[float], budget: float) -> float:
-    """Return the height to which ``costs`` must be cut for their sum to be ``budget``: small ones stay whole."""
+    """Return the height to which ``costs`` must be cut for their sum
+    to be ``budget``: small ones stay whole.
+    """
     left = budget
     for i, cost in enumerate(sorted(costs)):
         share = left / (len(costs) - i)
@@ -120,12 +130,16 @@ def fitted(texts: Sequence[str], budget: int) -> list[str]:
 
 
 def clip(text: str, cost: int, height: float) -> str:
-    """Return a text of ``cost`` tokens cut in its middle to at most ``height``, or to the note of the cut."""
+    """Return a text of ``cost`` tokens cut in its middle
+    to at most ``height``, or to the note of the cut.
+    """
     return text if cost <= height else clipped(text, kept(text, cost, height))
 
 
 def kept(text: str, cost: int, height: float) -> int:
-    """Return how many characters of a text of ``cost`` tokens are to be kept so that they take at most ``height``."""
+    """Return how many characters of a text of ``cost`` tokens are to be kept
+    so that they take at most ``height``.
+    """
     keep = int(len(text) * max(0.0, height - MIN_CLIPPED / 4) / cost * 0.95)
     # Both ends of it may take more tokens a character than the middle.
     while keep and (takes := tokens.count(clipped(text, keep))) > height:

@@ -91,7 +91,9 @@ def decide(task: Task, state: TaskState, now: float) -> Step:
 
 
 def _not_run(state: TaskState) -> str:
-    """Return that commands which the model wrote as text were not run, where its last word has one; else nothing."""
+    """Return that commands which the model wrote as text were not run,
+    where its last word has one; else nothing.
+    """
     setup = state.setup(Purpose.AGENT)
     as_text = protocol.bash_block(Answer(content=state.answer))
     if setup.tools == "text" or state.native_seen or not as_text:

@@ -1,4 +1,6 @@
-"""The evaluators: a check command, a JSON Schema on the answer, a judge's verdict; and the last look at the disk."""
+"""The evaluators: a check command, a JSON Schema on the answer,
+a judge's verdict; and the last look at the disk.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,13 @@ from batchd.records.unicode import valid
 from batchd.sandbox import CommandEnd, Workplace, patiently
 from batchd.taskstate import Verdict, clipped
 
-#: Matching one answer against one schema takes milliseconds; a regular expression gone wild takes for ever.
+#: Matching one answer against one schema takes milliseconds;
+#: a regular expression gone wild takes for ever.
 SCHEMA_TIMEOUT_S = 10.0
 #: What a model must know that sees pass what its check does not.
 _APART = " (a check begins with an empty HOME and /tmp)"
-#: Of a judge's feedback, which goes into the conversation, so many characters are kept: it is asked for two sentences.
+#: Of a judge's feedback, which goes into the conversation, so many characters are kept:
+#: it is asked for two sentences.
 _FEEDBACK = 8000
 _SCHEMA_CHILD = Path(__file__).with_name("schemachild.py")
 _FENCE = re.compile(r"\A\s*```\w*[ \t]*\r?\n(.*?)\n?```\s*\Z", re.DOTALL)
@@ -34,7 +38,9 @@ def unfenced(content: str) -> str:
 
 
 def verdict(content: str) -> Evaluation | None:
-    """Return what a judge's answer says, if it is the JSON that was asked for: never by searching for a phrase."""
+    """Return what a judge's answer says, if it is the JSON that was asked for:
+    never by searching for a phrase.
+    """
     try:
         return _verdict(json.loads(unfenced(content), strict=False))
     except (ValueError, RecursionError):
@@ -45,7 +51,8 @@ def _verdict(value: Any) -> Evaluation | None:
     """Raises ``RecursionError`` for feedback that is nested too deep to be written."""
     if not isinstance(value, dict) or not isinstance(value.get("done"), bool):
         return None
-    # Only `done` decides; judges that have nothing to say write null, an empty list or nothing at all.
+    # Only `done` decides; judges that have nothing to say write null,
+    # an empty list or nothing at all.
     feedback = value.get("feedback") or ""
     if not isinstance(feedback, str):
         feedback = json.dumps(feedback, ensure_ascii=False)
@@ -55,9 +62,11 @@ def _verdict(value: Any) -> Evaluation | None:
 async def check(
     place: Workplace, command: str, timeout_s: float, most: int | None = None, *, apart: bool
 ) -> tuple[Evaluation, CommandEnd]:
-    """Run the task's own check: exit 0 passes, unless a limit of the sandbox stood in its way; at most ``most`` bytes of its output are the feedback.
+    """Run the task's own check: exit 0 passes, unless a limit of the sandbox stood in its way;
+    at most ``most`` bytes of its output are the feedback.
 
-    ``apart``: of what the task's commands left, it finds the directory alone. Also returns how the command ended.
+    ``apart``: of what the task's commands left, it finds the directory alone.
+    Also returns how the command ended.
     """
     async with place.apart() if apart else contextlib.nullcontext(place) as where:
         ran = await where.shell(command, timeout_s=timeout_s, at_most=most)
@@ -66,7 +75,8 @@ async def check(
         end += _APART
     if ran.excess:
         end += f" ({ran.excess})"
-    # A check that could not write what it wanted, or was killed for what it took, has compared nothing.
+    # A check that could not write what it wanted,
+    # or was killed for what it took, has compared nothing.
     done = ran.exit_code == 0 and not ran.timed_out and not ran.excess
     feedback = f"`{command}`: {end}\n{ran.output}".strip()
     return Evaluation(by="check", done=done, feedback="" if done else feedback), ran

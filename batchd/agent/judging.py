@@ -1,4 +1,6 @@
-"""The judge's prompt: the task, the answer, the commands with their ends, and the files that were left."""
+"""The judge's prompt: the task, the answer,
+the commands with their ends, and the files that were left.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,10 @@ class JudgedFiles:
 
 
 def changed(state: TaskState, place: Workplace) -> JudgedFiles:
-    """Return the files that a task has made or changed. Blocks while it looks through the directory."""
+    """Return the files that a task has made or changed.
+
+    Blocks while it looks through the directory.
+    """
     before = state.terms.files if state.terms else None
     return JudgedFiles(_sizes(before, place.files()))
 
@@ -41,7 +46,11 @@ async def read(files: JudgedFiles, place: Workplace, timeout_s: float) -> Judged
 def request(
     task: Task, state: TaskState, files: JudgedFiles, most: int
 ) -> tuple[int, ModelRequest]:
-    """Return how long the question is, in tokens, and the question, of at most ``most`` tokens of output. Blocks while it counts."""
+    """Return how long the question is, in tokens, and the question,
+    of at most ``most`` tokens of output.
+
+    Blocks while it counts.
+    """
     setup = state.setup(Purpose.JUDGE)
     messages = _messages(task, state, files)
     asked = tokens.count_messages(messages)

@@ -106,7 +106,8 @@ class _Agent:
             finally:
                 await place.clear("the task ended")
             if not self.state.finished:
-                # What went on in the background since its last step; if it cannot be kept, that step still can.
+                # What went on in the background since its last step;
+                # if it cannot be kept, that step still can.
                 with contextlib.suppress(SandboxError, WorkspaceError, FolderError):
                     await self._host.files.keep(place)
 

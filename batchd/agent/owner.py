@@ -1,4 +1,6 @@
-"""The owner's texts for the agents that work in a directory: AGENTS.md, and the skills below .agents/skills."""
+"""The owner's texts for the agents that work in a directory:
+AGENTS.md, and the skills below .agents/skills.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +23,17 @@ async def words(
 ) -> str:
     """Return what the owner says, for the system prompt; empty: nothing.
 
-    ``files``: what lies there, None: more than is listed. ``most``: what is quoted of AGENTS.md, in bytes, where a small
-    window has no room for more. It is read by commands in the sandbox, as all contents are. Raises ``SandboxError``.
+    ``files``: what lies there, None: more than is listed. ``most``: what is quoted of AGENTS.md, in
+    bytes, where a small window has no room for more.
+    It is read by commands in the sandbox, as all contents are. Raises ``SandboxError``.
     """
     parts = []
     if files is None or _FILE in files:
         argv = ["head", "-c", str(_MAX_QUOTED_BYTES + 1), "--", _FILE]
         ran = await place.run(argv, timeout_s=_PATIENCE_S, max_output_bytes=2 * _MAX_QUOTED_BYTES)
         if ran.exit_code == 0 and ran.output.strip():
-            # Where a secret is masked, what was read is shorter than the file; a link is shorter than what it leads to.
+            # Where a secret is masked, what was read is shorter than the file;
+            # a link is shorter than what it leads to.
             size = max(len(ran.output.encode()), files[_FILE][0] if files else 0)
             parts.append(_quoted(ran.output, size, min(most, _MAX_QUOTED_BYTES), place.masker))
     skills = sorted(path for path in files or () if _is_skill(path))[:_MOST_SKILLS]

@@ -61,11 +61,15 @@ class Performer:
         self._journal = journal
         self._place = place
         self._look = FileObserver(place)
-        #: When the task's time at work is over, by a clock that is never set and that sleeps with the machine.
+        #: When the task's time at work is over,
+        #: by a clock that is never set and that sleeps with the machine.
         self._ends = 0.0
 
     async def perform(self, step: Step, state: TaskState) -> AsyncIterator[Event]:
-        """Do what ``step`` says and yield the events it makes. Raises ``SandboxError``, ``StaleAttemptError``."""
+        """Do what ``step`` says and yield the events it makes.
+
+        Raises ``SandboxError``, ``StaleAttemptError``.
+        """
         limit_s = self._task.limits.timeout_s or math.inf
         left_s = limit_s - state.run_time(self._host.clock())
         self._ends = time.monotonic() + left_s
@@ -97,7 +101,9 @@ class Performer:
                 )
 
     async def _patch(self, state: TaskState) -> Patch | None:
-        """Return what the task has changed in its clone or copy, durable in the outbox; None: it has neither."""
+        """Return what the task has changed in its clone or copy,
+        durable in the outbox; None: it has neither.
+        """
         base = state.terms.base if state.terms else None
         if base is None:
             return None
@@ -117,7 +123,8 @@ class Performer:
         setup = state.setup(step.purpose)
         step, request = await self._request(step, state, setup)
         self._host.progress("waiting", setup.name)
-        # No name for what is sent: it holds the events before the call, which would stay in memory as long as that takes.
+        # No name for what is sent: it holds the events before the call,
+        # which would stay in memory as long as that takes.
         reply = await self._host.ask(self._ask(step, request, setup))
         while isinstance(reply, CallStarted):
             self._ends += reply.waited_s  # waiting is no time at work
@@ -146,7 +153,9 @@ class Performer:
         yield reply
 
     async def _flushed(self) -> float:
-        """Return, when every event so far is durable, how long that took: for a disk that is full it may be hours."""
+        """Return, when every event so far is durable, how long that took:
+        for a disk that is full it may be hours.
+        """
         begun = time.monotonic()
         await self._journal.flush()
         waited_s = time.monotonic() - begun
@@ -154,7 +163,9 @@ class Performer:
         return waited_s
 
     async def _kept(self) -> float:
-        """Return, when the daemon has what was changed in the directory, how long that took, which is no time at work."""
+        """Return, when the daemon has what was changed in the directory,
+        how long that took, which is no time at work.
+        """
         begun = time.monotonic()
         await self._host.files.keep(self._place)
         waited_s = time.monotonic() - begun
@@ -162,7 +173,9 @@ class Performer:
         return waited_s
 
     def _left(self, limit_s: float) -> float:
-        """Return the seconds that an effect may take: its own limit, or what is left of the task's."""
+        """Return the seconds that an effect may take:
+        its own limit, or what is left of the task's.
+        """
         return min(limit_s, self._ends - time.monotonic())
 
     def _ask(self, step: CallModel, request: ModelRequest, setup: ModelSetup) -> wire.Ask:
@@ -317,7 +330,9 @@ class Performer:
 
 
 def _may_be_all(output: tools.ToolOutput) -> bool:
-    """Return whether a command leaves nothing to be put right: it succeeded, or wanted what only the user has."""
+    """Return whether a command leaves nothing to be put right:
+    it succeeded, or wanted what only the user has.
+    """
     return output.exit_code == 0 or output.asked_screen
 
 

@@ -1,6 +1,7 @@
 """The prompts: every word that batchd itself says to a model.
 
-System prompt and tool schemas together stay below 700 tokens (o200k), held by a test: they are paid with each call.
+System prompt and tool schemas together stay below 700 tokens (o200k), held by a test:
+they are paid with each call.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ Do not install software or use sudo. If a command fails, find out why before try
 the same command without a change.
 When all is done and verified, answer without tool calls: a short final message that says what you did."""
 
-# The example is worth its tokens: without one, small models write half a command or none (seen with qwen2.5-coder 1.5B).
+# The example is worth its tokens:
+# without one, small models write half a command or none (seen with qwen2.5-coder 1.5B).
 _TEXT = """\
 To act, answer with one short thought and exactly one command block, like this:
 ```bash
@@ -78,8 +80,8 @@ NO_KEYBOARD = (
 NO_SCREEN = "[There is no screen and no browser here: leave opening it to the user.]"
 #: Said instead of bash's warning, which small models take for a failure, and write the file again.
 OPEN_DOCUMENT = r"[The here-document of line \1 had no \2 line, so all that followed is in it.]"
-#: Ends what a model without native calls sees of a command that succeeded: small ones forget how to stop, and write the
-#: same file again and again (seen with qwen2.5-coder 1.5B).
+#: Ends what a model without native calls sees of a command that succeeded: small ones forget how to
+#: stop, and write the same file again and again (seen with qwen2.5-coder 1.5B).
 HOW_TO_STOP = "[When all is done and verified, answer without a command block.]"
 #: Said where what a command starts in the background goes on behind it.
 _STAYS = "; what it leaves running in the background stays"
@@ -136,12 +138,16 @@ def gone(why: str) -> str:
 
 
 def running(names: Iterable[str], log: str) -> str:
-    """Return what a model reads of what its commands have left running, and of the file that it prints to."""
+    """Return what a model reads of what its commands have left running,
+    and of the file that it prints to.
+    """
     return _RUNNING % (", ".join(names), _PRINTS % log if log else "")
 
 
 def system(task: Task, facts: str, *, text: bool, stays: bool, owner: str = "") -> str:
-    """Return the system prompt of a task: opening, way of working, the line of facts, what is secret, what the owner says."""
+    """Return the system prompt of a task: opening, way of working,
+    the line of facts, what is secret, what the owner says.
+    """
     working = _TEXT % (_STAYS if stays else "") if text else _NATIVE
     parts = [task.system_prompt or _OPENING, working, facts]
     if task.secrets:
@@ -159,8 +165,8 @@ def evidence(
 ) -> tuple[str, str, str, str, str]:
     """Return what the judge goes by, as texts for ``judge``.
 
-    ``commands`` are what was run with its outcome, ``files`` the changed files with their sizes, ``contents`` those of
-    the small ones.
+    ``commands`` are what was run with its outcome, ``files`` the changed files with their sizes,
+    ``contents`` those of the small ones.
     """
     ran = "\n".join(f"- {command} → {outcome}" for command, outcome in commands) or "- none"
     changed = "\n".join(f"- {path} ({size} bytes)" for path, size in files) or "- none"

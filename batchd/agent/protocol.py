@@ -1,8 +1,8 @@
 """Tool calls that a model wrote as text.
 
-Two ways, both strict about the whole answer, so that an answer which only talks about tool calls makes none:
-the text protocol (one fenced bash block), and call objects written out by models that know
-of native calls but do not make them (seen with qwen2.5-coder behind llama.cpp).
+Two ways, both strict about the whole answer, so that an answer which only talks about tool calls
+makes none: the text protocol (one fenced bash block), and call objects written out by models that
+know of native calls but do not make them (seen with qwen2.5-coder behind llama.cpp).
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _TAG = re.compile(r"</?tool_calls?>")
 _JSON = json.JSONDecoder(strict=False)  # raw newlines in strings allowed
 #: What stands between two call objects.
 _BETWEEN = re.compile(r"[ \t\r\n,]*")
-#: Calls of one answer that are taken; the model sees itself as having made no more. As many as OpenAI's API takes.
+#: Calls of one answer that are taken; the model sees itself as having made no more.
+#: As many as OpenAI's API takes.
 MOST_CALLS = 128
 
 

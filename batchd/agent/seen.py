@@ -1,4 +1,6 @@
-"""The files that an agent has seen: which a command has changed, and which it knows before it edits them."""
+"""The files that an agent has seen: which a command has changed,
+and which it knows before it edits them.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from batchd.records import FileChanges, FileStamp, ToolCall
 from batchd.sandbox import Workplace
 from batchd.taskstate import FinishedCommand
 
-#: A tree with more files, or one that takes longer to look through (seconds), is not looked at for each command.
+#: A tree with more files, or one that takes longer to look through (seconds),
+#: is not looked at for each command.
 _MAX_FILES_EACH_TIME, _QUICK_S = 250, 0.001
 #: A look that takes longer is one of a file system that may not answer.
 _SLOW_LOOK_S = 0.01
@@ -48,7 +51,9 @@ class FileObserver:
             self._last = await self._listed()
 
     async def after(self) -> str | None:
-        """Return what changed since ``before``, in words, empty: nothing; None: there is too much to look at."""
+        """Return what changed since ``before``, in words, empty:
+        nothing; None: there is too much to look at.
+        """
         before, self._last = self._last, await self._listed()
         if before is None or self._last is None:
             return None
@@ -97,7 +102,8 @@ def _plain(path: str) -> str:
 
 
 async def contents(place: Workplace, files: Iterable[tuple[str, int]], timeout_s: float) -> str:
-    """Return what stands in the small ones of these files, which are texts, each under its name; empty: in none.
+    """Return what stands in the small ones of these files,
+    which are texts, each under its name; empty: in none.
 
     Read by a command in the sandbox. Raises ``SandboxError``.
     """
@@ -113,7 +119,9 @@ async def contents(place: Workplace, files: Iterable[tuple[str, int]], timeout_s
 
 
 def knows(commands: Iterable[FinishedCommand], path: str) -> bool:
-    """Return whether an agent that has made these calls knows a file: it has read or written it, or a command of its names it."""
+    """Return whether an agent that has made these calls knows a file:
+    it has read or written it, or a command of its names it.
+    """
     wanted = _normal(path)
     return any(_meets(command.call, wanted) for command in commands)
 

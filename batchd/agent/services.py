@@ -21,7 +21,9 @@ Reply: TypeAlias = CallStarted | CallDenied | Suspended | CancelRequested
 
 
 class StopSignal:
-    """The request to stop an agent: at its next durable point, or, when it is cancelled, at once."""
+    """The request to stop an agent:
+    at its next durable point, or, when it is cancelled, at once.
+    """
 
     def __init__(self) -> None:
         self.requested: CancelRequested | Suspended | None = None
@@ -35,7 +37,9 @@ class StopSignal:
             self._interrupted = self._interruptible.cancel()
 
     def absorb(self) -> bool:
-        """Return whether the ``CancelledError`` at hand was this signal's own; then it is over with."""
+        """Return whether the ``CancelledError`` at hand was this signal's own;
+        then it is over with.
+        """
         task = asyncio.current_task()
         if task is None or not self._interrupted:
             return False
@@ -50,7 +54,9 @@ class StopSignal:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Mark an effect that a cancellation may break off; one that came before it breaks it off at once."""
+        """Mark an effect that a cancellation may break off;
+        one that came before it breaks it off at once.
+        """
         if self.cancelled:
             self._interrupted = True
             raise asyncio.CancelledError
@@ -76,7 +82,9 @@ class AgentServices(Protocol):
         """Return the time, in seconds since the epoch."""
 
     def moved(self) -> float:
-        """Return how far the clock has moved without time passing since this was last asked; 0.0 where it has not."""
+        """Return how far the clock has moved without time passing since this was last asked;
+        0.0 where it has not.
+        """
 
     async def ask(self, ask: wire.Ask) -> Reply:
         """Commit the events and wait for a permit; raises ``StaleAttemptError``."""
@@ -91,7 +99,8 @@ class AgentServices(Protocol):
         """Report what the task is doing, for people."""
 
     async def keep(self, patch: Patch) -> Patch:
-        """Return a patch when it is durable beside where the result will be; one that cannot be there says so.
+        """Return a patch when it is durable beside where the result will be;
+        one that cannot be there says so.
 
         Raises ``FolderError`` where the agent is to stop before the folder takes it.
         """
@@ -106,4 +115,7 @@ class AgentServices(Protocol):
         triggers: Mapping[str, Trigger] | None = None,
         patch: Patch | None = None,
     ) -> TaskFinished:
-        """Return the last event, with the result's text. ``files`` and ``triggers``: the directory as it is now."""
+        """Return the last event, with the result's text.
+
+        ``files`` and ``triggers``: the directory as it is now.
+        """

@@ -1,4 +1,6 @@
-"""Signs in the output of commands that want what is not there: input, a screen, the end of a here-document."""
+"""Signs in the output of commands that want what is not there:
+input, a screen, the end of a here-document.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ _NO_INPUT = (
     "end of file reached (EOFError)",
     "NoSuchElementException: No line found",
 )
-#: bash's warning of a here-document that nothing ends, as it is where a model ends its block instead.
+#: bash's warning of a here-document that nothing ends,
+#: as it is where a model ends its block instead.
 _OPEN_DOCUMENT = re.compile(
     r"^/bin/bash: line \d+: warning: here-document at line (\d+) delimited by end-of-file \(wanted `(.*)'\)$",
     re.MULTILINE,
@@ -40,5 +43,7 @@ def wants_screen(output: str) -> bool:
 
 
 def in_words(command: str, output: str) -> str:
-    """Return an output with bash's warning of a here-document that nothing ends in words that a model does not mistake."""
+    """Return an output with bash's warning of a here-document
+    that nothing ends in words that a model does not mistake.
+    """
     return _OPEN_DOCUMENT.sub(prompts.OPEN_DOCUMENT, output) if "<<" in command else output

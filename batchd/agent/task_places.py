@@ -1,4 +1,6 @@
-"""Where a task's directory lies on the machine of its worker, and what is to be done for it there."""
+"""Where a task's directory lies on the machine of its worker,
+and what is to be done for it there.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ class DirectoryPlaces:
 
 
 class LocalDirectory:
-    """The directory of a task whose worker has the daemon's disk: what is written there is where it belongs."""
+    """The directory of a task whose worker has the daemon's disk:
+    what is written there is where it belongs.
+    """
 
     #: Whether it may go on on another machine, where a file has another inode.
     travels = False
@@ -39,19 +43,23 @@ class LocalDirectory:
     async def arrive(self) -> None:
         """Have it be there, before the agent begins.
 
-        Raises ``WorkspaceError`` where it cannot be made of what there is, ``SandboxError`` and ``OSError`` where this
-        machine cannot have it, and ``FolderError`` where the agent is to stop before.
+        Raises ``WorkspaceError`` where it cannot be made of what there is, ``SandboxError`` and
+        ``OSError`` where this machine cannot have it,
+        and ``FolderError`` where the agent is to stop before.
         """
 
     async def leave(self) -> None:
         """Take away what is needed no more. Raises ``OSError``."""
 
     async def begin(self, place: Workplace) -> None:
-        """Take the directory as it is now for what the daemon has. Raises ``SandboxError``, ``WorkspaceError``."""
+        """Take the directory as it is now for what the daemon has.
+
+        Raises ``SandboxError``, ``WorkspaceError``.
+        """
 
     async def keep(self, place: Workplace) -> None:
         """Return when the daemon has all that was changed there.
 
-        Raises ``SandboxError``, ``WorkspaceError``, ``StaleAttemptError``, and ``FolderError`` where the agent is to stop
-        before the daemon's disk takes it.
+        Raises ``SandboxError``, ``WorkspaceError``, ``StaleAttemptError``, and ``FolderError``
+        where the agent is to stop before the daemon's disk takes it.
         """

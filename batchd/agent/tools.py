@@ -1,4 +1,7 @@
-"""The four tools. Each runs as a process in the sandbox: this process never touches the task's files itself."""
+"""The four tools.
+
+Each runs as a process in the sandbox: this process never touches the task's files itself.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ _ARGUMENTS: Mapping[ToolName, tuple[Mapping[str, type], frozenset[str]]] = {
     "write_file": ({"path": str, "content": str}, frozenset({"path", "content"})),
     "edit_file": ({"path": str, "old": str, "new": str}, frozenset({"path", "old", "new"})),
 }
-#: Done again when a crash leaves it in doubt; the others may have an effect that must not happen twice.
+#: Done again when a crash leaves it in doubt;
+#: the others may have an effect that must not happen twice.
 REPEATABLE: frozenset[ToolName] = frozenset({"read_file", "write_file"})
 #: A file larger than this is edited with commands (bytes).
 _EDITABLE = 4 << 20
@@ -34,7 +38,8 @@ _MAX_SHOWN_CALL_CHARS = 300
 #: Of what ``cat`` said and printed before it failed, the model sees the end (characters).
 _FAILED = 2000
 _SILENT, _NOTHING = "[no output]", "[no output; no file has other contents]"
-#: Where nothing may be written, or not all of it, what there was stays as it was: a new file takes its place.
+#: Where nothing may be written, or not all of it, what there was stays as it was:
+#: a new file takes its place.
 _WRITE = """
 [ "$(ulimit -f)" != 0 ] && mkdir -p -- "$(dirname -- "$1")" || exit
 if [ -f "$1" ] && [ -w "$1" ] && [ ! -L "$1" ] && new=$(mktemp -- "$1.XXXXXX" 2> /dev/null); then
@@ -144,8 +149,8 @@ async def run(
 ) -> ToolOutput:
     """Run a request for at most ``timeout_s``; of its output at most ``most`` bytes are kept.
 
-    What a command has changed, by ``look``, and what became of what it left running stand in the output. A file that the
-    model does not know is shown, not changed. Raises ``SandboxError``.
+    What a command has changed, by ``look``, and what became of what it left running stand in the
+    output. A file that the model does not know is shown, not changed. Raises ``SandboxError``.
     """
     left, note = known.left, ""
     if left and look is not None:
@@ -210,7 +215,9 @@ def lines(*parts: str) -> str:
 async def _filed(
     request: ToolRequest, place: Workplace, timeout_s: float, most: int | None, *, known: bool
 ) -> ToolOutput:
-    """Run a request for a file, in a sandbox of its own: what commands have left running has no part in it."""
+    """Run a request for a file, in a sandbox of its own:
+    what commands have left running has no part in it.
+    """
     arguments = request.arguments
     if request.name == "read_file":
         first = max(1, arguments.get("start", 1))
@@ -227,7 +234,9 @@ async def _filed(
 async def _first(
     place: Workplace, path: str, timeout_s: float, most: int | None
 ) -> ToolOutput | None:
-    """Return the beginning of a file in the place of a change to it; None: there is nothing to be read."""
+    """Return the beginning of a file in the place of a change to it;
+    None: there is nothing to be read.
+    """
     argv = ["sed", "-n", f"1,{_FIRST_LINES}p;{_FIRST_LINES}q", "--", path]
     ran = await place.run(argv, timeout_s=timeout_s, at_most=most)
     if ran.timed_out:

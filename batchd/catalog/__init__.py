@@ -1,7 +1,8 @@
-"""What is known of models beside their prices: which there are, which end when, what they are mistaken for.
+"""What is known of models beside their prices:
+which there are, which end when, what they are mistaken for.
 
-From a table of ours, and from the lists of the providers themselves, which ``query`` fetches: that alone loads a
-client for HTTP.
+From a table of ours, and from the lists of the providers themselves, which ``query`` fetches: that
+alone loads a client for HTTP.
 """
 
 from batchd.catalog.listing import ListedModel, ModelListing, nearest

@@ -11,10 +11,12 @@ from typing import Any
 
 import msgspec
 
-#: Models of one list that are read, and characters of a name: no provider has as many, none is as long.
+#: Models of one list that are read, and characters of a name:
+#: no provider has as many, none is as long.
 MAX_MODELS = 5_000
 _MAX_NAME_CHARS = 300
-#: Objects and lists that a page may hold: each takes hundreds of bytes of memory, and two of its body.
+#: Objects and lists that a page may hold:
+#: each takes hundreds of bytes of memory, and two of its body.
 _MOST_OBJECTS = 1 << 18
 #: Names that a message has room for.
 _MAX_SUGGESTIONS = 3
@@ -46,7 +48,9 @@ class ModelListing:
     whole: bool = True
 
     def find(self, name: str) -> ListedModel | None:
-        """Return the model of this name, under another one too by which it is called; None: it is not there."""
+        """Return the model of this name, under another one too by which it is called;
+        None: it is not there.
+        """
         return self._exact(name) or self._exact(f"{name}:latest") or self._variant(name)
 
     def has(self, name: str) -> bool:
@@ -64,7 +68,9 @@ class ModelListing:
         return self.models.get(name)
 
     def _variant(self, name: str) -> ListedModel | None:
-        """Return a model by the name of its newest snapshot, or of a way to serve it: ``model:nitro``."""
+        """Return a model by the name of its newest snapshot,
+        or of a way to serve it: ``model:nitro``.
+        """
         base, colon, _ = name.partition(":")
         if colon:
             return self.models.get(base)
@@ -94,7 +100,8 @@ def nearest(name: str, known: Sequence[str]) -> tuple[str, ...]:
 def page(body: bytes) -> ListingPage | None:
     """Return what a page of a list says; None: it is no list of models.
 
-    OpenAI's shape, Anthropic's, which has pages, and a bare list; what is in neither form is left out.
+    OpenAI's shape, Anthropic's, which has pages, and a bare list;
+    what is in neither form is left out.
     """
     if body.count(b"{") + body.count(b"[") > _MOST_OBJECTS:
         return None

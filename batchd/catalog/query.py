@@ -1,4 +1,6 @@
-"""The request for a provider's list of models: it costs nothing, and shows whether address and key are right."""
+"""The request for a provider's list of models:
+it costs nothing, and shows whether address and key are right.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The models that their providers shut down: when, and what to take in their place.
 
-A table of ours, since no package has the dates. A provider's own list, where it has them, counts before it:
-OpenAI's ``shutdown_date``, Anthropic's ``lifecycle`` and ``retires_at``.
+A table of ours, since no package has the dates. A provider's own list, where it has them, counts
+before it: OpenAI's ``shutdown_date``, Anthropic's ``lifecycle`` and ``retires_at``.
 """
 
 from __future__ import annotations
@@ -176,7 +176,8 @@ def house(provider: str, base_url: str = "") -> str:
 def shutdown(model: str, base_url: str = "") -> Shutdown | None:
     """Return what the table says of a ``provider/model``; None: nothing.
 
-    ``base_url``: where its provider is reached, if it is: a gateway of one's own may have the model yet.
+    ``base_url``: where its provider is reached, if it is:
+    a gateway of one's own may have the model yet.
     """
     provider, _, name = model.partition("/")
     seller = house(provider, base_url)
@@ -203,7 +204,8 @@ def today() -> date:
 def end(model: str, base_url: str = "", listing: ModelListing | None = None) -> Shutdown | None:
     """Return what is known of the end of a ``provider/model``; None: none is announced.
 
-    ``base_url``: where its provider is reached. ``listing``: what that says it has; None: it was not asked, or has none.
+    ``base_url``: where its provider is reached. ``listing``: what that says it has;
+    None: it was not asked, or has none.
     """
     known = shutdown(model, base_url)
     listed = listing.find(model.partition("/")[2]) if listing else None

@@ -126,14 +126,19 @@ def _command(given: Sequence[str]) -> str:
 
 
 def _complain(message: str) -> None:
-    """Print what went wrong. A message may have lines, and hold what files and servers have said."""
+    """Print what went wrong.
+
+    A message may have lines, and hold what files and servers have said.
+    """
     width = columns_of(sys.stderr.fileno()) if sys.stderr.isatty() else sys.maxsize
     for line in map(escape, f"batchd: {message}".split("\n")):
         print(*hanging(line, width), sep="\n", file=sys.stderr)
 
 
 class _Command(argparse.ArgumentParser):
-    """The parser of one command, which says what an argument may be meant for that it does not have."""
+    """The parser of one command,
+    which says what an argument may be meant for that it does not have.
+    """
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse, and raise ``UsageError`` for what is not known."""

@@ -74,7 +74,9 @@ class _Order:
 
 
 def _together(orders: list[_Order]) -> list[_Order]:
-    """Return orders with those as one that go into one working tree: the first must not stand in the way of the next."""
+    """Return orders with those as one that go into one working tree:
+    the first must not stand in the way of the next.
+    """
     found: dict[Path, _Order] = {}
     for order in orders:
         if order.branch is not None:

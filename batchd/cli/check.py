@@ -1,6 +1,7 @@
 """``batchd check``: what would fail here, and the fix, before a task finds out.
 
-A running daemon is asked what it sees: it has its own rights, keys and configuration, and who checks may have none of them.
+A running daemon is asked what it sees: it has its own rights,
+keys and configuration, and who checks may have none of them.
 """
 
 from __future__ import annotations
@@ -76,7 +77,9 @@ def _config(settings: config.Config) -> CheckLine:
 
 
 def _lines(settings: config.Config, asked: Check) -> list[CheckLine]:
-    """Return what a daemon sees, and what of that is otherwise from here; without one, what is seen from here."""
+    """Return what a daemon sees, and what of that is otherwise from here;
+    without one, what is seen from here.
+    """
     state, alone = Path(settings.paths.state), False
     if asked.live and group.barred(state):
         raise group.forbidden("check --live", state)
@@ -114,7 +117,9 @@ def _live(settings: config.Config, *, alone: bool) -> tuple[CheckLine, ...]:
 
 
 def _unseen(settings: config.Config, state: Path, why: str) -> Iterator[CheckLine]:
-    """Say that nothing is looked at for a user who may not do what a daemon does, where none runs that could look."""
+    """Say that nothing is looked at for a user who may not do what a daemon does,
+    where none runs that could look.
+    """
     yield _config(settings)
     user = users.user(group.owner(state) or 0)
     yield CheckLine("failed", "daemon", why, "who keeps it starts it: `systemctl start batchd`")

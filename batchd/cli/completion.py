@@ -1,4 +1,6 @@
-"""``batchd completion``: what completes commands and options, where a shell has not found it by itself."""
+"""``batchd completion``: what completes commands and options,
+where a shell has not found it by itself.
+"""
 
 from __future__ import annotations
 

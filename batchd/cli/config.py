@@ -69,7 +69,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _daemon(state: Path) -> tuple[int | None, dict[str, str], bool]:
-    """Return the daemon's process, what is changed in it, and whether there is one that does not answer."""
+    """Return the daemon's process, what is changed in it,
+    and whether there is one that does not answer.
+    """
     try:
         tuned = control.ask(state, control.Tune()).overrides
         return control.ask(state, control.Status()).pid, dict(tuned), False

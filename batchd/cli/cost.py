@@ -1,4 +1,6 @@
-"""``batchd cost``: what was spent, split every way; what the same tokens cost elsewhere is in ``repricing``."""
+"""``batchd cost``: what was spent, split every way;
+what the same tokens cost elsewhere is in ``repricing``.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,15 @@ from batchd.store.rows import SpendRow
 from batchd.store.spending import SPLITS, Split
 from batchd.words import NO_TAG, at_least, counted, from_cache, money
 
-#: What the rows for programs hold behind what they are split by. Stable: more may follow at the end.
+#: What the rows for programs hold behind what they are split by.
+#: Stable: more may follow at the end.
 COLUMNS = (
     *("calls", "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens"),
     *("reasoning_tokens", "estimated_calls", "unpriced_calls", "input_usd", "output_usd"),
     *("cost_usd", "unsettled_calls", "unsettled_usd"),
     *("cache_write_long_tokens", "cache_reported_tokens", "cache_share", "cache_saved"),
-    # What `cost_usd` is where every price is known, and what the other calls came to where one is missing.
+    # What `cost_usd` is where every price is known,
+    # and what the other calls came to where one is missing.
     "known_usd",
 )
 

@@ -71,7 +71,9 @@ def _stat(result: ResultV1) -> Iterator[str]:
 
 
 def _show(data: bytes) -> None:
-    """Print a patch; on a terminal what a task has written must not reach it as anything but text."""
+    """Print a patch;
+    on a terminal what a task has written must not reach it as anything but text.
+    """
     if not sys.stdout.isatty():
         sys.stdout.flush()
         sys.stdout.buffer.write(data)

@@ -46,7 +46,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def brief(name: str, parsed: Parsed, settings: config.Config) -> Iterator[str]:
-    """Yield what a task file may come to in a line or two, for who is about to have it worked on."""
+    """Yield what a task file may come to in a line or two,
+    for who is about to have it worked on.
+    """
     from batchd.estimate import CheckedFile  # noqa: PLC0415 (see below)
 
     batch = outbox.batch_name(Path(name).name)

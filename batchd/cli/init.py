@@ -209,7 +209,10 @@ def _refuse(wanted: NewSpool) -> None:
 
 
 def _trust(wanted: NewSpool) -> None:
-    """Have the new configuration count. Raises ``NotPossibleError`` where it does not, with what to do."""
+    """Have the new configuration count.
+
+    Raises ``NotPossibleError`` where it does not, with what to do.
+    """
     try:
         trust_lists.add(str(wanted.directory), os.environ)
         finding.trusted(wanted.config, os.environ)

@@ -1,4 +1,6 @@
-"""``batchd logs``: what tasks did, from the journal: one as a conversation, a batch a line a step."""
+"""``batchd logs``: what tasks did, from the journal:
+one as a conversation, a batch a line a step.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def run(args: argparse.Namespace) -> int:
 def _follow(
     reader: StoreReader, batch: str, task: str, printer: event_printers.Printer, *, on: bool
 ) -> bool:
-    """Print what there is, and what comes for as long as that is wanted; return whether there was anything."""
+    """Print what there is, and what comes for as long as that is wanted;
+    return whether there was anything.
+    """
     seen: dict[str, int] = {}
     known, took_s = -1, 0.0
     while True:

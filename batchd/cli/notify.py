@@ -1,4 +1,6 @@
-"""``batchd notify``: who is notified of what, what waits for them, and a test that shows whether it arrives."""
+"""``batchd notify``: who is notified of what, what waits for them,
+and a test that shows whether it arrives.
+"""
 
 from __future__ import annotations
 

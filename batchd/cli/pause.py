@@ -1,4 +1,6 @@
-"""``batchd pause``: lets things wait until ``resume``; what runs stops at its next durable point."""
+"""``batchd pause``: lets things wait until ``resume``;
+what runs stops at its next durable point.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""``batchd prune``: finished batches give room back: their journals, and their folders if asked to."""
+"""``batchd prune``: finished batches give room back:
+their journals, and their folders if asked to.
+"""
 
 from __future__ import annotations
 

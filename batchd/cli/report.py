@@ -1,4 +1,6 @@
-"""``batchd report``: the report of a batch written again, or of several batches or days, or a table for spreadsheets."""
+"""``batchd report``: the report of a batch written again,
+or of several batches or days, or a table for spreadsheets.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,10 @@ def _about(batches: list[BatchRow]) -> str:
 
 
 def _target(batches: list[BatchRow], given: str | None) -> Path | None:
-    """Return where the page goes; None: standard output. Raises ``NotPossibleError`` where its batch's outbox is gone."""
+    """Return where the page goes; None: standard output.
+
+    Raises ``NotPossibleError`` where its batch's outbox is gone.
+    """
     if given:
         return None if given == "-" else Path(given)
     (first, *others) = batches

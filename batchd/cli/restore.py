@@ -1,4 +1,6 @@
-"""``batchd restore``: a backup takes the store's place, and the results in the outbox are imported."""
+"""``batchd restore``: a backup takes the store's place,
+and the results in the outbox are imported.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,8 @@ def run(args: argparse.Namespace) -> int:
             plan = asyncio.run(_work(draft, settings, do=args.yes, moved=args.moved))
             former = None
             if args.yes:
-                # Before the exchange: a daemon that starts after a crash must not take them for new.
+                # Before the exchange:
+                # a daemon that starts after a crash must not take them for new.
                 reconcile.set_aside(plan, state)
                 former = restoring.put_in_place(draft, path)
                 home.settle(state)
@@ -109,7 +112,9 @@ def _as_is(state: Path, *, do: bool, as_json: bool) -> int:
 
 
 def _strange(plan: ReconcilePlan, settings: config.Config) -> str:
-    """Return why a backup seems to be another spool's, or where else it would write, and what to say if that is right."""
+    """Return why a backup seems to be another spool's,
+    or where else it would write, and what to say if that is right.
+    """
     if not plan.elsewhere:
         listed = ", ".join(plan.others[:_SHOWN])
         return (
@@ -124,7 +129,10 @@ def _strange(plan: ReconcilePlan, settings: config.Config) -> str:
 
 
 async def _work(draft: Path, settings: config.Config, *, do: bool, moved: bool) -> ReconcilePlan:
-    """Return the plan, carried out on the draft if it is to be. Raises ``UsageError`` for another spool's."""
+    """Return the plan, carried out on the draft if it is to be.
+
+    Raises ``UsageError`` for another spool's.
+    """
     from batchd.daemon import reconcile  # noqa: PLC0415 (as above)
     from batchd.store import Store  # noqa: PLC0415
 

@@ -25,7 +25,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Have it go on, and say what does, what must answer first, and what is still held by something else."""
+    """Have it go on, and say what does, what must answer first,
+    and what is still held by something else.
+    """
     scope, name = scopes.scope(args)
     answer = controlling.ask(args.config, Resume(scope=scope, name=name))
     return controlling.show(answer, [*lines(scope, name, answer)], json=args.json)

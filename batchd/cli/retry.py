@@ -55,7 +55,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _wanted(file: Path | None, targets: Sequence[str]) -> bool:
-    """Return whether what has completed is to run, and be paid, again: on a terminal that is asked."""
+    """Return whether what has completed is to run, and be paid, again:
+    on a terminal that is asked.
+    """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return True
     try:

@@ -1,4 +1,6 @@
-"""``batchd run``: has task files worked on here and now, by the daemon that is there or by one for them alone."""
+"""``batchd run``: has task files worked on here and now,
+by the daemon that is there or by one for them alone.
+"""
 
 from __future__ import annotations
 

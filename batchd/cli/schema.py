@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 KINDS = ("task", "result", "summary", "notification")
 
@@ -33,4 +34,16 @@ def text(kind: str) -> str:
         from batchd import formats  # noqa: PLC0415 (msgspec, only where it is needed)
 
         schema = formats.schema(kind)
-    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(_flowing(schema), indent=2, ensure_ascii=False) + "\n"
+
+
+def _flowing(schema: Any) -> Any:
+    """Return a schema whose descriptions are a line each: in the code they are docstrings."""
+    if isinstance(schema, dict):
+        return {
+            key: " ".join(value.split())
+            if key == "description" and isinstance(value, str)
+            else _flowing(value)
+            for key, value in schema.items()
+        }
+    return [*map(_flowing, schema)] if isinstance(schema, list) else schema

@@ -60,7 +60,8 @@ def _serve(args: argparse.Namespace, settings: config.Config) -> None:
         from batchd.notify import channels  # noqa: PLC0415
         from batchd.notify.notifications import Notifications  # noqa: PLC0415
         from batchd.report.maker import ReportMaker  # noqa: PLC0415
-    # The file that was found at the start: were it gone, another one, or none, would lift its limits.
+    # The file that was found at the start: were it gone,
+    # another one, or none, would lift its limits.
     file = Path(settings.file) if settings.file else args.config
     reload = functools.partial(config.load, file, settings.environ)
     visible.refuse(settings)  # before the log's file is made there
@@ -98,7 +99,9 @@ def _greeting(settings: config.Config) -> Iterator[str]:
 def _look(
     settings: config.Config, *, offline: bool, models: Iterable[str] = ()
 ) -> Iterator[CheckLine]:
-    """Look at everything for ``batchd check``; what that takes is loaded when it is first asked for."""
+    """Look at everything for ``batchd check``;
+    what that takes is loaded when it is first asked for.
+    """
     from batchd.cli.support import looks  # noqa: PLC0415 (an idle daemon has no need of it)
 
     return looks.lines(settings, offline=offline, models=models)

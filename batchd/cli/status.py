@@ -1,4 +1,6 @@
-"""``batchd status``: batches, the tasks of one, or one task; from the store, with or without a daemon."""
+"""``batchd status``: batches, the tasks of one, or one task;
+from the store, with or without a daemon.
+"""
 
 from __future__ import annotations
 
@@ -120,7 +122,9 @@ def _overview(
     idle: Collection[str] = (),
     prompts: Mapping[str, str] | None = None,
 ) -> int:
-    """``dropped``: files that lie in the inbox of no daemon; ``idle``: what is parked, and no task waits for it; ``prompts``: of batches' first tasks."""
+    """``dropped``: files that lie in the inbox of no daemon; ``idle``: what is parked,
+    and no task waits for it; ``prompts``: of batches' first tasks.
+    """
     if as_json:
         batches = [_fields(r) for r in rows]
         waits = [dataclasses.asdict(p) for p in parked]
@@ -143,7 +147,9 @@ def _overview(
 
 
 def _json(daemon: DaemonStatus | Unseen) -> dict[str, Any] | None:
-    """Return what the daemon says as JSON has it: nothing is in it where it does not answer; None: there is none."""
+    """Return what the daemon says as JSON has it:
+    nothing is in it where it does not answer; None: there is none.
+    """
     if isinstance(daemon, DaemonStatus):
         return fields(daemon)
     return {} if daemon is Unseen.SILENT else None
@@ -226,7 +232,9 @@ def _waiting(
     parked: Sequence[Parking],
     daemon: DaemonStatus | Unseen,
 ) -> WaitReasons:
-    """Return what says why tasks of one batch wait; ``tasks``: those, and all that they come after."""
+    """Return what says why tasks of one batch wait;
+    ``tasks``: those, and all that they come after.
+    """
     left = {task.ref for task in tasks if not task.status.final}
     begun = reader.begun() if left else ()
     batches = {ref.batch: reader.open_before(ref.batch) for ref in [*left][:1]}

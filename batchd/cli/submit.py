@@ -36,11 +36,13 @@ from batchd.store.rows import BatchRow
 
 #: How long a daemon may be away (a restart, say) before that is reported to the user who waits.
 _GONE_S = 30.0
-#: How long a daemon may take to say that it is there: who drops a file need not wait for one that stands still.
+#: How long a daemon may take to say that it is there:
+#: who drops a file need not wait for one that stands still.
 _ANSWER_S = 10.0
 #: How long who only drops a file waits for the name of its batch, and between two looks.
 _SOON_S, _LOOK_S = 1.0, 0.05
-#: Said where no configuration names a spool; that of the user's own is one while a daemon is at work on it.
+#: Said where no configuration names a spool;
+#: that of the user's own is one while a daemon is at work on it.
 _SPOOLLESS = (
     "there is no spool here, and nothing was dropped: no configuration is found\n"
     "  batchd init DIR      makes a spool, and says what comes next\n"
@@ -124,7 +126,9 @@ def _say_when(state: Path, found: tuple[BatchRow, list[str]] | None, *, alive: b
 
 
 def _newest_known(state: Path, *, sure: bool) -> str | None:
-    """Return the newest batch, by which that of a file is found that is dropped next; None where the store cannot be read, unless ``sure``."""
+    """Return the newest batch, by which that of a file is found that is dropped next;
+    None where the store cannot be read, unless ``sure``.
+    """
     try:
         return _newest(state)
     except BatchdError:
@@ -134,7 +138,9 @@ def _newest_known(state: Path, *, sure: bool) -> str | None:
 
 
 def _soon(state: Path, mine: DroppedBatch) -> tuple[BatchRow, list[str]] | None:
-    """Return the batch that a file becomes, and what is doubtful of it; None: that takes longer than somebody waits."""
+    """Return the batch that a file becomes, and what is doubtful of it;
+    None: that takes longer than somebody waits.
+    """
     deadline = time.monotonic() + _SOON_S
     # Where nothing was ever taken up there is no store yet; what is wrong with one, `status` says.
     with contextlib.suppress(BatchdError), _books(state) as books:
@@ -186,7 +192,9 @@ def _prompted(args: argparse.Namespace) -> bytes:
 
 
 def _alive(state: Path, *, heed: bool = False) -> bool:
-    """Return whether a daemon takes what is dropped; ``heed``: say where it is of another version."""
+    """Return whether a daemon takes what is dropped;
+    ``heed``: say where it is of another version.
+    """
     try:
         answer = control.ask(state, control.Status(), timeout_s=_ANSWER_S)
     except NoDaemonError:
@@ -227,7 +235,9 @@ def _newest(state: Path) -> str:
 
 @contextlib.contextmanager
 def _books(state: Path) -> Iterator[ProgressSource]:
-    """Give what says how batches do: the store, or the daemon, to a member of its group who may not read that."""
+    """Give what says how batches do: the store, or the daemon,
+    to a member of its group who may not read that.
+    """
     if members.barred(state):
         yield MemberReader(state)
         return
@@ -254,7 +264,9 @@ def _wait(settings: config.Config, mine: DroppedBatch, *, as_json: bool) -> int:
 
 
 def _goes_on(name: str, *, alive: bool) -> str:
-    """Return what becomes of a batch that is not waited for any more; without a name, it is not taken up yet."""
+    """Return what becomes of a batch that is not waited for any more;
+    without a name, it is not taken up yet.
+    """
     if not alive:
         return f"No daemon runs: {name or 'the file'} waits until `batchd serve` starts."
     if not name:

@@ -89,7 +89,9 @@ def _show(*, as_json: bool) -> None:
 
 
 def _problem(directory: str) -> str:
-    """Return why the configuration in a directory does not count; empty: it does, or there is none yet."""
+    """Return why the configuration in a directory does not count;
+    empty: it does, or there is none yet.
+    """
     file = Path(directory, trust_lists.CONFIG)
     try:
         if finding.stands(file):

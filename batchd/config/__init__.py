@@ -74,7 +74,8 @@ class Config(ConfigSections):
     def tier(self, model: str) -> tuple[records.Tier, float | None]:
         """Return what a model's calls are sold at where the task does not say it.
 
-        The tier, and after how many seconds without room there they go on at the standard price; None: never.
+        The tier, and after how many seconds without room there they go
+        on at the standard price; None: never.
         """
         known = self.models.get(model)
         fallback = known.tier_fallback if known else None
@@ -84,7 +85,9 @@ class Config(ConfigSections):
         )
 
     def conditions(self) -> str:
-        """Return what distinguishes how tasks are worked on, and who pays for it, from other ways; no key can be read off it."""
+        """Return what distinguishes how tasks are worked on, and who pays for it, from other ways;
+        no key can be read off it.
+        """
         keys = {}
         for name in self.providers:
             with contextlib.suppress(NotPossibleError):
@@ -115,7 +118,9 @@ class Config(ConfigSections):
         return key
 
     def hidden(self) -> Iterator[str]:
-        """Yield what no log line, no result and no command may ever show, as far as it can be had now."""
+        """Yield what no log line, no result and no command may ever show,
+        as far as it can be had now.
+        """
         for name in self.providers:
             with contextlib.suppress(NotPossibleError):
                 yield from self.endpoint(name).secrets()
@@ -133,7 +138,8 @@ class Config(ConfigSections):
     def revealed(self, secret: records.Secret) -> str:
         """Return the value of a task's secret variable, read now where it comes from elsewhere.
 
-        Raises ``NotPossibleError``: it is not there, too short to be masked, or no longer to be had.
+        Raises ``NotPossibleError``: it is not there,
+        too short to be masked, or no longer to be had.
         """
         if name := secret.from_env:
             what, value = f"the environment variable {name}", self.environ.get(name)
@@ -190,8 +196,9 @@ def load(
     """Return the configuration; ``draft``: what is to stand in ``path``, and does not yet.
 
     Without ``path``: that of BATCHD_CONFIG, else ./config.toml, ~/.config/batchd/config.toml or
-    /etc/batchd/config.toml, whichever is there first, else the defaults, in a spool of the user's own. Raises ``ConfigError`` with all
-    problems at once, and for one that is found and does not count: see ``finding``.
+    /etc/batchd/config.toml, whichever is there first, else the defaults, in a spool of the user's
+    own. Raises ``ConfigError`` with all problems at once,
+    and for one that is found and does not count: see ``finding``.
     """
     with imports.undisturbed():
         from batchd.config import loading  # noqa: PLC0415 (it loads pydantic, which readers need not)
@@ -206,7 +213,8 @@ def load(
 def load_paths(path: Path | None = None, environ: Mapping[str, str] | None = None) -> PathsSection:
     """Return where the spool lies, whatever is wrong with the rest of the configuration.
 
-    Raises ``ConfigError`` where that cannot be known: the file is no TOML, or ``[paths]`` is wrong itself.
+    Raises ``ConfigError`` where that cannot be known:
+    the file is no TOML, or ``[paths]`` is wrong itself.
     """
     with imports.undisturbed():
         from batchd.config import loading  # noqa: PLC0415 (as in load)

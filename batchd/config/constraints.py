@@ -1,4 +1,6 @@
-"""Constraints that the types of config.toml's values do not show: control characters, paths, contradictions."""
+"""Constraints that the types of config.toml's values do not show:
+control characters, paths, contradictions.
+"""
 
 from __future__ import annotations
 
@@ -152,7 +154,10 @@ def _folders(config: ConfigSections) -> Iterator[tuple[Place, Problem]]:
 
 
 def _homeless(config: ConfigSections) -> Iterator[tuple[Place, Problem]]:
-    """Find tables of models without a provider: what they set would hold for no call. What costs are compared with needs none."""
+    """Find tables of models without a provider: what they set would hold for no call.
+
+    What costs are compared with needs none.
+    """
     called = (config.agent.model, config.evaluation.judge_model)
     for name in config.models:
         provider, slash, own = name.partition("/")
@@ -194,7 +199,9 @@ def _receivers(config: ConfigSections) -> Iterator[tuple[Place, Problem]]:
 
 
 def _handed_out(config: ConfigSections) -> Iterator[tuple[Place, Problem]]:
-    """Find keys of providers, and secrets of notifications, traces and the web page, among what tasks may ask for."""
+    """Find keys of providers, and secrets of notifications,
+    traces and the web page, among what tasks may ask for.
+    """
     for what, variables, files in _kept(config):
         problem = Problem("", f"it holds {what}, which no command may see")
         if {*variables} & {*config.secrets.env}:
@@ -217,7 +224,9 @@ def _kept(config: ConfigSections) -> Iterator[tuple[str, tuple[str, ...], tuple[
 
 
 def no_entry(section: str, name: str, known: Sequence[str], needed: str) -> Problem | None:
-    """Return that there is no such provider or receiver, where a change of one key means a table without ``needed``."""
+    """Return that there is no such provider or receiver,
+    where a change of one key means a table without ``needed``.
+    """
     if section not in _ENTRIES:
         return None
     near = difflib.get_close_matches(name, known, n=1)

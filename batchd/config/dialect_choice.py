@@ -1,4 +1,6 @@
-"""The dialect of a model: its table's word, its provider's, or a preset's own at the preset's own address."""
+"""The dialect of a model: its table's word, its provider's,
+or a preset's own at the preset's own address.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def api(model: str, config: ConfigSections) -> Api:
 
 
 def stays_chat(name: str, provider: ProviderSection) -> str:
-    """Return why a preset's own dialect is not spoken, although nothing else is asked for; empty: it is."""
+    """Return why a preset's own dialect is not spoken,
+    although nothing else is asked for; empty: it is.
+    """
     if provider.api or name not in APIS:
         return ""
     if provider.base_url.rstrip("/") != PRESETS[name]["base_url"]:
@@ -51,14 +55,18 @@ def tier_problem(model: str, tier: Tier, config: ConfigSections) -> Problem | No
 
 
 def efforts(model: str, config: ConfigSections, *asked: AskedEffort) -> AskedEffort:
-    """Return how much a model is to think: the first that is said of what is ``asked``, its table's word, the agent's."""
+    """Return how much a model is to think:
+    the first that is said of what is ``asked``, its table's word, the agent's.
+    """
     table = config.models.get(model)
     said = (*asked, table.effort if table else "", config.agent.effort)
     return next(filter(None, said), "")
 
 
 def notes(config: ConfigSections, models: Mapping[str, str]) -> Mapping[str, str]:
-    """Return why the providers of these models, by name, are spoken to in chat completions and not in their own dialect."""
+    """Return why the providers of these models, by name,
+    are spoken to in chat completions and not in their own dialect.
+    """
     names = {model.partition("/")[0] for model in models.values() if model}
     found = {name: stays_chat(name, config.providers[name]) for name in names & {*config.providers}}
     return {name: why for name, why in sorted(found.items()) if why}

@@ -1,4 +1,6 @@
-"""The search for the configuration: the file that was named, else the first that is found and counts."""
+"""The search for the configuration: the file that was named,
+else the first that is found and counts.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,15 @@ class ConfigFile:
     path: Path
     #: Whose it may be; None: any user's, since it was named.
     owners: frozenset[int] | None = None
-    #: Where it leads, as it was looked at: what a link leads through may be another by the time of reading.
+    #: Where it leads, as it was looked at:
+    #: what a link leads through may be another by the time of reading.
     real: Path | None = None
 
     def content(self) -> bytes:
-        """Return what is in it. Raises ``OSError``, ``ConfigError`` where somebody else may have written it."""
+        """Return what is in it.
+
+        Raises ``OSError``, ``ConfigError`` where somebody else may have written it.
+        """
         return operator_files.content(self.real or self.path, self._examine)
 
     def _examine(self, status: os.stat_result) -> None:
@@ -37,8 +43,8 @@ class ConfigFile:
 def find(environ: Mapping[str, str]) -> ConfigFile | None:
     """Return the file that counts where none was named by ``--config``; None: there is none.
 
-    In this order: BATCHD_CONFIG, the working directory, the user's own folder, the system's. None is passed over:
-    raises ``ConfigError`` for one that stands there and does not count.
+    In this order: BATCHD_CONFIG, the working directory, the user's own folder, the system's. None
+    is passed over: raises ``ConfigError`` for one that stands there and does not count.
     """
     if named := environ.get(VARIABLE):
         if not named.startswith("/"):
@@ -46,7 +52,8 @@ def find(environ: Mapping[str, str]) -> ConfigFile | None:
             raise ConfigError((Problem(VARIABLE, f"{named!a}: {why}"),))
         return ConfigFile(Path(named))
     if stands(here := Path(trust_lists.CONFIG)):
-        # Before its directory is looked at: none is to be trusted for the sake of another program's file.
+        # Before its directory is looked at:
+        # none is to be trusted for the sake of another program's file.
         if problem := foreign.problem(here.absolute()):
             raise ConfigError((problem,))
         return trusted(here.absolute(), environ)
@@ -55,7 +62,10 @@ def find(environ: Mapping[str, str]) -> ConfigFile | None:
 
 
 def trusted(file: Path, environ: Mapping[str, str]) -> ConfigFile:
-    """Return a file that was found in a directory. Raises ``ConfigError`` where that, or where a link leads, is not trusted."""
+    """Return a file that was found in a directory.
+
+    Raises ``ConfigError`` where that, or where a link leads, is not trusted.
+    """
     real = Path(os.path.realpath(file))
     for path in (Path(os.path.realpath(file.parent), file.name), real):
         owners = trust_lists.owners(path.parent, environ)
@@ -68,7 +78,9 @@ def trusted(file: Path, environ: Mapping[str, str]) -> ConfigFile:
 
 
 def stands(path: Path) -> bool:
-    """Return whether there is something to read, or to fail at: a link to a disk that is not mounted must not be passed over."""
+    """Return whether there is something to read, or to fail at:
+    a link to a disk that is not mounted must not be passed over.
+    """
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):

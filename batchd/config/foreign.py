@@ -1,4 +1,6 @@
-"""The test whether a config.toml that is merely found is batchd's at all: many programs call theirs so."""
+"""The test whether a config.toml that is merely found is batchd's at all:
+many programs call theirs so.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ _SIMILAR_FROM = 0.75
 def problem(file: Path) -> Problem | None:
     """Return that a file is another program's, and what to do; None: it may be batchd's.
 
-    No table or key of it is one of ours, nor a misspelt one. Of what cannot be read this says nothing.
+    No table or key of it is one of ours, nor a misspelt one.
+    Of what cannot be read this says nothing.
     """
     names = _names(file)
     ours = [f.name for f in fields(ConfigSections)]

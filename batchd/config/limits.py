@@ -12,7 +12,10 @@ _Table = TypeVar("_Table")
 
 
 def left_open() -> dict[str, Any]:
-    """Return what each limit may be where it may be left open: within its bounds, or None. By name."""
+    """Return what each limit may be where it may be left open: within its bounds, or None.
+
+    By name.
+    """
     kinds: dict[str, Any] = {}
     for name, kind in get_type_hints(records.TaskLimits, include_extras=True).items():
         *bounds, meaning = kind.__metadata__

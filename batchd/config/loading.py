@@ -1,4 +1,6 @@
-"""The loader: reads config.toml and the environment, and validates them with all problems at once."""
+"""The loader: reads config.toml and the environment,
+and validates them with all problems at once.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ def load(
 ) -> tuple[ConfigSections, str]:
     """Return the sections, their paths absolute, and the file that they came from, if any.
 
-    ``section``: heed this one alone, whatever is wrong with the others. ``draft``: what is to stand in ``path``.
+    ``section``: heed this one alone, whatever is wrong with the others.
+    ``draft``: what is to stand in ``path``.
     """
     found = finding.ConfigFile(path) if path else _searched(environ)
     file = found.path if found else None
@@ -170,7 +173,10 @@ def _read(found: finding.ConfigFile) -> dict[str, Any]:
 
 
 def _house(raw: dict[str, Any], environ: Mapping[str, str]) -> None:
-    """Put the user's own spool where neither a file nor a variable says where things lie. Raises ``ConfigError``."""
+    """Put the user's own spool where neither a file nor a variable says where things lie.
+
+    Raises ``ConfigError``.
+    """
     paths = raw.setdefault("paths", {})
     if paths.keys() >= _KEYS_OF_PATHS:
         return
@@ -236,7 +242,8 @@ def _resolve(raw: Mapping[str, Any], words: list[str]) -> tuple[tuple[str, ...],
     place: list[str] = []
     for word in words:
         known = _keys(hint) | (table.keys() if isinstance(table, dict) else set())
-        # Variables cannot hold `/`, `-` or `.`: PROVIDERS__MY_SERVER means my-server, if that is there.
+        # Variables cannot hold `/`, `-` or `.`:
+        # PROVIDERS__MY_SERVER means my-server, if that is there.
         key = next((k for k in sorted(known) if _plain(k) == _plain(word)), word.lower())
         place.append(key)
         table = table.get(key) if isinstance(table, dict) else None

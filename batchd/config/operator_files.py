@@ -15,7 +15,9 @@ from batchd.errors import ForbiddenError, NotPossibleError
 def content(
     path: str | Path, examine: Callable[[os.stat_result], object] = lambda _: None
 ) -> bytes:
-    """Return what is in a file. Raises ``OSError``, for a FIFO too: a reader of one would wait for its writer.
+    """Return what is in a file.
+
+    Raises ``OSError``, for a FIFO too: a reader of one would wait for its writer.
 
     ``examine`` is shown the file that is then read; what it raises ends the reading.
     """
@@ -29,7 +31,8 @@ def content(
 
 
 def secret(what: str, *, file: str, env: str, environ: Mapping[str, str]) -> tuple[str, str]:
-    """Return what a file holds now, or else a variable, without space around it; and what to call that place.
+    """Return what a file holds now, or else a variable, without space around it;
+    and what to call that place.
 
     Raises ``NotPossibleError``, which says ``what`` cannot be read, where the file cannot.
     """

@@ -46,7 +46,10 @@ class ValueInForce:
 
 
 def values(config: Config, tuned: Mapping[str, str]) -> Iterator[ValueInForce]:
-    """Yield all values, in the order of config.toml. ``tuned``: what is changed in a running daemon, without secrets."""
+    """Yield all values, in the order of config.toml.
+
+    ``tuned``: what is changed in a running daemon, without secrets.
+    """
     lines: Mapping[Place, int] = {}
     raw: dict[str, Any] = {}
     if config.file:

@@ -1,4 +1,6 @@
-"""The spool of the user's own: where batchd works where no configuration names a place, and never in the working directory."""
+"""The spool of the user's own: where batchd works where no configuration names a place,
+and never in the working directory.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from batchd.config import trust_lists
 from batchd.config.sections import PathsSection
 from batchd.errors import ConfigError, Problem
 
-#: The variables that say where the user's own data lies, the one that counts first, and where below it.
+#: The variables that say where the user's own data lies,
+#: the one that counts first, and where below it.
 VARIABLES: Mapping[str, str] = {"XDG_DATA_HOME": "batchd", "HOME": ".local/share/batchd"}
 #: What earlier versions made in the working directory, where they had no configuration.
 _FORMER = Path(".batchd", "batchd.db")
@@ -36,7 +39,10 @@ def paths(environ: Mapping[str, str]) -> PathsSection | None:
 
 
 def insist(environ: Mapping[str, str]) -> PathsSection:
-    """Return the folders of the user's own spool. Raises ``ConfigError`` where there is no home for it."""
+    """Return the folders of the user's own spool.
+
+    Raises ``ConfigError`` where there is no home for it.
+    """
     if own := paths(environ):
         return own
     why = "there is no configuration, and this user has no home for a spool of their own"
@@ -51,7 +57,10 @@ def holds(found: PathsSection, environ: Mapping[str, str]) -> bool:
 
 
 def prepare(found: PathsSection, environ: Mapping[str, str]) -> None:
-    """Make the folder of the user's own spool, for them alone, where that is meant and missing. Raises ``OSError``."""
+    """Make the folder of the user's own spool, for them alone, where that is meant and missing.
+
+    Raises ``OSError``.
+    """
     top = folder(environ)
     if top and holds(found, environ) and not top.is_dir():
         top.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +68,8 @@ def prepare(found: PathsSection, environ: Mapping[str, str]) -> None:
 
 
 def former(state: str) -> Problem | None:
-    """Return that the working directory holds what an earlier version made there, and ``state`` is none of it.
+    """Return that the working directory holds what an earlier version made there,
+    and ``state`` is none of it.
 
     It counts no longer by itself, and must not be forgotten in silence.
     """

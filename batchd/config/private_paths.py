@@ -1,4 +1,6 @@
-"""Files and folders that are batchd's alone, by the keys that name them; and which of the rest holds secrets."""
+"""Files and folders that are batchd's alone, by the keys that name them;
+and which of the rest holds secrets.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +32,12 @@ def secrets(config: ConfigSections) -> Iterator[OwnPath]:
 
 
 def kept(config: ConfigSections, file: str) -> Iterator[OwnPath]:
-    """Yield all that no command may see: the spool, secrets, the log. ``file``: the configuration's.
+    """Yield all that no command may see: the spool, secrets, the log.
 
-    Code may be read: a program of ``[notify]`` is among these only where it is kept from others already.
+    ``file``: the configuration's.
+
+    Code may be read:
+    a program of ``[notify]`` is among these only where it is kept from others already.
     """
     for key in ("inbox", "outbox", "state"):
         yield OwnPath(f"[paths] {key}", getattr(config.paths, key))
@@ -52,7 +57,9 @@ def kept(config: ConfigSections, file: str) -> Iterator[OwnPath]:
 
 
 def exposed(config: ConfigSections) -> Iterator[OwnPath]:
-    """Yield what commands may see, and better do not: other tasks' directories, the home of batchd's user."""
+    """Yield what commands may see, and better do not:
+    other tasks' directories, the home of batchd's user.
+    """
     yield OwnPath("[workspace] root", config.workspace.root)
     for path in config.workspace.allow:
         yield OwnPath("[workspace] allow", path)

@@ -1,4 +1,6 @@
-"""``[providers.NAME]`` and ``[models."provider/model"]``: where models are, and what is to be known of them."""
+"""``[providers.NAME]`` and ``[models."provider/model"]``: where models are,
+and what is to be known of them.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,14 @@ class ProviderSection(Section):
     base_url: Name
     """The address up to and without ``/chat/completions``, ``/responses`` or ``/messages``."""
     api: AskedApi = ""
-    """The dialect. Empty: a preset's own at the preset's own address, if there is no ``extra_body``; else chat."""
+    """The dialect. Empty: a preset's own at the preset's own address,
+    if there is no ``extra_body``; else chat.
+    """
     api_key_env: str = ""
-    """The environment variable that holds the key. Neither this nor a file: a server without keys."""
+    """The environment variable that holds the key.
+
+    Neither this nor a file: a server without keys.
+    """
     api_key_file: str = ""
     """A file that holds the key; a relative one is looked for among systemd's credentials first."""
     max_concurrent: Annotated[int, Ge(1), Le(100_000)] = 32
@@ -68,7 +75,9 @@ class PricesSection(Section):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSection(PricesSection):
-    """``[models."provider/model"]``: how it is called, and what the price data has wrong, or not at all."""
+    """``[models."provider/model"]``: how it is called,
+    and what the price data has wrong, or not at all.
+    """
 
     tiers: Mapping[Literal["flex", "priority"], PricesSection] = field(default_factory=dict)
     """``[models."provider/model".tiers.flex]``: the prices of a service tier."""
@@ -79,6 +88,9 @@ class ModelSection(PricesSection):
     effort: AskedEffort = ""
     """How much it is to think; empty: as ``[agent]`` says."""
     service_tier: Tier | None = None
-    """``standard``, ``flex`` or ``priority``; a task may name its own. Not given: [agent] service_tier."""
+    """``standard``, ``flex`` or ``priority``; a task may name its own.
+
+    Not given: [agent] service_tier.
+    """
     tier_fallback: Fallback | None = None
     """When its calls go on at the standard price; not given: [agent] tier_fallback."""

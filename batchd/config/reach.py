@@ -1,4 +1,6 @@
-"""The key ``network``, as pydantic reads it: true, false or a list of hosts, with one complaint for all that is wrong."""
+"""The key ``network``, as pydantic reads it:
+true, false or a list of hosts, with one complaint for all that is wrong.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ if TYPE_CHECKING:
 
 
 class _Read:
-    """Gives pydantic a schema; imports it only when pydantic asks, so that readers of a configuration need not."""
+    """Gives pydantic a schema; imports it only when pydantic asks,
+    so that readers of a configuration need not.
+    """
 
     def __init__(self, *, yes: bool) -> None:
         self._yes = yes

@@ -1,4 +1,6 @@
-"""``[notify.NAME]``: who is notified of what, and how; with what no single key shows, and the secrets in it."""
+"""``[notify.NAME]``: who is notified of what, and how;
+with what no single key shows, and the secrets in it.
+"""
 
 from __future__ import annotations
 
@@ -153,7 +155,10 @@ def is_address(url: str) -> bool:
 
 
 def password(receiver: ReceiverSection, environ: Mapping[str, str]) -> str:
-    """Return what logs in to a mail server, read now. Raises ``NotPossibleError``: it says where it should be."""
+    """Return what logs in to a mail server, read now.
+
+    Raises ``NotPossibleError``: it says where it should be.
+    """
     return _read("the password", receiver.password_env, receiver.password_file, environ)
 
 

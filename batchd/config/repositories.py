@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 from batchd.errors import Problem
 
-#: No user of https, no port that is none, nothing that a server could take for another path: ``..``, escapes, a query.
+#: No user of https, no port that is none, nothing that a server could take for another path:
+#: ``..``, escapes, a query.
 _URL = re.compile(
     r"(https://|ssh://([A-Za-z0-9._-]+@)?)[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~+-]+)+/?"
 )

@@ -46,13 +46,22 @@ class AgentSection(Section):
     model: Name = "openai/gpt-6-luna"
     """``provider/model``; a task may name its own."""
     effort: AskedEffort = ""
-    """How much a model is to think; a task, or the model's table, may say otherwise. Empty: as its provider sees fit."""
+    """How much a model is to think; a task, or the model's table, may say otherwise.
+
+    Empty: as its provider sees fit.
+    """
     service_tier: Tier = "standard"
-    """``standard``, ``flex`` (half the price, when there is room) or ``priority``; a task may name its own."""
+    """``standard``, ``flex`` (half the price, when there is room) or ``priority``;
+    a task may name its own.
+    """
     tier_fallback: Fallback = "never"
-    """When a call whose tier has no room goes on at the standard price: ``never``, or after so many seconds."""
+    """When a call whose tier has no room goes on at the standard price:
+    ``never``, or after so many seconds.
+    """
     agents_md: bool = True
-    """Whether a task is given what AGENTS.md in its directory says, and the skills there by name."""
+    """Whether a task is given what AGENTS.md in its directory says,
+    and the skills there by name.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +81,9 @@ class PoolSection(Section):
     drain_s: Amount = 30.0
     """What agents get to reach a durable point when the daemon stops."""
     heartbeat_timeout_s: Annotated[float, Gt(1)] = 30.0
-    """A worker silent for longer is killed, and its tasks resumed; on another machine, its lease."""
+    """A worker silent for longer is killed, and its tasks resumed;
+    on another machine, its lease.
+    """
     max_tasks_per_process: Count = 1000
     """A worker is replaced after so many tasks; 0: never."""
     max_rss_mb: Count = 1024
@@ -80,9 +91,13 @@ class PoolSection(Section):
     listen: str = ""
     """``HOST:PORT`` where workers of other machines join; empty: none do."""
     advertise: str = ""
-    """``HOST:PORT`` that they dial, where it is another one; empty: ``listen``, by this machine's name."""
+    """``HOST:PORT`` that they dial, where it is another one;
+    empty: ``listen``, by this machine's name.
+    """
     gpus: Annotated[int, Ge(0), Le(MOST_GPUS)] = 0
-    """GPUs of this machine, for tasks that need some; a worker that joins says what its machine has."""
+    """GPUs of this machine, for tasks that need some;
+    a worker that joins says what its machine has.
+    """
     labels: tuple[Name, ...] = ()
     """What tasks may need of this machine, by names of your choice; likewise."""
 
@@ -100,7 +115,9 @@ class RaySection(Section):
     memory_mb_per_process: Count = 512
     """Likewise."""
     token_file: str = ""
-    """The cluster's token, for ``RAY_AUTH_MODE=token``; empty: as the environment says, or ``~/.ray/auth_token``."""
+    """The cluster's token, for ``RAY_AUTH_MODE=token``; empty:
+    as the environment says, or ``~/.ray/auth_token``.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,13 +127,18 @@ class GovernorSection(Section):
     max_retries: Count = 6
     """Retries of one call."""
     first_backoff_s: Span = 1.0
-    """The wait before the first retry; it doubles, with jitter. Retry-After is honoured above it."""
+    """The wait before the first retry; it doubles, with jitter.
+
+    Retry-After is honoured above it.
+    """
     max_backoff_s: Span = 60.0
     """The longest wait between two retries."""
     probe_s: Span = 15.0
     """A provider that answered no call is tried again after this, then twice that, and so on."""
     max_probe_s: Span = 600.0
-    """The longest wait between two tries; the first one after a refused key or a used-up account."""
+    """The longest wait between two tries;
+    the first one after a refused key or a used-up account.
+    """
     max_parked_s: Amount = 604_800.0
     """A provider parked for longer ends its tasks as ``error`` with the cause; 0: at once."""
 
@@ -140,7 +162,9 @@ class EvaluationSection(Section):
     judge_effort: AskedEffort = ""
     """How much the judge is to think; empty: as the task's model."""
     check_in: CheckIn = "apart"
-    """``task`` gives a ``check`` the HOME and /tmp of the task's commands, which can then make it pass."""
+    """``task`` gives a ``check`` the HOME and /tmp of the task's commands,
+    which can then make it pass.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,18 +204,25 @@ class SandboxSection(Section):
     user: Name = "nobody"
     """Who runs commands in fresh directories when batchd is root."""
     network: Reach = False
-    """What tasks may ask for at most: false (nothing), a list of hosts (lists within it), true (everything)."""
+    """What tasks may ask for at most:
+    false (nothing), a list of hosts (lists within it), true (everything).
+    """
     private_hosts: HostList = ()
     """Hosts that may have private addresses, loopback included, which are refused otherwise."""
     show: tuple[str, ...] = ()
     """Paths below /etc and /opt that commands see, read-only, beside /usr and a little of /etc."""
     hide: tuple[str, ...] = ()
-    """Paths below /usr, /etc and /opt that they do not see. Of ``show`` and ``hide`` the longer path counts."""
+    """Paths below /usr, /etc and /opt that they do not see.
+
+    Of ``show`` and ``hide`` the longer path counts.
+    """
     cgroup: Name = "auto"
-    """What holds commands to their limits together: ``auto`` (the cgroup that systemd delegates, else a watcher),
-    ``none`` (a watcher), or the path of a cgroup of version 2 that is batchd's own."""
+    """What holds commands to their limits together: ``auto`` (the cgroup that systemd delegates,
+    else a watcher), ``none`` (a watcher), or the path of a cgroup of version 2 that is its own."""
     keep_processes: bool = True
-    """Whether what a command leaves running, as a server, goes on until the task is evaluated; false: it ends with its command."""
+    """Whether what a command leaves running, as a server, goes on until the task is evaluated;
+    false: it ends with its command.
+    """
     max_processes: Positive = 256
     """Processes of one command at a time, threads included."""
     max_memory_bytes: Annotated[int, Ge(1 << 24)] = 2 << 30
@@ -212,24 +243,34 @@ class SandboxSection(Section):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkspaceSection(Section):
-    """``[workspace]``: the directories and repositories that tasks may name, and what they get of them."""
+    """``[workspace]``: the directories and repositories
+    that tasks may name, and what they get of them.
+    """
 
     root: Name = "."
     """A task's relative ``dir`` lies below it."""
     allow: tuple[Name, ...] = ()
     """More places below which an absolute ``dir`` may lie."""
     repos: tuple[Name, ...] = ()
-    """URLs (https, ssh) of repositories that tasks may name; ``*`` at the end stands for whatever follows."""
+    """URLs (https, ssh) of repositories that tasks may name;
+    ``*`` at the end stands for whatever follows.
+    """
     credentials: str = ""
-    """A file of users and passwords for these, as ``git credential-store`` keeps them; ssh uses the daemon's own keys."""
+    """A file of users and passwords for these, as ``git credential-store`` keeps them;
+    ssh uses the daemon's own keys.
+    """
     mirrors: str = ""
-    """Where repositories are kept that tasks are given clones of; empty: beside the state directory, ``STATE-mirrors``."""
+    """Where repositories are kept that tasks are given clones of;
+    empty: beside the state directory, ``STATE-mirrors``.
+    """
     fetch_timeout_s: Span = 600.0
     """How long it may take to fetch a repository, or to copy a directory."""
     max_mirror_bytes: Annotated[int, Ge(1 << 20)] = 10 << 30
     """The size of one repository, or copied directory, that is kept."""
     shared: bool = False
-    """Whether every node has the outbox, the state directory's ``tmp`` and all directories of tasks at the same paths; else they travel."""
+    """Whether every node has the outbox, the state directory's ``tmp``
+    and all directories of tasks at the same paths; else they travel.
+    """
     max_patch_bytes: Annotated[int, Ge(1 << 10), Le(256 << 20)] = 10 << 20
     """The size of a task's patch; changes of more files are left out."""
 
@@ -241,8 +282,8 @@ class SecretsSection(Section):
     env: tuple[Name, ...] = ()
     """Environment variables of batchd's own, for ``{"from_env": NAME}``."""
     files: Mapping[str, Name] = field(default_factory=dict)
-    """Names and files of one value each, for ``{"from_file": NAME}``; a relative path is looked for among
-    systemd's credentials first."""
+    """Names and files of one value each, for ``{"from_file": NAME}``; a relative path is looked for
+    among systemd's credentials first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,8 @@ from batchd.config.sections import SandboxSection
 from batchd.errors import Problem
 from batchd.records import SHOWABLE
 
-#: What commands have of batchd's own making, or by their network: what stands there would not be the machine's.
+#: What commands have of batchd's own making, or by their network:
+#: what stands there would not be the machine's.
 _MADE = tuple(
     f"/etc/{name}"
     for name in ("passwd", "group", "nsswitch.conf", "gitconfig", "hosts", "resolv.conf")

@@ -1,4 +1,6 @@
-"""``[metrics]`` and ``[traces]``: what machines may look at; with what no single key shows, and the secrets in it."""
+"""``[metrics]`` and ``[traces]``: what machines may look at;
+with what no single key shows, and the secrets in it.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +76,10 @@ class TracesSection(Section):
         return base if base.endswith(_PATH) else base + _PATH
 
     def all_headers(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """Return all headers, those of the variable or the file read now. Raises ``NotPossibleError``."""
+        """Return all headers, those of the variable or the file read now.
+
+        Raises ``NotPossibleError``.
+        """
         if not (self.headers_file or self.headers_env):
             return dict(self.headers)
         text, place = operator_files.secret(
@@ -121,7 +126,9 @@ def _is_address(text: str) -> bool:
 
 
 def _parsed(text: str, place: str) -> dict[str, str]:
-    """Return headers as OTEL_EXPORTER_OTLP_HEADERS writes them, values in percent-encoding where need be."""
+    """Return headers as OTEL_EXPORTER_OTLP_HEADERS writes them,
+    values in percent-encoding where need be.
+    """
     headers = {}
     for pair in filter(None, (pair.strip() for pair in text.split(","))):
         name, found, value = pair.partition("=")

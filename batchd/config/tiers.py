@@ -14,7 +14,9 @@ _MAX_FALLBACK_S = 10**9
 
 
 class _Fallback:
-    """Gives pydantic a schema; imports it only when pydantic asks, so that readers of a configuration need not."""
+    """Gives pydantic a schema; imports it only when pydantic asks,
+    so that readers of a configuration need not.
+    """
 
     def __get_pydantic_core_schema__(self, _source: Any, _: GetCoreSchemaHandler) -> CoreSchema:
         from pydantic_core import PydanticCustomError, core_schema  # noqa: PLC0415 (as above)
@@ -36,7 +38,8 @@ class _Fallback:
         return {"anyOf": [{"const": _NEVER}, {"type": "number", "minimum": 0}]}
 
 
-#: When a call whose tier has no room goes on in the standard one: ``never``, or after so many seconds.
+#: When a call whose tier has no room goes on in the standard one:
+#: ``never``, or after so many seconds.
 Fallback: TypeAlias = Annotated[float | Literal["never"], _Fallback()]
 
 

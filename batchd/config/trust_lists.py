@@ -1,7 +1,9 @@
-"""Directories whose config.toml counts where batchd merely finds it: two lists, which no task can write.
+"""Directories whose config.toml counts where batchd merely finds it:
+two lists, which no task can write.
 
-A model may leave a config.toml wherever it works, and without root it does so as the operator's own user. So neither
-where a file lies nor whose it is says that it is meant; that its directory is on a list does.
+A model may leave a config.toml wherever it works, and without root it does so as the operator's own
+user. So neither where a file lies nor whose it is says that it is meant;
+that its directory is on a list does.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ SYSTEM = Path("/etc/batchd")
 CONFIG = "config.toml"
 #: What a list is called.
 NAME = "trusted"
-#: The variables that say where the user's own folder lies, the one that counts first, and where below it.
+#: The variables that say where the user's own folder lies,
+#: the one that counts first, and where below it.
 VARIABLES: Mapping[str, str] = {"XDG_CONFIG_HOME": "batchd", "HOME": ".config/batchd"}
 #: Characters of a path that stands in a fix.
 _MAX_PATH_CHARS = 300
@@ -62,7 +65,9 @@ class TrustList:
 
 
 def folders(environ: Mapping[str, str]) -> tuple[Path, ...]:
-    """Return where lists and configurations lie: the user's own folder, where they have a home, and the system's."""
+    """Return where lists and configurations lie:
+    the user's own folder, where they have a home, and the system's.
+    """
     return (*islice(_own(environ), 1), SYSTEM)
 
 
@@ -82,7 +87,9 @@ def listings(environ: Mapping[str, str]) -> tuple[TrustList, ...]:
 
 
 def owners(directory: Path, environ: Mapping[str, str]) -> frozenset[int]:
-    """Return whose files count in a directory: no one's where it is on no list, and none of the folders themselves."""
+    """Return whose files count in a directory:
+    no one's where it is on no list, and none of the folders themselves.
+    """
     real = os.path.realpath(directory)
     found = {e.owner for known in listings(environ) for e in known.entries if e.directory == real}
     if not found and real not in map(os.path.realpath, folders(environ)):
@@ -96,7 +103,9 @@ def command(directory: Path) -> str:
 
 
 def word(path: Path, name: str) -> str:
-    """Return a path as a word for a shell, or what stands for one that an error would cut: in the middle of its quotes."""
+    """Return a path as a word for a shell, or what stands for one that an error would cut:
+    in the middle of its quotes.
+    """
     word = shlex.quote(str(path))
     return word if len(word) <= _MAX_PATH_CHARS else name
 
@@ -107,7 +116,9 @@ def ours() -> frozenset[int]:
 
 
 def doubt(path: Path, status: os.stat_result, owners: frozenset[int]) -> Problem | None:
-    """Return who else may have written a file, or may change what lies in a folder; None: no one."""
+    """Return who else may have written a file, or may change what lies in a folder;
+    None: no one.
+    """
     if status.st_uid not in owners:
         why = f"it belongs to user {status.st_uid}, who decides what stands there"
         return Problem(str(path), why, "chown it, or under sudo take `sudo -H`")
@@ -118,7 +129,9 @@ def doubt(path: Path, status: os.stat_result, owners: frozenset[int]) -> Problem
 
 
 def guarded(environ: Mapping[str, str]) -> Iterator[str]:
-    """Yield what no task may write: the folders of lists and configurations, and what else counts where it is found."""
+    """Yield what no task may write: the folders of lists and configurations,
+    and what else counts where it is found.
+    """
     # Who runs batchd next may have other variables than a daemon has.
     for folder in (*_own(environ), SYSTEM):
         yield from (str(folder), os.path.realpath(folder))
@@ -131,7 +144,8 @@ def add(
 ) -> tuple[TrustEntry, Path]:
     """Put a directory on the user's list, or the system's; return its line, and the list.
 
-    Raises ``UsageError`` for what is no directory, ``NotPossibleError`` where the list would not be believed, ``OSError``.
+    Raises ``UsageError`` for what is no directory,
+    ``NotPossibleError`` where the list would not be believed, ``OSError``.
     """
     real = os.path.realpath(directory)
     if not Path(real).is_dir():
@@ -148,7 +162,10 @@ def add(
 
 
 def remove(directory: str, environ: Mapping[str, str], *, system: bool = False) -> tuple[str, Path]:
-    """Take a directory off the user's list, or the system's; return its path there, and the list. Raises as ``add`` does."""
+    """Take a directory off the user's list, or the system's; return its path there, and the list.
+
+    Raises as ``add`` does.
+    """
     listing = _writable(environ, system=system)
     # One that is gone, or a link by now, is named as it stands on the list.
     names = (os.path.abspath(directory), os.path.realpath(directory))  # noqa: PTH100 (no link is followed)
@@ -163,7 +180,10 @@ def remove(directory: str, environ: Mapping[str, str], *, system: bool = False) 
 
 
 def _writable(environ: Mapping[str, str], *, system: bool) -> TrustList:
-    """Return the list that is to be changed. Raises ``NotPossibleError`` where it would not count."""
+    """Return the list that is to be changed.
+
+    Raises ``NotPossibleError`` where it would not count.
+    """
     if not system and folders(environ) == (SYSTEM,):
         raise NotPossibleError(
             "this user has no home for a list: set HOME, or name the file with BATCHD_CONFIG"

@@ -22,7 +22,10 @@ class WebSection(Section):
     listen: Name = "127.0.0.1:8040"
     """``HOST:PORT``. An address that other machines reach wants a token of yours."""
     token_env: str = ""
-    """The environment variable that holds the token. Neither this nor a file: one is made, in the state directory."""
+    """The environment variable that holds the token.
+
+    Neither this nor a file: one is made, in the state directory.
+    """
     token_file: str = ""
     """Or a file that holds it; a relative one is looked for among systemd's credentials first."""
     open: bool = False
@@ -30,7 +33,9 @@ class WebSection(Section):
     orders: bool = False
     """Whether browsers that have shown the token may cancel, pause, resume and retry."""
     hosts: tuple[Name, ...] = ()
-    """Names that browsers may use for it beside addresses and localhost: of a proxy before it, for example."""
+    """Names that browsers may use for it beside addresses and localhost:
+    of a proxy before it, for example.
+    """
 
     @property
     def address(self) -> tuple[str, int]:
@@ -38,7 +43,10 @@ class WebSection(Section):
         return parted(self.listen)
 
     def token(self, environ: Mapping[str, str]) -> str:
-        """Return the token that was configured, read now; empty where none was. Raises ``NotPossibleError``."""
+        """Return the token that was configured, read now; empty where none was.
+
+        Raises ``NotPossibleError``.
+        """
         if not (self.token_file or self.token_env):
             return ""
         token, place = operator_files.secret(

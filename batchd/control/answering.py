@@ -1,4 +1,6 @@
-"""A line that somebody sends becomes the answer to it: what both of the daemon's sockets have in common."""
+"""A line that somebody sends becomes the answer to it:
+what both of the daemon's sockets have in common.
+"""
 
 from __future__ import annotations
 
@@ -102,7 +104,10 @@ async def line_of(reader: asyncio.StreamReader) -> bytes | None:
 
 
 def peer(sock: socket.socket, *, member: bool = False) -> Requester:
-    """Return who is at the other end, as the kernel knows them. ``member``: they came by the group's socket."""
+    """Return who is at the other end, as the kernel knows them.
+
+    ``member``: they came by the group's socket.
+    """
     form = struct.Struct("3i")
     pid, uid, _ = form.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, form.size))
     return Requester(uid, pid, sock, member=member)

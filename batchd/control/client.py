@@ -41,7 +41,9 @@ def ask(
     waiting: Callable[[], None] | None = None,
     via: str = "",
 ) -> A:
-    """Ask the daemon of a state directory; return its answer. See ``request``, which also says what is raised.
+    """Ask the daemon of a state directory; return its answer.
+
+    See ``request``, which also says what is raised.
 
     ``via``: for whom, where that is not this process: the daemon's log names it beside the process.
 
@@ -66,7 +68,10 @@ def _understood(state: Path, message: ControlRequest[A], given: Mapping[str, Any
 
 
 class Connection:
-    """A connection that stays open: as long as it does, its giver is there. A context manager that closes itself."""
+    """A connection that stays open: as long as it does, its giver is there.
+
+    A context manager that closes itself.
+    """
 
     def __init__(self, state: Path, timeout_s: float = _TIMEOUT_S) -> None:
         """Connect. Raises ``NoDaemonError``, ``NoAnswerError``."""
@@ -92,7 +97,10 @@ class Connection:
         self._socket.close()
 
     def ask(self, message: ControlRequest[A], timeout_s: float | None = _TIMEOUT_S) -> A:
-        """Ask; return the answer. Raises as the function ``ask`` does. ``timeout_s`` None: wait as long as it takes."""
+        """Ask; return the answer.
+
+        Raises as the function ``ask`` does. ``timeout_s`` None: wait as long as it takes.
+        """
         self._socket.settimeout(timeout_s)
         fields = {"verb": coding.verb(type(message)), **coding.fields(message)}
         try:
@@ -116,14 +124,16 @@ def request(
     waiting: Callable[[], None] | None = None,
     **arguments: Any,
 ) -> dict[str, Any]:
-    """Ask in the protocol's own words: a verb and its fields, as JSON has them; return the answer's fields.
+    """Ask in the protocol's own words: a verb and its fields,
+    as JSON has them; return the answer's fields.
 
-    ``heed`` gets the version that answered, with a refusal too; empty: one that does not say yet. ``waiting`` is called
-    once, where the answer is not there within a few seconds.
+    ``heed`` gets the version that answered, with a refusal too; empty: one that does not say yet.
+    ``waiting`` is called once, where the answer is not there within a few seconds.
 
     Raises ``NoDaemonError`` where none runs, ``NoAnswerError`` where one does and says nothing for
-    ``timeout_s``; where it refuses, ``UsageError``, or ``NotPossibleError``, or ``BatchdError``; ``ForbiddenError`` for
-    another user than the daemon's, who as a member of its group may ask a little.
+    ``timeout_s``; where it refuses, ``UsageError``, or ``NotPossibleError``, or ``BatchdError``;
+    ``ForbiddenError`` for another user than the daemon's,
+    who as a member of its group may ask a little.
     """
     line = json.dumps({"verb": verb, **arguments}).encode() + b"\n"
     try:
@@ -155,7 +165,10 @@ _REFUSALS: Mapping[int, type[BatchdError]] = {2: UsageError, 3: NotPossibleError
 def _as_member(
     state: Path, verb: str, line: bytes, timeout_s: float, waiting: Callable[[], None] | None
 ) -> dict[str, Any]:
-    """Ask by the group's socket. Raises ``ForbiddenError`` for what only the daemon's user may do."""
+    """Ask by the group's socket.
+
+    Raises ``ForbiddenError`` for what only the daemon's user may do.
+    """
     from batchd.control import members  # noqa: PLC0415 (most who ask are the daemon's user)
 
     if verb not in members.VERBS:
@@ -179,7 +192,10 @@ def _exchange(
     *,
     of: int | None = None,
 ) -> dict[str, Any]:
-    """Send a line to the socket in a folder, and return the answer. ``of``: who must be at the other end; None: any user."""
+    """Send a line to the socket in a folder, and return the answer.
+
+    ``of``: who must be at the other end; None: any user.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock, address(folder) as where:
         sock.settimeout(timeout_s)
         _connect(sock, where, timeout_s)
@@ -197,7 +213,10 @@ def _exchange(
 
 
 def _insist(sock: socket.socket, of: int, folder: Path) -> None:
-    """Return if the daemon's user listens, or root. Raises ``ForbiddenError``: somebody put a socket in the place of theirs."""
+    """Return if the daemon's user listens, or root.
+
+    Raises ``ForbiddenError``: somebody put a socket in the place of theirs.
+    """
     form = struct.Struct("3i")
     _, uid, _ = form.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, form.size))
     if uid not in {0, of}:

@@ -1,6 +1,7 @@
 """The JSON of messages: the fields of a class, to and fro.
 
-Empty text and null stand for what is not given, and unknown fields for nothing, so versions understand each other.
+Empty text and null stand for what is not given,
+and unknown fields for nothing, so versions understand each other.
 """
 
 from __future__ import annotations

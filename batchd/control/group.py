@@ -1,4 +1,6 @@
-"""The daemon's half of the group's socket: questions of members, who may flood it and hold up nothing but each other."""
+"""The daemon's half of the group's socket: questions of members,
+who may flood it and hold up nothing but each other.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,9 @@ class GroupServer:
     _turns: dict[int, float] = field(default_factory=dict)
 
     def look(self) -> None:
-        """Listen where a group may drop, and as that group; again where the socket was taken away; else not at all."""
+        """Listen where a group may drop, and as that group;
+        again where the socket was taken away; else not at all.
+        """
         gid, place = members.dropping(self._inbox), members.folder(self._state)
         known = self._open
         if known and known.gid == gid and file_of(place) == known.file and _right(place, gid):
@@ -214,7 +218,10 @@ def _right(place: Path, gid: int) -> bool:
 
 
 def _entered(place: Path, gid: int) -> int:
-    """Return a descriptor of the folder, which the group may enter and we alone write to. Raises ``OSError``."""
+    """Return a descriptor of the folder, which the group may enter and we alone write to.
+
+    Raises ``OSError``.
+    """
     with contextlib.suppress(FileExistsError):
         place.mkdir(mode=0o700)
     descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -1,7 +1,7 @@
 """Members of the group that may drop files: where they find the daemon, and what they may ask.
 
-The state directory, with its socket, is for the daemon's user alone. Beside it lies a folder that the group may enter, with
-a socket that answers questions and takes no order.
+The state directory, with its socket, is for the daemon's user alone. Beside it lies a folder that
+the group may enter, with a socket that answers questions and takes no order.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def forbidden(what: str, state: Path) -> ForbiddenError:
 
 
 def no_member(place: Path) -> ForbiddenError:
-    """Return that it takes a member of the group to ask a daemon; ``place``: what the group alone may enter."""
+    """Return that it takes a member of the group to ask a daemon;
+    ``place``: what the group alone may enter.
+    """
     closed = users.in_the_way(place / "socket")
     try:
         found = closed.stat()

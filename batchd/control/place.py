@@ -15,7 +15,8 @@ _ADDRESS_BYTES = 108
 
 @contextlib.contextmanager
 def address(state: Path) -> Iterator[str]:
-    """Give a path to the socket, its own if that is short: 108 bytes are all that a socket's address holds.
+    """Give a path to the socket, its own if that is short:
+    108 bytes are all that a socket's address holds.
 
     By its own path a search for sockets below some folder sees at once that it lies elsewhere.
     """

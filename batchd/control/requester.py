@@ -21,7 +21,8 @@ class Requester:
     connection: socket.socket | None = None
     #: Whether they came by the group's socket, where nothing is ordered.
     member: bool = False
-    #: For whom they ask, in their own words, as the web page does for browsers; empty: for themselves.
+    #: For whom they ask, in their own words, as the web page does for browsers;
+    #: empty: for themselves.
     via: str = ""
 
     @classmethod
@@ -32,8 +33,8 @@ class Requester:
     def insist(self) -> None:
         """Return if the giver is still there; for any thread. Raises ``WithdrawnError``.
 
-        To be asked last of all before something becomes durable: so an order never outlives its giver. Who has only
-        sent all that it has to say still reads.
+        To be asked last of all before something becomes durable: so an order never outlives its
+        giver. Who has only sent all that it has to say still reads.
         """
         if self.connection is None:
             return

@@ -1,7 +1,8 @@
 """Requests and answers of the control socket: a class pair for each command, both named after it.
 
-The fields are those of the JSON, in its order. They only grow: another version leaves some out, or says more.
-Structs, for they are made fifty times as fast as data classes, and every command loads them.
+The fields are those of the JSON, in its order. They only grow: another version leaves some out, or
+says more. Structs, for they are made fifty times as fast as data classes,
+and every command loads them.
 """
 
 from __future__ import annotations
@@ -148,9 +149,11 @@ class Submitted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Submit(ControlRequest[Submitted], frozen=True, kw_only=True):
-    """Take a file up that lies claimed, or a batch that a ``run`` left half-finished: for a ``run``, which waits for its end.
+    """Take a file up that lies claimed, or a batch that a ``run`` left half-finished:
+    for a ``run``, which waits for its end.
 
-    One of the two is given. A daemon that works for ``run`` alone gives a batch up when who asked for it is gone.
+    One of the two is given.
+    A daemon that works for ``run`` alone gives a batch up when who asked for it is gone.
     """
 
     #: The ULID of a file in the folder for claims.
@@ -200,7 +203,8 @@ class Retry(ControlRequest[Retried], frozen=True, kw_only=True):
     failed: bool = False
     #: With this one, ``PROVIDER/MODEL``, in place of their own; empty: with their own.
     model: str = ""
-    #: A ULID that marks the order, so that one that is given twice is carried out once; empty: a new one.
+    #: A ULID that marks the order, so that one that is given twice is carried out once;
+    #: empty: a new one.
     claim: str = ""
 
 

@@ -78,7 +78,9 @@ class ModelWarning(msgspec.Struct, frozen=True):
 
 
 class Fetching(msgspec.Struct, frozen=True, kw_only=True):
-    """A base that is being fetched: what clones or copies of a batch begin as, and its tasks wait for."""
+    """A base that is being fetched:
+    what clones or copies of a batch begin as, and its tasks wait for.
+    """
 
     batch: str
     #: A path or an address.
@@ -164,11 +166,13 @@ class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
     started_at: float
     #: Whether it starts nothing any more.
     draining: bool
-    #: Whether it takes what is dropped into the inbox; one that works for `batchd run` alone does not.
+    #: Whether it takes what is dropped into the inbox;
+    #: one that works for `batchd run` alone does not.
     watching: bool = True
     #: Where new batches get their folders; empty: it does not say.
     outbox: str = ""
-    #: What distinguishes how it works from other ways, where it works for `batchd run` alone; else empty.
+    #: What distinguishes how it works from other ways,
+    #: where it works for `batchd run` alone; else empty.
     conditions: str = ""
     batches: BatchCounts = BatchCounts()
     tasks: TaskCounts

@@ -1,4 +1,6 @@
-"""Work in a thread of its own, for which no end of the daemon waits: a server may hold it up for long."""
+"""Work in a thread of its own, for which no end of the daemon waits:
+a server may hold it up for long.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,10 @@ T = TypeVar("T")
 
 
 async def aside(work: Callable[[], T], name: str) -> T:
-    """Return what some work returns. Raises what it raises; ``RuntimeError`` too, where no thread is to be had."""
+    """Return what some work returns.
+
+    Raises what it raises; ``RuntimeError`` too, where no thread is to be had.
+    """
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[T] = loop.create_future()
 

@@ -129,9 +129,9 @@ def joined(
 ) -> Parts:
     """Return the parts, each made of those before it; nothing runs yet.
 
-    ``held``: the spool's lock, which workers hold too. ``watching``: whether it takes what is dropped. ``agent``: what works
-    on a task. ``ends``: who waits for what has ended. ``reload``: reads the configuration. ``look``: what ``check`` looks
-    with. ``shape``: of the pool.
+    ``held``: the spool's lock, which workers hold too. ``watching``: whether it takes what is
+    dropped. ``agent``: what works on a task. ``ends``: who waits for what has ended. ``reload``:
+    reads the configuration. ``look``: what ``check`` looks with. ``shape``: of the pool.
     """
     # What all of them stand on.
     loop, current, lifecycle = MainLoop(), CurrentConfig(config, Prices(config.models)), Lifecycle()

@@ -1,4 +1,6 @@
-"""What was so a moment ago, kept so that tasks that start one after the other do not each ask again."""
+"""What was so a moment ago, kept so that tasks
+that start one after the other do not each ask again.
+"""
 
 from __future__ import annotations
 

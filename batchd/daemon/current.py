@@ -10,7 +10,9 @@ from batchd.pricing import Prices
 
 @dataclass(slots=True, eq=False)
 class CurrentConfig:
-    """The one place where the daemon's parts look the configuration up; only the ``Reloader`` changes it."""
+    """The one place where the daemon's parts look the configuration up;
+    only the ``Reloader`` changes it.
+    """
 
     config: Config
     prices: Prices

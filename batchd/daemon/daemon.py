@@ -63,11 +63,11 @@ class Daemon:
         look: HostCheck | None = None,
         agent: str = "batchd.agent:run",
     ) -> None:
-        """``watch``: claim what lies in the inbox. ``reload``: what SIGHUP reads the configuration with.
-        ``look``: what ``check`` looks with.
+        """``watch``: claim what lies in the inbox. ``reload``: what SIGHUP reads the configuration
+        with. ``look``: what ``check`` looks with.
 
-        ``work``: run tasks, and answer on the control socket; without it there is only ``command``. ``errands``: work on
-        what is handed over by ``submit`` on the socket, and on nothing else.
+        ``work``: run tasks, and answer on the control socket; without it there is only ``command``.
+        ``errands``: work on what is handed over by ``submit`` on the socket, and on nothing else.
         ``agent``: what works on a task, ``module:function``.
         """
         self._config = config
@@ -84,7 +84,8 @@ class Daemon:
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
         self._hangup = asyncio.Event()
-        #: The trouble that keeps what a ``command`` brought about from the outbox; the next daemon writes it.
+        #: The trouble that keeps what a ``command`` brought about from the outbox;
+        #: the next daemon writes it.
         self.left: tuple[OpenTrouble, ...] = ()
 
     # Ways to run it
@@ -92,14 +93,19 @@ class Daemon:
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT: then drain; a second one ends at once.
 
-        Raises ``SpoolLockedError``, ``SandboxUnavailableError`` or ``StoreError`` where it cannot start.
+        Raises ``SpoolLockedError``, ``SandboxUnavailableError``
+        or ``StoreError`` where it cannot start.
         """
         with self._signals():
             async with self:
                 await self._until_stopped()
 
     async def run_errands(self, ready: Callable[[], None]) -> None:
-        """Work on what is handed over until that is done, or no one waits for it; ``ready``: called once it can be. As ``run``."""
+        """Work on what is handed over until that is done, or no one waits for it;
+        ``ready``: called once it can be.
+
+        As ``run``.
+        """
         with self._signals():
             async with self:
                 ready()
@@ -117,8 +123,9 @@ class Daemon:
     ) -> list[str]:
         """Work on these files, names and contents, until all are done; return their batches' names.
 
-        A signal cancels every task that has not ended, so that each has its result all the same, and calls
-        ``interrupted``; a second one ends at once. Raises ``TaskFileError``, before anything is done, and what ``run`` raises.
+        A signal cancels every task that has not ended, so that each has its result all the same,
+        and calls ``interrupted``; a second one ends at once.
+        Raises ``TaskFileError``, before anything is done, and what ``run`` raises.
         """
         parsed = [taskfile.parse(data, name, self._config) for name, data in files]
         names: list[str] = []
@@ -158,7 +165,8 @@ class Daemon:
         await done
 
     async def command(self, request: ControlRequest[A]) -> A:
-        """Carry out one request, with all that it causes, where no daemon runs: see ``CommandHandlers``.
+        """Carry out one request, with all that it causes,
+        where no daemon runs: see ``CommandHandlers``.
 
         Raises what ``run`` raises, but needs no sandbox; and ``BatchdError`` where it is refused.
         """

@@ -49,4 +49,6 @@ class StatusDesk(Protocol):
         """Return how the daemon stands now."""
 
     def trying(self, action: Action) -> Tries:
-        """Return what notes that some work fails, and when it works again: for the log and ``status``."""
+        """Return what notes that some work fails, and when it works again:
+        for the log and ``status``.
+        """

@@ -36,7 +36,10 @@ class Listener:
         """No worker works on a task any more, for now or for good."""
 
     def task_parked(self, ref: Ref, park: ParkDecision | None) -> None:
-        """A task gave its slot back, and waits. ``park``: what its call met; None: it was asked to."""
+        """A task gave its slot back, and waits.
+
+        ``park``: what its call met; None: it was asked to.
+        """
 
     def task_progress(self, ref: Ref, step: str, detail: str) -> None:
         """A task has begun to do something: ``model``, ``tool``, ``evaluating`` or ``waiting``."""
@@ -51,7 +54,10 @@ class Listener:
         """A worker is gone that had tasks, or never came up."""
 
     def budget_reached(self, batch: str, message: str) -> None:
-        """The money of a batch is spent or, where none is named, the day's. A batch may be reported again after a restart."""
+        """The money of a batch is spent or, where none is named, the day's.
+
+        A batch may be reported again after a restart.
+        """
 
     def provider_parked(self, parking: Parking, fix: str) -> None:
         """A provider's tasks wait from now on. ``fix``: how they go on."""
@@ -69,7 +75,9 @@ class Listener:
         """From now on this configuration counts."""
 
     async def close(self) -> None:
-        """The daemon has done its last, and lets go of its spool when this is done: be quick here, too."""
+        """The daemon has done its last, and lets go of its spool when this is done:
+        be quick here, too.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,6 @@
-"""``check --live``: one token of each model in use, by the governor's leave, over the way that the calls of tasks go."""
+"""``check --live``: one token of each model in use, by the governor's leave,
+over the way that the calls of tasks go.
+"""
 
 from __future__ import annotations
 
@@ -40,12 +42,14 @@ from batchd.records import (
 )
 
 _ASKED = (Message("user", "Say ok."),)
-#: What that comes to, with what each dialect puts around it; not counted, for a tokenizer takes much memory.
+#: What that comes to, with what each dialect puts around it;
+#: not counted, for a tokenizer takes much memory.
 _INPUT_TOKENS = 32
 #: What a permit, and then an answer, may take (seconds).
 _TURN_S = 60.0
 _ANSWER_S = 120.0
-#: So chat completions refuse an answer whose thinking alone is longer than what was asked for: the model was at work.
+#: So chat completions refuse an answer whose thinking alone is longer than what was asked for:
+#: the model was at work.
 _NO_ROOM = re.compile(r"max_tokens or model output limit was reached", re.IGNORECASE)
 _NETWORK = "check the network and the base_url in {place}"
 _LATER = "it passes by itself: tasks wait for it, and try again"
@@ -91,7 +95,10 @@ async def alone(
 
 
 async def ask(books: LiveCallContext, models: Iterable[str]) -> tuple[CheckLine, ...]:
-    """Ask each model; return a line for each, and what all of it cost. Not twice at a time with one governor."""
+    """Ask each model; return a line for each, and what all of it cost.
+
+    Not twice at a time with one governor.
+    """
     names = [*dict.fromkeys(models)]
     client = ModelClient(tuning.endpoints(books.config)[0])
     client.know({name: books.refused(name) for name in names})
@@ -125,7 +132,9 @@ def _sum(asked: list[LiveCall]) -> CheckLine:
 
 @dataclass(slots=True, eq=False)
 class _Sounding:
-    """One model, asked once; again only where a part of the request is refused that can be spared."""
+    """One model, asked once;
+    again only where a part of the request is refused that can be spared.
+    """
 
     _books: LiveCallContext
     _client: ModelClient

@@ -18,13 +18,15 @@ _NAME = "lock"
 
 
 def acquire(state: Path) -> int:
-    """Return a descriptor that holds the lock of a state directory, which is made where it is missing.
+    """Return a descriptor that holds the lock of a state directory,
+    which is made where it is missing.
 
     Workers get a copy of it: the lock is free when the last copy is closed.
     Raises ``SpoolLockedError``, which says who holds it.
     """
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # The directory itself is locked: a file in it could be deleted, and the next daemon would lock a new one.
+    # The directory itself is locked: a file in it could be deleted,
+    # and the next daemon would lock a new one.
     fd = os.open(state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     deadline = time.monotonic() + _GRACE_S
     while True:
@@ -42,7 +44,9 @@ def acquire(state: Path) -> int:
 
 
 def left_behind(state: Path) -> bool:
-    """Whether the last one who held the lock did not let go of it: it was killed, or the machine went down."""
+    """Whether the last one who held the lock did not let go of it:
+    it was killed, or the machine went down.
+    """
     try:
         return bool((state / _NAME).read_bytes().strip())
     except OSError:

@@ -53,7 +53,10 @@ class MainLoop:
     async def idle(
         self, troubles: Callable[[], tuple[OpenTrouble, ...]]
     ) -> tuple[OpenTrouble, ...]:
-        """Wait until all that was spawned has ended, or only trouble is left: return that. Raises what broke."""
+        """Wait until all that was spawned has ended, or only trouble is left: return that.
+
+        Raises what broke.
+        """
         stuck: tuple[OpenTrouble, ...] = ()
         while self._tasks and not self.broken.done() and not stuck:
             self._one_ended.clear()

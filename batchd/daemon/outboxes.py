@@ -1,4 +1,6 @@
-"""Outboxes, each with a thread of its own: what is done there waits for disks that hang or are full, and hurts no other outbox."""
+"""Outboxes, each with a thread of its own:
+what is done there waits for disks that hang or are full, and hurts no other outbox.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,10 @@ class Outboxes:
         return await loop.run_in_executor(self._disks.at(folder), work)
 
     async def promptly(self, work: Callable[[], T], folder: str) -> T:
-        """Do so, or wait no longer than for a disk under load: then it may yet be done. Raises ``OSError``."""
+        """Do so, or wait no longer than for a disk under load: then it may yet be done.
+
+        Raises ``OSError``.
+        """
         doing = self.at(work, folder)
         try:
             async with asyncio.timeout(HANGS_S):
@@ -59,7 +64,8 @@ class Outboxes:
         action: Action = Action.OUTBOX_TROUBLE,
         batch: Batch | None = None,
     ) -> T:
-        """Write to the outbox, or read from the inbox, in a thread, again and again where it cannot.
+        """Write to the outbox, or read from the inbox,
+        in a thread, again and again where it cannot.
 
         ``batch``: whose folder it is; others go on where that alone is the trouble.
         """
@@ -89,7 +95,8 @@ class Outboxes:
     async def reach(self, folder: str) -> None:
         """Return once an outbox answers at all: a look into one that hangs would hang with it.
 
-        All who ask meanwhile wait for one answer, and go on in their order: files are taken up as they came.
+        All who ask meanwhile wait for one answer, and go on in their order:
+        files are taken up as they came.
         """
         if time.monotonic() - self._reached.get(folder, -math.inf) <= _REACHED_S:
             return
@@ -105,7 +112,9 @@ class Outboxes:
             del self._reaching[folder]
 
     async def _answered(self, work: Callable[[], T], folder: str) -> T:
-        """Do so, and say when there is no answer for long; what hangs is waited for, for it may yet be done."""
+        """Do so, and say when there is no answer for long;
+        what hangs is waited for, for it may yet be done.
+        """
         doing = asyncio.ensure_future(self.at(work, folder))
         try:
             await asyncio.wait({doing}, timeout=HANGS_S)

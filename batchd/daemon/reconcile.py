@@ -1,7 +1,8 @@
-"""After a store was put back to an earlier time: what it does not know, and what lies in the outbox all the same.
+"""After a store was put back to an earlier time:
+what it does not know, and what lies in the outbox all the same.
 
-A task that this store does not know the end of may have run since. Where its result lies in the outbox, that
-is its end; where none does, its end is unknown, and it waits until a user decides.
+A task that this store does not know the end of may have run since. Where its result lies in the
+outbox, that is its end; where none does, its end is unknown, and it waits until a user decides.
 """
 
 from __future__ import annotations
@@ -77,14 +78,17 @@ class ReconcilePlan:
 
     found: list[OutboxResult] = field(default_factory=list)
     uncertain: list[Ref] = field(default_factory=list)
-    #: Batches whose summary lies in the outbox, with their tasks that ended and count as unpublished.
+    #: Batches whose summary lies in the outbox,
+    #: with their tasks that ended and count as unpublished.
     published: dict[str, list[Ref]] = field(default_factory=dict)
     strangers: list[UnknownBatch] = field(default_factory=list)
     #: Claimed files that the store does not know.
     claims: list[Claim] = field(default_factory=list)
-    #: Where the store's newest batch went, if none ever went to this outbox: it is another spool's, or that was moved.
+    #: Where the store's newest batch went, if none ever went to this outbox:
+    #: it is another spool's, or that was moved.
     elsewhere: str = ""
-    #: All outboxes of its batches that are not this one: what is left of them is written there, and what is pruned removed.
+    #: All outboxes of its batches that are not this one:
+    #: what is left of them is written there, and what is pruned removed.
     others: tuple[str, ...] = ()
 
 
@@ -170,7 +174,10 @@ async def _park(store: Store, ref: Ref, now: float) -> None:
 
 
 def set_aside(made: ReconcilePlan, state: Path) -> None:
-    """Move claimed files that may have become batches since out of the daemon's way. Raises ``OSError``."""
+    """Move claimed files that may have become batches since out of the daemon's way.
+
+    Raises ``OSError``.
+    """
     for claim in made.claims:
         target = state / UNCERTAIN / claim.path.name
         files.make_folder(target.parent, 0o700)
@@ -201,10 +208,11 @@ def _end(store: Store, batch: Batch, ref: Ref, lines: Mapping[str, str]) -> Outb
 
 
 def _used(result: ResultV1, known: TaskState) -> dict[str, LedgerAmounts] | None:
-    """Return what a result counts beyond the journal, by purpose; None where it counts less: it is another run's.
+    """Return what a result counts beyond the journal, by purpose;
+    None where it counts less: it is another run's.
 
-    A result does not split its money by purpose: it is booked as the agent's, or as that of the only purpose
-    that made calls.
+    A result does not split its money by purpose: it is booked as the agent's, or as that of the
+    only purpose that made calls.
     """
     used = {}
     for purpose in Purpose:
@@ -238,7 +246,9 @@ def _used(result: ResultV1, known: TaskState) -> dict[str, LedgerAmounts] | None
 
 
 def _collected(batch: Batch) -> dict[str, str]:
-    """Return the results of a batch as ``results.jsonl`` has them, as the text of their own files."""
+    """Return the results of a batch as ``results.jsonl`` has them,
+    as the text of their own files.
+    """
     data = _read(Path(batch.folder, "results.jsonl")) or b""
     texts = {}
     for line in data.splitlines():

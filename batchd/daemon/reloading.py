@@ -1,4 +1,6 @@
-"""Another configuration for a running daemon: what SIGHUP reads, and what ``tune`` changes over it."""
+"""Another configuration for a running daemon:
+what SIGHUP reads, and what ``tune`` changes over it.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +90,8 @@ class Reloader:
         lines.info(Action.CONFIG_RELOADED, file=read.file, **more)
 
     async def tune(self, wanted: Mapping[str, str], *, reset: bool) -> Mapping[str, str]:
-        """Change single keys until the daemon ends, or take all such changes back; return all that is changed then.
+        """Change single keys until the daemon ends, or take all such changes back;
+        return all that is changed then.
 
         Raises ``UsageError`` for a key that cannot change now, ``ConfigError`` for a wrong value.
         """
@@ -112,7 +115,8 @@ class Reloader:
         return shown({dotted(place): text for place, text in self._changes.items()})
 
     def unlike(self) -> tuple[list[str], list[str]]:
-        """Return the keys that the file has otherwise than they are in force; the second: those that a start alone reads.
+        """Return the keys that the file has otherwise than they are in force;
+        the second: those that a start alone reads.
 
         For any thread. Raises ``BatchdError`` where the file cannot be read as it is now.
         """
@@ -127,7 +131,10 @@ class Reloader:
         self._take(self._current.config)
 
     def _take(self, config: Config) -> None:
-        """Have every room take over a configuration. Raises ``BatchdError`` before anything is changed."""
+        """Have every room take over a configuration.
+
+        Raises ``BatchdError`` before anything is changed.
+        """
         old = self._current.config
         # Inbox and state stay where they are; a batch keeps the outbox that it began with.
         paths = replace(config.paths, inbox=old.paths.inbox, state=old.paths.state)

@@ -1,4 +1,5 @@
-"""A check of the lifecycle's entries against what else the daemon knows of tasks that have a slot or a result.
+"""A check of the lifecycle's entries against what else the daemon knows
+of tasks that have a slot or a result.
 
 For tests, which set ``BATCHD_SHADOW``: a difference ends the daemon.
 """

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 
 @contextlib.contextmanager
 def handled(handlers: Mapping[int, Callable[[], None]]) -> Iterator[None]:
-    """Have the running loop call ``handlers``, by the number of the signal: also for one that came while it was blocked."""
+    """Have the running loop call ``handlers``, by the number of the signal:
+    also for one that came while it was blocked.
+    """
     loop = asyncio.get_running_loop()
     for signum, handler in handlers.items():
         loop.add_signal_handler(signum, handler)

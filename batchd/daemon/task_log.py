@@ -1,4 +1,6 @@
-"""The log's lines about tasks: of each committed event what its view has, and what an attempt remembers between them."""
+"""The log's lines about tasks: of each committed event what its view has,
+and what an attempt remembers between them.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class TaskLog:
             self._log.debug(Action.STEP_STARTED, step=step, detail=logged(detail))
 
     def asks(self, ask: Ask, tier: str, *, again: bool) -> None:
-        """Write that a call wants its permit, where details are wanted; ``again``: the try before failed."""
+        """Write that a call wants its permit, where details are wanted;
+        ``again``: the try before failed.
+        """
         if detailed():
             fields: dict[str, Any] = {
                 "purpose": ask.purpose.value,

@@ -1,4 +1,6 @@
-"""Troubles, what goes on failing: logged at once, then now and then, and when it is over; shown as open as long as it lasts."""
+"""Troubles, what goes on failing: logged at once, then now and then,
+and when it is over; shown as open as long as it lasts.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ TROUBLE_S = 1.0
 #: The time between two lines about the same trouble, in seconds: it may last for months.
 _AGAIN_S = 600.0
 
-#: What fails, what the system said, and what it concerns: nothing in particular, an outbox, or single batches.
+#: What fails, what the system said, and what it concerns:
+#: nothing in particular, an outbox, or single batches.
 _Key: TypeAlias = tuple[Action, object, str]
 #: Returns what somebody meets, and since when; None: nothing.
 Ask: TypeAlias = Callable[[], tuple[Exception, float] | None]
@@ -112,14 +115,18 @@ class TroubleLog:
         return {where for _, _, where in self._known} - {"", _BATCHES}
 
     def holds(self, outbox: str, batch: str) -> bool:
-        """Return whether a batch's results cannot be written: none in its outbox, or none of its own."""
+        """Return whether a batch's results cannot be written:
+        none in its outbox, or none of its own.
+        """
         return outbox in self.outboxes() or any(
             where == _BATCHES and batch in known.batches()
             for (_, _, where), known in self._known.items()
         )
 
     def trying(self, action: Action) -> Tries:
-        """Return a context for work that is tried until it works; leaving it in peace says that it did."""
+        """Return a context for work that is tried until it works;
+        leaving it in peace says that it did.
+        """
         return Tries(self, action)
 
     def meet(self, key: _Key, tries: Tries, error: Exception) -> None:
@@ -136,7 +143,9 @@ class TroubleLog:
             self._log.error(key[0], message=str(error), times=known.times, for_s=since)
 
     def leave(self, key: _Key, tries: Tries, error: Exception, *, worked: bool) -> None:
-        """Note that a piece of work meets it no more; the last one ends it, and logs that, unless it was given up."""
+        """Note that a piece of work meets it no more;
+        the last one ends it, and logs that, unless it was given up.
+        """
         known = self._known[key]
         known.waiting.discard(tries)
         if known.waiting:
@@ -150,7 +159,10 @@ class TroubleLog:
 
 
 class Tries:
-    """One piece of work that is tried until it works. However it ends, it leaves no trouble open."""
+    """One piece of work that is tried until it works.
+
+    However it ends, it leaves no trouble open.
+    """
 
     __slots__ = ("_action", "_error", "_troubles", "place")
 
@@ -187,7 +199,9 @@ class Tries:
             self._troubles.leave(key, self, error, worked=worked)
 
     def _key(self, error: Exception, place: TroubleSubject) -> _Key:
-        """Return what distinguishes one trouble from another: not a path, for each file has its own."""
+        """Return what distinguishes one trouble from another:
+        not a path, for each file has its own.
+        """
         what = error.errno if isinstance(error, OSError) else str(error)
         return self._action, what, place.outbox or (place.batch and _BATCHES)
 

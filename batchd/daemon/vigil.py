@@ -26,7 +26,8 @@ async def keep(
 ) -> None:
     """Watch the state directory, from under which all may be taken.
 
-    A lost socket is made again, each of the two; a lost store ends the daemon: raises ``DamagedStoreError``.
+    A lost socket is made again, each of the two;
+    a lost store ends the daemon: raises ``DamagedStoreError``.
     """
     with troubles.trying(Action.CONTROL_TROUBLE) as tries:
         while True:
@@ -50,7 +51,9 @@ async def feed(systemd: SystemdNotifier) -> None:
 
 
 async def tidy(current: CurrentConfig, store: Store, writes: Writes) -> None:
-    """Drop what is not needed any more, for ever; that takes minutes where there is much, and waits where the disk is full."""
+    """Drop what is not needed any more, for ever;
+    that takes minutes where there is much, and waits where the disk is full.
+    """
     now = steady_clock()
     while True:
         keep_s = current.config.store.retention_days * _DAY_S
@@ -59,10 +62,11 @@ async def tidy(current: CurrentConfig, store: Store, writes: Writes) -> None:
 
 
 def steady_clock() -> Callable[[], float]:
-    """Return a clock, in seconds since the epoch, that goes on from now however the system's is set ahead later.
+    """Return a clock, in seconds since the epoch, that goes
+    on from now however the system's is set ahead later.
 
-    For what is dropped for good after a while: a clock that is a year ahead for a minute must not drop it.
-    One that is set back counts, and so does the time that a machine sleeps.
+    For what is dropped for good after a while: a clock that is a year ahead for a minute must not
+    drop it. One that is set back counts, and so does the time that a machine sleeps.
     """
     begun = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     return lambda: min(time.time(), begun + time.clock_gettime(time.CLOCK_BOOTTIME))

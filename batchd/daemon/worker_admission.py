@@ -1,4 +1,6 @@
-"""Workers of other machines: what it takes for them to join, and how the gate hands them to the pool."""
+"""Workers of other machines: what it takes for them to join,
+and how the gate hands them to the pool.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ class WorkerAdmission:
     _unmanned_since: float = 0.0
 
     def unmanned(self) -> tuple[NotPossibleError, float] | None:
-        """Return that tasks wait, and no worker has joined or is started, and since when; None: that is not so."""
+        """Return that tasks wait, and no worker has joined or is started, and since when;
+        None: that is not so.
+        """
         if self.crew is not None or self._pool.agents or not any(self._work().values()):
             self._unmanned_since = 0.0
             return None
@@ -60,7 +64,9 @@ def joining(
     work: Callable[[], Mapping[Needs, int]],
     broke: Callable[[BaseException], None],
 ) -> WorkerAdmission | None:
-    """Return what it takes; None: none may join. ``work``: how many tasks are at work, or could be, by what they need.
+    """Return what it takes; None: none may join.
+
+    ``work``: how many tasks are at work, or could be, by what they need.
 
     ``broke``: takes a bug, which ends the daemon. Raises ``NotPossibleError``.
     """
@@ -112,7 +118,9 @@ class PoolEntry:
     _lives: WeakValueDictionary[str, RemoteWorker] = field(default_factory=WeakValueDictionary)
 
     def problem(self, join: wire.Join, address: str) -> str:
-        """Return that another machine's worker has the name: who has a ticket must not speak for that."""
+        """Return that another machine's worker has the name:
+        who has a ticket must not speak for that.
+        """
         for life in self._lives.values():
             if life.node == join.node and life.address != address and not life.over:
                 why = f"the name {join.node} is in use by a worker from {life.address}, and it comes from {address}"

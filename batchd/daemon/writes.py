@@ -32,7 +32,8 @@ class Writes:
     async def durable(self, write: Callable[[], Awaitable[T]]) -> T:
         """Write to the store, again and again where it cannot: what waits is kept.
 
-        Raises ``StaleAttemptError``, ``UsedNameError`` and ``DamagedStoreError``, which no waiting repairs.
+        Raises ``StaleAttemptError``, ``UsedNameError`` and ``DamagedStoreError``,
+        which no waiting repairs.
         """
         with self._troubles.trying(Action.STORE_TROUBLE) as tries:
             while True:
@@ -45,16 +46,19 @@ class Writes:
                     await asyncio.sleep(TROUBLE_S)
 
     async def ready(self, *, urgent: bool = False) -> None:
-        """Return if an order can be carried out: one that waits for a disk would surprise who has given up on it.
+        """Return if an order can be carried out:
+        one that waits for a disk would surprise who has given up on it.
 
-        ``urgent``: on a full disk, too, as long as the store has kept room. Raises ``NotPossibleError``.
+        ``urgent``: on a full disk, too,
+        as long as the store has kept room. Raises ``NotPossibleError``.
         """
         await self.ordered(partial(self._store.ready, urgent=urgent))
 
     async def ordered(self, write: Callable[[], Awaitable[T]]) -> T:
         """Write what an order brings about, once: where a disk refuses it, so does this, at once.
 
-        Raises ``NotPossibleError``, with the cause and the fix, and what no waiting repairs, as ``durable`` does.
+        Raises ``NotPossibleError``, with the cause and the fix,
+        and what no waiting repairs, as ``durable`` does.
         """
         try:
             return await write()

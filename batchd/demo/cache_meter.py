@@ -25,12 +25,14 @@ class Prompt(msgspec.Struct, frozen=True):
     written: int = 0
     #: What of that was written for long.
     written_long: int = 0
-    #: What earlier requests of the account and model began with as well, where it is long enough to be cached.
+    #: What earlier requests of the account and model began with as well,
+    #: where it is long enough to be cached.
     seen: int = 0
 
 
 class CacheMeter:
-    """Counts each segment once: a request's tokens are those of its longest known prefix and what follows.
+    """Counts each segment once:
+    a request's tokens are those of its longest known prefix and what follows.
 
     Without rules of a provider's, what was counted before is what it would read from its cache.
     """
@@ -38,7 +40,8 @@ class CacheMeter:
     def __init__(self) -> None:
         #: The chained hash of a prefix of segments, and the tokens of that prefix.
         self._known: dict[int, int] = {}
-        #: The hashes of the prefixes that a provider's rules have put into its cache, and until when, for how long.
+        #: The hashes of the prefixes that a provider's rules have put into its cache,
+        #: and until when, for how long.
         self._written: dict[int, tuple[float, int]] = {}
 
     def forget(self) -> None:

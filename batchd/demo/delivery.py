@@ -122,7 +122,9 @@ def _payload(letter: Letter) -> tuple[Sequence[bytes], str]:
 async def _whole(
     http: web.BaseRequest, exchange: Exchange, reply: web.StreamResponse
 ) -> web.StreamResponse:
-    """Send the rest of a reply here, and not behind the handler's back: the log says what was delivered."""
+    """Send the rest of a reply here, and not behind the handler's back:
+    the log says what was delivered.
+    """
     await reply.prepare(http)
     await reply.write_eof()
     exchange.delivered = True

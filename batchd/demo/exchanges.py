@@ -43,8 +43,9 @@ class Exchange(msgspec.Struct):
     usage: Usage | None = None
     #: What of its cache writes is kept for long, and so costs more.
     long_writes: int = 0
-    #: What of its input earlier requests of the account and model began with as well, where that is long enough to be
-    #: cached: what a client that does all that the provider's rules allow reads from the cache.
+    #: What of its input earlier requests of the account and model began with as well, where that is
+    #: long enough to be cached: what a client that does all
+    #: that the provider's rules allow reads from the cache.
     cacheable: int = 0
     #: The tier that was asked for, and the one that served, where it was answered.
     tier_asked: str = ""
@@ -94,7 +95,9 @@ class Totals(msgspec.Struct):
 
 
 class Exchanges:
-    """The log in memory and, where asked for, in a file: one JSON line an exchange, written when it ends."""
+    """The log in memory and, where asked for, in a file:
+    one JSON line an exchange, written when it ends.
+    """
 
     def __init__(self, file: Path | None = None, *, bodies: bool = False) -> None:
         self.kept: deque[Exchange] = deque(maxlen=_KEPT)

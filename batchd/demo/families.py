@@ -1,7 +1,8 @@
-"""What real models take, refuse and cost, for names that hold one of theirs: ``gpt-6.2-sol+steps-3``.
+"""What real models take, refuse and cost, for names
+that hold one of theirs: ``gpt-6.2-sol+steps-3``.
 
-A name without one has no such rules on chat completions, and has ``RESPONSES`` or ``MESSAGES`` on the others: the
-strictest about what comes back, and the most lenient about everything else.
+A name without one has no such rules on chat completions, and has ``RESPONSES`` or ``MESSAGES`` on
+the others: the strictest about what comes back, and the most lenient about everything else.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ class Family:
     #: The efforts that it takes, and the one it has where none is named.
     efforts: frozenset[str] = _ALL
     effort: str = "medium"
-    #: When it takes a temperature other than 1: ``ever``, ``unthinking`` (at effort none alone), ``never``.
+    #: When it takes a temperature other than 1: ``ever``,
+    #: ``unthinking`` (at effort none alone), ``never``.
     temperature: str = "ever"
     #: When it takes tools on chat completions: the same words.
     chat_tools: str = "ever"

@@ -1,16 +1,18 @@
 """What can go wrong between a client and a provider, each fault under the name that asks for it.
 
-A model name is a list of parts joined by ``+``: ``latency-0.2+500-1+steps-3``. A number behind a fault says
-how often it strikes in a conversation, then all is well; ``always``, or no number, is for ever. One fault strikes
-at a time, in the order of the name. A conversation is known by its model and first user message.
+A model name is a list of parts joined by ``+``: ``latency-0.2+500-1+steps-3``. A number behind a
+fault says how often it strikes in a conversation, then all is well; ``always``, or no number, is
+for ever. One fault strikes at a time, in the order of the name.
+A conversation is known by its model and first user message.
 
-Settings, whose number means something else: ``latency-S`` (seconds), ``retry-after-S`` (what a 429 or 503 says),
-``window-N`` (what of a prompt and the output it asks for is longer, in tokens, overflows the context), ``no-usage``,
-``cache-write`` (fresh input is billed as written to the cache), ``reasoning`` (it thinks, and refuses, as DeepSeek
-does, tool calls that come back without their thinking), ``thinks-N`` (in so many tokens), ``opaque-N`` (what is
-sealed of it has about so many bytes), ``redacted`` (nothing of it is shown), ``tier-falls`` (what is asked for a
-tier is served by the standard one), ``after-N`` (no fault strikes before so many answers). The name of a real model is
-a part, too: it has that one's rules and prices, see ``families``.
+Settings, whose number means something else: ``latency-S`` (seconds), ``retry-after-S`` (what a 429
+or 503 says), ``window-N`` (what of a prompt and the output it asks for is longer, in tokens,
+overflows the context), ``no-usage``, ``cache-write`` (fresh input is billed as written to the
+cache), ``reasoning`` (it thinks, and refuses, as DeepSeek does, tool calls that come back without
+their thinking), ``thinks-N`` (in so many tokens), ``opaque-N`` (what is sealed of it has about so
+many bytes), ``redacted`` (nothing of it is shown), ``tier-falls`` (what is asked for a tier is
+served by the standard one), ``after-N`` (no fault strikes before so many answers). The name of a
+real model is a part, too: it has that one's rules and prices, see ``families``.
 """
 
 from __future__ import annotations
@@ -77,8 +79,8 @@ REFUSALS = frozenset(
     ]
 )
 
-#: Faults of the way: never answers; answers half and then never ends; the connection closed before the answer, or
-#: within it; a byte a second; something else than an answer under status 200.
+#: Faults of the way: never answers; answers half and then never ends; the connection closed before
+#: the answer, or within it; a byte a second; something else than an answer under status 200.
 DELIVERIES = frozenset(
     [
         "hang",

@@ -1,4 +1,6 @@
-"""A provider's rate limit: a token bucket over all requests or tokens, and what it reports of itself."""
+"""A provider's rate limit: a token bucket over all requests or tokens,
+and what it reports of itself.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ class Limit:
 
 
 class Limiter:
-    """Lets ``rps`` requests a second through, up to ``burst`` at once. 0 requests a second is no limit.
+    """Lets ``rps`` requests a second through, up to ``burst`` at once.
+    0 requests a second is no limit.
 
     Or tokens: then a request costs nothing by itself, and ``spend`` says what it came to.
     """

@@ -1,4 +1,6 @@
-"""Decides what becomes of a request; the only memory of the conversations that the stand-in leads."""
+"""Decides what becomes of a request;
+the only memory of the conversations that the stand-in leads.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ class AnswerPlan(msgspec.Struct, frozen=True, kw_only=True):
     answer: Answer = scripts.FINAL
     #: Instead of an answer.
     refusal: Fault | None = None
-    #: What a refusal asks the client to wait, and whether it does even where it is none of that kind.
+    #: What a refusal asks the client to wait,
+    #: and whether it does even where it is none of that kind.
     retry_after_s: float = 0.0
     retry_always: bool = False
     #: One of ``faults.DELIVERIES``, or empty.
@@ -58,7 +61,8 @@ class _Talk:
     prompt: str
     #: Answers in the latest request, with the one it got.
     answered: int = 0
-    #: Whether a summary has taken the place of some answers, so that they cannot be counted in the request.
+    #: Whether a summary has taken the place of some answers,
+    #: so that they cannot be counted in the request.
     compacted: bool = False
 
 
@@ -129,7 +133,10 @@ class Planner:
         )
 
     def _parts(self, model: str, settings: ServerSettings) -> tuple[NamePart, ...]:
-        """Return what strikes this request by the settings, and the parts of its model's name. Raises ``ValueError``."""
+        """Return what strikes this request by the settings, and the parts of its model's name.
+
+        Raises ``ValueError``.
+        """
         try:
             parts = faults.parse(model)
         except ValueError:
@@ -236,7 +243,9 @@ def _said(verdict: RecordedVerdict) -> Answer:
 
 
 def _thought(reply: Answer, tokens: int, most: int) -> Answer:
-    """Return an answer with the thinking before it; beyond the limit on output there is nothing but that."""
+    """Return an answer with the thinking before it;
+    beyond the limit on output there is nothing but that.
+    """
     used = reply.usage.reasoning_tokens or tokens
     if most and used >= most:
         usage = Usage(output_tokens=most, reasoning_tokens=most)

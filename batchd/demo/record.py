@@ -2,8 +2,9 @@
 
     python -m batchd.demo.record --upstream http://127.0.0.1:8091/v1 --out recordings
 
-A proxy for chat completions: point batchd at it, run the tasks, and it leaves one file for each first user
-message. A conversation that begins again replaces its file. Summaries of long conversations are passed on, not recorded.
+A proxy for chat completions: point batchd at it, run the tasks, and it leaves one file for each
+first user message. A conversation that begins again replaces its file.
+Summaries of long conversations are passed on, not recorded.
 """
 
 from __future__ import annotations
@@ -216,7 +217,9 @@ async def _serve(upstream: str, folder: Path, port: int) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Record until SIGTERM or SIGINT, and return the exit code."""
-    parser = argparse.ArgumentParser(prog="batchd.demo.record", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="batchd.demo.record", description=" ".join(__doc__.split("\n\n")[0].split())
+    )
     parser.add_argument("--upstream", required=True, metavar="URL", help="the real server's /v1")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the recordings")
     parser.add_argument("--port", type=int, default=0, help="0: any free one")

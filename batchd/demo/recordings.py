@@ -52,7 +52,9 @@ class Recording:
         return self.answers[turn] if turn < len(self.answers) else Answer(content="Done.")
 
     def verdict(self, after: int) -> RecordedVerdict:
-        """Return the verdict after so many answers; what comes later than the last is judged like it."""
+        """Return the verdict after so many answers;
+        what comes later than the last is judged like it.
+        """
         later = [v for v in self.judge if v.after >= after]
         return later[0] if later else self.judge[-1] if self.judge else RecordedVerdict(done=True)
 
@@ -93,7 +95,9 @@ _EMPTY: tuple[object, ...] = ("", 0, (), {}, None)
 
 
 def _lean(value: object) -> object:
-    """Return a record as JSON values for people: without the fields that are empty, which are defaults."""
+    """Return a record as JSON values for people:
+    without the fields that are empty, which are defaults.
+    """
     if isinstance(value, dict):
         return {k: _lean(v) for k, v in value.items() if k in _KEPT or v not in _EMPTY}
     return [_lean(v) for v in value] if isinstance(value, tuple) else value

@@ -1,8 +1,9 @@
 """What the stand-in says, where it does not replay a recording.
 
-Scripts play one after another in the order of the model name, a turn each time, then comes the final text:
-``length-1+steps-3``. The turn is the number of answers that a request holds, so a retried request gets the same answer.
-``steps-N`` is N calls in all, the final one included; the others play N turns and are followed by the final text.
+Scripts play one after another in the order of the model name, a turn each time, then comes the
+final text: ``length-1+steps-3``. The turn is the number of answers that a request holds, so a
+retried request gets the same answer. ``steps-N`` is N calls in all, the final one included;
+the others play N turns and are followed by the final text.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def summary() -> Answer:
 
 
 def cut(reply: Answer, stop: str | Sequence[str] | None) -> tuple[Answer, str]:
-    """Return an answer as a server that honours stop sequences gives it, and the sequence that ended it."""
+    """Return an answer as a server that honours stop sequences gives it,
+    and the sequence that ended it.
+    """
     content, ended = reply.content, ""
     for mark in [stop] if isinstance(stop, str) else stop or ():
         if mark and mark in content:
@@ -74,7 +77,9 @@ def _as_text(reply: Answer) -> Answer:
 
 
 def as_calls(reply: Answer, turn: int) -> Answer:
-    """Return an answer that was given in the text protocol as one to a request with tools: its command as a call."""
+    """Return an answer that was given in the text protocol as one to a request with tools:
+    its command as a call.
+    """
     found = _BLOCKS.search(reply.content)
     if found is None or reply.tool_calls:
         return reply
@@ -155,7 +160,8 @@ _TURNS: Mapping[str, Callable[[int], Answer]] = {
     "bad-tool-json": lambda turn: _tool(turn, '{"command": "echo hi'),
     "unknown-tool": lambda turn: _tool(turn, '{"where": "home"}', "teleport"),
     "content-filter": lambda _: Answer(content="", finish_reason="content_filter"),
-    # What some dialects have a word for: a model that declines, a window that is full, a turn that goes on.
+    # What some dialects have a word for: a model that declines,
+    # a window that is full, a turn that goes on.
     "refusal": lambda _: ended("I cannot help with that.", "refusal"),
     "full": lambda _: ended("The work so far", "full"),
     "pause": lambda _: ended("Let me see.", "pause"),

@@ -1,10 +1,12 @@
-"""The stand-in model server: chat completions, OpenAI's Responses and Anthropic's Messages on loopback.
+"""The stand-in model server: chat completions,
+OpenAI's Responses and Anthropic's Messages on loopback.
 
     python -m batchd.demo.server --port 8090 --log requests.jsonl
 
-The model's name says how it answers: ``demo`` replays the recordings, the others are scripts and faults, see
-``scripts`` and ``faults``. Beside ``/v1`` there are ``GET /log``, ``GET /totals`` and ``POST /control``, which takes
-any of ``ServerSettings``, and ``"reset": true`` to forget all that was.
+The model's name says how it answers: ``demo`` replays the recordings, the others are scripts and
+faults, see ``scripts`` and ``faults``. Beside ``/v1`` there are ``GET /log``, ``GET /totals`` and
+``POST /control``, which takes any of ``ServerSettings``,
+and ``"reset": true`` to forget all that was.
 """
 
 from __future__ import annotations
@@ -40,7 +42,10 @@ _BACKLOG = 4096
 
 
 class ModelServer:
-    """The server as an async context manager. Raises ``NotPossibleError`` where it cannot listen."""
+    """The server as an async context manager.
+
+    Raises ``NotPossibleError`` where it cannot listen.
+    """
 
     def __init__(
         self,
@@ -184,7 +189,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="batchd.demo.server", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="batchd.demo.server", description=" ".join(__doc__.split("\n\n")[0].split())
+    )
     add = parser.add_argument
     add("--port", type=int, default=0, help="0: any free one")
     add("--latency", dest="latency_s", type=float, metavar="S", help="before each answer")

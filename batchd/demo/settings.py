@@ -42,8 +42,8 @@ class ServerSettings:
     model_faults: Mapping[str, str] = field(default_factory=dict)
     #: How a model of an unknown name answers: ``demo``, ``steps-2``; empty refuses it.
     default: str = ""
-    #: The models that it has and lists, each with the day it is shut down, or with nothing; empty: all names that mean
-    #: something here. Any other is not found.
+    #: The models that it has and lists, each with the day it is shut down, or with nothing; empty:
+    #: all names that mean something here. Any other is not found.
     models: Mapping[str, str] = field(default_factory=dict)
     #: What clients must send as their key; empty lets everyone in.
     api_key: str = ""
@@ -61,7 +61,10 @@ class ServerSettings:
 
 
 def changed(settings: ServerSettings, changes: Mapping[str, Any]) -> ServerSettings:
-    """Return the settings with some of them changed. Raises ``ValueError`` for what is none of them."""
+    """Return the settings with some of them changed.
+
+    Raises ``ValueError`` for what is none of them.
+    """
     if unknown := changes.keys() - {f.name for f in dataclasses.fields(ServerSettings)}:
         raise ValueError(f"unknown settings: {', '.join(sorted(unknown))}")
     return decoders.convert({**dataclasses.asdict(settings), **changes}, ServerSettings)

@@ -75,7 +75,9 @@ class SimulatedProvider:
         self._planner.reset()
 
     def models(self, dialect: ServedDialect) -> object:
-        """Return the list of models, as a vendor writes it: of scripts, the names with small numbers."""
+        """Return the list of models, as a vendor writes it:
+        of scripts, the names with small numbers.
+        """
         known = {name: family.ends for name, family in families.FAMILIES.items()}
         numbered = (f"{script}-{n}" for script in faults.SCRIPTS for n in range(1, _NUMBERS))
         every = {**dict.fromkeys((*faults.NAMES, *numbered), ""), **known}

@@ -1,4 +1,6 @@
-"""What all dialects have in common: a request as the stand-in understands it, and how its answer is written."""
+"""What all dialects have in common:
+a request as the stand-in understands it, and how its answer is written.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,8 @@ _LONE = LONE_SURROGATE.encode()
 _PIECES = re.compile(r"\s*(?:\S+\s*){1,4}|\s+")
 #: How batchd's compaction prompt ends; it has no other mark.
 _SUMMARY = "Answer with the summary only."
-#: Beside the ends that batchd distinguishes: a model that declines, a window that is full, a turn that goes on, a call that fails
-#: with status 200.
+#: Beside the ends that batchd distinguishes: a model that declines, a window that is full, a turn
+#: that goes on, a call that fails with status 200.
 AnswerEnd: TypeAlias = Literal[FinishReason, "refusal", "full", "pause", "failed"]
 
 
@@ -112,7 +114,8 @@ class Heading(msgspec.Struct, frozen=True):
     model: str
     #: The stop sequence that ended it, if one did.
     stopped: str = ""
-    #: What was thought: its tokens, about how many bytes it comes to when sealed, and whether nothing of it is shown.
+    #: What was thought: its tokens, about how many bytes it comes to when sealed,
+    #: and whether nothing of it is shown.
     thought_tokens: int = 0
     sealed_size: int = 0
     redacted: bool = False
@@ -146,7 +149,8 @@ class SimulatedRequest(msgspec.Struct, frozen=True, kw_only=True):
     purpose: Purpose
     #: How many answers it holds already.
     turn: int
-    #: The schemas of the tools that it offers, where they are no segments; and whether it offers any.
+    #: The schemas of the tools that it offers, where they are no segments;
+    #: and whether it offers any.
     schemas: bytes = b""
     native: bool = False
     stop: str | Sequence[str] | None = None
@@ -169,7 +173,9 @@ class SimulatedRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def purpose(turns: Sequence[ConversationTurn], *, native: bool, bound: bool) -> Purpose:
-    """Return what batchd makes a call for; ``bound`` says whether the answer is bound to a schema."""
+    """Return what batchd makes a call for;
+    ``bound`` says whether the answer is bound to a schema.
+    """
     if not native:
         judged = turns[0].role in {"system", "developer"} and turns[0].text.startswith("You judge")
         if judged or bound:
@@ -206,7 +212,9 @@ def event(kind: str, body: Mapping[str, object]) -> bytes:
 
 
 def ended(content: str, end: AnswerEnd) -> Answer:
-    """Return an answer that ends so; only a dialect of the stand-in's, which asks ``end``, can write it."""
+    """Return an answer that ends so;
+    only a dialect of the stand-in's, which asks ``end``, can write it.
+    """
     return replace(Answer(content=content), finish_reason=cast("FinishReason", end))
 
 

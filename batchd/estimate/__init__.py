@@ -1,4 +1,6 @@
-"""The estimate of a batch before it runs: its first requests exactly, the rest from tasks like these on record."""
+"""The estimate of a batch before it runs:
+its first requests exactly, the rest from tasks like these on record.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ __all__ = ["Basis", "CheckedFile", "Estimate", "EstimatePart", "Range", "estimat
 _LOOKED_AT = 5_000
 #: … and those of them that one kind of task is estimated from, even where there are many kinds.
 _MIN_SAMPLE_PER_KIND = 20
-#: What is worked out for all kinds together, so that a file of a thousand kinds takes a second, not a minute.
+#: What is worked out for all kinds together,
+#: so that a file of a thousand kinds takes a second, not a minute.
 _OUTCOMES = 40_000
 
 
@@ -139,7 +142,9 @@ class _Archive:
 
 
 def _sold(setup: ModelSetup, task: Task) -> ModelSetup:
-    """Return how a task's model is called, at the price of its tier; the standard one where calls may go on at that."""
+    """Return how a task's model is called, at the price of its tier;
+    the standard one where calls may go on at that.
+    """
     if setup.price is None or task.tier_fallback_s is not None:
         return setup
     return replace(setup, price=setup.price.at(task.service_tier))

@@ -1,4 +1,7 @@
-"""Bounds, by what limits let tasks take at most. No history is needed for that, and none can break it."""
+"""Bounds, by what limits let tasks take at most.
+
+No history is needed for that, and none can break it.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,9 @@ def of_task(kind: TaskKind) -> Bounds:
 
 
 def _counted(kind: TaskKind) -> float | None:
-    """Return what ``max_tokens`` allows: it is looked at before each call, with the agent's input but not the judge's."""
+    """Return what ``max_tokens`` allows: it is looked at before each call,
+    with the agent's input but not the judge's.
+    """
     limits, judge = kind.limits, kind.judge.context_window
     if not limits.max_tokens or (kind.judged and not judge):
         return None
@@ -70,7 +75,9 @@ def _longest(setup: ModelSetup, output: int) -> int | None:
 
 
 def _dearest(setup: ModelSetup, output: int) -> float | None:
-    """Return what a call costs at most: a window full of new input, and all the output that it may have."""
+    """Return what a call costs at most:
+    a window full of new input, and all the output that it may have.
+    """
     price, window = setup.price, setup.context_window
     if price is None or not window:
         return None

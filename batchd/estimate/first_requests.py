@@ -1,4 +1,6 @@
-"""The first request of every task, counted as its agent will count it: system prompt, tools, first prompt."""
+"""The first request of every task, counted as its agent will count it:
+system prompt, tools, first prompt.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ class FirstRequests:
         self.missing = ""
 
     async def count(self, tasks: Sequence[tuple[Task, ModelSetup, str]]) -> list[FirstRequest]:
-        """Return the first request of each task, of which model and directory to be are given as well."""
+        """Return the first request of each task,
+        of which model and directory to be are given as well.
+        """
         try:
             self._sandbox = Sandbox(self._policy)
         except NotPossibleError as error:
@@ -57,7 +61,9 @@ class FirstRequests:
             ]
 
     async def _described(self, task: Task, trial: str, directory: str) -> str:
-        """Return the facts about a task's sandbox; a fresh directory is tried elsewhere than where it will be."""
+        """Return the facts about a task's sandbox;
+        a fresh directory is tried elsewhere than where it will be.
+        """
         key = (task.dir, task.network, task.env.get("PATH"))
         if key not in self._facts:
             self._facts[key] = await self._asked(task, trial)

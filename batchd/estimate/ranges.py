@@ -1,15 +1,19 @@
-"""From what similar tasks came to, to what a new batch may come to: the statistics, and nothing else.
+"""From what similar tasks came to, to what a new batch may come to:
+the statistics, and nothing else.
 
-A batch is not the sum of its tasks' 90th percentiles: chance evens out between tasks. What does not even out
-is what all tasks of a batch share (its prompts, its repository, the model's day), and what a short history
-does not know. So the variance of a total of n tasks has three parts, with k tasks of B batches on record:
+A batch is not the sum of its tasks' 90th percentiles: chance evens out between tasks. What does not
+even out is what all tasks of a batch share (its prompts, its repository, the model's day), and what
+a short history does not know. So the variance of a total of n tasks has three parts,
+with k tasks of B batches on record:
 
 - n · w: each task differs from the others of its batch, by chance (w: variance within batches);
 - n² · w / k: the mean itself is known from k tasks only;
-- n² · b · (1 + 1 / B): this batch will differ from the others, and these are few (b: variance between batches).
+- n² · b · (1 + 1 / B): this batch will differ from the others,
+  and these are few (b: variance between batches).
 
 Both variances are themselves known from few, which widens the range as Student's t does.
-The total is taken to be lognormal with this mean and variance: never negative, and with the longer tail above.
+The total is taken to be lognormal with this mean and variance:
+never negative, and with the longer tail above.
 """
 
 from __future__ import annotations
@@ -48,14 +52,17 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Some tasks to come, and what each of them would come to if it went like this or that one on record."""
+    """Some tasks to come, and what each of them would come
+    to if it went like this or that one on record.
+    """
 
     #: How many.
     tasks: int
     values: Sequence[float]
     #: The batch on record of each value.
     batches: Sequence[int]
-    #: By how much the mean of a new batch deviates at least, as a share of it: nothing repeats itself to the token.
+    #: By how much the mean of a new batch deviates at least,
+    #: as a share of it: nothing repeats itself to the token.
     doubt: float
 
 
@@ -119,7 +126,9 @@ def _spread(sample: Sample, average: float) -> tuple[float, float]:
 
 
 def _caution(known: int) -> float:
-    """Return how many times wider a range is because its spread is known from so few: Student's t to the normal's."""
+    """Return how many times wider a range is because its spread is known from so few:
+    Student's t to the normal's.
+    """
     free = known - 1
     if free < 1:
         return 1.0  # the spread is assumed then, not known

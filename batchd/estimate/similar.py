@@ -27,7 +27,8 @@ class Likeness:
 
     #: For people.
     name: str
-    #: By how much the mean of a new batch deviates at least, as a share of it. Judged, not measured.
+    #: By how much the mean of a new batch deviates at least,
+    #: as a share of it. Judged, not measured.
     doubt: float
 
 
@@ -96,7 +97,9 @@ class SimilarTasks:
     def like(
         self, kind: TaskKind, most: int = MAX_SIMILAR_TASKS
     ) -> tuple[Likeness, Sequence[PastTask]] | None:
-        """Return the tasks on record that are most like a kind, and in what; None: there are none at all."""
+        """Return the tasks on record that are most like a kind, and in what;
+        None: there are none at all.
+        """
         for likeness, found in self._ladder(kind):
             if len(found) >= MIN_SIMILAR_TASKS:
                 return likeness, _thinned(found, most)
@@ -118,15 +121,18 @@ class SimilarTasks:
 
 
 def _thinned(found: Sequence[PastTask], most: int) -> Sequence[PastTask]:
-    """Return some of many, evenly: the newest alone may all be of one batch, which says nothing of the next."""
+    """Return some of many, evenly:
+    the newest alone may all be of one batch, which says nothing of the next.
+    """
     return found[:: -(-len(found) // most)] if found else found
 
 
 def outcome(past: PastTask, kind: TaskKind, prompts: Prompts) -> TaskOutcome:
-    """Return what a task of a kind would come to, were it to take as many calls, and add as much to its prompt.
+    """Return what a task of a kind would come to,
+    were it to take as many calls, and add as much to its prompt.
 
-    At today's prices. Each call carries the prompt, so a longer one costs in each; what the limits would have ended
-    is cut in proportion.
+    At today's prices. Each call carries the prompt, so a longer one costs in each; what the limits
+    would have ended is cut in proportion.
     """
     used = _with_prompt(past, prompts)
     cost = _cost(past, used, kind)

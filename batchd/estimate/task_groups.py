@@ -81,7 +81,9 @@ class EstimatePart:
 
 
 def part(groups: Iterable[TaskGroup], at_most: Bounds | None = None) -> EstimatePart:
-    """Return what groups come to; ``at_most``: less than their limits allow, because of a budget."""
+    """Return what groups come to;
+    ``at_most``: less than their limits allow, because of a budget.
+    """
     groups = list(groups)
     counted = [g for g in groups if g.past]
     limit = at_most or reduce(

@@ -1,4 +1,6 @@
-"""The wall clock time of a batch, roughly: by slots, by chains of tasks, by the rates that are configured."""
+"""The wall clock time of a batch, roughly: by slots,
+by chains of tasks, by the rates that are configured.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +31,11 @@ def slots(settings: Config, tasks: int) -> int:
 def rough(
     settings: Config, parts: Mapping[str, EstimatePart], total: EstimatePart, chain: int
 ) -> Range | None:
-    """Return the seconds from the first task's start to the last one's end, nothing else being at work.
+    """Return the seconds from the first task's start to the last one's end,
+    nothing else being at work.
 
-    The slowest of what holds a batch up counts: its work over the slots, its longest chain, and the requests and
-    tokens a minute of each provider. None where nothing like it is on record.
+    The slowest of what holds a batch up counts: its work over the slots, its longest chain, and the
+    requests and tokens a minute of each provider. None where nothing like it is on record.
     """
     if total.one is None or total.all is None:
         return None

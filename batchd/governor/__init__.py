@@ -95,7 +95,9 @@ class Governor:
         provider.pump()
 
     def failed(self, call: WantedCall, failure: Failure, answer: Answer) -> None:
-        """Say that the granted call failed; ``answer`` is called when it may be made again, or never."""
+        """Say that the granted call failed;
+        ``answer`` is called when it may be made again, or never.
+        """
         before = self._permits.get(call.ref) or Permit(call, answer)
         if full(before.call, failure):
             self._no_room(before, failure)
@@ -122,7 +124,8 @@ class Governor:
         tier: str = STANDARD,
         believed: bool = True,
     ) -> None:
-        """Say that the granted call was answered, by which tier, what it cost, and which tokens it needed.
+        """Say that the granted call was answered, by which tier,
+        what it cost, and which tokens it needed.
 
         ``believed``: whether the provider is, in what it says of the tokens.
         """
@@ -144,7 +147,8 @@ class Governor:
     def released(self, ref: Ref, failure: Failure | None = None, *, cut: bool = False) -> None:
         """Say that the granted call came to nothing, and is not made again.
 
-        ``cut``: it was broken off at the end of the task's own time, which says nothing of its provider.
+        ``cut``: it was broken off at the end of the task's own time,
+        which says nothing of its provider.
         """
         permit = self._permits.get(ref)
         if permit is not None and permit.granted:
@@ -177,7 +181,9 @@ class Governor:
         self.money.close_task(ref)
 
     def try_parked(self) -> None:
-        """Let one call try each provider, and model, that is parked: its key or its address may be another one."""
+        """Let one call try each provider, and model, that is parked:
+        its key or its address may be another one.
+        """
         for provider in tuple(self._providers.values()):
             for name in [name for name, breaker in provider.breakers.items() if breaker.outage]:
                 self.outages.retry(name)
@@ -190,7 +196,9 @@ class Governor:
             provider.failing.pop(ref, None)
 
     def waits_for_day(self, call: WantedCall) -> bool:
-        """Whether a call would have to wait for more of the day's money, or for another day; one dearer than any day ends."""
+        """Whether a call would have to wait for more of the day's money,
+        or for another day; one dearer than any day ends.
+        """
         day, amount = self.money.day(), self._estimates.most(call)
         return amount is not None and not day.could_hold(amount) and not self._beyond(call)
 
@@ -209,7 +217,9 @@ class Governor:
         return sum(not p.granted for p in self._permits.values())
 
     def servable(self) -> Iterator[Ref]:
-        """Yield tasks whose request for a permit could be answered now; none while each wake-up comes."""
+        """Yield tasks whose request for a permit could be answered now;
+        none while each wake-up comes.
+        """
         for provider in self._providers.values():
             if permit := provider.servable():
                 yield permit.call.ref
@@ -269,7 +279,9 @@ class Governor:
             permit.answer(Grant(amount, self._estimates.tokens(call), call.tier))
 
     def _too_dear(self, permit: Permit, purse: Purse, amount: float) -> None:
-        """Answer a call that is more than a purse has left: the day's is filled again, if only for what fits into it."""
+        """Answer a call that is more than a purse has left:
+        the day's is filled again, if only for what fits into it.
+        """
         ref, output = permit.call.ref, permit.call.max_output_tokens
         may_cost = f"the next call may cost {dollars(amount)}"
         if amount > purse.limit:
@@ -314,7 +326,9 @@ class Governor:
             each.pump()
 
     def _no_room(self, permit: Permit, failure: Failure) -> None:
-        """Note that a call's tier is full: that is no matter of its provider's pace, nor of its being there."""
+        """Note that a call's tier is full:
+        that is no matter of its provider's pace, nor of its being there.
+        """
         model, tier = permit.call.model, permit.call.tier
         if self.lanes.refused(permit, failure):
             self._report(TierFull(model, tier, failure.message))

@@ -1,7 +1,7 @@
 """The circuit breaker of a provider, or of one of its models: whether it is asked at all.
 
-Closed: calls go. Open: it is parked, no call goes. Half-open: one call tries how it does, and its outcome closes
-the breaker or opens it again, for longer.
+Closed: calls go. Open: it is parked, no call goes. Half-open: one call tries how it does, and its
+outcome closes the breaker or opens it again, for longer.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class Breaker:
         self.trial: object = None
         #: Whether the wait for it is over, and its calls end their tasks.
         self.hopeless = False
-        #: How long it has been tried in vain, in seconds: from each opening to the try after it, where that failed.
+        #: How long it has been tried in vain, in seconds:
+        #: from each opening to the try after it, where that failed.
         self.tried_s = 0.0
         self._half_opened = half_opened
         self._delay_s = 0.0
@@ -57,7 +58,9 @@ class Breaker:
         self._timer: asyncio.TimerHandle | None = None
 
     def open(self, outage: Outage, waits: Waits) -> None:
-        """Park it; it is tried after the first wait, then twice that, and once more when patience ends."""
+        """Park it; it is tried after the first wait, then twice that,
+        and once more when patience ends.
+        """
         if self.half_open:
             self.tried_s += self._stood_s
         self._delay_s = min(waits.longest_s, max(waits.first_s, self._delay_s * 2))
@@ -90,15 +93,21 @@ class Breaker:
             self.trial = call
 
     def news(self, call: object) -> bool:
-        """Whether the failure of a call is news: of what is parked, only where the call has tried how that does."""
+        """Whether the failure of a call is news: of what is parked,
+        only where the call has tried how that does.
+        """
         return self.outage is None or (self.half_open and call is self.trial)
 
     def proved(self, granted_at: float) -> bool:
-        """Whether the answer to a call proves that the outage is over: not where the call went before it began."""
+        """Whether the answer to a call proves that the outage is over:
+        not where the call went before it began.
+        """
         return self.outage is not None and not self.hopeless and granted_at > self.opened_at
 
     def ended(self, call: object) -> None:
-        """Say that a call is over, whatever it brought: if it was the trial, another one may try."""
+        """Say that a call is over, whatever it brought:
+        if it was the trial, another one may try.
+        """
         if self.trial is call:
             self.trial = None
             if self.half_open:

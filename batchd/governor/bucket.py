@@ -1,4 +1,6 @@
-"""Buckets of a known limit, which say what may go when: a token bucket, and a minute's exact account."""
+"""Buckets of a known limit, which say what may go when:
+a token bucket, and a minute's exact account.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ _NOTHING = 1e-6
 
 
 class Bucket:
-    """A token bucket: lets ``rate`` a second through, ``burst`` at once; of that, if ``peak`` is set, so much a second."""
+    """A token bucket: lets ``rate`` a second through, ``burst`` at once;
+    of that, if ``peak`` is set, so much a second.
+    """
 
     def __init__(self, rate: float, burst: float, level: float, now: float) -> None:
         """``level``: how much of the burst may go at once."""
@@ -50,7 +54,9 @@ class Bucket:
 
 
 class Minute:
-    """The account of a minute: keeps what goes within any at or below ``limit``, also where counts are corrected afterwards."""
+    """The account of a minute: keeps what goes within any at or below ``limit``,
+    also where counts are corrected afterwards.
+    """
 
     def __init__(self, limit: float) -> None:
         self.limit = limit

@@ -1,4 +1,6 @@
-"""The causes of a single failure: what it says of its provider, of its model, and of its request."""
+"""The causes of a single failure:
+what it says of its provider, of its model, and of its request.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ FATAL: Mapping[FailureKind, Reason] = {
 #: so that it is given up only after so many times ``max_retries``.
 _BUSY = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE, 529})
 _PATIENCE = 10
-#: How a provider says that it does not have a model, or not for us: by the status, naming the model, …
+#: How a provider says that it does not have a model, or not for us:
+#: by the status, naming the model, …
 _REFUSED = frozenset({FailureKind.FORBIDDEN, FailureKind.BAD_REQUEST})
 _NOT_THERE = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND})
 #: … or, with one of these, in words: DeepSeek, Groq, Mistral, OpenRouter and others say 400.
@@ -57,7 +60,9 @@ def parking(failure: Failure, longest_s: float) -> Cause | None:
 
 
 def _gone(failure: Failure) -> bool:
-    """Whether the model is not there, now or ever, or not for this account: each of its tasks would learn the same."""
+    """Whether the model is not there, now or ever, or not for this account:
+    each of its tasks would learn the same.
+    """
     if failure.kind not in _REFUSED:
         return False
     if failure.http_status in _NOT_THERE and failure.of_model:
@@ -77,10 +82,14 @@ def busy(failure: Failure) -> bool:
 
 
 def holds_up(failure: Failure) -> bool:
-    """Whether a call that fails like this has kept others waiting: its provider is busy, or was silent for all of its time."""
+    """Whether a call that fails like this has kept others waiting:
+    its provider is busy, or was silent for all of its time.
+    """
     return busy(failure) or failure.kind is FailureKind.TIMEOUT
 
 
 def tries(failure: Failure, max_retries: int) -> int:
-    """Return how often a request that fails like this is made again while its provider answers others."""
+    """Return how often a request that fails like this is made again
+    while its provider answers others.
+    """
     return max_retries * (_PATIENCE if busy(failure) else 1)

@@ -1,7 +1,8 @@
 """Estimates of what a call may cost at most, corrected by what the model's calls came to.
 
-A provider's tokens need not be ours, it may put a prompt of its own before each request, and not every
-model keeps to the limit on its output. What is set aside for a call must be enough all the same.
+A provider's tokens need not be ours, it may put a prompt of its own before each request, and not
+every model keeps to the limit on its output.
+What is set aside for a call must be enough all the same.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from batchd.records import STANDARD, Price, Usage, believable, dearest
 
 #: In shorter requests, what a provider adds to each weighs more than how it counts.
 _MIN_TOKENS_FOR_RATIO = 1000
-#: What a model's calls may come to, as a multiple, while none of them has been answered. A hidden prompt of
-#: 5,000 tokens before a short question is seven times what was expected of it.
+#: What a model's calls may come to, as a multiple, while none of them has been answered. A hidden
+#: prompt of 5,000 tokens before a short question is seven times what was expected of it.
 _UNKNOWN = 10.0
 
 
@@ -50,8 +51,8 @@ class Estimates:
     def _ends(self, call: WantedCall) -> list[Price | None]:
         """Return the prices at which a call may end.
 
-        Its tier's, the standard one where it may fall back to that, and those that served such calls before; of one
-        without a known price what was set aside is booked.
+        Its tier's, the standard one where it may fall back to that, and those that served such
+        calls before; of one without a known price what was set aside is booked.
         """
         if call.price is None:
             return [None]

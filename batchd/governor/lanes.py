@@ -1,7 +1,9 @@
-"""Service tiers without room: each waits in a lane of its own, and its refusals say nothing about the provider's pace.
+"""Service tiers without room: each waits in a lane of its own,
+and its refusals say nothing about the provider's pace.
 
-A lane is there while its tier is full. After a wait one call tries how it does; with each answer twice as many may be
-under way, until the lane is no longer needed. Who waits for long gives its slot back, or goes on in the standard tier.
+A lane is there while its tier is full. After a wait one call tries how it does; with each answer
+twice as many may be under way, until the lane is no longer needed.
+Who waits for long gives its slot back, or goes on in the standard tier.
 """
 
 from __future__ import annotations
@@ -79,20 +81,24 @@ class Lanes:
     ) -> None:
         """``rejoin`` queues permits again, whose turn had come.
 
-        ``report`` takes the news that more calls may try. ``limits``: how long a task may wait in its slot, and parked, in seconds.
+        ``report`` takes the news that more calls may try.
+        ``limits``: how long a task may wait in its slot, and parked, in seconds.
         """
         self._rejoin = rejoin
         self._report = report
         self._limits = limits
         self._lanes: dict[Name, _Lane] = {}
         self._under_way: Counter[Name] = Counter()
-        #: Since when a task's next call waits for room, by the loop's clock, parked meanwhile or not.
+        #: Since when a task's next call waits for room,
+        #: by the loop's clock, parked meanwhile or not.
         self._since: dict[Ref, float] = {}
 
     # What the governor asks
 
     def turn(self, permit: Permit) -> ParkDecision | Refusal | bool:
-        """Return whether a call whose turn it is may go; False: it waits, and will be queued again."""
+        """Return whether a call whose turn it is may go;
+        False: it waits, and will be queued again.
+        """
         call, now = permit.call, asyncio.get_running_loop().time()
         name = _name(call)
         lane = self._lanes.get(name)
@@ -116,7 +122,9 @@ class Lanes:
         )
 
     def waits(self, model: str, tier: str) -> bool:
-        """Whether a task without a slot has to wait for room: from now on it learns when there may be some."""
+        """Whether a task without a slot has to wait for room:
+        from now on it learns when there may be some.
+        """
         name = model, tier
         lane = self._lanes.get(name)
         if lane is None or self._open(name, lane, asyncio.get_running_loop().time()):
@@ -200,7 +208,9 @@ class Lanes:
         return now >= lane.until and self._under_way[name] < lane.size
 
     def _arm(self, name: Name, lane: _Lane) -> None:
-        """Look again when one may try, or when somebody has waited long enough; never later than the longest wait."""
+        """Look again when one may try, or when somebody has waited long enough;
+        never later than the longest wait.
+        """
         loop = asyncio.get_running_loop()
         now = loop.time()
         longest_s = min(self._limits()[0], _LONGEST_WAIT_S)

@@ -1,7 +1,8 @@
-"""One limit of a provider, in requests or in tokens a second: configured, read from headers, or found out.
+"""One limit of a provider, in requests or in tokens a second:
+configured, read from headers, or found out.
 
-Found out from the first refusal on: between two refusals a provider admits what it allows, no more. The
-rate is cut to that, and grows from there until the next refusal.
+Found out from the first refusal on: between two refusals a provider admits what it allows, no more.
+The rate is cut to that, and grows from there until the next refusal.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from math import inf
 
 from batchd.governor.bucket import Bucket, Minute, SpentAmount
 
-#: A provider that is met for the first time is approached over a moment: so many requests at once, …
+#: A provider that is met for the first time is approached over a moment:
+#: so many requests at once, …
 _FIRST_BURST = 8.0
 #: … then so many a second, …
 _FIRST_RATE = 100.0
@@ -35,7 +37,8 @@ _INSTANT_S = 1e-3
 _SAMPLE = 20
 #: What was saved up during a pause is spent at this multiple of the rate.
 _PEAK = 2.0
-#: A learned rate fills its bucket within this time: nothing waits longer for what is not configured.
+#: A learned rate fills its bucket within this time:
+#: nothing waits longer for what is not configured.
 _MAX_FILL_S = 60.0
 
 
@@ -58,7 +61,10 @@ class _Cut:
 
 
 class Meter:
-    """The meter of one limit. Amounts are requests (1 each) or tokens; times are seconds of one clock."""
+    """The meter of one limit.
+
+    Amounts are requests (1 each) or tokens; times are seconds of one clock.
+    """
 
     def __init__(self, *, approach: bool = False) -> None:
         """``approach``: begin over a moment, as nothing is known yet."""
@@ -164,9 +170,11 @@ class Meter:
             self._bucket, self._ceiling = None, inf
 
     def refused(self, granted_at: float, amount: float, now: float, wait_s: float) -> bool:
-        """Learn from a refusal, after which nothing goes for ``wait_s``; return whether it cut the rate.
+        """Learn from a refusal, after which nothing goes for ``wait_s``;
+        return whether it cut the rate.
 
-        All requests that went before the cut are one epoch: their refusals only correct what is known.
+        All requests that went before the cut are one epoch:
+        their refusals only correct what is known.
         """
         if self._since == inf:
             self._start_count(granted_at)
@@ -205,7 +213,9 @@ class Meter:
         self._earlier = self._mark = (now, sent)
 
     def _guess(self, amount: float, now: float, wait_s: float) -> _Cut:
-        """Return what the very first refusal says: as if what went so far were there again after the wait."""
+        """Return what the very first refusal says:
+        as if what went so far were there again after the wait.
+        """
         self._guessed = True
         seconds = now - self._since + wait_s
         return _Cut(now, self._sent, seconds, 0.0, 1.0, amount / _MAX_FILL_S, inf)

@@ -14,8 +14,8 @@ from batchd.governor.pacing import asked_s
 from batchd.governor.provider_queue import Failing, ParkDecision, Permit, ProviderQueue, Refusal
 from batchd.records import Cause, ErrorInfo, Failure, Reason, Scope, TaskStatus
 
-#: A provider that asks to be left alone for longer is parked, so that others have its tasks' slots. Where
-#: nothing may be parked, that ends its tasks, so that ``max_probe_s`` is waited first.
+#: A provider that asks to be left alone for longer is parked, so that others have its tasks' slots.
+#: Where nothing may be parked, that ends its tasks, so that ``max_probe_s`` is waited first.
 _LONG_WAIT_S = 60.0
 #: Less is nothing, where times are compared.
 _INSTANT_S = 1e-3
@@ -24,7 +24,8 @@ _INSTANT_S = 1e-3
 class Outages:
     """The outages: opens and closes the breakers of all providers, and of their models.
 
-    A model's is opened by a refusal that names it, or that it met while its provider answered others.
+    A model's is opened by a refusal that names it,
+    or that it met while its provider answered others.
     """
 
     def __init__(
@@ -33,7 +34,9 @@ class Outages:
         settings: Callable[[], Settings],
         report: Report,
     ) -> None:
-        """``named`` returns a provider, new ones too; ``settings`` what ``[governor]`` says today; ``report`` takes news."""
+        """``named`` returns a provider, new ones too;
+        ``settings`` what ``[governor]`` says today; ``report`` takes news.
+        """
         self._named = named
         self._settings = settings
         self._report = report
@@ -105,7 +108,10 @@ class Outages:
         return self._park(name, Outage(Cause.AUTH, error))
 
     def answers(self, permit: Permit) -> None:
-        """Note that a provider answers. What went before it was parked is of better days, and proves nothing."""
+        """Note that a provider answers.
+
+        What went before it was parked is of better days, and proves nothing.
+        """
         provider, model = self._named(permit.call.provider), permit.call.model
         if permit.ticket is not None:
             provider.answered_from = max(provider.answered_from, permit.ticket.at)
@@ -147,7 +153,9 @@ class Outages:
             provider.pump()
 
     def restore(self, name: str, cause: Cause, message: str, tried_s: float = 0.0) -> None:
-        """Park what was parked when the last daemon ended, tried for so long in vain; one call may try at once."""
+        """Park what was parked when the last daemon ended, tried for so long in vain;
+        one call may try at once.
+        """
         reason = cause.reason or Reason.PROVIDER_UNAVAILABLE
         breaker = self._of(name)[1]
         breaker.tried_s = tried_s
@@ -155,7 +163,9 @@ class Outages:
         self.retry(name)
 
     def retry(self, name: str) -> None:
-        """Let one call try now, where it is parked or asked to wait: somebody has reason to think that it helps."""
+        """Let one call try now, where it is parked or asked to wait:
+        somebody has reason to think that it helps.
+        """
         provider, breaker = self._of(name)
         if breaker.outage is not None:
             breaker.try_now()
@@ -205,7 +215,9 @@ class Outages:
         return parking(failure, self._named(permit.call.provider).pace.longest_s)
 
     def _concerns(self, permit: Permit, failure: Failure, outage: Outage) -> Refusal | ParkDecision:
-        """Park the model that alone is refused, else its provider; return what that is to the call."""
+        """Park the model that alone is refused, else its provider;
+        return what that is to the call.
+        """
         call, provider = permit.call, self._named(permit.call.provider)
         if outage.cause is Cause.DOWN:
             return self._park(call.provider, outage, permit)
@@ -266,7 +278,8 @@ class Outages:
         return Reason.PROVIDER_UNAVAILABLE if faulty else Cause.DOWN
 
     def _held_up(self, permit: Permit, failure: Failure) -> Refusal | ParkDecision | None:
-        """Park a model that alone is too busy or silent, call after call, while its provider serves others; None: it is tried again.
+        """Park a model that alone is too busy or silent, call after call,
+        while its provider serves others; None: it is tried again.
 
         Else it would take their turns and their slots, and its waits would be theirs.
         """
@@ -297,7 +310,9 @@ class Outages:
         return self._park(model, Outage(cause, error, wait_s), permit)
 
     def _own_fault(self, permit: Permit, failure: Failure) -> bool:
-        """Whether a call was refused so often while its model answered others that it is its task's own fault."""
+        """Whether a call was refused so often while its model answered others
+        that it is its task's own fault.
+        """
         provider = self._named(permit.call.provider)
         now = asyncio.get_running_loop().time()
         failing = provider.failing.setdefault(permit.call.ref, Failing(now))
@@ -306,7 +321,9 @@ class Outages:
         return others and failing.taken > tries(failure, self._settings().max_retries)
 
     def _alone(self, permit: Permit, provider: ProviderQueue) -> bool:
-        """Whether a single task found a provider down where that would end all tasks: it may be its own fault."""
+        """Whether a single task found a provider down where that would end all tasks:
+        it may be its own fault.
+        """
         if self._settings().max_parked_s:
             return False
         provider.given_up_by.add(permit.call.ref)
@@ -315,9 +332,12 @@ class Outages:
     def _park(
         self, name: str, outage: Outage, call: Permit | None = None
     ) -> Refusal | ParkDecision:
-        """Open a breaker; return what that is to the call that found it out (None: there was none)."""
+        """Open a breaker; return what that is to the call that found it out (None:
+        there was none).
+        """
         provider, breaker = self._of(name)
-        # Others of the same time find out the same, one by one: they change nothing, and end no try.
+        # Others of the same time find out the same, one by one:
+        # they change nothing, and end no try.
         if breaker.news(call):
             waits = self._waits(outage.cause, outage.wait_s)
             breaker.open(outage, waits)

@@ -1,7 +1,7 @@
 """The shared pacing clock of one provider: when the next request may go, and how many at a time.
 
-Pure: it is given the time, grants, answers, failures and limit headers. While nothing is configured and nothing
-went wrong, it holds nothing back.
+Pure: it is given the time, grants, answers, failures and limit headers. While nothing is configured
+and nothing went wrong, it holds nothing back.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _PACED_BELOW = 0.15
 _UNPACED_ABOVE = 0.75
 #: Failures that ask for fewer requests at a time.
 _CONCURRENCY_FAILURES = frozenset({FailureKind.OVERLOADED, FailureKind.TIMEOUT})
-#: Failures whose Retry-After is waited out by everybody. Others park the provider, or are one call's own.
+#: Failures whose Retry-After is waited out by everybody.
+#: Others park the provider, or are one call's own.
 _PASSING = _CONCURRENCY_FAILURES | {FailureKind.CONNECTION, FailureKind.BAD_ANSWER}
 
 
@@ -42,22 +43,28 @@ class SentRequest:
 
 
 def asked_s(failure: Failure) -> float:
-    """Return how long a failure asks everybody to wait, in seconds; 0 where it says nothing of others."""
+    """Return how long a failure asks everybody to wait, in seconds;
+    0 where it says nothing of others.
+    """
     everybody = failure.kind is FailureKind.RATE_LIMITED or failure.kind in _PASSING
     return (failure.retry_after_s or 0.0) if everybody else 0.0
 
 
 class Pace:
-    """The pace of a provider: when its next request may go. Times are seconds of one clock that does not jump."""
+    """The pace of a provider: when its next request may go.
+
+    Times are seconds of one clock that does not jump.
+    """
 
     def __init__(self) -> None:
-        #: A provider that asks for a longer wait is parked. That wait is its breaker's alone: it makes no rate, which
-        #: would go on holding requests back when the breaker is closed.
+        #: A provider that asks for a longer wait is parked. That wait is its breaker's alone: it
+        #: makes no rate, which would go on holding requests back when the breaker is closed.
         self.longest_s = inf
         self._limits = (0, 0)
         self._requests = Meter(approach=True)
         self._tokens = Meter()
-        #: Whether what is read from the cache counts in the limit on tokens: a configured one is of all of them.
+        #: Whether what is read from the cache counts in the limit on tokens:
+        #: a configured one is of all of them.
         self._spares_cache = False
         self._paused_until = 0.0
         #: Refusals in a row, each epoch one, without an answer between.
@@ -84,11 +91,15 @@ class Pace:
 
     @property
     def paused_until(self) -> float:
-        """When the wait that the provider asked for is over; never further off than ``longest_s``."""
+        """When the wait that the provider asked for is over;
+        never further off than ``longest_s``.
+        """
         return self._paused_until
 
     def forgive(self, now: float) -> None:
-        """Lift the wait that the provider asked for, and let one request go: it tries how that does."""
+        """Lift the wait that the provider asked for, and let one request go:
+        it tries how that does.
+        """
         self._paused_until = 0.0
         self._requests.forgive(now, 1.0)
         self._tokens.forgive(now, inf)
@@ -105,7 +116,9 @@ class Pace:
         return SentRequest(now, tokens, self._tokens.take(now, tokens))
 
     def answered(self, ticket: SentRequest, now: float, tokens: float, cached: float = 0.0) -> None:
-        """Say that it was answered, and how many tokens it needed; ``cached``: that many of them came from the cache."""
+        """Say that it was answered, and how many tokens it needed;
+        ``cached``: that many of them came from the cache.
+        """
         self._refusals = 0
         self._crowd.answered()
         if self._spares_cache and not self._limits[1]:
@@ -165,7 +178,9 @@ class Pace:
 
 
 class _Crowd:
-    """How many requests may be under way: halved by trouble, once an epoch, and won back by answers."""
+    """How many requests may be under way:
+    halved by trouble, once an epoch, and won back by answers.
+    """
 
     def __init__(self) -> None:
         self.most = 1

@@ -88,8 +88,8 @@ class ParkDecision:
     message: str
     #: Whether this very call found it out.
     culprit: bool = False
-    #: With the scope ``TASK``: the service tier of the model ``name`` that has no room, and after how many seconds
-    #: it asks again all the same; None: when there is room.
+    #: With the scope ``TASK``: the service tier of the model ``name`` that has no room, and after
+    #: how many seconds it asks again all the same; None: when there is room.
     tier: Literal["", Tier] = ""
     again_s: float | None = None
 
@@ -106,7 +106,9 @@ class Failing:
 
 @dataclass(slots=True)
 class Busy:
-    """A model that was too busy for each of its calls, or silent, one after another, since it was last answered."""
+    """A model that was too busy for each of its calls, or silent,
+    one after another, since it was last answered.
+    """
 
     #: When that began, by the loop's clock.
     since: float
@@ -154,9 +156,11 @@ class ProviderQueue:
         self.breaker = self.breaker_of(name)
         #: By model: when the last call that was answered was granted, by the loop's clock.
         self.served: dict[str, float] = {}
-        #: Models whose refusal has parked it, and that were not answered since: once it serves others, it is theirs.
+        #: Models whose refusal has parked it, and that were not answered since:
+        #: once it serves others, it is theirs.
         self.refused: set[str] = set()
-        #: When the last call that it answered was granted, by the loop's clock, and who gave up waiting since.
+        #: When the last call that it answered was granted,
+        #: by the loop's clock, and who gave up waiting since.
         self.answered_from = 0.0
         self.given_up_by: set[Ref] = set()
         self.failing: dict[Ref, Failing] = {}
@@ -204,7 +208,9 @@ class ProviderQueue:
             self.pace.answered(permit.ticket, now, usage.total_tokens, cached)
 
     def failed(self, permit: Permit, failure: Failure) -> None:
-        """Have the pacing clock learn from a failure, unless the call's model is parked alone: that is no matter of pace."""
+        """Have the pacing clock learn from a failure, unless the call's model is parked alone:
+        that is no matter of pace.
+        """
         own = self.breakers.get(permit.call.model)
         if own is not None and own.outage is not None:
             return
@@ -255,7 +261,9 @@ class ProviderQueue:
         return self.serves_others(model, since) and self.served.get(model, 0.0) < since
 
     def serves_others(self, model: str, since: float) -> bool:
-        """Whether what refuses a model's call, made then, serves others: since then, or since it refused this one before."""
+        """Whether what refuses a model's call, made then, serves others:
+        since then, or since it refused this one before.
+        """
         if model in self.refused and self.breaker.outage is None:
             return True
         return any(at > since for name, at in self.served.items() if name != model)
@@ -269,11 +277,15 @@ class ProviderQueue:
         return own.paused or (own.shut and not self.breaker.half_open)
 
     def lift(self) -> None:
-        """Let one request go now, whatever the provider asked to wait; what it meets decides the rest."""
+        """Let one request go now, whatever the provider asked to wait;
+        what it meets decides the rest.
+        """
         self.pace.forgive(asyncio.get_running_loop().time())
 
     def wait_s(self) -> float:
-        """Return how long the provider asks everybody to wait: for a moment, or parked, until it is tried."""
+        """Return how long the provider asks everybody to wait:
+        for a moment, or parked, until it is tried.
+        """
         until, outage = self.pace.paused_until, self.breaker.outage
         if outage is not None and outage.cause is Cause.LIMITED and not self.breaker.half_open:
             until = max(until, self.breaker.tried_at)

@@ -11,7 +11,8 @@ from batchd.governor.provider_queue import WantedCall
 from batchd.records import Ref
 
 _DAY_S = 86400.0
-#: Sums of floats leave a rest, which must not pass for a call under way: others would wait for its end.
+#: Sums of floats leave a rest, which must not pass for a call under way:
+#: others would wait for its end.
 _NOTHING = 1e-9
 
 
@@ -30,8 +31,8 @@ class Purse:
     def holds(self, amount: float, caution: float = 1.0) -> bool:
         """Whether ``amount`` can be set aside now.
 
-        ``caution``: it and all that is set aside may come to so many times what is expected. Then a call
-        goes all the same where none is under way: somebody must find out.
+        ``caution``: it and all that is set aside may come to so many times what is expected. Then a
+        call goes all the same where none is under way: somebody must find out.
         """
         if self.reserved:
             amount = (self.reserved + amount) * caution
@@ -43,7 +44,10 @@ class Purse:
 
 
 class Treasury:
-    """The treasury: all purses. A call's money is set aside in three of them, and settled in the same ones."""
+    """The treasury: all purses.
+
+    A call's money is set aside in three of them, and settled in the same ones.
+    """
 
     def __init__(
         self,
@@ -51,7 +55,9 @@ class Treasury:
         clock: Callable[[], float],
         booked: Callable[[int], float] = lambda _day: 0.0,
     ) -> None:
-        """``booked``: returns what the store has for a day, in days since 1970-01-01 in UTC; may raise ``StoreError``."""
+        """``booked``: returns what the store has for a day, in days since 1970-01-01 in UTC;
+        may raise ``StoreError``.
+        """
         self._clock = clock
         self._booked = booked
         self._today = self._date()
@@ -60,7 +66,8 @@ class Treasury:
         self._days: dict[int, float] = {}
         self._batches: dict[str, Purse] = {}
         self._tasks: dict[Ref, Purse] = {}
-        #: The largest budget that a day has had so far: one that is lowered stops tasks, and ends none.
+        #: The largest budget that a day has had so far:
+        #: one that is lowered stops tasks, and ends none.
         self.largest_day = per_day_usd or inf
         #: The calls of tasks for which the day had too little.
         self.wanted: dict[Ref, WantedCall] = {}
@@ -95,7 +102,9 @@ class Treasury:
         return purse is self._batches.get(batch)
 
     def today(self) -> tuple[int, float]:
-        """Return the day, as days since 1970-01-01 in UTC, and its budget: money is back when either changes."""
+        """Return the day, as days since 1970-01-01 in UTC, and its budget:
+        money is back when either changes.
+        """
         self._turn_page()
         return self._today, self._day.limit
 
@@ -124,7 +133,9 @@ class Treasury:
             purse.spent += spent
 
     def _turn_page(self) -> None:
-        """Take up another day where it is one: with what was spent on it before, by any daemon, and whatever the clock said."""
+        """Take up another day where it is one: with what was spent on it before,
+        by any daemon, and whatever the clock said.
+        """
         if self._today == (today := self._date()):
             return
         try:

@@ -1,8 +1,11 @@
-"""The lifecycle: where each task stands, what it waits for, whose turn it is, and what follows from what happens. Pure.
+"""The lifecycle: where each task stands, what it waits for,
+whose turn it is, and what follows from what happens.
 
-``Lifecycle`` keeps one map from ``Ref`` to entry; ``table`` has the whole of what is decided about a task, ``holds`` what
-keeps tasks from starting, ``queue`` and ``trials`` whose turn it is. ``inputs`` are what happens, ``effects`` what is to be
-done: the daemon performs them.
+Pure.
+
+``Lifecycle`` keeps one map from ``Ref`` to entry; ``table`` has the whole of what is decided about
+a task, ``holds`` what keeps tasks from starting, ``queue`` and ``trials`` whose turn it is.
+``inputs`` are what happens, ``effects`` what is to be done: the daemon performs them.
 """
 
 from __future__ import annotations
@@ -69,7 +72,9 @@ class Lifecycle:
 
     @property
     def startable(self) -> int:
-        """How many tasks only wait for a slot; one where that is not sure: a suspect, or one that tries a provider, needs one too."""
+        """How many tasks only wait for a slot; one where that is not sure:
+        a suspect, or one that tries a provider, needs one too.
+        """
         return self._counts[Phase.QUEUED] if self.queue.next() else min(1, self.waiting)
 
     @property
@@ -106,7 +111,9 @@ class Lifecycle:
         return entry is None or entry.ended is not None
 
     def refs(self, name: str = "", *, waiting: bool = False) -> list[Ref]:
-        """Return the tasks that may still run, of one provider, of one model or all; ``waiting``: those without a slot."""
+        """Return the tasks that may still run, of one provider,
+        of one model or all; ``waiting``: those without a slot.
+        """
         return [
             ref
             for ref, entry in self._entries.items()
@@ -139,7 +146,9 @@ class Lifecycle:
         return entry is not None and entry.begins
 
     def precedes(self, one: Ref, other: Ref) -> bool:
-        """Whether one task is better than another by priority, then order; False where one of them is not here."""
+        """Whether one task is better than another by priority, then order;
+        False where one of them is not here.
+        """
         ours, theirs = self._entries.get(one), self._entries.get(other)
         return ours is not None and theirs is not None and rank_of(ours) < rank_of(theirs)
 
@@ -162,7 +171,9 @@ class Lifecycle:
         return self.refs(name if scope.asked else "")
 
     def park(self, parking: Parking) -> list[Effect]:
-        """Keep what a parking concerns from starting; return how what runs stops, where somebody wants it to wait."""
+        """Keep what a parking concerns from starting;
+        return how what runs stops, where somebody wants it to wait.
+        """
         scope, name, cause = parking.key
         self.holds.enter(parking)
         if scope.asked:
@@ -182,7 +193,9 @@ class Lifecycle:
         return (Ref(*name.split("/", 1)),) if scope is Scope.TASK else ()
 
     def resume(self, key: Key, keep: Iterable[Cause] = ()) -> tuple[Parking, ...]:
-        """Take a parking back, those causes apart that are in ``keep``; return what was taken back."""
+        """Take a parking back, those causes apart that are in ``keep``;
+        return what was taken back.
+        """
         struck = self.holds.strike(key, keep)
         for parking in struck:
             self.lift(parking.key)
@@ -199,7 +212,9 @@ class Lifecycle:
         return refs
 
     def requeued(self) -> list[Ref]:
-        """Return the tasks that gave their slot back and wait for nothing any more, which is noted by that."""
+        """Return the tasks that gave their slot back and wait
+        for nothing any more, which is noted by that.
+        """
         free = [ref for ref in self._given_back if next(self.why(ref), None) is None]
         for ref in free:
             del self._given_back[ref]
@@ -208,7 +223,10 @@ class Lifecycle:
     # What happens to them
 
     def take(self, given: Input) -> list[Effect]:
-        """Take an input; return what is to be done. Raises ``ValueError`` for one that cannot come about."""
+        """Take an input; return what is to be done.
+
+        Raises ``ValueError`` for one that cannot come about.
+        """
         entry = self._entries.get(given.ref)
         if entry is None:
             return self._arrived(given)
@@ -306,7 +324,9 @@ class Lifecycle:
             self.queue.vacate(entry)
 
     def _after(self, published: inputs.Published) -> list[Effect]:
-        """Return what a task's published end brings about for those that come after it, and after those."""
+        """Return what a task's published end brings about
+        for those that come after it, and after those.
+        """
         return [effect for each in self._concerned(published) for effect in self.take(each)]
 
     def _concerned(self, published: inputs.Published) -> Iterator[Input]:

@@ -1,4 +1,7 @@
-"""The drawing of the lifecycle's table in docs/architecture.md: `make drawing`. A test holds the page to it."""
+"""The drawing of the lifecycle's table in docs/architecture.md: `make drawing`.
+
+A test holds the page to it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ BEGIN, END = "<!-- drawn by `make drawing` -->\n", "<!-- end of the drawing -->\
 
 
 def drawn() -> str:
-    """Return the table in Markdown: by input, in the order of a task's life; phases that do alike share a line."""
+    """Return the table in Markdown: by input, in the order of a task's life;
+    phases that do alike share a line.
+    """
     lines = ["| in | comes | if | then | do |", "| --- | --- | --- | --- | --- |"]
     alike: dict[tuple[str, ...], list[Phase]] = {}
     for rows in TABLE.values():
@@ -25,7 +30,10 @@ def drawn() -> str:
 
 
 def put(page: str) -> str:
-    """Return a page with the table in place of the one that it has. Raises ``ValueError`` where it has no place for it."""
+    """Return a page with the table in place of the one that it has.
+
+    Raises ``ValueError`` where it has no place for it.
+    """
     before, _, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:

@@ -1,4 +1,7 @@
-"""Effects: what is to be done about a task, as values. One that takes time comes back as an input."""
+"""Effects: what is to be done about a task, as values.
+
+One that takes time comes back as an input.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,9 @@ class Free(Struct, frozen=True, gc=False):
 
 
 class Stop(Struct, frozen=True, gc=False):
-    """Have the worker, or a request of its that waits, stop with what the task was asked to stop with."""
+    """Have the worker, or a request of its that waits,
+    stop with what the task was asked to stop with.
+    """
 
     ref: Ref
 

@@ -69,7 +69,8 @@ class Entry(Struct, eq=False):
 
     facts: TurnFacts
     phase: Phase
-    #: What keeps this task from starting, each once; what keeps a provider, a model or everything is not repeated here.
+    #: What keeps this task from starting, each once;
+    #: what keeps a provider, a model or everything is not repeated here.
     holds: tuple[HoldKey, ...] = ()
     #: Whether a worker died of it, so that it must run alone.
     suspect: bool = False
@@ -82,8 +83,8 @@ class Entry(Struct, eq=False):
     #: How it ended, once that is durable.
     ended: TaskStatus | None = None
     # Where it stands in the queue, which alone changes what follows.
-    #: The lane that it is in, and by what it is sorted there. The rank is another one each time, and compared by identity:
-    #: what a heap still has of an earlier time is stale.
+    #: The lane that it is in, and by what it is sorted there. The rank is another one each time,
+    #: and compared by identity: what a heap still has of an earlier time is stale.
     lane: Lane | None = None
     rank: Rank | None = None
     #: Its directory, once it has begun.

@@ -16,8 +16,9 @@ DAY: Key = (Scope.DAY, "")
 class Holds:
     """The holds: every reason to wait. ``Lifecycle`` alone changes it.
 
-    A parking is what people see and the store keeps. It concerns everything, a provider or a model by its name, and the
-    tasks of a batch, or one task, by a hold of its key. Other holds stand without a parking: the daemon finds them again.
+    A parking is what people see and the store keeps. It concerns everything, a provider or a model
+    by its name, and the tasks of a batch, or one task, by a hold of its key.
+    Other holds stand without a parking: the daemon finds them again.
     """
 
     def __init__(self) -> None:
@@ -29,7 +30,9 @@ class Holds:
 
     @property
     def parkings(self) -> tuple[Parking, ...]:
-        """All that is parked, oldest first; without the tasks that wait for the day's money alone, where all do."""
+        """All that is parked, oldest first;
+        without the tasks that wait for the day's money alone, where all do.
+        """
         every = (p for causes in self._parkings.values() for p in causes.values())
         return summed(sorted(every, key=lambda parking: parking.since))
 
@@ -55,7 +58,9 @@ class Holds:
         ]
 
     def untried(self, name: str) -> bool:
-        """Whether no task is to try a provider or a model now: it is paused, or its provider is parked."""
+        """Whether no task is to try a provider or a model now:
+        it is paused, or its provider is parked.
+        """
         provider = name.partition("/")[0]
         return self.paused(name) or (name != provider and (Scope.PROVIDER, provider) in self)
 
@@ -73,7 +78,9 @@ class Holds:
         return hold in self._kept
 
     def on(self, ref: Ref, after: Iterable[Ref]) -> list[HoldKey]:
-        """Return the holds by which a task waits from the first: for what it comes ``after``, and as its batch is parked, or itself."""
+        """Return the holds by which a task waits from the first:
+        for what it comes ``after``, and as its batch is parked, or itself.
+        """
         holds = [HoldKey.on(each, Cause.DEPENDENCY) for each in dict.fromkeys(after)]
         if self._parkings:
             keys = ((Scope.BATCH, ref.batch), (Scope.TASK, str(ref)))

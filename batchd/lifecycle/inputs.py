@@ -1,4 +1,6 @@
-"""Inputs: what happens to a task, as values; what people want, what workers and the store report."""
+"""Inputs: what happens to a task, as values;
+what people want, what workers and the store report.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,9 @@ class SlotFree(_Input, frozen=True, gc=False):
 
 
 class Unready(_Input, frozen=True, gc=False):
-    """What a task needs is not there: a folder that takes its result, or the repository that it begins at."""
+    """What a task needs is not there:
+    a folder that takes its result, or the repository that it begins at.
+    """
 
     ref: Ref
 
@@ -144,7 +148,9 @@ class CancelOrdered(_Input, frozen=True, gc=False):
 
 
 class Halt(_Input, frozen=True, gc=False):
-    """A task that has a slot is to give it back: something is paused, or needs the room, or the daemon stops."""
+    """A task that has a slot is to give it back:
+    something is paused, or needs the room, or the daemon stops.
+    """
 
     ref: Ref
     wish: Suspended
@@ -155,7 +161,9 @@ class Halt(_Input, frozen=True, gc=False):
 
 
 class GiveUp(_Input, frozen=True, gc=False):
-    """A task that has no slot is to end: what it comes after failed, or its provider was gone for too long."""
+    """A task that has no slot is to end:
+    what it comes after failed, or its provider was gone for too long.
+    """
 
     end: End
 

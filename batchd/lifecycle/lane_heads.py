@@ -1,4 +1,6 @@
-"""The heads of lanes, by model: which of them compete, and which may see how a parked provider does."""
+"""The heads of lanes, by model: which of them compete,
+and which may see how a parked provider does.
+"""
 
 from __future__ import annotations
 

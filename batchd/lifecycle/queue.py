@@ -23,7 +23,10 @@ from batchd.records import Ref
 
 
 class Queue:
-    """The tasks that may start, and the directories of those that have begun. ``Lifecycle`` says what is in it."""
+    """The tasks that may start, and the directories of those that have begun.
+
+    ``Lifecycle`` says what is in it.
+    """
 
     def __init__(self, entries: Mapping[Ref, Entry]) -> None:
         """``entries``: every task that there is."""
@@ -45,7 +48,9 @@ class Queue:
         return next((theirs[0][2] for theirs in heads.values() if self._tidy(theirs)), None)
 
     def draw(self, slots: int, crowded: AbstractSet[str] = frozenset()) -> list[Ref]:
-        """Return the tasks whose turn it is, at most ``slots``. Each is to get a slot now, or a hold, or to be put back.
+        """Return the tasks whose turn it is, at most ``slots``.
+
+        Each is to get a slot now, or a hold, or to be put back.
 
         Those of ``crowded`` providers come last: they would wait in their slots.
         """
@@ -64,9 +69,13 @@ class Queue:
         return drawn
 
     def draw_of(self, name: str, last: Sequence[str] = ()) -> Ref | None:
-        """Return the next task of a provider or a model, even if that is parked, to see how it does. As ``draw``.
+        """Return the next task of a provider or a model,
+        even if that is parked, to see how it does.
 
-        Those of a provider's models that are parked themselves are none of it. Models in ``last`` come last, in this order.
+        As ``draw``.
+
+        Those of a provider's models that are parked themselves are none of it.
+        Models in ``last`` come last, in this order.
         """
         heads = of(self._heads, name, self._parked)
         first = {source: theirs for source, theirs in heads.items() if source not in last}
@@ -82,7 +91,8 @@ class Queue:
         return any(map(self._tidy, of(self._heads, name, self._parked).values()))
 
     def draw_suspect(self, name: str = "") -> Ref | None:
-        """Return the next task that must run in a process of its own; of a provider or a model, even if that is parked.
+        """Return the next task that must run in a process of its own;
+        of a provider or a model, even if that is parked.
 
         As ``draw``.
         """
@@ -99,7 +109,8 @@ class Queue:
         return rank[2]
 
     def suspect_due(self, crowded: AbstractSet[str] = frozenset()) -> Ref | None:
-        """Return the task that must run in a process of its own and has its turn: no other one that is ready is better.
+        """Return the task that must run in a process of its own and has its turn:
+        no other one that is ready is better.
 
         Those of ``crowded`` providers let it pass, as they do in ``draw``.
         """
@@ -229,7 +240,9 @@ class Queue:
         self._aside.setdefault(lane.source, {})[lane] = None
 
     def _let_pass(self, name: str) -> None:
-        """Drop the claims of a parked provider or model: what cannot start must not keep others from starting."""
+        """Drop the claims of a parked provider or model:
+        what cannot start must not keep others from starting.
+        """
         for source in [source for source in self._aside if is_of(source, name)]:
             for lane in list(self._aside.get(source, ())):
                 self._wake(lane)

@@ -1,7 +1,9 @@
-"""The table of the lifecycle: what follows from an input in each phase. Pure; the whole of what is decided about a task.
+"""The table of the lifecycle: what follows from an input in each phase.
 
-Of the rows of a phase and an input the first one holds whose condition does. A pair without a row cannot come about, and
-is a bug: ``decide`` raises.
+Pure; the whole of what is decided about a task.
+
+Of the rows of a phase and an input the first one holds whose condition does. A pair without a row
+cannot come about, and is a bug: ``decide`` raises.
 """
 
 from __future__ import annotations
@@ -222,7 +224,10 @@ TABLE: Mapping[tuple[Phase, type[inputs.Input]], tuple[Transition, ...]] = _tabl
 
 
 def decide(entry: Entry, given: inputs.Input) -> tuple[Phase, list[Effect]]:
-    """Return the next phase of a task, and what is to be done. Raises ``ValueError`` for what cannot come about."""
+    """Return the next phase of a task, and what is to be done.
+
+    Raises ``ValueError`` for what cannot come about.
+    """
     for row in TABLE.get((entry.phase, type(given)), ()):
         if row.when is None or row.when(entry, given):
             then = row.then or entry.waiting

@@ -1,4 +1,8 @@
-"""Trials: whose turn it is while a provider, or a model, is parked: one task at a time tries how it does. Pure."""
+"""Trials: whose turn it is while a provider, or a model, is parked:
+one task at a time tries how it does.
+
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,8 @@ from batchd.records import Cause, HoldKey, Ref, Scope
 class Trials:
     """The trials: picks a task that may start although its provider, or its model, is parked.
 
-    Tasks that tried it and failed are held for its sake, the one that tried first in front: others may fare better. So
-    are tasks that wait for it although it is not their own, as for a judge's.
+    Tasks that tried it and failed are held for its sake, the one that tried first in front: others
+    may fare better. So are tasks that wait for it although it is not their own, as for a judge's.
     """
 
     def __init__(self, lifecycle: Lifecycle) -> None:
@@ -31,7 +35,9 @@ class Trials:
         self._trying.pop(name, None)
 
     def pick(self, *, alone: bool) -> Ref | None:
-        """Return a task to start although what it needs is parked; ``alone``: in a process of its own."""
+        """Return a task to start although what it needs is parked;
+        ``alone``: in a process of its own.
+        """
         for name, trying in self._trying.items():
             if trying is None and not self._lifecycle.holds.untried(name):
                 ref = self._next_of(name, alone=alone)
@@ -41,7 +47,9 @@ class Trials:
         return None
 
     def left(self, ref: Ref) -> bool:
-        """Note that no worker works on a task any more; return whether another one is to try now."""
+        """Note that no worker works on a task any more;
+        return whether another one is to try now.
+        """
         again = [name for name, trying in self._trying.items() if trying == ref]
         for name in again:
             self._trying[name] = None
@@ -86,7 +94,9 @@ class Trials:
         return None
 
     def _others_first(self, source: str) -> bool:
-        """Return whether one that need not run alone is to try before one that did so already tries again."""
+        """Return whether one that need not run alone is to try before one
+        that did so already tries again.
+        """
         first = next(iter(self._lifecycle.holds.kept(_tried(source))), None)
         waited_longer = first is not None and not self._lifecycle.suspect(first)
         return waited_longer or self._lifecycle.queue.ready(source)

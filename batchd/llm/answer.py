@@ -1,4 +1,6 @@
-"""The parts of an answer that every dialect makes: bounded texts, calls, tokens as we count them."""
+"""The parts of an answer that every dialect makes:
+bounded texts, calls, tokens as we count them.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,11 @@ from batchd import tokens
 from batchd.llm.request import ModelRequest
 from batchd.records import Answer, ToolCall, Usage
 
-#: Characters of an answer that are kept, and as many of its thinking: no model writes as many tokens at a time. What
-#: is longer would hold up, at each step, all that runs beside it.
+#: Characters of an answer that are kept, and as many of its thinking: no model writes as many
+#: tokens at a time. What is longer would hold up, at each step, all that runs beside it.
 MAX_TEXT_CHARS = 1 << 20
-#: Characters of a service tier's name, or of another such word, that are kept; and of a model's name.
+#: Characters of a service tier's name, or of another such word, that are kept;
+#: and of a model's name.
 _WORD = 64
 _NAME = 512
 _NUMBER = (int, float)
@@ -65,7 +68,9 @@ def bounded(answer: Answer, request: ModelRequest, counts: TokenCounts) -> Answe
 
 
 def _kept(calls: tuple[ToolCall, ...], room: int) -> Iterator[ToolCall]:
-    """Yield the calls that fit into ``room`` characters; of the first that does not, the arguments are cut off."""
+    """Yield the calls that fit into ``room`` characters;
+    of the first that does not, the arguments are cut off.
+    """
     for call in calls:
         room -= len(call.id) + len(call.name)
         if room <= 0:
@@ -137,7 +142,9 @@ def number(value: Any) -> int:
 
 
 def stated(counts: Mapping[str, Any]) -> float | None:
-    """Return what the provider says that a call cost, in dollars (OpenRouter); None where it does not, or where others bill it."""
+    """Return what the provider says that a call cost, in dollars (OpenRouter);
+    None where it does not, or where others bill it.
+    """
     cost = counts.get("cost")
     if not isinstance(cost, int | float) or isinstance(cost, bool) or counts.get("is_byok"):
         return None

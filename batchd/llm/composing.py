@@ -1,4 +1,6 @@
-"""The composition of a request's body: the dialect's fields, without what is refused, and the configuration's over them."""
+"""The composition of a request's body: the dialect's fields,
+without what is refused, and the configuration's over them.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ def fields(
 
 
 def encoded(body: dict[str, Any]) -> bytes:
-    """Return the body in JSON: the same messages give the same bytes in every call, so that the provider's prompt cache hits.
+    """Return the body in JSON: the same messages give the same bytes in every call,
+    so that the provider's prompt cache hits.
 
     All of it is encoded each time: 10 µs for 14 KB, far below the cost of keeping pieces.
     """

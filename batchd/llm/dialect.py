@@ -13,8 +13,8 @@ from batchd.records import EFFORTS, Answer, Effort, Failure, ModelSetup
 
 #: What goes into a request's body, before the configuration's own fields are laid over it.
 Encode: TypeAlias = Callable[[ModelSetup, ModelTarget, ModelRequest], dict[str, Any]]
-#: A response's body with status 200 is an answer, or says what went wrong. Raises ``UnreadableError``; the last is how
-#: many seconds it took.
+#: A response's body with status 200 is an answer, or says what went wrong. Raises
+#: ``UnreadableError``; the last is how many seconds it took.
 Decode: TypeAlias = Callable[[CallPlace, ModelTarget, bytes, ModelRequest, float], Answer | Failure]
 
 
@@ -38,7 +38,8 @@ class Dialect:
     account: tuple[str, ...] = ()
     #: What a refusal of earlier items says, in lower case.
     refused_items: re.Pattern[str] = re.compile("(?!)")
-    #: What can be spared of a request: the names that an error may give it, to the body's own field.
+    #: What can be spared of a request:
+    #: the names that an error may give it, to the body's own field.
     sparable: Mapping[str, str]
     #: What stands in an answer that counts its input, so that it is not counted here.
     counted: bytes

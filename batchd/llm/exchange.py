@@ -1,4 +1,6 @@
-"""One exchange over HTTP: a request, the whole of what comes back, and how long its connection is kept for the next."""
+"""One exchange over HTTP: a request, the whole of what comes back,
+and how long its connection is kept for the next.
+"""
 
 from __future__ import annotations
 
@@ -21,17 +23,20 @@ from batchd.records import Endpoint, Failure, FailureKind
 
 #: A host that does not take a connection by then cannot be reached.
 _CONNECT_S = 15.0
-#: Bytes of a body that are read: no answer is a tenth as long, and rubbish without end would fill the memory.
+#: Bytes of a body that are read: no answer is a tenth as long,
+#: and rubbish without end would fill the memory.
 MAX_BODY_BYTES = 16 << 20
 #: Idle connections are closed sooner than the five seconds after which common servers do it: a
 #: request that crosses their close on the way would be lost, and perhaps paid.
 _IDLE_S = 4.0
-#: What a server says of that (RFC 2068, 19.7.1.1; no later standard has it, and most servers that say it mean it so);
-#: how much sooner the connection is closed here; and after how long in any case: a firewall on the way may forget it.
+#: What a server says of that (RFC 2068, 19.7.1.1; no later standard has it, and most servers that
+#: say it mean it so); how much sooner the connection is closed here;
+#: and after how long in any case: a firewall on the way may forget it.
 _SAID = re.compile(r"(?:^|[,;\s])timeout\s*=\s*\"?(\d{1,6})\b", re.IGNORECASE)
 _SOONER_S = 1.0
 _LONGEST_IDLE_S = 55.0
-#: A body up to this (bytes) is kept while its call waits, which costs less: a thousand of them come to 16 MB.
+#: A body up to this (bytes) is kept while its call waits,
+#: which costs less: a thousand of them come to 16 MB.
 _MAX_KEPT_BODY_BYTES = 1 << 14
 _HEADERS: Mapping[str, str] = {
     "Accept": "application/json",
@@ -46,17 +51,21 @@ _UNSENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, httpx2.
 
 @cache
 def tls() -> SSLContext:
-    """Return the certificates to trust, read once. Call it before forking: they take 20 ms and memory."""
+    """Return the certificates to trust, read once.
+
+    Call it before forking: they take 20 ms and memory.
+    """
     return httpx2.create_ssl_context()
 
 
 def client(
     endpoint: Endpoint, key: Mapping[str, str], idle_s: float | None = None
 ) -> httpx2.AsyncClient:
-    """Return the SDK's own client for HTTP, without what the SDK puts around each call: that costs as much again.
+    """Return the SDK's own client for HTTP, without what the SDK puts around each call:
+    that costs as much again.
 
-    ``key``: the headers that hold it. ``idle_s``: how long a connection may stay idle, where the server has said so.
-    Raises ``ValueError`` for an address that holds a user name.
+    ``key``: the headers that hold it. ``idle_s``: how long a connection may stay idle, where the
+    server has said so. Raises ``ValueError`` for an address that holds a user name.
     """
     if urlsplit(endpoint.base_url).username:
         raise ValueError(
@@ -79,9 +88,11 @@ def client(
 
 
 def idle_s(headers: Mapping[str, str]) -> float | None:
-    """Return how long a connection may stay idle, in seconds, by what its server says (``Keep-Alive: timeout=65``).
+    """Return how long a connection may stay idle, in seconds,
+    by what its server says (``Keep-Alive: timeout=65``).
 
-    None: it says nothing. That is sooner than the server closes it, by a second or by half of the time.
+    None: it says nothing. That is sooner than the server closes it,
+    by a second or by half of the time.
     """
     said = _SAID.search(headers.get("keep-alive", ""))
     if said is None:
@@ -93,7 +104,10 @@ def idle_s(headers: Mapping[str, str]) -> float | None:
 async def exchanged(
     http: httpx2.AsyncClient, url: httpx2.URL, place: CallPlace, body: list[bytes], timeout_s: float
 ) -> tuple[httpx2.Response, bytes] | Failure:
-    """Return what a request brings, and its whole body. ``body`` holds the one to send, and is empty once it is sent."""
+    """Return what a request brings, and its whole body.
+
+    ``body`` holds the one to send, and is empty once it is sent.
+    """
     size = len(body[0])
     headers = None if size <= _MAX_KEPT_BODY_BYTES else {"Content-Length": str(size)}
     try:

@@ -52,7 +52,8 @@ _WINDOW = _SAID(
 )
 #: OpenAI's code for a model that is not there, or not for this account.
 _NO_MODEL = "model_not_found"
-#: Bytes of an error's body that are read, and characters of its message that are looked at: a few hundred are shown.
+#: Bytes of an error's body that are read, and characters of its message that are looked at:
+#: a few hundred are shown.
 _MOST_SAID = 1 << 16
 _LOOKED_AT = 4000
 #: What HTTP calls an error.
@@ -172,7 +173,9 @@ def http_failure(place: CallPlace, status: int, headers: Mapping[str, str], body
 
 
 def error_in_answer(place: CallPlace, error: Any) -> Failure:
-    """Return what an error under status 200 says: gateways send their own provider's status as its code."""
+    """Return what an error under status 200 says:
+    gateways send their own provider's status as its code.
+    """
     text = json.dumps({"error": error})
     code = error.get("code") if isinstance(error, dict) else None
     status = int(code) if isinstance(code, int | str) and _STATUS.fullmatch(str(code)) else 0
@@ -182,7 +185,9 @@ def error_in_answer(place: CallPlace, error: Any) -> Failure:
 
 
 def coded_failure(place: CallPlace, error: Any) -> Failure:
-    """Return what an answer with status 200 says that is none: its code counts, as no status does."""
+    """Return what an answer with status 200 says that is none:
+    its code counts, as no status does.
+    """
     text = json.dumps({"error": error})
     words = _Words.of(text)
     kind = _kind(HTTPStatus.BAD_REQUEST, words)

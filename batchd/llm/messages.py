@@ -114,8 +114,8 @@ def _turns(
 ) -> Iterator[Mapping[str, Any]]:
     """Yield the turns of a conversation, the user's and the model's by turns.
 
-    Breakpoints stand where this request ends and where the one before did: what that one wrote to the cache is found
-    however many blocks have come since.
+    Breakpoints stand where this request ends and where the one before did: what that one wrote to
+    the cache is found however many blocks have come since.
     """
     messages = [m for m in request.messages if m.role != "system"]
     own = [i for i, m in enumerate(messages) if m.role == "assistant"]
@@ -207,7 +207,8 @@ def _calls(blocks: list[MessagesBlock], *, cut: bool) -> Iterator[ToolCall]:
             continue
         given = bytes(block.input).decode() or "{}"
         if cut and block is last:
-            # Half of its arguments may be missing, and what is there in order all the same: it must not run.
+            # Half of its arguments may be missing, and what is there in order all the same:
+            # it must not run.
             given = given[:-1]
         yield ToolCall(string(block.id), string(block.name), given)
 

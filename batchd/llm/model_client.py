@@ -21,7 +21,8 @@ from batchd.masking import Masker
 from batchd.records import Answer, Api, Endpoint, Failure, FailureKind, ModelSetup, RateLimit
 from batchd.records.unicode import line as one_line
 
-#: An answer or a request longer than this (bytes) takes so long to read, or to count, that a thread does it.
+#: An answer or a request longer than this (bytes) takes so long to read,
+#: or to count, that a thread does it.
 _THREAD_FROM_BYTES = 1 << 17
 #: What a request is refused with that asks for something the model does not do.
 _REFUSED = frozenset({400, 404, 422})
@@ -54,7 +55,10 @@ class _Line:
         idle_s: float | None = None,
         account: str = "",
     ) -> _Line:
-        """Return a way to a provider, without connections yet. Raises ``ValueError`` for an address that cannot be one."""
+        """Return a way to a provider, without connections yet.
+
+        Raises ``ValueError`` for an address that cannot be one.
+        """
         url = httpx2.URL(endpoint.address(dialect.path))
         http = exchange.client(endpoint, dialect.headers(endpoint.api_key), idle_s)
         return cls(endpoint, dialect, http, url, idle_s, account)
@@ -76,7 +80,9 @@ class ModelClient:
         self._lessons: dict[str, tuple[str, ...]] = {}
 
     def limits(self) -> Mapping[str, tuple[RateLimit, ...]]:
-        """Return the limits that providers, by name, sent with their last answers; each is returned once."""
+        """Return the limits that providers, by name, sent with their last answers;
+        each is returned once.
+        """
         if not self._limits:
             return _NO_LIMITS
         heard, self._limits = self._limits, {}
@@ -88,7 +94,9 @@ class ModelClient:
             self._known[name] = frozenset(lessons)
 
     def lessons(self) -> Mapping[str, tuple[str, ...]]:
-        """Return what models, by name, were seen to refuse and to do without; each is returned once."""
+        """Return what models, by name, were seen to refuse and to do without;
+        each is returned once.
+        """
         if not self._lessons:
             return _NO_LESSONS
         learned, self._lessons = self._lessons, {}
@@ -196,7 +204,9 @@ class ModelClient:
         return line
 
     def _learn_idle(self, line: _Line, idle_s: float) -> None:
-        """Have a server's connections stay idle as long as it says, from the next call on; of several numbers the lowest counts."""
+        """Have a server's connections stay idle as long as it says,
+        from the next call on; of several numbers the lowest counts.
+        """
         if line.idle_s is not None and idle_s >= line.idle_s:
             return
         for key, current in self._lines.items():

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from batchd.llm import waits
 from batchd.records import Metered, RateLimit
 
-#: By what a limit is of, where its three headers are: OpenAI's names, which most have taken over, and
-#: anthropic's. Of these, what went comes back bit by bit.
+#: By what a limit is of, where its three headers are: OpenAI's names, which most have taken over,
+#: and anthropic's. Of these, what went comes back bit by bit.
 _GRADUAL: tuple[tuple[Metered, str], ...] = (
     ("requests", "x-ratelimit-{}-requests"),
     ("tokens", "x-ratelimit-{}-tokens"),

@@ -1,7 +1,9 @@
-"""Fields that a model refuses of a request that goes without them: read out of the error that names one, and left out.
+"""Fields that a model refuses of a request that goes without them:
+read out of the error that names one, and left out.
 
-Lessons are words that are stored: ``field:temperature`` (leave it out), ``effort:none`` (think by another measure),
-``effort with tools`` (think not at all, where there are tools), ``name:max_tokens`` (the field has another name).
+Lessons are words that are stored: ``field:temperature`` (leave it out), ``effort:none`` (think by
+another measure), ``effort with tools`` (think not at all, where there are tools),
+``name:max_tokens`` (the field has another name).
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ _LOOKED_AT = 4000
 def repaired(
     failure: Failure, dialect: Dialect, request: ModelRequest, sent: Mapping[str, Any], body: bytes
 ) -> Failure:
-    """Return a refused request's failure as one that a change of the request may repair, where its words say so."""
+    """Return a refused request's failure as one that a change
+    of the request may repair, where its words say so.
+    """
     words = body[:_LOOKED_AT].decode("utf-8", "replace").lower()
     if any(m.replay for m in request.messages) and dialect.refused_items.search(words):
         return replace(failure, kind=FailureKind.REPLAY)

@@ -93,7 +93,8 @@ class ModelRequest(Struct, frozen=True, kw_only=True):
         return self if asked == self.service_tier else replace(self, service_tier=asked)
 
     def effort(self, setup: ModelSetup, words: tuple[Effort, ...]) -> AskedEffort:
-        """Return how much the model is to think, in one of the ``words`` that there are; empty: as it sees fit.
+        """Return how much the model is to think, in one of the ``words`` that there are;
+        empty: as it sees fit.
 
         The nearest lower one where it lacks what is asked for, or the lowest that it has.
         """
@@ -106,7 +107,8 @@ class ModelRequest(Struct, frozen=True, kw_only=True):
 
 
 def alternating(messages: tuple[Message, ...]) -> Iterator[Message]:
-    """Yield ``messages``, those of the user that follow each other as one: strict chat templates refuse two running.
+    """Yield ``messages``, those of the user that follow each other as one:
+    strict chat templates refuse two running.
 
     No request ever ends between two of them, so that this changes nothing of what was sent before.
     """

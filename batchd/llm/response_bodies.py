@@ -16,7 +16,8 @@ T = TypeVar("T")
 _MOST_VALUES = 1 << 18
 #: In front of each value but the first stands one of these.
 _VALUES = (b",", b"[", b"{")
-#: A text in JSON; one that never ends goes up to the body's end, so that nothing is looked at twice.
+#: A text in JSON; one that never ends goes up to the body's end,
+#: so that nothing is looked at twice.
 _TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 
 
@@ -29,7 +30,8 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T], what: str) -> T:
     if _crowded(body):
         raise UnreadableError(f"more than {_MOST_VALUES:,} values")
     try:
-        # What stays raw is not looked at by the decoder, and goes into a journal and back over the line.
+        # What stays raw is not looked at by the decoder,
+        # and goes into a journal and back over the line.
         body.decode()
         return decoder.decode(body)
     except msgspec.ValidationError as error:
@@ -47,7 +49,9 @@ def item(raw: msgspec.Raw, decoder: msgspec.json.Decoder[T]) -> T | None:
 
 
 def _crowded(body: bytes) -> bool:
-    """Return whether a body holds so many values that they would fill the memory, however small it is on the line."""
+    """Return whether a body holds so many values that they would fill the memory,
+    however small it is on the line.
+    """
     if _values(body, 0, len(body)) <= _MOST_VALUES:
         return False
     # Mostly they stand in texts, which are one value each.

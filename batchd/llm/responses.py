@@ -1,6 +1,7 @@
 """OpenAI's Responses API, without its memory: each request holds the whole conversation.
 
-The model's thinking comes as items that only its provider can read. They go back in order and byte for byte.
+The model's thinking comes as items that only its provider can read.
+They go back in order and byte for byte.
 """
 
 from __future__ import annotations
@@ -87,7 +88,8 @@ def encode(setup: ModelSetup, target: ModelTarget, request: ModelRequest) -> dic
         "include": ["reasoning.encrypted_content"],
     }
     if request.tools:
-        # Our schemas leave arguments out, which strict ones may not; where it is missing it counts as true.
+        # Our schemas leave arguments out, which strict ones may not;
+        # where it is missing it counts as true.
         body["tools"] = [
             {
                 "type": "function",
@@ -116,7 +118,9 @@ def _format(mode: JsonMode, schema: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _cache_key(name: str) -> str:
-    """Return a task's name as a key: of a long one the beginning, and what distinguishes it from others."""
+    """Return a task's name as a key: of a long one the beginning,
+    and what distinguishes it from others.
+    """
     if len(name) <= _KEY_CHARS:
         return name
     digest = hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:16]
@@ -186,7 +190,9 @@ def decode(
 
 
 def _followed(items: list[ResponsesItem]) -> int:
-    """Return how many items may go back: thinking that nothing came of is refused without what follows it."""
+    """Return how many items may go back:
+    thinking that nothing came of is refused without what follows it.
+    """
     return max((i for i, item in enumerate(items, 1) if item.type != "reasoning"), default=0)
 
 
@@ -229,7 +235,9 @@ def _parts(items: list[ResponsesItem]) -> Iterator[Mapping[str, Any]]:
 
 
 def _before_stop(content: str, stop: tuple[str, ...]) -> tuple[str, bool]:
-    """Return a text up to where it should have ended, as this API knows no `stop`; and whether there was more."""
+    """Return a text up to where it should have ended, as this API knows no `stop`;
+    and whether there was more.
+    """
     ends = [at for text in stop if (at := content.find(text)) >= 0]
     return (content[: min(ends)], True) if ends else (content, False)
 
@@ -272,7 +280,9 @@ def _finish_reason(response: ResponsesAnswer, *, called: bool, refused: bool) ->
 
 
 def _removed(transformations: Any) -> Iterator[str]:
-    """Yield why items that were sent back were left out: the only sign that a provider gives of it."""
+    """Yield why items that were sent back were left out:
+    the only sign that a provider gives of it.
+    """
     for each in transformations if isinstance(transformations, list) else ():
         yield string(fields(each).get("reason")) or "unknown"
 

@@ -1,4 +1,6 @@
-"""One receiver's messages: gathered, kept on disk, sent at a bounded rate, tried again until they arrive."""
+"""One receiver's messages: gathered, kept on disk,
+sent at a bounded rate, tried again until they arrive.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +38,15 @@ _MOST_APART = 1000
 
 
 class Courier:
-    """The courier of one receiver: brings its messages, one after another. Lives in the loop of the notifications' thread."""
+    """The courier of one receiver: brings its messages, one after another.
+
+    Lives in the loop of the notifications' thread.
+    """
 
     def __init__(self, target: ReceiverTarget, state: Path) -> None:
         self._target = target
-        #: Programs look at one event at a time: what came together would be one batch of several to them.
+        #: Programs look at one event at a time:
+        #: what came together would be one batch of several to them.
         self._apart = target.settings.kind == "command"
         self._waiting = PendingMessages(state, target.name)
         #: The message that is being tried, and those behind it.
@@ -58,7 +64,9 @@ class Courier:
         (self._came if self._tried or self._messages else self._settled).set()
 
     def serves(self, target: ReceiverTarget) -> bool:
-        """Take over what has changed of a receiver, and try again at once; False: it is too much."""
+        """Take over what has changed of a receiver, and try again at once;
+        False: it is too much.
+        """
         if target != self._target:
             return False
         self._target = target
@@ -66,7 +74,9 @@ class Courier:
         return True
 
     def add(self, events: Sequence[EventV1]) -> None:
-        """Take up what happened, as far as this receiver wants to know; it is on disk when this returns."""
+        """Take up what happened, as far as this receiver wants to know;
+        it is on disk when this returns.
+        """
         wanted = [e for e in events if e.event in self._target.settings.on]
         if not wanted:
             return
@@ -161,7 +171,9 @@ class Courier:
 
 
 def _pause(tries: int, retry_after_s: float) -> float:
-    """Return the time until the next try: doubling, with jitter, and not before the receiver wants it."""
+    """Return the time until the next try:
+    doubling, with jitter, and not before the receiver wants it.
+    """
     backoff = doubled(_FIRST_BACKOFF_S, _LONGEST_BACKOFF_S, tries - 1)
     backoff *= random.uniform(0.5, 1.0)  # noqa: S311 (it spreads tries, it hides nothing)
     return max(backoff, min(retry_after_s, _LONGEST_WAIT_S))

@@ -1,4 +1,6 @@
-"""The format of a notification, version 1: what webhooks and commands get. The JSON Schema derives from it.
+"""The format of a notification, version 1: what webhooks and commands get.
+
+The JSON Schema derives from it.
 
 Numbers are numbers, moments are ISO 8601 in UTC with Z, durations are seconds. Fields may be
 added; none is renamed or removed within version 1.
@@ -68,7 +70,8 @@ class ProviderV1:
     """A provider that is parked, or one of its models, or no longer."""
 
     name: str
-    #: ``auth``, ``quota``, ``provider_unavailable``, ``rate_limited``, ``model_gone`` or ``model_unfit``.
+    #: ``auth``, ``quota``, ``provider_unavailable``,
+    #: ``rate_limited``, ``model_gone`` or ``model_unfit``.
     cause: str
     since: str
     #: ``PROVIDER/MODEL``; null: the provider as a whole.
@@ -81,7 +84,8 @@ class ModelV1:
 
     #: ``PROVIDER/MODEL``.
     name: str
-    #: The first day without it, as in 2026-12-11, in UTC; null: it is gone, and it is not known since when.
+    #: The first day without it, as in 2026-12-11, in UTC;
+    #: null: it is gone, and it is not known since when.
     shutdown_date: str | None
     #: What to take in its place; null: nothing is known.
     successor: str | None = None

@@ -27,7 +27,8 @@ MOST_EVENTS = 50
 #: Events that are shown in full; of more, the headlines.
 _IN_FULL = 10
 _LONGEST_SUBJECT = 200
-#: What programs go by is of words of ours alone: a password that happens to be one of them is not to be found there.
+#: What programs go by is of words of ours alone:
+#: a password that happens to be one of them is not to be found there.
 _OURS = frozenset({"id", "event", "at", "since", "scope", "cause", "status", "reason"})
 #: How several events of a name are counted.
 _COUNTED = {
@@ -43,7 +44,9 @@ _COUNTED = {
 
 
 def clean(event: EventV1, masker: Masker) -> EventV1:
-    """Return an event without secrets and control characters in any of its texts; its message alone has lines."""
+    """Return an event without secrets and control characters in any of its texts;
+    its message alone has lines.
+    """
 
     def cleaned(value: Any) -> Any:
         if isinstance(value, str):
@@ -58,7 +61,9 @@ def clean(event: EventV1, masker: Masker) -> EventV1:
 
 
 def compose(events: Sequence[EventV1], left_out: Mapping[str, int] | None = None) -> NotificationV1:
-    """Return the message that reports these events, with an id of its own; of too many the most important."""
+    """Return the message that reports these events, with an id of its own;
+    of too many the most important.
+    """
     ranked = sorted(events, key=_rank)
     more = Counter(left_out or {})
     more.update(event.event for event in ranked[MOST_EVENTS:])

@@ -1,7 +1,8 @@
 """The messages that wait, on disk: a file each, so that they outlive the daemon.
 
-``STATE/notify/RECEIVER/ID.json`` appears whole and durable, mode 0600, and goes when its message has reached the
-receiver, or is given up. Where the disk takes nothing, messages wait in memory alone.
+``STATE/notify/RECEIVER/ID.json`` appears whole and durable, mode 0600, and goes when its message
+has reached the receiver, or is given up.
+Where the disk takes nothing, messages wait in memory alone.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ class PendingMessages:
         self._folder = state / _FOLDER / name
 
     def load(self) -> tuple[NotificationV1 | None, list[NotificationV1]]:
-        """Return what the last daemon left: what it was trying, and the rest, oldest first. What is none is removed."""
+        """Return what the last daemon left: what it was trying, and the rest, oldest first.
+
+        What is none is removed.
+        """
         tried, rest = None, []
         with contextlib.suppress(OSError):
             files.sweep(self._folder)
@@ -78,7 +82,9 @@ class PendingMessages:
 
 
 def forget_others(state: Path, names: Collection[str]) -> dict[str, int]:
-    """Remove what waits for receivers that are not there any more; return how many messages that were, by name."""
+    """Remove what waits for receivers that are not there any more;
+    return how many messages that were, by name.
+    """
     gone = {}
     with contextlib.suppress(OSError):
         for folder in sorted((state / _FOLDER).iterdir()):

@@ -1,4 +1,6 @@
-"""The thread that delivers: a loop of its own, so that no mail server, name server or disk holds the daemon up."""
+"""The thread that delivers: a loop of its own, so that no mail server,
+name server or disk holds the daemon up.
+"""
 
 from __future__ import annotations
 
@@ -113,7 +115,9 @@ class Delivery:
             courier.add(events)
 
     def _take(self, config: Config) -> None:
-        """Have a courier for each receiver; one whose receiver has changed begins again, with what waits."""
+        """Have a courier for each receiver;
+        one whose receiver has changed begins again, with what waits.
+        """
         if self._couriers:
             self._hand_out()  # it happened before
         state = Path(config.paths.state)
@@ -152,7 +156,9 @@ class Delivery:
 
 
 class _Threads(ThreadPoolExecutor):
-    """Runs each job in a thread that is not waited for at the end: a name server may be silent for half a minute."""
+    """Runs each job in a thread that is not waited for at the end:
+    a name server may be silent for half a minute.
+    """
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Run it. Raises ``RuntimeError`` where no thread can be started."""

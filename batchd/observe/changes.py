@@ -10,7 +10,9 @@ _HEAD = b"\ndiff --git "
 
 
 def remarks(result: ResultV1) -> list[str]:
-    """Return what is to be said of a task's patch, a clause each: why there is none, or what it lacks; none: it is whole."""
+    """Return what is to be said of a task's patch, a clause each:
+    why there is none, or what it lacks; none: it is whole.
+    """
     patch, there = result.patch, f"its files lie in {result.dir}"
     if patch is None:
         looked = result.workspace is None or result.changes is not None
@@ -39,9 +41,11 @@ def lines(result: ResultV1) -> str:
 
 
 def shown(result: ResultV1, data: bytes | None, most: int) -> dict[str, Any] | None:
-    """Return the patch of a task: its text, what became of each file, and what is to be said; None: there is nothing to show.
+    """Return the patch of a task: its text, what became of each file,
+    and what is to be said; None: there is nothing to show.
 
-    ``data``: the patch; None: it cannot be had. Of its text as many files are given as ``most`` bytes hold.
+    ``data``: the patch; None: it cannot be had.
+    Of its text as many files are given as ``most`` bytes hold.
     """
     patch, said = result.patch, [f"{line[0].upper()}{line[1:]}." for line in remarks(result)]
     if patch is None and not said:

@@ -1,4 +1,5 @@
-"""A task's conversation as pages are given it: in JSON, prompts and answers as trees of Markdown, long texts cut.
+"""A task's conversation as pages are given it:
+in JSON, prompts and answers as trees of Markdown, long texts cut.
 
 Texts come from models and files: who shows them neutralises them.
 """
@@ -15,7 +16,9 @@ _PROSE = frozenset({Kind.PROMPT, Kind.ANSWER})
 
 
 def plain(passage: Passage, most: int) -> dict[str, Any]:
-    """Return a passage as pages are given it: no text longer than ``most``, and how much of it that cost."""
+    """Return a passage as pages are given it:
+    no text longer than ``most``, and how much of it that cost.
+    """
     text, title, given = passage.text[:most], passage.title[:most], passage.given[:most]
     usage = passage.usage
     value = {

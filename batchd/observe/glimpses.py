@@ -1,4 +1,7 @@
-"""What a screen shows beside how things stand: prompts, last commands, what ended lately. Each is read once as long as it is the same."""
+"""What a screen shows beside how things stand: prompts, last commands, what ended lately.
+
+Each is read once as long as it is the same.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ from batchd.views.work_views import command
 _MAX_TASKS = 100
 #: What ended longer ago is not lately (seconds).
 _LATELY_S = 6 * 3600.0
-#: Of the time, what looking for what ended may take at most: batches may have a hundred thousand tasks.
+#: Of the time, what looking for what ended may take at most:
+#: batches may have a hundred thousand tasks.
 _SHARE = 0.01
 
 

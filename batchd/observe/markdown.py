@@ -1,6 +1,8 @@
-"""Markdown of prompts and answers, as trees that pages make elements of: texts stay texts, and no markup of a model's is any.
+"""Markdown of prompts and answers, as trees that pages make elements of:
+texts stay texts, and no markup of a model's is any.
 
-A node is a text, or an element: ``{"tag": "p", "in": ["All is ", {"tag": "strong", "in": ["done"]}]}``.
+A node is a text, or an element:
+``{"tag": "p", "in": ["All is ", {"tag": "strong", "in": ["done"]}]}``.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ _MARKS = frozenset("#*_`|~>[=<&\\1234567890-+")
 
 @lru_cache(256)
 def tree(text: str) -> list[Node] | None:
-    """Return a text as nodes, which are not to be changed; None where it is plain words, which need none."""
+    """Return a text as nodes, which are not to be changed;
+    None where it is plain words, which need none.
+    """
     if not _MARKS.intersection(text):
         return None
     return _nodes(_parser().parse(text))

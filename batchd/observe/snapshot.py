@@ -60,7 +60,8 @@ class ProviderSnapshot:
     #: Requests and tokens a minute, configured or found out; 0: no limit is known.
     rpm: float = 0.0
     tpm: float = 0.0
-    #: What it answered in the last minute, and the tokens of that; None until there is something to measure.
+    #: What it answered in the last minute, and the tokens of that;
+    #: None until there is something to measure.
     calls_a_minute: float | None = None
     tokens_a_minute: float | None = None
     #: How long it asked everybody to wait, from now (seconds).
@@ -77,7 +78,8 @@ class DaySnapshot:
     #: What may have been paid counts as spent.
     spent_usd: float
     reserved_usd: float
-    #: Of what is spent, what calls without an answer on record may have cost at most: as the ledger has it.
+    #: Of what is spent, what calls without an answer on record may have cost at most:
+    #: as the ledger has it.
     unsettled_usd: float = 0.0
     #: Whether calls of it have no known price, so that it is more than that.
     unpriced: bool = False
@@ -142,7 +144,9 @@ class Snapshot:
 
     @property
     def seconds_left(self) -> float | None:
-        """How long the rest takes at this speed, without what is held; None where that cannot be known, or nothing is at work."""
+        """How long the rest takes at this speed, without what is held;
+        None where that cannot be known, or nothing is at work.
+        """
         if self.speed is None or not self.speed.tasks_a_minute or not self.agents:
             return None
         return max(0, self.left - self.held) / self.speed.tasks_a_minute * 60
@@ -154,7 +158,8 @@ class Observer:
     def __init__(self, state: Path, *, ended: int = 10, lately: int = 0) -> None:
         """``ended``: how many of the batches that have ended are shown too.
 
-        ``lately``: so many tasks that ended lately are shown, with prompts and last commands of those at work; 0: nothing of it.
+        ``lately``: so many tasks that ended lately are shown,
+        with prompts and last commands of those at work; 0: nothing of it.
         """
         self._state = state
         self._ended = ended
@@ -229,7 +234,9 @@ class Observer:
 
 
 def agent_at(state: Path, row: TaskRow) -> AgentSnapshot:
-    """Return what is done for a running task: as the daemon says, or, where none does, as the store knows."""
+    """Return what is done for a running task:
+    as the daemon says, or, where none does, as the store knows.
+    """
     answer = ask(state)
     running = answer.running if isinstance(answer, DaemonStatus) else ()
     doing = (each for each in running if each.task == str(row.ref))
@@ -259,7 +266,9 @@ def snapshot(
     today: Sequence[SpendRow] = (),
     glimpsed: Glimpsed = _NOTHING,
 ) -> Snapshot:
-    """Return a snapshot of what the daemon says and what the store has; ``today``: what was spent on this day."""
+    """Return a snapshot of what the daemon says and what the store has;
+    ``today``: what was spent on this day.
+    """
     known = answer if isinstance(answer, DaemonStatus) else None
     doing = {each.task: each for each in known.running} if known else {}
     return Snapshot(

@@ -14,11 +14,13 @@ from batchd.store.reader import StoreReader
 from batchd.store.recent import AnsweredCall
 from batchd.store.rows import BatchRow, WorkDone
 
-#: How far back speed is measured: long enough for slow tasks, short enough to show a change (seconds).
+#: How far back speed is measured: long enough for slow tasks,
+#: short enough to show a change (seconds).
 _WINDOW_S = 600.0
 #: How far back the rates of providers are measured: their limits are of a minute (seconds).
 _MINUTE_S = 60.0
-#: Of the minute before the first look, it is known how much was answered by when, in steps of so many seconds.
+#: Of the minute before the first look, it is known how much was answered by when,
+#: in steps of so many seconds.
 _STEP_S = 5
 #: No speed is shown over a shorter time (seconds).
 _MIN_SPAN_S = 5.0
@@ -50,10 +52,13 @@ _Sums: TypeAlias = dict[tuple[str, str], tuple[int, int]]
 
 
 class RateMeter:
-    """Compares each look at the ledger with the ones before; the first, with what journals record of the last minute."""
+    """Compares each look at the ledger with the ones before;
+    the first, with what journals record of the last minute.
+    """
 
     def __init__(self) -> None:
-        #: Moments of the monotonic clock, and what was answered by then, of this day and the one before.
+        #: Moments of the monotonic clock, and what was answered by then,
+        #: of this day and the one before.
         self._samples: deque[tuple[float, _Sums]] = deque()
 
     def measure(self, reader: StoreReader) -> dict[str, AnswerRate]:
@@ -84,7 +89,9 @@ class RateMeter:
 
 
 def _moments(lately: Sequence[AnsweredCall], wall: float) -> list[float]:
-    """Return how long ago samples are known of: from when the first of the calls began on, a minute ago at the earliest."""
+    """Return how long ago samples are known of:
+    from when the first of the calls began on, a minute ago at the earliest.
+    """
     began = min((call.at - call.seconds for call in lately), default=0.0)
     first = min(_MINUTE_S, max(_MIN_SPAN_S, wall - began))
     return [first, *(float(ago) for ago in range(int(_MINUTE_S), 0, -_STEP_S) if ago < first)]
@@ -102,7 +109,9 @@ def _before(seen: _Sums, lately: Sequence[AnsweredCall], at: float) -> _Sums:
 
 
 class HeldMeter:
-    """Counts the tasks that wait for something else than their turn: not more often than it is worth."""
+    """Counts the tasks that wait for something else than their turn:
+    not more often than it is worth.
+    """
 
     def __init__(self) -> None:
         self._due = 0.0
@@ -132,7 +141,9 @@ class SpeedMeter:
         self._samples: deque[tuple[float, WorkDone]] = deque()
 
     def measure(self, reader: StoreReader, batches: Sequence[BatchRow]) -> Speed | None:
-        """Return the speed up to now; None until there is something to measure. Raises ``StoreError``.
+        """Return the speed up to now; None until there is something to measure.
+
+        Raises ``StoreError``.
 
         ``batches``: all that have not ended, and some that have; the same kinds each time.
         """
@@ -160,7 +171,9 @@ class SpeedMeter:
 def _history(
     reader: StoreReader, batches: Sequence[BatchRow], now: float
 ) -> tuple[float, WorkDone]:
-    """Return the moment at which the window begins, and minus what was done since then, by tasks at work too."""
+    """Return the moment at which the window begins,
+    and minus what was done since then, by tasks at work too.
+    """
     wall = time.time()
     oldest = min((row.batch.received_at for row in batches if not row.published_at), default=wall)
     window = min(_WINDOW_S, max(0.0, wall - oldest))

@@ -1,4 +1,6 @@
-"""Whether the daemon is of the same batchd as who asks: an upgrade changes commands at once, a daemon when it is restarted."""
+"""Whether the daemon is of the same batchd as who asks:
+an upgrade changes commands at once, a daemon when it is restarted.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,9 @@ NO_DAEMON = "no daemon runs; it goes on when one starts"
 
 
 def earlier_batches(batches: Iterable[BatchRow]) -> Mapping[str, Sequence[str]]:
-    """Return by batch which of those that it comes after have not ended; ``batches``: all that have not."""
+    """Return by batch which of those that it comes after have not ended;
+    ``batches``: all that have not.
+    """
     rows = {row.batch.name: row.batch for row in batches if row.published_at is None}
     return {
         name: [each for each in batch.after_batches if each in rows] for name, batch in rows.items()
@@ -35,7 +37,8 @@ class WaitReasons:
         earlier: Mapping[str, Sequence[str]] | None = None,
         daemon: bool,
     ) -> None:
-        """``begun``: what has a directory to itself; ``left``: what has not ended, of all that tasks come after.
+        """``begun``: what has a directory to itself;
+        ``left``: what has not ended, of all that tasks come after.
 
         ``earlier``: by batch, those that have not ended of all that it comes after.
         """
@@ -53,7 +56,9 @@ class WaitReasons:
             self._below.update(dict.fromkeys(_above(task.directory), task))
 
     def why(self, task: TaskRow) -> str:
-        """Return what keeps a task from going on; empty where it only waits for its turn, or works."""
+        """Return what keeps a task from going on;
+        empty where it only waits for its turn, or works.
+        """
         if task.status.final:
             return ends.why(task.status, task.reason, task.round, task.message)
         if task.status is TaskStatus.RUNNING:
@@ -61,7 +66,9 @@ class WaitReasons:
         return "; ".join(self._causes(task)) or task.message
 
     def parkings(self, task: TaskRow) -> list[Parking]:
-        """Return what is parked and keeps a task from going on; what only people can end comes first, the newest first."""
+        """Return what is parked and keeps a task from going on;
+        what only people can end comes first, the newest first.
+        """
         keys = (
             (Scope.TASK, str(task.ref)),
             (Scope.BATCH, task.ref.batch),
@@ -97,6 +104,8 @@ class WaitReasons:
 
 
 def _above(path: str) -> Iterator[str]:
-    """Yield the directories above an absolute path, nearest first; it is quick for a hundred thousand tasks."""
+    """Yield the directories above an absolute path, nearest first;
+    it is quick for a hundred thousand tasks.
+    """
     while path := path.rpartition("/")[0]:
         yield path

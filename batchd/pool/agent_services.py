@@ -26,7 +26,8 @@ from batchd.sandbox import Sandbox
 from batchd.spool import patch_files
 from batchd.taskstate import TaskState, Verdict
 
-#: What a disk, or a quota, answers that takes nothing for a while; and how long until it is tried again, in seconds.
+#: What a disk, or a quota, answers that takes nothing for a while;
+#: and how long until it is tried again, in seconds.
 _TEMPORARY_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 _AGAIN_S = 5.0
 #: What the clock may be adjusted by, in seconds, before the journal notes it.
@@ -50,7 +51,9 @@ class WorkerAgentServices:
         away: bool = False,
         cache: Cache | None = None,
     ) -> None:
-        """``show``: takes what the task does now, for people. ``away``: the outbox is on another machine.
+        """``show``: takes what the task does now, for people.
+
+        ``away``: the outbox is on another machine.
 
         ``cache``: where its directory comes to, which is there too; None: it lies at the same path.
         """
@@ -111,9 +114,11 @@ class WorkerAgentServices:
         self._show(wire.Progress(ref=self._run.ref, attempt=self.attempt, step=step, detail=detail))
 
     async def keep(self, patch: Patch) -> Patch:
-        """Return a patch when it is durable beside where the result will be; one that cannot be there says so.
+        """Return a patch when it is durable beside where the result will be;
+        one that cannot be there says so.
 
-        A disk that takes nothing is waited for. Raises ``FolderError`` where the agent is to stop before that.
+        A disk that takes nothing is waited for.
+        Raises ``FolderError`` where the agent is to stop before that.
         """
         while True:
             try:
@@ -169,7 +174,9 @@ class WorkerAgentServices:
         return TaskFinished(at=at, status=verdict.status, reason=verdict.reason, result=text)
 
     def _learnt(self, message: _Carrier) -> _Carrier:
-        """Return a message that takes along what the client has learnt: limits of providers, and what models refuse."""
+        """Return a message that takes along what the client has learnt:
+        limits of providers, and what models refuse.
+        """
         limits, lessons = self.client.limits(), self.client.lessons()
         if limits or lessons:
             return replace(message, limits=limits, lessons=lessons)
@@ -215,5 +222,7 @@ class WorkerAgentServices:
 
 
 def _ahead() -> float:
-    """Return how far the clock is ahead of one that is never set, and that sleeps with the machine."""
+    """Return how far the clock is ahead of one that is never set,
+    and that sleeps with the machine.
+    """
     return time.time() - time.monotonic()

@@ -1,11 +1,14 @@
-"""What a worker on another machine keeps there: packs, for all workers of its user, and the directories of its tasks.
+"""What a worker on another machine keeps there:
+packs, for all workers of its user, and the directories of its tasks.
 
 CACHE/packs/DIGEST          packs
-CACHE/work/NAME/            one worker's: locked as long as it lives, so that others see what a killed one has left
+CACHE/work/NAME/            one worker's: locked as long as it lives,
+                            so that others see what a killed one has left
 CACHE/work/NAME/BATCH.TASK.ATTEMPT/   ``task``, its directory, and ``tmp``
 CACHE/work/NAME/base.DIGEST/          what clones and copies begin as
 
-Of packs and bases those that were not used for longest go first; what a task uses right now neither goes nor counts.
+Of packs and bases those that were not used for longest go first;
+what a task uses right now neither goes nor counts.
 """
 
 from __future__ import annotations
@@ -33,7 +36,8 @@ from batchd.workspace.packs import Shelf
 #: So many bytes of packs stay, where nothing else is asked for.
 MAX_PACK_BYTES = 10 << 30
 _LOCK = "lock"
-#: A folder without a lock that nothing was done to for so long is one that a process has left, in seconds.
+#: A folder without a lock that nothing was done to for so long is one
+#: that a process has left, in seconds.
 _LEFT_S = 3600.0
 
 
@@ -59,7 +63,10 @@ class Cache:
     """One worker's view of it."""
 
     def __init__(self, folder: Path, most: int = MAX_PACK_BYTES) -> None:
-        """Make what is missing, and remove what dead workers have left. Raises ``NotPossibleError``."""
+        """Make what is missing, and remove what dead workers have left.
+
+        Raises ``NotPossibleError``.
+        """
         packs.library()
         self._most = most
         try:
@@ -90,7 +97,9 @@ class Cache:
         return self._making.setdefault(what, asyncio.Lock())
 
     def check(self, policy: SandboxPolicy) -> None:
-        """Raise ``SandboxUnavailableError`` where commands would see something of what other tasks have here."""
+        """Raise ``SandboxUnavailableError`` where commands would see something
+        of what other tasks have here.
+        """
         try:
             problem = next(seen(policy, (OwnPath("--cache", str(self._work.parent)),)), None)
         except ValueError as error:
@@ -125,7 +134,9 @@ class Cache:
         return self._own / f"base.{pack.digest}"
 
     def use_base(self, pack: Pack) -> bool:
-        """Count one more task that uses a base, if it is here; it lets go of it by ``leave_base``."""
+        """Count one more task that uses a base, if it is here;
+        it lets go of it by ``leave_base``.
+        """
         with self._guard:
             if (base := self._bases.get(pack.digest)) is not None:
                 base.users += 1

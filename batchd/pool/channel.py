@@ -18,7 +18,8 @@ from batchd import wire
 _HEAD = 4
 #: Bytes read at a time.
 _READ = 1 << 16
-#: What is written at a time to who may be slow, or hostile; and what may wait to be read there, in bytes.
+#: What is written at a time to who may be slow, or hostile;
+#: and what may wait to be read there, in bytes.
 _PIECE = 1 << 20
 
 
@@ -33,10 +34,12 @@ class Channel(asyncio.BufferedProtocol):
         most: int = wire.MAX_FRAME,
         on_drained: Callable[[], None] | None = None,
     ) -> None:
-        """``on_lost`` is called once, with the cause where the peer broke the protocol. ``most``: bytes of a frame that it may send.
+        """``on_lost`` is called once, with the cause where the peer broke the protocol.
 
-        ``on_drained``: given where the peer may be anyone. Who does not read what it is sent is not read either, and gets
-        a bounded piece at a time; it is called as that goes on.
+        ``most``: bytes of a frame that it may send.
+
+        ``on_drained``: given where the peer may be anyone. Who does not read what it is sent is not
+        read either, and gets a bounded piece at a time; it is called as that goes on.
         """
         self._on_message = on_message
         self._on_lost = on_lost
@@ -45,7 +48,8 @@ class Channel(asyncio.BufferedProtocol):
         #: Whether what was sent is not read.
         self.clogged = False
         self._transport: asyncio.Transport | None = None
-        #: Where the kernel puts what arrives: a fresh piece of memory a read costs more than the read.
+        #: Where the kernel puts what arrives:
+        #: a fresh piece of memory a read costs more than the read.
         self._space = memoryview(bytearray(_READ))
         #: The beginning of a frame whose rest has not arrived.
         self._buffer = bytearray()
@@ -58,7 +62,8 @@ class Channel(asyncio.BufferedProtocol):
         await asyncio.get_running_loop().create_connection(lambda: self, sock=sock)
 
     def send(self, message: wire.Down | wire.Up) -> None:
-        """Write a message with all others of the loop's turn; one to a peer that is gone is dropped.
+        """Write a message with all others of the loop's turn;
+        one to a peer that is gone is dropped.
 
         Each write wakes the peer, which costs both more than the message.
         """

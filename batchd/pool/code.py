@@ -1,4 +1,6 @@
-"""The code that a process runs: an upgrade in place changes the files under a daemon, whose workers must be of its own."""
+"""The code that a process runs:
+an upgrade in place changes the files under a daemon, whose workers must be of its own.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +16,20 @@ import batchd
 
 @cache
 def fingerprint() -> str:
-    """Return what distinguishes the package's files, as they are when a process first asks, from others.
+    """Return what distinguishes the package's files,
+    as they are when a process first asks, from others.
 
-    The fork server asks as it loads them, so that its workers answer for what they run, not for what lies there now.
+    The fork server asks as it loads them, so that its workers answer
+    for what they run, not for what lies there now.
     """
     return _as_it_lies()
 
 
 def exchanged() -> bool:
-    """Whether other files lie there by now: what is started from them would not fit. Raises ``OSError``."""
+    """Whether other files lie there by now: what is started from them would not fit.
+
+    Raises ``OSError``.
+    """
     return _as_it_lies() != fingerprint()
 
 
@@ -33,7 +40,9 @@ def python() -> str:
 
 @cache
 def content() -> str:
-    """Return what distinguishes the package by what is in its files, wherever it lies: the same on every machine."""
+    """Return what distinguishes the package by what is in its files,
+    wherever it lies: the same on every machine.
+    """
     package = Path(batchd.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):

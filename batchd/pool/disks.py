@@ -1,4 +1,6 @@
-"""Threads for work on disks that may hang: each disk has its own, and the end of the process waits for none of them."""
+"""Threads for work on disks that may hang: each disk has its own,
+and the end of the process waits for none of them.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ class DiskThreads(Executor):
         """Start them. Raises ``RuntimeError`` where the system has none to give."""
         self._queue: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         for _ in range(_COUNT):
-            # A thread of the standard library's pools would be waited for at the end: for ever, on a disk that hangs.
+            # A thread of the standard library's pools would be waited for at the end:
+            # for ever, on a disk that hangs.
             threading.Thread(target=self._work, name="disk", daemon=True).start()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:

@@ -18,7 +18,8 @@ from typing import Any
 
 #: Of a folder that leaves room for a socket's name in its address.
 _MOST_PATH_BYTES = 85
-#: Our own entry in the settings of ``multiprocessing``: the folder of sockets, by a path that always leads there.
+#: Our own entry in the settings of ``multiprocessing``: the folder of sockets,
+#: by a path that always leads there.
 _BY_DESCRIPTOR = "batchd_sockets"
 
 #: What the fork server loads.
@@ -27,7 +28,9 @@ FORKSERVER = multiprocessing.get_context("forkserver")
 
 
 def end() -> None:
-    """Kill the fork server, which does not answer: what waits for it fails, and the next start makes another."""
+    """Kill the fork server, which does not answer:
+    what waits for it fails, and the next start makes another.
+    """
     pid = getattr(forkserver._forkserver, "_forkserver_pid", None)  # noqa: SLF001 (no other way to it)
     if pid is not None:
         with contextlib.suppress(ProcessLookupError):
@@ -37,7 +40,8 @@ def end() -> None:
 def warm(folder: Path) -> None:
     """Start the fork server ahead of all that this process has to load: both load at the same time.
 
-    Nothing is begun where ``folder`` is not there yet, or is another user's: whether that may be so, the daemon finds out.
+    Nothing is begun where ``folder`` is not there yet, or is another user's:
+    whether that may be so, the daemon finds out.
     """
     with contextlib.suppress(OSError):
         if settled(folder):
@@ -56,7 +60,9 @@ def settled(folder: Path) -> bool:
 
 
 def abandon() -> None:
-    """End the fork server, and take its socket away: this process needs it no more, or does not come to it."""
+    """End the fork server, and take its socket away:
+    this process needs it no more, or does not come to it.
+    """
     address = getattr(forkserver._forkserver, "_forkserver_address", None)  # noqa: SLF001 (no other way to it)
     end()
     if address:
@@ -93,7 +99,9 @@ def _settle_in(folder: Path, loads: str) -> None:
 
 
 def move() -> None:
-    """Have the next fork server make its socket where the folder is now: it was moved, or the socket taken away."""
+    """Have the next fork server make its socket where the folder is now:
+    it was moved, or the socket taken away.
+    """
     settings = _settings()
     settings["tempdir"] = settings.get(_BY_DESCRIPTOR, settings.get("tempdir"))
 
@@ -105,16 +113,19 @@ def _settings() -> dict[str, Any]:
 
 
 def _flags() -> list[str]:
-    """Return the options of an interpreter that is like this one, and has no modules from the working directory.
+    """Return the options of an interpreter that is like this one,
+    and has no modules from the working directory.
 
-    ``multiprocessing`` starts its own with ``-c``, which looks there first; and a model may have written there.
+    ``multiprocessing`` starts its own with ``-c``, which looks there first;
+    and a model may have written there.
     """
     return [*subprocess._args_from_interpreter_flags(), "-P"]  # type: ignore[attr-defined]  # noqa: SLF001 (as above)
 
 
 @contextlib.contextmanager
 def unharmed() -> Iterator[None]:
-    """Keep Ctrl-C from a fork server that is started within: it reaches the whole group, and finds no handler while that loads.
+    """Keep Ctrl-C from a fork server that is started within:
+    it reaches the whole group, and finds no handler while that loads.
 
     The mask is inherited; ``child`` lifts it. The tracker would lift it at its start.
     """

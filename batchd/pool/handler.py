@@ -13,7 +13,9 @@ class PoolHandler(Protocol):
     """The handler of what the pool reports to the daemon; called on the loop."""
 
     def message(self, worker: PoolWorker, message: Any) -> None:
-        """``Ask``, ``Failed``, ``Record``, ``Progress`` or ``Done`` came; a ``Done`` has freed its slot."""
+        """``Ask``, ``Failed``, ``Record``, ``Progress`` or ``Done`` came;
+        a ``Done`` has freed its slot.
+        """
 
     def started(self, worker: PoolWorker) -> None:
         """A worker is up."""
@@ -25,7 +27,12 @@ class PoolHandler(Protocol):
         """A part of the pool has ended that must not: a bug."""
 
     def cut_off(self, worker: PoolWorker) -> None:
-        """A worker of another machine is reached no more: what it waits for is not for it; ``died`` follows when it is over."""
+        """A worker of another machine is reached no more:
+        what it waits for is not for it; ``died`` follows when it is over.
+        """
 
     def died(self, worker: PoolWorker, lost: Mapping[Ref, int], *, counted: bool) -> None:
-        """A worker has ended with tasks ``lost``, by attempt; 0 where none was started. ``counted``: they may have killed it."""
+        """A worker has ended with tasks ``lost``, by attempt; 0 where none was started.
+
+        ``counted``: they may have killed it.
+        """

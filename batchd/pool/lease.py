@@ -17,11 +17,15 @@ def now() -> float:
 class Lease:
     """The worker's view of its lease.
 
-    It counts from when a heartbeat was sent, the daemon's from when that came: so it never outlasts the daemon's.
+    It counts from when a heartbeat was sent, the daemon's from when that came:
+    so it never outlasts the daemon's.
     """
 
     def __init__(self, first_s: float, report: Callable[[float], None]) -> None:
-        """``first_s``: until the daemon has said how long it lasts. ``report``: takes each end of it, by ``now``."""
+        """``first_s``: until the daemon has said how long it lasts.
+
+        ``report``: takes each end of it, by ``now``.
+        """
         self._lasts_s = 0.0
         self._report = report
         self._until = now() + first_s

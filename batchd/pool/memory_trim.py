@@ -1,4 +1,6 @@
-"""The release of memory to the system: the C library keeps what a burst of answers took, and that may be as much as is in use."""
+"""The release of memory to the system:
+the C library keeps what a burst of answers took, and that may be as much as is in use.
+"""
 
 from __future__ import annotations
 

@@ -27,7 +27,8 @@ class PoolWorker:
         has: Has | None = None,
         most: int = wire.MAX_FRAME,
     ) -> None:
-        """``joined``: it came by itself, from another machine; ``badge``: whose its ticket was; ``has``: what is there.
+        """``joined``: it came by itself, from another machine;
+        ``badge``: whose its ticket was; ``has``: what is there.
 
         ``most``: bytes of a message that it may send.
         """
@@ -136,7 +137,9 @@ class PoolWorker:
 
     @property
     def fenced(self) -> bool:
-        """Whether what it works on may still change, though it has ended for all that is seen here."""
+        """Whether what it works on may still change,
+        though it has ended for all that is seen here.
+        """
         return self._life.fence_left_s > 0
 
     @property
@@ -145,7 +148,9 @@ class PoolWorker:
         return self._life.fence_left_s
 
     def settings(self, settings: wire.WorkerSettings) -> wire.WorkerSettings:
-        """Return what it gets of the settings: on another machine a lease, and the keys alone that its tasks need."""
+        """Return what it gets of the settings:
+        on another machine a lease, and the keys alone that its tasks need.
+        """
         if not self.joined:
             return settings
         known = settings.endpoints

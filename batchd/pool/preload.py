@@ -1,4 +1,5 @@
-"""The modules that the fork server loads once, for every worker to share: imported there, and nowhere else.
+"""The modules that the fork server loads once, for every worker to share:
+imported there, and nowhere else.
 
 The fork server ignores an import error here, and would then fork workers that load everything
 themselves; the worker imports the same modules, so that the error shows there.
@@ -18,7 +19,7 @@ from batchd.pool import code  # noqa: E402
 code.fingerprint()
 tokens.load()
 llm.tls()
-# Objects that the collector never touches stay in pages that all workers share. What is garbage among them is next to
-# nothing, and to look for it would take a tenth of a start.
+# Objects that the collector never touches stay in pages that all workers share. What is garbage
+# among them is next to nothing, and to look for it would take a tenth of a start.
 gc.freeze()
 gc.enable()

@@ -26,7 +26,9 @@ class Roster:
 
     @property
     def started(self) -> tuple[PoolWorker, ...]:
-        """Those that the engine has started, the oldest first; the others have joined by themselves."""
+        """Those that the engine has started, the oldest first;
+        the others have joined by themselves.
+        """
         return tuple(member for member in self._members if not member.joined)
 
     @property
@@ -43,7 +45,9 @@ class Roster:
         self._members.remove(member)
 
     def clear(self, member: PoolWorker | None) -> bool:
-        """Give a worker no more tasks until it has none, and no other one; return whether another one gets tasks again."""
+        """Give a worker no more tasks until it has none, and no other one;
+        return whether another one gets tasks again.
+        """
         again = [m for m in self._members if m.clearing and m is not member]
         for each in again:
             each.clearing = False
@@ -52,7 +56,9 @@ class Roster:
         return bool(again)
 
     def idle(self, since: float) -> list[int]:
-        """Return the badges of workers that joined and have had no task since then, by the loop's clock, the longest first."""
+        """Return the badges of workers that joined and have had no task since then,
+        by the loop's clock, the longest first.
+        """
         idle = [m for m in self._members if m.joined and not (m.tasks or m.retiring)]
         idle.sort(key=lambda member: member.idle_since)
         return [member.badge for member in idle if member.idle_since <= since]
@@ -62,7 +68,9 @@ class Roster:
         return next((member for member in self._members if ref in member.tasks), None)
 
     def open(self, agents: int, needs: Needs, *, up: bool) -> Iterator[PoolWorker]:
-        """Yield the workers that have room for another of so many ``agents``; ``up``: only those that have come up."""
+        """Yield the workers that have room for another of so many ``agents``;
+        ``up``: only those that have come up.
+        """
         kept = (member for member in self._usable(up=up) if not member.clearing)
         return (m for m in kept if len(m.tasks) < agents and self.covers(m, needs))
 

@@ -1,4 +1,6 @@
-"""A worker's first steps, apart from ``worker``, so that the daemon can name them without loading it."""
+"""A worker's first steps, apart from ``worker``,
+so that the daemon can name them without loading it.
+"""
 
 from __future__ import annotations
 

@@ -22,9 +22,11 @@ from batchd.pool.unfit import UnfitNodes
 from batchd.records import Needs, Ref
 from batchd.records.needs import NOTHING
 
-#: A worker that has not said Hello by then is killed: loading everything without the fork server takes a second.
+#: A worker that has not said Hello by then is killed:
+#: loading everything without the fork server takes a second.
 _START_S = 60.0
-#: What one that is being forked gets when all are to end, and what the others get once they are killed.
+#: What one that is being forked gets when all are to end,
+#: and what the others get once they are killed.
 _FORK_S, _END_S = 2.0, 20.0
 #: A worker without a task for so long ends, the last one apart.
 _IDLE_S = 60.0
@@ -55,7 +57,8 @@ class Supervisor:
         #: Workers that ended before they were up, running.
         self._failures = 0
         self.unfit = UnfitNodes()
-        #: Why no worker comes up, with the fix, and since when; None: they do. Tasks get only those that are up.
+        #: Why no worker comes up, with the fix, and since when;
+        #: None: they do. Tasks get only those that are up.
         self.trouble: tuple[NotPossibleError, float] | None = None
         self._closing = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
@@ -88,7 +91,9 @@ class Supervisor:
         self._take_in(worker, self._attend(worker, life))
 
     def idle(self, for_s: float) -> list[int]:
-        """Return the badges of workers that joined and have had no task for so long, those idle for longest first."""
+        """Return the badges of workers that joined and have had no task for so long,
+        those idle for longest first.
+        """
         return self._roster.idle(asyncio.get_running_loop().time() - for_s)
 
     def dismiss(self, badge: int) -> None:
@@ -98,7 +103,9 @@ class Supervisor:
                 self._retire(worker)
 
     def send_away(self, worker: PoolWorker, problem: str, fix: str) -> None:
-        """End a worker that joined for what is wrong on its machine; its tasks go on elsewhere once its lease is over."""
+        """End a worker that joined for what is wrong on its machine;
+        its tasks go on elsewhere once its lease is over.
+        """
         if not worker.retiring:
             self.unfit.add(worker.node, problem, fix)
             self._handler.unfit(worker, problem)
@@ -116,11 +123,15 @@ class Supervisor:
         return self._room() * each + sum(each - len(w.tasks) for w in self._open(NOTHING))
 
     def slot_alone(self, needs: Needs) -> bool:
-        """Return whether a task could have a process of its own now, on a machine that has what it needs."""
+        """Return whether a task could have a process of its own now,
+        on a machine that has what it needs.
+        """
         return self._room(needs) > 0 or self._empty(needs) is not None
 
     def fits(self, needs: Needs, *, alone: bool = False) -> bool:
-        """Return whether a task could be run now on a machine that has what it needs; ``alone``: in a process of its own."""
+        """Return whether a task could be run now on a machine that has what it needs;
+        ``alone``: in a process of its own.
+        """
         return self.slot_alone(needs) if alone else self._room(needs) > 0 or any(self._open(needs))
 
     def has(self, needs: Needs) -> bool:
@@ -138,11 +149,15 @@ class Supervisor:
         return self._roster.clearing
 
     def clear(self, worker: PoolWorker | None) -> bool:
-        """Give a worker no more tasks until it has none, and no other one; return whether another one gets tasks again."""
+        """Give a worker no more tasks until it has none, and no other one;
+        return whether another one gets tasks again.
+        """
         return self._roster.clear(worker)
 
     def reserve(self, ref: Ref, needs: Needs, *, alone: bool = False) -> PoolWorker:
-        """Give a slot to a task; there must be one, by ``fits``, or for one that needs nothing ``slots`` or ``slot_alone``."""
+        """Give a slot to a task; there must be one, by ``fits``,
+        or for one that needs nothing ``slots`` or ``slot_alone``.
+        """
         worker = self._empty(needs) if alone else None
         # Of machines that have as little to do, one without what others may need.
         worker = worker or min(
@@ -188,7 +203,9 @@ class Supervisor:
             self._retire(worker)
 
     async def drain(self, timeout_s: float) -> None:
-        """Let agents reach a durable point, and workers end by themselves, for at most ``timeout_s``."""
+        """Let agents reach a durable point, and workers end by themselves,
+        for at most ``timeout_s``.
+        """
         for worker in self.workers:
             worker.retire()
             worker.channel.send(wire.Drain())
@@ -251,7 +268,9 @@ class Supervisor:
         life.add_done_callback(self._ended)
 
     async def _attend(self, worker: PoolWorker, life: RemoteWorker) -> None:
-        """Wait for the end of a worker that joined, and report it when what it worked on cannot change any more."""
+        """Wait for the end of a worker that joined,
+        and report it when what it worked on cannot change any more.
+        """
         await worker.start()
         await worker.ended()
         self._handler.cut_off(worker)
@@ -259,11 +278,14 @@ class Supervisor:
         _, others = await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
         for other in others:
             other.cancel()
-        # A machine that is lost or cut off says nothing of its tasks: only its keeper has seen a worker die of one.
+        # A machine that is lost or cut off says nothing of its tasks:
+        # only its keeper has seen a worker die of one.
         self._bury(worker, counted=life.died)
 
     def _ended(self, part: asyncio.Task[None]) -> None:
-        """Have nothing of the pool end unseen: without it a worker that hangs would do so for ever."""
+        """Have nothing of the pool end unseen:
+        without it a worker that hangs would do so for ever.
+        """
         if not part.cancelled() and (error := part.exception()):
             self._handler.broke(error)
 

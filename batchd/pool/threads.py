@@ -1,7 +1,7 @@
 """The threads that a process's loop hands its blocking work to, all started at once.
 
-Where processes run out later, as in a unit whose tasks a command has used up, no thread could be started any more:
-what needs one would break, in the daemon and in every worker.
+Where processes run out later, as in a unit whose tasks a command has used up, no thread could be
+started any more: what needs one would break, in the daemon and in every worker.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ _START_S = 30.0
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run ``main`` as ``asyncio.run`` does, and end in peace where there is no thread left to end the others with."""
+    """Run ``main`` as ``asyncio.run`` does, and end in peace
+    where there is no thread left to end the others with.
+    """
     runner = asyncio.Runner()
     try:
         runner.run(main)

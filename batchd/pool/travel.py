@@ -1,4 +1,6 @@
-"""The directory of a task on a machine that does not share the daemon's disk: how it comes, and how its changes go back."""
+"""The directory of a task on a machine that does not share the daemon's disk:
+how it comes, and how its changes go back.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,10 @@ class TravellingDirectory(LocalDirectory):
         stop: StopSignal,
         waits: Callable[[str], None],
     ) -> None:
-        """``ask``: sends a message, and returns its answer. ``waits``: shows people what it waits for."""
+        """``ask``: sends a message, and returns its answer.
+
+        ``waits``: shows people what it waits for.
+        """
         assert run.chain is not None, "its directory travels"
         self._run = run
         self._chain = run.chain
@@ -62,7 +67,8 @@ class TravellingDirectory(LocalDirectory):
         self._stop = stop
         self._waits = waits
         self._folder = cache.folder(run.ref, run.attempt)
-        #: What lay there before the task changed anything, and what the daemon has; None: not looked at yet.
+        #: What lay there before the task changed anything, and what the daemon has;
+        #: None: not looked at yet.
         self._origin: Listing | None = None
         self._before: Listing | None = None
         self._count = len(run.chain.changes)
@@ -72,7 +78,10 @@ class TravellingDirectory(LocalDirectory):
         self._broken: WorkspaceError | None = None
 
     def places(self, run: wire.Run) -> DirectoryPlaces:
-        """Return where everything lies on this machine. Raises ``WorkspaceError`` where it could not be made."""
+        """Return where everything lies on this machine.
+
+        Raises ``WorkspaceError`` where it could not be made.
+        """
         if self._broken is not None:
             raise self._broken
         base = self._chain.base
@@ -86,8 +95,9 @@ class TravellingDirectory(LocalDirectory):
     async def arrive(self) -> None:
         """Fetch what is not here, and make the directory of it.
 
-        Raises ``OSError``, ``SandboxError``, ``NotPossibleError`` where this machine cannot, ``FolderError`` where the
-        agent is to stop. What no machine could make it of, ``places`` raises: by then there is an agent that can say so.
+        Raises ``OSError``, ``SandboxError``, ``NotPossibleError`` where this machine cannot,
+        ``FolderError`` where the agent is to stop. What no machine could make it of,
+        ``places`` raises: by then there is an agent that can say so.
         """
         try:
             await self._arrived()
@@ -134,7 +144,10 @@ class TravellingDirectory(LocalDirectory):
             self._base = pack
 
     async def _unpacked(self, place: Workplace, pack: Pack) -> None:
-        """Unpack a pack that no one discards meanwhile. Raises ``OSError``, ``WorkspaceError``, ``SandboxError``, ``FolderError``."""
+        """Unpack a pack that no one discards meanwhile.
+
+        Raises ``OSError``, ``WorkspaceError``, ``SandboxError``, ``FolderError``.
+        """
         shelf = self._cache.shelf
         held = await self._fetched(pack)
         try:
@@ -150,7 +163,10 @@ class TravellingDirectory(LocalDirectory):
             await asyncio.to_thread(self._cache.trim)
 
     async def _fetched(self, pack: Pack) -> int:
-        """Have a pack be on the shelf, and hold it there. Raises ``OSError``, ``WorkspaceError``, ``FolderError``."""
+        """Have a pack be on the shelf, and hold it there.
+
+        Raises ``OSError``, ``WorkspaceError``, ``FolderError``.
+        """
         shelf = self._cache.shelf
         async with self._cache.making(pack.digest):
             while (held := await asyncio.to_thread(shelf.hold, pack)) < 0:
@@ -208,7 +224,8 @@ class TravellingDirectory(LocalDirectory):
     async def keep(self, place: Workplace) -> None:
         """Send what has changed since the last time, if anything has.
 
-        Raises ``SandboxError``, ``WorkspaceError`` where the daemon cannot have it all, ``FolderError``, ``StaleAttemptError``.
+        Raises ``SandboxError``, ``WorkspaceError``
+        where the daemon cannot have it all, ``FolderError``, ``StaleAttemptError``.
         """
         if self._before is None or self._origin is None:
             return  # it has not begun
@@ -220,7 +237,10 @@ class TravellingDirectory(LocalDirectory):
             raise WorkspaceError(f"what has changed cannot travel: {error}") from error
 
     async def _kept(self, place: Workplace, before: Listing, origin: Listing) -> None:
-        """Look, and send what has changed. Raises ``TarError`` too: then nothing was sent, and another try may help."""
+        """Look, and send what has changed.
+
+        Raises ``TarError`` too: then nothing was sent, and another try may help.
+        """
         found = await self._seen(place)
         closed = set(found.closed)
         what = changes(before, found.seen, closed)
@@ -251,14 +271,19 @@ class TravellingDirectory(LocalDirectory):
     async def _excused(
         self, place: Workplace, found: DirectoryLook, missing: frozenset[str]
     ) -> None:
-        """Raise ``TarError`` for what did not come though it lies there as it did; what went, or is another, is for the next time."""
+        """Raise ``TarError`` for what did not come though it lies there as it did;
+        what went, or is another, is for the next time.
+        """
         now = (await self._seen(place)).seen
         for path in sorted(missing):
             if now.get(path) == found.seen[path]:
                 raise TarError(f"{cut(path)} cannot be read")
 
     async def _sent(self, draft: Path, pack: Pack, *, whole: bool) -> None:
-        """Return when the daemon has a pack durably. Raises ``OSError``, ``FolderError``, ``StaleAttemptError``."""
+        """Return when the daemon has a pack durably.
+
+        Raises ``OSError``, ``FolderError``, ``StaleAttemptError``.
+        """
         run = self._run
         with draft.open("rb") as file:
             while data := await asyncio.to_thread(file.read, wire.MAX_PART):

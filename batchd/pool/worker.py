@@ -67,7 +67,9 @@ class Worker:
         lease: Lease | None = None,
         cache: Callable[[], Cache] | None = None,
     ) -> None:
-        """``lease``, and ``cache``, which makes one: of a worker on another machine than its daemon's."""
+        """``lease``, and ``cache``, which makes one:
+        of a worker on another machine than its daemon's.
+        """
         self._agent = agent
         self._lease = lease
         self._make_cache = cache
@@ -125,7 +127,9 @@ class Worker:
         self._news.clear()
 
     def leave(self, cause: str) -> None:
-        """Give every task back at its next durable point, then end: what asks for that is not the daemon."""
+        """Give every task back at its next durable point, then end:
+        what asks for that is not the daemon.
+        """
         if self._settings is not None:  # else it was not admitted yet
             self.channel.send(wire.Leaving(cause))
         self._drain()
@@ -159,7 +163,8 @@ class Worker:
 
     def _received(self, message: wire.Down) -> None:
         if self._lease is not None and self._lease.lapsed:
-            # What came while this machine stood still allows nothing any more: others may be at its tasks.
+            # What came while this machine stood still allows nothing any more:
+            # others may be at its tasks.
             self._lost(_LAPSED)
             return
         match message:
@@ -214,7 +219,8 @@ class Worker:
         self._retuned.set()
         if self._lease is not None:
             self._lease.lasts(settings.lease_s)
-        # To try a sandbox takes processes and descriptors: where nothing changes, nothing must depend on them.
+        # To try a sandbox takes processes and descriptors:
+        # where nothing changes, nothing must depend on them.
         if former is None or settings.sandbox != former.sandbox:
             self._stale = True
         self.client.retune(settings.endpoints)
@@ -257,7 +263,8 @@ class Worker:
             if self._stale:
                 self.sandbox, self._stale = self._tried(self._settings), False
         except (OSError, NotPossibleError) as error:
-            # It has too few descriptors, say, for what it works on, which goes on as it began; another one can.
+            # It has too few descriptors, say, for what it works on,
+            # which goes on as it began; another one can.
             self.channel.send(wire.Done(run.ref, run.attempt, "refused", str(error)))
             return
         own = (secret.value for secret in run.task.secrets.values())

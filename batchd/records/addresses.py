@@ -1,6 +1,7 @@
 """Addresses that a name may stand for: what a name's answer may not lead a command to.
 
-Written out here rather than asked of ``ipaddress``, whose own lists differ between versions of Python.
+Written out here rather than asked of ``ipaddress``,
+whose own lists differ between versions of Python.
 """
 
 from __future__ import annotations

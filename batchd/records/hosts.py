@@ -79,7 +79,8 @@ def parse(text: str) -> Host:
 
 
 def authority(text: str, *, international: bool = False) -> tuple[str | Address, int | None]:
-    """Return host and port of ``HOST[:PORT]``; ``international``: the name may have letters beyond ASCII.
+    """Return host and port of ``HOST[:PORT]``;
+    ``international``: the name may have letters beyond ASCII.
 
     Raises ``ValueError``, with what is wrong.
     """

@@ -1,8 +1,9 @@
 """Limits of a task: each is defined here, and nowhere else.
 
-``[limits]`` of the configuration inherits these fields, ``[limits.ceiling]`` and a task file's ``limits`` are made from them, and
-``tests/unit/test_docs.py`` holds config.toml and docs/tasks.md to them. Another limit is a line here, its two lines of
-documentation, and the place that enforces it.
+``[limits]`` of the configuration inherits these fields, ``[limits.ceiling]`` and a task file's
+``limits`` are made from them, and ``tests/unit/test_docs.py`` holds config.toml and docs/tasks.md
+to them. Another limit is a line here, its two lines of documentation,
+and the place that enforces it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ class Meaning:
     def __get_pydantic_json_schema__(
         self, schema: Any, handler: Callable[[Any], dict[str, Any]]
     ) -> dict[str, Any]:
-        """Describe a key in the schema of task files; pydantic asks, who defines a limit need not import it."""
+        """Describe a key in the schema of task files;
+        pydantic asks, who defines a limit need not import it.
+        """
         return {**handler(schema), "description": f"{self.text[0].upper()}{self.text[1:]}."}
 
 

@@ -83,7 +83,9 @@ class Tool(Struct, frozen=True):
 
 
 class Replay(Struct, frozen=True, kw_only=True):
-    """An answer as the items it came in, byte for byte: they go back to who made them, and to no other."""
+    """An answer as the items it came in, byte for byte:
+    they go back to who made them, and to no other.
+    """
 
     #: The dialect that they are written in.
     api: Api
@@ -105,7 +107,8 @@ class Message(Struct, frozen=True):
     role: Role
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
-    #: For the role ``tool``: the call that this answers; None under the text protocol, which sends it as ``user``.
+    #: For the role ``tool``: the call that this answers;
+    #: None under the text protocol, which sends it as ``user``.
     tool_call_id: str | None = None
     #: The thinking that goes back to the provider with it; None: none does.
     reasoning: str | None = None
@@ -121,7 +124,8 @@ class Answer(Struct, frozen=True, kw_only=True):
     finish_reason: FinishReason = "stop"
     #: The model's visible thinking, where the provider sends it.
     reasoning: str = ""
-    #: Whether it came as ``reasoning_content``, and goes back as that: DeepSeek and others refuse tool calls without it.
+    #: Whether it came as ``reasoning_content``, and goes back as that:
+    #: DeepSeek and others refuse tool calls without it.
     reasoning_back: bool = False
     usage: Usage = msgspec.field(default_factory=Usage)
     #: The model that the provider says it used.
@@ -132,7 +136,8 @@ class Answer(Struct, frozen=True, kw_only=True):
     service_tier: str = ""
     #: What the provider says that it cost, in dollars; None: it does not say.
     stated_usd: float | None = None
-    #: The items that it came in, where its dialect takes them back; None too where a secret was found in it.
+    #: The items that it came in, where its dialect takes them back;
+    #: None too where a secret was found in it.
     replay: Replay | None = None
     #: Whether a secret was found in it, and masked.
     masked: bool = False
@@ -168,12 +173,15 @@ class FailureKind(enum.StrEnum):
     REPLAY = "replay"
     #: A part of the request that can be spared was refused: without it it may work.
     SPARED = "spared"
-    #: No task could use it as it is set up: the model takes no tools, or its address speaks another dialect.
+    #: No task could use it as it is set up:
+    #: the model takes no tools, or its address speaks another dialect.
     UNFIT = "unfit"
 
     @property
     def repairable(self) -> bool:
-        """Whether the request is sent again at once, changed: neither its provider nor its model is at fault."""
+        """Whether the request is sent again at once, changed:
+        neither its provider nor its model is at fault.
+        """
         return self in {FailureKind.REPLAY, FailureKind.SPARED}
 
     @property
@@ -205,7 +213,8 @@ class Failure(Struct, frozen=True, kw_only=True):
     @property
     def unsettled(self) -> bool:
         """Whether the provider may have done, and billed, the work all the same."""
-        # With status 200 an answer had begun: the provider broke off while it was at work. What did not fit never was.
+        # With status 200 an answer had begun: the provider broke off while it was at work.
+        # What did not fit never was.
         begun = self.http_status == HTTPStatus.OK and self.kind is not FailureKind.CONTEXT_OVERFLOW
         return self.sent and (self.kind.unsettled or begun)
 
@@ -231,7 +240,8 @@ class ModelSetup(Struct, frozen=True, kw_only=True):
     effort: AskedEffort = ""
     #: The service tier that its calls ask for.
     service_tier: Tier = STANDARD
-    #: After how many seconds without room in that tier a call goes on in the standard one; None: never.
+    #: After how many seconds without room in that tier a call goes
+    #: on in the standard one; None: never.
     tier_fallback_s: float | None = None
 
     @property

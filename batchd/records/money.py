@@ -10,12 +10,13 @@ from typing import Final, Literal, TypeAlias, get_args
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-#: The service tiers that a call may ask for. What serves it may be another one, by the provider's own name.
+#: The service tiers that a call may ask for.
+#: What serves it may be another one, by the provider's own name.
 Tier: TypeAlias = Literal["standard", "flex", "priority"]
 STANDARD: Final = "standard"
 TIERS: tuple[Tier, ...] = get_args(Tier)
-#: What writing to a cache that keeps it long costs at most, times other input, where no price is listed: OpenAI's
-#: twelve hours cost as much, Anthropic's hour costs twice.
+#: What writing to a cache that keeps it long costs at most, times other input, where no price is
+#: listed: OpenAI's twelve hours cost as much, Anthropic's hour costs twice.
 _LONG_WRITE = 2.5
 #: Less than this, in dollars, is what is left of a sum of fractions, and no money.
 _ROUNDING_ERROR = 1e-12
@@ -26,7 +27,9 @@ _BELIEVED, _BELIEVED_EXTRA = 10, 10_000
 
 
 def dollars(usd: float) -> str:
-    """Return money in the digits that matter, as pages show it too: ``$0``, ``$0.00004``, ``$0.0815``, ``$1.23``."""
+    """Return money in the digits that matter, as pages show it too:
+    ``$0``, ``$0.00004``, ``$0.0815``, ``$1.23``.
+    """
     if abs(usd) < _ROUNDING_ERROR:
         return "$0"
     if usd >= 1:
@@ -37,7 +40,9 @@ def dollars(usd: float) -> str:
 
 
 def believable(tokens: int) -> int:
-    """Return how many tokens a provider may at most count, or write, where by our count it is ``tokens``."""
+    """Return how many tokens a provider may at most count,
+    or write, where by our count it is ``tokens``.
+    """
     return _BELIEVED * tokens + _BELIEVED_EXTRA
 
 
@@ -68,18 +73,24 @@ class Usage(Struct, frozen=True, kw_only=True):
 
     @property
     def reported_tokens(self) -> int:
-        """All input of which a provider says how much came from its cache; older journals show it by the cached part alone."""
+        """All input of which a provider says how much came from its cache;
+        older journals show it by the cached part alone.
+        """
         return self.cache_reported_tokens or (self.input_tokens if self.cached_input_tokens else 0)
 
     @property
     def cache_share(self) -> float | None:
-        """The part of the input that came from the cache, 0 to 1, by the provider's figures; None where it has none."""
+        """The part of the input that came from the cache, 0 to 1,
+        by the provider's figures; None where it has none.
+        """
         return cache_share(self.cached_input_tokens, self.reported_tokens)
 
     def beyond(self, sent: int, asked: int, window: int) -> bool:
-        """Whether no call comes to this that sent and asked for so many tokens, of a model with this window (0: unknown).
+        """Whether no call comes to this that sent and asked for so many tokens,
+        of a model with this window (0: unknown).
 
-        The window may be set lower than it is, and a provider counts otherwise than we do: what was sent counts twice.
+        The window may be set lower than it is, and a provider counts otherwise than we do:
+        what was sent counts twice.
         """
         used = ((self.input_tokens, sent), (self.output_tokens, asked))
         longest = max(window, 2 * sent) if window else inf
@@ -100,7 +111,9 @@ class Usage(Struct, frozen=True, kw_only=True):
 
 
 def cache_share(cached: int, reported: int) -> float | None:
-    """Return the part of ``reported`` input tokens that came from a cache; None where no provider has said any."""
+    """Return the part of ``reported`` input tokens that came from a cache;
+    None where no provider has said any.
+    """
     return min(cached, reported) / reported if reported else None
 
 
@@ -135,7 +148,8 @@ class Rate(Struct, frozen=True, kw_only=True):
     above: int = 0
     #: Input written to that cache; None: like any input.
     cache_write: float | None = None
-    #: Input written to be kept there for long; None: no price is listed, so that the highest there is counts.
+    #: Input written to be kept there for long; None:
+    #: no price is listed, so that the highest there is counts.
     cache_write_long: float | None = None
 
     def cost(self, usage: Usage) -> Cost:
@@ -156,7 +170,9 @@ class Rate(Struct, frozen=True, kw_only=True):
 
 
 class Price(Struct, frozen=True, kw_only=True):
-    """The price of a model: one rate, or several where long inputs cost more; its service tiers at rates of their own."""
+    """The price of a model: one rate, or several where long inputs cost more;
+    its service tiers at rates of their own.
+    """
 
     #: By ascending ``above``; the first is 0.
     rates: tuple[Rate, ...]
@@ -166,14 +182,17 @@ class Price(Struct, frozen=True, kw_only=True):
     tiers: Mapping[str, tuple[Rate, ...]] = field(default_factory=dict)
 
     def at(self, tier: str) -> Price | None:
-        """Return the price under a service tier; None where none is known: it is never the standard one in silence."""
+        """Return the price under a service tier; None where none is known:
+        it is never the standard one in silence.
+        """
         if tier == STANDARD:
             return self
         rates = self.tiers.get(tier)
         return replace(self, rates=rates, tiers={}) if rates else None
 
     def most(self, input_tokens: int, output_tokens: int, *, long: bool = False) -> Cost:
-        """Return the most that a call of so many tokens may cost, all of its input written to the cache.
+        """Return the most that a call of so many tokens may cost,
+        all of its input written to the cache.
 
         ``long``: it may be kept there for long, which some bill at twice the price and more.
         """
@@ -187,7 +206,9 @@ class Price(Struct, frozen=True, kw_only=True):
         return max(costs, key=lambda cost: cost.total)
 
     def most_expensive(self, input_tokens: int, output_tokens: int) -> Usage:
-        """Return the usage of so many tokens that costs most: some bill what they write to their cache above what they read."""
+        """Return the usage of so many tokens that costs most:
+        some bill what they write to their cache above what they read.
+        """
         fresh = Usage(input_tokens=input_tokens, output_tokens=output_tokens)
         written = replace(fresh, cache_write_tokens=input_tokens)
         return max(fresh, written, key=lambda usage: self.cost(usage).total)
@@ -197,7 +218,9 @@ class Price(Struct, frozen=True, kw_only=True):
         return self._rate(usage.input_tokens).cost(usage)
 
     def saved(self, usage: Usage) -> float:
-        """Return what the cache saved on one call, in dollars: less than nothing where it was only written to."""
+        """Return what the cache saved on one call, in dollars:
+        less than nothing where it was only written to.
+        """
         rate = self._rate(usage.input_tokens)
         plain = replace(
             usage, cached_input_tokens=0, cache_write_tokens=0, cache_write_long_tokens=0
@@ -214,14 +237,18 @@ class Price(Struct, frozen=True, kw_only=True):
         return self._rate(usage.input_tokens / usage.calls).cost(usage)
 
     def _rate(self, input_tokens: float) -> Rate:
-        """Return the rate of a call by all of its input: behind a mark it counts for every token."""
+        """Return the rate of a call by all of its input:
+        behind a mark it counts for every token.
+        """
         return [r for r in self.rates if r.above < max(input_tokens, 1)][-1]
 
 
 def dearest(
     prices: Iterable[Price | None], input_tokens: int, output_tokens: int, *, long: bool = False
 ) -> Cost | None:
-    """Return the most that a call may cost which ends at one of these prices; None where one of them is not known."""
+    """Return the most that a call may cost which ends at one of these prices;
+    None where one of them is not known.
+    """
     costs: list[Cost] = []
     for price in prices:
         if price is None:

@@ -1,4 +1,5 @@
-"""Kinds of numbers that people may write, each with its bounds; pydantic holds a configuration and a task file to them.
+"""Kinds of numbers that people may write, each with its bounds;
+pydantic holds a configuration and a task file to them.
 
 Bounds that no honest value meets keep every number within what SQLite and timers can hold.
 """

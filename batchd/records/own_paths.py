@@ -15,5 +15,7 @@ class OwnPath:
 
 
 def group_folder(state: str) -> str:
-    """Return where members of the group that may drop files find the daemon: beside its private state directory."""
+    """Return where members of the group that may drop files find the daemon:
+    beside its private state directory.
+    """
     return f"{state.rstrip('/')}-group"

@@ -41,7 +41,8 @@ class Cause(enum.StrEnum):
 
     #: Somebody paused it; only `resume` ends that.
     PAUSED = "paused"
-    #: The store was put back to an earlier time: whether it has run since is unknown. Ended by `resume`.
+    #: The store was put back to an earlier time:
+    #: whether it has run since is unknown. Ended by `resume`.
     UNCERTAIN = "uncertain"
     #: The provider refuses the key.
     AUTH = "auth"
@@ -83,7 +84,9 @@ class Cause(enum.StrEnum):
         return _REASONS.get(self)
 
     def fix(self, resume: str, retry: str) -> str:
-        """Return how people go on, in a text with these two orders: let it go on, run its tasks with another model."""
+        """Return how people go on, in a text with these two orders:
+        let it go on, run its tasks with another model.
+        """
         return _FIXES.get(self, _TRIED).format(resume=resume, retry=retry)
 
 
@@ -112,7 +115,8 @@ class HoldKey(NamedTuple):
     """The key of one hold: what keeps a task from starting, apart from all else that does."""
 
     scope: Scope
-    #: Of what is parked; for ``Scope.TASK`` that of the task itself, or of the one that it comes after.
+    #: Of what is parked; for ``Scope.TASK`` that of the task itself,
+    #: or of the one that it comes after.
     name: str
     cause: Cause
 
@@ -144,7 +148,9 @@ class Parking:
 
 
 def summed(parkings: Iterable[Parking]) -> tuple[Parking, ...]:
-    """Return parkings without the tasks that wait for the day's money, where nothing else does anything else."""
+    """Return parkings without the tasks that wait for the day's money,
+    where nothing else does anything else.
+    """
     every = tuple(parkings)
     if not any(each.scope is Scope.DAY for each in every):
         return every

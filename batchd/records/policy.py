@@ -24,11 +24,13 @@ class SandboxPolicy:
     network: Network = False
     #: Hosts that may have private addresses.
     private_hosts: tuple[str, ...] = ()
-    #: Absolute paths below /etc, /opt and /usr that commands see, beside /usr and a little of /etc; the longest one counts.
+    #: Absolute paths below /etc, /opt and /usr that commands see,
+    #: beside /usr and a little of /etc; the longest one counts.
     show: tuple[str, ...] = ()
     #: And those that they do not.
     hide: tuple[str, ...] = ()
-    #: What holds commands to their limits together: ``auto``, ``none``, or the path of a cgroup of version 2.
+    #: What holds commands to their limits together:
+    #: ``auto``, ``none``, or the path of a cgroup of version 2.
     cgroup: str = "auto"
     #: Whether what a command leaves running goes on until the task is evaluated.
     keep_processes: bool = True

@@ -132,7 +132,8 @@ class Task:
     secrets: Mapping[str, Secret] = field(default_factory=dict)
     #: The service tier that its model's calls ask for.
     service_tier: Tier = STANDARD
-    #: After how many seconds without room in that tier a call goes on in the standard one; None: never.
+    #: After how many seconds without room in that tier a call goes
+    #: on in the standard one; None: never.
     tier_fallback_s: float | None = None
     #: What the machine of its worker must have.
     needs: Needs = NOTHING
@@ -209,7 +210,9 @@ class Batch:
         return task.dir or f"{self.folder}/{task.id}"
 
     def facts(self, tasks: Iterable[Task]) -> Iterator[TurnFacts]:
-        """Yield what the turn of each of its tasks hangs on, none of which has begun; once the batch is stored."""
+        """Yield what the turn of each of its tasks hangs on,
+        none of which has begun; once the batch is stored.
+        """
         for order, task in enumerate(tasks, self.first_task):
             yield TurnFacts(
                 ref=Ref(self.name, task.id),
@@ -239,14 +242,17 @@ class ErrorInfo(Struct, frozen=True, kw_only=True):
     retries: int = 0
 
 
-#: Of a file: size in bytes, mtime and ctime in nanoseconds, inode, mode, number of links; in older journals the first two alone.
+#: Of a file: size in bytes, mtime and ctime in nanoseconds, inode,
+#: mode, number of links; in older journals the first two alone.
 FileStamp: TypeAlias = tuple[int, ...]
 
 
 def _rewritten(before: FileStamp, after: FileStamp) -> bool:
-    """Whether a file's content may be another one: size and mtime a task can set back, ctime it cannot.
+    """Whether a file's content may be another one:
+    size and mtime a task can set back, ctime it cannot.
 
-    A change of mode or links moves ctime as well, and is none of the content; another file in its place is no such change.
+    A change of mode or links moves ctime as well, and is none of the content;
+    another file in its place is no such change.
     """
     if before[:2] != after[:2]:
         return True

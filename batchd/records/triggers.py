@@ -1,4 +1,6 @@
-"""Triggers: what other programs run, or obey, as soon as somebody uses a directory; which names count, for which programs."""
+"""Triggers: what other programs run, or obey, as soon as somebody uses a directory;
+which names count, for which programs.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,8 @@ FOLDERS: Mapping[str, str] = {
 }  # fmt: skip
 
 
-#: Files that count in certain folders alone, of other programs than git that keep versions: by name, where they lie.
+#: Files that count in certain folders alone, of other programs than git that keep versions:
+#: by name, where they lie.
 WITHIN: Mapping[str, tuple[str, ...]] = {
     "hgrc-not-shared": (".hg",),
     "sharedpath": (".hg", ".sl"),
@@ -103,11 +106,14 @@ TriggerKind: TypeAlias = Literal["file", "link", "folder"]
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """A file that others run or obey, as it is at one moment: it has changed where this is another one."""
+    """A file that others run or obey, as it is at one moment:
+    it has changed where this is another one.
+    """
 
     #: Whose programs: one of the words above; empty: what lies there is not known.
     by: str
-    #: Inode, size, time of the last change of its content and of all else; of a link also those of what it leads to.
+    #: Inode, size, time of the last change of its content and of all else;
+    #: of a link also those of what it leads to.
     stamp: tuple[int, ...] = ()
     kind: TriggerKind = "file"
 
@@ -120,10 +126,11 @@ class Trigger:
 def changed(
     before: Mapping[str, Trigger], after: Mapping[str, Trigger], since: float
 ) -> Mapping[str, str]:
-    """Return what became of each file that is not as it was, ``created`` or ``modified``, by path and sorted.
+    """Return what became of each file that is not as it was,
+    ``created`` or ``modified``, by path and sorted.
 
-    What was removed runs no more. Where not all was looked at before, what was not found then counts only where
-    it has changed ``since``.
+    What was removed runs no more. Where not all was looked at before, what was not found then
+    counts only where it has changed ``since``.
     """
     return {
         path: "modified" if path in before else "created"
@@ -134,7 +141,9 @@ def changed(
 
 
 def run_by_git(patch: bytes) -> Sequence[str]:
-    """Return the files that a patch changes and that git, or what goes with it, runs or obeys; by their names alone."""
+    """Return the files that a patch changes and that git,
+    or what goes with it, runs or obeys; by their names alone.
+    """
     found: dict[str, None] = {}
     for line in patch.split(b"\n"):
         if line.startswith((b"+++ ", b"--- ", b"rename to ", b"diff --git ")):
@@ -153,7 +162,9 @@ def _of_git(parts: Sequence[str]) -> bool:
 
 
 def show(directory: str, path: str, trigger: Trigger, since: float) -> str:
-    """Return the command that shows what a file holds, and runs nothing; ``since``: when the task began."""
+    """Return the command that shows what a file holds, and runs nothing;
+    ``since``: when the task began.
+    """
     if path == REST:
         return f"find {quote(directory)} -newerct @{int(since)}"
     full = quote(f"{directory}/{path}")

@@ -1,10 +1,14 @@
-"""Labels of workers that have, or had, a task: ``PID`` on the daemon's machine, ``NODE/PID/FENCE`` on another one."""
+"""Labels of workers that have, or had, a task:
+``PID`` on the daemon's machine, ``NODE/PID/FENCE`` on another one.
+"""
 
 from __future__ import annotations
 
 
 def elsewhere(node: str, pid: int, fence_s: float) -> str:
-    """Return it of a worker on another machine; ``fence_s``: how long after its daemon's end it may still change something."""
+    """Return it of a worker on another machine;
+    ``fence_s``: how long after its daemon's end it may still change something.
+    """
     return f"{node}/{pid}/{fence_s:g}"
 
 

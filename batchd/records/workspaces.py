@@ -6,7 +6,8 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-#: ``clone``: a repository's commit, on a branch of the task's own; ``copy``: all that lies in a directory.
+#: ``clone``: a repository's commit, on a branch of the task's own;
+#: ``copy``: all that lies in a directory.
 WorkspaceKind: TypeAlias = Literal["clone", "copy"]
 
 
@@ -29,7 +30,8 @@ class Base(Struct, frozen=True, kw_only=True):
     """The base that a task's directory begins as."""
 
     origin: Origin
-    #: The folder of batchd's own that has it, as ``workspace.mirrors`` lays it out; commands see it read-only.
+    #: The folder of batchd's own that has it, as ``workspace.mirrors`` lays it out;
+    #: commands see it read-only.
     mirror: str
     #: The commit that a clone begins at; of a copy, the tree.
     commit: str
@@ -56,7 +58,8 @@ class Patch(Struct, frozen=True, kw_only=True):
     left_out: tuple[str, ...] = ()
     #: Whether it holds a secret: then it is for batchd's user alone.
     withheld: bool = False
-    #: What else it lacks, in words: files that could not be read, repositories within; empty: nothing.
+    #: What else it lacks, in words: files that could not be read,
+    #: repositories within; empty: nothing.
     lacks: str = ""
     #: Why it could not be made; empty: it could.
     problem: str = ""
@@ -76,9 +79,11 @@ class Pack(Struct, frozen=True, kw_only=True):
 class Chain(Struct, frozen=True, kw_only=True):
     """What a task's directory is made of, on a machine that does not have it: in this order."""
 
-    #: What lies read-only beside it, and what it begins as where that is a clone or a copy; None: nothing.
+    #: What lies read-only beside it, and what it begins
+    #: as where that is a clone or a copy; None: nothing.
     base: Pack | None = None
-    #: The directory as it was when the task first left the daemon's machine; None: it was empty, or was not there.
+    #: The directory as it was when the task first left the daemon's machine;
+    #: None: it was empty, or was not there.
     first: Pack | None = None
     #: What the task has changed since.
     changes: tuple[Pack, ...] = ()

@@ -1,7 +1,9 @@
-"""The process that makes reports: a job on each line of its input, what came of it on each line of its output.
+"""The process that makes reports: a job on each line of its input,
+what came of it on each line of its output.
 
-Started by ``report_process`` as ``python -P -m batchd.report PID``, the number being its own; with ``--behind``, all else that
-the machine does goes before. It ends with its input, and with the process that started it.
+Started by ``report_process`` as ``python -P -m batchd.report PID``, the number being its own; with
+``--behind``, all else that the machine does goes before.
+It ends with its input, and with the process that started it.
 """
 
 from __future__ import annotations

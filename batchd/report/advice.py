@@ -1,4 +1,6 @@
-"""What people can do about tasks that did not complete: for each reason, what it means and how to go on."""
+"""What people can do about tasks that did not complete:
+for each reason, what it means and how to go on.
+"""
 
 from __future__ import annotations
 

@@ -42,7 +42,10 @@ class Style:
 
 
 def make(reader: StoreReader, batches: Sequence[BatchRow], beside: Path, style: Style) -> bytes:
-    """Return the report on batches, as a page that will lie in the folder ``beside``. Raises ``StoreError``."""
+    """Return the report on batches, as a page that will lie in the folder ``beside``.
+
+    Raises ``StoreError``.
+    """
     now = time.time()
     sources = [Gathered(reader, batch) for batch in batches]
     folders = tuple(_folder(batch, beside) for batch in batches)
@@ -90,7 +93,9 @@ def make(reader: StoreReader, batches: Sequence[BatchRow], beside: Path, style: 
 def _columns(
     sources: Sequence[Gathered], blocks: DetailBlocks, now: float
 ) -> tuple[TaskColumns, list[tuple[int, timeline.TimelineSpan]], list[Caution]]:
-    """Read every task once: what did not complete first, for that is what transcripts are opened for."""
+    """Read every task once: what did not complete first,
+    for that is what transcripts are opened for.
+    """
     places = [(f, source, row) for f, source in enumerate(sources) for row in source.rows]
     order = sorted(range(len(places)), key=lambda p: _interest(places[p][2]))
     values: list[dict[str, object]] = [{}] * len(places)

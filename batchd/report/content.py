@@ -44,7 +44,8 @@ class Share:
     estimated_calls: int
     unsettled_calls: int
     unsettled_usd: float
-    #: The part of the input that came from the provider's cache, and what it saved; None: that is not known.
+    #: The part of the input that came from the provider's cache,
+    #: and what it saved; None: that is not known.
     cache_share: float | None = None
     cache_saved: float | None = None
 
@@ -148,7 +149,8 @@ class TaskColumns:
     parked_s: list[float | None] = field(default_factory=list)
     #: The file beside the page that holds every step; empty: there is none.
     transcript: list[str] = field(default_factory=list)
-    #: The link to its own directory, ending in a slash; empty: it has none, or it is not beside the page.
+    #: The link to its own directory, ending in a slash;
+    #: empty: it has none, or it is not beside the page.
     own: list[str] = field(default_factory=list)
     #: Where its details stand among the blocks: first character and how many; 0, 0: not embedded.
     block: list[tuple[int, int]] = field(default_factory=list)

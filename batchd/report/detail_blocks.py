@@ -1,7 +1,7 @@
 """Details of tasks, deflated one by one, as many in full as the quota allows: failures first.
 
-A block has prompt, answer, verdict, files and transcript. One that does not fit any more is tried without its
-transcript, which is a file beside the page; past twice the quota there is none.
+A block has prompt, answer, verdict, files and transcript. One that does not fit any more is tried
+without its transcript, which is a file beside the page; past twice the quota there is none.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ class DetailBlocks:
         return "".join(self._parts)
 
     def add(self, task: TaskRecord) -> tuple[int, int]:
-        """Embed a task as far as there is room; return where its block stands, and how long it is."""
+        """Embed a task as far as there is room;
+        return where its block stands, and how long it is.
+        """
         if task.events and self._left > 0:
             block = _packed(_details(task, in_full=True))
             if len(block) <= self._left:

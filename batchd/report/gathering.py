@@ -87,7 +87,8 @@ def _note(batch: BatchRow, *, kept: bool) -> str:
 def chosen(
     reader: StoreReader, names: tuple[str, ...], since: dt.date | None, until: dt.date | None
 ) -> list[BatchRow]:
-    """Return the batches that are meant, oldest first: by name, by days in UTC, or else the newest that was accepted.
+    """Return the batches that are meant, oldest first:
+    by name, by days in UTC, or else the newest that was accepted.
 
     A batch belongs to every day that it was at work on. Raises ``UsageError`` where there is none.
     """

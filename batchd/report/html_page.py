@@ -1,4 +1,6 @@
-"""One file with everything in it: style, script and data, and a policy that lets nothing else in."""
+"""One file with everything in it: style, script and data,
+and a policy that lets nothing else in.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Has the daemon's reports made in processes apart: never at an agent's cost, and never at a batch's."""
+"""Has the daemon's reports made in processes apart:
+never at an agent's cost, and never at a batch's.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +13,21 @@ from batchd.report.building import Style
 from batchd.report.report_job import ReportJob, job, style
 from batchd.report.report_process import ReportProcess
 
-#: A report over so many tasks takes a few milliseconds: it need not wait behind all else, nor behind large ones.
+#: A report over so many tasks takes a few milliseconds:
+#: it need not wait behind all else, nor behind large ones.
 _SMALL_REPORT_TASKS = 20
 
 
 class ReportMaker(Finisher):
-    """Writes ``report.html`` into the folder of each batch that ends. What fails is logged, and holds nothing up."""
+    """Writes ``report.html`` into the folder of each batch that ends.
+
+    What fails is logged, and holds nothing up.
+    """
 
     def __init__(self, *, orders: bool = True) -> None:
-        """``orders``: the store outlives the batch, so that a report may name ``batchd retry`` and the like."""
+        """``orders``: the store outlives the batch,
+        so that a report may name ``batchd retry`` and the like.
+        """
         self._orders = orders
         self._small = ReportProcess(behind=False)
         self._large = ReportProcess(behind=True)

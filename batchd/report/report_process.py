@@ -1,4 +1,6 @@
-"""A process that makes reports, one at a time: started when it is needed, kept while more may come, killed when it hangs."""
+"""A process that makes reports, one at a time:
+started when it is needed, kept while more may come, killed when it hangs.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,10 @@ class ReportProcess:
                     self._keep()
 
     async def make(self, wanted: ReportJob, timeout_s: float) -> str:
-        """Make a report; return why there is none, empty: there is one. ``timeout_s``: once it has begun."""
+        """Make a report; return why there is none, empty: there is one.
+
+        ``timeout_s``: once it has begun.
+        """
         async with self._turn:
             return await self._made(wanted, timeout_s)
 

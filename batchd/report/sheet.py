@@ -18,7 +18,8 @@ def _of_timing(read: Callable[[TimingV1], Any]) -> Callable[[TaskRecord], Any]:
     return _of_result(lambda result: read(result.timing))
 
 
-#: Each column with where it comes from. New ones go to the end; none is renamed or removed. Empty: not known.
+#: Each column with where it comes from. New ones go to the end;
+#: none is renamed or removed. Empty: not known.
 COLUMNS: Mapping[str, Callable[[TaskRecord], Any]] = {
     "batch": lambda t: t.row.ref.batch,
     "task": lambda t: t.row.ref.task,

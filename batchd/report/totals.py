@@ -84,7 +84,9 @@ def _gone(model: str) -> bool:
 
 
 def nodes(tasks: TaskColumns) -> tuple[NodeShare, ...]:
-    """Return what each machine did, the slowest for a task first; nothing where all ran on the daemon's."""
+    """Return what each machine did, the slowest for a task first;
+    nothing where all ran on the daemon's.
+    """
     groups: dict[str, list[int]] = {}
     for place, node in enumerate(tasks.node):
         if tasks.run_s[place] is not None:
@@ -106,7 +108,9 @@ def nodes(tasks: TaskColumns) -> tuple[NodeShare, ...]:
 
 
 def setbacks(tasks: TaskColumns) -> tuple[Setback, ...]:
-    """Group what did not complete by its reason: errors first, then the largest group; within it, by its words."""
+    """Group what did not complete by its reason: errors first,
+    then the largest group; within it, by its words.
+    """
     groups: dict[tuple[str, str], list[int]] = {}
     for place, (status, reason) in enumerate(zip(tasks.status, tasks.reason, strict=True)):
         if reason and TaskStatus(status).final:

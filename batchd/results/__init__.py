@@ -66,7 +66,10 @@ def result(
     triggers: Mapping[str, Trigger] | None = None,
     patch: Patch | None = None,
 ) -> str:
-    """Return the text of a task's result file. ``files`` and ``triggers``: its directory as it is now."""
+    """Return the text of a task's result file.
+
+    ``files`` and ``triggers``: its directory as it is now.
+    """
     state = state.settled()
     before = state.terms.files if state.terms else None
     changes = None
@@ -115,7 +118,9 @@ def result(
 
 
 class Sums:
-    """The sums of a batch's results for its summary, added up one at a time: their texts need not be held together."""
+    """The sums of a batch's results for its summary, added up one at a time:
+    their texts need not be held together.
+    """
 
     def __init__(self) -> None:
         self._counts = {s: 0 for s in TaskStatus if s.final}
@@ -202,7 +207,8 @@ def line(text: str) -> str:
 def transcript(events: Iterable[Event]) -> str:
     """Return the text of a task's transcript: one line an event, ``{"event": kind, "at": …, …}``.
 
-    The last event's copy of the result is left out: it stands in its own file. So are the items that answers came in.
+    The last event's copy of the result is left out: it stands in its own file.
+    So are the items that answers came in.
     """
     lines = []
     for event in map(_without_items, events):

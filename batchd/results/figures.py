@@ -113,7 +113,9 @@ def _tier(spend: Spend) -> TierV1:
 
 
 def _compared(setup: ModelSetup, state: TaskState) -> ComparedV1:
-    """Return what another model would have taken for the same tokens, the calls of each purpose as long as their average."""
+    """Return what another model would have taken for the same tokens,
+    the calls of each purpose as long as their average.
+    """
     price, cost = setup.price, None
     if price is not None:
         cost = sum((price.cost_of_many(s.usage) for s in state.spend.values()), Cost())

@@ -32,7 +32,8 @@ TMP = "/tmp"  # noqa: S108 (the sandbox's own)
 MOST_COPIED = 1 << 20
 #: What programs expect of /dev/shm, which is memory (bytes).
 _MOST_SHM = 64 << 20
-#: The longest environment, as options (bytes): with the words of a command, a program's start takes no more than two megabytes.
+#: The longest environment, as options (bytes): with the words of a command,
+#: a program's start takes no more than two megabytes.
 _MOST_OPTIONS = 1 << 19
 _HOSTS = "127.0.0.1 localhost\n::1 localhost\n"
 _NSSWITCH = "passwd: files\ngroup: files\nhosts: files dns\n"
@@ -48,13 +49,16 @@ _GITCONFIG = (
 class CommandView:
     """The view of a command: what is the same for all commands of a workplace."""
 
-    #: The options, each with its terminator, up to those that name descriptors, and to what is laid over what they show.
+    #: The options, each with its terminator, up to those that name descriptors,
+    #: and to what is laid over what they show.
     options: bytes
     #: Those that come last of all.
     last: bytes
-    #: What bwrap reads from descriptors: the words before one, the path of the file to open for it, the words behind.
+    #: What bwrap reads from descriptors: the words before one,
+    #: the path of the file to open for it, the words behind.
     contents: tuple[tuple[tuple[str, ...], str, tuple[str, ...]], ...]
-    #: The machine's own files of which each command gets a copy, in the same place: a mount takes six times as long.
+    #: The machine's own files of which each command gets a copy,
+    #: in the same place: a mount takes six times as long.
     copied: tuple[str, ...]
     #: What stands before every command.
     before: tuple[str, ...]
@@ -75,7 +79,8 @@ def view(
 ) -> CommandView:
     """Return what commands see; ``own_tmp``: they are given a /tmp that lasts.
 
-    Raises ``SandboxError`` for an environment that cannot be passed on, and for what cannot be shown.
+    Raises ``SandboxError`` for an environment that cannot be passed on,
+    and for what cannot be shown.
     """
     try:
         seen = shown.of(policy, network=network)
@@ -100,7 +105,9 @@ def _common(
     network: bool,
     own_tmp: bool,
 ) -> CommandView:
-    """Return what is the same whatever the environment; a process has few of these, and asks for them always again."""
+    """Return what is the same whatever the environment;
+    a process has few of these, and asks for them always again.
+    """
     copied = tuple(place for place, _ in always if _can_be_copied(place))
     options = [
         *_namespaces(network=network),
@@ -118,11 +125,12 @@ def _common(
     ]
     last = [
         *("--remount-ro", "/", "--remount-ro", "/dev"),
-        # By /proc a program writes into the memory of others: a check's shell runs what the task wrote.
+        # By /proc a program writes into the memory of others:
+        # a check's shell runs what the task wrote.
         *("--remount-ro", "/proc"),
     ]
-    # In a user namespace the kernel counts its processes apart, but only against a limit that was set in it.
-    # And where commands may write next to nothing, bwrap still must.
+    # In a user namespace the kernel counts its processes apart, but only against a limit that was
+    # set in it. And where commands may write next to nothing, bwrap still must.
     outside = as_root() and policy.max_file_bytes > MOST_COPIED
     return CommandView(
         options=encoded(options),
@@ -155,15 +163,17 @@ def _namespaces(*, network: bool) -> list[str]:
 
 
 def _privileges() -> list[str]:
-    # What setpriv needs to become the directory's owner, and bwrap to enter a directory that is open
-    # to its owner alone; setpriv leaves none of them.
+    # What setpriv needs to become the directory's owner, and bwrap to enter a directory that is
+    # open to its owner alone; setpriv leaves none of them.
     needed = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_DAC_READ_SEARCH")
     kept = needed if as_root() else ()
     return ["--cap-drop", "ALL", *(word for cap in kept for word in ("--cap-add", cap))]
 
 
 def opened(path: str) -> int | None:
-    """Open a file of the machine as it is now, to be copied; None: it is not there, large, or not one that every user may read."""
+    """Open a file of the machine as it is now, to be copied; None:
+    it is not there, large, or not one that every user may read.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:

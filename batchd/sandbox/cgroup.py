@@ -1,7 +1,7 @@
 """Control groups, version 2: limits that the kernel holds over all processes of a task together.
 
-Only a group that was given to batchd is touched: one that systemd delegates (``Delegate=yes``), or that
-``[sandbox] cgroup`` names. Below it each task at work has one of its own.
+Only a group that was given to batchd is touched: one that systemd delegates (``Delegate=yes``), or
+that ``[sandbox] cgroup`` names. Below it each task at work has one of its own.
 """
 
 from __future__ import annotations
@@ -133,10 +133,12 @@ def _settings(policy: SandboxPolicy) -> Mapping[str, str]:
 
 
 def delegated(policy: SandboxPolicy) -> DelegatedCgroup | None:
-    """Return the group that batchd may use, made ready; None where there is none, or none is wanted.
+    """Return the group that batchd may use, made ready;
+    None where there is none, or none is wanted.
 
-    Where batchd's own processes are in it, they move into one below. Raises ``SandboxUnavailableError``,
-    with the fix, for one that ``[sandbox] cgroup`` names and that cannot be used.
+    Where batchd's own processes are in it, they move into one below. Raises
+    ``SandboxUnavailableError``, with the fix,
+    for one that ``[sandbox] cgroup`` names and that cannot be used.
     """
     if policy.backend == "none" or policy.cgroup == "none":
         return None
@@ -168,7 +170,10 @@ def _named(group: Path, policy: SandboxPolicy) -> DelegatedCgroup:
 
 
 def _marked() -> Path | None:
-    """Return the group that was delegated to us, which we or our parent's group are. Raises ``OSError``."""
+    """Return the group that was delegated to us, which we or our parent's group are.
+
+    Raises ``OSError``.
+    """
     own = re.search(r"^0::(/.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
     root = re.search(
         r"^\S+ \S+ \S+ / (\S+) .* - cgroup2 ",
@@ -194,7 +199,10 @@ def _wanted(policy: SandboxPolicy) -> tuple[str, ...]:
 
 
 def _make_ready(group: Path, policy: SandboxPolicy) -> None:
-    """Have the controllers work below a group, and sweep away what earlier workers left. Raises ``OSError``."""
+    """Have the controllers work below a group, and sweep away what earlier workers left.
+
+    Raises ``OSError``.
+    """
     switched = set((group / "cgroup.subtree_control").read_text().split())
     if missing := [name for name in _wanted(policy) if name not in switched]:
         # A group with controllers below it has no processes in itself.

@@ -35,8 +35,8 @@ _NETWORK = re.compile(rb'"net-namespace": (\d+)')
 def prepare_process() -> None:
     """Make this process one that can run hundreds of sandboxes at once.
 
-    It becomes the parent of what a dead bwrap leaves behind, since only a parent can wait for a death
-    safely; and it takes as many descriptors as it may, where 1,024 is the custom.
+    It becomes the parent of what a dead bwrap leaves behind, since only a parent can wait for a
+    death safely; and it takes as many descriptors as it may, where 1,024 is the custom.
     """
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -101,7 +101,8 @@ class ChildProcess:
     async def stays(self) -> bool:
         """Return whether the command, which has ended, left something running that goes on.
 
-        Then that is what this child is from here on: the sandbox's first process, and all that runs in it.
+        Then that is what this child is from here on:
+        the sandbox's first process, and all that runs in it.
         """
         self._read_status()
         inner = self._inner
@@ -134,11 +135,14 @@ class ChildProcess:
 
     @property
     def first(self) -> int | None:
-        """The first process inside the sandbox, as the outside numbers it; None as long as that is not known, or without one."""
+        """The first process inside the sandbox, as the outside numbers it;
+        None as long as that is not known, or without one.
+        """
         return self._inner
 
     async def inside(self) -> tuple[int, int] | None:
-        """Return the sandbox's first process, as the outside numbers it, and the number of its network.
+        """Return the sandbox's first process, as the outside numbers it,
+        and the number of its network.
 
         None where it could not be set up.
         """
@@ -157,7 +161,8 @@ class ChildProcess:
             self._gate = None
 
     async def end(self) -> None:
-        """Kill whatever still runs, and return when all of it is dead; a cancellation waits that long.
+        """Kill whatever still runs, and return when all of it is dead;
+        a cancellation waits that long.
 
         Raises ``SandboxError`` for a process that does not die.
         """
@@ -188,7 +193,9 @@ class ChildProcess:
         return cancelled
 
     async def _end_group(self) -> bool:
-        """Wait for what was killed with the child: a plain command's processes, or an inner one not yet reported."""
+        """Wait for what was killed with the child:
+        a plain command's processes, or an inner one not yet reported.
+        """
         cancelled = False
         deadline = time.monotonic() + DYING_S
         while (some := running(os.P_PGID, self.pid)) is not None:

@@ -103,14 +103,17 @@ async def run(
     cover: Cover | None = None,
     keep: Callable[[LeftRunning], None] | None = None,
 ) -> CommandEnd:
-    """Run a command and all that it starts, for at most ``timeout_s``, and keep ``limit`` bytes of output, masked.
+    """Run a command and all that it starts, for at most ``timeout_s``,
+    and keep ``limit`` bytes of output, masked.
 
-    ``stdin``: what it reads, or a descriptor that stays the caller's. ``limits``: who holds it to what all of its processes may use together, and what its task has written.
-    ``door``: its way to some hosts, for a command that is held back until it has one. ``cover``: what is laid over what
-    it sees; where that goes as the command begins, it is begun again. ``keep``: gets what the command has left running;
-    else that is killed.
+    ``stdin``: what it reads, or a descriptor that stays the caller's. ``limits``: who holds it to
+    what all of its processes may use together, and what its task has written. ``door``: its way to
+    some hosts, for a command that is held back until it has one. ``cover``: what is laid over what
+    it sees; where that goes as the command begins, it is begun again. ``keep``: gets what the
+    command has left running; else that is killed.
 
-    Raises ``SandboxError`` where its sandbox cannot be set up. When cancelled, it kills them all first.
+    Raises ``SandboxError`` where its sandbox cannot be set up.
+    When cancelled, it kills them all first.
     """
     fresh = functools.partial(CommandOutput, limit, masker)
     watched = functools.partial(_watched, limits, door)
@@ -139,7 +142,8 @@ async def _once(
     """Run a command, once. Raises ``OSError`` only where nothing of it ran."""
     clock = asyncio.get_running_loop().time
     output = fresh()
-    # What is covered is known before the command is begun: nothing else has its turn between the two.
+    # What is covered is known before the command is begun:
+    # nothing else has its turn between the two.
     covered = await cover.look() if cover else {}
     child, reader = _begin(start, stdin, output)
     began = clock()
@@ -173,7 +177,8 @@ async def _once(
 def _not_set_up(said: str, *, gone: bool) -> OSError | SandboxError:
     """Return why there is no sandbox, by what bwrap said: what it was short of, or anything else.
 
-    ``gone``: what was to be covered has gone, or is another, since it was looked at; the next try looks again.
+    ``gone``: what was to be covered has gone, or is another,
+    since it was looked at; the next try looks again.
     """
     message = f"the sandbox could not be set up: {said}"
     number = next(

@@ -15,7 +15,8 @@ from batchd.records import SandboxPolicy
 #: The user and group `nobody`, where nothing better is known.
 _NOBODY = 65534
 _PATH = "/usr/bin:/bin:/usr/sbin:/sbin"
-#: As root all commands of a user count together, whatever task they belong to; without a sandbox, with all else that the user runs.
+#: As root all commands of a user count together, whatever task they belong to;
+#: without a sandbox, with all else that the user runs.
 _TASKS_AT_ONCE = 16
 _OPEN_FILES = 4096
 
@@ -39,7 +40,10 @@ class CommandUser:
 
     @classmethod
     def named(cls, name: str) -> CommandUser:
-        """Return the user of ``[sandbox] user``. Raises ``SandboxUnavailableError`` for one that cannot be used."""
+        """Return the user of ``[sandbox] user``.
+
+        Raises ``SandboxUnavailableError`` for one that cannot be used.
+        """
         example = "" if name == "nobody" else ', for example "nobody"'
         fix = f"name an ordinary user in `[sandbox] user`{example}"
         try:
@@ -59,7 +63,9 @@ def as_root() -> bool:
 
 
 def check_user(policy: SandboxPolicy) -> None:
-    """Raise ``SandboxUnavailableError``, with the fix, where the user that runs commands is not there (any more)."""
+    """Raise ``SandboxUnavailableError``, with the fix,
+    where the user that runs commands is not there (any more).
+    """
     if as_root():
         CommandUser.named(policy.user)
 

@@ -1,7 +1,8 @@
-"""The watch of running commands, all processes of each together: kills those that use more than they may.
+"""The watch of running commands, all processes of each together:
+kills those that use more than they may.
 
-The kernel's own limits bind one process at a time; where batchd has a cgroup of its own, that binds them
-together too, and only time and disk are left to watch.
+The kernel's own limits bind one process at a time; where batchd has a cgroup of its own, that binds
+them together too, and only time and disk are left to watch.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ _FIRST_S = 0.25
 #: The pause between two looks, and where one of the limits is near.
 _PAUSE_S, _SHORT_PAUSE_S = 0.5, 0.1
 _NEAR_LIMIT_SHARE = 0.5
-#: A pause is so many times as long as the processor time of the look before it, up to the longest (seconds).
+#: A pause is so many times as long as the processor time
+#: of the look before it, up to the longest (seconds).
 _REST, _LONGEST_PAUSE_S = 30, 3.0
 #: bwrap itself, outside and inside.
 _OURS = 2
@@ -46,11 +48,13 @@ class WatchedCommand:
     times: dict[tuple[int, int], float] = field(default_factory=dict)
     #: … and of those that are gone since.
     gone_s: float = 0.0
-    #: Looks at what the kernel keeps for it, from the first look on; without a sandbox, nothing does.
+    #: Looks at what the kernel keeps for it, from the first look on;
+    #: without a sandbox, nothing does.
     window: KernelMemoryWatch | None = None
     #: Processes that have entered its sandbox: they descend from none of it.
     entered: tuple[int, ...] = ()
-    #: The processor time of its processes at the last whole look, by number, and what it was found to use then.
+    #: The processor time of its processes at the last whole look,
+    #: by number, and what it was found to use then.
     seen: Mapping[int, float] = field(default_factory=dict)
     share: float = 0.0
     #: Those of ours that read there what no command waits for: they do not count.
@@ -200,7 +204,8 @@ class CommandWatcher:
             watch.entering = asyncio.get_running_loop().create_task(watch.window.enter())
 
     def _end(self, watch: WatchedCommand, excess: str) -> None:
-        # One that has ended is not waited for yet as long as it is watched: its number is still its own.
+        # One that has ended is not waited for yet as long as it is watched:
+        # its number is still its own.
         if watch in self._watched and not watch.excess:
             watch.excess = excess
             watch.child.kill()
@@ -261,6 +266,7 @@ def _time(watch: WatchedCommand, processes: Sequence[ProcessUsage]) -> float:
     watch.gone_s += sum(spent for key, spent in watch.times.items() if key not in now)
     watch.times = now
     seen = watch.gone_s + sum(now.values())
-    # A process that lived between two looks is counted in the parent that has waited for it; one not waited for, by the looks.
+    # A process that lived between two looks is counted in the parent that has waited for it;
+    # one not waited for, by the looks.
     counted = sum(process.cpu_s + process.children_s for process in processes)
     return max(seen, counted)

@@ -1,4 +1,6 @@
-"""The cover over the machine's files for the commands of one place: what ``[sandbox]`` hides, and sockets."""
+"""The cover over the machine's files for the commands of one place:
+what ``[sandbox]`` hides, and sockets.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ Covered: TypeAlias = Mapping[str, tuple[int, int, int] | None]
 
 
 class Cover:
-    """The cover of one place: sockets that it has found once are covered for all of its commands."""
+    """The cover of one place:
+    sockets that it has found once are covered for all of its commands.
+    """
 
     def __init__(self, sockets: Sockets) -> None:
         self._sockets = sockets
@@ -27,7 +31,8 @@ class Cover:
         return Cover(self._sockets)
 
     async def look(self) -> Covered:
-        """Look for sockets, unless that was done; return what a command that begins now has covered.
+        """Look for sockets, unless that was done;
+        return what a command that begins now has covered.
 
         Raises ``SandboxError``.
         """
@@ -36,7 +41,9 @@ class Cover:
         return self._covered()
 
     def gone(self, covered: Covered) -> bool:
-        """Return whether something is not what it was, so that it could not be covered: then ``look`` looks again."""
+        """Return whether something is not what it was, so that it could not be covered:
+        then ``look`` looks again.
+        """
         if self._covered() == covered:
             return False
         self._found = None
@@ -48,7 +55,9 @@ class Cover:
         return {path: _identity(path) for path in (*(self._found or ()), *hidden)}
 
     def options(self) -> list[str]:
-        """Return what bwrap does for a command that begins now: what has gone by now cannot be covered."""
+        """Return what bwrap does for a command that begins now:
+        what has gone by now cannot be covered.
+        """
         there = filter(is_socket, self._found or ())
         covers = [shown.covered(path) for path in there]
         more = (word for cover in covers for word in (*cover, *shown.still(cover)))

@@ -19,7 +19,10 @@ def reaped(pid: int) -> int:
 
 
 def running(kind: int, number: int, options: int = 0) -> bool | None:
-    """Return whether a child of this process, or of its group, runs; one that does not is reaped. None: there is none."""
+    """Return whether a child of this process, or of its group, runs; one that does not is reaped.
+
+    None: there is none.
+    """
     try:
         return os.waitid(kind, number, os.WEXITED | os.WNOHANG | options) is None
     except ChildProcessError:

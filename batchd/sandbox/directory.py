@@ -1,4 +1,5 @@
-"""A task's directory: opened so that no symbolic link can lead elsewhere, and listed in the same way.
+"""A task's directory: opened so that no symbolic link can lead elsewhere,
+and listed in the same way.
 
 An agent may write anything into it while we look: links, FIFOs, trees as deep as it likes.
 """
@@ -59,7 +60,8 @@ def _openat2(directory: int, path: str | bytes, resolve: int, flags: int = _FLAG
     """Open a directory, or what ``flags`` say. Raises ``OSError``."""
     how = struct.pack("=QQQ", flags, 0, resolve)
     for _ in range(16):
-        # EAGAIN: something was renamed meanwhile, so that the kernel does not know whether the path is safe.
+        # EAGAIN: something was renamed meanwhile,
+        # so that the kernel does not know whether the path is safe.
         descriptor: int = _libc().syscall(
             ctypes.c_long(_SYS_OPENAT2),
             ctypes.c_int(directory),
@@ -76,7 +78,10 @@ def _openat2(directory: int, path: str | bytes, resolve: int, flags: int = _FLAG
 
 
 def opened(path: str) -> int:
-    """Open the directory that a task works in; no part of its path may be a symbolic link. Raises ``SandboxError``."""
+    """Open the directory that a task works in; no part of its path may be a symbolic link.
+
+    Raises ``SandboxError``.
+    """
     try:
         return _openat2(_AT_FDCWD, path, _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS)
     except (OSError, ValueError) as error:
@@ -88,7 +93,10 @@ def opened(path: str) -> int:
 
 
 def below(top: int, path: str, *, flags: int = _FLAGS) -> int:
-    """Open what lies below a directory, itself for an empty path; no link counts. Raises ``OSError``."""
+    """Open what lies below a directory, itself for an empty path; no link counts.
+
+    Raises ``OSError``.
+    """
     resolve = _RESOLVE_BENEATH | _RESOLVE_NO_XDEV | _RESOLVE_NO_MAGICLINKS | _RESOLVE_NO_SYMLINKS
     return _openat2(top, path or ".", resolve, flags)
 
@@ -103,9 +111,11 @@ def status(top: int, path: str) -> os.stat_result:
 
 
 def led(top: int, path: str) -> str | None:
-    """Return where a path below a directory leads once other programs follow its links, absolute ones too: below it as well.
+    """Return where a path below a directory leads once other programs follow its links,
+    absolute ones too: below it as well.
 
-    None: elsewhere, or nowhere. By then something else may lie there: ``below`` opens it, and follows no link.
+    None: elsewhere, or nowhere. By then something else may lie there:
+    ``below`` opens it, and follows no link.
     """
     home = _parts(str(Path(f"/proc/self/fd/{top}").readlink()))
     here, ahead, links = [*home], _parts(path), 0
@@ -133,8 +143,9 @@ def led(top: int, path: str) -> str | None:
 def _link(top: int, home: list[str], here: list[str], name: str) -> str | None:
     """Return what a link in a folder holds; None: it is none. Raises ``OSError``.
 
-    A model's link may lead anywhere: outside of the directory nothing is opened, and no file system entered but those on
-    the way there, lest one that does not answer, or is mounted by being looked at, holds us up.
+    A model's link may lead anywhere: outside of the directory nothing is opened, and no file system
+    entered but those on the way there, lest one that does not answer,
+    or is mounted by being looked at, holds us up.
     """
     there = [*here, name]
     if here[: len(home)] == home:
@@ -160,10 +171,12 @@ def _parts(path: str) -> list[str]:
 
 
 def fresh(path: str, owner: CommandUser) -> tuple[int, bool]:
-    """Make a task's own directory where it is not there yet, and open it; as root it goes to ``owner``.
+    """Make a task's own directory where it is not there yet, and open it;
+    as root it goes to ``owner``.
 
-    Returns whether it was made, too. Raises ``SandboxError``, and ``FolderError`` where the folder above takes none.
-    What lies above it is batchd's own: no agent writes there, and links in it are the user's.
+    Returns whether it was made, too. Raises ``SandboxError``, and ``FolderError`` where the folder
+    above takes none. What lies above it is batchd's own:
+    no agent writes there, and links in it are the user's.
     """
     parent, name = os.path.split(path)
     try:
@@ -205,10 +218,12 @@ def _made(name: str, above: int) -> bool:
 
 
 def files(directory: int, limit: int, seconds: float) -> dict[str, FileStamp] | None:
-    """Return the files below a directory by path; None where there are more than ``limit``, or time or descriptors run out.
+    """Return the files below a directory by path;
+    None where there are more than ``limit``, or time or descriptors run out.
 
-    Links are listed, never followed; FIFOs and the like are not. Folders that tools fill, and those that
-    cannot be read or lie deeper than a path can be long, are left out. Names that are not UTF-8 are escaped.
+    Links are listed, never followed; FIFOs and the like are not. Folders that tools fill, and those
+    that cannot be read or lie deeper than a path can be long, are left out.
+    Names that are not UTF-8 are escaped.
     """
     try:
         return _listed(directory, limit, time.monotonic() + seconds)

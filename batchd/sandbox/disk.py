@@ -17,7 +17,8 @@ from batchd.sandbox.process_table import ProcessUsage
 from batchd.sandbox.quantities import amount
 from batchd.sandbox.resource_shortage import patiently
 
-#: The longest that one look may take (seconds of a processor); where it is not enough, what was seen by then counts.
+#: The longest that one look may take (seconds of a processor);
+#: where it is not enough, what was seen by then counts.
 _LOOK_S = 5.0
 #: A pause is so many times as long as the look before it, within bounds (seconds).
 _REST, _PAUSE_S, _LONGEST_PAUSE_S = 20, 1.0, 60.0
@@ -26,7 +27,8 @@ _REST, _PAUSE_S, _LONGEST_PAUSE_S = 20, 1.0, 60.0
 class DiskUsage:
     """The disk usage of one task, measured now and then.
 
-    Of a directory that was there before, only what it grows by counts, from before the first command on.
+    Of a directory that was there before, only what it grows by counts,
+    from before the first command on.
     """
 
     def __init__(
@@ -65,7 +67,8 @@ class DiskUsage:
         self._base, self._certain, self.over = None, True, ""
 
     async def before(self) -> int | None:
-        """Return what the directory held at first, in bytes; None where that was too much to be measured.
+        """Return what the directory held at first, in bytes;
+        None where that was too much to be measured.
 
         The first look finds it, so it must come before the first command. Raises ``SandboxError``.
         """
@@ -74,7 +77,8 @@ class DiskUsage:
         return self._base if self._certain else None
 
     async def full(self) -> str:
-        """Return, before a command, which limit is passed, and by what; one that was passed is measured again.
+        """Return, before a command, which limit is passed, and by what;
+        one that was passed is measured again.
 
         Raises ``SandboxError``.
         """
@@ -83,7 +87,9 @@ class DiskUsage:
         return await self._surely() if self.over else ""
 
     async def at_the_end(self) -> str:
-        """Look a last time, and return which limit is passed; empty also where it is not known what was there before."""
+        """Look a last time, and return which limit is passed;
+        empty also where it is not known what was there before.
+        """
         if self._folders.new and not self._used:
             return ""
         # Without root, a directory that was closed to its own owner says nothing.
@@ -99,7 +105,9 @@ class DiskUsage:
 
     @property
     def tmp_in_memory(self) -> bool:
-        """Whether commands in a sandbox have a /tmp that is memory: none that lasts is given to them."""
+        """Whether commands in a sandbox have a /tmp that is memory:
+        none that lasts is given to them.
+        """
         return self._folders.tmp is None
 
     @property
@@ -108,7 +116,9 @@ class DiskUsage:
         return not self._looking and time.monotonic() >= self._due
 
     async def look(self, processes: Sequence[ProcessUsage] = ()) -> str:
-        """Measure, and return which limit is passed; ``processes``: may hold files that have no name any more."""
+        """Measure, and return which limit is passed;
+        ``processes``: may hold files that have no name any more.
+        """
         if self._folders.task < 0:
             return self.over
         folders = self._folders.copy()
@@ -140,7 +150,8 @@ class DiskUsage:
 def _measured(
     folders: TaskFolders, processes: Sequence[ProcessUsage]
 ) -> tuple[int, bool, tuple[int, int]]:
-    """Return what the directory takes, in bytes, and whether that is all of it; then the /tmp and one that is kept aside.
+    """Return what the directory takes, in bytes, and whether that is all of it;
+    then the /tmp and one that is kept aside.
 
     Closes ``folders``.
     """

@@ -1,4 +1,6 @@
-"""The way into a sandbox that stays: starts commands in it, by a program that has entered it (``entrychild``)."""
+"""The way into a sandbox that stays: starts commands in it,
+by a program that has entered it (``entrychild``).
+"""
 
 from __future__ import annotations
 
@@ -93,7 +95,10 @@ class Entrance:
             raise SandboxError(f"a standing sandbox cannot be entered: {why}")
 
     async def start(self, command: Sequence[bytes], output: int) -> int:
-        """Start a command, a child of ours, and return its number. Raises ``OSError``, ``SandboxError``."""
+        """Start a command, a child of ours, and return its number.
+
+        Raises ``OSError``, ``SandboxError``.
+        """
         return await self._begun(command, [output], left=False)
 
     async def leave(self, command: Sequence[bytes], output: int, stdin: int) -> int:

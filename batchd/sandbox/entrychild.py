@@ -1,12 +1,15 @@
-"""The helper that enters a standing sandbox and starts commands there: a program of its own, one a sandbox.
+"""The helper that enters a standing sandbox and starts commands there:
+a program of its own, one a sandbox.
 
-To enter a user namespace a process must have one thread, so no worker can do it itself. Run by its path with
-``python -I -S``: it imports nothing of ours. Standard output is a Unix socket of packets (``SOCK_SEQPACKET``), each a value
-of ``marshal`` with descriptors beside it, as ``entrance`` sends them.
+To enter a user namespace a process must have one thread, so no worker can do it itself. Run by its
+path with ``python -I -S``: it imports nothing of ours. Standard output is a Unix socket of packets
+(``SOCK_SEQPACKET``), each a value of ``marshal`` with descriptors beside it,
+as ``entrance`` sends them.
 
-It gives up all that commands there may not do before it listens: what it starts has nothing left to give up. It stays outside
-of the sandbox's process namespace, where nothing inside can see or signal it; what it starts is inside, and cannot be
-looked into (``PR_SET_DUMPABLE``) until it is the command.
+It gives up all that commands there may not do before it listens: what it starts has nothing left to
+give up. It stays outside of the sandbox's process namespace, where nothing inside can see or signal
+it; what it starts is inside,
+and cannot be looked into (``PR_SET_DUMPABLE``) until it is the command.
 """
 
 from __future__ import annotations
@@ -42,7 +45,8 @@ _SET_NO_NEW_PRIVS, _CAP_AMBIENT, _CAP_AMBIENT_CLEAR_ALL = 38, 47, 4
 _SECCOMP_MODE_FILTER = 2
 _CAPABILITY_VERSION_3 = 0x20080522
 _MSG_CMSG_CLOEXEC = 0x40000000
-#: In /proc/PID/stat, behind the name in brackets: where the command line begins; its end is the next.
+#: In /proc/PID/stat, behind the name in brackets:
+#: where the command line begins; its end is the next.
 _ARG_START = 45
 #: More than any message has: what may be long comes in a file.
 _MAX_MESSAGE_BYTES = 1 << 16
@@ -124,7 +128,9 @@ def _enter(process: int, first: int, directory: str) -> None:
 
 
 def _give_up(setup: dict[str, Any]) -> None:
-    """Become who runs commands there, with their limits, and behind their filter of system calls."""
+    """Become who runs commands there, with their limits,
+    and behind their filter of system calls.
+    """
     for kind, value in setup["limits"]:
         resource.setrlimit(kind, (value, value))
     capability = 0
@@ -150,7 +156,9 @@ def _give_up(setup: dict[str, Any]) -> None:
 
 
 def _started(clone: int, asked: dict[str, Any], descriptors: tuple[int, ...]) -> int:
-    """Start a command as a child of the worker, which waits for it, and return its number outside."""
+    """Start a command as a child of the worker, which waits for it,
+    and return its number outside.
+    """
     number = _libc.syscall(clone, _CLONE_PARENT | _SIGCHLD, 0, 0, 0, 0)
     if number == 0:
         _become(asked, descriptors)
@@ -194,7 +202,10 @@ def _end(process: int) -> None:
 
 
 def _become(asked: dict[str, Any], descriptors: tuple[int, ...]) -> NoReturn:
-    """Become the command. Its words and variables come in the first descriptor, its output goes to the second."""
+    """Become the command.
+
+    Its words and variables come in the first descriptor, its output goes to the second.
+    """
     try:
         os.setsid()
         text, output, *source = descriptors

@@ -12,7 +12,8 @@ from batchd.sandbox.command_run import CommandEnd
 Known = dict[tuple[object, ...], tuple[str, float]]
 #: How long the answer may take (seconds).
 PATIENCE_S = 30.0
-#: Long enough that task after task need not ask again, short enough to notice what is installed (seconds).
+#: Long enough that task after task need not ask again,
+#: short enough to notice what is installed (seconds).
 _KEPT_S = 600.0
 
 #: Named where they are there.

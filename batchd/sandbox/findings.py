@@ -1,4 +1,6 @@
-"""The findings of ``batchd check`` on the sandbox: each of its layers on this machine, and the fix where one is missing."""
+"""The findings of ``batchd check`` on the sandbox:
+each of its layers on this machine, and the fix where one is missing.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ from batchd.sandbox.quantities import amount
 from batchd.sandbox.sockets import Sockets, is_socket, pipes, search
 
 _PR_GET_SECCOMP = 21
-#: What an administrator or a distribution may have set, the value that forbids user namespaces, and what allows them.
+#: What an administrator or a distribution may have set,
+#: the value that forbids user namespaces, and what allows them.
 _SWITCHES = (
     ("user/max_user_namespaces", "0", "sysctl user.max_user_namespaces=10000"),
     ("kernel/unprivileged_userns_clone", "0", "sysctl kernel.unprivileged_userns_clone=1"),
@@ -60,7 +63,9 @@ class Finding:
 
 
 def check(policy: SandboxPolicy) -> list[Finding]:
-    """Return what holds of the sandbox here, and what would fail; looks at everything, raises nothing."""
+    """Return what holds of the sandbox here, and what would fail;
+    looks at everything, raises nothing.
+    """
     findings = [
         _finding("sandbox user", lambda: f"commands run as {_described(policy)}"),
         _finding("limits of a process", lambda: _limited(policy)),
@@ -96,7 +101,11 @@ def _finding(name: str, look: Callable[[], str]) -> Finding:
 
 
 def _described(policy: SandboxPolicy) -> str:
-    """Return as whom commands run; as root, an ordinary user, but the owner of a directory that was there. Raises ``SandboxUnavailableError``."""
+    """Return as whom commands run; as root, an ordinary user,
+    but the owner of a directory that was there.
+
+    Raises ``SandboxUnavailableError``.
+    """
     who = someone(policy)
     return (
         f"{who.name} (uid {who.uid}) in fresh directories, as the owner in others"
@@ -131,7 +140,10 @@ def _together(policy: SandboxPolicy) -> str:
 
 
 def _namespaces() -> str:
-    """Describe the namespaces of a sandbox. Raises ``SandboxUnavailableError`` where that is forbidden."""
+    """Describe the namespaces of a sandbox.
+
+    Raises ``SandboxUnavailableError`` where that is forbidden.
+    """
     if as_root():
         return "not needed, since batchd is root"
     for name, forbidden, allowing in _SWITCHES:
@@ -152,7 +164,10 @@ def _setting(name: str) -> str:
 
 
 def _filter() -> str:
-    """Describe the system call filter. Raises ``SandboxUnavailableError`` where there is none for this machine."""
+    """Describe the system call filter.
+
+    Raises ``SandboxUnavailableError`` where there is none for this machine.
+    """
     machine = platform.machine()
     seccomp.program(machine)
     if ctypes.CDLL(None).prctl(_PR_GET_SECCOMP, 0, 0, 0, 0) < 0:
@@ -196,7 +211,10 @@ def _some(paths: Sequence[str]) -> str:
 
 
 def _way_out(policy: SandboxPolicy) -> str:
-    """Give a trial command the proxy of a list of hosts, and say how it went. Raises ``SandboxUnavailableError``."""
+    """Give a trial command the proxy of a list of hosts, and say how it went.
+
+    Raises ``SandboxUnavailableError``.
+    """
     who = someone(policy)
     fix = "allow batchd to enter the namespaces of its own commands (setns), or let no task have a list of hosts"
     try:

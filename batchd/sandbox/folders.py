@@ -14,7 +14,8 @@ class TaskFolders:
     #: -1 once it is closed.
     task: int
     tmp: int | None = None
-    #: What its directory begins as, which commands see read-only; None: it begins empty, or is another's.
+    #: What its directory begins as, which commands see read-only;
+    #: None: it begins empty, or is another's.
     base: int | None = None
     #: The task's own /tmp where commands are given another: it takes room all the same.
     kept: int | None = None

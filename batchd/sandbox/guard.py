@@ -13,7 +13,8 @@ import functools
 import os
 import secrets
 
-# Numbers are forgotten before they can be used again: while their process, dead, is not waited for yet.
+# Numbers are forgotten before they can be used again:
+# while their process, dead, is not waited for yet.
 _SCRIPT = """
 trap '' HUP INT TERM QUIT
 live=' '
@@ -53,7 +54,10 @@ class Guard:
         self._pipe = _started(self.name)
 
     def watch(self, number: int) -> None:
-        """Kill this process, and the group of the same number, when we are gone. Raises ``OSError``."""
+        """Kill this process, and the group of the same number, when we are gone.
+
+        Raises ``OSError``.
+        """
         if number in self._live:
             return
         self._live.add(number)
@@ -65,7 +69,10 @@ class Guard:
             os.write(self._pipe, b"".join(b"+%d\n" % live for live in sorted(self._live)))
 
     def forget(self, *numbers: int | None) -> None:
-        """Do not any more; call it before the processes are waited for. What it never watched does not matter."""
+        """Do not any more; call it before the processes are waited for.
+
+        What it never watched does not matter.
+        """
         known = self._live.intersection(numbers)
         self._live -= known
         with contextlib.suppress(BrokenPipeError):

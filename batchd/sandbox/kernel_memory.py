@@ -1,4 +1,6 @@
-"""Memory that the kernel keeps for a sandbox beside what its processes have mapped: files, and what sockets hold."""
+"""Memory that the kernel keeps for a sandbox beside what its processes have mapped:
+files, and what sockets hold.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,10 @@ class KernelMemoryWatch:
         self._closed = False
 
     def look(self, parent: int) -> KernelMemory:
-        """Return what there is; nothing once its first process, a child of ``parent``, is gone. To be called in any thread."""
+        """Return what there is; nothing once its first process, a child of ``parent``, is gone.
+
+        To be called in any thread.
+        """
         try:
             folder = os.open(f"/proc/{self._first}", os.O_RDONLY | os.O_DIRECTORY)
         except OSError:

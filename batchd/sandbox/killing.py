@@ -1,4 +1,6 @@
-"""The killing of a command in a standing sandbox, with what it has started, apart from what ran before."""
+"""The killing of a command in a standing sandbox,
+with what it has started, apart from what ran before.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +13,14 @@ from pathlib import Path
 
 from batchd.sandbox.process_table import ProcessTable, ProcessUsage, read
 
-#: A killed process is dead, and waited for, within so many looks, with a pause before each (seconds).
+#: A killed process is dead, and waited for, within so many looks,
+#: with a pause before each (seconds).
 LOOKS, PAUSE_S = 20, 0.05
 
 
 def killed(command: int, first: int, ours: AbstractSet[int]) -> bool:
-    """Kill a command that has entered the sandbox of ``first``; return whether nothing is left that may be of it.
+    """Kill a command that has entered the sandbox of ``first``;
+    return whether nothing is left that may be of it.
 
     ``ours``: processes of ours there. The command must not be waited for yet. Blocks for a moment.
     """
@@ -35,7 +39,9 @@ def killed(command: int, first: int, ours: AbstractSet[int]) -> bool:
 
 
 def wait_for_strays(inside: int, first: int) -> None:
-    """Wait for children of ours that are dead, and lived in a namespace of processes, its first one apart."""
+    """Wait for children of ours that are dead, and lived
+    in a namespace of processes, its first one apart.
+    """
     for process in ProcessTable.read().processes.values():
         if process.parent == os.getpid() and process.number != first:
             with contextlib.suppress(OSError):

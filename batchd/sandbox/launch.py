@@ -1,4 +1,6 @@
-"""The launch of a command: inside bubblewrap or, under ``backend = "none"``, as a plain process group."""
+"""The launch of a command: inside bubblewrap or,
+under ``backend = "none"``, as a plain process group.
+"""
 
 from __future__ import annotations
 
@@ -32,17 +34,21 @@ def sandboxed(
     cover: Sequence[str] = (),
     stays: bool = False,
 ) -> ChildProcess:
-    """Start ``command`` in a sandbox of its own; under a ``gated`` view it waits to be released. Raises ``OSError``.
+    """Start ``command`` in a sandbox of its own; under a ``gated`` view it waits to be released.
 
-    ``cover``: options that lay something over what it would see. ``stays``: what the command leaves running goes on in
-    it, else the sandbox ends with the command; and with the thread that calls this, so call it from one that lasts.
+    Raises ``OSError``.
+
+    ``cover``: options that lay something over what it would see. ``stays``: what the command leaves
+    running goes on in it, else the sandbox ends with the command;
+    and with the thread that calls this, so call it from one that lasts.
     """
     status, status_end = os.pipe()
     passed, gate = [status_end], None
     try:
         os.set_blocking(status, False)
         options = ["--json-status-fd", str(status_end), *_bound(folders)]
-        # What stays outlives the process that this binds it to; then the guard alone sees to its end.
+        # What stays outlives the process that this binds it to;
+        # then the guard alone sees to its end.
         options += [] if stays else ["--die-with-parent"]
         if view.gated:
             held, gate = os.pipe()
@@ -58,7 +64,8 @@ def sandboxed(
                 options += ["--perms", "0444", "--file", str(found), place]
             else:  # it is another one by now
                 options += ["--ro-bind-try", place, place]
-        # In a file: what a pipe takes at once depends on all others of this user, a task's among them.
+        # In a file: what a pipe takes at once depends on all others of this user,
+        # a task's among them.
         over = b"".join(os.fsencode(word) + b"\0" for word in cover)
         common = memory_file(view.options + over + view.last)
         passed.append(common)
@@ -72,8 +79,9 @@ def sandboxed(
             name = guard().name
             pid = spawn(bwrap, [name, *words], {}, same, stdin=stdin, output=output, group=group)
             child = _watched(pid, status, gate, group)
-            # bwrap waits for the first of its arguments, fewer than any pipe takes: whenever this process
-            # dies, the child is either known to the guard or without them. One that is dead says so at its end.
+            # bwrap waits for the first of its arguments, fewer than any pipe takes: whenever this
+            # process dies, the child is either known to the guard or without them.
+            # One that is dead says so at its end.
             with contextlib.suppress(ProcessLookupError, BrokenPipeError):
                 for kind, value in view.limits:
                     resource.prlimit(child.pid, kind, (value, value))
@@ -109,20 +117,28 @@ def plain(
     stdin: int | None,
     output: int,
 ) -> ChildProcess:
-    """Start ``command`` as a process group of its own, without any protection. Raises ``OSError``."""
+    """Start ``command`` as a process group of its own, without any protection.
+
+    Raises ``OSError``.
+    """
     argv: list[str | bytes] = ["sh", "-c", _ENTER, "sh", *command]
     return _watched(spawn("/bin/sh", argv, env, [(directory, 3)], stdin=stdin, output=output))
 
 
 def helper(argv: Sequence[str], line: int, group: TaskCgroup | None = None) -> ChildProcess:
-    """Start a program of ours whose output is a socket, in a cgroup where one is given. Raises ``OSError``."""
+    """Start a program of ours whose output is a socket, in a cgroup where one is given.
+
+    Raises ``OSError``.
+    """
     return _watched(spawn(argv[0], list(argv), {}, (), stdin=None, output=line, group=group))
 
 
 def _watched(
     pid: int, status: int | None = None, gate: int | None = None, group: TaskCgroup | None = None
 ) -> ChildProcess:
-    """Return a process that was just started as the guard's child; where it cannot be guarded, it is killed."""
+    """Return a process that was just started as the guard's child;
+    where it cannot be guarded, it is killed.
+    """
     try:
         return ChildProcess(pid, status, gate, group)
     except OSError:

@@ -25,7 +25,8 @@ def memory_file(data: bytes) -> int:
 
 @functools.cache
 def lasting(data: bytes) -> str:
-    """Return the path of a file that holds ``data`` as long as this process lives, and that cannot be changed.
+    """Return the path of a file that holds ``data`` as long
+    as this process lives, and that cannot be changed.
 
     Each opening reads from its start. Raises ``OSError``.
     """

@@ -42,7 +42,9 @@ class MemoryUsage:
         return cls(total, nameless, kernel, beside)
 
     def mostly(self, least: int) -> str:
-        """Say which memory that no process has taken for itself is at least so much; empty: none."""
+        """Say which memory that no process has taken
+        for itself is at least so much; empty: none.
+        """
         parts = {
             "in sockets": self.beside.sockets,
             "in files in memory": self.nameless + self.beside.files,

@@ -1,6 +1,7 @@
 """The mount table, as this process sees it: which file of a file system is found at which places.
 
-The kernel reports whether anything was mounted or unmounted since, in two microseconds; only then is the table read again.
+The kernel reports whether anything was mounted or unmounted since,
+in two microseconds; only then is the table read again.
 """
 
 from __future__ import annotations
@@ -110,7 +111,9 @@ def moved(path: str, top: str, to: str) -> str:
 
 
 def _holding(mounts: Sequence[Mount], path: str) -> Mount | None:
-    """Return the one on which a real path lies: of those at it or above it the nearest, and the last."""
+    """Return the one on which a real path lies:
+    of those at it or above it the nearest, and the last.
+    """
     above = [(len(mount.place), n) for n, mount in enumerate(mounts) if within(path, mount.place)]
     return mounts[max(above)[1]] if above else None
 

@@ -1,4 +1,6 @@
-"""Open files and mappings of processes, as /proc shows them: files without a name, and memory of the kernel's."""
+"""Open files and mappings of processes, as /proc shows them:
+files without a name, and memory of the kernel's.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,12 @@ from batchd.sandbox.process_table import ProcessUsage
 
 #: What the kernel calls files in memory that are mapped.
 _MEMORY = ("/memfd:", "/dev/zero", "/SYSV")
-# What the kernel needs for one, measured, in bytes. Of a pipe: the two pages that each has where its user has many; of a
-# terminal: what both sides may have written and not read; of a mapping: what describes it.
+# What the kernel needs for one, measured, in bytes. Of a pipe: the two pages that each has where
+# its user has many; of a terminal: what both sides may have written and not read;
+# of a mapping: what describes it.
 _DESCRIPTOR, _PIPE, _TERMINAL, _MAPPING, _FILE = 512, 9 << 10, 64 << 10, 256, 1 << 10
-#: Of events of files that were not read yet: what they take, for each byte that reading them would give.
+#: Of events of files that were not read yet:
+#: what they take, for each byte that reading them would give.
 _QUEUED = 3
 _INOTIFY = "anon_inode:inotify"
 #: What opens new terminals, and is their one end.
@@ -38,7 +42,8 @@ _SYS_PIDFD_GETFD = 438  # on all processors
 class OpenFiles:
     """The open files and mappings of processes, together."""
 
-    #: What files without a name take, in bytes, by device and number: deleted ones, and files in memory.
+    #: What files without a name take, in bytes, by device and number:
+    #: deleted ones, and files in memory.
     sizes: dict[tuple[int, int], int] = field(default_factory=dict)
     #: … and how much of them is mapped, at least, where the kernel does not show more.
     mapped: dict[tuple[int, int], int] = field(default_factory=dict)
@@ -66,7 +71,8 @@ class OpenFiles:
     def nameless(self, devices: Iterable[int]) -> Mapping[int, int]:
         """Return what files without a name take, in bytes by device.
 
-        What is mapped alone the kernel shows to root. To others it shows how much of a file on a disk is mapped, at least.
+        What is mapped alone the kernel shows to root.
+        To others it shows how much of a file on a disk is mapped, at least.
         """
         found = dict.fromkeys(devices, 0)
         for (device, _), size in (self.mapped | self.sizes).items():
@@ -111,7 +117,9 @@ class OpenFiles:
 
 
 def tables(processes: Iterable[ProcessUsage]) -> int:
-    """Return what describes the memory of processes to the processor, in bytes; where that is little, it is not looked at."""
+    """Return what describes the memory of processes to the processor, in bytes;
+    where that is little, it is not looked at.
+    """
     wide = [process for process in processes if process.reserved > _MIN_TABLED_BYTES]
     if sum(process.reserved for process in wide) < _MIN_TABLED_BYTES * _TABLE:
         return 0
@@ -126,7 +134,9 @@ def _tables(process: int) -> int:
 
 
 def _count(process: int) -> int:
-    """Return how many descriptors a process has; 0 where the kernel, before 6.2, does not count them."""
+    """Return how many descriptors a process has;
+    0 where the kernel, before 6.2, does not count them.
+    """
     with contextlib.suppress(OSError):
         return os.stat(f"/proc/{process}/fd").st_size  # noqa: PTH116 (as quick as can be)
     return 0
@@ -140,13 +150,16 @@ def _nameless(status: os.stat_result) -> Mapping[tuple[int, int], int]:
 
 
 def _deleted(lines: Iterable[bytes]) -> Iterator[tuple[str, tuple[int, int], int]]:
-    """Yield the mappings of deleted files: their place, device and number of the file, and where in it they end."""
+    """Yield the mappings of deleted files:
+    their place, device and number of the file, and where in it they end.
+    """
     for line in lines:
         if not line.endswith(b" (deleted)\n"):
             continue
         words = line.decode(errors="replace").split(maxsplit=5)
         place, _, offset, device, number, name = words
-        # Of memory much may be reserved that is never taken: where its pages are not shown, it does not count.
+        # Of memory much may be reserved that is never taken:
+        # where its pages are not shown, it does not count.
         if name.startswith(_MEMORY) and not as_root():
             continue
         begin, end = (int(bound, 16) for bound in place.split("-"))
@@ -156,7 +169,10 @@ def _deleted(lines: Iterable[bytes]) -> Iterator[tuple[str, tuple[int, int], int
 
 
 def _waiting(process: int, descriptor: int) -> int:
-    """Return how many bytes of events can be read from a descriptor of another process. Raises ``OSError``."""
+    """Return how many bytes of events can be read from a descriptor of another process.
+
+    Raises ``OSError``.
+    """
     there = os.pidfd_open(process)
     try:
         numbers = map(ctypes.c_long, (_SYS_PIDFD_GETFD, there, descriptor, 0))

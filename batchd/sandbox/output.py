@@ -10,7 +10,8 @@ import select
 from batchd.masking import Masker
 
 _READ = 1 << 16
-#: So much is read at full speed; then one read a pause, so that an output bomb cannot have the loop for itself.
+#: So much is read at full speed; then one read a pause,
+#: so that an output bomb cannot have the loop for itself.
 _FREE = 4 << 20
 _PAUSE_S = 0.001
 #: Reads of what a pipe still holds when all its writers are dead.
@@ -47,7 +48,9 @@ class CommandOutput:
         return max(0, self.total - len(self._head) - self._half)
 
     def text(self) -> str:
-        """Return what is kept, without secrets, the cut said; bytes that are not UTF-8 are replaced."""
+        """Return what is kept, without secrets, the cut said;
+        bytes that are not UTF-8 are replaced.
+        """
         if not self.cut:
             return self._masker.text((self._head + self._tail).decode("utf-8", "replace"))
         # A character that the cut went through is left out whole.
@@ -59,7 +62,10 @@ class CommandOutput:
 
 
 class OutputReader:
-    """The reader of a pipe: moves its bytes to an ``CommandOutput`` whenever the loop has time. Owns the descriptor."""
+    """The reader of a pipe: moves its bytes to an ``CommandOutput`` whenever the loop has time.
+
+    Owns the descriptor.
+    """
 
     def __init__(self, descriptor: int, output: CommandOutput) -> None:
         self._descriptor = descriptor
@@ -90,7 +96,9 @@ class OutputReader:
         return bool(data)
 
     def handed(self) -> int | None:
-        """Take what the pipe holds, and close this; return the pipe where somebody may still write to it."""
+        """Take what the pipe holds, and close this;
+        return the pipe where somebody may still write to it.
+        """
         self._drain()
         waiting = select.poll()
         waiting.register(self._descriptor, select.POLLIN)

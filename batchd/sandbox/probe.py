@@ -84,7 +84,10 @@ def recent(path: str) -> str:
 
 
 def confining(path: str, policy: SandboxPolicy) -> str:
-    """Run a command in a sandbox of the real kind, and say how it went. Raises ``SandboxUnavailableError`` unless it is confined."""
+    """Run a command in a sandbox of the real kind, and say how it went.
+
+    Raises ``SandboxUnavailableError`` unless it is confined.
+    """
     who, seen = someone(policy), what_is_shown(policy)
     fix = fix_for(policy)
     try:

@@ -56,7 +56,8 @@ class ProcessTable:
         return table
 
     def of(self, *firsts: int) -> list[ProcessUsage]:
-        """Return the processes of commands: the first ones, what descends from them, what shares their sessions.
+        """Return the processes of commands: the first ones,
+        what descends from them, what shares their sessions.
 
         In a sandbox nothing can leave these: orphans are adopted by its own first process.
         """
@@ -115,7 +116,8 @@ def read(number: int) -> ProcessUsage | None:
             os.close(descriptor)
     except OSError:
         return None
-    # The name in brackets may hold anything, brackets too. What follows begins with the third field.
+    # The name in brackets may hold anything, brackets too.
+    # What follows begins with the third field.
     words = data[data.rindex(b")") + 2 :].split()
     return ProcessUsage(
         number=number,
@@ -131,7 +133,8 @@ def read(number: int) -> ProcessUsage | None:
 
 
 def memory(processes: Iterable[ProcessUsage], files: int) -> int:
-    """Return the memory of processes together in bytes: shared pages count once, and those of files on a disk do not.
+    """Return the memory of processes together in bytes:
+    shared pages count once, and those of files on a disk do not.
 
     ``files``: what files in memory take, mapped or not. It takes a moment for each gigabyte.
     """

@@ -1,4 +1,7 @@
-"""Shortages for a moment: descriptors, processes, memory of the machine. A command that was not begun can wait."""
+"""Shortages for a moment: descriptors, processes, memory of the machine.
+
+A command that was not begun can wait.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,8 @@ def short(error: BaseException | None) -> bool:
 
 
 async def patiently(attempt: Callable[[], Awaitable[T]], patience_s: float = PATIENCE_S) -> T:
-    """Return what ``attempt`` returns; where it is short of something, try again for ``patience_s``, then raise that.
+    """Return what ``attempt`` returns; where it is short of something,
+    try again for ``patience_s``, then raise that.
 
     An attempt that fails must have done nothing.
     """

@@ -53,12 +53,13 @@ class Sandbox:
     ) -> Workplace:
         """Open a task's directory for commands with ``env`` beside the usual variables.
 
-        ``held``: what it held when the task began, as ``Workplace.held`` said. ``masker``: knows what no output may show.
-        ``tmp``: the path of a folder that is their /tmp, made where it is not there yet; without it, each command gets an
-        empty one. ``base``: that of a folder which they see read-only, as ``Workplace.base``.
-        A ``fresh`` directory is made where it is not there yet; as root it goes to the owner of ``base``, if that is
-        another user, else to the policy's. Raises ``SandboxError`` for a directory that cannot
-        be used, an environment that no process can have, and a network that the policy does not grant.
+        ``held``: what it held when the task began, as ``Workplace.held`` said. ``masker``: knows
+        what no output may show. ``tmp``: the path of a folder that is their /tmp, made where it is
+        not there yet; without it, each command gets an empty one. ``base``: that of a folder which
+        they see read-only, as ``Workplace.base``. A ``fresh`` directory is made where it is not
+        there yet; as root it goes to the owner of ``base``, if that is another user, else to the
+        policy's. Raises ``SandboxError`` for a directory that cannot be used,
+        an environment that no process can have, and a network that the policy does not grant.
         """
         door, ways = self._way_out(network)
         prepare_process()
@@ -101,7 +102,9 @@ class Sandbox:
             raise
 
     def _way_out(self, asked: Network) -> tuple[NetworkDoor | None, Mapping[str, str]]:
-        """Return the way to the hosts of a list, if that is what is asked for, and the variables that name it."""
+        """Return the way to the hosts of a list, if that is what is asked for,
+        and the variables that name it.
+        """
         try:
             if why := hosts.refusal(asked, self.policy.network):
                 raise SandboxError(f"the task's network: {why}")

@@ -1,4 +1,5 @@
-"""A task's /tmp: a folder that lasts as long as the task, over all of its commands, parking and restarts.
+"""A task's /tmp: a folder that lasts as long as the task,
+over all of its commands, parking and restarts.
 
 Open to all, as /tmp is, below one that only batchd may enter; commands get it by descriptor.
 A check has another beside it, which is made for it and goes with it.

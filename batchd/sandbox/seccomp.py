@@ -2,9 +2,10 @@
 
 Namespaces already hide most of the machine. The filter takes away what they do not cover: kernel
 interfaces with a history of holes, the ways to make new namespaces (as root there is no
-``--disable-userns``), and those few that reach past a namespace (keyrings, terminals, VSOCK). It also keeps
-setuid and setgid programs from being made: out in the task's directory they would lend every user its owner's rights.
-And room on the disk is given only by writing, which takes time: what is measured twice a second has a chance then.
+``--disable-userns``), and those few that reach past a namespace (keyrings, terminals, VSOCK). It
+also keeps setuid and setgid programs from being made: out in the task's directory they would lend
+every user its owner's rights. And room on the disk is given only by writing, which takes time: what
+is measured twice a second has a chance then.
 Nor is memory given out that belongs to no process, or is not seen from outside.
 """
 
@@ -42,18 +43,23 @@ _TIOCLINUX = 0x541C  # pastes on a Linux console
 _PR_SET_DUMPABLE = 4
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _NETLINK_ROUTE = 0  # getaddrinfo needs it; the other netlink families are a large surface
-#: Those of the internet families: none (the usual one), ICMP, TCP, UDP, ICMPv6. Others have queues of their own.
+#: Those of the internet families: none (the usual one), ICMP,
+#: TCP, UDP, ICMPv6. Others have queues of their own.
 _PROTOCOLS = (0, 1, 6, 17, 58)
 _SOL_SOCKET, _SO_SNDBUF, _SO_ZEROCOPY = 1, 7, 60
-#: The longest attribute of a file, as programs set them (bytes). Lists of who may do what are kept in memory, and not counted.
+#: The longest attribute of a file, as programs set them (bytes).
+#: Lists of who may do what are kept in memory, and not counted.
 _MOST_ATTRIBUTE = 256
-#: A segment that no process has attached is not seen by any look. There can be 4,096 of them; databases have one, of this size.
+#: A segment that no process has attached is not seen by any look.
+#: There can be 4,096 of them; databases have one, of this size.
 _MOST_SEGMENT = 4096
 _X32_BIT = 0x40000000
 
-#: Refused with ENOSYS, so that programs fall back on calls that can be looked into: what counts lies behind a pointer.
+#: Refused with ENOSYS, so that programs fall back on calls that can be looked into:
+#: what counts lies behind a pointer.
 _OPAQUE = {"clone3": 435, "openat2": 437, "file_setattr": 469, "setxattrat": 463}
-#: Calls that give a file its mode: number on x86-64, number on arm64, and which argument is the mode.
+#: Calls that give a file its mode: number on x86-64,
+#: number on arm64, and which argument is the mode.
 _MODES: Mapping[str, tuple[int | None, int | None, int]] = {
     "chmod": (90, None, 1),
     "fchmod": (91, 52, 1),
@@ -68,8 +74,8 @@ _OPENS: Mapping[str, tuple[int | None, int | None, int]] = {
     "open": (2, None, 2),
     "openat": (257, 56, 3),
 }
-#: Requests that set room aside (what XFS had before there was ``fallocate``, and all file systems have since), or that
-#: have each write set more aside, and count for another project's quota.
+#: Requests that set room aside (what XFS had before there was ``fallocate``, and all file systems
+#: have since), or that have each write set more aside, and count for another project's quota.
 _RESERVING = {
     "FS_IOC_RESVSP": 0x40305828,
     "FS_IOC_RESVSP64": 0x4030582A,
@@ -90,7 +96,8 @@ _Line = tuple[int, int, int, int]
 
 
 def program(machine: str) -> bytes:
-    """Return the filter for a processor as ``platform.machine()`` names it, in the form that bwrap reads.
+    """Return the filter for a processor as ``platform.machine()`` names it,
+    in the form that bwrap reads.
 
     Raises ``SandboxUnavailableError`` for one without rules.
     """
@@ -182,7 +189,8 @@ def _opening(argument: int) -> list[_Line]:
 
 
 def _prctl() -> list[_Line]:
-    # Who is watched may not hide. Agents of keys do it as a matter of course, and get the answer that they have.
+    # Who is watched may not hide. Agents of keys do it as a matter of course,
+    # and get the answer that they have.
     return [_load(_ARGS), *_on(_PR_SET_DUMPABLE, [_refuse(0)]), _give(_ALLOW)]
 
 
@@ -203,7 +211,8 @@ def _fallocate() -> list[_Line]:
 
 
 def _no_room() -> list[_Line]:
-    # As of a file system that cannot do it: programs then write, or do without. The C library's posix_fallocate does.
+    # As of a file system that cannot do it: programs then write, or do without.
+    # The C library's posix_fallocate does.
     return [_refuse(errno.EOPNOTSUPP)]
 
 
@@ -223,7 +232,8 @@ def _socket() -> list[_Line]:
 
 def _setsockopt() -> list[_Line]:
     zerocopy = _on(_SO_ZEROCOPY, [_refuse(errno.ENOPROTOOPT)])
-    # A wish, which the kernel may cut as it likes. Without it, little can wait from a socket that is closed, which the kernel does not list.
+    # A wish, which the kernel may cut as it likes.
+    # Without it, little can wait from a socket that is closed, which the kernel does not list.
     wider = _on(_SO_SNDBUF, [_refuse(0)])
     return [
         _load(_ARGS + 8),

@@ -14,7 +14,8 @@ from batchd.sandbox.cover import Cover
 from batchd.sandbox.folders import TaskFolders
 from batchd.sandbox.variables import behind, environment
 
-#: Starts a command, given the descriptors of its input, if it has any, and its output, and its cgroup.
+#: Starts a command, given the descriptors of its input,
+#: if it has any, and its output, and its cgroup.
 Starter = Callable[..., ChildProcess]
 #: A home in which nothing lies, and nothing can.
 _NOWHERE = "/nonexistent"
@@ -42,7 +43,9 @@ class CommandSetting:
     cover: Cover | None
 
     def apart(self, tmp: str) -> CommandSetting:
-        """Return the same with ``tmp`` for /tmp and home; empty: it cannot be reached outside of a sandbox."""
+        """Return the same with ``tmp`` for /tmp and home;
+        empty: it cannot be reached outside of a sandbox.
+        """
         if self.cover is not None:
             return replace(self, cover=self.cover.fresh())
         return replace(self, tmp=tmp, home=tmp or _NOWHERE)

@@ -1,6 +1,8 @@
-"""Paths of the machine that commands see: /usr, a little of /etc, and what ``show`` and ``hide`` of ``[sandbox]`` say.
+"""Paths of the machine that commands see: /usr, a little of /etc,
+and what ``show`` and ``hide`` of ``[sandbox]`` say.
 
-All of it by real paths: what a link of the machine leads to is what counts, and where it lies inside, too.
+All of it by real paths: what a link of the machine leads
+to is what counts, and where it lies inside, too.
 """
 
 from __future__ import annotations
@@ -50,7 +52,9 @@ class ShownPaths:
     links: tuple[tuple[str, str], ...] = ()
 
     def within(self, path: str) -> str:
-        """Return what it is that commands see, and that a real path lies in; empty: they do not see it."""
+        """Return what it is that commands see, and that a real path lies in;
+        empty: they do not see it.
+        """
         rule = next((r for r in reversed(self.rules) if within(path, r.path)), None)
         if rule is not None:
             return rule.path if rule.seen else ""
@@ -61,7 +65,9 @@ class ShownPaths:
         return next((root for root in self.roots() if within(root, path)), "")
 
     def roots(self) -> Iterator[str]:
-        """Yield the real paths below which all lies that is shown; what lies there may be hidden."""
+        """Yield the real paths below which all lies that is shown;
+        what lies there may be hidden.
+        """
         reals = dict.fromkeys(real for _, real in self.always)
         for real in reals:
             if not any(within(real, other) for other in reals if other != real):
@@ -69,11 +75,15 @@ class ShownPaths:
         yield from (rule.path for rule in self.rules if rule.seen)
 
     def hides(self, path: str) -> bool:
-        """Return whether a real path is one that is hidden, with all below it that is not shown by itself."""
+        """Return whether a real path is one that is hidden,
+        with all below it that is not shown by itself.
+        """
         return PathRule(path, seen=False) in self.rules
 
     def options(self) -> list[str]:
-        """Return what bwrap does for ``show`` and ``hide``: after what is always there, before / becomes read-only."""
+        """Return what bwrap does for ``show`` and ``hide``: after what is always there,
+        before / becomes read-only.
+        """
         options: list[str] = []
         last: list[str] = []
         for end, rule in enumerate(self.rules):
@@ -91,7 +101,10 @@ class ShownPaths:
 
 
 def of(policy: SandboxPolicy, *, network: bool) -> ShownPaths:
-    """Return what commands see as the machine is now. Raises ``ValueError`` for a link that leads elsewhere."""
+    """Return what commands see as the machine is now.
+
+    Raises ``ValueError`` for a link that leads elsewhere.
+    """
     if not (policy.show or policy.hide):
         return ShownPaths(_always(network=network))
     hidden = {os.path.realpath(path) for path in policy.hide}
@@ -112,7 +125,9 @@ def of(policy: SandboxPolicy, *, network: bool) -> ShownPaths:
 def seen(
     policy: SandboxPolicy, places: Iterable[OwnPath], *, around: bool = True
 ) -> Iterator[Problem]:
-    """Yield which of these places commands see something of, each with the fix. Raises ``ValueError`` as ``of`` does.
+    """Yield which of these places commands see something of, each with the fix.
+
+    Raises ``ValueError`` as ``of`` does.
 
     ``around``: those too in which something lies that they see.
     """
@@ -131,9 +146,12 @@ def seen(
 
 
 def covered(path: str) -> list[str]:
-    """Return what bwrap does to hide a path: an empty folder, or a file that no one can open. Nothing is there: nothing.
+    """Return what bwrap does to hide a path: an empty folder, or a file that no one can open.
 
-    Of what lies in a folder that this process may enter and not list, that whole folder: bwrap finds no way into it.
+    Nothing is there: nothing.
+
+    Of what lies in a folder that this process may enter and not list,
+    that whole folder: bwrap finds no way into it.
     """
     for above in reversed(Path(path).parents):
         if not os.access(above, os.R_OK):
@@ -171,7 +189,10 @@ def _apart(path: Path) -> bool:
 
 
 def _led(path: str) -> tuple[str, str]:
-    """Return a path of ``show`` and where it leads. Raises ``ValueError``: to what cannot be shown."""
+    """Return a path of ``show`` and where it leads.
+
+    Raises ``ValueError``: to what cannot be shown.
+    """
     real = os.path.realpath(path)
     if real != "/etc" and any(within(real, os.path.realpath(top)) for top in SHOWABLE):
         return path, real

@@ -1,7 +1,8 @@
-"""The kernel's list of unix sockets that have a path, in this process's network: asked by netlink, in some 20 µs.
+"""The kernel's list of unix sockets that have a path, in this process's network:
+asked by netlink, in some 20 µs.
 
-/proc/net/unix shows no more than the name that a socket was given, which may be relative, or of another time; this
-reports the device and the inode of its file, too.
+/proc/net/unix shows no more than the name that a socket was given, which may be relative, or of
+another time; this reports the device and the inode of its file, too.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ def listed(devices: frozenset[int]) -> list[ListedSocket]:
 
 @functools.lru_cache(maxsize=4)
 def _read(data: bytes, devices: frozenset[int]) -> tuple[tuple[ListedSocket, ...], bool]:
-    """Return the sockets in a piece of the list, and whether it is the last; mostly it is the piece of the time before."""
+    """Return the sockets in a piece of the list, and whether it is the last;
+    mostly it is the piece of the time before.
+    """
     sockets: list[ListedSocket] = []
     start = 0
     while start < len(data):
@@ -89,7 +92,10 @@ def _read(data: bytes, devices: frozenset[int]) -> tuple[tuple[ListedSocket, ...
 
 
 def _one(data: bytes, start: int, end: int, devices: frozenset[int]) -> ListedSocket | None:
-    """Return a socket, if it has a file on one of these. Most have not: nothing else is made of those."""
+    """Return a socket, if it has a file on one of these.
+
+    Most have not: nothing else is made of those.
+    """
     at, name, inode = start + _SOCKET.size, b"", -1
     device = -1
     while at + _ATTRIBUTE.size <= end:

@@ -1,9 +1,11 @@
-"""The search for sockets below what commands see, at each task's start: a read-only mount does not prevent connecting.
+"""The search for sockets below what commands see, at each task's start:
+a read-only mount does not prevent connecting.
 
-The kernel lists the sockets that live, with the device of their files and the names by which they were made. Where
-such a name leads to the file, that is where it lies, and wherever else that is mounted. Only for those on a device of ours
-whose names do not (relative ones, one that was renamed, one with several names) the folders themselves are searched, once
-for each such socket, and again where something was mounted since.
+The kernel lists the sockets that live, with the device of their files and the names by which they
+were made. Where such a name leads to the file, that is where it lies, and wherever else that is
+mounted. Only for those on a device of ours whose names do not (relative ones, one that was renamed,
+one with several names) the folders themselves are searched,
+once for each such socket, and again where something was mounted since.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ class Sockets:
         self._settled = _Unknown()
         #: What was mounted at the last look, and what commands see by that.
         self._view: tuple[tuple[Mount, ...], MountView] | None = None
-        #: Where those lie that the kernel has listed before, and at which places commands see that, by the same.
+        #: Where those lie that the kernel has listed before,
+        #: and at which places commands see that, by the same.
         self._known: dict[ListedSocket, tuple[str, tuple[str, ...]]] = {}
         self._searching = asyncio.Lock()
         #: What was found last.
@@ -54,8 +57,8 @@ class Sockets:
     async def found(self) -> tuple[str, ...]:
         """Return their real paths, those that the kernel lists first; no more than can be hidden.
 
-        Tasks that start one right after the other share an answer, unless something was mounted between them. Raises
-        ``SandboxError``: the kernel lists more, or there is no end of folders.
+        Tasks that start one right after the other share an answer, unless something was mounted
+        between them. Raises ``SandboxError``: the kernel lists more, or there is no end of folders.
         """
         now, mounted = time.monotonic(), _table()
         if now - self._last.at < _FRESH_S and mounted is self._last.mounted:
@@ -86,14 +89,18 @@ class Sockets:
         return (*sorted(live), *left)[:MAX_HIDDEN_SOCKETS]
 
     def _is_new(self, unknown: _Unknown) -> bool:
-        """Return whether a search may find what the last one has not: another socket, or one that is elsewhere since."""
+        """Return whether a search may find what the last one has not:
+        another socket, or one that is elsewhere since.
+        """
         last, sockets = self._settled, unknown.sockets
         new = sockets is None or bool(sockets - (last.sockets or frozenset()))
         elsewhere = bool(sockets) and unknown.mounted is not last.mounted
         return new or elsewhere or not all(map(is_socket, self._searched))
 
     def _listed(self, path: str, unknown: _Unknown) -> bool:
-        """Return whether somebody may listen where a search has found a socket: the kernel lists its inode, or nothing at all."""
+        """Return whether somebody may listen where a search has found a socket:
+        the kernel lists its inode, or nothing at all.
+        """
         inode, sockets = self._searched[path], unknown.sockets
         here = sockets is None or any(one.inode == inode & _INODE for one in sockets)
         return here and is_socket(path)
@@ -167,7 +174,8 @@ def _table() -> tuple[Mount, ...] | None:
 
 
 def search(shown: ShownPaths) -> Mapping[str, int]:
-    """Return the real paths of all sockets below what commands see, whatever made them, with their inodes.
+    """Return the real paths of all sockets below what commands see,
+    whatever made them, with their inodes.
 
     Raises ``SandboxError``.
     """
@@ -180,7 +188,10 @@ def pipes(shown: ShownPaths) -> list[str]:
 
 
 def _specials(shown: ShownPaths) -> Iterator[os.DirEntry[str]]:
-    """Yield all below what commands see that is no folder, no file and no link. Raises ``SandboxError``."""
+    """Yield all below what commands see that is no folder, no file and no link.
+
+    Raises ``SandboxError``.
+    """
     deadline = time.monotonic() + _PATIENCE_S
     waiting = [*shown.roots()]
     while waiting:
@@ -200,12 +211,15 @@ def _specials(shown: ShownPaths) -> Iterator[os.DirEntry[str]]:
                     elif not (entry.is_file(follow_symlinks=False) or entry.is_symlink()):
                         yield entry
         except OSError:
-            # Gone, or no folder: of what is closed to us, no command can do more, but by a name that the kernel lists.
+            # Gone, or no folder: of what is closed to us, no command can do more,
+            # but by a name that the kernel lists.
             continue
 
 
 def _place(one: ListedSocket) -> str:
-    """Return the real path to which a socket's name leads; empty: not to its file, or not to all of its names."""
+    """Return the real path to which a socket's name leads;
+    empty: not to its file, or not to all of its names.
+    """
     if not one.name.startswith("/"):
         return ""
     try:

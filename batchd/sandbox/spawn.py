@@ -1,4 +1,5 @@
-"""The start of a process with exactly the descriptors that it is meant to have, in a cgroup of its own where there is one.
+"""The start of a process with exactly the descriptors that it is meant to have,
+in a cgroup of its own where there is one.
 
 ``posix_spawn`` costs half of what ``Popen`` does.
 """
@@ -36,10 +37,11 @@ def spawn(
     output: int,
     group: TaskCgroup | None = None,
 ) -> int:
-    """Start a program that gets, beside the usual three, only these descriptors, each under its new number.
+    """Start a program that gets, beside the usual three,
+    only these descriptors, each under its new number.
 
-    Without ``stdin`` it has nothing to read. It has no terminal to reach, and is a process group to kill.
-    Raises ``OSError``.
+    Without ``stdin`` it has nothing to read. It has no terminal to reach, and is a process group to
+    kill. Raises ``OSError``.
     """
     source = [] if stdin is None else [(stdin, 0)]
     copies = [*source, (output, 1), (output, 2), *passed]
@@ -69,7 +71,9 @@ def spawn(
 
 @functools.cache
 def _knows_groups() -> bool:
-    """Return whether libc can start a process in a cgroup: to move one there takes the kernel ten milliseconds."""
+    """Return whether libc can start a process in a cgroup:
+    to move one there takes the kernel ten milliseconds.
+    """
     return hasattr(_libc(), "posix_spawnattr_setcgroup_np")
 
 
@@ -121,7 +125,9 @@ def _checked(number: int) -> None:
 
 
 def _withhold() -> None:
-    """Have every descriptor of this process closed at an exec, also one that a library left open for it."""
+    """Have every descriptor of this process closed at an exec,
+    also one that a library left open for it.
+    """
     arguments = map(ctypes.c_long, (_SYS_CLOSE_RANGE, 3, 0xFFFFFFFF, _CLOSE_RANGE_CLOEXEC))
     if _libc().syscall(*arguments) != 0:
         number = ctypes.get_errno()

@@ -1,4 +1,6 @@
-"""A sandbox that stays: what a command has left running goes on in it, and later commands of its task enter it."""
+"""A sandbox that stays: what a command has left running goes on in it,
+and later commands of its task enter it.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +27,11 @@ from batchd.sandbox.unbroken import unbroken
 _LOOK_S = 1.0
 #: What goes on is named by so many of its processes.
 _MOST_NAMED = 5
-#: Of what it prints, so much is kept (bytes); the rest is read and thrown away, since who prints must never wait.
+#: Of what it prints, so much is kept (bytes);
+#: the rest is read and thrown away, since who prints must never wait.
 _MOST_PRINTED = 16 << 20
-#: A command that cannot begin beside what runs there has a sandbox of its own after so long (seconds).
+#: A command that cannot begin beside what runs there has a sandbox
+#: of its own after so long (seconds).
 _PATIENCE_S = 2.0
 #: What a shell says of a process that was killed.
 _KILLED = 137
@@ -57,7 +61,8 @@ class StandingSandbox:
         self._entrance: Entrance | None = None
         #: Those of its processes that are ours: they keep no sandbox.
         self._ours: set[int] = set()
-        #: Keeps the process that keeps the sandbox while a command is in it: what has entered is no child of the first process.
+        #: Keeps the process that keeps the sandbox while a command is in it:
+        #: what has entered is no child of the first process.
         self._anchor: int | None = None
         self._nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         #: Read what no process in it could be started to read.
@@ -100,7 +105,9 @@ class StandingSandbox:
         return log
 
     def rest(self, limit: int) -> bytes:
-        """Return what it has printed that was not read, where it could not be kept, and close that."""
+        """Return what it has printed that was not read,
+        where it could not be kept, and close that.
+        """
         output, self._output = self._output, None
         if output is None:
             return b""
@@ -123,10 +130,12 @@ class StandingSandbox:
     async def run(
         self, command: Sequence[bytes], *, timeout_s: float, output: CommandOutput
     ) -> CommandEnd | None:
-        """Run a command in it, and leave running what the command leaves; None: it did not begin, and the sandbox is over.
+        """Run a command in it, and leave running what the command leaves;
+        None: it did not begin, and the sandbox is over.
 
-        One that runs out of its time is killed with all that it has started; where that cannot be kept apart from what ran before,
-        with all of the sandbox, and so is one that is cancelled. Raises ``SandboxError``.
+        One that runs out of its time is killed with all that it has started; where that cannot be
+        kept apart from what ran before, with all of the sandbox,
+        and so is one that is cancelled. Raises ``SandboxError``.
         """
         broken_off = functools.partial(self._kill, _BROKEN_OFF)
         try:
@@ -187,7 +196,10 @@ class StandingSandbox:
             self._child.kill()
 
     async def end(self, why: str) -> None:
-        """Kill what runs in it, if it is not over, and return when all of it is dead. Raises ``SandboxError``."""
+        """Kill what runs in it, if it is not over, and return when all of it is dead.
+
+        Raises ``SandboxError``.
+        """
         await unbroken(self._end(why))
 
     async def _end(self, why: str) -> None:
@@ -242,7 +254,9 @@ class StandingSandbox:
             os.close(output)
 
     async def _waited(self, pid: int, timeout_s: float) -> tuple[bool, int]:
-        """Wait for a command; return whether its time ran out, and its exit code as a shell has it."""
+        """Wait for a command; return whether its time ran out,
+        and its exit code as a shell has it.
+        """
         watch, why, timed_out = self._hold.watch, "", False
         if watch is not None:
             watch.entered = (pid,)
@@ -252,7 +266,8 @@ class StandingSandbox:
         if timed_out and not await asyncio.to_thread(killing.killed, pid, self._first, self._ours):
             why = _OUT_OF_TIME
             self._kill(why)
-        # Before the rest is waited for: its first process, when killed, waits for all of those that have entered.
+        # Before the rest is waited for: its first process, when killed,
+        # waits for all of those that have entered.
         await dead(pid)
         if watch is not None:
             watch.entered = ()
@@ -262,7 +277,9 @@ class StandingSandbox:
         return timed_out, 128 - code if code < 0 else code
 
     async def _drained(self, output: int | None) -> str:
-        """Have what is printed there read from within, and return the file that it goes to; empty: nothing is, or it is not kept."""
+        """Have what is printed there read from within, and return the file that it goes to;
+        empty: nothing is, or it is not kept.
+        """
         if output is None:
             return ""
         # No name that a command inside could know before.

@@ -68,11 +68,12 @@ DENIED: Mapping[str, tuple[int, int | None]] = {
     "ustat": (136, None),
     "sysfs": (139, None),
 }
-#: Refused with ENOSYS, as where System V's are not built in: queues and sets of semaphores that belong to no process. How much
-#: memory they take no one could see.
+#: Refused with ENOSYS, as where System V's are not built in: queues and sets of semaphores that
+#: belong to no process. How much memory they take no one could see.
 ABSENT: Mapping[str, tuple[int, int]] = {"semget": (64, 190), "msgget": (68, 186)}
-#: Refused with EINVAL, as for files that cannot do it, and programs copy: a pipe or a socket then has memory by reference,
-#: which stays when its file or its process is gone, up to two megabytes for each byte that counts.
+#: Refused with EINVAL, as for files that cannot do it, and programs copy: a pipe or a socket then
+#: has memory by reference, which stays when its file or its process is gone,
+#: up to two megabytes for each byte that counts.
 BY_REFERENCE: Mapping[str, tuple[int, int]] = {
     "sendfile": (40, 71),
     "splice": (275, 76),

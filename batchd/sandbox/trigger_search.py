@@ -1,7 +1,8 @@
-"""The search of a task's directory for triggers: what other programs run, or obey, when somebody uses it.
+"""The search of a task's directory for triggers:
+what other programs run, or obey, when somebody uses it.
 
-Nothing is read or run for that: names and stamps show what a task has changed. Where not all of it can be
-looked at, that stands among what was found, so that nothing hides behind it.
+Nothing is read or run for that: names and stamps show what a task has changed. Where not all of it
+can be looked at, that stands among what was found, so that nothing hides behind it.
 """
 
 from __future__ import annotations
@@ -30,11 +31,14 @@ from batchd.sandbox import directory
 
 #: Of more than these, entries of folders and files that count, the deepest are not looked at.
 _MAX_ENTRIES, _MOST_FOUND = 100_000, 2_000
-#: What a folder is, beside an ordinary one, and one in which everything counts, for the programs that it names.
+#: What a folder is, beside an ordinary one, and one in which everything counts,
+#: for the programs that it names.
 _PLAIN, _REPOSITORY, _SHALLOW = "", "the inside of a repository", "one of which the files count"
-#: What the inside is known by, under whatever name: of one that stands alone or is common to others, and of one of these.
+#: What the inside is known by, under whatever name:
+#: of one that stands alone or is common to others, and of one of these.
 _INSIDES = (frozenset({"objects", "refs"}), frozenset({"HEAD", "commondir"}))
-#: What counts in it, and what git alone fills: no user works there, in one that is called .git or lies in such.
+#: What counts in it, and what git alone fills:
+#: no user works there, in one that is called .git or lies in such.
 _OBEYED = frozenset({"config", "commondir"})
 _STORED = frozenset({"objects", "refs", "logs", "lfs"})
 #: What every ``git init`` makes, and no one runs.
@@ -126,7 +130,9 @@ class _Search:
             self._in_plain(entry, folder)
 
     def _in_repository(self, entry: os.DirEntry[str], folder: _At) -> None:
-        """Take in what git obeys, and all else as anywhere: any folder can be made to look like this."""
+        """Take in what git obeys, and all else as anywhere:
+        any folder can be made to look like this.
+        """
         if entry.name == "hooks":
             self._all(entry, folder, GIT, GIT)
         elif entry.name in _OBEYED:
@@ -153,7 +159,9 @@ class _Search:
             self._add(entry, folder.entry(name), GIT)
 
     def _all(self, entry: os.DirEntry[str], folder: _At, by: str, what: str) -> None:
-        """Take in what counts; a folder, or one that a link leads to, with what counts in it: ``what`` it is."""
+        """Take in what counts; a folder, or one that a link leads to,
+        with what counts in it: ``what`` it is.
+        """
         at = folder.entry(entry.name, what)
         if entry.is_dir(follow_symlinks=False):
             self._waiting.appendleft(at)
@@ -165,7 +173,9 @@ class _Search:
             self._add(entry, at, by)
 
     def _add(self, entry: os.DirEntry[str], at: _At, by: str) -> str | None:
-        """Take in a file, or a link with what it leads to below the directory, and return where that lies."""
+        """Take in a file, or a link with what it leads to below the directory,
+        and return where that lies.
+        """
         found = entry.stat(follow_symlinks=False)
         stamp, kind, place = _stamp(found), _kind(found), None
         if kind == "link" and (place := directory.led(self._top, at.place)) is not None:
@@ -178,7 +188,9 @@ class _Search:
         return place
 
     def _closed(self, folder: _At) -> tuple[int, ...]:
-        """Return the stamp of a folder that cannot be looked into; empty: not even that can be had."""
+        """Return the stamp of a folder that cannot be looked into;
+        empty: not even that can be had.
+        """
         try:
             return _stamp(directory.status(self._top, folder.place))
         except OSError:
@@ -197,5 +209,7 @@ def _kind(found: os.stat_result) -> TriggerKind:
 
 
 def _stamp(status: os.stat_result) -> tuple[int, ...]:
-    """Return what another file in the same place has not, nor the same one once it was changed: only root sets st_ctime."""
+    """Return what another file in the same place has not, nor the same one once it was changed:
+    only root sets st_ctime.
+    """
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

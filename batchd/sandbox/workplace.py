@@ -92,12 +92,15 @@ class Workplace:
         masked: bool = True,
         stays: bool = False,
     ) -> command_run.CommandEnd:
-        """Run a command in a sandbox of its own; it and all that it started are dead when this returns, or raises.
+        """Run a command in a sandbox of its own;
+        it and all that it started are dead when this returns, or raises.
 
-        With ``stays``, what it leaves running goes on where the policy allows that, and ``shell`` enters there.
-        ``stdin``: what it reads, or a descriptor that it gets. ``timeout_s`` is wall-clock time. Of its output ``max_output_bytes`` are kept, the policy's number
-        by default, and no more than ``at_most``. Secrets in it are ``masked``, unless it is not to be shown.
-        Raises ``SandboxError`` where the sandbox cannot be set up; a command that does not exist is an exit code.
+        With ``stays``, what it leaves running goes on where the policy allows that, and ``shell``
+        enters there. ``stdin``: what it reads, or a descriptor that it gets. ``timeout_s`` is
+        wall-clock time. Of its output ``max_output_bytes`` are kept, the policy's number by
+        default, and no more than ``at_most``. Secrets in it are ``masked``, unless it is not to be
+        shown. Raises ``SandboxError`` where the sandbox cannot be set up;
+        a command that does not exist is an exit code.
         """
         if self._folders.task < 0:
             raise SandboxError("the task's directory is closed")
@@ -133,13 +136,16 @@ class Workplace:
 
     @property
     def can_stay(self) -> bool:
-        """Whether what commands leave running may go on: where there is a sandbox, and the policy allows it."""
+        """Whether what commands leave running may go on:
+        where there is a sandbox, and the policy allows it.
+        """
         return bool(self._setting.bwrap) and self._policy.keep_processes
 
     async def _kept(
         self, ran: command_run.CommandEnd, left: command_run.LeftRunning, limit: int
     ) -> command_run.CommandEnd:
-        """Keep what a command has left running; where that is not possible, it is ended, and why stands in ``lost``.
+        """Keep what a command has left running;
+        where that is not possible, it is ended, and why stands in ``lost``.
 
         Raises ``SandboxError``.
         """
@@ -175,14 +181,16 @@ class Workplace:
         self._disk.begin()
 
     async def held(self) -> int | None:
-        """Return what the directory held before its first command, in bytes on the disk; None: more than can be measured.
+        """Return what the directory held before its first command,
+        in bytes on the disk; None: more than can be measured.
 
         Raises ``SandboxError``.
         """
         return await self._disk.before()
 
     async def full(self) -> str:
-        """Look at the disk once more, at the task's end: return which limit it has passed, and by what.
+        """Look at the disk once more, at the task's end:
+        return which limit it has passed, and by what.
 
         Empty also where no one can know.
         """
@@ -197,7 +205,10 @@ class Workplace:
         *,
         stays: bool,
     ) -> ChildProcess:
-        """Start a command in the task's cgroup, which is made for the first one. Raises ``OSError``."""
+        """Start a command in the task's cgroup, which is made for the first one.
+
+        Raises ``OSError``.
+        """
         start = functools.partial(start, stays=True) if stays else start
         if self._cgroup is None:
             return start(command, stdin=stdin, output=output)
@@ -209,7 +220,8 @@ class Workplace:
     async def shell(
         self, command: str, *, timeout_s: float, at_most: int | None = None, stays: bool = False
     ) -> command_run.CommandEnd:
-        """Run a shell command, in bash where there is one; with ``stays``, in the sandbox that stays, if one does.
+        """Run a shell command, in bash where there is one;
+        with ``stays``, in the sandbox that stays, if one does.
 
         Otherwise like ``run``.
         """
@@ -243,7 +255,8 @@ class Workplace:
 
     @contextlib.asynccontextmanager
     async def apart(self) -> AsyncIterator[Workplace]:
-        """Give the directory as a place with a /tmp of its own, empty and their home, which goes with it.
+        """Give the directory as a place with a /tmp of its own,
+        empty and their home, which goes with it.
 
         Nothing but what lies in the directory is left of other commands. Raises ``SandboxError``.
         """
@@ -286,11 +299,16 @@ class Workplace:
         return folders
 
     async def facts(self) -> str:
-        """Return one line for the model: system, user, directory, tools, network. Raises ``SandboxError``."""
+        """Return one line for the model: system, user, directory, tools, network.
+
+        Raises ``SandboxError``.
+        """
         return await self._facts.get(functools.partial(self.run, timeout_s=facts.PATIENCE_S))
 
     async def left(self) -> tuple[Mapping[str, FileStamp] | None, Mapping[str, Trigger]]:
-        """Return the ``files`` here, and the ``triggers``: none in a directory of its own in which nothing ran."""
+        """Return the ``files`` here, and the ``triggers``: none
+        in a directory of its own in which nothing ran.
+        """
         if self.new and self._untouched:
             return {}, {}
         return await asyncio.to_thread(lambda: (self.files(), self.triggers()))
@@ -298,17 +316,24 @@ class Workplace:
     def files(self, limit: int = 20_000, seconds: float = 2.0) -> Mapping[str, FileStamp] | None:
         """Return the stamps of the files here, by path.
 
-        None where there are more than ``limit``, or ``seconds`` are not enough. Blocks for as long as it takes.
-        Links are not followed; what tools keep for themselves (``.git``, ``node_modules``, …) is left out.
+        None where there are more than ``limit``, or ``seconds`` are not enough. Blocks for as long
+        as it takes. Links are not followed;
+        what tools keep for themselves (``.git``, ``node_modules``, …) is left out.
         """
         found = directory.files(self._folders.task, limit, seconds)
         return found and self.masker.value(found)
 
     def look(self, look: Callable[[int], T]) -> T:
-        """Return what ``look`` sees in the directory, which it gets open. Blocks for as long as that takes."""
+        """Return what ``look`` sees in the directory, which it gets open.
+
+        Blocks for as long as that takes.
+        """
         return look(self._folders.task)
 
     def triggers(self, seconds: float = 2.0) -> Mapping[str, Trigger]:
-        """Return what other programs run or obey when somebody uses the directory, by path. Blocks like ``files``."""
+        """Return what other programs run or obey when somebody uses the directory, by path.
+
+        Blocks like ``files``.
+        """
         found = trigger_search.found(self._folders.task, self._folders.task_path, seconds)
         return {self.masker.text(path): trigger for path, trigger in found.items()}

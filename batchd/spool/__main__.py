@@ -1,7 +1,9 @@
-"""The process that parses task files, apart from the daemon: one may be made to take minutes, or gigabytes.
+"""The process that parses task files, apart from the daemon:
+one may be made to take minutes, or gigabytes.
 
-Started by the daemon as ``python -P -m batchd.spool PID``, the number being the daemon's. It ends with its input, and with
-its daemon; a file that takes more processor time than ``[spool] max_parse_s`` ends it too.
+Started by the daemon as ``python -P -m batchd.spool PID``, the number being the daemon's. It ends
+with its input, and with its daemon;
+a file that takes more processor time than ``[spool] max_parse_s`` ends it too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Problems with the ``output_schema`` of a task: no valid JSON Schema, or one that cannot be checked in time."""
+"""Problems with the ``output_schema`` of a task:
+no valid JSON Schema, or one that cannot be checked in time.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +23,19 @@ if TYPE_CHECKING:
 _ERRORS = 200
 #: Where the items of a list are no keys of schemas, but are compared with each other.
 _SCHEMAS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems", "items"})
-#: Where a schema holds data, which nothing compares; the older drafts want the items of an ``enum`` to differ.
+#: Where a schema holds data, which nothing compares;
+#: the older drafts want the items of an ``enum`` to differ.
 _DATA = frozenset({"const", "default", "examples", "enum"})
 _NEWER = ("2020-12", "2019-09")
-#: Comparisons that one schema may take: a list of 300 objects, say, each of which must differ from all others.
+#: Comparisons that one schema may take: a list of 300 objects,
+#: say, each of which must differ from all others.
 _COMPARISONS = 100_000
 
 
 class AnswerSchemas:
-    """The schemas of one task file; remembers what it has looked at, for a batch may repeat one schema in each task."""
+    """The schemas of one task file; remembers what it has looked at,
+    for a batch may repeat one schema in each task.
+    """
 
     def __init__(self) -> None:
         self._known: dict[bytes, tuple[tuple[Place, Problem], ...]] = {}
@@ -76,7 +82,9 @@ def _is_address(value: Any) -> bool:
 
 @functools.cache
 def _patterns() -> FormatChecker:
-    """Return what finds patterns that are no regular expressions, those included that fail otherwise than by ``re.error``."""
+    """Return what finds patterns that are no regular expressions,
+    those included that fail otherwise than by ``re.error``.
+    """
     from jsonschema import FormatChecker  # noqa: PLC0415 (as above)
 
     checker = FormatChecker(())
@@ -101,7 +109,9 @@ def _values(schema: Any) -> Iterator[tuple[Place, Any]]:
 
 
 def _foreign(schema: Mapping[str, Any]) -> Iterator[tuple[Place, Problem]]:
-    """Find references out of the schema: fetching one would let a task file make the worker call any address."""
+    """Find references out of the schema:
+    fetching one would let a task file make the worker call any address.
+    """
     for at, item in _values(schema):
         reference = item.get("$ref") if isinstance(item, dict) else None
         if isinstance(reference, str) and not reference.startswith("#"):
@@ -109,7 +119,8 @@ def _foreign(schema: Mapping[str, Any]) -> Iterator[tuple[Place, Problem]]:
 
 
 def _too_long(schema: Mapping[str, Any], *, newer: bool) -> Place | None:
-    """Return where a list stands whose items would have to be compared each with each, and are too many for that.
+    """Return where a list stands whose items would have to be compared each with each,
+    and are too many for that.
 
     Texts alone, or numbers alone, can be sorted; all else cannot.
     """

@@ -1,8 +1,9 @@
 """Claims: a file becomes ours by a rename to ``ULID-NAME`` in a folder of ours.
 
-That folder is ``claimed`` in the state directory, where no one else can reach. Only where no rename leads there, because
-inbox and state lie on different file systems, is it ``.claimed`` in the inbox; then the inbox must be one in which no
-one can take away what is another's. Earlier versions always claimed there: what they left is taken over.
+That folder is ``claimed`` in the state directory, where no one else can reach. Only where no rename
+leads there, because inbox and state lie on different file systems, is it ``.claimed`` in the inbox;
+then the inbox must be one in which no one can take away what is another's.
+Earlier versions always claimed there: what they left is taken over.
 
 The ULIDs of one state directory carry its mark, so that daemons with different ones can share an
 inbox: each takes up again what it had claimed itself, and leaves the others' claims to them.
@@ -48,7 +49,10 @@ class Claim:
 
 
 def lying(inbox: Path, state: Path) -> tuple[list[Claim], list[Claim]]:
-    """Return what lies claimed: ours, of an earlier run, oldest first; and other daemons'. Raises ``OSError``."""
+    """Return what lies claimed: ours, of an earlier run, oldest first; and other daemons'.
+
+    Raises ``OSError``.
+    """
     own = mark(state)
     ours, others = _in(state / _OURS), list[Claim]()
     for claim in _in(inbox / _THERE):
@@ -57,7 +61,9 @@ def lying(inbox: Path, state: Path) -> tuple[list[Claim], list[Claim]]:
 
 
 def hand_over(state: Path, name: str, data: bytes, before: Callable[[str], None]) -> Claim:
-    """Put a file where claims lie, durably, as if it had been claimed: for whose it is. Raises ``OSError``.
+    """Put a file where claims lie, durably, as if it had been claimed: for whose it is.
+
+    Raises ``OSError``.
 
     ``before``: is given the ULID before anything lies there.
     """
@@ -82,7 +88,8 @@ def _age(claim: Claim) -> str:
 def _in(folder: Path) -> list[Claim]:
     """Return the claims in a folder; none where it is not one that batchd has made.
 
-    What is no file took the place of one in the instant of its claim, and could not go back before a crash: no claim.
+    What is no file took the place of one in the instant of its claim,
+    and could not go back before a crash: no claim.
     """
     if not _made_by_us(folder):
         return []
@@ -117,9 +124,13 @@ class Claimer:
         self._fresh: list[Claim] = []
 
     def enter(self, inbox: int) -> None:
-        """Claim from an inbox that is open from now on. Raises ``OSError``, with the fix where that is not safe."""
+        """Claim from an inbox that is open from now on.
+
+        Raises ``OSError``, with the fix where that is not safe.
+        """
         ours = self._state / _OURS
-        # Not the state directory itself: one in the place of what was moved away would keep that from being moved back.
+        # Not the state directory itself:
+        # one in the place of what was moved away would keep that from being moved back.
         with contextlib.suppress(FileExistsError):
             ours.mkdir(mode=0o700)
             files.sync_directory(self._state)
@@ -139,7 +150,9 @@ class Claimer:
         self._inbox, self._folder, self._where = inbox, folder, ours
 
     def stands(self) -> bool:
-        """Whether the folder for claims is still the one that its path leads to, and no one else can touch it."""
+        """Whether the folder for claims is still the one that its path leads to,
+        and no one else can touch it.
+        """
         if self._folder < 0:
             return False
         try:
@@ -167,7 +180,8 @@ class Claimer:
         claim = ulids()
         target = f"{claim}-{_short(name)}"
         try:
-            # Another file of the same name may have taken its place since: that one has not settled.
+            # Another file of the same name may have taken its place since:
+            # that one has not settled.
             if signature(os.lstat(name, dir_fd=self._inbox)) != look:
                 return
             os.rename(name, target, src_dir_fd=self._inbox, dst_dir_fd=self._folder)
@@ -186,7 +200,9 @@ class Claimer:
         return fresh
 
     def _same(self, target: str, look: Signature) -> bool:
-        """Whether what was claimed is the file that had settled, or is gone already: reading it shows that."""
+        """Whether what was claimed is the file that had settled,
+        or is gone already: reading it shows that.
+        """
         try:
             found = os.lstat(target, dir_fd=self._folder)
         except FileNotFoundError:
@@ -195,15 +211,17 @@ class Claimer:
         return stat.S_ISREG(found.st_mode) and signature(found)[:3] == look[:3]
 
     def _stays(self, target: str, name: str) -> bool:
-        """Put back what took a file's place in the instant of its claim; True for a file that cannot be."""
+        """Put back what took a file's place in the instant of its claim;
+        True for a file that cannot be.
+        """
         try:
             files.rename_new_at(self._folder, target, self._inbox, name)
         except FileExistsError:
             mode = os.lstat(target, dir_fd=self._folder).st_mode
             if stat.S_ISREG(mode):
                 return True
-            # Who put a new file in the place of a link has done away with the link. A folder may hold anything: it
-            # goes back under a name that is left alone.
+            # Who put a new file in the place of a link has done away with the link. A folder may
+            # hold anything: it goes back under a name that is left alone.
             if stat.S_ISDIR(mode):
                 files.rename_new_at(self._folder, target, self._inbox, f".{target}")
             else:
@@ -260,7 +278,10 @@ class Claimer:
 
 
 def _leads(inbox: int, folder: int) -> bool:
-    """Whether a rename leads from an inbox to a folder: whether both are of one mount. Raises ``OSError``."""
+    """Whether a rename leads from an inbox to a folder: whether both are of one mount.
+
+    Raises ``OSError``.
+    """
     probe = f".batchd-probe-{ulid()}"
     os.close(
         os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=inbox)

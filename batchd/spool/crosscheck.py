@@ -1,4 +1,6 @@
-"""The check of what no single task shows: ids, dependencies, directories, models, ceilings; then the records."""
+"""The check of what no single task shows: ids, dependencies,
+directories, models, ceilings; then the records.
+"""
 
 from __future__ import annotations
 
@@ -143,7 +145,9 @@ def _needs(spec: taskspec.NeedsSpec | None) -> records.Needs:
 
 
 def _wrong_needs(config: Config, needs: records.Needs) -> Problem | None:
-    """Return that no worker will ever have what a task needs: there are those of this machine alone, without it."""
+    """Return that no worker will ever have what a task needs:
+    there are those of this machine alone, without it.
+    """
     if needs.label in RESERVED_LABELS:
         why = f"{needs.label!r} is what Ray calls a resource of its own"
         return Problem("", why, "choose another label")
@@ -161,7 +165,9 @@ def _wrong_needs(config: Config, needs: records.Needs) -> Problem | None:
 
 
 def _tier(config: Config, batch: BatchKeys, spec: TaskSpec) -> Iterator[tuple[Place, Problem]]:
-    """Yield why a task's model cannot be asked for its service tier, be it the task's, its batch's or the configuration's."""
+    """Yield why a task's model cannot be asked for its service tier,
+    be it the task's, its batch's or the configuration's.
+    """
     model = _first(spec.model, batch.model, config.agent.model)
     tier = _first(spec.service_tier, batch.service_tier, config.tier(model)[0])
     if wrong := dialect_choice.tier_problem(model, tier, config):
@@ -169,7 +175,9 @@ def _tier(config: Config, batch: BatchKeys, spec: TaskSpec) -> Iterator[tuple[Pl
 
 
 def _secret_problem(config: Config, secret: SecretSpec) -> Problem | None:
-    """Return what is wrong with a secret variable; whether its source is there shows when the task starts."""
+    """Return what is wrong with a secret variable;
+    whether its source is there shows when the task starts.
+    """
     allowed: tuple[str, ...]
     given = {key: value for key, value in secret if value is not None}
     if len(given) != 1:
@@ -221,7 +229,9 @@ def _dependencies(specs: dict[int, TaskSpec], ids: dict[int, str]) -> Iterator[F
 
 
 def _near(name: str, known: Mapping[str, int]) -> str:
-    """Return which id may be meant, for who misspelt it; comparing takes long where there are thousands."""
+    """Return which id may be meant, for who misspelt it;
+    comparing takes long where there are thousands.
+    """
     if len(name) > _ID_LENGTH or len(known) >= 1000:  # noqa: PLR2004 (beyond, it takes seconds)
         return ""
     found = difflib.get_close_matches(name, known, n=1)
@@ -229,7 +239,9 @@ def _near(name: str, known: Mapping[str, int]) -> str:
 
 
 def _cycles(graph: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
-    """Yield cycles as they are shown, at least one where there is any: a walk with its own stack, as chains may be long."""
+    """Yield cycles as they are shown, at least one where there is any:
+    a walk with its own stack, as chains may be long.
+    """
     done: set[str] = set()
     for start in graph:
         path = [start] if start not in done else []
@@ -249,7 +261,9 @@ def _cycles(graph: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
 
 
 def _shown(path: Sequence[str], start: int) -> tuple[str, ...]:
-    """Return the end of a path, which leads back to the task at ``start``; a long one without its middle."""
+    """Return the end of a path, which leads back to the task at ``start``;
+    a long one without its middle.
+    """
     if len(path) - start < 11:  # noqa: PLR2004 (a line)
         return (*path[start:], path[start])
     return (*path[start : start + 10], "…", path[start])
@@ -287,7 +301,8 @@ def _task(
 ) -> records.Task:
     """Return the record: the task's own keys over its batch's over the configuration's.
 
-    ``shared``: the batch's variables; tasks without any of their own have these very ones, however many they are.
+    ``shared``: the batch's variables;
+    tasks without any of their own have these very ones, however many they are.
     """
 
     def key(field: str, default: Any) -> Any:

@@ -12,7 +12,8 @@ from typing import Any
 
 from batchd.errors import Problem, cut
 
-#: Deeper than any sensible metadata or schema, and far from where an encoder would overflow its stack.
+#: Deeper than any sensible metadata or schema,
+#: and far from where an encoder would overflow its stack.
 MAX_DEPTH = 64
 
 #: What is shown of a key; a place has at most 64 of them.
@@ -170,13 +171,16 @@ def broken(text: str) -> bool:
 
 
 def written(place: Place) -> str:
-    """Return a place as users write it: ``tasks[3].limits.timeout_s``; of a long key, head and tail."""
+    """Return a place as users write it: ``tasks[3].limits.timeout_s``;
+    of a long key, head and tail.
+    """
     return "".join(map(_step, place)).removeprefix(".")
 
 
 def _step(key: str | int) -> str:
     if isinstance(key, int):
         return f"[{key}]"
-    # A long key may stand above thousands of problems: written out in each, they would take gigabytes.
+    # A long key may stand above thousands of problems:
+    # written out in each, they would take gigabytes.
     short = cut(key, _KEY)
     return f".{short}" if short.isidentifier() else f"[{short!a}]"

@@ -51,21 +51,26 @@ def write_whole(
 ) -> None:
     """Let ``fill`` write a file that appears under its name complete and durable, or not at all.
 
-    ``follow``: its folder may be a link. Raises ``FileExistsError`` where it is there and must not be replaced.
+    ``follow``: its folder may be a link.
+    Raises ``FileExistsError`` where it is there and must not be replaced.
     """
     with _durably(path.parent, follow=follow) as folder:
         _place(folder, path, fill, replace=replace, mode=mode)
 
 
 def write_together(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Write files of one folder, which is no link, in this order, each as ``write_whole`` does; they replace what is there."""
+    """Write files of one folder, which is no link, in this order,
+    each as ``write_whole`` does; they replace what is there.
+    """
     with _durably(folder, follow=False) as descriptor:
         for name, data in contents.items():
             _place(descriptor, folder / name, partial(_all, data), replace=True, mode=0o666)
 
 
 def write_many(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Write files of one folder, which is no link, each as ``write_whole`` does, with one sync of their disk for all."""
+    """Write files of one folder, which is no link, each as ``write_whole`` does,
+    with one sync of their disk for all.
+    """
     with _durably(folder, follow=False) as descriptor:
         drafts = {name: _temporary(name) for name in contents}
         try:
@@ -132,7 +137,9 @@ def _opened(folder: Path, *, follow: bool) -> int:
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Have errors name a path: a descriptor or a temporary name does not show the reader which file it is."""
+    """Have errors name a path:
+    a descriptor or a temporary name does not show the reader which file it is.
+    """
     try:
         yield
     except OSError as error:
@@ -142,7 +149,9 @@ def _naming(path: Path) -> Iterator[None]:
 def _place(
     folder: int, path: Path, fill: Callable[[BinaryIO], object], *, replace: bool, mode: int
 ) -> None:
-    """Have a file appear in a folder under the name that ``path`` ends with, its contents on the disk."""
+    """Have a file appear in a folder under the name that ``path`` ends with,
+    its contents on the disk.
+    """
     temporary = _temporary(path.name)
     with _naming(path):
         try:
@@ -161,7 +170,9 @@ def _place(
 
 
 def _temporary(name: str) -> str:
-    """Return a name beside ``name``: the process is in it, so that two writers of one file do not meet."""
+    """Return a name beside ``name``: the process is in it,
+    so that two writers of one file do not meet.
+    """
     kept = os.fsdecode(os.fsencode(name)[:_NAME_BYTES])
     return f".{kept}.{os.getpid()}-{next(_counter)}.tmp"
 
@@ -181,10 +192,11 @@ def sweep(folder: Path) -> None:
 
 
 def _writes(pid: int, path: Path) -> bool:
-    """Whether a process may still write a file: it lives, and did so before the file was last written to.
+    """Whether a process may still write a file: it lives,
+    and did so before the file was last written to.
 
-    One that was killed is seen until its parent, or what has that part in a container, asks how it ended; and
-    there the next daemon may well have the number of the last.
+    One that was killed is seen until its parent, or what has that part in a container, asks how it
+    ended; and there the next daemon may well have the number of the last.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
@@ -227,7 +239,9 @@ def rename_new_at(source_folder: int, source: str, target_folder: int, target: s
 
 
 def move(source: Path, target: Path) -> None:
-    """Move a file into a folder that is no link, across file systems too. Can be repeated: a finished move changes nothing.
+    """Move a file into a folder that is no link, across file systems too.
+
+    Can be repeated: a finished move changes nothing.
 
     Within a file system it is not durable by itself: after a power cut the file is in one of the
     two places, and once anything else in the target's folder is durable, it is there.

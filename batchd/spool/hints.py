@@ -1,4 +1,6 @@
-"""Hints of what happens in a folder: taken by the watcher's thread, handed on to one who looks for itself."""
+"""Hints of what happens in a folder:
+taken by the watcher's thread, handed on to one who looks for itself.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,10 @@ _BURST = 1000
 
 
 class Hints:
-    """The hints of one open folder, from ``watch`` to ``stop``. What it holds is shared with the watcher's thread."""
+    """The hints of one open folder, from ``watch`` to ``stop``.
+
+    What it holds is shared with the watcher's thread.
+    """
 
     def __init__(self, ring: Callable[[], None]) -> None:
         """``ring`` is called in the watcher's thread where there are hints again."""
@@ -40,7 +45,8 @@ class Hints:
             return False
         other = self._watcher is not None
         self.stop()
-        # The kernel reports nothing of a link to a folder, and nothing when it comes to lead elsewhere.
+        # The kernel reports nothing of a link to a folder,
+        # and nothing when it comes to lead elsewhere.
         self._watcher = FolderWatcher(Path(f"/proc/self/fd/{folder}").resolve(), self._notice)
         self.watched = status.st_dev, status.st_ino
         return other

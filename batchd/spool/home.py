@@ -1,7 +1,8 @@
-"""The home of a state directory: a copy of it would take up the same claims and tasks a second time.
+"""The home of a state directory:
+a copy of it would take up the same claims and tasks a second time.
 
-It knows its path and its inode. What was renamed is the same one; what has another inode is a copy, was moved
-to another file system, or came back from a backup, and only its owner knows which.
+It knows its path and its inode. What was renamed is the same one; what has another inode is a copy,
+was moved to another file system, or came back from a backup, and only its owner knows which.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ class StateHome:
     device: int
 
     def same(self, other: StateHome) -> bool:
-        """Whether both are one directory: the number of a device may change whenever the machine starts."""
+        """Whether both are one directory:
+        the number of a device may change whenever the machine starts.
+        """
         where = self.path == other.path or self.device == other.device
         return where and self.inode == other.inode
 
@@ -54,7 +57,9 @@ def enter(state: Path) -> None:
 
 
 def away(state: Path) -> str:
-    """Return why no daemon may work with a state directory that lives elsewhere, and what to do; empty: it is at home."""
+    """Return why no daemon may work with a state directory that lives elsewhere, and what to do;
+    empty: it is at home.
+    """
     noted = _noted(state)
     if noted is None or noted.same(_of(state)):
         return ""
@@ -71,7 +76,9 @@ def away(state: Path) -> str:
 
 
 def lived_in(state: Path) -> str:
-    """Return the home of the directory that this one is a copy of, if that is still there; else nothing."""
+    """Return the home of the directory that this one is a copy of,
+    if that is still there; else nothing.
+    """
     noted = _noted(state)
     if noted is None or noted.same(_of(state)):
         return ""

@@ -1,8 +1,9 @@
 """The inbox: watch, settle, claim.
 
-A claim is a rename into a folder of ours (see ``claims``): only one claimer gets the file, and nothing
-of it is lost. Events are hints that wake us; what counts is what a look at the folder finds. The folder
-stays open: its name may come to lead elsewhere, and what is looked at and claimed is always in one folder.
+A claim is a rename into a folder of ours (see ``claims``): only one claimer gets the file, and
+nothing of it is lost. Events are hints that wake us; what counts is what a look at the folder
+finds. The folder stays open: its name may come to lead elsewhere,
+and what is looked at and claimed is always in one folder.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ _MAX_NAMES = 1000
 
 
 def file_name(name: str) -> str:
-    """Return the name under which a file of some name is dropped: in one folder, and not hidden; its ending stays."""
+    """Return the name under which a file of some name is dropped:
+    in one folder, and not hidden; its ending stays.
+    """
     clean = re.sub(r"[/\0]", "-", name).lstrip(".")
     ending = os.path.splitext(name.lstrip("."))[1] or Path(name).suffix  # noqa: PTH122 (a name, not a path)
     return (
@@ -118,19 +121,27 @@ class Inbox:
         await asyncio.to_thread(self._prepare)
 
     async def stop(self) -> None:
-        """End ``claims`` and the watching. What was claimed but not handed out waits in its folder."""
+        """End ``claims`` and the watching.
+
+        What was claimed but not handed out waits in its folder.
+        """
         self._stopped = True
         self._bell.set()
         await asyncio.to_thread(self._let_go)
 
     def claimed(self) -> set[str]:
-        """Return the ULIDs of what an earlier run claimed and has not moved on. Raises ``OSError``."""
+        """Return the ULIDs of what an earlier run claimed and has not moved on.
+
+        Raises ``OSError``.
+        """
         ours, _ = claiming.lying(self.folder, self._state)
         return {claim.ulid for claim in ours}
 
     @property
     def looked(self) -> tuple[int, float]:
-        """How often the folder was looked at, and in how many seconds it is looked at again at the latest."""
+        """How often the folder was looked at,
+        and in how many seconds it is looked at again at the latest.
+        """
         return self._looks, max(0.0, self._next_scan - time.monotonic())
 
     def pause(self) -> None:
@@ -164,7 +175,9 @@ class Inbox:
                 await self._rest()
 
     async def _earlier(self) -> tuple[list[Claim], list[Claim]]:
-        """Return what lies claimed, as ``claims.lying`` does, as soon as the folders can be read."""
+        """Return what lies claimed, as ``claims.lying`` does,
+        as soon as the folders can be read.
+        """
         while True:
             try:
                 return await asyncio.to_thread(claiming.lying, self.folder, self._state)
@@ -238,7 +251,9 @@ class Inbox:
         return found
 
     def _note_written(self, name: str) -> None:
-        """Warn who edits a file in the inbox: each time that it is saved, it is claimed, and paid for."""
+        """Warn who edits a file in the inbox:
+        each time that it is saved, it is claimed, and paid for.
+        """
         now = time.monotonic()
         last = self._written.pop(name, None)
         if last is not None and now - last < _EDITED_S:
@@ -298,7 +313,9 @@ class Inbox:
         return self._claimer.taken()
 
     def _prepare(self) -> None:
-        """Make sure that the folder is there and open, and that the one that is there is the one watched."""
+        """Make sure that the folder is there and open,
+        and that the one that is there is the one watched.
+        """
         files.make_folder(self.folder)
         self._open()
         if self._polls or self._stopped:
@@ -312,7 +329,9 @@ class Inbox:
             self._trouble(f"no events, so it is looked at every {self._scan_s} s: {error.strerror}")
 
     def _open(self) -> None:
-        """Open the folder that its path leads to now, with a place for claims, unless all of that stands."""
+        """Open the folder that its path leads to now,
+        with a place for claims, unless all of that stands.
+        """
         if self._stands():
             return
         found = places.enter(self.folder)
@@ -327,7 +346,9 @@ class Inbox:
         self._settled.clear()
 
     def _stands(self) -> bool:
-        """Whether the folder's path still leads to what is open, and claims have a place that is safe."""
+        """Whether the folder's path still leads to what is open,
+        and claims have a place that is safe.
+        """
         if self._descriptor < 0 or not self._claimer.stands():
             return False
         try:

@@ -145,7 +145,10 @@ def former(directory: Path) -> bool:
 
 
 def make(wanted: NewSpool) -> None:
-    """Make a spool for its owner alone, its configuration last: what is cut short counts as none. Raises ``OSError``."""
+    """Make a spool for its owner alone, its configuration last: what is cut short counts as none.
+
+    Raises ``OSError``.
+    """
     if not wanted.directory.is_dir():
         files.make_folder(wanted.directory, 0o700)
     for name in _FOLDERS:

@@ -24,12 +24,14 @@ from batchd.spool import files
 SUMMARY = "summary.json"
 
 _NAME_BYTES = 100
-#: What a disk must have free for a task to start: its transcript and result, with those of others that run.
+#: What a disk must have free for a task to start:
+#: its transcript and result, with those of others that run.
 _ROOM_BYTES = 4 << 20
 _TRIAL_BYTES = 64 << 10
 #: No result and no summary of ours is larger.
 _MAX_RESULT_BYTES = 256 << 20
-#: Begins the name of the mark in a folder that says whose it is, and of a folder that has no name yet.
+#: Begins the name of the mark in a folder that says whose it is,
+#: and of a folder that has no name yet.
 _MARK = ".claim-"
 #: What a rename answers where the name is taken, by a folder too or by a file.
 _TAKEN = frozenset({errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR})
@@ -38,8 +40,9 @@ _TAKEN = frozenset({errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR})
 def reserve(batch: Batch, name: str) -> BatchNaming:
     """Make a batch's folder under a name that no one has; return whose the name is.
 
-    It is the batch's too where an earlier try made it, before a crash perhaps: the folder bears the mark of its claim from
-    its first moment on. So no two daemons that share an outbox take one name. Raises ``OSError``.
+    It is the batch's too where an earlier try made it, before a crash perhaps: the folder bears the
+    mark of its claim from its first moment on.
+    So no two daemons that share an outbox take one name. Raises ``OSError``.
     """
     mark, folder = f"{_MARK}{batch.claim}", f"{batch.outbox}/{name}"
     if os.path.lexists(folder):
@@ -61,7 +64,10 @@ def reserve(batch: Batch, name: str) -> BatchNaming:
 
 
 def give_back(outbox: str, name: str, claim: str) -> None:
-    """Remove a batch's folder that was reserved for a claim and holds nothing else. Raises ``OSError``."""
+    """Remove a batch's folder that was reserved for a claim and holds nothing else.
+
+    Raises ``OSError``.
+    """
     folder, mark = f"{outbox}/{name}", f"{_MARK}{claim}"
     try:
         if os.listdir(folder) != [mark]:  # noqa: PTH208 (names)
@@ -74,7 +80,9 @@ def give_back(outbox: str, name: str, claim: str) -> None:
 
 
 def reserved(outbox: Path) -> Iterator[tuple[str, str]]:
-    """Yield folders in an outbox that hold nothing but a claim's mark: their names, and the claims."""
+    """Yield folders in an outbox that hold nothing but a claim's mark:
+    their names, and the claims.
+    """
     for name in sorted(os.listdir(outbox)):  # noqa: PTH208 (names)
         with contextlib.suppress(OSError):  # a file, or a folder that another keeps to themselves
             match os.listdir(f"{outbox}/{name}"):  # noqa: PTH208 (names)
@@ -83,7 +91,9 @@ def reserved(outbox: Path) -> Iterator[tuple[str, str]]:
 
 
 def _others(folder: str) -> BatchNaming:
-    """Return whether a name that another has is taken for good, or waits for a claim that has no end yet."""
+    """Return whether a name that another has is taken for good,
+    or waits for a claim that has no end yet.
+    """
     try:
         waits = any(name.startswith(_MARK) for name in os.listdir(folder))  # noqa: PTH208 (names)
     except OSError:
@@ -107,16 +117,21 @@ def publish(path: Path, data: bytes, *, replace: bool) -> None:
 
 
 def publish_lines(path: Path, lines: Iterable[bytes]) -> None:
-    """Write a file that appears whole, piece by piece; what is there is replaced. Raises ``OSError``."""
+    """Write a file that appears whole, piece by piece; what is there is replaced.
+
+    Raises ``OSError``.
+    """
     files.make_folder(path.parent)
     files.write_whole(path, lambda file: file.writelines(lines), replace=True, follow=False)
 
 
 def publish_task(folder: Path, task: str, transcript: str, result: str) -> bool:
-    """Write what a task leaves: the result last, for it says where the transcript is; empty: it has none.
+    """Write what a task leaves: the result last, for it says where the transcript is;
+    empty: it has none.
 
-    Can be repeated. A whole result of the task that lies there already stays, whatever the new one says, for somebody
-    may have read it: False is returned where they differ. Raises ``OSError`` where they cannot be written.
+    Can be repeated. A whole result of the task that lies there already stays, whatever the new one
+    says, for somebody may have read it: False is returned where they differ.
+    Raises ``OSError`` where they cannot be written.
     """
     if _stays(folder, task, result):
         return False
@@ -127,7 +142,10 @@ def publish_task(folder: Path, task: str, transcript: str, result: str) -> bool:
 
 
 def result(folder: Path, task: str) -> dict[str, Any] | None:
-    """Return the result of a task that lies in its batch's folder; None: none of it does. Raises ``OSError``."""
+    """Return the result of a task that lies in its batch's folder; None: none of it does.
+
+    Raises ``OSError``.
+    """
     there = _value(folder / f"{task}.json")
     return there[0] if there and there[0].get("task") == task else None
 
@@ -139,7 +157,9 @@ def summary(batch: Batch) -> str | None:
 
 
 def claim_of(folder: Path) -> str | None:
-    """Return the claim of the batch that a folder without a summary is of; empty: of an older version; None: of none."""
+    """Return the claim of the batch that a folder without a summary is of;
+    empty: of an older version; None: of none.
+    """
     names = os.listdir(folder)  # noqa: PTH208 (names)
     marks = [name.removeprefix(_MARK) for name in names if name.startswith(_MARK)]
     if marks:
@@ -148,9 +168,12 @@ def claim_of(folder: Path) -> str | None:
 
 
 def _value(path: Path) -> tuple[dict[str, Any], bytes] | None:
-    """Return a published file as what it holds, and its bytes; None where none lies there, whole. Raises ``OSError``.
+    """Return a published file as what it holds, and its bytes; None where none lies there, whole.
 
-    Whatever else lies there is not ours, and is not read: a link, a device, a pipe, what no result is as large as.
+    Raises ``OSError``.
+
+    Whatever else lies there is not ours, and is not read:
+    a link, a device, a pipe, what no result is as large as.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -175,7 +198,8 @@ def _value(path: Path) -> tuple[dict[str, Any], bytes] | None:
 
 
 def publish_results(folder: Path, results: Mapping[str, str]) -> list[str]:
-    """Write the results of many tasks that left nothing else; return those tasks whose other result stays.
+    """Write the results of many tasks that left nothing else;
+    return those tasks whose other result stays.
 
     Like ``publish_task``, and for the same reason. Raises ``OSError``.
     """
@@ -187,7 +211,10 @@ def publish_results(folder: Path, results: Mapping[str, str]) -> list[str]:
 
 
 def _stays(folder: Path, task: str, result: str) -> bool:
-    """Whether a whole result of a task lies there already that is another one. Raises ``OSError``."""
+    """Whether a whole result of a task lies there already that is another one.
+
+    Raises ``OSError``.
+    """
     there = _value(folder / f"{task}.json")
     return there is not None and there[0].get("task") == task and there[1] != result.encode()
 
@@ -231,7 +258,9 @@ def has_request(batch: Batch) -> bool:
 
 
 def ready(batch: Batch) -> bool:
-    """Whether a batch's folder is there and takes files, as far as owner, mode, mount and free room show."""
+    """Whether a batch's folder is there and takes files,
+    as far as owner, mode, mount and free room show.
+    """
     try:
         return os.access(batch.folder, os.W_OK | os.X_OK) and _room(batch.folder)
     except OSError:
@@ -239,12 +268,18 @@ def ready(batch: Batch) -> bool:
 
 
 def prepare(batch: Batch) -> None:
-    """Make a batch's folder where it is missing, and try it out. Raises ``OSError`` where it takes no files."""
+    """Make a batch's folder where it is missing, and try it out.
+
+    Raises ``OSError`` where it takes no files.
+    """
     try_out(Path(batch.folder))
 
 
 def try_out(folder: Path) -> None:
-    """Make a folder where it is missing, and write into it. Raises ``OSError`` where it takes no files."""
+    """Make a folder where it is missing, and write into it.
+
+    Raises ``OSError`` where it takes no files.
+    """
     files.make_folder(folder)
     _try(folder)
 
@@ -279,7 +314,9 @@ def _room(folder: str) -> bool:
 
 
 def batch_name(filename: str) -> str:
-    """Return the name that a batch gets from its file: letters, digits, _ and -, at most 100 bytes."""
+    """Return the name that a batch gets from its file:
+    letters, digits, _ and -, at most 100 bytes.
+    """
     stem = unicodedata.normalize("NFC", Path(filename).stem)
     # Marks belong to the letters of many scripts; \w leaves them out.
     kept = "".join(c if c in "_-" or unicodedata.category(c)[0] in "LNM" else " " for c in stem)

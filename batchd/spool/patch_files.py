@@ -16,9 +16,11 @@ _MAX_PATCH_BYTES = 256 << 20
 
 
 def publish(folder: Path, task: str, patch: Patch) -> None:
-    """Write a task's patch, before its result says so; one without changes takes away what an earlier try has left.
+    """Write a task's patch, before its result says so;
+    one without changes takes away what an earlier try has left.
 
-    Can be repeated. Where it is withheld, batchd's user alone may read it. Raises ``OSError`` where it cannot be written.
+    Can be repeated. Where it is withheld, batchd's user alone may read it.
+    Raises ``OSError`` where it cannot be written.
     """
     path = folder / name(task)
     files.make_folder(folder)
@@ -37,7 +39,10 @@ def name(task: str) -> str:
 
 
 def read(folder: Path, task: str) -> bytes:
-    """Return the patch of a task. Raises ``OSError`` where it cannot be read, and for what is no file."""
+    """Return the patch of a task.
+
+    Raises ``OSError`` where it cannot be read, and for what is no file.
+    """
     path = folder / name(task)
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor has no path)

@@ -1,4 +1,6 @@
-"""Permissions: who else may write where batchd works, or read what it keeps, found before another user makes use of it."""
+"""Permissions: who else may write where batchd works, or read what it keeps,
+found before another user makes use of it.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ def exposures(config: Config) -> Iterator[Exposure]:
 
 
 def _way(path: str) -> Iterator[Exposure]:
-    """Find whose folders and links lead to a folder in which batchd writes, or takes files away: who has one chooses where."""
+    """Find whose folders and links lead to a folder in which batchd writes,
+    or takes files away: who has one chooses where.
+    """
     real = os.path.realpath(path)
     above = {*Path(path).parents, *Path(real).parents} - {Path("/")}
     for folder in sorted(above):
@@ -84,7 +88,10 @@ def _way(path: str) -> Iterator[Exposure]:
 
 
 def insist(config: Config) -> None:
-    """Warn of what is open to others. Raises ``NotPossibleError``, with the fix, where that is no way to work."""
+    """Warn of what is open to others.
+
+    Raises ``NotPossibleError``, with the fix, where that is no way to work.
+    """
     for found in exposures(config):
         if found.grave:
             raise NotPossibleError(str(found))

@@ -45,7 +45,10 @@ def enter(path: Path) -> int:
 
 
 def inside(parent: int, name: str, path: Path) -> int:
-    """Return the descriptor of a folder in an open one: no link in its place. ``path`` is what errors name."""
+    """Return the descriptor of a folder in an open one: no link in its place.
+
+    ``path`` is what errors name.
+    """
     try:
         return os.open(name, _FOLDER, dir_fd=parent)
     except OSError as error:
@@ -62,13 +65,17 @@ def ours_alone(folder: int) -> bool:
 
 
 def keeps_apart(folder: int) -> bool:
-    """Whether no one can take away from an open folder what is another's: they cannot write there, or it is sticky."""
+    """Whether no one can take away from an open folder what is another's:
+    they cannot write there, or it is sticky.
+    """
     found = os.fstat(folder)
     return bool(found.st_mode & stat.S_ISVTX or not found.st_mode & 0o022)
 
 
 def _check(path: Path, link: str, owner: int, links: int) -> None:
-    """Raise ``OSError`` where a link on the way to ``path``, one of so many, is not to be followed."""
+    """Raise ``OSError`` where a link on the way to ``path``,
+    one of so many, is not to be followed.
+    """
     if owner not in {0, os.geteuid()}:
         why = (
             f"{link} on the way there is a link of user {owner}, {TURNED}: name the folder that "

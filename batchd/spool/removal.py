@@ -27,7 +27,9 @@ class PublishedFolder:
     name: str
 
     def size(self) -> int | None:
-        """Return what it takes on disk, in bytes, as far as it can be read; None where it is not there."""
+        """Return what it takes on disk, in bytes, as far as it can be read;
+        None where it is not there.
+        """
         path = f"{self.outbox}/{self.name}"
         try:
             top = os.open(path, trees.OPEN)
@@ -41,8 +43,8 @@ class PublishedFolder:
     def remove(self) -> str:
         """Take it away; return why it could not be, wholly; empty: it is gone.
 
-        It must be a folder, with this batch's summary in it, or with no more than a report that was made afterwards: one
-        that somebody put in its place is left alone.
+        It must be a folder, with this batch's summary in it, or with no more than a report that was
+        made afterwards: one that somebody put in its place is left alone.
         Links in it are removed, not followed. What is mounted in it is left alone.
         """
         shown = escape(f"{self.outbox}/{self.name}")
@@ -60,7 +62,8 @@ class PublishedFolder:
                 bare = os.listdir(top) == [_REPORT]  # noqa: PTH208 (a descriptor has no path)
                 if not (bare or _is_of(top, self.name)):
                     return f"{shown} is left alone: it does not hold the summary of {self.name}"
-                # Its summary last: with it, an interrupted removal is known for what it is, and can go on.
+                # Its summary last:
+                # with it, an interrupted removal is known for what it is, and can go on.
                 trees.TreeRemoval(top, last=_REPORT if bare else SUMMARY).run()
             finally:
                 os.close(top)

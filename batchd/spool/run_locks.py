@@ -1,6 +1,8 @@
-"""Tickets for what ``batchd run`` has handed over: a file each in the state directory, locked as long as its ``run`` lives.
+"""Tickets for what ``batchd run`` has handed over:
+a file each in the state directory, locked as long as its ``run`` lives.
 
-By them a ``run`` knows what another of the same file has left, from what was dropped or is run again by an order.
+By them a ``run`` knows what another of the same file has left,
+from what was dropped or is run again by an order.
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ def issued(state: Path) -> set[str]:
 
 
 def issue(state: Path, claim: str) -> int:
-    """Make a claim's ticket, locked until the descriptor that is returned is closed. Raises ``OSError``."""
+    """Make a claim's ticket, locked until the descriptor that is returned is closed.
+
+    Raises ``OSError``.
+    """
     folder = state / _FOLDER
     folder.mkdir(mode=0o700, exist_ok=True)
     descriptor = os.open(folder / claim, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
@@ -31,7 +36,9 @@ def issue(state: Path, claim: str) -> int:
 
 
 def take(state: Path, claim: str) -> int | None:
-    """Lock the ticket of a claim whose ``run`` has gone, as ``issue`` does; None: it lives, or the ticket is gone."""
+    """Lock the ticket of a claim whose ``run`` has gone, as ``issue`` does;
+    None: it lives, or the ticket is gone.
+    """
     try:
         descriptor = os.open(state / _FOLDER / claim, _FLAGS)
     except OSError:

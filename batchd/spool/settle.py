@@ -1,4 +1,7 @@
-"""Settling of dropped files. Moved in: whole at once. Else when a file says so itself, or held still."""
+"""Settling of dropped files.
+
+Moved in: whole at once. Else when a file says so itself, or held still.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,9 @@ class Settling:
         self._seen: dict[str, _Seen] = {}
 
     def ready(self, folder: int, name: str, status: os.stat_result, sign: FileSign | None) -> bool:
-        """Whether a file of an open folder may be taken now, after what the event said, or the scan (None)."""
+        """Whether a file of an open folder may be taken now,
+        after what the event said, or the scan (None).
+        """
         whole = (
             sign is FileSign.MOVED
             or (sign is FileSign.CLOSED and self._complete(folder, name, status.st_size))
@@ -78,7 +83,8 @@ class Settling:
 
     def _quiet(self, name: str, status: os.stat_result) -> bool:
         now = time.monotonic()
-        # Nothing that a program can set moves ctime back: an old one is stillness that was seen already.
+        # Nothing that a program can set moves ctime back:
+        # an old one is stillness that was seen already.
         if self._local_clock and time.time() - status.st_ctime >= self._settle_s:
             return True
         seen = self._seen.get(name)
@@ -111,7 +117,8 @@ class Settling:
         except OSError:
             return False
         try:
-            # The signal for a writer who comes in this instant: SIGURG is ignored, SIGIO would kill us.
+            # The signal for a writer who comes in this instant:
+            # SIGURG is ignored, SIGIO would kill us.
             fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
             fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         except BlockingIOError:

@@ -1,4 +1,6 @@
-"""Origins of tasks, for a clone or a copy: the keys ``repo``, ``ref`` and ``workspace``, of a task over its batch."""
+"""Origins of tasks, for a clone or a copy: the keys ``repo``,
+``ref`` and ``workspace``, of a task over its batch.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,10 @@ from batchd.spool.taskspec import BatchKeys, Defaults, TaskSpec
 def problems(
     config: Config, directories: TaskDirectories, spec: Defaults, *, after: bool
 ) -> Iterator[tuple[Place, Problem]]:
-    """Yield what is wrong with what one task, or a batch, says itself. ``after``: its repository may be made first."""
+    """Yield what is wrong with what one task, or a batch, says itself.
+
+    ``after``: its repository may be made first.
+    """
     if spec.repo and spec.dir:
         yield ("repo",), Problem("", "a task has a dir or a repo, not both", "leave one out")
     elif spec.repo:
@@ -39,8 +44,8 @@ def _git() -> bool:
 def closed(config: Config, origin: Origin, directories: TaskDirectories | None = None) -> str:
     """Return why no task may have a clone, or a copy, of what is stored with one; empty: it may.
 
-    It was asked at the claim: the configuration may be another one since, or the store come from elsewhere.
-    ``directories``: remembers what it has looked at.
+    It was asked at the claim: the configuration may be another one since, or the store come from
+    elsewhere. ``directories``: remembers what it has looked at.
     """
     directories = directories or TaskDirectories(config)
     if origin.kind == "clone":
@@ -73,7 +78,9 @@ def contradictions(batch: BatchKeys, spec: TaskSpec) -> Iterator[tuple[Place, Pr
 def place(
     batch: BatchKeys, spec: TaskSpec, directories: TaskDirectories
 ) -> tuple[str, Origin | None]:
-    """Return the real path of the directory that a task works in, empty for a fresh one, and what that begins as."""
+    """Return the real path of the directory that a task works in,
+    empty for a fresh one, and what that begins as.
+    """
     directory, repo = _places(batch, spec)
     if repo:
         source = repo if "://" in repo else directories.real(repo)
@@ -84,7 +91,9 @@ def place(
 
 
 def _places(batch: BatchKeys, spec: TaskSpec) -> tuple[str, str]:
-    """Return a task's ``dir`` and ``repo``, of which one is empty: its own stand before its batch's."""
+    """Return a task's ``dir`` and ``repo``, of which one is empty:
+    its own stand before its batch's.
+    """
     if spec.repo is not None or spec.dir is not None:
         return spec.dir or "", spec.repo or ""
     return batch.dir or "", batch.repo or ""

@@ -1,4 +1,6 @@
-"""Directories that a task may work in: below the workspace, and clear of the spool and of what runs outside of the sandbox."""
+"""Directories that a task may work in: below the workspace,
+and clear of the spool and of what runs outside of the sandbox.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ _PATH_LENGTH = 4095
 #: Where the code lies.
 _CODE = Path(__file__).parents[1]
 _CHECKOUT = "batchd's own checkout: work elsewhere, with [workspace] root or allow"
-#: What git takes for the inside of a repository, or of another working tree of one, under whatever name.
+#: What git takes for the inside of a repository,
+#: or of another working tree of one, under whatever name.
 _INSIDES = (("HEAD", "objects", "refs"), ("HEAD", "commondir"))
 #: Where systemd has its units, beside users' own.
 _UNITS = ("/etc", "/run", "/usr/lib", "/usr/local/lib")
@@ -84,7 +87,9 @@ class TaskDirectories:
                     yield path, "a program of [notify]"
 
     def _configurations(self) -> Iterator[tuple[str, str]]:
-        """Yield where what a task writes would count for the next run of batchd, with a configuration or without."""
+        """Yield where what a task writes would count for the next run of batchd,
+        with a configuration or without.
+        """
         for path in trust_lists.guarded(self._config.environ):
             yield path, "where batchd looks for its configuration"
         if mine := own.paths(self._config.environ):
@@ -93,14 +98,19 @@ class TaskDirectories:
 
     @cached_property
     def _root_works(self) -> bool:
-        """Whether batchd works here as root, for any user who asks: a state directory of another user's it refuses, and root's no other can use."""
+        """Whether batchd works here as root, for any user who asks:
+        a state directory of another user's it refuses, and root's no other can use.
+        """
         for folder in (self._config.paths.state, self._config.paths.inbox):
             with contextlib.suppress(OSError):
                 return os.stat(folder).st_uid == 0  # noqa: PTH116 (no link matters here)
         return os.geteuid() == 0
 
     def real(self, directory: str) -> str:
-        """Return the real path that ``dir`` means. Raises ``OSError`` for a link that may not be read."""
+        """Return the real path that ``dir`` means.
+
+        Raises ``OSError`` for a link that may not be read.
+        """
         return os.path.realpath(Path(self._config.workspace.root, directory))
 
     def problem(self, directory: str, *, must_exist: bool) -> str:
@@ -123,7 +133,8 @@ class TaskDirectories:
     def _closed_to_tasks(self, directory: str) -> tuple[str, str]:
         """Return why a path is none that tasks may name, empty: it is one; and its real path."""
         if len(directory) > _PATH_LENGTH:
-            # To resolve it would take a system call for each of its steps, with all that stands before.
+            # To resolve it would take a system call for each of its steps,
+            # with all that stands before.
             return f"a path has at most {_PATH_LENGTH:,} characters", ""
         # Journals and results are UTF-8 and logs have lines; a link may lead to what is neither.
         if escape(directory) != directory:
@@ -196,7 +207,8 @@ def _no_repository(real: str) -> str:
 
 
 def _private(real: str, *, bare: bool = False) -> str:
-    """Return why a directory is none to work in, by its name and by what lies in it, whosever it is; empty: it is one.
+    """Return why a directory is none to work in, by its name
+    and by what lies in it, whosever it is; empty: it is one.
 
     ``bare``: it is a repository without a working tree, of which a task gets a clone.
     """

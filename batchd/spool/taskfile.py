@@ -31,7 +31,8 @@ MAX_PROBLEMS = 200
 _MAX_ERRORS = 5_000
 #: A file of more tasks is one that went wrong, or is better split.
 MAX_TASKS = 200_000
-#: Values of a JSON file: 60 MB of empty brackets are 20 million, and would take gigabytes of memory.
+#: Values of a JSON file: 60 MB of empty brackets are 20 million,
+#: and would take gigabytes of memory.
 _MAX_VALUES = 4_000_000
 
 #: What a batch says for all of its tasks, times their number: 250 kB can ask for gigabytes.
@@ -97,8 +98,8 @@ def read(path: Path, max_bytes: int, owners: Collection[int] | None = None) -> b
     """Return the bytes of a dropped file, which nothing vouches for.
 
     ``owners``: of all users, those whose it may be. Only they may have changed it then.
-    Raises ``TaskFileError`` where it is no regular file, is larger than ``max_bytes`` or cannot be read;
-    ``OSError`` where it is this process that has no descriptor or memory left for it.
+    Raises ``TaskFileError`` where it is no regular file, is larger than ``max_bytes`` or cannot be
+    read; ``OSError`` where it is this process that has no descriptor or memory left for it.
     """
 
     def refused(message: str) -> TaskFileError:
@@ -174,7 +175,9 @@ def parse(data: bytes, filename: str, config: Config) -> Parsed:
 
 
 def _multiplied(document: _Document) -> Problem | None:
-    """Return that what a batch says once is too much to be kept with each of its tasks, where it is."""
+    """Return that what a batch says once is too much
+    to be kept with each of its tasks, where it is.
+    """
     count, once = len(document.tasks), len(msgspec.json.encode(document.batch))
     if count * once <= _MAX_EXPANDED_BYTES:
         return None
@@ -193,7 +196,8 @@ def schema() -> dict[str, Any]:
 
 
 def _refusal(problems: list[Problem], filename: str) -> TaskFileError:
-    # What JSON or UTF-8 does not have is found first, and by pydantic again: once a place is enough.
+    # What JSON or UTF-8 does not have is found first,
+    # and by pydantic again: once a place is enough.
     once = list({p.place or p: p for p in reversed(problems)}.values())[::-1]
     once.sort(key=_order)
     shown = once[:MAX_PROBLEMS]
@@ -206,7 +210,8 @@ def _refusal(problems: list[Problem], filename: str) -> TaskFileError:
 def _order(problem: Problem) -> list[tuple[int, str]]:
     """Return what sorts places as a reader goes through them: ``tasks[9]`` before ``tasks[10]``."""
     parts = re.split(r"([0-9]+)", problem.place)
-    # By their lengths: to make an integer of a key of a million digits takes minutes, and Python refuses.
+    # By their lengths:
+    # to make an integer of a key of a million digits takes minutes, and Python refuses.
     return [
         (len(number := part.lstrip("0")), number) if i % 2 else (0, part)
         for i, part in enumerate(parts)
@@ -258,7 +263,9 @@ def _document(data: bytes, ending: str, problems: list[Problem]) -> _Document | 
 
 
 def _without_schema(value: Any, written: Callable[[Place], str], problems: list[Problem]) -> Any:
-    """Return a value without the schema by which an editor checks it: that says nothing of any task."""
+    """Return a value without the schema by which an editor checks it:
+    that says nothing of any task.
+    """
     if not isinstance(value, dict) or taskspec.SCHEMA not in value:
         return value
     if not isinstance(value[taskspec.SCHEMA], str | None):
@@ -348,7 +355,9 @@ def _bounded_keys(
     written: Callable[[Place], str],
     problems: list[Problem],
 ) -> dict[str, Any]:
-    """Return an object with no more unknown keys than are shown: pydantic takes a kilobyte for each."""
+    """Return an object with no more unknown keys than are shown:
+    pydantic takes a kilobyte for each.
+    """
     known = model.model_fields
     if len(raw) > MAX_PROBLEMS + len(known):
         dropped = set([key for key in raw if key not in known][MAX_PROBLEMS:])

@@ -65,7 +65,10 @@ class SecretSpec(_Spec):
     """The value of a variable that only the task's commands may see: one of these keys."""
 
     secret: Word | None = None
-    """The value itself, of at least 6 characters. It stays in the dropped file: see `from_env` and `from_file`."""
+    """The value itself, of at least 6 characters.
+
+    It stays in the dropped file: see `from_env` and `from_file`.
+    """
     from_env: str | None = None
     """The name of an environment variable of batchd's own, which [secrets] env must name."""
     from_file: str | None = None
@@ -97,9 +100,14 @@ class Defaults(_Spec):
     first_prompt: str | None = None
     """The user's request: the first message of the conversation. Needed."""
     dir: str | None = None
-    """The directory to work in. Empty: a fresh one, outbox/BATCH/TASK. Relative: below [workspace] root."""
+    """The directory to work in.
+
+    Empty: a fresh one, outbox/BATCH/TASK. Relative: below [workspace] root.
+    """
     repo: str | None = None
-    """A repository to work on a clone of its own of, instead of dir: a path like dir's, or a URL of [workspace] repos."""
+    """A repository to work on a clone of its own of, instead of dir:
+    a path like dir's, or a URL of [workspace] repos.
+    """
     ref: Annotated[str, Field(pattern=r"^[^\x00-\x20\x7f]+$", max_length=250)] | None = None
     """Of a repo: the branch, tag or commit to begin at; default: what it has checked out."""
     workspace: Workspace | None = None
@@ -107,11 +115,17 @@ class Defaults(_Spec):
     model: str | None = None
     """provider/model; default: [agent] model."""
     service_tier: Tier | None = None
-    """What its model's calls are sold at; default: that of [models."provider/model"], else of [agent]."""
+    """What its model's calls are sold at; default:
+    that of [models."provider/model"], else of [agent].
+    """
     tier_fallback: Fallback | None = None
-    """When a call whose tier has no room goes on at the standard price: never, or the seconds; default as for service_tier."""
+    """When a call whose tier has no room goes on at the standard price:
+    never, or the seconds; default as for service_tier.
+    """
     effort: Effort | None = None
-    """How much the model is to think; default: its table in [models], then [agent] effort, then as its provider sees fit."""
+    """How much the model is to think; default: its table in [models],
+    then [agent] effort, then as its provider sees fit.
+    """
     system_prompt: str | None = None
     """Replaces the opening of batchd's own system prompt."""
     priority: Annotated[int, Field(ge=-_INT32, lt=_INT32)] | None = None
@@ -121,15 +135,26 @@ class Defaults(_Spec):
     check: Word | None = None
     """A shell command, run in the sandbox after each round; exit 0 accepts it."""
     check_in: CheckIn | None = None
-    """apart: with an empty HOME and /tmp; task: with those of the task's commands. Default: [evaluation] check_in."""
+    """apart: with an empty HOME and /tmp; task: with those of the task's commands.
+
+    Default: [evaluation] check_in.
+    """
     output_schema: dict[str, Any] | None = None
     """A JSON Schema that the final answer must satisfy."""
     limits: Limits | None = None
-    """What it may use up, over [limits]; 0 means no limit. A task's keys are laid over its batch's."""
+    """What it may use up, over [limits]; 0 means no limit.
+
+    A task's keys are laid over its batch's.
+    """
     network: Reach | None = None
-    """What its commands may reach: true (everything), false, or a list of host names; default false."""
+    """What its commands may reach: true (everything),
+    false, or a list of host names; default false.
+    """
     env: dict[Variable, Value] | None = None
-    """Environment variables of its commands, some of them secret. A task's are laid over its batch's."""
+    """Environment variables of its commands, some of them secret.
+
+    A task's are laid over its batch's.
+    """
     needs: NeedsSpec | None = None
     """What the machine of its worker must have; {}: nothing."""
     tags: Annotated[list[TagName], Field(max_length=50)] | None = None

@@ -20,7 +20,9 @@ PATTERN = re.compile(f"[0-7][{_ALPHABET}]{{{LENGTH - 1}}}")
 
 
 class Ulids:
-    """The maker of ULIDs, each greater than the one before, unless the clock was set back by more than a minute."""
+    """The maker of ULIDs, each greater than the one before,
+    unless the clock was set back by more than a minute.
+    """
 
     def __init__(self, mark: int | None = None) -> None:
         """``mark``: a number of ``MARK_BITS`` that all of them carry; None: chance."""

@@ -1,4 +1,6 @@
-"""The backfill of migrations: what they work out of texts and journals, as far as those have not been pruned."""
+"""The backfill of migrations: what they work out of texts and journals,
+as far as those have not been pruned.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ _NOTHING = "calls = 0 AND unsettled_calls = 0 AND input_tokens = 0 AND output_to
 
 
 def tags(db: sqlite3.Connection) -> None:
-    """Label the tasks whose texts are there, and book under their tags what their journals say they spent."""
+    """Label the tasks whose texts are there,
+    and book under their tags what their journals say they spent.
+    """
     for batch, first, upto in db.execute(
         "SELECT id, first_task, first_task + tasks FROM batches ORDER BY id"
     ).fetchall():

@@ -1,7 +1,9 @@
-"""Ballast: room on the disk that the store keeps for what is urgent, orders and ends of tasks, once there is no other.
+"""Ballast: room on the disk that the store keeps for what is urgent,
+orders and ends of tasks, once there is no other.
 
-A file beside the database that holds nothing. It is given up piece by piece, each at once made room for the
-write-ahead log, so that what fills the disk does not get it first; and laid again where there is plenty of room.
+A file beside the database that holds nothing. It is given up piece by piece, each at once made room
+for the write-ahead log, so that what fills the disk does not get it first;
+and laid again where there is plenty of room.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from batchd.store import copies, wal
 SIZE = 8 << 20
 #: What is given up at once: an order, or a task's end, mostly fits into it.
 PIECE = 128 << 10
-#: What must be free beside it before it is laid: on a disk that is nearly full it would be in the way.
+#: What must be free beside it before it is laid:
+#: on a disk that is nearly full it would be in the way.
 SPARE = 4 * SIZE
 #: The time between two looks at whether it can be laid (seconds).
 AGAIN_S = 2.0
@@ -45,7 +48,9 @@ class Ballast:
         self.whole = self._laid()
 
     def lay(self) -> None:
-        """Lay what is missing, if there is plenty of room; else, or where the disk refuses, later."""
+        """Lay what is missing, if there is plenty of room;
+        else, or where the disk refuses, later.
+        """
         if self.whole or time.monotonic() < self._due:
             return
         self._due = time.monotonic() + AGAIN_S
@@ -56,7 +61,8 @@ class Ballast:
                 self.whole = self._file.lstat().st_size == SIZE
 
     def make_room(self, size: int) -> bool:
-        """Return whether there is so much room at the end of the log, given up for it where need be.
+        """Return whether there is so much room at the end of the log,
+        given up for it where need be.
 
         False also where room is not what is missing.
         """
@@ -81,7 +87,10 @@ class Ballast:
         return found.st_size == SIZE and found.st_blocks * 512 >= SIZE
 
     def _write(self) -> None:
-        """Write all of it: bytes that no file system makes smaller. Raises ``OSError``, and leaves nothing then."""
+        """Write all of it: bytes that no file system makes smaller.
+
+        Raises ``OSError``, and leaves nothing then.
+        """
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         with os.fdopen(os.open(self._file, flags, 0o600), "wb", buffering=0) as file:
             try:
@@ -114,7 +123,9 @@ def refused(error: Exception) -> bool:
 
 
 def _allocated(file: int, start: int, size: int) -> int:
-    """Have room behind a file's end, which stays where it is; return the kernel's number of what is in the way, or 0."""
+    """Have room behind a file's end, which stays where it is;
+    return the kernel's number of what is in the way, or 0.
+    """
     arguments = (file, _FALLOC_FL_KEEP_SIZE, ctypes.c_int64(start), ctypes.c_int64(size))
     return 0 if _libc().fallocate(*arguments) == 0 else ctypes.get_errno()
 

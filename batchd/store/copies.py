@@ -17,7 +17,8 @@ _PARTS = ("", "-wal", "-shm", "-journal", _WITNESS)
 
 
 def copy(db: sqlite3.Connection, target: Path) -> None:
-    """Copy a database, what stands in its log included, to ``target``: whole and durable, or not at all.
+    """Copy a database, what stands in its log included,
+    to ``target``: whole and durable, or not at all.
 
     What is there is replaced. Raises ``sqlite3.Error``, ``OSError``.
     """
@@ -60,13 +61,17 @@ def staged(path: Path) -> Path:
 
 
 def parts(path: Path) -> list[Path]:
-    """Return the files that the database at ``path`` may consist of, one that is to replace it included."""
+    """Return the files that the database at ``path`` may consist of,
+    one that is to replace it included.
+    """
     kept = (*_PARTS, _BALLAST)
     return [*(path.with_name(path.name + part) for part in kept), staged(path)]
 
 
 def settle(path: Path) -> Path | None:
-    """Complete the exchange that was decided, if one was; return where the former database lies now."""
+    """Complete the exchange that was decided, if one was;
+    return where the former database lies now.
+    """
     new = staged(path)
     if not new.exists():
         return None
@@ -85,7 +90,10 @@ def settle(path: Path) -> Path | None:
 
 
 def reserve(folder: Path, size: int) -> None:
-    """Take so many bytes of a folder's disk, and give them back. Raises ``OSError`` where they are not there."""
+    """Take so many bytes of a folder's disk, and give them back.
+
+    Raises ``OSError`` where they are not there.
+    """
     with tempfile.TemporaryFile(dir=folder) as file:
         os.posix_fallocate(file.fileno(), 0, size)
 

@@ -46,7 +46,8 @@ _CHECKED = 256 << 20
 def open_writer(path: Path) -> sqlite3.Connection:
     """Return the one writing connection; create or migrate the file where that is needed.
 
-    Raises ``NewerStoreError`` for a file of a later version, ``StoreError`` for one that cannot be used.
+    Raises ``NewerStoreError`` for a file of a later version,
+    ``StoreError`` for one that cannot be used.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +100,10 @@ def _look_at(path: Path) -> None:
 
 
 def refuse_empty(path: Path, fix: str = "") -> None:
-    """Refuse a file without a byte, which SQLite takes for a new database. Raises ``DamagedStoreError``."""
+    """Refuse a file without a byte, which SQLite takes for a new database.
+
+    Raises ``DamagedStoreError``.
+    """
     if not path.stat().st_size:
         fix = fix or (
             "no tasks can be had from it: stop batchd, move it away together with its -wal and -shm, and put a "
@@ -141,7 +145,8 @@ def _create(path: Path) -> None:
 def reading(path: Path) -> str:
     """Return the address under which SQLite opens a file to read it alone. Raises ``OSError``."""
     address = f"{path.absolute().as_uri()}?mode=ro"
-    # On a disk that is read-only it is not written, and no log can be made, which SQLite would want otherwise.
+    # On a disk that is read-only it is not written,
+    # and no log can be made, which SQLite would want otherwise.
     still = os.statvfs(path).f_flag & os.ST_RDONLY
     return (
         f"{address}&immutable=1"
@@ -194,7 +199,10 @@ def version_of(db: sqlite3.Connection, path: Path, fix: str = "") -> int:
 
 
 def check(db: sqlite3.Connection, path: Path, fix: str = "") -> None:
-    """Look at every page and index: a store with a bad one is not to be worked on. Raises ``DamagedStoreError``."""
+    """Look at every page and index: a store with a bad one is not to be worked on.
+
+    Raises ``DamagedStoreError``.
+    """
     (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
     if verdict != "ok":
         raise DamagedStoreError(

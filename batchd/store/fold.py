@@ -153,7 +153,9 @@ def _account(line: TaskLine, purpose: str, at: float) -> LedgerKey:
 
 
 def book(line: TaskLine, purpose: str, used: LedgerAmounts, at: float, ledger: Ledger) -> None:
-    """Add what a task used to its row and the ledger, where no event of ours shows it; the open call is part of it."""
+    """Add what a task used to its row and the ledger, where no event of ours shows it;
+    the open call is part of it.
+    """
     _close(line)
     tally = ledger[_account(line, purpose, at)]
     for name in TALLY_COLUMNS:

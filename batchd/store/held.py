@@ -8,7 +8,8 @@ from collections.abc import Iterable
 
 from batchd.records import Parking, Scope
 
-#: What is asked of each queued task is asked only where something of that kind is parked: there may be 100,000.
+#: What is asked of each queued task is asked only where something of that kind is parked:
+#: there may be 100,000.
 _HELD = """
     SELECT count(*) FROM tasks t JOIN batches b ON b.id = t.batch
     WHERE t.published = 0 AND (t.status = 'parked' OR t.status = 'queued' AND (
@@ -21,7 +22,9 @@ _HELD = """
 
 
 def held(db: sqlite3.Connection, parked: Iterable[Parking]) -> int:
-    """Return how many tasks are parked, or are queued for what is parked as a whole: a provider, a model, a batch, everything."""
+    """Return how many tasks are parked, or are queued for what is parked as a whole:
+    a provider, a model, a batch, everything.
+    """
     names: dict[Scope, list[str]] = {scope: [] for scope in Scope}
     for each in parked:
         names[each.scope].append(each.name)
@@ -31,7 +34,8 @@ def held(db: sqlite3.Connection, parked: Iterable[Parking]) -> int:
 
 
 def idle(db: sqlite3.Connection, parked: Iterable[Parking]) -> frozenset[str]:
-    """Return which providers and models are out of order, while no task that has not ended needs them, nor is parked for any cause.
+    """Return which providers and models are out of order, while no task
+    that has not ended needs them, nor is parked for any cause.
 
     None that the next task would not try: one that somebody paused, or whose provider waits.
     """

@@ -14,7 +14,8 @@ class TaskLabels(NamedTuple):
 
     #: Its tags as JSON, sorted and each once; empty: it has none. Equal sets are equal texts.
     tags: str
-    #: Who evaluates its rounds, in order: words of ``check``, ``output_schema`` and ``judge``, or ``none``.
+    #: Who evaluates its rounds, in order: words of ``check``,
+    #: ``output_schema`` and ``judge``, or ``none``.
     evaluation: str
     #: How long the user's own prompts are, in characters.
     prompt_chars: int

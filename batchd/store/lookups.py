@@ -19,7 +19,8 @@ from batchd.records.needs import needs_of_column
 from batchd.store.rows import BatchTask, LearntRefusal, PrunableBatch, SpentMoney, StoredWork
 from batchd.store.stored_values import unpack, unpack_task
 
-#: No parking's cause: such a row's message says for how long it was tried in vain, and goes with the parking.
+#: No parking's cause: such a row's message says for how long it was tried in vain,
+#: and goes with the parking.
 TRIED = "tried"
 BATCH_COLUMNS = "name, claim, outbox, request, received_at, budget_usd, retry_of, first_task, parallel, after_batches"
 
@@ -124,7 +125,9 @@ def pruned(db: sqlite3.Connection, ref: Ref) -> bool:
 def bodies(
     db: sqlite3.Connection, ref: Ref, start: int = 0, stop: int | None = None
 ) -> tuple[bytes, ...]:
-    """Return a task's events from number ``start`` on, before ``stop``, encoded; none once it was pruned."""
+    """Return a task's events from number ``start`` on,
+    before ``stop``, encoded; none once it was pruned.
+    """
     rows = db.execute(
         "SELECT body FROM events WHERE task = ?1 AND seq >= ?2 AND (?3 IS NULL OR seq < ?3) ORDER BY seq",
         (task_key(db, ref), start, stop),
@@ -190,14 +193,17 @@ def result(db: sqlite3.Connection, ref: Ref) -> str:
 
 
 def cautions(db: sqlite3.Connection, name: str, task: str = "") -> dict[str, str]:
-    """Return by id the results in a batch, or of one task in it, that report files which run code, or that no one looked."""
+    """Return by id the results in a batch, or of one task in it,
+    that report files which run code, or that no one looked.
+    """
     rows = db.execute(
         "SELECT t.name, e.body FROM tasks t JOIN events e ON e.task = t.id AND e.seq = t.seq - 1"
         " WHERE t.batch = ?1 AND t.finished_at IS NOT NULL AND (?2 = '' OR t.name = ?2) ORDER BY t.id",
         (batch_key(db, name), task),
     )
     bodies = ((name, unpack(body)) for name, body in rows)
-    # To decode all of a batch of thousands would take seconds; nearly all say that there is nothing.
+    # To decode all of a batch of thousands would take seconds;
+    # nearly all say that there is nothing.
     found = {name: decode(body) for name, body in bodies if _CAUTION.search(body)}
     return {name: event.result for name, event in found.items() if isinstance(event, TaskFinished)}
 

@@ -1,4 +1,6 @@
-"""Many tasks of one batch at once: read by one query, ended and noted as published in one transaction."""
+"""Many tasks of one batch at once: read by one query,
+ended and noted as published in one transaction.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ _NAMED = "t.name IN (SELECT value FROM json_each(?))"
 
 
 def unbegun(db: sqlite3.Connection, batch: str, names: Sequence[str]) -> list[Task]:
-    """Return those of some tasks that have no event yet, in order, without the values of their secrets."""
+    """Return those of some tasks that have no event yet,
+    in order, without the values of their secrets.
+    """
     rows = db.execute(
         "SELECT p.body FROM tasks t JOIN specs p ON p.task = t.id"  # noqa: S608 (constants)
         f" WHERE t.batch = ? AND t.seq = 0 AND {_NAMED} ORDER BY t.id",
@@ -43,7 +47,9 @@ def ends(
 
 
 def finish(journal: TaskTransaction, found: Sequence[tuple[Ref, TaskFinished]]) -> list[bool]:
-    """Store the ends of tasks that have none, also while a worker has them; return for each whether it is the one."""
+    """Store the ends of tasks that have none, also while a worker has them;
+    return for each whether it is the one.
+    """
     named: dict[str, list[str]] = {}
     for ref, _ in found:
         named.setdefault(ref.batch, []).append(ref.task)

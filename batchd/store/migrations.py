@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-#: Statements by version: the file's ``user_version`` says how many of these it has seen. Append only.
+#: Statements by version:
+#: the file's ``user_version`` says how many of these it has seen. Append only.
 MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE batches (
@@ -120,8 +121,9 @@ MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE secrets (task INTEGER PRIMARY KEY REFERENCES tasks, body BLOB NOT NULL);
     """,
-    # What tasks are distinguished by outlives their texts, and so does the money by tag: a row of the ledger
-    # for each set of tags, so that a task with several is booked once. `backfill.tags` fills it in.
+    # What tasks are distinguished by outlives their texts, and so does the money by tag: a row of
+    # the ledger for each set of tags, so that a task with several is booked once.
+    # `backfill.tags` fills it in.
     """
     ALTER TABLE tasks ADD COLUMN tags TEXT NOT NULL DEFAULT '';        -- JSON, sorted; empty: none
     ALTER TABLE tasks ADD COLUMN evaluation TEXT NOT NULL DEFAULT '';  -- empty: nobody knows any more
@@ -167,8 +169,8 @@ MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (model, lesson)
     ) WITHOUT ROWID;
     """,
-    # What the provider's cache did. Of what is there already, a part from the cache shows that the provider says so;
-    # what it saved is in no sum of ours.
+    # What the provider's cache did. Of what is there already, a part from the cache shows that the
+    # provider says so; what it saved is in no sum of ours.
     """
     ALTER TABLE tasks ADD COLUMN cache_write_long_tokens INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE tasks ADD COLUMN cache_reported_tokens INTEGER NOT NULL DEFAULT 0;
@@ -186,7 +188,8 @@ MIGRATIONS: tuple[str, ...] = (
         day TEXT NOT NULL                   -- as in 2026-12-11, UTC
     ) WITHOUT ROWID;
     """,
-    # How many of a batch's tasks work at a time, 0: as many as there are slots; and which batches come before it.
+    # How many of a batch's tasks work at a time, 0:
+    # as many as there are slots; and which batches come before it.
     """
     ALTER TABLE batches ADD COLUMN parallel INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE batches ADD COLUMN after_batches TEXT NOT NULL DEFAULT '';  -- names

@@ -28,7 +28,8 @@ _PRUNE = 50
 _VACUUM = 500
 
 
-#: Asked in the transaction before anything is written: raises ``BatchdError`` where it is not to be written.
+#: Asked in the transaction before anything is written:
+#: raises ``BatchdError`` where it is not to be written.
 Check: TypeAlias = Callable[[], None]
 
 
@@ -47,7 +48,9 @@ def checked(check: Check, work: Callable[[TaskTransaction], T]) -> Callable[[Tas
 
 
 def interrupted(db: sqlite3.Connection) -> None:
-    """Queue again what ran when the last daemon ended: no worker of this machine has it any more."""
+    """Queue again what ran when the last daemon ended:
+    no worker of this machine has it any more.
+    """
     db.execute(
         "UPDATE tasks SET status = 'queued', worker = iif(instr(worker, '/'), worker, '')"
         " WHERE published = 0 AND status = 'running'"
@@ -142,7 +145,9 @@ def suspend(
     left: bool,
     now: float,
 ) -> None:
-    """Give a task another status between two attempts; ``left``: a worker elsewhere may still be at it."""
+    """Give a task another status between two attempts;
+    ``left``: a worker elsewhere may still be at it.
+    """
     if status.final or status is TaskStatus.RUNNING:
         raise ValueError(f"{ref}: {status} is no status to wait in")
     line = journal.line(ref)
@@ -173,7 +178,9 @@ def worker_lost(
 
 
 def park(journal: TaskTransaction, parking: Parking) -> None:
-    """Note that something waits from now on; one that is known for the same cause keeps its beginning."""
+    """Note that something waits from now on;
+    one that is known for the same cause keeps its beginning.
+    """
     if parking.cause.reason:
         # A provider has one outage at a time.
         outages = [(parking.scope, parking.name, c) for c in Cause if c.reason]
@@ -248,7 +255,9 @@ def batch_published(journal: TaskTransaction, name: str, now: float) -> None:
 
 
 def prune(journal: TaskTransaction, before: float) -> bool:
-    """Drop some event bodies and task texts of batches published before; return whether more are left."""
+    """Drop some event bodies and task texts of batches published before;
+    return whether more are left.
+    """
     db = journal.db
     row = db.execute(
         "SELECT id, first_task, tasks, pruned FROM batches WHERE prune_from <= ?"

@@ -1,4 +1,6 @@
-"""The names in a store that become parts of paths: in one that came from elsewhere they may lead anywhere."""
+"""The names in a store that become parts of paths:
+in one that came from elsewhere they may lead anywhere.
+"""
 
 from __future__ import annotations
 

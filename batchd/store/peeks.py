@@ -1,4 +1,6 @@
-"""What lists show of tasks beside their rows: prompts, the last command, and which have ended lately."""
+"""What lists show of tasks beside their rows:
+prompts, the last command, and which have ended lately.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from batchd.store.row_records import TASKS, task_row
 from batchd.store.rows import TaskRow
 from batchd.store.stored_values import unpack
 
-#: A command is looked for in so many of a task's last events: behind it come its answer's call, and a verdict.
+#: A command is looked for in so many of a task's last events:
+#: behind it come its answer's call, and a verdict.
 _LOOKED_BACK = 6
 
 
@@ -30,7 +33,9 @@ _ASKED: msgspec.json.Decoder[_Asked] = decoders.decoder(_Asked)
 
 
 def prompts_of_batch(db: sqlite3.Connection, name: str, most: int) -> dict[str, str]:
-    """Return the prompts of a batch's tasks by their ids, of the first ``most``; of pruned ones none."""
+    """Return the prompts of a batch's tasks by their ids,
+    of the first ``most``; of pruned ones none.
+    """
     rows = db.execute(
         "SELECT t.name, p.body FROM tasks t JOIN specs p ON p.task = t.id WHERE t.batch = ?"
         " ORDER BY t.id LIMIT ?",

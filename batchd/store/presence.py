@@ -1,4 +1,6 @@
-"""The presence of the store's files where they were opened: deleting or moving them does not stop a writer."""
+"""The presence of the store's files where they were opened:
+deleting or moving them does not stop a writer.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ _DELETED = " (deleted)"
 
 
 class Presence:
-    """The files of an open store, known by their inodes, which no other file can get while they are open."""
+    """The files of an open store, known by their inodes,
+    which no other file can get while they are open.
+    """
 
     def __init__(self, db: sqlite3.Connection, path: Path) -> None:
         self._db = db
@@ -82,7 +86,9 @@ class Presence:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Return what distinguishes a file from every other one that there is now; None where there is none."""
+    """Return what distinguishes a file from every other one that there is now;
+    None where there is none.
+    """
     try:
         found = path.stat()
     except OSError:

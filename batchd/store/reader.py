@@ -54,7 +54,9 @@ class ReadConnection:
         return self.read(lambda db: [make(row) for row in db.execute(statement, values)])
 
     def results(self, batch: str) -> Iterator[tuple[str, str]]:
-        """Yield id and result text of each task that has ended: one at a time, there may be many."""
+        """Yield id and result text of each task that has ended:
+        one at a time, there may be many.
+        """
         for ref in self.read(lookups.ended, batch):
             yield ref.task, self.read(lookups.result, ref)
 
@@ -66,7 +68,8 @@ class ReadConnection:
 class StoreReader:
     """The reader of the store, for people: as of the last commit, beside a daemon or without one.
 
-    Every method raises ``StoreError`` where the file cannot be read, and for names that it does not know.
+    Every method raises ``StoreError`` where the file cannot be read,
+    and for names that it does not know.
     """
 
     def __init__(self, path: Path) -> None:
@@ -97,7 +100,9 @@ class StoreReader:
         )
 
     def spent_on(self, day: int) -> float:
-        """Return what was spent on a day, in days since 1970-01-01 in UTC; what may have been paid counts."""
+        """Return what was spent on a day, in days since 1970-01-01 in UTC;
+        what may have been paid counts.
+        """
         return self._source.read(lookups.day_money, day).total
 
     def batch(self, name: str) -> BatchRow:
@@ -122,7 +127,9 @@ class StoreReader:
         limit: int,
         offset: int = 0,
     ) -> tuple[int, list[TaskRow]]:
-        """Return how many tasks of a batch match, and some of them: ``sort`` is one of ``row_records.SORTS``."""
+        """Return how many tasks of a batch match, and some of them:
+        ``sort`` is one of ``row_records.SORTS``.
+        """
         key = self._source.read(lookups.batch_key, batch)
         given = (key, json.dumps([*statuses]), text)
         [(count,)] = self._source.rows(f"SELECT count(*) FROM tasks t{MATCHING}", *given)  # noqa: S608 (constants)
@@ -140,7 +147,9 @@ class StoreReader:
         return int(number)
 
     def lengths(self, batch: str, task: str = "") -> dict[str, int]:
-        """Return how many events each task of a batch has had, or one task; of those that had any."""
+        """Return how many events each task of a batch has had, or one task;
+        of those that had any.
+        """
         return self._source.read(lookups.lengths, batch, task)
 
     def unfinished(self, batch: str) -> int:
@@ -169,13 +178,17 @@ class StoreReader:
         )
 
     def begun(self) -> list[TaskRow]:
-        """Return the tasks of all batches that have begun and not ended: each has its directory to itself."""
+        """Return the tasks of all batches that have begun and not ended:
+        each has its directory to itself.
+        """
         return self._source.made(
             task_row, f"{TASKS} WHERE t.published = 0 AND t.finished_at IS NULL AND t.attempt > 0"
         )
 
     def done_since(self, at: float) -> WorkDone:
-        """Return how many tasks have ended since then, and what was used by all that were at work."""
+        """Return how many tasks have ended since then,
+        and what was used by all that were at work.
+        """
         return self._source.read(recent.done, at)
 
     def answered_since(self, at: float) -> list[AnsweredCall]:
@@ -203,11 +216,15 @@ class StoreReader:
         return self._source.read(lookups.find_task, ref)
 
     def pruned(self, ref: Ref) -> bool:
-        """Return whether a task's text and journal were dropped: its status, tokens and money are all that is left."""
+        """Return whether a task's text and journal were dropped:
+        its status, tokens and money are all that is left.
+        """
         return self._source.read(lookups.pruned, ref)
 
     def prompts(self, batch: str, most: int = -1) -> dict[str, str]:
-        """Return the prompts of a batch's tasks by their ids, of the first ``most``, if it is not negative; of pruned ones none."""
+        """Return the prompts of a batch's tasks by their ids, of the first ``most``,
+        if it is not negative; of pruned ones none.
+        """
         return self._source.read(peeks.prompts_of_batch, batch, most)
 
     def first_prompts(self, batches: Collection[str]) -> dict[str, str]:
@@ -223,7 +240,9 @@ class StoreReader:
         return self._source.read(peeks.ended, since, most)
 
     def events(self, ref: Ref, start: int = 0, stop: int | None = None) -> list[Event]:
-        """Return a task's events from number ``start`` on, before ``stop``; none once it was pruned."""
+        """Return a task's events from number ``start`` on, before ``stop``;
+        none once it was pruned.
+        """
         return self._source.read(lookups.events, ref, start, stop)
 
     def length(self, ref: Ref) -> int:
@@ -238,11 +257,15 @@ class StoreReader:
             return ""
 
     def results(self, batch: str) -> Iterator[tuple[str, str]]:
-        """Yield id and result text of each task that has ended, in order; not once it was pruned."""
+        """Yield id and result text of each task that has ended, in order;
+        not once it was pruned.
+        """
         return self._source.results(batch)
 
     def cautions(self, batch: str, task: str = "") -> dict[str, str]:
-        """Return the results of tasks that changed what runs code in their directories, or where no one looked; by id."""
+        """Return the results of tasks that changed what runs code
+        in their directories, or where no one looked; by id.
+        """
         return self._source.read(lookups.cautions, batch, task)
 
     def past_of_model(self, model: str, most: int) -> list[PastTask]:
@@ -250,7 +273,9 @@ class StoreReader:
         return self._source.read(past.of_model, model, most)
 
     def past_of_provider(self, provider: str, most: int) -> list[PastTask]:
-        """Return the newest tasks of a provider, whatever their model, that have ended by themselves."""
+        """Return the newest tasks of a provider, whatever their model,
+        that have ended by themselves.
+        """
         return self._source.read(past.of_provider, provider, most)
 
     def spend(
@@ -264,10 +289,11 @@ class StoreReader:
         providers: Sequence[str] = (),
         tags: Sequence[str] = (),
     ) -> list[SpendRow]:
-        """Return the ledger, summed up by ``by``: of one batch or all, of days in UTC, both included.
+        """Return the ledger, summed up by ``by``: of one batch or all,
+        of days in UTC, both included.
 
-        ``models``, with or without their provider, ``providers`` and ``tags``: of these only. By tag, what a task
-        with several spent is in the row of each.
+        ``models``, with or without their provider, ``providers`` and ``tags``: of these only. By
+        tag, what a task with several spent is in the row of each.
         """
         asked = spending.parameters(
             (batch,) if batch else (), (since, until), models, providers, tags

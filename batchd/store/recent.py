@@ -16,7 +16,8 @@ _LATELY = (
     " FROM batches b JOIN tasks t ON t.batch = b.id"
     " WHERE (b.published_at IS NULL OR b.published_at >= ?1) AND t.last_at >= ?1"
 )
-#: Of a task that began before, the part of its time that lies behind ?1: calls are taken to be spread evenly.
+#: Of a task that began before, the part of its time that lies behind ?1:
+#: calls are taken to be spread evenly.
 _PART = (
     "CASE WHEN t.started_at < ?1 THEN (t.last_at - ?1) / (t.last_at - t.started_at) ELSE 1.0 END"
 )

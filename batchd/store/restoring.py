@@ -1,4 +1,6 @@
-"""A backup takes the store's place: as a draft first, which is complete before anything is exchanged."""
+"""A backup takes the store's place: as a draft first,
+which is complete before anything is exchanged.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,11 @@ _NO_BACKUP = "nothing was changed: name another backup"
 
 
 def draft(source: Path, path: Path) -> Path:
-    """Return a migrated copy of the database ``source``, beside ``path``, whose place it is to take.
+    """Return a migrated copy of the database ``source``,
+    beside ``path``, whose place it is to take.
 
-    Raises ``StoreError``: it is no database of batchd, it is damaged, a newer batchd's, it names what lies elsewhere, or
-    there is no room.
+    Raises ``StoreError``: it is no database of batchd, it is damaged, a newer batchd's, it names
+    what lies elsewhere, or there is no room.
     """
     copies.settle(path)
     fix = "" if _same(source, path) else _NO_BACKUP
@@ -52,7 +55,10 @@ def draft(source: Path, path: Path) -> Path:
 
 
 def fresh(path: Path) -> Path:
-    """Return a new store without a task, beside ``path``, whose place it is to take. Raises ``StoreError``."""
+    """Return a new store without a task, beside ``path``, whose place it is to take.
+
+    Raises ``StoreError``.
+    """
     copies.settle(path)
     made = path.with_name(f".{path.name}.draft")
     discard(made)
@@ -61,7 +67,8 @@ def fresh(path: Path) -> Path:
 
 
 def put_in_place(made: Path, path: Path) -> Path | None:
-    """Put a draft that no process has open in the store's place; return where the former one lies, if there was one.
+    """Put a draft that no process has open in the store's place;
+    return where the former one lies, if there was one.
 
     Only who holds the spool's lock may call it. Raises ``OSError``.
     """
@@ -98,9 +105,13 @@ def back_up(path: Path, target: Path) -> int:
 
 
 def _spare_the_store(path: Path, target: Path) -> None:
-    """Refuse to write a backup over a file that the store consists of, by whatever name. Raises ``UsageError``."""
+    """Refuse to write a backup over a file that the store consists of, by whatever name.
+
+    Raises ``UsageError``.
+    """
     for part in copies.parts(path):
-        # By its name too: a log that is not there now would be taken for the store's at the next start.
+        # By its name too:
+        # a log that is not there now would be taken for the store's at the next start.
         if _same(target, part):
             raise UsageError(f"{target} is {part}, a part of the store itself: name another file")
 
@@ -113,7 +124,10 @@ def _same(path: Path, other: Path) -> bool:
 
 
 def _opened(source: Path, fix: str = "") -> sqlite3.Connection:
-    """Open a database of batchd, sound and of no later version, to be read. Raises ``StoreError``."""
+    """Open a database of batchd, sound and of no later version, to be read.
+
+    Raises ``StoreError``.
+    """
     if not source.is_file():
         raise StoreError(f"{source} does not exist, or is no file")
     refuse_empty(source, fix)

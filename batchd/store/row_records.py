@@ -27,7 +27,8 @@ TASKS = (
 _OPEN = (
     "(SELECT count(*) FROM tasks t WHERE t.batch = b.id AND t.published = 0 AND t.status = '{}')"
 )
-#: The fields of a batch's row that are no column of that name: sums over the ledger, and what is made of others.
+#: The fields of a batch's row that are no column of that name:
+#: sums over the ledger, and what is made of others.
 _BATCH_MADE = {
     **{f.name: f"coalesce(sum(s.{f.name}), {f.default})" for f in fields(LedgerAmounts)},
     "cost_usd": "CASE coalesce(sum(s.unpriced_calls), 0)"
@@ -59,7 +60,8 @@ SORTS = {
     "started_at": "t.started_at",
     "took_s": "t.finished_at - t.started_at",
 }
-#: Tasks of batch ?1, of the statuses in the JSON list ?2 (empty: all), with the text ?3 (empty: any).
+#: Tasks of batch ?1, of the statuses in the JSON list ?2 (empty:
+#: all), with the text ?3 (empty: any).
 MATCHING = (
     " WHERE t.batch = ?1 AND (?2 = '[]' OR t.status IN (SELECT value FROM json_each(?2)))"
     " AND (?3 = '' OR instr(lower(t.name || char(10) || t.model || char(10) || t.message || char(10)"

@@ -54,7 +54,9 @@ def parameters(
     providers: Sequence[str],
     tags: Sequence[str],
 ) -> tuple[object, ...]:
-    """Return what ``statement`` is asked of: any of the batches, models, providers and tags, or of all where none is named."""
+    """Return what ``statement`` is asked of: any of the batches,
+    models, providers and tags, or of all where none is named.
+    """
     first, last = days
     numbers = (_number(first, 0), _number(last, 1 << 31))
     return _list(batches), *numbers, _list(models), _list(providers), _list(tags)

@@ -76,7 +76,8 @@ class Store:
     ) -> Store:
         """Open the store; create the file, or migrate it after a backup, where that is needed.
 
-        Raises ``NewerStoreError`` for a file of a newer batchd, ``StoreError`` for one that is no use.
+        Raises ``NewerStoreError`` for a file of a newer batchd,
+        ``StoreError`` for one that is no use.
         """
         return cls(path, clock=clock)
 
@@ -86,7 +87,9 @@ class Store:
         self.writer.close()
 
     async def look(self) -> None:
-        """Raise ``DamagedStoreError`` where the file was deleted, moved or exchanged since it was opened."""
+        """Raise ``DamagedStoreError`` where the file was deleted,
+        moved or exchanged since it was opened.
+        """
         if not self.writer.presence.holds():
             # The writing thread finds the same, and saves what can be saved.
             await self._do(lambda _journal: None)
@@ -111,14 +114,16 @@ class Store:
     ) -> Batch:
         """Store a batch; return it as it is stored.
 
-        A claim that is known already, from an earlier try, changes nothing and returns what is stored.
-        Raises ``UsedNameError`` where another batch has its name.
+        A claim that is known already, from an earlier try, changes nothing and returns what is
+        stored. Raises ``UsedNameError`` where another batch has its name.
         """
         work = partial(operations.add_batch, batch=batch, tasks=tuple(tasks))
         return await self._do(operations.checked(check, work))
 
     async def reject(self, batch: Batch, problems: Sequence[Problem]) -> Batch:
-        """Store a refused file as a finished batch without tasks; claims and errors as in ``add_batch``."""
+        """Store a refused file as a finished batch without tasks;
+        claims and errors as in ``add_batch``.
+        """
         return await self._do(
             partial(
                 operations.add_batch,
@@ -148,9 +153,10 @@ class Store:
     ) -> list[Event]:
         """Append events, the first of which has the number ``seq``; return them decoded.
 
-        ``urgent``: the task is to end; one that ends always is. Events that are stored already, as they are, are passed over. Raises ``StaleAttemptError``
-        where the attempt is not the current one, numbers are missing, the task has ended, or
-        other events have these numbers; ``ValueError`` for what is no event.
+        ``urgent``: the task is to end; one that ends always is. Events that are stored already, as
+        they are, are passed over. Raises ``StaleAttemptError`` where the attempt is not the current
+        one, numbers are missing, the task has ended, or other events have these numbers;
+        ``ValueError`` for what is no event.
         """
         bodies, decoded = _decode(events)
         urgent = urgent or any(isinstance(event, TaskFinished) for event in decoded)
@@ -196,7 +202,8 @@ class Store:
 
         ``left``: a worker of another machine may still be at it, which the next daemon has to know.
         ``attempt`` None: the daemon's own word, also on a task that no worker has.
-        Raises ``StaleAttemptError`` where the attempt is not the current one, or the task has ended.
+        Raises ``StaleAttemptError`` where the attempt is not the current one,
+        or the task has ended.
         """
         await self._do(
             partial(
@@ -212,15 +219,17 @@ class Store:
         )
 
     async def requeue(self, refs: Sequence[Ref]) -> None:
-        """Show tasks as queued that were parked; those that are not, any more, stay what they are."""
+        """Show tasks as queued that were parked;
+        those that are not, any more, stay what they are.
+        """
         work = partial(operations.requeue, refs=tuple(refs), now=self._clock())
         await self._do(work, urgent=True)
 
     async def worker_lost(self, ref: Ref, attempt: int, *, alone: bool) -> int:
         """Queue a task again whose worker died; return how many workers died of it so far.
 
-        ``alone``: nothing else was at work in it. Of deaths that others may have caused only the first counts,
-        which makes it a suspect.
+        ``alone``: nothing else was at work in it. Of deaths that others may have caused only the
+        first counts, which makes it a suspect.
         """
         return await self._do(
             partial(
@@ -229,7 +238,9 @@ class Store:
         )
 
     async def park(self, parking: Parking, *, check: operations.Check = operations.wanted) -> None:
-        """Note that something waits; one that does so already for that cause keeps its beginning."""
+        """Note that something waits;
+        one that does so already for that cause keeps its beginning.
+        """
         work = operations.checked(check, partial(operations.park, parking=parking))
         await self._do(work, urgent=True)
 
@@ -267,7 +278,8 @@ class Store:
     async def prune_before(self, before: float) -> None:
         """Drop events and task texts of batches published at ``before`` or earlier.
 
-        Statuses, tokens and money stay. It goes in small steps, between which others get their turn.
+        Statuses, tokens and money stay.
+        It goes in small steps, between which others get their turn.
         """
         while await self._do(partial(operations.prune, before=before)):
             pass
@@ -309,7 +321,9 @@ class Store:
         return self._source.read(lookups.find_task, ref)
 
     def unbegun(self, batch: str, names: Sequence[str]) -> list[Task]:
-        """Return those of some tasks of a batch that have no event yet, without their secrets' values."""
+        """Return those of some tasks of a batch that have no event yet,
+        without their secrets' values.
+        """
         return self._source.read(mass.unbegun, batch, names)
 
     def ends(self, batch: str, names: Sequence[str]) -> list[tuple[Ref, TaskFinished]]:
@@ -349,7 +363,9 @@ class Store:
         return self._source.read(lookups.day_money, int(at // _DAY_S))
 
     def spent_on(self, day: int) -> float:
-        """Return what was spent on a day, in days since 1970-01-01 in UTC; what may have been paid counts."""
+        """Return what was spent on a day, in days since 1970-01-01 in UTC;
+        what may have been paid counts.
+        """
         return self._source.read(lookups.day_money, day).total
 
     async def _append(

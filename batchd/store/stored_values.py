@@ -21,7 +21,10 @@ _VALUES: msgspec.json.Decoder[dict[str, str]] = decoders.decoder(dict[str, str])
 
 
 def pack(body: bytes) -> bytes:
-    """Return JSON text as it is stored. Level 1: a fifth of the time of the default, and nearly its size."""
+    """Return JSON text as it is stored.
+
+    Level 1: a fifth of the time of the default, and nearly its size.
+    """
     if len(body) <= _DEFLATE_FROM_BYTES:
         return body
     deflated = zlib.compress(body, 1)
@@ -42,7 +45,9 @@ def pack_task(task: Task) -> bytes:
 
 
 def pack_secrets(task: Task) -> bytes:
-    """Return the values of a task's secrets as they are stored, as long as it has not ended; empty: it has none."""
+    """Return the values of a task's secrets as they are stored,
+    as long as it has not ended; empty: it has none.
+    """
     values = {name: secret.value for name, secret in task.secrets.items() if secret.value}
     return msgspec.json.encode(values) if values else b""
 

@@ -110,7 +110,8 @@ class TaskTransaction:
         bodies: Sequence[bytes],
         events: Sequence[Event],
     ) -> None:
-        """Append events, the first of which has the number ``seq``; what is there already is passed over.
+        """Append events, the first of which has the number ``seq``;
+        what is there already is passed over.
 
         Raises ``StaleAttemptError``, and appends nothing, where the attempt is not the current one,
         numbers are missing, the task has ended, or other events have these numbers.
@@ -144,7 +145,9 @@ class TaskTransaction:
         return True
 
     def adopt(self, ref: Ref, event: TaskFinished, used: Mapping[str, LedgerAmounts]) -> bool:
-        """Store an end that lies in the outbox, and what was used until then, by purpose; False if it has one."""
+        """Store an end that lies in the outbox, and what was used until then, by purpose;
+        False if it has one.
+        """
         line = self.line(ref)
         if line.final:
             return False

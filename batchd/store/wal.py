@@ -1,8 +1,9 @@
 """The write-ahead log of SQLite: whether it goes on behind the place where SQLite stops reading.
 
-SQLite stops at the first frame that does not add up, in silence. After a crash that is right for one
-commit, which had not been synced: whatever lies behind it is of the log's earlier rounds. Commits of this round
-behind it can only come from damage. The format: https://www.sqlite.org/fileformat2.html#walformat.
+SQLite stops at the first frame that does not add up, in silence. After a crash that is right for
+one commit, which had not been synced: whatever lies behind it is of the log's earlier rounds.
+Commits of this round behind it can only come from damage.
+The format: https://www.sqlite.org/fileformat2.html#walformat.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ def beside(path: Path) -> Path:
 
 
 def commits_beyond_damage(log: Path) -> int:
-    """Return how many commits of a log SQLite passes over because of damage before them; 0: as far as one can see, none."""
+    """Return how many commits of a log SQLite passes over because of damage before them;
+    0: as far as one can see, none.
+    """
     try:
         data = log.read_bytes() if log.stat().st_size <= _MAX_SEARCHED_BYTES else b""
     except FileNotFoundError:
@@ -73,7 +76,10 @@ def _end(data: bytes, sums: _Sums, total: tuple[int, int]) -> int:
 
 
 class _Sums:
-    """The log's checksums. Each step of theirs is linear: a frame takes two products of vectors, not a loop."""
+    """The log's checksums.
+
+    Each step of theirs is linear: a frame takes two products of vectors, not a loop.
+    """
 
     def __init__(self, order: str, size: int) -> None:
         self.size = size

@@ -1,8 +1,11 @@
-"""The witness: what a store has acknowledged, noted beside it. A store that is behind that has lost something.
+"""The witness: what a store has acknowledged, noted beside it.
+
+A store that is behind that has lost something.
 
 SQLite reads a write-ahead log up to its first bad frame, and takes that for the end: whatever was
-acknowledged behind it is gone, and nothing says so. The note is written before each acknowledgement, and
-never synced then: a kill does not lose it, and after a power cut it is behind the store, which does no harm.
+acknowledged behind it is gone, and nothing says so. The note is written before each
+acknowledgement, and never synced then: a kill does not lose it,
+and after a power cut it is behind the store, which does no harm.
 """
 
 from __future__ import annotations
@@ -53,13 +56,17 @@ def noted(path: Path) -> AcknowledgedState | None:
 
 
 def since(path: Path) -> float:
-    """Return when the store at ``path`` began empty, in seconds since the epoch; 0: that is not known."""
+    """Return when the store at ``path`` began empty,
+    in seconds since the epoch; 0: that is not known.
+    """
     found = _read(path)
     return found[2] / 1000 if found else 0.0
 
 
 def check_there(path: Path) -> None:
-    """Raise ``DamagedStoreError`` where there is no store, and something says that there was one."""
+    """Raise ``DamagedStoreError`` where there is no store,
+    and something says that there was one.
+    """
     held = noted(path)
     if held and held.batches and not os.path.lexists(path):
         raise DamagedStoreError(
@@ -69,7 +76,9 @@ def check_there(path: Path) -> None:
 
 
 def check(path: Path, address: str) -> None:
-    """Raise ``DamagedStoreError`` where a store lacks what it has acknowledged. Nothing may be writing to it.
+    """Raise ``DamagedStoreError`` where a store lacks what it has acknowledged.
+
+    Nothing may be writing to it.
 
     ``address``: opens it read-only, which leaves its log as it is; a writer would empty it.
     """
@@ -101,7 +110,10 @@ def _how(path: Path) -> str:
 
 
 class Witness:
-    """The witness of what the store acknowledges. A note that cannot be written is left out: it is behind then."""
+    """The witness of what the store acknowledges.
+
+    A note that cannot be written is left out: it is behind then.
+    """
 
     def __init__(self, db: sqlite3.Connection, path: Path) -> None:
         """Raise ``OSError`` where there is none and none can be made."""

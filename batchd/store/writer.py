@@ -34,7 +34,8 @@ _GROUP = 1000
 _IDLE_S = 1.0
 #: Transactions between two looks at the size of the write-ahead log.
 _LOOK = 64
-#: Its size, in bytes, from which it is logged: a few megabytes are usual, more means that somebody reads without end.
+#: Its size, in bytes, from which it is logged:
+#: a few megabytes are usual, more means that somebody reads without end.
 LARGE_LOG = 64 << 20
 
 
@@ -64,7 +65,8 @@ class StoreWriter:
         self._db = db
         self._path = path
         self._journal = TaskTransaction(db)
-        #: Whether the file is still there: who deletes it must not do away with what is written after that.
+        #: Whether the file is still there:
+        #: who deletes it must not do away with what is written after that.
         self.presence = Presence(db, path)
         self._witness = Witness(db, path)
         self._ballast = Ballast(path)
@@ -86,9 +88,9 @@ class StoreWriter:
     ) -> asyncio.Future[T]:
         """Queue an operation; the future is done once its transaction is durable, or refused.
 
-        ``urgent``: where the disk is full, the ballast is given up for it. ``work`` must be ready to be called twice, the
-        second time on what was before the first. What it raises as ``BatchdError`` or ``OSError`` concerns it alone, and it
-        must have written nothing then.
+        ``urgent``: where the disk is full, the ballast is given up for it. ``work`` must be ready
+        to be called twice, the second time on what was before the first. What it raises as
+        ``BatchdError`` or ``OSError`` concerns it alone, and it must have written nothing then.
         Raises ``StoreError`` after ``close``.
         """
         if self._closed:
@@ -116,7 +118,9 @@ class StoreWriter:
         self._witness.close()
 
     def _gather(self) -> list[_Job]:
-        """Wait for work; return all there is, or nothing at the end or after a while without any."""
+        """Wait for work; return all there is,
+        or nothing at the end or after a while without any.
+        """
         group: list[_Job] = []
         with contextlib.suppress(Empty):
             job = self._queue.get(timeout=self._pause_s())
@@ -135,7 +139,8 @@ class StoreWriter:
         return None if self._ballast.whole else ballast.AGAIN_S
 
     def _commit(self, group: Sequence[_Job]) -> list[_Outcome]:
-        """Run a group as one transaction; where that fails, each of it alone, what is urgent again with more room.
+        """Run a group as one transaction; where that fails,
+        each of it alone, what is urgent again with more room.
 
         So an operation that cannot be written, because it is bad or too large for the room left,
         takes no other with it.
@@ -214,7 +219,8 @@ class StoreWriter:
                 get_logger().warning(Action.STORE_TROUBLE, message=message)
 
     def _checkpoint(self) -> None:
-        """Move the write-ahead log into the database and cut it to nothing, unless a reader is at it.
+        """Move the write-ahead log into the database and cut it to nothing,
+        unless a reader is at it.
 
         SQLite itself does so every 1,000 pages, without cutting.
         """

@@ -1,4 +1,6 @@
-"""Circles: what shows that a task does not move, as calls that come again with the same outputs, and such as do nothing."""
+"""Circles: what shows that a task does not move,
+as calls that come again with the same outputs, and such as do nothing.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ _BETWEEN = re.compile(r"[\n;]|&&")
 
 
 def circling(steps: Sequence[Step], longest: int = _MAX_CIRCLE_CALLS) -> bool:
-    """Return whether the last steps are the same few, three times; of several none may have changed a file."""
+    """Return whether the last steps are the same few, three times;
+    of several none may have changed a file.
+    """
     return any(_circle(steps, length) for length in range(1, longest + 1))
 
 
@@ -39,7 +43,10 @@ def _circle(steps: Sequence[Step], length: int) -> bool:
 
 
 def step(event: ToolRan) -> Step:
-    """Return a call with its output as a step. What runs in the background, and what was not looked at, may have moved."""
+    """Return a call with its output as a step.
+
+    What runs in the background, and what was not looked at, may have moved.
+    """
     output = _ADDED.sub("", event.output)
     moved = event.changed is not False or bool(event.left)
     return hash((event.call.name, event.call.arguments, output)), moved

@@ -81,7 +81,8 @@ def _resumed(state: TaskState, event: Resumed) -> TaskState:
     return replace(
         _under(settled, event.terms) if event.terms else settled,
         parked_s=state.parked_time(event.at),
-        # After a clean suspension every effect has its event; after a crash the first pending call may have run.
+        # After a clean suspension every effect has its event;
+        # after a crash the first pending call may have run.
         in_doubt=bool(state.pending) and state.suspended is None,
         suspended=None,
     )
@@ -101,7 +102,9 @@ def _call_failed(state: TaskState, event: CallFailed) -> TaskState:
 
 
 def _stripped(state: TaskState) -> TaskState:
-    """Take all items out of the conversation; where that was no help for what came after it, for good."""
+    """Take all items out of the conversation;
+    where that was no help for what came after it, for good.
+    """
     messages = tuple(replace(m, replay=None) if m.replay else m for m in state.messages)
     refused = state.refused_items + 1
     return replace(
@@ -112,7 +115,8 @@ def _stripped(state: TaskState) -> TaskState:
 def _guessed(state: TaskState, call: CallStarted) -> int:
     """Return how long a window of unknown length may be, after a request that did not fit.
 
-    Many providers count the output that is asked for: at first that alone is halved, then the input is shortened too.
+    Many providers count the output that is asked for:
+    at first that alone is halved, then the input is shortened too.
     """
     output = 0 if state.overflows else call.max_output_tokens
     return max(call.input_tokens, (call.input_tokens + output) // 2)
@@ -122,7 +126,8 @@ def _overflowed(state: TaskState, call: CallStarted, event: CallFailed) -> TaskS
     """Take the window to be what the provider says it is, or as long as what did not fit."""
     setup, named = state.setup(call.purpose), event.failure.window
     if not named or call.input_tokens + call.max_output_tokens <= named:
-        # By our count it would have fitted, so that our count is too low: the window is shorter by the same measure.
+        # By our count it would have fitted, so that our count is too low:
+        # the window is shorter by the same measure.
         known = [n for n in (_guessed(state, call), setup.context_window, named) if n]
         named = min(known)
     others = {name: n for name, n in state.windows.items() if name != setup.name}

@@ -11,7 +11,9 @@ from batchd.taskstate.state import FinishedCommand, TaskState, Verdict
 
 
 def tool_ran(state: TaskState, event: ToolRan) -> TaskState:
-    """Return the state after a tool call: its output joins the conversation, and may end the round."""
+    """Return the state after a tool call:
+    its output joins the conversation, and may end the round.
+    """
     recent = (*state.recent, circles.step(event))[-circles.LOOKED_BACK :]
     looped = circles.circling(recent) if state.circles else circles.circling(recent, 1)
     pending = state.pending[1:]
@@ -47,13 +49,17 @@ def _command(event: ToolRan) -> FinishedCommand:
 
 
 def _stops(state: TaskState, event: ToolRan) -> bool:
-    """Return whether a call is a model's stop: the only one of an answer with words, after others, that does nothing."""
+    """Return whether a call is a model's stop:
+    the only one of an answer with words, after others, that does nothing.
+    """
     alone = state.messages[-1].role == "assistant" and bool(state.answer.strip())
     return alone and bool(state.commands) and event.exit_code == 0 and circles.idle(event.call)
 
 
 def round_evaluated(state: TaskState, event: RoundEvaluated) -> TaskState:
-    """Return the state after a verdict: the task is done, goes on with feedback, or has gone in circles."""
+    """Return the state after a verdict: the task is done,
+    goes on with feedback, or has gone in circles.
+    """
     verdict = event.evaluation
     state = replace(state, evaluation=verdict, judged=(), tool_s=state.tool_s + event.seconds)
     if not event.final:
@@ -71,7 +77,8 @@ def round_evaluated(state: TaskState, event: RoundEvaluated) -> TaskState:
     if verdict.done:
         return replace(state, verdict=Verdict(status=TaskStatus.COMPLETED))
     if looped:
-        # A judge finds other words for the same, and a program's output has times and addresses in it.
+        # A judge finds other words for the same,
+        # and a program's output has times and addresses in it.
         first = "" if verdict.by == "judge" else verdict.feedback.partition("\n")[0]
         reason = (verdict.by, first)
         state = replace(state, loop=reason, verdict=_circled(verdict) if reason == before else None)
@@ -80,7 +87,9 @@ def round_evaluated(state: TaskState, event: RoundEvaluated) -> TaskState:
 
 
 def _circled(verdict: Evaluation) -> Verdict:
-    """Return the end of a task that goes in circles, and is refused for the same reason each time."""
+    """Return the end of a task that goes in circles,
+    and is refused for the same reason each time.
+    """
     message = f"it went in circles twice, and the {verdict.by} refused both: {verdict.feedback}"
     error = ErrorInfo(type=Reason.LOOP, message=message.strip().removesuffix(":"))
     return Verdict(status=TaskStatus.ERROR, reason=Reason.LOOP, error=error)

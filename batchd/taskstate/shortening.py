@@ -42,7 +42,9 @@ def shortened(messages: tuple[Message, ...], event: Compacted) -> tuple[Message,
 
 
 def clipped(text: str, keep: int) -> str:
-    """Return ``text`` with its middle cut out, so that ``keep`` characters and a note of the cut are left."""
+    """Return ``text`` with its middle cut out,
+    so that ``keep`` characters and a note of the cut are left.
+    """
     head = keep // 2
     tail = keep - head
     cut = len(text) - keep

@@ -55,7 +55,8 @@ class Verdict(Struct, frozen=True, kw_only=True):
     error: ErrorInfo | None = None
 
 
-# A struct, as all is that is made for each step: to replace a few of forty fields costs a dataclass a tenth of all that an agent does.
+# A struct, as all is that is made for each step:
+# to replace a few of forty fields costs a dataclass a tenth of all that an agent does.
 class TaskState(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that is known of a task, from its events alone."""
 
@@ -69,15 +70,18 @@ class TaskState(msgspec.Struct, frozen=True, kw_only=True):
     seen_tokens: int = 0
     #: Tokens by the provider's count to one of ours, as it was at the last compaction.
     scale: float = 1.0
-    #: Windows that a provider has shown to be other than the terms say, by the model's name; the latest last.
+    #: Windows that a provider has shown to be other than the terms say,
+    #: by the model's name; the latest last.
     windows: Mapping[str, int] = msgspec.field(default_factory=dict)
-    #: Whether answers go back as neutral text and calls from here on, not as the items they came in.
+    #: Whether answers go back as neutral text and calls from here on,
+    #: not as the items they came in.
     plain: bool = False
     #: How often the provider refused items that went back.
     refused_items: int = 0
     #: Items that the provider left out of what went back, by its own word.
     removed_items: int = 0
-    #: Requests that overflowed their window since the last answer, and what the provider said of the latest.
+    #: Requests that overflowed their window since the last answer,
+    #: and what the provider said of the latest.
     overflows: int = 0
     overflow: Failure | None = None
 
@@ -202,7 +206,10 @@ class TaskState(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def setup(self, purpose: Purpose) -> ModelSetup:
-        """Return how the model for ``purpose`` is called. Raises ``ValueError`` before the start."""
+        """Return how the model for ``purpose`` is called.
+
+        Raises ``ValueError`` before the start.
+        """
         if self.terms is None:
             raise ValueError("the task has not started")
         setup = self.terms.judge if purpose is Purpose.JUDGE else self.terms.model

@@ -1,4 +1,6 @@
-"""The counters and histograms, and what is bound beforehand, so that an event costs a few additions."""
+"""The counters and histograms, and what is bound beforehand,
+so that an event costs a few additions.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from batchd import __version__
 from batchd.events import CallAnswered
 from batchd.records import FailureKind, ModelSetup, Price, Purpose
 
-#: Models that are distinguished; task files name them, and a file that makes names up must not fill any memory.
+#: Models that are distinguished; task files name them,
+#: and a file that makes names up must not fill any memory.
 _MODELS = 500
 #: Characters of the longest name that stands in a figure: each stands in some fifty.
 _MAX_NAME_CHARS = 100

@@ -65,7 +65,10 @@ class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
     def get_request(self) -> tuple[Any, Any]:
-        """Take in a guest. Raises ``OSError``, after a moment: he waits at the door still, and is seen at once again."""
+        """Take in a guest.
+
+        Raises ``OSError``, after a moment: he waits at the door still, and is seen at once again.
+        """
         try:
             return super().get_request()
         except OSError:  # no descriptor is to be had
@@ -104,7 +107,9 @@ class MetricsServer:
         registry: CollectorRegistry,
         line: LoopLink,
     ) -> None:
-        """``names``: what it may be called, beside its addresses, localhost and this machine's name."""
+        """``names``: what it may be called, beside its addresses,
+        localhost and this machine's name.
+        """
         self._address = address
         own = ("localhost", socket.gethostname(), *names)
         self._names = {name.lower().rstrip(".") for name in own}

@@ -17,7 +17,10 @@ _PACKAGES = {
 
 
 def missing(config: Config) -> dict[str, str]:
-    """Return, by section, why what is configured cannot be: its packages are not installed. With the fix behind a colon."""
+    """Return, by section, why what is configured cannot be: its packages are not installed.
+
+    With the fix behind a colon.
+    """
     wanted = {"metrics": config.metrics.wanted, "traces": bool(config.traces.endpoint)}
     return {
         section: f"[{section}] needs packages that are not installed: {installation.fix(section)}"
@@ -27,7 +30,10 @@ def missing(config: Config) -> dict[str, str]:
 
 
 def exporters(config: Config) -> list[Listener]:
-    """Return the listeners that export what they hear. Raises ``NotPossibleError`` where a package or a key is missing."""
+    """Return the listeners that export what they hear.
+
+    Raises ``NotPossibleError`` where a package or a key is missing.
+    """
     for why in missing(config).values():
         raise NotPossibleError(why)
     listeners: list[Listener] = []

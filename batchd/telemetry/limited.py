@@ -1,4 +1,6 @@
-"""A limit on the whole of a request, as ``requests`` has none: its timeouts begin again with every byte that comes."""
+"""A limit on the whole of a request, as ``requests`` has none:
+its timeouts begin again with every byte that comes.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,14 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 
 class LimitedSession(HTTPAdapter):
-    """A session with a limit: makes one request at a time, on connections that another thread can break off."""
+    """A session with a limit: makes one request at a time,
+    on connections that another thread can break off.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        #: A duplicate of the latest connection's socket: the original may be wrapped, or closed, by now.
+        #: A duplicate of the latest connection's socket:
+        #: the original may be wrapped, or closed, by now.
         self._held: socket.socket | None = None
         #: Whether the latest request was broken off: what came of its answer may look whole.
         self.broken_off = False
@@ -85,7 +90,9 @@ class LimitedSession(HTTPAdapter):
 
 
 def _pools(hold: Any) -> dict[str, Any]:
-    """Return pools by scheme whose connections are made known as soon as they stand, before any TLS."""
+    """Return pools by scheme whose connections are made known
+    as soon as they stand, before any TLS.
+    """
 
     class Plain(HTTPConnection):
         def _new_conn(self) -> socket.socket:

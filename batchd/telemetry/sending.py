@@ -1,4 +1,6 @@
-"""The sender of spans, from a thread of its own: what a receiver that is down, or hangs, cannot take yet is kept for later."""
+"""The sender of spans, from a thread of its own:
+what a receiver that is down, or hangs, cannot take yet is kept for later.
+"""
 
 from __future__ import annotations
 
@@ -164,7 +166,9 @@ class SpanSender:
 
 
 def _sound(spans: Sequence[ReadableSpan]) -> bool:
-    """Return whether spans can be written down at all: a number may be too large, a text no Unicode."""
+    """Return whether spans can be written down at all:
+    a number may be too large, a text no Unicode.
+    """
     try:
         encode_spans(spans)
     except (ValueError, TypeError, OverflowError):

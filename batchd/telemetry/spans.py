@@ -1,8 +1,8 @@
 """Spans of what a task did, by OpenTelemetry's conventions for generative AI. Pure.
 
-Nothing stays open: each span is made at its end, a task's own, the parent of all, last of all, from its result.
-The ids follow from the task and from what the journal says, so that what a daemon sent before it died, and what the
-next one sends, are parts of one trace.
+Nothing stays open: each span is made at its end, a task's own, the parent of all, last of all, from
+its result. The ids follow from the task and from what the journal says, so that what a daemon sent
+before it died, and what the next one sends, are parts of one trace.
 """
 
 from __future__ import annotations
@@ -69,13 +69,18 @@ class Trace:
 
     @classmethod
     def of(cls, batch: str, task: str, queued_at: str) -> Trace:
-        """Return the trace of a task. A batch's name is one spool's own; together with the moment, the world's."""
+        """Return the trace of a task.
+
+        A batch's name is one spool's own; together with the moment, the world's.
+        """
         conversation = f"{batch}/{task}"
         digest = hashlib.blake2b(f"{conversation}@{queued_at}".encode(), digest_size=24).digest()
         return cls(_number(digest[:16]), _number(digest[16:]), conversation)
 
     def sampled(self, ratio: float) -> bool:
-        """Return whether it is one of this part of all traces: always the same ones, as OpenTelemetry picks them."""
+        """Return whether it is one of this part of all traces:
+        always the same ones, as OpenTelemetry picks them.
+        """
         return self.id & (1 << 64) - 1 < round(ratio * (1 << 64))
 
     def child(self, kind: str, at: float) -> int:

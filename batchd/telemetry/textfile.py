@@ -1,4 +1,6 @@
-"""A file for node_exporter's textfile collector: whole at any moment, and gone when the daemon has ended well."""
+"""A file for node_exporter's textfile collector:
+whole at any moment, and gone when the daemon has ended well.
+"""
 
 from __future__ import annotations
 

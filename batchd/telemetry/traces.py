@@ -101,7 +101,9 @@ class Traces(Listener):
             self._sender.put(spans.marked(trace, mark, event.at, content=self._content))
 
     def task_finished(self, ref: Ref, finished: TaskFinished) -> None:
-        """Make the span of the task itself; it may be of a task that no worker of this daemon has had."""
+        """Make the span of the task itself;
+        it may be of a task that no worker of this daemon has had.
+        """
         result = _RESULT.decode(finished.result)
         trace = Trace.of(ref.batch, ref.task, result.timing.queued_at)
         if trace.sampled(self._ratio):

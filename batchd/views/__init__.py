@@ -1,8 +1,9 @@
 """What an event is, in words for people and in fields for programs: the one place that says so.
 
-Each kind of event has one ``View``, which has all its faces: the log's line, the line of ``logs``, passages of the conversation that
-``logs``, ``top``, the report and the web page show, the span. A new event needs a class in ``call_views``, ``work_views`` or ``course_views``, and
-nothing else here. Pure: who shows a text neutralises it.
+Each kind of event has one ``View``, which has all its faces: the log's line, the line of ``logs``,
+passages of the conversation that ``logs``, ``top``, the report and the web page show, the span. A
+new event needs a class in ``call_views``, ``work_views`` or ``course_views``,
+and nothing else here. Pure: who shows a text neutralises it.
 """
 
 from __future__ import annotations
@@ -30,10 +31,14 @@ def of(event: Event) -> View[Any]:
 
 
 def last(kind: str) -> View[Any]:
-    """Return the view of a task's last event, by the kind under which the store has it; of none, or an unknown one, an empty view."""
+    """Return the view of a task's last event, by the kind under which the store has it;
+    of none, or an unknown one, an empty view.
+    """
     return _BY_NAME.get(kind, _UNKNOWN)
 
 
 def passages(event: Event, first_prompt: str) -> Iterator[Passage]:
-    """Yield what an event adds to its task's conversation; nothing for those that later ones include."""
+    """Yield what an event adds to its task's conversation;
+    nothing for those that later ones include.
+    """
     return _VIEWS[type(event)].passages(event, first_prompt)

@@ -1,4 +1,6 @@
-"""How tasks ended, in words; results, the log and ``--json`` keep the status and the reason as they are."""
+"""How tasks ended, in words;
+results, the log and ``--json`` keep the status and the reason as they are.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def accepted(status: str, reason: str | None) -> bool:
 
 
 def word(status: str, reason: str | None) -> str:
-    """Return a task's status in a word or two: ``completed``, ``not accepted``, ``out of money``, ``running``."""
+    """Return a task's status in a word or two: ``completed``,
+    ``not accepted``, ``out of money``, ``running``.
+    """
     known = Reason(reason) if reason and status == TaskStatus.TIMEOUT else None
     return _LIMITS.get(known, str(status)) if known else str(status)
 
@@ -35,7 +39,9 @@ def word(status: str, reason: str | None) -> str:
 
 
 def brief(status: str, reason: str | None) -> str:
-    """Return how tasks ended that ended alike: ``completed``, ``not accepted``, ``failed: auth``."""
+    """Return how tasks ended that ended alike:
+    ``completed``, ``not accepted``, ``failed: auth``.
+    """
     if not reason or status == TaskStatus.TIMEOUT:
         return word(status, reason)
     if status == TaskStatus.CANCELLED:
@@ -44,13 +50,17 @@ def brief(status: str, reason: str | None) -> str:
 
 
 def said(status: str, reason: str | None, rounds: int) -> str:
-    """Return how a task ended: ``completed``, ``not accepted after 10 rounds``, ``failed: auth``."""
+    """Return how a task ended:
+    ``completed``, ``not accepted after 10 rounds``, ``failed: auth``.
+    """
     after = "" if accepted(status, reason) else f" after {counted(rounds, 'round')}"
     return f"{brief(status, reason)}{after}"
 
 
 def why(status: str, reason: str | None, rounds: int, message: str) -> str:
-    """Return why a task did not complete, and what its error says: ``auth: no such key``, ``after 10 rounds: 3 tests fail``."""
+    """Return why a task did not complete, and what its error says:
+    ``auth: no such key``, ``after 10 rounds: 3 tests fail``.
+    """
     if accepted(status, reason):
         return ": ".join(filter(None, (reason, message)))
     after = f"after {counted(rounds, 'round')}"

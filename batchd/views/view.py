@@ -114,7 +114,9 @@ class View(Generic[E]):
 
 
 def logged(text: str) -> str:
-    """Return what the log quotes of a command, an answer or a verdict: its beginning, on one line."""
+    """Return what the log quotes of a command, an answer or a verdict:
+    its beginning, on one line.
+    """
     return _cut(" ".join(text[: 2 * _LOGGED].split()), _LOGGED)
 
 

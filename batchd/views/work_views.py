@@ -1,4 +1,6 @@
-"""What is done with a model's answers: tools run, rounds are evaluated, the conversation is shortened."""
+"""What is done with a model's answers:
+tools run, rounds are evaluated, the conversation is shortened.
+"""
 
 from __future__ import annotations
 
@@ -197,13 +199,17 @@ def judged(verdict: Evaluation) -> dict[str, str]:
 
 
 def explained(verdict: Evaluation) -> dict[str, str]:
-    """Return what a verdict says to the model, by OpenTelemetry's name; nothing where it says nothing."""
+    """Return what a verdict says to the model, by OpenTelemetry's name;
+    nothing where it says nothing.
+    """
     said = cut(verdict.feedback, _SPANNED)
     return {"gen_ai.evaluation.explanation": said} if said else {}
 
 
 def _given(call: ToolCall) -> str:
-    """Return what a tool call gives beside its command or path: the text of a file, or what is put for what."""
+    """Return what a tool call gives beside its command or path:
+    the text of a file, or what is put for what.
+    """
     arguments = _arguments(call)
     if isinstance(arguments.get("content"), str):
         return str(arguments["content"])

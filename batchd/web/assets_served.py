@@ -1,4 +1,6 @@
-"""What browsers are given to run: three files, put together once, under names that change with them."""
+"""What browsers are given to run:
+three files, put together once, under names that change with them.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,10 @@ def assets() -> dict[str, ServedAsset]:
 
 @cache
 def shell(*, login: bool, orders: bool = False) -> str:
-    """Return the page that all pages are made in, or the one to sign in with. ``orders``: whether it may give any."""
+    """Return the page that all pages are made in, or the one to sign in with.
+
+    ``orders``: whether it may give any.
+    """
     names = {kind: _named(kind, data) for kind, data in _texts()}
     script = names["login.js" if login else "app.js"]
     template = Template(pages.asset(__package__, "login.html" if login else "shell.html"))

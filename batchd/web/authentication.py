@@ -24,7 +24,8 @@ TURN_S = 0.02
 class TokenCheck:
     """Compares tokens, in constant time, and one after the other while somebody guesses.
 
-    One who guesses is never shut out: behind a proxy all come from one address, the right ones among them.
+    One who guesses is never shut out:
+    behind a proxy all come from one address, the right ones among them.
     """
 
     def __init__(self, token: str, clock: Callable[[], float] = time.time) -> None:
@@ -74,8 +75,8 @@ class TokenCheck:
     def key(self, session: str) -> str:
         """Return what a browser shows beside its session to give orders.
 
-        It is given only for the token, and kept where other servers on this machine cannot read it, as they can the
-        cookie: so a session that was stolen reads, and orders nothing.
+        It is given only for the token, and kept where other servers on this machine cannot read it,
+        as they can the cookie: so a session that was stolen reads, and orders nothing.
         """
         return self._signed(f"orders {session}")
 

@@ -13,7 +13,8 @@ from starlette.types import Receive, Scope, Send
 #: Who listens at once. A browser that may not is asked to come again.
 MAX_LISTENERS = 64
 _RETRY_MS = 2000
-#: Something is sent that often, so that who is gone is noticed, and no proxy on the way hangs up (seconds).
+#: Something is sent that often, so that who is gone is noticed,
+#: and no proxy on the way hangs up (seconds).
 _HEARTBEAT_S = 15.0
 
 
@@ -33,7 +34,10 @@ class ServerEvent:
 
 
 class EventStreams:
-    """All who listen. Each gets the next event once it has taken the last one: who is slow misses some."""
+    """All who listen.
+
+    Each gets the next event once it has taken the last one: who is slow misses some.
+    """
 
     def __init__(self) -> None:
         self._open: set[asyncio.Future[None]] = set()

@@ -1,4 +1,6 @@
-"""How prompts begin, a line of each: lists show it, and pages that are open ask for it again each second."""
+"""How prompts begin, a line of each:
+lists show it, and pages that are open ask for it again each second.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ class Excerpts:
         self._known: dict[_Key, str] = {}
 
     def line(self, reader: StoreReader, batch: BatchRow, task: str = "") -> str:
-        """Return how a task's prompt begins, of a batch that of its first task; empty: no one knows any more.
+        """Return how a task's prompt begins, of a batch that of its first task;
+        empty: no one knows any more.
 
         Raises ``StoreError`` where the store cannot be read.
         """
@@ -41,7 +44,9 @@ class Excerpts:
 
 
 def prompt(reader: StoreReader, ref: Ref, folder: str) -> str:
-    """Return a task's prompt; of a pruned one as its result in the outbox has it, and empty where that is gone."""
+    """Return a task's prompt; of a pruned one as its result
+    in the outbox has it, and empty where that is gone.
+    """
     if not reader.pruned(ref):
         return reader.spec(ref).first_prompt
     with contextlib.suppress(OSError, ValueError):

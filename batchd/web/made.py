@@ -1,4 +1,7 @@
-"""What a task has made: its answer, its patch, and its files to look at or to download. Whatever they hold, none of it is run."""
+"""What a task has made: its answer, its patch, and its files to look at or to download.
+
+Whatever they hold, none of it is run.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,8 @@ from batchd.store.reader import StoreReader
 _RESULT: msgspec.json.Decoder[ResultV1] = decoders.decoder(ResultV1)
 #: Characters of an answer; the result's file has the rest.
 _ANSWER = 40_000
-#: Files that are listed, and bytes: of a patch, of a text and an image that are shown, of a file that is sent.
+#: Files that are listed, and bytes:
+#: of a patch, of a text and an image that are shown, of a file that is sent.
 _FILES, _PATCH, _TEXT, _IMAGE, _SENT = 500, 8 << 20, 256 << 10, 4 << 20, 256 << 20
 #: What browsers draw and run nothing of, by how it begins: an SVG is a text.
 _IMAGES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
@@ -31,7 +35,10 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def listed(reader: StoreReader, ref: Ref) -> dict[str, Any]:
-    """Return a task's answer, the last verdict on it, its patch, and the files that it has made. Raises ``StoreError``."""
+    """Return a task's answer, the last verdict on it, its patch, and the files that it has made.
+
+    Raises ``StoreError``.
+    """
     result = _result(reader, ref)
     if result is None:
         return {"patch": None, "files": [], "more": 0}
@@ -56,7 +63,8 @@ def listed(reader: StoreReader, ref: Ref) -> dict[str, Any]:
 
 
 def preview(reader: StoreReader, ref: Ref, path: str) -> dict[str, Any]:
-    """Return what there is to see of a file: its text, an image as an address that holds it, or nothing; and its size.
+    """Return what there is to see of a file:
+    its text, an image as an address that holds it, or nothing; and its size.
 
     Raises ``UnknownNameError`` for one that the task has not made, or that is gone.
     """
@@ -72,7 +80,10 @@ def preview(reader: StoreReader, ref: Ref, path: str) -> dict[str, Any]:
 
 
 def content(reader: StoreReader, ref: Ref, path: str) -> bytes:
-    """Return a file as it is. Raises ``UnknownNameError`` for one that the task has not made, or that is gone or too large."""
+    """Return a file as it is.
+
+    Raises ``UnknownNameError`` for one that the task has not made, or that is gone or too large.
+    """
     _, size = _read(reader, ref, path, 0)
     if size > _SENT:
         raise UnknownNameError(f"{path} is too large to be sent: it has {size:,} bytes")
@@ -111,7 +122,10 @@ def _folder(reader: StoreReader, ref: Ref) -> Path:
 
 
 def _result(reader: StoreReader, ref: Ref) -> ResultV1 | None:
-    """Return a task's result; of a pruned one, as it lies in the outbox. None: there is none (any more)."""
+    """Return a task's result; of a pruned one, as it lies in the outbox.
+
+    None: there is none (any more).
+    """
     if not reader.task(ref).status.final:
         return None
     if text := reader.result(ref):

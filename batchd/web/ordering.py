@@ -1,7 +1,8 @@
-"""Orders over HTTP, where ``[web] orders`` allows them: a page asks, the user says yes, the daemon decides.
+"""Orders over HTTP, where ``[web] orders`` allows them:
+a page asks, the user says yes, the daemon decides.
 
-The daemon's own checks are the authority on who may do what: this process asks it as any command of its user does. The
-shield has let the request pass: a session with its key, from this very page.
+The daemon's own checks are the authority on who may do what: this process asks it as any command of
+its user does. The shield has let the request pass: a session with its key, from this very page.
 """
 
 from __future__ import annotations
@@ -106,7 +107,10 @@ class Ordering:
             self._under_way -= 1
 
     def _carried_out(self, order: WebOrder, via: str) -> Mapping[str, Any]:
-        """Return what the daemon's answer says, and which batches are new. Raises ``BatchdError``."""
+        """Return what the daemon's answer says, and which batches are new.
+
+        Raises ``BatchdError``.
+        """
         try:
             answer = control.ask(self._state, order.request, timeout_s=_PATIENCE_S, via=via)
         except OSError as error:
@@ -133,7 +137,9 @@ async def _body(request: Request, kind: type[T]) -> T:
 
 
 async def apart(work: Callable[[], T]) -> T:
-    """Return what work in a thread of its own returns, or raise what it raises; the process need not wait for it to end."""
+    """Return what work in a thread of its own returns, or raise what it raises;
+    the process need not wait for it to end.
+    """
     loop = asyncio.get_running_loop()
     outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
     ended = asyncio.Event()

@@ -1,4 +1,6 @@
-"""What browsers may order: which request to the daemon it is, what is asked before it is given, and what its answer says."""
+"""What browsers may order: which request to the daemon it is,
+what is asked before it is given, and what its answer says.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,10 @@ class WebOrder:
 
 
 def ordered(reader: StoreReader, wanted: WantedOrder) -> WebOrder:
-    """Return the order that is wanted. Raises ``UsageError``, and ``UnknownNameError`` for what there is not."""
+    """Return the order that is wanted.
+
+    Raises ``UsageError``, and ``UnknownNameError`` for what there is not.
+    """
     if wanted.verb in {"cancel", "retry"}:
         batch, task = _target(wanted)
         return (
@@ -74,7 +79,10 @@ def ordered(reader: StoreReader, wanted: WantedOrder) -> WebOrder:
 
 
 def _target(wanted: WantedOrder) -> tuple[str, str]:
-    """Return the batch and the task that an order is about; no task: all of the batch. Raises ``UsageError``."""
+    """Return the batch and the task that an order is about; no task: all of the batch.
+
+    Raises ``UsageError``.
+    """
     batch, slash, task = wanted.name.partition("/")
     if (
         not batch

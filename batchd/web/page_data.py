@@ -23,7 +23,9 @@ Excerpt: TypeAlias = Callable[[BatchRow, str], str]
 
 
 def head(sight: StoreSight) -> dict[str, Any]:
-    """Return what every page shows: whether a daemon runs, what it cannot do, what waits as a whole."""
+    """Return what every page shows: whether a daemon runs,
+    what it cannot do, what waits as a whole.
+    """
     snapshot = sight.snapshot
     if snapshot is None:
         return {
@@ -103,7 +105,10 @@ _STATUSES = ("completed", "timeout", "error", "cancelled", "running", "parked", 
 
 
 def task(row: TaskRow, why: str, doing: AgentSnapshot | None, prompt: str = "") -> dict[str, Any]:
-    """Return a task in a line. ``why``: what ended it, or what it waits for; ``prompt``: how that begins."""
+    """Return a task in a line.
+
+    ``why``: what ended it, or what it waits for; ``prompt``: how that begins.
+    """
     ended = row.finished_at
     return {
         "id": row.ref.task,

@@ -91,9 +91,11 @@ def batch(queries: StoreQueries, name: str, wanted: TaskFilter) -> View:
 async def task(
     queries: StoreQueries, watch: StoreWatch, ref: Ref, start: int | None
 ) -> AsyncIterator[ServerEvent]:
-    """Yield a task's facts whenever they change, and its conversation as it grows, from event ``start`` on.
+    """Yield a task's facts whenever they change,
+    and its conversation as it grows, from event ``start`` on.
 
-    None: the last ones; the first event says where they begin. Each event's id is the number to go on from.
+    None: the last ones; the first event says where they begin.
+    Each event's id is the number to go on from.
     """
     last = b""
     async with aclosing(watch.sights()) as sights:
@@ -117,7 +119,10 @@ async def task(
 
 
 def earlier(reader: StoreReader, ref: Ref, before: int) -> dict[str, Any]:
-    """Return the conversation before event ``before``, and where what is sent begins. Raises ``StoreError``."""
+    """Return the conversation before event ``before``, and where what is sent begins.
+
+    Raises ``StoreError``.
+    """
     first = max(0, before - _STEPS)
     return {"first": first, "passages": _passages(reader, ref, first, before)}
 
@@ -206,7 +211,9 @@ def _waiting(
 def _task(
     reader: StoreReader, ref: Ref, sight: StoreSight, start: int | None
 ) -> tuple[dict[str, Any], int, int, list[dict[str, Any]]]:
-    """Return facts, the number of the first event sent, the one after the last, and the passages."""
+    """Return facts, the number of the first event sent,
+    the one after the last, and the passages.
+    """
     found = facts(reader, ref, sight)
     end = 0 if found["pruned"] else reader.length(ref)
     first = max(0, end - _STEPS) if start is None or start > end else start
@@ -233,7 +240,9 @@ def _tree(prompt: str | None) -> Any:
 
 
 def _prompt(reader: StoreReader, ref: Ref, folder: str) -> str | None:
-    """Return the user's request; None once it was pruned, and is not in the batch's folder either."""
+    """Return the user's request; None once it was pruned,
+    and is not in the batch's folder either.
+    """
     prompt = excerpts.prompt(reader, ref, folder)
     if not prompt:
         return None

@@ -1,4 +1,6 @@
-"""A batch's report as it lies in its folder, under a policy of its own, with the way back above it."""
+"""A batch's report as it lies in its folder,
+under a policy of its own, with the way back above it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from urllib.parse import quote
 
 #: A report larger than this is opened from its folder.
 _MAX_REPORT_BYTES = 64 << 20
-#: A report runs its own scripts, but without an origin: it can ask for nothing, and reads no other page.
+#: A report runs its own scripts, but without an origin:
+#: it can ask for nothing, and reads no other page.
 POLICY = (
     "sandbox allow-scripts allow-downloads; default-src 'none'; style-src 'unsafe-inline';"
     " script-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

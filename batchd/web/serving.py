@@ -33,7 +33,10 @@ _GRACE_S = 2
 
 
 def serve(config: Config, host: str, port: int, say: Callable[[str], None]) -> None:
-    """Show the page until a signal says to end; ``say`` prints where. Raises ``UsageError``, ``NotPossibleError``."""
+    """Show the page until a signal says to end; ``say`` prints where.
+
+    Raises ``UsageError``, ``NotPossibleError``.
+    """
     web, state = config.web, Path(config.paths.state)
     secret = web.token(config.environ)
     near = loopback(host)
@@ -70,7 +73,9 @@ def serve(config: Config, host: str, port: int, say: Callable[[str], None]) -> N
 
 
 class _Connection(H11Protocol):
-    """A connection that is let go where nothing is asked: uvicorn itself waits for ever for a first request, or a whole one."""
+    """A connection that is let go where nothing is asked:
+    uvicorn itself waits for ever for a first request, or a whole one.
+    """
 
     _due: asyncio.TimerHandle | None = None
 
@@ -149,7 +154,10 @@ def _listener(host: str, port: int) -> Iterator[socket.socket]:
 
 
 def _announcement(sock: socket.socket, gate: TokenCheck, made_in: Path | None) -> Iterator[str]:
-    """Yield where it is to be seen. The code is for who sits at a terminal: it lets one browser in, once."""
+    """Yield where it is to be seen.
+
+    The code is for who sits at a terminal: it lets one browser in, once.
+    """
     host, port = sock.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
     if gate.open:

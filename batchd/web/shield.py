@@ -1,4 +1,6 @@
-"""What stands before every request: which names, which methods, who may look or order; and the headers of every answer."""
+"""What stands before every request: which names, which methods,
+who may look or order; and the headers of every answer.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ class RequestShield:
         login: str,
         orders: bool = False,
     ) -> None:
-        """``names``: those beside addresses and localhost; ``login``: what browsers are shown first."""
+        """``names``: those beside addresses and localhost;
+        ``login``: what browsers are shown first.
+        """
         self._app = app
         self._gate = gate
         # Where all look without a token, none is known who could give any.
@@ -94,7 +98,9 @@ class RequestShield:
         return unknown()
 
     def _misgiven(self, scope: Scope, headers: Headers) -> Response | None:
-        """Return why an order is not taken; None: it is this page's, in a browser that has shown the token."""
+        """Return why an order is not taken; None:
+        it is this page's, in a browser that has shown the token.
+        """
         shown = session(scope, headers)
         if not self._gate.admits(shown):
             why = "orders are for browsers that have signed in; scripts give them with the command batchd"

@@ -54,7 +54,9 @@ class StoreWatch:
             self._watching -= 1
 
     async def once(self) -> StoreSight:
-        """Return what the next look shows, or the last one has, where there was one a moment ago."""
+        """Return what the next look shows, or the last one has,
+        where there was one a moment ago.
+        """
         if self._sight is not None:
             return self._sight
         return await asyncio.shield(self._coming())

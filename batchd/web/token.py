@@ -16,7 +16,10 @@ _MIN_TOKEN_CHARS = 16
 
 
 def kept(state: Path) -> str:
-    """Return the token of a state directory; it is made where there is none. Raises ``NotPossibleError``."""
+    """Return the token of a state directory; it is made where there is none.
+
+    Raises ``NotPossibleError``.
+    """
     path = state / NAME
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)

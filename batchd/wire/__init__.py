@@ -1,7 +1,8 @@
-"""The messages between the daemon and its workers, on its machine or on another one, as frames on a stream socket.
+"""The messages between the daemon and its workers,
+on its machine or on another one, as frames on a stream socket.
 
-A worker owns no durable state. ``vocabulary`` is what all of them speak, ``elsewhere`` what those on other machines
-speak beside that, ``frames`` how it is written.
+A worker owns no durable state. ``vocabulary`` is what all of them speak, ``elsewhere`` what those
+on other machines speak beside that, ``frames`` how it is written.
 """
 
 from __future__ import annotations

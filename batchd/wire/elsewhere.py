@@ -1,4 +1,6 @@
-"""Messages between the daemon and a worker of another machine alone: how it joins, its lease, its keys, its patches."""
+"""Messages between the daemon and a worker of another machine alone:
+how it joins, its lease, its keys, its patches.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,10 @@ MAX_PART = 1 << 20
 
 
 class Join(Struct, frozen=True, kw_only=True):
-    """Up: the first message of a worker on another machine. Answered by ``Hello`` or ``NotAdmitted``."""
+    """Up: the first message of a worker on another machine.
+
+    Answered by ``Hello`` or ``NotAdmitted``.
+    """
 
     token: str
     version: str
@@ -33,7 +38,9 @@ class Join(Struct, frozen=True, kw_only=True):
 
 
 class WorkerEnded(Struct, frozen=True):
-    """Up, on a connection of its own: a worker has ended, seen by its keeper, who alone knows the ``parting`` word."""
+    """Up, on a connection of its own: a worker has ended,
+    seen by its keeper, who alone knows the ``parting`` word.
+    """
 
     parting: str
     #: Whether it died by itself; else it left, was asked to end, or was ended with its lease.
@@ -47,13 +54,18 @@ class NotAdmitted(Struct, frozen=True):
 
 
 class Keys(Struct, frozen=True):
-    """Down, to another machine: where the providers of the next task are reached, and with which keys."""
+    """Down, to another machine:
+    where the providers of the next task are reached, and with which keys.
+    """
 
     endpoints: Mapping[str, Endpoint]
 
 
 class PatchMade(Struct, frozen=True):
-    """Up, from another machine: keep this patch where the result will be. Answered by ``PatchKept``."""
+    """Up, from another machine: keep this patch where the result will be.
+
+    Answered by ``PatchKept``.
+    """
 
     ref: Ref
     attempt: int
@@ -71,7 +83,10 @@ class PatchKept(Struct, frozen=True):
 
 
 class PackWanted(Struct, frozen=True, kw_only=True):
-    """Up: send this pack of the task's chain, from an offset on. Answered by ``PackPart``, or ``PackTaken`` with why not."""
+    """Up: send this pack of the task's chain, from an offset on.
+
+    Answered by ``PackPart``, or ``PackTaken`` with why not.
+    """
 
     ref: Ref
     attempt: int
@@ -116,7 +131,9 @@ class LeaseRenewed(Struct, frozen=True):
 
 
 class Leaving(Struct, frozen=True):
-    """Up: the worker takes no more tasks, and gives back those it has at their next durable points."""
+    """Up: the worker takes no more tasks,
+    and gives back those it has at their next durable points.
+    """
 
     #: Why: its machine is drained, say.
     cause: str

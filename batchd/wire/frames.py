@@ -47,7 +47,8 @@ from batchd.wire.vocabulary import (
     Run,
 )
 
-#: A frame longer than this is a bug or an attack: the largest legitimate one is an event of some megabytes.
+#: A frame longer than this is a bug or an attack:
+#: the largest legitimate one is an event of some megabytes.
 MAX_FRAME = 1 << 28
 #: And one from another machine, patches apart: any event of ours is smaller.
 MAX_ELSEWHERE = 1 << 25
@@ -101,7 +102,9 @@ _FRAME: msgspec.json.Decoder[tuple[str, msgspec.Raw]] = decoders.decoder(tuple[s
 
 
 def handed(run: Run, most: int = MAX_HISTORY) -> Iterator[History | Run]:
-    """Yield the messages that hand a task over: of a long history so many bytes each at ``most``, or a single event."""
+    """Yield the messages that hand a task over:
+    of a long history so many bytes each at ``most``, or a single event.
+    """
     part: list[msgspec.Raw] = []
     size = 0
     for event in run.history:

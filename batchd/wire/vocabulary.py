@@ -23,7 +23,8 @@ from batchd.records import (
     Task,
 )
 
-#: How an attempt ended in its worker; ``refused``: the worker takes no task; ``unopened``: the batch's folder takes no directory.
+#: How an attempt ended in its worker; ``refused``: the worker takes no task;
+#: ``unopened``: the batch's folder takes no directory.
 DoneAs: TypeAlias = Literal[
     "published", "unpublished", "suspended", "stale", "failed", "refused", "unopened"
 ]
@@ -38,9 +39,11 @@ class WorkerSettings(Struct, frozen=True, kw_only=True):
     agents_per_process: int = 1
     #: Seconds between two heartbeats.
     heartbeat_s: float = 2.0
-    #: Whether each step is to be said at once, for the log, and not the last one of those within an instant.
+    #: Whether each step is to be said at once, for the log,
+    #: and not the last one of those within an instant.
     each_step: bool = False
-    #: On another machine: how long the worker may go on after the last renewal of its lease, in seconds.
+    #: On another machine:
+    #: how long the worker may go on after the last renewal of its lease, in seconds.
     lease_s: float = 0.0
     #: There: whether directories of tasks travel, since it does not have them at the same paths.
     travels: bool = False
@@ -51,7 +54,10 @@ class WorkerSettings(Struct, frozen=True, kw_only=True):
 
 
 class Hello(Struct, frozen=True, kw_only=True):
-    """Both: the first message each way, on this machine. A difference in ``version`` or ``code`` ends the worker."""
+    """Both: the first message each way, on this machine.
+
+    A difference in ``version`` or ``code`` ends the worker.
+    """
 
     version: str
     #: Up: the fingerprint of the files that the worker runs.
@@ -77,11 +83,13 @@ class Run(Struct, frozen=True, kw_only=True):
     queued_at: float
     #: The machine that it is handed to; empty: the daemon's.
     node: str = ""
-    #: The folder that is its commands' /tmp, over all of its attempts; empty: each command gets an empty one.
+    #: The folder that is its commands' /tmp, over all of its attempts;
+    #: empty: each command gets an empty one.
     tmp: str = ""
     #: What its directory begins as; None: it begins empty, or is another's.
     base: Base | None = None
-    #: What its directory is made of, where the worker does not have it at the same path; None: it has.
+    #: What its directory is made of, where the worker does not have it at the same path;
+    #: None: it has.
     chain: Chain | None = None
     #: How long it may take to make that, in seconds.
     base_s: float = 600.0
@@ -142,7 +150,8 @@ class Ask(Struct, frozen=True, kw_only=True):
     #: Estimated.
     input_tokens: int
     max_output_tokens: int
-    #: By provider: its rate limits, as far as they were reported since the last message; never stored.
+    #: By provider: its rate limits, as far as they were reported
+    #: since the last message; never stored.
     limits: Mapping[str, tuple[RateLimit, ...]] = field(default_factory=dict)
     #: By model: what it was seen to refuse and to do without, since the last message.
     lessons: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

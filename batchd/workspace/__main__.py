@@ -1,4 +1,5 @@
-"""The daemon's child for mirrors and packs: reads what to do on its input, writes a ``FetchOutcome``, and ends with the daemon.
+"""The daemon's child for mirrors and packs: reads what to do on its input,
+writes a ``FetchOutcome``, and ends with the daemon.
 
 Started as ``python -m batchd.workspace PID``, the number being the daemon's.
 """
@@ -35,7 +36,9 @@ def main() -> int:
 
 
 def _work(text: bytes) -> Work:
-    """Return what is asked for; a daemon of 0.1, which runs on until it is restarted, asks for fetching alone, without a type."""
+    """Return what is asked for; a daemon of 0.1, which runs on until it is restarted,
+    asks for fetching alone, without a type.
+    """
     asked = decoders.decode(text, dict[str, Any])
     work: Work = decoders.convert({"type": FetchJob.__name__, **asked}, Work)
     return work

@@ -1,7 +1,8 @@
 """The application of a task's patch to the repository that it is of: all of it, or nothing.
 
-It runs in the sandbox, where nothing that the repository has git run can reach anything else; and of the repository's own
-configuration nothing counts for files: no hook, filter or program of it runs.
+It runs in the sandbox, where nothing that the repository has git run can reach anything else; and
+of the repository's own configuration nothing counts for files:
+no hook, filter or program of it runs.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from batchd.sandbox import Workplace
 from batchd.workspace import git
 
 _PATIENCE_S = 300.0
-#: What both ways begin with. The patches come on standard input, each of so many bytes as $sizes says; $hooks is "no" where
-#: none may change what git runs. Trees are made in an index and a repository of ours, whose new objects go to the
-#: repository's own. Why not is printed behind "refused:".
+#: What both ways begin with. The patches come on standard input, each of so many bytes as $sizes
+#: says; $hooks is "no" where none may change what git runs. Trees are made in an index and a
+#: repository of ours, whose new objects go to the repository's own.
+#: Why not is printed behind "refused:".
 _COMMON = """
 number=0
 for size in $sizes; do head -c "$size" > "$own/patch$number"; number=$((number + 1)); done
@@ -83,8 +85,8 @@ repo update-ref -m 'batchd apply' "$ref" "$commit" "${old:-000000000000000000000
 printf 'commit %s\\n' "$commit"
 """
 )
-#: Into the working tree, and the index. What it is about to do stands in a file first, so that one that was cut short is
-#: brought to its end by the next; one that fails is taken back.
+#: Into the working tree, and the index. What it is about to do stands in a file first, so that one
+#: that was cut short is brought to its end by the next; one that fails is taken back.
 _TREE_IN_PLACE = (
     _COMMON
     + """
@@ -170,11 +172,12 @@ class Branch:
 async def apply(
     place: Workplace, patches: Sequence[bytes], branch: Branch | None, *, hooks: bool = False
 ) -> str:
-    """Put patches into the repository at ``place``, together; return what was made: ``commit HASH`` or ``tree HASH``.
+    """Put patches into the repository at ``place``, together;
+    return what was made: ``commit HASH`` or ``tree HASH``.
 
-    Without a branch they go into the working tree and the index, which must be as HEAD has them. ``hooks``: they may
-    change what the repository has git run. Raises ``WorkspaceError`` where they do not fit, with the reason, and
-    ``SandboxError``: then nothing has changed.
+    Without a branch they go into the working tree and the index, which must be as HEAD has them.
+    ``hooks``: they may change what the repository has git run. Raises ``WorkspaceError`` where they
+    do not fit, with the reason, and ``SandboxError``: then nothing has changed.
     """
     words = () if branch is None else dataclasses.astuple(branch)
     text = _TREE_IN_PLACE if branch is None else _BRANCH

@@ -7,7 +7,8 @@ from batchd.sandbox import Workplace
 from batchd.workspace import git
 
 #: Makes a clone of $1 at the commit $2 on the branch $3, which lies in the folder $4.
-#: What an earlier start did not finish goes first. Objects are read in the mirror, and none is copied.
+#: What an earlier start did not finish goes first.
+#: Objects are read in the mirror, and none is copied.
 _CLONE = """
 find . -mindepth 1 -delete
 # Another batch may fetch in this moment, and put another one in its place.

@@ -1,6 +1,7 @@
 """What lies in a task's directory, all of it, and what has changed there between two looks.
 
-No link is followed: a task may write anything into it while we look. Names that are not UTF-8 are escaped by surrogates.
+No link is followed: a task may write anything into it while we look.
+Names that are not UTF-8 are escaped by surrogates.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ from batchd.sandbox.directory import below
 
 #: A directory with more of them does not travel.
 MAX_ENTRIES = 1_000_000
-#: What the kernel's clock of files may lag behind, in nanoseconds: what is younger may change without its time changing.
+#: What the kernel's clock of files may lag behind, in nanoseconds:
+#: what is younger may change without its time changing.
 _TICK_NS = 20_000_000
 #: A directory with a longer path does not travel, in bytes: programs name it below ``./``.
 _MAX_PATH = 4093
 #: Shorter ones, in characters, are not looked at for that.
 _ENCODED_FROM_CHARS = _MAX_PATH // 4
-#: Why a folder that was there is not: it was removed, is something else, or another file system lies there.
+#: Why a folder that was there is not:
+#: it was removed, is something else, or another file system lies there.
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV})
 
 #: What it takes to look into a folder, as its owner.
@@ -47,7 +50,8 @@ class DirectoryLook:
     """One look at a directory."""
 
     seen: Listing
-    #: What its own user has closed to itself: folders that cannot be looked into, files that cannot be read.
+    #: What its own user has closed to itself:
+    #: folders that cannot be looked into, files that cannot be read.
     closed: tuple[str, ...]
 
 
@@ -55,7 +59,8 @@ class DirectoryLook:
 class Changes:
     """What has become of a directory: paths, sorted."""
 
-    #: What is there no more, or as something else; of what lay in a folder that is gone, the folder alone.
+    #: What is there no more, or as something else;
+    #: of what lay in a folder that is gone, the folder alone.
     removed: tuple[str, ...] = ()
     #: What is new, or another.
     changed: tuple[str, ...] = ()
@@ -65,7 +70,10 @@ class Changes:
 
 
 def look(top: int) -> DirectoryLook:
-    """Look at all that lies below an open folder. Raises ``WorkspaceError`` where that is too much, ``OSError``."""
+    """Look at all that lies below an open folder.
+
+    Raises ``WorkspaceError`` where that is too much, ``OSError``.
+    """
     seen: dict[str, Seen] = {}
     closed: list[str] = []
     waiting = [""]
@@ -97,7 +105,8 @@ def look(top: int) -> DirectoryLook:
 
 
 def _entries(top: int, folder: str, closed: list[str]) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield what lies in a folder; one that is closed is noted, and one that is gone, or another file system, is empty.
+    """Yield what lies in a folder; one that is closed is noted,
+    and one that is gone, or another file system, is empty.
 
     Whatever else keeps us from it is raised: what cannot be seen would count as removed.
     """
@@ -124,7 +133,10 @@ def _entries(top: int, folder: str, closed: list[str]) -> Iterator[tuple[str, os
 
 
 def changes(before: Listing, after: Listing, closed: AbstractSet[str] = frozenset()) -> Changes:
-    """Compare two looks. What lies in a folder that is ``closed`` at the second one is taken to be as it was."""
+    """Compare two looks.
+
+    What lies in a folder that is ``closed`` at the second one is taken to be as it was.
+    """
     changed = [path for path, its in after.items() if before.get(path) != its]
     gone = {
         path
@@ -137,18 +149,24 @@ def changes(before: Listing, after: Listing, closed: AbstractSet[str] = frozense
 
 
 def lasting(seen: Listing) -> dict[str, Seen]:
-    """Return what is surely seen as another when it changes again: who writes at this moment may do so unseen."""
+    """Return what is surely seen as another when it changes again:
+    who writes at this moment may do so unseen.
+    """
     young = time.time_ns() - _TICK_NS
     return {path: its if _settled(its, young) else its[:_OF_FOLDER] for path, its in seen.items()}
 
 
 def unsent(seen: Listing, paths: AbstractSet[str]) -> dict[str, Seen]:
-    """Return a look by which these paths are another at the next one, if they are there, and gone if they are not."""
+    """Return a look by which these paths are another at the next one,
+    if they are there, and gone if they are not.
+    """
     return {path: (its[0], _NEVER) if path in paths else its for path, its in seen.items()}
 
 
 def shared(seen: Listing, earlier: Listing) -> dict[str, Seen]:
-    """Return a look that has what is as it was in an ``earlier`` one in common with that: it takes a third of the memory."""
+    """Return a look that has what is as it was in an ``earlier`` one in common with that:
+    it takes a third of the memory.
+    """
     kept = {path: its for path, its in earlier.items() if seen.get(path) == its}
     for path, its in seen.items():
         kept.setdefault(path, its)

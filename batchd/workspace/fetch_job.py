@@ -1,4 +1,6 @@
-"""The jobs of the daemon's child for mirrors and packs (fetch, pack up, lay), and their outcome: a line of JSON each way."""
+"""The jobs of the daemon's child for mirrors and packs (fetch,
+pack up, lay), and their outcome: a line of JSON each way.
+"""
 
 from __future__ import annotations
 

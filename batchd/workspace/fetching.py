@@ -1,8 +1,9 @@
-"""The fetch of what a mirror is to hold: a repository's branches and tags, or a copy of a directory.
+"""The fetch of what a mirror is to hold:
+a repository's branches and tags, or a copy of a directory.
 
-What lies on this machine is read in the sandbox, as its owner: a dropper reads nothing by batchd's rights, and what a
-repository has git run stays in there. A URL is fetched outside, since the keys to it stay there, and touches nothing
-that a task or a dropper has written.
+What lies on this machine is read in the sandbox, as its owner: a dropper reads nothing by batchd's
+rights, and what a repository has git run stays in there. A URL is fetched outside, since the keys
+to it stay there, and touches nothing that a task or a dropper has written.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ _HASH = re.compile("[0-9a-f]{40}([0-9a-f]{24})?")
 _LIMIT = ("[sandbox] max_disk_bytes", "[workspace] max_mirror_bytes")
 #: Of more packs than these, one is made.
 _PACKS = 20
-#: Follows the branches and tags of $1, which clones call $2, and what it has checked out, if that is there; what an earlier fetch did not finish goes.
+#: Follows the branches and tags of $1, which clones call $2, and what it has checked out,
+#: if that is there; what an earlier fetch did not finish goes.
 _FETCH = f"""
 rm -rf git.new
 [ -d git ] || {{ git init --quiet --bare --template= "$own/git" && cp -R "$own/git" git.new && mv git.new git; }}
@@ -80,7 +82,8 @@ esac
 echo none
 git for-each-ref --count=8 --format='%(refname:lstrip=2)' refs/heads refs/tags
 """
-#: Copies $1, which must hold still for that, and prints the tree that git makes of it. Files are taken as $2 says.
+#: Copies $1, which must hold still for that, and prints the tree that git makes of it.
+#: Files are taken as $2 says.
 _COPY = f"""
 listed() {{ (cd "$1" && find . -printf '%P %y %s %T@ %m %l\\0' | LC_ALL=C sort -z | sha256sum); }}
 find . -mindepth 1 -delete
@@ -100,7 +103,10 @@ git write-tree
 
 
 async def fetched(job: FetchJob) -> str:
-    """Have the mirror hold it, and return the commit, of a copy the tree. Raises ``WorkspaceError``, ``SandboxError``."""
+    """Have the mirror hold it, and return the commit, of a copy the tree.
+
+    Raises ``WorkspaceError``, ``SandboxError``.
+    """
     if job.origin.kind == "copy":
         return await _copied(job)
     if job.fetch and job.origin.remote:
@@ -130,7 +136,10 @@ def _source(job: FetchJob) -> str:
 
 
 async def _inside(job: FetchJob, argv: list[str], what: str) -> CommandEnd:
-    """Run a script in the mirror's folder, in the sandbox. Raises ``WorkspaceError`` where it fails."""
+    """Run a script in the mirror's folder, in the sandbox.
+
+    Raises ``WorkspaceError`` where it fails.
+    """
     remote = job.origin.remote
     policy = replace(
         job.policy,
@@ -187,9 +196,11 @@ async def _fetched_from_afar(job: FetchJob) -> None:
 
 
 def _together(policy: SandboxPolicy) -> list[str]:
-    """Return what runs a program with all that it starts in a namespace of processes: they end with it, and it with us.
+    """Return what runs a program with all that it starts in a namespace of processes:
+    they end with it, and it with us.
 
-    It is no sandbox: git and ssh see what batchd's user does. Without bubblewrap, who kills batchd leaves them behind.
+    It is no sandbox: git and ssh see what batchd's user does.
+    Without bubblewrap, who kills batchd leaves them behind.
     """
     if policy.backend != "bwrap":
         return []
@@ -198,7 +209,9 @@ def _together(policy: SandboxPolicy) -> list[str]:
 
 
 def _helper(file: str) -> str:
-    """Return the helper that gives git users and passwords, and forgets none where a server refuses one."""
+    """Return the helper that gives git users and passwords,
+    and forgets none where a server refuses one.
+    """
     return f'!f() {{ [ "$1" != get ] || git credential-store --file={shlex.quote(file)} get; }}; f'
 
 
@@ -210,7 +223,9 @@ def _too_large(said: str, job: FetchJob) -> str:
 
 
 def _see(source: str) -> None:
-    """Raise ``WorkspaceError`` for a repository that no command may read, or that borrows its objects from elsewhere."""
+    """Raise ``WorkspaceError`` for a repository that no command may read,
+    or that borrows its objects from elsewhere.
+    """
     found = Path(source).stat()
     if as_root() and found.st_uid == 0 and found.st_mode & 0o005 != 0o005:  # noqa: PLR2004 (to read and to enter)
         raise WorkspaceError("it is root's, for root alone, and commands never run as root")

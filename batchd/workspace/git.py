@@ -1,4 +1,6 @@
-"""Runs of our own git: by scripts, without anything that a repository, a user or the system has it run."""
+"""Runs of our own git: by scripts, without anything that a repository,
+a user or the system has it run.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ from types import MappingProxyType
 from batchd.errors import WorkspaceError
 from batchd.sandbox import CommandEnd
 
-#: What a repository's own configuration could have git run, or read elsewhere, and how files are taken as they are.
+#: What a repository's own configuration could have git run,
+#: or read elsewhere, and how files are taken as they are.
 SETTINGS = {
     "core.hooksPath": "/dev/null",
     "core.fsmonitor": "false",
@@ -32,7 +35,8 @@ SETTINGS = {
     "protocol.https.allow": "always",
     "protocol.ssh.allow": "always",
 }
-#: In a repository of ours, or a task's: files are taken as they are, whatever a ``.gitattributes`` says of them, line ends apart.
+#: In a repository of ours, or a task's: files are taken as they are,
+#: whatever a ``.gitattributes`` says of them, line ends apart.
 ATTRIBUTES = "* !working-tree-encoding !filter !ident !diff !merge"
 #: By what no system and no user changes how git works, nor waits for somebody to answer.
 VARIABLES = {
@@ -44,8 +48,9 @@ VARIABLES = {
     "GIT_LFS_SKIP_SMUDGE": "1",
     "LC_ALL": "C",
 }
-#: Begins each script. What git starts itself for another repository sees the file alone. What programs complain of is
-#: shown, on descriptor 3, only where the script fails: what it prints is read.
+#: Begins each script. What git starts itself for another repository sees the file alone. What
+#: programs complain of is shown, on descriptor 3, only where the script fails:
+#: what it prints is read.
 _OPENING = """set -eu
 own=$(mktemp -d)
 exec 3>&2 2> "$own/said"
@@ -53,7 +58,8 @@ trap 'code=$?; [ $code = 0 ] || cat "$own/said" >&3; rm -rf -- "$own"' EXIT
 printf '[safe]\\n\\tdirectory = *\\n' > "$own/config"
 export GIT_CONFIG_GLOBAL="$own/config"
 """
-#: Keeps repositories within the working tree out of the index: git would take one for a single thing, or fail.
+#: Keeps repositories within the working tree out of the index:
+#: git would take one for a single thing, or fail.
 APART = """
 find . -mindepth 2 -name .git ! -path '*
 *' -printf '/%h/\\n' | sed 's,^/\\./,/,; s/[][*?\\\\!# ]/\\\\&/g' > "$own/apart"
@@ -75,7 +81,9 @@ def variables(settings: Mapping[str, str] = MappingProxyType({})) -> dict[str, s
 
 
 def script(text: str, *arguments: str) -> list[str]:
-    """Return a command line that runs a script for ``sh``, which ends where one of its commands fails."""
+    """Return a command line that runs a script for ``sh``,
+    which ends where one of its commands fails.
+    """
     settings = [f"{name}={value}" for name, value in variables().items()]
     return ["env", *settings, *bare(text, *arguments)]
 
@@ -86,7 +94,10 @@ def bare(text: str, *arguments: str) -> list[str]:
 
 
 def insist(ran: CommandEnd, what: str) -> None:
-    """Raise ``WorkspaceError`` where a script did not come to its end. ``what``: what could not be done, in words."""
+    """Raise ``WorkspaceError`` where a script did not come to its end.
+
+    ``what``: what could not be done, in words.
+    """
     if ran.excess:
         raise WorkspaceError(f"{what}: {ran.excess}")
     if ran.timed_out:

@@ -1,4 +1,5 @@
-"""Mirrors: the repositories, and copies of directories, that tasks' own begin as; where they lie, and who uses them.
+"""Mirrors: the repositories, and copies of directories, that tasks' own begin as;
+where they lie, and who uses them.
 
 MIRRORS/NAME-HASH/source         what it is a mirror of
 MIRRORS/NAME-HASH/kept/git       a bare repository with the objects; commands see ``kept`` read-only
@@ -47,7 +48,9 @@ class Mirror:
 
     @classmethod
     def of(cls, mirrors: str, origin: Origin, batch: str) -> Self:
-        """Return that of a repository, or the copy of a directory for a batch; ``mirrors``: where all of them lie."""
+        """Return that of a repository, or the copy of a directory for a batch;
+        ``mirrors``: where all of them lie.
+        """
         # What is read as another owner is another mirror: objects belong to who fetched them.
         whose = f"{_owner(origin)}\n{batch if origin.kind == 'copy' else ''}\n{origin.source}"
         name = re.sub(r"[^A-Za-z0-9_-]+", "-", os.path.basename(origin.source.rstrip("/")))  # noqa: PTH119 (it may be a URL)
@@ -75,7 +78,9 @@ class Mirror:
         (self.holder / "source").write_text(f"{source}\n")
 
     def pinned(self, batch: str, folder: str) -> Pin | None:
-        """Return what a batch uses of it; None: it has not been fetched for it, or what was noted cannot be read."""
+        """Return what a batch uses of it; None:
+        it has not been fetched for it, or what was noted cannot be read.
+        """
         return _read(self._place(batch, folder))
 
     def pin(self, pin: Pin) -> None:
@@ -94,7 +99,10 @@ class Mirror:
             os.close(above)
 
     def pins(self) -> Mapping[Path, Pin | None]:
-        """Return what batches use of it, each with where that is noted; None: it cannot be read. Raises ``OSError``."""
+        """Return what batches use of it, each with where that is noted; None: it cannot be read.
+
+        Raises ``OSError``.
+        """
         paths = (self.holder / "batches").iterdir()
         return {path: _read(path) for path in paths if not path.name.startswith(".")}
 
@@ -116,7 +124,10 @@ class Mirror:
 
     @contextlib.contextmanager
     def locked(self, *, wait: bool = True) -> Iterator[None]:
-        """Keep every other process out of it that asks. Raises ``OSError``; ``BlockingIOError`` where that is not waited for."""
+        """Keep every other process out of it that asks.
+
+        Raises ``OSError``; ``BlockingIOError`` where that is not waited for.
+        """
         with (self.holder / "lock").open("wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             yield

@@ -1,9 +1,9 @@
 """The format of packs: files of a directory in one file, compressed by zstd.
 
-A line that says so, the paths that go before the files come, the folders that files come into, each list with its
-length in front, and a tar, as the sandbox's own program writes it. What is in one was written by a task: nothing here
-looks into it further than its lists, none of which is ever in memory as a whole once it is a file, and they are
-believed only within the sandbox.
+A line that says so, the paths that go before the files come, the folders that files come into, each
+list with its length in front, and a tar, as the sandbox's own program writes it. What is in one was
+written by a task: nothing here looks into it further than its lists, none of which is ever in
+memory as a whole once it is a file, and they are believed only within the sandbox.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ _LENGTH = 8
 _LEVEL = 3
 #: What a pack may make its reader keep, in bytes: that of the level above, and more.
 _WINDOW = 1 << 23
-#: Of its lists, each, in bytes; they have no more paths than a directory (``directory_listing.MAX_ENTRIES``).
+#: Of its lists, each, in bytes;
+#: they have no more paths than a directory (``directory_listing.MAX_ENTRIES``).
 _MOST_NAMES = 64 << 20
 #: Of a path, in bytes: what the kernel takes.
 _MOST_NAME = 4096
@@ -77,7 +78,10 @@ class Writer:
             self.add(joined)
 
     def add(self, data: bytes) -> None:
-        """Take the next bytes of the tar. Raises ``OSError``, and ``WorkspaceError`` where they are too many."""
+        """Take the next bytes of the tar.
+
+        Raises ``OSError``, and ``WorkspaceError`` where they are too many.
+        """
         self._plain += len(data)
         if self._plain > plain_limit(self._most):
             raise WorkspaceError(f"what would travel has more than {self._most:,} bytes, unpacked")
@@ -108,7 +112,11 @@ def _private(path: str, flags: int) -> int:
 
 
 class Reading:
-    """A pack, opened. It is read once, in this order: ``removed``, ``folders``, ``tar``; what is left of one is passed over."""
+    """A pack, opened.
+
+    It is read once, in this order: ``removed``, ``folders``, ``tar``;
+    what is left of one is passed over.
+    """
 
     def __init__(self, file: BinaryIO, pack: Pack) -> None:
         """Raises ``WorkspaceError`` where it is none, ``OSError``."""
@@ -125,7 +133,10 @@ class Reading:
         return self._removed
 
     def folders(self) -> Iterator[bytes]:
-        """Yield the folders that something comes into, or goes from. Raises as the constructor does."""
+        """Yield the folders that something comes into, or goes from.
+
+        Raises as the constructor does.
+        """
         _pass_over(self._removed)
         yield from self._folders
 

@@ -1,7 +1,8 @@
-"""Makes packs of directories, and directories of packs: in the sandbox, since a task has written what is in both.
+"""Makes packs of directories, and directories of packs:
+in the sandbox, since a task has written what is in both.
 
-The program is the machine's own ``tar`` (GNU). It is spoken to over its standard input, which is a socket: one way
-go the names of files, or a tar, and the other way comes a tar.
+The program is the machine's own ``tar`` (GNU). It is spoken to over its standard input, which is a
+socket: one way go the names of files, or a tar, and the other way comes a tar.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ from batchd.workspace.packfile import Lists, Writer
 from batchd.workspace.packs import Shelf
 from batchd.workspace.tarwatch import TarWatch
 
-#: Owners do not travel, times and modes do; the same files make the same bytes. What cannot be read is left out, and
-#: then missed. Names are bytes, and errors in English, in this locale alone.
+#: Owners do not travel, times and modes do; the same files make the same bytes. What cannot be read
+#: is left out, and then missed. Names are bytes, and errors in English, in this locale alone.
 _PACK = """LC_ALL=C exec tar --create --format=pax --pax-option=delete=atime,delete=ctime --numeric-owner --owner=0 --group=0 \\
     --ignore-failed-read --warning=no-file-changed --no-recursion --null --files-from=- --file=- >&0"""
-#: Lets the folders named first be written to, up to an empty name, and removes what is named behind it.
+#: Lets the folders named first be written to, up to an empty name,
+#: and removes what is named behind it.
 _CLEAR = """
 xargs -0 -r sh -c 'chmod -f u+rwx -- "$@"; exit 0' sh
 """
@@ -55,7 +57,10 @@ T = TypeVar("T")
 
 
 async def seen(place: Workplace, timeout_s: float) -> DirectoryLook:
-    """Look at a place's directory; what the task has closed to itself is opened first. Raises ``WorkspaceError``, ``SandboxError``."""
+    """Look at a place's directory; what the task has closed to itself is opened first.
+
+    Raises ``WorkspaceError``, ``SandboxError``.
+    """
     found = await asyncio.to_thread(place.look, look)
     if found.closed:
         await _talk(place, _OPEN, _named(map(os.fsencode, found.closed)), None, timeout_s)
@@ -81,10 +86,12 @@ async def packed(
     most: int,
     timeout_s: float,
 ) -> Packed:
-    """Write what has changed in a place's directory to a draft. ``after``: what lies there. ``most``: bytes.
+    """Write what has changed in a place's directory to a draft.
 
-    Raises ``TarError`` where something has become another kind of thing since, ``WorkspaceError``, ``SandboxError``,
-    ``OSError``.
+    ``after``: what lies there. ``most``: bytes.
+
+    Raises ``TarError`` where something has become another kind of thing since, ``WorkspaceError``,
+    ``SandboxError``, ``OSError``.
     """
     touched = {os.path.dirname(path) for path in (*found.removed, *found.changed)}  # noqa: PTH120 (a text)
     folders = tuple(sorted(path for path in touched if path in after))
@@ -106,7 +113,10 @@ async def packed(
 
 
 async def patiently(attempt: Callable[[], Awaitable[T]]) -> T:
-    """Return what comes of an attempt that what runs in the directory may spoil. Raises ``TarError`` after some."""
+    """Return what comes of an attempt that what runs in the directory may spoil.
+
+    Raises ``TarError`` after some.
+    """
     for wait_s in _WAITS_S:
         try:
             return await attempt()
@@ -116,7 +126,10 @@ async def patiently(attempt: Callable[[], Awaitable[T]]) -> T:
 
 
 async def unpacked(place: Workplace, shelf: Shelf, pack: Pack, timeout_s: float) -> None:
-    """Have a place's directory become what a pack says. Can be repeated. Raises ``WorkspaceError``, ``SandboxError``, ``OSError``."""
+    """Have a place's directory become what a pack says.
+
+    Can be repeated. Raises ``WorkspaceError``, ``SandboxError``, ``OSError``.
+    """
     with shelf.reading(pack) as reading:
         await _fed(place, _CLEAR, _named(reading.folders()), timeout_s)
     with shelf.reading(pack) as reading:
@@ -153,7 +166,10 @@ async def _talk(
     hears: Callable[[Iterator[bytes]], None] | None,
     timeout_s: float,
 ) -> CommandEnd:
-    """Run a script whose standard input is a socket. Raises what ``says`` and ``hears`` raise, and ``SandboxError``."""
+    """Run a script whose standard input is a socket.
+
+    Raises what ``says`` and ``hears`` raise, and ``SandboxError``.
+    """
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
@@ -216,7 +232,9 @@ def _insist(
 
 
 def insist_read(ran: CommandEnd) -> None:
-    """Raise ``TarError`` where tar could not read all of a file's bytes: it goes on, with zeros in their place."""
+    """Raise ``TarError`` where tar could not read all of a file's bytes:
+    it goes on, with zeros in their place.
+    """
     if _MISREAD in ran.output:
         raise TarError(_why(ran))
 

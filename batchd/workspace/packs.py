@@ -45,7 +45,10 @@ class Shelf:
         self._folder = folder
 
     def prepare(self) -> None:
-        """Make the folder, and remove what processes that were killed have left. Raises ``OSError``."""
+        """Make the folder, and remove what processes that were killed have left.
+
+        Raises ``OSError``.
+        """
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for draft in self._folder.glob(f"{_DRAFT}*"):
             with contextlib.suppress(FileNotFoundError):
@@ -69,7 +72,8 @@ class Shelf:
             return False
 
     def hold(self, pack: Pack) -> int:
-        """Return a descriptor of a pack: until it is closed, no process of this user discards it; -1: it is not there.
+        """Return a descriptor of a pack: until it is closed,
+        no process of this user discards it; -1: it is not there.
 
         It counts as used just now. Raises ``OSError``.
         """
@@ -90,7 +94,10 @@ class Shelf:
         return -1
 
     def keep(self, draft: Path, pack: Pack) -> None:
-        """Have a draft be the pack, durably, once it is known to be. Raises ``WorkspaceError``, ``OSError``."""
+        """Have a draft be the pack, durably, once it is known to be.
+
+        Raises ``WorkspaceError``, ``OSError``.
+        """
         with draft.open("rb+") as file:
             if file.seek(0, os.SEEK_END) != pack.size:
                 raise WorkspaceError("it is another pack: its size is not the one that it has")
@@ -115,7 +122,9 @@ class Shelf:
         return (path for path in self._folder.iterdir() if _DIGEST.fullmatch(path.name))
 
     def sweep(self, needed: Collection[str], young_s: float = 0.0) -> int:
-        """Remove all packs but those with these digests, and return how many bytes that frees. Raises ``OSError``.
+        """Remove all packs but those with these digests, and return how many bytes that frees.
+
+        Raises ``OSError``.
 
         ``young_s``: what has its name for a shorter time stays.
         """

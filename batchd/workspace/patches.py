@@ -1,7 +1,7 @@
 """The patch of a task: what it has changed in its clone or copy.
 
-Git is asked in a repository of ours that begins at the mirror's commit and looks at the task's files, with an empty HOME
-and /tmp: the task's own ``.git`` has no say in it.
+Git is asked in a repository of ours that begins at the mirror's commit and looks at the task's
+files, with an empty HOME and /tmp: the task's own ``.git`` has no say in it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from batchd.sandbox import Workplace
 from batchd.sandbox.directory import shown
 from batchd.workspace import git
 
-#: Prints what has changed since the commit $2 of the mirror $1, a line each: what it leaves out, in words, or nothing; in
-#: base64 the lines by file, the first $3 bytes of the patch, and as much of what is no text in it, as it is. $4 is where a
-#: clone's objects lie on this machine, for who looks at it later, empty: it is none; files are taken as $5 says.
+#: Prints what has changed since the commit $2 of the mirror $1, a line each: what it leaves out, in
+#: words, or nothing; in base64 the lines by file, the first $3 bytes of the patch, and as much of
+#: what is no text in it, as it is. $4 is where a clone's objects lie on this machine,
+#: for who looks at it later, empty: it is none; files are taken as $5 says.
 _CHANGED = f"""
 limit=$3 info=.git/objects/info
 if [ -n "$4" ] && [ -f $info/alternates ] && ! [ -L .git ] && ! [ -L .git/objects ] && ! [ -L $info ] &&
@@ -84,9 +85,12 @@ class _Read:
 async def changed(
     place: Workplace, base: Base, most: int, timeout_s: float = 120.0, *, secret: bool = True
 ) -> Patch:
-    """Return what a task has changed; ``most``: the size of the patch, in bytes. Raises ``SandboxError``.
+    """Return what a task has changed; ``most``: the size of the patch, in bytes.
 
-    No process of the task's may run any more. ``secret``: whether it has secrets that the patch may hold.
+    Raises ``SandboxError``.
+
+    No process of the task's may run any more.
+    ``secret``: whether it has secrets that the patch may hold.
     """
     later = base.mirror if base.origin.kind == "clone" else ""
     words = (place.base, base.commit, str(most + 1), later, git.ATTRIBUTES)
@@ -120,7 +124,9 @@ async def changed(
 
 
 def _room(most: int) -> int:
-    """Return the bytes that the output may take: the patch twice in base64, and lines for some ten thousand files."""
+    """Return the bytes that the output may take:
+    the patch twice in base64, and lines for some ten thousand files.
+    """
     return (most + 1) * 8 // 3 + (4 << 20)
 
 

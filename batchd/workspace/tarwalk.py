@@ -1,6 +1,8 @@
-"""Looks through the heads of a tar that somebody else has written, before it is believed to be one of ours.
+"""Looks through the heads of a tar that somebody else has written,
+before it is believed to be one of ours.
 
-It is unpacked in the sandbox alone, whatever is in it: this finds early what no worker of batchd writes.
+It is unpacked in the sandbox alone, whatever is in it:
+this finds early what no worker of batchd writes.
 """
 
 from __future__ import annotations
@@ -31,14 +33,18 @@ _NAME, _SIZE, _SUM, _KIND, _PREFIX = (
 class TarEntry:
     """What a tar says of one entry."""
 
-    #: As tar writes it, one letter: ``0``, ``1`` (a hard link), ``2`` (a symbolic link), ``5`` (a folder).
+    #: As tar writes it, one letter: ``0``, ``1`` (a hard link),
+    #: ``2`` (a symbolic link), ``5`` (a folder).
     kind: str
     #: Below the directory, without a slash at its end.
     path: bytes
 
 
 def entries(parts: Iterator[bytes], most: int) -> Iterator[TarEntry]:
-    """Yield what a tar has, to its end. Raises ``TarError`` for what is no tar of ours, or has more than ``most`` heads."""
+    """Yield what a tar has, to its end.
+
+    Raises ``TarError`` for what is no tar of ours, or has more than ``most`` heads.
+    """
     stream, count, more = _Stream(parts), 0, dict[bytes, bytes]()
     while (head := stream.take(_BLOCK)) and any(head):
         count += 1
@@ -68,7 +74,10 @@ def check(parts: Iterator[bytes], most: int) -> None:
 
 
 def check_names(names: Iterable[bytes], most: int) -> None:
-    """Raise ``WorkspaceError`` for paths that lead out of a directory, or more than ``most``. None of them is kept."""
+    """Raise ``WorkspaceError`` for paths that lead out of a directory, or more than ``most``.
+
+    None of them is kept.
+    """
     for number, name in enumerate(names, 1):
         if number > most:
             raise TarError(f"it names more than {most:,} paths")

@@ -1,6 +1,8 @@
-"""Watches a tar on its way into a pack: it has what was asked for and nothing else, whatever the task does meanwhile.
+"""Watches a tar on its way into a pack:
+it has what was asked for and nothing else, whatever the task does meanwhile.
 
-The daemon looks at what comes in the same way, and has no patience with a worker that sends anything else.
+The daemon looks at what comes in the same way,
+and has no patience with a worker that sends anything else.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from batchd.errors import TarError, cut
 from batchd.workspace import tarwalk
 from batchd.workspace.directory_listing import MAX_ENTRIES, Listing
 
-#: Of each kind of thing, the letters by which a tar may say it: a file or a link that has several names is also a hard link.
+#: Of each kind of thing, the letters by which a tar may say it:
+#: a file or a link that has several names is also a hard link.
 _LETTERS = {stat.S_IFREG: "01", stat.S_IFLNK: "21", stat.S_IFDIR: "5"}
 
 
@@ -30,7 +33,10 @@ class TarWatch:
         self._wrong: TarError | None = None
 
     def passed(self, parts: Iterator[bytes]) -> None:
-        """Let a tar through, up to the first thing in it that should not be there. Raises what ``hears`` raises."""
+        """Let a tar through, up to the first thing in it that should not be there.
+
+        Raises what ``hears`` raises.
+        """
         try:
             for entry in tarwalk.entries(self._through(parts), 2 * MAX_ENTRIES):
                 self._come(entry)
@@ -53,6 +59,8 @@ class TarWatch:
         self.missing.discard(path)
 
     def insist(self, *, ended: bool = False) -> None:
-        """Raise ``TarError`` for what should not be there; a tar that ended too soon only counts with ``ended``."""
+        """Raise ``TarError`` for what should not be there;
+        a tar that ended too soon only counts with ``ended``.
+        """
         if self._wrong is not None and (ended or not self._ended):
             raise self._wrong

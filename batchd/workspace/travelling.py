@@ -1,4 +1,6 @@
-"""What becomes of directories on the daemon's machine: packed before a task works on one elsewhere, laid out when it has."""
+"""What becomes of directories on the daemon's machine:
+packed before a task works on one elsewhere, laid out when it has.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,10 @@ _TAR_SAYS_FULL = "Wrote only"
 
 
 async def packed(work: PackUp) -> Pack:
-    """Return the pack of a directory, which is on the shelf by then. Raises ``WorkspaceError``, ``SandboxError``, ``OSError``."""
+    """Return the pack of a directory, which is on the shelf by then.
+
+    Raises ``WorkspaceError``, ``SandboxError``, ``OSError``.
+    """
     shelf = Shelf(Path(work.shelf))
     alone = (
         Mirror(Path(work.directory).parent).locked() if work.mirror else contextlib.nullcontext()
@@ -46,7 +51,10 @@ async def packed(work: PackUp) -> Pack:
 
 
 async def _written(work: PackUp, place: Workplace, draft: Path) -> Pack:
-    """Write what lies in a place to a draft, as far as its owner may read it. Raises as ``packing.packed`` does."""
+    """Write what lies in a place to a draft, as far as its owner may read it.
+
+    Raises as ``packing.packed`` does.
+    """
     found = await asyncio.to_thread(place.look, look)
     made = await packing.packed(
         place,
@@ -60,7 +68,10 @@ async def _written(work: PackUp, place: Workplace, draft: Path) -> Pack:
 
 
 async def laid(work: Lay) -> None:
-    """Have a directory become what packs say. Raises ``WorkspaceError``, ``SandboxError``, ``FolderError``, ``OSError``."""
+    """Have a directory become what packs say.
+
+    Raises ``WorkspaceError``, ``SandboxError``, ``FolderError``, ``OSError``.
+    """
     shelf = Shelf(Path(work.shelf))
     largest = max((pack.plain for pack in work.changes), default=0)
     policy = replace(work.policy, max_file_bytes=max(work.policy.max_file_bytes, largest))

@@ -1,12 +1,14 @@
 """How good the agent is with a model: what it solves, what it only claims, and what that takes.
 
-    python benchmarks/quality/quality.py --config CONFIG --model PROVIDER/MODEL [--cases DIR] [--only NAME…] [--runs N]
+    python benchmarks/quality/quality.py --config CONFIG --model
+    PROVIDER/MODEL [--cases DIR] [--only NAME…] [--runs N]
         [--by none|judge|check] [--rival PYTHON]
 
-A case is a folder ``NAME`` with what the agent finds, ``NAME.prompt``, which it is asked, and ``NAME.check``, a script that it never sees
-and that ends with 0 where the work is right; it runs in a copy of the directory, in a sandbox. Of ``CONFIG`` the providers and models
-count. ``--by`` is who says to the agent that it is done: by default its own word. ``--rival``: a Python with mini-swe-agent, which
-does the same beside it (``make rivals`` makes one).
+A case is a folder ``NAME`` with what the agent finds, ``NAME.prompt``, which it is asked, and
+``NAME.check``, a script that it never sees and that ends with 0 where the work is right; it runs in
+a copy of the directory, in a sandbox. Of ``CONFIG`` the providers and models count. ``--by`` is who
+says to the agent that it is done: by default its own word. ``--rival``: a Python with
+mini-swe-agent, which does the same beside it (``make rivals`` makes one).
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""mini-swe-agent on one case: its own prompts, text protocol and local environment, in the working directory. See ``quality``."""
+"""mini-swe-agent on one case:
+its own prompts, text protocol and local environment, in the working directory.
+
+See ``quality``.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""batchd beside other agents' libraries, in turns against one stand-in server: processor time a call, and time against the ideal.
+"""batchd beside other agents' libraries, in turns against one stand-in server:
+processor time a call, and time against the ideal.
 
-``make rivals`` makes them an environment of their own, and runs this in batchd's. All do the same work, 32 agents at a time, with
-commands: batchd's run in sandboxes, theirs in plain subprocesses. The medians of all rounds are printed as a table of Markdown.
+``make rivals`` makes them an environment of their own, and runs this in batchd's. All do the same
+work, 32 agents at a time, with commands: batchd's run in sandboxes, theirs in plain subprocesses.
+The medians of all rounds are printed as a table of Markdown.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""mini-swe-agent: its own agent, text protocol and local environment, in as many threads as there are agents at a time."""
+"""mini-swe-agent: its own agent, text protocol and local environment,
+in as many threads as there are agents at a time.
+"""
 
 from __future__ import annotations
 

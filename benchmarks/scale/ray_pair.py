@@ -1,8 +1,9 @@
-"""The same batch on this machine's own workers and on a Ray cluster of three nodes on it: results, accounting, CPU a call.
+"""The same batch on this machine's own workers and on a Ray cluster of three nodes on it:
+results, accounting, CPU a call.
 
-Run by `make scale-ray`, in the environment that has Ray. In turns, the median of so many pairs. Two figures of CPU: of
-batchd's own processes (daemon, launcher, keepers, workers), and with Ray's (heads, raylets, agents, actors), which stand
-there whether a batch runs or not.
+Run by `make scale-ray`, in the environment that has Ray. In turns, the median of so many pairs. Two
+figures of CPU: of batchd's own processes (daemon, launcher, keepers, workers), and with Ray's
+(heads, raylets, agents, actors), which stand there whether a batch runs or not.
 """
 
 from __future__ import annotations

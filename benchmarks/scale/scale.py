@@ -1,8 +1,10 @@
-"""How many agents one daemon holds: simulated workers that speak the real protocol over real, encrypted sockets.
+"""How many agents one daemon holds:
+simulated workers that speak the real protocol over real, encrypted sockets.
 
-A step is an ``Ask`` with what the tool before has printed (500 bytes), its permit, and an answer of 4 KB: two durable
-commits. As fast as it goes, for the ceiling, or with ``--pause`` seconds before each step, as agents have that wait for
-models. The workers are on this machine too, and their CPU is shown beside.
+A step is an ``Ask`` with what the tool before has printed (500 bytes), its permit, and an answer of
+4 KB: two durable commits. As fast as it goes, for the ceiling, or with ``--pause`` seconds before
+each step, as agents have that wait for models.
+The workers are on this machine too, and their CPU is shown beside.
 """
 
 from __future__ import annotations

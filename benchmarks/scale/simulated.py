@@ -1,8 +1,9 @@
-"""A worker whose agents ask no model and run no command: all that a daemon sees of a task, and nothing else.
+"""A worker whose agents ask no model and run no command:
+all that a daemon sees of a task, and nothing else.
 
 ``simulated.py NODE``, with the ticket on its standard input. It speaks the
-real protocol over a real connection: a step is an ``Ask`` with what the tool before has printed, its ``Granted``, and a
-``Record`` of an answer of 4 KB.
+real protocol over a real connection: a step is an ``Ask`` with what the tool before has printed,
+its ``Granted``, and a ``Record`` of an answer of 4 KB.
 """
 
 from __future__ import annotations

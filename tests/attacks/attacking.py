@@ -1,4 +1,6 @@
-"""Who attacks, and through which door: single commands in sandboxes, of a batchd that runs as root or as an ordinary user."""
+"""Who attacks, and through which door: single commands in sandboxes,
+of a batchd that runs as root or as an ordinary user.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ _DRIVER = str(DRIVERS / "commands.py")
 
 
 def payload(name: str, *arguments: object) -> list[str]:
-    """Return a command that runs a payload, in Python or in a shell, inside: its file is not there."""
+    """Return a command that runs a payload, in Python or in a shell, inside:
+    its file is not there.
+    """
     text = (PAYLOADS / name).read_text("utf-8")
     program = ["python3", "-c", text] if name.endswith(".py") else ["bash", "-c", text, name]
     return [*program, *map(str, arguments)]
@@ -40,9 +44,11 @@ def shell(name: str, *arguments: object) -> str:
 
 
 def ordinary_user() -> list[str]:
-    """Return what runs a program as somebody without rights, who can reach this Python and this checkout.
+    """Return what runs a program as somebody without rights,
+    who can reach this Python and this checkout.
 
-    Both may lie where only root may go. Then it sees other folders in the place of those that are locked.
+    Both may lie where only root may go.
+    Then it sees other folders in the place of those that are locked.
     """
     if not AS_ROOT:
         return []
@@ -83,7 +89,9 @@ class Attack:
         timeout_s: float = PATIENCE_S,
         descriptors: Sequence[int] = (),
     ) -> list[tuple[int | None, str, bool, float]]:
-        """Run each (a string in a shell) and return exit code, output, whether time ran out, and seconds."""
+        """Run each (a string in a shell) and return exit code,
+        output, whether time ran out, and seconds.
+        """
         asked = self._asked(commands, env, policy, network, timeout_s)
         ended = subprocess.run(
             [*self.python_command, _DRIVER],
@@ -153,7 +161,9 @@ class Attack:
 
 
 def living_in(namespace: str) -> list[int]:
-    """Return the processes in a process namespace, as ``/proc/self/ns/pid`` names it: nothing can hide there."""
+    """Return the processes in a process namespace, as ``/proc/self/ns/pid`` names it:
+    nothing can hide there.
+    """
     return [pid for pid, name in _namespaces() if name == namespace]
 
 

@@ -1,4 +1,6 @@
-"""The whole way through a real daemon: what a hostile model says and does, and what becomes of it."""
+"""The whole way through a real daemon:
+what a hostile model says and does, and what becomes of it.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ class Camp(Spool):
         return camp
 
     def own(self, path: Path, text: str | None = None) -> Path:
-        """Make a folder, or a file, that belongs to the user who runs batchd; and what is missing above it."""
+        """Make a folder, or a file, that belongs to the user who runs batchd;
+        and what is missing above it.
+        """
         if path.parent != self.folder:
             self.own(path.parent)
         if text is None:
@@ -79,7 +83,8 @@ class Camp(Spool):
         done: bool = True,
         count: bool = False,
     ) -> Iterator[None]:
-        """Run a model that answers each prompt like that, and judges that it is ``done``; and a daemon that asks it.
+        """Run a model that answers each prompt like that, and judges that it is ``done``;
+        and a daemon that asks it.
 
         With ``count`` its usage is what it has said, or what an answer's own usage says.
         """

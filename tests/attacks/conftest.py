@@ -20,7 +20,10 @@ WHO = ["root", "unprivileged"] if AS_ROOT else ["unprivileged"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under ``LAYER=name`` keep what tries that layer, and what must work without it all the same. See ``weakened``."""
+    """Under ``LAYER=name`` keep what tries that layer, and what must work without it all the same.
+
+    See ``weakened``.
+    """
     if layer := os.environ.get("LAYER"):
         tried = [item for item in items if layer in layers_of(item)]
         doors = {"camp", "attack"} & {name for item in tried for name in _fixtures(item)}
@@ -85,7 +88,9 @@ def camp(who: list[str], ground: Path, model_server: str) -> Camp:
 
 @pytest.fixture
 def by_turns() -> Iterator[None]:
-    """One at a time, whichever worker runs it: all sandboxes of a user share the kernel's limit on its processes."""
+    """One at a time, whichever worker runs it:
+    all sandboxes of a user share the kernel's limit on its processes.
+    """
     with Path(tempfile.gettempdir(), f"batchd-attacks-{os.getuid()}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

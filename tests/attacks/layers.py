@@ -1,8 +1,9 @@
 """The layers that stop attacks, and for each the change of batchd's source that takes it away.
 
-``weakened`` applies one at a time, and holds that the tests that name the layer fail without it. Where each of two
-layers is enough, a test names both as one, with a plus between them: they are taken away together. Where it is another one
-for a batchd that runs as root, ``who`` says for whom a mark holds.
+``weakened`` applies one at a time, and holds that the tests that name the layer fail without it.
+Where each of two layers is enough, a test names both as one, with a plus between them: they are
+taken away together. Where it is another one for a batchd
+that runs as root, ``who`` says for whom a mark holds.
 """
 
 from __future__ import annotations
@@ -249,7 +250,9 @@ def edits(named: str) -> list[Edit]:
 
 
 def named() -> set[str]:
-    """Return the layers, alone or together, that the attacks name; of all attacks, also of those not drawn today."""
+    """Return the layers, alone or together, that the attacks name;
+    of all attacks, also of those not drawn today.
+    """
     calls = (
         node
         for file in Path(__file__).parent.glob("test_*.py")

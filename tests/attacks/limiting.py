@@ -94,7 +94,9 @@ def _written(command: str | None) -> object:
 
 @contextmanager
 def place(attack: Attack, source: Path) -> Iterator[Limited]:
-    """Give commands of one task, with a state directory that is private to the user that batchd runs as."""
+    """Give commands of one task, with a state directory
+    that is private to the user that batchd runs as.
+    """
     state = attack.folder.parent / "state"
     state.mkdir(mode=0o700)
     if AS_ROOT:

@@ -53,7 +53,9 @@ def test_what_a_task_leaves_behind_does_not_pass_its_check(camp: Camp, what: str
 
 @pytest.mark.stopped_by("still proc")
 def test_a_program_does_not_change_the_shell_that_runs_it(attack: Attack) -> None:
-    """What a check runs of the task's has no way into the memory of the check, nor to be spared where memory runs out."""
+    """What a check runs of the task's has no way into the memory of the check,
+    nor to be spared where memory runs out.
+    """
     program = shell("patching.py")
     [(exit_code, said, _, _)] = attack.run(f"{program}\nexit 1")
     assert exit_code == 1, said
@@ -64,7 +66,9 @@ def test_a_program_does_not_change_the_shell_that_runs_it(attack: Attack) -> Non
 @pytest.mark.sampled(1)
 @pytest.mark.stopped_by("apart")
 def test_a_check_leaves_nothing_for_the_next_one(limited: Limited) -> None:
-    """Its home and /tmp are empty each time, whatever the one before, or the task's commands, have put there; and they go."""
+    """Its home and /tmp are empty each time, whatever the one before,
+    or the task's commands, have put there; and they go.
+    """
     look = Apart('echo "$HOME"; ls -A /tmp')
     _, first, *_, again, kept = limited.run(
         "echo x > /tmp/x",
@@ -85,7 +89,9 @@ def test_a_check_leaves_nothing_for_the_next_one(limited: Limited) -> None:
 def test_a_check_has_a_home_of_its_own_without_a_sandbox_too(
     limited: Limited, who: list[str]
 ) -> None:
-    """Under ``backend = "none"`` it is empty too: root's commands have none, as no other user could enter it."""
+    """Under ``backend = "none"`` it is empty too:
+    root's commands have none, as no other user could enter it.
+    """
     check = f"{limited.tmp}.check"
     home = "/nonexistent" if AS_ROOT and not who else check
     look = Apart('echo "$HOME"; ls -A ~ 2> /dev/null; [ -z "$TMPDIR" ] || touch "$TMPDIR/x"')
@@ -111,7 +117,9 @@ def test_a_checks_tmp_counts_as_its_tasks(limited: Limited) -> None:
 @pytest.mark.sampled(1)
 @pytest.mark.stopped_by("limits at the check")
 def test_a_check_that_could_not_write_does_not_pass(camp: Camp) -> None:
-    """While the task is full its check can delete and not write: two empty files are alike, and nothing was compared."""
+    """While the task is full its check can delete and not write:
+    two empty files are alike, and nothing was compared.
+    """
     check = "/bin/echo right > /tmp/wanted; rm ballast; : > /tmp/found; cmp /tmp/wanted /tmp/found"
     task = {"first_prompt": "x", "check": check, "limits": {"max_iterations": 1}}
     full = "head -c 3500000 /dev/zero > ballast; sleep 2"

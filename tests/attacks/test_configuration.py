@@ -1,4 +1,6 @@
-"""A configuration that a model leaves where somebody will run batchd: it sends no key, and runs no command."""
+"""A configuration that a model leaves where somebody will run batchd:
+it sends no key, and runs no command.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from camp import Camp, does, says
 
 pytestmark = pytest.mark.in_turns
 
-#: What a model writes: the key goes to an address of its own, and whatever is to be reported runs a command.
+#: What a model writes: the key goes to an address of its own,
+#: and whatever is to be reported runs a command.
 PLANTED = """
 [agent]
 model = "openai/gpt-5-mini"
@@ -34,7 +37,8 @@ output_usd_per_mtok = 1.0
 kind = "command"
 command = ["touch", "{mark}"]
 """
-#: What an operator does in a directory to look around. Each would read the configuration of a spool.
+#: What an operator does in a directory to look around.
+#: Each would read the configuration of a spool.
 COMMANDS: Mapping[str, tuple[str, ...]] = {
     "check": ("check",),
     "notify": ("notify", "--test"),
@@ -119,7 +123,9 @@ class Operator:
 @pytest.mark.sampled(1)
 @pytest.mark.stopped_by("trust")
 def test_a_configuration_that_a_model_left_does_not_count(camp: Camp, trap: Trap) -> None:
-    """No command takes it up where it stands, below a trusted spool: each is refused, and says how it would count."""
+    """No command takes it up where it stands, below a trusted spool:
+    each is refused, and says how it would count.
+    """
     operator = Operator(camp)
     steps = [
         does("config.toml", "write_file", content=trap.config),
@@ -143,7 +149,9 @@ def test_a_configuration_that_a_model_left_does_not_count(camp: Camp, trap: Trap
 @pytest.mark.sampled(1)
 @pytest.mark.stopped_by("trust")
 def test_no_link_lends_a_directory_the_trust_of_another(camp: Camp, trap: Trap) -> None:
-    """A planted link to the trusted configuration has its key files and folders beside the link: the model would choose them."""
+    """A planted link to the trusted configuration has its key files and folders beside the link:
+    the model would choose them.
+    """
     operator = Operator(camp)
     lines = [trap.config.replace("[models", 'api_key_file = "key"\n[models', 1)]
     camp.own(camp.folder / "spool/config.toml", *lines)

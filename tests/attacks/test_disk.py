@@ -36,7 +36,9 @@ def left_in_tmp(camp: Camp) -> list[Path]:
 @pytest.mark.stopped_by("last look")
 @pytest.mark.parametrize("where", ["directory", "tmp", "named"])
 def test_a_task_that_is_full_when_it_ends_has_not_completed(camp: Camp, where: str) -> None:
-    """Whatever it says, passes and was judged: ``error``, for ``disk``; its /tmp is emptied, and nothing in its directory is."""
+    """Whatever it says, passes and was judged: ``error``, for ``disk``;
+    its /tmp is emptied, and nothing in its directory is.
+    """
     path, size = {"tmp": ("/tmp/fill", 50)}.get(where, ("fill", 80))
     task: dict[str, Any] = {"first_prompt": "fill", "check": "true"}
     folder = camp.folder / "outbox/batch/001"
@@ -60,7 +62,9 @@ def test_a_task_that_is_full_when_it_ends_has_not_completed(camp: Camp, where: s
 @pytest.mark.sampled(1)
 @pytest.mark.stopped_by("kept measure")
 def test_a_restart_forgives_nothing(camp: Camp) -> None:
-    """What a directory held is known from the task's beginning: what was written before a crash counts after it."""
+    """What a directory held is known from the task's beginning:
+    what was written before a crash counts after it.
+    """
     camp.workplace(camp.folder / "site")
     acts = [
         does(fills("a", 40)),
@@ -91,7 +95,9 @@ def limited(attack: Attack, source: Path) -> Iterator[Limited]:
 @pytest.mark.sampled(1)
 @pytest.mark.stopped_by("first look")
 def test_the_first_command_is_not_quicker_than_the_first_look(limited: Limited) -> None:
-    """Where it takes a while to find out what a directory holds, its first command waits for that, and all that it writes counts."""
+    """Where it takes a while to find out what a directory holds,
+    its first command waits for that, and all that it writes counts.
+    """
     # Where it comes last: in the folder that is listed first.
     write = fills('"$(ls -U | head -1)/fill"', 120)
     limited.folder.mkdir()
@@ -147,7 +153,9 @@ def _room(folder: Path) -> int:
 @pytest.mark.usefixtures("by_turns")
 @pytest.mark.stopped_by("ballast")
 def test_a_task_that_fills_the_disk_is_ended_all_the_same(camp: Camp, small: Path) -> None:
-    """`cancel` goes through, and ends it, though it takes at once whatever room there is; with room again, all is as ever."""
+    """`cancel` goes through, and ends it, though it takes at once whatever room there is;
+    with room again, all is as ever.
+    """
     ballast, folder = small / ".batchd/batchd.db-ballast", camp.folder / "outbox/batch"
     with camp.answering({"fill": [does(shell("filling.py")), says("Done.")]}):
         until(lambda: ballast.exists() and ballast.stat().st_blocks * 512 >= 8 * MB)

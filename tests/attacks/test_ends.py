@@ -1,4 +1,6 @@
-"""Every way to end, against every way to stay: nothing that a command started outlives it, its task, its worker or the daemon."""
+"""Every way to end, against every way to stay:
+nothing that a command started outlives it, its task, its worker or the daemon.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ LAST_ACTS = {
 @pytest.mark.stopped_by("pids")
 @pytest.mark.parametrize("act", LAST_ACTS)
 def test_nothing_outlives_a_command(attack: Attack, act: str) -> None:
-    """However it ends, and whatever clings: double forks, sessions, ignored signals, stopped, renamed, closed, zombies."""
+    """However it ends, and whatever clings: double forks, sessions,
+    ignored signals, stopped, renamed, closed, zombies.
+    """
     command = f"{CLINGING}; {LAST_ACTS[act]}"
     [(_, _, timed_out, seconds)] = attack.run(command, timeout_s=4.0)
     assert timed_out == ("time" in act or "floods" in act or "keeper" in act or "replaces" in act)
@@ -49,7 +53,9 @@ def test_nothing_outlives_a_command(attack: Attack, act: str) -> None:
 @pytest.mark.stopped_by("orphans")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGHUP])
 def test_nothing_outlives_a_batchd_that_dies_without_a_word(attack: Attack, number: int) -> None:
-    """The process that runs commands dies in the middle of one, with no chance to do anything about it."""
+    """The process that runs commands dies in the middle of one,
+    with no chance to do anything about it.
+    """
     with attack.begin(f"{CLINGING}; sleep 1000") as process:
         until((attack.folder / "namespace").exists)
         namespace = _namespace(attack.folder)
@@ -71,7 +77,9 @@ def _gone(pid: int) -> bool:
 @pytest.mark.stopped_by("orphans")
 @pytest.mark.parametrize("whom", ["the worker", "the daemon", "both"])
 def test_nothing_outlives_a_worker_or_a_daemon(camp: Camp, whom: str) -> None:
-    """SIGKILL of either while a model's command clings: all of it dies, and the task still comes to its result."""
+    """SIGKILL of either while a model's command clings:
+    all of it dies, and the task still comes to its result.
+    """
     cling = does(f"test -e namespace || {{ {CLINGING}; sleep 1000; }}")
     place = camp.folder / "outbox/batch/001"
     with camp.answering({"stay": [cling, does("echo all is well"), says("Done.")]}):
@@ -83,7 +91,8 @@ def test_nothing_outlives_a_worker_or_a_daemon(camp: Camp, whom: str) -> None:
         killed = {"the worker": _workers(status), "the daemon": [status["daemon"]["pid"]]}
         assert killed["the worker"]
         for pid in killed["the worker"] if whom == "the daemon" else ():
-            # Else it may learn of the daemon's end before the kernel kills it, and end its commands itself.
+            # Else it may learn of the daemon's end before the kernel kills it,
+            # and end its commands itself.
             os.kill(pid, signal.SIGSTOP)
         for pid in killed.get(whom) or [*killed["the daemon"], *killed["the worker"]]:
             os.kill(pid, signal.SIGKILL)

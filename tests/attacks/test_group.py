@@ -1,6 +1,8 @@
-"""What a member of the group tries by the socket that it may use: orders, others' work, and all of the daemon's room.
+"""What a member of the group tries by the socket that it may use:
+orders, others' work, and all of the daemon's room.
 
-No command of a task reaches that socket: ``test_neighbours``, ``test_system`` and ``test_rooms`` have it among their doors.
+No command of a task reaches that socket: ``test_neighbours``,
+``test_system`` and ``test_rooms`` have it among their doors.
 """
 
 from __future__ import annotations
@@ -82,7 +84,9 @@ def test_a_member_sees_nothing_of_others_work(group: Camp) -> None:
 
 @pytest.mark.stopped_by("group room")
 def test_a_crowd_of_members_holds_up_only_itself(group: Camp) -> None:
-    """Connections that say nothing, half a line, or take no answer: few are let in, and the daemon goes on with its work."""
+    """Connections that say nothing, half a line, or take no answer:
+    few are let in, and the daemon goes on with its work.
+    """
     with group.answering({"work": [does("true")]}), contextlib.ExitStack() as stack:
         let_in = 0
         with contextlib.suppress(BlockingIOError):

@@ -29,7 +29,9 @@ def limited(attack: Attack, source: Path) -> Iterator[Limited]:
 
 @pytest.mark.stopped_by("watch")
 def test_memory_is_counted_over_all_processes(limited: Limited) -> None:
-    """Four processes, each within the limit of one, are killed for what they have together; the next command is unharmed."""
+    """Four processes, each within the limit of one, are killed for what they have together;
+    the next command is unharmed.
+    """
     four = f"for i in 1 2 3 4; do {shell('taking.py', 120, 60)} & done; wait"
     over, within, after = limited.run(
         four,
@@ -48,7 +50,9 @@ def test_memory_is_counted_over_all_processes(limited: Limited) -> None:
 @pytest.mark.sampled(1)
 @pytest.mark.stopped_by("fair memory")
 def test_shared_memory_counts_once_and_files_on_disk_do_not(limited: Limited) -> None:
-    """Forks that share their parent's memory, and a large file mapped by many, are no reason to kill."""
+    """Forks that share their parent's memory,
+    and a large file mapped by many, are no reason to kill.
+    """
     (end,) = limited.run(shell("shared.py", 2), policy={"max_memory_bytes": 300 * MB})
     assert (end.exit_code, end.output, end.excess) == (0, "", "")
 
@@ -64,7 +68,9 @@ def test_memory_that_is_not_mapped_counts_too(limited: Limited) -> None:
 
 @pytest.mark.stopped_by("processes")
 def test_processes_are_counted(limited: Limited) -> None:
-    """A fork bomb meets the limit of its own command, whichever user it runs as, and nothing of it is left."""
+    """A fork bomb meets the limit of its own command,
+    whichever user it runs as, and nothing of it is left.
+    """
     bomb, after = limited.run(
         "b() { b | b & }; b; sleep 5", "ls -d /proc/[0-9]* | wc -l", policy={"max_processes": 24}
     )
@@ -85,7 +91,9 @@ def test_processes_are_counted(limited: Limited) -> None:
 @pytest.mark.long
 @pytest.mark.stopped_by("watch")
 def test_processor_time_is_counted_over_all_processes(limited: Limited) -> None:
-    """Processes that take turns, none of them for long, use up the time of their command; so do those that are not waited for."""
+    """Processes that take turns, none of them for long, use up the time of their command;
+    so do those that are not waited for.
+    """
     for command in (shell("turns.sh"), shell("unwaited.py")):
         (end,) = limited.run(command, policy={"max_cpu_s": 1.0}, timeout_s=PATIENCE_S)
         assert end.killed
@@ -95,7 +103,9 @@ def test_processor_time_is_counted_over_all_processes(limited: Limited) -> None:
 @pytest.mark.sampled(1)
 @pytest.mark.stopped_by("watch")
 def test_a_full_task_can_delete_and_cannot_write(limited: Limited) -> None:
-    """Many files, each within the limit of one: the command is killed, later ones may delete and not write, until there is room."""
+    """Many files, each within the limit of one: the command is killed,
+    later ones may delete and not write, until there is room.
+    """
     policy = {"max_disk_bytes": 60 * MB}
     fill = "i=0; while :; do i=$((i+1)); head -c 4000000 /dev/zero > f$i; sleep 0.02; done"
     over, more, delete, again = limited.run(
@@ -131,7 +141,9 @@ def test_nothing_hides_from_the_disk_limit(limited: Limited, where: str) -> None
 @pytest.mark.stopped_by("watch")
 @pytest.mark.parametrize("how", ["open", "mapped", "not dumpable"])
 def test_deleted_files_count_however_they_are_held(limited: Limited, how: str) -> None:
-    """Open, mapped and closed, or open in a process that forbids others to look at it: they take room all the same."""
+    """Open, mapped and closed, or open in a process that forbids others to look at it:
+    they take room all the same.
+    """
     (end,) = limited.run(shell("nameless.py", how), policy={"max_disk_bytes": 40 * MB})
     assert end.killed
     assert "max_disk_bytes" in end.excess
@@ -140,7 +152,9 @@ def test_deleted_files_count_however_they_are_held(limited: Limited, how: str) -
 @pytest.mark.stopped_by("preallocation")
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers are those of x86-64")
 def test_room_on_the_disk_is_had_by_writing_alone(attack: Attack) -> None:
-    """Neither ``fallocate`` nor the requests that do the same set any aside; programs write instead, and holes can be made."""
+    """Neither ``fallocate`` nor the requests that do the same set any aside;
+    programs write instead, and holes can be made.
+    """
     result = json.loads(attack.ran("preallocating.py"))
     assert result["refused"].pop("file_setattr") == "ENOSYS"
     assert set(result["refused"].values()) == {"ENOTSUP"}
@@ -173,7 +187,9 @@ def test_what_was_there_before_does_not_count(limited: Limited) -> None:
     "who", ["unprivileged"], indirect=True
 )  # root has as many pipes as it likes
 def test_no_task_takes_the_pipes_of_others(attack: Attack, ground: Path) -> None:
-    """All pipes of a user have so much room together; one task's may fill it, and commands of others begin all the same."""
+    """All pipes of a user have so much room together;
+    one task's may fill it, and commands of others begin all the same.
+    """
     other = Attack(attack.python_command, ground / "other")
     other.folder.parent.mkdir()
     if AS_ROOT:

@@ -1,4 +1,6 @@
-"""Memory that no process has, and that the kernel keeps for it, is memory of the command too, or is not to be had."""
+"""Memory that no process has, and that the kernel keeps for it,
+is memory of the command too, or is not to be had.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from limiting import Limited, place
 from batchd.sandbox.quantities import amount
 
 MB = 1 << 20
-#: Much more than is allowed, and so long it is kept, many times as long as between two looks (seconds).
+#: Much more than is allowed, and so long it is kept,
+#: many times as long as between two looks (seconds).
 MUCH, LONG = 1000, 100
 LIMIT = {"max_memory_bytes": 200 * MB}
 
@@ -29,7 +32,9 @@ def limited(attack: Attack, source: Path) -> Iterator[Limited]:
 
 
 def held(limited: Limited, how: str, much: int = MUCH) -> str:
-    """Have memory filled in one way, which kills the command, and the next one lives; return where it is said to be."""
+    """Have memory filled in one way, which kills the command,
+    and the next one lives; return where it is said to be.
+    """
     over, after = limited.run(shell("uncounted.py", how, much, LONG), "echo alive", policy=LIMIT)
     assert over.killed
     assert over.exit_code == 137
@@ -45,7 +50,9 @@ def held(limited: Limited, how: str, much: int = MUCH) -> str:
 @pytest.mark.stopped_by("memory of sockets")
 @pytest.mark.parametrize("ways", ["unix small", "parted backlog", "carried", "tcp orphans udp"])
 def test_what_sockets_hold_counts(limited: Limited, ways: str) -> None:
-    """Unread, also where who sent it is closed, where who is to get it is in a message itself, or was never accepted."""
+    """Unread, also where who sent it is closed,
+    where who is to get it is in a message itself, or was never accepted.
+    """
     for how in ways.split():
         assert " in sockets" in held(limited, how)
 
@@ -53,14 +60,18 @@ def test_what_sockets_hold_counts(limited: Limited, ways: str) -> None:
 @pytest.mark.sampled(1)
 @pytest.mark.stopped_by("memory of sockets", "connections that are over")
 def test_connections_that_are_over_hide_no_socket(limited: Limited) -> None:
-    """The kernel lists them like sockets: each stood for one that is closed, which it does not list."""
+    """The kernel lists them like sockets:
+    each stood for one that is closed, which it does not list.
+    """
     assert " in sockets" in held(limited, "hidden")
 
 
 @pytest.mark.sampled(1)
 @pytest.mark.stopped_by("memory of sockets", "narrow sockets")
 def test_no_socket_sends_more_ahead_than_is_counted(limited: Limited) -> None:
-    """It may wish for more, and does not get it: what waits from a closed one counts as the most that one has."""
+    """It may wish for more, and does not get it:
+    what waits from a closed one counts as the most that one has.
+    """
     assert " in sockets" in held(limited, "closed")
 
 
@@ -119,7 +130,9 @@ def test_no_memory_is_had_by_objects_that_belong_to_no_process(limited: Limited,
 @pytest.mark.stopped_by("by reference")
 @pytest.mark.parametrize("how", ["spliced", "sent", "lent"])
 def test_no_memory_is_held_by_reference(limited: Limited, how: str) -> None:
-    """A few bytes in a pipe or a socket would keep two megabytes of a file that is gone, or of a process that gave them back."""
+    """A few bytes in a pipe or a socket would keep two megabytes
+    of a file that is gone, or of a process that gave them back.
+    """
     assert os.strerror(errno.EINVAL) in refused(limited, how)
 
 
@@ -132,6 +145,9 @@ def test_no_long_list_says_who_may_do_what(limited: Limited) -> None:
 @pytest.mark.sampled(1)
 @pytest.mark.stopped_by("fair sockets")
 def test_a_frugal_command_lives(limited: Limited) -> None:
-    """Hundreds of sockets, unread messages of closed ones (as of a program's many children, while it is busy), connections that wait, pipes, forks, a file in memory: a hundred megabytes at the most."""
+    """Hundreds of sockets, unread messages of closed ones (as of a program's many children, while
+    it is busy), connections that wait, pipes, forks, a file in memory: a hundred megabytes at the
+    most.
+    """
     (end,) = limited.run(shell("frugal.py", 8), policy=LIMIT)
     assert (end.exit_code, end.output, end.excess) == (0, "", "")

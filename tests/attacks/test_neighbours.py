@@ -1,4 +1,7 @@
-"""What else lives on the machine: the operator's files, sockets and processes, and the other tasks. No command gets at them."""
+"""What else lives on the machine: the operator's files, sockets and processes, and the other tasks.
+
+No command gets at them.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +77,9 @@ def machine(attack: Attack) -> Iterator[Path]:
 @pytest.mark.stopped_by("environment", who="unprivileged")
 @pytest.mark.stopped_by("environment + identity", who="root")
 def test_nothing_of_the_operator_is_there(attack: Attack, machine: Path) -> None:
-    """No home, key, credential or state, by no way that leads there; no socket of ssh, D-Bus, docker, X11, Wayland."""
+    """No home, key, credential or state, by no way that leads there;
+    no socket of ssh, D-Bus, docker, X11, Wayland.
+    """
     asked = {
         "ground": str(machine),
         "files": FILES,
@@ -88,7 +93,9 @@ def test_nothing_of_the_operator_is_there(attack: Attack, machine: Path) -> None
 
 @pytest.mark.stopped_by("mounts", "everything")
 def test_other_tasks_are_out_of_reach(attack: Attack) -> None:
-    """While another task works beside it, in the same outbox: its directory, processes, and shared memory are not there."""
+    """While another task works beside it, in the same outbox:
+    its directory, processes, and shared memory are not there.
+    """
     ground = attack.folder.parent
     beside = Attack(attack.python_command, ground)
     beside.folder = ground / "other"
@@ -118,7 +125,9 @@ def _running(attack: Attack, command: str) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.mark.stopped_by("pids", "everything")
 def test_no_guess_at_a_number_hits_a_process_outside(attack: Attack) -> None:
-    """Signals, priorities, affinities and limits, for the numbers that are in use, and for all processes of the user."""
+    """Signals, priorities, affinities and limits, for the numbers that are in use,
+    and for all processes of the user.
+    """
     with subprocess.Popen([*(NOBODY if AS_ROOT else []), "sleep", "1000"]) as victim:
         try:
             _until_it_is(victim.pid, "sleep")
@@ -156,7 +165,9 @@ def _standing(pid: int) -> tuple[object, ...]:
 
 @pytest.mark.stopped_by("setid", "everything")
 def test_no_program_lends_its_owners_rights(attack: Attack) -> None:
-    """Whatever a command leaves in its directory is neither setuid nor setgid: anybody out there could start it."""
+    """Whatever a command leaves in its directory is neither setuid nor setgid:
+    anybody out there could start it.
+    """
     attack.ran("setid.py")
     attack.run(
         "cp -p /usr/bin/su s; install -m 4755 /bin/true i; tar -C /usr/bin -cpf - su | tar -xpf -"
@@ -168,7 +179,9 @@ def test_no_program_lends_its_owners_rights(attack: Attack) -> None:
 
 @pytest.mark.stopped_by("session")
 def test_the_operators_terminal_is_out_of_reach(attack: Attack) -> None:
-    """A batchd that was started on a terminal: no command has it, by no name or descriptor, nor gets its signals."""
+    """A batchd that was started on a terminal: no command has it,
+    by no name or descriptor, nor gets its signals.
+    """
     master, slave = os.openpty()
     try:
         inside = Attack(
@@ -185,7 +198,9 @@ def test_the_operators_terminal_is_out_of_reach(attack: Attack) -> None:
 
 @pytest.mark.stopped_by("pids", "everything")
 def test_a_command_is_alone_in_its_processes(attack: Attack) -> None:
-    """It sees itself, what started it, and nothing else; once it has ended nothing lives in its namespace."""
+    """It sees itself, what started it, and nothing else;
+    once it has ended nothing lives in its namespace.
+    """
     [(_, output, _, _), (_, listed, _, _)] = attack.run(
         "readlink /proc/self/ns/pid", "cat /proc/[0-9]*/comm"
     )

@@ -1,4 +1,6 @@
-"""Every way around a list of hosts that we know of, tried from inside, against real servers on the host's loopback."""
+"""Every way around a list of hosts that we know of, tried from inside,
+against real servers on the host's loopback.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ SMUGGLED = b"smuggled-4711"
 
 
 class Servers:
-    """A server that the task may reach, one that it may not, and what a task with a list finds there."""
+    """A server that the task may reach, one that it may not,
+    and what a task with a list finds there.
+    """
 
     def __init__(self, attack: Attack, good: Recorder, evil: Recorder) -> None:
         self._attack = attack
@@ -59,7 +63,9 @@ class Servers:
         return dict(zip(payloads, json.loads(output), strict=True))
 
     def untouched(self) -> None:
-        """Hold that nothing reached the server that no command may reach, and nothing smuggled the other one."""
+        """Hold that nothing reached the server that no command may reach,
+        and nothing smuggled the other one.
+        """
         time.sleep(0.1)
         assert self.evil.received == []
         assert not any(SMUGGLED in kept for kept in self.good.received), self.good.received
@@ -74,7 +80,9 @@ def servers(attack: Attack) -> Iterator[Servers]:
 
 @pytest.mark.stopped_by("network")
 def test_nothing_but_the_proxy_can_be_reached(attack: Attack, servers: Servers) -> None:
-    """Not even the server on the list, but through the proxy: no TCP, UDP, DNS, raw, netlink change, or host socket."""
+    """Not even the server on the list, but through the proxy:
+    no TCP, UDP, DNS, raw, netlink change, or host socket.
+    """
     name = f"batchd-{os.getpid()}-{id(attack)}"
     ports = {"good": servers.good.port, "evil": servers.evil.port, "proxy": PORT}
     asked = json.dumps({**ports, "abstract": name})
@@ -112,7 +120,9 @@ WRONG = [
 
 @pytest.mark.stopped_by("list")
 def test_no_other_name_opens_a_tunnel_or_is_asked(attack: Attack, servers: Servers) -> None:
-    """CONNECT, and plain requests: the list is kept by the letter, however an address is written."""
+    """CONNECT, and plain requests:
+    the list is kept by the letter, however an address is written.
+    """
     del attack
     tunnels = [
         b"CONNECT %s HTTP/1.1\r\nHost: 127.0.0.1:GOOD\r\n\r\n%s" % (w, SMUGGLED) for w in WRONG
@@ -132,7 +142,8 @@ def test_no_other_name_opens_a_tunnel_or_is_asked(attack: Attack, servers: Serve
 GET_EVIL = b"GET http://127.0.0.1:EVIL/%s HTTP/1.1\r\nHost: 127.0.0.1:EVIL\r\n\r\n" % SMUGGLED
 GET_OTHER = b"GET /%s HTTP/1.1\r\nHost: other\r\n\r\n" % SMUGGLED
 TO_GOOD = b"POST http://127.0.0.1:GOOD/ HTTP/1.1\r\nHost: 127.0.0.1:GOOD\r\n"
-#: Requests that hide another one behind them, or in them. Whether they are refused or served, that one must not arrive.
+#: Requests that hide another one behind them, or in them.
+#: Whether they are refused or served, that one must not arrive.
 HIDING = [
     TO_GOOD + fields + b"\r\n" + body + hidden
     for hidden in (GET_EVIL, GET_OTHER)
@@ -188,7 +199,9 @@ WHOLE = (b"hello", b"5\r\nhello\r\n0\r\n\r\n", b"0\r\n\r\n", b"1\r\nA")
 
 @pytest.mark.stopped_by("one request", "plain lines")
 def test_nothing_is_smuggled_behind_a_request(attack: Attack, servers: Servers) -> None:
-    """Every connection carries one request, and of it no more than its body; what is unclear is refused."""
+    """Every connection carries one request, and of it no more than its body;
+    what is unclear is refused.
+    """
     del attack
     servers.send([*HIDING, *BROKEN], silent_s=2.0)
     servers.untouched()
@@ -201,7 +214,9 @@ def test_nothing_is_smuggled_behind_a_request(attack: Attack, servers: Servers) 
 
 @pytest.mark.stopped_by("private")
 def test_a_name_does_not_lead_to_this_machine(attack: Attack, servers: Servers) -> None:
-    """A name on the list that stands for loopback is refused, and the reason said, unless the operator says otherwise."""
+    """A name on the list that stands for loopback is refused,
+    and the reason said, unless the operator says otherwise.
+    """
     del attack
     named = [f"localhost:{servers.evil.port}", "localhost"]
     options = {"network": named, "policy": {"network": named}}
@@ -220,7 +235,9 @@ def test_a_name_does_not_lead_to_this_machine(attack: Attack, servers: Servers) 
 @pytest.mark.stopped_by("pinned")
 @pytest.mark.skipif(not AS_ROOT, reason="a name server of one's own needs root")
 def test_an_answer_that_changes_leads_nowhere_else(attack: Attack) -> None:
-    """A connection goes to the very address that was looked at, whatever the name stands for a moment later."""
+    """A connection goes to the very address that was looked at,
+    whatever the name stands for a moment later.
+    """
     resolv = attack.folder.parent / "resolv.conf"
     resolv.write_text("nameserver 127.0.0.1\noptions attempts:1 timeout:2\n")
     bind = f'mount --bind {resolv} /etc/resolv.conf && exec "$@"'
@@ -248,7 +265,9 @@ def test_an_answer_that_changes_leads_nowhere_else(attack: Attack) -> None:
 
 @pytest.mark.stopped_by("list", "network")
 def test_the_proxy_of_one_task_is_not_anothers(attack: Attack, servers: Servers) -> None:
-    """While one task has its proxy open, others without a list, or with another one, find theirs or none."""
+    """While one task has its proxy open, others without a list,
+    or with another one, find theirs or none.
+    """
     folder = attack.folder.with_name("other")
     ask = f"curl -sS -m 100 --noproxy '' -x http://127.0.0.1:{PORT} http://127.0.0.1:{servers.good.port}/"
     with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -292,7 +311,9 @@ _CEILING, _NUMBERS = (
 def test_no_task_has_more_than_the_operator_allows(
     attack: Attack, asked: Any, ceiling: Any, why: str
 ) -> None:
-    """The door itself refuses, whatever was checked before: configurations change while tasks wait."""
+    """The door itself refuses, whatever was checked before:
+    configurations change while tasks wait.
+    """
     with pytest.raises(AssertionError, match=why):
         attack.run("true", network=asked, policy={"network": ceiling})
     assert not attack.folder.exists()
@@ -300,7 +321,9 @@ def test_no_task_has_more_than_the_operator_allows(
 
 @pytest.mark.stopped_by("network")
 def test_a_task_with_a_list_is_confined_like_any_other(attack: Attack, servers: Servers) -> None:
-    """No descriptor, capability, process or file is there because of the proxy; the network is its own."""
+    """No descriptor, capability, process or file is there because of the proxy;
+    the network is its own.
+    """
     plain, listed = (
         json.loads(attack.ran("confined.py", **options)) for options in ({}, servers.options())
     )
@@ -315,7 +338,9 @@ def test_a_task_with_a_list_is_confined_like_any_other(attack: Attack, servers: 
 
 @pytest.mark.stopped_by("queue")
 def test_a_flood_of_connections_hurts_no_other_task(attack: Attack, servers: Servers) -> None:
-    """Hundreds of connections that say nothing wait in line; the proxy's descriptors stay few, and it goes on."""
+    """Hundreds of connections that say nothing wait in line;
+    the proxy's descriptors stay few, and it goes on.
+    """
     with concurrent.futures.ThreadPoolExecutor() as pool:
         running = pool.submit(
             attack.ran, "flooding.py", PORT, servers.good.port, **servers.options()

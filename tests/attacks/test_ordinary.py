@@ -1,4 +1,6 @@
-"""What is no attack works, through the same door, whatever layer is taken away: a door that never opens stops everything."""
+"""What is no attack works, through the same door, whatever layer is taken away:
+a door that never opens stops everything.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def test_an_ordinary_task_works(camp: Camp) -> None:
 
 
 def test_the_tests_own_eyes_are_good() -> None:
-    """A process in a namespace is found by it, whatever it is called: the tests above would see what stays."""
+    """A process in a namespace is found by it, whatever it is called:
+    the tests above would see what stays.
+    """
     command = ["unshare", "-r", "-p", "-f", "--kill-child", "sh", "-c", "readlink /proc/self/ns/pid_for_children; exec sleep 1000"]  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -1,4 +1,7 @@
-"""What was put where somebody will look later: in a task's directory, in the outbox, in the inbox. Nothing of it steers batchd."""
+"""What was put where somebody will look later: in a task's directory, in the outbox, in the inbox.
+
+Nothing of it steers batchd.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,8 @@ from batchd.records import Answer, Usage
 
 pytestmark = pytest.mark.in_turns
 
-#: Files that programs obey when they merely work in a directory; MARK is made wherever one of them takes effect.
+#: Files that programs obey when they merely work in a directory;
+#: MARK is made wherever one of them takes effect.
 PLANTED: Mapping[str, str] = {
     ".git/config": '[core]\n\tfsmonitor = "touch MARK; false"\n\thooksPath = hooks\n\tpager = touch MARK\n\tsshCommand = touch MARK\n[diff]\n\texternal = touch MARK\n[filter "x"]\n\tclean = touch MARK\n',
     ".git/HEAD": "ref: refs/heads/main\n",
@@ -52,7 +56,9 @@ PLANTED: Mapping[str, str] = {
 @pytest.mark.stopped_by("everything")
 @pytest.mark.parametrize("where", ["a repository", "a fresh directory"])
 def test_nothing_planted_runs_outside(camp: Camp, where: str) -> None:
-    """Git's configuration and hooks, Python's modules, a shell's start-up files: they work for commands, within the sandbox alone."""
+    """Git's configuration and hooks, Python's modules, a shell's start-up files:
+    they work for commands, within the sandbox alone.
+    """
     mark = camp.folder / "mark"
     mark.mkdir()
     mark.chmod(0o777)
@@ -132,7 +138,9 @@ ODD: Mapping[str, str] = {
 @pytest.mark.sampled(1)
 @pytest.mark.stopped_by("time")
 def test_no_odd_file_holds_a_tool_up(camp: Camp) -> None:
-    """Reading, writing and editing FIFOs, devices, links and sockets ends in time, and reads nothing of the host."""
+    """Reading, writing and editing FIFOs, devices,
+    links and sockets ends in time, and reads nothing of the host.
+    """
     tools = [does("x", "read_file"), does("x", "edit_file", old="root", new="r"), does("x", "write_file", content="root")]  # fmt: skip
     talks = {name: [does(command), *tools, says("Done.")] for name, command in ODD.items()}
     tasks = [{"first_prompt": name, "limits": {"tool_timeout_s": 1, "max_iterations": 1}} for name in ODD]  # fmt: skip
@@ -171,7 +179,9 @@ IN_THE_WAY: Mapping[str, Callable[[Path, Path], object]] = {
 @pytest.mark.stopped_by("whole files")
 @pytest.mark.parametrize("what", IN_THE_WAY)
 def test_nothing_planted_in_the_outbox_is_written_through(camp: Camp, what: str) -> None:
-    """Results, transcripts, summary: whatever has their names is replaced by the file; nothing is followed, waited for, believed."""
+    """Results, transcripts, summary: whatever has their names is replaced by the file;
+    nothing is followed, waited for, believed.
+    """
     victim = camp.own(camp.folder / "victim", "untouched")
     folder = camp.folder / "outbox/batch"
     with camp.answering({"x": [says("Done.")]}):
@@ -201,7 +211,9 @@ def test_nothing_planted_in_the_outbox_is_written_through(camp: Camp, what: str)
 @pytest.mark.sampled(1)
 @pytest.mark.stopped_by("inbox")
 def test_only_plain_files_are_taken_from_the_inbox(camp: Camp) -> None:
-    """Links to files of batchd's own, FIFOs, devices and folders are left alone: none is read, moved, or held up by."""
+    """Links to files of batchd's own, FIFOs, devices and folders are left alone:
+    none is read, moved, or held up by.
+    """
     key = camp.own(camp.folder / "operator.key", '{"first_prompt": "the key of the operator"}')
     inbox = camp.folder / "inbox"
     with camp.answering({}):
@@ -225,7 +237,9 @@ def test_only_plain_files_are_taken_from_the_inbox(camp: Camp) -> None:
 @pytest.mark.sampled(1)
 @pytest.mark.stopped_by("claims")
 def test_no_link_leads_a_claimed_file_elsewhere(camp: Camp) -> None:
-    """Who may write into the inbox puts links where claims might go, before and while the daemon runs: no file lands there."""
+    """Who may write into the inbox puts links where claims might go,
+    before and while the daemon runs: no file lands there.
+    """
     elsewhere = camp.own(camp.folder / "elsewhere")
     inbox = camp.folder / "inbox"
     inbox.chmod(0o2770)  # of the daemon's group, as many set it up
@@ -261,7 +275,9 @@ def test_no_link_leads_a_claimed_file_elsewhere(camp: Camp) -> None:
 @pytest.mark.sampled(1)
 @pytest.mark.stopped_by("removal")
 def test_a_tree_made_to_break_clean_up_is_cleaned_up(camp: Camp) -> None:
-    """``prune --outbox`` removes what a model has left, however deep, locked or named, and follows no link out of it."""
+    """``prune --outbox`` removes what a model has left, however deep,
+    locked or named, and follows no link out of it.
+    """
     victim = camp.own(camp.folder / "victim")
     kept = camp.own(victim / "kept", "untouched")
     grow = f"{shell('growing.py', victim)} && ls many | wc -l"
@@ -280,7 +296,9 @@ def test_a_tree_made_to_break_clean_up_is_cleaned_up(camp: Camp) -> None:
 @pytest.mark.sampled(1)
 @pytest.mark.stopped_by("loop", "purse")
 def test_a_model_that_goes_in_circles_does_not_spend_the_purse(camp: Camp) -> None:
-    """The same call with the same output ends its round, a second loop the task; limits hold over the whole of it."""
+    """The same call with the same output ends its round, a second loop the task;
+    limits hold over the whole of it.
+    """
     talks = {"spin": [does("echo again")] * 200, "spend": [does(f"echo {n}") for n in range(200)]}
     tasks = [
         {"first_prompt": "spin", "check": "false"},
@@ -297,7 +315,9 @@ def test_a_model_that_goes_in_circles_does_not_spend_the_purse(camp: Camp) -> No
 @pytest.mark.sampled(1)
 @pytest.mark.stopped_by("belief")
 def test_a_usage_that_no_call_can_have_is_not_believed(camp: Camp) -> None:
-    """It is booked as what was set aside for the call, reported, and neither stops others nor is learnt from."""
+    """It is booked as what was set aside for the call, reported,
+    and neither stops others nor is learnt from.
+    """
     lie = Answer(content="Done.", usage=Usage(output_tokens=10**14))
     talks = {"lie": [lie], "honest": [says("Done.")]}
     with camp.answering(talks, "[budget]\nper_day_usd = 1.0\n", count=True):

@@ -1,4 +1,6 @@
-"""Repositories that attack: what they have git run, borrow or hide, and what a task makes of its clone."""
+"""Repositories that attack: what they have git run,
+borrow or hide, and what a task makes of its clone.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def program(folder: Path) -> Path:
 @pytest.mark.sampled(1)
 @pytest.mark.stopped_by("read-only base")
 def test_no_task_writes_to_what_others_begin_at(camp: Camp) -> None:
-    """The mirror of a repository is read-only, to its last file; the next task begins at what was fetched."""
+    """The mirror of a repository is read-only, to its last file;
+    the next task begins at what was fetched.
+    """
     source(camp)
     spoil = "echo evil >> /base/git/config; touch /base/x; rm -rf /base/git/objects /base/git/refs"
     task = {"repo": "work/r", "check": "git fsck && test ! -e /base/x"}
@@ -66,7 +70,9 @@ def test_no_task_hides_what_it_has_changed(camp: Camp) -> None:
 @pytest.mark.sampled(1)
 @pytest.mark.stopped_by("fetched inside")
 def test_no_dropper_reads_by_a_repository_what_they_may_not(camp: Camp) -> None:
-    """Its objects are a link to those of one that lies elsewhere: batchd could follow it, and the sandbox has nothing there."""
+    """Its objects are a link to those of one that lies elsewhere:
+    batchd could follow it, and the sandbox has nothing there.
+    """
     private = repository(camp.folder / "private", {"key": "the operator's own\n"})
     if camp.prefix:
         owned(private)
@@ -102,7 +108,9 @@ def test_no_hook_runs_as_a_patch_goes_on_a_branch(camp: Camp) -> None:
 @pytest.mark.sampled(1)
 @pytest.mark.stopped_by("no filters")
 def test_no_filter_runs_as_a_patch_goes_into_a_tree(camp: Camp) -> None:
-    """Nor a monitor of files, nor a driver of merges: the repository's configuration has no say in files."""
+    """Nor a monitor of files, nor a driver of merges:
+    the repository's configuration has no say in files.
+    """
     made = source(camp, **{".gitattributes": "* filter=evil merge=evil diff=evil\n"})
     evil = program(made)
     for key in ("filter.evil.smudge", "filter.evil.clean", "merge.evil.driver", "core.fsmonitor"):

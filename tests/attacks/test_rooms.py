@@ -1,4 +1,6 @@
-"""No task file gets at batchd's own rooms, past the ceiling, or out of the sandbox: at the claim, nor afterwards."""
+"""No task file gets at batchd's own rooms, past the ceiling,
+or out of the sandbox: at the claim, nor afterwards.
+"""
 
 from __future__ import annotations
 
@@ -114,7 +116,8 @@ def test_no_directory_of_batchds_own(rooms: Camp) -> None:
             "home/.ssh": "is a .ssh",
             "/etc/systemd/system": "lies in a folder of systemd's units",
             "/": "holds",
-            # A link that may not be read, or leads out of the workspace; it became of no result and no refusal.
+            # A link that may not be read, or leads out of the workspace;
+            # it became of no result and no refusal.
             "/proc/1/root/tmp": "/tmp",
             "/proc/1/cwd": "proc/1/cwd",
         }
@@ -125,7 +128,9 @@ def test_no_directory_of_batchds_own(rooms: Camp) -> None:
 @pytest.mark.sampled(1)
 @pytest.mark.stopped_by("rooms")
 def test_no_directory_where_a_configuration_would_count(rooms: Camp) -> None:
-    """Neither the folders of lists and configurations, there yet or not, nor a trusted directory; what lies below that is open."""
+    """Neither the folders of lists and configurations, there yet or not,
+    nor a trusted directory; what lies below that is open.
+    """
     home, spool = rooms.own(rooms.folder / "home"), rooms.own(rooms.folder / "spool/work").parent
     rooms.more["HOME"] = str(home)
     rooms.own(home / ".config")
@@ -177,7 +182,9 @@ SWAPS: dict[str, Callable[[Path], None]] = {
 def test_a_link_put_in_place_between_claim_and_start_is_not_followed(
     rooms: Camp, swap: str
 ) -> None:
-    """The task ends as an error; nothing is written to where the link leads, and nothing changes its owner."""
+    """The task ends as an error;
+    nothing is written to where the link leads, and nothing changes its owner.
+    """
     folder = rooms.folder
     for name in ("work/repo", "victim/repo"):
         rooms.workplace(folder / name)

@@ -1,4 +1,6 @@
-"""What hostile commands try from inside the sandbox, against a batchd that runs as root and as an ordinary user."""
+"""What hostile commands try from inside the sandbox,
+against a batchd that runs as root and as an ordinary user.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ pytestmark = pytest.mark.in_turns
 @pytest.mark.stopped_by("environment", who="unprivileged")
 @pytest.mark.stopped_by("environment + identity", who="root")
 def test_the_key_is_nowhere_to_be_found(attack: Attack) -> None:
-    """Neither in any /proc/*/environ or cmdline nor in the environment; nor is the task's own env in a command line."""
+    """Neither in any /proc/*/environ or cmdline nor in the environment;
+    nor is the task's own env in a command line.
+    """
     found = attack.ran("looking.py", env={"TASK_TOKEN": "task-token-42"})
     assert "/proc/1/" in found
     assert SECRET not in found
@@ -39,7 +43,9 @@ def test_the_key_is_nowhere_to_be_found(attack: Attack) -> None:
 
 @pytest.mark.stopped_by("identity", "mounts")
 def test_nothing_of_the_host_is_writable_or_can_be_made_so(attack: Attack) -> None:
-    """Remounting is refused; /, /usr, /etc, /dev and /proc/sys take no file; the host's secrets are not there."""
+    """Remounting is refused; /, /usr, /etc, /dev and /proc/sys take no file;
+    the host's secrets are not there.
+    """
     marker = Path("/usr/batchd-was-here")
     attack.folder.parent.chmod(0o777)
     ends = attack.run(
@@ -92,7 +98,9 @@ def test_no_privilege_can_be_gained(attack: Attack) -> None:
 @pytest.mark.stopped_by("seccomp")
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers are those of x86-64")
 def test_dangerous_system_calls_are_refused(attack: Attack) -> None:
-    """By the filter, under their numbers, whatever the arguments; new namespaces by clone too; 32-bit calls kill."""
+    """By the filter, under their numbers, whatever the arguments;
+    new namespaces by clone too; 32-bit calls kill.
+    """
     answers = json.loads(attack.ran("syscalls.py"))
     assert (answers.pop("clone3"), answers.pop("x32")) == (errno.ENOSYS, errno.ENOSYS)
     assert {name: number for name, number in answers.items() if number != errno.EPERM} == {}
@@ -120,7 +128,9 @@ def test_the_network_and_the_sockets_of_the_host_are_out_of_reach(attack: Attack
 
 @pytest.mark.stopped_by("seccomp")
 def test_no_command_types_into_the_operators_terminal(attack: Attack) -> None:
-    """TIOCSTI and TIOCLINUX are refused, also with high bits set; there is no controlling terminal at all."""
+    """TIOCSTI and TIOCLINUX are refused, also with high bits set;
+    there is no controlling terminal at all.
+    """
     assert attack.ran("typing_into.py") == "ENXIO\n"
 
 
@@ -139,7 +149,10 @@ def test_no_descriptor_is_inherited(attack: Attack) -> None:
 
 @pytest.mark.stopped_by("limits")
 def test_limits_hold(attack: Attack) -> None:
-    """Of each process: memory, file size, core files; of what lies in memory, /tmp and /dev/shm. The next command is unharmed."""
+    """Of each process: memory, file size, core files; of what lies in memory, /tmp and /dev/shm.
+
+    The next command is unharmed.
+    """
     policy = {
         "max_memory_bytes": 256 << 20,
         "max_file_bytes": 8 << 20,
@@ -205,9 +218,12 @@ def listing() -> Callable[[Path], Any]:
 def test_a_hostile_directory_is_listed_safely(
     tmp_path: Path, listing: Callable[[Path], Any], request: pytest.FixtureRequest
 ) -> None:
-    """FIFOs, links (out, in circles, dangling), odd names, depth, locked folders, masses of files."""
+    """FIFOs, links (out, in circles, dangling), odd names,
+    depth, locked folders, masses of files.
+    """
     folder = tmp_path.resolve() / "task"
-    # Whatever becomes of the test: pytest's own clean-up would end the whole run in a tree this deep.
+    # Whatever becomes of the test:
+    # pytest's own clean-up would end the whole run in a tree this deep.
     request.addfinalizer(lambda: subprocess.run(["rm", "-rf", folder / "d"], check=True))
     (folder / "node_modules" / "x").mkdir(parents=True)
     (folder / "node_modules" / "x" / "y.js").write_text("1")

@@ -1,4 +1,6 @@
-"""A process that holds keys is closed to every other process of its own user, agents' commands among them."""
+"""A process that holds keys is closed to every other process of its own user,
+agents' commands among them.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def _holding(
 
 @pytest.mark.stopped_by("sealing")
 def test_no_process_of_the_same_user_looks_into_a_sealed_process(somebody: list[str]) -> None:
-    """Its environment, memory and descriptors are closed; those of one that is not sealed are not."""
+    """Its environment, memory and descriptors are closed;
+    those of one that is not sealed are not.
+    """
     assert _found(somebody, "sealed") == [
         *("environ Permission denied", "memory Permission denied", "descriptors Permission denied")
     ]
@@ -63,7 +67,9 @@ def test_no_process_of_the_same_user_looks_into_a_sealed_process(somebody: list[
 
 @pytest.mark.stopped_by("sealing")
 def test_no_process_of_the_same_user_looks_into_the_fork_server(somebody: list[str]) -> None:
-    """What forks the workers is sealed before it loads anything: who could write into it could keep them from it."""
+    """What forks the workers is sealed before it loads anything:
+    who could write into it could keep them from it.
+    """
     assert _forked(somebody) == [
         *("environ Permission denied", "memory Permission denied", "descriptors Permission denied")
     ]

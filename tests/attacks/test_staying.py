@@ -1,4 +1,6 @@
-"""Processes that stay behind a command, against what comes after it: later commands, file tools, checks, and their own end."""
+"""Processes that stay behind a command, against what comes after it:
+later commands, file tools, checks, and their own end.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,9 @@ def _lurked(attack: Attack) -> list[str]:
 
 @pytest.mark.stopped_by("undumpable")
 def test_nothing_of_ours_leaks_to_who_is_inside(attack: Attack) -> None:
-    """Who watches all that enters finds commands: no program, directory, descriptor, variable or map of who starts them."""
+    """Who watches all that enters finds commands: no program,
+    directory, descriptor, variable or map of who starts them.
+    """
     seen = _lurked(attack)
     assert "exe /usr/bin/bash" in seen, "it does look"
     leaks = [line for line in seen if "python" in line or "entrychild" in line or str(HERE) in line]
@@ -117,7 +121,9 @@ def test_a_check_meets_nothing_that_stays(attack: Attack) -> None:
 
 @pytest.mark.stopped_by("kept apart")
 def test_what_a_command_hides_among_what_stays_ends_with_it(attack: Attack) -> None:
-    """It runs out of its time; whatever has left its session and its parents is not taken for what ran before."""
+    """It runs out of its time; whatever has left its session
+    and its parents is not taken for what ran before.
+    """
     quick = "echo here; sleep 0.3"
     first, slow, after = ran(
         attack,
@@ -140,7 +146,9 @@ def test_what_a_command_hides_among_what_stays_ends_with_it(attack: Attack) -> N
 def test_nothing_that_stays_outlives_a_worker_or_a_daemon(
     camp: Camp, whom: str, meanwhile: str
 ) -> None:
-    """SIGKILL of either: all of it dies, the task goes on, and the model learns that its processes are gone."""
+    """SIGKILL of either: all of it dies, the task goes on,
+    and the model learns that its processes are gone.
+    """
     place = camp.folder / "outbox/batch/001"
     begin = does(f"test -e namespace || {{ {CLINGING}; }}")
     second = (

@@ -1,4 +1,6 @@
-"""What commands see of the machine's own files: no key, no spool, no socket, whichever user put it below /usr."""
+"""What commands see of the machine's own files: no key,
+no spool, no socket, whichever user put it below /usr.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ KINDS = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM)
 
 @pytest.fixture
 def place(who: list[str]) -> Iterator[Path]:
-    """A folder below /usr/local that belongs to the user who runs batchd, and that all may enter."""
+    """A folder below /usr/local that belongs to the user who runs batchd,
+    and that all may enter.
+    """
     folder = Path(tempfile.mkdtemp(prefix="batchd-attack-", dir="/usr/local"))
     folder.chmod(0o755)
     if AS_ROOT and who:
@@ -42,7 +46,9 @@ def place(who: list[str]) -> Iterator[Path]:
 
 
 def _got(camp: Camp, more: str = "") -> list[str]:
-    """Return what a model got that reads and orders whatever it can, and then, as another task, leaves the sandbox."""
+    """Return what a model got that reads and orders whatever it can,
+    and then, as another task, leaves the sandbox.
+    """
     talks = {
         "steal": [does(shell("stealing.py", camp.folder)), says("Done.")],
         "leave": [does(f"touch {camp.folder}/outside"), says("Done.")],
@@ -76,7 +82,9 @@ def test_no_command_reads_or_steers_a_spool_below_usr(
 def test_a_spool_that_is_hidden_is_not_there(
     who: list[str], place: Path, model_server: str
 ) -> None:
-    """Below /usr too, where its folder is among what commands do not see: nothing is read, and no one is ordered about."""
+    """Below /usr too, where its folder is among what commands do not see:
+    nothing is read, and no one is ordered about.
+    """
     camp = Camp.made(place, tuple(who), model_server)
     camp.own(place / "keys/key", SECRET)
     hiding = f'[sandbox]\nhide = ["{place}"]\n'
@@ -97,7 +105,9 @@ def _listen(stack: contextlib.ExitStack, path: Path, kind: socket.SocketKind) ->
 
 @pytest.mark.stopped_by("sockets", "searched sockets")
 def test_no_socket_below_usr_is_reached(attack: Attack, place: Path) -> None:
-    """Whatever its kind and its name; also one that was made by a relative name, renamed, or moved with its folder."""
+    """Whatever its kind and its name;
+    also one that was made by a relative name, renamed, or moved with its folder.
+    """
     with contextlib.ExitStack() as stack:
         there = [place / "d" / kind.name for kind in KINDS]
         there += [place / "one of two\nlines", place / os.fsdecode(b"\xff\\134"), place / "renamed"]
@@ -113,7 +123,9 @@ def test_no_socket_below_usr_is_reached(attack: Attack, place: Path) -> None:
 @pytest.mark.stopped_by("sockets")
 @pytest.mark.stopped_by("named sockets", who="unprivileged")  # as root the search finds it, too
 def test_no_service_below_usr_is_reached(attack: Attack, place: Path) -> None:
-    """One that was made by its path, as most are, or by that of a link; a folder that no one can list hides none."""
+    """One that was made by its path, as most are, or by that of a link;
+    a folder that no one can list hides none.
+    """
     with contextlib.ExitStack() as stack:
         (place / "closed").mkdir(mode=0o711)
         (place / "link").symlink_to("closed")
@@ -128,13 +140,16 @@ def test_no_service_below_usr_is_reached(attack: Attack, place: Path) -> None:
         # What goes while commands run is in no one's way.
         names[0].unlink()
         assert attack.run("true")[0][0] == 0
-    # A folder that can be entered and not listed is hidden as a whole from those who cannot list it.
+    # A folder that can be entered and not listed is hidden
+    # as a whole from those who cannot list it.
     assert {*answers.values()} <= {"ECONNREFUSED", "ENOENT"}, answers
 
 
 @contextlib.contextmanager
 def _mounted(kind: str, place: Path, source: Path) -> Iterator[Path]:
-    """Mount a folder, or one file, of ``source`` below ``place``, by what is a mount's own kind; give where it is."""
+    """Mount a folder, or one file, of ``source`` below ``place``,
+    by what is a mount's own kind; give where it is.
+    """
     there = place / kind
     if kind == "file":
         there.touch()
@@ -161,7 +176,9 @@ def _serve(stack: contextlib.ExitStack, path: Path) -> None:
 
 @pytest.fixture
 def elsewhere() -> Iterator[Path]:
-    """A disk of its own with services, of which commands see nothing but by what is mounted below /usr."""
+    """A disk of its own with services,
+    of which commands see nothing but by what is mounted below /usr.
+    """
     with tempfile.TemporaryDirectory(prefix="batchd-attack-", dir="/mnt") as folder:
         mount = ["mount", "-t", "tmpfs", "-o", "mode=755", "batchd-test", folder]
         subprocess.run(mount, check=True)
@@ -179,7 +196,9 @@ def elsewhere() -> Iterator[Path]:
 def test_no_service_is_reached_where_its_folder_is_mounted_below_usr(
     attack: Attack, place: Path, elsewhere: Path, kind: str
 ) -> None:
-    """A socket has a name elsewhere, and is found below /usr as well: in a folder that is bound there, or as a file."""
+    """A socket has a name elsewhere, and is found below /usr as well:
+    in a folder that is bound there, or as a file.
+    """
     with contextlib.ExitStack() as stack:
         for name in ("socket", "below/socket"):
             _serve(stack, elsewhere / name)
@@ -209,7 +228,9 @@ def test_no_service_on_another_file_system_below_usr_is_reached(
 @pytest.mark.skipif(not AS_ROOT, reason="only root mounts")
 @pytest.mark.stopped_by("sockets", "mounted sockets + searched sockets")
 def test_no_service_in_what_is_shown_is_reached(attack: Attack, elsewhere: Path) -> None:
-    """A folder of /opt that the configuration shows, in which another one is bound; and one that is hidden in it."""
+    """A folder of /opt that the configuration shows, in which another one is bound;
+    and one that is hidden in it.
+    """
     with contextlib.ExitStack() as stack:
         top = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/opt")))
         top.chmod(0o755)
@@ -222,7 +243,9 @@ def test_no_service_in_what_is_shown_is_reached(attack: Attack, elsewhere: Path)
 
 @pytest.mark.stopped_by("hidden")
 def test_what_is_hidden_is_not_there(attack: Attack, place: Path) -> None:
-    """Neither a file nor a folder, by no link, nor after another command; what is shown below it is, and cannot be written."""
+    """Neither a file nor a folder, by no link, nor after another command;
+    what is shown below it is, and cannot be written.
+    """
     (place / "folder/shown").mkdir(parents=True)
     for name in ("file", "folder/file", "folder/shown/file"):
         (place / name).write_text(SECRET)

@@ -26,7 +26,9 @@ def limited(attack: Attack, source: Path) -> Iterator[Limited]:
 
 @pytest.mark.stopped_by("lasting tmp")
 def test_tmp_lasts_over_commands_and_over_a_new_start(limited: Limited) -> None:
-    """What one command leaves in /tmp, its home, the next one finds, also after the place was closed; programs run there."""
+    """What one command leaves in /tmp, its home, the next one finds,
+    also after the place was closed; programs run there.
+    """
     *_, found = limited.run(
         'echo kept > ~/file; cp /bin/true /tmp/program; [ "$HOME" = /tmp ] && mkdir -p /var/tmp/sub',
         None,
@@ -39,7 +41,9 @@ def test_tmp_lasts_over_commands_and_over_a_new_start(limited: Limited) -> None:
 
 @pytest.mark.stopped_by("private tmp")
 def test_tmp_is_not_reached_by_others(limited: Limited) -> None:
-    """Who is no part of batchd cannot enter it: setuid programs and sockets of a task are for no other user."""
+    """Who is no part of batchd cannot enter it:
+    setuid programs and sockets of a task are for no other user.
+    """
     # As batchd's state is not; but it is not to hang on that alone.
     limited.tmp.parents[1].chmod(0o755)
     limited.run("cp /bin/id /tmp/id; chmod 777 /tmp/id")
@@ -53,7 +57,9 @@ def test_tmp_is_not_reached_by_others(limited: Limited) -> None:
 
 @pytest.mark.stopped_by("opened tmp")
 def test_a_closed_tmp_is_opened_again_and_a_link_in_its_place_is_refused(limited: Limited) -> None:
-    """``chmod 0 /tmp`` locks no process out for ever; and batchd enters no link that stands where it was."""
+    """``chmod 0 /tmp`` locks no process out for ever;
+    and batchd enters no link that stands where it was.
+    """
     closed, after = limited.run("chmod 0 /tmp; echo $?", "echo x > /tmp/x && cat /tmp/x")
     if closed.output == "0\n":  # its own, as an ordinary user
         assert after.exit_code != 0
@@ -83,7 +89,9 @@ def test_tmp_has_its_size(limited: Limited) -> None:
 
 @pytest.mark.stopped_by("removal")
 def test_what_a_task_leaves_is_removed_whatever_it_is(limited: Limited) -> None:
-    """3,000 levels, closed folders, odd names, FIFOs, sockets, links out: all of it goes, nothing else does, with few descriptors."""
+    """3,000 levels, closed folders, odd names, FIFOs, sockets, links out:
+    all of it goes, nothing else does, with few descriptors.
+    """
     outside = limited.folder.parent / "outside"
     outside.mkdir()
     (outside / "precious").write_text("x")

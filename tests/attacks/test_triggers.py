@@ -1,4 +1,6 @@
-"""What a task leaves for other programs to run, when somebody uses its directory, is reported, however it is hidden."""
+"""What a task leaves for other programs to run, when somebody uses its directory,
+is reported, however it is hidden.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ PLANTS: Mapping[str, tuple[str, str]] = {
 
 
 def _repository(camp: Camp) -> Path:
-    """Make a repository as an operator has it, with settings, a hook and an editor's folder that were there before."""
+    """Make a repository as an operator has it, with settings,
+    a hook and an editor's folder that were there before.
+    """
     place = camp.workplace(camp.folder / "repo")
     make = """
         git init -q . && git config core.ignorecase true && git config user.name me && git config user.email me@here
@@ -77,7 +81,9 @@ _ROOT = '[workspace]\nroot = "{}"\n'
 @pytest.mark.stopped_by("triggers")
 @pytest.mark.parametrize("what", PLANTS)
 def test_what_would_run_for_a_user_of_the_directory_is_reported(camp: Camp, what: str) -> None:
-    """In the result, `status` and the report, with a command that shows it, which itself runs nothing."""
+    """In the result, `status` and the report,
+    with a command that shows it, which itself runs nothing.
+    """
     command, path = PLANTS[what]
     place = _repository(camp)
     mark = camp.folder / "mark"
@@ -111,7 +117,9 @@ def test_what_would_run_for_a_user_of_the_directory_is_reported(camp: Camp, what
 @pytest.mark.sampled(1)
 @pytest.mark.stopped_by("triggers still")
 def test_ordinary_work_is_not_reported(camp: Camp) -> None:
-    """Commits, branches, merges, new files and a walk through everything change nothing that runs by itself."""
+    """Commits, branches, merges,
+    new files and a walk through everything change nothing that runs by itself.
+    """
     _repository(camp)
     work = """
         echo x > x.py && git add -A && git commit -qm second && git checkout -qb b && echo y >> x.py

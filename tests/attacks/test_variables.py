@@ -51,7 +51,9 @@ STRANGER = ["setpriv", "--reuid=31337", "--regid=31337", "--clear-groups", "--"]
 @pytest.mark.parametrize("who", ["root"], indirect=True)
 @pytest.mark.parametrize("name", ["LD_TOKEN", "BASH_TOKEN", "ENV"])
 def test_no_variable_stands_on_a_command_line(attack: Attack, name: str) -> None:
-    """Whatever a secret variable is called, other users of the machine do not read it, and it arrives as it is."""
+    """Whatever a secret variable is called,
+    other users of the machine do not read it, and it arrives as it is.
+    """
     value = f"{SECRET} ${{HOME}} $(id) 'and' \"more\" \\c # \n"
     command = f'printf %s "${name}" > here; env > all; until [ -e end ]; do sleep 0.05; done'
     with attack.begin(command, env={name: value, "BATCHD_LATE_0": "own"}) as process:

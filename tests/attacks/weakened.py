@@ -1,12 +1,15 @@
-"""Shows that each attack can succeed: runs them against a batchd from which one layer at a time is taken away.
+"""Shows that each attack can succeed:
+runs them against a batchd from which one layer at a time is taken away.
 
     python tests/attacks/weakened.py [LAYER…]        (make attacks-weakened)
 
-For each layer that an attack names a copy of the checkout is changed, and the tests that name it are run in it. Each of
-them must fail there, in every form (as root, as an ordinary user, with each parameter): one that passes claims a layer
-that does not stop it. What is no attack must still work. Ends with 1 where that is not so.
+For each layer that an attack names a copy of the checkout is changed, and the tests that name it
+are run in it. Each of them must fail there, in every form (as root, as an ordinary user, with each
+parameter): one that passes claims a layer that does not stop it.
+What is no attack must still work. Ends with 1 where that is not so.
 
-Needs root: what is let loose here lives in process and mount namespaces of its own, over a /usr that forgets.
+Needs root: what is let loose here lives in process and mount namespaces of its own,
+over a /usr that forgets.
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ _LAYER_S = 7200
 #: What an attack that succeeds often keeps a test waiting for.
 _PATIENCE_S = "60"
 
-#: Nothing of what escapes reaches the machine: its processes are others, and what is written to /usr is forgotten.
+#: Nothing of what escapes reaches the machine:
+#: its processes are others, and what is written to /usr is forgotten.
 _APART = """
 mount -t tmpfs none /mnt
 mkdir /mnt/upper /mnt/work
@@ -43,7 +47,10 @@ mount -t overlay -o lowerdir=/usr,upperdir=/mnt/upper,workdir=/mnt/work overlay 
 
 
 def weakened(layer: str, copy: Path) -> None:
-    """Make a copy of the checkout without a layer. Raises ``ValueError`` for a change that does not apply."""
+    """Make a copy of the checkout without a layer.
+
+    Raises ``ValueError`` for a change that does not apply.
+    """
     ignored = shutil.ignore_patterns("__pycache__")
     for name in ("batchd", "tests"):
         shutil.copytree(HERE / name, copy / name, ignore=ignored)
@@ -58,7 +65,10 @@ def weakened(layer: str, copy: Path) -> None:
 
 
 def changed(text: str, edit: Edit) -> str:
-    """Return a source with a change. Raises ``ValueError`` where what it changes does not stand there once."""
+    """Return a source with a change.
+
+    Raises ``ValueError`` where what it changes does not stand there once.
+    """
     name, before, after = edit
     if text.count(before) != 1:
         raise ValueError(f"layers.py: {name} has this {text.count(before)} times: {before!r}")
@@ -66,7 +76,9 @@ def changed(text: str, edit: Edit) -> str:
 
 
 def outcomes(layer: str, select: Sequence[str] = ()) -> Mapping[str, bool]:
-    """Return for each test that names the layer, and each of what must work, whether it passed without the layer."""
+    """Return for each test that names the layer, and each of what must work,
+    whether it passed without the layer.
+    """
     with tempfile.TemporaryDirectory(prefix="batchd-weak-") as folder:
         copy = Path(folder, "batchd")
         copy.mkdir()
@@ -95,7 +107,9 @@ def _read(report: Path) -> Iterable[tuple[str, bool]]:
 
 
 def main(layers: Sequence[str]) -> int:
-    """Try layers, each by itself, or all that attacks name; and hold that each attack that names one succeeds without it."""
+    """Try layers, each by itself, or all that attacks name;
+    and hold that each attack that names one succeeds without it.
+    """
     if os.geteuid() != 0:
         print("only root can do this, and what is let loose is kept apart: sudo make attacks-weakened", file=sys.stderr)  # fmt: skip
         return 3

@@ -1,4 +1,6 @@
-"""A headless Chromium, driven over its own protocol: real clicks and keys, and an eye on what it asks the network for."""
+"""A headless Chromium, driven over its own protocol:
+real clicks and keys, and an eye on what it asks the network for.
+"""
 
 from __future__ import annotations
 

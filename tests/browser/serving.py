@@ -76,7 +76,9 @@ class Page:
 
 
 def events(stream: Any) -> Iterator[dict[str, Any]]:
-    """Yield what server-sent events bring: ``event``, ``id`` and ``data``, the heads of chunks apart."""
+    """Yield what server-sent events bring: ``event``,
+    ``id`` and ``data``, the heads of chunks apart.
+    """
     assert b"200" in stream.readline()
     found: dict[str, Any] = {}
     for raw in stream:

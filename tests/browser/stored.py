@@ -1,4 +1,6 @@
-"""A night's work written straight into a store: thousands of tasks in seconds, each as a real one would have left it."""
+"""A night's work written straight into a store:
+thousands of tasks in seconds, each as a real one would have left it.
+"""
 
 from __future__ import annotations
 

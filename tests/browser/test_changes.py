@@ -1,4 +1,6 @@
-"""What tasks have changed and made, in a real browser: on the report and on the live page, at a telephone's width too."""
+"""What tasks have changed and made, in a real browser:
+on the report and on the live page, at a telephone's width too.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +88,9 @@ def report(
 
 
 def test_a_patch_is_files_to_fold_and_search(night: Night) -> None:
-    """The first are open, others closed; a search shows the files that hold it, with the lines marked; all fold at once."""
+    """The first are open, others closed; a search shows the files that hold it,
+    with the lines marked; all fold at once.
+    """
 
     async def read(page: Page) -> None:
         names = [f"src/f{n}.py" for n in range(12)]
@@ -111,7 +115,9 @@ def test_a_patch_is_files_to_fold_and_search(night: Night) -> None:
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_diff_of_five_thousand_lines_is_opened_in_parts(night: Night, width: int) -> None:
-    """Closed at first; then 3,000 lines, and all of them by one more press; the page itself never scrolls sideways."""
+    """Closed at first; then 3,000 lines, and all of them by one more press;
+    the page itself never scrolls sideways.
+    """
 
     async def read(page: Page) -> None:
         assert await page.evaluate(_ROWS) == 0
@@ -160,7 +166,9 @@ def served(night: Night) -> Iterator[Spool]:
 
 
 def test_the_live_page_shows_the_patch_and_the_files(served: Spool, night: Night) -> None:
-    """A file is shown as text, and saved as a file: whatever it holds, the browser has no reason to run any of it."""
+    """A file is shown as text, and saved as a file:
+    whatever it holds, the browser has no reason to run any of it.
+    """
 
     async def read(page: Page) -> None:
         await page.until("document.querySelector('.made summary')")

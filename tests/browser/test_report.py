@@ -70,7 +70,9 @@ def _address(night: Night) -> str:
 
 
 def test_sorting_filtering_and_a_transcript(night: Night) -> None:
-    """A click sorts, another turns it round; chips and words filter; a row opens its task; the address keeps it all."""
+    """A click sorts, another turns it round; chips and words filter;
+    a row opens its task; the address keeps it all.
+    """
 
     async def read(page: Page) -> None:
         assert await page.evaluate(_FIRST) == "001"
@@ -119,7 +121,9 @@ def test_sorting_filtering_and_a_transcript(night: Night) -> None:
 
 
 def test_what_models_wrote_stays_text(night: Night) -> None:
-    """Markup in prompts, answers, outputs and file names is shown, letter by letter, and never runs."""
+    """Markup in prompts, answers, outputs and file names is shown,
+    letter by letter, and never runs.
+    """
 
     async def read(page: Page) -> None:
         for number, text in enumerate(HOSTILE):
@@ -155,7 +159,9 @@ def test_what_models_wrote_stays_text(night: Night) -> None:
 
 
 def test_everything_can_be_done_with_keys(night: Night) -> None:
-    """The timeline walks from task to task and opens one; Escape leads back; a head sorts at Enter."""
+    """The timeline walks from task to task and opens one;
+    Escape leads back; a head sorts at Enter.
+    """
 
     async def read(page: Page) -> None:
         await page.evaluate("document.querySelector('canvas').focus()")
@@ -196,7 +202,9 @@ def test_the_timeline_opens_what_is_clicked_on(night: Night) -> None:
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("dark", [False, True])
 def test_light_dark_and_a_telephone(night: Night, dark: bool) -> None:
-    """Colours follow the reader's choice, with enough contrast; 360 points are wide enough for all of it."""
+    """Colours follow the reader's choice, with enough contrast;
+    360 points are wide enough for all of it.
+    """
 
     async def read(page: Page) -> None:
         await page.look(1280, 900, dark=dark)
@@ -219,7 +227,9 @@ def test_light_dark_and_a_telephone(night: Night, dark: bool) -> None:
 
 
 def test_a_screen_reader_finds_its_way(night: Night) -> None:
-    """One main heading, landmarks, a name for all that can be used, headings in order, a language."""
+    """One main heading, landmarks, a name for all that can be used,
+    headings in order, a language.
+    """
 
     async def read(page: Page) -> None:
         nodes = await page.accessible()
@@ -263,7 +273,9 @@ def test_transcripts_beyond_the_quota_are_linked(night: Night) -> None:
 
 
 def test_what_a_page_leaves_out_is_said(tmp_path: Path) -> None:
-    """A batch too large for its page has figures of every task; of how many it has no texts stands above, and where they are in each."""
+    """A batch too large for its page has figures of every task;
+    of how many it has no texts stands above, and where they are in each.
+    """
     night = Night(tmp_path, 90)
     night.write()
     config = night.folder / "config.toml"

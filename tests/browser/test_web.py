@@ -32,7 +32,9 @@ _EXPECTED = "401 (Unauthorized)"
 def browse(
     served: Served, read: Callable[[Page], Awaitable[None]], *, at: str = "/", width: int = 1280
 ) -> None:
-    """Sign in as people do, read, and hold the page to silence: a clean console, nothing asked elsewhere."""
+    """Sign in as people do, read, and hold the page to silence:
+    a clean console, nothing asked elsewhere.
+    """
 
     async def go() -> None:
         async with chromium() as page:
@@ -62,7 +64,9 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Spool:
 
 
 def test_signing_in(spool: Spool) -> None:
-    """A wrong token is reported; the right one opens the page that was asked for, and is kept in no place that scripts read."""
+    """A wrong token is reported; the right one opens the page that was asked for,
+    and is kept in no place that scripts read.
+    """
 
     async def go(served: Served) -> None:
         async with chromium() as page:
@@ -88,7 +92,9 @@ def test_signing_in(spool: Spool) -> None:
 
 
 def test_the_page_is_live(spool: Spool) -> None:
-    """Counts move while tasks end, a conversation grows, and a stopped daemon is shown: nothing is reloaded."""
+    """Counts move while tasks end, a conversation grows,
+    and a stopped daemon is shown: nothing is reloaded.
+    """
     config = spool.folder / "config.toml"
     config.write_text(
         f'{config.read_text()}[models."{_SLOW}"]\ninput_usd_per_mtok = 1.0\noutput_usd_per_mtok = 2.0\n'
@@ -128,7 +134,9 @@ def test_the_page_is_live(spool: Spool) -> None:
 
 
 def test_following_a_conversation(spool: Spool) -> None:
-    """While it runs the page stays at the end of it; who scrolls up stops that, and a button takes it up again."""
+    """While it runs the page stays at the end of it;
+    who scrolls up stops that, and a button takes it up again.
+    """
     config = spool.folder / "config.toml"
     model = "standin/latency-0.4+steps-30"
     config.write_text(
@@ -162,7 +170,9 @@ def test_following_a_conversation(spool: Spool) -> None:
 
 
 def test_sorting_and_filtering_a_batch(night: Spool) -> None:
-    """Heads sort, turned round by a second click; chips and words filter; the address keeps it; pages turn."""
+    """Heads sort, turned round by a second click; chips and words filter;
+    the address keeps it; pages turn.
+    """
 
     async def read(page: Page) -> None:
         await page.until("document.querySelectorAll('#tasks tbody tr').length === 100")
@@ -203,7 +213,9 @@ def test_sorting_and_filtering_a_batch(night: Spool) -> None:
 
 
 def test_what_models_wrote_stays_text(night: Spool) -> None:
-    """Markup in prompts, answers and outputs is shown, letter by letter, and never runs; nor would it if it were let in."""
+    """Markup in prompts, answers and outputs is shown, letter by letter, and never runs;
+    nor would it if it were let in.
+    """
 
     async def read(page: Page) -> None:
         for number, text in enumerate(HOSTILE):
@@ -259,7 +271,9 @@ def test_ends_are_said_as_on_a_terminal(night: Spool) -> None:
 
 
 def test_what_steers_terminals_is_shown_as_what_it_is(night: Spool) -> None:
-    """As on a terminal: colours go, other sequences and marks that turn text around can be read; no empty boxes."""
+    """As on a terminal: colours go, other sequences and marks that turn text around can be read;
+    no empty boxes.
+    """
     given = "\x1b[1;31mred\x1b[0m\x1b[K \x1b]0;owned\x07 \u202eabc\r\nnext\tline"
 
     async def read(page: Page) -> None:
@@ -271,7 +285,9 @@ def test_what_steers_terminals_is_shown_as_what_it_is(night: Spool) -> None:
 
 
 def test_money_is_split_by_tag(night: Spool) -> None:
-    """As `batchd cost --by tag` splits it; what a task with two tags cost is in both lines, and that is said."""
+    """As `batchd cost --by tag` splits it;
+    what a task with two tags cost is in both lines, and that is said.
+    """
     with StoreReader(night.folder / ".batchd/batchd.db") as reader:
         [row] = reader.spend(("tag",))
 
@@ -290,7 +306,9 @@ def test_money_is_split_by_tag(night: Spool) -> None:
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("dark", [False, True])
 def test_light_dark_and_a_telephone(night: Spool, dark: bool) -> None:
-    """Every page fits into 360 points, follows the reader's colours, has one main heading and a name for what can be used."""
+    """Every page fits into 360 points, follows the reader's colours,
+    has one main heading and a name for what can be used.
+    """
 
     async def read(page: Page) -> None:
         for path in ("/", "/batches/night", "/batches/night/011", "/cost?days=0", "/nowhere"):
@@ -338,7 +356,9 @@ def test_a_server_that_is_gone_is_shown(night: Spool) -> None:
 
 
 def test_the_report_opens_and_can_do_nothing_here(night: Spool) -> None:
-    """A report is shown with its own scripts, but as a stranger: it cannot ask this server for anything."""
+    """A report is shown with its own scripts, but as a stranger:
+    it cannot ask this server for anything.
+    """
     made = night.batchd("report", "night")
     assert made.returncode == 0, made.stderr
 

@@ -1,4 +1,6 @@
-"""Orders as people give them on the live page, and pages elsewhere that try to give them in their name."""
+"""Orders as people give them on the live page,
+and pages elsewhere that try to give them in their name.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +94,9 @@ async def _ordered(page: Page, verb: str, said: str) -> None:
 
 
 def test_a_batch_is_paused_resumed_cancelled_and_run_again(spool: Spool) -> None:
-    """Each button asks first; what comes of it is shown, and the page moves on by itself; a no orders nothing."""
+    """Each button asks first; what comes of it is shown,
+    and the page moves on by itself; a no orders nothing.
+    """
     _allow(spool)
 
     async def go(served: Served) -> None:
@@ -134,7 +138,9 @@ def test_a_batch_is_paused_resumed_cancelled_and_run_again(spool: Spool) -> None
 
 
 def test_another_page_in_the_browser_orders_nothing(spool: Spool) -> None:
-    """A server at another port of this host is shown the session's cookie; its forms, requests and frames order nothing."""
+    """A server at another port of this host is shown the session's cookie;
+    its forms, requests and frames order nothing.
+    """
     _allow(spool)
     seen: list[str] = []
 

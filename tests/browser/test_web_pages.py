@@ -1,4 +1,6 @@
-"""What stands on the pages: prompts in every list, ends in words, what was pruned, and the way back."""
+"""What stands on the pages: prompts in every list,
+ends in words, what was pruned, and the way back.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ _HEADLINE = "document.querySelector('.headline')?.textContent"
 
 @pytest.fixture(scope="module")
 def spool_of_two(tmp_path_factory: pytest.TempPathFactory) -> Spool:
-    """A store with a pruned batch ``old``, whose folder has one result left, and a night of 60 tasks, with its report."""
+    """A store with a pruned batch ``old``, whose folder has one result left,
+    and a night of 60 tasks, with its report.
+    """
     folder = tmp_path_factory.mktemp("two")
     Night(folder, 3, name="old", begun=BEGUN - 3 * 86_400).write()
     (folder / "config.toml").write_text("")
@@ -64,7 +68,9 @@ def read(served: Served, at: str, look: Callable[[Page], Awaitable[None]]) -> No
 
 
 def test_lists_show_how_prompts_begin(served: Served) -> None:
-    """Of batches that of the first task, and how many more there are; of tasks each; of pruned ones what their folder has."""
+    """Of batches that of the first task, and how many more there are;
+    of tasks each; of pruned ones what their folder has.
+    """
 
     async def look(page: Page) -> None:
         await page.until("document.querySelector('#ended .prompt')")
@@ -104,7 +110,9 @@ def test_a_pruned_tasks_page_says_so(served: Served) -> None:
 
 
 def test_ends_are_said_in_words(served: Served) -> None:
-    """A check that never passed is not a limit that ran out; what is stored stays in JSON; no name of a class is on any page."""
+    """A check that never passed is not a limit that ran out;
+    what is stored stays in JSON; no name of a class is on any page.
+    """
     [row] = [r for r in served.get("/api/batches/night")["rows"] if r["id"] == "011"]
     assert (row["status"], row["reason"]) == ("timeout", "max_iterations")
     words = "not accepted after 1 round"
@@ -128,7 +136,9 @@ def test_ends_are_said_in_words(served: Served) -> None:
 
 
 def test_every_page_leads_back(served: Served) -> None:
-    """From a task to its list as it was, from there and from anywhere to the start; from a report and an unknown address too."""
+    """From a task to its list as it was, from there and from anywhere to the start;
+    from a report and an unknown address too.
+    """
 
     async def look(page: Page) -> None:
         await page.until("document.querySelector('#tasks tbody a')")
@@ -155,7 +165,9 @@ def test_every_page_leads_back(served: Served) -> None:
 
 
 def test_a_task_that_ended_shows_its_answer_and_its_verdict(served: Served) -> None:
-    """Above what it did, step by step: what it was asked, what was thought of it, what it said last, and its files."""
+    """Above what it did, step by step: what it was asked,
+    what was thought of it, what it said last, and its files.
+    """
 
     async def look(page: Page) -> None:
         await page.until("document.querySelector('.verdict')")
@@ -170,7 +182,9 @@ def test_a_task_that_ended_shows_its_answer_and_its_verdict(served: Served) -> N
 
 
 def test_the_chart_says_what_the_table_says(served: Served) -> None:
-    """Each day has a bar, those without a call too; who cannot see it reads what it shows, and the table."""
+    """Each day has a bar, those without a call too;
+    who cannot see it reads what it shows, and the table.
+    """
 
     async def look(page: Page) -> None:
         await page.until("document.querySelector('.days svg')")

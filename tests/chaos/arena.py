@@ -1,4 +1,5 @@
-"""What a chaos run is made of: a spool, a real daemon, a model server, each a process; and who is alive.
+"""What a chaos run is made of: a spool, a real daemon,
+a model server, each a process; and who is alive.
 
 Nothing here asks batchd how it is: processes are read from /proc, calls from the server's own log.
 """
@@ -25,7 +26,8 @@ from patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 
-#: Calls each task makes: ``steps`` runs `echo`, ``notes`` leaves a line in the task's directory for every command.
+#: Calls each task makes: ``steps`` runs `echo`,
+#: ``notes`` leaves a line in the task's directory for every command.
 CALLS = 3
 MODELS = (f"standin/steps-{CALLS}", f"standin/notes-{CALLS - 1}")
 
@@ -87,7 +89,8 @@ class Model:
 
     def kill(self) -> None:
         """Kill it with SIGKILL, its log kept."""
-        # What comes from now on gets no answer: else one could be given after the log was asked for.
+        # What comes from now on gets no answer:
+        # else one could be given after the log was asked for.
         self._get("/control", b'{"down": true}')
         self._before, self._repeated = self.log(), self.repeated()
         self._process.kill()
@@ -142,7 +145,8 @@ class Arena:
 
     def __init__(self, folder: Path, config: str, *, prefix: Sequence[str] = ()) -> None:
         """``prefix`` goes before the daemon's command line: what it is to run under."""
-        #: A word that no other process of this machine has anywhere: what is killed is recognised by it.
+        #: A word that no other process of this machine has anywhere:
+        #: what is killed is recognised by it.
         self.mark = f"chaos-{secrets.token_hex(8)}"
         self.folder = folder / self.mark
         self.log = self.folder / "daemon.log"
@@ -158,7 +162,9 @@ class Arena:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the daemon and its commands are started with: its folder comes before Python's own modules."""
+        """What the daemon and its commands are started with:
+        its folder comes before Python's own modules.
+        """
         kept = {k: v for k, v in os.environ.items() if not k.startswith("BATCHD_")}
         path = f"{self.folder}:{ROOT}"
         # Where the lifecycle and the daemon's own classes differ, the daemon ends.
@@ -209,7 +215,9 @@ class Arena:
         return self.log.read_text("utf-8", "replace")[-3000:]
 
     def limit(self, kind: int, room: int | None) -> None:
-        """Leave every process of batchd ``room`` more of a resource than it has now; None: as much as it may."""
+        """Leave every process of batchd ``room`` more of a resource than it has now;
+        None: as much as it may.
+        """
         for process in self.processes():
             if process.role != "other":
                 with contextlib.suppress(ProcessLookupError):
@@ -239,7 +247,8 @@ class Arena:
                         found[process.pid] = process
                     else:
                         others.append(process)
-        # A process that holds keys shows its environment to root alone: others know it by its parent.
+        # A process that holds keys shows its environment to root alone:
+        # others know it by its parent.
         for process in sorted(others, key=lambda each: each.started):
             if os.geteuid() and process.parent in found:
                 found[process.pid] = process
@@ -255,7 +264,8 @@ class Arena:
             return True
         if self.mark in str((entry / "cwd").readlink()):
             return True
-        # A command in a sandbox has neither; the task's directory is mounted in a namespace of its own.
+        # A command in a sandbox has neither;
+        # the task's directory is mounted in a namespace of its own.
         if _namespace(entry) == self._namespace:
             return False
         mounts = (line.split() for line in (entry / "mountinfo").read_text().splitlines())
@@ -314,5 +324,7 @@ def tasks(count: int) -> list[dict[str, Any]]:
 
 
 def until(condition: Callable[[], object], timeout_s: float, why: Callable[[], str]) -> None:
-    """Wait for what must come: as long as a busy machine may need for it, or longer where its work takes longer."""
+    """Wait for what must come: as long as a busy machine may need for it,
+    or longer where its work takes longer.
+    """
     patience.until(condition, why, max(timeout_s, PATIENCE_S))

@@ -22,7 +22,9 @@ _UNSURE_S = 1.0
 
 
 class Audit:
-    """Finds the folders of a gust's files, what is still to come of them, and what is wrong with them."""
+    """Finds the folders of a gust's files, what is still to come of them,
+    and what is wrong with them.
+    """
 
     def __init__(self, ground: Ground, witness: Witness) -> None:
         self._ground = ground
@@ -78,7 +80,9 @@ class Audit:
         return Counter(r["status"] for folder in made for r in folder.results.values())
 
     def drafts(self, record: Record) -> tuple[int, int]:
-        """Return how many drafts were saved before a file's last version, and how many of them were taken."""
+        """Return how many drafts were saved before a file's last version,
+        and how many of them were taken.
+        """
         drafts = [v for dropped in record.dropped for v in dropped.file.versions[:-1]]
         folders = self._folders(record)
         return len(drafts), sum(bool(folders[v]) for v in drafts)
@@ -165,7 +169,9 @@ class Audit:
             yield from books.orders_done(batch, len(made), done, unsure)
 
     def spent(self, record: Record) -> dict[int, float]:
-        """Return what was spent on each day that had a budget all along, by the servers' logs and the spool's clock."""
+        """Return what was spent on each day that had a budget all along,
+        by the servers' logs and the spool's clock.
+        """
         spent = dict.fromkeys(sorted(record.poor_days), 0.0)
         moves = self._ground.moves
         for entry in (e for those in self._witness.asked.values() for e in those if e["usage"]):

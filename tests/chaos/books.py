@@ -1,6 +1,8 @@
-"""Holds what lies in the outbox against what the model servers logged: pure, on data that was read before.
+"""Holds what lies in the outbox against what the model servers logged:
+pure, on data that was read before.
 
-Every check returns its complaints as texts, none where all is well: a run reports all that it found.
+Every check returns its complaints as texts, none where all is well:
+a run reports all that it found.
 """
 
 from __future__ import annotations
@@ -53,7 +55,9 @@ class Outcome:
 
 
 def perhaps_paid(failure: Json) -> bool:
-    """Return whether a failed call may have been paid: it was sent, and what came back says nothing."""
+    """Return whether a failed call may have been paid:
+    it was sent, and what came back says nothing.
+    """
     return failure["sent"] and failure["kind"] in {"timeout", "connection", "bad_answer"}
 
 
@@ -85,7 +89,9 @@ class _Calls:
 
 
 def settled(prompt: str, those: Sequence[Outcome], log: Sequence[Json]) -> Iterator[str]:
-    """Every request of a prompt was granted, every answer on record was given, each paid one is on record or unsettled."""
+    """Every request of a prompt was granted, every answer on record was given,
+    each paid one is on record or unsettled.
+    """
     calls = _Calls(those)
     where = f"{prompt!r} ({', '.join(t.name for t in those)})"
     asked = Counter(entry["turn"] for entry in log)
@@ -107,7 +113,9 @@ def settled(prompt: str, those: Sequence[Outcome], log: Sequence[Json]) -> Itera
 
 
 def _never_back(where: str, log: Sequence[Json]) -> Iterator[str]:
-    """No task asks for an answer that it has gone beyond, by the order of the server's log alone."""
+    """No task asks for an answer that it has gone beyond,
+    by the order of the server's log alone.
+    """
     furthest = 0
     for entry in sorted(log, key=lambda e: e["at"]):
         if entry["turn"] < furthest:
@@ -121,7 +129,9 @@ def _tokens(usage: Json) -> tuple[int, int, int]:
 
 
 def money(outcome: Outcome, price: tuple[float, float]) -> Iterator[str]:
-    """A result's tokens and dollars are the sums of its answers', what is unsettled at most what was set aside."""
+    """A result's tokens and dollars are the sums of its answers',
+    what is unsettled at most what was set aside.
+    """
     usages = [e["answer"]["usage"] for e in outcome.events if e["event"] == "CallAnswered"]
     usage, cost = outcome.result["usage"], outcome.result["cost"]
     sums = {k: sum(u[k] for u in usages) for k in ("calls", "input_tokens", "output_tokens")}
@@ -168,7 +178,8 @@ def whole(summary: Json, results: Sequence[Json], lines: str, ids: Sequence[str]
 def commands(outcome: Outcome, notes: str) -> Iterator[str]:
     """No command of a journal ran twice, and each that ended ran, by the lines that they left.
 
-    One that was cut off, as a task's end is, has left what it did and no event of its own: its answer asked for it.
+    One that was cut off, as a task's end is, has left what it did and no event of its own:
+    its answer asked for it.
     """
     lines = Counter(notes.split())
     asked = {
@@ -190,7 +201,9 @@ def commands(outcome: Outcome, notes: str) -> Iterator[str]:
 
 
 def orders_done(batch: str, made: int, done: int, unsure: int) -> Iterator[str]:
-    """As many batches were made by ``retry`` as were acknowledged, or at most those given up on top."""
+    """As many batches were made by ``retry`` as were acknowledged,
+    or at most those given up on top.
+    """
     if not done <= made <= done + unsure:
         yield f"{batch}: was run again {made} times, {done} were acknowledged and {unsure} given up"
 

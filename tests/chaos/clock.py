@@ -1,4 +1,6 @@
-"""A clock of one's own: every Python that is started with a folder on its path reads the time from there."""
+"""A clock of one's own: every Python that is started
+with a folder on its path reads the time from there.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from books import Promise
 
-#: Models of the two providers, each with its number of calls in its name; ``notes`` leave a line for each command.
+#: Models of the two providers, each with its number of calls in its name;
+#: ``notes`` leave a line for each command.
 LANES = ("north/steps-3", "north/notes-2", "south/steps-2", "south/notes-3")
 _COMPLETED = "completed"
 _BUDGET = "timeout/budget"
@@ -26,7 +27,8 @@ class File:
     name: bytes
     #: What is written under that name, one after another; the last one must be taken.
     versions: Sequence[bytes]
-    #: ``move``, ``write`` (in place), ``halves`` (in place, with a pause) or ``save`` (in place, each version).
+    #: ``move``, ``write`` (in place), ``halves`` (in place,
+    #: with a pause) or ``save`` (in place, each version).
     how: str = "move"
     #: By prompt; none where it is to be refused.
     promises: Mapping[str, Promise] = field(default_factory=dict)
@@ -126,7 +128,9 @@ def lines(rng: random.Random, token: str) -> File:
 
 
 def saved(rng: random.Random, token: str) -> File:
-    """A file that an editor saves in place, again and again: only the last version must be taken."""
+    """A file that an editor saves in place, again and again:
+    only the last version must be taken.
+    """
     # A draft that is taken completes as well.
     task = {"first_prompt": f"{token}/0", "model": rng.choice(LANES)}
     drafts = [

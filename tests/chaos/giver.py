@@ -20,7 +20,9 @@ class Giver:
     def __init__(
         self, orders: Orders, times: Timetable, stopped: Callable[[], object | None]
     ) -> None:
-        """``stopped``: what names the time for which the daemon is stopped at this moment, None where it runs."""
+        """``stopped``: what names the time for which the daemon is stopped at this moment,
+        None where it runs.
+        """
         self._stopped = stopped
         self._orders = orders
         self._times = times
@@ -60,7 +62,9 @@ class Giver:
         self._give(*rng.choice(ways))
 
     def _pause(self, batch: str, target: str) -> None:
-        """Pause something, and let it go on some time after the order has ended, whatever became of it."""
+        """Pause something, and let it go on some time after the order has ended,
+        whatever became of it.
+        """
         rng = self._times.rng
         provider = rng.choice(sorted({lane.partition("/")[0] for lane in LANES}))
         scope, lanes, batches = rng.choice(
@@ -85,7 +89,8 @@ class Giver:
 
         def ended(order: Order) -> None:
             self._note_end(order)
-            # 2 says that nothing is paused by that name, or that the configuration is wrong: then it is not over.
+            # 2 says that nothing is paused by that name, or that the configuration is wrong:
+            # then it is not over.
             if order.code == 0 or (order.code == 2 and "config.toml" not in order.output):
                 self._times.journal.end(hindrance, time.monotonic())
             else:

@@ -1,4 +1,6 @@
-"""Where a storm takes place: a spool with its daemon, two providers, a clock, small disks where this user may mount."""
+"""Where a storm takes place: a spool with its daemon, two providers,
+a clock, small disks where this user may mount.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ PRICE = (1.0, 2.0)
 MAX_ATTEMPTS = 4
 #: What the folders of other outboxes begin with.
 OTHER = "other-"
-#: How a daemon may end by our signals: it heeds those to end and to reload from the time on that it is up.
+#: How a daemon may end by our signals:
+#: it heeds those to end and to reload from the time on that it is up.
 _SIGNALLED = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP)
 
 _CONFIG = """\
@@ -117,7 +120,9 @@ class Ground:
         return [own, *sorted(self.arena.folder.glob(f"{OTHER}*/outbox"))]
 
     def configure(self, **changes: object) -> None:
-        """Write the configuration with some settings changed; ``hang_up`` makes the daemon read it."""
+        """Write the configuration with some settings changed;
+        ``hang_up`` makes the daemon read it.
+        """
         self.settings = dataclasses.replace(self.settings, **changes)  # type: ignore[arg-type]
         values = dataclasses.asdict(self.settings)
         text = self.settings.wrong + _CONFIG.format(**values, attempts=MAX_ATTEMPTS)
@@ -147,7 +152,9 @@ class Ground:
             self._ending = hindrance, now + limit_s
 
     def keep_alive(self, now: float) -> None:
-        """Start the daemon again where it has ended; complain of an end that was not brought about."""
+        """Start the daemon again where it has ended;
+        complain of an end that was not brought about.
+        """
         code = self.arena.daemon.poll() if self.arena.daemon else -signal.SIGKILL
         if self._ending and (code is not None or now > self._ending[1]):
             if code is None:
@@ -166,7 +173,9 @@ class Ground:
             self.arena.start()
 
     def _excused(self, code: int | None) -> bool:
-        """Whether a daemon may refuse to start: the configuration is wrong, a disk takes nothing, or a command holds the lock."""
+        """Whether a daemon may refuse to start: the configuration is wrong,
+        a disk takes nothing, or a command holds the lock.
+        """
         if code == 2:  # it reads the configuration a moment after it is started
             return self._began_wrong or self._wrong
         return code == 3

@@ -47,7 +47,9 @@ class Monkey:
         return sum(n for what, n in self.counts.items() if what != "stop daemon")
 
     def strike(self) -> None:
-        """Do harm once, if there is anybody to harm; then see that no process outlives a dead daemon."""
+        """Do harm once, if there is anybody to harm;
+        then see that no process outlives a dead daemon.
+        """
         (what,) = self.rng.choices([*self.harm], [*self.harm.values()])
         if getattr(self, "_" + what.replace(" ", "_"))():
             self.counts[what] += 1
@@ -122,7 +124,9 @@ class Monkey:
         return bool(ones)
 
     def _stop_daemon(self) -> bool:
-        """Stop the daemon for longer than it waits for a heartbeat, as a laptop that sleeps does."""
+        """Stop the daemon for longer than it waits for a heartbeat,
+        as a laptop that sleeps does.
+        """
         daemon = self._arena.daemon
         assert daemon is not None
         daemon.send_signal(signal.SIGSTOP)

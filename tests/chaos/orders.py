@@ -29,7 +29,8 @@ class Order:
     #: When it is to be given up; None: it is waited for.
     give_up: float | None
     ended: Callable[[Order], None]
-    #: Whether it cannot have been taken: the daemon was stopped from before it was given until its giver had gone.
+    #: Whether it cannot have been taken:
+    #: the daemon was stopped from before it was given until its giver had gone.
     unheard: bool = False
     code: int | None = None
     output: str = ""
@@ -47,7 +48,9 @@ class Order:
 
     @property
     def broke(self) -> bool:
-        """Whether it shows a traceback; Python itself shows one where Ctrl-C comes before the command has begun."""
+        """Whether it shows a traceback;
+        Python itself shows one where Ctrl-C comes before the command has begun.
+        """
         interrupted = self.output.rstrip().endswith("KeyboardInterrupt")
         return "Traceback" in self.output and not interrupted
 
@@ -68,7 +71,9 @@ class Orders:
         give_up_share: float = 0.0,
         ended: Callable[[Order], None] = lambda _: None,
     ) -> Order:
-        """Give an order; ``give_up_share`` is how probable it is that its giver changes his mind."""
+        """Give an order;
+        ``give_up_share`` is how probable it is that its giver changes his mind.
+        """
         now = time.monotonic()
         give_up = None
         if self.rng.random() < give_up_share:

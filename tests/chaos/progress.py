@@ -1,7 +1,9 @@
-"""Whether anything stands still that could move: pure, so that it can be shown to find what it is for.
+"""Whether anything stands still that could move:
+pure, so that it can be shown to find what it is for.
 
-A *lane* is what may stand still by itself: the tasks of one model, or the inbox. A *hindrance* is what the run does to
-it for a while: weather, a pause, a full disk. Where a lane has work and no hindrance, it must move.
+A *lane* is what may stand still by itself: the tasks of one model, or the inbox. A *hindrance* is
+what the run does to it for a while: weather, a pause, a full disk.
+Where a lane has work and no hindrance, it must move.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from dataclasses import dataclass, field
 
 #: Files that are not claimed yet, or whose folder is not there.
 INBOX = "inbox"
-#: The longest time between two looks that counts: where the judge itself stood still, nothing is anybody's fault.
+#: The longest time between two looks that counts:
+#: where the judge itself stood still, nothing is anybody's fault.
 _STEP_S = 2.0
 
 

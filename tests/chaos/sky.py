@@ -56,7 +56,9 @@ class Sky:
     """The weather over some providers, one kind at a time over each."""
 
     def __init__(self, models: Mapping[str, Model], lanes: Collection[str]) -> None:
-        """``models``: the server of each provider; ``lanes``: ``provider/model`` of all that is asked."""
+        """``models``: the server of each provider;
+        ``lanes``: ``provider/model`` of all that is asked.
+        """
         self._models = models
         self._lanes = lanes
         self._clouded: set[str] = set()
@@ -64,7 +66,9 @@ class Sky:
     def clouds(
         self, rng: random.Random
     ) -> tuple[str, Collection[str], float, Callable[[], None]] | None:
-        """Let weather begin over a clear provider: its name, its lanes, how long it is felt, what ends it."""
+        """Let weather begin over a clear provider:
+        its name, its lanes, how long it is felt, what ends it.
+        """
         clear = sorted(self._models.keys() - self._clouded)
         if not clear:
             return None

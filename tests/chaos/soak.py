@@ -1,11 +1,13 @@
-"""Thousands of small tasks through one daemon: memory, descriptors, threads and files must stay flat.
+"""Thousands of small tasks through one daemon:
+memory, descriptors, threads and files must stay flat.
 
     python tests/chaos/soak.py --minutes 5
     python tests/chaos/soak.py --minutes 60 --storms
 
-With ``--storms`` the server refuses most calls (429) in every third minute: what grows over hours of them, as the processor time
-of some clients does (openai-python#3777), grows here as well. Prints a table over time and a verdict for each measure: the median of the second fifth of the run
-against that of the last one. Exits with 1 where something grew.
+With ``--storms`` the server refuses most calls (429) in every third minute: what grows over hours
+of them, as the processor time of some clients does (openai-python#3777), grows here as well. Prints
+a table over time and a verdict for each measure: the median of the second fifth
+of the run against that of the last one. Exits with 1 where something grew.
 """
 
 from __future__ import annotations

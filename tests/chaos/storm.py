@@ -1,11 +1,13 @@
-"""A storm of outages, clocks, kills, orders, files and disks over a daemon, and a judge that looks on all the time.
+"""A storm of outages, clocks, kills, orders, files and disks over a daemon,
+and a judge that looks on all the time.
 
     python tests/chaos/storm.py --minutes 60 --seed 7
 
-It comes in gusts, each with a seed of its own and a few kinds of strikes, and a calm behind each: then every task must end,
-and the gust is judged by the model servers' logs and the outbox. All the time, whatever could move must.
-Prints what it does and finds, and exits with 1 where something was wrong. With ``--go-on`` a fault ends its gust alone:
-the next one has a fresh spool. ``--gust N`` begins with the gust of that number, as it was under that seed.
+It comes in gusts, each with a seed of its own and a few kinds of strikes, and a calm behind each:
+then every task must end, and the gust is judged by the model servers' logs and the outbox. All the
+time, whatever could move must. Prints what it does and finds, and exits with 1 where something was
+wrong. With ``--go-on`` a fault ends its gust alone: the next one has a fresh spool.
+``--gust N`` begins with the gust of that number, as it was under that seed.
 """
 
 from __future__ import annotations
@@ -84,7 +86,9 @@ class Figures:
 
 
 def limit_s() -> float:
-    """Return how long anything may take on this machine at this time, that takes an instant on one at rest."""
+    """Return how long anything may take on this machine at this time,
+    that takes an instant on one at rest.
+    """
     return PATIENCE_S * min(_SLOWEST, max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)))
 
 
@@ -109,7 +113,10 @@ class Storm:
         self._begun = self._said = time.monotonic()
 
     def gust(self, seed: str, seconds: float) -> None:
-        """Let one gust pass, and the calm behind it; raises ``FaultError``. A short one is the denser."""
+        """Let one gust pass, and the calm behind it; raises ``FaultError``.
+
+        A short one is the denser.
+        """
         haste = max(1.0, _FULL_S / seconds)
         self._begun = time.monotonic()
         self._strikes.begin(seed)
@@ -150,7 +157,11 @@ class Storm:
         return orders + ["something waits for its time"] * self._strikes.times.waiting
 
     def stop(self) -> None:
-        """End the daemon as systemd would; nothing is left of it, and nothing published has changed. Raises ``FaultError``."""
+        """End the daemon as systemd would;
+        nothing is left of it, and nothing published has changed.
+
+        Raises ``FaultError``.
+        """
         self._ground.arena.stop()
         until(lambda: not self._ground.arena.processes(), 10, self._orphans)
         self._raise(self._witness.changed())
@@ -214,7 +225,9 @@ class Storm:
             raise FaultError("\n".join(complaints[:20]))
 
     def picture(self) -> str:
-        """Return how things stand: the gust's journal, what batchd says of itself, and the end of its log."""
+        """Return how things stand: the gust's journal,
+        what batchd says of itself, and the end of its log.
+        """
         now = time.monotonic()
         lines = self._ground.journal.tail(now, now - self._begun)
         arena = self._ground.arena

@@ -64,7 +64,8 @@ class Strikes:
         self._numbers = itertools.count(1)
         self.record = Record()
         model = next(iter(self._ground.models.values()))
-        # Each gust has a character: most kinds are left out of it, so that the others are not drowned.
+        # Each gust has a character: most kinds are left out of it,
+        # so that the others are not drowned.
         harm = dict(self._rng.sample(sorted(KILLS.items()), self._rng.randint(1, 4)))
         self.monkey = Monkey(self._ground.arena, model, self._rng.getrandbits(32), harm)
         some = min(len(self._strikes), self._rng.randint(2, 6))
@@ -126,7 +127,9 @@ class Strikes:
         self._ground.end_daemon(time.monotonic(), _END_S)
 
     def _stop(self) -> None:
-        """Stop the daemon for longer than any heartbeat may be late, as a laptop that sleeps does."""
+        """Stop the daemon for longer than any heartbeat may be late,
+        as a laptop that sleeps does.
+        """
         if not self.times.take("daemon"):
             return
         self._ground.signal(signal.SIGSTOP)

@@ -16,7 +16,8 @@ _HOUR = 3600.0
 _DAY = 24 * _HOUR
 #: By how much the clock is set ahead, or behind.
 _AHEAD = (2 * _HOUR, -2 * _HOUR, _DAY, -_DAY, 8 * _DAY)
-#: What a day may cost where budgets are tried, and the first such day: none of the others comes near.
+#: What a day may cost where budgets are tried, and the first such day:
+#: none of the others comes near.
 POOR_USD = 0.012
 _POOR_DAY = 20
 
@@ -31,7 +32,9 @@ class Tampering:
         self._poor_days = itertools.count(_POOR_DAY, 4)
 
     def configure(self, record: Record) -> None:
-        """Have the daemon read another configuration for a while: a good one, a wrong one, one without a provider."""
+        """Have the daemon read another configuration for a while:
+        a good one, a wrong one, one without a provider.
+        """
         if not self._times.take("configuration"):
             return
         rng, ground = self._times.rng, self._ground
@@ -57,7 +60,9 @@ class Tampering:
         self._times.lasting(f"configuration {changes}", end, lanes=lanes)
 
     def other_outbox(self, record: Record) -> None:
-        """Name another outbox, which cannot be made; what was taken meanwhile may wait until it can, and nothing else."""
+        """Name another outbox, which cannot be made;
+        what was taken meanwhile may wait until it can, and nothing else.
+        """
         if not self._times.take("configuration"):
             return
         ground, first = self._ground, len(record.dropped)
@@ -95,7 +100,9 @@ class Tampering:
         self._times.lasting(f"the clock is ahead by {ahead_s / _HOUR:g} h", end, lanes=())
 
     def poor_days(self, record: Record) -> None:
-        """Spend a day's budget, start on the next day, and have the clock corrected: neither costs more."""
+        """Spend a day's budget, start on the next day, and have the clock corrected:
+        neither costs more.
+        """
         if not self._times.take("clock", "configuration"):
             return
         days = next(self._poor_days)

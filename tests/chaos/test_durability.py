@@ -1,6 +1,7 @@
 """What is promised is on the disk first: a daemon's system calls, as strace saw them.
 
-SIGKILL cannot show this, for the kernel keeps what a dead process has written; only a power cut loses what was not synced.
+SIGKILL cannot show this, for the kernel keeps what a dead process has written;
+only a power cut loses what was not synced.
 """
 
 from __future__ import annotations
@@ -152,8 +153,8 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Trace:
 def _asked(trace: Trace) -> dict[str, list[int]]:
     """Return when each task's messages came: sent by its worker, and then received by the daemon.
 
-    A call that sends may be seen to end after the answer has been received; one that receives may end
-    in the middle of a message.
+    A call that sends may be seen to end after the answer has been received; one that receives may
+    end in the middle of a message.
     """
     asked = defaultdict(list)
     for call in trace.of("recvfrom", "recvmsg", "sendto", "sendmsg"):
@@ -163,7 +164,9 @@ def _asked(trace: Trace) -> dict[str, list[int]]:
 
 
 def test_every_acknowledgement_follows_a_sync_of_what_it_acknowledges(trace: Trace) -> None:
-    """Between a worker's message and its Ack or Granted, the store's log was written and then synced."""
+    """Between a worker's message and its Ack or Granted,
+    the store's log was written and then synced.
+    """
     asked = _asked(trace)
     answered = {"Ack": 0, "Granted": 0}
     for call in trace.of("sendto", "sendmsg"):
@@ -185,7 +188,9 @@ def _notified(trace: Trace, task: str) -> int:
 def test_every_file_of_the_outbox_is_synced_before_and_its_folder_after_the_rename(
     trace: Trace,
 ) -> None:
-    """What appears under its name is whole on the disk; its name is there before its end is reported."""
+    """What appears under its name is whole on the disk;
+    its name is there before its end is reported.
+    """
     renamed = 0
     for call in trace.of("rename", "renameat", "renameat2"):
         source, target = call.paths

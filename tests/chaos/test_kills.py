@@ -20,7 +20,8 @@ pytestmark = pytest.mark.in_turns
 TASKS = int(os.environ.get("BATCHD_CHAOS_TASKS", "20"))
 SEED = int(os.environ.get("BATCHD_CHAOS_SEED", str(time.time_ns() % 1_000_000)))
 LONG = TASKS >= 500
-#: Kills that a run must have seen, and strikes after which it is left alone: the short form has a minute.
+#: Kills that a run must have seen, and strikes after which it is left alone:
+#: the short form has a minute.
 _LEAST, _MOST = (40, 100_000) if LONG else (1, 8)
 
 
@@ -49,7 +50,8 @@ def _run(place: Arena, model: Model, monkey: Monkey, count: int, pause_s: float)
 
 @pytest.mark.timeout(3600)
 def test_kills_lose_nothing_and_pay_nothing_twice(tmp_path: Path) -> None:
-    """Every task ends once, whole; no recorded answer is asked for again, and no command is run again.
+    """Every task ends once, whole;
+    no recorded answer is asked for again, and no command is run again.
 
     What was in flight is in the results as unsettled, and no process outlives its daemon.
     """
@@ -62,7 +64,9 @@ def test_kills_lose_nothing_and_pay_nothing_twice(tmp_path: Path) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_server_that_dies_and_returns_costs_only_calls(tmp_path: Path) -> None:
-    """Outages are waited out, parked where they last: all tasks complete, and lost calls are unsettled, not repeated."""
+    """Outages are waited out, parked where they last:
+    all tasks complete, and lost calls are unsettled, not repeated.
+    """
     harm = {**KILLS, "server": 80}
     count = max(16, TASKS // 5)
     with arena(tmp_path, "--latency", "0.1") as (place, model):

@@ -1,4 +1,5 @@
-"""A refused key, a long outage and a spent day, over whole batches: nothing ends that could have waited.
+"""A refused key, a long outage and a spent day, over whole batches:
+nothing ends that could have waited.
 
 Judged by the model server's own log and the outbox. `make chaos` runs the long form.
 """
@@ -83,9 +84,11 @@ def test_a_refused_key_costs_a_handful_of_requests(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(900)
 def test_a_long_outage_fails_no_task(tmp_path: Path) -> None:
-    """The server is away for many times as long as all retries of a call take: tasks are parked, and go on alone.
+    """The server is away for many times as long as all retries of a call take:
+    tasks are parked, and go on alone.
 
-    With the defaults, 6 retries take about a minute, and 20 minutes are 20 times that; here they take 0.3 s.
+    With the defaults, 6 retries take about a minute, and 20 minutes are 20 times that;
+    here they take 0.3 s.
     """
     count = max(24, _TASKS // 4)
     away_s = 3.0 if _TASKS < 500 else 30.0
@@ -107,7 +110,9 @@ def test_a_long_outage_fails_no_task(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(600)
 def test_a_day_costs_what_it_may_and_no_cent_more(tmp_path: Path) -> None:
-    """The budget is a fifth of what the tasks cost: spending stops below it, by the server's count; the rest waits."""
+    """The budget is a fifth of what the tasks cost:
+    spending stops below it, by the server's count; the rest waits.
+    """
     count = max(40, _TASKS // 4)
     with arena(tmp_path, agents=8) as (place, model):
         model.control(count=True)

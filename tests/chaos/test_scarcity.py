@@ -1,4 +1,7 @@
-"""What runs out comes back: disk, descriptors, processes. Until then nothing is lost, and nothing is paid twice."""
+"""What runs out comes back: disk, descriptors, processes.
+
+Until then nothing is lost, and nothing is paid twice.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +67,9 @@ def _fill(small: Path) -> None:
 
 
 def _filled_for_good(small: Path, place: Arena, model: Model) -> Path:
-    """Fill the disk until the store says so and calls under way have ended: what is freed meanwhile is taken too."""
+    """Fill the disk until the store says so and calls under way have ended:
+    what is freed meanwhile is taken too.
+    """
     seen = -1
 
     def stands_still() -> bool:
@@ -84,7 +89,9 @@ def _filled_for_good(small: Path, place: Arena, model: Model) -> Path:
 def test_a_disk_that_fills_up_stops_the_spending_until_there_is_room(
     tmp_path: Path, killed: bool
 ) -> None:
-    """While the store cannot write, no new call is made; with room again, all goes on, killed or not."""
+    """While the store cannot write, no new call is made;
+    with room again, all goes on, killed or not.
+    """
     more = '[paths]\noutbox = "small/outbox"\nstate = "small/state"\n'
     with (
         arena(tmp_path, "--latency", "0.5", more=more) as (place, model),
@@ -117,7 +124,9 @@ def test_a_disk_that_fills_up_stops_the_spending_until_there_is_room(
     os.geteuid() != 0, reason="only root counts the descriptors of a sealed process"
 )
 def test_a_daemon_without_descriptors_goes_on_when_it_has_some(tmp_path: Path) -> None:
-    """EMFILE in daemon, fork server and workers for two seconds fails no task, and ends no process for good."""
+    """EMFILE in daemon, fork server and workers for two seconds fails no task,
+    and ends no process for good.
+    """
     with arena(tmp_path, "--latency", "0.05") as (place, model):
         folder = _under_way(place, model, 10)
         place.limit(resource.RLIMIT_NOFILE, 0)
@@ -127,7 +136,9 @@ def test_a_daemon_without_descriptors_goes_on_when_it_has_some(tmp_path: Path) -
 
 
 def test_processes_and_threads_that_cannot_be_made_fail_no_task(tmp_path: Path) -> None:
-    """EAGAIN for every fourth fork, spawn or thread, in daemon, fork server and workers, once all of them are up."""
+    """EAGAIN for every fourth fork, spawn or thread, in daemon,
+    fork server and workers, once all of them are up.
+    """
     calls = "clone,clone3,fork,vfork"
     inject = ("-e", f"trace={calls}", "-e", f"inject={calls}:error=EAGAIN:when=15+4")
     trace = tmp_path / "trace"

@@ -1,4 +1,6 @@
-"""The storm in its short form: a few seconds of all that `make chaos-hour` does for long, under the same judge."""
+"""The storm in its short form:
+a few seconds of all that `make chaos-hour` does for long, under the same judge.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ _SECONDS = float(os.environ.get("BATCHD_CHAOS_STORM_S", "5"))
 
 @pytest.mark.timeout(900 + 2 * _SECONDS)
 def test_a_storm_leaves_nothing_undone_lost_or_paid_twice(tmp_path: Path) -> None:
-    """Weather, kills, clocks, orders, files and disks at random: each file is taken, each task ends once, each call is accounted for.
+    """Weather, kills, clocks, orders, files and disks at random:
+    each file is taken, each task ends once, each call is accounted for.
 
     Whatever could move does so within a minute, and nothing that was published ever changes.
     """

@@ -1,4 +1,6 @@
-"""The judge of storms on made-up outboxes and logs: it finds what it is for, and nothing where all is well."""
+"""The judge of storms on made-up outboxes and logs:
+it finds what it is for, and nothing where all is well.
+"""
 
 from __future__ import annotations
 
@@ -123,7 +125,9 @@ def test_money_that_is_not_the_tokens_is_found() -> None:
 
 
 def test_an_end_that_was_not_promised_is_found() -> None:
-    """A task ends as its file allows; where a call of it has failed, for that too; never beyond its money."""
+    """A task ends as its file allows; where a call of it has failed, for that too;
+    never beyond its money.
+    """
     lost = {"status": "error", "reason": "worker_crashed"}
     away = {"status": "error", "reason": "provider_unavailable"}
     assert [*books.kept(_outcome(_TWO), _DONE)] == []
@@ -153,7 +157,9 @@ def test_a_batch_that_is_not_whole_is_found() -> None:
 
 
 def test_commands_that_ran_twice_or_in_secret_are_found() -> None:
-    """The lines that commands have left are those of the journal; an interrupted one may or may not have run."""
+    """The lines that commands have left are those of the journal;
+    an interrupted one may or may not have run.
+    """
     twice = _outcome([_ran(1), _ran(2)])
     cut = _outcome([_ran(1), _ran(2, None)])
     for outcome, notes in ((twice, "1\n2\n"), (cut, "1\n2\n"), (cut, "1\n")):
@@ -176,7 +182,9 @@ def test_orders_that_are_carried_out_too_often_are_found() -> None:
 
 
 def _stood(journal: Journal, moves: dict[int, str], seconds: int = 100) -> dict[str, float]:
-    """Look once a second at work in two lanes; return those that stood for more than a minute by the end."""
+    """Look once a second at work in two lanes;
+    return those that stood for more than a minute by the end.
+    """
     patience = Patience()
     for now in range(seconds):
         work = [("north", "a"), ("south", "b")]
@@ -185,7 +193,9 @@ def _stood(journal: Journal, moves: dict[int, str], seconds: int = 100) -> dict[
 
 
 def test_a_lane_that_could_move_and_does_not_is_found() -> None:
-    """One lane's progress excuses no other; what holds up one lane or batch excuses that one alone."""
+    """One lane's progress excuses no other;
+    what holds up one lane or batch excuses that one alone.
+    """
     journal = Journal()
     assert _stood(journal, {}) == {"north": 99.0, "south": 99.0}
     assert _stood(journal, dict.fromkeys(range(100), "north")) == {"south": 99.0}
@@ -200,7 +210,9 @@ def test_a_lane_that_could_move_and_does_not_is_found() -> None:
 
 
 def test_a_hindrance_excuses_until_it_is_no_longer_felt() -> None:
-    """From then on a lane has its minute; where the judge itself stood still, that is no lane's fault."""
+    """From then on a lane has its minute;
+    where the judge itself stood still, that is no lane's fault.
+    """
     journal = Journal()
     weather = journal.begin(Hindrance("429, a wait of 20 s", 0.0, felt_s=20.0))
     journal.end(weather, 10.0)

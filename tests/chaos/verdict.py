@@ -64,7 +64,9 @@ def judge(folder: Path, log: Sequence[Mapping[str, Any]], count: int) -> Figures
 
 
 def _whole(folder: Path, count: int) -> list[str]:
-    """Return the results' texts: each once and whole, and the other files of the batch agree with them."""
+    """Return the results' texts: each once and whole,
+    and the other files of the batch agree with them.
+    """
     names = [f"{i:03}" for i in range(1, count + 1)]
     expected = {"request.json", "results.jsonl", "report.html", "summary.json"}
     expected |= {f"{name}{end}" for name in names for end in ("", ".json", ".jsonl")}
@@ -90,7 +92,9 @@ def _whole(folder: Path, count: int) -> list[str]:
 def _paid_once(
     result: Mapping[str, Any], events: Sequence[Mapping[str, Any]], requests: Mapping[Prefix, int]
 ) -> None:
-    """Each request of this task beyond the one that was answered is a call that it counts as unsettled."""
+    """Each request of this task beyond the one
+    that was answered is a call that it counts as unsettled.
+    """
     prompt, answers, again = result["first_prompt"], 0, 0
     started: Counter[int] = Counter()
     free: Counter[int] = Counter()
@@ -116,7 +120,9 @@ def _paid_once(
 
 
 def _run_once(directory: Path, events: Sequence[Mapping[str, Any]]) -> int:
-    """No command of the journal ran twice, each that ended ran; return how many were interrupted."""
+    """No command of the journal ran twice, each that ended ran;
+    return how many were interrupted.
+    """
     notes = directory / "notes.txt"
     lines = Counter(notes.read_text().split() if notes.exists() else [])
     interrupted = 0
@@ -133,7 +139,9 @@ def _run_once(directory: Path, events: Sequence[Mapping[str, Any]]) -> int:
 
 
 def _never_back(log: Sequence[Mapping[str, Any]]) -> None:
-    """No task ever asks for an answer that it has gone beyond: by the order of the server's log alone."""
+    """No task ever asks for an answer that it has gone beyond:
+    by the order of the server's log alone.
+    """
     furthest: dict[str, int] = {}
     for entry in log:
         before = furthest.get(entry["prompt"], 0)

@@ -1,4 +1,6 @@
-"""A Ray cluster of three nodes on this machine, and spools whose workers run there: `make test-cluster`."""
+"""A Ray cluster of three nodes on this machine,
+and spools whose workers run there: `make test-cluster`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Does harm to batchd on a Ray cluster, by a seed: each kind at least once, in an order that the seed gives."""
+"""Does harm to batchd on a Ray cluster, by a seed:
+each kind at least once, in an order that the seed gives.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ _WORDS: Mapping[str, str] = {
     "launcher": "batchd.pool.engines.launcher",
 }
 KINDS = (*_WORDS, "raylet", "head", "freeze", "daemon", "drain", "leave")
-#: What a process that must end gets for that: a lease, what a keeper takes to see that, and a busy machine's share.
+#: What a process that must end gets for that:
+#: a lease, what a keeper takes to see that, and a busy machine's share.
 _GONE_S = 60.0
 
 
@@ -52,7 +55,9 @@ class RayMonkey:
             self.left.insert(0, what)
 
     def ours(self) -> list[Process]:
-        """Return the processes of batchd that are on nodes: keepers, workers, commands; Ray's own stay."""
+        """Return the processes of batchd that are on nodes:
+        keepers, workers, commands; Ray's own stay.
+        """
         words = ("batchd", "bwrap", "multiprocessing")
         found = self._place.processes()
         return [p for p in found if any(word in p.command for word in words) and p.role != "daemon"]
@@ -81,7 +86,9 @@ class RayMonkey:
         return True
 
     def _head(self) -> bool:
-        """Kill the whole cluster, as where its head and then its nodes are lost, and start it again a while later."""
+        """Kill the whole cluster, as where its head and then its nodes are lost,
+        and start it again a while later.
+        """
         self._nodes.kill_all()
         time.sleep(self.rng.uniform(0.0, 5.0))
         self._nodes.start()

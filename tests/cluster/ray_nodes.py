@@ -1,4 +1,6 @@
-"""Three nodes of a Ray cluster on this machine, each a process tree of its own to which anything may be done."""
+"""Three nodes of a Ray cluster on this machine,
+each a process tree of its own to which anything may be done.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,15 @@ DRAIN_S = 5
 
 
 class Nodes:
-    """A head and others, by name. Those that were killed, frozen or drained are replaced by the test, as an operator would."""
+    """A head and others, by name.
+
+    Those that were killed, frozen or drained are replaced by the test, as an operator would.
+    """
 
     def __init__(self, mark: str) -> None:
-        """``mark``: what all their processes bear in their environment, as ``Arena`` knows its own."""
+        """``mark``: what all their processes bear in their environment,
+        as ``Arena`` knows its own.
+        """
         self.port = free_port()
         self._names = count(1)
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
@@ -76,7 +83,9 @@ class Nodes:
         _signal(pids, signal.SIGCONT)
 
     def drain(self, name: str) -> str:
-        """Have Ray drain a node, as before it is preempted; return its exit code, and what was said."""
+        """Have Ray drain a node, as before it is preempted;
+        return its exit code, and what was said.
+        """
         (node_id,) = (each for each, known in self._infos().items() if known == name)
         command = [
             *(sys.executable, "-m", "ray.scripts.scripts", "drain-node"),

@@ -1,6 +1,8 @@
-"""Kills, freezes, drains and restarts on a Ray cluster of three nodes, judged by the model server's own log and the outbox.
+"""Kills, freezes, drains and restarts on a Ray cluster of three nodes,
+judged by the model server's own log and the outbox.
 
-`make chaos-cluster` is the long form: 500 tasks, 20 strikes. `BATCHD_CHAOS_SEED` strikes in the same order again.
+`make chaos-cluster` is the long form: 500 tasks, 20 strikes.
+`BATCHD_CHAOS_SEED` strikes in the same order again.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ shared = true
 
 @pytest.mark.timeout(3600)
 def test_strikes_on_a_cluster_lose_nothing_and_pay_nothing_twice(tmp_path: Path) -> None:
-    """Each task has one result, no recorded answer is asked for again, no process is left, and the money is accounted for."""
+    """Each task has one result, no recorded answer is asked for again,
+    no process is left, and the money is accounted for.
+    """
     with (
         arena(tmp_path, "--latency", "0.5", processes=6) as (place, model),
         three_nodes(place.mark) as nodes,

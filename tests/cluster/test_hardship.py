@@ -1,4 +1,7 @@
-"""Nodes in need: no disk, no memory, drained before a preemption. Tasks wait or move; none is lost."""
+"""Nodes in need: no disk, no memory, drained before a preemption.
+
+Tasks wait or move; none is lost.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,9 @@ def at(spool: Spool) -> Counter[str]:
 def test_a_node_without_disk_keeps_nobody_waiting(
     short: Path, slow_server: str, nodes: Nodes
 ) -> None:
-    """Its /tmp is full, where Ray keeps its logs and sockets: what cannot run there runs elsewhere."""
+    """Its /tmp is full, where Ray keeps its logs and sockets:
+    what cannot run there runs elsewhere.
+    """
     full = 'mount -t tmpfs -o size=24m none /tmp/ray && head -c 20m /dev/zero > /tmp/ray/full; exec "$@"'
     Path("/tmp/ray").mkdir(exist_ok=True)
     spool = on_cluster(short, slow_server, nodes.address)
@@ -57,7 +62,9 @@ def test_a_node_without_disk_keeps_nobody_waiting(
 def test_a_node_that_ray_drains_gives_its_tasks_to_others(
     tmp_path: Path, slow_server: str, nodes: Nodes
 ) -> None:
-    """As before a preemption: its workers give their tasks back, end, and none is placed there again; nothing is lost."""
+    """As before a preemption: its workers give their tasks back,
+    end, and none is placed there again; nothing is lost.
+    """
     spool = on_cluster(tmp_path, slow_server, nodes.address)
     name = nodes.add()
     with spool.serving():

@@ -1,4 +1,6 @@
-"""A batch on a Ray cluster of three nodes: the same results as on one machine, whatever is killed or frozen."""
+"""A batch on a Ray cluster of three nodes:
+the same results as on one machine, whatever is killed or frozen.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def at_work(spool: Spool) -> Callable[[], bool]:
 
 
 def right(spool: Spool, base_url: str, *, lost: int) -> None:
-    """Hold a batch to what it must be: each task done once, and at most the calls in flight of ``lost`` tasks paid again."""
+    """Hold a batch to what it must be: each task done once,
+    and at most the calls in flight of ``lost`` tasks paid again.
+    """
     assert summary(spool)["counts"]["completed"] == _TASKS
     results = [spool.result("b", f"{n:03}") for n in range(1, _TASKS + 1)]
     assert {r["usage"]["calls"] for r in results} == {_CALLS}
@@ -70,7 +74,9 @@ def struck(spool: Spool) -> Iterator[None]:
 
 
 def again_s(spool: Spool, struck_at: float) -> float:
-    """Return how long after a strike the last of the tasks that were lost went on elsewhere, by the log's own times."""
+    """Return how long after a strike the last of the tasks that were lost went on elsewhere,
+    by the log's own times.
+    """
     log = logged(spool.folder / "daemon.log")
     lost = {f"{task}" for line in log if line["event"] == "worker_died" for task in line["tasks"]}
     again: dict[str, float] = {}
@@ -84,7 +90,9 @@ def again_s(spool: Spool, struck_at: float) -> float:
 
 
 def test_tasks_go_to_the_node_that_has_what_they_need(spool: Spool, cluster: Cluster) -> None:
-    """While no node has it, that is reported, and others go on; a worker for them is placed as soon as one has."""
+    """While no node has it, that is reported, and others go on;
+    a worker for them is placed as soon as one has.
+    """
     needs = {"gpu": 1, "label": "big-disk"}
     with spool.serving():
         plain = spool.write("plain.json", [{"first_prompt": "write it"}] * 2)
@@ -104,7 +112,9 @@ def test_tasks_go_to_the_node_that_has_what_they_need(spool: Spool, cluster: Clu
 
 
 def test_a_batch_is_worked_off_by_the_nodes(spool: Spool, slow_server: str) -> None:
-    """With the results and the accounting of one machine; nothing is left on any node afterwards."""
+    """With the results and the accounting of one machine;
+    nothing is left on any node afterwards.
+    """
     with struck(spool):
         pass
     right(spool, slow_server, lost=0)

@@ -1,4 +1,6 @@
-"""What a cluster does beside working: it is not there yet, it dies, it comes back, it is open to all."""
+"""What a cluster does beside working: it is not there yet,
+it dies, it comes back, it is open to all.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +85,9 @@ def test_a_head_that_is_killed_and_comes_back_loses_nothing(
 def test_a_cluster_that_takes_orders_from_anybody_is_refused(
     tmp_path: Path, model_server: str
 ) -> None:
-    """With several nodes and no token, each process that reaches one could run what it likes as batchd's user."""
+    """With several nodes and no token,
+    each process that reaches one could run what it likes as batchd's user.
+    """
     port, open_to_all = free_port(), {"RAY_AUTH_MODE": "disabled"}
     spool = on_cluster(tmp_path, model_server, f"127.0.0.1:{port}", token="")
     address = f"127.0.0.1:{port}"

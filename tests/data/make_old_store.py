@@ -1,10 +1,12 @@
-"""Makes `store-vN.tar.gz`: a spool as a daemon of today leaves it when it is killed in the middle of its work.
+"""Makes `store-vN.tar.gz`:
+a spool as a daemon of today leaves it when it is killed in the middle of its work.
 
     python tests/data/make_old_store.py [CHECKOUT] [--parked]
 
-Run it on the last commit before a migration is added, and commit what it makes together with the migration:
-`test_old_stores.py` then holds that every later batchd goes on from there. The spool holds what a live one
-may hold: a batch that is published, one that has a task in every state, one that waits, and a refused file.
+Run it on the last commit before a migration is added, and commit what it makes together with the
+migration: `test_old_stores.py` then holds that every later batchd goes on from there. The spool
+holds what a live one may hold: a batch that is published,
+one that has a task in every state, one that waits, and a refused file.
 
 With `--parked` it is `parked-vN.tar.gz`, whose provider refuses the key in the middle of the work.
 """
@@ -69,7 +71,8 @@ FILES: Mapping[str, Any] = {
             {"id": "stuck", "first_prompt": "live stuck", "priority": 9},
             {"id": "mid", "first_prompt": "live mid", "model": SLOW, "tags": ["night"]},
             {"id": "mid2", "first_prompt": "live mid2", "model": SLOW, "check": "true"},
-            # Bash reads that file before each command: the command is still running when the daemon is killed.
+            # Bash reads that file before each command:
+            # the command is still running when the daemon is killed.
             {
                 "id": "doubt",
                 "first_prompt": "live doubt",

@@ -17,7 +17,9 @@ _OK = b"HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok
 
 
 class Recorder:
-    """Answers each head of a request that it sees on a connection, and keeps every byte; never closes first."""
+    """Answers each head of a request that it sees on a connection,
+    and keeps every byte; never closes first.
+    """
 
     def __init__(self, address: str = "127.0.0.1", port: int = 0) -> None:
         self._listener = socket.create_server((address, port))
@@ -84,7 +86,9 @@ def serving(talk: Callable[[socket.socket], None]) -> Iterator[int]:
 
 @contextlib.contextmanager
 def name_server(answers: Callable[[int], str]) -> Iterator[list[float]]:
-    """Answer questions for IPv4 addresses on 127.0.0.1:53, the nth with ``answers(n)``; when they came."""
+    """Answer questions for IPv4 addresses on 127.0.0.1:53,
+    the nth with ``answers(n)``; when they came.
+    """
     asked: list[float] = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as line:
         line.bind(("127.0.0.1", 53))

@@ -1,4 +1,6 @@
-"""A worker that never comes up: it loads this, or the fork server does, until its parent has gone."""
+"""A worker that never comes up:
+it loads this, or the fork server does, until its parent has gone.
+"""
 
 import os
 import time

@@ -1,4 +1,6 @@
-"""Receivers of notifications: a mail server and a webhook's receiver on loopback, that come, go and fail."""
+"""Receivers of notifications:
+a mail server and a webhook's receiver on loopback, that come, go and fail.
+"""
 
 from __future__ import annotations
 

@@ -38,7 +38,9 @@ def git(folder: Path, *arguments: str, stdin: bytes | None = None) -> str:
 
 
 def repository(folder: Path, files: Mapping[str, str | bytes]) -> Path:
-    """Make a repository of one commit on the branch ``main``; as root it belongs to an ordinary user."""
+    """Make a repository of one commit on the branch ``main``;
+    as root it belongs to an ordinary user.
+    """
     folder.mkdir(parents=True)
     git(folder, "init", "-q", "-b", "main")
     commit(folder, files)

@@ -37,7 +37,9 @@ async def dies_once(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEn
 
 
 async def dies_when_asked(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
-    """Work as usual; a task that is to die does so once there is a file ``ask`` beside the results."""
+    """Work as usual;
+    a task that is to die does so once there is a file ``ask`` beside the results.
+    """
     if "die" in run.task.first_prompt:
         while not Path(run.batch.folder, "ask").exists():  # noqa: ASYNC110, ASYNC240 (another process makes it)
             await asyncio.sleep(0.01)
@@ -65,7 +67,9 @@ def _note(run: wire.Run, name: str, text: str) -> None:
 
 
 async def notes_its_process(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
-    """Leave a line about where each attempt ran; work as usual, or die where the prompt asks for it."""
+    """Leave a line about where each attempt ran;
+    work as usual, or die where the prompt asks for it.
+    """
     _note(run, "attempts", f"{os.getpid()} {run.ref.task} {run.attempt}\n")
     if "die" in run.task.first_prompt:
         # Late enough for the neighbours to be at work.
@@ -88,7 +92,9 @@ async def spins(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
 
 
 async def clings(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
-    """Take back the order to be killed with the daemon, and see nothing of its death for a while."""
+    """Take back the order to be killed with the daemon,
+    and see nothing of its death for a while.
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None
     pipe = parent.sentinel
@@ -99,7 +105,9 @@ async def clings(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
 
 
 async def breaks_the_heart(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
-    """Take away what the heart of the worker needs, at the first attempt, and wait for what never comes."""
+    """Take away what the heart of the worker needs,
+    at the first attempt, and wait for what never comes.
+    """
     if run.attempt == 1:
         os.close(worker._statm(os.getpid()))
         await asyncio.Event().wait()

@@ -1,4 +1,5 @@
-"""A daemon whose agents are scripted: ``python -m scripted_daemon CONFIG MODULE:FUNCTION [FOLDER]``.
+"""A daemon whose agents are scripted:
+``python -m scripted_daemon CONFIG MODULE:FUNCTION [FOLDER]``.
 
 ``FOLDER``: once there is a file ``go`` beside it, a thread of the daemon's makes a folder in it.
 """

@@ -1,4 +1,6 @@
-"""A terminal for programs that want one: a pty at one end, at the other a screen that can be read."""
+"""A terminal for programs that want one:
+a pty at one end, at the other a screen that can be read.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ class _Screen(pyte.Screen):
 
 
 class Teletype:
-    """A program on a terminal of its own, with its own session, as a shell over SSH gives it one."""
+    """A program on a terminal of its own, with its own session,
+    as a shell over SSH gives it one.
+    """
 
     def __init__(
         self,
@@ -151,7 +155,9 @@ class Teletype:
         return self.process.returncode
 
     def clean(self) -> bool:
-        """Return whether the terminal is as it was: its settings, its first screen, its cursor, its wrapping."""
+        """Return whether the terminal is as it was:
+        its settings, its first screen, its cursor, its wrapping.
+        """
         self.read()
         modes = self.screen.private
         same = termios.tcgetattr(self._slave) == self.before

@@ -36,7 +36,9 @@ def ended(spool: Any, name: str) -> list[tuple[str, str | None]]:
 
 
 def test_a_batch_waits_until_others_have_completed(spool: Any) -> None:
-    """Also over a restart of the daemon; none of its tasks starts before, and each one ends after."""
+    """Also over a restart of the daemon;
+    none of its tasks starts before, and each one ends after.
+    """
     hanging = {"first_prompt": "y", "model": "standin/hang"}
     with spool.serving():
         drop(spool, "done", {"first_prompt": "x"})
@@ -113,7 +115,10 @@ def test_a_name_that_no_batch_can_have_is_an_error() -> None:
 
 
 def test_files_that_were_dropped_one_after_the_other_come_after_one_another(spool: Any) -> None:
-    """Also where no daemon ran then: the second is looked at once the first is stored. A refused file never completes."""
+    """Also where no daemon ran then: the second is looked at once the first is stored.
+
+    A refused file never completes.
+    """
     (spool.folder / "inbox").mkdir(exist_ok=True)
     inbox = spool.folder / "inbox"
     (inbox / "a.json").write_text(json.dumps({"tasks": [{"first_prompt": "x"}] * 50}))

@@ -1,4 +1,6 @@
-"""The agent with a real sandbox and a real HTTP server, in this process: rounds, tools, faults, and resume at every event."""
+"""The agent with a real sandbox and a real HTTP server, in this process:
+rounds, tools, faults, and resume at every event.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ from batchd.taskstate import TaskState, Verdict, fold
 
 @dataclass
 class Grantor:
-    """A host whose governor grants every call and gives up after two failures; its journal is a list."""
+    """A host whose governor grants every call and gives up after two failures;
+    its journal is a list.
+    """
 
     client: ModelClient
     sandbox: Sandbox
@@ -197,7 +201,9 @@ def task(model: str, **changes: Any) -> Task:
 
 
 def test_resume_at_every_durable_point_pays_no_answer_twice(tmp_path: Path) -> None:
-    """Wherever the journal ends, the task goes on from there: completed, each recorded answer used, none asked again."""
+    """Wherever the journal ends, the task goes on from there:
+    completed, each recorded answer used, none asked again.
+    """
 
     async def play(scene: Scene) -> None:
         job = task("judge-no-1+steps-3", evaluator="judge")
@@ -225,7 +231,9 @@ def test_resume_at_every_durable_point_pays_no_answer_twice(tmp_path: Path) -> N
 
 
 def test_a_task_begun_by_an_older_version_has_its_check_as_it_was(tmp_path: Path) -> None:
-    """A journal that does not say where checks run is from before they ran apart: its task goes on in its own /tmp."""
+    """A journal that does not say where checks run is from before they ran apart:
+    its task goes on in its own /tmp.
+    """
 
     async def play(scene: Scene) -> None:
         job = task("steps-1", check="false", limits=TaskLimits(max_iterations=1))
@@ -244,7 +252,9 @@ def test_a_task_begun_by_an_older_version_has_its_check_as_it_was(tmp_path: Path
 
 
 def test_a_call_that_waits_keeps_no_events_that_are_durable(tmp_path: Path) -> None:
-    """What was sent with the question for a permit is let go of: it holds whole answers, and the call may take long."""
+    """What was sent with the question for a permit is let go of:
+    it holds whole answers, and the call may take long.
+    """
 
     async def play(scene: Scene) -> None:
         work = asyncio.create_task(scene.run(task("after-1+hang+steps-2", id="waits")))
@@ -260,7 +270,9 @@ def test_a_call_that_waits_keeps_no_events_that_are_durable(tmp_path: Path) -> N
 
 
 def test_tools_work_on_the_tasks_directory(tmp_path: Path) -> None:
-    """Files are written, read and edited with their line ends kept; what goes wrong is reported, with the fix."""
+    """Files are written, read and edited with their line ends kept;
+    what goes wrong is reported, with the fix.
+    """
 
     async def play(scene: Scene) -> None:
         place = await scene.host.sandbox.open(
@@ -321,7 +333,9 @@ def test_tools_work_on_the_tasks_directory(tmp_path: Path) -> None:
 def test_every_kind_of_answer_ends_in_a_typed_status(
     tmp_path: Path, model: str, status: TaskStatus, reason: Reason | None
 ) -> None:
-    """Untidy answers are coped with; what cannot be coped with ends as an error of its kind, in bounded time."""
+    """Untidy answers are coped with;
+    what cannot be coped with ends as an error of its kind, in bounded time.
+    """
 
     async def play(scene: Scene) -> None:
         check = "false" if model == "loop" else ""
@@ -334,7 +348,9 @@ def test_every_kind_of_answer_ends_in_a_typed_status(
 
 
 def test_the_answer_must_satisfy_the_output_schema(tmp_path: Path) -> None:
-    """A final answer that the schema refuses opens another round; a schema gone wild is killed, not waited for."""
+    """A final answer that the schema refuses opens another round;
+    a schema gone wild is killed, not waited for.
+    """
 
     async def play(scene: Scene) -> None:
         job = task("steps-1", output_schema={"type": "object"}, limits=TaskLimits(max_iterations=2))
@@ -359,7 +375,9 @@ def test_the_answer_must_satisfy_the_output_schema(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("effect", ["model", "tool"])
 def test_a_cancellation_just_ahead_of_an_effect_is_not_missed(tmp_path: Path, effect: str) -> None:
-    """Between a grant and its call, or a flush and its command, nothing begins any more; the call is no debt."""
+    """Between a grant and its call, or a flush and its command,
+    nothing begins any more; the call is no debt.
+    """
     cancel = events.CancelRequested(at=time.time(), message="enough")
 
     class Late(Grantor):
@@ -453,7 +471,9 @@ class Jumping(Grantor):
 
 
 def test_a_clock_set_ahead_while_a_task_begins_is_no_time_at_work(tmp_path: Path) -> None:
-    """Its directory is made and looked at meanwhile: no limit counts what the clock was moved by."""
+    """Its directory is made and looked at meanwhile:
+    no limit counts what the clock was moved by.
+    """
 
     async def play(scene: Scene) -> None:
         scene.host = Jumping(scene.host.client, scene.host.sandbox)
@@ -493,7 +513,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_file_that_cannot_be_written_whole_stays_as_it_was(
     tmp_path: Path, small_disk: Path
 ) -> None:
-    """On a full disk a file is neither emptied nor cut, and nothing lies about; otherwise it keeps its mode."""
+    """On a full disk a file is neither emptied nor cut,
+    and nothing lies about; otherwise it keeps its mode.
+    """
     text = "x" * 100_000
 
     async def play(scene: Scene) -> None:
@@ -528,7 +550,9 @@ def test_a_file_that_cannot_be_written_whole_stays_as_it_was(
 def test_a_directory_that_cannot_be_made_ends_the_task_where_it_is_the_tasks_own(
     tmp_path: Path, full_disk: Path
 ) -> None:
-    """A file in its way is `sandbox`; a batch's folder that cannot be made is no task's fault, which waits for it."""
+    """A file in its way is `sandbox`;
+    a batch's folder that cannot be made is no task's fault, which waits for it.
+    """
 
     async def play(scene: Scene) -> None:
         (tmp_path / "b" / "001").write_text("a file in the way")
@@ -549,7 +573,9 @@ def _does(command: str) -> Answer:
 
 
 def test_the_model_learns_of_what_runs_on_and_of_its_end(tmp_path: Path) -> None:
-    """As it begins, as it changes, and after an evaluation or a restart, as a task goes on that another attempt began."""
+    """As it begins, as it changes, and after an evaluation or a restart,
+    as a task goes on that another attempt began.
+    """
     say = "until [ -e up ]; do sleep 0.05; done; kill -0 $(cat up)"
     answers = (
         _does("sleep 1000 & echo $! > up"),
@@ -592,7 +618,9 @@ def test_the_model_learns_of_what_runs_on_and_of_its_end(tmp_path: Path) -> None
 
 
 def test_a_task_begun_by_an_older_version_leaves_nothing_running(tmp_path: Path) -> None:
-    """Its model has read nothing else: the tools it knows stay as they are, and what a command started ends with it."""
+    """Its model has read nothing else: the tools it knows stay as they are,
+    and what a command started ends with it.
+    """
     recording = Recording(
         first_prompt="Do it", model="demo", answers=(_does("sleep 1000 & echo now"),)
     )
@@ -615,7 +643,9 @@ def test_a_task_begun_by_an_older_version_leaves_nothing_running(tmp_path: Path)
 
 
 def test_the_model_sees_which_files_its_commands_changed(tmp_path: Path) -> None:
-    """By how much; a silent command that changed none says so, and a tree that is too large is not looked through."""
+    """By how much; a silent command that changed none says so,
+    and a tree that is too large is not looked through.
+    """
     commands = (
         "echo one > a; mkdir b; echo two > b/c",
         "sed -i s/three/four/ a",
@@ -653,7 +683,9 @@ def _tool(name: str, **arguments: str) -> Answer:
 def test_a_file_that_was_never_read_is_shown_before_it_is_changed(
     tmp_path: Path, tool: str
 ) -> None:
-    """Once; a file that is not there, that was written, read or named in a command is changed at once."""
+    """Once; a file that is not there, that was written,
+    read or named in a command is changed at once.
+    """
     change = {"old": "1\n", "new": "one\n"} if tool == "edit_file" else {"content": "one\n"}
     answers = (
         _tool(tool, path="unread", **change),
@@ -694,7 +726,9 @@ def test_a_file_that_was_never_read_is_shown_before_it_is_changed(
 
 
 def test_a_model_that_has_only_blocks_learns_how_to_stop(tmp_path: Path) -> None:
-    """Behind each command that succeeds, or that wanted a screen; a here-document that its block ends is named in words."""
+    """Behind each command that succeeds, or that wanted a screen;
+    a here-document that its block ends is named in words.
+    """
     blocks = (
         "cat > a <<'EOF'\none",
         "false",
@@ -728,7 +762,9 @@ def test_a_model_that_has_only_blocks_learns_how_to_stop(tmp_path: Path) -> None
 
 
 def test_a_program_that_waits_for_input_is_named_and_limits_are_said_once(tmp_path: Path) -> None:
-    """Its model learns that there is no input; near the end of its calls it learns once what is left."""
+    """Its model learns that there is no input;
+    near the end of its calls it learns once what is left.
+    """
     answers = tuple(_does(f"python3 -c 'input()' # {n}") for n in range(9))
     recording = Recording(first_prompt="Do it", model="demo", answers=answers)
 
@@ -747,7 +783,9 @@ def test_a_program_that_waits_for_input_is_named_and_limits_are_said_once(tmp_pa
 
 
 def test_what_the_owner_of_a_directory_says_is_quoted_once_and_stays(tmp_path: Path) -> None:
-    """AGENTS.md up to 8 KB, without secrets, and the skills by name; what changes there later changes no prompt."""
+    """AGENTS.md up to 8 KB, without secrets, and the skills by name;
+    what changes there later changes no prompt.
+    """
     (folder := tmp_path / "given").mkdir()
     (folder / "AGENTS.md").write_text("Use tabs, says sk-hidden-4711.\n" + "x" * 10_000)
     (skill := folder / ".agents/skills/release").mkdir(parents=True)

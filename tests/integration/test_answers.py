@@ -34,7 +34,9 @@ def at(spool: Any) -> Control:
 def test_a_broken_configuration_stops_no_command_that_only_looks_for_the_daemon(
     at: Control,
 ) -> None:
-    """`status`, `logs` and orders reach the daemon by `[paths]` alone, and warn; without a daemon they say what is wrong."""
+    """`status`, `logs` and orders reach the daemon by `[paths]` alone, and warn;
+    without a daemon they say what is wrong.
+    """
     path = at.folder / "config.toml"
     text = path.read_text()
     at.drop("games", [HANGS, HANGS])
@@ -75,7 +77,9 @@ def row_of(text: str, task: str) -> str:
 
 
 def test_status_says_what_each_task_waits_for(at: Control) -> None:
-    """A directory that another task works in, in another batch too; what it comes after; nothing, where it is only its turn."""
+    """A directory that another task works in, in another batch too;
+    what it comes after; nothing, where it is only its turn.
+    """
     for name in ("site", "site/docs", "other"):
         (at.folder / name).mkdir()
         if os.getuid() == 0:
@@ -107,7 +111,9 @@ def test_status_says_what_each_task_waits_for(at: Control) -> None:
 
 
 def test_status_shows_the_pause_before_an_older_cause(at: Control) -> None:
-    """A task that a provider's outage parked, and that is paused then: the pause comes first, with its fix."""
+    """A task that a provider's outage parked, and that is paused then:
+    the pause comes first, with its fix.
+    """
     at.drop("games", [{"id": "a", "model": "standin/401"}])
     with at.spool.serving():
         at.until(lambda: at.statuses("games") == {"a": "parked"})
@@ -120,7 +126,9 @@ def test_status_shows_the_pause_before_an_older_cause(at: Control) -> None:
 
 
 def test_status_after_the_daemon_was_killed(at: Control) -> None:
-    """What ran is not shown as running without a word: no daemon is there, and it goes on when one starts."""
+    """What ran is not shown as running without a word:
+    no daemon is there, and it goes on when one starts.
+    """
     at.drop("games", [HANGS])
     with at.spool.serving() as daemon:
         # Its call is under way, and no longer only its task.
@@ -143,7 +151,9 @@ def test_status_after_the_daemon_was_killed(at: Control) -> None:
 
 @pytest.mark.long
 def test_status_shows_money_that_may_have_been_spent(at: Control) -> None:
-    """Beside the cost, as in `batchd cost`, what calls without an answer on record may have cost at most."""
+    """Beside the cost, as in `batchd cost`, what calls
+    without an answer on record may have cost at most.
+    """
     with (at.folder / "config.toml").open("a") as file:
         file.write('[models."standin/hang"]\ninput_usd_per_mtok = 1.0\noutput_usd_per_mtok = 2.0\n')
     at.drop("games", [HANGS])
@@ -165,7 +175,9 @@ def test_status_shows_money_that_may_have_been_spent(at: Control) -> None:
 
 
 def test_a_paused_provider_concerns_whom_its_models_judge(at: Control) -> None:
-    """`pause --provider` counts the tasks that its models do, and apart those that they only judge."""
+    """`pause --provider` counts the tasks that its models do,
+    and apart those that they only judge.
+    """
     text = (at.folder / "config.toml").read_text()
     judges = '[evaluation]\njudge_model = "judges/judge"\n'
     url = text.partition('base_url = "')[2].partition('"')[0]
@@ -188,7 +200,9 @@ def test_a_paused_provider_concerns_whom_its_models_judge(at: Control) -> None:
 
 
 def test_resume_names_what_still_holds_it(at: Control) -> None:
-    """A task, a batch, a provider within something larger that is parked: the answer names it, with its fix."""
+    """A task, a batch, a provider within something larger that is parked:
+    the answer names it, with its fix.
+    """
     at.drop("games", [{"id": "a", **HANGS}, {"id": "b", **HANGS}])
     with at.spool.serving():
         at.until_running("games", 2)
@@ -237,7 +251,9 @@ def _workers(folder: Path) -> set[int]:
 
 
 def test_a_run_that_is_stopped_twice_says_where_it_stands_and_how_to_go_on(spool: Any) -> None:
-    """The first signal says that it stops, the second one what is left; the command that it names brings it to its end."""
+    """The first signal says that it stops, the second one what is left;
+    the command that it names brings it to its end.
+    """
     slow = {"model": "standin/latency-1+steps-2"}
     path = spool.write(
         "games.json", [{"first_prompt": f"{spool.folder} {i}", **slow} for i in "ab"]
@@ -276,7 +292,9 @@ def test_a_run_that_is_stopped_twice_says_where_it_stands_and_how_to_go_on(spool
 
 @pytest.mark.long
 def test_a_run_keeps_its_summary_whenever_it_is_interrupted_again(spool: Any) -> None:
-    """A second Ctrl-C that comes when all is over already takes nothing away: the summary or what is left is shown."""
+    """A second Ctrl-C that comes when all is over already takes nothing away:
+    the summary or what is left is shown.
+    """
     path = spool.write("games.json", [{"first_prompt": f"{spool.folder}", **HANGS}])
     for delay in (0.0, 0.05, 0.1, 0.15, 0.2):
         with subprocess.Popen(
@@ -302,7 +320,9 @@ def test_a_run_keeps_its_summary_whenever_it_is_interrupted_again(spool: Any) ->
 
 @pytest.mark.long
 def test_a_trial_whose_tasks_come_after_later_ones_says_how_many_it_takes(spool: Any) -> None:
-    """`--first N` cuts no task off from what it comes after: it names both, and the number that takes all in."""
+    """`--first N` cuts no task off from what it comes after:
+    it names both, and the number that takes all in.
+    """
     tasks = [{"id": "a"}, {"id": "b", "after": ["d"]}, {"id": "c"}, {"id": "d", "after": ["e"]}]
     tasks = [{"first_prompt": f"{spool.folder}", **t} for t in (*tasks, {"id": "e"}, {"id": "f"})]
     path = spool.write("games.json", tasks)
@@ -319,7 +339,9 @@ def test_a_trial_whose_tasks_come_after_later_ones_says_how_many_it_takes(spool:
 
 
 def test_logs_that_have_nothing_to_show_say_why(at: Control) -> None:
-    """A pruned journal, a rejected file, a batch of which nothing has begun: one line on stderr, nothing on stdout."""
+    """A pruned journal, a rejected file, a batch of which nothing has begun:
+    one line on stderr, nothing on stdout.
+    """
     at.drop("games", [{}])
     at.drop("bad", [{"priority": "x"}])
     with at.spool.serving():
@@ -342,7 +364,9 @@ def test_logs_that_have_nothing_to_show_say_why(at: Control) -> None:
 
 
 def test_complaints_name_what_they_mean_once(at: Control) -> None:
-    """A batch that is not there is named once, several tasks that have not ended are several, no file is offered that is not there."""
+    """A batch that is not there is named once, several tasks that have not ended are several,
+    no file is offered that is not there.
+    """
     at.drop("games", [HANGS, HANGS])
     with at.spool.serving():
         at.until_running("games", 2)

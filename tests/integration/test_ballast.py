@@ -87,7 +87,9 @@ async def _each(works: Sequence[Coroutine[Any, Any, object]]) -> int:
 
 
 def test_it_is_there_for_good(tmp_path: Path) -> None:
-    """It takes blocks of the disk, is for its owner's eyes alone, and is not written again at each start."""
+    """It takes blocks of the disk, is for its owner's eyes alone,
+    and is not written again at each start.
+    """
     path = tmp_path / "batchd.db"
     with contextlib.closing(opened(path)):
         until(lambda: laid(path))
@@ -107,7 +109,10 @@ def test_it_is_there_for_good(tmp_path: Path) -> None:
 
 @_ROOT_ALONE
 def test_what_is_urgent_goes_through_on_a_full_disk(tmp_path: Path) -> None:
-    """Ends and orders do, until it is used up; nothing else. It is laid again where there is plenty of room, not before."""
+    """Ends and orders do, until it is used up; nothing else.
+
+    It is laid again where there is plenty of room, not before.
+    """
     with small_disk(tmp_path / "disk", 100 * _MB) as disk:
         path = disk / "batchd.db"
         with contextlib.closing(opened(path)) as store:
@@ -170,7 +175,9 @@ def test_it_is_not_given_up_for_other_troubles(tmp_path: Path) -> None:
 
 
 def test_it_belongs_to_no_copy(tmp_path: Path) -> None:
-    """A backup is not written over it, and a restore takes it away: the next daemon lays its own."""
+    """A backup is not written over it, and a restore takes it away:
+    the next daemon lays its own.
+    """
     path, backup = tmp_path / "batchd.db", tmp_path / "backup"
     with contextlib.closing(opened(path)):
         until(lambda: laid(path))

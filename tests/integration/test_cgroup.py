@@ -1,4 +1,6 @@
-"""Control groups: the way in, the way out, and, where the machine has the controllers, that they hold; as root."""
+"""Control groups: the way in, the way out, and,
+where the machine has the controllers, that they hold; as root.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ def test_a_process_is_in_its_group_from_its_first_moment_and_dies_with_it(
     given: Path,
     moved: bool,
 ) -> None:
-    """Started in a group, or moved before it may go on, all that it starts is there; and all of that is killed at once."""
+    """Started in a group, or moved before it may go on, all that it starts is there;
+    and all of that is killed at once.
+    """
     path = given / "task-0-0"
     path.mkdir()
     group = cgroup.TaskCgroup(path)
@@ -96,7 +100,9 @@ def test_a_process_is_in_its_group_from_its_first_moment_and_dies_with_it(
 
 
 def test_a_group_that_cannot_be_used_is_refused_with_the_fix(given: Path) -> None:
-    """What ``[sandbox] cgroup`` names must be a group, and must have the controllers; ``check`` says so too."""
+    """What ``[sandbox] cgroup`` names must be a group, and must have the controllers;
+    ``check`` says so too.
+    """
     wrong = (
         [given / "nothing"] if {"memory", "pids"} <= {*CONTROLLERS} else [given, given / "nothing"]
     )
@@ -120,7 +126,9 @@ def _runs(folder: Path, policy: SandboxPolicy, *commands: str) -> list[CommandEn
 
 @enforced
 def test_the_kernel_holds_a_command_to_its_limits_together(tmp_path: Path, given: Path) -> None:
-    """Memory of all processes, and what no process maps; their number; their processor time; the next command is unharmed."""
+    """Memory of all processes, and what no process maps; their number;
+    their processor time; the next command is unharmed.
+    """
     tmp_path.chmod(0o755)
     policy = SandboxPolicy(
         cgroup=str(given),

@@ -13,7 +13,9 @@ from batchd.pool.channel import Channel
 
 
 def test_what_was_sent_before_a_close_arrives_in_order() -> None:
-    """Messages sent before there is a transport, in one turn of the loop, and right before the end: all arrive, then the end is reported."""
+    """Messages sent before there is a transport, in one turn of the loop,
+    and right before the end: all arrive, then the end is reported.
+    """
 
     async def go() -> list[Any]:
         heard: list[Any] = []

@@ -1,4 +1,6 @@
-"""`batchd check` beside a daemon: what counts is what the daemon sees, and how that differs from here."""
+"""`batchd check` beside a daemon:
+what counts is what the daemon sees, and how that differs from here.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def _of(lines: list[dict[str, Any]], what: str) -> str:
 
 
 def test_keys_count_where_the_daemon_has_them(spool: Spool) -> None:
-    """Who checks has no key, and the daemon does: nothing fails, the model is looked for, and no key is said."""
+    """Who checks has no key, and the daemon does:
+    nothing fails, the model is looked for, and no key is said.
+    """
     config = spool.folder / "config.toml"
     text = config.read_text()
     config.write_text(text.replace("[providers.standin]", '[providers.standin]\napi_key_env = "K"'))
@@ -59,7 +63,9 @@ def test_a_provider_that_is_parked_fails_the_check(spool: Spool, model_server: s
 
 
 def test_a_configuration_in_force_is_held_against_its_file(spool: Spool) -> None:
-    """What a reload would take over, what takes a start, what `tune` changed, and a file that is wrong by now."""
+    """What a reload would take over, what takes a start,
+    what `tune` changed, and a file that is wrong by now.
+    """
     config = spool.folder / "config.toml"
     text = config.read_text()
     with spool.serving() as daemon:
@@ -90,7 +96,9 @@ def test_a_configuration_in_force_is_held_against_its_file(spool: Spool) -> None
 
 
 def test_an_older_daemon_that_cannot_look_is_said_to_be_one(spool: Spool) -> None:
-    """It knows no such question: what is seen from here stands in its place, with how to have it of this version."""
+    """It knows no such question: what is seen from here stands in its place,
+    with how to have it of this version.
+    """
     standing = {"pid": 7, "version": "0.0.9", "started_at": 1.0, "draining": False}
     standing |= {"ok": True, "tasks": {"queued": 0, "running": 0}}
     state = spool.folder / ".batchd"
@@ -123,7 +131,9 @@ def test_an_older_daemon_that_cannot_look_is_said_to_be_one(spool: Spool) -> Non
 
 
 def test_many_who_check_at_once_have_one_look_in_common(spool: Spool) -> None:
-    """A trial of the sandbox and a question to each provider are made once for all of them; each has its answer."""
+    """A trial of the sandbox and a question to each provider are made once for all of them;
+    each has its answer.
+    """
     answers: list[control.Checked] = []
     state = spool.folder / ".batchd"
 

@@ -1,4 +1,6 @@
-"""`batchd check --live`: a token of each model in use, and what that cost; by a daemon, and without one."""
+"""`batchd check --live`: a token of each model in use,
+and what that cost; by a daemon, and without one.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ def _asked(log: Path) -> list[dict[str, Any]]:
 def test_each_model_is_asked_once_and_the_money_is_said(
     tmp_path: Path, counting_server: tuple[str, Path], serving: bool
 ) -> None:
-    """The price of one is known, of the other it is null; the daemon's day has paid for it, and its log says who asked."""
+    """The price of one is known, of the other it is null;
+    the daemon's day has paid for it, and its log says who asked.
+    """
     base_url, log = counting_server
     spool = _spool(tmp_path, base_url, "modern/notes-2")
     if serving:
@@ -77,7 +81,9 @@ def test_each_model_is_asked_once_and_the_money_is_said(
 def test_what_fails_is_said_with_the_fix_and_what_it_may_have_cost(
     tmp_path: Path, model_server: str
 ) -> None:
-    """A key that is refused cost nothing; a connection that broke may have cost what was set aside."""
+    """A key that is refused cost nothing;
+    a connection that broke may have cost what was set aside.
+    """
     more = '[models."standin/cut"]\ninput_usd_per_mtok = 1.0\noutput_usd_per_mtok = 1.0\n'
     agent, cut, _ = _live(_spool(tmp_path, model_server, "standin/cut", more), code=3)
     assert agent["verdict"] == "ok"
@@ -90,7 +96,9 @@ def test_what_fails_is_said_with_the_fix_and_what_it_may_have_cost(
 
 
 def test_no_check_spends_more_than_the_day_has(tmp_path: Path, model_server: str) -> None:
-    """A call that may be dearer than the rest of the day is not made, nor one without a price where a limit holds."""
+    """A call that may be dearer than the rest of the day is not made,
+    nor one without a price where a limit holds.
+    """
     more = "[budget]\nper_day_usd = 0.001\n"
     spool = _spool(tmp_path, model_server, "standin/notes-2", more)
     for serving in (False, True):
@@ -107,7 +115,9 @@ def test_no_check_spends_more_than_the_day_has(tmp_path: Path, model_server: str
 
 
 def test_what_a_model_refuses_is_said_once_and_learned(tmp_path: Path, model_server: str) -> None:
-    """It is asked again without that; the daemon's tasks, and the next check, leave it out from the start."""
+    """It is asked again without that; the daemon's tasks,
+    and the next check, leave it out from the start.
+    """
     spool = _spool(tmp_path, model_server, "")
     config = tmp_path / "config.toml"
     text = config.read_text().replace("steps-2", "gpt-6-luna")

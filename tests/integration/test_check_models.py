@@ -1,4 +1,6 @@
-"""`batchd check` and models: what their providers list, in which shape ever, and what is known of their ends."""
+"""`batchd check` and models: what their providers list,
+in which shape ever, and what is known of their ends.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def _control(base_url: str, **changes: object) -> None:
 
 
 def test_a_name_that_the_provider_does_not_list_fails_with_the_nearest(spool: Spool) -> None:
-    """What is there is said to be; a slip fails, and names what may be meant; the judge's name is looked at too."""
+    """What is there is said to be; a slip fails, and names what may be meant;
+    the judge's name is looked at too.
+    """
     with stand_in() as base_url:
         _control(base_url, models={"gpt-6-luna": "", "gpt-6.1-terra": "", "gpt-4": _day(400)})
         judge = '[evaluation]\njudge_model = "standin/gpt-6-lunna"\n'
@@ -112,7 +116,10 @@ def test_an_older_config_learns_which_of_its_names_are_retired(spool: Spool) -> 
 def _server(
     pages: Mapping[str, tuple[int, object]], pause_s: float = 0.0
 ) -> Iterator[tuple[str, list[str]]]:
-    """Serve what to answer behind which model, status and body; bytes as they are, one by one. Its URL, and what was asked."""
+    """Serve what to answer behind which model, status and body; bytes as they are, one by one.
+
+    Its URL, and what was asked.
+    """
     asked: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -152,7 +159,9 @@ def _page(models: Sequence[object], *, more: bool) -> tuple[int, object]:
 
 
 def test_anthropics_list_is_read_page_by_page(spool: Spool) -> None:
-    """A model of the second page is there; one that is retired is not, though listed; one that ends soon is a warning."""
+    """A model of the second page is there; one that is retired is not, though listed;
+    one that ends soon is a warning.
+    """
     soon = f"{_day(10)}T00:00:00Z"
     pages = {
         "": _page([_claude("claude-opus-5-5"), _claude("claude-3-opus", "retired")], more=True),
@@ -229,7 +238,9 @@ def test_of_a_list_that_is_read_in_part_no_name_is_said_to_be_missing(
 
 
 def test_pages_without_end_and_answers_without_end_are_given_up() -> None:
-    """A list whose pages repeat ends; a server that sends a byte now and then is left after the time that it has."""
+    """A list whose pages repeat ends;
+    a server that sends a byte now and then is left after the time that it has.
+    """
     with _server({"": _page([_claude("a")], more=True), "a": _page([_claude("a")], more=True)}) as (
         base_url,
         asked,

@@ -1,4 +1,6 @@
-"""Programs of batchd's own in a Python of their own: what lies around them has no say in what they load."""
+"""Programs of batchd's own in a Python of their own:
+what lies around them has no say in what they load.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ print(json.dumps([json.__file__, *flags, sys.prefix, sys.argv[1:]]))
 
 
 def test_nothing_planted_is_loaded(tmp_path: Path) -> None:
-    """Neither from the working directory, nor from the folder of the program, nor by a variable; what batchd needs is found."""
+    """Neither from the working directory, nor from the folder of the program,
+    nor by a variable; what batchd needs is found.
+    """
     for name in ("json.py", "msgspec.py", "sitecustomize.py", "usercustomize.py", "runpy.py"):
         (tmp_path / name).write_text("raise SystemExit('planted')")
     script = tmp_path / "shows.py"

@@ -51,7 +51,9 @@ def test_wrong_use_ends_with_2_and_one_clear_message(spool: Any, tmp_path: Path)
 
 
 def test_a_misspelt_option_is_named_with_the_one_that_is_meant(spool: Any) -> None:
-    """It says which command does not have it, and how to see what it has; an empty prompt is named, too."""
+    """It says which command does not have it, and how to see what it has;
+    an empty prompt is named, too.
+    """
     for arguments, said in (
         (("status", "--jsn"), "status has no argument '--jsn': do you mean --json?"),
         (("submit", "a", "b"), "'b' is one too many, or stands apart"),
@@ -64,7 +66,9 @@ def test_a_misspelt_option_is_named_with_the_one_that_is_meant(spool: Any) -> No
 
 
 def test_a_limit_in_dollars_without_a_price_is_named_before_it_fails_each_task(spool: Any) -> None:
-    """`submit` says so of a file, and `check` fails where it holds for all tasks; without such a limit it is a note."""
+    """`submit` says so of a file, and `check` fails where it holds for all tasks;
+    without such a limit it is a note.
+    """
     config, path = spool.folder / "config.toml", spool.folder / "capped.json"
     prices = ("input_usd_per_mtok = 1.0\n", "output_usd_per_mtok = 2.0\n")
     config.write_text(config.read_text().replace(prices[0], "").replace(prices[1], ""))
@@ -118,7 +122,9 @@ def test_submit_refuses_a_broken_file_with_all_errors(spool: Any) -> None:
 
 
 def test_submit_names_a_model_that_looks_misspelt(spool: Any) -> None:
-    """It is used as it stands, for a provider may know more than price lists; of one that is priced, or like no other, nothing is said."""
+    """It is used as it stands, for a provider may know more than price lists;
+    of one that is priced, or like no other, nothing is said.
+    """
     for model, said in {
         "openai/gpt-6-lnua": "do you mean openai/gpt-6-luna",
         "openai/gpt-6-luna": "",
@@ -134,7 +140,10 @@ def test_submit_names_a_model_that_looks_misspelt(spool: Any) -> None:
 
 
 def test_retry_asks_before_what_completed_is_paid_again(spool: Any) -> None:
-    """On a terminal alone, and not with --failed or --yes; a no changes nothing. `status` of the new batch names the old one."""
+    """On a terminal alone, and not with --failed or --yes; a no changes nothing.
+
+    `status` of the new batch names the old one.
+    """
     with spool.serving():
         spool.batchd("submit", "--wait", spool.write("work.json", [{"first_prompt": "x"}]))
     question = "1 task completed before"
@@ -153,7 +162,9 @@ def test_retry_asks_before_what_completed_is_paid_again(spool: Any) -> None:
 
 
 def test_a_daemon_that_cannot_start_leaves_nothing_beside_the_one_that_runs(spool: Any) -> None:
-    """Its fork server was begun while it loaded: that goes, and the sockets of the one at work stay, which goes on."""
+    """Its fork server was begun while it loaded: that goes,
+    and the sockets of the one at work stay, which goes on.
+    """
     path = spool.write("work.json", [{"first_prompt": "x"}])
     pool = spool.folder / ".batchd/pool"
     with spool.serving():
@@ -172,7 +183,9 @@ def test_a_daemon_that_cannot_start_leaves_nothing_beside_the_one_that_runs(spoo
 
 
 def test_a_terminal_shows_how_to_go_on_by_words(spool: Any) -> None:
-    """`serve` says where files go and how to stop, each line of its log fits; `status` says what was paused, and breaks no word."""
+    """`serve` says where files go and how to stop, each line of its log fits;
+    `status` says what was paused, and breaks no word.
+    """
     with Teletype(spool.command("serve")) as daemon:
         shown = daemon.shows("daemon started", "Drop task files into", "Ctrl-C stops")
         assert "{" not in shown
@@ -203,7 +216,9 @@ def test_submit_without_a_daemon(spool: Any) -> None:
 
 
 def test_submit_follows_a_file_by_any_name(spool: Any) -> None:
-    """What becomes of the name in the inbox is what it looks for; an ending stays, where the rest is nothing but dots."""
+    """What becomes of the name in the inbox is what it looks for;
+    an ending stays, where the rest is nothing but dots.
+    """
     path = spool.write("ok.json", [{"first_prompt": "x"}])
     (spool.folder / "..json").write_bytes(path.read_bytes())
     (spool.folder / "inbox").mkdir(exist_ok=True)
@@ -255,7 +270,9 @@ def test_submit_each_makes_a_task_of_every_directory(spool: Any) -> None:
 
 
 def test_run_works_without_a_daemon(spool: Any) -> None:
-    """Lines show what happens, the summary has the seed's figures, results lie in the outbox, and `status` knows it."""
+    """Lines show what happens, the summary has the seed's figures,
+    results lie in the outbox, and `status` knows it.
+    """
     path = spool.write("two.json", [{"first_prompt": HOSTILE}, {"first_prompt": "y"}])
     done = spool.batchd("run", path)
     assert done.returncode == 0, done.stderr
@@ -279,7 +296,9 @@ def test_run_works_without_a_daemon(spool: Any) -> None:
 
 
 def test_run_serial_and_a_trial(spool: Any) -> None:
-    """`--first 1` works on one task alone, `--serial` on one at a time; `--json` prints the summaries."""
+    """`--first 1` works on one task alone, `--serial` on one at a time;
+    `--json` prints the summaries.
+    """
     path = spool.write("many.json", [{"first_prompt": str(i)} for i in range(3)])
     done = spool.batchd("run", path, "--serial", "--first", "1", "--json")
     assert done.returncode == 0, done.stderr
@@ -319,7 +338,9 @@ def test_run_called_bare_asks(spool: Any) -> None:
 
 
 def test_run_asks_again_after_a_slip(spool: Any) -> None:
-    """A file that is not there, one with errors, a choice that is none: each is named, and the question comes again."""
+    """A file that is not there, one with errors, a choice that is none:
+    each is named, and the question comes again.
+    """
     spool.write("task.json", [{"first_prompt": "x"}])
     spool.write("bad.json", [{"first_promt": "x"}])
     answers = (
@@ -380,7 +401,9 @@ def test_a_batch_through_a_daemon(spool: Any) -> None:
 
 
 def test_cancel_ends_a_task_with_a_result(spool: Any) -> None:
-    """A task whose model hangs is cancelled; the command that waits for it gets exit code 1 and the reason."""
+    """A task whose model hangs is cancelled;
+    the command that waits for it gets exit code 1 and the reason.
+    """
     path = spool.write("stuck.json", [{"first_prompt": "x", "model": "standin/hang"}])
     wait = spool.command("submit", "--wait", path)
     with spool.serving(), warm.Popen(wait, stdout=subprocess.PIPE) as waiter:
@@ -396,7 +419,9 @@ def test_cancel_ends_a_task_with_a_result(spool: Any) -> None:
 
 
 def test_run_interrupted_ends_every_task(spool: Any) -> None:
-    """Ctrl-C ends what has not ended as cancelled: a result for each, a summary, and no state left behind."""
+    """Ctrl-C ends what has not ended as cancelled:
+    a result for each, a summary, and no state left behind.
+    """
     path = spool.write(
         "half.json", [{"first_prompt": "x"}, {"first_prompt": "y", "model": "standin/hang"}]
     )
@@ -415,7 +440,9 @@ def test_run_interrupted_ends_every_task(spool: Any) -> None:
 
 
 def test_run_refuses_at_once_what_every_task_would_end_with(spool: Any) -> None:
-    """Without a key, or with an outbox that cannot be written: exit 3, one line, and nothing is left."""
+    """Without a key, or with an outbox that cannot be written:
+    exit 3, one line, and nothing is left.
+    """
     path = spool.write("one.json", [{"first_prompt": "x"}])
     (spool.folder / "file").write_text("")
     for variable, value in (
@@ -432,7 +459,9 @@ def test_run_refuses_at_once_what_every_task_would_end_with(spool: Any) -> None:
 
 @pytest.mark.long
 def test_no_moment_of_a_run_is_too_early_for_ctrl_c(spool: Any) -> None:
-    """While everything loads, the whole process group gets the signal: no traceback, nothing left behind."""
+    """While everything loads, the whole process group gets the signal:
+    no traceback, nothing left behind.
+    """
     path = spool.write("early.json", [{"first_prompt": "x", "model": "standin/hang"}])
     for delay in random.sample((0.3, 0.6, 0.9, 1.2), 2):
         with subprocess.Popen(
@@ -498,7 +527,9 @@ def test_check_says_what_would_fail(spool: Any) -> None:
 
 
 def test_interrupts_and_closed_pipes_are_quiet(spool: Any) -> None:
-    """Ctrl-C ends a command with 130, a reader that has seen enough ends it too: nothing on stderr."""
+    """Ctrl-C ends a command with 130, a reader that has seen enough ends it too:
+    nothing on stderr.
+    """
     path = spool.write("stuck.json", [{"first_prompt": "x", "model": "standin/hang"}])
     with spool.serving():
         assert spool.batchd("submit", path).returncode == 0
@@ -520,7 +551,9 @@ def test_interrupts_and_closed_pipes_are_quiet(spool: Any) -> None:
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("redirected", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_change_nothing(spool: Any, redirected: str) -> None:
-    """Started without standard streams, as some supervisors do, daemon and commands work; files go where they should."""
+    """Started without standard streams, as some supervisors do,
+    daemon and commands work; files go where they should.
+    """
     (spool.folder / "log.jsonl").touch()
     with (spool.folder / "config.toml").open("a") as file:
         file.write('[log]\nfile = "log.jsonl"\n')
@@ -549,7 +582,9 @@ def test_closed_streams_change_nothing(spool: Any, redirected: str) -> None:
 
 
 def test_what_a_terminal_cannot_write_is_escaped(spool: Any) -> None:
-    """Under an encoding that lacks letters, commands say what they have to say; JSON means the same."""
+    """Under an encoding that lacks letters, commands say what they have to say;
+    JSON means the same.
+    """
     path = spool.write("a.json", [{"first_prompt": "zoë ☃"}])
     environ = {**os.environ, "PYTHONIOENCODING": "ascii"}
 
@@ -590,7 +625,9 @@ def test_a_log_file_that_cannot_be_written_is_reported_before_the_start(spool: A
 
 
 def test_a_hangup_during_the_start_is_heard_after_it(spool: Any) -> None:
-    """SIGHUP has the configuration read again, also before anything could read it, and ends nothing."""
+    """SIGHUP has the configuration read again,
+    also before anything could read it, and ends nothing.
+    """
 
     def send_before_it_starts() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
@@ -614,7 +651,10 @@ def test_a_hangup_during_the_start_is_heard_after_it(spool: Any) -> None:
 
 
 def test_a_configuration_that_is_gone_is_not_replaced_by_another(spool: Any) -> None:
-    """SIGHUP beside a file that was moved away keeps what was read: its limits on money too. A start beside a dangling link is refused."""
+    """SIGHUP beside a file that was moved away keeps what was read: its limits on money too.
+
+    A start beside a dangling link is refused.
+    """
     path = spool.folder / "config.toml"
     assert spool.batchd("trust", spool.folder).returncode == 0
     with path.open("a") as file:
@@ -665,7 +705,9 @@ def test_status_loads_nothing_heavy(spool: Any, heavy: str) -> None:
 
 
 def test_demo_completes_everything(spool: Any) -> None:
-    """The sample file goes the whole way; the output says where everything lies, and all of it is there."""
+    """The sample file goes the whole way;
+    the output says where everything lies, and all of it is there.
+    """
     done = spool.batchd("demo", "--speed", "0")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 of 3 tasks completed" in done.stdout
@@ -689,7 +731,9 @@ batchd.__version__ = "0.0.9"
 
 
 def test_an_upgrade_is_reported_while_the_old_daemon_runs(spool: Any) -> None:
-    """Every command that speaks with a daemon of another version says in one line what to restart, and does its work."""
+    """Every command that speaks with a daemon of another version says
+    in one line what to restart, and does its work.
+    """
     (spool.folder / "old").mkdir()
     (spool.folder / "old" / "sitecustomize.py").write_text(_OLDER)
     path = f"{spool.folder / 'old'}:{spool.environment['PYTHONPATH']}"
@@ -730,7 +774,9 @@ def test_a_pipe_gets_whole_tables(spool: Any) -> None:
 
 
 def test_who_waits_for_what_is_paused_learns_why(spool: Any) -> None:
-    """`submit --wait` of a batch that cannot start says what keeps it, and the command that lets it go on: once."""
+    """`submit --wait` of a batch that cannot start says what keeps it,
+    and the command that lets it go on: once.
+    """
     path = spool.write("games.json", [{"first_prompt": "x"}, {"first_prompt": "y"}])
     with spool.serving():
         assert spool.batchd("pause", "--all", "--message", "moving house").returncode == 0
@@ -750,7 +796,9 @@ def test_who_waits_for_what_is_paused_learns_why(spool: Any) -> None:
 
 
 def test_what_lies_in_the_inbox_of_no_daemon_is_counted(spool: Any) -> None:
-    """`status` says so; `retry` without a daemon says that its tasks wait, and `submit` beside one what the batch is called."""
+    """`status` says so; `retry` without a daemon says that its tasks wait,
+    and `submit` beside one what the batch is called.
+    """
     path = spool.write("games.json", [{"first_prompt": "x"}])
     spool.batchd("submit", path)
     assert "1 file in the inbox" in spool.batchd("status").stdout

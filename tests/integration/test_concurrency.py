@@ -58,7 +58,9 @@ def _file(count: int, **more: Any) -> bytes:
 def test_a_batch_is_held_to_how_many_of_its_tasks_may_work(
     tmp_path: Path, slow_server: str
 ) -> None:
-    """One at a time by priority, then order, while another batch fills the other slots; also after a restart."""
+    """One at a time by priority, then order, while another batch fills the other slots;
+    also after a restart.
+    """
     (tmp_path / "config.toml").write_text(_CONFIG.format(base_url=slow_server))
     settings = config.load(tmp_path / "config.toml", {})
     seen = AtWork()

@@ -1,4 +1,6 @@
-"""Orders to a daemon, running and stopped: each durable before it is answered, judged by the outbox and the store."""
+"""Orders to a daemon, running and stopped:
+each durable before it is answered, judged by the outbox and the store.
+"""
 
 from __future__ import annotations
 
@@ -158,7 +160,9 @@ def finished(at: Control, *batches: str) -> None:
 
 
 def test_wait_ends_with_its_batches(at: Control) -> None:
-    """It stays until all have ended, shows what comes, and ends with summaries and exit code; without a daemon, of what has ended alone."""
+    """It stays until all have ended, shows what comes, and ends with summaries and exit code;
+    without a daemon, of what has ended alone.
+    """
     at.drop("slow", [{"id": "a"}, {"id": "b", **SLOW}])
     at.drop("bad", [{**FAILS}])
     at.drop("wrong", [{"modle": "x"}])
@@ -193,7 +197,9 @@ def test_wait_ends_with_its_batches(at: Control) -> None:
 
 @pytest.mark.sampled(1)
 def test_cancel_ends_tasks_and_what_depends_on_them(at: Control, daemon: Callable[[], Any]) -> None:
-    """One task of a batch: it ends as user, what comes after it as dependency, by name; the rest goes on; then all of it."""
+    """One task of a batch: it ends as user, what comes after it as dependency, by name;
+    the rest goes on; then all of it.
+    """
     tasks = [
         {"id": "a", **HANGS},
         {"id": "b", **HANGS},
@@ -238,7 +244,9 @@ def test_cancel_ends_tasks_and_what_depends_on_them(at: Control, daemon: Callabl
 
 
 def test_cancel_ends_what_it_can(at: Control, daemon: Callable[[], Any]) -> None:
-    """Of several targets: those that had ended are named, with how, and a refused file too; alone they are wrong use."""
+    """Of several targets: those that had ended are named, with how,
+    and a refused file too; alone they are wrong use.
+    """
     at.drop("done", [{}, {}])
     at.drop("mixed", [{"id": "a"}, {"id": "b", **HANGS}, {"id": "c", **FAILS}])
     at.drop("wrong", [{"modle": "x"}])
@@ -278,7 +286,9 @@ def test_an_order_of_several_targets_is_all_or_nothing(at: Control) -> None:
 
 
 def test_what_was_acknowledged_survives_sigkill(at: Control) -> None:
-    """The daemon is killed the moment that it has answered: the next one finds the tasks ended, and runs none."""
+    """The daemon is killed the moment that it has answered:
+    the next one finds the tasks ended, and runs none.
+    """
     at.drop("games", [{**HANGS}, {**HANGS}, {**HANGS}, {"priority": -1}])
     with at.spool.serving() as process:
         at.until_running("games", 2)
@@ -299,7 +309,9 @@ def test_what_was_acknowledged_survives_sigkill(at: Control) -> None:
 
 
 class CancelsWhatStops(Listener):
-    """Cancels a task the moment that it has given its slot back, durably, and the worker is not done with it."""
+    """Cancels a task the moment that it has given its slot back,
+    durably, and the worker is not done with it.
+    """
 
     daemon: Daemon
 
@@ -310,7 +322,9 @@ class CancelsWhatStops(Listener):
 
 
 def test_a_cancel_that_meets_a_task_that_stops_is_not_lost(at: Control) -> None:
-    """Paused, stopped, and cancelled in between: it ends as cancelled, although its worker never heard of it."""
+    """Paused, stopped, and cancelled in between:
+    it ends as cancelled, although its worker never heard of it.
+    """
     settings = config.load(at.folder / "config.toml", at.spool.environment)
 
     async def scenario() -> None:
@@ -349,7 +363,9 @@ def test_many_queued_tasks_are_cancelled_in_one_order(at: Control) -> None:
 def test_retry_runs_what_failed_again_under_a_name_of_its_own(
     at: Control, daemon: Callable[[], Any]
 ) -> None:
-    """Only what did not complete, with its dependants; what they need and have is not waited for again."""
+    """Only what did not complete, with its dependants;
+    what they need and have is not waited for again.
+    """
     tasks = [
         {"id": "a"},
         # Refused once, then never again: the server knows the conversation.
@@ -385,7 +401,9 @@ def test_retry_runs_what_failed_again_under_a_name_of_its_own(
 
 
 def test_retry_of_one_task_takes_its_dependants_with_it(at: Control) -> None:
-    """All that comes after it, and after that, is queued again; what it needs itself must have completed."""
+    """All that comes after it, and after that, is queued again;
+    what it needs itself must have completed.
+    """
     tasks = [
         {"id": "a"},
         {"id": "b", "after": ["a"]},
@@ -417,7 +435,8 @@ def test_retry_refuses_what_has_not_ended(at: Control) -> None:
         assert "cannot run again: c;" in at.order("retry", "games/b", code=2)
         assert "has no task z" in at.order("retry", "games/z", code=2)
         assert "no batch nope" in at.order("retry", "nope", code=2)
-        # As a variable that is not set would have it: with their own models it would be another order.
+        # As a variable that is not set would have it:
+        # with their own models it would be another order.
         assert "--model is empty" in at.order("retry", "games/b", "--model", "", code=2)
         assert "is not provider/model" in at.order("retry", "games/b", "--model", "?", code=2)
         with at.reader() as reader:
@@ -440,7 +459,9 @@ def test_a_retry_that_is_asked_for_twice_runs_once(at: Control) -> None:
 
 
 def test_a_retry_that_a_crash_cut_short_is_whole_again(at: Control) -> None:
-    """SIGKILL right after the answer, its request not in the folder: the next daemon brings it there, before the summary."""
+    """SIGKILL right after the answer, its request not in the folder:
+    the next daemon brings it there, before the summary.
+    """
     at.drop("games", [{}, {"model": "standin/latency-0.1+steps-3"}])
     finished(at, "games")
     with at.spool.serving() as process:
@@ -457,7 +478,10 @@ def test_a_retry_that_a_crash_cut_short_is_whole_again(at: Control) -> None:
 
 @pytest.mark.sampled(1)
 def test_retry_after_prune_reads_the_request_again(at: Control, daemon: Callable[[], Any]) -> None:
-    """What the store has dropped is in the folder; once that is gone too, it says so. With the store alone it works as well."""
+    """What the store has dropped is in the folder; once that is gone too, it says so.
+
+    With the store alone it works as well.
+    """
     at.drop("games", [{"id": "a", "metadata": {"n": 1}}, {"id": "b"}], budget_usd=2.0)
     at.drop("kept", [{"id": "a", "first_prompt": "x"}, {"id": "b", "after": ["a"]}])
     finished(at, "games", "kept")
@@ -481,7 +505,9 @@ def test_retry_after_prune_reads_the_request_again(at: Control, daemon: Callable
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can have a file belong to somebody else")
 @pytest.mark.parametrize("whose", ["somebody else's", "anybody's"])
 def test_no_retry_believes_what_another_user_wrote(at: Control, whose: str) -> None:
-    """A dropped file stays its dropper's in the outbox: what is run again is what was taken up, or nothing."""
+    """A dropped file stays its dropper's in the outbox:
+    what is run again is what was taken up, or nothing.
+    """
     at.drop("games", [{"id": "a", "metadata": {"n": 1}}])
     finished(at, "games")
     request = at.folder / "outbox/games/request.json"
@@ -513,7 +539,9 @@ def collected(path: Path) -> None:
 
 
 def test_retry_in_a_directory_of_the_workspace(at: Control) -> None:
-    """The same directory is used again; one that is gone, or no longer allowed, is refused before anything runs."""
+    """The same directory is used again; one that is gone,
+    or no longer allowed, is refused before anything runs.
+    """
     site = at.folder / "site"
     site.mkdir()
     if os.getuid() == 0:
@@ -533,7 +561,9 @@ def test_retry_in_a_directory_of_the_workspace(at: Control) -> None:
 
 @pytest.mark.sampled(1)
 def test_pause_and_resume(at: Control, daemon: Callable[[], Any]) -> None:
-    """What is paused stops and does not start, over a restart too, and `status` says how to go on; then it goes on."""
+    """What is paused stops and does not start, over a restart too,
+    and `status` says how to go on; then it goes on.
+    """
     at.drop("games", [{"id": "a", **SLOW}])
     taken_up(at, "games", running=1)
     with daemon():
@@ -591,7 +621,9 @@ def test_pause_before_the_first_start(at: Control) -> None:
 
 @pytest.mark.sampled(1)
 def test_priority_changes_who_is_next(at: Control, daemon: Callable[[], Any]) -> None:
-    """Of tasks that wait, the one with the new, higher priority starts first; a batch as a whole, too."""
+    """Of tasks that wait, the one with the new, higher priority starts first;
+    a batch as a whole, too.
+    """
     with (at.folder / "config.toml").open("a") as file:
         file.write("[providers.standin.headers]\n")
     text = (at.folder / "config.toml").read_text().replace("processes = 2", "processes = 1")
@@ -624,7 +656,9 @@ def test_priority_changes_who_is_next(at: Control, daemon: Callable[[], Any]) ->
 def test_prune_shows_first_and_takes_only_what_has_finished(
     at: Control, daemon: Callable[[], Any]
 ) -> None:
-    """A dry run changes nothing; with --yes journals go, figures and names stay, what is under way is not touched."""
+    """A dry run changes nothing; with --yes journals go,
+    figures and names stay, what is under way is not touched.
+    """
     at.drop("games", [{}, {}])
     at.drop("open", [HANGS])
     with at.spool.serving():
@@ -655,7 +689,9 @@ def test_prune_shows_first_and_takes_only_what_has_finished(
 
 
 def test_a_report_after_prune_lies_where_the_batch_was(at: Control) -> None:
-    """Its folder is made again, what is gone is said, and the next prune takes it away; without an outbox it wants a file."""
+    """Its folder is made again, what is gone is said, and the next prune takes it away;
+    without an outbox it wants a file.
+    """
     at.drop("games", [{}, {}])
     finished(at, "games")
     assert at.answer("prune", "--outbox", "--yes")["folders"] == 1
@@ -673,7 +709,10 @@ def test_a_report_after_prune_lies_where_the_batch_was(at: Control) -> None:
 
 
 def test_prune_takes_folders_away_whatever_agents_made_of_them(at: Control, tmp_path: Path) -> None:
-    """Deep trees, folders without permissions, links and odd names go; what they point at stays. Names stay taken."""
+    """Deep trees, folders without permissions, links and odd names go; what they point at stays.
+
+    Names stay taken.
+    """
     at.drop("games", [{}])
     at.drop("linked", [{}])
     at.drop("taken", [{}])
@@ -758,7 +797,9 @@ def _wreck(work: Path, outside: Path) -> None:
 
 
 def test_tune_changes_a_running_daemon_until_it_ends(at: Control) -> None:
-    """Each change takes effect, holds over SIGHUP, is shown, and can be taken back; the file is not touched."""
+    """Each change takes effect, holds over SIGHUP, is shown,
+    and can be taken back; the file is not touched.
+    """
     text = (at.folder / "config.toml").read_text()
     at.drop("games", [{**HANGS} for _ in range(6)])
     with at.spool.serving() as process:
@@ -792,7 +833,9 @@ def test_tune_changes_a_running_daemon_until_it_ends(at: Control) -> None:
 
 
 def test_a_shorter_heartbeat_kills_no_live_worker(at: Control) -> None:
-    """Workers beat faster at once; one that is stopped is killed by the new measure, and its task goes on."""
+    """Workers beat faster at once;
+    one that is stopped is killed by the new measure, and its task goes on.
+    """
     at.drop("games", [HANGS])
     with at.spool.serving():
         at.until_running("games", 1)
@@ -806,7 +849,9 @@ def test_a_shorter_heartbeat_kills_no_live_worker(at: Control) -> None:
 
 
 def test_tune_refuses_what_is_wrong_or_cannot_change(at: Control) -> None:
-    """With the key's name and the reason; nothing is changed then, not even by the other changes of the order."""
+    """With the key's name and the reason; nothing is changed then,
+    not even by the other changes of the order.
+    """
     with at.spool.serving():
         for change, words in (
             ("pool.proceses=3", "do you mean processes"),
@@ -882,7 +927,9 @@ def test_every_section_that_can_be_tuned_takes_effect(at: Control) -> None:
 
 
 def test_offline_orders_start_nothing(at: Control) -> None:
-    """No worker, no model call, no sandbox, no key: only the order's own work, wholly done when it returns."""
+    """No worker, no model call, no sandbox, no key:
+    only the order's own work, wholly done when it returns.
+    """
     at.drop("games", [{}, HANGS])
     at.order("pause", "--all")
     taken_up(at, "games")
@@ -905,7 +952,9 @@ def test_offline_orders_start_nothing(at: Control) -> None:
 
 
 def test_offline_orders_try_no_parked_provider(at: Control, model_server: str) -> None:
-    """A provider that was parked is tried by the next daemon, not by an order; nor does another's task begin."""
+    """A provider that was parked is tried by the next daemon, not by an order;
+    nor does another's task begin.
+    """
     with (at.folder / "config.toml").open("a") as file:
         file.write(f'[providers.other]\nbase_url = "{model_server}"\n')
     at.drop("games", [{"model": "standin/401"}, {"model": "other/hang"}])
@@ -919,7 +968,9 @@ def test_offline_orders_try_no_parked_provider(at: Control, model_server: str) -
 
 
 def test_a_spool_whose_holder_does_not_answer(at: Control, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An order waits for a daemon that starts; where the holder stays silent, it says who that is, and does nothing."""
+    """An order waits for a daemon that starts;
+    where the holder stays silent, it says who that is, and does nothing.
+    """
     at.drop("games", [HANGS])
     taken_up(at, "games", running=1)
     monkeypatch.setattr(controlling, "_CHANGING_S", 0.3)
@@ -942,7 +993,9 @@ def test_a_spool_whose_holder_does_not_answer(at: Control, monkeypatch: pytest.M
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("way", ["limit", *(["disk"] if os.geteuid() == 0 else [])])
 def test_an_order_that_cannot_be_kept_is_refused(at: Control, way: str) -> None:
-    """While the store's disk is full it is answered at once, with the cause; nothing of it happens later."""
+    """While the store's disk is full it is answered at once, with the cause;
+    nothing of it happens later.
+    """
     orders = [
         *(("pause", "--all"), ("pause", "games"), ("resume",), ("retry", "past")),
         *(("cancel", "games/001"), ("cancel", "games"), ("priority", "games", "7")),
@@ -967,7 +1020,9 @@ def test_an_order_that_cannot_be_kept_is_refused(at: Control, way: str) -> None:
 
 
 def test_a_run_that_has_no_room_leaves_no_folder(at: Control) -> None:
-    """Where the store takes small writes alone, a large run's name in the outbox is given back; the next run gets it."""
+    """Where the store takes small writes alone, a large run's name in the outbox is given back;
+    the next run gets it.
+    """
     at.drop(
         "past", [{"first_prompt": random.Random(i).randbytes(300_000).hex()} for i in range(20)]
     )
@@ -985,7 +1040,9 @@ def test_a_run_that_has_no_room_leaves_no_folder(at: Control) -> None:
 
 
 def test_a_name_that_a_killed_order_had_reserved_is_given_back(at: Control) -> None:
-    """A daemon finds the empty folders of its own killed ones by their mark; those of others stay, and what holds more."""
+    """A daemon finds the empty folders of its own killed ones by their mark;
+    those of others stay, and what holds more.
+    """
     at.drop("past", [{}])
     with at.spool.serving():
         at.until_finished("past")
@@ -1060,7 +1117,9 @@ def test_a_socket_that_was_taken_away_is_made_again(at: Control, left: str | Non
 
 
 def test_a_socket_survives_rude_and_many_clients(at: Control) -> None:
-    """Garbage, half a line, a line without end, silence, a hang-up: each is answered or let go, and others are served."""
+    """Garbage, half a line, a line without end, silence, a hang-up:
+    each is answered or let go, and others are served.
+    """
     with at.spool.serving():
         quiet = [_connected(at.state) for _ in range(50)]
         for data, answer in (
@@ -1098,7 +1157,9 @@ def test_a_socket_survives_rude_and_many_clients(at: Control) -> None:
 
 
 def test_the_socket_speaks_as_it_always_has(at: Control) -> None:
-    """To the letter, for clients of any version; a line of the log for each order, and for one that is none."""
+    """To the letter, for clients of any version;
+    a line of the log for each order, and for one that is none.
+    """
     at.drop("games", [HANGS, HANGS])
     verbs = (
         "cancel, check, detach, invite, pause, priority, prune, resume, retry, status, submit, tune"
@@ -1199,7 +1260,9 @@ def test_a_bug_in_a_verb_is_an_answer(tmp_path: Path) -> None:
 
 
 def test_a_daemon_of_another_version_is_understood(tmp_path: Path) -> None:
-    """It hears what every version says, and may answer more; what is no answer to a command is said to be none."""
+    """It hears what every version says, and may answer more;
+    what is no answer to a command is said to be none.
+    """
     heard: list[bytes] = []
     versions: list[str] = []
     answers = [
@@ -1229,7 +1292,9 @@ def test_a_daemon_of_another_version_is_understood(tmp_path: Path) -> None:
 
 
 def test_a_queue_of_clients_that_is_full_is_waited_for(tmp_path: Path) -> None:
-    """More clients than the kernel lets wait are not refused; a daemon that never answers is reported as such."""
+    """More clients than the kernel lets wait are not refused;
+    a daemon that never answers is reported as such.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         sockets.bind(listener, tmp_path / "control.sock")
         listener.listen(0)
@@ -1246,7 +1311,9 @@ def test_a_queue_of_clients_that_is_full_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_order_and_directories_hold_over_restart_and_retry(at: Control) -> None:
-    """What comes after something never begins before its end, and one directory never has two tasks, whatever happens between."""
+    """What comes after something never begins before its end,
+    and one directory never has two tasks, whatever happens between.
+    """
     site = at.folder / "site"
     (site / "deep").mkdir(parents=True)
     if os.getuid() == 0:

@@ -1,4 +1,6 @@
-"""`batchd cost` on a store whose every token is known: splits, filters, spreadsheets, and other models' prices."""
+"""`batchd cost` on a store whose every token is known:
+splits, filters, spreadsheets, and other models' prices.
+"""
 
 from __future__ import annotations
 
@@ -114,7 +116,9 @@ def costs(spool: Any, *arguments: str) -> Any:
 
 
 def test_every_split_and_filter(spent: Any) -> None:
-    """Several splits at once, days, tags, models and providers: each part of the money, none of it twice."""
+    """Several splits at once, days, tags, models and providers:
+    each part of the money, none of it twice.
+    """
     rows = costs(spent, "--by", "day,model", "first")
     assert [(r["day"], r["provider"], r["model"], r["calls"]) for r in rows] == [
         ("2026-11-24", "p", "m", 2),
@@ -148,7 +152,9 @@ def test_every_split_and_filter(spent: Any) -> None:
 
 
 def test_spreadsheets_get_stable_columns_and_no_formulas(spent: Any) -> None:
-    """The columns are those of docs/cost.md; a name that a spreadsheet would run is text; what is unknown is empty."""
+    """The columns are those of docs/cost.md;
+    a name that a spreadsheet would run is text; what is unknown is empty.
+    """
     text = spent.batchd("cost", "--by", "tag,model", "--csv").stdout
     heads, *rows = csv.reader(io.StringIO(text))
     assert ",".join(heads) == (
@@ -178,12 +184,15 @@ def test_spreadsheets_get_stable_columns_and_no_formulas(spent: Any) -> None:
 
 
 def test_real_tokens_at_other_prices(spent: Any) -> None:
-    """Cached input and cache writes at each model's own prices, long calls at those for long ones, computed by hand."""
+    """Cached input and cache writes at each model's own prices,
+    long calls at those for long ones, computed by hand.
+    """
     models = ("anthropic/claude-3-opus", "anthropic/claude-sonnet-4-5", "a/b", "openai/gpt-4")
     rows = costs(spent, "first", "--tag", "=cmd", "--compare", *models)
     # 15 a million in, 1.50 from the cache, 18.75 into it, 75 out.
     opus = (0.1 * 15 + 0.2 * 1.5 + 0.01 * 75) + (0.04 * 15 + 0.02 * 18.75 + 0.005 * 75)
-    # The agent's one call is longer than 200,000 tokens: 6, 0.60 and 22.50; the judge's is not: 3, 3.75 and 15.
+    # The agent's one call is longer than 200,000 tokens:
+    # 6, 0.60 and 22.50; the judge's is not: 3, 3.75 and 15.
     sonnet = (0.1 * 6 + 0.2 * 0.6 + 0.01 * 22.5) + (0.04 * 3 + 0.02 * 3.75 + 0.005 * 15)
     gpt = 0.36 * 30 + 0.015 * 60
     assert [(r["model"], r["total"]) for r in rows] == [
@@ -200,7 +209,9 @@ def test_real_tokens_at_other_prices(spent: Any) -> None:
 
 
 def test_sums_over_many_calls_are_priced_by_their_average(spent: Any) -> None:
-    """The money that may have been paid stays apart; where a price was missing there is no ratio, and both are said."""
+    """The money that may have been paid stays apart;
+    where a price was missing there is no ratio, and both are said.
+    """
     # The ledger has p/m's two calls of the 24th as one sum of 320,000 tokens: 160,000 a call.
     (row,) = costs(
         spent, "first", "--until", "2026-11-24", "--compare", "anthropic/claude-sonnet-4-5"

@@ -1,4 +1,6 @@
-"""The daemon with real workers, a real model server and SIGKILL, judged by the server's log and the outbox."""
+"""The daemon with real workers, a real model server and SIGKILL,
+judged by the server's log and the outbox.
+"""
 
 from __future__ import annotations
 
@@ -128,7 +130,9 @@ class Watching(Listener):
 
 
 def test_a_dropped_file_becomes_results_that_add_up(tmp_path: Path) -> None:
-    """Each task has one result, the summary comes last, and the tokens are those that the server delivered."""
+    """Each task has one result, the summary comes last,
+    and the tokens are those that the server delivered.
+    """
 
     async def scenario() -> None:
         async with ModelServer(ServerSettings()) as server:
@@ -155,7 +159,9 @@ def test_a_dropped_file_becomes_results_that_add_up(tmp_path: Path) -> None:
 
 
 def test_one_permit_serves_all_calls_of_a_task_in_turn(tmp_path: Path) -> None:
-    """An answer and the request for the judge come in one message: the permit must be free by then."""
+    """An answer and the request for the judge come in one message:
+    the permit must be free by then.
+    """
 
     async def scenario() -> None:
         async with ModelServer(ServerSettings()) as server:
@@ -174,7 +180,8 @@ def test_one_permit_serves_all_calls_of_a_task_in_turn(tmp_path: Path) -> None:
 def test_a_killed_worker_costs_one_call_a_task(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, part: int
 ) -> None:
-    """SIGKILL of every worker mid-task: all tasks end once, and no recorded answer is asked for again.
+    """SIGKILL of every worker mid-task: all tasks end once,
+    and no recorded answer is asked for again.
 
     However many messages their histories need: one of gigabytes is taken up again too.
     """
@@ -201,10 +208,14 @@ def test_a_killed_worker_costs_one_call_a_task(
 
 
 def test_a_worker_that_dies_while_its_request_waits_makes_no_call(tmp_path: Path) -> None:
-    """Its turn may come before it is durable that it is dead: nothing is set aside for it, and nothing counts as perhaps paid."""
+    """Its turn may come before it is durable that it is dead:
+    nothing is set aside for it, and nothing counts as perhaps paid.
+    """
 
     def waiting() -> list[int]:
-        """Return the workers whose tasks wait for their turn, once the other one's call is under way."""
+        """Return the workers whose tasks wait for their turn,
+        once the other one's call is under way.
+        """
         steps = {task["step"]: task["worker"] for task in _status(tmp_path)["running"]}
         return [steps["waiting"]] if {*steps} == {"waiting", "model"} else []
 
@@ -273,7 +284,9 @@ def _alive(pid: int) -> bool:
 def test_a_daemon_ended_mid_batch_goes_on_at_its_next_start(
     tmp_path: Path, server: Server, ending: signal.Signals
 ) -> None:
-    """After SIGKILL at most the calls in flight are paid again; after SIGTERM, which drains, none is."""
+    """After SIGKILL at most the calls in flight are paid again;
+    after SIGTERM, which drains, none is.
+    """
     configured(tmp_path, server.base_url, "steps-4", agents=2)
     (tmp_path / "inbox").mkdir()
 
@@ -327,7 +340,9 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("scripted")
 def test_a_poisonous_task_ends_alone(tmp_path: Path) -> None:
-    """A task that kills its workers ends as worker_crashed; its neighbours in the process complete."""
+    """A task that kills its workers ends as worker_crashed;
+    its neighbours in the process complete.
+    """
 
     async def scenario() -> None:
         async with ModelServer(ServerSettings()) as server:
@@ -349,7 +364,9 @@ def test_a_poisonous_task_ends_alone(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("scripted")
 def test_a_task_that_only_waits_is_not_counted_when_its_worker_dies(tmp_path: Path) -> None:
-    """Of five in one process one ends it: a task that waited for a permit is not suspected; no task ends for a death that others may have caused."""
+    """Of five in one process one ends it: a task that waited for a permit is not suspected;
+    no task ends for a death that others may have caused.
+    """
 
     async def scenario() -> None:
         async with ModelServer(ServerSettings()) as server:
@@ -381,7 +398,9 @@ def test_a_task_that_only_waits_is_not_counted_when_its_worker_dies(tmp_path: Pa
 @pytest.mark.usefixtures("scripted")
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_suspect_has_its_turn_under_a_steady_queue(tmp_path: Path, processes: int) -> None:
-    """Processes are never empty by themselves: one is cleared for it, what came later waits, and all complete."""
+    """Processes are never empty by themselves:
+    one is cleared for it, what came later waits, and all complete.
+    """
 
     async def scenario() -> None:
         async with ModelServer(ServerSettings()) as server:
@@ -402,7 +421,9 @@ def test_a_suspect_has_its_turn_under_a_steady_queue(tmp_path: Path, processes: 
 
 
 def test_deaths_of_the_daemon_are_no_attempts_of_a_tasks(tmp_path: Path) -> None:
-    """A task that was dispatched twenty times by daemons that died before it got anywhere completes all the same."""
+    """A task that was dispatched twenty times by daemons
+    that died before it got anywhere completes all the same.
+    """
 
     async def scenario() -> None:
         async with ModelServer(ServerSettings()) as server:
@@ -503,7 +524,9 @@ def test_dependants_of_a_failed_task_are_cancelled_by_name(tmp_path: Path) -> No
 
 
 class _Ends(Listener):
-    """Counts ends that are durable, those of one turn of the loop, and those that have not been published."""
+    """Counts ends that are durable, those of one turn of the loop,
+    and those that have not been published.
+    """
 
     def __init__(self) -> None:
         self.count = self.open = self.turn = self.most = 0
@@ -527,7 +550,9 @@ class _Ends(Listener):
 
 
 def test_many_dependants_are_cancelled_some_at_a_time(tmp_path: Path) -> None:
-    """Between them others get their turn: all at once, 100,000 would have the daemon stand still for half a minute."""
+    """Between them others get their turn:
+    all at once, 100,000 would have the daemon stand still for half a minute.
+    """
     settings = configured(tmp_path, "http://127.0.0.1:9/v1", "steps-2")
     tasks = [{"id": "root"}, *({"id": f"t{i}", "after": ["root"]} for i in range(700))]
     data = json.dumps({"first_prompt": "x", "tasks": tasks}).encode()
@@ -583,7 +608,9 @@ def test_the_control_socket_is_private_and_refuses_nonsense(tmp_path: Path) -> N
 
 
 def test_an_interrupted_run_ends_with_a_result_for_every_task(tmp_path: Path) -> None:
-    """What has not ended is cancelled, the summary is written, and a second wish to stop ends the wait."""
+    """What has not ended is cancelled, the summary is written,
+    and a second wish to stop ends the wait.
+    """
 
     async def scenario() -> None:
         async with ModelServer(ServerSettings(latency_s=0.05)) as server:
@@ -600,7 +627,9 @@ def test_an_interrupted_run_ends_with_a_result_for_every_task(tmp_path: Path) ->
 
 
 def test_what_a_drained_daemon_left_is_finished_by_the_next(tmp_path: Path) -> None:
-    """Tasks stop at a durable point, go on under the next daemon, and no answer is asked for twice."""
+    """Tasks stop at a durable point, go on under the next daemon,
+    and no answer is asked for twice.
+    """
 
     async def scenario() -> None:
         async with ModelServer(ServerSettings(latency_s=0.05)) as server:

@@ -1,4 +1,6 @@
-"""Whole daemons over each dialect, judged by the log of a stand-in server that refuses what the real ones refuse."""
+"""Whole daemons over each dialect,
+judged by the log of a stand-in server that refuses what the real ones refuse.
+"""
 
 from __future__ import annotations
 
@@ -136,7 +138,9 @@ def _shown(folder: Path, server: ModelServer) -> int:
 
 
 def _hold_items(server: ModelServer) -> int:
-    """Hold every request to the vendor's type, and to the items of the answers before it; return how many there were."""
+    """Hold every request to the vendor's type, and to the items of the answers before it;
+    return how many there were.
+    """
     held = 0
     for talk in _conversations(server).values():
         for at, exchange in enumerate(talk):
@@ -151,7 +155,9 @@ def _hold_items(server: ModelServer) -> int:
 
 @pytest.mark.parametrize("api", APIS)
 def test_a_batch_over_each_dialect_comes_to_the_servers_own_count(tmp_path: Path, api: str) -> None:
-    """20 tasks of 4 steps: the same results, tokens and money to the last digit by the server's log."""
+    """20 tasks of 4 steps: the same results,
+    tokens and money to the last digit by the server's log.
+    """
 
     async def test(server: ModelServer) -> None:
         model = "claude-sonnet-5-5+steps-4" if api == "messages" else "gpt-5-mini+steps-4"
@@ -209,7 +215,9 @@ def _drop(folder: Path, data: bytes) -> None:
 
 @pytest.mark.parametrize("api", ["responses", "messages"])
 def test_items_are_back_byte_for_byte_after_a_kill(tmp_path: Path, api: str) -> None:
-    """SIGKILL of the daemon mid-batch: no recorded answer is paid twice, and what came goes back as it came."""
+    """SIGKILL of the daemon mid-batch:
+    no recorded answer is paid twice, and what came goes back as it came.
+    """
 
     async def test(server: ModelServer) -> None:
         _configure(tmp_path, server.base_url, api, "latency-0.1+steps-4")
@@ -237,7 +245,9 @@ def test_items_are_back_byte_for_byte_after_a_kill(tmp_path: Path, api: str) -> 
 
 
 def _prefix(exchange: Exchange) -> tuple[bytes, list[Any]]:
-    """Return what a provider caches of a request, beside what marks breakpoints: its tools, and its items or blocks."""
+    """Return what a provider caches of a request, beside what marks breakpoints:
+    its tools, and its items or blocks.
+    """
     body = msgspec.json.decode(exchange.request.encode(), type=dict[str, msgspec.Raw])
     if exchange.dialect != "messages":
         key = "input" if exchange.dialect == "responses" else "messages"
@@ -254,7 +264,9 @@ def _prefix(exchange: Exchange) -> tuple[bytes, list[Any]]:
     ("api", "model"), [("responses", "gpt-6-luna"), ("messages", "claude-haiku-5-5")]
 )
 def test_a_long_conversation_is_read_from_the_cache(tmp_path: Path, api: str, model: str) -> None:
-    """20 steps: it grows at its end alone, and at least 98 % of what the rules let be cached comes from the cache."""
+    """20 steps: it grows at its end alone, and at least 98 %
+    of what the rules let be cached comes from the cache.
+    """
 
     async def test(server: ModelServer) -> None:
         settings = _configure(tmp_path, server.base_url, api, f"{model}+steps-20", "low")
@@ -300,7 +312,9 @@ def test_a_refused_replay_is_stripped_once_and_tried_again(tmp_path: Path, api: 
 def test_an_answer_that_is_nothing_but_thinking_is_sent_back_as_its_provider_takes_it(
     tmp_path: Path, api: str
 ) -> None:
-    """It was cut off in the middle of its thinking: nothing is refused for that, and later items go back as they came."""
+    """It was cut off in the middle of its thinking:
+    nothing is refused for that, and later items go back as they came.
+    """
 
     async def test(server: ModelServer) -> None:
         watching = Watching()
@@ -318,7 +332,9 @@ def test_an_answer_that_is_nothing_but_thinking_is_sent_back_as_its_provider_tak
 def test_calls_that_are_named_as_earlier_ones_are_get_names_of_their_own(
     tmp_path: Path, api: str
 ) -> None:
-    """Some servers count the calls of each answer from the beginning, and refuse two of one name."""
+    """Some servers count the calls of each answer from the beginning,
+    and refuse two of one name.
+    """
 
     async def test(server: ModelServer) -> None:
         watching = Watching()
@@ -346,7 +362,9 @@ def test_a_refusal_is_no_answer_in_any_dialect(tmp_path: Path, api: str) -> None
 
 
 def test_an_address_without_the_dialect_holds_its_tasks_until_it_is_changed(tmp_path: Path) -> None:
-    """The address goes one step too far, as it is copied from a vendor's examples: no task ends of that."""
+    """The address goes one step too far, as it is copied from a vendor's examples:
+    no task ends of that.
+    """
 
     async def test(server: ModelServer) -> None:
         _configure(tmp_path, f"{server.base_url}/responses", "responses", "steps-2")
@@ -371,7 +389,9 @@ def test_an_address_without_the_dialect_holds_its_tasks_until_it_is_changed(tmp_
 def test_a_model_that_takes_no_tools_gives_one_reason_and_goes_on_once_that_is_changed(
     tmp_path: Path,
 ) -> None:
-    """200 tasks over chat wait for one cause, and the change that they ask for brings all of them to their end."""
+    """200 tasks over chat wait for one cause, and the change
+    that they ask for brings all of them to their end.
+    """
 
     async def test(server: ModelServer) -> None:
         model = "gpt-6.2-sol+steps-2"
@@ -472,7 +492,9 @@ def test_what_a_model_refuses_is_learned_once_and_stored(tmp_path: Path) -> None
 def test_an_effort_that_a_dialect_has_no_word_for_is_said_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The model gets the nearest lower one; the log says so once, over batches and restarts, and no call is lost for it."""
+    """The model gets the nearest lower one; the log says so once,
+    over batches and restarts, and no call is lost for it.
+    """
 
     async def test(server: ModelServer) -> None:
         settings = _configure(tmp_path, server.base_url, "messages", "steps-2", "minimal")

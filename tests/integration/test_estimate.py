@@ -84,7 +84,9 @@ def first_requests(spool: Any, batch: str) -> int:
 
 @pytest.mark.long
 def test_what_is_estimated_comes_true(counted: Any) -> None:
-    """After real batches the range of a like batch holds its real calls, tokens and money; first requests are exact."""
+    """After real batches the range of a like batch holds its real calls,
+    tokens and money; first requests are exact.
+    """
     made = {"model": "standin/steps-3", "tags": ["nightly"]}
     olds = [counted.write(f"old{i}.json", tasks(i, 12, **made)) for i in range(3)]
     new = counted.write("new.json", tasks(99, 30, **made), budget_usd=50.0)
@@ -136,7 +138,9 @@ def test_a_file_is_checked_as_submit_does(spool: Any) -> None:
 
 
 def test_what_is_unknown_is_said(counted: Any) -> None:
-    """Without a price, money is unknown, never 0; without history, bounds are all; other models' tasks stand in, repriced."""
+    """Without a price, money is unknown, never 0; without history, bounds are all;
+    other models' tasks stand in, repriced.
+    """
     made = {"model": "standin/steps-3", "evaluator": "none"}
     new = counted.write(
         "new.json",
@@ -179,7 +183,9 @@ def test_what_is_unknown_is_said(counted: Any) -> None:
 
 
 def test_every_budget_is_shown(counted: Any) -> None:
-    """Of task, batch and day: each that there is, and which there is not; of the day's, what is left of it today."""
+    """Of task, batch and day: each that there is, and which there is not;
+    of the day's, what is left of it today.
+    """
     config = counted.folder / "config.toml"
     plain = counted.write("plain.json", [{"first_prompt": "x", "model": "standin/steps-3"}])
     free = counted.batchd("estimate", plain).stdout
@@ -208,7 +214,9 @@ def test_every_budget_is_shown(counted: Any) -> None:
 
 
 def test_no_sandbox_no_exact_count(spool: Any) -> None:
-    """Where no sandbox can be asked for its facts, the first requests are counted without them, and that is said."""
+    """Where no sandbox can be asked for its facts,
+    the first requests are counted without them, and that is said.
+    """
     path = spool.write("one.json", [{"first_prompt": "x"}])
     whole = estimated(spool, path)
     (spool.folder / "bin").mkdir()
@@ -230,7 +238,9 @@ def test_no_sandbox_no_exact_count(spool: Any) -> None:
 
 
 def test_a_tier_is_estimated_at_its_own_price(counted: Any) -> None:
-    """Flex at what is set for it; where its calls may go on at the standard price, at that; a tier without a price at none."""
+    """Flex at what is set for it; where its calls may go on at the standard price, at that;
+    a tier without a price at none.
+    """
     path = counted.folder / "config.toml"
     tier = '[models."standin/steps-3".tiers.flex]\ninput_usd_per_mtok = 1.5\noutput_usd_per_mtok = 7.5\n'
     path.write_text(f"{path.read_text()}\n{tier}")

@@ -1,4 +1,6 @@
-"""Programs of every day, whose ways the sandbox counts or narrows, work in it: none is refused what it needs, and none is killed for what it has not taken."""
+"""Programs of every day, whose ways the sandbox counts or narrows, work in it:
+none is refused what it needs, and none is killed for what it has not taken.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def test_what_python_brings_works(limited: Limited, name: str) -> None:
 @needs("git")
 @pytest.mark.sampled(1)
 def test_git_serves_itself(limited: Limited) -> None:
-    """A clone over its own protocol, whose ends are processes with pipes and sockets; another by way of packs."""
+    """A clone over its own protocol, whose ends are processes with pipes and sockets;
+    another by way of packs.
+    """
     make = "git init -q a && cd a && seq 5000 > f && git add f && git commit -qm one && cd .."
     (end,) = limited.run(
         f"{make} && git clone -q --no-local a b && git clone -q --depth 1 file://$PWD/a c && git -C c gc -q && cmp a/f c/f",
@@ -81,5 +85,7 @@ def test_a_build_of_several_files_at_once_works(limited: Limited) -> None:
 @pytest.mark.skipif(not Path("/usr/lib/postgresql").exists(), reason="no PostgreSQL")
 @pytest.mark.long
 def test_postgresql_works(limited: Limited) -> None:
-    """Its segment of System V is small enough; all else is shared memory of POSIX, pipes and sockets."""
+    """Its segment of System V is small enough;
+    all else is shared memory of POSIX, pipes and sockets.
+    """
     assert "300/300" in works(limited, "postgres.sh", "bash")

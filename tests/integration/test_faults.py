@@ -1,4 +1,6 @@
-"""One batch with a task of each fault: every task ends with one typed result, and the tokens are the server's."""
+"""One batch with a task of each fault:
+every task ends with one typed result, and the tokens are the server's.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ _UNCOUNTED = {"no-usage+steps-2"}
 def test_a_batch_of_all_faults_ends_with_one_typed_result_a_task(
     spool: Any, model_server: str
 ) -> None:
-    """None hangs, the good ones are untouched, and tokens add up to what the server delivered, judge included."""
+    """None hangs, the good ones are untouched,
+    and tokens add up to what the server delivered, judge included.
+    """
     config = spool.folder / "config.toml"
     text = config.read_text().replace('by = "none"', 'by = "judge"')
     text = text.replace("processes = 2", "processes = 2\nagents_per_process = 20")

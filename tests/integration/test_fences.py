@@ -1,4 +1,6 @@
-"""The fences around a daemon's processes: who may live, speak and run, each shown with real processes and real signals."""
+"""The fences around a daemon's processes: who may live, speak and run,
+each shown with real processes and real signals.
+"""
 
 from __future__ import annotations
 
@@ -163,7 +165,9 @@ def log(base_url: str) -> list[dict[str, Any]]:
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("state", ["idle", "working", "spinning", "stopped"])
 def test_a_worker_dies_with_its_daemon(tmp_path: Path, slow_server: str, state: str) -> None:
-    """The kernel ends it within a second of the daemon's SIGKILL, also where it cannot run a line of code."""
+    """The kernel ends it within a second of the daemon's SIGKILL,
+    also where it cannot run a line of code.
+    """
     configured(tmp_path, slow_server, processes=1)
     agent = "scripted_agents:spins" if state == "spinning" else "batchd.agent:run"
     with serving(tmp_path, agent) as daemon:
@@ -192,7 +196,9 @@ def _cpu_s(pid: int) -> float:
 def test_no_daemon_starts_before_the_last_ones_workers_are_gone(
     tmp_path: Path, model_server: str, *, named: bool
 ) -> None:
-    """Even where the kernel's signal did not reach one: the spool's lock is the second fence, without its file too."""
+    """Even where the kernel's signal did not reach one:
+    the spool's lock is the second fence, without its file too.
+    """
     configured(tmp_path, model_server, processes=1)
     mark = tmp_path / "outbox/b/clings"
     with serving(tmp_path, "scripted_agents:clings") as daemon:
@@ -220,7 +226,9 @@ def test_no_daemon_starts_before_the_last_ones_workers_are_gone(
 def test_a_second_daemon_is_refused_while_the_first_one_is_stopped(
     tmp_path: Path, slow_server: str
 ) -> None:
-    """A daemon that stands still for longer than any timeout is still the only one, and goes on unharmed."""
+    """A daemon that stands still for longer than any timeout is still the only one,
+    and goes on unharmed.
+    """
     configured(tmp_path, slow_server, processes=1)
     with serving(tmp_path) as first:
         drop(tmp_path, batch("x", "y", "z"))
@@ -263,7 +271,9 @@ def test_a_second_daemon_is_refused_whatever_becomes_of_the_lock_file(
 
 
 def test_what_an_older_attempt_says_is_refused(tmp_path: Path, slow_server: str) -> None:
-    """Records and requests under another attempt's number are answered with Nack; nothing of them is stored or paid."""
+    """Records and requests under another attempt's number are answered with Nack;
+    nothing of them is stored or paid.
+    """
     settings = configured(tmp_path, slow_server, processes=1)
     work_off(settings, batch("x"), "scripted_agents:speaks_for_another_attempt")
     assert (tmp_path / "outbox/b/refused").read_text() == "2"
@@ -339,7 +349,9 @@ def test_a_watch_over_workers_that_breaks_ends_the_daemon(tmp_path: Path, slow_s
 def test_a_reload_while_no_process_can_be_started_costs_no_worker(
     tmp_path: Path, slow_server: str
 ) -> None:
-    """Where nothing changes for its sandbox, a worker need not try it again: that may be impossible just now."""
+    """Where nothing changes for its sandbox, a worker need not try it again:
+    that may be impossible just now.
+    """
     settings = configured(tmp_path, slow_server, processes=1)
 
     async def scenario() -> None:
@@ -364,7 +376,9 @@ def test_a_reload_while_no_process_can_be_started_costs_no_worker(
 def test_a_reload_of_the_sandbox_that_a_worker_cannot_try_costs_no_attempt(
     tmp_path: Path, slow_server: str
 ) -> None:
-    """A worker without a free descriptor ends what it works on, under the sandbox it began with, and takes nothing more."""
+    """A worker without a free descriptor ends what it works on,
+    under the sandbox it began with, and takes nothing more.
+    """
     settings = configured(tmp_path, slow_server, processes=1, agents_per_process=2, max_attempts=1)
 
     async def scenario() -> None:
@@ -385,7 +399,8 @@ def test_a_reload_of_the_sandbox_that_a_worker_cannot_try_costs_no_attempt(
 
     asyncio.run(scenario())
     a, b = (json.loads((tmp_path / f"outbox/{name}/001.json").read_bytes()) for name in "ab")
-    # It was given to a worker twice; that counts for nothing: the one attempt that each has would be over.
+    # It was given to a worker twice; that counts for nothing:
+    # the one attempt that each has would be over.
     assert (a["status"], a["attempts"], b["status"]) == ("completed", 1, "completed")
 
 
@@ -395,7 +410,9 @@ def test_a_worker_of_another_version_gets_no_task(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """As after an upgrade under a running daemon: each side compares, the log says both versions, nothing is lost."""
+    """As after an upgrade under a running daemon:
+    each side compares, the log says both versions, nothing is lost.
+    """
     settings = configured(tmp_path, model_server, processes=1)
 
     async def scenario() -> None:
@@ -435,7 +452,9 @@ def test_a_task_that_never_gets_anywhere_is_given_up(tmp_path: Path, slow_server
 def test_daemons_that_die_before_their_workers_are_up_cost_no_task_an_attempt(
     tmp_path: Path, slow_server: str
 ) -> None:
-    """A task that was meant for a worker that never came has not been tried, however often that happens."""
+    """A task that was meant for a worker that never came has not been tried,
+    however often that happens.
+    """
     configured(tmp_path, slow_server, processes=1)
     drop(tmp_path, batch("x"))
     for _ in range(12):
@@ -453,7 +472,9 @@ def test_daemons_that_die_before_their_workers_are_up_cost_no_task_an_attempt(
 def test_a_poisonous_task_takes_its_neighbours_with_it_once_at_most(
     tmp_path: Path, slow_server: str
 ) -> None:
-    """From its second attempt on it has a process of its own, and ends after ``max_attempts`` deaths."""
+    """From its second attempt on it has a process of its own,
+    and ends after ``max_attempts`` deaths.
+    """
     settings = configured(tmp_path, slow_server, processes=2, agents_per_process=4, max_attempts=3)
     prompts = ["work 1", "work 2", "die", "work 4", "work 5", "work 6", "work 7"]
     work_off(settings, batch(*prompts), "scripted_agents:notes_its_process")
@@ -495,7 +516,9 @@ def test_the_death_of_the_fork_server_stops_no_worker(tmp_path: Path, slow_serve
 
 
 def test_a_worker_that_outlived_its_fork_server_is_no_exit_code(spool: Any) -> None:
-    """How it ended is not known: that is said, and no code is made up; its task goes on in the next one."""
+    """How it ended is not known: that is said, and no code is made up;
+    its task goes on in the next one.
+    """
     with (spool.folder / "config.toml").open("a") as file:
         file.write('[log]\nfile = "log.jsonl"\n')
     path = spool.write("b.json", [{"first_prompt": "x", "model": "standin/latency-1+steps-2"}])
@@ -533,7 +556,9 @@ async def _ended_fork_server(server: int, monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_fork_server_that_stands_still_holds_no_task_up(
     tmp_path: Path, slow_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A start that takes too long ends the fork server; the tasks that waited for it get workers of a new one."""
+    """A start that takes too long ends the fork server;
+    the tasks that waited for it get workers of a new one.
+    """
     monkeypatch.setattr("batchd.pool.supervisor._START_S", 1.0)
     settings = configured(tmp_path, slow_server, processes=2)
 
@@ -556,7 +581,9 @@ def test_a_fork_server_that_stands_still_holds_no_task_up(
 def test_a_fork_server_that_stands_still_keeps_no_daemon_from_ending(
     tmp_path: Path, slow_server: str
 ) -> None:
-    """What waits for it when the daemon ends waits no longer; the task that was to start runs next time."""
+    """What waits for it when the daemon ends waits no longer;
+    the task that was to start runs next time.
+    """
     settings = configured(tmp_path, slow_server, processes=2, drain_s=0.5)
 
     async def scenario() -> None:
@@ -594,7 +621,9 @@ def test_a_long_tmpdir_keeps_no_worker_from_starting(spool: Any) -> None:
 def test_a_worker_that_is_being_started_has_no_process_number(
     tmp_path: Path, slow_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Status gives null for it, and never 0, which a signal would take for the whole process group."""
+    """Status gives null for it, and never 0,
+    which a signal would take for the whole process group.
+    """
     monkeypatch.setattr("batchd.pool.supervisor._START_S", 3.0)
     settings = configured(tmp_path, slow_server, processes=2)
 
@@ -617,7 +646,9 @@ def test_a_worker_that_is_being_started_has_no_process_number(
 def test_a_worker_that_cannot_be_started_gives_its_tasks_back(
     tmp_path: Path, slow_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever stands in the way, as a machine without room for one more thread, its tasks wait for the next one."""
+    """Whatever stands in the way, as a machine without room
+    for one more thread, its tasks wait for the next one.
+    """
     settings = configured(tmp_path, slow_server, processes=1)
     refusals = 2
 
@@ -657,7 +688,9 @@ def _in_a_long_command(folder: Path) -> list[int]:
 def test_a_worker_that_nothing_ends_keeps_no_daemon_from_ending(
     tmp_path: Path, slow_server: str
 ) -> None:
-    """It waits, deaf to signals, for a lock of the kernel's that a thread of the daemon's holds on a disk that hangs: both end."""
+    """It waits, deaf to signals, for a lock of the kernel's that a thread
+    of the daemon's holds on a disk that hangs: both end.
+    """
     configured(tmp_path, slow_server, processes=1, drain_s=0.1)
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -682,7 +715,9 @@ def _state(pid: int) -> str:
 def test_a_daemon_stops_within_its_time_whatever_its_agents_do(
     tmp_path: Path, model_server: str, twice: bool
 ) -> None:
-    """A long command is broken off after ``drain_s``, or at the second SIGTERM; the task goes on at the next start."""
+    """A long command is broken off after ``drain_s``, or at the second SIGTERM;
+    the task goes on at the next start.
+    """
     drain_s = 120 if twice else 1
     configured(tmp_path, model_server, processes=1, drain_s=drain_s)
     data = batch("x", check="test -e done || sleep 61", limits={"max_iterations": 1})

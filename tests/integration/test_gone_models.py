@@ -1,4 +1,6 @@
-"""Models that are gone, or will be soon: a real daemon against the stand-in server, judged by the server's log."""
+"""Models that are gone, or will be soon:
+a real daemon against the stand-in server, judged by the server's log.
+"""
 
 from __future__ import annotations
 
@@ -119,7 +121,9 @@ async def _done(daemon: Daemon, *batches: str) -> None:
 def test_a_model_that_is_gone_holds_its_tasks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of 200 tasks none fails, few calls are made for it, one report says it with the nearest names; others go on; `resume` has it tried."""
+    """Of 200 tasks none fails, few calls are made for it,
+    one report says it with the nearest names; others go on; `resume` has it tried.
+    """
     heard = Heard()
 
     async def scenario() -> None:
@@ -159,7 +163,9 @@ def test_a_model_that_is_gone_holds_its_tasks(
 
 
 def test_held_tasks_run_again_with_another_model(tmp_path: Path) -> None:
-    """`retry --failed --model` has what waits run again, and what comes after it; each old task ends as cancelled, and says where it runs."""
+    """`retry --failed --model` has what waits run again, and what comes after it;
+    each old task ends as cancelled, and says where it runs.
+    """
 
     async def scenario() -> None:
         async with (
@@ -207,7 +213,9 @@ def test_held_tasks_run_again_with_another_model(tmp_path: Path) -> None:
 
 
 def test_what_has_ended_runs_again_with_another_model(tmp_path: Path) -> None:
-    """Without anything that waits, `--model` is what it says; without `--failed`, all of it runs again."""
+    """Without anything that waits, `--model` is what it says;
+    without `--failed`, all of it runs again.
+    """
 
     async def scenario() -> None:
         async with (
@@ -226,7 +234,9 @@ def test_what_has_ended_runs_again_with_another_model(tmp_path: Path) -> None:
 
 
 def test_a_tier_goes_with_a_task_to_another_model_where_that_has_tiers(tmp_path: Path) -> None:
-    """The new run's request is a task file like any other, so that it can be dropped, and run again, as it stands."""
+    """The new run's request is a task file like any other,
+    so that it can be dropped, and run again, as it stands.
+    """
 
     async def scenario() -> None:
         async with ModelServer(ServerSettings()) as server:
@@ -274,7 +284,9 @@ def test_a_change_of_configuration_has_a_gone_model_tried(tmp_path: Path) -> Non
 
 
 def test_tasks_of_a_model_that_stays_away_end_with_the_reason(tmp_path: Path) -> None:
-    """`max_parked_s` counts as for providers; and where nothing is parked, as in `batchd run`, they end at once, after one call."""
+    """`max_parked_s` counts as for providers; and where nothing is parked,
+    as in `batchd run`, they end at once, after one call.
+    """
 
     async def scenario(folder: Path, max_parked_s: float) -> int:
         async with ModelServer(ServerSettings(models=_LEFT)) as server:
@@ -325,7 +337,9 @@ def _day(days: int) -> str:
 def test_a_model_in_use_that_ends_soon_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In `status`, the log and to who listens, once a day: the default, and what a batch brings; not what ends later or is not used."""
+    """In `status`, the log and to who listens, once a day: the default,
+    and what a batch brings; not what ends later or is not used.
+    """
     heard = Heard()
     days = {"steps-2": _day(30), "steps-3": _day(59), "steps-4": _day(61), "steps-5": _day(5)}
 
@@ -359,7 +373,10 @@ def test_a_model_in_use_that_ends_soon_is_reported(
 def test_of_a_model_that_ends_a_daemon_warns_once_a_day_however_often_it_starts(
     tmp_path: Path,
 ) -> None:
-    """The day of the last warning is stored; on another day it warns again. ``status`` shows it all the time."""
+    """The day of the last warning is stored; on another day it warns again.
+
+    ``status`` shows it all the time.
+    """
 
     async def warned(server: ModelServer) -> list[str]:
         heard = Heard()
@@ -379,7 +396,9 @@ def test_of_a_model_that_ends_a_daemon_warns_once_a_day_however_often_it_starts(
 
 
 def test_where_nothing_is_left_to_wait_no_trace_is_left(tmp_path: Path) -> None:
-    """Once held tasks run again, the parking of their model goes with `resume`, and no row of it is left."""
+    """Once held tasks run again, the parking of their model goes with `resume`,
+    and no row of it is left.
+    """
 
     async def scenario() -> None:
         async with (

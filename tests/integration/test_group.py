@@ -1,4 +1,6 @@
-"""Members of the group that may drop files: what they may do beside the daemon's user, and by which socket."""
+"""Members of the group that may drop files:
+what they may do beside the daemon's user, and by which socket.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ _HOLD = [{"first_prompt": "secret-prompt", "model": "standin/hang"}]
 
 
 def _as(uid: int, *groups: int) -> list[str]:
-    """Return what runs a program as another user, for whom this Python and this checkout are there."""
+    """Return what runs a program as another user,
+    for whom this Python and this checkout are there.
+    """
     kept = f"--groups={','.join(map(str, groups))}" if groups else "--clear-groups"
     way = ordinary_user()[: -len(NOBODY)]
     masked = ["sh", "-c", 'umask 027; exec "$@"', "sh"]
@@ -34,7 +38,9 @@ def _as(uid: int, *groups: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Service(Spool):
-    """A spool that is installed as docs/operating.md says: its daemon has a user, and that user's group may drop."""
+    """A spool that is installed as docs/operating.md says:
+    its daemon has a user, and that user's group may drop.
+    """
 
     def command(self, *arguments: str | Path) -> list[str]:
         """Return a command line of the daemon's user."""
@@ -93,7 +99,9 @@ def serving(service: Service) -> Iterator[Service]:
 
 @_ROOT
 def test_a_member_drops_waits_looks_and_reads(serving: Service) -> None:
-    """`submit --wait` ends with the summary, `status` lists it, the results can be read; `check` says that all is well."""
+    """`submit --wait` ends with the summary, `status` lists it,
+    the results can be read; `check` says that all is well.
+    """
     done = serving.member("submit", "t.json", "--wait")
     assert done.returncode == 0, done.stderr
     assert f"Results: {serving.folder}/lib/outbox/t/" in done.stdout
@@ -116,7 +124,9 @@ def test_a_member_drops_waits_looks_and_reads(serving: Service) -> None:
 
 @_ROOT
 def test_what_is_for_the_daemons_user_is_refused_by_name(serving: Service) -> None:
-    """Each order, and all that reads the store: which file closes it, whose it is, and the command line that does it."""
+    """Each order, and all that reads the store: which file closes it,
+    whose it is, and the command line that does it.
+    """
     assert serving.member("submit", "t.json", "--wait").returncode == 0
     state = serving.folder / "lib/.batchd"
     for words in (
@@ -135,7 +145,9 @@ def test_what_is_for_the_daemons_user_is_refused_by_name(serving: Service) -> No
 
 @_ROOT
 def test_a_key_of_anothers_is_refused_by_name(service: Service) -> None:
-    """A `run` whose key the service keeps for itself says whose file it is, and who may; root's wants to be given away."""
+    """A `run` whose key the service keeps for itself says whose file it is, and who may;
+    root's wants to be given away.
+    """
     text = (service.folder / "config.toml").read_text()
     own = text.replace('"lib/inbox"', '"my/in"').replace('"lib/outbox"', '"my/out"')
     own = own.replace('"lib/.batchd"', '"my/.batchd"').replace('root = "lib"', 'root = "my"')
@@ -157,7 +169,9 @@ def test_a_key_of_anothers_is_refused_by_name(service: Service) -> None:
 
 @_ROOT
 def test_a_stranger_learns_which_group_it_takes(serving: Service) -> None:
-    """Who is in no group of the service's is named the folder, the group, and how to get into it."""
+    """Who is in no group of the service's is named the folder,
+    the group, and how to get into it.
+    """
     for words in ("status", "check", "submit t.json"):
         done = serving.by(_STRANGER, *words.split())
         assert done.returncode == 3, (words, done.stderr)
@@ -242,7 +256,9 @@ def _lines(spool: Spool, event: str) -> list[dict[str, Any]]:
 
 
 def test_the_socket_is_there_as_long_as_the_group_may_drop(spool: Spool) -> None:
-    """Closed to all others; made again where it, or its folder, is lost; gone with the right, and with the daemon."""
+    """Closed to all others; made again where it, or its folder, is lost;
+    gone with the right, and with the daemon.
+    """
     place, inbox = _socket(spool), spool.folder / "inbox"
     with spool.serving():
         modes = [stat.S_IMODE(path.stat().st_mode) for path in (place.parent, place)]
@@ -280,7 +296,9 @@ def test_where_it_cannot_be_made_the_daemon_works_and_says_so(spool: Spool) -> N
 
 
 def test_it_takes_no_order_and_shows_no_work(spool: Spool) -> None:
-    """Every verb but two is refused, with whose it is; the log says once who tried; nothing of a prompt is in an answer."""
+    """Every verb but two is refused, with whose it is;
+    the log says once who tried; nothing of a prompt is in an answer.
+    """
     held = spool.write("held.json", _HOLD)
     with spool.serving():
         spool.batchd("submit", held)

@@ -1,4 +1,6 @@
-"""Answers that no sane model gives, over the whole way: each task ends with its own status, and none hurts those beside it."""
+"""Answers that no sane model gives, over the whole way:
+each task ends with its own status, and none hurts those beside it.
+"""
 
 from __future__ import annotations
 
@@ -148,7 +150,9 @@ max_iterations = 2
 def test_every_task_ends_with_the_right_status_and_its_tokens(
     spool: Any, hostile: str, tools: str
 ) -> None:
-    """Whatever a model or a judge says, in one process with others: a typed end at the first attempt, each call counted."""
+    """Whatever a model or a judge says, in one process with others:
+    a typed end at the first attempt, each call counted.
+    """
     (spool.folder / "config.toml").write_text(_CONFIG.format(base_url=hostile, tools=tools))
     tasks = [
         {"id": name, "first_prompt": "x", "model": f"p/{name}", "evaluator": "none"}
@@ -191,7 +195,9 @@ def test_every_task_ends_with_the_right_status_and_its_tokens(
 
 
 def test_others_get_their_turn_between_any_two_steps(tmp_path: Path) -> None:
-    """Steps that wait for nothing, such as refused calls of tools, may be a hundred in a row: the loop turns between them."""
+    """Steps that wait for nothing, such as refused calls of tools,
+    may be a hundred in a row: the loop turns between them.
+    """
     turns, since, most = [0], [0, 0], [0]
 
     async def play(scene: Scene) -> None:

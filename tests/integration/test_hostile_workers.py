@@ -77,7 +77,9 @@ LIES: dict[str, Callable[[Stranger, dict[str, Any]], None]] = {
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("lie", LIES)
 def test_a_worker_that_lies_is_sent_away(cluster: Spool, lie: str) -> None:
-    """Its connection is closed, the daemon goes on, and another worker does its task, as after a restart."""
+    """Its connection is closed, the daemon goes on,
+    and another worker does its task, as after a restart.
+    """
     with cluster.serving() as daemon:
         with stranger(cluster) as (who, run):
             LIES[lie](who, run)
@@ -103,7 +105,9 @@ def test_a_result_that_was_never_written_is_the_daemons_to_write(cluster: Spool)
 
 
 def test_who_is_sent_away_and_stays_takes_nothing(cluster: Spool) -> None:
-    """Connections of who never closes are closed for them: the daemon has as many descriptors as before."""
+    """Connections of who never closes are closed for them:
+    the daemon has as many descriptors as before.
+    """
     with cluster.serving() as daemon:
         line = invited(cluster)
         folder = Path(f"/proc/{daemon.pid}/fd")
@@ -144,7 +148,9 @@ def test_a_worker_that_only_beats_its_heart_loses_what_is_over_its_time(cluster:
 
 
 def test_who_does_not_read_is_not_read(cluster: Spool) -> None:
-    """What a worker makes the daemon hold by what it never reads is bounded, and its lease is over in the end."""
+    """What a worker makes the daemon hold by what it never reads is bounded,
+    and its lease is over in the end.
+    """
     with cluster.serving() as daemon, stranger(cluster) as (who, run):
         statm = Path(f"/proc/{daemon.pid}/statm")
         before = int(statm.read_text().split()[1])

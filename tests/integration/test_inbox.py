@@ -105,7 +105,9 @@ def test_whole_files_are_taken_at_once(tmp_path: Path) -> None:
 
 
 def test_other_files_are_taken_when_they_held_still(tmp_path: Path) -> None:
-    """A closed text, broken JSON and a hard link show no end: they are taken after settle_s, without a scan."""
+    """A closed text, broken JSON and a hard link show no end:
+    they are taken after settle_s, without a scan.
+    """
 
     async def play() -> None:
         async with _watching(_spool(tmp_path)) as (box, claims):
@@ -122,7 +124,9 @@ def test_other_files_are_taken_when_they_held_still(tmp_path: Path) -> None:
 
 
 def test_a_file_written_slowly_is_left_until_it_is_closed(tmp_path: Path) -> None:
-    """A writer that rests for longer than settle_s keeps its file, also one that opens it again and again."""
+    """A writer that rests for longer than settle_s keeps its file,
+    also one that opens it again and again.
+    """
 
     async def play() -> None:
         async with _watching(_spool(tmp_path, scan_s=0.1, settle_s=1.0)) as (box, claims):
@@ -146,7 +150,9 @@ def test_a_file_written_slowly_is_left_until_it_is_closed(tmp_path: Path) -> Non
 def test_what_is_not_for_us_is_left_alone(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Unfinished names, symbolic links, FIFOs, sockets and folders stay where they are; links are reported."""
+    """Unfinished names, symbolic links, FIFOs, sockets and folders stay where they are;
+    links are reported.
+    """
 
     async def play() -> None:
         async with _watching(_spool(tmp_path, scan_s=0.1)) as (box, claims):
@@ -171,7 +177,9 @@ def test_what_is_not_for_us_is_left_alone(
 
 
 def test_odd_names(tmp_path: Path) -> None:
-    """Names with newlines, bytes that are not UTF-8, and of 255 bytes are claimed and shown as they are."""
+    """Names with newlines, bytes that are not UTF-8,
+    and of 255 bytes are claimed and shown as they are.
+    """
     names = [
         b"a\nb.json",
         b"\xff\xfe.json",
@@ -215,7 +223,9 @@ def test_a_burst_is_claimed_whole_in_order_and_once(tmp_path: Path) -> None:
 
 
 def test_lost_events_cost_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where hints are dropped, as when the kernel's queue runs over, a scan finds the rest at once."""
+    """Where hints are dropped, as when the kernel's queue runs over,
+    a scan finds the rest at once.
+    """
     monkeypatch.setattr(hints, "_MAX_HINTS", 10)
 
     async def play() -> None:
@@ -274,7 +284,9 @@ asyncio.run(main())
 
 
 def test_two_claimers_share_an_inbox(tmp_path: Path) -> None:
-    """Two processes with states of their own, on one inbox: each of 1,000 files goes to exactly one of them."""
+    """Two processes with states of their own, on one inbox:
+    each of 1,000 files goes to exactly one of them.
+    """
     _spool(tmp_path, scan_s=0.1)
     shared = (tmp_path / "config.toml").read_text()
     commands = []
@@ -315,7 +327,9 @@ def _wait_for(done: Callable[[], bool]) -> None:
 
 
 def test_claims_of_an_earlier_run_come_again(tmp_path: Path) -> None:
-    """What a killed daemon had claimed is handed out first, under the same ULID; other files there are not."""
+    """What a killed daemon had claimed is handed out first,
+    under the same ULID; other files there are not.
+    """
 
     async def play() -> None:
         settings = _spool(tmp_path)
@@ -340,7 +354,9 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 @pytest.mark.parametrize("harm", ["removed", "renamed", "emptied"])
 def test_an_inbox_that_is_removed_is_made_again(tmp_path: Path, harm: str) -> None:
-    """Removed, renamed, or without a folder for claims: all of it is made and watched again, and goes on."""
+    """Removed, renamed, or without a folder for claims:
+    all of it is made and watched again, and goes on.
+    """
 
     async def play() -> None:
         async with _watching(_spool(tmp_path, scan_s=0.1)) as (box, claims):
@@ -368,7 +384,9 @@ def test_an_inbox_that_is_removed_is_made_again(tmp_path: Path, harm: str) -> No
 
 
 def test_a_state_directory_that_was_moved_away_is_not_made_again(tmp_path: Path) -> None:
-    """Nothing stands in its place, nothing is claimed meanwhile, and all goes on once it is back."""
+    """Nothing stands in its place, nothing is claimed meanwhile,
+    and all goes on once it is back.
+    """
 
     async def play() -> None:
         async with _watching(_spool(tmp_path, scan_s=0.1)) as (box, claims):
@@ -423,7 +441,9 @@ def test_pause(tmp_path: Path) -> None:
 
 
 def test_a_file_that_takes_anothers_place_settles_again(tmp_path: Path) -> None:
-    """Between settling and claim a name may come to stand for another file: that one is not taken."""
+    """Between settling and claim a name may come to stand for another file:
+    that one is not taken.
+    """
 
     async def play() -> None:
         box = Inbox(_spool(tmp_path))
@@ -444,7 +464,9 @@ def test_a_file_that_takes_anothers_place_settles_again(tmp_path: Path) -> None:
 def test_a_disk_that_fails_for_a_while_stops_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Where the folder cannot be worked on, that is reported once and tried again; no file is lost."""
+    """Where the folder cannot be worked on, that is reported once and tried again;
+    no file is lost.
+    """
 
     def fail(_: Path) -> None:
         raise OSError(5, "Input/output error")
@@ -471,7 +493,9 @@ def test_an_inbox_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 def test_drop_never_replaces(tmp_path: Path) -> None:
-    """A name that is taken gets a number; no name escapes the inbox; the file is whole when it is seen."""
+    """A name that is taken gets a number; no name escapes the inbox;
+    the file is whole when it is seen.
+    """
     box = tmp_path / "inbox"
     assert [inbox.drop(box, "a.json", TASK).name for _ in range(3)] == [
         *("a.json", "a-2.json", "a-3.json")
@@ -481,9 +505,11 @@ def test_drop_never_replaces(tmp_path: Path) -> None:
 
 
 def test_ulids_sort_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """26 characters, each greater than the one before, also within a millisecond and with the clock set back a little.
+    """26 characters, each greater than the one before,
+    also within a millisecond and with the clock set back a little.
 
-    Set back by more, they show the new time: what comes in must not be dated into the future for ever.
+    Set back by more, they show the new time:
+    what comes in must not be dated into the future for ever.
     """
     made = [ulid.ulid() for _ in range(5000)]
     assert all(ulid.PATTERN.fullmatch(u) for u in made)
@@ -501,7 +527,9 @@ def test_ulids_sort_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_two_state_directories_share_an_inbox(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """What one has claimed is out of the other's sight, and comes to it again; what is claimed in the inbox is reported."""
+    """What one has claimed is out of the other's sight, and comes to it again;
+    what is claimed in the inbox is reported.
+    """
 
     async def play() -> None:
         boxes = []
@@ -540,7 +568,9 @@ def _claimed_there(folder: Path, mark: int, name: str) -> Path:
 
 
 def test_claims_of_an_earlier_version_go_on(tmp_path: Path) -> None:
-    """They lie in the inbox, and are taken over before anything else is handed out; others' stay where they are."""
+    """They lie in the inbox, and are taken over before anything else is handed out;
+    others' stay where they are.
+    """
 
     async def play() -> None:
         settings = _spool(tmp_path)
@@ -572,7 +602,9 @@ def files_made(folder: Path) -> Path:
 def test_what_stands_in_the_place_of_the_claims_is_in_no_ones_way(
     tmp_path: Path, made: str
 ) -> None:
-    """Any user who can write into the inbox makes it, at any time: claims lie elsewhere, and nothing is written through it."""
+    """Any user who can write into the inbox makes it, at any time:
+    claims lie elsewhere, and nothing is written through it.
+    """
     away = tmp_path / "away"
     away.mkdir()
 
@@ -599,7 +631,9 @@ def test_what_stands_in_the_place_of_the_claims_is_in_no_ones_way(
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to mount a file system")
 @pytest.mark.parametrize("made", [None, "a link", "a folder"])
 def test_an_inbox_on_another_file_system_keeps_its_claims(tmp_path: Path, made: str | None) -> None:
-    """In a folder that no one else can touch: not one that somebody made before, and only where the inbox is sticky."""
+    """In a folder that no one else can touch:
+    not one that somebody made before, and only where the inbox is sticky.
+    """
     away = tmp_path / "away"
     away.mkdir()
 
@@ -623,7 +657,8 @@ def test_an_inbox_on_another_file_system_keeps_its_claims(tmp_path: Path, made: 
                 assert claim.path.parent == folder / ".claimed"
                 assert claim.path.read_bytes() == TASK
                 assert box.claimed() == {claim.ulid}
-                # Set up safely, and opened to others later: nothing is claimed until that is put right.
+                # Set up safely, and opened to others later:
+                # nothing is claimed until that is put right.
                 folder.chmod(0o777)
                 inbox.drop(box.folder, "b.json", TASK)
                 await asyncio.to_thread(_wait_for, lambda: box.trouble is not None)
@@ -660,7 +695,8 @@ def test_a_link_of_another_user_on_the_way_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_claimed_costs_no_other_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Another user's file in a sticky folder stays and is reported; what is claimed beside it is handed out.
+    """Another user's file in a sticky folder stays and is reported;
+    what is claimed beside it is handed out.
 
     So is what was claimed before a sync of the disk failed.
     """
@@ -708,7 +744,9 @@ def _stand_in(path: Path, made: str) -> None:
 def test_what_takes_a_files_place_in_the_instant_of_its_claim_goes_back(
     tmp_path: Path, made: str
 ) -> None:
-    """It is put back into the inbox; where its name is taken again, it is done away with, or goes back under another."""
+    """It is put back into the inbox; where its name is taken again,
+    it is done away with, or goes back under another.
+    """
 
     async def play() -> None:
         box = Inbox(_spool(tmp_path))
@@ -748,7 +786,9 @@ def test_what_takes_a_files_place_in_the_instant_of_its_claim_goes_back(
 
 
 def test_what_is_no_file_is_no_claim_of_an_earlier_run(tmp_path: Path) -> None:
-    """A daemon that died before it could put such a thing back: it is not taken up, and not moved to the outbox."""
+    """A daemon that died before it could put such a thing back:
+    it is not taken up, and not moved to the outbox.
+    """
     _spool(tmp_path)
     (tmp_path / ".batchd/claimed").mkdir()
     for made in ("a link", "a FIFO", "a folder"):
@@ -760,7 +800,9 @@ def test_what_is_no_file_is_no_claim_of_an_earlier_run(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def _closed_to_all(folder: Path) -> Iterator[None]:
-    """Have a folder be a file system of its user's, as `fusermount` makes them: the kernel shows it to no one else."""
+    """Have a folder be a file system of its user's, as `fusermount` makes them:
+    the kernel shows it to no one else.
+    """
     device = Path("/dev/fuse")
     if os.geteuid() != 0 or not device.exists():
         pytest.skip("needs FUSE")
@@ -779,7 +821,9 @@ def _closed_to_all(folder: Path) -> Iterator[None]:
 
 
 def test_a_file_system_of_a_users_own_keeps_no_other_file_from_being_found(tmp_path: Path) -> None:
-    """A user who may write into the inbox may mount one there; nothing of it can be seen, and the look goes on."""
+    """A user who may write into the inbox may mount one there;
+    nothing of it can be seen, and the look goes on.
+    """
 
     async def play() -> None:
         settings = _spool(tmp_path, scan_s=0.05)
@@ -795,7 +839,9 @@ def test_a_file_system_of_a_users_own_keeps_no_other_file_from_being_found(tmp_p
 
 
 def test_a_first_look_that_fails_is_tried_again(tmp_path: Path) -> None:
-    """As where no descriptor is free at that moment: what was claimed earlier comes once it can be seen."""
+    """As where no descriptor is free at that moment:
+    what was claimed earlier comes once it can be seen.
+    """
 
     async def look() -> None:
         box, claims = Inbox(_spool(tmp_path, scan_s=0.05)), Claims()

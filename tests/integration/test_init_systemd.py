@@ -1,4 +1,5 @@
-"""`batchd init --systemd --user` where no systemd runs: what it writes, what it refuses, and that all of it can be taken back.
+"""`batchd init --systemd --user` where no systemd runs:
+what it writes, what it refuses, and that all of it can be taken back.
 
 tests/systemd has it, and the system's service, on a machine that runs one.
 """
@@ -72,7 +73,9 @@ def home() -> Iterator[Home]:
 
 
 def test_it_shows_writes_and_takes_back_exactly_that(home: Home) -> None:
-    """Nothing is written without a yes; what is left to do is said; `--remove` leaves what was changed since, and says so."""
+    """Nothing is written without a yes; what is left to do is said;
+    `--remove` leaves what was changed since, and says so.
+    """
     before = home.tree()
     shown = home.systemd()
     assert (shown.returncode, shown.stderr) == (0, "")
@@ -106,7 +109,9 @@ def test_it_shows_writes_and_takes_back_exactly_that(home: Home) -> None:
 
 
 def test_it_refuses_what_it_has_not_made_and_what_is_not_trusted(home: Home) -> None:
-    """A unit that somebody wrote or changed stays; a directory without a spool, or one that is not trusted, is none to serve."""
+    """A unit that somebody wrote or changed stays;
+    a directory without a spool, or one that is not trusted, is none to serve.
+    """
     home.unit.parent.mkdir(parents=True)
     home.unit.write_text("[Service]\n")
     done = home.systemd("--yes")
@@ -122,7 +127,9 @@ def test_it_refuses_what_it_has_not_made_and_what_is_not_trusted(home: Home) -> 
 
 
 def test_a_spool_that_the_unit_hides_is_refused(home: Home, short: Path) -> None:
-    """A unit has a /tmp of its own: what lies in the other one it cannot reach, and the message says so."""
+    """A unit has a /tmp of its own:
+    what lies in the other one it cannot reach, and the message says so.
+    """
     assert home.batchd("init", short / "spool").returncode == 0
     done = home.batchd("init", "--systemd", "--user", "--yes", short / "spool")
     assert (done.returncode, "PrivateTmp=yes" in done.stderr) == (3, True)

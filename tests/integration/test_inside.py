@@ -1,4 +1,6 @@
-"""What people do inside the sandbox works there: git, a virtual environment, a compiler, node; each with the real tool."""
+"""What people do inside the sandbox works there:
+git, a virtual environment, a compiler, node; each with the real tool.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def test_git_has_an_identity_and_knows_clones_and_worktrees(tmp_path: Path) -> N
 @needs("git")
 @pytest.mark.skipif(not AS_ROOT, reason="only root can give a repository away")
 def test_git_works_in_a_repository_of_another_owner(tmp_path: Path) -> None:
-    """What another user, or root, has put into a task's directory is a repository too; so are those below it."""
+    """What another user, or root, has put into a task's directory is a repository too;
+    so are those below it.
+    """
     tmp_path.chmod(0o755)
     task = tmp_path / "task"
     for folder in (task, task / "below"):
@@ -82,7 +86,9 @@ def test_a_repositorys_own_identity_wins(tmp_path: Path) -> None:
 
 @needs("python3")
 def test_a_virtual_environment_is_made_and_used(tmp_path: Path) -> None:
-    """``python3 -m venv`` with pip in it; a package of one's own is installed, and another command finds both."""
+    """``python3 -m venv`` with pip in it;
+    a package of one's own is installed, and another command finds both.
+    """
     ensured = subprocess.run(["/usr/bin/python3", "-c", "import ensurepip, venv"], check=False)
     if ensured.returncode:
         pytest.skip("this system's python3 has no venv")
@@ -103,7 +109,9 @@ def test_a_virtual_environment_is_made_and_used(tmp_path: Path) -> None:
 
 @needs("gcc")
 def test_a_program_is_compiled_and_run(tmp_path: Path) -> None:
-    """A compiler finds its headers and its temporary files, and what it makes runs, from /task and from /tmp."""
+    """A compiler finds its headers and its temporary files,
+    and what it makes runs, from /task and from /tmp.
+    """
     tmp_path.chmod(0o755)
     source = '#include <stdio.h>\\nint main(void) { puts("hello"); }\\n'
     *_, said = runs(
@@ -116,7 +124,9 @@ def test_a_program_is_compiled_and_run(tmp_path: Path) -> None:
 
 @needs("node")
 def test_node_and_npm_work_offline(tmp_path: Path) -> None:
-    """Node runs; npm makes a package, installs one from the directory, and keeps its cache at home."""
+    """Node runs; npm makes a package, installs one from the directory,
+    and keeps its cache at home.
+    """
     tmp_path.chmod(0o755)
     commands = ["node -e 'console.log([1,2].map(x => x * 2).join())'"]
     if shutil.which("npm", path="/usr/bin:/bin"):

@@ -66,7 +66,9 @@ class Machine:
 
     @property
     def environ(self) -> Mapping[str, str]:
-        """What all that is started has: the packages' exact versions, and all places in the folder."""
+        """What all that is started has:
+        the packages' exact versions, and all places in the folder.
+        """
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "BATCHD_"))}
         mine = {
             "HOME": self.folder,
@@ -119,7 +121,9 @@ def _is_whole(machine: Machine, batchd: str | Path, python: Path, model_server: 
 
 
 def _shows_its_unit(machine: Machine, batchd: str | Path, spool: Path) -> None:
-    """A service is shown, and not made; or it is said how one has batchd where a unit reaches it."""
+    """A service is shown, and not made;
+    or it is said how one has batchd where a unit reaches it.
+    """
     done = _ended([batchd, "init", "--systemd", "--user", spool], machine.folder, machine.environ)
     if os.path.realpath(machine.folder).startswith(("/tmp/", "/var/tmp/")):
         assert (done.returncode, "the unit cannot reach " in done.stderr) == (3, True)
@@ -130,7 +134,9 @@ def _shows_its_unit(machine: Machine, batchd: str | Path, spool: Path) -> None:
 
 
 def test_wheel_and_sdist_are_whole(wheel: Path, tmp_path: Path) -> None:
-    """Units, sample, schemas, completions and man page are in both, as files; what shells and man look for lies where they do."""
+    """Units, sample, schemas, completions and man page are in both, as files;
+    what shells and man look for lies where they do.
+    """
     names = {str(p.relative_to(ROOT)) for p in (ROOT / "batchd/data").rglob("*") if p.is_file()}
     names |= {f"batchd/data/systemd/{p.name}" for p in (ROOT / "systemd").iterdir()}
     assert len(names) >= 12

@@ -1,4 +1,6 @@
-"""The daemon's key and certificate for workers of other machines: what is wrong with them is named as what it is."""
+"""The daemon's key and certificate for workers of other machines:
+what is wrong with them is named as what it is.
+"""
 
 from __future__ import annotations
 

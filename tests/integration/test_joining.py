@@ -35,7 +35,9 @@ pytestmark = pytest.mark.in_turns
 
 @pytest.fixture
 def cluster(tmp_path: Path, slow_server: str) -> Spool:
-    """A spool without processes of its own, whose model takes a moment for each of three answers."""
+    """A spool without processes of its own,
+    whose model takes a moment for each of three answers.
+    """
     return configured(tmp_path, slow_server)
 
 
@@ -48,7 +50,9 @@ def refused(cluster: Spool, line: str) -> str:
 
 
 def test_a_worker_of_another_machine_does_the_work(cluster: Spool) -> None:
-    """Its tasks end as on this machine, with result, transcript and money; log and status name the node."""
+    """Its tasks end as on this machine, with result, transcript and money;
+    log and status name the node.
+    """
     with cluster.serving(), joined(cluster, "node7"):
         cluster.eventually(lambda: "node7" in nodes(cluster))
         drop(cluster, 3)
@@ -185,7 +189,9 @@ def test_a_keeper_that_sees_its_worker_end_frees_its_tasks_at_once(cluster: Spoo
 
 
 def test_a_frozen_node_that_thaws_changes_nothing(cluster: Spool, slow_server: str) -> None:
-    """After its lease its task is another's; as it goes on, its keeper ends it, and all that it had started."""
+    """After its lease its task is another's; as it goes on,
+    its keeper ends it, and all that it had started.
+    """
     with cluster.serving(), joined(cluster, "one") as one:
         cluster.eventually(lambda: "one" in nodes(cluster))
         drop(cluster, 1)
@@ -207,7 +213,9 @@ def test_a_frozen_node_that_thaws_changes_nothing(cluster: Spool, slow_server: s
 
 
 def test_the_next_daemon_waits_for_a_lease_that_it_cannot_see_the_end_of(cluster: Spool) -> None:
-    """A node is cut off as its daemon dies: what it worked on is not begun again before its lease is over."""
+    """A node is cut off as its daemon dies:
+    what it worked on is not begun again before its lease is over.
+    """
     with cluster.serving() as daemon, joined(cluster, "one") as one:
         cluster.eventually(lambda: "one" in nodes(cluster))
         drop(cluster, 1)
@@ -229,7 +237,9 @@ def test_the_next_daemon_waits_for_a_lease_that_it_cannot_see_the_end_of(cluster
 
 
 def test_a_node_that_is_drained_gives_its_tasks_back(cluster: Spool) -> None:
-    """SIGTERM: at their next durable points they are others', no attempt of theirs counts as a crash, and the worker ends with 0."""
+    """SIGTERM: at their next durable points they are others',
+    no attempt of theirs counts as a crash, and the worker ends with 0.
+    """
     with cluster.serving(), joined(cluster, "one") as one:
         cluster.eventually(lambda: "one" in nodes(cluster))
         drop(cluster, 2)

@@ -151,7 +151,9 @@ def test_a_task_of_calls_and_tools() -> None:
 def test_every_fault_is_classified(
     fault: str, kind: FailureKind, status: int | None, words: str
 ) -> None:
-    """Each fault becomes one failure of its kind, in time, reported in one line that says what and where."""
+    """Each fault becomes one failure of its kind, in time,
+    reported in one line that says what and where.
+    """
 
     async def test(server: ModelServer, client: ModelClient) -> None:
         begun = time.monotonic()
@@ -283,7 +285,9 @@ def test_a_conversation_keeps_its_first_bytes() -> None:
 
 
 def test_the_key_is_sent_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The provider gets its own key and headers, nothing from the environment; messages hide the key."""
+    """The provider gets its own key and headers, nothing from the environment;
+    messages hide the key.
+    """
     monkeypatch.setenv("OPENAI_ORG_ID", "org-of-another")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-another-provider")
     seen: list[bytes] = []
@@ -316,7 +320,9 @@ def test_the_key_is_sent_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_environment_names_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its proxy is asked, but for the hosts that need none; a header of one's own takes the place of ours."""
+    """Its proxy is asked, but for the hosts that need none;
+    a header of one's own takes the place of ours.
+    """
     seen: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -384,7 +390,9 @@ def test_what_never_left_is_not_booked() -> None:
 
 
 def test_a_call_without_time_is_not_made() -> None:
-    """A task may run out of its time while it waits for its turn: what was never asked for is not booked."""
+    """A task may run out of its time while it waits for its turn:
+    what was never asked for is not booked.
+    """
 
     async def test(server: ModelServer, client: ModelClient) -> None:
         failure = await client.call(_setup("steps-2"), ASK, -0.01)
@@ -425,7 +433,9 @@ def test_what_is_no_answer_is_a_failure(reply: bytes, kind: FailureKind) -> None
 
 
 def test_of_an_answer_without_end_a_part_is_read() -> None:
-    """A provider that sends on and on does not fill the memory; what it sent may have been billed."""
+    """A provider that sends on and on does not fill the memory;
+    what it sent may have been billed.
+    """
     answer = b'{"choices": [{"message": {"content": "x"}}]}'
     assert isinstance(asyncio.run(_raw(_http(answer.ljust(MAX_BODY_BYTES)))), Answer)
     long = answer.ljust(MAX_BODY_BYTES + 1)
@@ -457,7 +467,9 @@ def test_a_compressed_answer_is_read() -> None:
 
 
 def test_cancelling_closes_the_connection() -> None:
-    """A cancelled call passes the cancellation on, at once, and the server sees the connection close."""
+    """A cancelled call passes the cancellation on, at once,
+    and the server sees the connection close.
+    """
 
     async def go() -> None:
         asked, gone = asyncio.Event(), asyncio.Event()
@@ -520,18 +532,21 @@ def test_many_calls_share_one_client() -> None:
 @pytest.mark.parametrize(
     ("said", "connections"),
     [
-        # Without a word, and where the server keeps them long, all but the first calls share one: the first one's ends
-        # when its server has said how long the next may stay.
+        # Without a word, and where the server keeps them long, all but the first calls share one:
+        # the first one's ends when its server has said how long the next may stay.
         ((None, None, None, None), [1, 1, 1, 1]),
         ((65, 65, 65, 65), [1, 2, 2, 2]),
-        # A server behind the same name that closes at once has each call connect; no later word makes it longer.
+        # A server behind the same name that closes at once has each call connect;
+        # no later word makes it longer.
         ((65, 0, 65, 65), [1, 2, 3, 4]),
     ],
 )
 def test_connections_stay_idle_as_long_as_their_server_says(
     said: tuple[int | None, ...], connections: list[int]
 ) -> None:
-    """``Keep-Alive: timeout=N`` decides how long a connection is kept for the next call; the lowest N counts."""
+    """``Keep-Alive: timeout=N`` decides how long a connection is kept for the next call;
+    the lowest N counts.
+    """
     used: list[int] = []
     words = iter(said)
     opened = 0
@@ -571,7 +586,9 @@ def test_connections_stay_idle_as_long_as_their_server_says(
 
 
 def test_a_call_that_waits_keeps_no_copy_of_its_request() -> None:
-    """What was sent is let go of before the answer comes: a thousand calls may wait at a time, each with all it has read."""
+    """What was sent is let go of before the answer comes:
+    a thousand calls may wait at a time, each with all it has read.
+    """
 
     async def test() -> None:
         arrived, over = asyncio.Event(), asyncio.Event()

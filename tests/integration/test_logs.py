@@ -33,7 +33,9 @@ def at(spool: Any) -> Control:
 
 
 def test_one_task_reads_as_a_conversation(at: Control) -> None:
-    """Prompt, answers with tokens, folded outputs, verdicts, the end with its cost; no byte that steers a terminal."""
+    """Prompt, answers with tokens, folded outputs, verdicts,
+    the end with its cost; no byte that steers a terminal.
+    """
     with at.spool.serving():
         # Its outputs have 2,500 lines; the last is longer than a line.
         at.drop(
@@ -66,7 +68,9 @@ def test_one_task_reads_as_a_conversation(at: Control) -> None:
 
 @pytest.mark.parametrize("command", ["serve", "run"])
 def test_the_log_has_each_step_where_details_are_wanted(spool: Any, command: str) -> None:
-    """What the agent does next, each permit with its wait, what things took; nothing of a prompt."""
+    """What the agent does next, each permit with its wait,
+    what things took; nothing of a prompt.
+    """
     task = {"first_prompt": "Whisper it.", "check": "true", "limits": {"max_iterations": 1}}
     path = spool.write("t.json", [task])
     text = (spool.folder / "config.toml").read_text()
@@ -95,7 +99,9 @@ def test_the_log_has_each_step_where_details_are_wanted(spool: Any, command: str
 
 
 def test_it_is_shown_live(at: Control) -> None:
-    """On a terminal in its width and in colours, with what is done right now on the last line; that is gone at the end."""
+    """On a terminal in its width and in colours, with what is done right now on the last line;
+    that is gone at the end.
+    """
     task = {"model": "standin/latency-0.6+steps-4", "first_prompt": f"{at.folder} " + "word " * 40}
     with at.spool.serving():
         at.drop("live", [task, {"model": "standin/hang"}])
@@ -158,7 +164,9 @@ class _Looks(event_printers.Printer):
 def test_following_many_tasks_asks_for_what_is_new_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A look at tasks that wait asks for none of them one by one, and where nothing was stored, for nothing at all."""
+    """A look at tasks that wait asks for none of them one by one,
+    and where nothing was stored, for nothing at all.
+    """
     monkeypatch.setattr(logs, "_POLL_S", 0.0)
     batch = Batch(
         name="b", claim="c", outbox=str(tmp_path), request="request.json", received_at=1.0

@@ -1,4 +1,6 @@
-"""How memory is looked at that the kernel keeps for commands, and that nothing of it is left to us."""
+"""How memory is looked at that the kernel keeps for commands,
+and that nothing of it is left to us.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def descriptors() -> set[str]:
 
 
 def test_nothing_is_left_of_the_looks_into_sockets(tmp_path: Path) -> None:
-    """A command's sockets are looked into, once they might hold too much; whenever it ends, no descriptor, task or process of that stays."""
+    """A command's sockets are looked into, once they might hold too much;
+    whenever it ends, no descriptor, task or process of that stays.
+    """
 
     async def main() -> None:
         sandbox = Sandbox(SandboxPolicy(max_memory_bytes=64 << 20))
@@ -66,7 +70,9 @@ def _sockets(lines: set[str]) -> list[str]:
 
 
 def test_what_is_behind_descriptors_is_seen(tmp_path: Path) -> None:
-    """Pipes once, however many ends; terminals by the end that opened them; events that were not read."""
+    """Pipes once, however many ends; terminals by the end that opened them;
+    events that were not read.
+    """
 
     def seen() -> OpenFiles:
         return OpenFiles.by([ProcessTable.read().processes[os.getpid()]])

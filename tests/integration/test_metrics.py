@@ -1,4 +1,6 @@
-"""Metrics as machines fetch them: a real daemon at work, scraped over HTTP and from a file, held to its own outbox."""
+"""Metrics as machines fetch them: a real daemon at work,
+scraped over HTTP and from a file, held to its own outbox.
+"""
 
 from __future__ import annotations
 
@@ -176,7 +178,9 @@ def test_figures_equal_what_the_outbox_says(
 
 
 def test_the_state_of_the_moment_is_shown(tmp_path: Path, model_server: str) -> None:
-    """While tasks run, wait and are parked, the gauges say so; and who has to wait, and for what."""
+    """While tasks run, wait and are parked, the gauges say so;
+    and who has to wait, and for what.
+    """
     port = _port()
     station = _station(tmp_path, model_server, f'listen = "127.0.0.1:{port}"', "latency-1+steps-3")
     state = tmp_path / ".batchd"
@@ -199,7 +203,9 @@ def test_the_state_of_the_moment_is_shown(tmp_path: Path, model_server: str) -> 
 
 
 def test_a_dead_worker_is_counted(tmp_path: Path, model_server: str) -> None:
-    """A worker that is killed at its work shows; what its call may have cost is shown once its task has ended."""
+    """A worker that is killed at its work shows;
+    what its call may have cost is shown once its task has ended.
+    """
     port = _port()
     station = _station(tmp_path, model_server, f'listen = "127.0.0.1:{port}"', "latency-2+steps-2")
     with station.serving():
@@ -217,7 +223,9 @@ def test_a_dead_worker_is_counted(tmp_path: Path, model_server: str) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root sees the descriptors of a sealed process")
 def test_no_other_process_has_the_port(tmp_path: Path, model_server: str) -> None:
-    """Fork server, workers and their commands inherit neither the socket nor a thread of the exporter."""
+    """Fork server, workers and their commands inherit neither the socket
+    nor a thread of the exporter.
+    """
     port = _port()
     station = _station(tmp_path, model_server, f'listen = "127.0.0.1:{port}"', "latency-1+steps-2")
     with station.serving():
@@ -245,7 +253,9 @@ def _descriptors(pid: int) -> set[str]:
 
 
 def test_a_port_in_use_is_reported_and_waited_for(tmp_path: Path, model_server: str) -> None:
-    """The daemon works on without its metrics, says who is in the way, and takes the port once it is free."""
+    """The daemon works on without its metrics, says who is in the way,
+    and takes the port once it is free.
+    """
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         station = _station(tmp_path, model_server, f'listen = "127.0.0.1:{port}"')
@@ -282,7 +292,9 @@ def test_a_port_in_use_is_reported_and_waited_for(tmp_path: Path, model_server: 
 
 
 def test_clients_that_say_nothing_hurt_no_other(tmp_path: Path, model_server: str) -> None:
-    """Connections that ask nothing keep neither the daemon from its work nor, for long, Prometheus from its figures."""
+    """Connections that ask nothing keep neither the daemon from its work nor,
+    for long, Prometheus from its figures.
+    """
     port = _port()
     station = _station(tmp_path, model_server, f'listen = "127.0.0.1:{port}"')
     with station.serving(), contextlib.ExitStack() as guests:
@@ -306,7 +318,9 @@ def umask() -> Iterator[None]:
 
 @pytest.mark.usefixtures("umask")
 def test_a_guest_who_cannot_be_taken_in_costs_nothing() -> None:
-    """While the process has no descriptor left, the guests at the door do not keep a thread turning; then they are served."""
+    """While the process has no descriptor left,
+    the guests at the door do not keep a thread turning; then they are served.
+    """
     script = """
 import resource, socket, time
 from prometheus_client import CollectorRegistry
@@ -345,7 +359,9 @@ print(second.recv(15).decode(), spent < 0.15, spent)
 
 
 def test_a_textfile_is_kept_and_taken_away(tmp_path: Path, model_server: str) -> None:
-    """node_exporter's file is readable by all, and gone with the daemon; a folder that is missing is reported and waited for."""
+    """node_exporter's file is readable by all, and gone with the daemon;
+    a folder that is missing is reported and waited for.
+    """
     folder = tmp_path / "node"
     station = _station(tmp_path, model_server, f'textfile = "{folder}/batchd.prom"')
     with station.serving():
@@ -366,7 +382,9 @@ def test_a_textfile_is_kept_and_taken_away(tmp_path: Path, model_server: str) ->
 
 
 def test_nothing_is_needed_where_nothing_is_asked_for(tmp_path: Path, model_server: str) -> None:
-    """Without the extras the daemon works; what needs them is refused at the start, and by `check`, with the fix."""
+    """Without the extras the daemon works;
+    what needs them is refused at the start, and by `check`, with the fix.
+    """
     (tmp_path / "sitecustomize.py").write_text(_WITHOUT)
     station = _station(tmp_path, model_server, "")
     with station.serving():
@@ -407,7 +425,9 @@ def test_other_machines_are_let_in_with_a_warning(tmp_path: Path, model_server: 
 
 
 def test_pages_of_other_sites_read_no_figures(tmp_path: Path, model_server: str) -> None:
-    """A page elsewhere can have its own name lead here, but no address: names that are not ours are refused."""
+    """A page elsewhere can have its own name lead here, but no address:
+    names that are not ours are refused.
+    """
     port = _port()
     config = f'listen = "127.0.0.1:{port}"\nhosts = ["metrics.example"]'
     with _station(tmp_path, model_server, config).serving():

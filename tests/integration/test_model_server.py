@@ -1,4 +1,6 @@
-"""The stand-in model server, over HTTP: scripts, faults, replay, its log, and the recorder before it."""
+"""The stand-in model server, over HTTP: scripts, faults,
+replay, its log, and the recorder before it.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +82,9 @@ async def _ask(
 
 
 def test_steps_makes_n_calls_whose_usage_the_totals_add_up() -> None:
-    """`steps-N` calls tools N-1 times, then answers; usage is counted, earlier requests are cached input."""
+    """`steps-N` calls tools N-1 times, then answers;
+    usage is counted, earlier requests are cached input.
+    """
 
     async def test(server: ModelServer, client: AsyncOpenAI) -> None:
         messages: list[Any] = _user("count to three")
@@ -163,7 +167,9 @@ def test_a_stream_says_what_the_whole_answer_says(model: str) -> None:
 def test_refusals_are_a_providers_own_and_end_after_n(
     fault: str, error: type[openai.APIStatusError], status: int, code: object
 ) -> None:
-    """A refusal has its status and error body; with a number it strikes so often, without one for ever."""
+    """A refusal has its status and error body;
+    with a number it strikes so often, without one for ever.
+    """
 
     async def test(server: ModelServer, client: AsyncOpenAI) -> None:
         for model in (fault, f"{fault}-always", f"{fault}-2+steps-1"):
@@ -218,7 +224,9 @@ async def _post(session: aiohttp.ClientSession, base_url: str, model: str, **mor
     ],
 )
 def test_faults_of_the_way(fault: str, error: type[Exception], stream: bool) -> None:
-    """Answers that never come, never end, or are cut off; nothing is delivered, and the next one is sound."""
+    """Answers that never come, never end, or are cut off;
+    nothing is delivered, and the next one is sound.
+    """
 
     async def test() -> None:
         timeout = aiohttp.ClientTimeout(total=0.3)
@@ -332,7 +340,9 @@ def test_untidy_tool_calls(model: str, reason: str, name: str, valid: bool) -> N
 
 
 def test_scripts_play_one_after_another_and_retries_get_the_same_answer() -> None:
-    """The turn is read from the request: scripts follow each other, and asking again changes nothing."""
+    """The turn is read from the request:
+    scripts follow each other, and asking again changes nothing.
+    """
 
     async def test(_: ModelServer, client: AsyncOpenAI) -> None:
         said = []
@@ -380,7 +390,9 @@ def test_cache_writes_are_reported() -> None:
 
 
 def test_judges() -> None:
-    """A judge is known by its schema or its prompt; it says no N times for each task, prose, or yes."""
+    """A judge is known by its schema or its prompt;
+    it says no N times for each task, prose, or yes.
+    """
 
     async def test(server: ModelServer, client: AsyncOpenAI) -> None:
         async def verdict(model: str, prompt: str) -> str:
@@ -440,7 +452,9 @@ FIZZ = Recording(
 
 
 def test_demo_replays_by_prompt_and_turn(tmp_path: Path) -> None:
-    """Recordings survive their file, match a prompt that reads the same, and end with a final text."""
+    """Recordings survive their file, match a prompt
+    that reads the same, and end with a final text.
+    """
     recordings.save(tmp_path, FIZZ)
     assert recordings.load(tmp_path) == (FIZZ,)
 
@@ -576,7 +590,9 @@ def test_a_thousand_requests_at_once() -> None:
 
 
 def test_the_rate_limit_is_one_for_all_and_stands_in_the_headers() -> None:
-    """Of a burst as many pass as it allows; the others get 429 with Retry-After and what is left."""
+    """Of a burst as many pass as it allows;
+    the others get 429 with Retry-After and what is left.
+    """
 
     async def test(server: ModelServer, client: AsyncOpenAI) -> None:
         raw = client.chat.completions.with_raw_response
@@ -605,7 +621,9 @@ def test_the_rate_limit_is_one_for_all_and_stands_in_the_headers() -> None:
 
 
 def test_weather_of_a_part_of_all_requests_and_of_one_model() -> None:
-    """A share of the requests is struck, evenly; a model's own faults strike it alone, and all of its requests."""
+    """A share of the requests is struck, evenly;
+    a model's own faults strike it alone, and all of its requests.
+    """
 
     async def test(server: ModelServer, client: AsyncOpenAI) -> None:
         async def statuses(model: str, count: int) -> list[int]:
@@ -646,7 +664,9 @@ def test_faults_from_a_later_turn_on() -> None:
 
 
 def test_control_changes_a_running_server() -> None:
-    """POST /control takes a server down and up, sets faults for all, asks for a key, forgets; or refuses."""
+    """POST /control takes a server down and up, sets faults for all,
+    asks for a key, forgets; or refuses.
+    """
 
     async def test() -> None:
         async with ModelServer() as server, aiohttp.ClientSession() as session:
@@ -685,7 +705,9 @@ def test_control_changes_a_running_server() -> None:
 
 
 def test_answers_take_as_long_as_they_are() -> None:
-    """Under `tokens_per_second` an answer takes its output's time, and a stream is spread over it."""
+    """Under `tokens_per_second` an answer takes its output's time,
+    and a stream is spread over it.
+    """
 
     async def test(server: ModelServer, client: AsyncOpenAI) -> None:
         stream = await _ask(client, "surrogate", _user(), stream=True)
@@ -763,7 +785,9 @@ def test_as_a_program_it_logs_to_a_file_and_ends_on_sigterm(tmp_path: Path) -> N
 
 
 def test_what_the_recorder_heard_is_replayed(tmp_path: Path) -> None:
-    """A conversation led through the recorder, with tools and judge, comes back from `demo` as it was."""
+    """A conversation led through the recorder, with tools and judge,
+    comes back from `demo` as it was.
+    """
 
     async def lead(client: AsyncOpenAI, model: str) -> list[Any]:
         messages: list[Any] = _user("Count, then stop: 数")

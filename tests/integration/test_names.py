@@ -69,7 +69,9 @@ async def opened(folder: Path) -> AsyncIterator[Spool]:
 
 
 def test_a_name_is_never_used_twice(tmp_path: Path) -> None:
-    """Taken by a batch or by a file in the outbox, a name gets a number, and stays within its length."""
+    """Taken by a batch or by a file in the outbox,
+    a name gets a number, and stays within its length.
+    """
     long = "n" * 100
     wanted = [("b", "C1"), ("b", "C2"), ("b", "C3"), (long, "C4"), (long, "C5"), ("b-3", "C6")]
 
@@ -82,7 +84,9 @@ def test_a_name_is_never_used_twice(tmp_path: Path) -> None:
 
 
 def test_a_thousand_files_of_one_name_at_once(tmp_path: Path) -> None:
-    """However many batches want a name at once, each gets its own, in their order, and no folder is left over."""
+    """However many batches want a name at once, each gets its own,
+    in their order, and no folder is left over.
+    """
 
     async def add() -> list[str]:
         async with opened(tmp_path) as spool:
@@ -94,7 +98,9 @@ def test_a_thousand_files_of_one_name_at_once(tmp_path: Path) -> None:
 
 
 def test_a_claim_that_is_named_twice_at_once_has_one_name(tmp_path: Path) -> None:
-    """An order is given again where its answer was lost: both have the same folder, and are one batch."""
+    """An order is given again where its answer was lost:
+    both have the same folder, and are one batch.
+    """
 
     async def add() -> list[str]:
         async with opened(tmp_path) as spool:
@@ -123,7 +129,9 @@ def test_a_name_that_is_given_back_is_free(tmp_path: Path) -> None:
 def test_a_name_reserved_before_a_crash_is_found_again(
     tmp_path: Path, order: Sequence[str]
 ) -> None:
-    """Whichever claim comes first afterwards, and one without a name too, no folder is left over."""
+    """Whichever claim comes first afterwards,
+    and one without a name too, no folder is left over.
+    """
     reserved = {"C1": "b", "C2": "b-2", "C3": "b-3"}
 
     async def names() -> dict[str, str]:
@@ -153,7 +161,9 @@ asyncio.run(main(sys.argv[1]))
 
 
 def test_a_crash_between_folder_and_journal_wastes_no_name(tmp_path: Path) -> None:
-    """The claim that is taken up again finds its own folder, under the number that it had; another's does not."""
+    """The claim that is taken up again finds its own folder,
+    under the number that it had; another's does not.
+    """
     (tmp_path / "outbox/b").mkdir(parents=True)
     killed = subprocess.run(
         [sys.executable, "-c", _KILLED.format(here=__file__), str(tmp_path)], check=False
@@ -169,7 +179,9 @@ def test_a_crash_between_folder_and_journal_wastes_no_name(tmp_path: Path) -> No
 
 
 def test_an_outbox_that_takes_nothing_fails_its_own_batches_alone(tmp_path: Path) -> None:
-    """Where a file stands in the place of an outbox the error says so, and other outboxes name what is theirs."""
+    """Where a file stands in the place of an outbox the error says so,
+    and other outboxes name what is theirs.
+    """
     (tmp_path / "broken").write_text("")
 
     async def scenario() -> None:

@@ -58,7 +58,9 @@ def test_a_task_goes_where_its_label_is(cluster: Spool) -> None:
 
 
 def test_what_no_worker_has_waits_and_is_reported_at_once(cluster: Spool) -> None:
-    """With the command that helps, in status and log; all others go on, and it goes when a worker comes that has it."""
+    """With the command that helps, in status and log;
+    all others go on, and it goes when a worker comes that has it.
+    """
     with cluster.serving(), joined(cluster, "plain"):
         cluster.eventually(lambda: nodes(cluster))
         drop_mixed(cluster, 3, {"gpu": 1})
@@ -76,7 +78,9 @@ def test_what_no_worker_has_waits_and_is_reported_at_once(cluster: Spool) -> Non
 
 
 def test_gpus_are_held(cluster: Spool) -> None:
-    """Of two slots with one GPU, one works on a task that needs it, the other on one that does not."""
+    """Of two slots with one GPU, one works on a task that needs it,
+    the other on one that does not.
+    """
     with cluster.serving(), joined(cluster, "strong", "", "--gpus", "1"):
         cluster.eventually(lambda: nodes(cluster))
         drop_mixed(cluster, 3, {"gpu": 1})
@@ -143,7 +147,9 @@ def one(needs: object) -> dict[str, object]:
 
 
 def drop_mixed(spool: Spool, pairs: int, needs: object) -> None:
-    """Drop a batch ``b`` in which each odd task has needs, by the batch's default, and each even one takes that back."""
+    """Drop a batch ``b`` in which each odd task has needs,
+    by the batch's default, and each even one takes that back.
+    """
     tasks = [{"first_prompt": "write it"}, one({})] * pairs
     (spool.folder / "inbox").mkdir(exist_ok=True)
     path = spool.folder / "b.json"

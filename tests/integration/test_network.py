@@ -204,7 +204,9 @@ def test_tls_passes_untouched(tmp_path: Path) -> None:
 
 
 def test_bodies_arrive_whole_both_ways(tmp_path: Path) -> None:
-    """Long ones, in chunks or not, with and without a word before; an answer's end is found however it is marked."""
+    """Long ones, in chunks or not, with and without a word before;
+    an answer's end is found however it is marked.
+    """
     with web() as port:
         at = f"http://127.0.0.1:{port}"
         make = "head -c 30000000 /dev/zero > zeros; sha256sum < zeros | cut -c1-64"
@@ -231,7 +233,9 @@ def test_bodies_arrive_whole_both_ways(tmp_path: Path) -> None:
 
 
 def test_the_end_of_an_answer_is_found_although_the_server_stays(tmp_path: Path) -> None:
-    """By its length, or because it has no body: a connection that the server keeps open is closed all the same."""
+    """By its length, or because it has no body:
+    a connection that the server keeps open is closed all the same.
+    """
     code = """
 import socket, sys
 for method in ("GET", "HEAD"):
@@ -293,7 +297,9 @@ with socket.create_connection(("127.0.0.1", 3128)) as line:
 
 
 def test_nothing_is_left_when_a_command_ends(tmp_path: Path) -> None:
-    """No descriptor, thread or connection: at its end, at its time limit, when cancelled, in the middle of everything."""
+    """No descriptor, thread or connection: at its end, at its time limit,
+    when cancelled, in the middle of everything.
+    """
     open_at_server: set[socket.socket] = set()
 
     def talks_for_ever(client: socket.socket) -> None:
@@ -351,7 +357,9 @@ def test_nothing_is_left_when_a_command_ends(tmp_path: Path) -> None:
 
 
 def test_an_address_of_this_machine_is_known_whatever_it_is() -> None:
-    """Loopback, and the address under which others know the machine: a public one is no way in either."""
+    """Loopback, and the address under which others know the machine:
+    a public one is no way in either.
+    """
     assert ours(ip_address("127.0.0.1"), 80)
     assert not ours(ip_address("192.0.2.1"), 80)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -412,7 +420,9 @@ def test_many_commands_have_their_ways_at_once(tmp_path: Path) -> None:
 
 
 def test_what_is_refused_is_reported_once_and_shortly(tmp_path: Path) -> None:
-    """The client reads which hosts there are; batchd keeps each refusal once, and not more than a few."""
+    """The client reads which hosts there are;
+    batchd keeps each refusal once, and not more than a few.
+    """
     many = (
         "for i in $(seq 40); do echo url = http://h$i.example/; done | curl -sS -o /dev/null -K -"
     )
@@ -561,7 +571,9 @@ def test_without_a_sandbox_there_is_no_list_to_keep(tmp_path: Path) -> None:
 
 
 def test_from_the_file_to_the_result(spool: Any) -> None:
-    """A daemon's task reaches what its list says; what was refused is in the log, the transcript and `batchd logs`."""
+    """A daemon's task reaches what its list says;
+    what was refused is in the log, the transcript and `batchd logs`.
+    """
     with web() as port:
         config = spool.folder / "config.toml"
         listed = json.dumps([f"127.0.0.1:{port}", "*.example.com"])
@@ -603,7 +615,9 @@ def test_from_the_file_to_the_result(spool: Any) -> None:
 
 
 def test_what_stays_keeps_its_way_and_no_other(tmp_path: Path) -> None:
-    """A process left behind reaches the list between commands, as what enters does; where it may not go, the next command says."""
+    """A process left behind reaches the list between commands, as what enters does;
+    where it may not go, the next command says.
+    """
     left = """
 (until [ -e go ]; do sleep 0.05; done
 curl -fsS http://localhost:{port}/hello > reached; curl -fsS http://other.example/ 2> refused; touch done; sleep 1000) &

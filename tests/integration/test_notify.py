@@ -1,4 +1,6 @@
-"""Notifications reach their receivers: a real mail server, a real receiver of webhooks, a command; also after being down."""
+"""Notifications reach their receivers: a real mail server,
+a real receiver of webhooks, a command; also after being down.
+"""
 
 from __future__ import annotations
 
@@ -117,7 +119,9 @@ url = "json://127.0.0.1:@chat@/chat/"
 
 
 def test_each_way_gets_what_happened(notifying: Spool) -> None:
-    """A start, and a batch that partly failed, come by mail, as signed JSON of the published format, to a command and by Apprise."""
+    """A start, and a batch that partly failed, come by mail,
+    as signed JSON of the published format, to a command and by Apprise.
+    """
     mail, hook, chat = MailServer(), Webhook(), Webhook()
     mail.options = {"authenticator": mail.login, "auth_require_tls": False}
     home = notifying.folder / "home"
@@ -177,7 +181,9 @@ def test_each_way_gets_what_happened(notifying: Spool) -> None:
 
 
 def test_what_is_down_for_a_while_gets_it_later(notifying: Spool) -> None:
-    """Mail server and webhook are not there, then busy: each message arrives once, under the id of its first try; one line reports the failure."""
+    """Mail server and webhook are not there, then busy: each message arrives once,
+    under the id of its first try; one line reports the failure.
+    """
     mail, hook = MailServer(answers=["451 later", "250 taken"]), Webhook()
     hook.answers = [(503, {"retry-after": "3"}), (429, {}), (204, {})]
     configure(notifying, MAIL + HOOK, mail=mail.port, url=hook.url)
@@ -222,7 +228,9 @@ def test_what_is_down_for_a_while_gets_it_later(notifying: Spool) -> None:
 
 
 def test_no_is_an_answer(notifying: Spool) -> None:
-    """A receiver that refuses for good is asked once, one that is away for too long no longer; the log says so, with the fix, and later messages go on."""
+    """A receiver that refuses for good is asked once, one that is away for too long no longer;
+    the log says so, with the fix, and later messages go on.
+    """
     mail, hook = MailServer(answers=["550 no such user"]), Webhook(answers=[(410, {}), (204, {})])
     gone = MAIL.replace("me]", "gone]") + "give_up_s = 4\n"
     configure(notifying, MAIL + HOOK + gone.replace("@mail@", "9"), mail=mail.port, url=hook.url)
@@ -242,7 +250,9 @@ def test_no_is_an_answer(notifying: Spool) -> None:
 
 
 def test_one_that_hangs_hurts_no_other(notifying: Spool) -> None:
-    """A webhook that never answers and a command that never ends hold up neither tasks, nor other receivers, nor the daemon's end."""
+    """A webhook that never answers and a command that never ends hold up neither tasks,
+    nor other receivers, nor the daemon's end.
+    """
     hook, good = Webhook(before=lambda: time.sleep(PATIENCE_S)), Webhook()
     configure(
         notifying,
@@ -281,7 +291,9 @@ url = "@good@"
 
 
 def test_what_has_arrived_is_not_sent_again(notifying: Spool) -> None:
-    """A receiver that has taken a message, and then never finishes its answer or says goodbye, gets it once."""
+    """A receiver that has taken a message,
+    and then never finishes its answer or says goodbye, gets it once.
+    """
     mail, hook = MailServer(goodbye_s=60), Webhook(answers=[(200, {})], promised=9)
     text = MAIL + "timeout_s = 1.5\n" + HOOK + "timeout_s = 1.5\n"
     configure(notifying, text, mail=mail.port, url=hook.url)
@@ -296,7 +308,9 @@ def test_what_has_arrived_is_not_sent_again(notifying: Spool) -> None:
 
 
 def test_a_command_gets_as_much_as_a_variable_holds() -> None:
-    """A long message in letters of three bytes reaches a command too: what is too much for a variable stands on its input."""
+    """A long message in letters of three bytes reaches a command too:
+    what is too much for a variable stands on its input.
+    """
     script = 'printf %s "$BATCHD_TEXT" | wc -c; wc -c'
     settings = ReceiverSection(kind="command", command=("sh", "-c", script))
     target = ReceiverTarget(name="me", settings=settings, environ={}, masker=Masker())
@@ -307,7 +321,9 @@ def test_a_command_gets_as_much_as_a_variable_holds() -> None:
 
 
 def test_what_has_arrived_is_not_kept(tmp_path: Path) -> None:
-    """Messages that were sent together, while the disk took nothing, are not there for the next daemon to send again."""
+    """Messages that were sent together, while the disk took nothing,
+    are not there for the next daemon to send again.
+    """
     hook = Webhook()
     settings = ReceiverSection(kind="webhook", url=hook.url)
     target = ReceiverTarget(name="me", settings=settings, environ={}, masker=Masker())
@@ -335,7 +351,9 @@ def test_what_has_arrived_is_not_kept(tmp_path: Path) -> None:
 
 
 def test_a_command_gets_each_event_by_itself(tmp_path: Path) -> None:
-    """Two batches that end together are two messages to it, in order, at once; to others they are one, some time later."""
+    """Two batches that end together are two messages to it, in order, at once;
+    to others they are one, some time later.
+    """
     script = f'printf "%s %s\\n" "$BATCHD_BATCH" "$(cat)" >> {tmp_path}/heard'
     hook = Webhook()
     receivers = {
@@ -388,7 +406,9 @@ def _running(command: str) -> list[str]:
 
 @pytest.mark.long
 def test_five_hundred_batches_are_no_flood(notifying: Spool) -> None:
-    """At two messages a minute 500 batches in three waves come in two and one that waits, and every one of them is named or counted."""
+    """At two messages a minute 500 batches in three waves come in two
+    and one that waits, and every one of them is named or counted.
+    """
     hook = Webhook()
     configure(
         notifying,
@@ -433,7 +453,9 @@ def _ended(spool: Spool) -> int:
 
 
 def test_a_crash_loses_no_message(notifying: Spool) -> None:
-    """What waited when the daemon was killed arrives from the next one, under its id; and that one reports the crash."""
+    """What waited when the daemon was killed arrives from the next one, under its id;
+    and that one reports the crash.
+    """
     hook = Webhook()
     configure(notifying, HOOK + SLEEPER, url=hook.url)
     with notifying.serving() as daemon:
@@ -465,7 +487,9 @@ def test_a_crash_loses_no_message(notifying: Spool) -> None:
 
 
 def test_money_and_providers(notifying: Spool) -> None:
-    """A batch's budget is reported once, however many tasks it stops; the day's too; a provider when it is parked and when it goes on."""
+    """A batch's budget is reported once, however many tasks it stops;
+    the day's too; a provider when it is parked and when it goes on.
+    """
     hook = Webhook()
     configure(notifying, HOOK + "[budget]\nper_day_usd = 0.03\n", url=hook.url)
     with hook, notifying.serving():
@@ -485,7 +509,10 @@ def test_money_and_providers(notifying: Spool) -> None:
 
 
 def test_a_provider_that_comes_and_goes_and_receivers_that_change(notifying: Spool) -> None:
-    """A parked provider is reported once, with the fix, and again when it answers. SIGHUP adds, changes and drops receivers, with what waits for them."""
+    """A parked provider is reported once, with the fix, and again when it answers.
+
+    SIGHUP adds, changes and drops receivers, with what waits for them.
+    """
     hook, later, gone = Webhook(), Webhook(), Webhook()
     path = notifying.folder / "config.toml"
     right = path.read_text()
@@ -523,7 +550,9 @@ def test_a_provider_that_comes_and_goes_and_receivers_that_change(notifying: Spo
 
 
 def test_an_encrypted_mail_server(notifying: Spool) -> None:
-    """`batchd notify --test` sends over STARTTLS and TLS, logs in, and checks the certificate; what came back is shown, without the password."""
+    """`batchd notify --test` sends over STARTTLS and TLS, logs in, and checks the certificate;
+    what came back is shown, without the password.
+    """
     certificate(notifying.folder)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(notifying.folder / "cert.pem", notifying.folder / "key.pem")
@@ -561,7 +590,9 @@ def certificate(folder: Path) -> None:
 
 
 def test_what_is_wrong_is_reported_before_and_without_secrets(notifying: Spool) -> None:
-    """`batchd check` names what would keep messages back, and sends nothing; `--test` shows what came back; a missing package ends the start."""
+    """`batchd check` names what would keep messages back, and sends nothing;
+    `--test` shows what came back; a missing package ends the start.
+    """
     hook = Webhook(answers=[(401, {"x-why": KEY})])
     configure(notifying, HOOK + CHAT + TOOL, url=hook.url, chat=1, home=notifying.folder)
     configure(notifying, '[notify.lost]\nkind = "webhook"\nurl_file = "lost.url"\n')

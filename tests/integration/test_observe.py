@@ -24,7 +24,9 @@ def base_url(model_server: str) -> str:
 
 
 def test_a_snapshot_shows_what_is_at_work_and_how_fast(tmp_path: Path, base_url: str) -> None:
-    """Agents with their steps, what is queued and parked, money, speed; without a daemon, what the store knows."""
+    """Agents with their steps, what is queued and parked, money, speed;
+    without a daemon, what the store knows.
+    """
     station = Station(
         tmp_path, base_url, model="latency-0.2+steps-4", more="[budget]\nper_day_usd = 0\n"
     )
@@ -53,7 +55,9 @@ def test_a_snapshot_shows_what_is_at_work_and_how_fast(tmp_path: Path, base_url:
 
 
 def test_speed_is_measured_from_the_start_of_what_is_open(tmp_path: Path, base_url: str) -> None:
-    """Who looks late learns at once what was done before the first look, and how long the rest takes."""
+    """Who looks late learns at once what was done before the first look,
+    and how long the rest takes.
+    """
     station = Station(tmp_path, base_url, model="latency-2.5+steps-1")
     with station.serving(), Observer(tmp_path / ".batchd") as observer:
         tasks = [{"first_prompt": f"do {n}"} for n in range(8)]
@@ -71,7 +75,9 @@ def test_speed_is_measured_from_the_start_of_what_is_open(tmp_path: Path, base_u
 
 
 def test_one_look_shows_what_is_used(tmp_path: Path, base_url: str) -> None:
-    """Tokens and requests a minute come from calls on record: of tasks that are in the middle of their work, too."""
+    """Tokens and requests a minute come from calls on record:
+    of tasks that are in the middle of their work, too.
+    """
     station = Station(tmp_path, base_url, model="latency-0.3+steps-60")
     with station.serving():
         tasks = [{"first_prompt": f"do {n}"} for n in range(2)]
@@ -98,7 +104,9 @@ def test_one_look_shows_what_is_used(tmp_path: Path, base_url: str) -> None:
 
 
 def test_what_is_paused_is_not_in_the_time_left(tmp_path: Path, base_url: str) -> None:
-    """Tasks of a paused batch, a paused task and a parked provider's are held, whether they have begun or not; others are not."""
+    """Tasks of a paused batch, a paused task and a parked provider's are held,
+    whether they have begun or not; others are not.
+    """
     more = f'[providers.other]\nbase_url = "{base_url}"\n'
     station = Station(tmp_path, base_url, model="hang", more=more)
     with station.serving(), Observer(tmp_path / ".batchd") as observer:

@@ -1,6 +1,7 @@
 """Every store that an older batchd left in the middle of its work is taken up by today's.
 
-The archives in `tests/data` are spools of real daemons that were killed; `make_old_store.py` there makes them.
+The archives in `tests/data` are spools of real daemons that were killed;
+`make_old_store.py` there makes them.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ def unpacked(archive: Path, folder: Path) -> Path:
 
 
 def relocated(path: Path, folder: Path, *, checkpointed: bool) -> dict[str, Any]:
-    """Put the spool's new place into the rows; return what was recorded: answers by task, the result of `stuck`."""
+    """Put the spool's new place into the rows; return what was recorded:
+    answers by task, the result of `stuck`.
+    """
     old, new = ROOT.decode(), str(folder)
     db = sqlite3.connect(path, isolation_level=None)
     keeper = sqlite3.connect(path)  # the last one that closes empties the log
@@ -82,7 +85,9 @@ def log_of(base_url: str) -> list[dict[str, Any]]:
 
 
 def asked(base_url: str) -> dict[str, list[int]]:
-    """Return what the server was asked, by task: how many answers each request held, in the order of the first."""
+    """Return what the server was asked, by task:
+    how many answers each request held, in the order of the first.
+    """
     turns: dict[str, list[int]] = {}
     for exchange in log_of(base_url):
         turns.setdefault(exchange["prompt"].split()[1], []).append(exchange["turn"])
@@ -110,7 +115,9 @@ def test_each_older_version_has_its_archive() -> None:
     "archive", sorted(DATA.glob("store-v[1-3].tar.gz")), ids=lambda p: p.name[:-7]
 )
 def test_money_of_before_is_booked_under_its_tags(tmp_path: Path, archive: Path) -> None:
-    """Tags are filled in from the tasks' texts, and money from their journals; not a token is lost or doubled."""
+    """Tags are filled in from the tasks' texts, and money from their journals;
+    not a token is lost or doubled.
+    """
     path = unpacked(archive, tmp_path)
     columns = "sum(calls), sum(input_tokens), sum(output_tokens), sum(unsettled_calls)"
     with contextlib.closing(sqlite3.connect(path)) as db:
@@ -198,7 +205,9 @@ def test_an_older_store_goes_on_where_it_was(
 def test_tasks_that_an_older_version_parked_end_in_the_dialect_that_they_began_in(
     spool: Any, slow_server: str, api: str
 ) -> None:
-    """Whatever their provider speaks now: a task that has begun goes on over chat completions, and pays no answer twice."""
+    """Whatever their provider speaks now:
+    a task that has begun goes on over chat completions, and pays no answer twice.
+    """
     configure(spool, slow_server)
     config = spool.folder / "config.toml"
     address = f'base_url = "{slow_server}"'

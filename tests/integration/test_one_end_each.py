@@ -1,4 +1,6 @@
-"""A task that several would end at once has one end and one result, and nothing appears in a folder after its summary."""
+"""A task that several would end at once has one end and one result,
+and nothing appears in a folder after its summary.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,9 @@ def request(count: int) -> bytes:
 def test_orders_and_outages_that_end_a_task_at_once_make_one_end(
     tmp_path: Path, count: int
 ) -> None:
-    """Orders to cancel, beside a daemon that ends the same tasks itself: each publishes nothing that another did."""
+    """Orders to cancel, beside a daemon that ends the same tasks itself:
+    each publishes nothing that another did.
+    """
     watch = Watch()
 
     async def scenario() -> None:
@@ -184,7 +188,9 @@ def test_a_cancel_of_many_writes_the_results_that_single_ones_have(tmp_path: Pat
 
 
 def test_a_cancel_that_is_given_up_leaves_its_tasks_as_they_were(tmp_path: Path) -> None:
-    """The giver is gone when its turn at the disk comes: nothing has ended, and everything may start or be cancelled."""
+    """The giver is gone when its turn at the disk comes:
+    nothing has ended, and everything may start or be cancelled.
+    """
     watch = Watch()
 
     async def scenario() -> None:
@@ -203,7 +209,9 @@ def test_a_cancel_that_is_given_up_leaves_its_tasks_as_they_were(tmp_path: Path)
 
 
 def test_results_that_are_written_lose_none_that_come_meanwhile(tmp_path: Path) -> None:
-    """While the first results wait for their disk, more tasks of the batch end: all are published."""
+    """While the first results wait for their disk,
+    more tasks of the batch end: all are published.
+    """
     watch = Watch()
 
     async def scenario() -> None:
@@ -228,7 +236,9 @@ def test_results_that_are_written_lose_none_that_come_meanwhile(tmp_path: Path) 
 
 
 def test_what_is_cancelled_before_the_store_takes_no_more_is_published(tmp_path: Path) -> None:
-    """Those that had not begun end in one transaction; the next one fails: they have their results, the other may end later."""
+    """Those that had not begun end in one transaction; the next one fails:
+    they have their results, the other may end later.
+    """
     watch = Watch()
 
     async def scenario() -> None:
@@ -258,7 +268,9 @@ def test_what_is_cancelled_before_the_store_takes_no_more_is_published(tmp_path:
 
 
 def test_a_batch_that_ends_while_an_order_goes_on_ends_nothing_else(tmp_path: Path) -> None:
-    """Its tasks had begun, each ends by itself, and its summary is written before the order's last transaction."""
+    """Its tasks had begun, each ends by itself,
+    and its summary is written before the order's last transaction.
+    """
     watch, many = Watch(), 1201
 
     async def scenario() -> None:
@@ -279,7 +291,9 @@ def test_a_batch_that_ends_while_an_order_goes_on_ends_nothing_else(tmp_path: Pa
 def test_an_order_over_batches_that_is_given_up_leaves_all_of_them_as_they_were(
     tmp_path: Path,
 ) -> None:
-    """No task of the batches that had not had their turn stays behind, and the next order ends them all."""
+    """No task of the batches that had not had their turn stays behind,
+    and the next order ends them all.
+    """
     watch = Watch()
 
     async def scenario() -> None:
@@ -297,7 +311,9 @@ def test_an_order_over_batches_that_is_given_up_leaves_all_of_them_as_they_were(
 
 
 def test_an_order_without_a_daemon_does_not_need_the_outbox(tmp_path: Path) -> None:
-    """A dropped file that cannot be moved there stays claimed, and its batch open, for the next daemon."""
+    """A dropped file that cannot be moved there stays claimed,
+    and its batch open, for the next daemon.
+    """
     watch = Watch()
     claim = tmp_path / ".batchd/claimed/01ARZ3NDEKTSV4RRFFQ69G5FAV-games.json"
     claim.parent.mkdir(parents=True)

@@ -1,4 +1,6 @@
-"""Orders that wait, or whose giver has gone: refused with the reason, or never carried out; judged by the store and the outbox."""
+"""Orders that wait, or whose giver has gone: refused with the reason,
+or never carried out; judged by the store and the outbox.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +106,9 @@ def stopped(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 @pytest.mark.parametrize("way", ["running", "without a daemon"])
 def test_a_retry_that_the_outbox_cannot_take_is_refused_at_once(post: Post, way: str) -> None:
-    """The answer names the path and the fix; nothing of the order happens once the outbox is back."""
+    """The answer names the path and the fix;
+    nothing of the order happens once the outbox is back.
+    """
     post.drop("past", {})
     with post.spool.serving():
         post.finished("past")
@@ -125,7 +129,10 @@ def test_a_retry_that_the_outbox_cannot_take_is_refused_at_once(post: Post, way:
 
 
 def test_an_order_whose_giver_has_gone_is_not_carried_out(post: Post) -> None:
-    """Whatever its verb: it was given up while the daemon stood still. Who only sends no more still gets an answer."""
+    """Whatever its verb: it was given up while the daemon stood still.
+
+    Who only sends no more still gets an answer.
+    """
     post.drop("past", {})
     post.drop("games", HANGS, HANGS, HANGS)
     orders: list[tuple[str, dict[str, Any]]] = [
@@ -177,7 +184,9 @@ def test_an_order_that_waits_says_so_and_can_be_given_up(post: Post) -> None:
 
 
 def test_an_order_is_dropped_while_it_waits_for_the_disk(tmp_path: Path) -> None:
-    """The giver is looked for last of all, in the order's own transaction: a disk may have hung for minutes."""
+    """The giver is looked for last of all, in the order's own transaction:
+    a disk may have hung for minutes.
+    """
     task = Task(id="001", first_prompt="", model="a/b")
     batch = Batch(
         name="games", claim="c", outbox=str(tmp_path), request="request.json", received_at=1.0
@@ -205,7 +214,9 @@ def test_an_order_is_dropped_while_it_waits_for_the_disk(tmp_path: Path) -> None
 
 
 def test_results_that_cannot_be_written_keep_no_command_waiting(post: Post) -> None:
-    """Without a daemon, cancel is durable and answered all the same; the next daemon writes the results."""
+    """Without a daemon, cancel is durable and answered all the same;
+    the next daemon writes the results.
+    """
     post.drop("games", HANGS)
     with post.spool.serving():
         until(lambda: "games" in post.batches())

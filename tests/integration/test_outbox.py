@@ -23,7 +23,9 @@ def _batch(folder: Path) -> Batch:
 
 
 def test_publish(tmp_path: Path) -> None:
-    """The folder is made, the content whole, nothing else left; what may not be replaced is kept."""
+    """The folder is made, the content whole, nothing else left;
+    what may not be replaced is kept.
+    """
     path = tmp_path / "outbox/b/001.json"
     outbox.publish(path, b"one", replace=True)
     outbox.publish(path, b"two", replace=True)
@@ -37,7 +39,9 @@ def test_publish(tmp_path: Path) -> None:
 def test_a_folder_that_is_collected_in_the_instant_of_its_last_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The collector has the whole of it; it is not tried again, which would make a second folder."""
+    """The collector has the whole of it;
+    it is not tried again, which would make a second folder.
+    """
     rename = os.rename
 
     def collected(*args: Any, **kwargs: Any) -> None:
@@ -71,7 +75,9 @@ def _publish_for_ever(path: Path, letter: bytes) -> None:
 
 
 def test_readers_see_whole_files_though_writers_die(tmp_path: Path) -> None:
-    """Two writers of one file, killed at any point: a reader sees one or the other; the summary clears up."""
+    """Two writers of one file, killed at any point:
+    a reader sees one or the other; the summary clears up.
+    """
     path = tmp_path / "b/001.json"
     spawn = multiprocessing.get_context("spawn")
     for _ in range(3):
@@ -116,7 +122,9 @@ def test_the_request_is_moved_and_can_be_moved_again(tmp_path: Path) -> None:
     Path("/dev/shm").stat().st_dev == Path("/tmp").stat().st_dev, reason="needs two file systems"
 )
 def test_the_request_crosses_file_systems(tmp_path: Path) -> None:
-    """Between file systems it is copied whole, then unlinked, also when a crash had come between."""
+    """Between file systems it is copied whole, then unlinked,
+    also when a crash had come between.
+    """
     claimed = Path("/dev/shm") / f"batchd-test-{os.getpid()}"
     batch = _batch(tmp_path / "outbox")
     try:
@@ -149,7 +157,9 @@ def test_the_request_crosses_file_systems(tmp_path: Path) -> None:
     ],
 )
 def test_names_of_batches(filename: str, name: str) -> None:
-    """Letters, digits, _ and - at most 100 bytes, cut between characters, whatever the file was called."""
+    """Letters, digits, _ and - at most 100 bytes,
+    cut between characters, whatever the file was called.
+    """
     assert outbox.batch_name(filename) == name
 
 
@@ -178,7 +188,9 @@ def test_publishing_needs_nothing_heavy() -> None:
 
 
 def test_a_name_is_reserved_for_one_claim(tmp_path: Path) -> None:
-    """The one that comes second gets none; the one that had it has it still; the summary is the end of the mark."""
+    """The one that comes second gets none; the one that had it has it still;
+    the summary is the end of the mark.
+    """
     one, two = (replace(_batch(tmp_path / "outbox"), claim=claim) for claim in ("one", "two"))
     assert outbox.reserve(one, "b") is BatchNaming.OURS
     assert outbox.reserve(two, "b") is BatchNaming.PENDING
@@ -193,7 +205,9 @@ def test_a_name_is_reserved_for_one_claim(tmp_path: Path) -> None:
 
 
 def test_what_a_dead_writer_left_is_swept_before_it_is_reaped(tmp_path: Path) -> None:
-    """A killed process is seen in /proc until somebody asks how it ended; in a container that may be never."""
+    """A killed process is seen in /proc until somebody asks how it ended;
+    in a container that may be never.
+    """
     dead = subprocess.Popen([sys.executable, "-c", ""])
     until_dead = Path(f"/proc/{dead.pid}/stat")
     while until_dead.read_text().rpartition(")")[2].split()[0] != "Z":
@@ -206,7 +220,9 @@ def test_what_a_dead_writer_left_is_swept_before_it_is_reaped(tmp_path: Path) ->
 
 
 def test_what_an_earlier_process_of_the_same_number_left_is_swept(tmp_path: Path) -> None:
-    """In a container each daemon may have the number of the last; what one that lives writes is left alone."""
+    """In a container each daemon may have the number of the last;
+    what one that lives writes is left alone.
+    """
     old, new = (tmp_path / f".{name}.json.{os.getpid()}-0.tmp" for name in ("old", "new"))
     for path in (old, new):
         path.write_bytes(b"half")
@@ -216,7 +232,9 @@ def test_what_an_earlier_process_of_the_same_number_left_is_swept(tmp_path: Path
 
 
 def test_a_link_in_the_place_of_a_batchs_folder_is_not_written_through(tmp_path: Path) -> None:
-    """A user who may write into the outbox puts it there: what would be published is refused, and nothing lands behind it."""
+    """A user who may write into the outbox puts it there:
+    what would be published is refused, and nothing lands behind it.
+    """
     away, place = tmp_path / "away", tmp_path / "outbox/b"
     away.mkdir()
     place.parent.mkdir()

@@ -1,4 +1,6 @@
-"""A real daemon against a server that limits requests and tokens: judged by the server's own log."""
+"""A real daemon against a server that limits requests and tokens:
+judged by the server's own log.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ by = "none"
 async def _run(
     folder: Path, server: ModelServer, tasks: int, *, rpm: int = 0, agents: int = 8, tuned: str = ""
 ) -> dict[str, Any]:
-    """Run tasks of two calls each to their end; return what the daemon then says of the provider."""
+    """Run tasks of two calls each to their end;
+    return what the daemon then says of the provider.
+    """
     text = _CONFIG.format(base_url=server.base_url, rpm=rpm, agents=agents)
     (folder / "config.toml").write_text(text)
     async with Daemon(config.load(folder / "config.toml", {})) as daemon:
@@ -64,7 +68,9 @@ def _counts(server: ModelServer) -> tuple[int, int]:
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("headers", [False, True])
 def test_a_storm_costs_few_requests_and_no_task(tmp_path: Path, *, headers: bool) -> None:
-    """Sixteen agents at a provider of ten requests a second: all is answered, at its pace, with or without headers."""
+    """Sixteen agents at a provider of ten requests a second:
+    all is answered, at its pace, with or without headers.
+    """
 
     async def scenario() -> None:
         limits = ServerSettings(
@@ -136,7 +142,9 @@ def test_a_configured_rate_is_kept_and_may_be_tuned(tmp_path: Path) -> None:
 
 
 def test_tasks_that_run_out_of_their_own_time_slow_no_others_down(tmp_path: Path) -> None:
-    """A call that is broken off at the end of its task's time is no sign that its provider has too much to do."""
+    """A call that is broken off at the end of its task's time is no sign
+    that its provider has too much to do.
+    """
     text = _CONFIG.replace("[limits]", "[limits]\ntimeout_s = 0.8")
 
     async def scenario() -> None:

@@ -1,4 +1,6 @@
-"""Directories that travel: workers that see nothing of the daemon's disk, each in a mount namespace with an empty folder in its place."""
+"""Directories that travel: workers that see nothing of the daemon's disk,
+each in a mount namespace with an empty folder in its place.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +94,9 @@ def seen(folder: Path) -> dict[bytes, tuple[str, bytes]]:
 
 
 def test_a_task_without_a_shared_disk_leaves_its_files_at_home(tmp_path: Path) -> None:
-    """What it wrote on another machine lies in its directory in the outbox, and the result names it."""
+    """What it wrote on another machine lies in its directory in the outbox,
+    and the result names it.
+    """
     lines = (
         "mkdir a; echo one > a/one; echo '#!' > run; chmod 755 run",
         "echo two >> a/one; rm run",
@@ -123,7 +127,9 @@ rm -rf was_dir; echo now > was_dir; rm was_file; mkdir was_file; echo in > was_f
 
 
 def test_a_directory_comes_home_as_it_would_have_been(tmp_path: Path) -> None:
-    """Links, modes, times, odd names, empty folders, what went and what became something else: as in place."""
+    """Links, modes, times, odd names, empty folders,
+    what went and what became something else: as in place.
+    """
     files = {
         **{f"data/{n}": f"{n}\n" for n in range(300)},
         "gone/x/y": "y",
@@ -153,7 +159,9 @@ def test_a_directory_comes_home_as_it_would_have_been(tmp_path: Path) -> None:
 
 
 def test_a_task_goes_on_elsewhere_with_what_it_had_written(tmp_path: Path) -> None:
-    """Its worker is killed in the middle: another machine has each file that a recorded command left, and no command runs twice."""
+    """Its worker is killed in the middle:
+    another machine has each file that a recorded command left, and no command runs twice.
+    """
     lines = tuple(
         f"echo {n} >> notes; cp notes notes.{n}; rm -f notes.{n - 2}; sleep 0.1" for n in range(8)
     )
@@ -167,7 +175,8 @@ def test_a_task_goes_on_elsewhere_with_what_it_had_written(tmp_path: Path) -> No
         result = spool.result("b", "001")
         assert result["status"] == "completed", result
         notes = [int(line) for line in (spool.folder / "outbox/b/001/notes").read_text().split()]
-    # The command in flight may be lost with its machine: then the model learned that, and no event believes in its files.
+    # The command in flight may be lost with its machine:
+    # then the model learned that, and no event believes in its files.
     assert notes == sorted(set(notes))
     assert len(notes) >= 7
     assert result["attempts"] == 2
@@ -272,7 +281,9 @@ def test_a_worker_of_this_machine_takes_over_what_was_written_elsewhere(tmp_path
 
 
 def test_many_steps_are_few_packs(tmp_path: Path) -> None:
-    """After some packs one takes their place, so that a task of many steps leaves no long chain; nothing is lost by that."""
+    """After some packs one takes their place, so that a task of many steps leaves no long chain;
+    nothing is lost by that.
+    """
     lines = tuple(
         f"echo {n} > f{n % 10}; rm -f f{(n + 5) % 10}; echo {n} >> all" for n in range(40)
     )
@@ -331,7 +342,9 @@ def test_what_is_too_much_to_travel_ends_the_task(tmp_path: Path) -> None:
 
 
 def test_a_daemon_that_is_killed_believes_in_nothing_that_is_gone(tmp_path: Path) -> None:
-    """With its worker, and the worker's cache: the next one goes on with what it had, and leaves no pack behind."""
+    """With its worker, and the worker's cache:
+    the next one goes on with what it had, and leaves no pack behind.
+    """
     lines = tuple(f"echo {n} >> notes; sleep 0.1" for n in range(8))
     with cluster(tmp_path, {"write it": lines}, latency="0.05") as spool:
         with spool.serving() as daemon, joined(spool, "n-one", cache=tmp_path / "c1"):
@@ -354,7 +367,9 @@ def test_a_daemon_that_is_killed_believes_in_nothing_that_is_gone(tmp_path: Path
 
 
 def test_tasks_of_one_directory_see_each_other(tmp_path: Path) -> None:
-    """The second begins with what the first has left, wherever both worked; what lies there and was not touched stays."""
+    """The second begins with what the first has left, wherever both worked;
+    what lies there and was not touched stays.
+    """
     with cluster(tmp_path, {"write it": ("cat notes; echo x >> notes",)}) as spool:
         work = owned(spool.folder / "work", {"notes": "", "other": "o"})
         with spool.serving(), joined(spool, "n-one", cache=tmp_path / "c1"):
@@ -365,7 +380,9 @@ def test_tasks_of_one_directory_see_each_other(tmp_path: Path) -> None:
 
 
 def test_what_its_owner_does_meanwhile_stays(tmp_path: Path) -> None:
-    """Files that the task did not change are as their owner has left them; those that both changed are the task's."""
+    """Files that the task did not change are as their owner has left them;
+    those that both changed are the task's.
+    """
     lines = ("sleep 0.3; echo task > both", "sleep 0.3; rm gone; echo new > new")
     with cluster(tmp_path, {"write it": lines}) as spool:
         work = owned(spool.folder / "work", {"both": "", "mine": "", "gone": "g"})
@@ -379,7 +396,9 @@ def test_what_its_owner_does_meanwhile_stays(tmp_path: Path) -> None:
 
 
 def test_what_goes_on_in_the_background_comes_home_too(tmp_path: Path) -> None:
-    """A file that something wrote between two commands, or while the model was asked, and what it wrote last."""
+    """A file that something wrote between two commands,
+    or while the model was asked, and what it wrote last.
+    """
     lines = (
         "(while sleep 0.02; do date +%s.%N >> ticks; done) > /dev/null 2>&1 &",
         *(f": {n}" for n in range(4)),
@@ -396,7 +415,9 @@ def test_what_goes_on_in_the_background_comes_home_too(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_at_home_is_waited_for(tmp_path: Path) -> None:
-    """What a command changed is sent again until the daemon's disk takes it; its event counts no sooner."""
+    """What a command changed is sent again until the daemon's disk takes it;
+    its event counts no sooner.
+    """
     line = "head -c 3000000 /dev/urandom > large; sha256sum large > sum"
     with cluster(tmp_path, {"write it": (line, "sha256sum -c sum")}) as spool:
         packs = spool.folder / ".batchd/packs"
@@ -418,7 +439,9 @@ def test_a_full_disk_at_home_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_laid_out_stays_until_it_can(tmp_path: Path) -> None:
-    """Its directory has gone meanwhile: the task has its result, `status` says what is to be done, and the next daemon does it."""
+    """Its directory has gone meanwhile: the task has its result,
+    `status` says what is to be done, and the next daemon does it.
+    """
     with cluster(tmp_path, {"write it": ("sleep 0.5; echo x > x",)}) as spool:
         work = owned(spool.folder / "work", {"a": "a"})
         chain = spool.folder / ".batchd/packs/tasks/b.001"
@@ -441,7 +464,9 @@ def test_what_cannot_be_laid_out_stays_until_it_can(tmp_path: Path) -> None:
 
 
 def test_a_chain_that_cannot_be_read_is_not_taken_for_none(tmp_path: Path) -> None:
-    """Its task ends with an error that names the file, in place of going on with what its directory was; no pack goes."""
+    """Its task ends with an error that names the file,
+    in place of going on with what its directory was; no pack goes.
+    """
     lines = tuple(f"echo {n} >> notes; sleep 0.1" for n in range(8))
     with cluster(tmp_path, {"write it": lines}, latency="0.05") as spool:
         with spool.serving() as daemon, joined(spool, "n-one", cache=tmp_path / "c1"):
@@ -461,7 +486,9 @@ def test_a_chain_that_cannot_be_read_is_not_taken_for_none(tmp_path: Path) -> No
 
 
 def test_a_broken_pack_ends_the_task_and_no_other(tmp_path: Path) -> None:
-    """One that a machine's disk has spoilt: an error that says so, and the next task gets it once more."""
+    """One that a machine's disk has spoilt:
+    an error that says so, and the next task gets it once more.
+    """
     cache = tmp_path / "cache"
     with cluster(tmp_path, {"write it": ("cat a",)}) as spool:
         owned(spool.folder / "work", {"a": "a"})
@@ -498,7 +525,9 @@ def test_no_command_sees_the_packs_of_others(tmp_path: Path) -> None:
 
 
 def sent(run: dict[str, Any], data: bytes, offset: int = 0, **pack: Any) -> bytes:
-    """Return what says that a task has changed something; ``pack``: what is said of it instead of what is so."""
+    """Return what says that a task has changed something;
+    ``pack``: what is said of it instead of what is so.
+    """
     said = {"digest": hashlib.sha256(data).hexdigest(), "size": len(data), "plain": 1 << 20, **pack}
     about = {"ref": run["ref"], "attempt": run["attempt"], "pack": said, "offset": offset}
     return json.dumps(["PackSent", {**about, "data": base64.b64encode(data).decode()}]).encode()
@@ -590,7 +619,9 @@ def test_what_a_task_may_put_on_the_disk_bounds_its_packs(
 def test_what_a_stranger_has_changed_is_the_directorys_alone(
     tmp_path: Path, model_server: str
 ) -> None:
-    """A link that leads elsewhere, and a file behind it: unpacked in the sandbox, nothing outside of it is written."""
+    """A link that leads elsewhere, and a file behind it:
+    unpacked in the sandbox, nothing outside of it is written.
+    """
     spool = configured(tmp_path, model_server, shared=False)
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:

@@ -1,4 +1,6 @@
-"""Outages, spent budgets and pauses, with a real daemon and a model server that can fail: nothing is lost to them."""
+"""Outages, spent budgets and pauses, with a real daemon and a model server that can fail:
+nothing is lost to them.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +98,9 @@ def _log(capsys: pytest.CaptureFixture[str], action: str) -> list[str]:
 def test_a_bad_key_parks_everything_until_it_is_fixed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A handful of requests find it out, nothing ends, status and log say how to go on; `resume` completes all."""
+    """A handful of requests find it out, nothing ends, status and log say how to go on;
+    `resume` completes all.
+    """
 
     async def scenario() -> None:
         async with ModelServer(ServerSettings(api_key=_KEY)) as server:
@@ -149,7 +153,9 @@ def test_a_bad_key_parks_everything_until_it_is_fixed(
 def test_a_key_file_that_may_not_be_read_any_more_ends_no_daemon(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Before each try keys are read again; where commands would see the file by now, the log says so, and the old key counts."""
+    """Before each try keys are read again;
+    where commands would see the file by now, the log says so, and the old key counts.
+    """
 
     async def scenario() -> None:
         async with ModelServer(ServerSettings(api_key=_KEY)) as server:
@@ -173,7 +179,9 @@ def test_a_key_file_that_may_not_be_read_any_more_ends_no_daemon(
 
 
 def test_an_outage_fails_no_task(tmp_path: Path) -> None:
-    """A provider that is gone for much longer than all retries last parks its tasks; they go on by themselves."""
+    """A provider that is gone for much longer than all retries last parks its tasks;
+    they go on by themselves.
+    """
 
     async def scenario() -> None:
         async with ModelServer(ServerSettings()) as server:
@@ -225,7 +233,9 @@ def test_a_parked_provider_is_remembered_over_a_restart(tmp_path: Path) -> None:
 
 
 def test_a_provider_that_stays_away_too_long_ends_its_tasks(tmp_path: Path) -> None:
-    """After max_parked_s they end as errors with the cause, those that never began too; the next batch is tried again."""
+    """After max_parked_s they end as errors with the cause, those that never began too;
+    the next batch is tried again.
+    """
 
     async def scenario() -> None:
         async with ModelServer(ServerSettings(down=True)) as server:
@@ -248,7 +258,9 @@ def test_a_provider_that_stays_away_too_long_ends_its_tasks(tmp_path: Path) -> N
 
 
 def test_a_request_that_only_fails_for_one_task_parks_nothing_for_long(tmp_path: Path) -> None:
-    """A provider that answers others is not down: the task that it fails on ends, the others complete."""
+    """A provider that answers others is not down:
+    the task that it fails on ends, the others complete.
+    """
 
     async def scenario() -> None:
         async with ModelServer(ServerSettings()) as server:
@@ -294,7 +306,9 @@ def test_a_judge_that_is_down_parks_only_whom_it_judges(tmp_path: Path) -> None:
 
 
 def test_a_days_budget_parks_the_rest_until_there_is_money(tmp_path: Path) -> None:
-    """Spending ends at or under the day's budget, by the server's count; a higher one lets the rest go on."""
+    """Spending ends at or under the day's budget, by the server's count;
+    a higher one lets the rest go on.
+    """
 
     async def scenario() -> None:
         async with ModelServer(ServerSettings()) as server:
@@ -321,7 +335,9 @@ def test_a_days_budget_parks_the_rest_until_there_is_money(tmp_path: Path) -> No
 
 
 def test_a_call_that_no_day_can_pay_for_ends_its_own_task(tmp_path: Path) -> None:
-    """Its price is above the whole day's budget: its task ends with the fix, those behind it begin, nothing is parked."""
+    """Its price is above the whole day's budget:
+    its task ends with the fix, those behind it begin, nothing is parked.
+    """
 
     async def scenario() -> None:
         async with ModelServer(ServerSettings()) as server:
@@ -344,7 +360,9 @@ def test_a_call_that_no_day_can_pay_for_ends_its_own_task(tmp_path: Path) -> Non
 def test_a_call_that_must_wait_for_tomorrow_waits_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Cheaper tasks begin and complete meanwhile; once nothing that waits fits, that is said once; money lets it go on."""
+    """Cheaper tasks begin and complete meanwhile;
+    once nothing that waits fits, that is said once; money lets it go on.
+    """
 
     async def scenario() -> None:
         async with ModelServer(ServerSettings()) as server:
@@ -378,7 +396,9 @@ def test_a_call_that_must_wait_for_tomorrow_waits_alone(
 
 
 def test_the_end_of_the_days_money_starts_nothing_in_vain(tmp_path: Path) -> None:
-    """Few find out that there is none; the rest of a long queue never begins, nor when there is a little more."""
+    """Few find out that there is none;
+    the rest of a long queue never begins, nor when there is a little more.
+    """
 
     async def scenario() -> None:
         async with ModelServer(ServerSettings()) as server:
@@ -393,7 +413,8 @@ def test_the_end_of_the_days_money_starts_nothing_in_vain(tmp_path: Path) -> Non
                         # That nothing goes on is found out, and noted, a moment later.
                         await until(lambda: [p.scope for p in reader.parked()] == ["day"])
                         begun = reader.begun()
-                    # Those at work when it was found out, and those that took their slots meanwhile.
+                    # Those at work when it was found out,
+                    # and those that took their slots meanwhile.
                     assert len(begun) <= 3 * 8 < 200 - done
 
     asyncio.run(scenario())
@@ -460,7 +481,9 @@ def test_a_parked_provider_that_is_paused_too_is_not_tried_after_a_restart(
 
 
 def test_tasks_wait_for_a_provider_that_is_configured_no_more(tmp_path: Path) -> None:
-    """That would end all of them, so that it ends none, over a restart too; with the provider back, all complete."""
+    """That would end all of them, so that it ends none, over a restart too;
+    with the provider back, all complete.
+    """
 
     async def scenario() -> None:
         async with ModelServer(ServerSettings()) as server:
@@ -498,7 +521,9 @@ def test_tasks_wait_for_a_provider_that_is_configured_no_more(tmp_path: Path) ->
 def test_what_is_paused_stands_still_over_a_restart_until_it_is_resumed(
     tmp_path: Path, scope: str
 ) -> None:
-    """A running task gives its slot back at its next durable point; only what is paused stands still."""
+    """A running task gives its slot back at its next durable point;
+    only what is paused stands still.
+    """
 
     async def scenario() -> None:
         async with ModelServer(ServerSettings(latency_s=0.1)) as server:
@@ -539,7 +564,9 @@ def test_what_is_paused_stands_still_over_a_restart_until_it_is_resumed(
 
 
 def test_what_is_parked_for_a_task_that_ended_is_tried_by_the_next(tmp_path: Path) -> None:
-    """`status` says that no task waits for it; the next one tries it at once, however long the wait was to be."""
+    """`status` says that no task waits for it;
+    the next one tries it at once, however long the wait was to be.
+    """
 
     async def scenario() -> None:
         async with ModelServer(ServerSettings(api_key=_KEY)) as server:

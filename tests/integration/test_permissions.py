@@ -1,4 +1,6 @@
-"""What batchd makes is closed to others; what it finds open, it reports, and where that is dangerous, does not start."""
+"""What batchd makes is closed to others; what it finds open,
+it reports, and where that is dangerous, does not start.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def open_spool(spool: Spool) -> Iterator[Spool]:
 
 
 def test_what_batchd_makes_is_its_own(spool: Spool) -> None:
-    """The state, its files and the folder of claims are open to no other user, under an open umask too."""
+    """The state, its files and the folder of claims are open to no other user,
+    under an open umask too.
+    """
     before = os.umask(0)
     try:
         with spool.serving():
@@ -84,7 +88,8 @@ def _lead(folder: Path, name: str) -> None:
     os.chown(folder / name, 65534, -1, follow_symlinks=False)
 
 
-#: What opens something to others, what is then reported, and whether the daemon starts all the same.
+#: What opens something to others, what is then reported,
+#: and whether the daemon starts all the same.
 OPENED: dict[str, tuple[Callable[[Path], None], str, bool]] = {
     "state-read": (lambda f: (f / ".batchd").chmod(0o755), "others can look into it", True),
     "state-written": (lambda f: (f / ".batchd").chmod(0o777), "others can change what", False),
@@ -129,7 +134,9 @@ if os.geteuid() == 0:
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", OPENED)
 def test_what_is_open_to_others_is_reported_with_the_fix(open_spool: Spool, case: str) -> None:
-    """By ``batchd check`` and in the log; where others could take over what batchd does, it does not start."""
+    """By ``batchd check`` and in the log;
+    where others could take over what batchd does, it does not start.
+    """
     opens, why, starts = OPENED[case]
     opens(open_spool.folder)
     done = open_spool.batchd("check", "--offline")
@@ -147,7 +154,9 @@ def test_what_is_open_to_others_is_reported_with_the_fix(open_spool: Spool, case
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives folders away")
 def test_no_reload_has_root_write_where_another_user_rules(open_spool: Spool) -> None:
-    """An outbox of theirs, or behind a link of theirs, is refused as at a start; the old one stays."""
+    """An outbox of theirs, or behind a link of theirs,
+    is refused as at a start; the old one stays.
+    """
     config, log = open_spool.folder / "config.toml", open_spool.folder / "daemon.log"
     theirs = open_spool.folder / "theirs"
     theirs.mkdir()

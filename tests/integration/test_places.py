@@ -1,4 +1,6 @@
-"""A place of its own: without a configuration nothing in the working directory becomes a spool; `init` makes one; `config` says what counts."""
+"""A place of its own: without a configuration nothing in the working directory becomes a spool;
+`init` makes one; `config` says what counts.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,9 @@ def _paths(environ: dict[str, str]) -> set[str]:
 def test_without_a_configuration_the_spool_is_the_users_own(
     person: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It lies in ~/.local/share/batchd, or where XDG_DATA_HOME says absolutely; variables say otherwise, key by key."""
+    """It lies in ~/.local/share/batchd, or where XDG_DATA_HOME says absolutely;
+    variables say otherwise, key by key.
+    """
     monkeypatch.chdir(person.here)
     home = {"HOME": str(person.home)}
     names = ("inbox", "outbox", ".batchd")
@@ -91,7 +95,9 @@ def test_without_a_configuration_the_spool_is_the_users_own(
 
 
 def test_who_has_no_home_learns_what_to_do(person: Person, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A home that is not there is none, as those of services' accounts; all folders by variables need none."""
+    """A home that is not there is none, as those of services' accounts;
+    all folders by variables need none.
+    """
     monkeypatch.chdir(person.here)
     homeless = {"HOME": "/nonexistent"}
     with pytest.raises(ConfigError, match=r"no home for a spool .*\(set HOME, or name a config"):
@@ -101,7 +107,9 @@ def test_who_has_no_home_learns_what_to_do(person: Person, monkeypatch: pytest.M
 
 
 def test_submit_without_a_spool_drops_nothing(person: Person) -> None:
-    """It says that there is none and how to make one, with exit code 3; nothing is written, here or at home."""
+    """It says that there is none and how to make one, with exit code 3;
+    nothing is written, here or at home.
+    """
     done = person.batchd("submit", "--prompt", "hello")
     assert (done.returncode, done.stdout) == (3, "")
     assert "there is no spool here, and nothing was dropped" in done.stderr
@@ -114,7 +122,9 @@ def test_submit_without_a_spool_drops_nothing(person: Person) -> None:
 
 
 def test_commands_say_which_spool_they_mean_where_nothing_names_it(person: Person) -> None:
-    """`status` and `serve` name the user's own; while a daemon works there, `submit` drops there."""
+    """`status` and `serve` name the user's own;
+    while a daemon works there, `submit` drops there.
+    """
     said = f"batchd: no configuration is found; the spool is your own, {person.own}\n"
     done = person.batchd("status")
     assert (done.returncode, done.stderr) == (0, said)
@@ -147,7 +157,9 @@ def _answers(state: Path) -> bool:
 
 
 def test_what_an_earlier_version_left_here_is_not_forgotten(person: Person) -> None:
-    """A store in the working directory, without a config.toml, is named, with the one command that goes on with it."""
+    """A store in the working directory, without a config.toml,
+    is named, with the one command that goes on with it.
+    """
     (person.here / ".batchd").mkdir()
     sqlite3.connect(person.here / ".batchd/batchd.db").close()
     done = person.batchd("status")
@@ -174,7 +186,9 @@ def test_what_an_earlier_version_left_here_is_not_forgotten(person: Person) -> N
 def test_another_programs_config_toml_is_called_that(
     person: Person, text: str, foreign: bool
 ) -> None:
-    """One without a table of ours is named as foreign, trusted or not, with what to do; a misspelt table of ours is ours."""
+    """One without a table of ours is named as foreign, trusted or not, with what to do;
+    a misspelt table of ours is ours.
+    """
     (person.here / "config.toml").write_text(text)
     done = person.batchd("status")
     assert done.returncode == 2
@@ -188,7 +202,9 @@ def test_another_programs_config_toml_is_called_that(
 def test_no_task_works_in_the_users_own_spool(
     person: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where another spool's workspace is the whole home: what is written there would count without a configuration."""
+    """Also where another spool's workspace is the whole home:
+    what is written there would count without a configuration.
+    """
     monkeypatch.chdir(person.here)
     file = person.here / "named.toml"
     file.write_text(f'[workspace]\nroot = "{person.home}"\n')
@@ -199,7 +215,9 @@ def test_no_task_works_in_the_users_own_spool(
 
 
 def test_init_makes_a_spool_that_works(person: Person, model_server: str) -> None:
-    """What it makes passes `check`, is trusted, is its owner's alone, and does the sample that it brings; nothing is asked."""
+    """What it makes passes `check`, is trusted, is its owner's alone,
+    and does the sample that it brings; nothing is asked.
+    """
     spool = person.folder / "spool"
     done = person.batchd(
         *("init", "--model", "standin/demo", "--base-url", model_server, "--no-key", spool)
@@ -230,7 +248,9 @@ def test_init_makes_a_spool_that_works(person: Person, model_server: str) -> Non
 
 
 def test_init_without_a_terminal_takes_what_is_usual(person: Person) -> None:
-    """The defaults make a spool whose `check` misses the key alone; the key's place and the number of agents are given by flags."""
+    """The defaults make a spool whose `check` misses the key alone;
+    the key's place and the number of agents are given by flags.
+    """
     assert person.batchd("init", "spool").returncode == 0
     spool = person.here / "spool"
     lines = json.loads(person.batchd("check", "--offline", "--json", cwd=spool).stdout)
@@ -263,7 +283,9 @@ def test_init_without_a_terminal_takes_what_is_usual(person: Person) -> None:
 def test_init_refuses_before_it_makes_anything(
     person: Person, there: str, flags: tuple[str, ...], said: str
 ) -> None:
-    """What is there already is never overwritten, and wrong values leave nothing behind; no key is repeated."""
+    """What is there already is never overwritten, and wrong values leave nothing behind;
+    no key is repeated.
+    """
     spool = person.folder / "spool"
     if there:
         (spool / there).parent.mkdir(parents=True)
@@ -279,7 +301,9 @@ def test_init_refuses_before_it_makes_anything(
 
 
 def test_init_makes_no_spool_where_others_decide(person: Person) -> None:
-    """Neither in a directory that everybody can change, nor in a whole home, nor where a name breaks a line; each with the fix."""
+    """Neither in a directory that everybody can change, nor in a whole home,
+    nor where a name breaks a line; each with the fix.
+    """
     (person.folder / "open").mkdir()
     (person.folder / "open").chmod(0o777)
     done = person.batchd("init", person.folder / "open")
@@ -292,7 +316,9 @@ def test_init_makes_no_spool_where_others_decide(person: Person) -> None:
 
 
 def test_init_goes_on_with_what_an_earlier_version_left(person: Person) -> None:
-    """A folder with a store, and files that wait in its inbox, becomes a spool around both: the one command that is offered."""
+    """A folder with a store, and files that wait in its inbox, becomes a spool around both:
+    the one command that is offered.
+    """
     (person.here / ".batchd").mkdir()
     (person.here / "inbox").mkdir()
     (person.here / "inbox/waits.json").write_text("{}")
@@ -306,7 +332,9 @@ def test_init_goes_on_with_what_an_earlier_version_left(person: Person) -> None:
 
 
 def test_init_asks_three_questions_on_a_terminal(person: Person) -> None:
-    """Model, key, agents; what is no answer is asked again, and a key that somebody types is neither shown nor written."""
+    """Model, key, agents; what is no answer is asked again,
+    and a key that somebody types is neither shown nor written.
+    """
     spool = person.folder / "spool"
     command = [sys.executable, "-m", "batchd", "init", str(spool)]
     with Teletype(command, env=person.environment) as terminal:
@@ -328,7 +356,9 @@ def test_init_asks_three_questions_on_a_terminal(person: Person) -> None:
 
 
 def test_config_says_where_each_value_comes_from(spool: Any) -> None:
-    """The line of the file, the variable, the preset, the default, and what `tune` has changed in the daemon; never a secret."""
+    """The line of the file, the variable, the preset, the default,
+    and what `tune` has changed in the daemon; never a secret.
+    """
     with (spool.folder / "config.toml").open("a") as file:
         file.write(
             '[providers.openai]\nheaders = {"X-Key" = "sk-0123456789"}\n[cost]\ncompare = [\n]\n'

@@ -53,7 +53,9 @@ def _in(folder: Path) -> Spool:
 
 
 def test_a_finished_batch_has_its_report(spool: Spool) -> None:
-    """The daemon writes it before the summary; figures are the summary's; a refused file has none, and stands in the way of no other."""
+    """The daemon writes it before the summary; figures are the summary's;
+    a refused file has none, and stands in the way of no other.
+    """
     spool.write("mixed.json", [{"first_prompt": f"do {n}", "tags": ["x"]} for n in range(4)])
     with spool.serving():
         assert spool.batchd("submit", "--wait", "mixed.json").returncode == 0
@@ -99,7 +101,9 @@ def test_a_run_has_one_without_orders_that_lead_nowhere(spool: Spool) -> None:
     ],
 )
 def test_no_report_holds_a_batch_up(tmp_path: Path, model_server: str, more: str, why: str) -> None:
-    """One that takes too long is given up, and the log says so; one that is not wanted is not made."""
+    """One that takes too long is given up, and the log says so;
+    one that is not wanted is not made.
+    """
     station = Station(tmp_path, model_server, reports=True, more=more)
     with station.serving():
         for name in ("a", "b"):
@@ -112,7 +116,9 @@ def test_no_report_holds_a_batch_up(tmp_path: Path, model_server: str, more: str
 
 
 def test_what_cannot_be_written_is_logged(tmp_path: Path, model_server: str) -> None:
-    """Something stands where the report is to lie: the summary comes all the same, and so does the next report."""
+    """Something stands where the report is to lie:
+    the summary comes all the same, and so does the next report.
+    """
     station = Station(tmp_path, model_server, model="latency-0.5+steps-1", reports=True)
     with station.serving():
         station.drop("a.json", b'{"first_prompt": "x"}')
@@ -173,7 +179,9 @@ def _nice(process: Path) -> int:
 
 
 def test_small_reports_pass_large_ones(tmp_path: Path, model_server: str) -> None:
-    """A large one stands behind all that the machine does; small ones neither wait for it, nor behind others: their summaries come."""
+    """A large one stands behind all that the machine does;
+    small ones neither wait for it, nor behind others: their summaries come.
+    """
     large = json.dumps([{"first_prompt": f"do {n}"} for n in range(21)]).encode()
     station = Station(tmp_path, model_server, reports=True)
     with station.serving():
@@ -219,7 +227,9 @@ def test_secrets_of_tasks_are_in_no_report(spool: Spool) -> None:
 
 
 def test_over_days_and_several_batches(night: Night) -> None:
-    """Batches are chosen by name or by days; the page says whose tasks they are, and links into their folders."""
+    """Batches are chosen by name or by days;
+    the page says whose tasks they are, and links into their folders.
+    """
     Night(night.folder, 20, name="second").write()
     spool = _in(night.folder)
     day = time.strftime("%Y-%m-%d", time.gmtime(BEGUN))
@@ -248,7 +258,9 @@ def test_over_days_and_several_batches(night: Night) -> None:
 
 
 def test_what_was_pruned_is_said(night: Night) -> None:
-    """With results.jsonl in the outbox prompts and answers are there; without it, figures are, and a note."""
+    """With results.jsonl in the outbox prompts and answers are there;
+    without it, figures are, and a note.
+    """
     spool = _in(night.folder)
     before = spool.batchd("report", "--csv", "-o", "-").stdout
     with StoreReader(night.path) as reader:
@@ -273,7 +285,9 @@ def test_what_was_pruned_is_said(night: Night) -> None:
 
 
 def test_csv(tmp_path: Path) -> None:
-    """Whatever texts hold, it reads back as one row a task; no cell is a formula, or steers a terminal; columns are as documented."""
+    """Whatever texts hold, it reads back as one row a task;
+    no cell is a formula, or steers a terminal; columns are as documented.
+    """
     evil = (
         '=HYPERLINK("http://x"),"a"',
         "+1+1",
@@ -308,7 +322,9 @@ def test_csv(tmp_path: Path) -> None:
 
 
 def test_what_is_no_file_is_not_replaced(night: Night) -> None:
-    """A page for a device goes into it, and a backup is refused: nothing takes a device's place, be it asked for by root."""
+    """A page for a device goes into it, and a backup is refused:
+    nothing takes a device's place, be it asked for by root.
+    """
     spool, link = _in(night.folder), night.folder / "out"
     link.symlink_to("/dev/full")
     page = spool.batchd("report", "-o", "out")
@@ -356,7 +372,9 @@ def test_the_process_is_there_before_the_batch_ends(tmp_path: Path, model_server
 
 
 def test_many_batches_share_one_process(tmp_path: Path, model_server: str) -> None:
-    """Small batches that end one after another do not start a process each, and it goes with the daemon."""
+    """Small batches that end one after another do not start a process each,
+    and it goes with the daemon.
+    """
     station = Station(tmp_path, model_server, reports=True)
     with station.serving():
         for n in range(12):

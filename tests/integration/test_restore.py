@@ -67,7 +67,8 @@ def asked(base_url: str) -> list[str]:
 def older(spool: Any, slow_server: str) -> Path:
     """Leave a spool behind whose backup is older than its outbox; return that backup.
 
-    `b` has ended since, of `c` one task has and two were at work, `new` came since, and so did a claim.
+    `b` has ended since, of `c` one task has and two were at work,
+    `new` came since, and so did a claim.
     """
     config = spool.folder / "config.toml"
     lines = config.read_text().replace("processes = 2", "processes = 2\nagents_per_process = 4")
@@ -125,7 +126,9 @@ def check_books(spool: Any, results: dict[Path, bytes]) -> None:
 def test_an_older_store_believes_the_outbox_and_parks_the_rest(
     spool: Any, slow_server: str, older: Path
 ) -> None:
-    """Shown first, then done: ends and their money are imported, and what may have run waits for a word."""
+    """Shown first, then done: ends and their money are imported,
+    and what may have run waits for a word.
+    """
     path, outbox = store_of(spool), spool.folder / "outbox"
     with StoreReader(older) as reader:
         assert {t.status for t in reader.tasks("b")} == {TaskStatus.RUNNING}
@@ -208,7 +211,9 @@ def test_a_restore_needs_the_spool_for_itself(spool: Any) -> None:
     ],
 )
 def test_a_backup_is_never_written_over_the_store(spool: Any, name: str) -> None:
-    """The store, its logs, what is about to replace it, by whatever name: all is as before, and the daemon goes on."""
+    """The store, its logs, what is about to replace it, by whatever name:
+    all is as before, and the daemon goes on.
+    """
     path, target = store_of(spool), spool.folder / name
     with spool.serving():
         (spool.folder / "link").symlink_to(path)
@@ -330,7 +335,9 @@ _STRAYING = {
 
 @pytest.mark.parametrize("what", _STRAYING)
 def test_a_backup_whose_names_lead_elsewhere_is_refused(spool: Any, what: str) -> None:
-    """Names of batches, files and tasks become paths: one that is more than a name is no work of batchd's."""
+    """Names of batches, files and tasks become paths:
+    one that is more than a name is no work of batchd's.
+    """
     change, name = _STRAYING[what]
     backup, path = spool.folder / "kept.bak", store_of(spool)
     batch = Batch(name="b", claim="x", outbox=str(spool.folder / "outbox"), request="request.json", received_at=1)  # fmt: skip
@@ -350,7 +357,9 @@ def test_a_backup_whose_names_lead_elsewhere_is_refused(spool: Any, what: str) -
 
 
 def test_a_backup_writes_to_no_other_outbox_unasked(spool: Any, tmp_path: Path) -> None:
-    """One of its batches went elsewhere: that folder is named, and refused unless it was this spool's outbox."""
+    """One of its batches went elsewhere: that folder is named,
+    and refused unless it was this spool's outbox.
+    """
     backup, path, other = spool.folder / "kept.bak", store_of(spool), tmp_path / "other"
     (spool.folder / ".batchd").mkdir(mode=0o700)
     ours = Batch(name="a", claim="x", outbox=str(spool.folder / "outbox"), request="request.json", received_at=1)  # fmt: skip
@@ -370,7 +379,9 @@ def test_a_backup_writes_to_no_other_outbox_unasked(spool: Any, tmp_path: Path) 
 
 
 def test_tasks_that_the_configuration_allows_no_more_do_not_run(spool: Any) -> None:
-    """A store may come from elsewhere, a root or a ceiling be narrower since: both are asked as a task starts."""
+    """A store may come from elsewhere, a root or a ceiling be narrower since:
+    both are asked as a task starts.
+    """
     outside, path = spool.folder / "outside", store_of(spool)
     for folder in (outside, spool.folder / "repos", spool.folder / ".batchd"):
         folder.mkdir(mode=0o700)

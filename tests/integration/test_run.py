@@ -70,7 +70,9 @@ def begun(spool: Any, *arguments: str | Path, text: str) -> Iterator[warm.Popen]
 
 
 def test_every_command_knows_what_was_run(spool: Any) -> None:
-    """`status`, `logs`, `cost`, `report` and `retry` ask the store that `run` worked in; its daemon is gone by then, and `serve` starts."""
+    """`status`, `logs`, `cost`, `report` and `retry` ask the store that `run` worked in;
+    its daemon is gone by then, and `serve` starts.
+    """
     path = spool.write("games.json", [{"first_prompt": "x"}, {"first_prompt": "y"}])
     assert spool.batchd("run", path, "--json").returncode == 0
     assert no_daemon(spool)
@@ -86,7 +88,9 @@ def test_every_command_knows_what_was_run(spool: Any) -> None:
 
 
 def test_a_run_beside_a_daemon_is_its_batch(spool: Any) -> None:
-    """The daemon works on it, `run` shows its end; `--processes` is refused with the reason, and nothing is dropped."""
+    """The daemon works on it, `run` shows its end;
+    `--processes` is refused with the reason, and nothing is dropped.
+    """
     path = spool.write("games.json", [{"first_prompt": "x"}])
     with spool.serving() as daemon:
         refused = spool.batchd("run", path, "--processes", "3")
@@ -102,7 +106,9 @@ def test_a_run_beside_a_daemon_is_its_batch(spool: Any) -> None:
 
 
 def test_a_run_whose_outbox_takes_nothing_is_refused_at_once(spool: Any) -> None:
-    """It does not wait, as a file that is dropped would; nothing of it is left, and the next one works."""
+    """It does not wait, as a file that is dropped would;
+    nothing of it is left, and the next one works.
+    """
     path = spool.write("games.json", [{"first_prompt": "x"}])
     with spool.serving():
         outbox = spool.folder / "outbox"
@@ -118,7 +124,9 @@ def test_a_run_whose_outbox_takes_nothing_is_refused_at_once(spool: Any) -> None
 
 
 def test_what_a_stopped_daemon_left_queued_stays_queued(spool: Any) -> None:
-    """A `run` works on its own file and on nothing else, dropped or queued; the daemon then finds the rest as it was."""
+    """A `run` works on its own file and on nothing else, dropped or queued;
+    the daemon then finds the rest as it was.
+    """
     with spool.serving():
         assert spool.batchd("pause", "--all").returncode == 0
         spool.batchd("submit", spool.write("queued.json", [{"first_prompt": "q"}]))
@@ -156,7 +164,9 @@ def test_what_is_paused_is_not_waited_for(spool: Any) -> None:
 
 @pytest.mark.parametrize("killed", ["run", "daemon"])
 def test_a_run_that_was_killed_goes_on_with_the_next(spool: Any, killed: str) -> None:
-    """Whether its terminal or its daemon dies: the next `run` of the file has each task once, and nothing paid twice."""
+    """Whether its terminal or its daemon dies:
+    the next `run` of the file has each task once, and nothing paid twice.
+    """
     tasks = [{"first_prompt": "x"}, {"first_prompt": "y", "model": "standin/hang"}]
     path = spool.write("half.json", tasks)
     with begun(spool, path, text="001 completed") as process:
@@ -193,7 +203,9 @@ def test_a_daemon_takes_up_what_a_killed_run_left(spool: Any) -> None:
 
 
 def test_twenty_runs_at_once_share_one_daemon(spool: Any) -> None:
-    """Each has its own batch and its own end, whichever starts the daemon; none is lost, none runs twice."""
+    """Each has its own batch and its own end, whichever starts the daemon;
+    none is lost, none runs twice.
+    """
     paths = [spool.write(f"b{i}.json", [{"first_prompt": "x"}]) for i in range(20)]
     same = [spool.write("same.json", [{"first_prompt": "y"}])] * 3
     runs = [
@@ -258,7 +270,9 @@ def test_a_file_waits_while_only_a_run_is_at_work(spool: Any) -> None:
 
 @pytest.mark.parametrize("answer", ["l", "c"])
 def test_ctrl_c_asks_what_is_to_become_of_it(spool: Any, answer: str) -> None:
-    """Left running, it goes on without its terminal; cancelled, it ends with a result for each task."""
+    """Left running, it goes on without its terminal;
+    cancelled, it ends with a result for each task.
+    """
     spool.write("half.json", [{"first_prompt": "y", "model": "standin/hang"}])
     question = "wait on (Enter)?"
     answers = (("001 starts", "\x03"), (question, f"{answer}\n"))
@@ -289,7 +303,9 @@ def test_ctrl_c_asks_what_is_to_become_of_it(spool: Any, answer: str) -> None:
 def test_who_waits_on_after_ctrl_c_reads_nothing_twice(
     spool: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A watch that is followed again says what is new alone; one that begins late says since when what runs has run."""
+    """A watch that is followed again says what is new alone;
+    one that begins late says since when what runs has run.
+    """
     path = spool.write("half.json", [{"first_prompt": "y", "model": "standin/hang"}])
     with (
         begun(spool, path, text="001 starts"),
@@ -310,7 +326,9 @@ def test_who_waits_on_after_ctrl_c_reads_nothing_twice(
 
 
 def test_a_daemon_that_loads_ahead_leaves_nothing_where_it_is_not_wanted(spool: Any) -> None:
-    """A file with an error makes nothing in a spool, and its output ends at once; no process is left."""
+    """A file with an error makes nothing in a spool,
+    and its output ends at once; no process is left.
+    """
     good, bad = spool.write("good.json", [{"first_prompt": "x"}]), spool.folder / "bad.json"
     bad.write_text('{"tasks": [{}]}')
     state = spool.folder / ".batchd"
@@ -326,7 +344,9 @@ def test_a_daemon_that_loads_ahead_leaves_nothing_where_it_is_not_wanted(spool: 
 
 
 def _processes(state: Path) -> list[str]:
-    """Return the processes that a command line, or something that they have open, shows to be a spool's."""
+    """Return the processes that a command line,
+    or something that they have open, shows to be a spool's.
+    """
     found: list[str] = []
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -339,7 +359,9 @@ def _processes(state: Path) -> list[str]:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be in the place of others")
 def test_root_writes_nothing_into_the_spool_of_another_user(spool: Any) -> None:
-    """There may be links: it is refused, with what to do, and a link in the place of the claims leads nowhere."""
+    """There may be links: it is refused, with what to do,
+    and a link in the place of the claims leads nowhere.
+    """
     state, elsewhere = spool.folder / ".batchd", spool.folder / "elsewhere"
     state.mkdir(mode=0o700)
     elsewhere.mkdir()
@@ -356,7 +378,9 @@ def test_root_writes_nothing_into_the_spool_of_another_user(spool: Any) -> None:
 
 
 def test_a_killed_run_goes_on_while_others_work(spool: Any) -> None:
-    """Its daemon lives on for another run: the batch is taken up again there, and is no second one."""
+    """Its daemon lives on for another run:
+    the batch is taken up again there, and is no second one.
+    """
     hang = {"first_prompt": "y", "model": "standin/hang"}
     path = spool.write("half.json", [{"first_prompt": "x"}, hang])
     with begun(spool, spool.write("other.json", [hang]), text="001 starts") as other:
@@ -373,7 +397,9 @@ def test_a_killed_run_goes_on_while_others_work(spool: Any) -> None:
 
 
 def test_another_runs_daemon_works_only_as_ones_own_would(spool: Any) -> None:
-    """With another key, other limits or another number of processes it is refused with what to do; alike, it is shared."""
+    """With another key, other limits or another number of processes it is refused with what to do;
+    alike, it is shared.
+    """
     hang = {"first_prompt": "y", "model": "standin/hang"}
     path = spool.write("games.json", [{"first_prompt": "x"}])
     with begun(
@@ -398,7 +424,9 @@ def test_another_runs_daemon_works_only_as_ones_own_would(spool: Any) -> None:
 
 
 def test_a_run_of_a_batch_that_comes_after_another_is_refused(spool: Any) -> None:
-    """What it comes after is not its errand: the message names `serve`, and the daemon goes on with what was dropped."""
+    """What it comes after is not its errand: the message names `serve`,
+    and the daemon goes on with what was dropped.
+    """
     last = spool.write("last.json", [{"first_prompt": "y"}], after_batches=["first"])
     with spool.serving():
         assert spool.batchd("pause", "--all").returncode == 0
@@ -420,7 +448,9 @@ def test_a_run_of_a_batch_that_comes_after_another_is_refused(spool: Any) -> Non
 
 @pytest.mark.parametrize("daemon", ["served it", "came later"])
 def test_a_killed_run_is_followed_where_a_daemon_goes_on_with_it(spool: Any, daemon: str) -> None:
-    """Run again beside `serve`, the file is no second batch: nothing is paid twice; what was dropped under its name is another."""
+    """Run again beside `serve`, the file is no second batch: nothing is paid twice;
+    what was dropped under its name is another.
+    """
     path = spool.write("half.json", _HALF)
     if daemon == "came later":
         with begun(spool, path, text="001 completed") as process:
@@ -442,7 +472,9 @@ def test_a_killed_run_is_followed_where_a_daemon_goes_on_with_it(spool: Any, dae
 
 
 def test_what_ended_without_its_run_is_shown_once(spool: Any) -> None:
-    """A killed `run` whose batch a daemon has finished is paid for: the next one shows its end, and the one after it begins another."""
+    """A killed `run` whose batch a daemon has finished is paid for:
+    the next one shows its end, and the one after it begins another.
+    """
     path = spool.write("half.json", [{"first_prompt": "x"}, _SLOW])
     with spool.serving():
         with begun(spool, path, text="001 completed") as process:
@@ -460,7 +492,10 @@ def test_what_ended_without_its_run_is_shown_once(spool: Any) -> None:
 def test_what_ended_is_shown_without_a_daemon_and_what_was_cancelled_begins_again(
     spool: Any,
 ) -> None:
-    """Left running, it ends by itself: the next `run` starts no daemon to say so. One whose task somebody ended is a new order."""
+    """Left running, it ends by itself: the next `run` starts no daemon to say so.
+
+    One whose task somebody ended is a new order.
+    """
     spool.write("half.json", [{"first_prompt": "x", "model": "standin/latency-1+steps-2"}])
     question = "wait on (Enter)?"
     answers = (("001 starts", "\x03"), (question, "l\n"))
@@ -486,7 +521,9 @@ def test_what_ended_is_shown_without_a_daemon_and_what_was_cancelled_begins_agai
 
 
 def test_what_was_dropped_is_no_run_that_was_left(spool: Any) -> None:
-    """A stopped daemon's batch of the same file stays queued: it costs money, and `run` has its own."""
+    """A stopped daemon's batch of the same file stays queued:
+    it costs money, and `run` has its own.
+    """
     path = spool.write("games.json", [{"first_prompt": "x"}])
     with spool.serving():
         assert spool.batchd("pause", "--all").returncode == 0
@@ -505,7 +542,9 @@ def test_what_was_dropped_is_no_run_that_was_left(spool: Any) -> None:
 
 @pytest.mark.long
 def test_a_run_goes_on_only_as_it_was_begun(spool: Any, tmp_path: Path) -> None:
-    """Another place for results, or `--serial`, is refused for what is half-finished, with what to do."""
+    """Another place for results, or `--serial`,
+    is refused for what is half-finished, with what to do.
+    """
     path = spool.write("half.json", _HALF)
     with begun(spool, path, text="001 completed") as process:
         process.kill()
@@ -564,7 +603,9 @@ def test_a_run_outlives_the_directory_in_which_it_was_begun(spool: Any, tmp_path
 
 
 def test_a_run_takes_an_older_store_over_and_leaves_its_queue(spool: Any) -> None:
-    """The store is migrated, its own file is worked on, and nothing else: what was queued stays so."""
+    """The store is migrated, its own file is worked on,
+    and nothing else: what was queued stays so.
+    """
     (archive,) = sorted((Path(__file__).parents[1] / "data").glob("store-v7.tar.gz"))
     with tarfile.open(archive) as files:
         own = [m for m in files if m.name.removeprefix("./").startswith(".batchd/batchd.db")]

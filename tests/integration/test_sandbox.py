@@ -1,4 +1,6 @@
-"""The sandbox at work: commands and their ends, their output, their directory; as the user who runs the tests."""
+"""The sandbox at work: commands and their ends, their output, their directory;
+as the user who runs the tests.
+"""
 
 from __future__ import annotations
 
@@ -100,7 +102,8 @@ def bury() -> None:
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
     """No test may leave a child that was not waited for."""
-    # A process that runs commands adopts orphans; those of daemons that earlier tests killed are not meant here.
+    # A process that runs commands adopts orphans;
+    # those of daemons that earlier tests killed are not meant here.
     bury()
     before = children()
     yield
@@ -108,7 +111,9 @@ def nothing_left() -> Iterator[None]:
 
 
 def test_a_command_has_its_directory_its_variables_and_its_exit_code(tmp_path: Path) -> None:
-    """It runs in /task as the directory's owner, can write there and at home, reads nothing, and its end is reported."""
+    """It runs in /task as the directory's owner, can write there and at home,
+    reads nothing, and its end is reported.
+    """
 
     async def body(place: Workplace) -> None:
         ran = await place.shell(
@@ -134,7 +139,9 @@ def test_a_command_has_its_directory_its_variables_and_its_exit_code(tmp_path: P
 
 
 def test_output_comes_in_order_and_only_its_head_and_tail_are_kept(tmp_path: Path) -> None:
-    """Both streams keep their order; a flood is drained to its end, its middle is cut out, and the cut is said."""
+    """Both streams keep their order; a flood is drained to its end,
+    its middle is cut out, and the cut is said.
+    """
 
     async def body(place: Workplace) -> None:
         order = await place.shell(
@@ -179,7 +186,9 @@ def test_a_command_that_takes_too_long_dies_with_all_that_it_started(
 
 
 def test_what_a_command_leaves_behind_ends_with_it(tmp_path: Path) -> None:
-    """A background process neither delays the end by holding the pipe nor survives it, whatever session it is in."""
+    """A background process neither delays the end by holding the pipe nor survives it,
+    whatever session it is in.
+    """
     marker = a_marker()
 
     async def body(place: Workplace) -> None:
@@ -230,7 +239,9 @@ def test_a_cancelled_command_is_dead_before_the_cancellation_arrives(tmp_path: P
 
 
 def test_no_moment_of_the_set_up_is_too_early_to_be_killed(tmp_path: Path) -> None:
-    """Time limits from nothing to longer than the set-up takes: no process, zombie or descriptor is left."""
+    """Time limits from nothing to longer than the set-up takes:
+    no process, zombie or descriptor is left.
+    """
     marker = a_marker()
 
     async def body(place: Workplace) -> None:
@@ -326,7 +337,9 @@ def test_nothing_outlives_a_worker_that_is_killed_at_any_moment(tmp_path: Path) 
 
 
 def test_directories_are_made_for_the_user_and_foreign_ones_are_refused(tmp_path: Path) -> None:
-    """A fresh one is made once and opened again; root's is refused with the fix; links are never followed."""
+    """A fresh one is made once and opened again;
+    root's is refused with the fix; links are never followed.
+    """
     sandbox = Sandbox(SandboxPolicy())
 
     async def opened(path: Path, *, fresh: bool) -> None:
@@ -372,7 +385,9 @@ def test_the_facts_are_true_and_one_line(tmp_path: Path) -> None:
 
 
 def test_the_usual_tools_work(tmp_path: Path) -> None:
-    """Git commits in a repository of another owner; Python, a C compiler, node and TLS certificates do their work."""
+    """Git commits in a repository of another owner; Python,
+    a C compiler, node and TLS certificates do their work.
+    """
     work = {
         "git": "git init -q r && cd r && echo 1 > a && git add a && git commit -qm m && git log -1 --format=%ae",
         "python3": "python3 -c 'import ssl, tempfile, multiprocessing; tempfile.mkdtemp(); multiprocessing.Lock()'",
@@ -394,7 +409,9 @@ def test_the_usual_tools_work(tmp_path: Path) -> None:
 
 
 def test_without_a_backend_commands_are_plain_but_limited(tmp_path: Path) -> None:
-    """No key from our own environment, no root, the same limits; ``check`` says what is not promised."""
+    """No key from our own environment, no root, the same limits;
+    ``check`` says what is not promised.
+    """
 
     async def body(place: Workplace) -> None:
         look = "ulimit -c; ulimit -n; ulimit -u; id -u; pwd; env"
@@ -493,7 +510,9 @@ def test_a_command_waits_for_descriptors_and_runs_once(tmp_path: Path) -> None:
 def test_a_command_is_followed_to_its_end_without_descriptors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that began with the last of them is neither lost, nor begun again, nor left behind at its limit."""
+    """One that began with the last of them is neither lost,
+    nor begun again, nor left behind at its limit.
+    """
 
     def none_left(*_: object) -> int:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -513,7 +532,10 @@ def test_a_command_is_followed_to_its_end_without_descriptors(
 
 
 def test_a_file_that_is_rewritten_counts_as_modified_whatever_time_it_bears(tmp_path: Path) -> None:
-    """No command sets a ctime back. Another mode, or one more link, is never another file's content."""
+    """No command sets a ctime back.
+
+    Another mode, or one more link, is never another file's content.
+    """
 
     async def body(place: Workplace) -> None:
         made = """
@@ -542,7 +564,9 @@ def test_a_file_that_is_rewritten_counts_as_modified_whatever_time_it_bears(tmp_
 
 
 def test_a_directory_that_cannot_be_listed_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
-    """Without a descriptor the answer is that it is not known: an empty list would say that all was deleted."""
+    """Without a descriptor the answer is that it is not known:
+    an empty list would say that all was deleted.
+    """
 
     async def body(place: Workplace) -> None:
         (tmp_path / "001/kept").touch()
@@ -576,7 +600,9 @@ def test_no_output_shows_a_secret_not_even_half_of_one(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to mount a file system")
 def test_a_folder_that_takes_no_directory_is_no_fault_of_the_tasks(tmp_path: Path) -> None:
-    """It became read-only in the instant that the task begins: the task is to wait for it, and does not end."""
+    """It became read-only in the instant that the task begins:
+    the task is to wait for it, and does not end.
+    """
     folder = tmp_path / "b"
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "batchd-test", str(folder)], check=True)

@@ -1,4 +1,6 @@
-"""Keys are nowhere to be found: not in the store, the log, results, transcripts, commands' output, nor any /proc."""
+"""Keys are nowhere to be found: not in the store, the log,
+results, transcripts, commands' output, nor any /proc.
+"""
 
 from __future__ import annotations
 
@@ -176,7 +178,9 @@ def descendants(pid: int) -> list[int]:
 
 
 def proc(pid: int, name: str) -> bytes:
-    """Return what /proc shows of all that a process started; nothing of what has ended meanwhile."""
+    """Return what /proc shows of all that a process started;
+    nothing of what has ended meanwhile.
+    """
     text = b""
     for each in descendants(pid):
         with contextlib.suppress(OSError):
@@ -191,7 +195,9 @@ def leaks(data: bytes, secrets: Sequence[str] = SECRETS) -> list[str]:
 
 
 def leaky_files(folder: Path, secrets: Sequence[str] = SECRETS) -> list[tuple[str, list[str]]]:
-    """Return the files below a folder that hold a secret, and rows of the store, which are deflated."""
+    """Return the files below a folder that hold a secret,
+    and rows of the store, which are deflated.
+    """
     files = [p for p in folder.rglob("*") if p.is_file() and p.name != "config.toml"]
     texts = {str(p.relative_to(folder)): p.read_bytes() for p in files}
     with contextlib.closing(sqlite3.connect(folder / ".batchd/batchd.db")) as db:
@@ -204,7 +210,9 @@ def leaky_files(folder: Path, secrets: Sequence[str] = SECRETS) -> list[tuple[st
 def test_a_provider_that_echoes_keys_leaves_no_trace_of_them(
     keyed: Keyed, echo: http.server.ThreadingHTTPServer
 ) -> None:
-    """Keys sent back in errors, answers and tool calls reach no file, no command's output and no /proc."""
+    """Keys sent back in errors, answers and tool calls reach no file,
+    no command's output and no /proc.
+    """
     names = ("answer", "tool", "400", "403", "404")
     tasks = [{"id": f"t{n}", "first_prompt": "x", "model": f"echo/{n}"} for n in names]
     with keyed.serving() as daemon:
@@ -237,7 +245,9 @@ def test_a_provider_that_echoes_keys_leaves_no_trace_of_them(
 
 
 def test_a_parked_provider_is_reported_without_its_key(keyed: Keyed) -> None:
-    """Why tasks wait, in the status, the store and the log, holds no key that the provider sent back."""
+    """Why tasks wait, in the status, the store and the log,
+    holds no key that the provider sent back.
+    """
     with keyed.serving():
         keyed.batchd("submit", "--prompt", "x", "--model", "echo/401")
         keyed.eventually(lambda: "refuses the API key" in keyed.batchd("status", "--json").stdout)
@@ -299,7 +309,9 @@ def stranger() -> Iterator[tuple[int, list[str]]]:
 
 
 def _left(spool: Spool) -> list[str]:
-    """Return where a secret of a task still lies: not where it came from, nor where a command put it."""
+    """Return where a secret of a task still lies:
+    not where it came from, nor where a command put it.
+    """
     found = [name for name, _ in leaky_files(spool.folder, HANDED)]
     ours = [name for name in found if not name.startswith("keys/") and "/001/" not in name]
     return [name for name in ours if not name.endswith("request.json")]
@@ -308,7 +320,9 @@ def _left(spool: Spool) -> list[str]:
 def test_secret_variables_reach_commands_and_nothing_else(
     keyed: Keyed, echo: http.server.ThreadingHTTPServer
 ) -> None:
-    """From the task file, the environment or a file: commands have them, the model and every file a mask."""
+    """From the task file, the environment or a file:
+    commands have them, the model and every file a mask.
+    """
     task = {"first_prompt": "x", "model": "echo/print", "env": ENV, "check": KEEP}
     file = keyed.write("batch.json", [task])
     with keyed.serving():
@@ -342,7 +356,9 @@ def test_a_file_that_holds_a_secret_can_be_edited(keyed: Keyed) -> None:
 
 
 def test_a_secret_survives_a_crash_and_goes_with_its_task(keyed: Keyed) -> None:
-    """While the task waits, the store keeps the value, for its owner alone; once it has ended, nothing does."""
+    """While the task waits, the store keeps the value, for its owner alone;
+    once it has ended, nothing does.
+    """
     task = {"first_prompt": "x", "model": "echo/print", "env": ENV, "check": KEEP}
     file = keyed.write("batch.json", [task])
     state = keyed.folder / ".batchd"

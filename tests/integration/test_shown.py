@@ -1,4 +1,6 @@
-"""What commands see of the machine: by default, by ``show`` and ``hide``; and that nothing of batchd's own is among it."""
+"""What commands see of the machine: by default, by ``show`` and ``hide``;
+and that nothing of batchd's own is among it.
+"""
 
 from __future__ import annotations
 
@@ -146,7 +148,10 @@ def test_what_a_link_leads_to_elsewhere_is_not_shown(above: Path, tmp_path: Path
 
 @pytest.mark.parametrize("above", ["/opt"], indirect=True)
 def test_more_sockets_than_can_be_hidden_stop_commands(above: Path, tmp_path: Path) -> None:
-    """With the fix, which is enough. What is left over stops none, and `check` says what is not hidden."""
+    """With the fix, which is enough.
+
+    What is left over stops none, and `check` says what is not hidden.
+    """
     # In a folder that only these commands see: below /usr they would stop those of other tests.
     policy = SandboxPolicy(show=(str(above),))
     with contextlib.ExitStack() as stack:
@@ -179,7 +184,9 @@ def restart(paths: Sequence[Path]) -> None:
 def test_services_that_come_and_go_end_no_task(
     above: Path, tmp_path: Path, network: bool | tuple[str, ...]
 ) -> None:
-    """What goes, or is made again, while it is covered is looked at once more, and the command begins then."""
+    """What goes, or is made again, while it is covered is looked at once more,
+    and the command begins then.
+    """
     paths = [above / str(number) for number in range(10)]
     services = [threading.Thread(target=restart, args=(paths[n::2] * 150,)) for n in range(2)]
 
@@ -209,7 +216,9 @@ _CALL = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
 @pytest.mark.parametrize("above", ["/usr/local"], indirect=True)
 def test_what_is_mounted_while_tasks_run_is_looked_at(above: Path, tmp_path: Path) -> None:
-    """A folder with a service that is bound below /usr between two tasks, or goes there with its disk: it is hidden."""
+    """A folder with a service that is bound below /usr between two tasks,
+    or goes there with its disk: it is hidden.
+    """
     services = Path(tempfile.mkdtemp(prefix="batchd-", dir="/mnt"))
     services.chmod(0o755)
     place = above / "bound"
@@ -242,7 +251,9 @@ def test_what_is_mounted_while_tasks_run_is_looked_at(above: Path, tmp_path: Pat
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
 def test_every_thread_learns_of_what_is_mounted(tmp_path: Path) -> None:
-    """The kernel says once that something has changed; who asks at the same time has the same answer."""
+    """The kernel says once that something has changed;
+    who asks at the same time has the same answer.
+    """
     names = [tmp_path / f"with blank and \x0b {number}" for number in range(20)]
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(4) as threads:
         for path in names:
@@ -256,7 +267,9 @@ def test_every_thread_learns_of_what_is_mounted(tmp_path: Path) -> None:
 
 
 def test_another_trouble_is_reported_at_once(tmp_path: Path) -> None:
-    """Only what goes is looked at again: what cannot be covered for another reason ends the task, with bwrap's words."""
+    """Only what goes is looked at again:
+    what cannot be covered for another reason ends the task, with bwrap's words.
+    """
 
     async def visit() -> None:
         sandbox = Sandbox(SandboxPolicy())
@@ -296,7 +309,9 @@ BELOW = {
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", BELOW)
 def test_what_is_batchds_own_is_not_shown_to_commands(spool: Spool, case: str) -> None:
-    """The check says where it lies and what to do, and the daemon does not start; with that done, neither minds."""
+    """The check says where it lies and what to do, and the daemon does not start;
+    with that done, neither minds.
+    """
     lines, key = BELOW[case]
     (spool.folder / "link").symlink_to(FILE)
     path = spool.folder / "config.toml"
@@ -345,7 +360,9 @@ MAKING = {
 def test_nothing_is_made_where_commands_would_see_it(
     above: Path, spool: Spool, command: str
 ) -> None:
-    """Every command that would make a spool, a log or a token below /usr refuses first, with the fix."""
+    """Every command that would make a spool,
+    a log or a token below /usr refuses first, with the fix.
+    """
     path = spool.folder / "config.toml"
     kept = [f'{name} = "{above}/{name}"' for name in ("inbox", "outbox", "state")]
     path.write_text("\n".join((path.read_text(), f'[log]\nfile = "{above}/log"\n[paths]', *kept)))
@@ -383,7 +400,9 @@ def test_a_reload_is_as_strict_as_a_start(spool: Spool) -> None:
 
 
 def test_code_may_be_read_and_what_is_kept_from_others_may_not(tmp_path: Path) -> None:
-    """Programs of notifications are code, unless others cannot read them; a configuration counts where it holds keys."""
+    """Programs of notifications are code, unless others cannot read them;
+    a configuration counts where it holds keys.
+    """
     tool = tmp_path / "notifier"
     tool.write_text("#!/bin/sh\nTOKEN=some-secret\n")
     tool.chmod(0o700)
@@ -425,7 +444,9 @@ def test_what_tasks_work_on_is_better_not_shown(spool: Spool) -> None:
 
 
 def test_small_files_of_etc_are_as_the_machine_has_them(tmp_path: Path) -> None:
-    """Commands read what stands there, and change nothing; also where they may write little themselves."""
+    """Commands read what stands there, and change nothing;
+    also where they may write little themselves.
+    """
     policy = SandboxPolicy(max_file_bytes=1 << 16)
     names = [
         name for name in ("services", "ld.so.cache", "localtime") if Path("/etc", name).is_file()
@@ -446,7 +467,9 @@ def test_small_files_of_etc_are_as_the_machine_has_them(tmp_path: Path) -> None:
 
 
 def test_what_is_not_for_all_is_not_copied(tmp_path: Path) -> None:
-    """A file that only some may read, a large one, and what is no file: to open a pipe takes no waiting."""
+    """A file that only some may read, a large one, and what is no file:
+    to open a pipe takes no waiting.
+    """
     path = tmp_path / "f"
     path.write_text("x")
     path.chmod(0o640)

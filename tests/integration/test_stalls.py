@@ -52,7 +52,9 @@ async def _until(condition: Any, limit_s: float = 90) -> None:
 
 
 def test_a_task_whose_wake_up_was_lost_is_named(tmp_path: Path, model_server: str) -> None:
-    """A hanging call and tasks that wait for its slot could not move; a task that nothing woke up could."""
+    """A hanging call and tasks that wait for its slot could not move;
+    a task that nothing woke up could.
+    """
 
     async def scenario() -> None:
         async with Daemon(_configured(tmp_path, model_server, "hang"), watch=False) as daemon:
@@ -91,7 +93,9 @@ def test_a_task_whose_wake_up_was_lost_is_named(tmp_path: Path, model_server: st
 def test_an_agent_that_waits_for_what_never_comes_is_reported(
     tmp_path: Path, model_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`status` has the task and the fix after its minute, and no more once the task is cancelled."""
+    """`status` has the task and the fix after its minute,
+    and no more once the task is cancelled.
+    """
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     settings = _configured(tmp_path, model_server, "steps-2")
     state = tmp_path / ".batchd"

@@ -1,4 +1,6 @@
-"""Sandboxes that stay: what a command leaves running goes on, later commands enter, and all of it ends; as the user who runs the tests."""
+"""Sandboxes that stay: what a command leaves running goes on, later commands enter,
+and all of it ends; as the user who runs the tests.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ def stay(
     policy: SandboxPolicy | None = None,
     **asked: Any,
 ) -> Any:
-    """Let ``body`` work in a fresh directory with a /tmp that lasts; what it leaves running ends with it."""
+    """Let ``body`` work in a fresh directory with a /tmp that lasts;
+    what it leaves running ends with it.
+    """
 
     async def visit() -> Any:
         sandbox = Sandbox(policy or SandboxPolicy())
@@ -109,7 +113,9 @@ def test_a_server_started_in_one_step_answers_in_the_next(tmp_path: Path) -> Non
 
 
 def test_what_it_prints_later_goes_to_a_file_and_never_keeps_it_waiting(tmp_path: Path) -> None:
-    """More than a pipe takes is written at once, and stands in a file that file tools read too; its end is its own."""
+    """More than a pipe takes is written at once, and stands in a file that file tools read too;
+    its end is its own.
+    """
 
     async def body(place: Workplace) -> tuple[CommandEnd, str, bool]:
         ran = await shell(
@@ -128,7 +134,9 @@ def test_what_it_prints_later_goes_to_a_file_and_never_keeps_it_waiting(tmp_path
 
 
 def test_commands_that_enter_are_confined_as_all_others(tmp_path: Path) -> None:
-    """The same user, limits, filter, root, variables and nothing else in their environment; no descriptor but three."""
+    """The same user, limits, filter, root, variables and nothing else in their environment;
+    no descriptor but three.
+    """
     look = (
         "grep -E '^(Cap|NoNewPrivs|Seccomp|Uid|Gid|Groups)' /proc/self/status; ulimit -a; umask; pwd; env | sort;"
         " ls /proc/self/fd | wc -l; ls / /usr /etc; stat -c %d:%i /; cat /proc/sys/kernel/hostname; ls /dev"
@@ -171,7 +179,9 @@ def test_file_tools_and_checks_never_enter(tmp_path: Path) -> None:
 
 
 def test_no_sandbox_stands_idle(tmp_path: Path) -> None:
-    """It is over when the last process has ended, also between two commands; the next one has a sandbox of its own."""
+    """It is over when the last process has ended, also between two commands;
+    the next one has a sandbox of its own.
+    """
 
     async def body(place: Workplace) -> tuple[CommandEnd, CommandEnd, str]:
         first = await shell(place, f"sleep 0.5 & {WHERE}")
@@ -235,7 +245,9 @@ def test_a_command_that_is_broken_off_leaves_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("backend", ["bwrap", "none"])
 def test_the_old_way_is_left(tmp_path: Path, backend: Any) -> None:
-    """Under ``keep_processes = false``, and without a sandbox, what a command started ends with it."""
+    """Under ``keep_processes = false``, and without a sandbox,
+    what a command started ends with it.
+    """
     policy = SandboxPolicy(backend=backend, keep_processes=backend == "none", max_processes=20_000)
 
     async def body(place: Workplace) -> tuple[bool, CommandEnd, bool]:

@@ -117,7 +117,9 @@ async def _finish(store: Store, ref: Ref, status: TaskStatus = TaskStatus.COMPLE
 
 
 def test_a_claim_is_stored_once(store: Store, tmp_path: Path) -> None:
-    """A claim that comes again, as after a crash, returns what is stored; a refused file stays refused."""
+    """A claim that comes again, as after a crash, returns what is stored;
+    a refused file stays refused.
+    """
     problem = Problem("tasks[0]", "unknown key 'modle'", "model")
 
     async def add() -> None:
@@ -157,7 +159,9 @@ def test_a_task_comes_back_as_it_was_given(store: Store, tmp_path: Path) -> None
 
 
 def test_only_the_current_attempt_may_record(store: Store, tmp_path: Path) -> None:
-    """Older attempts, gaps, other events under a known number, and anything after the end are refused."""
+    """Older attempts, gaps, other events under a known number,
+    and anything after the end are refused.
+    """
     ref = Ref("b", "1")
 
     async def scenario() -> None:
@@ -194,7 +198,9 @@ def test_only_the_current_attempt_may_record(store: Store, tmp_path: Path) -> No
 
 
 def test_repeats_are_accepted_and_change_nothing(store: Store, tmp_path: Path) -> None:
-    """What is sent again because its answer was lost counts once; what is new behind it is stored."""
+    """What is sent again because its answer was lost counts once;
+    what is new behind it is stored.
+    """
     ref = Ref("b", "1")
 
     async def scenario() -> None:
@@ -237,7 +243,9 @@ def test_the_first_end_wins(store: Store, tmp_path: Path) -> None:
 
 
 def test_everything_a_daemon_must_know_at_its_start(tmp_path: Path) -> None:
-    """What ran is queued again, what is parked stays so, ends that others wait for and unpublished ones are reported."""
+    """What ran is queued again, what is parked stays so,
+    ends that others wait for and unpublished ones are reported.
+    """
     path = tmp_path / "batchd.db"
     tasks = [
         _task("done"),
@@ -287,7 +295,9 @@ def test_everything_a_daemon_must_know_at_its_start(tmp_path: Path) -> None:
 def test_deaths_of_workers_are_counted_where_no_other_task_can_have_caused_them(
     store: Store, tmp_path: Path
 ) -> None:
-    """Once an attempt; of deaths that others may have caused the first makes a suspect, no more; a dispatch is no death."""
+    """Once an attempt; of deaths that others may have caused the first makes a suspect, no more;
+    a dispatch is no death.
+    """
     ref = Ref("b", "1")
 
     async def scenario() -> None:
@@ -305,7 +315,9 @@ def test_deaths_of_workers_are_counted_where_no_other_task_can_have_caused_them(
 
 
 def test_what_a_dead_worker_left_in_the_pipe_still_counts(store: Store, tmp_path: Path) -> None:
-    """A paid answer that is read after its worker's death is stored, as long as no other worker has the task."""
+    """A paid answer that is read after its worker's death is stored,
+    as long as no other worker has the task.
+    """
     ref = Ref("b", "1")
 
     async def scenario() -> None:
@@ -321,7 +333,9 @@ def test_what_a_dead_worker_left_in_the_pipe_still_counts(store: Store, tmp_path
 
 
 def test_money_is_reserved_then_settled_or_unsettled(store: Store, tmp_path: Path) -> None:
-    """A request counts from its permit on: as reserved, then at its price, or in full where it is not known."""
+    """A request counts from its permit on: as reserved,
+    then at its price, or in full where it is not known.
+    """
     ref = Ref("b", "1")
 
     async def scenario() -> None:
@@ -391,7 +405,9 @@ def test_prices_are_known_after_a_restart(tmp_path: Path) -> None:
 
 
 def test_people_see_where_everything_stands(store: Store, tmp_path: Path) -> None:
-    """A reader in another process's place sees status, round, step, tokens, money, times and errors."""
+    """A reader in another process's place sees status,
+    round, step, tokens, money, times and errors.
+    """
     error = '{"error": {"type": "loop", "message": "it repeats itself"}}\n'
 
     async def scenario() -> None:
@@ -436,7 +452,9 @@ def test_people_see_where_everything_stands(store: Store, tmp_path: Path) -> Non
 
 
 def test_money_by_tag_outlives_the_texts(store: Store, tmp_path: Path) -> None:
-    """A task with two tags counts under each, one without under none; the total stays what it is, pruned or not."""
+    """A task with two tags counts under each, one without under none;
+    the total stays what it is, pruned or not.
+    """
     tagged = {"1": ("x", "y"), "2": ("y", "y"), "3": (), "4": ('it\'s "z"',)}
 
     async def scenario() -> None:
@@ -476,7 +494,9 @@ def test_money_by_tag_outlives_the_texts(store: Store, tmp_path: Path) -> None:
 
 
 def test_only_tasks_that_went_their_way_are_examples(store: Store, tmp_path: Path) -> None:
-    """Newest first: what ended by itself after a call, by model or by provider; with its labels and its time."""
+    """Newest first: what ended by itself after a call, by model or by provider;
+    with its labels and its time.
+    """
     names = ("first", "cancelled", "uncalled", "running", "failed", "other")
 
     async def scenario() -> None:
@@ -527,7 +547,9 @@ def test_the_ledger_can_be_split_every_way(store: Store, tmp_path: Path) -> None
 
 
 def test_published_means_everything_is_there(store: Store, tmp_path: Path) -> None:
-    """No task counts as published before its end, no batch before all of its tasks; then it is left alone."""
+    """No task counts as published before its end, no batch before all of its tasks;
+    then it is left alone.
+    """
 
     async def scenario() -> None:
         await store.add_batch(_batch(tmp_path), [_task("1"), _task("2")])

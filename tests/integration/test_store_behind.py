@@ -1,4 +1,6 @@
-"""A store that lacks what it has acknowledged, and a state directory that is not at home: noticed, reported, never worked on."""
+"""A store that lacks what it has acknowledged, and a state directory that is not at home:
+noticed, reported, never worked on.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,9 @@ def names(path: Path) -> set[str]:
 
 
 def test_a_flipped_bit_in_the_log_is_refused_wherever_it_is(tmp_path: Path) -> None:
-    """What was acknowledged behind it would be gone: the start refuses, changes nothing, and names the command."""
+    """What was acknowledged behind it would be gone:
+    the start refuses, changes nothing, and names the command.
+    """
     path = tmp_path / "batchd.db"
     data = killed(path)
     rng = random.Random(10)
@@ -87,7 +91,9 @@ def test_a_flipped_bit_in_the_log_is_refused_wherever_it_is(tmp_path: Path) -> N
 
 
 def test_a_log_that_a_crash_cut_off_is_none_that_is_damaged(tmp_path: Path) -> None:
-    """What was never acknowledged may be torn at any byte: such a store opens, with all that was acknowledged."""
+    """What was never acknowledged may be torn at any byte:
+    such a store opens, with all that was acknowledged.
+    """
     path = tmp_path / "batchd.db"
     data = killed(path)
     frame = 4096 + 24
@@ -103,7 +109,9 @@ def test_a_log_that_a_crash_cut_off_is_none_that_is_damaged(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("loss", ["log", "older", "cut"])
 def test_a_store_that_lacks_something_is_refused(tmp_path: Path, loss: str) -> None:
-    """Its log deleted or cut after a kill, or an older file in its place after a clean stop: the start says what is missing."""
+    """Its log deleted or cut after a kill, or an older file in its place after a clean stop:
+    the start says what is missing.
+    """
     path = tmp_path / "batchd.db"
     if loss == "older":
         Store.open(path).close()
@@ -123,7 +131,9 @@ def test_a_store_that_lacks_something_is_refused(tmp_path: Path, loss: str) -> N
 
 
 def test_another_program_may_empty_the_log(tmp_path: Path) -> None:
-    """Who looks into the database with sqlite3 after a kill moves the log into it: nothing is missing then."""
+    """Who looks into the database with sqlite3 after a kill moves the log into it:
+    nothing is missing then.
+    """
     path = tmp_path / "batchd.db"
     killed(path)
     with contextlib.closing(sqlite3.connect(path)) as db:
@@ -134,7 +144,9 @@ def test_another_program_may_empty_the_log(tmp_path: Path) -> None:
 
 
 def test_a_store_that_is_gone_is_not_begun_again_in_silence(spool: Any) -> None:
-    """Deleted after a clean stop: nothing starts, `status` and `check` say so, and the command that goes on does."""
+    """Deleted after a clean stop: nothing starts, `status` and `check` say so,
+    and the command that goes on does.
+    """
     path, state = spool.folder / ".batchd/batchd.db", spool.folder / ".batchd"
     with spool.serving():
         task = spool.write("a.json", [{"id": "one", "first_prompt": "x"}])
@@ -159,7 +171,9 @@ def test_a_store_that_is_gone_is_not_begun_again_in_silence(spool: Any) -> None:
 
 
 def test_what_a_lost_store_left_is_reported(spool: Any) -> None:
-    """The whole state directory is gone: its batch and its claims are named by `status` and `check` as long as they lie there."""
+    """The whole state directory is gone:
+    its batch and its claims are named by `status` and `check` as long as they lie there.
+    """
     folder = spool.folder / "outbox/a"
     with spool.serving():
         assert spool.batchd("pause", "--all").returncode == 0
@@ -183,7 +197,9 @@ def test_what_a_lost_store_left_is_reported(spool: Any) -> None:
 
 
 def test_a_folder_whose_claim_waits_is_not_unknown(spool: Any) -> None:
-    """The store could not take a file up, as on a full disk, and the daemon was restarted: its claim lies there, and its name waits for it."""
+    """The store could not take a file up, as on a full disk, and the daemon was restarted:
+    its claim lies there, and its name waits for it.
+    """
     with spool.serving():
         pass
     claim = ulid.Ulids(claims.mark(spool.folder / ".batchd"))()
@@ -254,7 +270,9 @@ def test_a_directory_of_an_older_version_is_adopted(lived: Path) -> None:
 
 
 def test_a_copied_state_directory_is_refused(spool: Any) -> None:
-    """On one inbox two of them would pay for files twice: a daemon refuses the copy, with the ways to go on."""
+    """On one inbox two of them would pay for files twice:
+    a daemon refuses the copy, with the ways to go on.
+    """
     with spool.serving():
         task = spool.write("a.json", [{"first_prompt": "x"}])
         assert spool.batchd("submit", task, "--wait").returncode == 0
@@ -314,7 +332,9 @@ async def _use(path: Path) -> None:
 
 
 def test_a_damaged_byte_anywhere_is_reported_in_words(tmp_path: Path) -> None:
-    """In whatever page: it is refused, or does not matter, and no other error comes out of the store than its own."""
+    """In whatever page: it is refused, or does not matter,
+    and no other error comes out of the store than its own.
+    """
     path, rng = tmp_path / "batchd.db", random.Random()
     asyncio.run(_two_batches(path))
     sound, refused = path.read_bytes(), 0
@@ -356,7 +376,9 @@ def test_a_published_result_is_never_replaced_by_another(tmp_path: Path) -> None
 
 
 def test_tasks_that_run_again_leave_published_results_alone(spool: Any) -> None:
-    """An old state directory is put back as a whole: what is published is not paid again unasked, and stays to the byte."""
+    """An old state directory is put back as a whole:
+    what is published is not paid again unasked, and stays to the byte.
+    """
     state, kept = spool.folder / ".batchd", spool.folder / "kept"
     folder = spool.folder / "outbox/a"
     task = spool.write("a.json", [{"id": "one", "first_prompt": "x"}])
@@ -389,7 +411,9 @@ def test_tasks_that_run_again_leave_published_results_alone(spool: Any) -> None:
 def test_what_stands_in_the_place_of_a_note_is_reported(
     spool: Any, name: str, put: Callable[[Path], object]
 ) -> None:
-    """A folder, or another file, refuses the start with the path and the fix; an empty one, as after a power cut, says nothing."""
+    """A folder, or another file, refuses the start with the path and the fix;
+    an empty one, as after a power cut, says nothing.
+    """
     with spool.serving():
         pass
     note = spool.folder / ".batchd" / name
@@ -475,7 +499,9 @@ def _peak(pid: int) -> int:
 
 
 def test_a_batchs_end_does_not_take_its_results_into_memory(spool: Any) -> None:
-    """60 MB of answers: the daemon that ends the batch needs no more than one that has nothing to end, but for a few MB."""
+    """60 MB of answers: the daemon that ends the batch needs no more
+    than one that has nothing to end, but for a few MB.
+    """
     tasks, size = 300, 200_000
     folder = spool.folder / "outbox"
     asyncio.run(_ended(spool.folder / ".batchd/batchd.db", folder, tasks, size))

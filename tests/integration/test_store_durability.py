@@ -110,7 +110,9 @@ def _check(path: Path, known: Acknowledged) -> None:
 
 
 def test_what_was_acknowledged_survives_sigkill(tmp_path: Path) -> None:
-    """Killed at any moment, again and again, a writer leaves everything it acknowledged, and all of it whole."""
+    """Killed at any moment, again and again,
+    a writer leaves everything it acknowledged, and all of it whole.
+    """
     path = tmp_path / "batchd.db"
     rng = random.Random()
     known = Acknowledged()
@@ -218,7 +220,9 @@ async def _fill_up(store: Store, ref: Ref, limit: int = 10_000) -> int:
 
 
 def test_a_full_disk_refuses_and_recovers(tmp_path: Path) -> None:
-    """Nothing is acknowledged that is not there; small things may still fit; with room again, all goes on."""
+    """Nothing is acknowledged that is not there;
+    small things may still fit; with room again, all goes on.
+    """
     path = tmp_path / "batchd.db"
     store = Store.open(path)
 
@@ -407,7 +411,9 @@ def test_what_is_no_store_is_refused(tmp_path: Path, kind: str) -> None:
 
 
 def test_the_log_is_emptied_when_nothing_is_written(tmp_path: Path) -> None:
-    """The write-ahead log does not grow for ever, and a reader sees the same with and without it."""
+    """The write-ahead log does not grow for ever,
+    and a reader sees the same with and without it.
+    """
     path = tmp_path / "batchd.db"
     store = Store.open(path)
 
@@ -427,7 +433,9 @@ def test_the_log_is_emptied_when_nothing_is_written(tmp_path: Path) -> None:
 
 
 def test_readers_and_the_writer_do_not_hinder_each_other(tmp_path: Path) -> None:
-    """While a reader stands in the middle of its rows, the writer goes on, and ends are still seen whole."""
+    """While a reader stands in the middle of its rows,
+    the writer goes on, and ends are still seen whole.
+    """
     path = tmp_path / "batchd.db"
     store = Store.open(path)
 

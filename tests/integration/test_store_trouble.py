@@ -1,4 +1,6 @@
-"""What may befall the store over the years: kills in the middle of a change, full disks, damage, readers without end."""
+"""What may befall the store over the years:
+kills in the middle of a change, full disks, damage, readers without end.
+"""
 
 from __future__ import annotations
 
@@ -131,7 +133,9 @@ os.write(1, b"ok")
 
 
 def test_a_migration_that_is_killed_is_done_again(tmp_path: Path) -> None:
-    """At whatever instant: the file is of the one version or of the other, whole, and opens next time."""
+    """At whatever instant: the file is of the one version or of the other,
+    whole, and opens next time.
+    """
     first = tmp_path / "first" / "batchd.db"
     first.parent.mkdir()
     older(first, 6_000)
@@ -166,7 +170,9 @@ def test_a_migration_that_is_killed_is_done_again(tmp_path: Path) -> None:
 def test_an_exchange_that_is_cut_short_is_completed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once a restore is decided, an end at any of its steps leaves the former store aside and the new one whole."""
+    """Once a restore is decided,
+    an end at any of its steps leaves the former store aside and the new one whole.
+    """
     rename = Path.replace
     for steps in range(5):
         path = tmp_path / str(steps) / "batchd.db"
@@ -224,7 +230,9 @@ def no_room(folder: Path, way: str, size: int) -> Iterator[Callable[[], object]]
 
 @pytest.mark.parametrize("way", SMALL)
 def test_a_migration_without_room_changes_nothing(tmp_path: Path, way: str) -> None:
-    """Without room for the backup the older file stays as it is, and the message says what is needed."""
+    """Without room for the backup the older file stays as it is,
+    and the message says what is needed.
+    """
     path = tmp_path / "batchd.db"
     older(path, 10_000)
     before = path.read_bytes()
@@ -249,7 +257,9 @@ def test_a_migration_without_room_changes_nothing(tmp_path: Path, way: str) -> N
 def test_a_migration_that_runs_out_of_room_is_undone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    """With room for the backup and not for the change, the file is of the older version, and as good as before."""
+    """With room for the backup and not for the change,
+    the file is of the older version, and as good as before.
+    """
     path = tmp_path / "batchd.db"
     older(path, 10_000)
     size = path.stat().st_size
@@ -305,7 +315,9 @@ def serving(spool: Any) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
 
 
 def test_a_daemon_whose_store_cannot_grow_waits(spool: Any, slow_server: str) -> None:
-    """It makes no call that it cannot record, says so, answers, keeps what is dropped, and goes on with room again."""
+    """It makes no call that it cannot record, says so, answers,
+    keeps what is dropped, and goes on with room again.
+    """
     settings = spool.folder / "config.toml"
     text = settings.read_text().replace("steps-2", "steps-6")
     lines = [f'base_url = "{slow_server}"' if "base_url" in x else x for x in text.splitlines()]
@@ -344,7 +356,9 @@ def test_a_daemon_whose_store_cannot_grow_waits(spool: Any, slow_server: str) ->
 
 
 def test_a_daemon_does_not_start_without_room(spool: Any) -> None:
-    """It must note that no worker has yesterday's tasks, and cannot: it says so, exits with 3, and spoils nothing."""
+    """It must note that no worker has yesterday's tasks, and cannot:
+    it says so, exits with 3, and spoils nothing.
+    """
     path = spool.folder / ".batchd" / "batchd.db"
     add(path, 400, 300)
 
@@ -373,7 +387,9 @@ def test_a_daemon_does_not_start_without_room(spool: Any) -> None:
 
 
 def test_what_a_full_disk_takes_counts_as_no_time_at_work(spool: Any, slow_server: str) -> None:
-    """Tasks that wait for room longer than they may work are done all the same: what was asked for is in time."""
+    """Tasks that wait for room longer than they may work are done all the same:
+    what was asked for is in time.
+    """
     settings = spool.folder / "config.toml"
     lines = settings.read_text().replace("steps-2", "steps-5").splitlines()
     lines = [f'base_url = "{slow_server}"' if "base_url" in x else x for x in lines]
@@ -397,7 +413,9 @@ def test_what_a_full_disk_takes_counts_as_no_time_at_work(spool: Any, slow_serve
 def test_ends_that_wait_for_room_are_kept_whatever_becomes_of_their_workers(
     spool: Any, slow_server: str
 ) -> None:
-    """A worker that dies meanwhile is noted after what it said: its task has ended, is published, and is not run again."""
+    """A worker that dies meanwhile is noted after what it said:
+    its task has ended, is published, and is not run again.
+    """
     settings = spool.folder / "config.toml"
     text = settings.read_text().replace("steps-2", "steps-1")
     text = text.replace("processes = 2", "processes = 6\nagents_per_process = 1")
@@ -442,7 +460,9 @@ class _FullAtPark(Listener):
 def test_a_task_that_is_cancelled_while_its_parking_waits_for_room(
     spool: Any, slow_server: str
 ) -> None:
-    """It ends as cancelled, once: what waited to be written of it before does not end the daemon."""
+    """It ends as cancelled, once:
+    what waited to be written of it before does not end the daemon.
+    """
     path = spool.folder / "config.toml"
     lines = path.read_text().replace("steps-2", "steps-9").splitlines()
     path.write_text(
@@ -481,7 +501,9 @@ def test_a_task_that_is_cancelled_while_its_parking_waits_for_room(
 def test_a_daemon_that_cannot_prune_shows_signs_of_life(
     spool: Any, short: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is too old stays where the disk has no room for a change of it: systemd's watchdog is fed all the same."""
+    """What is too old stays where the disk has no room for a change of it:
+    systemd's watchdog is fed all the same.
+    """
     published(spool.folder / ".batchd" / "batchd.db", 100, 3000)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(short / "notify"))
@@ -507,7 +529,9 @@ def test_a_daemon_that_cannot_prune_shows_signs_of_life(
 
 
 def test_a_file_that_gives_no_room_back_is_pruned_all_the_same(tmp_path: Path) -> None:
-    """One that somebody put together from a dump has not the setting of ours: pruning it comes to an end."""
+    """One that somebody put together from a dump has not the setting of ours:
+    pruning it comes to an end.
+    """
     path = tmp_path / "batchd.db"
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute(f"PRAGMA application_id = {0x62746368}")
@@ -586,7 +610,9 @@ def _newer(path: Path) -> None:
 def test_serve_refuses_what_is_damaged(
     spool: Any, damage: Callable[[Path], None], complaint: str
 ) -> None:
-    """With the fix and without a traceback, exit code 3; the files stay as they are for who wants to save them."""
+    """With the fix and without a traceback, exit code 3;
+    the files stay as they are for who wants to save them.
+    """
     path = spool.folder / ".batchd" / "batchd.db"
     add(path, 300, 500)
     damage(path)
@@ -643,7 +669,9 @@ def test_serve_refuses_a_store_that_it_may_not_write(spool: Any) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="to mount takes root")
 def test_a_store_on_a_read_only_disk_can_be_read(spool: Any) -> None:
-    """After a clean stop, too, when there is no log beside it and none can be made: on a disk that failed, or a snapshot."""
+    """After a clean stop, too, when there is no log beside it and none can be made:
+    on a disk that failed, or a snapshot.
+    """
     path = spool.write("a.json", [{"first_prompt": "x"}])
     with spool.serving():
         assert spool.batchd("submit", path, "--wait").returncode == 0
@@ -660,7 +688,9 @@ def test_a_store_on_a_read_only_disk_can_be_read(spool: Any) -> None:
 
 
 def test_a_daemon_ends_when_its_store_turns_out_damaged(spool: Any, slow_server: str) -> None:
-    """It neither goes on with half a memory nor tries for ever: it says what is wrong, and exits with 3."""
+    """It neither goes on with half a memory nor tries for ever:
+    it says what is wrong, and exits with 3.
+    """
     settings = spool.folder / "config.toml"
     lines = [
         f'base_url = "{slow_server}"' if "base_url" in x else x
@@ -686,7 +716,9 @@ def test_a_daemon_ends_when_its_store_turns_out_damaged(spool: Any, slow_server:
 
 
 def test_damage_is_not_waited_for(tmp_path: Path) -> None:
-    """A write that meets a bad page is not tried again, as one on a full disk is: its error ends the daemon."""
+    """A write that meets a bad page is not tried again,
+    as one on a full disk is: its error ends the daemon.
+    """
     path = tmp_path / "batchd.db"
     add(path, 12_000, 300)  # more than SQLite keeps in memory
 
@@ -705,7 +737,9 @@ def test_damage_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_row_that_makes_no_sense_is_damage(tmp_path: Path) -> None:
-    """SQLite looks at its pages, not at what stands in them: a body that cannot be read is reported in the same words."""
+    """SQLite looks at its pages, not at what stands in them:
+    a body that cannot be read is reported in the same words.
+    """
     path = tmp_path / "batchd.db"
     add(path, 1, 2000)
     with contextlib.closing(sqlite3.connect(path)) as db:
@@ -775,7 +809,9 @@ def test_a_daemon_ends_when_its_store_is_taken_away(
     *,
     busy: bool,
 ) -> None:
-    """It says at once what became of it and how to go on, exits with 3, and nothing is lost or paid twice."""
+    """It says at once what became of it and how to go on,
+    exits with 3, and nothing is lost or paid twice.
+    """
     settings = spool.folder / "config.toml"
     text = settings.read_text().replace("steps-2", "steps-4")
     lines = [f'base_url = "{slow_server}"' if "base_url" in x else x for x in text.splitlines()]
@@ -792,7 +828,8 @@ def test_a_daemon_ends_when_its_store_is_taken_away(
                 spool.eventually((outbox / name / "summary.json").exists)
         if busy:
             spool.eventually(lambda: len(requests(slow_server)) > 8)
-        # All of it at once, as it looks to the daemon: else what it saves of the store may go with the rest.
+        # All of it at once, as it looks to the daemon:
+        # else what it saves of the store may go with the rest.
         daemon.send_signal(signal.SIGSTOP)
         take(path)
         daemon.send_signal(signal.SIGCONT)
@@ -820,7 +857,9 @@ def test_a_daemon_ends_when_its_store_is_taken_away(
 
 
 def test_a_store_is_not_put_back_over_another_one(spool: Any) -> None:
-    """What somebody has put in its place stays there; what the daemon held is kept beside it, for `restore`."""
+    """What somebody has put in its place stays there;
+    what the daemon held is kept beside it, for `restore`.
+    """
     path = spool.folder / ".batchd" / "batchd.db"
     with spool.serving() as daemon:
         spool.write("a.json", [{"first_prompt": "a"}]).rename(spool.folder / "inbox" / "a.json")
@@ -878,7 +917,9 @@ def test_the_log_stays_small_under_steady_writing(tmp_path: Path) -> None:
 def test_a_reader_without_end_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Its log cannot begin again, which is said a few times at most; when it has gone, the log is emptied."""
+    """Its log cannot begin again, which is said a few times at most;
+    when it has gone, the log is emptied.
+    """
     monkeypatch.setattr(writer, "LARGE_LOG", 1 << 20)
     path = tmp_path / "batchd.db"
     add(path, 1)
@@ -908,7 +949,9 @@ def test_a_reader_without_end_is_reported(
 
 
 def test_years_leave_little_behind(tmp_path: Path) -> None:
-    """Day after day of batches, pruned after ten: the file stops growing but for some hundred bytes a task."""
+    """Day after day of batches, pruned after ten:
+    the file stops growing but for some hundred bytes a task.
+    """
     path, now, sizes = tmp_path / "batchd.db", [0.0], []
     store = Store.open(path, clock=lambda: now[0])
     noise = random.Random(1)

@@ -43,7 +43,9 @@ def _analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def test_a_unit_has_nothing_that_systemd_would_ignore(
     tmp_path: Path, name: str, manager: str
 ) -> None:
-    """`systemd-analyze verify` finds nothing to say; only the program's path is another one here."""
+    """`systemd-analyze verify` finds nothing to say;
+    only the program's path is another one here.
+    """
     text = re.sub(r"(?m)^ExecStart=\S+", "ExecStart=/bin/true", (UNITS / name).read_text())
     (tmp_path / name).write_text(text)
     done = _analyze(manager, "verify", tmp_path / name)
@@ -55,7 +57,9 @@ def test_a_unit_has_nothing_that_systemd_would_ignore(
     [("batchd.service", 3.0), ("batchd-web.service", 2.0), ("batchd-user.service", 3.4)],
 )
 def test_the_units_are_hardened(name: str, most: float) -> None:
-    """What a service may do, by the measure of systemd itself: 3.0 or less, 2.0 where it only reads, and 3.4 without root."""
+    """What a service may do, by the measure of systemd itself:
+    3.0 or less, 2.0 where it only reads, and 3.4 without root.
+    """
     manager = "--user" if "user" in name else "--system"
     path = UNITS / name
     done = _analyze(manager, "security", "--offline=true", "--no-pager", path)

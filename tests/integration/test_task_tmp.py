@@ -1,4 +1,6 @@
-"""A task's /tmp in a daemon's hands, and its checks': kept over a crash or not, gone with the task, however that ends; and what passes a limit is reported."""
+"""A task's /tmp in a daemon's hands, and its checks': kept over a crash or not,
+gone with the task, however that ends; and what passes a limit is reported.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def _started(spool: Spool, check: str = TWICE, where: str = "task") -> Path:
 
 
 def test_it_is_kept_over_a_crash_and_goes_with_the_task(spool: Spool) -> None:
-    """The next daemon's commands find what was left; then it is removed, and so is what tasks long over have left."""
+    """The next daemon's commands find what was left;
+    then it is removed, and so is what tasks long over have left.
+    """
     with spool.serving() as daemon:
         folder = _started(spool)
         assert _rooms(spool) == ["batch.001"]
@@ -50,7 +54,9 @@ def test_it_is_kept_over_a_crash_and_goes_with_the_task(spool: Spool) -> None:
 
 
 def test_a_checks_own_is_empty_after_a_crash_and_goes_with_the_check(spool: Spool) -> None:
-    """What an interrupted check has left is not found by the next one, and is swept out at the start."""
+    """What an interrupted check has left is not found by the next one,
+    and is swept out at the start.
+    """
     check = "ls -A /tmp > seen; if [ -e started ]; then exit; fi; touch /tmp/x started; sleep 60"
     with spool.serving() as daemon:
         folder = _started(spool, check, "apart")
@@ -82,7 +88,9 @@ def test_it_goes_with_a_cancelled_task(spool: Spool, running: bool) -> None:
 
 
 def test_a_run_has_it_too_and_leaves_nothing(spool: Spool) -> None:
-    """``batchd run`` keeps /tmp for a task as well, deep trees and closed folders included, and cleans up after itself."""
+    """``batchd run`` keeps /tmp for a task as well, deep trees
+    and closed folders included, and cleans up after itself.
+    """
     deep = "import os\nfor _ in range(3100):\n    os.mkdir('d'); os.chdir('d')\nos.mkdir('x', 0)"
     check = f'if [ -e /tmp/seen ]; then exit 0; fi; touch /tmp/seen; cd /tmp; python3 -c "{deep}"; exit 1'
     file = spool.write("batch.json", [{"first_prompt": "x", "check": check, "check_in": "task"}])
@@ -92,7 +100,9 @@ def test_a_run_has_it_too_and_leaves_nothing(spool: Spool) -> None:
 
 
 def test_a_killed_command_is_reported_to_the_model_and_in_the_log(spool: Spool) -> None:
-    """What a command used, and which key of the configuration says how much it may, stands in the feedback and in the log."""
+    """What a command used, and which key of the configuration says how much it may,
+    stands in the feedback and in the log.
+    """
     config = spool.folder / "config.toml"
     config.write_text(config.read_text() + "\n[sandbox]\nmax_memory_bytes = 100000000\n")
     take = "python3 -c 'x = bytearray(60 << 20); import time; time.sleep(30)'"
@@ -111,7 +121,9 @@ def test_a_killed_command_is_reported_to_the_model_and_in_the_log(spool: Spool) 
 
 
 def test_the_model_learns_why_its_command_was_killed(tmp_path: Path) -> None:
-    """A tool's output says that all of it was killed, what it used and which key allows how much."""
+    """A tool's output says that all of it was killed,
+    what it used and which key allows how much.
+    """
     tmp_path.chmod(0o755)
 
     async def main() -> tools.ToolOutput:

@@ -1,4 +1,6 @@
-"""Service tiers with a real daemon against the stand-in: half the price, room of their own, judged by the server's log."""
+"""Service tiers with a real daemon against the stand-in:
+half the price, room of their own, judged by the server's log.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +86,9 @@ async def _status(folder: Path) -> dict[str, Any]:
 
 
 def test_flex_is_half_the_price_and_its_refusals_slow_no_one_down(tmp_path: Path) -> None:
-    """In reservation, result, ledger and the day's budget; each flex call meets 429s, the standard ones beside it none."""
+    """In reservation, result, ledger and the day's budget;
+    each flex call meets 429s, the standard ones beside it none.
+    """
     log = tmp_path / "log.jsonl"
 
     async def scenario() -> dict[str, Any]:
@@ -133,7 +137,9 @@ def test_flex_is_half_the_price_and_its_refusals_slow_no_one_down(tmp_path: Path
 
 
 def test_a_full_tier_gives_its_slots_to_others(tmp_path: Path) -> None:
-    """With one slot: the flex task is parked, the other flex ones do not start, the standard ones run; then all complete."""
+    """With one slot: the flex task is parked, the other flex ones do not start,
+    the standard ones run; then all complete.
+    """
 
     async def scenario() -> tuple[list[dict[str, Any]], int]:
         async with ModelServer(ServerSettings()) as server:
@@ -171,7 +177,9 @@ def test_a_full_tier_gives_its_slots_to_others(tmp_path: Path) -> None:
 
 
 def test_a_call_without_room_goes_on_at_the_standard_price(tmp_path: Path) -> None:
-    """With ``tier_fallback`` 0 at once, and booked as that; all of that price was set aside before."""
+    """With ``tier_fallback`` 0 at once, and booked as that;
+    all of that price was set aside before.
+    """
 
     async def scenario() -> None:
         async with ModelServer(ServerSettings()) as server:

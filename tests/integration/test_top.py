@@ -1,4 +1,6 @@
-"""`batchd top` on a terminal: what it shows of a daemon at work, what its keys do, and how it leaves."""
+"""`batchd top` on a terminal: what it shows of a daemon at work,
+what its keys do, and how it leaves.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def fifty() -> list[dict[str, Any]]:
 
 
 def test_a_batch_of_fifty_is_shown_and_walked_through(at: Control) -> None:
-    """Agents, failures and gauges in 80 columns and in 120; a batch's tasks; a conversation, neutralised; a resize."""
+    """Agents, failures and gauges in 80 columns and in 120;
+    a batch's tasks; a conversation, neutralised; a resize.
+    """
     with at.spool.serving(), top(at) as terminal:
         terminal.shows("nothing is left to do")
         at.drop("docs", fifty(), budget_usd=20.0)
@@ -110,7 +114,9 @@ def test_a_batch_of_fifty_is_shown_and_walked_through(at: Control) -> None:
 
 
 def test_the_window_changes_while_it_runs(at: Control) -> None:
-    """After each change the whole picture fits, nothing of the former one is left, and what is chosen stays in sight."""
+    """After each change the whole picture fits, nothing of the former one is left,
+    and what is chosen stays in sight.
+    """
     with at.spool.serving(), top(at, "-i", "0.2") as terminal:
         at.drop("docs", [{"id": f"t{n:02}", **HANGS} for n in range(40)])
         terminal.shows("16/16 agents")
@@ -138,7 +144,9 @@ def test_the_window_changes_while_it_runs(at: Control) -> None:
 
 
 def test_keys_cancel_pause_and_run_again(at: Control) -> None:
-    """Each order reaches the daemon as the command of that name sends it; what was not confirmed, does not."""
+    """Each order reaches the daemon as the command of that name sends it;
+    what was not confirmed, does not.
+    """
     with at.spool.serving(), top(at, "-i", "0.3") as terminal:
         at.drop("stuck", [HANGS, HANGS, {"model": "standin/400"}])
         terminal.shows("AT WORK 2", "1/3 done")
@@ -216,7 +224,9 @@ def _send(number: signal.Signals) -> Callable[[Teletype], None]:
 def test_every_way_out_leaves_the_terminal_as_it_was(
     at: Control, leave: Callable[[Teletype], None], code: int
 ) -> None:
-    """Settings, screen, cursor and wrapping are back, and nothing is left to read; with no daemon and no store too."""
+    """Settings, screen, cursor and wrapping are back, and nothing is left to read;
+    with no daemon and no store too.
+    """
     with top(at) as terminal:
         terminal.shows("No daemon runs here", "No batch has been taken up here yet")
         assert not terminal.clean()
@@ -256,7 +266,8 @@ def test_it_can_be_stopped_and_comes_back(at: Control) -> None:
     with Teletype(["bash", "-c", script], env=at.spool.environment) as terminal:
         terminal.shows("No daemon runs here")
         terminal.type("\x1a")
-        # Not looked for on the screen: the one here has no other to go back to, and may have to break the line.
+        # Not looked for on the screen:
+        # the one here has no other to go back to, and may have to break the line.
         terminal.until(lambda _: b"stopped 148" in terminal.sent)
         assert terminal.clean()
         before = len(terminal.sent)
@@ -269,7 +280,9 @@ def test_it_can_be_stopped_and_comes_back(at: Control) -> None:
 
 
 def test_it_outlives_daemons(at: Control) -> None:
-    """It waits for a first daemon, shows what is known when one dies, says so to orders, and finds the next."""
+    """It waits for a first daemon, shows what is known when one dies,
+    says so to orders, and finds the next.
+    """
     with top(at, "-i", "0.2") as terminal:
         terminal.shows("No daemon runs here", "this waits for the first one")
         with at.spool.serving() as daemon:
@@ -301,7 +314,9 @@ def test_a_store_that_cannot_be_read_is_reported(at: Control) -> None:
 
 
 def test_without_a_terminal(at: Control) -> None:
-    """It says what to use instead; `--once` prints one picture, without colours, in whatever letters there are."""
+    """It says what to use instead; `--once` prints one picture,
+    without colours, in whatever letters there are.
+    """
     done = at.spool.batchd("top")
     assert done.returncode == 2
     assert "batchd status" in done.stderr

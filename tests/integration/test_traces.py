@@ -1,4 +1,6 @@
-"""Traces as an OpenTelemetry receiver gets them: real OTLP over HTTP on loopback, from a real daemon."""
+"""Traces as an OpenTelemetry receiver gets them:
+real OTLP over HTTP on loopback, from a real daemon.
+"""
 
 from __future__ import annotations
 
@@ -180,7 +182,9 @@ def receiver() -> Iterator[Receiver]:
 def test_a_task_is_a_trace_by_the_conventions(
     tmp_path: Path, model_server: str, receiver: Receiver
 ) -> None:
-    """One root a task, below it its calls, tools and verdicts, with names, tokens and money as its result has them."""
+    """One root a task, below it its calls, tools and verdicts,
+    with names, tokens and money as its result has them.
+    """
     station = _station(tmp_path, model_server, receiver.endpoint, more='service = "my-spool"')
     with station.serving():
         station.drop("b.json", _file(2, check="test 1 = 1", tags=["red"]))
@@ -222,7 +226,9 @@ def test_a_task_is_a_trace_by_the_conventions(
 
 
 def test_what_went_wrong_shows(tmp_path: Path, slow_server: str, receiver: Receiver) -> None:
-    """A failed request, a task's failure, and a task that never ran, each with its error and nothing invented."""
+    """A failed request, a task's failure, and a task that never ran,
+    each with its error and nothing invented.
+    """
     station = _station(tmp_path, slow_server, receiver.endpoint, "500-1+steps-2")
     with station.serving():
         tasks = [
@@ -249,7 +255,9 @@ def test_what_went_wrong_shows(tmp_path: Path, slow_server: str, receiver: Recei
 def test_content_is_sent_where_asked_for(
     tmp_path: Path, model_server: str, receiver: Receiver
 ) -> None:
-    """With content = true, prompts, answers, commands and outputs stand where the conventions want them."""
+    """With content = true, prompts, answers, commands
+    and outputs stand where the conventions want them.
+    """
     station = _station(tmp_path, model_server, receiver.endpoint, more="content = true")
     with station.serving():
         station.drop("b.json", _file(1))
@@ -268,7 +276,9 @@ def test_content_is_sent_where_asked_for(
 
 
 def test_one_trace_over_a_crash(tmp_path: Path, slow_server: str, receiver: Receiver) -> None:
-    """What a daemon sent before it was killed, and what the next one sends, has one root and no span twice."""
+    """What a daemon sent before it was killed, and what the next one sends,
+    has one root and no span twice.
+    """
     station = _station(tmp_path, slow_server, receiver.endpoint, "latency-0.3+steps-8")
     station.start()
     station.drop("b.json", _file(1))
@@ -287,14 +297,17 @@ def test_one_trace_over_a_crash(tmp_path: Path, slow_server: str, receiver: Rece
     assert {span.parent for span in spans if span != root} == {root.id}
     assert {span.id for span in before} < {span.id for span in spans}
     chats = [span for span in spans if span.client]
-    # What was in the dead daemon's hands is lost with it: at most what one second brings, and never the task.
+    # What was in the dead daemon's hands is lost with it:
+    # at most what one second brings, and never the task.
     assert result["usage"]["calls"] - 4 <= len(chats) <= result["usage"]["calls"]
     assert root.attributes["batchd.attempts"] == 2
     assert root.start <= min(span.start for span in spans)
 
 
 def test_a_receiver_that_is_down_gets_all_of_it_later(tmp_path: Path, model_server: str) -> None:
-    """While no receiver takes them, spans are kept and the daemon says so; once one does, none is missing."""
+    """While no receiver takes them, spans are kept and the daemon says so;
+    once one does, none is missing.
+    """
     with Receiver() as gone:
         port = gone.port
     station = _station(tmp_path, model_server, gone.endpoint)
@@ -322,7 +335,9 @@ def test_a_receiver_that_is_down_gets_all_of_it_later(tmp_path: Path, model_serv
 def test_a_receiver_that_hangs_delays_nothing(
     tmp_path: Path, model_server: str, receiver: Receiver
 ) -> None:
-    """It delays neither tasks nor, by more than two seconds, the daemon's end: as one that works does, in the same run."""
+    """It delays neither tasks nor, by more than two seconds, the daemon's end:
+    as one that works does, in the same run.
+    """
     station = _station(tmp_path, model_server, receiver.endpoint)
     took: dict[int, tuple[float, float]] = {}
     for status in (200, 0):
@@ -357,7 +372,9 @@ def test_a_receiver_that_hangs_delays_nothing(
 def test_a_receiver_that_drips_its_answer_is_given_up(
     tmp_path: Path, model_server: str, receiver: Receiver, dripping: bytes
 ) -> None:
-    """One request has only so long, whatever comes of an answer meanwhile: it is reported, and its spans are sent again."""
+    """One request has only so long, whatever comes of an answer meanwhile:
+    it is reported, and its spans are sent again.
+    """
     receiver.dripping = dripping
     station = _station(tmp_path, model_server, receiver.endpoint)
     with station.serving():
@@ -374,7 +391,9 @@ def test_a_receiver_that_drips_its_answer_is_given_up(
 def test_keys_reach_the_receiver_alone(
     tmp_path: Path, model_server: str, receiver: Receiver
 ) -> None:
-    """Headers from a variable are sent, and stand in no log, no process's environment; a refusal is reported with its fix."""
+    """Headers from a variable are sent, and stand in no log, no process's environment;
+    a refusal is reported with its fix.
+    """
     station = _station(
         tmp_path, model_server, receiver.endpoint, more='headers_env = "OTLP_HEADERS"'
     )

@@ -1,4 +1,6 @@
-"""A worker's side of directories that travel: what it sends is what the daemon takes, whatever the task does meanwhile."""
+"""A worker's side of directories that travel:
+what it sends is what the daemon takes, whatever the task does meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -187,7 +189,9 @@ def begun(
 
 
 def test_what_the_daemon_cannot_have_ends_the_task(tmp_path: Path) -> None:
-    """A file that tar cannot read though it stays as it is: nothing is sent, and the error names it."""
+    """A file that tar cannot read though it stays as it is:
+    nothing is sent, and the error names it.
+    """
     home = Home(tmp_path / "home")
     files = travelling(tmp_path, home, Chain())
 
@@ -207,7 +211,9 @@ def test_what_the_daemon_cannot_have_ends_the_task(tmp_path: Path) -> None:
 
 
 def test_no_worker_sends_what_the_daemon_refuses(tmp_path: Path) -> None:
-    """While a file and a pipe take turns in one place: a pack of ours comes, or an error that ends the task."""
+    """While a file and a pipe take turns in one place:
+    a pack of ours comes, or an error that ends the task.
+    """
     home = Home(tmp_path / "home")
     files = travelling(tmp_path, home, Chain())
     stop = threading.Event()
@@ -274,7 +280,9 @@ def test_a_cache_of_nothing_is_enough_for_work(tmp_path: Path) -> None:
 
 
 def test_a_broken_pack_is_the_tasks_error(tmp_path: Path) -> None:
-    """It is said where the agent opens the directory, which ends the task; the pack is fetched once more by the next one."""
+    """It is said where the agent opens the directory, which ends the task;
+    the pack is fetched once more by the next one.
+    """
     home, cache = Home(tmp_path / "home"), Cache(tmp_path / "cache")
     broken = pack_at(home, b"junk" * 100)
     files = travelling(tmp_path, home, Chain(first=broken), cache)

@@ -1,4 +1,6 @@
-"""Which configuration counts: what is named, what lies in a trusted directory, the user's own, the system's; in this order."""
+"""Which configuration counts: what is named, what lies in a trusted directory,
+the user's own, the system's; in this order.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +96,9 @@ def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ground:
 
 
 def test_the_order_of_the_search(ground: Ground) -> None:
-    """What is named, by option or variable; a trusted working directory; the user's folder; the system's; else the defaults."""
+    """What is named, by option or variable; a trusted working directory;
+    the user's folder; the system's; else the defaults.
+    """
     here, bare = ground.configured("here"), ground.folder
     assert ground.found(bare) == ""
     system = ground.configured("etc") / "config.toml"
@@ -131,7 +135,9 @@ def test_one_that_is_not_trusted_is_refused_and_not_passed_over(ground: Ground) 
 
 
 def test_no_name_becomes_part_of_the_command_that_is_offered(ground: Ground) -> None:
-    """Who copies it runs nothing else: names are quoted, and of one that an error would cut there is none."""
+    """Who copies it runs nothing else: names are quoted,
+    and of one that an error would cut there is none.
+    """
     odd = ground.configured("$(touch mark);'`touch mark`")
     (command,) = re.findall("yours: `(batchd trust .*)`, or name", ground.found(odd))
     assert shlex.split(command) == ["batchd", "trust", str(odd)]
@@ -141,7 +147,9 @@ def test_no_name_becomes_part_of_the_command_that_is_offered(ground: Ground) -> 
 
 
 def test_named_ones_need_no_trust(ground: Ground) -> None:
-    """`--config` and BATCHD_CONFIG count whatever lies in the working directory, and say where nothing is there."""
+    """`--config` and BATCHD_CONFIG count whatever lies in the working directory,
+    and say where nothing is there.
+    """
     here, other = ground.configured("here"), ground.configured("other")
     file = str(other / "config.toml")
     assert ground.batchd("--config", "config.toml", "status", cwd=here).returncode == 0
@@ -162,7 +170,9 @@ def test_a_variable_means_one_file_wherever_it_is_used(ground: Ground) -> None:
 
 
 def test_only_the_real_path_counts(ground: Ground) -> None:
-    """Neither what lies below a trusted directory, nor above, nor beside it with a name that begins alike."""
+    """Neither what lies below a trusted directory, nor above,
+    nor beside it with a name that begins alike.
+    """
     top = ground.configured("top/spool")
     ground.trust(top)
     (ground.folder / "link").symlink_to(top)
@@ -175,7 +185,9 @@ def test_only_the_real_path_counts(ground: Ground) -> None:
 
 
 def test_a_link_counts_where_both_ends_are_trusted(ground: Ground) -> None:
-    """Relative paths in it mean the place of the link, and its content comes from where that leads."""
+    """Relative paths in it mean the place of the link,
+    and its content comes from where that leads.
+    """
     here, there = ground.configured("here"), ground.configured("there")
     (here / "config.toml").unlink()
     (here / "config.toml").symlink_to("../there/config.toml")
@@ -189,7 +201,9 @@ def test_a_link_counts_where_both_ends_are_trusted(ground: Ground) -> None:
 
 
 def test_homes_that_are_none(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A relative HOME or XDG_CONFIG_HOME would be another in each directory: then the list of users has the home, or nothing."""
+    """A relative HOME or XDG_CONFIG_HOME would be another in each directory:
+    then the list of users has the home, or nothing.
+    """
     here = ground.configured("here")
     for name in (".config/batchd", "batchd"):
         (here / name).mkdir(parents=True)
@@ -241,7 +255,9 @@ _GIVEN: Mapping[str, tuple[Callable[[Ground, Path], object], str]] = {
 
 @pytest.mark.parametrize("what", _OPEN)
 def test_what_everybody_can_write_does_not_count(ground: Ground, what: str) -> None:
-    """A user who may write file, folder or list would decide: it is refused with the fix, trusted or not."""
+    """A user who may write file, folder or list would decide:
+    it is refused with the fix, trusted or not.
+    """
     here = ground.configured("here")
     ground.trust(here)
     change, words = _OPEN[what]
@@ -262,7 +278,9 @@ def test_what_belongs_to_somebody_else_does_not_count(ground: Ground, what: str)
 
 @_root_only
 def test_the_users_own_configuration_is_the_users(ground: Ground) -> None:
-    """Under a HOME that sudo left as it was, root takes no orders from its owner, and makes nothing there."""
+    """Under a HOME that sudo left as it was,
+    root takes no orders from its owner, and makes nothing there.
+    """
     own = ground.configured("home/.config/batchd") / "config.toml"
     here = ground.configured("here")
     for path in (own, own.parent, own.parent.parent, ground.home):
@@ -277,7 +295,9 @@ def test_the_users_own_configuration_is_the_users(ground: Ground) -> None:
 
 @_root_only
 def test_a_directory_of_somebody_elses_is_trusted_with_its_owner(ground: Ground) -> None:
-    """What root trusts in a user's checkout counts as long as it is that user's; one command is enough."""
+    """What root trusts in a user's checkout counts as long as it is that user's;
+    one command is enough.
+    """
     here = ground.configured("here")
     for path in (here, here / "config.toml"):
         os.chown(path, _OTHER, -1)
@@ -289,7 +309,9 @@ def test_a_directory_of_somebody_elses_is_trusted_with_its_owner(ground: Ground)
 
 
 def test_the_list_is_private_and_keeps_what_was_written_by_hand(ground: Ground) -> None:
-    """A line is added once, also behind one without an end; removal takes that line alone, and leaves mode and comments."""
+    """A line is added once, also behind one without an end;
+    removal takes that line alone, and leaves mode and comments.
+    """
     here, other = ground.configured("here"), ground.configured("other")
     ground.trust(here)
     assert stat.S_IMODE(ground.list.stat().st_mode) == 0o600
@@ -306,7 +328,9 @@ def test_the_list_is_private_and_keeps_what_was_written_by_hand(ground: Ground) 
 
 
 def test_what_is_gone_can_be_removed(ground: Ground) -> None:
-    """A directory that no longer exists is named by its path; one that is not on the list is wrong use."""
+    """A directory that no longer exists is named by its path;
+    one that is not on the list is wrong use.
+    """
     here = ground.configured("here")
     ground.trust(here)
     here.rename(ground.folder / "moved")
@@ -358,7 +382,9 @@ def test_many_at_once_lose_no_line(ground: Ground) -> None:
 def test_the_systems_list_counts_for_everybody(
     ground: Ground, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`--system` writes it, for all to read whatever the umask; a user without a home has it all the same."""
+    """`--system` writes it, for all to read whatever the umask;
+    a user without a home has it all the same.
+    """
     here = ground.configured("here")
     before = os.umask(0o077)
     try:
@@ -385,14 +411,18 @@ def test_setting_a_checkout_up_trusts_it() -> None:
 
 
 def test_the_folders_of_configurations_need_no_line(ground: Ground) -> None:
-    """A user who stands in ~/.config/batchd or /etc/batchd finds the configuration that counts there anyway."""
+    """A user who stands in ~/.config/batchd
+    or /etc/batchd finds the configuration that counts there anyway.
+    """
     for name in ("home/.config/batchd", "etc"):
         place = ground.configured(name)
         assert ground.found(place) == str(place / "config.toml")
 
 
 def test_a_reload_takes_up_nothing_that_was_left_meanwhile(ground: Ground) -> None:
-    """A daemon that began without a configuration keeps the defaults, and says why, where one turns up that is not trusted."""
+    """A daemon that began without a configuration keeps the defaults,
+    and says why, where one turns up that is not trusted.
+    """
     place = ground.folder / "bare"
     place.mkdir()
     log = ground.folder / "log"

@@ -1,4 +1,6 @@
-"""Files that change under a running daemon, as an upgrade changes them: its workers stay its own, or it says why none comes up."""
+"""Files that change under a running daemon, as an upgrade changes them:
+its workers stay its own, or it says why none comes up.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +89,9 @@ def fork_servers(daemon: int) -> list[int]:
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("way", ["another version", "other files"])
 def test_a_daemon_whose_files_were_exchanged_holds_its_tasks(spool: Any, way: str) -> None:
-    """Workers of the old fork server serve on; with it gone `status` names cause and fix, and a restart goes on."""
+    """Workers of the old fork server serve on;
+    with it gone `status` names cause and fix, and a restart goes on.
+    """
     at = Installed(spool)
     with at.serving() as daemon:
         until(lambda: [w for w in at.status()["workers"] if w["pid"]])
@@ -120,7 +124,9 @@ def test_a_daemon_whose_files_were_exchanged_holds_its_tasks(spool: Any, way: st
 
 
 def test_a_large_file_waits_for_a_daemon_of_the_same_files(spool: Any) -> None:
-    """What would parse it apart is of the upgrade: it stays claimed, is not refused, and goes on after a restart."""
+    """What would parse it apart is of the upgrade:
+    it stays claimed, is not refused, and goes on after a restart.
+    """
     at = Installed(spool)
     with at.serving():
         with (at.package / "config" / "sections.py").open("a") as file:
@@ -138,7 +144,9 @@ def test_a_large_file_waits_for_a_daemon_of_the_same_files(spool: Any) -> None:
 
 
 def test_a_copy_waits_for_a_daemon_of_the_same_files(spool: Any) -> None:
-    """What would make it is of the upgrade: its task waits, `status` says for what, and it goes on after a restart."""
+    """What would make it is of the upgrade: its task waits,
+    `status` says for what, and it goes on after a restart.
+    """
     at = Installed(spool)
     tree = at.folder / "tree"
     tree.mkdir()
@@ -165,7 +173,9 @@ def test_a_copy_waits_for_a_daemon_of_the_same_files(spool: Any) -> None:
 
 
 def test_workers_that_cannot_start_are_a_trouble_until_they_can(spool: Any) -> None:
-    """A broken installation holds the tasks, uncounted; once it is whole again they go on by themselves."""
+    """A broken installation holds the tasks, uncounted;
+    once it is whole again they go on by themselves.
+    """
     at = Installed(spool)
     with at.serving() as daemon:
         until(lambda: [w for w in at.status()["workers"] if w["pid"]])
@@ -183,7 +193,9 @@ def test_workers_that_cannot_start_are_a_trouble_until_they_can(spool: Any) -> N
 
 
 def test_a_daemon_that_is_killed_leaves_no_sockets_behind(spool: Any) -> None:
-    """Neither in the folder for temporary files nor, once the next one is up, in the state directory."""
+    """Neither in the folder for temporary files nor,
+    once the next one is up, in the state directory.
+    """
     sockets = spool.folder / ".batchd" / "pool"
     for _ in range(3):
         with spool.serving() as process:

@@ -1,4 +1,6 @@
-"""The stand-in in all its dialects: held to the vendors' types and clients, and to what the vendors refuse."""
+"""The stand-in in all its dialects:
+held to the vendors' types and clients, and to what the vendors refuse.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ def run(
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_every_refusal_in_every_dialect(dialect: str) -> None:
-    """Each fault has a form in each dialect, strikes as often as it is to, and then the conversation goes on."""
+    """Each fault has a form in each dialect, strikes as often as it is to,
+    and then the conversation goes on.
+    """
     special = {"flex-full", "seals-lost", "thoughtless"}
 
     async def test(_: ModelServer, wire: Wire) -> None:
@@ -212,7 +216,9 @@ async def _lead(wire: Wire, dialect: str, body: dict[str, Any], steps: int) -> l
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_a_conversation_and_what_the_log_says_of_it(dialect: str) -> None:
-    """Steps, parallel calls and a judge; the log has tokens, cache, account and money of all dialects in one form."""
+    """Steps, parallel calls and a judge; the log has tokens,
+    cache, account and money of all dialects in one form.
+    """
     model = {"chat": "gpt-6-luna", "responses": "gpt-6-luna", "messages": "claude-haiku-5-5"}[
         dialect
     ]
@@ -324,7 +330,9 @@ def test_what_responses_refuses(edit: Edit, words: str) -> None:
 
 
 def test_gpt_6_2_leaves_reasoning_out_where_what_stood_before_it_changed() -> None:
-    """With status 200, and `input_transformations` alone says so; later reasoning goes on from what was sent."""
+    """With status 200, and `input_transformations` alone says so;
+    later reasoning goes on from what was sent.
+    """
 
     async def test(server: ModelServer, wire: Wire) -> None:
         body = vendors.request("responses", "gpt-6.2-sol+steps-5", safety_identifier="one")
@@ -446,7 +454,9 @@ def _cut_short(body: dict[str, Any]) -> None:
     ],
 )
 def test_what_messages_refuses(edit: Edit, words: str) -> None:
-    """Results missing or late, turns out of turn, touched or moved thinking, a fifth breakpoint, unknown fields."""
+    """Results missing or late, turns out of turn, touched or moved thinking,
+    a fifth breakpoint, unknown fields.
+    """
 
     async def test(server: ModelServer, wire: Wire) -> None:
         body = vendors.request("messages", "claude-haiku-5-5+steps-3")
@@ -463,7 +473,9 @@ def test_what_messages_refuses(edit: Edit, words: str) -> None:
 
 
 def test_thinking_of_another_model_is_left_out_where_it_is_not_bound() -> None:
-    """Older models drop what they cannot read, hold to the bytes of what they can, and do not mind an edit."""
+    """Older models drop what they cannot read,
+    hold to the bytes of what they can, and do not mind an edit.
+    """
 
     async def test(server: ModelServer, wire: Wire) -> None:
         body = vendors.request("messages", "claude-opus-5+steps-4")
@@ -520,7 +532,9 @@ def test_versions_of_messages() -> None:
     ],
 )
 def test_what_models_take_on_chat_completions(model: str, more: dict[str, Any], words: str) -> None:
-    """Tools beside reasoning, temperatures, efforts, tiers and the old limit: as each model has it."""
+    """Tools beside reasoning, temperatures, efforts,
+    tiers and the old limit: as each model has it.
+    """
 
     async def test(_: ModelServer, wire: Wire) -> None:
         body = {k: v for k, v in vendors.request("chat", model, **more).items() if v is not None}
@@ -546,7 +560,9 @@ async def _cached(
 
 
 def test_the_cache_of_responses() -> None:
-    """From 1,024 tokens, up to the end of what is sent, by key, effort, tier and account; for 30 minutes or 12 hours."""
+    """From 1,024 tokens, up to the end of what is sent, by key,
+    effort, tier and account; for 30 minutes or 12 hours.
+    """
 
     async def test(server: ModelServer, wire: Wire) -> None:
         def body(prompt: str = LONG, **more: Any) -> dict[str, Any]:
@@ -594,7 +610,9 @@ def test_the_cache_of_responses() -> None:
 
 
 def test_explicit_breakpoints_of_responses() -> None:
-    """Only what stands before a breakpoint is cached where nothing else is asked for; four are the most."""
+    """Only what stands before a breakpoint is cached where nothing else is asked for;
+    four are the most.
+    """
 
     async def test(server: ModelServer, wire: Wire) -> None:
         mark = {"prompt_cache_breakpoint": {"mode": "explicit"}}
@@ -620,7 +638,9 @@ def test_explicit_breakpoints_of_responses() -> None:
 
 
 def test_what_could_have_been_read_is_known() -> None:
-    """A client that marks nothing, changes its key or speaks to Claude over chat pays again for what could be cached."""
+    """A client that marks nothing, changes its key or speaks
+    to Claude over chat pays again for what could be cached.
+    """
 
     async def test(server: ModelServer, wire: Wire) -> None:
         model = "claude-haiku-5-5+steps-3"
@@ -646,7 +666,9 @@ def test_what_could_have_been_read_is_known() -> None:
 
 
 def test_the_cache_of_messages() -> None:
-    """By breakpoints, from a least length, twenty blocks back, for five minutes or an hour; what is read stays."""
+    """By breakpoints, from a least length, twenty blocks back,
+    for five minutes or an hour; what is read stays.
+    """
     short = {"cache_control": {"type": "ephemeral"}}
     long = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
 
@@ -734,7 +756,9 @@ def test_tiers(dialect: str) -> None:
 
 @pytest.mark.parametrize("dialect", NEW)
 def test_opaque_items_are_unique_and_as_long_as_asked_for(dialect: str) -> None:
-    """No two are the same; their length, what was thought, and that a server has lost them can be asked for."""
+    """No two are the same; their length, what was thought,
+    and that a server has lost them can be asked for.
+    """
 
     async def test(server: ModelServer, wire: Wire) -> None:
         found = []
@@ -764,7 +788,10 @@ def test_opaque_items_are_unique_and_as_long_as_asked_for(dialect: str) -> None:
 
 
 def test_no_thinking_where_none_is_asked_for() -> None:
-    """Effort none, or thinking disabled: no opaque items. Redacted, or left out: nothing to read."""
+    """Effort none, or thinking disabled: no opaque items.
+
+    Redacted, or left out: nothing to read.
+    """
 
     async def test(_: ModelServer, wire: Wire) -> None:
         plain = vendors.request("responses", "steps-2", reasoning={"effort": "none"})
@@ -810,7 +837,9 @@ def test_a_turn_that_pauses_goes_on_when_it_is_sent_back() -> None:
 
 
 def test_texts_of_the_user_that_share_a_turn_are_heard_one_by_one() -> None:
-    """Messages wants turns by turns: a summary behind the prompt starts no other conversation, and a judge is known."""
+    """Messages wants turns by turns:
+    a summary behind the prompt starts no other conversation, and a judge is known.
+    """
 
     async def test(server: ModelServer, wire: Wire) -> None:
         body = vendors.request("messages", "steps-5")
@@ -845,7 +874,9 @@ def test_stop_sequences_are_named() -> None:
 
 
 def test_accounts() -> None:
-    """Each key has an account of its own, or the one it is given; answers and log name it, and never the key."""
+    """Each key has an account of its own, or the one it is given;
+    answers and log name it, and never the key.
+    """
 
     async def test(server: ModelServer, wire: Wire) -> None:
         named = {}
@@ -872,7 +903,9 @@ def test_accounts() -> None:
 
 
 def test_models_in_both_vendors_shapes() -> None:
-    """Each vendor's client lists the models, with the day on which one ends; what is not listed is not there."""
+    """Each vendor's client lists the models, with the day on which one ends;
+    what is not listed is not there.
+    """
 
     async def test(server: ModelServer, wire: Wire) -> None:
         async with (
@@ -934,7 +967,9 @@ def test_limits_in_both_vendors_headers() -> None:
 
 
 def test_recordings_and_judges_in_every_dialect() -> None:
-    """A recording is replayed by its prompt and turn, and a judge is known by what binds its answer."""
+    """A recording is replayed by its prompt and turn,
+    and a judge is known by what binds its answer.
+    """
 
     async def test(server: ModelServer, wire: Wire) -> None:
         heard = []

@@ -1,4 +1,6 @@
-"""How long a provider is not asked, who tries it, and who waits with it: a real daemon, judged by the server's log."""
+"""How long a provider is not asked, who tries it, and who waits with it:
+a real daemon, judged by the server's log.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +93,8 @@ async def _until_done(daemon: Daemon, *batches: str) -> None:
 
 
 def test_a_long_wait_holds_only_its_provider_whatever_earlier_calls_bring(tmp_path: Path) -> None:
-    """One of eight calls is asked to wait a day, seven are answered later: the provider is parked all the same.
+    """One of eight calls is asked to wait a day, seven are answered later:
+    the provider is parked all the same.
 
     Others have the slots, and `resume` lifts the wait.
     """
@@ -127,7 +130,9 @@ def test_a_long_wait_holds_only_its_provider_whatever_earlier_calls_bring(tmp_pa
 
 
 def test_a_long_wait_that_a_paused_task_was_asked_for_is_no_silent_one(tmp_path: Path) -> None:
-    """The call of a batch that was just paused is asked to wait for a day: that is known of its provider, and `resume` ends it."""
+    """The call of a batch that was just paused is asked to wait for a day:
+    that is known of its provider, and `resume` ends it.
+    """
 
     async def scenario() -> None:
         async with (
@@ -193,7 +198,9 @@ async def _tried(folder: Path, server: ModelServer, calls: int) -> str:
 
 
 def test_tries_go_round_also_after_resume_and_restart(tmp_path: Path) -> None:
-    """Each try is another task's, the one whose last try is the longest ago: none speaks for all, over restarts too."""
+    """Each try is another task's, the one whose last try is the longest ago:
+    none speaks for all, over restarts too.
+    """
 
     async def scenario() -> None:
         async with ModelServer(ServerSettings(faults="401")) as server:
@@ -244,7 +251,9 @@ def test_a_task_that_must_run_alone_tries_in_its_turn(tmp_path: Path) -> None:
 
 
 def test_a_model_whose_key_is_refused_waits_alone_in_the_end(tmp_path: Path) -> None:
-    """A refusal that names nothing parks the provider; a task of another model tries it, so that the one is found out."""
+    """A refusal that names nothing parks the provider;
+    a task of another model tries it, so that the one is found out.
+    """
 
     async def scenario() -> None:
         async with (
@@ -272,7 +281,9 @@ def test_a_model_whose_key_is_refused_waits_alone_in_the_end(tmp_path: Path) -> 
 def test_a_refusal_that_names_a_model_holds_that_model_alone(
     tmp_path: Path, fault: str, cause: str
 ) -> None:
-    """The provider's other models go on at once; the one waits, over a restart too, until `resume` has it tried."""
+    """The provider's other models go on at once; the one waits,
+    over a restart too, until `resume` has it tried.
+    """
 
     async def scenario() -> None:
         bad = f"standin/{fault}+steps-2"
@@ -303,7 +314,9 @@ def test_a_refusal_that_names_a_model_holds_that_model_alone(
 
 
 def test_a_model_that_was_served_and_is_gone_waits_and_comes_back(tmp_path: Path) -> None:
-    """What would fail each of its tasks fails none, and holds no other model; a model that never was is held likewise."""
+    """What would fail each of its tasks fails none, and holds no other model;
+    a model that never was is held likewise.
+    """
 
     async def scenario() -> None:
         async with ModelServer(ServerSettings(default="steps-2")) as server:
@@ -360,7 +373,9 @@ def test_a_model_can_be_paused(tmp_path: Path) -> None:
 
 
 def test_time_while_switched_off_ends_no_task(tmp_path: Path) -> None:
-    """A provider that was parked eight days ago is tried by a daemon that stood still meanwhile, and its tasks go on."""
+    """A provider that was parked eight days ago is tried by a daemon
+    that stood still meanwhile, and its tasks go on.
+    """
 
     async def scenario() -> None:
         async with ModelServer(ServerSettings(down=True)) as server:
@@ -380,7 +395,9 @@ def test_time_while_switched_off_ends_no_task(tmp_path: Path) -> None:
 
 
 def test_time_in_which_a_provider_was_tried_counts_over_a_restart(tmp_path: Path) -> None:
-    """What one daemon has waited in vain the next one knows, so that no row of restarts keeps tasks waiting for ever."""
+    """What one daemon has waited in vain the next one knows,
+    so that no row of restarts keeps tasks waiting for ever.
+    """
 
     async def scenario() -> None:
         async with ModelServer(ServerSettings(down=True)) as server:
@@ -420,7 +437,9 @@ def test_a_parked_provider_without_a_task_goes_on_at_resume(tmp_path: Path) -> N
 
 
 def test_a_model_that_is_always_too_busy_waits_alone(tmp_path: Path) -> None:
-    """Unnamed 429s of one model neither take the turns of its provider's other calls nor slow them down; `status` names it."""
+    """Unnamed 429s of one model neither take the turns of its provider's other calls
+    nor slow them down; `status` names it.
+    """
 
     async def scenario() -> None:
         async with ModelServer(ServerSettings()) as server:

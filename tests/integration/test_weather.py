@@ -35,7 +35,9 @@ def station(tmp_path_factory: pytest.TempPathFactory, model_server: str) -> Iter
 
 
 def test_odd_names_become_batches_of_their_own(station: Station) -> None:
-    """Newlines, bytes that are not UTF-8, 255 bytes, names that become alike: a folder each, the file in it."""
+    """Newlines, bytes that are not UTF-8, 255 bytes, names that become alike:
+    a folder each, the file in it.
+    """
     names = [b"a\nb.json", b"a b.json", b"\xff\xfe.json", b"-rf.json", "\u4efb\u52a1.json".encode()]
     names += [b"n" * 250 + b".json", b"twin.json", b"twin.md", b"twin.JSONL", b"noending"]
     for name in names:
@@ -58,7 +60,9 @@ def test_odd_names_become_batches_of_their_own(station: Station) -> None:
 
 
 def test_what_is_no_regular_file_is_left_alone(station: Station, tmp_path: Path) -> None:
-    """Links, FIFOs, sockets, folders, devices: not opened, not moved, reported once by name; others pass."""
+    """Links, FIFOs, sockets, folders, devices: not opened,
+    not moved, reported once by name; others pass.
+    """
     inbox = station.inbox
     (tmp_path / "secret.json").write_bytes(TASK)
     (inbox / "link.json").symlink_to(tmp_path / "secret.json")
@@ -88,7 +92,9 @@ def test_what_is_no_regular_file_is_left_alone(station: Station, tmp_path: Path)
 
 
 def test_bad_files_are_refused_with_their_reasons(station: Station) -> None:
-    """2 GB, ten million zeros, a hundred thousand brackets, ids and keys given twice, no UTF-8, nothing: refused in words."""
+    """2 GB, ten million zeros, a hundred thousand brackets,
+    ids and keys given twice, no UTF-8, nothing: refused in words.
+    """
     with (station.folder / "huge.json").open("wb") as huge:
         huge.truncate(2 << 30)
     (station.folder / "huge.json").rename(station.inbox / "huge.json")
@@ -135,7 +141,9 @@ def test_a_burst_is_taken_up_once_each(station: Station) -> None:
 
 
 def test_a_file_written_over_a_long_time_is_left_until_it_is_whole(station: Station) -> None:
-    """Kept open, or cut off and opened again within settle_s: nothing of it is taken before its end."""
+    """Kept open, or cut off and opened again within settle_s:
+    nothing of it is taken before its end.
+    """
     data = json.dumps({"tasks": [{"first_prompt": f"p{i}"} for i in range(6)]}).encode()
     pieces = [data[i : i + 40] for i in range(0, len(data), 40)]
     with (
@@ -158,7 +166,9 @@ def test_a_file_written_over_a_long_time_is_left_until_it_is_whole(station: Stat
 
 
 def test_files_that_change_hands_while_they_are_claimed(station: Station, tmp_path: Path) -> None:
-    """A name that is a file now and a link then: no link leads anywhere, and no half file is taken."""
+    """A name that is a file now and a link then:
+    no link leads anywhere, and no half file is taken.
+    """
     (tmp_path / "secret").write_text('{"first_prompt": "SECRET"}')
     over = threading.Event()
 
@@ -192,7 +202,10 @@ def test_files_that_change_hands_while_they_are_claimed(station: Station, tmp_pa
 
 
 def test_a_file_that_vanishes_once_it_is_claimed(station: Station) -> None:
-    """It is not taken up, and the log says so; or it was read in time, and runs. Others are not touched."""
+    """It is not taken up, and the log says so; or it was read in time, and runs.
+
+    Others are not touched.
+    """
     over = threading.Event()
 
     def thieve() -> None:
@@ -221,7 +234,9 @@ def test_a_file_that_vanishes_once_it_is_claimed(station: Station) -> None:
 def test_an_inbox_that_is_taken_away_is_made_again(
     station: Station, tmp_path: Path, harm: str
 ) -> None:
-    """Removed or renamed under a running daemon: the folder is made and watched again, and takes files."""
+    """Removed or renamed under a running daemon:
+    the folder is made and watched again, and takes files.
+    """
     before = station.inbox.stat().st_ino, len(station.logged("inbox_trouble", "is watched again"))
     if harm == "removed":
         shutil.rmtree(station.inbox)
@@ -247,7 +262,9 @@ def test_the_same_file_again_while_its_first_run_goes_on(station: Station) -> No
 
 
 def test_files_that_cannot_be_claimed_or_read(station: Station) -> None:
-    """A file that the kernel will not let go stays, reported once; the others are taken, and it too once it can be."""
+    """A file that the kernel will not let go stays, reported once;
+    the others are taken, and it too once it can be.
+    """
     path = station.inbox / "stuck.json"
     path.write_bytes(b"{")
     chattr = shutil.which("chattr") or "chattr"
@@ -358,7 +375,9 @@ def test_status_shows_an_inbox_that_is_none(tmp_path: Path, model_server: str) -
 def test_an_inbox_that_is_a_link_is_watched_where_it_leads(
     tmp_path: Path, model_server: str
 ) -> None:
-    """Files are taken up by the kernel's word, not by the scan alone; a link that is replaced is noticed."""
+    """Files are taken up by the kernel's word, not by the scan alone;
+    a link that is replaced is noticed.
+    """
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
     scan_s = 6.0
@@ -427,11 +446,13 @@ def test_submit_names_the_inbox_whose_disk_is_full(tmp_path: Path, model_server:
 def test_without_watches_it_looks_itself(tmp_path: Path, model_server: str) -> None:
     """Where the kernel's watches are used up, it says so, and finds files by looking."""
     none_left = 'echo 0 > /proc/sys/user/max_inotify_instances && exec "$@"'
-    # Under its own number: to a root of the namespace, all that is the machine's root's would be a stranger's.
+    # Under its own number: to a root of the namespace,
+    # all that is the machine's root's would be a stranger's.
     prefix = ["unshare", "--user", "--map-current-user", "--keep-caps", "sh", "-c", none_left, "sh"]
     if subprocess.run([*prefix, "true"], check=False, capture_output=True).returncode:
         pytest.skip("needs user namespaces")
-    # In the namespace there is no user to run commands: what is refused shows as well that it was found.
+    # In the namespace there is no user to run commands:
+    # what is refused shows as well that it was found.
     station = Station(tmp_path, model_server, more='[sandbox]\nbackend = "none"\n')
     with station.serving(*prefix):
         station.drop("a.json", b"")
@@ -452,7 +473,9 @@ def test_a_start_that_cannot_be_is_reported_in_one_line(tmp_path: Path, model_se
 
 
 def test_who_edits_a_file_in_the_inbox_learns_that_each_save_is_a_batch(station: Station) -> None:
-    """The second save within a short while is taken too, and the log says what that costs; a moved file is no save."""
+    """The second save within a short while is taken too, and the log says what that costs;
+    a moved file is no save.
+    """
     for number in range(3):
         station.drop("moved.json")
         (station.inbox / "edited.json").write_bytes(TASK)

@@ -36,7 +36,9 @@ def _seconds(time_: str) -> float:
 
 
 def test_a_clock_that_jumps_costs_nothing(tmp_path: Path, model_server: str) -> None:
-    """Two hours ahead, then five back: tasks end by the time they worked, and files are taken when they are whole."""
+    """Two hours ahead, then five back: tasks end by the time they worked,
+    and files are taken when they are whole.
+    """
     limits = "[limits]\ntimeout_s = 30.0\n"
     station = Station(tmp_path, model_server, model="latency-0.4+steps-4", more=limits)
     clock = Clock(station.folder)
@@ -89,7 +91,9 @@ def test_time_at_work_leaves_out_what_the_clock_was_moved_by() -> None:
 
 
 def test_money_at_midnight(tmp_path: Path, model_server: str) -> None:
-    """A day's budget that is spent holds tasks until midnight UTC, not longer; each call is booked on its own day, and no day on more than it may."""
+    """A day's budget that is spent holds tasks until midnight UTC, not longer;
+    each call is booked on its own day, and no day on more than it may.
+    """
     per_day, model = 0.012, "latency-0.1+steps-2"
     more = (
         f"[budget]\nper_day_usd = {per_day}\n[limits]\nmax_output_tokens = 500\n"
@@ -124,7 +128,9 @@ def test_money_at_midnight(tmp_path: Path, model_server: str) -> None:
 def test_a_start_with_the_clock_a_day_ahead_grants_no_money_twice(
     tmp_path: Path, model_server: str
 ) -> None:
-    """A day is spent, the next daemon starts a day ahead and spends that one, the clock is set right: the first is still spent."""
+    """A day is spent, the next daemon starts a day ahead and spends that one,
+    the clock is set right: the first is still spent.
+    """
     per_day, model = 0.004, "steps-2"
     more = (
         f"[budget]\nper_day_usd = {per_day}\n[limits]\nmax_output_tokens = 300\n"
@@ -191,7 +197,8 @@ def model() -> Iterator[Model]:
 
 
 def test_a_machine_that_sleeps_goes_on_where_it_was(tmp_path: Path, model: Model) -> None:
-    """Stopped for longer than any heartbeat may be late, its connections dead: no worker is killed, each task completes.
+    """Stopped for longer than any heartbeat may be late, its connections dead:
+    no worker is killed, each task completes.
 
     The calls under way are asked again, and what they may have cost is counted as unsettled.
     """

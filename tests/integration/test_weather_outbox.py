@@ -1,4 +1,6 @@
-"""Hostile weather at the outbox of a whole daemon: collectors in a hurry, folders that vanish, disks that refuse."""
+"""Hostile weather at the outbox of a whole daemon:
+collectors in a hurry, folders that vanish, disks that refuse.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ while left:
 def test_a_collector_in_a_hurry_gets_each_folder_once_and_whole(
     station: Station, tmp_path: Path
 ) -> None:
-    """Folders taken the instant that summary.json appears are complete, and nothing appears in their place."""
+    """Folders taken the instant that summary.json appears are complete,
+    and nothing appears in their place.
+    """
     goal = tmp_path / "collected"
     goal.mkdir()
     names = [f"{kind}{i}" for i in range(50) for kind in ("hurry", "wrong")]
@@ -77,7 +81,9 @@ def test_a_collector_in_a_hurry_gets_each_folder_once_and_whole(
 def test_who_waits_for_a_batch_finds_it_though_a_collector_was_faster(
     station: Station, tmp_path: Path
 ) -> None:
-    """Its folder is gone before the first look: the store's tasks say that it is the file's; another's are not."""
+    """Its folder is gone before the first look:
+    the store's tasks say that it is the file's; another's are not.
+    """
     data, other = _tasks(3), _tasks(3).replace(b"task 2", b"task x")
     station.drop("fast.json", data)
     station.completed("fast", 3)
@@ -133,7 +139,9 @@ def _bounded(station: Station) -> None:
 
 
 def test_an_outbox_that_is_replaced_by_a_file_comes_back(tmp_path: Path, model_server: str) -> None:
-    """Nothing is lost, no task is started in vain, and all of it is written once the folder is there again."""
+    """Nothing is lost, no task is started in vain,
+    and all of it is written once the folder is there again.
+    """
     with Station(tmp_path, model_server, model="steps-2").serving() as station:
         station.drop("before.json", _tasks(1))
         station.completed("before")
@@ -175,7 +183,9 @@ def test_an_outbox_on_a_disk_that_becomes_read_only(tmp_path: Path, model_server
 
 
 def test_a_full_outbox_starts_nothing_and_costs_nothing(tmp_path: Path) -> None:
-    """What runs as the disk fills up ends; no other task is begun, no call is paid, until there is room again."""
+    """What runs as the disk fills up ends; no other task is begun,
+    no call is paid, until there is room again.
+    """
     with (
         mounted(tmp_path / "outbox"),
         model_process("--latency", "0.5") as (slow_server, model),
@@ -216,7 +226,9 @@ def test_a_full_outbox_starts_nothing_and_costs_nothing(tmp_path: Path) -> None:
 def test_a_disk_without_room_for_results_is_found_out_before_a_task_starts(
     tmp_path: Path, model_server: str
 ) -> None:
-    """A few blocks are left, so that folders can still be made: the task waits all the same, and says why."""
+    """A few blocks are left, so that folders can still be made:
+    the task waits all the same, and says why.
+    """
     with (
         mounted(tmp_path / "outbox"),
         Station(tmp_path, model_server, model="steps-1").serving() as station,
@@ -243,7 +255,9 @@ def _neighbours(tmp_path: Path, model_server: str) -> list[Station]:
 
 
 def test_daemons_that_share_an_outbox_take_a_name_each(tmp_path: Path, model_server: str) -> None:
-    """Files of one name, dropped for both at once, have a folder each: none writes into another's."""
+    """Files of one name, dropped for both at once, have a folder each:
+    none writes into another's.
+    """
     one, two = _neighbours(tmp_path, model_server)
     count = 40
     with one.serving(), two.serving():

@@ -1,4 +1,6 @@
-"""Task files that are slow or too large to be parsed, dropped into a whole daemon: they hold up nothing but themselves."""
+"""Task files that are slow or too large to be parsed, dropped into a whole daemon:
+they hold up nothing but themselves.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ pytestmark = pytest.mark.in_turns
 
 
 def _slow(patterns: int) -> bytes:
-    """Return a task file in which each pattern takes a good part of a second to compile: all letters, of either case."""
+    """Return a task file in which each pattern takes a good part of a second to compile:
+    all letters, of either case.
+    """
     every = [f"(?i)[\x01-\U0010ffff]{i}" for i in range(patterns)]
     schema = {"anyOf": [{"pattern": pattern} for pattern in every]}
     return json.dumps({"first_prompt": "x", "output_schema": schema}).encode()
@@ -55,7 +59,9 @@ def _allow(station: Station, **values: float) -> None:
 
 
 def test_a_file_that_takes_minutes_holds_up_no_other_and_no_end(station: Station) -> None:
-    """Others, of its own size too, are taken up meanwhile; SIGTERM ends the daemon; the next one reads it again."""
+    """Others, of its own size too, are taken up meanwhile;
+    SIGTERM ends the daemon; the next one reads it again.
+    """
     _allow(station, max_parse_s=300)
     with station.serving():
         station.drop("slow.json", _slow(2000))
@@ -102,7 +108,9 @@ def test_a_process_that_is_killed_takes_no_file_with_it(station: Station) -> Non
 
 
 def test_what_was_being_read_when_the_daemon_died_is_read_apart(station: Station) -> None:
-    """A small file too, for it may be what ended the daemon: the next one gives it a process of its own."""
+    """A small file too, for it may be what ended the daemon:
+    the next one gives it a process of its own.
+    """
     with station.serving():
         station.drop("before.json", TASK)
         station.completed("before")
@@ -113,7 +121,8 @@ def test_what_was_being_read_when_the_daemon_died_is_read_apart(station: Station
         station.process.send_signal(signal.SIGKILL)
         station.process.wait()
         station.process = None
-        # What a daemon leaves that dies between its claim and the store: a claim of its own, stored nowhere.
+        # What a daemon leaves that dies between its claim and the store:
+        # a claim of its own, stored nowhere.
         ulid = _claim(station)
         (station.folder / ".batchd/claimed" / f"{ulid}-left.json").write_bytes(TASK)
         station.start()

@@ -1,4 +1,6 @@
-"""Trouble holds what it concerns: one batch's folder that batch, one outbox what goes there; everything else goes on."""
+"""Trouble holds what it concerns: one batch's folder that batch,
+one outbox what goes there; everything else goes on.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def _order(station: Station, *words: str) -> None:
 
 
 def test_a_folder_in_trouble_holds_its_own_batch_alone(tmp_path: Path, model_server: str) -> None:
-    """A file stands in its place: the tasks of others run meanwhile, its own wait, unpaid, and complete afterwards."""
+    """A file stands in its place: the tasks of others run meanwhile,
+    its own wait, unpaid, and complete afterwards.
+    """
     with Station(tmp_path, model_server, model="steps-2").serving() as station:
         station.drop("blocked.json", _tasks(60))
         folder = station.outbox / "blocked"
@@ -63,7 +67,9 @@ def test_a_folder_in_trouble_holds_its_own_batch_alone(tmp_path: Path, model_ser
 
 
 def test_a_wrong_outbox_is_healed_by_a_right_one(tmp_path: Path, model_server: str) -> None:
-    """What was dropped between two reloads goes to the outbox of the second; what has another outbox goes on all the time."""
+    """What was dropped between two reloads goes to the outbox of the second;
+    what has another outbox goes on all the time.
+    """
     station = Station(tmp_path, model_server, model="steps-2")
     config = tmp_path / "config.toml"
     right = config.read_text().replace("[paths]", f'[paths]\noutbox = "{station.outbox}"', 1)
@@ -93,7 +99,9 @@ def test_a_wrong_outbox_is_healed_by_a_right_one(tmp_path: Path, model_server: s
 def test_an_outbox_that_hangs_holds_up_nothing_but_what_goes_there(
     tmp_path: Path, model_server: str
 ) -> None:
-    """A mount whose server is gone: the daemon answers, takes files of the inbox away, ends on a signal; then all completes."""
+    """A mount whose server is gone: the daemon answers,
+    takes files of the inbox away, ends on a signal; then all completes.
+    """
     station = Station(tmp_path, model_server, model="steps-2")
     station.cold = True
     with station.serving():
@@ -123,7 +131,9 @@ def test_an_outbox_that_hangs_holds_up_nothing_but_what_goes_there(
 
 
 def test_an_outbox_that_begins_to_hang_holds_up_no_store(tmp_path: Path) -> None:
-    """It hangs from one moment to the next, while it counts as one that answers: the store writes for others all the same."""
+    """It hangs from one moment to the next, while it counts as one that answers:
+    the store writes for others all the same.
+    """
     (tmp_path / "config.toml").write_text(
         '[agent]\nmodel = "p/m"\n[providers.p]\nbase_url = "http://127.0.0.1:9/v1"\n'
     )

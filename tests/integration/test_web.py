@@ -1,4 +1,6 @@
-"""The live page over real HTTP: who may look, what is shown, and how it stands up to odd clients."""
+"""The live page over real HTTP: who may look, what is shown,
+and how it stands up to odd clients.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def page(spool: Spool) -> Iterator[Page]:
 
 
 def test_nothing_is_shown_without_the_token(page: Page) -> None:
-    """No token, a wrong one, one in the address, a forged session: 401; the token, or what it was exchanged for: 200."""
+    """No token, a wrong one, one in the address, a forged session:
+    401; the token, or what it was exchanged for: 200.
+    """
     kept = page.log.parent / ".batchd" / "web.token"
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     for path in ("/", "/cost", "/api/overview", "/live/overview", "/batches/b", "/nowhere"):
@@ -64,7 +68,9 @@ def test_nothing_is_shown_without_the_token(page: Page) -> None:
 
 
 def test_wrong_guesses_lock_no_other_client_out(page: Page) -> None:
-    """Behind a proxy all come from one address: after any number of wrong tokens the right one lets in, and so does a session."""
+    """Behind a proxy all come from one address:
+    after any number of wrong tokens the right one lets in, and so does a session.
+    """
     cookie = page.ask("/session")[0].headers["set-cookie"].partition(";")[0]
     answers = [page.ask("/api/overview", token="wrong-token-number-n")[0].status for _ in range(15)]
     assert answers == [401] * 15
@@ -74,7 +80,9 @@ def test_wrong_guesses_lock_no_other_client_out(page: Page) -> None:
 
 
 def test_guesses_are_compared_one_after_the_other() -> None:
-    """However many come at once: fifty a second, of tokens that take ages to guess; the first ten a minute wait for nothing."""
+    """However many come at once: fifty a second, of tokens that take ages to guess;
+    the first ten a minute wait for nothing.
+    """
 
     async def guess() -> None:
         gate, clock = TokenCheck("the-token-itself"), asyncio.get_running_loop().time
@@ -89,7 +97,9 @@ def test_guesses_are_compared_one_after_the_other() -> None:
 
 
 def test_a_code_lets_one_browser_in_once() -> None:
-    """The word in the address that a terminal shows is used up by the first use, and by ten minutes."""
+    """The word in the address that a terminal shows is used up by the first use,
+    and by ten minutes.
+    """
     now = [1000.0]
     gate = TokenCheck("the-token-itself", lambda: now[0])
     code = gate.code()
@@ -106,7 +116,9 @@ def test_a_code_lets_one_browser_in_once() -> None:
 
 
 def test_every_answer_is_guarded(page: Page) -> None:
-    """Policies on every answer, errors too; nothing for other origins; names of other sites mean somebody else."""
+    """Policies on every answer, errors too; nothing for other origins;
+    names of other sites mean somebody else.
+    """
     paths = ("/", "/session", "/api/overview", "/nowhere", "/assets/none.js", "/batches/none")
     for path in paths:
         for method in ("GET", "HEAD", "POST", "OPTIONS"):
@@ -137,7 +149,9 @@ def test_every_answer_is_guarded(page: Page) -> None:
 
 
 def test_a_batch_is_shown_as_it_goes(spool: Spool, page: Page) -> None:
-    """Events bring counts, tasks with what they do and wait for, and their conversation, once each, in order."""
+    """Events bring counts, tasks with what they do and wait for,
+    and their conversation, once each, in order.
+    """
     assert isinstance(page, Page)
     assert page.get("/api/overview")["daemon"] is None
     config = spool.folder / "config.toml"
@@ -218,7 +232,9 @@ def test_a_batch_is_shown_as_it_goes(spool: Spool, page: Page) -> None:
     ],
 )
 def test_odd_addresses_get_plain_answers(spooled: Page, path: str, status: int) -> None:
-    """What is unknown is 404, what makes no sense 400, each with a reason; nothing leads out of the store."""
+    """What is unknown is 404, what makes no sense 400, each with a reason;
+    nothing leads out of the store.
+    """
     answer, data = spooled.ask(path)
     assert answer.status == status, data
     if status != 200 and "json" in answer.headers["content-type"]:
@@ -264,7 +280,9 @@ def test_a_client_that_reads_nothing_harms_no_other(spool: Spool, page: Page) ->
 
 
 def test_a_client_that_asks_nothing_keeps_no_other_out(page: Page) -> None:
-    """Connections that never bring a whole request, the first or a later one, are let go after ten seconds; who listens stays."""
+    """Connections that never bring a whole request, the first or a later one,
+    are let go after ten seconds; who listens stays.
+    """
     whole, begun = page.request("/session"), b"GET /session HTTP/1.1\r\nHost: loc"
     with contextlib.ExitStack() as guests:
 
@@ -321,7 +339,9 @@ def test_the_spool_is_not_read_while_no_browser_listens(spooled: Page) -> None:
 
 
 def _rest(page: Page) -> bool:
-    """Return whether the threads that read the store have no turn in three seconds; they look more than once a second."""
+    """Return whether the threads that read the store have no turn in three seconds;
+    they look more than once a second.
+    """
     before = _turns(page)
     time.sleep(3)
     return _turns(page) == before
@@ -338,7 +358,9 @@ def _turns(page: Page) -> int:
 def test_a_store_that_is_exchanged_damaged_or_newer_is_reported(
     spool: Spool, spooled: Page
 ) -> None:
-    """Another file in its place is read from then on; one that cannot be read is reported with its reason, and looked at again."""
+    """Another file in its place is read from then on;
+    one that cannot be read is reported with its reason, and looked at again.
+    """
     source = spooled.log.parent / ".batchd" / "batchd.db"
     state = spool.folder / ".batchd"
     with web(spool) as page, page.listening("/live/overview") as seen:
@@ -365,7 +387,9 @@ def test_a_store_that_is_exchanged_damaged_or_newer_is_reported(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_it_ends_at_once_on_a_signal(spool: Spool, number: int) -> None:
-    """Ctrl-C, systemd, a terminal that closes: it hangs up and ends with 0, also while browsers listen."""
+    """Ctrl-C, systemd, a terminal that closes:
+    it hangs up and ends with 0, also while browsers listen.
+    """
     with web(spool) as page, page.listening("/live/overview") as seen:
         next(seen)
         begun = time.monotonic()
@@ -394,7 +418,9 @@ def test_it_ends_at_once_on_a_signal(spool: Spool, number: int) -> None:
 def test_what_is_not_safe_or_not_possible_is_refused(
     spool: Spool, arguments: list[str], more: str, code: int, complaint: str
 ) -> None:
-    """An address for others without a token, a short token, no address at all: one line, and no page."""
+    """An address for others without a token, a short token,
+    no address at all: one line, and no page.
+    """
     (spool.folder / "short").write_text("secret")
     (spool.folder / "good").write_text("a" * 40)
     config = spool.folder / "config.toml"
@@ -441,7 +467,9 @@ def test_open_to_everybody_is_said(spool: Spool) -> None:
 
 
 def test_a_token_file_that_others_can_read_is_not_used(spool: Spool) -> None:
-    """A token that is no secret, or a link to another file, lets no client in: exit 3, with the fix."""
+    """A token that is no secret, or a link to another file,
+    lets no client in: exit 3, with the fix.
+    """
     state = spool.folder / ".batchd"
     state.mkdir(0o700)
     kept = state / "web.token"

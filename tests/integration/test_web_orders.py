@@ -1,4 +1,6 @@
-"""Orders from browsers, over real HTTP to a real daemon: what they do, who may give them, and what the log says."""
+"""Orders from browsers, over real HTTP to a real daemon:
+what they do, who may give them, and what the log says.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ class Browser:
     def post(
         self, path: str, value: object, *, left_out: str = "", **other: str
     ) -> tuple[int, dict[str, Any]]:
-        """Post JSON as the page does, but for the headers that are given or left out; return the answer."""
+        """Post JSON as the page does, but for the headers that are given or left out;
+        return the answer.
+        """
         headers = {
             "Cookie": self.cookie,
             "Origin": self.page.address,
@@ -94,7 +98,9 @@ def lines(spool: Spool, event: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def browser(spool: Spool) -> Iterator[Browser]:
-    """A browser that has signed in where orders are allowed; a daemon is at work on a batch ``b``."""
+    """A browser that has signed in where orders are allowed;
+    a daemon is at work on a batch ``b``.
+    """
     allow(spool)
     with spool.serving(), web(spool) as page:
         drop(spool)
@@ -103,7 +109,9 @@ def browser(spool: Spool) -> Iterator[Browser]:
 
 
 def test_orders_are_carried_out_and_logged(spool: Spool, browser: Browser) -> None:
-    """Pause, resume, cancel and retry do what the commands do; each leaves a line that says which session gave it, from where."""
+    """Pause, resume, cancel and retry do what the commands do;
+    each leaves a line that says which session gave it, from where.
+    """
     page = browser.page
     done = browser.order({"verb": "pause", "scope": "batch", "name": "b"})
     assert done["question"].startswith("Pause batch b?")
@@ -162,7 +170,9 @@ def test_orders_are_carried_out_and_logged(spool: Spool, browser: Browser) -> No
 def test_who_may_not_orders_nothing(
     spool: Spool, spooled: Browser, status: int, change: Mapping[str, str]
 ) -> None:
-    """Without session or key, from another page, by another name or as a form: refused, at both steps, and nothing happens."""
+    """Without session or key, from another page, by another name or as a form:
+    refused, at both steps, and nothing happens.
+    """
     del spool
     words = {
         "port": str(spooled.page.port),
@@ -225,14 +235,18 @@ def _dropped(folder: Path) -> bool:
 def test_what_is_no_order_is_refused_with_a_reason(
     spooled: Browser, status: int, body: object
 ) -> None:
-    """Odd bodies, other verbs, scopes that make no sense, names that there are not: a plain answer, and no trace in the log."""
+    """Odd bodies, other verbs, scopes that make no sense, names that there are not:
+    a plain answer, and no trace in the log.
+    """
     found, answer = spooled.post("/api/orders", body)
     assert (found, bool(answer["error"])) == (status, True)
     assert "Traceback" not in spooled.page.log.read_text()
 
 
 def test_a_question_is_answered_once(spooled: Browser) -> None:
-    """A yes that is sent again, one of another session, one to nothing: 409; the first has been carried to the daemon."""
+    """A yes that is sent again, one of another session, one to nothing:
+    409; the first has been carried to the daemon.
+    """
     _, asked = spooled.post("/api/orders", CANCEL)
     ticket = {"ticket": asked["ticket"]}
     other = sign_in(spooled.page)
@@ -252,7 +266,9 @@ def test_a_question_is_answered_once(spooled: Browser) -> None:
 
 @contextlib.contextmanager
 def answering(browser: Browser, answer: bytes) -> Iterator[None]:
-    """Have a daemon of another version stand on a spool: whatever it is asked, this is its answer."""
+    """Have a daemon of another version stand on a spool:
+    whatever it is asked, this is its answer.
+    """
 
     class Answering(socketserver.StreamRequestHandler):
         def handle(self) -> None:
@@ -271,7 +287,9 @@ def answering(browser: Browser, answer: bytes) -> Iterator[None]:
 
 
 def test_an_answer_of_no_sense_is_an_error_and_nothing_hangs(spooled: Browser) -> None:
-    """However often it comes, each order ends with 500, the error stands in what the process prints, and the next one is carried out."""
+    """However often it comes, each order ends with 500, the error stands
+    in what the process prints, and the next one is carried out.
+    """
     with answering(spooled, b"[no JSON"):
         for _ in range(9):
             _, asked = spooled.post("/api/orders", PAUSE)
@@ -283,7 +301,9 @@ def test_an_answer_of_no_sense_is_an_error_and_nothing_hangs(spooled: Browser) -
 
 
 def test_causes_of_a_newer_daemon_are_shown(spooled: Browser) -> None:
-    """What still waits for a cause, or in a scope, that this version does not know is shown as the daemon says it."""
+    """What still waits for a cause, or in a scope,
+    that this version does not know is shown as the daemon says it.
+    """
     held = [
         {"scope": "galaxy", "name": "x", "cause": "flare", "message": "the sun", "since": 1.0},
         {"scope": "all", "cause": "paused", "message": "paused by u", "since": 1.0},
@@ -330,7 +350,9 @@ def test_a_question_is_good_for_two_minutes_and_for_its_session() -> None:
 
 
 def test_no_other_method_orders(spooled: Browser) -> None:
-    """GET, HEAD, PUT and the like change nothing, with everything that an order wants; nor does a POST anywhere else."""
+    """GET, HEAD, PUT and the like change nothing, with everything that an order wants;
+    nor does a POST anywhere else.
+    """
     headers = {"Cookie": spooled.cookie, "Origin": spooled.page.address}
     headers |= {"X_Batchd_Key": spooled.key, "Content_Type": "application/json"}
     body = json.dumps(CANCEL).encode()
@@ -350,7 +372,9 @@ def test_no_other_method_orders(spooled: Browser) -> None:
 
 
 def test_without_the_switch_nothing_can_be_ordered(spool: Spool) -> None:
-    """Off by default: no key is given, no button shown, and each POST is refused, whatever comes with it."""
+    """Off by default: no key is given, no button shown,
+    and each POST is refused, whatever comes with it.
+    """
     with web(spool) as page:
         answer, data = page.ask("/session")
         assert json.loads(data) == {"admitted": True}
@@ -365,7 +389,9 @@ def test_without_the_switch_nothing_can_be_ordered(spool: Spool) -> None:
 
 
 def test_who_needs_no_token_orders_nothing(spool: Spool) -> None:
-    """``open`` shows the page to every user of the machine: with ``orders`` it is refused, with the fix."""
+    """``open`` shows the page to every user of the machine:
+    with ``orders`` it is refused, with the fix.
+    """
     config = spool.folder / "config.toml"
     config.write_text(f"{config.read_text()}\n[web]\nopen = true\norders = true\n")
     refused = spool.batchd("web", "--listen", "127.0.0.1:0")
@@ -375,7 +401,9 @@ def test_who_needs_no_token_orders_nothing(spool: Spool) -> None:
 
 
 def test_what_the_daemon_refuses_is_refused(spool: Spool, browser: Browser) -> None:
-    """The daemon decides: a task that ended between the question and the yes is not ended again, and a refusal is shown as it is."""
+    """The daemon decides: a task that ended between the question and the yes is not ended again,
+    and a refusal is shown as it is.
+    """
     _, asked = browser.post("/api/orders", {"verb": "cancel", "scope": "task", "name": "b/001"})
     assert spool.batchd("cancel", "b/001").returncode == 0
     status, done = browser.post("/api/orders/confirmed", {"ticket": asked["ticket"]})
@@ -402,7 +430,9 @@ def test_a_session_of_an_earlier_version_is_good() -> None:
 
 @pytest.mark.parametrize("verb", ["cancel", "retry", "pause", "resume"])
 def test_what_there_is_not_is_named(spooled: Browser, verb: str) -> None:
-    """An order about a task that the batch does not have says so before anything is asked of the daemon."""
+    """An order about a task that the batch does not have says
+    so before anything is asked of the daemon.
+    """
     folder = spooled.page.log.parent
     with (
         StoreReader(folder / ".batchd/batchd.db") as reader,

@@ -1,4 +1,6 @@
-"""A model's window, over the whole way: `batchd run` and the daemon against a server that counts every token."""
+"""A model's window, over the whole way:
+`batchd run` and the daemon against a server that counts every token.
+"""
 
 from __future__ import annotations
 
@@ -69,14 +71,18 @@ def run(spool: Any, tasks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def messages_of(body: str) -> tuple[str, str]:
-    """Return a request's bytes up to the last message, and what comes behind them but for the limit on output."""
+    """Return a request's bytes up to the last message,
+    and what comes behind them but for the limit on output.
+    """
     found = re.match(r'(\{"model":"[^"]*","messages":\[.*)\],"max\w*":\d+(.*\})$', body, re.DOTALL)
     assert found, body[:300]
     return found.group(1), found.group(2)
 
 
 def hold_prefixes(asked: Sequence[dict[str, Any]]) -> None:
-    """Hold that each request begins with all of the one before, to the byte, and that the cache is hit."""
+    """Hold that each request begins with all of the one before,
+    to the byte, and that the cache is hit.
+    """
     for before, after in pairwise(asked):
         begun, behind = messages_of(before["request"])
         longer, end = messages_of(after["request"])
@@ -102,7 +108,9 @@ def hold_prefixes(asked: Sequence[dict[str, Any]]) -> None:
 def test_each_request_begins_with_the_bytes_of_the_one_before(
     spool: Any, counting_server: tuple[str, Path], script: str, tools: str
 ) -> None:
-    """The provider's prompt cache lives on it: native, in text, and with several calls an answer."""
+    """The provider's prompt cache lives on it:
+    native, in text, and with several calls an answer.
+    """
     base_url, log = counting_server
     configure(spool, base_url, tools)
     (result,) = run(spool, [{"id": "t", "first_prompt": "do it", "model": f"standin/{script}"}])
@@ -120,7 +128,9 @@ def test_each_request_begins_with_the_bytes_of_the_one_before(
 def test_the_prefix_survives_a_kill(
     spool: Any, counting_server: tuple[str, Path], tools: str
 ) -> None:
-    """The daemon is killed in the middle of a task: what its successor asks begins with the same bytes."""
+    """The daemon is killed in the middle of a task:
+    what its successor asks begins with the same bytes.
+    """
     base_url, log = counting_server
     configure(spool, base_url, tools)
     model = "standin/latency-0.05+parallel-4+steps-20"
@@ -173,7 +183,9 @@ def test_a_task_of_many_windows_completes_and_its_summaries_are_accounted_for(
 def test_a_window_that_was_not_given_is_learned_and_kept(
     spool: Any, counting_server: tuple[str, Path]
 ) -> None:
-    """The server's refusal names it: one is enough, the permit is given back, and the task completes."""
+    """The server's refusal names it:
+    one is enough, the permit is given back, and the task completes.
+    """
     base_url, _ = counting_server
     configure(spool, base_url)
     model = "window-6000+flood-20"
@@ -207,7 +219,9 @@ def test_an_overflow_gives_its_permit_back(spool: Any, counting_server: tuple[st
 def test_what_cannot_be_made_to_fit_ends_with_sizes_and_the_fix(
     spool: Any, counting_server: tuple[str, Path]
 ) -> None:
-    """A prompt larger than the window, known beforehand or named by the server, is one clean error."""
+    """A prompt larger than the window, known beforehand
+    or named by the server, is one clean error.
+    """
     base_url, _ = counting_server
     known, unknown = "window-3000+steps-2", "window-2999+steps-2"
     configure(spool, base_url, more=window(known, 3000))
@@ -273,7 +287,9 @@ def test_thinking_goes_back_with_the_calls_that_it_led_to(
 def test_windows_that_are_nearly_too_small_end_their_own_tasks_alone(
     spool: Any, counting_server: tuple[str, Path]
 ) -> None:
-    """With 700 to 1,500 tokens a task completes or overflows; those beside it in its process never learn of it."""
+    """With 700 to 1,500 tokens a task completes or overflows;
+    those beside it in its process never learn of it.
+    """
     base_url, _ = counting_server
     models = [f"window-{n}+parallel-3+chatter-3" for n in range(700, 1501, 100)]
     more = "".join(window(model, int(model[7:].split("+")[0])) for model in models)

@@ -1,4 +1,6 @@
-"""Clones and copies for tasks, the patches that come of them, and where these go; as the user who runs the tests."""
+"""Clones and copies for tasks, the patches that come of them,
+and where these go; as the user who runs the tests.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,10 @@ def origin_of(source: Path | str, ref: str = "", *, kind: str = "clone") -> Orig
 
 
 async def fetched(folder: Path, origin: Origin, *, fetch: bool = True, **more: Any) -> Base:
-    """Have a mirror hold what is asked for, as the daemon's child does. Raises ``WorkspaceError``."""
+    """Have a mirror hold what is asked for, as the daemon's child does.
+
+    Raises ``WorkspaceError``.
+    """
     kept = folder / "mirrors/it/kept"
     kept.parent.mkdir(parents=True, exist_ok=True)
     job = FetchJob(
@@ -122,7 +127,9 @@ def lines(patch: Patch) -> dict[str, tuple[int | None, int | None]]:
 
 
 def test_a_clone_is_a_repository_on_a_branch_of_its_own(tmp_path: Path) -> None:
-    """At the commit that was asked for, with the branches and tags of its origin, no object copied, and nothing else."""
+    """At the commit that was asked for, with the branches and tags of its origin,
+    no object copied, and nothing else.
+    """
     source = repository(tmp_path / "r", FILES)
     git(source, "tag", "v1")
     git(source, "branch", "batchd")  # a name like the first part of ours
@@ -150,7 +157,11 @@ def test_a_clone_is_a_repository_on_a_branch_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_patch_is_all_that_has_changed(tmp_path: Path) -> None:
-    """Committed or not, binary, with modes, links and names that are no UTF-8; what is ignored stays out. It makes the same tree elsewhere."""
+    """Committed or not, binary, with modes, links and names that are no UTF-8;
+    what is ignored stays out.
+
+    It makes the same tree elsewhere.
+    """
     source = repository(tmp_path / "r", FILES)
     change = (
         "printf 'one\\n2\\nthree\\nfour\\n' > README.md; rm gone.txt; chmod +x src/a.py; ln -s README.md link;"
@@ -176,7 +187,9 @@ def test_a_patch_is_all_that_has_changed(tmp_path: Path) -> None:
 
 
 def test_a_patch_does_not_depend_on_what_the_task_made_of_git(tmp_path: Path) -> None:
-    """It has thrown .git away, or planted what git would run, hide or alter; nothing of that runs or counts."""
+    """It has thrown .git away, or planted what git would run, hide or alter;
+    nothing of that runs or counts.
+    """
     source = repository(tmp_path / "r", FILES)
     hostile = (
         "mkdir h; printf '#!/bin/sh\\ntouch /task/ran\\n' > h/x; chmod +x h/x; echo '* filter=evil diff=evil' > .gitattributes;"
@@ -221,7 +234,9 @@ def test_a_patch_with_a_secret_is_withheld(tmp_path: Path) -> None:
 
 
 def test_a_copy_is_all_that_lies_in_a_directory(tmp_path: Path) -> None:
-    """Modes, times, links, empty folders; its patch is made without any git of its own, and the directory stays as it is."""
+    """Modes, times, links, empty folders;
+    its patch is made without any git of its own, and the directory stays as it is.
+    """
     source = tmp_path / "d"
     (source / "empty").mkdir(parents=True)
     (source / "run.sh").write_text("#!/bin/sh\n")
@@ -252,7 +267,9 @@ def put_beside(source: Path, patch: bytes) -> str:
 
 
 def test_a_batch_may_fetch_again_and_keeps_what_others_began_at(tmp_path: Path) -> None:
-    """A branch that was moved, or is gone, takes no commit with it: clones of earlier batches still read it."""
+    """A branch that was moved, or is gone, takes no commit with it:
+    clones of earlier batches still read it.
+    """
     source = repository(tmp_path / "r", FILES)
     before = asyncio.run(fetched(tmp_path, origin_of(source)))
     git(source, "commit", "--amend", "-q", "-m", "another")
@@ -322,7 +339,9 @@ def test_a_file_that_becomes_a_link_is_left_out_whole_or_not(tmp_path: Path) -> 
 
 
 def test_a_patch_goes_in_whole_or_not_at_all(tmp_path: Path) -> None:
-    """Into a clean tree, moved on or not; one with changes of its own, a conflict or a file in the way is left as it is."""
+    """Into a clean tree, moved on or not; one with changes of its own,
+    a conflict or a file in the way is left as it is.
+    """
     source = repository(tmp_path / "r", FILES)
     patch = work(tmp_path, origin_of(source), "echo four >> README.md; echo n > new; rm gone.txt")
     before = git(source, "status", "--porcelain", "--untracked-files=all")
@@ -352,7 +371,10 @@ def test_a_patch_goes_in_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_a_patch_goes_on_a_branch_beside_what_is_checked_out(tmp_path: Path) -> None:
-    """A new branch begins where the task began; a second task's is a commit on top. Refused, the branch stays as it was."""
+    """A new branch begins where the task began; a second task's is a commit on top.
+
+    Refused, the branch stays as it was.
+    """
     source = repository(tmp_path / "r", FILES)
     base = git(source, "rev-parse", "HEAD")
     one = work(tmp_path, origin_of(source), "echo four >> README.md")
@@ -381,7 +403,9 @@ def test_a_patch_goes_on_a_branch_beside_what_is_checked_out(tmp_path: Path) -> 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("cut", ["before", "in the middle", "at the end"])
 def test_an_apply_that_was_cut_short_is_brought_to_its_end(tmp_path: Path, cut: str) -> None:
-    """Killed while it wrote files: the next one finishes; what somebody has changed since is not overwritten."""
+    """Killed while it wrote files: the next one finishes;
+    what somebody has changed since is not overwritten.
+    """
     source = repository(tmp_path / "r", FILES)
     patch = work(tmp_path, origin_of(source), "echo four >> README.md; echo n > new; rm gone.txt")
     head = git(source, "rev-parse", "HEAD")
@@ -412,7 +436,9 @@ def test_an_apply_that_was_cut_short_is_brought_to_its_end(tmp_path: Path, cut: 
 
 
 def test_nothing_that_a_repository_has_git_run_runs(tmp_path: Path) -> None:
-    """Hooks, filters, a monitor of files, of the repository that is cloned and applied to; its alternates are not followed."""
+    """Hooks, filters, a monitor of files, of the repository that is cloned and applied to;
+    its alternates are not followed.
+    """
     source = repository(
         tmp_path / "r", {**FILES, ".gitattributes": "* filter=evil diff=evil merge=evil\n"}
     )
@@ -470,7 +496,9 @@ def test_a_patch_that_leads_outside_writes_nothing_there(tmp_path: Path) -> None
 
 
 def test_files_that_git_does_not_know_are_not_overwritten(tmp_path: Path) -> None:
-    """Ignored ones neither: a patch that makes a file, or a folder, in their place is refused with their names."""
+    """Ignored ones neither: a patch that makes a file, or a folder,
+    in their place is refused with their names.
+    """
     source = repository(tmp_path / "r", {**FILES, ".gitignore": ".env\nbuild/\nsrc/*.o\nway\n"})
     for name, text in (
         (".env", "KEY=1\n"),
@@ -507,7 +535,9 @@ def test_files_that_git_does_not_know_are_not_overwritten(tmp_path: Path) -> Non
 
 
 def test_a_patch_that_cannot_be_written_to_its_end_is_taken_back(tmp_path: Path) -> None:
-    """A folder in the middle takes no change: what was written before it is as it was, and it can be tried again."""
+    """A folder in the middle takes no change:
+    what was written before it is as it was, and it can be tried again.
+    """
     source = repository(tmp_path / "r", FILES)
     change = "echo four >> README.md; echo x >> src/a.py; echo z > zz; echo n > aa; rm gone.txt"
     patch = work(tmp_path, origin_of(source), change)
@@ -523,7 +553,9 @@ def test_a_patch_that_cannot_be_written_to_its_end_is_taken_back(tmp_path: Path)
 
 
 def test_an_end_that_comes_late_overwrites_no_other_work(tmp_path: Path) -> None:
-    """The owner has cleaned up after one that was cut short, and gone on: files of theirs are named."""
+    """The owner has cleaned up after one that was cut short, and gone on:
+    files of theirs are named.
+    """
     source = repository(tmp_path / "r", FILES)
     patch = work(tmp_path, origin_of(source), "echo four >> README.md; echo n > new")
     head = git(source, "rev-parse", "HEAD")
@@ -539,7 +571,9 @@ def test_an_end_that_comes_late_overwrites_no_other_work(tmp_path: Path) -> None
 
 
 def test_patches_go_into_a_tree_together(tmp_path: Path) -> None:
-    """The first is no change of the owner's that stands in the way of the second; where one does not fit, none goes in."""
+    """The first is no change of the owner's that stands in the way of the second;
+    where one does not fit, none goes in.
+    """
     source = repository(tmp_path / "r", FILES)
     one = work(tmp_path, origin_of(source), "echo four >> README.md")
     two = work(tmp_path / "2", origin_of(source), "echo n > new")
@@ -560,7 +594,9 @@ def test_patches_go_into_a_tree_together(tmp_path: Path) -> None:
 
 
 def test_what_a_patch_cannot_hold_is_said(tmp_path: Path) -> None:
-    """What the task closed to itself is read; repositories within, and names that git takes for its own, are named."""
+    """What the task closed to itself is read; repositories within,
+    and names that git takes for its own, are named.
+    """
     source = repository(
         tmp_path / "r",
         {
@@ -648,7 +684,9 @@ def test_a_copy_with_repositories_in_it_is_made(tmp_path: Path) -> None:
 
 
 def test_a_tree_is_taken_as_its_owner_has_it(tmp_path: Path) -> None:
-    """With line ends of another system a clean tree is clean, and stays so; in the middle of a rebase nothing goes in."""
+    """With line ends of another system a clean tree is clean, and stays so;
+    in the middle of a rebase nothing goes in.
+    """
     source = repository(tmp_path / "r", FILES)
     git(source, "config", "core.autocrlf", "true")
     (source / "README.md").write_bytes(b"one\r\ntwo\r\nthree\r\n")
@@ -711,7 +749,9 @@ def served(spool: Any, **files: str | bytes) -> Path:
 
 
 def test_tasks_of_one_repository_work_at_once_and_leave_patches(spool: Any) -> None:
-    """Each has a clone of its own; results say what has changed, `diff` shows it, `apply` puts it in, `prune` takes clones and mirror away."""
+    """Each has a clone of its own; results say what has changed, `diff` shows it,
+    `apply` puts it in, `prune` takes clones and mirror away.
+    """
     source = served(spool)
     tasks = [{"first_prompt": "Write notes", "model": "standin/notes-2"}] * 3
     path = spool.write("b.json", tasks, repo="work/r")
@@ -761,7 +801,9 @@ def test_tasks_of_one_repository_work_at_once_and_leave_patches(spool: Any) -> N
 
 
 def test_what_cannot_be_had_ends_its_tasks_and_no_others(spool: Any) -> None:
-    """A ref that is not there: ``error`` / ``workspace``, with the reason; the tasks beside it are done."""
+    """A ref that is not there: ``error`` / ``workspace``, with the reason;
+    the tasks beside it are done.
+    """
     served(spool)
     tasks = [
         {"first_prompt": "a", "repo": "work/r", "ref": "nope"},
@@ -817,7 +859,9 @@ def test_what_no_task_may_ask_for_is_refused_with_the_fix(
 
 
 def test_a_daemon_that_is_killed_goes_on_with_its_clones(spool: Any) -> None:
-    """While they are fetched, made and worked in, and as their patches are there: the next one ends all of them, each with its own."""
+    """While they are fetched, made and worked in, and as their patches are there:
+    the next one ends all of them, each with its own.
+    """
     source = served(spool, **{f"f{n}": "x\n" * n for n in range(300)})
     tasks = [{"first_prompt": str(n), "model": "standin/notes-3"} for n in range(4)]
     path = spool.write("b.json", tasks, repo="work/r")
@@ -893,7 +937,10 @@ def https(folder: Path) -> Iterator[tuple[str, Path]]:
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
 def test_a_repository_behind_a_password_is_cloned_and_no_task_sees_it(spool: Any) -> None:
-    """By a URL that the configuration names; the password stands in its file, and nowhere else. Without it, the task says why."""
+    """By a URL that the configuration names; the password stands in its file, and nowhere else.
+
+    Without it, the task says why.
+    """
     source = served(spool)
     site = spool.folder / "site/files"
     site.mkdir(parents=True)
@@ -942,7 +989,9 @@ def test_a_repository_behind_a_password_is_cloned_and_no_task_sees_it(spool: Any
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("whom", ["the daemon", "the child"])
 def test_a_fetch_ends_with_who_asked_for_it(spool: Any, whom: str) -> None:
-    """A server that does not answer: `status` says so; git and ssh are gone with the daemon, or with the child that it has for that."""
+    """A server that does not answer: `status` says so;
+    git and ssh are gone with the daemon, or with the child that it has for that.
+    """
     tools = spool.folder / "tools"
     tools.mkdir()
     (tools / "ssh").write_text(
@@ -992,7 +1041,9 @@ def running(process: int, words: str) -> bool:
 
 
 def test_a_patch_that_cannot_be_written_costs_no_call_again(spool: Any) -> None:
-    """Something else lies in its place: the result says so, and the model was asked no more than it was."""
+    """Something else lies in its place: the result says so,
+    and the model was asked no more than it was.
+    """
     served(spool)
     (spool.folder / "outbox/b/001.patch/in-the-way").mkdir(parents=True)
     (spool.folder / "outbox/b").rename(spool.folder / "kept")
@@ -1011,7 +1062,9 @@ def test_a_patch_that_cannot_be_written_costs_no_call_again(spool: Any) -> None:
 
 @pytest.mark.long
 def test_a_task_that_has_begun_needs_its_repository_no_more(spool: Any) -> None:
-    """It has moved, and its owner is another, while the daemon was away: the task goes on in its clone."""
+    """It has moved, and its owner is another, while the daemon was away:
+    the task goes on in its clone.
+    """
     source = served(spool)
     tasks = [{"first_prompt": "x", "repo": "work/r", "model": "standin/latency-1+notes-3"}]
     with spool.serving() as process:
@@ -1045,7 +1098,9 @@ def test_without_a_look_nothing_is_said_of_changes(spool: Any) -> None:
 
 @pytest.mark.long
 def test_prune_removes_mirrors_and_nothing_else(spool: Any) -> None:
-    """What else lies in the folder stays, and so does a mirror of which it cannot be read who uses it."""
+    """What else lies in the folder stays,
+    and so does a mirror of which it cannot be read who uses it.
+    """
     served(spool)
     with spool.serving():
         assert (

@@ -1,4 +1,6 @@
-"""The vendors' own words: clients as users have them, and their types held to every byte of requests and answers."""
+"""The vendors' own words: clients as users have them,
+and their types held to every byte of requests and answers.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ _DETAILS: TypeAdapter[ErrorDetails] = TypeAdapter(ErrorDetails)
 
 
 def _eager(schema: Any) -> Any:
-    """Return a schema in which nothing is checked only when it is read: lists within requests are."""
+    """Return a schema in which nothing is checked only when it is read:
+    lists within requests are.
+    """
     if isinstance(schema, list | tuple):
         return type(schema)(map(_eager, schema))
     if not isinstance(schema, dict):
@@ -61,7 +65,10 @@ def check_answer(dialect: str, body: str | bytes) -> Any:
 
 
 def check_error(body: str | bytes) -> None:
-    """Hold an error to Anthropic's types, which have its details apart. Raises ``pydantic.ValidationError``."""
+    """Hold an error to Anthropic's types, which have its details apart.
+
+    Raises ``pydantic.ValidationError``.
+    """
     whole = json.loads(body)
     details = whole["error"].pop("details", None)
     ErrorResponse.model_validate_json(json.dumps(whole), strict=True, extra="forbid")

@@ -1,4 +1,6 @@
-"""A whole daemon under the weather: `batchd serve` as a user runs it, judged by its outbox, its log and the server's."""
+"""A whole daemon under the weather: `batchd serve` as a user runs it,
+judged by its outbox, its log and the server's.
+"""
 
 from __future__ import annotations
 
@@ -238,7 +240,9 @@ def mounted(folder: Path) -> Iterator[None]:
 
 
 def filled(path: Path, left: int) -> None:
-    """Write a file that leaves so many bytes of its disk free, or a few less; others may write to it meanwhile."""
+    """Write a file that leaves so many bytes of its disk free, or a few less;
+    others may write to it meanwhile.
+    """
     disk = os.statvfs(path.parent)
     with contextlib.suppress(OSError), path.open("wb", 0) as file:
         for _ in range(disk.f_bfree - left // disk.f_frsize):
@@ -247,7 +251,9 @@ def filled(path: Path, left: int) -> None:
 
 @contextlib.contextmanager
 def hanging(folder: Path) -> Iterator[None]:
-    """Have a folder be a file system meanwhile that answers nothing, as one over a lost network; then it is as it was."""
+    """Have a folder be a file system meanwhile that answers nothing,
+    as one over a lost network; then it is as it was.
+    """
     if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):  # noqa: PTH110 (a device)
         pytest.skip("needs to mount a file system of its own")
     device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)

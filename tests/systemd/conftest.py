@@ -19,7 +19,10 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 @pytest.fixture
 def service(machine: Machine) -> Iterator[Service]:
-    """The daemon under the shipped unit. Whatever a test does to it, nothing is left that is not its child."""
+    """The daemon under the shipped unit.
+
+    Whatever a test does to it, nothing is left that is not its child.
+    """
     service = Service(machine)
     assert service.show("ActiveState") == "active"
     yield service

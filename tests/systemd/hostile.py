@@ -165,7 +165,9 @@ def _exchange(one: str, other: str) -> None:
 
 
 def race(stop: str) -> int:
-    """Have a file and something else take each other's place under one name, until a file says stop; return the turns."""
+    """Have a file and something else take each other's place under one name,
+    until a file says stop; return the turns.
+    """
     aside = _INBOX / ".race"
     aside.mkdir()
     one, other = _INBOX / "race.json", aside / "race.json"
@@ -187,7 +189,10 @@ _KINDS = ("a folder", "a link", "a FIFO", "a file")
 
 
 def _make(path: Path, kind: str) -> None:
-    """Make something, unless there is something. A folder that others may move is one that they may write."""
+    """Make something, unless there is something.
+
+    A folder that others may move is one that they may write.
+    """
     with contextlib.suppress(FileExistsError):
         if kind == "a link":
             path.symlink_to("/var/lib/batchd/.batchd")
@@ -197,13 +202,16 @@ def _make(path: Path, kind: str) -> None:
             path.mkdir()
             path.chmod(0o777)
         else:
-            # Whole, so that a look at it is followed by a claim; and wrong, so that no answer is paid for.
+            # Whole, so that a look at it is followed by a claim;
+            # and wrong, so that no answer is paid for.
             with path.open("x") as file:
                 file.write('{"first_prompt": 1}')
 
 
 def lease(count: str, stop: str) -> int:
-    """Drop files that the kernel lets no one else open before the holder agrees; agree to nothing, until a file says stop."""
+    """Drop files that the kernel lets no one else open before the holder agrees;
+    agree to nothing, until a file says stop.
+    """
     signal.signal(signal.SIGIO, signal.SIG_IGN)
     held = []
     for number in range(int(count)):

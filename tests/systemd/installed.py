@@ -1,4 +1,6 @@
-"""batchd on a machine with systemd, installed by the documentation's own commands; and how its work is followed."""
+"""batchd on a machine with systemd, installed by the documentation's own commands;
+and how its work is followed.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ _CONFIG = """
 base_url = "http://127.0.0.1:{port}/v1"
 api_key_file = "openai"
 """
-#: What the documentation leaves to the user who edits a file: the key, the name of a model, the one host that tasks may ask for.
+#: What the documentation leaves to the user who edits a file:
+#: the key, the name of a model, the one host that tasks may ask for.
 _SUDOEDIT = """\
 sudoedit() {{
     case $1 in
@@ -81,7 +84,9 @@ def as_a_system_service(machine: Machine) -> Service:
 
 
 def as_a_service_of_ones_own(machine: Machine) -> Service:
-    """Install it for a user who has never logged in: root says once that their manager runs all the same."""
+    """Install it for a user who has never logged in:
+    root says once that their manager runs all the same.
+    """
     machine.run("loginctl", "enable-linger", USER)
     runtime = f"/run/user/{machine.run('id', '-u', USER).strip()}"
     until(machine.path(f"{runtime}/systemd/private").exists, machine.last_words)
@@ -119,7 +124,9 @@ def drop(machine: Machine, name: str, *tasks: dict[str, Any]) -> Path:
 
 
 def notes(name: str, count: int = 2, latency_s: float = 0.2) -> list[dict[str, Any]]:
-    """Return tasks of seven calls and six commands each, which take some two seconds, or ``latency_s`` for each call."""
+    """Return tasks of seven calls and six commands each,
+    which take some two seconds, or ``latency_s`` for each call.
+    """
     model = f"standin/latency-{latency_s:g}+notes-6"
     return [{"first_prompt": f"{name} {i}", "model": model} for i in range(count)]
 
@@ -145,7 +152,9 @@ def under_way(machine: Machine, name: str) -> None:
 
 
 def went_on(machine: Machine, folder: Path, name: str) -> None:
-    """Hold a batch that was interrupted to what is promised: all done, nothing paid or run twice."""
+    """Hold a batch that was interrupted to what is promised:
+    all done, nothing paid or run twice.
+    """
     results(folder, machine.last_words)
     figures = judge(folder, asked(machine, name), 2)
     assert figures.statuses == {"completed": 2}

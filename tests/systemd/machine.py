@@ -124,7 +124,9 @@ class Service:
         return 0
 
     def processes(self) -> dict[int, str]:
-        """Return all that runs in the unit's cgroup, by their numbers outside, with their command lines."""
+        """Return all that runs in the unit's cgroup,
+        by their numbers outside, with their command lines.
+        """
         found = {}
         for file in self.machine.cgroup.rglob("cgroup.procs"):
             if not {self.slice, self.name} <= set(file.parts):
@@ -207,7 +209,9 @@ def _cgroup() -> Iterator[Path]:
 
 
 def _source(scratch: Path) -> Path:
-    """Return a repository of root's with all that is in this working tree, committed here or not."""
+    """Return a repository of root's with all that is in this working tree,
+    committed here or not.
+    """
     source = scratch / "source"
     git = ("git", "-c", "safe.directory=*", "-C")
     listed = [*git, str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]

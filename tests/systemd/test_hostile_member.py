@@ -1,7 +1,9 @@
-"""A hostile member of the group that may drop files, on a machine where batchd is installed as docs/operating.md says.
+"""A hostile member of the group that may drop files,
+on a machine where batchd is installed as docs/operating.md says.
 
-They have an account, a manager of their own that runs without a login, and the right that the page gives them: to drop
-files, and to read results. What they run stands in ``hostile.py``. Another member goes on working meanwhile.
+They have an account, a manager of their own that runs without a login, and the right that the page
+gives them: to drop files, and to read results. What they run stands in ``hostile.py``.
+Another member goes on working meanwhile.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ NAME = "batchd-eve"
 AS_THEM = ("runuser", "-u", NAME, "--", "env", f"HOME=/home/{NAME}")
 BATCHD = ("/opt/batchd/.venv/bin/batchd", "--config", "/etc/batchd/config.toml")
 INBOX = f"{HOME}/inbox"
-#: What every user of the machine may write: folders for all, devices, and sockets of services that ask who speaks to them.
+#: What every user of the machine may write: folders for all, devices,
+#: and sockets of services that ask who speaks to them.
 _OPEN_TO_ALL = (
     *(
         "/dev/",
@@ -57,7 +60,10 @@ def account(machine: Machine) -> str:
 
 @pytest.fixture
 def member(service: Service, account: str) -> Iterator[Service]:
-    """The daemon that they attack. Afterwards it is the same one, serves others, and nothing of theirs lies anywhere."""
+    """The daemon that they attack.
+
+    Afterwards it is the same one, serves others, and nothing of theirs lies anywhere.
+    """
     machine, before = service.machine, (service.main, service.show("NRestarts"))
     yield service
     _attempt(machine, "clear")
@@ -120,7 +126,9 @@ def _summary(machine: Machine, batch: str) -> dict[str, Any]:
 
 
 def test_they_read_results_and_nothing_else(member: Service) -> None:
-    """What a member may read and write is what the page gives them; keys, store, log and processes are closed."""
+    """What a member may read and write is what the page gives them;
+    keys, store, log and processes are closed.
+    """
     machine = member.machine
     secret = "hush-hush-4711"
     task = {
@@ -153,7 +161,9 @@ def test_they_read_results_and_nothing_else(member: Service) -> None:
 
 
 def test_a_member_drops_waits_looks_and_checks(member: Service) -> None:
-    """What the page says that a member gets, by the page's own installation; and nothing more by that socket."""
+    """What the page says that a member gets, by the page's own installation;
+    and nothing more by that socket.
+    """
     machine = member.machine
     machine.write("/tmp/asked.json", json.dumps({"tasks": [{"first_prompt": "asked"}]}))
     ended = machine.run(*AS_THEM, *BATCHD, "submit", "/tmp/asked.json", "--wait")
@@ -167,7 +177,9 @@ def test_a_member_drops_waits_looks_and_checks(member: Service) -> None:
 
 
 def test_the_daemon_is_out_of_reach(member: Service) -> None:
-    """No signal, no trace, no socket, no cgroup; systemd takes neither orders nor signs of life from them."""
+    """No signal, no trace, no socket, no cgroup;
+    systemd takes neither orders nor signs of life from them.
+    """
     machine = member.machine
     folder = drop(machine, "honest-work", *notes("honest-work"))
     under_way(machine, "honest-work")
@@ -208,7 +220,9 @@ def test_the_daemon_is_out_of_reach(member: Service) -> None:
 def test_orders_are_the_daemons_users(
     service: Service, account: str, order: tuple[str, ...]
 ) -> None:
-    """Each command of batchd's that a member gives is refused in a sentence, and changes nothing."""
+    """Each command of batchd's that a member gives is refused in a sentence,
+    and changes nothing.
+    """
     machine, before = service.machine, service.main
     batches = _names(machine, f"{HOME}/outbox")
     done = machine.try_(*AS_THEM, *BATCHD, *order)
@@ -221,7 +235,9 @@ def test_orders_are_the_daemons_users(
 
 
 def test_what_they_drop_leads_nowhere(member: Service) -> None:
-    """Links, FIFOs, sockets, folders, others' files, odd names: nothing is followed, opened or shown raw."""
+    """Links, FIFOs, sockets, folders, others' files, odd names:
+    nothing is followed, opened or shown raw.
+    """
     machine = member.machine
     before = _names(machine, f"{HOME}/outbox")
     machine.write("/home/alice/private", "hers")
@@ -262,7 +278,9 @@ def test_what_they_drop_leads_nowhere(member: Service) -> None:
 
 
 def test_they_choose_no_directory_of_others(member: Service) -> None:
-    """A task's `dir` is refused outside of the workspace, and for all that batchd owns; a link in the inbox is no way round."""
+    """A task's `dir` is refused outside of the workspace, and for all that batchd owns;
+    a link in the inbox is no way round.
+    """
     machine = member.machine
     directories = [
         *(
@@ -309,7 +327,9 @@ def test_they_choose_no_directory_of_others(member: Service) -> None:
 
 
 def test_a_race_for_a_name(member: Service) -> None:
-    """A file, a link, a FIFO and a folder take each other's place as it is claimed, and others are leased: others' files go on."""
+    """A file, a link, a FIFO and a folder take each other's place as it is claimed,
+    and others are leased: others' files go on.
+    """
     machine = member.machine
     with _trying(machine, "race"), _trying(machine, "lease", "100"):
         until(lambda: len(_races(machine)) >= 400, machine.last_words)
@@ -328,7 +348,9 @@ def _races(machine: Machine) -> list[str]:
 
 
 def test_a_request_is_theirs_and_is_not_believed(member: Service) -> None:
-    """The dropped file stays their own in the outbox: after `prune`, a retry does not believe what it says by then."""
+    """The dropped file stays their own in the outbox:
+    after `prune`, a retry does not believe what it says by then.
+    """
     machine = member.machine
     machine.write(
         "/tmp/mine.json", json.dumps({"evaluator": "none", "tasks": [{"first_prompt": "mine"}]})
@@ -346,7 +368,9 @@ def test_a_request_is_theirs_and_is_not_believed(member: Service) -> None:
 
 
 def test_a_flood_of_names(member: Service) -> None:
-    """A hundred thousand names in the inbox that are no files keep no one's file from being taken."""
+    """A hundred thousand names in the inbox
+    that are no files keep no one's file from being taken.
+    """
     machine = member.machine
     assert _attempt(machine, "litter", "100000") == 100_000
     _served(machine)
@@ -354,7 +378,9 @@ def test_a_flood_of_names(member: Service) -> None:
 
 
 def test_nothing_of_theirs_is_run(service: Service, account: str) -> None:
-    """Python's and systemd's own places to load from, where they may write: at a restart, at an operator's command in their folder."""
+    """Python's and systemd's own places to load from, where they may write:
+    at a restart, at an operator's command in their folder.
+    """
     machine, ran = service.machine, "/tmp/ran-theirs"
     machine.shell(f"rm -f {ran}; install -m 666 /dev/null {ran}")
     script = f"""
@@ -405,7 +431,9 @@ def test_nothing_of_theirs_is_run(service: Service, account: str) -> None:
 
 @pytest.mark.parametrize("what", ["bytes", "names"])
 def test_a_full_disk(service: Service, account: str, what: str) -> None:
-    """A member can fill the disk that the spool shares with the inbox: what waits is kept, over a restart too, and goes on."""
+    """A member can fill the disk that the spool shares with the inbox:
+    what waits is kept, over a restart too, and goes on.
+    """
     machine = service.machine
     with _small_disk(service):
         # On a busy machine a disk is not full within two seconds.

@@ -1,4 +1,6 @@
-"""`batchd init --systemd` on a machine of its own: what it installs works as the documented service does, and goes as it came."""
+"""`batchd init --systemd` on a machine of its own:
+what it installs works as the documented service does, and goes as it came.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ WantedBy=multi-user.target
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Machine, str]]:
-    """A machine with the program in /opt/batchd, a person and a model that wants a key, and no service; the model's address."""
+    """A machine with the program in /opt/batchd, a person and a model that wants a key,
+    and no service; the model's address.
+    """
     port = free_port()
     with booted(tmp_path_factory.mktemp("machine")) as machine:
         machine.shell(
@@ -51,7 +55,9 @@ def _tree(machine: Machine) -> set[str]:
 
 
 def test_the_system_s_service_comes_and_goes(bare: tuple[Machine, str]) -> None:
-    """It runs once the key is there, takes what a member of the group drops, and is removed but for what was changed since."""
+    """It runs once the key is there, takes what a member of the group drops,
+    and is removed but for what was changed since.
+    """
     machine, address = bare
     before = _tree(machine)
     model = ("--model", "standin/steps-2", "--base-url", address)
@@ -77,7 +83,9 @@ def test_the_system_s_service_comes_and_goes(bare: tuple[Machine, str]) -> None:
 
 
 def test_a_service_of_ones_own_comes_and_goes(bare: tuple[Machine, str]) -> None:
-    """It serves the spool that `init` made, without root, and leaves nothing but that spool behind."""
+    """It serves the spool that `init` made, without root,
+    and leaves nothing but that spool behind.
+    """
     machine, address = bare
     machine.run("loginctl", "enable-linger", USER)
     runtime = f"/run/user/{machine.run('id', '-u', USER).strip()}"

@@ -67,7 +67,8 @@ def test_started_means_ready(service: Service) -> None:
     service.control("stop")
     folder = drop(machine, "early", {"first_prompt": "early"})
     service.control("start")
-    # A socket that answers is the last that a start makes; there is none while the daemon is stopped.
+    # A socket that answers is the last that a start makes;
+    # there is none while the daemon is stopped.
     answer = control.request(machine.path(f"{HOME}/.batchd"), "status")
     assert str(answer["pid"]) == service.show("MainPID")
     assert service.show("Type") == "notify"
@@ -75,7 +76,8 @@ def test_started_means_ready(service: Service) -> None:
 
 
 def _trials(machine: Machine, units: str, unit: str, check: Sequence[str]) -> list[str]:
-    """Write units that check, each under one more of the lines that a unit says would break its sandbox; return these.
+    """Write units that check, each under one more of the lines
+    that a unit says would break its sandbox; return these.
 
     The first has no such line.
     """
@@ -94,7 +96,9 @@ def _batchd(*arguments: str) -> list[str]:
 
 
 def test_a_sandbox_works_under_every_hardening_line(service: Service) -> None:
-    """A command may do what work needs: git, a virtual environment, /tmp, all below its directory; and no more."""
+    """A command may do what work needs: git, a virtual environment,
+    /tmp, all below its directory; and no more.
+    """
     check = """
         set -ex
         no() { if "$@"; then exit 9; fi; }
@@ -119,14 +123,18 @@ def test_a_sandbox_works_under_every_hardening_line(service: Service) -> None:
 
 
 def test_a_list_of_hosts_works_under_every_hardening_line(service: Service) -> None:
-    """The helper may enter a command's network: the one host on the list is reached, and there is no other network."""
+    """The helper may enter a command's network:
+    the one host on the list is reached, and there is no other network.
+    """
     task = reaching(service.machine)
     (result,) = results(drop(service.machine, "reach", task), service.machine.last_words)
     assert result["status"] == "completed", result["evaluation"]
 
 
 def test_what_the_unit_leaves_out_would_break_the_sandbox(service: Service) -> None:
-    """Each hardening line that the unit names as one that it cannot have: with it, `batchd check` finds no sandbox."""
+    """Each hardening line that the unit names as one that it cannot have:
+    with it, `batchd check` finds no sandbox.
+    """
     machine = service.machine
     unit = f"/etc/systemd/system/{service.name}"
     # With a state of its own: else it would ask the service, whose unit is as it should be.
@@ -157,7 +165,9 @@ def test_lines_are_fields_of_the_journal(service: Service) -> None:
 
 
 def test_a_frozen_daemon_is_started_again(service: Service) -> None:
-    """A daemon that shows no sign of life within WatchdogSec (here two seconds) is replaced; its tasks go on."""
+    """A daemon that shows no sign of life within WatchdogSec (here two seconds) is replaced;
+    its tasks go on.
+    """
     machine = service.machine
     assert service.show("WatchdogUSec") == "1min"
     with _drop_in(service, "WatchdogSec=2"):
@@ -174,7 +184,9 @@ def test_a_frozen_daemon_is_started_again(service: Service) -> None:
 
 
 def test_a_killed_daemon_is_started_again(service: Service) -> None:
-    """After SIGKILL, nothing of the old daemon lives; its tasks go on, and no answer is paid for twice."""
+    """After SIGKILL, nothing of the old daemon lives;
+    its tasks go on, and no answer is paid for twice.
+    """
     machine = service.machine
     folder = drop(machine, "killed", *notes("killed"))
     under_way(machine, "killed")
@@ -195,7 +207,9 @@ def test_a_power_cut(service: Service) -> None:
 
 
 def test_a_command_without_memory_takes_nothing_else_along(service: Service) -> None:
-    """The kernel kills a command for its memory: the task learns of it, and the daemon and its workers live on."""
+    """The kernel kills a command for its memory:
+    the task learns of it, and the daemon and its workers live on.
+    """
     check = """
         python3 -c '
         import os, time
@@ -234,10 +248,11 @@ def _running(service: Service, words: str) -> list[int]:
 
 @contextlib.contextmanager
 def _little_memory(service: Service, words: str) -> Iterator[Callable[[], object]]:
-    """Put a command into a cgroup of little memory; yield what says whether the kernel has killed anything for it.
+    """Put a command into a cgroup of little memory;
+    yield what says whether the kernel has killed anything for it.
 
-    A unit's own MemoryMax binds nothing where the memory controller belongs to version 1. Where it does not, the
-    signal that the kernel would send is sent from here.
+    A unit's own MemoryMax binds nothing where the memory controller belongs to version 1. Where it
+    does not, the signal that the kernel would send is sent from here.
     """
     memory = Path("/sys/fs/cgroup/memory")
     if not memory.is_dir():
@@ -258,7 +273,9 @@ def _little_memory(service: Service, words: str) -> Iterator[Callable[[], object
 
 
 def test_stop_is_in_time_and_loses_nothing(service: Service) -> None:
-    """A stop waits for `drain_s`, not for a command that takes longer; what it cut goes on at the next start."""
+    """A stop waits for `drain_s`, not for a command that takes longer;
+    what it cut goes on at the next start.
+    """
     machine = service.machine
     slow = {"first_prompt": "slow", "check": "test -e go || sleep 200"}
     folder = drop(machine, "stopped", slow)
@@ -277,7 +294,9 @@ def test_stop_is_in_time_and_loses_nothing(service: Service) -> None:
 
 
 def test_the_key_is_a_credential(service: Service) -> None:
-    """The daemon alone reads the key: it is in no environment, command line, log, database or result."""
+    """The daemon alone reads the key: it is in no environment,
+    command line, log, database or result.
+    """
     machine = service.machine
     results(drop(machine, "secret", *notes("secret", 1)), machine.last_words)
     assert {entry["status"] for entry in asked(machine, "secret")} == {200}  # it refuses other keys
@@ -291,7 +310,9 @@ def test_the_key_is_a_credential(service: Service) -> None:
 
 
 def test_reload(service: Service) -> None:
-    """`systemctl reload` reads the configuration again; a wrong one is reported, and the old one stays."""
+    """`systemctl reload` reads the configuration again;
+    a wrong one is reported, and the old one stays.
+    """
     config = service.machine.path("/etc/batchd/config.toml")
     good, before = config.read_text(), service.main
     try:
@@ -332,7 +353,9 @@ def test_systemd_finds_no_fault(
 
 
 def test_the_page_beside_the_daemon(service: Service) -> None:
-    """Its unit runs under every hardening line: it makes its token, reads the store, asks the daemon, writes nothing else."""
+    """Its unit runs under every hardening line: it makes its token,
+    reads the store, asks the daemon, writes nothing else.
+    """
     results(drop(service.machine, "paged", *notes("paged", 1)), service.machine.last_words)
     machine, name = service.machine, "batchd-web.service"
     listen = f"127.0.0.1:{free_port()}"
@@ -365,9 +388,11 @@ def test_the_page_beside_the_daemon(service: Service) -> None:
 
 
 def test_the_unit_of_a_user(machine: Machine) -> None:
-    """Without root it works in a sandbox, is started again after SIGKILL, logs fields, and leaves nothing behind.
+    """Without root it works in a sandbox, is started again after SIGKILL,
+    logs fields, and leaves nothing behind.
 
-    It is as hardened as it can be: each line that it names as one that it cannot have leaves no sandbox.
+    It is as hardened as it can be:
+    each line that it names as one that it cannot have leaves no sandbox.
     """
     service = as_a_service_of_ones_own(machine)
     home = f"/home/{USER}/batchd"

@@ -1,4 +1,6 @@
-"""A built wheel on a machine without a checkout: as the service of the system, and as the Containerfile installs it."""
+"""A built wheel on a machine without a checkout:
+as the service of the system, and as the Containerfile installs it.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ pytestmark = [
 #: Where the Containerfile has what it copies.
 _COPIED = "/usr/local/src/batchd"
 _GUIDE = "docs/operating.md"
-#: What comes before commands of the pages; and what has pip take the packages that batchd is tested with.
+#: What comes before commands of the pages;
+#: and what has pip take the packages that batchd is tested with.
 _HERE = f'sudo() {{ "$@"; }}\ncd {_COPIED}\n'
 _EXACT = ("env", f"PIP_CONSTRAINT={_COPIED}/constraints.txt", "PATH=/usr/sbin:/usr/bin:/sbin:/bin")
 _MODEL_UNIT = """\
@@ -57,7 +60,9 @@ def _served(machine: Machine) -> str:
 
 
 def test_it_is_the_systems_service(bare: Machine) -> None:
-    """The guide's commands, which `init --systemd` names as the way out, make a service that works."""
+    """The guide's commands, which `init --systemd` names as the way out,
+    make a service that works.
+    """
     bare.run("useradd", "--create-home", "--shell", "/bin/bash", USER)
     install, init = steps(_GUIDE, "From the wheel, the system's service").rsplit("\nsudo ", 1)
     bare.shell(_HERE + install, *_EXACT)
@@ -72,7 +77,9 @@ def test_it_is_the_systems_service(bare: Machine) -> None:
 
 
 def test_what_the_containerfile_runs_works(bare: Machine) -> None:
-    """Its RUN lines install a batchd that makes a spool in its user's home, and works there as its ENV and USER say."""
+    """Its RUN lines install a batchd that makes a spool in its user's home,
+    and works there as its ENV and USER say.
+    """
     text = (ROOT / "Containerfile").read_text().replace("\\\n", " ")
     for script in re.findall(r"^RUN (.+)$", text, flags=re.MULTILINE):
         bare.shell(script, "env", "PATH=/usr/sbin:/usr/bin:/sbin:/bin")
@@ -92,7 +99,9 @@ def test_what_the_containerfile_runs_works(bare: Machine) -> None:
 
 
 def test_the_readmes_way_to_a_first_task(bare: Machine) -> None:
-    """By pipx of the distribution, for somebody without root: an installation, a spool, a check, and a task that ends."""
+    """By pipx of the distribution, for somebody without root:
+    an installation, a spool, a check, and a task that ends.
+    """
     bare.run("useradd", "--create-home", "--shell", "/bin/bash", USER)
     apt, *install = steps("README.md", "## With the wheel alone").splitlines()
     bare.shell(_HERE + apt.replace("install", "install -qq -y"), *_EXACT)

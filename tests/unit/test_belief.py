@@ -38,7 +38,9 @@ CALL = CallStarted(
 def test_a_usage_far_beyond_what_was_sent_or_the_window_is_not_believed(
     read: int, written: int, window: int, *, is_believed: bool
 ) -> None:
-    """Ten times what was sent, or asked for, and 10,000 tokens; or the window: what lies beyond is no usage of this call."""
+    """Ten times what was sent, or asked for, and 10,000 tokens;
+    or the window: what lies beyond is no usage of this call.
+    """
     usage = Usage(calls=1, input_tokens=read, output_tokens=written)
     answer = Answer(content="Done.", usage=usage)
     taken, disbelieved = believed(answer, CALL, replace(MODEL, context_window=window))
@@ -57,7 +59,9 @@ def test_a_usage_far_beyond_what_was_sent_or_the_window_is_not_believed(
 
 
 def test_without_a_price_the_tokens_that_were_set_aside_are_booked() -> None:
-    """A journal of the version before does not say which: then those that the call was expected to take."""
+    """A journal of the version before does not say which:
+    then those that the call was expected to take.
+    """
     lie = Answer(content="Done.", usage=Usage(calls=1, input_tokens=10**14))
     taken, _ = believed(lie, replace(CALL, reserved_tokens=None), replace(MODEL, price=None))
     assert taken.usage == Usage(calls=1, input_tokens=1000, output_tokens=500, estimated=True)

@@ -1,4 +1,6 @@
-"""What a worker elsewhere keeps of directories: how much stays, what is never taken from a task, and what dead workers leave."""
+"""What a worker elsewhere keeps of directories: how much stays,
+what is never taken from a task, and what dead workers leave.
+"""
 
 from __future__ import annotations
 

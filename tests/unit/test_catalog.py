@@ -22,7 +22,9 @@ READ = date(2026, 11, 28)
 
 
 def test_no_page_and_no_default_names_a_model_that_ends() -> None:
-    """What we ship names models on sale: the seed's five stand in docs/cost.md alone, as what they are."""
+    """What we ship names models on sale:
+    the seed's five stand in docs/cost.md alone, as what they are.
+    """
     pages = [ROOT / name for name in ("README.md", "config.toml", *map(str, _guides()))]
     named = {m for page in pages for m in _models(page)} | {
         AgentSection().model,
@@ -64,7 +66,9 @@ def test_what_is_named_in_place_of_another_is_on_sale_and_has_a_price() -> None:
 
 
 def test_a_shutdown_is_said_in_time() -> None:
-    """Sixty days before, not sixty-one; from its day on it is gone; a snapshot goes with its model, unless it has its own day."""
+    """Sixty days before, not sixty-one; from its day on it is gone;
+    a snapshot goes with its model, unless it has its own day.
+    """
     end = catalog.shutdown("openai/gpt-5-mini")
     assert end is not None
     assert end.on == date(2026, 12, 11)
@@ -86,7 +90,9 @@ def test_a_shutdown_is_said_in_time() -> None:
 
 
 def test_the_address_says_whose_models_end() -> None:
-    """A gateway or a server of one's own may have a model that its maker has shut down; another name for OpenAI has not."""
+    """A gateway or a server of one's own may have a model that its maker has shut down;
+    another name for OpenAI has not.
+    """
     model = "openai/gpt-4"
     for own in ("http://127.0.0.1:8080/v1", "https://gateway.example.com/v1"):
         assert catalog.shutdown(model, own) is None
@@ -104,7 +110,9 @@ def _listed(*entries: object, **more: object) -> listing.ListingPage:
 
 
 def test_lists_of_each_vendor_are_read() -> None:
-    """OpenAI's dates, Anthropic's states and pages, Google's prefix, llama.cpp's one model, bare lists."""
+    """OpenAI's dates, Anthropic's states and pages, Google's prefix,
+    llama.cpp's one model, bare lists.
+    """
     page = _listed(
         {"id": "gpt-5-mini", "object": "model", "shutdown_date": "2026-12-11"},
         {"id": "gpt-6-luna", "object": "model", "shutdown_date": None},
@@ -157,7 +165,9 @@ def test_dates_that_are_none_are_left_out() -> None:
 
 
 def test_a_name_is_found_as_it_may_be_called() -> None:
-    """By itself, without ``:latest``, with a way to serve it, without the date of its snapshot; else it is not there."""
+    """By itself, without ``:latest``, with a way to serve it,
+    without the date of its snapshot; else it is not there.
+    """
     names = ("qwen3:latest", "deepseek/deepseek-v4.1-flash", "claude-haiku-4-5-20251001", "gpt-6")
     known = ModelListing(
         {n: ListedModel(n) for n in names} | {"old": ListedModel("old", retired=True)}
@@ -170,7 +180,9 @@ def test_a_name_is_found_as_it_may_be_called() -> None:
 
 
 def test_the_nearest_names_are_the_most_alike() -> None:
-    """A slip of the finger finds what was meant; what is like nothing finds nothing; what is retired is not proposed."""
+    """A slip of the finger finds what was meant; what is like nothing finds nothing;
+    what is retired is not proposed.
+    """
     names = ["gpt-6-luna", "gpt-6.1-terra", "gpt-6.1-sol", "claude-haiku-5-5"]
     known = ModelListing(
         {n: ListedModel(n) for n in names} | {"gpt-6-lun": ListedModel("gpt-6-lun", retired=True)}
@@ -181,7 +193,9 @@ def test_the_nearest_names_are_the_most_alike() -> None:
 
 
 def test_a_providers_own_list_counts_before_the_table() -> None:
-    """Its date is the date; without one, what is listed is there, and what is to end later still ends."""
+    """Its date is the date; without one, what is listed is there,
+    and what is to end later still ends.
+    """
     luna = ModelListing({"gpt-6-luna": ListedModel("gpt-6-luna", date(2031, 1, 1))})
     end = catalog.end("openai/gpt-6-luna", "", luna)
     assert end is not None

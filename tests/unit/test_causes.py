@@ -13,7 +13,8 @@ _BAD, _FORBIDDEN = FailureKind.BAD_REQUEST, FailureKind.FORBIDDEN
 @pytest.mark.parametrize(
     ("kind", "status", "of_model", "words", "gone"),
     [
-        # OpenAI, Gemini, xAI and vLLM: 404 that names it; OpenAI: 403 where the account may not have it.
+        # OpenAI, Gemini, xAI and vLLM: 404 that names it;
+        # OpenAI: 403 where the account may not have it.
         (_BAD, 404, True, "The model `m` does not exist or you do not have access to it", True),
         (_FORBIDDEN, 403, True, "Project `p` does not have access to model `m`", True),
         (_FORBIDDEN, 403, False, "forbidden", False),
@@ -43,7 +44,9 @@ _BAD, _FORBIDDEN = FailureKind.BAD_REQUEST, FailureKind.FORBIDDEN
 def test_a_model_that_is_not_there_is_distinguished_from_a_request_that_is_refused(
     kind: FailureKind, status: int, words: str, *, of_model: bool, gone: bool
 ) -> None:
-    """In each provider's own words: the one holds all tasks of the model, the other ends the one task."""
+    """In each provider's own words:
+    the one holds all tasks of the model, the other ends the one task.
+    """
     failure = Failure(
         kind=kind, message=f"p/m at h refuses it: {words}", http_status=status, of_model=of_model
     )

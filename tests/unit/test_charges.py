@@ -1,4 +1,6 @@
-"""What calls are booked at: by the tier that served them, or by what their provider says that they cost."""
+"""What calls are booked at: by the tier that served them,
+or by what their provider says that they cost.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,9 @@ def test_a_call_is_booked_at_the_tier_that_served_it(tier: str, said: str, serve
 
 
 def test_a_tier_without_a_known_price_is_booked_at_what_was_set_aside() -> None:
-    """Never at the standard price; and where nothing was set aside, as no price was known, the cost is not known either."""
+    """Never at the standard price; and where nothing was set aside,
+    as no price was known, the cost is not known either.
+    """
     answer = Answer(content="Done.", usage=USAGE, service_tier="scale")
     booked, cost = paid(asked("flex"), answer)
     assert booked.tier == "scale"
@@ -119,7 +123,9 @@ def test_a_usage_that_is_not_believed_costs_what_was_set_aside() -> None:
 
 
 def test_no_call_is_booked_above_what_was_set_aside_for_it() -> None:
-    """Held by its own tokens, in each tier and with any cache, as long as it keeps to them and to its tier."""
+    """Held by its own tokens, in each tier and with any cache,
+    as long as it keeps to them and to its tier.
+    """
     rng = random.Random(12)
     cliff = replace(RATE, above=50_000, input=5.0, cached_input=0.5, cache_write=6.25, output=9.0)
     price = Price(rates=(RATE, cliff), source="config", tiers=PRICE.tiers)

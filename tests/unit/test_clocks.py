@@ -45,7 +45,9 @@ def test_a_clock_that_goes_to_tomorrow_and_back_brings_no_money() -> None:
 
 
 def test_what_the_store_has_for_a_day_counts_whenever_it_comes() -> None:
-    """A day that an earlier daemon has paid from is not given again; where the store does not know, the page stays."""
+    """A day that an earlier daemon has paid from is not given again;
+    where the store does not know, the page stays.
+    """
     clock, booked = [86400.0 * 101], {100: 0.75, 101: 0.0}
 
     def store(day: int) -> float:
@@ -84,7 +86,9 @@ class Lines(list[tuple[str, Action, dict[str, Any]]]):
 
 
 def test_trouble_of_months_is_few_lines() -> None:
-    """A disk that refuses a thousand files a second is reported at once, every ten minutes, and when it is over."""
+    """A disk that refuses a thousand files a second is reported at once,
+    every ten minutes, and when it is over.
+    """
     lines, clock = Lines(), [0.0]
     troubles = TroubleLog(lines, lambda: clock[0])
     works = [troubles.trying(Action.OUTBOX_TROUBLE) for _ in range(5)]

@@ -34,7 +34,9 @@ def written(tmp_path: Path) -> Path:
 def test_the_shipped_file_says_the_defaults(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """config.toml at top level is the built-in configuration, to the last preset, so neither can drift."""
+    """config.toml at top level is the built-in configuration,
+    to the last preset, so neither can drift.
+    """
     (tmp_path / "config.toml").write_bytes((ROOT / "config.toml").read_bytes())
     shipped = config.load(tmp_path / "config.toml", {})
     monkeypatch.chdir(tmp_path)
@@ -69,7 +71,9 @@ def test_the_shipped_file_has_every_key_with_a_comment() -> None:
 
 
 def test_the_receivers_in_the_shipped_file_are_sound(written: Path) -> None:
-    """Without the comment signs before them, the receivers are ones that are read, with what they say."""
+    """Without the comment signs before them,
+    the receivers are ones that are read, with what they say.
+    """
     text = (
         (ROOT / "config.toml")
         .read_text()
@@ -91,7 +95,9 @@ def test_the_receivers_in_the_shipped_file_are_sound(written: Path) -> None:
 
 
 def test_receivers_are_held_to_their_kind(written: Path) -> None:
-    """What a kind of receiver lacks, what it does not know, and what would give a password away, is reported with its place."""
+    """What a kind of receiver lacks, what it does not know,
+    and what would give a password away, is reported with its place.
+    """
     written.write_text(
         '[notify.a]\nkind = "email"\nuser = "x"\ntls = "none"\nhost = "mail"\nto = ["me"]\ncommand = ["x"]\n'
         '[notify.b]\nkind = "webhook"\nurl = "https://me:pw@host/"\nurl_env = "X"\n'
@@ -114,7 +120,9 @@ def test_receivers_are_held_to_their_kind(written: Path) -> None:
 
 
 def test_receivers_come_from_variables_too_and_keep_their_secrets(written: Path) -> None:
-    """A key of a receiver can be set in the environment; passwords, keys and secret addresses are hidden, and their variables forgotten."""
+    """A key of a receiver can be set in the environment;
+    passwords, keys and secret addresses are hidden, and their variables forgotten.
+    """
     written.write_text('[notify.me]\nkind = "webhook"\n')
     environ = {
         "BATCHD_NOTIFY__ME__URL_ENV": "HOOK_URL",
@@ -142,7 +150,9 @@ def test_every_key_is_documented() -> None:
 
 
 def test_everything_wrong_is_reported_at_once(written: Path) -> None:
-    """Unknown keys, wrong types and bad values: each with its place, the reason and the nearest key."""
+    """Unknown keys, wrong types and bad values:
+    each with its place, the reason and the nearest key.
+    """
     written.write_text(
         '[pool]\nproceses = 3\nagents_per_process = "4"\nrest_s = nan\nmax_attempts = true\n'
         '[pol]\nx = 1\n[agent]\nmodel = "opnai/x"\n[providers.mine]\nrpm = -1\n'
@@ -172,7 +182,9 @@ def test_everything_wrong_is_reported_at_once(written: Path) -> None:
 
 
 def test_a_tier_is_one_that_there_is(written: Path) -> None:
-    """An unknown tier, a price of one, and a fallback that is none are refused with what there is; variables say it too."""
+    """An unknown tier, a price of one, and a fallback that is none are refused with what there is;
+    variables say it too.
+    """
     written.write_text(
         '[agent]\nservice_tier = "cheap"\ntier_fallback = "soon"\n'
         '[models."openai/x"]\nservice_tier = "batch"\ntier_fallback = -1\n'
@@ -242,7 +254,10 @@ def test_a_tier_is_not_set_for_a_model_that_cannot_be_asked_for_it(written: Path
 
 
 def test_a_table_of_a_model_names_its_provider(written: Path) -> None:
-    """Without it no call would heed what it sets. A name that costs are compared with needs none."""
+    """Without it no call would heed what it sets.
+
+    A name that costs are compared with needs none.
+    """
     written.write_text(
         '[agent]\nmodel = "deepseek/flash"\n[models.flash]\ncontext_window = 5000\n'
         '[models."gpt-5"]\ninput_usd_per_mtok = 1.0\n[models."openai/"]\n[models."other/x"]\n'
@@ -272,7 +287,9 @@ def test_an_address_that_cannot_be_read_is_none(written: Path, url: str) -> None
 
 
 def test_the_network_is_true_false_or_a_list_of_hosts(tmp_path: Path) -> None:
-    """Each host as it is compared; all that is no host is reported at once; variables and changes say it in the same way."""
+    """Each host as it is compared; all that is no host is reported at once;
+    variables and changes say it in the same way.
+    """
     path = tmp_path / "config.toml"
     path.write_text(
         '[sandbox]\nnetwork = ["API.Example.com.", "*.example.org:8443", "127.0.0.1:80"]\n'
@@ -298,7 +315,9 @@ def test_the_network_is_true_false_or_a_list_of_hosts(tmp_path: Path) -> None:
 
 
 def test_what_is_shown_and_hidden_lies_below_usr_etc_and_opt(tmp_path: Path) -> None:
-    """Each path by its shortest form; not what every command needs, nor what batchd makes; all that is wrong at once."""
+    """Each path by its shortest form; not what every command needs,
+    nor what batchd makes; all that is wrong at once.
+    """
     path = tmp_path / "config.toml"
     path.write_text(
         '[sandbox]\nshow = ["/opt", "/etc/pip.conf"]\nhide = ["/usr/local/x", "/etc/ssl"]\n'
@@ -365,7 +384,9 @@ def test_a_pool_of_other_machines_is_one_that_can_work(written: Path) -> None:
 
 
 def test_control_characters_are_refused(written: Path) -> None:
-    """A NUL in a path, a line break in a header or a name is reported, not run into; a body is free text."""
+    """A NUL in a path, a line break in a header or a name is reported, not run into;
+    a body is free text.
+    """
     written.write_text(
         '[paths]\ninbox = "a\\u0000b"\n[workspace]\nallow = ["ok", "a\\n"]\n'
         '[providers.openai]\nheaders = {"X" = "a\\r\\nEvil: 1"}\nextra_body = {stop = ["\\n"]}\n'
@@ -405,7 +426,9 @@ def test_a_broken_file_is_reported_by_line_and_column(
 
 @pytest.mark.timeout(120)
 def test_a_pipe_is_refused_and_not_waited_for(written: Path) -> None:
-    """No process writes to it: a daemon that read its configuration or a key from one would stand still for ever."""
+    """No process writes to it:
+    a daemon that read its configuration or a key from one would stand still for ever.
+    """
     os.mkfifo(pipe := written.with_name("pipe"))
     assert _problems(pipe, {}) == {
         "": "the file cannot be read: it is a pipe, which cannot be read again"
@@ -416,7 +439,9 @@ def test_a_pipe_is_refused_and_not_waited_for(written: Path) -> None:
 
 
 def test_variables_override_every_key(written: Path) -> None:
-    """BATCHD_SECTION__KEY wins over the file and the presets, in nested tables too, each with its type."""
+    """BATCHD_SECTION__KEY wins over the file and the presets,
+    in nested tables too, each with its type.
+    """
     written.write_text('[pool]\nprocesses = 2\n[providers.my-server]\nbase_url = "http://a"\n')
     loaded = config.load(
         written,
@@ -457,7 +482,9 @@ def test_a_wrong_variable_is_reported_by_its_name(written: Path) -> None:
 
 
 def test_where_the_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A trusted ./config.toml goes before the user's own; paths are relative to the file, ~ is the home."""
+    """A trusted ./config.toml goes before the user's own;
+    paths are relative to the file, ~ is the home.
+    """
     own = tmp_path / "home/.config/batchd/config.toml"
     own.parent.mkdir(parents=True)
     own.write_text('[paths]\ninbox = "~/in"\noutbox = "../out"\n')
@@ -550,7 +577,9 @@ def test_what_is_no_dotted_key_is_refused(key: str) -> None:
 
 
 def test_a_change_is_read_as_strictly_as_the_file(tmp_path: Path) -> None:
-    """It changes its key alone; a wrong one is reported by its own name, all at once; relative paths lie beside the file."""
+    """It changes its key alone; a wrong one is reported by its own name, all at once;
+    relative paths lie beside the file.
+    """
     path = tmp_path / "config.toml"
     path.write_text("[pool]\nprocesses = 2\n[limits]\nmax_calls = 5\n")
     old = config.load(path, {"BATCHD_POOL__REST_S": "1.5"})
@@ -608,7 +637,9 @@ def test_a_key_in_the_place_of_its_variables_name_is_not_shown(written: Path) ->
 
 
 def test_what_is_secret_in_a_provider_goes_with_its_endpoint(written: Path) -> None:
-    """A key in the address, in headers or in the body is hidden; the rest may be shown and stored."""
+    """A key in the address, in headers or in the body is hidden;
+    the rest may be shown and stored.
+    """
     written.write_text(
         '[providers.x]\nbase_url = "http://h/v1?api-key=qu3ry-key&api-version=2026-01-01"\n'
         'headers = { Authorization = "Basic dXNlcjpwYXNz", X-Title = "frontend" }\n'

@@ -1,4 +1,6 @@
-"""The conversation in the model's window, against a provider that counts and refuses like a real one."""
+"""The conversation in the model's window,
+against a provider that counts and refuses like a real one.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def words(count: int) -> str:
 
 @dataclass
 class Provider:
-    """A task in a model's window: every request is held to it, and to the rules of conversations."""
+    """A task in a model's window: every request is held to it,
+    and to the rules of conversations.
+    """
 
     #: What fits, by the provider's own count, and what batchd knows of it; 0: nothing.
     window: int
@@ -217,7 +221,9 @@ class Provider:
 
 
 def hold_shorter(before: TaskState, after: TaskState) -> None:
-    """Hold that a compaction made a conversation shorter, by our own count and by what the next request takes."""
+    """Hold that a compaction made a conversation shorter,
+    by our own count and by what the next request takes.
+    """
     longer, shorter = (tokens.count_messages(s.messages) for s in (before, after))
     assert shorter < longer
     assert context.size(after) < context.size(before)
@@ -228,7 +234,9 @@ def _said(answer: Answer) -> Message:
 
 
 def test_old_outputs_go_first_oldest_first_and_enough_of_them_at_once() -> None:
-    """Tool outputs of many windows: no summary is bought, the newest stay, and compactions are rare."""
+    """Tool outputs of many windows: no summary is bought,
+    the newest stay, and compactions are rare.
+    """
     provider = Provider(10_000, 10_000, call, 100, lambda n: f"{n} " + words(900))
     assert provider.run().verdict.status is TaskStatus.COMPLETED
     assert all(c.elided and c.summary is None for c in provider.compactions[:3])
@@ -342,7 +350,9 @@ def test_large_tool_calls_of_the_model_give_way_to_a_summary() -> None:
 def test_a_window_that_was_not_known_is_learned_from_the_refusal(
     known: int, *, names: bool
 ) -> None:
-    """One refusal is enough: the task goes on in the window that the provider named, or has shown."""
+    """One refusal is enough:
+    the task goes on in the window that the provider named, or has shown.
+    """
     provider = Provider(
         9000,
         known,
@@ -364,7 +374,9 @@ def test_a_window_that_was_not_known_is_learned_from_the_refusal(
 def test_an_output_limit_as_large_as_the_window_is_no_reason_to_shorten_anything(
     window: int, factor: float, *, names: bool
 ) -> None:
-    """Some providers count the output that is asked for: after a refusal less of it is asked for."""
+    """Some providers count the output that is asked for:
+    after a refusal less of it is asked for.
+    """
     provider = Provider(window, 0, call, 3, lambda _: "ok", names=names, factor=factor)
     assert provider.run().verdict.status is TaskStatus.COMPLETED
     assert provider.compactions == []
@@ -434,7 +446,9 @@ def test_text_cut_at_the_limit_is_continued_across_a_compaction() -> None:
 
 @pytest.mark.parametrize("seed", range(24))
 def test_any_task_in_any_window_comes_to_its_end(seed: int) -> None:
-    """Whatever shapes a task has, conversations stay in order, get shorter, and the task completes."""
+    """Whatever shapes a task has, conversations stay in order,
+    get shorter, and the task completes.
+    """
     rng = random.Random(seed)
     window = rng.choice([4096, 6000, 8192, 16_000])
 
@@ -468,7 +482,9 @@ def test_any_task_in_any_window_comes_to_its_end(seed: int) -> None:
 @pytest.mark.sampled(6)
 @pytest.mark.parametrize("seed", range(120))
 def test_any_task_in_a_window_that_is_nearly_too_small_comes_to_its_end(seed: int) -> None:
-    """It completes or ends as an overflow, and few compactions follow each other; none makes nothing shorter."""
+    """It completes or ends as an overflow, and few compactions follow each other;
+    none makes nothing shorter.
+    """
     rng = random.Random(seed)
     window = rng.randrange(700, 1800)
     provider = Provider(
@@ -498,7 +514,9 @@ def test_any_task_in_a_window_that_is_nearly_too_small_comes_to_its_end(seed: in
 
 
 def _any_message(rng: random.Random, number: int) -> list[Message]:
-    """Return one turn of a conversation: what the model says, and what follows, in all shapes and densities."""
+    """Return one turn of a conversation: what the model says,
+    and what follows, in all shapes and densities.
+    """
 
     def text() -> str:
         dense = "".join(chr(rng.randrange(0x4E00, 0x9FFF)) for _ in range(rng.choice([1, 60])))
@@ -515,7 +533,9 @@ def _any_message(rng: random.Random, number: int) -> list[Message]:
 @pytest.mark.sampled(6)
 @pytest.mark.parametrize("seed", range(200))
 def test_each_compaction_of_any_conversation_shortens_it(seed: int) -> None:
-    """Whatever is in a conversation, and whatever a summary says: a plan shortens, asks, or gives up, within few steps."""
+    """Whatever is in a conversation, and whatever a summary says:
+    a plan shortens, asks, or gives up, within few steps.
+    """
     rng = random.Random(seed)
     for _ in range(4):
         window = rng.choice([600, 700, 900, 1100, 1500, 2500, 8000])
@@ -575,7 +595,9 @@ def test_the_judge_is_shown_what_fits_the_longest_cut_first() -> None:
 
 
 def test_what_takes_long_to_count_is_known_beforehand() -> None:
-    """A long text, a window that is nearly full and a summary that waits: then a thread plans the next step."""
+    """A long text, a window that is nearly full and a summary that waits:
+    then a thread plans the next step.
+    """
     provider = Provider(100_000, 100_000, call, 3, lambda _: words(50))
     provider.run()
     state = structs.replace(provider.state, seen=len(provider.state.messages), seen_tokens=20_000)

@@ -1,4 +1,6 @@
-"""The control socket's JSON, written out: what each request and each answer looks like, also from and to other versions."""
+"""The control socket's JSON, written out:
+what each request and each answer looks like, also from and to other versions.
+"""
 
 from __future__ import annotations
 
@@ -327,7 +329,9 @@ def test_what_is_refused(line: str, words: str) -> None:
 def test_what_the_daemon_answers(
     asked: control.ControlRequest[Any], answer: object, text: str
 ) -> None:
-    """To the letter, and read back as the same; fields that are not known here count for nothing."""
+    """To the letter, and read back as the same;
+    fields that are not known here count for nothing.
+    """
     assert json.dumps(coding.fields(answer)) == text
     assert coding.answer(asked, json.loads(text)) == answer
     assert coding.answer(asked, {**json.loads(text), "more": [1]}) == answer
@@ -358,7 +362,9 @@ def test_an_answer_that_is_none_is_refused() -> None:
 
 
 def test_a_command_its_request_and_its_module_have_one_name() -> None:
-    """Of the command line as of the socket and the daemon; what is paused goes on in the same module, as does what is detached."""
+    """Of the command line as of the socket and the daemon;
+    what is paused goes on in the same module, as does what is detached.
+    """
     package = Path(batchd.__file__).parent
     assert {*coding.REQUESTS} == {
         *("status", "cancel", "pause", "resume", "priority", "retry", "prune", "tune"),

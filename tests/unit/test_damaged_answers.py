@@ -1,4 +1,6 @@
-"""Answers with values put out of place, by a seed: each is read, kept and sent on, or is a failure that is classified."""
+"""Answers with values put out of place, by a seed:
+each is read, kept and sent on, or is a failure that is classified.
+"""
 
 from __future__ import annotations
 
@@ -190,7 +192,9 @@ def _names(api: str, body: dict[str, Any]) -> tuple[list[str], list[str]]:
 
 @pytest.mark.parametrize("api", APIS)
 def test_whatever_a_provider_answers_the_task_goes_on(api: str) -> None:
-    """Nothing raises, money stays within what a call can cost, and every call that goes back has its result."""
+    """Nothing raises, money stays within what a call can cost,
+    and every call that goes back has its result.
+    """
     place = CallPlace(_setup(api), Endpoint(base_url="https://api.example.com/v1"))
     target = ModelTarget.of(_setup(api), "api.example.com", "")
     asked = ModelRequest(

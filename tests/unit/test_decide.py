@@ -1,4 +1,6 @@
-"""The agent's decisions, driven through whole tasks: a scripted world answers each step with its event."""
+"""The agent's decisions, driven through whole tasks:
+a scripted world answers each step with its event.
+"""
 
 from __future__ import annotations
 
@@ -109,7 +111,9 @@ class World:
         raise AssertionError("the task does not end")
 
     def counted(self, answer: Answer) -> Answer:
-        """Return the answer with the tokens that a provider would count, where a window is at stake."""
+        """Return the answer with the tokens that a provider would count,
+        where a window is at stake.
+        """
         if not self.window:
             return answer
         size = context.size(self.state)
@@ -177,7 +181,9 @@ def test_feedback_of_a_failed_check_opens_the_next_round() -> None:
 
 
 def test_all_evaluators_asked_for_must_pass_in_order() -> None:
-    """Check, then output_schema, then judge; a refusal by a later one starts again with the first."""
+    """Check, then output_schema, then judge;
+    a refusal by a later one starts again with the first.
+    """
     world = World(
         task(check="true", output_schema={"type": "object"}, evaluator="judge"),
         model=[says("{}"), says("{}")],
@@ -205,7 +211,9 @@ def test_a_judge_that_refuses_is_reported_in_its_own_words(words: str) -> None:
 
 @pytest.mark.parametrize("prose", ["The task is done.", '{"done": "yes"}', "[]", "{", "done: true"])
 def test_a_judge_must_answer_json_and_is_asked_once_more(prose: str) -> None:
-    """Prose is no verdict, whatever phrase it holds: asked twice, the task then ends as an error."""
+    """Prose is no verdict, whatever phrase it holds:
+    asked twice, the task then ends as an error.
+    """
     world = World(task(evaluator="judge"), model=[says("ok")], judge=[prose, prose])
     verdict = world.run().verdict
     assert (verdict.status, verdict.reason) == (TaskStatus.ERROR, Reason.EVALUATOR)
@@ -225,7 +233,9 @@ def test_a_judge_must_answer_json_and_is_asked_once_more(prose: str) -> None:
     ],
 )
 def test_limits_end_a_task_before_they_are_broken(limits: TaskLimits, reason: Reason) -> None:
-    """A task that is never done ends as timeout with the limit that ran out, none of them exceeded."""
+    """A task that is never done ends as timeout with the limit that ran out,
+    none of them exceeded.
+    """
     world = World(
         task(check="false", limits=limits),
         model=(says(f"try {i}") for i in range(500)),
@@ -247,7 +257,9 @@ def test_limits_end_a_task_before_they_are_broken(limits: TaskLimits, reason: Re
     ],
 )
 def test_commands_as_text_that_were_not_run_are_named(answer: str, said: str) -> None:
-    """A model that calls no tools but writes commands down differs from one that fails: the fix stands in the result."""
+    """A model that calls no tools but writes commands down differs from one that fails:
+    the fix stands in the result.
+    """
     world = World(
         task(check="false", limits=TaskLimits(max_iterations=2)),
         model=[says(answer), says(answer)],
@@ -259,7 +271,9 @@ def test_commands_as_text_that_were_not_run_are_named(answer: str, said: str) ->
 
 
 def test_a_limit_of_zero_is_none() -> None:
-    """Rounds, calls, tokens and time go on where a limit is 0, as the files say, until the task is done."""
+    """Rounds, calls, tokens and time go on where a limit is 0,
+    as the files say, until the task is done.
+    """
     world = World(
         task(
             check="false",
@@ -275,7 +289,9 @@ def test_a_limit_of_zero_is_none() -> None:
 def test_a_loop_is_evaluated_and_ends_the_task_where_it_is_refused_for_the_same_reason_twice() -> (
     None
 ):
-    """Three equal calls with equal outputs end the round; what they leave is evaluated each time."""
+    """Three equal calls with equal outputs end the round;
+    what they leave is evaluated each time.
+    """
     world = World(
         task(check="false"),
         model=(shell("python3 guess.py") for _ in range(100)),
@@ -300,7 +316,9 @@ def ran(
 
 
 def test_a_circle_of_a_few_calls_is_a_loop() -> None:
-    """Up to four calls that take turns three times, while no file changes and nothing runs in the background."""
+    """Up to four calls that take turns three times,
+    while no file changes and nothing runs in the background.
+    """
     steps = [circles.step(ran(f"cat {n % 3}")) for n in range(9)]
     assert circles.circling(steps)
     assert not circles.circling(steps[1:])
@@ -321,7 +339,9 @@ def test_a_circle_of_a_few_calls_is_a_loop() -> None:
 
 
 def test_a_loop_of_an_older_version_ends_as_it_did() -> None:
-    """What a task has learned of itself does not change under it: only one call is a loop, the second one ends it at once."""
+    """What a task has learned of itself does not change under it:
+    only one call is a loop, the second one ends it at once.
+    """
     both = [shell("cat a"), shell("cat b")]
     older = World(
         task(check="false", limits=TaskLimits(max_calls=20)), model=both * 20, circles=False
@@ -356,7 +376,10 @@ def test_a_loop_of_an_older_version_ends_as_it_did() -> None:
     ],
 )
 def test_a_call_that_does_nothing_is_the_models_stop(command: str) -> None:
-    """After others, beside words: its round is evaluated. As its first one it is a call as any other."""
+    """After others, beside words: its round is evaluated.
+
+    As its first one it is a call as any other.
+    """
     last = replace(shell(command), content="All is made.")
     world = World(task(check="true"), model=[shell("ls"), last], check=[True])
     assert world.run().verdict.status is TaskStatus.COMPLETED
@@ -394,7 +417,9 @@ def test_a_call_that_does_nothing_is_the_models_stop(command: str) -> None:
     ],
 )
 def test_a_call_that_does_something_is_no_stop(command: str) -> None:
-    """What expands, redirects, runs something else, or says anything but that all is done, is work."""
+    """What expands, redirects, runs something else,
+    or says anything but that all is done, is work.
+    """
     call = ToolCall("c", "shell", json.dumps({"command": command}))
     assert not circles.idle(call)
 
@@ -476,7 +501,9 @@ def test_parked_time_is_no_time_at_work() -> None:
 
 
 def test_waiting_for_a_permit_is_no_time_at_work() -> None:
-    """A provider's pace, its limit on calls at a time and our backoffs keep a task waiting, and end none."""
+    """A provider's pace, its limit on calls at a time
+    and our backoffs keep a task waiting, and end none.
+    """
     world = World(task(limits=TaskLimits(timeout_s=50)), model=[says("done")])
     world.now += 3600
     world.add(

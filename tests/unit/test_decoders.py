@@ -11,7 +11,8 @@ from pathlib import Path
 import batchd
 
 _PACKAGE = Path(batchd.__file__).parent
-#: Fifty threads that are the first to read a class. With msgspec's own ``convert`` three of four such processes crash.
+#: Fifty threads that are the first to read a class.
+#: With msgspec's own ``convert`` three of four such processes crash.
 _RACE = """
 import sys, threading
 from batchd import control

@@ -167,7 +167,9 @@ def test_requests_are_what_the_vendors_types_say(api: str, effort: str) -> None:
 
 @pytest.mark.parametrize("api", TURNS)
 def test_items_go_back_byte_for_byte_and_to_their_maker_alone(api: str) -> None:
-    """Through the journal too; another dialect, provider, model, account or server gets neutral text and calls."""
+    """Through the journal too; another dialect, provider,
+    model, account or server gets neutral text and calls.
+    """
     body, items = TURNS[api]
     answer = _answer(api, body, *items)
     assert answer.replay is not None
@@ -205,7 +207,9 @@ def test_items_go_back_byte_for_byte_and_to_their_maker_alone(api: str) -> None:
 
 @pytest.mark.parametrize("api", TURNS)
 def test_an_answer_is_read_whole(api: str) -> None:
-    """Texts, parallel calls and tokens: the input with what the cache gave and took, its long writes apart."""
+    """Texts, parallel calls and tokens:
+    the input with what the cache gave and took, its long writes apart.
+    """
     body, items = TURNS[api]
     answer = _answer(api, body, *items)
     assert (answer.content, answer.finish_reason) == ("Now.", "tool_calls")
@@ -292,7 +296,9 @@ def test_a_response_with_status_200_may_have_failed(
 
 
 def test_a_call_that_was_cut_off_does_not_run() -> None:
-    """Its arguments may be half, and in order all the same; and what has half a call does not go back as it came."""
+    """Its arguments may be half, and in order all the same;
+    and what has half a call does not go back as it came.
+    """
     half = CALLED.replace(b'"completed"', b'"incomplete"')
     why = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
     for answer in (
@@ -306,7 +312,9 @@ def test_a_call_that_was_cut_off_does_not_run() -> None:
 
 
 def test_what_a_model_said_elsewhere_goes_as_a_typed_message() -> None:
-    """What it said over another dialect, or in the text protocol, has no items of its own; llama.cpp's server wants its type."""
+    """What it said over another dialect, or in the text protocol,
+    has no items of its own; llama.cpp's server wants its type.
+    """
     said = Message("assistant", "Done.")
     messages = (Message("user", "Do it."), said, Message("user", "Again."))
     request = replace(ASK, messages=messages)
@@ -315,7 +323,9 @@ def test_what_a_model_said_elsewhere_goes_as_a_typed_message() -> None:
 
 
 def test_a_response_is_cut_where_it_should_have_stopped() -> None:
-    """The API has no `stop`: what stands behind the first block is paid, and not part of the conversation."""
+    """The API has no `stop`: what stands behind the first block is paid,
+    and not part of the conversation.
+    """
     text = "Look.\n```bash\nls\n```\ninvented output"
     item = SPOKEN.replace(b'"Now."', json.dumps(text).encode())
     answer = _answer(
@@ -373,7 +383,9 @@ def test_turns_of_messages_alternate_and_results_come_first_and_complete() -> No
 
 
 def test_breakpoints_are_where_this_request_ends_and_the_one_before_did() -> None:
-    """At most four, however long a conversation is; beside them no byte of what was sent changes."""
+    """At most four, however long a conversation is;
+    beside them no byte of what was sent changes.
+    """
     conversation = [SYSTEM, FIRST]
     before: list[Any] = []
     for step in range(25):
@@ -489,7 +501,9 @@ def _refused(
 def test_what_can_be_spared_is_left_out_of_the_next_request(
     api: str, more: dict[str, Any], message: str, lesson: str
 ) -> None:
-    """The error names it; the same request without it is another one, and is refused for good if that is no help."""
+    """The error names it; the same request without it is another one,
+    and is refused for good if that is no help.
+    """
     failure = _refused(api, 400, message, **more)
     assert (failure.kind, failure.refuses) == (FailureKind.SPARED, lesson)
     again = replace(ASK, spared=frozenset({lesson}))

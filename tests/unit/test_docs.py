@@ -49,7 +49,9 @@ def test_the_readme_leads_everywhere() -> None:
 
 
 def test_all_that_counts_as_running_code_is_listed() -> None:
-    """Each name that is looked for stands in the guide, under the word for whose programs it counts."""
+    """Each name that is looked for stands in the guide,
+    under the word for whose programs it counts.
+    """
     table = (ROOT / "docs/sandbox.md").read_text().partition("| `by` |")[2].partition("\n\n")[0]
     rows = {row.split("`")[1]: row for row in table.splitlines()[2:]}
     for names in (triggers.FILES, triggers.ENDINGS, triggers.FOLDERS):
@@ -63,7 +65,9 @@ def test_all_that_counts_as_running_code_is_listed() -> None:
 
 
 def test_limits_are_documented_as_they_are_defined() -> None:
-    """config.toml and the guide have each limit with its default and its meaning, in the order and the words of its definition."""
+    """config.toml and the guide have each limit with its default and its meaning,
+    in the order and the words of its definition.
+    """
     lines, rows = [], []
     for name, kind in get_type_hints(TaskLimits, include_extras=True).items():
         default, meaning = getattr(TaskLimits(), name), kind.__metadata__[-1].text
@@ -85,7 +89,9 @@ def _zero(kind: Any) -> str:
 
 
 def test_what_the_program_names_is_there() -> None:
-    """A page that commands, units and the Makefile send people to exists, and so does the section."""
+    """A page that commands, units and the Makefile send people to exists,
+    and so does the section.
+    """
     named = 0
     for path in [ROOT / "Makefile", *ROOT.glob("systemd/*"), *ROOT.glob("batchd/**/*.py")]:
         for name, heading in re.findall(

@@ -1,4 +1,6 @@
-"""The estimate's arithmetic: ranges that hold what happens, who counts as similar, what limits allow."""
+"""The estimate's arithmetic: ranges that hold what happens,
+who counts as similar, what limits allow.
+"""
 
 from __future__ import annotations
 
@@ -41,14 +43,18 @@ def past(*tags: str, evaluation: str = "check", batch: int = 1, **more: object) 
 
 
 def _batch(rng: random.Random, tasks: int) -> list[float]:
-    """Return what the tasks of a batch cost: long tails, and all of them dearer or cheaper together."""
+    """Return what the tasks of a batch cost:
+    long tails, and all of them dearer or cheaper together.
+    """
     shared = rng.lognormvariate(0, 0.3)
     return [shared * rng.lognormvariate(0, 1.0) for _ in range(tasks)]
 
 
 @pytest.mark.parametrize(("batches", "tasks", "size"), [(8, 40, 100), (8, 40, 3), (20, 10, 1000)])
 def test_eight_in_ten_totals_lie_in_the_range(batches: int, tasks: int, size: int) -> None:
-    """Over many histories and new batches, with batches that differ, the range is neither too narrow nor useless."""
+    """Over many histories and new batches, with batches that differ,
+    the range is neither too narrow nor useless.
+    """
     held = []
     for seed in range(500):
         rng = random.Random(seed)
@@ -61,7 +67,9 @@ def test_eight_in_ten_totals_lie_in_the_range(batches: int, tasks: int, size: in
 
 
 def test_a_total_is_no_sum_of_percentiles() -> None:
-    """Chance evens out over many tasks; what is known from few does not become more certain by that."""
+    """Chance evens out over many tasks;
+    what is known from few does not become more certain by that.
+    """
     rng = random.Random(1)
     values = [rng.lognormvariate(0, 1) for _ in range(200)]
     one = of_one([Sample(1000, values, [1] * 200, 0.0)])
@@ -82,7 +90,9 @@ def test_a_total_is_no_sum_of_percentiles() -> None:
 
 
 def test_the_most_similar_tasks_count_as_soon_as_they_are_enough() -> None:
-    """Tags and evaluation, tags, a tag, evaluation, the model; then other models of the provider; then nothing."""
+    """Tags and evaluation, tags, a tag, evaluation, the model;
+    then other models of the provider; then nothing.
+    """
     own = [
         *(past("a", "b") for _ in range(5)),
         *(past("b", evaluation="judge") for _ in range(5)),
@@ -116,7 +126,9 @@ def test_the_most_similar_tasks_count_as_soon_as_they_are_enough() -> None:
 
 
 def test_an_outcome_is_priced_today_and_cut_at_the_limits() -> None:
-    """A longer prompt is paid in each call, cached as before; limits end what went on; other prices count in full."""
+    """A longer prompt is paid in each call, cached as before;
+    limits end what went on; other prices count in full.
+    """
     same = outcome(past(), kind(), SAME)
     assert same.cost == pytest.approx((1000 * 1 + 2000 * 0.1 + 500 * 2) / 1e6)
     assert (same.calls, same.tokens, same.seconds) == (4, 3500, 8)
@@ -150,7 +162,9 @@ def test_an_outcome_is_priced_today_and_cut_at_the_limits() -> None:
 
 
 def test_limits_bound_what_a_task_may_take() -> None:
-    """Calls times the dearest call, or the limit on tokens or money where that is less; without a window, it is unknown."""
+    """Calls times the dearest call, or the limit on tokens or money where that is less;
+    without a window, it is unknown.
+    """
     limits = TaskLimits(max_calls=10, max_output_tokens=1000)
     assert bounds.of_task(kind(limits=limits)) == Bounds(10, 1_000_000, pytest.approx(10 * 0.102))
     judged = kind(limits=limits, evaluation="judge", judge=replace(SETUP, name="q/j", price=DEAR))

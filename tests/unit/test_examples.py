@@ -1,4 +1,6 @@
-"""What `--help` shows as examples works as it stands; and who names no command is shown the way in."""
+"""What `--help` shows as examples works as it stands;
+and who names no command is shown the way in.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from batchd.cli.support import examples
 def test_every_command_has_examples_that_parse(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each begins with the command's own name, has arguments that it takes, and stands below its help, in 80 columns."""
+    """Each begins with the command's own name, has arguments that it takes,
+    and stands below its help, in 80 columns.
+    """
     whole = parser()
     for line in examples.EXAMPLES[command]:
         first = shlex.split(line.partition("|")[0])

@@ -1,4 +1,7 @@
-"""The governor: who is granted when, what is set aside, what ends a task. Time is the loop's own, made short."""
+"""The governor: who is granted when, what is set aside, what ends a task.
+
+Time is the loop's own, made short.
+"""
 
 from __future__ import annotations
 
@@ -168,7 +171,9 @@ def test_a_withdrawn_request_is_never_answered() -> None:
 
 
 def test_retry_after_is_waited_out_by_everyone() -> None:
-    """A 429 pauses the provider, not only the call that met it, which then stands behind the others."""
+    """A 429 pauses the provider, not only the call that met it,
+    which then stands behind the others.
+    """
 
     async def scenario() -> None:
         g = governor(max_concurrent=1)
@@ -189,7 +194,9 @@ def test_retry_after_is_waited_out_by_everyone() -> None:
 
 
 def test_a_call_is_repeated_with_growing_pauses_and_then_given_up() -> None:
-    """max_retries times, while the provider answers others; the end names it and counts the tries."""
+    """max_retries times, while the provider answers others;
+    the end names it and counts the tries.
+    """
 
     async def scenario() -> None:
         g = governor(max_concurrent=9)
@@ -261,7 +268,9 @@ def test_money_is_set_aside_before_the_call_and_settled_after_it() -> None:
 
 
 def test_a_model_with_more_tokens_than_we_count_has_more_set_aside() -> None:
-    """A provider's tokens need not be ours: what a call may cost follows the worst that was seen."""
+    """A provider's tokens need not be ours:
+    what a call may cost follows the worst that was seen.
+    """
 
     async def scenario() -> None:
         g = governor()
@@ -278,7 +287,9 @@ def test_a_model_with_more_tokens_than_we_count_has_more_set_aside() -> None:
 
 
 def test_what_a_provider_adds_to_each_request_is_set_aside_too() -> None:
-    """A hidden prompt is tokens on top of a short request, and no measure for a long one; nor is output held to its limit."""
+    """A hidden prompt is tokens on top of a short request, and no measure for a long one;
+    nor is output held to its limit.
+    """
 
     async def scenario() -> None:
         g = governor()
@@ -301,7 +312,9 @@ def test_what_a_provider_adds_to_each_request_is_set_aside_too() -> None:
 
 
 def test_a_tier_has_its_own_price_set_aside_and_where_it_may_fall_back_the_dearer() -> None:
-    """Half for flex; all of it where the call may go on in the standard tier, or where it was served there before."""
+    """Half for flex; all of it where the call may go on in the standard tier,
+    or where it was served there before.
+    """
 
     async def scenario() -> None:
         g = governor()
@@ -335,7 +348,9 @@ def test_a_tier_has_its_own_price_set_aside_and_where_it_may_fall_back_the_deare
 
 
 def test_a_tier_that_was_not_asked_for_is_set_aside_too_once_it_was_seen() -> None:
-    """A provider may serve calls that ask for nothing in a dearer tier, as its account is set up."""
+    """A provider may serve calls that ask for nothing in a dearer tier,
+    as its account is set up.
+    """
 
     async def scenario() -> None:
         g = governor()
@@ -370,7 +385,9 @@ def test_a_tier_without_a_known_price_is_refused_under_a_limit() -> None:
 
 
 def test_input_that_is_kept_for_long_is_set_aside_as_such_once_it_was_seen() -> None:
-    """Writes for an hour cost twice: where a provider makes them, all input is expected to be one."""
+    """Writes for an hour cost twice:
+    where a provider makes them, all input is expected to be one.
+    """
 
     async def scenario() -> None:
         g = governor()
@@ -432,7 +449,9 @@ def test_the_day_ends_at_midnight_utc() -> None:
 
 
 def test_a_call_dearer_than_any_day_ends_its_task() -> None:
-    """No day can pay for it, so that it would wait for ever: the end names the price, the limit and the fix."""
+    """No day can pay for it, so that it would wait for ever:
+    the end names the price, the limit and the fix.
+    """
 
     async def scenario() -> None:
         for waits_s in (0, 3600):
@@ -467,7 +486,9 @@ def test_a_budget_that_is_lowered_ends_no_task() -> None:
 
 
 def test_a_usage_that_is_not_believed_is_not_learnt_from() -> None:
-    """What was set aside is booked, and the next call has as much set aside as if there had been none; else it has more."""
+    """What was set aside is booked, and the next call has as much set aside
+    as if there had been none; else it has more.
+    """
 
     async def scenario() -> None:
         counted = Usage(calls=1, input_tokens=1000, output_tokens=500)
@@ -487,7 +508,9 @@ def test_a_usage_that_is_not_believed_is_not_learnt_from() -> None:
 
 
 def test_what_was_learnt_from_a_short_call_is_believable_for_a_long_one() -> None:
-    """A call of one token in and out that came to thousands makes no call of 500 a hundred thousand times as dear."""
+    """A call of one token in and out that came to thousands makes no call
+    of 500 a hundred thousand times as dear.
+    """
 
     async def scenario() -> None:
         g = governor()
@@ -502,7 +525,9 @@ def test_what_was_learnt_from_a_short_call_is_believable_for_a_long_one() -> Non
 
 
 def test_until_a_model_has_answered_a_tight_budget_is_used_with_caution() -> None:
-    """It is not known yet how far its calls go beyond our estimates; a generous budget holds nothing up."""
+    """It is not known yet how far its calls go beyond our estimates;
+    a generous budget holds nothing up.
+    """
 
     async def scenario() -> None:
         for limit, granted in ((15.0, 1), (100.0, 3)):
@@ -519,7 +544,9 @@ def test_until_a_model_has_answered_a_tight_budget_is_used_with_caution() -> Non
 
 
 def test_no_call_waits_for_the_end_of_calls_that_have_ended() -> None:
-    """Three calls that set 0.1, 0.2 and 0.3 dollars aside leave nothing behind, not even a rest of a float."""
+    """Three calls that set 0.1, 0.2 and 0.3 dollars aside leave nothing behind,
+    not even a rest of a float.
+    """
 
     async def scenario() -> None:
         g = governor(max_concurrent=9)
@@ -576,7 +603,9 @@ def test_what_every_call_would_meet_parks_the_provider(kind: FailureKind) -> Non
 
 
 def test_a_provider_that_answers_no_request_is_tried_at_growing_intervals() -> None:
-    """One failed try, whatever it failed with, doubles the wait; one that came to nothing leaves room for another."""
+    """One failed try, whatever it failed with, doubles the wait;
+    one that came to nothing leaves room for another.
+    """
 
     async def scenario() -> None:
         reported = Reported()
@@ -629,7 +658,9 @@ def test_no_task_waits_where_nothing_may_be_parked() -> None:
 
 
 def test_one_task_alone_does_not_condemn_a_provider_where_nothing_is_parked() -> None:
-    """Its own request may be at fault; when a second task is answered no better, all of them end."""
+    """Its own request may be at fault;
+    when a second task is answered no better, all of them end.
+    """
 
     async def scenario() -> None:
         reported = Reported()
@@ -660,7 +691,9 @@ def test_one_task_alone_does_not_condemn_a_provider_where_nothing_is_parked() ->
 def test_what_fails_while_others_are_answered_is_not_always_the_tasks_own_fault(
     kind: FailureKind, more: dict[str, Any], tries: int, *, parked: bool
 ) -> None:
-    """A busy provider is asked for longer, and one that cannot be reached is parked, also where others were answered before."""
+    """A busy provider is asked for longer, and one that cannot be reached is parked,
+    also where others were answered before.
+    """
 
     async def scenario() -> None:
         g = governor(max_concurrent=9, max_backoff_s=0.02)
@@ -684,7 +717,9 @@ def test_what_fails_while_others_are_answered_is_not_always_the_tasks_own_fault(
 
 
 def test_tries_that_never_reached_the_provider_count_against_no_request() -> None:
-    """It came, answered others and went again: the one request that it took and broke off is not at fault for that."""
+    """It came, answered others and went again:
+    the one request that it took and broke off is not at fault for that.
+    """
 
     async def scenario() -> None:
         g = governor(max_concurrent=9)
@@ -702,7 +737,8 @@ def test_tries_that_never_reached_the_provider_count_against_no_request() -> Non
 
 
 def test_answers_to_calls_of_better_days_do_not_make_an_outage_a_tasks_own_fault() -> None:
-    """What went before the outage may still be answered; only what went after it shows that the provider is there.
+    """What went before the outage may still be answered;
+    only what went after it shows that the provider is there.
 
     Then a task that has failed through all of it is at fault, also where it was parked in between.
     """
@@ -731,7 +767,9 @@ def test_answers_to_calls_of_better_days_do_not_make_an_outage_a_tasks_own_fault
 
 
 def test_a_call_that_fails_while_its_provider_is_parked_is_parked_with_it() -> None:
-    """It was under way when others found out; that the provider answered others before ends no task."""
+    """It was under way when others found out;
+    that the provider answered others before ends no task.
+    """
 
     async def scenario() -> None:
         g = governor(max_concurrent=9)
@@ -753,7 +791,9 @@ def test_a_call_that_fails_while_its_provider_is_parked_is_parked_with_it() -> N
 def test_a_provider_that_asks_for_a_long_wait_is_parked_and_tried_by_and_by(
     wait_s: float, *, parked: bool
 ) -> None:
-    """Slots are not held for an hour; the wait is no longer than ``max_probe_s``, and ends with a try."""
+    """Slots are not held for an hour;
+    the wait is no longer than ``max_probe_s``, and ends with a try.
+    """
 
     async def scenario() -> None:
         reported = Reported()

@@ -16,7 +16,9 @@ HOST = b"Host: a.example\r\n"
 
 
 def test_a_request_is_rewritten() -> None:
-    """The host comes from the request line, what concerns this connection alone goes, and the next one closes."""
+    """The host comes from the request line,
+    what concerns this connection alone goes, and the next one closes.
+    """
     found = request(
         b"POST http://A.example:81/p?q=1 HTTP/1.1\r\nhost: a.example:81\r\nProxy-Connection: keep-alive\r\n"
         b"Connection: keep-alive, X-Mine\r\nX-Mine: 1\r\nX-Kept:  v\xfc \t\r\nTE: trailers\r\nUpgrade: h2c\r\n"
@@ -112,7 +114,9 @@ def test_what_can_be_read_in_two_ways_is_refused(fields: bytes) -> None:
 
 
 def test_the_frame_cannot_be_nominated_away() -> None:
-    """Connection may name fields for us alone; where a message goes and ends is rewritten all the same."""
+    """Connection may name fields for us alone;
+    where a message goes and ends is rewritten all the same.
+    """
     found = request(
         b"POST http://a.example/ HTTP/1.1\r\nConnection: content-length, host\r\nContent-Length: 5\r\n\r\n"
     )

@@ -1,4 +1,6 @@
-"""Every reason to wait is a hold: which tasks it keeps, what people see of it, and that it is lifted as a whole."""
+"""Every reason to wait is a hold: which tasks it keeps,
+what people see of it, and that it is lifted as a whole.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ def test_a_hold_keeps_those_that_it_was_given_and_is_lifted_as_a_whole() -> None
 
 
 def test_a_task_that_is_published_is_kept_by_nothing() -> None:
-    """What has left the map is in no hold, no batch, and not among those that gave their slot back."""
+    """What has left the map is in no hold, no batch,
+    and not among those that gave their slot back.
+    """
     lifecycle = _lifecycle()
     _run(lifecycle, C)
     for given in (
@@ -69,7 +73,9 @@ def test_a_task_that_is_published_is_kept_by_nothing() -> None:
 
 
 def test_a_parking_concerns_what_its_scope_says() -> None:
-    """Everything, a provider, a model, a batch or a task; it is taken back by its scope and name, for all its causes or some."""
+    """Everything, a provider, a model, a batch or a task;
+    it is taken back by its scope and name, for all its causes or some.
+    """
     for scope, name, free in (
         (Scope.PROVIDER, "p", []),
         (Scope.MODEL, "p/m", [B]),
@@ -92,7 +98,9 @@ def test_a_parking_concerns_what_its_scope_says() -> None:
 
 
 def test_two_causes_of_one_scope_end_one_by_one() -> None:
-    """What somebody paused waits on once its outage is over; of outages a provider has one at a time."""
+    """What somebody paused waits on once its outage is over;
+    of outages a provider has one at a time.
+    """
     lifecycle = _lifecycle()
     for cause in (Cause.PAUSED, Cause.DOWN, Cause.AUTH):
         lifecycle.park(_parking(Scope.PROVIDER, "p", cause))
@@ -129,7 +137,9 @@ def test_what_gave_its_slot_back_is_requeued_once_nothing_that_is_parked_keeps_i
 
 
 def test_a_task_that_tried_in_vain_waits_for_what_it_tried() -> None:
-    """Also where that is not its own model, as a judge's: it says so, and others try before it does again."""
+    """Also where that is not its own model, as a judge's:
+    it says so, and others try before it does again.
+    """
     lifecycle = _lifecycle()
     trials = Trials(lifecycle)
     lifecycle.park(_parking(Scope.MODEL, "q/judge", Cause.GONE))

@@ -1,4 +1,6 @@
-"""Lists of hosts: how they are read, what they hold, who may ask for which; and addresses no task may reach."""
+"""Lists of hosts: how they are read, what they hold, who may ask for which;
+and addresses no task may reach.
+"""
 
 from __future__ import annotations
 
@@ -134,7 +136,9 @@ def test_private_addresses_are_for_hosts_that_the_operator_named(text: str) -> N
     ],
 )  # fmt: skip
 def test_some_addresses_are_always_refused(text: str) -> None:
-    """No host, everybody, neighbours, metadata, and IPv4 in another's clothes: not even for private hosts."""
+    """No host, everybody, neighbours, metadata, and IPv4 in another's clothes:
+    not even for private hosts.
+    """
     assert forbidden(ip_address(text), private=True)
     assert forbidden(ip_address(text), private=False)
 

@@ -42,7 +42,9 @@ def listener(short: Path) -> Iterator[socket.socket]:
 
 
 def test_a_line_becomes_fields() -> None:
-    """Each key is a field under our own prefix; the message is for people, and the level a priority."""
+    """Each key is a field under our own prefix;
+    the message is for people, and the level a priority.
+    """
     line = {
         "timestamp": "2026-11-25T00:00:00.000Z",
         "level": "warning",
@@ -98,7 +100,8 @@ def test_a_long_line_goes_in_a_sealed_file(short: Path, listener: socket.socket)
 
 
 def test_a_journal_without_time_holds_nothing_up(short: Path, listener: socket.socket) -> None:
-    """A journal that reads nothing is waited for once, whatever is said; one that reads on gets what is said then.
+    """A journal that reads nothing is waited for once, whatever is said;
+    one that reads on gets what is said then.
 
     Where there is no journal at all, the caller learns of it.
     """
@@ -119,7 +122,9 @@ def test_a_journal_without_time_holds_nothing_up(short: Path, listener: socket.s
 
 
 def test_only_the_journal_s_own_stream_counts(tmp_path: Path) -> None:
-    """A descriptor that leads elsewhere, as after `2>file`, is no journal, whatever the environment says."""
+    """A descriptor that leads elsewhere, as after `2>file`,
+    is no journal, whatever the environment says.
+    """
     with (tmp_path / "file").open("w") as file:
         there = os.fstat(file.fileno())
         assert is_stream(file.fileno(), {"JOURNAL_STREAM": f"{there.st_dev}:{there.st_ino}"})

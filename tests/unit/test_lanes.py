@@ -1,4 +1,6 @@
-"""Service tiers without room: they wait by themselves, give slots away, and slow down no one else."""
+"""Service tiers without room: they wait by themselves,
+give slots away, and slow down no one else.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,9 @@ class Flex(Task):
 
 
 def test_only_what_is_no_rate_limit_fills_a_tier() -> None:
-    """A 429 in words about requests or tokens a minute is the account's; one to a standard call is no tier's."""
+    """A 429 in words about requests or tokens a minute is the account's;
+    one to a standard call is no tier's.
+    """
 
     async def scenario() -> None:
         call = Flex(governor(), "a").call()
@@ -86,7 +90,9 @@ def test_only_what_is_no_rate_limit_fills_a_tier() -> None:
 
 
 def test_a_full_tier_slows_no_one_else_down() -> None:
-    """However often it refuses: standard calls go at once, and neither provider nor model is parked."""
+    """However often it refuses: standard calls go at once,
+    and neither provider nor model is parked.
+    """
 
     async def scenario() -> None:
         watched = Reported()
@@ -116,7 +122,9 @@ def test_a_full_tier_slows_no_one_else_down() -> None:
 
 @pytest.mark.parametrize(("status", "spent"), [(429, 0.0), (200, 0.5)])
 def test_no_room_under_status_200_may_have_been_billed(status: int, spent: float) -> None:
-    """The journal counts it as such, and so do the limits on money: a response can fail when it was under way."""
+    """The journal counts it as such, and so do the limits on money:
+    a response can fail when it was under way.
+    """
 
     async def scenario() -> None:
         g = governor()
@@ -175,7 +183,10 @@ def test_one_call_tries_a_full_tier_and_each_answer_lets_twice_as_many_go() -> N
 
 @pytest.mark.parametrize("fallback_s", [0.0, 0.05])
 def test_a_call_goes_on_at_the_standard_price_when_it_may(fallback_s: float) -> None:
-    """At once, or after its time; all of that price was set aside from the first try on. Its next one asks again."""
+    """At once, or after its time; all of that price was set aside from the first try on.
+
+    Its next one asks again.
+    """
 
     async def scenario() -> None:
         g = governor()
@@ -195,7 +206,9 @@ def test_a_call_goes_on_at_the_standard_price_when_it_may(fallback_s: float) -> 
 
 
 def test_a_task_that_waits_long_for_its_tier_gives_its_slot_away() -> None:
-    """It is parked by itself, not its model or provider; the daemon learns when one may try, again and again."""
+    """It is parked by itself, not its model or provider;
+    the daemon learns when one may try, again and again.
+    """
 
     async def scenario() -> None:
         watched = Reported()

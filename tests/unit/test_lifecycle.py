@@ -1,4 +1,6 @@
-"""The lifecycle: its table is complete, and whatever happens in whatever order, its guarantees hold."""
+"""The lifecycle: its table is complete,
+and whatever happens in whatever order, its guarantees hold.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ _MAKE = {inputs.Accepted, inputs.Unpublished}
 _HOLDS = {inputs.Held, inputs.Lifted, inputs.Reprioritised}
 _WISHES = {inputs.CancelOrdered, inputs.Halt}
 
-#: The pairs that can come about, by phase: written down a second time, so that no row goes or comes unseen.
+#: The pairs that can come about, by phase:
+#: written down a second time, so that no row goes or comes unseen.
 _POSSIBLE = {
     Phase.QUEUED: {inputs.SlotFree, inputs.GiveUp, *_WISHES, *_HOLDS},
     Phase.HELD: {inputs.GiveUp, *_WISHES, *_HOLDS},
@@ -91,7 +94,9 @@ _AT_ONCE = 40
 
 @dataclass
 class _World:
-    """What is outside: it performs effects in any order, at any time, and reports back; and it notes what must hold."""
+    """What is outside: it performs effects in any order, at any time,
+    and reports back; and it notes what must hold.
+    """
 
     rng: random.Random
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
@@ -133,7 +138,8 @@ class _World:
         known = sorted(self.after)
         ref = Ref("b", f"{number:06}")
         after = tuple(self.rng.sample(known, min(len(known), self.rng.choice([0, 0, 1, 2]))))
-        # Those that have completed are no reason to wait any more; as in the store, one comes after what is there.
+        # Those that have completed are no reason to wait any more;
+        # as in the store, one comes after what is there.
         after = tuple(r for r in after if r in self.lifecycle.entries)
         self.after[ref] = after
         directory = self.rng.choice(["/a", "/a/b", "/c", f"/{number}"])
@@ -155,7 +161,8 @@ class _World:
                 self.take(inputs.Settled(ref, counted, worn_out))
             case End(status=status, reason=reason):
                 entry = self.lifecycle.entries[ref]
-                # An order is refused where the store takes nothing; all else is tried until it does.
+                # An order is refused where the store takes nothing;
+                # all else is tried until it does.
                 if reason is Reason.USER and self.rng.random() < 0.2 and entry.ended is None:
                     self.cancelled.discard(ref)
                     self.take(inputs.EndRefused(ref))
@@ -173,7 +180,9 @@ class _World:
         self.ended.setdefault(ref, status)
 
     def go_on(self) -> None:
-        """Let one task that is being started, or that a worker has, come a step further, or fail."""
+        """Let one task that is being started, or that a worker has,
+        come a step further, or fail.
+        """
         rng = self.rng
         places = [self.starting, self.dispatched, self.workers]
         place = rng.choice(places)
@@ -308,10 +317,12 @@ class _World:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_whatever_happens_each_task_ends_once(seed: int) -> None:
-    """At each of 10,000 steps of orders, outages, starts, losses and refusals a task has one slot, one end, and one result.
+    """At each of 10,000 steps of orders, outages, starts,
+    losses and refusals a task has one slot, one end, and one result.
 
-    What was asked to end never completes after it stopped; what comes after another starts only once that completed; no
-    two work in one directory, or one below the other; and every view of the map says the same as the map.
+    What was asked to end never completes after it stopped; what comes after another starts only
+    once that completed; no two work in one directory, or one below the other;
+    and every view of the map says the same as the map.
     """
     world = _World(random.Random(seed))
     for number in range(10_000):
@@ -356,7 +367,9 @@ def _facts(ref: Ref, *after: Ref) -> TurnFacts:
 
 
 def test_a_cancel_that_meets_a_suspension_ends_the_task() -> None:
-    """A cancel that comes just after a task gave its slot back finds it, and it ends as cancelled."""
+    """A cancel that comes just after a task gave its slot back finds it,
+    and it ends as cancelled.
+    """
     lifecycle, ref = Lifecycle(), Ref("b", "1")
     halt = Suspended(at=1.0, cause="park", message="paused")
     for given in (
@@ -376,7 +389,9 @@ def test_a_cancel_that_meets_a_suspension_ends_the_task() -> None:
 
 
 def test_two_orders_about_one_task_are_two_wishes() -> None:
-    """Where the store refuses the end that the first one made, the second one still has it; a single one's is as if it never was."""
+    """Where the store refuses the end that the first one made, the second one still has it;
+    a single one's is as if it never was.
+    """
     lifecycle, ref = Lifecycle(), Ref("b", "1")
     lifecycle.take(inputs.Accepted(_facts(ref)))
     for message in ("the first", "the second"):
@@ -388,7 +403,9 @@ def test_two_orders_about_one_task_are_two_wishes() -> None:
 
 
 def test_a_cancel_that_meets_one_that_is_turned_away_ends_it_too() -> None:
-    """What is written is what it was turned away with, whatever is wished by the time it is written."""
+    """What is written is what it was turned away with,
+    whatever is wished by the time it is written.
+    """
     lifecycle, ref = Lifecycle(), Ref("b", "1")
     for given in (
         inputs.Accepted(_facts(ref)),
@@ -406,7 +423,9 @@ def test_a_cancel_that_meets_one_that_is_turned_away_ends_it_too() -> None:
 
 
 def test_one_whose_cancel_is_refused_ends_with_what_it_comes_after() -> None:
-    """What it comes after failed while the order was on its way: it would wait for that for ever."""
+    """What it comes after failed while the order was on its way:
+    it would wait for that for ever.
+    """
     lifecycle = Lifecycle()
     first, second = Ref("b", "1"), Ref("b", "2")
     lifecycle.take(inputs.Accepted(_facts(first)))
@@ -421,7 +440,9 @@ def test_one_whose_cancel_is_refused_ends_with_what_it_comes_after() -> None:
 
 
 def test_what_comes_after_a_failure_ends_with_it() -> None:
-    """All that comes after a failed task, and after that, is cancelled at once, with the one that failed named."""
+    """All that comes after a failed task, and after that,
+    is cancelled at once, with the one that failed named.
+    """
     lifecycle = Lifecycle()
     first, second, third, other = (Ref("b", name) for name in ("1", "2", "3", "4"))
     lifecycle.take(inputs.Accepted(_facts(first)))

@@ -11,7 +11,9 @@ def _headers(limiter: Limiter) -> dict[str, str]:
 
 
 def test_a_burst_passes_then_the_rate_holds() -> None:
-    """At most the burst at once, and over time never more than rate times time beyond it, however one asks."""
+    """At most the burst at once, and over time never more
+    than rate times time beyond it, however one asks.
+    """
     limiter = Limiter(rps=20, burst=20, now=0)
     assert [limiter.admit(0) for _ in range(25)] == [True] * 20 + [False] * 5
     admitted = sum(limiter.admit(step / 1000) for step in range(1, 4001))
@@ -57,7 +59,9 @@ def test_a_fraction_of_a_second_is_shown_in_milliseconds() -> None:
 
 
 def test_tokens_are_spent_afterwards_and_may_go_below_nothing() -> None:
-    """As providers do that know the output only then: the debt is waited for, and the headers say 0."""
+    """As providers do that know the output only then:
+    the debt is waited for, and the headers say 0.
+    """
     limiter = Limiter(rps=100, burst=1000, now=0, of="tokens")
     assert all(limiter.admit(0) for _ in range(9))
     limiter.spend(1500)

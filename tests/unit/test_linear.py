@@ -1,4 +1,6 @@
-"""Task files that are made to take long: twice the file takes about twice the work, never four times."""
+"""Task files that are made to take long:
+twice the file takes about twice the work, never four times.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def spool(tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 
 def _work(data: bytes, name: str, config: Config) -> int:
-    """Return how many calls of Python functions it takes to parse a file: a measure that no busy machine changes."""
+    """Return how many calls of Python functions it takes to parse a file:
+    a measure that no busy machine changes.
+    """
     count = 0
 
     def counted(frame: object, event: str, argument: object) -> None:  # noqa: ARG001 (a profiler's)
@@ -69,7 +73,9 @@ _HOSTILE: dict[str, Callable[[int], bytes]] = {
 def test_four_times_the_file_is_no_more_than_four_times_the_work(
     make: Callable[[int], bytes], spool: Config
 ) -> None:
-    """Counted in calls: what compares everything with everything else makes sixteen times as many."""
+    """Counted in calls:
+    what compares everything with everything else makes sixteen times as many.
+    """
     _work(make(10), "a.json", spool)  # what is loaded or cached once
     few, many = (_work(make(n), "a.json", spool) for n in (200, 800))
     assert many < 6 * few
@@ -90,7 +96,9 @@ def test_a_path_longer_than_the_kernel_takes_is_not_resolved(spool: Config) -> N
 
 
 def test_a_key_of_many_digits_is_named_like_any_other(spool: Config) -> None:
-    """Python makes no integer of more than 4,300 digits: sorting the errors by their numbers must not need one."""
+    """Python makes no integer of more than 4,300 digits:
+    sorting the errors by their numbers must not need one.
+    """
     data = _one(**{"1" * 5000: 1, "x 10": 1, "x 9": 1})
     with pytest.raises(TaskFileError) as raised:
         taskfile.parse(data, "a.json", spool)

@@ -114,7 +114,9 @@ def test_http_errors(status: int, error: dict[str, Any], kind: FailureKind) -> N
     ],
 )
 def test_a_refusal_that_names_its_model(error: dict[str, Any], *, names: bool) -> None:
-    """Its own name as a word, or OpenAI's code: another model's, or that of a longer name, says nothing of it."""
+    """Its own name as a word, or OpenAI's code:
+    another model's, or that of a longer name, says nothing of it.
+    """
     failure = http_failure(PLACE, 401, {}, json.dumps({"error": error}).encode())
     assert failure.of_model == names
 
@@ -154,7 +156,9 @@ def test_any_error_body_makes_one_line(body: bytes) -> None:
     ],
 )
 def test_a_failure_is_said_as_what_it_is(status: int, said: str, words: str) -> None:
-    """An account that is shut is no wrong key, a tier without room no rate limit, a router's refusal no wrong address."""
+    """An account that is shut is no wrong key, a tier without room no rate limit,
+    a router's refusal no wrong address.
+    """
     body = json.dumps({"error": {"message": said}}).encode()
     message = http_failure(PLACE, status, {}, body).message
     assert message == f"acme/big-1 at api.acme.example {words}: {said}"
@@ -209,7 +213,9 @@ def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
 
 
 def test_a_moment_is_a_wait_from_now_on() -> None:
-    """Where a header says not how long, but until when: as a date, in seconds or in milliseconds since the epoch."""
+    """Where a header says not how long, but until when:
+    as a date, in seconds or in milliseconds since the epoch.
+    """
     then = time.time() + 7200
     assert retry_after({"retry-after": formatdate(then, usegmt=True)}) == pytest.approx(7200, abs=5)
     for moment in (then, then * 1000):
@@ -248,7 +254,9 @@ def test_the_wait_where_there_is_no_retry_after(
 
 
 def test_what_served_a_call_and_what_it_says_to_cost() -> None:
-    """The tier in the provider's own word, and a cost in dollars; what is none, or is billed elsewhere, is left out."""
+    """The tier in the provider's own word, and a cost in dollars;
+    what is none, or is billed elsewhere, is left out.
+    """
     counts = {"prompt_tokens": 9, "completion_tokens": 1}
 
     def read(tier: Any = "flex", **more: Any) -> Answer:
@@ -264,7 +272,9 @@ def test_what_served_a_call_and_what_it_says_to_cost() -> None:
 
 
 def test_a_tier_is_asked_for_where_one_is_set() -> None:
-    """A provider that sells none is not sent the field; the configuration's own fields go over it."""
+    """A provider that sells none is not sent the field;
+    the configuration's own fields go over it.
+    """
     request = replace(REQUEST, service_tier="flex")
     assert fields(DIALECT, PLACE.setup, TARGET, request)["service_tier"] == "flex"
     assert "service_tier" not in fields(DIALECT, PLACE.setup, TARGET, REQUEST)
@@ -343,7 +353,9 @@ def test_content_in_every_form(message: dict[str, Any], content: str, reasoning:
 
 
 def test_values_are_counted_and_signs_in_texts_are_none() -> None:
-    """A text is one value, whatever stands in it, quotes and backslashes too; so many values as fill a memory are refused."""
+    """A text is one value, whatever stands in it, quotes and backslashes too;
+    so many values as fill a memory are refused.
+    """
     for sign in ("[{,", '",",', "\\", "\\,", ",\n\t"):
         text = sign * 300_000
         body = json.dumps({"choices": [{"message": {"content": text}}]}).encode()
@@ -473,7 +485,9 @@ def _sent(*messages: Message) -> list[dict[str, Any]]:
 
 
 def test_messages_of_the_user_that_follow_each_other_go_as_one() -> None:
-    """Strict chat templates refuse two running; outputs of native calls are messages of their own."""
+    """Strict chat templates refuse two running;
+    outputs of native calls are messages of their own.
+    """
     call = ToolCall("1", "shell", "{}")
     text = _sent(
         Message("user", "a"), Message("assistant", "b"), Message("tool", "c"), Message("user", "d")

@@ -33,7 +33,9 @@ def _lines(text: str) -> list[dict[str, Any]]:
 
 
 def test_a_line_is_one_line_of_json_whatever_is_in_it(capsys: pytest.CaptureFixture[str]) -> None:
-    """Time, level and event come first; control characters, surrogates and odd values cannot break a line."""
+    """Time, level and event come first; control characters,
+    surrogates and odd values cannot break a line.
+    """
     log.configure("info", "json")
     log.get_logger(batch="b", task="001", worker=3).info(
         Action.TOOL_RAN,
@@ -65,7 +67,9 @@ def test_keys_are_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_columns_on_a_console(capsys: pytest.CaptureFixture[str]) -> None:
-    """The console format is for people: a line each, no field without a meaning, and nothing that could steer their terminal."""
+    """The console format is for people: a line each, no field without a meaning,
+    and nothing that could steer their terminal.
+    """
     log.configure("info", "console")
     log.get_logger(batch="b", task="t", worker=7).warning(
         Action.MODEL_FAILED, error="busy", message="\x1b[2Jgone", tools=[], lost={"a": "\n\x1b[2J"}
@@ -85,7 +89,9 @@ def test_columns_on_a_console(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_line_fits_a_terminal() -> None:
-    """News takes one line of a terminal and is cut there, the cut shown; a warning is wrapped by words and stays whole."""
+    """News takes one line of a terminal and is cut there, the cut shown;
+    a warning is wrapped by words and stays whole.
+    """
     words = "the quick brown fox jumps over the lazy dog"
     news = {"level": "info", "event": "task_started", "batch": "b", "feedback": words}
     shown = console.text(news, 40)
@@ -99,7 +105,9 @@ def test_a_line_fits_a_terminal() -> None:
 
 
 def test_the_file_survives_logrotate(tmp_path: Path) -> None:
-    """A renamed or deleted log file is recreated at the next line, in JSON; a full disk stops nothing."""
+    """A renamed or deleted log file is recreated at the next line, in JSON;
+    a full disk stops nothing.
+    """
     path = tmp_path / "batchd.log"
     log.configure("info", "console", str(path))
     logger = log.get_logger()
@@ -118,7 +126,9 @@ def test_the_file_survives_logrotate(tmp_path: Path) -> None:
 
 
 def test_a_line_that_the_disk_cut_takes_no_other_with_it(tmp_path: Path) -> None:
-    """Where a disk was full in the middle of a line, the next one, once there is room, begins on its own."""
+    """Where a disk was full in the middle of a line, the next one,
+    once there is room, begins on its own.
+    """
     path = tmp_path / "batchd.log"
     log.configure("info", "console", str(path))
     logger = log.get_logger()
@@ -137,7 +147,9 @@ def test_a_line_that_the_disk_cut_takes_no_other_with_it(tmp_path: Path) -> None
 
 
 def test_a_log_file_never_holds_who_writes_it(tmp_path: Path) -> None:
-    """A FIFO in its place: no writer waits for a reader, nor for one who stands still; at the start it is an error."""
+    """A FIFO in its place: no writer waits for a reader, nor for one who stands still;
+    at the start it is an error.
+    """
     path = tmp_path / "batchd.log"
     log.configure("info", "console", str(path))
     logger = log.get_logger()
@@ -157,7 +169,9 @@ def test_a_log_file_never_holds_who_writes_it(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
 def test_a_log_file_is_written_through_no_link_of_another_user(tmp_path: Path) -> None:
-    """Nor into another user's own file: at the start it is an error, and later it is passed over."""
+    """Nor into another user's own file:
+    at the start it is an error, and later it is passed over.
+    """
     victim, link, theirs = (tmp_path / name for name in ("victim", "link", "theirs"))
     link.symlink_to(victim)
     theirs.touch()
@@ -186,7 +200,9 @@ def _read(file: io.FileIO) -> bytes:
 def test_a_reader_of_stderr_who_stands_still_holds_nothing_up(
     monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """Lines are left out after a second, and counted once it reads on; what it gets is whole lines but for one."""
+    """Lines are left out after a second, and counted once it reads on;
+    what it gets is whole lines but for one.
+    """
     reader, writer = os.pipe() if kind == "pipe" else pty.openpty()
     with os.fdopen(writer, "w") as stderr, os.fdopen(reader, "rb", buffering=0) as pager:
         monkeypatch.setattr(sys, "stderr", stderr)
@@ -222,7 +238,9 @@ def test_exceptions_and_libraries_speak_json_too(capsys: pytest.CaptureFixture[s
 
 
 def test_a_traceback_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    """An exception may quote what a model said: controls in it are escaped, its own lines apart, and keys left out."""
+    """An exception may quote what a model said:
+    controls in it are escaped, its own lines apart, and keys left out.
+    """
     log.configure("info", "console")
     try:
         int("\x1b[2J\u202e")

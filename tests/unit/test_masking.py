@@ -33,7 +33,9 @@ SECRET = 'gh/p_ab "c" D+EF=1234\\5'
     ],
 )
 def test_every_way_to_write_a_value_is_masked(form: str) -> None:
-    """As it is, in JSON, in JSON within JSON, as the arguments of a tool are, with slashes escaped or not, in a URL."""
+    """As it is, in JSON, in JSON within JSON, as the arguments of a tool are,
+    with slashes escaped or not, in a URL.
+    """
     masked = Masker([SECRET]).text(f"<{form}>")
     assert MASK in masked
     assert "EF" not in masked
@@ -57,7 +59,9 @@ LONG = "".join(f"{n:x}-Key/" for n in range(200))
 @pytest.mark.parametrize("secret", [SECRET, LONG[:58], LONG[:70], LONG])
 @pytest.mark.parametrize("ahead", range(80))
 def test_base64_in_lines_is_masked(secret: str, ahead: int) -> None:
-    """As base64, openssl and OpenSSH wrap it, wherever it begins; in a block of YAML, and in JSON, where a line end has two letters."""
+    """As base64, openssl and OpenSSH wrap it, wherever it begins;
+    in a block of YAML, and in JSON, where a line end has two letters.
+    """
     masker = Masker(known=[secret])
     data = base64.b64encode(f"{'u' * ahead}{secret}, and more".encode()).decode()
     for width in (64, 70, 76):
@@ -132,7 +136,9 @@ def test_half_a_secret_at_a_cut_goes_too(kept: int) -> None:
 
 
 def test_names_give_secrets_away() -> None:
-    """Headers, parameters and fields whose names give secrets away, and headers that only look like it."""
+    """Headers, parameters and fields whose names give secrets away,
+    and headers that only look like it.
+    """
     assert all(map(names_secret, ("X-Api-Key", "authorization", "sig", "Cookie", "MY_PASSWORD")))
     assert not any(map(names_secret, ("X-Title", "HTTP-Referer", "api-version", "seed")))
     assert list(named({"a": {"token": ["x", {"b": "y"}]}, "c": "z"})) == ["x", "y"]

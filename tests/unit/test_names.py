@@ -133,7 +133,9 @@ def test_a_class_has_a_name_of_its_own(trees: Mapping[str, ast.Module]) -> None:
 
 
 def test_a_file_name_has_one_meaning(trees: Mapping[str, ast.Module]) -> None:
-    """No two files of batchd have one name, but for those of one command, and those that are listed with a reason."""
+    """No two files of batchd have one name, but for those of one command,
+    and those that are listed with a reason.
+    """
     assert shared_files(list(trees), commands()) == []
 
 
@@ -144,7 +146,9 @@ def test_no_exception_is_out_of_use(trees: Mapping[str, ast.Module]) -> None:
 
 
 def test_a_module_beside_the_commands_is_one(trees: Mapping[str, ast.Module]) -> None:
-    """What lies directly in ``batchd/cli`` is a command; what commands share lies in packages beside them."""
+    """What lies directly in ``batchd/cli`` is a command;
+    what commands share lies in packages beside them.
+    """
     found = {
         path.split("/")[1] for path in trees if path.startswith("cli/") and path.count("/") == 1
     }
@@ -157,7 +161,9 @@ def test_a_constant_says_what_it_is_for(trees: Mapping[str, ast.Module]) -> None
 
 
 def test_the_words_are_those_of_the_field() -> None:
-    """Code and pages say fixed, again, no one; the key ``mend`` and the user ``nobody`` are published names."""
+    """Code and pages say fixed, again, no one;
+    the key ``mend`` and the user ``nobody`` are published names.
+    """
     paths = [
         *(ROOT / "batchd").rglob("*.py"),
         # The history keeps the words of its time.
@@ -174,7 +180,9 @@ def test_the_words_are_those_of_the_field() -> None:
 
 
 def test_each_check_finds_what_it_is_for() -> None:
-    """Two classes of one name, one file name in two rooms, a constant by its size, a word of the dialect."""
+    """Two classes of one name, one file name in two rooms,
+    a constant by its size, a word of the dialect.
+    """
     one = ast.parse("class Watcher: ...\n_MOST = 5\n_MAX_ROWS = 3\n")
     two = ast.parse("class Watcher: ...\nclass _Own: ...\nLONGEST_S = 5\n")
     trees = {"web/watch": one, "spool/watch": two}

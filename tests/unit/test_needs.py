@@ -14,7 +14,9 @@ GPU, DISK = Needs(gpu=1), Needs(label="big-disk")
 
 
 def test_gpus_that_others_hold_are_not_had() -> None:
-    """A label is had whatever others do; a task that needs no GPU does not care how many are held."""
+    """A label is had whatever others do;
+    a task that needs no GPU does not care how many are held.
+    """
     has = Has(gpus=2, labels=("big-disk",))
     assert has.covers(Needs(2, "big-disk"))
     assert not has.covers(Needs(2), held=1)
@@ -57,7 +59,9 @@ def test_each_task_with_gpus_has_a_worker() -> None:
 
 
 def test_kinds_share_what_may_be() -> None:
-    """Each has a worker before one has two, the one with fewer GPUs first; tasks that need nothing work there too."""
+    """Each has a worker before one has two, the one with fewer GPUs first;
+    tasks that need nothing work there too.
+    """
     assert shared({NOTHING: 100, GPU: 10, DISK: 10}, 3) == {GPU: 1, DISK: 2}
     assert shared({NOTHING: 100, GPU: 1}, 3) == {GPU: 1, NOTHING: 2}
 

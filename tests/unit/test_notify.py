@@ -42,7 +42,9 @@ def _refused(number: int) -> EventV1:
 
 
 def test_only_batchd_writes_into_a_message() -> None:
-    """What a provider says stays on one line of ours, and in the body: no header, no control character, no secret gets out."""
+    """What a provider says stays on one line of ours, and in the body:
+    no header, no control character, no secret gets out.
+    """
     notice = message.compose([_parked(EVIL, name="x\r\nBcc: all@example.com")])
     settings = ReceiverSection(kind="email", sender="batchd@example.com", to=("me@example.com",))
     target = ReceiverTarget(name="me", settings=settings, environ={}, masker=Masker())
@@ -60,7 +62,9 @@ def test_only_batchd_writes_into_a_message() -> None:
 
 
 def test_every_text_in_an_event_is_clean() -> None:
-    """What is listed, the failures of tasks and the errors of a file, is without secrets and controls too, and can be written as JSON."""
+    """What is listed, the failures of tasks and the errors of a file,
+    is without secrets and controls too, and can be written as JSON.
+    """
     batch = Batch(name="b", claim="", outbox="/o", request="request.json", received_at=NOW)
     problem = Problem("tasks[0]", EVIL + "\ud800")
     refused = message.clean(happened.batch_refused(batch, [problem], NOW), Masker(["s3cret-key-1"]))
@@ -74,7 +78,9 @@ def test_every_text_in_an_event_is_clean() -> None:
 
 
 def test_a_password_that_is_a_word_of_ours_breaks_no_message() -> None:
-    """What programs go by stays as it is documented, whatever the secrets are; texts for people are without them."""
+    """What programs go by stays as it is documented, whatever the secrets are;
+    texts for people are without them.
+    """
     failed = FailuresV1(
         status=TaskStatus.TIMEOUT, reason=Reason.WALL_CLOCK, count=1, task="001", message="timeout"
     )
@@ -87,7 +93,9 @@ def test_a_password_that_is_a_word_of_ours_breaks_no_message() -> None:
 
 
 def test_of_many_the_most_important_are_named_and_the_rest_counted() -> None:
-    """However often messages are folded, no event is lost from the count, and no message grows without bound."""
+    """However often messages are folded, no event is lost from the count,
+    and no message grows without bound.
+    """
     daemon = happened.daemon_started(StartReport(after_crash=True, batches=2, tasks=7), NOW)
     messages = [message.compose([_refused(n)]) for n in range(300)]
     first = message.folded([*messages, message.compose([daemon])])
@@ -105,7 +113,9 @@ def test_of_many_the_most_important_are_named_and_the_rest_counted() -> None:
 
 
 def test_signatures_are_those_of_standard_webhooks() -> None:
-    """The example of the convention comes out as it is written there; a key without its prefix is taken as it stands."""
+    """The example of the convention comes out as it is written there;
+    a key without its prefix is taken as it stands.
+    """
     # From the reference libraries' own tests.
     key, own, at = (
         "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
@@ -135,7 +145,9 @@ def test_retry_after_is_seconds_or_a_date() -> None:
 
 
 def test_a_model_that_ends_is_reported_with_what_to_take_in_its_place() -> None:
-    """The event names it, its day and its successor; the message says it in words, and fits the format."""
+    """The event names it, its day and its successor;
+    the message says it in words, and fits the format.
+    """
     end = catalog.Shutdown(model="p/old", on=date(2026, 12, 11), successor="p/new")
     event = happened.model_retiring(end, "p/old is shut down on 2026-12-11", "take p/new", 0.0)
     made = msgspec.json.decode(msgspec.json.encode(message.compose([event])))

@@ -1,4 +1,6 @@
-"""What providers answer that is in no manual: read as far as it goes, and never sent back as they would refuse it."""
+"""What providers answer that is in no manual:
+read as far as it goes, and never sent back as they would refuse it.
+"""
 
 from __future__ import annotations
 
@@ -102,7 +104,9 @@ def test_items_that_cannot_be_looked_through_for_secrets_are_not_kept(api: str, 
 
 
 def test_thinking_that_nothing_came_of_does_not_end_a_message() -> None:
-    """It was cut off in the middle of it: "The final block in an assistant message cannot be `thinking`.", says the API."""
+    """It was cut off in the middle of it:
+    "The final block in an assistant message cannot be `thinking`.", says the API.
+    """
     answer = _answer("messages", [SIGNED], stop_reason="max_tokens")
     turn = _again("messages", answer)[1]
     assert [block["type"] for block in turn["content"]] == ["thinking", "text"]
@@ -119,7 +123,9 @@ def test_empty_texts_of_a_message_do_not_go_back() -> None:
 
 
 def test_reasoning_that_nothing_came_of_does_not_go_back() -> None:
-    """It is refused "without its required following item", and all other reasoning would be stripped with it."""
+    """It is refused "without its required following item",
+    and all other reasoning would be stripped with it.
+    """
     why = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
     assert _answer("responses", [THOUGHT], **why).replay is None
     text = {"type": "output_text", "text": "So.", "annotations": []}

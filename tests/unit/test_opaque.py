@@ -9,7 +9,9 @@ SEAL = Seal(model="m", account="org-a", user="", prefix="p", beside="b", tokens=
 
 
 def test_a_seal_opens_as_it_is_and_not_with_a_byte_changed() -> None:
-    """Every character counts, the last ones too, of which Base64 ignores some bits; nothing else is a seal."""
+    """Every character counts, the last ones too, of which Base64 ignores some bits;
+    nothing else is a seal.
+    """
     for size in (0, 301, 302, 303):
         text = opaque.sealed(SEAL, size)
         assert opaque.opened(text) == SEAL

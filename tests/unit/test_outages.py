@@ -19,7 +19,9 @@ def _long(task: Task) -> None:
 
 
 def test_an_answer_to_an_earlier_call_proves_nothing() -> None:
-    """A call that went before the provider was parked neither lets the others go, nor leaves them in their slots."""
+    """A call that went before the provider was parked neither lets the others go,
+    nor leaves them in their slots.
+    """
 
     async def scenario() -> None:
         reported = Reported()
@@ -42,7 +44,9 @@ def test_an_answer_to_an_earlier_call_proves_nothing() -> None:
 
 
 def test_a_failure_of_an_earlier_call_ends_no_try() -> None:
-    """While one call tries a parked provider, what fails of the calls before is no news, and doubles no wait."""
+    """While one call tries a parked provider, what fails
+    of the calls before is no news, and doubles no wait.
+    """
 
     async def scenario() -> None:
         reported = Reported()
@@ -62,7 +66,9 @@ def test_a_failure_of_an_earlier_call_ends_no_try() -> None:
 
 
 def test_a_long_wait_ends_with_the_breaker() -> None:
-    """Once one call is answered, no pause and no rate is left of it: the others go at once, as many as before."""
+    """Once one call is answered, no pause and no rate is left of it:
+    the others go at once, as many as before.
+    """
 
     async def scenario() -> None:
         g = governor(max_concurrent=20, max_probe_s=_DAY_S)
@@ -130,7 +136,9 @@ def _fail(g: Governor, task: Task, model: str, kind: FailureKind, **more: Any) -
 
 
 def test_a_refusal_that_names_a_model_parks_that_model_alone() -> None:
-    """Calls to the others go on; who asks for the one is turned away, until one call to it is answered."""
+    """Calls to the others go on; who asks for the one is turned away,
+    until one call to it is answered.
+    """
 
     async def scenario() -> None:
         reported = Reported()
@@ -173,7 +181,9 @@ def test_a_refusal_while_others_are_served_is_the_models_own() -> None:
 
 
 def test_a_provider_that_answers_another_model_was_not_at_fault() -> None:
-    """All go on; a model that it refused before, and refuses again, is parked alone, without news of the provider."""
+    """All go on; a model that it refused before, and refuses again,
+    is parked alone, without news of the provider.
+    """
 
     async def scenario() -> None:
         reported = Reported()
@@ -204,7 +214,9 @@ def test_a_provider_that_answers_another_model_was_not_at_fault() -> None:
 
 
 def test_a_task_that_alone_is_refused_ends_in_the_end() -> None:
-    """Its model answers others each time that it was parked for it: after ``max_retries`` the fault is its own."""
+    """Its model answers others each time that it was parked for it:
+    after ``max_retries`` the fault is its own.
+    """
 
     async def scenario() -> None:
         g = governor(max_concurrent=9, max_retries=2, max_probe_s=_DAY_S)
@@ -264,7 +276,9 @@ def test_where_only_parked_models_are_left_one_of_them_tries_their_provider() ->
 
 
 def test_tries_of_many_tasks_count_together_where_none_is_served() -> None:
-    """Tasks of one model hold all slots, each has made few of its tries, and they give them back all the same."""
+    """Tasks of one model hold all slots, each has made few of its tries,
+    and they give them back all the same.
+    """
 
     async def scenario() -> None:
         reported = Reported()
@@ -289,7 +303,9 @@ def test_tries_of_many_tasks_count_together_where_none_is_served() -> None:
 
 
 def test_a_silent_model_is_parked_alone_while_others_are_served() -> None:
-    """Its tasks' tries count together: one after another, each silent for all of its time, they held all slots for minutes."""
+    """Its tasks' tries count together: one after another,
+    each silent for all of its time, they held all slots for minutes.
+    """
 
     async def scenario() -> None:
         reported = Reported()
@@ -319,7 +335,9 @@ def test_a_silent_model_is_parked_alone_while_others_are_served() -> None:
 
 
 def test_a_task_whose_request_alone_is_met_with_silence_ends() -> None:
-    """Where one task of a model is all that fails, it is its request's fault: nothing else of it is held."""
+    """Where one task of a model is all that fails, it is its request's fault:
+    nothing else of it is held.
+    """
 
     async def scenario() -> None:
         reported = Reported()
@@ -339,7 +357,9 @@ def test_a_task_whose_request_alone_is_met_with_silence_ends() -> None:
 
 
 def test_refusals_of_one_moment_are_one_try() -> None:
-    """As in the first seconds of a storm: as many calls as may go meet a limit together, and nothing is parked."""
+    """As in the first seconds of a storm:
+    as many calls as may go meet a limit together, and nothing is parked.
+    """
 
     async def scenario() -> None:
         reported = Reported()
@@ -355,7 +375,9 @@ def test_refusals_of_one_moment_are_one_try() -> None:
 
 
 def test_only_time_in_which_it_was_tried_in_vain_ends_the_wait() -> None:
-    """From each opening to the try after it, where that failed: what no call has asked is not given up."""
+    """From each opening to the try after it, where that failed:
+    what no call has asked is not given up.
+    """
 
     async def scenario() -> None:
         reported = Reported()

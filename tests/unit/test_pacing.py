@@ -18,7 +18,9 @@ from batchd.records import Failure, FailureKind, RateLimit
 
 @dataclass(kw_only=True)
 class Storm:
-    """Agents that ask one provider without pause; the provider's limit is a token bucket over requests."""
+    """Agents that ask one provider without pause;
+    the provider's limit is a token bucket over requests.
+    """
 
     seed: int
     rps: float = 1e9
@@ -142,7 +144,9 @@ SHAPES = [
 def test_a_storm_is_ridden_out_at_the_provider_s_pace(
     rps: float, burst: float, wait: float | None, agents: int, *, headers: bool
 ) -> None:
-    """Every call is answered, at most one in twenty asks in vain, and the time is the provider's own."""
+    """Every call is answered, at most one in twenty asks in vain,
+    and the time is the provider's own.
+    """
     for seed in range(4):
         calls = int(burst + max(100, min(2000, 60 * rps)))
         storm = Storm(
@@ -158,7 +162,9 @@ def test_a_storm_is_ridden_out_at_the_provider_s_pace(
 def test_without_any_burst_the_rate_still_comes_to_nine_tenths(
     rps: float, wait: float | None
 ) -> None:
-    """A provider that refuses whatever comes a moment too soon is asked at its rate, after a while."""
+    """A provider that refuses whatever comes a moment too soon is asked at its rate,
+    after a while.
+    """
     for seed in range(3):
         storm = Storm(seed=seed, rps=rps, burst=1, retry_after_s=wait, way_s=(0.002, 0.002))
         storm.run(40 * int(10 + 5 * rps))
@@ -225,7 +231,9 @@ def _settled(rate: int = 600) -> Pace:
 
 
 def test_one_epoch_cuts_once() -> None:
-    """429s of requests that went before the cut only say what is known; those after it cut again."""
+    """429s of requests that went before the cut only say what is known;
+    those after it cut again.
+    """
     pace = _settled()
     tickets = [pace.granted(n / 10, 10) for n in range(100)]
     pace.failed(tickets[-1], 10.0, _refusal(), 9)
@@ -241,7 +249,10 @@ def test_one_epoch_cuts_once() -> None:
 
 
 def test_a_first_refusal_guesses_from_what_went_before() -> None:
-    """Twenty at once and a second's wait: twenty a second. Late refusals of the same volley are taken off."""
+    """Twenty at once and a second's wait: twenty a second.
+
+    Late refusals of the same volley are taken off.
+    """
     pace = Pace()
     pace.configure(0, 0, 32, 0.0)
     for _ in range(3):
@@ -307,7 +318,9 @@ def _reported(remaining: float, *, window: bool = False) -> tuple[RateLimit]:
 
 
 def test_headers_matter_once_little_is_left() -> None:
-    """Then the rate is what comes back, or in a window what is left of it; with plenty it is free again."""
+    """Then the rate is what comes back, or in a window what is left of it;
+    with plenty it is free again.
+    """
     pace = Pace()
     pace.heard(_reported(60), 5.0)
     assert pace.figures()["rpm"] == 0
@@ -330,7 +343,9 @@ def test_headers_matter_once_little_is_left() -> None:
 def test_what_comes_from_the_cache_counts_as_its_provider_says(
     tpm: int, fresh: float, *, spares_cache: bool
 ) -> None:
-    """Where its limit on tokens spares the cache, long conversations are not paced by all that they repeat; a configured one is of all."""
+    """Where its limit on tokens spares the cache, long conversations are not paced
+    by all that they repeat; a configured one is of all.
+    """
     limit = RateLimit(
         of="tokens", limit=60_000, remaining=0, reset_s=60.0, spares_cache=spares_cache
     )

@@ -74,7 +74,9 @@ def test_what_cannot_be_seen_has_not_gone() -> None:
 
 
 def test_what_is_young_is_sent_again() -> None:
-    """A file that something may write to in this very moment counts as changed at the next look; an older one does not."""
+    """A file that something may write to in this very moment counts as changed at the next look;
+    an older one does not.
+    """
     young = (*FILE[:3], 1 << 62, 7)
     kept = lasting({"old": FILE, "young": young})
     assert changes(kept, {"old": FILE, "young": young}).changed == ("young",)
@@ -148,7 +150,9 @@ def test_names_that_lead_out_are_found() -> None:
 
 
 def pack_with(shelf: Shelf, removed: bytes, folders: bytes = b"", *, wrong: int = 0) -> Pack:
-    """Return a pack that lies on a shelf, with lists as somebody may write them; ``wrong``: what is said too much of the first."""
+    """Return a pack that lies on a shelf, with lists as somebody may write them;
+    ``wrong``: what is said too much of the first.
+    """
     body = (
         (len(removed) + wrong).to_bytes(8, "big")
         + removed
@@ -191,7 +195,9 @@ def test_lists_are_read_in_order(tmp_path: Path) -> None:
 def test_lists_of_a_stranger_take_no_memory(
     tmp_path: Path, removed: bytes, wrong: int, why: str
 ) -> None:
-    """Of a pack as a worker that lies may send it, the daemon keeps a few hundred kilobytes in memory, and nothing on its disk."""
+    """Of a pack as a worker that lies may send it,
+    the daemon keeps a few hundred kilobytes in memory, and nothing on its disk.
+    """
     pack = pack_with(Shelf(tmp_path / "made"), removed, wrong=wrong)
     data = (tmp_path / "made" / pack.digest).read_bytes()
     shelf = Shelf(tmp_path / "shelf")
@@ -221,7 +227,9 @@ def test_a_large_window_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_unpacks_to_too_much_is_not_written(tmp_path: Path) -> None:
-    """A worker sends no pack that the daemon would send it away for: how long files are counts, not how they compress."""
+    """A worker sends no pack that the daemon would send it away for:
+    how long files are counts, not how they compress.
+    """
     writer = Writer(tmp_path / "draft", Lists(), 1 << 20)
     part = bytes(64 << 20)
     for _ in range(plain_limit(1 << 20) // len(part)):

@@ -43,7 +43,9 @@ def test_unknown_is_none_never_free() -> None:
 
 
 def test_the_address_says_whose_prices_hold() -> None:
-    """A known address beats the provider's name; a local server has no price; a gateway goes by its name."""
+    """A known address beats the provider's name;
+    a local server has no price; a gateway goes by its name.
+    """
     by_name = NONE.price("openai/gpt-4")
     assert NONE.price("work/gpt-4", "https://api.openai.com/v1") == by_name
     assert NONE.price("openai/gpt-4", "https://gateway.example.com/v1") == by_name
@@ -107,7 +109,9 @@ def test_cached_input_and_cache_writes_have_their_own_price() -> None:
 
 
 def test_long_cache_writes_have_their_own_price() -> None:
-    """An hour in the cache is billed at its own rate, and, where none is listed, at the highest that there is."""
+    """An hour in the cache is billed at its own rate, and,
+    where none is listed, at the highest that there is.
+    """
     price = NONE.price("anthropic/claude-sonnet-5-5")
     assert price is not None
     short = Usage(input_tokens=1_000_000, cache_write_tokens=1_000_000)
@@ -122,7 +126,9 @@ def test_long_cache_writes_have_their_own_price() -> None:
 
 
 def test_a_tier_has_its_own_price_and_an_unknown_one_none() -> None:
-    """Tiers are priced by genai-prices' contexts, cliffs included; one that it does not know never at the standard price."""
+    """Tiers are priced by genai-prices' contexts, cliffs included;
+    one that it does not know never at the standard price.
+    """
     price = NONE.price("openai/gpt-6.1-terra")
     assert price is not None
     usage = Usage(
@@ -157,7 +163,9 @@ def test_a_tier_has_its_own_price_and_an_unknown_one_none() -> None:
     ],
 )
 def test_the_data_itself_comes_to_the_same(model: str) -> None:
-    """What genai-prices computes for a call is what it costs here, in each context, on both sides of each cliff."""
+    """What genai-prices computes for a call is what it costs here,
+    in each context, on both sides of each cliff.
+    """
     rng = random.Random(7)
     provider, _, name = model.partition("/")
     price = NONE.price(model)
@@ -191,7 +199,9 @@ def test_the_data_itself_comes_to_the_same(model: str) -> None:
 
 
 def test_prices_of_tiers_may_be_given() -> None:
-    """A table gives what the data lacks, a whole one alone; a price given whole leaves the data's tiers out."""
+    """A table gives what the data lacks, a whole one alone;
+    a price given whole leaves the data's tiers out.
+    """
     flex = ModelPrices(input_usd_per_mtok=1.0, output_usd_per_mtok=5.0)
     prices = Prices(
         {
@@ -232,7 +242,9 @@ def test_prices_of_tiers_may_be_given() -> None:
 
 
 def test_what_is_set_aside_is_the_most_that_a_call_may_end_at() -> None:
-    """All of its input written to the cache, for long where that is done, and at the price behind a mark that is near."""
+    """All of its input written to the cache, for long where that is done,
+    and at the price behind a mark that is near.
+    """
     price = NONE.price("anthropic/claude-haiku-5-5")
     assert price is not None
     assert [r.above for r in price.rates] == [0, 100_000]
@@ -248,7 +260,9 @@ def test_what_is_set_aside_is_the_most_that_a_call_may_end_at() -> None:
 
 
 def test_what_the_cache_saved() -> None:
-    """It is the price of the same input without a cache, less what it came to: below nothing where it was only written."""
+    """It is the price of the same input without a cache, less what it came to:
+    below nothing where it was only written.
+    """
     rate = Rate(input=1.0, cached_input=0.1, cache_write=1.25, output=2.0)
     price = Price(rates=(rate,), source="x")
     read = Usage(input_tokens=1_000_000, cached_input_tokens=800_000)

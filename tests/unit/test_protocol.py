@@ -41,7 +41,9 @@ WRITE = '{"name": "write_file", "arguments": {"path": "a.py", "content": "x = 1\
 def test_only_an_answer_that_is_nothing_but_valid_call_objects_makes_calls(
     content: str, names: list[str]
 ) -> None:
-    """Fences, tags, lists and raw newlines are fine; any prose around, or an invalid call, makes it plain text."""
+    """Fences, tags, lists and raw newlines are fine;
+    any prose around, or an invalid call, makes it plain text.
+    """
     found, text = protocol.calls(Answer(content=content), "auto", native_seen=False)
     assert [call.name for call in found] == names
     assert not text
@@ -49,7 +51,9 @@ def test_only_an_answer_that_is_nothing_but_valid_call_objects_makes_calls(
 
 
 def test_native_calls_win_and_end_the_guessing() -> None:
-    """A native call is taken as it is, and after one, or under `native`, text is never read as a call."""
+    """A native call is taken as it is, and after one,
+    or under `native`, text is never read as a call.
+    """
     native = (ToolCall("1", "shell", '{"command": "ls"}'),)
     answer = Answer(content=CALL, tool_calls=native)
     assert protocol.calls(answer, "auto", native_seen=False) == (native, False)
@@ -85,7 +89,9 @@ def test_native_calls_win_and_end_the_guessing() -> None:
     ],
 )
 def test_the_first_bash_block_is_the_call(content: str, command: str | None) -> None:
-    """Under the text protocol the first block counts, also where the stop sequence cut its end off."""
+    """Under the text protocol the first block counts,
+    also where the stop sequence cut its end off.
+    """
     found, text = protocol.calls(Answer(content=content), "text", native_seen=False)
     assert text
     assert [json.loads(c.arguments)["command"] for c in found] == ([command] if command else [])
@@ -120,7 +126,9 @@ def test_bad_arguments_are_reported_to_the_model(name: str, arguments: str, says
 
 
 def test_half_a_letter_that_an_answer_holds_escaped_is_made_whole() -> None:
-    r"""What ``\ud83d`` in JSON within an answer stands for can neither be sent nor stored: it becomes a sign that can."""
+    r"""What ``\ud83d`` in JSON within an answer stands for can neither be sent nor stored:
+    it becomes a sign that can.
+    """
     half = '{"name": "shell", "arguments": {"command": "echo \\ud83d"}}'
     [call] = protocol.call_objects(half)
     assert call.arguments == '{"command": "echo \ufffd"}'
@@ -141,7 +149,9 @@ def test_half_a_letter_that_an_answer_holds_escaped_is_made_whole() -> None:
     ],
 )
 def test_only_done_decides_what_a_judge_says(said: str, done: bool, feedback: str) -> None:
-    """Feedback that is missing, null or no text is no reason to throw a verdict away, which is paid."""
+    """Feedback that is missing, null or no text is no reason
+    to throw a verdict away, which is paid.
+    """
     judged = evaluate.verdict(said)
     assert judged is not None
     assert (judged.done, judged.feedback) == (done, feedback)
@@ -168,7 +178,9 @@ def test_only_done_decides_what_a_judge_says(said: str, done: bool, feedback: st
     ],
 )
 def test_what_is_no_verdict_is_none(said: str) -> None:
-    """Nothing but an object with a true or false `done` is one: never a phrase, never what is deeper in it."""
+    """Nothing but an object with a true or false `done` is one:
+    never a phrase, never what is deeper in it.
+    """
     assert evaluate.verdict(said) is None
 
 
@@ -192,7 +204,9 @@ def test_what_a_model_made_up_is_not_repeated_to_it_at_length() -> None:
 
 
 def test_an_answer_has_only_so_many_calls() -> None:
-    """Further ones are not taken, native or written out: the conversation says that the model made no more."""
+    """Further ones are not taken, native or written out:
+    the conversation says that the model made no more.
+    """
     native = Answer(content="", tool_calls=(ToolCall("1", "shell", "{}"),) * 1000)
     found, _ = protocol.calls(native, "auto", native_seen=False)
     assert len(found) == protocol.MOST_CALLS

@@ -15,7 +15,9 @@ from batchd.workspace.fetch_job import FetchJob
 
 
 def test_events_of_an_older_journal_are_written_as_they_were() -> None:
-    """A transcript that is made again from one has the same bytes: what was added since is left out where it says nothing."""
+    """A transcript that is made again from one has the same bytes:
+    what was added since is left out where it says nothing.
+    """
     stored = b'["Resumed",{"at":1.5,"attempt":2,"terms":null}]'
     assert encode(decode(stored)) == stored
     away = json.loads(encode(Resumed(at=1.5, attempt=2, node="node7")))
@@ -31,7 +33,9 @@ def test_schemas_keep_the_names_of_their_definitions() -> None:
 
 
 def test_a_daemon_of_the_version_before_has_its_mirrors_fetched() -> None:
-    """It runs on until it is restarted, and asks without saying what for: there was fetching alone."""
+    """It runs on until it is restarted, and asks without saying what for:
+    there was fetching alone.
+    """
     job = FetchJob(
         origin=Origin(kind="clone", source="/srv/a"),
         kept="/var/kept",

@@ -1,4 +1,6 @@
-"""The cases of the quality benchmark: each check passes right work, and not what the agent finds."""
+"""The cases of the quality benchmark:
+each check passes right work, and not what the agent finds.
+"""
 
 from __future__ import annotations
 

@@ -19,7 +19,9 @@ from batchd.records import Cause, HoldKey, Reason, Ref, TaskStatus, TurnFacts
 
 
 class _Turns:
-    """A lifecycle whose tasks start at once when it is their turn, and end when the test says so."""
+    """A lifecycle whose tasks start at once when it is their turn,
+    and end when the test says so.
+    """
 
     def __init__(self) -> None:
         self.lifecycle = Lifecycle()
@@ -128,7 +130,9 @@ class _Naive:
         return sorted(ready, key=lambda q: (-q.priority, q.order))
 
     def take_this(self, ref: Ref | None, name: str) -> None:
-        """Any task of the provider or model that may start will do; others may wait for its directory."""
+        """Any task of the provider or model that may start will do;
+        others may wait for its directory.
+        """
         if ref is None:
             return
         queued = self.tasks[ref]
@@ -220,7 +224,9 @@ def _random_task(rng: random.Random, order: int, known: list[Ref], naive: _Naive
 
 @pytest.mark.parametrize("seed", range(60))
 def test_it_does_what_the_naive_model_does(seed: int) -> None:
-    """Whatever happens in whatever order, it picks what the rule picks, and no two directories meet."""
+    """Whatever happens in whatever order, it picks what the rule picks,
+    and no two directories meet.
+    """
     rng = random.Random(seed)
     turns, naive = _Turns(), _Naive()
     order = 0
@@ -257,7 +263,9 @@ def test_it_does_what_the_naive_model_does(seed: int) -> None:
 
 
 def _hold_back(rng: random.Random, turns: _Turns, naive: _Naive) -> None:
-    """Take the best task and give it back, as if nothing had been: its directory is free again unless it had begun before."""
+    """Take the best task and give it back, as if nothing had been:
+    its directory is free again unless it had begun before.
+    """
     if rng.random() < 0.3:
         begun = set(naive.begun)
         drawn = turns.queue.draw(1)
@@ -362,7 +370,9 @@ def test_a_parked_provider_keeps_no_other_task_waiting() -> None:
 
 
 def test_a_task_that_has_begun_keeps_its_directory() -> None:
-    """A task that was parked, drained or lost its worker is not trampled while it waits for a slot."""
+    """A task that was parked,
+    drained or lost its worker is not trampled while it waits for a slot.
+    """
     turns = _Turns()
     turns.add(_queued("first", 1, "/r"))
     turns.add(_queued("second", 2, "/r", priority=9))
@@ -378,7 +388,9 @@ def test_a_task_that_has_begun_keeps_its_directory() -> None:
 
 
 def test_a_suspect_has_its_turn_by_priority_and_order() -> None:
-    """It is due when nothing that is ready is better; what is parked, or of a crowded provider, lets it pass."""
+    """It is due when nothing that is ready is better;
+    what is parked, or of a crowded provider, lets it pass.
+    """
     turns = _Turns()
     turns.add(_queued("old", 1, model="q"))
     turns.add(_queued("suspect", 2, suspect=True))
@@ -458,7 +470,9 @@ def test_tasks_of_a_crowded_provider_let_others_pass() -> None:
 
 
 def test_a_parked_model_keeps_only_its_own_tasks() -> None:
-    """Who tries a provider is asked of its models in turn, of parked ones not at all; a parked one is tried by itself."""
+    """Who tries a provider is asked of its models in turn, of parked ones not at all;
+    a parked one is tried by itself.
+    """
     turns = _Turns()
     for order, name in enumerate(["x1", "x2", "y1", "z1"]):
         turns.add(_queued(name, order, model=f"p/{name[0]}"))

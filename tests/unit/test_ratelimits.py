@@ -83,7 +83,9 @@ def test_milliseconds_since_the_epoch_are_a_window_of_requests() -> None:
 
 @pytest.mark.parametrize("name", ["limit", "remaining", "reset"])
 def test_numbers_beyond_all_bounds_are_none(name: str) -> None:
-    """What a header says of infinity has no place in JSON: a message that held it would cost the worker its life."""
+    """What a header says of infinity has no place in JSON:
+    a message that held it would cost the worker its life.
+    """
     headers = {"limit": "20", "remaining": "0", "reset": "1s", name: f"{'9' * 400}s"}
     assert (
         rate_limit_headers.read({f"x-ratelimit-{key}": text for key, text in headers.items()}) == ()

@@ -32,12 +32,16 @@ def _output(text: str) -> Passage:
     ],
 )
 def test_nothing_steers_a_terminal(given: str, shown: list[str]) -> None:
-    """Colours go, progress bars show their last state, tabs are spaces, all else is shown as what it is."""
+    """Colours go, progress bars show their last state,
+    tabs are spaces, all else is shown as what it is.
+    """
     assert [*glyphs.neutral(given)] == shown
 
 
 def test_lines_are_wrapped_where_they_fit() -> None:
-    """At spaces where that is not far back, letters of two columns never cut in half, nothing lost."""
+    """At spaces where that is not far back, letters
+    of two columns never cut in half, nothing lost.
+    """
     words = "the quick brown fox jumps over the lazy dog"
     assert [*wrapped(words, 16)] == ["the quick brown", "fox jumps over", "the lazy dog"]
     assert [*wrapped("x" * 10, 4)] == ["xxxx", "xxxx", "xx"]
@@ -49,7 +53,9 @@ def test_lines_are_wrapped_where_they_fit() -> None:
 
 
 def test_outputs_are_folded() -> None:
-    """First and last lines, and how many are between; what would fold one line alone is whole, and so is all with ``full``."""
+    """First and last lines, and how many are between;
+    what would fold one line alone is whole, and so is all with ``full``.
+    """
     long = _output("\n".join(f"line {n}" for n in range(100)))
     assert _text(long)[1:] == [
         *(f"  │ line {n}" for n in range(4)),
@@ -88,7 +94,9 @@ def test_no_line_is_wider_than_the_terminal() -> None:
 
 
 def test_what_tools_were_given_is_shown() -> None:
-    """The rest of a long command, the text of a file, what is put for what; also where JSON is not quite JSON."""
+    """The rest of a long command, the text of a file, what is put for what;
+    also where JSON is not quite JSON.
+    """
 
     def shown(name: str, arguments: str) -> list[str]:
         call = ToolCall("1", name, arguments)

@@ -101,7 +101,9 @@ def text_of(
     finished_at: float = 1e9 + 6,
     triggers: tuple[Mapping[str, Trigger] | None, Mapping[str, Trigger] | None] = ({}, {}),
 ) -> str:
-    """Return the result of a task with that journal, and ``more``; ``triggers``: before and after."""
+    """Return the result of a task with that journal, and ``more``;
+    ``triggers``: before and after.
+    """
     task = Task(id=task_id, first_prompt="写", model="openai/x", metadata={"k": [1, None]})
     state = fold(
         task.first_prompt, [*journal(price, open_call=open_call, triggers=triggers[0]), *more]
@@ -160,7 +162,9 @@ def test_a_result_counts_every_call_by_purpose_and_prices_cached_input() -> None
 
 
 def test_an_unknown_price_gives_null_and_an_open_call_is_unsettled() -> None:
-    """Cost is null, never 0, without a price; a call that may have been paid counts at its reservation."""
+    """Cost is null, never 0, without a price;
+    a call that may have been paid counts at its reservation.
+    """
     cost = valid("result", text_of(None))["cost"]
     assert (cost["total"], cost["price_source"]) == (None, None)
     result = valid("result", text_of(PRICE, open_call=True))
@@ -175,7 +179,9 @@ def test_long_inputs_are_priced_at_their_own_rate() -> None:
 
 
 def test_what_runs_code_is_what_was_created_or_changed_since_the_start() -> None:
-    """Each with the command that shows it and runs nothing; what is as before, or gone, is not named."""
+    """Each with the command that shows it and runs nothing;
+    what is as before, or gone, is not named.
+    """
     before = {
         ".git/config": Trigger("git", (1, 2)),
         ".envrc": Trigger("shells", (3,)),
@@ -215,7 +221,9 @@ def test_without_a_look_what_runs_code_is_unknown() -> None:
 
 
 def test_a_summary_adds_its_results_up() -> None:
-    """Counts, success rate, tokens and money are sums; a single unknown cost makes the sum unknown."""
+    """Counts, success rate, tokens and money are sums;
+    a single unknown cost makes the sum unknown.
+    """
     texts = [text_of(PRICE, "001"), text_of(PRICE, "002", open_call=True)]
     summary = valid("summary", summary_of(BATCH, texts, 1e9 + 9))
     assert summary["counts"] == {"completed": 2, "timeout": 0, "error": 0, "cancelled": 0}
@@ -240,7 +248,9 @@ def test_a_summary_adds_its_results_up() -> None:
     ],
 )
 def test_a_batch_that_orders_ended_is_cancelled(ends: tuple[str, ...], status: str) -> None:
-    """Where no limit and no error ended any task of it; what had completed before does not count against it."""
+    """Where no limit and no error ended any task of it;
+    what had completed before does not count against it.
+    """
     texts = [text_of(PRICE).replace('"status": "completed"', f'"status": "{end}"') for end in ends]
     summary = valid("summary", summary_of(BATCH, texts, 1e9))
     assert summary["status"] == status
@@ -272,7 +282,9 @@ def test_a_refused_file_gets_a_summary_with_every_problem() -> None:
 
 
 def test_results_and_transcripts_are_lines() -> None:
-    """`results.jsonl` holds a result a line, a transcript an event a line, without the result's copy."""
+    """`results.jsonl` holds a result a line,
+    a transcript an event a line, without the result's copy.
+    """
     text = text_of(PRICE)
     line = results.line(text)
     assert line.count("\n") == 1

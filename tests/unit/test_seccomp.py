@@ -1,4 +1,6 @@
-"""The system call filter, run by an interpreter of classic BPF: the only way to try another processor's rules here."""
+"""The system call filter, run by an interpreter of classic BPF:
+the only way to try another processor's rules here.
+"""
 
 from __future__ import annotations
 

@@ -44,7 +44,9 @@ def test_time_in_which_nothing_ran_does_not_count() -> None:
 
 
 def test_a_lease_that_is_waited_for_is_no_stall() -> None:
-    """However long it is: until it is over, a machine that is not reached may still change the task's directory."""
+    """However long it is: until it is over,
+    a machine that is not reached may still change the task's directory.
+    """
     active = ActiveAttempt(Ref("b", "001"), worker=None, needs=Needs(), attempt=1)  # type: ignore[arg-type]
     before_s = at_work(active).may_s
     active.fences("node7", 605.0)

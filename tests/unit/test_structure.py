@@ -45,7 +45,8 @@ EVENTS = ("events", "taskstate")
 FACES = (
     *("observe", "views", "words"),
     *("control", "store", "config", "spool", "pricing", "tokens", "report", "daemon", "estimate"),
-    # `logs` renders stored events, `schema` prints what results look like, `check` asks the sandbox.
+    # `logs` renders stored events, `schema` prints what results look like,
+    # `check` asks the sandbox.
     *(*EVENTS, "results", "formats", "sandbox", "visible", "workspace"),
 )
 
@@ -141,7 +142,8 @@ ROOMS: Mapping[str, Room] = {
     "daemon": Room(5, tuple(BELOW_THE_DAEMON)),
     # What all faces look at: how things stand, and what a task did.
     "observe": Room(5, ("control", "store", "formats", "views", "words", *EVENTS)),
-    # What a batch may cost before it runs: counted as the agent counts, from what the store has seen.
+    # What a batch may cost before it runs:
+    # counted as the agent counts, from what the store has seen.
     "estimate": Room(
         5, ("agent", "config", "pricing", "sandbox", "store", "terms", "tokens", *EVENTS)
     ),
@@ -293,7 +295,9 @@ def test_no_circles() -> None:
 def test_a_forbidden_arrow_is_named(
     tmp_path: Path, files: Mapping[str, str], complaint: str
 ) -> None:
-    """The check itself works: a tree with one wrong arrow, hidden or plain, is reported by its name."""
+    """The check itself works: a tree with one wrong arrow,
+    hidden or plain, is reported by its name.
+    """
     for name, text in {"__init__.py": "", **files}.items():
         (tmp_path / "batchd" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "batchd" / name).write_text(text)
@@ -333,7 +337,9 @@ def test_no_file_names_this_machine() -> None:
 
 
 def test_every_dependency_is_pinned() -> None:
-    """Each package that pyproject.toml asks for, build and tools included: Ray has a file of its own."""
+    """Each package that pyproject.toml asks for, build and tools included:
+    Ray has a file of its own.
+    """
     pinned = {
         line.partition("==")[0].lower().replace("_", "-")
         for file in ("constraints.txt", "constraints-cluster.txt")

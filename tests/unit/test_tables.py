@@ -37,7 +37,9 @@ def _table() -> list[str]:
 
 
 def test_texts_stand_below_where_there_is_no_room(wide: Callable[[int], None]) -> None:
-    """In few columns a row keeps its figures, and its texts follow, wrapped by words: nothing is lost but a prompt's end."""
+    """In few columns a row keeps its figures, and its texts follow,
+    wrapped by words: nothing is lost but a prompt's end.
+    """
     wide(50)
     assert _table() == [
         "TASK    STATUS           COST",
@@ -61,7 +63,9 @@ def test_no_line_is_wider_than_the_terminal(width: int, wide: Callable[[int], No
 
 
 def test_a_row_is_a_line_in_a_pipe(wide: Callable[[int], None]) -> None:
-    """Programs that read lines find all of a row on one; a column that says nothing is not there."""
+    """Programs that read lines find all of a row on one;
+    a column that says nothing is not there.
+    """
     wide(sys.maxsize)
     head, *rows = _table()
     assert head.split() == ["TASK", "STATUS", "COST", "PROMPT", "WHY"]

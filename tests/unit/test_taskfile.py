@@ -53,7 +53,9 @@ def _tasks(data: Any, spool: Config, name: str = "x.json") -> tuple[records.Task
 
 
 def test_the_example_of_the_design(spool: Config, tmp_path: Path) -> None:
-    """Batch keys are defaults, the task's own win, ids are places, limits come from three layers."""
+    """Batch keys are defaults, the task's own win,
+    ids are places, limits come from three layers.
+    """
     parsed = taskfile.parse(
         b"""{"model": "deepseek/deepseek-chat", "budget_usd": 5.0, "limits": {"max_cost_usd": 0.50},
              "env": {"A": "1", "B": "1"}, "tasks": [
@@ -90,7 +92,9 @@ def test_the_example_of_the_design(spool: Config, tmp_path: Path) -> None:
 
 
 def test_the_tier_of_a_task_comes_from_the_nearest_place(spool: Config) -> None:
-    """The task's own, its batch's, its model's table, [agent]; flex may take 900 s a call unless the file says otherwise."""
+    """The task's own, its batch's, its model's table, [agent];
+    flex may take 900 s a call unless the file says otherwise.
+    """
     config = replace(
         spool,
         agent=AgentSection(model="openai/x", service_tier="flex"),
@@ -128,7 +132,9 @@ def test_the_tier_of_a_task_comes_from_the_nearest_place(spool: Config) -> None:
 
 
 def test_a_judge_of_its_own_tier_has_the_time_that_it_takes(spool: Config) -> None:
-    """Its calls fall under the same limit as the task's; where it does not judge, its table says nothing."""
+    """Its calls fall under the same limit as the task's;
+    where it does not judge, its table says nothing.
+    """
     config = replace(
         spool,
         evaluation=replace(spool.evaluation, judge_model="openai/judge"),
@@ -210,7 +216,9 @@ def test_who_evaluates(spool: Config) -> None:
 
 
 def test_where_a_check_runs(spool: Config) -> None:
-    """Apart, unless the task, its batch or the configuration says that it is in the task's own place."""
+    """Apart, unless the task, its batch or the configuration says
+    that it is in the task's own place.
+    """
     data: dict[str, Any] = {
         "tasks": [{"first_prompt": "x"}, {"first_prompt": "x", "check_in": "task"}]
     }
@@ -223,7 +231,9 @@ def test_where_a_check_runs(spool: Config) -> None:
 
 
 def test_of_the_checkout_results_alone_can_be_worked_on(spool: Config) -> None:
-    """A directory below batchd's own code is refused, with the fix, unless it lies in an ``outbox`` there."""
+    """A directory below batchd's own code is refused, with the fix,
+    unless it lies in an ``outbox`` there.
+    """
     checkout = Path(taskfile.__file__).parents[2]
     wide = replace(spool, workspace=replace(spool.workspace, allow=(str(checkout.parent),)))
     task = {"first_prompt": "x", "dir": str(checkout / "outbox")}
@@ -237,7 +247,9 @@ def test_of_the_checkout_results_alone_can_be_worked_on(spool: Config) -> None:
 def test_no_directory_of_programs_that_somebody_else_runs(
     spool: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither the user's keys for ssh nor units of systemd, nor what would hold them once they are there."""
+    """Neither the user's keys for ssh nor units of systemd,
+    nor what would hold them once they are there.
+    """
     home = tmp_path / "work/home"
     for name in (".ssh", ".config/systemd/user", ".local", "project"):
         (home / name).mkdir(parents=True)
@@ -411,7 +423,9 @@ def test_ceilings_bind(spool: Config) -> None:
 def test_what_is_no_json_is_reported_with_its_fix(
     source: str, place: str, problem: str, spool: Config
 ) -> None:
-    """The commonest mistakes are named with line, column and fix; nothing crashes, nothing is guessed."""
+    """The commonest mistakes are named with line, column and fix;
+    nothing crashes, nothing is guessed.
+    """
     found = _problems(source.encode(), spool)
     if sys.version_info >= (3, 13) and "remove that comma" in problem:
         (found_at,) = found  # newer Pythons point at the comma itself
@@ -451,7 +465,9 @@ def test_lines_are_named_by_their_numbers(spool: Config) -> None:
 
 
 def test_long_chains_and_many_errors(spool: Config) -> None:
-    """20,000 tasks in one chain, and in one circle, need no deep stack; a flood of errors is cut."""
+    """20,000 tasks in one chain, and in one circle,
+    need no deep stack; a flood of errors is cut.
+    """
     chain = [{"first_prompt": "x", "after": [f"{i:03d}"] if i else []} for i in range(20_000)]
     assert len(_tasks(chain, spool)) == 20_000
     chain[0]["after"] = ["20000"]
@@ -463,7 +479,9 @@ def test_long_chains_and_many_errors(spool: Config) -> None:
 
 
 def test_directories_stay_clear_of_the_spool(tmp_path: Path, spool: Config) -> None:
-    """Nothing that equals, holds or lies in inbox, outbox, state, configuration or key files; no way out."""
+    """Nothing that equals, holds or lies in inbox, outbox,
+    state, configuration or key files; no way out.
+    """
     work = tmp_path / "work"
     for name, target in {
         "out": tmp_path / "more/deep",
@@ -513,7 +531,10 @@ def test_directories_stay_clear_of_the_spool(tmp_path: Path, spool: Config) -> N
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can have folders belong to others")
 def test_a_directory_of_roots_where_batchd_is_root(spool: Config, tmp_path: Path) -> None:
-    """No command runs there: it is refused with the fix. Where batchd is somebody else, or other tasks come before, it is not."""
+    """No command runs there: it is refused with the fix.
+
+    Where batchd is somebody else, or other tasks come before, it is not.
+    """
     state, task = tmp_path / ".batchd", {"first_prompt": "x", "dir": "site"}
     assert _tasks(task, spool)  # the inbox is another user's
     state.mkdir()
@@ -540,7 +561,9 @@ def test_a_directory_that_another_task_makes(spool: Config) -> None:
 
 
 def test_only_regular_files_of_bearable_size_are_read(tmp_path: Path) -> None:
-    """2 GB are refused by their size, unread; links, FIFOs and folders by their kind, without hanging."""
+    """2 GB are refused by their size, unread; links,
+    FIFOs and folders by their kind, without hanging.
+    """
     huge = tmp_path / "huge.json"
     with huge.open("wb") as file:
         file.truncate(2 << 30)
@@ -576,14 +599,18 @@ def test_only_regular_files_of_bearable_size_are_read(tmp_path: Path) -> None:
 def test_schemas_that_no_validator_can_read_are_refused(
     spool: Config, schema: dict[str, Any], place: str, why: str
 ) -> None:
-    """A draft that is no address, a pattern that no library takes: with the place, and no traceback."""
+    """A draft that is no address, a pattern that no library takes:
+    with the place, and no traceback.
+    """
     [(at, problem)] = _problems({"first_prompt": "x", "output_schema": schema}, spool).items()
     assert at == f"output_schema{place}"
     assert why in problem
 
 
 def test_the_schema_describes_what_is_taken(spool: Config) -> None:
-    """`batchd schema task`: valid itself, takes what parse takes, refuses typos, documents every key."""
+    """`batchd schema task`: valid itself, takes what parse takes,
+    refuses typos, documents every key.
+    """
     schema = taskfile.schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
@@ -605,7 +632,10 @@ def test_the_schema_describes_what_is_taken(spool: Config) -> None:
 
 
 def test_the_schema_that_an_editor_goes_by_is_no_key_of_tasks(spool: Config) -> None:
-    """`$schema` stands at the top of an object, of each line of a .jsonl; it changes nothing. An address is text."""
+    """`$schema` stands at the top of an object, of each line of a .jsonl; it changes nothing.
+
+    An address is text.
+    """
     plain = _tasks({"tasks": [{"first_prompt": "x"}]}, spool)
     assert _tasks({"$schema": "task.json", "tasks": [{"first_prompt": "x"}]}, spool) == plain
     assert _tasks({"$schema": None, "first_prompt": "x"}, spool) == plain

@@ -1,4 +1,6 @@
-"""Metrics and traces apart from any daemon: what is configured, what is counted, what spans are called, what waits."""
+"""Metrics and traces apart from any daemon: what is configured,
+what is counted, what spans are called, what waits.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ _PRICE = Price(rates=(Rate(input=1.0, cached_input=0.5, output=2.0),), source="c
     ],
 )
 def test_what_is_wrong_is_reported(tmp_path: Path, text: str, complaint: str) -> None:
-    """Addresses that are none, shares beyond one, and keys that a task could ask for are refused with their place."""
+    """Addresses that are none, shares beyond one, and keys
+    that a task could ask for are refused with their place.
+    """
     (tmp_path / "config.toml").write_text(text)
     with pytest.raises(ConfigError) as caught:
         config.load(tmp_path / "config.toml", {})
@@ -62,7 +66,9 @@ def test_who_may_look(listen: str, address: tuple[str, int], exposed: bool) -> N
 
 
 def test_headers_come_as_vendors_print_them(tmp_path: Path) -> None:
-    """Pairs of a variable or a file, percent-encoded, over those of the table; what is none is refused without being quoted."""
+    """Pairs of a variable or a file, percent-encoded, over those of the table;
+    what is none is refused without being quoted.
+    """
     file = tmp_path / "headers"
     file.write_text("Authorization=Bearer%20abc%3D%3D, X-Team=me\n")
     wanted = TracesSection(headers={"X-Team": "you", "X-More": "1"}, headers_file=str(file))
@@ -83,7 +89,9 @@ def test_a_receiver_is_reached_below_its_address() -> None:
 
 
 def test_names_that_are_made_up_fill_no_memory() -> None:
-    """Past five hundred models, all further ones are counted together, as are those of long names, and none is lost."""
+    """Past five hundred models, all further ones are counted together,
+    as are those of long names, and none is lost.
+    """
     counted = metrics.Metrics(MetricsSection())
     batch = Batch(name="b", claim="c", outbox="/o", request="r", received_at=1.0)
     answer = Answer(content="", usage=Usage(calls=1, input_tokens=3))
@@ -104,7 +112,9 @@ def test_names_that_are_made_up_fill_no_memory() -> None:
 
 
 def test_a_trace_differs_from_all_others_and_is_always_the_same() -> None:
-    """Its ids follow from the task; another spool's batch of the same name is another; a ratio picks whole traces."""
+    """Its ids follow from the task; another spool's batch of the same name is another;
+    a ratio picks whole traces.
+    """
     trace = Trace.of("games", "001", "2026-11-25T02:03:47.580Z")
     assert trace == Trace.of("games", "001", "2026-11-25T02:03:47.580Z")
     others = {
@@ -119,7 +129,9 @@ def test_a_trace_differs_from_all_others_and_is_always_the_same() -> None:
 
 
 def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest spans give way, by number and by their texts; what is put back is the oldest; the lost are counted."""
+    """The oldest spans give way, by number and by their texts;
+    what is put back is the oldest; the lost are counted.
+    """
     monkeypatch.setattr("batchd.telemetry.span_queue._MAX_SPANS", 10)
     monkeypatch.setattr("batchd.telemetry.span_queue._MOST_TEXT", 100)
 

@@ -61,7 +61,9 @@ def test_whether_agents_md_is_quoted_is_the_configurations(wanted: bool) -> None
 
 
 def test_the_judge_is_the_tasks_own_model_by_default() -> None:
-    """Without a judge_model, and where nothing is judged, the task's own model stands for the judge."""
+    """Without a judge_model, and where nothing is judged,
+    the task's own model stands for the judge.
+    """
     found = terms(_task("local/qwen"), Config(providers=PROVIDERS), Prices({}), capped=False)
     assert found.judge == found.model
     config = Config(providers=PROVIDERS, evaluation=EvaluationSection(judge_model="missing/x"))
@@ -82,7 +84,9 @@ def test_a_model_needs_a_provider(model: str, words: str) -> None:
 
 
 def test_what_has_no_price_cannot_be_capped() -> None:
-    """Under any limit on money a model without a price is refused with the fix, and the fix helps."""
+    """Under any limit on money a model without a price is refused with the fix,
+    and the fix helps.
+    """
     config = Config(providers=PROVIDERS)
     for task, capped in ((_task("local/qwen"), True), (_task("local/qwen", max_cost_usd=1), False)):
         with pytest.raises(InputError, match=r'\[models\."local/qwen"\]') as caught:
@@ -93,7 +97,9 @@ def test_what_has_no_price_cannot_be_capped() -> None:
 
 
 def test_a_tier_without_a_price_cannot_be_capped() -> None:
-    """Where a limit is active, a tier whose price is not known is refused with those that there are."""
+    """Where a limit is active,
+    a tier whose price is not known is refused with those that there are.
+    """
     config = Config(
         models={"openai/gpt-6.2-sol": ModelSection(input_usd_per_mtok=2, output_usd_per_mtok=10)}
     )
@@ -137,7 +143,9 @@ def test_a_judge_of_its_own_has_the_tier_of_its_own_table() -> None:
 def test_a_presets_dialect_holds_at_its_own_address(
     changed: dict[str, Any], api: str, why: str
 ) -> None:
-    """What was set up for chat completions stays with them, and is reported; a word of the user's counts everywhere."""
+    """What was set up for chat completions stays with them, and is reported;
+    a word of the user's counts everywhere.
+    """
     provider = replace(PROVIDERS["openai"], **changed)
     config = Config(providers={"openai": provider})
     assert setup("openai/x", config, Prices({})).api == api

@@ -21,7 +21,9 @@ def test_known_counts() -> None:
 
 
 def test_special_tokens_are_text() -> None:
-    """What looks like a special token is counted as the text it is: models and files may write it."""
+    """What looks like a special token is counted as the text it is:
+    models and files may write it.
+    """
     assert tokens.count("<|endoftext|>") == 7
 
 
@@ -66,7 +68,9 @@ def test_damaged_ranks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_messages_add_up() -> None:
-    """The count of a conversation is the sum of its messages, so that only new ones need counting."""
+    """The count of a conversation is the sum of its messages,
+    so that only new ones need counting.
+    """
     messages = [
         Message("system", "You work."),
         Message("user", "Write a game."),

@@ -143,7 +143,9 @@ def _sight() -> TopSnapshot:
 @pytest.mark.parametrize("size", [(80, 24), (200, 60), (120, 40), (40, 10), (20, 5), (3, 2)])
 @pytest.mark.parametrize("keys", ["", "\t", "\tl", "?", "/t00", "c", "G", "sss"])
 def test_every_screen_fits_and_is_neutral(size: tuple[int, int], keys: str) -> None:
-    """Whatever is shown and however large the window: as many lines as it has, none too wide, nothing that steers it."""
+    """Whatever is shown and however large the window:
+    as many lines as it has, none too wide, nothing that steers it.
+    """
     width, height = size
     sight = _sight()
     screen = TopScreen(give=lambda _: None, answer=lambda: (HOSTILE, True) if not keys else None)
@@ -160,7 +162,9 @@ def test_every_screen_fits_and_is_neutral(size: tuple[int, int], keys: str) -> N
 
 
 def test_the_picture_shows_what_it_should() -> None:
-    """In 80 columns: daemon, work, speed, money, providers with gauges, troubles with their fix, batches, agents."""
+    """In 80 columns: daemon, work, speed, money, providers with gauges,
+    troubles with their fix, batches, agents.
+    """
     lines = Canvas(ascii_only=False, styled=False).render(
         TopScreen(give=lambda _: None, answer=lambda: None).draw(_sight(), 80, 40), 80
     )
@@ -196,7 +200,9 @@ def test_money_stays_where_room_is_short() -> None:
 
 
 def test_money_that_is_not_known_whole_is_shown_as_far_as_it_is() -> None:
-    """A missing price hides none that is known, nor does a sum hide calls without an answer on record."""
+    """A missing price hides none that is known,
+    nor does a sum hide calls without an answer on record.
+    """
     row = _batch("docs", cost_usd=None, known_usd=0.5, unsettled_calls=1, unsettled_usd=0.25)
     (cost,) = [column for column in batch_table.columns([row]) if column.head == "COST"]
     assert cost.cell(row) == "> $0.5000"
@@ -219,7 +225,9 @@ def test_money_that_is_not_known_whole_is_shown_as_far_as_it_is() -> None:
 
 
 def test_a_wide_screen_shows_what_was_asked_and_run_and_what_ended() -> None:
-    """In 160 columns prompts, last commands and the ends; in 80 figures come first, and ends where lines are left."""
+    """In 160 columns prompts, last commands and the ends;
+    in 80 figures come first, and ends where lines are left.
+    """
     done = {"status": TaskStatus.TIMEOUT, "reason": "max_iterations", "finished_at": NOW - 3}
     row, ended = _task("docs", "t000"), _task("docs", "old", **done)
     sight = _sight()
@@ -254,7 +262,9 @@ def test_a_wide_screen_shows_what_was_asked_and_run_and_what_ended() -> None:
 
 
 def test_keys_arrive_in_any_pieces() -> None:
-    """Sequences and letters that come byte by byte are keys all the same; an Esc alone is one once nothing follows."""
+    """Sequences and letters that come byte by byte are keys all the same;
+    an Esc alone is one once nothing follows.
+    """
     sent = "\x1b[A\x1b[6~\x1bOBß\x1b[200;5uq\x1b[1;5C\r".encode()
     wanted = ["up", "page down", "down", "ß", "q", "enter"]
     assert KeyDecoder().feed(sent) == wanted
@@ -268,7 +278,9 @@ def test_keys_arrive_in_any_pieces() -> None:
 
 
 def test_what_is_chosen_stays_chosen() -> None:
-    """While a list moves around it; where it goes away, its neighbour is chosen, and the window holds it."""
+    """While a list moves around it; where it goes away,
+    its neighbour is chosen, and the window holds it.
+    """
     choice: Selection[str] = Selection(lambda item: item)
     items = list("abcdefgh")
     assert choice.settle(items) == "a"

@@ -29,7 +29,9 @@ def _moving(here: Path, there: Path) -> Iterator[None]:
 
 
 def test_a_folder_that_is_moved_to_and_fro_hides_nothing_beside_it(tmp_path: Path) -> None:
-    """What lies beside it, and above, is measured each time, however often the one that is being looked into is gone."""
+    """What lies beside it, and above, is measured each time,
+    however often the one that is being looked into is gone.
+    """
     moved = tmp_path / "x/p/moved"
     moved.mkdir(parents=True)
     (tmp_path / "x/q").mkdir()

@@ -1,4 +1,6 @@
-"""What counts as changed, among what runs code when somebody uses a directory; and how a look for it ends."""
+"""What counts as changed, among what runs code when somebody uses a directory;
+and how a look for it ends.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def look(folder: Path) -> dict[str, Trigger]:
 
 
 def test_what_was_not_looked_at_before_counts_by_its_time() -> None:
-    """Where a first look came to no end, what only the second one finds is new only where it has changed since."""
+    """Where a first look came to no end,
+    what only the second one finds is new only where it has changed since.
+    """
     old, new = Trigger("shells", (1, 2, 3, 99 * 10**9)), Trigger("shells", (1, 2, 3, 100 * 10**9))
     rest = Trigger("", (), "folder")
     after = {"a/.envrc": old, "b/.envrc": new}
@@ -30,7 +34,9 @@ def test_what_was_not_looked_at_before_counts_by_its_time() -> None:
 
 
 def test_a_look_follows_no_link_out_and_ends_whatever_there_is(tmp_path: Path) -> None:
-    """Links in circles, to elsewhere and to nothing, FIFOs, names that are no text: nothing is opened, nothing left out."""
+    """Links in circles, to elsewhere and to nothing, FIFOs, names that are no text:
+    nothing is opened, nothing left out.
+    """
     task, secret = tmp_path / "task", tmp_path / "secret"
     for folder in (task / ".vscode", task / "sub", secret):
         folder.mkdir(parents=True)
@@ -56,7 +62,9 @@ def test_a_look_follows_no_link_out_and_ends_whatever_there_is(tmp_path: Path) -
 
 
 def test_a_directory_within_a_folder_that_counts_counts_as_a_whole(tmp_path: Path) -> None:
-    """A task that works in ``.claude/skills`` changes an agent's settings, whatever its files are called."""
+    """A task that works in ``.claude/skills`` changes an agent's settings,
+    whatever its files are called.
+    """
     place = tmp_path / ".claude/skills"
     place.mkdir(parents=True)
     (place / "anything.md").write_text("x")
@@ -79,7 +87,9 @@ def test_of_a_repositorys_inside_only_what_git_obeys_counts(tmp_path: Path, name
 
 @pytest.mark.parametrize("top", ["", "proj/"])
 def test_what_looks_like_a_repository_hides_nothing(tmp_path: Path, top: str) -> None:
-    """Three names make a folder look like the inside of a repository: what others run in it counts as anywhere."""
+    """Three names make a folder look like the inside of a repository:
+    what others run in it counts as anywhere.
+    """
     place = tmp_path / top
     for folder in ("objects", "refs", "hooks", ".vscode", "src/.claude", "objects/deep", "w/.git"):
         (place / folder).mkdir(parents=True)
@@ -104,7 +114,9 @@ def test_a_repository_in_two_places_is_known_by_either(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("way", ["{top}/", "../task/", "{other}/", "../../link/task/", "./x/../"])
 def test_what_a_link_leads_to_counts_however_it_is_written(tmp_path: Path, way: str) -> None:
-    """Absolute, through the folder above, by another link of the machine's: what other programs follow, we do."""
+    """Absolute, through the folder above, by another link of the machine's:
+    what other programs follow, we do.
+    """
     task = tmp_path / "real/task"
     for folder in (".git/hooks", "conf/vs", "x"):
         (task / folder).mkdir(parents=True)
@@ -126,7 +138,9 @@ def test_what_a_link_leads_to_counts_however_it_is_written(tmp_path: Path, way: 
 
 
 def test_no_link_leads_onto_another_file_system(tmp_path: Path) -> None:
-    """One that does not answer, or is mounted by a look, holds nothing up; /proc stands for it here."""
+    """One that does not answer, or is mounted by a look,
+    holds nothing up; /proc stands for it here.
+    """
     (tmp_path / "conf").write_text("x")
     for name, way in ((".envrc", "/proc/self/root"), (".npmrc", "/proc/1/../..")):
         (tmp_path / name).symlink_to(f"{way}{tmp_path}/conf")
@@ -146,7 +160,9 @@ def test_links_of_skills_are_no_samples(tmp_path: Path) -> None:
 
 
 def test_settings_of_other_programs_that_keep_versions_count(tmp_path: Path) -> None:
-    """Each in its own folder alone, and through a link in that folder's place; what fills the folder does not count."""
+    """Each in its own folder alone, and through a link in that folder's place;
+    what fills the folder does not count.
+    """
     for name, folders in WITHIN.items():
         for folder in folders:
             for place in (tmp_path / folder, tmp_path / "sub/deep" / folder, tmp_path / "plain"):

@@ -1,4 +1,6 @@
-"""One place says what an event is: every kind has a view, and no face has words of its own for it."""
+"""One place says what an event is: every kind has a view,
+and no face has words of its own for it.
+"""
 
 from __future__ import annotations
 
@@ -201,7 +203,9 @@ def test_a_rate_that_is_refused_has_a_word_of_its_own() -> None:
 def test_how_tasks_end_in_words(
     end: tuple[str, str | None, int], message: str, said: str, why: str
 ) -> None:
-    """What ran into a limit is no timeout to people, unless it was out of time; a reason is said in words."""
+    """What ran into a limit is no timeout to people, unless it was out of time;
+    a reason is said in words.
+    """
     assert ends.said(*end) == said
     assert ends.why(*end, message) == why
 
@@ -227,7 +231,9 @@ def _kinds(path: Path) -> set[str]:
 
 
 def test_no_face_has_words_of_its_own_for_events() -> None:
-    """A new event touches its vocabulary, its view, and who decides or performs it: no face names more than two kinds."""
+    """A new event touches its vocabulary, its view, and who decides or performs it:
+    no face names more than two kinds.
+    """
     found = {}
     for face in FACES:
         place = ROOT / face

@@ -1,4 +1,6 @@
-"""A task's conversation as lines of a terminal: for `logs`, and for `top` while it follows a task."""
+"""A task's conversation as lines of a terminal:
+for `logs`, and for `top` while it follows a task.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,8 @@ _WHOLE = {Kind.PROMPT, Kind.ANSWER, Kind.VERDICT, Kind.FAILURE, Kind.NOTE, Kind.
 def lines(passage: Passage, width: int = 0, *, full: bool = False) -> Iterator[ScreenLine]:
     """Yield the lines of a passage.
 
-    ``width``: columns to wrap at, 0 for none. ``full``: nothing is folded, and the system prompt is shown.
+    ``width``: columns to wrap at, 0 for none.
+    ``full``: nothing is folded, and the system prompt is shown.
     """
     sign, tone = _title(passage)
     head = f"{time.strftime('%H:%M:%S', time.localtime(passage.at))} {sign} "

@@ -71,14 +71,18 @@ class JsonPrinter(Printer):
 
 
 class LinePrinter(Printer):
-    """A line a step, in columns: when, which task, the log's word for it, and what there is to say."""
+    """A line a step, in columns: when, which task,
+    the log's word for it, and what there is to say.
+    """
 
     def __init__(self, tasks: Iterable[str] = ()) -> None:
         """``tasks``: those that have begun; names that are longer make room for themselves."""
         self._widest = max(map(width_of, tasks), default=0)
 
     def show(self, ref: Ref, event: Event) -> None:
-        """Print a line, where there is something to say; on a terminal its rest hangs below its beginning."""
+        """Print a line, where there is something to say;
+        on a terminal its rest hangs below its beginning.
+        """
         view = views.of(event)
         if view.action is None:
             return
@@ -98,7 +102,9 @@ class LinePrinter(Printer):
 
 
 class ConversationPrinter(Printer):
-    """What a person would read; on a terminal in colours, with a last line that says what is done right now."""
+    """What a person would read; on a terminal in colours,
+    with a last line that says what is done right now.
+    """
 
     def __init__(self, reader: StoreReader, state: Path, *, full: bool) -> None:
         self._reader = reader

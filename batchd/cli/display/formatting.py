@@ -62,20 +62,26 @@ def complain(line: str) -> None:
 
 
 def say(*lines: str) -> None:
-    """Print lines for people, neutralised: wrapped by words where a terminal is narrower, in a pipe as they are."""
+    """Print lines for people, neutralised:
+    wrapped by words where a terminal is narrower, in a pipe as they are.
+    """
     for line in map(escape, lines):
         print(*hanging(line, room()), sep="\n")
 
 
 def print_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Print rows for spreadsheets: a line of heads, then a line each; what is not known is empty."""
+    """Print rows for spreadsheets: a line of heads,
+    then a line each; what is not known is empty.
+    """
     out = csv.writer(_Rows())
     out.writerow(columns)
     out.writerows([_cell(name, row[name]) for name in columns] for row in rows)
 
 
 class _Rows:
-    """Standard output, where rows end as lines do; the writer does not know that, for it quotes only what is in its own ends."""
+    """Standard output, where rows end as lines do;
+    the writer does not know that, for it quotes only what is in its own ends.
+    """
 
     def write(self, row: str) -> int:
         """Write a row, with its end."""
@@ -83,9 +89,11 @@ class _Rows:
 
 
 def _cell(name: str, value: Any) -> Any:
-    """Return a cell that no spreadsheet takes for a formula, and no terminal obeys: models and task files write its text.
+    """Return a cell that no spreadsheet takes for a formula, and no terminal obeys:
+    models and task files write its text.
 
-    Money is decimal, with two places at the least, so that cents look like cents: ``0.10``, ``0.00004``.
+    Money is decimal, with two places at the least,
+    so that cents look like cents: ``0.10``, ``0.00004``.
     """
     if isinstance(value, float) and (name in _MONEY or name.endswith("_usd")):
         whole, _, part = f"{value:.10f}".partition(".")
@@ -98,7 +106,10 @@ def _cell(name: str, value: Any) -> Any:
 
 
 def day(text: str) -> dt.date:
-    """Return a day in UTC as an argument names it. Raises what ``argparse`` reports as wrong use."""
+    """Return a day in UTC as an argument names it.
+
+    Raises what ``argparse`` reports as wrong use.
+    """
     today = dt.datetime.now(dt.UTC).date()
     named = {"today": today, "yesterday": today - dt.timedelta(days=1)}
     try:
@@ -118,7 +129,9 @@ def split_target(target: str) -> tuple[str, str]:
 
 
 def target(reader: StoreReader, given: str | None) -> tuple[str, str]:
-    """Return the batch and the task of ``BATCH[/TASK]``; of nothing, the newest batch, empty: there is none."""
+    """Return the batch and the task of ``BATCH[/TASK]``;
+    of nothing, the newest batch, empty: there is none.
+    """
     if given:
         return split_target(given)
     newest = reader.batches(limit=1)
@@ -161,8 +174,8 @@ def settings(file: Path | None) -> config.Config:
 def state_directory(file: Path | None) -> Path:
     """Return the state directory that a configuration names.
 
-    Of one that is broken, its ``[paths]`` will do, and a warning: a daemon may be at work under what it read
-    before, and must be found. Raises ``ConfigError`` where not even they are known.
+    Of one that is broken, its ``[paths]`` will do, and a warning: a daemon may be at work under
+    what it read before, and must be found. Raises ``ConfigError`` where not even they are known.
     """
     try:
         return Path(settings(file).paths.state)
@@ -185,5 +198,7 @@ def store_path(state: Path) -> Path:
 
 
 def level(settings: config.Config) -> LogLevel:
-    """Return what a daemon says to who waits for it: errors, for progress shows the rest, unless they want all."""
+    """Return what a daemon says to who waits for it:
+    errors, for progress shows the rest, unless they want all.
+    """
     return "debug" if settings.log.level == "debug" else "error"

@@ -1,4 +1,6 @@
-"""What a terminal can show: text without anything that steers it, in pieces that fit, in its own letters."""
+"""What a terminal can show: text without anything that steers it,
+in pieces that fit, in its own letters.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ _TAB = 8
 
 
 def ascii_only(encoding: str) -> bool:
-    """Return whether to do without other letters: the locale has none, or the user asked for that of C."""
+    """Return whether to do without other letters:
+    the locale has none, or the user asked for that of C.
+    """
     wanted = os.environ.get("LC_ALL") in {"C", "POSIX"}
     return wanted or encoding.lower().replace("-", "") not in {"utf8", "utf8sig"}
 
@@ -30,8 +34,8 @@ def plain(text: str) -> str:
 def neutral(text: str) -> Iterator[str]:
     r"""Yield the lines of a text from any source, without anything that steers a terminal.
 
-    Colours are dropped, of a line that was written over again and again the last state is kept, tabs become
-    spaces, and every other control character is shown as ``\x1b`` and the like.
+    Colours are dropped, of a line that was written over again and again the last state is kept,
+    tabs become spaces, and every other control character is shown as ``\x1b`` and the like.
     """
     for line in text.rstrip().split("\n"):
         last = line

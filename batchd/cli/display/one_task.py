@@ -1,4 +1,6 @@
-"""One task, as ``batchd status BATCH/TASK`` shows it: what was asked for, what came of it, and what it took."""
+"""One task, as ``batchd status BATCH/TASK`` shows it:
+what was asked for, what came of it, and what it took.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ _MAX_TEXT_CHARS = 600
 
 
 def facts(reader: StoreReader, row: TaskRow, why: str) -> dict[str, str]:
-    """Return what is known of a task by name, in the order in which people look for it; ``why``: what it waits for."""
+    """Return what is known of a task by name, in the order in which people look for it;
+    ``why``: what it waits for.
+    """
     text = reader.result(row.ref) if row.status.final else ""
     made = decoders.decode(text, ResultV1) if text else None
     return {
@@ -59,7 +63,9 @@ def _prompt(reader: StoreReader, ref: Ref) -> str:
 
 
 def _outcome(made: ResultV1, why: str) -> dict[str, str]:
-    """Return what a task has answered, what was said of it, unless ``why`` says it, and which files it left."""
+    """Return what a task has answered, what was said of it,
+    unless ``why`` says it, and which files it left.
+    """
     verdict = made.evaluation
     done = "" if verdict is None else "done" if verdict.done else "not done"
     new = verdict is not None and verdict.feedback and verdict.feedback not in why

@@ -1,7 +1,8 @@
-"""Live progress: polls the store, prints what changed, and on a terminal keeps a picture of what runs.
+"""Live progress: polls the store, prints what changed,
+and on a terminal keeps a picture of what runs.
 
-One implementation for ``run``, ``submit --wait``, ``wait`` and ``demo``: whichever daemon works on the tasks, the
-store says how far they are.
+One implementation for ``run``, ``submit --wait``, ``wait`` and ``demo``: whichever daemon works on
+the tasks, the store says how far they are.
 """
 
 from __future__ import annotations
@@ -96,7 +97,9 @@ class ProgressWatch:
         return news, Picture(batches, running, self._prompts, self._begun)
 
     def _waits(self, batches: Sequence[BatchRow], running: Sequence[TaskRow]) -> list[str]:
-        """Return what keeps batches waiting of which no task is at work, and how to go on, unless that was said."""
+        """Return what keeps batches waiting of which no task is at work,
+        and how to go on, unless that was said.
+        """
         at_work = {t.ref.batch for t in running if t.status is TaskStatus.RUNNING}
         left = frozenset(b.batch.name for b in batches if b.finished < b.tasks) - at_work
         parked = self.reader.parked() if left else ()
@@ -181,7 +184,8 @@ def follow(
 ) -> None:
     """Show what a watch finds until ``ended`` says of it that it is over; ``quiet``: wait only.
 
-    ``notes``: what else there is to say since it was called last. A watch that is followed again says nothing twice.
+    ``notes``: what else there is to say since it was called last.
+    A watch that is followed again says nothing twice.
     """
     with SilentScreen() if quiet else screen() as shown:
         while True:

@@ -1,4 +1,6 @@
-"""The standard streams, made fit for use: the process that starts batchd may have closed them, or may not use UTF-8."""
+"""The standard streams, made fit for use:
+the process that starts batchd may have closed them, or may not use UTF-8.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,11 @@ _ERRORS = "batchd.escaped"
 
 
 def repair() -> None:
-    """Put /dev/null where a standard stream is closed, and see to it that no letter is too much for one.
+    """Put /dev/null where a standard stream is closed,
+    and see to it that no letter is too much for one.
 
-    The number of a closed one would go to the next file that is opened, be it the log or the store, and a child
-    would find that as its output.
+    The number of a closed one would go to the next file that is opened, be it the log or the store,
+    and a child would find that as its output.
     """
     for number in range(3):
         try:
@@ -34,7 +37,9 @@ def repair() -> None:
 
 
 def _escaped(error: UnicodeError) -> tuple[str, int]:
-    r"""Return what an encoding lacks as ``\u2192``: people can read that, and within JSON it means the same."""
+    r"""Return what an encoding lacks as ``\u2192``: people can read that,
+    and within JSON it means the same.
+    """
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return json.dumps(error.object[error.start : error.end])[1:-1], error.end

@@ -12,7 +12,9 @@ from batchd.words import at_least, counted, moment, money
 
 
 def batches(rows: Sequence[BatchRow], prompts: Mapping[str, str] | None = None) -> list[str]:
-    """Return the lines of a table of batches; ``prompts``: by batch, of its first task, as far as they are known."""
+    """Return the lines of a table of batches;
+    ``prompts``: by batch, of its first task, as far as they are known.
+    """
     cells = [
         (
             r.batch.name,
@@ -43,7 +45,9 @@ def batches(rows: Sequence[BatchRow], prompts: Mapping[str, str] | None = None) 
 
 
 def tasks(rows: Sequence[TaskRow], prompts: Mapping[str, str], waiting: WaitReasons) -> list[str]:
-    """Return the lines of a table of one batch's tasks; ``prompts``: theirs, as far as they are known."""
+    """Return the lines of a table of one batch's tasks;
+    ``prompts``: theirs, as far as they are known.
+    """
     cells = [
         (
             t.ref.task,

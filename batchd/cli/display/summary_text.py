@@ -21,7 +21,9 @@ _MOST_CAUSES = 10
 
 
 def lines(summary: Mapping[str, Any], prompts: Mapping[str, str] | None = None) -> list[str]:
-    """Return the lines of a summary, of a finished batch or a rejected file; ``prompts``: of its tasks, as far as they are known."""
+    """Return the lines of a summary, of a finished batch or a rejected file;
+    ``prompts``: of its tasks, as far as they are known.
+    """
     name = escape(summary["batch"])
     if summary["status"] == "rejected":
         head = f"{name} was rejected: {counted(len(summary['errors']), 'error')} in the file"
@@ -81,7 +83,9 @@ def _figures(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _on_sale(model: str) -> bool:
-    """Return whether a model is still to be had: summaries are older than what they compare with."""
+    """Return whether a model is still to be had:
+    summaries are older than what they compare with.
+    """
     end = catalog.end(model)
     return end is None or not end.gone(catalog.today())
 
@@ -140,7 +144,9 @@ def _tasks(tasks: list[Mapping[str, Any]], prompts: Mapping[str, str]) -> list[s
 
 
 def _hanging(text: str) -> Iterator[str]:
-    """Yield the lines of a text, all but the first indented, wrapped by words; what a check printed has several."""
+    """Yield the lines of a text, all but the first indented,
+    wrapped by words; what a check printed has several.
+    """
     first, *more = text.splitlines()
     for line in (escape(first), *(f"  {escape(line)}" for line in more if line.strip())):
         yield from hanging(line, room())

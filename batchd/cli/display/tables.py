@@ -1,4 +1,6 @@
-"""Tables and lists of facts for people: in the columns of a terminal nothing is lost, in a pipe a row is a line."""
+"""Tables and lists of facts for people:
+in the columns of a terminal nothing is lost, in a pipe a row is a line.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +38,13 @@ def table(
     texts: Collection[str] = (),
     brief: Collection[str] = (),
 ) -> list[str]:
-    """Return the lines of a table; cells are neutralised here, and coloured where they are a status.
+    """Return the lines of a table; cells are neutralised here,
+    and coloured where they are a status.
 
-    Columns named in ``right`` are aligned to the right. Where the terminal is too narrow, the one named ``flexible`` is
-    wrapped. Columns of ``extra`` and ``texts`` are left out where no row has any. Those of ``texts`` are wrapped by words, or cut, if
-    they are ``brief``, and stand below their row where they would get too little room.
+    Columns named in ``right`` are aligned to the right. Where the terminal is too narrow, the one
+    named ``flexible`` is wrapped. Columns of ``extra`` and ``texts`` are left out where no row has
+    any. Those of ``texts`` are wrapped by words, or cut, if they are ``brief``,
+    and stand below their row where they would get too little room.
     """
     # What a check printed has lines.
     cells = [[escape(" ".join(cell.split("\n"))) for cell in row] for row in rows]
@@ -105,7 +109,9 @@ class _Layout:
 def _widths(
     columns: Sequence[int], natural: Mapping[int, int], least: Mapping[int, int], whole: int
 ) -> dict[int, int]:
-    """Return how wide each column is: those that may be narrower than they are long share what the others leave."""
+    """Return how wide each column is:
+    those that may be narrower than they are long share what the others leave.
+    """
     widths = {i: natural[i] for i in columns}
     sharing = sorted((i for i in columns if i in least), key=lambda i: natural[i])
     left = whole - len(_GAP) * (len(columns) - 1)
@@ -117,7 +123,8 @@ def _widths(
 
 
 def facts(named: Mapping[str, str], margin: str = "") -> Iterator[str]:
-    """Yield what is known of one thing, a fact a line, further lines below its beginning; empty facts are left out.
+    """Yield what is known of one thing, a fact a line, further lines below its beginning;
+    empty facts are left out.
 
     A fact of several lines keeps them.
     """

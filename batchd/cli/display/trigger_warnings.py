@@ -1,4 +1,6 @@
-"""What tasks have changed that runs code when somebody uses their directories, for people who look at them."""
+"""What tasks have changed that runs code when somebody uses their directories,
+for people who look at them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What keeps a ``run`` from having its files worked on: the spool of another user, a daemon that works otherwise, a pause."""
+"""What keeps a ``run`` from having its files worked on:
+the spool of another user, a daemon that works otherwise, a pause.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,10 @@ from batchd.store.reader import StoreReader
 def insist_alike(
     settings: config.Config, standing: control.DaemonStatus, processes: int | None
 ) -> None:
-    """Refuse to have a daemon work that would do it otherwise than one of our own. Raises ``UsageError``."""
+    """Refuse to have a daemon work that would do it otherwise than one of our own.
+
+    Raises ``UsageError``.
+    """
     theirs = f"process {standing.pid} works here"
     slots = processes and processes * settings.pool.agents_per_process
     if processes is not None and (standing.watching or slots != standing.slots):
@@ -37,7 +42,10 @@ def insist_alike(
 
 
 def insist_own(state: Path) -> None:
-    """Refuse to write into what another user may have put links into, root included. Raises ``NotPossibleError``."""
+    """Refuse to write into what another user may have put links into, root included.
+
+    Raises ``NotPossibleError``.
+    """
     try:
         owner = state.stat().st_uid
     except FileNotFoundError:

@@ -19,7 +19,9 @@ _LATEST = 1000
 
 
 def doubts(books: ProgressSource, batch: Batch) -> Iterator[str]:
-    """Yield each batch that has ended, of those that one comes after, where a later one of the same file has not."""
+    """Yield each batch that has ended, of those that one comes after,
+    where a later one of the same file has not.
+    """
     rows = books.batches(limit=_LATEST) if batch.after_batches else []
     names = [row.batch.name for row in rows]
     # Newest first: those before it in the list came after it.
@@ -38,7 +40,10 @@ class DroppedBatch:
     """Finds the batch that a dropped file became: another program may drop one of the same name."""
 
     def __init__(self, newest: str, filename: str, data: bytes, tasks: Sequence[Task]) -> None:
-        """``newest``: the newest batch before the drop. ``filename``: as it was dropped. ``tasks``: what is in the file."""
+        """``newest``: the newest batch before the drop.
+
+        ``filename``: as it was dropped. ``tasks``: what is in the file.
+        """
         self._newest = newest
         self._base = outbox.batch_name(filename)
         self._data = data
@@ -67,7 +72,10 @@ class DroppedBatch:
             return row.published_at is not None and self._same_tasks(reader, row)
 
     def _same_tasks(self, reader: ProgressSource, row: BatchRow) -> bool:
-        """Whether the store has tasks of these ids and prompts. A refused file has none: its name has to do."""
+        """Whether the store has tasks of these ids and prompts.
+
+        A refused file has none: its name has to do.
+        """
         if row.problems:
             return True
         if row.tasks != len(self._tasks):

@@ -1,4 +1,6 @@
-"""The daemon that does the work of a ``run``: the one that is there, or one that is started for it."""
+"""The daemon that does the work of a ``run``: the one that is there,
+or one that is started for it.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,10 @@ _GOES_ON = "going on with what an earlier run of it has left."
 
 
 class DaemonConnection:
-    """A daemon, and the connection that shows it that somebody waits. A context manager that closes it."""
+    """A daemon, and the connection that shows it that somebody waits.
+
+    A context manager that closes it.
+    """
 
     def __init__(
         self,
@@ -45,7 +50,10 @@ class DaemonConnection:
         started: Standby | None,
         processes: int | None = None,
     ) -> None:
-        """``started``: it is the one that was started for this ``run``. ``processes``: those of another one that is started for it."""
+        """``started``: it is the one that was started for this ``run``.
+
+        ``processes``: those of another one that is started for it.
+        """
         self._settings = settings
         self._state = Path(settings.paths.state)
         self._connection = connection
@@ -66,7 +74,9 @@ class DaemonConnection:
         return self._standing.pid
 
     def hand_over(self, name: str, data: bytes, *, serial: bool) -> str:
-        """Have a file worked on, or go on with what an earlier ``run`` of it has left; return its batch's name."""
+        """Have a file worked on, or go on with what an earlier ``run`` of it has left;
+        return its batch's name.
+        """
         deadline = time.monotonic() + _PATIENCE_S
         claim: claims.Claim | None = None
         waited_for: set[str] = set()
@@ -95,7 +105,9 @@ class DaemonConnection:
             raise
 
     def ended(self, name: str, data: bytes) -> str:
-        """Return the batch of a file that has ended while no ``run`` of it was there, and say so; empty: there is none."""
+        """Return the batch of a file that has ended while no ``run`` of it was there, and say so;
+        empty: there is none.
+        """
         batch = self._leftovers.ended(name, data, self._settings.paths.outbox)
         if batch is None:
             return ""
@@ -105,7 +117,9 @@ class DaemonConnection:
     def _begun(
         self, claim: claims.Claim | None, left: Leftover | None, deadline: float, *, serial: bool
     ) -> str:
-        """Return the batch of a file that is new, or was left; empty where the daemon has ended, or does just now."""
+        """Return the batch of a file that is new, or was left;
+        empty where the daemon has ended, or does just now.
+        """
         batch = left.batch if left else None
         if batch is not None:
             self._insist_as_begun(batch, serial=serial)
@@ -129,7 +143,9 @@ class DaemonConnection:
             )
 
     def _asked(self, wanted: control.Submit, deadline: float) -> str:
-        """Return the batch of what is wanted; empty where the daemon has ended, or does just now."""
+        """Return the batch of what is wanted;
+        empty where the daemon has ended, or does just now.
+        """
         try:
             return self._connection.ask(wanted, timeout_s=None).batch
         except NoDaemonError:
@@ -150,7 +166,9 @@ class DaemonConnection:
         self._leftovers.forget(batches)
 
     def without_us(self, names: Sequence[str]) -> str:
-        """Return what becomes of batches for which no one waits any more, and of which nothing was said."""
+        """Return what becomes of batches for which no one waits any more,
+        and of which nothing was said.
+        """
         if self._standing.watching:
             known = " ".join(names)
             return f"The daemon goes on with it: batchd status {known}; batchd cancel ends it."
@@ -178,7 +196,9 @@ class DaemonConnection:
             self._started.lines.show()
 
     def leave(self) -> None:
-        """Wait until a daemon of ``run`` has let go of the spool, unless others have it work: what comes next may be `serve`."""
+        """Wait until a daemon of ``run`` has let go of the spool, unless others have it work:
+        what comes next may be `serve`.
+        """
         self._connection.__exit__()
         deadline = time.monotonic() + _LEAVES_S
         while not self._standing.watching and time.monotonic() < deadline:
@@ -194,7 +214,8 @@ class DaemonConnection:
 
     def alive(self) -> bool:
         """Return whether it is still there."""
-        # Not over the connection that stays: Ctrl-C may come before its answer, which the next question would get.
+        # Not over the connection that stays:
+        # Ctrl-C may come before its answer, which the next question would get.
         try:
             return control.ask(self._state, control.Status()).pid == self.pid
         except NoAnswerError:
@@ -204,7 +225,10 @@ class DaemonConnection:
 
 
 def running(settings: config.Config, *, processes: int | None) -> DaemonConnection | None:
-    """Return the daemon that works on the spool; None: there is none. Raises ``UsageError`` where it would work otherwise."""
+    """Return the daemon that works on the spool; None: there is none.
+
+    Raises ``UsageError`` where it would work otherwise.
+    """
     state = Path(settings.paths.state)
     admission.insist_own(state)
     try:
@@ -219,7 +243,9 @@ def running(settings: config.Config, *, processes: int | None) -> DaemonConnecti
 def start(
     settings: config.Config, *, processes: int | None, standby: Standby | None
 ) -> DaemonConnection:
-    """Start a daemon for this ``run``, or return the one that another ``run`` has just started. Raises what it cannot start for.
+    """Start a daemon for this ``run``, or return the one that another ``run`` has just started.
+
+    Raises what it cannot start for.
 
     ``standby``: one that loads already.
     """
@@ -230,7 +256,9 @@ def start(
 def _connected(
     settings: config.Config, *, processes: int | None, standby: Standby | None = None
 ) -> tuple[control.Connection, control.DaemonStatus, Standby | None]:
-    """Return a connection, how the daemon stands, and the one that was started for it, if that is it."""
+    """Return a connection, how the daemon stands,
+    and the one that was started for it, if that is it.
+    """
     state, deadline = Path(settings.paths.state), time.monotonic() + _PATIENCE_S
     started: Standby | None = None
     while True:

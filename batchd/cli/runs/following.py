@@ -64,7 +64,9 @@ def _ended(daemon: DaemonConnection) -> Callable[[Sequence[BatchRow]], bool]:
 
 
 def _goes_on(daemon: DaemonConnection, names: Sequence[str]) -> bool:
-    """Ask what is to become of what is left, where somebody can answer; return whether it is still waited for."""
+    """Ask what is to become of what is left, where somebody can answer;
+    return whether it is still waited for.
+    """
     answer = "c"
     if sys.stdin.isatty() and sys.stdout.isatty():
         try:

@@ -28,7 +28,10 @@ def read_file(name: str, settings: config.Config) -> bytes:
 
 
 def checked(data: bytes, name: str, settings: config.Config) -> taskfile.Parsed:
-    """Return what a task file asks for. Raises ``TaskFileError``; says before that no configuration counts, where that is so."""
+    """Return what a task file asks for.
+
+    Raises ``TaskFileError``; says before that no configuration counts, where that is so.
+    """
     try:
         return taskfile.parse(data, name, settings)
     except TaskFileError:
@@ -38,7 +41,8 @@ def checked(data: bytes, name: str, settings: config.Config) -> taskfile.Parsed:
 
 
 def parsed(data: bytes, name: str, settings: config.Config) -> taskfile.Parsed:
-    """Return what a task file asks for, and name the models of it that look misspelt, or whose limit in dollars needs a price.
+    """Return what a task file asks for, and name the models of it that look misspelt,
+    or whose limit in dollars needs a price.
 
     Raises ``TaskFileError``, as ``checked``.
     """
@@ -69,7 +73,9 @@ def _limits(task: Task, found: taskfile.Parsed, settings: config.Config) -> bool
 
 
 def _uncapped(model: str, settings: config.Config) -> str:
-    """Return that a model's calls are refused, as no price is known of it and a limit in dollars is set; else nothing."""
+    """Return that a model's calls are refused, as no price is known
+    of it and a limit in dollars is set; else nothing.
+    """
     provider = settings.providers.get(model.partition("/")[0])
     if provider is None or Prices(settings.models).price(model, provider.base_url) is not None:
         return ""  # a judge's provider that is not configured is an error of its own
@@ -80,7 +86,9 @@ def _uncapped(model: str, settings: config.Config) -> str:
 
 
 def _doubt(model: str, settings: config.Config) -> str:
-    """Return that a model may be another one misspelt: no price is known of it, and those of its like are; else nothing."""
+    """Return that a model may be another one misspelt:
+    no price is known of it, and those of its like are; else nothing.
+    """
     provider, _, own = model.partition("/")
     base_url = settings.providers[provider].base_url
     named = {settings.agent.model, settings.evaluation.judge_model, *settings.models}

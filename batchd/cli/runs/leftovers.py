@@ -1,4 +1,6 @@
-"""What earlier runs of a file have left half-finished: found by the tickets of ``run``, and held while somebody goes on with it."""
+"""What earlier runs of a file have left half-finished:
+found by the tickets of ``run``, and held while somebody goes on with it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ from batchd.spool import claims, outbox, run_locks
 from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow
 
-#: For so long the next ``run`` of a file shows how it ended while no ``run`` of it was there, and begins nothing.
+#: For so long the next ``run`` of a file shows how it ended
+#: while no ``run`` of it was there, and begins nothing.
 _NEWS_S = 86_400.0
 
 
@@ -57,7 +60,8 @@ class Leftovers:
         self._locks.clear()
 
     def find(self, name: str, data: bytes, waited_for: Collection[str]) -> Leftover | None:
-        """Return what a ``run`` of the same file has left half-finished, and take its ticket; None: nothing, those apart that others wait for.
+        """Return what a ``run`` of the same file has left half-finished, and take its ticket;
+        None: nothing, those apart that others wait for.
 
         Raises ``NotPossibleError`` for what people have paused.
         """
@@ -84,7 +88,8 @@ class Leftovers:
         return None
 
     def ended(self, name: str, data: bytes, outbox: str) -> Batch | None:
-        """Return the batch of the same file that has ended in the same outbox while no ``run`` of it was there, and take its ticket.
+        """Return the batch of the same file that has ended in the same outbox
+        while no ``run`` of it was there, and take its ticket.
 
         What ended long ago, or was ended by somebody, is none: its ticket goes.
         """
@@ -118,9 +123,11 @@ class Leftovers:
 
 
 def over(settings: config.Config, files: Sequence[tuple[str, bytes]]) -> list[Batch]:
-    """Return the batches of some files where each has ended while no ``run`` of it was there, and say so.
+    """Return the batches of some files where each has ended
+    while no ``run`` of it was there, and say so.
 
-    No daemon need start for that. Of a store that is not there, or is older, the daemon that comes knows more: nothing.
+    No daemon need start for that. Of a store that is not there,
+    or is older, the daemon that comes knows more: nothing.
     """
     leftovers = Leftovers(Path(settings.paths.state), Path(settings.paths.inbox))
     found: list[Batch] = []
@@ -151,12 +158,16 @@ def _stored(reader: StoreReader, issued: Collection[str]) -> dict[str, BatchRow]
 
 
 def _was_ended(reader: StoreReader, batch: str) -> bool:
-    """Return whether somebody has ended a batch, or a part of it: a ``run`` of the file begins another."""
+    """Return whether somebody has ended a batch, or a part of it:
+    a ``run`` of the file begins another.
+    """
     return any(task.reason == Reason.USER for task in reader.tasks(batch))
 
 
 def _same(row: BatchRow | None, file: claims.Claim | None, name: str, data: bytes) -> bool:
-    """Return whether a batch, or a file that is not stored yet, is of a file of this name and content."""
+    """Return whether a batch, or a file that is not stored yet,
+    is of a file of this name and content.
+    """
     if row is None:
         return file is not None and file.name == name and _holds(file.path, data)
     base = re.escape(outbox.batch_name(name))
@@ -171,7 +182,10 @@ def _holds(file: Path, data: bytes) -> bool:
 
 
 def _refuse_paused(parked: Sequence[Parking], batch: str) -> None:
-    """Refuse to wait for a batch that people have paused, or a task of it. Raises ``NotPossibleError``."""
+    """Refuse to wait for a batch that people have paused, or a task of it.
+
+    Raises ``NotPossibleError``.
+    """
     for parking in parked:
         own = parking.name.partition("/")[0] == batch and not parking.scope.asked
         if own and parking.cause is Cause.PAUSED:

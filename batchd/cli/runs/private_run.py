@@ -88,7 +88,8 @@ def _progress(
     over = threading.Event()
 
     def watch() -> None:
-        # What is wrong with the store, the work itself reports; and the reader of our output may have gone.
+        # What is wrong with the store, the work itself reports;
+        # and the reader of our output may have gone.
         with contextlib.suppress(StoreError, BrokenPipeError):
             reader = progress.open_reader(
                 formatting.store_path(Path(settings.paths.state)), over.is_set
@@ -107,7 +108,8 @@ def _progress(
     try:
         yield
     finally:
-        # The rest takes a moment: a Ctrl-C would end nothing by now, but what there is to say at the end.
+        # The rest takes a moment: a Ctrl-C would end nothing by now,
+        # but what there is to say at the end.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         over.set()
         if not quiet:
@@ -115,7 +117,9 @@ def _progress(
 
 
 def _forget_unused(state: Path) -> bool:
-    """Remove a state in which no batch was stored, and say whether: the run ended before it began."""
+    """Remove a state in which no batch was stored, and say whether:
+    the run ended before it began.
+    """
     store = formatting.store_path(state)
     if store.exists():
         with StoreReader(store) as reader:

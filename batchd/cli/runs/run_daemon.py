@@ -1,4 +1,6 @@
-"""The process of a daemon that was forked off for ``run``: it loads, waits to be let go, and works on what is handed over."""
+"""The process of a daemon that was forked off for ``run``: it loads,
+waits to be let go, and works on what is handed over.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,8 @@ def serve(
     *,
     unblocked: Collection[int],
 ) -> NoReturn:
-    """Be a daemon that works for ``run`` alone, once something is written to ``going``; say how that goes to ``saying``.
+    """Be a daemon that works for ``run`` alone, once something is written to ``going``;
+    say how that goes to ``saying``.
 
     ``unblocked``: the mask of signals that counts from now on.
     """
@@ -71,7 +74,8 @@ def serve(
     except KeyboardInterrupt:
         pass  # before it had left the group of who waits
     except OSError as error:
-        # A folder that is closed to this user, a disk that is full: of the user's world, unless it is at work already.
+        # A folder that is closed to this user, a disk that is full:
+        # of the user's world, unless it is at work already.
         code, said = NotPossibleError.exit_code, barred.failed(error)
         if isinstance(error, PermissionError):
             said = barred.closed("run", error, sys.argv[1:])
@@ -92,9 +96,11 @@ def serve(
 def _loaded(
     settings: config.Config, going: int, saying: int
 ) -> Callable[[config.Config, Callable[[], None]], None]:
-    """Load everything, and wait to be let go; return what works by a configuration, and calls back once it is up.
+    """Load everything, and wait to be let go;
+    return what works by a configuration, and calls back once it is up.
 
-    Where it is dismissed instead, by SIGTERM or because who asked is gone, that is the process's end.
+    Where it is dismissed instead, by SIGTERM or because who asked is gone,
+    that is the process's end.
     """
     dismissed: list[int] = []
     # A fork server that is only half begun cannot be ended: so this waits until it is.
@@ -136,12 +142,16 @@ def _dismissed(*_: object) -> NoReturn:
 
 
 def said_in(settings: config.Config) -> Path:
-    """Return the file that a daemon's lines go to: it may outlive the terminal of who waits, who shows them there."""
+    """Return the file that a daemon's lines go to:
+    it may outlive the terminal of who waits, who shows them there.
+    """
     return Path(settings.paths.state, "run.log")
 
 
 def _let_go(said: Path, kept: Collection[int]) -> None:
-    """Close what belongs to who waits: input, output, errors, and what a shell had open for it, as a lock of `flock`."""
+    """Close what belongs to who waits: input, output, errors,
+    and what a shell had open for it, as a lock of `flock`.
+    """
     nothing = os.open(os.devnull, os.O_RDWR)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
     lines = os.open(said, flags, 0o600)

@@ -1,4 +1,6 @@
-"""A daemon for one ``run``: forked off, it loads, and begins to work when it is wanted; and whether somebody has the spool."""
+"""A daemon for one ``run``: forked off, it loads, and begins to work when it is wanted;
+and whether somebody has the spool.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ def locked(state: Path) -> bool:
 
 
 class Standby:
-    """A daemon that loads, and waits to be let go; a context manager that dismisses one that was not.
+    """A daemon that loads, and waits to be let go;
+    a context manager that dismisses one that was not.
 
     Until then it takes nothing up, and makes nothing in a spool that is not there yet.
     """
@@ -44,9 +47,11 @@ class Standby:
         #: What it says in its log, for who waits for it.
         self.lines = DaemonOutput(run_daemon.said_in(settings))
         sys.stdout.flush()
-        # Ctrl-C is for who waits: it asks what is to become of the other one, which leaves its group first.
+        # Ctrl-C is for who waits:
+        # it asks what is to become of the other one, which leaves its group first.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        # A fork, and no program of its own: all that it needs of the environment is here, and nowhere else any more.
+        # A fork, and no program of its own:
+        # all that it needs of the environment is here, and nowhere else any more.
         self._pid = os.fork()
         if self._pid == 0:
             os.setsid()
@@ -75,7 +80,10 @@ class Standby:
         os.waitpid(self._pid, 0)
 
     def begin(self) -> bool:
-        """Let it go and wait until it is up; return False where another one was faster. Raises why it cannot start."""
+        """Let it go and wait until it is up; return False where another one was faster.
+
+        Raises why it cannot start.
+        """
         self.lines.skip()
         with contextlib.suppress(BrokenPipeError):
             os.write(self._go, b"!")
@@ -104,7 +112,8 @@ class Standby:
 
 @contextlib.contextmanager
 def ahead(settings: config.Config, processes: int | None) -> Iterator[Standby | None]:
-    """Give a daemon that loads while a ``run`` looks through its files; None where somebody has the spool.
+    """Give a daemon that loads while a ``run`` looks through its files;
+    None where somebody has the spool.
 
     Both load at the same time: a first call comes some 0.2 s sooner.
     """
@@ -122,7 +131,9 @@ def ahead(settings: config.Config, processes: int | None) -> Iterator[Standby | 
 
 
 class DaemonOutput:
-    """What a daemon that was started here says: its own stderr is a file, for it may outlive this terminal."""
+    """What a daemon that was started here says:
+    its own stderr is a file, for it may outlive this terminal.
+    """
 
     def __init__(self, file: Path) -> None:
         self._file = file

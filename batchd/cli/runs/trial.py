@@ -18,8 +18,8 @@ from batchd.words import listed
 def cut(name: str, data: bytes, first: int, settings: Config) -> bytes:
     """Return a task file with its first tasks only.
 
-    Raises ``TaskFileError`` with all errors of the whole file, and ``UsageError`` where the first tasks come after
-    others.
+    Raises ``TaskFileError`` with all errors of the whole file, and ``UsageError`` where the first
+    tasks come after others.
     """
     tasks = given_files.checked(data, Path(name).name, settings).tasks
     enough = _closed(tasks, first)

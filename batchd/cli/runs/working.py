@@ -1,4 +1,6 @@
-"""What ``batchd run`` does with its files: looks them through, has them worked on, follows, and ends with the summaries."""
+"""What ``batchd run`` does with its files: looks them through,
+has them worked on, follows, and ends with the summaries.
+"""
 
 from __future__ import annotations
 

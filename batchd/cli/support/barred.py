@@ -1,4 +1,6 @@
-"""What somebody is shown who may not do something on this machine: which file says so, whose it is, and how to go on."""
+"""What somebody is shown who may not do something on this machine:
+which file says so, whose it is, and how to go on.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,8 @@ def closed(command: str, error: PermissionError, arguments: Sequence[str]) -> st
     if found.st_uid == os.geteuid():
         return f"{said}; chmod gives you what it takes"
     joined = found.st_gid in {os.getegid(), *os.getgroups()}
-    # Where all others may do what the group may, to be in it helps no one; and root's group is not for users.
+    # Where all others may do what the group may, to be in it helps no one;
+    # and root's group is not for users.
     may_more = bool(found.st_mode >> 3 & ~found.st_mode & 0o7)
     worth_it = may_more and found.st_gid != 0
     if found.st_mode & stat.S_IXGRP and worth_it and not joined and place.is_dir():

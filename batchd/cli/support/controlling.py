@@ -1,4 +1,6 @@
-"""How commands give orders: to the daemon, or, where none runs, with its lock and its code, here and now."""
+"""How commands give orders: to the daemon, or, where none runs,
+with its lock and its code, here and now.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,8 @@ _AGAIN_S = 0.1
 def ask(file: Path | None, order: ControlRequest[A]) -> A:
     """Have an order carried out, and return the answer: what it says is durable.
 
-    ``file``: the configuration that was named, if any. Raises ``UsageError`` and the like where the order is
-    refused, ``SpoolLockedError`` where somebody has the spool and does not answer.
+    ``file``: the configuration that was named, if any. Raises ``UsageError`` and the like where the
+    order is refused, ``SpoolLockedError`` where somebody has the spool and does not answer.
     """
     state = formatting.state_directory(file)
     deadline = time.monotonic() + _CHANGING_S
@@ -66,7 +68,8 @@ def ask(file: Path | None, order: ControlRequest[A]) -> A:
 
 
 def running(file: Path | None, order: ControlRequest[A], why: str) -> A:
-    """Have a running daemon carry out what makes sense there alone; ``why`` says what to do otherwise.
+    """Have a running daemon carry out what makes sense there alone;
+    ``why`` says what to do otherwise.
 
     Raises ``NoDaemonError``.
     """
@@ -95,12 +98,17 @@ def _report_wait(state: Path) -> None:
 
 
 def _heed(version: str) -> None:
-    """Say where the daemon that answered is of another version: what it refuses, it may not know yet."""
+    """Say where the daemon that answered is of another version:
+    what it refuses, it may not know yet.
+    """
     formatting.complain(versions.differs(version))
 
 
 def _whole(file: Path | None, state: Path) -> Config:
-    """Return the configuration, all of which is needed where no daemon has one. Raises ``NoDaemonError``."""
+    """Return the configuration, all of which is needed where no daemon has one.
+
+    Raises ``NoDaemonError``.
+    """
     try:
         return config.load(file)
     except ConfigError:
@@ -123,7 +131,8 @@ def _here(settings: Config, order: ControlRequest[A]) -> A:
     from batchd.report.maker import ReportMaker  # noqa: PLC0415 (as above)
 
     known = settings.log
-    # The order's line goes to the daemon's file; who gave it has the answer, and a service's journal is not here.
+    # The order's line goes to the daemon's file;
+    # who gave it has the answer, and a service's journal is not here.
     form = "console" if known.format == "auto" else known.format
     log.configure(known.level, form, known.file, quiet=True)
     daemon = Daemon(settings, watch=False, work=False, finishers=[ReportMaker()])

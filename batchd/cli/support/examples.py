@@ -1,4 +1,6 @@
-"""Examples for each command's ``--help``: lines that work as they stand, with names of the reader's own put in."""
+"""Examples for each command's ``--help``: lines that work as they stand,
+with names of the reader's own put in.
+"""
 
 from __future__ import annotations
 

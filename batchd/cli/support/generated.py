@@ -1,4 +1,6 @@
-"""Makes what is made from the code: completions, the man page, JSON schemas. `make generated`; a test holds them current.
+"""Makes what is made from the code: completions, the man page, JSON schemas.
+
+`make generated`; a test holds them current.
 
 The two packages that make them are for development alone.
 """
@@ -48,7 +50,11 @@ def _completed() -> argparse.ArgumentParser:
 
 
 def _man_page() -> str:
-    """Return the man page. What stands below a command's ``--help`` stands in place of its description, which repeats its line."""
+    """Return the man page.
+
+    What stands below a command's ``--help`` stands in place
+    of its description, which repeats its line.
+    """
     whole = parser()
     # Of the whole, the codes alone: examples stand with the commands.
     whole.epilog = (whole.epilog or "").partition("\n\n")[0]

@@ -1,4 +1,6 @@
-"""What ``batchd check`` looks at: all that a configuration names, with the rights of the process that looks."""
+"""What ``batchd check`` looks at: all that a configuration names,
+with the rights of the process that looks.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,10 @@ _PATIENCE_S = 10.0
 def lines(
     settings: config.Config, *, offline: bool, models: Iterable[str] = ()
 ) -> Iterator[CheckLine]:
-    """Yield a line for each thing; ``models``: those in use beside the configuration's own. Blocks."""
+    """Yield a line for each thing; ``models``: those in use beside the configuration's own.
+
+    Blocks.
+    """
     yield from _folders(settings)
     yield from _repositories(settings)
     yield from _log_file(settings)

@@ -1,4 +1,6 @@
-"""What a member of the daemon's group is shown, who may not read the store: asked of the daemon, batch by batch."""
+"""What a member of the daemon's group is shown, who may not read the store:
+asked of the daemon, batch by batch.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The part of ``batchd check`` that looks at models: whether their providers have them, for how long, at what price."""
+"""The part of ``batchd check`` that looks at models:
+whether their providers have them, for how long, at what price.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def in_use(settings: config.Config, tasks: Iterable[str] = ()) -> dict[str, str]
 def lines(
     settings: config.Config, *, offline: bool, tasks: Iterable[str] = ()
 ) -> Iterator[CheckLine]:
-    """Yield what there is to say of providers and models; ``offline``: without a request to any provider."""
+    """Yield what there is to say of providers and models;
+    ``offline``: without a request to any provider.
+    """
     roles = in_use(settings, tasks)
     lists: dict[str, ModelListing | None] = {}
     for provider in dict.fromkeys(model.partition("/")[0] for model in roles.values()):
@@ -69,7 +73,9 @@ def _provider(
 
 
 def _unlisted(name: str, endpoint: Endpoint, key: str, found: NoListing) -> CheckLine:
-    """Return what it means that a provider has no list: not every server has one, and that it answers is enough."""
+    """Return what it means that a provider has no list:
+    not every server has one, and that it answers is enough.
+    """
     what = f"provider {name}"
     if found.status in _REFUSES:
         fix = f"put a valid key where [providers.{name}] says"
@@ -183,7 +189,9 @@ def _misnamed(settings: config.Config) -> Iterator[CheckLine]:
 
 
 def _elsewhere(settings: config.Config, said: set[str]) -> Iterator[CheckLine]:
-    """Say which names of models in the rest of the configuration are of models that are gone, or will be soon."""
+    """Say which names of models in the rest of the configuration are of models that are gone,
+    or will be soon.
+    """
     yield from _misnamed(settings)
     today = catalog.today()
     places = {"[cost] compare": settings.cost.compare, "[models]": tuple(settings.models)}

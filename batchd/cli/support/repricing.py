@@ -89,7 +89,9 @@ class Repriced:
         return notes
 
     def _ratio(self, total: float | None) -> float | None:
-        """Return how many times what was really spent ``total`` is; None where either is not known, or it was nothing."""
+        """Return how many times what was really spent ``total`` is;
+        None where either is not known, or it was nothing.
+        """
         spent = self.spent.cost_usd if self.spent else None
         return total / spent if spent and total is not None else None
 

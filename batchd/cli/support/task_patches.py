@@ -47,7 +47,10 @@ class TaskPatch:
 
 
 def of(reader: StoreReader, batch: str, task: str = "") -> Iterator[TaskPatch]:
-    """Yield the tasks of a batch, or the one that is named, that have a result. Raises ``UnknownNameError``."""
+    """Yield the tasks of a batch, or the one that is named, that have a result.
+
+    Raises ``UnknownNameError``.
+    """
     row = reader.batch(batch)
     names = [reader.task(Ref(batch, task)).ref.task] if task else None
     folder = Path(row.batch.folder)

@@ -1,4 +1,6 @@
-"""``batchd init --systemd``: shows what makes batchd a service, does it after a yes, and undoes exactly that."""
+"""``batchd init --systemd``: shows what makes batchd a service,
+does it after a yes, and undoes exactly that.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def _lines(plan: InstallationPlan) -> Iterable[str]:
 
 
 def _do(plan: InstallationPlan) -> None:
-    """Take every step, noting each before the next, so that what was done can be undone wherever it stops."""
+    """Take every step, noting each before the next,
+    so that what was done can be undone wherever it stops.
+    """
     again = {step.path for step in plan.steps if isinstance(step, FileStep)}
     done = [s for s in plan.notes.read() if not (isinstance(s, FileStep) and s.path in again)]
     for step in plan.steps:

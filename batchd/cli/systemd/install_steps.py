@@ -1,4 +1,6 @@
-"""What an installation under systemd is made of: steps that can be shown, done, noted and undone."""
+"""What an installation under systemd is made of:
+steps that can be shown, done, noted and undone.
+"""
 
 from __future__ import annotations
 

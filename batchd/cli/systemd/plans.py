@@ -1,4 +1,6 @@
-"""What an installation comes to: the steps, the orders to systemd behind them, and what is left to say."""
+"""What an installation comes to:
+the steps, the orders to systemd behind them, and what is left to say.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,10 @@ def notes(environ: Mapping[str, str], *, user: bool) -> InstallationRecord:
 
 
 def of_ones_own(directory: Path, environ: Mapping[str, str]) -> InstallationPlan:
-    """Return what a service of one user comes to, for the spool in a directory. Raises ``BatchdError``."""
+    """Return what a service of one user comes to, for the spool in a directory.
+
+    Raises ``BatchdError``.
+    """
     file = directory / trust_lists.CONFIG
     if not finding.stands(file):
         raise UsageError(f"there is no spool in {directory}: {own.command(directory)} makes one")
@@ -103,7 +108,10 @@ def of_ones_own(directory: Path, environ: Mapping[str, str]) -> InstallationPlan
 def of_the_system(
     wanted: Callable[[Path], NewSpool], environ: Mapping[str, str]
 ) -> InstallationPlan:
-    """Return what a service of the system comes to. ``wanted``: asks what a new spool is to be like. Raises ``BatchdError``."""
+    """Return what a service of the system comes to.
+
+    ``wanted``: asks what a new spool is to be like. Raises ``BatchdError``.
+    """
     file = trust_lists.SYSTEM / trust_lists.CONFIG
     known = notes(environ, user=False)
     units.reach(units.installed(), system=True)
@@ -158,7 +166,9 @@ def _command(file: Path) -> str:
 
 
 def _written(settings: config.Config, directory: Path) -> Iterator[str]:
-    """Yield the folders that the service writes in: the spool's, and what of the workspace lies elsewhere."""
+    """Yield the folders that the service writes in:
+    the spool's, and what of the workspace lies elsewhere.
+    """
     yield units.word(str(directory))
     paths, workspace = settings.paths, settings.workspace
     found = (paths.inbox, paths.outbox, paths.state, workspace.root, *workspace.allow)
@@ -169,7 +179,9 @@ def _written(settings: config.Config, directory: Path) -> Iterator[str]:
 
 
 def _key(settings: config.Config) -> tuple[str, bool]:
-    """Return the variable that the model's key is to be in, and whether the service has the key without it."""
+    """Return the variable that the model's key is to be in,
+    and whether the service has the key without it.
+    """
     provider = settings.providers[settings.agent.model.partition("/")[0]]
     if provider.api_key_file:
         return "", Path(provider.api_key_file).is_file()
@@ -195,7 +207,10 @@ def _missing(settings: config.Config, variable: str, env: Path) -> tuple[str, ..
 
 
 def _unit(place: Path, text: str, known: InstallationRecord) -> FileStep:
-    """Return the step that writes a unit. Raises ``NotPossibleError`` where another one stands there."""
+    """Return the step that writes a unit.
+
+    Raises ``NotPossibleError`` where another one stands there.
+    """
     step = FileStep(path=str(place), mode=0o644, text=text)
     mine = next((s for s in known.read() if isinstance(s, FileStep) and s.path == step.path), None)
     if os.path.lexists(place) and not (mine and mine.untouched()):
@@ -226,5 +241,7 @@ def _own(environ: Mapping[str, str]) -> Path:
 
 
 def _manager(environ: Mapping[str, str]) -> Path:
-    """Return where a user's manager has its units: beside batchd's own folder, whichever variable led there."""
+    """Return where a user's manager has its units:
+    beside batchd's own folder, whichever variable led there.
+    """
     return _own(environ).parent / "systemd" / "user"

@@ -1,4 +1,6 @@
-"""The shipped units, filled in for where batchd is installed; and whether a unit could reach that at all."""
+"""The shipped units, filled in for where batchd is installed;
+and whether a unit could reach that at all.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,10 @@ _CODE = Path(__file__).parents[2]
 
 
 def shipped(name: str) -> str:
-    """Return a unit as it is shipped: with the package, or beside it in a checkout. Raises ``NotPossibleError``."""
+    """Return a unit as it is shipped: with the package, or beside it in a checkout.
+
+    Raises ``NotPossibleError``.
+    """
     places: Sequence[Traversable] = (
         importlib.resources.files("batchd") / "data" / "systemd" / name,
         _CODE.parent / "systemd" / name,
@@ -34,7 +39,9 @@ def shipped(name: str) -> str:
 
 
 def filled(text: str, values: Mapping[str, str], remark: str) -> str:
-    """Return a unit with other values of some keys, and ``remark`` in the place of its first comment."""
+    """Return a unit with other values of some keys,
+    and ``remark`` in the place of its first comment.
+    """
     _, _, rest = text.partition("[Unit]\n")
     for key, value in values.items():
         # As a function: a path may hold what a pattern's replacement would obey.
@@ -44,7 +51,10 @@ def filled(text: str, values: Mapping[str, str], remark: str) -> str:
 
 
 def plain(path: str) -> str:
-    """Return a path as a unit has it that takes the rest of the line. Raises ``NotPossibleError``."""
+    """Return a path as a unit has it that takes the rest of the line.
+
+    Raises ``NotPossibleError``.
+    """
     if not path.isprintable():
         raise NotPossibleError(f"{path!a}: a unit cannot name it")
     return path.replace("%", "%%")
@@ -73,7 +83,10 @@ def program() -> Path:
 
 
 def reach(paths: Iterable[str], *, system: bool) -> None:
-    """Insist that a unit reaches what it is to use. Raises ``NotPossibleError``, with the way out."""
+    """Insist that a unit reaches what it is to use.
+
+    Raises ``NotPossibleError``, with the way out.
+    """
     hidden = {**_TMP, **(_HOMES if system else {})}
     for path in paths:
         for place in (path, os.path.realpath(path)):
@@ -89,7 +102,9 @@ def reach(paths: Iterable[str], *, system: bool) -> None:
 
 
 def installed() -> list[str]:
-    """Return what a unit must reach to run batchd: the program, its packages, and the Python below them."""
+    """Return what a unit must reach to run batchd:
+    the program, its packages, and the Python below them.
+    """
     return [str(program()), str(_CODE), sys.prefix, sys.base_prefix, sys.executable]
 
 

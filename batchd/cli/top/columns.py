@@ -28,18 +28,22 @@ class Column(Generic[T]):
     head: str
     cell: Callable[[T], Cell]
     right: bool = False
-    #: Columns that it always has: so that the table stands still while figures grow, or that a name can be recognised.
+    #: Columns that it always has: so that the table stands still
+    #: while figures grow, or that a name can be recognised.
     least: int = 0
     #: Whether it is cut where the line would be too long.
     flexible: bool = False
-    #: Where there is too little room, the columns with the highest rank are left out first; 0: never.
+    #: Where there is too little room,
+    #: the columns with the highest rank are left out first; 0: never.
     rank: int = 0
 
 
 def table(
     columns: Sequence[Column[T]], items: Sequence[T], width: int, *, title: str
 ) -> list[Text]:
-    """Return the head, which begins with a title, and a line for each item; what cells say is neutralised here."""
+    """Return the head, which begins with a title, and a line for each item;
+    what cells say is neutralised here.
+    """
     least = max(columns[0].least, min(len(title), _LONGEST_TITLE))
     columns = [replace(columns[0], head=title, least=least), *columns[1:]]
     heads = [Text(escape(column.head)) for column in columns]
@@ -57,7 +61,9 @@ def table(
 
 
 def bar(part: float, width: int, style: str = "") -> Text:
-    """Return a bar that is filled by ``part``, 0 to 1; what has begun shows, and only what is full is full."""
+    """Return a bar that is filled by ``part``, 0 to 1;
+    what has begun shows, and only what is full is full.
+    """
     part = min(1.0, max(0.0, part))
     full = int(part * width) if part in {0.0, 1.0} else min(width - 1, max(1, round(part * width)))
     return Text.assemble(("█" * full, style), ("░" * (width - full), "dim"))
@@ -81,7 +87,9 @@ def _kept(columns: Sequence[Column[T]], natural: Sequence[int], width: int) -> l
 
 
 def _widths(columns: Sequence[Column[T]], natural: Sequence[int], width: int) -> list[int]:
-    """Return how wide each column is: flexible ones share what the others leave, the first ones first."""
+    """Return how wide each column is:
+    flexible ones share what the others leave, the first ones first.
+    """
     room = width - _GAP * (len(columns) - 1)
     room -= sum(n for n, column in zip(natural, columns, strict=True) if not column.flexible)
     sharing = sum(column.flexible for column in columns)

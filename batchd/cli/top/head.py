@@ -1,4 +1,6 @@
-"""The upper part of the screen: the daemon, the work as a whole, money, providers, and what is wrong."""
+"""The upper part of the screen: the daemon, the work as a whole,
+money, providers, and what is wrong.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What keys order: each goes to the daemon as the command of that name sends it, and its answer becomes a line."""
+"""What keys order: each goes to the daemon as the command
+of that name sends it, and its answer becomes a line.
+"""
 
 from __future__ import annotations
 

@@ -41,7 +41,9 @@ _LETTERS: Mapping[str, str] = {
 
 
 class KeyDecoder:
-    """Takes bytes as they come, and gives the keys that they mean; what it does not know it drops."""
+    """Takes bytes as they come, and gives the keys that they mean;
+    what it does not know it drops.
+    """
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")

@@ -1,4 +1,6 @@
-"""The main screen: how things stand above, batches and tasks below, and the keys that act on them."""
+"""The main screen: how things stand above, batches and tasks below,
+and the keys that act on them.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,10 @@ class MainScreen:
     # Keys
 
     def key(self, key: str, sight: TopSnapshot) -> KeyOrder | Ref | str | None:
-        """Act on a key. Return an order to give, a task to follow, a message to show, or nothing."""
+        """Act on a key.
+
+        Return an order to give, a task to follow, a message to show, or nothing.
+        """
         if self.typed is not None:
             self._type(key)
             return None
@@ -171,7 +176,9 @@ class MainScreen:
         return [b for b in snapshot.batches if wanted in b.batch.name.casefold()]
 
     def _tasks(self, sight: TopSnapshot, snapshot: Snapshot) -> list[TaskRow]:
-        """Return the tasks that are listed; rebuilt only when there is news, for there may be many."""
+        """Return the tasks that are listed;
+        rebuilt only when there is news, for there may be many.
+        """
         wanted = self._wanted if self.pane is Pane.TASKS else ""
         tasks = sight.tasks if self.opened and sight.batch == self.opened else ()
         source = tasks if self.opened else snapshot
@@ -278,7 +285,9 @@ def _trouble(trouble: str, width: int) -> list[Text]:
 
 
 def _share(batches: int, tasks: int, room: int, *, half: bool) -> int:
-    """Return how many of the lines are for batches: a third, or half, or what neither side needs more of."""
+    """Return how many of the lines are for batches:
+    a third, or half, or what neither side needs more of.
+    """
     usual = max(2, room // (2 if half else 3))
     return max(1, min(batches, max(usual, room - tasks)))
 

@@ -1,4 +1,6 @@
-"""The whole screen: a list or a task, the line below, questions, help; and what each key does there."""
+"""The whole screen: a list or a task, the line below, questions, help;
+and what each key does there.
+"""
 
 from __future__ import annotations
 

@@ -30,7 +30,9 @@ def moves(key: str, lines: int) -> int:
 
 @dataclass(slots=True)
 class Selection(Generic[T]):
-    """What is chosen stays chosen while the list changes around it; where it is gone, its neighbour is."""
+    """What is chosen stays chosen while the list changes around it;
+    where it is gone, its neighbour is.
+    """
 
     #: What an item is known by.
     key: Callable[[T], Hashable]

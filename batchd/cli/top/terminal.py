@@ -1,4 +1,5 @@
-"""The terminal while `top` has it: another screen, no cursor, keys at once; and all as it was on any way out.
+"""The terminal while `top` has it: another screen, no cursor, keys at once;
+and all as it was on any way out.
 
 One thread reads keys, signals and news from other threads, in one place: ``wait``.
 """
@@ -104,9 +105,11 @@ class Terminal:
         self._shown = []
 
     def wait(self, timeout_s: float) -> list[str]:
-        """Return the keys that were pressed, as soon as there are some, or anything else has happened.
+        """Return the keys that were pressed, as soon as there are some,
+        or anything else has happened.
 
-        Raises ``StopRequested`` where a signal asks for the end, ``OSError`` where the terminal is gone.
+        Raises ``StopRequested`` where a signal asks for the end,
+        ``OSError`` where the terminal is gone.
         """
         timeout_s = min(timeout_s, _SEQUENCE_S) if self._keys.pending else timeout_s
         ready, _, _ = select.select([self._keyboard, self._woken], [], [], max(0.0, timeout_s))

@@ -1,4 +1,6 @@
-"""Looking at the spool beside the keys: a thread that looks again and again, so that no key waits for the daemon."""
+"""Looking at the spool beside the keys:
+a thread that looks again and again, so that no key waits for the daemon.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tasks as `top` lists them: those at work, those that gave their slot back, or all of one batch."""
+"""Tasks as `top` lists them:
+those at work, those that gave their slot back, or all of one batch.
+"""
 
 from __future__ import annotations
 
@@ -120,7 +122,9 @@ IN_ORDER = ""
 
 
 def listed(works: Iterable[TaskActivity], by: str, words: str) -> list[TaskRow]:
-    """Return the tasks in which a text occurs, in any case of letters, sorted; of what is equal, as it came."""
+    """Return the tasks in which a text occurs, in any case of letters, sorted;
+    of what is equal, as it came.
+    """
     wanted = words.casefold()
     if wanted:
         works = (w for w in works if wanted in _text(w).casefold())

@@ -38,7 +38,8 @@ class ActiveAttempt:
     step: Activity = "starting"
     detail: str = ""
     since: float = field(default_factory=time.time)
-    #: How long that may take beyond what such a step may: the lease of a machine that is not reached, in seconds.
+    #: How long that may take beyond what such a step may:
+    #: the lease of a machine that is not reached, in seconds.
     fence_s: float = 0.0
     #: What it was asked to end with.
     stop: CancelRequested | Suspended | None = None

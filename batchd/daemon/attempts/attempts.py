@@ -106,7 +106,10 @@ class Attempts:
         self._loop.wake()
 
     def reserve(self, ref: Ref, *, alone: bool = False) -> None:
-        """Begin an attempt at a task whose turn it is; ``alone``: in a process of its own. There must be a slot."""
+        """Begin an attempt at a task whose turn it is; ``alone``: in a process of its own.
+
+        There must be a slot.
+        """
         needs = self._lifecycle.needs_of(ref)
         self._active[ref] = ActiveAttempt(ref, self._pool.reserve(ref, needs, alone=alone), needs)
         self.take(inputs.SlotFree(ref))
@@ -158,7 +161,9 @@ class Attempts:
                 self._loop.spawn(self._recover(active, counted=counted, alone=alone))
 
     def _end(self, effect: End | Publish | Confirm, active: ActiveAttempt | None) -> None:
-        """Have a task end, or its files written, or noted as written: no worker works on it any more."""
+        """Have a task end, or its files written, or noted as written:
+        no worker works on it any more.
+        """
         if active is not None:
             self._forget(active)
         match effect:
@@ -185,7 +190,8 @@ class Attempts:
             await self._fences.passed(ref)
             active.fence_s = 0.0
         if not await self._rooms.open_for(ref.batch):
-            # Without a folder, or room in it, it could not leave a result: it waits, and does not fail.
+            # Without a folder, or room in it, it could not leave a result:
+            # it waits, and does not fail.
             self._put_back(active)
             return
         task = active.task = self._store.task(ref)
@@ -217,7 +223,9 @@ class Attempts:
     async def _brought(
         self, active: ActiveAttempt, task: Task, given: DispatchedTask
     ) -> End | None:
-        """Have a task's directory be where its worker finds it; return what it ends with where that cannot be."""
+        """Have a task's directory be where its worker finds it;
+        return what it ends with where that cannot be.
+        """
         ref, batch = active.ref, self._batches.get(active.ref.batch)
         assert batch is not None, "a batch is open while its tasks are"
         away = active.worker.joined and not self._current.config.workspace.shared
@@ -230,7 +238,9 @@ class Attempts:
         return End(ref, TaskStatus.ERROR, reason, problem, given.attempt - 1)
 
     async def _base(self, ref: Ref, origin: Origin) -> Base | None:
-        """Return what a task with an origin begins at, or began at; None: that is yet to be fetched."""
+        """Return what a task with an origin begins at, or began at;
+        None: that is yet to be fetched.
+        """
         if not self._lifecycle.begins(ref):
             first = next(iter(self._store.events(ref)), None)
             base = first.terms.base if isinstance(first, TaskStarted) else None
@@ -258,7 +268,10 @@ class Attempts:
             self.take(inputs.Lost(ref))
 
     async def _user_there(self) -> None:
-        """See to it that commands can run as whom they should. Raises ``SandboxUnavailableError``."""
+        """See to it that commands can run as whom they should.
+
+        Raises ``SandboxUnavailableError``.
+        """
         policy = self._current.config.sandbox_policy()
         if not self._user.knows(policy.user):
             # In a thread: the answer may come over a network.
@@ -266,7 +279,9 @@ class Attempts:
             self._user.note(policy.user)
 
     def _stop(self, active: ActiveAttempt) -> None:
-        """Have a task at work stop: with the answer to its request, or at its next durable point."""
+        """Have a task at work stop:
+        with the answer to its request, or at its next durable point.
+        """
         ref, wish = active.ref, self._lifecycle.entries[active.ref].wish
         assert wish is not None, "it is to stop"
         if self._calls.stop(active, wish):
@@ -291,10 +306,14 @@ class Attempts:
         self._loop.wake()
 
     async def _recover(self, active: ActiveAttempt, *, counted: bool, alone: bool) -> None:
-        """Note that a task's worker is gone. ``counted``: it may have killed it; ``alone``: no other can."""
+        """Note that a task's worker is gone.
+
+        ``counted``: it may have killed it; ``alone``: no other can.
+        """
         ref = active.ref
         crashes = 0
-        # What it said comes first, and may have been the end: after a full disk, each write is tried again by itself.
+        # What it said comes first, and may have been the end:
+        # after a full disk, each write is tried again by itself.
         await active.written()
         try:
             if counted:

@@ -1,4 +1,6 @@
-"""Bases of clones and copies: fetched once a batch, while the tasks that wait for them hold no slot."""
+"""Bases of clones and copies: fetched once a batch,
+while the tasks that wait for them hold no slot.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,9 @@ class Bases(Listener):
     _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
     def of(self, ref: Ref, origin: Origin) -> Base | None:
-        """Return what a task begins with; None: it is to wait, or to end, which is ``keep``'s business."""
+        """Return what a task begins with; None:
+        it is to wait, or to end, which is ``keep``'s business.
+        """
         known = self._known.get((ref.batch, origin))
         if not isinstance(known, Base):
             return None
@@ -77,7 +81,9 @@ class Bases(Listener):
         return msgspec.structs.replace(known, branch=branch)
 
     def keep(self, ref: Ref, batch: Batch, origin: Origin) -> None:
-        """Keep a task from starting until what it asks for is there; end it where that cannot be had."""
+        """Keep a task from starting until what it asks for is there;
+        end it where that cannot be had.
+        """
         wanted = (ref.batch, origin)
         known = self._known.get(wanted)
         if isinstance(known, str):
@@ -106,7 +112,10 @@ class Bases(Listener):
             self._loop.spawn(_removed(Mirror(Path(known.mirror).parent)))
 
     async def prune(self) -> tuple[int, int]:
-        """Remove the mirrors that nothing begins at any more; return how many, and their bytes. One in use is left alone."""
+        """Remove the mirrors that nothing begins at any more; return how many, and their bytes.
+
+        One in use is left alone.
+        """
         count = size = 0
         mirrors = self._current.config.workspace.mirrors
         for mirror in await asyncio.to_thread(lambda: list(Mirror.all(mirrors))):
@@ -164,7 +173,10 @@ class Bases(Listener):
     async def _fetched(
         self, batch: Batch, origin: Origin, mirror: Mirror, *, fetch: bool
     ) -> FetchOutcome:
-        """Have a child fetch what is asked for, when its turn has come. Raises ``OSError``, ``msgspec.DecodeError``."""
+        """Have a child fetch what is asked for, when its turn has come.
+
+        Raises ``OSError``, ``msgspec.DecodeError``.
+        """
         async with self._turns:
             about = {"batch": batch.name, "source": origin.source}
             began = time.monotonic()
@@ -222,7 +234,9 @@ def _look(config: Config, batch: Batch, origin: Origin) -> tuple[Mirror, str]:
 
 
 def _freed(mirror: Mirror, is_open: Callable[[str], bool]) -> int | None:
-    """Remove a mirror whose batches have ended, and whose clones have gone; return its bytes, None: it stays."""
+    """Remove a mirror whose batches have ended, and whose clones have gone;
+    return its bytes, None: it stays.
+    """
     try:
         with mirror.locked(wait=False):
             pins = mirror.pins()

@@ -1,4 +1,7 @@
-"""The calls of running tasks: workers, governor and store joined. A request is flushed, granted, committed, answered."""
+"""The calls of running tasks: workers, governor and store joined.
+
+A request is flushed, granted, committed, answered.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +99,9 @@ class Calls:
             self._lessons.learned(message.lessons)
 
     def lost(self, active: ActiveAttempt) -> None:
-        """Take back the request of a worker that has died, if it waits: to grant it would set money aside for a call that is never made."""
+        """Take back the request of a worker that has died, if it waits:
+        to grant it would set money aside for a call that is never made.
+        """
         if active.waiting is not None and self._governor.withdraw(active.ref):
             active.waiting = None
 
@@ -116,8 +121,8 @@ class Calls:
     def _settle(self, active: ActiveAttempt, bodies: Sequence[msgspec.Raw]) -> None:
         """Give back the permit of a call that has its answer among these events.
 
-        Or its failure, where the agent itself sees to it: an overflow is answered by a shorter request, and
-        a task whose own time is over asks no more.
+        Or its failure, where the agent itself sees to it: an overflow is answered by a shorter
+        request, and a task whose own time is over asks no more.
         """
         for body in bodies:
             if bytes(body).startswith(_FAILED):
@@ -226,10 +231,11 @@ class Calls:
         events: Sequence[msgspec.Raw],
         begins: Callable[[], CallStarted] | None = None,
     ) -> CallStarted | bool:
-        """Store events and pass them on; False, and the worker gets a Nack, where the attempt is stale.
+        """Store events and pass them on;
+        False, and the worker gets a Nack, where the attempt is stale.
 
-        ``begins``: makes a call's beginning, to be stored behind them and returned; not that of a task that is to stop.
-        It is made at each try: the disk may be full for hours.
+        ``begins``: makes a call's beginning, to be stored behind them and returned; not that of a
+        task that is to stop. It is made at each try: the disk may be full for hours.
         """
         ref, attempt = active.ref, active.attempt
         call: CallStarted | None = None

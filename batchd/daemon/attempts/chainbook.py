@@ -1,4 +1,5 @@
-"""The chains of tasks whose directories are elsewhere, as they are stored, beside the packs that they are made of.
+"""The chains of tasks whose directories are elsewhere,
+as they are stored, beside the packs that they are made of.
 
 STATE/packs/DIGEST          packs
 STATE/packs/tasks/REF       a task's chain
@@ -52,7 +53,9 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True, eq=False, repr=False)
 class ChainBook:
-    """The owner of all chains of tasks that have not come home, and of the packs: what it has said is durable."""
+    """The owner of all chains of tasks that have not come home,
+    and of the packs: what it has said is durable.
+    """
 
     _current: CurrentConfig
     _known: dict[Ref, Kept] = field(default_factory=dict)
@@ -84,7 +87,10 @@ class ChainBook:
         return iter(tuple(self._known.values()))
 
     def restore(self) -> None:
-        """Take up what the last daemon left; what is known already stays as it is. Raises ``OSError``."""
+        """Take up what the last daemon left; what is known already stays as it is.
+
+        Raises ``OSError``.
+        """
         tasks = self.folder / _TASKS
         if not tasks.is_dir():
             return
@@ -111,7 +117,9 @@ class ChainBook:
             self._unread.pop(ref, None)
 
     async def unreadable(self, ref: Ref) -> str:
-        """Return why a task's chain cannot be read, after another try; empty: it can, or there is none."""
+        """Return why a task's chain cannot be read, after another try;
+        empty: it can, or there is none.
+        """
         if ref in self._unread:
             await asyncio.to_thread(self._take_up, ref)
         return self._unread.get(ref, "")
@@ -123,7 +131,10 @@ class ChainBook:
         await asyncio.to_thread(partial(tasks.mkdir, mode=0o700, exist_ok=True))
 
     async def store(self, kept: Kept, was: Kept | None) -> None:
-        """Make a chain durable in the place of another one; None: there is none. Raises ``OSError``, also where that is not so."""
+        """Make a chain durable in the place of another one; None: there is none.
+
+        Raises ``OSError``, also where that is not so.
+        """
         async with self._locks.of(kept.ref):
             if self._known.get(kept.ref) is not was:
                 raise OSError(errno.ESTALE, "its directory has come home meanwhile")

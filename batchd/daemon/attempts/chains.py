@@ -1,8 +1,10 @@
-"""Chains: what the directories of tasks that are worked on elsewhere are made of, and how they come home.
+"""Chains: what the directories of tasks that are worked
+on elsewhere are made of, and how they come home.
 
-Where machines do not share a disk, a task's directory goes to its worker as packs, and what the task changes comes back
-as packs, each durable here before an event counts that believes in it. They are laid out in the directory itself, in the
-sandbox, before the task's result is written, or before a worker of this machine takes the task up.
+Where machines do not share a disk, a task's directory goes to its worker as packs, and what the
+task changes comes back as packs, each durable here before an event counts that believes in it. They
+are laid out in the directory itself, in the sandbox, before the task's result is written,
+or before a worker of this machine takes the task up.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ class Chains(Listener):
     _book: ChainBook
     #: The packs of mirrors: by mirror and commit.
     _bases: dict[tuple[str, str], Pack] = field(default_factory=dict)
-    #: One at a time lays out each task's directory, or packs each mirror; and so many work at a time.
+    #: One at a time lays out each task's directory, or packs each mirror;
+    #: and so many work at a time.
     _locks: KeyedLocks[str] = field(default_factory=KeyedLocks)
     _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
     #: Since when a directory cannot come home; 0: all can.
@@ -59,7 +62,8 @@ class Chains(Listener):
         self._book.restore()
 
     def sweep(self, needed: Iterable[Ref]) -> None:
-        """Forget the chains of all other tasks, and remove the packs that are in none; before any work begins.
+        """Forget the chains of all other tasks, and remove the packs that are in none;
+        before any work begins.
 
         What could not be laid out is tried again.
         """
@@ -83,7 +87,9 @@ class Chains(Listener):
         return NotPossibleError(f"{stuck[0].ref}{more}: {stuck[0].problem}: {fix}"), self._stuck_at
 
     def task_finished(self, ref: Ref, finished: TaskFinished) -> None:  # noqa: ARG002 (a listener's)
-        """Forget what it never needed: it ended before it began, though it was under way to a worker."""
+        """Forget what it never needed: it ended before it began,
+        though it was under way to a worker.
+        """
         kept = self._book.get(ref)
         if kept is not None and not kept.problem:
             self._loop.spawn(self._gone(ref))
@@ -115,9 +121,11 @@ class Chains(Listener):
     async def ready(
         self, active: ActiveAttempt, task: Task, batch: Batch, *, away: bool, begun: bool
     ) -> str:
-        """Have a task's directory be where it is to be worked on; return why that cannot be, empty: it is.
+        """Have a task's directory be where it is to be worked on;
+        return why that cannot be, empty: it is.
 
-        ``away``: its worker does not have this machine's disk. ``begun``: the task has worked in it before.
+        ``away``: its worker does not have this machine's disk.
+        ``begun``: the task has worked in it before.
         """
         directory = batch.directory(task)
         for other in self._book:
@@ -179,9 +187,11 @@ class Chains(Listener):
             )
 
     async def home(self, ref: Ref, batch: Batch | None) -> str:
-        """Lay out what a task has changed elsewhere in its directory here; return why that cannot be, empty: it is.
+        """Lay out what a task has changed elsewhere in its directory here;
+        return why that cannot be, empty: it is.
 
-        Where the disk takes nothing, that is waited for. What cannot be laid out stays, to be tried again.
+        Where the disk takes nothing, that is waited for.
+        What cannot be laid out stays, to be tried again.
         """
         if self._book.get(ref) is None:
             return await self._book.unreadable(ref)
@@ -210,7 +220,10 @@ class Chains(Listener):
         return problem
 
     async def _settled(self, kept: Kept) -> None:
-        """Forget a chain once what was laid out is durable: until then the packs are all that is. Raises ``OSError``."""
+        """Forget a chain once what was laid out is durable: until then the packs are all that is.
+
+        Raises ``OSError``.
+        """
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             await asyncio.to_thread(files.sync_disk, Path(kept.directory))
         await self._book.forget(kept.ref)

@@ -1,4 +1,6 @@
-"""A pack that comes from a worker elsewhere, part by part: it is believed once it is whole, and is what it is called."""
+"""A pack that comes from a worker elsewhere, part by part:
+it is believed once it is whole, and is what it is called.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,10 @@ class Coming:
     """One pack. Its methods block."""
 
     def __init__(self, shelf: Shelf, pack: Pack, most: int) -> None:
-        """``most``: the bytes of the files in it. Raises ``WorkspaceError`` for one that cannot be."""
+        """``most``: the bytes of the files in it.
+
+        Raises ``WorkspaceError`` for one that cannot be.
+        """
         if not sound(pack) or pack.plain > plain_limit(most):
             raise WorkspaceError("it is a pack that cannot be")
         self._shelf = shelf
@@ -29,7 +34,9 @@ class Coming:
         return self._pack.digest
 
     def add(self, pack: Pack, offset: int, data: bytes) -> bool:
-        """Take the next part; return whether the pack is whole, and durable. Raises ``OSError``, ``WorkspaceError``.
+        """Take the next part; return whether the pack is whole, and durable.
+
+        Raises ``OSError``, ``WorkspaceError``.
 
         A part that the disk refused may come again.
         """

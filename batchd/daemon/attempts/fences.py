@@ -1,4 +1,6 @@
-"""Fences: what an earlier daemon left at work on another machine is not begun again before its lease is over."""
+"""Fences: what an earlier daemon left at work
+on another machine is not begun again before its lease is over.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ from batchd.store import Store
 class Fences:
     """The fences at the beginning of a daemon's life: tasks wait behind them.
 
-    A machine that was cut off, or frozen, may still change their directories. One that is reached has ended its workers
-    with the daemon before this one.
+    A machine that was cut off, or frozen, may still change their directories. One that is reached
+    has ended its workers with the daemon before this one.
     """
 
     _store: Store

@@ -1,4 +1,6 @@
-"""Lessons about models, what they refuse and do without: noted once, handed to every worker, forgotten after a week."""
+"""Lessons about models, what they refuse and do without:
+noted once, handed to every worker, forgotten after a week.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ class Lessons:
                 self._loop.spawn(self._writes.durable(partial(self._store.refuse, refused)))
 
     def of(self, model: str) -> tuple[str, ...]:
-        """Return what a model refuses, as long as that is not too long ago and it is called as it was then."""
+        """Return what a model refuses,
+        as long as that is not too long ago and it is called as it was then.
+        """
         if not any(name == model for name, _ in self._refused):
             return ()
         setting, since = self._setting(model), time.time() - _KEPT_S
@@ -70,7 +74,9 @@ class Lessons:
         )
 
     def _setting(self, model: str) -> str:
-        """Return what distinguishes how a model is called today from how it was before; empty where it cannot be called."""
+        """Return what distinguishes how a model is called today from how it was before;
+        empty where it cannot be called.
+        """
         config = self._current.config
         try:
             setup = terms.setup(model, config, self._current.prices)

@@ -1,4 +1,7 @@
-"""Overdue: what a worker elsewhere keeps for longer than it may. There the daemon sees no process, only a heart that beats."""
+"""Overdue: what a worker elsewhere keeps for longer than it may.
+
+There the daemon sees no process, only a heart that beats.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,11 @@ from batchd.pool.supervisor import Supervisor
 from batchd.records import Ref
 
 _LOOK_S = 2.0
-#: What a cancelled task may take to end, in leases of its worker: a cancellation breaks off what it does.
+#: What a cancelled task may take to end, in leases of its worker:
+#: a cancellation breaks off what it does.
 _CANCELLED = 2
-#: And another one for its end, beyond its own time, and that of a call and a command: files, patch, result.
+#: And another one for its end, beyond its own time, and that of a call and a command:
+#: files, patch, result.
 _ENDS = 4
 
 #: An attempt, and whether it is cancelled.
@@ -37,7 +42,10 @@ class Overdue:
     def look(
         self, attempts: Iterable[ActiveAttempt], passed_s: float, fetch_s: float
     ) -> Iterator[tuple[ActiveAttempt, str]]:
-        """Take who works on what, ``passed_s`` after the last look; yield what is overdue, and why. ``fetch_s``: what a clone may take."""
+        """Take who works on what, ``passed_s`` after the last look; yield what is overdue, and why.
+
+        ``fetch_s``: what a clone may take.
+        """
         # Only time between looks that come as they should counts.
         passed_s = min(passed_s, 2 * _LOOK_S)
         seen: dict[_Key, float] = {}
@@ -59,7 +67,9 @@ class Overdue:
 
 @dataclass(slots=True, eq=False, repr=False)
 class OverdueWatch:
-    """Has a worker elsewhere sent away that keeps what is overdue: its tasks go on elsewhere, once its lease is over."""
+    """Has a worker elsewhere sent away that keeps what is overdue:
+    its tasks go on elsewhere, once its lease is over.
+    """
 
     _current: CurrentConfig
     _attempts: Attempts

@@ -1,4 +1,6 @@
-"""Has children of the daemon pack directories and lay them out: what a task has written is touched in the sandbox alone."""
+"""Has children of the daemon pack directories and lay them out:
+what a task has written is touched in the sandbox alone.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,10 @@ async def packed(config: Config, shelf: Path, path: str, *, mirror: bool = False
 
 
 async def laid(config: Config, shelf: Path, order: PackOrder) -> str:
-    """Lay a directory out; return why it cannot be, empty: it is. Raises ``OSError`` where the disk takes nothing."""
+    """Lay a directory out; return why it cannot be, empty: it is.
+
+    Raises ``OSError`` where the disk takes nothing.
+    """
     policy = config.sandbox_policy()
     if not order.changes and order.base is None:
         if order.fresh:
@@ -72,7 +77,10 @@ async def laid(config: Config, shelf: Path, order: PackOrder) -> str:
 
 
 def _made(path: str, policy: SandboxPolicy) -> None:
-    """Make a directory that is empty: the task has left nothing in it. Raises ``OSError``, ``SandboxUnavailableError``."""
+    """Make a directory that is empty: the task has left nothing in it.
+
+    Raises ``OSError``, ``SandboxUnavailableError``.
+    """
     try:
         made, _ = directory.fresh(path, someone(policy))
     except (FolderError, SandboxError) as error:
@@ -81,7 +89,10 @@ def _made(path: str, policy: SandboxPolicy) -> None:
 
 
 async def _done(work: Work, limit_s: float) -> FetchOutcome:
-    """Return how a child did it. Raises ``OSError`` and ``NotPossibleError`` where that is not possible for a while."""
+    """Return how a child did it.
+
+    Raises ``OSError`` and ``NotPossibleError`` where that is not possible for a while.
+    """
     await workspace_child.fits()
     outcome = await workspace_child.asked(work, limit_s)
     if outcome.errno:

@@ -1,7 +1,8 @@
 """The porter: serves workers elsewhere with packs, and takes those that they send, part by part.
 
-Such a worker may lie. What it asks for and sends is bounded: one thing at a time for each task, no more than its task may
-put on the disk, and a pack counts once it is whole, and is what it is called.
+Such a worker may lie. What it asks for and sends is bounded: one thing at a time for each task, no
+more than its task may put on the disk,
+and a pack counts once it is whole, and is what it is called.
 """
 
 from __future__ import annotations
@@ -118,7 +119,9 @@ class Porter(Listener):
         active.answer(taken)
 
     async def _take(self, attempt: _Attempt, sent: wire.PackSent) -> None:
-        """Take a part. Raises ``OSError`` where it cannot be kept, ``WorkspaceError`` for what is no pack."""
+        """Take a part. Raises ``OSError`` where it cannot be kept,
+        ``WorkspaceError`` for what is no pack.
+        """
         kept, most = self._book.get(attempt[0]), self._current.config.sandbox.max_disk_bytes
         if kept is None:
             raise OSError(errno.ESTALE, "its directory has come home meanwhile")

@@ -97,7 +97,9 @@ class Reports:
                 active.writing(self._loop.spawn(self._porter.serve(active, message)))
 
     async def _keep(self, active: ActiveAttempt, made: wire.PatchMade) -> None:
-        """Write a task's patch beside where its result will be; the worker, which cannot, tries again where the disk refuses it."""
+        """Write a task's patch beside where its result will be;
+        the worker, which cannot, tries again where the disk refuses it.
+        """
         batch = self._batches.get(active.ref.batch)
         assert batch is not None, "a batch is open while its tasks are"
         publish = partial(patch_files.publish, Path(batch.folder), active.ref.task, made.patch)

@@ -1,4 +1,6 @@
-"""The start of an attempt: what a worker gets when it takes a task up, or why none is to take it up."""
+"""The start of an attempt:
+what a worker gets when it takes a task up, or why none is to take it up.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,8 @@ class AttemptStarter:
     async def closed(self, task: Task) -> str:
         """Return why a task may not work in its directory; empty: it may.
 
-        It was asked at the claim: the configuration may be another one since, or the store come from elsewhere.
+        It was asked at the claim: the configuration may be another one since,
+        or the store come from elsewhere.
         """
         if not task.dir:
             return ""
@@ -50,7 +53,8 @@ class AttemptStarter:
     def prepared(
         self, active: ActiveAttempt, task: Task, given: DispatchedTask, closed: str
     ) -> inputs.Ready | inputs.Refused | inputs.TurnedAway:
-        """Return that a task can start, its terms set and its secrets known, or that it is not to start after all.
+        """Return that a task can start, its terms set and its secrets known,
+        or that it is not to start after all.
 
         ``closed``: why it may not work in its directory.
         """
@@ -130,7 +134,8 @@ class AttemptStarter:
             return terms.terms(task, config, prices, capped=capped)
         if any(body.startswith(_ANSWERED) for body in given.history):
             return kept
-        # No model has answered it yet, and what parked it may have been how it was spoken to: then today's count.
+        # No model has answered it yet, and what parked it may have been how it was spoken to:
+        # then today's count.
         try:
             today = terms.terms(task, config, prices, capped=capped)
         except InputError:

@@ -16,7 +16,8 @@ _MESSAGE = "it makes room for a task that runs in a process of its own, whose tu
 
 @dataclass(slots=True, eq=False, repr=False)
 class Suspects:
-    """Starts suspects by priority and age, as all others; where no process is empty, one is cleared for them.
+    """Starts suspects by priority and age, as all others;
+    where no process is empty, one is cleared for them.
 
     One at a time: a suspect needs a whole process, and while many wait the other processes go on.
     """
@@ -33,15 +34,17 @@ class Suspects:
         if suspect is None:
             return None
         needs = self._lifecycle.needs_of(suspect)
-        # Where no worker at all has what it needs, it is taken all the same, and held for that: others have their turn.
+        # Where no worker at all has what it needs, it is taken all the same,
+        # and held for that: others have their turn.
         due = self._pool.slot_alone(needs) or not self._pool.has(needs)
         return queue.draw_suspect() if due else None
 
     def make_room(self) -> bool:
-        """Clear a process for the suspect whose turn it is; return whether others may have one back that was closed to them.
+        """Clear a process for the suspect whose turn it is;
+        return whether others may have one back that was closed to them.
 
-        Its tasks that came after the suspect give their slots back at their next durable point; older and better
-        ones come to their end.
+        Its tasks that came after the suspect give their slots back at their next durable point;
+        older and better ones come to their end.
         """
         lifecycle, pool = self._lifecycle, self._pool
         suspect = lifecycle.queue.suspect_due(self._governor.crowded)

@@ -1,6 +1,8 @@
-"""The vetting of what a worker of another machine says: a forged event must not cost more than its task.
+"""The vetting of what a worker of another machine says:
+a forged event must not cost more than its task.
 
-Such a machine holds the task, and may lie about it. It must not stop the daemon, nor leave what no later one can read.
+Such a machine holds the task, and may lie about it.
+It must not stop the daemon, nor leave what no later one can read.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The daemon's child for mirrors and directories: one for each job, and none from files of another version."""
+"""The daemon's child for mirrors and directories:
+one for each job, and none from files of another version.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,10 @@ _VARIABLES = (
 
 
 async def fits() -> None:
-    """Return where a child would be of this daemon's own files. Raises ``NotPossibleError`` where not, and ``OSError``."""
+    """Return where a child would be of this daemon's own files.
+
+    Raises ``NotPossibleError`` where not, and ``OSError``.
+    """
     if await asyncio.to_thread(code.exchanged):
         raise NotPossibleError(
             "the program that works on mirrors and directories has another version than this daemon,"

@@ -1,4 +1,6 @@
-"""What the control socket can ask for: ``CommandHandlers`` carries requests out, by the module of each command's name."""
+"""What the control socket can ask for:
+``CommandHandlers`` carries requests out, by the module of each command's name.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Batches as ``status`` lists them, for who may not read the store: looked up by one thread, once for all who ask meanwhile."""
+"""Batches as ``status`` lists them, for who may not read the store:
+looked up by one thread, once for all who ask meanwhile.
+"""
 
 from __future__ import annotations
 

@@ -69,14 +69,18 @@ class CancelHandler:
         return Cancelled(cancelled=count, ended=over)
 
     async def cancel_held(self, refs: Sequence[Ref], message: str) -> None:
-        """Cancel tasks that run again elsewhere: that order is durable by now, whether its giver is still there or not."""
+        """Cancel tasks that run again elsewhere:
+        that order is durable by now, whether its giver is still there or not.
+        """
         await self._end(refs, message, None)
 
     async def _end(self, refs: Sequence[Ref], message: str, by: Requester | None) -> None:
-        """End tasks: those at work at their next durable point, the others now, most of them together.
+        """End tasks: those at work at their next durable point,
+        the others now, most of them together.
 
-        Once the first are durable the order is, also where its giver leaves. Raises ``WithdrawnError`` before that, and
-        ``NotPossibleError`` with what was done where the store takes no more.
+        Once the first are durable the order is, also where its giver leaves. Raises
+        ``WithdrawnError`` before that, and ``NotPossibleError``
+        with what was done where the store takes no more.
         """
         active = {each.ref for each in self._attempts.active}
         idle = [ref for ref in refs if ref not in active]

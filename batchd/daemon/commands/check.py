@@ -1,4 +1,6 @@
-"""``check``: what would fail, as the daemon sees it: with its own rights, keys and configuration."""
+"""``check``: what would fail, as the daemon sees it:
+with its own rights, keys and configuration.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ from batchd.lifecycle import Lifecycle
 from batchd.masking import Masker
 from batchd.records import Scope
 
-#: Members of the group get an answer again that is younger (seconds): a look takes a trial of the sandbox.
+#: Members of the group get an answer again that is younger (seconds):
+#: a look takes a trial of the sandbox.
 _FRESH_S = 10.0
 
 
@@ -58,14 +61,17 @@ class CheckHandler:
     _lessons: Lessons
     #: None: this daemon knows how it stands, and not how to look.
     _look: HostCheck | None
-    #: The look under way, for all who ask meanwhile: each takes a trial of the sandbox, and asks every provider.
+    #: The look under way, for all who ask meanwhile:
+    #: each takes a trial of the sandbox, and asks every provider.
     _under_way: dict[bool, asyncio.Future[tuple[CheckLine, ...]]] = field(default_factory=dict)
     #: What was said last, and when.
     _said: dict[bool, tuple[float, Checked]] = field(default_factory=dict)
     _one_by_one: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def check(self, request: Check, by: Requester) -> Checked:
-        """Look at everything, and return what there is to say; members of the group may have what was said just now."""
+        """Look at everything, and return what there is to say;
+        members of the group may have what was said just now.
+        """
         at, known = self._said.get(request.offline, (-inf, None))
         if by.member and known is not None and time.monotonic() - at < _FRESH_S:
             return known

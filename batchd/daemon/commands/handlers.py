@@ -1,4 +1,6 @@
-"""The handlers of all requests: each order is durable before it is answered, and leaves one line in the log."""
+"""The handlers of all requests:
+each order is durable before it is answered, and leaves one line in the log.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +87,10 @@ class CommandHandlers:
         }
 
     async def carry_out(self, request: ControlRequest[A], by: Requester) -> A:
-        """Do what is asked, with a line in the log where that is an order. Raises ``BatchdError`` where it is refused."""
+        """Do what is asked, with a line in the log where that is an order.
+
+        Raises ``BatchdError`` where it is refused.
+        """
         if by.member and (
             coding.verb(type(request)) not in members.VERBS or order_log.changes(request)
         ):
@@ -103,7 +108,8 @@ class CommandHandlers:
             return answer
         fields = order_log.asked(type(request), coding.fields(request), by)
         try:
-            # It may have waited a while to be read: for a daemon that was stopped, or had much to do.
+            # It may have waited a while to be read:
+            # for a daemon that was stopped, or had much to do.
             by.insist()
             answer = await handler(request, by)
         except BatchdError as error:

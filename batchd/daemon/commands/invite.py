@@ -21,7 +21,10 @@ class InviteHandler:
     _tickets: TicketMaker | None
 
     async def invite(self, request: Invite, _by: Requester) -> Invited:
-        """Return tickets, each good once from these addresses. Raises ``NotPossibleError``, ``UsageError``."""
+        """Return tickets, each good once from these addresses.
+
+        Raises ``NotPossibleError``, ``UsageError``.
+        """
         if self._tickets is None:
             why = "this daemon does not listen for workers of other machines"
             raise NotPossibleError(f"{why}: set [pool] listen to HOST:PORT, and restart it")

@@ -25,7 +25,9 @@ _CHUNK = 200
 
 @dataclass(slots=True, eq=False, repr=False)
 class PauseHandler:
-    """The handler of ``Pause`` and ``Resume``: has the parking lot park what people name, and lets it go on."""
+    """The handler of ``Pause`` and ``Resume``: has the parking lot park what people name,
+    and lets it go on.
+    """
 
     _current: CurrentConfig
     _lifecycle: Lifecycle
@@ -46,10 +48,11 @@ class PauseHandler:
         return Paused(parked=parked + judged, judged=judged)
 
     async def resume(self, request: Resume, _by: Requester) -> ResumedScope:
-        """Let a scope go on, whatever it waits for; without a scope, everything but what is uncertain.
+        """Let a scope go on, whatever it waits for;
+        without a scope, everything but what is uncertain.
 
-        A task that may have been done already must be named. The answer says what is still ``held``,
-        and by what.
+        A task that may have been done already must be named. The answer says what is still
+        ``held``, and by what.
         """
         self._circuits.catch_up()
         wanted, holders = self._wanted(request)
@@ -57,8 +60,8 @@ class PauseHandler:
         left = [
             (parking, (parking.scope, parking.name)) for parking in self._lifecycle.holds.parkings
         ]
-        # What is still parked although it was named: a provider must answer one call first; else, as with a
-        # day's budget that is still spent, it was parked again at once.
+        # What is still parked although it was named: a provider must answer one call first; else,
+        # as with a day's budget that is still spent, it was parked again at once.
         named = {key for _, key in left if key in wanted}
         trying = {name for scope, name in named if scope.asked}
         again = {key for key in named if not key[0].asked}
@@ -73,7 +76,9 @@ class PauseHandler:
         )
 
     def _wanted(self, request: Resume) -> tuple[set[Key], set[Key] | None]:
-        """Return what is to go on, and what may hold it back all the same; None: whatever is parked."""
+        """Return what is to go on, and what may hold it back all the same;
+        None: whatever is parked.
+        """
         parkings = self._lifecycle.holds.parkings
         if request.scope is None:
             return {(p.scope, p.name) for p in parkings if p.cause is not Cause.UNCERTAIN}, None
@@ -102,7 +107,9 @@ class PauseHandler:
         return wanted, holders
 
     async def _judged(self, name: str) -> int:
-        """Count the tasks of others whose judge is at this provider, or this model: they work until they are judged."""
+        """Count the tasks of others whose judge is at this provider, or this model:
+        they work until they are judged.
+        """
         if not is_of(self._current.config.evaluation.judge_model, name):
             return 0
         count = 0
@@ -117,7 +124,8 @@ class PauseHandler:
     def _scope(self, scope: Scope, name: str) -> tuple[Scope, str]:
         """Return scope and name as holds have them: no name for all and the day.
 
-        Raises ``UsageError`` for a provider that is not known, and a batch or task that is not under way.
+        Raises ``UsageError`` for a provider that is not known,
+        and a batch or task that is not under way.
         """
         # What is parked can be named, also when the configuration has it no more.
         parked = (p.name.partition("/")[0] for p in self._lifecycle.holds.parkings if p.scope.asked)

@@ -50,7 +50,8 @@ class PruneHandler:
                 problems.append(problem)
             else:
                 removed, freed = removed + 1, freed + size
-        # The journals last: an order that is cut short can be given again. The folders may have made room for it.
+        # The journals last: an order that is cut short can be given again.
+        # The folders may have made room for it.
         await self._writes.ready()
         by.insist()
         await self._writes.ordered(partial(self._store.prune_before, before))

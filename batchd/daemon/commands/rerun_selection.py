@@ -15,8 +15,8 @@ _NAMED = 5
 def chosen(target: OrderTarget, *, failed: bool, held: Collection[str] = ()) -> list[str]:
     """Return the ids of what is to run again, in the order of the file.
 
-    That is what was named, or what of it did not complete, and all that comes after any of it. ``held``: what has not
-    ended, and may run again all the same, as does what comes after it.
+    That is what was named, or what of it did not complete, and all that comes after any of it.
+    ``held``: what has not ended, and may run again all the same, as does what comes after it.
     Raises ``UsageError`` where there is nothing, or something that cannot run again now.
     """
     name, tasks = target.batch.name, target.tasks

@@ -72,11 +72,12 @@ class RetryHandler:
     async def retry(self, request: Retry, by: Requester) -> Retried:
         """Run batches or tasks again; ``failed``: of those, what did not complete.
 
-        ``model``: with this one, in place of their own. Then tasks that wait for a model that is gone run again too:
-        they are cancelled, once the new run is durable.
+        ``model``: with this one, in place of their own. Then tasks that wait for a model that is
+        gone run again too: they are cancelled, once the new run is durable.
 
-        ``claim`` marks the request, so that one that is made twice, because its answer was lost, runs once. What is
-        stored and reserved for it carries this state directory's mark, by which a later daemon knows it for its own.
+        ``claim`` marks the request, so that one that is made twice, because its answer was lost,
+        runs once. What is stored and reserved for it carries this state directory's mark,
+        by which a later daemon knows it for its own.
         """
         store = self._store
         failed, claim = request.failed, request.claim or ulid()
@@ -112,17 +113,21 @@ class RetryHandler:
         return model
 
     async def _replace(self, target: OrderTarget, run: Batch, model: str) -> None:
-        """Cancel what has not ended of the tasks that run again: those of a model that is gone would come back with it."""
+        """Cancel what has not ended of the tasks that run again:
+        those of a model that is gone would come back with it.
+        """
         again = (Ref(target.batch.name, task) for task in self._store.tasks(run.name))
         left = [ref for ref in again if self._lifecycle.open(ref)]
         if left:
             await self._end(left, f"it runs again in {run.name}, with {model}")
 
     async def _add(self, plan: _Plan, by: Requester | None) -> Batch:
-        """Store a run and queue its tasks; return its batch. ``by``: who must still be there for it.
+        """Store a run and queue its tasks; return its batch.
 
-        Raises ``NotPossibleError`` where store or outbox takes nothing: a run that waited for them would surprise
-        who has given up on it, and be paid for.
+        ``by``: who must still be there for it.
+
+        Raises ``NotPossibleError`` where store or outbox takes nothing: a run that waited for them
+        would surprise who has given up on it, and be paid for.
         """
         outside = Path(plan.batch.outbox)
         await self._writes.ordered(
@@ -144,7 +149,8 @@ class RetryHandler:
         try:
             await self._outboxes.promptly(publish, batch.outbox)
         except OSError:
-            # It is durable by now, and so is the answer: the request follows when the outbox takes it.
+            # It is durable by now, and so is the answer:
+            # the request follows when the outbox takes it.
             self._loop.spawn(self._bring(batch, publish))
         else:
             self._batches.moved(batch.name)
@@ -156,7 +162,9 @@ class RetryHandler:
         self._batches.moved(batch.name)
 
     def torn(self, batches: Iterable[Batch]) -> list[Batch]:
-        """Return those of a killed daemon's runs whose request had not come into their folders yet."""
+        """Return those of a killed daemon's runs whose request had
+        not come into their folders yet.
+        """
         retried = [batch for batch in batches if batch.retry_of]
         return [b for b in retried if not Path(b.folder, b.request).exists()]
 
@@ -207,7 +215,9 @@ class RetryHandler:
         return {r.task for r in left if any(p.cause is Cause.GONE for p in lifecycle.why(r))}
 
     def _root(self, batch: Batch) -> Batch:
-        """Return the run that was dropped: names are counted from there, ``games-2``, ``games-3``."""
+        """Return the run that was dropped:
+        names are counted from there, ``games-2``, ``games-3``.
+        """
         while batch.retry_of:
             batch = self._store.batch(batch.retry_of)
         return batch
@@ -277,7 +287,9 @@ def _check_directories(config: Config, old: Batch, tasks: Sequence[Task]) -> Non
 
 
 def _request(old: Batch, config: Config) -> tuple[bytes | None, str]:
-    """Return a batch's dropped file from its folder; None, and why, where it cannot be had, or its dropper's it still is."""
+    """Return a batch's dropped file from its folder; None, and why,
+    where it cannot be had, or its dropper's it still is.
+    """
     path = Path(old.folder, old.request)
     ours = {0, os.geteuid(), Path(config.paths.state).stat().st_uid}
     try:

@@ -45,12 +45,15 @@ class StatusHandler:
     _rows: BatchListing
     #: Whether what is dropped is taken up.
     _watching: bool
-    #: ``Config.conditions`` as it began, where it works for ``batchd run`` alone: to ask for them reads key files.
+    #: ``Config.conditions`` as it began, where it works for ``batchd run`` alone:
+    #: to ask for them reads key files.
     _conditions: str = ""
     _started_at: float = field(default_factory=time.time)
 
     async def status(self, request: Status, by: Requester) -> DaemonStatus:
-        """Return how the daemon does; to a member of the group, nothing of what others' tasks do."""
+        """Return how the daemon does; to a member of the group,
+        nothing of what others' tasks do.
+        """
         rows = await self._rows.found(request.last, request.batch)
         standing = msgspec.structs.replace(self._standing(), rows=rows)
         own = {"running": (), "fetching": ()} if by.member else {}
@@ -107,7 +110,9 @@ class StatusHandler:
         )
 
     def figures(self) -> DaemonFigures:
-        """Return it in numbers: there may be a thousand tasks at work, and this is asked for all the time."""
+        """Return it in numbers: there may be a thousand tasks at work,
+        and this is asked for all the time.
+        """
         active = self._attempts.active
         workers, parkings = self._pool.workers, self._lifecycle.holds.parkings
         given_back = self._lifecycle.given_back

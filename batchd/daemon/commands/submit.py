@@ -1,4 +1,6 @@
-"""``submit`` and ``detach``: what ``batchd run`` has a daemon work on, and whether that goes on without it."""
+"""``submit`` and ``detach``: what ``batchd run`` has a daemon work on,
+and whether that goes on without it.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,8 @@ class SubmitHandler:
             return known
         if claim is None:
             raise UsageError(f"no file lies claimed under {request.claim!a}")
-        # Who waits learns at once that an outbox takes nothing: a file that is dropped would wait for it.
+        # Who waits learns at once that an outbox takes nothing:
+        # a file that is dropped would wait for it.
         outside = Path(self._current.config.paths.outbox)
         await self._writes.ordered(
             lambda: self._outboxes.promptly(partial(outbox.try_out, outside), str(outside))
@@ -76,7 +79,10 @@ class SubmitHandler:
         return batch
 
     def _go_on(self, batch: Batch) -> None:
-        """Take a batch up that is stored, unless it is worked on or published. Raises ``UsageError`` where it has to wait."""
+        """Take a batch up that is stored, unless it is worked on or published.
+
+        Raises ``UsageError`` where it has to wait.
+        """
         if self._batches.get(batch.name) is not None and self._errands.attended(batch.name):
             raise UsageError(f"somebody else waits for {batch.name}")
         for earlier in batch.after_batches:

@@ -92,7 +92,9 @@ def unfinished(target: OrderTarget) -> list[Ref]:
 
 
 def over(target: OrderTarget) -> list[EndedBefore]:
-    """Return what of a target has ended: the tasks that were named and have, or all of the batch."""
+    """Return what of a target has ended:
+    the tasks that were named and have, or all of the batch.
+    """
     batch, tasks = target.batch.name, target.tasks
     if target.named:
         named = [(name, tasks[name].status) for name in target.named]
@@ -125,7 +127,9 @@ def why(ended: EndedBefore) -> str:
 
 
 def left_over(batch: str) -> NotPossibleError:
-    """Return why nothing can be ordered for a batch that has tasks left, and that this daemon has not taken up."""
+    """Return why nothing can be ordered for a batch that has tasks left,
+    and that this daemon has not taken up.
+    """
     return NotPossibleError(
         f"batch {batch} is left from before, and process {os.getpid()} works for a `batchd run` "
         "alone: give the order again when that has ended"

@@ -78,8 +78,8 @@ class OpenBatches:
     def ending(self) -> Iterator[tuple[Batch, int, int]]:
         """Yield each batch of which something has ended and is not published.
 
-        With it, its tasks without a result, 0 where the summary alone is missing; and how many of them wait for
-        nothing but to be published.
+        With it, its tasks without a result, 0 where the summary alone is missing; and how many of
+        them wait for nothing but to be published.
         """
         lifecycle = self._lifecycle
         entries = lifecycle.entries.values() if lifecycle.ending else ()
@@ -183,7 +183,9 @@ class OpenBatches:
             self.look(name)
 
     def restore(self, restored: StoredWork, claimed: AbstractSet[str]) -> None:
-        """Take up what the last daemon left; ``claimed``: the claims whose files are still to be moved."""
+        """Take up what the last daemon left;
+        ``claimed``: the claims whose files are still to be moved.
+        """
         for batch in restored.batches:
             known = self._open[batch.name] = OpenBatch(batch)
             known.moved = batch.claim not in claimed
@@ -247,7 +249,8 @@ class OpenBatches:
 
 
 def _write_results(store: Store, batch: Batch, replace: bool) -> results.Sums:
-    """Write the results of a batch into one file, one at a time, for all may be more than the memory holds; return their sums.
+    """Write the results of a batch into one file, one at a time,
+    for all may be more than the memory holds; return their sums.
 
     ``replace`` False: they lie there, and only the sums are wanted.
     """

@@ -1,4 +1,6 @@
-"""The ends of tasks: what no worker ends is ended here, and every result that no worker wrote is written."""
+"""The ends of tasks: what no worker ends is ended here,
+and every result that no worker wrote is written.
+"""
 
 from __future__ import annotations
 
@@ -65,12 +67,15 @@ class Publisher:
     _chains: Chains
     #: By batch: tasks that ended before they began, and whose results are still to be written.
     _backlog: dict[str, list[str]] = field(default_factory=dict)
-    #: Orders that end many tasks right now, and the batches whose results begin to be written after them.
+    #: Orders that end many tasks right now, and the batches
+    #: whose results begin to be written after them.
     _orders: int = 0
     _after: list[Batch] = field(default_factory=list)
 
     def restore(self, restored: StoredWork) -> None:
-        """Publish what the last daemon left, and end what comes after what has failed; ``OpenBatches`` has it by now."""
+        """Publish what the last daemon left, and end what comes after what has failed;
+        ``OpenBatches`` has it by now.
+        """
         for ref in restored.unpublished:
             self._loop.spawn(self.publish(ref))
         # What comes after one that is still here waits for its files.
@@ -95,7 +100,9 @@ class Publisher:
 
     @contextlib.contextmanager
     def ending_many(self) -> Iterator[None]:
-        """Write no results of what ``finish_all`` ends meanwhile: who gave an order waits for the ends alone."""
+        """Write no results of what ``finish_all`` ends meanwhile:
+        who gave an order waits for the ends alone.
+        """
         self._orders += 1
         try:
             yield
@@ -114,11 +121,13 @@ class Publisher:
         check: Callable[[], None] = wanted,
         begin: Callable[[End], bool] = lambda _: True,
     ) -> None:
-        """End tasks that no worker has, many in a transaction; return once that is durable, before they are published.
+        """End tasks that no worker has, many in a transaction;
+        return once that is durable, before they are published.
 
-        ``ends`` come batch by batch. ``write``: how the store is written to; what it raises leaves those that are left
-        as they were. ``check``: asked before the first transaction, in it: raises ``BatchdError`` where nothing is to
-        end. ``begin``: has a task be ending, just before its transaction, and returns whether it is; without it all are.
+        ``ends`` come batch by batch. ``write``: how the store is written to; what it raises leaves
+        those that are left as they were. ``check``: asked before the first transaction, in it:
+        raises ``BatchdError`` where nothing is to end. ``begin``: has a task be ending,
+        just before its transaction, and returns whether it is; without it all are.
         """
         for some in _grouped(ends):
             if begun := [end for end in some if begin(end)]:
@@ -128,7 +137,9 @@ class Publisher:
     async def _finish_some(
         self, ends: Sequence[End], write: Write, check: Callable[[], None]
     ) -> None:
-        """End tasks of one batch: those that never began in one transaction, the others each in its own."""
+        """End tasks of one batch:
+        those that never began in one transaction, the others each in its own.
+        """
         batch, now = self._open(ends[0].ref).batch, time.time()
         left = {end.ref.task: end for end in ends}
         try:
@@ -208,7 +219,9 @@ class Publisher:
         await self.confirm(ref, finished)
 
     async def _publish_all(self, batch: Batch) -> None:
-        """Publish results of tasks that never began, some at a time: their texts wait in the store."""
+        """Publish results of tasks that never began, some at a time:
+        their texts wait in the store.
+        """
         name, folder = batch.name, Path(batch.folder)
         while names := self._backlog[name][:_AT_ONCE]:
             found = self._store.ends(name, names)

@@ -1,4 +1,6 @@
-"""Whether results can be written: an outbox that takes nothing holds the tasks whose results would go there, and no others."""
+"""Whether results can be written:
+an outbox that takes nothing holds the tasks whose results would go there, and no others.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,10 @@ from batchd.spool import outbox
 
 @dataclass(slots=True, eq=False, repr=False)
 class Rooms:
-    """The outboxes, and the batches' folders in them. Tasks that could leave no result would be paid for in vain."""
+    """The outboxes, and the batches' folders in them.
+
+    Tasks that could leave no result would be paid for in vain.
+    """
 
     _loop: MainLoop
     _lifecycle: Lifecycle
@@ -39,7 +44,9 @@ class Rooms:
         return bool(shut) and self._batches.outboxes <= shut
 
     async def open_for(self, name: str) -> bool:
-        """Return whether a batch's folder takes files; if not, all of its tasks are held until it does."""
+        """Return whether a batch's folder takes files;
+        if not, all of its tasks are held until it does.
+        """
         batch = self._batches.get(name)
         if batch is None:
             return True

@@ -1,4 +1,6 @@
-"""Names of batches, each the name of a folder in the outbox: found and reserved before anything is stored."""
+"""Names of batches, each the name of a folder in the outbox:
+found and reserved before anything is stored.
+"""
 
 from __future__ import annotations
 
@@ -33,34 +35,44 @@ class _Wanted:
 
 @dataclass(slots=True, eq=False, repr=False)
 class BatchNames:
-    """Names batches: finds a name that no batch has ever had, nor anything in the outbox, and makes its folder."""
+    """Names batches: finds a name that no batch has ever had,
+    nor anything in the outbox, and makes its folder.
+    """
 
     _loop: MainLoop
     _store: Store
     _outboxes: Outboxes
     #: By outbox: what waits while others are reserved there.
     _waiting: dict[str, list[_Wanted]] = field(default_factory=dict)
-    #: By claim: its name, once it is found. It may be wanted twice at a time: an order is given again where its answer was lost.
+    #: By claim: its name, once it is found. It may be wanted twice at a time:
+    #: an order is given again where its answer was lost.
     _named: dict[str, asyncio.Future[str]] = field(default_factory=dict)
-    #: By claim: what is reserved, or asked for, for it. What comes after may fail, and be tried again.
+    #: By claim: what is reserved, or asked for, for it.
+    #: What comes after may fail, and be tried again.
     _reserved: dict[str, str] = field(default_factory=dict)
     #: The same by name.
     _claims: dict[str, str] = field(default_factory=dict)
-    #: By stem: the number up to which all are taken for good. Without it a hundred thousand files of one
-    #: name would each try all numbers.
+    #: By stem: the number up to which all are taken for good. Without it a hundred thousand files
+    #: of one name would each try all numbers.
     _taken_to: dict[str, int] = field(default_factory=dict)
 
     async def reserve(self, batch: Batch) -> Batch:
-        """Return a batch with its name, or that with the first of ``-2``, ``-3``, … that is free: its folder is there now.
+        """Return a batch with its name, or that with the first of ``-2``,
+        ``-3``, … that is free: its folder is there now.
 
-        Those that come together get their names in their order. Raises ``OSError`` where the outbox does not answer.
+        Those that come together get their names in their order.
+        Raises ``OSError`` where the outbox does not answer.
         """
         if batch.claim not in self._named:
             self._want(batch)
         return replace(batch, name=await asyncio.shield(self._named[batch.claim]))
 
     async def give_back(self, batch: Batch) -> None:
-        """Give the name of a batch back that is not stored, and never will be; a later start looks again. Raises ``OSError``."""
+        """Give the name of a batch back that is not stored,
+        and never will be; a later start looks again.
+
+        Raises ``OSError``.
+        """
         if self._store.claimed(batch.claim):
             return
         if name := self._forget(batch.claim):
@@ -76,7 +88,9 @@ class BatchNames:
             self._loop.spawn(self._work(folder))
 
     def _free(self, batch: Batch) -> Iterator[tuple[int, str]]:
-        """Yield names that a batch may have, with their numbers; none that is stored, or another's that is under way."""
+        """Yield names that a batch may have, with their numbers;
+        none that is stored, or another's that is under way.
+        """
         known = self._reserved.get(batch.claim)
         if known is not None and not self._store.used(known):
             yield 0, known
@@ -88,7 +102,9 @@ class BatchNames:
                 yield number, name
 
     def _taken(self, stem: str, number: int) -> None:
-        """Note that a number is taken for good; a name that waits for its claim, of an earlier daemon perhaps, is passed by."""
+        """Note that a number is taken for good; a name that waits for its claim,
+        of an earlier daemon perhaps, is passed by.
+        """
         if number == self._taken_to.get(stem, 0) + 1:
             self._taken_to[stem] = number
 
@@ -150,7 +166,9 @@ class BatchNames:
 
 
 def _reserve(asked: Sequence[tuple[int, str, Batch]]) -> list[BatchNaming | OSError]:
-    """Make the folder of each, in a thread of the outbox's; return whose it is, or why that cannot be said."""
+    """Make the folder of each, in a thread of the outbox's;
+    return whose it is, or why that cannot be said.
+    """
     answers: list[BatchNaming | OSError] = []
     for _, name, batch in asked:
         try:

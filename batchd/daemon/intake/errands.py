@@ -78,7 +78,8 @@ class Errands:
         """Return whether somebody waits for a batch, or has it go on without them."""
         givers = self._givers.get(name)
         if givers is None:
-            # What an order has begun, as `retry`, is no errand, and comes to its end, unless people pause it.
+            # What an order has begun, as `retry`, is no errand,
+            # and comes to its end, unless people pause it.
             return not self._lifecycle.holds.keeps(HoldKey(Scope.BATCH, name, Cause.PAUSED))
         return name in self._detached or any(map(_present, givers))
 

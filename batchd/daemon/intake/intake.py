@@ -31,8 +31,8 @@ from batchd.store.operations import wanted
 _AT_ONCE = 256
 #: A larger file is parsed apart from the loop.
 _MAX_INLINE_BYTES = 8 << 10
-#: So is one in which one of these stands: a schema may take seconds for each of its patterns, a directory lie on a disk that
-#: hangs, and an escape hide either.
+#: So is one in which one of these stands: a schema may take seconds for each of its patterns, a
+#: directory lie on a disk that hangs, and an escape hide either.
 _SLOW_TO_PARSE = (b"output_schema", b'"dir"', b"\\u")
 #: The endings that a request keeps: a dropped file may be called anything.
 _ENDING = re.compile(r"\.[A-Za-z0-9]{1,16}")
@@ -57,7 +57,9 @@ class Intake:
     _moves: dict[str, list[tuple[Path, Batch, asyncio.Future[bool]]]] = field(default_factory=dict)
 
     async def run(self, inbox: Inbox, earlier: AbstractSet[str]) -> None:
-        """Take up what an inbox claims until it stops; ``earlier``: the claims that an earlier daemon left."""
+        """Take up what an inbox claims until it stops;
+        ``earlier``: the claims that an earlier daemon left.
+        """
         self._earlier = earlier
         async for claim in inbox.claims():
             await self._free.acquire()
@@ -80,7 +82,8 @@ class Intake:
     ) -> Batch | None:
         """Store what a claimed file asks for, unless it is stored; None where it has vanished.
 
-        ``parallel``: as in ``Submit``. ``check``: raises ``WithdrawnError`` where it is not wanted any more.
+        ``parallel``: as in ``Submit``.
+        ``check``: raises ``WithdrawnError`` where it is not wanted any more.
         """
         return self._store.claimed(claim.ulid) or await self._stored(claim, parallel, check)
 
@@ -144,7 +147,8 @@ class Intake:
             raise self._broken(claim, str(error)) from error
 
     def _at_once(self, claim: Claim) -> taskfile.Parsed | None:
-        """Return the tasks of a small, simple file, without the way to another process; None: it is neither.
+        """Return the tasks of a small, simple file, without the way to another process;
+        None: it is neither.
 
         Raises ``TaskFileError``, and ``OSError`` as ``read`` does.
         """
@@ -162,14 +166,18 @@ class Intake:
             raise self._broken(claim, traceback.format_exc()) from error
 
     def _broken(self, claim: Claim, trace: str) -> TaskFileError:
-        """Report a bug, which would be there again at the next start: it must not take the daemon with it."""
+        """Report a bug, which would be there again at the next start:
+        it must not take the daemon with it.
+        """
         message = f"{claim.name} broke the parser"
         get_logger().error(Action.INBOX_TROUBLE, message=message, details=trace)
         problem = Problem("", "an error inside batchd; its log has the details")
         return TaskFileError((problem,))
 
     async def _moved(self, path: Path, batch: Batch) -> bool:
-        """Move a file to the outbox together with all that wait for the same; return whether it worked."""
+        """Move a file to the outbox together with all that wait for the same;
+        return whether it worked.
+        """
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         waiting = self._moves.get(batch.outbox)
         if waiting is None:
@@ -217,13 +225,15 @@ def move(file: Path, batch: Batch) -> None:
     try:
         outbox.publish_request(file, batch)
     except FileNotFoundError:
-        # Where somebody took the file away, the store has its tasks; if it was the folder, it is made again.
+        # Where somebody took the file away, the store has its tasks;
+        # if it was the folder, it is made again.
         if not _gone(file):
             raise
 
 
 async def move_claimed(config: Config, store: Store, outboxes: Outboxes) -> set[str]:
-    """Move on the files of batches that are stored: all that the intake does for a daemon that does not watch.
+    """Move on the files of batches that are stored:
+    all that the intake does for a daemon that does not watch.
 
     Return the claims of those that cannot be moved now: the next daemon tries again.
     """
@@ -240,7 +250,9 @@ async def move_claimed(config: Config, store: Store, outboxes: Outboxes) -> set[
 
 
 def new_batch(claim: str, filename: str, folder: str, received_at: float) -> Batch:
-    """Return the batch that a dropped file becomes, before the store has the last word on its name."""
+    """Return the batch that a dropped file becomes,
+    before the store has the last word on its name.
+    """
     ending = Path(filename).suffix
     return Batch(
         name=outbox.batch_name(filename),

@@ -1,4 +1,6 @@
-"""Task files parsed apart from the loop: in processes that are killed with what they work on, several at a time."""
+"""Task files parsed apart from the loop:
+in processes that are killed with what they work on, several at a time.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ _LARGE_FILE_BYTES = 1 << 20
 _COUNT = 2
 #: How long one is kept for the next file.
 _IDLE_S = 20.0
-#: How long one may take in all: it computes for ``max_parse_s`` at most, so it waits for a disk that hangs.
+#: How long one may take in all:
+#: it computes for ``max_parse_s`` at most, so it waits for a disk that hangs.
 _HANGS_S = 600.0
 #: What one gets to end once it is killed.
 _END_S = 10.0
@@ -52,8 +55,9 @@ class Parsers:
     async def parse(self, path: Path, name: str, config: Config) -> Parsed:
         """Return the tasks of a file.
 
-        Raises ``TaskFileError``, also where that would take too long or too much memory; ``OSError`` where the system
-        refuses what it needs, ``NotPossibleError`` after an upgrade in place, and ``BrokenParserError``.
+        Raises ``TaskFileError``, also where that would take too long or too much memory;
+        ``OSError`` where the system refuses what it needs,
+        ``NotPossibleError`` after an upgrade in place, and ``BrokenParserError``.
         """
         try:
             size = (await asyncio.to_thread(path.lstat)).st_size
@@ -88,7 +92,10 @@ class _Processes:
         self._killed: list[_Process] = []
 
     async def parse(self, job: ParseJob) -> Parsed:
-        """Have a free process parse a file. Raises ``EOFError`` where it died, and what ``Parsers.parse`` raises."""
+        """Have a free process parse a file.
+
+        Raises ``EOFError`` where it died, and what ``Parsers.parse`` raises.
+        """
         async with self._free:
             process = self._idle.pop() if self._idle else _Process()
             try:
@@ -185,7 +192,9 @@ class _Process:
         return _PART.decode(body)
 
     async def end(self) -> None:
-        """End it, whatever it does, and see it gone; one in a system call that nothing ends, on a disk that hangs, is left."""
+        """End it, whatever it does, and see it gone;
+        one in a system call that nothing ends, on a disk that hangs, is left.
+        """
         self.kill()
         if self._process is not None:
             with contextlib.suppress(TimeoutError):
@@ -202,7 +211,9 @@ class _Process:
 
 
 async def _started() -> asyncio.subprocess.Process:
-    """Start one. Raises ``OSError``, and ``NotPossibleError`` where it would not understand what it is asked."""
+    """Start one. Raises ``OSError``, and ``NotPossibleError``
+    where it would not understand what it is asked.
+    """
     if await asyncio.to_thread(code.exchanged):
         raise NotPossibleError(
             f"the program that reads task files has another version than this daemon, batchd {__version__}: {RESTART}"

@@ -1,4 +1,6 @@
-"""What an earlier daemon left is taken up again: all of it or, for a ``run``, one batch and no other."""
+"""What an earlier daemon left is taken up again:
+all of it or, for a ``run``, one batch and no other.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,8 @@ class Recovery:
 
     def all(self, claimed: AbstractSet[str]) -> None:
         """Take everything up; ``claimed``: the claims whose files are still to be moved."""
-        # Of 100,000 queued tasks nothing is garbage: to look for it again and again takes half of the time.
+        # Of 100,000 queued tasks nothing is garbage:
+        # to look for it again and again takes half of the time.
         gc.disable()
         restored = self._store.restore()
         self._take_up(restored, claimed)
@@ -49,7 +52,9 @@ class Recovery:
         gc.enable()
 
     def nothing(self) -> None:
-        """Take up what holds for every task, and no task: what is queued costs money, and stays queued."""
+        """Take up what holds for every task, and no task:
+        what is queued costs money, and stays queued.
+        """
         self._take_up(_none_of(self._store.restore()), frozenset())
 
     def one(self, name: str, claimed: AbstractSet[str]) -> None:
@@ -103,5 +108,8 @@ def _own(parked: tuple[Parking, ...], name: str) -> Iterator[Parking]:
 
 
 def _general(parking: Parking) -> bool:
-    """Whether people paused what concerns tasks of every batch. What was out of order is tried again."""
+    """Whether people paused what concerns tasks of every batch.
+
+    What was out of order is tried again.
+    """
     return parking.cause is Cause.PAUSED and (parking.scope is Scope.ALL or parking.scope.asked)

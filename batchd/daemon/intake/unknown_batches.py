@@ -1,4 +1,6 @@
-"""Unknown batches and claims, in inbox and outbox since before this store began: of a store that was lost."""
+"""Unknown batches and claims, in inbox and outbox since before this store began:
+of a store that was lost.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,10 @@ class UnknownBatches:
         return NotPossibleError(f"{found}: {self.fix}"), self.at
 
     async def watch(self, outboxes: Outboxes, folder: str) -> None:
-        """Look now and then whether they still lie there, as long as any do. ``folder``: whose disk that is."""
+        """Look now and then whether they still lie there, as long as any do.
+
+        ``folder``: whose disk that is.
+        """
         while self.paths:
             await asyncio.sleep(_LOOK_S)
             with contextlib.suppress(OSError):
@@ -65,9 +70,11 @@ class UnknownBatches:
 async def hold_published(
     lifecycle: Lifecycle, outboxes: Outboxes, batches: OpenBatches, lot: ParkingLot
 ) -> None:
-    """Pause the batches of whose open tasks results lie in the outbox: they would be worked on and paid for again.
+    """Pause the batches of whose open tasks results lie in the outbox:
+    they would be worked on and paid for again.
 
-    A result appears only once its task's end is durable, so the store is an older one, put back by hand.
+    A result appears only once its task's end is durable,
+    so the store is an older one, put back by hand.
     """
     wanted: dict[str, dict[str, list[Path]]] = {}
     for ref in lifecycle.refs():
@@ -107,7 +114,9 @@ def _there(paths: Mapping[str, Sequence[Path]]) -> dict[str, int]:
 async def watch(
     loop: MainLoop, config: Config, store: Store, outboxes: Outboxes, troubles: TroubleLog
 ) -> None:
-    """Look once, before anything is taken up, and have `status` report what was found as long as it lies there."""
+    """Look once, before anything is taken up,
+    and have `status` report what was found as long as it lies there.
+    """
     paths, state = config.paths, Path(config.paths.state)
     known = await store.writer.submit(
         lambda journal: {name for (name,) in journal.db.execute("SELECT name FROM batches")}
@@ -142,7 +151,9 @@ async def watch(
 
 
 def _give_back(folder: Path, known: set[str], lying: set[str], mark: int) -> None:
-    """Remove the folders of runs for which a killed daemon had reserved a name, and stored nothing. Raises ``OSError``.
+    """Remove the folders of runs for which a killed daemon had reserved a name, and stored nothing.
+
+    Raises ``OSError``.
 
     Claimed files, which still lie there, find the folders of their names again.
     """
@@ -163,7 +174,8 @@ def _waiting(paths: Sequence[Path]) -> list[Path]:
 def _folders(
     folder: Path, known: set[str], lying: set[str], mark: int, began: float
 ) -> Iterator[Path]:
-    """Yield the folders of batches that were begun here, by this state directory or before this store began.
+    """Yield the folders of batches that were begun here,
+    by this state directory or before this store began.
 
     Not those whose claimed files still lie there: they are taken up next.
     """
@@ -181,7 +193,10 @@ def _folders(
 
 
 def _ours(path: Path, lying: set[str], mark: int, began: float) -> bool:
-    """Whether something in the outbox is the folder of a batch that was begun here. Raises ``OSError``."""
+    """Whether something in the outbox is the folder of a batch that was begun here.
+
+    Raises ``OSError``.
+    """
     if path.is_symlink() or not path.is_dir() or (claim := outbox.claim_of(path)) is None:
         return False
     if claim in lying:

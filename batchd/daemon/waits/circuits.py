@@ -1,4 +1,6 @@
-"""Circuits: what follows for tasks where the governor reports that a provider, a model or a tier fails, is tried, or is back."""
+"""Circuits: what follows for tasks where the governor reports that a provider,
+a model or a tier fails, is tried, or is back.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ from batchd.records import Cause, Parking, Reason, Scope, TaskStatus
 
 @dataclass(slots=True, eq=False, repr=False)
 class Circuits:
-    """Makes holds, lines in the log and ends of tasks of the governor's news, one after the other."""
+    """Makes holds, lines in the log and ends of tasks
+    of the governor's news, one after the other.
+    """
 
     _loop: MainLoop
     _lifecycle: Lifecycle
@@ -92,7 +96,9 @@ class Circuits:
         self._report(parking, news=news)
 
     async def _explain(self, name: str, message: str, *, news: bool) -> None:
-        """Report a model that is gone once its provider has been asked for what there is: that belongs to it."""
+        """Report a model that is gone once its provider has been asked for what there is:
+        that belongs to it.
+        """
         await self._offers.ask(name.partition("/")[0])
         if Cause.GONE in self._lifecycle.holds.causes((Scope.of(name), name)):
             parking = self._hold(name, Cause.GONE, self._offers.explained(name, message))
@@ -135,7 +141,9 @@ class Circuits:
         self._governor.outages.without_key(name)
 
     def _try_to_read_keys(self) -> None:
-        """Read them, or go on with the old ones: a file may lie where commands would see it by now."""
+        """Read them, or go on with the old ones:
+        a file may lie where commands would see it by now.
+        """
         lines = get_logger()
         try:
             self._read_keys()

@@ -1,4 +1,6 @@
-"""Batches that say how many of their tasks work at a time: the others are kept from starting while as many do."""
+"""Batches that say how many of their tasks work at a time:
+the others are kept from starting while as many do.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ class Concurrency:
     _let_go: dict[str, set[Ref]] = field(default_factory=dict)
 
     def keeps(self, ref: Ref) -> bool:
-        """Keep a task that was just taken from starting, if as many of its batch are at work as may be; return whether they are."""
+        """Keep a task that was just taken from starting, if as many
+        of its batch are at work as may be; return whether they are.
+        """
         batch = self._batches.get(ref.batch)
         if batch is None or not batch.parallel or self._at_work(ref.batch) < batch.parallel:
             return False
@@ -37,7 +41,9 @@ class Concurrency:
         return True
 
     def refill(self) -> None:
-        """Let as many tasks go on as have room; asked before each turn, whatever it was that made room."""
+        """Let as many tasks go on as have room;
+        asked before each turn, whatever it was that made room.
+        """
         for name in [*self._let_go]:
             hold, batch = _enough(name), self._batches.get(name)
             if batch is None or not self._lifecycle.holds.keeps(hold):

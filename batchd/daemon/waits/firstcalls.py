@@ -19,7 +19,9 @@ _LEAST_OUTPUT, _WINDOWS_SHARE = 256, 8
 
 @dataclass(slots=True, eq=False, repr=False)
 class FirstCalls:
-    """Learns from some first calls what comes with each prompt: nothing is counted here, tokens are the workers' business."""
+    """Learns from some first calls what comes with each prompt:
+    nothing is counted here, tokens are the workers' business.
+    """
 
     _current: CurrentConfig
     _store: Store

@@ -1,4 +1,6 @@
-"""Tasks that wait for the day's money, each by itself: what costs less than is left goes on, and begins."""
+"""Tasks that wait for the day's money, each by itself:
+what costs less than is left goes on, and begins.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +19,18 @@ from batchd.log import get_logger
 from batchd.records import Cause, HoldKey, Parking, Ref, Scope
 
 _OTHERS = tuple(cause for cause in Cause if cause is not Cause.BUDGET)
-#: Keeps all that wait for it; those whose call was turned away are parked as well. The day's own parking has another key: it
-#: stands only while nothing else goes on.
+#: Keeps all that wait for it; those whose call was turned away are parked as well. The day's own
+#: parking has another key: it stands only while nothing else goes on.
 _MONEY_HOLD = HoldKey(Scope.DAY, "left", Cause.BUDGET)
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class MoneyWaits:
-    """The waits for the day's money, since a call found too little; after a restart their calls ask again.
+    """The waits for the day's money, since a call found too little;
+    after a restart their calls ask again.
 
-    A task whose call was turned away is parked. Others whose next call is too dear as well never get as far
-    as that: they are kept from starting, for to start 100,000 tasks in vain takes hours.
+    A task whose call was turned away is parked. Others whose next call is too dear as well never
+    get as far as that: they are kept from starting, for to start 100,000 tasks in vain takes hours.
     """
 
     _loop: MainLoop
@@ -46,7 +49,9 @@ class MoneyWaits:
     # What becomes of attempts
 
     def turned_away(self, ref: Ref, message: str) -> None:
-        """Park a task by itself: the day has too little left for its next call, unless it is another day by now."""
+        """Park a task by itself: the day has too little left for its next call,
+        unless it is another day by now.
+        """
         governor = self._governor
         call = governor.money.wanted.get(ref)
         if call is None or not governor.waits_for_day(call):
@@ -58,7 +63,9 @@ class MoneyWaits:
         self._lifecycle.take(inputs.Held(ref, _MONEY_HOLD))
 
     def keeps(self, ref: Ref) -> bool:
-        """Keep a task that was just taken from starting, if its next call is known to be too dear; return whether it is."""
+        """Keep a task that was just taken from starting, if its next call is known to be too dear;
+        return whether it is.
+        """
         if self._since is None:
             return False
         governor = self._governor
@@ -100,7 +107,10 @@ class MoneyWaits:
         return day != then or not limit or limit > former
 
     def end(self) -> list[Key]:
-        """Let all go on; return what the store need not remember any more. What is too dear again is kept as before."""
+        """Let all go on; return what the store need not remember any more.
+
+        What is too dear again is kept as before.
+        """
         keys = [(Scope.TASK, str(ref)) for ref in self._lifecycle.lift(_MONEY_HOLD)]
         lifted = [key for key in (DAY, *keys) if self._lifecycle.resume(key, _OTHERS)]
         tasks = len(lifted) - (DAY in lifted)
@@ -110,7 +120,11 @@ class MoneyWaits:
         return lifted
 
     def try_again(self, key: Key) -> list[Key]:
-        """Have the call of one task ask again, or with ``DAY`` those of all: somebody wants to know. Return as ``end``."""
+        """Have the call of one task ask again, or with ``DAY`` those of all:
+        somebody wants to know.
+
+        Return as ``end``.
+        """
         wanted, lifecycle = self._governor.money.wanted, self._lifecycle
         if key == DAY:
             for ref in lifecycle.holds.kept(_MONEY_HOLD):

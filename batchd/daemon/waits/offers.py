@@ -1,4 +1,6 @@
-"""The offers of providers while the daemon runs: their lists of models, asked for once a day, and what ends when."""
+"""The offers of providers while the daemon runs:
+their lists of models, asked for once a day, and what ends when.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,9 @@ class Offers:
         return catalog.end(model, known.base_url if known else "", listing)
 
     def explained(self, model: str, message: str) -> str:
-        """Return what a provider said of a model that it does not have, and what is known beside that."""
+        """Return what a provider said of a model that it does not have,
+        and what is known beside that.
+        """
         return "; ".join((message, *self._more(model)))
 
     def _more(self, model: str) -> Iterator[str]:
@@ -90,7 +94,9 @@ class Offers:
 
 
 async def _in_thread(endpoint: Endpoint) -> ModelListing | None:
-    """Ask in a thread of its own, which the end of the daemon does not wait for: a server may hold it up for long."""
+    """Ask in a thread of its own, which the end of the daemon does not wait for:
+    a server may hold it up for long.
+    """
 
     def work() -> ModelListing | None:
         from batchd.catalog.query import ask  # noqa: PLC0415 (a client for HTTP, which nothing else here needs)

@@ -1,6 +1,8 @@
-"""The parking lot: what people pause, what is out of order, and what waits for the day's money or a tier's room.
+"""The parking lot: what people pause, what is out of order,
+and what waits for the day's money or a tier's room.
 
-Here it becomes holds of the lifecycle's, and what the store remembers over a restart; and it goes on once the cause is gone.
+Here it becomes holds of the lifecycle's, and what the store remembers over a restart;
+and it goes on once the cause is gone.
 """
 
 from __future__ import annotations
@@ -68,7 +70,8 @@ class ParkingLot(Listener):
     async def park(self, parking: Parking, *, check: Callable[[], None]) -> int:
         """Pause something, durably; return how many tasks that have not ended it concerns.
 
-        ``check``: raises ``BatchdError`` where that is not wanted any more. Raises ``NotPossibleError``.
+        ``check``: raises ``BatchdError``
+        where that is not wanted any more. Raises ``NotPossibleError``.
         """
         await self._writes.ordered(partial(self._store.park, parking, check=check))
         self._apply(parking)
@@ -80,7 +83,8 @@ class ParkingLot(Listener):
     async def resume(self, *wanted: Key) -> int:
         """Let these go on, whatever they wait for; return how many of them were parked.
 
-        A provider or a model that is parked is tried by one call first, with its key read again, if there is a task.
+        A provider or a model that is parked is tried by one call first,
+        with its key read again, if there is a task.
         """
         parked, lifted = 0, []
         for key in wanted:
@@ -107,7 +111,9 @@ class ParkingLot(Listener):
         return parked
 
     def restore(self, parkings: Iterable[Parking], given_back: Sequence[TurnFacts]) -> None:
-        """Take up what was parked when the last daemon ended; ``given_back``: tasks that had begun, in the order in which they were."""
+        """Take up what was parked when the last daemon ended;
+        ``given_back``: tasks that had begun, in the order in which they were.
+        """
         outages: list[Parking] = []
         over: list[Key] = []
         for parking in parkings:
@@ -117,8 +123,8 @@ class ParkingLot(Listener):
             self._apply(parking)
             if parking.scope.asked and parking.cause.reason:
                 outages.append(parking)
-        # Last, since one task may try each at once: but none that somebody paused as well, and first those that
-        # have not tried yet, or the longest ago.
+        # Last, since one task may try each at once: but none that somebody paused as well, and
+        # first those that have not tried yet, or the longest ago.
         for parking in outages:
             for each in given_back:
                 if is_of(each.model, parking.name):
@@ -130,7 +136,8 @@ class ParkingLot(Listener):
         self._loop.spawn(self.forget(*over))
 
     def batch_received(self, batch: Batch, tasks: Sequence[Task]) -> None:  # noqa: ARG002 (a listener's)
-        """Have what is out of order tried now where a new batch's tasks alone need it: no one has waited for its fix.
+        """Have what is out of order tried now where a new batch's tasks alone need it:
+        no one has waited for its fix.
 
         What asks to be left alone for a time is.
         """
@@ -145,7 +152,9 @@ class ParkingLot(Listener):
     # What becomes of attempts
 
     def keeps(self, ref: Ref) -> bool:
-        """Keep a task that was just taken from starting, if its first call could not be made; return whether that is so."""
+        """Keep a task that was just taken from starting, if its first call could not be made;
+        return whether that is so.
+        """
         waits = (self.placing, self.concurrency, self.shortage, self.roomless)
         return any(each.keeps(ref) for each in waits)
 
@@ -204,7 +213,9 @@ class ParkingLot(Listener):
     # How it is done
 
     def _apply(self, parking: Parking) -> None:
-        """Keep what a parking concerns from being started, and have what runs give its slot back."""
+        """Keep what a parking concerns from being started,
+        and have what runs give its slot back.
+        """
         effects = self._lifecycle.park(parking)
         if parking.scope.asked and not parking.cause.reason:
             self._governor.outages.pause(parking.name)  # which answers the requests that wait
@@ -246,7 +257,9 @@ class ParkingLot(Listener):
             await self._writes.durable(partial(self._store.requeue, free))
 
     def _over(self, parking: Parking) -> bool:
-        """Whether a task or batch ended before its parking could be forgotten, or who waits for money is to ask again."""
+        """Whether a task or batch ended before its parking could be forgotten,
+        or who waits for money is to ask again.
+        """
         if parking.cause in {Cause.BUDGET, Cause.TIER}:
             return True
         if parking.scope is Scope.TASK:

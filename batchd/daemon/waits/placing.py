@@ -1,4 +1,6 @@
-"""Placing: tasks that need something of their machine are kept from starting while no worker has room for that."""
+"""Placing: tasks that need something of their machine are kept
+from starting while no worker has room for that.
+"""
 
 from __future__ import annotations
 
@@ -25,21 +27,25 @@ _NAMED = 3
 
 @dataclass(slots=True, eq=False, repr=False)
 class Placing:
-    """Holds tasks for what they need, so that others pass them, and lets the best go on where there is room.
+    """Holds tasks for what they need, so that others pass them,
+    and lets the best go on where there is room.
 
     Whether one that goes on gets that room, its turn says: it may be kept again.
     """
 
     _lifecycle: Lifecycle
     _pool: Supervisor
-    #: Whether it is for people to start workers; else a crew does so, and reports what it cannot get.
+    #: Whether it is for people to start workers;
+    #: else a crew does so, and reports what it cannot get.
     _reports: bool
     #: What tasks are kept for.
     _kept: dict[Needs, None] = field(default_factory=dict)
     _missing: tuple[NotPossibleError, float] | None = None
 
     def keeps(self, ref: Ref) -> bool:
-        """Keep a task that was just taken from starting, if no worker has room for what it needs; return whether that is so."""
+        """Keep a task that was just taken from starting, if no worker has room for what it needs;
+        return whether that is so.
+        """
         needs, alone = self._lifecycle.needs_of(ref), self._lifecycle.suspect(ref)
         if not needs or self._pool.fits(needs, alone=alone):
             return False
@@ -48,14 +54,18 @@ class Placing:
         return True
 
     def refill(self) -> bool:
-        """Let the best go on for which there may be room; asked before each turn. Return whether there are more of them."""
+        """Let the best go on for which there may be room; asked before each turn.
+
+        Return whether there are more of them.
+        """
         more = False
         for needs in [*self._kept]:
             kept = self._lifecycle.holds.kept(_room_for(needs))
             if not kept:
                 del self._kept[needs]
             elif self._pool.has(needs):
-                # A suspect waits for a process of its own, which is made room for where it waits in the queue.
+                # A suspect waits for a process of its own,
+                # which is made room for where it waits in the queue.
                 free = self._pool.fits(needs)
                 ready = kept if free else filter(self._lifecycle.suspect, kept)
                 best = heapq.nsmallest(_AT_ONCE, ready, key=self._rank)
@@ -65,7 +75,9 @@ class Placing:
         return more
 
     def demand(self) -> Mapping[Needs, int]:
-        """Return how many tasks wait for room, or only for their turn, by what they need; those that need nothing apart."""
+        """Return how many tasks wait for room, or only for their turn,
+        by what they need; those that need nothing apart.
+        """
         counts = Counter(self._lifecycle.needy)
         for needs in self._kept:
             hold = _room_for(needs)
@@ -76,7 +88,9 @@ class Placing:
 
     @property
     def missing(self) -> tuple[NotPossibleError, float] | None:
-        """That no worker has what tasks need, with the fix, and since when; None: that is not so."""
+        """That no worker has what tasks need, with the fix, and since when;
+        None: that is not so.
+        """
         return self._missing
 
     def look(self) -> None:

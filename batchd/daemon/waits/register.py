@@ -20,7 +20,8 @@ class Register:
     _lifecycle: Lifecycle
     _store: Store
     _writes: Writes
-    #: Held over each note in the store, tries included: on a full disk, a resume must not overtake its pause.
+    #: Held over each note in the store, tries included:
+    #: on a full disk, a resume must not overtake its pause.
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def keep(self, parking: Parking) -> None:

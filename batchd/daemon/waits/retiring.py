@@ -1,4 +1,6 @@
-"""Warnings of models in use that their providers shut down soon: once a day each, as long as they are in use."""
+"""Warnings of models in use that their providers shut down soon:
+once a day each, as long as they are in use.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ class Retiring(Listener):
             self._news.set()
 
     def config_changed(self, config: Config) -> None:
-        """Look again, and ask again where addresses may have changed: keys are read again at each try of what is parked."""
+        """Look again, and ask again where addresses may have changed:
+        keys are read again at each try of what is parked.
+        """
         old, self._config = self._config, config
         if config.providers != old.providers:
             self._offers.forget()
@@ -108,7 +112,9 @@ class Retiring(Listener):
         )
 
     def _models(self) -> list[str]:
-        """Return the models in use: those of tasks that have not ended, and those that tasks get by default."""
+        """Return the models in use: those of tasks that have not ended,
+        and those that tasks get by default.
+        """
         config = self._current.config
         defaults = (config.agent.model, config.evaluation.judge_model)
         return list(dict.fromkeys((*filter(self._usable, defaults), *self._tasks())))

@@ -1,4 +1,6 @@
-"""Tasks that wait for room in a service tier, each by itself: they hold no slot, and others begin in their place."""
+"""Tasks that wait for room in a service tier, each by itself:
+they hold no slot, and others begin in their place.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,12 @@ _OTHERS = tuple(cause for cause in Cause if cause is not Cause.TIER)
 
 @dataclass(slots=True, eq=False, repr=False)
 class TierWaits:
-    """The waits for a tier; the governor says when there is room. After a restart their calls ask again.
+    """The waits for a tier; the governor says when there is room.
 
-    A task whose call found no room for long is parked. Others of its tier are kept from starting until there is some.
+    After a restart their calls ask again.
+
+    A task whose call found no room for long is parked.
+    Others of its tier are kept from starting until there is some.
     """
 
     _loop: MainLoop
@@ -54,7 +59,9 @@ class TierWaits:
             later(max(0.0, park.again_s), self._again, ref, parking)
 
     def keeps(self, ref: Ref) -> bool:
-        """Keep a task that was just taken from starting, if its calls would find no room; return whether they would."""
+        """Keep a task that was just taken from starting, if its calls would find no room;
+        return whether they would.
+        """
         if not len(self._governor.lanes) or not self._lifecycle.begins(ref):
             return False
         task = self._store.task(ref)
@@ -75,7 +82,9 @@ class TierWaits:
         return len(refs) - len(freed)
 
     def try_again(self, key: Key) -> None:
-        """Have the tier of one task be tried at once: somebody has reason to think that it helps."""
+        """Have the tier of one task be tried at once:
+        somebody has reason to think that it helps.
+        """
         for ref in self._lifecycle.concerned(*key):
             for hold in self._waits(ref):
                 model, _, tier = hold.name.rpartition(" ")

@@ -20,7 +20,10 @@ class ServedDialect(Protocol):
     nothing: bytes
 
     def parse(self, data: bytes, caller: Caller) -> SimulatedRequest:
-        """Return the request in a body. Raises ``InvalidRequestError`` where a provider would refuse it."""
+        """Return the request in a body.
+
+        Raises ``InvalidRequestError`` where a provider would refuse it.
+        """
 
     def invalid(self, wrong: InvalidRequestError) -> HttpRefusal:
         """Return what such a request is refused with."""
@@ -38,7 +41,9 @@ class ServedDialect(Protocol):
         """Return what goes with every answer."""
 
     def models(self, listed: Mapping[str, str]) -> object:
-        """Return the list of models, from their names and the days on which they end, empty where none is known."""
+        """Return the list of models, from their names and the days
+        on which they end, empty where none is known.
+        """
 
 
 #: By the path below ``/v1``.

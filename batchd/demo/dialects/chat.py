@@ -120,7 +120,10 @@ _MESSAGE = decoders.decoder(ChatMessage)
 
 
 def parse(data: bytes, caller: Caller) -> SimulatedRequest:
-    """Return the request in a body. Raises ``InvalidRequestError`` where a provider would refuse it."""
+    """Return the request in a body.
+
+    Raises ``InvalidRequestError`` where a provider would refuse it.
+    """
     try:
         body = _BODY.decode(data)
         messages = tuple(map(_MESSAGE.decode, body.messages))
@@ -193,7 +196,10 @@ def _check_model(family: Family, body: _Body, *, native: bool) -> None:
 
 
 def _cache(family: Family, body: _Body, caller: Caller) -> CacheRules:
-    """Return how OpenAI caches: up to the end of what is sent. Claude's models cache nothing here."""
+    """Return how OpenAI caches: up to the end of what is sent.
+
+    Claude's models cache nothing here.
+    """
     marks = ((len(body.messages) - 1, 1800),) if family.vendor == "openai" else ()
     return CacheRules(
         scope=(caller.account, body.model, body.prompt_cache_key),

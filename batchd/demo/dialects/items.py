@@ -1,4 +1,6 @@
-"""The items of OpenAI's Responses: what may be sent, in which order, and whose sealed thinking is still good."""
+"""The items of OpenAI's Responses: what may be sent, in which order,
+and whose sealed thinking is still good.
+"""
 
 from __future__ import annotations
 
@@ -227,7 +229,9 @@ def decoded(raw: bytes, place: str) -> Any:
 
 
 def breakpoints(item: object) -> list[str]:
-    """Return for how long what ends with an item is to be kept in the cache: once for each breakpoint."""
+    """Return for how long what ends with an item is to be kept in the cache:
+    once for each breakpoint.
+    """
     parts = getattr(item, "content", None) or getattr(item, "output", None)
     if not isinstance(parts, list):
         return []

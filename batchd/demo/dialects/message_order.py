@@ -1,4 +1,6 @@
-"""What Anthropic's Messages demands of a conversation: the order of its blocks, and its signatures."""
+"""What Anthropic's Messages demands of a conversation:
+the order of its blocks, and its signatures.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ _SIGNATURE = "Invalid `signature` in `thinking` block."
 def read(body: MessagesBody, family: Family, owner: Seal) -> message_body.MessagesPrompt:
     """Return the prompt of a request.
 
-    ``owner`` is the seal that the answer is going to have, but for its prefix. Raises ``InvalidRequestError``.
+    ``owner`` is the seal that the answer is going to have,
+    but for its prefix. Raises ``InvalidRequestError``.
     """
     prompt = _Prompt(family, owner)
     for tool in body.tools or ():
@@ -65,7 +68,9 @@ def read(body: MessagesBody, family: Family, owner: Seal) -> message_body.Messag
 
 
 def _heard(system: Sequence[TextBlock], turns: Sequence[ScriptedTurn]) -> Iterator[ScriptedTurn]:
-    """Yield a conversation as the scripts see it: each text of the user is a turn, as if nothing had been merged."""
+    """Yield a conversation as the scripts see it:
+    each text of the user is a turn, as if nothing had been merged.
+    """
     if system:
         yield ScriptedTurn("system", system)
     for turn in turns:
@@ -102,7 +107,10 @@ def _blocks(message: message_body.MessagesTurn, place: str) -> Iterator[tuple[Bl
 
 
 def _check_breakpoints(marked: Iterable[MessagesTool | Block], body: MessagesBody) -> None:
-    """Hold the breakpoints of the cache to their number and order. Raises ``InvalidRequestError``."""
+    """Hold the breakpoints of the cache to their number and order.
+
+    Raises ``InvalidRequestError``.
+    """
     marks = [mark for part in marked if (mark := getattr(part, "cache_control", None)) is not None]
     lifetimes = [mark.ttl for mark in marks]
     if body.cache_control is not None:
@@ -122,7 +130,9 @@ def _tag(block: Block) -> str:
 
 
 def canonical(raw: bytes) -> bytes:
-    """Return JSON as it is compared: without its spaces, the order of its fields, and its marks for the cache."""
+    """Return JSON as it is compared: without its spaces,
+    the order of its fields, and its marks for the cache.
+    """
     value = msgspec.json.decode(raw)
     value.pop("cache_control", None)
     return msgspec.json.encode(value, order="sorted")
@@ -160,7 +170,10 @@ class _Prompt:
         self._raws.append(raw)
 
     def think(self, block: ThinkingBlock | RedactedBlock, raw: bytes, place: str) -> None:
-        """Take thinking in that came back. Raises ``InvalidRequestError`` where it is not as it was."""
+        """Take thinking in that came back.
+
+        Raises ``InvalidRequestError`` where it is not as it was.
+        """
         signed = block.signature if isinstance(block, ThinkingBlock) else block.data
         text = block.thinking if isinstance(block, ThinkingBlock) else ""
         seal = opaque.opened(signed)

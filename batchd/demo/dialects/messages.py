@@ -46,7 +46,10 @@ _encode = msgspec.json.Encoder().encode
 
 
 def parse(data: bytes, caller: Caller) -> SimulatedRequest:
-    """Return the request in a body. Raises ``InvalidRequestError`` where Anthropic would refuse it."""
+    """Return the request in a body.
+
+    Raises ``InvalidRequestError`` where Anthropic would refuse it.
+    """
     body = message_body.body(data)
     family = families.of(body.model) or families.MESSAGES
     parameters.check(body, family, caller.headers)
@@ -174,7 +177,9 @@ class _Writer:
 
 
 def _usage(bill: Bill) -> dict[str, Any]:
-    """Return what an answer came to: the input is what neither came from the cache nor went there."""
+    """Return what an answer came to:
+    the input is what neither came from the cache nor went there.
+    """
     usage: Usage = bill.usage
     fresh = usage.input_tokens - usage.cached_input_tokens - usage.cache_write_tokens
     return {

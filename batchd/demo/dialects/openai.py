@@ -130,7 +130,10 @@ TIERS: Mapping[str | None, str] = {
 
 
 def tier(family: Family, asked: str | None) -> str:
-    """Return the tier that a request gets. Raises ``InvalidRequestError`` where its model has none such."""
+    """Return the tier that a request gets.
+
+    Raises ``InvalidRequestError`` where its model has none such.
+    """
     if asked not in TIERS or (asked == "flex" and not family.flex):
         raise InvalidRequestError(
             f"Invalid service_tier argument: '{asked}' is not available for this model.",

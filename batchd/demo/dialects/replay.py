@@ -1,4 +1,6 @@
-"""What comes back to OpenAI's Responses: items in their order, and whose sealed thinking is still good."""
+"""What comes back to OpenAI's Responses:
+items in their order, and whose sealed thinking is still good.
+"""
 
 from __future__ import annotations
 
@@ -49,8 +51,8 @@ class ResponsesPrompt:
 def read(raws: Sequence[bytes], family: Family, owner: Seal) -> ResponsesPrompt:
     """Return the items of an input, from their bytes.
 
-    ``owner`` is the seal that the answer is going to have, but for its prefix, which is that of what stands before
-    the items. Raises ``InvalidRequestError``.
+    ``owner`` is the seal that the answer is going to have, but for its prefix, which is that of
+    what stands before the items. Raises ``InvalidRequestError``.
     """
     given = [items.decoded(raw, f"input[{i}]") for i, raw in enumerate(raws)]
     _check_order(given)
@@ -85,7 +87,9 @@ def read(raws: Sequence[bytes], family: Family, owner: Seal) -> ResponsesPrompt:
 
 
 def canonical(raw: bytes) -> bytes:
-    """Return JSON as it is compared: without its spaces, the order of its fields, and its marks for the cache."""
+    """Return JSON as it is compared: without its spaces,
+    the order of its fields, and its marks for the cache.
+    """
     value = msgspec.json.decode(raw)
     if b"prompt_cache_breakpoint" in raw and isinstance(value.get("content"), list):
         for part in value["content"]:
@@ -164,7 +168,10 @@ def unverified(item_id: str) -> InvalidRequestError:
 
 
 def _mismatch(seal: Seal, family: Family, owner: Seal, prefix: str) -> str:
-    """Return why an item is left out, if it is. Raises ``InvalidRequestError`` where its model refuses it instead."""
+    """Return why an item is left out, if it is.
+
+    Raises ``InvalidRequestError`` where its model refuses it instead.
+    """
     foreign = {
         "organization_mismatch": seal.account != owner.account,
         "model_mismatch": seal.model != owner.model,

@@ -1,4 +1,6 @@
-"""The ways to a receiver: each a module with ``send``, which tries once, and loads what it needs only then."""
+"""The ways to a receiver: each a module with ``send``,
+which tries once, and loads what it needs only then.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,14 @@ _INSTALL = "install it: "
 
 
 async def send(target: ReceiverTarget, message: NotificationV1) -> str:
-    """Bring a message to its receiver, in one try; return what came back. Raises ``DeliveryError``."""
+    """Bring a message to its receiver, in one try; return what came back.
+
+    Raises ``DeliveryError``.
+    """
     settings = target.settings
     module = f"batchd.notify.channels.{settings.kind}_channel"
-    # A command's channel keeps to it by itself, and reports what the command had to say until then; so does that of
-    # mails, whose server may be slow once it has one.
+    # A command's channel keeps to it by itself, and reports what the command had to say until then;
+    # so does that of mails, whose server may be slow once it has one.
     limit_s = None if settings.kind in {"command", "email"} else settings.timeout_s
     try:
         async with asyncio.timeout(limit_s):
@@ -50,7 +55,10 @@ async def send(target: ReceiverTarget, message: NotificationV1) -> str:
 
 
 def insist(config: Config) -> None:
-    """Warn of what would keep messages from their receivers. Raises ``NotPossibleError`` where a package is missing."""
+    """Warn of what would keep messages from their receivers.
+
+    Raises ``NotPossibleError`` where a package is missing.
+    """
     for target in targets(config):
         for what, fix in problems(target):
             if fix.startswith(_INSTALL):

@@ -1,6 +1,7 @@
 """A command of the operator's: it runs as batchd's user, outside of the sandbox.
 
-The message comes as JSON on its standard input. Nothing that it started outlives it, or its time limit, or the daemon.
+The message comes as JSON on its standard input.
+Nothing that it started outlives it, or its time limit, or the daemon.
 """
 
 from __future__ import annotations

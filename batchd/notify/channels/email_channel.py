@@ -70,7 +70,9 @@ async def _leave(client: aiosmtplib.SMTP) -> None:
 
 
 def mail(target: ReceiverTarget, message: NotificationV1) -> EmailMessage:
-    """Return a message as a mail; a retry has the same Message-ID, so that duplicates are recognised."""
+    """Return a message as a mail; a retry has the same Message-ID,
+    so that duplicates are recognised.
+    """
     settings = target.settings
     made = EmailMessage(SMTP)
     made["From"] = settings.sender

@@ -43,7 +43,8 @@ async def send(target: ReceiverTarget, message: NotificationV1) -> str:
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
-            # No redirect is followed: it would take the message to an address that is not configured.
+            # No redirect is followed:
+            # it would take the message to an address that is not configured.
             session.post(url, data=body, headers=headers, allow_redirects=False) as answer,
         ):
             status, after = answer.status, answer.headers.get("retry-after", "")

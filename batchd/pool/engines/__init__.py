@@ -27,7 +27,9 @@ class WorkerLife(Protocol):
 
     @property
     def label(self) -> str:
-        """What the store says of who has a task: ``PID``, or ``NODE/PID/SECONDS`` with how long its fence lasts."""
+        """What the store says of who has a task:
+        ``PID``, or ``NODE/PID/SECONDS`` with how long its fence lasts.
+        """
 
     @property
     def lease_s(self) -> float:
@@ -35,14 +37,19 @@ class WorkerLife(Protocol):
 
     @property
     def fence_left_s(self) -> float:
-        """For how long what it works on may still change, whatever is seen of it here, in seconds; not above 0: it cannot."""
+        """For how long what it works on may still change, whatever is seen of it here, in seconds;
+        not above 0: it cannot.
+        """
 
     @property
     def over(self) -> bool:
         """Whether it has ended, though what it sent last may be yet to be read."""
 
     async def start(self, channel: Channel) -> None:
-        """Start it, and attach the daemon's end of its channel. Raises ``OSError`` or ``EOFError`` where it cannot be started."""
+        """Start it, and attach the daemon's end of its channel.
+
+        Raises ``OSError`` or ``EOFError`` where it cannot be started.
+        """
 
     def kill(self) -> None:
         """End it at once, unless it is over; also before it has started."""
@@ -54,7 +61,9 @@ class WorkerLife(Protocol):
         """Take that the channel is closed: all that it sent is read."""
 
     async def ended(self) -> str:
-        """Return how it ended, once it can do nothing more and all that it sent is read; empty: that is not known."""
+        """Return how it ended, once it can do nothing more and all that it sent is read;
+        empty: that is not known.
+        """
 
     def leave(self) -> None:
         """Leave it behind, killed but not ended: the end of this process does not wait for it."""

@@ -1,4 +1,6 @@
-"""The crew: as many workers on a Ray cluster as there is work for, each of which joins as any other does."""
+"""The crew: as many workers on a Ray cluster as there is work for,
+each of which joins as any other does.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ _UNREACHED = "see whether [pool] advertise is reached from there"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CrewTerms:
-    """How large the crew may be, and what each of its workers takes: ``[pool]`` and ``[ray]`` of the configuration."""
+    """How large the crew may be, and what each of its workers takes:
+    ``[pool]`` and ``[ray]`` of the configuration.
+    """
 
     #: Of the cluster's head.
     address: str
@@ -99,7 +103,10 @@ class Crew:
         tickets: TicketMaker,
         work: Callable[[], Mapping[Needs, int]],
     ) -> None:
-        """``terms`` returns those of today. ``work`` returns how many tasks are at work, or could be, by what they need."""
+        """``terms`` returns those of today.
+
+        ``work`` returns how many tasks are at work, or could be, by what they need.
+        """
         self._terms = terms
         self._pool = pool
         self._tickets = tickets
@@ -322,7 +329,9 @@ class Crew:
         )
 
     def _shrink(self, kept: Mapping[int, _Post], surplus: int, idle_s: float) -> int:
-        """End workers that are not needed: first those for which there is no room yet, then those that are idle; return how many are left."""
+        """End workers that are not needed: first those for which there is no room yet,
+        then those that are idle; return how many are left.
+        """
         for badge in [badge for badge, post in kept.items() if not post.node][:surplus]:
             self._end(badge, kept[badge])
             surplus -= 1
@@ -333,7 +342,9 @@ class Crew:
         return surplus
 
     def _make_way(self, most: int) -> None:
-        """End workers beyond the most that may be, for tasks that need something: one that works gives its tasks back."""
+        """End workers beyond the most that may be, for tasks that need something:
+        one that works gives its tasks back.
+        """
         kept = {badge: post for badge, post in self._posts.items() if not post.ending}
         plain = {badge: post for badge, post in kept.items() if not post.needs}
         surplus = self._count() - most
@@ -355,7 +366,9 @@ class Crew:
         self._order(StopWorker(badge))
 
     def _possible(self, needs: Needs) -> bool:
-        """Whether a worker for these needs is one that some node has, as all are taken to be that need nothing."""
+        """Whether a worker for these needs is one that some node has,
+        as all are taken to be that need nothing.
+        """
         nodes = self._size.nodes if self._size else ()
         return not needs or sizes.possible(nodes, self._terms().takes, needs)
 

@@ -1,7 +1,10 @@
-"""The launcher: the one process that talks to Ray. The daemon starts it, may lose it, and starts it again.
+"""The launcher: the one process that talks to Ray.
 
-Ray ends a driver that has lost its cluster's head for a minute. Its actors are not detached: they end with it, whatever
-ends it, and the workers with them. So no worker is ever left that the daemon does not know.
+The daemon starts it, may lose it, and starts it again.
+
+Ray ends a driver that has lost its cluster's head for a minute. Its actors are not detached: they
+end with it, whatever ends it, and the workers with them.
+So no worker is ever left that the daemon does not know.
 """
 
 from __future__ import annotations
@@ -154,7 +157,8 @@ class Launcher:
         alive = {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
         nodes = [resources for node, resources in alive.items() if node not in draining]
         if len(alive) > 1 and not self._guarded:
-            # One node alone may be this machine, reached from nowhere else; so it is asked as soon as there are more.
+            # One node alone may be this machine, reached from nowhere else;
+            # so it is asked as soon as there are more.
             if why := _unguarded(self._ray.get_runtime_context().gcs_address):
                 why = f"the Ray cluster has {len(alive)} nodes, and {why}"
                 self._say(NotConnected(why, "start all of its nodes with RAY_AUTH_MODE=token"))
@@ -203,12 +207,17 @@ def _not_connected(out: int, why: str, fix: str) -> int:
 
 
 def _takes_token(address: str) -> bool:
-    """Whether a cluster takes the token that this process has, if it wants any. Ray itself would try for long."""
+    """Whether a cluster takes the token that this process has, if it wants any.
+
+    Ray itself would try for long.
+    """
     return _asked(address, os.environ) != _WANTS_TOKEN
 
 
 def _unguarded(address: str) -> str:
-    """Return that a cluster answers a process without its token, or that this cannot be seen; empty: it does not."""
+    """Return that a cluster answers a process without its token,
+    or that this cannot be seen; empty: it does not.
+    """
     surroundings = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH_")}
     surroundings |= {"RAY_AUTH_MODE": "disabled", "HOME": "/nonexistent"}
     code = _asked(address, surroundings)
@@ -220,7 +229,9 @@ def _unguarded(address: str) -> str:
 
 
 def _asked(address: str, surroundings: Mapping[str, str]) -> int | None:
-    """Return how a process with these variables ends that asks a cluster something; None: not in time."""
+    """Return how a process with these variables ends that asks a cluster something;
+    None: not in time.
+    """
     try:
         done = subprocess.run(
             children.program(_ASK, address),

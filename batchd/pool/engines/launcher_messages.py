@@ -1,6 +1,7 @@
 """What the daemon and its launcher say to each other: a line of JSON each, ``["KIND", {fields}]``.
 
-The launcher knows of Ray, and nothing else; the daemon of tasks, and not of Ray. A badge is the number of one worker.
+The launcher knows of Ray, and nothing else; the daemon of tasks, and not of Ray.
+A badge is the number of one worker.
 """
 
 from __future__ import annotations
@@ -16,14 +17,18 @@ from batchd.records.needs import NOTHING
 
 
 class FindRoom(Struct, frozen=True, kw_only=True):
-    """To the launcher: find room for a worker. Answered by ``RoomFound``, whenever there is some, or ``WorkerStopped``."""
+    """To the launcher: find room for a worker.
+
+    Answered by ``RoomFound``, whenever there is some, or ``WorkerStopped``.
+    """
 
     badge: int
     #: Where it will dial the daemon: host and port.
     daemon: tuple[str, int]
     cpus: float
     memory_bytes: int
-    #: What its tasks need of the node: so many GPUs, which it takes, and a custom resource of this name.
+    #: What its tasks need of the node:
+    #: so many GPUs, which it takes, and a custom resource of this name.
     needs: Needs = NOTHING
     #: The nodes, by their ids, on which no task can run.
     avoid: tuple[str, ...] = ()
@@ -86,10 +91,13 @@ class NodeSize(Struct, frozen=True):
 
 
 class ClusterSize(Struct, frozen=True, kw_only=True):
-    """From the launcher, every few seconds: the cluster answers; how much each of its nodes has in all."""
+    """From the launcher, every few seconds: the cluster answers;
+    how much each of its nodes has in all.
+    """
 
     nodes: tuple[NodeSize, ...]
-    #: The ids of those that Ray drains: they are not among the others, for nothing more is placed there.
+    #: The ids of those that Ray drains:
+    #: they are not among the others, for nothing more is placed there.
     draining: tuple[str, ...] = ()
 
 

@@ -32,7 +32,10 @@ class LocalEngine:
     """The engine of this machine: forks workers from a server that has loaded what they need."""
 
     def __init__(self, lock: int, agent: str, folder: Path) -> None:
-        """``lock``: a descriptor of the spool's lock. ``agent``: what works on a task. ``folder``: for sockets."""
+        """``lock``: a descriptor of the spool's lock.
+
+        ``agent``: what works on a task. ``folder``: for sockets.
+        """
         self._lock = lock
         self._agent = agent
         self._folder = folder
@@ -83,7 +86,9 @@ class ForkedWorker:
         return self._exited.is_set()
 
     async def start(self, channel: Channel) -> None:
-        """Fork it. Raises ``OSError`` or ``EOFError`` where the fork server died under our hands."""
+        """Fork it. Raises ``OSError`` or ``EOFError``
+        where the fork server died under our hands.
+        """
         self._channel = channel
         ours, theirs = socket.socketpair()
         with theirs:
@@ -103,7 +108,8 @@ class ForkedWorker:
         """End it at once, unless it is over; also before it has started."""
         self._killed = True
         if self._pidfd >= 0 and not self.over:
-            # It may have ended this instant, and its fork server have buried it: `_has_exited` is on its way.
+            # It may have ended this instant, and its fork server have buried it:
+            # `_has_exited` is on its way.
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
@@ -129,7 +135,8 @@ class ForkedWorker:
                 self.kill()
         await asyncio.wait(events[:1])
         if not self._silent.is_set():
-            # What it started may hold its socket for longer than it lives, where a disk hangs: all that it sent is here.
+            # What it started may hold its socket for longer than it lives,
+            # where a disk hangs: all that it sent is here.
             await asyncio.wait(events[1:], timeout=_LEAVE_S)
             self._channel.close()
             await asyncio.wait(events)
@@ -145,7 +152,8 @@ class ForkedWorker:
     def leave(self) -> None:
         """Leave it behind, killed but not ended: the end of this process does not wait for it.
 
-        It may itself wait for this process: for a lock of the kernel's, which a thread here holds on a disk that hangs.
+        It may itself wait for this process: for a lock of the kernel's,
+        which a thread here holds on a disk that hangs.
         """
         multiprocessing.process._children.discard(self._process)  # type: ignore[attr-defined]  # noqa: SLF001 (no other way to it)
 
@@ -162,7 +170,8 @@ def _launch(sock: socket.socket, lock: int, agent: str) -> BaseProcess:
         with fork_server.unharmed():
             process.start()
     except FileNotFoundError:
-        # Somebody has taken its socket away, or moved the folder: the next start makes another one, wherever that is now.
+        # Somebody has taken its socket away, or moved the folder:
+        # the next start makes another one, wherever that is now.
         fork_server.end()
         fork_server.move()
         raise

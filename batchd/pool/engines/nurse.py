@@ -1,4 +1,7 @@
-"""The nurse: the actor that starts one worker on its node of a Ray cluster, and ends with it. It carries nothing else."""
+"""The nurse: the actor that starts one worker on its node of a Ray cluster, and ends with it.
+
+It carries nothing else.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ class Nurse:
     """One worker's place on a node; ``launcher`` makes an actor of it."""
 
     def where(self, daemon: tuple[str, int]) -> tuple[str, tuple[str, ...], str]:
-        """Return the node's id, the IP addresses from which it may reach the daemon, and its host name.
+        """Return the node's id, the IP addresses from which it may reach the daemon,
+        and its host name.
 
         Raises ``OSError`` where it does not know a way to the daemon.
         """
@@ -30,7 +34,10 @@ class Nurse:
         return node_id, tuple(_sources(found)), os.uname().nodename
 
     def run(self, ticket: str, node: str, gpus: int, labels: tuple[str, ...]) -> str:
-        """Run a worker until it ends, and return how. It ends with this process. ``gpus``, ``labels``: for its tasks."""
+        """Run a worker until it ends, and return how.
+
+        It ends with this process. ``gpus``, ``labels``: for its tasks.
+        """
         with subprocess.Popen(
             [
                 sys.executable,

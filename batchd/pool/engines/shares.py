@@ -1,6 +1,7 @@
 """Shares: how many workers of each kind there should be. Pure.
 
-A kind is what its tasks need of their machine. A worker for tasks that need something takes others too.
+A kind is what its tasks need of their machine.
+A worker for tasks that need something takes others too.
 """
 
 from __future__ import annotations
@@ -19,16 +20,19 @@ def shares(
     agents: int,
     possible: Callable[[Needs], bool],
 ) -> dict[Needs, int]:
-    """Return how many workers each kind is to have, ``most`` of all kinds that are ``possible``, and ``least`` that need nothing.
+    """Return how many workers each kind is to have, ``most`` of all kinds
+    that are ``possible``, and ``least`` that need nothing.
 
-    ``work``: tasks by what they need; ``agents``: how many a worker has at a time. One that holds GPUs has the GPUs of one task.
+    ``work``: tasks by what they need; ``agents``: how many a worker has at a time.
+    One that holds GPUs has the GPUs of one task.
     """
     asked = {
         needs: tasks if needs.gpu else -(-tasks // agents)
         for needs, tasks in work.items()
         if needs and tasks
     }
-    # What no node has may come with another node: one worker is asked for, which keeps none from the others.
+    # What no node has may come with another node:
+    # one worker is asked for, which keeps none from the others.
     given = {needs: int(not possible(needs)) for needs in sorted(asked)}
     left = most
     while left > 0 and (short := [n for n in given if possible(n) and given[n] < asked[n]]):

@@ -1,4 +1,5 @@
-"""The worker on another machine, as its keeper starts it: ``NODE PIPE KEEPER CACHE BYTES GPUS LABEL…``.
+"""The worker on another machine, as its keeper starts it:
+``NODE PIPE KEEPER CACHE BYTES GPUS LABEL…``.
 
 On its standard input are two lines: the ticket, and the digest of the keeper's parting word.
 """

@@ -27,7 +27,10 @@ class DaemonCertificate:
     fingerprint: str
 
     def context(self) -> ssl.SSLContext:
-        """Return how connections are accepted. Raises ``NotPossibleError`` where the key is not the certificate's."""
+        """Return how connections are accepted.
+
+        Raises ``NotPossibleError`` where the key is not the certificate's.
+        """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         try:

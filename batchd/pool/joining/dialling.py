@@ -1,4 +1,6 @@
-"""The worker's way to the daemon: a connection to the one that its ticket names, and to no other."""
+"""The worker's way to the daemon:
+a connection to the one that its ticket names, and to no other.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,12 @@ _REPORT_S = 5.0
 
 
 async def join(ticket: Ticket, node: str, has: Has, parting: str, channel: Channel) -> None:
-    """Connect, and show the ticket. ``parting``: the digest of the keeper's word. Raises ``NotPossibleError``.
+    """Connect, and show the ticket.
 
-    Nothing is sent to what is another's. A daemon that does not answer, or has many at its gate, is dialled again.
+    ``parting``: the digest of the keeper's word. Raises ``NotPossibleError``.
+
+    Nothing is sent to what is another's.
+    A daemon that does not answer, or has many at its gate, is dialled again.
     """
     place, tries, until = located(ticket.host, ticket.port), 0, time.monotonic() + _PATIENCE_S
     while True:
@@ -71,7 +76,10 @@ async def join(ticket: Ticket, node: str, has: Has, parting: str, channel: Chann
 
 
 async def _connected(ticket: Ticket) -> asyncio.Transport:
-    """Return an encrypted connection over which nothing is sent yet. Raises ``OSError``, ``ValueError``."""
+    """Return an encrypted connection over which nothing is sent yet.
+
+    Raises ``OSError``, ``ValueError``.
+    """
     async with asyncio.timeout(_DIAL_S):
         transport, _ = await asyncio.get_running_loop().create_connection(
             asyncio.Protocol, ticket.host, ticket.port, ssl=_context(), server_hostname=""
@@ -80,7 +88,10 @@ async def _connected(ticket: Ticket) -> asyncio.Transport:
 
 
 def report_end(ticket: Ticket, parting: str, *, died: bool) -> None:
-    """Let the daemon of a ticket know that the worker with this word has ended. Raises ``OSError``."""
+    """Let the daemon of a ticket know that the worker with this word has ended.
+
+    Raises ``OSError``.
+    """
     place = ticket.host, ticket.port
     with (
         socket.create_connection(place, _REPORT_S) as plain,
@@ -101,7 +112,9 @@ def _fingerprint(certificate: bytes | None) -> str:
 
 
 def _context() -> ssl.SSLContext:
-    """Return how to connect: the certificate is no authority's, and held against the ticket before anything is sent."""
+    """Return how to connect: the certificate is no authority's,
+    and held against the ticket before anything is sent.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False

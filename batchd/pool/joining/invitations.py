@@ -1,4 +1,7 @@
-"""Invitations: which tokens let a worker in, from where, and until when. They end with the daemon."""
+"""Invitations: which tokens let a worker in, from where, and until when.
+
+They end with the daemon.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,9 @@ class Invitations:
         self._used: dict[str, None] = {}
 
     def invite(self, addresses: tuple[str, ...], minutes: float, badge: int = 0) -> str:
-        """Return a token that is good once, from these addresses or networks, for so long. Raises ``UsageError``.
+        """Return a token that is good once, from these addresses or networks, for so long.
+
+        Raises ``UsageError``.
 
         ``badge``: of whom it is; 0: of a user. Users' alone are counted.
         """

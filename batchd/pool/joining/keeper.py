@@ -1,6 +1,9 @@
-"""The keeper: what is run on another machine. It starts a worker there, and ends it when its lease does.
+"""The keeper: what is run on another machine.
 
-A process apart, for a worker that hangs, or that was stopped and goes on, does not see to that itself.
+It starts a worker there, and ends it when its lease does.
+
+A process apart, for a worker that hangs,
+or that was stopped and goes on, does not see to that itself.
 """
 
 from __future__ import annotations
@@ -31,9 +34,12 @@ _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 def keep(
     way: Ticket, node: str, has: Has, cache: str, most_bytes: int, *, tied: bool = False
 ) -> int:
-    """Run a worker until it ends, and return its exit code. SIGTERM has it give its tasks back first; a second one ends it.
+    """Run a worker until it ends, and return its exit code.
 
-    ``has``: what its machine has for its tasks. ``cache``: the folder of what it keeps on this machine, ``most_bytes`` of packs.
+    SIGTERM has it give its tasks back first; a second one ends it.
+
+    ``has``: what its machine has for its tasks. ``cache``: the folder of what it keeps on this
+    machine, ``most_bytes`` of packs.
     ``tied``: it ends as well where the process that started this one has ended.
     """
     sealing.seal()  # of the ticket, and of the word that ends the worker

@@ -1,4 +1,6 @@
-"""The life of a worker that joined from another machine: its connection, and a lease that may outlast that."""
+"""The life of a worker that joined from another machine:
+its connection, and a lease that may outlast that.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,10 @@ _LAST_S = 5.0
 
 
 class RemoteWorker:
-    """One worker elsewhere. Its process cannot be seen: it is over when its connection is, and its lease."""
+    """One worker elsewhere.
+
+    Its process cannot be seen: it is over when its connection is, and its lease.
+    """
 
     def __init__(
         self,
@@ -27,9 +32,13 @@ class RemoteWorker:
         lease_s: float,
         fence_s: float,
     ) -> None:
-        """``address``: the one that it came from. ``badge``: whose its ticket was. ``has``: what its machine has. ``lease_s``: how long it may go on after each heartbeat.
+        """``address``: the one that it came from.
 
-        ``fence_s``: how long after the last one what it works on may still change, where disks are shared.
+        ``badge``: whose its ticket was. ``has``: what its machine has.
+        ``lease_s``: how long it may go on after each heartbeat.
+
+        ``fence_s``: how long after the last one what it works
+        on may still change, where disks are shared.
         """
         self.pid = pid
         self.node = node
@@ -64,7 +73,9 @@ class RemoteWorker:
             channel.connection_lost(None)
 
     def kill(self) -> None:
-        """Close the connection at once: there it ends for that, and here nothing of it counts any more."""
+        """Close the connection at once: there it ends for that,
+        and here nothing of it counts any more.
+        """
         self._transport.abort()
 
     def heard(self) -> None:

@@ -1,4 +1,7 @@
-"""A ticket: the line that lets one worker in, once. It names the daemon, and is a secret until it is used."""
+"""A ticket: the line that lets one worker in, once.
+
+It names the daemon, and is a secret until it is used.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,9 @@ _MOST_PORT = 65535
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ticket:
-    """A ticket: where the daemon listens, by which certificate it is known, and the token that it admits."""
+    """A ticket: where the daemon listens, by which certificate it is known,
+    and the token that it admits.
+    """
 
     host: str
     port: int

@@ -1,4 +1,6 @@
-"""The maker of tickets: for users who ask for some, and for the workers that batchd starts itself."""
+"""The maker of tickets: for users who ask for some,
+and for the workers that batchd starts itself.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,10 @@ class TicketMaker:
         return socket.gethostname() if host in _EVERY else host, port
 
     def make(self, addresses: tuple[str, ...], minutes: float, badge: int = 0) -> Ticket:
-        """Return a ticket that is good once, from these addresses or networks, for so long. Raises ``UsageError``."""
+        """Return a ticket that is good once, from these addresses or networks, for so long.
+
+        Raises ``UsageError``.
+        """
         host, port = self.dialled
         return Ticket(
             host=host,

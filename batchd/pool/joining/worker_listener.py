@@ -1,6 +1,7 @@
 """The listener for workers of other machines: lets in who has a ticket.
 
-Until its token is seen, a process that connects gets little: a few connections at a time, ten seconds, four kilobytes.
+Until its token is seen, a process that connects gets little:
+a few connections at a time, ten seconds, four kilobytes.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ class WorkerReceiver(Protocol):
     def admit(
         self, transport: asyncio.Transport, join: wire.Join, address: str, badge: int
     ) -> None:
-        """Take over the connection of a worker that is let in, from an IP address; ``badge``: whose its ticket was."""
+        """Take over the connection of a worker that is let in,
+        from an IP address; ``badge``: whose its ticket was.
+        """
 
     def ended(self, parting: str, *, died: bool) -> None:
         """Take a keeper's word that a worker has ended; ``died``: by itself."""
@@ -136,7 +139,8 @@ class WorkerListener:
         applicant = _Applicant()
         try:
             async with asyncio.timeout(_JOIN_S):
-                # Where this fails, asyncio has closed the connection; from here on it is the transport's.
+                # Where this fails, asyncio has closed the connection;
+                # from here on it is the transport's.
                 transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
                     lambda: applicant,
                     connection,
@@ -154,7 +158,8 @@ class WorkerListener:
             self._not_admitted(address, f"it did not speak as a worker does: {why}")
         else:
             if not self._take(transport, asked, address):
-                # It counts as one that waits until it is gone: who never closes must not gather connections.
+                # It counts as one that waits until it is gone:
+                # who never closes must not gather connections.
                 await applicant.gone(_LEAVE_S)
                 transport.abort()
         finally:
@@ -166,12 +171,15 @@ class WorkerListener:
     def _take(
         self, transport: asyncio.Transport, asked: wire.Join | wire.WorkerEnded, address: str
     ) -> bool:
-        """Let a worker in that has a good ticket, or take a keeper's word; return whether the connection is a worker's now."""
+        """Let a worker in that has a good ticket, or take a keeper's word;
+        return whether the connection is a worker's now.
+        """
         if isinstance(asked, wire.WorkerEnded):
             self._doorkeeper.ended(asked.parting, died=asked.died)
             transport.close()
             return False
-        # Only who has a good ticket learns what this daemon is; one that does not fit may come again with it.
+        # Only who has a good ticket learns what this daemon is;
+        # one that does not fit may come again with it.
         refusal = (
             self._invitations.problem(asked.token, address)
             or _refusal(asked)
@@ -187,7 +195,9 @@ class WorkerListener:
         return not refusal
 
     def _not_admitted(self, address: str, why: str) -> None:
-        """Write a line, unless one was written just now: who has no ticket must not fill the log."""
+        """Write a line, unless one was written just now:
+        who has no ticket must not fill the log.
+        """
         now = asyncio.get_running_loop().time()
         if now - self._said_at < _QUIET_S:
             self._unsaid += 1

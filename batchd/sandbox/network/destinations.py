@@ -42,7 +42,10 @@ class AllowedHosts:
         return cls(hosts.parsed(names), hosts.parsed(private))
 
     def check(self, name: str | Address, port: int) -> bool:
-        """Return whether a host may have a private address. Raises ``RefusedError`` for one that is not on the list."""
+        """Return whether a host may have a private address.
+
+        Raises ``RefusedError`` for one that is not on the list.
+        """
         text = str(name)
         held = [host for host in self.hosts if host.holds(text, port)]
         if not held:
@@ -66,7 +69,8 @@ class Resolver:
     async def addresses(self, name: str | Address, port: int, *, private: bool) -> list[Address]:
         """Return the addresses at which a host may be reached, the best first.
 
-        Raises ``RefusedError`` where it has only such as may not be reached, and ``UnreachableError``.
+        Raises ``RefusedError`` where it has only such as may
+        not be reached, and ``UnreachableError``.
         """
         found = [name] if not isinstance(name, str) else await self._asked(name, port)
         reasons = {address: _reason(address, port, private=private) for address in found}
@@ -88,7 +92,9 @@ class Resolver:
         return answer
 
     def _looked_up(self, name: str, port: int) -> asyncio.Future[list[Address] | Exception]:
-        """Return what the system says; a thread of its own is never missed by others, and ends by itself."""
+        """Return what the system says;
+        a thread of its own is never missed by others, and ends by itself.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[Address] | Exception] = loop.create_future()
 
@@ -122,7 +128,9 @@ def _reason(address: Address, port: int, *, private: bool) -> str:
 
 
 def ours(address: Address, port: int) -> bool:
-    """Return whether an address is this machine's own, public or not: then the kernel sets out from it, too."""
+    """Return whether an address is this machine's own, public or not:
+    then the kernel sets out from it, too.
+    """
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6  # noqa: PLR2004 (IPv4)
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:

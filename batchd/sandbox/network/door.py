@@ -14,7 +14,8 @@ from batchd.sandbox.network.inside import PORT, listening
 from batchd.sandbox.network.refused_hosts import RefusedHosts
 
 _LOCAL = ("localhost", "127.0.0.1", "::1")
-#: A sandbox whose first process is gone has ended within this time (seconds), on the busiest machine.
+#: A sandbox whose first process is gone has ended within this time (seconds),
+#: on the busiest machine.
 _SET_UP_S = 10.0
 
 
@@ -26,10 +27,11 @@ class NetworkDoor:
 
     @contextlib.asynccontextmanager
     async def opened(self, child: ChildProcess) -> AsyncIterator[RefusedHosts]:
-        """Open the way for a command, let it begin, and close the way again; yield what was refused.
+        """Open the way for a command, let it begin, and close the way again;
+        yield what was refused.
 
-        Raises ``SandboxError`` where it cannot be opened; then nothing of the command ran. Opens nothing where there is no
-        sandbox.
+        Raises ``SandboxError`` where it cannot be opened; then nothing of the command ran. Opens
+        nothing where there is no sandbox.
         """
         # Daemons, and workers whose tasks have no list, do without HTTP.
         from batchd.sandbox.network.proxy import Proxy  # noqa: PLC0415
@@ -69,7 +71,9 @@ def variables(allowed: AllowedHosts) -> dict[str, str]:
 
 
 async def _listener(child: ChildProcess) -> socket.socket | None:
-    """Return what listens inside a command's network; None: its sandbox could not be set up, and bwrap says why."""
+    """Return what listens inside a command's network; None:
+    its sandbox could not be set up, and bwrap says why.
+    """
     try:
         inside = await child.inside()
         return await listening(*inside) if inside else None

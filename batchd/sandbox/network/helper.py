@@ -1,9 +1,10 @@
-"""The helper that makes a socket in another process's network, and hands it out: a program of its own.
+"""The helper that makes a socket in another process's network,
+and hands it out: a program of its own.
 
-To enter a user namespace a process must have one thread, so no worker can do it itself. Run by its path with
-``python -I -S``: it imports nothing of ours. Arguments: a process that lives in the network, the network's
-number, and the port on its loopback at which the socket is to listen; 0: it is to report the sockets there. Standard
-output is a Unix socket.
+To enter a user namespace a process must have one thread, so no worker can do it itself. Run by its
+path with ``python -I -S``: it imports nothing of ours. Arguments: a process that lives in the
+network, the network's number, and the port on its loopback at which the socket is to listen; 0: it
+is to report the sockets there. Standard output is a Unix socket.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""Heads of HTTP messages, read with h11 and written again: what two readers might understand differently is refused.
+"""Heads of HTTP messages, read with h11 and written again:
+what two readers might understand differently is refused.
 
-A request is passed on as its parts say, not as its bytes stood, so that the server reads what was checked here.
-h11 reads what HTTP's grammar allows, and some of what it only tolerates; that is refused here, before (``_plain``) or after.
+A request is passed on as its parts say, not as its bytes stood, so that the server reads what was
+checked here. h11 reads what HTTP's grammar allows, and some of what it only tolerates;
+that is refused here, before (``_plain``) or after.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ _MOST_DIGITS = 18
 _MOST_STATUS = 599
 _BAD, _LONG_LINE, _LONG_HEAD, _VERSION = 400, 414, 431, 505
 
-#: No part of any line; h11 takes most of them in values, and goes back and forth over a row of spaces before the others.
+#: No part of any line; h11 takes most of them in values,
+#: and goes back and forth over a row of spaces before the others.
 _CONTROLS = bytes({*range(0x20), 0x7F} - {*b"\t\r\n"})
 _URI = re.compile(rb"[hH][tT][tT][pP]://([^/?#\\]+)((?:/[^?#\\]*)?(?:\?[^#\\]*)?)")
 #: What concerns this connection, and not the next one; ``Expect`` is answered here.
@@ -89,7 +92,8 @@ def request(raw: bytes) -> RequestHead:
     _plain(raw)
     lower = raw.lower()
     hosted = b"\r\nhost:" in lower
-    # h11 insists on a Host field, and a proxy's clients may leave it out: the request line says where it goes.
+    # h11 insists on a Host field, and a proxy's clients may leave it out:
+    # the request line says where it goes.
     whole = raw if hosted else raw.replace(b"\r\n", b"\r\nHost: -\r\n", 1)
     reader = h11.Connection(h11.SERVER)
     event = _event(reader, whole, _NO_REQUEST)
@@ -121,7 +125,10 @@ def _plain(raw: bytes) -> None:
 
 
 def _event(reader: h11.Connection, raw: bytes, otherwise: str) -> object:
-    """Return what h11 reads in a head. Raises ``HeadError`` with ``otherwise``, and what is wrong."""
+    """Return what h11 reads in a head.
+
+    Raises ``HeadError`` with ``otherwise``, and what is wrong.
+    """
     reader.receive_data(raw)
     try:
         return reader.next_event()
@@ -132,7 +139,9 @@ def _event(reader: h11.Connection, raw: bytes, otherwise: str) -> object:
 
 
 def _said(fields: _Fields) -> dict[bytes, bytes]:
-    """Return what fields say, by their names in lower case; that those which frame a message come once is seen to."""
+    """Return what fields say, by their names in lower case;
+    that those which frame a message come once is seen to.
+    """
     return {key.lower(): value for key, value in fields}
 
 
@@ -150,7 +159,8 @@ def _place(text: bytes, default: int | None) -> tuple[str | Address, int]:
 def _tunnel(event: h11.Request, fields: _Fields) -> RequestHead:
     host, port = _place(event.target, None)
     said = _said(fields)
-    # A server that counts a body here and one that does not would differ on where the tunnel begins.
+    # A server that counts a body here and one that does
+    # not would differ on where the tunnel begins.
     if b"transfer-encoding" in said or said.get(b"content-length", b"0") != b"0":
         raise HeadError("CONNECT has no body")
     return RequestHead(host=host, port=port, tunnel=True)
@@ -189,7 +199,10 @@ def _forwarded(event: h11.Request, fields: _Fields, *, waits: bool) -> RequestHe
 
 
 def _length(said: dict[bytes, bytes], *, modern: bool) -> int | None:
-    """Return the length of a body; None where it comes in chunks. Raises ``HeadError`` where that can be read in two ways."""
+    """Return the length of a body; None where it comes in chunks.
+
+    Raises ``HeadError`` where that can be read in two ways.
+    """
     length, coded = said.get(b"content-length", b"0"), b"transfer-encoding" in said
     if coded and (b"content-length" in said or not modern):
         raise HeadError("it is not clear where the body ends")
@@ -220,7 +233,10 @@ class ResponseHead:
 
 
 def answer(raw: bytes, *, bare: bool) -> ResponseHead:
-    """Return the answer whose head is ``raw``; ``bare``: it has no body in any case. Raises ``HeadError``."""
+    """Return the answer whose head is ``raw``; ``bare``: it has no body in any case.
+
+    Raises ``HeadError``.
+    """
     _plain(raw)
     reader = h11.Connection(h11.CLIENT)
     reader.send(_BARE if bare else _ASKED)
@@ -244,7 +260,10 @@ def answer(raw: bytes, *, bare: bool) -> ResponseHead:
 
 
 def refusal(status: int, words: str, text: str) -> bytes:
-    """Return a whole answer of the proxy's own. Some clients show its first line alone: ``words`` stand there."""
+    """Return a whole answer of the proxy's own.
+
+    Some clients show its first line alone: ``words`` stand there.
+    """
     body = f"{text}\n".encode()
     line = re.sub(r"[^\x20-\x7e]", "?", words)[:300]
     fields = [

@@ -19,7 +19,8 @@ _MOST_SAID = 4096
 
 
 async def listening(process: int, number: int) -> socket.socket:
-    """Return a socket that listens on the loopback of the network ``number``, in which ``process`` lives.
+    """Return a socket that listens on the loopback of the network ``number``,
+    in which ``process`` lives.
 
     Raises ``OSError``, and ``SandboxError`` where that is not possible here.
     """
@@ -27,7 +28,10 @@ async def listening(process: int, number: int) -> socket.socket:
 
 
 async def diagnostic(process: int, number: int) -> socket.socket:
-    """Return a socket that reports the sockets in a network (see ``queues``). Otherwise like ``listening``."""
+    """Return a socket that reports the sockets in a network (see ``queues``).
+
+    Otherwise like ``listening``.
+    """
     return await _made(process, number, 0)
 
 
@@ -49,7 +53,10 @@ async def _made(process: int, number: int, port: int) -> socket.socket:
 
 
 def _handed(line: socket.socket) -> socket.socket:
-    """Return the socket that the helper has handed out. Raises ``SandboxError`` with what it said instead."""
+    """Return the socket that the helper has handed out.
+
+    Raises ``SandboxError`` with what it said instead.
+    """
     try:
         said, descriptors, _, _ = socket.recv_fds(line, _MOST_SAID, 1)
     except BlockingIOError:

@@ -1,7 +1,7 @@
 """The proxy of one command: what connects to it is read, held to the task's list, and carried on.
 
-A connection carries one request, or one tunnel. So nothing that follows a request, whatever its sender and
-the server take it for, reaches the server.
+A connection carries one request, or one tunnel. So nothing that follows a request, whatever its
+sender and the server take it for, reaches the server.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ MOST_CONNECTIONS = 64
 #: For the head of a request, and for the way to a server (seconds).
 _HEAD_S = 30.0
 _CONNECT_S = 10.0
-#: After a refusal the client may still be sending: so long, and so much, is heard, else it would not hear the answer.
+#: After a refusal the client may still be sending: so long,
+#: and so much, is heard, else it would not hear the answer.
 _LINGER_S = 1.0
 _LINGER_BYTES = 1 << 18
 _PAUSE_S = 0.1
@@ -76,7 +77,9 @@ class Proxy:
             await asyncio.gather(*self._connections, return_exceptions=True)
 
     async def _knocked(self) -> None:
-        """Wait until somebody connects. asyncio's own accept loses a connection that comes as it is cancelled."""
+        """Wait until somebody connects.
+        asyncio's own accept loses a connection that comes as it is cancelled.
+        """
         loop = asyncio.get_running_loop()
         knocked = asyncio.Event()
         loop.add_reader(self._listener, knocked.set)
@@ -131,14 +134,20 @@ class Proxy:
                     heard += len(data)
 
     async def _connected(self, request: RequestHead) -> socket.socket:
-        """Return a connection to where the request wants to go. Raises ``RefusedError``, ``UnreachableError``."""
+        """Return a connection to where the request wants to go.
+
+        Raises ``RefusedError``, ``UnreachableError``.
+        """
         private = self._allowed.check(request.host, request.port)
         found = await self._resolver.addresses(request.host, request.port, private=private)
         return await _first(found, request.port)
 
 
 async def _first(addresses: Iterable[Address], port: int) -> socket.socket:
-    """Return a connection to the first of these very addresses that takes it. Raises ``UnreachableError``."""
+    """Return a connection to the first of these very addresses that takes it.
+
+    Raises ``UnreachableError``.
+    """
     why = ""
     for address in addresses:
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6  # noqa: PLR2004 (IPv4)
@@ -188,7 +197,9 @@ async def _carry(request: RequestHead, client: RelayedStream, server: RelayedStr
 async def _body(
     request: RequestHead, client: RelayedStream, server: RelayedStream, patience: IdleLimit
 ) -> None:
-    """Carry a request's body, and nothing behind it; one that is malformed leaves the server without its end."""
+    """Carry a request's body, and nothing behind it;
+    one that is malformed leaves the server without its end.
+    """
     try:
         if request.length is None:
             await relay.carry_chunks(client, server, patience)

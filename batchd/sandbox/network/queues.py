@@ -1,4 +1,6 @@
-"""Queues of the sockets of a network, as the kernel reports them by sock_diag: see linux/sock_diag.h and its neighbours."""
+"""Queues of the sockets of a network, as the kernel reports them by sock_diag:
+see linux/sock_diag.h and its neighbours.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,14 @@ _AF_NETLINK = 16
 _HEADER = struct.Struct("=IHHII")
 _MEMORY = struct.Struct("=9I")
 _MAX_REPLY_BYTES = 1 << 18
-#: What one socket takes with nothing in it, all that belongs to it included; a little less than one of TCP.
+#: What one socket takes with nothing in it, all that belongs to it included;
+#: a little less than one of TCP.
 _SOCKET = 3 << 10
 #: The least that a message takes in a queue, however little is in it.
 _MIN_MESSAGE_BYTES = 768
-#: What one Unix socket sends ahead, as a multiple of ``net.core.wmem_default``: a last datagram may pass it, and has its size
-#: rounded up. 2.54 were measured. The filter of system calls sees to it that no socket has more.
+#: What one Unix socket sends ahead, as a multiple of ``net.core.wmem_default``: a last datagram may
+#: pass it, and has its size rounded up. 2.54 were measured.
+#: The filter of system calls sees to it that no socket has more.
 _AHEAD = 3
 #: Datagrams that wait at one socket (``net.unix.max_dgram_qlen``, and one).
 _DATAGRAMS = 11
@@ -31,7 +35,9 @@ _LISTENING = 10
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """A question, and how to read an answer: where the attributes begin, and which one reports memory."""
+    """A question, and how to read an answer:
+    where the attributes begin, and which one reports memory.
+    """
 
     question: bytes
     attributes: int
@@ -67,7 +73,9 @@ _KINDS = (
 
 
 def at_most(sockstat: str) -> int:
-    """Return what the sockets of a network hold at the most, by its ``/proc/PID/net/sockstat``, in bytes."""
+    """Return what the sockets of a network hold at the most,
+    by its ``/proc/PID/net/sockstat``, in bytes.
+    """
     count = used(sockstat)
     # Of TCP and UDP the kernel says what it has for all networks together.
     pages = sum(
@@ -77,7 +85,9 @@ def at_most(sockstat: str) -> int:
 
 
 def used(sockstat: str) -> int:
-    """Return how many sockets there are in a network; closed ones, of whose messages some wait to be read, too."""
+    """Return how many sockets there are in a network;
+    closed ones, of whose messages some wait to be read, too.
+    """
     return int(sockstat.partition("sockets: used ")[2].split("\n", 1)[0])
 
 
@@ -91,19 +101,24 @@ def _setting(name: str) -> int:
 
 
 def held(diag: socket.socket, count: int) -> int:
-    """Return what the sockets of a network hold, in bytes; ``count``: so many there are. Raises ``OSError``."""
+    """Return what the sockets of a network hold, in bytes; ``count``: so many there are.
+
+    Raises ``OSError``.
+    """
     total, unowned, gone, limit = count * _SOCKET, 0, count, _AHEAD * _setting("wmem_default")
     for kind in _KINDS:
         for answer in _answers(diag, kind):
             found = dict(_attributes(answer, kind.attributes))
-            # Connections that are over, or not yet there, are listed as well, and are no sockets: they have no memory.
+            # Connections that are over, or not yet there, are listed as well,
+            # and are no sockets: they have no memory.
             gone -= kind.memory in found
             total += _memory(found.get(kind.memory, b""))
             if kind is _UNIX:
                 waiting, connections = _waiting(answer, found.get(kind.waiting, b""), limit)
                 unowned += waiting
                 gone -= connections
-    # A message belongs to who sent it, and one that is closed is not reported: what waits at others may be its own.
+    # A message belongs to who sent it, and one that is closed is not reported:
+    # what waits at others may be its own.
     return total + min(unowned, max(0, gone) * limit)
 
 
@@ -116,7 +131,9 @@ def _memory(values: bytes) -> int:
 
 
 def _waiting(answer: bytes, attribute: bytes, limit: int) -> tuple[int, int]:
-    """Return what waits at a Unix socket at the most, in bytes, and how many connections do: these are not reported either."""
+    """Return what waits at a Unix socket at the most, in bytes,
+    and how many connections do: these are not reported either.
+    """
     _, kind, state = answer[:3]
     number = int(struct.unpack_from("=I", attribute)[0]) if attribute else 0
     if kind == socket.SOCK_DGRAM:  # of its datagrams only the first is reported

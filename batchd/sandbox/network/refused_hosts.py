@@ -24,7 +24,9 @@ class RefusedHosts:
             self._others += 1
 
     def taken(self) -> tuple[str, ...]:
-        """Return a line for each since this was last asked, with how often it was if that is not once."""
+        """Return a line for each since this was last asked,
+        with how often it was if that is not once.
+        """
         lines = [f"{what} ({n} times)" if n > 1 else what for what, n in self._counts.items()]
         lines += [f"{self._others} more"] if self._others else []
         self._counts, self._others = {}, 0

@@ -1,4 +1,6 @@
-"""Bytes between two sockets: read up to a mark, carried to an end, in chunks or for as long as both will."""
+"""Bytes between two sockets: read up to a mark, carried to an end,
+in chunks or for as long as both will.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ _READ = 1 << 16
 IDLE_S = 300.0
 _MOST_CHUNK_LINE = 256
 _MOST_TRAILERS = 1 << 13
-#: Not read by h11, which does not say how long a chunk is, takes 20 digits, and goes back and forth over long lines.
+#: Not read by h11, which does not say how long a chunk is,
+#: takes 20 digits, and goes back and forth over long lines.
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\x20-\x7e\t]*)?\r\n")
 
 
@@ -27,7 +30,10 @@ class RelayedStream:
         self._loop = asyncio.get_running_loop()
 
     async def until(self, mark: bytes, most: int) -> bytes:
-        """Return what comes up to ``mark``, with it. Raises ``HeadError`` where it is too long, ``EOFError``."""
+        """Return what comes up to ``mark``, with it.
+
+        Raises ``HeadError`` where it is too long, ``EOFError``.
+        """
         start = 0
         while (found := self._buffer.find(mark, start)) < 0:
             if len(self._buffer) > most:
@@ -81,7 +87,10 @@ class IdleLimit:
 async def carry(
     source: RelayedStream, sink: RelayedStream, length: int | None, patience: IdleLimit
 ) -> None:
-    """Carry so many bytes, or all that come. Raises ``EOFError`` where there are fewer, ``OSError``."""
+    """Carry so many bytes, or all that come.
+
+    Raises ``EOFError`` where there are fewer, ``OSError``.
+    """
     while length != 0:
         data = await source.some(_READ if length is None else min(length, _READ))
         if not data:
@@ -117,7 +126,10 @@ async def carry_chunks(source: RelayedStream, sink: RelayedStream, patience: Idl
 
 
 async def join(one: RelayedStream, other: RelayedStream, patience: IdleLimit) -> None:
-    """Carry both ways until both have ended; one that ends first may still listen. Raises ``OSError``."""
+    """Carry both ways until both have ended; one that ends first may still listen.
+
+    Raises ``OSError``.
+    """
 
     async def half(source: RelayedStream, sink: RelayedStream) -> None:
         await carry(source, sink, None, patience)

@@ -1,4 +1,6 @@
-"""Runs commands in a fresh sandbox of batchd's, as the JSON on its input asks for, and prints how they ended."""
+"""Runs commands in a fresh sandbox of batchd's,
+as the JSON on its input asks for, and prints how they ended.
+"""
 
 import asyncio
 import json

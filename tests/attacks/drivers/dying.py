@@ -1,4 +1,7 @@
-"""Keeps three agents of a task with a list of hosts busy until it is killed. Arguments: the directory, the seconds of a sleep."""
+"""Keeps three agents of a task with a list of hosts busy until it is killed.
+
+Arguments: the directory, the seconds of a sleep.
+"""
 
 import asyncio
 import sys

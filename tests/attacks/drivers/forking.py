@@ -1,4 +1,6 @@
-"""Starts the fork server of a pool, with a key in its environment, and prints its number once it has loaded all."""
+"""Starts the fork server of a pool, with a key in its environment,
+and prints its number once it has loaded all.
+"""
 
 import sys
 import tempfile

@@ -1,4 +1,6 @@
-"""Holds a key in its environment and in its memory, as a daemon does; with the argument ``sealed`` it is sealed."""
+"""Holds a key in its environment and in its memory, as a daemon does;
+with the argument ``sealed`` it is sealed.
+"""
 
 import os
 import sys

@@ -1,4 +1,6 @@
-"""Runs commands of one task, with a /tmp that lasts, as the JSON on its input asks for; prints how they ended, limits included."""
+"""Runs commands of one task, with a /tmp that lasts, as the JSON on its input asks for;
+prints how they ended, limits included.
+"""
 
 import asyncio
 import json
@@ -9,7 +11,9 @@ from batchd.sandbox import Sandbox, Workplace
 
 
 async def main() -> None:
-    """Run them one after another; at each null the place is closed and opened again, as after parking or a restart."""
+    """Run them one after another;
+    at each null the place is closed and opened again, as after parking or a restart.
+    """
     asked = json.load(sys.stdin)
     sandbox = Sandbox(SandboxPolicy(**asked["policy"]))
 

@@ -1,6 +1,8 @@
-"""Runs shell commands of one task as a model does, what they leave running kept, as the JSON on its input asks for; prints how they ended.
+"""Runs shell commands of one task as a model does, what they leave running kept,
+as the JSON on its input asks for; prints how they ended.
 
-A command that begins with ``file:`` is a path whose first line is read as the file tool does, one that begins with ``check:`` runs as a check.
+A command that begins with ``file:`` is a path whose first line is read
+as the file tool does, one that begins with ``check:`` runs as a check.
 """
 
 import asyncio

@@ -1,4 +1,5 @@
-"""Connects to all that lies in folders, or to what it is given, as a stream, as packets and by datagrams.
+"""Connects to all that lies in folders, or to what it is given,
+as a stream, as packets and by datagrams.
 
 Prints how each answered.
 """

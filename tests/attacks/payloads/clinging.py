@@ -1,4 +1,6 @@
-"""Leaves behind what can be left behind, in every way that we know of, and writes down in which namespace it lives."""
+"""Leaves behind what can be left behind, in every way that we know of,
+and writes down in which namespace it lives.
+"""
 
 import contextlib
 import ctypes

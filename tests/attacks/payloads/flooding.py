@@ -1,4 +1,5 @@
-"""Opens connections to the proxy that say nothing, until a file called ``enough`` is there; then asks a server for a page.
+"""Opens connections to the proxy that say nothing, until a file called ``enough`` is there;
+then asks a server for a page.
 
 Arguments: the proxy's port, and the server's.
 """

@@ -1,4 +1,6 @@
-"""Uses much of what the kernel keeps for programs, and little memory: for the seconds of its first argument."""
+"""Uses much of what the kernel keeps for programs, and little memory:
+for the seconds of its first argument.
+"""
 
 import os
 import select

@@ -1,4 +1,5 @@
-"""Does to every process whose number it is given, and to all of its user, what may be done to a process; prints which it hit.
+"""Does to every process whose number it is given, and to all of its user,
+what may be done to a process; prints which it hit.
 
 Arguments: ranges of numbers, as FIRST-LAST.
 """

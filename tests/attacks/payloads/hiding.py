@@ -1,4 +1,6 @@
-"""Goes where a path cannot follow, and writes there: deeper than any path is long, or below odd names."""
+"""Goes where a path cannot follow, and writes there:
+deeper than any path is long, or below odd names.
+"""
 
 import os
 import sys

@@ -1,6 +1,8 @@
-"""Stays behind, looks at every process that comes, as deep as it can, and reaches for it; writes down what it got when asked to.
+"""Stays behind, looks at every process that comes, as deep as it can,
+and reaches for it; writes down what it got when asked to.
 
-What it writes, when there is a file ``stop``, is a JSON list: what it has read of whom, and where it has written.
+What it writes, when there is a file ``stop``, is a JSON list:
+what it has read of whom, and where it has written.
 """
 
 import ctypes

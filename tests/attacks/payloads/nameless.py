@@ -1,4 +1,6 @@
-"""Ten files without a name, of ten megabytes each: deleted, and held open, mapped, or by a process that forbids to be looked at."""
+"""Ten files without a name, of ten megabytes each:
+deleted, and held open, mapped, or by a process that forbids to be looked at.
+"""
 
 import ctypes
 import os

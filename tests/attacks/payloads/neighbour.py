@@ -1,4 +1,6 @@
-"""Gets at another task that works beside it, below the folder that its argument names; prints what it got."""
+"""Gets at another task that works beside it, below the folder that its argument names;
+prints what it got.
+"""
 
 import glob
 import json

@@ -1,4 +1,5 @@
-"""Looks for the operator's files and sockets by every way that may lead to them; prints what it got.
+"""Looks for the operator's files and sockets by every way that may lead to them;
+prints what it got.
 
 Its argument is JSON: where they lie, the files, the sockets, and the variables that name them.
 """

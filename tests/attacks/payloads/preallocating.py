@@ -1,4 +1,6 @@
-"""Asks for room on the disk without writing, in every way that there is; prints what each got, and what works all the same."""
+"""Asks for room on the disk without writing, in every way that there is;
+prints what each got, and what works all the same.
+"""
 
 import ctypes
 import errno

@@ -1,6 +1,7 @@
 """Tries all ways to the network, and prints how each ended.
 
-Its argument is JSON: the ports of two servers on the host's loopback, the proxy's, and the name of an abstract socket.
+Its argument is JSON: the ports of two servers on the host's loopback,
+the proxy's, and the name of an abstract socket.
 """
 
 import errno

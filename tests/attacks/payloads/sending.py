@@ -1,6 +1,8 @@
-"""Sends each payload of a file to the proxy on a connection of its own, all at once, and prints the answers.
+"""Sends each payload of a file to the proxy on a connection of its own,
+all at once, and prints the answers.
 
-Arguments: the proxy's port, and for how many seconds it may be silent before the connection is left.
+Arguments: the proxy's port,
+and for how many seconds it may be silent before the connection is left.
 """
 
 import json

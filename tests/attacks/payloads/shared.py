@@ -1,4 +1,6 @@
-"""Shares its memory with forks, and maps a large file in all of them, for the seconds of its argument."""
+"""Shares its memory with forks, and maps a large file in all of them,
+for the seconds of its argument.
+"""
 
 import mmap
 import os

@@ -1,4 +1,5 @@
-"""Reads the keys, the store and the results of a spool, and orders its daemon about; prints what it got.
+"""Reads the keys, the store and the results of a spool,
+and orders its daemon about; prints what it got.
 
 Its argument is the spool's folder.
 """

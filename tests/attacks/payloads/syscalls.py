@@ -1,4 +1,6 @@
-"""Makes dangerous system calls under their numbers of x86-64; prints the number of each one's error."""
+"""Makes dangerous system calls under their numbers of x86-64;
+prints the number of each one's error.
+"""
 
 import ctypes
 import json

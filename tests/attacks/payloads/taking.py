@@ -1,4 +1,6 @@
-"""Takes as many megabytes as its first argument says, touches them, and sits on them for the seconds of its second."""
+"""Takes as many megabytes as its first argument says, touches them,
+and sits on them for the seconds of its second.
+"""
 
 import sys
 import time

@@ -1,7 +1,8 @@
-"""Has the kernel hold memory that no process maps: the way is its first argument; it stops at so many megabytes, its second.
+"""Has the kernel hold memory that no process maps: the way is its first argument;
+it stops at so many megabytes, its second.
 
-Says what it has put there, in megabytes, and sits on it for the seconds of its third. What it says may be less than what the
-kernel needs for it.
+Says what it has put there, in megabytes, and sits on it for the seconds of its third. What it says
+may be less than what the kernel needs for it.
 """
 
 import array

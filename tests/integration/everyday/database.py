@@ -1,4 +1,6 @@
-"""Writes into one SQLite database, with a write-ahead log and memory that is mapped, from three processes at once."""
+"""Writes into one SQLite database, with a write-ahead log
+and memory that is mapped, from three processes at once.
+"""
 
 import multiprocessing
 import sqlite3

@@ -1,4 +1,6 @@
-"""Serves and asks: TCP and Unix, whole files, a log by datagrams, subprocesses, and letters from who is gone."""
+"""Serves and asks: TCP and Unix, whole files, a log by datagrams,
+subprocesses, and letters from who is gone.
+"""
 
 import asyncio
 import logging.handlers
@@ -78,7 +80,9 @@ def logged() -> None:
 
 
 def letters() -> None:
-    """What a hundred and twenty clients leave and go, as a busy program's children do; read after some looks."""
+    """What a hundred and twenty clients leave and go, as a busy program's children do;
+    read after some looks.
+    """
     kept = []
     for _ in range(120):
         near, far = socket.socketpair()
