@@ -12,7 +12,7 @@ from batchd.store import stored_values
 
 @pytest.mark.parametrize("length", [0, 1, 512, 513, 700, 4095, 4096, 4097, 20_000])
 def test_what_is_stored_comes_back(length: int) -> None:
-    """Text comes back whole; what is deflated is a zlib stream that each version of batchd reads."""
+    """Text comes back whole; what is deflated is a zlib stream, as each version reads it."""
     draw = random.Random(length)
     body = bytes(draw.choices(b'abcdefgh ":{}', k=length))
     stored = stored_values.pack(body)
