@@ -224,9 +224,7 @@ class Daemon:
             visible.warn(config)
         disks = AllDiskThreads()
         undo.callback(disks.close)
-        store = Store.open(
-            state / "batchd.db",
-        )
+        store = Store.open(state / "batchd.db")
         undo.callback(store.close)
         log.hide(config.hidden())
         for finisher in self._finishers:
