@@ -116,11 +116,29 @@ def asked(base_url: str) -> Counter[str]:
     return Counter(msgspec.json.encode(each).decode() for each in log)
 
 
-def processes(word: str) -> list[int]:
-    """Return the processes with a word in their command lines."""
+def answering_after(base_url: str, seconds: float) -> None:
+    """Have a server of one's own take so long for each answer from now on."""
+    change = msgspec.json.encode({"latency_s": seconds})
+    urllib.request.urlopen(f"{base_url.removesuffix('/v1')}/control", change).close()
+
+
+def processes(word: str, of: Spool | None = None) -> list[int]:
+    """Return the processes with a word in their command lines.
+
+    ``of``: those alone of workers that joined this spool, since other suites on this machine have
+    nodes of the same names. What shows its environment to root alone counts for others.
+    """
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if word.encode() in (entry / "cmdline").read_bytes().split(b"\0"):
+            named = word.encode() in (entry / "cmdline").read_bytes().split(b"\0")
+            if named and (of is None or _bears(entry, os.fsencode(of.folder))):
                 found.append(int(entry.name))
     return found
+
+
+def _bears(process: Path, mark: bytes) -> bool:
+    try:
+        return mark in (process / "environ").read_bytes()
+    except PermissionError:
+        return True

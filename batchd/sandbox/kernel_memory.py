@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +50,8 @@ class KernelMemoryWatch:
         self._closed = False
 
     def look(self, parent: int) -> KernelMemory:
-        """Return what there is; nothing once its first process, a child of ``parent``, is gone.
+        """Return what there is: nothing before the sandbox is made,
+        and nothing once its first process, a child of ``parent``, is gone.
 
         To be called in any thread.
         """
@@ -93,11 +95,9 @@ class KernelMemoryWatch:
             self._diagnostic = None
 
     def _looked(self, folder: int) -> KernelMemory:
-        files = names = 0
-        for name in self._folders:
-            there = _statvfs(folder, f"root/{name}")
-            files += (there.f_blocks - there.f_bfree) * there.f_frsize
-            names += (there.f_files - there.f_ffree) * _NAME
+        made = _file_systems(folder, self._folders)
+        files = sum((one.f_blocks - one.f_bfree) * one.f_frsize for one in made)
+        names = sum((one.f_files - one.f_ffree) * _NAME for one in made)
         self._network = os.stat("ns/net", dir_fd=folder).st_ino
         # What shares the machine's network cannot be distinguished from what is not the command's.
         if self._network == Path("/proc/self/ns/net").stat().st_ino:
@@ -108,6 +108,25 @@ class KernelMemoryWatch:
         return KernelMemory(
             files, names, sockets=queues.held(self._diagnostic, queues.used(sockstat))
         )
+
+
+def _file_systems(process: int, names: Sequence[str]) -> list[os.statvfs_result]:
+    """Return the file systems that a sandbox has at some places; none before it has a root.
+
+    bwrap reports its first process before that one has mounted anything, and there it may wait, as
+    for a kernel that is busy with the networks of other sandboxes: until then it sees the machine's
+    own files, on a disk. Once it has its root, all is mounted.
+
+    Raises ``OSError``, also while bwrap makes the root, which has none of these places by then.
+    """
+    # One descriptor for all: the root cannot become another one between two of these looks.
+    root = os.open("root", os.O_PATH | os.O_DIRECTORY, dir_fd=process)
+    try:
+        if os.path.samestat(os.fstat(root), Path("/").stat()):
+            return []
+        return [_statvfs(root, name) for name in names]
+    finally:
+        os.close(root)
 
 
 def _statvfs(folder: int, name: str) -> os.statvfs_result:

@@ -1,7 +1,9 @@
 """The same batch on this machine's own workers and on a Ray cluster of three nodes on it:
 results, accounting, CPU a call.
 
-Run by `make scale-ray`, in the environment that has Ray. In turns, the median of so many pairs. Two
+Run by `make scale-ray`, in the environment that has Ray. In turns, the median of so many pairs. All
+of the outbox must be the same, times apart: each result with its tokens and its cost, the summary
+with their sums, and each file that a task made; else it says what differs, and exits with 1. Two
 figures of CPU: of batchd's own processes (daemon, launcher, keepers, workers), and with Ray's
 (heads, raylets, agents, actors), which stand there whether a batch runs or not.
 """
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import socket
@@ -49,8 +52,12 @@ cpus_per_process = 0.3
 memory_mb_per_process = 64
 token_file = "{token}"
 [workspace]
-shared = true
+shared = {shared}
 """
+#: Until all workers are up (seconds).
+_PATIENCE_S = 120.0
+#: So many differences are named.
+_MOST_NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -61,8 +68,8 @@ class Ran:
     #: Of batchd's own processes, and with Ray's.
     own_cpu_s: float
     all_cpu_s: float
-    #: By task: what its result says, times and places apart.
-    results: dict[str, Any]
+    #: What the outbox has, by path: what a file says, times and places apart.
+    outbox: dict[str, Any]
 
 
 def cpu_s(pids: list[int]) -> float:
@@ -86,18 +93,39 @@ def ours(pids: list[int]) -> list[int]:
     return found
 
 
-def plain(result: dict[str, Any]) -> dict[str, Any]:
-    """Return what must be the same wherever a task ran."""
-    usage = {name: result["usage"][name] for name in ("calls", "input_tokens", "output_tokens")}
-    return {
-        "status": result["status"],
-        "usage": usage,
-        "cost": result["cost"],
-        "files": sorted((result.get("files") or {}).get("created", ())),
-        "rounds": result["evaluation"]["rounds"]
-        if "rounds" in (result["evaluation"] or {})
-        else None,
-    }
+def outbox(folder: Path, batch: str) -> dict[str, Any]:
+    """Return what a batch has left in a spool's outbox, by path:
+    results and summary without times, of all other files a digest.
+
+    Transcripts and the report are left out: they have times in every line.
+    """
+    top = folder / "outbox" / batch
+    found: dict[str, Any] = {}
+    for path in sorted(path for path in top.rglob("*") if path.is_file()):
+        name = str(path.relative_to(top))
+        if path.parent != top:
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        elif path.suffix == ".json":
+            found[name] = timeless(json.loads(path.read_text().replace(str(folder), "SPOOL")))
+    return found
+
+
+def timeless(value: Any) -> Any:
+    """Return a value of JSON without what is a time by its key."""
+    if isinstance(value, list):
+        return [timeless(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {key: timeless(each) for key, each in value.items() if not key.endswith(("_s", "_at"))}
+
+
+def differences(here: Any, there: Any, at: str = "") -> Iterator[str]:
+    """Yield where two values of JSON differ, with what each says."""
+    if isinstance(here, dict) and isinstance(there, dict):
+        for key in sorted(here.keys() | there.keys()):
+            yield from differences(here.get(key), there.get(key), f"{at} {key}".strip())
+    elif here != there:
+        yield f"{at}: {here!r} here, {there!r} on Ray"
 
 
 def up(folder: Path) -> int:
@@ -111,7 +139,10 @@ def ran(folder: Path, config: str, tasks: int, others: list[int]) -> Ran:
     daemon = Daemon(folder, NO_REPORT + config)
     try:
         daemon.run("warm", 4 * _PROCESSES * _AGENTS)
+        deadline = time.monotonic() + _PATIENCE_S
         while up(folder) < _PROCESSES:
+            if time.monotonic() > deadline:
+                raise SystemExit(f"only {up(folder)} of {_PROCESSES} workers came up")
             time.sleep(0.2)
         time.sleep(1.0)
         pids = tree(daemon.process.pid) + [p for other in others for p in tree(other)]
@@ -119,11 +150,7 @@ def ran(folder: Path, config: str, tasks: int, others: list[int]) -> Ran:
         seconds = daemon.run("b", tasks)
         pids = tree(daemon.process.pid) + [p for other in others for p in tree(other)]
         own, every = cpu_s(ours(pids)) - own, cpu_s(pids) - every
-        results = {
-            path.stem: plain(json.loads(path.read_bytes()))
-            for path in (folder / "outbox/b").glob("[0-9]*.json")
-        }
-        return Ran(seconds, own, every, results)
+        return Ran(seconds, own, every, outbox(folder, "b"))
     finally:
         daemon.process.terminate()
         daemon.process.wait(60)
@@ -142,12 +169,43 @@ def cluster() -> Iterator[Cluster]:
         made.shutdown()
 
 
+def here(config: str, tasks: int) -> Ran:
+    """Run the batch on this machine's own workers."""
+    with tempfile.TemporaryDirectory(prefix="batchd-pair-") as folder:
+        Path(folder).chmod(0o755)
+        return ran(Path(folder), config, tasks, [])
+
+
+def there(config: str, tasks: int, *, shared: bool) -> Ran:
+    """Run it on the cluster; ``shared``: all nodes see its directories, else these travel."""
+    with cluster() as made, tempfile.TemporaryDirectory(prefix="batchd-pair-") as folder:
+        Path(folder).chmod(0o755)
+        token = Path(folder, "token")
+        token.write_text("0" * 64)
+        with socket.create_server(("", 0)) as probe:
+            port = probe.getsockname()[1]
+        config += _RAY.format(
+            port=port,
+            host=made.head_node.node_ip_address,
+            address=made.address,
+            token=token,
+            processes=_PROCESSES,
+            shared=str(shared).lower(),
+        )
+        nodes = [made.head_node, *made.worker_nodes]
+        others = [p.process.pid for n in nodes for each in n.all_processes.values() for p in each]
+        return ran(Path(folder), config, tasks, others)
+
+
 def main() -> None:
     """Print what both come to."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", type=int, default=200)
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--model", default="steps-4")
+    parser.add_argument(
+        "--model", default="steps-4", help="steps-4, or notes-4, which writes files"
+    )
+    parser.add_argument("--travel", action="store_true", help="directories travel, as packs")
     args = parser.parse_args()
     calls = args.tasks * int(args.model.rpartition("-")[2])
     server = Server()
@@ -158,37 +216,20 @@ def main() -> None:
             config = (_PRICES + CONFIG).format(
                 model=args.model, base_url=server.base_url, processes=_PROCESSES, agents=_AGENTS
             )
-            with tempfile.TemporaryDirectory(prefix="batchd-pair-") as folder:
-                Path(folder).chmod(0o755)
-                local = ran(Path(folder), config, args.tasks, [])
-            with cluster() as made, tempfile.TemporaryDirectory(prefix="batchd-pair-") as folder:
-                Path(folder).chmod(0o755)
-                token = Path(folder, "token")
-                token.write_text("0" * 64)
-                with socket.create_server(("", 0)) as probe:
-                    port = probe.getsockname()[1]
-                config += _RAY.format(
-                    port=port,
-                    host=made.head_node.node_ip_address,
-                    address=made.address,
-                    token=token,
-                    processes=_PROCESSES,
-                )
-                nodes = [made.head_node, *made.worker_nodes]
-                others = [
-                    p.process.pid for n in nodes for each in n.all_processes.values() for p in each
-                ]
-                away = ran(Path(folder), config, args.tasks, others)
-            same = local.results == away.results
+            local = here(config, args.tasks)
+            away = there(config, args.tasks, shared=not args.travel)
+            found = [*differences(local.outbox, away.outbox)]
             ratios.append(away.own_cpu_s / local.own_cpu_s)
             print(
-                f"{args.tasks} tasks, {calls} calls: {'the same results' if same else 'DIFFERENT RESULTS'}; "
+                f"{args.tasks} tasks, {calls} calls, {len(local.outbox)} files:"
+                f" {'the same results' if not found else f'{len(found)} DIFFERENCES'}; "
                 f"{local.seconds:.2f} s here, {away.seconds:.2f} s on Ray; CPU a call "
                 f"{1e3 * local.own_cpu_s / calls:.2f} and {1e3 * away.own_cpu_s / calls:.2f} ms, "
                 f"with Ray's own {1e3 * away.all_cpu_s / calls:.2f} ms",
                 flush=True,
             )
-            if not same:
+            if found:
+                print(*found[:_MOST_NAMED], sep="\n")
                 raise SystemExit(1)
     finally:
         server.process.terminate()

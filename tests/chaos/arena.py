@@ -315,11 +315,11 @@ def arena(
         model.stop()
 
 
-def tasks(count: int) -> list[dict[str, Any]]:
-    """Return tasks that all differ, of both kinds in turn."""
+def tasks(count: int, first: int = 0) -> list[dict[str, Any]]:
+    """Return tasks that all differ, of both kinds in turn, behind ``first`` others."""
     return [
         {"first_prompt": f"task {i}", "model": MODELS[i % 2], "evaluator": "none"}
-        for i in range(count)
+        for i in range(first, first + count)
     ]
 
 

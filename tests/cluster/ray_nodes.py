@@ -86,7 +86,7 @@ class Nodes:
         """Have Ray drain a node, as before it is preempted;
         return its exit code, and what was said.
         """
-        (node_id,) = (each for each, known in self._infos().items() if known == name)
+        node_id = self._id(name)
         command = [
             *(sys.executable, "-m", "ray.scripts.scripts", "drain-node"),
             *("--address", self.address, "--node-id", node_id),
@@ -97,6 +97,17 @@ class Nodes:
             command, env=self._environ, capture_output=True, text=True, timeout=60, check=False
         )
         return f"{done.returncode}: {done.stdout}{done.stderr}"
+
+    def _id(self, name: str) -> str:
+        """Return the id of a node, once it is up: it may have just been started."""
+        known: dict[str, str] = {}
+
+        def up() -> bool:
+            known.update(self._infos())
+            return name in known.values()
+
+        until(up, lambda: f"{name} does not come up, only {known}", PATIENCE_S)
+        return next(node_id for node_id, other in known.items() if other == name)
 
     def _infos(self) -> dict[str, str]:
         """Return the names of the nodes that live, by their ids; none where there is no head."""

@@ -164,7 +164,7 @@ def test_the_tasks_of_a_killed_worker_go_on_elsewhere(cluster: Spool, slow_serve
         lost = [task for task, node in running(cluster).items() if node == "one"]
         os.kill(one.pid, signal.SIGKILL)
         assert summary(cluster)["counts"]["completed"] == 4
-        cluster.eventually(lambda: not processes("one"))
+        cluster.eventually(lambda: not processes("one", cluster))
     spent = [cluster.result("b", f"{n:03}")["usage"] for n in range(1, 5)]
     assert len(lost) == 1
     # The call in flight may have been paid, and is asked once more.
@@ -188,6 +188,23 @@ def test_a_keeper_that_sees_its_worker_end_frees_its_tasks_at_once(cluster: Spoo
     assert died["node"] == "one"
 
 
+def test_a_task_that_killed_the_only_worker_waits_for_another(cluster: Spool) -> None:
+    """It has a process of its own next, and never on the daemon's machine,
+    where the configuration allows none.
+    """
+    with cluster.serving():
+        with joined(cluster, "one"):
+            cluster.eventually(lambda: "one" in nodes(cluster))
+            drop(cluster, 2)
+            cluster.eventually(lambda: running(cluster))
+            os.kill(nodes(cluster)["one"], signal.SIGKILL)
+            cluster.eventually(lambda: logged(cluster.folder / "daemon.log", "worker_died"))
+        with joined(cluster, "two"):
+            assert summary(cluster)["counts"]["completed"] == 2
+    ended = logged(cluster.folder / "daemon.log", "task_finished")
+    assert [line.get("node") for line in ended] == ["two", "two"]
+
+
 def test_a_frozen_node_that_thaws_changes_nothing(cluster: Spool, slow_server: str) -> None:
     """After its lease its task is another's; as it goes on,
     its keeper ends it, and all that it had started.
@@ -196,7 +213,7 @@ def test_a_frozen_node_that_thaws_changes_nothing(cluster: Spool, slow_server: s
         cluster.eventually(lambda: "one" in nodes(cluster))
         drop(cluster, 1)
         cluster.eventually(lambda: "b/001" in running(cluster))
-        frozen = processes("one")
+        frozen = processes("one", cluster)
         assert len(frozen) >= 2
         for pid in frozen:
             os.kill(pid, signal.SIGSTOP)
@@ -206,7 +223,7 @@ def test_a_frozen_node_that_thaws_changes_nothing(cluster: Spool, slow_server: s
                 os.kill(pid, signal.SIGCONT)
             _, said = one.communicate(timeout=PATIENCE_S)
             assert one.returncode == 3, said
-            assert not processes("one")
+            assert not processes("one", cluster)
     result = cluster.result("b", "001")
     assert result["attempts"] == 2
     assert 3 <= sum(asked(slow_server).values()) <= 4
@@ -220,7 +237,7 @@ def test_the_next_daemon_waits_for_a_lease_that_it_cannot_see_the_end_of(cluster
         cluster.eventually(lambda: "one" in nodes(cluster))
         drop(cluster, 1)
         cluster.eventually(lambda: "b/001" in running(cluster))
-        frozen = processes("one")
+        frozen = processes("one", cluster)
         for pid in frozen:
             os.kill(pid, signal.SIGSTOP)
         daemon.kill()
@@ -262,4 +279,4 @@ def test_workers_end_with_their_daemon(cluster: Spool) -> None:
         _, said = one.communicate(timeout=PATIENCE_S)
         assert one.returncode == 3
         assert "the connection to the daemon was closed" in said
-        cluster.eventually(lambda: not processes("one"))
+        cluster.eventually(lambda: not processes("one", cluster))

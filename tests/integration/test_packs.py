@@ -199,7 +199,7 @@ def test_a_frozen_node_changes_nothing_at_home(tmp_path: Path) -> None:
         with joined(spool, "n-one", cache=tmp_path / "c1") as one:
             drop(spool, 1)
             spool.eventually(lambda: _events(spool, "b/001") > 3)
-            frozen = processes("n-one")
+            frozen = processes("n-one", spool)
             for pid in frozen:
                 os.kill(pid, signal.SIGSTOP)
             with joined(spool, "n-two", cache=tmp_path / "c2"):

@@ -36,7 +36,8 @@ class Suspects:
         needs = self._lifecycle.needs_of(suspect)
         # Where no worker at all has what it needs, it is taken all the same,
         # and held for that: others have their turn.
-        due = self._pool.slot_alone(needs) or not self._pool.has(needs)
+        held = bool(needs) and not self._pool.has(needs)
+        due = self._pool.slot_alone(needs) or held
         return queue.draw_suspect() if due else None
 
     def make_room(self) -> bool:
