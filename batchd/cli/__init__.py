@@ -150,7 +150,7 @@ class _Command(argparse.ArgumentParser):
             hint = f"do you mean {near[0]}? " if near and option.startswith("-") else ""
             wrong = f"{self.prog.partition(' ')[2]} has no argument {option!a}"
             if not option.startswith("-"):
-                wrong = f"{option!a} is one too many, or stands apart: names stand together, before the options"
+                wrong = f"{option!a} is one too many, or out of place: give names together, before the options"
             raise UsageError(f"{wrong}: {hint}`{self.prog} --help` lists them")
         return found, unknown
 

@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     shown.add_argument(
         "--sample",
         action="store_true",
-        help="instead: a file with every key, its default and meaning",
+        help="print a sample file instead: every key with its default and its meaning",
     )
     parser.epilog = (
         "Each line is a SECTION.KEY, as `batchd tune` takes it, its value, and the line of the file, the variable, "

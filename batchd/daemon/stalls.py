@@ -38,8 +38,7 @@ _WORKER_UP_S = 180.0
 _NAMED = 3
 
 _FIX = (
-    "restart batchd, which loses nothing; then report this with the log of the minutes before, "
-    "for it is a bug"
+    "restart batchd, which loses nothing; then report this bug, with the log of the minutes before"
 )
 
 

@@ -263,7 +263,7 @@ class Governor:
         amount, purses = self._estimates.most(call), self.money.purses(call.ref)
         if amount is None and (capped := [p for p in purses if p.limit]):
             what = call.model if call.tier == STANDARD else f"{call.model} in the tier {call.tier}"
-            message = f"no price is known of {what}, so {capped[0].name} cannot be held"
+            message = f"no price is known for {what}, so {capped[0].name} cannot be kept"
             self._refuse(permit, TaskStatus.ERROR, Reason.BAD_REQUEST, message)
         elif broken := [p for p in purses if not p.could_hold(amount or 0.0)]:
             self._too_dear(permit, broken[0], amount or 0.0)

@@ -40,7 +40,7 @@ RESTART = "restart the daemon; what waits goes on then"
 #: What helps where no sandbox is as strong as asked for.
 _SANDBOX = "give it what the sandbox needs, and start its worker again"
 #: What helps otherwise.
-_AGAIN = "see the log; it is tried again by itself"
+_AGAIN = "see the log; batchd tries again by itself"
 
 
 class Supervisor:

@@ -191,11 +191,11 @@ class TravellingDirectory(LocalDirectory):
         answer = await self._ask(wanted)
         if isinstance(answer, wire.PackTaken):
             raise WorkspaceError(
-                f"the daemon does not have what its directory is made of: {answer.message}"
+                f"the daemon does not have the packs of its directory: {answer.message}"
             )
         data: bytes = answer.data
         if not data:
-            raise WorkspaceError("the daemon has only a part of what its directory is made of")
+            raise WorkspaceError("the daemon has only some of the packs of its directory")
         return data
 
     async def leave(self) -> None:

@@ -200,8 +200,8 @@ def _specials(shown: ShownPaths) -> Iterator[os.DirEntry[str]]:
             continue
         if time.monotonic() > deadline:
             raise SandboxError(
-                f"what commands see cannot be searched for sockets within {_PATIENCE_S:g} s: take"
-                " from it what they do not need, with [sandbox] hide"
+                f"batchd cannot search what commands see for sockets within {_PATIENCE_S:g} s: hide"
+                " what they do not need, with [sandbox] hide"
             )
         try:
             with os.scandir(folder) as entries:

@@ -125,7 +125,7 @@ def refuse(directory: Path) -> None:
     if os.path.realpath(directory) in {"/", os.path.realpath(home)}:
         raise UsageError(f"{directory} holds more than a spool may: name a directory of its own")
     if os.path.lexists(directory) and not directory.is_dir():
-        raise UsageError(f"{directory} exists already, and is no directory")
+        raise UsageError(f"{directory} exists already, and is not a directory")
     found = [directory / trust_lists.CONFIG]
     if not former(directory):
         found += [directory / SAMPLE, *(directory / name for name in _FOLDERS)]

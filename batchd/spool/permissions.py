@@ -56,7 +56,7 @@ def exposures(config: Config) -> Iterator[Exposure]:
     ours = (paths.state, paths.inbox, paths.outbox, config.file or "/")
     for above in sorted({folder for path in ours for folder in Path(path).parents}):
         if (found := _status(above)) and _open_to_all(found):
-            why = "everybody can put something else in the place of what lies in it"
+            why = "everybody can replace what lies in it"
             yield Exposure(str(above), why, f"chmod o-w {above}, or chmod +t {above}")
     for path in (paths.inbox, paths.outbox):
         yield from _way(path)
@@ -70,10 +70,7 @@ def _way(path: str) -> Iterator[Exposure]:
     above = {*Path(path).parents, *Path(real).parents} - {Path("/")}
     for folder in sorted(above):
         if (found := _status(folder)) and not _ours(found):
-            why = (
-                f"it belongs to user {found.st_uid}, who can put something else in the place of what"
-                f" leads to {path}"
-            )
+            why = f"it belongs to user {found.st_uid}, who can replace what leads to {path}"
             fix = f"chown {os.geteuid()} {folder}, or name another folder in [paths]"
             yield Exposure(str(folder), why, fix, grave=os.geteuid() == 0)
     there = next((p for p in (Path(path), *Path(path).parents) if _status(p)), Path("/"))

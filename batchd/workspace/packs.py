@@ -100,10 +100,10 @@ class Shelf:
         """
         with draft.open("rb+") as file:
             if file.seek(0, os.SEEK_END) != pack.size:
-                raise WorkspaceError("it is another pack: its size is not the one that it has")
+                raise WorkspaceError("it is another pack: its size is wrong")
             file.seek(0)
             if hashlib.file_digest(file, "sha256").hexdigest() != pack.digest:
-                raise WorkspaceError("it is another pack: its hash is not its name")
+                raise WorkspaceError("it is another pack: its hash differs from its name")
             os.fsync(file.fileno())
         draft.rename(self.path(pack))
         folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

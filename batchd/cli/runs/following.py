@@ -92,5 +92,5 @@ def _goes_on(daemon: DaemonConnection, names: Sequence[str]) -> bool:
             case "":
                 pass
             case _:
-                print("That is none of c, l and Enter: waiting on.", file=sys.stderr)
+                print("That is not c, l or Enter: still waiting.", file=sys.stderr)
     return True

@@ -42,7 +42,9 @@ def work(args: argparse.Namespace, settings: config.Config, standby: Standby | N
     tasks = [task for parsed in found for task in parsed.tasks]
     if args.private:
         if any(parsed.after_batches for parsed in found):
-            raise UsageError("--private knows no other batches: leave it out, or `after_batches`")
+            raise UsageError(
+                "--private knows no other batches: leave out --private or `after_batches`"
+            )
         _refuse(settings, tasks)
         return private_run.run(
             settings, files, serial=args.serial, processes=args.processes, as_json=args.json
@@ -87,8 +89,8 @@ def _have_done(
             print(f"{said}. batchd status {' '.join(names)}", file=sys.stderr)
             return 130
         raise NoDaemonError(
-            f"{said}: the daemon has ended under it. `batchd run` of the same file goes on with "
-            "it, and so does `batchd serve`"
+            f"{said}: its daemon has ended. `batchd run` of the same file goes on with it, and "
+            "so does `batchd serve`"
         )
     daemon.forget(row.batch for row in rows)
     code = batch_ends.report(rows, as_json=args.json)
@@ -120,7 +122,7 @@ def _refuse(settings: config.Config, tasks: Sequence[Task]) -> None:
         with tempfile.TemporaryFile(dir=outbox):
             pass
     except OSError as error:
-        fix = "have it belong to this user, or name another one in [paths] outbox"
+        fix = "give it to this user, or name another one in [paths] outbox"
         said = f"the outbox {outbox} cannot be written: {error.strerror}; {fix}"
         raise NotPossibleError(said) from None
     Path(settings.paths.state).mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -53,7 +53,7 @@ def ask(file: Path | None, order: ControlRequest[A]) -> A:
             raise
         except KeyboardInterrupt:
             formatting.complain(
-                "the order is given up: what was not durable yet is not carried out, and `batchd status` shows what was"
+                "you gave the order up: what was not durable by then is not carried out; see `batchd status`"
             )
             raise
         except NoDaemonError:

@@ -107,7 +107,7 @@ class ChainBook:
         except FileNotFoundError:
             self._unread.pop(ref, None)
         except (OSError, msgspec.DecodeError) as error:
-            why = f"what its directory is made of cannot be read: {self._path(ref)}: {error}"
+            why = f"the list of packs of its directory cannot be read: {self._path(ref)}: {error}"
             if ref not in self._unread:
                 get_logger().error(
                     Action.DIRECTORY_TROUBLE, batch=ref.batch, task=ref.task, message=why

@@ -83,7 +83,7 @@ class Chains(Listener):
             return None
         self._stuck_at = self._stuck_at or time.time()
         more = f" (and {len(stuck) - 1} more)" if len(stuck) > 1 else ""
-        fix = "see to that, and restart the daemon, which tries it again"
+        fix = "fix that, then restart the daemon, which tries again"
         return NotPossibleError(f"{stuck[0].ref}{more}: {stuck[0].problem}: {fix}"), self._stuck_at
 
     def task_finished(self, ref: Ref, finished: TaskFinished) -> None:  # noqa: ARG002 (a listener's)
@@ -202,11 +202,11 @@ class Chains(Listener):
             problem = await self._laid(kept, batch)
             about = {"batch": ref.batch, "task": ref.task}
             if problem:
-                problem = f"what it has changed elsewhere cannot be laid out in {kept.directory}: {problem}"
+                problem = f"what it changed on another machine cannot be written to {kept.directory}: {problem}"
                 get_logger().error(
                     Action.DIRECTORY_TROUBLE,
                     **about,
-                    message=f"{problem}: its packs stay, and the next start tries it again",
+                    message=f"{problem}: its packs stay, and the next start tries again",
                 )
                 settled = partial(self._book.mark, ref, problem)
             else:

@@ -60,7 +60,7 @@ class Overdue:
                 what = "was cancelled" if cancelled else "is over its time"
                 yield (
                     active,
-                    f"it keeps {active.ref}, which {what}: for {turn_s:.0f} s nothing came of it",
+                    f"it keeps {active.ref}, which {what}, and has done nothing about it for {turn_s:.0f} s",
                 )
         self._turn_s = seen
 
@@ -87,7 +87,7 @@ class OverdueWatch:
             found = [*self._overdue.look(self._attempts.active, now - last, fetch_s)]
             for active, why in found:
                 self._pool.send_away(
-                    active.worker, why, "see what that machine does, and start its worker again"
+                    active.worker, why, "check that machine, and start its worker again"
                 )
             last = now
 

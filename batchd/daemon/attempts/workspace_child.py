@@ -52,7 +52,7 @@ async def asked(work: Work, limit_s: float) -> FetchOutcome:
         async with asyncio.timeout(limit_s + _GRACE_S):
             answer, said = await child.communicate(msgspec.json.encode(work))
     except TimeoutError:
-        return FetchOutcome(error="it does not come to an end")
+        return FetchOutcome(error="it does not end")
     finally:
         if child.returncode is None:
             with contextlib.suppress(ProcessLookupError):

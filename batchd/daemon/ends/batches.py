@@ -214,9 +214,7 @@ class OpenBatches:
         problems = self._store.problems(batch.name)
         sums = results.Sums()
         if not await self._outboxes.on_disk(partial(outbox.has_request, batch), batch=batch):
-            message = (
-                f"{folder} was taken away before its summary; results.jsonl in the new one has all"
-            )
+            message = f"{folder} was taken away before its summary; results.jsonl in the new one has all results"
             get_logger().warning(Action.OUTBOX_TROUBLE, batch=batch.name, message=message)
         there = await self._outboxes.on_disk(partial(outbox.summary, batch), batch=batch)
         if not problems:

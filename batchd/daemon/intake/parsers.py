@@ -74,7 +74,7 @@ class Parsers:
                 return await processes.parse(job)
             except EOFError as error:
                 why = str(error)
-        raise _refusal(name, f"the process that reads it dies of it ({why}); of memory perhaps")
+        raise _refusal(name, f"the process that reads it dies ({why}), perhaps for lack of memory")
 
     async def close(self) -> None:
         """End all processes."""

@@ -55,8 +55,8 @@ _AVOID_S = 600.0
 _ADD = "add a node that has it (`ray start --num-gpus`, or --resources for a label)"
 #: How many kinds of needs a message names.
 _NAMED = 3
-_AGAIN = "it is tried again by itself"
-_UNREACHED = "see whether [pool] advertise is reached from there"
+_AGAIN = "wait: batchd tries again by itself"
+_UNREACHED = "check that [pool] advertise can be reached from there"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +166,7 @@ class Crew:
             if self._connected or self.trouble is None:
                 self._troubled("the launcher of Ray's workers has ended", _AGAIN)
         except (msgspec.MsgspecError, KeyError, ValueError) as error:
-            why = f"the launcher of Ray's workers says what cannot be read: {error}"
+            why = f"the launcher of Ray's workers sends what batchd cannot read: {error}"
             self._troubled(why, _AGAIN)
         finally:
             self._launcher, self._connected = None, False
