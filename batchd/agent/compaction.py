@@ -54,7 +54,9 @@ class Summarise:
 
 @dataclass(frozen=True, slots=True)
 class Overfull:
-    """Nothing is left to leave out. What stays takes ``needed`` tokens of ``window``."""
+    """The verdict that nothing more can be left out. What stays takes ``needed`` tokens of
+    ``window``.
+    """
 
     needed: int
     window: int

@@ -42,7 +42,7 @@ class RunTool(Struct, frozen=True):
 
 
 class Evaluate(Struct, frozen=True):
-    """Run one of the evaluators that is no model call."""
+    """Run an evaluator that needs no model call."""
 
     by: Literal["check", "output_schema"]
     #: Whether a pass settles the round: nothing is left to ask.

@@ -1,4 +1,4 @@
-"""``batchd invite``: prints tickets, each of which lets one worker of another machine in."""
+"""``batchd invite``: prints tickets; each lets one worker of another machine in."""
 
 from __future__ import annotations
 

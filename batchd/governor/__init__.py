@@ -327,7 +327,7 @@ class Governor:
 
     def _no_room(self, permit: Permit, failure: Failure) -> None:
         """Note that a call's tier is full:
-        that is no matter of its provider's pace, nor of its being there.
+        that says nothing about its provider's pace or outages.
         """
         model, tier = permit.call.model, permit.call.tier
         if self.lanes.refused(permit, failure):

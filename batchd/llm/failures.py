@@ -185,8 +185,8 @@ def error_in_answer(place: CallPlace, error: Any) -> Failure:
 
 
 def coded_failure(place: CallPlace, error: Any) -> Failure:
-    """Return what an answer with status 200 says that is none:
-    its code counts, as no status does.
+    """Return the failure that a body with status 200 reports: its code counts, as the status
+    does not.
     """
     text = json.dumps({"error": error})
     words = _Words.of(text)

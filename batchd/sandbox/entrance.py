@@ -54,7 +54,7 @@ class Entrance:
 
     @classmethod
     async def open(cls, first: int, guest: Guest, group: TaskCgroup | None) -> Entrance:
-        """Enter the sandbox of which ``first`` is the first process, a child of ours.
+        """Enter the sandbox whose first process is ``first``, a child of ours.
 
         Raises ``OSError``, and ``SandboxError`` where it cannot be entered.
         """

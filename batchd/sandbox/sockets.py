@@ -106,7 +106,9 @@ class Sockets:
         return here and is_socket(path)
 
     def _look(self) -> tuple[set[str], _Unknown]:
-        """Return where their names say that some lie, and those of which no name says where."""
+        """Return the folders that sockets lie in by their names, and the sockets whose names do
+        not say where.
+        """
         try:
             mounted, view = self._mounted()
             sockets = listed(view.devices)

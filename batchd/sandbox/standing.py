@@ -226,7 +226,7 @@ class StandingSandbox:
                     self._child.group.close()
 
     async def _bury(self) -> None:
-        """Wait for what has entered, and of which the helper said nothing before its own end."""
+        """Wait for what has entered, and was not reported by the helper before its own end."""
         for _ in range(killing.LOOKS):
             killing.wait_for_strays(self._namespace, self._first)
             if not self._child.alive:

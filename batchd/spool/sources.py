@@ -91,9 +91,7 @@ def place(
 
 
 def _places(batch: BatchKeys, spec: TaskSpec) -> tuple[str, str]:
-    """Return a task's ``dir`` and ``repo``, of which one is empty:
-    its own stand before its batch's.
-    """
+    """Return a task's ``dir`` and ``repo``, one of them empty; its own keys win."""
     if spec.repo is not None or spec.dir is not None:
         return spec.dir or "", spec.repo or ""
     return batch.dir or "", batch.repo or ""

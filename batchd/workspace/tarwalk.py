@@ -68,7 +68,7 @@ def entries(parts: Iterator[bytes], most: int) -> Iterator[TarEntry]:
 
 
 def check(parts: Iterator[bytes], most: int) -> None:
-    """Raise ``WorkspaceError`` for what is no tar of ours, or has more than ``most`` heads."""
+    """Raise ``WorkspaceError`` for what is not a tar of batchd, or has more than ``most`` heads."""
     for _ in entries(parts, most):
         pass
 

@@ -31,7 +31,7 @@ from batchd.masking import Masker
 from batchd.records import Base, Origin, Patch, SandboxPolicy
 from batchd.sandbox import Sandbox, Workplace
 from batchd.workspace import applying, fetching
-from batchd.workspace.fetch_job import FetchJob
+from batchd.workspace.workspace_job import FetchJob
 
 pytestmark = [needs_git, pytest.mark.in_turns]
 

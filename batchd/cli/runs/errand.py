@@ -166,9 +166,7 @@ class DaemonConnection:
         self._leftovers.forget(batches)
 
     def without_us(self, names: Sequence[str]) -> str:
-        """Return what becomes of batches for which no one waits any more,
-        and of which nothing was said.
-        """
+        """Return what becomes of batches that no one waits for any more, unless it was said."""
         if self._standing.watching:
             known = " ".join(names)
             return f"The daemon goes on with it: batchd status {known}; batchd cancel ends it."

@@ -47,7 +47,7 @@ def follow(
 
 
 def _ended(daemon: DaemonConnection) -> Callable[[Sequence[BatchRow]], bool]:
-    """Return what says of batches that there is nothing to wait for any more."""
+    """Return why there is nothing to wait for any more, for each such batch."""
     asked = time.monotonic()
 
     def ended(rows: Sequence[BatchRow]) -> bool:

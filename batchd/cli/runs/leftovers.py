@@ -37,7 +37,9 @@ class Leftover:
 
 @dataclass(slots=True, eq=False, repr=False)
 class Leftovers:
-    """Those of one spool; each that is found, or begun, is this process's as long as it lives."""
+    """The leftovers of one spool; each that is found, or begun, belongs to this process while it
+    lives.
+    """
 
     _state: Path
     _inbox: Path

@@ -155,7 +155,7 @@ def as_json(parser: argparse.ArgumentParser) -> None:
 
 
 def checked(given: Sequence[str]) -> tuple[str, ...]:
-    """Return targets, each of which is one. Raises ``UsageError``."""
+    """Return the targets, each checked to be one. Raises ``UsageError``."""
     return tuple("/".join(filter(None, formatting.split_target(target))) for target in given)
 
 

@@ -76,7 +76,9 @@ class Chains(Listener):
 
     @property
     def trouble(self) -> tuple[NotPossibleError, float] | None:
-        """That directories cannot come home, with the fix, and since when; None: that is not so."""
+        """The trouble that directories cannot come home, with the fix, and since when; None:
+        there is none.
+        """
         stuck = [kept for kept in self._book if kept.problem]
         if not stuck:
             self._stuck_at = 0.0
@@ -230,10 +232,10 @@ class Chains(Listener):
 
     async def _laid(self, kept: Kept, batch: Batch | None) -> str:
         """Lay a directory out, again where that fails; return why it cannot be, empty: it is."""
-        order = packwork.PackOrder(
+        layout = packwork.DirectoryLayout(
             directory=kept.directory, fresh=kept.fresh, base=kept.base, changes=kept.chain.changes
         )
-        laid = partial(packwork.laid, self._current.config, self._book.folder, order)
+        laid = partial(packwork.laid, self._current.config, self._book.folder, layout)
         problem = ""
         for attempt in range(_TRIES):
             if attempt:

@@ -76,7 +76,7 @@ class OpenBatches:
         return self._open.get(name)
 
     def ending(self) -> Iterator[tuple[Batch, int, int]]:
-        """Yield each batch of which something has ended and is not published.
+        """Yield each batch with something that has ended and is not published.
 
         With it, its tasks without a result, 0 where the summary alone is missing; and how many of
         them wait for nothing but to be published.

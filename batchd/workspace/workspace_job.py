@@ -1,6 +1,4 @@
-"""The jobs of the daemon's child for mirrors and packs (fetch,
-pack up, lay), and their outcome: a line of JSON each way.
-"""
+"""Jobs of the daemon's child for mirrors and directories, and their outcome: JSON each way."""
 
 from __future__ import annotations
 
@@ -53,10 +51,10 @@ class Lay(Struct, frozen=True, kw_only=True, tag=True):
     timeout_s: float
 
 
-Work: TypeAlias = FetchJob | PackUp | Lay
+WorkspaceJob: TypeAlias = FetchJob | PackUp | Lay
 
 
-class FetchOutcome(Struct, frozen=True, kw_only=True):
+class WorkspaceOutcome(Struct, frozen=True, kw_only=True):
     """The outcome of any of these jobs; of ``Lay``, only whether it failed."""
 
     #: Of a ``FetchJob``: the commit that the ref stands for; of a copy, the tree.
