@@ -125,9 +125,7 @@ def _into(made: task_patches.TaskPatch, given: Path | None) -> Path:
     workspace = made.result.workspace
     source = workspace.source if workspace else ""
     if given is None and not source.startswith("/"):
-        raise NotPossibleError(
-            f"{made.ref} worked on {source}: say with --into DIR where a clone of it lies"
-        )
+        raise NotPossibleError(f"{made.ref} worked on {source}: name a clone of it with --into DIR")
     into = Path(os.path.realpath(given or source))
     if not (into / ".git").is_dir() and not (into / "objects").is_dir():
         raise NotPossibleError(

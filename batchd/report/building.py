@@ -211,6 +211,6 @@ def _notes(sources: Iterable[Gathered], blocks: DetailBlocks) -> Iterable[str]:
         )
     if blocks.bare:
         yield (
-            f"Of {blocks.bare:,} tasks the page has no more than the table shows, for the same reason: their prompts,"
-            " answers and files stand in their results."
+            f"Of {blocks.bare:,} tasks the page has only the table's figures, for the same "
+            "reason: their prompts, answers and files are in their results."
         )

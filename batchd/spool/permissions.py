@@ -51,7 +51,7 @@ def exposures(config: Config) -> Iterator[Exposure]:
         yield from _trusted(file, "a user who writes it decides whose account pays")
     if config.metrics.exposed:
         why = "other machines can read there which models run, how much, and what it costs"
-        fix = "listen at 127.0.0.1, if that is not meant"
+        fix = "if you do not want that, listen at 127.0.0.1"
         yield Exposure(f"[metrics] listen, {config.metrics.listen}", why, fix)
     ours = (paths.state, paths.inbox, paths.outbox, config.file or "/")
     for above in sorted({folder for path in ours for folder in Path(path).parents}):
@@ -121,7 +121,7 @@ def _inbox(inbox: str) -> Iterator[Exposure]:
         yield Exposure(inbox, why, f"chmod +t {inbox}")
     elif found.st_mode & _OTHERS_WRITE:
         why = "every user of this machine can have tasks run, and paid"
-        yield Exposure(inbox, why, f"chmod o-w {inbox}, if that is not meant")
+        yield Exposure(inbox, why, f"if you do not want that, chmod o-w {inbox}")
 
 
 def _outbox(outbox: str) -> Iterator[Exposure]:

@@ -52,7 +52,7 @@ def closed(config: Config, origin: Origin, directories: TaskDirectories | None =
         wrong = _repository_problem(config, directories, origin.source, must_exist=True)
         return str(wrong) if wrong else ""
     if directories.real(origin.source) != origin.source:
-        return f"{origin.source}: a symbolic link stands in the way"
+        return f"{origin.source}: a symbolic link is on the way"
     return directories.problem(origin.source, must_exist=True)
 
 

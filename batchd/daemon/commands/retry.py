@@ -243,7 +243,7 @@ class RetryHandler:
             known = {task.id: task for task in parsed.tasks}
             if missing := [task for task in ids if task not in known]:
                 raise UsageError(
-                    f"{Path(old.folder, old.request)} has no task {listed(missing)} any more"
+                    f"{Path(old.folder, old.request)} no longer has task {listed(missing)}"
                 ) from None
             specs = [known[task] for task in ids]
         if lost := [spec.id for spec in specs if _lost(spec)]:
