@@ -45,7 +45,7 @@ class Compact:
 
 @dataclass(frozen=True, slots=True)
 class Summarise:
-    """Have the messages in ``[HEAD, end)`` summarised."""
+    """The step that has the messages in ``[HEAD, end)`` summarised."""
 
     end: int
     input_tokens: int

@@ -21,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Have them ended, and say how many there were, and what had ended before."""
+    """Cancel batches or tasks, and print how many were ended, and what had ended before."""
     given = controlling.checked(args.target)
     answer = controlling.ask(args.config, Cancel(target=given, message=args.message))
     return controlling.show(answer, lines(given, answer), json=args.json)

@@ -33,7 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Have them made, and print them."""
+    """Ask the daemon for tickets, and print them."""
     addresses = tuple(a for machine in args.machine for a in _addresses(machine))
     order = Invite(addresses=addresses, minutes=args.minutes, count=args.count)
     answer = controlling.running(args.config, order, _WHY)

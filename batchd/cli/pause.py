@@ -20,7 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Have it paused, and say how many tasks wait now."""
+    """Pause what the arguments name, and print how many tasks wait now."""
     scope, name = scopes.wanted(args)
     answer = controlling.ask(args.config, Pause(scope=scope, name=name, message=args.message))
     return controlling.show(answer, lines(scope, name, answer), json=args.json)

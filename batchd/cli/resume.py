@@ -26,8 +26,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Have it go on, and say what does, what must answer first,
-    and what is still held by something else.
+    """Resume what the arguments name; print what goes on, what must answer first, and what is
+    still held.
     """
     scope, name = scopes.scope(args)
     answer = controlling.ask(args.config, Resume(scope=scope, name=name))

@@ -37,7 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Have a new run started for each batch, and say what it is called."""
+    """Start a new run of each batch, and print its name."""
     given = controlling.checked(args.target)
     if args.model == "":
         # As of a variable that is not set: with the tasks' own models it would be another order.

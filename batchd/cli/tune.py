@@ -25,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Have it changed, and show all that is."""
+    """Change the daemon's configuration, and print all changes in force."""
     changes: dict[str, str] = {}
     for change in args.change:
         key, equals, value = change.partition("=")

@@ -53,7 +53,7 @@ _SECRET = {"headers", "extra_body"}
 
 @dataclass(slots=True, eq=False, repr=False)
 class Reloader:
-    """Has every room take over what can change while it runs."""
+    """Gives every room the configuration values that can change while it runs."""
 
     _loop: MainLoop
     _current: CurrentConfig
@@ -131,7 +131,7 @@ class Reloader:
         self._take(self._current.config)
 
     def _take(self, config: Config) -> None:
-        """Have every room take over a configuration.
+        """Give every room a configuration.
 
         Raises ``BatchdError`` before anything is changed.
         """

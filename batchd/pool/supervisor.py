@@ -283,8 +283,8 @@ class Supervisor:
         self._bury(worker, counted=life.died)
 
     def _ended(self, part: asyncio.Task[None]) -> None:
-        """Have nothing of the pool end unseen:
-        without it a worker that hangs would do so for ever.
+        """Report the end of a task of the pool: without it, a worker that hangs would do so for
+        ever.
         """
         if not part.cancelled() and (error := part.exception()):
             self._handler.broke(error)

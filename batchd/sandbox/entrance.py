@@ -106,7 +106,7 @@ class Entrance:
         return await self._begun(command, [output, stdin], left=True)
 
     async def close(self) -> None:
-        """Have the helper end; what it has started goes on."""
+        """End the helper; what it has started goes on."""
         # Who waits for an answer learns that there will be none.
         with contextlib.suppress(OSError):
             self._line.shutdown(socket.SHUT_RDWR)

@@ -234,7 +234,7 @@ class StandingSandbox:
             await asyncio.sleep(killing.PAUSE_S)
 
     async def _entered(self, command: Sequence[bytes], output: int) -> int:
-        """Have a command begin, and return its number. Closes ``output``.
+        """Start a command in it, and return its number. Closes ``output``.
 
         Raises ``OSError`` where it did not begin, and ``SandboxError`` where that is not known.
         """

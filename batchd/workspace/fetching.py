@@ -103,7 +103,7 @@ git write-tree
 
 
 async def fetched(job: FetchJob) -> str:
-    """Have the mirror hold it, and return the commit, of a copy the tree.
+    """Bring the mirror up to what a job asks for; return the commit, or for a copy the tree.
 
     Raises ``WorkspaceError``, ``SandboxError``.
     """

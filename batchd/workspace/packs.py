@@ -94,7 +94,7 @@ class Shelf:
         return -1
 
     def keep(self, draft: Path, pack: Pack) -> None:
-        """Have a draft be the pack, durably, once it is known to be.
+        """Make a draft the pack, durably, once its contents are verified.
 
         Raises ``WorkspaceError``, ``OSError``.
         """
@@ -165,7 +165,7 @@ class IdlePack:
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[os.stat_result | None]:
-    """Have a pack for ourselves, and give what it is; None: another holds it, or it is gone."""
+    """Lock a pack, and yield what it is; None: another process holds it, or it is gone."""
     try:
         # NFS locks for one alone what is open for writing.
         held = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)

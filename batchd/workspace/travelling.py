@@ -68,7 +68,7 @@ async def _written(work: PackUp, place: Workplace, draft: Path) -> Pack:
 
 
 async def laid(work: Lay) -> None:
-    """Have a directory become what packs say.
+    """Change a directory to what packs say.
 
     Raises ``WorkspaceError``, ``SandboxError``, ``FolderError``, ``OSError``.
     """

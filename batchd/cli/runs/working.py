@@ -32,7 +32,9 @@ from batchd.store.rows import BatchRow
 
 
 def work(args: argparse.Namespace, settings: config.Config, standby: Standby | None) -> int:
-    """Have all files worked on; return the exit code. ``standby``: a daemon that loads already."""
+    """Work on all files by a daemon; return the exit code. ``standby``: a daemon that loads
+    already.
+    """
     files = [(name, given_files.read_file(name, settings)) for name in args.files]
     if args.first is not None:
         files = [(name, trial.cut(name, data, args.first, settings)) for name, data in files]

@@ -173,7 +173,7 @@ class Bases(Listener):
     async def _fetched(
         self, batch: Batch, origin: Origin, mirror: Mirror, *, fetch: bool
     ) -> WorkspaceOutcome:
-        """Have a child fetch what is asked for, when its turn has come.
+        """Let a child fetch an origin when its turn has come.
 
         Raises ``OSError``, ``msgspec.DecodeError``.
         """

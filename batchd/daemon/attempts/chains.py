@@ -123,8 +123,8 @@ class Chains(Listener):
     async def ready(
         self, active: ActiveAttempt, task: Task, batch: Batch, *, away: bool, begun: bool
     ) -> str:
-        """Have a task's directory be where it is to be worked on;
-        return why that cannot be, empty: it is.
+        """Prepare a task's directory where it is to be worked on; return why that failed, empty:
+        it did not.
 
         ``away``: its worker does not have this machine's disk.
         ``begun``: the task has worked in it before.

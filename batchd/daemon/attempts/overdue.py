@@ -67,8 +67,8 @@ class Overdue:
 
 @dataclass(slots=True, eq=False, repr=False)
 class OverdueWatch:
-    """Has a worker elsewhere sent away that keeps what is overdue:
-    its tasks go on elsewhere, once its lease is over.
+    """Sends away a worker elsewhere that keeps an overdue task: its tasks go on elsewhere, once
+    its lease is over.
     """
 
     _current: CurrentConfig

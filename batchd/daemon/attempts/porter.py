@@ -53,7 +53,7 @@ class Porter(Listener):
                 self._loop.spawn(self._drop(attempt))
 
     async def _drop(self, attempt: _Attempt) -> None:
-        """Have nothing be coming for an attempt."""
+        """Forget the pack that comes for an attempt."""
         if (coming := self._coming.pop(attempt, None)) is not None:
             self._book.came(coming.digest)
             await asyncio.to_thread(coming.drop)

@@ -47,7 +47,7 @@ class Errands:
 
     @contextlib.contextmanager
     def expected(self) -> Iterator[None]:
-        """Have the daemon not end while something is taken up."""
+        """Keep the daemon from ending while something is taken up."""
         self._expected += 1
         try:
             yield

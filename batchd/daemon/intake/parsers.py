@@ -92,7 +92,7 @@ class _Processes:
         self._killed: list[_Process] = []
 
     async def parse(self, job: ParseJob) -> Parsed:
-        """Have a free process parse a file.
+        """Let a free process parse a file.
 
         Raises ``EOFError`` where it died, and what ``Parsers.parse`` raises.
         """

@@ -221,7 +221,7 @@ class Crew:
         self._order(StartWorker(placed.badge, str(ticket), placed.node, has))
 
     def _leave(self, draining: Collection[str]) -> None:
-        """Have the workers of nodes that Ray drains give their tasks back before these are gone."""
+        """Make workers on nodes that Ray drains give their tasks back before the nodes are gone."""
         for badge, post in self._posts.items():
             if post.node_id in draining and not post.ending:
                 if post.seen:
@@ -313,7 +313,7 @@ class Crew:
         self.lacking = error, self.lacking[1] if self.lacking else time.time()
 
     def _ask(self, now: float, avoid: tuple[str, ...], needs: Needs) -> None:
-        """Have room found for one more worker."""
+        """Ask the launcher to find room for one more worker."""
         terms = self._terms()
         self._badge += 1
         self._posts[self._badge] = _Post(now, needs, avoid)

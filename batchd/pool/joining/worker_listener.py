@@ -111,7 +111,9 @@ class WorkerListener:
             self._listening.close()
 
     def _stopped(self, accepting: asyncio.Task[None]) -> None:
-        """Have the end of it seen: a gate that is closed by a bug would stay so for months."""
+        """Report the end of the gate's task: a gate that a bug closes would stay closed for
+        months.
+        """
         if not accepting.cancelled() and (error := accepting.exception()):
             self._doorkeeper.broke(error)
 
