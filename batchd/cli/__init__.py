@@ -164,7 +164,7 @@ def parser(loaded: Container[str] = frozenset(COMMANDS)) -> argparse.ArgumentPar
         metavar="PATH",
         # Given before the command or after it: the one must not blot out the other.
         default=argparse.SUPPRESS,
-        help="the configuration (else BATCHD_CONFIG, ./config.toml where it is trusted, ~/.config/batchd/, /etc/batchd/)",
+        help="the configuration (default: BATCHD_CONFIG, ./config.toml if it is trusted, ~/.config/batchd/, /etc/batchd/)",
     )
     whole = argparse.ArgumentParser(
         prog="batchd",

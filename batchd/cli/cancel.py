@@ -14,7 +14,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = (
         "Tasks that have ended stay as they are, and are named. Exit code 0: something is "
-        "cancelled now, or everything was cancelled before"
+        "cancelled now, or everything was cancelled before."
     )
     controlling.targets(parser)
     parser.add_argument("-m", "--message", default="", help="the reason, which the results show")

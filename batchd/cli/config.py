@@ -25,7 +25,7 @@ _ASIDE, _WIDTH = 44, 80
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     shown = parser.add_mutually_exclusive_group()
-    shown.add_argument("--json", action="store_true", help="for programs")
+    shown.add_argument("--json", action="store_true", help="print JSON, for programs")
     shown.add_argument(
         "--sample",
         action="store_true",

@@ -39,7 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         type=_splits,
         metavar="SPLIT,…",
         help=(
-            f"a line for each of: {', '.join(SPLITS)}, or several of them (default: batch; for "
+            f"a line for each: {', '.join(SPLITS)}, or several of them (default: batch; for "
             "one batch: model)"
         ),
     )
@@ -54,7 +54,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
             action="append",
             default=[],
             metavar=name.upper(),
-            help=f"of this {name} only{f', {what}' if what else ''}; may be given again",
+            help=f"only this {name}{f', {what}' if what else ''}; repeat it for more",
         )
     parser.add_argument("--batch", dest="of_batch", metavar="BATCH", help="the same as BATCH")
     parser.add_argument(
@@ -67,8 +67,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--tokens", metavar="IN,OUT", help="price these counts instead of recorded calls"
     )
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="for programs")
-    form.add_argument("--csv", action="store_true", help="for spreadsheets")
+    form.add_argument("--json", action="store_true", help="print JSON, for programs")
+    form.add_argument("--csv", action="store_true", help="print CSV, for spreadsheets")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -69,7 +69,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--first", type=int, metavar="N", help="a trial: the first N tasks only")
     parser.add_argument("--name", help="the batch's name (default: the file's)")
     parser.add_argument("--wait", action="store_true", help="show progress, end with the summary")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
 def run(args: argparse.Namespace) -> int:

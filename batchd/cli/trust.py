@@ -33,7 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help=f"for all users: {trust_lists.SYSTEM / trust_lists.NAME}",
     )
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     parser.epilog = (
         "A config.toml decides where keys are sent and which programs run as you, and models write "
         "files. One in the working directory counts only if that directory is trusted. Trust "

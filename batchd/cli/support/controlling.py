@@ -151,7 +151,7 @@ def targets(parser: argparse.ArgumentParser, *, json: bool = True) -> None:
 
 def as_json(parser: argparse.ArgumentParser) -> None:
     """Declare ``--json``."""
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
 def checked(given: Sequence[str]) -> tuple[str, ...]:
