@@ -80,13 +80,13 @@ class UsageError(BatchdError):
 
 
 class NotPossibleError(BatchdError):
-    """It cannot be done here."""
+    """The error that something is not possible here."""
 
     exit_code = 3
 
 
 class ForbiddenError(NotPossibleError):
-    """It is for another user of this machine."""
+    """The error that something is for another user of this machine."""
 
     def __init__(self, message: str = "", *, user: str = "") -> None:
         super().__init__(message)
@@ -143,7 +143,7 @@ class TarError(WorkspaceError):
 
 class FolderError(BatchdError):
     """The batch's folder takes no task's directory:
-    that is no fault of the task's, which waits for it.
+    the task is not at fault, and waits for it.
     """
 
 

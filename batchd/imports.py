@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Have what is imported within it loaded as a whole.
+    """Load everything that is imported within it as a whole.
 
     The collector waits, for nothing of it is garbage, and to look for it again and again takes a
     sixth of the time. So does SIGINT: what an extension is at as it comes,

@@ -45,7 +45,7 @@ _KEY_LIKE = re.compile(r"(?=\S*\d)(?=\S*[A-Za-z])\S{8,}")
 
 
 def looks(value: str) -> bool:
-    """Return whether a value could be a key, and is no mere word that texts are full of."""
+    """Return whether a value could be a key, and is not a mere word that texts are full of."""
     return bool(_KEY_LIKE.fullmatch(value))
 
 

@@ -60,7 +60,7 @@ def setup(name: str, config: Config, prices: Prices) -> ModelSetup:
                     f"[providers.{provider}]" if model else "model",
                     f"the model {name!r} needs a provider that is not configured"
                     if model
-                    else f"{name!r} is no model: it is written provider/model",
+                    else f"{name!r} is not a model: write provider/model",
                     f"configured are {names}",
                 ),
             ),
@@ -107,8 +107,8 @@ def _unpriced(setup: ModelSetup) -> Problem:
         known = ", ".join((STANDARD, *sorted(set(setup.price.tiers) & set(TIERS))))
         return Problem(
             name,
-            f"no price is known of its service tier {tier}, and a limit on money is active",
-            f'known are {known}; or add [models."{name}".tiers.{tier}] with input_usd_per_mtok and '
+            f"no price is known for its service tier {tier}, and a limit on money is active",
+            f'use one of {known}; or add [models."{name}".tiers.{tier}] with input_usd_per_mtok and '
             "output_usd_per_mtok to the configuration",
         )
     return Problem(

@@ -97,7 +97,7 @@ class TreeRemoval:
 
 
 def let_in(parent: int, name: str) -> None:
-    """Have ourselves be allowed in a folder, without following what may stand in its place.
+    """Give this process access to a folder, without following what may be in its place.
 
     Raises ``OSError``.
     """

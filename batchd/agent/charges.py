@@ -43,14 +43,14 @@ def charge(answer: Answer, call: CallStarted, setup: ModelSetup, *, believed: bo
     if at is None:
         if price.at(call.tier) is None:
             return Charge(tier)
-        doubt = f"no price is known of the service tier {tier}, which served it: what was set aside is booked"
+        doubt = f"the service tier {tier} served it, whose price is not known: batchd books what it set aside"
         return Charge(tier, reserved, doubt)
     stated, cost = answer.stated_usd, at.cost(answer.usage)
     # Gateways say 0 of what they do not know, or of what is billed elsewhere.
     if not stated:
         return Charge(tier)
     if reserved is not None and stated > reserved.total:
-        doubt = f"it says that it costs ${stated:.6g}: what was set aside for it is booked"
+        doubt = f"its provider says that it costs ${stated:.6g}: batchd books what it set aside"
         return Charge(tier, reserved, doubt)
     return Charge(tier, cost.scaled(stated))
 

@@ -45,7 +45,7 @@ class Compact:
 
 @dataclass(frozen=True, slots=True)
 class Summarise:
-    """Have the messages in ``[HEAD, end)`` summarised."""
+    """The step that has the messages in ``[HEAD, end)`` summarised."""
 
     end: int
     input_tokens: int
@@ -54,7 +54,9 @@ class Summarise:
 
 @dataclass(frozen=True, slots=True)
 class Overfull:
-    """Nothing is left to leave out. What stays takes ``needed`` tokens of ``window``."""
+    """The verdict that nothing more can be left out. What stays takes ``needed`` tokens of
+    ``window``.
+    """
 
     needed: int
     window: int

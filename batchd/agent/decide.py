@@ -42,7 +42,7 @@ class RunTool(Struct, frozen=True):
 
 
 class Evaluate(Struct, frozen=True):
-    """Run one of the evaluators that is no model call."""
+    """Run an evaluator that needs no model call."""
 
     by: Literal["check", "output_schema"]
     #: Whether a pass settles the round: nothing is left to ask.
@@ -70,11 +70,13 @@ def decide(task: Task, state: TaskState, now: float) -> Step:
     if state.verdict is not None:
         return Finish(state.verdict)
     if 0 < task.limits.timeout_s <= state.run_time(now):
-        return _timeout(Reason.WALL_CLOCK, f"{task.limits.timeout_s:g} s at work are over")
+        return _timeout(Reason.WALL_CLOCK, f"its {task.limits.timeout_s:g} s of work are used up")
     if state.pending:
         return RunTool(state.pending[0], state.in_doubt)
     if state.loops > 1 and not state.circles:
-        return _error(Reason.LOOP, "it repeated one tool call with one output, for a second time")
+        return _error(
+            Reason.LOOP, "it repeated the same tool call with the same output, for the second time"
+        )
     if state.overflow and state.overflows > (1 if state.overflow.window else 2):
         window = list(state.windows.values())[-1]
         return _overflowed(state, f"again, after it was made to fit {window:,} tokens")
@@ -131,7 +133,7 @@ def _evaluate(task: Task, state: TaskState) -> Step:
 def _unjudged(answer: Answer) -> str:
     """Return why there is no verdict, after the judge's second answer."""
     if answer.finish_reason != "content_filter":
-        return "the judge answered no valid JSON, twice"
+        return "the judge twice gave an answer that is not valid JSON"
     said = answer.refusal_line or "the provider filtered its content"
     return f"the judge gave no verdict: {said}"
 
@@ -159,7 +161,9 @@ def _work(task: Task, state: TaskState) -> Step:
 
 def _too_long(task: Task, state: TaskState, overfull: Overfull) -> str:
     setup = state.setup(Purpose.AGENT)
-    what = "system prompt and first_prompt" if overfull.opening else "what cannot be left out"
+    what = (
+        "system prompt and first_prompt" if overfull.opening else "the part that cannot be left out"
+    )
     shorter = "put long material into files of the task's directory instead of first_prompt, or "
     return (
         f"{what} {'take' if overfull.opening else 'takes'} about {overfull.needed:,} tokens, and "

@@ -89,7 +89,7 @@ async def at_the_end(place: Workplace, verdict: Verdict) -> Verdict:
     """
     if verdict.status is not TaskStatus.COMPLETED or not (full := await place.full()):
         return verdict
-    message = f"at its end {full}; what lies in its directory was left as it is"
+    message = f"at its end, {full}; its directory stays as it is"
     error = ErrorInfo(type=Reason.DISK, message=message)
     return Verdict(status=TaskStatus.ERROR, reason=Reason.DISK, error=error)
 

@@ -59,7 +59,7 @@ def _is_skill(path: str) -> bool:
 
 
 def _listed(skills: list[str], said: str) -> str:
-    """Return the skills with their descriptions, of which ``grep`` has found a line each."""
+    """Return the skills with their descriptions; ``grep`` has found one line of each."""
     found = dict(
         line.split(":description:", 1) for line in said.splitlines() if ":description:" in line
     )

@@ -164,7 +164,7 @@ class Performer:
 
     async def _kept(self) -> float:
         """Return, when the daemon has what was changed in the directory,
-        how long that took, which is no time at work.
+        how long that took, which does not count as time at work.
         """
         begun = time.monotonic()
         await self._host.files.keep(self._place)

@@ -41,7 +41,7 @@ class LocalDirectory:
         )
 
     async def arrive(self) -> None:
-        """Have it be there, before the agent begins.
+        """Bring the task's directory here, before the agent begins.
 
         Raises ``WorkspaceError`` where it cannot be made of what there is, ``SandboxError`` and
         ``OSError`` where this machine cannot have it,

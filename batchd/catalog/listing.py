@@ -98,7 +98,7 @@ def nearest(name: str, known: Sequence[str]) -> tuple[str, ...]:
 
 
 def page(body: bytes) -> ListingPage | None:
-    """Return what a page of a list says; None: it is no list of models.
+    """Return what a page of a list says; None: it is not a list of models.
 
     OpenAI's shape, Anthropic's, which has pages, and a bare list;
     what is in neither form is left out.

@@ -51,7 +51,7 @@ def ask(endpoint: Endpoint, patience_s: float = PATIENCE_S) -> ModelListing | No
     """Return the models that a provider lists, or why there is no list. Blocks; raises nothing."""
     deadline = time.monotonic() + patience_s
     if not endpoint.base_url.startswith(("http://", "https://")):
-        return NoListing(f"{endpoint.base_url} is no address")
+        return NoListing(f"{endpoint.base_url} is not an address")
     found: dict[str, ListedModel] = {}
     after, any_name, whole = "", False, False
     try:

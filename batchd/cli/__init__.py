@@ -150,7 +150,7 @@ class _Command(argparse.ArgumentParser):
             hint = f"do you mean {near[0]}? " if near and option.startswith("-") else ""
             wrong = f"{self.prog.partition(' ')[2]} has no argument {option!a}"
             if not option.startswith("-"):
-                wrong = f"{option!a} is one too many, or stands apart: names stand together, before the options"
+                wrong = f"{option!a} is one too many, or out of place: give names together, before the options"
             raise UsageError(f"{wrong}: {hint}`{self.prog} --help` lists them")
         return found, unknown
 
@@ -164,7 +164,7 @@ def parser(loaded: Container[str] = frozenset(COMMANDS)) -> argparse.ArgumentPar
         metavar="PATH",
         # Given before the command or after it: the one must not blot out the other.
         default=argparse.SUPPRESS,
-        help="the configuration (else BATCHD_CONFIG, ./config.toml where it is trusted, ~/.config/batchd/, /etc/batchd/)",
+        help="the configuration (default: BATCHD_CONFIG, ./config.toml if it is trusted, ~/.config/batchd/, /etc/batchd/)",
     )
     whole = argparse.ArgumentParser(
         prog="batchd",

@@ -30,8 +30,9 @@ _ROOM = 1 << 50
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = (
-        "Each task's patch goes in whole, or not at all. Without --branch all go into the working tree and the index "
-        "together, which must hold no changes of their own; with it each is a commit. Hooks and filters do not run."
+        "A patch is applied whole, or not at all. Without --branch, all patches go into the "
+        "working tree and the index together, which must have no changes of their own. With "
+        "--branch, each patch becomes a commit. Hooks and filters do not run."
     )
     parser.add_argument(
         "target", nargs="+", metavar="BATCH/TASK", help="in the order to apply them"
@@ -40,10 +41,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--branch", metavar="NAME", help="commit on this branch; the working tree stays as it is"
     )
     parser.add_argument(
-        "--into", metavar="DIR", type=Path, help="the repository (else the one that was cloned)"
+        "--into", metavar="DIR", type=Path, help="the repository (default: the one that was cloned)"
     )
     parser.add_argument(
-        "--with-hooks", action="store_true", help="also where it changes what git itself runs"
+        "--with-hooks", action="store_true", help="apply it even if it changes what git itself runs"
     )
 
 
@@ -105,7 +106,7 @@ def _order(made: task_patches.TaskPatch, args: argparse.Namespace) -> _Order:
     ref, result = made.ref, made.result
     remarks = changes.remarks(result)
     if result.workspace is None:
-        raise NotPossibleError(f"{ref} cannot be applied: it had no clone or copy")
+        raise NotPossibleError(f"{ref} cannot be applied: it worked on no clone or copy")
     if not made.whole:
         why = "; ".join(remarks) or "it has changed nothing"
         raise NotPossibleError(f"{ref} cannot be applied: {why}")
@@ -124,13 +125,12 @@ def _into(made: task_patches.TaskPatch, given: Path | None) -> Path:
     workspace = made.result.workspace
     source = workspace.source if workspace else ""
     if given is None and not source.startswith("/"):
-        raise NotPossibleError(
-            f"{made.ref} worked on {source}: say with --into DIR where a clone of it lies"
-        )
+        raise NotPossibleError(f"{made.ref} worked on {source}: name a clone of it with --into DIR")
     into = Path(os.path.realpath(given or source))
     if not (into / ".git").is_dir() and not (into / "objects").is_dir():
         raise NotPossibleError(
-            f"{into} is no git repository: name the main working tree with --into, or apply the patch by hand, {made.file}"
+            f"{into} is not a git repository: name the main working tree with --into, or apply "
+            f"the patch {made.file} by hand"
         )
     return into
 

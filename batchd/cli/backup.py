@@ -17,7 +17,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         type=Path,
         metavar="FILE",
-        help="where to (a name with the time, beside the store)",
+        help="the file to write (default: a name with the time, beside the store)",
     )
 
 

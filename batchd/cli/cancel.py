@@ -12,13 +12,16 @@ from batchd.control import Cancel, Cancelled, EndedBefore
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.epilog = "What has ended already stays as it is, and is named; exit code 0 if anything is cancelled, or all of it was"
+    parser.epilog = (
+        "Tasks that have ended stay as they are, and are named. Exit code 0: something is "
+        "cancelled now, or everything was cancelled before."
+    )
     controlling.targets(parser)
-    parser.add_argument("-m", "--message", default="", help="why; stands in the results")
+    parser.add_argument("-m", "--message", default="", help="the reason, which the results show")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Have them ended, and say how many there were, and what had ended before."""
+    """Cancel batches or tasks, and print how many were ended, and what had ended before."""
     given = controlling.checked(args.target)
     answer = controlling.ask(args.config, Cancel(target=given, message=args.message))
     return controlling.show(answer, lines(given, answer), json=args.json)
@@ -40,6 +43,6 @@ def _over(ended: EndedBefore) -> str:
     if not ended.counts:
         return f"{ended.target} was refused when it came: it has no tasks"
     if "/" in ended.target:
-        return f"{ended.target} had ended already, as {' '.join(ended.counts)}"
+        return f"{ended.target} has ended already, as {' '.join(ended.counts)}"
     counts = ", ".join(f"{count:,} {status}" for status, count in ended.counts.items())
-    return f"{ended.target} had ended already: {counts}"
+    return f"{ended.target} has ended already: {counts}"

@@ -16,7 +16,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shell", choices=tuple(FILES))
     parser.epilog = (
         'In ~/.bashrc: eval "$(batchd completion bash)". '
-        "For zsh: batchd completion zsh > DIR/_batchd, with DIR one of those in fpath."
+        "For zsh: batchd completion zsh > DIR/_batchd, where DIR is in fpath."
     )
 
 

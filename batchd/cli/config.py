@@ -25,11 +25,11 @@ _ASIDE, _WIDTH = 44, 80
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     shown = parser.add_mutually_exclusive_group()
-    shown.add_argument("--json", action="store_true", help="for programs")
+    shown.add_argument("--json", action="store_true", help="print JSON, for programs")
     shown.add_argument(
         "--sample",
         action="store_true",
-        help="instead: a file with every key, its default and meaning",
+        help="print a sample file instead: every key with its default and its meaning",
     )
     parser.epilog = (
         "Each line is a SECTION.KEY, as `batchd tune` takes it, its value, and the line of the file, the variable, "

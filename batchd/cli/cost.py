@@ -33,16 +33,19 @@ COLUMNS = (
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("batch", nargs="?", metavar="BATCH", help="of one batch only")
+    parser.add_argument("batch", nargs="?", metavar="BATCH", help="show one batch only")
     parser.add_argument(
         "--by",
         type=_splits,
         metavar="SPLIT,…",
-        help=f"a line for each of: {', '.join(SPLITS)}, or of several (batch; of one batch: model)",
+        help=(
+            f"a line for each: {', '.join(SPLITS)}, or several of them (default: batch; for "
+            "one batch: model)"
+        ),
     )
     for option, help_text in (
         ("--since", "from this day on: 2026-11-24, today or yesterday"),
-        ("--until", "up to this day, with it; days are those of UTC"),
+        ("--until", "up to and including this day; days are in UTC"),
     ):
         parser.add_argument(option, type=formatting.day, metavar="DAY", help=help_text)
     for name, what in (("model", "with or without its provider"), ("provider", ""), ("tag", "")):
@@ -51,19 +54,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
             action="append",
             default=[],
             metavar=name.upper(),
-            help=f"of this {name} only{f', {what}' if what else ''}; may be given again",
+            help=f"only this {name}{f', {what}' if what else ''}; repeat it for more",
         )
-    parser.add_argument("--batch", dest="of_batch", metavar="BATCH", help="like the bare BATCH")
+    parser.add_argument("--batch", dest="of_batch", metavar="BATCH", help="the same as BATCH")
     parser.add_argument(
         "--compare",
         nargs="*",
         metavar="MODEL",
-        help="what the same tokens cost with these models (else those of [cost] compare)",
+        help="what the same tokens cost with these models (default: [cost] compare)",
     )
-    parser.add_argument("--tokens", metavar="IN,OUT", help="price these counts, nothing recorded")
+    parser.add_argument(
+        "--tokens", metavar="IN,OUT", help="price these counts instead of recorded calls"
+    )
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="for programs")
-    form.add_argument("--csv", action="store_true", help="for spreadsheets")
+    form.add_argument("--json", action="store_true", help="print JSON, for programs")
+    form.add_argument("--csv", action="store_true", help="print CSV, for spreadsheets")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -71,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     if args.tokens is not None:
         return _print(repricing.given(config.load(args.config), args.compare, args.tokens), args)
     if args.by and args.compare is not None:
-        raise UsageError("--compare prices all that is asked for as one: leave --by out")
+        raise UsageError("--compare prices everything together: leave --by out")
     asked = _asked(args)
     with StoreReader(formatting.store_path(formatting.state_directory(args.config))) as reader:
         if asked["batch"]:
@@ -149,7 +154,7 @@ class _Spent:
 
     def notes(self) -> list[str]:
         if not self._total:
-            return ["Nothing is booked of that."]
+            return ["Nothing is on record for that."]
         (total,) = self._total
         notes = []
         if "tag" in self._by and sum(r.calls for r in self._rows) > total.calls:
@@ -159,7 +164,7 @@ class _Spent:
         if total.unpriced_calls:
             notes.append(
                 f"No price is known for {total.unpriced_calls:,} of {total.calls:,} calls: "
-                'set input_usd_per_mtok and output_usd_per_mtok in [models."PROVIDER/MODEL"] for those to come.'
+                'set input_usd_per_mtok and output_usd_per_mtok in [models."PROVIDER/MODEL"] for future calls.'
             )
         return notes
 
@@ -176,7 +181,7 @@ def _asked(args: argparse.Namespace) -> dict[str, Any]:
     if args.batch and args.of_batch not in {None, args.batch}:
         raise UsageError(f"two batches: {escape(args.batch)} and {escape(args.of_batch)}; name one")
     if args.since and args.until and args.since > args.until:
-        raise UsageError(f"--since {args.since} lies behind --until {args.until}")
+        raise UsageError(f"--since {args.since} is after --until {args.until}")
     return {
         "batch": args.batch or args.of_batch,
         "since": args.since,
@@ -191,6 +196,6 @@ def _splits(text: str) -> tuple[Split, ...]:
     names = tuple(dict.fromkeys(text.split(",")))
     if unknown := [name for name in names if name not in SPLITS]:
         raise argparse.ArgumentTypeError(
-            f"{escape(', '.join(unknown)) or 'nothing'} is none of {', '.join(SPLITS)}"
+            f"{escape(', '.join(unknown)) or 'nothing'} is not one of {', '.join(SPLITS)}"
         )
     return cast("tuple[Split, ...]", names)

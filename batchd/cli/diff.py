@@ -28,8 +28,10 @@ _COLOURS = {
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.epilog = "In a pipe it is as `git apply` takes it, byte for byte."
-    parser.add_argument("target", nargs="?", metavar="BATCH[/TASK]", help="else the newest batch")
+    parser.epilog = "In a pipe, the output is what `git apply` takes, byte for byte."
+    parser.add_argument(
+        "target", nargs="?", metavar="BATCH[/TASK]", help="default: the newest batch"
+    )
     parser.add_argument("--stat", action="store_true", help="a line a file, with lines + and -")
 
 

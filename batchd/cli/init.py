@@ -209,7 +209,7 @@ def _refuse(wanted: NewSpool) -> None:
 
 
 def _trust(wanted: NewSpool) -> None:
-    """Have the new configuration count.
+    """Trust the new directory, so that its configuration counts.
 
     Raises ``NotPossibleError`` where it does not, with what to do.
     """

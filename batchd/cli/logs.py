@@ -27,15 +27,19 @@ _SHARE = 20
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.epilog = "One task is shown as a conversation, the outputs of its commands folded."
-    parser.add_argument("target", nargs="?", metavar="BATCH[/TASK]", help="else the newest batch")
+    parser.epilog = "A task is shown as a conversation, with the outputs of its commands folded."
     parser.add_argument(
-        "-f", "--follow", action="store_true", help="wait for more, until all of it has ended"
+        "target", nargs="?", metavar="BATCH[/TASK]", help="default: the newest batch"
+    )
+    parser.add_argument(
+        "-f", "--follow", action="store_true", help="follow it until everything has ended"
     )
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--full", action="store_true", help="a task's conversation, nothing folded")
-    how.add_argument("--lines", action="store_true", help="one task too: a line a step")
-    how.add_argument("--json", action="store_true", help="one event a line, whole")
+    how.add_argument(
+        "--full", action="store_true", help="show a task's conversation with nothing folded"
+    )
+    how.add_argument("--lines", action="store_true", help="show a line a step, for a task too")
+    how.add_argument("--json", action="store_true", help="print whole events, one a line")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -100,9 +104,9 @@ def _silence(row: BatchRow) -> str:
     if row.pruned:
         return (
             f"{name}: its journal was pruned, by `batchd prune` or [store] retention_days, some time after it "
-            f"finished ({moment(row.finished_at)}); transcripts, where they were not taken away, lie in {row.batch.folder}"
+            f"finished ({moment(row.finished_at)}); transcripts that are still there lie in {row.batch.folder}"
         )
-    return f"{name}: nothing of it has begun"
+    return f"{name}: nothing of it has started"
 
 
 def _fresh(

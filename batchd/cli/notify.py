@@ -25,9 +25,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="",
         metavar="NAME",
-        help="send a test to this receiver, or to all, and say what came back",
+        help="send a test to this receiver, or to all, and show what comes back",
     )
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.test and args.test not in known:
         names = ", ".join(known) or "none"
-        raise UsageError(f"there is no [notify.{escape(args.test)}]; known are: {names}")
+        raise UsageError(f"there is no [notify.{escape(args.test)}]; the known ones are: {names}")
     wanted = [known[args.test]] if args.test else list(known.values())
     if not wanted:
         raise UsageError("no receiver is configured: see [notify.NAME] in config.toml")

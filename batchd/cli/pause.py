@@ -15,12 +15,12 @@ from batchd.records import Scope
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     scopes.arguments(parser)
-    parser.add_argument("-m", "--message", default="", help="why; `status` shows it")
+    parser.add_argument("-m", "--message", default="", help="the reason, which `status` shows")
     controlling.as_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Have it paused, and say how many tasks wait now."""
+    """Pause what the arguments name, and print how many tasks wait now."""
     scope, name = scopes.wanted(args)
     answer = controlling.ask(args.config, Pause(scope=scope, name=name, message=args.message))
     return controlling.show(answer, lines(scope, name, answer), json=args.json)
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
 def lines(scope: Scope, name: str, answer: Paused) -> list[str]:
     """Return what the answer says."""
     judged = answer.judged
-    only = f", {judged:,} of them for a judge: they work until they are judged" if judged else ""
+    only = f"; {judged:,} of them need it only as a judge, and work until then" if judged else ""
     return [
         f"{words.named(scope, name)} is paused: {words.counted(answer.parked, 'task')}{only}",
         f"To go on: batchd resume {words.option(scope, name)}",

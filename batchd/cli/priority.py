@@ -13,7 +13,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     controlling.targets(parser)
     # After the targets: argparse would take "-5" for an option otherwise.
-    parser.add_argument("priority", type=int, metavar="N", help="higher goes first; files have 0")
+    parser.add_argument(
+        "priority", type=int, metavar="N", help="higher numbers go first; the default is 0"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

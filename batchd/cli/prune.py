@@ -27,15 +27,15 @@ _DAY_S = 86400.0
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = (
-        "Only finished batches are pruned; their statuses, tokens, money and names stay known. Without "
-        "--yes nothing is done: it shows what would be."
+        "It prunes finished batches only; their statuses, tokens, money and names stay known. "
+        "Without --yes it changes nothing, and shows what it would do."
     )
     parser.add_argument(
         "--older-than",
         type=float,
         default=0.0,
         metavar="DAYS",
-        help="only batches that finished at least so long ago",
+        help="only batches that finished at least this many days ago",
     )
     parser.add_argument(
         "--outbox", action="store_true", help="remove their folders in the outbox too"
@@ -47,7 +47,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Show what would go, or have it go."""
     if not 0 <= args.older_than < 1e6:  # noqa: PLR2004 (no store is that old)
-        raise UsageError("--older-than wants a number of days, from 0 on")
+        raise UsageError("--older-than needs a number of days, 0 or more")
     if not args.yes:
         store = formatting.store_path(formatting.state_directory(args.config))
         return _show(_found(store, args), outbox=args.outbox, as_json=args.json)

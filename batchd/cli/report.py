@@ -19,7 +19,7 @@ from batchd.store.rows import BatchRow
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("batch", nargs="*", metavar="BATCH", help="else the newest one")
+    parser.add_argument("batch", nargs="*", metavar="BATCH", help="default: the newest batch")
     days = "batches at work on this day or {}, in UTC: 2026-11-24, today, yesterday"
     parser.add_argument("--since", type=formatting.day, metavar="DAY", help=days.format("later"))
     parser.add_argument("--until", type=formatting.day, metavar="DAY", help=days.format("earlier"))
@@ -27,10 +27,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--output",
         metavar="FILE",
-        help="where to, - for standard output (else report.html in the batch's folder; of several, or of one that has not ended, here)",
+        help=(
+            "the file to write, - for standard output (default: report.html in the batch's "
+            "folder; for several, or for one that has not ended, in the working directory)"
+        ),
     )
     parser.add_argument(
-        "--csv", action="store_true", help="a line a task, for spreadsheets, on standard output"
+        "--csv", action="store_true", help="print a table for spreadsheets, a line a task"
     )
 
 

@@ -30,29 +30,30 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         type=Path,
         metavar="BACKUP",
-        help="the file to put in place (none: the store as it lies there, put there by hand)",
+        help="the file to put in place (default: the store that is there, put there by hand)",
     )
     parser.add_argument(
         "--new",
         action="store_true",
-        help="begin a new store, where there is neither the former one nor a backup",
+        help="begin a new store, if the old one and all backups are lost",
     )
     parser.add_argument(
         "--as-is",
         action="store_true",
-        help="for a state directory that was moved: the store goes on where it was, and nothing is compared",
+        help="for a state directory that was moved: keep the store as it is, and compare nothing",
     )
-    parser.add_argument("--yes", action="store_true", help="do it; else it is only shown")
+    parser.add_argument("--yes", action="store_true", help="do it (default: only show it)")
     parser.add_argument(
         "--moved",
         action="store_true",
-        help="the backup is this spool's, though batches of it went to another outbox",
+        help="the backup belongs to this spool, though some of its batches went to another outbox",
     )
-    parser.add_argument("--json", action="store_true", help="for other programs")
+    parser.add_argument("--json", action="store_true", help="print JSON, for other programs")
     parser.epilog = (
-        "Stop the daemon first. Results in the outbox are imported with their money; every other task without "
-        "an end in that store may have run since, so it is parked until `batchd resume` or `batchd cancel`. "
-        "The present store is kept beside the new one."
+        "Stop the daemon first. batchd imports results from the outbox, with their money. "
+        "Every other task without an end in that store may have run since: batchd parks it "
+        "until `batchd resume` or `batchd cancel`. The present store is kept beside the new "
+        "one."
     )
 
 
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     state = Path(settings.paths.state)
     path = formatting.store_path(state)
     if bool(args.backup) + args.new + args.as_is > 1:
-        raise UsageError("a BACKUP, --new and --as-is exclude each other")
+        raise UsageError("give only one of BACKUP, --new and --as-is")
     source = args.backup or path
     visible.refuse(settings)
     held = lock.acquire(state)
@@ -118,13 +119,14 @@ def _strange(plan: ReconcilePlan, settings: config.Config) -> str:
     if not plan.elsewhere:
         listed = ", ".join(plan.others[:_SHOWN])
         return (
-            f"Batches of it went to other folders than {settings.paths.outbox}: {listed}. What is left of them is "
-            "written there, and prune removes it there. If these were outboxes of this spool, say --moved as well."
+            f"Some of its batches went to other folders than {settings.paths.outbox}: "
+            f"{listed}. batchd writes what is left of them there, and prune removes it there. "
+            "If these were outboxes of this spool, add --moved."
         )
     return (
-        f"This seems to be another spool's: its batches went to {plan.elsewhere}, and none to "
-        f"{settings.paths.outbox}. If this spool or its outbox was moved since, say --moved as well; batches that "
-        "have not ended will go on where they began."
+        f"This seems to be the store of another spool: its batches went to {plan.elsewhere}, "
+        f"and none to {settings.paths.outbox}. If this spool or its outbox was moved since, "
+        "add --moved; batches that have not ended go on where they began."
     )
 
 

@@ -16,17 +16,18 @@ from batchd.records import Cause, Scope
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = (
-        "Without arguments, everything that is parked goes on, except what is uncertain after `batchd restore`, "
-        "which must be named. A provider, or a model, that was parked by itself "
-        "is tried with one call first, its key read again; where that fails, it stays parked."
+        "Without arguments, everything that is parked goes on, except tasks that are "
+        "uncertain after `batchd restore`: name those. batchd tries a provider or model that "
+        "failed with one call first, and reads its key again; if that call fails, it stays "
+        "parked."
     )
     scopes.arguments(parser)
     controlling.as_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Have it go on, and say what does, what must answer first,
-    and what is still held by something else.
+    """Resume what the arguments name; print what goes on, what must answer first, and what is
+    still held.
     """
     scope, name = scopes.scope(args)
     answer = controlling.ask(args.config, Resume(scope=scope, name=name))
@@ -41,7 +42,7 @@ def lines(scope: Scope | None, name: str, answer: ResumedScope) -> Iterator[str]
         yield f"{what}: nothing was parked"
     elif answer.resumed > len(trying):
         freed = everything or not held
-        yield f"{what} goes on" if freed else f"{what} is not parked itself any more"
+        yield f"{what} goes on" if freed else f"{what} itself is no longer parked"
     for each in trying:
         asked = words.named(Scope.of(each), each)
         yield f"{asked} is tried with one call first; once it answers, its tasks go on"

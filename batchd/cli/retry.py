@@ -22,24 +22,28 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     controlling.targets(parser)
     parser.add_argument(
-        "--failed", action="store_true", help="only what did not complete, and what comes after it"
+        "--failed",
+        action="store_true",
+        help="only tasks that did not complete, and tasks that come after them",
     )
-    parser.add_argument("--yes", action="store_true", help="ask nothing about what has completed")
+    parser.add_argument(
+        "--yes", action="store_true", help="do not ask about tasks that have completed"
+    )
     parser.add_argument(
         "--model",
         metavar="PROVIDER/MODEL",
-        help="with this model in place of its own; tasks that wait for a model that is gone run again too, and are cancelled",
+        help="use this model instead; tasks that wait for a model that is gone are cancelled and run again too",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Have a new run started for each batch, and say what it is called."""
+    """Start a new run of each batch, and print its name."""
     given = controlling.checked(args.target)
     if args.model == "":
         # As of a variable that is not set: with the tasks' own models it would be another order.
-        raise UsageError("--model is empty: it wants PROVIDER/MODEL, as in openai/gpt-6-luna")
+        raise UsageError("--model is empty: give PROVIDER/MODEL, as in openai/gpt-6-luna")
     if not (args.failed or args.yes or args.json or _wanted(args.config, given)):
-        formatting.complain("nothing runs again; --failed takes only what did not complete")
+        formatting.complain("nothing runs again; --failed runs only what did not complete")
         return 2
     # The mark makes sure that an order whose answer is lost, and which is given again, is one.
     answer = controlling.ask(

@@ -15,33 +15,37 @@ from batchd.errors import UsageError
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("files", nargs="*", metavar="FILE", help="task files; none: asks for one")
+    parser.add_argument(
+        "files", nargs="*", metavar="FILE", help="task files; without one, run asks for it"
+    )
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--serial", action="store_true", help="one task of a file after another")
     mode.add_argument(
         "--processes", type=int, metavar="N", help="worker processes, where no daemon runs"
     )
     parser.add_argument("--first", type=int, metavar="N", help="a trial: the first N tasks only")
-    parser.add_argument("--here", action="store_true", help="results in ./outbox")
+    parser.add_argument("--here", action="store_true", help="write results to ./outbox")
     parser.add_argument(
-        "--private", action="store_true", help="in a store of its own, which goes with its end"
+        "--private", action="store_true", help="use a store of its own, which is gone at the end"
     )
-    parser.add_argument("--json", action="store_true", help="no progress; the summaries, as JSON")
+    parser.add_argument(
+        "--json", action="store_true", help="print the summaries as JSON, without progress"
+    )
     parser.epilog = (
-        "Where a daemon runs on the spool, it does the work. Else one is started that works on these "
-        "files and on nothing else. Ctrl-C asks whether to cancel what is left or to leave it running; what "
-        "is killed half-finished goes on with the next `batchd run` of the same file."
+        "If a daemon runs on the spool, it does the work. Otherwise run starts one that works "
+        "on these files alone. Ctrl-C asks whether to cancel what is left, or to leave it "
+        "running. If a run is killed, the next `batchd run` of the same file goes on with it."
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Have it done, show how it goes, end with the summaries."""
+    """Have the files done, show progress, end with the summaries."""
     sealing.seal()
     settings = config.load(args.config)
     sealing.forget(settings.variables())
     for option, number in (("--first", args.first), ("--processes", args.processes)):
         if number is not None and number < 1:
-            raise UsageError(f"{option} wants a number from 1 on, not {number}")
+            raise UsageError(f"{option} needs a number, 1 or more, not {number}")
     if not args.files:
         from batchd.cli.runs import run_questions  # noqa: PLC0415 (for who answers)
 

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         _serve(args, settings)
     except SpoolLockedError as error:
         fork_server.abandon()
-        fix = "`batchd status` says what it does; wait for its end, or have it end (SIGTERM)"
+        fix = "see `batchd status`; wait until it ends, or end it with SIGTERM"
         raise SpoolLockedError(f"{error}: {fix}") from None
     except BatchdError:
         fork_server.abandon()

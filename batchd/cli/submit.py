@@ -54,16 +54,22 @@ _IDS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("file", nargs="?", metavar="FILE", help="a task file; -: standard input")
-    parser.add_argument("--prompt", metavar="TEXT", help="instead of a file: one task")
+    parser.add_argument(
+        "--prompt", metavar="TEXT", help="make one task of this prompt, instead of a file"
+    )
     parser.add_argument(
         "--each", metavar="GLOB", help="with --prompt: one task for each directory that matches"
     )
     parser.add_argument("--model", metavar="PROVIDER/MODEL", help="with --prompt")
-    parser.add_argument("--check", metavar="COMMAND", help="with --prompt: exit 0 says it is done")
+    parser.add_argument(
+        "--check",
+        metavar="COMMAND",
+        help="with --prompt: a command that accepts the work with exit code 0",
+    )
     parser.add_argument("--first", type=int, metavar="N", help="a trial: the first N tasks only")
-    parser.add_argument("--name", help="the batch's name (else the file's)")
+    parser.add_argument("--name", help="the batch's name (default: the file's)")
     parser.add_argument("--wait", action="store_true", help="show progress, end with the summary")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -77,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     filename = inbox.file_name(filename)
     if args.first is not None:
         if args.first < 1:
-            raise UsageError(f"--first wants a number from 1 on, not {args.first}")
+            raise UsageError(f"--first needs a number, 1 or more, not {args.first}")
         data = trial.cut(filename, data, args.first, settings)
     tasks = given_files.parsed(data, filename, settings).tasks
     if args.wait and not alive:

@@ -26,25 +26,26 @@ class TrustedDirectory:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("directory", nargs="*", metavar="DIR", help="none: shows what is trusted")
-    parser.add_argument("--remove", action="store_true", help="trust it no longer")
+    parser.add_argument("directory", nargs="*", metavar="DIR", help="default: show what is trusted")
+    parser.add_argument("--remove", action="store_true", help="stop trusting it")
     parser.add_argument(
         "--system",
         action="store_true",
         help=f"for all users: {trust_lists.SYSTEM / trust_lists.NAME}",
     )
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     parser.epilog = (
         "A config.toml decides where keys are sent and which programs run as you, and models write "
-        "files. One in the working directory counts only where that directory is trusted: by its "
-        "real path, and not what lies below it. --config and BATCHD_CONFIG need no trust."
+        "files. One in the working directory counts only if that directory is trusted. Trust "
+        "covers its real path alone, not directories below it. --config and BATCHD_CONFIG "
+        "need no trust."
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Change a list, or show both; 3 where what is trusted now does not count all the same."""
     if args.remove and not args.directory:
-        raise UsageError("name what to trust no longer: batchd trust --remove DIR")
+        raise UsageError("name the directory: batchd trust --remove DIR")
     code = 0
     for directory in args.directory:
         if args.remove:

@@ -9,14 +9,15 @@ from batchd.control import Tune
 from batchd.errors import UsageError
 from batchd.log import escape
 
-_WHY = "`tune` changes one that runs; for the next one, edit config.toml"
+_WHY = "`tune` changes a running daemon; for the next one, edit config.toml"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = (
-        "As in `batchd tune pool.processes=8 budget.per_day_usd=20`. Changes hold over SIGHUP, until the "
-        "daemon ends or `tune --reset`. Without arguments, it shows what is changed."
+        "Example: `batchd tune pool.processes=8 budget.per_day_usd=20`. Changes outlast "
+        "SIGHUP, and end with the daemon or with `tune --reset`. Without arguments, tune "
+        "shows what is changed."
     )
     parser.add_argument("change", nargs="*", metavar="SECTION.KEY=VALUE")
     parser.add_argument("--reset", action="store_true", help="first undo all earlier changes")
@@ -24,12 +25,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Have it changed, and show all that is."""
+    """Change the daemon's configuration, and print all changes in force."""
     changes: dict[str, str] = {}
     for change in args.change:
         key, equals, value = change.partition("=")
         if not equals or not key.strip():
-            raise UsageError(f"{escape(change)} is no SECTION.KEY=VALUE")
+            raise UsageError(f"{escape(change)} is not SECTION.KEY=VALUE")
         changes[key.strip()] = value
     answer = controlling.running(args.config, Tune(changes=changes, reset=args.reset), _WHY)
     lines = [f"{key} = {value}" for key, value in answer.overrides.items()]

@@ -47,7 +47,7 @@ def _name(target: str) -> str:
     batch, task = formatting.split_target(target)
     if task:
         raise UsageError(
-            f"{escape(target)} is a task, and ends with its batch: batchd wait {escape(batch)}"
+            f"{escape(target)} is a task; wait for its batch: batchd wait {escape(batch)}"
         )
     return batch
 

@@ -20,10 +20,12 @@ _NEEDED = ("starlette", "uvicorn")
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
-        "--listen", metavar="HOST:PORT", help="where, else [web] listen, 127.0.0.1:8040"
+        "--listen",
+        metavar="HOST:PORT",
+        help="where to listen (default: [web] listen, 127.0.0.1:8040)",
     )
     parser.epilog = (
-        "It reads the store beside the daemon, or without one, and changes nothing, unless [web] orders lets browsers "
+        "It reads the store, with or without a daemon, and changes nothing, unless [web] orders lets browsers "
         "cancel, pause, resume and retry. Ctrl-C ends it."
     )
 
@@ -34,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         host, port = parted(args.listen) if args.listen else settings.web.address
     except ValueError:
-        raise UsageError(f"{escape(args.listen)} is no HOST:PORT, as in 127.0.0.1:8040") from None
+        raise UsageError(f"{escape(args.listen)} is not HOST:PORT, as in 127.0.0.1:8040") from None
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
         raise NotPossibleError(f"the page needs {' and '.join(missing)}: {installation.fix('web')}")
     from batchd import visible  # noqa: PLC0415 (as below)

@@ -19,47 +19,48 @@ _MOST_GB = 1e6
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = (
-        "As in `batchd invite node7 | ssh node7 batchd worker --join -`. It needs no configuration: all comes from "
-        "the daemon. It ends with the daemon's connection; SIGTERM has it give its tasks back first."
+        "Example: `batchd invite node7 | ssh node7 batchd worker --join -`. It needs no "
+        "configuration: the daemon sends everything. It ends when its connection to the "
+        "daemon ends; after SIGTERM it gives its tasks back first."
     )
     parser.add_argument(
         "--join", required=True, metavar="FILE", help="the file of a ticket; - for standard input"
     )
     parser.add_argument(
-        "--tied", action="store_true", help="end with the process that has started it"
+        "--tied", action="store_true", help="end when the process that started it ends"
     )
     parser.add_argument(
         "--node",
         default="",
         metavar="NAME",
-        help="what this machine is called; default: its host name",
+        help="the name of this machine; default: its host name",
     )
     parser.add_argument(
         "--gpus",
         type=int,
         default=0,
         metavar="N",
-        help="GPUs of this machine for the tasks of this worker that need some",
+        help="GPUs of this machine that tasks of this worker may use",
     )
     parser.add_argument(
         "--label",
         action="append",
         default=[],
         metavar="NAME",
-        help="what tasks may need of this machine; may be given several times",
+        help="what tasks may need of this machine; repeat it for more labels",
     )
     parser.add_argument(
         "--cache",
         default="",
         metavar="DIR",
-        help="where directories of tasks come to, unless all machines share them; default: ~/.cache/batchd",
+        help="where it keeps directories of tasks, unless all machines share them; default: ~/.cache/batchd",
     )
     parser.add_argument(
         "--cache-gb",
         type=float,
         default=10.0,
         metavar="N",
-        help="what of them is kept for later tasks, beside what tasks use; default: 10",
+        help="how much of them it keeps for later tasks, beside what tasks use; default: 10",
     )
 
 

@@ -59,7 +59,7 @@ class Config(ConfigSections):
             names = ", ".join(self.providers)
             elsewhere = "" if self.file else f"; {NO_FILE}"
             raise UsageError(
-                f"no provider {provider!r} is configured; known are {names}{elsewhere}"
+                f"no provider {provider!r} is configured; the known ones are {names}{elsewhere}"
             )
         base_url, _, query = known.base_url.partition("?")
         return records.Endpoint(
@@ -110,11 +110,13 @@ class Config(ConfigSections):
             where = (
                 ""
                 if provider.api_key_file
-                else " where batchd runs: a daemon has what it started with, so start it again"
+                else " where batchd runs; a running daemon keeps what it started with, so restart it"
             )
             raise NotPossibleError(f"provider {name} has no key: set {place}{where}")
         if not (key.isascii() and key.isprintable() and " " not in key):
-            raise NotPossibleError(f"{place} holds no key for provider {name}: one word of ASCII")
+            raise NotPossibleError(
+                f"{place} holds no key for provider {name}: put the key there, one word of ASCII"
+            )
         return key
 
     def hidden(self) -> Iterator[str]:

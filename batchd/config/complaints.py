@@ -45,7 +45,7 @@ _CLOSED = frozenset(
 #: Below keys like these no value is shown: it may be a secret.
 _SECRETIVE = re.compile("env|header|key|pass|secret|token|url", re.IGNORECASE)
 #: The models' tables, whose names hold dots and slashes.
-_QUOTES = 'a model\'s name stands in quotes, as in [models."openai/gpt-6.1-sol"]'
+_QUOTES = 'put a model\'s name in quotes, as in [models."openai/gpt-6.1-sol"]'
 
 
 def complaint(error: ErrorDetails, known: Collection[str]) -> Problem:
@@ -59,7 +59,9 @@ def complaint(error: ErrorDetails, known: Collection[str]) -> Problem:
         near = [meant] if meant in known else []
         if not near and len(key) <= _WORD:
             near = difflib.get_close_matches(key.lower(), known, n=1)
-        fix = f"do you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
+        fix = (
+            f"do you mean {near[0]}?" if near else f"the known ones are {', '.join(sorted(known))}"
+        )
         return Problem("", "there is no such key", fix)
     if error["type"] in MISSING:
         return Problem("", "this key is needed")

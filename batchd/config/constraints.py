@@ -165,8 +165,8 @@ def _homeless(config: ConfigSections) -> Iterator[tuple[Place, Problem]]:
             continue
         own = own if slash else name
         house = next((m for m in called if m.endswith(f"/{own}")), called[0]).partition("/")[0]
-        fix = f'[models."{house}/{own or "MODEL"}"]; what costs are compared with stands in [cost] compare'
-        why = "it is not provider/model, so that it is of no model that is called"
+        fix = f'[models."{house}/{own or "MODEL"}"]; models to compare the cost with go into [cost] compare'
+        why = "it is not provider/model, so it sets nothing for any model in use"
         yield ("models", name), Problem("", why, fix)
 
 
@@ -231,7 +231,7 @@ def no_entry(section: str, name: str, known: Sequence[str], needed: str) -> Prob
         return None
     near = difflib.get_close_matches(name, known, n=1)
     what = [f"do you mean {near[0]}?"] if near else []
-    what += [f"known are {', '.join(sorted(known))}" if known else "there are none"]
+    what += [f"the known ones are {', '.join(sorted(known))}" if known else "there are none"]
     what += [f"a new one needs {needed}"]
     return Problem("", f"there is no {_ENTRIES[section]} {name}", "; ".join(what))
 
@@ -246,7 +246,7 @@ def model_problem(model: str, config: ConfigSections) -> Problem | None:
         return Problem("", f"a model's name has at most {_MODEL_NAME} characters")
     if provider not in config.providers:
         near = difflib.get_close_matches(provider, config.providers, n=1)
-        known = f"known are {', '.join(sorted(config.providers))}"
+        known = f"the known ones are {', '.join(sorted(config.providers))}"
         return Problem(
             "",
             f"no provider {provider!r} is configured",

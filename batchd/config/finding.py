@@ -48,7 +48,9 @@ def find(environ: Mapping[str, str]) -> ConfigFile | None:
     """
     if named := environ.get(VARIABLE):
         if not named.startswith("/"):
-            why = "it must be an absolute path: it is set for every directory, a task's among them"
+            why = (
+                "it must be an absolute path: it counts in every directory, also in those of tasks"
+            )
             raise ConfigError((Problem(VARIABLE, f"{named!a}: {why}"),))
         return ConfigFile(Path(named))
     if stands(here := Path(trust_lists.CONFIG)):

@@ -32,7 +32,7 @@ def problem(file: Path) -> Problem | None:
     ours = [f.name for f in fields(ConfigSections)]
     if not names or any(difflib.get_close_matches(n[:64], ours, 1, _SIMILAR_FROM) for n in names):
         return None
-    why = "it is another program's: it has no table of batchd's"
+    why = "it belongs to another program: it has no table of batchd"
     fix = "run batchd in another directory (`batchd init DIR` makes a spool), or name its own configuration with --config or BATCHD_CONFIG"
     return Problem(str(file), why, fix)
 

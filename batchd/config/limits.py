@@ -24,7 +24,7 @@ def left_open() -> dict[str, Any]:
 
 
 def _with_limits(cls: type[_Table]) -> type[_Table]:
-    """Make a class the dataclass of all limits, each of which may be left open."""
+    """Make a class the dataclass of all limits; each may be left open."""
     cls.__annotations__ = left_open()
     for name in cls.__annotations__:
         setattr(cls, name, None)
@@ -54,7 +54,7 @@ class LimitsSection(records.TaskLimits, Section):
         )
 
     def lowered(self, limits: records.TaskLimits) -> records.TaskLimits:
-        """Return limits of which none is above the ceiling."""
+        """Return the limits, each lowered to the ceiling."""
         low = {
             name: min(getattr(limits, name) or most, most)
             for name, most in self.ceiling.binding().items()

@@ -100,10 +100,8 @@ def place_of(key: str) -> tuple[str, ...]:
     except (ValueError, RecursionError):
         place = []
     if len(place) < 2:  # noqa: PLR2004 (section and key)
-        hint = (
-            'a name of more than letters, digits, _ and - in quotes: models."openai/gpt-6.1-sol".…'
-        )
-        raise ConfigError((Problem(ascii(key)[1:-1], "it is no SECTION.KEY", hint),))
+        hint = 'put a name with more than letters, digits, _ and - in quotes: models."openai/gpt-6.1-sol".…'
+        raise ConfigError((Problem(ascii(key)[1:-1], "it is not SECTION.KEY", hint),))
     return tuple(place)
 
 
@@ -161,7 +159,9 @@ def _read(found: finding.ConfigFile) -> dict[str, Any]:
     try:
         return tomli.loads(found.content().decode("utf-8-sig"))
     except tomli.TOMLDecodeError as error:
-        said = _TWICE.sub(lambda table: f"the table [{_dotted(table[1])}] stands twice", error.msg)
+        said = _TWICE.sub(
+            lambda table: f"the table [{_dotted(table[1])}] is given twice", error.msg
+        )
         problem = Problem(f"line {error.lineno}, column {error.colno}", said)
     except UnicodeDecodeError as error:
         problem = Problem(f"byte {error.start}", "the file is not UTF-8")

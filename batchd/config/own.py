@@ -76,7 +76,7 @@ def former(state: str) -> Problem | None:
     if not os.path.isfile(_FORMER) or _FORMER.resolve().parent == Path(state).resolve():  # noqa: PTH113 (as below)
         return None
     here = Path.cwd()
-    why = "a spool without a config.toml, which earlier versions used where they ran, and this one does not"
+    why = "it is a spool without a config.toml: earlier versions used it by themselves, this one does not"
     fix = f"if it is yours, go on with it: {command(here)}; else work in another directory"
     return Problem(str(here / _FORMER), why, fix)
 

@@ -119,11 +119,11 @@ def _email(receiver: ReceiverSection) -> Iterator[tuple[str, Problem]]:
     for key, addresses in (("sender", (receiver.sender,)), ("to", receiver.to)):
         for address in filter(None, addresses):
             if not _ADDRESSEE.fullmatch(address):
-                yield key, Problem("", f"{address!r} is no address, as in me@example.com")
+                yield key, Problem("", f"{address!r} is not an address, as in me@example.com")
     if receiver.user and not (receiver.password_env or receiver.password_file):
         yield "user", Problem("", "its password is needed", "set password_env or password_file")
     if receiver.user and receiver.tls == "none" and not loopback(receiver.host):
-        what = "the password would travel in the open"
+        what = "the password would travel unencrypted"
         yield "tls", Problem("", what, 'set tls = "starttls" or "tls"')
 
 

@@ -49,7 +49,7 @@ def problems(
         why = "without processes, and without [pool] listen, no task could run"
         yield ("pool", "processes"), Problem("", why, "set one of them")
     if pool.listen and not workspace.shared and sandbox.backend == "none":
-        why = "without a sandbox, nothing holds what directories bring from other machines"
+        why = "without a sandbox, nothing confines what directories bring from other machines"
         fix = 'set [sandbox] backend = "bwrap", or [workspace] shared = true where all machines have them'
         yield ("pool", "listen"), Problem("", why, fix)
 

@@ -22,18 +22,18 @@ def pattern_problem(pattern: str) -> Problem | None:
         pattern = f"{pattern.removesuffix(_ANY)}any"
     if _url(pattern):
         return None
-    return Problem("", f"{pattern!r} is no URL of a repository", f"{_FORM}, or ends in /*")
+    return Problem("", f"{pattern!r} is not the URL of a repository", f"{_FORM}, or ends in /*")
 
 
 def problem(url: str, patterns: Iterable[str]) -> Problem | None:
     """Return why no task may name a URL, if that is so."""
     if not _url(url):
-        return Problem("", f"{url!r} is no URL of a repository", _FORM)
+        return Problem("", f"{url!r} is not the URL of a repository", _FORM)
     allowed = tuple(patterns)
     if any(_meets(url, pattern) for pattern in allowed):
         return None
     words = ", ".join(allowed) or "which is empty"
-    return Problem("", f"{url} is none of [workspace] repos, {words}", "add it there")
+    return Problem("", f"{url} is not in [workspace] repos, {words}", "add it there")
 
 
 def _url(text: str) -> bool:

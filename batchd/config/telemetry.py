@@ -110,7 +110,10 @@ def problems(
         hint = "as in 127.0.0.1:9464 or [::1]:9464"
         yield ("metrics", "listen"), Problem("", "it must be HOST:PORT", hint)
     if metrics.textfile and not metrics.textfile.endswith(".prom"):
-        yield ("metrics", "textfile"), Problem("", "its name must end in .prom: no other is read")
+        yield (
+            ("metrics", "textfile"),
+            Problem("", "its name must end in .prom: node_exporter reads no other"),
+        )
     if traces.endpoint and not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s?#]*)?", traces.endpoint):
         hint = "as in http://127.0.0.1:4318"
         yield ("traces", "endpoint"), Problem("", "it must be http(s)://HOST[:PORT][/PATH]", hint)
@@ -138,7 +141,7 @@ def _parsed(text: str, place: str) -> dict[str, str]:
             raise NotPossibleError(f"[traces]: {place} holds no headers: NAME=VALUE,NAME=VALUE")
         if not (value.isascii() and value.isprintable()):
             raise NotPossibleError(
-                f"[traces]: the value of {name} in {place} cannot be sent: ASCII alone"
+                f"[traces]: the value of {name} in {place} cannot be sent: use ASCII alone"
             )
         headers[name] = value
     return headers

@@ -120,8 +120,8 @@ def doubt(path: Path, status: os.stat_result, owners: frozenset[int]) -> Problem
     None: no one.
     """
     if status.st_uid not in owners:
-        why = f"it belongs to user {status.st_uid}, who decides what stands there"
-        return Problem(str(path), why, "chown it, or under sudo take `sudo -H`")
+        why = f"it belongs to user {status.st_uid}, who decides what is there"
+        return Problem(str(path), why, "chown it, or use `sudo -H`")
     sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
     if status.st_mode & stat.S_IWOTH and not sticky:
         return Problem(str(path), "everybody can change it", f"chmod o-w {word(path, 'PATH')}")
@@ -144,12 +144,12 @@ def add(
 ) -> tuple[TrustEntry, Path]:
     """Put a directory on the user's list, or the system's; return its line, and the list.
 
-    Raises ``UsageError`` for what is no directory,
+    Raises ``UsageError`` for what is not a directory,
     ``NotPossibleError`` where the list would not be believed, ``OSError``.
     """
     real = os.path.realpath(directory)
     if not Path(real).is_dir():
-        raise UsageError(f"{real} is no directory")
+        raise UsageError(f"{real} is not a directory")
     if escape(real) != real:
         raise UsageError(f"{real}: a path on the list is UTF-8, without control characters")
     owner = Path(real).stat().st_uid

@@ -78,7 +78,7 @@ def problems(web: WebSection) -> Iterator[tuple[tuple[str, str], Problem]]:
         yield ("web", "listen"), Problem("", "it must be HOST:PORT", "as in 127.0.0.1:8040")
     else:
         if web.open and not loopback(host):
-            what = "only on loopback may everybody look without a token"
+            what = "everybody may look without a token on loopback only"
             yield ("web", "open"), Problem("", what, "leave it out, and name a token_file")
     if web.orders and web.open:
         what = "orders are for those who know the token, and open = true asks for none"

@@ -80,7 +80,7 @@ async def _carried_out(
     by: Requester,
     commands: RequestHandlers,
 ) -> dict[str, Any]:
-    """Have a request carried out; return the answer's fields. Raises ``BatchdError``."""
+    """Carry a request out; return the answer's fields. Raises ``BatchdError``."""
     try:
         request = coding.request(kind, given)
     except UsageError as error:

@@ -78,7 +78,7 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Check(ControlRequest[Checked], frozen=True, kw_only=True):
-    """Have the daemon look for what would fail."""
+    """The request that the daemon looks for what would fail."""
 
     #: Without asking any provider.
     offline: bool = False

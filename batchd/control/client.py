@@ -62,8 +62,8 @@ def _understood(state: Path, message: ControlRequest[A], given: Mapping[str, Any
     except msgspec.ValidationError as error:
         verb = coding.verb(type(message))
         raise BatchdError(
-            f"the daemon on {state} answers {verb} as batchd {__version__} does not understand ({error}): "
-            "use the program of its version, or restart the daemon"
+            f"batchd {__version__} does not understand what the daemon on {state} answers to "
+            f"{verb} ({error}): use the program of its version, or restart the daemon"
         ) from None
 
 
@@ -221,7 +221,8 @@ def _insist(sock: socket.socket, of: int, folder: Path) -> None:
     _, uid, _ = form.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, form.size))
     if uid not in {0, of}:
         raise ForbiddenError(
-            f"the process that listens in {folder} is the user {uid}'s, and the daemon's is {of}: nothing was asked"
+            f"the process that listens in {folder} belongs to user {uid}, and the daemon to "
+            f"{of}: batchd does not ask it"
         )
 
 

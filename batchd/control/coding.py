@@ -55,7 +55,7 @@ _WANTED: Mapping[str, str] = {
     "parallel": "parallel is a number of tasks, from 0 on",
     "older_than_days": "older_than_days is a number of days, from 0 on",
     "outbox": "outbox is true or false",
-    "changes": "tune wants SECTION.KEY=VALUE",
+    "changes": "tune needs SECTION.KEY=VALUE",
     "reset": "reset is true or false",
     "last": "last is a whole number: of batches",
     "offline": "offline is true or false",

@@ -131,7 +131,8 @@ class GroupServer:
         group = users.group(gid)
         problem = (
             f"members of {group} may drop files, and cannot ask what becomes of them: {place}: {error.strerror}; "
-            f"make it a folder of this user's with the group {group} and mode 710, which this user is to be in"
+            f"make it a folder of this user with the group {group} and mode 710, and add this "
+            "user to that group"
         )
         if problem != self.problem:
             get_logger().warning(Action.CONTROL_TROUBLE, path=str(place), message=problem)

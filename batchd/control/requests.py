@@ -28,7 +28,7 @@ class ControlRequest(msgspec.Struct, Generic[A], frozen=True):
 
 
 class EndedBefore(msgspec.Struct, frozen=True, kw_only=True):
-    """A target of which nothing was left to end when the order came."""
+    """A target that had nothing left to end when the order came."""
 
     #: ``BATCH`` or ``BATCH/TASK``.
     target: str

@@ -72,7 +72,7 @@ class Listener:
         """The daemon is at work, and alone on its spool."""
 
     def config_changed(self, config: Config) -> None:
-        """From now on this configuration counts."""
+        """Take a new configuration, which counts from now on."""
 
     async def close(self) -> None:
         """The daemon has done its last, and lets go of its spool when this is done:

@@ -33,7 +33,7 @@ class MainLoop:
     _one_ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def wake(self) -> None:
-        """Have it be looked at soon what can start."""
+        """Make the loop look soon at what can start."""
         self.woken.set()
 
     def spawn(

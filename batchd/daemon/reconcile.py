@@ -164,7 +164,7 @@ async def _import(store: Store, found: OutboxResult) -> None:
 
 async def _park(store: Store, ref: Ref, now: float) -> None:
     message = (
-        "the store was put back to an earlier time, and whether this has run since is not known: "
+        "the store is from an earlier time, so this may have run since: "
         f"`batchd resume {ref}` runs it, `batchd cancel {ref}` ends it"
     )
     await store.park(

@@ -38,8 +38,8 @@ _FIXED: Mapping[Place, str] = {
     ("workspace", "mirrors"): "clones of tasks lead there",
     ("workspace", "shared"): "tasks are on other machines already",
     ("pool", "engine"): "workers are where they are",
-    ("pool", "listen"): "it is listened there from the start on",
-    ("pool", "advertise"): "tickets that are out name it",
+    ("pool", "listen"): "the daemon listens there from its start",
+    ("pool", "advertise"): "issued tickets name it",
     ("ray",): "the cluster is joined at the start",
     ("spool", "watch"): "the inbox is watched from the start on",
     ("spool", "settle_s"): "the inbox is watched from the start on",
@@ -53,7 +53,7 @@ _SECRET = {"headers", "extra_body"}
 
 @dataclass(slots=True, eq=False, repr=False)
 class Reloader:
-    """Has every room take over what can change while it runs."""
+    """Gives every room the configuration values that can change while it runs."""
 
     _loop: MainLoop
     _current: CurrentConfig
@@ -131,7 +131,7 @@ class Reloader:
         self._take(self._current.config)
 
     def _take(self, config: Config) -> None:
-        """Have every room take over a configuration.
+        """Give every room a configuration.
 
         Raises ``BatchdError`` before anything is changed.
         """

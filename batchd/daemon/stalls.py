@@ -38,8 +38,7 @@ _WORKER_UP_S = 180.0
 _NAMED = 3
 
 _FIX = (
-    "restart batchd, which loses nothing; then report this with the log of the minutes before, "
-    "for it is a bug"
+    "restart batchd, which loses nothing; then report this bug, with the log of the minutes before"
 )
 
 
@@ -180,7 +179,9 @@ class Stalls:
         known = troubles.outboxes() or troubles.stops(Action.OUTBOX_TROUBLE, Action.INBOX_TROUBLE)
         if self._inbox is not None and not self._inbox.trouble and not known:
             looked, may_s = self._inbox.looked
-            yield Movable(("inbox", looked), "the inbox", "it is not looked at", may_s + _MINUTE_S)
+            yield Movable(
+                ("inbox", looked), "the inbox", "batchd does not look at it", may_s + _MINUTE_S
+            )
 
 
 def at_work(active: ActiveAttempt) -> Movable:

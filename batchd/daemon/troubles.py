@@ -44,7 +44,7 @@ _FIXES = {
     errno.ENOENT: _FOLDER,
     errno.ENOTDIR: _FOLDER,
     errno.EEXIST: _FOLDER,  # a file stands in its place
-    errno.EIO: "look at the disk: it fails",
+    errno.EIO: "check the disk: it fails",
 }
 
 
@@ -134,7 +134,7 @@ class TroubleLog:
         now, known = self._clock(), self._known.get(key)
         if known is None:
             known = self._known[key] = _Open(trouble(key[0], error, time.time()), now, now)
-            self._log.error(key[0], message=f"{error}; it is tried again until it works")
+            self._log.error(key[0], message=f"{error}; batchd tries again until it works")
         known.times += 1
         known.waiting.add(tries)
         if now - known.logged_at >= _AGAIN_S:
@@ -213,7 +213,7 @@ def trouble(what: Action, error: Exception, since: float) -> OpenTrouble:
         fix = _FIXES.get(error.errno or 0, "")
     elif isinstance(error, NotPossibleError):
         message, _, fix = message.rpartition(": ")
-    return OpenTrouble(what, message, since, fix or "see the log; it is tried again by itself")
+    return OpenTrouble(what, message, since, fix or "see the log; batchd tries again by itself")
 
 
 def refused(error: Exception) -> str:

@@ -65,7 +65,7 @@ class Segment(Protocol):
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Who asks, and how."""
+    """The sender of a request, and its dialect."""
 
     #: As the provider names it; never the key.
     account: str = "org-stand-in"

@@ -40,9 +40,7 @@ class FirstRequests:
         self.missing = ""
 
     async def count(self, tasks: Sequence[tuple[Task, ModelSetup, str]]) -> list[FirstRequest]:
-        """Return the first request of each task,
-        of which model and directory to be are given as well.
-        """
+        """Return the first request of each task; its model and future directory are given too."""
         try:
             self._sandbox = Sandbox(self._policy)
         except NotPossibleError as error:

@@ -1,5 +1,4 @@
-"""From what similar tasks came to, to what a new batch may come to:
-the statistics, and nothing else.
+"""Statistics: from what similar tasks came to, they work out what a new batch may come to.
 
 A batch is not the sum of its tasks' 90th percentiles: chance evens out between tasks. What does not
 even out is what all tasks of a batch share (its prompts, its repository, the model's day), and what

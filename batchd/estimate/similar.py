@@ -23,7 +23,7 @@ _TOKENS_PER_CHAR = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Likeness:
-    """In what tasks are alike."""
+    """What similar tasks have in common."""
 
     #: For people.
     name: str

@@ -263,7 +263,7 @@ class Governor:
         amount, purses = self._estimates.most(call), self.money.purses(call.ref)
         if amount is None and (capped := [p for p in purses if p.limit]):
             what = call.model if call.tier == STANDARD else f"{call.model} in the tier {call.tier}"
-            message = f"no price is known of {what}, so {capped[0].name} cannot be held"
+            message = f"no price is known for {what}, so {capped[0].name} cannot be kept"
             self._refuse(permit, TaskStatus.ERROR, Reason.BAD_REQUEST, message)
         elif broken := [p for p in purses if not p.could_hold(amount or 0.0)]:
             self._too_dear(permit, broken[0], amount or 0.0)
@@ -327,7 +327,7 @@ class Governor:
 
     def _no_room(self, permit: Permit, failure: Failure) -> None:
         """Note that a call's tier is full:
-        that is no matter of its provider's pace, nor of its being there.
+        that says nothing about its provider's pace or outages.
         """
         model, tier = permit.call.model, permit.call.tier
         if self.lanes.refused(permit, failure):

@@ -133,7 +133,7 @@ class Lanes:
         return True
 
     def await_room(self, model: str, tier: str) -> None:
-        """Have tasks without a slot, which wait, learn when there may be room."""
+        """Let tasks that wait without a slot learn when there may be room."""
         name = model, tier
         if lane := self._lanes.get(name):
             self._arm(name, lane)
@@ -225,7 +225,7 @@ class Lanes:
         lane.timer = loop.call_at(at, self._go_on, name, lane)
 
     def _go_on(self, name: Name, lane: _Lane) -> None:
-        """Have those ask again that wait, and others begin where there is room for more."""
+        """Let waiting calls ask again, and others begin if there is room for more."""
         if lane.timer is not None:
             lane.timer.cancel()
             lane.timer = None

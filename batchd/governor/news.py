@@ -50,7 +50,7 @@ class TierFull(Struct, frozen=True):
 
 
 class TierFree(Struct, frozen=True):
-    """So many more calls may try how it does, -1: all may go."""
+    """The news that so many more calls may try a tier; -1: all may go."""
 
     model: str
     tier: str

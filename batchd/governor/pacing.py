@@ -128,7 +128,7 @@ class Pace:
     def failed(
         self, ticket: SentRequest | None, now: float, failure: Failure, under_way: int
     ) -> None:
-        """Say that a request failed (None: one of which nothing is known).
+        """Learn that a request failed (None: nothing is known of it).
 
         ``under_way``: requests at that moment, this one included.
         """

@@ -302,7 +302,7 @@ class Lifecycle:
             del self._batches[ref.batch]
 
     def _moved(self, entry: Entry, given: Input) -> None:
-        """Have the queue follow, and who gave a slot back."""
+        """Update the queue, and note who gave a slot back."""
         phase = entry.phase
         if phase is not Phase.QUEUED:
             self.queue.leave(entry)

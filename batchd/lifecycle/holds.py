@@ -113,11 +113,11 @@ class Holds:
         return tuple(parking for cause, parking in causes.items() if cause not in kept)
 
     def add(self, hold: HoldKey, ref: Ref) -> None:
-        """Have a hold keep a task."""
+        """Put a hold on a task."""
         self._kept.setdefault(hold, {})[ref] = None
 
     def remove(self, hold: HoldKey, ref: Ref) -> None:
-        """Have it keep a task no more."""
+        """Take a hold off a task."""
         kept = self._kept.get(hold)
         if kept is not None:
             kept.pop(ref, None)

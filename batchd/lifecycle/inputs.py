@@ -78,7 +78,7 @@ class Reprioritised(_Input, frozen=True, gc=False):
 
 
 class SlotFree(_Input, frozen=True, gc=False):
-    """It is a task's turn, and a slot is reserved for it."""
+    """The input that it is a task's turn, and a slot is reserved for it."""
 
     ref: Ref
 
@@ -131,7 +131,7 @@ class TurnedAway(_Input, frozen=True, gc=False):
 
 
 class Ready(_Input, frozen=True, gc=False):
-    """Nothing is missing: the worker may have the task."""
+    """The input that nothing is missing: the worker may have the task."""
 
     ref: Ref
 

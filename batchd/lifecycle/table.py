@@ -63,12 +63,12 @@ def has_ended(entry: Entry, _: object) -> bool:
 
 
 def is_cancelled(entry: Entry, _: object) -> bool:
-    """It was asked to end."""
+    """Whether the task was asked to end."""
     return entry.cancelled
 
 
 def is_halted(entry: Entry, _: object) -> bool:
-    """It was asked to give its slot back."""
+    """Whether the task was asked to give its slot back."""
     return entry.wish is not None and not entry.cancelled
 
 

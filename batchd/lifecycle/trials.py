@@ -27,11 +27,11 @@ class Trials:
         self._asked: dict[str, dict[str, None]] = {}
 
     def begin(self, name: str) -> None:
-        """Have one task try a provider or a model."""
+        """Let one task try a provider or a model."""
         self._trying[name] = None
 
     def end(self, name: str) -> None:
-        """Have no task try it."""
+        """End the trial: no task tries the provider or model now."""
         self._trying.pop(name, None)
 
     def pick(self, *, alone: bool) -> Ref | None:

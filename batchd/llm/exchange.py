@@ -69,7 +69,7 @@ def client(
     """
     if urlsplit(endpoint.base_url).username:
         raise ValueError(
-            "it holds a user name: a key goes into api_key_env, other ways into headers"
+            "it holds a user name: put a key into api_key_env, and anything else into headers"
         )
     headers = httpx2.Headers({**_HEADERS, **key})
     headers.update(endpoint.headers)

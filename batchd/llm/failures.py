@@ -96,7 +96,7 @@ _SAYS: Mapping[FailureKind, str] = {
     FailureKind.BAD_ANSWER: "sent no usable answer",
     FailureKind.CONNECTION: "cannot be reached",
     FailureKind.REPLAY: "refuses what it answered before",
-    FailureKind.SPARED: "refuses a part of the request that can be spared",
+    FailureKind.SPARED: "refuses an optional part of the request",
     FailureKind.UNFIT: "takes no tools",
 }
 _KEY_LIKE = re.compile(
@@ -185,8 +185,8 @@ def error_in_answer(place: CallPlace, error: Any) -> Failure:
 
 
 def coded_failure(place: CallPlace, error: Any) -> Failure:
-    """Return what an answer with status 200 says that is none:
-    its code counts, as no status does.
+    """Return the failure that a body with status 200 reports: its code counts, as the status
+    does not.
     """
     text = json.dumps({"error": error})
     words = _Words.of(text)
@@ -275,7 +275,7 @@ def _window(said: str) -> int:
 def _says(place: CallPlace, status: int, kind: FailureKind, words: _Words) -> str:
     if kind is FailureKind.UNFIT:
         where, name = place.endpoint_address, place.setup.provider
-        fix = f"set another api, or base_url up to and without /responses and the like, in [providers.{name}]"
+        fix = f"set another api, or a base_url that ends before /responses and the like, in [providers.{name}]"
         return f"has no {place.what} under base_url {where}: {fix} (HTTP {status})"
     if status == 404 and kind is FailureKind.BAD_REQUEST and _NO_SERVER not in words.all:  # noqa: PLR2004 (not found)
         return f"does not know the model {place.setup.model!r} (HTTP 404)"
@@ -284,7 +284,7 @@ def _says(place: CallPlace, status: int, kind: FailureKind, words: _Words) -> st
     if kind is FailureKind.AUTH and _ACCOUNT.search(words.all):
         return f"refuses the account (HTTP {status})"
     if 300 <= status < 400:  # noqa: PLR2004 (redirects)
-        return f"redirects elsewhere: set base_url to where (HTTP {status})"
+        return f"redirects elsewhere: set base_url to that address (HTTP {status})"
     return f"{_SAYS[kind]} (HTTP {status})"
 
 

@@ -163,7 +163,7 @@ def decode(
     if said.error:
         return coded_failure(place, said.error)
     if said.content is None:
-        return place.unusable(f"it is no {_WHAT}")
+        return place.unusable(f"it is not a {_WHAT}")
     counts = _counts(fields(said.usage))
     blocks = [response_bodies.item(raw, _BLOCK) for raw in said.content]
     known = [block or MessagesBlock() for block in blocks]

@@ -93,8 +93,7 @@ class ModelRequest(Struct, frozen=True, kw_only=True):
         return self if asked == self.service_tier else replace(self, service_tier=asked)
 
     def effort(self, setup: ModelSetup, words: tuple[Effort, ...]) -> AskedEffort:
-        """Return how much the model is to think, in one of the ``words`` that there are;
-        empty: as it sees fit.
+        """Return how much the model is to think, as one of ``words``; empty: its own default.
 
         The nearest lower one where it lacks what is asked for, or the lowest that it has.
         """

@@ -35,7 +35,7 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T], what: str) -> T:
         body.decode()
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise UnreadableError(f"its JSON is no {what}: {error}") from None
+        raise UnreadableError(f"its JSON is not a {what}: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _decode_untidy(body, decoder)
 

@@ -174,7 +174,7 @@ def decode(
     if status == "failed" or response.error:
         return coded_failure(place, response.error)
     if status not in _FINAL or response.output is None:
-        said = f"it is no {_WHAT}"
+        said = f"it is not a {_WHAT}"
         if status:
             said = "it holds no output" if status in _FINAL else f"its status is {status!r}"
         return place.unusable(said)

@@ -119,7 +119,7 @@ class Courier:
             self._waiting.keep(message)
         except OSError as error:
             if self._durable:
-                why = f"what waits is in memory alone, and lost with the daemon: {error}"
+                why = f"messages that wait are in memory alone, and lost when the daemon ends: {error}"
                 self._log.warning(Action.NOTIFY_FAILED, message=why, trying_again=True)
             self._durable = False
         else:
@@ -158,7 +158,7 @@ class Courier:
             except DeliveryError as error:
                 if error.final or time.time() >= deadline:
                     name = self._target.name
-                    fix = f"it is given up; fix [notify.{name}], then: batchd notify --test {name}"
+                    fix = f"batchd gives it up; fix [notify.{name}], then run batchd notify --test {name}"
                     log.error(Action.NOTIFY_FAILED, message=str(error), tries=tries, mend=fix)  # noqa: TRY400 (the message says it)
                     return
                 if tries == 1:

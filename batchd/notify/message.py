@@ -1,4 +1,4 @@
-"""From what happened to a message: one event as it is, many in one, with a subject and a text."""
+"""Makes messages of events: one event as it is, many in one, with a subject and a text."""
 
 from __future__ import annotations
 

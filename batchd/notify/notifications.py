@@ -81,7 +81,7 @@ class Notifications(Listener):
             self._happened.put_nowait(made)
         except queue.Full:
             if not self._full:
-                why = "too many notifications wait; none is sent of what happens now"
+                why = "too many notifications wait; batchd sends none of new events"
                 get_logger().error(Action.NOTIFY_FAILED, message=why)
             self._full = True
             return

@@ -86,7 +86,7 @@ class Delivery:
                 self._loop.set_default_executor(_Threads())
                 runner.run(self._work())
         except Exception:  # noqa: BLE001 (its outer edge: whatever breaks here, tasks go on)
-            self._log.exception(Action.NOTIFY_FAILED, message="no notification is sent any more")
+            self._log.exception(Action.NOTIFY_FAILED, message="no more notifications are sent")
         finally:
             self._ended.set_result(None)
 

@@ -58,7 +58,7 @@ def shown(result: ResultV1, data: bytes | None, most: int) -> dict[str, Any] | N
             said.append(f"{patch.file} is gone, or is not what the result says.")
         if len(text) > most:
             text = text[: text.rfind(_HEAD, 0, most) + 1]
-            said.append(f"The rest stands in {patch.file}.")
+            said.append(f"The rest is in {patch.file}.")
     changes = [
         {"path": change.path, "added": change.added, "removed": change.removed}
         for change in result.changes or ()

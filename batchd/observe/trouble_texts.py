@@ -10,18 +10,18 @@ from batchd.words import moment
 
 #: What the daemon meets.
 _WHAT = {
-    "outbox_trouble": "results cannot be written, so nothing is started that would leave any there",
-    "sandbox_trouble": "commands cannot be run, so nothing is started",
-    "directory_trouble": "what a task has changed elsewhere is not in its directory here",
+    "outbox_trouble": "results cannot be written, so tasks that would leave some there do not start",
+    "sandbox_trouble": "commands cannot be run, so no task starts",
+    "directory_trouble": "changes of a task on another machine are not in its directory here",
     "mirror_trouble": "no repository can be fetched, so tasks with one wait",
-    "worker_trouble": "no worker is there for some tasks, so they are not started",
-    "cluster_trouble": "no worker comes up on the Ray cluster, so tasks wait for those that are there",
+    "worker_trouble": "some tasks have no worker, so they do not start",
+    "cluster_trouble": "no new worker starts on the Ray cluster, so tasks wait for the present ones",
     "node_trouble": "a machine cannot run tasks, and gets none",
     "inbox_trouble": "files in the inbox cannot be taken up",
-    "control_trouble": "the control socket, which was taken away, cannot be made again",
-    "store_trouble": "the store cannot be written, so nothing new is asked for",
+    "control_trouble": "the control socket was removed, and cannot be made again",
+    "store_trouble": "the store cannot be written, so no new call is made",
     "stalled": "something could go on and does not",
-    "unknown_work": "nothing becomes of what another store left here",
+    "unknown_work": "files that another store left here are not worked on",
     "metrics_trouble": "no metrics, but tasks go on",
     "traces_trouble": "no traces, but tasks go on",
 }
@@ -30,7 +30,7 @@ _WHAT = {
 def what(trouble: OpenTrouble) -> str:
     """Return what fails, and what that means for tasks."""
     if trouble.what == "outbox_trouble" and (names := trouble.batches):
-        return f"results of {', '.join(names)} cannot be written, so none of its tasks is started"
+        return f"results of {', '.join(names)} cannot be written, so none of its tasks starts"
     return _WHAT.get(trouble.what, trouble.what)
 
 

@@ -18,7 +18,10 @@ def differs(version: str) -> str:
         return ""
     which = f"batchd {version}" if version else "an older batchd"
     if _numbers(version) > _numbers(__version__):
-        return f"The daemon is {which}, newer than this program ({__version__}): use that one's, or start this one again."
+        return (
+            f"The daemon is {which}, newer than this program ({__version__}): use the daemon's "
+            "program, or start this one again."
+        )
     return (
         f"The daemon is {which}, this program is {__version__}: restart the daemon (`systemctl restart batchd`,"
         " or stop it and `batchd serve`). Its tasks go on where they were."

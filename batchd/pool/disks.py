@@ -31,7 +31,7 @@ class DiskThreads(Executor):
             threading.Thread(target=self._work, name="disk", daemon=True).start()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Have a thread do it."""
+        """Run a call in a thread of the disk."""
         future: Future[T] = Future()
         self._queue.put((future, partial(fn, *args, **kwargs)))
         return future

@@ -158,7 +158,7 @@ class PoolWorker:
         return replace(settings, endpoints=keys, lease_s=self.lease_s)
 
     def give(self, run: wire.Run, settings: wire.WorkerSettings) -> None:
-        """Have it work on a task, for which it has a slot."""
+        """Give the worker a task, for which it has a slot."""
         self.tasks[run.ref] = run.attempt
         if self.joined:
             setups = run.terms.model, run.terms.judge

@@ -40,7 +40,7 @@ RESTART = "restart the daemon; what waits goes on then"
 #: What helps where no sandbox is as strong as asked for.
 _SANDBOX = "give it what the sandbox needs, and start its worker again"
 #: What helps otherwise.
-_AGAIN = "see the log; it is tried again by itself"
+_AGAIN = "see the log; batchd tries again by itself"
 
 
 class Supervisor:
@@ -283,8 +283,8 @@ class Supervisor:
         self._bury(worker, counted=life.died)
 
     def _ended(self, part: asyncio.Task[None]) -> None:
-        """Have nothing of the pool end unseen:
-        without it a worker that hangs would do so for ever.
+        """Report the end of a task of the pool: without it, a worker that hangs would do so for
+        ever.
         """
         if not part.cancelled() and (error := part.exception()):
             self._handler.broke(error)

@@ -133,7 +133,7 @@ class TravellingDirectory(LocalDirectory):
                 await self._unpacked(place, pack)
 
     async def _based(self, sandbox: Sandbox, pack: Pack) -> None:
-        """Have what clones and copies begin as lie here, once for all tasks of this worker."""
+        """Fetch the initial files of clones and copies, once for all tasks of this worker."""
         folder = self._cache.base(pack)
         async with self._cache.making(folder.name):
             if not self._cache.use_base(pack):
@@ -163,7 +163,7 @@ class TravellingDirectory(LocalDirectory):
             await asyncio.to_thread(self._cache.trim)
 
     async def _fetched(self, pack: Pack) -> int:
-        """Have a pack be on the shelf, and hold it there.
+        """Fetch a pack to the shelf unless it is there, and hold it there.
 
         Raises ``OSError``, ``WorkspaceError``, ``FolderError``.
         """
@@ -191,11 +191,11 @@ class TravellingDirectory(LocalDirectory):
         answer = await self._ask(wanted)
         if isinstance(answer, wire.PackTaken):
             raise WorkspaceError(
-                f"the daemon does not have what its directory is made of: {answer.message}"
+                f"the daemon does not have the packs of its directory: {answer.message}"
             )
         data: bytes = answer.data
         if not data:
-            raise WorkspaceError("the daemon has only a part of what its directory is made of")
+            raise WorkspaceError("the daemon has only some of the packs of its directory")
         return data
 
     async def leave(self) -> None:

@@ -51,7 +51,9 @@ class UnfitNodes:
         return {node: found.problem for node, found in self._today().items()}
 
     def trouble(self) -> tuple[NotPossibleError, float] | None:
-        """Return that there are some, with the fix, and since when; None: there are none."""
+        """Return the trouble that machines are unfit, with the fix, and since when; None: none
+        is.
+        """
         found = self._today()
         if not found:
             return None

@@ -65,13 +65,13 @@ def parse(text: str) -> Host:
     """Return the entry that ``text`` writes. Raises ``ValueError``, with what is wrong."""
     if "/" in text or "@" in text:
         raise ValueError(
-            f"{text[:_LONGEST_TEXT]!r} is no host: write its name alone, as in api.example.com"
+            f"{text[:_LONGEST_TEXT]!r} is not a host: write its name alone, as in api.example.com"
         )
     below = text.startswith("*.")
     name, port = authority(text[2:] if below else text, international=True)
     if not isinstance(name, str):
         if below:
-            raise ValueError(f"{text!r} is no host: an address has nothing below it")
+            raise ValueError(f"{text!r} is not a host: an address has nothing below it")
         if why := forbidden(name, private=True):
             raise ValueError(f"{text!r} cannot be allowed: it is {why}")
         return Host(str(name), port, literal=True)
@@ -87,7 +87,7 @@ def authority(text: str, *, international: bool = False) -> tuple[str | Address,
     match = _AUTHORITY.fullmatch(text) if len(text) <= _LONGEST_TEXT else None
     if match is None:
         text = text[:_LONGEST_TEXT]
-        raise ValueError(f"{text!r} is no HOST or HOST:PORT")
+        raise ValueError(f"{text!r} is neither HOST nor HOST:PORT")
     name, digits = match.groups()
     port = int(digits) if digits else None
     if port is not None and not 0 < port <= _MOST_PORT:
@@ -111,7 +111,7 @@ def _name(name: str, text: str, *, international: bool) -> str | IPv4Address:
         try:
             name = name.encode("idna").decode()
         except UnicodeError:
-            raise ValueError(f"{text!r} is no host name") from None
+            raise ValueError(f"{text!r} is not a host name") from None
     name = name.lower().removesuffix(".")
     labels = name.split(".")
     if len(name) <= _LONGEST_NAME and all(map(_LABEL.fullmatch, labels)):
@@ -123,7 +123,7 @@ def _name(name: str, text: str, *, international: bool) -> str | IPv4Address:
             found = None
         if isinstance(found, IPv4Address):
             return found
-    raise ValueError(f"{text!r} is no host name")
+    raise ValueError(f"{text!r} is not a host name")
 
 
 def means(host: str, names: Collection[str]) -> bool:

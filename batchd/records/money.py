@@ -228,7 +228,7 @@ class Price(Struct, frozen=True, kw_only=True):
         return rate.cost(plain).input - rate.cost(usage).input
 
     def cost_of_many(self, usage: Usage) -> Cost:
-        """Return the price of several calls of which only the sums are known.
+        """Return the price of several calls, from their sums alone.
 
         Where long inputs cost more, each is taken to have been as long as their average.
         """

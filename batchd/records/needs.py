@@ -56,14 +56,14 @@ NOTHING = Needs()
 def wrong(gpus: int, labels: tuple[str, ...]) -> Iterator[str]:
     """Yield what is wrong with what a machine is said to have."""
     if not 0 <= gpus <= MOST_GPUS:
-        yield f"{gpus} is no number of GPUs from 0 to {MOST_GPUS}"
+        yield f"{gpus} is not a number of GPUs from 0 to {MOST_GPUS}"
     if len(labels) > MOST_LABELS:
         yield f"{len(labels)} labels are more than {MOST_LABELS}"
     for label in labels[:MOST_LABELS]:
         if label in RESERVED:
-            yield f"{label} is what Ray calls a resource of its own"
+            yield f"{label} is a name that Ray uses for itself"
         if not re.fullmatch(LABEL, label):
-            yield f"{label[:80]!a} is no label: it is 1 to 63 letters, digits, '.', '_' or '-', and begins with a letter or digit"
+            yield f"{label[:80]!a} is not a label: a label is 1 to 63 letters, digits, '.', '_' or '-', and begins with a letter or digit"
 
 
 def column_text(needs: Needs) -> str:

@@ -1,4 +1,4 @@
-"""Paths that are batchd's alone: files and folders of which no command may see anything."""
+"""Paths that are batchd's alone: no command may see anything of these files and folders."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ _REASONS = {
 _TRIED = "fix the cause, then {resume}; it is also tried by itself"
 _FIXES = {
     Cause.PAUSED: "{resume}",
-    Cause.UNCERTAIN: "{resume}, once you know that it has not been done since",
+    Cause.UNCERTAIN: "{resume}, once you know that it has not run since",
     Cause.BUDGET: "it goes on by itself at midnight UTC; or batchd tune budget.per_day_usd=…",
     Cause.TIER: "it goes on by itself, once its service tier has room; or {resume}",
     Cause.LIMITED: "it goes on by itself, once the provider lets it; or {resume}",

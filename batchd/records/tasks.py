@@ -210,8 +210,8 @@ class Batch:
         return task.dir or f"{self.folder}/{task.id}"
 
     def facts(self, tasks: Iterable[Task]) -> Iterator[TurnFacts]:
-        """Yield what the turn of each of its tasks hangs on,
-        none of which has begun; once the batch is stored.
+        """Yield what the turn of each of its tasks depends on, once the batch is stored; none
+        has begun.
         """
         for order, task in enumerate(tasks, self.first_task):
             yield TurnFacts(

@@ -17,19 +17,18 @@ _ADVICE: Mapping[Reason, str] = {
     " the batch's budget_usd; or lower limits.max_output_tokens.",
     Reason.WALL_CLOCK: "They were still at work when their time was over. Raise limits.timeout_s.",
     Reason.AUTH: "The provider refused the key. Set a valid one, let `batchd check` confirm it, then retry.",
-    Reason.QUOTA: "The account had nothing left. Top it up, then retry.",
+    Reason.QUOTA: "The account is empty. Top it up, then retry.",
     Reason.BAD_REQUEST: "The request was refused, by the provider or before it was sent, and would be again. The message"
     " says why; `batchd check` tries the model.",
     Reason.CONTENT_FILTER: "The provider's filter refused prompt or answer. Word the task differently, or take another"
     " model.",
-    Reason.CONTEXT_OVERFLOW: "What had to be sent does not fit into the model's window. Make the task smaller, or take"
-    " a model with a larger one.",
+    Reason.CONTEXT_OVERFLOW: "The request does not fit into the model's window. Make the task smaller, or take a model with a larger window.",
     Reason.PROVIDER_UNAVAILABLE: "The provider did not answer in spite of all retries. Retry once it is back.",
     Reason.EVALUATOR: "The judge gave no verdict that can be read. Give the tasks a check, or name another"
     " evaluation.judge_model.",
     Reason.LOOP: "The model repeated itself without getting on. A clearer task or another model helps.",
     Reason.SANDBOX: "Their commands could not be run. `batchd check` says what is missing.",
-    Reason.DISK: "The disk took nothing more, or they held more of it than they may: each message says which. Make room, or"
+    Reason.DISK: "The disk took nothing more, or they hold more of it than they may: each message says which. Make room, or"
     " allow more in [sandbox], then retry.",
     Reason.WORKER_CRASHED: "The process that worked on them died each time, of memory perhaps. The daemon's log says"
     " more.",

@@ -206,11 +206,11 @@ def _notes(sources: Iterable[Gathered], blocks: DetailBlocks) -> Iterable[str]:
             yield source.note
     if blocks.left_out:
         yield (
-            f"{blocks.left_out:,} transcripts are not in this page, whose quota they pass ([report] transcripts_mb):"
-            " they are files beside the results."
+            f"{blocks.left_out:,} transcripts do not fit into this page ([report] "
+            "transcripts_mb): they are files beside the results."
         )
     if blocks.bare:
         yield (
-            f"Of {blocks.bare:,} tasks the page has no more than the table shows, for the same reason: their prompts,"
-            " answers and files stand in their results."
+            f"Of {blocks.bare:,} tasks the page has only the table's figures, for the same "
+            "reason: their prompts, answers and files are in their results."
         )

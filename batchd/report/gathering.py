@@ -130,7 +130,7 @@ def _kept(batch: BatchRow) -> dict[str, ResultV1]:
 
 
 def _result(text: str | bytes) -> ResultV1 | None:
-    """Return a result; None for what is none, as somebody may have edited it."""
+    """Return a result; None for an invalid one, as somebody may have edited it."""
     try:
         return _RESULT.decode(text)
     except msgspec.DecodeError:

@@ -1,5 +1,5 @@
-"""Has the daemon's reports made in processes apart:
-never at an agent's cost, and never at a batch's.
+"""Makes the daemon's reports in separate processes: never at an agent's cost, and never at a
+batch's.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class ReportProcess:
         await process.stdin.drain()
         line = await process.stdout.readline()
         if not line.endswith(b"\n"):
-            raise EOFError("the process that makes it was killed; of memory perhaps")
+            raise EOFError("the process that makes it was killed, perhaps for lack of memory")
         return _OUTCOME.decode(line)
 
     def _keep(self) -> None:

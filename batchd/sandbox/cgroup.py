@@ -152,7 +152,7 @@ def delegated(policy: SandboxPolicy) -> DelegatedCgroup | None:
 
 
 def _ready(group: Path, policy: SandboxPolicy) -> DelegatedCgroup:
-    """Have a group ready, and try it. Raises ``OSError``."""
+    """Prepare a group, and try it. Raises ``OSError``."""
     _make_ready(group, policy)
     ready = DelegatedCgroup(group)
     ready.make(policy).close()
@@ -199,7 +199,7 @@ def _wanted(policy: SandboxPolicy) -> tuple[str, ...]:
 
 
 def _make_ready(group: Path, policy: SandboxPolicy) -> None:
-    """Have the controllers work below a group, and sweep away what earlier workers left.
+    """Enable the controllers below a group, and remove what earlier workers left.
 
     Raises ``OSError``.
     """

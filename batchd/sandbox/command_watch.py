@@ -198,7 +198,7 @@ class CommandWatcher:
                 self._end(watch, excess)
 
     def _enter(self, watch: WatchedCommand) -> None:
-        """Have a command's sockets looked into."""
+        """Look into a command's sockets from now on."""
         entering = watch.entering is not None and not watch.entering.done()
         if watch in self._watched and watch.window is not None and not entering:
             watch.entering = asyncio.get_running_loop().create_task(watch.window.enter())

@@ -87,7 +87,7 @@ def opened(path: str) -> int:
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno == errno.ELOOP:
             raise SandboxError(
-                f"{path}: a symbolic link stands in the way of the task's directory"
+                f"{path}: a symbolic link is on the way to the task's directory"
             ) from error
         raise SandboxError(f"the task's directory cannot be opened: {error}") from error
 

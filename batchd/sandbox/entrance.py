@@ -54,7 +54,7 @@ class Entrance:
 
     @classmethod
     async def open(cls, first: int, guest: Guest, group: TaskCgroup | None) -> Entrance:
-        """Enter the sandbox of which ``first`` is the first process, a child of ours.
+        """Enter the sandbox whose first process is ``first``, a child of ours.
 
         Raises ``OSError``, and ``SandboxError`` where it cannot be entered.
         """
@@ -106,7 +106,7 @@ class Entrance:
         return await self._begun(command, [output, stdin], left=True)
 
     async def close(self) -> None:
-        """Have the helper end; what it has started goes on."""
+        """End the helper; what it has started goes on."""
         # Who waits for an answer learns that there will be none.
         with contextlib.suppress(OSError):
             self._line.shutdown(socket.SHUT_RDWR)

@@ -75,7 +75,7 @@ class KernelMemoryWatch:
         return self._diagnostic is None and time.monotonic() >= self._again
 
     async def enter(self) -> None:
-        """Have its sockets looked into from now on, where that is possible."""
+        """Look into the command's sockets from now on, if that is possible."""
         self._again = time.monotonic() + _AGAIN_S
         try:
             made = await diagnostic(self._first, self._network)

@@ -197,7 +197,7 @@ def _led(path: str) -> tuple[str, str]:
     if real != "/etc" and any(within(real, os.path.realpath(top)) for top in SHOWABLE):
         return path, real
     raise ValueError(
-        f"[sandbox] show: {path} leads to {real}, which lies not below {', '.join(SHOWABLE)}:"
+        f"[sandbox] show: {path} leads to {real}, which is not below {', '.join(SHOWABLE)}:"
         " take it out, or put there what it leads to"
     )
 

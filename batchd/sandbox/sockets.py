@@ -106,7 +106,9 @@ class Sockets:
         return here and is_socket(path)
 
     def _look(self) -> tuple[set[str], _Unknown]:
-        """Return where their names say that some lie, and those of which no name says where."""
+        """Return the folders that sockets lie in by their names, and the sockets whose names do
+        not say where.
+        """
         try:
             mounted, view = self._mounted()
             sockets = listed(view.devices)
@@ -200,8 +202,8 @@ def _specials(shown: ShownPaths) -> Iterator[os.DirEntry[str]]:
             continue
         if time.monotonic() > deadline:
             raise SandboxError(
-                f"what commands see cannot be searched for sockets within {_PATIENCE_S:g} s: take"
-                " from it what they do not need, with [sandbox] hide"
+                f"batchd cannot search what commands see for sockets within {_PATIENCE_S:g} s: hide"
+                " what they do not need, with [sandbox] hide"
             )
         try:
             with os.scandir(folder) as entries:

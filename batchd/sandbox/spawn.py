@@ -125,7 +125,7 @@ def _checked(number: int) -> None:
 
 
 def _withhold() -> None:
-    """Have every descriptor of this process closed at an exec,
+    """Make the kernel close every descriptor of this process at an exec,
     also one that a library left open for it.
     """
     arguments = map(ctypes.c_long, (_SYS_CLOSE_RANGE, 3, 0xFFFFFFFF, _CLOSE_RANGE_CLOEXEC))

@@ -226,7 +226,7 @@ class StandingSandbox:
                     self._child.group.close()
 
     async def _bury(self) -> None:
-        """Wait for what has entered, and of which the helper said nothing before its own end."""
+        """Wait for what has entered, and was not reported by the helper before its own end."""
         for _ in range(killing.LOOKS):
             killing.wait_for_strays(self._namespace, self._first)
             if not self._child.alive:
@@ -234,7 +234,7 @@ class StandingSandbox:
             await asyncio.sleep(killing.PAUSE_S)
 
     async def _entered(self, command: Sequence[bytes], output: int) -> int:
-        """Have a command begin, and return its number. Closes ``output``.
+        """Start a command in it, and return its number. Closes ``output``.
 
         Raises ``OSError`` where it did not begin, and ``SandboxError`` where that is not known.
         """

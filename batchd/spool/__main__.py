@@ -57,7 +57,7 @@ def _step_back() -> None:
 
 
 def _bound(job: ParseJob) -> None:
-    """Have the kernel hold this file to its limits."""
+    """Set the kernel's limits for the parsing of this file."""
     spool = job.config.spool
     until = math.ceil(time.process_time() + spool.max_parse_s)
     for what, most in (

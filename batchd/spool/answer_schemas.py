@@ -67,7 +67,7 @@ def _problems(schema: dict[str, Any]) -> Iterator[tuple[Place, Problem]]:
     meta = kind(kind.META_SCHEMA, format_checker=_patterns())
     try:
         for error in islice(meta.iter_errors(schema), _ERRORS):
-            why = f"it is no valid JSON Schema: {error.message[:200]}"
+            why = f"it is not a valid JSON Schema: {error.message[:200]}"
             yield tuple(error.path), Problem("", why)
     except RecursionError:
         yield (), Problem("", "it is nested too deep")

@@ -252,7 +252,7 @@ class Claimer:
         if not places.keeps_apart(inbox):
             why = (
                 "others can write here, it is not sticky, and its claims cannot lie in [paths] state, which is on another "
-                "file system: chmod +t the inbox, or have both on one"
+                "file system: chmod +t the inbox, or put both on one"
             )
             raise OSError(errno.EPERM, why, str(self._path))
         for _ in range(2):

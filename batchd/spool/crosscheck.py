@@ -32,7 +32,7 @@ _CYCLES = 20
 #: Keys that a task takes as they are given; where they are not, the record's own defaults count.
 _AS_GIVEN = ("effort", "system_prompt", "priority", "output_schema", "network", "metadata")
 #: How the complaint ends of a path where nothing is, or no directory, and what may stand there.
-_ABSENT = ("does not exist", "is no directory")
+_ABSENT = ("does not exist", "is not a directory")
 _DIR = "make it, or leave dir out for a fresh directory"
 #: A longer value is not shown.
 _SHOWN = 100
@@ -149,7 +149,7 @@ def _wrong_needs(config: Config, needs: records.Needs) -> Problem | None:
     there are those of this machine alone, without it.
     """
     if needs.label in RESERVED_LABELS:
-        why = f"{needs.label!r} is what Ray calls a resource of its own"
+        why = f"{needs.label!r} is a name that Ray uses for itself"
         return Problem("", why, "choose another label")
     pool = config.pool
     here = records.Has(pool.gpus, pool.labels)

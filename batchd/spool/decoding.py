@@ -106,17 +106,17 @@ def _explain(source: str, error: json.JSONDecodeError) -> tuple[str, str]:
     # Python 3.13 points at the comma itself, older ones at what follows it.
     after = source[error.pos + 1 :].lstrip() if here[:1] == "," else source[error.pos :]
     if (before.endswith(",") or here[:1] == ",") and after[:1] in {"}", "]"}:
-        return "a comma stands before the closing bracket", "remove that comma"
+        return "there is a comma before the closing bracket", "remove that comma"
     if here[:1] == "'":
-        return "text stands in single quotes", 'JSON wants double quotes: "…"'
+        return "text is in single quotes", 'use double quotes: "…"'
     if here[:1] in _TYPOGRAPHIC:
         return f"{here[:1]} is a typographic quote", 'write straight ones: "…"'
     if here in {"//", "/*"} or here[:1] == "#":
-        return "JSON knows no comments", "remove the comment"
+        return "JSON has no comments", "remove the comment"
     word = re.match(r"[A-Za-z_]\w*", source[error.pos :])
     if word and word.group() in {"True", "False", "None", "undefined"}:
         fix = {"True": "true", "False": "false"}.get(word.group(), "null")
-        return f"{word.group()} is no JSON", f"write {fix}"
+        return f"{word.group()} is not JSON", f"write {fix}"
     if word and error.msg.startswith("Expecting property name"):
         return f"the key {word.group()} has no quotes", f'write "{word.group()}"'
     return _plainer(error.msg, at_end=not source[error.pos :].strip())
@@ -128,9 +128,9 @@ def _plainer(message: str, *, at_end: bool) -> tuple[str, str]:
     if at_end:
         return "the file ends too early", "a closing bracket is missing, or it was cut off"
     if message.startswith("Invalid control character"):
-        return "a raw line break or control character stands within a text", r"write \n or \t"
+        return "there is a raw line break or control character within a text", r"write \n or \t"
     if message.startswith("Invalid \\escape"):
-        return "a backslash stands alone within a text", r"write \\ for a backslash"
+        return "there is a single backslash within a text", r"write \\ for a backslash"
     if message.startswith("Expecting ',' delimiter"):
         return "a comma is missing before this", r"or a quote within a text lacks its backslash: \""
     if message.startswith("Expecting ':' delimiter"):
@@ -153,15 +153,15 @@ def unfit(value: Any, place: Place = ()) -> Iterator[tuple[Place, str]]:
                 yield from (((*at, key), "this key is given twice") for key in item.twice)
             waiting += [((*at, key), below) for key, below in reversed(item.items())]
             if any(map(broken, item)):
-                yield at, "a key holds half of a surrogate pair, which is no character"
+                yield at, "a key holds half of a surrogate pair, which is not a character"
         elif isinstance(item, list):
             waiting += [((*at, index), item[index]) for index in reversed(range(len(item)))]
         elif isinstance(item, float) and not math.isfinite(item):
-            yield at, "NaN, Infinity and numbers beyond 1e308 are no JSON"
+            yield at, "NaN, Infinity and numbers beyond 1e308 are not JSON"
         elif isinstance(item, str) and not item.isascii() and (half := _SURROGATE.search(item)):
             yield (
                 at,
-                f"it holds {ascii(half.group())[1:-1]}, half of a surrogate pair: no character",
+                f"it holds {ascii(half.group())[1:-1]}, half of a surrogate pair: not a character",
             )
 
 

@@ -137,9 +137,7 @@ def _opened(folder: Path, *, follow: bool) -> int:
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Have errors name a path:
-    a descriptor or a temporary name does not show the reader which file it is.
-    """
+    """Make errors name a path: a descriptor or a temporary name does not show which file it is."""
     try:
         yield
     except OSError as error:

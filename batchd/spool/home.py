@@ -108,5 +108,5 @@ def _noted(state: Path) -> StateHome | None:
     except (OSError, msgspec.DecodeError) as error:
         raise NotPossibleError(
             f"{path} notes where this directory lives, to distinguish it from a copy, and cannot be read ({error}): "
-            f"if {state} is no copy, remove {path}"
+            f"if {state} is not a copy, remove {path}"
         ) from None

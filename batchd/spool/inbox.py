@@ -161,8 +161,8 @@ class Inbox:
         ours, others = await self._earlier()
         if others:
             self._trouble(
-                f"{len(others)} files in .claimed belong to batchd with another state directory; "
-                "if that is no more, move them back into the inbox"
+                f"{len(others)} files in .claimed belong to batchd with another state "
+                "directory; if that one is gone, move them back into the inbox"
             )
         for claim in ours:
             yield claim
@@ -183,7 +183,7 @@ class Inbox:
                 return await asyncio.to_thread(claiming.lying, self.folder, self._state)
             except OSError as error:
                 self._ails(error)
-                self._trouble(f"what was claimed earlier cannot be looked at: {error}")
+                self._trouble(f"earlier claims cannot be looked at: {error}")
             await asyncio.sleep(min(self._scan_s, 1.0))
 
     async def _rest(self) -> None:
@@ -270,7 +270,7 @@ class Inbox:
     ) -> tuple[str, Signature] | None:
         """Return a file that can be claimed now, and what it looks like."""
         if not stat.S_ISREG(status.st_mode):
-            kind = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "no regular file"
+            kind = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "not a regular file"
             self._trouble(f"{name} is {kind} and is left alone: drop the file itself")
             return None
         ready = self._settling.ready(self._descriptor, name, status, sign)

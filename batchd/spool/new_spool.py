@@ -108,7 +108,7 @@ class NewSpool:
         if self.key_file:
             yield f"api_key_file = {_quoted(self.key_file)}  # the file that holds its key"
         elif self.key_env or PRESETS.get(self.provider, {}).get("api_key_env"):
-            yield f"api_key_env = {_quoted(self.key_env)}  # the variable that holds its key; empty: it wants none"
+            yield f"api_key_env = {_quoted(self.key_env)}  # the variable that holds its key; empty: it needs none"
 
     def _processes(self) -> int:
         """Return how many worker processes share the agents evenly: of ten, five have two each."""
@@ -125,7 +125,7 @@ def refuse(directory: Path) -> None:
     if os.path.realpath(directory) in {"/", os.path.realpath(home)}:
         raise UsageError(f"{directory} holds more than a spool may: name a directory of its own")
     if os.path.lexists(directory) and not directory.is_dir():
-        raise UsageError(f"{directory} exists already, and is no directory")
+        raise UsageError(f"{directory} exists already, and is not a directory")
     found = [directory / trust_lists.CONFIG]
     if not former(directory):
         found += [directory / SAMPLE, *(directory / name for name in _FOLDERS)]

@@ -51,12 +51,12 @@ def exposures(config: Config) -> Iterator[Exposure]:
         yield from _trusted(file, "a user who writes it decides whose account pays")
     if config.metrics.exposed:
         why = "other machines can read there which models run, how much, and what it costs"
-        fix = "listen at 127.0.0.1, if that is not meant"
+        fix = "if you do not want that, listen at 127.0.0.1"
         yield Exposure(f"[metrics] listen, {config.metrics.listen}", why, fix)
     ours = (paths.state, paths.inbox, paths.outbox, config.file or "/")
     for above in sorted({folder for path in ours for folder in Path(path).parents}):
         if (found := _status(above)) and _open_to_all(found):
-            why = "everybody can put something else in the place of what lies in it"
+            why = "everybody can replace what lies in it"
             yield Exposure(str(above), why, f"chmod o-w {above}, or chmod +t {above}")
     for path in (paths.inbox, paths.outbox):
         yield from _way(path)
@@ -70,10 +70,7 @@ def _way(path: str) -> Iterator[Exposure]:
     above = {*Path(path).parents, *Path(real).parents} - {Path("/")}
     for folder in sorted(above):
         if (found := _status(folder)) and not _ours(found):
-            why = (
-                f"it belongs to user {found.st_uid}, who can put something else in the place of what"
-                f" leads to {path}"
-            )
+            why = f"it belongs to user {found.st_uid}, who can replace what leads to {path}"
             fix = f"chown {os.geteuid()} {folder}, or name another folder in [paths]"
             yield Exposure(str(folder), why, fix, grave=os.geteuid() == 0)
     there = next((p for p in (Path(path), *Path(path).parents) if _status(p)), Path("/"))
@@ -124,7 +121,7 @@ def _inbox(inbox: str) -> Iterator[Exposure]:
         yield Exposure(inbox, why, f"chmod +t {inbox}")
     elif found.st_mode & _OTHERS_WRITE:
         why = "every user of this machine can have tasks run, and paid"
-        yield Exposure(inbox, why, f"chmod o-w {inbox}, if that is not meant")
+        yield Exposure(inbox, why, f"if you do not want that, chmod o-w {inbox}")
 
 
 def _outbox(outbox: str) -> Iterator[Exposure]:

@@ -53,7 +53,7 @@ def inside(parent: int, name: str, path: Path) -> int:
         return os.open(name, _FOLDER, dir_fd=parent)
     except OSError as error:
         if error.errno in {errno.ELOOP, errno.ENOTDIR}:
-            why = "something else stands in the place of this folder: remove it"
+            why = "something else is in the place of this folder: remove it"
             raise OSError(errno.ENOTDIR, why, str(path)) from None
         raise OSError(error.errno, error.strerror, str(path)) from None
 
@@ -78,8 +78,8 @@ def _check(path: Path, link: str, owner: int, links: int) -> None:
     """
     if owner not in {0, os.geteuid()}:
         why = (
-            f"{link} on the way there is a link of user {owner}, {TURNED}: name the folder that "
-            "is meant, or have root or the daemon's own user make the link"
+            f"{link} on the way there is a link of user {owner}, {TURNED}: name the folder "
+            "itself, or let root or the daemon's own user make the link"
         )
         raise OSError(errno.EPERM, why, str(path))
     if links > _LINKS:

@@ -49,7 +49,7 @@ class PublishedFolder:
         """
         shown = escape(f"{self.outbox}/{self.name}")
         if not self.name or "/" in self.name or self.name in {".", ".."}:
-            return f"{shown} is no batch's folder"
+            return f"{shown} is not the folder of a batch"
         try:
             outbox = os.open(self.outbox, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:

@@ -52,7 +52,7 @@ def closed(config: Config, origin: Origin, directories: TaskDirectories | None =
         wrong = _repository_problem(config, directories, origin.source, must_exist=True)
         return str(wrong) if wrong else ""
     if directories.real(origin.source) != origin.source:
-        return f"{origin.source}: a symbolic link stands in the way"
+        return f"{origin.source}: a symbolic link is on the way"
     return directories.problem(origin.source, must_exist=True)
 
 
@@ -91,9 +91,7 @@ def place(
 
 
 def _places(batch: BatchKeys, spec: TaskSpec) -> tuple[str, str]:
-    """Return a task's ``dir`` and ``repo``, of which one is empty:
-    its own stand before its batch's.
-    """
+    """Return a task's ``dir`` and ``repo``, one of them empty; its own keys win."""
     if spec.repo is not None or spec.dir is not None:
         return spec.dir or "", spec.repo or ""
     return batch.dir or "", batch.repo or ""

@@ -152,7 +152,7 @@ class TaskDirectories:
         return self._known[real], real
 
     def _unfit(self, real: str, *, must_exist: bool) -> str:
-        """Return why what lies at a path is no directory to work in; empty: it is one."""
+        """Return why what lies at a path is not a directory to work in; empty: it is one."""
         try:
             status = Path(real).stat()
         except FileNotFoundError:
@@ -160,7 +160,7 @@ class TaskDirectories:
         except OSError as error:
             return f"{real} cannot be used: {error.strerror}"
         if not stat.S_ISDIR(status.st_mode):
-            return f"{real} is no directory"
+            return f"{real} is not a directory"
         # Who waits for others may find it in other hands.
         if must_exist and status.st_uid == 0 and self._root_works:
             user = self._config.sandbox.user
@@ -200,7 +200,7 @@ def _no_repository(real: str) -> str:
         return _private(real, bare=True)
     own = Path(real, ".git")
     if not os.path.lexists(own):
-        return f"{real} is no git repository: name the folder that holds its .git, or a bare one"
+        return f"{real} is not a git repository: name the folder that holds its .git, or a bare one"
     if own.is_symlink() or not own.is_dir():
         return f"{real} has a .git that leads elsewhere: name the main working tree"
     return _private(real)

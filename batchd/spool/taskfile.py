@@ -98,8 +98,8 @@ def read(path: Path, max_bytes: int, owners: Collection[int] | None = None) -> b
     """Return the bytes of a dropped file, which nothing vouches for.
 
     ``owners``: of all users, those whose it may be. Only they may have changed it then.
-    Raises ``TaskFileError`` where it is no regular file, is larger than ``max_bytes`` or cannot be
-    read; ``OSError`` where it is this process that has no descriptor or memory left for it.
+    Raises ``TaskFileError`` where it is not a regular file, is larger than ``max_bytes`` or cannot
+    be read; ``OSError`` where it is this process that has no descriptor or memory left for it.
     """
 
     def refused(message: str) -> TaskFileError:
@@ -111,7 +111,7 @@ def read(path: Path, max_bytes: int, owners: Collection[int] | None = None) -> b
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise refused("it is no regular file")
+                raise refused("it is not a regular file")
             if owners is not None and (
                 status.st_uid not in owners or status.st_mode & stat.S_IWOTH
             ):
@@ -251,7 +251,7 @@ def _document(data: bytes, ending: str, problems: list[Problem]) -> _Document | 
     if ending in {".jsonl", ".ndjson"}:
         return _lines(source, problems)
     if ending != ".json":
-        known = "known are .json, .jsonl, .md and .txt"
+        known = "use .json, .jsonl, .md or .txt"
         problems.append(Problem("", f"the ending {ending!r} is not known", known))
         return None
     value = decoding.json_value(source)
@@ -361,7 +361,7 @@ def _bounded_keys(
     known = model.model_fields
     if len(raw) > MAX_PROBLEMS + len(known):
         dropped = set([key for key in raw if key not in known][MAX_PROBLEMS:])
-        problems.append(Problem(written(()), f"{len(dropped):,} more keys are none that there are"))
+        problems.append(Problem(written(()), f"{len(dropped):,} more keys are unknown"))
         raw = {key: value for key, value in raw.items() if key not in dropped}
     limits = raw.get("limits")
     if isinstance(limits, dict) and len(limits) > MAX_PROBLEMS:

@@ -47,7 +47,7 @@ class _Spec(BaseModel):
 
 
 def _with_limits(cls: type[_Model]) -> type[_Model]:
-    """Give a model all limits as its keys, each of which may be left open."""
+    """Give a model all limits as its keys; each may be left open."""
     keys: dict[str, Any] = {name: (kind, None) for name, kind in left_open().items()}
     return create_model(cls.__name__, __base__=cls, __doc__=cls.__doc__, **keys)
 

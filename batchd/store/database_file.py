@@ -96,7 +96,7 @@ def _look_at(path: Path) -> None:
         return
     # All zeros are what a power cut may leave of a log to which nothing had been committed.
     if len(head) == wal.HEADER and int.from_bytes(head[:4]) & ~1 != wal.MAGIC and any(head):
-        raise DamagedStoreError(f"{path}-wal is no log of SQLite: it is damaged; {_FIX}")
+        raise DamagedStoreError(f"{path}-wal is not a log of SQLite: it is damaged; {_FIX}")
 
 
 def refuse_empty(path: Path, fix: str = "") -> None:
@@ -106,7 +106,8 @@ def refuse_empty(path: Path, fix: str = "") -> None:
     """
     if not path.stat().st_size:
         fix = fix or (
-            "no tasks can be had from it: stop batchd, move it away together with its -wal and -shm, and put a "
+            "no tasks can be recovered from it: stop batchd, move it away together with its "
+            "-wal and -shm, and put a "
             "backup in its place with `batchd restore BACKUP` (a .bak beside it); without one, "
             "`batchd restore --new` begins a new store"
         )
@@ -278,7 +279,7 @@ def explain(error: Exception, path: Path, fix: str = "") -> StoreError:
     primary = (code or 0) & 0xFF
     if primary == sqlite3.SQLITE_NOTADB:
         return DamagedStoreError(
-            f"{path}: it is no database, or its head is damaged; {fix or _FIX} ({error})"
+            f"{path}: it is not a database, or its head is damaged; {fix or _FIX} ({error})"
         )
     if isinstance(error, NONSENSE) or primary == sqlite3.SQLITE_CORRUPT:
         return DamagedStoreError(f"{path}: it is damaged; {fix or _FIX} ({error})")

@@ -365,7 +365,7 @@ def refused(db: sqlite3.Connection) -> tuple[LearntRefusal, ...]:
 
 
 def warned(db: sqlite3.Connection) -> dict[str, date]:
-    """Return on which day people were last warned of which model."""
+    """Return, by model, the day on which people were last warned of it."""
     rows = db.execute("SELECT model, day FROM warned")
     return {model: date.fromisoformat(day) for model, day in rows}
 

@@ -19,7 +19,7 @@ def check(db: sqlite3.Connection, source: Path, fix: str) -> None:
             raise StoreError(f"{source}: {what} has the name {name!r}, which is a path; {fix}")
     for (outbox,) in db.execute("SELECT DISTINCT outbox FROM batches"):
         if not str(outbox).startswith("/"):
-            raise StoreError(f"{source}: the outbox {outbox!r} is no absolute path; {fix}")
+            raise StoreError(f"{source}: the outbox {outbox!r} is not an absolute path; {fix}")
 
 
 def _names(db: sqlite3.Connection) -> Iterator[tuple[str, object]]:

@@ -24,7 +24,7 @@ _LOOKED_BACK = 6
 
 
 class _Asked(msgspec.Struct):
-    """Of a stored task, its request alone."""
+    """The request of a stored task, without the rest."""
 
     first_prompt: str = ""
 

@@ -86,9 +86,7 @@ class Presence:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Return what distinguishes a file from every other one that there is now;
-    None where there is none.
-    """
+    """Return what distinguishes a file from all others at present; None where there is no file."""
     try:
         found = path.stat()
     except OSError:

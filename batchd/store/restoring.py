@@ -92,7 +92,7 @@ def back_up(path: Path, target: Path) -> int:
     """
     _spare_the_store(path, target)
     if target.exists() and not target.is_file():
-        raise UsageError(f"{target} is no file, which a backup could take the place of")
+        raise UsageError(f"{target} is not a file, so a backup cannot replace it")
     try:
         db = _opened(path)
         try:
@@ -129,7 +129,7 @@ def _opened(source: Path, fix: str = "") -> sqlite3.Connection:
     Raises ``StoreError``.
     """
     if not source.is_file():
-        raise StoreError(f"{source} does not exist, or is no file")
+        raise StoreError(f"{source} does not exist, or is not a file")
     refuse_empty(source, fix)
     db = sqlite3.connect(reading(source), uri=True, isolation_level=None)
     try:

@@ -151,7 +151,7 @@ class Store:
         *,
         urgent: bool = False,
     ) -> list[Event]:
-        """Append events, the first of which has the number ``seq``; return them decoded.
+        """Append events, the first numbered ``seq``; return them decoded.
 
         ``urgent``: the task is to end; one that ends always is. Events that are stored already, as
         they are, are passed over. Raises ``StaleAttemptError`` where the attempt is not the current
@@ -339,7 +339,7 @@ class Store:
         return self._source.read(lookups.refused)
 
     def warned(self) -> dict[str, date]:
-        """Return on which day people were last warned of which model."""
+        """Return, by model, the day on which people were last warned of it."""
         return self._source.read(lookups.warned)
 
     def reading(self) -> StoreReader:

@@ -110,8 +110,7 @@ class TaskTransaction:
         bodies: Sequence[bytes],
         events: Sequence[Event],
     ) -> None:
-        """Append events, the first of which has the number ``seq``;
-        what is there already is passed over.
+        """Append events, the first numbered ``seq``; what is there already is skipped.
 
         Raises ``StaleAttemptError``, and appends nothing, where the attempt is not the current one,
         numbers are missing, the task has ended, or other events have these numbers.

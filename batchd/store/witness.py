@@ -85,7 +85,7 @@ def check(path: Path, address: str) -> None:
     beyond = wal.commits_beyond_damage(wal.beside(path))
     if beyond:
         raise DamagedStoreError(
-            f"{wal.beside(path)} is damaged: SQLite passes over {beyond} commits behind that; {_how(path)}"
+            f"{wal.beside(path)} is damaged: SQLite skips {beyond} commits after that; {_how(path)}"
         )
     held = noted(path)
     if held is None:
@@ -105,7 +105,7 @@ def check(path: Path, address: str) -> None:
 def _how(path: Path) -> str:
     return (
         "`batchd restore` shows what the outbox has of the rest, and with --yes takes that over and parks what may "
-        f"have run; a newer backup of {path.name} does better: `batchd restore BACKUP`"
+        f"have run; a newer backup of {path.name} is better: `batchd restore BACKUP`"
     )
 
 

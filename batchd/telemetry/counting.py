@@ -96,7 +96,7 @@ class Counters:
     def _name_calls(self) -> None:
         counter, histogram = self._counter, self._histogram
         self._calls = counter(
-            "model_calls", "Requests to models that had an outcome.", (*_CALL, "outcome")
+            "model_calls", "Requests to models with an outcome.", (*_CALL, "outcome")
         )
         self._failures = counter(
             "model_failures",

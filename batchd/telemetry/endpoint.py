@@ -94,7 +94,7 @@ class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
             self._guests.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: a guest that goes in the middle of its answer is no trouble of ours."""
+        """Log nothing: a client that leaves in the middle of its answer is not a trouble."""
 
 
 class MetricsServer:

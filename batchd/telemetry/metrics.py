@@ -53,7 +53,7 @@ class _Timing(msgspec.Struct):
 
 
 class _Result(msgspec.Struct):
-    """Of a result, what is counted; the rest is skipped unread."""
+    """The fields of a result that are counted; the rest is skipped unread."""
 
     usage: _Usage
     cost: _Cost

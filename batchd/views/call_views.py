@@ -53,7 +53,7 @@ class AnsweredView(View[CallAnswered]):
             fields["service_tier"] = event.tier
         yield Line("info", Action.MODEL_CALLED, fields)
         if event.disbelieved:
-            said = "no such call comes to that: what was set aside for it is booked instead"
+            said = "no such call can use that much: batchd books what it set aside instead"
             fields = {"message": said, **tokens(event.disbelieved)}
             yield Line("warning", Action.USAGE_NOT_BELIEVED, fields)
         if event.doubt:

@@ -301,5 +301,5 @@ async def _unexpected(_request: Request, _error: Exception) -> Response:
     """Return the answer to what no code expects;
     uvicorn then prints the error where the process runs.
     """
-    said = "this failed inside batchd, as `batchd web` prints where it runs; `batchd status` says how things stand"
+    said = "this failed inside batchd: see the output of `batchd web`, and `batchd status`"
     return Response(msgspec.json.encode({"error": said}), 500, media_type="application/json")

@@ -1,4 +1,4 @@
-"""Who may look: all who know the token, or were let in by it before."""
+"""Decides who may look: all who know the token, or were let in by it before."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def _read(reader: StoreReader, ref: Ref, path: str, most: int) -> tuple[bytes, i
             found = os.fstat(file)
             if stat.S_ISREG(found.st_mode):
                 return source.read(most), found.st_size
-    raise UnknownNameError(f"{path} is gone from {result.dir}, or is no file any more")
+    raise UnknownNameError(f"{path} is gone from {result.dir}, or is no longer a file")
 
 
 def _made(result: ResultV1) -> Iterator[tuple[str, str]]:

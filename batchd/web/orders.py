@@ -130,7 +130,7 @@ def _cancelling(reader: StoreReader, batch: str, task: str) -> WebOrder:
 
 
 def _cancelled(answer: Cancelled) -> list[str]:
-    over = [f"{each.target} had ended already" for each in answer.ended]
+    over = [f"{each.target} has ended already" for each in answer.ended]
     return [f"{words.counted(answer.cancelled, 'task')} cancelled", *over]
 
 

@@ -134,7 +134,7 @@ def _listener(host: str, port: int) -> Iterator[socket.socket]:
         )[0]
         sock = socket.socket(family, socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise NotPossibleError(f"{host} is no address of this machine: {error}") from None
+        raise NotPossibleError(f"{host} is not an address of this machine: {error}") from None
     with sock:
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

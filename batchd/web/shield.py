@@ -106,7 +106,7 @@ class RequestShield:
             why = "orders are for browsers that have signed in; scripts give them with the command batchd"
             return JSONResponse({"error": why}, 401)
         if not _from_here(headers):
-            why = "orders are taken from this page alone; behind a proxy, it must pass Host and Origin on"
+            why = "only this page can give orders; a proxy before it must pass Host and Origin on"
             return JSONResponse({"error": why}, 403)
         given = headers.get(_KEY, "").encode("utf-8", "surrogateescape")
         if not hmac.compare_digest(given, self._gate.key(shown).encode()):

@@ -1,5 +1,5 @@
 """The daemon's child for mirrors and packs: reads what to do on its input,
-writes a ``FetchOutcome``, and ends with the daemon.
+writes a ``WorkspaceOutcome``, and ends with the daemon.
 
 Started as ``python -m batchd.workspace PID``, the number being the daemon's.
 """
@@ -19,8 +19,8 @@ import msgspec
 from batchd import decoders
 from batchd.errors import FolderError, SandboxError, SandboxUnavailableError, WorkspaceError
 from batchd.workspace import fetching, travelling
-from batchd.workspace.fetch_job import FetchJob, FetchOutcome, Lay, PackUp, Work
 from batchd.workspace.mirrors import Mirror
+from batchd.workspace.workspace_job import FetchJob, Lay, PackUp, WorkspaceJob, WorkspaceOutcome
 
 _PR_SET_PDEATHSIG = 1
 
@@ -35,31 +35,33 @@ def main() -> int:
     return 0
 
 
-def _work(text: bytes) -> Work:
+def _work(text: bytes) -> WorkspaceJob:
     """Return what is asked for; a daemon of 0.1, which runs on until it is restarted,
     asks for fetching alone, without a type.
     """
     asked = decoders.decode(text, dict[str, Any])
-    work: Work = decoders.convert({"type": FetchJob.__name__, **asked}, Work)
+    work: WorkspaceJob = decoders.convert({"type": FetchJob.__name__, **asked}, WorkspaceJob)
     return work
 
 
-async def _outcome(work: Work) -> FetchOutcome:
+async def _outcome(work: WorkspaceJob) -> WorkspaceOutcome:
     try:
         match work:
             case FetchJob(kept=kept):
                 with Mirror(Path(kept).parent).locked():
-                    return FetchOutcome(commit=await fetching.fetched(work))
+                    return WorkspaceOutcome(commit=await fetching.fetched(work))
             case PackUp():
-                return FetchOutcome(pack=await travelling.packed(work))
+                return WorkspaceOutcome(pack=await travelling.packed(work))
             case Lay():
                 await travelling.laid(work)
-                return FetchOutcome()
+                return WorkspaceOutcome()
     except (WorkspaceError, SandboxError, SandboxUnavailableError, FolderError) as error:
-        return FetchOutcome(error=str(error), errno=travelling.refused(error))
+        return WorkspaceOutcome(error=str(error), errno=travelling.refused(error))
     except OSError as error:
         what = "fetched" if isinstance(work, FetchJob) else "done"
-        return FetchOutcome(error=f"it cannot be {what}: {error}", errno=travelling.refused(error))
+        return WorkspaceOutcome(
+            error=f"it cannot be {what}: {error}", errno=travelling.refused(error)
+        )
 
 
 if __name__ == "__main__":

@@ -69,8 +69,8 @@ _BRANCH = (
     _COMMON
     + """
 ref="refs/heads/$1"
-case $1 in HEAD | -*) refuse "$1 is no name for a branch" ;; esac
-repo check-ref-format "$ref" || refuse "$1 is no name for a branch"
+case $1 in HEAD | -*) refuse "$1 is not a name for a branch" ;; esac
+repo check-ref-format "$ref" || refuse "$1 is not a name for a branch"
 if [ "$(repo symbolic-ref --quiet HEAD || true)" = "$ref" ] && [ "$store" = .git ]; then
     refuse "$1 is checked out: name another branch, or none"
 fi

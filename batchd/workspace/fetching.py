@@ -24,7 +24,7 @@ from batchd.sandbox import CommandEnd, Sandbox
 from batchd.sandbox.command_user import as_root
 from batchd.sandbox.probe import ready
 from batchd.workspace import git
-from batchd.workspace.fetch_job import FetchJob
+from batchd.workspace.workspace_job import FetchJob
 
 _HASH = re.compile("[0-9a-f]{40}([0-9a-f]{24})?")
 #: The limit of a mirror in place of the sandbox's.
@@ -103,7 +103,7 @@ git write-tree
 
 
 async def fetched(job: FetchJob) -> str:
-    """Have the mirror hold it, and return the commit, of a copy the tree.
+    """Bring the mirror up to what a job asks for; return the commit, or for a copy the tree.
 
     Raises ``WorkspaceError``, ``SandboxError``.
     """

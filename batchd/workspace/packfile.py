@@ -124,7 +124,7 @@ class Reading:
         self._parts = _decompressed(file)
         self._buffer = b""
         if self._exactly(len(_MARK)) != _MARK:
-            raise WorkspaceError("it is no pack")
+            raise WorkspaceError("it is not a pack")
         self._removed = self._names()
         self._folders = self._names()
 
@@ -201,4 +201,4 @@ def _decompressed(file: BinaryIO) -> Iterator[bytes]:
         while part := reader.read(_READ):
             yield part
     except zstandard.ZstdError as error:
-        raise WorkspaceError(f"it is no pack: {error}") from error
+        raise WorkspaceError(f"it is not a pack: {error}") from error

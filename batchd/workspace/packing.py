@@ -126,7 +126,7 @@ async def patiently(attempt: Callable[[], Awaitable[T]]) -> T:
 
 
 async def unpacked(place: Workplace, shelf: Shelf, pack: Pack, timeout_s: float) -> None:
-    """Have a place's directory become what a pack says.
+    """Change a place's directory to what a pack says.
 
     Can be repeated. Raises ``WorkspaceError``, ``SandboxError``, ``OSError``.
     """

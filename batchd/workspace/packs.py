@@ -94,16 +94,16 @@ class Shelf:
         return -1
 
     def keep(self, draft: Path, pack: Pack) -> None:
-        """Have a draft be the pack, durably, once it is known to be.
+        """Make a draft the pack, durably, once its contents are verified.
 
         Raises ``WorkspaceError``, ``OSError``.
         """
         with draft.open("rb+") as file:
             if file.seek(0, os.SEEK_END) != pack.size:
-                raise WorkspaceError("it is another pack: its size is not the one that it has")
+                raise WorkspaceError("it is another pack: its size is wrong")
             file.seek(0)
             if hashlib.file_digest(file, "sha256").hexdigest() != pack.digest:
-                raise WorkspaceError("it is another pack: its hash is not its name")
+                raise WorkspaceError("it is another pack: its hash differs from its name")
             os.fsync(file.fileno())
         draft.rename(self.path(pack))
         folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -165,7 +165,7 @@ class IdlePack:
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[os.stat_result | None]:
-    """Have a pack for ourselves, and give what it is; None: another holds it, or it is gone."""
+    """Lock a pack, and yield what it is; None: another process holds it, or it is gone."""
     try:
         # NFS locks for one alone what is open for writing.
         held = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)

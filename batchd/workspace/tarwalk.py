@@ -53,7 +53,7 @@ def entries(parts: Iterator[bytes], most: int) -> Iterator[TarEntry]:
             raise TarError(f"it has more than {most:,} entries")
         if head[_KIND] == _MORE:
             if size > _MOST_MORE:
-                raise TarError("it says too much of an entry")
+                raise TarError("an entry has too large a header")
             more = _records(stream.take(_padded(size))[:size])
             continue
         name = more.get(b"path") or b"/".join(
@@ -68,7 +68,7 @@ def entries(parts: Iterator[bytes], most: int) -> Iterator[TarEntry]:
 
 
 def check(parts: Iterator[bytes], most: int) -> None:
-    """Raise ``WorkspaceError`` for what is no tar of ours, or has more than ``most`` heads."""
+    """Raise ``WorkspaceError`` for what is not a tar of batchd, or has more than ``most`` heads."""
     for _ in entries(parts, most):
         pass
 
@@ -89,7 +89,7 @@ def _checked(head: bytes) -> int:
     """Return the size in a head that can be one. Raises ``TarError``."""
     blank = b" " * 8
     if len(head) < _BLOCK or sum(head[:148] + blank + head[156:]) != _number(_text(head[_SUM]), 8):
-        raise TarError("it is no tar")
+        raise TarError("it is not a tar")
     if head[_KIND] not in _KINDS:
         raise TarError(f"it has an entry of kind {chr(head[_KIND])!r}")
     return _number(_text(head[_SIZE]), 8)
@@ -98,11 +98,11 @@ def _checked(head: bytes) -> int:
 def _number(text: bytes, base: int) -> int:
     digits = text.strip(b" \0")
     if not digits.isdigit():
-        raise TarError("it has a number that is none")
+        raise TarError("it has an invalid number")
     try:
         return int(digits, base)
     except ValueError:
-        raise TarError("it has a number that is none") from None
+        raise TarError("it has an invalid number") from None
 
 
 def _text(field: bytes) -> bytes:
@@ -121,7 +121,7 @@ def _records(body: bytes) -> dict[bytes, bytes]:
         line, body = body[:length], body[length:]
         key, equals, value = line.partition(b" ")[2].partition(b"=")
         if not (equals and value.endswith(b"\n")):
-            raise TarError("it says something of an entry that is nothing")
+            raise TarError("an entry has an invalid header")
         found[key] = value[:-1]
     return found
 
@@ -156,4 +156,4 @@ class _Stream:
         """Read to the end: behind a tar come zeros alone. Raises ``TarError``."""
         while part := self.take(1 << 16):
             if any(part):
-                raise TarError("it goes on behind its end")
+                raise TarError("it goes on after its end")

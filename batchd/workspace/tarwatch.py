@@ -53,7 +53,7 @@ class TarWatch:
         path = os.fsdecode(entry.path)
         its = self._asked.get(path)
         if its is None:
-            raise TarError(f"{cut(path)} came, and was not asked for")
+            raise TarError(f"{cut(path)} was not asked for, but came")
         if entry.kind not in _LETTERS[stat.S_IFMT(its[0])]:
             raise TarError(f"{cut(path)} has become another kind of thing while it was packed")
         self.missing.discard(path)

@@ -16,9 +16,9 @@ from batchd.records import Pack
 from batchd.sandbox import Sandbox, Workplace
 from batchd.workspace import clones, packing
 from batchd.workspace.directory_listing import look
-from batchd.workspace.fetch_job import Lay, PackUp
 from batchd.workspace.mirrors import Mirror
 from batchd.workspace.packs import Shelf
+from batchd.workspace.workspace_job import Lay, PackUp
 
 #: What a disk, or a quota, answers that takes nothing for a while.
 _TEMPORARY_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
@@ -68,7 +68,7 @@ async def _written(work: PackUp, place: Workplace, draft: Path) -> Pack:
 
 
 async def laid(work: Lay) -> None:
-    """Have a directory become what packs say.
+    """Change a directory to what packs say.
 
     Raises ``WorkspaceError``, ``SandboxError``, ``FolderError``, ``OSError``.
     """

@@ -305,7 +305,7 @@ _CEILING, _NUMBERS = (
         pytest.param(["127.0.0.1:80"], ["*.example", "127.0.0.1:81"], "does not allow 127.0.0.1:80", marks=_CEILING),
         pytest.param(["127.0.0.1:80"], True, "must stand in a list", marks=(_CEILING, _NUMBERS)),
         pytest.param(["a.example"], False, "does not allow it", marks=_CEILING),
-        pytest.param(["127.1:80"], ["127.0.0.1:80"], "no host name", marks=_NUMBERS),
+        pytest.param(["127.1:80"], ["127.0.0.1:80"], "not a host name", marks=_NUMBERS),
     ],
 )  # fmt: skip
 def test_no_task_has_more_than_the_operator_allows(

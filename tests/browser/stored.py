@@ -82,8 +82,12 @@ _ENDS: Mapping[int, tuple[TaskStatus, Reason, str]] = {
         "not done after 10 rounds: two tests still fail",
     ),
     17: (TaskStatus.ERROR, Reason.PROVIDER_UNAVAILABLE, "openai did not answer (after 6 tries)"),
-    23: (TaskStatus.TIMEOUT, Reason.WALL_CLOCK, "3,600 s at work are used up"),
-    41: (TaskStatus.ERROR, Reason.LOOP, "the same call with the same output for the second time"),
+    23: (TaskStatus.TIMEOUT, Reason.WALL_CLOCK, "its 3600 s of work are used up"),
+    41: (
+        TaskStatus.ERROR,
+        Reason.LOOP,
+        "it repeated the same tool call with the same output, for the second time",
+    ),
     53: (TaskStatus.CANCELLED, Reason.DEPENDENCY, "it comes after 017, which ended as error"),
 }
 

@@ -284,7 +284,7 @@ def test_what_a_page_leaves_out_is_said(tmp_path: Path) -> None:
 
     async def read(page: Page) -> None:
         notes = await page.evaluate("document.querySelector('.notes').textContent")
-        found = re.search(r"Of (\d+) tasks the page has no more than the table shows", notes)
+        found = re.search(r"Of (\d+) tasks the page has only the table's figures", notes)
         assert found
         assert 0 < int(found[1]) < 90
         await page.evaluate("location.hash = 'task=090'")

@@ -193,7 +193,9 @@ def test_a_paused_provider_concerns_whom_its_models_judge(at: Control) -> None:
     at.drop("games", tasks)
     with at.spool.serving():
         at.until(lambda: "games" in at.outbox())
-        assert "3 tasks, 2 of them for a judge" in at.order("pause", "--provider", "judges")
+        assert "3 tasks; 2 of them need it only as a judge" in at.order(
+            "pause", "--provider", "judges"
+        )
         assert at.answer("pause", "--provider", "judges") == {"parked": 3, "judged": 2}
         assert at.answer("pause", "--provider", "standin") == {"parked": 3, "judged": 0}
         at.order("cancel", "games")
@@ -209,7 +211,7 @@ def test_resume_names_what_still_holds_it(at: Control) -> None:
         for target in (["games/a"], ["games"], ["--provider", "standin"], ["--all"]):
             at.order("pause", *target)
         text = at.order("resume", "games/a")
-        assert "games/a is not parked itself any more" in text
+        assert "games/a itself is no longer parked" in text
         for fix in ("games", "--provider standin", "--all"):
             assert f"To go on: batchd resume {fix}\n" in text
         answer = at.answer("resume", "games")
@@ -328,7 +330,7 @@ def test_a_trial_whose_tasks_come_after_later_ones_says_how_many_it_takes(spool:
     path = spool.write("games.json", tasks)
     done = spool.batchd("run", "--first", "2", path)
     assert done.returncode == 2
-    assert done.stderr.endswith("(b comes after d): --first 5 takes these in\n")
+    assert done.stderr.endswith("(b comes after d): give --first 5\n")
     for number, count in (("1", 1), ("5", 5), ("9", 6)):
         done = spool.batchd("run", "--first", number, "--json", path)
         assert done.returncode == 0, done.stderr

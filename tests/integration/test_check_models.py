@@ -203,7 +203,7 @@ def test_a_provider_without_a_list_is_said_and_not_failed(
     assert lines["provider standin"]["verdict"] == verdict
     assert words in lines["provider standin"]["detail"]
     assert lines["agent model"]["verdict"] == "note"
-    assert "whether standin/any is there was not tried" in lines["agent model"]["detail"]
+    assert "batchd did not try whether standin/any is there" in lines["agent model"]["detail"]
 
 
 @pytest.mark.parametrize("path", [*(d.path for d in DIALECTS.values()), "responses/"])

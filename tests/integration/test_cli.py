@@ -56,7 +56,7 @@ def test_a_misspelt_option_is_named_with_the_one_that_is_meant(spool: Any) -> No
     """
     for arguments, said in (
         (("status", "--jsn"), "status has no argument '--jsn': do you mean --json?"),
-        (("submit", "a", "b"), "'b' is one too many, or stands apart"),
+        (("submit", "a", "b"), "'b' is one too many, or out of place"),
         (("run", "--procesess=3"), "do you mean --processes?"),
         (("submit", "--prompt", " "), "--prompt is empty"),
     ):
@@ -77,7 +77,7 @@ def test_a_limit_in_dollars_without_a_price_is_named_before_it_fails_each_task(s
     capped = {"first_prompt": "x", "limits": {"max_cost_usd": 1}}
     mixed = spool.write("mixed.json", [{"first_prompt": "x"}, capped])
     assert (
-        "no price is known of standin/" not in spool.batchd("submit", mixed, "--first", "1").stderr
+        "no price is known for standin/" not in spool.batchd("submit", mixed, "--first", "1").stderr
     )
     plain = spool.batchd("submit", spool.write("plain.json", [{"first_prompt": "x"}]))
     assert "will end as error" not in plain.stderr
@@ -95,7 +95,7 @@ def test_a_limit_in_dollars_without_a_price_is_named_before_it_fails_each_task(s
     text = config.read_text().replace('by = "none"', 'judge_model = "standin/judge"')
     config.write_text(text)
     judged = spool.write("judged.json", [{"first_prompt": "x"}])
-    assert "no price is known of standin/judge" in spool.batchd("submit", judged).stderr
+    assert "no price is known for standin/judge" in spool.batchd("submit", judged).stderr
 
 
 def test_version_and_global_option_on_either_side(spool: Any) -> None:
@@ -174,7 +174,7 @@ def test_a_daemon_that_cannot_start_leaves_nothing_beside_the_one_that_runs(spoo
         refused = spool.batchd("serve")
         assert refused.returncode == 3
         assert "is in use by the process" in refused.stderr
-        assert "`batchd status` says what it does" in refused.stderr
+        assert "see `batchd status`" in refused.stderr
         assert sorted(entry.name for entry in pool.iterdir()) == before
         assert spool.batchd("submit", "--wait", path).returncode == 0
     # The next one finds the folder there, and has its fork server load ahead of it.
@@ -348,7 +348,7 @@ def test_run_asks_again_after_a_slip(spool: Any) -> None:
         ("there is no file absent.json", "bad.json\n"),
         ("first_promt", "task.json\n"),
         ("Choose", "9\n"),
-        ("It is one of 1, 2, q.", "2\n"),
+        ("Type one of 1, 2, q.", "2\n"),
     )
     code, seen = on_a_terminal(spool, "run", answers=answers)
     assert code == 0, seen
@@ -415,7 +415,7 @@ def test_cancel_ends_a_task_with_a_result(spool: Any) -> None:
     assert "changed my mind" in output.decode()
     assert spool.result("stuck", "001")["status"] == "cancelled"
     again = spool.batchd("cancel", "stuck")  # that it has ended is known without a daemon
-    assert (again.returncode, again.stdout) == (0, "stuck had ended already: 1 cancelled\n")
+    assert (again.returncode, again.stdout) == (0, "stuck has ended already: 1 cancelled\n")
 
 
 def test_run_interrupted_ends_every_task(spool: Any) -> None:

@@ -231,8 +231,8 @@ def test_cancel_ends_tasks_and_what_depends_on_them(at: Control, daemon: Callabl
             "games": "cancelled",
             "other": "cancelled",
         }
-        assert at.order("cancel", "games/a") == "games/a had ended already, as cancelled\n"
-        assert at.order("cancel", "games") == "games had ended already: 4 cancelled\n"
+        assert at.order("cancel", "games/a") == "games/a has ended already, as cancelled\n"
+        assert at.order("cancel", "games") == "games has ended already: 4 cancelled\n"
         assert "no batch nope" in at.order("cancel", "nope", code=2)
         assert "has no task zz" in at.order("cancel", "games/zz", code=2)
         at.order("cancel", "a/b/c", code=2)
@@ -264,8 +264,8 @@ def test_cancel_ends_what_it_can(at: Control, daemon: Callable[[], Any]) -> None
         said = at.order("cancel", "done", "mixed/a", "mixed/b", "wrong", "open")
         assert said.splitlines() == [
             "mixed/b, open: 2 tasks cancelled",
-            "done had ended already: 2 completed",
-            "mixed/a had ended already, as completed",
+            "done has ended already: 2 completed",
+            "mixed/a has ended already, as completed",
             "wrong was refused when it came: it has no tasks",
         ]
         again = at.answer("cancel", "open", "mixed/b")
@@ -863,11 +863,11 @@ def test_tune_refuses_what_is_wrong_or_cannot_change(at: Control) -> None:
             ("log.level=debug", "cannot change while the daemon runs"),
             ("spool.scan_s=1", "cannot change while the daemon runs"),
             *([("sandbox.user=no-such-user", "no-such-user")] if os.geteuid() == 0 else []),
-            ("pool=3", "no SECTION.KEY"),
-            ("providers.zz.rpm=5", "providers.zz.rpm: there is no provider zz (known are"),
+            ("pool=3", "not SECTION.KEY"),
+            ("providers.zz.rpm=5", "providers.zz.rpm: there is no provider zz (the known ones are"),
             ("providers.standing.rpm=5", "do you mean standin?"),
             ("models.standin/steps-2.context_window=5", "in quotes"),
-            ("pool.processes", "no SECTION.KEY=VALUE"),
+            ("pool.processes", "not SECTION.KEY=VALUE"),
         ):
             done = at.spool.batchd("tune", "budget.per_day_usd=9", change)
             assert done.returncode in {2, 3}, change

@@ -148,7 +148,7 @@ def test_every_split_and_filter(spent: Any) -> None:
     (total,) = [line for line in table.splitlines() if line.startswith("total")]
     assert "> $0." in total, "what is known of it is shown"
     assert "counts under each" not in spent.batchd("cost", "--by", "day").stdout
-    assert "Nothing is booked" in spent.batchd("cost", "--tag", "nihgt").stdout
+    assert "Nothing is on record" in spent.batchd("cost", "--tag", "nihgt").stdout
 
 
 def test_spreadsheets_get_stable_columns_and_no_formulas(spent: Any) -> None:
@@ -229,14 +229,14 @@ def test_sums_over_many_calls_are_priced_by_their_average(spent: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--by", "colour"], "none of day, batch"),
-        (["--by", ""], "none of day, batch"),
-        (["--since", "24.11.2026"], "is no day"),
-        (["--since", "2026-11-25", "--until", "2026-11-24"], "lies behind"),
+        (["--by", "colour"], "not one of day, batch"),
+        (["--by", ""], "not one of day, batch"),
+        (["--since", "24.11.2026"], "is not a day"),
+        (["--since", "2026-11-25", "--until", "2026-11-24"], "is after --until"),
         (["first", "--batch", "second"], "two batches"),
         (["--by", "day", "--compare"], "leave --by out"),
-        (["--tokens", ""], "--tokens wants two counts"),
-        (["--tokens", f"{10**400},0"], "--tokens wants two counts"),
+        (["--tokens", ""], "--tokens needs two counts"),
+        (["--tokens", f"{10**400},0"], "--tokens needs two counts"),
         (["--json", "--csv"], "not allowed with"),
         (["--batch", "frist"], "no batch frist"),
     ],

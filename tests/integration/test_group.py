@@ -219,7 +219,7 @@ def test_no_other_user_is_asked_in_the_daemons_place(service: Service) -> None:
         with connected:
             assert connected.recv(99) == b""
     assert done.returncode == 3
-    assert f"is the user {_STRANGER}'s, and the daemon's is {_DAEMON}" in done.stderr
+    assert f"belongs to user {_STRANGER}, and the daemon to {_DAEMON}" in done.stderr
 
 
 # The socket, which its own user may use as well

@@ -178,7 +178,7 @@ def test_an_order_that_waits_says_so_and_can_be_given_up(post: Post) -> None:
             assert "not carried out yet" in giver.stderr.readline()
             giver.send_signal(signal.SIGINT)
             assert giver.wait(PATIENCE_S) == 130
-            assert "the order is given up" in giver.stderr.read()
+            assert "you gave the order up" in giver.stderr.read()
     with post.spool.serving():
         assert control.request(post.state, "status")["parked"] == []
 

@@ -452,7 +452,7 @@ def test_what_cannot_be_laid_out_stays_until_it_can(tmp_path: Path) -> None:
             summary(spool)
             (said,) = logged(spool.folder / "daemon.log", "directory_trouble")
             assert "its packs stay" in said["message"]
-            assert "cannot be laid out" in spool.batchd("status").stdout.replace("\n", " ")
+            assert "cannot be written" in spool.batchd("status").stdout.replace("\n", " ")
             assert chain.exists()
         owned(spool.folder / "work", {"a": "a"})
         with spool.serving():
@@ -460,7 +460,7 @@ def test_what_cannot_be_laid_out_stays_until_it_can(tmp_path: Path) -> None:
             assert (work / "x").read_text() == "x\n"
             shelf = spool.folder / ".batchd/packs"
             spool.eventually(lambda: not [p for p in shelf.iterdir() if p.is_file()])
-            assert "cannot be laid out" not in spool.batchd("status").stdout.replace("\n", " ")
+            assert "cannot be written" not in spool.batchd("status").stdout.replace("\n", " ")
 
 
 def test_a_chain_that_cannot_be_read_is_not_taken_for_none(tmp_path: Path) -> None:
@@ -504,7 +504,7 @@ def test_a_broken_pack_ends_the_task_and_no_other(tmp_path: Path) -> None:
                 found.append(spool.result(name, "001"))
     assert found[0]["status"] == "error", found[0]
     assert found[0]["reason"] == "workspace"
-    assert "it is no pack" in found[0]["error"]["message"]
+    assert "it is not a pack" in found[0]["error"]["message"]
     assert found[1]["status"] == "completed", found[1]
 
 

@@ -106,7 +106,7 @@ OPENED: dict[str, tuple[Callable[[Path], None], str, bool]] = {
     ),
     "config": (lambda f: (f / "config.toml").chmod(0o666), "decides what runs here", True),
     "config-keys": (_put_a_key_into_config, "it holds keys, and others can read it", True),
-    "above": (lambda f: f.chmod(0o777), "put something else in the place", True),
+    "above": (lambda f: f.chmod(0o777), "everybody can replace what lies in it", True),
 }
 if os.geteuid() == 0:
     OPENED |= {
@@ -124,7 +124,7 @@ if os.geteuid() == 0:
         "inbox-linked": (lambda f: _lead(f, "inbox"), "could have it lead elsewhere", False),
         "above-owned": (
             lambda f: os.chown(f, 65534, -1),
-            "belongs to user 65534, who can put something else",
+            "belongs to user 65534, who can replace what leads to",
             False,
         ),
         "key-owned": (lambda f: os.chown(f / "key", 65534, -1), "belongs to user 65534", True),

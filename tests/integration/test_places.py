@@ -192,11 +192,11 @@ def test_another_programs_config_toml_is_called_that(
     (person.here / "config.toml").write_text(text)
     done = person.batchd("status")
     assert done.returncode == 2
-    assert ("is another program's" in done.stderr) == foreign
+    assert ("belongs to another program" in done.stderr) == foreign
     assert ("is not trusted" in done.stderr) != foreign
     assert ("batchd init DIR" in done.stderr) == foreign
     assert person.batchd("trust", person.here).returncode == (3 if foreign else 0)
-    assert ("is another program's" in person.batchd("status").stderr) == foreign
+    assert ("belongs to another program" in person.batchd("status").stderr) == foreign
 
 
 def test_no_task_works_in_the_users_own_spool(

@@ -253,7 +253,7 @@ def test_over_days_and_several_batches(night: Night) -> None:
             2,
             "batchd: there is no batch to report on in that time\n",
         )
-    assert "is no day" in spool.batchd("report", "--since", "tomorrow").stderr
+    assert "is not a day" in spool.batchd("report", "--since", "tomorrow").stderr
     assert "there is no batch nowhere" in spool.batchd("report", "nowhere").stderr
 
 
@@ -331,7 +331,7 @@ def test_what_is_no_file_is_not_replaced(night: Night) -> None:
     assert page.returncode == 3
     assert "No space left" in page.stderr
     copy = spool.batchd("backup", "out")
-    assert (copy.returncode, "is no file" in copy.stderr) == (2, True)
+    assert (copy.returncode, "is not a file" in copy.stderr) == (2, True)
     assert link.is_symlink()
 
 

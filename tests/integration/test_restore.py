@@ -253,7 +253,7 @@ def test_another_spools_backup_is_not_taken_for_this_ones(spool: Any) -> None:
     refused = spool.batchd("restore", backup, "--yes")
     assert refused.returncode == 2
     assert why in refused.stderr
-    assert "say --moved as well" in refused.stderr
+    assert "add --moved" in refused.stderr
     assert path.read_bytes() == before
     assert "another spool" not in spool.batchd("restore", own).stdout
     done = spool.batchd("restore", backup, "--yes", "--moved")
@@ -267,7 +267,7 @@ def test_another_spools_backup_is_not_taken_for_this_ones(spool: Any) -> None:
     [
         ("missing", "does not exist"),
         ("empty", "is empty: it was cut off, or never written; nothing was changed: name another"),
-        ("text", "it is no database, or its head is damaged; nothing was changed: name another"),
+        ("text", "it is not a database, or its head is damaged; nothing was changed: name another"),
         ("foreign", "is a database of another program; nothing was changed: name another backup"),
         ("newer", "was written by a newer batchd"),
         ("flipped", "damaged; nothing was changed: name another backup"),
@@ -374,7 +374,7 @@ def test_a_backup_writes_to_no_other_outbox_unasked(spool: Any, tmp_path: Path) 
     refused = spool.batchd("restore", backup, "--yes")
     assert refused.returncode == 2
     assert f"{spool.folder}/outbox: {other}." in refused.stderr
-    assert "say --moved as well" in refused.stderr
+    assert "add --moved" in refused.stderr
     assert spool.batchd("restore", backup, "--yes", "--moved").returncode == 0
 
 

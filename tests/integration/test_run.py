@@ -185,7 +185,7 @@ def test_a_run_that_was_killed_goes_on_with_the_next(spool: Any, killed: str) ->
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
-    assert b"half.json: going on with what an earlier run of it has left." in errors
+    assert b"half.json: going on with what an earlier run of it left." in errors
     assert spool.result("half", "001") == before
     assert results(spool, "half") == ["completed", "cancelled"]
     assert not (spool.folder / "outbox/half-2").exists()
@@ -285,7 +285,7 @@ def test_ctrl_c_asks_what_is_to_become_of_it(spool: Any, answer: str) -> None:
         left = (("half: 1 task", "\x03"), (question, "l\n"))
         code, seen = on_a_terminal(spool, "run", "half.json", answers=left)
         assert code == 130, seen
-        assert "going on with what an earlier run of it has left" in seen
+        assert "going on with what an earlier run of it left" in seen
         assert not (spool.folder / "outbox/half-2").exists()
         # Who begins to wait later sees how long it has been at work, and no start that was none.
         waits = (("001 began", "\x03"),)
@@ -370,7 +370,7 @@ def test_root_writes_nothing_into_the_spool_of_another_user(spool: Any) -> None:
     path = spool.write("games.json", [{"first_prompt": "x"}])
     refused = spool.batchd("run", path)
     assert refused.returncode == 3
-    assert "is that of user 65534: run this as them" in refused.stderr
+    assert "belongs to user 65534: run this as that user" in refused.stderr
     os.chown(state, 0, 0)
     assert spool.batchd("run", path).returncode == 3
     assert list(elsewhere.iterdir()) == []
@@ -389,7 +389,7 @@ def test_a_killed_run_goes_on_while_others_work(spool: Any) -> None:
         with begun(spool, path, text="002 starts") as again:
             again.send_signal(signal.SIGINT)
             _, errors = again.communicate(timeout=PATIENCE_S)
-        assert b"going on with what an earlier run of it has left" in errors
+        assert b"going on with what an earlier run of it left" in errors
         other.send_signal(signal.SIGINT)
         other.communicate(timeout=PATIENCE_S)
     assert results(spool, "half") == ["completed", "cancelled"]
@@ -462,7 +462,7 @@ def test_a_killed_run_is_followed_where_a_daemon_goes_on_with_it(spool: Any, dae
                 process.kill()
         done = spool.batchd("run", path)
         assert done.returncode == 0, done.stderr
-        assert "half.json: going on with what an earlier run of it has left." in done.stderr
+        assert "half.json: going on with what an earlier run of it left." in done.stderr
         assert not (spool.folder / "outbox/half-2").exists()
         # It has ended, and so is a new order.
         assert spool.batchd("run", path, "--first", "1").returncode == 0
@@ -482,7 +482,7 @@ def test_what_ended_without_its_run_is_shown_once(spool: Any) -> None:
         spool.eventually((spool.folder / "outbox/half/summary.json").exists)
         shown = spool.batchd("run", path)
         assert shown.returncode == 0, shown.stderr
-        assert "has ended since; nothing is begun" in shown.stderr
+        assert "has ended since; nothing new starts" in shown.stderr
         assert "half: 2 of 2 tasks completed" in shown.stdout
         assert not (spool.folder / "outbox/half-2").exists()
         assert "half-2: 1 of 1 task completed" in spool.batchd("run", path, "--first", "1").stdout
@@ -506,7 +506,7 @@ def test_what_ended_is_shown_without_a_daemon_and_what_was_cancelled_begins_agai
     environ = {**spool.environment, "BATCHD_PROVIDERS__STANDIN__API_KEY_ENV": "NO_SUCH_KEY"}
     shown = warm.run(spool.command("run", spool.folder / "half.json"), env=environ)
     assert shown.returncode == 0, shown.stderr
-    assert "has ended since; nothing is begun" in shown.stderr
+    assert "has ended since; nothing new starts" in shown.stderr
     assert "half: 1 of 1 task completed" in shown.stdout
 
     path = spool.write("two.json", [{"first_prompt": "x", "model": "standin/400-1"}, _SLOW])
@@ -516,7 +516,7 @@ def test_what_ended_is_shown_without_a_daemon_and_what_was_cancelled_begins_agai
         assert spool.batchd("cancel", "two").returncode == 0
         spool.eventually((spool.folder / "outbox/two/summary.json").exists)
         again = spool.batchd("run", path)
-        assert "nothing is begun" not in again.stderr
+        assert "nothing new starts" not in again.stderr
         assert (spool.folder / "outbox/two-2/summary.json").exists()
 
 

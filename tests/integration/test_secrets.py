@@ -392,7 +392,7 @@ def test_a_secret_of_the_file_is_read_again_for_a_retry(keyed: Keyed) -> None:
         (keyed.folder / "outbox/batch/request.json").unlink()
         refused = keyed.batchd("retry", "batch")
     assert refused.returncode == 2
-    assert "the secrets of 001 went with its end" in refused.stderr
+    assert "the secrets of 001 were deleted at its end" in refused.stderr
 
 
 def test_a_secret_that_is_not_there_ends_the_task_before_anything_is_paid(

@@ -360,7 +360,7 @@ def test_a_migration_starts_with_a_backup(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(
     ("damage", "complaint"),
-    [(0, "it is no database, or its head is damaged"), (8192, "it is damaged")],
+    [(0, "it is not a database, or its head is damaged"), (8192, "it is damaged")],
 )
 def test_a_damaged_file_says_how_to_fix_it(tmp_path: Path, damage: int, complaint: str) -> None:
     """Whether its head or its middle is overwritten, the error names the file and the way out."""

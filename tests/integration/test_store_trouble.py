@@ -594,13 +594,13 @@ def _newer(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "complaint"),
     [
-        (_head, "it is no database, or its head is damaged; stop batchd, move it away"),
+        (_head, "it is not a database, or its head is damaged; stop batchd, move it away"),
         (_schema_page, "it is damaged"),
         (_middle, "it is damaged"),
         (_cut, "it is damaged"),
         (lambda path: os.truncate(path, 0), "is empty: it was cut off, or never written; no tasks"),
         (lambda path: os.truncate(path, 60), "it is damaged"),
-        (_foreign_log, "is no log of SQLite"),
+        (_foreign_log, "is not a log of SQLite"),
         (_gone, "is gone, but its log batchd.db-wal is here"),
         (_folder, "cannot be opened for writing: Is a directory"),
         (_newer, "was written by a newer batchd"),

@@ -287,7 +287,7 @@ def test_a_broken_pack_is_the_tasks_error(tmp_path: Path) -> None:
     broken = pack_at(home, b"junk" * 100)
     files = travelling(tmp_path, home, Chain(first=broken), cache)
     asyncio.run(files.arrive())
-    with pytest.raises(WorkspaceError, match="it is no pack"):
+    with pytest.raises(WorkspaceError, match="it is not a pack"):
         files.places(files._run)
     assert not cache.shelf.has(broken)
     cache.close()

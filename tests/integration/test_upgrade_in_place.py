@@ -114,7 +114,7 @@ def test_a_daemon_whose_files_were_exchanged_holds_its_tasks(spool: Any, way: st
         assert ("99.0" if way == "another version" else "other files") in trouble["message"]
         assert trouble["mend"].startswith("restart the daemon")
         shown = spool.batchd("status").stdout
-        assert "no worker is there for some tasks" in " ".join(shown.split())
+        assert "some tasks have no worker" in " ".join(shown.split())
         assert at.status()["tasks"]["running"] == 0
         with StoreReader(at.folder / ".batchd/batchd.db") as reader:
             assert [str(t.status) for t in reader.tasks("after")] == ["queued", "queued"]

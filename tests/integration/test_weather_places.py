@@ -55,7 +55,7 @@ def test_a_folder_in_trouble_holds_its_own_batch_alone(tmp_path: Path, model_ser
         station.completed("free", 6)
         (trouble,) = station.troubles()
         assert (trouble["what"], trouble["batches"]) == ("outbox_trouble", ["blocked"])
-        why = "results of blocked cannot be written, so none of its tasks is started"
+        why = "results of blocked cannot be written, so none of its tasks starts"
         assert why in station.status()
         assert len(station.logged("task_started")) < 60
         folder.unlink()

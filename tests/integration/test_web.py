@@ -377,9 +377,9 @@ def test_a_store_that_is_exchanged_damaged_or_newer_is_reported(
         (state / "draft").write_bytes(b"no database at all" * 100)
         (state / "draft").rename(state / "batchd.db")
         trouble = next(e["data"]["trouble"] for e in seen if "newer" not in e["data"]["trouble"])
-        assert "no database" in trouble
+        assert "not a database" in trouble
         answer, data = page.ask("/api/batches/b")
-        assert (answer.status, "no database" in json.loads(data)["error"]) == (503, True)
+        assert (answer.status, "not a database" in json.loads(data)["error"]) == (503, True)
         shutil.copy(source, state / "draft")
         (state / "draft").rename(state / "batchd.db")
         assert next(e for e in seen if not e["data"]["trouble"])["data"]["ended"]

@@ -407,7 +407,7 @@ def test_what_the_daemon_refuses_is_refused(spool: Spool, browser: Browser) -> N
     _, asked = browser.post("/api/orders", {"verb": "cancel", "scope": "task", "name": "b/001"})
     assert spool.batchd("cancel", "b/001").returncode == 0
     status, done = browser.post("/api/orders/confirmed", {"ticket": asked["ticket"]})
-    assert (status, done["lines"]) == (200, ["0 tasks cancelled", "b/001 had ended already"])
+    assert (status, done["lines"]) == (200, ["0 tasks cancelled", "b/001 has ended already"])
     assert spool.batchd("cancel", "b").returncode == 0
     until((spool.folder / "outbox/b/summary.json").exists)
     _, asked = browser.post("/api/orders", {"verb": "retry", "scope": "batch", "name": "b"})

@@ -31,7 +31,7 @@ from batchd.masking import Masker
 from batchd.records import Base, Origin, Patch, SandboxPolicy
 from batchd.sandbox import Sandbox, Workplace
 from batchd.workspace import applying, fetching
-from batchd.workspace.fetch_job import FetchJob
+from batchd.workspace.workspace_job import FetchJob
 
 pytestmark = [needs_git, pytest.mark.in_turns]
 
@@ -395,7 +395,7 @@ def test_a_patch_goes_on_a_branch_beside_what_is_checked_out(tmp_path: Path) -> 
         put(source, b"diff --git a/no b/no\n--- a/no\n+++ b/no\n@@ -1 +1 @@\n-x\n+y\n", branch)
     with pytest.raises(WorkspaceError, match="checked out"):
         put(source, one.data, applying.Branch("main", base, "A", "a@b", "m"))
-    with pytest.raises(WorkspaceError, match="no name for a branch"):
+    with pytest.raises(WorkspaceError, match="not a name for a branch"):
         put(source, one.data, applying.Branch("a..b", base, "A", "a@b", "m"))
     assert git(source, "rev-parse", "wip") == tip
 
@@ -833,7 +833,7 @@ def test_what_cannot_be_had_ends_its_tasks_and_no_others(spool: Any) -> None:
     [
         ([{"repo": "work/r", "dir": "work/r"}], "tasks[0].repo: a task has a dir or a repo, not both"),
         ([{"repo": "work/none"}], "does not exist"),
-        ([{"repo": "work"}], "is no git repository"),
+        ([{"repo": "work"}], "is not a git repository"),
         ([{"repo": "/etc"}], "outside of [workspace] root and allow"),
         ([{"repo": "https://example.org/a.git"}], "is none of [workspace] repos, which is empty"),
         ([{"repo": "git@example.org:a.git"}], "it is written https://HOST/PATH or ssh://USER@HOST/PATH"),

@@ -80,7 +80,7 @@ def test_a_tier_without_a_known_price_is_booked_at_what_was_set_aside() -> None:
     answer = Answer(content="Done.", usage=USAGE, service_tier="scale")
     booked, cost = paid(asked("flex"), answer)
     assert booked.tier == "scale"
-    assert "no price is known of the service tier scale" in booked.doubt
+    assert "the service tier scale served it, whose price is not known" in booked.doubt
     assert cost is not None
     assert cost.total == pytest.approx(0.01)
     unlisted = replace(MODEL, price=replace(PRICE, tiers={}))

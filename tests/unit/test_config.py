@@ -108,9 +108,9 @@ def test_receivers_are_held_to_their_kind(written: Path) -> None:
     assert {place: text.partition(" (")[0] for place, text in found.items()} == {
         "[notify.a] command": "kind 'email' has no such key",
         "[notify.a] sender": "this key is needed",
-        "[notify.a] to": "'me' is no address, as in me@example.com",
+        "[notify.a] to": "'me' is not an address, as in me@example.com",
         "[notify.a] user": "its password is needed",
-        "[notify.a] tls": "the password would travel in the open",
+        "[notify.a] tls": "the password would travel unencrypted",
         "[notify.b] url": "it must be http(s)://HOST[:PORT]/PATH, without user or password",
         "[notify.c] secret_env": "it must be the name of an environment variable",
         "[notify.c] command": "this key is needed",
@@ -168,7 +168,7 @@ def test_everything_wrong_is_reported_at_once(written: Path) -> None:
         "[providers.mine] base_url": "this key is needed",
         "[providers.mine] rpm": "it must be greater than or equal to 0 (it is -1)",
         '[models."openai/x"] output': (
-            "there is no such key (known are api, cache_write_long_usd_per_mtok, cache_write_usd_per_mtok,"
+            "there is no such key (the known ones are api, cache_write_long_usd_per_mtok, cache_write_usd_per_mtok,"
             " cached_input_usd_per_mtok, context_window, effort, input_usd_per_mtok, output_usd_per_mtok,"
             " service_tier, tier_fallback, tiers)"
         ),
@@ -177,7 +177,7 @@ def test_everything_wrong_is_reported_at_once(written: Path) -> None:
         "[sandbox] backend": "it must be 'bwrap' or 'none' (it is 'docker')",
         "[spool] scan_s": "it must be a valid number (it is '5')",
         "[budget] per_day_usd": "it must be greater than or equal to 0 (it is -1.5)",
-        "[budget] log": "there is no such key (known are per_day_usd)",
+        "[budget] log": "there is no such key (the known ones are per_day_usd)",
     }
 
 
@@ -201,7 +201,7 @@ def test_a_tier_is_one_that_there_is(written: Path) -> None:
         '[models."openai/x"] tier_fallback': f"{when} (it is -1)",
         '[models."openai/x".tiers] scale': "it must be 'flex' or 'priority' (it is 'scale')",
         '[models."openai/x".tiers.flex] input': (
-            "there is no such key (known are cache_write_long_usd_per_mtok, cache_write_usd_per_mtok,"
+            "there is no such key (the known ones are cache_write_long_usd_per_mtok, cache_write_usd_per_mtok,"
             " cached_input_usd_per_mtok, input_usd_per_mtok, output_usd_per_mtok)"
         ),
     }
@@ -231,7 +231,7 @@ def test_what_is_one_of_a_few_words_says_what_stands_there(written: Path) -> Non
         "[evaluation] judge_effort": f"{efforts} (it is a list)",
         "[providers.x] api": f"{apis} (it is 'Message'; do you mean messages?)",
         '[models."a/b/c"] api': f"{apis} (it is '{'x' * 63}…')",
-        "[models.openai] gpt-6": "there is no such key (a model's name stands in quotes, "
+        "[models.openai] gpt-6": "there is no such key (put a model's name in quotes, "
         'as in [models."openai/gpt-6.1-sol"])',
     }
 
@@ -262,8 +262,8 @@ def test_a_table_of_a_model_names_its_provider(written: Path) -> None:
         '[agent]\nmodel = "deepseek/flash"\n[models.flash]\ncontext_window = 5000\n'
         '[models."gpt-5"]\ninput_usd_per_mtok = 1.0\n[models."openai/"]\n[models."other/x"]\n'
     )
-    why = "it is not provider/model, so that it is of no model that is called"
-    compared = "what costs are compared with stands in [cost] compare"
+    why = "it is not provider/model, so it sets nothing for any model in use"
+    compared = "models to compare the cost with go into [cost] compare"
     assert _problems(written, {}) == {
         f"[models] {name}": f'{why} ([models."deepseek/{own}"]; {compared})'
         for name, own in (("flash", "flash"), ("gpt-5", "gpt-5"), ("openai/", "MODEL"))
@@ -305,7 +305,7 @@ def test_the_network_is_true_false_or_a_list_of_hosts(tmp_path: Path) -> None:
         '"a.example"': wanted,
         "1": wanted,
         '["a.example", 1]': wanted,
-        '["*", "https://a.example/"]': "'*' is no host name; 'https://a.example/' is no host",
+        '["*", "https://a.example/"]': "'*' is not a host name; 'https://a.example/' is not a host",
         '["169.254.169.254"]': "'169.254.169.254' cannot be allowed: it is an address of no public host",
     }.items():
         path.write_text(f"[sandbox]\nnetwork = {wrong}\nprivate_hosts = true\n")
@@ -325,7 +325,7 @@ def test_what_is_shown_and_hidden_lies_below_usr_etc_and_opt(tmp_path: Path) -> 
     policy = config.load(path, {}).sandbox_policy()
     assert policy.show == ("/opt", "/etc/pip.conf")
     assert policy.hide == ("/usr/local/x", "/etc/ssl")
-    none = 'is no absolute path below /usr, /etc or /opt (as in "/opt/tools")'
+    none = 'is not an absolute path below /usr, /etc or /opt (as in "/opt/tools")'
     wrong = {
         "/home/me": f"'/home/me' {none}",
         "opt/tools": f"'opt/tools' {none}",
@@ -333,19 +333,19 @@ def test_what_is_shown_and_hidden_lies_below_usr_etc_and_opt(tmp_path: Path) -> 
         "": f"'' {none}",
         "/opt/x/": "'/opt/x/' is not the shortest form of this path (write \"/opt/x\")",
         "/opt/../root": "'/opt/../root' is not the shortest form of this path (write \"/root\")",
-        "/etc": "/etc holds secrets, and what every command needs (name what of it)",
-        "/etc/passwd": "/etc/passwd is none of the machine's: batchd makes it (leave it out)",
+        "/etc": "/etc holds secrets, and what every command needs (name the parts of it)",
+        "/etc/passwd": "/etc/passwd is not the machine's own: batchd makes it (leave it out)",
     }
     paths = json.dumps([*wrong])
     path.write_text(f'[sandbox]\nshow = {paths}\nhide = ["/usr", "/opt/x/", "/opt"]\n')
     assert _problems(path, {}) == {
         **{f"[sandbox] show[{n}]": why for n, why in enumerate(wrong.values())},
-        "[sandbox] hide[0]": "without /usr no command could run (name what of it)",
+        "[sandbox] hide[0]": "without /usr no command could run (name the parts of it)",
         "[sandbox] hide[1]": wrong["/opt/x/"],
     }
     path.write_text('[sandbox]\nshow = ["/opt/x"]\nhide = ["/opt/x", "/opt"]\n')
     assert _problems(path, {}) == {
-        "[sandbox] hide[0]": "/opt/x stands in show too (say it in one of them)"
+        "[sandbox] hide[0]": "/opt/x is in show too (name it in one of them)"
     }
     path.write_text('[sandbox]\nshow = "/opt"\nhide = [1]\n')
     assert _problems(path, {}).keys() == {"[sandbox] show", "[sandbox] hide[0]"}
@@ -404,7 +404,7 @@ def test_control_characters_are_refused(written: Path) -> None:
     ("data", "place", "reason"),
     [
         (b"[pool]\nprocesses = \n", "line 2, column 13", "Invalid value"),
-        (b"[pool]\n[web]\n[pool]\n", "line 3, column 6", "the table [pool] stands twice"),
+        (b"[pool]\n[web]\n[pool]\n", "line 3, column 6", "the table [pool] is given twice"),
         (
             b"[pool]\nprocesses = 1\nprocesses = 2\n",
             "line 3, column 14",
@@ -572,7 +572,7 @@ def test_a_dotted_key_is_a_place_and_back(key: str, place: tuple[str, ...]) -> N
 @pytest.mark.parametrize("key", ["", "pool", "a/b.c", "x = 1\ny", "a.b # c", "a.b.", "[a]\nb.c"])
 def test_what_is_no_dotted_key_is_refused(key: str) -> None:
     """Nothing else that TOML would read gets through."""
-    with pytest.raises(ConfigError, match=r"no SECTION\.KEY"):
+    with pytest.raises(ConfigError, match=r"not SECTION\.KEY"):
         loading.place_of(key)
 
 

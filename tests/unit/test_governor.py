@@ -376,7 +376,7 @@ def test_a_tier_without_a_known_price_is_refused_under_a_limit() -> None:
         task = Task(g, "a", limit=100.0)
         g.ask(replace(task.call(PRICE), tier="flex"), task._answered)
         assert task.refusal.reason is Reason.BAD_REQUEST
-        assert "no price is known of p/m in the tier flex" in task.refusal.error.message
+        assert "no price is known for p/m in the tier flex" in task.refusal.error.message
         free = Task(g, "b")
         g.ask(replace(free.call(PRICE), tier="flex"), free._answered)
         assert free.answers == [Grant(None, (500, 500), "flex")]

@@ -144,7 +144,7 @@ def test_a_refusal_does_not_repeat_what_was_sent() -> None:
         with pytest.raises(HeadError) as refused:
             request(b"GET http://a.example/ HTTP/1.1\r\n" + line + b"\r\n\r\n")
         assert "s3cret" not in str(refused.value)
-    assert str(refused.value) == "this is no HTTP request: bad Content-Length"
+    assert str(refused.value) == "this is not an HTTP request: bad Content-Length"
 
 
 def test_only_a_door_loads_h11() -> None:

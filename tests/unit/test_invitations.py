@@ -50,7 +50,7 @@ def test_a_token_that_is_too_old_is_not_known() -> None:
 @pytest.mark.parametrize("machine", ["node7", "10.0.0.0/33", "", "10.0.0"])
 def test_what_is_no_address_is_refused(machine: str) -> None:
     """With the value."""
-    with pytest.raises(UsageError, match="is no IP address and no network"):
+    with pytest.raises(UsageError, match="is neither an IP address nor a network"):
         Invitations().invite((machine,), 10.0)
 
 

@@ -127,10 +127,10 @@ def test_a_tar_of_ours_is_one() -> None:
         (tar(member("./x", tarfile.FIFOTYPE)), "kind '6'"),
         (tar(member("./x", tarfile.GNUTYPE_LONGNAME)), "kind 'L'"),
         (tar(*(member(f"./{n}") for n in range(30))), "more than 20 entries"),
-        (b"x" * 2048, "number that is none"),
-        (b"\0" * 100 + b"1" * 412, "no tar"),
+        (b"x" * 2048, "invalid number"),
+        (b"\0" * 100 + b"1" * 412, "not a tar"),
         (tar(member("./a"), data=b"y" * 5000)[:3000], "within a file"),
-        (tar(member("./a")) + b"z" * 512, "behind its end"),
+        (tar(member("./a")) + b"z" * 512, "after its end"),
     ],
     ids=["root", "up", "long", "device", "pipe", "gnu", "many", "letters", "none", "cut", "more"],
 )
@@ -330,7 +330,7 @@ def test_a_tar_is_what_was_asked_for() -> None:
         (member("./a", tarfile.FIFOTYPE), "kind '6'"),
         (member("./a", tarfile.SYMTYPE), "a has become another kind"),
         (member("./a", tarfile.DIRTYPE), "a has become another kind"),
-        (member("./b"), "b came, and was not asked for"),
+        (member("./b"), "b was not asked for, but came"),
     ],
     ids=["pipe", "link", "folder", "name"],
 )

@@ -11,7 +11,7 @@ from batchd.events import Resumed, decode, encode
 from batchd.notify import format as notifications
 from batchd.records import Origin, SandboxPolicy
 from batchd.workspace.__main__ import _work
-from batchd.workspace.fetch_job import FetchJob
+from batchd.workspace.workspace_job import FetchJob
 
 
 def test_events_of_an_older_journal_are_written_as_they_were() -> None:

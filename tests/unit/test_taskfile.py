@@ -344,17 +344,17 @@ def test_all_errors_at_once(spool: Config, tmp_path: Path) -> None:
         "tasks[3].after[1]": "no task has the id '9'",
         "tasks[4].model": (
             "no provider 'opnai' is configured (do you mean openai?"
-            " known are anthropic, deepseek, local, ollama, openai, openrouter)"
+            " the known ones are anthropic, deepseek, local, ollama, openai, openrouter)"
         ),
         "tasks[4].network": "[sandbox] network does not allow it (it is true; leave it out, or set [sandbox] network)",
         "tasks[4].env['a b']": "a variable's name is letters, digits and _, and begins with no digit",
         "tasks[4].env.D": "it cannot hold a NUL character",
         "tasks[4].check": "it cannot hold a NUL character",
         "tasks[4].output_schema.type": (
-            "it is no valid JSON Schema: 'objekt' is not valid under any of the given schemas"
+            "it is not a valid JSON Schema: 'objekt' is not valid under any of the given schemas"
         ),
         "tasks[4].output_schema.properties.x.pattern": (
-            "it is no valid JSON Schema: '(' is not a 'regex'"
+            "it is not a valid JSON Schema: '(' is not a 'regex'"
         ),
         "tasks[4].output_schema.properties.y['$ref']": "it must lie in this schema (#/$defs/…)",
         "tasks[5]": "it must be an object",
@@ -507,7 +507,7 @@ def test_directories_stay_clear_of_the_spool(tmp_path: Path, spool: Config) -> N
     assert outside in refused("../outbox")
     assert outside in refused("/")
     assert outside in refused(str(work) + "-2")
-    assert "is no directory" in refused("file")
+    assert "is not a directory" in refused("file")
     assert "Too many levels of symbolic links" in refused("loop")
     assert "File name too long" in refused("x" * 300, after=[])
     assert "control characters" in refused("a\0b")
@@ -573,8 +573,8 @@ def test_only_regular_files_of_bearable_size_are_read(tmp_path: Path) -> None:
     for name, problem in {
         "huge.json": "2,147.5 MB, [spool] max_file_bytes allows 1.0",
         "link.json": "cannot be read",
-        "fifo.json": "no regular file",
-        "folder.json": "no regular file",
+        "fifo.json": "not a regular file",
+        "folder.json": "not a regular file",
         "absent.json": "No such file",
     }.items():
         with pytest.raises(TaskFileError, match=problem.replace("[", r"\[")):
@@ -592,8 +592,8 @@ def test_only_regular_files_of_bearable_size_are_read(tmp_path: Path) -> None:
             "['$schema']",
             "it must be the address of a draft of JSON Schema",
         ),
-        ({"pattern": "a{4294967296}"}, ".pattern", "it is no valid JSON Schema"),
-        ({"patternProperties": {"(?a)(?u)x": {}}}, ".patternProperties", "it is no valid JSON"),
+        ({"pattern": "a{4294967296}"}, ".pattern", "it is not a valid JSON Schema"),
+        ({"patternProperties": {"(?a)(?u)x": {}}}, ".patternProperties", "it is not a valid JSON"),
     ],
 )
 def test_schemas_that_no_validator_can_read_are_refused(

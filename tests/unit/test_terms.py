@@ -109,8 +109,8 @@ def test_a_tier_without_a_price_cannot_be_capped() -> None:
     with pytest.raises(InputError) as refused:
         terms(task, config, prices, capped=True)
     (problem,) = refused.value.problems
-    assert "no price is known of its service tier flex" in problem.message
-    assert "known are standard;" in problem.hint
+    assert "no price is known for its service tier flex" in problem.message
+    assert "use one of standard;" in problem.hint
     luna = replace(task, model="openai/gpt-6-luna", tier_fallback_s=60.0)
     found = terms(luna, Config(), Prices({}), capped=True)
     assert (found.model.service_tier, found.model.tier_fallback_s) == ("flex", 60.0)

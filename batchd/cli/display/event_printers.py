@@ -59,7 +59,7 @@ class Printer:
 
 
 class JsonPrinter(Printer):
-    """For programs: an event as the transcript has it, and whose it is."""
+    """The printer for programs: an event as the transcript has it, with its batch and task."""
 
     def show(self, ref: Ref, event: Event) -> None:
         """Print a line."""

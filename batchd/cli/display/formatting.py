@@ -116,7 +116,7 @@ def day(text: str) -> dt.date:
         return named.get(text) or dt.date.fromisoformat(text)
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{escape(text)} is no day: write 2026-11-24, today or yesterday"
+            f"{escape(text)} is not a day: write 2026-11-24, today or yesterday"
         ) from None
 
 
@@ -124,7 +124,7 @@ def split_target(target: str) -> tuple[str, str]:
     """Return the batch and the task of ``BATCH[/TASK]``; the task may be empty."""
     batch, _, task = target.strip("/").partition("/")
     if not batch or "/" in task:
-        raise UsageError(f"{escape(target)} is no BATCH or BATCH/TASK")
+        raise UsageError(f"{escape(target)} is neither BATCH nor BATCH/TASK")
     return batch, task
 
 

@@ -143,7 +143,7 @@ class ProgressWatch:
 
 
 def _cut(line: str) -> str:
-    """Return a line of which the beginning is enough."""
+    """Return a line cut to its beginning."""
     return clipped(line, _ROOM)
 
 

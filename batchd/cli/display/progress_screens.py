@@ -43,7 +43,7 @@ class ProgressScreen(Protocol):
 
 
 class LineScreen:
-    """For files and pipes: lines alone, each with its time."""
+    """The screen for files and pipes: lines alone, each with its time."""
 
     def __enter__(self) -> Self:
         return self
@@ -58,7 +58,7 @@ class LineScreen:
 
 
 class SilentScreen(LineScreen):
-    """For programs, which want the end alone."""
+    """The screen for programs, which need the end alone."""
 
     def show(self, news: Sequence[str], picture: Picture) -> None:
         """Show nothing."""

@@ -48,7 +48,7 @@ def _of_task(task: str, result: ResultV1) -> Iterator[str]:
         return
     yield f"{task} changed what {_WORDS}: {result.dir}"
     for file in files[:_MOST_FILES]:
-        whose = f", for {file.by}" if file.by else ", no one could look into it"
+        whose = f", for {file.by}" if file.by else ", batchd could not look into it"
         yield f"  {file.show}    ({file.change}{whose})"
     if (more := len(files) - _MOST_FILES) > 0:
         yield f"  … and {more:,} more: runs_code in its result"

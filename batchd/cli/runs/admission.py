@@ -26,18 +26,18 @@ def insist_alike(
     slots = processes and processes * settings.pool.agents_per_process
     if processes is not None and (standing.watching or slots != standing.slots):
         raise UsageError(
-            f"--processes is for a daemon of its own, and {theirs}: "
-            "`batchd tune pool.processes=N` changes that one, or leave it out"
+            f"--processes is for a daemon of its own, and {theirs}: leave it out, or change "
+            "that daemon with `batchd tune pool.processes=N`"
         )
     if standing.outbox not in {"", settings.paths.outbox}:
         raise UsageError(
             f"{theirs}, and its results lie in {standing.outbox}, not in {settings.paths.outbox}: "
-            "name its configuration, leave --here out, or wait for its end"
+            "name its configuration, leave --here out, or wait until it ends"
         )
     if standing.conditions not in {"", settings.conditions()}:
         raise UsageError(
             f"{theirs} for another `batchd run`, whose keys, models, limits or sandbox are not "
-            "yours: wait for its end, or use --private"
+            "yours: wait until it ends, or use --private"
         )
 
 
@@ -55,8 +55,8 @@ def insist_own(state: Path) -> None:
     if owner != os.geteuid():
         user = "another user" if owner < 0 else f"user {owner}"
         raise NotPossibleError(
-            f"the spool of {state} is that of {user}: run this as them, or "
-            "`batchd submit --wait FILE` drops the file there"
+            f"the spool of {state} belongs to {user}: run this as that user, or drop the file "
+            "there with `batchd submit --wait FILE`"
         )
 
 

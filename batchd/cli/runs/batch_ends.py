@@ -46,7 +46,7 @@ def _page(batch: Batch) -> list[str]:
 
 
 class _Line(msgspec.Struct):
-    """Of a line in ``results.jsonl``, what a summary does not have."""
+    """The fields of a line in ``results.jsonl`` that a summary does not have."""
 
     task: str
     first_prompt: str

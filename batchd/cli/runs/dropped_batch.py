@@ -31,8 +31,8 @@ def doubts(books: ProgressSource, batch: Batch) -> Iterator[str]:
         later = [each for each in left if re.fullmatch(rf"{re.escape(name)}-\d+", each)]
         if later and name not in left and name in names:
             yield (
-                f"{batch.name} comes after {name}, which has ended; {later[0]} has not: name that in "
-                "after_batches, if it is meant"
+                f"{batch.name} comes after {name}, which has ended; {later[0]} has not: if you "
+                "mean that one, name it in after_batches"
             )
 
 

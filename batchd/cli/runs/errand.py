@@ -32,7 +32,7 @@ _LEAVES_S = 10.0
 
 
 #: What is said of a file of which an earlier ``run`` has left something.
-_GOES_ON = "going on with what an earlier run of it has left."
+_GOES_ON = "going on with what an earlier run of it left."
 
 
 class DaemonConnection:
@@ -134,7 +134,7 @@ class DaemonConnection:
         again = f"or end it and begin again: batchd cancel {batch.name}"
         if serial and batch.parallel != 1:
             raise NotPossibleError(
-                f"{batch.name} is half-finished, and was not begun as --serial: leave that out, {again}"
+                f"{batch.name} is half-finished, and was not started with --serial: leave that out, {again}"
             )
         if batch.outbox != self._settings.paths.outbox:
             raise NotPossibleError(
@@ -166,9 +166,7 @@ class DaemonConnection:
         self._leftovers.forget(batches)
 
     def without_us(self, names: Sequence[str]) -> str:
-        """Return what becomes of batches for which no one waits any more,
-        and of which nothing was said.
-        """
+        """Return what becomes of batches that no one waits for any more, unless it was said."""
         if self._standing.watching:
             known = " ".join(names)
             return f"The daemon goes on with it: batchd status {known}; batchd cancel ends it."

@@ -47,7 +47,7 @@ def follow(
 
 
 def _ended(daemon: DaemonConnection) -> Callable[[Sequence[BatchRow]], bool]:
-    """Return what says of batches that there is nothing to wait for any more."""
+    """Return why there is nothing to wait for any more, for each such batch."""
     asked = time.monotonic()
 
     def ended(rows: Sequence[BatchRow]) -> bool:
@@ -92,5 +92,5 @@ def _goes_on(daemon: DaemonConnection, names: Sequence[str]) -> bool:
             case "":
                 pass
             case _:
-                print("That is none of c, l and Enter: waiting on.", file=sys.stderr)
+                print("That is not c, l or Enter: still waiting.", file=sys.stderr)
     return True

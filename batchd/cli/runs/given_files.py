@@ -20,9 +20,9 @@ def read_file(name: str, settings: config.Config) -> bytes:
     path = Path(name)
     if not path.exists():
         where = "" if path.is_absolute() else f" in {Path.cwd()}"
-        raise UsageError(f"there is no file {escape(name + where)}")
+        raise UsageError(f"there is not a file {escape(name + where)}")
     if not path.is_file():
-        raise UsageError(f"{escape(name)} is no file")
+        raise UsageError(f"{escape(name)} is not a file")
     # What the user names may be a link; what lies in the inbox may not.
     return taskfile.read(path.resolve(), settings.spool.max_file_bytes)
 
@@ -80,8 +80,8 @@ def _uncapped(model: str, settings: config.Config) -> str:
     if provider is None or Prices(settings.models).price(model, provider.base_url) is not None:
         return ""  # a judge's provider that is not configured is an error of its own
     return (
-        f"batchd: no price is known of {model}, and a limit in dollars is set, which needs one: its tasks will end as "
-        f'error; set input_usd_per_mtok and output_usd_per_mtok in [models."{model}"]'
+        f"batchd: no price is known for {model}, and a limit in dollars needs one: its tasks will "
+        f'end as error; set input_usd_per_mtok and output_usd_per_mtok in [models."{model}"]'
     )
 
 
@@ -100,4 +100,4 @@ def _doubt(model: str, settings: config.Config) -> str:
     if not near:
         return ""
     meant = listed([f"{provider}/{each}" for each in near])
-    return f"batchd: nothing is known of the model {model}; do you mean {meant}? It is used as it stands."
+    return f"batchd: the model {model} is not known; do you mean {meant}? batchd uses the name as it is."

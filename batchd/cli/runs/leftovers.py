@@ -37,7 +37,9 @@ class Leftover:
 
 @dataclass(slots=True, eq=False, repr=False)
 class Leftovers:
-    """Those of one spool; each that is found, or begun, is this process's as long as it lives."""
+    """The leftovers of one spool; each that is found, or begun, belongs to this process while it
+    lives.
+    """
 
     _state: Path
     _inbox: Path
@@ -148,7 +150,7 @@ def over(settings: config.Config, files: Sequence[tuple[str, bytes]]) -> list[Ba
 
 def say_ended(name: str) -> None:
     """Say that what was left of a file has ended, and that nothing of it is begun."""
-    said = "what an earlier run of it has left has ended since; nothing is begun."
+    said = "what an earlier run of it left has ended since; nothing new starts."
     print(f"{name}: {said}\nTo begin again, run it once more.", file=sys.stderr)
 
 

@@ -54,7 +54,7 @@ def _ask_mode(count: int, settings: config.Config) -> str:
     )
     choices = ("1", "2", *(["3"] if count > _TRIAL else []), _LEAVE)
     while (choice := input("Choose [1]: ").strip().lower() or "1") not in choices:
-        print(f"There is no {choice!r}. It is one of {', '.join(choices)}.")
+        print(f"{choice!r} is not a choice. Type one of {', '.join(choices)}.")
     return choice
 
 
@@ -65,7 +65,7 @@ def _ask_file(usual: str, settings: config.Config) -> tuple[str, Parsed]:
         if name == _LEAVE and not Path(name).exists():
             raise EOFError
         if not name:
-            print(f"It needs the name of a task file; {_LEAVE} leaves.")
+            print(f"Type the name of a task file, or {_LEAVE} to leave.")
             continue
         try:
             data = given_files.read_file(name, settings)

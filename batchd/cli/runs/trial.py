@@ -29,8 +29,7 @@ def cut(name: str, data: bytes, first: int, settings: Config) -> bytes:
             f"{t.id} comes after {a}" for t in tasks[:first] for a in t.after if a not in known
         ]
         raise UsageError(
-            f"{escape(name)}: the first {first} need tasks behind them ({listed(missing)}): "
-            f"--first {enough} takes these in"
+            f"{escape(name)}: the first {first} need later tasks ({listed(missing)}): give --first {enough}"
         )
     return _shortened(name, data, first)
 

@@ -32,7 +32,9 @@ from batchd.store.rows import BatchRow
 
 
 def work(args: argparse.Namespace, settings: config.Config, standby: Standby | None) -> int:
-    """Have all files worked on; return the exit code. ``standby``: a daemon that loads already."""
+    """Work on all files by a daemon; return the exit code. ``standby``: a daemon that loads
+    already.
+    """
     files = [(name, given_files.read_file(name, settings)) for name in args.files]
     if args.first is not None:
         files = [(name, trial.cut(name, data, args.first, settings)) for name, data in files]
@@ -42,7 +44,9 @@ def work(args: argparse.Namespace, settings: config.Config, standby: Standby | N
     tasks = [task for parsed in found for task in parsed.tasks]
     if args.private:
         if any(parsed.after_batches for parsed in found):
-            raise UsageError("--private knows no other batches: leave it out, or `after_batches`")
+            raise UsageError(
+                "--private knows no other batches: leave out --private or `after_batches`"
+            )
         _refuse(settings, tasks)
         return private_run.run(
             settings, files, serial=args.serial, processes=args.processes, as_json=args.json
@@ -87,8 +91,8 @@ def _have_done(
             print(f"{said}. batchd status {' '.join(names)}", file=sys.stderr)
             return 130
         raise NoDaemonError(
-            f"{said}: the daemon has ended under it. `batchd run` of the same file goes on with "
-            "it, and so does `batchd serve`"
+            f"{said}: its daemon has ended. `batchd run` of the same file goes on with it, and "
+            "so does `batchd serve`"
         )
     daemon.forget(row.batch for row in rows)
     code = batch_ends.report(rows, as_json=args.json)
@@ -120,7 +124,7 @@ def _refuse(settings: config.Config, tasks: Sequence[Task]) -> None:
         with tempfile.TemporaryFile(dir=outbox):
             pass
     except OSError as error:
-        fix = "have it belong to this user, or name another one in [paths] outbox"
+        fix = "give it to this user, or name another one in [paths] outbox"
         said = f"the outbox {outbox} cannot be written: {error.strerror}; {fix}"
         raise NotPossibleError(said) from None
     Path(settings.paths.state).mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -45,7 +45,7 @@ def closed(command: str, error: PermissionError, arguments: Sequence[str]) -> st
         f"with mode {stat.S_IMODE(found.st_mode):04o}"
     )
     if found.st_uid == os.geteuid():
-        return f"{said}; chmod gives you what it takes"
+        return f"{said}; give yourself access with chmod"
     joined = found.st_gid in {os.getegid(), *os.getgroups()}
     # Where all others may do what the group may, to be in it helps no one;
     # and root's group is not for users.

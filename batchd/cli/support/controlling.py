@@ -53,7 +53,7 @@ def ask(file: Path | None, order: ControlRequest[A]) -> A:
             raise
         except KeyboardInterrupt:
             formatting.complain(
-                "the order is given up: what was not durable yet is not carried out, and `batchd status` shows what was"
+                "you gave the order up: what was not durable by then is not carried out; see `batchd status`"
             )
             raise
         except NoDaemonError:
@@ -151,11 +151,11 @@ def targets(parser: argparse.ArgumentParser, *, json: bool = True) -> None:
 
 def as_json(parser: argparse.ArgumentParser) -> None:
     """Declare ``--json``."""
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
 def checked(given: Sequence[str]) -> tuple[str, ...]:
-    """Return targets, each of which is one. Raises ``UsageError``."""
+    """Return the targets, each checked to be one. Raises ``UsageError``."""
     return tuple("/".join(filter(None, formatting.split_target(target))) for target in given)
 
 

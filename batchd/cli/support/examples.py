@@ -50,7 +50,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
 
 
 class Help(argparse.HelpFormatter):
-    """As argparse lays it out; a paragraph of examples keeps its lines."""
+    """The help formatter: argparse's layout, but a paragraph of examples keeps its lines."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         parts = text.split("\n\n")

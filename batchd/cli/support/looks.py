@@ -59,7 +59,7 @@ def _folders(settings: config.Config) -> Iterator[CheckLine]:
             yield CheckLine("failed", name, f"{there} cannot be written", fix)
     root = settings.workspace.root
     if not Path(root).is_dir():
-        yield CheckLine("failed", "workspace", f"{root} is no directory", "set [workspace] root")
+        yield CheckLine("failed", "workspace", f"{root} is not a directory", "set [workspace] root")
 
 
 def _repositories(settings: config.Config) -> Iterator[CheckLine]:
@@ -156,7 +156,7 @@ def _listening(listen: str, address: tuple[str, int]) -> CheckLine:
     finally:
         connection.close()
     fix = "end that, or set another [metrics] listen"
-    return CheckLine("failed", "metrics", f"they are not to be had at {listen}: {why}", fix)
+    return CheckLine("failed", "metrics", f"they cannot be fetched at {listen}: {why}", fix)
 
 
 def _traces(settings: config.Config, *, offline: bool) -> Iterator[CheckLine]:

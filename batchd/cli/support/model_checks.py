@@ -136,11 +136,11 @@ def _untried(model: str, listing: ModelListing | None) -> str:
     """Return why nothing shows that a model is there."""
     name, _, own = model.partition("/")
     if listing is None:
-        return f"whether {model} is there was not tried: there is no list of models to look at"
+        return f"batchd did not try whether {model} is there: it has no list of models to look at"
     if listing.any_name:
         return f"provider {name} serves one model under any name, {own} too"
     count = f"{len(listing.models):,}"
-    return f"of the models of provider {name} the first {count} were read: {own} is none of them"
+    return f"batchd read the first {count} models of provider {name}: {own} is not among them"
 
 
 def _priced(settings: config.Config, roles: Mapping[str, str]) -> Iterator[CheckLine]:
@@ -157,7 +157,7 @@ def _priced(settings: config.Config, roles: Mapping[str, str]) -> Iterator[Check
             fails = settings.budget.per_day_usd or settings.limits.max_cost_usd
             why = ", so none of its tasks can work: a limit in dollars is set" if fails else ""
             verdict: LineVerdict = "failed" if fails else "note"
-            yield CheckLine(verdict, f"{role} price", f"no price is known of {model}{why}", fix)
+            yield CheckLine(verdict, f"{role} price", f"no price is known for {model}{why}", fix)
         else:
             rate = price.rates[0]
             said = f"{model}: ${rate.input:g} in, ${rate.output:g} out a million tokens ({price.source})"
@@ -165,7 +165,7 @@ def _priced(settings: config.Config, roles: Mapping[str, str]) -> Iterator[Check
             tier = _tier(settings, role, model)
             if price.at(tier) is None:
                 fix = f'set its prices in [models."{model}".tiers.{tier}]; until then no money limit can hold'
-                why = f"no price is known of {model} in its service tier {tier}"
+                why = f"no price is known for {model} in its service tier {tier}"
                 yield CheckLine("note", f"{role} price", why, fix)
         if not window:
             fix = f'set context_window in [models."{model}"]'

@@ -104,7 +104,7 @@ def given(settings: Config, models: Sequence[str] | None, text: str) -> Repriced
         taken = made = -1
     if not (0 <= taken <= _MAX_TOKENS and 0 <= made <= _MAX_TOKENS):
         raise UsageError(
-            f"--tokens wants two counts, as in --tokens 120000,8000, not {escape(text[:40])}"
+            f"--tokens needs two counts, as in --tokens 120000,8000, not {escape(text[:40])}"
         )
     usage = Usage(calls=1, input_tokens=taken, output_tokens=made)
     names = models or (settings.agent.model, *settings.cost.compare)

@@ -37,6 +37,6 @@ def wanted(args: argparse.Namespace) -> tuple[Scope, str]:
     found, name = scope(args)
     if found is None:
         raise UsageError(
-            "say what: BATCH, BATCH/TASK, --provider NAME, --model PROVIDER/MODEL, or --all"
+            "name one: BATCH, BATCH/TASK, --provider NAME, --model PROVIDER/MODEL, or --all"
         )
     return found, name

@@ -41,7 +41,7 @@ class TaskPatch:
         data = patch_files.whole(self.folder, self.ref.task, patch.sha256) if patch else None
         if data is None:
             raise NotPossibleError(
-                f"{self.file} is gone, or is not what the result of {self.ref} says it is"
+                f"{self.file} is gone, or differs from what the result of {self.ref} says"
             )
         return data
 
@@ -64,4 +64,4 @@ def _result(value: object, path: Path) -> ResultV1:
     try:
         return decoders.convert(value, ResultV1)
     except msgspec.ValidationError as error:
-        raise NotPossibleError(f"{path} is no result of batchd's: {error}") from None
+        raise NotPossibleError(f"{path} is not a result of batchd: {error}") from None

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace, directory: Path, wanted: Callable[[Path], NewS
     """Install, or remove; 3 where systemd did not do what it was ordered."""
     if not args.user and args.directory is not None:
         raise UsageError(
-            "the system's service has its spool in /var/lib/batchd: leave DIR out, or say --user"
+            "the system's service has its spool in /var/lib/batchd: leave DIR out, or give --user"
         )
     if args.remove:
         return _remove(args)
@@ -127,7 +127,7 @@ def _agreed(args: argparse.Namespace) -> bool:
 
 def _insist_on_root(args: argparse.Namespace) -> None:
     if not args.user and os.geteuid() != 0:
-        raise NotPossibleError("only root can do that: put sudo before it, or take --user")
+        raise NotPossibleError("only root can do that: use sudo, or give --user")
 
 
 def _systemd() -> bool:

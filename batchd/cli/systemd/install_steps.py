@@ -153,7 +153,7 @@ class InstallationRecord:
             return []
         except msgspec.MsgspecError as error:
             raise NotPossibleError(
-                f"{self.file} is to say what was installed, and does not: {error}; remove it, and the unit by hand"
+                f"{self.file} does not say what is installed: {error}; remove it and the unit by hand"
             ) from None
 
     def write(self, steps: list[Step]) -> None:

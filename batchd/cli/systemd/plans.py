@@ -215,8 +215,8 @@ def _unit(place: Path, text: str, known: InstallationRecord) -> FileStep:
     mine = next((s for s in known.read() if isinstance(s, FileStep) and s.path == step.path), None)
     if os.path.lexists(place) and not (mine and mine.untouched()):
         raise NotPossibleError(
-            f"{place} is there already, and not as `batchd init` writes it: move it away first; changes of "
-            f"your own go into files in {place}.d/"
+            f"{place} is there already, and not as `batchd init` writes it: move it away "
+            f"first, and put changes of your own into files in {place}.d/"
         )
     return step
 

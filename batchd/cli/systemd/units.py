@@ -34,7 +34,7 @@ def shipped(name: str) -> str:
     )
     found = next((place for place in places if place.is_file()), None)
     if found is None:
-        raise NotPossibleError(f"this installation of batchd has no {name}: take a whole one")
+        raise NotPossibleError(f"this installation of batchd has no {name}: install batchd again")
     return found.read_text("utf-8")
 
 

@@ -1,4 +1,4 @@
-"""From rich's text to what a terminal is sent: colours that it has, letters that it has."""
+"""Turns rich's text into what a terminal is sent: colours that it has, letters that it has."""
 
 from __future__ import annotations
 

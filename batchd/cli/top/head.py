@@ -112,7 +112,9 @@ def _joined(*parts: Text | str) -> Text:
 
 
 def _tasks(snapshot: Snapshot) -> Text:
-    """Of all batches that have not ended: what is done, and where the rest stands."""
+    """Return the line about all batches that have not ended: what is done, and where the rest
+    stands.
+    """
     left = [b for b in snapshot.batches if b.published_at is None and b.tasks]
     if not left:
         return Text("nothing is left to do")

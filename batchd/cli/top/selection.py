@@ -1,4 +1,4 @@
-"""A list in which something is chosen, of which as much is shown as there is room for."""
+"""A list with one chosen item; it shows as many items as there is room for."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MOVES: dict[str, Callable[[int], int]] = {
 
 
 def moves(key: str, lines: int) -> int:
-    """Return how far a key moves, in lines; 0: it is no key that does."""
+    """Return how far a key moves, in lines; 0: the key does not move."""
     return _MOVES[key](max(1, lines)) if key in _MOVES else 0
 
 

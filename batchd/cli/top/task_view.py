@@ -87,7 +87,7 @@ class TaskView:
         if sight.trouble:
             above.append(Text(escape(sight.trouble), "bold red"))
         if not self._lines:
-            above.append(Text("nothing of it has begun" if self._story else "looking …", "dim"))
+            above.append(Text("nothing of it has started" if self._story else "looking …", "dim"))
         shown = [_text(line) for line in self._lines[top : top + self._shown]]
         return [*above, *shown, *now][:height]
 

@@ -88,7 +88,7 @@ class SpoolPoller:
         threading.Thread(target=self._run, name="watcher", daemon=True).start()
 
     def wish(self, wish: TopQuery) -> None:
-        """Have something else looked at, at once."""
+        """Look at something else, at once."""
         if wish != self._wish:
             other = (wish.batch, wish.ref) != (self._wish.batch, self._wish.ref)
             self._wish = wish

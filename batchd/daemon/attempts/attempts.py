@@ -161,9 +161,7 @@ class Attempts:
                 self._loop.spawn(self._recover(active, counted=counted, alone=alone))
 
     def _end(self, effect: End | Publish | Confirm, active: ActiveAttempt | None) -> None:
-        """Have a task end, or its files written, or noted as written:
-        no worker works on it any more.
-        """
+        """End a task that no worker works on any more, write its files, or note them as written."""
         if active is not None:
             self._forget(active)
         match effect:
@@ -223,8 +221,8 @@ class Attempts:
     async def _brought(
         self, active: ActiveAttempt, task: Task, given: DispatchedTask
     ) -> End | None:
-        """Have a task's directory be where its worker finds it;
-        return what it ends with where that cannot be.
+        """Bring a task's directory to its worker; return the end of the task if that is not
+        possible.
         """
         ref, batch = active.ref, self._batches.get(active.ref.batch)
         assert batch is not None, "a batch is open while its tasks are"

@@ -35,8 +35,8 @@ from batchd.log import get_logger
 from batchd.records import Base, Batch, Cause, HoldKey, Origin, Reason, Ref, Scope, TaskStatus
 from batchd.spool import sources
 from batchd.workspace import Mirror
-from batchd.workspace.fetch_job import FetchJob, FetchOutcome
 from batchd.workspace.mirrors import Pin
+from batchd.workspace.workspace_job import FetchJob, WorkspaceOutcome
 
 #: So many are fetched at a time.
 _AT_ONCE = 4
@@ -172,8 +172,8 @@ class Bases(Listener):
 
     async def _fetched(
         self, batch: Batch, origin: Origin, mirror: Mirror, *, fetch: bool
-    ) -> FetchOutcome:
-        """Have a child fetch what is asked for, when its turn has come.
+    ) -> WorkspaceOutcome:
+        """Let a child fetch an origin when its turn has come.
 
         Raises ``OSError``, ``msgspec.DecodeError``.
         """
@@ -194,7 +194,7 @@ class Bases(Listener):
                 get_logger().info(Action.MIRROR_FETCHED, **about, waited_s=took)
         return outcome
 
-    async def _asked(self, origin: Origin, mirror: Mirror, *, fetch: bool) -> FetchOutcome:
+    async def _asked(self, origin: Origin, mirror: Mirror, *, fetch: bool) -> WorkspaceOutcome:
         """Return what a child answers that fetches. Raises ``OSError``, ``msgspec.DecodeError``."""
         config = self._current.config
         workspace = config.workspace

@@ -107,7 +107,7 @@ class ChainBook:
         except FileNotFoundError:
             self._unread.pop(ref, None)
         except (OSError, msgspec.DecodeError) as error:
-            why = f"what its directory is made of cannot be read: {self._path(ref)}: {error}"
+            why = f"the list of packs of its directory cannot be read: {self._path(ref)}: {error}"
             if ref not in self._unread:
                 get_logger().error(
                     Action.DIRECTORY_TROUBLE, batch=ref.batch, task=ref.task, message=why
@@ -173,7 +173,7 @@ class ChainBook:
 
     @contextlib.contextmanager
     def packing(self) -> Iterator[None]:
-        """Have packs that are made meanwhile stay until they are on a chain."""
+        """Keep packs that are made meanwhile until they are on a chain."""
         self._packing += 1
         try:
             yield
@@ -181,7 +181,7 @@ class ChainBook:
             self._packing -= 1
 
     def coming(self, digest: str) -> None:
-        """Have a pack stay that comes from elsewhere, until ``came``."""
+        """Keep a pack that comes from elsewhere, until ``came``."""
         self._coming[digest] += 1
 
     def came(self, digest: str) -> None:

@@ -76,14 +76,16 @@ class Chains(Listener):
 
     @property
     def trouble(self) -> tuple[NotPossibleError, float] | None:
-        """That directories cannot come home, with the fix, and since when; None: that is not so."""
+        """The trouble that directories cannot come home, with the fix, and since when; None:
+        there is none.
+        """
         stuck = [kept for kept in self._book if kept.problem]
         if not stuck:
             self._stuck_at = 0.0
             return None
         self._stuck_at = self._stuck_at or time.time()
         more = f" (and {len(stuck) - 1} more)" if len(stuck) > 1 else ""
-        fix = "see to that, and restart the daemon, which tries it again"
+        fix = "fix that, then restart the daemon, which tries again"
         return NotPossibleError(f"{stuck[0].ref}{more}: {stuck[0].problem}: {fix}"), self._stuck_at
 
     def task_finished(self, ref: Ref, finished: TaskFinished) -> None:  # noqa: ARG002 (a listener's)
@@ -121,8 +123,8 @@ class Chains(Listener):
     async def ready(
         self, active: ActiveAttempt, task: Task, batch: Batch, *, away: bool, begun: bool
     ) -> str:
-        """Have a task's directory be where it is to be worked on;
-        return why that cannot be, empty: it is.
+        """Prepare a task's directory where it is to be worked on; return why that failed, empty:
+        it did not.
 
         ``away``: its worker does not have this machine's disk.
         ``begun``: the task has worked in it before.
@@ -202,11 +204,11 @@ class Chains(Listener):
             problem = await self._laid(kept, batch)
             about = {"batch": ref.batch, "task": ref.task}
             if problem:
-                problem = f"what it has changed elsewhere cannot be laid out in {kept.directory}: {problem}"
+                problem = f"what it changed on another machine cannot be written to {kept.directory}: {problem}"
                 get_logger().error(
                     Action.DIRECTORY_TROUBLE,
                     **about,
-                    message=f"{problem}: its packs stay, and the next start tries it again",
+                    message=f"{problem}: its packs stay, and the next start tries again",
                 )
                 settled = partial(self._book.mark, ref, problem)
             else:
@@ -230,10 +232,10 @@ class Chains(Listener):
 
     async def _laid(self, kept: Kept, batch: Batch | None) -> str:
         """Lay a directory out, again where that fails; return why it cannot be, empty: it is."""
-        order = packwork.PackOrder(
+        layout = packwork.DirectoryLayout(
             directory=kept.directory, fresh=kept.fresh, base=kept.base, changes=kept.chain.changes
         )
-        laid = partial(packwork.laid, self._current.config, self._book.folder, order)
+        laid = partial(packwork.laid, self._current.config, self._book.folder, layout)
         problem = ""
         for attempt in range(_TRIES):
             if attempt:

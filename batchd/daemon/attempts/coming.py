@@ -22,7 +22,7 @@ class Coming:
         Raises ``WorkspaceError`` for one that cannot be.
         """
         if not sound(pack) or pack.plain > plain_limit(most):
-            raise WorkspaceError("it is a pack that cannot be")
+            raise WorkspaceError("there can be no such pack")
         self._shelf = shelf
         self._pack = pack
         self._draft = shelf.draft()
@@ -43,9 +43,9 @@ class Coming:
         if pack == self._pack and offset + len(data) == self._size == pack.size:
             return True  # once more, since what follows from it was refused
         if pack != self._pack or offset != self._size or not 0 < len(data) <= wire.MAX_PART:
-            raise WorkspaceError("it is another part than the next one")
+            raise WorkspaceError("it is not the next part")
         if self._size + len(data) > pack.size:
-            raise WorkspaceError("it is longer than it said")
+            raise WorkspaceError("it is longer than announced")
         with self._draft.open("r+b" if self._size else "wb") as file:
             self._draft.chmod(0o600)
             file.seek(self._size)

@@ -24,8 +24,8 @@ from batchd.store import LearntRefusal, Store
 #: A model may have learned meanwhile to take it.
 _KEPT_S = 7 * 86400.0
 #: What becomes of it, in words.
-_FIELD = "requests to it go without that from now on, and are tried with it in a week"
-_EFFORT = "it is asked for the nearest lower effort that it has, or its lowest, and for this one in a week again"
+_FIELD = "batchd leaves that out of its requests from now on, and tries it again in a week"
+_EFFORT = "batchd asks it for the nearest lower effort that it has, or its lowest, and tries this one again in a week"
 
 
 @dataclass(slots=True, eq=False, repr=False)

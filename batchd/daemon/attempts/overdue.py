@@ -60,15 +60,15 @@ class Overdue:
                 what = "was cancelled" if cancelled else "is over its time"
                 yield (
                     active,
-                    f"it keeps {active.ref}, which {what}: for {turn_s:.0f} s nothing came of it",
+                    f"it keeps {active.ref}, which {what}, and has done nothing about it for {turn_s:.0f} s",
                 )
         self._turn_s = seen
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class OverdueWatch:
-    """Has a worker elsewhere sent away that keeps what is overdue:
-    its tasks go on elsewhere, once its lease is over.
+    """Sends away a worker elsewhere that keeps an overdue task: its tasks go on elsewhere, once
+    its lease is over.
     """
 
     _current: CurrentConfig
@@ -87,7 +87,7 @@ class OverdueWatch:
             found = [*self._overdue.look(self._attempts.active, now - last, fetch_s)]
             for active, why in found:
                 self._pool.send_away(
-                    active.worker, why, "see what that machine does, and start its worker again"
+                    active.worker, why, "check that machine, and start its worker again"
                 )
             last = now
 

@@ -16,12 +16,12 @@ from batchd.errors import FolderError, SandboxError, WorkspaceError
 from batchd.records import Base, Pack, SandboxPolicy
 from batchd.sandbox import directory
 from batchd.sandbox.probe import someone
-from batchd.workspace.fetch_job import FetchOutcome, Lay, PackUp, Work
+from batchd.workspace.workspace_job import Lay, PackUp, WorkspaceJob, WorkspaceOutcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PackOrder:
-    """What is to be laid out, as in ``Lay``."""
+class DirectoryLayout:
+    """What a directory becomes when it is laid out; the fields are those of ``Lay``."""
 
     directory: str
     fresh: bool
@@ -51,27 +51,27 @@ async def packed(config: Config, shelf: Path, path: str, *, mirror: bool = False
     return outcome.pack
 
 
-async def laid(config: Config, shelf: Path, order: PackOrder) -> str:
+async def laid(config: Config, shelf: Path, layout: DirectoryLayout) -> str:
     """Lay a directory out; return why it cannot be, empty: it is.
 
     Raises ``OSError`` where the disk takes nothing.
     """
     policy = config.sandbox_policy()
-    if not order.changes and order.base is None:
-        if order.fresh:
-            await asyncio.to_thread(_made, order.directory, policy)
+    if not layout.changes and layout.base is None:
+        if layout.fresh:
+            await asyncio.to_thread(_made, layout.directory, policy)
         return ""
     outcome = await _done(
         Lay(
-            directory=order.directory,
-            fresh=order.fresh,
-            base=order.base,
-            changes=order.changes,
+            directory=layout.directory,
+            fresh=layout.fresh,
+            base=layout.base,
+            changes=layout.changes,
             shelf=str(shelf),
             policy=policy,
             timeout_s=config.workspace.fetch_timeout_s,
         ),
-        config.workspace.fetch_timeout_s * (1 + len(order.changes)),
+        config.workspace.fetch_timeout_s * (1 + len(layout.changes)),
     )
     return outcome.error
 
@@ -88,7 +88,7 @@ def _made(path: str, policy: SandboxPolicy) -> None:
     os.close(made)
 
 
-async def _done(work: Work, limit_s: float) -> FetchOutcome:
+async def _done(work: WorkspaceJob, limit_s: float) -> WorkspaceOutcome:
     """Return how a child did it.
 
     Raises ``OSError`` and ``NotPossibleError`` where that is not possible for a while.

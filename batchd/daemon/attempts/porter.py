@@ -53,7 +53,7 @@ class Porter(Listener):
                 self._loop.spawn(self._drop(attempt))
 
     async def _drop(self, attempt: _Attempt) -> None:
-        """Have nothing be coming for an attempt."""
+        """Forget the pack that comes for an attempt."""
         if (coming := self._coming.pop(attempt, None)) is not None:
             self._book.came(coming.digest)
             await asyncio.to_thread(coming.drop)
@@ -62,7 +62,7 @@ class Porter(Listener):
         """Answer a worker, unless it is one that no worker of ours is: that ends."""
         wrong = self._wrong(active, message)
         if wrong:
-            active.worker.kill(f"{wrong}: what no worker of batchd does")
+            active.worker.kill(f"{wrong}: no worker of batchd does that")
             return
         asked = active.ref, active.attempt
         self._asked.add(asked)
@@ -114,7 +114,7 @@ class Porter(Listener):
         except OSError as error:
             taken = replace(taken, errno=error.errno or errno.EIO, message=str(error))
         except WorkspaceError as error:
-            active.worker.kill(f"it sent what no worker of batchd sends: {error}")
+            active.worker.kill(f"it sent a message that no worker of batchd sends: {error}")
             return
         active.answer(taken)
 

@@ -49,7 +49,7 @@ class Reports:
     def message(self, worker: PoolWorker, message: Any) -> None:
         """Serve a message of a worker."""
         if worker.joined and (wrong := self._wrong(worker, message)):
-            worker.kill(f"{wrong}: what no worker of batchd says")
+            worker.kill(f"{wrong}: no worker of batchd says that")
             return
         ref, attempt = _address(message)
         active = self._attempts.get(ref)
@@ -83,7 +83,7 @@ class Reports:
         asks = not isinstance(message, wire.Progress | wire.Done)
         # Each may be megabytes, and is held until it is durable.
         waits = asks and known and active is not None and active.idle
-        return "it asks before it has the answer to what it asked" if waits else ""
+        return "it asks again before it has an answer" if waits else ""
 
     def _files(
         self, active: ActiveAttempt, message: wire.PatchMade | wire.PackWanted | wire.PackSent

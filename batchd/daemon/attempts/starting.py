@@ -75,7 +75,7 @@ class AttemptStarter:
     ) -> tuple[TaskStatus, Reason, str] | ParkDecision | None:
         config = self._current.config
         if closed:
-            why = f"its directory is none that tasks may work in now: {closed}"
+            why = f"tasks may not work in its directory now: {closed}"
             fix = f"allow it in [workspace], then `batchd retry {active.ref.batch}`"
             return TaskStatus.ERROR, Reason.SANDBOX, f"{why} ({fix})"
         kept = _kept(given.history)

@@ -11,7 +11,7 @@ from batchd.pool.supervisor import Supervisor
 from batchd.records import Ref
 from batchd.records.needs import NOTHING
 
-_MESSAGE = "it makes room for a task that runs in a process of its own, whose turn is before it"
+_MESSAGE = "it makes room for an earlier task, which runs in a process of its own"
 
 
 @dataclass(slots=True, eq=False, repr=False)

@@ -43,11 +43,11 @@ def problem(message: Any) -> str:
         events = wire.unraw(bodies)
         sound = _numbers(msgspec.json.decode(msgspec.json.encode(message)))
     except (msgspec.MsgspecError, KeyError, ValueError, RecursionError) as error:
-        return f"it sent what is no event: {str(error)[:200]}"
+        return f"it sent an invalid event: {str(error)[:200]}"
     if not sound:
-        return "it sent a number that cannot be"
+        return "it sent an impossible number"
     if isinstance(ask, wire.Ask) and min(ask.input_tokens, ask.max_output_tokens) < 0:
-        return "it asked for a call of less than no tokens"
+        return "it asked for a call of fewer than 0 tokens"
     return next(filter(None, (_event_problem(ask.ref, each) for each in events)), "")
 
 
@@ -69,13 +69,13 @@ def _most(key: str, most: int) -> int:
 
 def _event_problem(ref: Ref, event: Event) -> str:
     if not 0 <= event.at <= time.time() + _AHEAD_S:
-        return f"it sent an event of another time: {event.at:g}"
+        return f"it sent an event with a wrong time: {event.at:g}"
     if not isinstance(event, TaskFinished):
         return ""
     try:
         result = _RESULT.decode(event.result)
     except msgspec.MsgspecError as error:
-        return f"it sent a result that is none: {str(error)[:200]}"
+        return f"it sent an invalid result: {str(error)[:200]}"
     if (result.batch, result.task) != (ref.batch, ref.task):
         return f"it sent a result of {result.batch}/{result.task}"
     known = {each.value for each in TaskStatus if each.final}

@@ -14,9 +14,9 @@ from batchd import __version__, children, decoders
 from batchd.errors import NotPossibleError
 from batchd.pool import code
 from batchd.pool.supervisor import RESTART
-from batchd.workspace.fetch_job import FetchOutcome, Work
+from batchd.workspace.workspace_job import WorkspaceJob, WorkspaceOutcome
 
-_OUTCOME: msgspec.json.Decoder[FetchOutcome] = decoders.decoder(FetchOutcome)
+_OUTCOME: msgspec.json.Decoder[WorkspaceOutcome] = decoders.decoder(WorkspaceOutcome)
 #: How much longer than its own limit the child may take to say so, in seconds.
 _GRACE_S = 30.0
 #: What it is given of the environment: ssh's agent, authorities of https, the way out.
@@ -38,7 +38,7 @@ async def fits() -> None:
         )
 
 
-async def asked(work: Work, limit_s: float) -> FetchOutcome:
+async def asked(work: WorkspaceJob, limit_s: float) -> WorkspaceOutcome:
     """Return how a child did a job. Raises ``OSError``, ``msgspec.DecodeError``."""
     child = await asyncio.create_subprocess_exec(
         *children.module("batchd.workspace", str(os.getpid())),
@@ -52,7 +52,7 @@ async def asked(work: Work, limit_s: float) -> FetchOutcome:
         async with asyncio.timeout(limit_s + _GRACE_S):
             answer, said = await child.communicate(msgspec.json.encode(work))
     except TimeoutError:
-        return FetchOutcome(error="it does not come to an end")
+        return WorkspaceOutcome(error="it does not end")
     finally:
         if child.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -60,5 +60,7 @@ async def asked(work: Work, limit_s: float) -> FetchOutcome:
             await child.wait()
     if not answer:
         lines = said.decode(errors="replace").strip().splitlines()
-        return FetchOutcome(error=f"what works on it has died: {lines[-1] if lines else 'killed'}")
+        return WorkspaceOutcome(
+            error=f"what works on it has died: {lines[-1] if lines else 'killed'}"
+        )
     return _OUTCOME.decode(answer)

@@ -30,10 +30,10 @@ class InviteHandler:
             raise NotPossibleError(f"{why}: set [pool] listen to HOST:PORT, and restart it")
         if not 0 < request.minutes <= _MOST_MINUTES:
             raise UsageError(
-                f"minutes is {request.minutes:g}: it is above 0, and {_MOST_MINUTES} at most"
+                f"minutes is {request.minutes:g}: it must be above 0, and {_MOST_MINUTES} at most"
             )
         if not 0 < request.count <= _MOST_TICKETS:
-            raise UsageError(f"count is {request.count}: it is from 1 to {_MOST_TICKETS}")
+            raise UsageError(f"count is {request.count}: it must be from 1 to {_MOST_TICKETS}")
         if not request.addresses:
             raise UsageError("no machine is named: name the one that the worker runs on")
         made = [

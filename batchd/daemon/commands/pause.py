@@ -132,9 +132,11 @@ class PauseHandler:
         known = dict.fromkeys((*self._current.config.providers, *parked))
         provider, _, model = name.partition("/")
         if scope.asked and (scope is Scope.MODEL) != bool(model):
-            raise UsageError(f"{name!r} is no {scope}: a model is named PROVIDER/MODEL")
+            raise UsageError(f"{name!r} is not a {scope}: name a model PROVIDER/MODEL")
         if scope.asked and provider not in known:
-            raise UsageError(f"no provider {provider}; known are {', '.join(known)}")
+            raise UsageError(
+                f"there is no provider {provider}; the known ones are {', '.join(known)}"
+            )
         batch = name.partition("/")[0]
         if scope in {Scope.BATCH, Scope.TASK} and self._batches.get(batch) is None:
             if self._store.used(batch) and self._store.unfinished(batch):

@@ -189,7 +189,7 @@ class RetryHandler:
         try:
             data, why = await self._outboxes.promptly(partial(_request, old, config), old.outbox)
         except OSError as error:
-            data, why = None, f"their file cannot be had ({error})"
+            data, why = None, f"their file cannot be read ({error})"
         specs = await self._specs(old, again, data, why)
         if model:
             # Its file says what runs: a later retry may have no more than that.
@@ -243,13 +243,14 @@ class RetryHandler:
             known = {task.id: task for task in parsed.tasks}
             if missing := [task for task in ids if task not in known]:
                 raise UsageError(
-                    f"{Path(old.folder, old.request)} has no task {listed(missing)} any more"
+                    f"{Path(old.folder, old.request)} no longer has task {listed(missing)}"
                 ) from None
             specs = [known[task] for task in ids]
         if lost := [spec.id for spec in specs if _lost(spec)]:
             if data is None:
                 raise UsageError(
-                    f"{old.name}: the secrets of {listed(lost)} went with its end, and {why}: drop the file again"
+                    f"{old.name}: the secrets of {listed(lost)} were deleted at its end, and "
+                    f"{why}: drop the file again"
                 )
             parsed = await asyncio.to_thread(
                 taskfile.parse, data, old.request, self._current.config
@@ -295,7 +296,7 @@ def _request(old: Batch, config: Config) -> tuple[bytes | None, str]:
     try:
         return taskfile.read(path, config.spool.max_file_bytes, ours), ""
     except TaskFileError as error:
-        return None, f"their file cannot be had ({path}: {error})"
+        return None, f"their file cannot be read ({path}: {error})"
 
 
 def _of_origin(origin: Origin | None) -> dict[str, str]:

@@ -50,7 +50,7 @@ def find(store: Store, targets: Sequence[str], *, refused: bool = False) -> list
     for target in targets:
         name, slash, task = target.strip("/").partition("/")
         if not name or "/" in task:
-            raise UsageError(f"{escape(target)} is no BATCH or BATCH/TASK")
+            raise UsageError(f"{escape(target)} is neither BATCH nor BATCH/TASK")
         named.setdefault(name, [])
         if slash:
             named[name].append(task)

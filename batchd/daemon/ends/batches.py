@@ -76,7 +76,7 @@ class OpenBatches:
         return self._open.get(name)
 
     def ending(self) -> Iterator[tuple[Batch, int, int]]:
-        """Yield each batch of which something has ended and is not published.
+        """Yield each batch with something that has ended and is not published.
 
         With it, its tasks without a result, 0 where the summary alone is missing; and how many of
         them wait for nothing but to be published.
@@ -214,9 +214,7 @@ class OpenBatches:
         problems = self._store.problems(batch.name)
         sums = results.Sums()
         if not await self._outboxes.on_disk(partial(outbox.has_request, batch), batch=batch):
-            message = (
-                f"{folder} was taken away before its summary; results.jsonl in the new one has all"
-            )
+            message = f"{folder} was taken away before its summary; results.jsonl in the new one has all results"
             get_logger().warning(Action.OUTBOX_TROUBLE, batch=batch.name, message=message)
         there = await self._outboxes.on_disk(partial(outbox.summary, batch), batch=batch)
         if not problems:

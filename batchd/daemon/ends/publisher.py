@@ -240,8 +240,9 @@ class Publisher:
     def _kept(self, ref: Ref) -> None:
         """Say that a task's published result is another one than the store's."""
         message = (
-            f"{ref.task}.json was there before with other content, and stays; what the store has of it is in "
-            f"results.jsonl and `batchd logs {ref}`: was an older store put in place? `batchd restore` compares"
+            f"{ref.task}.json is there already with other content, and stays; the store's own "
+            f"result is in results.jsonl and `batchd logs {ref}`. If an older store was put in "
+            "place, compare by `batchd restore`"
         )
         get_logger().warning(Action.OUTBOX_TROUBLE, batch=ref.batch, task=ref.task, message=message)
 

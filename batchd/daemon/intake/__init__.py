@@ -1,3 +1,1 @@
-"""From a dropped file to queued tasks: claims taken up,
-parsed, named, stored; and what lies there of others.
-"""
+"""The way from a dropped file to queued tasks: claims are taken up, parsed, named and stored."""

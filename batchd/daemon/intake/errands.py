@@ -19,9 +19,7 @@ from batchd.records import Cause, HoldKey, Scope
 _LOOK_S = 0.3
 #: Looks after which a daemon ends that no one has given anything to do.
 _MOST_LOOKS = 30
-_MESSAGE = (
-    "who ran it has gone; `batchd run` of the same file goes on with it, and so does `batchd serve`"
-)
+_MESSAGE = "its `batchd run` has ended; another one of the same file goes on with it, and so does `batchd serve`"
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -49,7 +47,7 @@ class Errands:
 
     @contextlib.contextmanager
     def expected(self) -> Iterator[None]:
-        """Have the daemon not end while something is taken up."""
+        """Keep the daemon from ending while something is taken up."""
         self._expected += 1
         try:
             yield

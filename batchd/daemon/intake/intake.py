@@ -1,4 +1,4 @@
-"""From a claimed file to queued tasks, or to a refusal with all its reasons."""
+"""The way from a claimed file to queued tasks, or to a refusal with all its reasons."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class Parsers:
                 return await processes.parse(job)
             except EOFError as error:
                 why = str(error)
-        raise _refusal(name, f"the process that reads it dies of it ({why}); of memory perhaps")
+        raise _refusal(name, f"the process that reads it dies ({why}), perhaps for lack of memory")
 
     async def close(self) -> None:
         """End all processes."""
@@ -92,7 +92,7 @@ class _Processes:
         self._killed: list[_Process] = []
 
     async def parse(self, job: ParseJob) -> Parsed:
-        """Have a free process parse a file.
+        """Let a free process parse a file.
 
         Raises ``EOFError`` where it died, and what ``Parsers.parse`` raises.
         """

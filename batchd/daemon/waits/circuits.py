@@ -133,7 +133,7 @@ class Circuits:
             self._listeners.provider_parked(parking, how)
 
     def _half_opened(self, name: str) -> None:
-        """Have one task try a parked provider, or model, if there is a key to try it with."""
+        """Let one task try a parked provider, or model, if there is a key to try it with."""
         if (Scope.of(name), name) in self._lifecycle.holds:
             self._try_to_read_keys()
             self._lot.trials.begin(name)

@@ -78,5 +78,5 @@ class Concurrency:
 
 
 def _enough(batch: str) -> HoldKey:
-    """Return what keeps the tasks of a batch of which enough are at work."""
+    """Return what keeps more tasks of a batch from starting: enough of them are at work."""
     return HoldKey(Scope.BATCH, batch, Cause.CONCURRENCY)

@@ -120,8 +120,8 @@ class MoneyWaits:
         return lifted
 
     def try_again(self, key: Key) -> list[Key]:
-        """Have the call of one task ask again, or with ``DAY`` those of all:
-        somebody wants to know.
+        """Let the call of one task ask for money again, or with ``DAY`` the calls of all, after
+        an order.
 
         Return as ``end``.
         """

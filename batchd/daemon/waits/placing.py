@@ -88,8 +88,8 @@ class Placing:
 
     @property
     def missing(self) -> tuple[NotPossibleError, float] | None:
-        """That no worker has what tasks need, with the fix, and since when;
-        None: that is not so.
+        """The trouble that no worker has what tasks need, with the fix, and since when; None:
+        there is none.
         """
         return self._missing
 

@@ -82,9 +82,7 @@ class TierWaits:
         return len(refs) - len(freed)
 
     def try_again(self, key: Key) -> None:
-        """Have the tier of one task be tried at once:
-        somebody has reason to think that it helps.
-        """
+        """Try the tier of one task at once, after an order."""
         for ref in self._lifecycle.concerned(*key):
             for hold in self._waits(ref):
                 model, _, tier = hold.name.rpartition(" ")

@@ -80,7 +80,7 @@ def problems(target: ReceiverTarget) -> Iterator[tuple[str, str]]:
         yield str(error), f"see [notify.{target.name}]"
     if settings.kind == "command" and shutil.which(settings.command[0]) is None:
         yield (
-            f"{settings.command[0]} is no program that can be run",
+            f"{settings.command[0]} is not a program that batchd can run",
             f"set [notify.{target.name}] command",
         )
     if settings.kind == "apprise" and importlib.util.find_spec("apprise") is None:

@@ -71,7 +71,7 @@ def signed(own: str, at: int, body: bytes, key: str) -> dict[str, str]:
             if key.startswith(_PREFIX):
                 raw = base64.b64decode(key.removeprefix(_PREFIX), validate=True)
         except binascii.Error:
-            text = "the key for signatures is no base64 behind whsec_"
+            text = "the key for signatures is not base64 after whsec_"
             raise DeliveryError(text, final=True) from None
         digest = hmac.new(raw, f"{own}.{at}.".encode() + body, hashlib.sha256).digest()
         headers["webhook-signature"] = f"v1,{base64.b64encode(digest).decode()}"

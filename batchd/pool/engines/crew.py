@@ -55,8 +55,8 @@ _AVOID_S = 600.0
 _ADD = "add a node that has it (`ray start --num-gpus`, or --resources for a label)"
 #: How many kinds of needs a message names.
 _NAMED = 3
-_AGAIN = "it is tried again by itself"
-_UNREACHED = "see whether [pool] advertise is reached from there"
+_AGAIN = "wait: batchd tries again by itself"
+_UNREACHED = "check that [pool] advertise can be reached from there"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +166,7 @@ class Crew:
             if self._connected or self.trouble is None:
                 self._troubled("the launcher of Ray's workers has ended", _AGAIN)
         except (msgspec.MsgspecError, KeyError, ValueError) as error:
-            why = f"the launcher of Ray's workers says what cannot be read: {error}"
+            why = f"the launcher of Ray's workers sends what batchd cannot read: {error}"
             self._troubled(why, _AGAIN)
         finally:
             self._launcher, self._connected = None, False
@@ -221,7 +221,7 @@ class Crew:
         self._order(StartWorker(placed.badge, str(ticket), placed.node, has))
 
     def _leave(self, draining: Collection[str]) -> None:
-        """Have the workers of nodes that Ray drains give their tasks back before these are gone."""
+        """Make workers on nodes that Ray drains give their tasks back before the nodes are gone."""
         for badge, post in self._posts.items():
             if post.node_id in draining and not post.ending:
                 if post.seen:
@@ -313,7 +313,7 @@ class Crew:
         self.lacking = error, self.lacking[1] if self.lacking else time.time()
 
     def _ask(self, now: float, avoid: tuple[str, ...], needs: Needs) -> None:
-        """Have room found for one more worker."""
+        """Ask the launcher to find room for one more worker."""
         terms = self._terms()
         self._badge += 1
         self._posts[self._badge] = _Post(now, needs, avoid)

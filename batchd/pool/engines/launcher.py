@@ -189,12 +189,12 @@ def main(address: str) -> int:
             # Ray itself would try for minutes.
             socket.create_connection(place, _REACH_S).close()
             if not _takes_token(address):
-                why = f"the Ray cluster at {address} takes another token than this one"
+                why = f"the Ray cluster at {address} expects another token"
                 return _not_connected(out, why, "put its token into the file of [ray] token_file")
         ray.init(address=address, log_to_driver=False, logging_level="error", namespace="batchd")
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         why = f"the Ray cluster at {address} cannot be reached: {_first_line(error)}"
-        return _not_connected(out, why, "see that it runs; it is tried again by itself")
+        return _not_connected(out, why, "check that it runs; batchd tries again by itself")
     Launcher(ray, out).serve()
     ray.shutdown()
     return 0
@@ -225,7 +225,7 @@ def _unguarded(address: str) -> str:
         return ""
     if code == 0:
         return "takes orders from any process that reaches it"
-    return "it cannot be seen whether it wants a token"
+    return "batchd cannot see whether it needs a token"
 
 
 def _asked(address: str, surroundings: Mapping[str, str]) -> int | None:

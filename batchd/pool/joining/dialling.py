@@ -45,7 +45,7 @@ async def join(ticket: Ticket, node: str, has: Has, parting: str, channel: Chann
                 await asyncio.sleep(doubled(_FIRST_S, _LAST_S, tries) * random.uniform(0.5, 1.0))  # noqa: S311 (it spreads tries)
                 continue
             why = str(error) or f"no answer within {_DIAL_S:.0f} s"
-            fix = "see whether the daemon runs, and whether [pool] advertise is reached from here"
+            fix = "check that the daemon runs, and that [pool] advertise can be reached from here"
             raise NotPossibleError(f"{place} cannot be reached: {why}; {fix}") from error
         break
     certificate = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)

@@ -89,7 +89,9 @@ def _network(text: str) -> Network:
     try:
         return ipaddress.ip_network(text, strict=False)
     except ValueError:
-        raise UsageError(f"{text!r} is no IP address and no network like 10.0.0.0/24") from None
+        raise UsageError(
+            f"{text!r} is neither an IP address nor a network like 10.0.0.0/24"
+        ) from None
 
 
 def plain(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

@@ -66,7 +66,7 @@ class RemoteWorker:
         return self._silent.is_set()
 
     async def start(self, channel: Channel) -> None:
-        """Have its messages go to the channel from now on."""
+        """Pass the worker's messages to the channel from now on."""
         self._transport.set_protocol(channel)
         channel.connection_made(self._transport)
         if self._transport.is_closing():  # it was closed before anything of it could be heard here

@@ -93,7 +93,7 @@ class WorkerListener:
                 (host, port), family=family, backlog=128, dualstack_ipv6=both
             )
         except OSError as error:
-            why = f"[pool] listen: {located(host, port)} cannot be listened on: {error}"
+            why = f"[pool] listen: {located(host, port)} cannot be used to listen: {error}"
             raise NotPossibleError(
                 f"{why}; name an address of this machine and a free port"
             ) from error
@@ -111,7 +111,9 @@ class WorkerListener:
             self._listening.close()
 
     def _stopped(self, accepting: asyncio.Task[None]) -> None:
-        """Have the end of it seen: a gate that is closed by a bug would stay so for months."""
+        """Report the end of the gate's task: a gate that a bug closes would stay closed for
+        months.
+        """
         if not accepting.cancelled() and (error := accepting.exception()):
             self._doorkeeper.broke(error)
 
@@ -266,7 +268,7 @@ class _Applicant(asyncio.Protocol):
 def _refusal(join: wire.Join) -> str:
     """Return why a worker with a good ticket is not let in; empty: it is."""
     if not join.node.isprintable() or not 0 < len(join.node) <= _MOST_NAME or "/" in join.node:
-        return f"{join.node[:_MOST_NAME]!a} is no name of a machine: choose one with --node"
+        return f"{join.node[:_MOST_NAME]!a} is not a name for a machine: choose one with --node"
     if why := next(needs.wrong(join.gpus, join.labels), ""):
         return why
     theirs, ours = f"batchd {join.version}", f"batchd {__version__}"

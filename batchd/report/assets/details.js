@@ -67,7 +67,7 @@ const Details = (() => {
       message ? el("p", { class: "box said", "data-tone": status, text: message + http }) : null,
       facts(place, full),
       prompt ? part("Prompt", Dom.prose(full ? prompt : `${prompt} …`, full && full.prompt_tree)) : null,
-      full ? null : el("p", { class: "soft", text: `How the prompt begins is all of the text that this page has of it: ${t.id[place]}.json has the rest, and the answer.` }),
+      full ? null : el("p", { class: "soft", text: `This page has only the beginning of the prompt: ${t.id[place]}.json has the rest, and the answer.` }),
       full && full.answer ? part("Answer", Dom.prose(full.answer, full.answer_tree, "box said")) : null,
       full && full.left_out ? el("p", { class: "soft", text: `${Words.count(full.left_out)} characters of prompt and answer are left out here; the result's file has them.` }) : null,
       verdict && (verdict.feedback || !embedded) ? part("Last verdict", el("p", { class: "said", text: `${verdict.by}: ${verdict.done ? "done" : "not done"}${verdict.feedback ? `\n${verdict.feedback}` : ""}` })) : null,

@@ -109,7 +109,7 @@
   }
   function caution(one) {
     const files = one.files === null ? [el("p", { class: "soft", text: "It ended before batchd looked." })] : one.files.map(file => el("div", { class: "file" },
-      el("p", {}, el("span", { text: file.path }), el("span", { class: "soft", text: ` · ${file.change}${file.by ? `, for ${file.by}` : ", no one could look into it"}` })), el("code", { class: "order", text: file.show })));
+      el("p", {}, el("span", { text: file.path }), el("span", { class: "soft", text: ` · ${file.change}${file.by ? `, for ${file.by}` : ", batchd could not look into it"}` })), el("code", { class: "order", text: file.show })));
     return el("article", { class: "caution" },
       el("h3", {}, el("button", { class: "link", type: "button", text: name(one.task), onclick: () => open(one.task) }), el("span", { class: "soft", text: ` · ${one.directory}` })),
       files, one.more ? el("p", { class: "soft", text: `and ${Words.count(one.more)} more, in its result` }) : null);

@@ -41,7 +41,7 @@ _HOP = frozenset(
 #: What says where a message goes and where it ends: written by us.
 _OURS = _HOP | {b"content-length", b"host", b"transfer-encoding"}
 
-_NO_REQUEST, _NO_ANSWER = "this is no HTTP request", "the server does not answer in HTTP/1.1"
+_NO_REQUEST, _NO_ANSWER = "this is not an HTTP request", "the server does not answer in HTTP/1.1"
 #: What h11 takes answers to be answers to: of a request it only counts whether that was HEAD.
 _ASKED, _BARE = (
     h11.Request(method=method, target=b"/", headers=[(b"Host", b"-")])

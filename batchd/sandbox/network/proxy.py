@@ -103,7 +103,7 @@ class Proxy:
 
     async def _answered(self, client: RelayedStream) -> None:
         """Serve one connection to its end."""
-        target = "a request that is none"
+        target = "an invalid request"
         try:
             async with asyncio.timeout(_HEAD_S):
                 raw = await client.until(b"\r\n\r\n", http_heads.MOST_REQUEST)

@@ -45,7 +45,7 @@ const Orders = (() => {
   // A browser that signed in before orders were allowed has no key: the token is shown once more.
   function sign(title) {
     const token = el("input", { type: "password", id: "ask-token", autocomplete: "current-password", spellcheck: "false", required: true }), said = el("p", { class: "wrong", role: "alert" });
-    const form = el("form", { method: "dialog" }, el("label", { for: "ask-token", text: "Orders want the token" }), token, said, el("div", { class: "buttons" }, button("No", close), el("button", { class: "plain-button", type: "submit", text: "Go on" })));
+    const form = el("form", { method: "dialog" }, el("label", { for: "ask-token", text: "Orders need the token" }), token, said, el("div", { class: "buttons" }, button("No", close), el("button", { class: "plain-button", type: "submit", text: "Go on" })));
     form.addEventListener("submit", async event => {
       event.preventDefault();
       const answer = await fetch("/session", { headers: { Authorization: `Bearer ${token.value.trim()}` }, cache: "no-store" });

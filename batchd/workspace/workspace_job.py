@@ -1,6 +1,4 @@
-"""The jobs of the daemon's child for mirrors and packs (fetch,
-pack up, lay), and their outcome: a line of JSON each way.
-"""
+"""Jobs of the daemon's child for mirrors and directories, and their outcome: JSON each way."""
 
 from __future__ import annotations
 
@@ -12,7 +10,7 @@ from batchd.records import Base, Origin, Pack, SandboxPolicy
 
 
 class FetchJob(Struct, frozen=True, kw_only=True, tag=True):
-    """Have a mirror hold what a task asks for."""
+    """The job to bring a mirror up to what a task asks for."""
 
     origin: Origin
     #: The mirror's ``kept``; it is made where it is missing.
@@ -27,7 +25,7 @@ class FetchJob(Struct, frozen=True, kw_only=True, tag=True):
 
 
 class PackUp(Struct, frozen=True, kw_only=True, tag=True):
-    """Make a pack of all that lies in a directory, as far as its owner may read it."""
+    """The job to pack all that lies in a directory, as far as its owner may read it."""
 
     directory: str
     #: Whether it is a mirror's, in which nothing else may work meanwhile.
@@ -40,7 +38,9 @@ class PackUp(Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Lay(Struct, frozen=True, kw_only=True, tag=True):
-    """Have a task's directory become what the task has made of it elsewhere. Can be repeated."""
+    """The job to change a task's directory to what the task made of it elsewhere. Can be
+    repeated.
+    """
 
     directory: str
     #: Whether it is made where it is not there yet.
@@ -53,10 +53,10 @@ class Lay(Struct, frozen=True, kw_only=True, tag=True):
     timeout_s: float
 
 
-Work: TypeAlias = FetchJob | PackUp | Lay
+WorkspaceJob: TypeAlias = FetchJob | PackUp | Lay
 
 
-class FetchOutcome(Struct, frozen=True, kw_only=True):
+class WorkspaceOutcome(Struct, frozen=True, kw_only=True):
     """The outcome of any of these jobs; of ``Lay``, only whether it failed."""
 
     #: Of a ``FetchJob``: the commit that the ref stands for; of a copy, the tree.
