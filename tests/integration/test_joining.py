@@ -175,15 +175,17 @@ def test_the_tasks_of_a_killed_worker_go_on_elsewhere(cluster: Spool, slow_serve
 
 
 def test_a_keeper_that_sees_its_worker_end_frees_its_tasks_at_once(cluster: Spool) -> None:
-    """The lease protects nothing any more: the task goes on long before that is over."""
+    """The lease protects nothing any more: the task goes on,
+    though the lease is longer than this test waits for anything.
+    """
+    config = cluster.folder / "config.toml"
+    config.write_text(config.read_text().replace(f"= {LEASE_S}", f"= {2 * PATIENCE_S}"))
     with cluster.serving(), joined(cluster, "one"), joined(cluster, "two"):
         cluster.eventually(lambda: len(nodes(cluster)) == 2)
         drop(cluster, 2)
         cluster.eventually(lambda: len(running(cluster)) == 2)
-        killed = time.monotonic()
         os.kill(nodes(cluster)["one"], signal.SIGKILL)
         assert summary(cluster)["counts"]["completed"] == 2
-        assert time.monotonic() - killed < LEASE_S
     (died,) = logged(cluster.folder / "daemon.log", "worker_died")
     assert died["node"] == "one"
 
