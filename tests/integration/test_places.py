@@ -164,7 +164,7 @@ def test_what_an_earlier_version_left_here_is_not_forgotten(person: Person) -> N
     sqlite3.connect(person.here / ".batchd/batchd.db").close()
     done = person.batchd("status")
     assert (done.returncode, done.stdout) == (2, "")
-    assert f"{person.here}/.batchd/batchd.db: a spool without a config.toml" in done.stderr
+    assert f"{person.here}/.batchd/batchd.db: it is a spool without a config.toml" in done.stderr
     assert f"`batchd init {person.here}`" in done.stderr
     # The user's own spool is no such thing, and neither is what a variable names.
     person.own.mkdir(parents=True)

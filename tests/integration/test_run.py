@@ -178,7 +178,7 @@ def test_a_run_that_was_killed_goes_on_with_the_next(spool: Any, killed: str) ->
             subprocess.run(["kill", "-KILL", str(pid)], check=True)
             _, errors = process.communicate(timeout=PATIENCE_S)
             assert process.returncode == 3
-            assert b"1 of 2 tasks done: the daemon has ended under it. `batchd run`" in errors
+            assert b"1 of 2 tasks done: its daemon has ended. `batchd run`" in errors
     spool.eventually(lambda: no_daemon(spool))
     before = spool.result("half", "001")
     with begun(spool, path, text="002 starts") as process:

@@ -835,7 +835,7 @@ def test_what_cannot_be_had_ends_its_tasks_and_no_others(spool: Any) -> None:
         ([{"repo": "work/none"}], "does not exist"),
         ([{"repo": "work"}], "is not a git repository"),
         ([{"repo": "/etc"}], "outside of [workspace] root and allow"),
-        ([{"repo": "https://example.org/a.git"}], "is none of [workspace] repos, which is empty"),
+        ([{"repo": "https://example.org/a.git"}], "is not in [workspace] repos, which is empty"),
         ([{"repo": "git@example.org:a.git"}], "it is written https://HOST/PATH or ssh://USER@HOST/PATH"),
         ([{"ref": "main"}], "tasks[0].ref: it needs a repo"),
         ([{"repo": "work/r", "ref": "a b"}], "holds no blanks"),
@@ -1023,7 +1023,10 @@ def test_a_fetch_ends_with_who_asked_for_it(spool: Any, whom: str) -> None:
         spool.eventually(lambda: not any(running(n, "sleep\0001000") for n in sleeping))
         if whom == "the child":
             spool.eventually((spool.folder / "outbox/b/summary.json").exists)
-            assert "what fetches it has died" in spool.result("b", "001")["error"]["message"]
+            assert (
+                "the program that works on it has died"
+                in spool.result("b", "001")["error"]["message"]
+            )
 
 
 def numbers() -> list[int]:

@@ -20,7 +20,7 @@ def read_file(name: str, settings: config.Config) -> bytes:
     path = Path(name)
     if not path.exists():
         where = "" if path.is_absolute() else f" in {Path.cwd()}"
-        raise UsageError(f"there is not a file {escape(name + where)}")
+        raise UsageError(f"there is no file {escape(name + where)}")
     if not path.is_file():
         raise UsageError(f"{escape(name)} is not a file")
     # What the user names may be a link; what lies in the inbox may not.

@@ -61,6 +61,6 @@ async def asked(work: WorkspaceJob, limit_s: float) -> WorkspaceOutcome:
     if not answer:
         lines = said.decode(errors="replace").strip().splitlines()
         return WorkspaceOutcome(
-            error=f"what works on it has died: {lines[-1] if lines else 'killed'}"
+            error=f"the program that works on it has died: {lines[-1] if lines else 'killed'}"
         )
     return _OUTCOME.decode(answer)
