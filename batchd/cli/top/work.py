@@ -84,7 +84,7 @@ class Activities:
             since, at = agent.since, self._at
             return TaskActivity(row, agent.step, agent.detail, since, at, prompt, command)
         since = row.since if row.status is TaskStatus.PARKED else 0.0
-        step, why = ends.word(row.status, row.reason), self._waiting.why(row)
+        step, why = ends.word(row.status, row.reason), self._waiting.in_short(row)
         return TaskActivity(row, step, why, since, self._at, prompt, command)
 
 
