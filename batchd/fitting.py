@@ -47,6 +47,22 @@ def clipped(text: str, width: int) -> str:
     return f"{kept}…"
 
 
+def pinched(text: str, width: int) -> str:
+    """Return text cut in its middle to ``width`` columns, the cut shown:
+    of names both ends tell one from another.
+    """
+    if width_of(text) <= width:
+        return text
+    ahead = clipped(text, (width + 2) // 2)  # with the mark of the cut
+    room, behind = width - width_of(ahead), ""
+    for c in reversed(text):
+        room -= width_of(c)
+        if room < 0:
+            break
+        behind = c + behind
+    return ahead + behind
+
+
 def wrapped(line: str, width: int) -> Iterator[str]:
     """Yield a line in pieces of at most ``width`` columns;
     at spaces, where that leaves none too short.

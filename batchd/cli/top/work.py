@@ -148,6 +148,7 @@ def columns(by: str, *, of_one: bool, unsettled: bool) -> list[Column[TaskActivi
             head="TASK",
             cell=_name if of_one else _whole_name,
             flexible=True,
+            name=True,
             least=14 if of_one else 26,
         ),
         Column(head="STEP", cell=_step, least=12 if of_one else 15),
