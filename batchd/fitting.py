@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 #: Columns of a terminal that does not say how many it has.
 _USUAL = 80
+#: Columns that a batch's name has at least, where it is cut before a task's.
+_LEAST_NAME = 7
 #: What the further lines of a text are indented by.
 _HANG = "  "
 
@@ -61,6 +63,17 @@ def pinched(text: str, width: int) -> str:
             break
         behind = c + behind
     return ahead + behind
+
+
+def name_in(name: str, width: int) -> str:
+    """Return the name of a batch, or ``BATCH/TASK``, cut to ``width`` columns in its middle:
+    within the batch's, as long as that leaves something of it.
+    """
+    batch, slash, task = name.partition("/")
+    room = width - width_of(slash + task)
+    if slash and room >= _LEAST_NAME:
+        return pinched(batch, room) + slash + task
+    return pinched(name, width)
 
 
 def wrapped(line: str, width: int) -> Iterator[str]:

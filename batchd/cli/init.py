@@ -32,12 +32,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--model", metavar="PROVIDER/MODEL", help=f"what does the work ({AgentSection().model})"
     )
     parser.add_argument(
-        "--base-url", metavar="URL", help="where a provider is that batchd does not know"
+        "--base-url", metavar="URL", help="the address of a provider that batchd does not know"
     )
     key = parser.add_mutually_exclusive_group()
-    key.add_argument("--key-env", metavar="NAME", help="the variable that holds its key")
-    key.add_argument("--key-file", metavar="FILE", help="the file that holds its key")
-    key.add_argument("--no-key", action="store_true", help="it is a server without keys")
+    key.add_argument("--key-env", metavar="NAME", help="the variable that holds the provider's key")
+    key.add_argument("--key-file", metavar="FILE", help="the file that holds the provider's key")
+    key.add_argument("--no-key", action="store_true", help="the server needs no key")
     parser.add_argument(
         "--agents", type=int, metavar="N", help=f"tasks at a time ({PoolSection().processes})"
     )
@@ -46,9 +46,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="make batchd a service: show what that takes, and do it after a yes",
     )
-    parser.add_argument("--user", action="store_true", help="… of your own, for the spool in DIR")
-    parser.add_argument("--remove", action="store_true", help="… no longer: undo exactly that")
-    parser.add_argument("--yes", action="store_true", help="… without asking")
+    parser.add_argument(
+        "--user",
+        action="store_true",
+        help="with --systemd: a service of your own, for the spool in DIR",
+    )
+    parser.add_argument("--remove", action="store_true", help="with --systemd: undo exactly that")
+    parser.add_argument("--yes", action="store_true", help="with --systemd: do not ask")
     parser.epilog = (
         "On a terminal it asks for what is not given: the model, where its key comes from, how many "
         "tasks at a time; elsewhere it asks nothing. It overwrites nothing, puts the directory on the "

@@ -36,7 +36,7 @@ _NOTHING = LyingFiles()
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("target", nargs="?", metavar="BATCH[/TASK]")
+    parser.add_argument("target", nargs="?", metavar="BATCH[/TASK]", help="else all batches")
     parser.add_argument("-n", "--last", type=int, default=20, help="that many batches (20; 0: all)")
     parser.add_argument("--json", action="store_true", help="for programs")
 

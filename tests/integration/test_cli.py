@@ -795,6 +795,17 @@ def test_who_waits_for_what_is_paused_learns_why(spool: Any) -> None:
         assert b"2 of 2 tasks completed" in seen
 
 
+def test_a_backup_that_has_no_place_names_the_place(spool: Any) -> None:
+    """Not the store, which is well: a folder that is missing, a folder in the file's place."""
+    assert spool.batchd("pause", "--all").returncode == 0  # which makes a store
+    missing = spool.batchd("backup", spool.folder / "none/x.bak")
+    assert missing.returncode == 2
+    assert f"{spool.folder}/none is no directory: make it" in missing.stderr
+    folder = spool.batchd("backup", spool.folder)
+    assert folder.returncode == 2
+    assert f"{spool.folder} is a directory: name a file in it" in folder.stderr
+
+
 def test_what_lies_in_the_inbox_of_no_daemon_is_counted(spool: Any) -> None:
     """`status` says how many files will be taken, and names what will be refused or left alone;
     `retry` without a daemon says that its tasks wait,

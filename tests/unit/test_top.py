@@ -17,7 +17,7 @@ from batchd.cli.top.selection import Selection
 from batchd.cli.top.watching import TopSnapshot
 from batchd.cli.top.work import TaskActivity
 from batchd.control import OpenTrouble
-from batchd.fitting import pinched
+from batchd.fitting import name_in, pinched
 from batchd.log import escape
 from batchd.observe.glimpses import Glimpsed
 from batchd.observe.snapshot import (
@@ -205,6 +205,8 @@ def test_names_that_begin_alike_stay_apart() -> None:
     assert pinched("写一个猜数字的游戏", 8) == "写一…戏"
     assert all(cell_len(pinched("写一a个b猜数字的游戏", n)) <= n for n in range(2, 20))
     assert pinched("short", 7) == "short"
+    assert name_in("upgrade-everything-29/fizzbuzz", 20) == "upgra…ng-29/fizzbuzz"
+    assert name_in("upgrade-everything-29/fizzbuzz", 12) == "upgrad…zbuzz"
 
 
 def test_money_stays_where_room_is_short() -> None:

@@ -11,7 +11,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 from rich.text import Text
 
-from batchd.fitting import pinched
+from batchd.fitting import name_in
 from batchd.log import escape
 
 T = TypeVar("T")
@@ -112,7 +112,7 @@ def _line(cells: Sequence[tuple[Text, Column[T], int]]) -> Text:
     for text, column, width in cells:
         if line:
             line.append(" " * _GAP)
-        cut = Text(pinched(text.plain, width)) if column.name else text.copy()
+        cut = Text(name_in(text.plain, width)) if column.name else text.copy()
         cut.truncate(width, overflow="ellipsis")
         gap = " " * (width - cut.cell_len)
         line.append_text(Text(gap) + cut if column.right else cut + Text(gap))
