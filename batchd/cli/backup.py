@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"{escape(str(target))} is a directory: name a file in it")
     if not target.parent.is_dir():
         folder = escape(str(target.parent))
-        raise UsageError(f"{folder} is no directory: make it, or name another file")
+        raise UsageError(f"{folder} is not a directory: make it, or name another file")
     size = restoring.back_up(path, target)
     print(escape(f"{target}: {size:,} bytes"))
     return 0

@@ -800,7 +800,7 @@ def test_a_backup_that_has_no_place_names_the_place(spool: Any) -> None:
     assert spool.batchd("pause", "--all").returncode == 0  # which makes a store
     missing = spool.batchd("backup", spool.folder / "none/x.bak")
     assert missing.returncode == 2
-    assert f"{spool.folder}/none is no directory: make it" in missing.stderr
+    assert f"{spool.folder}/none is not a directory: make it" in missing.stderr
     folder = spool.batchd("backup", spool.folder)
     assert folder.returncode == 2
     assert f"{spool.folder} is a directory: name a file in it" in folder.stderr

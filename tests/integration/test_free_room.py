@@ -85,7 +85,7 @@ def test_a_small_disk_for_the_state_is_noted(spool: Spool) -> None:
 @pytest.mark.parametrize(
     ("state", "why"),
     [
-        ("file/below/state", "is no directory, so "),
+        ("file/below/state", "is not a directory, so "),
         ("nowhere/state", "is a link that leads nowhere, so "),
         ("/proc/batchd/state", "cannot be made in /proc: "),
     ],

@@ -52,7 +52,7 @@ def _unfit(path: Path, there: Path) -> str:
     empty: it can. ``there``: the nearest that exists, of it and those above.
     """
     if not there.is_dir():
-        leads = "is a link that leads nowhere" if there.is_symlink() else "is no directory"
+        leads = "is a link that leads nowhere" if there.is_symlink() else "is not a directory"
         return f"{there} {leads}" + ("" if there == path else f", so {path} cannot be made")
     if not os.access(there, os.W_OK | os.X_OK):
         return f"{there} cannot be written" + (
