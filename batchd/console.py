@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from batchd.fitting import clipped, hanging
+from batchd.fitting import clipped, hanging, name_in
 
 #: What stands elsewhere in the line, or is for programs alone.
 _LEFT_OUT = frozenset({"timestamp", "level", "event", "batch", "task", "worker", "exception"})
@@ -24,6 +24,8 @@ _NAMES: Mapping[str, str] = {
 }
 #: The escape sequences of the levels that stand out.
 _COLOURS = {"warning": "33", "error": "31", "critical": "31"}
+#: The part of a line that the name of a batch, or of a task, may take.
+_NAMES_PART = 3
 #: Levels at which a line may be cut at the terminal's edge.
 _BRIEF = frozenset({"debug", "info"})
 
@@ -37,15 +39,13 @@ def text(line: Mapping[str, Any], width: int) -> str:
     at = time.strftime("%H:%M:%S")
     level = "" if line["level"] in _BRIEF else f"{line['level']}: "
     whose = "/".join(str(line[key]) for key in ("batch", "task") if line.get(key))
+    brief = bool(width) and line["level"] in _BRIEF and "message" not in line
+    if brief:
+        whose = name_in(whose, width // _NAMES_PART)  # what happened is to have room, too
     what = f"{whose} " * bool(whose) + level + str(line["event"]).replace("_", " ")
     said = ", ".join(_fields(line))
     whole = f"{at} {what}{': ' * bool(said)}{said}"
-    if not width:
-        pieces = [whole]
-    elif line["level"] in _BRIEF and "message" not in line:
-        pieces = [clipped(whole, width)]
-    else:
-        pieces = [*hanging(whole, width)]
+    pieces = [clipped(whole, width)] if brief else [*hanging(whole, width)] if width else [whole]
     return "\n".join([*pieces, *str(line.get("exception", "")).splitlines()]) + "\n"
 
 

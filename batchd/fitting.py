@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 #: Columns of a terminal that does not say how many it has.
 _USUAL = 80
+#: Columns that a batch's name has at least, where it is cut before a task's.
+_LEAST_NAME = 7
 #: What the further lines of a text are indented by.
 _HANG = "  "
 
@@ -45,6 +47,33 @@ def clipped(text: str, width: int) -> str:
             break
         kept += c
     return f"{kept}…"
+
+
+def pinched(text: str, width: int) -> str:
+    """Return text cut in its middle to ``width`` columns, the cut shown:
+    of names both ends tell one from another.
+    """
+    if width_of(text) <= width:
+        return text
+    ahead = clipped(text, (width + 2) // 2)  # with the mark of the cut
+    room, behind = width - width_of(ahead), ""
+    for c in reversed(text):
+        room -= width_of(c)
+        if room < 0:
+            break
+        behind = c + behind
+    return ahead + behind
+
+
+def name_in(name: str, width: int) -> str:
+    """Return the name of a batch, or ``BATCH/TASK``, cut to ``width`` columns in its middle:
+    within the batch's, as long as that leaves something of it.
+    """
+    batch, slash, task = name.partition("/")
+    room = width - width_of(slash + task)
+    if slash and room >= _LEAST_NAME:
+        return pinched(batch, room) + slash + task
+    return pinched(name, width)
 
 
 def wrapped(line: str, width: int) -> Iterator[str]:

@@ -110,17 +110,21 @@ def configure(
     file: str = "",
     *,
     quiet: bool = False,
+    silent: bool = False,
 ) -> None:
     """Set logging up for this process; also to change it.
 
     ``file`` gets JSON lines too, and is opened again when logrotate has moved it. ``quiet``: stderr
-    gets warnings and errors alone. Raises ``NotPossibleError`` where ``file`` cannot be written.
+    gets warnings and errors alone; ``silent``: nothing.
+    Raises ``NotPossibleError`` where ``file`` cannot be written.
     """
     import structlog  # noqa: PLC0415 (70 ms, which `batchd status` need not pay)
 
     _depth.debug = level == "debug"
-    stderr = _to_stderr(format)
-    sinks: list[Callable[[dict[str, Any]], None]] = [partial(_loud, stderr) if quiet else stderr]
+    sinks: list[Callable[[dict[str, Any]], None]] = []
+    if not silent:
+        stderr = _to_stderr(format)
+        sinks.append(partial(_loud, stderr) if quiet else stderr)
     if file:
         sinks.append(_File(file))
     structlog.configure(

@@ -57,7 +57,7 @@ def from_cache(share: float | None, saved: float | None) -> str:
     """Return what part of the input came from the provider's prompt cache, and what that saved."""
     if share is None:
         return "not known: the provider says nothing of it"
-    part = f"{percent(share)} of the input came from the provider's"
+    part = f"{percent(share)} of the input came from the provider's cache"
     if saved is None:
         return f"{part}; what that saved is not known"
     if round(saved, 12) < 0:

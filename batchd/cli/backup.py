@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from batchd.cli.display import formatting
+from batchd.errors import UsageError
 from batchd.log import escape
 
 
@@ -28,6 +29,11 @@ def run(args: argparse.Namespace) -> int:
     path = formatting.store_path(formatting.state_directory(args.config))
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     target = args.target or path.with_name(f"{path.name}.{stamp}.bak")
+    if target.is_dir():
+        raise UsageError(f"{escape(str(target))} is a directory: name a file in it")
+    if not target.parent.is_dir():
+        folder = escape(str(target.parent))
+        raise UsageError(f"{folder} is not a directory: make it, or name another file")
     size = restoring.back_up(path, target)
     print(escape(f"{target}: {size:,} bytes"))
     return 0

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
             formatting.complain(f"batchd: {error}")
             code = 1
     if not code and not any(made.result.patch for made in found):
-        formatting.complain("batchd: no task of it has changed a clone or a copy")
+        formatting.complain("batchd: no task there has changed a clone or a copy")
     return code
 
 

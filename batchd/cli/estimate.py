@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from batchd.estimate import CheckedFile, Estimate, EstimatePart, Range
     from batchd.spool.taskfile import Parsed
 
-_HEADS = ("MODEL", "TASKS", "CALLS", "TOKENS", "COST", "TIME")
+_HEADS = ("ONE TASK OF", "TASKS", "CALLS", "TOKENS", "COST", "TIME")
 _MILLIONS_FROM = 100_000
 
 
@@ -174,30 +174,46 @@ def _fields(found: Estimate) -> dict[str, Any]:
 def _lines(found: Estimate, budgets: _Budgets) -> Iterator[str]:
     yield "One task of each model; eight in ten similar tasks lie within:"
     rows = [_row(name, part) for name, part in found.models.items()]
-    yield from tables.table(_HEADS, rows, right=_HEADS[1:], flexible="MODEL")
+    yield from tables.table(_HEADS, rows, right=_HEADS[1:], flexible="ONE TASK OF")
     yield ""
-    total = found.total
-    yield (
-        f"First requests   {total.first_tokens:,} input tokens, exactly: system prompt, tools and "
-        f"prompts; {money(total.first_cost)} as new input"
-    )
-    if whole := total.all:
-        of = f" of {total.tasks:,}" if total.known < total.tasks else ""
-        yield f"In all           for {total.known:,}{of} tasks; eight in ten batches lie within:"
-        for name, text in (
-            ("calls", _range(whole.calls, _number)),
-            ("tokens", _range(whole.tokens, _number)),
-            ("cost", _range(whole.cost, money)),
-        ):
-            yield f"  {name:<15}{text}"
-        if found.wall_s:
-            slots = counted(found.slots, "slot")
-            yield f"  {'wall-clock':<15}{_range(found.wall_s, duration)}, roughly: {slots}, and nothing else at work"
-    yield f"At most          {', '.join(_bounds(total, budgets))}"
+    yield from _together(found, budgets)
+    yield ""
     yield budgets.line()
     yield ""
     yield from _rests_on(found)
     yield from _warnings(found, budgets)
+
+
+def _together(found: Estimate, budgets: _Budgets) -> Iterator[str]:
+    """Yield what all tasks come to."""
+    total, whole = found.total, found.total.all
+    yield f"All {total.tasks:,} tasks together:" if total.tasks > 1 else "The whole batch, 1 task:"
+    facts = {
+        "first requests": f"{total.first_tokens:,} input tokens, exactly: system prompt, tools and "
+        f"prompts; {money(total.first_cost)} as new input"
+    }
+    if whole:
+        facts |= {
+            "calls": _range(whole.calls, _number),
+            "tokens": _range(whole.tokens, _number),
+            "cost": _range(whole.cost, money),
+        }
+    if whole and found.wall_s:
+        slots = counted(found.slots, "slot")
+        took = _range(found.wall_s, duration)
+        facts["wall-clock"] = f"{took}, roughly: {slots}, and nothing else at work"
+    facts["at most"] = ", ".join(_bounds(total, budgets))
+    yield from tables.facts(facts, "  ")
+    if whole:
+        yield (
+            "In brackets is what eight in ten batches lie within. It is no multiple of the figures "
+            "of one task: batches differ, and few may be on record."
+        )
+    if whole and total.known < total.tasks:
+        yield (
+            f"Calls, tokens and cost are of {counted(total.known, 'task')} alone: "
+            "nothing like the others is on record."
+        )
 
 
 def _row(name: str, part: EstimatePart) -> tuple[str, ...]:
@@ -250,7 +266,7 @@ def _rests_on(found: Estimate) -> Iterator[str]:
     missing = found.total.tasks - found.total.known
     if missing:
         yield (
-            f"{counted(missing, 'task')} with nothing like it on record: known are only first requests "
+            f"Nothing like {counted(missing, 'task')} is on record: known are only first requests "
             "and limits. For a better estimate, submit some first: batchd submit --first N FILE"
         )
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shlex
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from batchd import config, pricing
+from batchd import config
+from batchd.cli.support import init_questions
 from batchd.config import finding, trust_lists
 from batchd.config.presets import PRESETS
 from batchd.config.sections import AgentSection, PoolSection
@@ -19,11 +20,7 @@ from batchd.log import escape
 from batchd.spool import new_spool, permissions
 from batchd.spool.new_spool import NewSpool
 
-#: What stands for no key.
-_NONE = "none"
-_MAX_AGENTS = 1000
-_MODEL = re.compile(r"[^\s/]+/\S+")
-_VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_NOTHING = "nothing was made"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,12 +32,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--model", metavar="PROVIDER/MODEL", help=f"what does the work ({AgentSection().model})"
     )
     parser.add_argument(
-        "--base-url", metavar="URL", help="where a provider is that batchd does not know"
+        "--base-url", metavar="URL", help="the address of a provider that batchd does not know"
     )
     key = parser.add_mutually_exclusive_group()
-    key.add_argument("--key-env", metavar="NAME", help="the variable that holds its key")
-    key.add_argument("--key-file", metavar="FILE", help="the file that holds its key")
-    key.add_argument("--no-key", action="store_true", help="it is a server without keys")
+    key.add_argument("--key-env", metavar="NAME", help="the variable that holds the provider's key")
+    key.add_argument("--key-file", metavar="FILE", help="the file that holds the provider's key")
+    key.add_argument("--no-key", action="store_true", help="the server needs no key")
     parser.add_argument(
         "--agents", type=int, metavar="N", help=f"tasks at a time ({PoolSection().processes})"
     )
@@ -49,9 +46,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="make batchd a service: show what that takes, and do it after a yes",
     )
-    parser.add_argument("--user", action="store_true", help="… of your own, for the spool in DIR")
-    parser.add_argument("--remove", action="store_true", help="… no longer: undo exactly that")
-    parser.add_argument("--yes", action="store_true", help="… without asking")
+    parser.add_argument(
+        "--user",
+        action="store_true",
+        help="with --systemd: a service of your own, for the spool in DIR",
+    )
+    parser.add_argument("--remove", action="store_true", help="with --systemd: undo exactly that")
+    parser.add_argument("--yes", action="store_true", help="with --systemd: do not ask")
     parser.epilog = (
         "On a terminal it asks for what is not given: the model, where its key comes from, how many "
         "tasks at a time; elsewhere it asks nothing. It overwrites nothing, puts the directory on the "
@@ -96,98 +97,68 @@ def _serviced(args: argparse.Namespace, directory: Path) -> NewSpool:
 
 def _wanted(args: argparse.Namespace, directory: Path, *, ask_key: bool = True) -> NewSpool:
     """Return what is wanted: as given, as answered, else as usual."""
+    _check_given(args)
     asks = sys.stdin.isatty() and sys.stdout.isatty()
+    usual = NewSpool(
+        directory=directory, model=AgentSection().model, agents=PoolSection().processes
+    )
+    if asks:
+        _refuse(usual)  # what is wrong with the directory is said before anything is asked
+    try:
+        model = args.model or (asks and init_questions.ask_model()) or usual.model
+        wanted = replace(usual, model=model, base_url=_address(args, model, asks=asks))
+        key_env, key_file = _key(args, wanted, asks=asks and ask_key)
+        agents = args.agents or (asks and init_questions.ask_agents()) or usual.agents
+    except EOFError:
+        raise UsageError(_NOTHING) from None
+    return replace(wanted, key_env=key_env, key_file=key_file, agents=agents)
+
+
+def _check_given(args: argparse.Namespace) -> None:
+    """Refuse arguments that would not work, before anything is asked. Raises ``UsageError``."""
     if args.base_url and not args.model:
         raise UsageError("--base-url goes with --model PROVIDER/MODEL")
-    try:
-        model = args.model or (asks and _ask_model()) or AgentSection().model
-        if not _MODEL.fullmatch(model):
-            raise UsageError(f"--model {escape(model)}: {_unnamed(model)}")
-        provider = model.partition("/")[0]
-        base_url = args.base_url or ""
-        if not base_url and provider not in PRESETS:
-            if not asks:
-                known = ", ".join(PRESETS)
-                raise UsageError(f"{escape(provider)} is none of {known}: give its --base-url too")
-            base_url = input(
-                f"Where is {escape(provider)}? As in http://10.0.0.7:8000/v1: "
-            ).strip()
-        key_env, key_file = _key(args, provider, asks=asks and ask_key)
-        agents = args.agents if args.agents is not None else asks and _ask_agents()
-    except EOFError:
-        raise UsageError("nothing was made") from None
-    if agents is False:
-        agents = PoolSection().processes
-    if not 1 <= agents <= _MAX_AGENTS:
-        raise UsageError(f"--agents is a number from 1 to {_MAX_AGENTS:,}")
-    return NewSpool(
-        directory=directory,
-        model=model,
-        base_url=base_url,
-        key_env=key_env,
-        key_file=key_file,
-        agents=agents,
-    )
+    if args.model and (wrong := init_questions.wrong_model(args.model)):
+        raise UsageError(f"--model {escape(args.model)}: {wrong}")
+    if args.base_url and (wrong := init_questions.wrong_address(args.base_url)):
+        given = "" if "@" in args.base_url else f" {escape(args.base_url)}"
+        raise UsageError(f"--base-url{given}: {wrong}")
+    if args.agents is not None and (wrong := init_questions.wrong_agents(str(args.agents))):
+        raise UsageError(f"--agents {args.agents}: {wrong}")
 
 
-def _key(args: argparse.Namespace, provider: str, *, asks: bool) -> tuple[str, str]:
+def _address(args: argparse.Namespace, model: str, *, asks: bool) -> str:
+    """Return where the provider is; empty: as its preset says."""
+    provider = model.partition("/")[0]
+    if args.base_url or provider in PRESETS:
+        return args.base_url or ""
+    if not asks:
+        known = ", ".join(PRESETS)
+        raise UsageError(f"{escape(provider)} is none of {known}: give its --base-url too")
+    return init_questions.ask_address(provider)
+
+
+def _key(args: argparse.Namespace, wanted: NewSpool, *, asks: bool) -> tuple[str, str]:
     """Return the variable, or the file, that holds the provider's key."""
-    usual = str(PRESETS.get(provider, {}).get("api_key_env", ""))
+    usual = str(PRESETS.get(wanted.provider, {}).get("api_key_env", ""))
     if args.no_key:
         return "", ""
     if args.key_file:
-        return "", _file(args.key_file)
+        return "", init_questions.file(args.key_file)
     if args.key_env is not None:
         return args.key_env, ""
+
+    def wrong(key_env: str, key_file: str) -> str:
+        try:
+            _refuse(replace(wanted, key_env=key_env, key_file=key_file))
+        except BatchdError as error:
+            return str(error).removeprefix(f"{_NOTHING}: ")
+        return ""
+
     # A preset without a key is a server on this machine.
-    if asks and (usual or provider not in PRESETS):
-        return _ask_key(provider, usual)
+    if asks and (usual or wanted.provider not in PRESETS):
+        return init_questions.ask_key(wanted.provider, usual, wrong)
     return usual, ""
-
-
-def _file(path: str) -> str:
-    """Return a path as config.toml has it: one of the home's own stays that."""
-    return path if path.startswith("~/") else os.path.abspath(path)  # noqa: PTH100 (as above)
-
-
-def _ask_model() -> str:
-    usual = AgentSection().model
-    print(f"batchd knows {', '.join(PRESETS)}; others need an address.")
-    while True:
-        answer = input(f"Which model does the work? PROVIDER/MODEL [{usual}]: ").strip() or usual
-        if _MODEL.fullmatch(answer):
-            return answer
-        print(f"{escape(answer)}: {_unnamed(answer)}.")
-
-
-def _unnamed(model: str) -> str:
-    """Return what to write in place of a model's bare name: who sells it stands before it."""
-    sold = [f"{seller}/{model}" for seller in PRESETS if model in pricing.names(seller)]
-    return f"it is PROVIDER/MODEL, as in {sold[0] if sold else AgentSection().model}"
-
-
-def _ask_key(provider: str, usual: str) -> tuple[str, str]:
-    """Ask where a key is. What is answered is not repeated: it may be the key itself."""
-    print(f"The key of {escape(provider)} is not written down: name a variable, or a file's path.")
-    while True:
-        answer = input(f"Where does it come from? [{usual or _NONE}]: ").strip() or usual
-        if answer in {"", _NONE}:
-            return "", ""
-        if "/" in answer:
-            return "", _file(answer)
-        # Who gives the key itself is not to find it in a file that others may read.
-        if _VARIABLE.fullmatch(answer) and (answer.isupper() or answer in os.environ):
-            return answer, ""
-        print(f"That is no NAME_OF_A_VARIABLE, no path with a slash in it, and not {_NONE}.")
-
-
-def _ask_agents() -> int:
-    usual = PoolSection().processes
-    while True:
-        answer = input(f"How many tasks at a time? [{usual}]: ").strip() or str(usual)
-        if answer.isascii() and answer.isdecimal() and 1 <= int(answer[:5]) <= _MAX_AGENTS:
-            return int(answer)
-        print(f"It is a number from 1 to {_MAX_AGENTS:,}.")
 
 
 def _refuse(wanted: NewSpool) -> None:
@@ -201,11 +172,11 @@ def _refuse(wanted: NewSpool) -> None:
         )
         visible.refuse(settings)
     except ConfigError as error:
-        raise UsageError(f"nothing was made: {'; '.join(map(str, error.problems))}") from None
+        raise UsageError(f"{_NOTHING}: {'; '.join(map(str, error.problems))}") from None
     grave = next((found for found in permissions.exposures(settings) if found.grave), None)
     there = next(p for p in (wanted.directory, *wanted.directory.parents) if p.is_dir())
     if problem := grave or trust_lists.doubt(there, there.stat(), trust_lists.ours()):
-        raise NotPossibleError(f"nothing was made: {problem}")
+        raise NotPossibleError(f"{_NOTHING}: {problem}")
 
 
 def _trust(wanted: NewSpool) -> None:

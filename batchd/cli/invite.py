@@ -47,6 +47,8 @@ def _addresses(machine: str) -> list[str]:
     try:
         found = socket.getaddrinfo(machine, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        why = f"{escape(machine)} is not a known machine: {error}"
+        why = (
+            f"{escape(machine)} is not a known machine: {getattr(error, 'strerror', None) or error}"
+        )
         raise UsageError(f"{why}; name its address") from None
     return sorted({str(place[0]).partition("%")[0] for *_, place in found})

@@ -213,7 +213,7 @@ def _show(plan: ReconcilePlan, source: Path, former: Path | None, *, done: bool)
 def _list(title: str, lines: list[str]) -> None:
     if not lines:
         return
-    print(f"\n{title} ({len(lines):,}):")
+    formatting.say("", f"{title} ({len(lines):,}):")
     for line in lines[:_SHOWN]:
         print(f"  {escape(line)}")
     if len(lines) > _SHOWN:

@@ -39,7 +39,7 @@ def lines(scope: Scope | None, name: str, answer: ResumedScope) -> Iterator[str]
     what, trying, held = words.named(scope or "", name), answer.trying, answer.held
     everything = scope in {None, Scope.ALL}
     if not answer.resumed and not (everything and held):
-        yield f"{what}: nothing was parked"
+        yield "nothing was parked" if everything else f"{what}: nothing was parked"
     elif answer.resumed > len(trying):
         freed = everything or not held
         yield f"{what} goes on" if freed else f"{what} itself is no longer parked"

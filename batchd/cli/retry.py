@@ -72,7 +72,8 @@ def _wanted(file: Path | None, targets: Sequence[str]) -> bool:
     if not count:
         return True
     done = f"{words.counted(count, 'task')} completed before"
-    question = f"{done}. Running them again costs money again. Run all? [y/N] "
+    again = "it" if count == 1 else "them"
+    question = f"{done}. Running {again} again costs money again. Run all? [y/N] "
     try:
         return input(question).strip().lower() in {"y", "yes"}
     except EOFError:

@@ -5,10 +5,8 @@ from the store, with or without a daemon.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
-import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,8 @@ from batchd.observe import retiring_models, standstill, trouble_texts, versions
 from batchd.observe.snapshot import Unseen, ask
 from batchd.observe.wait_reasons import WaitReasons
 from batchd.records import Parking, Ref, TaskStatus
-from batchd.spool.settle import ignorable
+from batchd.spool import lying_files
+from batchd.spool.lying_files import LyingFiles
 from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow, TaskRow
 from batchd.words import moment
@@ -32,11 +31,12 @@ from batchd.words import moment
 _ALL_BATCHES = 10**15
 #: Of larger batches the first tasks' prompts are shown: to read them takes time.
 _MOST_PROMPTS = 2_000
+_NOTHING = LyingFiles()
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("target", nargs="?", metavar="BATCH[/TASK]")
+    parser.add_argument("target", nargs="?", metavar="BATCH[/TASK]", help="else all batches")
     parser.add_argument("-n", "--last", type=int, default=20, help="that many batches (20; 0: all)")
     parser.add_argument("--json", action="store_true", help="for programs")
 
@@ -54,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
         for refusal in startup_refusals.found(state):
             formatting.complain(f"A daemon would not start here: {refusal}.")
     taken = isinstance(daemon, DaemonStatus) and daemon.watching
-    dropped = 0 if batch or args.json or taken else _dropped(config.load_paths(args.config).inbox)
+    quiet = bool(batch) or args.json or taken
+    dropped = _NOTHING if quiet else lying_files.look(config.load_paths(args.config).inbox)
     store = formatting.store_path(state)
     if not batch and not store.exists():
         # Nothing has been dropped yet: that is no error.
@@ -85,11 +86,20 @@ def run(args: argparse.Namespace) -> int:
         return code
 
 
-def _dropped(inbox: str) -> int:
-    """Return how many files lie in an inbox, those apart that are being written."""
-    with contextlib.suppress(OSError), os.scandir(inbox) as entries:
-        return sum(not ignorable(entry.name) and entry.is_file() for entry in entries)
-    return 0
+def _dropped(lying: LyingFiles) -> Iterator[str]:
+    """Yield what becomes of what lies in the inbox of no daemon."""
+    if lying.taken:
+        files = words.counted(lying.taken, "file")
+        yield f"{files} in the inbox; `batchd serve` takes what is dropped."
+    if lying.refused:
+        known = words.listed(lying_files.ENDINGS)
+        yield escape(
+            f"`batchd serve` refuses {words.listed(lying.refused)} there: known endings are {known}."
+        )
+    if lying.left:
+        yield escape(
+            f"It leaves {words.listed(lying.left)} alone: drop regular files, and no links or folders."
+        )
 
 
 def _as_member(state: Path, args: argparse.Namespace) -> int:
@@ -118,11 +128,11 @@ def _overview(
     rows: list[BatchRow],
     *,
     as_json: bool,
-    dropped: int = 0,
+    dropped: LyingFiles = _NOTHING,
     idle: Collection[str] = (),
     prompts: Mapping[str, str] | None = None,
 ) -> int:
-    """``dropped``: files that lie in the inbox of no daemon; ``idle``: what is parked,
+    """``dropped``: what lies in the inbox of no daemon; ``idle``: what is parked,
     and no task waits for it; ``prompts``: of batches' first tasks.
     """
     if as_json:
@@ -131,10 +141,7 @@ def _overview(
         formatting.print_json({"daemon": _json(daemon), "parked": waits, "batches": batches})
         return 0
     formatting.say(_standing(daemon, waiting=any(r.finished < r.tasks for r in rows)))
-    if dropped:
-        formatting.say(
-            f"{words.counted(dropped, 'file')} in the inbox; `batchd serve` takes what is dropped."
-        )
+    formatting.say(*_dropped(dropped))
     if isinstance(daemon, DaemonStatus):
         for trouble in daemon.troubles:
             formatting.say(*trouble_texts.lines(trouble))
@@ -253,7 +260,7 @@ def _task(reader: StoreReader, ref: Ref, daemon: DaemonStatus | Unseen, *, as_js
         more = {"why": why, "daemon_runs": daemon is not Unseen.ABSENT, "runs_code": runs_code}
         formatting.print_json({**_fields(row), **more})
         return 0
-    print(*tables.facts(one_task.facts(reader, row, why)), sep="\n")
+    print(*tables.facts(one_task.facts(reader, row, waiting.in_short(row))), sep="\n")
     if row.status is TaskStatus.QUEUED:
         formatting.say(*_fetching(daemon, ref.batch))
     if not row.status.final:

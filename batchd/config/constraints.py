@@ -112,7 +112,7 @@ def contradictions(config: ConfigSections) -> Iterator[tuple[Place, Problem]]:
     yield from _homeless(config)
     yield from _tierless(config)
     for name, provider in config.providers.items():
-        if not _address(provider.base_url):
+        if not reachable(provider.base_url):
             # A user and password in it would end up in logs; keys have their own fields.
             yield (
                 ("providers", name, "base_url"),
@@ -182,7 +182,7 @@ def _tierless(config: ConfigSections) -> Iterator[tuple[Place, Problem]]:
         yield ("agent", "service_tier"), why
 
 
-def _address(url: str) -> bool:
+def reachable(url: str) -> bool:
     """Whether a provider can be reached by an address."""
     try:
         parts = urlsplit(url)

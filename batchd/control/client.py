@@ -141,7 +141,7 @@ def request(
             answer = _exchange(state, line, timeout_s, waiting)
         except PermissionError:
             answer = _as_member(state, verb, line, timeout_s, waiting)
-    except (FileNotFoundError, ConnectionError):
+    except (FileNotFoundError, NotADirectoryError, ConnectionError):
         raise NoDaemonError(f"no daemon runs on {state}") from None
     except TimeoutError:
         raise NoAnswerError(f"the daemon on {state} does not answer") from None

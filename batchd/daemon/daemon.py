@@ -21,7 +21,7 @@ from batchd.control.group import GroupServer
 from batchd.control.requester import Requester
 from batchd.control.requests import A
 from batchd.control.socket_server import Server
-from batchd.daemon import lock, shadow, signals, tuning, vigil
+from batchd.daemon import lock, room_watch, shadow, signals, tuning, vigil
 from batchd.daemon.assembly import joined
 from batchd.daemon.attempts.overdue import OverdueWatch
 from batchd.daemon.commands import EndWaiters
@@ -332,6 +332,10 @@ class Daemon:
             yield vigil.feed(self._systemd)
         yield vigil.tidy(p.current, p.store, p.writes)
         yield vigil.keep(p.store, p.troubles, server, group)
+        yield room_watch.outbox(p.current, p.outboxes, p.troubles)
+        yield room_watch.state(p.current, p.troubles)
+        if inbox is not None:
+            yield room_watch.inbox(p.current, p.troubles)
         yield memory_trim.give_back()
         yield p.circuits.watch()
         if p.others is not None and p.others.crew is not None:

@@ -5,6 +5,7 @@ and when it is over; shown as open as long as it lasts.
 from __future__ import annotations
 
 import errno
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -211,6 +212,8 @@ def trouble(what: Action, error: Exception, since: float) -> OpenTrouble:
     message, fix = str(error), ""
     if isinstance(error, OSError):
         fix = _FIXES.get(error.errno or 0, "")
+        if error.filename and error.strerror:
+            message = f"{os.fsdecode(error.filename)}: {error.strerror}"
     elif isinstance(error, NotPossibleError):
         message, _, fix = message.rpartition(": ")
     return OpenTrouble(what, message, since, fix or "see the log; batchd tries again by itself")

@@ -63,7 +63,15 @@ class WaitReasons:
             return ends.why(task.status, task.reason, task.round, task.message)
         if task.status is TaskStatus.RUNNING:
             return last(task.step).caution if self._daemon else NO_DAEMON
-        return "; ".join(self._causes(task)) or task.message
+        return "; ".join(self._causes(task, brief=False)) or task.message
+
+    def in_short(self, task: TaskRow) -> str:
+        """Return the same where what is said of providers, models and batches stands beside it:
+        each is named with its cause alone.
+        """
+        if task.status.final or task.status is TaskStatus.RUNNING:
+            return self.why(task)
+        return "; ".join(self._causes(task, brief=True)) or task.message
 
     def parkings(self, task: TaskRow) -> list[Parking]:
         """Return what is parked and keeps a task from going on;
@@ -80,10 +88,14 @@ class WaitReasons:
         found = [each for key in keys for each in self._parked.get(key, ())]
         return sorted(found, key=lambda p: (p.cause is not Cause.PAUSED, -p.since))
 
-    def _causes(self, task: TaskRow) -> Iterator[str]:
+    def _causes(self, task: TaskRow, *, brief: bool) -> Iterator[str]:
         for each in self.parkings(task):
-            where = "" if each.scope is Scope.TASK else f"{words.named(each.scope, each.name)}: "
-            yield where + standstill.why(each.cause, each.message)
+            said = standstill.why(each.cause, each.message)
+            if each.scope is Scope.TASK:
+                yield said
+            else:
+                where = words.named(each.scope, each.name)
+                yield f"{where}: {each.cause if brief else said}"
         if names := [name for name in task.after if Ref(task.ref.batch, name) in self._left]:
             yield f"comes after {listed(names)}"
         if task.needs:

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from batchd import free_room
 from batchd.records import Batch, BatchNaming
 from batchd.spool import files
 
@@ -24,9 +25,6 @@ from batchd.spool import files
 SUMMARY = "summary.json"
 
 _NAME_BYTES = 100
-#: What a disk must have free for a task to start:
-#: its transcript and result, with those of others that run.
-_ROOM_BYTES = 4 << 20
 _TRIAL_BYTES = 64 << 10
 #: No result and no summary of ours is larger.
 _MAX_RESULT_BYTES = 256 << 20
@@ -262,7 +260,8 @@ def ready(batch: Batch) -> bool:
     as far as owner, mode, mount and free room show.
     """
     try:
-        return os.access(batch.folder, os.W_OK | os.X_OK) and _room(batch.folder)
+        takes = os.access(batch.folder, os.W_OK | os.X_OK)
+        return takes and not free_room.found(batch.folder).lack(free_room.OUTBOX_BYTES)
     except OSError:
         return False
 
@@ -294,23 +293,13 @@ def refuses(folder: str) -> bool:
 
 
 def _try(folder: Path) -> None:
-    if not _room(str(folder)):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+    free_room.insist(str(folder), free_room.OUTBOX_BYTES)
     # Only a write shows a quota, a disk that fails, and a mode that root may pass over.
     trial = folder / f".trial-{os.getpid()}-{threading.get_ident()}"
     try:
         files.write_whole(trial, lambda file: file.write(bytes(_TRIAL_BYTES)), replace=True)
     finally:
         trial.unlink(missing_ok=True)
-
-
-def _room(folder: str) -> bool:
-    """Whether the disk has room for what a task leaves. Raises ``OSError``."""
-    disk, root = os.statvfs(folder), os.geteuid() == 0
-    blocks, names = (disk.f_bfree, disk.f_ffree) if root else (disk.f_bavail, disk.f_favail)
-    # Some file systems count nothing: on those a write alone shows it.
-    roomy = not disk.f_blocks or blocks * disk.f_frsize >= _ROOM_BYTES
-    return roomy and (not disk.f_files or names > 0)
 
 
 def batch_name(filename: str) -> str:

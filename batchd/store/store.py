@@ -14,6 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from batchd import events as vocabulary
+from batchd import free_room
 from batchd.errors import Problem, StoreError
 from batchd.events import CallStarted, Event, TaskFinished
 from batchd.records import Batch, Parking, Ref, Scope, Task, TaskStatus
@@ -34,8 +35,6 @@ from batchd.store.writer import StoreWriter
 T = TypeVar("T")
 
 _DAY_S = 86400
-#: What must be free on the disk before somebody is promised that something is written.
-_ROOM = 1 << 20
 
 
 class Store:
@@ -104,7 +103,7 @@ class Store:
             return
         try:
             # A single page may still find a place where nothing larger does.
-            await asyncio.to_thread(copies.reserve, self._path.parent, _ROOM)
+            await asyncio.to_thread(copies.reserve, self._path.parent, free_room.STATE_BYTES)
         except OSError as error:
             raise StoreError(f"{self._path}: there is no room beside it ({error})") from error
         await self._do(operations.touch)

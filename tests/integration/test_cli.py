@@ -795,13 +795,36 @@ def test_who_waits_for_what_is_paused_learns_why(spool: Any) -> None:
         assert b"2 of 2 tasks completed" in seen
 
 
+def test_a_backup_that_has_no_place_names_the_place(spool: Any) -> None:
+    """Not the store, which is well: a folder that is missing, a folder in the file's place."""
+    assert spool.batchd("pause", "--all").returncode == 0  # which makes a store
+    missing = spool.batchd("backup", spool.folder / "none/x.bak")
+    assert missing.returncode == 2
+    assert f"{spool.folder}/none is not a directory: make it" in missing.stderr
+    folder = spool.batchd("backup", spool.folder)
+    assert folder.returncode == 2
+    assert f"{spool.folder} is a directory: name a file in it" in folder.stderr
+
+
 def test_what_lies_in_the_inbox_of_no_daemon_is_counted(spool: Any) -> None:
-    """`status` says so; `retry` without a daemon says that its tasks wait,
+    """`status` says how many files will be taken, and names what will be refused or left alone;
+    `retry` without a daemon says that its tasks wait,
     and `submit` beside one what the batch is called.
     """
     path = spool.write("games.json", [{"first_prompt": "x"}])
     spool.batchd("submit", path)
-    assert "1 file in the inbox" in spool.batchd("status").stdout
+    inbox = spool.folder / "inbox"
+    for name in (".hidden.json", "half.json.part", "old.json~", "notes.yaml"):
+        (inbox / name).write_text("x")
+    (inbox / "link.json").symlink_to(path)
+    (inbox / "folder.json").mkdir()
+    shown = " ".join(spool.batchd("status").stdout.split())
+    assert "1 file in the inbox; `batchd serve` takes what is dropped." in shown
+    assert "`batchd serve` refuses notes.yaml there: known endings are .json, .jsonl" in shown
+    assert "It leaves folder.json, link.json alone: " in shown
+    assert "half" not in shown
+    assert "hidden" not in shown
+    (inbox / "notes.yaml").unlink()
     with spool.serving():
         spool.eventually((spool.folder / "outbox/games/summary.json").exists)
         assert "in the inbox" not in spool.batchd("status").stdout

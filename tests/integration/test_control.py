@@ -619,6 +619,23 @@ def test_pause_before_the_first_start(at: Control) -> None:
         at.until_finished("games")
 
 
+def test_an_order_without_a_daemon_prints_its_answer_and_nothing_else(at: Control) -> None:
+    """What the daemon would log, as that others can look into the state directory,
+    goes to the log's file alone; a refusal is one line, too.
+    """
+    at.order("pause", "--all")
+    at.state.chmod(0o755)
+    done = at.spool.batchd("resume", "--all")
+    assert (done.stdout, done.stderr) == ("everything goes on\n", "")
+    log = (at.folder / "log.jsonl").read_text()
+    assert "others can look into it" in log
+    assert "command_done" in log
+    refused = at.spool.batchd("cancel", "never")
+    assert refused.stdout == ""
+    assert len(refused.stderr.splitlines()) == 1, refused.stderr
+    assert refused.stderr.startswith("batchd: there is no batch never")
+
+
 @pytest.mark.sampled(1)
 def test_priority_changes_who_is_next(at: Control, daemon: Callable[[], Any]) -> None:
     """Of tasks that wait, the one with the new, higher priority starts first;

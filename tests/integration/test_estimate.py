@@ -110,6 +110,13 @@ def test_what_is_estimated_comes_true(counted: Any) -> None:
         }
     ]
     assert estimate["total"]["first_requests"]["input_tokens"] == first_requests(counted, "new")
+    # Which figure is of what: a row of one task of each model, then all of them.
+    one, together = shown.split("\n\n")[:2]
+    assert one.splitlines()[1].split()[:5] == ["ONE", "TASK", "OF", "TASKS", "CALLS"]
+    assert together.splitlines()[0] == "All 30 tasks together:"
+    for fact in ("first requests", "calls", "tokens", "cost", "wall-clock", "at most"):
+        assert f"\n  {fact}" in together
+    assert "It is no multiple of the figures of one task" in together
     assert before["total"]["first_requests"] == estimate["total"]["first_requests"]
     summary = counted.result("new", "summary")
     whole, usage = estimate["total"]["in_all"], summary["usage"]
@@ -160,7 +167,7 @@ def test_what_is_unknown_is_said(counted: Any) -> None:
     assert nine["at_most"] == {"calls": 100, "tokens": None, "cost": 0.25}
     shown = counted.batchd("estimate", new).stdout
     for words in (
-        "2 tasks with nothing like it on record",
+        "Nothing like 2 tasks is on record",
         "No price is known for standin/dark",
         "A limit on money is active",
         "unknown as new input",
@@ -179,7 +186,7 @@ def test_what_is_unknown_is_said(counted: Any) -> None:
     assert known["models"][0]["in_all"]["cost"] is None
     assert known["total"]["in_all"]["cost"] is None
     assert known["models"][1]["in_all"]["cost"]["low"] > 0
-    assert "cost           unknown" in counted.batchd("estimate", new).stdout
+    assert "cost            unknown" in counted.batchd("estimate", new).stdout
 
 
 def test_every_budget_is_shown(counted: Any) -> None:

@@ -485,6 +485,38 @@ def test_a_chain_that_cannot_be_read_is_not_taken_for_none(tmp_path: Path) -> No
     assert str(chain) in result["error"]["message"]
 
 
+def test_a_cancel_ends_the_packing_of_a_directory(tmp_path: Path) -> None:
+    """Where that would never come to an end, the task is cancelled all the same,
+    and what packs it is gone.
+    """
+    with cluster(tmp_path, {"write it": ("cat a",)}) as spool:
+        work = owned(spool.folder / "work", {"a": "a"})
+        with (work / "hole").open("wb") as file:
+            file.truncate(8 << 30)  # to read it takes seconds: time enough to find who does
+        with spool.serving() as daemon, joined(spool, "node7", cache=tmp_path / "cache"):
+            batch = spool.write("b.json", [{"first_prompt": "write it", "dir": "work"}])
+            batch.rename(spool.folder / "inbox" / batch.name)
+            spool.eventually(lambda: _packers(daemon.pid))
+            (packer,) = _packers(daemon.pid)
+            os.kill(packer, signal.SIGSTOP)
+            assert spool.batchd("cancel", "b").returncode == 0
+            spool.eventually((spool.folder / "outbox/b/summary.json").exists)
+            assert not _packers(daemon.pid)
+        assert spool.result("b", "001")["status"] == "cancelled"
+        assert not [*(spool.folder / ".batchd/packs/tasks").iterdir()]
+
+
+def _packers(daemon: int) -> list[int]:
+    """Return the daemon's children that work on directories."""
+    found = []
+    for child in Path(f"/proc/{daemon}/task").glob("*/children"):
+        for pid in map(int, child.read_text().split()):
+            with contextlib.suppress(FileNotFoundError):
+                line = Path(f"/proc/{pid}/cmdline").read_bytes()
+                found += [pid] if b"batchd.workspace" in line else []
+    return found
+
+
 def test_a_broken_pack_ends_the_task_and_no_other(tmp_path: Path) -> None:
     """One that a machine's disk has spoilt:
     an error that says so, and the next task gets it once more.

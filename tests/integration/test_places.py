@@ -275,7 +275,12 @@ def test_init_without_a_terminal_takes_what_is_usual(person: Person) -> None:
         ("", ("--model", "gpt"), "it is PROVIDER/MODEL"),
         ("", ("--model", "deepseek-flash"), "as in deepseek/deepseek-flash"),
         ("", ("--model", "mine/x"), "mine is none of openai"),
-        ("", ("--model", "mine/x", "--base-url", "ftp://x"), "http(s)://HOST"),
+        (
+            "",
+            ("--model", "mine/x", "--base-url", "ftp://x"),
+            "ftp://x: it must begin with http:// or https://",
+        ),
+        ("", ("--model", "mine/x", "--base-url", "http://x/v1/messages"), "leave /messages out"),
         ("", ("--key-env", "sk-0123456789"), "must be the name of an environment variable"),
         ("", ("--agents", "0"), "a number from 1"),
     ],
@@ -353,6 +358,33 @@ def test_init_asks_three_questions_on_a_terminal(person: Person) -> None:
     assert loaded.agent.model == "anthropic/claude-sonnet-5-5"
     assert loaded.providers["anthropic"].api_key_env == "MY_KEY"
     assert loaded.pool.processes * loaded.pool.agents_per_process == 6
+
+
+def test_init_asks_again_at_once_for_what_would_not_work(person: Person) -> None:
+    """An address and a key file that cannot be are named when they are given,
+    with the fix; a directory before anything is asked.
+    """
+    spool = person.folder / "spool"
+    command = [sys.executable, "-m", "batchd", "init", str(spool)]
+    with Teletype(command, env=person.environment) as terminal:
+        terminal.shows("Which model does the work?")
+        terminal.types("mine/m\r", "Where is mine?")
+        terminal.types("10.0.0.7:8000\r", "10.0.0.7:8000: it must begin with http:// or https://")
+        terminal.types("http://u:secret@h/v1\r", "leave user and password out of it")
+        terminal.types("http://h:1/v1/chat/completions\r", "leave /chat/completions out")
+        terminal.types("http://h:1/v1\r", "Where does it come from? [none]:")
+        terminal.types("/usr/share/key\r", "/usr")
+        terminal.types("none\r", "How many tasks at a time? [4]:")
+        terminal.types("0\r", "0: it is a number from 1 to 1,000")
+        terminal.types("2\r", "A spool: ")
+        assert terminal.ends() == 0
+    loaded = config.load(spool / "config.toml", {})
+    assert loaded.providers["mine"].base_url == "http://h:1/v1"
+    (person.folder / "open").mkdir()
+    (person.folder / "open").chmod(0o777)
+    with Teletype([*command[:-1], str(person.folder / "open")], env=person.environment) as terminal:
+        terminal.shows("chmod o-w")
+        assert terminal.ends() == 3
 
 
 def test_config_says_where_each_value_comes_from(spool: Any) -> None:

@@ -364,7 +364,7 @@ def test_status_shows_an_inbox_that_is_none(tmp_path: Path, model_server: str) -
         (trouble,) = station.troubles()
         assert (trouble["what"], trouble["mend"][:19]) == ("inbox_trouble", "put the folder back")
         assert str(station.inbox) in trouble["message"]
-        assert "files in the inbox cannot be taken up" in station.status()
+        assert "files cannot be dropped into the inbox, or cannot be taken up" in station.status()
         station.inbox.unlink()
         (tmp_path / "away").rename(station.inbox)
         until(lambda: station.troubles() == [], station.text)

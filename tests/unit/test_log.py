@@ -89,14 +89,17 @@ def test_columns_on_a_console(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_line_fits_a_terminal() -> None:
-    """News takes one line of a terminal and is cut there, the cut shown;
-    a warning is wrapped by words and stays whole.
+    """News takes one line of a terminal and is cut there, the cut shown, a long name before what
+    happened to it; a warning is wrapped by words and stays whole.
     """
     words = "the quick brown fox jumps over the lazy dog"
     news = {"level": "info", "event": "task_started", "batch": "b", "feedback": words}
     shown = console.text(news, 40)
     assert len(shown) == 40 + 1
     assert shown.endswith("…\n")
+    named = {"batch": "upgrade-all-repositories-2026-11-29", "task": "parser"}
+    long = console.text({**news, **named}, 80)
+    assert "upgrade-a…026-11-29/parser task started: the quick" in long
     assert " ".join(console.text({**news, "message": words}, 40).split()).endswith(words)
     lines = console.text({**news, "level": "warning"}, 40).splitlines()
     assert len(lines) > 1

@@ -9,11 +9,13 @@ import pytest
 
 from batchd import __version__, control
 from batchd.actions import Action
+from batchd.cli.display import status_tables
 from batchd.control import coding
-from batchd.observe import trouble_texts, versions
+from batchd.observe import standstill, trouble_texts, versions
 from batchd.observe.snapshot import snapshot
 from batchd.observe.speed import Speed
-from batchd.records import Batch, Ref, TaskStatus
+from batchd.observe.wait_reasons import WaitReasons
+from batchd.records import Batch, Cause, Parking, Ref, Scope, TaskStatus
 from batchd.store.rows import BatchRow, TaskRow
 from batchd.words import money
 
@@ -76,6 +78,26 @@ def test_the_time_left_is_of_what_can_run() -> None:
     now = {"batches": [row], "speed": speed, "rows": [running]}
     assert snapshot(said(OLD), **now).seconds_left == 15 * 60
     assert snapshot(said(OLD), held=6, **now).seconds_left == 12 * 60
+
+
+def test_a_table_of_tasks_names_what_is_parked_and_leaves_its_reason_to_the_line_above() -> None:
+    """The reason of a provider stands once above the table, a task's own stands at the task."""
+    provider = Parking(
+        scope=Scope.PROVIDER, name="p", cause=Cause.DOWN, message="p/m is out of reach", since=1.0
+    )
+    own = Parking(scope=Scope.TASK, name="b/1", cause=Cause.PAUSED, message="by ann", since=1.0)
+    zeros = dict.fromkeys([f.name for f in fields(TaskRow)], 0)
+    named = {"ref": Ref("b", "1"), "status": TaskStatus.PARKED, "model": "p/m", "message": ""}
+    task = TaskRow(**{**zeros, **named, "after": (), "needs": "", "attempts": 1})
+    (above, _) = standstill.lines((provider,))
+    assert "provider_unavailable: p/m is out of reach" in above
+    waiting = WaitReasons((provider,), (), (), daemon=True)
+    assert waiting.in_short(task) == "provider p: provider_unavailable"
+    assert waiting.why(task) == "provider p: provider_unavailable: p/m is out of reach"
+    assert WaitReasons((own,), (), (), daemon=True).in_short(task) == "paused: by ann"
+    table = " ".join(status_tables.tasks([task], {}, waiting))
+    assert "provider p: provider_unavailable" in table
+    assert "out of reach" not in table
 
 
 def test_each_trouble_has_words() -> None:

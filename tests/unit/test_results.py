@@ -269,6 +269,18 @@ def test_one_failure_of_many_is_no_full_success() -> None:
     ]
 
 
+def test_what_ended_several_tasks_stands_once_below_their_summary() -> None:
+    """The cause, and the tasks that it ended; another task's own stands beside it."""
+    texts = [text_of(PRICE, name) for name in ("001", "002", "003")]
+    summary = json.loads(summary_of(BATCH, texts, 1e9))
+    for task, message in zip(summary["tasks"], ("no tool ran", "out", "no tool ran"), strict=True):
+        task["message"] = message
+    shown = lines(summary)
+    assert "001, 003: no tool ran" in shown
+    assert "002: out" in shown
+    assert "\n".join(shown).count("no tool ran") == 1
+
+
 def test_a_refused_file_gets_a_summary_with_every_problem() -> None:
     """Status `rejected`, and where, what and how to fix it for each problem."""
     problems = [Problem("tasks[3].dir", "lies in the outbox", "name another"), Problem("", "empty")]

@@ -39,6 +39,7 @@ LEAVES = (
     "fitting",
     "backoff",
     "decoders",
+    "free_room",
 )
 #: The vocabulary and its fold: one room, two modules.
 EVENTS = ("events", "taskstate")
@@ -65,6 +66,8 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
     "backoff": Room(0),
     # Makes all decoders, one at a time.
     "decoders": Room(0),
+    # What the folders of a spool need on their disks; the daemon and `check` look.
+    "free_room": Room(0),
     "masking": Room(0, LEAVES),
     "sealing": Room(0, LEAVES),
     "trees": Room(0, LEAVES),
@@ -276,7 +279,7 @@ def test_no_circles() -> None:
         ),
         (
             {"llm/model_client.py": "def f():\n    import batchd.pricing", "pricing.py": ""},
-            "llm.model_client → pricing: llm may import only tokens, records, errors, actions, log, masking, sealing, trees, children, catalog, installation, users, imports, fitting, backoff, decoders, llm",
+            "llm.model_client → pricing: llm may import only tokens, records, errors, actions, log, masking, sealing, trees, children, catalog, installation, users, imports, fitting, backoff, decoders, free_room, llm",
         ),
         (
             {

@@ -16,7 +16,7 @@ from batchd.config.limits import LimitsCeilingSection, LimitsSection
 from batchd.config.sections import AgentSection, ModelSection, SecretsSection
 from batchd.errors import TaskFileError
 from batchd.records import Secret
-from batchd.spool import taskfile, taskspec
+from batchd.spool import lying_files, taskfile, taskspec
 
 
 @pytest.fixture
@@ -50,6 +50,13 @@ def _problems(data: Any, spool: Config, name: str = "x.json") -> dict[str, str]:
 def _tasks(data: Any, spool: Config, name: str = "x.json") -> tuple[records.Task, ...]:
     raw = data if isinstance(data, bytes) else json.dumps(data).encode()
     return taskfile.parse(raw, name, spool).tasks
+
+
+@pytest.mark.parametrize("ending", lying_files.ENDINGS)
+def test_each_ending_that_is_named_as_known_is_one(ending: str, spool: Config) -> None:
+    """What `status` says of files that wait is what the parser does with them."""
+    (task,) = _tasks(b'{"first_prompt": "x"}', spool, f"x{ending}")
+    assert task.first_prompt
 
 
 def test_the_example_of_the_design(spool: Config, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from batchd.cli.top.selection import Selection
 from batchd.cli.top.watching import TopSnapshot
 from batchd.cli.top.work import TaskActivity
 from batchd.control import OpenTrouble
+from batchd.fitting import name_in, pinched
 from batchd.log import escape
 from batchd.observe.glimpses import Glimpsed
 from batchd.observe.snapshot import (
@@ -185,6 +186,27 @@ def test_the_picture_shows_what_it_should() -> None:
         "docs/t000                   tool 0 s             2  8:20 min     124k    $1.25",
     ):
         assert words in text, f"{words}\n{text}"
+
+
+def test_names_that_begin_alike_stay_apart() -> None:
+    """In 80 columns a long name is cut in the middle, in lists of batches and of tasks,
+    in letters of two columns too; a column of text is cut at its end.
+    """
+    begun = "upgrade-the-dependency-in-all-of-our-repositories-and-run-their-tests"
+    rows = [_batch(f"{begun}-{end}", unsettled_calls=1) for end in ("2026-11-29", "2026-11-30")]
+    drawn = [line.plain for line in table(batch_table.columns(rows), rows, 80, title="BATCHES")]
+    assert all(cell_len(line) <= 80 for line in drawn)
+    for line, end in zip(drawn[1:], ("-29", "-30"), strict=True):
+        name = line.split()[0]
+        assert name.startswith("upgrade")
+        assert name.endswith(end)
+        assert "…" in name
+    assert pinched("abcdefghij", 7) == "abc…hij"
+    assert pinched("写一个猜数字的游戏", 8) == "写一…戏"
+    assert all(cell_len(pinched("写一a个b猜数字的游戏", n)) <= n for n in range(2, 20))
+    assert pinched("short", 7) == "short"
+    assert name_in("upgrade-everything-29/fizzbuzz", 20) == "upgra…ng-29/fizzbuzz"
+    assert name_in("upgrade-everything-29/fizzbuzz", 12) == "upgrad…zbuzz"
 
 
 def test_money_stays_where_room_is_short() -> None:

@@ -58,7 +58,7 @@ def tasks(rows: Sequence[TaskRow], prompts: Mapping[str, str], waiting: WaitReas
             money(t.cost_usd),
             unsettled(t),
             tables.line(prompts.get(t.ref.task, "")),
-            waiting.why(t),
+            waiting.in_short(t),
         )
         for t in rows
     ]

@@ -12,7 +12,7 @@ from batchd.fitting import hanging
 from batchd.log import escape
 from batchd.records import TaskStatus
 from batchd.views import ends
-from batchd.words import counted, duration, from_cache, money, percent
+from batchd.words import counted, duration, from_cache, listed, money, percent
 
 #: Longer lists are cut here; summary.json has them all.
 MOST_ROWS = 50
@@ -138,8 +138,13 @@ def _tasks(tasks: list[Mapping[str, Any]], prompts: Mapping[str, str]) -> list[s
     )
     more = len(tasks) - len(rows)
     found += [f"… and {more:,} more, in summary.json"] if more > 0 else []
-    causes = [f"{t['task']}: {t['message']}" for t in tasks if t["message"]]
-    said = [line for cause in causes[:_MOST_CAUSES] for line in _hanging(cause)]
+    causes: dict[str, list[str]] = {}
+    for task in tasks:
+        if task["message"]:
+            causes.setdefault(task["message"], []).append(task["task"])
+    # What ended several tasks stands once.
+    kept = [f"{listed(names)}: {cause}" for cause, names in causes.items()][:_MOST_CAUSES]
+    said = [line for cause in kept for line in _hanging(cause)]
     return [*found, "", *said] if said else found
 
 

@@ -131,10 +131,8 @@ def _here(settings: Config, order: ControlRequest[A]) -> A:
     from batchd.report.maker import ReportMaker  # noqa: PLC0415 (as above)
 
     known = settings.log
-    # The order's line goes to the daemon's file;
-    # who gave it has the answer, and a service's journal is not here.
-    form = "console" if known.format == "auto" else known.format
-    log.configure(known.level, form, known.file, quiet=True)
+    # The order's lines go to the daemon's file; the user who gave it has the answer.
+    log.configure(known.level, known.format, known.file, silent=True)
     daemon = Daemon(settings, watch=False, work=False, finishers=[ReportMaker()])
     answer = asyncio.run(daemon.command(order))
     for trouble in daemon.left:

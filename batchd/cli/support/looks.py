@@ -4,7 +4,6 @@ with the rights of the process that looks.
 
 from __future__ import annotations
 
-import dataclasses
 import http.client
 import os
 import shutil
@@ -15,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from batchd import config, sandbox, telemetry
+from batchd.cli.support import folder_looks
 from batchd.cli.support import model_checks as offered
 from batchd.config import private_paths
 from batchd.control import CheckLine, LineVerdict
@@ -34,7 +34,7 @@ def lines(
 
     Blocks.
     """
-    yield from _folders(settings)
+    yield from folder_looks.lines(settings)
     yield from _repositories(settings)
     yield from _log_file(settings)
     yield from _exposed(settings)
@@ -44,22 +44,6 @@ def lines(
     yield from _metrics(settings)
     yield from _traces(settings, offline=offline)
     yield from _receivers(settings)
-
-
-def _folders(settings: config.Config) -> Iterator[CheckLine]:
-    for name, place in dataclasses.asdict(settings.paths).items():
-        # What is missing is made at the start, where its parent lets us.
-        path = Path(place)
-        there = next(p for p in (path, *path.parents) if p.exists())
-        if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
-            missing = "" if path.exists() else " (will be made)"
-            yield CheckLine("ok", name, f"{place}{missing}")
-        else:
-            fix = f"make it a directory that this user may write, or set [paths] {name}"
-            yield CheckLine("failed", name, f"{there} cannot be written", fix)
-    root = settings.workspace.root
-    if not Path(root).is_dir():
-        yield CheckLine("failed", "workspace", f"{root} is not a directory", "set [workspace] root")
 
 
 def _repositories(settings: config.Config) -> Iterator[CheckLine]:

@@ -26,7 +26,7 @@ _RED_FROM = 0.9
 def columns(rows: Sequence[BatchRow]) -> list[Column[BatchRow]]:
     """Return the columns that say something."""
     made: list[Column[BatchRow]] = [
-        Column(head="BATCH", cell=lambda b: b.batch.name, flexible=True, least=13),
+        Column(head="BATCH", cell=lambda b: b.batch.name, flexible=True, name=True, least=13),
         Column(head="STATUS", cell=_status, least=9),
         Column(head="DONE", cell=_done),
         Column(head="BAD", cell=_bad, right=True, least=3),

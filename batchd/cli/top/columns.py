@@ -11,6 +11,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 from rich.text import Text
 
+from batchd.fitting import name_in
 from batchd.log import escape
 
 T = TypeVar("T")
@@ -33,6 +34,8 @@ class Column(Generic[T]):
     least: int = 0
     #: Whether it is cut where the line would be too long.
     flexible: bool = False
+    #: Whether it is cut in the middle: it holds names, which may begin alike.
+    name: bool = False
     #: Where there is too little room,
     #: the columns with the highest rank are left out first; 0: never.
     rank: int = 0
@@ -54,9 +57,10 @@ def table(
     ]
     kept = _kept(columns, natural, width)
     widths = _widths([columns[place] for place in kept], [natural[place] for place in kept], width)
-    shown = [(place, columns[place].right, wide) for place, wide in zip(kept, widths, strict=True)]
+    shown = [(place, columns[place], wide) for place, wide in zip(kept, widths, strict=True)]
     return [
-        _line([(row[place], right, wide) for place, right, wide in shown]) for row in (heads, *rows)
+        _line([(row[place], column, wide) for place, column, wide in shown])
+        for row in (heads, *rows)
     ]
 
 
@@ -103,13 +107,13 @@ def _widths(columns: Sequence[Column[T]], natural: Sequence[int], width: int) ->
     return widths
 
 
-def _line(cells: Sequence[tuple[Text, bool, int]]) -> Text:
+def _line(cells: Sequence[tuple[Text, Column[T], int]]) -> Text:
     line = Text(no_wrap=True)
-    for text, right, width in cells:
+    for text, column, width in cells:
         if line:
             line.append(" " * _GAP)
-        cut = text.copy()
+        cut = Text(name_in(text.plain, width)) if column.name else text.copy()
         cut.truncate(width, overflow="ellipsis")
         gap = " " * (width - cut.cell_len)
-        line.append_text(Text(gap) + cut if right else cut + Text(gap))
+        line.append_text(Text(gap) + cut if column.right else cut + Text(gap))
     return line

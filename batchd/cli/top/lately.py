@@ -30,7 +30,7 @@ def lines(glimpsed: Glimpsed, width: int, height: int) -> list[Text]:
 
 def _columns(glimpsed: Glimpsed) -> Sequence[Column[TaskRow]]:
     return (
-        Column(head="TASK", cell=lambda t: str(t.ref), flexible=True, least=20),
+        Column(head="TASK", cell=lambda t: str(t.ref), flexible=True, name=True, least=20),
         Column(head="HOW", cell=_how, least=9),
         Column(head="TIME", cell=_took, right=True, least=6, rank=2),
         Column(

@@ -84,7 +84,7 @@ class Activities:
             since, at = agent.since, self._at
             return TaskActivity(row, agent.step, agent.detail, since, at, prompt, command)
         since = row.since if row.status is TaskStatus.PARKED else 0.0
-        step, why = ends.word(row.status, row.reason), self._waiting.why(row)
+        step, why = ends.word(row.status, row.reason), self._waiting.in_short(row)
         return TaskActivity(row, step, why, since, self._at, prompt, command)
 
 
@@ -148,6 +148,7 @@ def columns(by: str, *, of_one: bool, unsettled: bool) -> list[Column[TaskActivi
             head="TASK",
             cell=_name if of_one else _whole_name,
             flexible=True,
+            name=True,
             least=14 if of_one else 26,
         ),
         Column(head="STEP", cell=_step, least=12 if of_one else 15),

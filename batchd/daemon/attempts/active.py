@@ -43,6 +43,9 @@ class ActiveAttempt:
     fence_s: float = 0.0
     #: What it was asked to end with.
     stop: CancelRequested | Suspended | None = None
+    #: The packing of its directory, and whether it is cancelled, so that none is needed.
+    packing: asyncio.Task[Chain] | None = None
+    unwanted: bool = False
     #: Its request that waits at the governor; the events are committed by ``flushed``.
     waiting: wire.Ask | None = None
     #: When it last made one, by the loop's clock.
@@ -62,6 +65,12 @@ class ActiveAttempt:
         """Note that it waits until nothing there changes its directory any more."""
         self.step, self.detail, self.since = "waiting", f"the lease of {lease_of}", time.time()
         self.fence_s = fence_s
+
+    def drop_packing(self) -> None:
+        """End the packing of its directory: no worker is to get it."""
+        self.unwanted = True
+        if self.packing is not None:
+            self.packing.cancel()
 
     def lines(self) -> TaskLog:
         """Return what writes its lines, once it has begun."""

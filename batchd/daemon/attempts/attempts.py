@@ -123,6 +123,8 @@ class Attempts:
     def cancel(self, ref: Ref, message: str) -> None:
         """End a task that has not ended."""
         self.take(inputs.CancelOrdered(ref, CancelRequested(at=time.time(), message=message)))
+        if (active := self._active.get(ref)) is not None:
+            active.drop_packing()
 
     def halt(self, ref: Ref, message: str) -> None:
         """Have a task that runs give its slot back at its next durable point."""

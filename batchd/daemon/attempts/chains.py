@@ -14,10 +14,11 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from batchd.actions import Action
 from batchd.daemon.attempts import packwork
@@ -126,7 +127,7 @@ class Chains(Listener):
         """Prepare a task's directory where it is to be worked on; return why that failed, empty:
         it did not.
 
-        ``away``: its worker does not have this machine's disk.
+        A cancel ends the packing. ``away``: its worker does not have this machine's disk.
         ``begun``: the task has worked in it before.
         """
         directory = batch.directory(task)
@@ -145,20 +146,26 @@ class Chains(Listener):
                 active.detail = "its directory is packed"
                 made = partial(self._sent_away, active, task, directory, begun=begun)
                 kept = await self._outboxes.patiently(made, Action.DIRECTORY_TROUBLE)
-            active.chain = kept.chain
+            active.chain = kept.chain if kept else None
         except WorkspaceError as error:
             return str(error)
         return ""
 
     async def _sent_away(
         self, active: ActiveAttempt, task: Task, directory: str, *, begun: bool
-    ) -> Kept:
-        """Return a chain, begun with what is here. Raises ``OSError``, ``WorkspaceError``."""
+    ) -> Kept | None:
+        """Return a chain, begun with what is here; None: the task is cancelled meanwhile.
+
+        Raises ``OSError``, ``WorkspaceError``.
+        """
         await self._book.prepare()
         base = active.base
         with self._book.packing():
-            first = await self._packed(directory) if task.dir or begun else None
-            chain = Chain(base=await self._of_mirror(base) if base else None, first=first)
+            packs = partial(self._packs, directory if task.dir or begun else "", base)
+            chain = await _unless_cancelled(active, packs)
+            if chain is None:
+                return None
+            first = chain.first
             kept = Kept(
                 ref=active.ref,
                 directory=directory,
@@ -172,6 +179,11 @@ class Chains(Listener):
                 await self._book.forget(active.ref)
                 raise OSError(errno.ENOENT, "a pack went before it was on its chain")
         return kept
+
+    async def _packs(self, directory: str, base: Base | None) -> Chain:
+        """Return a chain of what is here: a directory, where there is one, and a base."""
+        first = await self._packed(directory) if directory else None
+        return Chain(base=await self._of_mirror(base) if base else None, first=first)
 
     async def _of_mirror(self, base: Base) -> Pack:
         async with self._locks.of(base.mirror):
@@ -247,6 +259,21 @@ class Chains(Listener):
             if not problem:
                 break
         return problem
+
+
+async def _unless_cancelled(
+    active: ActiveAttempt, packs: Callable[[], Coroutine[Any, Any, Chain]]
+) -> Chain | None:
+    """Return a chain once it is packed; None: the task is cancelled meanwhile, or before."""
+    if active.unwanted:
+        return None
+    active.packing = asyncio.create_task(packs())
+    try:
+        await asyncio.wait({active.packing})
+        return None if active.packing.cancelled() else active.packing.result()
+    finally:
+        active.packing.cancel()
+        active.packing = None
 
 
 def _meets(one: str, other: str) -> bool:

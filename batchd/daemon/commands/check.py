@@ -8,7 +8,7 @@ import asyncio
 import importlib
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
@@ -38,6 +38,12 @@ from batchd.records import Scope
 #: Members of the group get an answer again that is younger (seconds):
 #: a look takes a trial of the sandbox.
 _FRESH_S = 10.0
+#: By trouble, what `check` calls the folder that it concerns.
+_FOLDERS: Mapping[str, str] = {
+    Action.INBOX_TROUBLE: "inbox",
+    Action.OUTBOX_TROUBLE: "outbox",
+    Action.STORE_TROUBLE: "state",
+}
 
 
 class HostCheck(Protocol):
@@ -79,7 +85,7 @@ class CheckHandler:
         answer = Checked(
             process=_process(),
             settings=await aside(self._settings, "check"),
-            lines=(*looked, *self._group(), *self._parked(), *self._troubled()),
+            lines=(*looked, *self._group(), *self._parked(), *self._troubled(looked)),
         )
         self._said[request.offline] = (time.monotonic(), answer)
         if request.live:
@@ -183,9 +189,12 @@ class CheckHandler:
                     retry = "batchd retry --failed --model PROVIDER/MODEL BATCH"
                     yield CheckLine("failed", f"{scope} {name}", said, cause.fix(resume, retry))
 
-    def _troubled(self) -> Iterator[CheckLine]:
-        """Yield what the daemon cannot do at this time."""
+    def _troubled(self, looked: Iterable[CheckLine]) -> Iterator[CheckLine]:
+        """Yield what the daemon cannot do at this time, unless a look has found the same."""
+        found = {(line.what, line.mend) for line in looked}
         for trouble in self._troubles.open:
+            if (_FOLDERS.get(trouble.what), trouble.mend) in found:
+                continue
             known = trouble.what == Action.UNKNOWN_WORK
             what = "store" if known else trouble.what.replace("_", " ")
             yield CheckLine("note" if known else "failed", what, trouble.message, trouble.mend)

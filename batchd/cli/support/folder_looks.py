@@ -1,0 +1,76 @@
+"""What ``batchd check`` says of the spool's folders:
+whether they are there, or can be made, and what room their disks have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from batchd import config, free_room
+from batchd.cli.display import formatting
+from batchd.control import CheckLine
+from batchd.store import ballast, copies
+
+_NO_ROOM = {
+    "inbox": "no file can be dropped",
+    "outbox": "no task is started",
+    "state": "orders are refused",
+}
+
+
+def lines(settings: config.Config) -> Iterator[CheckLine]:
+    """Yield a line for each folder. Blocks."""
+    paths = settings.paths
+    yield _folder("inbox", Path(paths.inbox), free_room.INBOX_BYTES)
+    yield _folder("outbox", Path(paths.outbox), free_room.OUTBOX_BYTES)
+    yield _folder("state", Path(paths.state), free_room.STATE_BYTES)
+    root = settings.workspace.root
+    if not Path(root).is_dir():
+        yield CheckLine("failed", "workspace", f"{root} is not a directory", "set [workspace] root")
+
+
+def _folder(name: str, path: Path, needed: int) -> CheckLine:
+    # What is missing is made at the start, where its parent lets us.
+    there = next(p for p in (path, *path.parents) if os.path.lexists(p))
+    if problem := _unfit(path, there):
+        fix = f"make {path} a directory that this user may write, or set [paths] {name}"
+        return CheckLine("failed", name, problem, fix)
+    room, make = free_room.found(str(there)), "make room on that disk"
+    if lack := room.lack(needed):
+        return CheckLine("failed", name, f"{path}: {lack}; until then {_NO_ROOM[name]}", make)
+    if name == "state" and (bare := _bare(path, room)):
+        return CheckLine("note", name, f"{path}: {bare}", make)
+    return CheckLine("ok", name, f"{path}{'' if there == path else ' (will be made)'}")
+
+
+def _unfit(path: Path, there: Path) -> str:
+    """Return why a folder cannot be used, or made, with this process's rights;
+    empty: it can. ``there``: the nearest that exists, of it and those above.
+    """
+    if not there.is_dir():
+        leads = "is a link that leads nowhere" if there.is_symlink() else "is not a directory"
+        return f"{there} {leads}" + ("" if there == path else f", so {path} cannot be made")
+    if not os.access(there, os.W_OK | os.X_OK):
+        return f"{there} cannot be written" + (
+            "" if there == path else f", so {path} cannot be made"
+        )
+    if there != path:
+        try:
+            # Only a trial shows what a mode does not, as in /proc.
+            Path(tempfile.mkdtemp(prefix=".batchd-check-", dir=there)).rmdir()
+        except OSError as error:
+            return f"{path} cannot be made in {there}: {error.strerror}"
+    return ""
+
+
+def _bare(state: Path, room: free_room.FreeRoom) -> str:
+    """Return that the store keeps no reserve there, and cannot lay one; empty: it has or can."""
+    with contextlib.suppress(OSError):
+        if copies.ballast(formatting.store_path(state)).stat().st_size == ballast.SIZE:
+            return ""
+    lack = room.lack(ballast.SIZE + ballast.SPARE)
+    return lack and f"{lack} for the reserve that orders live on once it is full"

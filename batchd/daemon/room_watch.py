@@ -1,0 +1,75 @@
+"""The watch over free room: `status` names a full disk
+before a task, an order or a dropped file meets it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+from batchd import free_room
+from batchd.actions import Action
+from batchd.daemon.current import CurrentConfig
+from batchd.daemon.outboxes import Outboxes
+from batchd.daemon.troubles import Tries, TroubleLog, TroubleSubject
+
+#: Between two looks.
+_LOOK_S = 2.0
+_EVERYTHING = TroubleSubject()
+
+
+async def outbox(current: CurrentConfig, outboxes: Outboxes, troubles: TroubleLog) -> None:
+    """Watch the outbox for ever: a reload may change which one that is."""
+    with troubles.trying(Action.OUTBOX_TROUBLE) as tries:
+        while True:
+            folder = current.config.paths.outbox
+            look = partial(free_room.insist, folder, free_room.OUTBOX_BYTES)
+            # In a thread of its own: where it hangs, the work that goes there says so.
+            await _note(tries, outboxes.at(look, folder), TroubleSubject(outbox=folder))
+            await asyncio.sleep(_LOOK_S)
+
+
+async def state(current: CurrentConfig, troubles: TroubleLog) -> None:
+    """Watch the state directory for ever."""
+    folder = current.config.paths.state
+    look = partial(free_room.insist, folder, free_room.STATE_BYTES)
+    await _watch(troubles, Action.STORE_TROUBLE, look)
+
+
+async def inbox(current: CurrentConfig, troubles: TroubleLog) -> None:
+    """Watch the inbox for ever, where it is on another disk than the state directory:
+    else what is said of that is enough. The outbox is not looked at here: it may hang.
+    """
+    folder, other = Path(current.config.paths.inbox), Path(current.config.paths.state)
+
+    def look() -> None:
+        if folder.stat().st_dev != other.stat().st_dev:
+            free_room.insist(str(folder), free_room.INBOX_BYTES)
+
+    await _watch(troubles, Action.INBOX_TROUBLE, look)
+
+
+async def _watch(troubles: TroubleLog, action: Action, look: Callable[[], None]) -> None:
+    with troubles.trying(action) as tries:
+        while True:
+            await _note(tries, asyncio.to_thread(look))
+            await asyncio.sleep(_LOOK_S)
+
+
+async def _note(
+    tries: Tries, look: Awaitable[None], concerned: TroubleSubject = _EVERYTHING
+) -> None:
+    """Keep a trouble open for as long as a disk is full.
+
+    Other errors are left to the work that meets them.
+    """
+    try:
+        await look
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            tries.failed(error, concerned)
+            return
+    tries.worked()

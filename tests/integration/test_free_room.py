@@ -1,0 +1,115 @@
+"""Full disks and folders that cannot be made: `check` and `status` name them before a task does."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+import pytest
+from weather import filled, mounted
+
+from tests.conftest import Spool
+
+#: By folder, its trouble in the daemon's words.
+_TROUBLES = {"inbox": "inbox_trouble", "outbox": "outbox_trouble", ".batchd": "store_trouble"}
+
+
+def _place(spool: Spool, **paths: str) -> None:
+    """Have folders lie elsewhere."""
+    lines = "".join(f'{name} = "{place}"\n' for name, place in paths.items())
+    config = spool.folder / "config.toml"
+    config.write_text(f"{config.read_text()}\n[paths]\n{lines}")
+
+
+def _said(spool: Spool, what: str) -> str:
+    """Return what `check` says of a folder."""
+    lines = json.loads(spool.batchd("check", "--offline", "--json").stdout)
+    return "\n".join(
+        f"{line['verdict']}: {line['detail']} → {line['mend']}"
+        for line in lines
+        if line["what"] == what
+    )
+
+
+def _troubles(spool: Spool) -> set[str]:
+    status = json.loads(spool.batchd("status", "--json").stdout)
+    return {trouble["what"] for trouble in status["daemon"]["troubles"]}
+
+
+def test_a_full_disk_shows_while_nothing_is_to_be_written(spool: Spool) -> None:
+    """Inbox, outbox and state directory, each on a disk of its own: `status` and `check`
+    say it of each, with the room there is and the bound, until there is room again.
+    """
+    with contextlib.ExitStack() as disks:
+        for name in _TROUBLES:
+            disks.enter_context(mounted(spool.folder / name))
+        with spool.serving():
+            assert _troubles(spool) == set()
+            for name in _TROUBLES:
+                filled(spool.folder / name / ".filling", 0)
+            spool.eventually(lambda: _troubles(spool) == {*_TROUBLES.values()})
+            shown = " ".join(spool.batchd("status").stdout.split())
+            assert f"{spool.folder}/outbox: No space left on device: 0.0 MB free" in shown
+            assert "on its disk, 4.2 MB needed" in shown
+            assert "To go on: make room on that disk" in shown
+            assert "until then no task is started → make room" in _said(spool, "outbox")
+            for what in ("inbox", "outbox", "state"):
+                assert _said(spool, what).startswith("failed: "), what
+            assert not _said(spool, "outbox trouble"), "it is said once"
+            for name in _TROUBLES:
+                (spool.folder / name / ".filling").unlink()
+            spool.eventually(lambda: _troubles(spool) == set())
+            assert _said(spool, "outbox").startswith("ok: ")
+
+
+def test_an_inbox_on_the_disk_of_the_state_adds_no_line(spool: Spool) -> None:
+    """One full disk is said once: the store's trouble names it."""
+    _place(spool, inbox="disk/inbox", state="disk/state")
+    (spool.folder / ".batchd").symlink_to("disk/state")  # where the daemon is awaited
+    with mounted(spool.folder / "disk"), spool.serving():
+        filled(spool.folder / "disk/.filling", 0)
+        spool.eventually(lambda: _troubles(spool))
+        assert _troubles(spool) == {"store_trouble"}
+        assert _said(spool, "outbox").startswith("ok: ")
+
+
+def test_a_small_disk_for_the_state_is_noted(spool: Spool) -> None:
+    """It has room, and none for the reserve that orders live on once it is full."""
+    with mounted(spool.folder / ".batchd"):
+        said = _said(spool, "state")
+        assert said.startswith("note: ")
+        assert "41.9 MB needed for the reserve" in said
+
+
+@pytest.mark.parametrize(
+    ("state", "why"),
+    [
+        ("file/below/state", "is not a directory, so "),
+        ("nowhere/state", "is a link that leads nowhere, so "),
+        ("/proc/batchd/state", "cannot be made in /proc: "),
+    ],
+)
+def test_a_state_directory_that_cannot_be_made_fails_the_check(
+    spool: Spool, state: str, why: str
+) -> None:
+    """Below a file, below a link that leads nowhere, where the system makes no folders:
+    it is no traceback, and nothing stays behind where it can be made.
+    """
+    (spool.folder / "file").write_text("")
+    (spool.folder / "nowhere").symlink_to("/nowhere/at/all")
+    _place(spool, state=state)
+    done = spool.batchd("check", "--offline")
+    assert done.returncode == 3
+    said = _said(spool, "state")
+    assert said.startswith("failed: ")
+    assert why in said
+    assert "or set [paths] state" in said
+
+
+def test_a_check_leaves_nothing_where_it_tries_to_make_folders(spool: Spool) -> None:
+    """What is missing is tried, and is missing as before."""
+    _place(spool, state="deep/er/state")
+    before = {*spool.folder.iterdir()}
+    assert _said(spool, "state") == f"ok: {Path(spool.folder, 'deep/er/state')} (will be made) → "
+    assert {*spool.folder.iterdir()} == before
