@@ -19,7 +19,7 @@ _WHAT = {
     "node_trouble": "a machine cannot run tasks, and gets none",
     "inbox_trouble": "files cannot be dropped into the inbox, or cannot be taken up",
     "control_trouble": "the control socket was removed, and cannot be made again",
-    "store_trouble": "the store cannot be written, or has no room left, so no new call is made",
+    "store_trouble": "the store cannot be written, or its disk is full: no call is made that it cannot record",
     "stalled": "something could go on and does not",
     "unknown_work": "files that another store left here are not worked on",
     "metrics_trouble": "no metrics, but tasks go on",

@@ -102,7 +102,7 @@ def test_sorting_filtering_and_a_transcript(night: Night) -> None:
         await page.click(".grid tbody tr .link")
         await page.until(f"{_DIALOG}.open")
         text = await page.evaluate(f"{_DIALOG}.innerText")
-        assert "the same call with the same output" in text
+        assert "the same tool call with the same output" in text
         assert "python3 -m pytest -q tests/test_1.py" in text
         await page.click("dialog summary", index=1)
         assert await page.evaluate("document.querySelectorAll('dialog details')[1].open")

@@ -20,6 +20,8 @@ from verdict import Figures, judge
 pytestmark = pytest.mark.in_turns
 
 _COUNT = 40
+#: What SQLite answers: the daemon looks at the disk too, and names it sooner.
+_FULL = "database or disk is full"
 
 
 def _finish(place: Arena, model: Model, folder: Path) -> Figures:
@@ -67,7 +69,7 @@ def _fill(small: Path) -> None:
 
 
 def _filled_for_good(small: Path, place: Arena, model: Model) -> Path:
-    """Fill the disk until the store says so and calls under way have ended:
+    """Fill the disk until the store can write nothing, and calls under way have ended:
     what is freed meanwhile is taken too.
     """
     seen = -1
@@ -77,7 +79,7 @@ def _filled_for_good(small: Path, place: Arena, model: Model) -> Path:
         before, seen = seen, len(model.log())
         _fill(small)
         time.sleep(0.5)
-        return seen == before and "store_trouble" in place.log.read_text()
+        return seen == before and _FULL in place.log.read_text()
 
     until(stands_still, 30, place.tail)
     return small / "ballast"

@@ -769,8 +769,7 @@ def test_a_pipe_gets_whole_tables(spool: Any) -> None:
         spool.batchd("submit", "t.json")
         spool.eventually(lambda: "\n001 " in spool.batchd("status", "t").stdout)
         lines = spool.batchd("status", "t").stdout.splitlines()
-        row = next(line for line in lines if line.startswith("001 "))
-    assert why.strip() in row
+    assert any(why.strip() in line for line in lines)
 
 
 def test_who_waits_for_what_is_paused_learns_why(spool: Any) -> None:

@@ -181,7 +181,7 @@ def test_held_tasks_run_again_with_another_model(tmp_path: Path) -> None:
             await daemon.submit("b.json", json.dumps(specs).encode())
             await _status(tmp_path, lambda s: s["parked"] and not s["tasks"]["running"])
             await _until(lambda: results(tmp_path, "b"))
-            with pytest.raises(UsageError, match="has not ended cannot run again"):
+            with pytest.raises(UsageError, match="have not ended cannot run again"):
                 await _ask(tmp_path, "retry", target=["b"], failed=False)
             for wrong in ("steps-3", "nowhere/x"):
                 with pytest.raises(UsageError):

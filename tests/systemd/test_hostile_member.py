@@ -157,7 +157,7 @@ def test_they_read_results_and_nothing_else(member: Service) -> None:
         assert KEY not in file.read_text("utf-8", "replace")
     assert not machine.try_(*AS_THEM, "journalctl", "-q", "-u", member.name).stdout
     assert "may drop files and read results" in _page()
-    assert "Members of the group read what the others drop, and their results" in _page()
+    assert "Members of the group can read what the others drop, and the results" in _page()
 
 
 def test_a_member_drops_waits_looks_and_checks(member: Service) -> None:

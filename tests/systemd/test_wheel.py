@@ -64,7 +64,9 @@ def test_it_is_the_systems_service(bare: Machine) -> None:
     make a service that works.
     """
     bare.run("useradd", "--create-home", "--shell", "/bin/bash", USER)
-    install, init = steps(_GUIDE, "From the wheel, the system's service").rsplit("\nsudo ", 1)
+    install, init = steps(
+        _GUIDE, "From the wheel, these commands make the system's service"
+    ).rsplit("\nsudo ", 1)
     bare.shell(_HERE + install, *_EXACT)
     model = f"--model standin/steps-2 --base-url {_served(bare)}"
     bare.shell(f"{init.strip()} {model} --key-file /etc/batchd/standin.key --yes")
