@@ -165,7 +165,9 @@ scale-ray: cluster ## the same batch on this machine's workers and on a Ray clus
 
 .PHONY: bench
 bench: setup chromium ## every benchmark, against a floor taken in the same run
-	@for b in benchmarks/bench_*.py; do echo "== $$b"; $(BIN)/python "$$b"; done
+	@missed=0
+	for b in benchmarks/bench_*.py; do echo "== $$b"; $(BIN)/python "$$b" || missed=1; done
+	exit $$missed
 
 .PHONY: clean
 clean: ## remove the virtual environment and the caches
