@@ -134,6 +134,8 @@ def serving(agents: int) -> Iterator[tuple[Daemon, list[int]]]:
         crew = workers(Path(folder), count)
         try:
             while up(Path(folder)) < count:
+                if any(worker.poll() is not None for worker in crew):
+                    raise SystemExit("a simulated worker ended before it had joined")
                 time.sleep(0.2)
             yield daemon, [worker.pid for worker in crew]
         finally:

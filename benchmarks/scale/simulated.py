@@ -19,7 +19,7 @@ from batchd.events import CallAnswered, CallStarted, RoundEvaluated, TaskStarted
 from batchd.pool.joining import dialling, ticket
 from batchd.pool.lease import Lease
 from batchd.pool.worker import Worker
-from batchd.records import Answer, Evaluation, Purpose, TaskStatus, ToolCall, Usage
+from batchd.records import Answer, Evaluation, Has, Purpose, TaskStatus, ToolCall, Usage
 from batchd.taskstate import Verdict, fold
 
 _WORDS = [f"{word}{i}" for i in range(50) for word in ("def ", "return ", "import ", "value_")]
@@ -80,7 +80,7 @@ async def main(node: str) -> int:
     """Work until the daemon is gone."""
     way = ticket.parse(sys.stdin.readline())
     worker = Worker(steps, Lease(120.0, lambda _until: None))
-    return await worker.work(lambda channel: dialling.join(way, node, "", channel))
+    return await worker.work(lambda channel: dialling.join(way, node, Has(), "", channel))
 
 
 if __name__ == "__main__":

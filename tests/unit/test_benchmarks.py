@@ -25,3 +25,13 @@ def test_a_benchmark_finds_all_that_it_uses(program: Path) -> None:
     ]
     done = subprocess.run(command, capture_output=True, text=True, cwd="/", check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("program", ["scale", "travelling"])
+def test_what_measures_scale_still_speaks_the_protocol(program: str) -> None:
+    """A few tasks of two steps each end, with a line of figures."""
+    size = ["--agents", "4"] if program == "scale" else ["--tasks", "2", "--rounds", "1"]
+    command = [sys.executable, _BENCHMARKS / "scale" / f"{program}.py", *size, "--steps", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "a second" in done.stdout
