@@ -27,6 +27,7 @@ def test_a_benchmark_finds_all_that_it_uses(program: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("program", ["scale", "travelling"])
 def test_what_measures_scale_still_speaks_the_protocol(program: str) -> None:
     """A few tasks of two steps each end, with a line of figures."""
