@@ -63,6 +63,15 @@ def _call(turn: int, command: str) -> Answer:
     return Answer(content="", tool_calls=calls, finish_reason="tool_calls")
 
 
+def killed_at_work(spool: Spool, cache: Path) -> None:
+    """Kill a daemon while a worker elsewhere is in the midst of its one task."""
+    with spool.serving() as daemon, joined(spool, "n-one", cache=cache):
+        drop(spool, 1)
+        spool.eventually(lambda: _events(spool, "b/001") > 8)
+        daemon.kill()
+        daemon.wait()
+
+
 def owned(folder: Path, files: Mapping[str, str | bytes]) -> Path:
     """Make a directory with files that belongs to an ordinary user."""
     for name, text in files.items():
@@ -347,11 +356,7 @@ def test_a_daemon_that_is_killed_believes_in_nothing_that_is_gone(tmp_path: Path
     """
     lines = tuple(f"echo {n} >> notes; sleep 0.1" for n in range(8))
     with cluster(tmp_path, {"write it": lines}, latency="0.05") as spool:
-        with spool.serving() as daemon, joined(spool, "n-one", cache=tmp_path / "c1"):
-            drop(spool, 1)
-            spool.eventually(lambda: _events(spool, "b/001") > 8)
-            daemon.kill()
-            daemon.wait()
+        killed_at_work(spool, tmp_path / "c1")
         shutil.rmtree(tmp_path / "c1")
         stray = spool.folder / ".batchd/packs" / ("0" * 64)
         stray.write_bytes(b"left by a crash")
@@ -469,11 +474,7 @@ def test_a_chain_that_cannot_be_read_is_not_taken_for_none(tmp_path: Path) -> No
     """
     lines = tuple(f"echo {n} >> notes; sleep 0.1" for n in range(8))
     with cluster(tmp_path, {"write it": lines}, latency="0.05") as spool:
-        with spool.serving() as daemon, joined(spool, "n-one", cache=tmp_path / "c1"):
-            drop(spool, 1)
-            spool.eventually(lambda: _events(spool, "b/001") > 8)
-            daemon.kill()
-            daemon.wait()
+        killed_at_work(spool, tmp_path / "c1")
         shelf = spool.folder / ".batchd/packs"
         chain = shelf / "tasks/b.001"
         chain.write_text("{")
