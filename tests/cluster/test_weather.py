@@ -98,7 +98,8 @@ def test_a_cluster_that_takes_orders_from_anybody_is_refused(
     ):
         drop(spool, 1)
         spool.eventually(lambda: "takes orders from any process" in str(troubles(spool)))
-        assert not running(spool)
+        # One node alone is used: what began before the other one was up ends with the launcher.
+        spool.eventually(lambda: not running(spool))
 
 
 def test_what_no_node_can_give_is_reported(tmp_path: Path, model_server: str) -> None:
