@@ -157,6 +157,7 @@ def test_wheel_and_sdist_are_whole(wheel: Path, tmp_path: Path) -> None:
         assert (unpacked / name).read_bytes() == (ROOT / name).read_bytes()
 
 
+@pytest.mark.long
 def test_pip_makes_a_whole_one(machine: Machine, wheel: Path, model_server: str) -> None:
     """`pip install WHEEL` in a bare virtual environment."""
     python = machine.environment("own")
