@@ -39,7 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Have the files done, show progress, end with the summaries."""
+    """Run the files, show progress, end with the summaries."""
     sealing.seal()
     settings = config.load(args.config)
     sealing.forget(settings.variables())

@@ -47,7 +47,8 @@ class Outboxes:
         return await loop.run_in_executor(self._disks.at(folder), work)
 
     async def promptly(self, work: Callable[[], T], folder: str) -> T:
-        """Do so, or wait no longer than for a disk under load: then it may yet be done.
+        """Do something as ``at`` does, but wait no longer than for a disk under load:
+        then it may yet be done.
 
         Raises ``OSError``.
         """
@@ -112,7 +113,7 @@ class Outboxes:
             del self._reaching[folder]
 
     async def _answered(self, work: Callable[[], T], folder: str) -> T:
-        """Do so, and say when there is no answer for long;
+        """Do something as ``at`` does, and log when there is no answer for long;
         what hangs is waited for, for it may yet be done.
         """
         doing = asyncio.ensure_future(self.at(work, folder))

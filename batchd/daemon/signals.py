@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 @contextlib.contextmanager
 def handled(handlers: Mapping[int, Callable[[], None]]) -> Iterator[None]:
-    """Have the running loop call ``handlers``, by the number of the signal:
+    """Handle signals in the running loop, ``handlers`` by the number of the signal:
     also for one that came while it was blocked.
     """
     loop = asyncio.get_running_loop()

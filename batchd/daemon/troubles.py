@@ -104,7 +104,7 @@ class TroubleLog:
         return tuple(sorted((*(k.seen() for k in self._known.values()), *others), key=_since))
 
     def also(self, what: Action, ask: Ask) -> None:
-        """Have ``open`` ask for what another part keeps trying, and logs itself."""
+        """Add to ``open`` what another part keeps trying, and logs itself."""
         self._others.append((what, ask))
 
     def stops(self, *actions: Action) -> bool:

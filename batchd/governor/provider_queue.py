@@ -208,9 +208,7 @@ class ProviderQueue:
             self.pace.answered(permit.ticket, now, usage.total_tokens, cached)
 
     def failed(self, permit: Permit, failure: Failure) -> None:
-        """Have the pacing clock learn from a failure, unless the call's model alone is parked,
-        which is not about pace.
-        """
+        """Pace by a failure, unless the call's model alone is parked: that is not about pace."""
         own = self.breakers.get(permit.call.model)
         if own is not None and own.outage is not None:
             return

@@ -248,7 +248,7 @@ class Lifecycle:
         return []  # it is published: what was wanted of it came late
 
     def _follow(self, entry: Entry, given: Input) -> list[Effect]:
-        """Have a task's entry follow an input."""
+        """Decide what follows from an input, and move the task's entry."""
         given.note(entry)
         before = entry.phase
         entry.phase, effects = decide(entry, given)

@@ -32,8 +32,8 @@ class Free(Struct, frozen=True, gc=False):
 
 
 class Stop(Struct, frozen=True, gc=False):
-    """Have the worker, or a request of its that waits,
-    stop with what the task was asked to stop with.
+    """Stop the worker, or a request of its that waits,
+    with what the task was asked to stop with.
     """
 
     ref: Ref

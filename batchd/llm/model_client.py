@@ -204,7 +204,7 @@ class ModelClient:
         return line
 
     def _learn_idle(self, line: _Line, idle_s: float) -> None:
-        """Have a server's connections stay idle as long as it says,
+        """Keep a server's idle connections as long as it says,
         from the next call on; of several numbers the lowest counts.
         """
         if line.idle_s is not None and idle_s >= line.idle_s:

@@ -115,7 +115,7 @@ class Delivery:
             courier.add(events)
 
     def _take(self, config: Config) -> None:
-        """Have a courier for each receiver;
+        """Make a courier for each receiver;
         one whose receiver has changed begins again, with what waits.
         """
         if self._couriers:

@@ -71,7 +71,7 @@ def abandon() -> None:
 
 
 def prepare(folder: Path, loads: str = _LOADED) -> None:
-    """Have the fork server's sockets made in ``folder``, which is this daemon's alone.
+    """Choose ``folder``, which is this daemon's alone, for the fork server's sockets.
 
     What a daemon that was killed has left there goes: in a temporary folder it would stay for ever.
     """
@@ -99,7 +99,7 @@ def _settle_in(folder: Path, loads: str) -> None:
 
 
 def move() -> None:
-    """Have the next fork server make its socket where the folder is now:
+    """Choose the place where the folder is now for the next fork server's socket:
     it was moved, or the socket taken away.
     """
     settings = _settings()

@@ -39,7 +39,7 @@ def child(sock: socket.socket, lock: int, agent: str) -> None:
 
 
 def die_with_daemon() -> None:
-    """Have the kernel end this process with the daemon, even when it is stopped or busy.
+    """Tie this process's life to the daemon's: the kernel ends it, stopped or busy as it may be.
 
     PR_SET_PDEATHSIG would not: the parent of this process is the fork server.
     """

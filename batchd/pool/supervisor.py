@@ -97,7 +97,7 @@ class Supervisor:
         return self._roster.idle(asyncio.get_running_loop().time() - for_s)
 
     def dismiss(self, badge: int) -> None:
-        """Have a worker that joined end once it has no task."""
+        """Retire a worker that joined: it ends once it has no task."""
         for worker in self.workers:
             if worker.badge == badge:
                 self._retire(worker)

@@ -69,7 +69,7 @@ class Guard:
             os.write(self._pipe, b"".join(b"+%d\n" % live for live in sorted(self._live)))
 
     def forget(self, *numbers: int | None) -> None:
-        """Do not any more; call it before the processes are waited for.
+        """Stop watching processes; call it before they are waited for.
 
         What it never watched does not matter.
         """

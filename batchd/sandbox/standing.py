@@ -277,7 +277,7 @@ class StandingSandbox:
         return timed_out, 128 - code if code < 0 else code
 
     async def _drained(self, output: int | None) -> str:
-        """Have what is printed there read from within, and return the file that it goes to;
+        """Read what is printed there from within, and return the file that it goes to;
         empty: nothing is, or it is not kept.
         """
         if output is None:

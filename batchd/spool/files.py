@@ -147,7 +147,7 @@ def _naming(path: Path) -> Iterator[None]:
 def _place(
     folder: int, path: Path, fill: Callable[[BinaryIO], object], *, replace: bool, mode: int
 ) -> None:
-    """Have a file appear in a folder under the name that ``path`` ends with,
+    """Write a file that appears in a folder under the name that ``path`` ends with,
     its contents on the disk.
     """
     temporary = _temporary(path.name)

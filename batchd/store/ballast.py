@@ -123,7 +123,7 @@ def refused(error: Exception) -> bool:
 
 
 def _allocated(file: int, start: int, size: int) -> int:
-    """Have room behind a file's end, which stays where it is;
+    """Allocate room behind a file's end, which stays where it is;
     return the kernel's number of what is in the way, or 0.
     """
     arguments = (file, _FALLOC_FL_KEEP_SIZE, ctypes.c_int64(start), ctypes.c_int64(size))

@@ -81,7 +81,7 @@ class Ordering:
         return _answer({"question": order.question, "ticket": ticket})
 
     async def confirmed(self, request: Request) -> Response:
-        """Have an order carried out, and return what came of it, in lines."""
+        """Carry a confirmed order out, and return what came of it, in lines."""
         shown = session(request.scope, request.headers)
         try:
             order = self._drafts.take((await _body(request, Confirmation)).ticket, shown)

@@ -74,7 +74,7 @@ class DaemonConnection:
         return self._standing.pid
 
     def hand_over(self, name: str, data: bytes, *, serial: bool) -> str:
-        """Have a file worked on, or go on with what an earlier ``run`` of it has left;
+        """Hand a file over, or go on with what an earlier ``run`` of it has left;
         return its batch's name.
         """
         deadline = time.monotonic() + _PATIENCE_S

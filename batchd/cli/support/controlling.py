@@ -33,7 +33,7 @@ _AGAIN_S = 0.1
 
 
 def ask(file: Path | None, order: ControlRequest[A]) -> A:
-    """Have an order carried out, and return the answer: what it says is durable.
+    """Give an order, and return the answer: what it says is durable.
 
     ``file``: the configuration that was named, if any. Raises ``UsageError`` and the like where the
     order is refused, ``SpoolLockedError`` where somebody has the spool and does not answer.
@@ -68,7 +68,7 @@ def ask(file: Path | None, order: ControlRequest[A]) -> A:
 
 
 def running(file: Path | None, order: ControlRequest[A], why: str) -> A:
-    """Have a running daemon carry out what makes sense there alone;
+    """Give a running daemon an order that makes sense there alone;
     ``why`` says what to do otherwise.
 
     Raises ``NoDaemonError``.

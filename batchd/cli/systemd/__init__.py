@@ -136,7 +136,7 @@ def _systemd() -> bool:
 
 
 def _order(orders: Iterable[tuple[str, ...]]) -> bool:
-    """Have systemd carry orders out, where it runs; return whether it did."""
+    """Give orders to systemd, where it runs; return whether it carried them out."""
     if not _systemd():
         return False
     for order in orders:

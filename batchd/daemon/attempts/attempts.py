@@ -127,7 +127,7 @@ class Attempts:
             active.drop_packing()
 
     def halt(self, ref: Ref, message: str) -> None:
-        """Have a task that runs give its slot back at its next durable point."""
+        """Ask a task that runs for its slot, at its next durable point."""
         wish = Suspended(at=time.time(), cause="park", message=message)
         self.take(inputs.Halt(ref, wish))
 
@@ -138,7 +138,7 @@ class Attempts:
         self.perform(self._lifecycle.take(given))
 
     def perform(self, effects: Iterable[Effect]) -> None:
-        """Do what follows."""
+        """Perform what follows from an input."""
         for effect in effects:
             self._perform(effect)
 
@@ -279,9 +279,7 @@ class Attempts:
             self._user.note(policy.user)
 
     def _stop(self, active: ActiveAttempt) -> None:
-        """Have a task at work stop:
-        with the answer to its request, or at its next durable point.
-        """
+        """Stop a task at work, with the answer to its request or at its next durable point."""
         ref, wish = active.ref, self._lifecycle.entries[active.ref].wish
         assert wish is not None, "it is to stop"
         if self._calls.stop(active, wish):

@@ -106,7 +106,7 @@ class Calls:
             active.waiting = None
 
     def stop(self, active: ActiveAttempt, event: CancelRequested | Suspended) -> bool:
-        """Have the task end with ``event`` at its next request; return whether one waited."""
+        """End the task with ``event`` at its next request; return whether one waited."""
         active.stop = event
         ask = active.waiting
         if ask is None or not self._governor.withdraw(active.ref):

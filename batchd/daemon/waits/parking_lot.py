@@ -136,7 +136,7 @@ class ParkingLot(Listener):
         self._loop.spawn(self.forget(*over))
 
     def batch_received(self, batch: Batch, tasks: Sequence[Task]) -> None:  # noqa: ARG002 (a listener's)
-        """Have what is out of order tried now where a new batch's tasks alone need it:
+        """Try what is out of order now where a new batch's tasks alone need it:
         no one has waited for its fix.
 
         What asks to be left alone for a time is.
