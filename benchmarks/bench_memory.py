@@ -12,7 +12,7 @@ import time
 
 from harness import Server, row, stage
 
-from batchd.pool import memory_trim
+from batchd.pool import heap
 
 AGENTS, SETTLE_S, IDLE_S = 1000, 10.0, 30.0
 #: Models that leave agents waiting, and how many answers each has had by then.
@@ -26,7 +26,7 @@ def waiting(model: tuple[str, int], extra: str = "") -> float:
     with stage(name, processes=2, agents=AGENTS // 2, extra=extra) as (server, daemon):
         daemon.drop("many", [{"dir": "", "first_prompt": f"task {i}"} for i in range(AGENTS)])
         _all_wait(server, answers * AGENTS)
-        time.sleep(memory_trim.EVERY_S + 2)
+        time.sleep(heap.EVERY_S + 2)
         pss = daemon.pss_mb()
         daemon.process.kill()
     return pss

@@ -35,7 +35,7 @@ from batchd.daemon.shadow import Shadow
 from batchd.daemon.stalls import Stalls
 from batchd.daemon.systemd import SystemdNotifier
 from batchd.log import get_logger
-from batchd.pool import memory_trim, threads
+from batchd.pool import heap, threads
 from batchd.pool.disks import AllDiskThreads
 from batchd.pool.shape import PoolShape
 from batchd.records import Batch
@@ -336,7 +336,7 @@ class Daemon:
         yield room_watch.state(p.current, p.troubles)
         if inbox is not None:
             yield room_watch.inbox(p.current, p.troubles)
-        yield memory_trim.give_back()
+        yield heap.give_back()
         yield p.circuits.watch()
         if p.others is not None and p.others.crew is not None:
             yield p.others.crew.run()

@@ -14,6 +14,8 @@ from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from batchd.pool import heap
+
 #: As many as the standard library would start in time.
 _COUNT = min(32, (os.cpu_count() or 1) + 4)
 _START_S = 30.0
@@ -33,6 +35,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 
 def start() -> None:
     """Give the running loop its threads. Raises ``RuntimeError`` where there are not enough."""
+    heap.share()
     executor = ThreadPoolExecutor(_COUNT)
     # A thread that waits here leaves the next job to a new one.
     barrier = threading.Barrier(_COUNT + 1)

@@ -33,7 +33,7 @@ from batchd.errors import (
 from batchd.events import CancelRequested, Suspended
 from batchd.llm import ModelClient
 from batchd.masking import Masker
-from batchd.pool import code, memory_trim, threads
+from batchd.pool import code, heap, threads
 from batchd.pool.agent_services import WorkerAgentServices
 from batchd.pool.cache import Cache
 from batchd.pool.channel import Channel
@@ -100,7 +100,7 @@ class Worker:
         await attach(self.channel)
         heart = asyncio.create_task(self._beat())
         heart.add_done_callback(self._stopped)
-        lean = asyncio.create_task(memory_trim.give_back())
+        lean = asyncio.create_task(heap.give_back())
         await self._ended.wait()
         for task in (heart, lean, *self._tasks):
             task.cancel()

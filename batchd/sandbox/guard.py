@@ -2,31 +2,27 @@
 
 bwrap asks the kernel to be killed with its parent, but late: a worker that dies within the first
 milliseconds of a command would leave it behind for ever. And a plain process group is not killed at
-all. The guard learns of every process before it may do anything, and of its end; when the pipe to
-it closes, which the kernel does whatever kills us, it kills those that are left.
+all. The guard has a list of all processes, in memory that it shares: each stands there before it
+may do anything, and until it is waited for. When the pipe to the guard closes, which the kernel
+does whatever kills us, it kills those that are left. Nothing is sent meanwhile: to wake it for each
+process takes longer than to start one.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import secrets
+import select
 
-# Numbers are forgotten before they can be used again:
-# while their process, dead, is not waited for yet.
 _SCRIPT = """
 trap '' HUP INT TERM QUIT
-live=' '
-while read -r entry; do
-    number=${entry#?}
-    case $entry in
-        +*) live="$live$number " ;;
-        -*) live="${live%% $number *} ${live#* $number }" ;;
-    esac
-done
-[ "$live" = ' ' ] && exit
-for number in $live; do kill -9 -$number; kill -9 $number; done
+read -r nothing
+live=
+while read -r number; do live="$live $number"; done <&3
+set -- $live
+[ $# = 0 ] && exit
+for number; do kill -9 -$number; kill -9 $number; done
 # The first process of a sandbox leaves bwrap's group before it is bound to bwrap's life, and we may not
 # know of it: it bears the name that bwrap was started with. A bwrap that was killed in the middle of its
 # clone leaves one that no look before shows: two looks that find nothing end this.
@@ -43,15 +39,22 @@ while [ $clean -lt 2 ] && [ $tries -gt 0 ]; do
 done
 """
 
+#: A number's line: written at once, it is there whole or not at all.
+_LINE = b"%-7d\n"
+_FREE = b"       \n"
+
 
 class Guard:
     """Knows, for one process, the groups of processes that must not outlive it."""
 
     def __init__(self) -> None:
-        self._live: set[int] = set()
+        #: By number: its line in the list. Lines that are free are used again.
+        self._live: dict[int, int] = {}
+        self._free: list[int] = []
+        self._list = os.memfd_create("guard", os.MFD_CLOEXEC)
         #: What bwrap must be started as, so that its processes are known by it.
         self.name = f"bwrap:{secrets.token_hex(8)}"
-        self._pipe = _started(self.name)
+        self._begin()
 
     def watch(self, number: int) -> None:
         """Kill this process, and the group of the same number, when we are gone.
@@ -60,26 +63,32 @@ class Guard:
         """
         if number in self._live:
             return
-        self._live.add(number)
-        try:
-            os.write(self._pipe, b"+%d\n" % number)
-        except BrokenPipeError:
+        line = self._free.pop() if self._free else len(self._live)
+        self._live[number] = line
+        os.pwrite(self._list, _LINE % number, line * len(_FREE))
+        if self._broken.poll(0):  # it was killed
             os.close(self._pipe)
-            self._pipe = _started(self.name)
-            os.write(self._pipe, b"".join(b"+%d\n" % live for live in sorted(self._live)))
+            self._begin()
 
     def forget(self, *numbers: int | None) -> None:
-        """Stop watching processes; call it before they are waited for.
+        """Stop watching processes; call it before they are waited for,
+        after which their numbers can be used again.
 
         What it never watched does not matter.
         """
-        known = self._live.intersection(numbers)
-        self._live -= known
-        with contextlib.suppress(BrokenPipeError):
-            os.write(self._pipe, b"".join(b"-%d\n" % number for number in known))
+        for number in self._live.keys() & set(numbers):
+            line = self._live.pop(number)
+            os.pwrite(self._list, _FREE, line * len(_FREE))
+            self._free.append(line)
+
+    def _begin(self) -> None:
+        """Start the process. Raises ``OSError``."""
+        self._pipe = _started(self.name, self._list)
+        self._broken = select.poll()
+        self._broken.register(self._pipe, 0)
 
 
-def _started(name: str) -> int:
+def _started(name: str, listed: int) -> int:
     """Start the process, and return the pipe to it."""
     reading, writing = os.pipe()
     devnull = os.devnull
@@ -92,6 +101,7 @@ def _started(name: str) -> int:
                 (os.POSIX_SPAWN_DUP2, reading, 0),
                 (os.POSIX_SPAWN_OPEN, 1, devnull, os.O_WRONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 2, devnull, os.O_WRONLY, 0),
+                (os.POSIX_SPAWN_DUP2, listed, 3),
             ],
             setsid=True,
         )

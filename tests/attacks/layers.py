@@ -123,7 +123,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "output": (("sandbox/output.py", "room = self._half - len(self._head)", "room = len(data)"),),
     "time": (("sandbox/command_run.py", "asyncio.timeout(timeout_s)", "asyncio.timeout(timeout_s + 20)"),),
     "orphans": (
-        ("sandbox/guard.py", "[ \"$live\" = ' ' ] && exit", "exit"),
+        ("sandbox/guard.py", "[ $# = 0 ] && exit", "exit"),
         ("sandbox/launch.py", 'options += [] if stays else ["--die-with-parent"]', "pass"),
         # A worker whose daemon is gone ends what runs by itself, if it is not killed before.
         ("pool/worker.py", "await self._ended.wait()\n", "await self._ended.wait() and os._exit(0)\n"),
