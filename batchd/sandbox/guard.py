@@ -63,12 +63,14 @@ class Guard:
         """
         if number in self._live:
             return
-        line = self._free.pop() if self._free else len(self._live)
-        self._live[number] = line
-        os.pwrite(self._list, _LINE % number, line * len(_FREE))
         if self._broken.poll(0):  # it was killed
-            os.close(self._pipe)
+            broken = self._pipe
             self._begin()
+            os.close(broken)
+        line = self._free[-1] if self._free else len(self._live)
+        os.pwrite(self._list, _LINE % number, line * len(_FREE))
+        self._live[number] = line
+        del self._free[-1:]
 
     def forget(self, *numbers: int | None) -> None:
         """Stop watching processes; call it before they are waited for,
