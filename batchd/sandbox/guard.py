@@ -101,9 +101,9 @@ def _started(name: str, listed: int) -> int:
             {"NAME": name},
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, reading, 0),
+                (os.POSIX_SPAWN_DUP2, listed, 3),
                 (os.POSIX_SPAWN_OPEN, 1, devnull, os.O_WRONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 2, devnull, os.O_WRONLY, 0),
-                (os.POSIX_SPAWN_DUP2, listed, 3),
             ],
             setsid=True,
         )
