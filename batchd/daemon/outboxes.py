@@ -72,7 +72,7 @@ class Outboxes:
         if batch is None:
             return await self.patiently(lambda: asyncio.to_thread(work), action)
         return await self.patiently(
-            lambda: self._answered(work, batch.outbox), action, lambda: batch
+            lambda: self.answered(work, batch.outbox), action, lambda: batch
         )
 
     async def patiently(
@@ -106,12 +106,12 @@ class Outboxes:
 
     async def _reach(self, folder: str) -> None:
         try:
-            await self._answered(partial(os.path.lexists, folder), folder)
+            await self.answered(partial(os.path.lexists, folder), folder)
             self._reached[folder] = time.monotonic()
         finally:
             del self._reaching[folder]
 
-    async def _answered(self, work: Callable[[], T], folder: str) -> T:
+    async def answered(self, work: Callable[[], T], folder: str) -> T:
         """Do so, and say when there is no answer for long;
         what hangs is waited for, for it may yet be done.
         """
@@ -131,5 +131,5 @@ class Outboxes:
         if batch is None:
             return TroubleSubject()
         folder = batch.outbox
-        whole = await self._answered(partial(outbox.refuses, folder), folder)
+        whole = await self.answered(partial(outbox.refuses, folder), folder)
         return TroubleSubject(outbox=folder) if whole else TroubleSubject(batch=batch.name)

@@ -119,6 +119,7 @@ def test_an_outbox_that_hangs_holds_up_nothing_but_what_goes_there(
             )
             status = control.request(station.folder / ".batchd", "status")
             assert [trouble["what"] for trouble in status["troubles"]] == ["outbox_trouble"]
+            assert "the outbox does not answer" in station.status()
             station.drop("wrong.json", b"[]")
             until(lambda: not [*station.inbox.glob("*.json")], station.text, within_s=PATIENCE_S)
             station.stop()
@@ -149,6 +150,19 @@ def test_an_inbox_that_hangs_holds_up_nothing_but_what_is_dropped(
             station.completed("before", 40)
         station.drop("after.json", _tasks(1))
         station.completed("after")
+
+
+def test_an_outbox_that_hangs_is_reported_before_something_goes_there(
+    tmp_path: Path, model_server: str
+) -> None:
+    """The trouble is open while it hangs, with nothing queued, and over once it answers."""
+    with Station(tmp_path, model_server, model="steps-2").serving() as station:
+        station.drop("before.json", _tasks(1))
+        station.completed("before")
+        with hanging(station.outbox):
+            until(lambda: station.troubles() != [], station.text, within_s=PATIENCE_S)
+            assert "the outbox does not answer" in station.status()
+        until(lambda: station.troubles() == [], station.text, within_s=PATIENCE_S)
 
 
 def test_an_outbox_that_begins_to_hang_holds_up_no_store(tmp_path: Path) -> None:
