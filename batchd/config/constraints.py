@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from batchd.config import (
     dialect_choice,
+    real_paths,
     receivers,
     remote_workers,
     repositories,
@@ -132,9 +133,11 @@ def contradictions(config: ConfigSections) -> Iterator[tuple[Place, Problem]]:
 
 def _folders(config: ConfigSections) -> Iterator[tuple[Place, Problem]]:
     """Find folders within one another, and URLs of repositories that are none."""
-    folders = {
-        key: os.path.realpath(getattr(config.paths, key)) for key in ("inbox", "outbox", "state")
-    }
+    keys = ("inbox", "outbox", "state")
+    ours = real_paths.real(
+        [*(getattr(config.paths, key) for key in keys), config.workspace.mirrors]
+    )
+    folders = dict(zip(keys, ours, strict=False))
     for key, folder in folders.items():
         for other, outer in folders.items():
             if (
@@ -143,7 +146,7 @@ def _folders(config: ConfigSections) -> Iterator[tuple[Place, Problem]]:
                 and (key > other or folder != outer)
             ):
                 yield ("paths", key), Problem("", f"it must not be in or equal {other}, {outer}")
-    mirrors = Path(os.path.realpath(config.workspace.mirrors))
+    mirrors = Path(ours[-1])
     for other, outer in folders.items():
         if mirrors.is_relative_to(outer) or Path(outer).is_relative_to(mirrors):
             why = f"it must not be in, hold or equal {other}, {outer}"

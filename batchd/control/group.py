@@ -70,11 +70,13 @@ class GroupServer:
     #: When each user's next question has its turn.
     _turns: dict[int, float] = field(default_factory=dict)
 
-    def look(self) -> None:
+    async def look(self) -> None:
         """Listen where a group may drop, and as that group;
         again where the socket was taken away; else not at all.
         """
-        gid, place = members.dropping(self._inbox), members.folder(self._state)
+        # In a thread: an inbox that hangs holds up nothing else.
+        gid = await asyncio.to_thread(members.dropping, self._inbox)
+        place = members.folder(self._state)
         known = self._open
         if known and known.gid == gid and file_of(place) == known.file and _right(place, gid):
             return

@@ -309,7 +309,7 @@ class Daemon:
         if inbox is not None:
             group = GroupServer(inbox.folder, state, parts.commands)
             undo.push_async_callback(group.stop)
-            group.look()
+            await group.look()
         await server.start()  # last, for who waits for it takes it for the sign that all is up
         for work in self._watches(server, group, inbox):
             loop.spawn(work, endless=True)
@@ -331,7 +331,9 @@ class Daemon:
         if self._systemd.every_s:
             yield vigil.feed(self._systemd)
         yield vigil.tidy(p.current, p.store, p.writes)
-        yield vigil.keep(p.store, p.troubles, server, group)
+        yield vigil.keep(p.store, p.troubles, server)
+        if group is not None:
+            yield vigil.members(group)
         yield room_watch.outbox(p.current, p.outboxes, p.troubles)
         yield room_watch.state(p.current, p.troubles)
         if inbox is not None:

@@ -73,7 +73,7 @@ class Outboxes:
         if batch is None:
             return await self.patiently(lambda: asyncio.to_thread(work), action)
         return await self.patiently(
-            lambda: self._answered(work, batch.outbox), action, lambda: batch
+            lambda: self.answered(work, batch.outbox), action, lambda: batch
         )
 
     async def patiently(
@@ -107,12 +107,12 @@ class Outboxes:
 
     async def _reach(self, folder: str) -> None:
         try:
-            await self._answered(partial(os.path.lexists, folder), folder)
+            await self.answered(partial(os.path.lexists, folder), folder)
             self._reached[folder] = time.monotonic()
         finally:
             del self._reaching[folder]
 
-    async def _answered(self, work: Callable[[], T], folder: str) -> T:
+    async def answered(self, work: Callable[[], T], folder: str) -> T:
         """Do something as ``at`` does, and log when there is no answer for long;
         what hangs is waited for, for it may yet be done.
         """
@@ -132,5 +132,5 @@ class Outboxes:
         if batch is None:
             return TroubleSubject()
         folder = batch.outbox
-        whole = await self._answered(partial(outbox.refuses, folder), folder)
+        whole = await self.answered(partial(outbox.refuses, folder), folder)
         return TroubleSubject(outbox=folder) if whole else TroubleSubject(batch=batch.name)

@@ -1,4 +1,4 @@
-"""The watch over free room: `status` names a full disk
+"""The watch over free room: `status` names a full disk, and an outbox that hangs,
 before a task, an order or a dropped file meets it.
 """
 
@@ -27,8 +27,7 @@ async def outbox(current: CurrentConfig, outboxes: Outboxes, troubles: TroubleLo
         while True:
             folder = current.config.paths.outbox
             look = partial(free_room.insist, folder, free_room.OUTBOX_BYTES)
-            # In a thread of its own: where it hangs, the work that goes there says so.
-            await _note(tries, outboxes.at(look, folder), TroubleSubject(outbox=folder))
+            await _note(tries, outboxes.answered(look, folder), TroubleSubject(outbox=folder))
             await asyncio.sleep(_LOOK_S)
 
 

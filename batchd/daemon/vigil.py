@@ -21,26 +21,28 @@ _PRUNE_S = 600.0
 _DAY_S = 86400.0
 
 
-async def keep(
-    store: Store, troubles: TroubleLog, server: Server, group: GroupServer | None
-) -> None:
+async def keep(store: Store, troubles: TroubleLog, server: Server) -> None:
     """Watch the state directory, from under which all may be taken.
 
-    A lost socket is made again, each of the two;
-    a lost store ends the daemon: raises ``DamagedStoreError``.
+    A lost socket is made again; a lost store ends the daemon: raises ``DamagedStoreError``.
     """
     with troubles.trying(Action.CONTROL_TROUBLE) as tries:
         while True:
             await asyncio.sleep(_LOOK_S)
             await store.look()
-            if group is not None:
-                group.look()
             try:
                 await server.look()
             except OSError as error:
                 tries.failed(error)
             else:
                 tries.worked()
+
+
+async def members(group: GroupServer) -> None:
+    """Watch which group may drop files, and its socket; apart from all else, since inboxes hang."""
+    while True:
+        await asyncio.sleep(_LOOK_S)
+        await group.look()
 
 
 async def feed(systemd: SystemdNotifier) -> None:

@@ -107,6 +107,16 @@ def test_a_state_directory_that_cannot_be_made_fails_the_check(
     assert "or set [paths] state" in said
 
 
+def test_a_folder_that_cannot_be_looked_at_fails_the_check(spool: Spool) -> None:
+    """The system does not say whether it is there, as of a mount
+    whose server is gone: so it is not said that it will be made.
+    """
+    _place(spool, outbox="x" * 300)
+    said = _said(spool, "outbox")
+    assert said.startswith("failed: ")
+    assert "File name too long → put the folder back, with its disk mounted, or set " in said
+
+
 def test_a_check_leaves_nothing_where_it_tries_to_make_folders(spool: Spool) -> None:
     """What is missing is tried, and is missing as before."""
     _place(spool, state="deep/er/state")

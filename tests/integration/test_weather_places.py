@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,7 @@ def test_an_outbox_that_hangs_holds_up_nothing_but_what_goes_there(
             )
             status = control.request(station.folder / ".batchd", "status")
             assert [trouble["what"] for trouble in status["troubles"]] == ["outbox_trouble"]
+            assert "the outbox does not answer" in station.status()
             station.drop("wrong.json", b"[]")
             until(lambda: not [*station.inbox.glob("*.json")], station.text, within_s=PATIENCE_S)
             station.stop()
@@ -128,6 +130,39 @@ def test_an_outbox_that_hangs_holds_up_nothing_but_what_goes_there(
             )
             station.completed(name, count)
         station.refused("wrong")
+
+
+def test_an_inbox_that_hangs_holds_up_nothing_but_what_is_dropped(
+    tmp_path: Path, model_server: str
+) -> None:
+    """A mount whose server is gone: the daemon carries out orders, and its tasks go on;
+    once the inbox is back, files are taken again.
+    """
+    with Station(tmp_path, model_server, model="steps-2").serving() as station:
+        station.drop("before.json", _tasks(40))
+        until((station.outbox / "before/001.json").exists, station.text, within_s=PATIENCE_S)
+        state = tmp_path / ".batchd"
+        with hanging(station.inbox):
+            # Each watch has looked at the inbox meanwhile.
+            time.sleep(3)
+            for order in ("pause", "resume"):
+                control.request(state, order, scope="all", name="")
+            station.completed("before", 40)
+        station.drop("after.json", _tasks(1))
+        station.completed("after")
+
+
+def test_an_outbox_that_hangs_is_reported_before_something_goes_there(
+    tmp_path: Path, model_server: str
+) -> None:
+    """The trouble is open while it hangs, with nothing queued, and over once it answers."""
+    with Station(tmp_path, model_server, model="steps-2").serving() as station:
+        station.drop("before.json", _tasks(1))
+        station.completed("before")
+        with hanging(station.outbox):
+            until(lambda: station.troubles() != [], station.text, within_s=PATIENCE_S)
+            assert "the outbox does not answer" in station.status()
+        until(lambda: station.troubles() == [], station.text, within_s=PATIENCE_S)
 
 
 def test_an_outbox_that_begins_to_hang_holds_up_no_store(tmp_path: Path) -> None:

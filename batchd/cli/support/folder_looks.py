@@ -5,6 +5,7 @@ whether they are there, or can be made, and what room their disks have.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +22,9 @@ _NO_ROOM = {
     "state": "orders are refused",
 }
 
+#: A folder that is not there, or that this user cannot see: said with what is around it.
+_MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP}
+
 
 def lines(settings: config.Config) -> Iterator[CheckLine]:
     """Yield a line for each folder. Blocks."""
@@ -34,6 +38,9 @@ def lines(settings: config.Config) -> Iterator[CheckLine]:
 
 
 def _folder(name: str, path: Path, needed: int) -> CheckLine:
+    if problem := _unreachable(path):
+        fix = f"put the folder back, with its disk mounted, or set [paths] {name}"
+        return CheckLine("failed", name, f"{path}: {problem}", fix)
     # What is missing is made at the start, where its parent lets us.
     there = next(p for p in (path, *path.parents) if os.path.lexists(p))
     if problem := _unfit(path, there):
@@ -45,6 +52,18 @@ def _folder(name: str, path: Path, needed: int) -> CheckLine:
     if name == "state" and (bare := _bare(path, room)):
         return CheckLine("note", name, f"{path}: {bare}", make)
     return CheckLine("ok", name, f"{path}{'' if there == path else ' (will be made)'}")
+
+
+def _unreachable(path: Path) -> str:
+    """Return why the system does not even say whether a folder is there,
+    as of a mount whose server is gone; empty: it does.
+    """
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno not in _MISSING:
+            return error.strerror or str(error)
+    return ""
 
 
 def _unfit(path: Path, there: Path) -> str:
