@@ -12,6 +12,7 @@ import socket
 import stat
 from collections import Counter
 from collections.abc import Awaitable
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -61,6 +62,8 @@ class GroupServer:
     _inbox: Path
     _state: Path
     _commands: RequestHandlers
+    #: Look at the inbox, which may hang.
+    _threads: Executor | None
     #: Why members cannot ask, although they may drop; empty: they can.
     problem: str = ""
     _open: _Open | None = None
@@ -74,8 +77,8 @@ class GroupServer:
         """Listen where a group may drop, and as that group;
         again where the socket was taken away; else not at all.
         """
-        # In a thread: an inbox that hangs holds up nothing else.
-        gid = await asyncio.to_thread(members.dropping, self._inbox)
+        loop = asyncio.get_running_loop()
+        gid = await loop.run_in_executor(self._threads, members.dropping, self._inbox)
         place = members.folder(self._state)
         known = self._open
         if known and known.gid == gid and file_of(place) == known.file and _right(place, gid):

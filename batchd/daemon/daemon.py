@@ -248,7 +248,7 @@ class Daemon:
         )
         if self._work:
             self._listeners.opened(parts.desk)
-            await self._begin(undo, state)
+            await self._begin(undo, state, disks)
             self._listeners.daemon_started(
                 StartReport(
                     after_crash=after_crash,
@@ -268,11 +268,13 @@ class Daemon:
         # For `batchd run` alone no worker joins: all of them are of this machine.
         return shape if self._watch else replace(shape, processes=max(1, config.pool.processes))
 
-    async def _begin(self, undo: contextlib.AsyncExitStack, state: Path) -> None:
+    async def _begin(
+        self, undo: contextlib.AsyncExitStack, state: Path, disks: AllDiskThreads
+    ) -> None:
         """Take up what the last daemon left, and begin to work, to watch and to answer."""
         parts, config = self._parts, self._config
         loop, store, troubles, pool = parts.loop, parts.store, parts.troubles, parts.pool
-        inbox = Inbox(config) if self._watch else None
+        inbox = Inbox(config, disks.at(config.paths.inbox)) if self._watch else None
         earlier: set[str] = set()
         if inbox is not None:
             await unknown_batches.watch(loop, config, store, parts.outboxes, troubles)
@@ -307,7 +309,7 @@ class Daemon:
                 troubles.also(Action.CLUSTER_TROUBLE, lambda: crew.lacking)
         group = None
         if inbox is not None:
-            group = GroupServer(inbox.folder, state, parts.commands)
+            group = GroupServer(inbox.folder, state, parts.commands, inbox.threads)
             undo.push_async_callback(group.stop)
             await group.look()
         await server.start()  # last, for who waits for it takes it for the sign that all is up
@@ -337,7 +339,7 @@ class Daemon:
         yield room_watch.outbox(p.current, p.outboxes, p.troubles)
         yield room_watch.state(p.current, p.troubles)
         if inbox is not None:
-            yield room_watch.inbox(p.current, p.troubles)
+            yield room_watch.inbox(p.current, inbox.threads, p.troubles)
         yield heap.give_back()
         yield p.circuits.watch()
         if p.others is not None and p.others.crew is not None:

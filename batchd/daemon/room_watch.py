@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 
@@ -38,7 +39,7 @@ async def state(current: CurrentConfig, troubles: TroubleLog) -> None:
     await _watch(troubles, Action.STORE_TROUBLE, look)
 
 
-async def inbox(current: CurrentConfig, troubles: TroubleLog) -> None:
+async def inbox(current: CurrentConfig, threads: Executor | None, troubles: TroubleLog) -> None:
     """Watch the inbox for ever, where it is on another disk than the state directory:
     else what is said of that is enough. The outbox is not looked at here: it may hang.
     """
@@ -48,13 +49,19 @@ async def inbox(current: CurrentConfig, troubles: TroubleLog) -> None:
         if folder.stat().st_dev != other.stat().st_dev:
             free_room.insist(str(folder), free_room.INBOX_BYTES)
 
-    await _watch(troubles, Action.INBOX_TROUBLE, look)
+    await _watch(troubles, Action.INBOX_TROUBLE, look, threads)
 
 
-async def _watch(troubles: TroubleLog, action: Action, look: Callable[[], None]) -> None:
+async def _watch(
+    troubles: TroubleLog,
+    action: Action,
+    look: Callable[[], None],
+    threads: Executor | None = None,
+) -> None:
+    loop = asyncio.get_running_loop()
     with troubles.trying(action) as tries:
         while True:
-            await _note(tries, asyncio.to_thread(look))
+            await _note(tries, loop.run_in_executor(threads, look))
             await asyncio.sleep(_LOOK_S)
 
 

@@ -17,8 +17,11 @@ import stat
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from batchd.actions import Action
 from batchd.config import Config
@@ -33,6 +36,8 @@ from batchd.spool.ulid import ulid
 
 __all__ = ["CHUNK", "Claim", "Inbox", "drop", "ulid"]
 
+T = TypeVar("T")
+
 #: Files claimed at a time: they share their syncs, and are all that is handed out ahead of need.
 CHUNK = 256
 #: What one scan brings: the oldest files. The next scan brings the rest.
@@ -45,6 +50,8 @@ _MAX_LOGGED = 1000
 _EDITED_S = 120.0
 #: Names that are remembered for that.
 _MAX_NAMES = 1000
+#: At the end a folder that hangs is left to the end of the process after so long (seconds).
+_LEAVES_S = 2.0
 
 
 def file_name(name: str) -> str:
@@ -82,7 +89,9 @@ def drop(inbox: Path, name: str, data: bytes) -> Path:
 class Inbox:
     """The inbox: claims what is dropped into one folder."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, threads: Executor | None = None) -> None:
+        #: Look at the folder, which may hang; None: those of the loop do.
+        self.threads = threads
         self.folder = Path(config.paths.inbox)
         self._state = Path(config.paths.state)
         self._claimer = Claimer(self.folder, self._state)
@@ -118,7 +127,7 @@ class Inbox:
         Raises ``OSError`` where it cannot be made or written to, or is no safe place, with the fix.
         """
         self._loop = asyncio.get_running_loop()
-        await asyncio.to_thread(self._prepare)
+        await self._in_thread(self._prepare)
 
     async def stop(self) -> None:
         """End ``claims`` and the watching.
@@ -127,7 +136,13 @@ class Inbox:
         """
         self._stopped = True
         self._bell.set()
-        await asyncio.to_thread(self._let_go)
+        leaving = self._in_thread(self._let_go)
+        await asyncio.wait((leaving,), timeout=_LEAVES_S)
+        if leaving.done():
+            leaving.result()
+
+    def _in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self.threads, work)
 
     def claimed(self) -> set[str]:
         """Return the ULIDs of what an earlier run claimed and has not moved on.
@@ -168,7 +183,7 @@ class Inbox:
             yield claim
         while not self._stopped:
             # The folder is looked at in a thread: disks may be slow.
-            found = [] if self._paused else await asyncio.to_thread(self._round)
+            found = [] if self._paused else await self._in_thread(self._round)
             for claim in found:
                 yield claim
             if not found:
@@ -180,7 +195,7 @@ class Inbox:
         """
         while True:
             try:
-                return await asyncio.to_thread(claiming.lying, self.folder, self._state)
+                return await self._in_thread(partial(claiming.lying, self.folder, self._state))
             except OSError as error:
                 self._ails(error)
                 self._trouble(f"earlier claims cannot be looked at: {error}")

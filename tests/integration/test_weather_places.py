@@ -152,6 +152,19 @@ def test_an_inbox_that_hangs_holds_up_nothing_but_what_is_dropped(
         station.completed("after")
 
 
+def test_a_daemon_whose_inbox_hangs_stops_when_it_is_asked_to(
+    tmp_path: Path, model_server: str
+) -> None:
+    """SIGTERM drains, and what waits for the inbox is left to the end of the process."""
+    with Station(tmp_path, model_server, model="steps-2").serving() as station:
+        station.drop("before.json", _tasks(1))
+        station.completed("before")
+        with hanging(station.inbox):
+            # Each watch has looked at the inbox meanwhile.
+            time.sleep(3)
+            station.stop()
+
+
 def test_an_outbox_that_hangs_is_reported_before_something_goes_there(
     tmp_path: Path, model_server: str
 ) -> None:
