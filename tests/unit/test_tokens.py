@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import subprocess
+import sys
 
 import pytest
 import tiktoken_ext.openai_public
@@ -32,6 +34,30 @@ def test_untidy_text_is_counted() -> None:
     assert tokens.count(" " * 1_200_000) > 1000
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The quick brown fox jumps over the lazy dog.\n\n    if x := f(y):\n\treturn 2 + 2\n",
+        "お誕生日おめでとう, naïve DON'T 'll \U0001f600 12345678 ====----====\r\n",
+        "a\ud800b \ud83d\ude00 \ufffd",
+        "<|endoftext|>" + " " * 300 + "\xff\xfe",
+    ],
+)
+def test_a_first_text_is_counted_as_any_other(text: str) -> None:
+    """Its own tokens give the count that all tokens give."""
+    assert tokens._count_alone(text) == len(tokens._encoding().encode_ordinary(text))
+
+
+def test_who_counts_little_loads_little() -> None:
+    """The first few short texts are counted without the whole encoding; then it is loaded."""
+    ask = "from batchd import tokens as t; [t.count(f'{i}' * 9) for i in range(%d)]; print(t._encoding.cache_info().currsize)"
+    loaded = [
+        subprocess.run([sys.executable, "-c", ask % n], capture_output=True, check=True).stdout
+        for n in (tokens._FEW, tokens._FEW + 1)
+    ]
+    assert loaded == [b"0\n", b"1\n"]
+
+
 def test_long_text_is_counted_in_pieces() -> None:
     """Counting in pieces changes the count by less than a token or two a piece."""
     line = "The quick brown fox jumps over the lazy dog.\n"
@@ -49,8 +75,7 @@ def test_the_encoding_is_tiktokens_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiktoken_ext.openai_public, "load_tiktoken_bpe", load)
     theirs = tiktoken_ext.openai_public.o200k_base()
     whole = b"".join(
-        b"%b %d\n" % (base64.b64encode(token), rank)
-        for rank, token in enumerate(tokens._tokens())
+        b"%b %d\n" % (base64.b64encode(token), rank) for rank, token in enumerate(tokens._tokens())
     )
     assert seen["hash"] == hashlib.sha256(whole).hexdigest()
     assert theirs["pat_str"] == tokens._PATTERN
