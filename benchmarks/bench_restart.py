@@ -41,6 +41,8 @@ async def _fill(spool: Path, batches: int, tasks: int) -> None:
     for start in range(0, batches, _AT_ONCE):
         await asyncio.gather(*(add(n) for n in range(start, min(batches, start + _AT_ONCE))))
     store.close()
+    # Each daemon leaves this: with it, the next one's fork server loads beside the daemon.
+    (spool / ".batchd/pool").mkdir(mode=0o700)
 
 
 def fill(spool: Path, batches: int, tasks: int) -> None:

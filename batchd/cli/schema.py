@@ -23,9 +23,9 @@ def run(args: argparse.Namespace) -> int:
 def text(kind: str) -> str:
     """Return the JSON Schema of a kind of files."""
     if kind == "task":
-        from batchd.spool import taskfile  # noqa: PLC0415 (pydantic, only where it is needed)
+        from batchd.spool import taskschema  # noqa: PLC0415 (pydantic, only where it is needed)
 
-        schema = taskfile.schema()
+        schema = taskschema.schema()
     elif kind == "notification":
         from batchd.notify import format as notification  # noqa: PLC0415 (msgspec, only where it is needed)
 

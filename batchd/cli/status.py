@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from batchd import config, words
 from batchd.cli.display import formatting, one_task, status_tables, tables, trigger_warnings
 from batchd.cli.support import startup_refusals
@@ -274,7 +276,8 @@ def _fields(row: BatchRow | TaskRow) -> dict[str, Any]:
     fields = dataclasses.asdict(row)
     fields |= {"cache_share": row.cache_share, "cache_saved": row.cache_saved}
     if isinstance(row, BatchRow):
-        fields |= {**fields.pop("batch"), "status": row.status}
+        del fields["batch"]
+        fields |= {**structs.asdict(row.batch), "status": row.status}
     else:
         del fields["ref"]
         fields |= {"batch": row.ref.batch, "task": row.ref.task}

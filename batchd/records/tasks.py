@@ -176,8 +176,7 @@ class TurnFacts(Struct, frozen=True, gc=False):
     given_back: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class Batch(Struct, frozen=True, kw_only=True, gc=False):
     """One dropped file, and the folder in the outbox that answers it."""
 
     #: Its folder in the outbox; never used twice.

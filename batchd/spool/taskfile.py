@@ -190,11 +190,6 @@ def _multiplied(document: _Document) -> Problem | None:
     )
 
 
-def schema() -> dict[str, Any]:
-    """Return the JSON Schema of a task file."""
-    return taskspec.schema()
-
-
 def _refusal(problems: list[Problem], filename: str) -> TaskFileError:
     # What JSON or UTF-8 does not have is found first,
     # and by pydantic again: once a place is enough.

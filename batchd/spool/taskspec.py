@@ -1,10 +1,13 @@
-"""What a task file may hold: the models that pydantic validates it with, and its JSON Schema."""
+"""What a task file may hold: the models that pydantic validates it with.
+
+What stands below a key describes it in the JSON Schema: ``taskschema`` reads it there.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, create_model
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, create_model
 
 from batchd.config.limits import left_open
 from batchd.config.reach import Reach
@@ -36,13 +39,14 @@ SCHEMA = "$schema"
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-class _Spec(BaseModel):
+class Spec(BaseModel):
+    """An object of a task file."""
+
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
         strict=True,
         allow_inf_nan=False,
-        use_attribute_docstrings=True,
     )
 
 
@@ -53,7 +57,7 @@ def _with_limits(cls: type[_Model]) -> type[_Model]:
 
 
 @_with_limits
-class Limits(_Spec):
+class Limits(Spec):
     """What a task may use up; 0 means no limit. What is not given comes from the configuration."""
 
     def given(self) -> dict[str, Any]:
@@ -61,7 +65,7 @@ class Limits(_Spec):
         return self.model_dump(exclude_none=True)
 
 
-class SecretSpec(_Spec):
+class SecretSpec(Spec):
     """The value of a variable that only the task's commands may see: one of these keys."""
 
     secret: Word | None = None
@@ -75,7 +79,7 @@ class SecretSpec(_Spec):
     """The name of a file in [secrets.files]."""
 
 
-class NeedsSpec(_Spec):
+class NeedsSpec(Spec):
     """What the machine of its worker must have."""
 
     gpu: Annotated[int, Field(ge=0, le=needs.MOST_GPUS)] | None = None
@@ -94,7 +98,7 @@ Value = Annotated[
 ]
 
 
-class Defaults(_Spec):
+class Defaults(Spec):
     """The keys that a batch may set for all its tasks; a task's own win. null means not given."""
 
     first_prompt: str | None = None
@@ -172,43 +176,9 @@ class TaskSpec(Defaults):
     """Ids in this batch that must have completed before it starts."""
 
 
-class _Whole(_Spec):
-    """What may stand at the top of a file alone."""
-
-    schema_: str | None = Field(None, alias="$schema")
-    """What an editor checks the file by; no part of any task."""
-    budget_usd: Amount | None = None
-    """Caps the whole batch; 0: no cap."""
-    parallel: Parallel | None = None
-    """How many of its tasks work at a time, at most; default: as many as there are slots."""
-    after_batches: Earlier | None = None
-    """Names of batches that must have completed before any of its tasks starts."""
-
-
-class Alone(TaskSpec, _Whole):
-    """A file of one task."""
-
-
-class BatchSpec(Defaults, _Whole):
-    """A batch of tasks, and defaults for them."""
-
-    tasks: list[TaskSpec] = Field(min_length=1)
-    """The tasks."""
-
-
 class BatchKeys(Defaults):
     """A batch apart from its tasks, which are validated one by one."""
 
     budget_usd: Amount | None = None
     parallel: Parallel | None = None
     after_batches: Earlier | None = None
-
-
-def schema() -> dict[str, Any]:
-    """Return the JSON Schema of a task file: a batch, a bare list of tasks or a single task."""
-    document = TypeAdapter(BatchSpec | list[TaskSpec] | Alone).json_schema()
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "batchd task file",
-        **document,
-    }

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from batchd import config
 from batchd.control import Cancel, Cancelled
@@ -364,7 +365,7 @@ def test_a_backup_writes_to_no_other_outbox_unasked(spool: Any, tmp_path: Path) 
     (spool.folder / ".batchd").mkdir(mode=0o700)
     ours = Batch(name="a", claim="x", outbox=str(spool.folder / "outbox"), request="request.json", received_at=1)  # fmt: skip
     with contextlib.closing(Store.open(path)) as store:
-        for batch in (ours, replace(ours, name="b", claim="y", outbox=str(other))):
+        for batch in (ours, structs.replace(ours, name="b", claim="y", outbox=str(other))):
             task = Task(id="001", first_prompt="x", model="standin/m")
             asyncio.run(store.add_batch(batch, [task]))
     assert spool.batchd("backup", backup).returncode == 0

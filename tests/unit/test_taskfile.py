@@ -16,7 +16,7 @@ from batchd.config.limits import LimitsCeilingSection, LimitsSection
 from batchd.config.sections import AgentSection, ModelSection, SecretsSection
 from batchd.errors import TaskFileError
 from batchd.records import Secret
-from batchd.spool import lying_files, taskfile, taskspec
+from batchd.spool import lying_files, taskfile, taskschema, taskspec
 
 
 @pytest.fixture
@@ -618,7 +618,7 @@ def test_the_schema_describes_what_is_taken(spool: Config) -> None:
     """`batchd schema task`: valid itself, takes what parse takes,
     refuses typos, documents every key.
     """
-    schema = taskfile.schema()
+    schema = taskschema.schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
     for good in (

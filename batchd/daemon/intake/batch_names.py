@@ -7,8 +7,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
+
+from msgspec.structs import replace
 
 from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from msgspec import structs
+
 from batchd.actions import Action
 from batchd.config import Config
 from batchd.daemon.current import CurrentConfig
@@ -265,7 +267,7 @@ def new_batch(claim: str, filename: str, folder: str, received_at: float) -> Bat
 
 def as_asked(batch: Batch, parsed: taskfile.Parsed) -> Batch:
     """Return the batch with what its file says of it as a whole."""
-    return replace(
+    return structs.replace(
         batch,
         budget_usd=parsed.budget_usd,
         parallel=parsed.parallel,
