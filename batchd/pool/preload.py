@@ -19,6 +19,7 @@ from batchd.pool import code  # noqa: E402
 code.fingerprint()
 tokens.load()
 llm.tls()
+llm.transport()
 # Objects that the collector never touches stay in pages that all workers share. What is garbage
 # among them is next to nothing, and to look for it would take a tenth of a start.
 gc.freeze()
