@@ -37,8 +37,8 @@ _PIECE = 100_000
 
 #: So many texts, of so many characters at most, are each counted by the tokens that occur in them
 #: alone, which takes a tenth of what it takes to load all; who counts more needs them all.
-_FEW = 8
-_SHORT = 10_000
+_MOST_COUNTED_ALONE = 8
+_LONGEST_COUNTED_ALONE = 10_000
 #: By so many of its first bytes a token is looked for first.
 _START = 6
 
@@ -80,10 +80,10 @@ def load() -> None:
 
 def count(text: str) -> int:
     """Return the number of tokens in ``text``, in which nothing counts as a special token."""
-    if not _encoding.cache_info().currsize and len(text) <= _SHORT:
+    if not _encoding.cache_info().currsize and len(text) <= _LONGEST_COUNTED_ALONE:
         if not text:
             return 0
-        if _count_alone.cache_info().currsize < _FEW:
+        if _count_alone.cache_info().currsize < _MOST_COUNTED_ALONE:
             return _count_alone(text)
     encode = _encoding().encode_ordinary
     if len(text) <= _PIECE:
@@ -125,7 +125,7 @@ def _count_prompt(text: str) -> int:
     return count(text)
 
 
-@lru_cache(maxsize=_FEW)
+@lru_cache(maxsize=_MOST_COUNTED_ALONE)
 def _count_alone(text: str) -> int:
     """Return ``count(text)``, by the tokens that occur in it: it is made of no others."""
     # A lone surrogate becomes what tiktoken makes of it.
