@@ -9,10 +9,10 @@ added; none is renamed or removed within version 1.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
+from msgspec import Struct
 
 from batchd.records import (
     STANDARD,
@@ -25,8 +25,7 @@ from batchd.records import (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UsageV1:
+class UsageV1(Struct, frozen=True, kw_only=True):
     """Tokens, as the provider counts them."""
 
     calls: int
@@ -50,8 +49,7 @@ class UsageV1:
     cache_share: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TotalUsageV1(UsageV1):
+class TotalUsageV1(UsageV1, frozen=True, kw_only=True):
     """Tokens of all calls."""
 
     #: Calls without a recorded answer that may have been paid.
@@ -59,8 +57,7 @@ class TotalUsageV1(UsageV1):
     by_purpose: Mapping[Purpose, UsageV1]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TierV1:
+class TierV1(Struct, frozen=True, kw_only=True):
     """What a service tier has served."""
 
     calls: int
@@ -70,8 +67,7 @@ class TierV1:
     cost: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ComparedV1:
+class ComparedV1(Struct, frozen=True, kw_only=True):
     """What the same tokens would have cost with another model."""
 
     model: str
@@ -79,8 +75,7 @@ class ComparedV1:
     total: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CostV1:
+class CostV1(Struct, frozen=True, kw_only=True):
     """Money. null where no price is known, never 0."""
 
     currency: str
@@ -97,11 +92,10 @@ class CostV1:
     cache_saved: float | None = None
     #: By the service tier that served them: ``standard``,
     #: ``flex``, ``priority``, or the provider's own word.
-    tiers: Mapping[str, TierV1] = field(default_factory=dict)
+    tiers: Mapping[str, TierV1] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TimingV1:
+class TimingV1(Struct, frozen=True, kw_only=True):
     """Moments in UTC, durations in seconds."""
 
     queued_at: str
@@ -123,8 +117,7 @@ class TimingV1:
     tool_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FilesV1:
+class FilesV1(Struct, frozen=True, kw_only=True):
     """Paths below the task's directory that changed; null where they were too many to list."""
 
     created: tuple[str, ...]
@@ -132,8 +125,7 @@ class FilesV1:
     deleted: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunsCodeV1:
+class RunsCodeV1(Struct, frozen=True, kw_only=True):
     """A file that was changed, and that other programs run
     or obey when somebody uses the directory.
     """
@@ -149,8 +141,7 @@ class RunsCodeV1:
     show: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkspaceV1:
+class WorkspaceV1(Struct, frozen=True, kw_only=True):
     """The clone or copy that the task worked on."""
 
     #: ``clone`` or ``copy``.
@@ -165,8 +156,7 @@ class WorkspaceV1:
     branch: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChangeV1:
+class ChangeV1(Struct, frozen=True, kw_only=True):
     """What became of one file of a clone or copy."""
 
     path: str
@@ -175,8 +165,7 @@ class ChangeV1:
     removed: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PatchV1:
+class PatchV1(Struct, frozen=True, kw_only=True):
     """The patch that makes a task's changes elsewhere."""
 
     #: The file beside this one; null: there is none.
@@ -196,8 +185,7 @@ class PatchV1:
     problem: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResultV1:
+class ResultV1(Struct, frozen=True, kw_only=True):
     """The result of one task: ``outbox/BATCH/TASK.json``."""
 
     schema: str
@@ -241,8 +229,7 @@ class ResultV1:
     metadata: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SummaryTaskV1:
+class SummaryTaskV1(Struct, frozen=True, kw_only=True):
     """One task's line in a summary."""
 
     task: str
@@ -258,8 +245,7 @@ class SummaryTaskV1:
     runs_code: int | None = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProblemV1:
+class ProblemV1(Struct, frozen=True, kw_only=True):
     """One thing wrong with a refused file."""
 
     place: str
@@ -267,8 +253,7 @@ class ProblemV1:
     hint: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SummaryV1:
+class SummaryV1(Struct, frozen=True, kw_only=True):
     """The summary of a batch, written last of all: ``outbox/BATCH/summary.json``."""
 
     schema: str

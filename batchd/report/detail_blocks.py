@@ -7,12 +7,12 @@ without its transcript, which is a file beside the page; past twice the quota th
 from __future__ import annotations
 
 import base64
-import dataclasses
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from batchd.formats import ResultV1
 from batchd.observe import changes, markdown
@@ -123,7 +123,7 @@ def _files(result: ResultV1, most: int) -> dict[str, Any] | None:
     """Return the names of changed files, and how many there are."""
     if result.files is None:
         return None
-    kinds = {f.name: getattr(result.files, f.name) for f in dataclasses.fields(result.files)}
+    kinds = structs.asdict(result.files)
     return {kind: {"count": len(names), "names": names[:most]} for kind, names in kinds.items()}
 
 
