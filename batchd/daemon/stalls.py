@@ -21,7 +21,7 @@ from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.troubles import TroubleLog
 from batchd.errors import NotPossibleError
 from batchd.governor import Governor
-from batchd.lifecycle import Lifecycle
+from batchd.lifecycle import Lifecycle, Phase
 from batchd.log import get_logger
 from batchd.pool.supervisor import Supervisor
 from batchd.records import Batch
@@ -151,6 +151,7 @@ class Stalls:
             yield Movable(("permit", ref), str(ref), "it waits for a permit that is free")
 
     def _ending(self) -> Iterator[Movable]:
+        ending = self._lifecycle.counts[Phase.ENDING]
         for batch, left, ended in self._batches.ending():
             if self._in_trouble(batch):
                 continue
@@ -159,8 +160,9 @@ class Stalls:
                 yield Movable(("closing", name), name, "its summary is not written", _CLOSING_S)
             else:
                 # One for a batch: that some of them end shows that the others have their turn.
+                # So does an order that ends many: their results are written behind the last end.
                 state = f"{ended:,} of its tasks have ended, and have no result"
-                yield Movable(("ending", name, left), name, state)
+                yield Movable(("ending", name, left, ending), name, state)
         working = {active.ref for active in self._attempts.active}
         entries = self._lifecycle.entries
         for ref in {r for r, e in entries.items() if e.phase.has_slot} - working:

@@ -69,8 +69,6 @@ class Cause(enum.StrEnum):
     REPOSITORY = "repository"
     #: It has tried something that is parked, and others are to try before it does again.
     TRIED = "tried"
-    #: An order that ends it is being carried out.
-    ORDER = "order"
     #: As many tasks of its batch are at work as may be.
     CONCURRENCY = "concurrency"
     #: No worker has room for what it needs of its machine.

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, TypeAlias
 
+from msgspec import Struct
+
 from batchd.events import (
     CallAnswered,
     CallFailed,
@@ -72,8 +74,7 @@ class Ledger(dict[LedgerKey, LedgerAmounts]):
         return tally
 
 
-@dataclass(slots=True)
-class TaskLine:
+class TaskLine(Struct, array_like=True):
     """A task's row while it is worked on: its columns, by their names, in the order of loading."""
 
     id: int
@@ -127,7 +128,7 @@ class TaskLine:
         return self.setups[purpose == Purpose.JUDGE]
 
 
-_COLUMNS = tuple(f.name for f in fields(TaskLine))[:-1]
+_COLUMNS = TaskLine.__struct_fields__[:-1]
 _FIRST_HOT = _COLUMNS.index("seq")
 LINE_COLUMNS = _COLUMNS
 #: Status and what comes with it.

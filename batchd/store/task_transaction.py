@@ -218,7 +218,7 @@ class TaskTransaction:
 
     def _line(self, row: Sequence[object]) -> TaskLine:
         # A damaged byte may have made a number of a text: no sum is to meet that first.
-        line = decoders.convert(dict(zip(LINE_COLUMNS, row, strict=True)), TaskLine)
+        line = decoders.convert(row, TaskLine)
         if not line.seq:
             return line
         first = self.db.execute("SELECT body FROM events WHERE task = ? AND seq = 0", (line.id,))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Any, TypeVar
 
 import msgspec
 import pytest
+from patience import PATIENCE_S
 
-from batchd import config
+from batchd import config, control
 from batchd.control import Cancel, Cancelled
 from batchd.control.requester import Requester
 from batchd.daemon import Daemon, Listener
@@ -26,6 +28,7 @@ from batchd.lifecycle.effects import End
 from batchd.records import Batch, BatchNaming, ModelSetup, Reason, Ref, Task, TaskStatus
 from batchd.spool import outbox
 from batchd.store import StoreReader
+from tests.conftest import Spool
 
 T = TypeVar("T")
 
@@ -81,7 +84,7 @@ def test_orders_and_outages_that_end_a_task_at_once_make_one_end(
             parts = parts_of(daemon)
             batch = await daemon.submit("games.json", request(count))
             refs = [Ref(batch.name, f"{i:03d}") for i in range(1, count + 1)]
-            many = parts.publisher.finish_all(_given_up(parts, refs), parts.writes.durable)
+            many = parts.publisher.finish_all([*_given_up(parts, refs)], parts.writes.durable)
             orders = [order(parts, "games") for _ in range(3)]
             for refused in await asyncio.gather(*orders, many, return_exceptions=True):
                 # All may be over when an order gets its turn.
@@ -223,9 +226,9 @@ def test_results_that_are_written_lose_none_that_come_meanwhile(tmp_path: Path) 
             busy = [
                 asyncio.ensure_future(parts.outboxes.at(free.wait, batch.outbox)) for _ in "1234"
             ]
-            await parts.publisher.finish_all(_given_up(parts, [first]), parts.writes.durable)
+            await parts.publisher.finish_all([*_given_up(parts, [first])], parts.writes.durable)
             await asyncio.sleep(0)
-            await parts.publisher.finish_all(_given_up(parts, others), parts.writes.durable)
+            await parts.publisher.finish_all([*_given_up(parts, others)], parts.writes.durable)
             free.set()
             await asyncio.gather(*busy)
             await parts.loop.idle(lambda: ())
@@ -256,15 +259,44 @@ def test_what_is_cancelled_before_the_store_takes_no_more_is_published(tmp_path:
                 return await write()
 
             with pytest.raises(NotPossibleError):
-                await parts.publisher.finish_all(_cancelled(parts, refs), once)
+                await parts.publisher.finish_all([*_cancelled(parts, refs)], once)
             await parts.loop.idle(lambda: ())
             assert sorted(watch.published) == refs[1:]
-            await parts.publisher.finish_all(_cancelled(parts, refs[:1]), parts.writes.durable)
+            await parts.publisher.finish_all([*_cancelled(parts, refs[:1])], parts.writes.durable)
             await daemon.batch_done("games")
 
     asyncio.run(scenario())
     assert sorted(watch.published) == sorted(watch.durable)
     assert len(watch.published) == 3
+
+
+def test_where_the_store_takes_no_more_all_that_are_left_may_still_run(tmp_path: Path) -> None:
+    """Of many transactions the second fails: those of the third are no more ending, either."""
+    watch, many = Watch(), 1201
+
+    async def scenario() -> None:
+        async with opened(tmp_path, watch) as daemon:
+            parts = parts_of(daemon)
+            await daemon.submit("games.json", request(many))
+            refs = [Ref("games", f"{i:03d}") for i in range(1, many + 1)]
+            first: list[int] = []
+
+            async def once(write: Callable[[], Awaitable[T]]) -> T:
+                if first:
+                    raise NotPossibleError("the disk is full")
+                return await write()
+
+            with pytest.raises(NotPossibleError):
+                await parts.publisher.finish_all(
+                    [*_cancelled(parts, refs)], once, begun=lambda: first.append(len(watch.durable))
+                )
+            assert first == [500]
+            assert parts.lifecycle.counts[Phase.QUEUED] == many - 500
+            assert await order(parts, "games") == Cancelled(cancelled=many - 500)
+            await daemon.batch_done("games")
+
+    asyncio.run(scenario())
+    assert len(watch.published) == len(set(watch.published)) == many
 
 
 def test_a_batch_that_ends_while_an_order_goes_on_ends_nothing_else(tmp_path: Path) -> None:
@@ -349,3 +381,56 @@ def test_an_order_without_a_daemon_does_not_need_the_outbox(tmp_path: Path) -> N
 
 async def _carried_out(order: Awaitable[T]) -> T:
     return await order
+
+
+@pytest.mark.parametrize("amid", ["ends", "results"])
+def test_a_kill_amid_a_cancel_loses_nothing_and_repeats_nothing(spool: Spool, amid: str) -> None:
+    """What had ended stays as it was, byte for byte; the rest may be cancelled again,
+    and each task has one end and one result, the one that ran too.
+    """
+    many, folder = 4000, spool.folder / "outbox/many"
+    tasks = [{"first_prompt": f"task {i}", "model": "standin/hang"} for i in range(many)]
+    names = {f"{i:03d}" for i in range(1, many + 1)}
+
+    def ends() -> dict[str, str]:
+        with StoreReader(spool.folder / ".batchd/batchd.db") as reader:
+            return dict(reader.results("many"))
+
+    def finished() -> int:
+        with StoreReader(spool.folder / ".batchd/batchd.db") as reader:
+            return reader.batch("many").finished
+
+    def written() -> dict[str, str]:
+        return {p.stem: p.read_text() for p in folder.glob("[0-9]*.json")}
+
+    with spool.serving() as daemon:
+        inbox = spool.folder / "inbox"
+        spool.write("dropped", tasks).rename(inbox / "many.json")
+        spool.eventually(lambda: status(spool)["running"])
+        giver = subprocess.Popen(
+            spool.command("cancel", "many"), env=spool.environment, stderr=subprocess.DEVNULL
+        )
+        spool.eventually(finished if amid == "ends" else (folder / "500.json").exists)
+        giver.kill()  # else it gives the order again, without a daemon
+        daemon.kill()
+        daemon.wait()
+        giver.wait(PATIENCE_S)
+    before, there = ends(), written()
+    assert len(there) < many
+    assert amid == "results" or len(before) < many
+    with spool.serving():
+        if amid == "ends":
+            assert spool.batchd("cancel", "many").returncode == 0
+        spool.eventually((folder / "summary.json").exists)
+    after = ends()
+    assert before.items() <= after.items()
+    assert there.items() <= after.items()
+    assert written() == after
+    assert set(after) == names
+    assert spool.result("many", "summary")["counts"]["cancelled"] == many
+    assert len((folder / "results.jsonl").read_text().splitlines()) == many
+
+
+def status(spool: Spool) -> Any:
+    """Return what a daemon says of itself."""
+    return control.request(spool.folder / ".batchd", "status")

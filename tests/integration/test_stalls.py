@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Awaitable, Callable, Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -17,6 +18,8 @@ from batchd.daemon.stalls import Stalls
 from batchd.lifecycle import inputs
 from batchd.lifecycle.effects import End
 from batchd.records import Reason, Ref, TaskStatus, TurnFacts
+
+T = TypeVar("T")
 
 _CONFIG = """\
 [agent]
@@ -87,6 +90,46 @@ def test_a_task_whose_wake_up_was_lost_is_named(tmp_path: Path, model_server: st
             assert (call.name, call.may_s) == ("b/001", 660.0)
 
     asyncio.run(scenario())
+
+
+def test_an_order_that_ends_many_for_long_is_no_stall(tmp_path: Path) -> None:
+    """The results of what it ends wait for its last transaction: each one before that moves."""
+    seen: list[set[Hashable]] = []
+
+    async def scenario() -> None:
+        settings = _configured(tmp_path, "http://127.0.0.1:9/v1", "steps-1")
+        async with Daemon(settings, work=False) as daemon:
+            parts = daemon._parts
+            stalls = Stalls(
+                parts.loop,
+                parts.lifecycle,
+                parts.troubles,
+                parts.governor,
+                parts.batches,
+                parts.turns,
+                parts.attempts,
+                parts.pool,
+                None,
+            )
+
+            async def looking(write: Callable[[], Awaitable[T]]) -> T:
+                seen.append({movable.key for movable in stalls.movables()})
+                return await write()
+
+            await daemon.submit("b.json", _file(1201))
+            ends = []
+            for i in range(1, 1202):
+                end = End(Ref("b", f"{i:03d}"), TaskStatus.CANCELLED, Reason.USER, "no")
+                ends += parts.lifecycle.take(inputs.GiveUp(end))
+            with parts.publisher.ending_many():
+                await parts.publisher.finish_all(ends, looking)
+            await daemon.batch_done("b")
+
+    asyncio.run(scenario())
+    assert len(seen) == 3
+    assert all(seen)
+    assert not seen[0] & seen[1]
+    assert not seen[1] & seen[2]
 
 
 @pytest.mark.long

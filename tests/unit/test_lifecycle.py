@@ -251,7 +251,7 @@ class _World:
             return
         ref = rng.choice(sorted(self.lifecycle.entries))
         entry = self.lifecycle.entries[ref]
-        hold = HoldKey(Scope.BATCH, "b", rng.choice([Cause.ORDER, Cause.FOLDER]))
+        hold = HoldKey(Scope.BATCH, "b", rng.choice([Cause.NEEDS, Cause.FOLDER]))
         match rng.randint(0, 12):
             case 0:
                 self.take(inputs.Held(ref, hold))

@@ -53,7 +53,7 @@ def test_who_counts_little_loads_little() -> None:
     ask = "from batchd import tokens as t; [t.count(f'{i}' * 9) for i in range(%d)]; print(t._encoding.cache_info().currsize)"
     loaded = [
         subprocess.run([sys.executable, "-c", ask % n], capture_output=True, check=True).stdout
-        for n in (tokens._FEW, tokens._FEW + 1)
+        for n in (tokens._MOST_COUNTED_ALONE, tokens._MOST_COUNTED_ALONE + 1)
     ]
     assert loaded == [b"0\n", b"1\n"]
 

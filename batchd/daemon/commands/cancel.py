@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from batchd.control import Cancel, Cancelled
 from batchd.control.requester import Requester
@@ -19,13 +17,9 @@ from batchd.errors import BatchdError, NotPossibleError, UsageError
 from batchd.events import CancelRequested
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.effects import End
-from batchd.lifecycle.table import CANCELLED
-from batchd.records import Cause, HoldKey, Reason, Ref, Scope, TaskStatus
+from batchd.records import Ref, TaskStatus
 from batchd.store import Store
 from batchd.store.operations import wanted
-
-#: Tasks that are cancelled in one transaction.
-_CHUNK = 500
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -38,8 +32,6 @@ class CancelHandler:
     _publisher: Publisher
     _attempts: Attempts
     _ends: EndWaiters
-    #: Two orders may be about the same tasks.
-    _numbers: Iterator[int] = field(default_factory=partial(itertools.count, 1))
 
     async def cancel(self, request: Cancel, by: Requester) -> Cancelled:
         """End batches or tasks, as far as they have not ended; answer when their ends are durable.
@@ -83,31 +75,28 @@ class CancelHandler:
         with what was done where the store takes no more.
         """
         active = {each.ref for each in self._attempts.active}
-        idle = [ref for ref in refs if ref not in active]
-        hold = HoldKey(Scope.TASK, f"order {next(self._numbers)}", Cause.ORDER)
-        for ref in idle:
-            self._lifecycle.take(inputs.Held(ref, hold))  # nothing of it starts any more
         wish = CancelRequested(at=time.time(), message=message)
-        said = message or CANCELLED
-        ends = [End(ref, TaskStatus.CANCELLED, Reason.USER, said) for ref in idle]
+        # All at once: nothing of them starts any more.
+        orders = (inputs.CancelOrdered(ref, wish) for ref in refs if ref not in active)
+        effects = [effect for each in orders for effect in self._lifecycle.take(each)]
+        ends = [effect for effect in effects if isinstance(effect, End)]
 
-        def begin(end: End) -> bool:
-            return bool(self._lifecycle.take(inputs.CancelOrdered(end.ref, wish)))
+        def stop() -> None:
+            for ref in refs:
+                if ref in active:
+                    self._attempts.cancel(ref, message)
 
-        finish = partial(self._publisher.finish_all, write=self._writes.ordered, begin=begin)
+        if not ends:
+            stop()
+            return
+        check = by.insist if by else wanted
         try:
             with self._publisher.ending_many():
-                await finish(ends[:_CHUNK], check=by.insist if by else wanted)
-                for ref in refs:
-                    if ref in active:
-                        self._attempts.cancel(ref, message)
-                await finish(ends[_CHUNK:])
+                await self._publisher.finish_all(
+                    ends, self._writes.ordered, check=check, begun=stop
+                )
         except NotPossibleError as error:
-            done = sum(not self._lifecycle.open(ref) for ref in idle)
+            done = sum(not self._lifecycle.open(end.ref) for end in ends)
             if not done:
                 raise
             raise NotPossibleError(f"{done:,} tasks are cancelled, no others: {error}") from None
-        finally:
-            for ref in idle:
-                if not self._lifecycle.ended(ref):
-                    self._lifecycle.take(inputs.Lifted(ref, hold))

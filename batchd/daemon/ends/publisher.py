@@ -115,24 +115,30 @@ class Publisher:
 
     async def finish_all(
         self,
-        ends: Iterable[End],
+        ends: Sequence[End],
         write: Write,
         *,
         check: Callable[[], None] = wanted,
-        begin: Callable[[End], bool] = lambda _: True,
+        begun: Callable[[], None] = lambda: None,
     ) -> None:
         """End tasks that no worker has, many in a transaction;
         return once that is durable, before they are published.
 
-        ``ends`` come batch by batch. ``write``: how the store is written to; what it raises leaves
-        those that are left as they were. ``check``: asked before the first transaction, in it:
-        raises ``BatchdError`` where nothing is to end. ``begin``: has a task be ending,
-        just before its transaction, and returns whether it is; without it all are.
+        ``ends`` come batch by batch, each of a task that is ending. ``write``: how the store is
+        written to; of what it raises, those that are left learn that their end is refused.
+        ``check``: asked before the first transaction, in it: raises ``BatchdError`` where nothing
+        is to end. ``begun``: called once the first are durable.
         """
-        for some in _grouped(ends):
-            if begun := [end for end in some if begin(end)]:
-                await self._finish_some(begun, write, check)
-                check = wanted
+        try:
+            for number, some in enumerate(_grouped(ends)):
+                await self._finish_some(some, write, wanted if number else check)
+                if not number:
+                    begun()
+        except BatchdError:
+            for end in ends:
+                if not self._lifecycle.ended(end.ref):
+                    self._follow(inputs.EndRefused(end.ref))
+            raise
 
     async def _finish_some(
         self, ends: Sequence[End], write: Write, check: Callable[[], None]
@@ -142,32 +148,22 @@ class Publisher:
         """
         batch, now = self._open(ends[0].ref).batch, time.time()
         left = {end.ref.task: end for end in ends}
-        try:
-            fresh = {task.id: task for task in self._store.unbegun(batch.name, [*left])}
-            events = [
-                (left[name].ref, _end_event(left[name], batch, task, (), now))
-                for name, task in fresh.items()
-            ]
-            stored = await write(partial(self._store.finish_all, events, check=check))
-            for (ref, event), is_end in zip(events, stored, strict=True):
-                self._ended(ref, event, fresh[ref.task].model if is_end else "")
-                del left[ref.task]
-            # What is durable by now is published, whatever becomes of those that have begun.
-            self._publish_soon(batch, list(fresh))
-            begun = [*left.values()]
-            work = (self._finish(end, write) for end in begun)
-            outcomes = await asyncio.gather(*work, return_exceptions=True)
-            for end, outcome in zip(begun, outcomes, strict=True):
-                if not isinstance(outcome, BaseException):
-                    del left[end.ref.task]
-                    self._loop.spawn(self.publish(end.ref, outcome))
-            for outcome in outcomes:
-                if isinstance(outcome, BaseException):
-                    raise outcome
-        except BatchdError:
-            for end in left.values():
-                self._follow(inputs.EndRefused(end.ref))
-            raise
+        tasks = {task.id: task for task in self._store.unbegun(batch.name, [*left])}
+        fresh = [left.pop(name) for name in tasks]
+        events = [(end.ref, _end_event(end, batch, tasks[end.ref.task], (), now)) for end in fresh]
+        stored = await write(partial(self._store.finish_all, events, check=check))
+        for (ref, event), is_end in zip(events, stored, strict=True):
+            self._ended(ref, event, tasks[ref.task].model if is_end else "")
+        # What is durable by now is published, whatever becomes of those that have begun.
+        self._publish_soon(batch, [*tasks])
+        work = (self._finish(end, write) for end in left.values())
+        outcomes = await asyncio.gather(*work, return_exceptions=True)
+        for end, outcome in zip(left.values(), outcomes, strict=True):
+            if not isinstance(outcome, BaseException):
+                self._loop.spawn(self.publish(end.ref, outcome))
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
 
     def _publish_soon(self, batch: Batch, names: Sequence[str]) -> None:
         if not names:
