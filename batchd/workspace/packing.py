@@ -29,11 +29,12 @@ from batchd.workspace.tarwatch import TarWatch
 #: is left out, and then missed. Names are bytes, and errors in English, in this locale alone.
 _PACK = """LC_ALL=C exec tar --create --format=pax --pax-option=delete=atime,delete=ctime --numeric-owner --owner=0 --group=0 \\
     --ignore-failed-read --warning=no-file-changed --no-recursion --null --files-from=- --file=- >&0"""
-#: The longest message: `dd` reads each as a whole, and ends at an empty one, as at a file's end.
-_MESSAGE = 1 << 16
+#: The longest message, which any socket takes:
+#: `dd` reads each as a whole, and ends at an empty one, as at a file's end.
+_MESSAGE = 1 << 15
 #: Takes packs one after another: its words are the name of each, and the parts that it has.
-#: Folders that are not there yet are none to `chmod`.
-#: A list of which only some was read must not pass for a whole one.
+#: Folders that are not there yet are none to `chmod`. Tar reads what stands behind its end, as far
+#: as tar writes it; a part that was not read to its end is an error, also where it seems complete.
 _UNPACK = f"""
 export LC_ALL=C
 part() {{ dd bs={_MESSAGE} status=none || kill $$; }}

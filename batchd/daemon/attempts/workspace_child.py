@@ -1,5 +1,5 @@
 """The daemon's children for mirrors and directories:
-each does one job after another for some seconds, and none from files of another version.
+each does one job after another for a minute, and none from files of another version.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ _OUTCOME: msgspec.json.Decoder[WorkspaceOutcome] = decoders.decoder(WorkspaceOut
 _GRACE_S = 30.0
 #: How long a child is given jobs, in seconds: what its start takes counts for little in that time,
 #: and nothing piles up in it.
-_LIFE_S = 10.0
-#: The longest outcome, in bytes.
-_MOST_SAID = 1 << 20
+_LIFE_S = 60.0
 #: What it is given of the environment: ssh's agent, authorities of https, the way out.
 _VARIABLES = (
     *("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "SSH_AUTH_SOCK", "GIT_SSL_CAINFO"),
@@ -80,7 +78,6 @@ class WorkspaceChildren:
                 stderr=asyncio.subprocess.PIPE,
                 env={name: os.environ[name] for name in _VARIABLES if name in os.environ},
                 process_group=0,
-                limit=_MOST_SAID,
             )
         )
         self._loop.spawn(self._ages(child), endless=True)
