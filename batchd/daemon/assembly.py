@@ -24,6 +24,7 @@ from batchd.daemon.attempts.scratch_cleanup import ScratchCleanup
 from batchd.daemon.attempts.starting import AttemptStarter
 from batchd.daemon.attempts.suspects import Suspects
 from batchd.daemon.attempts.turns import Turns
+from batchd.daemon.attempts.workspace_child import WorkspaceChildren
 from batchd.daemon.commands import CommandHandlers, EndWaiters
 from batchd.daemon.commands.batch_listing import BatchListing
 from batchd.daemon.commands.cancel import CancelHandler
@@ -155,14 +156,15 @@ def joined(
         names,
         finishers,
     )
-    book = ChainBook(current)
-    chains, porter = Chains(loop, current, outboxes, book), Porter(loop, current, book)
+    book, children = ChainBook(current), WorkspaceChildren(loop)
+    chains = Chains(loop, current, outboxes, book, children)
+    porter = Porter(loop, current, book)
     publisher = Publisher(
         loop, current, lifecycle, store, writes, outboxes, listeners, finishers, batches, chains
     )
     rooms = Rooms(loop, lifecycle, outboxes, troubles, batches)
     scratch = ScratchCleanup(loop, current)
-    bases = Bases(loop, current, lifecycle, writes, publisher, outboxes)
+    bases = Bases(loop, current, lifecycle, writes, publisher, outboxes, children)
     intake = Intake(loop, current, store, outboxes, batches, parsers)
 
     # The pool, and attempts at tasks.

@@ -5,9 +5,10 @@ how it comes, and how its changes go back.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -113,7 +114,13 @@ class TravellingDirectory(LocalDirectory):
         made = self._chain.first or self._chain.changes or begun
         if not (made or self._chain.base):
             return  # it is made where it is opened first
-        roomy = replace(self._policy, network=False, max_file_bytes=_ROOMY, max_disk_bytes=_ROOMY)
+        roomy = replace(
+            self._policy,
+            network=False,
+            max_file_bytes=_ROOMY,
+            max_disk_bytes=_ROOMY,
+            max_cpu_s=self._policy.max_cpu_s * max(len(self._chain.changes), 1),
+        )
         sandbox = Sandbox(roomy)
         if self._chain.base is not None:
             await self._based(sandbox, self._chain.base)
@@ -124,13 +131,12 @@ class TravellingDirectory(LocalDirectory):
             places.directory, fresh=True, network=False, env={}, base=places.base
         ) as place:
             if self._chain.first is not None:
-                await self._unpacked(place, self._chain.first)
+                await self._unpacked(place, [self._chain.first])
             elif begun and self._run.base is not None:
                 await workspace.make(place, self._run.base, self._run.base_s)
             if self._chain.changes:
                 self._origin = (await packing.seen(place, self._run.base_s)).seen
-            for pack in self._chain.changes:
-                await self._unpacked(place, pack)
+                await self._unpacked(place, self._chain.changes)
 
     async def _based(self, sandbox: Sandbox, pack: Pack) -> None:
         """Fetch the initial files of clones and copies, once for all tasks of this worker."""
@@ -139,27 +145,28 @@ class TravellingDirectory(LocalDirectory):
             if not self._cache.use_base(pack):
                 await asyncio.to_thread(trees.remove, folder)
                 with await sandbox.open(str(folder), fresh=True, network=False, env={}) as place:
-                    await self._unpacked(place, pack)
+                    await self._unpacked(place, [pack])
                 self._cache.made_base(pack)
             self._base = pack
 
-    async def _unpacked(self, place: Workplace, pack: Pack) -> None:
-        """Unpack a pack that no one discards meanwhile.
+    async def _unpacked(self, place: Workplace, packs: Sequence[Pack]) -> None:
+        """Unpack packs that no one discards meanwhile.
 
         Raises ``OSError``, ``WorkspaceError``, ``SandboxError``, ``FolderError``.
         """
         shelf = self._cache.shelf
-        held = await self._fetched(pack)
         try:
-            await packing.unpacked(place, shelf, pack, self._run.base_s)
-        except WorkspaceError as error:
+            with contextlib.ExitStack() as held:
+                for pack in packs:
+                    held.callback(os.close, await self._fetched(pack))
+                await packing.unpacked(place, shelf, packs, self._run.base_s)
+        except packing.PackError as error:
             if not refused(
                 error
             ):  # what lay here may have become another: the next task gets it once more
-                await asyncio.to_thread(partial(shelf.path(pack).unlink, missing_ok=True))
+                await asyncio.to_thread(partial(shelf.path(error.pack).unlink, missing_ok=True))
             raise
         finally:
-            os.close(held)
             await asyncio.to_thread(self._cache.trim)
 
     async def _fetched(self, pack: Pack) -> int:

@@ -1,5 +1,5 @@
-"""The daemon's child for mirrors and packs: reads what to do on its input,
-writes a ``WorkspaceOutcome``, and ends with the daemon.
+"""The daemon's child for mirrors and packs: reads jobs on its input, a line each,
+writes a ``WorkspaceOutcome`` for each, and ends with the daemon.
 
 Started as ``python -m batchd.workspace PID``, the number being the daemon's.
 """
@@ -26,12 +26,14 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
-    """Do what is asked for."""
+    """Do what is asked for, one after another."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(sys.argv[1]):
         return 1  # the daemon died before the line above
-    job = _work(sys.stdin.buffer.read())
-    sys.stdout.buffer.write(msgspec.json.encode(asyncio.run(_outcome(job))))
+    for line in sys.stdin.buffer:
+        outcome = asyncio.run(_outcome(_work(line)))
+        sys.stdout.buffer.write(msgspec.json.encode(outcome) + b"\n")
+        sys.stdout.buffer.flush()
     return 0
 
 

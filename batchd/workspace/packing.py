@@ -10,11 +10,10 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import itertools
 import os
 import socket
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,18 +29,29 @@ from batchd.workspace.tarwatch import TarWatch
 #: is left out, and then missed. Names are bytes, and errors in English, in this locale alone.
 _PACK = """LC_ALL=C exec tar --create --format=pax --pax-option=delete=atime,delete=ctime --numeric-owner --owner=0 --group=0 \\
     --ignore-failed-read --warning=no-file-changed --no-recursion --null --files-from=- --file=- >&0"""
-#: Lets the folders named first be written to, up to an empty name,
-#: and removes what is named behind it.
-_CLEAR = """
-xargs -0 -r sh -c 'chmod -f u+rwx -- "$@"; exit 0' sh
+#: The longest message, which any socket takes:
+#: `dd` reads each as a whole, and ends at an empty one, as at a file's end.
+_MESSAGE = 1 << 15
+#: Takes packs one after another: its words are the name of each, and the parts that it has.
+#: Folders that are not there yet are none to `chmod`. Tar reads what stands behind its end, as far
+#: as tar writes it; a part that was not read to its end is an error, also where it seems complete.
+_UNPACK = f"""
+export LC_ALL=C
+part() {{ dd bs={_MESSAGE} status=none || kill $$; }}
+for each do
+    case $each in
+        folders) part | xargs -0 -r chmod -f u+rwx -- || [ $? -eq 123 ] ;;
+        removed)
+            part | xargs -0 -r sh -c 'rm -rf -- "$@" 2> /dev/null && exit
+                find "$@" -type d ! -perm -u+rwx -exec chmod u+rwx {{}} \\;
+                rm -rf -- "$@"' sh ;;
+        files)
+            part | tar --extract --file=- --read-full-records --preserve-permissions --no-same-owner --delay-directory-restore \\
+                --warning=no-timestamp ;;
+        *) echo "$each" ;;
+    esac || exit
+done
 """
-_REMOVE = """
-xargs -0 -r sh -c 'rm -rf -- "$@" 2> /dev/null && exit
-find "$@" -type d ! -perm -u+rwx -exec chmod u+rwx {} \\;
-rm -rf -- "$@"' sh
-"""
-_UNPACK = """LC_ALL=C exec tar --extract --file=- --preserve-permissions --no-same-owner --delay-directory-restore \\
-    --warning=no-timestamp"""
 #: Opens what a task's own user has closed to itself: else it could not travel.
 _OPEN = "xargs -0 -r chmod -f u+rwX --"
 #: What tar answers where a file changed while it was read, or went.
@@ -125,22 +135,85 @@ async def patiently(attempt: Callable[[], Awaitable[T]]) -> T:
     return await attempt()
 
 
-async def unpacked(place: Workplace, shelf: Shelf, pack: Pack, timeout_s: float) -> None:
-    """Change a place's directory to what a pack says.
+class PackError(WorkspaceError):
+    """A pack that a directory cannot be changed by."""
 
-    Can be repeated. Raises ``WorkspaceError``, ``SandboxError``, ``OSError``.
+    def __init__(self, pack: Pack, why: str) -> None:
+        super().__init__(f"pack {_name(pack)}: {why}")
+        self.pack = pack
+
+
+def _name(pack: Pack) -> str:
+    """Return what a pack is called in few words."""
+    return pack.digest[:12]
+
+
+async def unpacked(place: Workplace, shelf: Shelf, packs: Sequence[Pack], timeout_s: float) -> None:
+    """Change a place's directory to what packs say, one after another, in one sandbox.
+
+    Can be repeated. ``timeout_s``: for each. Raises ``PackError`` for the first that cannot be
+    had, with those before it in the directory, ``SandboxError``, ``OSError``.
     """
-    with shelf.reading(pack) as reading:
-        await _fed(place, _CLEAR, _named(reading.folders()), timeout_s)
-    with shelf.reading(pack) as reading:
-        await _fed(place, _REMOVE, _named(reading.removed()), timeout_s)
-        await _fed(place, _UNPACK, reading.tar(), timeout_s)
+    words = await asyncio.to_thread(_plan, shelf, packs)
+    ran = await _talk(
+        place,
+        _UNPACK,
+        _messages(shelf, packs),
+        None,
+        timeout_s * len(packs),
+        words=words,
+        kind=socket.SOCK_SEQPACKET,
+    )
+    if ran.exit_code or ran.excess:
+        known = {_name(pack): pack for pack in packs}
+        lines = ran.output.splitlines()
+        begun = [known[line] for line in lines if line in known]
+        said = "\n".join(line for line in lines if line not in known)
+        raise PackError(
+            (begun or packs)[-1], f"it cannot be unpacked: {_why(replace(ran, output=said))}"
+        )
 
 
-async def _fed(place: Workplace, script: str, says: Iterator[bytes], timeout_s: float) -> None:
-    """Run a script for what it reads; not at all for nothing. Raises as ``unpacked`` does."""
-    if first := await asyncio.to_thread(next, says, b""):
-        _insist(await _talk(place, script, itertools.chain([first], says), None, timeout_s))
+def _plan(shelf: Shelf, packs: Sequence[Pack]) -> list[str]:
+    """Return the words for ``_UNPACK``. Raises as ``unpacked`` does."""
+    words = []
+    for pack in packs:
+        with _blamed(pack):
+            parts = [name for name, part in _parts(shelf, pack) if next(part, b"")]
+        words += [_name(pack), *parts]
+    return words
+
+
+def _messages(shelf: Shelf, packs: Sequence[Pack]) -> Iterator[bytes]:
+    """Yield what ``_UNPACK`` reads. Raises as ``unpacked`` does."""
+    for pack in packs:
+        with _blamed(pack):
+            for _, part in _parts(shelf, pack):
+                begun = False
+                for data in part:
+                    for at in range(0, len(data), _MESSAGE):
+                        begun = True
+                        yield data[at : at + _MESSAGE]
+                if begun:
+                    yield b""
+
+
+def _parts(shelf: Shelf, pack: Pack) -> Iterator[tuple[str, Iterator[bytes]]]:
+    """Yield the parts of a pack, with their names."""
+    with shelf.reading(pack) as reading:
+        yield "folders", _named(reading.folders())
+    with shelf.reading(pack) as reading:
+        yield "removed", _named(reading.removed())
+        yield "files", reading.tar()
+
+
+@contextlib.contextmanager
+def _blamed(pack: Pack) -> Iterator[None]:
+    """Name the pack that an error is about."""
+    try:
+        yield
+    except WorkspaceError as error:
+        raise PackError(pack, str(error)) from error
 
 
 def everything(found: DirectoryLook) -> Changes:
@@ -165,12 +238,15 @@ async def _talk(
     says: Iterable[bytes],
     hears: Callable[[Iterator[bytes]], None] | None,
     timeout_s: float,
+    *,
+    words: Sequence[str] = (),
+    kind: int = socket.SOCK_STREAM,
 ) -> CommandEnd:
-    """Run a script whose standard input is a socket.
+    """Run a script, with ``words``, whose standard input is a socket of some ``kind``.
 
     Raises what ``says`` and ``hears`` raise, and ``SandboxError``.
     """
-    ours, theirs = socket.socketpair()
+    ours, theirs = socket.socketpair(type=kind)
     with ours:
         with theirs:
             ways = [
@@ -179,7 +255,7 @@ async def _talk(
             ]
             try:
                 ran = await place.run(
-                    ["sh", "-c", script, "sh"], stdin=theirs.fileno(), timeout_s=timeout_s
+                    ["sh", "-c", script, "sh", *words], stdin=theirs.fileno(), timeout_s=timeout_s
                 )
             finally:
                 # Whatever became of it, no one else holds the other end: both threads see that.
@@ -224,9 +300,7 @@ def _heard(way: socket.socket) -> Iterator[bytes]:
             yield part
 
 
-def _insist(
-    ran: CommandEnd, what: str = "the directory cannot be unpacked", good: Collection[int] = (0,)
-) -> None:
+def _insist(ran: CommandEnd, what: str, good: Collection[int]) -> None:
     if ran.exit_code not in good or ran.excess:
         raise WorkspaceError(f"{what}: {_why(ran)}")
 

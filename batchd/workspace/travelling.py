@@ -74,15 +74,19 @@ async def laid(work: Lay) -> None:
     """
     shelf = Shelf(Path(work.shelf))
     largest = max((pack.plain for pack in work.changes), default=0)
-    policy = replace(work.policy, max_file_bytes=max(work.policy.max_file_bytes, largest))
+    policy = replace(
+        work.policy,
+        max_file_bytes=max(work.policy.max_file_bytes, largest),
+        max_cpu_s=work.policy.max_cpu_s * max(len(work.changes), 1),
+    )
     base = work.base.mirror if work.base else ""
     with await Sandbox(policy).open(
         work.directory, fresh=work.fresh, network=False, env={}, base=base
     ) as place:
         if work.base is not None:
             await clones.make(place, work.base, work.timeout_s)
-        for pack in work.changes:
-            await packing.unpacked(place, shelf, pack, work.timeout_s)
+        if work.changes:
+            await packing.unpacked(place, shelf, work.changes, work.timeout_s)
 
 
 def refused(error: BaseException | None) -> int:

@@ -308,3 +308,84 @@ def test_a_full_disk_here_is_this_machines(tmp_path: Path) -> None:
         cache.close()
     finally:
         subprocess.run(["umount", "-l", small], check=True)
+
+
+def packed_as(*entries: tarfile.TarInfo, removed: bytes = b"", folders: bytes = b"") -> bytes:
+    """Return a pack with these entries, files with one letter, and lists as they are stored."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for entry in entries:
+            entry.size = int(entry.isreg())
+            tar.addfile(entry, io.BytesIO(b"x"))
+    lists = b"".join(len(each).to_bytes(8, "big") + each for each in (removed, folders))
+    return zstandard.compress(
+        b"batchd-pack 1\n" + lists + (out.getvalue() if entries else b""), level=1
+    )
+
+
+def entry(name: str, kind: bytes = tarfile.REGTYPE, mode: int = 0o644) -> tarfile.TarInfo:
+    """Return an entry of a pack."""
+    made = tarfile.TarInfo(name)
+    made.type, made.mode = kind, mode
+    made.devmajor, made.devminor = 1, 3
+    return made
+
+
+def unpacked(folder: Path, *packs: bytes) -> None:
+    """Lay packs out in a directory, as one chain. Raises as the function of that name does."""
+    home = Home(folder / "home")
+    chain = [pack_at(home, data) for data in packs]
+
+    async def work(place: Workplace) -> None:
+        await packing.unpacked(place, home.shelf, chain, PATIENCE_S)
+
+    in_place(folder, work)
+
+
+def test_a_chain_is_laid_out_in_its_order(tmp_path: Path) -> None:
+    """What a pack removes may come back as another kind of thing,
+    and what one makes read-only the next one changes.
+    """
+    unpacked(
+        tmp_path,
+        packed_as(entry("./d/a"), entry("./d", tarfile.DIRTYPE, 0o500), entry("./k")),
+        packed_as(entry("./d/b"), entry("./d", tarfile.DIRTYPE, 0o500), folders=b"d\0"),
+        packed_as(removed=b"k\0d/a\0", folders=b"d\0"),
+        packed_as(),
+        packed_as(entry("./k/in"), entry("./k", tarfile.DIRTYPE, 0o755), folders=b"k\0"),
+        *(packed_as(entry(f"./d/{n}"), folders=b"d\0") for n in range(300)),
+        packed_as(removed=b"d/7\0none\0", folders=b"d\0none\0"),
+    )
+    there = {str(path.relative_to(tmp_path / "task")) for path in (tmp_path / "task").rglob("*")}
+    assert there == {"d", "d/b", "k", "k/in", *(f"d/{n}" for n in range(300) if n != 7)}
+
+
+CUT = packed_as(*(entry(f"./{n}") for n in range(300)))
+WHOLE = zstandard.decompress(packed_as(entry("./a"), entry("./b")), 1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("broken", "left"),
+    [
+        (b"junk" * 100, False),
+        (packed_as(removed=b"no end"), False),
+        (CUT[: len(CUT) // 2], None),
+        (zstandard.compress(WHOLE[:700]), True),
+        (packed_as(entry("./a"), removed=b".\0"), True),
+        (packed_as(entry("./c", tarfile.CHRTYPE)), True),
+        (packed_as(entry("./../first")), True),
+        (packed_as(entry("./s", mode=0o4755)), True),
+        (zstandard.compress(WHOLE + bytes(1 << 19)), True),
+    ],
+    ids=["junk", "list", "cut", "tar", "removed", "device", "up", "set-uid", "more"],
+)
+def test_a_broken_pack_amid_a_chain_is_named(
+    tmp_path: Path, broken: bytes, left: bool | None
+) -> None:
+    """Nothing behind it is laid out; and where its head shows it, nothing before it either."""
+    name = hashlib.sha256(broken).hexdigest()[:12]
+    with pytest.raises(packing.PackError, match=f"^pack {name}: "):
+        unpacked(tmp_path, packed_as(entry("./first")), broken, packed_as(entry("./last")))
+    assert not (tmp_path / "task/last").exists()
+    if left is not None:
+        assert (tmp_path / "task/first").exists() is left

@@ -23,6 +23,7 @@ from batchd.actions import Action
 from batchd.config import Config
 from batchd.control.status import Fetching
 from batchd.daemon.attempts import workspace_child
+from batchd.daemon.attempts.workspace_child import WorkspaceChildren
 from batchd.daemon.current import CurrentConfig
 from batchd.daemon.ends.publisher import Publisher
 from batchd.daemon.listeners import Listener
@@ -60,6 +61,7 @@ class Bases(Listener):
     _writes: Writes
     _publisher: Publisher
     _outboxes: Outboxes
+    _children: WorkspaceChildren
     #: What there is: where its mirror lies and the commit; or why it cannot be had.
     _known: dict[_Wanted, Base | str] = field(default_factory=dict)
     #: What is being fetched, and since when.
@@ -207,7 +209,7 @@ class Bases(Listener):
             timeout_s=workspace.fetch_timeout_s,
             max_bytes=workspace.max_mirror_bytes,
         )
-        return await workspace_child.asked(job, 2 * workspace.fetch_timeout_s)
+        return await self._children.asked(job, 2 * workspace.fetch_timeout_s)
 
     def _give_up(self, refs: Iterable[Ref], why: str) -> None:
         """End tasks that cannot have what they ask for."""

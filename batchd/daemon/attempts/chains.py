@@ -24,6 +24,7 @@ from batchd.actions import Action
 from batchd.daemon.attempts import packwork
 from batchd.daemon.attempts.active import ActiveAttempt
 from batchd.daemon.attempts.chainbook import ChainBook, Kept
+from batchd.daemon.attempts.workspace_child import WorkspaceChildren
 from batchd.daemon.current import CurrentConfig
 from batchd.daemon.keyed_locks import KeyedLocks
 from batchd.daemon.listeners import Listener
@@ -49,6 +50,7 @@ class Chains(Listener):
     _current: CurrentConfig
     _outboxes: Outboxes
     _book: ChainBook
+    _children: WorkspaceChildren
     #: The packs of mirrors: by mirror and commit.
     _bases: dict[tuple[str, str], Pack] = field(default_factory=dict)
     #: One at a time lays out each task's directory, or packs each mirror;
@@ -197,7 +199,7 @@ class Chains(Listener):
     async def _packed(self, directory: str, *, mirror: bool = False) -> Pack:
         async with self._turns:
             return await packwork.packed(
-                self._current.config, self._book.folder, directory, mirror=mirror
+                self._children, self._current.config, self._book.folder, directory, mirror=mirror
             )
 
     async def home(self, ref: Ref, batch: Batch | None) -> str:
@@ -247,7 +249,8 @@ class Chains(Listener):
         layout = packwork.DirectoryLayout(
             directory=kept.directory, fresh=kept.fresh, base=kept.base, changes=kept.chain.changes
         )
-        laid = partial(packwork.laid, self._current.config, self._book.folder, layout)
+        config, folder = self._current.config, self._book.folder
+        laid = partial(packwork.laid, self._children, config, folder, layout)
         problem = ""
         for attempt in range(_TRIES):
             if attempt:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from batchd.config import Config
 from batchd.daemon.attempts import workspace_child
+from batchd.daemon.attempts.workspace_child import WorkspaceChildren
 from batchd.errors import FolderError, SandboxError, WorkspaceError
 from batchd.records import Base, Pack, SandboxPolicy
 from batchd.sandbox import directory
@@ -29,13 +30,16 @@ class DirectoryLayout:
     changes: tuple[Pack, ...]
 
 
-async def packed(config: Config, shelf: Path, path: str, *, mirror: bool = False) -> Pack:
+async def packed(
+    children: WorkspaceChildren, config: Config, shelf: Path, path: str, *, mirror: bool = False
+) -> Pack:
     """Return the pack of a directory, which is on the shelf by then.
 
     Raises ``WorkspaceError``, and ``OSError`` where the disk takes nothing.
     """
     most = config.workspace.max_mirror_bytes if mirror else config.sandbox.max_disk_bytes
     outcome = await _done(
+        children,
         PackUp(
             directory=path,
             mirror=mirror,
@@ -51,7 +55,9 @@ async def packed(config: Config, shelf: Path, path: str, *, mirror: bool = False
     return outcome.pack
 
 
-async def laid(config: Config, shelf: Path, layout: DirectoryLayout) -> str:
+async def laid(
+    children: WorkspaceChildren, config: Config, shelf: Path, layout: DirectoryLayout
+) -> str:
     """Lay a directory out; return why it cannot be, empty: it is.
 
     Raises ``OSError`` where the disk takes nothing.
@@ -62,6 +68,7 @@ async def laid(config: Config, shelf: Path, layout: DirectoryLayout) -> str:
             await asyncio.to_thread(_made, layout.directory, policy)
         return ""
     outcome = await _done(
+        children,
         Lay(
             directory=layout.directory,
             fresh=layout.fresh,
@@ -88,13 +95,15 @@ def _made(path: str, policy: SandboxPolicy) -> None:
     os.close(made)
 
 
-async def _done(work: WorkspaceJob, limit_s: float) -> WorkspaceOutcome:
+async def _done(
+    children: WorkspaceChildren, work: WorkspaceJob, limit_s: float
+) -> WorkspaceOutcome:
     """Return how a child did it.
 
     Raises ``OSError`` and ``NotPossibleError`` where that is not possible for a while.
     """
     await workspace_child.fits()
-    outcome = await workspace_child.asked(work, limit_s)
+    outcome = await children.asked(work, limit_s)
     if outcome.errno:
         raise OSError(outcome.errno, outcome.error)
     return outcome

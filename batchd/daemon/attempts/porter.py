@@ -152,7 +152,7 @@ class Porter(Listener):
             ),
             kept,
         )
-        await self._drop(attempt)
+        self._book.came(self._coming.pop(attempt).digest)  # its draft bears its name by now
         if sent.whole:  # who sends that again and again must not fill the disk
             await self._book.drop(kept.chain.changes)
 

@@ -1,0 +1,106 @@
+"""The daemon's children for mirrors and directories: one does several jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+from patience import PATIENCE_S
+
+from batchd.daemon.attempts.workspace_child import WorkspaceChildren
+from batchd.daemon.main_loop import MainLoop
+from batchd.records import Pack, SandboxPolicy
+from batchd.workspace.packfile import Lists, Writer
+from batchd.workspace.packs import Shelf
+from batchd.workspace.workspace_job import Lay
+
+
+def children() -> list[int]:
+    """Return the numbers of those that there are."""
+    found = []
+    for path in Path("/proc/self/task").glob("*/children"):
+        for pid in map(int, path.read_text().split()):
+            with contextlib.suppress(FileNotFoundError):
+                line = Path(f"/proc/{pid}/cmdline").read_bytes()
+                found += [pid] if b"batchd.workspace'" in line else []
+    return found
+
+
+class Jobs:
+    """Jobs for children: each lays a pack without files out in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.chmod(0o755)
+        self._folder = folder
+        self._shelf = Shelf(folder / "packs")
+        self._shelf.prepare()
+        draft = self._shelf.draft()
+        self._pack = Writer(draft, Lists(), 1 << 20).done()
+        self._shelf.keep(draft, self._pack)
+        self.loop = MainLoop()
+        self._children = WorkspaceChildren(self.loop)
+
+    async def done(self, name: str, pack: Pack | None = None) -> str:
+        """Return why one could not be done; empty: it was."""
+        job = Lay(
+            directory=str(self._folder / name),
+            fresh=True,
+            changes=(pack or self._pack,),
+            shelf=str(self._folder / "packs"),
+            policy=SandboxPolicy(),
+            timeout_s=PATIENCE_S,
+        )
+        outcome = await self._children.asked(job, PATIENCE_S)
+        assert outcome.error or (self._folder / name).is_dir()
+        return outcome.error
+
+
+def test_one_child_does_one_job_after_another(tmp_path: Path) -> None:
+    """Also behind one that failed; jobs of the same time have a child each,
+    and none is left when the daemon's loop has settled.
+    """
+
+    async def work() -> None:
+        jobs = Jobs(tmp_path)
+        assert not await jobs.done("a")
+        (child,) = children()
+        assert "No such file" in await jobs.done("b", Pack(digest="0" * 64, size=1, plain=1))
+        assert not await jobs.done("b")
+        assert children() == [child]
+        assert not any(await asyncio.gather(*map(jobs.done, "cde")))
+        assert len(children()) == 3
+        await jobs.loop.settle()
+        assert not children()
+
+    asyncio.run(work())
+
+
+def test_a_child_that_died_gets_no_job(tmp_path: Path) -> None:
+    """One that dies at work is the job's error, one that dies without is none;
+    one whose job is broken off is killed.
+    """
+
+    async def work() -> None:
+        jobs = Jobs(tmp_path)
+        assert not await jobs.done("a")
+        (idle,) = children()
+        os.kill(idle, signal.SIGKILL)
+        # What ends it at its time ends with it.
+        await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})
+        assert not await jobs.done("b")
+        for end in (lambda _: os.kill(*children(), signal.SIGKILL), asyncio.Task.cancel):
+            (child,) = children()
+            os.kill(child, signal.SIGSTOP)
+            job = asyncio.create_task(jobs.done("c"))
+            await asyncio.sleep(0)
+            end(job)
+            await asyncio.wait({job})
+            assert job.cancelled() or "has died: killed" in job.result()
+            assert child not in children()
+            assert not await jobs.done("c")
+        await jobs.loop.settle()
+
+    asyncio.run(work())
