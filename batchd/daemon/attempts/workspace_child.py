@@ -24,6 +24,8 @@ _GRACE_S = 30.0
 #: How long a child is given jobs, in seconds: what its start takes counts for little in that time,
 #: and nothing piles up in it.
 _LIFE_S = 60.0
+#: An outcome is a line; what git says of an error may be long (bytes).
+_MAX_LINE = 1 << 26
 #: What it is given of the environment: ssh's agent, authorities of https, the way out.
 _VARIABLES = (
     *("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "SSH_AUTH_SOCK", "GIT_SSL_CAINFO"),
@@ -78,6 +80,7 @@ class WorkspaceChildren:
                 stderr=asyncio.subprocess.PIPE,
                 env={name: os.environ[name] for name in _VARIABLES if name in os.environ},
                 process_group=0,
+                limit=_MAX_LINE,
             )
         )
         self._loop.spawn(self._ages(child), endless=True)
