@@ -142,7 +142,7 @@ def test_processes_and_threads_that_cannot_be_made_fail_no_task(tmp_path: Path) 
     fork server and workers, once all of them are up.
     """
     calls = "clone,clone3,fork,vfork"
-    inject = ("-e", f"trace={calls}", "-e", f"inject={calls}:error=EAGAIN:when=15+4")
+    inject = ("-e", f"trace={calls}", "-e", f"inject={calls}:error=EAGAIN:when=20+4")
     trace = tmp_path / "trace"
     prefix = ("strace", "-D", "-f", "-qq", "-o", str(trace), "--seccomp-bpf", *inject)
     with arena(tmp_path, "--latency", "0.05", prefix=prefix) as (place, model):
