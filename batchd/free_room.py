@@ -6,14 +6,45 @@ import errno
 import os
 from dataclasses import dataclass
 
-#: What an outbox must have free for a task to start (bytes):
-#: its transcript and result, with those of others that run.
-OUTBOX_BYTES = 4 << 20
-#: What a state directory must have free for an order to be carried out (bytes).
-STATE_BYTES = 1 << 20
-#: What an inbox must have free for a task file of the usual size (bytes).
-INBOX_BYTES = 1 << 20
 _GIGABYTE = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class NeededRoom:
+    """The room that the disk of a folder must have free for work to begin that writes there."""
+
+    #: Bytes.
+    size: int
+    #: What names the folder, in words that follow "set".
+    setting: str
+    #: Files that can still be made.
+    files: int = 16
+
+
+#: For a task to start: its transcript and result, with those of others that run.
+OUTBOX = NeededRoom(4 << 20, "[paths] outbox")
+#: For an order to be carried out.
+STATE = NeededRoom(1 << 20, "[paths] state")
+#: For a task file of the usual size.
+INBOX = NeededRoom(1 << 20, "[paths] inbox")
+
+
+@dataclass(frozen=True, slots=True)
+class MissingRoom:
+    """What a disk has too little of, and what a user can do, in words."""
+
+    #: What there is, and what is needed.
+    why: str
+    fix: str
+
+
+class NoRoomError(OSError):
+    """A disk has less room than is needed, which says what the user can do."""
+
+    def __init__(self, missing: MissingRoom, folder: str) -> None:
+        super().__init__(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {missing.why}", folder)
+        #: What the user can do.
+        self.fix = missing.fix
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +55,29 @@ class FreeRoom:
     size: int | None
     #: Files that can still be made. None: the file system counts none.
     files: int | None
+    #: Bytes that the disk has in all, used ones included.
+    whole_size: int
+    #: Files that it can hold in all.
+    whole_files: int
 
-    def lack(self, needed: int) -> str:
-        """Return what is missing where ``needed`` bytes must be free, in words;
-        empty: nothing.
-        """
-        if self.files is not None and self.files <= 0:
-            return "its disk can hold no more files: no inode is free"
-        if self.size is not None and self.size < needed:
-            return f"{shown(self.size)} free on its disk, {shown(needed)} needed"
-        return ""
+    def missing(self, needed: NeededRoom) -> MissingRoom | None:
+        """Return what is missing where so much must be free; None: nothing."""
+        larger = f"set {needed.setting} to a folder on a larger disk"
+        if self.size is not None and self.size < needed.size:
+            need = f"{shown(needed.size)} needed"
+            if self.whole_size < needed.size:
+                small = f"its disk is too small: {shown(self.whole_size)} in all"
+                return MissingRoom(f"{small}, {need}", larger)
+            free = f"{shown(self.size)} free on its disk"
+            return MissingRoom(f"{free}, {need}", "make room on that disk")
+        if self.files is not None and self.files < needed.files:
+            need = f"{needed.files} needed"
+            if self.whole_files < needed.files:
+                small = f"its disk is too small: {self.whole_files} files (inodes) in all"
+                return MissingRoom(f"{small}, {need}", larger)
+            free = f"{self.files} more files (inodes) fit on its disk"
+            return MissingRoom(f"{free}, {need}", "delete files on that disk")
+        return None
 
 
 def found(folder: str) -> FreeRoom:
@@ -43,16 +87,19 @@ def found(folder: str) -> FreeRoom:
     return FreeRoom(
         size=blocks * disk.f_frsize if disk.f_blocks else None,
         files=names if disk.f_files else None,
+        whole_size=disk.f_blocks * disk.f_frsize,
+        whole_files=disk.f_files,
     )
 
 
-def insist(folder: str, needed: int) -> None:
-    """Return if the disk of a folder has so much room (bytes).
+def insist(folder: str, needed: NeededRoom) -> None:
+    """Return if the disk of a folder has so much room.
 
-    Raises ``OSError`` where it has not, with what there is, and where it cannot be looked at.
+    Raises ``NoRoomError`` where it has not, with what there is,
+    and ``OSError`` where it cannot be looked at.
     """
-    if lack := found(folder).lack(needed):
-        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {lack}", folder)
+    if missing := found(folder).missing(needed):
+        raise NoRoomError(missing, folder)
 
 
 def shown(size: int) -> str:

@@ -27,7 +27,7 @@ async def outbox(current: CurrentConfig, outboxes: Outboxes, troubles: TroubleLo
     with troubles.trying(Action.OUTBOX_TROUBLE) as tries:
         while True:
             folder = current.config.paths.outbox
-            look = partial(free_room.insist, folder, free_room.OUTBOX_BYTES)
+            look = partial(free_room.insist, folder, free_room.OUTBOX)
             await _note(tries, outboxes.answered(look, folder), TroubleSubject(outbox=folder))
             await asyncio.sleep(_LOOK_S)
 
@@ -35,7 +35,7 @@ async def outbox(current: CurrentConfig, outboxes: Outboxes, troubles: TroubleLo
 async def state(current: CurrentConfig, troubles: TroubleLog) -> None:
     """Watch the state directory for ever."""
     folder = current.config.paths.state
-    look = partial(free_room.insist, folder, free_room.STATE_BYTES)
+    look = partial(free_room.insist, folder, free_room.STATE)
     await _watch(troubles, Action.STORE_TROUBLE, look)
 
 
@@ -47,7 +47,7 @@ async def inbox(current: CurrentConfig, threads: Executor | None, troubles: Trou
 
     def look() -> None:
         if folder.stat().st_dev != other.stat().st_dev:
-            free_room.insist(str(folder), free_room.INBOX_BYTES)
+            free_room.insist(str(folder), free_room.INBOX)
 
     await _watch(troubles, Action.INBOX_TROUBLE, look, threads)
 

@@ -16,6 +16,7 @@ import msgspec
 from batchd.actions import Action
 from batchd.control import OpenTrouble
 from batchd.errors import NotPossibleError
+from batchd.free_room import NoRoomError
 
 #: The pause after the disk refused something.
 TROUBLE_S = 1.0
@@ -211,7 +212,7 @@ def trouble(what: Action, error: Exception, since: float) -> OpenTrouble:
     """Return an error as ``status`` shows it."""
     message, fix = str(error), ""
     if isinstance(error, OSError):
-        fix = _FIXES.get(error.errno or 0, "")
+        fix = _fix(error)
         if error.filename and error.strerror:
             message = f"{os.fsdecode(error.filename)}: {error.strerror}"
     elif isinstance(error, NotPossibleError):
@@ -221,10 +222,16 @@ def trouble(what: Action, error: Exception, since: float) -> OpenTrouble:
 
 def refused(error: Exception) -> str:
     """Return why something is not done, and the fix, for who may ask for it again."""
-    number = error.errno if isinstance(error, OSError) else None
-    if fix := _FIXES.get(number or 0):
+    if isinstance(error, OSError) and (fix := _fix(error)):
         return f"{error}; {fix}, then give it again"
     return f"{error}; give it again once that is fixed"
+
+
+def _fix(error: OSError) -> str:
+    """Return what a user can do; empty: that is not known."""
+    if isinstance(error, NoRoomError):
+        return error.fix
+    return _FIXES.get(error.errno or 0, "")
 
 
 def _since(trouble: OpenTrouble) -> float:

@@ -261,7 +261,7 @@ def ready(batch: Batch) -> bool:
     """
     try:
         takes = os.access(batch.folder, os.W_OK | os.X_OK)
-        return takes and not free_room.found(batch.folder).lack(free_room.OUTBOX_BYTES)
+        return takes and not free_room.found(batch.folder).missing(free_room.OUTBOX)
     except OSError:
         return False
 
@@ -293,7 +293,7 @@ def refuses(folder: str) -> bool:
 
 
 def _try(folder: Path) -> None:
-    free_room.insist(str(folder), free_room.OUTBOX_BYTES)
+    free_room.insist(str(folder), free_room.OUTBOX)
     # Only a write shows a quota, a disk that fails, and a mode that root may pass over.
     trial = folder / f".trial-{os.getpid()}-{threading.get_ident()}"
     try:

@@ -103,7 +103,7 @@ class Store:
             return
         try:
             # A single page may still find a place where nothing larger does.
-            await asyncio.to_thread(copies.reserve, self._path.parent, free_room.STATE_BYTES)
+            await asyncio.to_thread(copies.reserve, self._path.parent, free_room.STATE.size)
         except OSError as error:
             raise StoreError(f"{self._path}: there is no room beside it ({error})") from error
         await self._do(operations.touch)

@@ -123,3 +123,16 @@ def test_a_check_leaves_nothing_where_it_tries_to_make_folders(spool: Spool) -> 
     before = {*spool.folder.iterdir()}
     assert _said(spool, "state") == f"ok: {Path(spool.folder, 'deep/er/state')} (will be made) → "
     assert {*spool.folder.iterdir()} == before
+
+
+def test_a_disk_that_can_never_have_the_room_is_named_as_too_small(spool: Spool) -> None:
+    """To make room on it would not help: `check` and `status` name the setting."""
+    with mounted(spool.folder / "outbox", "size=1m"):
+        said = _said(spool, "outbox")
+        assert "its disk is too small: 1.0 MB in all, 4.2 MB needed" in said
+        assert said.endswith("→ set [paths] outbox to a folder on a larger disk")
+        with spool.serving():
+            spool.eventually(lambda: _troubles(spool))
+            shown = " ".join(spool.batchd("status").stdout.split())
+            assert "To go on: set [paths] outbox to a folder on a larger disk" in shown
+            assert not _said(spool, "outbox trouble"), "it is said once"

@@ -244,6 +244,29 @@ def test_a_disk_without_room_for_results_is_found_out_before_a_task_starts(
         station.completed("narrow", 4)
 
 
+def test_a_disk_that_holds_few_more_files_starts_no_task(tmp_path: Path, model_server: str) -> None:
+    """Five inodes are left, and room for megabytes: no call is made
+    whose transcript could not be written, and the fix is to delete files.
+    """
+    with (
+        mounted(tmp_path / "outbox", "size=16m,nr_inodes=100"),
+        Station(tmp_path, model_server, model="steps-2").serving() as station,
+    ):
+        fillings = [station.outbox / f"filling-{i}" for i in range(93)]
+        for filling in fillings:
+            filling.touch()
+        asked = len(station.asked())
+        station.drop("crowded.json", _tasks(4))
+        until(lambda: station.logged("outbox_trouble", "more files (inodes) fit"), station.text)
+        time.sleep(2)
+        assert len(station.asked()) == asked
+        (trouble,) = station.troubles()
+        assert trouble["mend"] == "delete files on that disk"
+        for filling in fillings:
+            filling.unlink()
+        station.completed("crowded", 4)
+
+
 def _neighbours(tmp_path: Path, model_server: str) -> list[Station]:
     """Return two stations, each with a state of its own, whose outbox is one."""
     found = [Station(tmp_path / name, model_server, reports=True) for name in ("one", "two")]

@@ -227,10 +227,10 @@ def answer_after(base_url: str, latency_s: float) -> None:
 
 
 @contextlib.contextmanager
-def mounted(folder: Path) -> Iterator[None]:
+def mounted(folder: Path, options: str = "size=16m") -> Iterator[None]:
     """Have a folder be a small disk of its own meanwhile, where that is possible."""
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16m,mode=755", "weather", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"{options},mode=755", "weather", str(folder)]
     if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
         pytest.skip("needs to mount a file system")
     try:

@@ -9,6 +9,7 @@ import errno
 import os
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from batchd import config, free_room
@@ -29,15 +30,15 @@ _MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP}
 def lines(settings: config.Config) -> Iterator[CheckLine]:
     """Yield a line for each folder. Blocks."""
     paths = settings.paths
-    yield _folder("inbox", Path(paths.inbox), free_room.INBOX_BYTES)
-    yield _folder("outbox", Path(paths.outbox), free_room.OUTBOX_BYTES)
-    yield _folder("state", Path(paths.state), free_room.STATE_BYTES)
+    yield _folder("inbox", Path(paths.inbox), free_room.INBOX)
+    yield _folder("outbox", Path(paths.outbox), free_room.OUTBOX)
+    yield _folder("state", Path(paths.state), free_room.STATE)
     root = settings.workspace.root
     if not Path(root).is_dir():
         yield CheckLine("failed", "workspace", f"{root} is not a directory", "set [workspace] root")
 
 
-def _folder(name: str, path: Path, needed: int) -> CheckLine:
+def _folder(name: str, path: Path, needed: free_room.NeededRoom) -> CheckLine:
     if problem := _unreachable(path):
         fix = f"put the folder back, with its disk mounted, or set [paths] {name}"
         return CheckLine("failed", name, f"{path}: {problem}", fix)
@@ -46,11 +47,13 @@ def _folder(name: str, path: Path, needed: int) -> CheckLine:
     if problem := _unfit(path, there):
         fix = f"make {path} a directory that this user may write, or set [paths] {name}"
         return CheckLine("failed", name, problem, fix)
-    room, make = free_room.found(str(there)), "make room on that disk"
-    if lack := room.lack(needed):
-        return CheckLine("failed", name, f"{path}: {lack}; until then {_NO_ROOM[name]}", make)
+    room = free_room.found(str(there))
+    if missing := room.missing(needed):
+        problem = f"{path}: {missing.why}; until then {_NO_ROOM[name]}"
+        return CheckLine("failed", name, problem, missing.fix)
     if name == "state" and (bare := _bare(path, room)):
-        return CheckLine("note", name, f"{path}: {bare}", make)
+        problem = f"{path}: {bare.why} for the reserve that orders live on once it is full"
+        return CheckLine("note", name, problem, bare.fix)
     return CheckLine("ok", name, f"{path}{'' if there == path else ' (will be made)'}")
 
 
@@ -86,10 +89,9 @@ def _unfit(path: Path, there: Path) -> str:
     return ""
 
 
-def _bare(state: Path, room: free_room.FreeRoom) -> str:
-    """Return that the store keeps no reserve there, and cannot lay one; empty: it has or can."""
+def _bare(state: Path, room: free_room.FreeRoom) -> free_room.MissingRoom | None:
+    """Return what the store lacks to lay its reserve there; None: it has one, or can."""
     with contextlib.suppress(OSError):
         if copies.ballast(formatting.store_path(state)).stat().st_size == ballast.SIZE:
-            return ""
-    lack = room.lack(ballast.SIZE + ballast.SPARE)
-    return lack and f"{lack} for the reserve that orders live on once it is full"
+            return None
+    return room.missing(replace(free_room.STATE, size=ballast.SIZE + ballast.SPARE))
