@@ -90,7 +90,7 @@ _GONE = "[What earlier commands left running is gone: %s.]"
 _RUNNING = "[Running in the background until the task is evaluated: %s.%s]"
 #: Why it is gone, where a round was evaluated.
 EVALUATED = "it ended before the work was evaluated"
-_PRINTS = " What it prints goes to %s."
+_PRINTS = " What it prints and does not redirect goes to %s."
 
 
 def _tool(name: ToolName, description: str, **parameters: str) -> Tool:

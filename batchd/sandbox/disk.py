@@ -86,6 +86,18 @@ class DiskUsage:
         await self.before()
         return await self._surely() if self.over else ""
 
+    async def after(self, full: str) -> str:
+        """Return what there is to say of the room after a command that could write nothing;
+        ``full``: the limit that was passed before it.
+        """
+        with contextlib.suppress(SandboxError):
+            await self._surely()
+        if self.over:
+            return f"{self.over}; files can be deleted, not written"
+        return (
+            f"before this command: {full}; it could delete files, not write them; now there is room"
+        )
+
     async def at_the_end(self) -> str:
         """Look a last time, and return which limit is passed;
         empty also where it is not known what was there before.

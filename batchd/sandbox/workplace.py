@@ -132,7 +132,7 @@ class Workplace:
         )
         if left:
             return await self._kept(ran, left[0], limit)
-        return replace(ran, excess=f"{full}; files can be deleted, not written") if full else ran
+        return replace(ran, excess=await self._disk.after(full)) if full else ran
 
     @property
     def can_stay(self) -> bool:

@@ -124,6 +124,8 @@ def test_a_full_task_can_delete_and_cannot_write(limited: Limited) -> None:
     assert not more.killed
     assert "files can be deleted, not written" in more.excess
     assert (delete.exit_code, delete.output, delete.killed) == (0, "more\n", False)
+    assert delete.excess.startswith("before this command: the task has put ")
+    assert delete.excess.endswith("; it could delete files, not write them; now there is room")
     assert (again.exit_code, again.output, again.excess) == (0, "x\n", "")
 
 

@@ -594,7 +594,10 @@ def test_the_model_learns_of_what_runs_on_and_of_its_end(tmp_path: Path) -> None
         ran = [e for e in whole if isinstance(e, events.ToolRan)]
         runs = "[Running in the background until the task is evaluated: sleep (pid "
         assert ran[0].output.startswith(f"[no output]\n[changed: up new, 2 bytes]\n{runs}")
-        assert re.search(r" What it prints goes to /tmp/background-\w+\.log\.\]$", ran[0].output)
+        assert re.search(
+            r" What it prints and does not redirect goes to /tmp/background-\w+\.log\.\]$",
+            ran[0].output,
+        )
         assert ran[1].output == "[no output; no file has other contents]"
         gone = (
             "[What earlier commands left running is gone: it ended before the work was evaluated.]"
