@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import os
 import resource
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
-from batchd import decoders
+from batchd import decoders, free_room
 from batchd.report.building import make
 from batchd.report.report_job import ReportJob, ReportOutcome
 from batchd.spool import files, outbox
@@ -43,6 +43,8 @@ def main() -> int:
     for line in sys.stdin.buffer:
         try:
             outcome = ReportOutcome(bytes=_made(jobs.decode(line)))
+        except free_room.NoRoomError as error:
+            outcome = ReportOutcome(error=f"{error.filename}: {error.strerror}; {error.fix}")
         except Exception as error:  # noqa: BLE001 (whatever it is, this report fails, and the next may not)
             outcome = ReportOutcome(error=f"{type(error).__name__}: {error}")
         sys.stdout.buffer.write(msgspec.json.encode(outcome) + b"\n")
@@ -74,10 +76,8 @@ def _made(job: ReportJob) -> int:
     with StoreReader(Path(job.store)) as reader:
         data = make(reader, [reader.batch(job.batch)], target.parent, job.style)
     files.make_folder(target.parent)
-    disk = os.statvfs(target.parent)
-    # Some file systems count nothing.
-    if disk.f_blocks and disk.f_bavail * disk.f_frsize < len(data) + _ROOM:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+    room = replace(free_room.OUTBOX, size=len(data) + _ROOM)
+    free_room.insist(str(target.parent), room)
     outbox.publish(target, data, replace=True)
     return len(data)
 

@@ -17,7 +17,7 @@ import pytest
 from pages import details
 from patience import PATIENCE_S
 from stored import BEGUN, Night
-from weather import Station, until
+from weather import Station, filled, mounted, until
 
 from batchd import results
 from batchd.log import escape
@@ -319,6 +319,22 @@ def test_csv(tmp_path: Path) -> None:
     assert not [c for r in rows for c in r.values() if formulas.match(c) and c[0] != "'"]
     page = (ROOT / "docs/tasks.md").read_text()
     assert " ".join(rows[0]) in " ".join(page.split()).replace("`", "").replace(",", "")
+
+
+def test_a_disk_without_room_for_a_report_is_named(tmp_path: Path, model_server: str) -> None:
+    """Tasks run and complete there: the log has the room there is,
+    the room that is needed, and the fix.
+    """
+    with (
+        mounted(tmp_path / "outbox", "size=32m"),
+        Station(tmp_path, model_server, reports=True).serving() as station,
+    ):
+        filled(station.outbox / "filling", 8 << 20)
+        station.drop("narrow.json", b'{"first_prompt": "x"}')
+        station.completed("narrow", 1)
+        (line,) = station.logged("report_trouble")
+        assert f"{station.outbox}/narrow: No space left on device: 8." in line["message"]
+        assert re.search(r" MB free on its disk, 1[67]\.\d MB needed; make room", line["message"])
 
 
 def test_what_is_no_file_is_not_replaced(night: Night) -> None:
