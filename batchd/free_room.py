@@ -1,4 +1,6 @@
-"""Free room on the disks of a spool: how much each folder needs, and how much there is."""
+"""Free room on the disks of a spool: how much each folder needs, how much there is,
+and what the user can do.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,10 @@ import errno
 import os
 from dataclasses import dataclass
 
+#: The fix where a disk is mounted read-only.
+MOUNT_WRITABLE = "mount that disk writable again"
+#: The fix where a folder's mode, or its owner, keeps batchd out.
+ALLOW_WRITING = "let the user that batchd runs as write there"
 _GIGABYTE = 10**9
 
 
@@ -92,12 +98,19 @@ def found(folder: str) -> FreeRoom:
     )
 
 
+def read_only(folder: str) -> bool:
+    """Whether the disk of a folder is mounted read-only. Raises ``OSError``."""
+    return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+
+
 def insist(folder: str, needed: NeededRoom) -> None:
-    """Return if the disk of a folder has so much room.
+    """Return if the disk of a folder may be written and has so much room.
 
     Raises ``NoRoomError`` where it has not, with what there is,
-    and ``OSError`` where it cannot be looked at.
+    and ``OSError`` where it is read-only, or cannot be looked at.
     """
+    if read_only(folder):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), folder)
     if missing := found(folder).missing(needed):
         raise NoRoomError(missing, folder)
 

@@ -1,4 +1,4 @@
-"""The watch over free room: `status` names a full disk, and an outbox that hangs,
+"""The watch over free room: `status` names a full or read-only disk, and an outbox that hangs,
 before a task, an order or a dropped file meets it.
 """
 
@@ -68,14 +68,14 @@ async def _watch(
 async def _note(
     tries: Tries, look: Awaitable[None], concerned: TroubleSubject = _EVERYTHING
 ) -> None:
-    """Keep a trouble open for as long as a disk is full.
+    """Keep a trouble open for as long as a disk is full, or read-only.
 
     Other errors are left to the work that meets them.
     """
     try:
         await look
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in {errno.ENOSPC, errno.EROFS}:
             tries.failed(error, concerned)
             return
     tries.worked()

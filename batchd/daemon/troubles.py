@@ -16,7 +16,7 @@ import msgspec
 from batchd.actions import Action
 from batchd.control import OpenTrouble
 from batchd.errors import NotPossibleError
-from batchd.free_room import NoRoomError
+from batchd.free_room import ALLOW_WRITING, MOUNT_WRITABLE, NoRoomError
 
 #: The pause after the disk refused something.
 TROUBLE_S = 1.0
@@ -33,16 +33,14 @@ _BATCHES = "batches"
 #: Batches that are named.
 _NAMED = 20
 
-_SPACE = "make room on that disk"
-_ACCESS = "let the user that batchd runs as write there"
 _FOLDER = "put the folder back, with its disk mounted"
 #: What a user can do, by what the system said.
 _FIXES = {
-    errno.ENOSPC: _SPACE,
+    errno.ENOSPC: "make room on that disk",
     errno.EDQUOT: "make room, or have the quota raised",
-    errno.EROFS: "mount that disk writable again",
-    errno.EACCES: _ACCESS,
-    errno.EPERM: _ACCESS,
+    errno.EROFS: MOUNT_WRITABLE,
+    errno.EACCES: ALLOW_WRITING,
+    errno.EPERM: ALLOW_WRITING,
     errno.ENOENT: _FOLDER,
     errno.ENOTDIR: _FOLDER,
     errno.EEXIST: _FOLDER,  # a file stands in its place

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -136,3 +137,21 @@ def test_a_disk_that_can_never_have_the_room_is_named_as_too_small(spool: Spool)
             shown = " ".join(spool.batchd("status").stdout.split())
             assert "To go on: set [paths] outbox to a folder on a larger disk" in shown
             assert not _said(spool, "outbox trouble"), "it is said once"
+
+
+def test_a_read_only_disk_shows_while_nothing_is_to_be_written(spool: Spool) -> None:
+    """`status` and `check` say so of an idle daemon's outbox, once, with the fix,
+    until it can be written again.
+    """
+    outbox = spool.folder / "outbox"
+    with mounted(outbox), spool.serving():
+        for how, troubles in (("ro", {"outbox_trouble"}), ("rw", set[str]())):
+            subprocess.run(["mount", "-o", f"remount,{how}", str(outbox)], check=True)
+            spool.eventually(lambda troubles=troubles: _troubles(spool) == troubles)
+            if troubles:
+                said = f"failed: {outbox} cannot be written: its disk is mounted read-only"
+                assert _said(spool, "outbox") == f"{said} → mount that disk writable again"
+                shown = " ".join(spool.batchd("status").stdout.split())
+                assert "To go on: mount that disk writable again" in shown
+                assert not _said(spool, "outbox trouble"), "it is said once"
+        assert _said(spool, "outbox").startswith("ok: ")

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import warm
 from patience import PATIENCE_S
 from weather import Station, answer_after, filled, mounted, until
 
@@ -180,6 +181,29 @@ def test_an_outbox_on_a_disk_that_becomes_read_only(tmp_path: Path, model_server
         subprocess.run([*remount, "-o", "rw"], check=True)
         station.completed("during", 12)
         _bounded(station)
+
+
+def test_an_outbox_that_batchd_may_not_write_is_said_once(
+    tmp_path: Path, model_server: str
+) -> None:
+    """`check` finds what the daemon has met, and says it in its words, with the fix."""
+    chattr = shutil.which("chattr") or "chattr"
+    with Station(tmp_path, model_server).serving() as station:
+        station.outbox.mkdir(exist_ok=True)
+        outbox = str(station.outbox)
+        if subprocess.run([chattr, "+i", outbox], check=False, capture_output=True).returncode:
+            pytest.skip("needs a file system with immutable files, and root")
+        try:
+            station.drop("kept_out.json", _tasks(1))
+            until(lambda: station.logged("outbox_trouble", "not permitted"), station.text)
+            command = [*station.command()[:-1], "check", "--offline", "--json"]
+            lines = json.loads(warm.run(command, env=station.environment).stdout)
+        finally:
+            subprocess.run([chattr, "-i", outbox], check=True)
+        (said,) = [line for line in lines if line["what"].startswith("outbox")]
+        assert said["detail"] == f"{outbox} cannot be written"
+        assert said["mend"] == "let the user that batchd runs as write there"
+        station.completed("kept_out")
 
 
 def test_a_full_outbox_starts_nothing_and_costs_nothing(tmp_path: Path) -> None:

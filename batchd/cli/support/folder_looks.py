@@ -45,8 +45,7 @@ def _folder(name: str, path: Path, needed: free_room.NeededRoom) -> CheckLine:
     # What is missing is made at the start, where its parent lets us.
     there = next(p for p in (path, *path.parents) if os.path.lexists(p))
     if problem := _unfit(path, there):
-        fix = f"make {path} a directory that this user may write, or set [paths] {name}"
-        return CheckLine("failed", name, problem, fix)
+        return CheckLine("failed", name, problem, _fix(name, path, there))
     room = free_room.found(str(there))
     if missing := room.missing(needed):
         problem = f"{path}: {missing.why}; until then {_NO_ROOM[name]}"
@@ -77,7 +76,8 @@ def _unfit(path: Path, there: Path) -> str:
         leads = "is a link that leads nowhere" if there.is_symlink() else "is not a directory"
         return f"{there} {leads}" + ("" if there == path else f", so {path} cannot be made")
     if not os.access(there, os.W_OK | os.X_OK):
-        return f"{there} cannot be written" + (
+        still = ": its disk is mounted read-only" if free_room.read_only(str(there)) else ""
+        return f"{there} cannot be written{still}" + (
             "" if there == path else f", so {path} cannot be made"
         )
     if there != path:
@@ -87,6 +87,17 @@ def _unfit(path: Path, there: Path) -> str:
         except OSError as error:
             return f"{path} cannot be made in {there}: {error.strerror}"
     return ""
+
+
+def _fix(name: str, path: Path, there: Path) -> str:
+    """Return what the user can do about a folder that is unfit,
+    in the words of a daemon that meets it, so that it is said once.
+    """
+    if there.is_dir() and free_room.read_only(str(there)):
+        return free_room.MOUNT_WRITABLE
+    if there == path and there.is_dir():
+        return free_room.ALLOW_WRITING
+    return f"make {path} a directory that this user may write, or set [paths] {name}"
 
 
 def _bare(state: Path, room: free_room.FreeRoom) -> free_room.MissingRoom | None:
