@@ -171,7 +171,7 @@ def joined(
     settings = tuning.settings(config, endpoints)
     engine = LocalEngine(held, agent, Path(config.paths.state, "pool"))
     pool = Supervisor(shape(config), settings, engine)
-    reloader = Reloader(loop, current, governor, listeners, pool, reload, shape)
+    reloader = Reloader(loop, current, governor, listeners, pool, outboxes, reload, shape)
     lessons = Lessons(loop, current, store, writes)
     calls = Calls(loop, lifecycle, store, writes, governor, listeners, lessons)
     fences = Fences(store)

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TypeVar
 
 from batchd.actions import Action
+from batchd.daemon.outbox_homes import ChangedDiskError, OutboxHomes
 from batchd.daemon.troubles import TROUBLE_S, TroubleLog, TroubleSubject
 from batchd.errors import NotPossibleError
 from batchd.pool.disks import AllDiskThreads, silent
@@ -40,11 +41,27 @@ class Outboxes:
     _reached: dict[str, float] = field(default_factory=dict)
     #: Which ones are asked whether they do.
     _reaching: dict[str, asyncio.Future[None]] = field(default_factory=dict)
+    _homes: OutboxHomes = field(default_factory=OutboxHomes)
 
     async def at(self, work: Callable[[], T], folder: str) -> T:
         """Do something at an outbox in a thread of that outbox's own."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._disks.at(folder), work)
+
+    def at_home(self, work: Callable[[], T], folder: str) -> Callable[[], T]:
+        """Return what does something at an outbox where that is still on its disk,
+        and else raises ``ChangedDiskError``.
+        """
+
+        def done() -> T:
+            self._homes.insist(folder)
+            return work()
+
+        return done
+
+    def settle(self) -> None:
+        """Take the outboxes to be on the disks that they are on now."""
+        self._homes.forget()
 
     async def promptly(self, work: Callable[[], T], folder: str) -> T:
         """Do something as ``at`` does, but wait no longer than for a disk under load:
@@ -52,7 +69,7 @@ class Outboxes:
 
         Raises ``OSError``.
         """
-        doing = self.at(work, folder)
+        doing = self.at(self.at_home(work, folder), folder)
         try:
             async with asyncio.timeout(HANGS_S):
                 return await doing
@@ -73,7 +90,9 @@ class Outboxes:
         if batch is None:
             return await self.patiently(lambda: asyncio.to_thread(work), action)
         return await self.patiently(
-            lambda: self.answered(work, batch.outbox), action, lambda: batch
+            lambda: self.answered(self.at_home(work, batch.outbox), batch.outbox),
+            action,
+            lambda: batch,
         )
 
     async def patiently(
@@ -132,5 +151,9 @@ class Outboxes:
         if batch is None:
             return TroubleSubject()
         folder = batch.outbox
-        whole = await self.answered(partial(outbox.refuses, folder), folder)
+        try:
+            refuses = self.at_home(partial(outbox.refuses, folder), folder)
+            whole = await self.answered(refuses, folder)
+        except ChangedDiskError:
+            whole = True
         return TroubleSubject(outbox=folder) if whole else TroubleSubject(batch=batch.name)

@@ -18,6 +18,7 @@ from batchd.daemon import tuning
 from batchd.daemon.current import CurrentConfig
 from batchd.daemon.listeners import Listeners
 from batchd.daemon.main_loop import MainLoop
+from batchd.daemon.outboxes import Outboxes
 from batchd.errors import BatchdError, UsageError
 from batchd.governor import Governor
 from batchd.log import get_logger
@@ -60,6 +61,7 @@ class Reloader:
     _governor: Governor
     _listeners: Listeners
     _pool: Supervisor
+    _outboxes: Outboxes
     #: Returns the configuration as it stands in its file; None: there is none.
     _read: Callable[[], Config] | None
     #: Returns the pool that a configuration means.
@@ -84,6 +86,7 @@ class Reloader:
             lines.error(Action.CONFIG_RELOADED, kept_old=True, message=str(error))
             return
         self._read_last = read
+        self._outboxes.settle()
         self._governor.try_parked()
         # What is different, but read at the start alone.
         more = {"needs_restart": late} if late else {}

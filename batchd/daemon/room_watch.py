@@ -1,4 +1,4 @@
-"""The watch over free room: `status` names a full or read-only disk, and an outbox that hangs,
+"""The watch over free room: `status` names a disk that is full, read-only or gone, or hangs,
 before a task, an order or a dropped file meets it.
 """
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from batchd import free_room
 from batchd.actions import Action
 from batchd.daemon.current import CurrentConfig
+from batchd.daemon.outbox_homes import ChangedDiskError
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.troubles import Tries, TroubleLog, TroubleSubject
 
@@ -27,7 +28,8 @@ async def outbox(current: CurrentConfig, outboxes: Outboxes, troubles: TroubleLo
     with troubles.trying(Action.OUTBOX_TROUBLE) as tries:
         while True:
             folder = current.config.paths.outbox
-            look = partial(free_room.insist, folder, free_room.OUTBOX)
+            room = partial(free_room.insist, folder, free_room.OUTBOX)
+            look = outboxes.at_home(room, folder)
             await _note(tries, outboxes.answered(look, folder), TroubleSubject(outbox=folder))
             await asyncio.sleep(_LOOK_S)
 
@@ -68,14 +70,14 @@ async def _watch(
 async def _note(
     tries: Tries, look: Awaitable[None], concerned: TroubleSubject = _EVERYTHING
 ) -> None:
-    """Keep a trouble open for as long as a disk is full, or read-only.
+    """Keep a trouble open for as long as a disk is full, read-only, or another one.
 
     Other errors are left to the work that meets them.
     """
     try:
         await look
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EROFS}:
+        if error.errno in {errno.ENOSPC, errno.EROFS} or isinstance(error, ChangedDiskError):
             tries.failed(error, concerned)
             return
     tries.worked()

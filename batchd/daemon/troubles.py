@@ -15,6 +15,7 @@ import msgspec
 
 from batchd.actions import Action
 from batchd.control import OpenTrouble
+from batchd.daemon.outbox_homes import ChangedDiskError
 from batchd.errors import NotPossibleError
 from batchd.free_room import ALLOW_WRITING, MOUNT_WRITABLE, NoRoomError
 
@@ -227,7 +228,7 @@ def refused(error: Exception) -> str:
 
 def _fix(error: OSError) -> str:
     """Return what a user can do; empty: that is not known."""
-    if isinstance(error, NoRoomError):
+    if isinstance(error, NoRoomError | ChangedDiskError):
         return error.fix
     return _FIXES.get(error.errno or 0, "")
 

@@ -183,6 +183,43 @@ def test_an_outbox_on_a_disk_that_becomes_read_only(tmp_path: Path, model_server
         _bounded(station)
 
 
+def test_an_outbox_that_is_unmounted_gets_nothing_until_it_is_back(
+    tmp_path: Path, model_server: str
+) -> None:
+    """Nothing is written below its place, no call is paid, and what waits completes
+    once its disk is there again.
+    """
+    outbox = tmp_path / "outbox"
+    outbox.mkdir()
+    with mounted(tmp_path / "disk"), Station(tmp_path, model_server).serving() as station:
+        station.drop("below.json", _tasks(1))
+        station.completed("below")
+        # What is mounted later is used once batchd is asked to read its configuration again.
+        subprocess.run(["mount", "--bind", str(tmp_path / "disk"), str(outbox)], check=True)
+        try:
+            until(lambda: station.logged("outbox_trouble", "another disk"), station.text)
+            assert station.process is not None
+            station.process.send_signal(signal.SIGHUP)
+            station.drop("before.json", _tasks(1))
+            station.completed("before")
+            until(lambda: station.troubles() == [], station.text)
+            asked = len(station.asked())
+            subprocess.run(["umount", str(outbox)], check=True)
+            station.drop("during.json", _tasks(2))
+            until(lambda: station.troubles() != [], station.text)
+            time.sleep(2)
+            assert [folder.name for folder in outbox.iterdir()] == ["below"]
+            assert len(station.asked()) == asked
+            shown = " ".join(station.status().split())
+            assert f"{outbox}: it is on another disk than before" in shown
+            assert "To go on: mount its disk again, or restart or reload batchd" in shown
+            subprocess.run(["mount", "--bind", str(tmp_path / "disk"), str(outbox)], check=True)
+            station.completed("during", 2)
+            until(lambda: station.troubles() == [], station.text)
+        finally:
+            subprocess.run(["umount", "--lazy", str(outbox)], check=False)
+
+
 def test_an_outbox_that_batchd_may_not_write_is_said_once(
     tmp_path: Path, model_server: str
 ) -> None:

@@ -105,7 +105,7 @@ class Reports:
         publish = partial(patch_files.publish, Path(batch.folder), active.ref.task, made.patch)
         kept = wire.PatchKept(active.ref, active.attempt)
         try:
-            await self._outboxes.at(publish, batch.outbox)
+            await self._outboxes.at(self._outboxes.at_home(publish, batch.outbox), batch.outbox)
         except OSError as error:
             kept = replace(kept, errno=error.errno or errno.EIO, message=str(error))
         active.answer(kept)
