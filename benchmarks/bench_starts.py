@@ -53,7 +53,7 @@ def idle_calls() -> list[float]:
         daemon.run("warm", 1)
         for number in range(RUNS):
             server.reset()
-            os.kill(daemon.processes()[-1], signal.SIGKILL)
+            os.kill(daemon.youngest_worker(), signal.SIGKILL)
             dropped = daemon.drop(f"idle{number}", [{"first_prompt": "hello"}])
             daemon.summary(f"idle{number}")
             found.append(server.get("/log")[0]["at"] - dropped)

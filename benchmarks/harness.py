@@ -128,6 +128,10 @@ class Daemon:
         """Return the daemon and what descends from it, commands in sandboxes apart."""
         return tree(self.process.pid, _ours)
 
+    def youngest_worker(self) -> int:
+        """Return the worker that was started last: as its server, it has that one's words."""
+        return max(pid for pid in self.processes() if "forkserver" in str(_words(pid)))
+
     def cpu_s(self) -> float:
         """Return the CPU seconds used so far by daemon,
         workers and fork server, waited-for children apart.
@@ -195,9 +199,18 @@ def tree(pid: int, counts: Callable[[int], bool] = lambda _: True) -> list[int]:
 
 def _ours(pid: int) -> bool:
     with contextlib.suppress(OSError):
-        program, *words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        return b"python" in program or any(word.startswith(b"\ntrap") for word in words)  # a guard
+        return b"python" in _words(pid)[0] or _is_guard(pid)
     return False
+
+
+def _is_guard(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return any(word.startswith(b"\ntrap") for word in _words(pid))
+    return False
+
+
+def _words(pid: int) -> list[bytes]:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
 
 
 @contextlib.contextmanager
