@@ -17,6 +17,8 @@ from batchd.daemon.writes import Writes
 from batchd.store import Store
 
 _LOOK_S = 1.0
+#: The same for who may drop files, which changes seldom and takes a thread.
+_MEMBERS_LOOK_S = 5.0
 _PRUNE_S = 600.0
 _DAY_S = 86400.0
 
@@ -41,7 +43,7 @@ async def keep(store: Store, troubles: TroubleLog, server: Server) -> None:
 async def members(group: GroupServer) -> None:
     """Watch which group may drop files, and its socket; apart from all else, since inboxes hang."""
     while True:
-        await asyncio.sleep(_LOOK_S)
+        await asyncio.sleep(_MEMBERS_LOOK_S)
         await group.look()
 
 
