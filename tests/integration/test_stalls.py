@@ -54,6 +54,21 @@ async def _until(condition: Any, limit_s: float = 90) -> None:
             await asyncio.sleep(0.02)
 
 
+def _stalls(daemon: Daemon) -> Stalls:
+    parts = daemon._parts
+    return Stalls(
+        parts.loop,
+        parts.lifecycle,
+        parts.troubles,
+        parts.governor,
+        parts.batches,
+        parts.turns,
+        parts.attempts,
+        parts.pool,
+        None,
+    )
+
+
 def test_a_task_whose_wake_up_was_lost_is_named(tmp_path: Path, model_server: str) -> None:
     """A hanging call and tasks that wait for its slot could not move;
     a task that nothing woke up could.
@@ -62,17 +77,7 @@ def test_a_task_whose_wake_up_was_lost_is_named(tmp_path: Path, model_server: st
     async def scenario() -> None:
         async with Daemon(_configured(tmp_path, model_server, "hang"), watch=False) as daemon:
             parts = daemon._parts
-            stalls = Stalls(
-                parts.loop,
-                parts.lifecycle,
-                parts.troubles,
-                parts.governor,
-                parts.batches,
-                parts.turns,
-                parts.attempts,
-                parts.pool,
-                None,
-            )
+            stalls = _stalls(daemon)
             assert list(stalls.movables()) == []
             # As if the wake-up that comes with a task were lost.
             lost = TurnFacts(Ref("a", "001"), priority=0, order=0, directory=str(tmp_path))
@@ -100,17 +105,7 @@ def test_an_order_that_ends_many_for_long_is_no_stall(tmp_path: Path) -> None:
         settings = _configured(tmp_path, "http://127.0.0.1:9/v1", "steps-1")
         async with Daemon(settings, work=False) as daemon:
             parts = daemon._parts
-            stalls = Stalls(
-                parts.loop,
-                parts.lifecycle,
-                parts.troubles,
-                parts.governor,
-                parts.batches,
-                parts.turns,
-                parts.attempts,
-                parts.pool,
-                None,
-            )
+            stalls = _stalls(daemon)
 
             async def looking(write: Callable[[], Awaitable[T]]) -> T:
                 seen.append({movable.key for movable in stalls.movables()})
