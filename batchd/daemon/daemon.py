@@ -98,7 +98,7 @@ class Daemon:
         """
         with self._signals():
             async with self:
-                await self._until_stopped()
+                await self._parts.loop.first(self._stopping.wait())
 
     async def run_errands(self, ready: Callable[[], None]) -> None:
         """Work on what is handed over until that is done, or no one waits for it;
@@ -109,14 +109,7 @@ class Daemon:
         with self._signals():
             async with self:
                 ready()
-                over = asyncio.ensure_future(self._parts.errands.over())
-                stopping = asyncio.ensure_future(self._stopping.wait())
-                broken = self._parts.loop.broken
-                await _first(over, stopping, broken)
-                over.cancel()
-                stopping.cancel()
-                if broken.done():
-                    broken.result()
+                await self._parts.loop.first(self._parts.errands.over(), self._stopping.wait())
 
     async def run_once(
         self, files: Sequence[tuple[str, bytes]], interrupted: Callable[[], None] = lambda: None
@@ -131,16 +124,8 @@ class Daemon:
         names: list[str] = []
         with self._signals():
             async with self:
-                work = asyncio.ensure_future(self._work_off(files, parsed, names, interrupted))
-                hurry = asyncio.ensure_future(self._at_once.wait())
-                broken = self._parts.loop.broken
-                await _first(work, hurry, broken)
-                hurry.cancel()
-                if broken.done():
-                    broken.result()
-                if work.done():
-                    work.result()
-                work.cancel()
+                work = self._work_off(files, parsed, names, interrupted)
+                await self._parts.loop.first(work, self._at_once.wait())
         return names
 
     async def _work_off(
@@ -155,9 +140,7 @@ class Daemon:
             if not self._stopping.is_set():
                 names.append((await self._add(name, data, tasks)).name)
         done = asyncio.gather(*(self._parts.batches.done(name) for name in names))
-        stopping = asyncio.ensure_future(self._stopping.wait())
-        await _first(done, stopping)
-        stopping.cancel()
+        await self._parts.loop.first(asyncio.shield(done), self._stopping.wait())
         if self._stopping.is_set():
             interrupted()
         for ref in [ref for name in names for ref in self._parts.lifecycle.of(name)]:
@@ -182,12 +165,7 @@ class Daemon:
 
     async def batch_done(self, name: str) -> None:
         """Wait until a batch's ``summary.json`` is written."""
-        done = asyncio.ensure_future(self._parts.batches.done(name))
-        broken = self._parts.loop.broken
-        await _first(done, broken)
-        if not done.done():
-            done.cancel()
-            broken.result()
+        await self._parts.loop.first(self._parts.batches.done(name))
 
     def stop(self) -> None:
         """Begin to drain; when called again, end at once."""
@@ -365,27 +343,13 @@ class Daemon:
 
     async def _drain(self) -> None:
         """Let running tasks reach a durable point, then end the pool."""
-        parts, pool, broken = self._parts, self._parts.pool, self._parts.loop.broken
+        parts, pool = self._parts, self._parts.pool
         self._systemd.stopping()
         get_logger().info(Action.DAEMON_STOPPING, tasks=len(parts.attempts.active))
         parts.attempts.drain()
-        if not self._at_once.is_set() and not broken.done():
-            drain = asyncio.ensure_future(pool.drain(parts.current.config.pool.drain_s))
-            hurry = asyncio.ensure_future(self._at_once.wait())
-            await _first(drain, hurry, broken)
-            drain.cancel()
-            hurry.cancel()
+        await parts.loop.race(pool.drain(parts.current.config.pool.drain_s), self._at_once.wait())
         await pool.close()
         await parts.loop.settle()
-
-    async def _until_stopped(self) -> None:
-        """Wait for the wish to stop, or for a part that breaks: that is raised."""
-        stopping = asyncio.ensure_future(self._stopping.wait())
-        broken = self._parts.loop.broken
-        await _first(stopping, broken)
-        stopping.cancel()
-        if broken.done():
-            broken.result()
 
     def _signals(self) -> contextlib.AbstractContextManager[None]:
         return signals.handled(
@@ -411,7 +375,3 @@ class Daemon:
             self._systemd.reloading()
             await self._parts.reloader.reload()
             self._systemd.ready()
-
-
-async def _first(*futures: asyncio.Future[Any]) -> None:
-    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +49,26 @@ class MainLoop:
         """End the daemon with this error, unless it ends with one already."""
         if not self.broken.done():
             self.broken.set_exception(error)
+
+    async def first(self, *waits: Awaitable[Any]) -> None:
+        """Wait for the first of these, and end the others. Raises what it raises, or what broke."""
+        ended = await self.race(*waits)
+        if self.broken.done():
+            self.broken.result()
+        for wait in ended:
+            wait.result()
+
+    async def race(self, *waits: Awaitable[Any]) -> list[asyncio.Future[Any]]:
+        """Wait for the first of these, or for a part that breaks, and end the others;
+        return those that have ended by themselves.
+        """
+        futures = [asyncio.ensure_future(wait) for wait in waits]
+        try:
+            await asyncio.wait((*futures, self.broken), return_when=asyncio.FIRST_COMPLETED)
+            return [future for future in futures if future.done()]
+        finally:
+            for future in futures:
+                future.cancel()
 
     async def idle(
         self, troubles: Callable[[], tuple[OpenTrouble, ...]]
