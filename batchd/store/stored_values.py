@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +24,11 @@ _HEADER = b"x\x01"
 #: longer than to deflate so little (700 bytes: 14 µs, where it was 75; 4 KB: 31, where it was 90).
 _SMALL_WINDOW_UP_TO_BYTES = 4096
 _WINDOW_BITS, _MEMORY_LEVEL = 13, 6
+#: What texts that end alike may have before that, each for itself: it is not deflated.
+_UP_TO_BYTES_AS_THEY_ARE = 1024
+#: Before bytes as they are in a stream: their number, and its complement (RFC 1951, 3.2.4).
+_AS_THEY_ARE = struct.Struct("<xHH")
+_SUM = struct.Struct(">L")
 
 _TASK: msgspec.json.Decoder[Task] = decoders.decoder(Task)
 _VALUES: msgspec.json.Decoder[dict[str, str]] = decoders.decoder(dict[str, str])
@@ -42,6 +50,30 @@ def _small(body: bytes) -> bytes:
     deflating = zlib.compressobj(1, zlib.DEFLATED, _WINDOW_BITS, _MEMORY_LEVEL)
     deflated = deflating.compress(body) + deflating.flush()
     return _HEADER + deflated[len(_HEADER) :]
+
+
+def pack_alike(bodies: Sequence[bytes]) -> list[bytes]:
+    """Return JSON texts as they are stored; where they end alike, that is deflated once for all.
+
+    Results of tasks that never began are such texts:
+    3 KB, of them all but some 500 bytes the same (2 µs each, where it was 20).
+    """
+    common = len(os.path.commonprefix([body[::-1] for body in bodies]))
+    if common <= _DEFLATE_FROM_BYTES:
+        return [pack(body) for body in bodies]
+    end = bodies[0][-common:]
+    deflating = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
+    deflated = deflating.compress(end) + deflating.flush()
+
+    def packed(body: bytes) -> bytes:
+        start = body[:-common]
+        if len(start) > _UP_TO_BYTES_AS_THEY_ARE:
+            return pack(body)
+        size, total = len(start), zlib.adler32(end, zlib.adler32(start))
+        as_it_is = _AS_THEY_ARE.pack(size, size ^ 0xFFFF) + start
+        return b"".join((_HEADER, as_it_is, deflated, _SUM.pack(total)))
+
+    return [packed(body) for body in bodies]
 
 
 def unpack(stored: bytes) -> bytes:
