@@ -131,7 +131,14 @@ def unbegun(
 
     It is what ``result`` makes of no events, in half of its time where many tasks end together.
     """
-    shared = _shared(status, reason, error, batch.received_at, finished_at, attempts)
+    shared = _shared(
+        status=status,
+        reason=reason,
+        error=error,
+        queued_at=batch.received_at,
+        finished_at=finished_at,
+        attempts=attempts,
+    )
     own = replace(
         shared,
         batch=batch.name,
@@ -148,6 +155,7 @@ def unbegun(
 
 @lru_cache(maxsize=8)  # those that end together differ in a few fields alone
 def _shared(
+    *,
     status: TaskStatus,
     reason: Reason,
     error: ErrorInfo,
