@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import islice
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -45,6 +46,8 @@ from batchd.records.triggers import changed, show
 from batchd.results import figures, workspace_results
 from batchd.taskstate import TaskState
 
+#: The format of results.
+SCHEMA = "batchd/result/1"
 _MAX_FILES_LISTED = 1000
 
 
@@ -77,7 +80,7 @@ def result(
         changes = _listed(FileChanges.between(before, files))
     started = state.started_at or None
     value = ResultV1(
-        schema="batchd/result/1",
+        schema=SCHEMA,
         batch=batch.name,
         task=task.id,
         status=status,
@@ -114,69 +117,7 @@ def result(
         tags=task.tags,
         metadata=task.metadata,
     )
-    return _text(value)
-
-
-def unbegun(
-    batch: Batch,
-    task: Task,
-    *,
-    status: TaskStatus,
-    reason: Reason,
-    error: ErrorInfo,
-    finished_at: float,
-    attempts: int,
-) -> str:
-    """Return the text of the result of a task that ended before it began.
-
-    It is what ``result`` makes of no events, in half of its time where many tasks end together.
-    """
-    shared = _shared(
-        status=status,
-        reason=reason,
-        error=error,
-        queued_at=batch.received_at,
-        finished_at=finished_at,
-        attempts=attempts,
-    )
-    own = replace(
-        shared,
-        batch=batch.name,
-        task=task.id,
-        first_prompt=task.first_prompt,
-        dir=batch.directory(task),
-        model=task.model,
-        service_tier=task.service_tier,
-        tags=task.tags,
-        metadata=task.metadata,
-    )
-    return _text(own)
-
-
-@lru_cache(maxsize=8)  # those that end together differ in a few fields alone
-def _shared(
-    *,
-    status: TaskStatus,
-    reason: Reason,
-    error: ErrorInfo,
-    queued_at: float,
-    finished_at: float,
-    attempts: int,
-) -> ResultV1:
-    """Return the result of a task of no batch that ended before it began."""
-    text = result(
-        Batch(name="", claim="", outbox="", request="", received_at=queued_at),
-        Task(id="", first_prompt="", model=""),
-        TaskState(first_prompt=""),
-        status=status,
-        reason=reason,
-        error=error,
-        queued_at=queued_at,
-        finished_at=finished_at,
-        attempts=attempts,
-        files=None,
-    )
-    return _RESULT.decode(text)
+    return as_text(value)
 
 
 class Sums:
@@ -237,7 +178,7 @@ class Sums:
             cost=figures.summed(self._costs),
             tasks=tuple(self._tasks),
         )
-        return _text(value)
+        return as_text(value)
 
 
 def rejected(batch: Batch, problems: Iterable[Problem], finished_at: float) -> str:
@@ -258,7 +199,7 @@ def rejected(batch: Batch, problems: Iterable[Problem], finished_at: float) -> s
         tasks=(),
         errors=tuple(ProblemV1(place=p.place, message=p.message, hint=p.hint) for p in problems),
     )
-    return _text(value)
+    return as_text(value)
 
 
 def line(text: str) -> str:
@@ -296,7 +237,8 @@ def timestamp(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _text(value: ResultV1 | SummaryV1) -> str:
+def as_text(value: ResultV1 | SummaryV1 | Mapping[str, Any]) -> str:
+    """Return the text of a file that is published."""
     return escape_json(msgspec.json.format(msgspec.json.encode(value), indent=2).decode()) + "\n"
 
 

@@ -56,7 +56,7 @@ def pack_alike(bodies: Sequence[bytes]) -> list[bytes]:
     """Return JSON texts as they are stored; where all end alike, that end is deflated once.
 
     Results of tasks that never began are such texts: of some 3 KB each, 500 bytes are its own
-    (2 µs a text, where it was 20).
+    (3 µs a text, where it was 20).
     """
     end = _common_end(bodies)
     if len(end) <= _DEFLATE_FROM_BYTES:
@@ -77,11 +77,13 @@ def pack_alike(bodies: Sequence[bytes]) -> list[bytes]:
 
 def _common_end(texts: Sequence[bytes]) -> bytes:
     """Return the longest end that all of some texts have."""
-    backwards = [text[::-1] for text in texts]
-    # What the first and the last have in common, in their order, all between them have too.
-    first, last = min(backwards, default=b""), max(backwards, default=b"")
-    alike = takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
-    return first[: sum(1 for _ in alike)][::-1]
+    end = texts[0] if texts else b""
+    for text in texts:
+        if not text.endswith(end):
+            pairs = zip(reversed(end), reversed(text), strict=False)
+            alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+            end = end[len(end) - alike :]
+    return end
 
 
 def unpack(stored: bytes) -> bytes:

@@ -29,6 +29,7 @@ from batchd.records import (
     Trigger,
     Usage,
 )
+from batchd.results import unbegun
 from batchd.taskstate import fold
 from batchd.words import percent
 
@@ -248,7 +249,7 @@ def test_results_of_tasks_that_never_began_say_what_no_events_say() -> None:
             times = {"queued_at": batch.received_at, "finished_at": at}
             state = fold(task.first_prompt, [])
             expected = results.result(batch, task, state, files=None, **end, **times)  # type: ignore[arg-type] # by name, from a mapping
-            assert results.unbegun(batch, task, finished_at=at, **end) == expected  # type: ignore[arg-type] # likewise
+            assert unbegun.text(batch, task, finished_at=at, **end) == expected  # type: ignore[arg-type] # likewise
 
 
 def test_a_summary_adds_its_results_up() -> None:

@@ -31,6 +31,7 @@ from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.effects import End
 from batchd.log import get_logger
 from batchd.records import Batch, ErrorInfo, Ref, Task
+from batchd.results import unbegun
 from batchd.spool import outbox
 from batchd.store import Store, StoredWork
 from batchd.store.operations import wanted
@@ -273,7 +274,7 @@ def _grouped(ends: Iterable[End]) -> Iterator[Sequence[End]]:
 
 def _unbegun(end: End, batch: Batch, task: Task, at: float) -> TaskFinished:
     """Return the only event of a task that ends before it begins."""
-    text = results.unbegun(
+    text = unbegun.text(
         batch,
         task,
         status=end.status,
