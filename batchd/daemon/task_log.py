@@ -9,16 +9,16 @@ from typing import Any
 
 from batchd import views
 from batchd.actions import Action
-from batchd.events import CallFailed, CallStarted, Event, RoundEvaluated, TaskFinished
+from batchd.events import CallFailed, CallStarted, Event, RoundEvaluated
 from batchd.log import detailed, get_logger
 from batchd.records import Purpose, Ref
 from batchd.views.view import logged
 from batchd.wire import Ask
 
 
-def ended(ref: Ref, event: TaskFinished) -> None:
-    """Write the end of a task that no worker has."""
-    # Without a logger of its own: an order may end 100,000 tasks.
+def write(ref: Ref, event: Event) -> None:
+    """Write what a committed event of a task says that no worker has."""
+    # Without a logger of the task's own: an order may end 100,000 of them.
     for level, action, fields in views.of(event).log(event):
         getattr(get_logger(), level)(action, batch=ref.batch, task=ref.task, worker=0, **fields)
 

@@ -195,7 +195,7 @@ class Publisher:
         """Note a durable end; if it is not ``fresh``, it is another one, and known."""
         self._lifecycle.take(inputs.Ended(ref, event.status))  # who ends it publishes it
         if fresh:
-            task_log.ended(ref, event)
+            task_log.write(ref, event)
             self._listeners.task_event(ref, event)
 
     async def publish(self, ref: Ref, events: Sequence[Event] = ()) -> None:
