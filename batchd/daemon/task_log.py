@@ -16,6 +16,13 @@ from batchd.views.view import logged
 from batchd.wire import Ask
 
 
+def write(ref: Ref, event: Event) -> None:
+    """Write what a committed event of a task says that no worker has."""
+    # Without a logger of the task's own: an order may end 100,000 of them.
+    for level, action, fields in views.of(event).log(event):
+        getattr(get_logger(), level)(action, batch=ref.batch, task=ref.task, worker=0, **fields)
+
+
 class TaskLog:
     """The log of one attempt at a task."""
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import islice
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -45,6 +46,8 @@ from batchd.records.triggers import changed, show
 from batchd.results import figures, workspace_results
 from batchd.taskstate import TaskState
 
+#: The format of results.
+SCHEMA = "batchd/result/1"
 _MAX_FILES_LISTED = 1000
 
 
@@ -77,7 +80,7 @@ def result(
         changes = _listed(FileChanges.between(before, files))
     started = state.started_at or None
     value = ResultV1(
-        schema="batchd/result/1",
+        schema=SCHEMA,
         batch=batch.name,
         task=task.id,
         status=status,
@@ -114,7 +117,7 @@ def result(
         tags=task.tags,
         metadata=task.metadata,
     )
-    return _text(value)
+    return as_text(value)
 
 
 class Sums:
@@ -175,7 +178,7 @@ class Sums:
             cost=figures.summed(self._costs),
             tasks=tuple(self._tasks),
         )
-        return _text(value)
+        return as_text(value)
 
 
 def rejected(batch: Batch, problems: Iterable[Problem], finished_at: float) -> str:
@@ -196,7 +199,7 @@ def rejected(batch: Batch, problems: Iterable[Problem], finished_at: float) -> s
         tasks=(),
         errors=tuple(ProblemV1(place=p.place, message=p.message, hint=p.hint) for p in problems),
     )
-    return _text(value)
+    return as_text(value)
 
 
 def line(text: str) -> str:
@@ -234,7 +237,8 @@ def timestamp(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _text(value: ResultV1 | SummaryV1) -> str:
+def as_text(value: ResultV1 | SummaryV1 | Mapping[str, Any]) -> str:
+    """Return the text of a file that is published."""
     return escape_json(msgspec.json.format(msgspec.json.encode(value), indent=2).decode()) + "\n"
 
 

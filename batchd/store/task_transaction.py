@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 
 from batchd import decoders
@@ -43,7 +43,7 @@ _LOAD_MANY = (
 _HOT = f"UPDATE tasks SET {', '.join(f'{c} = ?' for c in HOT_COLUMNS)} WHERE id = ?"  # noqa: S608 (constants)
 _COLD = f"UPDATE tasks SET {', '.join(f'{c} = ?' for c in COLD_COLUMNS)} WHERE id = ?"  # noqa: S608 (constants)
 _WHOLE = _COLD.replace(" WHERE", f", {', '.join(f'{c} = ?' for c in HOT_COLUMNS)} WHERE")
-_EVENT = "INSERT INTO events (task, seq, body) VALUES (?, ?, ?)"
+INSERT_EVENT = "INSERT INTO events (task, seq, body) VALUES (?, ?, ?)"
 _LEDGER_COLUMNS = (*LedgerKey._fields, *TALLY_COLUMNS)
 _SPEND = (
     f"INSERT INTO spend ({', '.join(_LEDGER_COLUMNS)}) "  # noqa: S608 (constants)
@@ -94,13 +94,14 @@ class TaskTransaction:
 
     def load(self, batch: str, names: Sequence[str]) -> None:
         """Read rows of many tasks of a batch by one query, for what follows in this transaction."""
-        wanted = [
-            n
-            for n in names
-            if Ref(batch, n) not in self._touched and Ref(batch, n) not in self._lines
-        ]
-        for name, *row in self.db.execute(_LOAD_MANY, (batch, json.dumps(wanted))):
+        wanted = json.dumps(self.unloaded(batch, names))
+        for name, *row in self.db.execute(_LOAD_MANY, (batch, wanted)):
             self._touched[Ref(batch, name)] = self._line(row)
+
+    def unloaded(self, batch: str, names: Iterable[str]) -> list[str]:
+        """Return those of some tasks of a batch whose rows are not in memory."""
+        refs = (Ref(batch, name) for name in names)
+        return [r.task for r in refs if r not in self._touched and r not in self._lines]
 
     def append(
         self,
@@ -172,7 +173,7 @@ class TaskTransaction:
     def flush(self) -> None:
         """Write what was folded."""
         if self._events:
-            self.db.executemany(_EVENT, self._events)
+            self.db.executemany(INSERT_EVENT, self._events)
             self._events.clear()
         if self._ended:
             self._write_ends()
@@ -185,12 +186,23 @@ class TaskTransaction:
 
     def _write_ends(self) -> None:
         self.db.executemany(_WHOLE, map(_whole, self._ended))
-        self.db.executemany("DELETE FROM secrets WHERE task = ?", [(e.id,) for e in self._ended])
-        counts = Counter((line.status, line.batch) for line in self._ended)
-        last = max(line.finished_at or 0.0 for line in self._ended)
-        for (status, batch), count in counts.items():
-            self.db.execute(_ENDED, (status, last, batch, count))
+        by_batch: dict[int, list[TaskLine]] = {}
+        for line in self._ended:
+            by_batch.setdefault(line.batch, []).append(line)
+        for batch, lines in by_batch.items():
+            last = max(line.finished_at or 0.0 for line in lines)
+            self.follow_ends(batch, [x.id for x in lines], Counter(x.status for x in lines), last)
         self._ended.clear()
+
+    def follow_ends(
+        self, batch: int, tasks: Sequence[int], counts: Mapping[TaskStatus, int], last: float
+    ) -> None:
+        """Write what follows from ends of tasks of a batch, by their ids:
+        their secrets go, and the batch counts them.
+        """
+        self.db.executemany("DELETE FROM secrets WHERE task = ?", ((task,) for task in tasks))
+        for status, count in counts.items():
+            self.db.execute(_ENDED, (status, last, batch, count))
 
     def committed(self) -> None:
         """Keep the rows of running tasks for the next transaction."""

@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar
 
 from batchd import results
 from batchd.actions import Action
+from batchd.daemon import task_log
 from batchd.daemon.attempts.chains import Chains
 from batchd.daemon.current import CurrentConfig
 from batchd.daemon.ends.batches import OpenBatch, OpenBatches
@@ -23,7 +24,6 @@ from batchd.daemon.finisher import Finisher
 from batchd.daemon.listeners import Listeners
 from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
-from batchd.daemon.task_log import TaskLog
 from batchd.daemon.writes import Writes
 from batchd.errors import BatchdError
 from batchd.events import Event, Resumed, TaskFinished, TaskStarted
@@ -31,6 +31,7 @@ from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.effects import End
 from batchd.log import get_logger
 from batchd.records import Batch, ErrorInfo, Ref, Task
+from batchd.results import unbegun
 from batchd.spool import outbox
 from batchd.store import Store, StoredWork
 from batchd.store.operations import wanted
@@ -150,10 +151,10 @@ class Publisher:
         left = {end.ref.task: end for end in ends}
         tasks = {task.id: task for task in self._store.unbegun(batch.name, [*left])}
         fresh = [left.pop(name) for name in tasks]
-        events = [(end.ref, _end_event(end, batch, tasks[end.ref.task], (), now)) for end in fresh]
+        events = [(end.ref, _unbegun(end, batch, tasks[end.ref.task], now)) for end in fresh]
         stored = await write(partial(self._store.finish_all, events, check=check))
         for (ref, event), is_end in zip(events, stored, strict=True):
-            self._ended(ref, event, tasks[ref.task].model if is_end else "")
+            self._ended(ref, event, fresh=is_end)
         # What is durable by now is published, whatever becomes of those that have begun.
         self._publish_soon(batch, [*tasks])
         work = (self._finish(end, write) for end in left.values())
@@ -187,14 +188,14 @@ class Publisher:
         task, events = self._store.task(ref), self._store.events(ref)
         event = _end_event(end, batch, task, events, time.time())
         fresh = await write(partial(self._store.finish, ref, event, attempt=None))
-        self._ended(ref, event, task.model if fresh else "")
+        self._ended(ref, event, fresh=fresh)
         return (*events, event) if fresh else self._store.events(ref)
 
-    def _ended(self, ref: Ref, event: TaskFinished, model: str) -> None:
-        """Note a durable end; without ``model`` it is another one, and known."""
+    def _ended(self, ref: Ref, event: TaskFinished, *, fresh: bool) -> None:
+        """Note a durable end; if it is not ``fresh``, it is another one, and known."""
         self._lifecycle.take(inputs.Ended(ref, event.status))  # who ends it publishes it
-        if model:
-            TaskLog(ref, {"worker": 0}, model).event(event)
+        if fresh:
+            task_log.write(ref, event)
             self._listeners.task_event(ref, event)
 
     async def publish(self, ref: Ref, events: Sequence[Event] = ()) -> None:
@@ -269,6 +270,20 @@ def _grouped(ends: Iterable[End]) -> Iterator[Sequence[End]]:
     for _, group in itertools.groupby(ends, key=lambda end: end.ref.batch):
         while some := list(itertools.islice(group, _AT_ONCE)):
             yield some
+
+
+def _unbegun(end: End, batch: Batch, task: Task, at: float) -> TaskFinished:
+    """Return the only event of a task that ends before it begins."""
+    text = unbegun.text(
+        batch,
+        task,
+        status=end.status,
+        reason=end.reason,
+        error=ErrorInfo(type=end.reason, message=end.message),
+        finished_at=at,
+        attempts=end.attempts,
+    )
+    return TaskFinished(at=at, status=end.status, reason=end.reason, result=text)
 
 
 def _end_event(
