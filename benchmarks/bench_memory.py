@@ -14,7 +14,8 @@ from harness import Server, row, stage
 
 from batchd.pool import heap
 
-AGENTS, SETTLE_S, IDLE_S = 1000, 10.0, 30.0
+#: Idle for longer than any look's period, and for so long that a look more or less does not count.
+AGENTS, SETTLE_S, IDLE_S = 1000, 10.0, 120.0
 #: Models that leave agents waiting, and how many answers each has had by then.
 FRESH, SEALED = ("hang", 0), ("opaque-20000+after-1+hang+length-2", 1)
 RESPONSES = f'[models."bench/{SEALED[0]}"]\napi = "responses"\n'
@@ -48,9 +49,9 @@ def main() -> int:
     """Measure and print."""
     with stage("steps-1") as (_, daemon):
         time.sleep(SETTLE_S)
-        before, begun = daemon.cpu_s(), time.monotonic()
+        before, begun = daemon.threads_cpu_s(), time.monotonic()
         time.sleep(IDLE_S)
-        share = (daemon.cpu_s() - before) / (time.monotonic() - begun) * 100
+        share = (daemon.threads_cpu_s() - before) / (time.monotonic() - begun) * 100
         pss = daemon.pss_mb()
     row(
         "idle daemon with its fork server and a warm worker",
@@ -58,7 +59,8 @@ def main() -> int:
         "≤ 170 MB",
         held=pss <= 170,
     )
-    row("  its CPU", f"{share:.2f} % of a core", "≤ 0.2 %", held=share <= 0.2)
+    what = f"  its CPU in {IDLE_S:.0f} s, by the scheduler's count"
+    row(what, f"{share:.3f} % of a core", "≤ 0.2 %", held=share <= 0.2)
     pss = waiting(FRESH)
     row(
         "1,000 agents waiting, 2 worker processes", f"{pss:.0f} MB PSS", "≤ 300 MB", held=pss <= 300

@@ -17,7 +17,7 @@ from typing import Any
 
 from batchd import __version__, imports
 from batchd.cli.display import standard_streams
-from batchd.cli.support import examples
+from batchd.cli.support import child_signal, examples
 from batchd.errors import BatchdError, ForbiddenError, UsageError
 from batchd.fitting import columns_of, hanging
 from batchd.log import escape
@@ -87,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else argv
     try:
         standard_streams.repair()
+        child_signal.repair()
         with imports.undisturbed():
             args = _parse(given)
             command = importlib.import_module(f"batchd.cli.{args.command}")

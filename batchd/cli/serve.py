@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator
@@ -35,9 +36,13 @@ def run(args: argparse.Namespace) -> int:
     sealing.seal()
     settings = formatting.settings(args.config)
     sealing.forget(settings.variables())
+    # It may outlive the directory that it is started in, and keeps no disk from being unmounted
+    # there. The paths of its configuration are absolute; an error may name its program.
+    sys.argv[0] = os.path.abspath(sys.argv[0])  # noqa: PTH100 (no link is followed)
+    os.chdir("/")
     fork_server.warm(Path(settings.paths.state, "pool"))
     try:
-        _serve(args, settings)
+        _serve(settings)
     except SpoolLockedError as error:
         fork_server.abandon()
         fix = "see `batchd status`; wait until it ends, or end it with SIGTERM"
@@ -50,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _serve(args: argparse.Namespace, settings: config.Config) -> None:
+def _serve(settings: config.Config) -> None:
     """Be the daemon until it is stopped."""
     # They load everything; no other command needs it.
     with imports.undisturbed():
@@ -62,8 +67,8 @@ def _serve(args: argparse.Namespace, settings: config.Config) -> None:
         from batchd.report.maker import ReportMaker  # noqa: PLC0415
     # The file that was found at the start: were it gone,
     # another one, or none, would lift its limits.
-    file = Path(settings.file) if settings.file else args.config
-    reload = functools.partial(config.load, file, settings.environ)
+    file = Path(settings.file) if settings.file else None
+    reload = functools.partial(config.load, file, settings.environ, here=Path(settings.base))
     visible.refuse(settings)  # before the log's file is made there
     own.prepare(settings.paths, settings.environ)
     log.configure(settings.log.level, settings.log.format, settings.log.file)

@@ -47,6 +47,8 @@ class Config(ConfigSections):
     """The file that it was read from; empty: built-in defaults."""
     environ: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     """The environment that keys are read from."""
+    base: str = ""
+    """The folder that relative paths mean: the file's, or the working directory of its reader."""
 
     def endpoint(self, provider: str) -> records.Endpoint:
         """Return where a provider is reached, its key read now.
@@ -193,9 +195,15 @@ def _content(path: str) -> str | None:
 
 
 def load(
-    path: Path | None = None, environ: Mapping[str, str] | None = None, *, draft: str = ""
+    path: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    *,
+    draft: str = "",
+    here: Path = Path(),
 ) -> Config:
     """Return the configuration; ``draft``: what is to stand in ``path``, and does not yet.
+
+    ``here``: what counts as the working directory.
 
     Without ``path``: that of BATCHD_CONFIG, else ./config.toml, ~/.config/batchd/config.toml or
     /etc/batchd/config.toml, whichever is there first, else the defaults, in a spool of the user's
@@ -207,9 +215,9 @@ def load(
 
     # A copy: who holds keys takes them out of the process's own.
     environ = dict(os.environ if environ is None else environ)
-    sections, file = loading.load(path, environ, draft=draft)
+    sections, file, base = loading.load(path, environ, draft=draft, here=here)
     parts = {f.name: getattr(sections, f.name) for f in fields(sections)}
-    return Config(**parts, file=file, environ=environ)
+    return Config(**parts, file=file, environ=environ, base=base)
 
 
 def load_paths(path: Path | None = None, environ: Mapping[str, str] | None = None) -> PathsSection:
@@ -233,6 +241,5 @@ def changed(config: Config, changes: Mapping[tuple[str, ...], str]) -> Config:
     with imports.undisturbed():
         from batchd.config import loading  # noqa: PLC0415 (as in load)
 
-    base = Path(config.file).parent if config.file else Path.cwd()
-    sections = loading.changed(config, changes, base, config.environ)
+    sections = loading.changed(config, changes, Path(config.base), config.environ)
     return replace(config, **{f.name: getattr(sections, f.name) for f in fields(sections)})

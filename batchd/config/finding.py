@@ -40,11 +40,12 @@ class ConfigFile:
             _insist(trust_lists.doubt(self.path, status, self.owners))
 
 
-def find(environ: Mapping[str, str]) -> ConfigFile | None:
+def find(environ: Mapping[str, str], here: Path) -> ConfigFile | None:
     """Return the file that counts where none was named by ``--config``; None: there is none.
 
-    In this order: BATCHD_CONFIG, the working directory, the user's own folder, the system's. None
-    is passed over: raises ``ConfigError`` for one that stands there and does not count.
+    In this order: BATCHD_CONFIG, the working directory ``here``, the user's own folder, the
+    system's. None is passed over: raises ``ConfigError`` for one that stands there and does not
+    count.
     """
     if named := environ.get(VARIABLE):
         if not named.startswith("/"):
@@ -53,12 +54,12 @@ def find(environ: Mapping[str, str]) -> ConfigFile | None:
             )
             raise ConfigError((Problem(VARIABLE, f"{named!a}: {why}"),))
         return ConfigFile(Path(named))
-    if stands(here := Path(trust_lists.CONFIG)):
+    if stands(file := here / trust_lists.CONFIG):
         # Before its directory is looked at:
         # none is to be trusted for the sake of another program's file.
-        if problem := foreign.problem(here.absolute()):
+        if problem := foreign.problem(file.absolute()):
             raise ConfigError((problem,))
-        return trusted(here.absolute(), environ)
+        return trusted(file.absolute(), environ)
     files = (folder / trust_lists.CONFIG for folder in trust_lists.folders(environ))
     return next((ConfigFile(file, trust_lists.ours()) for file in files if stands(file)), None)
 

@@ -32,15 +32,21 @@ _KEYS_OF_PATHS = {f.name for f in fields(PathsSection)}
 
 
 def load(
-    path: Path | None, environ: Mapping[str, str], *, section: str = "", draft: str = ""
-) -> tuple[ConfigSections, str]:
-    """Return the sections, their paths absolute, and the file that they came from, if any.
+    path: Path | None,
+    environ: Mapping[str, str],
+    *,
+    section: str = "",
+    draft: str = "",
+    here: Path = Path(),
+) -> tuple[ConfigSections, str, str]:
+    """Return the sections, their paths absolute; the file that they came from, if any;
+    and the folder that relative paths mean.
 
     ``section``: heed this one alone, whatever is wrong with the others.
-    ``draft``: what is to stand in ``path``.
+    ``draft``: what is to stand in ``path``. ``here``: what counts as the working directory.
     """
-    found = finding.ConfigFile(path) if path else _searched(environ)
-    file = found.path if found else None
+    found = finding.ConfigFile(path) if path else _searched(environ, here)
+    file = _lasting(found.path) if found else None
     raw = tomli.loads(draft) if draft else _read(found) if found else {}
     if section:
         raw = {key: table for key, table in raw.items() if key == section}
@@ -54,12 +60,19 @@ def load(
         _merge_preset(raw, name, preset)
     variables, problems = override(raw, environ)
     if not found:
-        _house(raw, environ)
-    base = file.absolute().parent if file else Path.cwd()
-    sections = _validated(
-        raw, variables, problems, source=str(file or ""), base=base, environ=environ
-    )
-    return sections, str(file.absolute()) if file else ""
+        _house(raw, environ, here)
+    base = file.parent if file else here.absolute()
+    source = str(found.path) if found else ""
+    sections = _validated(raw, variables, problems, source=source, base=base, environ=environ)
+    return sections, str(file or ""), str(base)
+
+
+def _lasting(file: Path) -> Path:
+    """Return an absolute path that leads to a file whatever becomes of the working directory:
+    ``..`` counts as it leads now.
+    """
+    whole = file.absolute()
+    return whole.parent.resolve() / whole.name if ".." in whole.parts else whole
 
 
 def changed(
@@ -142,9 +155,9 @@ def _adapter() -> TypeAdapter[ConfigSections]:
         return TypeAdapter(ConfigSections)
 
 
-def _searched(environ: Mapping[str, str]) -> finding.ConfigFile | None:
+def _searched(environ: Mapping[str, str], here: Path) -> finding.ConfigFile | None:
     try:
-        return finding.find(environ)
+        return finding.find(environ, here)
     except OSError as error:
         place = str(error.filename or "")
         raise ConfigError((Problem(place, f"it cannot be looked at: {error.strerror}"),)) from None
@@ -172,7 +185,7 @@ def _read(found: finding.ConfigFile) -> dict[str, Any]:
     raise ConfigError((problem,), str(found.path))
 
 
-def _house(raw: dict[str, Any], environ: Mapping[str, str]) -> None:
+def _house(raw: dict[str, Any], environ: Mapping[str, str], here: Path) -> None:
     """Put the user's own spool where neither a file nor a variable says where things lie.
 
     Raises ``ConfigError``.
@@ -181,7 +194,7 @@ def _house(raw: dict[str, Any], environ: Mapping[str, str]) -> None:
     if paths.keys() >= _KEYS_OF_PATHS:
         return
     mine = own.insist(environ)
-    if "state" not in paths and (problem := own.former(mine.state)):
+    if "state" not in paths and (problem := own.former(mine.state, here)):
         raise ConfigError((problem,))
     raw["paths"] = {**asdict(mine), **paths}
 

@@ -67,15 +67,16 @@ def prepare(found: PathsSection, environ: Mapping[str, str]) -> None:
         top.mkdir(mode=0o700, exist_ok=True)
 
 
-def former(state: str) -> Problem | None:
-    """Return that the working directory holds what an earlier version made there,
+def former(state: str, here: Path) -> Problem | None:
+    """Return that the working directory ``here`` holds what an earlier version made there,
     and ``state`` is none of it.
 
     It counts no longer by itself, and must not be forgotten in silence.
     """
-    if not os.path.isfile(_FORMER) or _FORMER.resolve().parent == Path(state).resolve():  # noqa: PTH113 (as below)
+    found = here / _FORMER
+    if not os.path.isfile(found) or found.resolve().parent == Path(state).resolve():  # noqa: PTH113 (as below)
         return None
-    here = Path.cwd()
+    here = here.absolute()
     why = "it is a spool without a config.toml: earlier versions used it by themselves, this one does not"
     fix = f"if it is yours, go on with it: {command(here)}; else work in another directory"
     return Problem(str(here / _FORMER), why, fix)

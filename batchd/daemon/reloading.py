@@ -47,7 +47,7 @@ _FIXED: Mapping[Place, str] = {
     ("spool", "scan_s"): "the inbox is watched from the start on",
 }
 #: What a configuration holds beside its sections.
-_OF_THE_PROCESS = {"file", "environ"}
+_OF_THE_PROCESS = {"file", "environ", "base"}
 #: Tables that may hold secrets: what is in them is not shown.
 _SECRET = {"headers", "extra_body"}
 

@@ -11,15 +11,17 @@ from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 
-from batchd import free_room
+from batchd import cadence, free_room
 from batchd.actions import Action
 from batchd.daemon.current import CurrentConfig
 from batchd.daemon.outbox_homes import ChangedDiskError
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.troubles import Tries, TroubleLog, TroubleSubject
 
-#: Between two looks.
-_LOOK_S = 2.0
+#: Between two looks at the outbox, before results are to go there.
+_OUTBOX_LOOK_S = 2.0
+#: The same for the others, which little is written to at a time.
+_LOOK_S = 5.0
 _EVERYTHING = TroubleSubject()
 
 
@@ -31,7 +33,7 @@ async def outbox(current: CurrentConfig, outboxes: Outboxes, troubles: TroubleLo
             room = partial(free_room.insist, folder, free_room.OUTBOX)
             look = outboxes.at_home(room, folder)
             await _note(tries, outboxes.answered(look, folder), TroubleSubject(outbox=folder))
-            await asyncio.sleep(_LOOK_S)
+            await cadence.pause(_OUTBOX_LOOK_S)
 
 
 async def state(current: CurrentConfig, troubles: TroubleLog) -> None:
@@ -64,7 +66,7 @@ async def _watch(
     with troubles.trying(action) as tries:
         while True:
             await _note(tries, loop.run_in_executor(threads, look))
-            await asyncio.sleep(_LOOK_S)
+            await cadence.pause(_LOOK_S)
 
 
 async def _note(

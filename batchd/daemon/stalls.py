@@ -12,6 +12,7 @@ import time
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+from batchd import cadence
 from batchd.actions import Action
 from batchd.daemon.attempts.active import ActiveAttempt
 from batchd.daemon.attempts.attempts import Attempts
@@ -109,7 +110,7 @@ class Stalls:
         clock = asyncio.get_running_loop().time
         last = clock()
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await cadence.pause(_LOOK_S)
             now = clock()
             self.report(self._tally.look(self.movables(), now - last))
             last = now

@@ -10,7 +10,8 @@ from batchd.errors import NotPossibleError
 from batchd.pool.shape import PoolShape
 from batchd.records import Endpoint, Has
 
-_HEARTBEAT_S = 2.0
+#: An idle worker has nothing else to do: more often would only cost processor time.
+_HEARTBEAT_S = 5.0
 #: What else is in such a message, in bytes.
 _BESIDE = 1 << 20
 

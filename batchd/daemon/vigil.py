@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from batchd import cadence
 from batchd.actions import Action
 from batchd.control.group import GroupServer
 from batchd.control.socket_server import Server
@@ -30,7 +31,7 @@ async def keep(store: Store, troubles: TroubleLog, server: Server) -> None:
     """
     with troubles.trying(Action.CONTROL_TROUBLE) as tries:
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await cadence.pause(_LOOK_S)
             await store.look()
             try:
                 await server.look()
@@ -43,7 +44,7 @@ async def keep(store: Store, troubles: TroubleLog, server: Server) -> None:
 async def members(group: GroupServer) -> None:
     """Watch which group may drop files, and its socket; apart from all else, since inboxes hang."""
     while True:
-        await asyncio.sleep(_MEMBERS_LOOK_S)
+        await cadence.pause(_MEMBERS_LOOK_S)
         await group.look()
 
 

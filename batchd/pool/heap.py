@@ -5,8 +5,9 @@ Of the C libraries only glibc has either.
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
+
+from batchd import cadence
 
 #: See malloc.h.
 _M_ARENA_MAX = -8
@@ -31,6 +32,6 @@ async def give_back() -> None:
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     while True:
-        await asyncio.sleep(EVERY_S)
+        await cadence.pause(EVERY_S)
         if trim is not None:
             trim(0)

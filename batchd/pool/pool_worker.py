@@ -13,6 +13,9 @@ from batchd.pool.channel import Channel
 from batchd.pool.engines import WorkerLife
 from batchd.records import Has, Needs, Ref
 
+#: Heartbeats within a lease: some may be late.
+_BEATS = 4
+
 
 class PoolWorker:
     """One worker of the pool."""
@@ -155,7 +158,9 @@ class PoolWorker:
             return settings
         known = settings.endpoints
         keys = {name: known[name] for name in self._providers if name in known}
-        return replace(settings, endpoints=keys, lease_s=self.lease_s)
+        # Its lease stays what it was, however the time that others may be silent is changed.
+        beat_s = min(settings.heartbeat_s, self.lease_s / _BEATS)
+        return replace(settings, endpoints=keys, lease_s=self.lease_s, heartbeat_s=beat_s)
 
     def give(self, run: wire.Run, settings: wire.WorkerSettings) -> None:
         """Give the worker a task, for which it has a slot."""

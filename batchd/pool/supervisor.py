@@ -8,7 +8,7 @@ import time
 from collections.abc import Coroutine, Iterator
 from typing import Any
 
-from batchd import __version__, wire
+from batchd import __version__, cadence, wire
 from batchd.backoff import doubled
 from batchd.errors import NotPossibleError, cut
 from batchd.pool import code
@@ -377,10 +377,11 @@ class Supervisor:
     async def _watch_workers(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            due = loop.time() + self._settings.heartbeat_s
-            await asyncio.sleep(self._settings.heartbeat_s)
+            every_s = self._settings.heartbeat_s
+            due = loop.time() + cadence.until_next(every_s, loop.time())
+            await asyncio.sleep(due - loop.time())
             now = loop.time()
-            if now - due > self._settings.heartbeat_s:
+            if now - due > every_s:
                 continue  # this loop was late itself: what the workers sent is yet to be read
             for worker in self.workers:
                 silent_s = worker.lease_s or self._shape.heartbeat_timeout_s

@@ -22,7 +22,7 @@ from typing import TypeAlias
 import msgspec
 from msgspec.structs import replace
 
-from batchd import __version__, results, wire
+from batchd import __version__, cadence, results, wire
 from batchd.agent import AgentServices, AttemptEnd
 from batchd.errors import (
     FolderError,
@@ -150,6 +150,7 @@ class Worker:
     async def _beat(self) -> None:
         if self._lease is not None:
             await self._retuned.wait()  # until it is admitted, it says nothing
+        loop = asyncio.get_running_loop()
         while True:
             if self._lease is not None and self._lease.lapsed:
                 self._lost(_LAPSED)
@@ -159,7 +160,8 @@ class Worker:
             self._retuned.clear()
             with contextlib.suppress(TimeoutError):
                 every_s = self._settings.heartbeat_s if self._settings else 1.0
-                await asyncio.wait_for(self._retuned.wait(), every_s)
+                async with asyncio.timeout(cadence.until_next(every_s, loop.time())):
+                    await self._retuned.wait()
 
     def _received(self, message: wire.Down) -> None:
         if self._lease is not None and self._lease.lapsed:

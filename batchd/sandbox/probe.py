@@ -14,7 +14,7 @@ from pathlib import Path
 
 from batchd.errors import SandboxError, SandboxUnavailableError
 from batchd.records import SandboxPolicy
-from batchd.sandbox import launch, shown
+from batchd.sandbox import launch, resource_shortage, shown
 from batchd.sandbox.bwrap import view
 from batchd.sandbox.command_user import CommandUser, as_root, prefix
 from batchd.sandbox.folders import TaskFolders
@@ -25,6 +25,8 @@ _OLDEST = (0, 12)
 _PATIENCE_S = 60.0
 OTHERWISE = 'or, without any protection, set `[sandbox] backend = "none"`'
 _INSTALL = f"install bubblewrap 0.12 or newer (`apt-get install bubblewrap`), {OTHERWISE}"
+#: What helps where the system gives no more of something.
+_LIMIT = "raise that limit for the user that batchd runs as"
 #: What every command must find in its own /proc/self/status.
 _CONFINED = {"Seccomp": "2", "NoNewPrivs": "1", "CapEff": "0" * 16, "CapBnd": "0" * 16}
 
@@ -54,6 +56,8 @@ def found() -> str:
     """Return the path of bwrap. Raises ``SandboxUnavailableError`` where there is none."""
     path = shutil.which("bwrap")
     if path is None:
+        if there := shutil.which("bwrap", path=os.defpath):
+            raise SandboxUnavailableError(f"{there} is not on PATH: add {Path(there).parent} to it")
         raise SandboxUnavailableError(f"bubblewrap (bwrap) is not installed: {_INSTALL}")
     return str(Path(path).absolute())
 
@@ -94,6 +98,7 @@ def confining(path: str, policy: SandboxPolicy) -> str:
         with folder_of(who) as directory:
             reached, output = _trial(path, policy, who, directory, seen.options())
     except (OSError, SandboxError) as error:
+        fix = _LIMIT if resource_shortage.short(error) else fix
         raise SandboxUnavailableError(f"no sandbox can be started ({error}): {fix}") from error
     if not reached:
         raise SandboxUnavailableError(f"no sandbox can be set up here ({output.strip()}): {fix}")

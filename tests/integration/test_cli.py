@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -648,6 +649,61 @@ def test_a_hangup_during_the_start_is_heard_after_it(spool: Any) -> None:
             assert spool.answers()
         finally:
             daemon.terminate()
+
+
+@pytest.mark.parametrize("how", ["ignored", "held back"])
+def test_the_ends_of_children_are_heard_of_whatever_was_inherited(spool: Any, how: str) -> None:
+    """Who starts the daemon may ignore SIGCHLD, or hold it back: a task runs its commands all the
+    same, and the daemon ends when it is asked to.
+    """
+
+    def inherit() -> None:
+        if how == "ignored":
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        else:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+
+    log = spool.folder / "daemon.log"
+    with (
+        log.open("ab") as stderr,
+        subprocess.Popen(
+            spool.command("serve"),
+            stderr=stderr,
+            env=spool.environment,
+            preexec_fn=inherit,  # noqa: PLW1509 (a system call)
+        ) as daemon,
+    ):
+        try:
+            spool.eventually(lambda: spool.answers() or daemon.poll() is not None)
+            assert daemon.poll() is None, log.read_text()
+            task = spool.write("b.json", [{"first_prompt": "x"}])
+            assert spool.batchd("submit", task, "--wait").returncode == 0
+            daemon.terminate()
+            daemon.wait(PATIENCE_S)
+        finally:
+            daemon.kill()
+
+
+@pytest.mark.parametrize(
+    ("surroundings", "words", "not_so"),
+    [
+        ("PATH=", "/bwrap is not on PATH: add /", "not installed"),
+        ("ulimit -n 20;", "Too many open files", "CAP_SYS_ADMIN"),
+    ],
+    ids=["path", "descriptors"],
+)
+@pytest.mark.skipif(not shutil.which("bwrap", path=os.defpath), reason="bwrap lies elsewhere here")
+def test_a_sandbox_that_lacks_something_of_its_surroundings_says_what(
+    spool: Any, surroundings: str, words: str, not_so: str
+) -> None:
+    """Not that bubblewrap is to be installed, or that the container is to be given rights."""
+    command = ["/bin/sh", "-c", f'{surroundings} exec "$@"', "sh", *spool.command("serve")]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=spool.environment
+    )
+    assert done.returncode == 3
+    assert words in done.stderr
+    assert not_so not in done.stderr
 
 
 def test_a_configuration_that_is_gone_is_not_replaced_by_another(spool: Any) -> None:

@@ -231,6 +231,20 @@ def test_a_frozen_node_that_thaws_changes_nothing(cluster: Spool, slow_server: s
     assert 3 <= sum(asked(slow_server).values()) <= 4
 
 
+def test_a_longer_silence_ends_no_worker_that_has_joined(cluster: Spool) -> None:
+    """Its lease is what it was when the daemon began,
+    however seldom the workers of the daemon's own machine may beat from now on.
+    """
+    with cluster.serving(), joined(cluster, "one") as one:
+        cluster.eventually(lambda: "one" in nodes(cluster))
+        cluster.batchd("tune", "pool.heartbeat_timeout_s=600")
+        time.sleep(2 * LEASE_S)
+        assert one.poll() is None
+        drop(cluster, 1)
+        assert summary(cluster)["counts"]["completed"] == 1
+    assert not logged(cluster.folder / "daemon.log", "worker_died")
+
+
 def test_the_next_daemon_waits_for_a_lease_that_it_cannot_see_the_end_of(cluster: Spool) -> None:
     """A node is cut off as its daemon dies:
     what it worked on is not begun again before its lease is over.

@@ -38,6 +38,7 @@ LEAVES = (
     "imports",
     "fitting",
     "backoff",
+    "cadence",
     "decoders",
     "free_room",
 )
@@ -64,6 +65,7 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
     "console": Room(0, LEAVES),
     "fitting": Room(0),
     "backoff": Room(0),
+    "cadence": Room(0),
     # Makes all decoders, one at a time.
     "decoders": Room(0),
     # What the folders of a spool need on their disks; the daemon and `check` look.
@@ -279,7 +281,7 @@ def test_no_circles() -> None:
         ),
         (
             {"llm/model_client.py": "def f():\n    import batchd.pricing", "pricing.py": ""},
-            "llm.model_client → pricing: llm may import only tokens, records, errors, actions, log, masking, sealing, trees, children, catalog, installation, users, imports, fitting, backoff, decoders, free_room, llm",
+            "llm.model_client → pricing: llm may import only tokens, records, errors, actions, log, masking, sealing, trees, children, catalog, installation, users, imports, fitting, backoff, cadence, decoders, free_room, llm",
         ),
         (
             {

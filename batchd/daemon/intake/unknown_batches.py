@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from batchd import cadence
 from batchd.actions import Action
 from batchd.config import Config
 from batchd.daemon.ends.batches import OpenBatches
@@ -62,7 +63,7 @@ class UnknownBatches:
         ``folder``: whose disk that is.
         """
         while self.paths:
-            await asyncio.sleep(_LOOK_S)
+            await cadence.pause(_LOOK_S)
             with contextlib.suppress(OSError):
                 self.paths = await outboxes.at(partial(_waiting, self.paths), folder)
 

@@ -4,8 +4,9 @@ what costs less than is left goes on, and begins.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from batchd.actions import Action
 from batchd.daemon.listeners import Listeners
@@ -41,6 +42,8 @@ class MoneyWaits:
     _first_calls: FirstCalls
     #: The day and its budget when the first call was turned away; None: there is money.
     _since: tuple[int, float] | None = None
+    #: Set while some may wait, from when the first call was turned away.
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
     #: What was said of the last call that was turned away.
     _message: str = ""
     #: Whether people know that nothing goes on.
@@ -57,6 +60,7 @@ class MoneyWaits:
         if call is None or not governor.waits_for_day(call):
             return
         self._since = self._since or governor.money.today()
+        self.begun.set()
         self._message = message
         self._first_calls.learn(call)
         self._park(Scope.TASK, str(ref))
@@ -116,6 +120,7 @@ class MoneyWaits:
         tasks = len(lifted) - (DAY in lifted)
         get_logger().info(Action.RESUMED, scope=Scope.DAY, name="", tasks=tasks)
         self._since, self._announced = None, False
+        self.begun.clear()
         self._loop.wake()
         return lifted
 

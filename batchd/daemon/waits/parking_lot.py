@@ -7,11 +7,11 @@ and it goes on once the cause is gone.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from batchd import cadence
 from batchd.actions import Action
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.ends.batches import OpenBatches
@@ -201,9 +201,10 @@ class ParkingLot(Listener):
     # What the clock does
 
     async def watch(self) -> None:
-        """Look at the time, for ever: a new day has new money."""
+        """Look at the time, for ever, while something waits for money: a new day has some."""
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await self.shortage.begun.wait()
+            await cadence.pause(_LOOK_S)
             self._look()
 
     def _look(self) -> None:
