@@ -40,6 +40,7 @@ LEAVES = (
     "backoff",
     "decoders",
     "free_room",
+    "answering",
 )
 #: The vocabulary and its fold: one room, two modules.
 EVENTS = ("events", "taskstate")
@@ -68,6 +69,8 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
     "decoders": Room(0),
     # What the folders of a spool need on their disks; the daemon and `check` look.
     "free_room": Room(0),
+    # Whether they answer at all.
+    "answering": Room(0),
     "masking": Room(0, LEAVES),
     "sealing": Room(0, LEAVES),
     "trees": Room(0, LEAVES),
@@ -279,7 +282,7 @@ def test_no_circles() -> None:
         ),
         (
             {"llm/model_client.py": "def f():\n    import batchd.pricing", "pricing.py": ""},
-            "llm.model_client → pricing: llm may import only tokens, records, errors, actions, log, masking, sealing, trees, children, catalog, installation, users, imports, fitting, backoff, decoders, free_room, llm",
+            "llm.model_client → pricing: llm may import only tokens, records, errors, actions, log, masking, sealing, trees, children, catalog, installation, users, imports, fitting, backoff, decoders, free_room, answering, llm",
         ),
         (
             {
