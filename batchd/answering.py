@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Iterable
 
+from batchd.errors import NotPossibleError
+
 #: A disk under load may take seconds.
 PATIENCE_S = 3.0
 
@@ -34,6 +36,15 @@ class _Question(threading.Thread):
         """Wait for the answer, no longer than from the first time on."""
         self.join(max(0.0, self._until - time.monotonic()))
         return self.is_alive()
+
+
+def insist(*paths: str) -> None:
+    """Return if all of these paths answer. Blocks for seconds at most.
+
+    Raises ``NotPossibleError``, with the fix, for one that does not.
+    """
+    for path in silent(paths):
+        raise NotPossibleError(f"{path} does not answer: {FIX}")
 
 
 def silent(paths: Iterable[str]) -> list[str]:

@@ -180,9 +180,7 @@ def _from_outside(settings: config.Config, answer: Checked) -> Iterator[CheckLin
         inbox = settings.paths.inbox
         drops = not answering.silent([inbox]) and os.access(inbox, os.W_OK | os.X_OK)
         said = f"{me} may {'drop files and ' if drops else ''}ask; orders, logs and costs are for {user}"
-        yield CheckLine(
-            "note", "this user", said, "" if drops else f"{inbox} is closed to it"
-        )
+        yield CheckLine("note", "this user", said, "" if drops else f"{inbox} is closed to it")
     if differs := versions.differs(answer.process.version):
         yield CheckLine("note", "version", "this program is another than the daemon's", differs)
     if settings.file != answer.settings.file:

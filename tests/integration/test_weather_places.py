@@ -10,12 +10,13 @@ import json
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import warm
 from patience import PATIENCE_S
-from weather import Station, hanging, until
+from weather import TASK, Station, hanging, until
 
 from batchd import answering, config, control
 from batchd.daemon import Daemon
@@ -191,13 +192,23 @@ _FOLDERS = {
 _WORKSPACE = '[workspace]\nroot = "trees"\nallow = ["more/trees"]\n'
 
 
+def _ended(station: Station, *words: str) -> subprocess.CompletedProcess[str]:
+    """Return how a command has ended, which must not hang."""
+    command = [*station.command()[:-1], *words]
+    return subprocess.run(
+        command,
+        env=station.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
+
+
 def _checked(station: Station) -> list[dict[str, str]]:
     """Return what `batchd check` says, which must fail within a few seconds."""
-    command = [*station.command()[:-1], "check", "--offline", "--json"]
     began = time.monotonic()
-    done = subprocess.run(
-        command, env=station.environment, capture_output=True, check=False, timeout=PATIENCE_S
-    )
+    done = _ended(station, "check", "--offline", "--json")
     assert done.returncode == 3, done.stderr
     assert time.monotonic() - began < 20, "a few seconds each for command and daemon"
     found: list[dict[str, str]] = json.loads(done.stdout)
@@ -220,6 +231,40 @@ def test_a_check_names_a_folder_that_hangs(tmp_path: Path, model_server: str, wh
         lines = [tuple(line.values())[:4] for line in _checked(station)]
     assert _silent(station, what) in lines
     assert [line[1] for line in lines if line[0] == "failed"] == [what]
+
+
+@pytest.mark.parametrize("what", ["inbox", "outbox", "state"])
+def test_commands_end_though_a_folder_hangs(tmp_path: Path, model_server: str, what: str) -> None:
+    """A start, a run and an order need it: each says within seconds that it does not answer,
+    and so does the overview where it matters.
+    """
+    station = Station(tmp_path, model_server)
+    for name in ("inbox", "outbox", "state"):
+        (tmp_path / _FOLDERS[name]).mkdir(mode=0o700)
+    task = tmp_path / "task.json"
+    task.write_bytes(TASK)
+    with hanging(tmp_path / _FOLDERS[what]):
+        orders = [["status"], ["serve"], ["run", str(task)], ["cancel", "x"]]
+        with ThreadPoolExecutor() as threads:
+            said, *refused = threads.map(lambda words: _ended(station, *words), orders)
+    assert ("does not answer" in said.stdout + said.stderr) == (what != "outbox")
+    for done in refused:
+        assert done.returncode == 3, done.args
+        assert f"{_silent(station, what)[2]}: {answering.FIX}" in done.stderr
+
+
+def test_a_reload_while_the_outbox_hangs_is_refused(tmp_path: Path, model_server: str) -> None:
+    """The daemon says why, keeps what it has, and goes on answering."""
+    with Station(tmp_path, model_server).serving() as station:
+        station.drop("before.json")
+        station.completed("before")
+        with hanging(station.outbox):
+            assert station.process
+            station.process.send_signal(signal.SIGHUP)
+            until(lambda: "outbox does not answer: " in station.text(), station.text)
+            assert control.request(tmp_path / ".batchd", "status")
+        station.drop("after.json")
+        station.completed("after")
 
 
 def test_a_daemon_checks_though_its_folders_hang(tmp_path: Path, model_server: str) -> None:

@@ -70,7 +70,7 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
     # What the folders of a spool need on their disks; the daemon and `check` look.
     "free_room": Room(0),
     # Whether they answer at all.
-    "answering": Room(0),
+    "answering": Room(0, ("errors",)),
     "masking": Room(0, LEAVES),
     "sealing": Room(0, LEAVES),
     "trees": Room(0, LEAVES),
