@@ -4,7 +4,7 @@ refused at each start and reload, with the fix.
 
 from __future__ import annotations
 
-from batchd import sandbox
+from batchd import answering, sandbox
 from batchd.actions import Action
 from batchd.config import Config, private_paths
 from batchd.errors import ConfigError, NotPossibleError
@@ -16,9 +16,11 @@ def refuse(config: Config) -> None:
 
     Raises ``ConfigError`` with all that they would.
 
-    Raises ``NotPossibleError`` where what they see cannot be found out.
+    Raises ``NotPossibleError`` where what they see cannot be found out, also since a folder
+    does not answer.
     """
-    own = private_paths.kept(config, config.file)
+    own = [*private_paths.kept(config, config.file)]
+    answering.insist(*(place.path for place in own))
     try:
         problems = tuple(sandbox.seen(config.sandbox_policy(), own))
     except ValueError as error:

@@ -2,7 +2,8 @@
 ``tls_front.py CERTIFICATE KEY PORT``.
 
 It prints its port, then, each time that it gets a line,
-how many connections it has taken since the line before.
+how many connections it has taken for calls since the line before. One that begins with a GET is for
+none: the daemon asks for the list of models over a connection of its own.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ async def main(certificate: str, key: str, port: int) -> None:
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal taken
-        taken += 1
+        first = await reader.read(1 << 16)
+        taken += not first.startswith(b"GET ")
         behind = await asyncio.open_connection("127.0.0.1", port)
+        behind[1].write(first)
         await asyncio.gather(_carry(reader, behind[1]), _carry(behind[0], writer))
 
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

@@ -24,14 +24,20 @@ LEASE_S = 3.0
 
 
 def configured(
-    folder: Path, base_url: str, model: str = "steps-3", *, shared: bool = True, more: str = ""
+    folder: Path,
+    base_url: str,
+    model: str = "steps-3",
+    *,
+    shared: bool = True,
+    lease_s: float = LEASE_S,
+    more: str = "",
 ) -> Spool:
     """Return a spool whose workers all join; ``shared``: they have its disk.
 
     ``more``: of the configuration.
     """
     text = CONFIG.format(base_url=base_url, model=model).replace("processes = 2", "processes = 0")
-    lease = f'heartbeat_timeout_s = {LEASE_S}\nlisten = "127.0.0.1:{free_port()}"\n'
+    lease = f'heartbeat_timeout_s = {lease_s}\nlisten = "127.0.0.1:{free_port()}"\n'
     text = text.replace("drain_s = 2\n", f"drain_s = 2\n{lease}")
     disks = f"[workspace]\nshared = {str(shared).lower()}\n"
     (folder / "config.toml").write_text(f"{NO_REPORT}{text}{disks}{more}")

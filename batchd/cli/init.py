@@ -66,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             f"a spool's configuration is {trust_lists.CONFIG} in DIR: leave --config out"
         )
+    if args.directory == "":  # a variable that is not set, say
+        raise UsageError("DIR is empty: name a directory, or leave it out for this one")
     # No link is followed: what is shown is what was named.
     directory = Path(os.path.abspath(args.directory or "."))  # noqa: PTH100
     if args.systemd:

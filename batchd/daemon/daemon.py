@@ -190,8 +190,8 @@ class Daemon:
     async def _open(self, undo: contextlib.AsyncExitStack) -> None:
         threads.start()
         config, state = self._config, Path(self._config.paths.state)
-        permissions.insist(config)
         visible.refuse(config)
+        permissions.insist(config)
         after_crash = lock.left_behind(state)
         held = lock.acquire(state)
         undo.callback(lock.release, held)

@@ -5,9 +5,10 @@ is hidden once that disk is back.
 from __future__ import annotations
 
 import errno
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from batchd.daemon.folder_identity import FolderIdentity
 
 _WHY = "it is on another disk than before: one was unmounted there, or mounted"
 
@@ -26,8 +27,7 @@ class ChangedDiskError(OSError):
 class OutboxHomes:
     """What was first seen of each outbox. For any thread, as far as none asks for the same one."""
 
-    #: By outbox, the numbers of its device and of the folder there.
-    _seen: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _seen: dict[str, FolderIdentity] = field(default_factory=dict)
 
     def insist(self, folder: str) -> None:
         """Return if an outbox is where it was. Blocks.
@@ -36,18 +36,15 @@ class OutboxHomes:
         """
         before = self._seen.get(folder)
         try:
-            found = os.stat(folder)  # noqa: PTH116 (before each write)
+            now = FolderIdentity.of(folder)
         except FileNotFoundError:
             # It is made again where somebody deleted it, and not where its disk is gone.
-            if before and _nearest(Path(folder)).st_dev != before[0]:
+            if before and not before.beside(_nearest(Path(folder))):
                 raise ChangedDiskError(folder) from None
             return
         except OSError:
             return
-        now = found.st_dev, found.st_ino
-        # One number alone also changes where nothing is lost: a network's disk that is mounted
-        # again may have another device, and a folder that is made again is another one.
-        if before and before[0] != now[0] and before[1] != now[1]:
+        if before and before.exchanged(now):
             raise ChangedDiskError(folder)
         self._seen[folder] = now
 
@@ -56,6 +53,6 @@ class OutboxHomes:
         self._seen.clear()
 
 
-def _nearest(folder: Path) -> os.stat_result:
-    """Return the status of the nearest folder above that exists."""
-    return next(parent for parent in folder.parents if parent.exists()).stat()
+def _nearest(folder: Path) -> FolderIdentity:
+    """Return the identity of the nearest folder above that exists."""
+    return FolderIdentity.of(str(next(parent for parent in folder.parents if parent.exists())))

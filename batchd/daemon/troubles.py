@@ -13,6 +13,7 @@ from typing import Any, Self, TypeAlias
 
 import msgspec
 
+from batchd import answering
 from batchd.actions import Action
 from batchd.control import OpenTrouble
 from batchd.daemon.outbox_homes import ChangedDiskError
@@ -46,6 +47,7 @@ _FIXES = {
     errno.ENOTDIR: _FOLDER,
     errno.EEXIST: _FOLDER,  # a file stands in its place
     errno.EIO: "check the disk: it fails",
+    errno.ETIMEDOUT: answering.FIX,
 }
 
 

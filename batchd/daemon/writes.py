@@ -17,6 +17,7 @@ from batchd.errors import (
     StoreError,
     UsedNameError,
 )
+from batchd.free_room import STATE, NeededRoom
 from batchd.store import Store
 
 T = TypeVar("T")
@@ -45,14 +46,14 @@ class Writes:
                     tries.failed(error)
                     await asyncio.sleep(TROUBLE_S)
 
-    async def ready(self, *, urgent: bool = False) -> None:
+    async def ready(self, needed: NeededRoom | None = STATE) -> None:
         """Return if an order can be carried out:
         one that waits for a disk would surprise who has given up on it.
 
-        ``urgent``: on a full disk, too,
+        ``needed``: the room on the disk; None: it is urgent, and carried out on a full disk, too,
         as long as the store has kept room. Raises ``NotPossibleError``.
         """
-        await self.ordered(partial(self._store.ready, urgent=urgent))
+        await self.ordered(partial(self._store.ready, needed))
 
     async def ordered(self, write: Callable[[], Awaitable[T]]) -> T:
         """Write what an order brings about, once: where a disk refuses it, so does this, at once.

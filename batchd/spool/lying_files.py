@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from batchd import answering
 from batchd.spool.settle import ignorable
 
 #: The endings that a task file may have; a file with another one is taken, and refused.
@@ -25,10 +26,14 @@ class LyingFiles:
     refused: tuple[str, ...] = ()
     #: The names of what stays where it is: links, folders, pipes.
     left: tuple[str, ...] = ()
+    #: Whether the inbox says so at all.
+    answers: bool = True
 
 
 def look(inbox: str) -> LyingFiles:
-    """Return what lies in a folder; nothing where it cannot be read."""
+    """Return what lies in a folder; nothing where it cannot be read, or does not answer."""
+    if answering.silent([inbox]):
+        return LyingFiles(answers=False)
     taken, refused, left = 0, list[str](), list[str]()
     with contextlib.suppress(OSError), os.scandir(inbox) as entries:
         for entry in entries:

@@ -45,10 +45,11 @@ def prompts_of_batch(db: sqlite3.Connection, name: str, most: int) -> dict[str, 
 
 
 def first_prompts(db: sqlite3.Connection, names: Collection[str]) -> dict[str, str]:
-    """Return by batch the prompt of its first task; of pruned ones none."""
+    """Return by batch the prompt of its first task; of pruned and of refused ones none."""
     rows = db.execute(
         "SELECT b.name, p.body FROM batches b JOIN specs p ON p.task = b.first_task"
-        " WHERE b.name IN (SELECT value FROM json_each(?))",
+        # A refused one has no task, and the number of the next one's first.
+        " WHERE b.tasks > 0 AND b.name IN (SELECT value FROM json_each(?))",
         (json.dumps([*names]),),
     )
     return _prompts(rows)

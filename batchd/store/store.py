@@ -17,6 +17,7 @@ from batchd import events as vocabulary
 from batchd import free_room
 from batchd.errors import Problem, StoreError
 from batchd.events import CallStarted, Event, TaskFinished
+from batchd.free_room import NeededRoom
 from batchd.records import Batch, Parking, Ref, Scope, Task, TaskStatus
 from batchd.store import copies, lookups, mass, operations
 from batchd.store.database_file import NONSENSE, explain, open_writer
@@ -93,17 +94,22 @@ class Store:
             # The writing thread finds the same, and saves what can be saved.
             await self._do(lambda _journal: None)
 
-    async def ready(self, *, urgent: bool = False) -> None:
-        """Return if what is written now can be expected to become durable. Raises ``StoreError``.
+    async def ready(self, needed: NeededRoom | None = free_room.STATE) -> None:
+        """Return if what is written now can be expected to become durable.
 
-        ``urgent``: for that there may be ballast.
+        ``needed``: the room that the disk must have; None: what is urgent needs none,
+        for there may be ballast.
+
+        Raises ``StoreError``, and ``OSError``, ``NoRoomError`` with the fix, where it has not.
         """
-        if urgent:
+        if needed is None:
             await self._do(operations.touch, urgent=True)
             return
+        folder = self._path.parent
+        await asyncio.to_thread(free_room.insist, str(folder), needed)
         try:
-            # A single page may still find a place where nothing larger does.
-            await asyncio.to_thread(copies.reserve, self._path.parent, free_room.STATE.size)
+            # A quota shows in a trial alone; a single page may find a place where no more does.
+            await asyncio.to_thread(copies.reserve, folder, needed.size)
         except OSError as error:
             raise StoreError(f"{self._path}: there is no room beside it ({error})") from error
         await self._do(operations.touch)

@@ -97,7 +97,7 @@ def test_it_is_there_for_good(tmp_path: Path) -> None:
         assert found.st_mode & 0o777 == 0o600
         assert len(set(ballast(path).read_bytes()[:4096])) > 200, "a file system makes it smaller"
     with contextlib.closing(Store.open(path)) as store:
-        asyncio.run(store.ready(urgent=True))
+        asyncio.run(store.ready(None))
         assert ballast(path).stat().st_mtime_ns == found.st_mtime_ns
     # One that takes no room is none.
     os.truncate(ballast(path), 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -155,3 +156,42 @@ def test_a_read_only_disk_shows_while_nothing_is_to_be_written(spool: Spool) -> 
                 assert "To go on: mount that disk writable again" in shown
                 assert not _said(spool, "outbox trouble"), "it is said once"
         assert _said(spool, "outbox").startswith("ok: ")
+
+
+def test_an_order_is_refused_for_want_of_files_as_for_want_of_room(spool: Spool) -> None:
+    """Where few more files fit on the state's disk, what adds to it is refused at once,
+    with the count and the fix, beside a daemon and without; what needs no file is carried out.
+    """
+    state = spool.folder / ".batchd"
+    with mounted(state, "size=64m,nr_inodes=100"):
+        state.chmod(0o700)
+
+        def crowd() -> None:
+            for number in range(os.statvfs(state).f_ffree - 5):
+                (state / f"filling-{number}").touch()
+
+        def orders() -> None:
+            refused = spool.batchd("retry", "past")
+            assert refused.returncode == 3
+            said = " ".join(refused.stderr.split())
+            assert "the order is not carried out: " in said
+            assert "more files (inodes) fit on its disk, 16 needed" in said
+            assert "; delete files on that disk, then give it again" in said
+            for order in ("pause --all", "resume", "prune --yes"):
+                assert spool.batchd(*order.split()).returncode == 0, order
+
+        with spool.serving():
+            file = spool.write("past.json", [{"first_prompt": "x"}])
+            for order in (f"submit {file}", "cancel past"):
+                assert spool.batchd(*order.split()).returncode == 0, order
+            spool.eventually((spool.folder / "outbox/past/summary.json").exists)
+            crowd()
+            orders()
+        for filling in state.glob("filling-*"):
+            filling.unlink()
+        crowd()
+        orders()
+        for filling in state.glob("filling-*"):
+            filling.unlink()
+        with spool.serving():
+            assert spool.batchd("retry", "past").returncode == 0

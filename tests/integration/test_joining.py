@@ -269,6 +269,22 @@ def test_the_next_daemon_waits_for_a_lease_that_it_cannot_see_the_end_of(cluster
     assert cluster.result("b", "001")["attempts"] == 2
 
 
+def test_a_worker_whose_keeper_was_stopped_works_on(cluster: Spool) -> None:
+    """As on a machine that sleeps for a second: nothing has asked it to end, until SIGTERM does."""
+    with cluster.serving(), joined(cluster, "one") as keeper:
+        cluster.eventually(lambda: "one" in nodes(cluster))
+        for _ in range(3):
+            os.kill(keeper.pid, signal.SIGSTOP)
+            time.sleep(1)  # longer than it waits for signals at a time
+            os.kill(keeper.pid, signal.SIGCONT)
+        drop(cluster, 1)
+        assert summary(cluster)["counts"]["completed"] == 1
+        assert "one" in nodes(cluster)
+        keeper.send_signal(signal.SIGTERM)
+        _, said = keeper.communicate(timeout=PATIENCE_S)
+        assert keeper.returncode == 0, said
+
+
 def test_a_node_that_is_drained_gives_its_tasks_back(cluster: Spool) -> None:
     """SIGTERM: at their next durable points they are others',
     no attempt of theirs counts as a crash, and the worker ends with 0.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,53 @@ def test_an_outbox_below_a_disk_that_is_gone_is_not_made_again(tmp_path: Path) -
             homes.insist(str(outbox))
         homes.forget()
         homes.insist(str(outbox))
+
+
+def test_another_disk_with_the_same_numbers_is_another_disk(tmp_path: Path) -> None:
+    """What is mounted after it has its device number and its inode: it is seen all the same."""
+    disk = tmp_path / "disk"
+    outbox, homes, numbers = disk / "outbox", OutboxHomes(), []
+    for _ in range(2):
+        with mounted(disk):
+            outbox.mkdir()
+            numbers.append((outbox.stat().st_dev, outbox.stat().st_ino))
+            if len(numbers) == 1:
+                homes.insist(str(outbox))
+            else:
+                with pytest.raises(ChangedDiskError):
+                    homes.insist(str(outbox))
+            subprocess.run(["umount", str(disk)], check=True)
+        disk.rmdir()
+    assert numbers[0] == numbers[1]
+
+
+def test_a_part_of_a_disk_that_is_mounted_elsewhere_comes_and_goes(tmp_path: Path) -> None:
+    """All is on one disk: what lies below a bind mount that is taken away is another folder;
+    mounted again, it is the same, also where it was deleted and made again meanwhile.
+    """
+    far, outbox, homes = tmp_path / "far", tmp_path / "outbox", OutboxHomes()
+    (far / "below").mkdir(parents=True)
+    time.sleep(0.05)  # the kernel notes births by its clock's ticks
+    outbox.mkdir()
+    bind = ["mount", "--bind", str(far), str(outbox)]
+    if subprocess.run(bind, check=False, capture_output=True).returncode:
+        pytest.skip("needs to mount")
+    try:
+        for folder in (outbox, outbox / "below"):
+            homes.insist(str(folder))
+        subprocess.run(["umount", str(outbox)], check=True)
+        for folder in (outbox, outbox / "below"):
+            with pytest.raises(ChangedDiskError):
+                homes.insist(str(folder))
+        subprocess.run(bind, check=True)
+        for folder in (outbox, outbox / "below"):
+            homes.insist(str(folder))
+        (outbox / "below").rmdir()
+        homes.insist(str(outbox / "below"))
+        (outbox / "below").mkdir()
+        homes.insist(str(outbox / "below"))
+    finally:
+        subprocess.run(["umount", "--lazy", str(outbox)], check=False)
 
 
 def test_an_outbox_that_is_made_again_is_on_its_disk(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ import pytest
 import zstandard
 from loglines import logged
 from patience import PATIENCE_S
-from pools import configured, drop, joined, nodes, processes, summary
+from pools import LEASE_S, configured, drop, joined, nodes, processes, summary
 from strangers import Stranger, stranger
 
 from batchd import control
@@ -42,9 +42,17 @@ pytestmark = [
 
 @contextlib.contextmanager
 def cluster(
-    tmp_path: Path, commands: Mapping[str, tuple[str, ...]], *, latency: str = "0", more: str = ""
+    tmp_path: Path,
+    commands: Mapping[str, tuple[str, ...]],
+    *,
+    latency: str = "0",
+    lease_s: float = 2 * PATIENCE_S,
+    more: str = "",
 ) -> Iterator[Spool]:
-    """A spool whose tasks run these commands, one a turn, by their prompt."""
+    """A spool whose tasks run these commands, one a turn, by their prompt.
+
+    ``lease_s``: of its workers; a machine with much to do keeps one silent for seconds.
+    """
     scripts, folder = tmp_path / "scripts", tmp_path / "spool"
     scripts.mkdir()
     folder.mkdir()
@@ -55,7 +63,7 @@ def cluster(
             Recording(first_prompt=prompt, model="demo", answers=(*calls, Answer(content="Done."))),
         )
     with stand_in("--recordings", str(scripts), "--latency", latency) as base_url:
-        yield configured(folder, base_url, "demo", shared=False, more=more)
+        yield configured(folder, base_url, "demo", shared=False, lease_s=lease_s, more=more)
 
 
 def _call(turn: int, command: str) -> Answer:
@@ -120,7 +128,8 @@ def test_a_task_without_a_shared_disk_leaves_its_files_at_home(tmp_path: Path) -
         assert not (spool.folder / "outbox/b/001/run").exists()
         assert result["files"]["created"] == ["a/one"]
         assert (spool.folder / "outbox/b/001.jsonl").exists()
-        assert not [p for p in (spool.folder / ".batchd/packs").iterdir() if p.is_file()]
+        packs = spool.folder / ".batchd/packs"
+        spool.eventually(lambda: not [path for path in packs.iterdir() if path.is_file()])
     (came,) = logged(spool.folder / "daemon.log", "directory_came")
     assert came["packs"] == 2
     assert not list((tmp_path / "cache/work").iterdir())
@@ -174,7 +183,10 @@ def test_a_task_goes_on_elsewhere_with_what_it_had_written(tmp_path: Path) -> No
     lines = tuple(
         f"echo {n} >> notes; cp notes notes.{n}; rm -f notes.{n - 2}; sleep 0.1" for n in range(8)
     )
-    with cluster(tmp_path, {"write it": lines}, latency="0.05") as spool, spool.serving():
+    with (
+        cluster(tmp_path, {"write it": lines}, latency="0.05", lease_s=LEASE_S) as spool,
+        spool.serving(),
+    ):
         with joined(spool, "n-one", cache=tmp_path / "c1"):
             drop(spool, 1)
             spool.eventually(lambda: _events(spool, "b/001") > 8)
@@ -204,7 +216,10 @@ def _events(spool: Spool, task: str) -> int:
 def test_a_frozen_node_changes_nothing_at_home(tmp_path: Path) -> None:
     """It thaws after its task is done elsewhere: its packs count nowhere."""
     lines = ("echo one >> notes", "sleep 0.5; echo two >> notes", "echo three >> notes")
-    with cluster(tmp_path, {"write it": lines}, latency="0.1") as spool, spool.serving():
+    with (
+        cluster(tmp_path, {"write it": lines}, latency="0.1", lease_s=LEASE_S) as spool,
+        spool.serving(),
+    ):
         with joined(spool, "n-one", cache=tmp_path / "c1") as one:
             drop(spool, 1)
             spool.eventually(lambda: _events(spool, "b/001") > 3)
@@ -273,7 +288,7 @@ def test_a_clone_travels(tmp_path: Path) -> None:
 def test_a_worker_of_this_machine_takes_over_what_was_written_elsewhere(tmp_path: Path) -> None:
     """A task that was parked elsewhere goes on here, in its own directory, as it was left."""
     lines = tuple(f"echo {n} >> notes; sleep 0.1" for n in range(6))
-    with cluster(tmp_path, {"write it": lines}, latency="0.05") as spool:
+    with cluster(tmp_path, {"write it": lines}, latency="0.05", lease_s=LEASE_S) as spool:
         with spool.serving(), joined(spool, "n-one", cache=tmp_path / "c1") as one:
             drop(spool, 1)
             spool.eventually(lambda: _events(spool, "b/001") > 6)
@@ -355,7 +370,7 @@ def test_a_daemon_that_is_killed_believes_in_nothing_that_is_gone(tmp_path: Path
     the next one goes on with what it had, and leaves no pack behind.
     """
     lines = tuple(f"echo {n} >> notes; sleep 0.1" for n in range(8))
-    with cluster(tmp_path, {"write it": lines}, latency="0.05") as spool:
+    with cluster(tmp_path, {"write it": lines}, latency="0.05", lease_s=LEASE_S) as spool:
         killed_at_work(spool, tmp_path / "c1")
         shutil.rmtree(tmp_path / "c1")
         stray = spool.folder / ".batchd/packs" / ("0" * 64)
@@ -473,7 +488,7 @@ def test_a_chain_that_cannot_be_read_is_not_taken_for_none(tmp_path: Path) -> No
     in place of going on with what its directory was; no pack goes.
     """
     lines = tuple(f"echo {n} >> notes; sleep 0.1" for n in range(8))
-    with cluster(tmp_path, {"write it": lines}, latency="0.05") as spool:
+    with cluster(tmp_path, {"write it": lines}, latency="0.05", lease_s=LEASE_S) as spool:
         killed_at_work(spool, tmp_path / "c1")
         shelf = spool.folder / ".batchd/packs"
         chain = shelf / "tasks/b.001"

@@ -305,6 +305,14 @@ def test_init_refuses_before_it_makes_anything(
     assert [*person.home.iterdir()] == []
 
 
+def test_init_takes_an_empty_name_for_a_mistake(person: Person) -> None:
+    """As of a variable that is not set: nothing is made where one stands."""
+    done = person.batchd("init", "")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "DIR is empty: name a directory, or leave it out" in done.stderr
+    assert [*person.here.iterdir()] == []
+
+
 def test_init_makes_no_spool_where_others_decide(person: Person) -> None:
     """Neither in a directory that everybody can change, nor in a whole home,
     nor where a name breaks a line; each with the fix.

@@ -433,6 +433,7 @@ def test_people_see_where_everything_stands(store: Store, tmp_path: Path) -> Non
         assert list(reader.results("b")) == [("1", error), ("3", "{}")]
         assert reader.batches(limit=1) == [batch]
         assert reader.batches(unpublished=True) == [batch, bad]
+        assert reader.first_prompts(["bad", "b"]) == {"b": "Do 0"}
         with pytest.raises(StoreError, match="no batch x"):
             reader.tasks("x")
     assert (running.status, running.worker, running.step) == ("running", "pool-7", "ToolRan")

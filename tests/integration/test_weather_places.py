@@ -5,17 +5,20 @@ one outbox what goes there; everything else goes on.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
+import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import warm
 from patience import PATIENCE_S
-from weather import Station, hanging, until
+from weather import TASK, Station, hanging, until
 
-from batchd import config, control
+from batchd import answering, config, control
 from batchd.daemon import Daemon
 from batchd.records import TaskStatus
 from batchd.store.reader import StoreReader
@@ -176,6 +179,119 @@ def test_an_outbox_that_hangs_is_reported_before_something_goes_there(
             until(lambda: station.troubles() != [], station.text, within_s=PATIENCE_S)
             assert "the outbox does not answer" in station.status()
         until(lambda: station.troubles() == [], station.text, within_s=PATIENCE_S)
+
+
+#: By what `check` calls a folder, where it is in a spool.
+_FOLDERS = {
+    "inbox": "inbox",
+    "outbox": "outbox",
+    "state": ".batchd",
+    "[workspace] root": "trees",
+    "[workspace] allow": "more/trees",
+}
+_WORKSPACE = '[workspace]\nroot = "trees"\nallow = ["more/trees"]\n'
+
+
+def _ended(station: Station, *words: str) -> subprocess.CompletedProcess[str]:
+    """Return how a command has ended, which must not hang."""
+    command = [*station.command()[:-1], *words]
+    return subprocess.run(
+        command,
+        env=station.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
+
+
+def _checked(station: Station) -> list[dict[str, str]]:
+    """Return what `batchd check` says, which must fail within a few seconds."""
+    began = time.monotonic()
+    done = _ended(station, "check", "--offline", "--json")
+    assert done.returncode == 3, done.stderr
+    assert time.monotonic() - began < 20, "a few seconds each for command and daemon"
+    found: list[dict[str, str]] = json.loads(done.stdout)
+    return found
+
+
+def _silent(station: Station, what: str) -> tuple[str, str, str, str]:
+    """Return what `check` is to say of a folder that hangs."""
+    said = f"{station.folder / _FOLDERS[what]} does not answer"
+    return "failed", what, said, answering.FIX
+
+
+@pytest.mark.parametrize("what", _FOLDERS)
+def test_a_check_names_a_folder_that_hangs(tmp_path: Path, model_server: str, what: str) -> None:
+    """Without a daemon, it ends within seconds: that one does not answer, the others do."""
+    station = Station(tmp_path, model_server, more=_WORKSPACE)
+    for folder in _FOLDERS.values():
+        (tmp_path / folder).mkdir(parents=True)
+    with hanging(tmp_path / _FOLDERS[what]):
+        lines = [tuple(line.values())[:4] for line in _checked(station)]
+    assert _silent(station, what) in lines
+    assert [line[1] for line in lines if line[0] == "failed"] == [what]
+
+
+@pytest.mark.parametrize("what", ["inbox", "outbox", "state"])
+def test_commands_end_though_a_folder_hangs(tmp_path: Path, model_server: str, what: str) -> None:
+    """A start, a run and an order need it: each says within seconds that it does not answer,
+    and so does the overview where it matters.
+    """
+    station = Station(tmp_path, model_server)
+    for name in ("inbox", "outbox", "state"):
+        (tmp_path / _FOLDERS[name]).mkdir(mode=0o700)
+    task = tmp_path / "task.json"
+    task.write_bytes(TASK)
+    with hanging(tmp_path / _FOLDERS[what]):
+        orders = [["status"], ["serve"], ["run", str(task)], ["cancel", "x"]]
+        with ThreadPoolExecutor() as threads:
+            said, *refused = threads.map(lambda words: _ended(station, *words), orders)
+    assert ("does not answer" in said.stdout + said.stderr) == (what != "outbox")
+    for done in refused:
+        assert done.returncode == 3, done.args
+        assert f"{_silent(station, what)[2]}: {answering.FIX}" in done.stderr
+
+
+def test_a_reload_while_the_outbox_hangs_is_refused(tmp_path: Path, model_server: str) -> None:
+    """The daemon says why, keeps what it has, and goes on answering."""
+    with Station(tmp_path, model_server).serving() as station:
+        station.drop("before.json")
+        station.completed("before")
+        with hanging(station.outbox):
+            assert station.process
+            station.process.send_signal(signal.SIGHUP)
+            until(lambda: "outbox does not answer: " in station.text(), station.text)
+            assert control.request(tmp_path / ".batchd", "status")
+        station.drop("after.json")
+        station.completed("after")
+
+
+def test_a_daemon_checks_though_its_folders_hang(tmp_path: Path, model_server: str) -> None:
+    """It names them, goes on answering, and asks again once they are back."""
+    for folder in _FOLDERS.values():
+        (tmp_path / folder).mkdir(parents=True)
+    station = Station(tmp_path, model_server, model="steps-2", more=_WORKSPACE)
+    with station.serving(), contextlib.ExitStack() as hangs:
+        (tmp_path / ".batchd").chmod(0o700)
+        names = [name for name in _FOLDERS if name != "state"]
+        for name in names:
+            hangs.enter_context(hanging(tmp_path / _FOLDERS[name]))
+        assert station.process
+        threads = Path(f"/proc/{station.process.pid}/task")
+        _checked(station)
+        count = len([*threads.iterdir()])
+        for _ in range(2):
+            lines = [tuple(line.values())[:4] for line in _checked(station)]
+            assert {_silent(station, name) for name in names} <= {*lines}
+        assert len([*threads.iterdir()]) <= count, "each check leaves no thread more"
+        hangs.close()
+        command = [*station.command()[:-1], "check", "--offline"]
+        until(
+            lambda: warm.run(command, env=station.environment).returncode == 0,
+            station.text,
+            within_s=PATIENCE_S,
+        )
 
 
 def test_an_outbox_that_begins_to_hang_holds_up_no_store(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchd import config
+from batchd import answering, config
 from batchd.config import own
 from batchd.errors import ConfigError, UsageError
 from batchd.fitting import columns_of, hanging
@@ -162,8 +162,12 @@ def coloured(text: str, status: str) -> str:
 
 
 def settings(file: Path | None) -> config.Config:
-    """Return the configuration; where there is none, say on stderr which spool is meant."""
+    """Return the configuration; where there is none, say on stderr which spool is meant.
+
+    Raises ``NotPossibleError`` where the spool's state directory does not answer.
+    """
     found = config.load(file)
+    answering.insist(found.paths.state)
     if not found.file:
         mine = own.holds(found.paths, found.environ)
         place = f"your own, {own.folder(found.environ)}" if mine else f"that of {found.paths.state}"
@@ -184,6 +188,7 @@ def state_directory(file: Path | None) -> Path:
             state = Path(config.load_paths(file).state)
         except ConfigError:
             raise error from None
+        answering.insist(str(state))
         print(
             f"batchd: {error}\n"
             "batchd: only its [paths] are used here; a running daemon keeps the configuration that it has",

@@ -1,5 +1,5 @@
 """What ``batchd check`` says of the spool's folders:
-whether they are there, or can be made, and what room their disks have.
+whether they answer, are there, or can be made, and what room their disks have.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from batchd import config, free_room
+from batchd import answering, config, free_room
 from batchd.cli.display import formatting
+from batchd.config import private_paths
 from batchd.control import CheckLine
 from batchd.store import ballast, copies
 
@@ -25,6 +26,18 @@ _NO_ROOM = {
 
 #: A folder that is not there, or that this user cannot see: said with what is around it.
 _MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP}
+
+
+def silent(settings: config.Config) -> Iterator[CheckLine]:
+    """Yield a line for each folder and file of the configuration that does not answer,
+    as on a disk over a lost network.
+    """
+    places = [*private_paths.kept(settings, settings.file), *private_paths.exposed(settings)]
+    hanging = answering.silent(place.path for place in places)
+    for place in places:
+        if place.path in hanging:
+            what = place.key.removeprefix("[paths] ")
+            yield CheckLine("failed", what, f"{place.path} does not answer", answering.FIX)
 
 
 def lines(settings: config.Config) -> Iterator[CheckLine]:

@@ -32,8 +32,14 @@ def lines(
 ) -> Iterator[CheckLine]:
     """Yield a line for each thing; ``models``: those in use beside the configuration's own.
 
-    Blocks.
+    Blocks, but for no folder that hangs: then that alone is said.
     """
+    silent = [*folder_looks.silent(settings)]
+    if silent:
+        yield from silent
+        said = "all else is looked at once they answer, for it may need them"
+        yield CheckLine("note", "check", said)
+        return
     yield from folder_looks.lines(settings)
     yield from _repositories(settings)
     yield from _log_file(settings)

@@ -17,7 +17,7 @@ from typing import Protocol
 
 import msgspec
 
-from batchd import __version__, users
+from batchd import __version__, answering, users
 from batchd.actions import Action
 from batchd.config import Config
 from batchd.control import Check, Checked, CheckLine, members
@@ -82,10 +82,11 @@ class CheckHandler:
         if by.member and known is not None and time.monotonic() - at < _FRESH_S:
             return known
         looked = await self._looked(offline=request.offline)
+        group = await aside(lambda: tuple(self._group()), "check")
         answer = Checked(
             process=_process(),
             settings=await aside(self._settings, "check"),
-            lines=(*looked, *self._group(), *self._parked(), *self._troubled(looked)),
+            lines=(*looked, *group, *self._parked(), *self._troubled(looked)),
         )
         self._said[request.offline] = (time.monotonic(), answer)
         if request.live:
@@ -165,6 +166,8 @@ class CheckHandler:
     def _group(self) -> Iterator[CheckLine]:
         """Yield whether members of the group that may drop files can ask what becomes of them."""
         paths = self._current.config.paths
+        if answering.silent([paths.inbox]):
+            return
         gid, place = members.dropping(Path(paths.inbox)), members.folder(Path(paths.state))
         if gid is None:
             return

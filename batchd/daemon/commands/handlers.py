@@ -44,6 +44,7 @@ from batchd.daemon.commands.submit import SubmitHandler
 from batchd.daemon.commands.tune import TuneHandler
 from batchd.daemon.writes import Writes
 from batchd.errors import BatchdError, ForbiddenError
+from batchd.free_room import STATE, NeededRoom
 from batchd.log import detailed, get_logger
 
 #: Carries one kind of request out for its giver, and returns that kind's answer.
@@ -73,14 +74,14 @@ class CommandHandlers:
     def __post_init__(self) -> None:
         self._handlers = {
             Status: self._desk.status,
-            Cancel: partial(self._if_ready, self._cancelling.cancel, urgent=True),
-            Pause: partial(self._if_ready, self._pausing.pause, urgent=True),
-            Resume: partial(self._if_ready, self._pausing.resume, urgent=True),
-            Priority: partial(self._if_ready, self._prioritising.priority, urgent=True),
-            Retry: partial(self._if_ready, self._rerun.retry, urgent=False),
+            Cancel: partial(self._if_ready, self._cancelling.cancel, needed=None),
+            Pause: partial(self._if_ready, self._pausing.pause, needed=None),
+            Resume: partial(self._if_ready, self._pausing.resume, needed=None),
+            Priority: partial(self._if_ready, self._prioritising.priority, needed=None),
+            Retry: partial(self._if_ready, self._rerun.retry, needed=STATE),
             Prune: self._pruning.prune,
             Tune: self._tuning.tune,
-            Submit: partial(self._if_ready, self._submitting.submit, urgent=False),
+            Submit: partial(self._if_ready, self._submitting.submit, needed=STATE),
             Detach: self._submitting.detach,
             Check: self._checking.check,
             Invite: self._inviting.invite,
@@ -142,9 +143,14 @@ class CommandHandlers:
         return error
 
     async def _if_ready(
-        self, handler: _Handler, request: ControlRequest[Any], by: Requester, *, urgent: bool
+        self,
+        handler: _Handler,
+        request: ControlRequest[Any],
+        by: Requester,
+        *,
+        needed: NeededRoom | None,
     ) -> Any:
         """Do nothing where the store cannot write: the order would wait, and surprise later."""
-        await self._writes.ready(urgent=urgent)
+        await self._writes.ready(needed)
         by.insist()
         return await handler(request, by)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from batchd.control import Prune, Pruned
@@ -13,11 +13,14 @@ from batchd.daemon.attempts.chains import Chains
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.writes import Writes
 from batchd.errors import UsageError
+from batchd.free_room import STATE
 from batchd.spool import removal
 from batchd.store import Store
 
 _DAY_S = 86400.0
 _MOST_DAYS = 1e6
+#: It makes no file, and deletes some: mirrors lie on that disk, too.
+_ROOM = replace(STATE, files=0)
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -52,7 +55,7 @@ class PruneHandler:
                 removed, freed = removed + 1, freed + size
         # The journals last: an order that is cut short can be given again.
         # The folders may have made room for it.
-        await self._writes.ready()
+        await self._writes.ready(_ROOM)
         by.insist()
         await self._writes.ordered(partial(self._store.prune_before, before))
         mirrors, mirror_bytes = await self._bases.prune()

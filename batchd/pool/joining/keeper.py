@@ -28,7 +28,8 @@ START_S = 60.0
 _LOOK_S = 0.5
 #: One end of a lease, as the worker writes it.
 END = struct.Struct("<d")
-_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+_ENDING = {signal.SIGTERM, signal.SIGINT}
+_SIGNALS = {*_ENDING, signal.SIGCHLD}
 
 
 def keep(
@@ -84,7 +85,8 @@ def _watch(worker: subprocess.Popen[bytes], reading: int, parent: int) -> str:
             return "what started it has ended" if orphaned else "its lease is over"
         _reap(worker.pid)
         came = signal.sigtimedwait(_SIGNALS, min(_LOOK_S, left_s))
-        if came is not None and came.si_signo != signal.SIGCHLD:
+        # Where this process was stopped meanwhile, CPython may return a number that is no signal.
+        if came is not None and came.si_signo in _ENDING:
             if asked:
                 worker.kill()
                 worker.wait()

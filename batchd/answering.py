@@ -1,0 +1,67 @@
+"""Paths that may not answer, as on a disk over a lost network: who asks waits a few seconds,
+and a thread for what hangs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterable
+
+from batchd.errors import NotPossibleError
+
+#: A disk under load may take seconds.
+PATIENCE_S = 3.0
+
+#: What a user can do about a folder that does not answer.
+FIX = "check the server of its disk, or unmount that (`umount --lazy`)"
+
+
+class _Question(threading.Thread):
+    """A question to a path. The kernel ends one that hangs, with the process."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(name="answers", daemon=True)
+        self.path = path
+        self._until = time.monotonic() + PATIENCE_S
+
+    def run(self) -> None:
+        """Ask what no file system answers from memory; any answer will do."""
+        with contextlib.suppress(OSError):
+            os.statvfs(self.path)
+
+    def hangs(self) -> bool:
+        """Wait for the answer, no longer than from the first time on."""
+        self.join(max(0.0, self._until - time.monotonic()))
+        return self.is_alive()
+
+
+def insist(*paths: str) -> None:
+    """Return if all of these paths answer. Blocks for seconds at most.
+
+    Raises ``NotPossibleError``, with the fix, for one that does not.
+    """
+    for path in silent(paths):
+        raise NotPossibleError(f"{path} does not answer: {FIX}")
+
+
+def silent(paths: Iterable[str]) -> list[str]:
+    """Return which of these paths do not answer in time. Blocks.
+
+    One that was asked before, and still has not answered, is not asked again:
+    it costs one thread, however often somebody wants to know.
+    """
+    known = {each.path: each for each in threading.enumerate() if isinstance(each, _Question)}
+    asked: list[_Question] = []
+    for path in dict.fromkeys(paths):
+        question = known.get(path)
+        if question is None:
+            question = _Question(path)
+            try:
+                question.start()
+            except RuntimeError:  # the system has no thread to give: then it is not known
+                continue
+        asked.append(question)
+    return [question.path for question in asked if question.hangs()]
