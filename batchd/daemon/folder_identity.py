@@ -1,4 +1,4 @@
-"""The identity of a folder: what tells it from another one that was mounted in its place.
+"""The identity of a folder: what distinguishes it from another one that was mounted in its place.
 
 Device and inode do not: a file system that is mounted gets the number of one that was unmounted,
 and the roots of two disks have the same inode.
