@@ -76,7 +76,9 @@ class Hints:
                 self._events = _BURST
             elif name in self._hints or len(self._hints) < _MAX_HINTS:
                 if not ignorable(name):
-                    self._hints[name] = max(sign, self._hints.get(name, sign))
+                    # One that is begun is not what had its name before.
+                    begun = sign is FileSign.CREATED
+                    self._hints[name] = sign if begun else max(sign, self._hints.get(name, sign))
             else:
                 self._events = _BURST  # it is dropped: a scan is to find it
             ring, self._rung = not self._rung, True

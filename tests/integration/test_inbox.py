@@ -147,6 +147,29 @@ def test_a_file_written_slowly_is_left_until_it_is_closed(tmp_path: Path) -> Non
     asyncio.run(play())
 
 
+def test_a_file_that_is_begun_is_not_taken_for_the_one_before(tmp_path: Path) -> None:
+    """A whole file is moved in and away again, and one of its name begun, before anything is looked
+    at: the second is left until its writer is done.
+    """
+
+    async def play() -> None:
+        async with _watching(_spool(tmp_path, settle_s=1.0)) as (box, claims):
+            path = box.folder / "same.md"
+            (tmp_path / "first").write_bytes(b"first")
+            (tmp_path / "first").rename(path)  # the inbox looks once this test waits
+            path.rename(tmp_path / "first")
+            with path.open("wb") as file:
+                file.write(b"sec")
+                file.flush()
+                await asyncio.sleep(0.5)
+                assert claims.all == []
+                file.write(b"ond")
+            await claims.until(1)
+            assert claims.all[0].path.read_bytes() == b"second"
+
+    asyncio.run(play())
+
+
 def test_what_is_not_for_us_is_left_alone(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
