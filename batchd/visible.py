@@ -4,7 +4,7 @@ refused at each start and reload, with the fix.
 
 from __future__ import annotations
 
-from batchd import answering, sandbox
+from batchd import sandbox, silent_paths
 from batchd.actions import Action
 from batchd.config import Config, private_paths
 from batchd.errors import ConfigError, NotPossibleError
@@ -20,7 +20,7 @@ def refuse(config: Config) -> None:
     does not answer.
     """
     own = [*private_paths.kept(config, config.file)]
-    answering.insist(*(place.path for place in own))
+    silent_paths.refuse(*(place.path for place in own))
     try:
         problems = tuple(sandbox.seen(config.sandbox_policy(), own))
     except ValueError as error:

@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from batchd import answering, config, control, users
+from batchd import config, control, silent_paths, users
 from batchd.cli.display import formatting
 from batchd.cli.display.formatting import coloured
 from batchd.cli.support import looks, model_checks, startup_refusals
@@ -81,7 +81,7 @@ def _lines(settings: config.Config, asked: Check) -> list[CheckLine]:
     without one, what is seen from here.
     """
     state, alone = Path(settings.paths.state), False
-    if answering.silent([settings.paths.state]):  # the way to a daemon leads through it
+    if silent_paths.among([settings.paths.state]):  # the way to a daemon leads through it
         return [_config(settings), *looks.lines(settings, offline=asked.offline)]
     if asked.live and group.barred(state):
         raise group.forbidden("check --live", state)
@@ -178,7 +178,7 @@ def _from_outside(settings: config.Config, answer: Checked) -> Iterator[CheckLin
     if group.barred(Path(answer.settings.paths.get("state", settings.paths.state))):
         me, user = users.user(os.geteuid()), answer.process.user
         inbox = settings.paths.inbox
-        drops = not answering.silent([inbox]) and os.access(inbox, os.W_OK | os.X_OK)
+        drops = not silent_paths.among([inbox]) and os.access(inbox, os.W_OK | os.X_OK)
         said = f"{me} may {'drop files and ' if drops else ''}ask; orders, logs and costs are for {user}"
         yield CheckLine("note", "this user", said, "" if drops else f"{inbox} is closed to it")
     if differs := versions.differs(answer.process.version):

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchd import answering, config
+from batchd import config, silent_paths
 from batchd.cli.display import formatting, tables
 from batchd.cli.runs import given_files
 from batchd.log import escape
@@ -37,7 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check the files as `submit` does, and print what they may come to."""
     settings = config.load(args.config)
-    answering.insist(settings.paths.state)
+    silent_paths.refuse(settings.paths.state)
     found, budgets = _estimated([_checked(name, settings) for name in args.files], settings)
     if args.json:
         formatting.print_json({**_fields(found), "budgets": budgets.fields()})

@@ -8,7 +8,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from batchd import answering, config, sealing
+from batchd import config, sealing, silent_paths
 from batchd.cli.runs.standby import Standby, ahead
 from batchd.errors import UsageError
 
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the files, show progress, end with the summaries."""
     sealing.seal()
     settings = config.load(args.config)
-    answering.insist(settings.paths.state)
+    silent_paths.refuse(settings.paths.state)
     sealing.forget(settings.variables())
     for option, number in (("--first", args.first), ("--processes", args.processes)):
         if number is not None and number < 1:

@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import structs
 
-from batchd import answering, config, words
+from batchd import config, silent_paths, words
 from batchd.cli.display import formatting, one_task, status_tables, tables, trigger_warnings
 from batchd.cli.support import startup_refusals
 from batchd.cli.support.member_reader import MemberReader, parkings, shown
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
 def _dropped(lying: LyingFiles) -> Iterator[str]:
     """Yield what becomes of what lies in the inbox of no daemon."""
     if not lying.answers:
-        yield f"The inbox does not answer: {answering.FIX}."
+        yield f"The inbox does not answer: {silent_paths.FIX}."
     if lying.taken:
         files = words.counted(lying.taken, "file")
         yield f"{files} in the inbox; `batchd serve` takes what is dropped."

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from batchd import answering, config, control, words
+from batchd import config, control, silent_paths, words
 from batchd.cli.display import formatting, progress
 from batchd.cli.display.progress import ProgressSource
 from batchd.cli.runs import batch_ends, given_files, trial
@@ -75,7 +75,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check, drop, and wait if asked to."""
     settings = config.load(args.config)
-    answering.insist(settings.paths.state, settings.paths.inbox)
+    silent_paths.refuse(settings.paths.state, settings.paths.inbox)
     state = Path(settings.paths.state)
     alive = _alive(state, heed=True)
     if not alive and not settings.file and own.holds(settings.paths, settings.environ):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from batchd import answering
+from batchd import silent_paths
 
 
 def real(paths: Sequence[str]) -> list[str]:
@@ -13,6 +13,6 @@ def real(paths: Sequence[str]) -> list[str]:
 
     Blocks for seconds at most.
     """
-    silent = answering.silent(paths)
+    hanging = silent_paths.among(paths)
     # Without an answer no link is followed.
-    return [os.path.abspath(p) if p in silent else os.path.realpath(p) for p in paths]  # noqa: PTH100
+    return [os.path.abspath(p) if p in hanging else os.path.realpath(p) for p in paths]  # noqa: PTH100

@@ -13,7 +13,7 @@ from typing import Any, Self, TypeAlias
 
 import msgspec
 
-from batchd import answering
+from batchd import silent_paths
 from batchd.actions import Action
 from batchd.control import OpenTrouble
 from batchd.daemon.outbox_homes import ChangedDiskError
@@ -47,7 +47,7 @@ _FIXES = {
     errno.ENOTDIR: _FOLDER,
     errno.EEXIST: _FOLDER,  # a file stands in its place
     errno.EIO: "check the disk: it fails",
-    errno.ETIMEDOUT: answering.FIX,
+    errno.ETIMEDOUT: silent_paths.FIX,
 }
 
 

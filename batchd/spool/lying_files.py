@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from batchd import answering
+from batchd import silent_paths
 from batchd.spool.settle import ignorable
 
 #: The endings that a task file may have; a file with another one is taken, and refused.
@@ -32,7 +32,7 @@ class LyingFiles:
 
 def look(inbox: str) -> LyingFiles:
     """Return what lies in a folder; nothing where it cannot be read, or does not answer."""
-    if answering.silent([inbox]):
+    if silent_paths.among([inbox]):
         return LyingFiles(answers=False)
     taken, refused, left = 0, list[str](), list[str]()
     with contextlib.suppress(OSError), os.scandir(inbox) as entries:

@@ -18,7 +18,7 @@ import warm
 from patience import PATIENCE_S
 from weather import TASK, Station, hanging, until
 
-from batchd import answering, config, control
+from batchd import config, control, silent_paths
 from batchd.daemon import Daemon
 from batchd.records import TaskStatus
 from batchd.store.reader import StoreReader
@@ -218,7 +218,7 @@ def _checked(station: Station) -> list[dict[str, str]]:
 def _silent(station: Station, what: str) -> tuple[str, str, str, str]:
     """Return what `check` is to say of a folder that hangs."""
     said = f"{station.folder / _FOLDERS[what]} does not answer"
-    return "failed", what, said, answering.FIX
+    return "failed", what, said, silent_paths.FIX
 
 
 @pytest.mark.parametrize("what", _FOLDERS)
@@ -250,7 +250,7 @@ def test_commands_end_though_a_folder_hangs(tmp_path: Path, model_server: str, w
     assert ("does not answer" in said.stdout + said.stderr) == (what != "outbox")
     for done in refused:
         assert done.returncode == 3, done.args
-        assert f"{_silent(station, what)[2]}: {answering.FIX}" in done.stderr
+        assert f"{_silent(station, what)[2]}: {silent_paths.FIX}" in done.stderr
 
 
 def test_a_reload_while_the_outbox_hangs_is_refused(tmp_path: Path, model_server: str) -> None:

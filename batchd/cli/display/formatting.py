@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchd import answering, config
+from batchd import config, silent_paths
 from batchd.config import own
 from batchd.errors import ConfigError, UsageError
 from batchd.fitting import columns_of, hanging
@@ -167,7 +167,7 @@ def settings(file: Path | None) -> config.Config:
     Raises ``NotPossibleError`` where the spool's state directory does not answer.
     """
     found = config.load(file)
-    answering.insist(found.paths.state)
+    silent_paths.refuse(found.paths.state)
     if not found.file:
         mine = own.holds(found.paths, found.environ)
         place = f"your own, {own.folder(found.environ)}" if mine else f"that of {found.paths.state}"
@@ -188,7 +188,7 @@ def state_directory(file: Path | None) -> Path:
             state = Path(config.load_paths(file).state)
         except ConfigError:
             raise error from None
-        answering.insist(str(state))
+        silent_paths.refuse(str(state))
         print(
             f"batchd: {error}\n"
             "batchd: only its [paths] are used here; a running daemon keeps the configuration that it has",

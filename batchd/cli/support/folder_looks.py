@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from batchd import answering, config, free_room
+from batchd import config, free_room, silent_paths
 from batchd.cli.display import formatting
 from batchd.config import private_paths
 from batchd.control import CheckLine
@@ -33,11 +33,11 @@ def silent(settings: config.Config) -> Iterator[CheckLine]:
     as on a disk over a lost network.
     """
     places = [*private_paths.kept(settings, settings.file), *private_paths.exposed(settings)]
-    hanging = answering.silent(place.path for place in places)
+    hanging = silent_paths.among(place.path for place in places)
     for place in places:
         if place.path in hanging:
             what = place.key.removeprefix("[paths] ")
-            yield CheckLine("failed", what, f"{place.path} does not answer", answering.FIX)
+            yield CheckLine("failed", what, f"{place.path} does not answer", silent_paths.FIX)
 
 
 def lines(settings: config.Config) -> Iterator[CheckLine]:

@@ -17,7 +17,7 @@ from typing import Protocol
 
 import msgspec
 
-from batchd import __version__, answering, users
+from batchd import __version__, silent_paths, users
 from batchd.actions import Action
 from batchd.config import Config
 from batchd.control import Check, Checked, CheckLine, members
@@ -166,7 +166,7 @@ class CheckHandler:
     def _group(self) -> Iterator[CheckLine]:
         """Yield whether members of the group that may drop files can ask what becomes of them."""
         paths = self._current.config.paths
-        if answering.silent([paths.inbox]):
+        if silent_paths.among([paths.inbox]):
             return
         gid, place = members.dropping(Path(paths.inbox)), members.folder(Path(paths.state))
         if gid is None:

@@ -13,7 +13,9 @@ from collections.abc import Iterable
 from batchd.errors import NotPossibleError
 
 #: A disk under load may take seconds.
-PATIENCE_S = 3.0
+_PATIENCE_S = 3.0
+#: One that has to wake up takes longer; what fails for it would have worked.
+_REFUSED_S = 10.0
 
 #: What a user can do about a folder that does not answer.
 FIX = "check the server of its disk, or unmount that (`umount --lazy`)"
@@ -25,29 +27,29 @@ class _Question(threading.Thread):
     def __init__(self, path: str) -> None:
         super().__init__(name="answers", daemon=True)
         self.path = path
-        self._until = time.monotonic() + PATIENCE_S
+        self._begun = time.monotonic()
 
     def run(self) -> None:
         """Ask what no file system answers from memory; any answer will do."""
         with contextlib.suppress(OSError):
             os.statvfs(self.path)
 
-    def hangs(self) -> bool:
-        """Wait for the answer, no longer than from the first time on."""
-        self.join(max(0.0, self._until - time.monotonic()))
+    def hangs(self, patience_s: float) -> bool:
+        """Wait for the answer until so long after the question."""
+        self.join(max(0.0, self._begun + patience_s - time.monotonic()))
         return self.is_alive()
 
 
-def insist(*paths: str) -> None:
+def refuse(*paths: str) -> None:
     """Return if all of these paths answer. Blocks for seconds at most.
 
     Raises ``NotPossibleError``, with the fix, for one that does not.
     """
-    for path in silent(paths):
+    for path in among(paths, _REFUSED_S):
         raise NotPossibleError(f"{path} does not answer: {FIX}")
 
 
-def silent(paths: Iterable[str]) -> list[str]:
+def among(paths: Iterable[str], patience_s: float = _PATIENCE_S) -> list[str]:
     """Return which of these paths do not answer in time. Blocks.
 
     One that was asked before, and still has not answered, is not asked again:
@@ -64,4 +66,4 @@ def silent(paths: Iterable[str]) -> list[str]:
             except RuntimeError:  # the system has no thread to give: then it is not known
                 continue
         asked.append(question)
-    return [question.path for question in asked if question.hangs()]
+    return [question.path for question in asked if question.hangs(patience_s)]
