@@ -28,16 +28,18 @@ class _Question(threading.Thread):
         super().__init__(name="answers", daemon=True)
         self.path = path
         self._begun = time.monotonic()
+        # Another thread may wait before this one has started, which `join` refuses.
+        self._answered = threading.Event()
 
     def run(self) -> None:
         """Ask what no file system answers from memory; any answer will do."""
         with contextlib.suppress(OSError):
             os.statvfs(self.path)
+        self._answered.set()
 
     def hangs(self, patience_s: float) -> bool:
         """Wait for the answer until so long after the question."""
-        self.join(max(0.0, self._begun + patience_s - time.monotonic()))
-        return self.is_alive()
+        return not self._answered.wait(max(0.0, self._begun + patience_s - time.monotonic()))
 
 
 def refuse(*paths: str) -> None:
