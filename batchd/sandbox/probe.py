@@ -57,7 +57,9 @@ def found() -> str:
     path = shutil.which("bwrap")
     if path is None:
         if there := shutil.which("bwrap", path=os.defpath):
-            raise SandboxUnavailableError(f"{there} is not on PATH: add {Path(there).parent} to it")
+            raise SandboxUnavailableError(
+                f"bubblewrap is installed, but {there} is not on PATH: add {Path(there).parent} to it"
+            )
         raise SandboxUnavailableError(f"bubblewrap (bwrap) is not installed: {_INSTALL}")
     return str(Path(path).absolute())
 
