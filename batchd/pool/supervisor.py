@@ -324,7 +324,7 @@ class Supervisor:
             case wire.Hello():
                 self._greeted(worker, message)
             case wire.Leaving():
-                worker.retire()
+                self._retire(worker)
             case wire.Done(ref=ref, attempt=attempt, outcome=outcome):
                 if outcome == "refused":
                     worker.retire()

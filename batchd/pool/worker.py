@@ -83,6 +83,9 @@ class Worker:
         self._stale = False
         #: The heart may have to beat faster from now on.
         self._retuned = asyncio.Event()
+        #: Whether tasks are given back at their next durable points.
+        self._leaving = False
+        #: Whether it ends with the last of them: the daemon sends no more.
         self._draining = False
         #: What tasks do now, as far as the daemon does not know it yet.
         self._news: dict[Ref, wire.Progress] = {}
@@ -128,11 +131,13 @@ class Worker:
 
     def leave(self, cause: str) -> None:
         """Give every task back at its next durable point, then end:
-        what asks for that is not the daemon.
+        what asks for that is not the daemon, which may have sent one more by then.
         """
-        if self._settings is not None:  # else it was not admitted yet
-            self.channel.send(wire.Leaving(cause))
-        self._drain()
+        if self._settings is None:  # it was not admitted yet
+            self._drain()
+            return
+        self.channel.send(wire.Leaving(cause))
+        self._give_back()
 
     def _lost(self, cause: str) -> None:
         if self._lease is not None and not (cause or self._ended.is_set()):
@@ -283,7 +288,7 @@ class Worker:
             cache=self._cache if run.chain is not None else None,
         )
         self._hosts[run.ref] = host
-        if self._draining:  # it was on its way when this worker said that it leaves
+        if self._leaving:  # it was on its way when this worker said so
             host.stop.request(Suspended(at=time.time(), cause="drain"))
         task = asyncio.get_running_loop().create_task(self._work_on(run, host))
         self._tasks.add(task)
@@ -299,10 +304,14 @@ class Worker:
             case wire.Park(cause=why):
                 host.stop.request(Suspended(at=now, cause="park", message=why))
 
-    def _drain(self) -> None:
-        self._draining = True
+    def _give_back(self) -> None:
+        self._leaving = True
         for host in self._hosts.values():
             host.stop.request(Suspended(at=time.time(), cause="drain"))
+
+    def _drain(self) -> None:
+        self._draining = True
+        self._give_back()
         if not self._hosts:
             self._ended.set()
 

@@ -132,7 +132,7 @@ class LeaseRenewed(Struct, frozen=True):
 
 class Leaving(Struct, frozen=True):
     """Up: the worker takes no more tasks,
-    and gives back those it has at their next durable points.
+    and gives back those it has at their next durable points. ``Drain`` answers it.
     """
 
     #: Why: its machine is drained, say.

@@ -138,11 +138,11 @@ def test_a_daemon_without_descriptors_goes_on_when_it_has_some(tmp_path: Path) -
 
 
 def test_processes_and_threads_that_cannot_be_made_fail_no_task(tmp_path: Path) -> None:
-    """EAGAIN for every fourth fork, spawn or thread, in daemon,
+    """EAGAIN for every third fork, spawn or thread, in daemon,
     fork server and workers, once all of them are up.
     """
     calls = "clone,clone3,fork,vfork"
-    inject = ("-e", f"trace={calls}", "-e", f"inject={calls}:error=EAGAIN:when=20+4")
+    inject = ("-e", f"trace={calls}", "-e", f"inject={calls}:error=EAGAIN:when=36+3")
     trace = tmp_path / "trace"
     prefix = ("strace", "-D", "-f", "-qq", "-o", str(trace), "--seccomp-bpf", *inject)
     with arena(tmp_path, "--latency", "0.05", prefix=prefix) as (place, model):

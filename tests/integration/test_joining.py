@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -9,6 +10,7 @@ import socket
 import ssl
 import time
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 from loglines import logged
@@ -26,9 +28,18 @@ from pools import (
     summary,
 )
 
-from batchd import wire
+from batchd import __version__, config, wire
+from batchd.agent import AgentServices, AttemptEnd
+from batchd.daemon import tuning
+from batchd.events import Terms
+from batchd.pool.channel import Channel
 from batchd.pool.joining import ticket
+from batchd.pool.worker import Worker
+from batchd.records import Batch, ModelSetup, Ref, Task
+from batchd.taskstate import TaskState
 from tests.conftest import Spool
+
+T = TypeVar("T")
 
 pytestmark = pytest.mark.in_turns
 
@@ -299,6 +310,54 @@ def test_a_node_that_is_drained_gives_its_tasks_back(cluster: Spool) -> None:
         with joined(cluster, "two"):
             assert summary(cluster)["counts"]["completed"] == 2
     assert not logged(cluster.folder / "daemon.log", "worker_died")
+
+
+def test_a_task_that_is_on_its_way_to_a_worker_that_leaves_comes_back(cluster: Spool) -> None:
+    """The daemon may hand one out in the moment in which the worker says that it leaves:
+    it gives that one back too, and ends once the daemon knows.
+    """
+    settings = tuning.settings(config.load(cluster.folder / "config.toml", {}), {})
+    setup = ModelSetup(name="standin/steps-3")
+    batch = Batch(name="b", claim="c", outbox="/", request="r", received_at=0.0)
+    run = wire.Run(
+        ref=Ref("b", "001"),
+        attempt=1,
+        task=Task(id="001", first_prompt="x", model=setup.name),
+        batch=batch,
+        terms=Terms(model=setup, judge=setup, agents_md=False),
+        queued_at=0.0,
+    )
+
+    async def given_back(_run: wire.Run, host: AgentServices) -> AttemptEnd:
+        return AttemptEnd(
+            "suspended" if host.stop.requested else "finished", TaskState(first_prompt="x"), ()
+        )
+
+    async def play() -> None:
+        ours, theirs = socket.socketpair()
+        said: asyncio.Queue[Any] = asyncio.Queue()
+        daemon = Channel(said.put_nowait, said.put_nowait)
+        await daemon.attach(ours)
+        worker = Worker(given_back)
+        working = asyncio.create_task(worker.work(lambda channel: channel.attach(theirs)))
+
+        async def heard(kind: type[T]) -> T:
+            while not isinstance(message := await said.get(), kind):
+                assert not isinstance(message, str), "it has closed its connection"
+            return message
+
+        daemon.send(wire.Hello(version=__version__, settings=settings))
+        await heard(wire.Hello)
+        worker.leave("its machine asked it to end")
+        await heard(wire.Leaving)
+        daemon.send(run)
+        assert (await heard(wire.Done)).outcome == "suspended"
+        assert not working.done()
+        daemon.send(wire.Drain())
+        assert await working == 0
+        daemon.close()
+
+    asyncio.run(asyncio.wait_for(play(), PATIENCE_S))
 
 
 def test_workers_end_with_their_daemon(cluster: Spool) -> None:

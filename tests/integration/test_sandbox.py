@@ -446,6 +446,7 @@ def test_a_bwrap_that_is_too_old_broken_or_missing_is_refused_with_the_fix(
         (tmp_path / "bwrap").write_text(f"#!/bin/sh\n{answer}\n")
         (tmp_path / "bwrap").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(os, "defpath", str(tmp_path))  # where it would be, on this machine
     with pytest.raises(SandboxUnavailableError, match=problem) as raised:
         Sandbox(SandboxPolicy())
     assert "apt-get install bubblewrap" in str(raised.value)
