@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -625,6 +627,27 @@ def test_a_log_file_that_cannot_be_written_is_reported_before_the_start(spool: A
     assert "[log] file" in done.stderr
 
 
+@contextlib.contextmanager
+def _started(
+    spool: Any, before: Callable[[], None]
+) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """Give a daemon, and its log; ``before``: done in its process before it begins."""
+    log: Path = spool.folder / "daemon.log"
+    with (
+        log.open("ab") as stderr,
+        subprocess.Popen(
+            spool.command("serve"),
+            stderr=stderr,
+            env=spool.environment,
+            preexec_fn=before,  # noqa: PLW1509 (a few system calls)
+        ) as daemon,
+    ):
+        try:
+            yield daemon, log
+        finally:
+            daemon.kill()
+
+
 def test_a_hangup_during_the_start_is_heard_after_it(spool: Any) -> None:
     """SIGHUP has the configuration read again,
     also before anything could read it, and ends nothing.
@@ -634,21 +657,9 @@ def test_a_hangup_during_the_start_is_heard_after_it(spool: Any) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         os.kill(os.getpid(), signal.SIGHUP)
 
-    log = spool.folder / "daemon.log"
-    with (
-        log.open("ab") as stderr,
-        subprocess.Popen(
-            spool.command("serve"),
-            stderr=stderr,
-            env=spool.environment,
-            preexec_fn=send_before_it_starts,  # noqa: PLW1509 (two system calls)
-        ) as daemon,
-    ):
-        try:
-            spool.eventually(lambda: "config_reloaded" in log.read_text())
-            assert spool.answers()
-        finally:
-            daemon.terminate()
+    with _started(spool, send_before_it_starts) as (_, log):
+        spool.eventually(lambda: "config_reloaded" in log.read_text())
+        assert spool.answers()
 
 
 @pytest.mark.parametrize("how", ["ignored", "held back"])
@@ -663,25 +674,13 @@ def test_the_ends_of_children_are_heard_of_whatever_was_inherited(spool: Any, ho
         else:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
 
-    log = spool.folder / "daemon.log"
-    with (
-        log.open("ab") as stderr,
-        subprocess.Popen(
-            spool.command("serve"),
-            stderr=stderr,
-            env=spool.environment,
-            preexec_fn=inherit,  # noqa: PLW1509 (a system call)
-        ) as daemon,
-    ):
-        try:
-            spool.eventually(lambda: spool.answers() or daemon.poll() is not None)
-            assert daemon.poll() is None, log.read_text()
-            task = spool.write("b.json", [{"first_prompt": "x"}])
-            assert spool.batchd("submit", task, "--wait").returncode == 0
-            daemon.terminate()
-            daemon.wait(PATIENCE_S)
-        finally:
-            daemon.kill()
+    with _started(spool, inherit) as (daemon, log):
+        spool.eventually(lambda: spool.answers() or daemon.poll() is not None)
+        assert daemon.poll() is None, log.read_text()
+        task = spool.write("b.json", [{"first_prompt": "x"}])
+        assert spool.batchd("submit", task, "--wait").returncode == 0
+        daemon.terminate()
+        daemon.wait(PATIENCE_S)
 
 
 @pytest.mark.parametrize(
