@@ -7,25 +7,23 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import asdict, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 import tomli
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from batchd import imports
-from batchd.config import finding, own
+from batchd.config import finding, overrides, own
 from batchd.config.complaints import MISSING, complaint
 from batchd.config.constraints import Place, absolute, contradictions, controls, no_entry
 from batchd.config.presets import PRESETS
 from batchd.config.sections import ConfigSections, PathsSection
 from batchd.errors import ConfigError, Problem
 
-#: The variables that override keys: ``BATCHD_SECTION__KEY``.
-_PREFIX = "BATCHD_"
 #: What the parser says of a table that is opened a second time.
 _TWICE = re.compile(r"Cannot declare \((.*?)\) twice")
 _KEYS_OF_PATHS = {f.name for f in fields(PathsSection)}
@@ -50,15 +48,15 @@ def load(
     raw = tomli.loads(draft) if draft else _read(found) if found else {}
     if section:
         raw = {key: table for key, table in raw.items() if key == section}
-        mine = f"{_PREFIX}{section}__".upper()
+        mine = f"{overrides.PREFIX}{section}__".upper()
         environ = {
             name: text
             for name, text in environ.items()
-            if not name.startswith(_PREFIX) or name.upper().startswith(mine)
+            if not name.startswith(overrides.PREFIX) or name.upper().startswith(mine)
         }
     for name, preset in PRESETS.items():
         _merge_preset(raw, name, preset)
-    variables, problems = override(raw, environ)
+    variables, problems = overrides.override(raw, environ)
     if not found:
         _house(raw, environ, here)
     base = file.parent if file else here.absolute()
@@ -92,35 +90,15 @@ def changed(
     for place, text in changes.items():
         hint: Any = ConfigSections
         for key in place:
-            hint = _hint_of(hint, key)
-        name = dotted(place)
+            hint = overrides.hint_of(hint, key)
+        name = overrides.dotted(place)
         if text.isprintable():
-            _put(raw, place, _value(text, hint), name=name, names=names, problems=problems)
+            overrides.put(
+                raw, place, overrides.read(text, hint), name=name, names=names, problems=problems
+            )
         else:
             problems.append(Problem(name, "the value holds control characters or is not UTF-8"))
     return _validated(raw, names, problems, base=base, environ=environ)
-
-
-def place_of(key: str) -> tuple[str, ...]:
-    """Return the place that ``SECTION.KEY`` means. Raises ``ConfigError``."""
-    place: list[str] = []
-    try:
-        # A key is one line: more of them would be more of TOML.
-        table: Any = tomli.loads(f"{key} = 0") if key.isprintable() else 0
-        while isinstance(table, dict):
-            ((name, table),) = table.items()
-            place.append(name)
-    except (ValueError, RecursionError):
-        place = []
-    if len(place) < 2:  # noqa: PLR2004 (section and key)
-        hint = 'put a name with more than letters, digits, _ and - in quotes: models."openai/gpt-6.1-sol".…'
-        raise ConfigError((Problem(ascii(key)[1:-1], "it is not SECTION.KEY", hint),))
-    return tuple(place)
-
-
-def dotted(place: Place) -> str:
-    """Return a place as ``place_of`` reads it."""
-    return ".".join(str(k) if re.fullmatch(r"[\w-]+", str(k)) else f'"{k}"' for k in place)
 
 
 def _validated(
@@ -208,86 +186,6 @@ def _merge_preset(raw: dict[str, Any], name: str, preset: Mapping[str, Any]) -> 
         providers[name] = {**preset, **table}
 
 
-def override(
-    raw: dict[str, Any], environ: Mapping[str, str]
-) -> tuple[dict[Place, str], list[Problem]]:
-    """Put the environment's values into ``raw``; return which variable set which place."""
-    variables: dict[Place, str] = {}
-    problems: list[Problem] = []
-    for name, text in sorted(environ.items()):
-        if not name.startswith(_PREFIX) or "__" not in name:
-            continue
-        if not text.isprintable():
-            # json.dumps would pass lone surrogates (bytes that are not UTF-8) on to pydantic.
-            problems.append(Problem(name, "the value holds control characters or is not UTF-8"))
-            continue
-        place, hint = _resolve(raw, name.removeprefix(_PREFIX).split("__"))
-        _put(raw, place, _value(text, hint), name=name, names=variables, problems=problems)
-    return variables, problems
-
-
-def _put(
-    raw: dict[str, Any],
-    place: tuple[str, ...],
-    value: Any,
-    *,
-    name: str,
-    names: dict[Place, str],
-    problems: list[Problem],
-) -> None:
-    """Put a value into ``raw``; note in ``names`` that ``name`` brought it, or what is wrong."""
-    table: Any = raw
-    for end, key in enumerate(place[:-1], 1):
-        if isinstance(table, dict) and key not in table:
-            names[place[:end]] = name
-        table = table.setdefault(key, {}) if isinstance(table, dict) else None
-    if isinstance(table, dict):
-        table[place[-1]] = value
-        names[place] = name
-    else:
-        problems.append(Problem(name, "there is no such table"))
-
-
-def _resolve(raw: Mapping[str, Any], words: list[str]) -> tuple[tuple[str, ...], Any]:
-    """Return the place that the words of a variable mean, and the type of what stands there."""
-    hint: Any = ConfigSections
-    table: Any = raw
-    place: list[str] = []
-    for word in words:
-        known = _keys(hint) | (table.keys() if isinstance(table, dict) else set())
-        # Variables cannot hold `/`, `-` or `.`:
-        # PROVIDERS__MY_SERVER means my-server, if that is there.
-        key = next((k for k in sorted(known) if _plain(k) == _plain(word)), word.lower())
-        place.append(key)
-        table = table.get(key) if isinstance(table, dict) else None
-        hint = _hint_of(hint, key)
-    return tuple(place), hint
-
-
-def _plain(key: str) -> str:
-    return re.sub(r"\W", "_", key).lower()
-
-
-def _hint_of(hint: Any, key: str) -> Any:
-    if is_dataclass(hint):
-        return get_type_hints(hint).get(key)
-    return get_args(hint)[1] if get_origin(hint) is not None and len(get_args(hint)) > 1 else None
-
-
-def _keys(hint: Any) -> set[str]:
-    return {f.name for f in fields(hint)} if is_dataclass(hint) else set()
-
-
-def _value(text: str, hint: Any) -> Any:
-    """Return a variable's value: as it stands where text is wanted, else as TOML would read it."""
-    if hint is str or get_origin(hint) is Literal:
-        return text
-    try:
-        return tomli.loads(f"value = {text}")["value"]
-    except (tomli.TOMLDecodeError, RecursionError):
-        return text
-
-
 def _problem(
     error: ErrorDetails, variables: Mapping[Place, str], raw: Mapping[str, Any]
 ) -> Problem:
@@ -296,8 +194,8 @@ def _problem(
         place = place[:-1]
     hint: Any = ConfigSections
     for key in place[:-1]:
-        hint = _hint_of(hint, str(key))
-    problem = complaint(error, _keys(hint))
+        hint = overrides.hint_of(hint, str(key))
+    problem = complaint(error, overrides.keys(hint))
     if error["type"] in MISSING and place[:-1] in variables and len(place) == 3:  # noqa: PLR2004 (section, name, key)
         section, name, key = map(str, place)
         known = [k for k in raw[section] if (section, k) not in variables]

@@ -9,7 +9,7 @@ from typing import Any
 
 import tomli
 
-from batchd.config import Config, loading, operator_files
+from batchd.config import Config, operator_files, overrides
 from batchd.config.constraints import Place
 from batchd.config.presets import PRESETS
 from batchd.config.sections import ConfigSections
@@ -60,7 +60,7 @@ def values(config: Config, tuned: Mapping[str, str]) -> Iterator[ValueInForce]:
     left = {**tuned}
     for place, value, secret in _leaves(config, ()):
         shown = HIDDEN if secret and value else masker.value(_plain(place, value))
-        key = loading.dotted(place)
+        key = overrides.dotted(place)
         if key in left:
             yield ValueInForce(key, left.pop(key), ValueSource.TUNE)
         else:
@@ -103,7 +103,7 @@ def _places(table: Mapping[str, Any], head: Place) -> Iterator[Place]:
 
 def _variables(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[Place, str]:
     """Return what comes from variables, and from which; changes ``raw`` accordingly."""
-    named, _ = loading.override(raw, environ)
+    named, _ = overrides.override(raw, environ)
     places: dict[str, Place] = {}
     for place, name in named.items():  # the tables that it has made, too
         places[name] = max(places.get(name, ()), place, key=len)

@@ -13,7 +13,7 @@ from batchd import config as configuration
 from batchd import log, visible
 from batchd.actions import Action
 from batchd.config import Config
-from batchd.config.loading import dotted, place_of
+from batchd.config.overrides import dotted, place_of
 from batchd.daemon import tuning
 from batchd.daemon.current import CurrentConfig
 from batchd.daemon.listeners import Listeners

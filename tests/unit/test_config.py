@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from batchd import config, records, terms
-from batchd.config import limits, loading, receivers, sections
+from batchd.config import limits, overrides, receivers, sections
 from batchd.errors import ConfigError, NotPossibleError, UsageError
 from batchd.pricing import Prices
 
@@ -565,15 +565,15 @@ def test_reading_a_configuration_loads_nothing_heavy() -> None:
 )
 def test_a_dotted_key_is_a_place_and_back(key: str, place: tuple[str, ...]) -> None:
     """Names with more than letters stand in quotes, as in TOML."""
-    assert loading.place_of(key) == place
-    assert loading.dotted(place) == key
+    assert overrides.place_of(key) == place
+    assert overrides.dotted(place) == key
 
 
 @pytest.mark.parametrize("key", ["", "pool", "a/b.c", "x = 1\ny", "a.b # c", "a.b.", "[a]\nb.c"])
 def test_what_is_no_dotted_key_is_refused(key: str) -> None:
     """Nothing else that TOML would read gets through."""
     with pytest.raises(ConfigError, match=r"not SECTION\.KEY"):
-        loading.place_of(key)
+        overrides.place_of(key)
 
 
 def test_a_change_is_read_as_strictly_as_the_file(tmp_path: Path) -> None:
