@@ -10,8 +10,8 @@ MAKEFLAGS += --no-print-directory
 
 VENV := .venv
 BIN := $(VENV)/bin
-# The interpreter itself, also where PYTHON is a shim or that of an active virtual environment.
-BASE := $(shell $(PYTHON) -c 'import sys; print(sys._base_executable)' 2>/dev/null)
+# The interpreter itself by its one real name, also where PYTHON is a shim or that of an active virtual environment.
+BASE := $(shell $(PYTHON) -c 'import os, sys; print(os.path.realpath(sys._base_executable))' 2>/dev/null)
 # What the environment was made from; a change of any of it rebuilds the environment.
 KEY := $(shell { $(BASE) -VV; echo '$(BASE) $(CURDIR)'; cat constraints.txt pyproject.toml; } 2>&1 | sha256sum | cut -c1-16)
 STAMP := $(VENV)/made-$(KEY)
@@ -45,27 +45,35 @@ SEED := $(or $(SEED),$(shell date +%s))
 # Most tests wait for daemons that wait: two processors have time for six.
 FILES_AT_A_TIME := -n 6 --dist loadfile --no-loadscope-reorder
 
+# What is of no account in a short path without spaces, and shows in a user's: a folder for temporary files, removed afterwards.
+define elsewhere
+place=$$(mktemp -d)
+trap 'kill $$(jobs -p) 2>/dev/null; rm -rf "$$place"' EXIT
+chmod 755 "$$place"
+export TMPDIR="$$place/$(1)"
+mkdir -p "$$TMPDIR"
+endef
+
 .PHONY: test
 test: setup git strace systemd chromium ## the tests without the long ones, a sample of the rest by SEED; six files at a time
 	@echo "sample: SEED=$(SEED)"
+	$(call elsewhere,a path with spaces)
 	BATCHD_SAMPLE_SEED=$(SEED) $(BIN)/python -m pytest $(FILES_AT_A_TIME) $(TESTS)
 
 # What is of no account on a quiet machine, and shows on a busy one: what hangs on time, or on the length of a path.
 LOAD ?= 8
+LONG_PATH := a long path for temporary files
 .PHONY: test-loaded
 test-loaded: setup git strace systemd chromium ## make test beside eight busy processes, with a long path for temporary files
 	@echo "sample: SEED=$(SEED)"
-	place=$$(mktemp -d)
-	trap 'kill $$(jobs -p); rm -rf "$$place"' EXIT
-	chmod 755 "$$place"
-	export TMPDIR=$$place/$$(printf 'a-long-path-for-temporary-files/%.0s' {1..4})
-	mkdir -p "$$TMPDIR"
+	$(call elsewhere,$(LONG_PATH)/$(LONG_PATH)/$(LONG_PATH)/$(LONG_PATH))
 	for _ in $$(seq $(LOAD)); do while :; do :; done & done
 	BATCHD_SAMPLE_SEED=$(SEED) $(BIN)/python -m pytest $(FILES_AT_A_TIME) $(TESTS)
 
 .PHONY: test-all
 test-all: setup git strace systemd chromium ## all tests
-	@$(BIN)/python -m pytest $(FILES_AT_A_TIME) $(TESTS)
+	@$(call elsewhere,a path with spaces)
+	$(BIN)/python -m pytest $(FILES_AT_A_TIME) $(TESTS)
 
 # Ray has an environment of its own: it is 285 MB, which few need.
 CLUSTER := .cluster

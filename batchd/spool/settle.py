@@ -1,6 +1,6 @@
 """Settling of dropped files.
 
-Moved in: whole at once. Else when a file says so itself, or held still.
+Moved in: whole at once. Else when a file says so itself, or held still. Never while it is written.
 """
 
 from __future__ import annotations
@@ -56,11 +56,12 @@ class Settling:
         """Whether a file of an open folder may be taken now,
         after what the event said, or the scan (None).
         """
+        # An event tells of a name: what was moved in may be gone, and a file begun in its place.
         whole = (
             sign is FileSign.MOVED
             or (sign is FileSign.CLOSED and self._complete(folder, name, status.st_size))
-            or (self._quiet(name, status) and not self._being_written(folder, name))
-        )
+            or self._quiet(name, status)
+        ) and not self._being_written(folder, name)
         if whole:
             self._seen.pop(name, None)
         elif name not in self._seen and len(self._seen) < _MAX_WATCHED:

@@ -546,8 +546,8 @@ def test_interrupts_and_closed_pipes_are_quiet(spool: Any) -> None:
             _, errors = follower.communicate(timeout=PATIENCE_S)
             assert (follower.returncode, errors) == (130, b"")
         spool.batchd("cancel", "stuck")
-    piped = f"{' '.join(spool.command('schema', 'task'))} | head -1"
-    done = subprocess.run(["bash", "-c", piped], capture_output=True, text=True, check=False)
+    piped = ["bash", "-c", '"$@" | head -1', "bash", *spool.command("schema", "task")]
+    done = subprocess.run(piped, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("{\n", "")
 
 

@@ -181,9 +181,10 @@ def test_an_order_is_refused_for_want_of_files_as_for_want_of_room(spool: Spool)
                 assert spool.batchd(*order.split()).returncode == 0, order
 
         with spool.serving():
-            file = spool.write("past.json", [{"first_prompt": "x"}])
-            for order in (f"submit {file}", "cancel past"):
-                assert spool.batchd(*order.split()).returncode == 0, order
+            # It would work on: else it may have ended before it is cancelled.
+            file = spool.write("past.json", [{"first_prompt": "x", "model": "standin/hang"}])
+            for order in (("submit", file), ("cancel", "past")):
+                assert spool.batchd(*order).returncode == 0, order
             spool.eventually((spool.folder / "outbox/past/summary.json").exists)
             crowd()
             orders()

@@ -170,6 +170,28 @@ def test_a_file_that_is_begun_is_not_taken_for_the_one_before(tmp_path: Path) ->
     asyncio.run(play())
 
 
+def test_a_file_that_is_moved_in_while_it_is_written_is_left_until_it_is_closed(
+    tmp_path: Path,
+) -> None:
+    """A move shows a whole file only where its writer is done."""
+
+    async def play() -> None:
+        async with _watching(_spool(tmp_path)) as (box, claims):
+            with (tmp_path / "early.md").open("wb") as file:
+                file.write(b"fir")
+                file.flush()
+                (tmp_path / "early.md").rename(box.folder / "early.md")
+                (tmp_path / "later.md").write_bytes(b"later")
+                (tmp_path / "later.md").rename(box.folder / "later.md")
+                await claims.until(1)
+                assert claims.names == ["later.md"]
+                file.write(b"st")
+            await claims.until(2)
+            assert claims.all[1].path.read_bytes() == b"first"
+
+    asyncio.run(play())
+
+
 def test_what_is_not_for_us_is_left_alone(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

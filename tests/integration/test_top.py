@@ -262,8 +262,9 @@ def test_an_error_inside_leaves_the_terminal_as_it_was() -> None:
 def test_it_can_be_stopped_and_comes_back(at: Control) -> None:
     """Ctrl-Z gives the terminal to the shell, `fg` draws all of it again."""
     # A shell of its own session that waits for it, as an interactive one does.
-    script = f"set -m; {' '.join(at.spool.command('top'))}; echo stopped $?; read; fg; echo left $?"
-    with Teletype(["bash", "-c", script], env=at.spool.environment) as terminal:
+    script = 'set -m; "$@"; echo stopped $?; read; fg; echo left $?'
+    words = ["bash", "-c", script, "bash", *at.spool.command("top")]
+    with Teletype(words, env=at.spool.environment) as terminal:
         terminal.shows("No daemon runs here")
         terminal.type("\x1a")
         # Not looked for on the screen:
