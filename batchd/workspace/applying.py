@@ -27,6 +27,7 @@ store=.git; [ -d .git ] || store=.
 repo() { git --git-dir="$store" "$@"; }
 refuse() { printf 'refused: %s\\n' "$1" >&3; exit 9; }
 few() { head -n 8 | tr '\\n' ' '; }
+why() { grep -v '^hint' "$own/why" | head -n 4 | tr '\\n' ' '; }
 if [ "$(repo config --type=bool --default=false core.sparseCheckout)" = true ]; then
     refuse "its working tree is sparse: apply the patch by hand"
 fi
@@ -96,6 +97,13 @@ head=$(repo rev-parse --verify --quiet HEAD) || refuse "it has no commit yet"
 sum=$(cat "$own"/patch* | sha256sum | cut -c 1-64)
 real() { GIT_INDEX_FILE="$PWD/.git/index" ours "$@"; }
 names() { real diff-tree -r -z --no-renames --name-only "$@" "$head" "$tree"; }
+# What the patches name is as HEAD has it again; nothing else is touched.
+back() {
+    rm -f .git/index.lock
+    names --diff-filter=A | xargs -0 -r rm -f -- || true
+    names --diff-filter=a | real checkout-index --force --quiet -z --stdin >> "$own/why" 2>&1 || true
+    real update-index -q --refresh >> "$own/why" 2>&1 || true
+}
 exact() { GIT_LITERAL_PATHSPECS=1 GIT_INDEX_FILE="$PWD/.git/index" GIT_DIR="$own/git" GIT_WORK_TREE="$PWD" xargs -0 -r git "$@"; }
 again=no
 [ ! -f "$note" ] || [ "$(cat "$note")" != "$head $sum" ] || again=yes
@@ -122,7 +130,8 @@ if [ $again = yes ]; then
     grep -vxFf "$own/touched" "$own/dirty" >> "$own/others" || true
     others=$(few < "$own/others")
     [ -z "$others" ] || refuse "files have been changed since it was cut short: $others(remove $note to begin again)"
-    real read-tree --reset -u "$tree"
+    real read-tree -m "$head"
+    back
 else
     others=$(few < "$own/dirty")
     [ -z "$others" ] || refuse "its working tree has changes of its own: $others"
@@ -139,15 +148,18 @@ else
         done
     done | sort -u | few > "$own/way"
     [ ! -s "$own/way" ] || refuse "files of your own are in the way: $(cat "$own/way")"
-    printf '%s\\n' "$head $sum" > "$note.new" && mv "$note.new" "$note"
-    if ! real read-tree -m -u "$head" "$tree" > "$own/why" 2>&1; then
-        # The index is as it was: what stands in it comes back, and what is new goes.
-        rm -f .git/index.lock
-        names --diff-filter=A | tr '\\0' '\\n' | while IFS= read -r path; do rm -f -- "$path"; done
-        real checkout-index --force --all --quiet >> "$own/why" 2>&1 || true
-        rm -f "$note"
-        refuse "$(grep -v '^hint' "$own/why" | head -n 4 | tr '\\n' ' ')(all is as it was)"
-    fi
+fi
+# Git itself sees what it was told not to look at, before it writes.
+if ! real read-tree -n -m -u "$head" "$tree" > "$own/why" 2>&1; then
+    rm -f "$note"
+    refuse "$(why)(nothing was written; \\`git ls-files -v\\` has a small letter where git does not look for changes)"
+fi
+printf '%s\\n' "$head $sum" > "$note.new" && mv "$note.new" "$note"
+if ! real read-tree -m -u "$head" "$tree" > "$own/why" 2>&1; then
+    # The index is as it was.
+    back
+    rm -f "$note"
+    refuse "$(why)(all is as it was)"
 fi
 sync .git/index
 rm -f "$note"

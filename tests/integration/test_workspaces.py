@@ -552,6 +552,34 @@ def test_a_patch_that_cannot_be_written_to_its_end_is_taken_back(tmp_path: Path)
     assert (source / "zz").read_text() == "z\n"
 
 
+def test_an_edit_that_git_was_told_not_to_look_at_stays(tmp_path: Path) -> None:
+    """A local setting, by ``--assume-unchanged``: a patch of it is refused before anything is
+    written, and no failure, nor the end of one that was cut short, touches what no patch names.
+    """
+    source = repository(tmp_path / "r", {**FILES, "conf.ini": "a\n", "lib/x": "x\n"})
+    git(source, "update-index", "--assume-unchanged", "conf.ini")
+    (source / "conf.ini").write_text("mine\n")
+    give_away(source)
+    same = work(tmp_path, origin_of(source), "echo b > conf.ini; echo four >> README.md")
+    with pytest.raises(WorkspaceError, match=r"conf\.ini.*nothing was written"):
+        put(source, same.data)
+    (source / "lib").chmod(0o555)
+    other = work(tmp_path / "2", origin_of(source), "echo four >> README.md; echo b > lib/b")
+    with pytest.raises(WorkspaceError, match="all is as it was"):
+        put(source, other.data)
+    assert git(source, "status", "--porcelain") == ""
+    (source / "lib").chmod(0o755)
+    note = f"{git(source, 'rev-parse', 'HEAD')} {hashlib.sha256(other.data).hexdigest()}\n"
+    (source / ".git/batchd-apply").write_text(note)
+    (source / "README.md").write_text("one\ntw")
+    give_away(source)
+    put(source, other.data)
+    assert git(source, "diff", "--cached", "--name-only").split() == ["README.md", "lib/b"]
+    assert git(source, "diff", "--name-only") == ""
+    assert (source / "conf.ini").read_text() == "mine\n"
+    assert git(source, "ls-files", "-v", "conf.ini") == "h conf.ini"
+
+
 def test_an_end_that_comes_late_overwrites_no_other_work(tmp_path: Path) -> None:
     """The owner has cleaned up after one that was cut short, and gone on:
     files of theirs are named.
