@@ -39,15 +39,18 @@ git init --quiet --bare --template= "$own/git"
 crlf=$(repo config --local --get core.autocrlf || echo false)
 modes=$(repo config --local --type=bool --get core.fileMode || echo true)
 ours() {
-    GIT_OBJECT_DIRECTORY="$PWD/$store/objects" GIT_DIR="$own/git" GIT_WORK_TREE="$PWD" \\
+    GIT_OBJECT_DIRECTORY="$PWD/$store/objects" GIT_DIR="$own/git" \\
         git -c core.autocrlf="$crlf" -c core.fileMode="$modes" "$@"
 }
-draft() { GIT_INDEX_FILE="$own/index" ours "$@"; }
+# Git puts a file there that two patches make: into a tree of its own.
+draft() { GIT_INDEX_FILE="$own/index" GIT_WORK_TREE="$own/tree" ours -C "$own/tree" "$@"; }
 # The tree that the patches make of a commit.
 made() {
+    mkdir "$own/tree"
     draft read-tree "$1"
     number=0
     for size in $sizes; do
+        find "$own/tree" -mindepth 1 -delete
         if ! draft apply --cached --3way --whitespace=nowarn "$own/patch$number" > "$own/why" 2>&1; then
             names=$(draft diff --name-only --diff-filter=U | few)
             [ -n "$names" ] || names=$(grep '^error' "$own/why" | head -n 3 | tr '\\n' ' ')
@@ -95,7 +98,7 @@ _TREE_IN_PLACE = (
 note=.git/batchd-apply
 head=$(repo rev-parse --verify --quiet HEAD) || refuse "it has no commit yet"
 sum=$(cat "$own"/patch* | sha256sum | cut -c 1-64)
-real() { GIT_INDEX_FILE="$PWD/.git/index" ours "$@"; }
+real() { GIT_INDEX_FILE="$PWD/.git/index" GIT_WORK_TREE="$PWD" ours "$@"; }
 names() { real diff-tree -r -z --no-renames --name-only "$@" "$head" "$tree"; }
 # What the patches name is as HEAD has it again; nothing else is touched.
 back() {

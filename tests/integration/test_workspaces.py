@@ -103,14 +103,14 @@ def work(
     return asyncio.run(visit())
 
 
-def put(folder: Path, patch: bytes, branch: applying.Branch | None = None) -> str:
-    """Apply a patch to a repository."""
+def put(folder: Path, *patches: bytes, branch: applying.Branch | None = None) -> str:
+    """Apply patches to a repository."""
 
     async def visit() -> str:
         with await Sandbox(SandboxPolicy()).open(
             str(folder), fresh=False, network=False, env={}
         ) as place:
-            return await applying.apply(place, [patch], branch)
+            return await applying.apply(place, patches, branch)
 
     return asyncio.run(visit())
 
@@ -383,7 +383,7 @@ def test_a_patch_goes_on_a_branch_beside_what_is_checked_out(tmp_path: Path) -> 
     give_away(source)
     branch = applying.Branch("wip", base, "Ann", "ann@example.org", "What it says\n\nmore")
     for patch in (one, two):
-        assert put(source, patch.data, branch).startswith("commit ")
+        assert put(source, patch.data, branch=branch).startswith("commit ")
     assert git(source, "log", "--format=%an %s", "wip").splitlines()[:2] == [
         "Ann What it says",
         "Ann What it says",
@@ -392,11 +392,15 @@ def test_a_patch_goes_on_a_branch_beside_what_is_checked_out(tmp_path: Path) -> 
     assert git(source, "status", "--porcelain") == ""
     tip = git(source, "rev-parse", "wip")
     with pytest.raises(WorkspaceError, match="does not fit"):
-        put(source, b"diff --git a/no b/no\n--- a/no\n+++ b/no\n@@ -1 +1 @@\n-x\n+y\n", branch)
+        put(
+            source,
+            b"diff --git a/no b/no\n--- a/no\n+++ b/no\n@@ -1 +1 @@\n-x\n+y\n",
+            branch=branch,
+        )
     with pytest.raises(WorkspaceError, match="checked out"):
-        put(source, one.data, applying.Branch("main", base, "A", "a@b", "m"))
+        put(source, one.data, branch=applying.Branch("main", base, "A", "a@b", "m"))
     with pytest.raises(WorkspaceError, match="not a name for a branch"):
-        put(source, one.data, applying.Branch("a..b", base, "A", "a@b", "m"))
+        put(source, one.data, branch=applying.Branch("a..b", base, "A", "a@b", "m"))
     assert git(source, "rev-parse", "wip") == tip
 
 
@@ -467,7 +471,7 @@ def test_nothing_that_a_repository_has_git_run_runs(tmp_path: Path) -> None:
     base = (source / ".git/refs/heads/main").read_text().strip()
     patch = work(tmp_path, origin_of(source), "echo four >> README.md")
     assert lines(patch) == {"README.md": (1, 0)}
-    put(source, patch.data, applying.Branch("wip", base, "A", "a@b", "m"))
+    put(source, patch.data, branch=applying.Branch("wip", base, "A", "a@b", "m"))
     put(source, patch.data)
     assert not ran.exists()
     assert not (tmp_path / "001/ran").exists()
@@ -489,7 +493,7 @@ def test_a_patch_that_leads_outside_writes_nothing_there(tmp_path: Path) -> None
         with pytest.raises(WorkspaceError):
             put(source, patch.encode())
         with pytest.raises(WorkspaceError):
-            put(source, patch.encode(), applying.Branch("wip", head, "A", "a@b", "m"))
+            put(source, patch.encode(), branch=applying.Branch("wip", head, "A", "a@b", "m"))
     assert not (tmp_path / "evil").exists()
     assert not list((source / ".git").glob("hooks/post-commit"))
     assert git(source, "status", "--porcelain") == ""
@@ -607,18 +611,35 @@ def test_patches_go_into_a_tree_together(tmp_path: Path) -> None:
     two = work(tmp_path / "2", origin_of(source), "echo n > new")
     three = work(tmp_path / "3", origin_of(source), "echo other >> README.md")
 
-    async def together(*patches: Patch) -> str:
-        with await Sandbox(SandboxPolicy()).open(
-            str(source), fresh=False, network=False, env={}
-        ) as place:
-            return await applying.apply(place, [patch.data for patch in patches], None)
-
     with pytest.raises(WorkspaceError, match="does not fit"):
-        asyncio.run(together(one, two, three))
+        put(source, one.data, two.data, three.data)
     assert git(source, "status", "--porcelain") == ""
     give_away(source)
-    asyncio.run(together(one, two))
+    put(source, one.data, two.data)
     assert git(source, "diff", "--cached", "--name-only").split() == ["README.md", "new"]
+
+
+def test_two_patches_that_make_one_file_leave_the_tree_alone(tmp_path: Path) -> None:
+    """Git looks for such a file in its working tree, and puts it there: that is none of the owner's.
+
+    Of the same bytes they fit, of others none goes in; on a branch neither is seen in the tree.
+    """
+    source = repository(tmp_path / "r", FILES)
+    base = git(source, "rev-parse", "HEAD")
+    one = work(tmp_path, origin_of(source), "echo new > NEW.md; echo four >> README.md")
+    same = work(tmp_path / "2", origin_of(source), "echo new > NEW.md")
+    other = work(tmp_path / "3", origin_of(source), "echo other > NEW.md")
+    branch = applying.Branch("wip", base, "A", "a@b", "m")
+    put(source, one.data, branch=branch)
+    with pytest.raises(WorkspaceError, match="does not fit"):
+        put(source, other.data, branch=branch)
+    with pytest.raises(WorkspaceError, match="it is there already"):
+        put(source, same.data, branch=branch)
+    with pytest.raises(WorkspaceError, match=r"does not fit .*NEW\.md"):
+        put(source, one.data, other.data)
+    assert git(source, "status", "--porcelain", "--ignored") == ""
+    put(source, one.data, same.data, same.data)
+    assert git(source, "status", "--porcelain").split() == ["A", "NEW.md", "M", "README.md"]
 
 
 def test_what_a_patch_cannot_hold_is_said(tmp_path: Path) -> None:
