@@ -27,7 +27,7 @@ store=.git; [ -d .git ] || store=.
 repo() { git --git-dir="$store" "$@"; }
 refuse() { printf 'refused: %s\\n' "$1" >&3; exit 9; }
 few() { head -n 8 | tr '\\n' ' '; }
-why() { grep -v '^hint' "$own/why" | head -n 4 | tr '\\n' ' '; }
+why() { sed '/^hint/d; s/^fatal: //' "$own/why" | head -n 4 | tr '\\n' ' '; }
 if [ "$(repo config --type=bool --default=false core.sparseCheckout)" = true ]; then
     refuse "its working tree is sparse: apply the patch by hand"
 fi
@@ -79,6 +79,8 @@ if [ "$(repo symbolic-ref --quiet HEAD || true)" = "$ref" ] && [ "$store" = .git
     refuse "$1 is checked out: name another branch, or none"
 fi
 old=$(repo rev-parse --verify --quiet "$ref^{commit}" || true)
+# Of all its working trees git knows which are on it; it is moved to where it is.
+[ -z "$old" ] || repo branch --quiet --force -- "$1" "$old" 2> "$own/why" || refuse "$(why): name another branch"
 parent=${old:-$2}
 repo cat-file -e "$parent^{commit}" || refuse "it has no commit $2 (any more), where the task began"
 made "$parent"

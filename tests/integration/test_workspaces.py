@@ -404,6 +404,28 @@ def test_a_patch_goes_on_a_branch_beside_what_is_checked_out(tmp_path: Path) -> 
     assert git(source, "rev-parse", "wip") == tip
 
 
+def test_a_branch_that_another_working_tree_is_on_stays(tmp_path: Path) -> None:
+    """Checked out there, or in the middle of a rebase: what git itself refuses to move."""
+    source = repository(tmp_path / "r", FILES)
+    base = git(source, "rev-parse", "HEAD")
+    patch = work(tmp_path, origin_of(source), "echo four >> README.md")
+    git(source, "worktree", "add", "-q", "-b", "topic", str(tmp_path / "topic"))
+    git(source, "worktree", "add", "-q", "--detach", str(tmp_path / "other"))
+    git(source, "branch", "rebased")
+    (source / ".git/worktrees/other/rebase-merge").mkdir()
+    (source / ".git/worktrees/other/rebase-merge/head-name").write_text("refs/heads/rebased\n")
+    (source / ".git/worktrees/other/rebase-merge/onto").write_text(f"{base}\n")
+    give_away(source)
+    for name in ("topic", "rebased"):
+        with pytest.raises(WorkspaceError, match=f"'{name}' .* at .*: name another branch"):
+            put(source, patch.data, branch=applying.Branch(name, base, "A", "a@b", "m"))
+        assert git(source, "rev-parse", name) == base
+    git(source, "branch", "free")
+    give_away(source)
+    put(source, patch.data, branch=applying.Branch("free", base, "A", "a@b", "m"))
+    assert git(source, "reflog", "free").count("\n") == 1
+
+
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("cut", ["before", "in the middle", "at the end"])
 def test_an_apply_that_was_cut_short_is_brought_to_its_end(tmp_path: Path, cut: str) -> None:
@@ -620,7 +642,7 @@ def test_patches_go_into_a_tree_together(tmp_path: Path) -> None:
 
 
 def test_two_patches_that_make_one_file_leave_the_tree_alone(tmp_path: Path) -> None:
-    """Git looks for such a file in its working tree, and puts it there: that is none of the owner's.
+    """Git looks for such a file in its working tree, and puts it there: not into the owner's.
 
     Of the same bytes they fit, of others none goes in; on a branch neither is seen in the tree.
     """
