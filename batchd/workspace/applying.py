@@ -2,25 +2,38 @@
 
 It runs in the sandbox, where nothing that the repository has git run can reach anything else; and
 of the repository's own configuration nothing counts for files:
-no hook, filter or program of it runs.
+no hook, filter or program of it runs. What git runs there for its owner, git of the owner's is
+asked, outside: it only says that.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from batchd.errors import WorkspaceError
 from batchd.sandbox import Workplace
+from batchd.sandbox.command_user import CommandUser, as_root
 from batchd.workspace import git
 
 _PATIENCE_S = 300.0
-#: What both ways begin with. The patches come on standard input, each of so many bytes as $sizes
-#: says; $hooks is "no" where none may change what git runs. Trees are made in an index and a
-#: repository of ours, whose new objects go to the repository's own.
+_ASKED_S = 30.0
+#: What stands between the words of a setting, for a shell.
+_BETWEEN_WORDS = re.compile(r"[\s'\"!=;|&()]+")
+#: Of links that lead to links, so many are followed.
+_LINKS = 40
+#: What both ways begin with. On standard input come patterns of $ruled bytes for the names that no
+#: patch may change, and the patches, each of so many bytes as $sizes says. Trees are made in an
+#: index and a repository of ours, whose new objects go to the repository's own.
 #: Why not is printed behind "refused:".
 _COMMON = """
+head -c "$ruled" > "$own/ruled"
 number=0
 for size in $sizes; do head -c "$size" > "$own/patch$number"; number=$((number + 1)); done
 store=.git; [ -d .git ] || store=.
@@ -61,11 +74,8 @@ made() {
     tree=$(draft write-tree)
     names=$(draft diff-tree -r "$1" "$tree" | grep -E '^:(160000|[0-7]* 160000)' | cut -f 2 | few || true)
     [ -z "$names" ] || refuse "it changes submodules, or repositories within: $names"
-    own_hooks=$(repo config --local --get core.hooksPath || true)
-    if [ "$hooks" = no ] && [ -n "$own_hooks" ]; then
-        names=$(draft diff-tree -r --name-only "$1" "$tree" | grep -F "${own_hooks#./}/" | few || true)
-        [ -z "$names" ] || refuse "it changes what git runs there by itself: $names; look at it, then give --with-hooks"
-    fi
+    names=$(draft diff-tree -r -z --no-renames --name-only "$1" "$tree" | grep -aEzf "$own/ruled" | tr '\\0' '\\n' | few || true)
+    [ -z "$names" ] || refuse "it changes what git runs there by itself: $names; look at it, then give --with-hooks"
 }
 """
 #: On the branch $1, which begins at $2 where it is new; by $3 <$4>, with the message $5.
@@ -154,7 +164,7 @@ else
     done | sort -u | few > "$own/way"
     [ ! -s "$own/way" ] || refuse "files of your own are in the way: $(cat "$own/way")"
 fi
-# Git itself sees what it was told not to look at, before it writes.
+# Git itself sees what it does not otherwise look at, before it writes.
 if ! real read-tree -n -m -u "$head" "$tree" > "$own/why" 2>&1; then
     rm -f "$note"
     refuse "$(why)(nothing was written; \\`git ls-files -v\\` has a small letter where git does not look for changes)"
@@ -186,22 +196,86 @@ class Branch:
     message: str
 
 
+def obeyed(into: Path) -> bytes:
+    """Return patterns of names for grep: what a patch must not change unasked in a repository.
+
+    That are hooks, files with settings and files that settings name, and the links on the way to
+    them, as git of the repository's owner finds them: asked for that, outside of the sandbox, it
+    runs nothing. Raises ``WorkspaceError`` where it does not say it.
+    """
+    found, own, way = into.stat(), "~", dict[str, Any]()
+    if as_root():
+        who = CommandUser.of(found.st_uid, found.st_gid)
+        own = f"~{who.name}"
+        env = {"HOME": os.path.expanduser(own), "PATH": os.environ.get("PATH", os.defpath)}  # noqa: PTH111 (no user is no error)
+        way = {"user": who.uid, "group": who.gid, "extra_groups": (), "env": env}
+    argv = ("git", "--git-dir=.git" if (into / ".git").is_dir() else "--git-dir=.")
+
+    def asked(*words: str) -> str:
+        try:
+            ran = subprocess.run(
+                (*argv, *words), cwd=into, capture_output=True, check=True, timeout=_ASKED_S, **way
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            why = f"git does not say what it runs there ({error})"
+            raise WorkspaceError(f"{why}: look at the patch, then give --with-hooks") from error
+        return os.fsdecode(ran.stdout)
+
+    def named(base: Path, word: str) -> Path:
+        word = own + word[1:] if word.startswith("~/") else word
+        return into / base / os.path.expanduser(word)  # noqa: PTH111 (no user is no error)
+
+    hooks = into / asked("rev-parse", "--git-path", "hooks").removesuffix("\n")
+    files = list(hooks.glob("*"))
+    said = asked("config", "--list", "--includes", "--show-origin", "-z").split("\0")
+    for origin, setting in zip(said[::2], said[1::2], strict=False):
+        key, _, value = setting.partition("\n")
+        if key.startswith("include"):  # also one that is not there yet
+            files.append(named(Path(origin.removeprefix("file:")).parent, value))
+        elif not key.startswith("alias."):  # runs only when it is asked for
+            words = (value, *_BETWEEN_WORDS.split(value))
+            files += filter(os.path.lexists, (named(into, word) for word in words))
+    ways = [(way, "(/|$)") for way in _ways(hooks)]
+    ways += [(way, "$") for file in files for way in _ways(file)]
+    patterns = set[str]()
+    for each, end in ways:
+        if into in each.parents:
+            name = each.relative_to(into)
+            # A link in a folder's place would lead elsewhere.
+            patterns |= {_exactly(name) + end, *(f"{_exactly(above)}$" for above in name.parents)}
+    return b"".join(os.fsencode(f"{pattern}\n") for pattern in patterns)
+
+
+def _ways(path: Path) -> Iterator[Path]:
+    """Yield a path, and what it is with one more of the links on the way followed each time."""
+    for _ in range(_LINKS):
+        yield Path(os.path.normpath(path))
+        link = next(filter(os.path.islink, reversed((path, *path.parents))), None)
+        if link is None:
+            return
+        path = link.parent / link.readlink() / path.relative_to(link)
+
+
+def _exactly(name: Path) -> str:
+    return "^" + re.sub(r"[\\.\[{}()*+?^$|]", r"\\\g<0>", str(name))
+
+
 async def apply(
-    place: Workplace, patches: Sequence[bytes], branch: Branch | None, *, hooks: bool = False
+    place: Workplace, patches: Sequence[bytes], branch: Branch | None, ruled: bytes = b""
 ) -> str:
     """Put patches into the repository at ``place``, together;
     return what was made: ``commit HASH`` or ``tree HASH``.
 
     Without a branch they go into the working tree and the index, which must be as HEAD has them.
-    ``hooks``: they may change what the repository has git run. Raises ``WorkspaceError`` where they
+    ``ruled``: patterns of the names that they may not change. Raises ``WorkspaceError`` where they
     do not fit, with the reason, and ``SandboxError``: then nothing has changed.
     """
     words = () if branch is None else dataclasses.astuple(branch)
     text = _TREE_IN_PLACE if branch is None else _BRANCH
     sizes = " ".join(str(len(patch)) for patch in patches)
-    given = f"sizes='{sizes}' hooks={'yes' if hooks else 'no'}\n"
+    given = f"ruled={len(ruled)} sizes='{sizes}'\n"
     argv = git.script(given + text, *words)
-    ran = await place.run(argv, stdin=b"".join(patches), timeout_s=_PATIENCE_S)
+    ran = await place.run(argv, stdin=b"".join((ruled, *patches)), timeout_s=_PATIENCE_S)
     last = ran.output.strip().rpartition("\n")[2]
     if ran.exit_code and last.startswith(_REFUSED):
         raise WorkspaceError(last.removeprefix(_REFUSED).strip())

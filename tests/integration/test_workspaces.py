@@ -103,14 +103,16 @@ def work(
     return asyncio.run(visit())
 
 
-def put(folder: Path, *patches: bytes, branch: applying.Branch | None = None) -> str:
+def put(
+    folder: Path, *patches: bytes, branch: applying.Branch | None = None, ruled: bytes = b""
+) -> str:
     """Apply patches to a repository."""
 
     async def visit() -> str:
         with await Sandbox(SandboxPolicy()).open(
             str(folder), fresh=False, network=False, env={}
         ) as place:
-            return await applying.apply(place, patches, branch)
+            return await applying.apply(place, patches, branch, ruled)
 
     return asyncio.run(visit())
 
@@ -493,6 +495,7 @@ def test_nothing_that_a_repository_has_git_run_runs(tmp_path: Path) -> None:
     base = (source / ".git/refs/heads/main").read_text().strip()
     patch = work(tmp_path, origin_of(source), "echo four >> README.md")
     assert lines(patch) == {"README.md": (1, 0)}
+    applying.obeyed(source)
     put(source, patch.data, branch=applying.Branch("wip", base, "A", "a@b", "m"))
     put(source, patch.data)
     assert not ran.exists()
@@ -791,24 +794,68 @@ def test_a_submodule_is_not_for_a_patch_to_change(tmp_path: Path) -> None:
 
 
 def test_what_git_runs_there_by_itself_is_not_changed_unasked(tmp_path: Path) -> None:
-    """Where the owner's own configuration has hooks; with a word, it goes in."""
-    source = repository(tmp_path / "r", {**FILES, "tools/hooks/pre-commit": "#!/bin/sh\n"})
-    git(source, "config", "core.hooksPath", "tools/hooks")
+    """However a setting names it, in whichever file, through links; with a word, it goes in."""
+    files = {"tools/hk/pre-commit": "#!/bin/sh\n", "häks/pre-push": "", "watch/fs mon": "x"}
+    source = repository(tmp_path / "r", {**FILES, **files})
+    (source / "link").symlink_to("tools")
+    (source / "husky").symlink_to("link/hk")
+    commit(source, {"gitcfg": ""})
+    (source / ".git/more").write_text("[core]\nhooksPath = tools/hk/\n")
     give_away(source)
-    patch = work(tmp_path, origin_of(source), "echo evil >> tools/hooks/pre-commit")
-    with pytest.raises(
-        WorkspaceError, match="what git runs there by itself: tools/hooks/pre-commit"
-    ):
-        put(source, patch.data)
+    ran = "echo evil >> tools/hk/pre-commit; echo 4 >> README.md"
+    relink = "ln -sfn src link; echo 4 >> README.md"
+    changes = {
+        "hook": work(tmp_path / "1", origin_of(source), ran),
+        "link": work(tmp_path / "2", origin_of(source), relink),
+        "quoted": work(tmp_path / "3", origin_of(source), "echo evil >> häks/pre-push"),
+        "program": work(tmp_path / "4", origin_of(source), "echo evil >> 'watch/fs mon'"),
+        "settings": work(tmp_path / "5", origin_of(source), "echo '[core]' >> gitcfg; touch new"),
+        "folder": work(tmp_path / "6", origin_of(source), "rm -r tools; ln -s src tools"),
+    }
+    hooks = {
+        "core.hooksPath": ("tools/hk", "tools//hk/", "././tools/hk", "src/../tools/hk", f"{source}/tools/hk", "husky", "link/hk"),
+        "include.path": ("more",),
+    }  # fmt: skip
+    cases = [("hook", key, value) for key, values in hooks.items() for value in values]
+    cases += [("link", "core.hooksPath", "husky"), ("quoted", "core.hooksPath", "häks")]
+    cases += [("folder", "core.hooksPath", "tools/hk"), ("folder", "include.path", "../tools/new")]
+    cases += [("program", "core.fsmonitor", f"{source}/watch/fs mon")]
+    cases += [("hook", "core.fsmonitor", "sh tools/hk/pre-commit --x")]
+    cases += [("settings", "include.path", "../gitcfg"), ("settings", "includeIf.onbranch:x.path", "../new")]  # fmt: skip
+    for what, key, value in cases:
+        git(source, "config", key, value)
+        give_away(source)
+        with pytest.raises(WorkspaceError, match="it changes what git runs there by itself: "):
+            put(source, changes[what].data, ruled=applying.obeyed(source))
+        git(source, "config", "--unset", key)
+    (source / ".git/hooks").mkdir(exist_ok=True)
+    (source / ".git/hooks/pre-commit").symlink_to("../../tools/hk/pre-commit")
+    give_away(source)
+    with pytest.raises(WorkspaceError, match="by itself: tools/hk/pre-commit"):
+        put(source, changes["hook"].data, ruled=applying.obeyed(source))
+    assert git(source, "status", "--porcelain") == ""
+    # What no setting names, and what only an alias does, is any file.
+    git(source, "config", "alias.x", "!cat gitcfg README.md")
+    give_away(source)
+    put(source, changes["settings"].data, ruled=applying.obeyed(source))
+    git(source, "reset", "-q", "--hard")
+    give_away(source)
+    put(source, changes["hook"].data)
+    assert "tools/hk/pre-commit" in git(source, "diff", "--cached", "--name-only")
 
-    async def trusted() -> str:
-        with await Sandbox(SandboxPolicy()).open(
-            str(source), fresh=False, network=False, env={}
-        ) as place:
-            return await applying.apply(place, [patch.data], None, hooks=True)
 
-    asyncio.run(trusted())
-    assert git(source, "diff", "--cached", "--name-only") == "tools/hooks/pre-commit"
+@pytest.mark.skipif(os.geteuid() == 0, reason="as root the owner's own home counts")
+def test_hooks_of_the_users_own_configuration_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where that includes a file for some repositories."""
+    source = repository(tmp_path / "r", FILES)
+    patch = work(tmp_path, origin_of(source), "mkdir hk; echo evil > hk/pre-commit")
+    (tmp_path / "more").write_text("[core]\nhooksPath = hk\n")
+    (tmp_path / ".gitconfig").write_text(f'[includeIf "gitdir:{source}/"]\npath = more\n')
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(WorkspaceError, match="by itself: hk/pre-commit"):
+        put(source, patch.data, ruled=applying.obeyed(source))
 
 
 # The whole way, by a daemon
