@@ -56,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
     orders = _together([_order(made, args) for made in wanted])
     for order in orders:
         try:
-            done = asyncio.run(_applied(settings.sandbox_policy(), order, hooks=args.with_hooks))
+            ruled = b"" if args.with_hooks else applying.obeyed(order.into)
+            done = asyncio.run(_applied(settings.sandbox_policy(), order, ruled))
         except (WorkspaceError, SandboxError) as error:
             names = ", ".join(map(str, order.refs))
             raise NotPossibleError(f"{names}: not applied to {order.into}: {error}") from None
@@ -167,13 +168,13 @@ def _own(key: str) -> str:
     return said.stdout.strip()
 
 
-async def _applied(policy: SandboxPolicy, order: _Order, *, hooks: bool) -> str:
+async def _applied(policy: SandboxPolicy, order: _Order, ruled: bytes) -> str:
     # The owner's repository is not held to what a task may write.
     roomy = replace(policy, max_file_bytes=_ROOM, max_disk_bytes=_ROOM, network=False)
     with await sandbox.Sandbox(roomy).open(
         str(order.into), fresh=False, network=False, env={}
     ) as place:
-        return await applying.apply(place, order.patches, order.branch, hooks=hooks)
+        return await applying.apply(place, order.patches, order.branch, ruled)
 
 
 def _words(order: _Order, done: str) -> str:

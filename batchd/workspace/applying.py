@@ -2,31 +2,45 @@
 
 It runs in the sandbox, where nothing that the repository has git run can reach anything else; and
 of the repository's own configuration nothing counts for files:
-no hook, filter or program of it runs.
+no hook, filter or program of it runs. What git runs there for its owner, git of the owner's is
+asked, outside: it only says that.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from batchd.errors import WorkspaceError
 from batchd.sandbox import Workplace
+from batchd.sandbox.command_user import CommandUser, as_root
 from batchd.workspace import git
 
 _PATIENCE_S = 300.0
-#: What both ways begin with. The patches come on standard input, each of so many bytes as $sizes
-#: says; $hooks is "no" where none may change what git runs. Trees are made in an index and a
-#: repository of ours, whose new objects go to the repository's own.
+_ASKED_S = 30.0
+#: What stands between the words of a setting, for a shell.
+_BETWEEN_WORDS = re.compile(r"[\s'\"!=;|&()]+")
+#: Of links that lead to links, so many are followed.
+_LINKS = 40
+#: What both ways begin with. On standard input come patterns of $ruled bytes for the names that no
+#: patch may change, and the patches, each of so many bytes as $sizes says. Trees are made in an
+#: index and a repository of ours, whose new objects go to the repository's own.
 #: Why not is printed behind "refused:".
 _COMMON = """
+head -c "$ruled" > "$own/ruled"
 number=0
 for size in $sizes; do head -c "$size" > "$own/patch$number"; number=$((number + 1)); done
 store=.git; [ -d .git ] || store=.
 repo() { git --git-dir="$store" "$@"; }
 refuse() { printf 'refused: %s\\n' "$1" >&3; exit 9; }
 few() { head -n 8 | tr '\\n' ' '; }
+why() { sed '/^hint/d; s/^fatal: //' "$own/why" | head -n 4 | tr '\\n' ' '; }
 if [ "$(repo config --type=bool --default=false core.sparseCheckout)" = true ]; then
     refuse "its working tree is sparse: apply the patch by hand"
 fi
@@ -38,15 +52,18 @@ git init --quiet --bare --template= "$own/git"
 crlf=$(repo config --local --get core.autocrlf || echo false)
 modes=$(repo config --local --type=bool --get core.fileMode || echo true)
 ours() {
-    GIT_OBJECT_DIRECTORY="$PWD/$store/objects" GIT_DIR="$own/git" GIT_WORK_TREE="$PWD" \\
+    GIT_OBJECT_DIRECTORY="$PWD/$store/objects" GIT_DIR="$own/git" \\
         git -c core.autocrlf="$crlf" -c core.fileMode="$modes" "$@"
 }
-draft() { GIT_INDEX_FILE="$own/index" ours "$@"; }
+# Git puts a file there that two patches make: into a tree of its own.
+draft() { GIT_INDEX_FILE="$own/index" GIT_WORK_TREE="$own/tree" ours -C "$own/tree" "$@"; }
 # The tree that the patches make of a commit.
 made() {
+    mkdir "$own/tree"
     draft read-tree "$1"
     number=0
     for size in $sizes; do
+        find "$own/tree" -mindepth 1 -delete
         if ! draft apply --cached --3way --whitespace=nowarn "$own/patch$number" > "$own/why" 2>&1; then
             names=$(draft diff --name-only --diff-filter=U | few)
             [ -n "$names" ] || names=$(grep '^error' "$own/why" | head -n 3 | tr '\\n' ' ')
@@ -57,11 +74,8 @@ made() {
     tree=$(draft write-tree)
     names=$(draft diff-tree -r "$1" "$tree" | grep -E '^:(160000|[0-7]* 160000)' | cut -f 2 | few || true)
     [ -z "$names" ] || refuse "it changes submodules, or repositories within: $names"
-    own_hooks=$(repo config --local --get core.hooksPath || true)
-    if [ "$hooks" = no ] && [ -n "$own_hooks" ]; then
-        names=$(draft diff-tree -r --name-only "$1" "$tree" | grep -F "${own_hooks#./}/" | few || true)
-        [ -z "$names" ] || refuse "it changes what git runs there by itself: $names; look at it, then give --with-hooks"
-    fi
+    names=$(draft diff-tree -r -z --no-renames --name-only "$1" "$tree" | grep -aEzf "$own/ruled" | tr '\\0' '\\n' | few || true)
+    [ -z "$names" ] || refuse "it changes what git runs there by itself: $names; look at it, then give --with-hooks"
 }
 """
 #: On the branch $1, which begins at $2 where it is new; by $3 <$4>, with the message $5.
@@ -75,6 +89,8 @@ if [ "$(repo symbolic-ref --quiet HEAD || true)" = "$ref" ] && [ "$store" = .git
     refuse "$1 is checked out: name another branch, or none"
 fi
 old=$(repo rev-parse --verify --quiet "$ref^{commit}" || true)
+# Of all its working trees git knows which are on it; it is moved to where it is.
+[ -z "$old" ] || repo branch --quiet --force -- "$1" "$old" 2> "$own/why" || refuse "$(why): name another branch"
 parent=${old:-$2}
 repo cat-file -e "$parent^{commit}" || refuse "it has no commit $2 (any more), where the task began"
 made "$parent"
@@ -94,8 +110,15 @@ _TREE_IN_PLACE = (
 note=.git/batchd-apply
 head=$(repo rev-parse --verify --quiet HEAD) || refuse "it has no commit yet"
 sum=$(cat "$own"/patch* | sha256sum | cut -c 1-64)
-real() { GIT_INDEX_FILE="$PWD/.git/index" ours "$@"; }
+real() { GIT_INDEX_FILE="$PWD/.git/index" GIT_WORK_TREE="$PWD" ours "$@"; }
 names() { real diff-tree -r -z --no-renames --name-only "$@" "$head" "$tree"; }
+# What the patches name is as HEAD has it again; nothing else is touched.
+back() {
+    rm -f .git/index.lock
+    names --diff-filter=A | xargs -0 -r rm -f -- || true
+    names --diff-filter=a | real checkout-index --force --quiet -z --stdin >> "$own/why" 2>&1 || true
+    real update-index -q --refresh >> "$own/why" 2>&1 || true
+}
 exact() { GIT_LITERAL_PATHSPECS=1 GIT_INDEX_FILE="$PWD/.git/index" GIT_DIR="$own/git" GIT_WORK_TREE="$PWD" xargs -0 -r git "$@"; }
 again=no
 [ ! -f "$note" ] || [ "$(cat "$note")" != "$head $sum" ] || again=yes
@@ -122,7 +145,8 @@ if [ $again = yes ]; then
     grep -vxFf "$own/touched" "$own/dirty" >> "$own/others" || true
     others=$(few < "$own/others")
     [ -z "$others" ] || refuse "files have been changed since it was cut short: $others(remove $note to begin again)"
-    real read-tree --reset -u "$tree"
+    real read-tree -m "$head"
+    back
 else
     others=$(few < "$own/dirty")
     [ -z "$others" ] || refuse "its working tree has changes of its own: $others"
@@ -139,15 +163,18 @@ else
         done
     done | sort -u | few > "$own/way"
     [ ! -s "$own/way" ] || refuse "files of your own are in the way: $(cat "$own/way")"
-    printf '%s\\n' "$head $sum" > "$note.new" && mv "$note.new" "$note"
-    if ! real read-tree -m -u "$head" "$tree" > "$own/why" 2>&1; then
-        # The index is as it was: what stands in it comes back, and what is new goes.
-        rm -f .git/index.lock
-        names --diff-filter=A | tr '\\0' '\\n' | while IFS= read -r path; do rm -f -- "$path"; done
-        real checkout-index --force --all --quiet >> "$own/why" 2>&1 || true
-        rm -f "$note"
-        refuse "$(grep -v '^hint' "$own/why" | head -n 4 | tr '\\n' ' ')(all is as it was)"
-    fi
+fi
+# Git itself sees what it does not otherwise look at, before it writes.
+if ! real read-tree -n -m -u "$head" "$tree" > "$own/why" 2>&1; then
+    rm -f "$note"
+    refuse "$(why)(nothing was written; \\`git ls-files -v\\` has a small letter where git does not look for changes)"
+fi
+printf '%s\\n' "$head $sum" > "$note.new" && mv "$note.new" "$note"
+if ! real read-tree -m -u "$head" "$tree" > "$own/why" 2>&1; then
+    # The index is as it was.
+    back
+    rm -f "$note"
+    refuse "$(why)(all is as it was)"
 fi
 sync .git/index
 rm -f "$note"
@@ -169,22 +196,86 @@ class Branch:
     message: str
 
 
+def obeyed(into: Path) -> bytes:
+    """Return patterns of names for grep: what a patch must not change unasked in a repository.
+
+    That are hooks, files with settings and files that settings name, and the links on the way to
+    them, as git of the repository's owner finds them: asked for that, outside of the sandbox, it
+    runs nothing. Raises ``WorkspaceError`` where it does not say it.
+    """
+    found, own, way = into.stat(), "~", dict[str, Any]()
+    if as_root():
+        who = CommandUser.of(found.st_uid, found.st_gid)
+        own = f"~{who.name}"
+        env = {"HOME": os.path.expanduser(own), "PATH": os.environ.get("PATH", os.defpath)}  # noqa: PTH111 (no user is no error)
+        way = {"user": who.uid, "group": who.gid, "extra_groups": (), "env": env}
+    argv = ("git", "--git-dir=.git" if (into / ".git").is_dir() else "--git-dir=.")
+
+    def asked(*words: str) -> str:
+        try:
+            ran = subprocess.run(
+                (*argv, *words), cwd=into, capture_output=True, check=True, timeout=_ASKED_S, **way
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            why = f"git does not say what it runs there ({error})"
+            raise WorkspaceError(f"{why}: look at the patch, then give --with-hooks") from error
+        return os.fsdecode(ran.stdout)
+
+    def named(base: Path, word: str) -> Path:
+        word = own + word[1:] if word.startswith("~/") else word
+        return into / base / os.path.expanduser(word)  # noqa: PTH111 (no user is no error)
+
+    hooks = into / asked("rev-parse", "--git-path", "hooks").removesuffix("\n")
+    files = list(hooks.glob("*"))
+    said = asked("config", "--list", "--includes", "--show-origin", "-z").split("\0")
+    for origin, setting in zip(said[::2], said[1::2], strict=False):
+        key, _, value = setting.partition("\n")
+        if key.startswith("include"):  # also one that is not there yet
+            files.append(named(Path(origin.removeprefix("file:")).parent, value))
+        elif not key.startswith("alias."):  # runs only when it is asked for
+            words = (value, *_BETWEEN_WORDS.split(value))
+            files += filter(os.path.lexists, (named(into, word) for word in words))
+    ways = [(way, "(/|$)") for way in _ways(hooks)]
+    ways += [(way, "$") for file in files for way in _ways(file)]
+    patterns = set[str]()
+    for each, end in ways:
+        if into in each.parents:
+            name = each.relative_to(into)
+            # A link in a folder's place would lead elsewhere.
+            patterns |= {_exactly(name) + end, *(f"{_exactly(above)}$" for above in name.parents)}
+    return b"".join(os.fsencode(f"{pattern}\n") for pattern in patterns)
+
+
+def _ways(path: Path) -> Iterator[Path]:
+    """Yield a path, and what it is with one more of the links on the way followed each time."""
+    for _ in range(_LINKS):
+        yield Path(os.path.normpath(path))
+        link = next(filter(os.path.islink, reversed((path, *path.parents))), None)
+        if link is None:
+            return
+        path = link.parent / link.readlink() / path.relative_to(link)
+
+
+def _exactly(name: Path) -> str:
+    return "^" + re.sub(r"[\\.\[{}()*+?^$|]", r"\\\g<0>", str(name))
+
+
 async def apply(
-    place: Workplace, patches: Sequence[bytes], branch: Branch | None, *, hooks: bool = False
+    place: Workplace, patches: Sequence[bytes], branch: Branch | None, ruled: bytes = b""
 ) -> str:
     """Put patches into the repository at ``place``, together;
     return what was made: ``commit HASH`` or ``tree HASH``.
 
     Without a branch they go into the working tree and the index, which must be as HEAD has them.
-    ``hooks``: they may change what the repository has git run. Raises ``WorkspaceError`` where they
+    ``ruled``: patterns of the names that they may not change. Raises ``WorkspaceError`` where they
     do not fit, with the reason, and ``SandboxError``: then nothing has changed.
     """
     words = () if branch is None else dataclasses.astuple(branch)
     text = _TREE_IN_PLACE if branch is None else _BRANCH
     sizes = " ".join(str(len(patch)) for patch in patches)
-    given = f"sizes='{sizes}' hooks={'yes' if hooks else 'no'}\n"
+    given = f"ruled={len(ruled)} sizes='{sizes}'\n"
     argv = git.script(given + text, *words)
-    ran = await place.run(argv, stdin=b"".join(patches), timeout_s=_PATIENCE_S)
+    ran = await place.run(argv, stdin=b"".join((ruled, *patches)), timeout_s=_PATIENCE_S)
     last = ran.output.strip().rpartition("\n")[2]
     if ran.exit_code and last.startswith(_REFUSED):
         raise WorkspaceError(last.removeprefix(_REFUSED).strip())

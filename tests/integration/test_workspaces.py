@@ -103,14 +103,16 @@ def work(
     return asyncio.run(visit())
 
 
-def put(folder: Path, patch: bytes, branch: applying.Branch | None = None) -> str:
-    """Apply a patch to a repository."""
+def put(
+    folder: Path, *patches: bytes, branch: applying.Branch | None = None, ruled: bytes = b""
+) -> str:
+    """Apply patches to a repository."""
 
     async def visit() -> str:
         with await Sandbox(SandboxPolicy()).open(
             str(folder), fresh=False, network=False, env={}
         ) as place:
-            return await applying.apply(place, [patch], branch)
+            return await applying.apply(place, patches, branch, ruled)
 
     return asyncio.run(visit())
 
@@ -383,7 +385,7 @@ def test_a_patch_goes_on_a_branch_beside_what_is_checked_out(tmp_path: Path) -> 
     give_away(source)
     branch = applying.Branch("wip", base, "Ann", "ann@example.org", "What it says\n\nmore")
     for patch in (one, two):
-        assert put(source, patch.data, branch).startswith("commit ")
+        assert put(source, patch.data, branch=branch).startswith("commit ")
     assert git(source, "log", "--format=%an %s", "wip").splitlines()[:2] == [
         "Ann What it says",
         "Ann What it says",
@@ -392,12 +394,38 @@ def test_a_patch_goes_on_a_branch_beside_what_is_checked_out(tmp_path: Path) -> 
     assert git(source, "status", "--porcelain") == ""
     tip = git(source, "rev-parse", "wip")
     with pytest.raises(WorkspaceError, match="does not fit"):
-        put(source, b"diff --git a/no b/no\n--- a/no\n+++ b/no\n@@ -1 +1 @@\n-x\n+y\n", branch)
+        put(
+            source,
+            b"diff --git a/no b/no\n--- a/no\n+++ b/no\n@@ -1 +1 @@\n-x\n+y\n",
+            branch=branch,
+        )
     with pytest.raises(WorkspaceError, match="checked out"):
-        put(source, one.data, applying.Branch("main", base, "A", "a@b", "m"))
+        put(source, one.data, branch=applying.Branch("main", base, "A", "a@b", "m"))
     with pytest.raises(WorkspaceError, match="not a name for a branch"):
-        put(source, one.data, applying.Branch("a..b", base, "A", "a@b", "m"))
+        put(source, one.data, branch=applying.Branch("a..b", base, "A", "a@b", "m"))
     assert git(source, "rev-parse", "wip") == tip
+
+
+def test_a_branch_that_another_working_tree_is_on_stays(tmp_path: Path) -> None:
+    """Checked out there, or in the middle of a rebase: what git itself refuses to move."""
+    source = repository(tmp_path / "r", FILES)
+    base = git(source, "rev-parse", "HEAD")
+    patch = work(tmp_path, origin_of(source), "echo four >> README.md")
+    git(source, "worktree", "add", "-q", "-b", "topic", str(tmp_path / "topic"))
+    git(source, "worktree", "add", "-q", "--detach", str(tmp_path / "other"))
+    git(source, "branch", "rebased")
+    (source / ".git/worktrees/other/rebase-merge").mkdir()
+    (source / ".git/worktrees/other/rebase-merge/head-name").write_text("refs/heads/rebased\n")
+    (source / ".git/worktrees/other/rebase-merge/onto").write_text(f"{base}\n")
+    give_away(source)
+    for name in ("topic", "rebased"):
+        with pytest.raises(WorkspaceError, match=f"'{name}' .* at .*: name another branch"):
+            put(source, patch.data, branch=applying.Branch(name, base, "A", "a@b", "m"))
+        assert git(source, "rev-parse", name) == base
+    git(source, "branch", "free")
+    give_away(source)
+    put(source, patch.data, branch=applying.Branch("free", base, "A", "a@b", "m"))
+    assert git(source, "reflog", "free").count("\n") == 1
 
 
 @pytest.mark.sampled(1)
@@ -467,7 +495,8 @@ def test_nothing_that_a_repository_has_git_run_runs(tmp_path: Path) -> None:
     base = (source / ".git/refs/heads/main").read_text().strip()
     patch = work(tmp_path, origin_of(source), "echo four >> README.md")
     assert lines(patch) == {"README.md": (1, 0)}
-    put(source, patch.data, applying.Branch("wip", base, "A", "a@b", "m"))
+    applying.obeyed(source)
+    put(source, patch.data, branch=applying.Branch("wip", base, "A", "a@b", "m"))
     put(source, patch.data)
     assert not ran.exists()
     assert not (tmp_path / "001/ran").exists()
@@ -489,7 +518,7 @@ def test_a_patch_that_leads_outside_writes_nothing_there(tmp_path: Path) -> None
         with pytest.raises(WorkspaceError):
             put(source, patch.encode())
         with pytest.raises(WorkspaceError):
-            put(source, patch.encode(), applying.Branch("wip", head, "A", "a@b", "m"))
+            put(source, patch.encode(), branch=applying.Branch("wip", head, "A", "a@b", "m"))
     assert not (tmp_path / "evil").exists()
     assert not list((source / ".git").glob("hooks/post-commit"))
     assert git(source, "status", "--porcelain") == ""
@@ -552,6 +581,34 @@ def test_a_patch_that_cannot_be_written_to_its_end_is_taken_back(tmp_path: Path)
     assert (source / "zz").read_text() == "z\n"
 
 
+def test_an_edit_that_git_was_told_not_to_look_at_stays(tmp_path: Path) -> None:
+    """A local setting, by ``--assume-unchanged``: a patch of it is refused before anything is
+    written, and no failure, nor the end of one that was cut short, touches what no patch names.
+    """
+    source = repository(tmp_path / "r", {**FILES, "conf.ini": "a\n", "lib/x": "x\n"})
+    git(source, "update-index", "--assume-unchanged", "conf.ini")
+    (source / "conf.ini").write_text("mine\n")
+    give_away(source)
+    same = work(tmp_path, origin_of(source), "echo b > conf.ini; echo four >> README.md")
+    with pytest.raises(WorkspaceError, match=r"conf\.ini.*nothing was written"):
+        put(source, same.data)
+    (source / "lib").chmod(0o555)
+    other = work(tmp_path / "2", origin_of(source), "echo four >> README.md; echo b > lib/b")
+    with pytest.raises(WorkspaceError, match="all is as it was"):
+        put(source, other.data)
+    assert git(source, "status", "--porcelain") == ""
+    (source / "lib").chmod(0o755)
+    note = f"{git(source, 'rev-parse', 'HEAD')} {hashlib.sha256(other.data).hexdigest()}\n"
+    (source / ".git/batchd-apply").write_text(note)
+    (source / "README.md").write_text("one\ntw")
+    give_away(source)
+    put(source, other.data)
+    assert git(source, "diff", "--cached", "--name-only").split() == ["README.md", "lib/b"]
+    assert git(source, "diff", "--name-only") == ""
+    assert (source / "conf.ini").read_text() == "mine\n"
+    assert git(source, "ls-files", "-v", "conf.ini") == "h conf.ini"
+
+
 def test_an_end_that_comes_late_overwrites_no_other_work(tmp_path: Path) -> None:
     """The owner has cleaned up after one that was cut short, and gone on:
     files of theirs are named.
@@ -579,18 +636,35 @@ def test_patches_go_into_a_tree_together(tmp_path: Path) -> None:
     two = work(tmp_path / "2", origin_of(source), "echo n > new")
     three = work(tmp_path / "3", origin_of(source), "echo other >> README.md")
 
-    async def together(*patches: Patch) -> str:
-        with await Sandbox(SandboxPolicy()).open(
-            str(source), fresh=False, network=False, env={}
-        ) as place:
-            return await applying.apply(place, [patch.data for patch in patches], None)
-
     with pytest.raises(WorkspaceError, match="does not fit"):
-        asyncio.run(together(one, two, three))
+        put(source, one.data, two.data, three.data)
     assert git(source, "status", "--porcelain") == ""
     give_away(source)
-    asyncio.run(together(one, two))
+    put(source, one.data, two.data)
     assert git(source, "diff", "--cached", "--name-only").split() == ["README.md", "new"]
+
+
+def test_two_patches_that_make_one_file_leave_the_tree_alone(tmp_path: Path) -> None:
+    """Git looks for such a file in its working tree, and puts it there: not into the owner's.
+
+    Of the same bytes they fit, of others none goes in; on a branch neither is seen in the tree.
+    """
+    source = repository(tmp_path / "r", FILES)
+    base = git(source, "rev-parse", "HEAD")
+    one = work(tmp_path, origin_of(source), "echo new > NEW.md; echo four >> README.md")
+    same = work(tmp_path / "2", origin_of(source), "echo new > NEW.md")
+    other = work(tmp_path / "3", origin_of(source), "echo other > NEW.md")
+    branch = applying.Branch("wip", base, "A", "a@b", "m")
+    put(source, one.data, branch=branch)
+    with pytest.raises(WorkspaceError, match="does not fit"):
+        put(source, other.data, branch=branch)
+    with pytest.raises(WorkspaceError, match="it is there already"):
+        put(source, same.data, branch=branch)
+    with pytest.raises(WorkspaceError, match=r"does not fit .*NEW\.md"):
+        put(source, one.data, other.data)
+    assert git(source, "status", "--porcelain", "--ignored") == ""
+    put(source, one.data, same.data, same.data)
+    assert git(source, "status", "--porcelain").split() == ["A", "NEW.md", "M", "README.md"]
 
 
 def test_what_a_patch_cannot_hold_is_said(tmp_path: Path) -> None:
@@ -720,24 +794,68 @@ def test_a_submodule_is_not_for_a_patch_to_change(tmp_path: Path) -> None:
 
 
 def test_what_git_runs_there_by_itself_is_not_changed_unasked(tmp_path: Path) -> None:
-    """Where the owner's own configuration has hooks; with a word, it goes in."""
-    source = repository(tmp_path / "r", {**FILES, "tools/hooks/pre-commit": "#!/bin/sh\n"})
-    git(source, "config", "core.hooksPath", "tools/hooks")
+    """However a setting names it, in whichever file, through links; with a word, it goes in."""
+    files = {"tools/hk/pre-commit": "#!/bin/sh\n", "häks/pre-push": "", "watch/fs mon": "x"}
+    source = repository(tmp_path / "r", {**FILES, **files})
+    (source / "link").symlink_to("tools")
+    (source / "husky").symlink_to("link/hk")
+    commit(source, {"gitcfg": ""})
+    (source / ".git/more").write_text("[core]\nhooksPath = tools/hk/\n")
     give_away(source)
-    patch = work(tmp_path, origin_of(source), "echo evil >> tools/hooks/pre-commit")
-    with pytest.raises(
-        WorkspaceError, match="what git runs there by itself: tools/hooks/pre-commit"
-    ):
-        put(source, patch.data)
+    ran = "echo evil >> tools/hk/pre-commit; echo 4 >> README.md"
+    relink = "ln -sfn src link; echo 4 >> README.md"
+    changes = {
+        "hook": work(tmp_path / "1", origin_of(source), ran),
+        "link": work(tmp_path / "2", origin_of(source), relink),
+        "quoted": work(tmp_path / "3", origin_of(source), "echo evil >> häks/pre-push"),
+        "program": work(tmp_path / "4", origin_of(source), "echo evil >> 'watch/fs mon'"),
+        "settings": work(tmp_path / "5", origin_of(source), "echo '[core]' >> gitcfg; touch new"),
+        "folder": work(tmp_path / "6", origin_of(source), "rm -r tools; ln -s src tools"),
+    }
+    hooks = {
+        "core.hooksPath": ("tools/hk", "tools//hk/", "././tools/hk", "src/../tools/hk", f"{source}/tools/hk", "husky", "link/hk"),
+        "include.path": ("more",),
+    }  # fmt: skip
+    cases = [("hook", key, value) for key, values in hooks.items() for value in values]
+    cases += [("link", "core.hooksPath", "husky"), ("quoted", "core.hooksPath", "häks")]
+    cases += [("folder", "core.hooksPath", "tools/hk"), ("folder", "include.path", "../tools/new")]
+    cases += [("program", "core.fsmonitor", f"{source}/watch/fs mon")]
+    cases += [("hook", "core.fsmonitor", "sh tools/hk/pre-commit --x")]
+    cases += [("settings", "include.path", "../gitcfg"), ("settings", "includeIf.onbranch:x.path", "../new")]  # fmt: skip
+    for what, key, value in cases:
+        git(source, "config", key, value)
+        give_away(source)
+        with pytest.raises(WorkspaceError, match="it changes what git runs there by itself: "):
+            put(source, changes[what].data, ruled=applying.obeyed(source))
+        git(source, "config", "--unset", key)
+    (source / ".git/hooks").mkdir(exist_ok=True)
+    (source / ".git/hooks/pre-commit").symlink_to("../../tools/hk/pre-commit")
+    give_away(source)
+    with pytest.raises(WorkspaceError, match="by itself: tools/hk/pre-commit"):
+        put(source, changes["hook"].data, ruled=applying.obeyed(source))
+    assert git(source, "status", "--porcelain") == ""
+    # What no setting names, and what only an alias does, is any file.
+    git(source, "config", "alias.x", "!cat gitcfg README.md")
+    give_away(source)
+    put(source, changes["settings"].data, ruled=applying.obeyed(source))
+    git(source, "reset", "-q", "--hard")
+    give_away(source)
+    put(source, changes["hook"].data)
+    assert "tools/hk/pre-commit" in git(source, "diff", "--cached", "--name-only")
 
-    async def trusted() -> str:
-        with await Sandbox(SandboxPolicy()).open(
-            str(source), fresh=False, network=False, env={}
-        ) as place:
-            return await applying.apply(place, [patch.data], None, hooks=True)
 
-    asyncio.run(trusted())
-    assert git(source, "diff", "--cached", "--name-only") == "tools/hooks/pre-commit"
+@pytest.mark.skipif(os.geteuid() == 0, reason="as root the owner's own home counts")
+def test_hooks_of_the_users_own_configuration_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where that includes a file for some repositories."""
+    source = repository(tmp_path / "r", FILES)
+    patch = work(tmp_path, origin_of(source), "mkdir hk; echo evil > hk/pre-commit")
+    (tmp_path / "more").write_text("[core]\nhooksPath = hk\n")
+    (tmp_path / ".gitconfig").write_text(f'[includeIf "gitdir:{source}/"]\npath = more\n')
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(WorkspaceError, match="by itself: hk/pre-commit"):
+        put(source, patch.data, ruled=applying.obeyed(source))
 
 
 # The whole way, by a daemon
