@@ -24,6 +24,7 @@ from batchd.observe.snapshot import Unseen, ask
 from batchd.observe.wait_reasons import WaitReasons
 from batchd.records import Parking, Ref, TaskStatus
 from batchd.spool import lying_files
+from batchd.spool.decoding import ENDINGS
 from batchd.spool.lying_files import LyingFiles
 from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow, TaskRow
@@ -96,7 +97,7 @@ def _dropped(lying: LyingFiles) -> Iterator[str]:
         files = words.counted(lying.taken, "file")
         yield f"{files} in the inbox; `batchd serve` takes what is dropped."
     if lying.refused:
-        known = words.listed(lying_files.ENDINGS)
+        known = words.listed(ENDINGS)
         yield escape(
             f"`batchd serve` refuses {words.listed(lying.refused)} there: known endings are {known}."
         )

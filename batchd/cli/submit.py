@@ -31,6 +31,7 @@ from batchd.errors import (
 from batchd.log import escape
 from batchd.observe import versions
 from batchd.spool import inbox
+from batchd.spool.decoding import ENDINGS
 from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow
 
@@ -172,7 +173,7 @@ def _given(args: argparse.Namespace, settings: config.Config) -> tuple[str, byte
         return f"{args.name or 'prompt'}.json", _prompted(args)
     if args.file == "-":
         name = args.name or "stdin"
-        known = Path(name).suffix.lower() in {".json", ".jsonl", ".md", ".txt"}
+        known = Path(name).suffix.lower() in ENDINGS
         return name if known else f"{name}.json", sys.stdin.buffer.read()
     path = Path(args.file)
     name = f"{args.name}{path.suffix}" if args.name else path.name

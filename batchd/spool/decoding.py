@@ -21,6 +21,11 @@ _KEY = 200
 
 Place = tuple[str | int, ...]
 
+#: The endings of a file with one task a line, of a plain prompt, and all that a task file may have;
+#: a file with another one is taken from the inbox, and refused.
+LINES, PLAIN = (".jsonl", ".ndjson"), (".md", ".txt")
+ENDINGS = (".json", *LINES, *PLAIN)
+
 _MARKS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),

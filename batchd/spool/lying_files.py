@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batchd import silent_paths
+from batchd.spool.decoding import ENDINGS
 from batchd.spool.settle import ignorable
 
-#: The endings that a task file may have; a file with another one is taken, and refused.
-ENDINGS = (".json", ".jsonl", ".ndjson", ".md", ".txt")
 #: Names that are remembered: a line has room for a few.
 _MAX_NAMES = 1000
 

@@ -41,9 +41,6 @@ _MAX_EXPANDED_BYTES = 1 << 28
 #: No fault of the file: the next try may well work.
 _SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
-#: The endings of a plain prompt.
-_PLAIN = {".md", ".txt"}
-
 #: Stands for a line that is no JSON: reported already, but it has a place and so an id.
 BROKEN = object()
 
@@ -221,7 +218,7 @@ def _id(raw: Any, index: int) -> str:
 
 def _bounded(data: bytes, ending: str, problems: list[Problem]) -> _Document | None:
     """Return the file's values, as ``_document`` does, where they are not too many to look at."""
-    if ending not in _PLAIN and sum(map(data.count, (b",", b"[", b"{"))) > _MAX_VALUES:
+    if ending not in decoding.PLAIN and sum(map(data.count, (b",", b"[", b"{"))) > _MAX_VALUES:
         problems.append(Problem("", f"the file holds more than {_MAX_VALUES:,} values", "split it"))
         return None
     document = _document(data, ending, problems)
@@ -240,14 +237,14 @@ def _document(data: bytes, ending: str, problems: list[Problem]) -> _Document | 
     if not source.strip():
         problems.append(Problem("", "the file is empty"))
         return None
-    if ending in _PLAIN:
+    if ending in decoding.PLAIN:
         prompt = source.replace("\r\n", "\n").replace("\r", "\n")
         return _Document([{"first_prompt": prompt}], place=lambda _, at: decoding.written(at))
-    if ending in {".jsonl", ".ndjson"}:
+    if ending in decoding.LINES:
         return _lines(source, problems)
     if ending != ".json":
-        known = "use .json, .jsonl, .md or .txt"
-        problems.append(Problem("", f"the ending {ending!r} is not known", known))
+        found = f"the ending {ending!r} is not known" if ending else "the name has no ending"
+        problems.append(Problem("", found, f"use one of {', '.join(decoding.ENDINGS)}"))
         return None
     value = decoding.json_value(source)
     if isinstance(value, Problem):

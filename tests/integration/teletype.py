@@ -39,6 +39,12 @@ class _Screen(pyte.Screen):
             self.private.difference_update(modes)
         super().reset_mode(*modes, **how)
 
+    def erase_in_line(self, how: int = 0, private: bool = False) -> None:
+        # As tmux and xterm: where lines do not wrap, the cursor stays on the last column.
+        if pyte.modes.DECAWM not in self.mode:
+            self.cursor.x = min(self.cursor.x, self.columns - 1)
+        super().erase_in_line(how, private)
+
 
 class Teletype:
     """A program on a terminal of its own, with its own session,

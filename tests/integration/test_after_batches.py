@@ -72,6 +72,34 @@ def test_a_batch_waits_until_others_have_completed(spool: Any) -> None:
         assert begun >= max(task.finished_at for task in reader.tasks("fifth"))
 
 
+def test_a_retry_waits_for_what_is_under_way_of_what_its_batch_came_after(spool: Any) -> None:
+    """Also for a later run of that, and as the request says that is written for it.
+
+    What has ended, however, keeps nobody: who orders the retry has seen it.
+    """
+    hanging = {"first_prompt": "y", "model": "standin/hang"}
+    with spool.serving():
+        drop(spool, "first", hanging)
+        drop(spool, "second", {"first_prompt": "x"}, after_batches=["first"])
+        assert spool.batchd("cancel", "second").returncode == 0
+        assert ended(spool, "second") == [("cancelled", "user")]
+        (spool.folder / "outbox/second/request.json").unlink()
+        assert "second-2" in spool.batchd("retry", "second").stdout
+        assert why(spool, "second-2/001") == "comes after the batch first"
+        request = spool.folder / "outbox/second-2/request.json"
+        spool.eventually(request.exists)
+        assert json.loads(request.read_text())["after_batches"] == ["first"]
+        assert spool.batchd("cancel", "first").returncode == 0
+        assert ended(spool, "second-2") == [("cancelled", "dependency")]
+        assert "first-2" in spool.batchd("retry", "first").stdout
+        assert "second-3" in spool.batchd("retry", "second").stdout
+        assert why(spool, "second-3/001") == "comes after the batch first-2"
+        assert spool.batchd("cancel", "first-2").returncode == 0
+        assert ended(spool, "second-3") == [("cancelled", "dependency")]
+        assert "second-4" in spool.batchd("retry", "second-3").stdout
+        assert ended(spool, "second-4") == [("completed", None)]
+
+
 def test_an_unknown_batch_is_refused_when_the_file_is_taken_up(spool: Any) -> None:
     """It could never start: the refusal says where, the name and what to do."""
     with spool.serving():

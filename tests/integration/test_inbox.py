@@ -20,6 +20,7 @@ from patience import PATIENCE_S, until
 from weather import mounted
 
 from batchd import config
+from batchd.cli.support import barred
 from batchd.config import Config
 from batchd.spool import claims, files, hints, inbox, ulid
 from batchd.spool.claims import lying
@@ -687,8 +688,11 @@ def test_an_inbox_on_another_file_system_keeps_its_claims(tmp_path: Path, made: 
         with mounted(tmp_path / "inbox"):
             folder = tmp_path / "inbox"
             folder.chmod(0o777)
-            with pytest.raises(OSError, match=r"chmod \+t"):
+            with pytest.raises(PermissionError, match=r"chmod \+t") as refused:
                 await Inbox(settings).start()
+            said = barred.closed("serve", refused.value, [])
+            assert "chmod +t the inbox" in said
+            assert "closed to this user" not in said
             folder.chmod(0o1777)
             if made == "a link":
                 (folder / ".claimed").symlink_to(away)

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import warm
 from patience import PATIENCE_S
+from teletype import Teletype
 from terminal import on_a_terminal
 
 from batchd import control
@@ -298,6 +299,33 @@ def test_ctrl_c_asks_what_is_to_become_of_it(spool: Any, answer: str) -> None:
     elif answer == "c":
         assert code == 1, seen
         assert results(spool, "half") == ["cancelled"]
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_sigterm_cancels_what_is_left_without_a_question(spool: Any, asked: bool) -> None:
+    """On a terminal too, also where it asks already; `timeout` sends it twice."""
+    path = spool.write("half.json", [{"first_prompt": "y", "model": "standin/hang"}])
+    with Teletype(spool.command("run", path), env=spool.environment) as terminal:
+        terminal.shows("001 starts")
+        if asked:
+            terminal.types("\x03", "wait on (Enter)?")
+        terminal.signal(signal.SIGTERM)
+        terminal.shows("what is left is cancelled")
+        terminal.signal(signal.SIGTERM)
+        assert terminal.ends() == 1
+        assert asked == ("wait on (Enter)?" in terminal.text)
+    assert results(spool, "half") == ["cancelled"]
+
+
+def test_a_question_ends_with_its_batch(spool: Any) -> None:
+    """Nobody has to answer what is to become of what has ended."""
+    path = spool.write("half.json", [{"first_prompt": "y", "model": "standin/hang"}])
+    with Teletype(spool.command("run", path), env=spool.environment) as terminal:
+        terminal.shows("001 starts")
+        terminal.types("\x03", "wait on (Enter)?")
+        assert spool.batchd("cancel", "half").returncode == 0
+        assert terminal.ends() == 1
+        assert "half was cancelled" in terminal.text
 
 
 def test_who_waits_on_after_ctrl_c_reads_nothing_twice(

@@ -7,12 +7,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S
 from teletype import Teletype
 
 from tests.integration.test_control import HANGS, Control
@@ -257,6 +263,34 @@ def test_an_error_inside_leaves_the_terminal_as_it_was() -> None:
         assert terminal.ends() == 1
         assert terminal.clean()
         assert "ValueError: inside" in terminal.text
+
+
+@pytest.mark.parametrize("screen", ["pyte", "tmux"])
+def test_a_full_line_is_shown_to_its_last_column(screen: str, short: Path) -> None:
+    """Money stands there: `$0.0006` read `$0.000`."""
+    program = (
+        "from batchd.cli.top.terminal import Terminal\n"
+        "with Terminal(0, 1) as t:\n    t.show([f'{\"$0.0006\":>20}'])\n    t.wait(600)\n"
+    )
+    command = [sys.executable, "-c", program]
+    if screen == "pyte":
+        with Teletype(command, columns=20) as terminal:
+            terminal.shows(" $0.0006")
+        return
+    if not shutil.which("tmux"):
+        pytest.skip("there is no tmux")
+    tmux = ["tmux", "-f", "/dev/null", "-S", str(short / "tmux")]
+    subprocess.run([*tmux, "new-session", "-d", "-x20", "-y5", shlex.join(command)], check=True)
+    try:
+        deadline = time.monotonic() + PATIENCE_S
+        while (
+            " $0.0006"
+            not in (seen := subprocess.check_output([*tmux, "capture-pane", "-p"])).decode()
+        ):
+            assert time.monotonic() < deadline, seen
+            time.sleep(0.05)
+    finally:
+        subprocess.run([*tmux, "kill-server"], check=True)
 
 
 def test_it_can_be_stopped_and_comes_back(at: Control) -> None:

@@ -11,12 +11,13 @@ import jsonschema
 import pytest
 
 from batchd import config, records
+from batchd.cli.runs import trial
 from batchd.config import Config
 from batchd.config.limits import LimitsCeilingSection, LimitsSection
 from batchd.config.sections import AgentSection, ModelSection, SecretsSection
 from batchd.errors import TaskFileError
 from batchd.records import Secret
-from batchd.spool import lying_files, taskfile, taskschema, taskspec
+from batchd.spool import decoding, taskfile, taskschema, taskspec
 
 
 @pytest.fixture
@@ -52,11 +53,21 @@ def _tasks(data: Any, spool: Config, name: str = "x.json") -> tuple[records.Task
     return taskfile.parse(raw, name, spool).tasks
 
 
-@pytest.mark.parametrize("ending", lying_files.ENDINGS)
+@pytest.mark.parametrize("ending", decoding.ENDINGS)
 def test_each_ending_that_is_named_as_known_is_one(ending: str, spool: Config) -> None:
     """What `status` says of files that wait is what the parser does with them."""
     (task,) = _tasks(b'{"first_prompt": "x"}', spool, f"x{ending}")
     assert task.first_prompt
+
+
+@pytest.mark.parametrize("ending", decoding.ENDINGS)
+def test_a_trial_is_the_first_tasks_of_a_file_of_any_ending(ending: str, spool: Config) -> None:
+    """Of lines, of a list; a plain prompt is one task."""
+    data = b'[{"first_prompt": "x"}, {"first_prompt": "y"}]'
+    if ending != ".json":
+        data = b'{"first_prompt": "x"}\n{"first_prompt": "y"}\n'
+    name = f"X{ending.upper()}"
+    assert len(_tasks(trial.cut(name, data, 1, spool), spool, name)) == 1
 
 
 def test_the_example_of_the_design(spool: Config, tmp_path: Path) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import select
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from types import FrameType
+from typing import Literal, NoReturn, TypeAlias
 
 from batchd import config
 from batchd.cli.display import formatting, progress
@@ -37,13 +40,21 @@ def follow(
         while True:
             try:
                 progress.follow(watch, ended, quiet=quiet)
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as stop:
                 left = [row.batch.name for row in find(reader) if row.published_at is None]
-                if left and not _goes_on(daemon, left):
+                # Who stops a program by its number is not there to answer.
+                answer = "c" if stop.args else _answer(daemon, left, lambda: ended(find(reader)))
+                if left and not _goes_on(daemon, left, answer):
                     return "left"
             else:
                 over = all(row.published_at is not None for row in find(reader))
                 return "done" if over else "gone"
+
+
+def terminated(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 (a handler's)
+    """Handle SIGTERM as Ctrl-C, with the number by which `follow` tells them apart."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # `timeout` sends it twice
+    raise KeyboardInterrupt(number)
 
 
 def _ended(daemon: DaemonConnection) -> Callable[[Sequence[BatchRow]], bool]:
@@ -63,19 +74,28 @@ def _ended(daemon: DaemonConnection) -> Callable[[Sequence[BatchRow]], bool]:
     return ended
 
 
-def _goes_on(daemon: DaemonConnection, names: Sequence[str]) -> bool:
-    """Ask what is to become of what is left, where somebody can answer;
-    return whether it is still waited for.
-    """
-    answer = "c"
-    if sys.stdin.isatty() and sys.stdout.isatty():
-        try:
-            answer = input("\nCancel what is left (c), leave it running (l), or wait on (Enter)? ")
-        except EOFError:
-            answer = "l"
-        except KeyboardInterrupt:
-            print(f"\n{daemon.without_us(names)}", file=sys.stderr)
-            raise
+def _answer(daemon: DaemonConnection, names: Sequence[str], over: Callable[[], bool]) -> str:
+    """Ask what is to become of what is left, where somebody can answer and until it is over."""
+    if not (names and sys.stdin.isatty() and sys.stdout.isatty()):
+        return "c"
+    question = "\nCancel what is left (c), leave it running (l), or wait on (Enter)? "
+    print(question, end="", flush=True)
+    try:
+        while not select.select([sys.stdin], [], [], _ALIVE_S)[0]:
+            if over():
+                print()
+                return ""
+        return sys.stdin.readline() or "l"
+    except KeyboardInterrupt as stop:
+        if stop.args:
+            print()
+            return "c"
+        print(f"\n{daemon.without_us(names)}", file=sys.stderr)
+        raise
+
+
+def _goes_on(daemon: DaemonConnection, names: Sequence[str], answer: str) -> bool:
+    """Carry out what is to become of what is left; return whether it is still waited for."""
     # Meanwhile they may have ended, and their daemon with them: the next look shows that.
     with contextlib.suppress(NoDaemonError):
         match answer.strip().lower()[:1]:

@@ -12,6 +12,7 @@ from batchd.config import Config
 from batchd.errors import UsageError
 from batchd.log import escape
 from batchd.records import Task
+from batchd.spool import decoding
 from batchd.words import listed
 
 
@@ -47,10 +48,12 @@ def _closed(tasks: Sequence[Task], first: int) -> int:
 def _shortened(name: str, data: bytes, first: int) -> bytes:
     """Return a task file with its first tasks only; one that cannot be read as it is."""
     suffix = Path(name).suffix.lower()
-    if suffix == ".jsonl":
+    if suffix in decoding.LINES:
         return b"".join([line for line in data.splitlines(keepends=True) if line.strip()][:first])
-    if suffix != ".json":
+    if suffix in decoding.PLAIN:
         return data
+    if suffix != ".json":
+        raise UsageError(f"{escape(name)}: --first cannot shorten a file with this ending")
     try:
         value: Any = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError):

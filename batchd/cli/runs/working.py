@@ -51,8 +51,7 @@ def work(args: argparse.Namespace, settings: config.Config, standby: Standby | N
         return private_run.run(
             settings, files, serial=args.serial, processes=args.processes, as_json=args.json
         )
-    # As Ctrl-C, for who stops a program by its number.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, following.terminated)
     return _have_done(args, settings, files, tasks, standby)
 
 

@@ -31,8 +31,9 @@ def failed(error: OSError) -> str:
 
 def closed(command: str, error: PermissionError, arguments: Sequence[str]) -> str:
     """Return what to say of a file that this user may not use."""
-    if not isinstance(error.filename, str):
-        return f"{command}: {error.strerror or error}"
+    # Where the words are ours and not the system's, they say what is to be done.
+    if not isinstance(error.filename, str) or error.strerror != os.strerror(error.errno or 0):
+        return f"{command}: {failed(error)}"
     path = Path(error.filename)
     place = users.in_the_way(path)
     try:

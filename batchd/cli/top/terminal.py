@@ -91,7 +91,8 @@ class Terminal:
         out = []
         for place, line in enumerate(lines):
             if place >= len(self._shown) or self._shown[place] != line:
-                out.append(f"\x1b[{place + 1};1H{line}\x1b[0m\x1b[K")
+                # First: where lines do not wrap, the cursor ends on the last column, not behind it.
+                out.append(f"\x1b[{place + 1};1H\x1b[K{line}\x1b[0m")
         if len(lines) < len(self._shown):
             out.append(f"\x1b[{len(lines) + 1};1H\x1b[J")
         if not self._shown:

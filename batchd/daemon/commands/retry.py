@@ -197,7 +197,7 @@ class RetryHandler:
         tasks = [replace(spec, after=tuple(a for a in spec.after if a in again)) for spec in specs]
         _check_directories(config, old, tasks)
         batch = Batch(
-            name=self._root(old).name,
+            name=self._line(old)[-1],
             claim=claim,
             outbox=config.paths.outbox,
             request=old.request if data is not None else "request.json",
@@ -205,8 +205,9 @@ class RetryHandler:
             budget_usd=old.budget_usd,
             parallel=old.parallel,
             retry_of=old.name,
+            after_batches=self._before(old),
         )
-        return _Plan(batch, tasks, data if data is not None else _written(old, specs))
+        return _Plan(batch, tasks, data if data is not None else _written(batch, specs))
 
     def _held(self, target: OrderTarget) -> set[str]:
         """Return the ids of tasks that wait for a model that is gone."""
@@ -214,13 +215,24 @@ class RetryHandler:
         left = (ref for task in target.tasks if lifecycle.open(ref := Ref(target.batch.name, task)))
         return {r.task for r in left if any(p.cause is Cause.GONE for p in lifecycle.why(r))}
 
-    def _root(self, batch: Batch) -> Batch:
-        """Return the run that was dropped:
+    def _before(self, old: Batch) -> tuple[str, ...]:
+        """Return what a run comes after: what its batch came after, and later runs of that,
+        as far as they are under way. What has ended, whoever orders the run has seen.
+        """
+        if not (named := set(old.after_batches)):
+            return ()
+        again = (b.name for b in self._batches if not named.isdisjoint(self._line(b)))
+        return tuple(sorted({*filter(self._store.unfinished, named), *again}))
+
+    def _line(self, batch: Batch) -> list[str]:
+        """Return a run and those that it is a retry of, down to the one that was dropped:
         names are counted from there, ``games-2``, ``games-3``.
         """
+        line = [batch.name]
         while batch.retry_of:
             batch = self._store.batch(batch.retry_of)
-        return batch
+            line.append(batch.name)
+        return line
 
     async def _specs(
         self, old: Batch, ids: Iterable[str], data: bytes | None, why: str
@@ -308,7 +320,7 @@ def _of_origin(origin: Origin | None) -> dict[str, str]:
     return {"repo": origin.source, "ref": origin.ref}
 
 
-def _written(old: Batch, tasks: Sequence[Task]) -> bytes:
+def _written(batch: Batch, tasks: Sequence[Task]) -> bytes:
     """Return a task file that asks for these tasks: somebody took the dropped one away."""
     kept = {task.id for task in tasks}
     specs = []
@@ -326,6 +338,6 @@ def _written(old: Batch, tasks: Sequence[Task]) -> bytes:
         fields |= _of_origin(task.origin)
         fields["needs"] = {name: value for name, value in fields["needs"].items() if value}
         specs.append({k: v for k, v in fields.items() if v or isinstance(v, int | float)})
-    whole = {"budget_usd": old.budget_usd, "parallel": old.parallel}
-    batch = {key: value for key, value in whole.items() if value}
-    return msgspec.json.format(msgspec.json.encode({**batch, "tasks": specs}), indent=2)
+    keys = ("budget_usd", "parallel", "after_batches")
+    whole = {key: value for key in keys if (value := getattr(batch, key))}
+    return msgspec.json.format(msgspec.json.encode({**whole, "tasks": specs}), indent=2)

@@ -68,6 +68,9 @@ class OpenBatches:
     def __len__(self) -> int:
         return len(self._open)
 
+    def __iter__(self) -> Iterator[Batch]:
+        return (known.batch for known in self._open.values())
+
     def get(self, name: str) -> Batch | None:
         """Return an open batch."""
         known = self._open.get(name)
