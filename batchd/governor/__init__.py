@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from batchd.backoff import doubled
 from batchd.config import Config
+from batchd.governor.causes import busy
 from batchd.governor.estimates import Estimates
 from batchd.governor.lanes import Lanes, full
 from batchd.governor.news import BatchSpent, Report, TierFull
@@ -111,7 +112,8 @@ class Governor:
         if decision is not None:
             answer(decision)
             return
-        permit = Permit(call, answer, before.retries + 1)
+        before.retries[busy(failure)] += 1
+        permit = Permit(call, answer, before.retries)
         self._permits[call.ref] = permit
         self._try_later(permit, failure)
 
@@ -309,7 +311,7 @@ class Governor:
         permit.answer(decision)
 
     def _refuse(self, permit: Permit, status: TaskStatus, reason: Reason, message: str) -> None:
-        error = ErrorInfo(type=reason, message=message, retries=permit.retries)
+        error = ErrorInfo(type=reason, message=message, retries=permit.retries.total())
         self._decide(permit, Refusal(status, reason, error))
 
     def _end(self, permit: Permit, spent: float) -> None:
@@ -352,7 +354,7 @@ class Governor:
         if paced or failure.kind.repairable:
             self._rejoin(permit)
             return
-        tries = permit.retries - 1
+        tries = permit.retries.total() - 1
         longest = doubled(governor.first_backoff_s, governor.max_backoff_s, tries)
         delay = self._jitter() * longest
         permit.timer = asyncio.get_running_loop().call_later(delay, self._rejoin, permit)

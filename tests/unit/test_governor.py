@@ -716,6 +716,36 @@ def test_what_fails_while_others_are_answered_is_not_always_the_tasks_own_fault(
     asyncio.run(scenario())
 
 
+def test_refusals_of_a_storm_count_against_no_other_failure() -> None:
+    """While others are answered, a task ends for what it met more than ``max_retries`` times beside
+    a busy provider, and is parked for a first refused key, also where it was parked before.
+    """
+
+    async def scenario() -> None:
+        g = governor(max_concurrent=9, max_backoff_s=0.02)
+        task, other = Task(g, "a"), Task(g, "b")
+        busy, odd = {"http_status": 429}, {"http_status": 500}
+        task.ask()
+        for more in (busy, busy, busy, odd, busy):
+            task.failed(FailureKind.OVERLOADED, **more)
+            other.answered.clear()
+            other.ask()
+            await other.answered.wait()
+            g.answered(other.ref, 0.0)
+            await task.answered.wait()
+            assert isinstance(task.answers[-1], Grant)
+        task.failed(FailureKind.AUTH)
+        assert task.parked.cause is Cause.AUTH
+        g.outages.close("p")
+        task.ask()
+        for _ in range(3):
+            task.failed(FailureKind.OVERLOADED, **odd)
+            await task.answered.wait()
+        assert task.refusal.reason is Reason.PROVIDER_UNAVAILABLE
+
+    asyncio.run(scenario())
+
+
 def test_tries_that_never_reached_the_provider_count_against_no_request() -> None:
     """It came, answered others and went again:
     the one request that it took and broke off is not at fault for that.
