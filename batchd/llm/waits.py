@@ -90,7 +90,7 @@ def _duration(value: str) -> float | None:
 
 
 def _date(value: str) -> float | None:
-    """Return the seconds until an HTTP date, or an ISO one (anthropic); without a zone it is UTC."""
+    """Return the seconds until an HTTP date, or an ISO one (anthropic); UTC if it has no zone."""
     try:
         moment = parsedate_to_datetime(value)
     except (ValueError, TypeError, OverflowError):

@@ -103,7 +103,7 @@ def test_no_header_raises_whatever_it_says(zone: str, monkeypatch: pytest.Monkey
     monkeypatch.setenv("TZ", zone)
     time.tzset()
     try:
-        chance = random.Random(1)  # noqa: S311 (odd values, the same ones each time)
+        chance = random.Random(1)  # the same odd values each time
         for _ in range(500):
             headers = {name: _odd(chance) for name in _HEADERS}
             assert (waits.retry_after(headers) or 0) < inf
