@@ -37,6 +37,8 @@ class Action(enum.StrEnum):
     #: what was set aside is booked.
     USAGE_NOT_BELIEVED = "usage_not_believed"
     COST_NOT_BELIEVED = "cost_not_believed"
+    #: A provider counts more output than its request allowed: the ``message`` has the fix.
+    ANSWER_OVERLONG = "answer_overlong"
     TIER_FULL = "tier_full"
     TIER_FREE = "tier_free"
     #: A model refuses a part of what is sent, as ``refuses`` says, and works without it.

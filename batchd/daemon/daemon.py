@@ -270,6 +270,7 @@ class Daemon:
         troubles.also(Action.WORKER_TROUBLE, lambda: pool.trouble)
         troubles.also(Action.DIRECTORY_TROUBLE, lambda: parts.chains.trouble)
         troubles.also(Action.WORKER_TROUBLE, lambda: parts.lot.placing.missing)
+        troubles.also(Action.ANSWER_OVERLONG, parts.governor.estimates.overlong)
         undo.push_async_callback(self._drain)
         if inbox is not None:
             await inbox.start()

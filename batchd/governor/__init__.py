@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from batchd.backoff import doubled
 from batchd.config import Config
-from batchd.governor.estimates import Estimates
+from batchd.governor.causes import busy
+from batchd.governor.estimates import PROOF, Estimates
 from batchd.governor.lanes import Lanes, full
-from batchd.governor.news import BatchSpent, Report, TierFull
+from batchd.governor.news import BatchSpent, Overlong, Report, TierFull
 from batchd.governor.outages import Outages
 from batchd.governor.provider_queue import (
     Answer,
@@ -74,7 +75,7 @@ class Governor:
         self.outages = Outages(self._provider, lambda: self._config.governor, report)
         self._providers: dict[str, ProviderQueue] = {}
         self._permits: dict[Ref, Permit] = {}
-        self._estimates = Estimates()
+        self.estimates = Estimates()
         self.lanes = Lanes(self._first_again, report, self._tier_waits)
         #: Waiting for money that is set aside for calls under way.
         self._short: list[Permit] = []
@@ -111,7 +112,8 @@ class Governor:
         if decision is not None:
             answer(decision)
             return
-        permit = Permit(call, answer, before.retries + 1)
+        before.retries[busy(failure)] += 1
+        permit = Permit(call, answer, before.retries)
         self._permits[call.ref] = permit
         self._try_later(permit, failure)
 
@@ -132,8 +134,12 @@ class Governor:
         permit = self._permits.get(ref)
         if permit is not None and permit.granted:
             self._provider(permit.call.provider).answered(permit, usage)
-            if usage.calls and believed:
-                self._estimates.learn(permit.call, usage, tier)
+            if (
+                usage.calls
+                and believed
+                and (news := self.estimates.learn(permit.call, usage, tier))
+            ):
+                self._report(Overlong(permit.call.model, news))
             self.outages.answers(permit)
             self._end(permit, cost_usd)
             self.lanes.answered(permit)
@@ -199,7 +205,7 @@ class Governor:
         """Whether a call would have to wait for more of the day's money,
         or for another day; one dearer than any day ends.
         """
-        day, amount = self.money.day(), self._estimates.most(call)
+        day, amount = self.money.day(), self.estimates.most(call, PROOF)
         return amount is not None and not day.could_hold(amount) and not self._beyond(call)
 
     def capped(self, ref: Ref) -> bool:
@@ -260,14 +266,19 @@ class Governor:
                 self._decide(permit, turn)
             return
         call = permit.call
-        amount, purses = self._estimates.most(call), self.money.purses(call.ref)
+        amount, purses = self.estimates.most(call), self.money.purses(call.ref)
+        answers, caution = 1, self.estimates.caution(call)
+        if amount and not all(p.could_hold(amount) for p in purses):
+            # A single answer ends no task: one call goes, and shows whether it is like that.
+            answers, proved = PROOF, self.estimates.most(call, PROOF) or amount
+            amount, caution = proved, amount / proved
         if amount is None and (capped := [p for p in purses if p.limit]):
             what = call.model if call.tier == STANDARD else f"{call.model} in the tier {call.tier}"
             message = f"no price is known for {what}, so {capped[0].name} cannot be kept"
             self._refuse(permit, TaskStatus.ERROR, Reason.BAD_REQUEST, message)
         elif broken := [p for p in purses if not p.could_hold(amount or 0.0)]:
             self._too_dear(permit, broken[0], amount or 0.0)
-        elif not all(p.holds(amount or 0.0, self._estimates.caution(call)) for p in purses):
+        elif not all(p.holds(amount or 0.0, caution) for p in purses):
             self._short.append(permit)
         else:
             permit.granted, permit.reserved = True, amount or 0.0
@@ -276,7 +287,7 @@ class Governor:
                 purse.reserved += permit.reserved
             provider.enter(permit)
             self.lanes.entered(permit)
-            permit.answer(Grant(amount, self._estimates.tokens(call), call.tier))
+            permit.answer(Grant(amount, self.estimates.tokens(call, answers), call.tier))
 
     def _too_dear(self, permit: Permit, purse: Purse, amount: float) -> None:
         """Answer a call that is more than a purse has left:
@@ -302,14 +313,14 @@ class Governor:
 
     def _beyond(self, call: WantedCall) -> bool:
         """Whether no day could pay for a call, not even one with the largest budget so far."""
-        return (self._estimates.most(call) or 0.0) > self.money.largest_day
+        return (self.estimates.most(call, PROOF) or 0.0) > self.money.largest_day
 
     def _decide(self, permit: Permit, decision: Refusal | ParkDecision) -> None:
         del self._permits[permit.call.ref]
         permit.answer(decision)
 
     def _refuse(self, permit: Permit, status: TaskStatus, reason: Reason, message: str) -> None:
-        error = ErrorInfo(type=reason, message=message, retries=permit.retries)
+        error = ErrorInfo(type=reason, message=message, retries=permit.retries.total())
         self._decide(permit, Refusal(status, reason, error))
 
     def _end(self, permit: Permit, spent: float) -> None:
@@ -352,7 +363,7 @@ class Governor:
         if paced or failure.kind.repairable:
             self._rejoin(permit)
             return
-        tries = permit.retries - 1
+        tries = permit.retries.total() - 1
         longest = doubled(governor.first_backoff_s, governor.max_backoff_s, tries)
         delay = self._jitter() * longest
         permit.timer = asyncio.get_running_loop().call_later(delay, self._rejoin, permit)

@@ -8,8 +8,11 @@ What is set aside for a call must be enough all the same.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import time
+from collections import deque
+from dataclasses import dataclass, field
 
+from batchd.errors import NotPossibleError
 from batchd.governor.provider_queue import WantedCall
 from batchd.records import STANDARD, Price, Usage, believable, dearest
 
@@ -18,34 +21,54 @@ _MIN_TOKENS_FOR_RATIO = 1000
 #: What a model's calls may come to, as a multiple, while none of them has been answered. A hidden
 #: prompt of 5,000 tokens before a short question is seven times what was expected of it.
 _UNKNOWN = 10.0
+#: So many of a model's last answers say what its next calls may come to.
+_LAST = 20
+#: So many of them must have come to as much before a task ends for it: a single one may be wrong.
+PROOF = 2
+#: Output beyond so many times its limit is no matter of how tokens are counted.
+_OVERLONG = 1.5
+
+
+def _lately() -> deque[float]:
+    return deque(maxlen=_LAST)
 
 
 @dataclass(frozen=True, slots=True)
-class _Worst:
-    """How far a model's calls went beyond our estimates."""
+class _Beyond:
+    """How far a model's last answers went beyond our estimates."""
 
     #: Times the input of long requests, …
-    factor: float = 1.0
+    factors: deque[float] = field(default_factory=_lately)
     #: … tokens on top of short ones, …
-    extra: int = 0
+    extras: deque[float] = field(default_factory=_lately)
     #: … and times the limit on output.
-    output_factor: float = 1.0
+    outputs: deque[float] = field(default_factory=_lately)
+
+
+def _at_least(seen: deque[float], least: float, answers: int) -> float:
+    """Return what so many of the answers came to, or more."""
+    return max(least, sorted(seen)[-answers]) if len(seen) >= answers else least
 
 
 class Estimates:
     """The estimates for each model, corrected by its answers."""
 
     def __init__(self) -> None:
-        self._worst: dict[str, _Worst] = {}
+        self._beyond: dict[str, _Beyond] = {}
+        #: Models one of whose last answers was longer than its request allowed: since when.
+        self._overlong: dict[str, float] = {}
         #: By model and the tier that was asked for: the others that served its calls all the same.
         self._served: dict[tuple[str, str], set[str]] = {}
         #: Models whose provider keeps what it writes to its cache for long.
         self._kept_long: set[str] = set()
 
-    def most(self, call: WantedCall) -> float | None:
-        """Return what a call may cost at most, in dollars; None where no price is known."""
+    def most(self, call: WantedCall, answers: int = 1) -> float | None:
+        """Return what a call may cost at most, in dollars; None where no price is known.
+
+        ``answers``: as at least so many of the last ones did.
+        """
         long = call.model in self._kept_long
-        cost = dearest(self._ends(call), *self.tokens(call), long=long)
+        cost = dearest(self._ends(call), *self.tokens(call, answers), long=long)
         return None if cost is None else cost.total
 
     def _ends(self, call: WantedCall) -> list[Price | None]:
@@ -60,38 +83,57 @@ class Estimates:
         others = map(call.price.at, self._served.get((call.model, call.tier), ()))
         return [*map(call.price.at, tiers), *filter(None, others)]
 
-    def tokens(self, call: WantedCall) -> tuple[int, int]:
-        """Return how many tokens of input and of output a call may come to."""
-        worst, given, asked = (
-            self._worst.get(call.model, _Worst()),
+    def tokens(self, call: WantedCall, answers: int = 1) -> tuple[int, int]:
+        """Return how many tokens of input and of output a call may come to,
+        by the last answers; ``answers``: as at least so many of them did.
+        """
+        beyond, given, asked = (
+            self._beyond.get(call.model, _Beyond()),
             call.input_tokens,
             call.max_output_tokens,
         )
-        most = max(math.ceil(given * worst.factor), given + worst.extra)
-        output = math.ceil(asked * worst.output_factor)
+        factor, extra = _at_least(beyond.factors, 1, answers), _at_least(beyond.extras, 0, answers)
+        most = max(math.ceil(given * factor), given + int(extra))
+        output = math.ceil(asked * _at_least(beyond.outputs, 1, answers))
         # What was learnt from a short request is not stretched to a long one.
         return min(most, believable(given)), min(output, believable(asked))
 
     def caution(self, call: WantedCall) -> float:
         """Return how many times ``most`` must be there before another call like this goes too."""
-        return 1.0 if call.model in self._worst else _UNKNOWN
+        return 1.0 if call.model in self._beyond else _UNKNOWN
 
-    def learn(self, call: WantedCall, usage: Usage, tier: str) -> None:
-        """Take what a call came to, and which tier served it."""
+    def learn(self, call: WantedCall, usage: Usage, tier: str) -> str:
+        """Take what a call came to, and which tier served it.
+
+        Return what is news to people of a model that writes more than it is asked for.
+        """
         if tier != call.tier:
             self._served.setdefault((call.model, call.tier), set()).add(tier)
         if usage.cache_write_long_tokens:
             self._kept_long.add(call.model)
-        worst, given, used = (
-            self._worst.get(call.model, _Worst()),
-            call.input_tokens,
-            usage.input_tokens,
-        )
-        said = usage.output_tokens / max(call.max_output_tokens, 1)
-        self._worst[call.model] = _Worst(
-            extra=worst.extra if given >= _MIN_TOKENS_FOR_RATIO else max(worst.extra, used - given),
-            factor=worst.factor
-            if given < _MIN_TOKENS_FOR_RATIO
-            else max(worst.factor, used / given),
-            output_factor=max(worst.output_factor, said),
+        beyond, given = self._beyond.setdefault(call.model, _Beyond()), call.input_tokens
+        if given < _MIN_TOKENS_FOR_RATIO:
+            beyond.extras.append(usage.input_tokens - given)
+        else:
+            beyond.factors.append(usage.input_tokens / given)
+        beyond.outputs.append(usage.output_tokens / max(call.max_output_tokens, 1))
+        if max(beyond.outputs) <= _OVERLONG:
+            self._overlong.pop(call.model, None)
+        elif call.model not in self._overlong:
+            self._overlong[call.model] = time.time()
+            return self._words(call.model)
+        return ""
+
+    def overlong(self) -> tuple[NotPossibleError, float] | None:
+        """Return what is wrong where a model writes more than it is asked for, and since when."""
+        found = ((NotPossibleError(self._words(m)), at) for m, at in self._overlong.items())
+        return next(found, None)
+
+    def _words(self, model: str) -> str:
+        """Return what a model does that writes more than it is asked for, and the fix."""
+        times = max(self._beyond[model].outputs)
+        return (
+            f"an answer of {model} has {times:.1f} times the tokens that its request allows, and is booked so: "
+            f"set output_limit_field in [providers.{model.partition('/')[0]}] to the field that limits them, "
+            "or raise max_output_tokens"
         )

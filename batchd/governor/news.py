@@ -64,6 +64,15 @@ class BatchSpent(Struct, frozen=True):
     message: str
 
 
-News: TypeAlias = Parked | HalfOpened | Closed | GaveUp | TierFull | TierFree | BatchSpent
+class Overlong(Struct, frozen=True):
+    """A model wrote more than it was asked for, by its provider's own count."""
+
+    model: str
+    message: str
+
+
+News: TypeAlias = (
+    Parked | HalfOpened | Closed | GaveUp | TierFull | TierFree | BatchSpent | Overlong
+)
 #: Takes news, and does nothing else at once: who decides about tasks reads them in turn.
 Report: TypeAlias = Callable[[News], None]

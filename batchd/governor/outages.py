@@ -45,7 +45,7 @@ class Outages:
 
     def judge(self, permit: Permit, failure: Failure) -> Refusal | ParkDecision | None:
         """Return what a failed call comes to; None if it is to be made again."""
-        provider, retries = self._named(permit.call.provider), permit.retries
+        provider, retries = self._named(permit.call.provider), permit.retries.total()
         if failure.kind.repairable:
             self._there(permit)
             return None
@@ -260,21 +260,21 @@ class Outages:
         self, permit: Permit, failure: Failure, provider: ProviderQueue
     ) -> Cause | Reason | None:
         """Return what is at fault, the provider or the request, once it was tried often enough."""
-        now = asyncio.get_running_loop().time()
-        failing = provider.failing.setdefault(permit.call.ref, Failing(now))
-        failing.taken += failure.sent
+        failing, kind = self._failing(permit, failure), busy(failure)
         # Answers to calls that went before are of better days.
         others = provider.answered_from >= failing.since
         most = self._settings().max_retries
+        made = provider.tries(permit) - 1
         if others:
-            most = tries(failure, most)
+            # Each kind of failure counts against its own allowance alone.
+            most, made = tries(failure, most), permit.retries[kind]
         if provider.breaker.outage is not None:
             return Cause.DOWN
         # All slots may be held by tasks of one model, and each of them have made few of its tries.
-        if (permit.retries if others else provider.tries(permit) - 1) < most:
+        if made < most:
             return None
         # It is the request only where the provider, there for others, took it each time.
-        faulty = others and failure.sent and failing.taken > most
+        faulty = others and failure.sent and failing.taken[kind] > most
         return Reason.PROVIDER_UNAVAILABLE if faulty else Cause.DOWN
 
     def _held_up(self, permit: Permit, failure: Failure) -> Refusal | ParkDecision | None:
@@ -303,7 +303,7 @@ class Outages:
             type=Reason.PROVIDER_UNAVAILABLE,
             message=message,
             http_status=failure.http_status,
-            retries=permit.retries,
+            retries=permit.retries.total(),
         )
         wait_s = max(asked_s(failure), settings.probe_s)
         cause = Cause.LIMITED if busy(failure) else Cause.DOWN
@@ -314,11 +314,18 @@ class Outages:
         that it is its task's own fault.
         """
         provider = self._named(permit.call.provider)
-        now = asyncio.get_running_loop().time()
-        failing = provider.failing.setdefault(permit.call.ref, Failing(now))
-        failing.taken += failure.sent
+        failing = self._failing(permit, failure)
         others = provider.served.get(permit.call.model, 0.0) >= failing.since
-        return others and failing.taken > tries(failure, self._settings().max_retries)
+        most = tries(failure, self._settings().max_retries)
+        return others and failing.taken[busy(failure)] > most
+
+    def _failing(self, permit: Permit, failure: Failure) -> Failing:
+        """Return the failures of a call's task, with this one among them."""
+        now = asyncio.get_running_loop().time()
+        known = self._named(permit.call.provider).failing
+        failing = known.setdefault(permit.call.ref, Failing(now))
+        failing.taken[busy(failure)] += failure.sent
+        return failing
 
     def _alone(self, permit: Permit, provider: ProviderQueue) -> bool:
         """Whether a single task found a provider down where that would end all tasks:

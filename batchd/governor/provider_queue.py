@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -100,8 +100,8 @@ class Failing:
 
     #: When they began to, by the loop's clock.
     since: float
-    #: How often the provider took the request all the same.
-    taken: int = 0
+    #: How often the provider took the request all the same, by whether it was too busy for it.
+    taken: Counter[bool] = field(default_factory=Counter)
 
 
 @dataclass(slots=True)
@@ -129,8 +129,8 @@ class Permit:
 
     call: WantedCall
     answer: Answer
-    #: Failed requests so far.
-    retries: int = 0
+    #: Failed requests so far, by whether the provider was too busy for them.
+    retries: Counter[bool] = field(default_factory=Counter)
     granted: bool = False
     #: What is set aside for it, in dollars.
     reserved: float = 0.0
@@ -252,7 +252,7 @@ class ProviderQueue:
     def tries(self, permit: Permit) -> int:
         """Return how often a call was made, or others to its model were in its place, in vain."""
         busy = self.busy.get(permit.call.model)
-        return max(permit.retries + 1, busy.tries if busy else 0)
+        return max(permit.retries.total() + 1, busy.tries if busy else 0)
 
     def serves_only_others(self, model: str, since: float) -> bool:
         """Whether it has answered calls to other models since then, and none to this one."""

@@ -6,7 +6,7 @@ import math
 import re
 import time
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 _UNITS: Mapping[str, float] = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -90,7 +90,7 @@ def _duration(value: str) -> float | None:
 
 
 def _date(value: str) -> float | None:
-    """Return the seconds until an HTTP date, or an ISO one (anthropic)."""
+    """Return the seconds until an HTTP date, or an ISO one (anthropic); UTC if it has no zone."""
     try:
         moment = parsedate_to_datetime(value)
     except (ValueError, TypeError, OverflowError):
@@ -98,7 +98,6 @@ def _date(value: str) -> float | None:
             moment = datetime.fromisoformat(value)
         except ValueError:
             return None
-    try:
-        return _bounded(moment.timestamp() - time.time())
-    except (OverflowError, OSError):
-        return None
+    # In this machine's zone the first and the last days of the calendar would be none.
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return _bounded(moment.timestamp() - time.time())

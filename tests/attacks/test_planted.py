@@ -6,6 +6,7 @@ Nothing of it steers batchd.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import stat
 import subprocess
@@ -330,3 +331,24 @@ def test_a_usage_that_no_call_can_have_is_not_believed(camp: Camp) -> None:
     assert lied["cost"]["total"] < 0.02
     [line] = [line for line in camp.lines() if line["event"] == "usage_not_believed"]
     assert (line["level"], line["gen_ai.usage.output_tokens"]) == ("warning", 10**14)
+
+
+@pytest.mark.sampled(1)
+def test_an_answer_that_says_ten_times_the_truth_stops_no_other_task(camp: Camp) -> None:
+    """A call can have come to that, so it is booked; but it alone ends no task with a limit of
+    money, and log and status name it, with the fix.
+    """
+    lie = Answer(content="Done.", usage=Usage(output_tokens=80_000))
+    talks = {"lie": [lie], "honest": [says("Done.")]}
+    with camp.answering(talks, count=True):
+        lied = camp.play([{"first_prompt": "lie"}], "first")["001"]
+        honest = {"first_prompt": "honest", "limits": {"max_cost_usd": lied["cost"]["total"] / 2}}
+        after = camp.play([honest], "second")["001"]
+        [trouble] = json.loads(camp.batchd("status", "--json").stdout)["daemon"]["troubles"]
+    assert lied["usage"]["output_tokens"] == 80_000
+    assert after["status"] == "completed", after["error"]
+    [line] = [line for line in camp.lines() if line["event"] == "answer_overlong"]
+    assert trouble["what"] == "answer_overlong"
+    for part in ("standin/demo", "9.8 times", "output_limit_field in [providers.standin]"):
+        assert part in line["message"]
+        assert part in trouble["message"] + trouble["mend"]

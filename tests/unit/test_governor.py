@@ -23,6 +23,7 @@ from batchd.governor.news import (
     GaveUp,
     HalfOpened,
     News,
+    Overlong,
     Parked,
     Report,
     TierFree,
@@ -84,6 +85,9 @@ class Reported:
             case TierFree(model, tier, calls):
                 if calls:
                     self.of.append(("TierFree", model, tier, str(calls)))
+            case Overlong(model, message):
+                assert "output_limit_field" in message
+                self.of.append(("Overlong", model))
             case BatchSpent(batch, message):
                 assert "the batch's budget" in message
                 self.of.append(("BatchSpent", batch))
@@ -307,6 +311,49 @@ def test_what_a_provider_adds_to_each_request_is_set_aside_too() -> None:
         assert reserved(500) == pytest.approx(3.0)
         g.answered(task.ref, 0.0, Usage(calls=1, input_tokens=2500, output_tokens=1000))
         assert reserved(10_000) == pytest.approx(12.0 + 1.0)
+
+    asyncio.run(scenario())
+
+
+def test_one_answer_ends_no_task_and_what_two_came_to_fades() -> None:
+    """After one answer that came to ten times what was expected, a call still goes where that much
+    would not fit, by itself; after two it is refused; after twenty others both are forgotten.
+    """
+
+    async def scenario() -> None:
+        reported = Reported()
+        g = governor(reported, max_concurrent=9)
+        task, capped, other = Task(g, "a"), Task(g, "b", limit=2.0), Task(g, "c")
+
+        async def asks(who: Task) -> Grant | Refusal | ParkDecision:
+            who.answered.clear()
+            who.ask(PRICE)
+            await who.answered.wait()
+            return who.answers[-1]
+
+        async def answered(output_tokens: int) -> None:
+            assert isinstance(await asks(task), Grant)
+            used = Usage(calls=1, input_tokens=500, output_tokens=output_tokens)
+            g.answered(task.ref, 0.0, used)
+
+        await answered(5000)
+        assert reported.of == [("Overlong", "p/m")]
+        g.money.open_batch("b", 5.0, 0.0)
+        assert await asks(capped) == Grant(1.0, (500, 500))
+        other.ask(PRICE)
+        assert not other.answers, "the two together may come to more"
+        g.answered(capped.ref, 0.0)
+        assert other.answers == [Grant(1.0, (500, 500))]
+        g.answered(other.ref, 0.0)
+        g.money.close_batch("b")
+        await answered(5000)
+        await asks(capped)
+        assert capped.refusal.reason is Reason.BUDGET
+        for _ in range(20):
+            assert g.estimates.overlong()
+            await answered(500)
+        assert await asks(capped) == Grant(1.0, (500, 500))
+        assert not g.estimates.overlong()
 
     asyncio.run(scenario())
 
@@ -712,6 +759,36 @@ def test_what_fails_while_others_are_answered_is_not_always_the_tasks_own_fault(
             assert task.parked.cause is Cause.DOWN
         else:
             assert task.refusal.reason is Reason.PROVIDER_UNAVAILABLE
+
+    asyncio.run(scenario())
+
+
+def test_refusals_of_a_storm_count_against_no_other_failure() -> None:
+    """While others are answered, a task ends for what it met more than ``max_retries`` times beside
+    a busy provider, and is parked for a first refused key, also where it was parked before.
+    """
+
+    async def scenario() -> None:
+        g = governor(max_concurrent=9, max_backoff_s=0.02)
+        task, other = Task(g, "a"), Task(g, "b")
+        busy, odd = {"http_status": 429}, {"http_status": 500}
+        task.ask()
+        for more in (busy, busy, busy, odd, busy):
+            task.failed(FailureKind.OVERLOADED, **more)
+            other.answered.clear()
+            other.ask()
+            await other.answered.wait()
+            g.answered(other.ref, 0.0)
+            await task.answered.wait()
+            assert isinstance(task.answers[-1], Grant)
+        task.failed(FailureKind.AUTH)
+        assert task.parked.cause is Cause.AUTH
+        g.outages.close("p")
+        task.ask()
+        for _ in range(3):
+            task.failed(FailureKind.OVERLOADED, **odd)
+            await task.answered.wait()
+        assert task.refusal.reason is Reason.PROVIDER_UNAVAILABLE
 
     asyncio.run(scenario())
 

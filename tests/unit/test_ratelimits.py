@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import random
+import time
 from datetime import UTC, datetime, timedelta
+from math import inf
 
 import pytest
 
-from batchd.llm import rate_limit_headers, waits
+from batchd.governor.pacing import Pace
+from batchd.llm import exchange, rate_limit_headers, waits
 from batchd.records import RateLimit
 
 
@@ -91,3 +95,46 @@ def test_numbers_beyond_all_bounds_are_none(name: str) -> None:
         rate_limit_headers.read({f"x-ratelimit-{key}": text for key, text in headers.items()}) == ()
     )
     assert waits.retry_after({"retry-after": f"{'9' * 400}s"}) is None
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Pacific/Kiritimati"])
+def test_no_header_raises_whatever_it_says(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A paid answer comes with it. What it comes to is finite; a date without a zone is UTC."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        chance = random.Random(1)  # the same odd values each time
+        for _ in range(500):
+            headers = {name: _odd(chance) for name in _HEADERS}
+            assert (waits.retry_after(headers) or 0) < inf
+            assert (waits.until_reset(headers, f"try again in {_odd(chance)}") or 0) < inf
+            assert (exchange.idle_s(headers) or 0) < inf
+            pace = Pace()
+            pace.heard(rate_limit_headers.read(headers), 1.0)
+            assert pace.ready_at(1.0, 100.0) < inf
+        at = datetime.now(UTC) + timedelta(seconds=30)
+        for form in ("%Y-%m-%d %H:%M:%S", "%a, %d %b %Y %H:%M:%S"):
+            assert waits.seconds(at.strftime(form)) == pytest.approx(30, abs=2)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+_HEADERS = (
+    *("retry-after", "retry-after-ms", "keep-alive"),
+    *(f"x-ratelimit-{field}-tokens" for field in ("limit", "remaining", "reset")),
+    *(f"ratelimit-{field}" for field in ("limit", "remaining", "reset")),
+)
+_ODD = (
+    *("0001-01-01T00:00:00", "9999-12-31T23:59:59", "2026-11-30T13:00:00+23:59:59", "20261130"),
+    *("Mon, 01 Jan 0001 00:00:00 GMT", "Wed, 21 Oct 2026 07:28:00 -9999", "1h2m3s", "100;w=60"),
+    *("1e400", "5e-324", "nan", "-inf", "", " ", "0x10", "\u0663", "1_000", "9" * 400),
+    *("timeout=5, max=100", "timeout=99999999"),
+)
+
+
+def _odd(chance: random.Random) -> str:
+    """Return an odd value of a header, perhaps with a character changed."""
+    value = chance.choice(_ODD)
+    at = chance.randrange(len(value) + 1)
+    return value[:at] + chance.choice(["", "", *"09-+:,;e \0\xe9"]) + value[at + 1 :]

@@ -24,6 +24,7 @@ from batchd.governor.news import (
     GaveUp,
     HalfOpened,
     News,
+    Overlong,
     Parked,
     TierFree,
     TierFull,
@@ -74,6 +75,8 @@ class Circuits:
                 self._gave_up(name, cause, message)
             case TierFull(model, tier, message):
                 get_logger().warning(Action.TIER_FULL, model=model, tier=tier, message=message)
+            case Overlong(model, message):
+                get_logger().warning(Action.ANSWER_OVERLONG, model=model, message=message)
             case TierFree(model, tier, calls):
                 self._tier_free(model, tier, calls)
             case BatchSpent(batch, message):
