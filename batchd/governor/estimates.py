@@ -8,6 +8,7 @@ What is set aside for a call must be enough all the same.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from batchd.governor.provider_queue import WantedCall
@@ -35,7 +36,8 @@ class _Worst:
 class Estimates:
     """The estimates for each model, corrected by its answers."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
         self._worst: dict[str, _Worst] = {}
         #: By model and the tier that was asked for: the others that served its calls all the same.
         self._served: dict[tuple[str, str], set[str]] = {}
@@ -52,13 +54,16 @@ class Estimates:
         """Return the prices at which a call may end.
 
         Its tier's, the standard one where it may fall back to that, and those that served such
-        calls before; of one without a known price what was set aside is booked.
+        calls before; of one without a known price what was set aside is booked. Each at all hours
+        until the call's time is over.
         """
         if call.price is None:
             return [None]
         tiers = [call.tier] if call.fallback_s is None else [call.tier, STANDARD]
-        others = map(call.price.at, self._served.get((call.model, call.tier), ()))
-        return [*map(call.price.at, tiers), *filter(None, others)]
+        served, now = self._served.get((call.model, call.tier), ()), self._clock()
+        hourly = call.price.between(now, now + call.timeout_s)
+        others = [price.at(tier) for price in hourly for tier in served]
+        return [*(price.at(tier) for price in hourly for tier in tiers), *filter(None, others)]
 
     def tokens(self, call: WantedCall) -> tuple[int, int]:
         """Return how many tokens of input and of output a call may come to."""

@@ -148,6 +148,7 @@ class Calls:
 
     def _call(self, active: ActiveAttempt, ask: wire.Ask) -> WantedCall:
         setup = active.setup(ask.purpose)
+        assert active.task is not None, "it has begun"
         return WantedCall(
             ref=active.ref,
             model=ask.model,
@@ -156,6 +157,7 @@ class Calls:
             max_output_tokens=ask.max_output_tokens,
             tier=setup.service_tier,
             fallback_s=setup.tier_fallback_s,
+            timeout_s=active.task.limits.call_timeout_s,
         )
 
     def _decided(self, active: ActiveAttempt, decision: Grant | Refusal | ParkDecision) -> None:
