@@ -6,6 +6,7 @@ import contextlib
 import datetime as dt
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import pytest
 from clock import Clock
 from weather import TASK, Station, answer_after, until
 
-from batchd import events, taskstate
+from batchd import control, events, taskstate
 from batchd.store.reader import StoreReader
 from tests.conftest import stand_in
 
@@ -220,6 +221,33 @@ def test_a_call_costs_what_its_hour_says(tmp_path: Path) -> None:
     with StoreReader(tmp_path / ".batchd/batchd.db") as reader:
         (total,) = reader.spend(())
     assert round(1e9 * total.known_usd) == round(1e9 * sum(usd or 0.0 for usd in books.values()))
+
+
+def test_a_call_that_a_full_disk_keeps_until_a_dear_hour_is_asked_for_again(tmp_path: Path) -> None:
+    """It was granted at the cheap price, which its task's limit has room for: at the dear one
+    it is not made, and what is booked lies within the limit.
+    """
+    model = "latency-1+length-1+deepseek-flash"
+    with stand_in(count=True) as base_url:
+        more = _HOURS.format(model=model)
+        station = Station(tmp_path, base_url, model=model, settle_s=0.05, more=more)
+        clock = Clock(station.folder)
+        night = datetime(2026, 9, 28, 0, 30, tzinfo=UTC).timestamp()
+        clock.set(night - time.time())
+        with station.serving():
+            task = {"first_prompt": "do", "limits": {"max_cost_usd": 0.0075}}
+            station.drop("b.json", json.dumps(task).encode())
+            until(lambda: any(call["status"] == 0 for call in station.asked()), station.text)
+            assert station.process is not None
+            _, hard = resource.prlimit(station.process.pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(station.process.pid, resource.RLIMIT_FSIZE, (4096, hard))
+            until(lambda: control.request(tmp_path / ".batchd", "status")["troubles"], station.text)
+            clock.set(night + 5400 - time.time())
+            resource.prlimit(station.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
+            (result,) = station.summary("b") and _results(station, "b")
+    assert (result["status"], result["reason"]) == ("timeout", "budget")
+    assert result["usage"]["calls"] == 1
+    assert 0 < result["cost"]["total"] <= 0.0075
 
 
 class Model:
