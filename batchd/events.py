@@ -139,13 +139,15 @@ class CallAnswered(Struct, frozen=True, kw_only=True):
     cost: Cost | None = None
     #: Why ``cost`` is not what the provider says, nor the known price of its usage.
     doubt: str = ""
+    #: When its request was sent, by the daemon's clock; 0: not known, as in older journals.
+    sent_at: float = 0.0
 
     def paid(self, price: Price | None) -> Cost | None:
         """Return what it cost, of a model with this price; None: that is not known."""
         if self.cost is not None:
             return self.cost
-        at = price and price.at(self.tier)
-        return at.cost(self.answer.usage) if at else None
+        at, usage = price and price.at(self.tier), self.answer.usage
+        return at.sent(self.sent_at, usage).cost(usage) if at else None
 
     def saved(self, price: Price | None) -> float | None:
         """Return what the cache saved on it, in dollars; None:
@@ -153,7 +155,7 @@ class CallAnswered(Struct, frozen=True, kw_only=True):
         """
         at, usage = price and price.at(self.tier), self.answer.usage
         known = at is not None and usage.reported_tokens and self.disbelieved is None
-        return at.saved(usage) if at and known else None
+        return at.sent(self.sent_at, usage).saved(usage) if at and known else None
 
 
 class CallFailed(Struct, frozen=True, kw_only=True):

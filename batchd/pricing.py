@@ -10,17 +10,22 @@ import ipaddress
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
-from batchd.records import Price, Rate
+from batchd.records import Hours, Price, Rate
 
 if TYPE_CHECKING:
     from genai_prices.types import ModelInfo, ModelPrice
 
 
+_EPOCH = date(1970, 1, 1)
+_Rated = TypeVar("_Rated", Price, Hours)
+#: Houses whose dear hours, in minutes of the day, are of Monday to Friday alone; the data has them
+#: for every day (genai-prices#582).
+_WEEKDAYS = {"deepseek": ((60, 240), (360, 600))}
 #: The contexts of genai-prices that are a service tier, or what a provider reports as one.
 _CONTEXTS = ("service_tier", "processing", "speed")
 #: The context that the prices are listed for.
@@ -53,8 +58,23 @@ class ConfiguredPrices(Protocol):
         """A million output tokens."""
 
 
+class ConfiguredHours(Protocol):
+    """The hours at which a model costs something else."""
+
+    @property
+    def peak(self) -> ConfiguredPrices:
+        """What it costs then."""
+
+    def at(self, rates: tuple[Rate, ...]) -> Hours:
+        """Return them with these rates."""
+
+
 class ModelOverride(ConfiguredPrices, Protocol):
     """The overrides in a table ``[models."provider/model"]``; None: nothing."""
+
+    @property
+    def hours(self) -> ConfiguredHours | None:
+        """When it costs something else; None: at all times the same."""
 
     @property
     def tiers(self) -> Mapping[Any, ConfiguredPrices]:
@@ -72,7 +92,7 @@ class Prices:
         self._overrides = overrides
 
     def price(self, model: str, base_url: str = "") -> Price | None:
-        """Return what a model costs today, or None where that is unknown.
+        """Return what a model costs from today on, or None where that is unknown.
 
         ``base_url`` is where the provider is reached: it shows better than the name whose
         prices hold, and a server on the own network has none but the configured ones.
@@ -81,15 +101,14 @@ class Prices:
         if given is not None and (whole := _whole(given)):
             # What the data lists is another price:
             # of a tier only what is given beside this one is known.
-            return Price(rates=(whole,), source="config", tiers=_tiers(given.tiers, {}))
-        listed = _listed(model, base_url, _today())
-        if not listed.rates:
-            return None
-        price = Price(rates=listed.rates, source="genai-prices", tiers=listed.tiers)
-        if given is None or not (_names_a_price(given) or given.tiers):
-            return price
-        rates = tuple(_overridden(given, r) for r in listed.rates)
-        return Price(rates=rates, source="config", tiers=_tiers(given.tiers, listed.tiers))
+            price = Price(rates=(whole,), source="config", tiers=_tiers(given.tiers, {}))
+            return _hourly(price, given.hours)
+        listed = _listed(model, base_url, _today()).price
+        if listed is None or given is None:
+            return listed
+        hours = tuple(_under(given, each) for each in listed.hours)
+        price = _hourly(replace(_under(given, listed), hours=hours), given.hours)
+        return listed if price == listed else replace(price, source="config")
 
     def context_window(self, model: str, base_url: str = "") -> int:
         """Return how many tokens fit into a model's window; 0 where that is unknown."""
@@ -97,17 +116,6 @@ class Prices:
         if given is not None and given.context_window is not None:
             return given.context_window
         return _listed(model, base_url, _today()).window
-
-
-def _names_a_price(given: ConfiguredPrices) -> bool:
-    prices = (
-        given.input_usd_per_mtok,
-        given.cached_input_usd_per_mtok,
-        given.cache_write_usd_per_mtok,
-        given.cache_write_long_usd_per_mtok,
-        given.output_usd_per_mtok,
-    )
-    return any(p is not None for p in prices)
 
 
 def _whole(given: ConfiguredPrices) -> Rate | None:
@@ -143,6 +151,23 @@ def _tiers(
     return rates
 
 
+def _under(given: ModelOverride, listed: _Rated) -> _Rated:
+    """Return what is listed with what an override says of it."""
+    rates = tuple(_overridden(given, r) for r in listed.rates)
+    return replace(listed, rates=rates, tiers=_tiers(given.tiers, listed.tiers))
+
+
+def _hourly(price: Price, given: ConfiguredHours | None) -> Price:
+    """Return a price with the hours that an override names, in place of those that are listed."""
+    if given is None:
+        return price
+    # What is listed first is the cheapest, and of all hours.
+    usual = replace(price.hours[0] if price.hours else Hours(rates=price.rates), since=0)
+    peak = tuple(_overridden(given.peak, r) for r in usual.rates)
+    dearest = max(usual.rates, peak, key=_sum)
+    return replace(price, rates=dearest, hours=(usual, given.at(peak)))
+
+
 def _overridden(given: ConfiguredPrices, rate: Rate) -> Rate:
     """Return a listed rate with what an override says of it."""
     if given.input_usd_per_mtok is not None:
@@ -166,9 +191,8 @@ def _today() -> date:
 class _Listed(NamedTuple):
     """What the price data has of a model."""
 
-    #: None: it has no price.
-    rates: tuple[Rate, ...] = ()
-    tiers: Mapping[str, tuple[Rate, ...]] = {}
+    #: None: it has none.
+    price: Price | None = None
     #: 0: unknown.
     window: int = 0
 
@@ -193,8 +217,14 @@ def _listed(model: str, base_url: str, day: date) -> _Listed:
         _, info = snapshot.find_provider_model(name, house, None, None)
     except LookupError:
         return _Listed()
-    rates = _rates(_dearest(info, day), free=name.endswith(":free"))
-    return _Listed(rates, _listed_tiers(info, day) if rates else {}, info.context_window or 0)
+    hours = _hours(info, day, _WEEKDAYS.get(house.id, ()), free=name.endswith(":free"))
+    price = None
+    for each in hours:
+        if not each.since:  # of today, with the dearest as the last
+            price = Price(rates=each.rates, tiers=each.tiers, source="genai-prices")
+    if price and len(hours) > 1:
+        price = replace(price, hours=hours)
+    return _Listed(price, info.context_window or 0)
 
 
 def names(provider: str, base_url: str = "") -> tuple[str, ...]:
@@ -220,22 +250,66 @@ def _is_local(base_url: str) -> bool:
         return "." not in host or host.endswith((".local", ".internal", ".lan", ".localhost"))
 
 
-def _listed_tiers(info: ModelInfo, day: date) -> Mapping[str, tuple[Rate, ...]]:
-    """Return the rates of each context that has any that day.
+def _hours(
+    info: ModelInfo, today: date, weekdays: tuple[tuple[int, int], ...], *, free: bool
+) -> tuple[Hours, ...]:
+    """Return what is listed for each time of the day, from today on and from each later day on
+    which that changes: first the cheapest, as of all hours.
+
+    ``weekdays``: the hours that are of Monday to Friday alone.
+    """
+    listed = () if hasattr(info.prices, "input_mtok") else info.prices
+    conditions = [c.constraint for c in (*listed, *(info.price_variants or ()))]
+    later = {day for c in conditions if (day := getattr(c, "start_date", today)) > today}
+    clocks = [c for c in conditions if hasattr(c, "start_time")]
+    edges = sorted({0, *(_minute(t) for c in clocks for t in (c.start_time, c.end_time))})
+    found: list[Hours] = []
+    before: object = None
+    for day in (today, *sorted(later)):
+        spans: dict[Any, list[tuple[int, int]]] = {}
+        for span in zip(edges, (*edges[1:], 1440), strict=True):
+            when = datetime.combine(day, time(), UTC) + timedelta(minutes=span[0])
+            if rates := _rates(info.get_prices(when), free=free):
+                tiers = tuple(_listed_tiers(info, when).items())
+                spans.setdefault((rates, tiers), []).append(span)
+        if spans == before:
+            continue
+        before, since = spans, (day - _EPOCH).days if day > today else 0
+        for rates, tiers in sorted(spans, key=lambda each: _sum(each[0])):
+            hours = Hours(rates=rates, tiers=dict(tiers), since=since)
+            if found and found[-1].since == since:
+                utc = tuple(spans[rates, tiers])
+                days = tuple(range(5 if utc == weekdays else 7))
+                hours = replace(hours, utc=utc, days=days)
+            found.append(hours)
+    return tuple(found)
+
+
+def _listed_tiers(info: ModelInfo, when: datetime) -> Mapping[str, tuple[Rate, ...]]:
+    """Return the rates of each context that has any at that moment.
 
     Asked for one that it does not know, the data answers with the standard price:
     only those that it names are asked for.
     """
-    noon = datetime.combine(day, time(12), UTC)
     found: dict[str, tuple[Rate, ...]] = {}
     for variant in info.price_variants or ():
         ((key, tier), *more) = variant.when.items()
-        active = variant.constraint is None or variant.constraint.active(noon)
+        active = variant.constraint is None or variant.constraint.active(when)
         if more or key not in _CONTEXTS or tier == _DEFAULT or tier in found or not active:
             continue
-        if rates := _rates(_dearest(info, day, {key: tier}), free=False):
+        if rates := _rates(info.get_prices(when, {key: tier}), free=False):
             found[tier] = rates
     return found
+
+
+def _minute(clock: time) -> int:
+    """Return the minute of the day in UTC that a time of the data means."""
+    there = datetime.combine(_EPOCH, clock, clock.tzinfo or UTC).astimezone(UTC)
+    return there.hour * 60 + there.minute
+
+
+def _sum(rates: tuple[Rate, ...]) -> float:
+    return rates[0].input + rates[0].output
 
 
 def _rates(prices: ModelPrice, *, free: bool) -> tuple[Rate, ...]:
@@ -259,19 +333,6 @@ def _rates(prices: ModelPrice, *, free: bool) -> tuple[Rate, ...]:
         )
         for start in sorted({0, *marks})
     )
-
-
-def _dearest(info: ModelInfo, day: date, context: Mapping[str, str] | None = None) -> ModelPrice:
-    """Return the highest prices of a day:
-    some are lower at night, and a task's are frozen at its start.
-    """
-    midnight = datetime.combine(day, time(), UTC)
-    steps = range(1 if hasattr(info.prices, "input_mtok") else 48)
-    times = [
-        info.get_prices(midnight + timedelta(minutes=30 * i), dict(context) if context else None)
-        for i in steps
-    ]
-    return max(times, key=lambda p: _at(p.input_mtok or 0, 0) + _at(p.output_mtok or 0, 0))
 
 
 def _at(price: Any, start: int) -> float:

@@ -98,7 +98,8 @@ def _compared(name: str, config: Config, prices: Prices) -> ModelSetup:
     known = config.providers.get(name.partition("/")[0])
     price = prices.price(name, known.base_url if known else "")
     # The terms are stored with each task: of models that are not called, tiers are not needed.
-    return ModelSetup(name=name, price=price and replace(price, tiers={}))
+    hours = tuple(replace(each, tiers={}) for each in price.hours) if price else ()
+    return ModelSetup(name=name, price=price and replace(price, tiers={}, hours=hours))
 
 
 def _unpriced(setup: ModelSetup) -> Problem:

@@ -31,7 +31,7 @@ def charge(answer: Answer, call: CallStarted, setup: ModelSetup, *, believed: bo
     """Return how an answer is booked;
     ``believed``: its usage is the provider's, and not what was set aside.
     """
-    price = setup.price
+    price = setup.price and setup.price.sent(call.at, answer.usage)
     tier = _served(answer, call.tier, price)
     if price is None:
         return Charge(tier)

@@ -234,6 +234,7 @@ class Performer:
             disbelieved=disbelieved,
             tier=booked.tier,
             cost=booked.cost,
+            sent_at=call.at,
             doubt=booked.doubt,
         )
 

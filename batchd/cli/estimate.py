@@ -164,6 +164,7 @@ def _fields(found: Estimate) -> dict[str, Any]:
         "currency": "USD",
         "models": [{"model": name, **part(of)} for name, of in found.models.items()],
         "total": part(found.total),
+        "now": found.now and part(found.now),
         "wall_s": found.wall_s and dataclasses.asdict(found.wall_s),
         "slots": found.slots,
         "history": [dataclasses.asdict(basis) for basis in found.basis],
@@ -199,6 +200,10 @@ def _together(found: Estimate, budgets: _Budgets) -> Iterator[str]:
             "tokens": _range(whole.tokens, _number),
             "cost": _range(whole.cost, money),
         }
+    if now := found.now:
+        cost = now.all.cost if now.all else None
+        said = _range(cost, money) if whole else f"{money(now.first_cost)} for first requests"
+        facts["cost now"] = f"{said}, were all calls made at this hour; else as at the dearest"
     if whole and found.wall_s:
         slots = counted(found.slots, "slot")
         took = _range(found.wall_s, duration)

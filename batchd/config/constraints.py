@@ -112,6 +112,11 @@ def contradictions(config: ConfigSections) -> Iterator[tuple[Place, Problem]]:
     yield from remote_workers.problems(config.pool, config.ray, config.workspace, config.sandbox)
     yield from _homeless(config)
     yield from _tierless(config)
+    for name, known in config.models.items():
+        try:
+            _ = known.hours and known.hours.at(())
+        except ValueError as why:
+            yield ("models", name, "hours"), Problem("", str(why))
     for name, provider in config.providers.items():
         if not reachable(provider.base_url):
             # A user and password in it would end up in logs; keys have their own fields.

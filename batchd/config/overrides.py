@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import tomli
@@ -104,13 +105,14 @@ def _plain(key: str) -> str:
 def hint_of(hint: Any, key: str) -> Any:
     """Return the type of what stands under a key, by that of its table; None: it is not known."""
     if is_dataclass(hint):
-        return get_type_hints(hint).get(key)
+        hint = get_type_hints(hint).get(key)
+        return get_args(hint)[0] if get_origin(hint) is UnionType else hint
     return get_args(hint)[1] if get_origin(hint) is not None and len(get_args(hint)) > 1 else None
 
 
 def keys(hint: Any) -> set[str]:
     """Return the keys that a table has by its type; none where they are the user's own."""
-    return {f.name for f in fields(hint)} if is_dataclass(hint) else set()
+    return {f.metadata.get("alias", f.name) for f in fields(hint)} if is_dataclass(hint) else set()
 
 
 def read(text: str, hint: Any) -> Any:

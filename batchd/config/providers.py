@@ -4,17 +4,21 @@ and what is to be known of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from datetime import date
+from typing import Annotated, Any, Literal, TypeVar
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Le, MinLen
 
 from batchd.config.presets import PRESETS
 from batchd.config.tiers import Fallback
 from batchd.config.values import AskedApi, Name, Section
-from batchd.records import AskedEffort, JsonMode, Tier, ToolProtocol
+from batchd.records import AskedEffort, Hours, JsonMode, Rate, Tier, ToolProtocol
 from batchd.records.numbers import Amount, Count
+
+_WEEK = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_Read = TypeVar("_Read")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +78,60 @@ class PricesSection(Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HoursSection(Section):
+    """``[models."provider/model".hours]``: when it costs something else, and what."""
+
+    days: str = "mon-sun"
+    """The days of the week, in UTC, on which these hours begin: ``mon-fri``, ``sat,sun``."""
+    utc: Annotated[tuple[str, ...], MinLen(1)]
+    """From and until, on such a day: ``06:00-10:00``; ``22:00-02:00`` ends on the next day."""
+    peak: PricesSection
+    """The prices at these hours; what is not given is as in the model's own table."""
+    except_: tuple[str, ...] = field(default=(), metadata={"alias": "except"})
+    """Dates, in UTC, on which they do not begin: ``2026-10-01``."""
+
+    def at(self, rates: tuple[Rate, ...]) -> Hours:
+        """Return them with these rates.
+
+        Raises ``ValueError``: what is wrong, and how it is written.
+        """
+        return Hours(
+            rates=rates,
+            days=_read(_days, (self.days,), 'days, as in "mon-fri" or "sat,sun"')[0],
+            utc=_read(_span, self.utc, 'hours in UTC, as in "06:00-10:00" or "22:00-02:00"'),
+            excepted=_read(_day, self.except_, 'a date, as in "2026-10-01"'),
+        )
+
+
+def _read(read: Callable[[str], _Read], texts: Iterable[str], what: str) -> tuple[_Read, ...]:
+    found = []
+    for text in texts:
+        try:
+            found.append(read(text))
+        except ValueError:
+            raise ValueError(f"{text!r:.60} must be {what}") from None
+    return tuple(found)
+
+
+def _days(text: str) -> tuple[int, ...]:
+    spans = [part.strip().partition("-") for part in text.lower().split(",")]
+    ends = [(_WEEK.index(first), _WEEK.index(last or first)) for first, _, last in spans]
+    return tuple(sorted({(a + more) % 7 for a, b in ends for more in range((b - a) % 7 + 1)}))
+
+
+def _span(text: str) -> tuple[int, int]:
+    (hour, minute), (until, past) = (map(int, clock.split(":")) for clock in text.split("-"))
+    begin, end = 60 * hour + minute, 60 * until + past
+    if max(minute, past) > 59 or begin >= 1440 or end > 1440 or begin == end:  # noqa: PLR2004 (minutes)
+        raise ValueError
+    return begin, end if begin < end else end + 1440
+
+
+def _day(text: str) -> int:
+    return (date.fromisoformat(text) - date(1970, 1, 1)).days
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSection(PricesSection):
     """``[models."provider/model"]``: how it is called,
     and what the price data has wrong, or not at all.
@@ -81,6 +139,8 @@ class ModelSection(PricesSection):
 
     tiers: Mapping[Literal["flex", "priority"], PricesSection] = field(default_factory=dict)
     """``[models."provider/model".tiers.flex]``: the prices of a service tier."""
+    hours: HoursSection | None = None
+    """``[models."provider/model".hours]``: when its tokens cost something else."""
     context_window: Count | None = None
     """Tokens that fit into its window."""
     api: AskedApi = ""

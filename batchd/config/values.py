@@ -22,6 +22,7 @@ class Section:
         "extra": "forbid",
         "strict": True,
         "allow_inf_nan": False,
+        "serialize_by_alias": True,
     }
 
 

@@ -169,6 +169,7 @@ class _Sounding:
             input_tokens=_INPUT_TOKENS,
             max_output_tokens=request.max_output_tokens,
             tier=setup.service_tier,
+            timeout_s=_ANSWER_S,
         )
         decision = await self._decided(partial(governor.ask, call))
         while isinstance(decision, Grant):
@@ -227,6 +228,7 @@ class _Sounding:
             disbelieved=disbelieved,
             tier=booked.tier,
             cost=booked.cost,
+            sent_at=call.at,
         )
         cost, usage = event.paid(setup.price), answer.usage
         self._books.governor.answered(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from fractions import Fraction
 
 from batchd.records import Usage
@@ -23,6 +24,9 @@ _TIERS: Mapping[str, Fraction] = {
     "batch": Fraction(1, 2),
     "priority": Fraction(2),
 }
+#: The hours of the day, in UTC, that may be dearer: Monday to Friday, but not on these days.
+_PEAK = frozenset({1, 2, 3, 6, 7, 8, 9})
+_HOLIDAYS = frozenset({"2026-10-01"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +42,13 @@ class FamilyPrices:
     cliff: int = 0
     cliff_input: str = "1"
     cliff_output: str = "1"
+    #: How many times as much it costs at dear hours.
+    peak: int = 1
 
-    def cost(self, usage: Usage, long_writes: int, tier: str) -> float:
-        """Return what a call costs, in dollars."""
+    def cost(self, usage: Usage, long_writes: int, tier: str, at: float = 0.0) -> float:
+        """Return what a call costs, in dollars, that is sent at a moment."""
+        when = datetime.fromtimestamp(at, UTC)
+        peak = when.weekday() < 5 and when.hour in _PEAK and f"{when:%F}" not in _HOLIDAYS  # noqa: PLR2004 (Saturday)
         dear = bool(self.cliff) and usage.input_tokens > self.cliff
         short = usage.cache_write_tokens - long_writes
         fresh = usage.input_tokens - usage.cached_input_tokens - usage.cache_write_tokens
@@ -53,6 +61,7 @@ class FamilyPrices:
         paid += (
             usage.output_tokens * Fraction(self.output) * Fraction(self.cliff_output if dear else 1)
         )
+        paid *= self.peak if peak else 1
         return float(paid * _TIERS.get(tier, Fraction(1)) / 1_000_000)
 
 
@@ -173,6 +182,14 @@ FAMILIES: Mapping[str, Family] = {
             chat_tools="never",
             flex=False,
             removes=True,
+        ),
+        Family(
+            name="deepseek-flash",
+            prices=FamilyPrices(
+                input="0.15", cached="0.003", output="0.60", write="0.15", long_write="0.15", peak=2
+            ),
+            flex=False,
+            writes=False,
         ),
         Family(
             name="claude-sonnet-4-5",

@@ -51,6 +51,8 @@ class ServerSettings:
     accounts: Mapping[str, str] = field(default_factory=dict)
     #: By how many seconds the caches are older than they are.
     aged_s: float = 0.0
+    #: The moment that it bills by, in seconds since the epoch; 0: the real one.
+    now: float = 0.0
 
     def __post_init__(self) -> None:
         for parts in (self.faults, self.default, *self.model_faults.values()):

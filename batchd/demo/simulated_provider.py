@@ -195,7 +195,9 @@ class SimulatedProvider:
             long_writes=long_writes,
             seen=prompt.seen,
             tier=plan.tier,
-            cost=prices.cost(usage, long_writes, plan.tier) if prices else None,
+            cost=prices.cost(usage, long_writes, plan.tier, self.settings.now or time.time())
+            if prices
+            else None,
         )
 
 

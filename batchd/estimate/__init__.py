@@ -5,6 +5,7 @@ its first requests exactly, the rest from tasks like these on record.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial, reduce
@@ -68,6 +69,8 @@ class Estimate:
     #: By model, in the order of the files.
     models: dict[str, EstimatePart]
     total: EstimatePart
+    #: ``total`` at the prices of this hour; None: at any other hour they are the same.
+    now: EstimatePart | None
     #: Seconds, roughly; None: nothing like it is on record.
     wall_s: Range | None
     #: Tasks that can be at work at a time.
@@ -87,6 +90,12 @@ def estimate(
     Raises ``ConfigError`` for a judge whose provider is not configured, ``StoreError``.
     """
     setups = cache(partial(setup, config=settings, prices=Prices(settings.models)))
+
+    @cache
+    def at_once(model: str) -> ModelSetup:
+        price = setups(model).price
+        return replace(setups(model), price=price and price.now(time.time()))
+
     tasks = [(file, task) for file in files for task in file.tasks]
     openings = FirstRequests(settings.sandbox_policy(), agents_md=settings.agent.agents_md)
     counted = asyncio.run(
@@ -97,7 +106,8 @@ def estimate(
             ]
         )
     )
-    groups = list(_groups(files, counted, settings, setups, _Archive(reader)))
+    archive = _Archive(reader)
+    groups = list(_groups(files, counted, settings, setups, archive))
     models = {
         name: part(g for _, g in groups if g.kind.setup.name == name) for name in _names(groups)
     }
@@ -107,12 +117,16 @@ def estimate(
         ).capped(file.budget_usd)
         for file in files
     )
-    total = part((g for _, g in groups), reduce(add, capped, Bounds()))
+    most = reduce(add, capped, Bounds())
+    total = part((g for _, g in groups), most)
     chain = max((wall.longest_chain(file.tasks) for file in files), default=0)
     used = [s for _, g in groups for s in (g.kind.setup, *([g.kind.judge] * g.kind.judged))]
     return Estimate(
         models=models,
         total=total,
+        now=part((g for _, g in _groups(files, counted, settings, at_once, archive)), most)
+        if any(s.price and s.price.hours for s in used)
+        else None,
         wall_s=wall.rough(settings, models, total, chain),
         slots=wall.slots(settings, total.tasks),
         basis=_basis([g for _, g in groups]),

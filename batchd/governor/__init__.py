@@ -75,7 +75,7 @@ class Governor:
         self.outages = Outages(self._provider, lambda: self._config.governor, report)
         self._providers: dict[str, ProviderQueue] = {}
         self._permits: dict[Ref, Permit] = {}
-        self.estimates = Estimates()
+        self.estimates = Estimates(clock)
         self.lanes = Lanes(self._first_again, report, self._tier_waits)
         #: Waiting for money that is set aside for calls under way.
         self._short: list[Permit] = []

@@ -8,8 +8,8 @@ What is set aside for a call must be enough all the same.
 from __future__ import annotations
 
 import math
-import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from batchd.errors import NotPossibleError
@@ -53,7 +53,8 @@ def _at_least(seen: deque[float], least: float, answers: int) -> float:
 class Estimates:
     """The estimates for each model, corrected by its answers."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
         self._beyond: dict[str, _Beyond] = {}
         #: Models one of whose last answers was longer than its request allowed: since when.
         self._overlong: dict[str, float] = {}
@@ -75,13 +76,16 @@ class Estimates:
         """Return the prices at which a call may end.
 
         Its tier's, the standard one where it may fall back to that, and those that served such
-        calls before; of one without a known price what was set aside is booked.
+        calls before; of one without a known price what was set aside is booked. Each at all hours
+        until the call's time is over.
         """
         if call.price is None:
             return [None]
         tiers = [call.tier] if call.fallback_s is None else [call.tier, STANDARD]
-        others = map(call.price.at, self._served.get((call.model, call.tier), ()))
-        return [*map(call.price.at, tiers), *filter(None, others)]
+        served, now = self._served.get((call.model, call.tier), ()), self._clock()
+        hourly = call.price.between(now, now + call.timeout_s)
+        others = [price.at(tier) for price in hourly for tier in served]
+        return [*(price.at(tier) for price in hourly for tier in tiers), *filter(None, others)]
 
     def tokens(self, call: WantedCall, answers: int = 1) -> tuple[int, int]:
         """Return how many tokens of input and of output a call may come to,
@@ -120,7 +124,7 @@ class Estimates:
         if max(beyond.outputs) <= _OVERLONG:
             self._overlong.pop(call.model, None)
         elif call.model not in self._overlong:
-            self._overlong[call.model] = time.time()
+            self._overlong[call.model] = self._clock()
             return self._words(call.model)
         return ""
 

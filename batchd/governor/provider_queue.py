@@ -43,6 +43,8 @@ class WantedCall:
     tier: Tier = STANDARD
     #: After how many seconds without room there it goes on in the standard one; None: never.
     fallback_s: float | None = None
+    #: The seconds that it may take.
+    timeout_s: float = 0.0
 
     @property
     def provider(self) -> str:

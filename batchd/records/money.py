@@ -22,6 +22,10 @@ _LONG_WRITE = 2.5
 _ROUNDING_ERROR = 1e-12
 #: A provider's count of a request may be so many times ours.
 _MISCOUNT = 1.1
+#: Where a price changes with the hour: within so many seconds of that moment, by our clock, a
+#: provider may bill either.
+_EDGE_S = 120.0
+_DAY_S, _WEEK = 86400.0, 7
 #: More than so many times what was sent or asked for, and so many tokens, no call comes to.
 _BELIEVED, _BELIEVED_EXTRA = 10, 10_000
 
@@ -169,17 +173,46 @@ class Rate(Struct, frozen=True, kw_only=True):
         return max(write, _LONG_WRITE * self.input)
 
 
+class Hours(Struct, frozen=True, kw_only=True):
+    """The hours at which a model has a price of its own, in UTC; days are since 1970-01-01."""
+
+    rates: tuple[Rate, ...]
+    tiers: Mapping[str, tuple[Rate, ...]] = field(default_factory=dict)
+    #: From this day on.
+    since: int = 0
+    #: Days of the week, Monday is 0, on which they begin; not on those that are excepted.
+    days: tuple[int, ...] = tuple(range(_WEEK))
+    excepted: tuple[int, ...] = ()
+    #: Minutes of such a day, from … to; beyond 1440: of the day after.
+    utc: tuple[tuple[int, int], ...] = ((0, 1440),)
+
+    def hold(self, at: float) -> bool:
+        """Whether they hold at a moment."""
+        today, second = divmod(at, _DAY_S)
+        if today < self.since:
+            return False
+        for back in (0, 1):
+            day, minute = int(today) - back, second / 60 + 1440 * back
+            # The first of all days was a Thursday.
+            begun = (day + 3) % _WEEK in self.days and day not in self.excepted
+            if begun and any(begin <= minute < end for begin, end in self.utc):
+                return True
+        return False
+
+
 class Price(Struct, frozen=True, kw_only=True):
     """The price of a model: one rate, or several where long inputs cost more;
     its service tiers at rates of their own.
     """
 
-    #: By ascending ``above``; the first is 0.
+    #: By ascending ``above``; the first is 0. Those of the dearest hour, where there are ``hours``.
     rates: tuple[Rate, ...]
     #: Where the numbers come from: ``genai-prices`` or ``config``.
     source: str
     #: The rates of tiers beside the standard one. What a tier costs that is not here, no one knows.
     tiers: Mapping[str, tuple[Rate, ...]] = field(default_factory=dict)
+    #: At which hours it is which: of those that hold, the last.
+    hours: tuple[Hours, ...] = ()
 
     def at(self, tier: str) -> Price | None:
         """Return the price under a service tier; None where none is known:
@@ -188,7 +221,40 @@ class Price(Struct, frozen=True, kw_only=True):
         if tier == STANDARD:
             return self
         rates = self.tiers.get(tier)
-        return replace(self, rates=rates, tiers={}) if rates else None
+        if not rates:
+            return None
+        hours = tuple(replace(h, rates=h.tiers.get(tier, rates), tiers={}) for h in self.hours)
+        return replace(self, rates=rates, tiers={}, hours=hours)
+
+    def between(self, start: float, end: float) -> tuple[Price, ...]:
+        """Return the prices, whatever the hour, at which a call may be billed
+        that is sent between two moments; close to a change both hold.
+        """
+        if not self.hours:
+            return (self,)
+        start, end = start - _EDGE_S, end + _EDGE_S
+        first, last = int(start // _DAY_S) - 1, int(end // _DAY_S)
+        # After a week all has been, but for what begins on a later day.
+        days = {*range(first, min(last, first + _WEEK + 1) + 1), *(h.since for h in self.hours)}
+        minutes = {minute for hours in self.hours for span in hours.utc for minute in span}
+        edges = (day * _DAY_S + 60 * minute for day in days for minute in minutes)
+        return tuple(map(self.now, (start, *(edge for edge in edges if start < edge <= end))))
+
+    def now(self, at: float) -> Price:
+        """Return the price at a moment, whatever the hour."""
+        for each in reversed(self.hours):
+            if each.hold(at):
+                tiers = {**self.tiers, **each.tiers}
+                return replace(self, rates=each.rates, tiers=tiers, hours=())
+        return replace(self, hours=())
+
+    def sent(self, at: float, usage: Usage) -> Price:
+        """Return the price, whatever the hour, of a call that was sent at a moment;
+        0: at an unknown one, so that the dearest counts.
+        """
+        if not at or not self.hours:
+            return self
+        return max(self.between(at, at), key=lambda price: price.cost(usage).total)
 
     def most(self, input_tokens: int, output_tokens: int, *, long: bool = False) -> Cost:
         """Return the most that a call of so many tokens may cost,

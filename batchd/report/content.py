@@ -74,6 +74,8 @@ class Elsewhere:
     usd: float | None
     #: Whether its provider has shut it down: the price is its last one.
     gone: bool = False
+    #: Whether the price depends on the moment: it is its dearest one.
+    dearest: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -71,6 +71,7 @@ def elsewhere(
             name=name,
             usd=sum(price.cost_of_many(u).total for u in used) if price else None,
             gone=_gone(name),
+            dearest=price is not None and bool(price.hours),
         )
         for name, price in prices
     )

@@ -114,10 +114,13 @@ def _tier(spend: Spend) -> TierV1:
 
 def _compared(setup: ModelSetup, state: TaskState) -> ComparedV1:
     """Return what another model would have taken for the same tokens,
-    the calls of each purpose as long as their average.
+    the calls of each purpose as long as their average; where its price has hours, each call by its
+    own length and moment.
     """
     price, cost = setup.price, None
-    if price is not None:
+    if setup.name in state.compared:
+        cost = Cost(state.compared[setup.name])
+    elif price is not None:
         cost = sum((price.cost_of_many(s.usage) for s in state.spend.values()), Cost())
     return ComparedV1(model=setup.name, total=_money(cost.total) if cost else None)
 

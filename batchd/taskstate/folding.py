@@ -149,6 +149,12 @@ def _call_answered(state: TaskState, event: CallAnswered) -> TaskState:
         cache_saved_usd=state.cache_saved_usd
         if saved is None
         else (state.cache_saved_usd or 0.0) + saved,
+        compared={
+            other.name: state.compared.get(other.name, 0.0)
+            + other.price.sent(event.sent_at, answer.usage).cost(answer.usage).total
+            for other in (state.terms.compare if state.terms else ())
+            if other.price and other.price.hours
+        },
         model_s=state.model_s + answer.seconds,
         open_call=None,
         retries=0,

@@ -137,6 +137,8 @@ class TaskState(msgspec.Struct, frozen=True, kw_only=True):
     by_tier: Mapping[str, Spend] = msgspec.field(default_factory=dict)
     #: What the provider's cache saved, in dollars; None: no provider says, or no price is known.
     cache_saved_usd: float | None = None
+    #: What models to compare with that have hours would have taken so far, by name.
+    compared: Mapping[str, float] = msgspec.field(default_factory=dict)
     #: A request whose outcome is not recorded.
     open_call: CallStarted | None = None
     #: Requests that may have been paid without an answer, and what they may have cost.

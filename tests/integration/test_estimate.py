@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import subprocess
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +144,37 @@ def test_a_file_is_checked_as_submit_does(spool: Any) -> None:
     assert done.returncode == 0, done.stderr
     assert not list(spool.folder.glob("inbox/*"))
     assert not (spool.folder / ".batchd/batchd.db").exists()
+
+
+def test_what_it_costs_at_this_hour_is_said_beside_the_dearest(counted: Any) -> None:
+    """Of a model that is dear but on these days: first requests for a third, bounds as they are.
+    `check` says both prices too, and a comparison by the ledger that it takes the dearest.
+    """
+    config, today = counted.folder / "config.toml", datetime.now(UTC).date()
+    near = [str(today + timedelta(days=n)) for n in (-1, 0, 1)]
+    hours = f'utc = ["00:00-24:00"]\nexcept = {near}\npeak = {{input_usd_per_mtok = 9.0}}\n'
+    text = re.sub('(?<=model = "standin/)[^"]*', "steps-3", config.read_text())
+    config.write_text(f'{text}\n[models."standin/steps-3".hours]\n{hours}')
+    new = counted.write("new.json", [{"first_prompt": "x", "model": "standin/steps-3"}])
+    found = estimated(counted, new)
+    dear, now = (found[part]["first_requests"]["cost"] for part in ("total", "now"))
+    assert dear == pytest.approx(3 * now)
+    assert found["total"]["at_most"] == found["now"]["at_most"]
+    assert "\n  cost now        $0.00" in counted.batchd("estimate", new).stdout
+    checked = counted.batchd("check", "--offline").stdout
+    assert "$9 in, $15 out a million tokens (config), at its dearest; $3 and $15 at this hour" in (
+        " ".join(checked.split())
+    )
+    compared = counted.batchd(
+        "cost", "--tokens", "1000000,0", "--compare", "standin/steps-3", "standin/steps-9"
+    ).stdout
+    assert [line.split()[1:] for line in compared.splitlines()[1:3]] == [
+        ["$3.00", "config"],
+        ["$9.00", "config", "†"],
+    ]
+    assert "its dearest counts" in compared
+    counted.write("plain.json", [{"first_prompt": "x", "model": "standin/steps-9"}])
+    assert estimated(counted, counted.folder / "plain.json")["now"] is None
 
 
 def test_what_is_unknown_is_said(counted: Any) -> None:

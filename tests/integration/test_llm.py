@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import gzip
 import json
+import math
 import time
 import tracemalloc
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -17,10 +19,14 @@ from patience import PATIENCE_S
 from replacing import replace
 
 from batchd import tokens
+from batchd.config.providers import HoursSection, PricesSection
+from batchd.config.sections import ModelSection
 from batchd.demo.server import ModelServer
 from batchd.demo.settings import ServerSettings
+from batchd.events import CallAnswered
 from batchd.llm import ModelClient, ModelRequest
 from batchd.llm.exchange import MAX_BODY_BYTES
+from batchd.pricing import Prices
 from batchd.records import (
     Answer,
     Endpoint,
@@ -28,6 +34,7 @@ from batchd.records import (
     FailureKind,
     Message,
     ModelSetup,
+    Purpose,
     Tool,
     ToolCall,
 )
@@ -623,3 +630,58 @@ def test_a_call_that_waits_keeps_no_copy_of_its_request() -> None:
         asyncio.run(test())
     finally:
         tracemalloc.stop()
+
+
+def test_a_week_of_calls_is_booked_as_its_provider_bills_it_by_the_hour() -> None:
+    """Every hour of a week with a holiday, and minutes about each edge, where the dearer counts:
+    equal to the last digit, with the hours that are configured and those that are listed.
+    """
+    monday = datetime(2026, 9, 28, tzinfo=UTC)
+    minutes = {60 * hour + past for hour in range(168) for past in (0, 30)}
+    edges = [1440 * day + 60 * hour for day in range(7) for hour in (1, 4, 6, 10)]
+    minutes |= {edge + off for edge in edges for off in (-3, -2, -1, 1, 2, 3)}
+
+    def dear(at: float) -> bool:
+        when = datetime.fromtimestamp(at, UTC)
+        return when.weekday() < 5 and when.day != 1 and when.hour in {1, 2, 3, 6, 7, 8, 9}
+
+    flash = "deepseek/deepseek-flash"
+    given = ModelSection(
+        input_usd_per_mtok=0.15,
+        cached_input_usd_per_mtok=0.003,
+        output_usd_per_mtok=0.6,
+        hours=HoursSection(
+            days="mon-fri",
+            utc=("01:00-04:00", "06:00-10:00"),
+            peak=PricesSection(
+                input_usd_per_mtok=0.3, cached_input_usd_per_mtok=0.006, output_usd_per_mtok=1.2
+            ),
+            except_=("2026-10-01",),
+        ),
+    )
+    configured, listed = Prices({flash: given}).price(flash), Prices({}).price(flash)
+    long = Message("system", " ".join(map(str, range(1000))))
+
+    async def test(server: ModelServer, client: ModelClient) -> None:
+        spent = []
+        for minute in sorted(minutes):
+            at = monday.timestamp() + 60 * minute
+            # Whatever its clock says within two minutes of ours: we book no less.
+            server.control(now=next((m for m in (at, at - 119.9, at + 120) if dear(m)), at))
+            asked = Message("user", f"Count to {minute % 5}.")
+            request = ModelRequest(messages=(long, asked), tools=TOOLS, max_output_tokens=100)
+            answer = await client.call(_setup("steps-1+deepseek-flash"), request, 10)
+            assert isinstance(answer, Answer)
+            event = CallAnswered(at=0, purpose=Purpose.AGENT, answer=answer, sent_at=at)
+            cost = event.paid(configured)
+            assert cost
+            if datetime.fromtimestamp(at, UTC).day != 1:  # of which the list knows nothing
+                assert event.paid(listed) == cost
+            spent.append(cost.total)
+        billed = [exchange.cost for exchange in server.requests]
+        nano = [[round(1e9 * (usd or 0.0)) for usd in books] for books in (spent, billed)]
+        assert nano[0] == nano[1]
+        assert round(1e9 * math.fsum(spent)) == round(1e9 * server.totals.cost)
+        assert sum(exchange.usage.cached_input_tokens > 0 for exchange in server.requests) > 400
+
+    _with_server(test, ServerSettings(count=True))

@@ -6,6 +6,7 @@ import contextlib
 import datetime as dt
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -20,8 +21,9 @@ import pytest
 from clock import Clock
 from weather import TASK, Station, answer_after, until
 
-from batchd import events, taskstate
+from batchd import control, events, taskstate
 from batchd.store.reader import StoreReader
+from tests.conftest import stand_in
 
 pytestmark = pytest.mark.in_turns
 
@@ -154,6 +156,98 @@ def test_a_start_with_the_clock_a_day_ahead_grants_no_money_twice(
         booked = [row.known_usd + row.unsettled_usd for row in reader.spend(("day",))]
     assert len(booked) == 2
     assert all(per_day / 2 < usd <= per_day for usd in booked), booked
+
+
+_HOURS = """
+[models."standin/{model}"]
+input_usd_per_mtok = 0.15
+cached_input_usd_per_mtok = 0.003
+output_usd_per_mtok = 0.6
+[models."standin/{model}".hours]
+days = "mon-fri"
+utc = ["01:00-04:00", "06:00-10:00"]
+except = [2026-10-01]
+peak = {{input_usd_per_mtok = 0.3, cached_input_usd_per_mtok = 0.006, output_usd_per_mtok = 1.2}}
+[cost]
+compare = ["deepseek/deepseek-flash"]
+"""
+
+
+def test_a_call_costs_what_its_hour_says(tmp_path: Path) -> None:
+    """In results, their comparison, ledger and status as the server's own books have it;
+    a limit that holds one call at the cheap price lets it go then, and not where a dear hour has
+    begun, or would before its time is over.
+    """
+    model, limit = "steps-1+deepseek-flash", 0.0075
+    with stand_in(count=True) as base_url:
+        more = _HOURS.format(model=model)
+        station = Station(tmp_path, base_url, model=model, settle_s=0.05, more=more)
+        clock = Clock(station.folder)
+        clock.set(datetime(2026, 9, 28, tzinfo=UTC).timestamp() - time.time())
+        books: dict[str, float | None] = {}
+        with station.serving():
+            for moment, billed, ends in (
+                ("2026-09-28 00:30", "2026-09-28 00:30", "completed"),
+                ("2026-09-28 00:55", "", "timeout"),
+                ("2026-09-28 04:00:10", "", "timeout"),
+                ("2026-09-28 04:10", "2026-09-28 04:10", "completed"),
+                ("2026-09-28 07:00", "2026-09-28 07:00", "dear"),
+                ("2026-09-28 10:00:10", "2026-09-28 09:59", "dear"),
+                ("2026-10-01 07:00", "2026-10-01 07:00", "completed"),
+                ("2026-10-03 07:00", "2026-10-03 07:00", "completed"),
+            ):
+                clock.set(datetime.fromisoformat(f"{moment}+00:00").timestamp() - time.time())
+                if billed:
+                    at = datetime.fromisoformat(f"{billed}+00:00").timestamp()
+                    change = json.dumps({"now": at}).encode()
+                    urllib.request.urlopen(
+                        f"{base_url.removesuffix('/v1')}/control", change
+                    ).close()
+                name = f"b{len(books)}"
+                limits = {} if ends == "dear" else {"max_cost_usd": limit}
+                task = {"first_prompt": f"do {name}", "limits": limits}
+                station.drop(f"{name}.json", json.dumps(task).encode())
+                (result,) = station.summary(name) and _results(station, name)
+                assert result["status"] == ends.replace("dear", "completed"), moment
+                asked = [each for each in station.asked() if each["status"] == 200]
+                books[name] = asked[-1]["cost"] if billed else 0.0
+                assert result["cost"]["total"] == books[name], moment
+                (compared,) = result["cost"]["compare"]
+                if "10-01" not in moment:  # of which the list knows nothing
+                    assert compared["total"] == books[name], moment
+                assert len(asked) == sum(1 for usd in books.values() if usd)
+            day = json.loads(station.status("--json"))["daemon"]["day"]
+            assert day["spent_usd"] == books["b8"]
+    with StoreReader(tmp_path / ".batchd/batchd.db") as reader:
+        (total,) = reader.spend(())
+    assert round(1e9 * total.known_usd) == round(1e9 * sum(usd or 0.0 for usd in books.values()))
+
+
+def test_a_call_that_a_full_disk_keeps_until_a_dear_hour_is_asked_for_again(tmp_path: Path) -> None:
+    """It was granted at the cheap price, which its task's limit has room for: at the dear one
+    it is not made, and what is booked lies within the limit.
+    """
+    model = "latency-1+length-1+deepseek-flash"
+    with stand_in(count=True) as base_url:
+        more = _HOURS.format(model=model)
+        station = Station(tmp_path, base_url, model=model, settle_s=0.05, more=more)
+        clock = Clock(station.folder)
+        night = datetime(2026, 9, 28, 0, 30, tzinfo=UTC).timestamp()
+        clock.set(night - time.time())
+        with station.serving():
+            task = {"first_prompt": "do", "limits": {"max_cost_usd": 0.0075}}
+            station.drop("b.json", json.dumps(task).encode())
+            until(lambda: any(call["status"] == 0 for call in station.asked()), station.text)
+            assert station.process is not None
+            _, hard = resource.prlimit(station.process.pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(station.process.pid, resource.RLIMIT_FSIZE, (4096, hard))
+            until(lambda: control.request(tmp_path / ".batchd", "status")["troubles"], station.text)
+            clock.set(night + 5400 - time.time())
+            resource.prlimit(station.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
+            (result,) = station.summary("b") and _results(station, "b")
+    assert (result["status"], result["reason"]) == ("timeout", "budget")
+    assert result["usage"]["calls"] == 1
+    assert 0 < result["cost"]["total"] <= 0.0075
 
 
 class Model:

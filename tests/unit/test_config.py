@@ -119,6 +119,37 @@ def test_receivers_are_held_to_their_kind(written: Path) -> None:
     }
 
 
+def test_hours_are_what_a_person_means_or_refused(written: Path) -> None:
+    """Dates as text or as TOML's own; a wrong value with its place and how it is written;
+    `tune` and variables reach them.
+    """
+    table = '[models."openai/x".hours]\nutc = ["01:00-04:00"]\npeak = {output_usd_per_mtok = 1}\n'
+    written.write_text(f'{table}except = [2026-10-01, "2026-10-02"]\ndays = "mon-fri"\n')
+    loaded = config.load(written, {"BATCHD_MODELS__OPENAI_X__HOURS__DAYS": "sat"})
+    hours = loaded.models["openai/x"].hours
+    assert hours
+    assert (hours.days, hours.except_) == ("sat", ("2026-10-01", "2026-10-02"))
+    new = config.changed(loaded, {("models", "openai/x", "hours", "utc"): '["22:00-02:00"]'})
+    assert new.models["openai/x"].hours == replace(hours, utc=("22:00-02:00",))
+    span = 'must be hours in UTC, as in "06:00-10:00" or "22:00-02:00"'
+    for line, where, said in (
+        ('days = "mon-fry"', "", '\'mon-fry\' must be days, as in "mon-fri" or "sat,sun"'),
+        ('except = ["1.10."]', "", "'1.10.' must be a date, as in \"2026-10-01\""),
+        ('execpt = ["2026-10-01"]', " execpt", "there is no such key (do you mean except?)"),
+    ):
+        written.write_text(table + line)
+        place = f'[models."openai/x"{".hours]" if where else "] hours"}{where}'
+        assert _problems(written, {}) == {place: said}
+    for text in ("25:00-26:00", "04:00-04:00", "01:60-02:00", "01:00", "1-2", "24:00-01:00", ""):
+        written.write_text(table.replace("01:00-04:00", text))
+        assert _problems(written, {}) == {'[models."openai/x"] hours': f"{text!r} {span}"}
+    written.write_text('[models."openai/x".hours]\nutc = []\n')
+    assert _problems(written, {}) == {
+        '[models."openai/x".hours] utc': "it must have at least 1 item after validation, not 0 (it is a list)",
+        '[models."openai/x".hours] peak': "this key is needed",
+    }
+
+
 def test_receivers_come_from_variables_too_and_keep_their_secrets(written: Path) -> None:
     """A key of a receiver can be set in the environment;
     passwords, keys and secret addresses are hidden, and their variables forgotten.
@@ -169,7 +200,7 @@ def test_everything_wrong_is_reported_at_once(written: Path) -> None:
         "[providers.mine] rpm": "it must be greater than or equal to 0 (it is -1)",
         '[models."openai/x"] output': (
             "there is no such key (the known ones are api, cache_write_long_usd_per_mtok, cache_write_usd_per_mtok,"
-            " cached_input_usd_per_mtok, context_window, effort, input_usd_per_mtok, output_usd_per_mtok,"
+            " cached_input_usd_per_mtok, context_window, effort, hours, input_usd_per_mtok, output_usd_per_mtok,"
             " service_tier, tier_fallback, tiers)"
         ),
         "[limits.ceiling] timout_s": "there is no such key (do you mean timeout_s?)",

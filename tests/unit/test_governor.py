@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -33,6 +33,7 @@ from batchd.records import (
     Cause,
     Failure,
     FailureKind,
+    Hours,
     Price,
     Rate,
     Reason,
@@ -53,6 +54,7 @@ def governor(
     per_day: float = 0.0,
     max_retries: int = 2,
     missing: Mapping[str, str] | None = None,
+    clock: Callable[[], float] = time.time,
     **more: float,
 ) -> Governor:
     """Return a governor over one provider, with short waits and no jitter."""
@@ -62,7 +64,7 @@ def governor(
         governor=Section(max_retries=max_retries, **{**waits, **more}),
         budget=BudgetSection(per_day_usd=per_day),
     )
-    return Governor(config, missing or {}, report, jitter=lambda: 1.0)
+    return Governor(config, missing or {}, report, clock=clock, jitter=lambda: 1.0)
 
 
 class Reported:
@@ -107,7 +109,12 @@ class Task:
     def call(self, price: Price | None = None) -> WantedCall:
         """Return its next call."""
         return WantedCall(
-            ref=self.ref, model="p/m", price=price, input_tokens=500, max_output_tokens=500
+            ref=self.ref,
+            model="p/m",
+            price=price,
+            input_tokens=500,
+            max_output_tokens=500,
+            timeout_s=600.0,
         )
 
     def ask(self, price: Price | None = None) -> None:
@@ -390,6 +397,37 @@ def test_a_tier_has_its_own_price_set_aside_and_where_it_may_fall_back_the_deare
         g.answered(task.ref, 0.0, used, tier="standard")
         assert reserved(tier="flex") == pytest.approx(1.0)
         g.answered(task.ref, 0.0, used, tier="flex")
+
+    asyncio.run(scenario())
+
+
+def test_the_hour_decides_what_is_set_aside() -> None:
+    """The half at cheap hours; the whole where a dear hour begins before the call's time is over,
+    or two minutes after it: then a limit between them holds it back.
+    """
+    half = replace(PRICE.rates[0], input=500.0, output=500.0)
+    # 01:00 to 04:00 of 1970-01-01 and all days after it.
+    hours = (Hours(rates=(half,)), Hours(rates=PRICE.rates, utc=((60, 240),)))
+    price, now = replace(PRICE, hours=hours), [0.0]
+
+    async def asked(hour: int, minute: int, limit: float) -> float | None:
+        now[0] = hour * 3600.0 + minute * 60
+        task = Task(governor(clock=lambda: now[0]), "a", limit=limit)
+        task.ask(price)
+        (answer,) = task.answers
+        return answer.reserved_usd if isinstance(answer, Grant) else None
+
+    async def scenario() -> None:
+        for hour, minute, limit, aside in (
+            (0, 47, 0.6, 0.5),
+            (0, 49, 0.6, None),
+            (0, 49, 1.0, 1.0),
+            (3, 30, 0.6, None),
+            (4, 1, 0.6, None),
+            (4, 3, 0.6, 0.5),
+            (23, 47, 0.6, 0.5),
+        ):
+            assert await asked(hour, minute, limit) == aside, (hour, minute)
 
     asyncio.run(scenario())
 

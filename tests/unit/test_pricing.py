@@ -3,13 +3,18 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
-from datetime import date
+from dataclasses import fields
+from datetime import UTC, date, datetime
 
+import msgspec
 import pytest
 from genai_prices import Usage as Theirs
 from genai_prices import calc_price
+from genai_prices.data_snapshot import get_snapshot
+from genai_prices.types import StartDateConstraint, TimeOfDateConstraint
 from replacing import replace
 
+from batchd.config.providers import HoursSection
 from batchd.config.providers import PricesSection as ModelPrices
 from batchd.config.sections import CostSection, ModelSection
 from batchd.pricing import Prices, _listed
@@ -17,6 +22,7 @@ from batchd.records import Cost as Money
 from batchd.records import Price, Rate, Usage
 
 NONE = Prices({})
+DOUBLE = ModelPrices(output_usd_per_mtok=9.0)
 
 
 @pytest.mark.parametrize("model", CostSection().compare)
@@ -274,16 +280,132 @@ def test_what_the_cache_saved() -> None:
     assert share.cache_share == 0.8
 
 
+def _moment(text: str) -> float:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+
+
+def _on(model: str, day: str) -> Price:
+    found = _listed(model, "", date.fromisoformat(day)).price
+    assert found is not None
+    return found
+
+
 def test_prices_of_the_day() -> None:
-    """Prices follow their dates, and where they change within a day the higher ones count."""
-    night_and_day = _listed("deepseek/deepseek-chat", "", date(2026, 11, 24))
-    assert night_and_day.rates[0].input == 0.27
-    before = _listed("anthropic/claude-opus-4-6", "", date(2026, 3, 1))
-    after = _listed("anthropic/claude-opus-4-6", "", date(2026, 4, 1))
+    """Prices follow their dates, also those that come while a task runs,
+    and where they change within a day the higher ones stand where the hour is not known.
+    """
+    assert _on("deepseek/deepseek-chat", "2026-11-24").rates[0].input == 0.27
+    before = _on("anthropic/claude-opus-4-6", "2026-03-01")
+    after = _on("anthropic/claude-opus-4-6", "2026-04-01")
     assert before.rates != after.rates
+    assert before.now(_moment("2026-03-12 23:59:59")).rates == before.rates
+    assert before.now(_moment("2026-03-13 00:00")).rates == after.rates
+    both = before.between(_moment("2026-03-12 23:50"), _moment("2026-03-13 00:00"))
+    assert {price.rates for price in both} == {before.rates, after.rates}
     # The prices of tiers have dates of their own.
-    assert "flex" not in _listed("openai/gpt-6-luna", "", date(2026, 10, 11)).tiers
-    assert "flex" in _listed("openai/gpt-6-luna", "", date(2026, 10, 12)).tiers
+    assert "flex" not in _on("openai/gpt-6-luna", "2026-10-11").tiers
+    assert "flex" in _on("openai/gpt-6-luna", "2026-10-12").tiers
+
+
+def test_the_data_has_no_conditions_but_those_that_are_read() -> None:
+    """A start date, or hours of every day: weekdays among them would want no rule of ours."""
+    models = [model for house in get_snapshot().providers for model in house.models]
+    listed = [p for m in models if isinstance(m.prices, list) for p in m.prices]
+    variants = [v for m in models for v in m.price_variants or ()]
+    kinds = {type(each.constraint) for each in (*listed, *variants)} - {type(None)}
+    assert {kind: {f.name for f in fields(kind)} for kind in kinds} == {
+        StartDateConstraint: {"start_date"},
+        TimeOfDateConstraint: {"start_time", "end_time"},
+    }
+
+
+def test_the_readme_s_model_is_dear_in_35_of_168_hours() -> None:
+    """DeepSeek's windows are of Monday to Friday; those of its older models of each day."""
+    for model, hours in (("deepseek-flash", 35), ("deepseek-v4-pro", 35), ("deepseek-chat", 112)):
+        price = _on(f"deepseek/{model}", "2026-11-28")
+        monday = _moment("2026-11-30 00:45")
+        dear = [price.now(monday + 3600 * n).rates == price.rates for n in range(168)]
+        assert dear.count(True) == hours, model
+        assert {price.now(monday + 3600 * n).rates[0].input for n in range(168)} == {
+            price.rates[0].input,
+            price.hours[0].rates[0].input,
+        }
+
+
+@pytest.mark.parametrize(
+    ("hours", "dear", "cheap"),
+    [
+        (
+            HoursSection(days="fri", utc=("22:00-02:00",), peak=DOUBLE),
+            ["2026-11-27 22:00", "2026-11-28 01:59:59"],
+            ["2026-11-27 01:00", "2026-11-27 21:59:59", "2026-11-28 02:00", "2026-11-28 22:00"],
+        ),
+        (
+            HoursSection(days="Sat-Mon, wed", utc=("00:00-24:00",), peak=DOUBLE),
+            ["2026-11-28 00:00", "2026-11-30 23:59:59", "2026-12-02 12:00"],
+            ["2026-11-27 23:59:59", "2026-12-01 00:00", "2026-12-03 00:00"],
+        ),
+        (
+            HoursSection(utc=("22:00-2:00", "06:00-07:00"), peak=DOUBLE, except_=("2026-10-01",)),
+            ["2026-10-01 00:30", "2026-10-02 06:00", "2026-10-02 22:00"],
+            ["2026-10-01 06:30", "2026-10-01 23:00", "2026-10-02 01:00"],
+        ),
+    ],
+)
+def test_hours_of_the_configuration(hours: HoursSection, dear: list[str], cheap: list[str]) -> None:
+    """Over midnight they belong to the day on which they begin; what they do not say,
+    and the tiers, stay as at other times; of what is listed they take the place.
+    """
+    flex = {"flex": ModelPrices(input_usd_per_mtok=0.5, output_usd_per_mtok=1.0)}
+    whole = ModelSection(input_usd_per_mtok=1.0, output_usd_per_mtok=2.0, hours=hours, tiers=flex)
+    for model in (whole, ModelSection(hours=hours)):
+        price = Prices({"deepseek/deepseek-flash": model}).price("deepseek/deepseek-flash")
+        assert price is not None
+        assert price.source == "config"
+        assert price.rates[0].output == 9.0
+        usual = price.hours[0].rates[0]
+        for text in (*dear, *cheap):
+            rate = price.now(_moment(text)).rates[0]
+            assert rate.output == (9.0 if text in dear else usual.output), text
+            assert (rate.input, rate.cached_input) == (usual.input, usual.cached_input)
+            if model is whole:
+                tiers = [price.now(_moment(text)).at("flex"), price.at("flex")]
+                assert [t and t.now(_moment(text)).rates[0].output for t in tiers] == [1.0, 1.0]
+
+
+def test_what_is_set_aside_is_never_less_than_what_is_booked() -> None:
+    """Whenever within its time the request is sent; near a change the dearer counts, no longer."""
+    price = _on("deepseek/deepseek-flash", "2026-11-28")
+    usage = Usage(input_tokens=10_000, output_tokens=1_000)
+    rng = random.Random(1)
+    for _ in range(300):
+        begin = _moment("2026-11-27") + rng.uniform(0, 8 * 86400)
+        span = rng.choice((0.0, 600.0, 3 * 3600.0, 86400.0))
+        aside = max(p.cost(usage).total for p in price.between(begin, begin + span))
+        for moment in (begin, begin + span, begin + rng.uniform(0, span)):
+            assert price.sent(moment, usage).cost(usage).total <= aside
+    assert len(price.between(0.0, 1e9)) < 100, "nor does it take long"
+    edge, dear = _moment("2026-11-30 01:00"), price.rates
+    for ahead, found in ((-121, False), (-119, True), (0, True), (119, True)):
+        assert (price.sent(edge + ahead, usage).rates == dear) is found, ahead
+    for ahead, found in ((-1, True), (0, True), (119, True), (121, False)):
+        assert (price.sent(edge + 3 * 3600 + ahead, usage).rates == dear) is found, ahead
+
+
+def test_a_price_that_an_older_journal_froze_stays_as_it_is() -> None:
+    """It has no hours; and a call of which no journal says when it was sent costs the most."""
+    price = _on("deepseek/deepseek-flash", "2026-11-28")
+    usage = Usage(input_tokens=10_000, output_tokens=1_000)
+    stored = msgspec.json.decode(msgspec.json.encode(price))
+    assert msgspec.convert(stored, Price) == price
+    del stored["hours"]
+    old = msgspec.convert(stored, Price)
+    sunday = _moment("2026-11-29 12:00")
+    assert (
+        old.sent(sunday, usage).cost(usage) == old.cost(usage) == price.sent(0, usage).cost(usage)
+    )
+    half = price.sent(sunday, usage).cost(usage).total
+    assert half == pytest.approx(old.cost(usage).total / 2)
 
 
 def test_the_data_is_loaded_when_a_price_is_asked_for() -> None:

@@ -4,6 +4,7 @@ whether their providers have them, for how long, at what price.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 
 from batchd import catalog, config
@@ -161,6 +162,9 @@ def _priced(settings: config.Config, roles: Mapping[str, str]) -> Iterator[Check
         else:
             rate = price.rates[0]
             said = f"{model}: ${rate.input:g} in, ${rate.output:g} out a million tokens ({price.source})"
+            if price.hours:
+                rate = price.now(time.time()).rates[0]
+                said += f", at its dearest; ${rate.input:g} and ${rate.output:g} at this hour"
             yield CheckLine("ok", f"{role} price", said)
             tier = _tier(settings, role, model)
             if price.at(tier) is None:

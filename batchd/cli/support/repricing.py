@@ -33,7 +33,7 @@ class Repriced:
 
     def columns(self) -> tuple[str, ...]:
         """Return the names of what a row for programs holds."""
-        return ("model", "total", "source", "ratio", "spent", "unsettled", "averaged")
+        return ("model", "total", "source", "ratio", "spent", "unsettled", "averaged", "dearest")
 
     def records(self) -> list[dict[str, Any]]:
         """Return the rows for programs."""
@@ -47,6 +47,7 @@ class Repriced:
                 "spent": spent.cost_usd if spent else None,
                 "unsettled": spent.unsettled_usd if spent else None,
                 "averaged": price is not None and len(price.rates) > 1,
+                "dearest": price is not None and bool(price.hours),
             }
             for model, price, total in self.models
         ]
@@ -58,7 +59,9 @@ class Repriced:
                 model,
                 money(total),
                 f"{ratio:.2f}" if (ratio := self._ratio(total)) is not None else "",
-                f"{price.source}{' *' if len(price.rates) > 1 else ''}" if price else "",
+                f"{price.source}{' *' if len(price.rates) > 1 else ''}{' †' if price.hours else ''}"
+                if price
+                else "",
             )
             for model, price, total in self.models
         ]
@@ -85,6 +88,10 @@ class Repriced:
         if any(price and len(price.rates) > 1 for _, price, _ in self.models):
             notes.append(
                 "* Long inputs cost more there: calls are taken to be as long as their average."
+            )
+        if any(price and price.hours for _, price, _ in self.models):
+            notes.append(
+                "† The price depends on the moment, which the ledger does not have: its dearest counts."
             )
         return notes
 

@@ -148,6 +148,7 @@ class Calls:
 
     def _call(self, active: ActiveAttempt, ask: wire.Ask) -> WantedCall:
         setup = active.setup(ask.purpose)
+        assert active.task is not None, "it has begun"
         return WantedCall(
             ref=active.ref,
             model=ask.model,
@@ -156,6 +157,7 @@ class Calls:
             max_output_tokens=ask.max_output_tokens,
             tier=setup.service_tier,
             fallback_s=setup.tier_fallback_s,
+            timeout_s=active.task.limits.call_timeout_s,
         )
 
     def _decided(self, active: ActiveAttempt, decision: Grant | Refusal | ParkDecision) -> None:
@@ -191,7 +193,12 @@ class Calls:
             active.answer(wire.Ack(active.ref, active.attempt, seq))
 
     async def _grant(self, active: ActiveAttempt, ask: wire.Ask, grant: Grant) -> None:
-        def begins() -> CallStarted:
+        call = self._call(active, ask)
+        until = time.time() + call.timeout_s
+
+        def begins() -> CallStarted | None:
+            if time.time() > until:
+                return None  # at this hour it may cost more than is set aside
             return CallStarted(
                 at=time.time(),
                 purpose=ask.purpose,
@@ -203,13 +210,16 @@ class Calls:
                 waited_s=active.waited_s(),
             )
 
-        call = await self._commit(active, ask.seq, ask.events, begins)
-        if isinstance(call, CallStarted):
-            active.answer(wire.Granted(active.ref, active.attempt, call))
+        begun = await self._commit(active, ask.seq, ask.events, begins)
+        if isinstance(begun, CallStarted):
+            active.answer(wire.Granted(active.ref, active.attempt, begun))
             return
         self._governor.released(active.ref)
-        if call and active.stop is not None:
+        if begun and active.stop is not None:
             self._answer(active, active.stop)
+        elif begun:
+            active.waiting = replace(ask, seq=ask.seq + len(ask.events), events=())
+            self._governor.ask(call, partial(self._decided, active))
 
     async def _deny(
         self, active: ActiveAttempt, ask: wire.Ask, event: CallDenied | CancelRequested | Suspended
@@ -229,13 +239,14 @@ class Calls:
         active: ActiveAttempt,
         seq: int,
         events: Sequence[msgspec.Raw],
-        begins: Callable[[], CallStarted] | None = None,
+        begins: Callable[[], CallStarted | None] | None = None,
     ) -> CallStarted | bool:
         """Store events and pass them on;
         False, and the worker gets a Nack, where the attempt is stale.
 
-        ``begins``: makes a call's beginning, to be stored behind them and returned; not that of a
-        task that is to stop. It is made at each try: the disk may be full for hours.
+        ``begins``: makes a call's beginning, to be stored behind them and returned; None: it is to
+        be asked for again. Not that of a task that is to stop. It is made at each try: the disk may
+        be full for hours.
         """
         ref, attempt = active.ref, active.attempt
         call: CallStarted | None = None
