@@ -90,6 +90,10 @@ _GONE = "[What earlier commands left running is gone: %s.]"
 _RUNNING = "[Running in the background until the task is evaluated: %s.%s]"
 #: Why it is gone, where a round was evaluated.
 EVALUATED = "it ended before the work was evaluated"
+#: What is left counts only as it lies in the directory.
+_LEADING_OUT = "These lead out of /task, where nothing counts as your work. Put files in their places, or remove them:"
+#: Of many paths so many are named, each up to so many characters.
+_NAMED, _MAX_PATH_CHARS = 10, 200
 _PRINTS = " What it prints and does not redirect goes to %s."
 
 
@@ -142,6 +146,25 @@ def running(names: Iterable[str], log: str) -> str:
     and of the file that it prints to.
     """
     return _RUNNING % (", ".join(names), _PRINTS % log if log else "")
+
+
+def leading_out(links: Mapping[str, str] | None) -> str:
+    """Return what a model reads of links out of its directory; None: too many files to look."""
+    if links is None:
+        return "There are too many files in /task to look for links out of it: remove some."
+    lines = [f"{plain(path)} → {plain(to) or '(cannot be read)'}" for path, to in links.items()]
+    more = [f"… and {len(lines) - _NAMED} more"] if len(lines) > _NAMED else []
+    return "\n".join((_LEADING_OUT, *lines[:_NAMED], *more))
+
+
+def plain(path: str) -> str:
+    """Return a path on one line, and not too long."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in path)
+    return (
+        text
+        if len(text) <= _MAX_PATH_CHARS
+        else f"{text[: _MAX_PATH_CHARS // 2]}…{text[-_MAX_PATH_CHARS // 2 :]}"
+    )
 
 
 def system(task: Task, facts: str, *, text: bool, stays: bool, owner: str = "") -> str:
