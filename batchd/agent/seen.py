@@ -31,7 +31,7 @@ _SHOWN, _MAX_SHOWN_BYTES = 8, 4096
 #: Links, and what is no text, are left out.
 _SHOW = """for file; do
     [ -f "$file" ] && [ ! -L "$file" ] && grep -Iq "" -- "$file" && iconv -f utf-8 -t utf-8 -- "$file" > /dev/null 2>&1 || continue
-    head -v -c 4096 -- "$file" && echo
+    printf '%s\\0' "$file" && head -c 4096 -- "$file" && printf '\\0'
 done"""
 
 
@@ -104,7 +104,14 @@ async def contents(place: Workplace, files: Iterable[tuple[str, int]], timeout_s
         timeout_s=timeout_s,
         max_output_bytes=2 * _MAX_SHOWN_BYTES * _SHOWN,
     )
-    return ran.output.strip()
+    parts = ran.output.split("\0")  # which no text has
+    return "\n".join(map(_indented, parts[::2], parts[1::2]))
+
+
+def _indented(path: str, text: str) -> str:
+    """Return a text under its name, further in: no line of its own looks like a name."""
+    lines = (f"    {line}".rstrip() for line in text.splitlines())
+    return "\n".join((f"==> {prompts.plain(path)} <==", *lines))
 
 
 def knows(commands: Iterable[FinishedCommand], path: str) -> bool:
