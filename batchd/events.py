@@ -57,6 +57,9 @@ class Terms(Struct, frozen=True, kw_only=True):
     #: What other programs run when somebody uses the directory, at the start, by path. None: no one
     #: looked, as in the oldest journals.
     triggers: Mapping[str, Trigger] | None = None
+    #: Links that led out of the directory at the start, by path, with what they hold. None: no one
+    #: looks for new ones, as in older journals.
+    links: Mapping[str, str] | None = None
     #: What the directory held at the start, in bytes on the disk. None: it was made for the task,
     #: it holds more than can be measured, or no one looked, as in older journals.
     held: int | None = None
@@ -223,6 +226,8 @@ class RoundEvaluated(Struct, frozen=True, kw_only=True):
     excess: str = ""
     #: Of the time since the event before: waiting until that was durable, which is no time at work.
     waited_s: float = 0.0
+    #: The links that it refused the round for: by path, with what they hold.
+    links: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
 class Compacted(Struct, frozen=True, kw_only=True):

@@ -222,6 +222,9 @@ class ResultV1(Struct, frozen=True, kw_only=True):
     #: What it changed that runs code when the directory is used; null: no one looked, as where its
     #: worker died. Left out of the oldest results.
     runs_code: tuple[RunsCodeV1, ...] | None = ()
+    #: Links of its making that led out of the directory, to what only a check itself has, so that
+    #: a round was refused: by path, with what they held. Left out of older results.
+    links_out: Mapping[str, str] = field(default_factory=dict)
     error: ErrorInfo | None
     #: The file beside this one that holds every step; null: the task never started.
     transcript: str | None

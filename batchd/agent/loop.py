@@ -183,6 +183,10 @@ class _Agent:
             base=base,
             check_in=task.check_in,
         )
+        if task.check_in == "apart":
+            # In the place of its commands a check has what they left, and promises nothing.
+            links = {} if place.new else await asyncio.to_thread(place.leading_out)
+            terms = replace(terms, links=links)
         if not place.new:
             triggers = await asyncio.to_thread(place.triggers)
             terms = replace(terms, triggers=triggers, held=await place.held())

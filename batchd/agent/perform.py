@@ -38,6 +38,7 @@ from batchd.records import (
     ModelSetup,
     Patch,
     Purpose,
+    VerdictBy,
 )
 from batchd.sandbox import Workplace
 from batchd.taskstate import TaskState
@@ -74,6 +75,8 @@ class Performer:
         left_s = limit_s - state.run_time(self._host.clock())
         self._ends = time.monotonic() + left_s
         match step:
+            case CallModel(Purpose.JUDGE) if refused := await self._leading_out(state, "judge"):
+                yield refused
             case CallModel():
                 async for event in self._call_model(step, state):
                     yield event
@@ -196,7 +199,6 @@ class Performer:
     ) -> tuple[CallModel, ModelRequest]:
         """Return what is asked, and the step with its length, which a judge's has only now."""
         if step.purpose is Purpose.JUDGE:
-            await self._place.clear(prompts.EVALUATED)
             files = await asyncio.to_thread(judging.changed, state, self._place)
             with self._host.stop.interruptible():
                 files = await judging.read(files, self._place, self._left(_READING_S))
@@ -289,24 +291,41 @@ class Performer:
             noticed=bool(notice),
         )
 
+    async def _leading_out(self, state: TaskState, by: VerdictBy) -> RoundEvaluated | None:
+        """End what runs there, and return the verdict on a directory with new links out of it:
+        what an evaluator reads there would not be the model's work. None: there are none.
+        """
+        await self._place.clear(prompts.EVALUATED)
+        before = state.terms.links if state.terms else None
+        if before is None:
+            return None
+        links = await asyncio.to_thread(self._place.leading_out)
+        new = links and {path: to for path, to in links.items() if before.get(path) != to}
+        if links is not None and not new:
+            return None
+        verdict = Evaluation(by=by, done=False, feedback=prompts.leading_out(new))
+        return replace(self._verdict(verdict, last=True), links=new or {})
+
     async def _evaluate(self, step: Evaluate, state: TaskState) -> RoundEvaluated:
         waited_s = await self._flushed()
-        await self._place.clear(prompts.EVALUATED)
         self._look.forget()
         self._host.progress("evaluating", step.by)
         with self._host.stop.interruptible():
-            if step.by == "check":
+            judged = await self._leading_out(state, step.by)
+            if judged is None and step.by == "check":
                 timeout_s = self._left(self._task.limits.tool_timeout_s)
                 most = context.output_bytes(state.setup(Purpose.AGENT))
                 apart = state.terms is not None and state.terms.check_in == "apart"
                 verdict, ran = await evaluate.check(
                     self._place, self._task.check, timeout_s, most, apart=apart
                 )
-                judged = self._verdict(verdict, last=step.last)
+                # What it has run of the model's may have made some.
+                links = await self._leading_out(state, step.by) if verdict.done else None
+                judged = links or self._verdict(verdict, last=step.last)
                 judged = replace(
                     judged, refused=ran.refused, excess=ran.excess, seconds=ran.seconds
                 )
-            else:
+            elif judged is None:
                 verdict = await evaluate.output_schema(self._task.output_schema or {}, state.answer)
                 judged = self._verdict(verdict, last=step.last)
         waited_s += await self._kept()

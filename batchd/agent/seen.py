@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 
+from batchd.agent import prompts
 from batchd.records import FileChanges, FileStamp, ToolCall
 from batchd.sandbox import Workplace
 from batchd.taskstate import FinishedCommand
@@ -23,8 +24,6 @@ _SLOW_LOOK_S = 0.01
 #: Of what a command changed, so many files are named.
 _NAMED = 10
 _TASK = "/task"
-#: A path is named up to so many characters.
-_MAX_PATH_CHARS = 200
 #: What stands between the words of a command.
 _WORDS = re.compile(r"[\s;|&<>()'\"=]+")
 #: Of the files that a task changed, a judge is shown so many that hold at most so much (bytes).
@@ -32,7 +31,7 @@ _SHOWN, _MAX_SHOWN_BYTES = 8, 4096
 #: Links, and what is no text, are left out.
 _SHOW = """for file; do
     [ -f "$file" ] && [ ! -L "$file" ] && grep -Iq "" -- "$file" && iconv -f utf-8 -t utf-8 -- "$file" > /dev/null 2>&1 || continue
-    head -v -c 4096 -- "$file" && echo
+    printf '%s\\0' "$file" && head -c 4096 -- "$file" && printf '\\0'
 done"""
 
 
@@ -78,8 +77,8 @@ def _changed(before: Mapping[str, FileStamp], after: Mapping[str, FileStamp]) ->
     """Return what became of files, in words: "a.py 812 → 840 bytes, b.py new, 12 bytes"."""
     changes = FileChanges.between(before, after)
     words = [_modified(path, before[path][0], after[path][0]) for path in changes.modified]
-    words += [f"{_plain(path)} new, {after[path][0]:,} bytes" for path in changes.created]
-    words += [f"{_plain(path)} deleted" for path in changes.deleted]
+    words += [f"{prompts.plain(path)} new, {after[path][0]:,} bytes" for path in changes.created]
+    words += [f"{prompts.plain(path)} deleted" for path in changes.deleted]
     more = len(words) - _NAMED
     return ", ".join(words[:_NAMED]) + (f", {more} more" if more > 0 else "")
 
@@ -87,18 +86,8 @@ def _changed(before: Mapping[str, FileStamp], after: Mapping[str, FileStamp]) ->
 def _modified(path: str, before: int, after: int) -> str:
     # A ``sed -i`` that matches nothing writes the file all the same.
     if before == after:
-        return f"{_plain(path)} rewritten, {after:,} bytes as before"
-    return f"{_plain(path)} {before:,} → {after:,} bytes"
-
-
-def _plain(path: str) -> str:
-    """Return a path on one line, and not too long."""
-    text = "".join(letter if letter.isprintable() else "?" for letter in path)
-    return (
-        text
-        if len(text) <= _MAX_PATH_CHARS
-        else f"{text[: _MAX_PATH_CHARS // 2]}…{text[-_MAX_PATH_CHARS // 2 :]}"
-    )
+        return f"{prompts.plain(path)} rewritten, {after:,} bytes as before"
+    return f"{prompts.plain(path)} {before:,} → {after:,} bytes"
 
 
 async def contents(place: Workplace, files: Iterable[tuple[str, int]], timeout_s: float) -> str:
@@ -115,7 +104,14 @@ async def contents(place: Workplace, files: Iterable[tuple[str, int]], timeout_s
         timeout_s=timeout_s,
         max_output_bytes=2 * _MAX_SHOWN_BYTES * _SHOWN,
     )
-    return ran.output.strip()
+    parts = ran.output.split("\0")  # which no text has
+    return "\n".join(map(_indented, parts[::2], parts[1::2]))
+
+
+def _indented(path: str, text: str) -> str:
+    """Return a text under its name, further in: no line of its own looks like a name."""
+    lines = (f"    {line}".rstrip() for line in text.splitlines())
+    return "\n".join((f"==> {prompts.plain(path)} <==", *lines))
 
 
 def knows(commands: Iterable[FinishedCommand], path: str) -> bool:

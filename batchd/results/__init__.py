@@ -112,6 +112,7 @@ def result(
         changes=workspace_results.changes(patch, _MAX_FILES_LISTED),
         patch=workspace_results.patch(task.id, patch),
         runs_code=_runs_code(batch.directory(task), state, triggers),
+        links_out=state.links,
         error=error,
         transcript=f"{task.id}.jsonl" if started else None,
         tags=task.tags,

@@ -32,7 +32,14 @@ _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
 _LOOKED_AT = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 #: As many links as the kernel follows on one way.
 LINKS = 40
+#: What is not the same to each command: a link there brings a check what the check itself has.
+_VARYING = (["proc"], ["dev"], ["tmp"], ["var", "tmp"], ["run"])
+#: A directory with more entries is not looked through for such links.
+_MAX_LOOKED_AT = 1_000_000
 _FRESH_MODE = 0o755
+#: Why a folder that was there is not:
+#: it was removed, is something else, or another file system lies there.
+GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV})
 #: Folders that tools fill: of no interest to a user who asks what a task changed.
 SKIPPED = frozenset(
     {
@@ -118,6 +125,19 @@ def led(top: int, path: str) -> str | None:
     ``below`` opens it, and follows no link.
     """
     home = _parts(str(Path(f"/proc/self/fd/{top}").readlink()))
+    try:
+        here = _followed(top, home, path)
+    except OSError:
+        return None
+    return "/".join(here[len(home) :]) if here[: len(home)] == home else None
+
+
+def _followed(top: int, home: list[str], path: str, *, surely: bool = True) -> list[str]:
+    """Return where a path below a directory leads for programs that find that at ``home``.
+
+    Raises ``OSError`` for more links than the kernel follows and, where it must ``surely`` be
+    there, for what is not; else the rest of the path stands for itself, as behind what varies.
+    """
     here, ahead, links = [*home], _parts(path), 0
     while ahead:
         name = ahead.pop(0)
@@ -125,19 +145,60 @@ def led(top: int, path: str) -> str | None:
             del here[-1:]
             continue
         try:
-            target = _link(top, home, here, name)
+            target = None if not surely and _varies(here, home) else _link(top, home, here, name)
         except OSError:
-            return None
+            if surely:
+                raise
+            target = None
         if target is None:
             here.append(name)
             continue
         links += 1
         if links > LINKS:
-            return None
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
         if target.startswith("/"):
             here = []
         ahead[:0] = _parts(target)
-    return "/".join(here[len(home) :]) if here[: len(home)] == home else None
+    return here
+
+
+def _varies(here: list[str], home: list[str]) -> bool:
+    """Whether a place is not the same to one command and to the next."""
+    return here[: len(home)] != home and any(here[: len(top)] == top for top in _VARYING)
+
+
+def leading_out(top: int, home: str) -> dict[str, str] | None:
+    """Return the links below a directory that lead to what a command has for itself, by path,
+    with what they hold; and, with nothing, folders that cannot be looked into.
+
+    None: there are too many entries to look at. ``home``: where commands find the directory.
+    Blocks. Raises ``OSError`` where no descriptor is left.
+    """
+    found: dict[str, str] = {}
+    seen, waiting, inside = 0, [""], _parts(home)
+    while waiting:
+        folder = waiting.pop()
+        for entry in _entries(top, folder, found):
+            seen += 1
+            if seen > _MAX_LOOKED_AT:
+                return None
+            path = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(path)
+            elif entry.is_symlink() and not _beneath(top, path):
+                with contextlib.suppress(OSError):  # it is gone, or goes round in circles
+                    if _varies(_followed(top, inside, path, surely=False), inside):
+                        target = _link(top, inside, [*inside, *_parts(folder)], entry.name)
+                        found[shown(path)] = shown(target or "")
+    return found
+
+
+def _beneath(top: int, path: str) -> bool:
+    """Whether the kernel, which follows links, finds something that lies below a directory."""
+    with contextlib.suppress(OSError):
+        os.close(_openat2(top, path, _RESOLVE_BENEATH, os.O_PATH | os.O_CLOEXEC))
+        return True
+    return False
 
 
 def _link(top: int, home: list[str], here: list[str], name: str) -> str | None:
@@ -261,8 +322,11 @@ def _listed(directory: int, limit: int, deadline: float) -> dict[str, FileStamp]
     return found
 
 
-def _entries(directory: int, folder: str) -> Iterator[os.DirEntry[str]]:
-    """Give what lies in a folder below ``directory``; nothing where it cannot be read.
+def _entries(
+    directory: int, folder: str, closed: dict[str, str] | None = None
+) -> Iterator[os.DirEntry[str]]:
+    """Give what lies in a folder below ``directory``; nothing where it cannot be read,
+    which is noted in ``closed`` unless it is gone, or another file system.
 
     Raises ``OSError`` where there is no descriptor left to read it by.
     """
@@ -271,6 +335,8 @@ def _entries(directory: int, folder: str) -> Iterator[os.DirEntry[str]]:
     except OSError as error:
         if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
             raise
+        if closed is not None and error.errno not in GONE:
+            closed[shown(folder)] = ""
         return
     try:
         with os.scandir(descriptor) as entries:

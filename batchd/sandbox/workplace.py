@@ -323,6 +323,18 @@ class Workplace:
         found = directory.files(self._folders.task, limit, seconds)
         return found and self.masker.value(found)
 
+    def leading_out(self) -> Mapping[str, str] | None:
+        """Return the links here that lead to what a command has for itself, by path, with what
+        they hold; None: there are too many files to look.
+
+        Blocks. Raises ``SandboxError``.
+        """
+        try:
+            found = directory.leading_out(self._folders.task, self._setting.path)
+        except OSError as error:
+            raise SandboxError(f"the task's directory cannot be looked through: {error}") from error
+        return found and self.masker.value(found)
+
     def look(self, look: Callable[[int], T]) -> T:
         """Return what ``look`` sees in the directory, which it gets open.
 

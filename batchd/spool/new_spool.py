@@ -27,7 +27,7 @@ _TASKS = """\
     {
       "id": "fizzbuzz",
       "first_prompt": "Write fizzbuzz.py that prints FizzBuzz for 1..100, run it, and check that line 15 says FizzBuzz.",
-      "check": "test \\"$(python3 fizzbuzz.py | sed -n 15p)\\" = FizzBuzz"
+      "check": "test \\"$(python3 -I fizzbuzz.py | sha256sum)\\" = 'f039dc221ad122dda8b7226ad5bc68b8654e9e3a42dcea2b37554cd6f91b56af  -'"
     }
   ]
 }

@@ -71,6 +71,7 @@ def round_evaluated(state: TaskState, event: RoundEvaluated) -> TaskState:
         stopped=False,
         rounds=state.rounds + 1,
         round_open=False,
+        links={**state.links, **event.links},
         recent=() if state.circles else state.recent,
         looped=False,
     )

@@ -108,6 +108,8 @@ class TaskState(msgspec.Struct, frozen=True, kw_only=True):
     judged: tuple[Answer, ...] = ()
     #: The last verdict of all.
     evaluation: Evaluation | None = None
+    #: Links that rounds were refused for: by path, with what they hold.
+    links: Mapping[str, str] = msgspec.field(default_factory=dict)
     #: A summary of the conversation's middle that is paid but not applied yet.
     summary: str | None = None
     #: The model's last word, continued answers joined.

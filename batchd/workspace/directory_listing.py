@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from batchd.errors import WorkspaceError, cut
-from batchd.sandbox.directory import below
+from batchd.sandbox.directory import GONE, below
 
 #: A directory with more of them does not travel.
 MAX_ENTRIES = 1_000_000
@@ -28,9 +28,6 @@ _TICK_NS = 20_000_000
 _MAX_PATH = 4093
 #: Shorter ones, in characters, are not looked at for that.
 _ENCODED_FROM_CHARS = _MAX_PATH // 4
-#: Why a folder that was there is not:
-#: it was removed, is something else, or another file system lies there.
-_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV})
 
 #: What it takes to look into a folder, as its owner.
 _ENTERED = stat.S_IRUSR | stat.S_IXUSR
@@ -118,7 +115,7 @@ def _entries(top: int, folder: str, closed: list[str]) -> Iterator[tuple[str, os
         closed.append(folder)
         return
     except OSError as error:
-        if error.errno not in _GONE:
+        if error.errno not in GONE:
             raise
         return
     try:
