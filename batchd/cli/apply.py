@@ -13,7 +13,7 @@ from pathlib import Path
 from batchd import sandbox
 from batchd.cli.display import formatting
 from batchd.cli.support import task_patches
-from batchd.errors import NotPossibleError, SandboxError, UsageError, WorkspaceError
+from batchd.errors import FolderError, NotPossibleError, SandboxError, UsageError, WorkspaceError
 from batchd.log import escape
 from batchd.observe import changes
 from batchd.records import Ref, SandboxPolicy
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     for order in orders:
         try:
             done = asyncio.run(_applied(settings.sandbox_policy(), order, hooks=args.with_hooks))
-        except (WorkspaceError, SandboxError) as error:
+        except (WorkspaceError, SandboxError, FolderError) as error:
             names = ", ".join(map(str, order.refs))
             raise NotPossibleError(f"{names}: not applied to {order.into}: {error}") from None
         formatting.say(escape(_words(order, done)))
