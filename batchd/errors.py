@@ -142,7 +142,7 @@ class TarError(WorkspaceError):
 
 
 class FolderError(BatchdError):
-    """The batch's folder takes no task's directory:
+    """The machine's disk takes nothing, such as a task's directory, or its patch:
     the task is not at fault, and waits for it.
     """
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 #: The fix where a disk is mounted read-only.
@@ -13,6 +15,12 @@ MOUNT_WRITABLE = "mount that disk writable again"
 #: The fix where a folder's mode, or its owner, keeps batchd out.
 ALLOW_WRITING = "let the user that batchd runs as write there"
 _GIGABYTE = 10**9
+#: What a disk, or a quota, answers that takes nothing for a while.
+_REFUSALS = {os.strerror(n): n for n in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)}
+#: The same in the words of programs, for `grep -E` too: git, sh and tar may leave out why.
+WORDS = f"{'|'.join(_REFUSALS)}|I/O error|(unable to|failed to|[Cc]ould not) write (file|new)|Wrote only"
+#: What a server says of its own disk is not of this machine's.
+_SAID = re.compile(f"^(?!remote:).*?({WORDS})", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +39,10 @@ class NeededRoom:
 OUTBOX = NeededRoom(4 << 20, "[paths] outbox")
 #: For an order to be carried out.
 STATE = NeededRoom(1 << 20, "[paths] state")
+#: For tasks to end: what their patches are made in, and the store.
+ENDS = NeededRoom(8 << 20, "[paths] state")
+#: For a repository, or the copy of a directory.
+MIRRORS = NeededRoom(8 << 20, "[workspace] mirrors")
 #: For a task file of the usual size.
 INBOX = NeededRoom(1 << 20, "[paths] inbox")
 
@@ -113,6 +125,38 @@ def insist(folder: str, needed: NeededRoom) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), folder)
     if missing := found(folder).missing(needed):
         raise NoRoomError(missing, folder)
+
+
+def refused(error: BaseException | str | None) -> int:
+    """Return by what the machine's own disk has caused an error, or what a program said,
+    which is never a task's doing; 0: it has not.
+    """
+    said = str(error)
+    while isinstance(error, BaseException):
+        if isinstance(error, OSError) and error.errno in _REFUSALS.values():
+            return error.errno or 0
+        error = error.__cause__
+    found = _SAID.search(said)
+    return _REFUSALS.get(found[1], errno.ENOSPC) if found else 0
+
+
+def refusal(said: str, needs: Mapping[str, NeededRoom]) -> OSError:
+    """Return as an error that a program was refused room, which said so itself;
+    it names the first folder that lacks what it needs, or the fullest, and what is free. Blocks.
+    """
+    number, free = refused(said), dict[str, int]()
+    for folder, needed in needs.items():
+        try:
+            insist(folder, needed)
+            free[folder] = found(folder).size or 0
+        except OSError as error:  # another one is for who works there
+            if error.errno == number:
+                error.strerror = f"{error.strerror}; {said}"
+                return error
+    if not free or number == errno.EIO:
+        return OSError(number, said)
+    folder = min(free, key=free.__getitem__)
+    return OSError(number, f"{shown(free[folder])} free on its disk; {said}", folder)
 
 
 def shown(size: int) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -13,7 +11,7 @@ from typing import Literal, TypeAlias
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from batchd import wire, workspace
+from batchd import free_room, wire, workspace
 from batchd.agent import context, owner, prompts
 from batchd.agent.compaction import Compact
 from batchd.agent.decide import Conclude, RunTool, Step, decide
@@ -70,11 +68,12 @@ class _Agent:
             return
         try:
             await self._work_in_sandbox()
-        except WorkspaceError as error:
-            full = os.strerror(errno.ENOSPC) in str(error)
-            self._fail(Reason.DISK if full else Reason.WORKSPACE, error)
-        except SandboxError as error:
-            self._fail(Reason.DISK if _full(error) else Reason.SANDBOX, error)
+        except (WorkspaceError, SandboxError) as error:
+            if free_room.refused(error):
+                await self._journal.flush()
+                raise FolderError(str(error)) from error
+            reason = Reason.SANDBOX if isinstance(error, SandboxError) else Reason.WORKSPACE
+            self._fail(reason, error)
         await self._journal.flush()
 
     def _fail(self, reason: Reason, error: BatchdError) -> None:
@@ -213,9 +212,3 @@ class _Agent:
 def _alike(one: ModelSetup, other: ModelSetup) -> bool:
     """Whether a model is spoken to the same way."""
     return (one.api, one.tools) == (other.api, other.tools)
-
-
-def _full(error: SandboxError) -> bool:
-    """Return whether a disk that takes no more is behind it."""
-    cause = error.__cause__
-    return isinstance(cause, OSError) and cause.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 from msgspec.structs import replace
 
-from batchd import wire, workspace
+from batchd import free_room, wire, workspace
 from batchd.agent import allowance, answers, context, evaluate, judging, prompts, protocol, tools
 from batchd.agent.belief import believed
 from batchd.agent.charges import charge
@@ -119,6 +119,8 @@ class Performer:
                 self._place, base, run.max_patch_bytes, run.base_s, secret=secret
             )
         except SandboxError as error:
+            if free_room.refused(error):
+                raise
             patch = Patch(problem=self._host.masker.text(str(error)))
         return await self._host.keep(patch)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from batchd import sandbox
 from batchd.cli.display import formatting
 from batchd.cli.support import task_patches
-from batchd.errors import NotPossibleError, SandboxError, UsageError, WorkspaceError
+from batchd.errors import FolderError, NotPossibleError, SandboxError, UsageError, WorkspaceError
 from batchd.log import escape
 from batchd.observe import changes
 from batchd.records import Ref, SandboxPolicy
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             ruled = b"" if args.with_hooks else applying.obeyed(order.into)
             done = asyncio.run(_applied(settings.sandbox_policy(), order, ruled))
-        except (WorkspaceError, SandboxError) as error:
+        except (WorkspaceError, SandboxError, FolderError) as error:
             names = ", ".join(map(str, order.refs))
             raise NotPossibleError(f"{names}: not applied to {order.into}: {error}") from None
         formatting.say(escape(_words(order, done)))

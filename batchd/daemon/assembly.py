@@ -162,7 +162,7 @@ def joined(
     publisher = Publisher(
         loop, current, lifecycle, store, writes, outboxes, listeners, finishers, batches, chains
     )
-    rooms = Rooms(loop, lifecycle, outboxes, troubles, batches)
+    rooms = Rooms(loop, lifecycle, outboxes, current, troubles, batches)
     scratch = ScratchCleanup(loop, current)
     bases = Bases(loop, current, lifecycle, writes, publisher, outboxes, children)
     intake = Intake(loop, current, store, outboxes, batches, parsers)
@@ -201,7 +201,7 @@ def joined(
         if watching
         else None
     )
-    reports = Reports(loop, listeners, outboxes, batches, attempts, calls, porter)
+    reports = Reports(loop, listeners, outboxes, batches, rooms, attempts, calls, porter)
 
     # What waits, and whose turn it is.
     register = Register(lifecycle, store, writes)

@@ -39,7 +39,7 @@ async def outbox(current: CurrentConfig, outboxes: Outboxes, troubles: TroubleLo
 async def state(current: CurrentConfig, troubles: TroubleLog) -> None:
     """Watch the state directory for ever."""
     folder = current.config.paths.state
-    look = partial(free_room.insist, folder, free_room.STATE)
+    look = partial(free_room.insist, folder, free_room.ENDS)
     await _watch(troubles, Action.STORE_TROUBLE, look)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
-from batchd import results, wire
+from batchd import free_room, results, wire
 from batchd.agent import LocalDirectory, Reply, StopSignal
 from batchd.errors import FolderError, StaleAttemptError
 from batchd.events import TaskFinished, decode
@@ -26,9 +25,7 @@ from batchd.sandbox import Sandbox
 from batchd.spool import patch_files
 from batchd.taskstate import TaskState, Verdict
 
-#: What a disk, or a quota, answers that takes nothing for a while;
-#: and how long until it is tried again, in seconds.
-_TEMPORARY_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
+#: How long until a disk is tried again that takes nothing, in seconds.
 _AGAIN_S = 5.0
 #: What the clock may be adjusted by, in seconds, before the journal notes it.
 _MOVED_S = 2.0
@@ -125,7 +122,7 @@ class WorkerAgentServices:
                 await self._publish(patch)
             except OSError as error:
                 why = f"its patch cannot be written: {error}"
-                if error.errno not in _TEMPORARY_ERRNOS:
+                if not free_room.refused(error):
                     return Patch(changes=patch.changes, problem=why)
                 if self.stop.requested:
                     raise FolderError(why) from error

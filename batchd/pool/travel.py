@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from batchd import trees, wire, workspace
+from batchd import free_room, trees, wire, workspace
 from batchd.agent import DirectoryPlaces, LocalDirectory, StopSignal
 from batchd.errors import FolderError, SandboxError, TarError, WorkspaceError, cut
 from batchd.pool.cache import Cache
@@ -29,7 +29,6 @@ from batchd.workspace.directory_listing import (
     shared,
     unsent,
 )
-from batchd.workspace.travelling import refused
 
 #: After so many packs of changes, one takes their place.
 _MAX_CHANGE_PACKS = 32
@@ -103,7 +102,7 @@ class TravellingDirectory(LocalDirectory):
         try:
             await self._arrived()
         except WorkspaceError as error:
-            if number := refused(error):
+            if number := free_room.refused(error):
                 raise OSError(number, str(error)) from error
             self._broken = error
 
@@ -161,7 +160,7 @@ class TravellingDirectory(LocalDirectory):
                     held.callback(os.close, await self._fetched(pack))
                 await packing.unpacked(place, shelf, packs, self._run.base_s)
         except packing.PackError as error:
-            if not refused(
+            if not free_room.refused(
                 error
             ):  # what lay here may have become another: the next task gets it once more
                 await asyncio.to_thread(partial(shelf.path(error.pack).unlink, missing_ok=True))

@@ -350,8 +350,8 @@ class Worker:
                 return wire.Done(ref, attempt, "unpublished")
         except StaleAttemptError:
             return wire.Done(ref, attempt, "stale")
-        except FolderError:
-            return wire.Done(ref, attempt, "unopened")
+        except FolderError as error:
+            return wire.Done(ref, attempt, "unopened", host.masker.text(str(error)))
         except Exception:  # noqa: BLE001 (a bug in one task must not end the others; the daemon logs it and ends the task)
             return wire.Done(ref, attempt, "failed", host.masker.text(traceback.format_exc()))
         return wire.Done(ref, attempt, "published")

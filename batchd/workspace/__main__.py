@@ -7,6 +7,7 @@ Started as ``python -m batchd.workspace PID``, the number being the daemon's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import signal
@@ -16,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from batchd import decoders
+from batchd import decoders, free_room
 from batchd.errors import FolderError, SandboxError, SandboxUnavailableError, WorkspaceError
 from batchd.workspace import fetching, travelling
 from batchd.workspace.mirrors import Mirror
@@ -49,21 +50,39 @@ def _work(text: bytes) -> WorkspaceJob:
 async def _outcome(work: WorkspaceJob) -> WorkspaceOutcome:
     try:
         match work:
-            case FetchJob(kept=kept):
-                with Mirror(Path(kept).parent).locked():
-                    return WorkspaceOutcome(commit=await fetching.fetched(work))
+            case FetchJob():
+                return WorkspaceOutcome(commit=await _fetched(work))
             case PackUp():
                 return WorkspaceOutcome(pack=await travelling.packed(work))
             case Lay():
                 await travelling.laid(work)
                 return WorkspaceOutcome()
     except (WorkspaceError, SandboxError, SandboxUnavailableError, FolderError) as error:
-        return WorkspaceOutcome(error=str(error), errno=travelling.refused(error))
+        return WorkspaceOutcome(error=str(error), errno=free_room.refused(error))
     except OSError as error:
         what = "fetched" if isinstance(work, FetchJob) else "done"
         return WorkspaceOutcome(
-            error=f"it cannot be {what}: {error}", errno=travelling.refused(error)
+            error=f"it cannot be {what}: {error}", errno=free_room.refused(error)
         )
+
+
+async def _fetched(job: FetchJob) -> str:
+    """Return the commit that a job fetches, noted as in use before another process has the mirror.
+
+    Raises as ``fetching.fetched`` does, and ``OSError``.
+    """
+    mirror = Mirror(Path(job.kept).parent)
+    with contextlib.ExitStack() as held:
+        while True:
+            mirror.prepare(job.origin.source)
+            with contextlib.suppress(FileNotFoundError):  # who prunes has just removed it
+                held.enter_context(mirror.locked())
+                break
+        commit = await fetching.fetched(job)
+        if job.pin is not None:
+            commits = {**job.pin.commits, job.origin.ref: commit}
+            mirror.pin(msgspec.structs.replace(job.pin, commits=commits))
+    return commit
 
 
 if __name__ == "__main__":

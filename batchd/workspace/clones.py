@@ -26,7 +26,10 @@ cp --archive --reflink=auto -- "$1/tree/." .
 
 
 async def make(place: Workplace, base: Base, timeout_s: float) -> None:
-    """Make the directory what a task begins with. Raises ``WorkspaceError``, ``SandboxError``."""
+    """Make the directory what a task begins with.
+
+    Raises ``WorkspaceError``, ``SandboxError``, ``FolderError``.
+    """
     if base.origin.kind == "copy":
         argv = git.script(_COPY, place.base)
     else:

@@ -18,6 +18,7 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+from batchd import free_room
 from batchd.errors import WorkspaceError
 from batchd.records import SandboxPolicy
 from batchd.sandbox import CommandEnd, Sandbox
@@ -105,7 +106,7 @@ git write-tree
 async def fetched(job: FetchJob) -> str:
     """Bring the mirror up to what a job asks for; return the commit, or for a copy the tree.
 
-    Raises ``WorkspaceError``, ``SandboxError``.
+    Raises ``WorkspaceError``, ``SandboxError``, ``FolderError``.
     """
     if job.origin.kind == "copy":
         return await _copied(job)
@@ -138,7 +139,7 @@ def _source(job: FetchJob) -> str:
 async def _inside(job: FetchJob, argv: list[str], what: str) -> CommandEnd:
     """Run a script in the mirror's folder, in the sandbox.
 
-    Raises ``WorkspaceError`` where it fails.
+    Raises ``WorkspaceError`` where it fails, ``FolderError``.
     """
     remote = job.origin.remote
     policy = replace(
@@ -146,6 +147,7 @@ async def _inside(job: FetchJob, argv: list[str], what: str) -> CommandEnd:
         network=False,
         max_disk_bytes=job.max_bytes,
         max_file_bytes=job.max_bytes,
+        tmp_bytes=job.max_bytes,  # where it is memory, it is no disk that is full
     )
     with await Sandbox(policy).open(
         job.kept,
@@ -191,8 +193,8 @@ async def _fetched_from_afar(job: FetchJob) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     if process.returncode:
-        words = git.said(said.decode(errors="replace"), process.returncode)
-        raise WorkspaceError(f"it cannot be cloned{_too_large(words, job)}: {words}")
+        words = said.decode(errors="replace")
+        raise git.failure(f"it cannot be cloned{_too_large(words, job)}", words, process.returncode)
 
 
 def _together(policy: SandboxPolicy) -> list[str]:
@@ -217,7 +219,7 @@ def _helper(file: str) -> str:
 
 def _too_large(said: str, job: FetchJob) -> str:
     """Return what stands behind git's words where a pack could not be written to its end."""
-    if "index-pack" not in said:
+    if "index-pack" not in said or free_room.refused(said):
         return ""
     return f" (it may be larger than {_LIMIT[1]}, {job.max_bytes:,})"
 

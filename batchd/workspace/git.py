@@ -4,10 +4,12 @@ a user or the system has it run.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from batchd.errors import WorkspaceError
+from batchd import free_room
+from batchd.errors import FolderError, WorkspaceError
 from batchd.sandbox import CommandEnd
 
 #: What a repository's own configuration could have git run,
@@ -50,11 +52,17 @@ VARIABLES = {
 }
 #: Begins each script. What git starts itself for another repository sees the file alone. What
 #: programs complain of is shown, on descriptor 3, only where the script fails:
-#: what it prints is read.
+#: what it prints is read. Their words have room before a disk is full, and some do not say that.
 _OPENING = """set -eu
 own=$(mktemp -d)
-exec 3>&2 2> "$own/said"
-trap 'code=$?; [ $code = 0 ] || cat "$own/said" >&3; rm -rf -- "$own"' EXIT
+printf '%4096s' > "$own/said"
+exec 3>&2 2<> "$own/said"
+full() {
+    stat -f -c '%a %S %d %c' . "$own" | while read -r blocks size left files; do
+        [ $((blocks * size)) -ge 65536 ] && { [ "$left" -ge 16 ] || [ "$files" = 0 ]; } || echo 'No space left on device'
+    done
+}
+trap 'code=$?; [ $code = 0 ] || { cat "$own/said"; full; } >&3; rm -rf -- "$own"' EXIT
 printf '[safe]\\n\\tdirectory = *\\n' > "$own/config"
 export GIT_CONFIG_GLOBAL="$own/config"
 """
@@ -94,7 +102,8 @@ def bare(text: str, *arguments: str) -> list[str]:
 
 
 def insist(ran: CommandEnd, what: str) -> None:
-    """Raise ``WorkspaceError`` where a script did not come to its end.
+    """Raise ``WorkspaceError`` where a script did not come to its end,
+    ``FolderError`` where the machine's disk is the cause.
 
     ``what``: what could not be done, in words.
     """
@@ -103,7 +112,16 @@ def insist(ran: CommandEnd, what: str) -> None:
     if ran.timed_out:
         raise WorkspaceError(f"{what} within {ran.seconds:,.0f} s")
     if ran.exit_code:
-        raise WorkspaceError(f"{what}: {said(ran.output, ran.exit_code)}")
+        raise failure(what, ran.output, ran.exit_code)
+
+
+def failure(what: str, output: str, exit_code: int | None) -> WorkspaceError | FolderError:
+    """Return as an error what a script that failed has printed."""
+    for line in output.splitlines():
+        if number := free_room.refused(line):
+            text, why = f"{what}: {line.strip()[:_SAID]}", os.strerror(number)
+            return FolderError(text if why in text else f"{text}: {why}")
+    return WorkspaceError(f"{what}: {said(output, exit_code)}")
 
 
 def said(output: str, exit_code: int | None) -> str:

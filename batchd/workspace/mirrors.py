@@ -11,6 +11,7 @@ MIRRORS/NAME-HASH/batches/NAME   a batch that uses it, with the commits that its
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -126,10 +127,14 @@ class Mirror:
     def locked(self, *, wait: bool = True) -> Iterator[None]:
         """Keep every other process out of it that asks.
 
-        Raises ``OSError``; ``BlockingIOError`` where that is not waited for.
+        Raises ``OSError``; ``BlockingIOError`` where that is not waited for,
+        and ``FileNotFoundError`` where it is gone, or another by then.
         """
-        with (self.holder / "lock").open("wb") as file:
+        lock = self.holder / "lock"
+        with lock.open("wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if not os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(lock))
             yield
 
     def remove(self) -> None:

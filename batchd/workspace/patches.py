@@ -11,6 +11,7 @@ import binascii
 import re
 from dataclasses import dataclass
 
+from batchd import free_room
 from batchd.errors import SandboxError
 from batchd.records import Base, Change, Patch
 from batchd.sandbox import Workplace
@@ -20,7 +21,8 @@ from batchd.workspace import git
 #: Prints what has changed since the commit $2 of the mirror $1, a line each: what it leaves out, in
 #: words, or nothing; in base64 the lines by file, the first $3 bytes of the patch, and as much of
 #: what is no text in it, as it is. $4 is where a clone's objects lie on this machine,
-#: for who looks at it later, empty: it is none; files are taken as $5 says.
+#: for who looks at it later, empty: it is none; files are taken as $5 says. In the words $6 it is
+#: the disk that refuses what is no property of the files.
 _CHANGED = f"""
 limit=$3 info=.git/objects/info
 if [ -n "$4" ] && [ -f $info/alternates ] && ! [ -L .git ] && ! [ -L .git/objects ] && ! [ -L $info ] &&
@@ -42,8 +44,9 @@ if [ -f "$1/git/shallow" ]; then cp "$1/git/shallow" "$GIT_DIR/shallow"; fi
 printf '%s\\n' "$5" > "$GIT_DIR/info/attributes"
 base=$2
 git read-tree "$base"
-if ! git add --all --ignore-errors -- . 2> "$own/failed"; then
-    printf 'not all could be read: %s' "$(grep -v '^warning\\|^hint' "$own/failed" | head -n 3 | tr '\\n' ' ')"
+if ! git add --all --ignore-errors -- .; then
+    ! grep -qE ": ($6)\\$" "$own/said" || exit 1
+    printf 'not all could be read: %s' "$(grep -v '^warning\\|^hint\\|^ *$' "$own/said" | head -n 3 | tr '\\n' ' ')"
 fi
 if [ -s "$own/apart" ]; then
     printf 'it leaves out repositories within it: %s' "$(head -n 8 "$own/apart" | cut -c 2- | tr '\\n' ' ')"
@@ -87,19 +90,21 @@ async def changed(
 ) -> Patch:
     """Return what a task has changed; ``most``: the size of the patch, in bytes.
 
-    Raises ``SandboxError``.
+    Raises ``SandboxError``, ``FolderError``.
 
     No process of the task's may run any more.
     ``secret``: whether it has secrets that the patch may hold.
     """
     later = base.mirror if base.origin.kind == "clone" else ""
-    words = (place.base, base.commit, str(most + 1), later, git.ATTRIBUTES)
+    words = (place.base, base.commit, str(most + 1), later, git.ATTRIBUTES, free_room.WORDS)
     argv = git.script(_CHANGED, *words)
     async with place.apart() as apart:
         ran = await apart.run(argv, timeout_s=timeout_s, max_output_bytes=_room(most), masked=False)
     if ran.exit_code or ran.timed_out or ran.excess or ran.cut:
         why = ran.excess or ("it takes too long" if ran.timed_out else "")
         why = why or ("there are too many changes" if ran.cut else "")
+        if not why and free_room.refused(ran.output):
+            raise git.failure("its patch cannot be made", ran.output, ran.exit_code)
         return Patch(problem=why or place.masker.text(git.said(ran.output, ran.exit_code)))
     try:
         read = _read(ran.output)

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,11 +17,6 @@ from batchd.workspace.directory_listing import look
 from batchd.workspace.mirrors import Mirror
 from batchd.workspace.packs import Shelf
 from batchd.workspace.workspace_job import Lay, PackUp
-
-#: What a disk, or a quota, answers that takes nothing for a while.
-_TEMPORARY_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-#: What tar says where a disk has taken a part of its last file.
-_TAR_SAYS_FULL = "Wrote only"
 
 
 async def packed(work: PackUp) -> Pack:
@@ -87,15 +80,3 @@ async def laid(work: Lay) -> None:
             await clones.make(place, work.base, work.timeout_s)
         if work.changes:
             await packing.unpacked(place, shelf, work.changes, work.timeout_s)
-
-
-def refused(error: BaseException | None) -> int:
-    """Return by what a disk that takes nothing has caused an error; 0: it has not."""
-    said = str(error)
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in _TEMPORARY_ERRNOS:
-            return error.errno
-        error = error.__cause__
-    if _TAR_SAYS_FULL in said:
-        return errno.ENOSPC
-    return next((number for number in _TEMPORARY_ERRNOS if os.strerror(number) in said), 0)

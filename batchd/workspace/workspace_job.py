@@ -7,6 +7,7 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from batchd.records import Base, Origin, Pack, SandboxPolicy
+from batchd.workspace.mirrors import Pin
 
 
 class FetchJob(Struct, frozen=True, kw_only=True, tag=True):
@@ -17,6 +18,8 @@ class FetchJob(Struct, frozen=True, kw_only=True, tag=True):
     kept: str
     #: Whether to fetch; else what was fetched before counts.
     fetch: bool
+    #: What a batch has used of it, to which the commit is added; None: nothing is noted.
+    pin: Pin | None = None
     policy: SandboxPolicy
     #: Of a URL: the file of users and passwords, empty: none.
     credentials: str = ""

@@ -6,15 +6,18 @@ Until then nothing is lost, and nothing is paid twice.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from arena import CALLS, Arena, Model, arena, tasks, until
+from arena import CALLS, MODELS, Arena, Model, arena, tasks, until
+from repositories import git, repository
 from verdict import Figures, judge
 
 pytestmark = pytest.mark.in_turns
@@ -120,6 +123,100 @@ def test_a_disk_that_fills_up_stops_the_spending_until_there_is_room(
             assert lines < 2000, "it logs the same again and again"
         finally:
             place.clear()
+
+
+#: What lies on the disk when it fills up: in a fetch, as clones and copies are made, at work, as
+#: patches are made and as results are written; and the bytes that are left.
+_MOMENTS = (
+    ("mirrors/*/lock", 0),
+    ("mirrors/*/kept/git*/objects/pack/*", 1 << 18),
+    ("mirrors/*/kept/tree/f0", 1 << 19),
+    ("outbox/c/*/.git", 0),
+    ("outbox/*/*/f0", 1 << 18),
+    ("outbox/*/*/notes.txt", 0),
+    ("state/tmp/*.check", 0),
+    ("outbox/*/*.patch", 1 << 20),
+    ("outbox/*/001.json", 1 << 16),
+    ("outbox/*/*1.json", 3 << 20),
+    ("outbox/*/*2.json", 0),
+    ("outbox/*/*3.json", 1 << 13),
+)
+
+
+def _leave(small: Path, left: int) -> None:
+    """Fill a disk up to so many bytes, and keep it so for two seconds."""
+    for _ in range(40):
+        with contextlib.suppress(OSError), (small / "ballast").open("ab", buffering=0) as file:
+            while (room := os.statvfs(small)).f_bfree * room.f_frsize > left:
+                file.write(bytes(1 << 14))
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root")
+@pytest.mark.parametrize(
+    ("count", "moments"),
+    [(3, _MOMENTS[1:8:3]), pytest.param(30, _MOMENTS, marks=pytest.mark.long)],
+    ids=["three-moments", "twelve"],
+)
+def test_a_disk_that_fills_up_is_no_fault_of_clones_copies_and_patches(
+    tmp_path: Path, count: int, moments: tuple[tuple[str, int], ...]
+) -> None:
+    """Tasks that meet it go back and wait, and each ends completed,
+    with a patch that is all that lies in its directory.
+    """
+    paths = {"outbox": "small/outbox", "state": "small/state"}
+    more = "[paths]\n" + "".join(f'{name} = "{path}"\n' for name, path in paths.items())
+    more += '[workspace]\nroot = "."\nmirrors = "small/mirrors"\n'
+    with (
+        arena(tmp_path, "--latency", "0.1", more=more) as (place, _),
+        _small_disk(place) as small,
+    ):
+        source = repository(
+            place.folder / "r", {f"f{n}": os.urandom(1 << 15).hex() for n in range(4)}
+        )
+        place.start()
+        asks = [{"first_prompt": f"task {n}", "model": MODELS[1]} for n in range(count)]
+        place.drop("c", [{**task, "repo": str(source)} for task in asks])
+        place.drop("d", [{**task, "dir": str(source), "workspace": "copy"} for task in asks])
+        ends = [small / f"outbox/{name}/summary.json" for name in "cd"]
+        struck = []
+        for pattern, left in moments:
+            while not (found := next(small.glob(pattern), None)) and not all(
+                map(Path.exists, ends)
+            ):
+                time.sleep(0.001)
+            if found:
+                struck.append(pattern)
+                _leave(small, left)
+            (small / "ballast").unlink(missing_ok=True)
+        until(lambda: all(map(Path.exists, ends)), 60, place.tail)
+        place.stop()
+        log = place.log.read_text()
+        troubles = {
+            word: log.count(f"{word}_trouble")
+            for word in ("mirror", "directory", "outbox", "store")
+        }
+        print(f"\nfilled at {len(struck)} of {len(moments)} moments; in the log: {troubles}")
+        for folder in (end.parent for end in ends):
+            for number in range(1, count + 1):
+                result = json.loads((folder / f"{number:03}.json").read_text())
+                assert (result["status"], result["patch"]["problem"]) == ("completed", None)
+                assert result["patch"]["lacks"] is None
+                _is_all(folder / f"{number:03}", source, tmp_path / "applied")
+        assert len(struck) > len(moments) // 2
+
+
+def _is_all(made: Path, source: Path, draft: Path) -> None:
+    """See that a task's patch makes of its repository what lies in its directory."""
+    shutil.copytree(source, draft)
+    patch = made.with_suffix(".patch")
+    if patch.exists():
+        git(draft, "apply", str(patch))
+    done = subprocess.run(
+        ["diff", "-r", "--exclude=.git", draft, made], capture_output=True, check=False
+    )
+    shutil.rmtree(draft)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.skipif(

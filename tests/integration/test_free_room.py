@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from repositories import needs_git, repository
 from weather import filled, mounted
 
 from tests.conftest import Spool
@@ -63,6 +64,36 @@ def test_a_full_disk_shows_while_nothing_is_to_be_written(spool: Spool) -> None:
                 (spool.folder / name / ".filling").unlink()
             spool.eventually(lambda: _troubles(spool) == set())
             assert _said(spool, "outbox").startswith("ok: ")
+
+
+@needs_git
+def test_a_disk_that_has_too_little_for_a_repository_or_a_patch_is_named(spool: Spool) -> None:
+    """The tasks go back and wait, uncounted; `status` has the folder, what is free and the fix;
+    with room they go on by themselves.
+    """
+    repository(spool.folder / "work/r", {"large": os.urandom(1 << 19).hex()})
+    config = spool.folder / "config.toml"
+    config.write_text(config.read_text().replace("[pool]\n", "[pool]\nmax_attempts = 1\n"))
+    mirrors, state = spool.folder / ".batchd-mirrors", spool.folder / ".batchd"
+    check = "head -c 3000000 /dev/urandom > new.bin"
+    asks = [{"first_prompt": n, "repo": "work/r", "check": check} for n in "ab"]
+    with mounted(mirrors), mounted(state), spool.serving():
+        filled(mirrors / ".filling", 1 << 17)
+        filled(state / ".filling", 3 << 19)
+        assert spool.batchd("submit", spool.write("b.json", asks)).returncode == 0
+        for folder, what in ((mirrors, "mirror_trouble"), (state, "directory_trouble")):
+            spool.eventually(lambda what=what: what in _troubles(spool))
+            shown = " ".join(spool.batchd("status").stdout.split())
+            said = shown.partition(f"{folder}: No space left on device: ")[2]
+            assert "free on its disk, 8.4 MB needed; " in said
+            assert "To go on: make room on that disk" in said
+            (folder / ".filling").unlink()
+        spool.eventually((spool.folder / "outbox/b/summary.json").exists)
+        spool.eventually(lambda: not _troubles(spool))
+    for number in (1, 2):
+        result = spool.result("b", f"00{number}")
+        assert (result["status"], result["patch"]["problem"]) == ("completed", None)
+        assert [change["path"] for change in result["changes"]] == ["new.bin"]
 
 
 def test_an_inbox_on_the_disk_of_the_state_adds_no_line(spool: Spool) -> None:

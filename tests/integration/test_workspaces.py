@@ -16,11 +16,14 @@ import shutil
 import signal
 import ssl
 import subprocess
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import patience
 import pytest
 from patience import PATIENCE_S
 from repositories import commit, git, give_away, needs_git, repository
@@ -31,7 +34,8 @@ from batchd.masking import Masker
 from batchd.records import Base, Origin, Patch, SandboxPolicy
 from batchd.sandbox import Sandbox, Workplace
 from batchd.workspace import applying, fetching
-from batchd.workspace.workspace_job import FetchJob
+from batchd.workspace.mirrors import Mirror, Pin
+from batchd.workspace.workspace_job import FetchJob, WorkspaceOutcome
 
 pytestmark = [needs_git, pytest.mark.in_turns]
 
@@ -1245,6 +1249,44 @@ def test_prune_removes_mirrors_and_nothing_else(spool: Any) -> None:
 
 
 @pytest.mark.long
+def test_a_mirror_that_another_spool_prunes_meanwhile_is_made_again_and_noted(
+    tmp_path: Path,
+) -> None:
+    """Spools may share the mirrors' folder: who fetches waits for who prunes, begins anew, and
+    notes the use before it lets go of the lock.
+    """
+    source = repository(tmp_path / "r", FILES)
+    mirror = Mirror(tmp_path / "mirrors/it")
+    mirror.prepare(str(source))
+    pin = Pin(batch="b", folder="/outbox/b", copy=False, commits={"old": "1" * 40})
+    job = FetchJob(
+        origin=origin_of(source),
+        kept=str(mirror.kept),
+        fetch=True,
+        pin=pin,
+        policy=SandboxPolicy(),
+        timeout_s=PATIENCE_S,
+        max_bytes=1 << 30,
+    )
+    command = [sys.executable, "-m", "batchd.workspace", str(os.getpid())]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        with mirror.locked():
+            child.stdin.write(msgspec.json.encode(job) + b"\n")
+            child.stdin.flush()
+            waits = f"WRITE {child.pid} "
+            patience.until(lambda: waits in Path("/proc/locks").read_text())
+            mirror.remove()
+        outcome = msgspec.json.decode(child.stdout.readline(), type=WorkspaceOutcome)
+        child.stdin.close()
+    head = git(source, "rev-parse", "HEAD")
+    assert (outcome.commit, outcome.error) == (head, "")
+    noted = mirror.pinned("b", "/outbox/b")
+    assert noted is not None
+    assert noted.commits == {"old": "1" * 40, "": head}
+
+
 def test_a_retry_has_a_fresh_clone(spool: Any) -> None:
     """Of the same repository and ref, also where the dropped file is gone."""
     source = served(spool)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
-from batchd.free_room import INBOX, OUTBOX, STATE, FreeRoom, MissingRoom, NeededRoom
+from batchd.errors import SandboxError
+from batchd.free_room import INBOX, OUTBOX, STATE, FreeRoom, MissingRoom, NeededRoom, refused
 
 _MB = 10**6
 
@@ -49,3 +52,31 @@ def test_what_a_disk_lacks_comes_with_what_the_user_can_do(
 ) -> None:
     """Bytes, inodes, a disk that can never have either; one that counts nothing lacks nothing."""
     assert free.missing(needed) == missing
+
+
+@pytest.mark.parametrize(
+    ("said", "number"),
+    [
+        ("fatal: cannot store pack file: No space left on device", errno.ENOSPC),
+        ("warning: x\nerror: unable to write file a/b.c\nfatal: it", errno.ENOSPC),
+        ("error: failed to write new configuration file /tmp/x/config.lock", errno.ENOSPC),
+        ("fatal: Could not write new index file.", errno.ENOSPC),
+        ("sh: 12: printf: I/O error", errno.ENOSPC),
+        ("cp: error writing 'a': Disk quota exceeded", errno.EDQUOT),
+        ("cp: error reading 'a': Input/output error", errno.EIO),
+        ("mkdir: cannot create directory 'a': Read-only file system", errno.EROFS),
+        ("tar: -: Wrote only 8704 of 10240 bytes", errno.ENOSPC),
+        (SandboxError("a command could not be run: it"), 0),
+        ("remote: fatal: write error: No space left on device", 0),
+        ("fatal: couldn't find remote ref main", 0),
+        ('error: open("a"): Permission denied', 0),
+    ],
+)
+def test_what_the_machines_own_disk_refuses_is_known_by_number_and_by_words(
+    said: str | SandboxError, number: int
+) -> None:
+    """As git, sh, cp and tar say it, with the reason or without; a server's disk is another's."""
+    assert refused(said) == number
+    caused = SandboxError("it cannot be done")
+    caused.__cause__ = OSError(number, "said otherwise")
+    assert refused(caused) == number

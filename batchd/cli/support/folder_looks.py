@@ -21,7 +21,7 @@ from batchd.store import ballast, copies
 _NO_ROOM = {
     "inbox": "no file can be dropped",
     "outbox": "no task is started",
-    "state": "orders are refused",
+    "state": "tasks may wait at their end, and orders are refused",
 }
 
 #: A folder that is not there, or that this user cannot see: said with what is around it.
@@ -45,7 +45,7 @@ def lines(settings: config.Config) -> Iterator[CheckLine]:
     paths = settings.paths
     yield _folder("inbox", Path(paths.inbox), free_room.INBOX)
     yield _folder("outbox", Path(paths.outbox), free_room.OUTBOX)
-    yield _folder("state", Path(paths.state), free_room.STATE)
+    yield _folder("state", Path(paths.state), free_room.ENDS)
     root = settings.workspace.root
     if not Path(root).is_dir():
         yield CheckLine("failed", "workspace", f"{root} is not a directory", "set [workspace] root")

@@ -19,6 +19,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from batchd import free_room
 from batchd.actions import Action
 from batchd.config import Config
 from batchd.control.status import Fetching
@@ -160,56 +161,64 @@ class Bases(Listener):
                 there = pin is not None and await asyncio.to_thread(mirror.kept.is_dir)
                 commit = pin.commits.get(origin.ref) if pin and there else None
                 if commit is None:
-                    outcome = await self._fetched(batch, origin, mirror, fetch=not there)
+                    copy = origin.kind == "copy"
+                    pin = pin or Pin(batch=name, folder=batch.folder, copy=copy, commits={})
+                    outcome = await self._fetched(pin, origin, mirror, fetch=not there)
                     if outcome.error:
                         return f"{origin.source}: {outcome.error}"
                     commit = outcome.commit
-                    commits = {**(pin.commits if pin else {}), origin.ref: commit}
-                    copy = origin.kind == "copy"
-                    made = Pin(batch=name, folder=batch.folder, copy=copy, commits=commits)
-                    await asyncio.to_thread(mirror.pin, made)
         except (OSError, msgspec.DecodeError) as error:
             return f"{origin.source}: it cannot be fetched: {error}"
         return Base(origin=origin, mirror=str(mirror.kept), commit=commit)
 
     async def _fetched(
-        self, batch: Batch, origin: Origin, mirror: Mirror, *, fetch: bool
+        self, pin: Pin, origin: Origin, mirror: Mirror, *, fetch: bool
     ) -> WorkspaceOutcome:
-        """Let a child fetch an origin when its turn has come.
+        """Let a child fetch an origin when its turn has come, and again where a disk refuses it.
 
         Raises ``OSError``, ``msgspec.DecodeError``.
         """
-        async with self._turns:
-            about = {"batch": batch.name, "source": origin.source}
-            began = time.monotonic()
-            get_logger().info(Action.MIRROR_FETCHING, **about)
-            await self._outboxes.patiently(workspace_child.fits, Action.MIRROR_TROUBLE)
-            await asyncio.to_thread(mirror.prepare, origin.source)
-            outcome = await self._asked(origin, mirror, fetch=fetch)
-            for pause_s in _PAUSES_S if origin.remote else ():
-                if not _PASSING.search(outcome.error):
-                    break
-                await asyncio.sleep(pause_s)
-                outcome = await self._asked(origin, mirror, fetch=fetch)
-            if not outcome.error:
-                took = round(time.monotonic() - began, 3)
-                get_logger().info(Action.MIRROR_FETCHED, **about, waited_s=took)
+        about = {"batch": pin.batch, "source": origin.source}
+        began = time.monotonic()
+        get_logger().info(Action.MIRROR_FETCHING, **about)
+        ask = partial(self._asked, pin, origin, mirror, fetch=fetch)
+        for pause_s in (0.0, *_PAUSES_S) if origin.remote else (0.0,):
+            await asyncio.sleep(pause_s)
+            outcome = await self._outboxes.patiently(ask, Action.MIRROR_TROUBLE)
+            if not _PASSING.search(outcome.error):
+                break
+        if not outcome.error:
+            took = round(time.monotonic() - began, 3)
+            get_logger().info(Action.MIRROR_FETCHED, **about, waited_s=took)
         return outcome
 
-    async def _asked(self, origin: Origin, mirror: Mirror, *, fetch: bool) -> WorkspaceOutcome:
-        """Return what a child answers that fetches. Raises ``OSError``, ``msgspec.DecodeError``."""
+    async def _asked(
+        self, pin: Pin, origin: Origin, mirror: Mirror, *, fetch: bool
+    ) -> WorkspaceOutcome:
+        """Return what a child answers that fetches.
+
+        Raises ``OSError`` where the disk takes nothing, and tasks wait for it.
+        """
         config = self._current.config
         workspace = config.workspace
         job = FetchJob(
             origin=origin,
             kept=str(mirror.kept),
             fetch=fetch,
+            pin=pin,
             policy=config.sandbox_policy(),
             credentials=workspace.credentials,
             timeout_s=workspace.fetch_timeout_s,
             max_bytes=workspace.max_mirror_bytes,
         )
-        return await self._children.asked(job, 2 * workspace.fetch_timeout_s)
+        async with self._turns:
+            await self._outboxes.patiently(workspace_child.fits, Action.MIRROR_TROUBLE)
+            outcome = await self._children.asked(job, 2 * workspace.fetch_timeout_s)
+        if outcome.errno and self._open(pin.batch):
+            needs = {workspace.mirrors: free_room.MIRRORS}
+            said = f"{origin.source}: {outcome.error}"
+            raise await asyncio.to_thread(free_room.refusal, said, needs)
+        return outcome
 
     def _give_up(self, refs: Iterable[Ref], why: str) -> None:
         """End tasks that cannot have what they ask for."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from batchd import wire
+from batchd import free_room, wire
 from batchd.actions import Action
 from batchd.daemon.attempts import vetting
 from batchd.daemon.attempts.active import ActiveAttempt
@@ -20,6 +20,7 @@ from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.attempts.calls import Calls
 from batchd.daemon.attempts.porter import Porter
 from batchd.daemon.ends.batches import OpenBatches
+from batchd.daemon.ends.rooms import Rooms
 from batchd.daemon.listeners import Listeners
 from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
@@ -42,6 +43,7 @@ class Reports:
     _listeners: Listeners
     _outboxes: Outboxes
     _batches: OpenBatches
+    _rooms: Rooms
     _attempts: Attempts
     _calls: Calls
     _porter: Porter
@@ -166,6 +168,8 @@ class Reports:
         if done.outcome == "failed" and active.finished is not None:  # in how it is written
             get_logger().error(Action.OUTBOX_TROUBLE, task=str(active.ref), message=done.message)
         self._attempts.take(_said(active, done))
+        if done.outcome == "unopened" and free_room.refused(done.message):
+            self._rooms.met(active.ref.batch, done.message)
         self._attempts.rest()
         self._loop.wake()
 

@@ -8,8 +8,10 @@ import asyncio
 from dataclasses import dataclass, field
 from functools import partial
 
+from batchd import free_room
 from batchd.actions import Action
 from batchd.daemon.brief_cache import BriefCache
+from batchd.daemon.current import CurrentConfig
 from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
@@ -17,6 +19,11 @@ from batchd.daemon.troubles import TROUBLE_S, TroubleLog
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.records import Batch, Cause, HoldKey, Scope
 from batchd.spool import outbox
+
+#: The longest pause before the tasks of a batch that a disk has refused try again;
+#: and how long none has met that until it is over.
+_LONGEST_PAUSE_S = 30.0
+_MET_AGAIN_S = 5.0
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -29,10 +36,13 @@ class Rooms:
     _loop: MainLoop
     _lifecycle: Lifecycle
     _outboxes: Outboxes
+    _current: CurrentConfig
     _troubles: TroubleLog
     _batches: OpenBatches
     #: Which batch's folder took files; where it takes none by then, a result waits for that.
     _took: BriefCache = field(default_factory=BriefCache)
+    #: By batch, what its tasks were refused by a disk since they last tried.
+    _met: dict[str, str] = field(default_factory=dict)
 
     @property
     def closed(self) -> bool:
@@ -53,7 +63,8 @@ class Rooms:
         shut = self._troubles.holds(batch.outbox, name)
         if shut or not await self._ready(batch):
             self._hold(batch)
-        return not self._lifecycle.holds.keeps(_shut(name))
+        holds = self._lifecycle.holds
+        return not (holds.keeps(_shut(name)) or holds.keeps(_full(name)))
 
     async def _ready(self, batch: Batch) -> bool:
         if self._took.knows(batch.name):
@@ -70,8 +81,7 @@ class Rooms:
         lifecycle, hold = self._lifecycle, _shut(batch.name)
         if lifecycle.holds.keeps(hold):
             return
-        for ref in lifecycle.of(batch.name):
-            lifecycle.take(inputs.Held(ref, hold))
+        self._keep(batch.name, hold)
 
         async def wait() -> None:
             await self._outboxes.on_disk(partial(outbox.prepare, batch), batch=batch)
@@ -82,6 +92,42 @@ class Rooms:
             self._loop.wake()
 
         self._loop.spawn(wait())
+
+    def _keep(self, name: str, hold: HoldKey) -> None:
+        for ref in self._lifecycle.of(name):
+            self._lifecycle.take(inputs.Held(ref, hold))
+
+    def met(self, name: str, said: str) -> None:
+        """Keep the tasks of a batch, one of which was refused by a disk, as that said;
+        they try again, less and less often, until none is.
+        """
+        if (batch := self._batches.get(name)) is None:
+            return
+        self._keep(name, _full(name))
+        if name not in self._met:
+            self._loop.spawn(self._refused(batch))
+        self._met[name] = said
+
+    async def _refused(self, batch: Batch) -> None:
+        name, pause_s = batch.name, TROUBLE_S
+        state = self._current.config.paths.state
+        needs = {batch.outbox: free_room.OUTBOX, state: free_room.ENDS}
+        with self._troubles.trying(Action.DIRECTORY_TROUBLE) as tries:
+            while said := self._met[name]:
+                look = partial(free_room.refusal, said, needs)
+                tries.failed(await self._outboxes.at(look, batch.outbox))
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                self._met[name] = ""
+                self._lifecycle.lift(_full(name))
+                self._loop.wake()
+                await asyncio.sleep(_MET_AGAIN_S)
+        del self._met[name]
+
+
+def _full(batch: str) -> HoldKey:
+    """Return what keeps the tasks of a batch that a disk has refused."""
+    return HoldKey(Scope.BATCH, f"{batch} room", Cause.FOLDER)
 
 
 def _shut(batch: str) -> HoldKey:
