@@ -59,7 +59,7 @@ first() {{
 numbers() {{ git diff --cached --numstat -z --no-renames "$base"; }}
 changes() {{ git diff --cached --full-index --no-renames --no-ext-diff --no-textconv --no-color "$@"; }}
 # Asked of each file by its own name, whatever that is.
-unread() {{ numbers | grep -z '^-' | cut -z -f 3 | GIT_LITERAL_PATHSPECS=1 xargs -0 -r git diff --cached --text "$base" --; }}
+unread() {{ numbers | grep -z '^-' | cut -z -f 3- | GIT_LITERAL_PATHSPECS=1 xargs -0 -r git diff --cached --text "$base" --; }}
 first $((4 << 20)) numbers
 first "$limit" changes --binary "$base"
 first "$limit" unread

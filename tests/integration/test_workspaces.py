@@ -714,6 +714,7 @@ def test_a_secret_in_what_is_no_text_withholds_the_patch(tmp_path: Path) -> None
     for number, change in enumerate(
         (
             "printf 'a\\0hunter2-hunter2' > bin",
+            "printf 'a\\0hunter2-hunter2' > \"$(printf 'a\\ttab')\"",
             "echo '* -diff' > .gitattributes; echo hunter2-hunter2 >> README.md",
             "echo 'before and hunter2-hunter2 and behind, for longer than a line' | base64 -w 20 > encoded",
             "head -c 9M /dev/zero > bin; printf hunter2-hunter2 >> bin",
