@@ -45,6 +45,13 @@ git read-tree "$base"
 if ! git add --all --ignore-errors -- . 2> "$own/failed"; then
     printf 'not all could be read: %s' "$(grep -v '^warning\\|^hint' "$own/failed" | head -n 3 | tr '\\n' ' ')"
 fi
+# Git does not look into a submodule's folder, which is empty in a clone; it stays what it was.
+git ls-tree -r -z "$base" | grep -z '^160000' > "$own/modules" || true
+git update-index -z --index-info < "$own/modules"
+became=$(cut -z -f 2- "$own/modules" | xargs -0 -r sh -c 'for path; do
+    [ "$(find "./$path" -maxdepth 1 -printf %y)" = d ] || printf "%s " "$path"
+done' sh | tr '\\n' ' ' | head -c 600)
+[ -z "$became" ] || printf 'it leaves out what became of submodules: %s' "$became"
 if [ -s "$own/apart" ]; then
     printf 'it leaves out repositories within it: %s' "$(head -n 8 "$own/apart" | cut -c 2- | tr '\\n' ' ')"
 fi

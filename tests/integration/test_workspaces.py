@@ -778,20 +778,47 @@ def test_a_tree_is_taken_as_its_owner_has_it(tmp_path: Path) -> None:
     assert git(source, "diff", "--name-only") == ""
 
 
+def with_submodules(tmp_path: Path, *names: str) -> Path:
+    """Make a repository with submodules."""
+    source = repository(tmp_path / "r", FILES)
+    for name in names:
+        (source / name).mkdir(parents=True)
+        link = f"160000,{git(source, 'rev-parse', 'HEAD')},{name}"
+        git(source, "update-index", "--add", "--cacheinfo", link)
+    git(source, "commit", "-q", "-m", "sub")
+    give_away(source)
+    return source
+
+
 def test_a_submodule_is_not_for_a_patch_to_change(tmp_path: Path) -> None:
     """What lies in it is the owner's, and git would take it away."""
-    inner = repository(tmp_path / "inner", FILES)
-    source = repository(tmp_path / "r", FILES)
-    (source / "sub").mkdir()
-    link = f"160000,{git(inner, 'rev-parse', 'HEAD')},sub"
-    git(source, "update-index", "--add", "--cacheinfo", link)
-    git(source, "commit", "-q", "-m", "sub")
+    source = with_submodules(tmp_path, "sub")
     (source / "sub/own").write_text("mine\n")
     give_away(source)
-    patch = work(tmp_path, origin_of(source), "rmdir sub; echo file > sub")
+    mode, commit_ = "deleted file mode 160000", git(source, "rev-parse", "HEAD:sub")
+    patch = f"diff --git a/sub b/sub\n{mode}\nindex {commit_}..{'0' * 40}\n--- a/sub\n+++ /dev/null\n@@ -1 +0,0 @@\n-Subproject commit {commit_}\n"
     with pytest.raises(WorkspaceError, match="it changes submodules, or repositories within: sub"):
-        put(source, patch.data)
+        put(source, patch.encode())
     assert (source / "sub/own").read_text() == "mine\n"
+
+
+def test_what_becomes_of_a_submodule_is_said_and_left_out(tmp_path: Path) -> None:
+    """Its folder is empty in a clone: filled, removed, something else or a repository, it changes
+    nothing that the patch could hold, and the rest can be applied.
+    """
+    names = ("v/filled", "v/gone", "v/a file", "v/link", "v/repository", "v/same")
+    source = with_submodules(tmp_path, *names)
+    change = (
+        "echo 4 >> README.md; echo stub > v/filled/lib.h; rmdir v/gone 'v/a file' v/link; mkdir e; ln -s ../e v/link;"
+        " echo x > 'v/a file'; git init -q v/repository; echo x > v/repository/x"
+    )
+    patch = work(tmp_path, origin_of(source), change)
+    assert lines(patch) == {"README.md": (1, 0)}
+    _, _, left = patch.lacks.partition("what became of submodules: ")
+    assert left.startswith("v/a file v/filled v/gone v/link v/repository")
+    put(source, patch.data)
+    assert git(source, "diff", "--cached", "--name-only") == "README.md"
+    assert work(tmp_path / "2", origin_of(source), "true") == Patch()
 
 
 def test_what_git_runs_there_by_itself_is_not_changed_unasked(tmp_path: Path) -> None:
