@@ -778,6 +778,33 @@ def test_a_tree_is_taken_as_its_owner_has_it(tmp_path: Path) -> None:
     assert git(source, "diff", "--name-only") == ""
 
 
+def test_files_that_a_task_left_alone_are_in_no_patch(tmp_path: Path) -> None:
+    """Git would take other line ends than the checkout has put there: by attributes that came
+    after the files, or that the task changes. What it did change is there, whole.
+    """
+    files = dict.fromkeys(("run.bat", "edited.bat", "mode.bat", "lf.bat"), "one\r\ntwo\r\n")
+    source = repository(tmp_path / "r", {**FILES, **files, "mixed.bat": "a\r\nb\n", "x.txt": "x\n"})
+    attributes = "*.bat text eol=crlf\n*.txt text eol=crlf\n"
+    (source / ".gitattributes").write_text(attributes)
+    git(source, "add", ".gitattributes")
+    git(source, "commit", "-q", "-m", "attributes")
+    give_away(source)
+    assert git(source, "ls-files", "--eol", "run.bat").startswith("i/crlf")
+    assert work(tmp_path, origin_of(source), "true") == Patch()
+    change = "echo three >> edited.bat; chmod +x mode.bat; sed -i 's/\\r//' lf.bat"
+    patch = work(tmp_path / "2", origin_of(source), change)
+    assert lines(patch) == {"edited.bat": (3, 2), "lf.bat": (2, 2), "mode.bat": (2, 2)}
+    patch = work(tmp_path / "3", origin_of(source), "echo '*.c text' > .gitattributes")
+    assert lines(patch) == {".gitattributes": (1, 2)}
+    copied = tmp_path / "d"
+    copied.mkdir()
+    (copied / "run.bat").write_bytes(b"one\r\n")
+    give_away(copied)
+    change = "echo '* text' > .gitattributes"
+    patch = work(tmp_path / "4", origin_of(copied, kind="copy"), change)
+    assert lines(patch) == {".gitattributes": (1, 0)}
+
+
 def with_submodules(tmp_path: Path, *names: str) -> Path:
     """Make a repository with submodules."""
     source = repository(tmp_path / "r", FILES)
