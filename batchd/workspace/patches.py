@@ -48,6 +48,33 @@ if ! git add --all --ignore-errors -- .; then
     ! grep -qE ": ($6)\\$" "$own/said" || exit 1
     printf 'not all could be read: %s' "$(grep -v '^warning\\|^hint\\|^ *$' "$own/said" | head -n 3 | tr '\\n' ' ')"
 fi
+# Git does not look into a submodule's folder, which is empty in a clone; it stays what it was.
+git ls-tree -r -z "$base" | grep -z '^160000' > "$own/modules" || true
+git update-index -z --index-info < "$own/modules"
+became=$(cut -z -f 2- "$own/modules" | xargs -0 -r sh -c 'for path; do
+    [ "$(find "./$path" -maxdepth 1 -printf %y)" = d ] || printf "%s " "$path"
+done' sh | tr '\\n' ' ' | head -c 600)
+[ -z "$became" ] || printf 'it leaves out what became of submodules: %s' "$became"
+numbers() {{ git diff --cached --numstat -z --no-renames "$@" "$base" > "$own/numbers"; }}
+names() {{ cut -z -f 3- "$own/numbers" | sort -z; }}
+# Git may take other line ends than the checkout has put there. What is as that left it stays out.
+numbers --ignore-cr-at-eol
+names > "$own/names"
+numbers
+names | comm -z -23 - "$own/names" > "$own/ends"
+if [ -s "$own/ends" ]; then
+    was="$1/tree"
+    began() {{ GIT_INDEX_FILE="$own/began" GIT_WORK_TREE="$own/was" git -C "$own/was" "$@"; }}
+    if ! [ -d "$was" ]; then
+        was="$own/was"
+        mkdir "$was"
+        began read-tree "$base"
+        began checkout-index -z --stdin < "$own/ends"
+    fi
+    xargs -0 sh -c 'for path; do ! cmp -s "$0/$path" "./$path" || printf "%s\\0" "$path"; done' "$was" < "$own/ends" |
+        xargs -0 -r git --literal-pathspecs ls-tree -z "$base" -- | git update-index -z --index-info
+    numbers
+fi
 if [ -s "$own/apart" ]; then
     printf 'it leaves out repositories within it: %s' "$(head -n 8 "$own/apart" | cut -c 2- | tr '\\n' ' ')"
 fi
@@ -59,11 +86,10 @@ first() {{
     {{ code=0; "$@" || code=$?; echo $code > "$own/code"; }} | head -c "$most" | base64 --wrap=0
     case $(cat "$own/code") in 0 | 125 | 141) echo ;; *) return 1 ;; esac
 }}
-numbers() {{ git diff --cached --numstat -z --no-renames "$base"; }}
 changes() {{ git diff --cached --full-index --no-renames --no-ext-diff --no-textconv --no-color "$@"; }}
 # Asked of each file by its own name, whatever that is.
-unread() {{ numbers | grep -z '^-' | cut -z -f 3 | GIT_LITERAL_PATHSPECS=1 xargs -0 -r git diff --cached --text "$base" --; }}
-first $((4 << 20)) numbers
+unread() {{ grep -z '^-' "$own/numbers" | cut -z -f 3- | GIT_LITERAL_PATHSPECS=1 xargs -0 -r git diff --cached --text "$base" --; }}
+first $((4 << 20)) cat "$own/numbers"
 first "$limit" changes --binary "$base"
 first "$limit" unread
 """

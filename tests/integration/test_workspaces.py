@@ -718,6 +718,7 @@ def test_a_secret_in_what_is_no_text_withholds_the_patch(tmp_path: Path) -> None
     for number, change in enumerate(
         (
             "printf 'a\\0hunter2-hunter2' > bin",
+            "printf 'a\\0hunter2-hunter2' > \"$(printf 'a\\ttab')\"",
             "echo '* -diff' > .gitattributes; echo hunter2-hunter2 >> README.md",
             "echo 'before and hunter2-hunter2 and behind, for longer than a line' | base64 -w 20 > encoded",
             "head -c 9M /dev/zero > bin; printf hunter2-hunter2 >> bin",
@@ -781,20 +782,74 @@ def test_a_tree_is_taken_as_its_owner_has_it(tmp_path: Path) -> None:
     assert git(source, "diff", "--name-only") == ""
 
 
+def test_files_that_a_task_left_alone_are_in_no_patch(tmp_path: Path) -> None:
+    """Git would take other line ends than the checkout has put there: by attributes that came
+    after the files, or that the task changes. What it did change is there, whole.
+    """
+    files = dict.fromkeys(("run.bat", "edited.bat", "mode.bat", "lf.bat"), "one\r\ntwo\r\n")
+    source = repository(tmp_path / "r", {**FILES, **files, "mixed.bat": "a\r\nb\n", "x.txt": "x\n"})
+    attributes = "*.bat text eol=crlf\n*.txt text eol=crlf\n"
+    (source / ".gitattributes").write_text(attributes)
+    git(source, "add", ".gitattributes")
+    git(source, "commit", "-q", "-m", "attributes")
+    give_away(source)
+    assert git(source, "ls-files", "--eol", "run.bat").startswith("i/crlf")
+    assert work(tmp_path, origin_of(source), "true") == Patch()
+    change = "echo three >> edited.bat; chmod +x mode.bat; sed -i 's/\\r//' lf.bat"
+    patch = work(tmp_path / "2", origin_of(source), change)
+    assert lines(patch) == {"edited.bat": (3, 2), "lf.bat": (2, 2), "mode.bat": (2, 2)}
+    patch = work(tmp_path / "3", origin_of(source), "echo '*.c text' > .gitattributes")
+    assert lines(patch) == {".gitattributes": (1, 2)}
+    copied = tmp_path / "d"
+    copied.mkdir()
+    (copied / "run.bat").write_bytes(b"one\r\n")
+    give_away(copied)
+    change = "echo '* text' > .gitattributes"
+    patch = work(tmp_path / "4", origin_of(copied, kind="copy"), change)
+    assert lines(patch) == {".gitattributes": (1, 0)}
+
+
+def with_submodules(tmp_path: Path, *names: str) -> Path:
+    """Make a repository with submodules."""
+    source = repository(tmp_path / "r", FILES)
+    for name in names:
+        (source / name).mkdir(parents=True)
+        link = f"160000,{git(source, 'rev-parse', 'HEAD')},{name}"
+        git(source, "update-index", "--add", "--cacheinfo", link)
+    git(source, "commit", "-q", "-m", "sub")
+    give_away(source)
+    return source
+
+
 def test_a_submodule_is_not_for_a_patch_to_change(tmp_path: Path) -> None:
     """What lies in it is the owner's, and git would take it away."""
-    inner = repository(tmp_path / "inner", FILES)
-    source = repository(tmp_path / "r", FILES)
-    (source / "sub").mkdir()
-    link = f"160000,{git(inner, 'rev-parse', 'HEAD')},sub"
-    git(source, "update-index", "--add", "--cacheinfo", link)
-    git(source, "commit", "-q", "-m", "sub")
+    source = with_submodules(tmp_path, "sub")
     (source / "sub/own").write_text("mine\n")
     give_away(source)
-    patch = work(tmp_path, origin_of(source), "rmdir sub; echo file > sub")
+    mode, commit_ = "deleted file mode 160000", git(source, "rev-parse", "HEAD:sub")
+    patch = f"diff --git a/sub b/sub\n{mode}\nindex {commit_}..{'0' * 40}\n--- a/sub\n+++ /dev/null\n@@ -1 +0,0 @@\n-Subproject commit {commit_}\n"
     with pytest.raises(WorkspaceError, match="it changes submodules, or repositories within: sub"):
-        put(source, patch.data)
+        put(source, patch.encode())
     assert (source / "sub/own").read_text() == "mine\n"
+
+
+def test_what_becomes_of_a_submodule_is_said_and_left_out(tmp_path: Path) -> None:
+    """Its folder is empty in a clone: filled, removed, something else or a repository, it changes
+    nothing that the patch could hold, and the rest can be applied.
+    """
+    names = ("v/filled", "v/gone", "v/a file", "v/link", "v/repository", "v/same")
+    source = with_submodules(tmp_path, *names)
+    change = (
+        "echo 4 >> README.md; echo stub > v/filled/lib.h; rmdir v/gone 'v/a file' v/link; mkdir e; ln -s ../e v/link;"
+        " echo x > 'v/a file'; git init -q v/repository; echo x > v/repository/x"
+    )
+    patch = work(tmp_path, origin_of(source), change)
+    assert lines(patch) == {"README.md": (1, 0)}
+    _, _, left = patch.lacks.partition("what became of submodules: ")
+    assert left.startswith("v/a file v/filled v/gone v/link v/repository")
+    put(source, patch.data)
+    assert git(source, "diff", "--cached", "--name-only") == "README.md"
+    assert work(tmp_path / "2", origin_of(source), "true") == Patch()
 
 
 def test_what_git_runs_there_by_itself_is_not_changed_unasked(tmp_path: Path) -> None:
