@@ -13,11 +13,14 @@ from msgspec.structs import replace
 
 from batchd import tokens
 from batchd.llm.request import ModelRequest
-from batchd.records import Answer, ToolCall, Usage
+from batchd.records import Answer, Replay, ToolCall, Usage
 
 #: Characters of an answer that are kept, and as many of its thinking: no model writes as many
 #: tokens at a time. What is longer would hold up, at each step, all that runs beside it.
 MAX_TEXT_CHARS = 1 << 20
+#: Bytes of the items that an answer goes back in: they are kept, and sent, with every later call.
+#: Of what is longer its text and its calls go back.
+MAX_REPLAY_BYTES = 1 << 20
 #: Characters of a service tier's name, or of another such word, that are kept;
 #: and of a model's name.
 _WORD = 64
@@ -60,11 +63,15 @@ def bounded(answer: Answer, request: ModelRequest, counts: TokenCounts) -> Answe
         model=answer.model[:_NAME],
         refusal=answer.refusal[:MAX_TEXT_CHARS],
         removed=tuple(reason[:_WORD] for reason in answer.removed),
-        replay=answer.replay if whole else None,
+        replay=answer.replay if whole and _fits(answer.replay) else None,
         usage=_usage(counts, request, (content, reasoning), calls),
         service_tier=counts.tier[:_WORD],
         stated_usd=counts.stated_usd,
     )
+
+
+def _fits(replay: Replay | None) -> bool:
+    return replay is not None and replay.size <= MAX_REPLAY_BYTES
 
 
 def _kept(calls: tuple[ToolCall, ...], room: int) -> Iterator[ToolCall]:
