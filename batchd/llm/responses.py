@@ -312,7 +312,7 @@ DIALECT = Dialect(
     account=("openai-organization", "openai-project"),
     refused_items=re.compile(
         r"invalid_encrypted_content|encrypted content|provided without its required|without its required"
-        r"|item.{0,200}of type .{0,3}reasoning"
+        r"|item.{0,200}of type .{0,3}reasoning|item with id .{0,80}not found"
     ),
     sparable={
         "temperature": "temperature",
