@@ -26,6 +26,13 @@ MAX_REPLAY_BYTES = 1 << 20
 _WORD = 64
 _NAME = 512
 _NUMBER = (int, float)
+#: How providers name what came from their cache, and what went into it: OpenAI, and at the top of a
+#: usage Anthropic's OpenAI layer and Cohere; DeepSeek; Databricks, Perplexity and LiteLLM; xAI.
+CACHED = (
+    *("cached_tokens", "prompt_cache_hit_tokens"),
+    *("cache_read_input_tokens", "cached_prompt_text_tokens"),
+)
+KEPT = ("cache_write_tokens", "cache_creation_input_tokens")
 
 
 class TokenCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,6 +153,12 @@ def argument_text(value: Any) -> str:
 def number(value: Any) -> int:
     """Return a count; whatever is none counts as 0."""
     return int(value) if isinstance(value, _NUMBER) and 0 < value < 1e15 else 0  # noqa: PLR2004 (beyond any count, infinity too)
+
+
+def said(names: Iterable[str], *places: Mapping[str, Any]) -> int | None:
+    """Return the largest count under one of these names; None: there is none."""
+    found = (place.get(name) for place in places for name in names)
+    return max((number(value) for value in found if value is not None), default=None)
 
 
 def stated(counts: Mapping[str, Any]) -> float | None:
