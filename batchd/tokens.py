@@ -31,6 +31,8 @@ SHA256 = "2389893ec9091bbd4f21a3a65be87b3e5eeeab662157f16c65d7706b4c892338"
 MESSAGE_TOKENS = 4
 #: What each tool call costs beside its name and arguments.
 TOOL_CALL_TOKENS = 8
+#: Bytes to a token of what cannot be read here: the items that an answer came in.
+_ITEM_BYTES = 4
 #: Longer texts are counted in pieces of so many characters, a token or two too high at each
 #: seam: a million spaces overflow tiktoken's stack (and raise past ``Exception``).
 _PIECE = 100_000
@@ -116,7 +118,13 @@ def _count_message(message: Message) -> int:
     thinking = count(message.reasoning) if message.reasoning else 0
     # What only its provider can read is no text: it has counted it.
     thinking += message.replay.thinking_tokens if message.replay else 0
-    return MESSAGE_TOKENS + count(message.content) + thinking + sum(calls)
+    texts = MESSAGE_TOKENS + count(message.content) + thinking + sum(calls)
+    return max(texts, count_items(message))
+
+
+def count_items(message: Message) -> int:
+    """Return the tokens that the items which a message goes back as may take, by their length."""
+    return message.replay.size // _ITEM_BYTES if message.replay else 0
 
 
 @lru_cache(maxsize=32)

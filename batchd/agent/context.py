@@ -7,7 +7,7 @@ from functools import cache
 
 from batchd import tokens
 from batchd.agent import prompts
-from batchd.records import Message, ModelSetup, Purpose
+from batchd.records import ModelSetup, Purpose
 from batchd.taskstate import TaskState, clipped
 
 #: Past this share of the window the conversation is shortened (the design's number).
@@ -44,7 +44,9 @@ def size(state: TaskState) -> int:
     """
     if state.seen_tokens:
         unseen = tokens.count_messages(state.messages[state.seen :])
-        return state.seen_tokens + round(state.scale * unseen)
+        # Whatever it says of them, what goes back to it unread goes over the line with each call.
+        opaque = sum(map(tokens.count_items, state.messages[: state.seen]))
+        return max(state.seen_tokens, opaque) + round(state.scale * unseen)
     counted = overhead(state) + tokens.count_messages(state.messages)
     return round(state.scale * counted)
 
@@ -66,17 +68,12 @@ def laborious(state: TaskState) -> bool:
     takes too long for a loop that others wait for.
     """
     unseen = state.messages[state.seen :] if state.seen_tokens else state.messages
-    length = sum(map(_length, unseen))
+    length = sum(message.length for message in unseen)
     if length > _MAX_CHARS_COUNTED_INLINE or state.summary is not None:
         return True
     # Near its end the whole conversation is counted.
     window = state.setup(Purpose.AGENT).context_window
     return bool(window) and state.seen_tokens + state.scale * length > full(window)
-
-
-def _length(message: Message) -> int:
-    calls = sum(len(call.arguments) for call in message.tool_calls)
-    return len(message.content) + len(message.reasoning or "") + calls
 
 
 def room(input_tokens: int, setup: ModelSetup) -> int:

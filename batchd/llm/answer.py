@@ -13,16 +13,26 @@ from msgspec.structs import replace
 
 from batchd import tokens
 from batchd.llm.request import ModelRequest
-from batchd.records import Answer, ToolCall, Usage
+from batchd.records import Answer, Replay, ToolCall, Usage
 
 #: Characters of an answer that are kept, and as many of its thinking: no model writes as many
 #: tokens at a time. What is longer would hold up, at each step, all that runs beside it.
 MAX_TEXT_CHARS = 1 << 20
+#: Bytes of the items that an answer goes back in: they are kept, and sent, with every later call.
+#: Of what is longer its text and its calls go back.
+MAX_REPLAY_BYTES = 1 << 20
 #: Characters of a service tier's name, or of another such word, that are kept;
 #: and of a model's name.
 _WORD = 64
 _NAME = 512
 _NUMBER = (int, float)
+#: How providers name what came from their cache, and what went into it: OpenAI, and at the top of a
+#: usage Anthropic's OpenAI layer and Cohere; DeepSeek; Databricks, Perplexity and LiteLLM; xAI.
+CACHED = (
+    *("cached_tokens", "prompt_cache_hit_tokens"),
+    *("cache_read_input_tokens", "cached_prompt_text_tokens"),
+)
+KEPT = ("cache_write_tokens", "cache_creation_input_tokens")
 
 
 class TokenCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,11 +70,15 @@ def bounded(answer: Answer, request: ModelRequest, counts: TokenCounts) -> Answe
         model=answer.model[:_NAME],
         refusal=answer.refusal[:MAX_TEXT_CHARS],
         removed=tuple(reason[:_WORD] for reason in answer.removed),
-        replay=answer.replay if whole else None,
+        replay=answer.replay if whole and _fits(answer.replay) else None,
         usage=_usage(counts, request, (content, reasoning), calls),
         service_tier=counts.tier[:_WORD],
         stated_usd=counts.stated_usd,
     )
+
+
+def _fits(replay: Replay | None) -> bool:
+    return replay is not None and replay.size <= MAX_REPLAY_BYTES
 
 
 def _kept(calls: tuple[ToolCall, ...], room: int) -> Iterator[ToolCall]:
@@ -139,6 +153,12 @@ def argument_text(value: Any) -> str:
 def number(value: Any) -> int:
     """Return a count; whatever is none counts as 0."""
     return int(value) if isinstance(value, _NUMBER) and 0 < value < 1e15 else 0  # noqa: PLR2004 (beyond any count, infinity too)
+
+
+def said(names: Iterable[str], *places: Mapping[str, Any]) -> int | None:
+    """Return the largest count under one of these names; None: there is none."""
+    found = (place.get(name) for place in places for name in names)
+    return max((number(value) for value in found if value is not None), default=None)
 
 
 def stated(counts: Mapping[str, Any]) -> float | None:

@@ -12,12 +12,15 @@ import msgspec
 from batchd import decoders
 from batchd.llm import response_bodies
 from batchd.llm.answer import (
+    CACHED,
+    KEPT,
     TokenCounts,
     argument_text,
     bounded,
     fields,
     named,
     number,
+    said,
     stated,
     string,
 )
@@ -238,15 +241,12 @@ def _counts(counts: Mapping[str, Any], tier: str) -> TokenCounts:
     if read:
         # Gemini and Grok leave the thinking out of completion_tokens, but not out of the total.
         written = max(written, number(counts.get("total_tokens")) - read)
-    # The second one is DeepSeek's name for it.
-    cached = inside.get("cached_tokens")
-    if not cached:
-        cached = counts.get("prompt_cache_hit_tokens", cached)
+    cached = said(CACHED, inside, counts)
     lasting = fields(inside.get("cache_write_tokens_details"))
     return TokenCounts(
         read=read,
-        cached=number(cached),
-        kept=number(inside.get("cache_write_tokens")),
+        cached=cached or 0,
+        kept=said(KEPT, inside, counts) or 0,
         kept_long=number(lasting.get("ttl_12h_tokens")),
         reported=cached is not None,
         tier=tier,

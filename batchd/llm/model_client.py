@@ -24,6 +24,8 @@ from batchd.records.unicode import line as one_line
 #: An answer or a request longer than this (bytes) takes so long to read,
 #: or to count, that a thread does it.
 _THREAD_FROM_BYTES = 1 << 17
+#: What is longer no provider takes (Anthropic's own limit), and many of them would fill the memory.
+_MAX_REQUEST_BYTES = 32 << 20
 #: What a request is refused with that asks for something the model does not do.
 _REFUSED = frozenset({400, 404, 422})
 _REPAIRABLE = frozenset({FailureKind.BAD_REQUEST, FailureKind.UNFIT})
@@ -157,6 +159,10 @@ class ModelClient:
         known = self._known.get(setup.name, _NOTHING)
         learning = (request.spared | refused_fields.unspoken(setup, line.dialect)) - known
         request = replace(request, spared=request.spared | known) if known else request
+        length = sum(m.length + (m.replay.size if m.replay else 0) for m in request.messages)
+        if length > _MAX_REQUEST_BYTES:
+            says = f"was not asked: the conversation has {length >> 20} MB, and a request at most {_MAX_REQUEST_BYTES >> 20} MB"
+            return place.failure(FailureKind.CONTEXT_OVERFLOW, says=says, sent=False)
         target = ModelTarget.of(setup, place.endpoint_host, line.account)
         sent = composing.fields(line.dialect, setup, target, request, place.endpoint.body)
         body = [composing.encoded(sent)]

@@ -17,12 +17,15 @@ from msgspec.structs import replace
 from batchd import decoders
 from batchd.llm import response_bodies
 from batchd.llm.answer import (
+    CACHED,
+    KEPT,
     TokenCounts,
     argument_text,
     bounded,
     fields,
     named,
     number,
+    said,
     stated,
     string,
 )
@@ -289,12 +292,13 @@ def _removed(transformations: Any) -> Iterator[str]:
 
 def _counts(counts: Mapping[str, Any], tier: str) -> TokenCounts:
     inside = fields(counts.get("input_tokens_details"))
+    cached = said(CACHED, inside, counts)
     return TokenCounts(
         read=number(counts.get("input_tokens")),
-        cached=number(inside.get("cached_tokens")),
-        kept=number(inside.get("cache_write_tokens")),
+        cached=cached or 0,
+        kept=said(KEPT, inside, counts) or 0,
         kept_long=number(fields(inside.get("cache_write_tokens_details")).get("ttl_12h_tokens")),
-        reported=inside.get("cached_tokens") is not None,
+        reported=cached is not None,
         tier=tier,
         stated_usd=stated(counts),
         written=number(counts.get("output_tokens")),
@@ -312,7 +316,7 @@ DIALECT = Dialect(
     account=("openai-organization", "openai-project"),
     refused_items=re.compile(
         r"invalid_encrypted_content|encrypted content|provided without its required|without its required"
-        r"|item.{0,200}of type .{0,3}reasoning"
+        r"|item.{0,200}of type .{0,3}reasoning|item with id .{0,80}not found"
     ),
     sparable={
         "temperature": "temperature",

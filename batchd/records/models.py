@@ -100,6 +100,11 @@ class Replay(Struct, frozen=True, kw_only=True):
     #: The tokens of thinking in them, which no text of theirs shows.
     thinking_tokens: int = 0
 
+    @property
+    def size(self) -> int:
+        """How long the items are, in bytes."""
+        return sum(map(len, self.items))
+
 
 class Message(Struct, frozen=True):
     """One message of a conversation, in no dialect's own form."""
@@ -114,6 +119,12 @@ class Message(Struct, frozen=True):
     reasoning: str | None = None
     #: The items that it came in, of a model's own message.
     replay: Replay | None = None
+
+    @property
+    def length(self) -> int:
+        """The characters of its texts."""
+        calls = sum(len(call.arguments) for call in self.tool_calls)
+        return len(self.content) + len(self.reasoning or "") + calls
 
 
 class Answer(Struct, frozen=True, kw_only=True):

@@ -49,6 +49,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 _PATTERNS = {
     "^[A-Za-z0-9]": "it must be 1 to 64 letters, digits, _ or -, and begin with a letter or digit",
     "^[A-Za-z_]": "a variable's name is letters, digits and _, and begins with no digit",
+    r"^[^\x00-,": "a batch's name is letters, digits, _ and -, as `batchd status` shows it",
     r"^[^\x00]": "it cannot hold a NUL character",
     "^[a-zA-Z0-9]": "it must be 1 to 63 letters, digits, '.', '_' or '-', and begin with a letter or digit",
     r"^[^\x00-\x20": "a branch, tag or commit holds no blanks and no control characters",

@@ -29,10 +29,9 @@ Workspace = Literal["in_place", "copy"]
 _INT32 = 1 << 31
 #: Of a batch's tasks, how many work at a time.
 Parallel = Annotated[int, Field(ge=1, lt=_INT32)]
-#: Names of batches.
-Earlier = Annotated[
-    list[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")]], Field(max_length=100)
-]
+#: A batch's name, as ``outbox.batch_name`` makes it: of ASCII it holds letters, digits, _ and -.
+BatchName = Annotated[str, Field(pattern=r"^[^\x00-,./:-@\[-^`{-\x7f]+$", max_length=100)]
+Earlier = Annotated[list[BatchName], Field(max_length=100)]
 #: The key by which editors find the schema of a file.
 SCHEMA = "$schema"
 

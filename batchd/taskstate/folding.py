@@ -35,9 +35,12 @@ from batchd.records import (
     TaskStatus,
 )
 from batchd.taskstate import rounds
-from batchd.taskstate.shortening import shortened
+from batchd.taskstate.shortening import shortened, without_items
 from batchd.taskstate.state import CONTINUE, TaskState, Verdict
 
+#: Bytes of the items of a conversation: they go back with every call. Beyond that none of them do,
+#: as after a refusal: each holds only behind those before it.
+_MAX_ITEM_BYTES = 8 << 20
 _AFTER_A_WAIT = CallStarted | CallDenied | Suspended | CancelRequested | ToolRan | RoundEvaluated
 
 
@@ -105,8 +108,7 @@ def _stripped(state: TaskState) -> TaskState:
     """Take all items out of the conversation;
     where that was no help for what came after it, for good.
     """
-    messages = tuple(replace(m, replay=None) if m.replay else m for m in state.messages)
-    refused = state.refused_items + 1
+    refused, messages = state.refused_items + 1, without_items(state.messages)
     return replace(
         state, messages=messages, refused_items=refused, plain=state.plain or refused > 1
     )
@@ -186,11 +188,14 @@ def _agent_answered(state: TaskState, event: CallAnswered) -> TaskState:
     plain = state.plain or answer.masked
     # Calls that get no reply, as there are too many or none was meant, cannot go back as they came.
     replay = None if plain or native != answer.tool_calls else answer.replay
+    before = state.messages
+    if replay and replay.size + sum(m.replay.size for m in before if m.replay) > _MAX_ITEM_BYTES:
+        replay, before = None, without_items(before)
     # Thinking that does not go back is not part of the conversation.
     forgotten = thinking is None and replay is None
     kept = answer.usage.total_tokens - (answer.usage.reasoning_tokens if forgotten else 0)
     said = Message("assistant", answer.content, native, reasoning=thinking, replay=replay)
-    messages = (*state.messages, said)
+    messages = (*before, said)
     seen = len(messages)
     if cut and not stopped:
         messages = (*messages, Message("user", CONTINUE))

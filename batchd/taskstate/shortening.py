@@ -20,7 +20,7 @@ def shortened(messages: tuple[Message, ...], event: Compacted) -> tuple[Message,
     elided, kept = set(event.elided), dict(event.clipped)
     if event.plain:
         # What is sealed holds for what stood before it alone.
-        messages = tuple(replace(m, replay=None) if m.replay else m for m in messages)
+        messages = without_items(messages)
     messages = tuple(
         replace(m, content=ELIDED)
         if i in elided
@@ -39,6 +39,11 @@ def shortened(messages: tuple[Message, ...], event: Compacted) -> tuple[Message,
     if event.own:
         notes += (Message("user", GO_ON),)
     return (*messages[: event.start], *notes, *messages[event.end :])
+
+
+def without_items(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Return a conversation of texts and calls alone."""
+    return tuple(replace(m, replay=None) if m.replay else m for m in messages)
 
 
 def clipped(text: str, keep: int) -> str:

@@ -11,6 +11,7 @@ import pytest
 from batchd import config
 from batchd.errors import TaskFileError
 from batchd.spool import taskfile
+from batchd.spool.outbox import batch_name
 from batchd.store.reader import StoreReader
 
 
@@ -65,11 +66,11 @@ def test_a_batch_waits_until_others_have_completed(spool: Any) -> None:
         assert ended(spool, "third") == [gone]
         drop(spool, "fourth", {"first_prompt": "x"}, after_batches=["first"])
         assert ended(spool, "fourth") == [gone]
-        drop(spool, "fifth", {"first_prompt": "slow"}, {"first_prompt": "x"})
-        drop(spool, "sixth", {"first_prompt": "x"}, after_batches=["fifth", "done"])
+        drop(spool, "été", {"first_prompt": "slow"}, {"first_prompt": "x"})
+        drop(spool, "sixth", {"first_prompt": "x"}, after_batches=["été", "done"])
         assert ended(spool, "sixth") == [("completed", None)]
         begun = min(task.started_at for task in reader.tasks("sixth"))
-        assert begun >= max(task.finished_at for task in reader.tasks("fifth"))
+        assert begun >= max(task.finished_at for task in reader.tasks("été"))
 
 
 def test_a_retry_waits_for_what_is_under_way_of_what_its_batch_came_after(spool: Any) -> None:
@@ -135,8 +136,12 @@ def test_a_later_batch_of_the_same_file_is_named_where_the_first_has_ended(spool
 
 
 def test_a_name_that_no_batch_can_have_is_an_error() -> None:
-    """Of a path, or nothing at all."""
-    for name in ("../x", "", "a b"):
+    """Of a path, or nothing at all; each that one has can be named."""
+    files = ("été.json", "日本.json", "_x.json", f"{'x' * 200}.json", "½ नमस्ते.json", ".json")
+    for name in [batch_name(file) for file in files] + ["日" * 33 + "-12"]:
+        data = json.dumps({"tasks": [{"first_prompt": "x"}], "after_batches": [name]}).encode()
+        assert taskfile.parse(data, "b.json", config.Config()).after_batches == (name,)
+    for name in ("../x", "", "a b", "x" * 101, "a\n", "a.b", "[a]", "a`b", "{a}", "a\\b"):
         data = json.dumps({"tasks": [{"first_prompt": "x"}], "after_batches": [name]}).encode()
         with pytest.raises(TaskFileError, match=r"after_batches\[0\]"):
             taskfile.parse(data, "b.json", config.Config())

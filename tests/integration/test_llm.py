@@ -410,6 +410,20 @@ def test_a_call_without_time_is_not_made() -> None:
     _with_server(test)
 
 
+def test_a_conversation_beyond_all_bounds_is_not_sent() -> None:
+    """It is too long for the window, whatever that is: so it is shortened, or the task ends."""
+
+    async def test(server: ModelServer, client: ModelClient) -> None:
+        long = replace(ASK, messages=(*ASK.messages, Message("user", "x" * (33 << 20))))
+        failure = await client.call(_setup("steps-2"), long, 60)
+        assert isinstance(failure, Failure)
+        assert (failure.kind, failure.unsettled) == (FailureKind.CONTEXT_OVERFLOW, False)
+        assert "33 MB, and a request at most 32 MB" in failure.message
+        assert server.totals.requests == 0
+
+    _with_server(test)
+
+
 @pytest.mark.parametrize(
     ("reply", "kind"),
     [

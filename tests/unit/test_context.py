@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 from msgspec import structs
 from replacing import replace
@@ -29,6 +30,7 @@ from batchd.records import (
     ModelSetup,
     Purpose,
     Reason,
+    Replay,
     Task,
     TaskLimits,
     TaskStatus,
@@ -141,6 +143,7 @@ class Provider:
                     summary=step.summary,
                     own=step.summary is not None,
                     scale=step.scale,
+                    plain=True,
                 )
 
     def ask(self, step: CallModel) -> events.Event:
@@ -592,6 +595,29 @@ def test_the_judge_is_shown_what_fits_the_longest_cut_first() -> None:
     assert 0.8 * budget < asked <= 5700 - 1024
     assert context.room(asked, setup) >= 1024
     assert context.fitted(texts[::3], budget) == list(texts[::3])
+
+
+@pytest.mark.parametrize(
+    ("known", "size", "most"), [(30_000, 40_000, 120_000), (0, 1 << 20, 8 << 20)]
+)
+def test_items_that_only_their_provider_reads_have_a_bound(
+    known: int, size: int, most: int
+) -> None:
+    """However few tokens it says that they are: they count in a window by their length, and of a
+    conversation without one at most eight megabytes go back.
+    """
+    raw = msgspec.Raw(json.dumps("x" * (size - 2)).encode())
+    replay = Replay(api="responses", provider="p", model="m", items=(raw,))
+    kept: list[int] = []
+
+    def answer(turn: int) -> Answer:
+        kept.append(sum(m.replay.size for m in provider.state.messages if m.replay))
+        return replace(call(turn), replay=replay)
+
+    provider = Provider(1 << 40, known, answer, 20, lambda _: "ok", factor=0.01)
+    assert provider.run().verdict.status is TaskStatus.COMPLETED
+    assert most / 2 <= max(kept) <= most
+    assert 0 in kept[2:], "then none of those before do"
 
 
 def test_what_takes_long_to_count_is_known_beforehand() -> None:

@@ -552,6 +552,10 @@ def test_a_model_that_takes_no_tools_is_recognised() -> None:
             "responses",
             "Item 'fc_1' of type 'function_call' was provided without its required 'reasoning' item: 'rs_1'.",
         ),
+        (
+            "responses",
+            "Item with id 'rs_1' not found. Items are not persisted when `store` is set to false.",
+        ),
         ("messages", "messages.1.content.0: Invalid `signature` in `thinking` block"),
         (
             "messages",
@@ -563,7 +567,8 @@ def test_a_refused_replay_can_be_repaired_once(api: str, message: str) -> None:
     """Without the items the request is another one; a second refusal is a bad request."""
     body, items = TURNS[api]
     request = replace(ASK, messages=(SYSTEM, FIRST, _said(_answer(api, body, *items))))
-    assert _refused(api, 400, message, request).kind is FailureKind.REPLAY
+    for status in (400, 404):
+        assert _refused(api, status, message, request).kind is FailureKind.REPLAY
     assert _refused(api, 400, message, request.without_items()).kind is FailureKind.BAD_REQUEST
 
 

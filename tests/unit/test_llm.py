@@ -6,10 +6,11 @@ from email.utils import formatdate
 from typing import Any
 
 import pytest
+from genai_prices.data import providers
 from replacing import replace
 
 from batchd.llm import ModelRequest
-from batchd.llm.answer import MAX_TEXT_CHARS
+from batchd.llm.answer import CACHED, MAX_TEXT_CHARS
 from batchd.llm.chat import DIALECT
 from batchd.llm.composing import encoded, fields
 from batchd.llm.failures import CallPlace, error_in_answer, http_failure
@@ -299,9 +300,16 @@ def test_usage_in_every_dialect() -> None:
         output_tokens=20,
         reasoning_tokens=5,
     )
-    deepseek = _usage(prompt_tokens=100, completion_tokens=20, prompt_cache_hit_tokens=64)
-    assert deepseek.cached_input_tokens == 64
-    assert deepseek.cache_share == 0.64
+    for name in CACHED:
+        read = _usage(prompt_tokens=100, completion_tokens=20, **{name: 64})
+        assert (read.cached_input_tokens, read.cache_share) == (64, 0.64)
+    wrote = _usage(prompt_tokens=100, completion_tokens=1, cache_creation_input_tokens=9)
+    assert wrote.cache_write_tokens == 9
+    # By the package that the prices are from.
+    extractors = [e for p in providers for e in p.extractors or () if e.api_flavor == "chat"]
+    paths = [m.path for e in extractors for m in e.mappings if m.dest == "cache_read_tokens"]
+    assert paths
+    assert {path if isinstance(path, str) else path[-1] for path in paths} <= {*CACHED}
     kept = {"cached_tokens": 0, "cache_write_tokens": 90}
     for_long = {**kept, "cache_write_tokens_details": {"ttl_30m_tokens": 80, "ttl_12h_tokens": 10}}
     long = _usage(prompt_tokens=100, completion_tokens=1, prompt_tokens_details=for_long)

@@ -103,6 +103,17 @@ def test_items_that_cannot_be_looked_through_for_secrets_are_not_kept(api: str, 
     assert (hidden.content, hidden.replay) == ("a\n", None)
 
 
+@pytest.mark.parametrize(("size", "goes_back"), [(1_000_000, True), (1_100_000, False)])
+def test_of_items_without_bounds_only_the_texts_go_back(size: int, *, goes_back: bool) -> None:
+    """They are kept, journaled and sent again with every call that follows."""
+    thought = {**THOUGHT, "encrypted_content": "g" * size}
+    answer = _answer("responses", [thought, _call("{}")])
+    assert (answer.replay is not None) is goes_back
+    assert [item.get("type") for item in _again("responses", answer)[2:4]] == (
+        ["reasoning", "function_call"] if goes_back else ["function_call", "function_call_output"]
+    )
+
+
 def test_thinking_that_nothing_came_of_does_not_end_a_message() -> None:
     """It was cut off in the middle of it:
     "The final block in an assistant message cannot be `thinking`.", says the API.

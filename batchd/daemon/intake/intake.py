@@ -130,7 +130,7 @@ class Intake:
         for index, name in enumerate(parsed.after_batches):
             place = f"after_batches[{index}]"
             if not self._store.used(name):
-                yield Problem(place, f"there is no batch {name!a}", "drop that one first")
+                yield Problem(place, f"there is no batch {name!r}", "drop that one first")
             elif self._batches.get(name) is None and self._store.unfinished(name):
                 why = f"{name} has tasks left, and a `batchd run` works on its own files alone"
                 yield Problem(place, why, "`batchd serve` works on both")
