@@ -152,6 +152,7 @@ def _overview(
             formatting.say(*trouble_texts.lines(trouble))
         for warned in daemon.retiring:
             formatting.say(*retiring_models.lines(warned))
+        formatting.say(*_crowded(daemon))
     formatting.say(*_fetching(daemon), *standstill.lines(parked, idle))
     if rows:
         print(*status_tables.batches(rows, prompts), sep="\n")
@@ -184,6 +185,18 @@ def _standing(daemon: DaemonStatus | Unseen, *, waiting: bool) -> str:
         f"{tasks.queued:,} queued, {parked}{words.counted(len(daemon.workers), 'worker')}"
         f"{words.on_nodes(nodes)}"
     )
+
+
+def _crowded(daemon: DaemonStatus) -> Iterator[str]:
+    """Yield the providers that may not be called by as many agents as there are."""
+    for name, known in daemon.providers.items():
+        if known.waiting and 0 < known.max_concurrent <= min(known.under_way, daemon.slots - 1):
+            calls = words.counted(known.waiting, "call")
+            verb = "wait" if known.waiting > 1 else "waits"
+            yield (
+                f"{calls} {verb} for a turn at {name}: max_concurrent = {known.max_concurrent} in "
+                f"[providers.{name}] is below the {daemon.slots:,} agents. If it takes more, raise that; then: kill -HUP {daemon.pid}"
+            )
 
 
 def _fetching(daemon: DaemonStatus | Unseen, batch: str = "") -> list[str]:

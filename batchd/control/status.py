@@ -39,8 +39,10 @@ class ProviderStatus(msgspec.Struct, frozen=True, kw_only=True):
     #: Requests and tokens a minute, configured or found out; 0: no limit is known.
     rpm: int | float = 0.0
     tpm: int | float = 0.0
-    #: How many may be under way.
+    #: How many may be under way: as many as are configured, or fewer while it is overloaded.
     concurrent: int = 0
+    #: 0: it does not say.
+    max_concurrent: int = 0
 
 
 class DayStatus(msgspec.Struct, frozen=True, kw_only=True):

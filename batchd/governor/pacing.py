@@ -160,7 +160,8 @@ class Pace:
         """Return what is known, for people: a minute each; 0: nothing is."""
         rates = (meter.rate * 60 for meter in (self._requests, self._tokens))
         rpm, tpm = (round(rate, 1) if rate < inf else 0 for rate in rates)
-        return {"rpm": rpm, "tpm": tpm, "concurrent": self.concurrent}
+        most = {"concurrent": self.concurrent, "max_concurrent": self._crowd.most}
+        return {"rpm": rpm, "tpm": tpm, **most}
 
     def _refused(self, ticket: SentRequest, now: float, failure: Failure) -> float:
         """Learn from a 429; return how long everybody waits for it."""

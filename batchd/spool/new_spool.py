@@ -12,6 +12,7 @@ from pathlib import Path
 
 from batchd.config import trust_lists
 from batchd.config.presets import PRESETS
+from batchd.config.providers import ProviderSection, presets
 from batchd.config.sections import PathsSection
 from batchd.errors import UsageError
 from batchd.spool import files
@@ -109,6 +110,9 @@ class NewSpool:
             yield f"api_key_file = {_quoted(self.key_file)}  # the file that holds its key"
         elif self.key_env or PRESETS.get(self.provider, {}).get("api_key_env"):
             yield f"api_key_env = {_quoted(self.key_env)}  # the variable that holds its key; empty: it needs none"
+        usual = presets().get(self.provider, ProviderSection(base_url="-"))
+        if self.agents > usual.max_concurrent:
+            yield f"max_concurrent = {self.agents}  # calls at a time"
 
     def _processes(self) -> int:
         """Return how many worker processes share the agents evenly: of ten, five have two each."""

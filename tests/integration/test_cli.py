@@ -101,6 +101,23 @@ def test_a_limit_in_dollars_without_a_price_is_named_before_it_fails_each_task(s
     assert "no price is known for standin/judge" in spool.batchd("submit", judged).stderr
 
 
+def test_agents_who_wait_for_one_another_are_told_of_the_key_that_has_them_wait(spool: Any) -> None:
+    """`check` before, `status` while calls wait: who asks for 200 at a time shall not get 32."""
+    config = spool.folder / "config.toml"
+    text = config.read_text().replace("drain_s = 2\n", "drain_s = 2\nagents_per_process = 4\n")
+    config.write_text(
+        text.replace("[providers.standin]\n", "[providers.standin]\nmax_concurrent = 1\n")
+    )
+    lines = json.loads(spool.batchd("check", "--offline", "--json").stdout)
+    (found,) = [line for line in lines if line["what"] == "agents"]
+    assert (found["verdict"], "max_concurrent = 8" in found["mend"]) == ("note", True)
+    said = "2 calls wait for a turn at standin: max_concurrent = 1 in [providers.standin] is below the 8 agents"
+    with spool.serving():
+        hanging = {"first_prompt": "y", "model": "standin/hang"}
+        assert spool.batchd("submit", spool.write("x.json", [hanging] * 3)).returncode == 0
+        spool.eventually(lambda: said in " ".join(spool.batchd("status").stdout.split()))
+
+
 def test_version_and_global_option_on_either_side(spool: Any) -> None:
     """`--version` prints it; `--config` may stand before or after the command."""
     assert spool.batchd("--version").stdout.startswith("batchd ")

@@ -258,12 +258,13 @@ def test_init_without_a_terminal_takes_what_is_usual(person: Person) -> None:
     assert failed == ["provider openai"]
     checked = person.batchd("check", "--offline", cwd=spool, OPENAI_API_KEY="sk-0123456789")
     assert checked.returncode == 0
-    flags = ("--model", "deepseek/deepseek-flash", "--key-file", "my.key", "--agents", "10")
+    flags = ("--model", "deepseek/deepseek-flash", "--key-file", "my.key", "--agents", "40")
     done = person.batchd("init", "other", *flags)
     assert f"put the key into {person.here}/my.key (chmod 600)" in done.stdout
     loaded = config.load(person.here / "other/config.toml", {})
     assert loaded.providers["deepseek"].api_key_file == str(person.here / "my.key")
-    assert loaded.pool.processes * loaded.pool.agents_per_process == 10
+    assert loaded.pool.processes * loaded.pool.agents_per_process == 40
+    assert loaded.providers["deepseek"].max_concurrent == 40, "they would wait for one another"
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,7 @@ _STANDING = (
     '{"pid": 4711, "version": "0.1.0", "started_at": 1.5, "draining": false, "watching": true, "outbox": "", "conditions": "", "batches": {"open": 1}, '
     '"tasks": {"queued": 5, "parked": 1, "running": 2, "waiting": 3}, "slots": 8, '
     '"providers": {"openai": {"under_way": 1, "waiting": 2, "paused_s": 0.0, "rpm": 0, "tpm": 0.0, '
-    '"concurrent": 8}}, "day": {"limit_usd": 20.0, "spent_usd": 0.5, "reserved_usd": 0.25}, '
+    '"concurrent": 8, "max_concurrent": 8}}, "day": {"limit_usd": 20.0, "spent_usd": 0.5, "reserved_usd": 0.25}, '
     f'"parked": [{_HELD_JSON}], "troubles": [{{"what": "outbox_trouble", "message": "full", "since": 3.5, '
     '"mend": "make room", "batches": ["games"]}], "retiring": [{"model": "openai/x", "on": null, '
     '"message": "openai/x is gone", "mend": "name another"}], '
@@ -249,7 +249,9 @@ ANSWERED: list[tuple[control.ControlRequest[Any], Any, str]] = [
             tasks=status.TaskCounts(queued=5, parked=1, running=2, waiting=3),
             slots=8,
             providers={
-                "openai": status.ProviderStatus(under_way=1, waiting=2, rpm=0, concurrent=8)
+                "openai": status.ProviderStatus(
+                    under_way=1, waiting=2, rpm=0, concurrent=8, max_concurrent=8
+                )
             },
             day=status.DayStatus(limit_usd=20.0, spent_usd=0.5, reserved_usd=0.25),
             parked=(control.ShownParking.of(_HELD),),

@@ -213,7 +213,7 @@ def test_where_nothing_is_known_nothing_is_held_back() -> None:
     for _ in range(10_000):
         assert pace.ready_at(2.0, 1e9) == 2.0
         pace.granted(2.0, 1e9)
-    assert pace.figures() == {"rpm": 0, "tpm": 0, "concurrent": 1}
+    assert pace.figures() == {"rpm": 0, "tpm": 0, "concurrent": 1, "max_concurrent": 1}
 
 
 def _refusal(
@@ -397,7 +397,12 @@ def test_a_running_clock_takes_new_limits() -> None:
     pace.granted(0.0, 10)
     assert pace.ready_at(0.0, 10) == pytest.approx(1.0)
     pace.configure(600, 0, 8, 0.0)
-    assert pace.figures() == {"rpm": pytest.approx(591), "tpm": 0, "concurrent": 8}
+    assert pace.figures() == {
+        "rpm": pytest.approx(591),
+        "tpm": 0,
+        "concurrent": 8,
+        "max_concurrent": 8,
+    }
     pace.failed(pace.granted(1.0, 10), 1.1, _refusal(), 1)
     cut = pace.figures()["rpm"]
     pace.configure(600, 0, 16, 2.0)

@@ -45,6 +45,11 @@ def lines(
     for provider in dict.fromkeys(model.partition("/")[0] for model in roles.values()):
         line, lists[provider] = _provider(settings, provider, offline=offline)
         yield line
+        agents = settings.pool.processes * settings.pool.agents_per_process
+        if (known := settings.providers.get(provider)) and known.max_concurrent < agents:
+            said = f"{agents:,} at a time, and max_concurrent has {provider} called by {known.max_concurrent:,} of them: the others wait"
+            fix = f"set max_concurrent = {agents} in [providers.{provider}], if it takes as many"
+            yield CheckLine("note", "agents", said, fix)
     for name, why in dialect_choice.notes(settings, roles).items():
         fix = f'set api = "{APIS[name]}" in [providers.{name}] if it speaks that, or "chat"'
         said = f"it is spoken to in chat completions, as {why}"
