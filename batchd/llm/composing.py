@@ -32,6 +32,7 @@ def fields(
     body = dialect.encode(setup, target, request)
     body.update(setup.extra_body)
     body.update(secret)
+    dialect.settled(body)
     return without(body, request.spared) if request.spared else body
 
 

@@ -28,6 +28,8 @@ class Dialect:
     path: str
     encode: Encode
     decode: Decode
+    #: Puts a body right, once the configuration's own fields are in it.
+    settled: Callable[[dict[str, Any]], None] = lambda _body: None
     #: The headers that a key goes into, beside those that every request has.
     headers: Callable[[str], Mapping[str, str]]
     #: The words that it has for how much a model is to think.

@@ -109,6 +109,17 @@ def encode(setup: ModelSetup, target: ModelTarget, request: ModelRequest) -> dic
     return body
 
 
+def _settled(body: dict[str, Any]) -> None:
+    """Switch thinking by a budget off where the last calls have come without: the API refuses it
+    for a turn that goes on, until the user's next words.
+    """
+    own = [turn["content"] for turn in body["messages"] if turn["role"] == "assistant"]
+    if fields(body.get("thinking")).get("type") == "enabled" and own:
+        types = [_BLOCK.decode(msgspec.json.encode(block)).type for block in own[-1]]
+        if "tool_use" in types and types[0] not in _THOUGHT:
+            body["thinking"] = {"type": "disabled"}
+
+
 def _turns(
     request: ModelRequest, target: ModelTarget, *, caching: bool
 ) -> Iterator[Mapping[str, Any]]:
@@ -248,6 +259,7 @@ DIALECT = Dialect(
     what="Messages API",
     path=PATHS["messages"],
     encode=encode,
+    settled=_settled,
     decode=decode,
     headers=_headers,
     efforts=_EFFORTS,

@@ -21,6 +21,7 @@ import pytest
 import vendors
 import warm
 from patience import PATIENCE_S
+from replacing import replace
 
 from batchd import config, control
 from batchd.daemon import Daemon, Listener
@@ -324,6 +325,27 @@ def test_an_answer_that_is_nothing_but_thinking_is_sent_back_as_its_provider_tak
         assert watching.failures() == []
         assert {*server.totals.by_status} == {200}
         assert all(talk[-1].opaque > 0 for talk in _conversations(server).values())
+
+    _run(test)
+
+
+def test_calls_without_their_thinking_go_back_where_it_has_a_budget(tmp_path: Path) -> None:
+    """The API wants thinking at the beginning of the last calls, and one that was cut off has none
+    any more: those behind it are asked for without.
+    """
+
+    async def test(server: ModelServer) -> None:
+        watching = Watching()
+        model = "length-tool-1+steps-3"
+        settings = _configure(tmp_path, server.base_url, "messages", model)
+        thinking = {"thinking": {"type": "enabled", "budget_tokens": 1024}}
+        provider = replace(settings.providers["standin"], extra_body=thinking)
+        settings = replace(settings, providers={"standin": provider})
+        await _work(settings, _file(1), watching)
+        assert [r["status"] for r in _results(tmp_path)] == ["completed"]
+        assert watching.failures() == []
+        asked = [json.loads(e.request)["thinking"]["type"] for e in server.requests]
+        assert asked == ["enabled", "disabled", "disabled", "disabled"]
 
     _run(test)
 

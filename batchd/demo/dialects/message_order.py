@@ -60,6 +60,17 @@ def read(body: MessagesBody, family: Family, owner: Seal) -> message_body.Messag
             raise InvalidRequestError(
                 "The final block in an assistant message cannot be `thinking`.", f"messages.{i}"
             )
+    own = [(i, turn.blocks) for i, turn in enumerate(turns) if turn.role == "assistant"]
+    if own and body.thinking is not None and body.thinking.type == "enabled":
+        i, blocks = own[-1]
+        called = any(isinstance(block, message_body.ToolUseBlock) for block in blocks)
+        if called and not isinstance(blocks[0], ThinkingBlock | RedactedBlock):
+            raise InvalidRequestError(
+                f"Expected `thinking` or `redacted_thinking`, but found `{_tag(blocks[0])}`. When `thinking` is "
+                "enabled, a final `assistant` message must start with a thinking block (preceeding the lastmost "
+                "set of `tool_use` and `tool_result` blocks).",
+                f"messages.{i}.content.0.type",
+            )
     if turns[-1].role == "assistant" and not family.prefill and not prompt.paused:
         raise InvalidRequestError(
             "This model does not support assistant message prefill. The conversation must end with a user message."
