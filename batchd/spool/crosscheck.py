@@ -21,7 +21,7 @@ from batchd.records.needs import RESERVED as RESERVED_LABELS
 from batchd.spool import sources, taskspec
 from batchd.spool.answer_schemas import AnswerSchemas
 from batchd.spool.decoding import Place
-from batchd.spool.task_directories import TaskDirectories
+from batchd.spool.task_directories import OUTSIDE, TaskDirectories
 from batchd.spool.taskspec import RESERVED, BatchKeys, Defaults, SecretSpec, TaskSpec
 
 #: Names that are suggested in one file, each for a look at all ids; and what an id may be long.
@@ -73,6 +73,7 @@ def check(
         problems += [(index, at, p) for at, p in sources.contradictions(batch, spec)]
         if wrong := _prompt_problem(_first(spec.first_prompt, batch.first_prompt)):
             problems.append((index, ("first_prompt",), wrong))
+    _outside_once(problems, directories)
     problems += islice(chain(_ids(specs, ids), _dependencies(specs, ids)), most)
     if problems:
         return CheckedTasks((), tuple(problems))
@@ -82,6 +83,17 @@ def check(
         for index, spec in specs.items()
     )
     return CheckedTasks(tuple(tasks), ())
+
+
+def _outside_once(problems: list[Finding], directories: TaskDirectories) -> None:
+    """Say once, and with the fix, which paths lie outside of the workspace."""
+    outside = [found for found in problems if OUTSIDE in found[2].message]
+    if outside:
+        index, at, first = outside[0]
+        more = f"; it is one of {len(outside):,} such tasks" if outside[1:] else ""
+        fix = directories.allowing(p.message.partition(OUTSIDE)[0] for _, _, p in outside)
+        problems[:] = [found for found in problems if OUTSIDE not in found[2].message]
+        problems.append((index, at, Problem("", first.message + more, fix)))
 
 
 def _prompt_problem(prompt: str | None) -> Problem | None:

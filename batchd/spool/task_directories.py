@@ -5,13 +5,14 @@ and clear of the spool and of what runs outside of the sandbox.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import shutil
 import site
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -24,6 +25,10 @@ from batchd.records.triggers import VERSIONS
 _PATH_LENGTH = 4095
 #: Where the code lies.
 _CODE = Path(__file__).parents[1]
+#: What is said of a path that no key of the configuration allows.
+OUTSIDE = " lies outside of [workspace] root and allow"
+#: So many paths are allowed one by one; more by the folder that holds them.
+_MAX_ONE_BY_ONE = 3
 _CHECKOUT = "batchd's own checkout: work elsewhere, with [workspace] root or allow"
 #: What git takes for the inside of a repository,
 #: or of another working tree of one, under whatever name.
@@ -170,7 +175,27 @@ class TaskDirectories:
     def _refusal(self, real: str) -> str:
         if not any(_within(real, top) for top in self._open):
             tops = ", ".join(self._open)
-            return f"{real} lies outside of [workspace] root and allow ({tops})"
+            return f"{real}{OUTSIDE} ({tops})"
+        return self._closing(real)
+
+    def allowing(self, paths: Iterable[str]) -> str:
+        """Return how tasks get to work in directories outside of the workspace, one line for all;
+        empty: they may not, wherever the workspace is.
+        """
+        wanted = sorted({path for path in paths if not self._closing(path)})
+        if not wanted:
+            return ""
+        top = os.path.commonpath(wanted)
+        if len(wanted) > _MAX_ONE_BY_ONE and top not in {"/", os.path.expanduser("~")}:  # noqa: PTH111 (there may be none)
+            wanted = [top]
+        allow = json.dumps([*self._config.workspace.allow, *wanted], ensure_ascii=False)
+        where = f" in {self._config.file}" if self._config.file else ""
+        return (
+            f"to allow it, set [workspace] allow = {allow}{where}, and kill -HUP a running daemon"
+        )
+
+    def _closing(self, real: str) -> str:
+        """Return why no task may work in a directory wherever the workspace is; empty: it may."""
         results = _within(real, os.path.realpath(_CODE.parent / "outbox"))
         for path, name in self._closed.items():
             if results and name == _CHECKOUT:

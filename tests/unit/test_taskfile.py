@@ -44,7 +44,7 @@ def _problems(data: Any, spool: Config, name: str = "x.json") -> dict[str, str]:
     raw = data if isinstance(data, bytes) else json.dumps(data).encode()
     with pytest.raises(TaskFileError) as caught:
         taskfile.parse(raw, name, spool)
-    assert all(len(str(p)) < 600 for p in caught.value.problems)
+    assert all(len(str(p)) < 1600 for p in caught.value.problems)
     return {p.place: str(p).removeprefix(f"{p.place}: ") for p in caught.value.problems}
 
 
@@ -545,6 +545,35 @@ def test_directories_stay_clear_of_the_spool(tmp_path: Path, spool: Config) -> N
     assert "holds" in refused(str(tmp_path.parent)) or outside in refused(str(tmp_path.parent))
     spool = replace(spool, file=str(work / "site/config.toml"))
     assert refused("work/site") == f"{work}/site holds the configuration"
+
+
+def test_what_lies_outside_of_the_workspace_is_refused_once_with_the_fix(
+    spool: Config, tmp_path: Path
+) -> None:
+    """One line, however many tasks name how many places: all of them have one fix.
+
+    None is offered for what no workspace may hold.
+    """
+    for name in "abcd":
+        (tmp_path / f"srv/{name}/.git").mkdir(parents=True)
+    tasks = [{"first_prompt": "x", "repo": str(tmp_path / f"srv/{name}")} for name in "aabcd"]
+    tasks[3] = {"first_prompt": " ", "dir": str(tmp_path / "srv/c")}
+
+    def hint(tasks: list[dict[str, str]]) -> str:
+        found = _problems({"tasks": tasks}, spool)
+        (said,) = [text for text in found.values() if "lies outside of [workspace]" in text]
+        assert said.startswith(f"{tmp_path}/srv/a lies outside")
+        assert f"one of {len(tasks)} such tasks" in said
+        return said
+
+    more, srv = f'"{tmp_path}/more"', f"{tmp_path}/srv"
+    assert f'set [workspace] allow = [{more}, "{srv}"] in {spool.file}' in hint(tasks)
+    assert f'allow = [{more}, "{srv}/a"]' in hint(tasks[:2])
+    closed = [*tasks[:1], {"first_prompt": "x", "dir": str(tmp_path / "outbox")}]
+    assert f'allow = [{more}, "{srv}/a"]' in hint(closed)
+    assert "(it is ' ')" in _problems({"tasks": tasks}, spool)["tasks[3].first_prompt"]
+    only = _problems({"first_prompt": "x", "dir": str(tmp_path / "outbox")}, spool)
+    assert "kill -HUP" not in only["dir"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can have folders belong to others")

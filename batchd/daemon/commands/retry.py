@@ -217,7 +217,7 @@ class RetryHandler:
 
     def _before(self, old: Batch) -> tuple[str, ...]:
         """Return what a run comes after: what its batch came after, and later runs of that,
-        as far as they are under way. What has ended, whoever orders the run has seen.
+        as far as they are under way. What has ended is known to who orders the run.
         """
         if not (named := set(old.after_batches)):
             return ()
