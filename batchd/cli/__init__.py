@@ -176,6 +176,13 @@ def parser(loaded: Container[str] = frozenset(COMMANDS)) -> argparse.ArgumentPar
         parents=[common],
     )
     whole.add_argument("--version", action="version", version=f"batchd {__version__}")
+    whole.add_argument(
+        "-C",
+        type=_enter,
+        metavar="DIR",
+        default=argparse.SUPPRESS,
+        help="work as if begun in DIR; each more one is relative to the one before",
+    )
     commands = whole.add_subparsers(
         title="commands",
         dest="command",
@@ -192,6 +199,15 @@ def parser(loaded: Container[str] = frozenset(COMMANDS)) -> argparse.ArgumentPar
             command.epilog = examples.below(name, command.epilog)
             command.formatter_class = examples.Help
     return whole
+
+
+def _enter(directory: str) -> None:
+    """Go on as if begun there, as `make -C` and `git -C` do."""
+    sys.argv[0] = os.path.abspath(sys.argv[0])  # noqa: PTH100 (no link is followed)
+    try:
+        os.chdir(directory)
+    except OSError as error:
+        raise UsageError(f"-C {escape(directory)}: {error.strerror}") from None
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

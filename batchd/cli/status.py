@@ -5,7 +5,10 @@ from the store, with or without a daemon.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import os
+import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +19,10 @@ from batchd import config, silent_paths, words
 from batchd.cli.display import formatting, one_task, status_tables, tables, trigger_warnings
 from batchd.cli.support import startup_refusals
 from batchd.cli.support.member_reader import MemberReader, parkings, shown
+from batchd.config import finding, trust_lists
 from batchd.control import DaemonStatus, fields, members
 from batchd.control.status import Fetching
+from batchd.errors import BatchdError
 from batchd.log import escape
 from batchd.observe import retiring_models, standstill, trouble_texts, versions
 from batchd.observe.snapshot import Unseen, ask
@@ -147,6 +152,8 @@ def _overview(
         return 0
     formatting.say(_standing(daemon, waiting=any(r.finished < r.tasks for r in rows)))
     formatting.say(*_dropped(dropped))
+    if daemon is Unseen.ABSENT:
+        formatting.say(*_elsewhere())
     if isinstance(daemon, DaemonStatus):
         for trouble in daemon.troubles:
             formatting.say(*trouble_texts.lines(trouble))
@@ -157,6 +164,20 @@ def _overview(
     if rows:
         print(*status_tables.batches(rows, prompts), sep="\n")
     return 0
+
+
+def _elsewhere() -> Iterator[str]:
+    """Yield where daemons run, of the directories that this user trusts."""
+    lists = trust_lists.listings(os.environ)
+    for directory in dict.fromkeys(e.directory for known in lists for e in known.entries):
+        with contextlib.suppress(BatchdError, OSError):
+            silent_paths.refuse(directory)
+            file = finding.trusted(Path(directory, trust_lists.CONFIG), os.environ).path
+            state = config.load_paths(file, {}).state
+            silent_paths.refuse(state)
+            if isinstance(daemon := ask(Path(state)), DaemonStatus):
+                where = shlex.quote(directory)
+                yield f"Daemon {daemon.pid} runs in {where}: batchd -C {where} status"
 
 
 def _json(daemon: DaemonStatus | Unseen) -> dict[str, Any] | None:

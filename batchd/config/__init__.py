@@ -109,11 +109,7 @@ class Config(ConfigSections):
             environ=self.environ,
         )
         if not key:
-            where = (
-                ""
-                if provider.api_key_file
-                else " where batchd runs; a running daemon keeps what it started with, so restart it"
-            )
+            where = "" if provider.api_key_file else " where batchd runs, and start it again"
             raise NotPossibleError(f"provider {name} has no key: set {place}{where}")
         if not (key.isascii() and key.isprintable() and " " not in key):
             raise NotPossibleError(

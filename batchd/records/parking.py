@@ -103,6 +103,8 @@ _REASONS = {
 _TRIED = "fix the cause, then {resume}; it is also tried by itself"
 _FIXES = {
     Cause.PAUSED: "{resume}",
+    # A daemon keeps the variables that it started with; files are read again.
+    Cause.AUTH: "fix the cause, then {resume}; where the key is in a variable, start batchd again with it instead; it is also tried by itself",
     Cause.UNCERTAIN: "{resume}, once you know that it has not run since",
     Cause.BUDGET: "it goes on by itself at midnight UTC; or batchd tune budget.per_day_usd=…",
     Cause.TIER: "it goes on by itself, once its service tier has room; or {resume}",

@@ -122,6 +122,8 @@ def test_version_and_global_option_on_either_side(spool: Any) -> None:
     """`--version` prints it; `--config` may stand before or after the command."""
     assert spool.batchd("--version").stdout.startswith("batchd ")
     config = spool.folder / "config.toml"
+    gone = spool.batchd("-C", spool.folder / "gone", "status")
+    assert (gone.returncode, "gone: No such file or directory" in gone.stderr) == (2, True)
     command = [sys.executable, "-m", "batchd", "status", "--config", str(config)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
     assert (done.returncode, done.stderr) == (0, "")

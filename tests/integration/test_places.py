@@ -240,6 +240,13 @@ def test_init_makes_a_spool_that_works(person: Person, model_server: str) -> Non
         try:
             until(lambda: _answers(spool / ".batchd") or daemon.poll() is not None)
             done = person.batchd("submit", "--wait", "sample.json", cwd=spool)
+            # Who is elsewhere learns where it runs, and works there from here.
+            elsewhere = person.batchd("status").stdout
+            assert f"Daemon {daemon.pid} runs in {spool}: batchd -C {spool} status\n" in elsewhere
+            named = person.batchd("-C", person.folder, "-C", "spool", "status")
+            assert f"Daemon {daemon.pid} running" in named.stdout
+            within = ("-C", "..", "--config", "spool/config.toml", "estimate", "spool/sample.json")
+            assert person.batchd(*within).returncode == 0
         finally:
             daemon.terminate()
     assert done.returncode == 0, done.stdout

@@ -39,7 +39,7 @@ _shtab_batchd_worker_option_strings=(-h --help --config --join --tied --node --g
 _shtab_batchd_backup_option_strings=(-h --help --config)
 _shtab_batchd_restore_option_strings=(-h --help --config --new --as-is --yes --moved --json)
 _shtab_batchd_demo_option_strings=(-h --help --config --speed --cluster)
-_shtab_batchd_option_strings=(-h --help --config --version)
+_shtab_batchd_option_strings=(-h --help --config --version -C)
 
 _shtab_batchd_init_pos_0_COMPGEN=_shtab_compgen_dirs
 _shtab_batchd_init___config_COMPGEN=_shtab_compgen_files
@@ -87,6 +87,7 @@ _shtab_batchd_restore_pos_0_COMPGEN=_shtab_compgen_files
 _shtab_batchd_restore___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd_demo___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd___config_COMPGEN=_shtab_compgen_files
+_shtab_batchd__C_COMPGEN=_shtab_compgen_dirs
 
 _shtab_batchd_schema_pos_0_choices=(task result summary notification)
 _shtab_batchd_completion_pos_0_choices=(bash zsh)
