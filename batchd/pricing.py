@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from msgspec.structs import replace
@@ -19,6 +19,8 @@ from batchd.records import Hours, Price, Rate
 
 if TYPE_CHECKING:
     from genai_prices.types import ModelInfo, ModelPrice
+
+    from batchd.config.providers import HoursSection, ModelSection, PricesSection
 
 
 _EPOCH = date(1970, 1, 1)
@@ -32,63 +34,10 @@ _CONTEXTS = ("service_tier", "processing", "speed")
 _DEFAULT = "default"
 
 
-class ConfiguredPrices(Protocol):
-    """The prices that a table of the configuration gives; None: nothing."""
-
-    @property
-    def input_usd_per_mtok(self) -> float | None:
-        """A million input tokens."""
-
-    @property
-    def cached_input_usd_per_mtok(self) -> float | None:
-        """A million input tokens from the prompt cache;
-        None: like any input where that is given.
-        """
-
-    @property
-    def cache_write_usd_per_mtok(self) -> float | None:
-        """A million input tokens written to the prompt cache."""
-
-    @property
-    def cache_write_long_usd_per_mtok(self) -> float | None:
-        """A million input tokens written to be kept there for long."""
-
-    @property
-    def output_usd_per_mtok(self) -> float | None:
-        """A million output tokens."""
-
-
-class ConfiguredHours(Protocol):
-    """The hours at which a model costs something else."""
-
-    @property
-    def peak(self) -> ConfiguredPrices:
-        """What it costs then."""
-
-    def at(self, rates: tuple[Rate, ...]) -> Hours:
-        """Return them with these rates."""
-
-
-class ModelOverride(ConfiguredPrices, Protocol):
-    """The overrides in a table ``[models."provider/model"]``; None: nothing."""
-
-    @property
-    def hours(self) -> ConfiguredHours | None:
-        """When it costs something else; None: at all times the same."""
-
-    @property
-    def tiers(self) -> Mapping[Any, ConfiguredPrices]:
-        """The prices of its service tiers."""
-
-    @property
-    def context_window(self) -> int | None:
-        """Tokens that fit."""
-
-
 class Prices:
     """The prices of models, named ``provider/model``."""
 
-    def __init__(self, overrides: Mapping[str, ModelOverride]) -> None:
+    def __init__(self, overrides: Mapping[str, ModelSection]) -> None:
         self._overrides = overrides
 
     def price(self, model: str, base_url: str = "") -> Price | None:
@@ -118,26 +67,15 @@ class Prices:
         return _listed(model, base_url, _today()).window
 
 
-def _whole(given: ConfiguredPrices) -> Rate | None:
+def _whole(given: PricesSection) -> Rate | None:
     """Return the rate of an override that needs no price data beside it."""
-    new, cached, output = (
-        given.input_usd_per_mtok,
-        given.cached_input_usd_per_mtok,
-        given.output_usd_per_mtok,
-    )
-    if new is None or output is None:
+    if given.input_usd_per_mtok is None or given.output_usd_per_mtok is None:
         return None
-    return Rate(
-        input=new,
-        cached_input=new if cached is None else cached,
-        output=output,
-        cache_write=given.cache_write_usd_per_mtok,
-        cache_write_long=given.cache_write_long_usd_per_mtok,
-    )
+    return _overridden(given, Rate(input=0.0, cached_input=0.0, output=0.0))
 
 
 def _tiers(
-    given: Mapping[Any, ConfiguredPrices], listed: Mapping[str, tuple[Rate, ...]]
+    given: Mapping[Any, PricesSection], listed: Mapping[str, tuple[Rate, ...]]
 ) -> Mapping[str, tuple[Rate, ...]]:
     """Return the rates of tiers: those listed, and over them those given,
     which are whole where none is listed.
@@ -151,13 +89,13 @@ def _tiers(
     return rates
 
 
-def _under(given: ModelOverride, listed: _Rated) -> _Rated:
+def _under(given: ModelSection, listed: _Rated) -> _Rated:
     """Return what is listed with what an override says of it."""
     rates = tuple(_overridden(given, r) for r in listed.rates)
     return replace(listed, rates=rates, tiers=_tiers(given.tiers, listed.tiers))
 
 
-def _hourly(price: Price, given: ConfiguredHours | None) -> Price:
+def _hourly(price: Price, given: HoursSection | None) -> Price:
     """Return a price with the hours that an override names, in place of those that are listed."""
     if given is None:
         return price
@@ -168,20 +106,17 @@ def _hourly(price: Price, given: ConfiguredHours | None) -> Price:
     return replace(price, rates=dearest, hours=(usual, given.at(peak)))
 
 
-def _overridden(given: ConfiguredPrices, rate: Rate) -> Rate:
+def _overridden(given: PricesSection, rate: Rate) -> Rate:
     """Return a listed rate with what an override says of it."""
-    if given.input_usd_per_mtok is not None:
-        new = given.input_usd_per_mtok
+    if (new := given.input_usd_per_mtok) is not None:
         rate = replace(rate, input=new, cached_input=new, cache_write=None, cache_write_long=None)
-    if given.cached_input_usd_per_mtok is not None:
-        rate = replace(rate, cached_input=given.cached_input_usd_per_mtok)
-    if given.cache_write_usd_per_mtok is not None:
-        rate = replace(rate, cache_write=given.cache_write_usd_per_mtok)
-    if given.cache_write_long_usd_per_mtok is not None:
-        rate = replace(rate, cache_write_long=given.cache_write_long_usd_per_mtok)
-    if given.output_usd_per_mtok is not None:
-        rate = replace(rate, output=given.output_usd_per_mtok)
-    return rate
+    others = {
+        "cached_input": given.cached_input_usd_per_mtok,
+        "cache_write": given.cache_write_usd_per_mtok,
+        "cache_write_long": given.cache_write_long_usd_per_mtok,
+        "output": given.output_usd_per_mtok,
+    }
+    return replace(rate, **{name: usd for name, usd in others.items() if usd is not None})
 
 
 def _today() -> date:

@@ -88,7 +88,8 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
     "config": Room(1),
     "events": Room(1),
     "taskstate": Room(1, ("events",)),
-    "pricing": Room(1),
+    # Reads the tables of prices as the configuration has them.
+    "pricing": Room(1, ("config",)),
     "tokens": Room(1),
     "llm": Room(2, ("tokens",)),
     "sandbox": Room(2),
