@@ -15,12 +15,13 @@ _SHELLS = "shells"
 _AGENTS = "agents"
 _TOOLS = "tools"
 
-#: Files, in whatever folder. docs/sandbox.md lists them, which a test holds.
+#: Files, in whatever folder, or in one of a name. docs/sandbox.md lists them, which a test holds.
 FILES: Mapping[str, str] = {
     **dict.fromkeys(
         (
             *(".gitconfig", "config.worktree", "git-rebase-todo", "hgrc"),
-            *(".pre-commit-config.yaml", "lefthook.yml", ".lefthook.yml"),
+            *(".pre-commit-config.yaml", ".pre-commit-config.yml", "prek.toml"),
+            *(f"{dot}lefthook{own}.{kind}" for kind in ("yml", "yaml", "toml", "json", "jsonc") for dot in ("", ".") for own in ("", "-local")),
         ),
         GIT,
     ),
@@ -28,6 +29,8 @@ FILES: Mapping[str, str] = {
         (
             *(".exrc", ".gvimrc", ".lvimrc", ".nvim.lua", ".nvimrc", ".vimrc"),
             *(".dir-locals.el", ".dir-locals-2.el", ".devcontainer.json", ".project"),
+            *(".emacs.desktop", ".mypy.ini", "mypy.ini", ".pylintrc", "pylintrc", ".flake8", ".rubocop.yml"),
+            *(f"{name}.{kind}" for kind in ("js", "cjs", "mjs") for name in (".eslintrc", "eslint.config", ".prettierrc", "prettier.config")),
         ),
         _EDITORS,
     ),
@@ -35,7 +38,7 @@ FILES: Mapping[str, str] = {
         (
             *(".envrc", ".env", ".autoenv", ".autoenv.zsh", ".mise.toml", "mise.toml", "mise.local.toml"),
             *(".bashrc", ".bash_aliases", ".bash_login", ".bash_logout", ".bash_profile", ".inputrc"),
-            *(".profile", ".zshrc", ".zshenv", ".zprofile", ".zlogin", ".zlogout", ".cshrc", ".tcshrc"),
+            *(".profile", ".zshrc", ".zshenv", ".zprofile", ".zlogin", ".zlogout", ".cshrc", ".tcshrc", ".rvmrc"),
         ),
         _SHELLS,
     ),
@@ -43,6 +46,7 @@ FILES: Mapping[str, str] = {
         (
             *("AGENTS.md", "CLAUDE.md", "CLAUDE.local.md", "GEMINI.md", ".mcp.json", ".aider.conf.yml"),
             *(".clinerules", ".cursorrules", ".goosehints", ".windsurfrules", "opencode.json"),
+            *("AGENT.md", "QWEN.md", "WARP.md", ".github/copilot-instructions.md"),
         ),
         _AGENTS,
     ),
@@ -50,6 +54,7 @@ FILES: Mapping[str, str] = {
         (
             *(".npmrc", ".yarnrc", ".yarnrc.yml", ".pnpmfile.cjs", ".bazelrc", "rust-toolchain.toml"),
             *(".gdbinit", ".lldbinit", ".pdbrc", ".irbrc", ".pryrc", ".Rprofile", ".Renviron", ".ghci"),
+            *(".byebugrc", ".iex.exs", ".ocamlinit", ".octaverc", "bunfig.toml", "tools/bazel"),
         ),
         _TOOLS,
     ),
@@ -62,16 +67,19 @@ ENDINGS: Mapping[str, str] = {
 }
 #: Folders, with all that lies in them.
 FOLDERS: Mapping[str, str] = {
-    **dict.fromkeys((".husky", ".githooks", ".lefthook"), GIT),
+    **dict.fromkeys((".husky", ".githooks", ".lefthook", ".lefthook-local"), GIT),
     **dict.fromkeys(
-        (".vscode", ".idea", ".fleet", ".zed", ".helix", ".devcontainer", ".theia", ".settings"),
+        (
+            *(".vscode", ".idea", ".fleet", ".zed", ".helix", ".devcontainer", ".theia", ".settings"),
+            *(".nvim", ".vim"),
+        ),
         _EDITORS,
     ),
     **dict.fromkeys((".mise", ".shadowenv.d"), _SHELLS),
     **dict.fromkeys(
         (
             *(".agents", ".amazonq", ".claude", ".codex", ".continue", ".crush", ".cursor", ".gemini"),
-            *(".kiro", ".opencode", ".qwen", ".roo", ".windsurf"),
+            *(".kiro", ".opencode", ".qwen", ".roo", ".windsurf", ".augment", ".junie", ".trae"),
         ),
         _AGENTS,
     ),

@@ -89,7 +89,7 @@ def left_by(first: int) -> list[int]:
 def named(number: int) -> str:
     """Return a process's name, with the number that it has inside; empty: it has ended."""
     try:
-        name = Path(f"/proc/{number}/comm").read_text(errors="replace").strip()
+        name = Path(f"/proc/{number}/comm").read_text(errors="ignore").strip()
     except OSError:
         return ""
     inside = _inside(number)

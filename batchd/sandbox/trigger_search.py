@@ -153,7 +153,11 @@ class _Search:
                 self._waiting.append(folder.entry(name, _SHALLOW))
         elif name in VERSIONS and entry.is_symlink():
             self._all(entry, folder, GIT, _PLAIN)
-        elif by := FILES.get(name) or ENDINGS.get(os.path.splitext(name)[1]):  # noqa: PTH122 (a name)
+        elif by := (
+            FILES.get(name)
+            or FILES.get(f"{folder.path.rpartition('/')[2]}/{name}")
+            or ENDINGS.get(os.path.splitext(name)[1])  # noqa: PTH122 (a name)
+        ):
             self._add(entry, folder.entry(name), by)
         elif name in WITHIN and _within(folder.path, WITHIN[name]):
             self._add(entry, folder.entry(name), GIT)

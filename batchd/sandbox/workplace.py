@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Self, TypeVar
 
 from batchd.errors import SandboxError
-from batchd.masking import Masker
+from batchd.masking import MASK, Masker
 from batchd.records import FileStamp, SandboxPolicy
 from batchd.records.triggers import Trigger
 from batchd.sandbox import bwrap, command_run, directory, facts, scratch, trigger_search
@@ -29,6 +29,8 @@ from batchd.sandbox.standing import StandingSandbox
 T = TypeVar("T")
 
 _NOTHING = Masker()
+#: The kernel cuts a process's name to 15 bytes; of these a letter that is cut is left out.
+_CUT_NAME = 12
 
 
 class Workplace:
@@ -173,7 +175,15 @@ class Workplace:
     def _masked(self, ran: command_run.CommandEnd) -> command_run.CommandEnd:
         """Return how a command ended, without secrets in what it names."""
         mask = self.masker.text
-        return replace(ran, refused=tuple(map(mask, ran.refused)), left=tuple(map(mask, ran.left)))
+        left = tuple(map(self._named, ran.left))
+        return replace(ran, refused=tuple(map(mask, ran.refused)), left=left)
+
+    def _named(self, process: str) -> str:
+        """Return a process's name and number, without a secret or the beginning of one."""
+        name, behind, number = process.partition(" (pid ")
+        if len(name.encode()) >= _CUT_NAME:
+            name = self.masker.before_cut(name) or MASK
+        return self.masker.text(f"{name}{behind}{number}")
 
     def begin(self) -> None:
         """Take the directory as it is now for what the task finds there."""

@@ -98,6 +98,23 @@ def helpers() -> set[int]:
     return found
 
 
+def test_no_name_of_a_process_shows_the_beginning_of_a_secret(tmp_path: Path) -> None:
+    """The kernel cuts names, through a letter too; other names stand as they are."""
+    secrets = ("ghp_SECRETsecretSECRET", "geheim-schluüüü")
+    names = (*secrets, f"my-{secrets[0]}", "a-long-name-of-a-program")
+
+    async def body(place: Workplace) -> CommandEnd:
+        place.masker.learn(known=secrets)
+        begun = "while grep -qxE '(ba)?sh' /proc/$!/comm; do sleep 0.05; done"
+        starts = (f"cp /bin/sleep {name}; ./{name} 1000 & {begun}" for name in names)
+        return await shell(place, "; ".join(starts))
+
+    left = stay(tmp_path, body).left
+    assert sorted(name.partition(" (pid ")[0] for name in left) == [
+        *("[secret]", "[secret]", "a-long-name-of-", "my-")
+    ]
+
+
 def test_a_server_started_in_one_step_answers_in_the_next(tmp_path: Path) -> None:
     """The command that starts it returns, says what goes on, and the next one reaches it."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from batchd.records.triggers import REST, WITHIN, Trigger, changed
+from batchd.records.triggers import REST, WITHIN, Trigger, changed, run_by_git
 from batchd.sandbox import trigger_search
 
 
@@ -31,6 +31,23 @@ def test_what_was_not_looked_at_before_counts_by_its_time() -> None:
     after = {"a/.envrc": old, "b/.envrc": new}
     assert changed({REST: rest}, {**after, REST: rest}, 100.0) == {"b/.envrc": "created"}
     assert [*changed({}, after, 100.0)] == ["a/.envrc", "b/.envrc"]
+
+
+def test_names_count_wherever_they_lie(tmp_path: Path) -> None:
+    """Some only in a folder of a certain name."""
+    names = {
+        **dict.fromkeys(("prek.toml", ".config/lefthook-local.jsonc", ".lefthook.toml"), "git"),
+        **dict.fromkeys(("mypy.ini", "x/eslint.config.mjs", ".nvim/x.lua"), "editors"),
+        **dict.fromkeys((".rvmrc",), "shells"),
+        **dict.fromkeys((".github/copilot-instructions.md", "x/.junie/guidelines.md"), "agents"),
+        **dict.fromkeys(("tools/bazel", "x/tools/bazel", ".iex.exs"), "tools"),
+    }
+    for name in (*names, "bazel", "copilot-instructions.md", "tools/x"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    assert {path: trigger.by for path, trigger in look(tmp_path).items()} == names
+    patch = "".join(f"diff --git a/{name} b/{name}\n" for name in names).encode()
+    assert run_by_git(patch) == [name for name, by in names.items() if by == "git"]
 
 
 def test_a_look_follows_no_link_out_and_ends_whatever_there_is(tmp_path: Path) -> None:
