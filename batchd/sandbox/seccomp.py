@@ -189,9 +189,9 @@ def _mode(argument: int, setgid: int = errno.EPERM) -> list[_Line]:
 
 
 def _change(argument: int) -> list[_Line]:
-    # Folders that are setgid are everyday, and lend no one a right; but here nothing shows whether it
-    # is a folder. Git asks for it where a repository is shared, and gets an answer that it can go on
-    # with: nothing is changed.
+    # Folders that are setgid are everyday, and lend no one a right; but here nothing shows whether
+    # it is a folder. Git asks for it where a repository is shared, and gets an answer that it can
+    # go on with: nothing is changed.
     return _mode(argument, setgid=0)
 
 

@@ -1340,11 +1340,12 @@ def test_a_mirror_that_another_spool_prunes_meanwhile_is_made_again_and_noted(
     tmp_path: Path,
 ) -> None:
     """Spools may share the mirrors' folder: who fetches waits for who prunes, begins anew, and
-    notes the use before it lets go of the lock.
+    notes the use before it lets go of the lock. What is gone by then is said to be.
     """
     source = repository(tmp_path / "r", FILES)
     mirror = Mirror(tmp_path / "mirrors/it")
     mirror.prepare(str(source))
+    head = git(source, "rev-parse", "HEAD")
     pin = Pin(batch="b", folder="/outbox/b", copy=False, commits={"old": "1" * 40})
     job = FetchJob(
         origin=origin_of(source),
@@ -1366,9 +1367,15 @@ def test_a_mirror_that_another_spool_prunes_meanwhile_is_made_again_and_noted(
             patience.until(lambda: waits in Path("/proc/locks").read_text())
             mirror.remove()
         outcome = msgspec.json.decode(child.stdout.readline(), type=WorkspaceOutcome)
+        assert (outcome.commit, outcome.error) == (head, "")
+        source.rename(tmp_path / "elsewhere")
+        for kind in ("clone", "copy"):
+            asked = msgspec.structs.replace(job, origin=origin_of(source, kind=kind))
+            child.stdin.write(msgspec.json.encode(asked) + b"\n")
+            child.stdin.flush()
+            outcome = msgspec.json.decode(child.stdout.readline(), type=WorkspaceOutcome)
+            assert outcome.error == "it is gone"
         child.stdin.close()
-    head = git(source, "rev-parse", "HEAD")
-    assert (outcome.commit, outcome.error) == (head, "")
     noted = mirror.pinned("b", "/outbox/b")
     assert noted is not None
     assert noted.commits == {"old": "1" * 40, "": head}
