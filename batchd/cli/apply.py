@@ -56,8 +56,9 @@ def run(args: argparse.Namespace) -> int:
     orders = _together([_order(made, args) for made in wanted])
     for order in orders:
         try:
+            policy = replace(settings.sandbox_policy(), sets_ids=True)
             ruled = b"" if args.with_hooks else applying.obeyed(order.into)
-            done = asyncio.run(_applied(settings.sandbox_policy(), order, ruled))
+            done = asyncio.run(_applied(policy, order, ruled))
         except (WorkspaceError, SandboxError, FolderError) as error:
             names = ", ".join(map(str, order.refs))
             raise NotPossibleError(f"{names}: not applied to {order.into}: {error}") from None

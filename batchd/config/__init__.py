@@ -177,9 +177,8 @@ class Config(ConfigSections):
 
     def sandbox_policy(self) -> records.SandboxPolicy:
         """Return what ``[sandbox]`` says, as workers get it."""
-        return records.SandboxPolicy(
-            **{f.name: getattr(self.sandbox, f.name) for f in fields(records.SandboxPolicy)},
-        )
+        names = {f.name for f in fields(records.SandboxPolicy)} - {"sets_ids"}
+        return records.SandboxPolicy(**{name: getattr(self.sandbox, name) for name in names})
 
 
 def _content(path: str) -> str | None:

@@ -50,3 +50,5 @@ class SandboxPolicy:
     tmp_bytes: int = 2 << 30
     #: What is kept of a command's output; the middle is cut out.
     max_output_bytes: int = 16 << 10
+    #: Whether files and folders may be made setuid and setgid: by scripts of batchd's own alone.
+    sets_ids: bool = False

@@ -136,7 +136,11 @@ def _common(
         options=encoded(options),
         last=encoded(last),
         contents=(
-            (("--seccomp",), lasting(seccomp.program(platform.machine())), ()),
+            (
+                ("--seccomp",),
+                lasting(seccomp.program(platform.machine(), sets_ids=policy.sets_ids)),
+                (),
+            ),
             *(
                 (("--perms", "0444", "--file"), lasting(data), (path,))
                 for path, data in _files(identity, network=network).items()

@@ -58,13 +58,16 @@ _X32_BIT = 0x40000000
 #: Refused with ENOSYS, so that programs fall back on calls that can be looked into:
 #: what counts lies behind a pointer.
 _OPAQUE = {"clone3": 435, "openat2": 437, "file_setattr": 469, "setxattrat": 463}
-#: Calls that give a file its mode: number on x86-64,
+#: Calls that give a file another mode: number on x86-64,
 #: number on arm64, and which argument is the mode.
-_MODES: Mapping[str, tuple[int | None, int | None, int]] = {
+_CHANGES: Mapping[str, tuple[int | None, int | None, int]] = {
     "chmod": (90, None, 1),
     "fchmod": (91, 52, 1),
     "fchmodat": (268, 53, 2),
     "fchmodat2": (452, 452, 2),
+}
+#: The same for those that make it.
+_MAKES: Mapping[str, tuple[int | None, int | None, int]] = {
     "creat": (85, None, 1),
     "mknod": (133, None, 1),
     "mknodat": (259, 33, 2),
@@ -84,8 +87,10 @@ _RESERVING = {
 }
 #: What ``fallocate`` may do: give room back, and move what is there. Any other mode may take some.
 _HARMLESS = (0x03, 0x08, 0x20)  # PUNCH_HOLE with KEEP_SIZE, COLLAPSE_RANGE, INSERT_RANGE
-_SETID = 0o6000  # S_ISUID and S_ISGID
-_MAKES = 0x400040  # O_CREAT and O_TMPFILE: without them the mode is whatever stood in the register
+_SETUID, _SETGID = 0o4000, 0o2000  # S_ISUID and S_ISGID
+_CREATES = (
+    0x400040  # O_CREAT and O_TMPFILE: without them the mode is whatever stood in the register
+)
 
 
 #: Of these, those that the tests have run on.
@@ -95,10 +100,11 @@ TESTED = frozenset({"x86_64"})
 _Line = tuple[int, int, int, int]
 
 
-def program(machine: str) -> bytes:
+def program(machine: str, *, sets_ids: bool = False) -> bytes:
     """Return the filter for a processor as ``platform.machine()`` names it,
     in the form that bwrap reads.
 
+    ``sets_ids``: files may be made setuid and setgid.
     Raises ``SandboxUnavailableError`` for one without rules.
     """
     arch = ARCHS.get(machine)
@@ -126,7 +132,8 @@ def program(machine: str) -> bytes:
     ]
     for number in _OPAQUE.values():
         code += _on(number, [_refuse(errno.ENOSYS)])
-    for calls, rule in ((_MODES, _mode), (_OPENS, _opening)):
+    modes = () if sets_ids else ((_CHANGES, _change), (_MAKES, _mode), (_OPENS, _opening))
+    for calls, rule in modes:
         for *numbers, argument in calls.values():
             if (number := numbers[arch.column]) is not None:
                 code += _on(number, rule(argument))
@@ -170,19 +177,28 @@ def _clone() -> list[_Line]:
     ]
 
 
-def _mode(argument: int) -> list[_Line]:
+def _mode(argument: int, setgid: int = errno.EPERM) -> list[_Line]:
     return [
         _load(_ARGS + 8 * argument),
-        (_JSET, 0, 1, _SETID),
+        (_JSET, 0, 1, _SETUID),
         _refuse(errno.EPERM),
+        (_JSET, 0, 1, _SETGID),
+        _refuse(setgid),
         _give(_ALLOW),
     ]
+
+
+def _change(argument: int) -> list[_Line]:
+    # Folders that are setgid are everyday, and lend no one a right; but here nothing shows whether
+    # it is a folder. Git asks for it where a repository is shared, and gets an answer that it can
+    # go on with: nothing is changed.
+    return _mode(argument, setgid=0)
 
 
 def _opening(argument: int) -> list[_Line]:
     return [
         _load(_ARGS + 8 * (argument - 1)),
-        (_JSET, 1, 0, _MAKES),
+        (_JSET, 1, 0, _CREATES),
         _give(_ALLOW),
         *_mode(argument),
     ]

@@ -78,7 +78,12 @@ async def _fetched(job: FetchJob) -> str:
             with contextlib.suppress(FileNotFoundError):  # who prunes has just removed it
                 held.enter_context(mirror.locked())
                 break
-        commit = await fetching.fetched(job)
+        try:
+            commit = await fetching.fetched(job)
+        except (OSError, SandboxError):
+            if job.origin.remote or os.path.lexists(job.origin.source):  # noqa: ASYNC240 (it does nothing else)
+                raise
+            raise WorkspaceError("it is gone") from None
         if job.pin is not None:
             commits = {**job.pin.commits, job.origin.ref: commit}
             mirror.pin(msgspec.structs.replace(job.pin, commits=commits))

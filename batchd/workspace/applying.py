@@ -47,7 +47,8 @@ fi
 for state in rebase-merge rebase-apply MERGE_HEAD CHERRY_PICK_HEAD REVERT_HEAD BISECT_LOG; do
     [ ! -e "$store/$state" ] || refuse "something else is under way there ($store/$state): end that first"
 done
-git init --quiet --bare --template= "$own/git"
+shared=$(repo config --local --get core.sharedRepository || echo umask)
+git init --quiet --bare --template= --shared="$shared" "$own/git"
 # How its owner has git take files; what else it says of files does not count.
 crlf=$(repo config --local --get core.autocrlf || echo false)
 modes=$(repo config --local --type=bool --get core.fileMode || echo true)

@@ -84,13 +84,14 @@ echo none
 git for-each-ref --count=8 --format='%(refname:lstrip=2)' refs/heads refs/tags
 """
 #: Copies $1, which must hold still for that, and prints the tree that git makes of it.
-#: Files are taken as $2 says.
+#: Files are taken as $2 says. No user's or group's rights are lent by it.
 _COPY = f"""
 listed() {{ (cd "$1" && find . -printf '%P %y %s %T@ %m %l\\0' | LC_ALL=C sort -z | sha256sum); }}
 find . -mindepth 1 -delete
 before=$(listed "$1")
 mkdir tree
 cp --archive --reflink=auto -- "$1/." tree/
+find tree -perm /6000 ! -type l -exec chmod ug-s {{}} +
 if [ "$before" != "$(listed "$1")" ]; then echo "error: it changes while it is copied" >&2; exit 1; fi
 git init --quiet --bare --template= git
 mkdir git/info
@@ -148,6 +149,7 @@ async def _inside(job: FetchJob, argv: list[str], what: str) -> CommandEnd:
         max_disk_bytes=job.max_bytes,
         max_file_bytes=job.max_bytes,
         tmp_bytes=job.max_bytes,  # where it is memory, it is no disk that is full
+        sets_ids=job.origin.kind == "copy",  # as `cp` finds them
     )
     with await Sandbox(policy).open(
         job.kept,

@@ -64,7 +64,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     ),
     "still proc": (("sandbox/bwrap.py", '*("--remount-ro", "/proc"),', ""),),
     "seccomp": (("sandbox/seccomp.py", "code.append(_give(_ALLOW))", "code = [_give(_ALLOW)]"),),
-    "setid": (("sandbox/seccomp.py", "_SETID = 0o6000", "_SETID = 0"),
+    "setid": (("sandbox/seccomp.py", "_SETUID, _SETGID = 0o4000, 0o2000", "_SETUID, _SETGID = 0, 0"),
               ("sandbox/seccomp.py", ', "openat2": 437', "")),
     "preallocation": (("sandbox/seccomp.py", "return [_refuse(errno.EOPNOTSUPP)]", "return [_give(_ALLOW)]"),
                       ("sandbox/seccomp.py", ', "file_setattr": 469', "")),

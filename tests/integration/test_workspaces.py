@@ -113,7 +113,7 @@ def put(
     """Apply patches to a repository."""
 
     async def visit() -> str:
-        with await Sandbox(SandboxPolicy()).open(
+        with await Sandbox(SandboxPolicy(sets_ids=True)).open(
             str(folder), fresh=False, network=False, env={}
         ) as place:
             return await applying.apply(place, patches, branch, ruled)
@@ -240,7 +240,7 @@ def test_a_patch_with_a_secret_is_withheld(tmp_path: Path) -> None:
 
 
 def test_a_copy_is_all_that_lies_in_a_directory(tmp_path: Path) -> None:
-    """Modes, times, links, empty folders;
+    """Modes, times, links, empty folders; setgid folders and setuid files, but lending no rights;
     its patch is made without any git of its own, and the directory stays as it is.
     """
     source = tmp_path / "d"
@@ -249,16 +249,20 @@ def test_a_copy_is_all_that_lies_in_a_directory(tmp_path: Path) -> None:
     (source / "run.sh").chmod(0o750)
     os.utime(source / "run.sh", (1_000_000_000, 1_000_000_000))
     (source / "link").symlink_to("run.sh")
+    (source / "su").touch()
     give_away(source)
+    (source / "empty").chmod(0o2770)
+    (source / "su").chmod(0o6755)
     seen = []
 
     async def body(place: Workplace) -> None:
-        ask = "stat -c '%n %a %Y' run.sh; readlink link; ls -A; ls -A empty"
+        ask = "stat -c '%n %a %Y' run.sh; stat -c %a empty su; readlink link; ls -A; ls -A empty"
         seen.append((await place.shell(ask, timeout_s=PATIENCE_S)).output.splitlines())
 
     asked = origin_of(source, kind="copy")
     patch = work(tmp_path, asked, "true", body=body)
-    assert seen[0] == ["run.sh 750 1000000000", "run.sh", "empty", "link", "run.sh"]
+    modes = ["run.sh 750 1000000000", "770", "755"]
+    assert seen[0] == [*modes, "run.sh", "empty", "link", "run.sh", "su"]
     assert patch == Patch()
     patch = work(tmp_path / "2", asked, "echo more >> run.sh; rm link")
     assert lines(patch) == {"link": (0, 1), "run.sh": (1, 0)}
@@ -430,6 +434,34 @@ def test_a_branch_that_another_working_tree_is_on_stays(tmp_path: Path) -> None:
     give_away(source)
     put(source, patch.data, branch=applying.Branch("free", base, "A", "a@b", "m"))
     assert git(source, "reflog", "free").count("\n") == 1
+
+
+def test_a_shared_repository_stays_its_groups(tmp_path: Path) -> None:
+    """Folders that `apply` makes in it are the group's, and setgid, as git has them there;
+    a task that works in it can commit.
+    """
+    source = repository(tmp_path / "r", FILES)
+    patch = work(tmp_path, origin_of(source), "seq 9 > n; seq 9 >> README.md").data
+    git(source, "config", "core.sharedRepository", "group")
+    folders = [path for path in (source / ".git").rglob("*") if path.is_dir()]
+    for folder in folders:
+        folder.chmod(0o2775)
+    base = git(source, "rev-parse", "HEAD")
+    branch = applying.Branch("feature/x", base, "Ann", "ann@example.org", "Notes")
+    put(source, patch, branch=branch)
+    made = [path for path in (source / ".git").rglob("*") if path.is_dir()]
+    assert len(made) > len(folders)
+    assert {oct(path.stat().st_mode & 0o7777) for path in made} == {"0o2775"}
+
+    async def commits() -> str:
+        with await Sandbox(SandboxPolicy()).open(
+            str(source), fresh=False, network=False, env={}
+        ) as place:
+            words = "echo 1 > more; git add -A; git commit -qm more 2>&1; git status --short"
+            return (await place.shell(words, timeout_s=PATIENCE_S)).output
+
+    assert asyncio.run(commits()) == ""
+    assert git(source, "log", "-1", "--format=%s") == "more"
 
 
 @pytest.mark.sampled(1)
@@ -1308,11 +1340,12 @@ def test_a_mirror_that_another_spool_prunes_meanwhile_is_made_again_and_noted(
     tmp_path: Path,
 ) -> None:
     """Spools may share the mirrors' folder: who fetches waits for who prunes, begins anew, and
-    notes the use before it lets go of the lock.
+    notes the use before it lets go of the lock. What is gone by then is said to be.
     """
     source = repository(tmp_path / "r", FILES)
     mirror = Mirror(tmp_path / "mirrors/it")
     mirror.prepare(str(source))
+    head = git(source, "rev-parse", "HEAD")
     pin = Pin(batch="b", folder="/outbox/b", copy=False, commits={"old": "1" * 40})
     job = FetchJob(
         origin=origin_of(source),
@@ -1334,9 +1367,15 @@ def test_a_mirror_that_another_spool_prunes_meanwhile_is_made_again_and_noted(
             patience.until(lambda: waits in Path("/proc/locks").read_text())
             mirror.remove()
         outcome = msgspec.json.decode(child.stdout.readline(), type=WorkspaceOutcome)
+        assert (outcome.commit, outcome.error) == (head, "")
+        source.rename(tmp_path / "elsewhere")
+        for kind in ("clone", "copy"):
+            asked = msgspec.structs.replace(job, origin=origin_of(source, kind=kind))
+            child.stdin.write(msgspec.json.encode(asked) + b"\n")
+            child.stdin.flush()
+            outcome = msgspec.json.decode(child.stdout.readline(), type=WorkspaceOutcome)
+            assert outcome.error == "it is gone"
         child.stdin.close()
-    head = git(source, "rev-parse", "HEAD")
-    assert (outcome.commit, outcome.error) == (head, "")
     noted = mirror.pinned("b", "/outbox/b")
     assert noted is not None
     assert noted.commits == {"old": "1" * 40, "": head}

@@ -68,7 +68,11 @@ def test_the_filter_refuses_what_it_should_and_nothing_else(machine: str) -> Non
         ERRNO | errno.EPROTONOSUPPORT
     }
     assert says("fchmod", 3, 0o1777) == says("fchmodat", 3, 0, 0o644) == ALLOW
-    assert says("fchmod", 3, 0o4755) == says("fchmodat", 3, 0, 0o2755) == denied
+    assert says("fchmod", 3, 0o4755) == says("fchmodat", 3, 0, 0o6755) == denied
+    assert says("fchmod", 3, 0o2775) == says("fchmodat", 3, 0, 0o2755) == ERRNO  # as above
+    ours = program(machine, sets_ids=True)
+    assert verdict(ours, arch, numbers["fchmod"], 3, 0o6775) == ALLOW
+    assert verdict(ours, arch, numbers["openat"], 3, 0, 0o101, 0o4755) == ALLOW
     assert says("openat", 3, 0, 0o101, 0o755) == says("openat", 3, 0, 0, 0o6755) == ALLOW
     assert says("openat", 3, 0, 0o101, 0o4755) == says("openat", 3, 0, 0x410002, 0o2755) == denied
     no_room = ERRNO | errno.EOPNOTSUPP
