@@ -90,6 +90,9 @@ class TaskStarted(Struct, frozen=True, kw_only=True):
     #: The machine on which that was; unset: the daemon's,
     #: so that older journals read as they were written.
     node: str | UnsetType = UNSET
+    #: What that machine calls the time since it was last started;
+    #: unset: it is not known, or makes no difference.
+    boot: str | UnsetType = UNSET
 
 
 class Resumed(Struct, frozen=True, kw_only=True):
@@ -103,6 +106,11 @@ class Resumed(Struct, frozen=True, kw_only=True):
     #: The machine on which that was; unset: the daemon's,
     #: so that older journals read as they were written.
     node: str | UnsetType = UNSET
+    #: What that machine calls the time since it was last started;
+    #: unset: it is not known, or makes no difference.
+    boot: str | UnsetType = UNSET
+    #: What the model learns where the machine was started since, and files may be lost by that.
+    lost: str | UnsetType = UNSET
 
 
 class CallStarted(Struct, frozen=True, kw_only=True):

@@ -210,6 +210,9 @@ class ResultV1(Struct, frozen=True, kw_only=True):
     timing: TimingV1
     attempts: int
     files: FilesV1 | None
+    #: Why its files may be empty, old or gone, now or after a power cut, in words;
+    #: null: they are on the disk. Left out of older results.
+    at_risk: str | None = None
     #: null: it worked in a directory in place, or never began.
     #: Left out of older results, like what follows.
     workspace: WorkspaceV1 | None = None

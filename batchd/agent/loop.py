@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 from msgspec import UNSET
@@ -96,7 +98,10 @@ class _Agent:
             held=self.state.terms.held if self.state.terms else None,
         ) as place:
             try:
-                self._add(await self._opening(place))
+                boot = UNSET if self._host.files.travels else _boot() or UNSET
+                lost = bool(boot) and self.state.boots.get(self._run.node, boot) != boot
+                opening = await self._opening(place, lost=lost)
+                self._add(replace(opening, node=self._run.node or UNSET, boot=boot))
                 await self._host.files.begin(place)
                 await self._loop(Performer(self._run, self._host, self._journal, place))
             except SandboxError:
@@ -135,14 +140,17 @@ class _Agent:
             return await asyncio.to_thread(decide, *args)
         return decide(*args)
 
-    async def _opening(self, place: Workplace) -> Event:
+    async def _opening(self, place: Workplace, *, lost: bool) -> TaskStarted | Resumed:
+        """Return how this attempt begins; ``lost``: files of the one before may be."""
         before, terms, task = self.state.terms, self._run.terms, self._run.task
-        if before is not None and (self.state.spend or _alike(before.model, terms.model)):
-            return Resumed(
-                at=self._host.clock(), attempt=self._run.attempt, node=self._run.node or UNSET
-            )
         base = self._run.base
-        if base is not None and before is None:
+        # A clone, or a copy, that no model has worked in can be made once more.
+        makes = base is not None and (before is None or (lost and not self.state.spend))
+        goes_on = self.state.spend or (before and _alike(before.model, terms.model))
+        if goes_on and not makes:
+            learns = prompts.LOST if lost and (self.state.commands or base) else UNSET
+            return Resumed(at=self._host.clock(), attempt=self._run.attempt, lost=learns)
+        if base is not None and makes:
             await workspace.make(place, base, self._run.base_s)
         text = terms.model.tools == "text"
         stays, facts = place.can_stay, await place.facts()
@@ -164,12 +172,10 @@ class _Agent:
                 keep_processes=stays,
                 circles=True,
             )
-            return Resumed(
-                at=self._host.clock(),
-                attempt=self._run.attempt,
-                terms=terms,
-                node=self._run.node or UNSET,
-            )
+            if makes:
+                triggers = await asyncio.to_thread(place.triggers)
+                terms = replace(terms, files=files, triggers=triggers)
+            return Resumed(at=self._host.clock(), attempt=self._run.attempt, terms=terms)
         if self._host.files.travels:
             files = files and {path: stamp[:_LASTING] for path, stamp in files.items()}
         terms = replace(
@@ -191,7 +197,7 @@ class _Agent:
             terms = replace(terms, triggers=triggers, held=await place.held())
         # What the clock was moved by until now is no time of this task's.
         self._host.moved()
-        return TaskStarted(at=self._host.clock(), terms=terms, node=self._run.node or UNSET)
+        return TaskStarted(at=self._host.clock(), terms=terms)
 
     def _add(self, event: Event) -> None:
         # A call's beginning is in the journal already: the daemon wrote it, with the permit.
@@ -207,6 +213,14 @@ class _Agent:
     def _append(self, event: Event) -> None:
         self._journal.add(event)
         self.state = apply(self.state, event)
+
+
+@functools.cache
+def _boot() -> str:
+    """Return what tells this start of the machine from all others; empty: nothing does."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().partition("-")[0]
+    return ""
 
 
 def _alike(one: ModelSetup, other: ModelSetup) -> bool:

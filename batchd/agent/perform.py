@@ -94,6 +94,10 @@ class Performer:
                 patch = await self._patch(state)
                 await self._kept()
                 files, triggers = await self._place.left()
+                unsynced = ""
+                if not self._host.files.travels:  # else the daemon does it
+                    before = state.terms.files if state.terms else None
+                    unsynced = await self._place.sync(before, files)
                 yield self._host.finish(
                     state,
                     verdict,
@@ -101,6 +105,7 @@ class Performer:
                     files=files,
                     triggers=triggers,
                     patch=patch,
+                    unsynced=unsynced,
                 )
 
     async def _patch(self, state: TaskState) -> Patch | None:

@@ -82,6 +82,12 @@ INTERRUPTED = (
     "Check what it did before you go on.]"
 )
 
+#: Said where the machine was started since the attempt before.
+LOST = (
+    "[The machine was started again while you worked: files that were written shortly before may be "
+    "empty, old or gone. Look at what is there, and put it right, before you go on.]"
+)
+
 
 #: Said where a program failed for want of input.
 NO_KEYBOARD = (

@@ -114,8 +114,10 @@ class AgentServices(Protocol):
         files: Mapping[str, FileStamp] | None = None,
         triggers: Mapping[str, Trigger] | None = None,
         patch: Patch | None = None,
+        unsynced: str = "",
     ) -> TaskFinished:
         """Return the last event, with the result's text.
 
-        ``files`` and ``triggers``: the directory as it is now.
+        ``files`` and ``triggers``: the directory as it is now. ``unsynced``: why ``files`` are not
+        on the disk; empty: they are.
         """

@@ -10,14 +10,16 @@ _HEAD = b"\ndiff --git "
 
 
 def remarks(result: ResultV1) -> list[str]:
-    """Return what is to be said of a task's patch, a clause each:
-    why there is none, or what it lacks; none: it is whole.
+    """Return what is to be said of a task's files and patch, a clause each:
+    why they may be lost, why there is none, or what it lacks; none: it is whole.
     """
     patch, there = result.patch, f"its files lie in {result.dir}"
+    found = [result.at_risk] if result.at_risk else []
     if patch is None:
         looked = result.workspace is None or result.changes is not None
-        return [] if looked else [f"it ended before batchd looked at its changes: {there}"]
-    found = []
+        return (
+            found if looked else [*found, f"it ended before batchd looked at its changes: {there}"]
+        )
     if patch.problem:
         found.append(f"its patch could not be made: {patch.problem}; {there}")
     if patch.withheld:

@@ -151,6 +151,7 @@ class WorkerAgentServices:
         files: Mapping[str, FileStamp] | None = None,
         triggers: Mapping[str, Trigger] | None = None,
         patch: Patch | None = None,
+        unsynced: str = "",
     ) -> TaskFinished:
         """Return the last event, with the result's text."""
         run = self._run
@@ -167,6 +168,7 @@ class WorkerAgentServices:
             files=files,
             triggers=triggers,
             patch=patch,
+            unsynced=unsynced,
         )
         return TaskFinished(at=at, status=verdict.status, reason=verdict.reason, result=text)
 

@@ -49,6 +49,7 @@ from batchd.taskstate import TaskState
 #: The format of results.
 SCHEMA = "batchd/result/1"
 _MAX_FILES_LISTED = 1000
+_LOST = "the machine started again while it was at work: files from before that may be empty, old or gone"
 
 
 _RESULT: msgspec.json.Decoder[ResultV1] = decoders.decoder(ResultV1)
@@ -68,16 +69,20 @@ def result(
     files: Mapping[str, FileStamp] | None,
     triggers: Mapping[str, Trigger] | None = None,
     patch: Patch | None = None,
+    unsynced: str = "",
 ) -> str:
     """Return the text of a task's result file.
 
-    ``files`` and ``triggers``: its directory as it is now.
+    ``files`` and ``triggers``: its directory as it is now. ``unsynced``: why ``files`` are not on
+    the disk; empty: they are.
     """
     state = state.settled()
     before = state.terms.files if state.terms else None
     changes = None
     if before is not None and files is not None:
         changes = _listed(FileChanges.between(before, files))
+    risks = [_LOST] if state.files_lost else []
+    risks += [f"its files may not be on the disk: {unsynced}"] if unsynced else []
     started = state.started_at or None
     value = ResultV1(
         schema=SCHEMA,
@@ -108,6 +113,7 @@ def result(
         ),
         attempts=attempts,
         files=changes,
+        at_risk="; ".join(risks) or None,
         workspace=workspace_results.workspace(state),
         changes=workspace_results.changes(patch, _MAX_FILES_LISTED),
         patch=workspace_results.patch(task.id, patch),

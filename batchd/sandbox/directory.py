@@ -14,12 +14,16 @@ import os
 import stat
 import struct
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePath
+from typing import TypeAlias
 
 from batchd.errors import FolderError, SandboxError
-from batchd.records.tasks import FileStamp
+from batchd.records.tasks import FileChanges, FileStamp
 from batchd.sandbox.command_user import CommandUser, as_root
+
+#: The files of a directory, by path, as ``files`` finds them.
+FileListing: TypeAlias = Mapping[str, FileStamp] | None
 
 _SYS_OPENAT2 = 437  # on all processors
 _AT_FDCWD = -100
@@ -30,6 +34,11 @@ _RESOLVE_BENEATH = 0x08
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
 #: For what is only looked at, be it a link.
 _LOOKED_AT = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_TO_SYNC = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+#: What a disk answers that has lost what it was given.
+_LOST = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT})
+#: Of more files their whole disk is synced.
+_MAX_SYNCED = 1000
 #: As many links as the kernel follows on one way.
 LINKS = 40
 #: What is not the same to each command: a link there brings a check what the check itself has.
@@ -345,6 +354,43 @@ def _entries(
         return
     finally:
         os.close(descriptor)
+
+
+def sync(top: int, before: FileListing, after: FileListing) -> bool:
+    """Make durable what has changed below a directory: files, and the folders above each.
+
+    Whether that is so: not where they are too many, or cannot be opened by their names, which may
+    be escaped, masked, or closed to us. No link is followed.
+    Raises ``OSError`` where the disk has not taken it.
+    """
+    if before is None or after is None:
+        return False
+    changes = FileChanges.between(before, after)
+    changed = (*changes.created, *changes.modified, *changes.deleted)
+    if len(changed) > _MAX_SYNCED:
+        return False
+    files = [path for path in changed if path in after and stat.S_ISREG(after[path][4])]
+    folders = {str(above): None for path in changed for above in PurePath(path).parents}
+    for path in (*files, *folders):
+        try:
+            descriptor = below(top, path, flags=_TO_SYNC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            if error.errno in _LOST:
+                raise
+            if path in after or error.errno != errno.ENOENT:  # a folder went with all in it
+                return False
+    return True
+
+
+def sync_disk(top: int) -> None:
+    """Make all that was written to the disk of a directory durable. Raises ``OSError``."""
+    if _libc().syncfs(top):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def shown(path: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
 from collections.abc import Mapping
@@ -38,6 +39,8 @@ class Sandbox:
         self._watcher = CommandWatcher(policy)
         self._covers = Covers(policy)
         self._known: facts.Known = {}
+        #: By disk: the sync of all of it that is to come.
+        self._syncing: dict[int, asyncio.Task[None]] = {}
 
     async def open(
         self,
@@ -96,6 +99,7 @@ class Sandbox:
                 door=door,
                 facts=facts.SandboxFacts(self._known, key, line),
                 masker=masker or Masker(),
+                syncing=self._syncing,
             )
         except BaseException:
             folders.close()

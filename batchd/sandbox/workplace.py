@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Self, TypeVar
 
+from batchd.aside import aside
 from batchd.errors import SandboxError
 from batchd.masking import MASK, Masker
 from batchd.records import FileStamp, SandboxPolicy
@@ -31,6 +33,9 @@ T = TypeVar("T")
 _NOTHING = Masker()
 #: The kernel cuts a process's name to 15 bytes; of these a letter that is cut is left out.
 _CUT_NAME = 12
+#: A whole disk is synced once for all that ask within so long;
+#: and so long, in seconds, a sync is waited for.
+_TOGETHER_S, _SYNCED_S = 0.1, 10.0
 
 
 class Workplace:
@@ -48,7 +53,9 @@ class Workplace:
         door: NetworkDoor | None,
         facts: facts.SandboxFacts,
         masker: Masker,
+        syncing: dict[int, asyncio.Task[None]],
     ) -> None:
+        """``syncing``: by disk, the sync of all of it that is to come; of the ``Sandbox``."""
         self._policy = policy
         self._folders = folders
         self._setting = setting
@@ -69,6 +76,7 @@ class Workplace:
         self._untouched = True
         #: Takes secrets out of what commands print.
         self.masker = masker
+        self._syncing = syncing
 
     def __enter__(self) -> Self:
         return self
@@ -285,6 +293,7 @@ class Workplace:
                 door=self._door,
                 facts=self._facts,
                 masker=self.masker,
+                syncing=self._syncing,
             ) as place:
                 yield place
         finally:
@@ -322,6 +331,35 @@ class Workplace:
         if self.new and self._untouched:
             return {}, {}
         return await asyncio.to_thread(lambda: (self.files(), self.triggers()))
+
+    async def sync(self, before: directory.FileListing, after: directory.FileListing) -> str:
+        """Make durable what has changed between two looks at the ``files``, or all of its disk.
+
+        Return why it is not, in words; empty: it is.
+        """
+        work = asyncio.create_task(self._synced(before, after))
+        # What hangs cannot be cancelled: it goes on, and keeps the directory open.
+        work.add_done_callback(lambda done: done.cancelled() or done.exception())
+        if not (await asyncio.wait({work}, timeout=_SYNCED_S))[0]:
+            return f"it did not take them within {_SYNCED_S:g} s"
+        return str(work.exception() or "")
+
+    async def _synced(self, *looks: directory.FileListing) -> None:
+        """Do so. Raises ``OSError``; ``RuntimeError`` where no thread is to be had."""
+        top = os.dup(self._folders.task)
+        try:
+            if not await aside(functools.partial(directory.sync, top, *looks), "sync"):
+                device = (await aside(functools.partial(os.fstat, top), "sync")).st_dev
+                if device not in self._syncing:
+                    self._syncing[device] = asyncio.create_task(self._disk_synced(device, top))
+                await self._syncing[device]
+        finally:
+            os.close(top)
+
+    async def _disk_synced(self, device: int, top: int) -> None:
+        await asyncio.sleep(_TOGETHER_S)
+        del self._syncing[device]  # who asks from now on has written since
+        await aside(functools.partial(directory.sync_disk, top), "sync")
 
     def files(self, limit: int = 20_000, seconds: float = 2.0) -> Mapping[str, FileStamp] | None:
         """Return the stamps of the files here, by path.

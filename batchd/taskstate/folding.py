@@ -70,7 +70,11 @@ def apply(state: TaskState, event: Event) -> TaskState:
 
 
 def _started(state: TaskState, event: TaskStarted) -> TaskState:
-    return replace(_under(state, event.terms), started_at=event.at)
+    return replace(_under(state, event.terms), started_at=event.at, boots=_boots(state, event))
+
+
+def _boots(state: TaskState, event: TaskStarted | Resumed) -> Mapping[str, str]:
+    return {**state.boots, event.node or "": event.boot} if event.boot else state.boots
 
 
 def _under(state: TaskState, terms: Terms) -> TaskState:
@@ -81,14 +85,16 @@ def _under(state: TaskState, terms: Terms) -> TaskState:
 
 def _resumed(state: TaskState, event: Resumed) -> TaskState:
     settled = state.settled()
-    return replace(
+    resumed = replace(
         _under(settled, event.terms) if event.terms else settled,
         parked_s=state.parked_time(event.at),
         # After a clean suspension every effect has its event;
         # after a crash the first pending call may have run.
         in_doubt=bool(state.pending) and state.suspended is None,
         suspended=None,
+        boots=_boots(state, event),
     )
+    return rounds.lost(resumed, event.lost) if event.lost else resumed
 
 
 def _call_started(state: TaskState, event: CallStarted) -> TaskState:

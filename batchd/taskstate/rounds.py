@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec.structs import replace
 
 from batchd.events import RoundEvaluated, ToolRan
@@ -28,7 +30,7 @@ def tool_ran(state: TaskState, event: ToolRan) -> TaskState:
             if not state.text_protocol
         )
         pending = ()
-    return replace(
+    return _informed(
         state,
         messages=state.messages + reply,
         pending=pending,
@@ -42,6 +44,26 @@ def tool_ran(state: TaskState, event: ToolRan) -> TaskState:
         loops=state.loops + looped,
         stopped=looped or stopped,
     )
+
+
+def lost(state: TaskState, words: str) -> TaskState:
+    """Return the state once files may be lost: the model learns that before it goes on,
+    also where it had stopped, or its work was found to be done.
+    """
+    done = state.verdict is not None and state.verdict.status is TaskStatus.COMPLETED
+    if done:
+        state = replace(state, verdict=None, rounds=state.rounds - 1)
+    state = replace(state, evaluations=(), judged=(), stopped=False, looped=False)
+    return _informed(state, files_lost=True, unsaid=words)
+
+
+def _informed(state: TaskState, **changes: Any) -> TaskState:
+    """Return the state with changes, and what the model is to learn behind its calls' outputs."""
+    state = replace(state, **changes)
+    if not state.unsaid or state.pending:
+        return state
+    messages = (*state.messages, Message("user", state.unsaid))
+    return replace(state, messages=messages, unsaid="")
 
 
 def _command(event: ToolRan) -> FinishedCommand:

@@ -159,6 +159,12 @@ class TaskState(msgspec.Struct, frozen=True, kw_only=True):
     model_s: float = 0.0
     tool_s: float = 0.0
     suspended: Suspended | None = None
+    #: By machine: what it called the time since its start when it last worked on the task.
+    boots: Mapping[str, str] = msgspec.field(default_factory=dict)
+    #: Whether files of the task may be lost, since its machine was started meanwhile;
+    #: and what the model is to learn of that once no call is pending.
+    files_lost: bool = False
+    unsaid: str = ""
 
     verdict: Verdict | None = None
     finished: TaskFinished | None = None

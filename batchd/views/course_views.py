@@ -69,7 +69,7 @@ class TakenUpView(View[Resumed]):
 
     def passages(self, event: Resumed, first_prompt: str) -> Iterator[Passage]:  # noqa: ARG002 (only TaskStarted's view quotes it)
         """Yield a note."""
-        yield Passage(at=event.at, kind=Kind.NOTE, title=self.text(event))
+        yield Passage(at=event.at, kind=Kind.NOTE, title=self.text(event), text=event.lost or "")
 
 
 class GivenBackView(View[Suspended]):

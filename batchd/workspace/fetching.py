@@ -33,12 +33,26 @@ _LIMIT = ("[sandbox] max_disk_bytes", "[workspace] max_mirror_bytes")
 #: Of more packs than these, one is made.
 _PACKS = 20
 #: Follows the branches and tags of $1, which clones call $2, and what it has checked out,
-#: if that is there; what an earlier fetch did not finish goes.
+#: if that is there; what an earlier fetch did not finish goes. A mirror that a power cut has left
+#: with empty files, or that git cannot use, is made again: only its whole packs stay, since clones
+#: of other batches look there.
 _FETCH = f"""
 rm -rf git.new
-[ -d git ] || {{ git init --quiet --bare --template= "$own/git" && cp -R "$own/git" git.new && mv git.new git; }}
+if [ -d git ]; then find git \\( -path 'git/objects/*tmp_*' -o -name '*.lock' \\) -type f -delete; fi
+if ! (
+    [ -z "$(find git -type f -empty)" ] && cd git && export GIT_DIR=. &&
+        git for-each-ref --format='%(objecttype)' &&
+        git rev-list --objects --no-walk --quiet --glob='refs/batchd/*'
+) > /dev/null 2> "$own/broken" || [ -s "$own/broken" ]; then
+    git init --quiet --bare --template= "$own/git"
+    cp -R "$own/git" git.new
+    for index in git/objects/pack/*.idx; do
+        ! timeout 60 git verify-pack "$index" || mv "${{index%.idx}}.pack" "$index" git.new/objects/pack/
+    done
+    rm -rf git
+    mv git.new git
+fi
 cd git
-find objects -name 'tmp_*' -type f -delete
 from=$1
 follow() {{
     git fetch --quiet --force --prune --update-shallow --no-write-fetch-head --no-auto-maintenance -- "$from" \\
@@ -65,6 +79,8 @@ if [ -f "$OLDPWD/shallow" ]; then cp "$OLDPWD/shallow" shallow; fi
 cd "$OLDPWD/.."
 rm -rf clone.new
 cp -R "$own/clone/.git" clone.new
+# What a batch begins at is noted durably next.
+sync -f .
 rm -rf clone
 mv clone.new clone
 """
@@ -101,6 +117,7 @@ cd tree
 {git.APART}
 git add --all -- .
 git write-tree
+sync -f .
 """
 
 

@@ -179,6 +179,16 @@ def test_every_acknowledgement_follows_a_sync_of_what_it_acknowledges(trace: Tra
     assert answered["Ack"] == _COUNT * CALLS
 
 
+def test_what_a_task_leaves_is_on_the_disk_before_its_end_is(trace: Trace) -> None:
+    """A result names files: they and their folder are synced before it is stored, and published."""
+    left = sorted(Path(trace.outbox).glob("c/*/notes.txt"))
+    assert len(left) == _COUNT // 2
+    for path in left:
+        stored = max(_asked(trace)[path.parent.name])
+        assert trace.synced(str(path), -1, stored)
+        assert trace.synced(str(path.parent), -1, stored)
+
+
 def _notified(trace: Trace, task: str) -> int:
     """Return when the daemon was notified of a task's end; the end of all for what is no task's."""
     done = (c for c in trace.of("sendto", "sendmsg") if ("Done", task) in c.messages("Done"))

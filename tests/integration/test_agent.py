@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import UNSET, UnsetType, structs
 from patience import PATIENCE_S
 
 from batchd import agent, events, wire
@@ -126,10 +127,11 @@ class Grantor:
         files: Mapping[str, tuple[int, int]] | None = None,
         triggers: Mapping[str, Trigger] | None = None,
         patch: Patch | None = None,  # noqa: ARG002 (no task here has a clone)
+        unsynced: str = "",
     ) -> events.TaskFinished:
         """End without a result's text."""
         found = {"files": sorted(files or ()), "triggers": sorted(triggers or ())}
-        result = json.dumps({**found, "answer": state.answer})
+        result = json.dumps({**found, "answer": state.answer, "unsynced": unsynced})
         return events.TaskFinished(
             at=at, status=verdict.status, reason=verdict.reason, result=result
         )
@@ -226,6 +228,48 @@ def test_resume_at_every_durable_point_pays_no_answer_twice(tmp_path: Path) -> N
             ran = [e.outcome for e in ended.events[cut:] if isinstance(e, events.ToolRan)]
             assert (ran[:1] == ["interrupted"]) == in_doubt
             assert "interrupted" not in ran[1:]
+
+    scene(tmp_path, play)
+
+
+def _since(history: list[events.Event], boot: str | UnsetType) -> list[events.Event]:
+    """Return a history as if the machine had been started again after it."""
+    assert isinstance(history[0], events.TaskStarted)
+    return [structs.replace(history[0], boot=boot), *history[1:]]
+
+
+def test_a_model_learns_once_that_the_machine_was_started_meanwhile(tmp_path: Path) -> None:
+    """Behind the outputs of its calls, also where its work had been found to be done;
+    a later attempt has the same conversation, and an old journal says nothing.
+    """
+
+    async def play(scene: Scene) -> None:
+        work = task("steps-3", check="true", limits=TaskLimits(max_iterations=1))
+        whole = list((await scene.run(work)).events)
+        ends = {type(e): i for i, e in enumerate(whole)}
+        commands = [i for i, e in enumerate(whole) if isinstance(e, events.ToolRan)]
+        assert ends[events.RoundEvaluated] == len(whole) - 2
+        for end in (commands[0] + 1, commands[0] + 2, commands[1], len(whole) - 1):
+            history = _since(whole[:end], "another")
+            after = await scene.run(work, history)
+            lost = fold(work.first_prompt, after.events)
+            assert lost.finished is not None
+            assert lost.files_lost
+            assert lost.verdict.status is TaskStatus.COMPLETED
+            assert [m.content for m in lost.messages].count(prompts.LOST) == 1
+            again = fold(work.first_prompt, after.events[: end + 1])
+            if not again.pending:
+                assert again.messages[-1].content == prompts.LOST
+                assert not again.stopped
+            later = await scene.run(work, list(after.events[: end + 2]))
+            assert [m.content for m in later.state.messages].count(prompts.LOST) == 1
+        same = whole[0].boot
+        for boot in (UNSET, same):
+            resumed = await scene.run(work, _since(whole[: commands[1]], boot))
+            assert not resumed.state.files_lost
+            assert prompts.LOST not in str(resumed.state.messages)
+        # Nothing had been written.
+        assert not (await scene.run(work, _since(whole[:2], "another"))).state.files_lost
 
     scene(tmp_path, play)
 

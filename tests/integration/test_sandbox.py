@@ -15,6 +15,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -612,3 +613,79 @@ def test_a_folder_that_takes_no_directory_is_no_fault_of_the_tasks(tmp_path: Pat
             directory.fresh(str(folder / "001"), CommandUser.of(65534, 65534))
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_what_a_task_has_changed_is_synced_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files, and the folders above what is new or gone; where a link leads, nothing is.
+    What cannot be found by its name, or is too much, is left to a sync of the whole disk.
+    """
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink().relative_to(tmp_path)))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/f").touch()
+    work = tmp_path / "work"
+    for name in ("same", "old", "gone/f", "all/gone/f"):
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
+        (work / name).touch()
+    top = directory.opened(str(work))
+    before = directory.files(top, 100, PATIENCE_S)
+    (work / "gone/f").unlink()
+    shutil.rmtree(work / "all/gone")
+    (work / "old").write_text("new")
+    (work / "a/b").mkdir(parents=True)
+    (work / "a/b/c").touch(0o400)
+    (work / "link").symlink_to(tmp_path / "elsewhere/f")
+    (work / "folder").symlink_to(tmp_path / "elsewhere")
+    after = directory.files(top, 100, PATIENCE_S)
+    assert before is not None
+    assert after is not None
+    assert directory.sync(top, before, after)
+    folders = {"work", "work/a", "work/a/b", "work/gone", "work/all"}
+    assert set(synced) == {"work/old", "work/a/b/c", *folders}
+    assert len(synced) == len(set(synced))
+    stamp = after["old"]
+    assert not directory.sync(top, before, {**after, "***": stamp})  # a name that is masked
+    assert not directory.sync(top, before, {**after, "link": stamp})  # a link since
+    assert not directory.sync(top, {}, {f"old{n}": stamp for n in range(1001)})
+    assert not directory.sync(top, None, after)
+    assert not directory.sync(top, before, None)
+    os.close(top)
+
+
+def test_a_disk_that_takes_nothing_or_hangs_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task ends all the same; where much has changed, one sync is for all that end together."""
+    hangs, disks = threading.Event(), []
+    sync_disk = directory.sync_disk
+
+    def fails(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def body(place: Workplace) -> None:
+        await place.shell("echo 1 > new", timeout_s=PATIENCE_S)
+        after = place.files()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", fails)
+            said = await place.sync({}, after)
+            assert said == "[Errno 28] No space left on device"
+            patch.setattr(os, "fsync", lambda _: hangs.wait())
+            patch.setattr("batchd.sandbox.workplace._SYNCED_S", 0.2)
+            assert await place.sync({}, after) == "it did not take them within 0.2 s"
+            hangs.set()
+        assert await place.sync({}, after) == ""
+        with monkeypatch.context() as patch:
+            patch.setattr(directory, "sync_disk", lambda top: (disks.append(top), sync_disk(top)))
+            patch.setattr("batchd.sandbox.workplace._TOGETHER_S", 0.5)
+            assert set(await asyncio.gather(*[place.sync(None, after) for _ in range(9)])) == {""}
+            assert 0 < len(disks) < 9
+
+    asyncio.run(visit(tmp_path, body))

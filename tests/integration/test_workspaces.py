@@ -290,6 +290,81 @@ def test_a_batch_may_fetch_again_and_keeps_what_others_began_at(tmp_path: Path) 
     assert asyncio.run(fetched(tmp_path, again, fetch=False)).commit == before.commit
 
 
+def _without_contents(kept: Path, what: str) -> None:
+    for path in [path for path in kept.glob(what) if path.is_file()]:
+        path.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda kept: (_without_contents(kept, "git/HEAD"), _without_contents(kept, "git/config")),
+        lambda kept: (kept / "git/HEAD").unlink(),
+        lambda kept: _without_contents(kept, "git/refs/*/*"),
+        lambda kept: (kept / "git/refs/heads/main").write_bytes(bytes(41)),
+        lambda kept: _without_contents(kept, "git/objects/pack/*.pack"),
+        lambda kept: [path.unlink() for path in kept.glob("git/objects/pack/*")],
+        lambda kept: shutil.rmtree(kept / "git"),
+        lambda kept: [shutil.rmtree(kept / "clone"), (kept / "git/refs/heads/main.lock").touch()],
+    ],
+    ids=["config", "head", "refs", "ref", "packs", "no packs", "nothing", "lock"],
+)
+def test_a_mirror_that_a_power_cut_has_broken_is_made_again(
+    tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    """What is whole of its objects stays: clones of earlier batches are lost without them."""
+    source = repository(tmp_path / "r", FILES)
+    before = asyncio.run(fetched(tmp_path, origin_of(source)))
+    git(source, "commit", "--amend", "-q", "-m", "another")
+    give_away(source)
+    kept = Path(before.mirror)
+    packs = {path: path.read_bytes() for path in kept.glob("git/objects/pack/*.pack")}
+    for path in kept.glob("git/objects/pack/*"):
+        path.chmod(0o644)
+    damage(kept)
+    give_away(kept)
+    whole = all(path.is_file() and path.read_bytes() == packs[path] for path in packs)
+    patch = work(tmp_path, origin_of(source), "echo four >> README.md")
+    assert lines(patch) == {"README.md": (1, 0)}
+    again = fetched(tmp_path, origin_of(source, before.commit), fetch=False)
+    if whole:
+        assert asyncio.run(again).commit == before.commit
+    else:
+        again.close()
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+@pytest.mark.parametrize("kind", ["clone", "copy"])
+def test_a_mirror_is_on_the_disk_before_it_counts(tmp_path: Path, kind: str) -> None:
+    """All of its disk is synced before a clone's beginning gets its name, and before the end."""
+    source = repository(tmp_path / "r", FILES)
+    said = tmp_path / "calls"
+    job = FetchJob(
+        origin=origin_of(source, kind=kind),
+        kept=str(tmp_path / "mirrors/it/kept"),
+        fetch=True,
+        policy=SandboxPolicy(),
+        timeout_s=PATIENCE_S,
+        max_bytes=1 << 30,
+    )
+    (tmp_path / "mirrors/it").mkdir(parents=True)
+    calls = "trace=syncfs,rename,renameat,renameat2,write"
+    child = ("sh", "-c", 'exec "$0" -m batchd.workspace $PPID', sys.executable)
+    done = subprocess.run(
+        ["strace", "-f", "-o", str(said), "-e", calls, *child],
+        input=msgspec.json.encode(job) + b"\n",
+        capture_output=True,
+        check=True,
+    )
+    assert json.loads(done.stdout)["commit"], done
+    seen = said.read_text(errors="replace").splitlines()
+    synced = max(n for n, line in enumerate(seen) if "syncfs(" in line and line.endswith("= 0"))
+    named = [n for n, line in enumerate(seen) if "rename" in line and '"clone"' in line]
+    assert len(named) == (kind == "clone")
+    assert all(synced < n for n in named)
+    assert synced < max(n for n, line in enumerate(seen) if "write(1" in line and "commit" in line)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [

@@ -76,6 +76,8 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
     "silent_paths": Room(0, ("errors", "mounts")),
     # What is mounted where.
     "mounts": Room(0),
+    # Work that may hang, in threads of its own.
+    "aside": Room(0),
     "masking": Room(0, LEAVES),
     "sealing": Room(0, LEAVES),
     "trees": Room(0, LEAVES),
@@ -92,7 +94,7 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
     "pricing": Room(1, ("config",)),
     "tokens": Room(1),
     "llm": Room(2, ("tokens",)),
-    "sandbox": Room(2),
+    "sandbox": Room(2, ("aside",)),
     "spool": Room(2, ("config",)),
     # Clones, copies and patches: git in the sandbox. Tasks' side of it and the daemon's.
     "workspace": Room(2, ("sandbox",)),

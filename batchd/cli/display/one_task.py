@@ -85,11 +85,13 @@ def _files(files: FilesV1 | None) -> str:
 
 
 def _changed(made: ResultV1, row: TaskRow) -> str:
-    """Return what a task has changed in its clone or copy; empty: it has neither."""
-    if made.workspace is None:
-        return ""
+    """Return what a task has changed in its clone or copy, or why its files may be lost;
+    empty: neither.
+    """
     if remarks := changes.remarks(made):
         return "; ".join(remarks)
+    if made.workspace is None:
+        return ""
     if made.patch is None:
         return f"nothing, in its {made.workspace.kind} of {made.workspace.source}"
     return f"{changes.lines(made)}: `batchd diff {row.ref}`, `batchd apply {row.ref}`"

@@ -19,12 +19,12 @@ import msgspec
 
 from batchd import __version__, silent_paths, users
 from batchd.actions import Action
+from batchd.aside import aside
 from batchd.config import Config
 from batchd.control import Check, Checked, CheckLine, members
 from batchd.control.check import DaemonProcess, SettingsInForce
 from batchd.control.place import NAME
 from batchd.control.requester import Requester
-from batchd.daemon.aside import aside
 from batchd.daemon.attempts.lessons import Lessons
 from batchd.daemon.current import CurrentConfig
 from batchd.daemon.reloading import Reloader

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from batchd import catalog
+from batchd.aside import aside
 from batchd.catalog import ModelListing, Shutdown
-from batchd.daemon.aside import aside
 from batchd.daemon.current import CurrentConfig
 from batchd.errors import BatchdError
 from batchd.records import Endpoint

@@ -1,5 +1,5 @@
-"""Work in a thread of its own, for which no end of the daemon waits:
-a server may hold it up for long.
+"""Work in a thread of its own, for which no end of the process waits:
+a server, or a disk, may hold it up for long.
 """
 
 from __future__ import annotations
