@@ -263,7 +263,10 @@ class Performer:
             timeout_s = self._left(self._task.limits.tool_timeout_s)
             most = context.output_bytes(state.setup(Purpose.AGENT))
             known = tools.KnownFiles(
-                state.left, stays=state.stays, file=step.in_doubt or _knows(request, state)
+                state.left,
+                stays=state.stays,
+                file=step.in_doubt or _knows(request, state),
+                commands=state.commands,
             )
             output = await tools.run(
                 request, self._place, timeout_s, most, known=known, look=self._look

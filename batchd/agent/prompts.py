@@ -159,6 +159,14 @@ def running(names: Iterable[str], log: str) -> str:
     return _RUNNING % (", ".join(names), _PRINTS % log if log else "")
 
 
+def unchanged(path: str, text: str) -> str:
+    """Return what a model reads behind a command that has changed no file's contents; of a file
+    that it should have changed, and that the model has not seen, the beginning.
+    """
+    said = "[no file's contents changed]"
+    return f"{said}\n[You have not read {plain(path)} yet. It begins:]\n{text}" if text else said
+
+
 def leading_out(links: Mapping[str, str] | None) -> str:
     """Return what a model reads of links out of its directory; None: too many files to look."""
     if links is None:

@@ -5,7 +5,7 @@ Each runs as a process in the sandbox: this process never touches the task's fil
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from batchd.agent.seen import FileObserver
 from batchd.events import ToolOutcome
 from batchd.records import ToolCall, ToolName
 from batchd.sandbox import CommandEnd, Workplace
+from batchd.taskstate import FinishedCommand
 
 #: Each tool's arguments: name to type, and which must be there.
 _ARGUMENTS: Mapping[ToolName, tuple[Mapping[str, type], frozenset[str]]] = {
@@ -69,6 +70,8 @@ class KnownFiles:
     stays: bool = False
     #: Whether it knows the file that it would change.
     file: bool = True
+    #: The calls before it.
+    commands: Sequence[FinishedCommand] = ()
 
 
 #: As where there is no conversation.
@@ -182,25 +185,23 @@ async def _commanded(
         await look.before()
     command = request.arguments["command"]
     ran = await place.shell(command, timeout_s=timeout_s, at_most=most, stays=known.stays)
-    changed = None if look is None else await look.after()
+    changed, files = (None, "") if look is None else await look.after(command, known.commands)
     ran = replace(ran, output=signs.in_words(command, ran.output))
     output, runs = _shown(ran, timeout_s), ""
     if ran.left != known.left:
         runs = prompts.running(ran.left, ran.log) if ran.left else prompts.gone(place.why_over)
     if ran.lost:
         runs = prompts.gone(ran.lost)
-    text = _NOTHING if output.text == _SILENT and changed == "" else output.text
+    text = _NOTHING if output.text == _SILENT and changed is False and not files else output.text
     asked = bool(ran.exit_code) and signs.wants_input(ran.output)
     if asked:
         text = lines(text, prompts.NO_KEYBOARD)
     screen = bool(ran.exit_code) and signs.wants_screen(ran.output)
     if screen:
         text = lines(text, prompts.NO_SCREEN)
-    files = f"[changed: {changed}]" if changed else ""
-    moved = None if changed is None else bool(changed)
     text = lines(text, files, runs)
     return replace(
-        output, text=text, left=ran.left, changed=moved, asked_input=asked, asked_screen=screen
+        output, text=text, left=ran.left, changed=changed, asked_input=asked, asked_screen=screen
     )
 
 

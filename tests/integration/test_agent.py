@@ -27,7 +27,7 @@ from batchd.demo.server import ModelServer
 from batchd.demo.settings import ServerSettings
 from batchd.errors import FolderError
 from batchd.llm import ModelClient
-from batchd.masking import Masker
+from batchd.masking import MASK, Masker
 from batchd.records import (
     Answer,
     Batch,
@@ -39,6 +39,7 @@ from batchd.records import (
     Reason,
     Ref,
     SandboxPolicy,
+    Secret,
     Task,
     TaskLimits,
     TaskStatus,
@@ -645,33 +646,68 @@ def test_a_task_begun_by_an_older_version_leaves_nothing_running(tmp_path: Path)
     scene(tmp_path, play)
 
 
-def test_the_model_sees_which_files_its_commands_changed(tmp_path: Path) -> None:
-    """By how much; a silent command that changed none says so,
-    and a tree that is too large is not looked through.
+def test_the_model_sees_what_its_commands_changed(tmp_path: Path) -> None:
+    """What has other contents: its lines, or by how much where these are many. A command that was
+    meant to change a file and changed none says so, and shows it once where the model has not seen
+    it; a tree that is too large is not looked through.
     """
     commands = (
-        "echo one > a; mkdir b; echo two > b/c",
+        "echo one > a; mkdir b; printf 'b\\0' > b/c; echo $TOKEN > t",
         "sed -i s/three/four/ a",
-        "echo more >> a; rm b/c; echo out",
+        "echo more >> a; rm b/c; echo x >> t; echo out",
+        "touch a; cp a c; mv c a",
+        "seq 99 > a",
+        "seq 100 199 > a; seq 9 > given",
+        "sed -i s/three/four/ unseen",
+        "sed -i s/three/four/ unseen",
+        "mv -f closed given",
+        "ls > /dev/null",
         "mkdir many; touch many/$(seq -s ' many/' 400); echo x > a",
         "true",
     )
     answers = tuple(map(_does, commands))
+    (folder := tmp_path / "given").mkdir()
+    (folder / "unseen").write_text("un\nseen\n" + "x\n" * 99)
+    (folder / "given").write_text("".join(f"{n}\n" for n in range(1, 9)))
+    (folder / "closed").write_text("what its user may not read\n")
+    (folder / "closed").chmod(0)
+    if os.geteuid() == 0:
+        for path in (folder, folder / "unseen", folder / "given"):
+            os.chown(path, 65534, 65534)
+    hidden = {"TOKEN": Secret(value="s3cr3t-of-the-task")}
 
     async def play(scene: Scene) -> None:
         async with ModelServer(
             recorded=[Recording(first_prompt="Do it", model="demo", answers=answers)]
         ) as server:
             scene.host.client = ModelClient({"demo": Endpoint(base_url=server.base_url)})
-            ended = await scene.run(task("demo"))
+            scene.host.masker = Masker(["s3cr3t-of-the-task"])
+            ended = await scene.run(task("demo", dir=str(folder), secrets=hidden))
             await scene.host.client.aclose()
-        assert [e.output for e in ended.events if isinstance(e, events.ToolRan)] == [
-            "[no output]\n[changed: a new, 4 bytes, b/c new, 4 bytes]",
-            "[no output]\n[changed: a rewritten, 4 bytes as before]",
-            "out\n[changed: a 4 → 9 bytes, b/c deleted]",
+        ran = [e for e in ended.events if isinstance(e, events.ToolRan)]
+        nothing = "[no output]\n[no file's contents changed]"
+        unseen = "\n[You have not read unseen yet. It begins:]\nun\nseen\n" + "x\n" * 38
+        assert [e.output for e in ran] == [
+            "[no output]\n[changed: a new, 4 bytes, b/c new, 2 bytes, t new, 19 bytes]",
+            nothing,
+            (
+                "out\n[changed: a 4 → 9 bytes, t 19 → 21 bytes, b/c deleted]\n"
+                f"+++ a\n@@ -1 +1,2 @@\n one\n+more\n+++ t\n@@ -1 +1,2 @@\n {MASK}\n+x"
+            ),
+            nothing,
+            "[no output]\n[changed: a 9 → 288 bytes]",
+            (
+                "[no output]\n[changed: a 288 → 400 bytes, given 16 → 18 bytes]\n"
+                "+++ given\n@@ -8 +8,2 @@\n 8\n+9"
+            ),
+            nothing + unseen,
+            nothing,
+            "[no output]\n[changed: given 18 → 27 bytes, closed deleted]",
+            "[no output; no file has other contents]",
             "[no output]",
             "[no output]",
         ]
+        assert [e.changed for e in ran[:4]] == [True, False, True, False]
 
     scene(tmp_path, play)
 
