@@ -14,7 +14,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from batchd import wire, workspace
-from batchd.agent import context, owner, prompts
+from batchd.agent import context, owner, prompts, seen
 from batchd.agent.compaction import Compact
 from batchd.agent.decide import Conclude, RunTool, Step, decide
 from batchd.agent.event_buffer import EventBuffer
@@ -149,9 +149,8 @@ class _Agent:
         stays, facts = place.can_stay, await place.facts()
         facts += prompts.CLONED if base is not None and base.branch else ""
         files = {} if place.new else await asyncio.to_thread(place.files)
-        says = ""
+        says, most = "", context.output_bytes(terms.model)
         if terms.agents_md and not place.new:
-            most = context.output_bytes(terms.model)
             says = await owner.words(place, files, *([most] if most else []))
         prompt = prompts.system(task, facts, text=text, stays=stays, owner=says)
         if before is not None:
@@ -173,9 +172,12 @@ class _Agent:
             )
         if self._host.files.travels:
             files = files and {path: stamp[:_LASTING] for path, stamp in files.items()}
+        opening, quoted = await seen.opening(place, files, task.first_prompt, most)
         terms = replace(
             terms,
             system_prompt=prompt,
+            opening=opening,
+            quoted=quoted,
             keep_processes=stays,
             circles=True,
             files=files,

@@ -101,6 +101,8 @@ _GONE = "[What earlier commands left running is gone: %s.]"
 _RUNNING = "[Running in the background until the task is evaluated: %s.%s]"
 #: Why it is gone, where a round was evaluated.
 EVALUATED = "it ended before the work was evaluated"
+#: Stands between a prompt and what batchd says of the directory.
+OPENED = "\n\n[In /task at the start:]"
 #: What is left counts only as it lies in the directory.
 _LEADING_OUT = "These lead out of /task, where nothing counts as your work. Put files in their places, or remove them:"
 #: Of many paths so many are named, each up to so many characters.
@@ -157,6 +159,15 @@ def running(names: Iterable[str], log: str) -> str:
     and of the file that it prints to.
     """
     return _RUNNING % (", ".join(names), _PRINTS % log if log else "")
+
+
+def opening(files: Iterable[tuple[str, int]], quoted: Mapping[str, str]) -> str:
+    """Return what stands behind a task's prompt of the directory that it begins with:
+    these ``files`` with their sizes, and what stands in some. Empty: nothing.
+    """
+    listed = "".join(f"- {plain(path)} ({size} bytes)\n" for path, size in files)
+    texts = "".join(f"<file {plain(p)}>\n{text.rstrip()}\n</file>\n" for p, text in quoted.items())
+    return f"{OPENED}\n{listed}{texts}".rstrip() if listed or texts else ""
 
 
 def unchanged(path: str, text: str) -> str:

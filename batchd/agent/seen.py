@@ -40,6 +40,8 @@ _IN_PLACE = re.compile(
     r"\b(?:sed\s(?:.*\s)?-\w*i|perl\s(?:.*\s)?-\w*i|awk\s.*inplace|patch|ed|ex)\b"
 )
 _SHOWS = re.compile(r"\b(?:cat|head|tail|nl|less|more|sed\s+-n|grep|awk|diff|tee)\b|(?<![\d&])>")
+#: What a task's first message quotes of its directory (bytes, seconds to read it), and lists.
+_MAX_QUOTED_BYTES, _PATIENCE_S, _MAX_LISTED = 8 << 10, 5.0, 30
 #: What stands between the words of a command.
 _WORDS = re.compile(r"[\s;|&<>()'\"=]+")
 #: Of the files that a task changed, a judge is shown so many that hold at most so much (bytes).
@@ -47,7 +49,7 @@ _SHOWN, _MAX_SHOWN_BYTES = 8, 4096
 #: Links, and what is no text, are left out.
 _SHOW = """for file; do
     [ -f "$file" ] && [ ! -L "$file" ] && grep -Iq "" -- "$file" && iconv -f utf-8 -t utf-8 -- "$file" > /dev/null 2>&1 || continue
-    printf '%s\\0' "$file" && head -c 4096 -- "$file" && printf '\\0'
+    printf '%s\\0' "$file" && head -c "$0" -- "$file" && printf '\\0'
 done"""
 
 
@@ -70,8 +72,8 @@ class FileObserver:
         self._fresh = False
         #: Whether the last look took long; before the first one that is not known.
         self._slow = True
-        #: Files whose first lines were shown.
-        self._shown: set[str] = set()
+        #: Files that were quoted at the start, or whose first lines were.
+        self.shown: set[str] = set()
 
     async def before(self) -> None:
         """Look before a command, where it is not known what was there."""
@@ -94,13 +96,13 @@ class FileObserver:
             return True, words
         if not (meant := _IN_PLACE.search(command)) and before == self._known:
             return False, ""
-        unseen = (p for p in before if meant and p not in self._shown and _names(command, p))
+        unseen = (p for p in before if meant and p not in self.shown and _names(command, p))
         path = next((p for p in unseen if not _was_shown(commands, p)), "")
         return False, prompts.unchanged(path, self._first_lines(path))
 
     def _first_lines(self, path: str) -> str:
         """Return the beginning of a file that the model has not seen; empty: it has none."""
-        self._shown.add(path)
+        self.shown.add(path)
         text = self._known[path].text if path in self._known else None
         return "".join((text or "").splitlines(keepends=True)[:_MAX_DIFF_LINES])[:_MAX_DIFF_CHARS]
 
@@ -189,20 +191,51 @@ def _differences(
 
 async def contents(place: Workplace, files: Iterable[tuple[str, int]], timeout_s: float) -> str:
     """Return what stands in the small ones of these files,
-    which are texts, each under its name; empty: in none.
+    which are texts, each under its name; empty: in none. Raises ``SandboxError``.
+    """
+    small = [path for path, size in files if 0 < size <= _MAX_SHOWN_BYTES][:_SHOWN]
+    read = await _read(place, small, timeout_s, _MAX_SHOWN_BYTES)
+    return "\n".join(map(_indented, read, read.values()))
+
+
+async def opening(
+    place: Workplace,
+    files: Mapping[str, FileStamp] | None,
+    prompt: str,
+    most: int | None = None,
+) -> tuple[str, tuple[str, ...]]:
+    """Return what a task's first message says of its directory, and which files that quotes.
+
+    Those that the prompt names by their path, together up to ``most`` bytes where a small window
+    has no room for more, and a list of all where these are few. Raises ``SandboxError``.
+    """
+    if not files:
+        return "", ()
+    room, wanted = min(most or _MAX_QUOTED_BYTES, _MAX_QUOTED_BYTES), list[str]()
+    for path in named(prompt):
+        if path in files and 0 < files[path][0] <= room:
+            room -= files[path][0]
+            wanted.append(path)
+    read = await _read(place, wanted, _PATIENCE_S, _MAX_QUOTED_BYTES)
+    listed = files if len(files) <= _MAX_LISTED else {}
+    sizes = [(path, stamp[0]) for path, stamp in sorted(listed.items())]
+    return prompts.opening(sizes, read), tuple(read)
+
+
+async def _read(
+    place: Workplace, paths: Sequence[str], timeout_s: float, most: int
+) -> dict[str, str]:
+    """Return what stands in those files that are texts, of each at most ``most`` bytes.
 
     Read by a command in the sandbox. Raises ``SandboxError``.
     """
-    small = [path for path, size in files if 0 < size <= _MAX_SHOWN_BYTES][:_SHOWN]
-    if not small:
-        return ""
-    ran = await place.run(
-        ["sh", "-c", _SHOW, "sh", *small],
-        timeout_s=timeout_s,
-        max_output_bytes=2 * _MAX_SHOWN_BYTES * _SHOWN,
-    )
+    if not paths:
+        return {}
+    argv = ["sh", "-c", _SHOW, str(most), *paths]
+    room = 2 * most * len(paths)
+    ran = await place.run(argv, timeout_s=timeout_s, max_output_bytes=room)
     parts = ran.output.split("\0")  # which no text has
-    return "\n".join(map(_indented, parts[::2], parts[1::2]))
+    return dict(zip(parts[::2], parts[1::2], strict=False))
 
 
 def _indented(path: str, text: str) -> str:
@@ -211,12 +244,19 @@ def _indented(path: str, text: str) -> str:
     return "\n".join((f"==> {prompts.plain(path)} <==", *lines))
 
 
-def knows(commands: Iterable[FinishedCommand], path: str) -> bool:
-    """Return whether an agent that has made these calls knows a file:
-    it has read or written it, or a command of its names it.
+def named(prompt: str) -> tuple[str, ...]:
+    """Return what a prompt may name of the directory, by paths below it."""
+    words = (word.strip("`*,:!?。").rstrip(".") for word in _WORDS.split(prompt))
+    return tuple(dict.fromkeys(posixpath.relpath(_normal(w), _TASK) for w in words if w))
+
+
+def knows(commands: Iterable[FinishedCommand], path: str, quoted: Iterable[str] = ()) -> bool:
+    """Return whether an agent that has made these calls knows a file: it has read or written it,
+    a command of its names it, or it was ``quoted``.
     """
     wanted = _normal(path)
-    return any(_meets(command.call, wanted) for command in commands)
+    met = any(_meets(command.call, wanted) for command in commands)
+    return met or any(_normal(each) == wanted for each in quoted)
 
 
 def _meets(call: ToolCall, wanted: str) -> bool:

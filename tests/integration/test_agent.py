@@ -856,6 +856,53 @@ def test_what_the_owner_of_a_directory_says_is_quoted_once_and_stays(tmp_path: P
     scene(tmp_path, play)
 
 
+def test_small_files_that_the_prompt_names_are_quoted_and_stay(tmp_path: Path) -> None:
+    """Behind the prompt, masked, with a list of a small directory: texts of the directory alone,
+    8 KB of them together. A resumed task sends the same bytes, and its model may edit them.
+    """
+    (folder := tmp_path / "given").mkdir()
+    (folder / "a.py").write_text("x = 'sk-hidden-4711'\n")
+    (folder / "src").mkdir()
+    (folder / "src/b.py").write_text("  indented\n")
+    (folder / "noise.py").write_bytes(b"\0\xff")
+    (folder / "large.py").write_text("x\n" * 4090)
+    (folder / "link.py").symlink_to("/etc/passwd")
+    (folder / "other.py").write_text("not named\n")
+    if os.geteuid() == 0:
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, 65534, 65534, follow_symlinks=False)
+    prompt = (
+        "Repair `a.py` and /task/src/b.py; see ./noise.py, large.py, link.py, ../x.py, none.py."
+    )
+    edit = _tool("edit_file", path="src/b.py", old="  indented\n", new="right\n")
+
+    async def play(scene: Scene) -> None:
+        scene.host.masker = Masker(["sk-hidden-4711"])
+        recorded = [Recording(first_prompt=prompt, model="demo", answers=(edit,))]
+        async with ModelServer(recorded=recorded, log_bodies=True) as server:
+            scene.host.client = ModelClient({"demo": Endpoint(base_url=server.base_url)})
+            job = task("demo", dir=str(folder), first_prompt=prompt)
+            ended = await scene.run(job)
+            (folder / "a.py").write_text("later\n")
+            again = await scene.run(job, list(ended.events[:3]))
+            asked = [json.loads(r.request)["messages"][1]["content"] for r in server.requests]
+            new = await scene.run(task("steps-1", id="002", first_prompt=prompt))
+            await scene.host.client.aclose()
+        assert again.state.finished is not None
+        assert set(asked) == {
+            (
+                f"{prompt}\n\n[In /task at the start:]\n- a.py (21 bytes)\n- large.py (8180 bytes)\n"
+                "- link.py (11 bytes)\n- noise.py (2 bytes)\n- other.py (10 bytes)\n- src/b.py (11 bytes)\n"
+                f"<file a.py>\nx = '{MASK}'\n</file>\n<file src/b.py>\n  indented\n</file>"
+            )
+        }
+        (ran,) = [e for e in ended.events if isinstance(e, events.ToolRan)]
+        assert ran.output == "Edited src/b.py."
+        assert (new.state.terms.opening, new.state.terms.quoted) == ("", ())
+
+    scene(tmp_path, play)
+
+
 def test_the_judge_sees_what_stands_in_small_files(tmp_path: Path) -> None:
     """Those that the task made or changed, texts alone; large ones by their size."""
     make = "echo 'print(1 + 1)' > a.py; printf 'a\\377\\376b' > noise; printf 'a\\0b' > zeros; seq 9999 > many; python3 -c 'input()'"
