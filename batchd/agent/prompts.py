@@ -89,6 +89,9 @@ NO_KEYBOARD = (
 )
 #: Said where a command wants to show something.
 NO_SCREEN = "[There is no screen and no browser here: leave opening it to the user.]"
+#: Said where a command wants an editor, or rights.
+NO_EDITOR = "[No editor runs here: write a file whole (cat > name <<'EOF'), or change it with sed -i or python3.]"
+NO_RIGHTS = "[There is no sudo, and no system package can be installed: use what is there, such as python3's own modules.]"
 #: Said instead of bash's warning, which small models take for a failure, and write the file again.
 OPEN_DOCUMENT = r"[The here-document of line \1 had no \2 line, so all that followed is in it.]"
 #: Ends what a model without native calls sees of a command that succeeded: small ones forget how to

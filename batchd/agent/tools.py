@@ -5,6 +5,7 @@ Each runs as a process in the sandbox: this process never touches the task's fil
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,6 +33,8 @@ _EDITABLE = 4 << 20
 _MOST_LINES = 1 << 53
 #: Of a file that a model would change unread, it is shown so many lines first.
 _FIRST_LINES = 200
+#: Where an edit finds nothing, what is searched for what is nearest (characters, lines), and shown.
+_MAX_SEARCHED, _MAX_SEARCHED_LINES, _MAX_NEAR_LINES = 1 << 17, 2000, 20
 #: Names that a model made up are repeated to it up to here (characters).
 _NAMED = 200
 #: Where people and judges see a call, it has so many characters at most.
@@ -199,7 +202,7 @@ async def _commanded(
     screen = bool(ran.exit_code) and signs.wants_screen(ran.output)
     if screen:
         text = lines(text, prompts.NO_SCREEN)
-    text = lines(text, files, runs)
+    text = lines(text, signs.instead(ran.output) if ran.exit_code else "", files, runs)
     return replace(
         output, text=text, left=ran.left, changed=changed, asked_input=asked, asked_screen=screen
     )
@@ -277,7 +280,8 @@ async def _edit(place: Workplace, arguments: Mapping[str, Any], timeout_s: float
     if found != 1:
         problem = f"occurs {found} times" if found else "does not occur"
         return ToolOutput(
-            f"`old` {problem} in {path}; it must occur exactly once. Nothing was changed.",
+            f"`old` {problem} in {path}; it must occur exactly once. Nothing was changed."
+            + ("" if found else _nearest(place.masker.before_cut(text[:_MAX_SEARCHED]), old)),
             outcome="refused",
         )
     written = await _write(place, path, text.replace(old, new), timeout_s)
@@ -286,6 +290,19 @@ async def _edit(place: Workplace, arguments: Mapping[str, Any], timeout_s: float
         if written.exit_code == 0
         else written
     )
+
+
+def _nearest(text: str, old: str) -> str:
+    """Return the passage of a text that is most like another; empty: none is."""
+    wanted = next(filter(None, map(str.strip, old.splitlines())), "")[:_NAMED]
+    there = text.splitlines()[:_MAX_SEARCHED_LINES]
+    by_line = {line.strip()[:_NAMED]: n for n, line in reversed(list(enumerate(there)))}
+    found = difflib.get_close_matches(wanted, by_line, 1)
+    if not found:
+        return ""
+    first = by_line[found[0]]
+    passage = there[first : first + min(old.count("\n") + 1, _MAX_NEAR_LINES)]
+    return "\n".join((f" Nearest, from line {first + 1}:", *(line[:_NAMED] for line in passage)))
 
 
 def _shown(ran: CommandEnd, timeout_s: float) -> ToolOutput:

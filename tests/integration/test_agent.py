@@ -297,6 +297,8 @@ def test_tools_work_on_the_tasks_directory(tmp_path: Path) -> None:
             assert (
                 "does not occur" in (await use("edit_file", path="a/b.txt", old="x", new="")).text
             )
+            near = await use("edit_file", path="a/b.txt", old=" tvo\n3", new="")
+            assert near.text.endswith("changed. Nearest, from line 2:\ntwo\n3")
             assert "No such file" in (await use("read_file", path="none")).text
             failed = await use("shell", command="echo out; echo err >&2; exit 3")
             assert (failed.text, failed.exit_code) == ("out\nerr\n[exit code 3]", 3)
