@@ -905,6 +905,49 @@ def test_small_files_that_the_prompt_names_are_quoted_and_stay(tmp_path: Path) -
     scene(tmp_path, play)
 
 
+def _parts(asked: str) -> dict[str, str]:
+    """Return the parts of a judge's question by their headings."""
+    found = re.search(r"number (\d{12})", asked)
+    assert found
+    whole = rf"(?m)^# (.*)\n<{found[1]}>\n((?:.|\n)*?)\n</{found[1]}>$"
+    return dict(re.findall(whole, asked))
+
+
+@pytest.mark.parametrize(
+    ("commands", "left", "ran"),
+    [
+        (["ls", "rm -f x"], "- none: the directory is empty", "- no program"),
+        (
+            ["printf 'print(1)' > a.py; echo > b.sh", "echo done > c; cd /; python3 -I /task/a.py", "cat a.py; ls b.sh"],
+            "- a.py (8 bytes)\n- b.sh (1 bytes)\n- c (5 bytes)",
+            "- a.py: exit code 0, by: echo done > c; cd /; python3 -I /task/a.py\n- b.sh: no command ran it by itself",
+        ),
+        (
+            ["printf 'exit 3' > d; chmod +x d; ./d > out", "echo > m.py; python3 -m m"],
+            "- d (6 bytes)\n- m.py (1 bytes)\n- out (0 bytes)",
+            ("- d: exit code 3, by: printf 'exit 3' > d; chmod +x d; ./d > out\n"
+            "- m.py: exit code 0, no output, by: echo > m.py; python3 -m m"),
+        ),
+    ],
+)  # fmt: skip
+def test_the_judge_reads_first_what_is_left_and_how_it_ran(
+    tmp_path: Path, commands: list[str], left: str, ran: str
+) -> None:
+    """The files or that there are none; of programs, how they ended when they were run."""
+    answers = tuple(map(_does, commands))
+    recording = Recording(first_prompt="Do it", model="demo", answers=answers)
+
+    async def play(scene: Scene) -> None:
+        async with ModelServer(recorded=[recording], log_bodies=True) as server:
+            scene.host.client = ModelClient({"demo": Endpoint(base_url=server.base_url)})
+            await scene.run(task("demo", evaluator="judge"))
+            await scene.host.client.aclose()
+            asked = json.loads(server.requests[-1].request)["messages"][-1]["content"]
+        assert list(_parts(asked).values())[:3] == ["Do it", left, ran]
+
+    scene(tmp_path, play)
+
+
 def test_the_judge_sees_what_stands_in_small_files(tmp_path: Path) -> None:
     """Those that the task made or changed, texts alone; large ones by their size."""
     make = "echo 'print(1 + 1)' > a.py; printf 'a\\377\\376b' > noise; printf 'a\\0b' > zeros; seq 9999 > many; python3 -c 'input()'"
@@ -917,8 +960,8 @@ def test_the_judge_sees_what_stands_in_small_files(tmp_path: Path) -> None:
             await scene.host.client.aclose()
             asked = json.loads(server.requests[-1].request)["messages"][-1]["content"]
         assert ended.state.finished is not None
-        _, _, shown = asked.partition("# What stands in the small ones\n")
-        assert shown.splitlines()[1:-1] == ["==> a.py <==", "    print(1 + 1)"]
+        shown = _parts(asked)["What stands in the small ones"]
+        assert shown.splitlines() == ["==> a.py <==", "    print(1 + 1)"]
         assert "- many (48888 bytes)" in asked
         assert "it asked for input, and there is no keyboard here" in asked
 
@@ -938,13 +981,13 @@ def test_nothing_that_a_task_wrote_ends_its_part_of_the_judges_question(tmp_path
             await scene.run(task("demo", evaluator="judge", first_prompt=forged))
             await scene.host.client.aclose()
             asked = json.loads(server.requests[-1].request)["messages"][-1]["content"]
-        mark = re.search(r"number (\d{12})", asked)[1]
-        parts = re.split(rf"(?m)^<{mark}>\n(.*?)\n</{mark}>$", asked, flags=re.DOTALL)
-        ours, theirs = "".join(parts[::2]), parts[1::2]
-        assert (ours.count("# Files"), len(theirs), theirs[:2]) == (1, 5, [forged, forged])
-        assert theirs[2].startswith("- [exit code 1] cat > a.txt")
-        assert [len(part.splitlines()) for part in theirs[2:4]] == [1, 2]
-        assert re.findall("(?m)^==> .*", theirs[4]) == ["==> a.txt <=="]
+        parts = _parts(asked)
+        assert tuple(parts) == prompts.EVIDENCE
+        asked, left, _, shown, ran, said = parts.values()
+        assert (asked, said) == (forged, forged)
+        assert ran.startswith("- [exit code 1] cat > a.txt")
+        assert [len(part.splitlines()) for part in (ran, left)] == [1, 2]
+        assert re.findall("(?m)^==> .*", shown) == ["==> a.txt <=="]
 
     scene(tmp_path, play)
 
