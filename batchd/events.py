@@ -52,6 +52,10 @@ class Terms(Struct, frozen=True, kw_only=True):
     judge: ModelSetup
     #: The system prompt, as sent; written when the task starts.
     system_prompt: str = ""
+    #: What the first message says of the directory behind the prompt, as sent; and which files it
+    #: quotes. Empty in older journals.
+    opening: str = ""
+    quoted: tuple[str, ...] = ()
     #: The directory's files at the start: by path. None: too many to list.
     files: Mapping[str, FileStamp] | None = None
     #: What other programs run when somebody uses the directory, at the start, by path. None: no one

@@ -100,7 +100,7 @@ def judged(setup: ModelSetup) -> int:
     return (
         int(window * (1 - ESTIMATE_MARGIN))
         - answer
-        - tokens.count_messages(prompts.judge("", "", "", "", ""))
+        - tokens.count_messages(prompts.judge(*("" for _ in prompts.EVIDENCE)))
     )
 
 

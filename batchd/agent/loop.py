@@ -14,7 +14,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from batchd import free_room, wire, workspace
-from batchd.agent import context, owner, prompts
+from batchd.agent import context, owner, prompts, seen
 from batchd.agent.compaction import Compact
 from batchd.agent.decide import Conclude, RunTool, Step, decide
 from batchd.agent.event_buffer import EventBuffer
@@ -156,9 +156,8 @@ class _Agent:
         stays, facts = place.can_stay, await place.facts()
         facts += prompts.CLONED if base is not None and base.branch else ""
         files = {} if place.new else await asyncio.to_thread(place.files)
-        says = ""
+        says, most = "", context.output_bytes(terms.model)
         if terms.agents_md and not place.new:
-            most = context.output_bytes(terms.model)
             says = await owner.words(place, files, *([most] if most else []))
         prompt = prompts.system(task, facts, text=text, stays=stays, owner=says)
         if before is not None:
@@ -178,9 +177,12 @@ class _Agent:
             return Resumed(at=self._host.clock(), attempt=self._run.attempt, terms=terms)
         if self._host.files.travels:
             files = files and {path: stamp[:_LASTING] for path, stamp in files.items()}
+        opening, quoted = await seen.opening(place, files, task.first_prompt, most)
         terms = replace(
             terms,
             system_prompt=prompt,
+            opening=opening,
+            quoted=quoted,
             keep_processes=stays,
             circles=True,
             files=files,

@@ -266,12 +266,16 @@ class Performer:
             now = self._host.clock()
             return ToolRan(at=now, call=call, output=request, outcome="refused", left=state.left)
         waited_s = await self._flushed()
+        self._look.shown.update(state.terms.quoted if state.terms else ())
         self._host.progress("tool", tools.named(call))
         with self._host.stop.interruptible():
             timeout_s = self._left(self._task.limits.tool_timeout_s)
             most = context.output_bytes(state.setup(Purpose.AGENT))
             known = tools.KnownFiles(
-                state.left, stays=state.stays, file=step.in_doubt or _knows(request, state)
+                state.left,
+                stays=state.stays,
+                file=step.in_doubt or _knows(request, state),
+                commands=state.commands,
             )
             output = await tools.run(
                 request, self._place, timeout_s, most, known=known, look=self._look
@@ -366,4 +370,5 @@ def _may_be_all(output: tools.ToolOutput) -> bool:
 def _knows(request: tools.ToolRequest, state: TaskState) -> bool:
     """Return whether the model knows the file that a request would change."""
     changes = request.name in {"edit_file", "write_file"}
-    return not changes or knows(state.commands, request.arguments["path"])
+    quoted = state.terms.quoted if state.terms else ()
+    return not changes or knows(state.commands, request.arguments["path"], quoted)

@@ -32,6 +32,29 @@ _NO_SCREEN = re.compile(
 )
 
 
+#: What shells and programs say of an editor, and of what needs rights that no command has.
+_ABSENT = r"^\S*sh: (?:line )?(?:\d+: )?(?:%s): (?:command )?not found$"
+_NO_EDITOR = re.compile(
+    _ABSENT
+    % "nano|pico|vim?|nvim|emacs|ed|code|subl"
+    + r"|^Vim: Warning: Output is not to a terminal"
+    r"|^Error opening terminal: ",
+    re.MULTILINE,
+)
+_NO_RIGHTS = re.compile(
+    _ABSENT % "sudo|su|doas|apt|apt-get|yum|dnf|apk|pacman|brew" + r"|^sudo: |^su: "
+    r"|are you root\?|^E: (?:Could not open lock file|Unable to locate package|List directory)",
+    re.MULTILINE,
+)
+
+
+def instead(output: str) -> str:
+    """Return what there is in the place of what a command that failed wanted; empty: nothing."""
+    if _NO_EDITOR.search(output):
+        return prompts.NO_EDITOR
+    return prompts.NO_RIGHTS if _NO_RIGHTS.search(output) else ""
+
+
 def wants_input(output: str) -> bool:
     """Return whether a command that failed asked for input."""
     return any(sign in output for sign in _NO_INPUT)

@@ -5,7 +5,8 @@ Each runs as a process in the sandbox: this process never touches the task's fil
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from batchd.agent.seen import FileObserver
 from batchd.events import ToolOutcome
 from batchd.records import ToolCall, ToolName
 from batchd.sandbox import CommandEnd, Workplace
+from batchd.taskstate import FinishedCommand
 
 #: Each tool's arguments: name to type, and which must be there.
 _ARGUMENTS: Mapping[ToolName, tuple[Mapping[str, type], frozenset[str]]] = {
@@ -31,6 +33,8 @@ _EDITABLE = 4 << 20
 _MOST_LINES = 1 << 53
 #: Of a file that a model would change unread, it is shown so many lines first.
 _FIRST_LINES = 200
+#: Where an edit finds nothing, what is searched for what is nearest (characters, lines), and shown.
+_MAX_SEARCHED, _MAX_SEARCHED_LINES, _MAX_NEAR_LINES = 1 << 17, 2000, 20
 #: Names that a model made up are repeated to it up to here (characters).
 _NAMED = 200
 #: Where people and judges see a call, it has so many characters at most.
@@ -69,6 +73,8 @@ class KnownFiles:
     stays: bool = False
     #: Whether it knows the file that it would change.
     file: bool = True
+    #: The calls before it.
+    commands: Sequence[FinishedCommand] = ()
 
 
 #: As where there is no conversation.
@@ -128,14 +134,18 @@ def parse(call: ToolCall) -> ToolRequest | str:
 
 def named(call: ToolCall) -> str:
     """Return a tool call as one short line: the command, or the tool with its path."""
+    return " ".join(whole(call).split())[:_MAX_SHOWN_CALL_CHARS]
+
+
+def whole(call: ToolCall) -> str:
+    """Return what a tool call does: the command, or the tool with its path."""
     try:
         given = call.given()
     except (ValueError, RecursionError):
         given = None
     if not isinstance(given, dict):
         given = {}
-    text = given.get("command") or f"{call.name} {given.get('path', '')}"
-    return " ".join(str(text).split())[:_MAX_SHOWN_CALL_CHARS]
+    return str(given.get("command") or f"{call.name} {given.get('path', '')}")
 
 
 async def run(
@@ -182,25 +192,23 @@ async def _commanded(
         await look.before()
     command = request.arguments["command"]
     ran = await place.shell(command, timeout_s=timeout_s, at_most=most, stays=known.stays)
-    changed = None if look is None else await look.after()
+    changed, files = (None, "") if look is None else await look.after(command, known.commands)
     ran = replace(ran, output=signs.in_words(command, ran.output))
     output, runs = _shown(ran, timeout_s), ""
     if ran.left != known.left:
         runs = prompts.running(ran.left, ran.log) if ran.left else prompts.gone(place.why_over)
     if ran.lost:
         runs = prompts.gone(ran.lost)
-    text = _NOTHING if output.text == _SILENT and changed == "" else output.text
+    text = _NOTHING if output.text == _SILENT and changed is False and not files else output.text
     asked = bool(ran.exit_code) and signs.wants_input(ran.output)
     if asked:
         text = lines(text, prompts.NO_KEYBOARD)
     screen = bool(ran.exit_code) and signs.wants_screen(ran.output)
     if screen:
         text = lines(text, prompts.NO_SCREEN)
-    files = f"[changed: {changed}]" if changed else ""
-    moved = None if changed is None else bool(changed)
-    text = lines(text, files, runs)
+    text = lines(text, signs.instead(ran.output) if ran.exit_code else "", files, runs)
     return replace(
-        output, text=text, left=ran.left, changed=moved, asked_input=asked, asked_screen=screen
+        output, text=text, left=ran.left, changed=changed, asked_input=asked, asked_screen=screen
     )
 
 
@@ -276,7 +284,8 @@ async def _edit(place: Workplace, arguments: Mapping[str, Any], timeout_s: float
     if found != 1:
         problem = f"occurs {found} times" if found else "does not occur"
         return ToolOutput(
-            f"`old` {problem} in {path}; it must occur exactly once. Nothing was changed.",
+            f"`old` {problem} in {path}; it must occur exactly once. Nothing was changed."
+            + ("" if found else _nearest(place.masker.before_cut(text[:_MAX_SEARCHED]), old)),
             outcome="refused",
         )
     written = await _write(place, path, text.replace(old, new), timeout_s)
@@ -285,6 +294,19 @@ async def _edit(place: Workplace, arguments: Mapping[str, Any], timeout_s: float
         if written.exit_code == 0
         else written
     )
+
+
+def _nearest(text: str, old: str) -> str:
+    """Return the passage of a text that is most like another; empty: none is."""
+    wanted = next(filter(None, map(str.strip, old.splitlines())), "")[:_NAMED]
+    there = text.splitlines()[:_MAX_SEARCHED_LINES]
+    by_line = {line.strip()[:_NAMED]: n for n, line in reversed(list(enumerate(there)))}
+    found = difflib.get_close_matches(wanted, by_line, 1)
+    if not found:
+        return ""
+    first = by_line[found[0]]
+    passage = there[first : first + min(old.count("\n") + 1, _MAX_NEAR_LINES)]
+    return "\n".join((f" Nearest, from line {first + 1}:", *(line[:_NAMED] for line in passage)))
 
 
 def _shown(ran: CommandEnd, timeout_s: float) -> ToolOutput:

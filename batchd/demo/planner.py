@@ -16,7 +16,7 @@ from batchd.demo.cache_meter import CacheMeter
 from batchd.demo.faults import Fault, NamePart
 from batchd.demo.recordings import RecordedVerdict, Recording
 from batchd.demo.settings import ServerSettings
-from batchd.demo.simulated_request import SimulatedRequest
+from batchd.demo.simulated_request import SimulatedRequest, prompt_of
 from batchd.records import Answer, Purpose, Usage
 
 _UNKNOWN = (
@@ -194,7 +194,7 @@ class Planner:
             return _Talk(request.first_user)
         key = (request.model, request.first_user)
         talk = self._talks.get(key)
-        begins = request.turn == 0 and request.turns[-1].text == request.first_user
+        begins = request.turn == 0 and prompt_of(request.turns[-1].text) == request.first_user
         if talk is None or begins:
             talk = self._talks[key] = _Talk(request.first_user)
         self._latest[talk.prompt] = talk

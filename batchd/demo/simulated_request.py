@@ -23,9 +23,16 @@ _LONE = LONE_SURROGATE.encode()
 _PIECES = re.compile(r"\s*(?:\S+\s*){1,4}|\s+")
 #: How batchd's compaction prompt ends; it has no other mark.
 _SUMMARY = "Answer with the summary only."
+#: What batchd says of a task's directory begins like that, behind the prompt.
+_OPENED = "\n\n[In /task at the start:]"
 #: Beside the ends that batchd distinguishes: a model that declines, a window that is full, a turn
 #: that goes on, a call that fails with status 200.
 AnswerEnd: TypeAlias = Literal[FinishReason, "refusal", "full", "pause", "failed"]
+
+
+def prompt_of(text: str) -> str:
+    """Return a task's prompt, as the first message of a user has it."""
+    return text.partition(_OPENED)[0]
 
 
 class InvalidRequestError(Exception):

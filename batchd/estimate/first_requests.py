@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from batchd.agent import context, owner, prompts
+from batchd.agent import context, owner, prompts, seen
 from batchd.errors import NotPossibleError, SandboxError
 from batchd.events import TaskStarted, Terms
 from batchd.records import ModelSetup, SandboxPolicy, Task
@@ -62,7 +62,9 @@ class FirstRequests:
         """Return the facts about a task's sandbox;
         a fresh directory is tried elsewhere than where it will be.
         """
-        key = (task.dir, task.network, task.env.get("PATH"))
+        # What it says of a directory depends on the files that the prompt names.
+        names = [name for name in seen.named(task.first_prompt) if "." in name or "/" in name]
+        key = (task.dir, task.network, task.env.get("PATH"), *(names if task.dir else ()))
         if key not in self._facts:
             self._facts[key] = await self._asked(task, trial)
         return self._facts[key].replace(trial, directory)
@@ -83,9 +85,12 @@ class FirstRequests:
                 ) as place,
             ):
                 said = await place.facts()
-                if path == trial or not self._agents_md:
+                if path == trial:
                     return said
-                return "\n\n".join(filter(None, (said, await owner.words(place, place.files()))))
+                files = place.files()
+                says = await owner.words(place, files) if self._agents_md else ""
+                opening, _ = await seen.opening(place, files, task.first_prompt)
+                return "\n\n".join(filter(None, (said, says, opening)))
         self.missing = "the sandbox could not be asked"
         return ""
 

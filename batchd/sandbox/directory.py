@@ -32,6 +32,7 @@ _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_NO_SYMLINKS = 0x04
 _RESOLVE_BENEATH = 0x08
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 #: For what is only looked at, be it a link.
 _LOOKED_AT = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _TO_SYNC = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -124,6 +125,18 @@ def status(top: int, path: str) -> os.stat_result:
         return os.fstat(there)
     finally:
         os.close(there)
+
+
+def contents(top: int, path: str, most: int) -> bytes | None:
+    """Return what stands in a file below a directory; None: it is no file of at most ``most``
+    bytes, or none that the directory's owner may read, as far as its mode says.
+    """
+    with contextlib.suppress(OSError), open(below(top, path, flags=_READ), "rb", 0) as file:
+        its, mine = os.fstat(file.fileno()), os.fstat(top).st_uid
+        readable = stat.S_IRUSR if its.st_uid == mine else stat.S_IROTH
+        if stat.S_ISREG(its.st_mode) and its.st_mode & readable and its.st_size <= most:
+            return file.read(most)
+    return None
 
 
 def led(top: int, path: str) -> str | None:

@@ -79,7 +79,8 @@ def _boots(state: TaskState, event: TaskStarted | Resumed) -> Mapping[str, str]:
 
 def _under(state: TaskState, terms: Terms) -> TaskState:
     """Return the state of a task that begins under these terms."""
-    opening = (Message("system", terms.system_prompt), Message("user", state.first_prompt))
+    asked = Message("user", state.first_prompt + terms.opening)
+    opening = (Message("system", terms.system_prompt), asked)
     return replace(state, terms=terms, messages=opening)
 
 

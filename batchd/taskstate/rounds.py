@@ -67,7 +67,9 @@ def _informed(state: TaskState, **changes: Any) -> TaskState:
 
 
 def _command(event: ToolRan) -> FinishedCommand:
-    return FinishedCommand(event.call, event.exit_code, event.asked_input, event.asked_screen)
+    silent = event.output.startswith("[no output")
+    asked = event.asked_input, event.asked_screen
+    return FinishedCommand(event.call, event.exit_code, *asked, silent)
 
 
 def _stops(state: TaskState, event: ToolRan) -> bool:

@@ -45,6 +45,8 @@ class FinishedCommand(Struct, frozen=True):
     asked_input: bool = False
     #: Whether it failed since it wanted a screen, or a browser, of which there is none.
     asked_screen: bool = False
+    #: Whether it printed nothing.
+    silent: bool = False
 
 
 class Verdict(Struct, frozen=True, kw_only=True):

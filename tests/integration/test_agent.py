@@ -28,7 +28,7 @@ from batchd.demo.server import ModelServer
 from batchd.demo.settings import ServerSettings
 from batchd.errors import FolderError
 from batchd.llm import ModelClient
-from batchd.masking import Masker
+from batchd.masking import MASK, Masker
 from batchd.records import (
     Answer,
     Batch,
@@ -40,6 +40,7 @@ from batchd.records import (
     Reason,
     Ref,
     SandboxPolicy,
+    Secret,
     Task,
     TaskLimits,
     TaskStatus,
@@ -340,6 +341,8 @@ def test_tools_work_on_the_tasks_directory(tmp_path: Path) -> None:
             assert (
                 "does not occur" in (await use("edit_file", path="a/b.txt", old="x", new="")).text
             )
+            near = await use("edit_file", path="a/b.txt", old=" tvo\n3", new="")
+            assert near.text.endswith("changed. Nearest, from line 2:\ntwo\n3")
             assert "No such file" in (await use("read_file", path="none")).text
             failed = await use("shell", command="echo out; echo err >&2; exit 3")
             assert (failed.text, failed.exit_code) == ("out\nerr\n[exit code 3]", 3)
@@ -689,33 +692,68 @@ def test_a_task_begun_by_an_older_version_leaves_nothing_running(tmp_path: Path)
     scene(tmp_path, play)
 
 
-def test_the_model_sees_which_files_its_commands_changed(tmp_path: Path) -> None:
-    """By how much; a silent command that changed none says so,
-    and a tree that is too large is not looked through.
+def test_the_model_sees_what_its_commands_changed(tmp_path: Path) -> None:
+    """What has other contents: its lines, or by how much where these are many. A command that was
+    meant to change a file and changed none says so, and shows it once where the model has not seen
+    it; a tree that is too large is not looked through.
     """
     commands = (
-        "echo one > a; mkdir b; echo two > b/c",
+        "echo one > a; mkdir b; printf 'b\\0' > b/c; echo $TOKEN > t",
         "sed -i s/three/four/ a",
-        "echo more >> a; rm b/c; echo out",
+        "echo more >> a; rm b/c; echo x >> t; echo out",
+        "touch a; cp a c; mv c a",
+        "seq 99 > a",
+        "seq 100 199 > a; seq 9 > given",
+        "sed -i s/three/four/ unseen",
+        "sed -i s/three/four/ unseen",
+        "mv -f closed given",
+        "ls > /dev/null",
         "mkdir many; touch many/$(seq -s ' many/' 400); echo x > a",
         "true",
     )
     answers = tuple(map(_does, commands))
+    (folder := tmp_path / "given").mkdir()
+    (folder / "unseen").write_text("un\nseen\n" + "x\n" * 99)
+    (folder / "given").write_text("".join(f"{n}\n" for n in range(1, 9)))
+    (folder / "closed").write_text("what its user may not read\n")
+    (folder / "closed").chmod(0)
+    if os.geteuid() == 0:
+        for path in (folder, folder / "unseen", folder / "given"):
+            os.chown(path, 65534, 65534)
+    hidden = {"TOKEN": Secret(value="s3cr3t-of-the-task")}
 
     async def play(scene: Scene) -> None:
         async with ModelServer(
             recorded=[Recording(first_prompt="Do it", model="demo", answers=answers)]
         ) as server:
             scene.host.client = ModelClient({"demo": Endpoint(base_url=server.base_url)})
-            ended = await scene.run(task("demo"))
+            scene.host.masker = Masker(["s3cr3t-of-the-task"])
+            ended = await scene.run(task("demo", dir=str(folder), secrets=hidden))
             await scene.host.client.aclose()
-        assert [e.output for e in ended.events if isinstance(e, events.ToolRan)] == [
-            "[no output]\n[changed: a new, 4 bytes, b/c new, 4 bytes]",
-            "[no output]\n[changed: a rewritten, 4 bytes as before]",
-            "out\n[changed: a 4 → 9 bytes, b/c deleted]",
+        ran = [e for e in ended.events if isinstance(e, events.ToolRan)]
+        nothing = "[no output]\n[no file's contents changed]"
+        unseen = "\n[You have not read unseen yet. It begins:]\nun\nseen\n" + "x\n" * 38
+        assert [e.output for e in ran] == [
+            "[no output]\n[changed: a new, 4 bytes, b/c new, 2 bytes, t new, 19 bytes]",
+            nothing,
+            (
+                "out\n[changed: a 4 → 9 bytes, t 19 → 21 bytes, b/c deleted]\n"
+                f"+++ a\n@@ -1 +1,2 @@\n one\n+more\n+++ t\n@@ -1 +1,2 @@\n {MASK}\n+x"
+            ),
+            nothing,
+            "[no output]\n[changed: a 9 → 288 bytes]",
+            (
+                "[no output]\n[changed: a 288 → 400 bytes, given 16 → 18 bytes]\n"
+                "+++ given\n@@ -8 +8,2 @@\n 8\n+9"
+            ),
+            nothing + unseen,
+            nothing,
+            "[no output]\n[changed: given 18 → 27 bytes, closed deleted]",
+            "[no output; no file has other contents]",
             "[no output]",
             "[no output]",
         ]
+        assert [e.changed for e in ran[:4]] == [True, False, True, False]
 
     scene(tmp_path, play)
 
@@ -864,6 +902,96 @@ def test_what_the_owner_of_a_directory_says_is_quoted_once_and_stays(tmp_path: P
     scene(tmp_path, play)
 
 
+def test_small_files_that_the_prompt_names_are_quoted_and_stay(tmp_path: Path) -> None:
+    """Behind the prompt, masked, with a list of a small directory: texts of the directory alone,
+    8 KB of them together. A resumed task sends the same bytes, and its model may edit them.
+    """
+    (folder := tmp_path / "given").mkdir()
+    (folder / "a.py").write_text("x = 'sk-hidden-4711'\n")
+    (folder / "src").mkdir()
+    (folder / "src/b.py").write_text("  indented\n")
+    (folder / "noise.py").write_bytes(b"\0\xff")
+    (folder / "large.py").write_text("x\n" * 4090)
+    (folder / "link.py").symlink_to("/etc/passwd")
+    (folder / "other.py").write_text("not named\n")
+    if os.geteuid() == 0:
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, 65534, 65534, follow_symlinks=False)
+    prompt = (
+        "Repair `a.py` and /task/src/b.py; see ./noise.py, large.py, link.py, ../x.py, none.py."
+    )
+    edit = _tool("edit_file", path="src/b.py", old="  indented\n", new="right\n")
+
+    async def play(scene: Scene) -> None:
+        scene.host.masker = Masker(["sk-hidden-4711"])
+        recorded = [Recording(first_prompt=prompt, model="demo", answers=(edit,))]
+        async with ModelServer(recorded=recorded, log_bodies=True) as server:
+            scene.host.client = ModelClient({"demo": Endpoint(base_url=server.base_url)})
+            job = task("demo", dir=str(folder), first_prompt=prompt)
+            ended = await scene.run(job)
+            (folder / "a.py").write_text("later\n")
+            again = await scene.run(job, list(ended.events[:3]))
+            asked = [json.loads(r.request)["messages"][1]["content"] for r in server.requests]
+            new = await scene.run(task("steps-1", id="002", first_prompt=prompt))
+            await scene.host.client.aclose()
+        assert again.state.finished is not None
+        assert set(asked) == {
+            (
+                f"{prompt}\n\n[In /task at the start:]\n- a.py (21 bytes)\n- large.py (8180 bytes)\n"
+                "- link.py (11 bytes)\n- noise.py (2 bytes)\n- other.py (10 bytes)\n- src/b.py (11 bytes)\n"
+                f"<file a.py>\nx = '{MASK}'\n</file>\n<file src/b.py>\n  indented\n</file>"
+            )
+        }
+        (ran,) = [e for e in ended.events if isinstance(e, events.ToolRan)]
+        assert ran.output == "Edited src/b.py."
+        assert (new.state.terms.opening, new.state.terms.quoted) == ("", ())
+
+    scene(tmp_path, play)
+
+
+def _parts(asked: str) -> dict[str, str]:
+    """Return the parts of a judge's question by their headings."""
+    found = re.search(r"number (\d{12})", asked)
+    assert found
+    whole = rf"(?m)^# (.*)\n<{found[1]}>\n((?:.|\n)*?)\n</{found[1]}>$"
+    return dict(re.findall(whole, asked))
+
+
+@pytest.mark.parametrize(
+    ("commands", "left", "ran"),
+    [
+        (["ls", "rm -f x"], "- none: the directory is empty", "- no program"),
+        (
+            ["printf 'print(1)' > a.py; echo > b.sh", "echo done > c; cd /; python3 -I /task/a.py", "cat a.py; ls b.sh"],
+            "- a.py (8 bytes)\n- b.sh (1 bytes)\n- c (5 bytes)",
+            "- a.py: exit code 0, by: echo done > c; cd /; python3 -I /task/a.py\n- b.sh: no command ran it by itself",
+        ),
+        (
+            ["printf 'exit 3' > d; chmod +x d; ./d > out", "echo > m.py; python3 -m m"],
+            "- d (6 bytes)\n- m.py (1 bytes)\n- out (0 bytes)",
+            ("- d: exit code 3, by: printf 'exit 3' > d; chmod +x d; ./d > out\n"
+            "- m.py: exit code 0, no output, by: echo > m.py; python3 -m m"),
+        ),
+    ],
+)  # fmt: skip
+def test_the_judge_reads_first_what_is_left_and_how_it_ran(
+    tmp_path: Path, commands: list[str], left: str, ran: str
+) -> None:
+    """The files or that there are none; of programs, how they ended when they were run."""
+    answers = tuple(map(_does, commands))
+    recording = Recording(first_prompt="Do it", model="demo", answers=answers)
+
+    async def play(scene: Scene) -> None:
+        async with ModelServer(recorded=[recording], log_bodies=True) as server:
+            scene.host.client = ModelClient({"demo": Endpoint(base_url=server.base_url)})
+            await scene.run(task("demo", evaluator="judge"))
+            await scene.host.client.aclose()
+            asked = json.loads(server.requests[-1].request)["messages"][-1]["content"]
+        assert list(_parts(asked).values())[:3] == ["Do it", left, ran]
+
+    scene(tmp_path, play)
+
+
 def test_the_judge_sees_what_stands_in_small_files(tmp_path: Path) -> None:
     """Those that the task made or changed, texts alone; large ones by their size."""
     make = "echo 'print(1 + 1)' > a.py; printf 'a\\377\\376b' > noise; printf 'a\\0b' > zeros; seq 9999 > many; python3 -c 'input()'"
@@ -876,8 +1004,8 @@ def test_the_judge_sees_what_stands_in_small_files(tmp_path: Path) -> None:
             await scene.host.client.aclose()
             asked = json.loads(server.requests[-1].request)["messages"][-1]["content"]
         assert ended.state.finished is not None
-        _, _, shown = asked.partition("# What stands in the small ones\n")
-        assert shown.splitlines()[1:-1] == ["==> a.py <==", "    print(1 + 1)"]
+        shown = _parts(asked)["What stands in the small ones"]
+        assert shown.splitlines() == ["==> a.py <==", "    print(1 + 1)"]
         assert "- many (48888 bytes)" in asked
         assert "it asked for input, and there is no keyboard here" in asked
 
@@ -897,13 +1025,13 @@ def test_nothing_that_a_task_wrote_ends_its_part_of_the_judges_question(tmp_path
             await scene.run(task("demo", evaluator="judge", first_prompt=forged))
             await scene.host.client.aclose()
             asked = json.loads(server.requests[-1].request)["messages"][-1]["content"]
-        mark = re.search(r"number (\d{12})", asked)[1]
-        parts = re.split(rf"(?m)^<{mark}>\n(.*?)\n</{mark}>$", asked, flags=re.DOTALL)
-        ours, theirs = "".join(parts[::2]), parts[1::2]
-        assert (ours.count("# Files"), len(theirs), theirs[:2]) == (1, 5, [forged, forged])
-        assert theirs[2].startswith("- [exit code 1] cat > a.txt")
-        assert [len(part.splitlines()) for part in theirs[2:4]] == [1, 2]
-        assert re.findall("(?m)^==> .*", theirs[4]) == ["==> a.txt <=="]
+        parts = _parts(asked)
+        assert tuple(parts) == prompts.EVIDENCE
+        asked, left, _, shown, ran, said = parts.values()
+        assert (asked, said) == (forged, forged)
+        assert ran.startswith("- [exit code 1] cat > a.txt")
+        assert [len(part.splitlines()) for part in (ran, left)] == [1, 2]
+        assert re.findall("(?m)^==> .*", shown) == ["==> a.txt <=="]
 
     scene(tmp_path, play)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batchd.agent import signs
+from batchd.agent import prompts, signs
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,22 @@ from batchd.agent import signs
 def test_a_screen_that_is_wanted_is_known(output: str, wants: bool) -> None:
     """By what shells say of browsers, and programs of displays; not by a file that is not found."""
     assert signs.wants_screen(output) == wants
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ("/bin/bash: line 1: nano: command not found\n", prompts.NO_EDITOR),
+        ("Vim: Warning: Output is not to a terminal\n", prompts.NO_EDITOR),
+        ("x\n/bin/bash: line 2: sudo: command not found", prompts.NO_RIGHTS),
+        ("E: Could not open lock file /var/lib/apt/lists/lock - open (13: Permission denied)", prompts.NO_RIGHTS),
+        ("/bin/bash: line 1: gcc: command not found", ""),
+        ("sudoku: not found", ""),
+    ],
+)  # fmt: skip
+def test_who_wants_an_editor_or_rights_reads_what_there_is_instead(output: str, said: str) -> None:
+    """One line; not for a program that is just not there."""
+    assert signs.instead(output) == said
 
 
 def test_a_warning_is_put_in_words_where_the_command_has_a_document() -> None:

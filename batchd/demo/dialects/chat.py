@@ -16,6 +16,7 @@ from batchd.demo.simulated_request import (
     Caller,
     InvalidRequestError,
     SimulatedRequest,
+    prompt_of,
     purpose,
     weigh,
 )
@@ -147,7 +148,7 @@ def parse(data: bytes, caller: Caller) -> SimulatedRequest:
         turns=messages,
         segments=messages,
         raws=body.messages,
-        first_user=next((m.text for m in messages if m.role == "user"), ""),
+        first_user=prompt_of(next((m.text for m in messages if m.role == "user"), "")),
         purpose=purpose(messages, native=bool(tools), bound=bound),
         turn=sum(m.role == "assistant" for m in messages),
         schemas=tools,

@@ -31,6 +31,7 @@ from batchd.demo.simulated_request import (
     SimulatedRequest,
     end,
     escaped,
+    prompt_of,
     purpose,
 )
 from batchd.records import Answer, Usage
@@ -70,7 +71,7 @@ def parse(data: bytes, caller: Caller) -> SimulatedRequest:
         turns=read.turns,
         segments=read.segments,
         raws=read.raws,
-        first_user=next((t.text for t in read.turns if t.role == "user"), ""),
+        first_user=prompt_of(next((t.text for t in read.turns if t.role == "user"), "")),
         purpose=purpose(read.turns, native=native, bound=bound),
         turn=sum(t.role == "assistant" for t in read.turns),
         native=native,

@@ -21,6 +21,7 @@ from batchd.demo.simulated_request import (
     Caller,
     InvalidRequestError,
     SimulatedRequest,
+    prompt_of,
     purpose,
 )
 
@@ -63,7 +64,7 @@ def parse(data: bytes, caller: Caller) -> SimulatedRequest:
         turns=read.items,
         segments=read.items,
         raws=read.raws,
-        first_user=first,
+        first_user=prompt_of(first),
         purpose=purpose(read.items, native=native, bound=form.get("type") == "json_schema"),
         turn=read.answers,
         schemas=tools + (body.instructions or "").encode(),
