@@ -81,6 +81,8 @@ class Action(enum.StrEnum):
     INBOX_TROUBLE = "inbox_trouble"
     OUTBOX_TROUBLE = "outbox_trouble"
     STORE_TROUBLE = "store_trouble"
+    #: What a task file or a task names does not answer, as on a disk over a lost network.
+    PLACE_TROUBLE = "place_trouble"
     CONTROL_TROUBLE = "control_trouble"
     SANDBOX_TROUBLE = "sandbox_trouble"
     #: A repository, or the copy of a directory, is being fetched for a batch:

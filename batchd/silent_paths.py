@@ -5,12 +5,14 @@ and a thread for what hangs.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 import time
 from collections.abc import Iterable
 
 from batchd.errors import NotPossibleError
+from batchd.mounts import holding, mounts
 
 #: A disk under load may take seconds.
 _PATIENCE_S = 3.0
@@ -19,6 +21,19 @@ _REFUSED_S = 10.0
 
 #: What a user can do about a folder that does not answer.
 FIX = "check the server of its disk, or unmount that (`umount --lazy`)"
+
+#: What a disk says that has lost its server.
+_LOST = {errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EIO}
+#: As many links as the kernel follows on one way.
+_LINKS = 40
+
+
+class SilentPathError(NotPossibleError):
+    """The path does not answer."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"{path} does not answer: {FIX}")
+        self.path = path
 
 
 class _Question(threading.Thread):
@@ -45,10 +60,58 @@ class _Question(threading.Thread):
 def refuse(*paths: str) -> None:
     """Return if all of these paths answer. Blocks for seconds at most.
 
-    Raises ``NotPossibleError``, with the fix, for one that does not.
+    Raises ``SilentPathError``, with the fix, for one that does not.
     """
     for path in among(paths, _REFUSED_S):
-        raise NotPossibleError(f"{path} does not answer: {FIX}")
+        raise SilentPathError(path)
+
+
+def answered(path: str, patience_s: float = _REFUSED_S) -> None:
+    """Return if a path answers in time, and its disk has not lost its server. Blocks.
+
+    Raises ``SilentPathError``.
+    """
+    if among([path], patience_s):
+        raise SilentPathError(path)
+    try:
+        os.statvfs(path)
+    except OSError as error:
+        if error.errno in _LOST:
+            raise SilentPathError(path) from error
+
+
+def disks() -> set[str]:
+    """Return where something is mounted, the root apart: who lives there has its answer."""
+    return {mount.place for mount in mounts().table()} - {"/"}
+
+
+def disk(path: str) -> str:
+    """Return where the disk of a path is mounted; no link of it is followed."""
+    mount = holding(mounts().table(), os.path.normpath(path))
+    return mount.place if mount else "/"
+
+
+def insist(path: str, unasked: set[str]) -> None:
+    """Return if each disk on the way to a path answers, where its links lead too; it is asked
+    before anything on it is looked at, so that no look hangs.
+
+    ``unasked``: of ``disks``, those that are not known to answer. Raises ``SilentPathError``.
+    """
+    here, ahead, links = "/", path.split("/")[::-1], 0
+    while ahead and links < _LINKS:
+        name = ahead.pop()
+        there = os.path.normpath(os.path.join(here, name))  # noqa: PTH118 (text alone)
+        if there in unasked:
+            answered(there)
+            unasked.discard(there)
+        try:
+            target = os.readlink(there)  # noqa: PTH115 (for each part of a path)
+        except OSError:  # it is no link, or not there
+            here = there
+            continue
+        links += 1
+        ahead += target.split("/")[::-1]
+        here = "/" if target.startswith("/") else here
 
 
 def among(paths: Iterable[str], patience_s: float = _PATIENCE_S) -> list[str]:

@@ -11,14 +11,17 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
+from threading import TIMEOUT_MAX
 from typing import TypeVar
 
+from batchd import silent_paths
 from batchd.actions import Action
 from batchd.daemon.outbox_homes import ChangedDiskError, OutboxHomes
 from batchd.daemon.troubles import TROUBLE_S, TroubleLog, TroubleSubject
 from batchd.errors import NotPossibleError
 from batchd.pool.disks import AllDiskThreads, silent
 from batchd.records import Batch
+from batchd.silent_paths import SilentPathError
 from batchd.spool import outbox
 
 T = TypeVar("T")
@@ -42,9 +45,11 @@ class Outboxes:
     #: Which ones are asked whether they do.
     _reaching: dict[str, asyncio.Future[None]] = field(default_factory=dict)
     _homes: OutboxHomes = field(default_factory=OutboxHomes)
+    #: What tasks name and does not answer, and who waits until it does.
+    _silent: dict[str, asyncio.Future[None]] = field(default_factory=dict)
 
     async def at(self, work: Callable[[], T], folder: str) -> T:
-        """Do something at an outbox in a thread of that outbox's own."""
+        """Do something at an outbox, or on a disk, in a thread of its own."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._disks.at(folder), work)
 
@@ -145,6 +150,42 @@ class Outboxes:
             return await doing
         finally:
             doing.cancel()
+
+    async def look(self, work: Callable[[], T], path: str) -> T:
+        """Look at a path that a task names, in a thread of its disk's own.
+
+        Raises ``SilentPathError`` where it does not answer; then ``answers`` waits for it.
+        """
+        disk = silent_paths.disk(path)
+        if disk in self._silent:
+            raise SilentPathError(disk)
+        await self.patiently(partial(self._threads, disk), Action.SANDBOX_TROUBLE)
+        try:
+            async with asyncio.timeout(HANGS_S):
+                return await self.at(work, disk)
+        except TimeoutError:
+            raise SilentPathError(disk) from None
+
+    async def _threads(self, disk: str) -> None:
+        self._disks.at(disk)
+
+    async def answers(self, path: str) -> None:
+        """Return once what tasks name answers; until then it is a trouble.
+
+        All who ask meanwhile wait for one answer.
+        """
+        if path not in self._silent:
+            self._silent[path] = asyncio.ensure_future(self._answers(path))
+        await asyncio.shield(self._silent[path])
+
+    async def _answers(self, path: str) -> None:
+        ask, disk = partial(silent_paths.answered, path, TIMEOUT_MAX), silent_paths.disk(path)
+        try:
+            with self._troubles.trying(Action.PLACE_TROUBLE) as tries:
+                tries.failed(SilentPathError(path))
+                await self.patiently(lambda: self.at(ask, disk), Action.PLACE_TROUBLE)
+        finally:
+            del self._silent[path]
 
     async def _concerned(self, batch: Batch | None) -> TroubleSubject:
         """Return what it concerns that something of a batch's cannot be written."""

@@ -18,6 +18,7 @@ _WHAT = {
     "cluster_trouble": "no new worker starts on the Ray cluster, so tasks wait for the present ones",
     "node_trouble": "a machine cannot run tasks, and gets none",
     "inbox_trouble": "files cannot be dropped into the inbox, or cannot be taken up",
+    "place_trouble": "files and tasks that name something there wait",
     "control_trouble": "the control socket was removed, and cannot be made again",
     "store_trouble": "the store cannot be written, or its disk is full: no call is made that it cannot record",
     "stalled": "something could go on and does not",

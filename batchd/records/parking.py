@@ -65,6 +65,8 @@ class Cause(enum.StrEnum):
     DEPENDENCY = "dependency"
     #: Its batch's folder takes no files: it could leave no result.
     FOLDER = "folder"
+    #: What it works in, or what has to be looked at for that, does not answer.
+    SILENT = "silent"
     #: What its clone or copy begins as is being fetched.
     REPOSITORY = "repository"
     #: It has tried something that is parked, and others are to try before it does again.

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from batchd.errors import SandboxError
-from batchd.sandbox.mounts import Mount, MountView, mounts
+from batchd.mounts import Mount, MountView, mounts
 from batchd.sandbox.shown import ShownPaths
 from batchd.sandbox.socket_table import ListedSocket, listed
 

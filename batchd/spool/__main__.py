@@ -26,6 +26,7 @@ import msgspec
 
 from batchd import sealing
 from batchd.errors import Problem, TaskFileError
+from batchd.silent_paths import SilentPathError
 from batchd.spool import taskfile
 from batchd.spool.parse_job import HEAD, ParsedPart, ParseJob, parts
 
@@ -75,6 +76,8 @@ def _answer(job: ParseJob) -> Iterator[ParsedPart]:
         yield from parts(parsed)
     except TaskFileError as error:
         yield ParsedPart(problems=error.problems)
+    except SilentPathError as error:
+        yield ParsedPart(silent=error.path)
     except MemoryError:
         allowed = f"[spool] max_parse_mb allows {job.config.spool.max_parse_mb:,}"
         yield ParsedPart(

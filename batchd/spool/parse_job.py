@@ -39,6 +39,8 @@ class ParsedPart:
     problems: tuple[Problem, ...] = ()
     #: What the system refused: a number of errno, and its text.
     refused: tuple[int, str] | None = None
+    #: What does not answer.
+    silent: str = ""
     #: A bug: the traceback.
     bug: str = ""
     #: Whether nothing more comes.

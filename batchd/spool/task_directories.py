@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
+from batchd import silent_paths
 from batchd.config import Config, own, trust_lists
 from batchd.log import escape
 from batchd.records import group_folder
@@ -33,10 +34,15 @@ _UNITS = ("/etc", "/run", "/usr/lib", "/usr/local/lib")
 
 
 class TaskDirectories:
-    """The directories of one task file; remembers what it has resolved."""
+    """The directories of one task file; remembers what it has resolved.
+
+    What does not answer, as on a disk over a lost network, raises ``SilentPathError``.
+    """
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._unasked = silent_paths.disks()
+        self._real: dict[str, str] = {}
         #: By real path: why the configuration closes it, and why what lies in it does.
         self._known: dict[str, str] = {}
         self._insides: dict[str, str] = {}
@@ -45,7 +51,7 @@ class TaskDirectories:
     @cached_property
     def _open(self) -> tuple[str, ...]:
         workspace = self._config.workspace
-        return tuple(os.path.realpath(p) for p in (workspace.root, *workspace.allow))
+        return tuple(self._resolved(p) for p in (workspace.root, *workspace.allow))
 
     @cached_property
     def _closed(self) -> dict[str, str]:
@@ -53,7 +59,7 @@ class TaskDirectories:
         closed: dict[str, str] = {}
         found = (*self._spool(), *self._programs(), *self._configurations(), *_users())
         for path, name in found:
-            closed.setdefault(os.path.realpath(path), name)
+            closed.setdefault(self._resolved(path), name)
         return closed
 
     def _spool(self) -> Iterator[tuple[str, str]]:
@@ -111,7 +117,13 @@ class TaskDirectories:
 
         Raises ``OSError`` for a link that may not be read.
         """
-        return os.path.realpath(Path(self._config.workspace.root, directory))
+        return self._resolved(str(Path(self._config.workspace.root, directory)))
+
+    def _resolved(self, path: str) -> str:
+        if path not in self._real:
+            silent_paths.insist(path, self._unasked)
+            self._real[path] = os.path.realpath(path)
+        return self._real[path]
 
     def problem(self, directory: str, *, must_exist: bool) -> str:
         """Return why a task may not work in ``dir``; empty: it may."""
@@ -167,8 +179,23 @@ class TaskDirectories:
             return f"{real} belongs to root, and commands never run as root: chown -R {user} {shlex.quote(real)}"
         return ""
 
+    def _allowed(self, real: str) -> bool:
+        tops = (self._config.workspace.root, *self._config.workspace.allow)
+        if any(_within(real, top) for top in tops):
+            return True  # no link is on the way to what holds a real path
+        silent = None
+        for top in tops:
+            try:
+                if _within(real, self._resolved(top)):
+                    return True
+            except silent_paths.SilentPathError as error:
+                silent = error
+        if silent:
+            raise silent
+        return False
+
     def _refusal(self, real: str) -> str:
-        if not any(_within(real, top) for top in self._open):
+        if not self._allowed(real):
             tops = ", ".join(self._open)
             return f"{real} lies outside of [workspace] root and allow ({tops})"
         results = _within(real, os.path.realpath(_CODE.parent / "outbox"))

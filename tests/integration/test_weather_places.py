@@ -10,15 +10,19 @@ import json
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import warm
 from patience import PATIENCE_S
+from repositories import give_away, needs_git, repository
 from weather import TASK, Station, hanging, until
 
 from batchd import config, control, silent_paths
+from batchd.control import Cancel, Retry
+from batchd.control.requester import Requester
 from batchd.daemon import Daemon
 from batchd.records import TaskStatus
 from batchd.store.reader import StoreReader
@@ -320,3 +324,114 @@ def test_an_outbox_that_begins_to_hang_holds_up_no_store(tmp_path: Path) -> None
             assert len({batch.name for batch in batches}) == 20
 
     asyncio.run(scenario())
+
+
+def _in(*places: str | Path, key: str = "dir") -> bytes:
+    return json.dumps([{"first_prompt": "x", key: str(place)} for place in places]).encode()
+
+
+@contextlib.contextmanager
+def _far_and_near(tmp_path: Path, model_server: str) -> Iterator[tuple[Station, Path]]:
+    """Serve with a folder where tasks may work that is to hang, and two others; nothing starts."""
+    far = tmp_path / "far"
+    repository(far / "repo", {"a": "b"})
+    for name in ("far/0", "far/1", "far/2", "far/3", "near", "trees/x"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "trees/link").symlink_to(far / "2")
+    for folder in (far, tmp_path / "near", tmp_path / "trees"):
+        give_away(folder)
+    more = f'[workspace]\nroot = "{tmp_path}/trees"\nallow = ["{far}", "{tmp_path}/near"]\n'
+    with Station(tmp_path, model_server, model="steps-2", more=more).serving() as station:
+        station.drop("old.json", _in(far / "0"))
+        station.completed("old")
+        control.request(tmp_path / ".batchd", "pause", scope="all", name="")
+        station.drop("in.json", _in(*(far / str(n) for n in range(4))))
+        until((station.outbox / "in").exists, station.text)
+        yield station, far
+
+
+@needs_git
+def test_tasks_in_a_folder_that_hangs_hold_up_nothing_else(
+    tmp_path: Path, model_server: str
+) -> None:
+    """More of them than there are slots, and more files that name it than are read at a time: what
+    lies elsewhere goes on, orders are answered, one line of `status` names it. Once it
+    answers, all of it goes on by itself, and no attempt is counted.
+    """
+    with _far_and_near(tmp_path, model_server) as (station, far):
+        with hanging(far):
+            control.request(tmp_path / ".batchd", "resume", scope="all", name="")
+            for n in range(3):
+                station.drop(f"dir{n}.json", _in(far / "1"))
+            station.drop("repo.json", _in(far / "repo", key="repo"))
+            for n in range(2):
+                station.drop(f"link{n}.json", _in("link"))
+            station.drop("near.json", _in("x", tmp_path / "near", ""))
+            station.drop("plain.json")
+            station.completed("near", 3)
+            station.completed("plain")
+            until(station.troubles, station.text)
+            (trouble,) = station.troubles()
+            assert (trouble["what"], trouble["message"]) == (
+                "place_trouble",
+                f"{far} does not answer",
+            )
+            assert f"{far} does not answer" in station.status()
+            refused = _ended(station, "retry", "old")
+            assert refused.returncode == 3
+            assert f"{far} does not answer: {silent_paths.FIX}" in refused.stderr
+            _order(station, "cancel", "in/003")
+            assert station.rests()
+        for name in ("dir0", "dir1", "dir2", "repo", "link0", "link1"):
+            station.completed(name)
+        counts = station.summary("in")["counts"]
+        assert (counts["completed"], counts["cancelled"]) == (3, 1)
+        attempts = [
+            json.loads((station.outbox / f"in/00{n}.json").read_text())["attempts"]
+            for n in (1, 2, 4)
+        ]
+        assert attempts == [1, 1, 1]
+        assert station.troubles() == []
+
+
+def test_a_daemon_stops_while_it_looks_at_a_task_s_folder_that_hangs(
+    tmp_path: Path, model_server: str
+) -> None:
+    """SIGTERM ends it; the next one goes on with the tasks there."""
+    with _far_and_near(tmp_path, model_server) as (station, far):
+        with hanging(far):
+            control.request(tmp_path / ".batchd", "resume", scope="all", name="")
+            station.drop("dir.json", _in(far / "1"))
+            until(lambda: station.logged("place_trouble"), station.text)
+            station.stop()
+        station.start()
+        station.completed("in", 4)
+        station.completed("dir")
+
+
+def test_a_retry_in_a_folder_that_hangs_leaves_the_loop_its_turns(tmp_path: Path) -> None:
+    """It is refused once the folder had its time to answer; others have their turn meanwhile."""
+    far = tmp_path / "far"
+    far.mkdir()
+    give_away(far)
+    (tmp_path / "config.toml").write_text(
+        '[agent]\nmodel = "p/m"\n[providers.p]\nbase_url = "http://127.0.0.1:9/v1"\n'
+        f'[workspace]\nroot = "{far}"\n'
+    )
+
+    async def scenario() -> int:
+        async with Daemon(config.load(tmp_path / "config.toml", {}), work=False) as daemon:
+            handlers, turns = daemon._parts.commands, 0
+            await daemon.submit("old.json", _in(far))
+            await handlers.carry_out(Cancel(target="old"), Requester.here())
+            with hanging(far):
+                retry = handlers.carry_out(Retry(target="old"), Requester.here())
+                order = asyncio.ensure_future(retry)
+                while not order.done():
+                    await asyncio.sleep(0.05)
+                    turns += 1
+                with pytest.raises(silent_paths.SilentPathError, match="far does not answer"):
+                    order.result()
+            return turns
+
+    assert asyncio.run(scenario()) > 20

@@ -42,6 +42,7 @@ LEAVES = (
     "decoders",
     "free_room",
     "silent_paths",
+    "mounts",
 )
 #: The vocabulary and its fold: one room, two modules.
 EVENTS = ("events", "taskstate")
@@ -72,7 +73,9 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
     # What the folders of a spool need on their disks; the daemon and `check` look.
     "free_room": Room(0),
     # Whether they answer at all.
-    "silent_paths": Room(0, ("errors",)),
+    "silent_paths": Room(0, ("errors", "mounts")),
+    # What is mounted where.
+    "mounts": Room(0),
     "masking": Room(0, LEAVES),
     "sealing": Room(0, LEAVES),
     "trees": Room(0, LEAVES),
@@ -284,7 +287,7 @@ def test_no_circles() -> None:
         ),
         (
             {"llm/model_client.py": "def f():\n    import batchd.pricing", "pricing.py": ""},
-            "llm.model_client → pricing: llm may import only tokens, records, errors, actions, log, masking, sealing, trees, children, catalog, installation, users, imports, fitting, backoff, cadence, decoders, free_room, silent_paths, llm",
+            "llm.model_client → pricing: llm may import only tokens, records, errors, actions, log, masking, sealing, trees, children, catalog, installation, users, imports, fitting, backoff, cadence, decoders, free_room, silent_paths, mounts, llm",
         ),
         (
             {

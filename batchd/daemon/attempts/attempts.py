@@ -16,7 +16,7 @@ from batchd.daemon.attempts.bases import Bases
 from batchd.daemon.attempts.calls import Calls
 from batchd.daemon.attempts.chains import Chains
 from batchd.daemon.attempts.fences import Fences
-from batchd.daemon.attempts.starting import AttemptStarter
+from batchd.daemon.attempts.starting import AttemptStarter, PlaceLook
 from batchd.daemon.brief_cache import BriefCache
 from batchd.daemon.current import CurrentConfig
 from batchd.daemon.ends.batches import OpenBatches
@@ -43,9 +43,10 @@ from batchd.lifecycle.effects import (
     Suspend,
 )
 from batchd.pool.supervisor import Supervisor
-from batchd.records import Base, Origin, Reason, Ref, Task, TaskStatus
+from batchd.records import Base, Cause, HoldKey, Origin, Reason, Ref, Scope, Task, TaskStatus
 from batchd.records.needs import NOTHING
 from batchd.sandbox import check_user
+from batchd.silent_paths import SilentPathError
 from batchd.store import DispatchedTask, Store
 
 
@@ -178,7 +179,7 @@ class Attempts:
 
     # Starting
 
-    async def _start(self, active: ActiveAttempt) -> None:
+    async def _start(self, active: ActiveAttempt) -> None:  # noqa: C901 (one step after the other, and each may end it)
         """See whether a task can start, and number its attempt."""
         ref = active.ref
         await self._outboxes.patiently(self._user_there, Action.SANDBOX_TROUBLE)
@@ -195,13 +196,23 @@ class Attempts:
             self._put_back(active)
             return
         task = active.task = self._store.task(ref)
-        if task.origin is not None:
-            active.base = await self._base(ref, task.origin)
-            if active.base is None:
-                self._put_back(active)
-                if batch := self._batches.get(ref.batch):
-                    self._bases.keep(ref, batch, task.origin)
-                return
+        try:
+            if task.origin is not None:
+                active.base = await self._base(ref, task.origin)
+            seen: PlaceLook = "", {}
+            if task.dir or task.secrets:
+                look = partial(self._starting.look, task)
+                seen = await self._outboxes.look(look, task.dir or "/")
+        except SilentPathError as error:
+            # A disk that hangs is the machine's: no attempt is counted.
+            self._put_back(active)
+            self._keep_until(error.path, ref)
+            return
+        if task.origin is not None and active.base is None:
+            self._put_back(active)
+            if batch := self._batches.get(ref.batch):
+                self._bases.keep(ref, batch, task.origin)
+            return
         try:
             active.given = await self._writes.durable(
                 partial(self._store.dispatch, ref, active.worker.label)
@@ -211,14 +222,13 @@ class Attempts:
             return
         active.attempt = active.given.attempt
         self.take(inputs.Dispatched(ref, active.attempt))
-        closed = await self._starting.closed(task)
-        if not closed and (problem := await self._brought(active, task, active.given)):
+        if not seen[0] and (problem := await self._brought(active, task, active.given)):
             self.take(inputs.Refused(problem))
             return
         if self._lifecycle.entries[ref].wish is not None:
             self.take(inputs.Ready(ref))  # it stops before it starts, whatever else keeps it
             return
-        self.take(self._starting.prepared(active, task, active.given, closed))
+        self.take(self._starting.prepared(active, task, active.given, seen))
 
     async def _brought(
         self, active: ActiveAttempt, task: Task, given: DispatchedTask
@@ -245,9 +255,23 @@ class Attempts:
             first = next(iter(self._store.events(ref)), None)
             base = first.terms.base if isinstance(first, TaskStarted) else None
             # Without its mirror, that is fetched again.
-            if base is not None and await asyncio.to_thread(Path(base.mirror).is_dir):
+            if base is not None and await self._outboxes.look(
+                Path(base.mirror).is_dir, base.mirror
+            ):
                 return base
         return self._bases.of(ref, origin)
+
+    def _keep_until(self, path: str, ref: Ref) -> None:
+        """Keep a task from starting until a path answers."""
+        hold = HoldKey(Scope.BATCH, path, Cause.SILENT)
+        if not self._lifecycle.holds.keeps(hold):
+            self._loop.spawn(self._lift(hold))
+        self._lifecycle.take(inputs.Held(ref, hold))
+
+    async def _lift(self, hold: HoldKey) -> None:
+        await self._outboxes.answers(hold.name)
+        self._lifecycle.lift(hold)
+        self._loop.wake()
 
     def _put_back(self, active: ActiveAttempt) -> None:
         """Let a task wait that cannot start yet: its slot is free for others."""

@@ -34,6 +34,7 @@ from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.effects import End
 from batchd.log import get_logger
 from batchd.records import Base, Batch, Cause, HoldKey, Origin, Reason, Ref, Scope, TaskStatus
+from batchd.silent_paths import SilentPathError
 from batchd.spool import sources
 from batchd.workspace import Mirror
 from batchd.workspace.mirrors import Pin
@@ -134,8 +135,13 @@ class Bases(Listener):
         return bool(self._lifecycle.of(batch))
 
     async def _work(self, wanted: _Wanted, batch: Batch) -> None:
+        found = None
         try:
-            found = await self._found(wanted, batch)
+            while found is None:
+                try:
+                    found = await self._found(wanted, batch)
+                except SilentPathError as error:
+                    await self._outboxes.answers(error.path)
         finally:
             del self._under_way[wanted]
         if not self._open(batch.name):
@@ -148,11 +154,12 @@ class Bases(Listener):
         self._loop.wake()
 
     async def _found(self, wanted: _Wanted, batch: Batch) -> Base | str:
+        """Return what a batch asks for, or why it cannot be had. Raises ``SilentPathError``."""
         name, origin = wanted
         config = self._current.config
         look = partial(_look, config, batch, origin)
         try:
-            mirror, why = await asyncio.to_thread(look)
+            mirror, why = await self._outboxes.look(look, origin.source)
             if why:
                 return why
             async with self._mirrors[str(mirror.holder)]:
@@ -162,6 +169,7 @@ class Bases(Listener):
                 if commit is None:
                     outcome = await self._fetched(batch, origin, mirror, fetch=not there)
                     if outcome.error:
+                        await self._outboxes.look(look, origin.source)  # its disk may hang by now
                         return f"{origin.source}: {outcome.error}"
                     commit = outcome.commit
                     commits = {**(pin.commits if pin else {}), origin.ref: commit}
@@ -231,8 +239,8 @@ def _until(wanted: _Wanted) -> HoldKey:
 
 def _look(config: Config, batch: Batch, origin: Origin) -> tuple[Mirror, str]:
     """Return the mirror of an origin, and why no task may have it by now; empty: it may. Blocks."""
-    mirror = Mirror.of(config.workspace.mirrors, origin, batch.name)
-    return mirror, sources.closed(config, origin)
+    why = sources.closed(config, origin)
+    return Mirror.of(config.workspace.mirrors, origin, batch.name), why
 
 
 def _freed(mirror: Mirror, is_open: Callable[[str], bool]) -> int | None:

@@ -4,10 +4,10 @@ what a worker gets when it takes a task up, or why none is to take it up.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import msgspec
 
@@ -29,6 +29,10 @@ from batchd.store import DispatchedTask, Store
 _ANSWERED = b'["CallAnswered"'
 _RESUMED = b'["Resumed"'
 
+#: Why a task may not work in its directory, empty: it may;
+#: and its secrets, or why they cannot be had.
+PlaceLook: TypeAlias = tuple[str, dict[str, Secret] | NotPossibleError]
+
 
 @dataclass(slots=True, eq=False, repr=False)
 class AttemptStarter:
@@ -39,26 +43,29 @@ class AttemptStarter:
     _governor: Governor
     _lessons: Lessons
 
-    async def closed(self, task: Task) -> str:
-        """Return why a task may not work in its directory; empty: it may.
-
-        It was asked at the claim: the configuration may be another one since,
-        or the store come from elsewhere.
-        """
-        if not task.dir:
-            return ""
-        # In a thread: the file system may take its time.
-        return await asyncio.to_thread(_refused, TaskDirectories(self._current.config), task.dir)
+    def look(self, task: Task) -> PlaceLook:
+        """Look at what a task names on this machine's disks. Blocks. Raises ``SilentPathError``."""
+        config = self._current.config
+        directories, closed = TaskDirectories(config), ""
+        # It was asked at the claim: the configuration may be another one since,
+        # or the store come from elsewhere.
+        # Where a link stands by now, which no one follows, who opens it says so.
+        if task.dir and directories.real(task.dir) == os.path.normpath(task.dir):
+            closed = directories.problem(task.dir, must_exist=False)
+        for secret in task.secrets.values():
+            directories.real(config.secrets.files.get(secret.from_file, "/"))
+        try:
+            return closed, {n: Secret(value=config.revealed(s)) for n, s in task.secrets.items()}
+        except NotPossibleError as error:
+            return closed, error
 
     def prepared(
-        self, active: ActiveAttempt, task: Task, given: DispatchedTask, closed: str
+        self, active: ActiveAttempt, task: Task, given: DispatchedTask, seen: PlaceLook
     ) -> inputs.Ready | inputs.Refused | inputs.TurnedAway:
         """Return that a task can start, its terms set and its secrets known,
         or that it is not to start after all.
-
-        ``closed``: why it may not work in its directory.
         """
-        match self._refusal(active, task, given, closed):
+        match self._refusal(active, task, given, seen):
             case None:
                 return inputs.Ready(active.ref)
             case ParkDecision() as park:
@@ -71,9 +78,9 @@ class AttemptStarter:
                 return inputs.Refused(End(active.ref, status, reason, message, attempts))
 
     def _refusal(
-        self, active: ActiveAttempt, task: Task, given: DispatchedTask, closed: str
+        self, active: ActiveAttempt, task: Task, given: DispatchedTask, seen: PlaceLook
     ) -> tuple[TaskStatus, Reason, str] | ParkDecision | None:
-        config = self._current.config
+        config, (closed, secrets) = self._current.config, seen
         if closed:
             why = f"tasks may not work in its directory now: {closed}"
             fix = f"allow it in [workspace], then `batchd retry {active.ref.batch}`"
@@ -90,11 +97,9 @@ class AttemptStarter:
                 if isinstance(waits, ParkDecision):
                     return waits
             return TaskStatus.ERROR, Reason.BAD_REQUEST, str(error)
-        try:
-            revealed = {n: Secret(value=config.revealed(s)) for n, s in task.secrets.items()}
-        except NotPossibleError as error:
-            return TaskStatus.ERROR, Reason.SANDBOX, f"its env cannot be made: {error}"
-        active.task = replace(task, secrets=revealed) if revealed else task
+        if isinstance(secrets, NotPossibleError):
+            return TaskStatus.ERROR, Reason.SANDBOX, f"its env cannot be made: {secrets}"
+        active.task = replace(task, secrets=secrets) if secrets else task
         return None
 
     def order(self, active: ActiveAttempt, batch: Batch, given: DispatchedTask) -> wire.Run:
@@ -142,12 +147,6 @@ class AttemptStarter:
             return kept
         same = (today.model.api, today.model.tools) == (kept.model.api, kept.model.tools)
         return kept if same else today
-
-
-def _refused(directories: TaskDirectories, directory: str) -> str:
-    if directories.real(directory) != os.path.normpath(directory):
-        return ""  # a link stands there since, which no one follows: who opens it says so
-    return directories.problem(directory, must_exist=False)
 
 
 def _kept(history: tuple[bytes, ...]) -> Terms | None:

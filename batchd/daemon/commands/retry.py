@@ -18,6 +18,7 @@ from batchd.config import Config, dialect_choice
 from batchd.config.constraints import model_problem
 from batchd.control import NewRun, Retried, Retry
 from batchd.control.requester import Requester
+from batchd.daemon.aside import aside
 from batchd.daemon.commands import targets
 from batchd.daemon.commands.rerun_selection import chosen, listed
 from batchd.daemon.commands.targets import OrderTarget
@@ -195,7 +196,8 @@ class RetryHandler:
             # Its file says what runs: a later retry may have no more than that.
             specs, data = [_with(model, spec, config) for spec in specs], None
         tasks = [replace(spec, after=tuple(a for a in spec.after if a in again)) for spec in specs]
-        _check_directories(config, old, tasks)
+        # In a thread: there may be 100,000, and a disk may hang.
+        await aside(partial(_check_directories, config, old, tasks), "retry")
         batch = Batch(
             name=self._line(old)[-1],
             claim=claim,
@@ -285,7 +287,9 @@ def _lost(task: Task) -> bool:
 
 
 def _check_directories(config: Config, old: Batch, tasks: Sequence[Task]) -> None:
-    """Refuse directories that are gone, or that the configuration no longer allows."""
+    """Refuse directories that are gone, or that the configuration no longer allows,
+    or that do not answer. Blocks.
+    """
     directories = TaskDirectories(config)
     problems = [
         Problem(f"{old.name}/{task.id}", why)

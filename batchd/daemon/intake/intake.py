@@ -24,6 +24,7 @@ from batchd.daemon.outboxes import Outboxes
 from batchd.errors import Problem, TaskFileError
 from batchd.log import get_logger
 from batchd.records import Batch
+from batchd.silent_paths import SilentPathError
 from batchd.spool import claims, outbox, taskfile
 from batchd.spool.inbox import Claim, Inbox
 from batchd.store import Store
@@ -34,8 +35,8 @@ _AT_ONCE = 256
 #: A larger file is parsed apart from the loop.
 _MAX_INLINE_BYTES = 8 << 10
 #: So is one in which one of these stands: a schema may take seconds for each of its patterns, a
-#: directory lie on a disk that hangs, and an escape hide either.
-_SLOW_TO_PARSE = (b"output_schema", b'"dir"', b"\\u")
+#: directory or a repository lie on a disk that hangs, and an escape hide any of them.
+_SLOW_TO_PARSE = (b"output_schema", b'"dir"', b'"repo"', b"\\u")
 #: The endings that a request keeps: a dropped file may be called anything.
 _ENDING = re.compile(r"\.[A-Za-z0-9]{1,16}")
 
@@ -142,11 +143,26 @@ class Intake:
             with contextlib.suppress(OSError):  # it ran short of descriptors or memory
                 if (parsed := self._at_once(claim)) is not None:
                     return parsed
-        parse = partial(self._parsers.parse, claim.path, claim.name, self._current.config)
+        parse = partial(self._answered, claim)
         try:
             return await self._outboxes.patiently(parse, Action.INBOX_TROUBLE)
         except BrokenParserError as error:
             raise self._broken(claim, str(error)) from error
+
+    async def _answered(self, claim: Claim) -> taskfile.Parsed:
+        """Return the tasks of a file once all that it names answers.
+
+        Raises what ``Parsers.parse`` raises, but ``SilentPathError``.
+        """
+        while True:
+            try:
+                return await self._parsers.parse(claim.path, claim.name, self._current.config)
+            except SilentPathError as error:
+                self._free.release()  # other files have their turn meanwhile
+                try:
+                    await self._outboxes.answers(error.path)
+                finally:
+                    await self._free.acquire()
 
     def _at_once(self, claim: Claim) -> taskfile.Parsed | None:
         """Return the tasks of a small, simple file, without the way to another process;

@@ -21,6 +21,7 @@ from batchd.errors import BatchdError, NotPossibleError, Problem, TaskFileError
 from batchd.pool import code
 from batchd.pool.supervisor import RESTART
 from batchd.records import Task
+from batchd.silent_paths import SilentPathError
 from batchd.spool.parse_job import HEAD, ParsedPart, ParseJob
 from batchd.spool.taskfile import Parsed
 
@@ -57,6 +58,7 @@ class Parsers:
 
         Raises ``TaskFileError``, also where that would take too long or too much memory;
         ``OSError`` where the system refuses what it needs,
+        ``SilentPathError`` where a path of it does not answer,
         ``NotPossibleError`` after an upgrade in place, and ``BrokenParserError``.
         """
         try:
@@ -100,7 +102,7 @@ class _Processes:
             process = self._idle.pop() if self._idle else _Process()
             try:
                 parsed = await process.parse(job)
-            except TaskFileError:
+            except (TaskFileError, SilentPathError):
                 self._rest(process)
                 raise
             except BaseException:
@@ -175,6 +177,8 @@ class _Process:
             part = await self._part()
             if part.problems:
                 raise TaskFileError(part.problems)
+            if part.silent:
+                raise SilentPathError(part.silent)
             if part.refused:
                 raise OSError(*part.refused, job.path)
             if part.bug:

@@ -44,7 +44,7 @@ class MountView:
     def of(cls, table: Sequence[Mount], tops: Sequence[str]) -> MountView:
         """Return that of real paths."""
         seen = [mount for mount in table if any(within(mount.place, top) for top in tops)]
-        above = ((top, mount) for top in tops if (mount := _holding(table, top)))
+        above = ((top, mount) for top in tops if (mount := holding(table, top)))
         seen += (Mount(m.device, moved(top, m.place, m.root), top) for top, m in above)
         devices = frozenset(mount.device for mount in seen)
         return cls(
@@ -55,7 +55,7 @@ class MountView:
 
     def places(self, device: int, path: str) -> Iterator[str]:
         """Yield where a file may be found too, whose real path is another one."""
-        mount = _holding(self.whole[device], path)
+        mount = holding(self.whole[device], path)
         if mount is not None:
             inner = moved(path, mount.place, mount.root)
             for other in self.seen[device]:
@@ -110,7 +110,7 @@ def moved(path: str, top: str, to: str) -> str:
     return f"{to.rstrip('/')}{path[len(top.rstrip('/')) :]}" or "/"
 
 
-def _holding(mounts: Sequence[Mount], path: str) -> Mount | None:
+def holding(mounts: Sequence[Mount], path: str) -> Mount | None:
     """Return the one on which a real path lies:
     of those at it or above it the nearest, and the last.
     """
