@@ -19,7 +19,6 @@ from batchd.config import Config, dialect_choice
 from batchd.config.constraints import model_problem
 from batchd.control import NewRun, Retried, Retry
 from batchd.control.requester import Requester
-from batchd.daemon.aside import aside
 from batchd.daemon.commands import targets
 from batchd.daemon.commands.rerun_selection import chosen, listed
 from batchd.daemon.commands.targets import OrderTarget
