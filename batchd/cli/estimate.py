@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import datetime as dt
 import sys
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from batchd import config, silent_paths
 from batchd.cli.display import formatting, tables
 from batchd.cli.runs import given_files
+from batchd.errors import OlderStoreError
 from batchd.log import escape
 from batchd.spool import outbox
 from batchd.store.reader import StoreReader
@@ -72,13 +74,15 @@ def _estimated(files: Sequence[CheckedFile], settings: config.Config) -> tuple[E
     """Return what files may come to, by what the store has, and what limits their money."""
     from batchd.estimate import estimate  # noqa: PLC0415 (loads all that an agent says; not for wrong arguments)
 
-    store, spent = formatting.store_path(Path(settings.paths.state)), 0.0
-    if store.exists():
-        with StoreReader(store) as reader:
-            found = estimate(files, settings, reader)
-            spent = _spent_today(reader)
-    else:
-        found = estimate(files, settings, None)
+    store = formatting.store_path(Path(settings.paths.state))
+    with contextlib.ExitStack() as opened:
+        reader = None
+        try:
+            reader = opened.enter_context(StoreReader(store)) if store.exists() else None
+        except OlderStoreError as error:
+            formatting.complain(f"batchd: {error}; this estimate knows nothing of its record")
+        found = estimate(files, settings, reader)
+        spent = _spent_today(reader) if reader else 0.0
     return found, _Budgets(files, settings.budget.per_day_usd, spent)
 
 

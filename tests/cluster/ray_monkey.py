@@ -11,6 +11,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 
 from arena import Arena, Process
 from ray_nodes import Nodes
@@ -60,7 +61,9 @@ class RayMonkey:
         """
         words = ("batchd", "bwrap", "multiprocessing")
         found = self._place.processes()
-        return [p for p in found if any(word in p.command for word in words) and p.role != "daemon"]
+        # Ray's have the path of the checkout in their commands, whatever that is called.
+        bare = [(p, p.command.replace(str(Path(__file__).parents[2]), "")) for p in found]
+        return [p for p, said in bare if any(w in said for w in words) and p.role != "daemon"]
 
     def _those(self, word: str) -> list[Process]:
         return [p for p in self._place.processes() if word in p.command and p.state != "Z"]

@@ -161,6 +161,8 @@ def test_an_older_store_goes_on_where_it_was(
     status = spool.batchd("status")
     assert status.returncode
     assert "is of an older version; `batchd serve` migrates it" in status.stderr
+    estimate = spool.batchd("estimate", spool.write("more.json", [{"first_prompt": "x"}]))
+    assert (estimate.returncode, "older version" in estimate.stderr) == (0, True)
     outbox = spool.folder / "outbox"
     with spool.serving():
         spool.eventually((outbox / "live/summary.json").exists)
