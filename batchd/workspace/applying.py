@@ -91,7 +91,7 @@ if [ "$(repo symbolic-ref --quiet HEAD || true)" = "$ref" ] && [ "$store" = .git
 fi
 old=$(repo rev-parse --verify --quiet "$ref^{commit}" || true)
 # Of all its working trees git knows which are on it; it is moved to where it is.
-[ -z "$old" ] || repo branch --quiet --force -- "$1" "$old" 2> "$own/why" || refuse "$(why): name another branch"
+[ -z "$old" ] || repo branch --quiet --force -- "$1" "$old" 2> "$own/why" || refuse "$(why)(name another branch)"
 parent=${old:-$2}
 repo cat-file -e "$parent^{commit}" || refuse "it has no commit $2 (any more), where the task began"
 made "$parent"
@@ -168,7 +168,7 @@ fi
 # Git itself sees what it does not otherwise look at, before it writes.
 if ! real read-tree -n -m -u "$head" "$tree" > "$own/why" 2>&1; then
     rm -f "$note"
-    refuse "$(why)(nothing was written; \\`git ls-files -v\\` has a small letter where git does not look for changes)"
+    refuse "$(why)(nothing was written; \\`git ls-files -v\\` marks with h or S what git does not look at)"
 fi
 printf '%s\\n' "$head $sum" > "$note.new" && mv "$note.new" "$note"
 if ! real read-tree -m -u "$head" "$tree" > "$own/why" 2>&1; then
@@ -218,8 +218,10 @@ def obeyed(into: Path) -> bytes:
                 (*argv, *words), cwd=into, capture_output=True, check=True, timeout=_ASKED_S, **way
             )
         except (OSError, subprocess.SubprocessError) as error:
-            why = f"git does not say what it runs there ({error})"
-            raise WorkspaceError(f"{why}: look at the patch, then give --with-hooks") from error
+            why = os.fsdecode(getattr(error, "stderr", None) or str(error)).strip()
+            raise WorkspaceError(
+                f"git does not say what it runs there ({why}): look at the patch, then give --with-hooks"
+            ) from error
         return os.fsdecode(ran.stdout)
 
     def named(base: Path, word: str) -> Path:

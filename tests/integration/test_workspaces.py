@@ -502,7 +502,7 @@ def test_a_branch_that_another_working_tree_is_on_stays(tmp_path: Path) -> None:
     (source / ".git/worktrees/other/rebase-merge/onto").write_text(f"{base}\n")
     give_away(source)
     for name in ("topic", "rebased"):
-        with pytest.raises(WorkspaceError, match=f"'{name}' .* at .*: name another branch"):
+        with pytest.raises(WorkspaceError, match=f"'{name}' .* at .*name another branch"):
             put(source, patch.data, branch=applying.Branch(name, base, "A", "a@b", "m"))
         assert git(source, "rev-parse", name) == base
     git(source, "branch", "free")
