@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -75,6 +76,8 @@ class _Agent:
                 await self._journal.flush()
                 raise FolderError(str(error)) from error
             reason = Reason.SANDBOX if isinstance(error, SandboxError) else Reason.WORKSPACE
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EFBIG:
+                reason = Reason.DISK  # more than the task may have on it
             self._fail(reason, error)
         await self._journal.flush()
 

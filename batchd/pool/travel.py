@@ -303,7 +303,7 @@ class TravellingDirectory(LocalDirectory):
                 )
                 while (taken := await self._ask(message)).errno:
                     if taken.errno == errno.EFBIG:
-                        raise OSError(errno.ENOSPC, taken.message)
+                        raise OSError(errno.EFBIG, taken.message)
                     why = f"what has changed cannot be kept: {taken.message}"
                     if self._stop.requested:
                         raise FolderError(why)
