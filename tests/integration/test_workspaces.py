@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import ssl
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from batchd.errors import WorkspaceError
 from batchd.masking import Masker
 from batchd.records import Base, Origin, Patch, SandboxPolicy
 from batchd.sandbox import Sandbox, Workplace
+from batchd.store import stored_values
 from batchd.workspace import applying, fetching
 from batchd.workspace.mirrors import Mirror, Pin
 from batchd.workspace.workspace_job import FetchJob, WorkspaceOutcome
@@ -1363,6 +1365,40 @@ def test_a_task_that_has_begun_needs_its_repository_no_more(spool: Any) -> None:
         spool.eventually((spool.folder / "outbox/b/summary.json").exists)
     assert spool.result("b", "001")["status"] == "completed"
     assert (spool.folder / "outbox/b/001.patch").stat().st_size > 0
+
+
+def test_a_clone_that_no_model_has_worked_in_is_made_again_after_a_power_cut(spool: Any) -> None:
+    """Its files may be empty by then, and would stand in its patch."""
+    served(spool)
+    first = {"first_prompt": "x", "repo": "work/r", "model": "standin/latency-3+notes-1"}
+    journal = f"file:{spool.folder}/.batchd/batchd.db"
+
+    def calls() -> int:
+        with contextlib.closing(sqlite3.connect(journal, uri=True)) as db:
+            return sum(
+                b'"CallStarted"' in bytes(body) for (body,) in db.execute("SELECT body FROM events")
+            )
+
+    with spool.serving() as process:
+        spool.batchd("submit", spool.write("b.json", [first]))
+        spool.eventually(lambda: calls() == 1)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    clone = spool.folder / "outbox/b/001"
+    (clone / "README.md").write_text("")
+    (clone / ".git/HEAD").write_text("")
+    with contextlib.closing(sqlite3.connect(journal, uri=True)) as db, db:
+        ((body,),) = db.execute("SELECT body FROM events WHERE seq = 0").fetchall()
+        started = stored_values.unpack(body).replace(b'"boot":"', b'"boot":"0')
+        db.execute("UPDATE events SET body = ? WHERE seq = 0", (started,))
+    with spool.serving():
+        spool.eventually((spool.folder / "outbox/b/summary.json").exists)
+    result = spool.result("b", "001")
+    assert (result["status"], result["attempts"], result["at_risk"]) == ("completed", 2, None)
+    assert [change["path"] for change in result["changes"]] == ["notes.txt"]
+    assert result["files"] == {"created": ["notes.txt"], "modified": [], "deleted": []}
+    assert result["runs_code"] == []
+    assert git(clone, "status", "--porcelain") == "?? notes.txt"
 
 
 @pytest.mark.long
