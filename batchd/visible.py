@@ -30,9 +30,12 @@ def refuse(config: Config) -> None:
 
 
 def warn(config: Config) -> None:
-    """Report what they see and had better not: what other tasks work on, a home."""
-    for problem in sandbox.seen(
-        config.sandbox_policy(), private_paths.exposed(config), around=False
-    ):
+    """Report what they see and had better not: what other tasks work on, a home;
+    not of a folder that does not answer.
+    """
+    places = [*private_paths.exposed(config)]
+    silent = silent_paths.among(place.path for place in places)
+    there = [place for place in places if place.path not in silent]
+    for problem in sandbox.seen(config.sandbox_policy(), there, around=False):
         path, why = problem.place, problem.message
         get_logger().warning(Action.EXPOSED, path=path, message=why, mend=problem.hint)

@@ -394,17 +394,21 @@ def test_tasks_in_a_folder_that_hangs_hold_up_nothing_else(
         assert station.troubles() == []
 
 
-def test_a_daemon_stops_while_it_looks_at_a_task_s_folder_that_hangs(
+def test_a_daemon_stops_and_starts_while_a_task_s_folder_hangs(
     tmp_path: Path, model_server: str
 ) -> None:
-    """SIGTERM ends it; the next one goes on with the tasks there."""
+    """SIGTERM ends it; the next one begins all the same,
+    and goes on with the tasks there once it answers.
+    """
     with _far_and_near(tmp_path, model_server) as (station, far):
         with hanging(far):
             control.request(tmp_path / ".batchd", "resume", scope="all", name="")
             station.drop("dir.json", _in(far / "1"))
             until(lambda: station.logged("place_trouble"), station.text)
             station.stop()
-        station.start()
+            station.start()
+            station.drop("near.json", _in("x"))
+            station.completed("near")
         station.completed("in", 4)
         station.completed("dir")
 
