@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,9 +133,8 @@ async def _passes(check: str, path: str) -> bool:
         return (await place.shell(check, timeout_s=_CHECK_S)).exit_code == 0
 
 
-def tables(config: Path) -> Iterator[str]:
+def tables(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield the providers and models of a configuration, as TOML."""
-    found = tomllib.loads(config.read_text("utf-8"))
     for kind in ("providers", "models"):
         for name, keys in found.get(kind, {}).items():
             yield f"[{kind}.{json.dumps(name)}]"
@@ -150,22 +149,26 @@ def _value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def batchd(spool: Path, file: str, source: Path) -> None:
+    """Have the batchd of a source tree run a task file of a spool, to its end."""
+    command = [sys.executable, "-m", "batchd", "--config", str(spool / "config.toml")]
+    subprocess.run([*command, "run", str(spool / file)], check=False, stdout=sys.stderr, cwd=source)
+
+
 def by_batchd(case: Case, place: Path, options: argparse.Namespace) -> Outcome:
     """Have batchd do it."""
     spool = place.parents[1]
     config = spool / "config.toml"
     config.write_text(
         _CONFIG.format(model=options.model, work=place.parent)
-        + "\n".join(tables(options.config))
+        + "\n".join(tables(tomllib.loads(options.config.read_text("utf-8"))))
         + "\n"
     )
     task = {"id": case.name, "dir": str(place), "first_prompt": case.prompt, "limits": _LIMITS}
     task |= {"check": case.check} if options.by == "check" else {"evaluator": options.by}
-    file = spool / f"{case.name}.json"
-    file.write_text(json.dumps({"tasks": [task]}))
-    command = [sys.executable, "-m", "batchd", "--config", str(config), "run", str(file)]
+    (spool / f"{case.name}.json").write_text(json.dumps({"tasks": [task]}))
     began = time.monotonic()
-    subprocess.run(command, check=False, stdout=sys.stderr, cwd=HERE.parents[1])
+    batchd(spool, f"{case.name}.json", getattr(options, "source", HERE.parents[1]))
     took = time.monotonic() - began
     result = json.loads((spool / "outbox" / case.name / f"{case.name}.json").read_text("utf-8"))
     usage = result["usage"]

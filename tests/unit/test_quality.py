@@ -4,6 +4,7 @@ each check passes right work, and not what the agent finds.
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -57,8 +58,12 @@ END""",
 }
 
 
-def _passes(case: str, folder: Path) -> bool:
-    check = (CASES / f"{case}.check").read_text("utf-8")
+#: Cases that have their right solution beside them.
+SIGHT = CASES.with_name("sight")
+
+
+def _passes(case: str, folder: Path, cases: Path = CASES) -> bool:
+    check = (cases / f"{case}.check").read_text("utf-8")
     return (
         subprocess.run(
             ["bash", "-c", check], cwd=folder, capture_output=True, check=False
@@ -82,3 +87,21 @@ def test_a_check_distinguishes_right_from_wrong(tmp_path: Path, case: str) -> No
     assert not _passes(case, work)
     subprocess.run(["bash", "-ec", RIGHT[case]], cwd=work, check=True)
     assert _passes(case, work)
+
+
+@pytest.mark.parametrize("case", sorted(path.stem for path in SIGHT.glob("*.prompt")))
+def test_so_does_each_check_of_what_an_agent_sees(tmp_path: Path, case: str) -> None:
+    """The same, of the cases by which an older version is compared."""
+    work = tmp_path / "work"
+    shutil.copytree(SIGHT / case, work)
+    assert not _passes(case, work, SIGHT)
+    solution = (SIGHT / f"{case}.right").read_text("utf-8")
+    subprocess.run(["bash", "-ec", solution], cwd=work, check=True)
+    assert _passes(case, work, SIGHT)
+
+
+def test_half_of_the_endings_are_bad() -> None:
+    """Of twenty, each with a prompt of its own, by which the stand-in knows them."""
+    ends = json.loads((CASES.parent / "endings.json").read_text("utf-8"))
+    assert [end["done"] for end in ends].count(True) == len(ends) / 2 == 10
+    assert len({end["first_prompt"] for end in ends}) == len({end["name"] for end in ends}) == 20

@@ -1,0 +1,3 @@
+from tools import clean, load
+
+print(clean(load('in.txt')))
