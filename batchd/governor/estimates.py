@@ -16,7 +16,7 @@ from batchd.errors import NotPossibleError
 from batchd.governor.provider_queue import WantedCall
 from batchd.records import STANDARD, Price, Usage, believable, dearest
 
-#: In shorter requests, what a provider adds to each weighs more than how it counts.
+#: In shorter requests and answers, what a provider adds to each weighs more than how it counts.
 _MIN_TOKENS_FOR_RATIO = 1000
 #: What a model's calls may come to, as a multiple, while none of them has been answered. A hidden
 #: prompt of 5,000 tokens before a short question is seven times what was expected of it.
@@ -123,7 +123,7 @@ class Estimates:
         beyond.outputs.append(usage.output_tokens / max(call.max_output_tokens, 1))
         if max(beyond.outputs) <= _OVERLONG:
             self._overlong.pop(call.model, None)
-        elif call.model not in self._overlong:
+        elif call.model not in self._overlong and usage.output_tokens >= _MIN_TOKENS_FOR_RATIO:
             self._overlong[call.model] = self._clock()
             return self._words(call.model)
         return ""
