@@ -94,8 +94,8 @@ class Action(enum.StrEnum):
     #: What a task has changed elsewhere lies in its directory now:
     #: it came in so many ``packs`` of ``bytes``.
     DIRECTORY_CAME = "directory_came"
-    #: A directory cannot be packed, or what a task has changed elsewhere cannot be laid out in it:
-    #: its ``message`` has the fix.
+    #: A directory cannot be packed, or what a task has changed elsewhere cannot be laid out in it,
+    #: or a disk refuses a task's clone, copy or patch: its ``message`` has the fix.
     DIRECTORY_TROUBLE = "directory_trouble"
     #: Workers do not come up: ``status`` says why, and what helps.
     WORKER_TROUBLE = "worker_trouble"

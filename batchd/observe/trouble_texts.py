@@ -12,7 +12,7 @@ from batchd.words import moment
 _WHAT = {
     "outbox_trouble": "results cannot be written, so tasks that would leave some there do not start",
     "sandbox_trouble": "commands cannot be run, so no task starts",
-    "directory_trouble": "changes of a task on another machine are not in its directory here",
+    "directory_trouble": "a task's directory, or its patch, cannot be written here",
     "mirror_trouble": "no repository can be fetched, so tasks with one wait",
     "worker_trouble": "some tasks have no worker, so they do not start",
     "cluster_trouble": "no new worker starts on the Ray cluster, so tasks wait for the present ones",
