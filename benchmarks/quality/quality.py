@@ -152,7 +152,10 @@ def _value(value: Any) -> str:
 def batchd(spool: Path, file: str, source: Path) -> None:
     """Have the batchd of a source tree run a task file of a spool, to its end."""
     command = [sys.executable, "-m", "batchd", "--config", str(spool / "config.toml")]
-    subprocess.run([*command, "run", str(spool / file)], check=False, stdout=sys.stderr, cwd=source)
+    # Its workers look there too, before what is installed.
+    env = {**os.environ, "PYTHONPATH": str(source)}
+    command += ["run", str(spool / file)]
+    subprocess.run(command, check=False, stdout=sys.stderr, cwd=source, env=env)
 
 
 def by_batchd(case: Case, place: Path, options: argparse.Namespace) -> Outcome:
