@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -13,7 +12,6 @@ from urllib.parse import quote
 import msgspec
 
 from batchd import __version__
-from batchd.events import CallAnswered
 from batchd.records import Price, TaskStatus, workers
 from batchd.report import timeline, totals
 from batchd.report.advice import retry
@@ -52,7 +50,7 @@ def make(reader: StoreReader, batches: Sequence[BatchRow], beside: Path, style: 
     sources = [Gathered(reader, batch) for batch in batches]
     folders = tuple(_folder(batch, beside) for batch in batches)
     blocks = DetailBlocks(style.quota)
-    tasks, spans, cautions, by_call = _columns(sources, blocks, now, style)
+    tasks, spans, cautions = _columns(sources, blocks, now)
     lanes, bars = timeline.lanes((p, s) for p, s in spans if not s.parked)
     spend = [
         row
@@ -79,7 +77,7 @@ def make(reader: StoreReader, batches: Sequence[BatchRow], beside: Path, style: 
         tags=totals.shares(tagged, lambda row: row.tag or ""),
         purposes=totals.shares(spend, lambda row: row.purpose),
         nodes=totals.nodes(tasks),
-        elsewhere=totals.elsewhere(style.compare, spend, by_call) if total.calls else (),
+        elsewhere=totals.elsewhere(style.compare, spend) if total.calls else (),
         setbacks=totals.setbacks(tasks),
         cautions=tuple(sorted(cautions, key=lambda caution: caution.task)),
         orders=tuple(_orders(batches)) if style.orders else (),
@@ -93,36 +91,27 @@ def make(reader: StoreReader, batches: Sequence[BatchRow], beside: Path, style: 
 
 
 def _columns(
-    sources: Sequence[Gathered], blocks: DetailBlocks, now: float, style: Style
-) -> tuple[
-    TaskColumns, list[tuple[int, timeline.TimelineSpan]], list[Caution], Mapping[str, float]
-]:
+    sources: Sequence[Gathered], blocks: DetailBlocks, now: float
+) -> tuple[TaskColumns, list[tuple[int, timeline.TimelineSpan]], list[Caution]]:
     """Read every task once: what did not complete first,
-    for that is what transcripts are opened for. The last is ``by_call`` of ``totals``.
+    for that is what transcripts are opened for.
     """
     places = [(f, source, row) for f, source in enumerate(sources) for row in source.rows]
     order = sorted(range(len(places)), key=lambda p: _interest(places[p][2]))
     values: list[dict[str, object]] = [{}] * len(places)
     spans: list[tuple[int, timeline.TimelineSpan]] = []
     cautions: list[Caution] = []
-    by_call: dict[str, float] = defaultdict(float)
     for place in order:
         number, source, row = places[place]
         task = source.read(row)
         spans += [(place, span) for span in timeline.spans(row, task.events, now)]
-        for call in (event for event in task.events if isinstance(event, CallAnswered)):
-            usage = call.answer.usage
-            by_call[""] += usage.calls
-            for name, price in style.compare:
-                if price and price.hours:
-                    by_call[name] += price.sent(call.sent_at, usage).cost(usage).total
         cautions += _caution(place, task)
         folder = Path(source.batch.batch.folder)
         values[place] = _values(task, number, folder) | {"block": blocks.add(task)}
     tasks = TaskColumns()
     for name in TaskColumns.__slots__:
         getattr(tasks, name).extend(value[name] for value in values)
-    return tasks, spans, cautions, by_call
+    return tasks, spans, cautions
 
 
 def _caution(place: int, task: TaskRecord) -> Iterable[Caution]:

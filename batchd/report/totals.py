@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from batchd import catalog
 from batchd.records import Price, TaskStatus, Usage, cache_share
@@ -52,16 +52,9 @@ def share(name: str, rows: Sequence[SpendRow]) -> Share:
 
 
 def elsewhere(
-    prices: Iterable[tuple[str, Price | None]],
-    rows: Sequence[SpendRow],
-    by_call: Mapping[str, float],
+    prices: Iterable[tuple[str, Price | None]], rows: Sequence[SpendRow]
 ) -> tuple[Elsewhere, ...]:
-    """Return what the same tokens cost with other models, cheapest first, unknown prices last.
-
-    ``by_call``: what those cost whose price has hours, and for "" of how many calls.
-    """
-    if by_call.get("") != sum(row.calls for row in rows):
-        by_call = {}  # some journals are gone
+    """Return what the same tokens cost with other models, cheapest first, unknown prices last."""
     used = [
         Usage(
             calls=r.calls,
@@ -76,11 +69,9 @@ def elsewhere(
     found = (
         Elsewhere(
             name=name,
-            usd=by_call.get(name, sum(price.cost_of_many(u).total for u in used))
-            if price
-            else None,
+            usd=sum(price.cost_of_many(u).total for u in used) if price else None,
             gone=_gone(name),
-            dearest=price is not None and bool(price.hours) and name not in by_call,
+            dearest=price is not None and bool(price.hours),
         )
         for name, price in prices
     )
