@@ -147,7 +147,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         ("sandbox/directory.py", "_RESOLVE_BENEATH = 0x08", "_RESOLVE_BENEATH = 0"),
     ),
     "listing": (
-        ("sandbox/directory.py", "entry.is_dir(follow_symlinks=False)", "entry.is_dir()"),
+        ("sandbox/directory.py", "entry.is_dir(follow_symlinks=False):\n                if", "entry.is_dir():\n                if"),
         ("sandbox/directory.py", "_RESOLVE_NO_SYMLINKS = 0x04", "_RESOLVE_NO_SYMLINKS = 0"),
         ("sandbox/directory.py", "_RESOLVE_BENEATH = 0x08", "_RESOLVE_BENEATH = 0"),
     ),
@@ -174,7 +174,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "git of our own": (("workspace/patches.py", 'export GIT_DIR="$own/git"', 'export GIT_DIR="$PWD/.git"'),),
     "fetched inside": (("workspace/fetching.py", "if job.fetch and job.origin.remote:", "if job.fetch:"),),
     "no hooks": (("workspace/git.py", '    "core.hooksPath": "/dev/null",\n', ""),),
-    "no filters": (("workspace/applying.py", 'objects" GIT_DIR="$own/git" GIT', 'objects" GIT_DIR="$PWD/$store" GIT'),),
+    "no filters": (("workspace/applying.py", 'objects" GIT_DIR="$own/git"', 'objects" GIT_DIR="$PWD/$store"'),),
     # --- the network, host by host
     "list": (("sandbox/network/destinations.py", "if host.holds(text, port)]\n        if not held", "]\n        if not held"),),
     "private": (("sandbox/network/destinations.py", "why = addresses.forbidden(address, private=private)", "return ''"),),
@@ -238,6 +238,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         ("llm/response_bodies.py", "_MOST_VALUES = 1 << 18", "_MOST_VALUES = 1 << 30"),
     ),
     "belief": (("agent/belief.py", "    if not usage.beyond(", "    if True or not usage.beyond("),),
+    "proof": (("governor/estimates.py", "PROOF = 2", "PROOF = 1"),),
     "purse": (("governor/treasury.py", "purse.spent += spent", "purse.spent += 0.0"),),
 }  # fmt: skip
 

@@ -333,6 +333,7 @@ def test_a_usage_that_no_call_can_have_is_not_believed(camp: Camp) -> None:
     assert (line["level"], line["gen_ai.usage.output_tokens"]) == ("warning", 10**14)
 
 
+@pytest.mark.stopped_by("proof")
 @pytest.mark.sampled(1)
 def test_an_answer_that_says_ten_times_the_truth_stops_no_other_task(camp: Camp) -> None:
     """A call can have come to that, so it is booked; but it alone ends no task with a limit of

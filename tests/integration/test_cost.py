@@ -180,7 +180,9 @@ def test_spreadsheets_get_stable_columns_and_no_formulas(spent: Any) -> None:
     assert float(partly["known_usd"]) > 0, "one call without a price hides no other's"
     assert list(costs(spent, "--by", "tag,model")[0]) == heads
     text = spent.batchd("cost", "--compare", "openai/gpt-4", "--csv").stdout
-    assert text.startswith("model,total,source,ratio,spent,unsettled,averaged\nopenai/gpt-4,")
+    assert text.startswith(
+        "model,total,source,ratio,spent,unsettled,averaged,dearest\nopenai/gpt-4,"
+    )
 
 
 def test_real_tokens_at_other_prices(spent: Any) -> None:

@@ -8,6 +8,7 @@ import asyncio
 import json
 import re
 import resource
+import shlex
 import signal
 import ssl
 import subprocess
@@ -108,7 +109,7 @@ TOOL = """
 [notify.tool]
 kind = "command"
 on = ["batch_failed"]
-command = ["sh", "-c", "cat > @home@/json; env > @home@/env; echo heard $BATCHD_BATCH"]
+command = ["sh", "-c", 'cat > "@home@/json"; env > "@home@/env"; echo heard $BATCHD_BATCH']
 """
 CHAT = """
 [notify.chat]
@@ -354,7 +355,7 @@ def test_a_command_gets_each_event_by_itself(tmp_path: Path) -> None:
     """Two batches that end together are two messages to it, in order, at once;
     to others they are one, some time later.
     """
-    script = f'printf "%s %s\\n" "$BATCHD_BATCH" "$(cat)" >> {tmp_path}/heard'
+    script = f'printf "%s %s\\n" "$BATCHD_BATCH" "$(cat)" >> {shlex.quote(str(tmp_path / "heard"))}'
     hook = Webhook()
     receivers = {
         "tool": ReceiverSection(kind="command", command=("sh", "-c", script)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -68,7 +69,7 @@ def _slow_bwrap(folder: Path, call: str, nth: str) -> None:
     program = folder / "bwrap"
     # -D: bwrap stays a child of ours, as without strace.
     program.write_text(
-        f"#!/bin/sh\nexec {strace} -D -f -qq -o {folder}/calls -e trace={call}"
+        f"#!/bin/sh\nexec {strace} -D -f -qq -o {shlex.quote(str(folder / 'calls'))} -e trace={call}"
         f' -e inject={call}:delay_enter={_HELD_US}:when={nth} {bwrap} "$@"\n'
     )
     program.chmod(0o755)

@@ -217,7 +217,7 @@ def test_a_call_costs_what_its_hour_says(tmp_path: Path) -> None:
                     assert compared["total"] == books[name], moment
                 assert len(asked) == sum(1 for usd in books.values() if usd)
             day = json.loads(station.status("--json"))["daemon"]["day"]
-            assert day["spent_usd"] == books["b8"]
+            assert day["spent_usd"] == books[name]
     with StoreReader(tmp_path / ".batchd/batchd.db") as reader:
         (total,) = reader.spend(())
     assert round(1e9 * total.known_usd) == round(1e9 * sum(usd or 0.0 for usd in books.values()))

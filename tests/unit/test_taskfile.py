@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -586,7 +587,8 @@ def test_a_directory_of_roots_where_batchd_is_root(spool: Config, tmp_path: Path
     assert _tasks(task, spool)  # the inbox is another user's
     state.mkdir()
     site = tmp_path / "work/site"
-    why = f"{site} belongs to root, and commands never run as root: chown -R nobody {site}"
+    fix = f"chown -R nobody {shlex.quote(str(site))}"
+    why = f"{site} belongs to root, and commands never run as root: {fix}"
     assert _problems(task, spool) == {"dir": why}
     assert _tasks([{"first_prompt": "x"}, {**task, "after": ["001"]}], spool)
     _give_away(site)
