@@ -216,15 +216,16 @@ def _source(scratch: Path) -> Path:
     git = ("git", "-c", "safe.directory=*", "-C")
     listed = [*git, str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, stdout=subprocess.PIPE, check=True).stdout
-    script = f"""
-        mkdir {source}
-        (cd {ROOT} && xargs -0 cp --parents -t {source} 2>/dev/null || true)
-        cd {source}
+    script = """
+        mkdir "$2"
+        (cd "$1" && xargs -0 cp --parents -t "$2" 2>/dev/null || true)
+        cd "$2"
         git init -q
         git add -A
         git -c user.name=test -c user.email=test@localhost commit -qm 'The working tree'
     """
-    subprocess.run(["bash", "-euc", script], input=names, check=True)
+    words = ["bash", "-euc", script, "bash", str(ROOT), str(source)]
+    subprocess.run(words, input=names, check=True)
     return source
 
 
