@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import resource
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,7 @@ def runner(policy: SandboxPolicy, directory: os.stat_result, path: str) -> Comma
     if directory.st_uid == 0:
         raise SandboxError(
             f"{path} belongs to root, and commands never run as root: give it to a user"
-            f" (`chown -R {policy.user} {path}`), or run batchd as its owner"
+            f" (`chown -R {policy.user} {shlex.quote(path)}`), or run batchd as its owner"
         )
     return CommandUser.of(directory.st_uid, directory.st_gid)
 

@@ -9,6 +9,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from batchd.actions import Action
 from batchd.config import Config, private_paths
@@ -57,7 +58,9 @@ def exposures(config: Config) -> Iterator[Exposure]:
     for above in sorted({folder for path in ours for folder in Path(path).parents}):
         if (found := _status(above)) and _open_to_all(found):
             why = "everybody can replace what lies in it"
-            yield Exposure(str(above), why, f"chmod o-w {above}, or chmod +t {above}")
+            yield Exposure(
+                str(above), why, f"chmod o-w {quote(str(above))}, or chmod +t {quote(str(above))}"
+            )
     for path in (paths.inbox, paths.outbox):
         yield from _way(path)
 
@@ -104,9 +107,9 @@ def _state(state: str) -> Iterator[Exposure]:
         yield Exposure(state, why, "chown it, or set another [paths] state", grave=True)
     if found.st_mode & 0o022:
         why = "others can change what is in it"
-        yield Exposure(state, why, f"chmod 700 {state}", grave=True)
+        yield Exposure(state, why, f"chmod 700 {quote(state)}", grave=True)
     elif found.st_mode & 0o055:
-        yield Exposure(state, "others can look into it", f"chmod 700 {state}")
+        yield Exposure(state, "others can look into it", f"chmod 700 {quote(state)}")
 
 
 def _inbox(inbox: str) -> Iterator[Exposure]:
@@ -115,13 +118,13 @@ def _inbox(inbox: str) -> Iterator[Exposure]:
         return
     if _open_to_all(found):
         why = "everybody can take away and replace what others drop"
-        yield Exposure(inbox, why, f"chmod o-w {inbox}, or chmod +t {inbox}")
+        yield Exposure(inbox, why, f"chmod o-w {quote(inbox)}, or chmod +t {quote(inbox)}")
     elif found.st_mode & stat.S_IWGRP and not found.st_mode & stat.S_ISVTX:
         why = "members of its group can take away and replace what others drop"
-        yield Exposure(inbox, why, f"chmod +t {inbox}")
+        yield Exposure(inbox, why, f"chmod +t {quote(inbox)}")
     elif found.st_mode & _OTHERS_WRITE:
         why = "every user of this machine can have tasks run, and paid"
-        yield Exposure(inbox, why, f"if you do not want that, chmod o-w {inbox}")
+        yield Exposure(inbox, why, f"if you do not want that, chmod o-w {quote(inbox)}")
 
 
 def _outbox(outbox: str) -> Iterator[Exposure]:
@@ -155,7 +158,7 @@ def _open_to_all(found: os.stat_result) -> bool:
 
 
 def _chmod(file: str) -> str:
-    return f"chmod o-r {file}"
+    return f"chmod o-r {quote(file)}"
 
 
 def _status(path: str | Path) -> os.stat_result | None:

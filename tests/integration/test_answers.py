@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import signal
 import subprocess
 import time
@@ -279,7 +280,7 @@ def test_a_run_that_is_stopped_twice_says_where_it_stands_and_how_to_go_on(spool
     assert "Stopping: what is left is cancelled" in output
     # The order to cancel them may, or may not, have become durable when it ends.
     assert re.match(r"Stopped: [012] of 2 tasks done", errors)
-    how = errors.partition("To go on with the rest: ")[2].split()
+    how = shlex.split(errors.partition("To go on with the rest: ")[2])
     (state,) = [part.partition("=")[2] for part in how if part.startswith("BATCHD_PATHS__STATE=")]
     assert how[1:] == ["batchd", "serve"]
     with subprocess.Popen(
