@@ -93,11 +93,7 @@ class Mirror:
             file.flush()
             os.fsync(file.fileno())
         draft.rename(place)
-        above = os.open(place.parent, trees.OPEN)
-        try:
-            os.fsync(above)
-        finally:
-            os.close(above)
+        trees.sync(place.parent)
 
     def pins(self) -> Mapping[Path, Pin | None]:
         """Return what batches use of it, each with where that is noted; None: it cannot be read.
