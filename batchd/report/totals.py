@@ -62,17 +62,7 @@ def elsewhere(
     """
     if by_call.get("") != sum(row.calls for row in rows):
         by_call = {}  # some journals are gone
-    used = [
-        Usage(
-            calls=r.calls,
-            input_tokens=r.input_tokens,
-            cached_input_tokens=r.cached_input_tokens,
-            cache_write_tokens=r.cache_write_tokens,
-            cache_write_long_tokens=r.cache_write_long_tokens,
-            output_tokens=r.output_tokens,
-        )
-        for r in rows
-    ]
+    used = [*map(Usage.of, rows)]
     found = (
         Elsewhere(
             name=name,
