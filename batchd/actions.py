@@ -69,7 +69,6 @@ class Action(enum.StrEnum):
     #: A receiver could not be notified, yet or for good:
     #: ``message``, and ``trying_again`` or the ``mend``.
     NOTIFY_FAILED = "notify_failed"
-    PRICE_UNKNOWN = "price_unknown"
     WORKER_STARTED = "worker_started"
     WORKER_DIED = "worker_died"
     #: A worker of another machine came to the gate and was not let in: its ``address``, and why.

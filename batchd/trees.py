@@ -1,4 +1,4 @@
-"""Directory trees, whatever agents may have made of them: taken away, or measured.
+"""Directory trees, whatever agents may have made of them: taken away, measured, or made durable.
 
 No depth, mode or name stops it, and it takes a handful of descriptors. Links are never followed;
 what is mounted somewhere in a tree is left alone.
@@ -7,6 +7,7 @@ what is mounted somewhere in a tree is left alone.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
 import os
 import secrets
@@ -21,6 +22,25 @@ OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: So many folders, from the top down, stay open while what lies in them is measured.
 _KEPT = 16
 _LOOK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def sync(path: str | os.PathLike[str], *, disk: bool = False) -> None:
+    """Make a file durable, or the names in a folder; ``disk``: all that was written to its disk.
+
+    Raises ``OSError``.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        (sync_disk if disk else os.fsync)(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_disk(descriptor: int) -> None:
+    """Make all that was written to the disk of an open folder durable. Raises ``OSError``."""
+    if ctypes.CDLL(None, use_errno=True).syncfs(descriptor):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def remove(path: str | os.PathLike[str], last: str = "") -> None:

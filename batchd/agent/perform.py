@@ -284,7 +284,9 @@ class Performer:
             waited_s += await self._kept()
         now = self._host.clock()
         notice = "" if state.noticed else allowance.left(self._task.limits, state, now)
-        stop = prompts.HOW_TO_STOP if state.text_protocol and _may_be_all(output) else ""
+        # It succeeded, or wanted what only the user has: nothing is left to be put right.
+        may_be_all = output.exit_code == 0 or output.asked_screen
+        stop = prompts.HOW_TO_STOP if state.text_protocol and may_be_all else ""
         return ToolRan(
             at=now,
             call=call,
@@ -358,13 +360,6 @@ class Performer:
     def _verdict(self, verdict: Evaluation, *, last: bool) -> RoundEvaluated:
         final = last or not verdict.done
         return RoundEvaluated(at=self._host.clock(), evaluation=verdict, final=final)
-
-
-def _may_be_all(output: tools.ToolOutput) -> bool:
-    """Return whether a command leaves nothing to be put right:
-    it succeeded, or wanted what only the user has.
-    """
-    return output.exit_code == 0 or output.asked_screen
 
 
 def _knows(request: tools.ToolRequest, state: TaskState) -> bool:

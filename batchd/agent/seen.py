@@ -268,16 +268,15 @@ def _meets(call: ToolCall, wanted: str) -> bool:
         return False
     command, path = given.get("command"), given.get("path")
     if isinstance(command, str):
-        name = posixpath.basename(wanted)
-        words = map(posixpath.basename, _WORDS.split(command))
-        return any(word == name or fnmatch.fnmatchcase(name, word) for word in words if word)
+        return _names(command, wanted)
     return isinstance(path, str) and _normal(path) == wanted
 
 
 def _names(command: str, path: str) -> bool:
-    """Return whether a command names a file."""
+    """Return whether a command names a file, by its name or by a pattern."""
     name = posixpath.basename(path)
-    return any(posixpath.basename(word) == name for word in _WORDS.split(command))
+    words = map(posixpath.basename, _WORDS.split(command))
+    return any(word == name or fnmatch.fnmatchcase(name, word) for word in words if word)
 
 
 def _was_shown(commands: Iterable[FinishedCommand], path: str) -> bool:

@@ -200,13 +200,11 @@ async def _commanded(
     if ran.lost:
         runs = prompts.gone(ran.lost)
     text = _NOTHING if output.text == _SILENT and changed is False and not files else output.text
-    asked = bool(ran.exit_code) and signs.wants_input(ran.output)
-    if asked:
-        text = lines(text, prompts.NO_KEYBOARD)
-    screen = bool(ran.exit_code) and signs.wants_screen(ran.output)
-    if screen:
-        text = lines(text, prompts.NO_SCREEN)
-    text = lines(text, signs.instead(ran.output) if ran.exit_code else "", files, runs)
+    failed = ran.output if ran.exit_code else ""
+    asked, screen = signs.wants_input(failed), signs.wants_screen(failed)
+    keyboard = prompts.NO_KEYBOARD if asked else ""
+    display = prompts.NO_SCREEN if screen else ""
+    text = lines(text, keyboard, display, signs.instead(failed), files, runs)
     return replace(
         output, text=text, left=ran.left, changed=changed, asked_input=asked, asked_screen=screen
     )

@@ -164,7 +164,7 @@ def joined(
     )
     rooms = Rooms(loop, lifecycle, outboxes, current, troubles, batches)
     scratch = ScratchCleanup(loop, current)
-    bases = Bases(loop, current, lifecycle, writes, publisher, outboxes, children)
+    bases = Bases(loop, current, lifecycle, publisher, outboxes, children)
     intake = Intake(loop, current, store, outboxes, batches, parsers)
 
     # The pool, and attempts at tasks.
@@ -224,12 +224,12 @@ def joined(
         reloader.again,
     )
     circuits = Circuits(
-        loop, lifecycle, writes, governor, listeners, lot, publisher, offers, news, reloader.again
+        loop, lifecycle, governor, listeners, lot, publisher, offers, news, reloader.again
     )
     suspects = Suspects(lifecycle, governor, attempts, pool)
     turns = Turns(loop, lifecycle, governor, lot, circuits, rooms, attempts, suspects)
     retiring = Retiring(loop, current, lifecycle, store, writes, listeners, offers)
-    predecessors = Predecessors(loop, lifecycle, store, writes, batches, publisher)
+    predecessors = Predecessors(loop, lifecycle, store, batches, publisher)
     for each in (scratch, bases, chains, porter, retiring, lot, predecessors):
         listeners.add(each)
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from batchd import __version__, log, visible
@@ -179,12 +178,7 @@ class Daemon:
             self._undo = undo.pop_all()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._undo.aclose()
 
     async def _open(self, undo: contextlib.AsyncExitStack) -> None:

@@ -32,7 +32,7 @@ CACHED = (
     *("cached_tokens", "prompt_cache_hit_tokens"),
     *("cache_read_input_tokens", "cached_prompt_text_tokens"),
 )
-KEPT = ("cache_write_tokens", "cache_creation_input_tokens")
+_KEPT = ("cache_write_tokens", "cache_creation_input_tokens")
 
 
 class TokenCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,10 +155,29 @@ def number(value: Any) -> int:
     return int(value) if isinstance(value, _NUMBER) and 0 < value < 1e15 else 0  # noqa: PLR2004 (beyond any count, infinity too)
 
 
-def said(names: Iterable[str], *places: Mapping[str, Any]) -> int | None:
+def _said(names: Iterable[str], *places: Mapping[str, Any]) -> int | None:
     """Return the largest count under one of these names; None: there is none."""
     found = (place.get(name) for place in places for name in names)
     return max((number(value) for value in found if value is not None), default=None)
+
+
+def counted(usage: Mapping[str, Any], tier: str, taken: str, made: str) -> TokenCounts:
+    """Return what a usage says in one of OpenAI's APIs, whose names for the tokens ``taken`` in and
+    ``made`` begin so.
+    """
+    inside, outside = (fields(usage.get(f"{name}_tokens_details")) for name in (taken, made))
+    cached = _said(CACHED, inside, usage)
+    return TokenCounts(
+        read=number(usage.get(f"{taken}_tokens")),
+        cached=cached or 0,
+        kept=_said(_KEPT, inside, usage) or 0,
+        kept_long=number(fields(inside.get("cache_write_tokens_details")).get("ttl_12h_tokens")),
+        reported=cached is not None,
+        tier=tier,
+        stated_usd=stated(usage),
+        written=number(usage.get(f"{made}_tokens")),
+        thinking=number(outside.get("reasoning_tokens")),
+    )
 
 
 def stated(counts: Mapping[str, Any]) -> float | None:

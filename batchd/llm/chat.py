@@ -12,16 +12,13 @@ import msgspec
 from batchd import decoders
 from batchd.llm import response_bodies
 from batchd.llm.answer import (
-    CACHED,
-    KEPT,
     TokenCounts,
     argument_text,
     bounded,
+    counted,
     fields,
     named,
     number,
-    said,
-    stated,
     string,
 )
 from batchd.llm.dialect import Dialect
@@ -234,26 +231,11 @@ def _finish_reason(reason: str, *, called: bool) -> FinishReason:
     return "tool_calls" if called else "stop"
 
 
-def _counts(counts: Mapping[str, Any], tier: str) -> TokenCounts:
-    inside = fields(counts.get("prompt_tokens_details"))
-    outside = fields(counts.get("completion_tokens_details"))
-    read, written = number(counts.get("prompt_tokens")), number(counts.get("completion_tokens"))
-    if read:
-        # Gemini and Grok leave the thinking out of completion_tokens, but not out of the total.
-        written = max(written, number(counts.get("total_tokens")) - read)
-    cached = said(CACHED, inside, counts)
-    lasting = fields(inside.get("cache_write_tokens_details"))
-    return TokenCounts(
-        read=read,
-        cached=cached or 0,
-        kept=said(KEPT, inside, counts) or 0,
-        kept_long=number(lasting.get("ttl_12h_tokens")),
-        reported=cached is not None,
-        tier=tier,
-        stated_usd=stated(counts),
-        written=written,
-        thinking=number(outside.get("reasoning_tokens")),
-    )
+def _counts(usage: Mapping[str, Any], tier: str) -> TokenCounts:
+    counts = counted(usage, tier, "prompt", "completion")
+    # Gemini and Grok leave the thinking out of completion_tokens, but not out of the total.
+    rest = number(usage.get("total_tokens")) - counts.read if counts.read else 0
+    return msgspec.structs.replace(counts, written=max(counts.written, rest))
 
 
 def bearer(key: str) -> Mapping[str, str]:

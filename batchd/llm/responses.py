@@ -17,16 +17,11 @@ from msgspec.structs import replace
 from batchd import decoders
 from batchd.llm import response_bodies
 from batchd.llm.answer import (
-    CACHED,
-    KEPT,
-    TokenCounts,
     argument_text,
     bounded,
+    counted,
     fields,
     named,
-    number,
-    said,
-    stated,
     string,
 )
 from batchd.llm.chat import bearer
@@ -181,7 +176,7 @@ def decode(
         if status:
             said = "it holds no output" if status in _FINAL else f"its status is {status!r}"
         return place.unusable(said)
-    counts = _counts(fields(response.usage), string(response.service_tier))
+    counts = counted(fields(response.usage), string(response.service_tier), "input", "output")
     items = [response_bodies.item(raw, _ITEM) for raw in response.output]
     known = [item or ResponsesItem() for item in items]
     answer, whole = _answer(response, known, request)
@@ -288,22 +283,6 @@ def _removed(transformations: Any) -> Iterator[str]:
     """
     for each in transformations if isinstance(transformations, list) else ():
         yield string(fields(each).get("reason")) or "unknown"
-
-
-def _counts(counts: Mapping[str, Any], tier: str) -> TokenCounts:
-    inside = fields(counts.get("input_tokens_details"))
-    cached = said(CACHED, inside, counts)
-    return TokenCounts(
-        read=number(counts.get("input_tokens")),
-        cached=cached or 0,
-        kept=said(KEPT, inside, counts) or 0,
-        kept_long=number(fields(inside.get("cache_write_tokens_details")).get("ttl_12h_tokens")),
-        reported=cached is not None,
-        tier=tier,
-        stated_usd=stated(counts),
-        written=number(counts.get("output_tokens")),
-        thinking=number(fields(counts.get("output_tokens_details")).get("reasoning_tokens")),
-    )
 
 
 DIALECT = Dialect(

@@ -70,6 +70,11 @@ class Usage(Struct, frozen=True, kw_only=True):
     #: Whether any of it was counted here because the provider sent no usage.
     estimated: bool = False
 
+    @classmethod
+    def of(cls, counted: object) -> Usage:
+        """Return the tokens of a row or a result, as far as it has them."""
+        return cls(**{f: getattr(counted, f) for f in cls.__struct_fields__ if hasattr(counted, f)})
+
     @property
     def total_tokens(self) -> int:
         """Input and output together."""

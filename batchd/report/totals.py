@@ -55,17 +55,7 @@ def elsewhere(
     prices: Iterable[tuple[str, Price | None]], rows: Sequence[SpendRow]
 ) -> tuple[Elsewhere, ...]:
     """Return what the same tokens cost with other models, cheapest first, unknown prices last."""
-    used = [
-        Usage(
-            calls=r.calls,
-            input_tokens=r.input_tokens,
-            cached_input_tokens=r.cached_input_tokens,
-            cache_write_tokens=r.cache_write_tokens,
-            cache_write_long_tokens=r.cache_write_long_tokens,
-            output_tokens=r.output_tokens,
-        )
-        for r in rows
-    ]
+    used = [*map(Usage.of, rows)]
     found = (
         Elsewhere(
             name=name,

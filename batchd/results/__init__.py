@@ -148,7 +148,7 @@ class Sums:
         self._counts[result.status] += 1
         for purpose, usage in result.usage.by_purpose.items():
             known = self._purposes.get(purpose, Usage())
-            self._purposes[purpose] = known + figures.usage_of(usage)
+            self._purposes[purpose] = known + Usage.of(usage)
         self._unsettled += result.usage.unsettled_calls
         self._costs.append(result.cost)
         self._tasks.append(

@@ -49,21 +49,6 @@ def _usage(usage: Usage) -> dict[str, Any]:
     }
 
 
-def usage_of(usage: UsageV1) -> Usage:
-    """Return the tokens that a result shows."""
-    return Usage(
-        calls=usage.calls,
-        input_tokens=usage.input_tokens,
-        cached_input_tokens=usage.cached_input_tokens,
-        output_tokens=usage.output_tokens,
-        reasoning_tokens=usage.reasoning_tokens,
-        estimated=usage.estimated,
-        cache_write_tokens=usage.cache_write_tokens,
-        cache_write_long_tokens=usage.cache_write_long_tokens,
-        cache_reported_tokens=usage.cache_reported_tokens,
-    )
-
-
 def used(by_purpose: Mapping[Purpose, Usage], unsettled_calls: int) -> TotalUsageV1:
     """Return the sum of tokens, and each purpose's part of it."""
     return _used(by_purpose, unsettled_calls) if by_purpose or unsettled_calls else _no_usage()

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import TypeAlias
 
+from batchd import free_room
 from batchd.errors import FolderError, SandboxError
 from batchd.records.tasks import FileChanges, FileStamp
 from batchd.sandbox.command_user import CommandUser, as_root
@@ -36,8 +37,6 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 #: For what is only looked at, be it a link.
 _LOOKED_AT = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _TO_SYNC = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-#: What a disk answers that has lost what it was given.
-_LOST = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT})
 #: Of more files their whole disk is synced.
 _MAX_SYNCED = 1000
 #: As many links as the kernel follows on one way.
@@ -392,18 +391,11 @@ def sync(top: int, before: FileListing, after: FileListing) -> bool:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            if error.errno in _LOST:
+            if free_room.refused(error):
                 raise
             if path in after or error.errno != errno.ENOENT:  # a folder went with all in it
                 return False
     return True
-
-
-def sync_disk(top: int) -> None:
-    """Make all that was written to the disk of a directory durable. Raises ``OSError``."""
-    if _libc().syncfs(top):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
 
 
 def shown(path: str) -> str:

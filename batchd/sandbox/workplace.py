@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Self, TypeVar
 
+from batchd import trees
 from batchd.aside import aside
 from batchd.errors import SandboxError
 from batchd.masking import MASK, Masker
@@ -359,7 +360,7 @@ class Workplace:
     async def _disk_synced(self, device: int, top: int) -> None:
         await asyncio.sleep(_TOGETHER_S)
         del self._syncing[device]  # who asks from now on has written since
-        await aside(functools.partial(directory.sync_disk, top), "sync")
+        await aside(functools.partial(trees.sync_disk, top), "sync")
 
     def files(self, limit: int = 20_000, seconds: float = 2.0) -> Mapping[str, FileStamp] | None:
         """Return the stamps of the files here, by path.

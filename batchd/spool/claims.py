@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from batchd import trees
 from batchd.spool import files, places
 from batchd.spool.settle import Signature, signature
 from batchd.spool.ulid import LENGTH, MARK_BITS, PATTERN, Ulids, mark_of, time_of, ulid
@@ -133,7 +134,7 @@ class Claimer:
         # one in the place of what was moved away would keep that from being moved back.
         with contextlib.suppress(FileExistsError):
             ours.mkdir(mode=0o700)
-            files.sync_directory(self._state)
+            trees.sync(self._state)
         folder = places.enter(ours)
         try:
             if _leads(inbox, folder):

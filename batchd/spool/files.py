@@ -14,6 +14,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import BinaryIO
 
+from batchd import trees
+
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _counter = itertools.count()
@@ -23,22 +25,13 @@ _NAME_BYTES = 200
 _CLOCKS_S = 5.0
 
 
-def sync_directory(folder: Path) -> None:
-    """Make renames into and out of a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def make_folder(folder: Path, mode: int = 0o777) -> None:
     """Make a folder and what is missing above it, durably."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
     folder.mkdir(mode=mode, exist_ok=True)
-    sync_directory(folder.parent)
+    trees.sync(folder.parent)
 
 
 def write_whole(
@@ -78,7 +71,7 @@ def write_many(folder: Path, contents: Mapping[str, bytes]) -> None:
                 with _naming(folder / name), _draft(descriptor, drafts[name], 0o666) as file:
                     file.write(data)
             with _naming(folder):
-                _sync_disk(descriptor)
+                trees.sync_disk(descriptor)
                 for name, temporary in drafts.items():
                     os.rename(temporary, name, src_dir_fd=descriptor, dst_dir_fd=descriptor)
         except BaseException:
@@ -86,28 +79,6 @@ def write_many(folder: Path, contents: Mapping[str, bytes]) -> None:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(temporary, dir_fd=descriptor)
             raise
-
-
-def sync_disk(folder: Path) -> None:
-    """Make all that was written to the disk of a folder durable. Raises ``OSError``."""
-    descriptor = _opened(folder, follow=True)
-    try:
-        _sync_disk(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync_disk(descriptor: int) -> None:
-    """Make all that was written to the disk of an open folder durable. Raises ``OSError``."""
-    if _syncfs()(descriptor):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-
-
-@cache
-def _syncfs() -> Callable[[int], int]:
-    call: Callable[[int], int] = ctypes.CDLL(None, use_errno=True).syncfs
-    return call
 
 
 def _all(data: bytes, file: BinaryIO) -> None:
@@ -257,7 +228,7 @@ def move(source: Path, target: Path) -> None:
             raise
         _copy(source, target)
         source.unlink(missing_ok=True)
-        sync_directory(source.parent)
+        trees.sync(source.parent)
     finally:
         os.close(folder)
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from batchd import free_room
+from batchd import free_room, trees
 from batchd.records import Batch, BatchNaming
 from batchd.spool import files
 
@@ -246,7 +246,7 @@ def publish_requests(moves: Sequence[tuple[Path, Batch]]) -> list[OSError | None
             outcomes.append(None)
     moved = (batch for (_, batch), error in zip(moves, outcomes, strict=True) if error is None)
     for folder in {batch.outbox for batch in moved}:
-        files.sync_directory(Path(folder))
+        trees.sync(Path(folder))
     return outcomes
 
 

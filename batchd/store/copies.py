@@ -8,6 +8,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from batchd import trees
+
 #: What a database's note of what it has acknowledged is called, behind its own name.
 _WITNESS = "-acked"
 #: And what keeps room for it, which holds nothing.
@@ -33,12 +35,12 @@ def copy(db: sqlite3.Connection, target: Path) -> None:
             twin.execute("PRAGMA journal_mode = DELETE")
         finally:
             twin.close()
-        sync(draft)
+        trees.sync(draft)
         draft.replace(target)
     except BaseException:
         draft.unlink(missing_ok=True)  # gives the room back, if that was the trouble
         raise
-    sync(target.parent)
+    trees.sync(target.parent)
 
 
 def witness(path: Path) -> Path:
@@ -83,9 +85,9 @@ def settle(path: Path) -> Path | None:
         if os.path.lexists(old):
             old.replace(path.with_name(former + part))
     ballast(path).unlink(missing_ok=True)  # the next daemon lays its own
-    sync(path.parent)
+    trees.sync(path.parent)
     new.replace(path)
-    sync(path.parent)
+    trees.sync(path.parent)
     return path.with_name(former)
 
 
@@ -96,12 +98,3 @@ def reserve(folder: Path, size: int) -> None:
     """
     with tempfile.TemporaryFile(dir=folder) as file:
         os.posix_fallocate(file.fileno(), 0, size)
-
-
-def sync(path: Path) -> None:
-    """Make a file durable, or the names in a directory."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

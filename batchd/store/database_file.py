@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from batchd import trees
 from batchd.errors import DamagedStoreError, NewerStoreError, OlderStoreError, StoreError
 from batchd.store import copies, wal, witness
 from batchd.store.backfill import BACKFILLS
@@ -138,9 +139,9 @@ def _create(path: Path) -> None:
         raise explain(error, path) from error
     finally:
         db.close()
-    copies.sync(draft)
+    trees.sync(draft)
     draft.replace(path)
-    copies.sync(path.parent)
+    trees.sync(path.parent)
 
 
 def reading(path: Path) -> str:

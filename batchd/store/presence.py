@@ -9,6 +9,7 @@ import sqlite3
 import time
 from pathlib import Path
 
+from batchd import trees
 from batchd.errors import DamagedStoreError
 from batchd.store import copies
 
@@ -79,7 +80,7 @@ class Presence:
                     self._log.unlink()  # the next start would read it into that other file
                 return f"another file is in its place; `batchd restore {saved}` puts what it held there"
             saved.replace(copies.staged(self._path))
-            copies.sync(saved.parent)
+            trees.sync(saved.parent)
         except (sqlite3.Error, OSError) as error:
             return f"what it held could not be saved ({error}): put a backup in its place with `batchd restore BACKUP`"
         return "what it held is saved, and put back at the next start: start batchd again"

@@ -7,6 +7,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+from batchd import trees
 from batchd.errors import StoreError, UsageError
 from batchd.store import copies, path_names
 from batchd.store.database_file import (
@@ -72,9 +73,9 @@ def put_in_place(made: Path, path: Path) -> Path | None:
 
     Only who holds the spool's lock may call it. Raises ``OSError``.
     """
-    copies.sync(made)
+    trees.sync(made)
     made.replace(copies.staged(path))
-    copies.sync(path.parent)
+    trees.sync(path.parent)
     former = copies.settle(path)
     return former if former and former.exists() else None
 

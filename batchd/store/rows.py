@@ -108,14 +108,20 @@ class WorkDone:
         return WorkDone(self.tasks - other.tasks, self.tokens - other.tokens, self.usd - other.usd)
 
 
-class CacheReads:
-    """The reads from the provider's prompt cache, by the provider's own figures."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallAmounts:
+    """What calls took; of the provider's prompt cache by the provider's own figures."""
 
-    __slots__ = ()
-
+    calls: int
+    input_tokens: int
     cached_input_tokens: int
-    cache_reported_tokens: int
-    cache_saved_usd: float
+    cache_write_tokens: int = 0
+    cache_write_long_tokens: int = 0
+    cache_reported_tokens: int = 0
+    cache_saved_usd: float = 0.0
+    output_tokens: int
+    unsettled_calls: int
+    unsettled_usd: float
 
     @property
     def cache_share(self) -> float | None:
@@ -130,7 +136,7 @@ class CacheReads:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskRow(CacheReads):
+class TaskRow(CallAmounts):
     """One task, as people look at it."""
 
     ref: Ref
@@ -147,21 +153,11 @@ class TaskRow(CacheReads):
     needs: str = ""
     #: Rounds begun.
     round: int
-    calls: int
-    input_tokens: int
-    cached_input_tokens: int
-    cache_write_tokens: int = 0
-    cache_write_long_tokens: int = 0
-    cache_reported_tokens: int = 0
-    cache_saved_usd: float = 0.0
-    output_tokens: int
     reasoning_tokens: int
     #: Whether any of the tokens were counted here.
     estimated: bool
     #: None: a price is missing.
     cost_usd: float | None
-    unsettled_calls: int
-    unsettled_usd: float
     #: The kind of its last event.
     step: str
     #: Who works on it, or did last.
@@ -177,7 +173,7 @@ class TaskRow(CacheReads):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchRow(CacheReads):
+class BatchRow(CallAmounts):
     """One batch, as people look at it."""
 
     batch: Batch
@@ -189,20 +185,10 @@ class BatchRow(CacheReads):
     timeout: int
     error: int
     cancelled: int
-    calls: int
-    input_tokens: int
-    cached_input_tokens: int
-    cache_write_tokens: int = 0
-    cache_write_long_tokens: int = 0
-    cache_reported_tokens: int = 0
-    cache_saved_usd: float = 0.0
-    output_tokens: int
     #: None: a price is missing.
     cost_usd: float | None
     #: What the calls came to whose price is known.
     known_usd: float = 0.0
-    unsettled_calls: int
-    unsettled_usd: float
     finished_at: float | None
     published_at: float | None
     #: Tasks whose journals were dropped.
@@ -228,7 +214,7 @@ class BatchRow(CacheReads):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpendRow(CacheReads):
+class SpendRow(CallAmounts):
     """Calls, tokens and money of one part of the ledger. What it was not split by is empty."""
 
     #: ``2026-11-24``, UTC.
@@ -240,14 +226,6 @@ class SpendRow(CacheReads):
     purpose: str = ""
     #: None: of tasks without any.
     tag: str | None = ""
-    calls: int
-    input_tokens: int
-    cached_input_tokens: int
-    cache_write_tokens: int = 0
-    cache_write_long_tokens: int = 0
-    cache_reported_tokens: int = 0
-    cache_saved_usd: float = 0.0
-    output_tokens: int
     reasoning_tokens: int
     #: Calls whose tokens were counted here.
     estimated_calls: int
@@ -255,8 +233,6 @@ class SpendRow(CacheReads):
     unpriced_calls: int
     input_usd: float
     output_usd: float
-    unsettled_calls: int
-    unsettled_usd: float
 
     @property
     def cost_usd(self) -> float | None:

@@ -18,6 +18,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from batchd import trees
 from batchd.errors import DamagedStoreError
 from batchd.store import copies, wal
 
@@ -124,7 +125,7 @@ class Witness:
         new = not file.exists()
         self._file = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if new:
-            copies.sync(file.parent)
+            trees.sync(file.parent)
         self._write()
 
     def note(self, batches: int, events: int) -> None:

@@ -23,8 +23,8 @@ _NOTHING = re.compile(
     r"""(?:(is|has\s+been)\s+)?(?:now\s+)?(?:successfully\s+)?(done|completed?|finished|(任务)?(已)?完成)"""
     r"""(?:\s+successfully)?[.!。]?\3)?"""
 )
-#: What batchd says of files, which is not the command's own output.
-_ADDED = re.compile(r"\n?\[changed: [^\n]*\]")
+#: What batchd says of files, with what has changed in them: it is not the command's own output.
+_ADDED = re.compile(r"\n?\[changed: [^\n]*\](?:\n[-+ @][^\n]*)*")
 _BETWEEN = re.compile(r"[\n;]|&&")
 
 

@@ -25,6 +25,7 @@ import msgspec
 
 from batchd import decoders, trees
 from batchd.records import Origin
+from batchd.spool import files
 
 _NAME = 40
 
@@ -86,18 +87,9 @@ class Mirror:
 
     def pin(self, pin: Pin) -> None:
         """Note durably what a batch uses of it. Raises ``OSError``."""
+        data = msgspec.json.encode(pin)
         place = self._place(pin.batch, pin.folder)
-        draft = place.with_name(f".{place.name}")
-        with draft.open("wb") as file:
-            file.write(msgspec.json.encode(pin))
-            file.flush()
-            os.fsync(file.fileno())
-        draft.rename(place)
-        above = os.open(place.parent, trees.OPEN)
-        try:
-            os.fsync(above)
-        finally:
-            os.close(above)
+        files.write_whole(place, lambda file: file.write(data), replace=True)
 
     def pins(self) -> Mapping[Path, Pin | None]:
         """Return what batches use of it, each with where that is noted; None: it cannot be read.

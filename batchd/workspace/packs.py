@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from batchd import trees
 from batchd.errors import NotPossibleError, WorkspaceError
 from batchd.records import Pack
 from batchd.workspace.packfile import Reading
@@ -106,11 +107,7 @@ class Shelf:
                 raise WorkspaceError("it is another pack: its hash differs from its name")
             os.fsync(file.fileno())
         draft.rename(self.path(pack))
-        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        trees.sync(self._folder)
 
     @contextlib.contextmanager
     def reading(self, pack: Pack) -> Iterator[Reading]:

@@ -25,6 +25,7 @@ from typing import Any
 import pytest
 from patience import PATIENCE_S
 
+from batchd import trees
 from batchd.errors import FolderError, SandboxError, SandboxUnavailableError
 from batchd.records import FileChanges, SandboxPolicy
 from batchd.sandbox import Sandbox, Workplace, check, directory
@@ -665,7 +666,7 @@ def test_a_disk_that_takes_nothing_or_hangs_is_said(
 ) -> None:
     """A task ends all the same; where much has changed, one sync is for all that end together."""
     hangs, disks = threading.Event(), []
-    sync_disk = directory.sync_disk
+    sync_disk = trees.sync_disk
 
     def fails(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -683,7 +684,7 @@ def test_a_disk_that_takes_nothing_or_hangs_is_said(
             hangs.set()
         assert await place.sync({}, after) == ""
         with monkeypatch.context() as patch:
-            patch.setattr(directory, "sync_disk", lambda top: (disks.append(top), sync_disk(top)))
+            patch.setattr(trees, "sync_disk", lambda top: (disks.append(top), sync_disk(top)))
             patch.setattr("batchd.sandbox.workplace._TOGETHER_S", 0.5)
             assert set(await asyncio.gather(*[place.sync(None, after) for _ in range(9)])) == {""}
             assert 0 < len(disks) < 9

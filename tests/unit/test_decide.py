@@ -328,10 +328,8 @@ def test_a_circle_of_a_few_calls_is_a_loop() -> None:
         ran("cat 1", left=("make",)),
     ):
         assert not circles.circling([*steps[:4], circles.step(moving), *steps[5:]])
-    same = [
-        circles.step(ran("make", f"no\n[changed: log {n} → {n + 5} bytes]", changed=True))
-        for n in range(3)
-    ]
+    said = "no\n[changed: log {0} → {1} bytes]\n+++ log\n@@ -{0} +{0},2 @@\n x\n+x\n[No more.]"
+    same = [circles.step(ran("make", said.format(n, n + 5), changed=True)) for n in range(3)]
     assert circles.circling(same), (
         "the same call with the same output of its own is one in any case"
     )

@@ -97,7 +97,7 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
     "sandbox": Room(2, ("aside",)),
     "spool": Room(2, ("config",)),
     # Clones, copies and patches: git in the sandbox. Tasks' side of it and the daemon's.
-    "workspace": Room(2, ("sandbox",)),
+    "workspace": Room(2, ("sandbox", "spool.files")),
     # The data classes that `results` fills, apart because the room outgrew itself.
     "formats": Room(2),
     # Whether commands would see anything of batchd's own.

@@ -5,6 +5,7 @@ asked of the daemon, batch by batch.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 from batchd import control
@@ -83,24 +84,9 @@ def shown(row: ListedBatch) -> BatchRow:
             request=row.request,
             received_at=row.received_at,
         ),
-        tasks=row.tasks,
-        queued=row.queued,
-        running=row.running,
-        parked=row.parked,
-        completed=row.completed,
-        timeout=row.timeout,
-        error=row.error,
-        cancelled=row.cancelled,
-        calls=row.calls,
-        input_tokens=row.input_tokens,
         cached_input_tokens=0,
-        output_tokens=row.output_tokens,
-        cost_usd=row.cost_usd,
-        known_usd=row.known_usd,
-        unsettled_calls=row.unsettled_calls,
-        unsettled_usd=row.unsettled_usd,
         finished_at=None,
-        published_at=row.published_at,
         pruned=0,
+        **{f.name: getattr(row, f.name) for f in fields(BatchRow) if hasattr(row, f.name)},
         problems=(refused,) if row.rejected else (),
     )

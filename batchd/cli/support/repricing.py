@@ -122,7 +122,7 @@ def recorded(
     settings: Config, models: Sequence[str] | None, reader: StoreReader, asked: dict[str, Any]
 ) -> Repriced:
     """Return what the tokens on record cost with models, and what they really cost."""
-    used = [_usage(row) for row in reader.spend(_PARTS, **asked)]
+    used = [Usage.of(row) for row in reader.spend(_PARTS, **asked)]
     total = reader.spend((), **asked)
     return Repriced(
         _priced(settings, models or settings.cost.compare, used), total[0] if total else None
@@ -140,15 +140,3 @@ def _priced(
         total = sum((price.cost_of_many(u) for u in used), Cost()).total if price else None
         found.append((model, price, total))
     return tuple(sorted(found, key=lambda f: (f[2] is None, f[2] or 0.0)))
-
-
-def _usage(row: SpendRow) -> Usage:
-    return Usage(
-        calls=row.calls,
-        input_tokens=row.input_tokens,
-        cached_input_tokens=row.cached_input_tokens,
-        cache_write_tokens=row.cache_write_tokens,
-        cache_write_long_tokens=row.cache_write_long_tokens,
-        output_tokens=row.output_tokens,
-        reasoning_tokens=row.reasoning_tokens,
-    )

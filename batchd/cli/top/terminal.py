@@ -12,7 +12,7 @@ import select
 import signal
 import termios
 import tty
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
 from batchd.cli.top.keys import KeyDecoder
@@ -59,16 +59,11 @@ class Terminal:
         try:
             self._take()
         except BaseException:
-            self.__exit__(None, None, None)
+            self.__exit__()
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._give_back()
         signal.set_wakeup_fd(self._wakeup)
         for number, handler in self._handlers.items():

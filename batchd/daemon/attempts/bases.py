@@ -30,7 +30,6 @@ from batchd.daemon.ends.publisher import Publisher
 from batchd.daemon.listeners import Listener
 from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
-from batchd.daemon.writes import Writes
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.effects import End
 from batchd.log import get_logger
@@ -60,7 +59,6 @@ class Bases(Listener):
     _loop: MainLoop
     _current: CurrentConfig
     _lifecycle: Lifecycle
-    _writes: Writes
     _publisher: Publisher
     _outboxes: Outboxes
     _children: WorkspaceChildren
@@ -230,13 +228,8 @@ class Bases(Listener):
 
     def _give_up(self, refs: Iterable[Ref], why: str) -> None:
         """End tasks that cannot have what they ask for."""
-        ends = []
-        for ref in refs:
-            end = End(ref, TaskStatus.ERROR, Reason.WORKSPACE, why)
-            effects = self._lifecycle.take(inputs.GiveUp(end))
-            ends += [effect for effect in effects if isinstance(effect, End)]
-        if ends:
-            self._loop.spawn(self._publisher.finish_all(ends, self._writes.durable))
+        ends = (End(ref, TaskStatus.ERROR, Reason.WORKSPACE, why) for ref in refs)
+        self._loop.spawn(self._publisher.give_up(ends))
 
 
 def _until(wanted: _Wanted) -> HoldKey:

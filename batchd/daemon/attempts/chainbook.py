@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from batchd import decoders
+from batchd import decoders, trees
 from batchd.actions import Action
 from batchd.daemon.current import CurrentConfig
 from batchd.daemon.keyed_locks import KeyedLocks
@@ -216,4 +216,4 @@ class ChainBook:
 def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
     with contextlib.suppress(FileNotFoundError):
-        files.sync_directory(path.parent)
+        trees.sync(path.parent)

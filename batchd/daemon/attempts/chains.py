@@ -17,9 +17,9 @@ import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+from batchd import trees
 from batchd.actions import Action
 from batchd.daemon.attempts import packwork
 from batchd.daemon.attempts.active import ActiveAttempt
@@ -34,7 +34,6 @@ from batchd.errors import NotPossibleError, WorkspaceError
 from batchd.events import TaskFinished
 from batchd.log import get_logger
 from batchd.records import Base, Batch, Chain, Pack, Ref, Task
-from batchd.spool import files
 
 #: So many directories are packed, or laid out, at a time.
 _AT_ONCE = 4
@@ -241,7 +240,7 @@ class Chains(Listener):
         Raises ``OSError``.
         """
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            await asyncio.to_thread(files.sync_disk, Path(kept.directory))
+            await asyncio.to_thread(trees.sync, kept.directory, disk=True)
         await self._book.forget(kept.ref)
 
     async def _laid(self, kept: Kept, batch: Batch | None) -> str:

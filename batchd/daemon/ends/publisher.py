@@ -8,11 +8,11 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from batchd import results
 from batchd.actions import Action
@@ -113,6 +113,12 @@ class Publisher:
                 for batch in self._after:
                     self._loop.spawn(self._publish_all(batch))
                 self._after.clear()
+
+    def give_up(self, ends: Iterable[End]) -> Coroutine[Any, Any, None]:
+        """Take that tasks end which no worker has; to await what this returns ends them."""
+        effects = [e for end in ends for e in self._lifecycle.take(inputs.GiveUp(end))]
+        ending = [effect for effect in effects if isinstance(effect, End)]
+        return self.finish_all(ending, self._writes.durable)
 
     async def finish_all(
         self,

@@ -15,7 +15,6 @@ from batchd.daemon.listeners import Listeners
 from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.waits.offers import Offers
 from batchd.daemon.waits.parking_lot import ParkingLot
-from batchd.daemon.writes import Writes
 from batchd.errors import BatchdError
 from batchd.governor import Governor
 from batchd.governor.news import (
@@ -29,7 +28,7 @@ from batchd.governor.news import (
     TierFree,
     TierFull,
 )
-from batchd.lifecycle import Lifecycle, inputs
+from batchd.lifecycle import Lifecycle
 from batchd.lifecycle.effects import End
 from batchd.log import get_logger
 from batchd.records import Cause, Parking, Reason, Scope, TaskStatus
@@ -43,7 +42,6 @@ class Circuits:
 
     _loop: MainLoop
     _lifecycle: Lifecycle
-    _writes: Writes
     _governor: Governor
     _listeners: Listeners
     _lot: ParkingLot
@@ -183,10 +181,8 @@ class Circuits:
         key = (Scope.of(name), name)
         refs = [*self._lifecycle.refs(name, waiting=True), *self._lot.trials.release(name)]
         refs = [ref for ref in dict.fromkeys(refs) if self._lifecycle.open(ref)]
-        wanted = (inputs.GiveUp(End(ref, TaskStatus.ERROR, reason, message)) for ref in refs)
-        effects = [effect for each in wanted for effect in self._lifecycle.take(each)]
-        ends = [effect for effect in effects if isinstance(effect, End)]
-        await self._publisher.finish_all(ends, self._writes.durable)
+        ends = (End(ref, TaskStatus.ERROR, reason, message) for ref in refs)
+        await self._publisher.give_up(ends)
         self._governor.outages.close(name)
         if self._lot.lift(key, keep=(Cause.PAUSED,)):
             await self._lot.forget(key)

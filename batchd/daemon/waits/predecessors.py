@@ -9,7 +9,6 @@ from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.ends.publisher import Publisher
 from batchd.daemon.listeners import Listener
 from batchd.daemon.main_loop import MainLoop
-from batchd.daemon.writes import Writes
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.effects import End
 from batchd.records import Batch, Cause, HoldKey, Reason, Scope, Task, TaskStatus
@@ -23,7 +22,6 @@ class Predecessors(Listener):
     _loop: MainLoop
     _lifecycle: Lifecycle
     _store: Store
-    _writes: Writes
     _batches: OpenBatches
     _publisher: Publisher
     #: By the earlier batch: those that come after it.
@@ -65,13 +63,9 @@ class Predecessors(Listener):
     def _end(self, name: str, earlier: str) -> None:
         """End what is left of a batch, as tasks end that come after one that failed."""
         message = f"batch {earlier}, which it comes after, has not completed"
-        ends = []
-        for ref in self._lifecycle.of(name):
-            end = End(ref, TaskStatus.CANCELLED, Reason.DEPENDENCY, message)
-            effects = self._lifecycle.take(inputs.GiveUp(end))
-            ends += [effect for effect in effects if isinstance(effect, End)]
-        if ends:
-            self._loop.spawn(self._publisher.finish_all(ends, self._writes.durable))
+        refs = self._lifecycle.of(name)
+        ends = (End(ref, TaskStatus.CANCELLED, Reason.DEPENDENCY, message) for ref in refs)
+        self._loop.spawn(self._publisher.give_up(ends))
 
 
 def _until(batch: str) -> HoldKey:
