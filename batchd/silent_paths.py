@@ -57,12 +57,12 @@ class _Question(threading.Thread):
         return not self._answered.wait(max(0.0, self._begun + patience_s - time.monotonic()))
 
 
-def refuse(*paths: str) -> None:
+def refuse(*paths: str, patience_s: float = _REFUSED_S) -> None:
     """Return if all of these paths answer. Blocks for seconds at most.
 
     Raises ``SilentPathError``, with the fix, for one that does not.
     """
-    for path in among(paths, _REFUSED_S):
+    for path in among(paths, patience_s):
         raise SilentPathError(path)
 
 
@@ -71,8 +71,7 @@ def answered(path: str, patience_s: float = _REFUSED_S) -> None:
 
     Raises ``SilentPathError``.
     """
-    if among([path], patience_s):
-        raise SilentPathError(path)
+    refuse(path, patience_s=patience_s)
     try:
         os.statvfs(path)
     except OSError as error:

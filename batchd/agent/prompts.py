@@ -201,11 +201,8 @@ def leading_out(links: Mapping[str, str] | None) -> str:
 def plain(path: str) -> str:
     """Return a path on one line, and not too long."""
     text = "".join(letter if letter.isprintable() else "?" for letter in path)
-    return (
-        text
-        if len(text) <= _MAX_PATH_CHARS
-        else f"{text[: _MAX_PATH_CHARS // 2]}…{text[-_MAX_PATH_CHARS // 2 :]}"
-    )
+    half = _MAX_PATH_CHARS // 2
+    return text if len(text) <= _MAX_PATH_CHARS else f"{text[:half]}…{text[-half:]}"
 
 
 def system(task: Task, facts: str, *, text: bool, stays: bool, owner: str = "") -> str:

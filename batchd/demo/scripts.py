@@ -60,11 +60,9 @@ def cut(reply: Answer, stop: str | Sequence[str] | None) -> tuple[Answer, str]:
     for mark in [stop] if isinstance(stop, str) else stop or ():
         if mark and mark in content:
             content, ended = content.partition(mark)[0], mark
-    return (_but(reply, content), ended) if ended else (reply, "")
-
-
-def _but(reply: Answer, content: str) -> Answer:
-    return Answer(content=content, finish_reason="stop", reasoning=reply.reasoning)
+    if not ended:
+        return reply, ""
+    return Answer(content=content, finish_reason="stop", reasoning=reply.reasoning), ended
 
 
 def _as_text(reply: Answer) -> Answer:

@@ -111,7 +111,7 @@ def _usage(
     read, written = counts.read, counts.written
     said = bool(calls or any(texts))
     estimated = not read or (said and not written)
-    read = read or _count_input(request)
+    read = read or tokens.count_messages(request.messages) + tokens.count_tools(request.tools)
     if said and not written:
         written = sum(map(tokens.count, (*texts, *(c.name + c.arguments for c in calls))))
     cached = min(counts.cached, read)
@@ -127,10 +127,6 @@ def _usage(
         reasoning_tokens=min(counts.thinking, written),
         estimated=estimated,
     )
-
-
-def _count_input(request: ModelRequest) -> int:
-    return tokens.count_messages(request.messages) + tokens.count_tools(request.tools)
 
 
 def fields(value: Any) -> Mapping[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -160,13 +160,18 @@ def http_failure(place: CallPlace, status: int, headers: Mapping[str, str], body
     retry_after_s = waits.retry_after(headers)
     if retry_after_s is None and kind is FailureKind.RATE_LIMITED:
         retry_after_s = waits.until_reset(headers, text)
+    limits = {
+        name[:100]: line(value, 200)
+        for name, value in headers.items()
+        if "ratelimit" in name or name.startswith("retry-after")
+    }
     return place.failure(
         kind,
-        _detail(status, headers, words),
+        headers.get("location", "") if 300 <= status < 400 else words.message,  # noqa: PLR2004 (redirects)
         says=_says(place, status, kind, words),
         http_status=status,
         retry_after_s=retry_after_s,
-        headers=place.masker.value(dict(_limit_headers(headers))),
+        headers=place.masker.value(limits),
         window=_window(words.all + text[:4000]) if kind is FailureKind.CONTEXT_OVERFLOW else 0,
         of_model=of_model,
     )
@@ -286,13 +291,3 @@ def _says(place: CallPlace, status: int, kind: FailureKind, words: _Words) -> st
     if 300 <= status < 400:  # noqa: PLR2004 (redirects)
         return f"redirects elsewhere: set base_url to that address (HTTP {status})"
     return f"{_SAYS[kind]} (HTTP {status})"
-
-
-def _detail(status: int, headers: Mapping[str, str], words: _Words) -> str:
-    return headers.get("location", "") if 300 <= status < 400 else words.message  # noqa: PLR2004 (redirects)
-
-
-def _limit_headers(headers: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    for name, value in headers.items():
-        if "ratelimit" in name or name.startswith("retry-after"):
-            yield name[:100], line(value, 200)

@@ -16,10 +16,9 @@ def remarks(result: ResultV1) -> list[str]:
     patch, there = result.patch, f"its files lie in {result.dir}"
     found = [result.at_risk] if result.at_risk else []
     if patch is None:
-        looked = result.workspace is None or result.changes is not None
-        return (
-            found if looked else [*found, f"it ended before batchd looked at its changes: {there}"]
-        )
+        if result.workspace is not None and result.changes is None:
+            found.append(f"it ended before batchd looked at its changes: {there}")
+        return found
     if patch.problem:
         found.append(f"its patch could not be made: {patch.problem}; {there}")
     if patch.withheld:

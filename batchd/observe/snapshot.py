@@ -22,6 +22,8 @@ from batchd.views import last
 
 #: What the daemon gets to say how it does: the store says the rest (seconds).
 _PATIENCE_S = 3.0
+#: Of batches that have ended, so many are shown too.
+_ENDED = 10
 _NOTHING = Glimpsed()
 
 
@@ -154,14 +156,11 @@ class Snapshot:
 class Observer:
     """Looks at a spool again and again. A context manager that closes itself."""
 
-    def __init__(self, state: Path, *, ended: int = 10, lately: int = 0) -> None:
-        """``ended``: how many of the batches that have ended are shown too.
-
-        ``lately``: so many tasks that ended lately are shown,
+    def __init__(self, state: Path, *, lately: int = 0) -> None:
+        """``lately``: so many tasks that ended lately are shown,
         with prompts and last commands of those at work; 0: nothing of it.
         """
         self._state = state
-        self._ended = ended
         self._reader: StoreReader | None = None
         self._meter = SpeedMeter()
         self._rates = RateMeter()
@@ -222,9 +221,9 @@ class Observer:
     def _batches(self) -> list[BatchRow]:
         left = self.reader.batches(unpublished=True)[::-1]
         names = {row.batch.name for row in left}
-        latest = self.reader.batches(limit=self._ended + len(left)) if self._ended else []
+        latest = self.reader.batches(limit=_ENDED + len(left))
         ended = [row for row in latest if row.batch.name not in names]
-        return [*left, *ended[: self._ended]]
+        return [*left, *ended[:_ENDED]]
 
 
 def agent_at(state: Path, row: TaskRow) -> AgentSnapshot:

@@ -20,7 +20,7 @@ from batchd.report.detail_blocks import DetailBlocks
 from batchd.report.gathering import Gathered, TaskRecord
 from batchd.report.html_page import page
 from batchd.store.reader import StoreReader
-from batchd.store.rows import BatchRow, TaskRow
+from batchd.store.rows import BatchRow
 
 #: Characters of a prompt, and of a message, in the table of all tasks.
 _EXCERPT = 140
@@ -97,7 +97,8 @@ def _columns(
     for that is what transcripts are opened for.
     """
     places = [(f, source, row) for f, source in enumerate(sources) for row in source.rows]
-    order = sorted(range(len(places)), key=lambda p: _interest(places[p][2]))
+    well = {TaskStatus.COMPLETED, TaskStatus.CANCELLED}
+    order = sorted(range(len(places)), key=lambda p: places[p][2].status in well)
     values: list[dict[str, object]] = [{}] * len(places)
     spans: list[tuple[int, timeline.TimelineSpan]] = []
     cautions: list[Caution] = []
@@ -125,11 +126,6 @@ def _caution(place: int, task: TaskRecord) -> Iterable[Caution]:
         files=None if files is None else tuple(map(msgspec.to_builtins, files[:_FILES])),
         more=max(0, len(files or ()) - _FILES),
     )
-
-
-def _interest(row: TaskRow) -> int:
-    """Return 0 for tasks that failed, 1 for the rest."""
-    return int(row.status in {TaskStatus.COMPLETED, TaskStatus.CANCELLED})
 
 
 def _values(task: TaskRecord, folder: int, path: Path) -> dict[str, object]:

@@ -132,15 +132,12 @@ def _common(
     # In a user namespace the kernel counts its processes apart, but only against a limit that was
     # set in it. And where commands may write next to nothing, bwrap still must.
     outside = as_root() and policy.max_file_bytes > MOST_COPIED
+    calls = seccomp.program(platform.machine(), sets_ids=policy.sets_ids)
     return CommandView(
         options=encoded(options),
         last=encoded(last),
         contents=(
-            (
-                ("--seccomp",),
-                lasting(seccomp.program(platform.machine(), sets_ids=policy.sets_ids)),
-                (),
-            ),
+            (("--seccomp",), lasting(calls), ()),
             *(
                 (("--perms", "0444", "--file"), lasting(data), (path,))
                 for path, data in _files(identity, network=network).items()
