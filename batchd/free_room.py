@@ -19,8 +19,8 @@ _GIGABYTE = 10**9
 _REFUSALS = {os.strerror(n): n for n in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)}
 #: The same in the words of programs, for `grep -E` too: git, sh and tar may leave out why.
 WORDS = f"{'|'.join(_REFUSALS)}|I/O error|(unable to|failed to|[Cc]ould not) write (file|new)|Wrote only"
-#: What a server says of its own disk is not of this machine's.
-_SAID = re.compile(f"^(?!remote:).*?({WORDS})", re.MULTILINE)
+#: What a server says of its own disk is not of this machine's, nor what a file is called.
+_SAID = re.compile(rf"^(?!remote:)(?:.*?[:\]] )?({WORDS})", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)

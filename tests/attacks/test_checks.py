@@ -118,27 +118,6 @@ def test_nor_does_it_to_a_schema_or_a_judge(camp: Camp) -> None:
     assert judge["links_out"] == schema["links_out"] == {"result.txt": "/proc/self/cmdline"}
 
 
-@pytest.mark.sampled(1)
-def test_links_that_bring_nothing_fail_no_round(camp: Camp) -> None:
-    """Within the directory, to /usr, nowhere, round in circles, and what was there before."""
-    links = {
-        "b": "a.txt",
-        "c": "/task/a.txt",
-        "python": "/usr/bin/python3",
-        "awk": "../usr/bin/awk",
-        "d": "missing/../x",
-        "e": "e",
-        "there": "/tmp/cache",
-    }
-    place = camp.workplace(camp.folder / "work/made")
-    (place / "there").symlink_to("/tmp/cache")
-    made = "; ".join(f"ln -sfn {to} {name}" for name, to in links.items() if name != "there")
-    task = {"first_prompt": "x", "check": "test -L e", "dir": str(place)}
-    with camp.answering({"x": [does(f"touch a.txt; {made}"), says("Done.")]}):
-        result = camp.play([task])["001"]
-    assert (result["status"], result["links_out"]) == ("completed", {})
-
-
 @pytest.mark.stopped_by("still proc")
 def test_a_program_does_not_change_the_shell_that_runs_it(attack: Attack) -> None:
     """What a check runs of the task's has no way into the memory of the check,

@@ -7,6 +7,7 @@ from __future__ import annotations
 import subprocess
 import time
 
+import pytest
 from attacking import Attack, living_in
 from camp import Camp, does, says
 
@@ -23,6 +24,27 @@ def test_an_ordinary_task_works(camp: Camp) -> None:
         result = camp.play([task])["001"]
     assert (result["status"], result["answer"]) == ("completed", "Done.")
     assert result["files"]["created"] == ["x"]
+
+
+@pytest.mark.sampled(1)
+def test_links_that_bring_nothing_fail_no_round(camp: Camp) -> None:
+    """Within the directory, to /usr, nowhere, round in circles, and what was there before."""
+    links = {
+        "b": "a.txt",
+        "c": "/task/a.txt",
+        "python": "/usr/bin/python3",
+        "awk": "../usr/bin/awk",
+        "d": "missing/../x",
+        "e": "e",
+        "there": "/tmp/cache",
+    }
+    place = camp.workplace(camp.folder / "work/made")
+    (place / "there").symlink_to("/tmp/cache")
+    made = "; ".join(f"ln -sfn {to} {name}" for name, to in links.items() if name != "there")
+    task = {"first_prompt": "x", "check": "test -L e", "dir": str(place)}
+    with camp.answering({"x": [does(f"touch a.txt; {made}"), says("Done.")]}):
+        result = camp.play([task])["001"]
+    assert (result["status"], result["links_out"]) == ("completed", {})
 
 
 def test_the_tests_own_eyes_are_good() -> None:

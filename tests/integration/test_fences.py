@@ -678,7 +678,8 @@ def _in_a_long_command(folder: Path) -> list[int]:
             command = (entry / "cmdline").read_bytes().split(b"\0")
             if (
                 command[:2] == [b"sleep", b"61"]
-                and str(folder) in (entry / "mountinfo").read_text()
+                # Where a space is written as its number.
+                and str(folder).replace(" ", r"\040") in (entry / "mountinfo").read_text()
             ):
                 found.append(int(entry.name))
     return found

@@ -229,7 +229,8 @@ def test_faults_of_the_way(fault: str, error: type[Exception], stream: bool) -> 
     """
 
     async def test() -> None:
-        timeout = aiohttp.ClientTimeout(total=0.3)
+        waits_s = 0.3 if error is TimeoutError else PATIENCE_S
+        timeout = aiohttp.ClientTimeout(total=waits_s)
         async with ModelServer() as server, aiohttp.ClientSession() as patient:
             async with aiohttp.ClientSession(timeout=timeout) as session:
                 with pytest.raises(error):

@@ -69,6 +69,7 @@ def test_what_a_disk_lacks_comes_with_what_the_user_can_do(
         (SandboxError("a command could not be run: it"), 0),
         ("remote: fatal: write error: No space left on device", 0),
         ("fatal: couldn't find remote ref main", 0),
+        ("error: invalid path 'No space left on device'", 0),
         ('error: open("a"): Permission denied', 0),
     ],
 )

@@ -50,10 +50,13 @@ class AttemptStarter:
         # It was asked at the claim: the configuration may be another one since,
         # or the store come from elsewhere.
         # Where a link stands by now, which no one follows, who opens it says so.
-        if task.dir and directories.real(task.dir) == os.path.normpath(task.dir):
-            closed = directories.problem(task.dir, must_exist=False)
-        for secret in task.secrets.values():
-            directories.real(config.secrets.files.get(secret.from_file, "/"))
+        try:
+            if task.dir and directories.real(task.dir) == os.path.normpath(task.dir):
+                closed = directories.problem(task.dir, must_exist=False)
+            for secret in task.secrets.values():
+                directories.real(config.secrets.files.get(secret.from_file, "/"))
+        except OSError as error:  # a link on the way that may not be read
+            return f"{error.filename}: {error.strerror}", {}
         try:
             return closed, {n: Secret(value=config.revealed(s)) for n, s in task.secrets.items()}
         except NotPossibleError as error:

@@ -115,7 +115,8 @@ class Rooms:
         with self._troubles.trying(Action.DIRECTORY_TROUBLE) as tries:
             while said := self._met[name]:
                 look = partial(free_room.refusal, said, needs)
-                tries.failed(await self._outboxes.at(look, batch.outbox))
+                ask = partial(self._outboxes.at, look, batch.outbox)
+                tries.failed(await self._outboxes.patiently(ask, Action.OUTBOX_TROUBLE))
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                 self._met[name] = ""
