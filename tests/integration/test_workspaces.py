@@ -585,7 +585,7 @@ def test_nothing_that_a_repository_has_git_run_runs(tmp_path: Path) -> None:
     )
     ran = source / "ran"
     program = source / ".git/evil"
-    program.write_text(f"#!/bin/sh\ntouch {ran} /task/ran /base/ran\ncat\n")
+    program.write_text(f"#!/bin/sh\ntouch '{ran}' /task/ran /base/ran\ncat\n")
     program.chmod(0o755)
     for key in (
         *("filter.evil.clean", "filter.evil.smudge", "filter.evil.process", "diff.evil.command"),
@@ -1281,7 +1281,7 @@ def test_a_fetch_ends_with_who_asked_for_it(spool: Any, whom: str) -> None:
     tools = spool.folder / "tools"
     tools.mkdir()
     (tools / "ssh").write_text(
-        f"#!/bin/sh\necho $$ > {tools}/pid.new; mv {tools}/pid.new {tools}/pid; sleep 1000\n"
+        '#!/bin/sh\ncd "${0%/*}"; echo $$ > pid.new; mv pid.new pid; sleep 1000\n'
     )
     (tools / "ssh").chmod(0o755)
     config = spool.folder / "config.toml"
