@@ -57,7 +57,6 @@ endef
 .PHONY: test
 test: setup git strace systemd chromium ## the tests without the long ones, a sample of the rest by SEED; six files at a time
 	@echo "sample: SEED=$(SEED)"
-	$(call elsewhere,a path with spaces)
 	BATCHD_SAMPLE_SEED=$(SEED) $(BIN)/python -m pytest $(FILES_AT_A_TIME) $(TESTS)
 
 # What is of no account on a quiet machine, and shows on a busy one: what hangs on time, or on the length of a path.
