@@ -54,7 +54,7 @@ def test_odd_names_become_batches_of_their_own(station: Station) -> None:
         "twin-3",
     ):
         station.completed(batch)
-    assert "ending '' is not known" in station.refused("noending")
+    assert "the name has no ending" in station.refused("noending")
     requests = {p.name for p in station.outbox.glob("twin*/request.*")}
     assert requests == {"request.json", "request.md", "request.JSONL"}
 
