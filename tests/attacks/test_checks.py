@@ -104,7 +104,7 @@ def test_a_link_brings_no_check_its_own_truth(camp: Camp, what: str) -> None:
 @pytest.mark.sampled(1)
 @pytest.mark.stopped_by("links out")
 def test_nor_does_it_to_a_schema_or_a_judge(camp: Camp) -> None:
-    """The same, and the judge is not asked; the model is told, and may go on."""
+    """The same, and the judge is not asked; the model reads why, and may go on."""
     tasks = [
         {"first_prompt": "x", "output_schema": {}, "limits": {"max_iterations": 1}},
         {"first_prompt": "y", "evaluator": "judge"},

@@ -1450,7 +1450,7 @@ def test_prune_removes_mirrors_and_nothing_else(spool: Any) -> None:
 def test_a_mirror_that_another_spool_prunes_meanwhile_is_made_again_and_noted(
     tmp_path: Path,
 ) -> None:
-    """Spools may share the mirrors' folder: who fetches waits for who prunes, begins anew, and
+    """Spools may share the mirrors' folder: who fetches waits for who prunes, begins again, and
     notes the use before it lets go of the lock. What is gone by then is said to be.
     """
     source = repository(tmp_path / "r", FILES)
