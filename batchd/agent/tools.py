@@ -200,7 +200,7 @@ async def _commanded(
     if ran.lost:
         runs = prompts.gone(ran.lost)
     text = _NOTHING if output.text == _SILENT and changed is False and not files else output.text
-    failed = ran.output if ran.exit_code else ""
+    failed = "" if ran.exit_code == 0 else ran.output
     asked, screen = signs.wants_input(failed), signs.wants_screen(failed)
     keyboard = prompts.NO_KEYBOARD if asked else ""
     display = prompts.NO_SCREEN if screen else ""

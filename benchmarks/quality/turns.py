@@ -3,10 +3,11 @@
     python benchmarks/quality/turns.py --config CONFIG --model PROVIDER/MODEL
         --old COMMIT --out DIR [--hours 3] [--parts] [--only NAME…]
 
-``CONFIG`` has the provider. Each case of ``sight`` runs under two seeds with either version, until
-the hours are over; then the model judges the endings of ``endings.json``, half of them bad, which
-the stand-in replays. ``--parts`` has this version beside it with each part switched off. ``DIR``
-keeps every result and transcript, and what is there is not run again: the same command goes on.
+``CONFIG`` has the provider. Each case of ``sight`` runs under two seeds with either version; then
+the model judges the endings of ``endings.json``, half of them bad, which the stand-in replays.
+``--parts`` runs the cases again, under the first seed, with this version less each of its parts.
+Nothing begins when the hours are over. ``DIR`` keeps every result and transcript, and what is there
+is not run again: the same command goes on.
 It prints what was solved, what was claimed falsely, and what that took.
 """
 
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ PARTS: Mapping[str, tuple[tuple[str, str, str], ...]] = {
     ),
     "without opening": (("agent/seen.py", '    if not files:\n        return "", ()', '    if True:\n        return "", ()'),),
     "without hints": (
-        ("agent/tools.py", 'signs.instead(ran.output) if ran.exit_code else ""', '""'),
+        ("agent/tools.py", "signs.instead(failed)", '""'),
         ("agent/tools.py", '"" if found else _nearest(', '"" if True else _nearest('),
     ),
 }  # fmt: skip
@@ -142,14 +143,31 @@ def judged(endings: list[dict[str, Any]], options: argparse.Namespace, kept: Pat
             shutil.copy(file, kept)
 
 
-def turns(options: argparse.Namespace, trees: Mapping[str, Path]) -> Iterator[tuple[str, int]]:
+def turns(
+    options: argparse.Namespace, names: Sequence[str], seeds: Sequence[int]
+) -> Iterator[tuple[str, int]]:
     """Yield versions and seeds, each time beginning with another one."""
-    for seed in SEEDS:
-        names = list(trees)
+    for seed in seeds:
         for at, case in enumerate(quality.cases(HERE / "sight", options.only)):
-            for name in names[at % len(names) :] + names[: at % len(names)]:
+            for name in (*names[at % len(names) :], *names[: at % len(names)]):
                 options.case = case
                 yield name, seed
+
+
+def run_cases(
+    options: argparse.Namespace,
+    turns: Iterator[tuple[str, int]],
+    trees: Mapping[str, Path],
+    configs: Mapping[int, Path],
+    deadline: float,
+) -> None:
+    """Run what is missing of some turns, each in a line, until the deadline."""
+    for name, seed in turns:
+        kept = options.out / name / str(seed) / f"{options.case.name}.outcome"
+        if not kept.exists() and time.monotonic() < deadline:
+            options.config, options.source = configs[seed], trees[name]
+            o = worked(options.case, options, kept)
+            print(f"{options.case.name:<20} {name:<16} {seed}  {'claimed' if o.claimed else o.ended:<14} {'right' if o.right else 'WRONG':<6} {o.calls:>4} {o.tokens:>8,} {o.seconds:>5.0f} s", flush=True)  # fmt: skip
 
 
 def main() -> None:
@@ -171,18 +189,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="batchd-turns-") as folder:
         trees = sources(Path(folder), options.old, parts=options.parts)
         configs = {seed: seeded(options.config, seed, Path(folder)) for seed in SEEDS}
-        for name, seed in turns(options, trees):
-            kept = options.out / name / str(seed) / f"{options.case.name}.outcome"
-            if not kept.exists() and time.monotonic() < deadline:
-                options.config, options.source = configs[seed], trees[name]
-                o = worked(options.case, options, kept)
-                print(f"{options.case.name:<20} {name:<16} {seed}  {'claimed' if o.claimed else o.ended:<14} {'right' if o.right else 'WRONG':<6} {o.calls:>4} {o.tokens:>8,} {o.seconds:>5.0f} s", flush=True)  # fmt: skip
+        run_cases(options, turns(options, ("old", "new"), SEEDS), trees, configs, deadline)
         for seed in SEEDS:
             for name in ("old", "new") if seed % 2 else ("new", "old"):
                 kept = options.out / name / str(seed) / "endings"
                 if not kept.exists() and time.monotonic() < deadline:
                     options.config, options.source = configs[seed], trees[name]
                     judged(ends, options, kept)
+        if options.parts:
+            run_cases(options, turns(options, list(PARTS), SEEDS[:1]), trees, configs, deadline)
         report(options.out, list(trees), ends)
 
 

@@ -19,6 +19,8 @@ from typing import Any, Self
 import aiohttp
 from patience import PATIENCE_S
 
+#: How long a page has to say whether something holds; asked again then.
+ANSWER_S = 2.0
 #: What Debian and others call it; the first is all that tests need.
 _NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 _KEYS = {
@@ -84,11 +86,17 @@ class Page:
                 await asyncio.sleep(0.02)
 
     async def _holds(self, script: str) -> bool:
+        """Whether an expression holds. A page that becomes another one in this instant says so, or
+        never answers.
+        """
         try:
-            return bool(await self.evaluate(f"Boolean({script})"))
+            async with asyncio.timeout(ANSWER_S):
+                return bool(await self.evaluate(f"Boolean({script})"))
+        except TimeoutError:
+            return False
         except RuntimeError as error:
             if "navigated" in str(error):
-                return False  # it became another page in this instant
+                return False
             raise
 
     async def click(self, selector: str, *, index: int = 0, dx: float = 0.5) -> None:
@@ -164,6 +172,8 @@ class Page:
         async for message in self._socket:
             content = json.loads(message.data)
             if waiting := self._answers.pop(content.get("id", 0), None):
+                if waiting.done():
+                    continue  # nobody waits any more
                 if "error" in content:
                     waiting.set_exception(RuntimeError(str(content["error"])))
                 else:

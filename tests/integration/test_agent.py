@@ -346,9 +346,11 @@ def test_tools_work_on_the_tasks_directory(tmp_path: Path) -> None:
             assert "No such file" in (await use("read_file", path="none")).text
             failed = await use("shell", command="echo out; echo err >&2; exit 3")
             assert (failed.text, failed.exit_code) == ("out\nerr\n[exit code 3]", 3)
-            slow = await tools.run(tools.ToolRequest("shell", {"command": "sleep 60"}), place, 0.3)
+            waits = "echo Vim: Warning: Output is not to a terminal; sleep 60"
+            slow = await tools.run(tools.ToolRequest("shell", {"command": waits}), place, 0.3)
             assert (slow.outcome, slow.exit_code) == ("timed_out", None)
             assert "killed after 0.3 s" in slow.text
+            assert prompts.NO_EDITOR in slow.text
             endless = {"path": "/dev/zero", "old": "a", "new": "b"}
             flood = await tools.run(tools.ToolRequest("edit_file", endless), place, 0.3)
             assert flood.outcome == "timed_out"
