@@ -122,7 +122,7 @@ def contradictions(config: ConfigSections) -> Iterator[tuple[Place, Problem]]:
             # A user and password in it would end up in logs; keys have their own fields.
             yield (
                 ("providers", name, "base_url"),
-                Problem("", "it must be http(s)://HOST[:PORT]/PATH"),
+                Problem("", "it must be http(s)://HOST[:PORT]/PATH, as in http://10.0.0.7:8000/v1"),
             )
         if not re.fullmatch(r"([A-Za-z_]\w*)?", provider.api_key_env, re.ASCII):
             # Not quoted: it may be the key itself, put into the wrong place.

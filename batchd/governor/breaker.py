@@ -58,12 +58,13 @@ class Breaker:
         self._timer: asyncio.TimerHandle | None = None
 
     def open(self, outage: Outage, waits: Waits) -> None:
-        """Park it; it is tried after the first wait, then twice that,
+        """Park it; it is tried after the first wait, then twice that while the cause is the same,
         and once more when patience ends.
         """
         if self.half_open:
             self.tried_s += self._stood_s
-        self._delay_s = min(waits.longest_s, max(waits.first_s, self._delay_s * 2))
+        before_s = self._delay_s if self.outage and self.outage.cause is outage.cause else 0.0
+        self._delay_s = min(waits.longest_s, max(waits.first_s, before_s * 2))
         self.outage, self.half_open, self.trial = outage, False, None
         self._cancel()
         loop = asyncio.get_running_loop()

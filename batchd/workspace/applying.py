@@ -76,7 +76,7 @@ made() {
     names=$(draft diff-tree -r "$1" "$tree" | grep -E '^:(160000|[0-7]* 160000)' | cut -f 2 | few || true)
     [ -z "$names" ] || refuse "it changes submodules, or repositories within: $names"
     names=$(draft diff-tree -r -z --no-renames --name-only "$1" "$tree" | grep -aEzf "$own/ruled" | tr '\\0' '\\n' | few || true)
-    [ -z "$names" ] || refuse "it changes what git runs there by itself: $names; look at it, then give --with-hooks"
+    [ -z "$names" ] || refuse "it changes what git runs there by itself: ${names% }; look at it, then give --with-hooks"
 }
 """
 #: On the branch $1, which begins at $2 where it is new; by $3 <$4>, with the message $5.

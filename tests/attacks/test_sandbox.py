@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import platform
+import shlex
 import shutil
 import socket
 import subprocess
@@ -61,7 +62,7 @@ def test_nothing_of_the_host_is_writable_or_can_be_made_so(attack: Attack) -> No
         "cat /etc/shadow /proc/kcore",
         "chroot / true",
         "pivot_root . .",
-        f"touch {attack.folder.parent}/x",
+        f"touch {shlex.quote(str(attack.folder.parent))}/x",
     )
     assert all(exit_code != 0 for exit_code, *_ in ends), ends
     assert not marker.exists()

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -51,7 +52,7 @@ def _got(camp: Camp, more: str = "") -> list[str]:
     """
     talks = {
         "steal": [does(shell("stealing.py", camp.folder)), says("Done.")],
-        "leave": [does(f"touch {camp.folder}/outside"), says("Done.")],
+        "leave": [does(f"touch {shlex.quote(str(camp.folder))}/outside"), says("Done.")],
     }
     with camp.answering(talks, KEYED + more):
         camp.play([{"first_prompt": "steal"}], "first")

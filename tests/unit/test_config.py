@@ -313,7 +313,7 @@ def test_an_address_that_cannot_be_read_is_none(written: Path, url: str) -> None
     """It is refused where it is written, not where it is used."""
     written.write_text(f'[providers.x]\nbase_url = "{url}"\n')
     assert _problems(written, {}) == {
-        "[providers.x] base_url": "it must be http(s)://HOST[:PORT]/PATH"
+        "[providers.x] base_url": "it must be http(s)://HOST[:PORT]/PATH, as in http://10.0.0.7:8000/v1"
     }
 
 

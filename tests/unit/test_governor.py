@@ -722,6 +722,25 @@ def test_a_provider_that_answers_no_request_is_tried_at_growing_intervals() -> N
     asyncio.run(scenario())
 
 
+def test_the_long_wait_for_a_key_is_none_for_what_fails_next() -> None:
+    """A provider that takes its key again, and is down then, is tried as one that is down."""
+
+    async def scenario() -> None:
+        reported = Reported()
+        g = governor(reported, max_concurrent=9)
+        task = Task(g, "a")
+        task.ask()
+        task.failed(FailureKind.AUTH)
+        await asyncio.sleep(0.35)
+        task.ask()
+        task.failed(FailureKind.CONNECTION)
+        assert task.parked.cause is Cause.DOWN
+        await asyncio.sleep(0.15)
+        assert reported.of.count(("HalfOpened", "p")) == 2
+
+    asyncio.run(scenario())
+
+
 def test_no_task_waits_where_nothing_may_be_parked() -> None:
     """With max_parked_s = 0, as in `run`, an outage ends everybody's task with its cause."""
 
