@@ -52,7 +52,7 @@ class Terms(Struct, frozen=True, kw_only=True):
     judge: ModelSetup
     #: The system prompt, as sent; written when the task starts.
     system_prompt: str = ""
-    #: What the first message says of the directory behind the prompt, as sent; and which files it
+    #: What the first message says of the directory before the prompt, as sent; and which files it
     #: quotes. Empty in older journals.
     opening: str = ""
     quoted: tuple[str, ...] = ()

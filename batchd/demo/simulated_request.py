@@ -23,8 +23,8 @@ _LONE = LONE_SURROGATE.encode()
 _PIECES = re.compile(r"\s*(?:\S+\s*){1,4}|\s+")
 #: How batchd's compaction prompt ends; it has no other mark.
 _SUMMARY = "Answer with the summary only."
-#: What batchd says of a task's directory begins like that, behind the prompt.
-_OPENED = "\n\n[In /task at the start:]"
+#: What batchd says of a task's directory begins and ends like that, before the prompt.
+_OPENED, _ASKED = "[In /task at the start:]\n", "\n[The task:]\n"
 #: Beside the ends that batchd distinguishes: a model that declines, a window that is full, a turn
 #: that goes on, a call that fails with status 200.
 AnswerEnd: TypeAlias = Literal[FinishReason, "refusal", "full", "pause", "failed"]
@@ -32,7 +32,7 @@ AnswerEnd: TypeAlias = Literal[FinishReason, "refusal", "full", "pause", "failed
 
 def prompt_of(text: str) -> str:
     """Return a task's prompt, as the first message of a user has it."""
-    return text.partition(_OPENED)[0]
+    return text.partition(_ASKED)[2] if text.startswith(_OPENED) else text
 
 
 class InvalidRequestError(Exception):

@@ -79,7 +79,7 @@ def _boots(state: TaskState, event: TaskStarted | Resumed) -> Mapping[str, str]:
 
 def _under(state: TaskState, terms: Terms) -> TaskState:
     """Return the state of a task that begins under these terms."""
-    asked = Message("user", state.first_prompt + terms.opening)
+    asked = Message("user", terms.opening + state.first_prompt)
     opening = (Message("system", terms.system_prompt), asked)
     return replace(state, terms=terms, messages=opening)
 
