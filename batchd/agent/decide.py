@@ -136,8 +136,9 @@ def _forgot(task: Task, state: TaskState) -> bool:
     """Return whether a model that writes its commands as text stops for the first time, though it
     has changed no file, or has written a block that is no command: small ones forget how to act.
     """
-    again = state.rounds == 0 and task.limits.max_iterations != 1 and not state.looped
-    return again and state.text_protocol and (state.idle or "```" in state.answer)
+    again = state.rounds == 0 and task.limits.max_iterations != 1
+    stray = "```" in state.answer and not protocol.bash_block(Answer(content=state.answer))
+    return again and state.text_protocol and (state.idle or stray)
 
 
 def _unjudged(answer: Answer) -> str:
