@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 from msgspec.structs import replace
 
-from batchd.agent import compaction, context, evaluate, prompts, protocol
+from batchd.agent import compaction, context, evaluate, protocol
 from batchd.agent.compaction import Compact, Overfull, Summarise
 from batchd.records import (
     Answer,
@@ -114,8 +114,6 @@ def _evaluate(task: Task, state: TaskState) -> Step:
         "judge": task.evaluator == "judge",
     }
     wanted = [by for by in asked if asked[by]]
-    if wanted in ([], ["judge"]) and _forgot(task, state):
-        return Conclude(Evaluation(by="none", done=False, feedback=prompts.FORGOT), last=True)
     if not wanted:
         return Conclude(Evaluation(by="none", done=True), last=True)
     by = wanted[len(state.evaluations)]
@@ -130,15 +128,6 @@ def _evaluate(task: Task, state: TaskState) -> Step:
     if len(state.judged) > 1:
         return _error(Reason.EVALUATOR, _unjudged(state.judged[-1]))
     return _call(task, state, Purpose.JUDGE, 0)
-
-
-def _forgot(task: Task, state: TaskState) -> bool:
-    """Return whether a model that writes its commands as text stops for the first time, though it
-    has changed no file, or has written a block that is no command: small ones forget how to act.
-    """
-    again = state.rounds == 0 and task.limits.max_iterations != 1
-    stray = "```" in state.answer and not protocol.bash_block(Answer(content=state.answer))
-    return again and state.text_protocol and (state.idle or stray)
 
 
 def _unjudged(answer: Answer) -> str:

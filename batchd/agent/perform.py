@@ -284,10 +284,8 @@ class Performer:
             waited_s += await self._kept()
         now = self._host.clock()
         notice = "" if state.noticed else allowance.left(self._task.limits, state, now)
-        # It succeeded, or wanted what only the user has: nothing is left to be put right. Who has
-        # changed nothing yet takes the line for a word that all is done.
+        # It succeeded, or wanted what only the user has: nothing is left to be put right.
         may_be_all = output.exit_code == 0 or output.asked_screen
-        may_be_all &= output.changed is not False or not state.idle
         stop = prompts.HOW_TO_STOP if state.text_protocol and may_be_all else ""
         return ToolRan(
             at=now,

@@ -113,10 +113,6 @@ _GONE = "[What earlier commands left running is gone: %s.]"
 _RUNNING = "[Running in the background until the task is evaluated: %s.%s]"
 #: Why it is gone, where a round was evaluated.
 EVALUATED = "it ended before the work was evaluated"
-#: What a model reads that stops though it has not acted.
-FORGOT = """\
-Not done yet: so far no command of yours has changed a file, or your last answer has a block that was not run. Only a \
-block that begins with ```bash is run, one an answer. If nothing is left to be done, say so again without any block."""
 #: Stand around what batchd says of the directory, before a prompt:
 #: small models go on with what they read last.
 OPENED, _ASKED = "[In /task at the start:]", "[The task:]"

@@ -69,7 +69,7 @@ def _informed(state: TaskState, **changes: Any) -> TaskState:
 def _command(event: ToolRan) -> FinishedCommand:
     silent = event.output.startswith("[no output")
     asked = event.asked_input, event.asked_screen
-    return FinishedCommand(event.call, event.exit_code, *asked, silent, event.changed)
+    return FinishedCommand(event.call, event.exit_code, *asked, silent)
 
 
 def _stops(state: TaskState, event: ToolRan) -> bool:
@@ -107,8 +107,7 @@ def round_evaluated(state: TaskState, event: RoundEvaluated) -> TaskState:
         first = "" if verdict.by == "judge" else verdict.feedback.partition("\n")[0]
         reason = (verdict.by, first)
         state = replace(state, loop=reason, verdict=_circled(verdict) if reason == before else None)
-    said = "" if verdict.by == "none" else f"Not done yet, says the {verdict.by}:\n"
-    feedback = Message("user", f"{said}{verdict.feedback}")
+    feedback = Message("user", f"Not done yet, says the {verdict.by}:\n{verdict.feedback}")
     return replace(state, messages=(*state.messages, feedback))
 
 

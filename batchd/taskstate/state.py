@@ -47,8 +47,6 @@ class FinishedCommand(Struct, frozen=True):
     asked_screen: bool = False
     #: Whether it printed nothing.
     silent: bool = False
-    #: Whether files had other contents after it; None: it is not known.
-    changed: bool | None = None
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
@@ -182,11 +180,6 @@ class TaskState(msgspec.Struct, frozen=True, kw_only=True):
     def stays(self) -> bool:
         """Whether the model has read that what its commands leave running goes on."""
         return self.terms is not None and self.terms.keep_processes
-
-    @property
-    def idle(self) -> bool:
-        """Whether no command has changed a file so far."""
-        return all(command.changed is False for command in self.commands)
 
     @property
     def iterations(self) -> int:

@@ -49,10 +49,6 @@ PARTS: Mapping[str, tuple[tuple[str, str, str], ...]] = {
         ("agent/tools.py", "signs.instead(failed)", '""'),
         ("agent/tools.py", '"" if found else _nearest(', '"" if True else _nearest('),
     ),
-    "without reminder": (
-        ("agent/decide.py", "again = state.rounds == 0", "again = False"),
-        ("agent/perform.py", "may_be_all &= output.changed is not False or not state.idle", "pass"),
-    ),
 }  # fmt: skip
 _JUDGED = """\
 [agent]
