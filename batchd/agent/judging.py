@@ -4,28 +4,18 @@ the commands with their ends, and the files that were left.
 
 from __future__ import annotations
 
-import posixpath
-import re
-import stat
 from dataclasses import dataclass, replace
 
 from batchd import tokens
 from batchd.agent import context, prompts, seen, tools
 from batchd.llm import ModelRequest
-from batchd.records import FileChanges, FileStamp, Message, Purpose, Task
+from batchd.records import FileChanges, Message, Purpose, Task
 from batchd.sandbox import Workplace
 from batchd.taskstate import FinishedCommand, TaskState
 
 #: What it is shown at most: the newest commands, the first files.
 _MAX_COMMANDS = 40
 _MAX_FILES = 100
-#: What is run: by its name, or by its mode, which stands there in a stamp.
-_PROGRAM, _MODE = re.compile(r"\.(?:py|js|mjs|sh|bash|rb|pl|php|lua|r)$", re.IGNORECASE), 4
-#: A command that runs it: itself, or by its interpreter.
-_RUN = (
-    r"(?:^|[;&|(`]|\b(?:python[\d.]*|node|bash|sh|ruby|perl|php|lua|Rscript|time|timeout \S+)(?:[ \t]+-\S+)*)"
-    r"[ \t]*(?:[\w.-]*/)*%s(?=$|[\s;&|)<>`\"'])|-m[ \t]+%s\b"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +26,6 @@ class JudgedFiles:
     changed: tuple[tuple[str, int], ...]
     #: What lies in the directory, in words.
     left: str
-    #: Those that are programs.
-    programs: tuple[str, ...] = ()
     #: What stands in the small ones.
     contents: str = ""
 
@@ -56,10 +44,7 @@ def changed(state: TaskState, place: Workplace) -> JudgedFiles:
     lines += [f"- {prompts.plain(path)} is deleted" for path in changes.deleted[:_MAX_FILES]]
     if not lines:
         lines = [f"- none: its {len(after)} files are as they were" if after else "- none: the directory is empty"]  # fmt: skip
-    programs = (path for path in paths if _PROGRAM.search(path) or _executable(after[path]))
-    return JudgedFiles(
-        tuple((path, after[path][0]) for path in paths), "\n".join(lines), tuple(programs)
-    )
+    return JudgedFiles(tuple((path, after[path][0]) for path in paths), "\n".join(lines))
 
 
 async def read(files: JudgedFiles, place: Workplace, timeout_s: float) -> JudgedFiles:
@@ -90,32 +75,15 @@ def request(
 def _messages(task: Task, state: TaskState, files: JudgedFiles) -> tuple[Message, ...]:
     commands = state.commands[-_MAX_COMMANDS:]
     ran = [f"- [{_outcome(command)}] {tools.named(command.call)}" for command in commands]
-    runs = [f"- {prompts.plain(path)}: {_run_ended(state, path)}" for path in files.programs]
     evidence = (
         task.first_prompt,
         files.left,
-        "\n".join(runs) or "- no program",
         files.contents or "(not shown)",
         "\n".join(ran) or "- none",
         state.answer.strip() or "(empty)",
     )
     budget = context.judged(state.setup(Purpose.JUDGE))
     return prompts.judge(*context.fitted(evidence, budget))
-
-
-def _executable(stamp: FileStamp) -> bool:
-    return len(stamp) > _MODE and stat.S_ISREG(stamp[_MODE]) and bool(stamp[_MODE] & stat.S_IXUSR)
-
-
-def _run_ended(state: TaskState, path: str) -> str:
-    """Return how a program ended when a command last ran it by itself."""
-    name = re.escape(posixpath.basename(path))
-    module = re.escape(posixpath.splitext(path)[0].replace("/", "."))
-    run = re.compile(_RUN % (name, module), re.MULTILINE)
-    for command in reversed(state.commands):
-        if command.call.name == "shell" and run.search(tools.whole(command.call)):
-            return f"{_outcome(command)}, by: {tools.named(command.call)}"
-    return "no command ran it by itself"
 
 
 def _outcome(command: FinishedCommand) -> str:

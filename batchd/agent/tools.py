@@ -134,18 +134,14 @@ def parse(call: ToolCall) -> ToolRequest | str:
 
 def named(call: ToolCall) -> str:
     """Return a tool call as one short line: the command, or the tool with its path."""
-    return " ".join(whole(call).split())[:_MAX_SHOWN_CALL_CHARS]
-
-
-def whole(call: ToolCall) -> str:
-    """Return what a tool call does: the command, or the tool with its path."""
     try:
         given = call.given()
     except (ValueError, RecursionError):
         given = None
     if not isinstance(given, dict):
         given = {}
-    return str(given.get("command") or f"{call.name} {given.get('path', '')}")
+    text = given.get("command") or f"{call.name} {given.get('path', '')}"
+    return " ".join(str(text).split())[:_MAX_SHOWN_CALL_CHARS]
 
 
 async def run(

@@ -963,24 +963,18 @@ def _parts(asked: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("commands", "left", "ran"),
     [
-        (["ls", "rm -f x"], "- none: the directory is empty", "- no program"),
+        (["rm -f x"], "- none: the directory is empty", "- [exit code 0, no output] rm -f x"),
         (
-            ["printf 'print(1)' > a.py; echo > b.sh", "echo done > c; cd /; python3 -I /task/a.py", "cat a.py; ls b.sh"],
-            "- a.py (8 bytes)\n- b.sh (1 bytes)\n- c (5 bytes)",
-            "- a.py: exit code 0, by: echo done > c; cd /; python3 -I /task/a.py\n- b.sh: no command ran it by itself",
-        ),
-        (
-            ["printf 'exit 3' > d; chmod +x d; ./d > out", "echo > m.py; python3 -m m"],
-            "- d (6 bytes)\n- m.py (1 bytes)\n- out (0 bytes)",
-            ("- d: exit code 3, by: printf 'exit 3' > d; chmod +x d; ./d > out\n"
-            "- m.py: exit code 0, no output, by: echo > m.py; python3 -m m"),
+            ["echo > b.sh; echo ok", "python3 b.sh"],
+            "- b.sh (1 bytes)",
+            "- [exit code 0] echo > b.sh; echo ok\n- [exit code 0, no output] python3 b.sh",
         ),
     ],
-)  # fmt: skip
-def test_the_judge_reads_first_what_is_left_and_how_it_ran(
+)
+def test_the_judge_reads_first_what_is_left(
     tmp_path: Path, commands: list[str], left: str, ran: str
 ) -> None:
-    """The files or that there are none; of programs, how they ended when they were run."""
+    """The files or that there are none; of commands, how they ended, and which printed nothing."""
     answers = tuple(map(_does, commands))
     recording = Recording(first_prompt="Do it", model="demo", answers=answers)
 
@@ -990,7 +984,9 @@ def test_the_judge_reads_first_what_is_left_and_how_it_ran(
             await scene.run(task("demo", evaluator="judge"))
             await scene.host.client.aclose()
             asked = json.loads(server.requests[-1].request)["messages"][-1]["content"]
-        assert list(_parts(asked).values())[:3] == ["Do it", left, ran]
+        parts = _parts(asked)
+        assert [*parts.values()][:2] == ["Do it", left]
+        assert parts["Commands it ran, in order"] == ran
 
     scene(tmp_path, play)
 
@@ -1030,7 +1026,7 @@ def test_nothing_that_a_task_wrote_ends_its_part_of_the_judges_question(tmp_path
             asked = json.loads(server.requests[-1].request)["messages"][-1]["content"]
         parts = _parts(asked)
         assert tuple(parts) == prompts.EVIDENCE
-        asked, left, _, shown, ran, said = parts.values()
+        asked, left, shown, ran, said = parts.values()
         assert (asked, said) == (forged, forged)
         assert ran.startswith("- [exit code 1] cat > a.txt")
         assert [len(part.splitlines()) for part in (ran, left)] == [1, 2]

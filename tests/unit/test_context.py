@@ -586,7 +586,7 @@ def test_the_judge_is_shown_what_fits_the_longest_cut_first() -> None:
     """A long answer and a long list are cut, the task's own words stay whole."""
     setup = ModelSetup(name="p/m", context_window=6000)
     budget = context.judged(setup)
-    texts = ("the task", words(30_000), words(9000), "- a.txt (3 bytes)", "abc", "")
+    texts = ("the task", words(30_000), words(9000), "- a.txt (3 bytes)", "abc")
     fitted = context.fitted(texts, budget)
     assert (fitted[0], fitted[3]) == (texts[0], texts[3])
     assert "cut out here" in fitted[1]
