@@ -5,6 +5,7 @@ it sends no key, and runs no command.
 from __future__ import annotations
 
 import http.server
+import shlex
 import subprocess
 import sys
 import threading
@@ -143,7 +144,7 @@ def test_a_configuration_that_a_model_left_does_not_count(camp: Camp, trap: Trap
     said["serve"] = operator.batchd(place, "serve")
     for name, done in said.items():
         assert done.returncode == 2, (name, done)
-        assert f"`batchd trust {place}`" in done.stderr, name
+        assert f"`batchd trust {shlex.quote(str(place))}`" in done.stderr, name
 
 
 @pytest.mark.sampled(1)
@@ -168,4 +169,4 @@ def test_no_link_lends_a_directory_the_trust_of_another(camp: Camp, trap: Trap) 
     assert (place / "config.toml").samefile(camp.folder / "spool/config.toml")
     done = operator.batchd(place, "check")
     assert trap.caught == []
-    assert (done.returncode, f"`batchd trust {place}`" in done.stderr) == (2, True)
+    assert (done.returncode, f"`batchd trust {shlex.quote(str(place))}`" in done.stderr) == (2, True)

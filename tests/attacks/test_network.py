@@ -240,7 +240,7 @@ def test_an_answer_that_changes_leads_nowhere_else(attack: Attack) -> None:
     """
     resolv = attack.folder.parent / "resolv.conf"
     resolv.write_text("nameserver 127.0.0.1\noptions attempts:1 timeout:2\n")
-    bind = f'mount --bind {resolv} /etc/resolv.conf && exec "$@"'
+    bind = f'mount --bind {shlex.quote(str(resolv))} /etc/resolv.conf && exec "$@"'
     inside = Attack(["unshare", "-m", "sh", "-c", bind, "sh", *attack.python_command], attack.folder.parent)  # fmt: skip
     with (
         Recorder("127.0.0.2") as first,
