@@ -46,6 +46,7 @@ SEED := $(or $(SEED),$(shell date +%s))
 FILES_AT_A_TIME := -n 6 --dist loadfile --no-loadscope-reorder
 
 # What is of no account in a short path without spaces, and shows in a user's: a folder for temporary files, removed afterwards.
+SPACED_PATH := a path with spaces
 define elsewhere
 place=$$(mktemp -d)
 trap 'kill $$(jobs -p) 2>/dev/null; rm -rf "$$place"' EXIT
@@ -57,6 +58,7 @@ endef
 .PHONY: test
 test: setup git strace systemd chromium ## the tests without the long ones, a sample of the rest by SEED; six files at a time
 	@echo "sample: SEED=$(SEED)"
+	$(call elsewhere,$(SPACED_PATH))
 	BATCHD_SAMPLE_SEED=$(SEED) $(BIN)/python -m pytest $(FILES_AT_A_TIME) $(TESTS)
 
 # What is of no account on a quiet machine, and shows on a busy one: what hangs on time, or on the length of a path.
@@ -71,7 +73,7 @@ test-loaded: setup git strace systemd chromium ## make test beside eight busy pr
 
 .PHONY: test-all
 test-all: setup git strace systemd chromium ## all tests
-	@$(call elsewhere,a path with spaces)
+	@$(call elsewhere,$(SPACED_PATH))
 	$(BIN)/python -m pytest $(FILES_AT_A_TIME) $(TESTS)
 
 # Ray has an environment of its own: it is 285 MB, which few need.

@@ -169,4 +169,7 @@ def test_no_link_lends_a_directory_the_trust_of_another(camp: Camp, trap: Trap) 
     assert (place / "config.toml").samefile(camp.folder / "spool/config.toml")
     done = operator.batchd(place, "check")
     assert trap.caught == []
-    assert (done.returncode, f"`batchd trust {shlex.quote(str(place))}`" in done.stderr) == (2, True)
+    assert (done.returncode, f"`batchd trust {shlex.quote(str(place))}`" in done.stderr) == (
+        2,
+        True,
+    )

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -350,14 +350,14 @@ def _bomb(megabytes: int) -> bytes:
     return b"".join([*(packer.compress(bytes(1 << 20)) for _ in range(megabytes)), packer.flush()])
 
 
-#: What is small on the line, and large in the memory of who reads it.
-LARGE: Mapping[str, bytes] = {
-    "a bomb": _bomb(256),
-    "a bomb in a bomb": gzip.compress(_bomb(256)),
-    "calls": _many("{}", ahead='{"choices":[{"message":{"tool_calls":[', behind="]}}]}"),
-    "parts": _many('{"":0}', ahead='{"choices":[{"message":{"content":[', behind="]}}]}"),
-    "no JSON": _many('{"":0}', ahead='{"choices":[],"usage":[NaN,', behind="]}"),
-    "texts": _many('"ab"', ahead='{"choices":[],"usage":[', behind="]}"),
+#: What is small on the line, and large in the memory of who reads it. Made when it is asked for.
+LARGE: Mapping[str, Callable[[], bytes]] = {
+    "a bomb": lambda: _bomb(256),
+    "a bomb in a bomb": lambda: gzip.compress(_bomb(256)),
+    "calls": lambda: _many("{}", ahead='{"choices":[{"message":{"tool_calls":[', behind="]}}]}"),
+    "parts": lambda: _many('{"":0}', ahead='{"choices":[{"message":{"content":[', behind="]}}]}"),
+    "no JSON": lambda: _many('{"":0}', ahead='{"choices":[],"usage":[NaN,', behind="]}"),
+    "texts": lambda: _many('"ab"', ahead='{"choices":[],"usage":[', behind="]}"),
 }
 
 
@@ -366,7 +366,8 @@ class _Large(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        body = LARGE.get(asked["model"]) or _answer('{"choices":[{"message":{"content":"Done."}}]}')
+        large = LARGE.get(asked["model"])
+        body = large() if large else _answer('{"choices":[{"message":{"content":"Done."}}]}')
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.send_header(

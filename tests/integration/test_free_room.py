@@ -17,6 +17,8 @@ from tests.conftest import Spool
 #: By folder, its trouble in the daemon's words.
 _TROUBLES = {"inbox": "inbox_trouble", "outbox": "outbox_trouble", ".batchd": "store_trouble"}
 
+pytestmark = pytest.mark.in_turns
+
 
 def _place(spool: Spool, **paths: str) -> None:
     """Have folders lie elsewhere."""

@@ -21,6 +21,8 @@ from attacking import NOBODY, ordinary_user
 
 from tests.conftest import CONFIG, NO_REPORT, Spool
 
+pytestmark = pytest.mark.in_turns
+
 _ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs other users")
 _DAEMON, _MEMBER, _STRANGER = 4801, 4802, 4803
 _HOLD = [{"first_prompt": "secret-prompt", "model": "standin/hang"}]

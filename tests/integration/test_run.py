@@ -26,6 +26,8 @@ from batchd.cli.display import progress
 from batchd.errors import NoDaemonError
 from batchd.store.reader import StoreReader
 
+pytestmark = pytest.mark.in_turns
+
 #: Of two at a time, the last one is still to begin when the first has ended.
 _SLOW = {"first_prompt": "y", "model": "standin/latency-2+steps-2"}
 _HALF = [{"first_prompt": "x"}, _SLOW, _SLOW, {"first_prompt": "z"}]

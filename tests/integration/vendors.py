@@ -9,14 +9,9 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
-from anthropic import AsyncAnthropic
-from anthropic.types import Message
-from anthropic.types.message_create_params import MessageCreateParamsNonStreaming
-from anthropic.types.shared.error_details import ErrorDetails
-from anthropic.types.shared.error_response import ErrorResponse
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletion
 from openai.types.chat.completion_create_params import (
@@ -27,14 +22,23 @@ from openai.types.responses.response_create_params import ResponseCreateParamsNo
 from pydantic import TypeAdapter
 from pydantic_core import SchemaValidator
 
-_PARAMS = {
-    "chat": ChatParams,
-    "responses": ResponseCreateParamsNonStreaming,
-    "messages": MessageCreateParamsNonStreaming,
-}
-_ANSWERS: dict[str, Any] = {"chat": ChatCompletion, "responses": Response, "messages": Message}
+if TYPE_CHECKING:
+    # Loaded where it is needed: it takes seconds, and every process that collects tests loads this.
+    from anthropic import AsyncAnthropic
 
-_DETAILS: TypeAdapter[ErrorDetails] = TypeAdapter(ErrorDetails)
+
+def _types(dialect: str) -> tuple[Any, Any]:
+    """Return a dialect's types of requests and of answers."""
+    if dialect == "messages":
+        from anthropic.types import Message  # noqa: PLC0415
+        from anthropic.types.message_create_params import (  # noqa: PLC0415
+            MessageCreateParamsNonStreaming,
+        )
+
+        return MessageCreateParamsNonStreaming, Message
+    if dialect == "responses":
+        return ResponseCreateParamsNonStreaming, Response
+    return ChatParams, ChatCompletion
 
 
 def _eager(schema: Any) -> Any:
@@ -51,7 +55,7 @@ def _eager(schema: Any) -> Any:
 
 @functools.cache
 def _validator(dialect: str) -> SchemaValidator:
-    return SchemaValidator(_eager(TypeAdapter(_PARAMS[dialect]).core_schema))
+    return SchemaValidator(_eager(TypeAdapter(_types(dialect)[0]).core_schema))
 
 
 def check_request(dialect: str, body: str | bytes) -> None:
@@ -61,7 +65,7 @@ def check_request(dialect: str, body: str | bytes) -> None:
 
 def check_answer(dialect: str, body: str | bytes) -> Any:
     """Return an answer, held to the vendor's type. Raises ``pydantic.ValidationError``."""
-    return _ANSWERS[dialect].model_validate_json(body, strict=True, extra="forbid")
+    return _types(dialect)[1].model_validate_json(body, strict=True, extra="forbid")
 
 
 def check_error(body: str | bytes) -> None:
@@ -69,11 +73,15 @@ def check_error(body: str | bytes) -> None:
 
     Raises ``pydantic.ValidationError``.
     """
+    from anthropic.types.shared.error_details import ErrorDetails  # noqa: PLC0415
+    from anthropic.types.shared.error_response import ErrorResponse  # noqa: PLC0415
+
     whole = json.loads(body)
     details = whole["error"].pop("details", None)
     ErrorResponse.model_validate_json(json.dumps(whole), strict=True, extra="forbid")
     if details is not None:
-        _DETAILS.validate_json(json.dumps(details), strict=True, extra="forbid")
+        known: TypeAdapter[ErrorDetails] = TypeAdapter(ErrorDetails)
+        known.validate_json(json.dumps(details), strict=True, extra="forbid")
 
 
 @asynccontextmanager
@@ -86,6 +94,8 @@ async def openai_at(base_url: str, key: str = "sk-x") -> AsyncIterator[AsyncOpen
 @asynccontextmanager
 async def anthropic_at(base_url: str, key: str = "sk-x") -> AsyncIterator[AsyncAnthropic]:
     """The same of Anthropic's, whose address is that above ``/v1``."""
+    from anthropic import AsyncAnthropic  # noqa: PLC0415
+
     root = base_url.removesuffix("/v1")
     async with AsyncAnthropic(base_url=root, api_key=key, max_retries=0) as client:
         yield client

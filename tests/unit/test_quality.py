@@ -89,6 +89,7 @@ def test_a_check_distinguishes_right_from_wrong(tmp_path: Path, case: str) -> No
     assert _passes(case, work)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", sorted(path.stem for path in SIGHT.glob("*.prompt")))
 def test_so_does_each_check_of_what_an_agent_sees(tmp_path: Path, case: str) -> None:
     """The same, of the cases by which an older version is compared."""
