@@ -49,7 +49,7 @@ FILES_AT_A_TIME := -n 6 --dist loadfile --no-loadscope-reorder
 SPACED_PATH := a path with spaces
 define elsewhere
 place=$$(mktemp -d)
-trap 'kill $$(jobs -p) 2>/dev/null; rm -rf "$$place"' EXIT
+trap 'kill $$(jobs -p) 2>/dev/null || :; rm -rf "$$place"' EXIT
 chmod 755 "$$place"
 export TMPDIR="$$place/$(1)"
 mkdir -p "$$TMPDIR"

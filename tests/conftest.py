@@ -278,7 +278,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _waiting(items: Iterable[pytest.Item], seed: str) -> set[pytest.Item]:
     """Return those of files whose tests take turns that have theirs another time:
-    five of six of each file.
+    seven of eight of each file.
     """
     by_file = defaultdict(lambda: defaultdict(list))
     for item in items:
@@ -286,7 +286,7 @@ def _waiting(items: Iterable[pytest.Item], seed: str) -> set[pytest.Item]:
             by_file[item.path][item.nodeid.partition("[")[0]].append(item)
     waiting = set()
     for file, tests in by_file.items():
-        for test in random.Random(f"{seed} {file.name}").sample([*tests], len(tests) * 5 // 6):
+        for test in random.Random(f"{seed} {file.name}").sample([*tests], len(tests) * 7 // 8):
             waiting.update(tests[test])
     return waiting
 
