@@ -195,7 +195,7 @@ class _Agent:
         )
         if task.check_in == "apart":
             # In the place of its commands a check has what they left, and promises nothing.
-            links = {} if place.new else await asyncio.to_thread(place.leading_out)
+            links = {} if place.new else await place.leading_out()
             terms = replace(terms, links=links)
         if not place.new:
             triggers = await asyncio.to_thread(place.triggers)

@@ -362,8 +362,9 @@ def _entries(
     try:
         with os.scandir(descriptor) as entries:
             yield from entries
-    except OSError:
-        return
+    except OSError as error:
+        if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
+            raise
     finally:
         os.close(descriptor)
 

@@ -372,14 +372,13 @@ class Workplace:
         found = directory.files(self._folders.task, limit, seconds)
         return found and self.masker.value(found)
 
-    def leading_out(self) -> Mapping[str, str] | None:
+    async def leading_out(self) -> Mapping[str, str] | None:
         """Return the links here that lead to what a command has for itself, by path, with what
-        they hold; None: there are too many files to look.
-
-        Blocks. Raises ``SandboxError``.
+        they hold; None: there are too many files to look. Raises ``SandboxError``.
         """
+        look = functools.partial(directory.leading_out, self._folders.task, self._setting.path)
         try:
-            found = directory.leading_out(self._folders.task, self._setting.path)
+            found = await patiently(lambda: asyncio.to_thread(look))
         except OSError as error:
             raise SandboxError(f"the task's directory cannot be looked through: {error}") from error
         return found and self.masker.value(found)

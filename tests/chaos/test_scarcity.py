@@ -34,6 +34,8 @@ def _finish(place: Arena, model: Model, folder: Path) -> Figures:
     until(lambda: not place.processes(), 5, lambda: f"orphans: {place.processes()}")
     figures = judge(folder, model.log(), _COUNT)
     print(f"\n{figures}")
+    ends = [json.loads(f.read_text())["error"] for f in folder.glob("[0-9]*.json")]
+    assert not any(ends), [end for end in ends if end]
     assert figures.calls == _COUNT * CALLS
     assert figures.statuses == {"completed": _COUNT}
     return figures
