@@ -10,11 +10,13 @@ import json
 import os
 
 libc = ctypes.CDLL(None, use_errno=True)
-own = os.getpid()
+parent = os.getpid()
 seen: set[str] = set()
 
 if os.fork():
     os._exit(0)
+while os.getppid() == parent:  # else it finds itself there
+    os.sched_yield()
 os.setsid()
 own = os.getpid()
 #: What commands of the sandbox are named before they are.
