@@ -22,6 +22,7 @@ from batchd import free_room
 from batchd.errors import FolderError, SandboxError
 from batchd.records.tasks import FileChanges, FileStamp
 from batchd.sandbox.command_user import CommandUser, as_root
+from batchd.sandbox.resource_shortage import SHORTAGE_ERRNOS
 
 #: The files of a directory, by path, as ``files`` finds them.
 FileListing: TypeAlias = Mapping[str, FileStamp] | None
@@ -354,7 +355,7 @@ def _entries(
     try:
         descriptor = below(directory, folder)
     except OSError as error:
-        if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
+        if error.errno in SHORTAGE_ERRNOS:
             raise
         if closed is not None and error.errno not in GONE:
             closed[shown(folder)] = ""
@@ -363,7 +364,7 @@ def _entries(
         with os.scandir(descriptor) as entries:
             yield from entries
     except OSError as error:
-        if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
+        if error.errno in SHORTAGE_ERRNOS:
             raise
     finally:
         os.close(descriptor)

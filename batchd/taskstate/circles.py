@@ -6,14 +6,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import takewhile
 from typing import TypeAlias
 
 from batchd.events import ToolRan
 from batchd.records import ToolCall
 
-#: A call with its output, as one number, whether it may have changed a file, and whether it failed.
-Step: TypeAlias = tuple[int, bool, bool]
+#: A call with its output, as one number, and whether it may have changed a file.
+Step: TypeAlias = tuple[int, bool]
 #: A circle has at most so many calls, and is one when it has come so often (the design's number).
 _MAX_CIRCLE_CALLS, _TIMES = 4, 3
 #: So many steps are looked back on.
@@ -30,17 +29,15 @@ _BETWEEN = re.compile(r"[\n;]|&&")
 
 
 def circling(steps: Sequence[Step], longest: int = _MAX_CIRCLE_CALLS) -> bool:
-    """Return whether the last steps are the same few, three times; of several none may have changed
-    a file. In any order, where the last one has failed in the same way three times since one has.
+    """Return whether the last steps are the same few, three times;
+    of several none may have changed a file.
     """
-    still = list(takewhile(lambda step: not step[1], reversed(steps)))
-    stuck = longest > 1 and bool(still) and still[0][2] and still.count(still[0]) >= _TIMES
-    return stuck or any(_circle(steps, length) for length in range(1, longest + 1))
+    return any(_circle(steps, length) for length in range(1, longest + 1))
 
 
 def _circle(steps: Sequence[Step], length: int) -> bool:
     last = steps[-length * _TIMES :]
-    if len(last) < length * _TIMES or (length > 1 and any(moved for _, moved, _ in last)):
+    if len(last) < length * _TIMES or (length > 1 and any(moved for _, moved in last)):
         return False
     return all(step[0] == last[i % length][0] for i, step in enumerate(last))
 
@@ -52,8 +49,7 @@ def step(event: ToolRan) -> Step:
     """
     output = _ADDED.sub("", event.output)
     moved = event.changed is not False or bool(event.left)
-    failed = bool(event.exit_code)
-    return hash((event.call.name, event.call.arguments, output)), moved, failed
+    return hash((event.call.name, event.call.arguments, output)), moved
 
 
 def idle(call: ToolCall) -> bool:
