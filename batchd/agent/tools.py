@@ -196,11 +196,13 @@ async def _commanded(
     if ran.lost:
         runs = prompts.gone(ran.lost)
     text = _NOTHING if output.text == _SILENT and changed is False and not files else output.text
-    failed = "" if ran.exit_code == 0 else ran.output
+    failed = ran.output if ran.exit_code else ""
     asked, screen = signs.wants_input(failed), signs.wants_screen(failed)
     keyboard = prompts.NO_KEYBOARD if asked else ""
     display = prompts.NO_SCREEN if screen else ""
-    text = lines(text, keyboard, display, signs.instead(failed), files, runs)
+    # An editor waits for keys until its time is over.
+    instead = signs.instead(ran.output if ran.timed_out else failed)
+    text = lines(text, keyboard, display, instead, files, runs)
     return replace(
         output, text=text, left=ran.left, changed=changed, asked_input=asked, asked_screen=screen
     )
