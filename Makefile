@@ -45,8 +45,8 @@ SEED := $(or $(SEED),$(shell date +%s))
 # Most tests wait for daemons that wait: two processors have time for six.
 FILES_AT_A_TIME := -n 6 --dist loadfile --no-loadscope-reorder
 
-# What is of no account in a short path without spaces, and shows in a user's: a folder for temporary files, removed afterwards.
 SPACED_PATH := a path with spaces
+# What is of no account in a short path without spaces, and shows in a user's: a folder for temporary files, removed afterwards.
 define elsewhere
 place=$$(mktemp -d)
 trap 'kill $$(jobs -p) 2>/dev/null || :; rm -rf "$$place"' EXIT

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 #: Characters of each part of a problem:
 #: what a user wrote may be of any length, and is quoted in it.
-_MAX_PART_CHARS = 500
+_MAX_PART_CHARS = 1000
 
 
 def cut(text: str, most: int = _MAX_PART_CHARS) -> str:

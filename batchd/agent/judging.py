@@ -37,7 +37,7 @@ def changed(state: TaskState, place: Workplace) -> JudgedFiles:
     """
     before, after = state.terms.files if state.terms else None, place.files()
     if before is None or after is None:
-        return JudgedFiles((), "(too many files to list)")
+        return JudgedFiles((), "(the files cannot be listed)")
     changes = FileChanges.between(before, after)
     paths = (*changes.created, *changes.modified)[:_MAX_FILES]
     lines = [f"- {prompts.plain(path)} ({after[path][0]} bytes)" for path in paths]
@@ -88,6 +88,8 @@ def _messages(task: Task, state: TaskState, files: JudgedFiles) -> tuple[Message
 
 def _outcome(command: FinishedCommand) -> str:
     """Return how a tool call ended."""
+    if command.timed_out:
+        return "killed at its time limit"
     if command.asked_input:
         return f"exit code {command.exit_code}: it asked for input, and there is no keyboard here"
     if command.asked_screen:

@@ -312,7 +312,8 @@ class Performer:
         before = state.terms.links if state.terms else None
         if before is None:
             return None
-        links = await self._place.leading_out()
+        with self._host.stop.interruptible():
+            links = await self._place.leading_out()
         new = links and {path: to for path, to in links.items() if before.get(path) != to}
         if links is not None and not new:
             return None

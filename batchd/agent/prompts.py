@@ -113,7 +113,7 @@ _RUNNING = "[Running in the background until the task is evaluated: %s.%s]"
 EVALUATED = "it ended before the work was evaluated"
 #: Stand around what batchd says of the directory, before a prompt:
 #: small models go on with what they read last.
-OPENED, _ASKED = "[In /task at the start:]", "[The task:]"
+_OPENED, ASKED = "[In /task at the start:]", "[The task:]"
 #: What is left counts only as it lies in the directory.
 _LEADING_OUT = "These lead out of /task, where nothing counts as your work. Put files in their places, or remove them:"
 #: Of many paths so many are named, each up to so many characters.
@@ -174,12 +174,13 @@ def running(names: Iterable[str], log: str) -> str:
 
 def opening(files: Iterable[tuple[str, int]], quoted: Mapping[str, str]) -> str:
     """Return what stands before a task's prompt of the directory that it begins with:
-    what stands in some of these ``files``, and the sizes of the others. Empty: nothing.
+    the sizes of these ``files`` but for those ``quoted``, and what stands in these.
+    Empty: nothing.
     """
     others = ((path, size) for path, size in files if path not in quoted)
     listed = "".join(f"- {plain(path)} ({size} bytes)\n" for path, size in others)
     texts = "".join(f"<file {plain(p)}>\n{text.rstrip()}\n</file>\n" for p, text in quoted.items())
-    return f"{OPENED}\n{listed}{texts}\n{_ASKED}\n" if listed or texts else ""
+    return f"{_OPENED}\n{listed}{texts}\n{ASKED}\n" if listed or texts else ""
 
 
 def unchanged(path: str, text: str) -> str:

@@ -217,6 +217,8 @@ async def opening(
             room -= files[path][0]
             wanted.append(path)
     read = await _read(place, wanted, _PATIENCE_S, _MAX_QUOTED_BYTES)
+    # No file says what the task is.
+    read = {path: text for path, text in read.items() if prompts.ASKED not in text}
     listed = files if len(files) <= _MAX_LISTED else {}
     sizes = [(path, stamp[0]) for path, stamp in sorted(listed.items())]
     return prompts.opening(sizes, read), tuple(read)

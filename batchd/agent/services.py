@@ -60,11 +60,11 @@ class StopSignal:
         if self.cancelled:
             self._interrupted = True
             raise asyncio.CancelledError
-        self._interruptible = asyncio.current_task()
+        around, self._interruptible = self._interruptible, asyncio.current_task()
         try:
             yield
         finally:
-            self._interruptible = None
+            self._interruptible = around
 
 
 class AgentServices(Protocol):

@@ -19,7 +19,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "files", nargs="*", metavar="FILE", help="task files; without one, run asks for it"
     )
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--serial", action="store_true", help="one task of a file at a time")
+    mode.add_argument(
+        "--serial",
+        action="store_true",
+        help="one task at a time; where a daemon runs, one of each file",
+    )
     mode.add_argument(
         "--processes", type=int, metavar="N", help="worker processes, where no daemon runs"
     )

@@ -58,8 +58,8 @@ class Breaker:
         self._timer: asyncio.TimerHandle | None = None
 
     def open(self, outage: Outage, waits: Waits) -> None:
-        """Park it; it is tried after the first wait, then twice that while the cause is the same,
-        and once more when patience ends.
+        """Park it; it is tried after the first wait, after twice that each time it fails with the
+        same cause, and once more when patience ends.
         """
         if self.half_open:
             self.tried_s += self._stood_s

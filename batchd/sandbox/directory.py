@@ -168,8 +168,8 @@ def _followed(top: int, home: list[str], path: str, *, surely: bool = True) -> l
             continue
         try:
             target = None if not surely and _varies(here, home) else _link(top, home, here, name)
-        except OSError:
-            if surely:
+        except OSError as error:
+            if surely or error.errno in SHORTAGE_ERRNOS:
                 raise
             target = None
         if target is None:
@@ -208,10 +208,13 @@ def leading_out(top: int, home: str) -> dict[str, str] | None:
             if entry.is_dir(follow_symlinks=False):
                 waiting.append(path)
             elif entry.is_symlink() and not _beneath(top, path):
-                with contextlib.suppress(OSError):  # it is gone, or goes round in circles
+                try:
                     if _varies(_followed(top, inside, path, surely=False), inside):
                         target = _link(top, inside, [*inside, *_parts(folder)], entry.name)
                         found[shown(path)] = shown(target or "")
+                except OSError as error:  # it is gone, or goes round in circles
+                    if error.errno in SHORTAGE_ERRNOS:
+                        raise
     return found
 
 

@@ -69,7 +69,8 @@ def _informed(state: TaskState, **changes: Any) -> TaskState:
 def _command(event: ToolRan) -> FinishedCommand:
     silent = event.output.startswith("[no output")
     asked = event.asked_input, event.asked_screen
-    return FinishedCommand(event.call, event.exit_code, *asked, silent)
+    late = event.outcome == "timed_out"
+    return FinishedCommand(event.call, event.exit_code, *asked, silent, late)
 
 
 def _stops(state: TaskState, event: ToolRan) -> bool:

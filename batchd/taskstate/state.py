@@ -47,6 +47,8 @@ class FinishedCommand(Struct, frozen=True):
     asked_screen: bool = False
     #: Whether it printed nothing.
     silent: bool = False
+    #: Whether it was killed at its time limit.
+    timed_out: bool = False
 
 
 class Verdict(Struct, frozen=True, kw_only=True):

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -143,31 +143,27 @@ def judged(endings: list[dict[str, Any]], options: argparse.Namespace, kept: Pat
             shutil.copy(file, kept)
 
 
-def turns(
-    options: argparse.Namespace, names: Sequence[str], seeds: Sequence[int]
-) -> Iterator[tuple[str, int]]:
-    """Yield versions and seeds, each time beginning with another one."""
-    for seed in seeds:
-        for at, case in enumerate(quality.cases(HERE / "sight", options.only)):
-            for name in (*names[at % len(names) :], *names[: at % len(names)]):
-                options.case = case
-                yield name, seed
-
-
 def run_cases(
     options: argparse.Namespace,
-    turns: Iterator[tuple[str, int]],
+    names: Sequence[str],
+    seeds: Sequence[int],
+    *,
     trees: Mapping[str, Path],
     configs: Mapping[int, Path],
     deadline: float,
 ) -> None:
-    """Run what is missing of some turns, each in a line, until the deadline."""
-    for name, seed in turns:
-        kept = options.out / name / str(seed) / f"{options.case.name}.outcome"
-        if not kept.exists() and time.monotonic() < deadline:
-            options.config, options.source = configs[seed], trees[name]
-            o = worked(options.case, options, kept)
-            print(f"{options.case.name:<20} {name:<16} {seed}  {'claimed' if o.claimed else o.ended:<14} {'right' if o.right else 'WRONG':<6} {o.calls:>4} {o.tokens:>8,} {o.seconds:>5.0f} s", flush=True)  # fmt: skip
+    """Run what is missing, each case in a line and beginning with another version, until the
+    deadline.
+    """
+    for seed in seeds:
+        for at, case in enumerate(quality.cases(HERE / "sight", options.only)):
+            for name in (*names[at % len(names) :], *names[: at % len(names)]):
+                kept = options.out / name / str(seed) / f"{case.name}.outcome"
+                if kept.exists() or time.monotonic() >= deadline:
+                    continue
+                options.config, options.source = configs[seed], trees[name]
+                o = worked(case, options, kept)
+                print(f"{case.name:<20} {name:<16} {seed}  {'claimed' if o.claimed else o.ended:<14} {'right' if o.right else 'WRONG':<6} {o.calls:>4} {o.tokens:>8,} {o.seconds:>5.0f} s", flush=True)  # fmt: skip
 
 
 def main() -> None:
@@ -189,7 +185,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="batchd-turns-") as folder:
         trees = sources(Path(folder), options.old, parts=options.parts)
         configs = {seed: seeded(options.config, seed, Path(folder)) for seed in SEEDS}
-        run_cases(options, turns(options, ("old", "new"), SEEDS), trees, configs, deadline)
+        run_cases(options, ("old", "new"), SEEDS, trees=trees, configs=configs, deadline=deadline)
         for seed in SEEDS:
             for name in ("old", "new") if seed % 2 else ("new", "old"):
                 kept = options.out / name / str(seed) / "endings"
@@ -197,7 +193,9 @@ def main() -> None:
                     options.config, options.source = configs[seed], trees[name]
                     judged(ends, options, kept)
         if options.parts:
-            run_cases(options, turns(options, list(PARTS), SEEDS[:1]), trees, configs, deadline)
+            run_cases(
+                options, list(PARTS), SEEDS[:1], trees=trees, configs=configs, deadline=deadline
+            )
         report(options.out, list(trees), ends)
 
 

@@ -20,7 +20,7 @@ import aiohttp
 from patience import PATIENCE_S
 
 #: How long a page has to say whether something holds; asked again then.
-ANSWER_S = 2.0
+_ANSWER_S = 2.0
 #: What Debian and others call it; the first is all that tests need.
 _NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 _KEYS = {
@@ -90,7 +90,7 @@ class Page:
         never answers.
         """
         try:
-            async with asyncio.timeout(ANSWER_S):
+            async with asyncio.timeout(_ANSWER_S):
                 return bool(await self.evaluate(f"Boolean({script})"))
         except TimeoutError:
             return False

@@ -34,8 +34,8 @@ def _finish(place: Arena, model: Model, folder: Path) -> Figures:
     until(lambda: not place.processes(), 5, lambda: f"orphans: {place.processes()}")
     figures = judge(folder, model.log(), _COUNT)
     print(f"\n{figures}")
-    ends = [json.loads(f.read_text())["error"] for f in folder.glob("[0-9]*.json")]
-    assert not any(ends), [end for end in ends if end]
+    ends = [e for f in folder.glob("[0-9]*.json") if (e := json.loads(f.read_text())["error"])]
+    assert not ends, ends
     assert figures.calls == _COUNT * CALLS
     assert figures.statuses == {"completed": _COUNT}
     return figures

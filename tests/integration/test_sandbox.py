@@ -693,18 +693,21 @@ def test_a_disk_that_takes_nothing_or_hangs_is_said(
 
 
 def test_a_look_for_links_waits_for_descriptors(tmp_path: Path) -> None:
-    """A process that has none left for a moment ends no task by it."""
+    """A process that has too few left for a moment waits, and misses no link."""
 
     async def body(place: Workplace) -> None:
         await place.shell("mkdir a; ln -s /proc/self a/me", timeout_s=PATIENCE_S)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
-        try:
-            look = asyncio.create_task(place.leading_out())
-            await asyncio.wait({look}, timeout=0.3)
-            assert not look.done()
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        assert await look == {"a/me": "/proc/self"}
+        os.close(free := os.dup(0))
+        for left in range(4):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free + left, hard))
+            try:
+                look = asyncio.create_task(place.leading_out())
+                await asyncio.wait({look}, timeout=0.3)
+                waited = not look.done()
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert await look == {"a/me": "/proc/self"}
+            assert waited or left > 1
 
     asyncio.run(visit(tmp_path, body))

@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+import sockets
 import zstandard
 from msgspec.structs import replace as with_fields
 from patience import PATIENCE_S
@@ -96,7 +97,7 @@ def test_a_socket_is_missed(tmp_path: Path) -> None:
         found = await written(place, "echo b > b")
         (tmp_path / "task/b").unlink()
         with socket.socket(socket.AF_UNIX) as made:
-            made.bind(str(tmp_path / "task/b"))
+            sockets.bind(made, tmp_path / "task/b")
         made_of = await packing.packed(
             place,
             changes({}, found.seen),

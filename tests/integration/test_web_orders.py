@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sockets
 from patience import PATIENCE_S
 from serving import Page, until, web
 
@@ -277,7 +278,11 @@ def answering(browser: Browser, answer: bytes) -> Iterator[None]:
 
     path = browser.page.log.parent / ".batchd" / "control.sock"
     path.unlink(missing_ok=True)
-    with socketserver.ThreadingUnixStreamServer(str(path), Answering) as server:
+    with socketserver.ThreadingUnixStreamServer(
+        path.name, Answering, bind_and_activate=False
+    ) as server:
+        sockets.bind(server.socket, path)
+        server.server_activate()
         threading.Thread(target=server.serve_forever, args=[0.01]).start()
         try:
             yield

@@ -688,7 +688,7 @@ def test_what_every_call_would_meet_parks_the_provider(kind: FailureKind) -> Non
 
 
 def test_a_provider_that_answers_no_request_is_tried_at_growing_intervals() -> None:
-    """One failed try, whatever it failed with, doubles the wait;
+    """A failed try doubles the wait, however the provider failed to answer;
     one that came to nothing leaves room for another.
     """
 

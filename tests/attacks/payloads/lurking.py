@@ -15,7 +15,7 @@ seen: set[str] = set()
 
 if os.fork():
     os._exit(0)
-while os.getppid() == parent:  # else it finds itself there
+while os.getppid() == parent:  # else it takes its own parent for a command
     os.sched_yield()
 os.setsid()
 own = os.getpid()
