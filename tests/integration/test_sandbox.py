@@ -698,9 +698,9 @@ def test_a_look_for_links_waits_for_descriptors(tmp_path: Path) -> None:
     async def body(place: Workplace) -> None:
         await place.shell("mkdir a; ln -s /proc/self a/me", timeout_s=PATIENCE_S)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        os.close(free := os.dup(0))
+        filled = [os.dup(0) for _ in range(300)]  # so that no number below is free
         for left in range(4):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (free + left, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (filled[-1] + 1 + left, hard))
             try:
                 look = asyncio.create_task(place.leading_out())
                 await asyncio.wait({look}, timeout=0.3)
@@ -709,5 +709,7 @@ def test_a_look_for_links_waits_for_descriptors(tmp_path: Path) -> None:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             assert await look == {"a/me": "/proc/self"}
             assert waited or left > 1
+        for descriptor in filled:
+            os.close(descriptor)
 
     asyncio.run(visit(tmp_path, body))
