@@ -74,8 +74,9 @@ async def _watching(settings: Config) -> AsyncIterator[tuple[Inbox, Claims]]:
     task = asyncio.create_task(claims.collect(box))
     # Its first scan is behind it once it has found this.
     inbox.drop(box.folder, "mark.json", TASK)
-    await claims.until(1)
-    claims.all.pop().path.unlink()
+    while "mark.json" not in claims.names:
+        await claims.until(len(claims.all) + 1)
+    claims.all.pop(claims.names.index("mark.json")).path.unlink()
     try:
         yield box, claims
     finally:
