@@ -118,7 +118,9 @@ class TimingV1(Struct, frozen=True, kw_only=True):
 
 
 class FilesV1(Struct, frozen=True, kw_only=True):
-    """Paths below the task's directory that changed; null where they were too many to list."""
+    """Paths below the task's directory that changed; null where they were too many to list, or the
+    task ended before batchd looked.
+    """
 
     created: tuple[str, ...]
     modified: tuple[str, ...]

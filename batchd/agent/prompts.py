@@ -172,13 +172,13 @@ def running(names: Iterable[str], log: str) -> str:
     return _RUNNING % (", ".join(names), _PRINTS % log if log else "")
 
 
-def opening(files: Iterable[tuple[str, int]], quoted: Mapping[str, str]) -> str:
-    """Return what stands before a task's prompt of the directory that it begins with:
-    the sizes of these ``files`` but for those ``quoted``, and what stands in these.
-    Empty: nothing.
+def opening(files: Iterable[tuple[str, int]], quoted: Mapping[str, str], unlisted: int) -> str:
+    """Return what stands before a task's prompt of the directory that it begins with: the sizes of
+    these ``files``, what stands in those ``quoted``, and how many others there are.
+    Empty: there is neither a file nor a text.
     """
-    others = ((path, size) for path, size in files if path not in quoted)
-    listed = "".join(f"- {plain(path)} ({size} bytes)\n" for path, size in others)
+    listed = "".join(f"- {plain(path)} ({size} bytes)\n" for path, size in files)
+    listed += f"- {unlisted:,} more files, not listed\n" if quoted and unlisted else ""
     texts = "".join(f"<file {plain(p)}>\n{text.rstrip()}\n</file>\n" for p, text in quoted.items())
     return f"{_OPENED}\n{listed}{texts}\n{ASKED}\n" if listed or texts else ""
 

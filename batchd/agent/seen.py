@@ -219,9 +219,9 @@ async def opening(
     read = await _read(place, wanted, _PATIENCE_S, _MAX_QUOTED_BYTES)
     # No file says what the task is.
     read = {path: text for path, text in read.items() if prompts.ASKED not in text}
-    listed = files if len(files) <= _MAX_LISTED else {}
-    sizes = [(path, stamp[0]) for path, stamp in sorted(listed.items())]
-    return prompts.opening(sizes, read), tuple(read)
+    others = [(path, stamp[0]) for path, stamp in sorted(files.items()) if path not in read]
+    unlisted = 0 if len(files) <= _MAX_LISTED else len(others)
+    return prompts.opening(others[: len(others) - unlisted], read, unlisted), tuple(read)
 
 
 async def _read(

@@ -11,6 +11,7 @@ from batchd.agent import prompts
 #: What programs say that find the end of their input: of Python, Ruby, Java.
 _NO_INPUT = (
     "EOFError: EOF when reading a line",
+    "\nEOFError\n",
     "end of file reached (EOFError)",
     "NoSuchElementException: No line found",
 )
@@ -27,7 +28,7 @@ _NO_SCREEN = re.compile(
     r"|No such file or directory: '(?:xdg-open|firefox|google-chrome|chromium)'"
     r"|no display name and no \$DISPLAY environment variable|no method available for opening"
     r"|[Cc](?:annot|an't) open (?:X )?display|[Uu]nable to open X display|[Cc]ould not connect to display"
-    r"|No available video device",
+    r"|No available video device|failed tty get$|^open terminal failed: ",
     re.MULTILINE,
 )
 
@@ -38,7 +39,7 @@ _NO_EDITOR = re.compile(
     _ABSENT
     % "nano|pico|vim?|nvim|emacs|ed|code|subl"
     + r"|^Vim: Warning: Output is not to a terminal"
-    r"|^Error opening terminal: ",
+    r"|^Error opening terminal: |EDITOR unset$|^visudo: no editor found",
     re.MULTILINE,
 )
 _NO_RIGHTS = re.compile(

@@ -212,8 +212,9 @@ class TaskDirectories:
         wanted = sorted({path for path in paths if not self._closing(path)})
         if not wanted:
             return ""
-        top = os.path.commonpath(wanted)
-        if len(wanted) > _MAX_ONE_BY_ONE and top not in {"/", os.path.expanduser("~")}:  # noqa: PTH111 (there may be none)
+        top, home = os.path.commonpath(wanted), os.path.expanduser("~")  # noqa: PTH111 (there may be none)
+        # /srv/repos, say; /srv, /tmp or somebody's home would open more than was meant.
+        if len(wanted) > _MAX_ONE_BY_ONE and len(Path(top).parts) > 2 and not home.startswith(top):  # noqa: PLR2004 (/ and one folder)
             wanted = [top]
         allow = json.dumps([*self._config.workspace.allow, *wanted], ensure_ascii=False)
         where = f" in {self._config.file}" if self._config.file else ""

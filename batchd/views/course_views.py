@@ -50,6 +50,9 @@ class StartedView(View[TaskStarted]):
         """Yield what the model is given first."""
         title, prompt = self.text(event), event.terms.system_prompt
         yield Passage(at=event.at, kind=Kind.SYSTEM, title=title, text=prompt)
+        if event.terms.opening:
+            about = "what stands before the prompt"
+            yield Passage(at=event.at, kind=Kind.SYSTEM, title=about, text=event.terms.opening)
         yield Passage(at=event.at, kind=Kind.PROMPT, title="", text=first_prompt)
 
 

@@ -952,6 +952,14 @@ def test_small_files_that_the_prompt_names_are_quoted_and_stay(tmp_path: Path) -
     scene(tmp_path, play)
 
 
+def test_of_a_large_directory_the_model_learns_how_much_is_not_listed() -> None:
+    """Where a file is quoted: else nothing stands before the prompt."""
+    said = prompts.opening([], {"a.py": "x = 1\n"}, 31)
+    files = "- 31 more files, not listed\n<file a.py>\nx = 1\n</file>\n"
+    assert said == f"[In /task at the start:]\n{files}\n[The task:]\n"
+    assert prompts.opening([], {}, 31) == ""
+
+
 def _parts(asked: str) -> dict[str, str]:
     """Return the parts of a judge's question by their headings."""
     found = re.search(r"number (\d{12})", asked)

@@ -20,6 +20,8 @@ from batchd.agent import prompts, signs
         ),
         ("Error: cannot open display: :0", True),
         ("pygame.error: No available video device", True),
+        ("top: failed tty get\n", True),
+        ("open terminal failed: not a terminal\n", True),
         ("Error: failed to open: not found", False),
         ("std::fs::File::open: not found", False),
         ("E: chromium-driver: not found", False),
@@ -37,6 +39,7 @@ def test_a_screen_that_is_wanted_is_known(output: str, wants: bool) -> None:
     [
         ("/bin/bash: line 1: nano: command not found\n", prompts.NO_EDITOR),
         ("Vim: Warning: Output is not to a terminal\n", prompts.NO_EDITOR),
+        ("error: Terminal is dumb, but EDITOR unset\nPlease supply the message", prompts.NO_EDITOR),
         ("x\n/bin/bash: line 2: sudo: command not found", prompts.NO_RIGHTS),
         ("E: Could not open lock file /var/lib/apt/lists/lock - open (13: Permission denied)", prompts.NO_RIGHTS),
         ("/bin/bash: line 1: gcc: command not found", ""),

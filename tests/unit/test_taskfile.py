@@ -553,7 +553,7 @@ def test_what_lies_outside_of_the_workspace_is_refused_once_with_the_fix(
 ) -> None:
     """One line, however many tasks name how many places: all of them have one fix.
 
-    None is offered for what no workspace may hold.
+    None is offered for what no workspace may hold, nor a folder of the machine's own.
     """
     for name in "abcd":
         (tmp_path / f"srv/{name}/.git").mkdir(parents=True)
@@ -570,6 +570,9 @@ def test_what_lies_outside_of_the_workspace_is_refused_once_with_the_fix(
     more, srv = f'"{tmp_path}/more"', f"{tmp_path}/srv"
     assert f'set [workspace] allow = [{more}, "{srv}"] in {spool.file}' in hint(tasks)
     assert f'allow = [{more}, "{srv}/a"]' in hint(tasks[:2])
+    apart = [{"first_prompt": "x", "dir": f"/opt/{name}"} for name in "abcd"]
+    (said,) = [t for t in _problems({"tasks": apart}, spool).values() if "lies outside" in t]
+    assert f'allow = [{more}, "/opt/a", "/opt/b", "/opt/c", "/opt/d"]' in said
     closed = [*tasks[:1], {"first_prompt": "x", "dir": str(tmp_path / "outbox")}]
     assert f'allow = [{more}, "{srv}/a"]' in hint(closed)
     assert "(it is ' ')" in _problems({"tasks": tasks}, spool)["tasks[3].first_prompt"]

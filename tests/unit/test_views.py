@@ -61,9 +61,10 @@ RESULT = json.dumps(
     }
 )
 CALL = ToolCall(id="c1", name="shell", arguments='{"command": "make test"}')
+TERMS = Terms(model=MODEL, judge=MODEL, system_prompt="You work.", opening="[In /task]")
 #: One of each kind.
 EVENTS: tuple[Event, ...] = (
-    TaskStarted(at=1.0, terms=Terms(model=MODEL, judge=MODEL, system_prompt="You work.")),
+    TaskStarted(at=1.0, terms=TERMS),
     Resumed(at=2.0, attempt=2),
     CallStarted(at=3.0, purpose=Purpose.AGENT, input_tokens=10, max_output_tokens=20),
     CallAnswered(
@@ -148,6 +149,7 @@ def test_what_each_says() -> None:
     passages = [p for event in EVENTS for p in views.passages(event, "Do it.")]
     assert [(p.kind, p.title) for p in passages] == [
         (Kind.SYSTEM, "model openai/gpt-6-luna"),
+        (Kind.SYSTEM, "what stands before the prompt"),
         (Kind.PROMPT, ""),
         (Kind.NOTE, "resumed, attempt 2"),
         (Kind.ANSWER, "agent"),

@@ -40,8 +40,8 @@ def facts(reader: StoreReader, row: TaskRow, why: str) -> dict[str, str]:
         f"{row.output_tokens:,} out, in {counted(row.calls, 'call')}",
         "cache": words.from_cache(row.cache_share, row.cache_saved) if row.calls else "",
         "cost": money(row.cost_usd),
-        "unsettled": f"{counted(row.unsettled_calls, 'call')}, at most "
-        f"{money(row.unsettled_usd or None)}"
+        "unsettled": f"{counted(row.unsettled_calls, 'call')}, "
+        + (f"at most {money(row.unsettled_usd)}" if row.unsettled_usd else "at a price unknown")
         if row.unsettled_calls
         else "",
         "queued": moment(row.queued_at),
@@ -79,7 +79,7 @@ def _outcome(made: ResultV1, why: str) -> dict[str, str]:
 
 def _files(files: FilesV1 | None) -> str:
     if files is None:
-        return "too many to list"
+        return "not listed: too many, or the task ended before batchd looked"
     found = {"created": files.created, "modified": files.modified, "deleted": files.deleted}
     return "; ".join(f"{what} {listed(paths)}" for what, paths in found.items() if paths) or "none"
 

@@ -48,8 +48,8 @@ def _cautions(summary: Mapping[str, Any]) -> list[str]:
     found = sum(task.get("runs_code", 0) != 0 for task in summary["tasks"])
     if not found:
         return []
-    may = f"{counted(found, 'task')} may have changed what runs code when you use their directories"
-    return ["", f"{may}: `runs_code` in their results says what"]
+    may = f"{counted(found, 'task')} may have changed what runs code when you use the directory"
+    return ["", f"{may}: `batchd status {escape(summary['batch'])}` says what"]
 
 
 def _problem(error: Mapping[str, Any]) -> str:

@@ -142,7 +142,7 @@ def _untried(model: str, listing: ModelListing | None) -> str:
     """Return why nothing shows that a model is there."""
     name, _, own = model.partition("/")
     if listing is None:
-        return f"batchd did not try whether {model} is there: it has no list of models to look at"
+        return f"batchd did not try whether {model} is there: no list of its provider's models was read"
     if listing.any_name:
         return f"provider {name} serves one model under any name, {own} too"
     count = f"{len(listing.models):,}"
@@ -159,8 +159,9 @@ def _priced(settings: config.Config, roles: Mapping[str, str]) -> Iterator[Check
         window = prices.context_window(model, provider.base_url)
         if price is None:
             keys = "input_usd_per_mtok and output_usd_per_mtok"
-            fix = f'set {keys} in [models."{model}"]; until then no money limit can hold'
             fails = settings.budget.per_day_usd or settings.limits.max_cost_usd
+            fix = f'set {keys} in [models."{model}"]'
+            fix += "" if fails else "; until then no task with a limit in dollars can work"
             why = ", so none of its tasks can work: a limit in dollars is set" if fails else ""
             verdict: LineVerdict = "failed" if fails else "note"
             yield CheckLine(verdict, f"{role} price", f"no price is known for {model}{why}", fix)
@@ -173,7 +174,7 @@ def _priced(settings: config.Config, roles: Mapping[str, str]) -> Iterator[Check
             yield CheckLine("ok", f"{role} price", said)
             tier = _tier(settings, role, model)
             if price.at(tier) is None:
-                fix = f'set its prices in [models."{model}".tiers.{tier}]; until then no money limit can hold'
+                fix = f'set its prices in [models."{model}".tiers.{tier}]; until then no task with a limit in dollars can work'
                 why = f"no price is known for {model} in its service tier {tier}"
                 yield CheckLine("note", f"{role} price", why, fix)
         if not window:
