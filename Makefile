@@ -153,7 +153,7 @@ wheel: setup ## build dist/batchd-….whl, which pip, pipx and uv install: needs
 	$(BIN)/python -m hatchling build -t wheel -d dist
 
 .PHONY: lint
-lint: setup ## ruff (every rule), its formatter, mypy --strict
+lint: setup ## ruff, its formatter, mypy --strict
 	@$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

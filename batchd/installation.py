@@ -42,7 +42,7 @@ def page(name: str) -> str:
 
 def _requirements(extra: str) -> list[str]:
     """Return what the installed distribution asks for in an extra."""
-    from importlib import metadata  # noqa: PLC0415 (only where something is missing)
+    from importlib import metadata  # only where something is missing
 
     try:
         needed = metadata.requires("batchd") or []

@@ -73,7 +73,7 @@ class JournaldSocket:
 
     def _pass(self, data: bytes) -> None:
         """Send what is too long for a datagram as a sealed file in memory."""
-        with open(os.memfd_create("journal-entry", os.MFD_ALLOW_SEALING), "wb") as file:  # noqa: PTH123 (a descriptor has no path)
+        with open(os.memfd_create("journal-entry", os.MFD_ALLOW_SEALING), "wb") as file:
             file.write(data)
             file.flush()
             fcntl.fcntl(file, fcntl.F_ADD_SEALS, _SEALS)

@@ -98,7 +98,7 @@ def escape_json(text: str) -> str:
 
 def get_logger(**fields: object) -> FilteringBoundLogger:
     """Return a logger whose every line carries ``fields``."""
-    import structlog  # noqa: PLC0415 (70 ms, which `batchd status` need not pay)
+    import structlog  # 70 ms, which `batchd status` need not pay
 
     logger: FilteringBoundLogger = structlog.get_logger(**fields)
     return logger
@@ -106,7 +106,7 @@ def get_logger(**fields: object) -> FilteringBoundLogger:
 
 def configure(
     level: LogLevel = "info",
-    format: LineFormat = "auto",  # noqa: A002 (the configuration's own name)
+    format: LineFormat = "auto",
     file: str = "",
     *,
     quiet: bool = False,
@@ -118,7 +118,7 @@ def configure(
     gets warnings and errors alone; ``silent``: nothing.
     Raises ``NotPossibleError`` where ``file`` cannot be written.
     """
-    import structlog  # noqa: PLC0415 (70 ms, which `batchd status` need not pay)
+    import structlog  # 70 ms, which `batchd status` need not pay
 
     _depth.debug = level == "debug"
     sinks: list[Callable[[dict[str, Any]], None]] = []
@@ -166,9 +166,11 @@ def _write(
         fields, trace = _traceback(fields)
     for key, value in fields.items():
         if isinstance(value, str):
-            value = _hidden.text(cut(value, _MAX_FIELD_CHARS))  # noqa: PLW2901 (what it was is not to be shown)
+            value = _hidden.text(cut(value, _MAX_FIELD_CHARS))  # what it was is not to be shown
             clean = str(value) if value.isascii() and value.isprintable() else escape(value)
-            line[key] = _SECRET.sub(r"\1[secret]", clean) if len(clean) > 12 else clean  # noqa: PLR2004 (as _SECRET)
+            line[key] = (
+                _SECRET.sub(r"\1[secret]", clean) if len(clean) > 12 else clean
+            )  # as _SECRET
         else:
             line[key] = _hidden.value(value)
     if trace:
@@ -187,7 +189,7 @@ def _traceback(fields: MutableMapping[str, Any]) -> tuple[MutableMapping[str, An
     """Return the rest of the fields, and the traceback that they ask for;
     it alone may have several lines.
     """
-    import structlog  # noqa: PLC0415 (loaded by now)
+    import structlog  # loaded by now
 
     rest = dict(structlog.processors.format_exc_info(None, "", fields))
     return rest, str(rest.pop("exception", ""))
@@ -199,7 +201,7 @@ def _loud(sink: Callable[[dict[str, Any]], None], line: dict[str, Any]) -> None:
 
 
 def _encode(line: dict[str, Any]) -> bytes:
-    import msgspec  # noqa: PLC0415 (as structlog)
+    import msgspec
 
     try:
         text = msgspec.json.encode(line, enc_hook=str).decode()
@@ -288,7 +290,7 @@ class _File:
 
     def _current(self) -> bool:
         try:
-            there = os.stat(self._path)  # noqa: PTH116 (a Path would double the cost of a line)
+            there = os.stat(self._path)  # a Path would double the cost of a line
         except FileNotFoundError:
             return False
         here = os.fstat(self._fd)

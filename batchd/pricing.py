@@ -138,7 +138,7 @@ def _listed(model: str, base_url: str, day: date) -> _Listed:
     provider, _, name = model.partition("/")
     if not name or (base_url and _is_local(base_url)):
         return _Listed()
-    from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415 (see the module's docstring)
+    from genai_prices.data_snapshot import get_snapshot
 
     snapshot = get_snapshot()
     try:
@@ -168,7 +168,7 @@ def names(provider: str, base_url: str = "") -> tuple[str, ...]:
     """
     if base_url and _is_local(base_url):
         return ()
-    from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415 (as above)
+    from genai_prices.data_snapshot import get_snapshot
 
     try:
         house = get_snapshot().find_provider(None, provider, base_url or None)

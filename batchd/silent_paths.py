@@ -99,12 +99,12 @@ def insist(path: str, unasked: set[str]) -> None:
     here, ahead, links = "/", path.split("/")[::-1], 0
     while ahead and links < _LINKS:
         name = ahead.pop()
-        there = os.path.normpath(os.path.join(here, name))  # noqa: PTH118 (text alone)
+        there = os.path.normpath(os.path.join(here, name))
         if there in unasked:
             answered(there)
             unasked.discard(there)
         try:
-            target = os.readlink(there)  # noqa: PTH115 (for each part of a path)
+            target = os.readlink(there)  # for each part of a path
         except OSError:  # it is no link, or not there
             here = there
             continue

@@ -82,7 +82,7 @@ def compact(count: float) -> str:
     for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if count >= unit * 0.9995:
             part = count / unit
-            digits = 2 if part < 9.995 else 1 if part < 99.95 else 0  # noqa: PLR2004 (three in all)
+            digits = 2 if part < 9.995 else 1 if part < 99.95 else 0  # three in all
             return f"{part:.{digits}f}{letter}"
     return f"{count:.0f}"
 
@@ -98,7 +98,9 @@ def duration(seconds: float | None) -> str:
     if seconds is None:
         return ""
     tenths = math.floor(seconds * 10 + 0.5)
-    return f"{tenths / 10:.1f} s" if tenths < 100 else span(math.floor(seconds + 0.5))  # noqa: PLR2004 (ten seconds)
+    return (
+        f"{tenths / 10:.1f} s" if tenths < 100 else span(math.floor(seconds + 0.5))
+    )  # ten seconds
 
 
 def span(seconds: float) -> str:

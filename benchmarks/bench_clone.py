@@ -92,10 +92,10 @@ async def main() -> int:
     """Take turns."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name, "all")
-        os.chmod(name, 0o755)  # noqa: PTH101 (its user is another one)
+        os.chmod(name, 0o755)
         source, kept = folder / "source", folder / "mirror/kept"
         repository(source)
-        os.mkdir(kept.parent)  # noqa: PTH102 (as above)
+        os.mkdir(kept.parent)
         origin = Origin(kind="clone", source=str(source))
         job = FetchJob(
             origin=origin,

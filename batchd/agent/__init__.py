@@ -24,7 +24,7 @@ def __getattr__(name: str) -> Any:
     # `batchd estimate` only looks at what an agent would say:
     # it need not wait for the model client to load.
     if name in __all__:
-        from batchd.agent import loop, services, task_places  # noqa: PLC0415 (see above)
+        from batchd.agent import loop, services, task_places
 
         places = {
             "AttemptEnd": loop,

@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = int(command.run(args))
         sys.stdout.flush()
     except ForbiddenError as error:
-        from batchd.cli.support import barred  # noqa: PLC0415 (few are)
+        from batchd.cli.support import barred  # few are
 
         _complain(barred.lines(error, given))
         return error.exit_code
@@ -108,13 +108,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except PermissionError as error:
-        from batchd.cli.support import barred  # noqa: PLC0415 (as above)
+        from batchd.cli.support import barred
 
         _complain(barred.closed(_command(given), error, given))
         return 3
     except OSError as error:
         # A folder that may not be read, a disk that is full: of the user's world, not a bug.
-        from batchd.cli.support import barred  # noqa: PLC0415 (as above)
+        from batchd.cli.support import barred
 
         _complain(barred.failed(error))
         return 3
@@ -203,7 +203,7 @@ def parser(loaded: Container[str] = frozenset(COMMANDS)) -> argparse.ArgumentPar
 
 def _enter(directory: str) -> None:
     """Go on as if begun there, as `make -C` and `git -C` do."""
-    sys.argv[0] = os.path.abspath(sys.argv[0])  # noqa: PTH100 (no link is followed)
+    sys.argv[0] = os.path.abspath(sys.argv[0])  # no link is followed
     try:
         os.chdir(directory)
     except OSError as error:

@@ -86,7 +86,7 @@ def _together(orders: list[_Order]) -> list[_Order]:
             return orders
         known = found.get(order.into)
         if known is not None:
-            order = replace(  # noqa: PLW2901 (it is one of several)
+            order = replace(
                 known, refs=known.refs + order.refs, patches=known.patches + order.patches
             )
         found[order.into] = order

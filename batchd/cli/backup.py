@@ -24,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Copy the store, and say where to."""
-    from batchd.store import restoring  # noqa: PLC0415 (`--help` need not load SQLite)
+    from batchd.store import restoring  # `--help` need not load SQLite
 
     path = formatting.store_path(formatting.state_directory(args.config))
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())

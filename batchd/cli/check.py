@@ -107,7 +107,7 @@ def _live(settings: config.Config, *, alone: bool) -> tuple[CheckLine, ...]:
     """Ask each model from here, within what the store has left of the day's money."""
     if not alone:  # the day's money is the daemon's to watch
         return (CheckLine("failed", "live", "no model was asked: the daemon would have to do it"),)
-    from batchd.daemon import live_check  # noqa: PLC0415 (loads everything, for this alone)
+    from batchd.daemon import live_check  # loads everything, for this alone
 
     store = formatting.store_path(Path(settings.paths.state))
     with contextlib.ExitStack() as opened:

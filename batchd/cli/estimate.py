@@ -52,7 +52,7 @@ def brief(name: str, parsed: Parsed, settings: config.Config) -> Iterator[str]:
     """Yield what a task file may come to in a line or two,
     for who is about to have it worked on.
     """
-    from batchd.estimate import CheckedFile  # noqa: PLC0415 (see below)
+    from batchd.estimate import CheckedFile
 
     batch = outbox.batch_name(Path(name).name)
     file = CheckedFile(name=batch, tasks=parsed.tasks, budget_usd=parsed.budget_usd)
@@ -72,7 +72,7 @@ def brief(name: str, parsed: Parsed, settings: config.Config) -> Iterator[str]:
 
 def _estimated(files: Sequence[CheckedFile], settings: config.Config) -> tuple[Estimate, _Budgets]:
     """Return what files may come to, by what the store has, and what limits their money."""
-    from batchd.estimate import estimate  # noqa: PLC0415 (loads all that an agent says; not for wrong arguments)
+    from batchd.estimate import estimate  # loads all that an agent says; not for wrong arguments
 
     store = formatting.store_path(Path(settings.paths.state))
     with contextlib.ExitStack() as opened:
@@ -141,7 +141,7 @@ class _Budgets:
 
 
 def _checked(name: str, settings: config.Config) -> CheckedFile:
-    from batchd.estimate import CheckedFile  # noqa: PLC0415 (see above)
+    from batchd.estimate import CheckedFile
 
     filename = "stdin.json" if name == "-" else Path(name).name
     data = sys.stdin.buffer.read() if name == "-" else given_files.read_file(name, settings)

@@ -69,9 +69,9 @@ def run(args: argparse.Namespace) -> int:
     if args.directory == "":  # a variable that is not set, say
         raise UsageError("DIR is empty: name a directory, or leave it out for this one")
     # No link is followed: what is shown is what was named.
-    directory = Path(os.path.abspath(args.directory or "."))  # noqa: PTH100
+    directory = Path(os.path.abspath(args.directory or "."))
     if args.systemd:
-        from batchd.cli import systemd  # noqa: PLC0415 (no other use of this command needs it)
+        from batchd.cli import systemd  # no other use of this command needs it
 
         return systemd.run(args, directory, partial(_serviced, args))
     if args.user or args.remove or args.yes:
@@ -165,7 +165,7 @@ def _key(args: argparse.Namespace, wanted: NewSpool, *, asks: bool) -> tuple[str
 
 def _refuse(wanted: NewSpool) -> None:
     """Refuse what would not work, before anything is made. Raises ``BatchdError``."""
-    from batchd import visible  # noqa: PLC0415 (loads the sandbox; not for wrong arguments)
+    from batchd import visible  # loads the sandbox; not for wrong arguments
 
     try:
         # Variables of this session are none of the spool's.

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
 async def _try(targets: list[ReceiverTarget]) -> list[tuple[str, bool, str]]:
     """Send each a test, all at once; return their names, whether it worked, and what came back."""
-    from batchd.notify import happened, message  # noqa: PLC0415 (only where something is sent)
+    from batchd.notify import happened, message  # only where something is sent
 
     async def one(target: ReceiverTarget) -> tuple[str, bool, str]:
         event = message.clean(happened.test(target.name), target.masker)
@@ -68,7 +68,7 @@ async def _try(targets: list[ReceiverTarget]) -> list[tuple[str, bool, str]]:
 
 
 def _show(settings: config.Config, targets: list[ReceiverTarget], *, as_json: bool) -> None:
-    from batchd.notify.pending_messages import PendingMessages  # noqa: PLC0415 (msgspec)
+    from batchd.notify.pending_messages import PendingMessages
 
     state = Path(settings.paths.state)
     rows = [(t.name, t.settings, PendingMessages(state, t.name).count()) for t in targets]

@@ -46,7 +46,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show what would go, or have it go."""
-    if not 0 <= args.older_than < 1e6:  # noqa: PLR2004 (no store is that old)
+    if not 0 <= args.older_than < 1e6:  # no store is that old
         raise UsageError("--older-than needs a number of days, 0 or more")
     if not args.yes:
         store = formatting.store_path(formatting.state_directory(args.config))
@@ -114,4 +114,4 @@ def _show(found: list[tuple[PrunableBatch, int]], *, outbox: bool, as_json: bool
 
 
 def _size(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB" if count >= 1e5 else f"{count / 1e3:,.1f} kB"  # noqa: PLR2004 (0.1 MB)
+    return f"{count / 1e6:,.1f} MB" if count >= 1e5 else f"{count / 1e3:,.1f} kB"  # 0.1 MB

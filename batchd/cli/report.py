@@ -39,7 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make a report, and say where it lies."""
-    from batchd.report import gathering  # noqa: PLC0415 (`--help` need not load SQLite)
+    from batchd.report import gathering  # `--help` need not load SQLite
 
     with StoreReader(formatting.store_path(formatting.state_directory(args.config))) as reader:
         batches = gathering.chosen(reader, tuple(args.batch), args.since, args.until)
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _page(reader: StoreReader, batches: list[BatchRow], args: argparse.Namespace) -> int:
-    from batchd.report import building, gathering, report_job  # noqa: PLC0415 (as above)
+    from batchd.report import building, gathering, report_job
 
     target = _target(batches, args.output)
     for batch in batches:
@@ -63,7 +63,7 @@ def _page(reader: StoreReader, batches: list[BatchRow], args: argparse.Namespace
     if target.exists() and not target.is_file():
         target.write_bytes(data)  # a device or a pipe: nothing is put in its place
     else:
-        from batchd.spool import outbox  # noqa: PLC0415 (as above)
+        from batchd.spool import outbox
 
         outbox.publish(target.absolute(), data, replace=True)
     print(escape(f"{target}: {_about(batches)}, {len(data) / 1e6:.1f} MB"))
@@ -71,7 +71,7 @@ def _page(reader: StoreReader, batches: list[BatchRow], args: argparse.Namespace
 
 
 def _about(batches: list[BatchRow]) -> str:
-    from batchd.words import counted  # noqa: PLC0415 (as above)
+    from batchd.words import counted
 
     tasks = counted(sum(row.tasks for row in batches), "task")
     return tasks if len(batches) == 1 else f"{tasks} of {counted(len(batches), 'batch')}"
@@ -96,7 +96,7 @@ def _target(batches: list[BatchRow], given: str | None) -> Path | None:
 
 
 def _csv(reader: StoreReader, batches: list[BatchRow], given: str | None) -> int:
-    from batchd.report import gathering, sheet  # noqa: PLC0415 (as above)
+    from batchd.report import gathering, sheet
 
     gathered = [gathering.Gathered(reader, batch) for batch in batches]
     records = (sheet.record(task) for source in gathered for task in source)

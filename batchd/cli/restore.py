@@ -59,9 +59,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show what a restore would do, or do it."""
-    from batchd import visible  # noqa: PLC0415 (as below)
-    from batchd.daemon import lock, reconcile  # noqa: PLC0415 (`--help` need not load the daemon)
-    from batchd.store import restoring  # noqa: PLC0415
+    from batchd import visible
+    from batchd.daemon import lock, reconcile  # `--help` need not load the daemon
+    from batchd.store import restoring
 
     settings = formatting.settings(args.config)
     state = Path(settings.paths.state)
@@ -135,8 +135,8 @@ async def _work(draft: Path, settings: config.Config, *, do: bool, moved: bool) 
 
     Raises ``UsageError`` for another spool's.
     """
-    from batchd.daemon import reconcile  # noqa: PLC0415 (as above)
-    from batchd.store import Store  # noqa: PLC0415
+    from batchd.daemon import reconcile
+    from batchd.store import Store
 
     store = Store.open(draft)
     try:

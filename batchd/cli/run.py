@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         if number is not None and number < 1:
             raise UsageError(f"{option} needs a number, 1 or more, not {number}")
     if not args.files:
-        from batchd.cli.runs import run_questions  # noqa: PLC0415 (for who answers)
+        from batchd.cli.runs import run_questions  # for who answers
 
         run_questions.ask(args, settings)
     if args.here:
@@ -67,6 +67,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _worked(args: argparse.Namespace, settings: config.Config, standby: Standby | None) -> int:
-    from batchd.cli.runs import working  # noqa: PLC0415 (what it loads, it loads beside the daemon)
+    from batchd.cli.runs import working  # what it loads, it loads beside the daemon
 
     return working.work(args, settings, standby)

@@ -23,15 +23,15 @@ def run(args: argparse.Namespace) -> int:
 def text(kind: str) -> str:
     """Return the JSON Schema of a kind of files."""
     if kind == "task":
-        from batchd.spool import taskschema  # noqa: PLC0415 (pydantic, only where it is needed)
+        from batchd.spool import taskschema  # pydantic, only where it is needed
 
         schema = taskschema.schema()
     elif kind == "notification":
-        from batchd.notify import format as notification  # noqa: PLC0415 (msgspec, only where it is needed)
+        from batchd.notify import format as notification  # msgspec, only where it is needed
 
         schema = notification.schema()
     else:
-        from batchd import formats  # noqa: PLC0415 (msgspec, only where it is needed)
+        from batchd import formats  # msgspec, only where it is needed
 
         schema = formats.schema(kind)
     return json.dumps(_flowing(schema), indent=2, ensure_ascii=False) + "\n"

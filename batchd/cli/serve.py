@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     sealing.forget(settings.variables())
     # It may outlive the directory that it is started in, and keeps no disk from being unmounted
     # there. The paths of its configuration are absolute; an error may name its program.
-    sys.argv[0] = os.path.abspath(sys.argv[0])  # noqa: PTH100 (no link is followed)
+    sys.argv[0] = os.path.abspath(sys.argv[0])  # no link is followed
     os.chdir("/")
     fork_server.warm(Path(settings.paths.state, "pool"))
     try:
@@ -59,12 +59,12 @@ def _serve(settings: config.Config) -> None:
     """Be the daemon until it is stopped."""
     # They load everything; no other command needs it.
     with imports.undisturbed():
-        from batchd import telemetry, visible  # noqa: PLC0415
-        from batchd.daemon import Daemon  # noqa: PLC0415
-        from batchd.daemon import run as run_daemon  # noqa: PLC0415
-        from batchd.notify import channels  # noqa: PLC0415
-        from batchd.notify.notifications import Notifications  # noqa: PLC0415
-        from batchd.report.maker import ReportMaker  # noqa: PLC0415
+        from batchd import telemetry, visible
+        from batchd.daemon import Daemon
+        from batchd.daemon import run as run_daemon
+        from batchd.notify import channels
+        from batchd.notify.notifications import Notifications
+        from batchd.report.maker import ReportMaker
     # The file that was found at the start: were it gone,
     # another one, or none, would lift its limits.
     file = Path(settings.file) if settings.file else None
@@ -107,6 +107,6 @@ def _look(
     """Look at everything for ``batchd check``;
     what that takes is loaded when it is first asked for.
     """
-    from batchd.cli.support import looks  # noqa: PLC0415 (an idle daemon has no need of it)
+    from batchd.cli.support import looks  # an idle daemon has no need of it
 
     return looks.lines(settings, offline=offline, models=models)

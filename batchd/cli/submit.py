@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
             "without --wait"
         )
     if not alive:
-        from batchd import visible  # noqa: PLC0415 (loads the sandbox; a running daemon has looked)
+        from batchd import visible  # loads the sandbox; a running daemon has looked
 
         visible.refuse(settings)
     newest = _newest_known(state, sure=args.wait) if alive else None
@@ -186,7 +186,7 @@ def _prompted(args: argparse.Namespace) -> bytes:
     if args.each is None:
         batch["tasks"] = [{"first_prompt": args.prompt}]
     else:
-        found = [Path(p).absolute() for p in sorted(glob.glob(args.each)) if Path(p).is_dir()]  # noqa: PTH207 (patterns may be absolute)
+        found = [Path(p).absolute() for p in sorted(glob.glob(args.each)) if Path(p).is_dir()]
         if not found:
             raise UsageError(f"no directory matches {escape(args.each)}")
         names = [p.name for p in found]

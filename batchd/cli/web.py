@@ -39,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"{escape(args.listen)} is not HOST:PORT, as in 127.0.0.1:8040") from None
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
         raise NotPossibleError(f"the page needs {' and '.join(missing)}: {installation.fix('web')}")
-    from batchd import visible  # noqa: PLC0415 (as below)
-    from batchd.web.serving import serve  # noqa: PLC0415 (optional, and no other command needs it)
+    from batchd import visible
+    from batchd.web.serving import serve  # optional, and no other command needs it
 
     visible.refuse(settings)  # a token is made in the state directory
     sealing.seal()

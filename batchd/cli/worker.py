@@ -66,8 +66,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Work until the daemon is gone, or this is to end."""
-    from batchd.pool import cache  # noqa: PLC0415 (other commands do without)
-    from batchd.pool.joining import keeper, ticket  # noqa: PLC0415 (see above)
+    from batchd.pool import cache  # other commands do without
+    from batchd.pool.joining import keeper, ticket
 
     node = args.node or socket.gethostname()
     if not (node.isprintable() and "/" not in node and " " not in node):

@@ -206,7 +206,7 @@ def load(
     and for one that is found and does not count: see ``finding``.
     """
     with imports.undisturbed():
-        from batchd.config import loading  # noqa: PLC0415 (it loads pydantic, which readers need not)
+        from batchd.config import loading  # it loads pydantic, which readers need not
 
     # A copy: who holds keys takes them out of the process's own.
     environ = dict(os.environ if environ is None else environ)
@@ -222,7 +222,7 @@ def load_paths(path: Path | None = None, environ: Mapping[str, str] | None = Non
     the file is no TOML, or ``[paths]`` is wrong itself.
     """
     with imports.undisturbed():
-        from batchd.config import loading  # noqa: PLC0415 (as in load)
+        from batchd.config import loading
 
     environ = os.environ if environ is None else environ
     return loading.load(path, environ, section="paths")[0].paths
@@ -234,7 +234,7 @@ def changed(config: Config, changes: Mapping[tuple[str, ...], str]) -> Config:
     Texts are read as those of variables are. Raises ``ConfigError`` with all problems at once.
     """
     with imports.undisturbed():
-        from batchd.config import loading  # noqa: PLC0415 (as in load)
+        from batchd.config import loading
 
     sections = loading.changed(config, changes, Path(config.base), config.environ)
     return replace(config, **{f.name: getattr(sections, f.name) for f in fields(sections)})

@@ -56,7 +56,7 @@ def absolute(sections: ConfigSections, base: Path, environ: Mapping[str, str]) -
     def place(path: str) -> str:
         if path.startswith("~/"):
             path = environ.get("HOME", "~") + path[1:]
-        return os.path.abspath(base / path)  # noqa: PTH100 (resolve would follow symlinks)
+        return os.path.abspath(base / path)  # resolve would follow symlinks
 
     def key_file(path: str) -> str:
         credential = Path(environ.get("CREDENTIALS_DIRECTORY", "/nonexistent"), path)

@@ -196,7 +196,9 @@ def _problem(
     for key in place[:-1]:
         hint = overrides.hint_of(hint, str(key))
     problem = complaint(error, overrides.keys(hint))
-    if error["type"] in MISSING and place[:-1] in variables and len(place) == 3:  # noqa: PLR2004 (section, name, key)
+    if (
+        error["type"] in MISSING and place[:-1] in variables and len(place) == 3
+    ):  # section, name, key
         section, name, key = map(str, place)
         known = [k for k in raw[section] if (section, k) not in variables]
         problem = no_entry(section, name, known, key) or problem

@@ -22,7 +22,7 @@ def content(
     ``examine`` is shown the file that is then read; what it raises ends the reading.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor)
+    with open(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if stat.S_ISFIFO(status.st_mode):
             raise OSError(errno.EINVAL, "it is a pipe, which cannot be read again")

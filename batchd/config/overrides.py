@@ -31,7 +31,7 @@ def place_of(key: str) -> tuple[str, ...]:
             place.append(name)
     except (ValueError, RecursionError):
         place = []
-    if len(place) < 2:  # noqa: PLR2004 (section and key)
+    if len(place) < 2:  # section and key
         hint = 'put a name with more than letters, digits, _ and - in quotes: models."openai/gpt-6.1-sol".…'
         raise ConfigError((Problem(ascii(key)[1:-1], "it is not SECTION.KEY", hint),))
     return tuple(place)

@@ -74,7 +74,7 @@ def former(state: str, here: Path) -> Problem | None:
     It counts no longer by itself, and must not be forgotten in silence.
     """
     found = here / _FORMER
-    if not os.path.isfile(found) or found.resolve().parent == Path(state).resolve():  # noqa: PTH113 (as below)
+    if not os.path.isfile(found) or found.resolve().parent == Path(state).resolve():
         return None
     here = here.absolute()
     why = "it is a spool without a config.toml: earlier versions used it by themselves, this one does not"
@@ -97,5 +97,5 @@ def _folders(environ: Mapping[str, str]) -> Iterator[Path]:
         with contextlib.suppress(KeyError):  # a number without a name, as in containers
             place = pwd.getpwuid(os.geteuid()).pw_dir
     # Accounts of services have homes that are not there, such as /nonexistent.
-    if os.path.isdir(place):  # noqa: PTH112 (it raises for nothing)
+    if os.path.isdir(place):  # it raises for nothing
         yield Path(place, VARIABLES[home])

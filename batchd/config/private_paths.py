@@ -63,7 +63,7 @@ def exposed(config: ConfigSections) -> Iterator[OwnPath]:
     yield OwnPath("[workspace] root", config.workspace.root)
     for path in config.workspace.allow:
         yield OwnPath("[workspace] allow", path)
-    yield OwnPath("the home of batchd's user", os.path.expanduser("~"))  # noqa: PTH111 (there may be none)
+    yield OwnPath("the home of batchd's user", os.path.expanduser("~"))
 
 
 def holds_secrets(config: ConfigSections) -> bool:

@@ -122,7 +122,7 @@ def _days(text: str) -> tuple[int, ...]:
 def _span(text: str) -> tuple[int, int]:
     (hour, minute), (until, past) = (map(int, clock.split(":")) for clock in text.split("-"))
     begin, end = 60 * hour + minute, 60 * until + past
-    if max(minute, past) > 59 or begin >= 1440 or end > 1440 or begin == end:  # noqa: PLR2004 (minutes)
+    if max(minute, past) > 59 or begin >= 1440 or end > 1440 or begin == end:  # minutes
         raise ValueError
     return begin, end if begin < end else end + 1440
 

@@ -22,7 +22,7 @@ class _Read:
         self._yes = yes
 
     def __get_pydantic_core_schema__(self, _source: Any, _: GetCoreSchemaHandler) -> CoreSchema:
-        from pydantic_core import PydanticCustomError, core_schema  # noqa: PLC0415 (as above)
+        from pydantic_core import PydanticCustomError, core_schema
 
         def read(value: Any) -> Network:
             if self._yes and isinstance(value, bool):

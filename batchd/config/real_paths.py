@@ -15,4 +15,4 @@ def real(paths: Sequence[str]) -> list[str]:
     """
     hanging = silent_paths.among(paths)
     # Without an answer no link is followed.
-    return [os.path.abspath(p) if p in hanging else os.path.realpath(p) for p in paths]  # noqa: PTH100
+    return [os.path.abspath(p) if p in hanging else os.path.realpath(p) for p in paths]

@@ -19,7 +19,7 @@ class _Fallback:
     """
 
     def __get_pydantic_core_schema__(self, _source: Any, _: GetCoreSchemaHandler) -> CoreSchema:
-        from pydantic_core import PydanticCustomError, core_schema  # noqa: PLC0415 (as above)
+        from pydantic_core import PydanticCustomError, core_schema
 
         def read(value: Any) -> float | str:
             if value == _NEVER:

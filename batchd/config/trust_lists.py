@@ -168,7 +168,7 @@ def remove(directory: str, environ: Mapping[str, str], *, system: bool = False) 
     """
     listing = _writable(environ, system=system)
     # One that is gone, or a link by now, is named as it stands on the list.
-    names = (os.path.abspath(directory), os.path.realpath(directory))  # noqa: PTH100 (no link is followed)
+    names = (os.path.abspath(directory), os.path.realpath(directory))  # no link is followed
     known = {entry.directory for entry in listing.entries}
     name = next((name for name in names if name in known), "")
     if not name:
@@ -230,7 +230,7 @@ def _append(file: Path, line: str, *, mode: int) -> None:
     """Add a line at the end, also where others do so at the same time."""
     file.parent.mkdir(mode=0o755 if mode & 0o004 else 0o700, parents=True, exist_ok=True)
     descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, mode)
-    with open(descriptor, "r+b") as opened:  # noqa: PTH123 (a descriptor)
+    with open(descriptor, "r+b") as opened:
         before = opened.read()
         if not before:
             os.fchmod(descriptor, mode)
@@ -243,7 +243,7 @@ def _replace(file: Path, text: str) -> None:
     target = file.resolve()
     descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{NAME}-")
     try:
-        with open(descriptor, "wb") as opened:  # noqa: PTH123 (a descriptor)
+        with open(descriptor, "wb") as opened:
             os.fchmod(descriptor, stat.S_IMODE(target.stat().st_mode))
             opened.write(os.fsencode(text))
         Path(name).replace(target)

@@ -169,7 +169,7 @@ def _as_member(
 
     Raises ``ForbiddenError`` for what only the daemon's user may do.
     """
-    from batchd.control import members  # noqa: PLC0415 (most who ask are the daemon's user)
+    from batchd.control import members  # most who ask are the daemon's user
 
     if verb not in members.VERBS:
         raise members.forbidden(verb, state)

@@ -264,7 +264,7 @@ def _strangers(folder: Path, known: set[str]) -> Iterator[UnknownBatch]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name in known or path.is_symlink() or not path.is_dir():
             continue
-        names = sorted(os.listdir(path))  # noqa: PTH208 (names)
+        names = sorted(os.listdir(path))
         requests = [name for name in names if name.partition(".")[0] == "request"]
         summary = _summary(path)
         if not requests and summary is None:
@@ -301,5 +301,5 @@ def _read(path: Path) -> bytes | None:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
-    with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor has no path)
+    with open(descriptor, "rb") as file:
         return file.read() if stat.S_ISREG(os.fstat(descriptor).st_mode) else None

@@ -135,7 +135,7 @@ class Exchanges:
         totals = self.totals
         totals.open -= 1
         totals.by_status[exchange.status] += 1
-        if exchange.delivered and exchange.status == 200:  # noqa: PLR2004 (HTTP's own number)
+        if exchange.delivered and exchange.status == 200:  # HTTP's own number
             totals.by_purpose[exchange.purpose or ""] += 1
             totals.repeated += exchange.hash in self._answered
             self._answered.add(exchange.hash)

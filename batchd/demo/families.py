@@ -48,7 +48,9 @@ class FamilyPrices:
     def cost(self, usage: Usage, long_writes: int, tier: str, at: float = 0.0) -> float:
         """Return what a call costs, in dollars, that is sent at a moment."""
         when = datetime.fromtimestamp(at, UTC)
-        peak = when.weekday() < 5 and when.hour in _PEAK and f"{when:%F}" not in _HOLIDAYS  # noqa: PLR2004 (Saturday)
+        peak = (
+            when.weekday() < 5 and when.hour in _PEAK and f"{when:%F}" not in _HOLIDAYS
+        )  # Saturday
         dear = bool(self.cliff) and usage.input_tokens > self.cliff
         short = usage.cache_write_tokens - long_writes
         fresh = usage.input_tokens - usage.cached_input_tokens - usage.cache_write_tokens

@@ -176,7 +176,7 @@ class RecordingProxy:
         return web.Response(status=reply.status, body=body, content_type=reply.content_type)
 
     def _record(self, request: SimulatedRequest, status: int, body: bytes, seconds: float) -> None:
-        if status != 200:  # noqa: PLR2004 (HTTP's own number)
+        if status != 200:  # HTTP's own number
             print(f"status {status}: passed on, not recorded", flush=True)
             return
         try:

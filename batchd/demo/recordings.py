@@ -85,7 +85,7 @@ def save(folder: Path, recording: Recording) -> Path:
     temporary = path.with_suffix(".tmp")
     body = msgspec.json.format(msgspec.json.encode(_lean(msgspec.to_builtins(recording))), indent=1)
     temporary.write_bytes(body + b"\n")
-    os.replace(temporary, path)  # noqa: PTH105 (Path.replace is the same; this says that it is atomic)
+    os.replace(temporary, path)  # Path.replace is the same; this says that it is atomic
     return path
 
 

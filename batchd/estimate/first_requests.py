@@ -47,7 +47,7 @@ class FirstRequests:
             self.missing = str(error)
         stays = self._policy.keep_processes and self._policy.backend != "none"
         with tempfile.TemporaryDirectory(prefix="batchd-") as folder:
-            os.chmod(folder, 0o755)  # noqa: PTH101, S103 (no other coroutine waits; the user who runs commands must get through)
+            os.chmod(folder, 0o755)  # noqa: S103 (no other coroutine waits; the user who runs commands must get through)
             return [
                 _counted(
                     task,

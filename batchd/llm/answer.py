@@ -148,7 +148,9 @@ def argument_text(value: Any) -> str:
 
 def number(value: Any) -> int:
     """Return a count; whatever is none counts as 0."""
-    return int(value) if isinstance(value, _NUMBER) and 0 < value < 1e15 else 0  # noqa: PLR2004 (beyond any count, infinity too)
+    return (
+        int(value) if isinstance(value, _NUMBER) and 0 < value < 1e15 else 0
+    )  # beyond any count, infinity too
 
 
 def _said(names: Iterable[str], *places: Mapping[str, Any]) -> int | None:
@@ -183,4 +185,4 @@ def stated(counts: Mapping[str, Any]) -> float | None:
     cost = counts.get("cost")
     if not isinstance(cost, int | float) or isinstance(cost, bool) or counts.get("is_byok"):
         return None
-    return float(cost) if 0 <= cost < 1e9 else None  # noqa: PLR2004 (beyond any cost, infinity too)
+    return float(cost) if 0 <= cost < 1e9 else None  # beyond any cost, infinity too

@@ -71,7 +71,7 @@ def transport() -> type[httpx2.AsyncClient]:
     places = [f"{folder}/_vendor" for folder in (sdk and sdk.submodule_search_locations) or ()]
     found = PathFinder.find_spec("httpx_aiohttp", places)
     if found is None or found.loader is None:
-        import openai  # noqa: PLC0415 (a version that has it elsewhere: all of it, then)
+        import openai  # a version that has it elsewhere: all of it, then
 
         return openai.DefaultAioHttpClient
     module = sys.modules[found.name] = module_from_spec(found)

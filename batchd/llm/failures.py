@@ -153,7 +153,7 @@ def http_failure(place: CallPlace, status: int, headers: Mapping[str, str], body
     text = body[:_MOST_SAID].decode("utf-8", "replace")
     words = _Words.of(text)
     kind, of_model = _kind(status, words), _names(place.setup.model, words)
-    if status == 404 and kind is FailureKind.BAD_REQUEST:  # noqa: PLR2004 (not found)
+    if status == 404 and kind is FailureKind.BAD_REQUEST:  # not found
         # Where it is no model, it is the address: every request would learn the same.
         named = of_model or "model" in words.all or _NO_SERVER in words.all
         kind = kind if named else FailureKind.UNFIT
@@ -167,7 +167,7 @@ def http_failure(place: CallPlace, status: int, headers: Mapping[str, str], body
     }
     return place.failure(
         kind,
-        headers.get("location", "") if 300 <= status < 400 else words.message,  # noqa: PLR2004 (redirects)
+        headers.get("location", "") if 300 <= status < 400 else words.message,  # redirects
         says=_says(place, status, kind, words),
         http_status=status,
         retry_after_s=retry_after_s,
@@ -241,11 +241,11 @@ class _Words:
 def _kind(status: int, words: _Words) -> FailureKind:
     if kind := _PLAIN_STATUS.get(status):
         return kind
-    if status == 429 and _REQUEST_TOO_LARGE in words.all:  # noqa: PLR2004 (too many requests)
+    if status == 429 and _REQUEST_TOO_LARGE in words.all:  # too many requests
         return FailureKind.CONTEXT_OVERFLOW
-    if status == 429:  # noqa: PLR2004 (the same)
+    if status == 429:  # the same
         return FailureKind.QUOTA if _QUOTA.search(words.all) else FailureKind.RATE_LIMITED
-    if status >= 500:  # noqa: PLR2004 (the server's fault, it says)
+    if status >= 500:  # the server's fault, it says
         overflow = "exceed_context_size" in words.all
         return FailureKind.CONTEXT_OVERFLOW if overflow else FailureKind.OVERLOADED
     for pattern, kind in (
@@ -258,9 +258,9 @@ def _kind(status: int, words: _Words) -> FailureKind:
     ):
         if pattern.search(words.all):
             return kind
-    if status == 403:  # noqa: PLR2004 (forbidden)
+    if status == 403:  # forbidden
         return FailureKind.FORBIDDEN
-    if status == 413 or (status in {400, 422} and _OVERFLOW.search(words.all)):  # noqa: PLR2004 (content too large)
+    if status == 413 or (status in {400, 422} and _OVERFLOW.search(words.all)):  # content too large
         return FailureKind.CONTEXT_OVERFLOW
     return FailureKind.BAD_REQUEST
 
@@ -282,12 +282,14 @@ def _says(place: CallPlace, status: int, kind: FailureKind, words: _Words) -> st
         where, name = place.endpoint_address, place.setup.provider
         fix = f"set another api, or a base_url that ends before /responses and the like, in [providers.{name}]"
         return f"has no {place.what} under base_url {where}: {fix} (HTTP {status})"
-    if status == 404 and kind is FailureKind.BAD_REQUEST and _NO_SERVER not in words.all:  # noqa: PLR2004 (not found)
+    if (
+        status == 404 and kind is FailureKind.BAD_REQUEST and _NO_SERVER not in words.all
+    ):  # not found
         return f"does not know the model {place.setup.model!r} (HTTP 404)"
     if kind is FailureKind.RATE_LIMITED and _NO_ROOM.search(words.all):
         return f"has no room for the request (HTTP {status})"
     if kind is FailureKind.AUTH and _ACCOUNT.search(words.all):
         return f"refuses the account (HTTP {status})"
-    if 300 <= status < 400:  # noqa: PLR2004 (redirects)
+    if 300 <= status < 400:  # redirects
         return f"redirects elsewhere: set base_url to that address (HTTP {status})"
     return f"{_SAYS[kind]} (HTTP {status})"

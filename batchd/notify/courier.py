@@ -159,7 +159,7 @@ class Courier:
                 if error.final or time.time() >= deadline:
                     name = self._target.name
                     fix = f"batchd gives it up; fix [notify.{name}], then run batchd notify --test {name}"
-                    log.error(Action.NOTIFY_FAILED, message=str(error), tries=tries, mend=fix)  # noqa: TRY400 (the message says it)
+                    log.error(Action.NOTIFY_FAILED, message=str(error), tries=tries, mend=fix)
                     return
                 if tries == 1:
                     log.warning(Action.NOTIFY_FAILED, message=str(error), trying_again=True)

@@ -175,6 +175,6 @@ class _Threads(ThreadPoolExecutor):
         threading.Thread(target=run, name="notify-call", daemon=True).start()
         return future
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002 (the base's)
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Wait for no thread."""
         super().shutdown(wait=False, cancel_futures=cancel_futures)

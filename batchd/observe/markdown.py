@@ -43,7 +43,7 @@ def tree(text: str) -> list[Node] | None:
 @cache
 def _parser() -> MarkdownIt:
     # Loaded when it is needed: it takes a while.
-    from markdown_it import MarkdownIt  # noqa: PLC0415
+    from markdown_it import MarkdownIt
 
     return MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
 

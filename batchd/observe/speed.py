@@ -74,7 +74,7 @@ class RateMeter:
             for ago in _moments(lately, wall):
                 self._samples.append((now - ago, _before(seen, lately, wall - ago)))
         self._samples.append((now, seen))
-        while len(self._samples) > 2 and now - self._samples[1][0] > _MINUTE_S:  # noqa: PLR2004 (first and last)
+        while len(self._samples) > 2 and now - self._samples[1][0] > _MINUTE_S:  # first and last
             self._samples.popleft()
         began, before = self._samples[0]
         found: dict[str, AnswerRate] = {}
@@ -157,7 +157,7 @@ class SpeedMeter:
             total = WorkDone()
         self._known = seen
         self._samples.append((now, total))
-        while len(self._samples) > 2 and now - self._samples[1][0] > _WINDOW_S:  # noqa: PLR2004 (first and last)
+        while len(self._samples) > 2 and now - self._samples[1][0] > _WINDOW_S:  # first and last
             self._samples.popleft()
         began, before = self._samples[0]
         if now - began < _MIN_SPAN_S:

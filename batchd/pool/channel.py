@@ -115,11 +115,11 @@ class Channel(asyncio.BufferedProtocol):
             self._transport.set_write_buffer_limits(high=_PIECE)
         self._flush()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's; a reset says less than the exit code)
+    def connection_lost(self, exc: Exception | None) -> None:
         """Asyncio calls this."""
         self._on_lost(self._cause)
 
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 (asyncio's guess)
+    def get_buffer(self, sizehint: int) -> memoryview:
         """Asyncio calls this."""
         return self._space
 

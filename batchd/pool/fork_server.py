@@ -31,7 +31,7 @@ def end() -> None:
     """Kill the fork server, which does not answer:
     what waits for it fails, and the next start makes another.
     """
-    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)  # noqa: SLF001 (no other way to it)
+    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
     if pid is not None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -63,11 +63,11 @@ def abandon() -> None:
     """End the fork server, and take its socket away:
     this process needs it no more, or does not come to it.
     """
-    address = getattr(forkserver._forkserver, "_forkserver_address", None)  # noqa: SLF001 (no other way to it)
+    address = getattr(forkserver._forkserver, "_forkserver_address", None)
     end()
     if address:
         with contextlib.suppress(OSError):
-            os.unlink(address)  # noqa: PTH108 (an address)
+            os.unlink(address)
 
 
 def prepare(folder: Path, loads: str = _LOADED) -> None:
@@ -76,7 +76,7 @@ def prepare(folder: Path, loads: str = _LOADED) -> None:
     What a daemon that was killed has left there goes: in a temporary folder it would stay for ever.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    address = getattr(forkserver._forkserver, "_forkserver_address", None) or ""  # noqa: SLF001 (no other way to it)
+    address = getattr(forkserver._forkserver, "_forkserver_address", None) or ""
     in_use = Path(address).name
     for path in folder.glob("listener-*"):
         if path.name != in_use:
@@ -88,7 +88,7 @@ def prepare(folder: Path, loads: str = _LOADED) -> None:
 def _settle_in(folder: Path, loads: str) -> None:
     """Say what the fork server is to load, and where its sockets are made."""
     FORKSERVER.set_forkserver_preload(["batchd.pool.sealed", loads])
-    util._args_from_interpreter_flags = _flags  # type: ignore[attr-defined]  # noqa: SLF001 (no other way to it)
+    util._args_from_interpreter_flags = _flags  # type: ignore[attr-defined]
     # By its descriptor, which is never closed: 108 bytes are all that a socket's address holds.
     descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     settings = _settings()
@@ -108,7 +108,7 @@ def move() -> None:
 
 def _settings() -> dict[str, Any]:
     """Return what ``multiprocessing`` goes by in this process."""
-    found: dict[str, Any] = multiprocessing.current_process()._config  # type: ignore[attr-defined]  # noqa: SLF001 (no other way to it)
+    found: dict[str, Any] = multiprocessing.current_process()._config  # type: ignore[attr-defined]
     return found
 
 
@@ -119,7 +119,7 @@ def _flags() -> list[str]:
     ``multiprocessing`` starts its own with ``-c``, which looks there first;
     and a model may have written there.
     """
-    return [*subprocess._args_from_interpreter_flags(), "-P"]  # type: ignore[attr-defined]  # noqa: SLF001 (as above)
+    return [*subprocess._args_from_interpreter_flags(), "-P"]  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager

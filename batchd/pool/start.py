@@ -33,7 +33,7 @@ def child(sock: socket.socket, lock: int, agent: str) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGHUP})
     for descriptor in (sock.fileno(), lock):
         os.set_inheritable(descriptor, False)
-    from batchd.pool import worker  # noqa: PLC0415 (heavy; only the child may load it)
+    from batchd.pool import worker  # heavy; only the child may load it
 
     worker.main(sock, agent)
 

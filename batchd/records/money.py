@@ -38,7 +38,7 @@ def dollars(usd: float) -> str:
         return "$0"
     if usd >= 1:
         return f"${usd:,.2f}"
-    if usd >= 0.0001:  # noqa: PLR2004 (of less, two digits)
+    if usd >= 0.0001:  # of less, two digits
         return f"${usd:.4f}"
     return "$" + f"{usd:.{1 - math.floor(math.log10(abs(usd)))}f}".rstrip("0")
 

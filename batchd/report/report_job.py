@@ -58,7 +58,7 @@ def style(config: Config, *, orders: bool = True) -> Style:
 
 
 def _priced(config: Config) -> list[tuple[str, Price | None]]:
-    from batchd.pricing import Prices  # noqa: PLC0415 (who does the jobs starts without)
+    from batchd.pricing import Prices  # who does the jobs starts without
 
     prices = Prices(config.models)
     known = ((name, config.providers.get(name.partition("/")[0])) for name in config.cost.compare)

@@ -199,7 +199,7 @@ def _system(places: Iterable[str]) -> list[str]:
     options: list[str] = []
     for place in places:
         if place.startswith("/etc/"):
-            above = os.path.dirname(place)  # noqa: PTH120 (a text)
+            above = os.path.dirname(place)
             options += [] if above == "/etc" else folder(above)
             options += ["--ro-bind-try", place, place]
         else:

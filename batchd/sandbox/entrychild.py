@@ -103,7 +103,7 @@ def _received(line: _socket.socket) -> tuple[Any, tuple[int, ...]]:
 
 def _hide() -> None:
     """Hide of this process where batchd lies, and all else: its children begin with the same."""
-    with open("/proc/self/stat", "rb") as file:  # noqa: PTH123 (pathlib takes longer to import than all the rest)
+    with open("/proc/self/stat", "rb") as file:  # pathlib takes longer to import than all the rest
         words = file.read().rpartition(b")")[2].split()
     begin, end = int(words[_ARG_START]), int(words[_ARG_START + 1])
     ctypes.memset(begin, 0, end - begin)
@@ -113,14 +113,14 @@ def _hide() -> None:
 
 def _enter(process: int, first: int, directory: str) -> None:
     """Enter the namespaces of a process, and take its root."""
-    root = os.stat(f"/proc/{first}/root/")  # noqa: PTH116 (as above)
+    root = os.stat(f"/proc/{first}/root/")
     kinds = 0
     for name, kind in _NAMESPACES.items():
         # What it shares with the machine cannot be entered by everybody, nor need it be.
-        theirs, ours = (os.stat(f"/proc/{of}/ns/{name}").st_ino for of in (first, "self"))  # noqa: PTH116 (as above)
+        theirs, ours = (os.stat(f"/proc/{of}/ns/{name}").st_ino for of in (first, "self"))
         kinds |= kind if theirs != ours else 0
     _checked(_libc.setns(process, kinds), "setns")
-    here = os.stat("/")  # noqa: PTH116 (as above)
+    here = os.stat("/")
     if (here.st_dev, here.st_ino) != (root.st_dev, root.st_ino):
         raise OSError(0, "its root is another one")
     # What it starts begins there, also where the directory is closed to its owner.

@@ -88,12 +88,12 @@ class OpenFiles:
 
     def _descriptors(self, process: int) -> None:
         folder = f"/proc/{process}/fd"
-        for name in os.listdir(folder):  # noqa: PTH208 (there may be a million)
+        for name in os.listdir(folder):  # there may be a million
             with contextlib.suppress(OSError):
                 self._descriptor(process, name, f"{folder}/{name}")
 
     def _descriptor(self, process: int, name: str, path: str) -> None:
-        status = os.stat(path)  # noqa: PTH116 (as above)
+        status = os.stat(path)
         kind = stat.S_IFMT(status.st_mode)
         if kind == stat.S_IFREG:
             self.sizes.update(_nameless(status))
@@ -101,7 +101,7 @@ class OpenFiles:
             self.pipes.add(status.st_ino)
         elif kind == stat.S_IFCHR:
             self.terminals += status.st_rdev == _PTMX
-        elif not kind and os.readlink(path) == _INOTIFY:  # noqa: PTH115 (no file's path)
+        elif not kind and os.readlink(path) == _INOTIFY:
             self.queued += _waiting(process, int(name))
 
     def _mapped(self, folder: Path) -> None:
@@ -138,7 +138,7 @@ def _count(process: int) -> int:
     0 where the kernel, before 6.2, does not count them.
     """
     with contextlib.suppress(OSError):
-        return os.stat(f"/proc/{process}/fd").st_size  # noqa: PTH116 (as quick as can be)
+        return os.stat(f"/proc/{process}/fd").st_size
     return 0
 
 
@@ -182,7 +182,7 @@ def _waiting(process: int, descriptor: int) -> int:
     if here < 0:
         raise OSError(ctypes.get_errno(), "pidfd_getfd")
     try:
-        if os.readlink(f"/proc/self/fd/{here}") != _INOTIFY:  # noqa: PTH115 (no file's path)
+        if os.readlink(f"/proc/self/fd/{here}") != _INOTIFY:
             return 0  # the number means something else by now
         (size,) = struct.unpack("i", fcntl.ioctl(here, termios.FIONREAD, bytes(4)))
         return int(size)

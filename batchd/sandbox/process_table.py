@@ -48,7 +48,7 @@ class ProcessTable:
     def read(cls) -> ProcessTable:
         """Look at all of them; those that end meanwhile are left out."""
         table = cls()
-        for name in os.listdir("/proc"):  # noqa: PTH208 (names are what is wanted)
+        for name in os.listdir("/proc"):
             if name.isdigit() and (process := read(int(name))):
                 table.processes[process.number] = process
                 table.children.setdefault(process.parent, []).append(process.number)
@@ -149,7 +149,7 @@ def memory(processes: Iterable[ProcessUsage], files: int) -> int:
 def _rollup(process: ProcessUsage) -> tuple[int, int]:
     """Return a process's part of memory without a file, and of memory with one, in bytes."""
     try:
-        with open(f"/proc/{process.number}/smaps_rollup", "rb") as file:  # noqa: PTH123 (as quick as can be)
+        with open(f"/proc/{process.number}/smaps_rollup", "rb") as file:
             lines = [line.split() for line in file]
     except (ProcessLookupError, FileNotFoundError):
         return 0, 0

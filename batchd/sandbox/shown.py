@@ -95,7 +95,7 @@ class ShownPaths:
                 options += cover
                 last += still(cover)
         for name, real in self.links:
-            if not self.within(os.path.dirname(name)):  # noqa: PTH120 (a text)
+            if not self.within(os.path.dirname(name)):
                 options += [*_above(name), "--symlink", real, name]
         return [*options, *last]
 

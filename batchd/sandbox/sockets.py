@@ -232,7 +232,7 @@ def _place(one: ListedSocket) -> str:
         status = os.fstat(descriptor)
         ours = stat.S_ISSOCK(status.st_mode) and status.st_ino & _INODE == one.inode
         if ours and status.st_nlink == 1:
-            return os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 (as the kernel gives it)
+            return os.readlink(f"/proc/self/fd/{descriptor}")
         return ""
     finally:
         os.close(descriptor)

@@ -156,7 +156,7 @@ class _Search:
         elif by := (
             FILES.get(name)
             or FILES.get(f"{folder.path.rpartition('/')[2]}/{name}")
-            or ENDINGS.get(os.path.splitext(name)[1])  # noqa: PTH122 (a name)
+            or ENDINGS.get(os.path.splitext(name)[1])
         ):
             self._add(entry, folder.entry(name), by)
         elif name in WITHIN and _within(folder.path, WITHIN[name]):

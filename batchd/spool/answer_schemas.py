@@ -52,7 +52,7 @@ class AnswerSchemas:
 
 
 def _problems(schema: dict[str, Any]) -> Iterator[tuple[Place, Problem]]:
-    from jsonschema import Draft202012Validator, validators  # noqa: PLC0415 (100 ms that few files need)
+    from jsonschema import Draft202012Validator, validators  # 100 ms that few files need
 
     if "$schema" in schema and not _is_address(schema["$schema"]):
         why = "it must be the address of a draft of JSON Schema"
@@ -85,7 +85,7 @@ def _patterns() -> FormatChecker:
     """Return what finds patterns that are no regular expressions,
     those included that fail otherwise than by ``re.error``.
     """
-    from jsonschema import FormatChecker  # noqa: PLC0415 (as above)
+    from jsonschema import FormatChecker
 
     checker = FormatChecker(())
 

@@ -239,7 +239,7 @@ class Claimer:
         try:
             if not places.ours_alone(there):
                 return
-            for name in os.listdir(there):  # noqa: PTH208 (a descriptor has no path)
+            for name in os.listdir(there):
                 if PATTERN.fullmatch(name[:LENGTH]) and mark_of(name[:LENGTH]) == own:
                     with contextlib.suppress(FileNotFoundError):
                         os.rename(name, name, src_dir_fd=there, dst_dir_fd=folder)
@@ -319,6 +319,6 @@ def _short(name: str) -> str:
     raw = os.fsencode(name)
     if len(raw) <= _NAME_BYTES:
         return name
-    stem, ending = os.path.splitext(raw)  # noqa: PTH122 (a name in bytes)
+    stem, ending = os.path.splitext(raw)
     ending = ending[:20]
     return os.fsdecode(stem[: _NAME_BYTES - len(ending)] + ending)

@@ -244,7 +244,7 @@ def _near(name: str, known: Mapping[str, int]) -> str:
     """Return which id may be meant, for who misspelt it;
     comparing takes long where there are thousands.
     """
-    if len(name) > _ID_LENGTH or len(known) >= 1000:  # noqa: PLR2004 (beyond, it takes seconds)
+    if len(name) > _ID_LENGTH or len(known) >= 1000:  # beyond, it takes seconds
         return ""
     found = difflib.get_close_matches(name, known, n=1)
     return f"do you mean {found[0]}?" if found else ""
@@ -276,7 +276,7 @@ def _shown(path: Sequence[str], start: int) -> tuple[str, ...]:
     """Return the end of a path, which leads back to the task at ``start``;
     a long one without its middle.
     """
-    if len(path) - start < 11:  # noqa: PLR2004 (a line)
+    if len(path) - start < 11:  # a line
         return (*path[start:], path[start])
     return (*path[start : start + 10], "…", path[start])
 

@@ -149,7 +149,7 @@ def _temporary(name: str) -> str:
 def _draft(folder: int, name: str, mode: int) -> BinaryIO:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     descriptor = os.open(name, flags, mode, dir_fd=folder)
-    return open(descriptor, "wb")  # noqa: PTH123 (a descriptor has no path)
+    return open(descriptor, "wb")
 
 
 def sweep(folder: Path) -> None:
@@ -243,7 +243,7 @@ def _exists(name: str, folder: int) -> bool:
 
 def _copy(source: Path, target: Path) -> None:
     descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as original:  # noqa: PTH123 (a descriptor has no path)
+    with open(descriptor, "rb") as original:
         # What others may not read there they may not read here.
         mode = os.fstat(descriptor).st_mode & 0o666
         write_whole(

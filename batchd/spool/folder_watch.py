@@ -82,7 +82,7 @@ class _Handler(FileSystemEventHandler):
         sign = _SIGNS.get(type(event))
         if sign is not None:
             path = os.fsdecode(event.dest_path or event.src_path)
-            self._notify(sign, os.path.basename(path))  # noqa: PTH119 (runs for every event)
+            self._notify(sign, os.path.basename(path))  # runs for every event
 
 
 class FolderWatcher:

@@ -59,7 +59,7 @@ def file_name(name: str) -> str:
     in one folder, and not hidden; its ending stays.
     """
     clean = re.sub(r"[/\0]", "-", name).lstrip(".")
-    ending = os.path.splitext(name.lstrip("."))[1] or Path(name).suffix  # noqa: PTH122 (a name, not a path)
+    ending = os.path.splitext(name.lstrip("."))[1] or Path(name).suffix
     return (
         clean
         if clean and clean.endswith(ending) and clean != ending.lstrip(".")
@@ -76,7 +76,7 @@ def drop(inbox: Path, name: str, data: bytes) -> Path:
     files.make_folder(inbox)
     number = 1
     while True:
-        stem, ending = os.path.splitext(clean)  # noqa: PTH122 (a name, not a path)
+        stem, ending = os.path.splitext(clean)
         path = inbox / (clean if number == 1 else f"{stem}-{number}{ending}")
         try:
             files.write_whole(path, lambda file: file.write(data), replace=False)
@@ -367,7 +367,9 @@ class Inbox:
         if self._descriptor < 0 or not self._claimer.stands():
             return False
         try:
-            return os.path.samestat(os.stat(self.folder), os.fstat(self._descriptor))  # noqa: PTH116 (for each round)
+            return os.path.samestat(
+                os.stat(self.folder), os.fstat(self._descriptor)
+            )  # for each round
         except OSError:
             return False
 

@@ -125,7 +125,7 @@ def refuse(directory: Path) -> None:
 
     A folder in which an earlier version worked without a configuration may have one made.
     """
-    home = os.path.expanduser("~")  # noqa: PTH111 (there may be none)
+    home = os.path.expanduser("~")
     if os.path.realpath(directory) in {"/", os.path.realpath(home)}:
         raise UsageError(f"{directory} holds more than a spool may: name a directory of its own")
     if os.path.lexists(directory) and not directory.is_dir():

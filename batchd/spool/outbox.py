@@ -48,7 +48,7 @@ def reserve(batch: Batch, name: str) -> BatchNaming:
     nameless = f"{batch.outbox}/{mark}"
     try:
         with contextlib.suppress(FileExistsError):
-            os.mkdir(nameless)  # noqa: PTH102 (by the hundred thousand)
+            os.mkdir(nameless)  # by the hundred thousand
     except FileNotFoundError:
         files.make_folder(Path(nameless))
     os.close(os.open(f"{nameless}/{mark}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
@@ -68,11 +68,11 @@ def give_back(outbox: str, name: str, claim: str) -> None:
     """
     folder, mark = f"{outbox}/{name}", f"{_MARK}{claim}"
     try:
-        if os.listdir(folder) != [mark]:  # noqa: PTH208 (names)
+        if os.listdir(folder) != [mark]:
             return
         # No one else takes the name meanwhile: a folder without a mark is taken for good.
-        os.unlink(f"{folder}/{mark}")  # noqa: PTH108 (as its neighbours)
-        os.rmdir(folder)  # noqa: PTH106 (as its neighbours)
+        os.unlink(f"{folder}/{mark}")
+        os.rmdir(folder)
     except FileNotFoundError:
         return
 
@@ -81,9 +81,9 @@ def reserved(outbox: Path) -> Iterator[tuple[str, str]]:
     """Yield folders in an outbox that hold nothing but a claim's mark:
     their names, and the claims.
     """
-    for name in sorted(os.listdir(outbox)):  # noqa: PTH208 (names)
+    for name in sorted(os.listdir(outbox)):
         with contextlib.suppress(OSError):  # a file, or a folder that another keeps to themselves
-            match os.listdir(f"{outbox}/{name}"):  # noqa: PTH208 (names)
+            match os.listdir(f"{outbox}/{name}"):
                 case [mark] if mark.startswith(_MARK):
                     yield name, mark.removeprefix(_MARK)
 
@@ -93,7 +93,7 @@ def _others(folder: str) -> BatchNaming:
     or waits for a claim that has no end yet.
     """
     try:
-        waits = any(name.startswith(_MARK) for name in os.listdir(folder))  # noqa: PTH208 (names)
+        waits = any(name.startswith(_MARK) for name in os.listdir(folder))
     except OSError:
         return BatchNaming.TAKEN
     return BatchNaming.PENDING if waits else BatchNaming.TAKEN
@@ -158,7 +158,7 @@ def claim_of(folder: Path) -> str | None:
     """Return the claim of the batch that a folder without a summary is of;
     empty: of an older version; None: of none.
     """
-    names = os.listdir(folder)  # noqa: PTH208 (names)
+    names = os.listdir(folder)
     marks = [name.removeprefix(_MARK) for name in names if name.startswith(_MARK)]
     if marks:
         return marks[0]
@@ -185,7 +185,7 @@ def _value(path: Path) -> tuple[dict[str, Any], bytes] | None:
     if not stat.S_ISREG(found.st_mode) or found.st_size > _MAX_RESULT_BYTES:
         os.close(descriptor)
         return None
-    with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor has no path)
+    with open(descriptor, "rb") as file:
         data = file.read()
     try:
         value = json.loads(data)
@@ -238,7 +238,7 @@ def publish_requests(moves: Sequence[tuple[Path, Batch]]) -> list[OSError | None
         try:
             # Not by `make_folder`, which would sync for each.
             with contextlib.suppress(FileExistsError):
-                os.makedirs(batch.folder)  # noqa: PTH103 (by the hundred thousand)
+                os.makedirs(batch.folder)  # by the hundred thousand
             files.move(claimed, Path(batch.folder, batch.request))
         except OSError as error:
             outcomes.append(error)

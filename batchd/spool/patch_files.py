@@ -45,7 +45,7 @@ def read(folder: Path, task: str) -> bytes:
     """
     path = folder / name(task)
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor has no path)
+    with open(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "it is not a file", str(path))
         return file.read(_MAX_PATCH_BYTES)

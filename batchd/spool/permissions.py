@@ -163,6 +163,6 @@ def _chmod(file: str) -> str:
 
 def _status(path: str | Path) -> os.stat_result | None:
     try:
-        return os.stat(path)  # noqa: PTH116 (Path.stat raises for more than what is missing, too)
+        return os.stat(path)  # Path.stat raises for more than what is missing, too
     except OSError:
         return None

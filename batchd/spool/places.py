@@ -21,7 +21,7 @@ def enter(path: Path) -> int:
 
     Raises ``OSError``, with the fix where somebody else's link leads there.
     """
-    ahead = [*Path(os.path.abspath(path)).parts[1:]]  # noqa: PTH100 (a link's .. is where it leads)
+    ahead = [*Path(os.path.abspath(path)).parts[1:]]  # a link's .. is where it leads
     links = 0
     here = os.open("/", _PASSED)
     try:

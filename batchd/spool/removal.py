@@ -59,7 +59,7 @@ class PublishedFolder:
         try:
             top = os.open(self.name, trees.OPEN, dir_fd=outbox)
             try:
-                bare = os.listdir(top) == [_REPORT]  # noqa: PTH208 (a descriptor has no path)
+                bare = os.listdir(top) == [_REPORT]
                 if not (bare or _is_of(top, self.name)):
                     return f"{shown} is left alone: it does not hold the summary of {self.name}"
                 # Its summary last:
@@ -86,7 +86,7 @@ def _is_of(top: int, name: str) -> bool:
     """Return whether a folder holds the summary of the batch ``name``."""
     try:
         descriptor = os.open(SUMMARY, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=top)
-        with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor has no path)
+        with open(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 return False
             found = json.loads(file.read(_SUMMARY_BYTES))

@@ -101,7 +101,7 @@ class Settling:
             return False
         try:
             descriptor = self._open(folder, name)
-            with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor has no path)
+            with open(descriptor, "rb") as file:
                 decoders.decode(file.read(_PEEK_BYTES + 1), msgspec.Raw)
         except (OSError, ValueError, RecursionError):
             return False

@@ -114,7 +114,7 @@ class TaskDirectories:
         """
         for folder in (self._config.paths.state, self._config.paths.inbox):
             with contextlib.suppress(OSError):
-                return os.stat(folder).st_uid == 0  # noqa: PTH116 (no link matters here)
+                return os.stat(folder).st_uid == 0  # no link matters here
         return os.geteuid() == 0
 
     def real(self, directory: str) -> str:
@@ -212,9 +212,9 @@ class TaskDirectories:
         wanted = sorted({path for path in paths if not self._closing(path)})
         if not wanted:
             return ""
-        top, home = os.path.commonpath(wanted), os.path.expanduser("~")  # noqa: PTH111 (there may be none)
+        top, home = os.path.commonpath(wanted), os.path.expanduser("~")
         # /srv/repos, say; /srv, /tmp or somebody's home would open more than was meant.
-        if len(wanted) > _MAX_ONE_BY_ONE and len(Path(top).parts) > 2 and not home.startswith(top):  # noqa: PLR2004 (/ and one folder)
+        if len(wanted) > _MAX_ONE_BY_ONE and len(Path(top).parts) > 2 and not home.startswith(top):
             wanted = [top]
         allow = json.dumps([*self._config.workspace.allow, *wanted], ensure_ascii=False)
         where = f" in {self._config.file}" if self._config.file else ""
@@ -239,9 +239,9 @@ class TaskDirectories:
 
 def _users() -> Iterator[tuple[str, str]]:
     """Yield what other programs run, or believe, of batchd's user and of the system."""
-    yield os.path.expanduser("~/.ssh"), "~/.ssh"  # noqa: PTH111 (there may be no home)
-    settings = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111
-    for path in (settings, os.path.expanduser("~/.local/share"), *_UNITS):  # noqa: PTH111
+    yield os.path.expanduser("~/.ssh"), "~/.ssh"
+    settings = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    for path in (settings, os.path.expanduser("~/.local/share"), *_UNITS):
         yield f"{path}/systemd", "a folder of systemd's units"
 
 

@@ -43,7 +43,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # `batchd status` only reads: it need not wait for asyncio to load.
     if name == "Store":
-        from batchd.store.store import Store  # noqa: PLC0415 (see above)
+        from batchd.store.store import Store
 
         return Store
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -55,7 +55,7 @@ class Presence:
 
     def _described(self) -> str:
         """Return what became of the files, and how to go on."""
-        now = os.readlink(f"/proc/self/fd/{self._file}")  # noqa: PTH115 (it is no path that leads anywhere)
+        now = os.readlink(f"/proc/self/fd/{self._file}")
         found = os.fstat(self._file)
         if _identity(self._path) == (found.st_dev, found.st_ino):
             what = f"{self._log} was deleted, moved or exchanged"
@@ -89,7 +89,7 @@ class Presence:
 def _identity(path: Path) -> tuple[int, int] | None:
     """Return what distinguishes a file from all others at present; None where there is no file."""
     try:
-        found = os.stat(path)  # noqa: PTH116 (each second, and before each commit)
+        found = os.stat(path)  # each second, and before each commit
     except OSError:
         return None
     return found.st_dev, found.st_ino

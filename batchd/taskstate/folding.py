@@ -190,7 +190,9 @@ def _agent_answered(state: TaskState, event: CallAnswered) -> TaskState:
     native = () if event.text_protocol else event.calls
     cut = answer.finish_reason == "length" and not event.calls
     empty_cuts = state.empty_cuts + 1 if cut and not answer.content.strip() else 0
-    stopped = not event.calls and (not cut or empty_cuts >= 2)  # noqa: PLR2004 (the design: two empty cuts running end the round)
+    stopped = not event.calls and (
+        not cut or empty_cuts >= 2
+    )  # the design: two empty cuts running end the round
     thinking = answer.reasoning if answer.reasoning_back else None
     plain = state.plain or answer.masked
     # Calls that get no reply, as there are too many or none was meant, cannot go back as they came.

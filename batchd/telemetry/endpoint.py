@@ -34,7 +34,7 @@ class _Handler(MetricsHandler):
 
     timeout = _PATIENCE_S
 
-    def do_GET(self) -> None:  # noqa: N802 (the library's name)
+    def do_GET(self) -> None:
         """Show the figures, but not to a page of another site in somebody's browser."""
         assert isinstance(self.server, _Server)
         named = self.headers.get_all("host", [])

@@ -39,11 +39,11 @@ def exporters(config: Config) -> list[Listener]:
     listeners: list[Listener] = []
     # Loaded here: they bring libraries that no daemon without them should pay for.
     if config.metrics.wanted:
-        from batchd.telemetry.metrics import Metrics  # noqa: PLC0415
+        from batchd.telemetry.metrics import Metrics
 
         listeners.append(Metrics(config.metrics))
     if config.traces.endpoint:
-        from batchd.telemetry.traces import Traces  # noqa: PLC0415
+        from batchd.telemetry.traces import Traces
 
         headers = config.traces.all_headers(config.environ)
         listeners.append(Traces(config.traces, headers))

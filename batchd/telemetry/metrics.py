@@ -110,23 +110,23 @@ class Metrics(Listener):
 
     # What the daemon reports
 
-    def batch_received(self, batch: Batch, tasks: Sequence[Task]) -> None:  # noqa: ARG002 (a listener's)
+    def batch_received(self, batch: Batch, tasks: Sequence[Task]) -> None:
         """Count it."""
         self._counts.batches.labels("received").inc()
 
-    def batch_rejected(self, batch: Batch, problems: Sequence[Problem]) -> None:  # noqa: ARG002 (a listener's)
+    def batch_rejected(self, batch: Batch, problems: Sequence[Problem]) -> None:
         """Count it."""
         self._counts.batches.labels("rejected").inc()
 
-    def batch_finished(self, batch: Batch, summary: str) -> None:  # noqa: ARG002 (a listener's)
+    def batch_finished(self, batch: Batch, summary: str) -> None:
         """Count it."""
         self._counts.batches.labels("finished").inc()
 
-    def worker_died(self, cause: str) -> None:  # noqa: ARG002 (a listener's)
+    def worker_died(self, cause: str) -> None:
         """Count it."""
         self._counts.deaths.inc()
 
-    def task_dispatched(self, ref: Ref, batch: Batch, terms: Terms) -> None:  # noqa: ARG002 (a listener's)
+    def task_dispatched(self, ref: Ref, batch: Batch, terms: Terms) -> None:
         """Remember which models its calls go to."""
         self._active[ref] = _Active(terms.model, terms.judge)
 
@@ -139,7 +139,7 @@ class Metrics(Listener):
         if isinstance(event, Suspended | TaskFinished):
             self._active.pop(ref, None)
 
-    def task_finished(self, ref: Ref, finished: TaskFinished) -> None:  # noqa: ARG002 (a listener's)
+    def task_finished(self, ref: Ref, finished: TaskFinished) -> None:
         """Count a result."""
         counts, result = self._counts, _RESULT.decode(finished.result)
         status, reason = finished.status.value, finished.reason.value if finished.reason else ""

@@ -54,7 +54,7 @@ class Textfile:
         with contextlib.suppress(FileNotFoundError):
             new.unlink()
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        with open(descriptor, "wb") as file:  # noqa: PTH123 (a descriptor has no path)
+        with open(descriptor, "wb") as file:
             os.fchmod(descriptor, 0o644)  # whatever the umask: another user reads it
             file.write(text)
         new.replace(self._path)

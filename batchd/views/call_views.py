@@ -75,7 +75,7 @@ class AnsweredView(View[CallAnswered]):
         calls = ", ".join(c.name for c in event.calls)
         return f"{who}{figures}; {calls or quoted(answer.content) or 'nothing'}"
 
-    def passages(self, event: CallAnswered, first_prompt: str) -> Iterator[Passage]:  # noqa: ARG002 (only TaskStarted's view quotes it)
+    def passages(self, event: CallAnswered, first_prompt: str) -> Iterator[Passage]:
         """Yield its thinking and its answer; what a judge answers, the verdict says."""
         answer, agent = event.answer, event.purpose is Purpose.AGENT
         if answer.reasoning:
@@ -114,7 +114,7 @@ class FailedView(View[CallFailed]):
         """Return which failure it was, and what the provider said."""
         return f"{_kind(event)}: {quoted(event.failure.message)}"
 
-    def passages(self, event: CallFailed, first_prompt: str) -> Iterator[Passage]:  # noqa: ARG002 (only TaskStarted's view quotes it)
+    def passages(self, event: CallFailed, first_prompt: str) -> Iterator[Passage]:
         """Yield the failure."""
         said = event.failure.message
         yield Passage(at=event.at, kind=Kind.FAILURE, title=_kind(event), text=said, ok=False)

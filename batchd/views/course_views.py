@@ -70,7 +70,7 @@ class TakenUpView(View[Resumed]):
         """Return which attempt it is."""
         return f"resumed, attempt {event.attempt}{_on(event)}"
 
-    def passages(self, event: Resumed, first_prompt: str) -> Iterator[Passage]:  # noqa: ARG002 (only TaskStarted's view quotes it)
+    def passages(self, event: Resumed, first_prompt: str) -> Iterator[Passage]:
         """Yield a note."""
         yield Passage(at=event.at, kind=Kind.NOTE, title=self.text(event), text=event.lost or "")
 
@@ -90,7 +90,7 @@ class GivenBackView(View[Suspended]):
         """Return why."""
         return f"{event.cause}: {event.message}".rstrip(": ")
 
-    def passages(self, event: Suspended, first_prompt: str) -> Iterator[Passage]:  # noqa: ARG002 (only TaskStarted's view quotes it)
+    def passages(self, event: Suspended, first_prompt: str) -> Iterator[Passage]:
         """Yield a note."""
         title = "parked" if event.cause == "park" else "stopped"
         yield Passage(at=event.at, kind=Kind.NOTE, title=title, text=event.message)
@@ -116,7 +116,7 @@ class ClockMovedView(View[ClockMoved]):
         """Return by how much."""
         return f"the clock moved by {event.by_s:+,.0f} s"
 
-    def passages(self, event: ClockMoved, first_prompt: str) -> Iterator[Passage]:  # noqa: ARG002 (only TaskStarted's view quotes it)
+    def passages(self, event: ClockMoved, first_prompt: str) -> Iterator[Passage]:
         """Yield a note."""
         yield Passage(at=event.at, kind=Kind.NOTE, title=self.text(event))
 
@@ -142,7 +142,7 @@ class EndedView(View[TaskFinished]):
         """Return how it ended."""
         return ends.said(event.status, event.reason, json.loads(event.result)["iterations"])
 
-    def passages(self, event: TaskFinished, first_prompt: str) -> Iterator[Passage]:  # noqa: ARG002 (only TaskStarted's view quotes it)
+    def passages(self, event: TaskFinished, first_prompt: str) -> Iterator[Passage]:
         """Yield how it ended, and what all of it came to."""
         result = json.loads(event.result)
         usage = result["usage"]

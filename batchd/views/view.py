@@ -96,19 +96,19 @@ class View(Generic[E]):
     #: Its word in the log's vocabulary; None: other events say it.
     action: Action | None = None
 
-    def log(self, event: E) -> Iterator[Line]:  # noqa: ARG002 (this kind has none)
+    def log(self, event: E) -> Iterator[Line]:
         """Yield the log's lines, the event's own first."""
         yield from ()
 
-    def text(self, event: E) -> str:  # noqa: ARG002 (this kind has none)
+    def text(self, event: E) -> str:
         """Return one line for people; there is one where there is an action."""
         return ""
 
-    def passages(self, event: E, first_prompt: str) -> Iterator[Passage]:  # noqa: ARG002 (this kind has none)
+    def passages(self, event: E, first_prompt: str) -> Iterator[Passage]:
         """Yield what it adds to the conversation."""
         yield from ()
 
-    def span(self, event: E) -> Mark | None:  # noqa: ARG002 (this kind has none)
+    def span(self, event: E) -> Mark | None:
         """Return its span; None: it has none, or is a part of one."""
         return None
 

@@ -49,7 +49,7 @@ class RanView(View[ToolRan]):
         what = quoted(command(event.call))
         return f"{what}{code}, {duration(event.seconds)}{_met_text(event)}{left}"
 
-    def passages(self, event: ToolRan, first_prompt: str) -> Iterator[Passage]:  # noqa: ARG002 (only TaskStarted's view quotes it)
+    def passages(self, event: ToolRan, first_prompt: str) -> Iterator[Passage]:
         """Yield the command with its output."""
         fine = event.exit_code in {None, 0}
         code = "" if fine else f" → exit {event.exit_code}"
@@ -121,7 +121,7 @@ class EvaluatedView(View[RoundEvaluated]):
         done = "done" if verdict.done else "not done"
         return f"{verdict.by} says {done}{said}{_met_text(event)}"
 
-    def passages(self, event: RoundEvaluated, first_prompt: str) -> Iterator[Passage]:  # noqa: ARG002 (only TaskStarted's view quotes it)
+    def passages(self, event: RoundEvaluated, first_prompt: str) -> Iterator[Passage]:
         """Yield the verdict."""
         verdict = event.evaluation
         title = f"{verdict.by}: {'done' if verdict.done else 'not done'}"
@@ -175,7 +175,7 @@ class ShortenedView(View[Compacted]):
             return f"{counted(len(event.clipped), 'long message')} cut"
         return f"{counted(len(event.elided), 'old output')} removed"
 
-    def passages(self, event: Compacted, first_prompt: str) -> Iterator[Passage]:  # noqa: ARG002 (only TaskStarted's view quotes it)
+    def passages(self, event: Compacted, first_prompt: str) -> Iterator[Passage]:
         """Yield how, and the summary."""
         title, text = self.text(event), event.summary or ""
         yield Passage(at=event.at, kind=Kind.NOTE, title=title, text=text)

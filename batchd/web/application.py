@@ -269,7 +269,7 @@ class _Handlers:
         sources, ref = self._sources, request_values.ref(request)
         await sources.queries.ask(request_values.known(ref.batch, ref.task))
         known = request.headers.get("last-event-id") or request.query_params.get("from", "")
-        start = int(known) if known.isascii() and known.isdigit() and len(known) < 10 else None  # noqa: PLR2004
+        start = int(known) if known.isascii() and known.isdigit() and len(known) < 10 else None
         return sources.streams.answer(page_updates.task(sources.queries, sources.watch, ref, start))
 
 

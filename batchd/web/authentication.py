@@ -84,7 +84,9 @@ class TokenCheck:
         """Return whether a session is good."""
         head, _, sign = session.rpartition(".")
         until = head.partition(".")[0]
-        known = until.isascii() and until.isdigit() and len(until) < 16  # noqa: PLR2004 (no honest moment is longer)
+        known = (
+            until.isascii() and until.isdigit() and len(until) < 16
+        )  # no honest moment is longer
         return (
             hmac.compare_digest(
                 sign.encode("utf-8", "surrogateescape"), self._signed(head).encode()

@@ -39,7 +39,7 @@ def _file(path: Path) -> bytes | None:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
-    with open(fd, "rb") as file:  # noqa: PTH123 (a descriptor)
+    with open(fd, "rb") as file:
         found = os.fstat(fd)
         return (
             file.read()

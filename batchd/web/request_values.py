@@ -29,7 +29,7 @@ def ref(request: Request) -> Ref:
 def number(request: Request, name: str) -> int:
     """Return a count from the query; 0 where there is none. Raises ``UsageError``."""
     text = request.query_params.get(name, "") or "0"
-    if not (text.isascii() and text.isdigit() and len(text) < 10):  # noqa: PLR2004 (beyond it no page is)
+    if not (text.isascii() and text.isdigit() and len(text) < 10):  # beyond it no page is
         raise UsageError(f"{name} is a number")
     return int(text)
 

@@ -68,7 +68,7 @@ class StoreQueries:
 def identity(path: Path) -> tuple[int, int] | None:
     """Return which file a path leads to; None where there is none."""
     try:
-        found = os.stat(path)  # noqa: PTH116 (as in store.presence)
+        found = os.stat(path)
     except OSError:
         return None
     return found.st_dev, found.st_ino

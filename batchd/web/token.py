@@ -36,7 +36,7 @@ def kept(state: Path) -> str:
 
 def _read(path: Path) -> str:
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(fd, "rb") as file:  # noqa: PTH123 (a descriptor)
+    with open(fd, "rb") as file:
         found = os.fstat(fd)
         text = file.read(1024) if stat.S_ISREG(found.st_mode) else b""
     if found.st_uid not in {0, os.geteuid(), path.parent.stat().st_uid} or found.st_mode & 0o077:
@@ -52,7 +52,7 @@ def _write(path: Path, state: os.stat_result) -> None:
     draft = path.with_name(f"{NAME}.{secrets.token_hex(8)}")
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        with open(fd, "wb") as file:  # noqa: PTH123 (a descriptor)
+        with open(fd, "wb") as file:
             file.write(f"{secrets.token_urlsafe(32)}\n".encode())
             if os.geteuid() == 0:  # the daemon's user must be able to read it, too
                 os.fchown(fd, state.st_uid, state.st_gid)

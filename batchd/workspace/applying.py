@@ -208,7 +208,7 @@ def obeyed(into: Path) -> bytes:
     if as_root():
         who = CommandUser.of(found.st_uid, found.st_gid)
         own = f"~{who.name}"
-        env = {"HOME": os.path.expanduser(own), "PATH": os.environ.get("PATH", os.defpath)}  # noqa: PTH111 (no user is no error)
+        env = {"HOME": os.path.expanduser(own), "PATH": os.environ.get("PATH", os.defpath)}
         way = {"user": who.uid, "group": who.gid, "extra_groups": (), "env": env}
     argv = ("git", "--git-dir=.git" if (into / ".git").is_dir() else "--git-dir=.")
 
@@ -226,7 +226,7 @@ def obeyed(into: Path) -> bytes:
 
     def named(base: Path, word: str) -> Path:
         word = own + word[1:] if word.startswith("~/") else word
-        return into / base / os.path.expanduser(word)  # noqa: PTH111 (no user is no error)
+        return into / base / os.path.expanduser(word)
 
     hooks = into / asked("rev-parse", "--git-path", "hooks").removesuffix("\n")
     files = list(hooks.glob("*"))

@@ -141,7 +141,7 @@ def changes(before: Listing, after: Listing, closed: AbstractSet[str] = frozense
         if (path not in after and not _within(path, closed))
         or stat.S_IFMT(after.get(path, its)[0]) != stat.S_IFMT(its[0])
     }
-    removed = (path for path in gone if os.path.dirname(path) not in gone)  # noqa: PTH120 (a text)
+    removed = (path for path in gone if os.path.dirname(path) not in gone)
     return Changes(removed=tuple(sorted(removed)), changed=tuple(sorted(changed)))
 
 
@@ -176,7 +176,7 @@ def _settled(its: Seen, young: int) -> bool:
 
 def _within(path: str, folders: AbstractSet[str]) -> bool:
     while folders and path:
-        path = os.path.dirname(path)  # noqa: PTH120 (a text)
+        path = os.path.dirname(path)
         if path in folders:
             return True
     return False

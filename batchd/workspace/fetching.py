@@ -195,7 +195,7 @@ async def _fetched_from_afar(job: FetchJob) -> None:
             **git.variables(keys),
             "GIT_SSH_COMMAND": "ssh -o BatchMode=yes",
             # What is left of one that is killed goes with the mirror.
-            "TMPDIR": os.path.dirname(job.kept),  # noqa: PTH120 (a text)
+            "TMPDIR": os.path.dirname(job.kept),
         },
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
@@ -248,7 +248,7 @@ def _see(source: str) -> None:
     or that borrows its objects from elsewhere.
     """
     found = Path(source).stat()
-    if as_root() and found.st_uid == 0 and found.st_mode & 0o005 != 0o005:  # noqa: PLR2004 (to read and to enter)
+    if as_root() and found.st_uid == 0 and found.st_mode & 0o005 != 0o005:  # to read and to enter
         raise WorkspaceError("it is root's, for root alone, and commands never run as root")
     for inside in (f"{source}/.git", source):
         if os.path.lexists(f"{inside}/objects/info/alternates"):

@@ -55,7 +55,7 @@ class Mirror:
         """
         # What is read as another owner is another mirror: objects belong to who fetched them.
         whose = f"{_owner(origin)}\n{batch if origin.kind == 'copy' else ''}\n{origin.source}"
-        name = re.sub(r"[^A-Za-z0-9_-]+", "-", os.path.basename(origin.source.rstrip("/")))  # noqa: PTH119 (it may be a URL)
+        name = re.sub(r"[^A-Za-z0-9_-]+", "-", os.path.basename(origin.source.rstrip("/")))
         mark = hashlib.sha256(whose.encode()).hexdigest()[:16]
         return cls(Path(os.path.realpath(mirrors), f"{name[:_NAME]}-{mark}"))
 

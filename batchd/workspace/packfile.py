@@ -58,7 +58,7 @@ class Writer:
 
     def __init__(self, path: Path, lists: Lists, most: int) -> None:
         """``most``: the bytes that it may have. Raises ``OSError``."""
-        import zstandard  # noqa: PLC0415 (an extra's)
+        import zstandard
 
         self._path = path
         self._file = open(  # noqa: SIM115 (it is closed by ``done`` or ``drop``)
@@ -192,7 +192,7 @@ def _pass_over(names: Iterator[bytes]) -> None:
 
 def _decompressed(file: BinaryIO) -> Iterator[bytes]:
     """Yield what a file holds. Raises ``WorkspaceError``."""
-    import zstandard  # noqa: PLC0415 (an extra's)
+    import zstandard
 
     reader: zstandard.ZstdDecompressionReader = zstandard.ZstdDecompressor(
         max_window_size=_WINDOW

@@ -103,7 +103,7 @@ async def packed(
     Raises ``TarError`` where something has become another kind of thing since, ``WorkspaceError``,
     ``SandboxError``, ``OSError``.
     """
-    touched = {os.path.dirname(path) for path in (*found.removed, *found.changed)}  # noqa: PTH120 (a text)
+    touched = {os.path.dirname(path) for path in (*found.removed, *found.changed)}
     folders = tuple(sorted(path for path in touched if path in after))
     writer = Writer(draft, Lists(removed=found.removed, folders=folders), most)
     # A folder's own mode and time come with it, behind what comes into it.

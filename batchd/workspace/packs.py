@@ -27,7 +27,7 @@ _LEFT_S = 3600.0
 def library() -> None:
     """Raise ``NotPossibleError``, with the fix, where what compresses packs is not installed."""
     try:
-        import zstandard  # noqa: F401, PLC0415 (an extra's)
+        import zstandard  # noqa: F401 (an extra's)
     except ImportError as error:
         raise NotPossibleError(
             f"directories cannot travel: {error}: pip install 'batchd[cluster]'"

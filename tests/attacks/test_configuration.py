@@ -90,7 +90,7 @@ def trap(camp: Camp) -> Iterator[Trap]:
             caught.append(self.headers.get("Authorization", ""))
             self.send_error(401)
 
-        do_POST = do_GET  # noqa: N815 (as the library calls it)
+        do_POST = do_GET
 
         def log_message(self, *_: object) -> None:
             pass

@@ -256,7 +256,7 @@ def test_no_link_leads_a_claimed_file_elsewhere(camp: Camp) -> None:
                     place.rename(camp.folder / f"away-{time.monotonic_ns()}")
             with contextlib.suppress(OSError):
                 place.symlink_to(elsewhere)
-            landed.update(os.listdir(elsewhere))  # noqa: PTH208 (names)
+            landed.update(os.listdir(elsewhere))
             begins.set()
 
     with camp.answering({f"{n}": [says("Done.")] for n in range(8)}):

@@ -96,7 +96,7 @@ def test_what_a_task_leaves_is_removed_whatever_it_is(limited: Limited) -> None:
     outside.mkdir()
     (outside / "precious").write_text("x")
     limited.run(shell("leaving.sh", outside), shell("descending.py"))
-    assert len(os.listdir(limited.tmp)) == 7  # noqa: PTH208 (names are what is wanted)
+    assert len(os.listdir(limited.tmp)) == 7
     limited.drive("removing.py", limited.tmp)
     assert not limited.tmp.exists()
     assert (outside / "precious").read_text() == "x"

@@ -40,9 +40,7 @@ class MailServer:
     #: Who logged in, and with what.
     logins: list[tuple[bytes, bytes]] = field(default_factory=list)
 
-    async def handle_DATA(  # noqa: N802 (aiosmtpd's name for it)
-        self, _server: SMTP, _session: Session, envelope: Envelope
-    ) -> str:
+    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:
         """Take a message, or not."""
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if answer.startswith("250"):
@@ -52,7 +50,7 @@ class MailServer:
             self.envelopes.append(envelope)
         return answer
 
-    async def handle_QUIT(self, *_: object) -> str:  # noqa: N802 (aiosmtpd's name for it)
+    async def handle_QUIT(self, *_: object) -> str:
         """Let somebody go."""
         await asyncio.sleep(self.goodbye_s)
         return "221 bye"

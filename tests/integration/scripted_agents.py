@@ -158,5 +158,5 @@ async def waits_for_ever(run: wire.Run, host: agent.AgentServices) -> agent.Atte
 
 async def makes_a_folder(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
     """Make the folder that its prompt names."""
-    os.mkdir(run.task.first_prompt)  # noqa: PTH102 (one system call, in which all of it stands)
+    os.mkdir(run.task.first_prompt)  # one system call, in which all of it stands
     return await agent.run(run, host)

@@ -77,7 +77,7 @@ class Teletype:
             env=environment,
             start_new_session=True,
             # Its controlling terminal, so that Ctrl-C and the like reach it.
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 (nothing else runs here)
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
 
     def __enter__(self) -> Self:

@@ -127,7 +127,7 @@ class Grantor:
         *,
         files: Mapping[str, tuple[int, int]] | None = None,
         triggers: Mapping[str, Trigger] | None = None,
-        patch: Patch | None = None,  # noqa: ARG002 (no task here has a clone)
+        patch: Patch | None = None,
         unsynced: str = "",
     ) -> events.TaskFinished:
         """End without a result's text."""

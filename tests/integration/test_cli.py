@@ -660,7 +660,7 @@ def _started(
             spool.command("serve"),
             stderr=stderr,
             env=spool.environment,
-            preexec_fn=before,  # noqa: PLW1509 (a few system calls)
+            preexec_fn=before,
         ) as daemon,
     ):
         try:

@@ -38,7 +38,7 @@ class AtWork(Listener):
         self.most: Counter[str] = Counter()
         self.order: list[str] = []
 
-    def task_dispatched(self, ref: Ref, batch: Batch, terms: Terms) -> None:  # noqa: ARG002 (a listener's)
+    def task_dispatched(self, ref: Ref, batch: Batch, terms: Terms) -> None:
         """A task has begun, or goes on."""
         self.now[ref.batch] += 1
         self.most[ref.batch] = max(self.most[ref.batch], self.now[ref.batch])

@@ -531,7 +531,7 @@ class _Ends(Listener):
     def __init__(self) -> None:
         self.count = self.open = self.turn = self.most = 0
 
-    def task_event(self, ref: Ref, event: Event) -> None:  # noqa: ARG002 (a listener's)
+    def task_event(self, ref: Ref, event: Event) -> None:
         """Count."""
         if isinstance(event, TaskFinished):
             if not self.turn:
@@ -544,7 +544,7 @@ class _Ends(Listener):
     def _turned(self) -> None:
         self.turn = 0
 
-    def task_finished(self, ref: Ref, finished: TaskFinished) -> None:  # noqa: ARG002 (a listener's)
+    def task_finished(self, ref: Ref, finished: TaskFinished) -> None:
         """Count."""
         self.open -= 1
 

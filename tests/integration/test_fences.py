@@ -296,7 +296,7 @@ def test_a_silent_worker_is_killed_and_only_its_task_runs_again(
             self.stopped = 0
             self.daemon: Daemon
 
-        def task_event(self, ref: Ref, event: Event) -> None:  # noqa: ARG002 (which event does not matter)
+        def task_event(self, ref: Ref, event: Event) -> None:
             if not self.stopped:
                 (active,) = (a for a in self.daemon._parts.attempts.active if a.ref == ref)
                 self.stopped = active.worker.pid

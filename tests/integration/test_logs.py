@@ -151,7 +151,7 @@ class _Looks(event_printers.Printer):
         """Keep whose it is."""
         self.heard.append(f"{ref} {type(event).__name__}")
 
-    def wait(self, rows: Sequence[TaskRow]) -> None:  # noqa: ARG002 (as others have it)
+    def wait(self, rows: Sequence[TaskRow]) -> None:
         """Count what the look asked the store for."""
         self.took.append(len(self._statements))
         self._statements.clear()

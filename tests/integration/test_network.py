@@ -67,7 +67,7 @@ class Web(http.server.BaseHTTPRequestHandler):
             data = self.rfile.read(int(self.headers["Content-Length"]))
         self._send(hashlib.sha256(data).hexdigest().encode())
 
-    do_PUT = do_POST  # noqa: N815 (the library's name)
+    do_PUT = do_POST
 
     def _send(self, data: bytes) -> None:
         self.send_response(200)
@@ -135,9 +135,9 @@ def shell(folder: Path, network: Network, *commands: str, **options: Any) -> lis
 def descriptors() -> set[str]:
     """Return what this process has open."""
     found = set()
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 (names are what is wanted)
+    for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
-            found.add(f"{name} {os.readlink(f'/proc/self/fd/{name}')}")  # noqa: PTH115 (as above)
+            found.add(f"{name} {os.readlink(f'/proc/self/fd/{name}')}")
     return {line for line in found if "/fd" not in line}
 
 

@@ -54,7 +54,7 @@ class Watch(Listener):
         if isinstance(event, TaskFinished):
             self.durable.append(ref)
 
-    def task_finished(self, ref: Ref, finished: TaskFinished) -> None:  # noqa: ARG002 (a listener's)
+    def task_finished(self, ref: Ref, finished: TaskFinished) -> None:
         """Count."""
         self.published.append(ref)
 

@@ -380,7 +380,7 @@ def _processes(state: Path) -> list[str]:
     found: list[str] = []
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            opened = [os.readlink(each) for each in (path / "fd").iterdir()]  # noqa: PTH115 (as the kernel has it)
+            opened = [os.readlink(each) for each in (path / "fd").iterdir()]
             words = (path / "cmdline").read_bytes().decode("utf-8", "replace")
             if f"{state.parent}/" in words or any(each.startswith(str(state)) for each in opened):
                 found.append(words)

@@ -214,7 +214,7 @@ async def _fill_up(store: Store, ref: Ref, limit: int = 10_000) -> int:
         try:
             await store.record(ref, 1, seq, _raw(rng.randbytes(6_000).hex()))
         except StoreError as error:
-            assert "the disk is full" in str(error)  # noqa: PT017 (how far it came is the point)
+            assert "the disk is full" in str(error)  # how far it came is the point
             return seq
     raise AssertionError("the disk never got full")
 

@@ -449,7 +449,7 @@ class _FullAtPark(Listener):
         self.begun, self.parked = asyncio.Event(), asyncio.Event()
         self.room = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def task_event(self, ref: Ref, event: Event) -> None:  # noqa: ARG002 (there is only one)
+    def task_event(self, ref: Ref, event: Event) -> None:
         """Note its beginning, and leave no room once its suspension is durable."""
         self.begun.set()
         if isinstance(event, Suspended):

@@ -22,7 +22,7 @@ TWICE = "if [ -e /tmp/seen ]; then cat /tmp/seen > kept; else echo x > /tmp/seen
 
 def _rooms(spool: Spool) -> list[str]:
     folder = spool.folder / ".batchd" / "tmp"
-    return os.listdir(folder) if folder.exists() else []  # noqa: PTH208 (names are what is wanted)
+    return os.listdir(folder) if folder.exists() else []
 
 
 def _started(spool: Spool, check: str = TWICE, where: str = "task") -> Path:

@@ -373,7 +373,7 @@ def test_many_at_once_lose_no_line(ground: Ground) -> None:
     places = [ground.configured(f"spool{n}") for n in range(6)]
     environ = {**os.environ, **ground.environment, "PYTHONPATH": str(warm.ROOT)}
     command = [sys.executable, "-m", "batchd", "trust"]
-    with open(os.devnull, "w") as nothing:  # noqa: PTH123 (a device)
+    with open(os.devnull, "w") as nothing:
         running = [warm.Popen([*command, str(p)], env=environ, stdout=nothing) for p in places]
         assert [process.wait() for process in running] == [0] * len(places)
     assert {*map(str, places)} <= {*ground.list.read_text().splitlines()}

@@ -77,7 +77,7 @@ def test_every_refusal_in_every_dialect(dialect: str) -> None:
 
 def test_refusals_are_what_the_clients_take_them_for() -> None:
     """The vendors' own clients raise what they raise for the vendors."""
-    import anthropic  # noqa: PLC0415 (as in vendors)
+    import anthropic
 
     async def test(server: ModelServer, _: Wire) -> None:
         async with (

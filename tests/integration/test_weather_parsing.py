@@ -132,7 +132,7 @@ def test_what_was_being_read_when_the_daemon_died_is_read_apart(station: Station
 
 def _claim(station: Station) -> str:
     """Return a new claim of this station's."""
-    from batchd.spool.ulid import Ulids  # noqa: PLC0415 (here alone)
+    from batchd.spool.ulid import Ulids  # here alone
 
     return Ulids(int((station.folder / ".batchd/claims").read_bytes(), 16))()
 

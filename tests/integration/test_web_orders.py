@@ -192,7 +192,7 @@ def test_who_may_not_orders_nothing(
 @pytest.fixture(scope="module")
 def spooled(tmp_path_factory: pytest.TempPathFactory, model_server: str) -> Iterator[Browser]:
     """A browser that has signed in; a batch ``b`` waits, and no daemon runs."""
-    from tests.conftest import CONFIG  # noqa: PLC0415 (as the other tests of the page do)
+    from tests.conftest import CONFIG  # as the other tests of the page do
 
     folder = tmp_path_factory.mktemp("spooled")
     folder.chmod(0o755)

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 def _types(dialect: str) -> tuple[Any, Any]:
     """Return a dialect's types of requests and of answers."""
     if dialect == "messages":
-        from anthropic.types import Message  # noqa: PLC0415
-        from anthropic.types.message_create_params import (  # noqa: PLC0415
+        from anthropic.types import Message
+        from anthropic.types.message_create_params import (
             MessageCreateParamsNonStreaming,
         )
 
@@ -73,8 +73,8 @@ def check_error(body: str | bytes) -> None:
 
     Raises ``pydantic.ValidationError``.
     """
-    from anthropic.types.shared.error_details import ErrorDetails  # noqa: PLC0415
-    from anthropic.types.shared.error_response import ErrorResponse  # noqa: PLC0415
+    from anthropic.types.shared.error_details import ErrorDetails
+    from anthropic.types.shared.error_response import ErrorResponse
 
     whole = json.loads(body)
     details = whole["error"].pop("details", None)
@@ -94,7 +94,7 @@ async def openai_at(base_url: str, key: str = "sk-x") -> AsyncIterator[AsyncOpen
 @asynccontextmanager
 async def anthropic_at(base_url: str, key: str = "sk-x") -> AsyncIterator[AsyncAnthropic]:
     """The same of Anthropic's, whose address is that above ``/v1``."""
-    from anthropic import AsyncAnthropic  # noqa: PLC0415
+    from anthropic import AsyncAnthropic
 
     root = base_url.removesuffix("/v1")
     async with AsyncAnthropic(base_url=root, api_key=key, max_retries=0) as client:

@@ -254,7 +254,7 @@ def hanging(folder: Path) -> Iterator[None]:
     """Have a folder be a file system meanwhile that answers nothing,
     as one over a lost network; then it is as it was.
     """
-    if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):  # noqa: PTH110 (a device)
+    if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
         pytest.skip("needs to mount a file system of its own")
     device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     options = f"fd={device},rootmode=40755,user_id=0,group_id=0,allow_other".encode()

@@ -565,8 +565,8 @@ def test_events_survive_their_encoding() -> None:
 
 def test_the_tokens_of_the_schemas_are_what_context_says() -> None:
     """The estimate of a first request rests on a counted number."""
-    from batchd import tokens  # noqa: PLC0415 (loads the ranks)
-    from batchd.agent import prompts  # noqa: PLC0415
+    from batchd import tokens  # loads the ranks
+    from batchd.agent import prompts
 
     def overhead(tools: ToolProtocol, *, stays: bool) -> int:
         setup = ModelSetup(name="demo/m", tools=tools)

@@ -32,7 +32,7 @@ def _work(data: bytes, name: str, config: Config) -> int:
     """
     count = 0
 
-    def counted(frame: object, event: str, argument: object) -> None:  # noqa: ARG001 (a profiler's)
+    def counted(frame: object, event: str, argument: object) -> None:
         nonlocal count
         count += event in {"call", "c_call"}
 

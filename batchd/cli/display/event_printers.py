@@ -57,7 +57,7 @@ class JsonPrinter(Printer):
 
     def show(self, ref: Ref, event: Event) -> None:
         """Print a line."""
-        from batchd import results  # noqa: PLC0415 (only with --json)
+        from batchd import results  # only with --json
 
         fields = json.loads(results.transcript([event]))
         record = {"batch": ref.batch, "task": ref.task, **fields}

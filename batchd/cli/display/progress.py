@@ -204,6 +204,6 @@ def screen() -> ProgressScreen:
     """Return what suits standard output."""
     if not sys.stdout.isatty():
         return LineScreen()
-    from batchd.cli.display.live_picture import LivePicture  # noqa: PLC0415 (rich, only on a terminal)
+    from batchd.cli.display.live_picture import LivePicture  # rich, only on a terminal
 
     return LivePicture()

@@ -45,7 +45,7 @@ class LineScreen:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def show(self, news: Sequence[str], picture: Picture) -> None:  # noqa: ARG002 (a picture is for terminals)
+    def show(self, news: Sequence[str], picture: Picture) -> None:
         """Print the news."""
         for line in news:
             print(f"[{time.strftime('%H:%M:%S')}] {line}", flush=True)

@@ -51,7 +51,7 @@ def follow(
                 return "done" if over else "gone"
 
 
-def terminated(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 (a handler's)
+def terminated(number: int, frame: FrameType | None) -> NoReturn:
     """Handle SIGTERM as Ctrl-C, with the number by which `follow` tells them apart."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # `timeout` sends it twice
     raise KeyboardInterrupt(number)

@@ -56,8 +56,8 @@ async def _work(
     files: Sequence[tuple[str, bytes]],
     interrupted: Callable[[], None],
 ) -> None:
-    from batchd.daemon import Daemon  # noqa: PLC0415 (loads everything; not for wrong arguments)
-    from batchd.report.maker import ReportMaker  # noqa: PLC0415 (as above)
+    from batchd.daemon import Daemon  # loads everything; not for wrong arguments
+    from batchd.report.maker import ReportMaker
 
     # The run's state is gone when its reports are read.
     reports = ReportMaker(orders=False)

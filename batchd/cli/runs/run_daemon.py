@@ -116,8 +116,8 @@ def _loaded(
     if dismissed:
         _dismissed()
 
-    from batchd.daemon import Daemon, run  # noqa: PLC0415 (loads everything; who waits needs none of it)
-    from batchd.report.maker import ReportMaker  # noqa: PLC0415 (as above)
+    from batchd.daemon import Daemon, run  # loads everything; who waits needs none of it
+    from batchd.report.maker import ReportMaker
 
     if not os.read(going, 1):
         _dismissed()
@@ -158,11 +158,13 @@ def _let_go(said: Path, kept: Collection[int]) -> None:
     os.dup2(nothing, 0)
     os.dup2(nothing, 1)
     os.dup2(lines, 2)
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 (names)
+    for name in os.listdir("/proc/self/fd"):
         descriptor = int(name)
         # Python's own are never inherited.
         with contextlib.suppress(OSError):
-            if descriptor > 2 and descriptor not in kept and os.get_inheritable(descriptor):  # noqa: PLR2004 (stderr)
+            if (
+                descriptor > 2 and descriptor not in kept and os.get_inheritable(descriptor)
+            ):  # stderr
                 os.close(descriptor)
 
 

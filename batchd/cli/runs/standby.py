@@ -89,7 +89,7 @@ class Standby:
             os.write(self._go, b"!")
         os.close(self._go)
         self._go = -1
-        with open(self._said, "rb") as said:  # noqa: PTH123 (a descriptor)
+        with open(self._said, "rb") as said:
             line = said.readline()
         if not line:
             self.lines.show()

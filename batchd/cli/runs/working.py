@@ -108,7 +108,7 @@ def _rows(settings: config.Config, names: Sequence[str]) -> list[BatchRow]:
 
 def _refuse(settings: config.Config, tasks: Sequence[Task]) -> None:
     """Refuse what every task would end with: no key, no outbox. Raises ``NotPossibleError``."""
-    from batchd import visible  # noqa: PLC0415 (loads the sandbox; a running daemon has looked)
+    from batchd import visible  # loads the sandbox; a running daemon has looked
 
     visible.refuse(settings)
     models = {task.model for task in tasks}

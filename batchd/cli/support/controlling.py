@@ -118,17 +118,17 @@ def _whole(file: Path | None, state: Path) -> Config:
 
 
 def _here(settings: Config, order: ControlRequest[A]) -> A:
-    from batchd import visible  # noqa: PLC0415 (as below)
-    from batchd.daemon import Daemon  # noqa: PLC0415 (loads everything; a running daemon has done so)
+    from batchd import visible
+    from batchd.daemon import Daemon  # loads everything; a running daemon has done so
 
     visible.refuse(settings)
     state = Path(settings.paths.state)
     if not isinstance(order, Pause) and not formatting.store_path(state).exists():
         # Nothing is made in a folder where batchd has never been: it may be the wrong one.
         raise UsageError(f"no batch has ever been taken up on {state}; is it the right one?")
-    import asyncio  # noqa: PLC0415 (as below)
+    import asyncio
 
-    from batchd.report.maker import ReportMaker  # noqa: PLC0415 (as above)
+    from batchd.report.maker import ReportMaker
 
     known = settings.log
     # The order's lines go to the daemon's file; the user who gave it has the answer.

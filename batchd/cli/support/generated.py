@@ -43,7 +43,7 @@ def _completed() -> argparse.ArgumentParser:
     """Return the parser with what a shell completes from the disk marked as such."""
     whole = parser()
     for each in (whole, *_commands(whole)):
-        for action in each._actions:  # noqa: SLF001 (argparse has no other way to its arguments; shtab takes this one too)
+        for action in each._actions:
             if action.metavar in _COMPLETED:
                 action.complete = _COMPLETED[str(action.metavar)]  # type: ignore[attr-defined]
     return whole
@@ -75,8 +75,8 @@ def _man_page() -> str:
 
 
 def _commands(whole: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
-    for action in whole._actions:  # noqa: SLF001 (as above)
-        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 (as above)
+    for action in whole._actions:
+        if isinstance(action, argparse._SubParsersAction):
             yield from action.choices.values()
 
 

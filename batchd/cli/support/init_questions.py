@@ -64,7 +64,7 @@ def ask_key(provider: str, usual: str, fits: Callable[[str, str], str]) -> tuple
 
 def file(path: str) -> str:
     """Return a path as config.toml has it: one of the home's own stays that."""
-    return path if path.startswith("~/") else os.path.abspath(path)  # noqa: PTH100 (no link is followed)
+    return path if path.startswith("~/") else os.path.abspath(path)  # no link is followed
 
 
 def _key(answer: str) -> tuple[str, str] | None:

@@ -90,7 +90,7 @@ def _unlisted(name: str, endpoint: Endpoint, key: str, found: NoListing) -> Chec
         fix = f"set base_url in [providers.{name}] to where it is: no call follows a redirect"
         said = f"{endpoint.base_url} redirects to {found.moved_to} ({found.why})"
         return CheckLine("failed", what, said, fix)
-    if found.status == 404 and (path := _one_too_many(endpoint.base_url)):  # noqa: PLR2004 (not found)
+    if found.status == 404 and (path := _one_too_many(endpoint.base_url)):  # not found
         right = endpoint.base_url.rstrip("/").removesuffix(path)
         said = f"{endpoint.base_url} ends with {path}, which each call adds"
         return CheckLine("failed", what, said, f'set base_url = "{right}" in [providers.{name}]')

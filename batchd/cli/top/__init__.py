@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
             f"--interval is from {_MIN_INTERVAL_S} to {_MAX_INTERVAL_S:,.0f} seconds, not {args.interval:g}"
         )
     state = formatting.state_directory(args.config)
-    from batchd.cli.top import draw_loop  # noqa: PLC0415 (rich is slow to load)
+    from batchd.cli.top import draw_loop  # rich is slow to load
 
     if args.once:
         return draw_loop.once(state)

@@ -100,7 +100,7 @@ def _widths(columns: Sequence[Column[T]], natural: Sequence[int], width: int) ->
     widths = []
     for wide, column in zip(natural, columns, strict=True):
         if column.flexible:
-            wide = max(1, min(wide, max(column.least, room // sharing)))  # noqa: PLW2901 (what it may be)
+            wide = max(1, min(wide, max(column.least, room // sharing)))  # what it may be
             room -= wide
             sharing -= 1
         widths.append(wide)

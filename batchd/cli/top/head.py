@@ -152,7 +152,7 @@ def _held(snapshot: Snapshot) -> Text:
 
 
 def _hourly(usd: float) -> str:
-    return f"${usd:,.2f}" if usd >= 0.1 else money(usd)  # noqa: PLR2004 (from here on cents are enough)
+    return f"${usd:,.2f}" if usd >= 0.1 else money(usd)  # from here on cents are enough
 
 
 def _day(day: DaySnapshot) -> Sequence[Text]:

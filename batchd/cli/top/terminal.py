@@ -29,7 +29,7 @@ _OTHERS = (signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT)
 _SEQUENCE_S = 0.1
 
 
-class StopRequested(Exception):  # noqa: N818 (no error: somebody wants it)
+class StopRequested(Exception):  # no error: somebody wants it
     """A signal asks the program to end."""
 
     def __init__(self, number: int) -> None:

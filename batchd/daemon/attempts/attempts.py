@@ -179,7 +179,9 @@ class Attempts:
 
     # Starting
 
-    async def _start(self, active: ActiveAttempt) -> None:  # noqa: C901 (one step after the other, and each may end it)
+    async def _start(
+        self, active: ActiveAttempt
+    ) -> None:  # one step after the other, and each may end it
         """See whether a task can start, and number its attempt."""
         ref = active.ref
         await self._outboxes.patiently(self._user_there, Action.SANDBOX_TROUBLE)

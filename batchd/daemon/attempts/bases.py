@@ -104,7 +104,7 @@ class Bases(Listener):
             for (batch, origin), at in islice(self._under_way.items(), _NAMED)
         )
 
-    def batch_finished(self, batch: Batch, summary: str) -> None:  # noqa: ARG002 (a listener's)
+    def batch_finished(self, batch: Batch, summary: str) -> None:
         """Forget what it has used; copies go at once, repositories stay for its clones."""
         for wanted in [wanted for wanted in self._known if wanted[0] == batch.name]:
             self._forget(self._known.pop(wanted))

@@ -90,7 +90,7 @@ class Chains(Listener):
         fix = "fix that, then restart the daemon, which tries again"
         return NotPossibleError(f"{stuck[0].ref}{more}: {stuck[0].problem}: {fix}"), self._stuck_at
 
-    def task_finished(self, ref: Ref, finished: TaskFinished) -> None:  # noqa: ARG002 (a listener's)
+    def task_finished(self, ref: Ref, finished: TaskFinished) -> None:
         """Forget what it never needed: it ended before it began,
         though it was under way to a worker.
         """
@@ -106,7 +106,7 @@ class Chains(Listener):
     async def _again(self, ref: Ref) -> None:
         await self.home(ref, None)
 
-    def batch_finished(self, batch: Batch, summary: str) -> None:  # noqa: ARG002 (a listener's)
+    def batch_finished(self, batch: Batch, summary: str) -> None:
         """Forget the packs of mirrors that no task has any more."""
         needed = {pack.digest for kept in self._book for pack in kept.chain.packs}
         self._bases = {key: pack for key, pack in self._bases.items() if pack.digest in needed}

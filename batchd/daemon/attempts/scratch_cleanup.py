@@ -30,7 +30,7 @@ class ScratchCleanup(Listener):
     _gone: list[Path] = field(default_factory=list)
     _at_work: bool = False
 
-    def task_finished(self, ref: Ref, finished: TaskFinished) -> None:  # noqa: ARG002 (a listener's)
+    def task_finished(self, ref: Ref, finished: TaskFinished) -> None:
         """Take it away soon."""
         own = folder(self._current.config, ref)
         self._take_away([own, Path(scratch.apart(str(own)))])

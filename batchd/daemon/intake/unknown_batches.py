@@ -182,7 +182,7 @@ def _folders(
     Not those whose claimed files still lie there: they are taken up next.
     """
     try:
-        names = sorted(os.listdir(folder))  # noqa: PTH208 (names)
+        names = sorted(os.listdir(folder))
     except OSError:
         return  # what writes there reports what is wrong with it
     for name in names:

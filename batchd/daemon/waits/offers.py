@@ -99,7 +99,7 @@ async def _in_thread(endpoint: Endpoint) -> ModelListing | None:
     """
 
     def work() -> ModelListing | None:
-        from batchd.catalog.query import ask  # noqa: PLC0415 (a client for HTTP, which nothing else here needs)
+        from batchd.catalog.query import ask  # a client for HTTP, which nothing else here needs
 
         found = ask(endpoint)
         return found if isinstance(found, ModelListing) else None

@@ -135,7 +135,7 @@ class ParkingLot(Listener):
             )
         self._loop.spawn(self.forget(*over))
 
-    def batch_received(self, batch: Batch, tasks: Sequence[Task]) -> None:  # noqa: ARG002 (a listener's)
+    def batch_received(self, batch: Batch, tasks: Sequence[Task]) -> None:
         """Try what is out of order now where a new batch's tasks alone need it:
         no one has waited for its fix.
 
@@ -181,13 +181,13 @@ class ParkingLot(Listener):
         if self.trials.left(ref):
             self._loop.wake()
 
-    def task_finished(self, ref: Ref, finished: TaskFinished) -> None:  # noqa: ARG002 (a listener's)
+    def task_finished(self, ref: Ref, finished: TaskFinished) -> None:
         """Forget a task."""
         self.shortage.look()
         self._governor.forget(ref)
         self._ended(Scope.TASK, str(ref))
 
-    def batch_finished(self, batch: Batch, summary: str) -> None:  # noqa: ARG002 (a listener's)
+    def batch_finished(self, batch: Batch, summary: str) -> None:
         """Forget a batch."""
         self._spent.discard(batch.name)
         self._ended(Scope.BATCH, batch.name)

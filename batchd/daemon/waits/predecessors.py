@@ -32,11 +32,11 @@ class Predecessors(Listener):
         for batch in batches:
             self._look(batch)
 
-    def batch_received(self, batch: Batch, tasks: Sequence[Task]) -> None:  # noqa: ARG002 (a listener's)
+    def batch_received(self, batch: Batch, tasks: Sequence[Task]) -> None:
         """Hold a batch that waits, before any of its tasks starts."""
         self._look(batch)
 
-    def batch_finished(self, batch: Batch, summary: str) -> None:  # noqa: ARG002 (a listener's)
+    def batch_finished(self, batch: Batch, summary: str) -> None:
         """Let those go on, or end them, that came after a batch."""
         for name in self._after.pop(batch.name, ()):
             if not self._completed(batch.name):

@@ -54,7 +54,7 @@ class Retiring(Listener):
         self._config = self._current.config
         self._warned = self._store.warned()
 
-    def batch_received(self, batch: Batch, tasks: Sequence[Task]) -> None:  # noqa: ARG002 (a listener's)
+    def batch_received(self, batch: Batch, tasks: Sequence[Task]) -> None:
         """Look at once where it brings models that were not looked at."""
         if not {task.model for task in tasks} <= self._seen:
             self._news.set()

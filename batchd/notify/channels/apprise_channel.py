@@ -20,7 +20,7 @@ async def send(target: ReceiverTarget, message: NotificationV1) -> str:
 
 def _send(urls: str, subject: str, text: str) -> str:
     try:
-        import apprise  # noqa: PLC0415 (38 MB, and it may not be installed)
+        import apprise  # 38 MB, and it may not be installed
     except ImportError:
         missing = f"the package apprise is not installed: {installation.fix('apprise')}"
         raise DeliveryError(missing, final=True) from None

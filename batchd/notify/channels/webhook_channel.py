@@ -48,13 +48,13 @@ async def send(target: ReceiverTarget, message: NotificationV1) -> str:
             session.post(url, data=body, headers=headers, allow_redirects=False) as answer,
         ):
             status, after = answer.status, answer.headers.get("retry-after", "")
-            if 200 <= status < 300:  # noqa: PLR2004 (the range that means success)
+            if 200 <= status < 300:  # the range that means success
                 return f"HTTP {status}"  # it has it, whatever else it says, or never gets to say
             said = (await answer.content.read(_QUOTED)).decode("utf-8", "replace")
     except (aiohttp.ClientError, OSError) as error:
         raise DeliveryError(f"it cannot be reached: {error}") from None
     why = f"HTTP {status} {said}".strip()
-    final = 300 <= status < 500 and status not in _LATER  # noqa: PLR2004 (redirects, and the caller's faults)
+    final = 300 <= status < 500 and status not in _LATER  # redirects, and the caller's faults
     raise DeliveryError(why, final=final, retry_after_s=seconds(after))
 
 

@@ -153,7 +153,7 @@ class Launcher:
 
     def _look(self) -> bool:
         """Report how large the cluster is; return whether it may be used."""
-        draining = tuple(sorted(self._ray._private.state.state.get_draining_nodes()))  # noqa: SLF001 (no other way to it)
+        draining = tuple(sorted(self._ray._private.state.state.get_draining_nodes()))
         alive = {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
         nodes = [resources for node, resources in alive.items() if node not in draining]
         if len(alive) > 1 and not self._guarded:
@@ -180,7 +180,7 @@ def main(address: str) -> int:
     out = os.dup(1)
     os.dup2(2, 1)  # what Ray prints is no news
     try:
-        import ray  # noqa: PLC0415 (an extra)
+        import ray
     except ImportError:
         why = "[pool] engine is ray, which is not installed"
         return _not_connected(out, why, "install `batchd[ray]`")

@@ -155,7 +155,7 @@ class ForkedWorker:
         It may itself wait for this process: for a lock of the kernel's,
         which a thread here holds on a disk that hangs.
         """
-        multiprocessing.process._children.discard(self._process)  # type: ignore[attr-defined]  # noqa: SLF001 (no other way to it)
+        multiprocessing.process._children.discard(self._process)  # type: ignore[attr-defined]
 
     def _has_exited(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)

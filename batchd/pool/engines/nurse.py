@@ -27,7 +27,7 @@ class Nurse:
 
         Raises ``OSError`` where it does not know a way to the daemon.
         """
-        import ray  # noqa: PLC0415 (it runs where Ray does)
+        import ray  # it runs where Ray does
 
         node_id: str = ray.get_runtime_context().get_node_id()
         found = socket.getaddrinfo(*daemon, type=socket.SOCK_DGRAM)

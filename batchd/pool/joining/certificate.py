@@ -61,9 +61,9 @@ def identity(state: Path) -> DaemonCertificate:
 def _make(key: Path, certificate: Path) -> None:
     """Make a key and a certificate, the certificate last: where it is, the key is whole."""
     try:
-        from cryptography import x509  # noqa: PLC0415 (an extra)
-        from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
-        from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
+        from cryptography import x509
+        from cryptography.hazmat.primitives import hashes, serialization
+        from cryptography.hazmat.primitives.asymmetric import ec
     except ImportError:
         why = "[pool] listen needs the extra `cluster`, which is not installed"
         raise NotPossibleError(f"{why}: install `batchd[cluster]`") from None

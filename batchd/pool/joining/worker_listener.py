@@ -225,7 +225,7 @@ class _Applicant(asyncio.Protocol):
         """Asyncio calls this."""
         self._transport = cast("asyncio.Transport", transport)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's; why it left is the same to us)
+    def connection_lost(self, exc: Exception | None) -> None:
         """Asyncio calls this."""
         self._lost.set()
         self.fail(ConnectionError("it left"))

@@ -131,7 +131,7 @@ def ours(address: Address, port: int) -> bool:
     """Return whether an address is this machine's own, public or not:
     then the kernel sets out from it, too.
     """
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6  # noqa: PLR2004 (IPv4)
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6  # IPv4
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((str(address), port))  # sends nothing

@@ -34,7 +34,7 @@ class NetworkDoor:
         nothing where there is no sandbox.
         """
         # Daemons, and workers whose tasks have no list, do without HTTP.
-        from batchd.sandbox.network.proxy import Proxy  # noqa: PLC0415
+        from batchd.sandbox.network.proxy import Proxy
 
         refusals = RefusedHosts()
         listener = await _listener(child)

@@ -150,7 +150,7 @@ async def _first(addresses: Iterable[Address], port: int) -> socket.socket:
     """
     why = ""
     for address in addresses:
-        family = socket.AF_INET if address.version == 4 else socket.AF_INET6  # noqa: PLR2004 (IPv4)
+        family = socket.AF_INET if address.version == 4 else socket.AF_INET6  # IPv4
         try:
             return await _to(family, str(address), port)
         except TimeoutError:
@@ -226,6 +226,6 @@ async def _answer(
             return
         await client.send(answer.head)
         patience.moved()
-        if answer.status >= 200:  # noqa: PLR2004 (not a word on the way)
+        if answer.status >= 200:  # not a word on the way
             await relay.carry(server, client, answer.length, patience)
             return

@@ -161,7 +161,7 @@ def _answers(diag: socket.socket, kind: _Kind) -> Iterator[bytes]:
 def _attributes(answer: bytes, place: int) -> Iterator[tuple[int, bytes]]:
     while place + 4 <= len(answer):
         length, number = struct.unpack_from("=HH", answer, place)
-        if length < 4:  # noqa: PLR2004 (its own head)
+        if length < 4:  # its own head
             return
         yield number, answer[place + 4 : place + length]
         place += (length + 3) & ~3
