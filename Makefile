@@ -101,7 +101,7 @@ chaos-cluster: cluster ## kills, freezes, drains and restarts on a Ray cluster, 
 
 .PHONY: demo-cluster
 demo-cluster: cluster ## the demo's tasks on a Ray cluster of two nodes, and where each ran
-	@$(CLUSTER)/bin/python -m batchd demo --cluster
+	@$(CLUSTER)/bin/python tests/cluster/demo.py
 
 .PHONY: systemd-test
 systemd-test: setup systemd ## the units on a machine with a real systemd, booted for it: needs root

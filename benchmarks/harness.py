@@ -21,6 +21,10 @@ from typing import Any
 
 from measuring import Cost
 
+# The stand-in is that of the tests.
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+import standin
+
 TICKS = os.sysconf("SC_CLK_TCK")
 
 #: The pool is its last section.
@@ -52,10 +56,7 @@ class Server:
     """The stand-in model server as a process."""
 
     def __init__(self, *options: str) -> None:
-        command = [sys.executable, "-m", "batchd.demo.server", "--no-count", *options]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        self.base_url = self.process.stdout.readline().split()[-1]
+        self.process, self.base_url = standin.start("--no-count", *options)
 
     def get(self, path: str) -> Any:
         """Return what the server says at ``path``."""

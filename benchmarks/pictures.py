@@ -1,5 +1,5 @@
 """The pictures of README.md, drawn from a spool at work
-with the demo's stand-in model: `make pictures`.
+with the stand-in model: `make pictures`.
 
 `top.svg` is the screen of `batchd top`, cell by cell; `report.png` is the report on a batch, in
 Chromium. Run it again after their looks have changed: neither is drawn by hand.
@@ -19,7 +19,6 @@ import pty
 import re
 import select
 import struct
-import subprocess
 import sys
 import tempfile
 import termios
@@ -35,6 +34,7 @@ from harness import Daemon
 # The browser is that of the tests.
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "browser"))
+import standin
 from chromium import chromium
 
 FOLDER = Path(__file__).parents[1] / "docs" / "pictures"
@@ -117,10 +117,7 @@ def upgrades() -> Iterator[dict[str, Any]]:
 @contextlib.contextmanager
 def at_work() -> Iterator[Daemon]:
     """Run a daemon on two batches."""
-    command = [sys.executable, "-m", "batchd.demo.server", "--tokens-per-second", "60"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert server.stdout is not None
-    base_url = server.stdout.readline().split()[-1]
+    server, base_url = standin.start("--tokens-per-second", "60")
     spool = Path(tempfile.mkdtemp(prefix="batchd-pictures-"))
     prices = "".join(PRICE.format(model=model) for model in ("demo", SLOW, STUBBORN))
     daemon = Daemon(spool, CONFIG.format(base_url=base_url) + prices)

@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import random
-import select
 import shutil
 import signal
 import subprocess
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import standin
 import warm
 from patience import PATIENCE_S, until
 
@@ -164,15 +164,11 @@ def stand_in(*options: str, count: bool = False) -> Iterator[str]:
 @contextlib.contextmanager
 def model_process(*options: str, count: bool = False) -> Iterator[tuple[str, warm.Popen]]:
     """Do so, for who needs the process as well."""
-    command = [sys.executable, "-m", "batchd.demo.server", *options]
-    command += [] if count else ["--no-count"]
-    surroundings = {**os.environ, "PYTHONPATH": str(warm.ROOT)}
-    with warm.Popen(command, stdout=subprocess.PIPE, text=True, env=surroundings) as process:
-        assert process.stdout is not None
+    options = options if count else ("--no-count", *options)
+    process, base_url = standin.start(*options, popen=warm.Popen)
+    with process:
         try:
-            ready, _, _ = select.select([process.stdout], [], [], PATIENCE_S)
-            assert ready, "the stand-in server does not start"
-            yield process.stdout.readline().split()[-1], process
+            yield base_url, process
         finally:
             process.send_signal(signal.SIGCONT)
             process.terminate()

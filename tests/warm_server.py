@@ -40,11 +40,16 @@ _kept: list[TextIO] = [sys.stdin, sys.stdout, sys.stderr]
 #: Modules and commands that start workers.
 _POOLS = {"serve", "run", "scripted_daemon"}
 #: What batchd imports once it is needed, and every daemon needs.
-_NEEDED = ("genai_prices.data_snapshot", "multiprocessing.popen_forkserver", "structlog")
+_NEEDED = (
+    *("genai_prices.data_snapshot", "multiprocessing.popen_forkserver", "structlog"),
+    "standin.server",
+)
 
 
 def _load() -> None:
-    """Import all of batchd that is installed, but for what runs as it is imported."""
+    """Import all of batchd that is installed, and the stand-in,
+    but for what runs as it is imported.
+    """
     names = [found.name for found in pkgutil.walk_packages(batchd.__path__, "batchd.")]
     for name in (*names, *_NEEDED):
         if not name.endswith("__main__"):
@@ -130,6 +135,7 @@ def _become(asked: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(asked["environ"])
     sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
+    sys.path[0] = asked["cwd"]
     more = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[1:1] = [path for path in more if path and path not in sys.path]
     time.tzset()
@@ -139,7 +145,6 @@ def _become(asked: dict[str, Any]) -> None:
     elif asked["module"] in _POOLS or _POOLS & arguments:
         _keep_for_workers()
     _streams()
-    sys.path[0] = asked["cwd"]
     sys.argv = [asked["module"], *asked["arguments"]]
     sys.modules.pop(asked["module"], None)
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.resources
-import json
 import os
 import select
 import subprocess
@@ -19,7 +18,6 @@ from typing import Any
 from batchd import control, installation
 from batchd.cli.display import formatting, progress
 from batchd.cli.runs import batch_ends
-from batchd.cli.support import ray_nodes
 from batchd.errors import NoDaemonError, NotPossibleError
 from batchd.spool import inbox
 from batchd.store.reader import StoreReader
@@ -77,24 +75,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--speed", type=float, default=80.0, metavar="N", help="tokens a second of the model (80)"
     )
-    parser.add_argument(
-        "--cluster", action="store_true", help="on a Ray cluster of two nodes, made for it here"
-    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Start all of it, drop the sample file, watch, and say where everything lies."""
-    spool = Path(tempfile.mkdtemp(prefix="batchd-demo-"))
+    return play(Path(tempfile.mkdtemp(prefix="batchd-demo-")), args.speed)
+
+
+def play(spool: Path, speed: float, config: str = "") -> int:
+    """Do so in this spool, with so many tokens a second and more of config.toml."""
     print(f"A fresh spool: {spool}")
     with contextlib.ExitStack() as stack:
-        base_url = stack.enter_context(_server(spool, args.speed))
+        base_url = stack.enter_context(_server(spool, speed))
         print(f"A stand-in model: {base_url}")
-        config = _CONFIG.format(base_url=base_url)
-        if args.cluster:
-            nodes = stack.enter_context(ray_nodes.two_nodes(spool))
-            print(f"A Ray cluster of two nodes: {nodes.address}")
-            config += nodes.config
-        (spool / "config.toml").write_text(config, "utf-8")
+        (spool / "config.toml").write_text(_CONFIG.format(base_url=base_url) + config, "utf-8")
         pid = stack.enter_context(_daemon(spool))
         print(f"A daemon: process {pid}")
         sample = importlib.resources.files("batchd.demo") / "task.json"
@@ -102,19 +96,8 @@ def run(args: argparse.Namespace) -> int:
         inbox.drop(spool / "inbox", "task.json", sample.read_bytes())
         row = _follow(spool)
     code = batch_ends.report([row])
-    if args.cluster:
-        print(*_where(spool / "daemon.log"), sep="\n")
     print(f"\n{_closing(spool)}", end="")
     return code
-
-
-def _where(log: Path) -> Iterator[str]:
-    """Yield a line for each task: the node that it ran on."""
-    yield "Where each ran:"
-    for line in log.read_text("utf-8", "replace").splitlines():
-        fields = json.loads(line) if '"event":"task_finished"' in line else {}
-        if fields:
-            yield f"  {fields['task']}  {fields.get('node', 'here')}, process {fields['worker']}"
 
 
 def _closing(spool: Path) -> str:
@@ -147,13 +130,13 @@ def _follow(spool: Path) -> BatchRow:
 @contextlib.contextmanager
 def _server(spool: Path, speed: float) -> Iterator[str]:
     options = ("--tokens-per-second", str(speed), "--log", str(spool / "server.jsonl"))
-    command = [*_PYTHON, "batchd.demo.server", *options]
+    command = [*_PYTHON, "batchd.demo.replay", *options]
     with _process(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         ready, _, _ = select.select([process.stdout], [], [], _PATIENCE_S)
         words = process.stdout.readline().decode().split() if ready else []
         if not words:
-            raise NotPossibleError("the stand-in model server does not start")
+            raise NotPossibleError("the replay server does not start")
         yield words[-1]
 
 

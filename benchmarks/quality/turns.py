@@ -29,13 +29,13 @@ from typing import Any
 import quality
 from quality import HERE, Outcome
 
-from batchd.demo import recordings
 from batchd.demo.recordings import Recording
 from batchd.records import Answer, ToolCall
 
 sys.path.insert(0, str(HERE.parent))
 
 from harness import Server
+from standin.record import save
 
 SEEDS = (1, 2)
 #: What this version is without: in a file of ``batchd``, what stands there once, and what instead.
@@ -125,7 +125,7 @@ def judged(endings: list[dict[str, Any]], options: argparse.Namespace, kept: Pat
             does = (Answer(content="", tool_calls=(c,), finish_reason="tool_calls") for c in calls)
             answers = (*does, Answer(content=end["answer"]))
             recorded = Recording(first_prompt=end["first_prompt"], model="demo", answers=answers)
-            recordings.save(talks, recorded)
+            save(talks, recorded)
         server = Server("--recordings", str(talks))
         try:
             config = _JUDGED.format(model=options.model, base_url=server.base_url)

@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from harness import NO_REPORT, TICKS, Daemon, Server, tree
 from scale import cpu_s, up
+from standin.record import save
 
-from batchd.demo import recordings
 from batchd.demo.recordings import Recording
 from batchd.records import Answer, ToolCall
 
@@ -67,7 +67,7 @@ def recorded(folder: Path, steps: int) -> None:
             )
             for turn in range(steps)
         ]
-        recordings.save(
+        save(
             folder,
             Recording(first_prompt=prompt, model="demo", answers=(*calls, Answer(content="Done."))),
         )

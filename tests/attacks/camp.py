@@ -14,8 +14,8 @@ from typing import Any
 
 from attacking import NOBODY_ID
 from loglines import logged
+from standin.record import save
 
-from batchd.demo import recordings
 from batchd.demo.recordings import RecordedVerdict, Recording
 from batchd.records import Answer, ToolCall
 from tests import conftest
@@ -92,7 +92,7 @@ class Camp(Spool):
         folder.mkdir(exist_ok=True)
         for prompt, answers in talks.items():
             said = {"answers": tuple(answers), "judge": (RecordedVerdict(done=done),)}
-            recordings.save(folder, Recording(first_prompt=prompt, model="demo", **said))
+            save(folder, Recording(first_prompt=prompt, model="demo", **said))
         with stand_in("--recordings", str(folder), *server, count=count) as base_url:
             self.configure(base_url, "demo", config)
             with self.serving():

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import patience
+import standin
 from patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
@@ -74,11 +75,7 @@ class Model:
     def start(self) -> None:
         """Start it; after a death, on the port that it had."""
         options = ("--no-count", "--port", str(self._port), *self._options)
-        command = [sys.executable, "-m", "batchd.demo.server", *options]
-        env = {**os.environ, "PYTHONPATH": str(ROOT)}
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
-        assert self._process.stdout is not None
-        self.base_url = self._process.stdout.readline().split()[-1]
+        self._process, self.base_url = standin.start(*options)
         self._port = int(self.base_url.rpartition(":")[2].split("/")[0])
         if self._settings:
             self.control(**self._settings)

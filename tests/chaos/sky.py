@@ -15,7 +15,7 @@ class Weather:
     """One kind of weather."""
 
     name: str
-    #: As ``batchd.demo.faults`` has them.
+    #: As ``standin.faults`` has them.
     faults: str
     #: How often it comes, beside the others.
     weight: int = 10

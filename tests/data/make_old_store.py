@@ -29,7 +29,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import standin
+
 HERE = Path(__file__).parent
+
 #: Known to the test, which puts its own folder in its place.
 ROOT = Path("/var/tmp/batchd-old-spool")
 
@@ -167,13 +171,10 @@ def _work() -> None:
 
 @contextlib.contextmanager
 def _server(environment: Mapping[str, str]) -> Iterator[str]:
-    command = [sys.executable, "-m", "batchd.demo.server", "--no-count"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT
-    ) as process:
-        assert process.stdout is not None
+    process, base_url = standin.start("--no-count", environ=environment)
+    with process:
         try:
-            yield process.stdout.readline().split()[-1]
+            yield base_url
         finally:
             process.terminate()
 

@@ -20,12 +20,12 @@ from typing import Any
 import pytest
 from msgspec import UNSET, UnsetType, structs
 from patience import PATIENCE_S
+from standin.server import ModelServer
+from standin.settings import ServerSettings
 
 from batchd import agent, events, wire
 from batchd.agent import evaluate, prompts, tools
 from batchd.demo.recordings import Recording
-from batchd.demo.server import ModelServer
-from batchd.demo.settings import ServerSettings
 from batchd.errors import FolderError
 from batchd.llm import ModelClient
 from batchd.masking import MASK, Masker

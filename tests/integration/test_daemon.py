@@ -24,11 +24,11 @@ import patience
 import pytest
 import warm
 from patience import PATIENCE_S
+from standin.server import ModelServer
+from standin.settings import ServerSettings
 
 from batchd import config, control, wire
 from batchd.daemon import Daemon, Listener
-from batchd.demo.server import ModelServer
-from batchd.demo.settings import ServerSettings
 from batchd.errors import NoDaemonError, SpoolLockedError, UsageError
 from batchd.events import Event, TaskFinished
 from batchd.records import Ref

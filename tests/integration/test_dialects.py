@@ -22,12 +22,12 @@ import vendors
 import warm
 from patience import PATIENCE_S
 from replacing import replace
+from standin.exchanges import Exchange
+from standin.server import ModelServer
+from standin.settings import ServerSettings
 
 from batchd import config, control
 from batchd.daemon import Daemon, Listener
-from batchd.demo.exchanges import Exchange
-from batchd.demo.server import ModelServer
-from batchd.demo.settings import ServerSettings
 from batchd.errors import NoDaemonError
 from batchd.events import CallFailed, Event
 from batchd.records import FailureKind, Ref

@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 from patience import PATIENCE_S
+from standin.server import ModelServer
+from standin.settings import ServerSettings
 
 from batchd import config, control
 from batchd.daemon import Daemon
 from batchd.daemon.listeners import Listener
-from batchd.demo.server import ModelServer
-from batchd.demo.settings import ServerSettings
 from batchd.errors import UsageError
 from batchd.observe import retiring_models, standstill
 from batchd.records import Parking

@@ -17,12 +17,12 @@ import pytest
 from msgspec.structs import asdict
 from patience import PATIENCE_S
 from replacing import replace
+from standin.server import ModelServer
+from standin.settings import ServerSettings
 
 from batchd import tokens
 from batchd.config.providers import HoursSection, PricesSection
 from batchd.config.sections import ModelSection
-from batchd.demo.server import ModelServer
-from batchd.demo.settings import ServerSettings
 from batchd.events import CallAnswered
 from batchd.llm import ModelClient, ModelRequest
 from batchd.llm.exchange import MAX_BODY_BYTES

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import resource
 import signal
 import sys
@@ -17,13 +18,15 @@ from typing import Any, cast
 import aiohttp
 import openai
 import pytest
+import standin
 from openai import AsyncOpenAI
 from patience import PATIENCE_S
+from standin.record import save
+from standin.server import ModelServer
+from standin.settings import ServerSettings
 
 from batchd.demo import recordings
 from batchd.demo.recordings import RecordedVerdict, Recording
-from batchd.demo.server import ModelServer
-from batchd.demo.settings import ServerSettings
 from batchd.records import Answer, Usage
 
 pytestmark = pytest.mark.in_turns
@@ -456,7 +459,7 @@ def test_demo_replays_by_prompt_and_turn(tmp_path: Path) -> None:
     """Recordings survive their file, match a prompt
     that reads the same, and end with a final text.
     """
-    recordings.save(tmp_path, FIZZ)
+    save(tmp_path, FIZZ)
     assert recordings.load(tmp_path) == (FIZZ,)
 
     async def test(_: ModelServer, client: AsyncOpenAI) -> None:
@@ -733,11 +736,14 @@ def test_usage_is_fixed_where_nothing_is_counted() -> None:
     _run_with(test, ModelServer(ServerSettings(count=False)))
 
 
+_ENVIRON = {**os.environ, "PYTHONPATH": standin.PYTHONPATH}
+
+
 @asynccontextmanager
 async def _program(*arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
     """A program of the demo, and the address that it says it listens on."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", *arguments, stdout=asyncio.subprocess.PIPE
+        *(sys.executable, "-m", *arguments), stdout=asyncio.subprocess.PIPE, env=_ENVIRON
     )
     assert process.stdout is not None
     try:
@@ -755,7 +761,7 @@ def test_as_a_program_it_logs_to_a_file_and_ends_on_sigterm(tmp_path: Path) -> N
 
     async def test() -> None:
         options = ("--log", str(log), "--log-bodies", "--no-count", "--latency", "0.01")
-        async with _program("batchd.demo.server", *options) as (_, url), _sdk(url) as client:
+        async with _program("standin.server", *options) as (_, url), _sdk(url) as client:
             await _ask(client, "steps-1", _user("hello"))
             async with asyncio.timeout(PATIENCE_S):
                 while not log.read_text().endswith("\n"):  # noqa: ASYNC110 (the line comes behind the answer)
@@ -774,59 +780,13 @@ def test_as_a_program_it_logs_to_a_file_and_ends_on_sigterm(tmp_path: Path) -> N
                 (("--recordings", "/none"), 3, b"/none"),
             ):
                 second = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "batchd.demo.server", "--no-count", *wrong),
+                    *(sys.executable, "-m", "standin.server", "--no-count", *wrong),
                     stderr=asyncio.subprocess.PIPE,
+                    env=_ENVIRON,
                 )
                 _, complaint = await second.communicate()
                 assert second.returncode == code
                 assert said in complaint
                 assert b"Traceback" not in complaint
-
-    asyncio.run(test())
-
-
-def test_what_the_recorder_heard_is_replayed(tmp_path: Path) -> None:
-    """A conversation led through the recorder, with tools and judge,
-    comes back from `demo` as it was.
-    """
-
-    async def lead(client: AsyncOpenAI, model: str) -> list[Any]:
-        messages: list[Any] = _user("Count, then stop: 数")
-        heard = []
-        for _ in range(3):
-            message = (await _ask(client, model, messages, tools=TOOLS)).choices[0].message
-            heard.append(message.model_dump(exclude_none=True))
-            messages.append(heard[-1])
-            messages += [
-                {"role": "tool", "tool_call_id": call.id, "content": "ok"}
-                for call in message.tool_calls or ()
-            ]
-        for _ in range(2):
-            asked = _judging("Count, then stop: 数")
-            judge = await _ask(client, model, asked, response_format=SCHEMA)
-            heard.append(json.loads(judge.choices[0].message.content))
-        return heard
-
-    async def test() -> None:
-        async with ModelServer() as real:
-            recorder = _program(
-                *("batchd.demo.record", "--upstream", real.base_url, "--out", str(tmp_path))
-            )
-            async with recorder as (_, url), _sdk(url) as client:
-                # A failure and its retry leave no trace; nor does an earlier run.
-                with pytest.raises(openai.InternalServerError):
-                    await lead(client, "500-1+judge-no-1+steps-3")
-                await lead(client, "judge-no-3+steps-3")
-                recorded = await lead(client, "500-1+judge-no-1+steps-3")
-                with pytest.raises(openai.BadRequestError):
-                    await _ask(client, "steps-1", _user("another"), stream=True)
-                assert [m.id async for m in client.models.list()]
-        (recording,) = recordings.load(tmp_path)
-        assert (len(recording.answers), len(recording.judge)) == (3, 2)
-        assert recording.answers[0].usage.calls == 1
-        async with ModelServer(recorded=(recording,)) as server, _sdk(server.base_url) as client:
-            replayed = await lead(client, "demo")
-        assert replayed[:3] == recorded[:3]
-        assert replayed[3] == recorded[3]
 
     asyncio.run(test())

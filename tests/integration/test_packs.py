@@ -26,10 +26,10 @@ import zstandard
 from loglines import logged
 from patience import PATIENCE_S
 from pools import LEASE_S, configured, drop, joined, nodes, processes, summary
+from standin.record import save
 from strangers import Stranger, stranger
 
 from batchd import control
-from batchd.demo import recordings
 from batchd.demo.recordings import Recording
 from batchd.records import Answer, ToolCall
 from tests.conftest import Spool, stand_in
@@ -58,7 +58,7 @@ def cluster(
     folder.mkdir()
     for prompt, lines in commands.items():
         calls = [_call(turn, line) for turn, line in enumerate(lines)]
-        recordings.save(
+        save(
             scripts,
             Recording(first_prompt=prompt, model="demo", answers=(*calls, Answer(content="Done."))),
         )

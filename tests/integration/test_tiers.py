@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 from patience import PATIENCE_S
+from standin.server import ModelServer
+from standin.settings import ServerSettings
 
 from batchd import config, control
 from batchd.daemon import Daemon
-from batchd.demo.server import ModelServer
-from batchd.demo.settings import ServerSettings
 from batchd.errors import UsageError
 from batchd.store.reader import StoreReader
 

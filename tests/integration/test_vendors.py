@@ -17,12 +17,12 @@ import openai
 import pytest
 import vendors
 from patience import PATIENCE_S
+from standin import families, faults
+from standin.server import ModelServer
+from standin.settings import ServerSettings
 from vendors import Wire
 
-from batchd.demo import families, faults
 from batchd.demo.recordings import RecordedVerdict, Recording
-from batchd.demo.server import ModelServer
-from batchd.demo.settings import ServerSettings
 from batchd.records import Answer, ToolCall, Usage
 
 DIALECTS = ("chat", "responses", "messages")

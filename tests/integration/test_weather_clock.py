@@ -9,7 +9,6 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import standin
 from clock import Clock
 from weather import TASK, Station, answer_after, until
 
@@ -260,12 +260,8 @@ class Model:
     def start(self) -> None:
         """Start it."""
         port = self.base_url.rpartition(":")[2].removesuffix("/v1") or "0"
-        command = [sys.executable, "-m", "batchd.demo.server", "--no-count", "--latency", "0.3"]
-        self._process = subprocess.Popen(
-            [*command, "--port", port], stdout=subprocess.PIPE, text=True
-        )
-        assert self._process.stdout is not None
-        self.base_url = self._process.stdout.readline().split()[-1]
+        options = ("--no-count", "--latency", "0.3", "--port", port)
+        self._process, self.base_url = standin.start(*options)
 
     def stop(self) -> None:
         """End it, and every connection with it."""

@@ -22,7 +22,8 @@ pytestmark = [
 _BATCHD = "/opt/batchd/.venv/bin/batchd"
 _MODEL_UNIT = """\
 [Service]
-ExecStart=/opt/batchd/.venv/bin/python -m batchd.demo.server --no-count --port {port} --api-key {key} --log /var/log/model.jsonl
+Environment=PYTHONPATH=/opt/batchd/tests
+ExecStart=/opt/batchd/.venv/bin/python -m standin.server --no-count --port {port} --api-key {key} --log /var/log/model.jsonl
 [Install]
 WantedBy=multi-user.target
 """

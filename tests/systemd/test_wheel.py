@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,7 +32,8 @@ _HERE = f'sudo() {{ "$@"; }}\ncd {_COPIED}\n'
 _EXACT = ("env", f"PIP_CONSTRAINT={_COPIED}/constraints.txt", "PATH=/usr/sbin:/usr/bin:/sbin:/bin")
 _MODEL_UNIT = """\
 [Service]
-ExecStart=/opt/batchd/bin/python -m batchd.demo.server --no-count --port {port} --api-key {key}
+Environment=PYTHONPATH=/srv/tests
+ExecStart=/opt/batchd/bin/python -m standin.server --no-count --port {port} --api-key {key}
 [Install]
 WantedBy=multi-user.target
 """
@@ -54,6 +56,7 @@ def bare(tmp_path: Path) -> Iterator[Machine]:
 def _served(machine: Machine) -> str:
     """Start a stand-in model from the installation itself; return its address."""
     port = free_port()
+    shutil.copytree(ROOT / "tests/standin", machine.path("/srv/tests/standin"))
     machine.write("/etc/systemd/system/model.service", _MODEL_UNIT.format(port=port, key=KEY))
     machine.run("systemctl", "enable", "--now", "model.service")
     return f"http://127.0.0.1:{port}/v1"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from batchd.demo.dialects import openai
-from batchd.demo.limiter import Limiter
+from standin.dialects import openai
+from standin.limiter import Limiter
 
 
 def _headers(limiter: Limiter) -> dict[str, str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from batchd.demo import opaque
-from batchd.demo.opaque import Seal
+from standin import opaque
+from standin.opaque import Seal
 
 SEAL = Seal(model="m", account="org-a", user="", prefix="p", beside="b", tokens=7)
 

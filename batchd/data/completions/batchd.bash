@@ -38,7 +38,7 @@ _shtab_batchd_invite_option_strings=(-h --help --config --minutes --count --json
 _shtab_batchd_worker_option_strings=(-h --help --config --join --tied --node --gpus --label --cache --cache-gb)
 _shtab_batchd_backup_option_strings=(-h --help --config)
 _shtab_batchd_restore_option_strings=(-h --help --config --new --as-is --yes --moved --json)
-_shtab_batchd_demo_option_strings=(-h --help --config --speed --cluster)
+_shtab_batchd_demo_option_strings=(-h --help --config --speed)
 _shtab_batchd_option_strings=(-h --help --config --version -C)
 
 _shtab_batchd_init_pos_0_COMPGEN=_shtab_compgen_dirs
@@ -225,7 +225,6 @@ _shtab_batchd_restore___moved_nargs=0
 _shtab_batchd_restore___json_nargs=0
 _shtab_batchd_demo__h_nargs=0
 _shtab_batchd_demo___help_nargs=0
-_shtab_batchd_demo___cluster_nargs=0
 _shtab_batchd_pos_0_nargs=A...
 _shtab_batchd__h_nargs=0
 _shtab_batchd___help_nargs=0
