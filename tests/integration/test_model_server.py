@@ -119,36 +119,6 @@ def test_steps_makes_n_calls_whose_usage_the_totals_add_up() -> None:
     _run_with(test)
 
 
-@pytest.mark.parametrize("model", ["steps-2", "steps-1", "reasoning+steps-1", "surrogate"])
-def test_a_stream_says_what_the_whole_answer_says(model: str) -> None:
-    """Streamed pieces put together are the plain answer; usage comes only where it is asked for."""
-
-    async def test(server: ModelServer, client: AsyncOpenAI) -> None:
-        whole = await _ask(client, model, _user(), tools=TOOLS)
-        stream = await _ask(
-            client, model, _user(), tools=TOOLS, stream=True, stream_options={"include_usage": True}
-        )
-        chunks = [chunk async for chunk in stream]
-        deltas = [c.choices[0].delta for c in chunks if c.choices]
-        message = whole.choices[0].message
-        assert "".join(d.content or "" for d in deltas) == (message.content or "")
-        thought = "".join(getattr(d, "reasoning_content", None) or "" for d in deltas)
-        assert thought == getattr(message, "reasoning_content", "")
-        calls = [d.tool_calls[0] for d in deltas if d.tool_calls]
-        if message.tool_calls:
-            assert calls[0].id == message.tool_calls[0].id
-            arguments = "".join(c.function.arguments for c in calls)
-            assert arguments == message.tool_calls[0].function.arguments
-        assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason
-        assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
-        bare = await _ask(client, model, _user(), stream=True)
-        assert [c.usage async for c in bare if c.usage] == []
-        # The stream without usage delivered none, so it is in no sum.
-        assert server.totals.usage.calls == 2
-
-    _run_with(test)
-
-
 @pytest.mark.parametrize(
     ("fault", "error", "status", "code"),
     [
@@ -215,7 +185,6 @@ async def _post(session: aiohttp.ClientSession, base_url: str, model: str, **mor
         return await reply.read()
 
 
-@pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("fault", "error"),
     [
@@ -226,7 +195,7 @@ async def _post(session: aiohttp.ClientSession, base_url: str, model: str, **mor
         ("cut-body", aiohttp.ClientPayloadError),
     ],
 )
-def test_faults_of_the_way(fault: str, error: type[Exception], stream: bool) -> None:
+def test_faults_of_the_way(fault: str, error: type[Exception]) -> None:
     """Answers that never come, never end, or are cut off;
     nothing is delivered, and the next one is sound.
     """
@@ -237,8 +206,8 @@ def test_faults_of_the_way(fault: str, error: type[Exception], stream: bool) -> 
         async with ModelServer() as server, aiohttp.ClientSession() as patient:
             async with aiohttp.ClientSession(timeout=timeout) as session:
                 with pytest.raises(error):
-                    await _post(session, server.base_url, f"{fault}-1", stream=stream)
-            assert await _post(patient, server.base_url, f"{fault}-1", stream=stream)
+                    await _post(session, server.base_url, f"{fault}-1")
+            assert await _post(patient, server.base_url, f"{fault}-1")
         first, second = server.requests
         assert (first.delivered, second.delivered) == (False, True)
         assert first.status == (0 if fault in {"hang", "cut"} else 200)
@@ -709,13 +678,9 @@ def test_control_changes_a_running_server() -> None:
 
 
 def test_answers_take_as_long_as_they_are() -> None:
-    """Under `tokens_per_second` an answer takes its output's time,
-    and a stream is spread over it.
-    """
+    """Under `tokens_per_second` an answer takes its output's time."""
 
     async def test(server: ModelServer, client: AsyncOpenAI) -> None:
-        stream = await _ask(client, "surrogate", _user(), stream=True)
-        assert [c async for c in stream]
         answer = await _ask(client, "surrogate", _user())
         least = answer.usage.completion_tokens / 50
         for exchange in server.requests:

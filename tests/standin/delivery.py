@@ -1,9 +1,9 @@
-"""Puts a plan on the wire: whole, in pieces, or broken in the way that was asked for."""
+"""Puts a plan on the wire: whole, or broken in the way that was asked for."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import msgspec
 from aiohttp import web
@@ -18,7 +18,6 @@ from standin.simulated_request import Bill, Heading, SimulatedRequest
 JSON = "application/json"
 #: Faults that leave the answer's body as it is, or send it in full.
 _SOUND = frozenset({"", "drip"})
-_UNSTREAMED = frozenset({"html", "error-200", "failed", "no-choices"})
 
 
 class Letter(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,18 +29,13 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
     heading: Heading
     bill: Bill
     headers: Mapping[str, str]
-    #: Seconds on the way, where it is streamed, else before.
+    #: Seconds before it.
     pause_s: float
-
-    @property
-    def streamed(self) -> bool:
-        """Whether it goes out as server-sent events; some faults have no such form."""
-        return self.request.stream and self.plan.delivery not in _UNSTREAMED
 
     @property
     def stated(self) -> Bill | None:
         """What it says that it came to."""
-        return self.bill if self.plan.usage and self.request.asks_usage else None
+        return self.bill if self.plan.usage else None
 
 
 async def refuse(
@@ -76,47 +70,34 @@ async def deliver(http: web.BaseRequest, exchange: Exchange, letter: Letter) -> 
         await asyncio.Event().wait()
     if plan.delivery == "cut":
         return cut(http)
-    if not letter.streamed and letter.pause_s:
-        await asyncio.sleep(letter.pause_s)
-    pieces, content_type = _payload(letter)
+    await asyncio.sleep(letter.pause_s)
+    body, content_type = _payload(letter)
     headers = {**letter.headers, "Content-Type": content_type}
     exchange.status = 200
     if exchange.request:
-        exchange.answer = b"".join(pieces).decode("utf-8", "replace")
+        exchange.answer = body.decode("utf-8", "replace")
     if plan.delivery in _SOUND:
         exchange.settle(letter.stated)
         exchange.finish_reason = plan.answer.finish_reason
     if plan.delivery in {"hang-body", "cut-body", "drip"}:
-        return await _badly(http, exchange, plan.delivery, b"".join(pieces), headers)
-    if not letter.streamed:
-        return await _whole(http, exchange, web.Response(body=pieces[0], headers=headers))
-    stream = web.StreamResponse(headers=headers)
-    await stream.prepare(http)
-    for piece in pieces:
-        if letter.pause_s:
-            await asyncio.sleep(letter.pause_s / len(pieces))
-        await stream.write(piece)
-    return await _whole(http, exchange, stream)
+        return await _badly(http, exchange, plan.delivery, body, headers)
+    return await _whole(http, exchange, web.Response(body=body, headers=headers))
 
 
-def _payload(letter: Letter) -> tuple[Sequence[bytes], str]:
-    """Return the pieces of an answer's body, and its content type."""
+def _payload(letter: Letter) -> tuple[bytes, str]:
+    """Return an answer's body, and its content type."""
     match letter.plan.delivery:
         case "html":
-            return [faults.HTML], "text/html"
+            return faults.HTML, "text/html"
         case "error-200":
             wrong = letter.dialect.refusal(Fault("error-200"))
-            return [letter.dialect.error(wrong, letter.heading.id)], JSON
+            return letter.dialect.error(wrong, letter.heading.id), JSON
         case "failed":
-            return [letter.request.writer.failed(letter.heading)], JSON
+            return letter.request.writer.failed(letter.heading), JSON
         case "no-choices":
-            return [letter.dialect.nothing], JSON
-    write, given = letter.request.writer, (letter.heading, letter.plan.answer, letter.stated)
-    pieces = [*write.events(*given)] if letter.streamed else [write.whole(*given)]
-    if letter.plan.delivery == "broken-json":
-        body = b"".join(pieces)
-        pieces = [body[: len(body) // 2]]
-    return pieces, "text/event-stream" if letter.streamed else JSON
+            return letter.dialect.nothing, JSON
+    body = letter.request.writer.whole(letter.heading, letter.plan.answer, letter.stated)
+    return body[: len(body) // 2] if letter.plan.delivery == "broken-json" else body, JSON
 
 
 async def _whole(

@@ -5,8 +5,7 @@ a request as the stand-in understands it, and how its answer is written.
 from __future__ import annotations
 
 import functools
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, cast
 
@@ -20,7 +19,6 @@ from standin.families import Family
 #: Stands in scripts for a lone surrogate, which Python's encoders refuse to write.
 LONE_SURROGATE = "\U0010fffd"
 _LONE = LONE_SURROGATE.encode()
-_PIECES = re.compile(r"\s*(?:\S+\s*){1,4}|\s+")
 #: How batchd's compaction prompt ends; it has no other mark.
 _SUMMARY = "Answer with the summary only."
 #: What batchd says of a task's directory begins and ends like that, before the prompt.
@@ -134,9 +132,6 @@ class AnswerWriter(Protocol):
     def whole(self, heading: Heading, answer: Answer, bill: Bill | None) -> bytes:
         """Return an answer as one JSON body."""
 
-    def events(self, heading: Heading, answer: Answer, bill: Bill | None) -> Iterator[bytes]:
-        """Yield an answer as server-sent events."""
-
     def failed(self, heading: Heading) -> bytes:
         """Return what comes with status 200 and is an error."""
 
@@ -163,9 +158,6 @@ class SimulatedRequest(msgspec.Struct, frozen=True, kw_only=True):
     stop: str | Sequence[str] | None = None
     #: The tokens of output that it asks for; 0 where it sets no limit.
     max_output: int = 0
-    stream: bool = False
-    #: Whether usage is to go with the answer: in some streams it must be asked for.
-    asks_usage: bool = True
     #: The tier that it asks for.
     tier: str = "default"
     #: None: whatever came before is cached, and free to write.
@@ -206,16 +198,6 @@ def weigh(text: str) -> int:
 def joined(content: str | Sequence[MessagePart]) -> str:
     """Return what a message says, in one text or in parts."""
     return content if isinstance(content, str) else "".join(part.text for part in content)
-
-
-def pieces(text: str) -> list[str]:
-    """Return a text in the pieces in which it is streamed."""
-    return _PIECES.findall(text)
-
-
-def event(kind: str, body: Mapping[str, object]) -> bytes:
-    """Return a server-sent event that has a name."""
-    return f"event: {kind}\ndata: ".encode() + escaped(msgspec.json.encode(body)) + b"\n\n"
 
 
 def ended(content: str, end: AnswerEnd) -> Answer:

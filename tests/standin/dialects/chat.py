@@ -33,7 +33,7 @@ _FIELDS = frozenset(
         *("moderation", "n", "parallel_tool_calls", "prediction", "presence_penalty"),
         *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
         *("reasoning_effort", "response_format", "safety_identifier", "seed", "service_tier"),
-        *("stop", "store", "stream", "stream_options", "temperature", "tool_choice", "tools"),
+        *("stop", "store", "temperature", "tool_choice", "tools"),
         *("top_logprobs", "top_p", "user", "verbosity", "web_search_options"),
     ]
 )
@@ -85,12 +85,6 @@ class ChatMessage(msgspec.Struct):
         return said
 
 
-class ChatStreamOptions(msgspec.Struct):
-    """The part of a request that asks for usage at the end of a stream."""
-
-    include_usage: bool = False
-
-
 class _Body(msgspec.Struct):
     model: str
     #: As they came: their bytes name them in the prompt cache.
@@ -105,15 +99,6 @@ class _Body(msgspec.Struct):
     stop: str | list[str] | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
-    stream: bool | None = None
-    stream_options: ChatStreamOptions | None = None
-
-    @property
-    def asks_usage(self) -> bool:
-        """Whether usage is to go with the answer: in a stream it must be asked for."""
-        return not self.stream or (
-            self.stream_options is not None and self.stream_options.include_usage
-        )
 
 
 _BODY = decoders.decoder(_Body)
@@ -155,8 +140,6 @@ def parse(data: bytes, caller: Caller) -> SimulatedRequest:
         native=bool(tools),
         stop=body.stop,
         max_output=body.max_completion_tokens or body.max_tokens or 0,
-        stream=bool(body.stream),
-        asks_usage=body.asks_usage,
         tier=tier,
         cache=_cache(family, body, caller) if family is not None else None,
         account=caller.account,

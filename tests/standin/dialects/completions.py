@@ -1,8 +1,8 @@
-"""Answers as chat completions carry them, whole and in pieces."""
+"""Answers as chat completions carry them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import msgspec
 
 from batchd.records import Answer, Usage
 from standin.dialects import openai
-from standin.simulated_request import AnswerEnd, Bill, Heading, end, escaped, pieces
+from standin.simulated_request import AnswerEnd, Bill, Heading, end, escaped
 
 #: What other dialects have a word for, and this one has not.
 _FINISHED: Mapping[AnswerEnd, AnswerEnd] = {"refusal": "stop", "full": "length", "pause": "stop"}
@@ -25,11 +25,6 @@ class _Writer:
     def whole(heading: Heading, answer: Answer, bill: Bill | None) -> bytes:
         """Return an answer as one JSON body."""
         return _completion(heading, answer, bill)
-
-    @staticmethod
-    def events(heading: Heading, answer: Answer, bill: Bill | None) -> Iterator[bytes]:
-        """Yield an answer as server-sent events."""
-        return _chunks(heading, answer, bill)
 
     @staticmethod
     def failed(heading: Heading) -> bytes:
@@ -70,42 +65,6 @@ def _completion(heading: Heading, answer: Answer, bill: Bill | None) -> bytes:
         body["usage"] = _usage(bill.usage)
         body["service_tier"] = bill.tier
     return escaped(_encode(body))
-
-
-def _chunks(heading: Heading, answer: Answer, bill: Bill | None) -> Iterator[bytes]:
-    for delta in _deltas(answer):
-        yield _event(heading, {"index": 0, "delta": delta, "finish_reason": None})
-    reason = _FINISHED.get(end(answer), end(answer))
-    yield _event(heading, {"index": 0, "delta": {}, "finish_reason": reason})
-    if bill is not None:
-        yield _event(heading, None, usage=_usage(bill.usage), service_tier=bill.tier)
-    yield b"data: [DONE]\n\n"
-
-
-def _deltas(answer: Answer) -> Iterator[dict[str, Any]]:
-    yield {"role": "assistant", "content": "" if answer.content else None}
-    for piece in pieces(answer.reasoning):
-        yield {"reasoning_content": piece}
-    for piece in pieces(answer.content):
-        yield {"content": piece}
-    for i, call in enumerate(_calls(answer)):
-        arguments = call["function"]["arguments"]
-        opening = {**call, "function": {"name": call["function"]["name"], "arguments": ""}}
-        yield {"tool_calls": [{"index": i, **opening}]}
-        for piece in pieces(arguments):
-            yield {"tool_calls": [{"index": i, "function": {"arguments": piece}}]}
-
-
-def _event(heading: Heading, choice: Mapping[str, Any] | None, **extra: Any) -> bytes:
-    body = {
-        "id": f"chatcmpl-{heading.id}",
-        "object": "chat.completion.chunk",
-        "created": heading.created,
-        "model": heading.model,
-        "choices": [] if choice is None else [choice],
-        **extra,
-    }
-    return b"data: " + escaped(_encode(body)) + b"\n\n"
 
 
 def _calls(answer: Answer) -> list[dict[str, Any]]:

@@ -178,7 +178,6 @@ class MessagesBody(_Strict):
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
-    stream: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import msgspec
 
 from batchd.records import Answer, Usage
 from standin import families, opaque
-from standin.dialects import message_body, message_order, message_stream, parameters
+from standin.dialects import message_body, message_order, parameters
 from standin.dialects.anthropic import (
     REFUSALS,
     error,
@@ -77,7 +77,6 @@ def parse(data: bytes, caller: Caller) -> SimulatedRequest:
         native=native,
         stop=body.stop_sequences,
         max_output=body.max_tokens,
-        stream=bool(body.stream),
         cache=_cache(body, family, read, caller),
         opaque=read.opaque,
         removed=read.removed,
@@ -137,10 +136,6 @@ class _Writer:
         if bill is not None:
             body["usage"] = _usage(bill)
         return body
-
-    def events(self, heading: Heading, answer: Answer, bill: Bill | None) -> Iterator[bytes]:
-        """Yield an answer as server-sent events."""
-        return message_stream.events(self._message(heading, answer, bill), answer.tool_calls)
 
     def failed(self, heading: Heading) -> bytes:
         """Return what comes with status 200 and is an error."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import msgspec
 
 from batchd.records import Answer, Usage
 from standin import opaque
-from standin.dialects import items, response_stream
+from standin.dialects import items
 from standin.dialects.replay import Removal
 from standin.dialects.response_body import ResponsesBody
 from standin.opaque import Seal
@@ -32,10 +32,6 @@ class ResponsesWriter:
     def whole(self, heading: Heading, answer: Answer, bill: Bill | None) -> bytes:
         """Return an answer as one JSON body."""
         return escaped(_encode(self._response(heading, answer, bill)))
-
-    def events(self, heading: Heading, answer: Answer, bill: Bill | None) -> Iterator[bytes]:
-        """Yield an answer as server-sent events."""
-        return response_stream.events(self._response(heading, answer, bill))
 
     def failed(self, heading: Heading) -> bytes:
         """Return what comes with status 200 and is an error."""

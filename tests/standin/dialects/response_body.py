@@ -49,12 +49,6 @@ class Caching(_Strict):
     comparison_response_id: str | None = None
 
 
-class ResponsesStreamOptions(_Strict):
-    """How it is to be streamed."""
-
-    include_obfuscation: bool | None = None
-
-
 class ResponsesBody(_Strict):
     """A request."""
 
@@ -82,8 +76,6 @@ class ResponsesBody(_Strict):
     temperature: float | None = None
     top_p: float | None = None
     top_logprobs: int | None = None
-    stream: bool | None = None
-    stream_options: ResponsesStreamOptions | None = None
     background: bool | None = None
     previous_response_id: str | None = None
     conversation: str | None = None

@@ -70,7 +70,6 @@ def parse(data: bytes, caller: Caller) -> SimulatedRequest:
         schemas=tools + (body.instructions or "").encode(),
         native=native,
         max_output=body.max_output_tokens or 0,
-        stream=bool(body.stream),
         tier=openai.tier(family, body.service_tier),
         cache=_cache(body, family, read, effort, caller),
         removed=len(read.removed),
