@@ -61,8 +61,6 @@ class Action(enum.StrEnum):
     RESUMED = "resumed"
     PROVIDER_PARKED = "provider_parked"
     MODEL_PARKED = "model_parked"
-    #: A model in use is shut down, or will be soon, as the ``message`` says; once a day each.
-    MODEL_RETIRING = "model_retiring"
     BUDGET_REACHED = "budget_reached"
     #: A receiver was notified: the ``receiver``, the ``notification``'s id, its ``subject``.
     NOTIFIED = "notified"

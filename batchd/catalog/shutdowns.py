@@ -1,17 +1,23 @@
 """The models that their providers shut down: when, and what to take in their place.
 
-A table of ours, since no package has the dates. A provider's own list, where it has them, counts
-before it: OpenAI's ``shutdown_date``, Anthropic's ``lifecycle`` and ``retires_at``.
+A table of ours, ``data/shutdowns.json``, since no package has the dates. A provider's own list,
+where it has them, counts before it: OpenAI's ``shutdown_date``, Anthropic's ``lifecycle`` and
+``retires_at``.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib.resources
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from urllib.parse import urlsplit
 
+import msgspec
+
+from batchd import decoders
 from batchd.catalog.listing import ModelListing
 
 #: A shutdown that is as near as this is reported, in days.
@@ -59,8 +65,7 @@ class Shutdown:
         return f"take {self.successor}" if self.successor else "take another model"
 
 
-@dataclass(frozen=True, slots=True)
-class _House:
+class _House(msgspec.Struct, frozen=True):
     """A company that sells models: where it is reached, and what it shuts down."""
 
     host: str
@@ -70,106 +75,18 @@ class _House:
     ends: Mapping[date, Mapping[str, str]]
 
 
-_HOUSES: Mapping[str, _House] = {
-    "openai": _House(
-        "api.openai.com",
-        "developers.openai.com/api/docs/deprecations",
-        {
-            date(2026, 7, 23): {
-                "gpt-5-codex": "gpt-6.1-sol",
-                "gpt-5.1-codex": "gpt-6.1-sol",
-                "gpt-5.1-codex-max": "gpt-6.1-sol",
-                "gpt-5.1-codex-mini": "gpt-6.1-terra",
-                "gpt-5.2-codex": "gpt-6.1-sol",
-            },
-            date(2026, 10, 23): {
-                "gpt-3.5-turbo": "gpt-6-luna",
-                "gpt-3.5-turbo-0125": "gpt-6-luna",
-                "gpt-4": "gpt-6.1-sol",
-                "gpt-4-0613": "gpt-6.1-sol",
-                "gpt-4-turbo": "gpt-6.1-sol",
-                "gpt-4o-2024-05-13": "gpt-6.1-sol",
-                "gpt-4.1-nano": "gpt-6-luna",
-                "o1": "gpt-6.1-sol",
-                "o1-pro": "gpt-6.1-sol",
-                "o3-mini": "gpt-6.1-sol",
-                "o4-mini": "gpt-6.1-terra",
-            },
-            date(2026, 12, 11): {
-                "gpt-5": "gpt-6.1-sol",
-                "gpt-5-mini": "gpt-6.1-terra",
-                "gpt-5-nano": "gpt-6-luna",
-                "gpt-5-pro": "gpt-6.1-sol",
-                "o3": "gpt-6.1-sol",
-                "o3-pro": "gpt-6.1-sol",
-            },
-            date(2027, 1, 14): {
-                "gpt-4o": "gpt-6-luna",
-                "gpt-4o-mini": "gpt-6-luna",
-                "gpt-4.1": "gpt-6-luna",
-                "gpt-4.1-mini": "gpt-6-luna",
-            },
-            date(2027, 4, 1): {
-                "gpt-5.1": "gpt-6.1-sol",
-                "gpt-5.3-codex": "gpt-6.1-sol",
-                "gpt-5.4-nano": "gpt-6-luna",
-            },
-        },
-    ),
-    "anthropic": _House(
-        "api.anthropic.com",
-        "platform.claude.com/docs/en/about-claude/model-deprecations",
-        {
-            date(2025, 7, 21): {"claude-3-sonnet": "claude-sonnet-5-5"},
-            date(2025, 10, 28): {"claude-3-5-sonnet": "claude-sonnet-5-5"},
-            date(2026, 1, 5): {"claude-3-opus": "claude-opus-5-5"},
-            date(2026, 2, 19): {
-                "claude-3-7-sonnet": "claude-sonnet-5-5",
-                "claude-3-5-haiku": "claude-haiku-5-5",
-            },
-            date(2026, 6, 15): {
-                "claude-opus-4": "claude-opus-5-5",
-                "claude-opus-4-0": "claude-opus-5-5",
-                "claude-sonnet-4": "claude-sonnet-5-5",
-                "claude-sonnet-4-0": "claude-sonnet-5-5",
-            },
-            date(2026, 11, 30): {"claude-sonnet-4-5": "claude-sonnet-5-5"},
-            date(2027, 1, 22): {"claude-opus-4-5": "claude-opus-5-5"},
-        },
-    ),
-    "deepseek": _House(
-        "api.deepseek.com",
-        "api-docs.deepseek.com",
-        {
-            date(2026, 7, 24): {
-                "deepseek-chat": "deepseek-flash",
-                "deepseek-reasoner": "deepseek-flash",
-            },
-        },
-    ),
-    "google": _House(
-        "generativelanguage.googleapis.com",
-        "ai.google.dev/gemini-api/docs/deprecations",
-        {
-            date(2026, 6, 1): {
-                "gemini-2.0-flash": "gemini-3.5-flash-lite",
-                "gemini-2.0-flash-lite": "gemini-3.5-flash-lite",
-            },
-            date(2026, 12, 1): {
-                "gemini-2.5-pro": "gemini-3.8-flash",
-                "gemini-2.5-flash": "gemini-3.5-flash-lite",
-            },
-        },
-    ),
-}
+@functools.cache
+def _houses() -> Mapping[str, _House]:
+    table = importlib.resources.files("batchd") / "data" / "shutdowns.json"
+    return decoders.decode(table.read_bytes(), dict[str, _House])
 
 
 def house(provider: str, base_url: str = "") -> str:
     """Return whose models a provider serves; empty: unknown. An address says more than a name."""
     if not base_url:
-        return provider if provider in _HOUSES else ""
+        return provider if provider in _houses() else ""
     host = urlsplit(base_url).hostname or ""
-    found = (n for n, h in _HOUSES.items() if host == h.host or host.endswith(f".{h.host}"))
+    found = (n for n, h in _houses().items() if host == h.host or host.endswith(f".{h.host}"))
     return next(found, "")
 
 
@@ -190,7 +107,7 @@ def shutdown(model: str, base_url: str = "") -> Shutdown | None:
 
 
 def _named(seller: str, name: str) -> Iterator[Shutdown]:
-    known = _HOUSES.get(seller)
+    known = _houses().get(seller)
     for day, models in known.ends.items() if known else ():
         if known and name in models:
             yield Shutdown(model=name, on=day, successor=models[name], source=known.page)

@@ -25,7 +25,6 @@ EventName: TypeAlias = Literal[
     "budget_reached",
     "provider_parked",
     "provider_resumed",
-    "model_retiring",
     "daemon_started",
 ]
 Kind: TypeAlias = Literal["email", "webhook", "command", "apprise"]

@@ -61,7 +61,6 @@ from batchd.daemon.waits.parking_lot import ParkingLot
 from batchd.daemon.waits.placing import Placing
 from batchd.daemon.waits.predecessors import Predecessors
 from batchd.daemon.waits.register import Register
-from batchd.daemon.waits.retiring import Retiring
 from batchd.daemon.waits.tier_waits import TierWaits
 from batchd.daemon.worker_admission import WorkerAdmission, joining
 from batchd.daemon.writes import Writes
@@ -109,7 +108,6 @@ class Parts:
     restoring: Recovery
     errands: Errands
     commands: CommandHandlers
-    retiring: Retiring
 
 
 def joined(
@@ -228,9 +226,8 @@ def joined(
     )
     suspects = Suspects(lifecycle, governor, attempts, pool)
     turns = Turns(loop, lifecycle, governor, lot, circuits, rooms, attempts, suspects)
-    retiring = Retiring(loop, current, lifecycle, store, writes, listeners, offers)
     predecessors = Predecessors(loop, lifecycle, store, batches, publisher)
-    for each in (scratch, bases, chains, porter, retiring, lot, predecessors):
+    for each in (scratch, bases, chains, porter, lot, predecessors):
         listeners.add(each)
 
     # What people ask for.
@@ -243,7 +240,6 @@ def joined(
         batches,
         attempts,
         pool,
-        retiring,
         bases,
         BatchListing(Path(config.paths.state, "batchd.db")),
         watching,
@@ -304,7 +300,6 @@ def joined(
         restoring=restoring,
         errands=errands,
         commands=commands,
-        retiring=retiring,
     )
 
 

@@ -271,7 +271,6 @@ class Daemon:
             troubles.also(Action.INBOX_TROUBLE, lambda: inbox.trouble)
             undo.push_async_callback(inbox.stop)
             loop.spawn(parts.intake.run(inbox, earlier), endless=True)
-            loop.spawn(parts.retiring.watch(), endless=True)
         if parts.others is not None:
             parts.others.gate.open()
             undo.push_async_callback(parts.others.gate.close)

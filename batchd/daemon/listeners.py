@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from batchd.catalog import Shutdown
 from batchd.config import Config
 from batchd.daemon.desk import StatusDesk
 from batchd.errors import Problem
@@ -64,9 +63,6 @@ class Listener:
 
     def provider_resumed(self, parking: Parking) -> None:
         """A provider that was parked answers again."""
-
-    def model_retiring(self, end: Shutdown, message: str, fix: str) -> None:
-        """A model in use is shut down, or will be soon: once a day."""
 
     def daemon_started(self, start: StartReport) -> None:
         """The daemon is at work, and alone on its spool."""
@@ -171,11 +167,6 @@ class Listeners(Listener):
         """Pass it on."""
         for each in self._all:
             each.provider_resumed(parking)
-
-    def model_retiring(self, end: Shutdown, message: str, fix: str) -> None:
-        """Pass it on."""
-        for each in self._all:
-            each.model_retiring(end, message, fix)
 
     def daemon_started(self, start: StartReport) -> None:
         """Pass it on."""

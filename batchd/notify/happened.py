@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from batchd import __version__, decoders
-from batchd.catalog import Shutdown
 from batchd.errors import Problem, cut
 from batchd.formats import SummaryTaskV1, SummaryV1
 from batchd.notify.format import (
@@ -18,7 +17,6 @@ from batchd.notify.format import (
     DaemonV1,
     EventV1,
     FailuresV1,
-    ModelV1,
     ProviderV1,
 )
 from batchd.records import Batch, Parking, Scope, TaskStatus
@@ -121,20 +119,6 @@ def provider_resumed(parking: Parking, at: float) -> EventV1:
         headline=f"{parking.scope} {parking.name} answers again",
         message=f"it was parked for {duration(at - parking.since)}, with: {_quoted(parking.message)}",
         provider=_provider(parking),
-    )
-
-
-def model_retiring(end: Shutdown, message: str, fix: str, at: float) -> EventV1:
-    """Return that a model in use is shut down, or will be soon."""
-    day = end.on.isoformat() if end.on else None
-    when = f" on {day}" if day else ""
-    return _event(
-        "model_retiring",
-        at,
-        headline=f"model {end.model} is shut down{when}",
-        message=_quoted(message),
-        how_to_go_on=fix,
-        model=ModelV1(name=end.model, shutdown_date=day, successor=end.successor or None),
     )
 
 

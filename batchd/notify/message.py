@@ -20,7 +20,7 @@ from batchd.spool.ulid import time_of, ulid
 #: The most important first: they stand at the top, and where there are too many, they stay.
 _RANKS = (
     *("test", "provider_parked", "budget_reached", "batch_rejected", "batch_failed"),
-    *("model_retiring", "daemon_started", "provider_resumed", "batch_completed"),
+    *("daemon_started", "provider_resumed", "batch_completed"),
 )
 #: Events that a message carries; more are counted.
 MOST_EVENTS = 50
@@ -38,7 +38,6 @@ _COUNTED = {
     "budget_reached": "budgets reached",
     "provider_parked": "providers parked",
     "provider_resumed": "providers back",
-    "model_retiring": "models that end",
     "daemon_started": "starts of the daemon",
 }
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from functools import partial
 
 from batchd.actions import Action
-from batchd.catalog import Shutdown
 from batchd.config import Config
 from batchd.daemon.listeners import Listener, StartReport
 from batchd.errors import Problem
@@ -50,10 +49,6 @@ class Notifications(Listener):
     def provider_resumed(self, parking: Parking) -> None:
         """Notify of it."""
         self._notify(partial(happened.provider_resumed, parking, time.time()))
-
-    def model_retiring(self, end: Shutdown, message: str, fix: str) -> None:
-        """Notify of it."""
-        self._notify(partial(happened.model_retiring, end, message, fix, time.time()))
 
     def daemon_started(self, start: StartReport) -> None:
         """Begin to deliver, what the last daemon left too: the spool is ours alone by now."""

@@ -6,7 +6,6 @@ import json
 import re
 import sqlite3
 from collections.abc import Collection
-from datetime import date
 from typing import Any
 
 import msgspec
@@ -362,12 +361,6 @@ def refused(db: sqlite3.Connection) -> tuple[LearntRefusal, ...]:
     return tuple(
         LearntRefusal(*row) for row in db.execute("SELECT model, lesson, setting, at FROM refused")
     )
-
-
-def warned(db: sqlite3.Connection) -> dict[str, date]:
-    """Return, by model, the day on which people were last warned of it."""
-    rows = db.execute("SELECT model, day FROM warned")
-    return {model: date.fromisoformat(day) for model, day in rows}
 
 
 def _facts(batch: Batch, row: tuple[Any, ...]) -> TurnFacts:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from datetime import date
 from typing import TypeAlias, TypeVar
 
 import msgspec
@@ -201,12 +200,6 @@ def refuse(journal: TaskTransaction, refused: LearntRefusal) -> None:
     """Note what a model refuses; what was known of it is replaced."""
     row = (refused.model, refused.lesson, refused.setting, refused.at)
     journal.db.execute("INSERT OR REPLACE INTO refused VALUES (?, ?, ?, ?)", row)
-
-
-def warn(journal: TaskTransaction, model: str, day: date) -> None:
-    """Note that people are warned of a model on this day; other days are forgotten."""
-    journal.db.execute("DELETE FROM warned WHERE day != ?", (day.isoformat(),))
-    journal.db.execute("INSERT OR REPLACE INTO warned VALUES (?, ?)", (model, day.isoformat()))
 
 
 def unpark(journal: TaskTransaction, scope: Scope, name: str) -> None:

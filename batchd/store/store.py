@@ -6,7 +6,6 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -253,10 +252,6 @@ class Store:
         """Note what a model refuses."""
         await self._do(partial(operations.refuse, refused=refused))
 
-    async def warn(self, model: str, day: date) -> None:
-        """Note that people are warned of a model on this day."""
-        await self._do(partial(operations.warn, model=model, day=day))
-
     async def unpark(self, scope: Scope, name: str) -> None:
         """Note that something waits no longer, for whatever cause."""
         await self._do(partial(operations.unpark, scope=scope, name=name), urgent=True)
@@ -342,10 +337,6 @@ class Store:
     def refused(self) -> tuple[LearntRefusal, ...]:
         """Return what models were seen to refuse."""
         return self._source.read(lookups.refused)
-
-    def warned(self) -> dict[str, date]:
-        """Return, by model, the day on which people were last warned of it."""
-        return self._source.read(lookups.warned)
 
     def reading(self) -> StoreReader:
         """Return a reader for another thread, which closes it."""

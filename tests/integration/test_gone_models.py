@@ -5,12 +5,9 @@ a real daemon against the stand-in server, judged by the server's log.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import json
-import sqlite3
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +57,10 @@ class Heard(Listener):
 
     def __init__(self) -> None:
         self.parked: list[tuple[Parking, str]] = []
-        self.retiring: list[tuple[str, str]] = []
 
     def provider_parked(self, parking: Parking, fix: str) -> None:
         """Keep it."""
         self.parked.append((parking, fix))
-
-    def model_retiring(self, end: Any, message: str, fix: str) -> None:
-        """Keep it."""
-        self.retiring.append((end.model, f"{message}: {fix}"))
 
 
 def _configured(
@@ -329,68 +321,17 @@ def test_a_judge_that_is_gone_holds_what_it_judges(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def _day(days: int) -> str:
-    """Return a day from now, in UTC."""
-    return str(datetime.now(UTC).date() + timedelta(days=days))
-
-
-def test_a_model_in_use_that_ends_soon_is_reported(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """In `status`, the log and to who listens, once a day: the default,
-    and what a batch brings; not what ends later or is not used.
-    """
-    heard = Heard()
-    days = {"steps-2": _day(30), "steps-3": _day(59), "steps-4": _day(61), "steps-5": _day(5)}
+def test_status_names_models_in_use_that_end(tmp_path: Path) -> None:
+    """The default's, by the table, with what to take instead and where; not what is not used."""
 
     async def scenario() -> None:
-        async with (
-            ModelServer(ServerSettings(models=days, latency_s=0.05)) as server,
-            Daemon(_configured(tmp_path, server), listeners=[heard]) as daemon,
-        ):
-            await _until(lambda: heard.retiring)
-            tasks = json.loads(_tasks(2, model="standin/steps-3"))
-            tasks["tasks"][1]["model"] = "standin/steps-4"
-            await daemon.submit("b.json", json.dumps(tasks).encode())
-            await _until(lambda: len(heard.retiring) == 2)
-            status = await _ask(tmp_path, "status")
-            first = status["retiring"][0]
-            assert (first["model"], first["on"]) == ("standin/steps-2", days["steps-2"])
-            shown = "\n".join(retiring_models.lines(control.ModelWarning(**first)))
-            assert f"Model standin/steps-2 is shut down on {days['steps-2']}" in shown
-            assert "[agent] model" in shown
-            await _done(daemon, "b")
-
-    asyncio.run(scenario())
-    assert [model for model, _ in heard.retiring] == ["standin/steps-2", "standin/steps-3"]
-    logged = [line for line in capsys.readouterr().out.splitlines() if "model_retiring" in line]
-    assert [f"model=standin/steps-{n}" in line for n, line in zip((2, 3), logged, strict=True)] == [
-        True
-    ] * 2
-    assert days["steps-2"] in logged[0]
-
-
-def test_of_a_model_that_ends_a_daemon_warns_once_a_day_however_often_it_starts(
-    tmp_path: Path,
-) -> None:
-    """The day of the last warning is stored; on another day it warns again.
-
-    ``status`` shows it all the time.
-    """
-
-    async def warned(server: ModelServer) -> list[str]:
-        heard = Heard()
-        async with Daemon(_configured(tmp_path, server), listeners=[heard]):
-            await _status(tmp_path, lambda status: status["retiring"])
-        return [model for model, _ in heard.retiring]
-
-    async def scenario() -> None:
-        async with ModelServer(ServerSettings(models={"steps-2": _day(30)})) as server:
-            assert await warned(server) == ["standin/steps-2"]
-            assert await warned(server) == []
-            with contextlib.closing(sqlite3.connect(tmp_path / ".batchd/batchd.db")) as db, db:
-                db.execute("UPDATE warned SET day = ?", (_day(-1),))
-            assert await warned(server) == ["standin/steps-2"]
+        (tmp_path / "config.toml").write_text('[agent]\nmodel = "openai/gpt-4"\n')
+        async with Daemon(config.load(tmp_path / "config.toml", {})):
+            (first,) = (await _ask(tmp_path, "status"))["retiring"]
+        assert (first["model"], first["on"]) == ("openai/gpt-4", "2026-10-23")
+        shown = "\n".join(retiring_models.lines(control.ModelWarning(**first)))
+        assert "Model openai/gpt-4 was shut down on 2026-10-23" in shown
+        assert "take openai/gpt-6.1-sol, in [agent] model" in shown
 
     asyncio.run(scenario())
 

@@ -55,7 +55,7 @@ def _examples() -> set[str]:
 def test_what_is_named_in_place_of_another_is_on_sale_and_has_a_price() -> None:
     """No successor ends itself, as far as is known, and each can be paid for."""
     prices = Prices({})
-    for seller, known in shutdowns._HOUSES.items():
+    for seller, known in shutdowns._houses().items():
         for models in known.ends.values():
             for name, successor in models.items():
                 end = catalog.shutdown(f"{seller}/{name}")

@@ -5,18 +5,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import replace
-from datetime import date
 
-import jsonschema
 import msgspec
 import pytest
 
-from batchd import catalog
 from batchd.config.receivers import ReceiverSection
 from batchd.daemon.listeners import StartReport
 from batchd.errors import DeliveryError, Problem
 from batchd.masking import Masker
-from batchd.notify import format as notify_format
 from batchd.notify import happened, message
 from batchd.notify.channels import ReceiverTarget
 from batchd.notify.channels.email_channel import mail
@@ -142,22 +138,3 @@ def test_retry_after_is_seconds_or_a_date() -> None:
     assert seconds("120") == 120.0
     assert 55 < seconds(date) <= 60
     assert seconds("Wed, 21 Oct 2015 07:28:00 GMT") == seconds("soon") == seconds("") == 0.0
-
-
-def test_a_model_that_ends_is_reported_with_what_to_take_in_its_place() -> None:
-    """The event names it, its day and its successor;
-    the message says it in words, and fits the format.
-    """
-    end = catalog.Shutdown(model="p/old", on=date(2026, 12, 11), successor="p/new")
-    event = happened.model_retiring(end, "p/old is shut down on 2026-12-11", "take p/new", 0.0)
-    made = msgspec.json.decode(msgspec.json.encode(message.compose([event])))
-    assert "model p/old is shut down on 2026-12-11" in made["subject"]
-    assert "To go on: take p/new" in made["text"]
-    (sent,) = made["events"]
-    assert sent["event"] == "model_retiring"
-    assert sent["model"] == {
-        "name": "p/old",
-        "shutdown_date": "2026-12-11",
-        "successor": "p/new",
-    }
-    jsonschema.validate(made, notify_format.schema())

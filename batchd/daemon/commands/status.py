@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import msgspec
 
-from batchd import __version__, decoders
+from batchd import __version__, catalog, decoders
 from batchd.actions import Action
-from batchd.control import DaemonStatus, ShownParking, Status, status
+from batchd.control import DaemonStatus, ModelWarning, ShownParking, Status, status
 from batchd.control.requester import Requester
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.attempts.bases import Bases
@@ -21,7 +22,6 @@ from batchd.daemon.desk import DaemonFigures
 from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.troubles import Tries, TroubleLog
-from batchd.daemon.waits.retiring import Retiring
 from batchd.governor import Governor
 from batchd.lifecycle import Lifecycle
 from batchd.pool.supervisor import Supervisor
@@ -40,7 +40,6 @@ class StatusHandler:
     _batches: OpenBatches
     _attempts: Attempts
     _pool: Supervisor
-    _retiring: Retiring
     _bases: Bases
     _rows: BatchListing
     #: Whether what is dropped is taken up.
@@ -82,7 +81,7 @@ class StatusHandler:
             day=status.DayStatus(**self._governor.money.figures()),
             parked=tuple(map(ShownParking.of, self._lifecycle.holds.parkings)),
             troubles=self._troubles.open,
-            retiring=self._retiring.due,
+            retiring=tuple(self._ending()),
             fetching=self._bases.fetching,
             workers=tuple(
                 status.WorkerStatus(
@@ -138,3 +137,18 @@ class StatusHandler:
     def trying(self, action: Action) -> Tries:
         """Return what notes that some work fails, and when it works again."""
         return self._troubles.trying(action)
+
+    def _ending(self) -> Iterator[ModelWarning]:
+        """Yield the models in use, by tasks that have not ended or by default, that end soon."""
+        config, today = self._current.config, catalog.today()
+        named = {
+            config.agent.model: "[agent] model and its task files",
+            config.evaluation.judge_model: "[evaluation] judge_model",
+        }
+        for model in dict.fromkeys((*named, *sorted(self._lifecycle.models()))):
+            provider = config.providers.get(model.partition("/")[0])
+            end = catalog.end(model, provider.base_url) if provider else None
+            if end is not None and end.due(today):
+                day = end.on.isoformat() if end.on else None
+                fix = f"{end.fix}, in {named.get(model, 'its task files')}"
+                yield ModelWarning(end.model, day, end.words(today), fix)

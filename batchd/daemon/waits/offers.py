@@ -1,5 +1,5 @@
 """The offers of providers while the daemon runs:
-their lists of models, asked for once a day, and what ends when.
+their lists of models, asked for where one of them is gone.
 """
 
 from __future__ import annotations
@@ -12,15 +12,13 @@ from dataclasses import dataclass, field
 
 from batchd import catalog
 from batchd.aside import aside
-from batchd.catalog import ModelListing, Shutdown
+from batchd.catalog import ModelListing
 from batchd.daemon.current import CurrentConfig
 from batchd.errors import BatchdError
 from batchd.records import Endpoint
 
-#: A list that is older is asked for again, in seconds.
-_FRESH_S = 86_400.0
-#: A provider that just had none is not asked again within this time.
-_AGAIN_S = 600.0
+#: A provider is not asked again within this time, in seconds.
+_FRESH_S = 600.0
 #: A list that has not come by then is given up; the thread that asks for it knows a shorter time.
 _PATIENCE_S = 20.0
 
@@ -43,10 +41,7 @@ class Offers:
     def known(self, provider: str) -> bool:
         """Whether a provider was asked lately, whatever it said."""
         asked = self._asked.get(provider)
-        if asked is None:
-            return False
-        lasts_s = _FRESH_S if asked.listing else _AGAIN_S
-        return time.monotonic() - asked.at < lasts_s
+        return asked is not None and time.monotonic() - asked.at < _FRESH_S
 
     async def ask(self, provider: str) -> None:
         """Ask a provider for its list, unless that is known. Raises nothing."""
@@ -59,16 +54,6 @@ class Offers:
         found = await _in_thread(endpoint)
         self._asked[provider] = _Asked(time.monotonic(), found)
 
-    def forget(self) -> None:
-        """Ask for every list again: addresses or keys may have changed."""
-        self._asked.clear()
-
-    def end(self, model: str) -> Shutdown | None:
-        """Return what is known of the end of a model; None: nothing."""
-        provider, listing = self._of(model)
-        known = self._current.config.providers.get(provider)
-        return catalog.end(model, known.base_url if known else "", listing)
-
     def explained(self, model: str, message: str) -> str:
         """Return what a provider said of a model that it does not have,
         and what is known beside that.
@@ -76,8 +61,10 @@ class Offers:
         return "; ".join((message, *self._more(model)))
 
     def _more(self, model: str) -> Iterator[str]:
-        provider, listing = self._of(model)
-        end, today = self.end(model), catalog.today()
+        provider = model.partition("/")[0]
+        asked, known = self._asked.get(provider), self._current.config.providers.get(provider)
+        listing = asked.listing if asked else None
+        end, today = catalog.end(model, known.base_url if known else "", listing), catalog.today()
         if end is not None and end.gone(today):
             yield end.words(today)
         near = listing.nearest(model.partition("/")[2]) if listing else ()
@@ -86,11 +73,6 @@ class Offers:
         names.pop(model, None)  # a list of yesterday has it yet
         if names:
             yield f"nearest are {', '.join(names)}"
-
-    def _of(self, model: str) -> tuple[str, ModelListing | None]:
-        provider = model.partition("/")[0]
-        asked = self._asked.get(provider)
-        return provider, asked.listing if asked else None
 
 
 async def _in_thread(endpoint: Endpoint) -> ModelListing | None:
