@@ -72,9 +72,9 @@ def home() -> Iterator[Home]:
         yield home
 
 
-def test_it_shows_writes_and_takes_back_exactly_that(home: Home) -> None:
-    """Nothing is written without a yes; what is left to do is said;
-    `--remove` leaves what was changed since, and says so.
+def test_it_shows_writes_and_takes_the_unit_back(home: Home) -> None:
+    """Nothing is written without a yes; what is left to do is said; a unit that was changed since
+    stays beside the new one; `--remove` removes the unit, and names what stays.
     """
     before = home.tree()
     shown = home.systemd()
@@ -101,15 +101,20 @@ def test_it_shows_writes_and_takes_back_exactly_that(home: Home) -> None:
         file.write("OPENAI_API_KEY=sk-0123456789\n")
     assert "systemctl --user enable --now batchd" in home.systemd("--yes").stdout
     assert home.unit.read_text() == text
+    home.unit.write_text(f"{text}Nice=5\n")
+    assert home.systemd("--yes").returncode == 0
+    (old := home.unit.with_suffix(".service.old")).unlink()
+    assert home.unit.read_text() == text
+    assert not old.exists()
     assert "Nothing is done yet" in home.systemd("--remove").stdout
     removed = home.systemd("--remove", "--yes")
-    assert f"It stays: {home.env}: it was changed since" in removed.stdout
-    assert home.tree() - before == {home.env}
+    assert f"stays: {home.env.parent}." in removed.stdout
+    assert {path for path in home.tree() - before if path.is_file()} == {home.env}
     assert home.systemd("--remove", "--yes").returncode == 3
 
 
 def test_it_refuses_what_it_has_not_made_and_what_is_not_trusted(home: Home) -> None:
-    """A unit that somebody wrote or changed stays;
+    """A unit that somebody wrote stays;
     a directory without a spool, or one that is not trusted, is none to serve.
     """
     home.unit.parent.mkdir(parents=True)

@@ -47,7 +47,7 @@ def filled(text: str, values: Mapping[str, str], remark: str) -> str:
         # As a function: a path may hold what a pattern's replacement would obey.
         rest, count = re.subn(rf"(?m)^{key}=.*$", lambda _, v=f"{key}={value}": v, rest)  # type: ignore[misc]
         assert count == 1, f"the unit says {key}= {count} times"
-    return f"# {remark}\n[Unit]\n{rest}"
+    return f"{remark}\n[Unit]\n{rest}"
 
 
 def plain(path: str) -> str:

@@ -1,0 +1,334 @@
+"""``batchd init --systemd``: shows what makes batchd a service, and does it after a yes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pwd
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from batchd import config
+from batchd.cli.display import formatting
+from batchd.cli.support import units
+from batchd.config import finding, operator_files, own, trust_lists
+from batchd.config.sections import PathsSection
+from batchd.errors import NotPossibleError, UsageError
+from batchd.log import escape
+from batchd.spool import files
+from batchd.spool.new_spool import NewSpool
+
+#: What is left where systemd runs.
+_RUNNING = Path("/run/systemd/system")
+#: The account of the system's service, and where its spool lies.
+_USER, _HOME = "batchd", "/var/lib/batchd"
+_UNITS = Path("/etc/systemd/system")
+#: How each file begins that is ours to write again and to remove.
+_OURS = "# Written by `batchd init --systemd"
+_REMARK = f"{_OURS}`; `--remove` with it takes it back."
+
+
+class _File(NamedTuple):
+    """A file that is to be written."""
+
+    path: Path
+    text: str
+    mode: int = 0o644
+
+
+@dataclass(frozen=True, slots=True)
+class _Service:
+    """What a service is made of, in the order in which it is made."""
+
+    systemctl: tuple[str, ...]
+    unit: Path
+    files: list[_File]
+    #: What makes users and folders, before the files.
+    commands: list[tuple[str, ...]]
+    #: Whether the key is there already, so that the service can work at once.
+    ready: bool
+    #: What is left to the user, before it is started where it is not ready.
+    first: tuple[str, ...]
+    then: tuple[str, ...]
+
+    @property
+    def orders(self) -> list[tuple[str, ...]]:
+        """What systemd is ordered once all is in place."""
+        enable = ("enable", "--now") if self.ready else ("enable",)
+        return [(*self.systemctl, "daemon-reload"), (*self.systemctl, *enable, "batchd")]
+
+
+def run(args: argparse.Namespace, directory: Path, wanted: Callable[[Path], NewSpool]) -> int:
+    """Install, or remove; 3 where systemd did not do what it was ordered.
+
+    ``wanted``: asks what a new spool is to be like.
+    """
+    if not args.user and args.directory is not None:
+        raise UsageError(
+            "the system's service has its spool in /var/lib/batchd: leave DIR out, or give --user"
+        )
+    if args.remove:
+        return _remove(args)
+    service = _of_ones_own(directory, os.environ) if args.user else _of_the_system(wanted)
+    _show("This is what makes batchd a service:", _lines(service))
+    if not _agreed(args):
+        return 0
+    for command in service.commands:
+        _run(command)
+    for file in service.files:
+        _write(file)
+    ordered = _ordered(service.orders)
+    left = [] if ordered else map(shlex.join, service.orders)
+    start = [] if service.ready else [shlex.join((*service.systemctl, "start", "batchd"))]
+    _show("\nDone. Next:", (*service.first, *left, *start, *service.then))
+    print("`--remove` in place of `--yes` takes the unit back.")
+    return 0 if ordered or not _systemd() else 3
+
+
+def _lines(service: _Service) -> Iterator[str]:
+    """Yield each step as it will be; of a unit's comments nothing."""
+    yield from (f"run {shlex.join(command)}" for command in service.commands)
+    for file in service.files:
+        yield f"write {file.path} (mode {file.mode:04o})"
+        lines = [line for line in file.text.splitlines() if line]
+        said = [line for line in lines if line[0] != "#"]
+        yield from (f"    {line}" for line in said or lines or ["(empty)"])
+    left = "" if _systemd() else "    (no systemd runs here: left to you)"
+    yield from (f"run {shlex.join(order)}{left}" for order in service.orders)
+
+
+def _write(file: _File) -> None:
+    """Write a file, and its folder; what stood there and was changed stays beside it."""
+    file.path.parent.mkdir(parents=True, exist_ok=True)
+    if file.path.exists() and file.path.read_text("utf-8") != file.text:
+        file.path.replace(f"{file.path}.old")
+    data = file.text.encode()
+    files.write_whole(file.path, lambda out: out.write(data), replace=True, mode=file.mode)
+    file.path.chmod(file.mode)
+
+
+def _remove(args: argparse.Namespace) -> int:
+    systemctl = ("systemctl", "--user") if args.user else ("systemctl",)
+    unit = (_manager(os.environ) if args.user else _UNITS) / "batchd.service"
+    ours = [path for path in (unit, Path(f"{unit}.d/key.conf")) if _is_ours(path)]
+    if not ours:
+        raise NotPossibleError(f"{unit} is not there, or was not written by `batchd init`")
+    stop, again = (*systemctl, "disable", "--now", "batchd"), (*systemctl, "daemon-reload")
+    removed = [f"remove {path}" for path in ours]
+    _show("This takes the service back:", [f"run {shlex.join(stop)}", *removed])
+    if not _agreed(args):
+        return 0
+    stopped = _ordered([stop])
+    for path in ours:
+        path.unlink()
+    done = stopped and _ordered([again])
+    place = _own(os.environ) if args.user else trust_lists.SYSTEM
+    stays = f"{place}" if args.user else f"{place}, {_HOME} and the user {_USER}"
+    print(escape(f"What the service works with stays: {stays}."))
+    return 0 if done or not _systemd() else 3
+
+
+def _is_ours(path: Path) -> bool:
+    return path.is_file() and path.read_text("utf-8", "replace").startswith(_OURS)
+
+
+def _show(head: str, lines: Iterable[str]) -> None:
+    print(head)
+    for line in lines:
+        print(escape(f"  {line}"))
+
+
+def _agreed(args: argparse.Namespace) -> bool:
+    """Return whether it is to be done: by --yes, or by an answer."""
+    if not args.yes:
+        if not (sys.stdin.isatty() and sys.stdout.isatty()):
+            print("Nothing is done yet: --yes does it.")
+            return False
+        try:
+            if input("Do it? [y/N]: ").strip().lower() not in {"y", "yes"}:
+                return False
+        except EOFError:
+            return False
+    if not args.user and os.geteuid() != 0:
+        raise NotPossibleError("only root can do that: use sudo, or give --user")
+    return True
+
+
+def _systemd() -> bool:
+    """Return whether there is a systemd to give orders to."""
+    return _RUNNING.is_dir() and shutil.which("systemctl") is not None
+
+
+def _ordered(orders: Iterable[tuple[str, ...]]) -> bool:
+    """Give orders to systemd, where it runs; return whether it carried them out."""
+    try:
+        for order in orders if _systemd() else ():
+            _run(order)
+    except NotPossibleError as error:
+        formatting.complain(f"batchd: {error}")
+        return False
+    return _systemd()
+
+
+def _run(command: tuple[str, ...]) -> None:
+    """Run a program of the system. Raises ``NotPossibleError``."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise NotPossibleError(f"{command[0]}: {error.strerror}") from None
+    if done.returncode:
+        why = done.stderr.strip() or f"exit code {done.returncode}"
+        raise NotPossibleError(f"{shlex.join(command)}: {why}")
+
+
+def _of_ones_own(directory: Path, environ: Mapping[str, str]) -> _Service:
+    """Return what a service of one user comes to, for the spool in a directory.
+
+    Raises ``BatchdError``.
+    """
+    file = directory / trust_lists.CONFIG
+    if not finding.stands(file):
+        raise UsageError(f"there is no spool in {directory}: {own.command(directory)} makes one")
+    finding.trusted(file, environ)
+    # Variables of this session are none of the service's.
+    settings = config.load(file, {"HOME": environ.get("HOME", "")})
+    env = _own(environ) / "env"
+    units.reach([*units.installed(), str(directory)], system=False)
+    values = {
+        "ExecStart": _command(file),
+        "WorkingDirectory": units.plain(str(directory)),
+        "EnvironmentFile": f"-{units.plain(str(env))}",
+        "ReadWritePaths": " ".join(_written(settings, directory)),
+    }
+    unit = _manager(environ) / "batchd.service"
+    made = [_unit(unit, units.filled(units.shipped("batchd-user.service"), values, _REMARK))]
+    provider = settings.providers[settings.agent.model.partition("/")[0]]
+    variable = "" if provider.api_key_file else provider.api_key_env
+    if variable and not env.exists():
+        made.append(_File(env, f"# {variable}=…\n", 0o600))
+    ready = not variable if not provider.api_key_file else Path(provider.api_key_file).is_file()
+    ready = ready or bool(variable and _says(env, variable))
+    missing = f"echo {variable}=… >> {shlex.quote(str(env))}"
+    if not variable:
+        missing = f"put the key into {provider.api_key_file} (chmod 600)"
+    return _Service(
+        systemctl=("systemctl", "--user"),
+        unit=unit,
+        files=made,
+        commands=[],
+        ready=ready,
+        first=() if ready else (missing,),
+        then=("loginctl enable-linger    # keep it running after logout",),
+    )
+
+
+def _of_the_system(wanted: Callable[[Path], NewSpool]) -> _Service:
+    """Return what a service of the system comes to. Raises ``BatchdError``."""
+    file, unit = trust_lists.SYSTEM / trust_lists.CONFIG, _UNITS / "batchd.service"
+    units.reach(units.installed(), system=True)
+    values = {"ExecStart": _command(file)}
+    text = units.filled(units.shipped("batchd.service"), values, _REMARK)
+    made: list[_File] = []
+    first: list[str] = []
+    ready = True
+    if finding.stands(file):
+        written = [*_written(config.load(file, {}), Path(_HOME))]
+        if further := [path for path in written if path != units.word(_HOME)]:
+            text = text.replace("#ReadWritePaths=/srv/work", f"ReadWritePaths={' '.join(further)}")
+        made.append(_unit(unit, text))
+    else:
+        asked = replace(wanted(trust_lists.SYSTEM), place=_HOME)
+        if asked.key_env or asked.key_file:
+            key = Path(asked.key_file or trust_lists.SYSTEM / f"{asked.provider}.key")
+            asked = replace(asked, key_env="", key_file=asked.provider)
+            credential = f"{asked.provider}:{units.plain(str(key))}"
+            drop_in = f"{_REMARK}\n[Service]\nLoadCredential={credential}\n"
+            made.append(_unit(Path(f"{unit}.d/key.conf"), drop_in))
+            ready = key.exists()
+            if not ready:
+                made.append(_File(key, "", 0o600))
+                first.append(f"sudoedit {shlex.quote(str(key))}    # the key alone")
+        config.load(file, {}, draft=asked.text())  # it raises for what would not work
+        made += [_unit(unit, text), _File(file, asked.text())]
+    return _Service(
+        systemctl=("systemctl",),
+        unit=unit,
+        files=made,
+        commands=[*_missing()],
+        ready=ready,
+        first=tuple(first),
+        then=(f'usermod -aG {_USER} "$USER"    # who is in the group drops files, reads results',),
+    )
+
+
+def _missing() -> Iterator[tuple[str, ...]]:
+    """Yield what makes the system's user, and their folders, where they are not there."""
+    try:
+        pwd.getpwnam(_USER)
+    except KeyError:
+        places = ("--home-dir", _HOME, "--shell", "/usr/sbin/nologin")
+        yield ("useradd", "--system", "--user-group", "--no-create-home", *places, _USER)
+    for path, mode in ((_HOME, "0750"), (f"{_HOME}/{PathsSection().inbox}", "3770")):
+        if not Path(path).exists():
+            yield ("install", "-d", "-m", mode, "-o", _USER, "-g", _USER, path)
+
+
+def _command(file: Path) -> str:
+    program = units.word(str(units.program()), command=True)
+    return f"{program} --config {units.word(str(file), command=True)} serve"
+
+
+def _written(settings: config.Config, directory: Path) -> Iterator[str]:
+    """Yield the folders that the service writes in:
+    the spool's, and what of the workspace lies elsewhere.
+    """
+    yield units.word(str(directory))
+    paths, workspace = settings.paths, settings.workspace
+    found = (paths.inbox, paths.outbox, paths.state, workspace.root, *workspace.allow)
+    for path in dict.fromkeys(found):
+        if not Path(path).is_relative_to(directory):
+            # Its absence must not keep the service from starting.
+            yield units.word(f"-{path}")
+
+
+def _says(env: Path, variable: str) -> bool:
+    """Return whether a file of variables has this one."""
+    try:
+        text = operator_files.content(env).decode()
+    except (OSError, UnicodeDecodeError):
+        return False
+    return bool(re.search(rf"(?m)^{re.escape(variable)}=\S", text))
+
+
+def _unit(place: Path, text: str) -> _File:
+    """Return a unit, or a part of one, as a file.
+
+    Raises ``NotPossibleError`` where another one stands there.
+    """
+    if os.path.lexists(place) and not _is_ours(place):
+        raise NotPossibleError(
+            f"{place} is there already, and not as `batchd init` writes it: move it away "
+            f"first, and put changes of your own into files in {place}.d/"
+        )
+    return _File(place, text)
+
+
+def _own(environ: Mapping[str, str]) -> Path:
+    folder = trust_lists.folders(environ)[0]
+    if folder == trust_lists.SYSTEM:
+        raise NotPossibleError("this user has no home for a service of their own: set HOME")
+    return folder
+
+
+def _manager(environ: Mapping[str, str]) -> Path:
+    """Return where a user's manager has its units:
+    beside batchd's own folder, whichever variable led there.
+    """
+    return _own(environ).parent / "systemd" / "user"
