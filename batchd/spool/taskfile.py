@@ -30,7 +30,7 @@ MAX_PROBLEMS = 200
 #: So many errors are found at most: with them, no more of the file is looked at.
 _MAX_ERRORS = 5_000
 #: A file of more tasks is one that went wrong, or is better split.
-MAX_TASKS = 200_000
+MAX_TASKS = 50_000
 #: Values of a JSON file: 60 MB of empty brackets are 20 million,
 #: and would take gigabytes of memory.
 _MAX_VALUES = 4_000_000
@@ -224,7 +224,8 @@ def _bounded(data: bytes, ending: str, problems: list[Problem]) -> _Document | N
         return None
     document = _document(data, ending, problems)
     if document is not None and len(document.tasks) > MAX_TASKS:
-        problems.append(Problem("", f"the file holds more than {MAX_TASKS:,} tasks", "split it"))
+        split = "split it; of a .jsonl or .ndjson: split -l 50000 --additional-suffix=.jsonl FILE"
+        problems.append(Problem("", f"the file holds more than {MAX_TASKS:,} tasks", split))
         return None
     return document
 

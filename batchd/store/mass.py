@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from batchd.events import TaskFinished, decode, encode
 from batchd.records import Ref, Task
 from batchd.store.lookups import batch_key
-from batchd.store.stored_values import error_message, pack_alike, unpack, unpack_task
+from batchd.store.stored_values import error_message, pack, unpack, unpack_task
 from batchd.store.task_transaction import INSERT_EVENT, TaskTransaction
 
 _NAMED = "t.name IN (SELECT value FROM json_each(?))"
@@ -85,8 +85,8 @@ def _finish_unbegun(
     if not ids:
         return set()
     events, tasks = [ends[name] for name in ids], list(ids.values())
-    bodies = pack_alike([encode(event) for event in events])
-    db.executemany(INSERT_EVENT, ((t, 0, body) for t, body in zip(tasks, bodies, strict=True)))
+    pairs = zip(tasks, events, strict=True)
+    db.executemany(INSERT_EVENT, ((t, 0, pack(encode(event))) for t, event in pairs))
     db.executemany(_END, ((t, *_columns(e)) for t, e in zip(tasks, events, strict=True)))
     journal.follow_ends(key, tasks, Counter(e.status for e in events), max(e.at for e in events))
     journal.events += len(events)

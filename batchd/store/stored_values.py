@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import struct
 import zlib
-from collections.abc import Sequence
 from dataclasses import replace
-from itertools import takewhile
 from typing import Any
 
 import msgspec
@@ -24,11 +21,6 @@ _HEADER = b"x\x01"
 #: longer than to deflate so little (700 bytes: 14 µs, where it was 75; 4 KB: 31, where it was 90).
 _SMALL_WINDOW_UP_TO_BYTES = 4096
 _WINDOW_BITS, _MEMORY_LEVEL = 13, 6
-#: Up to this size, what is a text's own before an end that many share is not deflated.
-_PLAIN_UP_TO_BYTES = 1024
-#: What stands before plain bytes in a stream, where more follows:
-#: their number, and its complement (RFC 1951, 3.2.4).
-_PLAIN_BLOCK = struct.Struct("<xHH")
 
 _TASK: msgspec.json.Decoder[Task] = decoders.decoder(Task)
 _VALUES: msgspec.json.Decoder[dict[str, str]] = decoders.decoder(dict[str, str])
@@ -50,40 +42,6 @@ def _small(body: bytes) -> bytes:
     deflating = zlib.compressobj(1, zlib.DEFLATED, _WINDOW_BITS, _MEMORY_LEVEL)
     deflated = deflating.compress(body) + deflating.flush()
     return _HEADER + deflated[len(_HEADER) :]
-
-
-def pack_alike(bodies: Sequence[bytes]) -> list[bytes]:
-    """Return JSON texts as they are stored; where all end alike, that end is deflated once.
-
-    Results of tasks that never began are such texts: of some 3 KB each, 500 bytes are its own
-    (3 µs a text, where it was 20).
-    """
-    end = _common_end(bodies)
-    if len(end) <= _DEFLATE_FROM_BYTES:
-        return [pack(body) for body in bodies]
-    deflating = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
-    deflated = deflating.compress(end) + deflating.flush()
-
-    def packed(body: bytes) -> bytes:
-        start = body[: -len(end)]
-        if len(start) > _PLAIN_UP_TO_BYTES:
-            return pack(body)
-        plain = _PLAIN_BLOCK.pack(len(start), len(start) ^ 0xFFFF) + start
-        total = zlib.adler32(end, zlib.adler32(start))
-        return b"".join((_HEADER, plain, deflated, total.to_bytes(4)))
-
-    return [packed(body) for body in bodies]
-
-
-def _common_end(texts: Sequence[bytes]) -> bytes:
-    """Return the longest end that all of some texts have."""
-    end = texts[0] if texts else b""
-    for text in texts:
-        if not text.endswith(end):
-            pairs = zip(reversed(end), reversed(text), strict=False)
-            alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-            end = end[len(end) - alike :]
-    return end
 
 
 def unpack(stored: bytes) -> bytes:

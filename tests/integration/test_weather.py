@@ -120,7 +120,7 @@ def test_bad_files_are_refused_with_their_reasons(station: Station) -> None:
     assert "not UTF-8" in station.refused("latin")
     assert "empty" in station.refused("empty")
     assert "more than 4,000,000 values" in station.refused("zeros")
-    assert "more than 200,000 tasks" in station.refused("lines")
+    assert "more than 50,000 tasks" in station.refused("lines")
     assert (station.outbox / "huge/request.json").stat().st_size == 2 << 30
     assert station.rss_mb() < 300
     (station.outbox / "huge/request.json").unlink()

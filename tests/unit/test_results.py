@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -17,7 +16,6 @@ from batchd.errors import Problem
 from batchd.records import (
     Answer,
     Batch,
-    ErrorInfo,
     Evaluation,
     ModelSetup,
     Price,
@@ -29,7 +27,6 @@ from batchd.records import (
     Trigger,
     Usage,
 )
-from batchd.results import unbegun
 from batchd.taskstate import fold
 from batchd.words import percent
 
@@ -221,35 +218,6 @@ def test_without_a_look_what_runs_code_is_unknown() -> None:
     task = Task(id="001", first_prompt="x", model="a/b")
     text = results.result(BATCH, task, fold("x", []), **ended, **times)
     assert valid("result", text)["runs_code"] == []
-
-
-def test_results_of_tasks_that_never_began_say_what_no_events_say() -> None:
-    """To the byte, whatever a task is and however it ended, also where many share an end."""
-    plain = Task(id="001", first_prompt="x", model="a/b")
-    rich = Task(
-        id="002",
-        first_prompt='写 "\u202e\n',
-        model="a/c",
-        dir="/srv/\x7f",
-        service_tier="flex",
-        tags=("b", "a"),
-        metadata={"k": [1, None, {"deep": 1.5}], "\u200b": ""},
-    )
-    other = Batch(
-        name="more", claim="02", outbox="/o", request="request.json", received_at=1e9 - 0.25
-    )
-    for status, reason, message, attempts in (
-        (TaskStatus.CANCELLED, Reason.USER, "no \u202e", 0),
-        (TaskStatus.CANCELLED, Reason.DEPENDENCY, "it comes after 001, which ended as error", 0),
-        (TaskStatus.ERROR, Reason.WORKER_CRASHED, "it died", 3),
-    ):
-        error = ErrorInfo(type=reason, message=message)
-        end = {"status": status, "reason": reason, "error": error, "attempts": attempts}
-        for batch, task, at in itertools.product((BATCH, other), (plain, rich), (1e9 + 1, 1e9 + 7)):
-            times = {"queued_at": batch.received_at, "finished_at": at}
-            state = fold(task.first_prompt, [])
-            expected = results.result(batch, task, state, files=None, **end, **times)  # type: ignore[arg-type] # by name, from a mapping
-            assert unbegun.text(batch, task, finished_at=at, **end) == expected  # type: ignore[arg-type] # likewise
 
 
 def test_a_summary_adds_its_results_up() -> None:

@@ -31,7 +31,6 @@ from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.effects import End
 from batchd.log import get_logger
 from batchd.records import Batch, ErrorInfo, Ref, Task
-from batchd.results import unbegun
 from batchd.spool import outbox
 from batchd.store import Store, StoredWork
 from batchd.store.operations import wanted
@@ -157,7 +156,7 @@ class Publisher:
         left = {end.ref.task: end for end in ends}
         tasks = {task.id: task for task in self._store.unbegun(batch.name, [*left])}
         fresh = [left.pop(name) for name in tasks]
-        events = [(end.ref, _unbegun(end, batch, tasks[end.ref.task], now)) for end in fresh]
+        events = [(end.ref, _end_event(end, batch, tasks[end.ref.task], (), now)) for end in fresh]
         stored = await write(partial(self._store.finish_all, events, check=check))
         for (ref, event), is_end in zip(events, stored, strict=True):
             self._ended(ref, event, fresh=is_end)
@@ -276,20 +275,6 @@ def _grouped(ends: Iterable[End]) -> Iterator[Sequence[End]]:
     for _, group in itertools.groupby(ends, key=lambda end: end.ref.batch):
         while some := list(itertools.islice(group, _AT_ONCE)):
             yield some
-
-
-def _unbegun(end: End, batch: Batch, task: Task, at: float) -> TaskFinished:
-    """Return the only event of a task that ends before it begins."""
-    text = unbegun.text(
-        batch,
-        task,
-        status=end.status,
-        reason=end.reason,
-        error=ErrorInfo(type=end.reason, message=end.message),
-        finished_at=at,
-        attempts=end.attempts,
-    )
-    return TaskFinished(at=at, status=end.status, reason=end.reason, result=text)
 
 
 def _end_event(
