@@ -173,7 +173,10 @@ def test_a_batch_over_each_dialect_comes_to_the_servers_own_count(tmp_path: Path
             paid = sum(r["cost"]["total"] for r in found)
             # A result rounds to a hundredth of a millionth.
             assert abs(paid - totals.cost) < 20 * 1e-8
-        if api != "chat":
+        if api == "chat":
+            for exchange in server.requests:
+                vendors.check_request(exchange.dialect, exchange.request)
+        else:
             assert _hold_items(server) > 0
             assert totals.removed == 0
             assert _shown(tmp_path, server) == 0

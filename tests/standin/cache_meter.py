@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 
 import msgspec
 
 from batchd import tokens
 from batchd.records import Answer, Usage
-from standin.simulated_request import CacheRules, SimulatedRequest, weigh
+from standin.simulated_request import SimulatedRequest, weigh
 
 #: Prefixes remembered, then the cache is emptied: enough for a day of tests, about 20 MB.
 _MAX_PREFIXES = 200_000
@@ -23,8 +22,6 @@ class Prompt(msgspec.Struct, frozen=True):
     tokens: int
     cached: int = 0
     written: int = 0
-    #: What of that was written for long.
-    written_long: int = 0
     #: What earlier requests of the account and model began with as well,
     #: where it is long enough to be cached.
     seen: int = 0
@@ -40,102 +37,54 @@ class CacheMeter:
     def __init__(self) -> None:
         #: The chained hash of a prefix of segments, and the tokens of that prefix.
         self._known: dict[int, int] = {}
-        #: The hashes of the prefixes that a provider's rules have put into its cache,
-        #: and until when, for how long.
-        self._written: dict[int, tuple[float, int]] = {}
+        #: The prefixes that a provider's rules have put into its cache.
+        self._written: set[int] = set()
 
-    def forget(self) -> None:
-        """Forget what is in the caches."""
-        self._known.clear()
-        self._written.clear()
-
-    def prompt(self, request: SimulatedRequest, now: float, *, cache: bool = True) -> Prompt:
-        """Return what a request's prompt comes to at a time, in seconds.
+    def prompt(self, request: SimulatedRequest, *, cache: bool = True) -> Prompt:
+        """Return what a request's prompt comes to.
 
         ``cache`` is whether it is in the cache from now on: what is refused does not come there.
         """
-        if request.cache is not None:
-            return self._by_rules(request, request.cache, now, cache=cache)
+        if len(self._known) > _MAX_PREFIXES:
+            self._known.clear()
+            self._written.clear()
         total = _schemas(request.schemas) if request.schemas else 0
-        key, cached, hit = hash((request.model, request.schemas)), 0, True
-        self._trim()
+        key = hash((request.account, request.model, request.schemas))
+        seen, met = 0, True
+        places: dict[int, int] = {}
         for raw, segment in zip(request.raws, request.segments, strict=True):
             key = hash((key, bytes(raw)))
             known = self._known.get(key)
-            hit = hit and known is not None
-            total = known if known is not None else total + segment.weight()
-            if cache:
-                self._known[key] = total
-            if hit:
-                cached = total
-        return Prompt(total, cached)
-
-    def _by_rules(
-        self, request: SimulatedRequest, rules: CacheRules, now: float, *, cache: bool
-    ) -> Prompt:
-        total, key, seen, met = 0, hash((request.account, request.model)), 0, True
-        if request.schemas:
-            key, total = hash((key, request.schemas)), _schemas(request.schemas)
-        self._trim()
-        places: list[tuple[int, int]] = []
-        for raw, segment in zip(request.raws, request.segments, strict=True):
-            key = hash((key, bytes(raw)))
-            known = self._known.get(key)
-            total = self._known[key] = known if known is not None else total + segment.weight()
+            total = total + segment.weight() if known is None else known
             met = met and known is not None
             seen = total if met else seen
-            places.append((hash((rules.scope, key)), total))
-        marks = [(at, ttl) for at, ttl in rules.breakpoints if places[at][1] >= rules.minimum]
-        read_at = self._read(places, marks, rules, now)
-        read = places[read_at][1] if read_at >= 0 else 0
-        if cache and read_at >= 0:
-            # What is read stays as long again as it was written for.
-            place = places[read_at][0]
-            self._keep(place, now, self._written[place][1])
-        written, long = 0, 0
-        for at, ttl in marks:
-            place, size = places[at]
-            if cache:
-                self._keep(place, now, ttl)
-            if size > read + written:
-                fresh = size - read - written
-                written += fresh
-                long += fresh if ttl >= rules.long_s else 0
-        if not rules.billed:
-            written = long = 0
-        return Prompt(total, read, written, long, seen if seen >= rules.minimum else 0)
-
-    def _read(
-        self,
-        places: Sequence[tuple[int, int]],
-        marks: Sequence[tuple[int, int]],
-        rules: CacheRules,
-        now: float,
-    ) -> int:
-        """Return the last place up to which the prompt is read from the cache; -1: nowhere."""
-        best = -1
-        for mark, _ in marks:
+            places[key] = total
+        if cache:
+            self._known |= places
+        rules = request.cache
+        if rules is None:
+            return Prompt(total, seen)
+        sizes = [*places.values()]
+        kept = [hash((rules.scope, place)) for place in places]
+        marks = [at for at in rules.breakpoints if sizes[at] >= rules.minimum]
+        read = written = 0
+        for mark in marks:
             first = max(0, mark + 1 - rules.lookback) if rules.lookback else 0
-            for at in range(mark, max(first, best + 1) - 1, -1):
-                if self._written.get(places[at][0], (0.0, 0))[0] > now:
-                    best = at
-                    break
-        return best
+            found = (sizes[at] for at in range(first, mark + 1) if kept[at] in self._written)
+            read = max(read, *found, 0)
+        for mark in marks:
+            written = max(written, sizes[mark] - read)
+            if cache:
+                self._written.add(kept[mark])
+        seen = seen if seen >= rules.minimum else 0
+        return Prompt(total, read, written if rules.billed else 0, seen)
 
-    def _keep(self, place: int, now: float, ttl: int) -> None:
-        until, for_s = self._written.get(place, (0.0, 0))
-        self._written[place] = (max(until, now + ttl), max(for_s, ttl) if until > now else ttl)
-
-    def _trim(self) -> None:
-        if len(self._known) > _MAX_PREFIXES:
-            self.forget()
-
-    def usage(self, request: SimulatedRequest, answer: Answer, now: float) -> tuple[Usage, Prompt]:
+    def usage(self, request: SimulatedRequest, answer: Answer) -> tuple[Usage, Prompt]:
         """Return the usage of an answer, and what its prompt came to.
 
         Output that was recorded counts as recorded.
         """
-        prompt = self.prompt(request, now)
+        prompt = self.prompt(request)
         thought = answer.usage.reasoning_tokens or weigh(answer.reasoning)
         said = answer.usage.output_tokens or _output(answer) + thought
         usage = Usage(

@@ -25,13 +25,10 @@ class Exchange(msgspec.Struct):
     hash: str
     #: The wire dialect that it came in.
     dialect: str = ""
-    #: Whose key it came with, as the provider names the account.
-    account: str = ""
     model: str = ""
     #: None: the body was no request.
     purpose: Purpose | None = None
-    #: Messages in the request, and how many of them are answers.
-    messages: int = 0
+    #: How many answers the request holds.
     turn: int = 0
     #: The first user message, shortened.
     prompt: str = ""
@@ -41,35 +38,27 @@ class Exchange(msgspec.Struct):
     delivered: bool = False
     #: What the answer said it used.
     usage: Usage | None = None
-    #: What of its cache writes is kept for long, and so costs more.
-    long_writes: int = 0
     #: What of its input earlier requests of the account and model began with as well, where that is
     #: long enough to be cached: what a client that does all
     #: that the provider's rules allow reads from the cache.
     cacheable: int = 0
-    #: The tier that was asked for, and the one that served, where it was answered.
+    #: The tier that was asked for, which serves it as well.
     tier_asked: str = ""
-    tier: str = ""
     #: Dollars; None where the model's name is no real one's.
     cost: float | None = None
     #: Opaque items that came back, and how many of them were left out.
     opaque: int = 0
     removed: int = 0
-    finish_reason: str = ""
     #: From the request to the answer's last byte, or to the end of the connection.
     seconds: float | None = None
     #: The request's and the answer's body, where bodies are logged.
     request: str = ""
     answer: str = ""
 
-    def settle(self, bill: Bill | None) -> None:
-        """Take in what the answer came to, where it said so."""
-        if bill is None:
-            return
+    def settle(self, bill: Bill) -> None:
+        """Take in what the answer says that it came to."""
         self.usage = bill.usage
-        self.long_writes = bill.long_writes
         self.cacheable = bill.seen
-        self.tier = bill.tier
         self.cost = bill.cost
 
 
@@ -83,10 +72,8 @@ class Totals(msgspec.Struct):
     #: Delivered answers to a request body that had been answered before.
     repeated: int = 0
     by_status: Counter[int] = msgspec.field(default_factory=Counter)
-    by_purpose: Counter[str] = msgspec.field(default_factory=Counter)
     #: Of the answers that were delivered and carried it.
     usage: Usage = Usage()
-    long_writes: int = 0
     cacheable: int = 0
     #: Of those that have a price.
     cost: float = 0.0
@@ -112,10 +99,8 @@ class Exchanges:
         digest = hashlib.blake2b(body, digest_size=8).hexdigest()
         exchange = Exchange(at=time.time(), hash=digest, dialect=dialect)
         if request is not None:
-            exchange.account = request.account
             exchange.model = request.model
             exchange.purpose = request.purpose
-            exchange.messages = len(request.turns)
             exchange.turn = request.turn
             exchange.prompt = request.first_user[:120]
             exchange.tier_asked = request.tier
@@ -136,13 +121,11 @@ class Exchanges:
         totals.open -= 1
         totals.by_status[exchange.status] += 1
         if exchange.delivered and exchange.status == 200:  # HTTP's own number
-            totals.by_purpose[exchange.purpose or ""] += 1
             totals.repeated += exchange.hash in self._answered
             self._answered.add(exchange.hash)
             totals.removed += exchange.removed
             if exchange.usage is not None:
                 totals.usage += exchange.usage
-                totals.long_writes += exchange.long_writes
                 totals.cacheable += exchange.cacheable
                 totals.cost += exchange.cost or 0.0
         if self._file:

@@ -25,16 +25,12 @@ class Seal(msgspec.Struct, frozen=True, array_like=True):
 
     model: str
     account: str
-    #: The end user that the client named, where it named one.
-    user: str
     #: The hash of what stood before it.
     prefix: str
     #: Of what is written beside it in plain: a summary, or an item's name.
     beside: str
     #: The tokens that were thought.
     tokens: int
-    #: Whether it stands for a turn that goes on.
-    paused: bool = False
 
 
 _DECODE = decoders.decoder(Seal).decode
@@ -68,6 +64,15 @@ def digest(*parts: bytes) -> str:
     for part in parts:
         chain.update(len(part).to_bytes(_LENGTH) + part)
     return chain.hexdigest()
+
+
+def canonical(raw: bytes) -> bytes:
+    """Return an object of JSON as it is compared: without its spaces, the order of its fields, and
+    its mark for the cache.
+    """
+    value = msgspec.json.decode(raw)
+    value.pop("cache_control", None)
+    return msgspec.json.encode(value, order="sorted")
 
 
 def _mac(body: bytes) -> bytes:

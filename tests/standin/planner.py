@@ -12,10 +12,11 @@ import msgspec
 from msgspec.structs import replace
 
 from batchd.demo.recordings import RecordedVerdict, Recording, mentioned, normalised
-from batchd.records import Answer, Purpose, Usage
+from batchd.records import Answer, Purpose
 from standin import families, faults, scripts
 from standin.cache_meter import CacheMeter
-from standin.faults import Fault, NamePart
+from standin.faults import Fault
+from standin.scripts import NamePart
 from standin.settings import ServerSettings
 from standin.simulated_request import SimulatedRequest, prompt_of
 
@@ -43,15 +44,10 @@ class AnswerPlan(msgspec.Struct, frozen=True, kw_only=True):
     latency_s: float = 0.0
     #: Whether the answer carries its usage.
     usage: bool = True
-    #: Whether fresh input counts as written to the prompt cache.
-    cache_write: bool = False
     #: The stop sequence that ended the answer, if one did.
     stopped: str = ""
-    #: About how many bytes its thinking comes to when sealed, and whether nothing of it is shown.
+    #: About how many bytes its thinking comes to when sealed.
     sealed_size: int = 0
-    redacted: bool = False
-    #: The tier that serves it.
-    tier: str = "default"
 
 
 @dataclass(slots=True)
@@ -83,8 +79,8 @@ class Planner:
         #: How much of a strike by the server's own faults is due: one at 1.
         self._due = 0.0
 
-    def plan(self, request: SimulatedRequest, settings: ServerSettings, now: float) -> AnswerPlan:
-        """Return what becomes of a request at a time, in seconds."""
+    def plan(self, request: SimulatedRequest, settings: ServerSettings) -> AnswerPlan:
+        """Return what becomes of a request."""
         if settings.models and request.model not in settings.models:
             return AnswerPlan(refusal=Fault("404", request.model))
         try:
@@ -92,7 +88,7 @@ class Planner:
         except ValueError:
             return AnswerPlan(refusal=Fault("404", request.model))
         talk = self._talk(request)
-        latency_s = settings.latency_s + faults.number(parts, "latency", 0)
+        latency_s = settings.latency_s + scripts.number(parts, "latency", 0)
         plain = not request.thinks and request.tier == "default"
         if (
             plain
@@ -103,33 +99,28 @@ class Planner:
             # The benchmarks' own: nothing below applies to it.
             return AnswerPlan(answer=self._answer(request, talk, parts), latency_s=latency_s)
         names = {part.name for part in parts}
-        # Of chat completions alone: the others have no calls without.
-        bare = (getattr(turn, "thoughtless", False) for turn in request.turns)
-        if "reasoning" in names and any(bare):
+        if "reasoning" in names and request.thoughtless:
             return AnswerPlan(refusal=Fault("thoughtless", request.model))
-        if overflow := self._overflow(request, parts, now):
+        if overflow := self._overflow(request, parts):
             return AnswerPlan(refusal=overflow)
         fault = self._fault(request, talk, parts)
         if fault in faults.REFUSALS:
             return AnswerPlan(
                 refusal=Fault(fault, request.model),
-                retry_after_s=faults.number(parts, "retry-after", settings.retry_after_s),
+                retry_after_s=scripts.number(parts, "retry-after", settings.retry_after_s),
                 retry_always="retry-after" in names,
-                latency_s=faults.number(parts, "latency", 0),
+                latency_s=scripts.number(parts, "latency", 0),
             )
         reply, stopped = scripts.cut(self._answer(request, talk, parts), request.stop)
         if request.thinks or "reasoning" in names:
-            reply = _thought(reply, int(faults.number(parts, "thinks", 0)), request.max_output)
+            reply = replace(reply, reasoning=_THOUGHT)
         return AnswerPlan(
             answer=reply,
             delivery=fault,
             latency_s=latency_s,
             usage="no-usage" not in names,
-            cache_write="cache-write" in names,
             stopped=stopped,
-            sealed_size=int(faults.number(parts, "opaque", 0)),
-            redacted="redacted" in names,
-            tier="default" if "tier-falls" in names else request.tier,
+            sealed_size=int(scripts.number(parts, "opaque", 0)),
         )
 
     def _parts(self, model: str, settings: ServerSettings) -> tuple[NamePart, ...]:
@@ -138,35 +129,34 @@ class Planner:
         Raises ``ValueError``.
         """
         try:
-            parts = faults.parse(model)
+            parts = scripts.parse(model)
         except ValueError:
-            parts = faults.parse(settings.default)
+            parts = scripts.parse(settings.default)
         if settings.default and all(part.name in families.FAMILIES for part in parts):
-            parts = (*parts, *faults.parse(settings.default))
+            parts = (*parts, *scripts.parse(settings.default))
         if settings.faults:
             self._due += settings.share
             if self._due >= 1:
                 self._due -= 1
-                parts = (*faults.parse(settings.faults), *parts)
+                parts = (*scripts.parse(settings.faults), *parts)
         if of_model := settings.model_faults.get(model):
-            parts = (*faults.parse(of_model), *parts)
+            parts = (*scripts.parse(of_model), *parts)
         return parts
 
-    def _overflow(
-        self, request: SimulatedRequest, parts: tuple[NamePart, ...], now: float
-    ) -> Fault | None:
+    def _overflow(self, request: SimulatedRequest, parts: tuple[NamePart, ...]) -> Fault | None:
         """Return the refusal of a request that is too long for the window, where there is one."""
-        window = int(faults.number(parts, "window", 0))
+        window = int(scripts.number(parts, "window", 0))
         if not window:
             return None
-        prompt = self._meter.prompt(request, now, cache=False).tokens
-        if prompt + request.max_output <= window:
+        prompt, output = self._meter.prompt(request, cache=False).tokens, request.max_output
+        if prompt + output <= window:
             return None
-        return Fault("context-overflow", request.model, window, prompt, request.max_output)
+        name = "context-overflow" if prompt > window else "output-overflow"
+        return Fault(name, request.model, window, prompt, output)
 
     def _fault(self, request: SimulatedRequest, talk: _Talk, parts: tuple[NamePart, ...]) -> str:
         """Return the fault that strikes this request, if one does."""
-        if request.turn < faults.number(parts, "after", 0):
+        if request.turn < scripts.number(parts, "after", 0):
             return ""
         spared = set()
         if request.tier != "flex":
@@ -212,7 +202,7 @@ class Planner:
             return scripts.verdict(next(struck, None))
         if request.purpose is Purpose.COMPACTION:
             talk.compacted = True
-            return scripts.summary()
+            return scripts.SUMMARY
         # Where no summary was to be had, batchd has put a list of steps into its place.
         talk.compacted |= any(m.text.startswith(NOTES) for m in request.turns)
         turn = talk.answered if talk.compacted else request.turn
@@ -222,10 +212,7 @@ class Planner:
         recording = self._recorded.get(normalised(talk.prompt))
         if recording is None:
             return Answer(content=_UNKNOWN)
-        reply = recording.answer(turn)
-        return (
-            scripts.as_calls(reply, turn) if request.native and recording.without_tools else reply
-        )
+        return recording.answer(turn)
 
     def _verdict(self, talk: _Talk) -> RecordedVerdict:
         quoted = mentioned(talk.prompt, self._recorded)
@@ -240,14 +227,3 @@ class Planner:
 def _said(verdict: RecordedVerdict) -> Answer:
     content = msgspec.json.encode({"done": verdict.done, "feedback": verdict.feedback}).decode()
     return Answer(content=content, usage=verdict.usage)
-
-
-def _thought(reply: Answer, tokens: int, most: int) -> Answer:
-    """Return an answer with the thinking before it;
-    beyond the limit on output there is nothing but that.
-    """
-    used = reply.usage.reasoning_tokens or tokens
-    if most and used >= most:
-        usage = Usage(output_tokens=most, reasoning_tokens=most)
-        return Answer(content="", finish_reason="length", reasoning=_THOUGHT, usage=usage)
-    return replace(reply, reasoning=_THOUGHT, usage=replace(reply.usage, reasoning_tokens=used))

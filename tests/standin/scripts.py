@@ -1,32 +1,45 @@
-"""What the stand-in says, where it does not replay a recording.
+"""What a model's name asks for, and what is said where no recording is replayed.
+
+A model name is a list of parts joined by ``+``: ``latency-0.2+500-1+steps-3``. A number behind a
+fault says how often it strikes in a conversation, then all is well; ``always``, or no number, is
+for ever. One fault strikes at a time, in the order of the name.
+A conversation is known by its model and first user message.
 
 Scripts play one after another in the order of the model name, a turn each time, then comes the
 final text: ``length-1+steps-3``. The turn is the number of answers that a request holds, so a
 retried request gets the same answer. ``steps-N`` is N calls in all, the final one included;
 the others play N turns and are followed by the final text.
+
+Settings, whose number means something else: ``latency-S`` (seconds), ``retry-after-S`` (what a 429
+or 503 says), ``window-N`` (what of a prompt and the output it asks for is longer, in tokens,
+overflows the context), ``no-usage``, ``reasoning`` (it thinks, and refuses, as DeepSeek does, tool
+calls that come back without their thinking), ``opaque-N`` (what is sealed of its thinking has about
+so many bytes), ``after-N`` (no fault strikes before so many answers). The name of a real model is a
+part, too: it has that one's rules and prices, see ``families``.
 """
 
 from __future__ import annotations
 
+import functools
 import json
-import re
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from msgspec.structs import replace
 
 from batchd.records import Answer, FinishReason, ToolCall
 from standin import faults
-from standin.faults import NamePart
+from standin.families import FAMILIES
 from standin.simulated_request import LONE_SURROGATE, ended
 
 FINAL = Answer(content="Done.")
-#: A command in the text protocol.
-_BLOCKS = re.compile(r"```bash\n(.*?)\n```", re.DOTALL)
 #: What the judge says where nothing else is asked for.
-YES = Answer(content='{"done": true, "feedback": ""}')
+_YES = Answer(content='{"done": true, "feedback": ""}')
 _NO = Answer(content='{"done": false, "feedback": "The stand-in judge says no."}')
 _PROSE = Answer(content="Well, it cannot be said that the task is done, but it looks fine to me.")
-_SUMMARY = Answer(
+#: What a request for a summary of the conversation gets.
+SUMMARY = Answer(
     content="The work so far: some commands were run. What is left: the final message."
 )
 
@@ -34,22 +47,18 @@ _SUMMARY = Answer(
 def answer(parts: tuple[NamePart, ...], turn: int, *, native: bool) -> Answer:
     """Return the agent's answer at a turn; ``native`` says whether the request offers tools."""
     for part in parts:
-        if part.name in _TURNS:
+        if part.name in TURNS:
             turns = part.number - (part.name == "steps")
             if turn < turns:
-                return _TURNS[part.name](turn) if native else _as_text(_TURNS[part.name](turn))
+                said = TURNS[part.name](turn)
+                return said if native else _as_text(said)
             turn -= int(max(turns, 0))
     return FINAL
 
 
 def verdict(name: str | None) -> Answer:
     """Return the judge's answer under ``judge-no``, ``judge-prose`` or neither."""
-    return {"judge-no": _NO, "judge-prose": _PROSE}.get(name or "", YES)
-
-
-def summary() -> Answer:
-    """Return the answer to a request for a summary of the conversation."""
-    return _SUMMARY
+    return {"judge-no": _NO, "judge-prose": _PROSE}.get(name or "", _YES)
 
 
 def cut(reply: Answer, stop: str | Sequence[str] | None) -> tuple[Answer, str]:
@@ -72,18 +81,6 @@ def _as_text(reply: Answer) -> Answer:
         return reply
     command = json.loads(commands[0].arguments)["command"]
     return Answer(content=f"{reply.content or 'Next step.'}\n```bash\n{command}\n```\n")
-
-
-def as_calls(reply: Answer, turn: int) -> Answer:
-    """Return an answer that was given in the text protocol as one to a request with tools:
-    its command as a call.
-    """
-    found = _BLOCKS.search(reply.content)
-    if found is None or reply.tool_calls:
-        return reply
-    call = _shell(turn, found[1]).tool_calls
-    said = reply.content.replace(found[0], "").strip()
-    return replace(reply, content=said, tool_calls=call, finish_reason="tool_calls")
 
 
 def _tool(
@@ -111,30 +108,9 @@ _FENCED = """\
 ```json
 {"name": "shell", "arguments": {"command": "echo hello > hello.txt"}}
 ```"""
-# Raw line ends within a string, and two objects in one fence: both seen from qwen2.5-coder.
-_FENCED_TWO = """\
-```json
-{"name": "write_file", "arguments": {"path": "a.txt", "content": "one
-two
-"}}
-{"name": "shell", "arguments": {"command": "cat a.txt"}}
-```"""
-_TAGGED = """\
-<tool_call>
-{"name": "shell", "arguments": {"command": "echo hello > hello.txt"}}
-</tool_call>"""
-_BLOCK = """\
-I write the file.
-```bash
-echo hello > hello.txt
-```
-It printed:
-```
-hello, says an output that was never printed
-```
-"""
 
-_TURNS: Mapping[str, Callable[[int], Answer]] = {
+#: By their names, what each says at a turn.
+TURNS: Mapping[str, Callable[[int], Answer]] = {
     "steps": lambda turn: _shell(turn, f"echo step {turn + 1}"),
     # Leaves a trace of every time that it is run, and takes long enough to be interrupted.
     "notes": lambda turn: _shell(turn, f"echo {turn + 1} >> notes.txt && sleep 0.1"),
@@ -152,21 +128,57 @@ _TURNS: Mapping[str, Callable[[int], Answer]] = {
         turn, '{"path": "big.txt", "content": "aaaa', "write_file", "length"
     ),
     "text-tool": lambda _: Answer(content=_FENCED),
-    "text-tools": lambda _: Answer(content=_FENCED_TWO),
-    "tool-tags": lambda _: Answer(content=_TAGGED),
-    "bash-block": lambda _: Answer(content=_BLOCK),
     "bad-tool-json": lambda turn: _tool(turn, '{"command": "echo hi'),
     "unknown-tool": lambda turn: _tool(turn, '{"where": "home"}', "teleport"),
     "content-filter": lambda _: Answer(content="", finish_reason="content_filter"),
-    # What some dialects have a word for: a model that declines,
-    # a window that is full, a turn that goes on.
+    # A model that declines: some dialects have a word for it.
     "refusal": lambda _: ended("I cannot help with that.", "refusal"),
-    "full": lambda _: ended("The work so far", "full"),
-    "pause": lambda _: ended("Let me see.", "pause"),
     "surrogate": lambda _: Answer(content=f"Half a smile: {LONE_SURROGATE}"),
     "surrogate-tool": lambda turn: _tool(
         turn, f'{{"command": "echo {LONE_SURROGATE} > half.txt"}}'
     ),
     "empty": lambda _: Answer(content=""),
 }
-assert _TURNS.keys() | {"judge-no", "judge-prose"} == faults.SCRIPTS.keys()
+#: Scripts that play once where their name has no number, and not for ever.
+_ONCE = frozenset({"length-tool", "text-tool", "bad-tool-json", "unknown-tool", "surrogate-tool"})
+#: Settings that need a number, and parts that take none.
+_NUMBERED = frozenset({"latency", "retry-after", "window", "opaque", "after"})
+_PLAIN = frozenset({*FAMILIES, "no-usage", "reasoning", "demo"})
+_JUDGES = frozenset({"judge-no", "judge-prose"})
+NAMES = frozenset({*faults.REFUSALS, *faults.DELIVERIES, *_NUMBERED, *_PLAIN, *TURNS, *_JUDGES})
+
+
+@dataclass(frozen=True, slots=True)
+class NamePart:
+    """One part of a model name."""
+
+    name: str
+    #: How often it strikes, or what its name measures.
+    number: float
+
+
+@functools.lru_cache(4096)
+def parse(model: str) -> tuple[NamePart, ...]:
+    """Return the parts of a model name. Raises ``ValueError`` where it is none of ours."""
+    return tuple(map(_part, model.split("+")))
+
+
+def _part(text: str) -> NamePart:
+    if text in _PLAIN:
+        return NamePart(text, math.inf)
+    name, number = text, ""
+    if name not in NAMES:
+        name, _, number = text.rpartition("-")
+    if name not in NAMES or name in _PLAIN or (name in _NUMBERED and not number):
+        raise ValueError(text)
+    if number in {"", "always"}:
+        return NamePart(name, 1 if name in _ONCE and not number else math.inf)
+    value = float(number)
+    if not 0 <= value < math.inf:
+        raise ValueError(text)
+    return NamePart(name, value)
+
+
+def number(parts: tuple[NamePart, ...], name: str, default: float) -> float:
+    """Return what a setting is set to, or its default."""
+    return next((part.number for part in parts if part.name == name), default)

@@ -4,7 +4,7 @@ OpenAI's Responses and Anthropic's Messages on loopback.
     PYTHONPATH=tests python -m standin.server --port 8090 --log requests.jsonl
 
 The model's name says how it answers: ``demo`` replays the recordings, the others are scripts and
-faults, see ``scripts`` and ``faults``. Beside ``/v1`` there are ``GET /log``, ``GET /totals`` and
+faults, see ``scripts``. Beside ``/v1`` there are ``GET /log``, ``GET /totals`` and
 ``POST /control``, which takes any of ``ServerSettings``,
 and ``"reset": true`` to forget all that was.
 """
@@ -28,7 +28,7 @@ from batchd import decoders, tokens
 from batchd.demo import recordings
 from batchd.demo.recordings import Recording
 from batchd.errors import BatchdError, NotPossibleError
-from standin import delivery, dialects
+from standin import dialects, simulated_provider
 from standin.dialects import openai
 from standin.exchanges import Exchange, Exchanges, Totals
 from standin.faults import HttpRefusal
@@ -116,7 +116,7 @@ class ModelServer:
         match http.method, path:
             case "GET", "/models":
                 if self.settings.down:
-                    return delivery.cut(http)
+                    return simulated_provider.cut(http)
                 anthropic = "anthropic-version" in http.headers
                 dialect = dialects.BY_PATH["/messages" if anthropic else "/responses"]
                 return _json(self._provider.models(dialect))
@@ -145,12 +145,12 @@ def _request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) 
 
 
 def _json(value: object) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), content_type=delivery.JSON)
+    return web.Response(body=msgspec.json.encode(value), content_type=simulated_provider.JSON)
 
 
 def _wrong(status: int, message: str) -> web.Response:
     body = openai.error(HttpRefusal(status, message, openai.INVALID))
-    return web.Response(status=status, body=body, content_type=delivery.JSON)
+    return web.Response(status=status, body=body, content_type=simulated_provider.JSON)
 
 
 async def _serve(server: ModelServer) -> None:
@@ -193,8 +193,6 @@ def _arguments() -> argparse.ArgumentParser:
     add("--tokens-per-second", type=float, metavar="N", help="delay answers by their length")
     add("--rps", type=float, metavar="N", help="requests a second, of all clients; 0: no limit")
     add("--burst", type=float, metavar="N", help="requests at once after a rest")
-    add("--tps", type=float, metavar="N", help="tokens a second, of all clients; 0: no limit")
-    add("--token-burst", type=float, metavar="N", help="tokens at once after a rest")
     add(
         "--retry-after",
         dest="retry_after_s",
@@ -208,9 +206,6 @@ def _arguments() -> argparse.ArgumentParser:
         action="store_false",
         help="send no rate limit headers",
     )
-    add("--faults", help="in front of every model's name: 503-2+latency-1")
-    add("--share", type=float, metavar="PART", help="the part of all requests that --faults strike")
-    add("--default", help="how models of unknown names answer: demo, steps-2")
     add("--api-key", help="refuse clients that send another")
     add("--no-count", dest="count", action="store_false", help="count no tokens: usage is fixed")
     add("--log", type=Path, metavar="FILE", help="a JSON line for each exchange")

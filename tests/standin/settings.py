@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchd import decoders
-from standin import faults
+from standin import scripts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,17 +47,13 @@ class ServerSettings:
     models: Mapping[str, str] = field(default_factory=dict)
     #: What clients must send as their key; empty lets everyone in.
     api_key: str = ""
-    #: The accounts of keys; any other key has one of its own.
-    accounts: Mapping[str, str] = field(default_factory=dict)
-    #: By how many seconds the caches are older than they are.
-    aged_s: float = 0.0
     #: The moment that it bills by, in seconds since the epoch; 0: the real one.
     now: float = 0.0
 
     def __post_init__(self) -> None:
         for parts in (self.faults, self.default, *self.model_faults.values()):
             if parts:
-                faults.parse(parts)
+                scripts.parse(parts)
         if not 0 <= self.share <= 1:
             raise ValueError(f"share: {self.share} is not between 0 and 1")
 

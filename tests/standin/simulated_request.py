@@ -23,9 +23,9 @@ _LONE = LONE_SURROGATE.encode()
 _SUMMARY = "Answer with the summary only."
 #: What batchd says of a task's directory begins and ends like that, before the prompt.
 _OPENED, _ASKED = "[In /task at the start:]\n", "\n[The task:]\n"
-#: Beside the ends that batchd distinguishes: a model that declines, a window that is full, a turn
-#: that goes on, a call that fails with status 200.
-AnswerEnd: TypeAlias = Literal[FinishReason, "refusal", "full", "pause", "failed"]
+#: Beside the ends that batchd distinguishes: a model that declines, and a call that fails with
+#: status 200.
+AnswerEnd: TypeAlias = Literal[FinishReason, "refusal", "failed"]
 
 
 def prompt_of(text: str) -> str:
@@ -54,14 +54,6 @@ class ConversationTurn(Protocol):
         """What it says."""
 
 
-class MessagePart(Protocol):
-    """A part of a message, as each dialect has them."""
-
-    @property
-    def text(self) -> str:
-        """What it says."""
-
-
 class Segment(Protocol):
     """A part of a prompt that is in the cache as a whole, or not at all."""
 
@@ -84,24 +76,20 @@ class CacheRules:
 
     #: What must be the same for two requests to share anything.
     scope: tuple[object, ...]
-    #: The segments after which the prompt is to be cached, and for how many seconds, ascending.
-    breakpoints: tuple[tuple[int, int], ...]
+    #: The segments after which the prompt is to be cached, ascending.
+    breakpoints: tuple[int, ...]
     #: Shorter prefixes are not cached.
     minimum: int
     #: How many places before a breakpoint, itself included, are looked at; 0: all.
     lookback: int = 0
     #: Whether what is written is said, and billed.
     billed: bool = True
-    #: From how many seconds on a write is a long one.
-    long_s: int = 3600
 
 
 class Bill(msgspec.Struct, frozen=True, kw_only=True):
     """What an answer came to."""
 
     usage: Usage
-    #: What of the cache writes is kept for long.
-    long_writes: int = 0
     #: What of the input earlier requests began with as well: more can never be read from the cache.
     seen: int = 0
     #: The tier that served.
@@ -119,11 +107,9 @@ class Heading(msgspec.Struct, frozen=True):
     model: str
     #: The stop sequence that ended it, if one did.
     stopped: str = ""
-    #: What was thought: its tokens, about how many bytes it comes to when sealed,
-    #: and whether nothing of it is shown.
+    #: What was thought: its tokens, and about how many bytes it comes to when sealed.
     thought_tokens: int = 0
     sealed_size: int = 0
-    redacted: bool = False
 
 
 class AnswerWriter(Protocol):
@@ -167,6 +153,8 @@ class SimulatedRequest(msgspec.Struct, frozen=True, kw_only=True):
     removed: int = 0
     #: Whether its model thinks before it answers, and seals that.
     thinks: bool = False
+    #: Whether calls came back without the thinking behind them, which has a field of its own.
+    thoughtless: bool = False
     account: str
     writer: AnswerWriter
 
@@ -193,11 +181,6 @@ def escaped(body: bytes) -> bytes:
 def weigh(text: str) -> int:
     """Return the tokens of a text."""
     return tokens.count(text) if text else 0
-
-
-def joined(content: str | Sequence[MessagePart]) -> str:
-    """Return what a message says, in one text or in parts."""
-    return content if isinstance(content, str) else "".join(part.text for part in content)
 
 
 def ended(content: str, end: AnswerEnd) -> Answer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from standin import opaque
 from standin.opaque import Seal
 
-SEAL = Seal(model="m", account="org-a", user="", prefix="p", beside="b", tokens=7)
+SEAL = Seal(model="m", account="org-a", prefix="p", beside="b", tokens=7)
 
 
 def test_a_seal_opens_as_it_is_and_not_with_a_byte_changed() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from standin.dialects import chat, messages, responses
-from standin.faults import Fault, HttpRefusal
+from standin.faults import HttpRefusal
 from standin.limiter import Limit
 from standin.simulated_request import Caller, InvalidRequestError, SimulatedRequest
 
@@ -18,6 +18,8 @@ class ServedDialect(Protocol):
     name: str
     #: The body of an answer that says nothing.
     nothing: bytes
+    #: What it says of faults, by their names.
+    words: Mapping[str, HttpRefusal]
 
     def parse(self, data: bytes, caller: Caller) -> SimulatedRequest:
         """Return the request in a body.
@@ -27,9 +29,6 @@ class ServedDialect(Protocol):
 
     def invalid(self, wrong: InvalidRequestError) -> HttpRefusal:
         """Return what such a request is refused with."""
-
-    def refusal(self, fault: Fault) -> HttpRefusal:
-        """Return a fault in the provider's words."""
 
     def error(self, wrong: HttpRefusal, request_id: str) -> bytes:
         """Return a refusal's body."""

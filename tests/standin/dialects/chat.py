@@ -7,36 +7,31 @@ from typing import Any
 import msgspec
 
 from batchd import decoders, tokens
-from standin import families
-from standin.dialects import completions, openai
-from standin.dialects.openai import error, headers, invalid, key, models, refusal
+from batchd.records import Answer, Usage
+from standin import families, faults
+from standin.dialects import openai
+from standin.dialects.openai import error, headers, invalid, key, models
 from standin.families import Family
 from standin.simulated_request import (
+    Bill,
     CacheRules,
     Caller,
+    Heading,
     InvalidRequestError,
     SimulatedRequest,
+    end,
+    escaped,
     prompt_of,
     purpose,
     weigh,
 )
 
-__all__ = ["error", "headers", "invalid", "key", "models", "name", "nothing", "parse", "refusal"]
+__all__ = ["error", "headers", "invalid", "key", "models", "name", "nothing", "parse", "words"]
 name = "chat"
+words = faults.CHAT
 #: What a provider answers that has nothing to say.
 nothing = b'{"id": "none", "object": "chat.completion", "choices": []}'
-#: What OpenAI knows.
-_FIELDS = frozenset(
-    [
-        *("audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs"),
-        *("max_completion_tokens", "max_tokens", "messages", "metadata", "modalities", "model"),
-        *("moderation", "n", "parallel_tool_calls", "prediction", "presence_penalty"),
-        *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
-        *("reasoning_effort", "response_format", "safety_identifier", "seed", "service_tier"),
-        *("stop", "store", "temperature", "tool_choice", "tools"),
-        *("top_logprobs", "top_p", "user", "verbosity", "web_search_options"),
-    ]
-)
+_encode = msgspec.json.Encoder().encode
 
 
 class ChatFunction(msgspec.Struct):
@@ -71,11 +66,6 @@ class ChatMessage(msgspec.Struct):
             return "".join(p for p in parts if isinstance(p, str))
         return self.content or ""
 
-    @property
-    def thoughtless(self) -> bool:
-        """Whether it has calls, and not the thinking behind them."""
-        return bool(self.tool_calls) and self.reasoning_content is None
-
     def weight(self) -> int:
         """Return its tokens."""
         said = tokens.MESSAGE_TOKENS + weigh(self.text) + weigh(self.reasoning_content or "")
@@ -93,8 +83,6 @@ class _Body(msgspec.Struct):
     reasoning_effort: str | None = None
     service_tier: str | None = None
     prompt_cache_key: str | None = None
-    temperature: float | None = None
-    top_p: float | None = None
     response_format: msgspec.Raw = msgspec.Raw()
     stop: str | list[str] | None = None
     max_tokens: int | None = None
@@ -123,9 +111,7 @@ def parse(data: bytes, caller: Caller) -> SimulatedRequest:
         tools = b""
     family = families.of(body.model)
     if family is not None and family.vendor == "openai":
-        _check_fields(data)
         _check_model(family, body, native=bool(tools))
-    tier = openai.tier(family or families.RESPONSES, body.service_tier)
     bound = b'"json_schema"' in bytes(body.response_format)
     return SimulatedRequest(
         model=body.model,
@@ -140,36 +126,26 @@ def parse(data: bytes, caller: Caller) -> SimulatedRequest:
         native=bool(tools),
         stop=body.stop,
         max_output=body.max_completion_tokens or body.max_tokens or 0,
-        tier=tier,
+        tier=openai.tier(family or families.RESPONSES, body.service_tier),
         cache=_cache(family, body, caller) if family is not None else None,
+        thoughtless=any(m.tool_calls and m.reasoning_content is None for m in messages),
         account=caller.account,
-        writer=completions.WRITER,
+        writer=WRITER,
     )
-
-
-def _check_fields(data: bytes) -> None:
-    """Hold a request to the fields that there are. Others who speak this dialect have more."""
-    for field in decoders.decode(data, dict[str, msgspec.Raw]):
-        if field not in _FIELDS:
-            raise InvalidRequestError(f"Unrecognized request argument supplied: {field}")
 
 
 def _check_model(family: Family, body: _Body, *, native: bool) -> None:
     """Hold a request to what its model takes."""
-    sampling = {"temperature": body.temperature, "top_p": body.top_p}
     effort = body.reasoning_effort
-    if (
-        native
-        and family.chat_tools != "ever"
-        and (family.chat_tools, effort) != ("unthinking", "none")
-    ):
-        way_out = "" if family.chat_tools == "never" else " or set reasoning_effort to 'none'"
+    unthinking = family.chat_tools == "unthinking"
+    if native and family.chat_tools != "ever" and not (unthinking and effort == "none"):
+        way_out = " or set reasoning_effort to 'none'" if unthinking else ""
         raise InvalidRequestError(
-            f"Function tools with reasoning_effort are not supported for {family.name} in "
+            f"Function tools with reasoning_effort are not supported for {body.model} in "
             f"/v1/chat/completions. Please use /v1/responses instead{way_out}.",
             "reasoning_effort",
         )
-    openai.check_model(family, body.model, effort, sampling, "reasoning_effort")
+    openai.check_effort(family, effort, "reasoning_effort")
     if body.max_tokens is not None:
         raise InvalidRequestError(
             "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
@@ -184,10 +160,9 @@ def _cache(family: Family, body: _Body, caller: Caller) -> CacheRules:
 
     Claude's models cache nothing here.
     """
-    marks = ((len(body.messages) - 1, 1800),) if family.vendor == "openai" else ()
     return CacheRules(
         scope=(caller.account, body.model, body.prompt_cache_key),
-        breakpoints=marks,
+        breakpoints=(len(body.messages) - 1,) if family.vendor == "openai" else (),
         minimum=family.cache_minimum,
         billed=family.writes,
     )
@@ -199,29 +174,93 @@ def _check(messages: tuple[ChatMessage, ...]) -> None:
     for i, message in enumerate(messages):
         if message.role == "tool":
             if message.tool_call_id not in waiting:
-                raise InvalidRequestError(_STRAY, f"messages.[{i}].role")
+                raise InvalidRequestError(
+                    "Invalid parameter: messages with role 'tool' must be a response to a "
+                    "preceding message with 'tool_calls'.",
+                    f"messages.[{i}].role",
+                )
             waiting.discard(message.tool_call_id)
             continue
         if waiting:
-            raise InvalidRequestError(_missing(waiting), f"messages.[{i}].role")
+            raise _missing(waiting)
         if message.tool_calls:
             waiting = {call.id for call in message.tool_calls}
         elif message.content is None:
             wrong = "Invalid value for 'content': expected a string, got null."
             raise InvalidRequestError(wrong, f"messages.[{i}].content")
     if waiting:
-        raise InvalidRequestError(_missing(waiting), "messages")
+        raise _missing(waiting)
 
 
-_STRAY = (
-    "Invalid parameter: messages with role 'tool' must be a response to a preceding message "
-    "with 'tool_calls'."
-)
-
-
-def _missing(ids: set[str]) -> str:
-    return (
+def _missing(ids: set[str]) -> InvalidRequestError:
+    return InvalidRequestError(
         "An assistant message with 'tool_calls' must be followed by tool messages responding to each "
         "'tool_call_id'. The following tool_call_ids did not have response messages: "
-        + ", ".join(sorted(ids))
+        + ", ".join(sorted(ids)),
+        "messages",
     )
+
+
+class _Writer:
+    """Writes answers."""
+
+    @staticmethod
+    def whole(heading: Heading, answer: Answer, bill: Bill | None) -> bytes:
+        """Return an answer as one JSON body."""
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": None if answer.tool_calls and not answer.content else answer.content,
+        }
+        refused = end(answer) == "refusal"
+        if refused:
+            message |= {"content": None, "refusal": answer.content}
+        if answer.reasoning:
+            message["reasoning_content"] = answer.reasoning
+        if answer.tool_calls:
+            message["tool_calls"] = [
+                {
+                    "id": call.id,
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": call.arguments},
+                }
+                for call in answer.tool_calls
+            ]
+        choice = {
+            "index": 0,
+            "message": message,
+            "logprobs": None,
+            # There is no word for it.
+            "finish_reason": "stop" if refused else end(answer),
+        }
+        body = {
+            "id": f"chatcmpl-{heading.id}",
+            "object": "chat.completion",
+            "created": heading.created,
+            "model": heading.model,
+            "choices": [choice],
+        }
+        if bill is not None:
+            body["usage"] = _usage(bill.usage)
+            body["service_tier"] = bill.tier
+        return escaped(_encode(body))
+
+    @staticmethod
+    def failed(_: Heading) -> bytes:
+        """Return what comes with status 200 and is an error, as OpenRouter sends it."""
+        return openai.error(faults.CHAT["error-200"])
+
+
+WRITER = _Writer()
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    cached = {"cached_tokens": usage.cached_input_tokens}
+    if usage.cache_write_tokens:
+        cached["cache_write_tokens"] = usage.cache_write_tokens
+    return {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.total_tokens,
+        "prompt_tokens_details": cached,
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }

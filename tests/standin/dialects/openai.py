@@ -1,21 +1,25 @@
-"""What OpenAI's two dialects share: the words of refusals, headers, and the list of models."""
+"""What OpenAI's two dialects share: errors, headers, the list of models, and what models take."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import msgspec
 
-from standin import families
-from standin.dialects.openai_words import INVALID, REFUSALS, refusal
 from standin.families import Family
 from standin.faults import HttpRefusal
 from standin.limiter import Limit
 from standin.simulated_request import InvalidRequestError
 
-__all__ = ["INVALID", "REFUSALS", "refusal"]
+INVALID = "invalid_request_error"
+#: How tiers are asked for, and what serves them.
+_TIERS: Mapping[str | None, str] = {
+    **{None: "default", "auto": "default", "default": "default"},
+    **{"flex": "flex", "priority": "priority", "fast": "priority"},
+}
 
 
 def error(wrong: HttpRefusal, _: str = "") -> bytes:
@@ -41,8 +45,11 @@ def key(headers: Mapping[str, str]) -> str:
 
 def headers(limits: Iterable[Limit], account: str, request_id: str) -> dict[str, str]:
     """Return what goes with every answer."""
-    found = {"openai-organization": account, **limit_headers(limits)}
-    return {**found, "x-request-id": request_id} if request_id else found
+    return {
+        "openai-organization": account,
+        **limit_headers(limits),
+        "x-request-id": request_id,
+    }
 
 
 def limit_headers(limits: Iterable[Limit]) -> dict[str, str]:
@@ -70,63 +77,31 @@ def models(listed: Mapping[str, str]) -> object:
     return {"object": "list", "data": data}
 
 
-_FIELD = re.compile(r"unknown field `([^`]*)`|missing required field `([^`]*)`")
-_PLACE = re.compile(r" - at `\$\.?(.*)`$")
+_MISSING = re.compile(r"missing required field `([^`]*)`")
 
 
 def unreadable(wrong: Exception, place: str = "") -> InvalidRequestError:
     """Return the refusal of what could not be decoded, with the place that it was found at."""
-    said = str(wrong)
-    at = ".".join(p for p in (place, *_PLACE.findall(said)) if p)
-    if (found := _FIELD.search(said)) is None:
-        about = f" '{at}'" if at else ""
-        text = f"We could not parse the body of your request{about}: {said}"
-        return InvalidRequestError(text, at or None)
-    param = ".".join(p for p in (at, found[1] or found[2]) if p)
-    if found[1]:
-        return InvalidRequestError(f"Unknown parameter: '{param}'.", param, "unknown_parameter")
-    return InvalidRequestError(
-        f"Missing required parameter: '{param}'.", param, "missing_required_parameter"
-    )
+    if found := _MISSING.search(str(wrong)):
+        param = ".".join(filter(None, (place, found[1])))
+        text = f"Missing required parameter: '{param}'."
+        return InvalidRequestError(text, param, "missing_required_parameter")
+    text = f"We could not parse the body of your request {place}: {wrong}"
+    return InvalidRequestError(text, place or None)
 
 
-def check_model(
-    family: Family, model: str, effort: str | None, sampling: Mapping[str, float | None], param: str
-) -> str:
-    """Hold a request to what its model takes, and return the effort that it has.
+def check_effort(family: Family, effort: str | None, param: str) -> None:
+    """Hold a request to the efforts that its model takes; ``param`` is the field.
 
-    ``param`` is the effort's field. Raises ``InvalidRequestError``.
+    Raises ``InvalidRequestError``.
     """
-    chosen = effort or family.effort
-    if chosen not in family.efforts:
-        takes = ", ".join(f"'{e}'" for e in families.EFFORTS if e in family.efforts)
+    if effort is not None and effort not in family.efforts:
+        takes = ", ".join(f"'{e}'" for e in sorted(family.efforts))
         raise InvalidRequestError(
-            f"Unsupported value: '{param}' does not support '{chosen}' with this model. Supported values are: {takes}.",
+            f"Unsupported value: '{param}' does not support '{effort}' with this model. Supported values are: {takes}.",
             param,
             "unsupported_value",
         )
-    if family.temperature == "ever" or (family.temperature == "unthinking" and chosen == "none"):
-        return chosen
-    for name, value in sampling.items():
-        if value is not None and value != 1:
-            raise InvalidRequestError(
-                f"Unsupported value: '{name}' does not support {value:g} with {model}. Only the default (1) value is supported.",
-                name,
-                "unsupported_value",
-            )
-    return chosen
-
-
-#: How OpenAI's tiers are asked for, and what serves them.
-TIERS: Mapping[str | None, str] = {
-    None: "default",
-    "auto": "default",
-    "default": "default",
-    "scale": "default",
-    "flex": "flex",
-    "priority": "priority",
-    "fast": "priority",
-}
 
 
 def tier(family: Family, asked: str | None) -> str:
@@ -134,10 +109,43 @@ def tier(family: Family, asked: str | None) -> str:
 
     Raises ``InvalidRequestError`` where its model has none such.
     """
-    if asked not in TIERS or (asked == "flex" and not family.flex):
+    if asked not in _TIERS or (asked == "flex" and not family.flex):
         raise InvalidRequestError(
             f"Invalid service_tier argument: '{asked}' is not available for this model.",
             "service_tier",
             "invalid_service_tier",
         )
-    return TIERS[asked]
+    return _TIERS[asked]
+
+
+def check_strict(schema: Mapping[str, Any], of: str, param: str) -> None:
+    """Hold a schema to OpenAI's strict subset. Raises ``InvalidRequestError``."""
+    for place, part in objects(schema):
+        if part.get("additionalProperties") is not False:
+            wrong = "'additionalProperties' is required to be supplied and to be false."
+        elif {*part.get("properties", {})} - {*part.get("required", ())}:
+            wrong = (
+                "'required' is required to be supplied and to be an array including every key in "
+                "properties."
+            )
+        else:
+            continue
+        raise InvalidRequestError(
+            f"Invalid schema for {of}: In context=({', '.join(place)}), {wrong}",
+            param,
+            "invalid_function_parameters" if of.startswith("function") else "invalid_json_schema",
+        )
+
+
+def objects(
+    schema: Mapping[str, Any], place: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
+    """Yield all objects in a schema, with their places."""
+    if schema.get("type") == "object":
+        yield place, schema
+        for name, part in schema.get("properties", {}).items():
+            yield from objects(part, (*place, "properties", name))
+    if isinstance(schema.get("items"), Mapping):
+        yield from objects(schema["items"], (*place, "items"))
+    for i, part in enumerate(schema.get("anyOf", ())):
+        yield from objects(part, (*place, "anyOf", str(i)))
