@@ -438,6 +438,7 @@ def test_pages_of_other_sites_read_no_figures(tmp_path: Path, model_server: str)
             "localhost.evil.example": 421,
             "127.0.0.1.evil.example": 421,
             "": 421,
+            "localhost,127.0.0.1": 421,  # as two fields are read
             f"127.0.0.1:{port}": 200,
             f"[::1]:{port}": 200,
             "LOCALHOST": 200,
