@@ -25,7 +25,10 @@ _PRICE = Price(rates=(Rate(input=1.0, cached_input=0.5, output=2.0),), source="c
         ('[metrics]\nlisten = "9464"', "[metrics] listen: it must be HOST:PORT"),
         ('[metrics]\nlisten = "localhost:70000"', "[metrics] listen: it must be HOST:PORT"),
         ('[metrics]\nlisten = "::1:9464"', "[metrics] listen: it must be HOST:PORT"),
-        ('[metrics]\ntextfile = "batchd.txt"', "[metrics] textfile: its name must end in .prom"),
+        (
+            '[metrics]\ntextfile = ""',
+            "[metrics] textfile: there is no such key any more (set [metrics] listen",
+        ),
         ('[traces]\nendpoint = "127.0.0.1:4318"', "[traces] endpoint: it must be http"),
         ('[traces]\nendpoint = "http://me:key@host"', "[traces] endpoint: it must be http"),
         ('[traces]\nheaders_env = "a=b"', "[traces] headers_env: it must be the name"),
