@@ -16,14 +16,14 @@ import re
 import stat
 import sys
 import traceback
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from batchd import console, fitting, journald
+from batchd import console, fitting
 from batchd.actions import Action
 from batchd.errors import NotPossibleError, cut
 from batchd.masking import Masker
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 #: From which level on lines are written.
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error", "critical"]
-#: ``auto``: words on a terminal, fields where stderr is systemd's journal, JSON lines elsewhere.
+#: ``auto``: words on a terminal, JSON lines elsewhere; in systemd's journal with their priorities.
 LineFormat: TypeAlias = Literal["auto", "json", "console"]
 
 #: C0 and C1 controls, the separators that end a line, marks that turn the direction of text, and
@@ -51,6 +51,8 @@ _CONTROL_OF_TEXT = re.compile(_CONTROL.pattern.replace("\x00-\x1f", "\x00-\x08\x
 _SECRET = re.compile(r"\b(sk-|[Bb]earer )[\w.-]{12,}")
 
 
+#: By level, as in syslog(3): what ``journalctl -p`` asks for.
+_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 #: Characters of one field of a line: a net, for lines are short, tracebacks included.
 _MAX_FIELD_CHARS = 20_000
 #: What no line may show.
@@ -144,9 +146,22 @@ def configure(
 def _to_stderr(form: LineFormat) -> Callable[[dict[str, Any]], None]:
     if form == "console" or (form == "auto" and sys.stderr.isatty()):
         return _columns()
-    if form == "auto" and journald.is_stream(2):
-        return _to_journal()
-    return _json()
+    if form == "auto" and leads_to_journal(2):
+        # sd-daemon(3): systemd takes the prefix off the line, and keeps it as the priority.
+        return _rendered(lambda line: f"<{_PRIORITIES[line['level']]}>{_encode(line).decode()}")
+    return _rendered(lambda line: _encode(line).decode())
+
+
+def leads_to_journal(descriptor: int, environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether a descriptor leads into systemd's journal,
+    and not to where a shell redirected it.
+    """
+    device, _, inode = environ.get("JOURNAL_STREAM", "").partition(":")
+    try:
+        there = os.fstat(descriptor)
+    except OSError:
+        return False
+    return (device, inode) == (str(there.st_dev), str(there.st_ino))
 
 
 def _write(
@@ -209,23 +224,6 @@ def _encode(line: dict[str, Any]) -> bytes:
     except (UnicodeEncodeError, TypeError, ValueError, msgspec.MsgspecError):
         # A lone surrogate or an odd key deep in a value: ASCII escapes carry anything.
         return json.dumps(line, default=str, skipkeys=True).encode() + b"\n"
-
-
-def _to_journal() -> Callable[[dict[str, Any]], None]:
-    journal, stderr = journald.JournaldSocket(), _json()
-
-    def write(line: dict[str, Any]) -> None:
-        try:
-            journal.send(line)
-        except OSError:
-            # Its socket is gone; what comes over stderr may reach it still, or a successor.
-            stderr(line)
-
-    return write
-
-
-def _json() -> Callable[[dict[str, Any]], None]:
-    return _rendered(lambda line: _encode(line).decode())
 
 
 def _rendered(render: Callable[[dict[str, Any]], str]) -> Callable[[dict[str, Any]], None]:

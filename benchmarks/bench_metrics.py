@@ -94,7 +94,7 @@ def main() -> int:
     sink = f"http://127.0.0.1:{receiver.server_address[1]}"
     extras = {
         "nothing": "",
-        "metrics": f'[metrics]\nlisten = "127.0.0.1:{port}"\ntextfile = "/dev/shm/batchd-bench.prom"\n',
+        "metrics": f'[metrics]\nlisten = "127.0.0.1:{port}"\n',
         "traces": f'[traces]\nendpoint = "{sink}"\n',
     }
     figures: dict[str, list[float]] = {kind: [] for kind in extras}

@@ -21,7 +21,7 @@ CALLS, ROUNDS, REPEATS = 4, 2, 6
 def measure(alone: list[float], watched: list[float]) -> None:
     """Add some rounds of both kinds, on daemons of their own."""
     port = free_port()
-    metrics = f'[metrics]\nlisten = "127.0.0.1:{port}"\ntextfile = "/dev/shm/batchd-bench.prom"\n'
+    metrics = f'[metrics]\nlisten = "127.0.0.1:{port}"\n'
     with contextlib.ExitStack() as stages:
         stand = stage(f"steps-{CALLS}", processes=2, agents=16)
         _, bare = stages.enter_context(stand)

@@ -31,6 +31,11 @@ _MEANT = {
     "command": "check",
     "test": "check",
 }
+#: Keys of earlier versions, by their place: what to write instead.
+_GONE = {
+    "metrics.textfile": "set [metrics] listen and have Prometheus fetch it;"
+    " for node_exporter, have a timer write what curl gets there into its file",
+}
 #: What pydantic says of a key that is not there.
 MISSING = frozenset({"missing", "missing_argument"})
 #: Of these the value is always shown: it is to be one of a few words.
@@ -54,6 +59,8 @@ def complaint(error: ErrorDetails, known: Collection[str]) -> Problem:
         at = error["loc"]
         if at[:1] == ("models",) and isinstance(error["input"], dict):
             return Problem("", "there is no such key", _QUOTES)
+        if instead := _GONE.get(".".join(map(str, at))):
+            return Problem("", "there is no such key any more", instead)
         key = str(at[-1])
         meant = _MEANT.get(key.lower(), "")
         near = [meant] if meant in known else []

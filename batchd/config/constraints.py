@@ -64,7 +64,7 @@ def absolute(sections: ConfigSections, base: Path, environ: Mapping[str, str]) -
 
     p, w, log = sections.paths, sections.workspace, sections.log
     state = place(p.state)
-    metrics, traces, page = sections.metrics, sections.traces, sections.web
+    traces, page = sections.traces, sections.web
     return replace(
         sections,
         paths=PathsSection(inbox=place(p.inbox), outbox=place(p.outbox), state=state),
@@ -79,7 +79,6 @@ def absolute(sections: ConfigSections, base: Path, environ: Mapping[str, str]) -
             sections.ray, token_file=sections.ray.token_file and key_file(sections.ray.token_file)
         ),
         log=replace(log, file=log.file and place(log.file)),
-        metrics=replace(metrics, textfile=metrics.textfile and place(metrics.textfile)),
         traces=replace(traces, headers_file=traces.headers_file and key_file(traces.headers_file)),
         web=replace(page, token_file=page.token_file and key_file(page.token_file)),
         providers={

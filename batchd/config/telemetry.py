@@ -30,13 +30,6 @@ class MetricsSection(Section):
     """``HOST:PORT`` where it may fetch them, ``127.0.0.1:9464``; empty: nowhere."""
     hosts: tuple[Name, ...] = ()
     """Names that it may be fetched by, beside addresses, localhost and this machine's own name."""
-    textfile: str = ""
-    """A file for node_exporter's textfile collector, written every 15 s; empty: none."""
-
-    @property
-    def wanted(self) -> bool:
-        """Whether figures are exported at all."""
-        return bool(self.listen or self.textfile)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -109,11 +102,6 @@ def problems(
     if metrics.listen and not _is_address(metrics.listen):
         hint = "as in 127.0.0.1:9464 or [::1]:9464"
         yield ("metrics", "listen"), Problem("", "it must be HOST:PORT", hint)
-    if metrics.textfile and not metrics.textfile.endswith(".prom"):
-        yield (
-            ("metrics", "textfile"),
-            Problem("", "its name must end in .prom: node_exporter reads no other"),
-        )
     if traces.endpoint and not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s?#]*)?", traces.endpoint):
         hint = "as in http://127.0.0.1:4318"
         yield ("traces", "endpoint"), Problem("", "it must be http(s)://HOST[:PORT][/PATH]", hint)

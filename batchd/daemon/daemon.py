@@ -20,7 +20,7 @@ from batchd.control.group import GroupServer
 from batchd.control.requester import Requester
 from batchd.control.requests import A
 from batchd.control.socket_server import Server
-from batchd.daemon import lock, room_watch, shadow, signals, tuning, vigil
+from batchd.daemon import lock, room_watch, signals, tuning, vigil
 from batchd.daemon.assembly import joined
 from batchd.daemon.attempts.overdue import OverdueWatch
 from batchd.daemon.commands import EndWaiters
@@ -30,8 +30,7 @@ from batchd.daemon.intake import unknown_batches
 from batchd.daemon.intake.intake import as_asked, move_claimed, new_batch
 from batchd.daemon.intake.parsers import Parsers
 from batchd.daemon.listeners import Listener, Listeners, StartReport
-from batchd.daemon.shadow import Shadow
-from batchd.daemon.stalls import Stalls
+from batchd.daemon.self_check import SelfCheck
 from batchd.daemon.systemd import SystemdNotifier
 from batchd.log import get_logger
 from batchd.pool import heap, threads
@@ -319,21 +318,14 @@ class Daemon:
         yield p.lot.watch()
         if p.others is not None:
             yield OverdueWatch(p.current, p.attempts, p.pool).watch()
-        yield Stalls(
-            p.loop,
-            p.lifecycle,
-            p.troubles,
-            p.governor,
-            p.batches,
-            p.turns,
-            p.attempts,
-            p.pool,
-            inbox,
-        ).watch()
+        bugs = SelfCheck(
+            p.loop, p.lifecycle, p.troubles, p.governor, p.batches, p.turns, p.attempts, p.pool
+        )
+        yield bugs.report_stalls()
         if self._reload is not None:
             yield self._reloads()
-        if shadow.wanted():
-            yield Shadow(p.loop, p.lifecycle, p.batches, p.attempts, p.pool).watch()
+        if os.environ.get("BATCHD_SHADOW"):  # set by tests: a difference ends the daemon
+            yield bugs.insist()
 
     async def _drain(self) -> None:
         """Let running tasks reach a durable point, then end the pool."""

@@ -106,7 +106,6 @@ class Inbox:
         self._settled: deque[tuple[str, Signature]] = deque()
         self._next_scan = 0.0
         #: How often it was looked at.
-        self._looks = 0
         #: What it cannot do at this time, and since when.
         self.trouble: tuple[OSError, float] | None = None
         #: Why one of the last files could not be claimed.
@@ -151,13 +150,6 @@ class Inbox:
         """
         ours, _ = claiming.lying(self.folder, self._state)
         return {claim.ulid for claim in ours}
-
-    @property
-    def looked(self) -> tuple[int, float]:
-        """How often the folder was looked at,
-        and in how many seconds it is looked at again at the latest.
-        """
-        return self._looks, max(0.0, self._next_scan - time.monotonic())
 
     def pause(self) -> None:
         """Claim nothing until ``resume``, but for what is on its way out of ``claims``."""
@@ -220,7 +212,6 @@ class Inbox:
 
     def _round(self) -> list[Claim]:
         """Look at what was hinted at or has settled, else at the whole folder; claim a chunk."""
-        self._looks += 1
         with self._at_work:
             return [] if self._stopped else self._look_round()
 

@@ -78,7 +78,6 @@ class TaskDirectories:
         yield from ((path, "a key file") for path in config.key_files())
         for path, name in (
             (config.log.file, "the log"),
-            (config.metrics.textfile, "the file of metrics"),
             (config.file, "the configuration"),
         ):
             if path:

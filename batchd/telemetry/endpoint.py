@@ -1,23 +1,26 @@
-"""The endpoint of Prometheus: a small HTTP server in threads of its own."""
+"""The endpoint of Prometheus: prometheus_client's own app, for those who may ask."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import http.server
+import io
 import socket
 import socketserver
 import threading
 import time
-from collections.abc import Collection, Iterable
-from http import HTTPStatus
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import CollectorRegistry, MetricsHandler
+from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from batchd.errors import NotPossibleError
 from batchd.records import hosts
 from batchd.telemetry.loop_link import LoopLink
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 #: The time between two tries to get the port.
 _AGAIN_S = 5.0
@@ -29,40 +32,34 @@ _END_S = 0.5
 _REST_S = 0.1
 
 
-class _Handler(MetricsHandler):
-    """Answers one request."""
+class _Handler(WSGIRequestHandler):
+    """Reads one request, and writes its answer."""
 
     timeout = _PATIENCE_S
 
-    def do_GET(self) -> None:
-        """Show the figures, but not to a page of another site in somebody's browser."""
-        assert isinstance(self.server, _Server)
-        named = self.headers.get_all("host", [])
-        if len(named) == 1 and hosts.means(named[0], self.server.names):
-            super().do_GET()
-        else:
-            why = "this name is not known here: use an address or localhost, or name it in [metrics] hosts"
-            self.send_error(HTTPStatus.MISDIRECTED_REQUEST, why)
+    def get_stderr(self) -> io.StringIO:
+        """Take what would be logged of a reader who stands still: that is not a trouble."""
+        return io.StringIO()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Log nothing."""
 
 
-class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
+class _Server(socketserver.ThreadingMixIn, WSGIServer):
     """Serves a few at a time."""
 
     daemon_threads = True
 
-    def __init__(
-        self, address: tuple[str, int], names: Collection[str], registry: CollectorRegistry
-    ) -> None:
-        #: What it may be called, beside its addresses.
-        self.names = names
+    def __init__(self, address: tuple[str, int]) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self._guests = threading.BoundedSemaphore(_GUESTS)
-        super().__init__(address, _Handler.factory(registry))
+        self._guests: set[object] = set()
+        super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
         """Bind, without asking DNS for our own name, as ``HTTPServer`` does: that may take long."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+        self.setup_environ()
 
     def get_request(self) -> tuple[Any, Any]:
         """Take in a guest.
@@ -75,23 +72,17 @@ class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
             time.sleep(_REST_S)
             raise
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve a guest in a thread, or turn it away."""
-        if not self._guests.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
-        try:
-            super().process_request(request, client_address)
-        except RuntimeError:  # no thread is to be had
-            self._guests.release()
-            self.shutdown_request(request)
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Return whether there is room for one more."""
+        if len(self._guests) >= _GUESTS:
+            return False
+        self._guests.add(request)
+        return True
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Serve a guest, and make room."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._guests.release()
+    def shutdown_request(self, request: Any) -> None:
+        """See a guest out."""
+        self._guests.discard(request)
+        super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log nothing: a client that leaves in the middle of its answer is not a trouble."""
@@ -113,7 +104,7 @@ class MetricsServer:
         self._address = address
         own = ("localhost", socket.gethostname(), *names)
         self._names = {name.lower().rstrip(".") for name in own}
-        self._registry = registry
+        self._figures: WSGIApplication = make_wsgi_app(registry)
         self._line = line
         self._server: _Server | None = None
         self._closing = threading.Event()
@@ -132,15 +123,25 @@ class MetricsServer:
     def _serve(self) -> None:
         while not self._closing.is_set():
             try:
-                self._server = _Server(self._address, self._names, self._registry)
+                self._server = _Server(self._address)
             except OSError as error:
                 self._line.failed(self._explained(error))
                 self._closing.wait(_AGAIN_S)
                 continue
             self._line.worked()
             with self._server as server:
+                server.set_app(self._answer)
                 while not self._closing.is_set():
                     server.handle_request()
+
+    def _answer(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        """Show the figures, but not to a page of another site in somebody's browser."""
+        if hosts.means(environ.get("HTTP_HOST", ""), self._names):
+            return self._figures(environ, start)
+        start("421 Misdirected Request", [("Content-Type", "text/plain; charset=utf-8")])
+        return [
+            b"this name is not known here: use an address or localhost, or name it in [metrics] hosts\n"
+        ]
 
     def _explained(self, error: OSError) -> NotPossibleError:
         why = "another process listens there" if error.errno == errno.EADDRINUSE else error.strerror

@@ -21,7 +21,7 @@ def missing(config: Config) -> dict[str, str]:
 
     With the fix behind a colon.
     """
-    wanted = {"metrics": config.metrics.wanted, "traces": bool(config.traces.endpoint)}
+    wanted = {"metrics": bool(config.metrics.listen), "traces": bool(config.traces.endpoint)}
     return {
         section: f"[{section}] needs packages that are not installed: {installation.fix(section)}"
         for section, packages in _PACKAGES.items()
@@ -38,7 +38,7 @@ def exporters(config: Config) -> list[Listener]:
         raise NotPossibleError(why)
     listeners: list[Listener] = []
     # Loaded here: they bring libraries that no daemon without them should pay for.
-    if config.metrics.wanted:
+    if config.metrics.listen:
         from batchd.telemetry.metrics import Metrics
 
         listeners.append(Metrics(config.metrics))

@@ -1,4 +1,4 @@
-"""Metrics: hears what the daemon does, counts it, and hands the figures to the exporters."""
+"""Metrics: hears what the daemon does, counts it, and has the figures served."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ from batchd.telemetry.counting import OTHER, CallSeries, Counters
 from batchd.telemetry.endpoint import MetricsServer
 from batchd.telemetry.gauges import StandingCollector
 from batchd.telemetry.loop_link import LoopLink
-from batchd.telemetry.textfile import Textfile
 
 #: A model may call tools whatever it likes.
 _TOOLS = frozenset(get_args(ToolName))
@@ -81,7 +80,7 @@ class Metrics(Listener):
         self._config = config
         self._counts = Counters()
         self._active: dict[Ref, _Active] = {}
-        self._exporters: list[MetricsServer | Textfile] = []
+        self._server: MetricsServer | None = None
         self._on_event: Mapping[type[Event], Callable[[_Active, Any], None]] = {
             CallStarted: self._call_started,
             CallAnswered: self._call_answered,
@@ -93,20 +92,16 @@ class Metrics(Listener):
         }
 
     def opened(self, desk: StatusDesk) -> None:
-        """Begin to export."""
+        """Begin to serve."""
         line = LoopLink(desk, Action.METRICS_TROUBLE)
         registry = self._counts.registry
         registry.register(StandingCollector(line.figures))
-        if self._config.listen:
-            names = self._config.hosts
-            self._exporters.append(MetricsServer(self._config.address, names, registry, line))
-        if self._config.textfile:
-            other = LoopLink(desk, Action.METRICS_TROUBLE)
-            self._exporters.append(Textfile(self._config.textfile, registry, other))
+        self._server = MetricsServer(self._config.address, self._config.hosts, registry, line)
 
     async def close(self) -> None:
-        """End the exporters."""
-        await asyncio.gather(*(asyncio.to_thread(each.close) for each in self._exporters))
+        """End the server."""
+        if self._server is not None:
+            await asyncio.to_thread(self._server.close)
 
     # What the daemon reports
 

@@ -51,11 +51,6 @@ class Span:
     #: What went wrong, for people; None: nothing did.
     error: str | None = None
 
-    @property
-    def text(self) -> int:
-        """How many characters its texts have."""
-        return sum(len(value) for value in self.attributes.values() if isinstance(value, str))
-
 
 @dataclass(frozen=True, slots=True)
 class Trace:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ import pytest
 from batchd import control
 from batchd.config import Config, load
 from batchd.daemon import Daemon
-from batchd.daemon.stalls import Stalls
+from batchd.daemon.self_check import Movable, SelfCheck
 from batchd.lifecycle import inputs
 from batchd.lifecycle.effects import End
 from batchd.records import Reason, Ref, TaskStatus, TurnFacts
@@ -54,9 +54,9 @@ async def _until(condition: Any, limit_s: float = 90) -> None:
             await asyncio.sleep(0.02)
 
 
-def _stalls(daemon: Daemon) -> Stalls:
+def _looking_at(daemon: Daemon) -> SelfCheck:
     parts = daemon._parts
-    return Stalls(
+    return SelfCheck(
         parts.loop,
         parts.lifecycle,
         parts.troubles,
@@ -65,7 +65,6 @@ def _stalls(daemon: Daemon) -> Stalls:
         parts.turns,
         parts.attempts,
         parts.pool,
-        None,
     )
 
 
@@ -77,13 +76,13 @@ def test_a_task_whose_wake_up_was_lost_is_named(tmp_path: Path, model_server: st
     async def scenario() -> None:
         async with Daemon(_configured(tmp_path, model_server, "hang"), watch=False) as daemon:
             parts = daemon._parts
-            stalls = _stalls(daemon)
-            assert list(stalls.movables()) == []
+            check = _looking_at(daemon)
+            assert list(check.movables()) == []
             # As if the wake-up that comes with a task were lost.
             lost = TurnFacts(Ref("a", "001"), priority=0, order=0, directory=str(tmp_path))
             parts.lifecycle.take(inputs.Accepted(lost))
-            (queued,) = stalls.movables()
-            assert (queued.name, queued.state) == ("a/001", "queued, and a slot is free")
+            (queued,) = check.movables()
+            assert queued.what == "a/001, queued, and a slot is free"
             parts.lifecycle.take(
                 inputs.GiveUp(End(lost.ref, TaskStatus.CANCELLED, Reason.USER, ""))
             )
@@ -91,24 +90,25 @@ def test_a_task_whose_wake_up_was_lost_is_named(tmp_path: Path, model_server: st
             parts.lifecycle.take(inputs.Published(lost.ref, TaskStatus.CANCELLED))
             await daemon.submit("b.json", _file(2))
             await _until(lambda: any(a.step == "model" for a in parts.attempts.active))
-            (call,) = stalls.movables()
-            assert (call.name, call.may_s) == ("b/001", 660.0)
+            (call,) = check.movables()
+            assert call.what == "b/001, about which its worker is silent (model)"
+            assert call.may_s == 660.0
 
     asyncio.run(scenario())
 
 
 def test_an_order_that_ends_many_for_long_is_no_stall(tmp_path: Path) -> None:
     """The results of what it ends wait for its last transaction: each one before that moves."""
-    seen: list[set[Hashable]] = []
+    seen: list[set[Movable]] = []
 
     async def scenario() -> None:
         settings = _configured(tmp_path, "http://127.0.0.1:9/v1", "steps-1")
         async with Daemon(settings, work=False) as daemon:
             parts = daemon._parts
-            stalls = _stalls(daemon)
+            check = _looking_at(daemon)
 
             async def looking(write: Callable[[], Awaitable[T]]) -> T:
-                seen.append({movable.key for movable in stalls.movables()})
+                seen.append({*check.movables()})
                 return await write()
 
             await daemon.submit("b.json", _file(1201))
@@ -125,6 +125,21 @@ def test_an_order_that_ends_many_for_long_is_no_stall(tmp_path: Path) -> None:
     assert all(seen)
     assert not seen[0] & seen[1]
     assert not seen[1] & seen[2]
+
+
+def test_a_daemon_whose_parts_differ_ends(tmp_path: Path) -> None:
+    """Where tests ask for it, as they all do: a task that the lifecycle has and no batch holds."""
+
+    async def scenario() -> None:
+        daemon = Daemon(_configured(tmp_path, "http://127.0.0.1:9/v1", "steps-1"))
+        running = asyncio.create_task(daemon.run())
+        await _until((tmp_path / ".batchd/control.sock").exists)
+        stray = TurnFacts(Ref("a", "001"), priority=0, order=0, directory=str(tmp_path))
+        daemon._parts.lifecycle.take(inputs.Accepted(stray))
+        await running
+
+    with pytest.raises(AssertionError, match="a/001: its batch is not open"):
+        asyncio.run(scenario())
 
 
 @pytest.mark.long
@@ -151,7 +166,7 @@ def test_an_agent_that_waits_for_what_never_comes_is_reported(
                 await asyncio.sleep(1)
             assert time.monotonic() - begun > 60
             assert (found[0]["what"], len(found)) == ("stalled", 1)
-            assert found[0]["message"] == "b/001: its worker is silent about it (starting)"
+            assert found[0]["message"] == "b/001, about which its worker is silent (starting)"
             assert found[0]["mend"].startswith("restart batchd")
 
     asyncio.run(scenario())

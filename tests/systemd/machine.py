@@ -150,11 +150,20 @@ class Service:
             family |= {pid for pid, parent in parents.items() if parent in family}
         return {pid: everything[pid] for pid in parents if pid not in family}
 
-    def journal(self, *matches: str) -> list[dict[str, Any]]:
-        """Return the unit's own lines, as fields."""
+    def journal(self, *options: str) -> list[dict[str, Any]]:
+        """Return the unit's own lines, as systemd's fields."""
         key = "_SYSTEMD_UNIT" if self.slice == "system.slice" else "_SYSTEMD_USER_UNIT"
-        lines = self.machine.run("journalctl", "-o", "json", f"{key}={self.name}", *matches)
+        lines = self.machine.run(
+            "journalctl", "-o", "json", "--all", f"{key}={self.name}", *options
+        )
         return [json.loads(line) for line in lines.splitlines()]
+
+    def logged(self, event: str, **fields: str) -> list[dict[str, Any]]:
+        """Return the daemon's lines about something, as its own fields."""
+        wanted = {"event": event, **fields}.items()
+        said = [line["MESSAGE"] for line in self.journal()]
+        lines = [json.loads(text) for text in said if text.startswith('{"timestamp":')]
+        return [line for line in lines if wanted <= line.items()]
 
 
 @contextlib.contextmanager

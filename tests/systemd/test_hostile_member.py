@@ -266,8 +266,8 @@ def test_what_they_drop_leads_nowhere(member: Service) -> None:
     assert len(batches) >= 15
     assert all(name.isprintable() and name[0] not in ".-" for name in batches)
     assert {_summary(machine, name)["status"] for name in batches} == {"rejected"}
-    lines = member.journal("BATCHD_EVENT=task_finished")
-    assert all("BATCHD_TASK" in line and line["PRIORITY"] == "6" for line in lines)
+    lines = member.logged("task_finished")
+    assert all("task" in line and line["level"] == "info" for line in lines)
     said = machine.run("runuser", "-u", "batchd", "--", *BATCHD, "status")
     said += machine.run("journalctl", "-u", member.name, "-o", "cat", "--no-pager")
     assert "\x1b" not in said
@@ -339,7 +339,7 @@ def test_a_race_for_a_name(member: Service) -> None:
         (request,) = machine.path(f"{HOME}/outbox/{name}").glob("request*")
         assert request.is_file()
         assert not request.is_symlink()
-    troubles = [line["MESSAGE"] for line in member.journal("BATCHD_EVENT=inbox_trouble")]
+    troubles = [line["message"] for line in member.logged("inbox_trouble")]
     assert not [x for x in troubles if "cannot be worked on" in x]
 
 

@@ -148,20 +148,24 @@ def test_what_the_unit_leaves_out_would_break_the_sandbox(service: Service) -> N
         assert said.startswith("failed sandbox:" if line else "ok     sandbox:"), (line, said)
 
 
-def test_lines_are_fields_of_the_journal(service: Service) -> None:
-    """Each line has its fields, under one prefix; a priority; and a message for people."""
-    results(drop(service.machine, "fields", {"first_prompt": "fields"}), service.machine.last_words)
-    lines = service.journal("BATCHD_BATCH=fields", "BATCHD_TASK=001")
-    events = [line["BATCHD_EVENT"] for line in lines]
+def test_lines_have_their_priorities_in_the_journal(service: Service) -> None:
+    """Each line is JSON, its fields in it, which `journalctl --grep` finds;
+    its level is a priority, which `journalctl -p` finds.
+    """
+    tasks = {"first_prompt": "fields"}, {"first_prompt": "bad", "model": "standin/400+steps-1"}
+    results(drop(service.machine, "fields", *tasks), service.machine.last_words)
+    found = service.journal("--grep", '"batch":"fields","task":"001"')
+    lines = [json.loads(line["MESSAGE"]) for line in found]
+    events = [line["event"] for line in lines]
     assert events[0] == "task_started"
     assert events.count("model_called") == 2
     assert events[-1] == "task_finished"
-    for line in lines:
-        assert line["_TRANSPORT"] == "journal"
-        assert (line["SYSLOG_IDENTIFIER"], line["PRIORITY"]) == ("batchd", "6")
-        assert line["MESSAGE"].startswith(f"{line['BATCHD_EVENT']} batch=fields task=001 ")
-    (called, _) = (line for line in lines if line["BATCHD_EVENT"] == "model_called")
-    assert int(called["BATCHD_GEN_AI_USAGE_INPUT_TOKENS"]) > 0
+    assert {(line["SYSLOG_IDENTIFIER"], line["PRIORITY"]) for line in found} == {("batchd", "6")}
+    (called, _) = (line for line in lines if line["event"] == "model_called")
+    assert called["gen_ai.usage.input_tokens"] > 0
+    said = [json.loads(line["MESSAGE"]) for line in service.journal("-p", "warning")]
+    assert "model_failed" in {line["event"] for line in said}
+    assert {line["level"] for line in said} <= {"warning", "error", "critical"}
 
 
 def test_a_frozen_daemon_is_started_again(service: Service) -> None:
@@ -316,10 +320,10 @@ def test_reload(service: Service) -> None:
     config = service.machine.path("/etc/batchd/config.toml")
     good, before = config.read_text(), service.main
     try:
-        for text, kept in ((f"{good}\nnonsense = 1\n", "true"), (good, None)):
+        for text, kept in ((f"{good}\nnonsense = 1\n", True), (good, None)):
             config.write_text(text)
             line = _reloaded(service)
-            assert (line.get("BATCHD_KEPT_OLD"), line["PRIORITY"]) == (kept, "3" if kept else "6")
+            assert (line.get("kept_old"), line["level"]) == (kept, "error" if kept else "info")
     finally:
         config.write_text(good)
     assert service.main == before
@@ -327,12 +331,12 @@ def test_reload(service: Service) -> None:
 
 def _reloaded(service: Service) -> dict[str, Any]:
     """Reload; return the line that the daemon then writes."""
-    before = len(service.journal("BATCHD_EVENT=config_reloaded"))
+    before = len(service.logged("config_reloaded"))
     service.control("reload")
     lines: list[dict[str, Any]] = []
 
     def written() -> bool:
-        lines[:] = service.journal("BATCHD_EVENT=config_reloaded")[before:]
+        lines[:] = service.logged("config_reloaded")[before:]
         return bool(lines)
 
     until(written, service.machine.last_words)
@@ -403,7 +407,7 @@ def test_the_unit_of_a_user(machine: Machine) -> None:
         machine.run(*PERSON, "cp", f"/tmp/{name}.json", f"{home}/inbox/")
         (result,) = results(machine.path(f"{home}/outbox/{name}"), machine.last_words)
         assert result["status"] == "completed", result["evaluation"]
-        assert service.journal(f"BATCHD_BATCH={name}", "BATCHD_EVENT=task_finished")
+        assert service.logged("task_finished", batch=name)
 
     works("before", task)
     works("reaching", reaching(machine))

@@ -53,6 +53,38 @@ def test_a_line_is_one_line_of_json_whatever_is_in_it(capsys: pytest.CaptureFixt
     assert line["gen_ai.usage.input_tokens"] == 12
 
 
+def test_a_line_for_the_journal_begins_with_its_priority(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where stderr is systemd's journal each line, JSON as elsewhere, has its level before it;
+    with `format = "json"` it has not.
+    """
+    there = os.fstat(2)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{there.st_dev}:{there.st_ino}")
+    for form in ("auto", "json"):
+        log.configure("debug", form)
+        for say in ("debug", "info", "warning", "error", "critical"):
+            getattr(log.get_logger(), say)(Action.TOOL_RAN, command="<0>\n<0>")
+    lines = capfd.readouterr().err.splitlines()
+    assert [line[:4] for line in lines] == ["<7>{", "<6>{", "<4>{", "<3>{", "<2>{"] + ['{"ti'] * 5
+    levels = [json.loads(line.removeprefix(line[:3]))["level"] for line in lines[:5]]
+    assert levels == ["debug", "info", "warning", "error", "critical"]
+
+
+def test_only_the_journal_s_own_stream_counts(tmp_path: Path) -> None:
+    """A descriptor that leads elsewhere, as after `2>file`,
+    is no journal, whatever the environment says.
+    """
+    with (tmp_path / "file").open("w") as file:
+        there = os.fstat(file.fileno())
+        stream = f"{there.st_dev}:{there.st_ino}"
+        assert log.leads_to_journal(file.fileno(), {"JOURNAL_STREAM": stream})
+        assert not log.leads_to_journal(file.fileno(), {"JOURNAL_STREAM": f"{stream}1"})
+        assert not log.leads_to_journal(file.fileno(), {"JOURNAL_STREAM": "nonsense"})
+        assert not log.leads_to_journal(file.fileno(), {})
+    assert not log.leads_to_journal(10_000, {"JOURNAL_STREAM": ":"})
+
+
 def test_keys_are_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
     """What looks like a key, in a message or a command, is cut out."""
     log.configure("info", "json")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from batchd.daemon.attempts.active import ActiveAttempt
-from batchd.daemon.stalls import Movable, StallTally, at_work
+from batchd.daemon.self_check import Movable, StallTally, at_work
 from batchd.records import Needs, Ref
 
 
 def _task(state: str = "queued", may_s: float = 60.0) -> Movable:
-    return Movable(("task", state), "b/001", state, may_s)
+    return Movable("b/001", state, may_s)
 
 
 def test_what_could_move_at_every_look_for_a_minute_has_stalled() -> None:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 #: The rooms of each floor, the lowest first.
 FLOORS = (
     "actions aside backoff cadence children console decoders errors fitting free_room imports"
-    " installation journald log masking mounts records sealing silent_paths stderr trees users"
+    " installation log masking mounts records sealing silent_paths stderr trees users"
     " words",
     "catalog config events formats lifecycle pricing results taskstate terms tokens views wire",
     "control governor llm sandbox spool store visible workspace",

@@ -1,5 +1,5 @@
 """Metrics and traces apart from any daemon: what is configured,
-what is counted, what spans are called, what waits.
+what is counted, what spans are called.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from batchd.errors import ConfigError, NotPossibleError
 from batchd.events import CallAnswered, CallStarted, Terms
 from batchd.records import Answer, Batch, ModelSetup, Price, Purpose, Rate, Ref, Usage
 from batchd.telemetry import metrics
-from batchd.telemetry.span_queue import SpanQueue
-from batchd.telemetry.spans import Span, Trace
+from batchd.telemetry.spans import Trace
 
 _PRICE = Price(rates=(Rate(input=1.0, cached_input=0.5, output=2.0),), source="config")
 
@@ -26,7 +25,10 @@ _PRICE = Price(rates=(Rate(input=1.0, cached_input=0.5, output=2.0),), source="c
         ('[metrics]\nlisten = "9464"', "[metrics] listen: it must be HOST:PORT"),
         ('[metrics]\nlisten = "localhost:70000"', "[metrics] listen: it must be HOST:PORT"),
         ('[metrics]\nlisten = "::1:9464"', "[metrics] listen: it must be HOST:PORT"),
-        ('[metrics]\ntextfile = "batchd.txt"', "[metrics] textfile: its name must end in .prom"),
+        (
+            '[metrics]\ntextfile = ""',
+            "[metrics] textfile: there is no such key any more (set [metrics] listen",
+        ),
         ('[traces]\nendpoint = "127.0.0.1:4318"', "[traces] endpoint: it must be http"),
         ('[traces]\nendpoint = "http://me:key@host"', "[traces] endpoint: it must be http"),
         ('[traces]\nheaders_env = "a=b"', "[traces] headers_env: it must be the name"),
@@ -126,30 +128,3 @@ def test_a_trace_differs_from_all_others_and_is_always_the_same() -> None:
     many = [Trace.of("games", str(n), "") for n in range(2000)]
     assert 850 < sum(t.sampled(0.5) for t in many) < 1150
     assert all(t.sampled(1.0) and not t.sampled(0.0) for t in many)
-
-
-def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest spans give way, by number and by their texts;
-    what is put back is the oldest; the lost are counted.
-    """
-    monkeypatch.setattr("batchd.telemetry.span_queue._MAX_SPANS", 10)
-    monkeypatch.setattr("batchd.telemetry.span_queue._MOST_TEXT", 100)
-
-    def span(number: int, text: str = "") -> Span:
-        return Span(1, number, 0, "x", 0.0, 0.0, {"text": text})
-
-    waiting = SpanQueue()
-    for n in range(12):
-        waiting.put(span(n))
-    taken = waiting.take(4)
-    assert [s.span_id for s in taken] == [2, 3, 4, 5]
-    waiting.put(span(12))
-    waiting.put_back(taken)
-    assert [s.span_id for s in waiting.take(3)] == [3, 4, 5]
-    assert (waiting.lost(), waiting.lost()) == (3, 0)
-    waiting.take(10)
-    for n in range(5):
-        waiting.put(span(n, "x" * 40))
-    assert [s.span_id for s in waiting.take(10)] == [3, 4]
-    waiting.put(span(7, "x" * 500))
-    assert len(waiting.take(1)) == 1

@@ -108,17 +108,10 @@ def _sandbox(settings: config.Config) -> Iterator[CheckLine]:
 
 def _metrics(settings: config.Config) -> Iterator[CheckLine]:
     wanted = settings.metrics
-    if wanted.wanted and (why := telemetry.missing(settings).get("metrics")):
-        yield _missing("metrics", why)
     if wanted.listen:
+        if why := telemetry.missing(settings).get("metrics"):
+            yield _missing("metrics", why)
         yield _listening(wanted.listen, wanted.address)
-    if wanted.textfile:
-        folder = Path(wanted.textfile).parent
-        if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
-            yield CheckLine("ok", "metrics", f"written to {wanted.textfile}")
-        else:
-            fix = "make it a directory that this user may write, or set [metrics] textfile"
-            yield CheckLine("failed", "metrics", f"{folder} cannot be written", fix)
 
 
 def _missing(what: str, why: str) -> CheckLine:
