@@ -8,7 +8,7 @@ import http.client
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import quote
 
 from batchd.catalog.listing import MAX_MODELS, ListedModel, ModelListing, page
@@ -77,11 +77,28 @@ def ask(endpoint: Endpoint, patience_s: float = PATIENCE_S) -> ModelListing | No
     return ModelListing(found, any_name, whole)
 
 
+def keeps_from_strangers(endpoint: Endpoint, patience_s: float = PATIENCE_S) -> bool:
+    """Return whether a provider refuses its list without the key: else the list has not tried it.
+
+    False too where that cannot be seen. Blocks; raises nothing.
+    """
+    try:
+        _get(replace(endpoint, api_key=""), "", time.monotonic() + patience_s)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return 400 <= error.code < 500 and error.code != 429  # too many requests
+    except (OSError, ValueError, http.client.HTTPException):
+        return False
+    return False
+
+
 def _get(endpoint: Endpoint, after: str, deadline: float) -> bytes:
     """Return the body of a page. Raises ``OSError``, ``ValueError`` and ``HTTPException``."""
     native = house("", endpoint.base_url) == "anthropic"
     headers = {"User-Agent": "batchd", **(_ANTHROPIC if native else {}), **endpoint.headers}
-    if endpoint.api_key:
+    if endpoint.api_key and native:
+        headers["x-api-key"] = endpoint.api_key
+    elif endpoint.api_key:
         headers["Authorization"] = f"Bearer {endpoint.api_key}"
     wanted = [f"limit={_PAGE}"] if native else []
     wanted += [f"after_id={quote(after, safe='')}"] if after else []

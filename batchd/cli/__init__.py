@@ -136,6 +136,13 @@ def _complain(message: str) -> None:
         print(*hanging(line, width), sep="\n", file=sys.stderr)
 
 
+#: What has been an option of a command, and what to write instead.
+_GONE: Mapping[str, str] = {
+    "check --live": "`batchd check` tries keys for nothing, and `batchd submit --wait --prompt ok --model "
+    "PROVIDER/MODEL` a model",
+}
+
+
 class _Command(argparse.ArgumentParser):
     """The parser of one command,
     which says what an argument may be meant for that it does not have.
@@ -147,6 +154,8 @@ class _Command(argparse.ArgumentParser):
         if unknown:
             word = next((each for each in unknown if each.startswith("-")), unknown[0])
             option = word.partition("=")[0]
+            if instead := _GONE.get(f"{self.prog.partition(' ')[2]} {option}"):
+                raise UsageError(f"{option} is gone: {instead}")
             near = difflib.get_close_matches(option, self._option_string_actions, n=1)
             hint = f"do you mean {near[0]}? " if near and option.startswith("-") else ""
             wrong = f"{self.prog.partition(' ')[2]} has no argument {option!a}"

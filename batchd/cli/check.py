@@ -7,8 +7,6 @@ keys and configuration, and who checks may have none of them.
 from __future__ import annotations
 
 import argparse
-import asyncio
-import contextlib
 import dataclasses
 import os
 from collections.abc import Iterable, Iterator
@@ -17,7 +15,7 @@ from pathlib import Path
 from batchd import config, control, silent_paths, users
 from batchd.cli.display import formatting
 from batchd.cli.display.formatting import coloured
-from batchd.cli.support import looks, model_checks, startup_refusals
+from batchd.cli.support import looks, startup_refusals
 from batchd.config import own
 from batchd.control import Check, Checked, CheckLine
 from batchd.control import members as group
@@ -25,7 +23,6 @@ from batchd.errors import NoAnswerError, NoDaemonError, UsageError
 from batchd.fitting import wrapped
 from batchd.log import escape
 from batchd.observe import versions
-from batchd.store.reader import StoreReader
 from batchd.words import listed
 
 #: Columns of a verdict, and the space behind it.
@@ -36,21 +33,17 @@ _PATIENCE_S = 300.0
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.epilog = "Only --live costs money: one short call to each model in use, which is billed."
-    asking = parser.add_mutually_exclusive_group()
-    asking.add_argument("--offline", action="store_true", help="ask no provider")
-    asking.add_argument(
-        "--live",
-        action="store_true",
-        help="also ask each model in use for one token, which costs money, and say how much",
+    parser.epilog = (
+        "It costs nothing: providers are asked for their lists of models, and for no answer."
     )
+    parser.add_argument("--offline", action="store_true", help="ask no provider")
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
 def run(args: argparse.Namespace) -> int:
     """Look at everything; 0 if nothing would fail, else 3."""
     settings = config.load(args.config)  # what is wrong with it ends the command, all at once
-    lines = _lines(settings, Check(offline=args.offline, live=args.live))
+    lines = _lines(settings, Check(offline=args.offline))
     if args.json:
         formatting.print_json([control.fields(line) for line in lines])
     else:
@@ -80,11 +73,9 @@ def _lines(settings: config.Config, asked: Check) -> list[CheckLine]:
     """Return what a daemon sees, and what of that is otherwise from here;
     without one, what is seen from here.
     """
-    state, alone = Path(settings.paths.state), False
+    state = Path(settings.paths.state)
     if silent_paths.among([settings.paths.state]):  # the way to a daemon leads through it
         return [_config(settings), *looks.lines(settings, offline=asked.offline)]
-    if asked.live and group.barred(state):
-        raise group.forbidden("check --live", state)
     try:
         answer = control.ask(state, asked, timeout_s=_PATIENCE_S)
     except NoAnswerError as error:
@@ -93,29 +84,13 @@ def _lines(settings: config.Config, asked: Check) -> list[CheckLine]:
     except NoDaemonError as error:
         if group.barred(state):
             return [*_unseen(settings, state, str(error))]
-        daemon, alone = [*_absent(state, str(error))], True
+        daemon = [*_absent(state, str(error))]
     except UsageError:
         daemon = [*_older(state)]
     else:
         seen = answer.lines or looks.lines(settings, offline=asked.offline)
         return [*_of_daemon(answer), *seen, *_from_outside(settings, answer)]
-    found = [_config(settings), *daemon, *looks.lines(settings, offline=asked.offline)]
-    return [*found, *_live(settings, alone=alone)] if asked.live else found
-
-
-def _live(settings: config.Config, *, alone: bool) -> tuple[CheckLine, ...]:
-    """Ask each model from here, within what the store has left of the day's money."""
-    if not alone:  # the day's money is the daemon's to watch
-        return (CheckLine("failed", "live", "no model was asked: the daemon would have to do it"),)
-    from batchd.daemon import live_check  # loads everything, for this alone
-
-    store = formatting.store_path(Path(settings.paths.state))
-    with contextlib.ExitStack() as opened:
-        reader = opened.enter_context(StoreReader(store)) if store.exists() else None
-        booked = reader.spent_on if reader else lambda _: 0.0
-        return asyncio.run(
-            live_check.alone(settings, model_checks.in_use(settings).values(), booked)
-        )
+    return [_config(settings), *daemon, *looks.lines(settings, offline=asked.offline)]
 
 
 def _unseen(settings: config.Config, state: Path, why: str) -> Iterator[CheckLine]:

@@ -12,21 +12,6 @@ from batchd.control.requests import ControlRequest
 LineVerdict: TypeAlias = Literal["ok", "note", "failed"]
 
 
-class LiveCall(msgspec.Struct, frozen=True, kw_only=True):
-    """A call of ``check --live``: one token of a model."""
-
-    #: ``provider/model``.
-    model: str
-    #: From the request to the last byte.
-    seconds: float
-    #: None: it is not known, for want of a price, or since nothing says whether it is billed.
-    cost_usd: float | None = None
-    input_tokens: int = 0
-    output_tokens: int = 0
-    #: What of the request the model refused, and was asked again without.
-    refused: tuple[str, ...] = ()
-
-
 class CheckLine(msgspec.Struct, frozen=True):
     """One thing looked at: a line of ``batchd check``."""
 
@@ -35,8 +20,8 @@ class CheckLine(msgspec.Struct, frozen=True):
     what: str
     detail: str
     mend: str = ""
-    #: The call that it is about; None: none.
-    live: LiveCall | None = None
+    #: Always null: the billed call that up to 0.2.0 a line could be about.
+    live: None = None
 
 
 class DaemonProcess(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,5 +67,5 @@ class Check(ControlRequest[Checked], frozen=True, kw_only=True):
 
     #: Without asking any provider.
     offline: bool = False
-    #: Also ask each model in use for one token, which costs money.
+    #: Refused: up to 0.2.0 it asked each model in use for one token, which is billed.
     live: bool = False

@@ -271,7 +271,7 @@ def joined(
         PruneHandler(store, writes, outboxes, bases, chains),
         TuneHandler(reloader),
         SubmitHandler(loop, current, store, writes, outboxes, batches, intake, restoring, errands),
-        CheckHandler(current, lifecycle, troubles, reloader, governor, lessons, look),
+        CheckHandler(current, lifecycle, troubles, reloader, look),
         InviteHandler(others.tickets if others else None),
         Path(config.paths.state),
     )

@@ -31,6 +31,7 @@ from batchd.daemon.intake.intake import as_asked, move_claimed, new_batch
 from batchd.daemon.intake.parsers import Parsers
 from batchd.daemon.listeners import Listener, Listeners, StartReport
 from batchd.daemon.self_check import SelfCheck
+from batchd.daemon.status_file import StatusFile
 from batchd.daemon.systemd import SystemdNotifier
 from batchd.log import get_logger
 from batchd.pool import heap, threads
@@ -257,6 +258,12 @@ class Daemon:
         await unknown_batches.hold_published(
             parts.lifecycle, parts.outboxes, parts.batches, parts.lot
         )
+        status = None
+        if inbox is not None:
+            status = StatusFile(
+                parts.current, parts.desk, parts.lifecycle, troubles, store, parts.outboxes
+            )
+            undo.push_async_callback(status.stop)
         server = Server(state, parts.commands)
         undo.push_async_callback(server.stop)
         pool.start(parts.reports)
@@ -286,6 +293,8 @@ class Daemon:
         await server.start()  # last, for who waits for it takes it for the sign that all is up
         for work in self._watches(server, group, inbox):
             loop.spawn(work, endless=True)
+        if status is not None:
+            loop.spawn(status.keep(), endless=True)
         get_logger().info(
             Action.DAEMON_STARTED,
             version=__version__,

@@ -34,8 +34,6 @@ class Dialect:
     headers: Callable[[str], Mapping[str, str]]
     #: The words that it has for how much a model is to think.
     efforts: tuple[Effort, ...] = EFFORTS
-    #: The least tokens of output that can be asked for.
-    least_output: int = 1
     #: The headers of an answer that name the account, never its key.
     account: tuple[str, ...] = ()
     #: What a refusal of earlier items says, in lower case.

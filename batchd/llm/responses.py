@@ -291,7 +291,6 @@ DIALECT = Dialect(
     encode=encode,
     decode=decode,
     headers=bearer,
-    least_output=16,
     account=("openai-organization", "openai-project"),
     refused_items=re.compile(
         r"invalid_encrypted_content|encrypted content|provided without its required|without its required"

@@ -93,12 +93,6 @@ class StoreReader:
             limit,
         )
 
-    def spent_on(self, day: int) -> float:
-        """Return what was spent on a day, in days since 1970-01-01 in UTC;
-        what may have been paid counts.
-        """
-        return self._source.read(lookups.day_money, day).total
-
     def batch(self, name: str) -> BatchRow:
         """Return one batch."""
         key = self._source.read(lookups.batch_key, name)

@@ -17,8 +17,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from batchd import control
 from batchd.catalog import ModelListing
-from batchd.catalog.query import NoListing, ask
+from batchd.catalog.query import NoListing, ask, keeps_from_strangers
+from batchd.errors import UsageError
 from batchd.llm.dialects import DIALECTS
 from batchd.records import Endpoint
 from tests.conftest import Spool, stand_in
@@ -114,11 +116,11 @@ def test_an_older_config_learns_which_of_its_names_are_retired(spool: Spool) -> 
 
 @contextlib.contextmanager
 def _server(
-    pages: Mapping[str, tuple[int, object]], pause_s: float = 0.0
+    pages: Mapping[str, tuple[int, object]], pause_s: float = 0.0, wanted: str = ""
 ) -> Iterator[tuple[str, list[str]]]:
     """Serve what to answer behind which model, status and body; bytes as they are, one by one.
 
-    Its URL, and what was asked.
+    Its URL, and what was asked. ``wanted``: a header without which all is refused.
     """
     asked: list[str] = []
 
@@ -126,7 +128,8 @@ def _server(
         def do_GET(self) -> None:
             asked.append(self.path)
             after = parse_qs(urlsplit(self.path).query).get("after_id", [""])[0]
-            status, body = pages[after]
+            known = not wanted or wanted in self.headers
+            status, body = pages[after] if known else (401, b"")
             self.send_response(status)
             if status in range(300, 400):
                 self.send_header("Location", "https://elsewhere.example/v2/models?key=hidden")
@@ -188,8 +191,8 @@ def test_anthropics_list_is_read_page_by_page(spool: Spool) -> None:
         (500, b"", "note", "HTTP 500"),
         (200, b"<html>welcome</html>", "note", "without a list"),
         (200, b"", "note", "without a list"),
-        (401, b"", "failed", "refuses the key"),
-        (403, b"", "failed", "refuses the key"),
+        (401, b"", "failed", "wants a key"),
+        (403, b"", "failed", "wants a key"),
         (302, b"", "failed", "redirects to https://elsewhere.example/v2/models (HTTP 302)"),
     ],
 )
@@ -204,6 +207,72 @@ def test_a_provider_without_a_list_is_said_and_not_failed(
     assert words in lines["provider standin"]["detail"]
     assert lines["agent model"]["verdict"] == "note"
     assert "batchd did not try whether standin/any is there" in lines["agent model"]["detail"]
+
+
+def test_anthropic_gets_its_key_as_the_calls_of_tasks_bring_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In a header of its own: behind `Bearer` it takes tokens of other kinds."""
+    pages = {"": _page([_claude("claude-opus-5-5")], more=False)}
+    endpoint = Endpoint(base_url="http://api.anthropic.com/v1", api_key="sk-ant-4711-0815")
+    with _server(pages, wanted="x-api-key") as (proxy, _):
+        monkeypatch.setenv("http_proxy", proxy)
+        assert isinstance(ask(endpoint), ModelListing)
+        assert keeps_from_strangers(endpoint)
+
+
+@pytest.mark.parametrize("serving", [True, False])
+def test_a_key_is_tried_for_nothing_where_the_list_needs_one(spool: Spool, serving: bool) -> None:
+    """What is refused without a key shows whether the key is right; no model is called."""
+    with stand_in("--api-key", "sk-right-4711-0815") as base_url:
+        _configure(spool, base_url, "standin/gpt-6-luna", 'api_key_file = "key"\n')
+        for key, verdict, words in (
+            ("sk-right-4711-0815", "ok", "answers, and takes the key; it lists "),
+            ("sk-wrong-4711-0815", "failed", "it refuses the key (HTTP 401)"),
+        ):
+            (spool.folder / "key").write_text(key)
+            with spool.serving() if serving else contextlib.nullcontext():
+                line = _checked(spool)["provider standin"]
+            assert (line["verdict"], line["mend"] == "") == (verdict, verdict == "ok")
+            assert words in line["detail"]
+        _configure(spool, base_url, "standin/gpt-6-luna")
+        line = _checked(spool)["provider standin"]
+        assert (line["verdict"], line["detail"]) == ("failed", "it wants a key (HTTP 401)")
+        assert line["mend"] == "set api_key_env or api_key_file in [providers.standin]"
+        with urllib.request.urlopen(base_url.removesuffix("/v1") + "/log") as log:
+            assert json.load(log) == []
+
+
+def test_where_nothing_free_tries_a_key_the_line_that_does_is_said(spool: Spool) -> None:
+    """A list that anybody may read says nothing of a key, nor does a server without one;
+    the line works as it stands there.
+    """
+    (spool.folder / "key").write_text("sk-any-4711-0815")
+    with _server({"": (404, b"")}) as (base_url, _):
+        _configure(spool, base_url, "standin/steps-2", 'api_key_file = "key"\n')
+        line = _checked(spool)["provider standin"]
+    assert (line["verdict"], line["detail"]) == (
+        "note",
+        f"{base_url} answers with HTTP 404: neither the key nor a model was tried",
+    )
+    with stand_in() as base_url:
+        _configure(spool, base_url, "standin/steps-2", 'api_key_file = "key"\n')
+        with spool.serving():
+            line = _checked(spool)["provider standin"]
+            assert line["verdict"] == "note"
+            assert "the key was not tried, for the list needs none" in line["detail"]
+            program, *words = line["mend"].split("`")[1].split()
+            assert program == "batchd"
+            assert spool.batchd(*words).returncode == 0
+
+
+def test_what_cost_money_is_gone_and_says_what_to_use(spool: Spool) -> None:
+    """`check --live`, and what an earlier program asks a daemon by it."""
+    done = spool.batchd("check", "--live")
+    assert done.returncode == 2
+    assert "--live is gone: `batchd check` tries keys for nothing, and " in done.stderr
+    with spool.serving(), pytest.raises(UsageError, match="batchd submit --wait --prompt ok"):
+        control.ask(spool.folder / ".batchd", control.Check(live=True))
 
 
 @pytest.mark.parametrize("path", [*(d.path for d in DIALECTS.values()), "responses/"])
@@ -234,7 +303,7 @@ def test_of_a_list_that_is_read_in_part_no_name_is_said_to_be_missing(
         _configure(spool, base_url, "standin/model-5999")
         line = _checked(spool)["agent model"]
     assert line["verdict"] == "note"
-    assert "shows at the first call" in line["mend"]
+    assert "batchd submit --wait --prompt ok --model standin/model-5999" in line["mend"]
 
 
 def test_pages_without_end_and_answers_without_end_are_given_up() -> None:

@@ -119,6 +119,9 @@ class ModelServer:
                     return simulated_provider.cut(http)
                 anthropic = "anthropic-version" in http.headers
                 dialect = dialects.BY_PATH["/messages" if anthropic else "/responses"]
+                wanted = self.settings.api_key
+                if wanted and dialect.key(http.headers) != wanted:
+                    return _wrong(401, "Incorrect API key provided")
                 return _json(self._provider.models(dialect))
             case "GET", "/log":
                 return _json(self.requests)

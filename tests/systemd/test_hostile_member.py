@@ -201,7 +201,6 @@ def test_the_daemon_is_out_of_reach(member: Service) -> None:
     "order",
     [
         ("status", "honest/001"),
-        ("check", "--live"),
         ("cancel", "honest", "--yes"),
         ("retry", "honest"),
         ("pause",),

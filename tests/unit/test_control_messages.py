@@ -223,19 +223,14 @@ ANSWERED: list[tuple[control.ControlRequest[Any], Any, str]] = [
                 late=("log",),
                 overrides={"pool.processes": "4"},
             ),
-            lines=(
-                control.CheckLine("failed", "agent model", "it has no model x", "take y"),
-                control.CheckLine("ok", "live", "z", live=check.LiveCall(model="p/z", seconds=0.5)),
-            ),
+            lines=(control.CheckLine("failed", "agent model", "it has no model x", "take y"),),
         ),
         (
             '{"process": {"pid": 4711, "version": "0.1.0", "uid": 998, "user": "batchd", "groups": ["batchd"]}, '
             '"settings": {"file": "/etc/batchd/config.toml", "paths": {"state": "/var/lib/batchd/.batchd"}, '
             '"stale": ["pool.processes"], "late": ["log"], "unread": "", "overrides": {"pool.processes": "4"}}, '
             '"lines": [{"verdict": "failed", "what": "agent model", "detail": "it has no model x", '
-            '"mend": "take y", "live": null}, {"verdict": "ok", "what": "live", "detail": "z", "mend": "", '
-            '"live": {"model": "p/z", "seconds": 0.5, "cost_usd": null, "input_tokens": 0, "output_tokens": 0, '
-            '"refused": []}}]}'
+            '"mend": "take y", "live": null}]}'
         ),
     ),
     (

@@ -28,7 +28,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "diff": ("batchd diff evening/001",),
     "apply": ("batchd apply evening/001",),
     "estimate": ("batchd estimate task.json",),
-    "check": ("batchd check", "batchd check --live"),
+    "check": ("batchd check",),
     "config": ("batchd config",),
     "trust": ("batchd trust ~/spool",),
     "notify": ("batchd notify", "batchd notify --test mail"),

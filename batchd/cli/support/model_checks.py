@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from batchd import catalog, config
 from batchd.catalog import ModelListing
-from batchd.catalog.query import NoListing, ask
+from batchd.catalog.query import NoListing, ask, keeps_from_strangers
 from batchd.config import dialect_choice
 from batchd.config.constraints import model_problem
 from batchd.config.presets import APIS
@@ -19,8 +19,6 @@ from batchd.pricing import Prices
 from batchd.records import PATHS, STANDARD, Endpoint
 from batchd.words import listed
 
-#: How it shows whether a model is there, where no list says so.
-_TRY = "`batchd check --live` asks it for one token; else it shows at the first call"
 _REFUSES = frozenset({401, 403})
 #: Where each role of a model is configured.
 _KEYS = {"agent": "[agent] model", "judge": "[evaluation] judge_model"}
@@ -42,8 +40,9 @@ def lines(
     """
     roles = in_use(settings, tasks)
     lists: dict[str, ModelListing | None] = {}
+    first = {model.partition("/")[0]: model for model in reversed(roles.values())}
     for provider in dict.fromkeys(model.partition("/")[0] for model in roles.values()):
-        line, lists[provider] = _provider(settings, provider, offline=offline)
+        line, lists[provider] = _provider(settings, provider, first[provider], offline=offline)
         yield line
         agents = settings.pool.processes * settings.pool.agents_per_process
         if (known := settings.providers.get(provider)) and known.max_concurrent < agents:
@@ -60,9 +59,15 @@ def lines(
     yield from _elsewhere(settings, {*roles.values()})
 
 
+def _trial(model: str) -> str:
+    """Return how a key and a model are tried where nothing that is free does it."""
+    return f"`batchd submit --wait --prompt ok --model {model}` tries it, for the price of a call"
+
+
 def _provider(
-    settings: config.Config, name: str, *, offline: bool
+    settings: config.Config, name: str, model: str, *, offline: bool
 ) -> tuple[CheckLine, ModelListing | None]:
+    """Say whether a provider answers, and takes its key; ``model``: one of its models."""
     try:
         endpoint = settings.endpoint(name)
     except BatchdError as error:
@@ -72,20 +77,30 @@ def _provider(
         return CheckLine("ok", f"provider {name}", f"{endpoint.base_url}, {key}; not asked"), None
     found = ask(endpoint)
     if isinstance(found, NoListing):
-        return _unlisted(name, endpoint, key, found), None
+        return _unlisted(name, model, endpoint, found), None
     count = len(found.models)
-    said = f"{endpoint.base_url} answers, {key}; it lists {count:,} model{'s' * (count != 1)}"
+    has = f"it lists {count:,} model{'s' * (count != 1)}"
+    if not endpoint.api_key:
+        said = f"{endpoint.base_url} answers, {key}; {has}"
+    elif keeps_from_strangers(endpoint):
+        said = f"{endpoint.base_url} answers, and takes the key; {has}"
+    else:
+        said = f"{endpoint.base_url} answers; {has}; the key was not tried, for the list needs none"
+        return CheckLine("note", f"provider {name}", said, _trial(model)), found
     return CheckLine("ok", f"provider {name}", said), found
 
 
-def _unlisted(name: str, endpoint: Endpoint, key: str, found: NoListing) -> CheckLine:
+def _unlisted(name: str, model: str, endpoint: Endpoint, found: NoListing) -> CheckLine:
     """Return what it means that a provider has no list:
     not every server has one, and that it answers is enough.
     """
     what = f"provider {name}"
-    if found.status in _REFUSES:
+    if found.status in _REFUSES and endpoint.api_key:
         fix = f"put a valid key where [providers.{name}] says"
         return CheckLine("failed", what, f"it refuses the key (HTTP {found.status})", fix)
+    if found.status in _REFUSES:
+        fix = f"set api_key_env or api_key_file in [providers.{name}]"
+        return CheckLine("failed", what, f"it wants a key (HTTP {found.status})", fix)
     if found.moved_to:
         fix = f"set base_url in [providers.{name}] to where it is: no call follows a redirect"
         said = f"{endpoint.base_url} redirects to {found.moved_to} ({found.why})"
@@ -96,8 +111,9 @@ def _unlisted(name: str, endpoint: Endpoint, key: str, found: NoListing) -> Chec
         return CheckLine("failed", what, said, f'set base_url = "{right}" in [providers.{name}]')
     if found.status:
         how = f"with {found.why}" if found.why else "without a list of models"
-        said = f"{endpoint.base_url} answers {how}, {key}; whether it has a model shows at the first call"
-        return CheckLine("note", what, said)
+        untried = "neither the key nor a model" if endpoint.api_key else "no model"
+        said = f"{endpoint.base_url} answers {how}: {untried} was tried"
+        return CheckLine("note", what, said, _trial(model))
     fix = f"check the network and the base_url in [providers.{name}]"
     return CheckLine("failed", what, f"{endpoint.base_url} cannot be reached: {found.why}", fix)
 
@@ -135,7 +151,7 @@ def _model(
     elif listing is not None and listing.find(own) is not None:
         yield CheckLine("ok", what, f"{model} is there")
     else:
-        yield CheckLine("note", what, _untried(model, listing), _TRY)
+        yield CheckLine("note", what, _untried(model, listing), _trial(model))
 
 
 def _untried(model: str, listing: ModelListing | None) -> str:

@@ -5,17 +5,13 @@ with its own rights, keys and configuration.
 from __future__ import annotations
 
 import asyncio
-import importlib
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Protocol
-
-import msgspec
 
 from batchd import __version__, silent_paths, users
 from batchd.actions import Action
@@ -25,12 +21,10 @@ from batchd.control import Check, Checked, CheckLine, members
 from batchd.control.check import DaemonProcess, SettingsInForce
 from batchd.control.place import NAME
 from batchd.control.requester import Requester
-from batchd.daemon.attempts.lessons import Lessons
 from batchd.daemon.current import CurrentConfig
 from batchd.daemon.reloading import Reloader
 from batchd.daemon.troubles import TroubleLog
-from batchd.errors import BatchdError
-from batchd.governor import Governor
+from batchd.errors import BatchdError, UsageError
 from batchd.lifecycle import Lifecycle
 from batchd.masking import Masker
 from batchd.records import Scope
@@ -63,8 +57,6 @@ class CheckHandler:
     _lifecycle: Lifecycle
     _troubles: TroubleLog
     _reloader: Reloader
-    _governor: Governor
-    _lessons: Lessons
     #: None: this daemon knows how it stands, and not how to look.
     _look: HostCheck | None
     #: The look under way, for all who ask meanwhile:
@@ -72,12 +64,15 @@ class CheckHandler:
     _under_way: dict[bool, asyncio.Future[tuple[CheckLine, ...]]] = field(default_factory=dict)
     #: What was said last, and when.
     _said: dict[bool, tuple[float, Checked]] = field(default_factory=dict)
-    _one_by_one: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def check(self, request: Check, by: Requester) -> Checked:
         """Look at everything, and return what there is to say;
         members of the group may have what was said just now.
         """
+        if request.live:
+            raise UsageError(
+                "check asks no model any more: `batchd submit --wait --prompt ok --model PROVIDER/MODEL` does"
+            )
         at, known = self._said.get(request.offline, (-inf, None))
         if by.member and known is not None and time.monotonic() - at < _FRESH_S:
             return known
@@ -89,32 +84,7 @@ class CheckHandler:
             lines=(*looked, *group, *self._parked(), *self._troubled(looked)),
         )
         self._said[request.offline] = (time.monotonic(), answer)
-        if request.live:
-            lines = (*answer.lines, *(await self._asked(by)))
-            return msgspec.structs.replace(answer, lines=lines)
         return answer
-
-    async def _asked(self, by: Requester) -> tuple[CheckLine, ...]:
-        """Ask the models in use, for one who checks after another."""
-        # A client for HTTP, which a daemon has no other need of: it takes a moment to load.
-        live = await aside(partial(importlib.import_module, "batchd.daemon.live_check"), "check")
-        async with self._one_by_one:
-            by.insist()
-            config = self._current.config
-            books = live.LiveCallContext(
-                config=config,
-                prices=self._current.prices,
-                governor=self._governor,
-                refused=self._lessons.of,
-                learned=self._lessons.learned,
-            )
-            models = (
-                config.agent.model,
-                config.evaluation.judge_model,
-                *sorted(self._lifecycle.models()),
-            )
-            lines: tuple[CheckLine, ...] = await live.ask(books, filter(None, models))
-            return lines
 
     async def _looked(self, *, offline: bool) -> tuple[CheckLine, ...]:
         if self._look is None:

@@ -135,7 +135,7 @@ class CommandHandlers:
     def _forbidden(self, kind: type[ControlRequest[Any]], by: Requester) -> ForbiddenError:
         """Return that members of the group give no such order; the log says once who tried."""
         verb = coding.verb(kind)
-        error = members.forbidden("check --live" if kind is Check else verb, self._state)
+        error = members.forbidden(verb, self._state)
         if (by.uid, verb) not in self._tried:
             self._tried.add((by.uid, verb))
             fields = order_log.asked(kind, {}, by)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from batchd.control import Check, Checked, ControlRequest, Status, Tune, coding
+from batchd.control import Check, ControlRequest, Status, Tune, coding
 from batchd.control.requester import Requester
 from batchd.daemon.reloading import shown
 
@@ -18,9 +17,7 @@ def changes(request: ControlRequest[Any]) -> bool:
     """Return whether it is an order; else it is only a question, and leaves no line."""
     if isinstance(request, Tune):
         return bool(request.changes or request.reset)
-    if isinstance(request, Check):
-        return request.live
-    return not isinstance(request, Status)
+    return not isinstance(request, Status | Check)
 
 
 def asked(
@@ -37,12 +34,6 @@ def asked(
 
 def answered(answer: object) -> dict[str, Any]:
     """Return the figures and names of an answer."""
-    if isinstance(answer, Checked):
-        costs = [line.live.cost_usd for line in answer.lines if line.live]
-        return {
-            "calls": len(costs),
-            "cost_usd": None if None in costs else math.fsum(filter(None, costs)),
-        }
     fields = coding.fields(answer)
     figures: dict[str, Any] = {k: v for k, v in fields.items() if isinstance(v, int)}
     if batches := fields.get("batches"):

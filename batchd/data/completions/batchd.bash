@@ -21,7 +21,7 @@ _shtab_batchd_report_option_strings=(-h --help --config --since --until -o --out
 _shtab_batchd_diff_option_strings=(-h --help --config --stat)
 _shtab_batchd_apply_option_strings=(-h --help --config --branch --into --with-hooks)
 _shtab_batchd_estimate_option_strings=(-h --help --config --json)
-_shtab_batchd_check_option_strings=(-h --help --config --offline --live --json)
+_shtab_batchd_check_option_strings=(-h --help --config --offline --json)
 _shtab_batchd_config_option_strings=(-h --help --config --json --sample)
 _shtab_batchd_trust_option_strings=(-h --help --config --remove --system --json)
 _shtab_batchd_notify_option_strings=(-h --help --config --test --json)
@@ -89,7 +89,7 @@ _shtab_batchd_demo___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd__C_COMPGEN=_shtab_compgen_dirs
 
-_shtab_batchd_schema_pos_0_choices=(task result summary notification)
+_shtab_batchd_schema_pos_0_choices=(task result summary status notification)
 _shtab_batchd_completion_pos_0_choices=(bash zsh)
 _shtab_batchd_pos_0_choices=(init serve run submit wait status top logs cost web report diff apply estimate check config trust notify schema completion cancel retry pause resume priority prune tune invite worker backup restore demo)
 
@@ -155,7 +155,6 @@ _shtab_batchd_estimate___json_nargs=0
 _shtab_batchd_check__h_nargs=0
 _shtab_batchd_check___help_nargs=0
 _shtab_batchd_check___offline_nargs=0
-_shtab_batchd_check___live_nargs=0
 _shtab_batchd_check___json_nargs=0
 _shtab_batchd_config__h_nargs=0
 _shtab_batchd_config___help_nargs=0
