@@ -539,7 +539,13 @@ def test_what_ended_is_shown_without_a_daemon_and_what_was_cancelled_begins_agai
     assert "has ended since; nothing new starts" in shown.stderr
     assert "half: 1 of 1 task completed" in shown.stdout
 
-    path = spool.write("two.json", [{"first_prompt": "x", "model": "standin/400-1"}, _SLOW])
+    path = spool.write(
+        "two.json",
+        [
+            {"first_prompt": "x", "model": "standin/400-1"},
+            {"first_prompt": "y", "model": "standin/hang-1+steps-1"},
+        ],
+    )
     with spool.serving():
         with begun(spool, path, text="001 failed") as process:
             process.kill()
