@@ -505,7 +505,9 @@ def test_what_ended_without_its_run_is_shown_once(spool: Any) -> None:
     """A killed `run` whose batch a daemon has finished is paid for:
     the next one shows its end, and the one after it begins another.
     """
-    path = spool.write("half.json", [{"first_prompt": "x"}, _SLOW])
+    path = spool.write(
+        "half.json", [{"first_prompt": "x"}, {**_SLOW, "model": "standin/latency-6+steps-2"}]
+    )
     with spool.serving():
         with begun(spool, path, text="001 completed") as process:
             process.kill()
