@@ -52,8 +52,8 @@ _UNCOUNTED = {"no-usage+steps-2"}
 def test_a_batch_of_all_faults_ends_with_one_typed_result_a_task(
     spool: Any, model_server: str
 ) -> None:
-    """None hangs, the good ones are untouched,
-    and tokens add up to what the server delivered, judge included.
+    """None hangs, the good ones are untouched, and tokens add up to what the server delivered,
+    judge included; of an answer that came too late, to the one that it was asked for again.
     """
     config = spool.folder / "config.toml"
     text = config.read_text().replace('by = "none"', 'by = "judge"')
@@ -85,6 +85,6 @@ def test_a_batch_of_all_faults_ends_with_one_typed_result_a_task(
         for part in usage["by_purpose"].values():
             if not part["estimated"]:
                 ours += Counter({k: part[k] for k in ("input_tokens", "output_tokens")})
-    with urllib.request.urlopen(f"{server}/totals") as answer:
-        theirs = json.load(answer)["usage"]
-    assert ours == Counter({k: theirs[k] for k in ours})
+    with urllib.request.urlopen(f"{server}/log") as answer:
+        paid = {e["hash"]: e["usage"] for e in json.load(answer) if e["delivered"] and e["usage"]}
+    assert ours == Counter({k: sum(usage[k] for usage in paid.values()) for k in ours})

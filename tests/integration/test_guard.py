@@ -39,11 +39,17 @@ def _living(pid: int) -> bool:
 
 
 def _guard_of(pid: int, name: str) -> int:
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        with contextlib.suppress(OSError):
-            if f"NAME={name}\0".encode() in Path(f"/proc/{child}/environ").read_bytes():
-                return int(child)
-    pytest.fail(f"{pid} has no guard")
+    found: list[int] = []
+
+    def there() -> bool:  # what was forked just now has its own environment once it has begun
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            with contextlib.suppress(OSError):
+                if f"NAME={name}\0".encode() in Path(f"/proc/{child}/environ").read_bytes():
+                    found.append(int(child))
+        return bool(found)
+
+    until(there, lambda: f"{pid} has no guard", PATIENCE_S)
+    return found[0]
 
 
 @pytest.mark.parametrize("killed", [False, True])

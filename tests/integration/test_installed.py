@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -63,6 +64,8 @@ class Machine:
     """An ordinary user's: a home, and none of this checkout's surroundings."""
 
     folder: Path
+    #: The exact versions of packages.
+    constraints: Path
 
     @property
     def environ(self) -> Mapping[str, str]:
@@ -72,9 +75,9 @@ class Machine:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "BATCHD_"))}
         mine = {
             "HOME": self.folder,
-            "PIP_CONSTRAINT": ROOT / "constraints.txt",
+            "PIP_CONSTRAINT": self.constraints,
             "PIP_NO_COMPILE": "1",
-            "UV_CONSTRAINT": ROOT / "constraints.txt",
+            "UV_CONSTRAINT": self.constraints,
             "PATH": f"{self.folder / 'tools/bin'}:{self.folder / '.local/bin'}:{os.environ['PATH']}",
         }
         return {**kept, **{name: str(value) for name, value in mine.items()}}
@@ -94,9 +97,10 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    """A fresh one."""
-    return Machine(tmp_path)
+def machine(tmp_path: Path, short: Path) -> Machine:
+    """A fresh one; pip takes a space in a file's path for two files."""
+    shutil.copy(ROOT / "constraints.txt", short)
+    return Machine(tmp_path, short / "constraints.txt")
 
 
 def _is_whole(machine: Machine, batchd: str | Path, python: Path, model_server: str) -> None:

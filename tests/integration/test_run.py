@@ -505,7 +505,9 @@ def test_what_ended_without_its_run_is_shown_once(spool: Any) -> None:
     """A killed `run` whose batch a daemon has finished is paid for:
     the next one shows its end, and the one after it begins another.
     """
-    path = spool.write("half.json", [{"first_prompt": "x"}, _SLOW])
+    path = spool.write(
+        "half.json", [{"first_prompt": "x"}, {**_SLOW, "model": "standin/latency-6+steps-2"}]
+    )
     with spool.serving():
         with begun(spool, path, text="001 completed") as process:
             process.kill()
@@ -539,7 +541,13 @@ def test_what_ended_is_shown_without_a_daemon_and_what_was_cancelled_begins_agai
     assert "has ended since; nothing new starts" in shown.stderr
     assert "half: 1 of 1 task completed" in shown.stdout
 
-    path = spool.write("two.json", [{"first_prompt": "x", "model": "standin/400-1"}, _SLOW])
+    path = spool.write(
+        "two.json",
+        [
+            {"first_prompt": "x", "model": "standin/400-1"},
+            {"first_prompt": "y", "model": "standin/hang-1+steps-1"},
+        ],
+    )
     with spool.serving():
         with begun(spool, path, text="001 failed") as process:
             process.kill()

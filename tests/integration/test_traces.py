@@ -452,8 +452,13 @@ def test_a_worker_that_dies_leaves_its_call_in_the_trace(
         os.kill(pids[0], signal.SIGKILL)
         station.completed("b")
         until(lambda: _roots(receiver))
-    chats = [span for span in receiver.spans() if span.client]
-    assert Counter(span.attributes.get("error.type") for span in chats) == {None: 2, "unsettled": 1}
+
+    def chats() -> list[Any]:
+        return [span for span in receiver.spans() if span.client]
+
+    until(lambda: len(chats()) > 2, lambda: f"{chats()}")
+    kinds = Counter(span.attributes.get("error.type") for span in chats())
+    assert kinds == {None: 2, "unsettled": 1}
 
 
 def _at_the_model(station: Station) -> list[int]:

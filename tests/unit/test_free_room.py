@@ -58,6 +58,7 @@ def test_what_a_disk_lacks_comes_with_what_the_user_can_do(
     ("said", "number"),
     [
         ("fatal: cannot store pack file: No space left on device", errno.ENOSPC),
+        ("fatal: sha1 file '/t/index.lock' write error. Out of diskspace", errno.ENOSPC),
         ("warning: x\nerror: unable to write file a/b.c\nfatal: it", errno.ENOSPC),
         ("error: failed to write new configuration file /tmp/x/config.lock", errno.ENOSPC),
         ("fatal: Could not write new index file.", errno.ENOSPC),
