@@ -156,9 +156,7 @@ def test_a_conversation_and_what_the_log_says_of_it(dialect: str) -> None:
     model = {"chat": "gpt-6-luna", "responses": "gpt-6-luna", "messages": "claude-haiku-5-5"}[
         dialect
     ]
-    more: dict[str, Any] = {"reasoning_effort": "none"} if dialect == "chat" else {}
-    if dialect == "messages":
-        more = {"cache_control": {"type": "ephemeral"}}
+    more = {"cache_control": {"type": "ephemeral"}} if dialect == "messages" else {}
 
     async def test(server: ModelServer, wire: Wire) -> None:
         body = vendors.request(dialect, f"{model}+parallel-2+steps-2", LONG, **more)
@@ -390,6 +388,29 @@ def test_messages_wants_its_version() -> None:
 
 
 @pytest.mark.parametrize(
+    ("model", "more", "words"),
+    [
+        ("gpt-6.2-sol", {}, "/v1/responses"),
+        ("gpt-6.2-sol", {"tools": [], "reasoning_effort": "none"}, "Supported values"),
+        ("gpt-6-luna", {"max_tokens": 99}, "max_completion_tokens"),
+        ("gpt-6-luna", {"service_tier": "cheap"}, "service_tier"),
+        ("steps-1", {"max_tokens": 99, "reasoning_effort": "none"}, ""),
+    ],
+)
+def test_what_models_take_on_chat_completions(model: str, more: dict[str, Any], words: str) -> None:
+    """Tools, efforts and the old limit: as each model has it."""
+
+    async def test(_: ModelServer, wire: Wire) -> None:
+        body = vendors.request("chat", model, **more)
+        if words:
+            assert words in await wire.refused("chat", body)
+        else:
+            await wire.ask("chat", body)
+
+    run(test)
+
+
+@pytest.mark.parametrize(
     "messages",
     [
         [],
@@ -554,11 +575,10 @@ def test_the_cache_of_messages() -> None:
 @pytest.mark.parametrize("dialect", ["chat", "responses"])
 def test_tiers(dialect: str) -> None:
     """Flex costs half and may be full, priority twice; the answer says which served."""
-    more: dict[str, Any] = {"reasoning_effort": "none"} if dialect == "chat" else {}
 
     async def test(server: ModelServer, wire: Wire) -> None:
         async def served(model: str, tier: str) -> tuple[str, float]:
-            body = vendors.request(dialect, model, service_tier=tier, **more)
+            body = vendors.request(dialect, model, service_tier=tier)
             answer = await wire.ask(dialect, body)
             entry = server.requests[-1]
             assert answer["service_tier"] == entry.tier_asked
@@ -575,11 +595,30 @@ def test_tiers(dialect: str) -> None:
         full = "flex-full-1+" + model
         await served(full, "default")
         status, answer, _ = await wire.post(
-            dialect, vendors.request(dialect, full, service_tier="flex", **more)
+            dialect, vendors.request(dialect, full, service_tier="flex")
         )
         assert status == 429
         assert b"Resource Unavailable" in answer
         assert (await served(full, "flex"))[0] == "flex"
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "more"),
+    [
+        ("responses", {"reasoning": {"effort": "none"}}),
+        ("messages", {"thinking": {"type": "disabled"}}),
+    ],
+)
+def test_no_thinking_where_none_is_asked_for(dialect: str, more: dict[str, Any]) -> None:
+    """Then nothing is sealed."""
+
+    async def test(_: ModelServer, wire: Wire) -> None:
+        answer = await wire.ask(dialect, vendors.request(dialect, "steps-2", **more))
+        assert vendors.said(dialect, answer).opaque == []
+        answer = await wire.ask(dialect, vendors.request(dialect, "steps-2"))
+        assert len(vendors.said(dialect, answer).opaque) == 1
 
     run(test)
 

@@ -63,10 +63,8 @@ class Family:
     cache_minimum: int = 1024
     #: The efforts that it takes.
     efforts: frozenset[str] = _ALL
-    #: When it takes tools on chat completions: ``ever``,
-    #: ``unthinking`` (at effort none alone), ``never``.
-    chat_tools: str = "ever"
-    flex: bool = True
+    #: Whether it takes tools on chat completions.
+    chat_tools: bool = True
     #: Whether it bills what is written to the cache.
     writes: bool = True
     #: Whether opaque items that no longer fit are left out, with status 200, instead of refused.

@@ -126,7 +126,7 @@ def parse(data: bytes, caller: Caller) -> SimulatedRequest:
         native=bool(tools),
         stop=body.stop,
         max_output=body.max_completion_tokens or body.max_tokens or 0,
-        tier=openai.tier(family or families.RESPONSES, body.service_tier),
+        tier=openai.tier(body.service_tier),
         cache=_cache(family, body, caller) if family is not None else None,
         thoughtless=any(m.tool_calls and m.reasoning_content is None for m in messages),
         account=caller.account,
@@ -136,16 +136,13 @@ def parse(data: bytes, caller: Caller) -> SimulatedRequest:
 
 def _check_model(family: Family, body: _Body, *, native: bool) -> None:
     """Hold a request to what its model takes."""
-    effort = body.reasoning_effort
-    unthinking = family.chat_tools == "unthinking"
-    if native and family.chat_tools != "ever" and not (unthinking and effort == "none"):
-        way_out = " or set reasoning_effort to 'none'" if unthinking else ""
+    if native and not family.chat_tools:
         raise InvalidRequestError(
             f"Function tools with reasoning_effort are not supported for {body.model} in "
-            f"/v1/chat/completions. Please use /v1/responses instead{way_out}.",
+            "/v1/chat/completions. Please use /v1/responses instead.",
             "reasoning_effort",
         )
-    openai.check_effort(family, effort, "reasoning_effort")
+    openai.check_effort(family, body.reasoning_effort, "reasoning_effort")
     if body.max_tokens is not None:
         raise InvalidRequestError(
             "Unsupported parameter: 'max_tokens' is not supported with this model. Use "

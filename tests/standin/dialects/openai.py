@@ -104,12 +104,12 @@ def check_effort(family: Family, effort: str | None, param: str) -> None:
         )
 
 
-def tier(family: Family, asked: str | None) -> str:
+def tier(asked: str | None) -> str:
     """Return the tier that a request gets.
 
-    Raises ``InvalidRequestError`` where its model has none such.
+    Raises ``InvalidRequestError`` where there is none such.
     """
-    if asked not in _TIERS or (asked == "flex" and not family.flex):
+    if asked not in _TIERS:
         raise InvalidRequestError(
             f"Invalid service_tier argument: '{asked}' is not available for this model.",
             "service_tier",

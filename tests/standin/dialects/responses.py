@@ -145,7 +145,7 @@ def parse(data: bytes, caller: Caller) -> SimulatedRequest:
         schemas=tools + (body.instructions or "").encode(),
         native=bool(tools),
         max_output=body.max_output_tokens or 0,
-        tier=openai.tier(family, body.service_tier),
+        tier=openai.tier(body.service_tier),
         # To the end of what is sent.
         cache=CacheRules(
             scope=(
