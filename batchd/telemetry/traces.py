@@ -26,7 +26,7 @@ from batchd import __version__, decoders, views
 from batchd.actions import Action
 from batchd.config import telemetry
 from batchd.config.values import loopback
-from batchd.daemon.desk import StatusDesk
+from batchd.daemon.desk import LoopLink, StatusDesk
 from batchd.daemon.listeners import Listener
 from batchd.errors import NotPossibleError
 from batchd.events import (
@@ -42,7 +42,6 @@ from batchd.formats import ResultV1
 from batchd.records import Batch, ModelSetup, Purpose, Ref
 from batchd.results import timestamp
 from batchd.telemetry import spans
-from batchd.telemetry.loop_link import LoopLink
 from batchd.telemetry.spans import Span, Trace
 
 #: How often spans are sent (milliseconds), and how many at a time.
