@@ -38,9 +38,9 @@ def test_no_page_and_no_default_names_a_model_that_ends() -> None:
 
 
 def _guides() -> Iterator[Path]:
-    """Yield the guides; the history names what was."""
+    """Yield the guides."""
     pages = (ROOT / "docs").glob("*.md")
-    return (page.relative_to(ROOT) for page in pages if page.name != "history.md")
+    return (page.relative_to(ROOT) for page in pages)
 
 
 def _models(page: Path) -> list[str]:
