@@ -106,6 +106,8 @@ class Action(enum.StrEnum):
     #: A task or a file could move and has not for a minute,
     #: as the ``message`` says; or moves again.
     STALLED = "stalled"
+    #: The outbox takes results, and not the file that says how the daemon stands.
+    STATUS_UNWRITTEN = "status_unwritten"
     METRICS_TROUBLE = "metrics_trouble"
     TRACES_TROUBLE = "traces_trouble"
     #: A file or folder is open to whom it should not be: its ``path``, why, and the ``mend``.

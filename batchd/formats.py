@@ -1,6 +1,6 @@
-"""The formats of result and summary, version 1.
+"""The formats of result, summary and status, version 1.
 
-``results`` fills them; the JSON Schemas derive from them.
+``results`` and the daemon fill them; the JSON Schemas derive from them.
 
 Numbers are numbers, moments are ISO 8601 in UTC with Z, durations are seconds. Fields may be
 added; none is renamed or removed within version 1.
@@ -16,6 +16,7 @@ from msgspec import Struct, field
 
 from batchd.records import (
     STANDARD,
+    BatchStatus,
     ErrorInfo,
     Evaluation,
     Purpose,
@@ -287,6 +288,102 @@ class SummaryV1(Struct, frozen=True, kw_only=True):
     errors: tuple[ProblemV1, ...] = ()
 
 
+class StatusDaemonV1(Struct, frozen=True, kw_only=True):
+    """The daemon that wrote the status."""
+
+    pid: int
+    version: str
+    started_at: str
+    #: ``draining``: it starts nothing any more. ``stopped``: it has ended; this is its last word.
+    state: Literal["running", "draining", "stopped"]
+
+
+class StatusTasksV1(Struct, frozen=True, kw_only=True):
+    """Tasks that have not ended, counted."""
+
+    #: Not begun.
+    queued: int
+    running: int
+    #: Begun, and waiting for something without a slot.
+    parked: int
+
+
+class StatusDayV1(Struct, frozen=True, kw_only=True):
+    """The day's money in US dollars, counted in UTC."""
+
+    #: null: it has none.
+    limit_usd: float | None
+    #: What may have been paid counts as spent.
+    spent_usd: float
+    #: Set aside for calls under way.
+    reserved_usd: float
+
+
+class StatusWaitV1(Struct, frozen=True, kw_only=True):
+    """What waits for one cause."""
+
+    #: What waits: ``all``, ``day`` (all, for the day's money),
+    #: ``provider``, ``model``, ``batch`` or ``task``.
+    scope: str
+    #: ``paused``, ``auth``, ``quota``, ``provider_unavailable``, ``budget``, ….
+    cause: str
+    #: The batch that it is, or whose tasks they are; null for the other scopes.
+    batch: str | None
+    #: How many there are.
+    count: int
+    #: The first of them.
+    since: str
+
+
+class StatusTroubleV1(Struct, frozen=True, kw_only=True):
+    """Something that the daemon cannot do."""
+
+    #: As the log calls it: ``outbox_trouble``, ….
+    what: str
+    since: str
+
+
+class StatusBatchV1(Struct, frozen=True, kw_only=True):
+    """One batch, in counts."""
+
+    batch: str
+    status: BatchStatus
+    received_at: str
+    #: When its last file was written; null: it is not yet.
+    finished_at: str | None
+    #: How many of its tasks stand how; what is not named is 0.
+    counts: Mapping[TaskStatus, int]
+    total: int
+    total_tokens: int
+    #: In US dollars; null: a price is missing.
+    cost: float | None
+    #: What calls without a recorded answer may have cost at most.
+    unsettled: float
+
+
+class StatusV1(Struct, frozen=True, kw_only=True):
+    """How the daemon stands: ``outbox/status.json``.
+    It names no task, provider or path, and holds no text of a task.
+    """
+
+    schema: str
+    #: When this was written.
+    at: str
+    #: Once it is older, in seconds, no daemon is there that would have written it again.
+    stale_after_s: int
+    daemon: StatusDaemonV1
+    #: Tasks that can be at work at once.
+    slots: int
+    tasks: StatusTasksV1
+    day: StatusDayV1
+    waits: tuple[StatusWaitV1, ...]
+    troubles: tuple[StatusTroubleV1, ...]
+    #: The newest first: of those that have not ended 200, of the others 20.
+    batches: tuple[StatusBatchV1, ...]
+    #: Batches that have not ended and are not among them.
+    left_out: int
+
+
 def json_schema(kind: type) -> dict[str, Any]:
     """Return the JSON Schema of a published format;
     its definitions keep the names under which they were published.
@@ -297,6 +394,6 @@ def json_schema(kind: type) -> dict[str, Any]:
 
 
 def schema(kind: str) -> dict[str, Any]:
-    """Return the JSON Schema of ``result`` or ``summary``."""
-    made = json_schema({"result": ResultV1, "summary": SummaryV1}[kind])
+    """Return the JSON Schema of ``result``, ``summary`` or ``status``."""
+    made = json_schema({"result": ResultV1, "summary": SummaryV1, "status": StatusV1}[kind])
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}

@@ -77,7 +77,7 @@ def exactly_once(daemon: Daemon) -> bool:
     left = [*(spool / "inbox").iterdir(), *(spool / ".batchd/claimed").iterdir()]
     return (
         stored == wanted
-        and {p.name for p in (spool / "outbox").iterdir()} == wanted
+        and {p.name for p in (spool / "outbox").iterdir()} == {*wanted, "status.json"}
         and whole
         and not left
     )

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-KINDS = ("task", "result", "summary", "notification")
+KINDS = ("task", "result", "summary", "status", "notification")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

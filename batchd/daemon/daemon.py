@@ -32,6 +32,7 @@ from batchd.daemon.intake.parsers import Parsers
 from batchd.daemon.listeners import Listener, Listeners, StartReport
 from batchd.daemon.shadow import Shadow
 from batchd.daemon.stalls import Stalls
+from batchd.daemon.status_file import StatusFile
 from batchd.daemon.systemd import SystemdNotifier
 from batchd.log import get_logger
 from batchd.pool import heap, threads
@@ -258,6 +259,12 @@ class Daemon:
         await unknown_batches.hold_published(
             parts.lifecycle, parts.outboxes, parts.batches, parts.lot
         )
+        status = None
+        if inbox is not None:
+            status = StatusFile(
+                parts.current, parts.desk, parts.lifecycle, troubles, store, parts.outboxes
+            )
+            undo.push_async_callback(status.stop)
         server = Server(state, parts.commands)
         undo.push_async_callback(server.stop)
         pool.start(parts.reports)
@@ -288,6 +295,8 @@ class Daemon:
         await server.start()  # last, for who waits for it takes it for the sign that all is up
         for work in self._watches(server, group, inbox):
             loop.spawn(work, endless=True)
+        if status is not None:
+            loop.spawn(status.keep(), endless=True)
         get_logger().info(
             Action.DAEMON_STARTED,
             version=__version__,

@@ -23,6 +23,7 @@ from batchd.formats import (
     ProblemV1,
     ResultV1,
     RunsCodeV1,
+    StatusV1,
     SummaryTaskV1,
     SummaryV1,
     TimingV1,
@@ -244,7 +245,7 @@ def timestamp(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def as_text(value: ResultV1 | SummaryV1 | Mapping[str, Any]) -> str:
+def as_text(value: ResultV1 | SummaryV1 | StatusV1 | Mapping[str, Any]) -> str:
     """Return the text of a file that is published."""
     return escape_json(msgspec.json.format(msgspec.json.encode(value), indent=2).decode()) + "\n"
 

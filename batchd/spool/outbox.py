@@ -15,7 +15,7 @@ import threading
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from batchd import free_room, trees
 from batchd.records import Batch, BatchNaming
@@ -23,6 +23,8 @@ from batchd.spool import files
 
 #: The file that is written last of all.
 SUMMARY = "summary.json"
+#: In the outbox itself: how the daemon stands. No batch has this name.
+STATUS = "status.json"
 
 _NAME_BYTES = 100
 _TRIAL_BYTES = 64 << 10
@@ -112,6 +114,27 @@ def publish(path: Path, data: bytes, *, replace: bool) -> None:
         for mark in path.parent.glob(f"{_MARK}*"):
             mark.unlink(missing_ok=True)
     files.write_whole(path, lambda file: file.write(data), replace=replace, follow=False)
+
+
+def publish_status(outbox: str, data: bytes, *, sweep: bool) -> None:
+    """Write how the daemon stands, for whom the outbox lets read it; not where everybody may write
+    there, who could put anything in its place. An outbox that is missing is not made.
+
+    ``sweep``: remove first what a writer that was killed has left. Raises ``OSError``.
+    """
+    found = os.stat(outbox)
+    if found.st_mode & stat.S_IWOTH:
+        return
+    if sweep:
+        files.sweep(Path(outbox))
+
+    def fill(file: BinaryIO) -> None:
+        with contextlib.suppress(OSError):  # a group that this user is not in
+            os.fchown(file.fileno(), -1, found.st_gid)
+        os.fchmod(file.fileno(), 0o600 | found.st_mode & 0o044)
+        file.write(data)
+
+    files.write_whole(Path(outbox, STATUS), fill, replace=True, mode=0o600)
 
 
 def publish_lines(path: Path, lines: Iterable[bytes]) -> None:

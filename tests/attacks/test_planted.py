@@ -226,7 +226,7 @@ def test_only_plain_files_are_taken_from_the_inbox(camp: Camp) -> None:
         result = camp.play([{"first_prompt": "plain"}], "plain")["001"]
         time.sleep(0.5)
         assert result["status"] == "completed"
-        assert sorted(path.name for path in camp.folder.glob("outbox/*")) == ["plain"]
+        assert sorted(path.name for path in camp.folder.glob("outbox/*/")) == ["plain"]
     assert key.read_text().startswith("{")
     assert {"link.json", "fifo.json", "folder.json", "device.json"} <= {
         path.name for path in inbox.iterdir()
@@ -291,7 +291,7 @@ def test_a_tree_made_to_break_clean_up_is_cleaned_up(camp: Camp) -> None:
         assert done.returncode == 0, done.stderr
     assert not (camp.folder / "outbox/batch").exists()
     assert kept.read_text() == "untouched"
-    assert [*(camp.folder / "outbox").iterdir()] == []
+    assert [path.name for path in (camp.folder / "outbox").iterdir()] == ["status.json"]
 
 
 @pytest.mark.sampled(1)

@@ -208,7 +208,7 @@ def test_an_outbox_that_is_unmounted_gets_nothing_until_it_is_back(
             station.drop("during.json", _tasks(2))
             until(lambda: station.troubles() != [], station.text)
             time.sleep(2)
-            assert [folder.name for folder in outbox.iterdir()] == ["below"]
+            assert [folder.name for folder in outbox.glob("*/")] == ["below"]
             assert len(station.asked()) == asked
             shown = " ".join(station.status().split())
             assert f"{outbox}: it is on another disk than before" in shown
@@ -353,7 +353,7 @@ def test_daemons_that_share_an_outbox_take_a_name_each(tmp_path: Path, model_ser
         names = ["same", *(f"same-{n}" for n in range(2, 2 * count + 1))]
         for name in names:
             one.completed(name)
-    assert {p.name for p in one.outbox.iterdir()} == set(names)
+    assert {p.name for p in one.outbox.glob("*/")} == set(names)
     prompts = [
         json.loads((one.outbox / n / "001.json").read_bytes())["first_prompt"] for n in names
     ]
