@@ -90,7 +90,7 @@ class ForbiddenError(NotPossibleError):
 
     def __init__(self, message: str = "", *, user: str = "") -> None:
         super().__init__(message)
-        #: Who may do it; empty: it takes a group.
+        #: Who may do it; empty: that does not show.
         self.user = user
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import pwd
 from pathlib import Path
+
+from batchd.errors import ForbiddenError
 
 
 def user(uid: int) -> str:
@@ -33,3 +36,30 @@ def in_the_way(path: Path) -> Path:
         if not os.access(folder, os.X_OK):
             return folder
     return there if os.path.lexists(there) else there.parent
+
+
+def barred(state: Path) -> bool:
+    """Whether this user is another than the daemon's: who may not enter its state directory."""
+    try:
+        return state.is_dir() and not os.access(state, os.X_OK)
+    except PermissionError:
+        return True
+
+
+def owner(path: Path) -> str:
+    """Return who a file belongs to, or where that cannot be seen, what is in the way to it;
+    empty: neither shows.
+    """
+    for each in (path, in_the_way(path)):
+        with contextlib.suppress(OSError):
+            return user(each.stat().st_uid)
+    return ""
+
+
+def forbidden(what: str, state: Path) -> ForbiddenError:
+    """Return that something is for the daemon's user, with the file that says who that is."""
+    name = owner(state)
+    return ForbiddenError(
+        f"{what} is for {f'the user {name}' if name else 'another user'}, who alone may enter {state}",
+        user=name,
+    )

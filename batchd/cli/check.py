@@ -16,9 +16,9 @@ from batchd import config, control, silent_paths, users
 from batchd.cli.display import formatting
 from batchd.cli.display.formatting import coloured
 from batchd.cli.support import looks, startup_refusals
+from batchd.cli.support.member_reader import MemberReader, fresh
 from batchd.config import own
 from batchd.control import Check, Checked, CheckLine
-from batchd.control import members as group
 from batchd.errors import NoAnswerError, NoDaemonError, UsageError
 from batchd.fitting import wrapped
 from batchd.log import escape
@@ -76,14 +76,14 @@ def _lines(settings: config.Config, asked: Check) -> list[CheckLine]:
     state = Path(settings.paths.state)
     if silent_paths.among([settings.paths.state]):  # the way to a daemon leads through it
         return [_config(settings), *looks.lines(settings, offline=asked.offline)]
+    if users.barred(state):
+        return [*_unseen(settings, state)]
     try:
         answer = control.ask(state, asked, timeout_s=_PATIENCE_S)
     except NoAnswerError as error:
         fix = "its log may say why; `batchd serve` goes on where one that is killed was"
         daemon = [CheckLine("failed", "daemon", str(error), fix)]
     except NoDaemonError as error:
-        if group.barred(state):
-            return [*_unseen(settings, state, str(error))]
         daemon = [*_absent(state, str(error))]
     except UsageError:
         daemon = [*_older(state)]
@@ -93,19 +93,30 @@ def _lines(settings: config.Config, asked: Check) -> list[CheckLine]:
     return [_config(settings), *daemon, *looks.lines(settings, offline=asked.offline)]
 
 
-def _unseen(settings: config.Config, state: Path, why: str) -> Iterator[CheckLine]:
-    """Say that nothing is looked at for a user who may not do what a daemon does,
-    where none runs that could look.
-    """
+def _unseen(settings: config.Config, state: Path) -> Iterator[CheckLine]:
+    """Say what shows to a user who may not do what a daemon does: the outbox says how that does."""
     yield _config(settings)
-    user = users.user(group.owner(state) or 0)
-    yield CheckLine("failed", "daemon", why, "who keeps it starts it: `systemctl start batchd`")
-    said = (
-        f"keys, folders and sandbox are the user {user}'s to look at: {state} is closed to this one"
-    )
-    yield CheckLine(
-        "note", "this user", said, f"as the user {user}, `batchd check` looks at all of it"
-    )
+    folder = settings.paths.outbox
+    if silent_paths.among([settings.paths.inbox, folder]):
+        yield CheckLine("failed", "outbox", f"{folder} does not answer", silent_paths.FIX)
+        return
+    try:
+        daemon = MemberReader(Path(folder), state).status()
+    except NoDaemonError as error:
+        yield CheckLine(
+            "failed", "daemon", str(error), "who keeps it starts it: `systemctl start batchd`"
+        )
+    else:
+        said = f"process {daemon.daemon.pid}, version {daemon.daemon.version}, {daemon.daemon.state} at {daemon.at}"
+        if fresh(daemon):
+            yield CheckLine("ok", "daemon", said)
+        else:
+            fix = "who keeps it starts it: `systemctl start batchd`"
+            yield CheckLine("failed", "daemon", f"none runs, as far as it shows: {said}", fix)
+    me, user, inbox = users.user(os.geteuid()), users.owner(state), settings.paths.inbox
+    drops = os.access(inbox, os.W_OK | os.X_OK)
+    said = f"{me} may {'drop files and ' if drops else ''}read results; keys, folders, sandbox and orders are for {user}"
+    yield CheckLine("note", "this user", said, f"as {user}, `batchd check` looks at all of it")
 
 
 def _absent(state: Path, why: str) -> Iterator[CheckLine]:
@@ -150,12 +161,6 @@ def _of_daemon(answer: Checked) -> Iterator[CheckLine]:
 
 def _from_outside(settings: config.Config, answer: Checked) -> Iterator[CheckLine]:
     """Say what is otherwise for who checks than for the daemon."""
-    if group.barred(Path(answer.settings.paths.get("state", settings.paths.state))):
-        me, user = users.user(os.geteuid()), answer.process.user
-        inbox = settings.paths.inbox
-        drops = not silent_paths.among([inbox]) and os.access(inbox, os.W_OK | os.X_OK)
-        said = f"{me} may {'drop files and ' if drops else ''}ask; orders, logs and costs are for {user}"
-        yield CheckLine("note", "this user", said, "" if drops else f"{inbox} is closed to it")
     if differs := versions.differs(answer.process.version):
         yield CheckLine("note", "version", "this program is another than the daemon's", differs)
     if settings.file != answer.settings.file:

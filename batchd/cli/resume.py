@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Iterator
 
 from batchd import words
-from batchd.cli.support import controlling, member_reader, scopes
-from batchd.control import Resume, ResumedScope
+from batchd.cli.support import controlling, scopes
+from batchd.control import Resume, ResumedScope, ShownParking
 from batchd.log import escape
 from batchd.observe import standstill
-from batchd.records import Cause, Scope
+from batchd.records import Cause, Parking, Scope
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,9 +49,23 @@ def lines(scope: Scope | None, name: str, answer: ResumedScope) -> Iterator[str]
         yield f"{asked} is tried with one call first; once it answers, its tasks go on"
     if held:
         yield "Still parked:" if everything else "It still waits:"
-        yield from standstill.lines(member_reader.parkings(held))
+        yield from standstill.lines(_known(held))
         # Another version may know others, and how they end.
         for other in held:
             if other.scope not in {*Scope} or other.cause not in {*Cause}:
                 why = standstill.why(other.cause, other.message)
                 yield escape(f"Parked: {other.scope} {other.name}".rstrip() + f". {why}")
+
+
+def _known(held: tuple[ShownParking, ...]) -> Iterator[Parking]:
+    """Yield what waits as a whole, as far as this version knows it."""
+    for each in held:
+        with contextlib.suppress(ValueError):
+            yield Parking(
+                scope=Scope(each.scope),
+                name=each.name,
+                cause=Cause(each.cause),
+                message=each.message,
+                since=each.since,
+                tried_s=each.tried_s,
+            )

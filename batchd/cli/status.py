@@ -10,17 +10,18 @@ import dataclasses
 import os
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from msgspec import structs
+from msgspec import structs, to_builtins
 
-from batchd import config, silent_paths, words
+from batchd import config, silent_paths, users, words
 from batchd.cli.display import formatting, one_task, status_tables, tables, trigger_warnings
 from batchd.cli.support import startup_refusals
-from batchd.cli.support.member_reader import MemberReader, parkings, shown
+from batchd.cli.support.member_reader import MemberReader, fresh
 from batchd.config import finding, trust_lists
-from batchd.control import DaemonStatus, fields, members
+from batchd.control import DaemonStatus, OpenTrouble, fields
 from batchd.control.status import Fetching
 from batchd.errors import BatchdError
 from batchd.log import escape
@@ -52,7 +53,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Show how things stand."""
     state = formatting.state_directory(args.config)
-    if members.barred(state):
+    if users.barred(state):
         return _as_member(state, args)
     daemon = ask(state)
     if isinstance(daemon, DaemonStatus):
@@ -113,22 +114,41 @@ def _dropped(lying: LyingFiles) -> Iterator[str]:
 
 
 def _as_member(state: Path, args: argparse.Namespace) -> int:
-    """Show what the daemon says to its group: the store is its user's."""
+    """Show what the outbox says: the store is another user's."""
     batch, task = formatting.split_target(args.target) if args.target else ("", "")
     if task:
-        raise members.forbidden(f"what task {escape(args.target)} does", state)
-    asked, last = MemberReader(state), args.last if 0 < args.last < _ALL_BATCHES else _ALL_BATCHES
-    daemon = asked.standing(batch=batch) if batch else asked.standing(last=last)
-    formatting.complain(versions.differs(daemon.version))
-    rows = [*map(shown, daemon.rows)]
-    parked = tuple(parkings(daemon.parked))
-    if not batch:
-        return _overview(daemon, parked, rows, as_json=args.json)
+        raise users.forbidden(f"what task {escape(args.target)} does", state)
+    reader = MemberReader(Path(config.load_paths(args.config).outbox), state)
+    status = reader.status()
     if args.json:
-        formatting.print_json({**_fields(rows[0]), "daemon_runs": True})
+        formatting.print_json(_fields(reader.batch(batch)) if batch else to_builtins(status))
+        return 0
+    if batch:
+        row = reader.batch(batch)
+        print(*status_tables.batches([row]), sep="\n")
+        print(f"Results: {escape(row.batch.folder)}/")
+        return 0
+    at = moment(datetime.fromisoformat(status.at).timestamp())
+    daemon, tasks = status.daemon, status.tasks
+    if fresh(status):
+        formatting.say(
+            f"Daemon {daemon.pid} {daemon.state}: {words.counted(tasks.running, 'task')} at work, "
+            f"{tasks.queued:,} queued, {tasks.parked:,} parked, as of {at}"
+        )
     else:
+        formatting.say(f"No daemon runs here, as far as it shows: the last word is of {at}.")
+    for each in status.troubles:
+        since = moment(datetime.fromisoformat(each.since).timestamp())
+        what = trouble_texts.what(OpenTrouble(each.what, "", 0.0, ""))
+        formatting.say(escape(f"Trouble since {since}: {what}."))
+    for wait in status.waits:
+        since = moment(datetime.fromisoformat(wait.since).timestamp())
+        named = words.counted(wait.count, wait.scope) + (f" of {wait.batch}" if wait.batch else "")
+        what = named if wait.scope in {"provider", "model", "task"} else wait.batch or wait.scope
+        formatting.say(escape(f"Parked since {since}: {what} ({wait.cause})."))
+    last = args.last if args.last > 0 else len(status.batches)
+    if rows := reader.batches(limit=last):
         print(*status_tables.batches(rows), sep="\n")
-        print(f"Results: {escape(rows[0].batch.folder)}/")
     return 0
 
 

@@ -9,18 +9,18 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from batchd import config, control, silent_paths, words
+from batchd import config, control, silent_paths, users, words
 from batchd.cli.display import formatting, progress
 from batchd.cli.display.progress import ProgressSource
 from batchd.cli.runs import batch_ends, given_files, trial
 from batchd.cli.runs.dropped_batch import DroppedBatch, doubts
 from batchd.cli.support.member_reader import MemberReader
 from batchd.config import own
-from batchd.control import members
 from batchd.errors import (
     BatchdError,
     NoAnswerError,
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     settings = config.load(args.config)
     silent_paths.refuse(settings.paths.state, settings.paths.inbox)
     state = Path(settings.paths.state)
-    alive = _alive(state, heed=True)
+    alive = _alive(settings, heed=True)
     if not alive and not settings.file and own.holds(settings.paths, settings.environ):
         raise NotPossibleError(_SPOOLLESS)
     filename, data = _given(args, settings)
@@ -97,12 +97,12 @@ def run(args: argparse.Namespace) -> int:
         from batchd import visible  # loads the sandbox; a running daemon has looked
 
         visible.refuse(settings)
-    newest = _newest_known(state, sure=args.wait) if alive else None
+    newest = _newest_known(settings, sure=args.wait) if alive else None
     path = inbox.drop(Path(settings.paths.inbox), filename, data)
     mine = None if newest is None else DroppedBatch(newest, path.name, data, tasks)
     if args.wait and mine is not None:
         return _wait(settings, mine, as_json=args.json)
-    found = _soon(state, mine) if mine is not None else None
+    found = _soon(settings, mine) if mine is not None else None
     refused = found is not None and bool(found[0].problems)
     if args.json:
         taken: dict[str, Any] = {} if found is None else {"batch": found[0].batch.name}
@@ -111,14 +111,16 @@ def run(args: argparse.Namespace) -> int:
         formatting.print_json({"file": str(path), "tasks": len(tasks), "daemon": alive, **taken})
     else:
         print(escape(f"{path}: {words.counted(len(tasks), 'task')}"))
-        _say_when(state, found, alive=alive)
+        _say_when(settings, found, alive=alive)
     return UsageError.exit_code if refused else 0
 
 
-def _say_when(state: Path, found: tuple[BatchRow, list[str]] | None, *, alive: bool) -> None:
+def _say_when(
+    settings: config.Config, found: tuple[BatchRow, list[str]] | None, *, alive: bool
+) -> None:
     """Say under which name a file is taken up, why it is refused, or what it waits for."""
     if not alive:
-        formatting.complain(_unwatched(state))
+        formatting.complain(_unwatched(settings))
     elif found is not None:
         row, cautions = found
         name = row.batch.name
@@ -129,29 +131,29 @@ def _say_when(state: Path, found: tuple[BatchRow, list[str]] | None, *, alive: b
         print(f"Taken up as {name}: batchd status {name}")
         for line in cautions:
             formatting.complain(line)
-    elif _draining(state):
+    elif _draining(settings):
         formatting.complain("The daemon is ending; the file waits until it is started again.")
 
 
-def _newest_known(state: Path, *, sure: bool) -> str | None:
+def _newest_known(settings: config.Config, *, sure: bool) -> str | None:
     """Return the newest batch, by which that of a file is found that is dropped next;
     None where the store cannot be read, unless ``sure``.
     """
     try:
-        return _newest(state)
+        return _newest(settings)
     except BatchdError:
         if sure:
             raise
         return None
 
 
-def _soon(state: Path, mine: DroppedBatch) -> tuple[BatchRow, list[str]] | None:
+def _soon(settings: config.Config, mine: DroppedBatch) -> tuple[BatchRow, list[str]] | None:
     """Return the batch that a file becomes, and what is doubtful of it;
     None: that takes longer than somebody waits.
     """
     deadline = time.monotonic() + _SOON_S
     # Where nothing was ever taken up there is no store yet; what is wrong with one, `status` says.
-    with contextlib.suppress(BatchdError), _books(state) as books:
+    with contextlib.suppress(BatchdError), _books(settings) as books:
         while time.monotonic() < deadline:
             if found := mine.find(books):
                 return found[0], [*doubts(books, found[0].batch)]
@@ -199,10 +201,23 @@ def _prompted(args: argparse.Namespace) -> bytes:
     return json.dumps(batch, ensure_ascii=False, indent=2).encode("utf-8", "surrogateescape")
 
 
-def _alive(state: Path, *, heed: bool = False) -> bool:
+def _member(settings: config.Config) -> MemberReader | None:
+    """Return what says how things stand to another user than the daemon's; None: it is that one."""
+    state = Path(settings.paths.state)
+    return MemberReader(Path(settings.paths.outbox), state) if users.barred(state) else None
+
+
+def _alive(settings: config.Config, *, heed: bool = False) -> bool:
     """Return whether a daemon takes what is dropped;
     ``heed``: say where it is of another version.
     """
+    if member := _member(settings):
+        return member.alive()
+    return takes(Path(settings.paths.state), heed=heed)
+
+
+def takes(state: Path, *, heed: bool = False) -> bool:
+    """Return whether a daemon answers that takes what is dropped."""
     try:
         answer = control.ask(state, control.Status(), timeout_s=_ANSWER_S)
     except NoDaemonError:
@@ -212,16 +227,21 @@ def _alive(state: Path, *, heed: bool = False) -> bool:
     return answer.watching  # one that works for a `run` takes no files
 
 
-def _draining(state: Path) -> bool:
+def _draining(settings: config.Config) -> bool:
     """Return whether the daemon that is there takes nothing up any more."""
     with contextlib.suppress(NoDaemonError):
-        return control.ask(state, control.Status()).draining
+        if member := _member(settings):
+            return member.status().daemon.state == "draining"
+        return control.ask(Path(settings.paths.state), control.Status()).draining
     return False
 
 
-def _unwatched(state: Path) -> str:
+def _unwatched(settings: config.Config) -> str:
     """Return why no daemon has taken a file up, and when one will."""
     waits = "the file waits until `batchd serve` starts."
+    if _member(settings):
+        return f"No daemon shows in {settings.paths.outbox}; without one {waits}"
+    state = Path(settings.paths.state)
     try:
         answer = control.ask(state, control.Status(), timeout_s=_ANSWER_S)
     except NoAnswerError:
@@ -233,30 +253,28 @@ def _unwatched(state: Path) -> str:
     return f"Process {answer.pid} works for `batchd run` alone; {waits}"
 
 
-def _newest(state: Path) -> str:
-    if not members.barred(state) and not formatting.store_path(state).exists():
+def _newest(settings: config.Config) -> str:
+    store = formatting.store_path(Path(settings.paths.state))
+    if _member(settings) is None and not store.exists():
         return ""
-    with _books(state) as books:
+    with _books(settings) as books:
         rows = books.batches(limit=1)
     return rows[0].batch.name if rows else ""
 
 
 @contextlib.contextmanager
-def _books(state: Path) -> Iterator[ProgressSource]:
-    """Give what says how batches do: the store, or the daemon,
-    to a member of its group who may not read that.
-    """
-    if members.barred(state):
-        yield MemberReader(state)
+def _books(settings: config.Config) -> Iterator[ProgressSource]:
+    """Give what says how batches do: the store, or the outbox, to who may not read that."""
+    if member := _member(settings):
+        yield member
         return
-    with StoreReader(formatting.store_path(state)) as reader:
+    with StoreReader(formatting.store_path(Path(settings.paths.state))) as reader:
         yield reader
 
 
 def _wait(settings: config.Config, mine: DroppedBatch, *, as_json: bool) -> int:
-    state = Path(settings.paths.state)
-    with _books(state) as reader:
-        patience = WaitLimit(state)
+    with _books(settings) as reader:
+        patience = WaitLimit(partial(_alive, settings))
 
         def ended(rows: Sequence[BatchRow]) -> bool:
             patience.check()
@@ -265,7 +283,7 @@ def _wait(settings: config.Config, mine: DroppedBatch, *, as_json: bool) -> int:
         try:
             progress.follow(progress.ProgressWatch(reader, mine.find), ended, quiet=as_json)
         except KeyboardInterrupt:
-            print(_goes_on(mine.name, alive=_alive(state)), file=sys.stderr)
+            print(_goes_on(mine.name, alive=_alive(settings)), file=sys.stderr)
             raise
         (row,) = mine.find(reader)
     return batch_ends.report([row], as_json=as_json)
@@ -285,8 +303,8 @@ def _goes_on(name: str, *, alive: bool) -> str:
 class WaitLimit:
     """Ends the waiting when the daemon stays away."""
 
-    def __init__(self, state: Path) -> None:
-        self._state = state
+    def __init__(self, alive: Callable[[], bool]) -> None:
+        self._alive = alive
         self._seen = self._asked = time.monotonic()
 
     def check(self) -> None:
@@ -295,7 +313,7 @@ class WaitLimit:
         if now - self._asked < 1.0:
             return
         self._asked = now
-        if _alive(self._state):
+        if self._alive():
             self._seen = now
         elif now - self._seen > _GONE_S:
             raise NoDaemonError("the daemon has stopped; the batch goes on when it starts again")

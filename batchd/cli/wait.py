@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from batchd import words
 from batchd.cli.display import formatting, progress
 from batchd.cli.runs import batch_ends
-from batchd.cli.submit import WaitLimit
+from batchd.cli.submit import WaitLimit, takes
 from batchd.cli.support import controlling
 from batchd.errors import NoDaemonError, UsageError
 from batchd.log import escape
@@ -65,7 +66,7 @@ def _follow(state: Path, reader: StoreReader, names: Sequence[str], *, quiet: bo
         raise NoDaemonError(
             f"no daemon runs on {state}, and {words.listed(left)} {verb} not ended: start `batchd serve`"
         )
-    patience = WaitLimit(state)
+    patience = WaitLimit(partial(takes, state))
 
     def ended(rows: Sequence[BatchRow]) -> bool:
         patience.check()

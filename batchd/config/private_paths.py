@@ -13,7 +13,7 @@ from pathlib import Path
 from batchd import masking
 from batchd.config import receivers
 from batchd.config.sections import ConfigSections
-from batchd.records import OwnPath, group_folder
+from batchd.records import OwnPath
 
 
 def secrets(config: ConfigSections) -> Iterator[OwnPath]:
@@ -42,7 +42,6 @@ def kept(config: ConfigSections, file: str) -> Iterator[OwnPath]:
     for key in ("inbox", "outbox", "state"):
         yield OwnPath(f"[paths] {key}", getattr(config.paths, key))
     yield OwnPath("[workspace] mirrors", config.workspace.mirrors)
-    yield OwnPath("the group's socket, beside [paths] state", group_folder(config.paths.state))
     yield from secrets(config)
     if config.log.file:
         yield OwnPath("[log] file", config.log.file)

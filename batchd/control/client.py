@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import select
 import socket
-import struct
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +18,6 @@ from batchd.control.place import address
 from batchd.control.requests import A, ControlRequest
 from batchd.errors import (
     BatchdError,
-    ForbiddenError,
     NoAnswerError,
     NoDaemonError,
     NotPossibleError,
@@ -132,15 +130,16 @@ def request(
 
     Raises ``NoDaemonError`` where none runs, ``NoAnswerError`` where one does and says nothing for
     ``timeout_s``; where it refuses, ``UsageError``, or ``NotPossibleError``, or ``BatchdError``;
-    ``ForbiddenError`` for another user than the daemon's,
-    who as a member of its group may ask a little.
+    ``ForbiddenError`` for another user than the daemon's.
     """
     line = json.dumps({"verb": verb, **arguments}).encode() + b"\n"
     try:
         try:
             answer = _exchange(state, line, timeout_s, waiting)
         except PermissionError:
-            answer = _as_member(state, verb, line, timeout_s, waiting)
+            from batchd import users  # most who ask are the daemon's user
+
+            raise users.forbidden(verb, state) from None
     except (FileNotFoundError, NotADirectoryError, ConnectionError):
         raise NoDaemonError(f"no daemon runs on {state}") from None
     except TimeoutError:
@@ -162,45 +161,16 @@ def _agreed(answer: dict[str, Any]) -> dict[str, Any]:
 _REFUSALS: Mapping[int, type[BatchdError]] = {2: UsageError, 3: NotPossibleError}
 
 
-def _as_member(
-    state: Path, verb: str, line: bytes, timeout_s: float, waiting: Callable[[], None] | None
-) -> dict[str, Any]:
-    """Ask by the group's socket.
-
-    Raises ``ForbiddenError`` for what only the daemon's user may do.
-    """
-    from batchd.control import members  # most who ask are the daemon's user
-
-    if verb not in members.VERBS:
-        raise members.forbidden(verb, state)
-    place = members.folder(state)
-    try:
-        return _exchange(place, line, timeout_s, waiting, of=members.owner(state))
-    except FileNotFoundError:
-        raise NoDaemonError(
-            f"no daemon runs on {state}, or none that answers its group: {place} has no socket"
-        ) from None
-    except PermissionError:
-        raise members.no_member(place) from None
-
-
 def _exchange(
     folder: Path,
     line: bytes,
     timeout_s: float,
     waiting: Callable[[], None] | None,
-    *,
-    of: int | None = None,
 ) -> dict[str, Any]:
-    """Send a line to the socket in a folder, and return the answer.
-
-    ``of``: who must be at the other end; None: any user.
-    """
+    """Send a line to the socket in a folder, and return the answer."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock, address(folder) as where:
         sock.settimeout(timeout_s)
         _connect(sock, where, timeout_s)
-        if of is not None:
-            _insist(sock, of, folder)
         sock.sendall(line)
         if waiting and not _readable(sock):
             waiting()
@@ -210,20 +180,6 @@ def _exchange(
         raise ConnectionResetError
     value: dict[str, Any] = json.loads(answer)
     return value
-
-
-def _insist(sock: socket.socket, of: int, folder: Path) -> None:
-    """Return if the daemon's user listens, or root.
-
-    Raises ``ForbiddenError``: somebody put a socket in the place of theirs.
-    """
-    form = struct.Struct("3i")
-    _, uid, _ = form.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, form.size))
-    if uid not in {0, of}:
-        raise ForbiddenError(
-            f"the process that listens in {folder} belongs to user {uid}, and the daemon to "
-            f"{of}: batchd does not ask it"
-        )
 
 
 def _readable(sock: socket.socket) -> bool:

@@ -19,8 +19,6 @@ class Requester:
     pid: int
     #: The connection; None where the order is carried out in the giver's own process.
     connection: socket.socket | None = None
-    #: Whether they came by the group's socket, where nothing is ordered.
-    member: bool = False
     #: For whom they ask, in their own words, as the web page does for browsers;
     #: empty: for themselves.
     via: str = ""

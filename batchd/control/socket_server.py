@@ -3,18 +3,47 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
+import struct
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Protocol
 
+from batchd import __version__
+from batchd.actions import Action
 from batchd.control import coding
-from batchd.control.answering import RequestHandlers, answered, line_of, peer, refused
 from batchd.control.place import NAME, address
+from batchd.control.requester import Requester
+from batchd.control.requests import A, ControlRequest
+from batchd.errors import BatchdError, UsageError
+from batchd.log import get_logger
 
 #: A request on one line is never longer.
 _MAX_LINE = 1 << 20
 #: Clients that may wait to be accepted.
 _BACKLOG = 1024
+#: Characters of what a giver says of whom it asks for.
+_VIA = 200
+
+
+class RequestHandlers(Protocol):
+    """What carries requests out: one handler for each kind."""
+
+    async def carry_out(self, request: ControlRequest[A], by: Requester, /) -> A:
+        """Do what is asked, and return the answer. Raises ``BatchdError``."""
+
+    def malformed(
+        self,
+        kind: type[ControlRequest[Any]],
+        given: Mapping[str, Any],
+        by: Requester,
+        error: BatchdError,
+        /,
+    ) -> None:
+        """Take note of a request of a kind that is refused for its fields."""
 
 
 class Server:
@@ -34,11 +63,11 @@ class Server:
         self._server = await asyncio.start_unix_server(
             self._accept, sock=listener, limit=_MAX_LINE, backlog=_BACKLOG
         )
-        self._file = file_of(self._state)
+        self._file = _file_of(self._state)
 
     async def look(self) -> None:
         """Listen again where somebody has taken the socket's file away. Raises ``OSError``."""
-        if self._server is not None and file_of(self._state) != self._file:
+        if self._server is not None and _file_of(self._state) != self._file:
             former = self._server
             await self.start()
             former.close()  # who is connected to it still gets answers
@@ -50,7 +79,7 @@ class Server:
             for client in self._clients:
                 client.cancel()
             await asyncio.gather(*self._clients, return_exceptions=True)
-            if file_of(self._state) == self._file:
+            if _file_of(self._state) == self._file:
                 _unlink(self._state)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -60,18 +89,76 @@ class Server:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one client, line by line, until it goes."""
-        by = peer(writer.get_extra_info("socket"))
+        by = _peer(writer.get_extra_info("socket"))
         try:
-            while (line := await line_of(reader)) is not None:
+            while (line := await _line(reader)) is not None:
                 if not line:
-                    writer.write(refused(f"a request has at most {_MAX_LINE} bytes"))
+                    writer.write(_said(_refusal(f"a request has at most {_MAX_LINE} bytes")))
                     break
-                writer.write(await answered(line, by, self._commands, coding.REQUESTS))
+                writer.write(_said(await _answer(line, by, self._commands)))
                 await writer.drain()
         except OSError:
             pass  # it is gone
         finally:
             writer.close()
+
+
+def _said(answer: Mapping[str, Any]) -> bytes:
+    """Return an answer as a line; after an upgrade, who asks may be of another version."""
+    return json.dumps({**answer, "batchd": __version__}).encode() + b"\n"
+
+
+async def _answer(line: bytes, by: Requester, commands: RequestHandlers) -> Mapping[str, Any]:
+    try:
+        given = json.loads(line)
+        kind = coding.REQUESTS[given["verb"]]
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
+        return _refusal(f"not a request; the verbs are {', '.join(sorted(coding.REQUESTS))}")
+    if isinstance(via := given.get("via"), str):
+        by = replace(by, via=via[:_VIA])
+    try:
+        return {"ok": True, **await _carried_out(kind, given, by, commands)}
+    except BatchdError as error:
+        return _refusal(str(error), error.exit_code)
+    except Exception:  # noqa: BLE001 (a bug in a command must not hang who asks, nor end the daemon)
+        get_logger().exception(Action.COMMAND_REFUSED)
+        return _refusal("an error inside batchd; the daemon's log has the details", 1)
+
+
+async def _carried_out(
+    kind: type[ControlRequest[Any]],
+    given: Mapping[str, Any],
+    by: Requester,
+    commands: RequestHandlers,
+) -> dict[str, Any]:
+    """Carry a request out; return the answer's fields. Raises ``BatchdError``."""
+    try:
+        request = coding.request(kind, given)
+    except UsageError as error:
+        commands.malformed(kind, coding.known(kind, given), by, error)
+        raise
+    return coding.fields(await commands.carry_out(request, by))
+
+
+def _refusal(error: str, exit_code: int = UsageError.exit_code) -> dict[str, Any]:
+    return {"ok": False, "error": error, "exit_code": exit_code}
+
+
+async def _line(reader: asyncio.StreamReader) -> bytes | None:
+    """Return the next whole line; None at the end, empty where it is too long."""
+    try:
+        line = await reader.readline()
+    except ValueError:
+        return b""
+    # What was cut off in the middle was not meant.
+    return line if line.endswith(b"\n") else None
+
+
+def _peer(sock: socket.socket) -> Requester:
+    """Return who is at the other end, as the kernel knows them."""
+    form = struct.Struct("3i")
+    pid, uid, _ = form.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, form.size))
+    return Requester(uid, pid, sock)
 
 
 def _bind(state: Path) -> socket.socket:
@@ -84,7 +171,7 @@ def _bind(state: Path) -> socket.socket:
     return listener
 
 
-def file_of(folder: Path) -> tuple[int, int] | None:
+def _file_of(folder: Path) -> tuple[int, int] | None:
     """Return which file the socket's name in a folder leads to; None where there is none."""
     try:
         found = os.lstat(f"{folder}/{NAME}")  # a Path would double what a look costs

@@ -26,7 +26,6 @@ from batchd.daemon.attempts.suspects import Suspects
 from batchd.daemon.attempts.turns import Turns
 from batchd.daemon.attempts.workspace_child import WorkspaceChildren
 from batchd.daemon.commands import CommandHandlers, EndWaiters
-from batchd.daemon.commands.batch_listing import BatchListing
 from batchd.daemon.commands.cancel import CancelHandler
 from batchd.daemon.commands.check import CheckHandler, HostCheck
 from batchd.daemon.commands.invite import InviteHandler
@@ -241,7 +240,7 @@ def joined(
         attempts,
         pool,
         bases,
-        BatchListing(Path(config.paths.state, "batchd.db")),
+        Path(config.paths.state, "batchd.db"),
         watching,
         "" if watching else config.conditions(),
     )
@@ -273,7 +272,6 @@ def joined(
         SubmitHandler(loop, current, store, writes, outboxes, batches, intake, restoring, errands),
         CheckHandler(current, lifecycle, troubles, reloader, look),
         InviteHandler(others.tickets if others else None),
-        Path(config.paths.state),
     )
     return Parts(
         loop=loop,

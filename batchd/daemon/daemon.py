@@ -16,7 +16,6 @@ from batchd import __version__, log, visible
 from batchd.actions import Action
 from batchd.config import Config
 from batchd.control import ControlRequest, OpenTrouble
-from batchd.control.group import GroupServer
 from batchd.control.requester import Requester
 from batchd.control.requests import A
 from batchd.control.socket_server import Server
@@ -285,13 +284,8 @@ class Daemon:
             if crew := parts.others.crew:
                 troubles.also(Action.CLUSTER_TROUBLE, lambda: crew.trouble)
                 troubles.also(Action.CLUSTER_TROUBLE, lambda: crew.lacking)
-        group = None
-        if inbox is not None:
-            group = GroupServer(inbox.folder, state, parts.commands, inbox.threads)
-            undo.push_async_callback(group.stop)
-            await group.look()
         await server.start()  # last, for who waits for it takes it for the sign that all is up
-        for work in self._watches(server, group, inbox):
+        for work in self._watches(server, inbox):
             loop.spawn(work, endless=True)
         if status is not None:
             loop.spawn(status.keep(), endless=True)
@@ -305,17 +299,13 @@ class Daemon:
         loop.wake()
         self._systemd.ready()
 
-    def _watches(
-        self, server: Server, group: GroupServer | None, inbox: Inbox | None
-    ) -> Iterator[Coroutine[Any, Any, None]]:
+    def _watches(self, server: Server, inbox: Inbox | None) -> Iterator[Coroutine[Any, Any, None]]:
         """Yield what looks at something for as long as the daemon runs."""
         p = self._parts
         if self._systemd.every_s:
             yield vigil.feed(self._systemd)
         yield vigil.tidy(p.current, p.store, p.writes)
         yield vigil.keep(p.store, p.troubles, server)
-        if group is not None:
-            yield vigil.members(group)
         yield room_watch.outbox(p.current, p.outboxes, p.troubles)
         yield room_watch.state(p.current, p.troubles)
         if inbox is not None:

@@ -9,7 +9,6 @@ from functools import partial
 
 from batchd import cadence
 from batchd.actions import Action
-from batchd.control.group import GroupServer
 from batchd.control.socket_server import Server
 from batchd.daemon.current import CurrentConfig
 from batchd.daemon.systemd import SystemdNotifier
@@ -18,8 +17,6 @@ from batchd.daemon.writes import Writes
 from batchd.store import Store
 
 _LOOK_S = 1.0
-#: The same for who may drop files, which changes seldom and takes a thread.
-_MEMBERS_LOOK_S = 5.0
 _PRUNE_S = 600.0
 _DAY_S = 86400.0
 
@@ -39,13 +36,6 @@ async def keep(store: Store, troubles: TroubleLog, server: Server) -> None:
                 tries.failed(error)
             else:
                 tries.worked()
-
-
-async def members(group: GroupServer) -> None:
-    """Watch which group may drop files, and its socket; apart from all else, since inboxes hang."""
-    while True:
-        await cadence.pause(_MEMBERS_LOOK_S)
-        await group.look()
 
 
 async def feed(systemd: SystemdNotifier) -> None:

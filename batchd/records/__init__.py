@@ -47,7 +47,7 @@ from batchd.records.money import (
 )
 from batchd.records.needs import Has, Needs
 from batchd.records.outcomes import BatchStatus, Outcome, outcome
-from batchd.records.own_paths import OwnPath, group_folder
+from batchd.records.own_paths import OwnPath
 from batchd.records.parking import Cause, HoldKey, Parking, Scope, summed
 from batchd.records.policy import SHOWABLE, Backend, SandboxPolicy
 from batchd.records.ratelimits import Metered, RateLimit
@@ -147,7 +147,6 @@ __all__ = [
     "cache_share",
     "dearest",
     "dollars",
-    "group_folder",
     "outcome",
     "summed",
 ]

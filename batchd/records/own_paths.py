@@ -12,10 +12,3 @@ class OwnPath:
     #: The key that names it, as ``[paths] state``; or else what it is.
     key: str
     path: str
-
-
-def group_folder(state: str) -> str:
-    """Return where members of the group that may drop files find the daemon:
-    beside its private state directory.
-    """
-    return f"{state.rstrip('/')}-group"

@@ -19,7 +19,6 @@ from pathlib import Path
 from batchd import silent_paths
 from batchd.config import Config, own, trust_lists
 from batchd.log import escape
-from batchd.records import group_folder
 from batchd.records.triggers import VERSIONS
 
 #: The kernel takes none that is longer (PATH_MAX, in bytes).
@@ -74,7 +73,6 @@ class TaskDirectories:
         yield paths.outbox, "the outbox folder"
         yield paths.state, "the state folder"
         yield config.workspace.mirrors, "the folder of mirrors"
-        yield group_folder(paths.state), "the folder of the group's socket"
         yield from ((path, "a key file") for path in config.key_files())
         for path, name in (
             (config.log.file, "the log"),

@@ -202,15 +202,6 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "links out": (("agent/perform.py", "if links is not None and not new:", "if True:"),),
     "limits at the check": (("agent/evaluate.py", " and not ran.excess", ""),),
     "masking": (("masking.py", "for needle in self._needles:", "for needle in ():"),),
-    # --- the group's socket
-    "group orders": (
-        ("daemon/commands/handlers.py", "        if by.member and (\n", "        if False and (\n"),
-    ),
-    "group discretion": (("daemon/commands/status.py", "if by.member else {}", "if False else {}"),),
-    "group room": (
-        ("control/group.py", "_CLIENTS = 64", "_CLIENTS = 6400"),
-        ("control/group.py", "_OF_ONE = 16", "_OF_ONE = 4096"),
-    ),
     # --- words
     "unknown keys": (("spool/taskspec.py", 'extra="forbid"', 'extra="ignore"'),),
     "ceiling": (("spool/crosscheck.py", "(asked == 0 or asked > ceiling)", "False"),),

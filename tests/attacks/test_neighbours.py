@@ -48,7 +48,6 @@ SOCKETS = {
     "PULSE_SERVER": "run/pulse",
     "NOTIFY_SOCKET": "run/notify",
     "BATCHD_CONTROL": ".batchd/control.sock",
-    "BATCHD_GROUP": ".batchd-group/control.sock",
 }
 
 

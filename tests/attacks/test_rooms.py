@@ -88,7 +88,6 @@ def test_no_directory_of_batchds_own(rooms: Camp) -> None:
         refused = {
             ".": "holds",
             ".batchd": "is the state folder",
-            ".batchd-group": "is the folder of the group's socket",
             "link": "is the state folder",
             "inbox": "is the inbox folder",
             ".batchd/claimed": "lies in the state folder",

@@ -415,7 +415,6 @@ def test_code_may_be_read_and_what_is_kept_from_others_may_not(tmp_path: Path) -
     found = {kept.key: kept.path for kept in private_paths.kept(loaded, loaded.file)}
     assert found.keys() == {
         *(f"[paths] {name}" for name in ("inbox", "outbox", "state")),
-        "the group's socket, beside [paths] state",
         "[workspace] mirrors",
         "[notify.b] command",
         "[log] file",

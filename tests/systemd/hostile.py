@@ -77,24 +77,6 @@ def reach(pid: str, *others: str) -> list[str]:
     return [name for name, attempt in tries.items() if _succeeds(attempt)]
 
 
-def order() -> list[str]:
-    """Give each order by the socket that members may ask at."""
-    managed = []
-    for asked in (
-        {"verb": "cancel", "target": "honest"},
-        {"verb": "pause", "scope": "all"},
-        {"verb": "tune", "changes": {"sandbox.backend": "none"}},
-        {"verb": "prune", "outbox": True},
-        {"verb": "check", "live": True},
-    ):
-        with socket.socket(socket.AF_UNIX) as line, line.makefile("rb") as stream:
-            line.connect("/var/lib/batchd/.batchd-group/control.sock")
-            line.sendall(json.dumps(asked).encode() + b"\n")
-            if json.loads(stream.readline())["ok"]:
-                managed.append(str(asked["verb"]))
-    return managed
-
-
 def _succeeds(attempt: Callable[[], object]) -> bool:
     with contextlib.suppress(OSError):
         attempt()
@@ -127,7 +109,6 @@ def replace() -> list[str]:
         "inbox",
         "outbox",
         ".batchd",
-        ".batchd-group",
         "inbox/.claimed",
         ".batchd/claimed",
         "outbox/honest",
@@ -137,7 +118,7 @@ def replace() -> list[str]:
         *tops,
         "outbox/honest/001.json",
         "outbox/honest/summary.json",
-        ".batchd-group/control.sock",
+        "outbox/status.json",
     ):
         path = f"/var/lib/batchd/{name}"
         for what, attempt in {

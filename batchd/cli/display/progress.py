@@ -35,7 +35,7 @@ _SHARE = 0.1
 
 
 class ProgressSource(Protocol):
-    """What is looked at: the store, or what the daemon says of it to who may not read it."""
+    """What is looked at: the store, or what the outbox says to who may not read it."""
 
     def batches(self, *, limit: int = -1) -> list[BatchRow]:
         """Return the batches, newest first; at most ``limit`` of them, if it is not negative."""

@@ -6,20 +6,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from math import inf
-from pathlib import Path
 from typing import Protocol
 
-from batchd import __version__, silent_paths, users
+from batchd import __version__, users
 from batchd.actions import Action
 from batchd.aside import aside
 from batchd.config import Config
-from batchd.control import Check, Checked, CheckLine, members
+from batchd.control import Check, Checked, CheckLine
 from batchd.control.check import DaemonProcess, SettingsInForce
-from batchd.control.place import NAME
 from batchd.control.requester import Requester
 from batchd.daemon.current import CurrentConfig
 from batchd.daemon.reloading import Reloader
@@ -29,9 +25,6 @@ from batchd.lifecycle import Lifecycle
 from batchd.masking import Masker
 from batchd.records import Scope
 
-#: Members of the group get an answer again that is younger (seconds):
-#: a look takes a trial of the sandbox.
-_FRESH_S = 10.0
 #: By trouble, what `check` calls the folder that it concerns.
 _FOLDERS: Mapping[str, str] = {
     Action.INBOX_TROUBLE: "inbox",
@@ -62,29 +55,19 @@ class CheckHandler:
     #: The look under way, for all who ask meanwhile:
     #: each takes a trial of the sandbox, and asks every provider.
     _under_way: dict[bool, asyncio.Future[tuple[CheckLine, ...]]] = field(default_factory=dict)
-    #: What was said last, and when.
-    _said: dict[bool, tuple[float, Checked]] = field(default_factory=dict)
 
-    async def check(self, request: Check, by: Requester) -> Checked:
-        """Look at everything, and return what there is to say;
-        members of the group may have what was said just now.
-        """
+    async def check(self, request: Check, _by: Requester) -> Checked:
+        """Look at everything, and return what there is to say."""
         if request.live:
             raise UsageError(
                 "check asks no model any more: `batchd submit --wait --prompt ok --model PROVIDER/MODEL` does"
             )
-        at, known = self._said.get(request.offline, (-inf, None))
-        if by.member and known is not None and time.monotonic() - at < _FRESH_S:
-            return known
         looked = await self._looked(offline=request.offline)
-        group = await aside(lambda: tuple(self._group()), "check")
-        answer = Checked(
+        return Checked(
             process=_process(),
             settings=await aside(self._settings, "check"),
-            lines=(*looked, *group, *self._parked(), *self._troubled(looked)),
+            lines=(*looked, *self._parked(), *self._troubled(looked)),
         )
-        self._said[request.offline] = (time.monotonic(), answer)
-        return answer
 
     async def _looked(self, *, offline: bool) -> tuple[CheckLine, ...]:
         if self._look is None:
@@ -132,23 +115,6 @@ class CheckHandler:
             unread=unread,
             overrides=self._reloader.overrides,
         )
-
-    def _group(self) -> Iterator[CheckLine]:
-        """Yield whether members of the group that may drop files can ask what becomes of them."""
-        paths = self._current.config.paths
-        if silent_paths.among([paths.inbox]):
-            return
-        gid, place = members.dropping(Path(paths.inbox)), members.folder(Path(paths.state))
-        if gid is None:
-            return
-        group = users.group(gid)
-        if (place / NAME).is_socket():
-            said = f"members of {group} may drop files, and ask in {place} what becomes of them"
-            yield CheckLine("ok", "group", said)
-        else:
-            said = f"members of {group} may drop files, and cannot ask what becomes of them: {place} has no socket"
-            fix = f"make it a folder of the user {users.user(os.geteuid())}'s with the group {group} and mode 710"
-            yield CheckLine("note", "group", said, fix)
 
     def _parked(self) -> Iterator[CheckLine]:
         """Yield the providers and models that are out of order, as calls have found."""

@@ -8,7 +8,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from batchd.actions import Action
@@ -27,7 +26,6 @@ from batchd.control import (
     Submit,
     Tune,
     coding,
-    members,
 )
 from batchd.control.requester import Requester
 from batchd.control.requests import A
@@ -43,7 +41,7 @@ from batchd.daemon.commands.status import StatusHandler
 from batchd.daemon.commands.submit import SubmitHandler
 from batchd.daemon.commands.tune import TuneHandler
 from batchd.daemon.writes import Writes
-from batchd.errors import BatchdError, ForbiddenError
+from batchd.errors import BatchdError
 from batchd.free_room import STATE, NeededRoom
 from batchd.log import detailed, get_logger
 
@@ -66,9 +64,6 @@ class CommandHandlers:
     _submitting: SubmitHandler
     _checking: CheckHandler
     _inviting: InviteHandler
-    _state: Path
-    #: Who of the group has tried which order.
-    _tried: set[tuple[int, str]] = field(default_factory=set)
     _handlers: Mapping[type[ControlRequest[Any]], _Handler] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -92,10 +87,6 @@ class CommandHandlers:
 
         Raises ``BatchdError`` where it is refused.
         """
-        if by.member and (
-            coding.verb(type(request)) not in members.VERBS or order_log.changes(request)
-        ):
-            raise self._forbidden(type(request), by)
         handler: Callable[[ControlRequest[A], Requester], Awaitable[A]] = self._handlers[
             type(request)
         ]
@@ -127,20 +118,8 @@ class CommandHandlers:
         error: BatchdError,
     ) -> None:
         """Leave a line about a request that is refused for its fields."""
-        if by.member:
-            return  # they could fill the log
         fields = order_log.asked(kind, given, by)
         get_logger().warning(Action.COMMAND_REFUSED, **fields | {"message": str(error)})
-
-    def _forbidden(self, kind: type[ControlRequest[Any]], by: Requester) -> ForbiddenError:
-        """Return that members of the group give no such order; the log says once who tried."""
-        verb = coding.verb(kind)
-        error = members.forbidden(verb, self._state)
-        if (by.uid, verb) not in self._tried:
-            self._tried.add((by.uid, verb))
-            fields = order_log.asked(kind, {}, by)
-            get_logger().warning(Action.COMMAND_REFUSED, **fields | {"message": str(error)})
-        return error
 
     async def _if_ready(
         self,

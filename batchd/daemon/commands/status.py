@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 
@@ -16,7 +18,6 @@ from batchd.control import DaemonStatus, ModelWarning, ShownParking, Status, sta
 from batchd.control.requester import Requester
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.attempts.bases import Bases
-from batchd.daemon.commands.batch_listing import BatchListing
 from batchd.daemon.current import CurrentConfig
 from batchd.daemon.desk import DaemonFigures
 from batchd.daemon.ends.batches import OpenBatches
@@ -26,6 +27,11 @@ from batchd.governor import Governor
 from batchd.lifecycle import Lifecycle
 from batchd.pool.supervisor import Supervisor
 from batchd.records import Scope
+from batchd.store.reader import StoreReader
+from batchd.store.rows import BatchRow
+
+#: A question about more batches is cut: an answer is one line.
+_MAX_BATCHES = 1000
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -41,7 +47,8 @@ class StatusHandler:
     _attempts: Attempts
     _pool: Supervisor
     _bases: Bases
-    _rows: BatchListing
+    #: The store's file.
+    _store: Path
     #: Whether what is dropped is taken up.
     _watching: bool
     #: ``Config.conditions`` as it began, where it works for ``batchd run`` alone:
@@ -49,14 +56,16 @@ class StatusHandler:
     _conditions: str = ""
     _started_at: float = field(default_factory=time.time)
 
-    async def status(self, request: Status, by: Requester) -> DaemonStatus:
-        """Return how the daemon does; to a member of the group,
-        nothing of what others' tasks do.
+    async def status(self, request: Status, _by: Requester) -> DaemonStatus:
+        """Return how the daemon does, and the batches that are asked for.
+
+        Raises ``StoreError``.
         """
-        rows = await self._rows.found(request.last, request.batch)
-        standing = msgspec.structs.replace(self._standing(), rows=rows)
-        own = {"running": (), "fetching": ()} if by.member else {}
-        return msgspec.structs.replace(standing, **own)
+        last = max(0, min(request.last, _MAX_BATCHES))
+        rows: tuple[status.ListedBatch, ...] = ()
+        if last or request.batch:
+            rows = await asyncio.to_thread(_listed, self._store, last, request.batch)
+        return msgspec.structs.replace(self._standing(), rows=rows)
 
     def _standing(self) -> DaemonStatus:
         active = self._attempts.active
@@ -152,3 +161,22 @@ class StatusHandler:
                 day = end.on.isoformat() if end.on else None
                 fix = f"{end.fix}, in {named.get(model, 'its task files')}"
                 yield ModelWarning(end.model, day, end.words(today), fix)
+
+
+def _listed(store: Path, last: int, batch: str) -> tuple[status.ListedBatch, ...]:
+    """Return a batch, or without a name so many of the newest. Raises ``StoreError``."""
+    with StoreReader(store) as reader:
+        found = [reader.batch(batch)] if batch else reader.batches(limit=last)
+        return tuple(map(_row, found))
+
+
+def _row(row: BatchRow) -> status.ListedBatch:
+    batch = row.batch
+    return status.ListedBatch(
+        name=batch.name,
+        folder=batch.folder,
+        request=batch.request,
+        received_at=batch.received_at,
+        rejected=bool(row.problems),
+        **{f: getattr(row, f) for f in status.ListedBatch.__struct_fields__ if hasattr(row, f)},
+    )

@@ -11,7 +11,14 @@ import sys
 
 folder = sys.argv[1]
 got = []
-for name in ("keys/key", ".batchd/batchd.db", "inbox/*", "outbox/*/*.json", "outbox/*/*/*"):
+for name in (
+    "keys/key",
+    ".batchd/batchd.db",
+    "inbox/*",
+    "outbox/*.json",
+    "outbox/*/*.json",
+    "outbox/*/*/*",
+):
     for path in glob.glob(f"{folder}/{name}"):
         try:
             with open(path, "rb") as file:
@@ -19,12 +26,11 @@ for name in ("keys/key", ".batchd/batchd.db", "inbox/*", "outbox/*/*.json", "out
         except OSError:
             pass
 tune = {"verb": "tune", "changes": {"sandbox.backend": "none"}}
-for name, order in ((".batchd", tune), (".batchd-group", {"verb": "status", "last": 99})):
-    with socket.socket(socket.AF_UNIX) as line:
-        try:
-            line.connect(f"{folder}/{name}/control.sock")
-            line.sendall(json.dumps(order).encode() + b"\n")
-            got.append((name, line.makefile().readline()))
-        except OSError:
-            pass
+with socket.socket(socket.AF_UNIX) as line:
+    try:
+        line.connect(f"{folder}/.batchd/control.sock")
+        line.sendall(json.dumps(tune).encode() + b"\n")
+        got.append((".batchd", line.makefile().readline()))
+    except OSError:
+        pass
 print(json.dumps(got))
