@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from batchd.errors import (
 )
 from batchd.formats import StatusBatchV1, StatusV1, SummaryV1
 from batchd.log import escape
-from batchd.records import Batch, Parking, Ref, Task, TaskStatus
+from batchd.records import Batch, Parking, Ref, Task, TaskStatus, outcome
 from batchd.spool import outbox
 from batchd.store.rows import BatchRow, TaskRow
 
@@ -75,9 +74,22 @@ class MemberReader:
                 return self._shown(row)
         try:
             data = (self._folder / name / outbox.SUMMARY).read_bytes()
-            return self._ended(decoders.decoder(SummaryV1).decode(data))
+            summary = decoders.decoder(SummaryV1).decode(data)
         except (OSError, msgspec.MsgspecError):
             raise UnknownNameError(f"no batch {escape(name)} shows in {self._folder}") from None
+        return self._shown(
+            StatusBatchV1(
+                batch=summary.batch,
+                status="rejected" if summary.status == "rejected" else outcome(summary.counts),
+                received_at=summary.received_at,
+                finished_at=summary.finished_at,
+                counts=summary.counts,
+                total=summary.total,
+                total_tokens=summary.usage.total_tokens,
+                cost=summary.cost.total,
+                unsettled=summary.cost.unsettled or 0.0,
+            )
+        )
 
     def tasks(self, _batch: str) -> list[TaskRow]:
         """Return nothing: what single tasks do is for the daemon's user."""
@@ -96,75 +108,32 @@ class MemberReader:
         raise users.forbidden(f"the prompt of {ref}", self._state)
 
     def _shown(self, row: StatusBatchV1) -> BatchRow:
-        return self._row(
-            self._batch(row.batch, row.received_at),
-            row.counts,
-            tasks=row.total,
-            tokens=row.total_tokens,
-            cost_usd=row.cost,
-            unsettled_usd=row.unsettled,
-            finished_at=row.finished_at,
-            rejected=row.status == "rejected",
-        )
-
-    def _ended(self, summary: SummaryV1) -> BatchRow:
-        return self._row(
-            self._batch(summary.batch, summary.received_at),
-            summary.counts,
-            tasks=summary.total,
-            tokens=summary.usage.total_tokens,
-            cost_usd=summary.cost.total,
-            unsettled_usd=summary.cost.unsettled or 0.0,
-            finished_at=summary.finished_at,
-            rejected=summary.status == "rejected",
-        )
-
-    def _batch(self, name: str, received_at: str) -> Batch:
-        there = (self._folder / name).glob("request.*")
-        return Batch(
-            name=name,
-            claim="",
-            outbox=str(self._folder),
-            request=next((path.name for path in there), "request.json"),
-            received_at=_seconds(received_at),
-        )
-
-    def _row(
-        self,
-        batch: Batch,
-        counts: Mapping[TaskStatus, int],
-        *,
-        tasks: int,
-        tokens: int,
-        cost_usd: float | None,
-        unsettled_usd: float,
-        finished_at: str | None,
-        rejected: bool,
-    ) -> BatchRow:
-        refused = f"the file was refused: {Path(batch.folder, outbox.SUMMARY)} says why"
-        ended = _seconds(finished_at) if finished_at else None
+        """Return a batch as the store's rows have it, as far as the outbox says."""
+        folder = self._folder / row.batch
+        refused = f"the file was refused: {folder / outbox.SUMMARY} says why"
+        ended = _seconds(row.finished_at) if row.finished_at else None
         return BatchRow(
-            batch=batch,
-            tasks=tasks,
-            queued=counts.get(TaskStatus.QUEUED, 0),
-            running=counts.get(TaskStatus.RUNNING, 0),
-            parked=counts.get(TaskStatus.PARKED, 0),
-            completed=counts.get(TaskStatus.COMPLETED, 0),
-            timeout=counts.get(TaskStatus.TIMEOUT, 0),
-            error=counts.get(TaskStatus.ERROR, 0),
-            cancelled=counts.get(TaskStatus.CANCELLED, 0),
+            batch=Batch(
+                name=row.batch,
+                claim="",
+                outbox=str(self._folder),
+                request=next((path.name for path in folder.glob("request.*")), "request.json"),
+                received_at=_seconds(row.received_at),
+            ),
+            tasks=row.total,
+            **{status.value: row.counts.get(status, 0) for status in TaskStatus},
             calls=0,
-            input_tokens=tokens,
+            input_tokens=row.total_tokens,
             cached_input_tokens=0,
             output_tokens=0,
-            unsettled_calls=int(unsettled_usd > 0),
-            unsettled_usd=unsettled_usd,
-            cost_usd=cost_usd,
-            known_usd=cost_usd or 0.0,
+            unsettled_calls=int(row.unsettled > 0),
+            unsettled_usd=row.unsettled,
+            cost_usd=row.cost,
+            known_usd=row.cost or 0.0,
             finished_at=ended,
             published_at=ended,
             pruned=0,
-            problems=(Problem("", refused),) if rejected else (),
+            problems=(Problem("", refused),) if row.status == "rejected" else (),
         )
 
 
