@@ -60,9 +60,18 @@ def replaying(folder: Path) -> Iterator[str]:
         process.terminate()
 
 
-def chat(url: str, turns: list[dict[str, str]], system: str, tools: bool, stream: bool) -> Any:
+def ours(url: str) -> openai.OpenAI:
+    """Return OpenAI's client of the server."""
+    return openai.OpenAI(base_url=url, api_key="none")
+
+
+def theirs(url: str) -> anthropic.Anthropic:
+    """Return Anthropic's."""
+    return anthropic.Anthropic(base_url=url.removesuffix("/v1"), api_key="none")
+
+
+def chat(client: Any, turns: list[dict[str, str]], system: str, tools: bool, stream: bool) -> Any:
     """Ask over chat completions; return text and commands of the answer, and its tokens."""
-    client = openai.OpenAI(base_url=url, api_key="none")
     more: dict[str, Any] = {"tools": [{"type": "function", "function": {"name": "shell", "parameters": SCHEMA}}]} if tools else {}  # fmt: skip
     messages: Any = [{"role": "system", "content": system}, *turns]
     if stream:
@@ -76,9 +85,10 @@ def chat(url: str, turns: list[dict[str, str]], system: str, tools: bool, stream
     return said.content, calls, (whole.usage.prompt_tokens, whole.usage.completion_tokens)
 
 
-def responses(url: str, turns: list[dict[str, str]], system: str, tools: bool, stream: bool) -> Any:
+def responses(
+    client: Any, turns: list[dict[str, str]], system: str, tools: bool, stream: bool
+) -> Any:
     """Ask over OpenAI's Responses."""
-    client = openai.OpenAI(base_url=url, api_key="none")
     more: dict[str, Any] = {"tools": [{"type": "function", "name": "shell", "parameters": SCHEMA, "strict": False}]} if tools else {}  # fmt: skip
     asked: Any = {"model": "demo", "input": turns, "instructions": system, **more}
     if stream:
@@ -90,9 +100,10 @@ def responses(url: str, turns: list[dict[str, str]], system: str, tools: bool, s
     return whole.output_text, calls, (whole.usage.input_tokens, whole.usage.output_tokens)
 
 
-def messages(url: str, turns: list[dict[str, str]], system: str, tools: bool, stream: bool) -> Any:
+def messages(
+    client: Any, turns: list[dict[str, str]], system: str, tools: bool, stream: bool
+) -> Any:
     """Ask over Anthropic's Messages."""
-    client = anthropic.Anthropic(base_url=url.removesuffix("/v1"), api_key="none")
     more: dict[str, Any] = {"tools": [{"name": "Bash", "input_schema": SCHEMA}]} if tools else {}
     asked: Any = {"model": "demo", "max_tokens": 99, "messages": turns, "system": system, **more}
     if stream:
@@ -117,26 +128,26 @@ def test_a_recording_is_replayed_in_every_dialect(
     first = {"role": "user", "content": f"[Files: a.py]\n{PROMPT}"}
     later = [first, {"role": "assistant", "content": "x"}, {"role": "user", "content": "[done]"}]
     judge = [{"role": "user", "content": f"# Task\n{PROMPT}\n# Answer\nx"}]
-    with replaying(tmp_path) as url:
-        text, calls, used = ask(url, [first], "You work.", False, stream)
+    client = theirs if ask is messages else ours
+    with replaying(tmp_path) as url, client(url) as at:
+        text, calls, used = ask(at, [first], "You work.", False, stream)
         assert (text, calls) == (recorded.answers[0].content, [])
         assert used == (100, 7)
-        text, calls, _ = ask(url, [first], "You work.", True, stream)
+        text, calls, _ = ask(at, [first], "You work.", True, stream)
         assert (text, calls) == ("First this:", [{"command": COMMAND}])
-        verdict, _, _ = ask(url, judge, "You judge work.", False, stream)
+        verdict, _, _ = ask(at, judge, "You judge work.", False, stream)
         assert json.loads(verdict) == {"done": False, "feedback": "line 15"}
-        text, calls, _ = ask(url, later, "You work.", True, stream)
+        text, calls, _ = ask(at, later, "You work.", True, stream)
         assert (text, calls) == ("It says FizzBuzz now.", [])
-        verdict, _, _ = ask(url, judge, "You judge work.", False, stream)
+        verdict, _, _ = ask(at, judge, "You judge work.", False, stream)
         assert json.loads(verdict)["done"]
-        text, _, _ = ask(url, [{"role": "user", "content": "Build a ship"}], "", False, stream)
+        text, _, _ = ask(at, [{"role": "user", "content": "Build a ship"}], "", False, stream)
         assert "has none for this prompt" in text
 
 
 def test_what_is_no_request_is_refused(tmp_path: Path, recorded: Recording) -> None:
     """With status 400 and a reason; the server goes on."""
-    with replaying(tmp_path) as url:
-        client = openai.OpenAI(base_url=url, api_key="none")
+    with replaying(tmp_path) as url, ours(url) as client:
         with pytest.raises(openai.BadRequestError, match="not a request"):
             client.chat.completions.create(model="demo", messages=7)  # type: ignore[arg-type]
         assert [m.id for m in client.models.list()] == ["demo"]

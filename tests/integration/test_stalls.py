@@ -134,6 +134,8 @@ def test_a_daemon_whose_parts_differ_ends(tmp_path: Path) -> None:
         daemon = Daemon(_configured(tmp_path, "http://127.0.0.1:9/v1", "steps-1"))
         running = asyncio.create_task(daemon.run())
         await _until((tmp_path / ".batchd/control.sock").exists)
+        # Else it may be begun before anybody looks.
+        await asyncio.to_thread(control.request, tmp_path / ".batchd", "pause", scope="all")
         stray = TurnFacts(Ref("a", "001"), priority=0, order=0, directory=str(tmp_path))
         daemon._parts.lifecycle.take(inputs.Accepted(stray))
         await running
