@@ -379,9 +379,7 @@ async def _serve(replay: Replay, port: int) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT, and return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="batchd.demo.replay", description=(__doc__ or "").partition("\n")[0]
-    )
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
     add("--port", type=int, default=0, help="0: any free one")
     add("--tokens-per-second", type=float, default=0.0, metavar="N", help="0: at once")
