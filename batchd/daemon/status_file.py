@@ -44,7 +44,7 @@ from batchd.store.rows import BatchRow
 _LOOK_S = 5.0
 #: It is written again after so long without news, in seconds, …
 _AGAIN_S = 30.0
-#: … and whoever finds it older than this takes the daemon for dead.
+#: … and a reader who finds it older than this takes the daemon for dead.
 _STALE_S = 60
 #: Batches that have not ended, and others, that are listed.
 _OPEN = 200

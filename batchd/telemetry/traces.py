@@ -132,7 +132,7 @@ class Traces(Listener):
 
     async def close(self) -> None:
         """Send what there is, if the receiver takes it at once."""
-        # It waits for half a minute itself, and cannot be told otherwise.
+        # It waits for half a minute itself, and takes no shorter time.
         end = threading.Thread(target=self._processor.shutdown, name="traces-end", daemon=True)
         end.start()
         await asyncio.to_thread(end.join, _END_S)
