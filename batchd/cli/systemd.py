@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import importlib.resources
 import os
 import pwd
 import re
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import sysconfig
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import NamedTuple
 
-from batchd import config
+from batchd import config, installation
 from batchd.cli.display import formatting
-from batchd.cli.support import units
 from batchd.config import finding, operator_files, own, trust_lists
 from batchd.config.sections import PathsSection
 from batchd.errors import NotPossibleError, UsageError
@@ -33,6 +36,12 @@ _UNITS = Path("/etc/systemd/system")
 #: How each file begins that is ours to write again and to remove.
 _OURS = "# Written by `batchd init --systemd"
 _REMARK = f"{_OURS}`; `--remove` with it takes it back."
+
+
+#: What each kind of unit hides of the machine, and the line that says so.
+_TMP = {"/tmp": "PrivateTmp=yes", "/var/tmp": "PrivateTmp=yes"}  # noqa: S108 (nothing is put there)
+_HOMES = dict.fromkeys(("/home", "/root", "/run/user"), "ProtectHome=yes")
+_CODE = Path(__file__).parents[1]
 
 
 class _File(NamedTuple):
@@ -200,15 +209,15 @@ def _of_ones_own(directory: Path, environ: Mapping[str, str]) -> _Service:
     # Variables of this session are none of the service's.
     settings = config.load(file, {"HOME": environ.get("HOME", "")})
     env = _own(environ) / "env"
-    units.reach([*units.installed(), str(directory)], system=False)
+    _insist_on_reach([*_installed(), str(directory)], system=False)
     values = {
         "ExecStart": _command(file),
-        "WorkingDirectory": units.plain(str(directory)),
-        "EnvironmentFile": f"-{units.plain(str(env))}",
+        "WorkingDirectory": _plain(str(directory)),
+        "EnvironmentFile": f"-{_plain(str(env))}",
         "ReadWritePaths": " ".join(_written(settings, directory)),
     }
     unit = _manager(environ) / "batchd.service"
-    made = [_unit(unit, units.filled(units.shipped("batchd-user.service"), values, _REMARK))]
+    made = [_unit(unit, _filled(_shipped("batchd-user.service"), values, _REMARK))]
     provider = settings.providers[settings.agent.model.partition("/")[0]]
     variable = "" if provider.api_key_file else provider.api_key_env
     if variable and not env.exists():
@@ -232,15 +241,15 @@ def _of_ones_own(directory: Path, environ: Mapping[str, str]) -> _Service:
 def _of_the_system(wanted: Callable[[Path], NewSpool]) -> _Service:
     """Return what a service of the system comes to. Raises ``BatchdError``."""
     file, unit = trust_lists.SYSTEM / trust_lists.CONFIG, _UNITS / "batchd.service"
-    units.reach(units.installed(), system=True)
+    _insist_on_reach(_installed(), system=True)
     values = {"ExecStart": _command(file)}
-    text = units.filled(units.shipped("batchd.service"), values, _REMARK)
+    text = _filled(_shipped("batchd.service"), values, _REMARK)
     made: list[_File] = []
     first: list[str] = []
     ready = True
     if finding.stands(file):
         written = [*_written(config.load(file, {}), Path(_HOME))]
-        if further := [path for path in written if path != units.word(_HOME)]:
+        if further := [path for path in written if path != _word(_HOME)]:
             text = text.replace("#ReadWritePaths=/srv/work", f"ReadWritePaths={' '.join(further)}")
         made.append(_unit(unit, text))
     else:
@@ -248,7 +257,7 @@ def _of_the_system(wanted: Callable[[Path], NewSpool]) -> _Service:
         if asked.key_env or asked.key_file:
             key = Path(asked.key_file or trust_lists.SYSTEM / f"{asked.provider}.key")
             asked = replace(asked, key_env="", key_file=asked.provider)
-            credential = f"{asked.provider}:{units.plain(str(key))}"
+            credential = f"{asked.provider}:{_plain(str(key))}"
             drop_in = f"{_REMARK}\n[Service]\nLoadCredential={credential}\n"
             made.append(_unit(Path(f"{unit}.d/key.conf"), drop_in))
             ready = key.exists()
@@ -281,21 +290,21 @@ def _missing() -> Iterator[tuple[str, ...]]:
 
 
 def _command(file: Path) -> str:
-    program = units.word(str(units.program()), command=True)
-    return f"{program} --config {units.word(str(file), command=True)} serve"
+    program = _word(str(_program()), command=True)
+    return f"{program} --config {_word(str(file), command=True)} serve"
 
 
 def _written(settings: config.Config, directory: Path) -> Iterator[str]:
     """Yield the folders that the service writes in:
     the spool's, and what of the workspace lies elsewhere.
     """
-    yield units.word(str(directory))
+    yield _word(str(directory))
     paths, workspace = settings.paths, settings.workspace
     found = (paths.inbox, paths.outbox, paths.state, workspace.root, *workspace.allow)
     for path in dict.fromkeys(found):
         if not Path(path).is_relative_to(directory):
             # Its absence must not keep the service from starting.
-            yield units.word(f"-{path}")
+            yield _word(f"-{path}")
 
 
 def _says(env: Path, variable: str) -> bool:
@@ -332,3 +341,118 @@ def _manager(environ: Mapping[str, str]) -> Path:
     beside batchd's own folder, whichever variable led there.
     """
     return _own(environ).parent / "systemd" / "user"
+
+
+def _shipped(name: str) -> str:
+    """Return a unit as it is shipped: with the package, or beside it in a checkout.
+
+    Raises ``NotPossibleError``.
+    """
+    places: Sequence[Traversable] = (
+        importlib.resources.files("batchd") / "data" / "systemd" / name,
+        _CODE.parent / "systemd" / name,
+    )
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise NotPossibleError(f"this installation of batchd has no {name}: install batchd again")
+    return found.read_text("utf-8")
+
+
+def _filled(text: str, values: Mapping[str, str], remark: str) -> str:
+    """Return a unit with other values of some keys,
+    and ``remark`` in the place of its first comment.
+    """
+    _, _, rest = text.partition("[Unit]\n")
+    for key, value in values.items():
+        # As a function: a path may hold what a pattern's replacement would obey.
+        rest, count = re.subn(rf"(?m)^{key}=.*$", lambda _, v=f"{key}={value}": v, rest)  # type: ignore[misc]
+        assert count == 1, f"the unit says {key}= {count} times"
+    return f"{remark}\n[Unit]\n{rest}"
+
+
+def _plain(path: str) -> str:
+    """Return a path as a unit has it that takes the rest of the line.
+
+    Raises ``NotPossibleError``.
+    """
+    if not path.isprintable():
+        raise NotPossibleError(f"{path!a}: a unit cannot name it")
+    return path.replace("%", "%%")
+
+
+def _word(path: str, *, command: bool = False) -> str:
+    """Return a path as one word of a unit's line; ``command``: of one that is run."""
+    text = _plain(path).replace("$", "$$") if command else _plain(path)
+    if re.fullmatch(r"[\w./:@%+,=~$-]+", text):
+        return text
+    quoted = text.replace("\\", r"\\").replace('"', r"\"")
+    return f'"{quoted}"'
+
+
+def _program() -> Path:
+    """Return the program `batchd`, as a unit is to start it. Raises ``NotPossibleError``."""
+    called = Path(sys.argv[0])
+    places = [called.absolute()] if called.name == "batchd" else []
+    places.append(Path(sysconfig.get_path("scripts"), "batchd"))
+    for place in places:
+        if place.is_file() and os.access(place, os.X_OK):
+            return place
+    raise NotPossibleError(
+        f"there is no program {places[-1]}: install batchd, and call it by that name"
+    )
+
+
+def _insist_on_reach(paths: Iterable[str], *, system: bool) -> None:
+    """Insist that a unit reaches what it is to use.
+
+    Raises ``NotPossibleError``, with the way out.
+    """
+    hidden = {**_TMP, **(_HOMES if system else {})}
+    for path in paths:
+        for place in (path, os.path.realpath(path)):
+            for top, line in hidden.items():
+                if place == top or place.startswith(f"{top}/"):
+                    raise NotPossibleError(
+                        f"the unit cannot reach {place}: it hides {top} ({line})\n{_elsewhere(system=system)}"
+                    )
+        if system and (closed := _closed(path)):
+            raise NotPossibleError(
+                f"the unit's user cannot read {path}: {closed} is closed to others\n  chmod o+rx {closed}"
+            )
+
+
+def _installed() -> list[str]:
+    """Return what a unit must reach to run batchd:
+    the program, its packages, and the Python below them.
+    """
+    return [str(_program()), str(_CODE), sys.prefix, sys.base_prefix, sys.executable]
+
+
+def _elsewhere(*, system: bool) -> str:
+    """Return how to have batchd where a unit reaches it, from what this one was installed from."""
+    if not system:
+        return "install batchd, and make the spool, in another place, such as below your home"
+    if checkout := installation.checkout():
+        make = "sudo make -C /opt/batchd setup PYTHON=/usr/bin/python3"
+        lines = [f"sudo git clone {checkout} /opt/batchd && {make}"]
+        there = "/opt/batchd/.venv/bin/batchd"
+    else:
+        lines = [
+            "sudo /usr/bin/python3 -m venv /opt/batchd",
+            "sudo /opt/batchd/bin/pip install WHEEL    # the file that this one came from",
+        ]
+        there = "/opt/batchd/bin/batchd"
+    lines.append(f"sudo {there} init --systemd")
+    what = ["install it where it can be reached:", *(f"  {line}" for line in lines)]
+    return "\n".join([*what, "or take a service of your own: batchd init --systemd --user"])
+
+
+def _closed(path: str) -> Path | None:
+    """Return what of a path keeps other users out."""
+    real = Path(path).resolve()
+    for place in (*reversed(real.parents), real):
+        mode = place.stat().st_mode
+        needed = stat.S_IXOTH if stat.S_ISDIR(mode) else stat.S_IROTH
+        if not mode & needed:
+            return place
+    return None

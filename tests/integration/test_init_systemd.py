@@ -103,9 +103,10 @@ def test_it_shows_writes_and_takes_the_unit_back(home: Home) -> None:
     assert home.unit.read_text() == text
     home.unit.write_text(f"{text}Nice=5\n")
     assert home.systemd("--yes").returncode == 0
-    (old := home.unit.with_suffix(".service.old")).unlink()
+    old = home.unit.with_suffix(".service.old")
+    assert old.read_text() == f"{text}Nice=5\n"
+    old.unlink()
     assert home.unit.read_text() == text
-    assert not old.exists()
     assert "Nothing is done yet" in home.systemd("--remove").stdout
     removed = home.systemd("--remove", "--yes")
     assert f"stays: {home.env.parent}." in removed.stdout
