@@ -120,7 +120,8 @@ class StatusFile:
 
     def _standing(self, *, stopped: bool) -> StatusV1:
         """Return how the daemon stands, without moment and batches: it costs next to nothing."""
-        figures, day = self._desk.figures(), self._desk.figures().day
+        figures = self._desk.figures()
+        day = figures.day
         state: Literal["running", "draining", "stopped"] = "stopped" if stopped else "running"
         if figures.draining and not stopped:
             state = "draining"
