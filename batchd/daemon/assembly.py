@@ -269,7 +269,9 @@ def joined(
         rerun,
         PruneHandler(store, writes, outboxes, bases, chains),
         TuneHandler(reloader),
-        SubmitHandler(loop, current, store, writes, outboxes, batches, intake, restoring, errands),
+        SubmitHandler(
+            loop, lifecycle, current, store, writes, outboxes, batches, intake, restoring, errands
+        ),
         CheckHandler(current, lifecycle, troubles, reloader, look),
         InviteHandler(others.tickets if others else None),
     )

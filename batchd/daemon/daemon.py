@@ -98,52 +98,14 @@ class Daemon:
             async with self:
                 await self._parts.loop.first(self._stopping.wait())
 
-    async def run_errands(self, ready: Callable[[], None]) -> None:
-        """Work on what is handed over until that is done, or no one waits for it;
-        ``ready``: called once it can be.
+    async def run_errands(self) -> None:
+        """Work on what a ``run`` hands over until that is done, or no one waits for it.
 
-        As ``run``.
+        As ``run``, which works on what lies in the inbox too.
         """
         with self._signals():
             async with self:
-                ready()
                 await self._parts.loop.first(self._parts.errands.over(), self._stopping.wait())
-
-    async def run_once(
-        self, files: Sequence[tuple[str, bytes]], interrupted: Callable[[], None] = lambda: None
-    ) -> list[str]:
-        """Work on these files, names and contents, until all are done; return their batches' names.
-
-        A signal cancels every task that has not ended, so that each has its result all the same,
-        and calls ``interrupted``; a second one ends at once.
-        Raises ``TaskFileError``, before anything is done, and what ``run`` raises.
-        """
-        parsed = [taskfile.parse(data, name, self._config) for name, data in files]
-        names: list[str] = []
-        with self._signals():
-            async with self:
-                work = self._work_off(files, parsed, names, interrupted)
-                await self._parts.loop.first(work, self._at_once.wait())
-        return names
-
-    async def _work_off(
-        self,
-        files: Sequence[tuple[str, bytes]],
-        parsed: Sequence[taskfile.Parsed],
-        names: list[str],
-        interrupted: Callable[[], None],
-    ) -> None:
-        """Take the files up, and wait for their end; when asked to stop, bring that about."""
-        for (name, data), tasks in zip(files, parsed, strict=True):
-            if not self._stopping.is_set():
-                names.append((await self._add(name, data, tasks)).name)
-        done = asyncio.gather(*(self._parts.batches.done(name) for name in names))
-        await self._parts.loop.first(asyncio.shield(done), self._stopping.wait())
-        if self._stopping.is_set():
-            interrupted()
-        for ref in [ref for name in names for ref in self._parts.lifecycle.of(name)]:
-            self._parts.attempts.cancel(ref, "the run was interrupted")
-        await done
 
     async def command(self, request: ControlRequest[A]) -> A:
         """Carry out one request, with all that it causes,

@@ -198,4 +198,8 @@ MIGRATIONS: tuple[str, ...] = (
     """
     ALTER TABLE tasks ADD COLUMN needs TEXT NOT NULL DEFAULT '';
     """,
+    # Which file of a `run` it is: a hash of its path and bytes.
+    """
+    ALTER TABLE batches ADD COLUMN run TEXT NOT NULL DEFAULT '';
+    """,
 )

@@ -80,11 +80,11 @@ def add_batch(
     count = len(tasks)
     cursor = db.execute(
         f"INSERT INTO batches ({BATCH_COLUMNS}, problems, tasks, unfinished, finished_at)"  # noqa: S608 (constants)
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             *(batch.name, batch.claim, batch.outbox, batch.request, batch.received_at),
             *(batch.budget_usd, batch.retry_of, batch.first_task, batch.parallel),
-            " ".join(batch.after_batches),
+            *(" ".join(batch.after_batches), batch.run),
             msgspec.json.encode(problems).decode() if problems else None,
             *(count, count, None if count else batch.received_at),
         ),

@@ -308,6 +308,10 @@ class Store:
         """Return the batch of a claim; None for a claim that was never stored."""
         return self._source.read(lookups.claimed, claim)
 
+    def unended_run(self, run: str) -> Batch | None:
+        """Return the newest batch of a ``run``'s file that has not ended, if there is one."""
+        return self._source.read(lookups.unended_run, run)
+
     def batch(self, name: str) -> Batch:
         """Return a batch."""
         return self._source.read(lookups.find_batch, name)

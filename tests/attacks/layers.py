@@ -194,7 +194,8 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         ("pool/fork_server.py", 'interpreter_flags(), "-P"]', "interpreter_flags()]"),
         ("cli/demo.py", 'sys.executable, "-P", "-m"', 'sys.executable, "-m"'),
         # What looks elsewhere than where it was begun finds nothing there.
-        ("cli/runs/run_daemon.py", '    os.chdir("/")\n', ""),
+        ("cli/serve.py", '    os.chdir("/")\n', ""),
+        ("cli/runs/run_daemon.py", '"-P", "-m"', '"-m"'),
     ),
     # --- secrets
     "sealing": (("sealing.py", "ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)", "pass"),),

@@ -60,7 +60,7 @@ class CheckHandler:
         """Look at everything, and return what there is to say."""
         if request.live:
             raise UsageError(
-                "check asks no model any more: `batchd submit --wait --prompt ok --model PROVIDER/MODEL` does"
+                "check asks no model any more: `batchd run --prompt ok --model PROVIDER/MODEL --budget 0.01` does"
             )
         looked = await self._looked(offline=request.offline)
         return Checked(
