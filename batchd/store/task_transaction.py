@@ -16,7 +16,7 @@ from batchd import decoders
 from batchd import events as vocabulary
 from batchd.errors import StaleAttemptError
 from batchd.events import Event, TaskFinished, TaskStarted
-from batchd.records import Ref, TaskStatus
+from batchd.records import Purpose, Ref, TaskStatus
 from batchd.store.fold import (
     COLD_COLUMNS,
     HOT_COLUMNS,
@@ -144,17 +144,14 @@ class TaskTransaction:
         self._fold(line, [vocabulary.encode(event)], [event])
         return True
 
-    def adopt(self, ref: Ref, event: TaskFinished, used: Mapping[str, LedgerAmounts]) -> bool:
-        """Store an end that lies in the outbox, and what was used until then, by purpose;
-        False if it has one.
+    def adopt(self, ref: Ref, event: TaskFinished, used: LedgerAmounts) -> None:
+        """Store an end that lies in the outbox, unless there is one,
+        and what its agent used until then.
         """
         line = self.line(ref)
-        if line.final:
-            return False
-        for purpose, tally in used.items():
-            book(line, purpose, tally, event.at, self._ledger)
-        self._fold(line, [vocabulary.encode(event)], [event])
-        return True
+        if not line.final:
+            book(line, Purpose.AGENT, used, event.at, self._ledger)
+            self._fold(line, [vocabulary.encode(event)], [event])
 
     def move(self, line: TaskLine, status: TaskStatus, message: str, now: float) -> None:
         """Write a new status that does not come from an event."""

@@ -14,7 +14,6 @@ import contextlib
 import os
 import re
 import sqlite3
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +21,10 @@ from batchd import trees
 from batchd.errors import DamagedStoreError
 from batchd.store import copies, wal
 
-_TEXT = re.compile(rb"batches (\d+) events (\d+) since (\d+)\n")
+#: Earlier versions noted here when the store began.
+_TEXT = re.compile(rb"batches (\d+) events (\d+) since \d+\n")
 #: Without a change of length, so that one write takes the place of the other.
-_FORMAT = "batches {:012d} events {:016d} since {:015d}\n"
+_FORMAT = "batches {:012d} events {:016d} since 000000000000000\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +51,24 @@ def known(db: sqlite3.Connection) -> AcknowledgedState:
 
 
 def noted(path: Path) -> AcknowledgedState | None:
-    """Return what the store at ``path`` has acknowledged; None where nothing is noted."""
-    found = _read(path)
-    return AcknowledgedState(*found[:2]) if found else None
+    """Return what the store at ``path`` has acknowledged; None: nothing is noted,
+    or nothing of it came to the disk before a power cut.
 
-
-def since(path: Path) -> float:
-    """Return when the store at ``path`` began empty,
-    in seconds since the epoch; 0: that is not known.
+    Raises ``DamagedStoreError`` where something else stands there.
     """
-    found = _read(path)
-    return found[2] / 1000 if found else 0.0
+    file = copies.witness(path)
+    try:
+        text = file.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _useless(file, str(error.strerror)) from None
+    if not text.strip(b"\0"):
+        return None
+    found = _TEXT.match(text)
+    if found is None:
+        raise _useless(file, "it is something else")
+    return AcknowledgedState(*map(int, found.groups()))
 
 
 def check_there(path: Path) -> None:
@@ -119,8 +126,7 @@ class Witness:
     def __init__(self, db: sqlite3.Connection, path: Path) -> None:
         """Raise ``OSError`` where there is none and none can be made."""
         self.known = known(db)
-        found = _read(path)
-        self._since = found[2] if found else 0 if self.known.batches else int(time.time() * 1000)
+        noted(path)
         file = copies.witness(path)
         new = not file.exists()
         self._file = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -141,30 +147,9 @@ class Witness:
         os.close(self._file)
 
     def _write(self) -> None:
-        text = _FORMAT.format(self.known.batches, self.known.events, self._since)
+        text = _FORMAT.format(self.known.batches, self.known.events)
         with contextlib.suppress(OSError):
             os.pwrite(self._file, text.encode(), 0)
-
-
-def _read(path: Path) -> tuple[int, int, int] | None:
-    """Return what is noted; None: nothing, or nothing of it came to the disk before a power cut.
-
-    Raises ``DamagedStoreError`` where something else stands there.
-    """
-    file = copies.witness(path)
-    try:
-        text = file.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise _useless(file, str(error.strerror)) from None
-    if not text.strip(b"\0"):
-        return None
-    found = _TEXT.match(text)
-    if found is None:
-        raise _useless(file, "it is something else")
-    batches, events, began = map(int, found.groups())
-    return batches, events, began
 
 
 def _useless(file: Path, why: str) -> DamagedStoreError:

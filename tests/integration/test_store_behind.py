@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import random
 import shutil
 import signal
@@ -19,12 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from weather import hanging
 
-from batchd import config, results
+from batchd import results
 from batchd.cli.support import startup_refusals
-from batchd.daemon import Daemon
-from batchd.daemon.intake import unknown_batches
 from batchd.errors import BatchdError, DamagedStoreError
 from batchd.events import TaskFinished
 from batchd.records import Batch, Ref, Task, TaskStatus
@@ -170,33 +166,7 @@ def test_a_store_that_is_gone_is_not_begun_again_in_silence(spool: Any) -> None:
     assert not list(startup_refusals.found(state))
 
 
-def test_what_a_lost_store_left_is_reported(spool: Any) -> None:
-    """The whole state directory is gone:
-    its batch and its claims are named by `status` and `check` as long as they lie there.
-    """
-    folder = spool.folder / "outbox/a"
-    with spool.serving():
-        assert spool.batchd("pause", "--all").returncode == 0
-        spool.write("a.json", [{"first_prompt": "x"}]).rename(spool.folder / "inbox/a.json")
-        spool.eventually((folder / "request.json").exists)
-    late = spool.folder / "inbox/.claimed/01ARZ3NDEKTSV4RRFFQ69G5FAV-late.json"
-    late.parent.mkdir(mode=0o700)
-    late.write_text("{}")
-    shutil.rmtree(spool.folder / ".batchd")
-    for _ in range(2):
-        with spool.serving():
-            text = " ".join(spool.batchd("status").stdout.split())
-            assert "1 batches without an end in the outbox are unknown to this store" in text
-            assert "1 files claimed in the inbox are unknown to this store" in text
-            assert "`batchd restore BACKUP`" in text
-            assert "unknown to this store" in spool.batchd("check", "--offline").stdout
-    with spool.serving():
-        late.rename(spool.folder / "inbox/late.json")
-        folder.rename(spool.folder / "away")
-        spool.eventually(lambda: "unknown to this store" not in spool.batchd("status").stdout)
-
-
-def test_a_folder_whose_claim_waits_is_not_unknown(spool: Any) -> None:
+def test_a_folder_whose_claim_waits_is_its_batchs(spool: Any) -> None:
     """The store could not take a file up, as on a full disk, and the daemon was restarted:
     its claim lies there, and its name waits for it.
     """
@@ -209,31 +179,7 @@ def test_a_folder_whose_claim_waits_is_not_unknown(spool: Any) -> None:
     (spool.folder / f".batchd/claimed/{claim}-a.json").write_text("no task")
     with spool.serving():
         spool.eventually((folder / "summary.json").exists)
-    assert "unknown_work" not in (spool.folder / "daemon.log").read_text()
-
-
-def test_what_a_lost_store_left_delays_no_answer(tmp_path: Path) -> None:
-    """It lies in an outbox that hangs: `status` is answered at once, with what was there before."""
-    folder = tmp_path / "outbox/a"
-    folder.mkdir(parents=True)
-    (folder / "request.json").write_bytes(b"{}")
-    os.utime(folder, (1.0, 1.0))
-    (tmp_path / "config.toml").write_text(
-        '[agent]\nmodel = "p/m"\n[providers.p]\nbase_url = "http://127.0.0.1:9/v1"\n'
-    )
-
-    async def scenario() -> None:
-        async with Daemon(config.load(tmp_path / "config.toml", {}), work=False) as daemon:
-            parts = daemon._parts
-            used = parts.current.config
-            await unknown_batches.watch(
-                parts.loop, used, parts.store, parts.outboxes, parts.troubles
-            )
-            with hanging(tmp_path / "outbox"):
-                (trouble,) = parts.troubles.open
-                assert str(folder) in trouble.message
-
-    asyncio.run(scenario())
+    assert not list(folder.glob(".claim-*"))
 
 
 # Where a state directory lives
