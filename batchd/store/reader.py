@@ -260,12 +260,6 @@ class StoreReader:
         """Return the newest tasks of a model that have ended by themselves."""
         return self._source.read(past.of_model, model, most)
 
-    def past_of_provider(self, provider: str, most: int) -> list[PastTask]:
-        """Return the newest tasks of a provider, whatever their model,
-        that have ended by themselves.
-        """
-        return self._source.read(past.of_provider, provider, most)
-
     def spend(
         self,
         by: Sequence[Split] = ("day", "batch", "provider", "model", "purpose"),
