@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 
 from batchd.governor.pacing import asked_s
-from batchd.records import Cause, Failure, FailureKind, Reason
+from batchd.records import STANDARD, Cause, Failure, FailureKind, Reason, Tier
 
 #: Failures that park the provider: every call would meet them.
 _PARKING: Mapping[FailureKind, Cause] = {
@@ -45,6 +45,18 @@ _NO_MODEL = re.compile(
     r"|\b(?:been|is|was) (?:retired|decommissioned|shut down))",
     re.IGNORECASE,
 )
+#: A 429 in these words is about the account's own limits, whichever service tier it met.
+_RATE = re.compile(r"rate.?limit|(?:requests?|tokens?)[ -]per|\b[rt]p[md]\b", re.IGNORECASE)
+
+
+def full(tier: Tier, failure: Failure) -> bool:
+    """Whether a failure says that the service tier that a call asked for has no room:
+    that says nothing of its model, nor of the provider's pace.
+    """
+    if tier == STANDARD or failure.kind is not FailureKind.RATE_LIMITED:
+        return False
+    # In front of its own words stand the model's name and the server's.
+    return not _RATE.search(failure.message.rpartition("(HTTP ")[2])
 
 
 def parking(failure: Failure, longest_s: float) -> Cause | None:

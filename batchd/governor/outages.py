@@ -8,7 +8,7 @@ from math import inf
 
 from batchd.config.sections import GovernorSection as Settings
 from batchd.governor.breaker import Breaker, Outage, Waits
-from batchd.governor.causes import FATAL, busy, holds_up, parking, said, tries
+from batchd.governor.causes import FATAL, busy, full, holds_up, parking, said, tries
 from batchd.governor.news import Closed, GaveUp, HalfOpened, Parked, Report
 from batchd.governor.pacing import asked_s
 from batchd.governor.provider_queue import Failing, ParkDecision, Permit, ProviderQueue, Refusal
@@ -49,6 +49,8 @@ class Outages:
         if failure.kind.repairable:
             self._there(permit)
             return None
+        if full(permit.call.tier, failure):
+            return self._roomless(permit, failure)
         if holds_up(failure):
             provider.held_up(permit)
         cause, reason, message = (
@@ -237,7 +239,7 @@ class Outages:
         provider.busy.pop(permit.call.model, None)
         provider.given_up_by.clear()
         provider.refused.discard(permit.call.model)
-        for name in (permit.call.provider, permit.call.model):
+        for name in dict.fromkeys((permit.call.provider, permit.call.model, permit.call.sold_as)):
             self._proved(name, permit)
 
     def _proved(self, name: str, permit: Permit) -> None:
@@ -309,6 +311,23 @@ class Outages:
         cause = Cause.LIMITED if busy(failure) else Cause.DOWN
         return self._park(model, Outage(cause, error, wait_s), permit)
 
+    def _roomless(self, permit: Permit, failure: Failure) -> Refusal | ParkDecision | None:
+        """Park a model at a tier without room as one of its own; None: it is tried again."""
+        retries, wait_s = permit.retries.total(), asked_s(failure)
+        breaker = self._of(permit.call.sold_as)[1]
+        often = retries >= self._settings().max_retries or wait_s > self.longest_wait_s()
+        if breaker.outage is None and not often:
+            return None
+        message = f"{failure.message} (after {retries + 1} tries)" if retries else failure.message
+        error = ErrorInfo(
+            type=Reason.PROVIDER_UNAVAILABLE,
+            message=message,
+            http_status=failure.http_status,
+            retries=retries,
+        )
+        wait_s = max(wait_s, self._settings().probe_s)
+        return self._park(permit.call.sold_as, Outage(Cause.TIER, error, wait_s), permit)
+
     def _own_fault(self, permit: Permit, failure: Failure) -> bool:
         """Whether a call was refused so often while its model answered others
         that it is its task's own fault.
@@ -360,6 +379,8 @@ class Outages:
         first = longest = settings.max_probe_s
         if cause is Cause.DOWN:
             first = settings.probe_s
+        elif cause is Cause.TIER:
+            first = min(longest, asked_s)
         elif cause is Cause.LIMITED:
             first = longest = min(longest, asked_s)
         return Waits(first, longest, settings.max_parked_s)
