@@ -23,7 +23,7 @@ from batchd.estimate.bounds import Bounds, TaskKind
 from batchd.estimate.first_requests import FirstRequests
 from batchd.pricing import Prices
 from batchd.records import ModelSetup, Task, TaskStatus, Usage
-from batchd.store.past import PastTask
+from batchd.store.queries import PastTask
 from batchd.store.reader import StoreReader
 from batchd.terms import setup
 

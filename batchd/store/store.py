@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -18,16 +18,13 @@ from batchd.errors import Problem, StoreError
 from batchd.events import CallStarted, Event, TaskFinished
 from batchd.free_room import NeededRoom
 from batchd.records import Batch, Parking, Ref, Scope, Task, TaskStatus
-from batchd.store import copies, lookups, mass, operations
+from batchd.store import copies, lookups, operations
 from batchd.store.database_file import NONSENSE, explain, open_writer
-from batchd.store.reader import ReadConnection, StoreReader
+from batchd.store.reader import OfSource, ReadConnection, StoreReader, asks
 from batchd.store.rows import (
-    BatchTask,
     DispatchedTask,
     LearntRefusal,
-    PrunableBatch,
     SpentMoney,
-    StoredWork,
 )
 from batchd.store.task_transaction import TaskTransaction
 from batchd.store.writer import StoreWriter
@@ -37,7 +34,7 @@ T = TypeVar("T")
 _DAY_S = 86400
 
 
-class Store:
+class Store(OfSource):
     """Batches, tasks, events and money, in one SQLite file.
 
     What is awaited is durable when it returns; any number of calls share a sync of the disk.
@@ -47,6 +44,24 @@ class Store:
 
     Only who holds the spool's lock may open one.
     """
+
+    #: Each raises ``StoreError``.
+    prunable = asks(lookups.prunable)
+    restore = asks(lookups.restore)
+    used = asks(lookups.used)
+    tasks = asks(lookups.tasks)
+    unfinished = asks(lookups.unfinished)
+    claimed = asks(lookups.claimed)
+    batch = asks(lookups.find_batch)
+    problems = asks(lookups.problems)
+    task = asks(lookups.find_task)
+    unbegun = asks(operations.unbegun)
+    ends = asks(operations.ends)
+    events = asks(lookups.events)
+    refused = asks(lookups.refused)
+    left_at = asks(lookups.left_at)
+    task_money = asks(lookups.task_money)
+    batch_money = asks(lookups.batch_money)
 
     def __init__(
         self,
@@ -190,7 +205,7 @@ class Store:
         check: operations.Check = operations.wanted,
     ) -> list[bool]:
         """Do what ``finish`` does with ``attempt`` None, for many tasks in one transaction."""
-        work = operations.checked(check, partial(mass.finish, found=ends))
+        work = operations.checked(check, partial(operations.finish_all, found=ends))
         return await self._do(work, urgent=True)
 
     async def suspend(
@@ -269,7 +284,7 @@ class Store:
 
     async def published_all(self, batch: str, names: Sequence[str]) -> None:
         """Note that results of many tasks of a batch lie in the outbox."""
-        await self._do(partial(mass.published, batch=batch, names=names))
+        await self._do(partial(operations.published_all, batch=batch, names=names))
 
     async def batch_published(self, name: str) -> None:
         """Note that a batch's summary lies in the outbox, the last of its files."""
@@ -284,75 +299,9 @@ class Store:
         while await self._do(partial(operations.prune, before=before)):
             pass
 
-    def prunable(self, before: float) -> tuple[PrunableBatch, ...]:
-        """Return the batches published at ``before`` or earlier, and what is kept of them."""
-        return self._source.read(lookups.prunable, before)
-
-    def restore(self) -> StoredWork:
-        """Return everything that a daemon that starts must know."""
-        return self._source.read(lookups.restore)
-
-    def used(self, name: str) -> bool:
-        """Return whether a batch ever had this name."""
-        return self._source.read(lookups.used, name)
-
-    def tasks(self, batch: str) -> Mapping[str, BatchTask]:
-        """Return all tasks of a batch by their ids, those that have ended too, in order."""
-        return self._source.read(lookups.tasks, batch)
-
-    def unfinished(self, batch: str) -> int:
-        """Return how many tasks of a batch have not ended."""
-        return self._source.read(lookups.unfinished, batch)
-
-    def claimed(self, claim: str) -> Batch | None:
-        """Return the batch of a claim; None for a claim that was never stored."""
-        return self._source.read(lookups.claimed, claim)
-
-    def batch(self, name: str) -> Batch:
-        """Return a batch."""
-        return self._source.read(lookups.find_batch, name)
-
-    def problems(self, name: str) -> tuple[Problem, ...]:
-        """Return why the file of a batch was refused; empty where it was not."""
-        return self._source.read(lookups.problems, name)
-
-    def task(self, ref: Ref) -> Task:
-        """Return a task as its file asked for it; not once it was pruned."""
-        return self._source.read(lookups.find_task, ref)
-
-    def unbegun(self, batch: str, names: Sequence[str]) -> list[Task]:
-        """Return those of some tasks of a batch that have no event yet,
-        without their secrets' values.
-        """
-        return self._source.read(mass.unbegun, batch, names)
-
-    def ends(self, batch: str, names: Sequence[str]) -> list[tuple[Ref, TaskFinished]]:
-        """Return the ends of those of some tasks of a batch that have ended."""
-        return self._source.read(mass.ends, batch, names)
-
-    def events(self, ref: Ref, start: int = 0) -> list[Event]:
-        """Return a task's events from number ``start`` on; none once it was pruned."""
-        return self._source.read(lookups.events, ref, start)
-
-    def refused(self) -> tuple[LearntRefusal, ...]:
-        """Return what models were seen to refuse."""
-        return self._source.read(lookups.refused)
-
     def reading(self) -> StoreReader:
         """Return a reader for another thread, which closes it."""
         return StoreReader(self._path)
-
-    def left_at(self) -> dict[Ref, str]:
-        """Return the workers of other machines that an earlier daemon left tasks at."""
-        return self._source.read(lookups.left_at)
-
-    def task_money(self, ref: Ref) -> SpentMoney:
-        """Return what one task has spent."""
-        return self._source.read(lookups.task_money, ref)
-
-    def batch_money(self, name: str) -> SpentMoney:
-        """Return what one batch has spent."""
-        return self._source.read(lookups.batch_money, name)
 
     def day_money(self, at: float) -> SpentMoney:
         """Return what was spent on the day, in UTC, of the time ``at``."""

@@ -25,7 +25,7 @@ from batchd.errors import BatchdError, DamagedStoreError
 from batchd.events import TaskFinished
 from batchd.records import Batch, Ref, Task, TaskStatus
 from batchd.spool import claims, home, outbox, ulid
-from batchd.store import Store, StoreReader, restoring, wal
+from batchd.store import Store, StoreReader, restoring, witness
 from batchd.taskstate import TaskState
 
 pytestmark = pytest.mark.in_turns
@@ -54,7 +54,7 @@ def killed(path: Path, batches: int = 8) -> bytes:
     """Leave a store behind whose daemon was killed; return its log, which holds every batch."""
     command = [sys.executable, "-c", _ACKNOWLEDGE, str(path), str(batches)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
-    return wal.beside(path).read_bytes()
+    return witness.beside(path).read_bytes()
 
 
 def names(path: Path) -> set[str]:
@@ -72,16 +72,16 @@ def test_a_flipped_bit_in_the_log_is_refused_wherever_it_is(tmp_path: Path) -> N
     rng = random.Random(10)
     frame = 4096 + 24
     frames = len(data) // frame
-    last = wal.HEADER + (frames - 1) * frame
-    for at in [*(rng.randrange(len(data)) for _ in range(12)), 17, wal.HEADER + 9, last + 2000]:
+    last = witness.HEADER + (frames - 1) * frame
+    for at in [*(rng.randrange(len(data)) for _ in range(12)), 17, witness.HEADER + 9, last + 2000]:
         spoiled = bytearray(data)
         spoiled[at] ^= 1 << rng.randrange(8)
-        wal.beside(path).write_bytes(spoiled)
+        witness.beside(path).write_bytes(spoiled)
         with pytest.raises(DamagedStoreError, match="`batchd restore`"):
             Store.open(path)
-        assert wal.beside(path).read_bytes() == spoiled
+        assert witness.beside(path).read_bytes() == spoiled
         assert any("batchd restore" in refusal for refusal in startup_refusals.found(tmp_path))
-    wal.beside(path).write_bytes(data)
+    witness.beside(path).write_bytes(data)
     Store.open(path).close()
     assert len(names(path)) == 8
 
@@ -96,8 +96,8 @@ def test_a_log_that_a_crash_cut_off_is_none_that_is_damaged(tmp_path: Path) -> N
     torn = bytearray(data[-3 * frame :])
     torn[2000] ^= 1  # a commit of three pages, of which the disk got the later ones alone
     for rest in (torn[:1], torn[:5000], torn):
-        wal.beside(path).write_bytes(data + rest)
-        assert not wal.commits_beyond_damage(wal.beside(path))
+        witness.beside(path).write_bytes(data + rest)
+        assert not witness.commits_beyond_damage(witness.beside(path))
         assert not list(startup_refusals.found(tmp_path))
     Store.open(path).close()
     assert len(names(path)) == 8
@@ -117,7 +117,7 @@ def test_a_store_that_lacks_something_is_refused(tmp_path: Path, loss: str) -> N
         path.write_bytes(older)
     else:
         data = killed(path)
-        wal.beside(path).write_bytes(data[: len(data) // 2] if loss == "cut" else b"")
+        witness.beside(path).write_bytes(data[: len(data) // 2] if loss == "cut" else b"")
     with pytest.raises(DamagedStoreError, match=r"is behind what .* of 8 batches and 0 events"):
         Store.open(path)
     # The way that the message names: it goes on with what is there.
@@ -134,7 +134,7 @@ def test_another_program_may_empty_the_log(tmp_path: Path) -> None:
     killed(path)
     with contextlib.closing(sqlite3.connect(path)) as db:
         assert db.execute("SELECT count(*) FROM batches").fetchone() == (8,)
-    assert not wal.beside(path).exists()
+    assert not witness.beside(path).exists()
     Store.open(path).close()
     assert len(names(path)) == 8
 

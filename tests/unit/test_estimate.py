@@ -23,7 +23,7 @@ from batchd.estimate import (
 )
 from batchd.estimate.bounds import Bounds, TaskKind
 from batchd.records import ModelSetup, Price, Rate, Task, TaskLimits, TaskStatus, Usage
-from batchd.store.past import PastTask
+from batchd.store.queries import PastTask
 
 PRICE = Price(rates=(Rate(input=1.0, cached_input=0.1, output=2.0),), source="config")
 DEAR = Price(rates=(Rate(input=10.0, cached_input=1.0, output=20.0),), source="config")
