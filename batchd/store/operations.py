@@ -124,8 +124,11 @@ def add_batch(
     return batch
 
 
-def dispatch(journal: TaskTransaction, ref: Ref, worker: str, now: float) -> DispatchedTask:
-    """Mark a task as running under a new attempt number."""
+def dispatch(journal: TaskTransaction, ref: Ref, worker: str = "") -> DispatchedTask:
+    """Give a task to a worker: from now on only the attempt that this returns may record.
+
+    Raises ``StaleAttemptError`` for a task that has ended.
+    """
     line = journal.line(ref)
     if line.final:
         raise StaleAttemptError(f"{ref} has ended as {line.status}")
@@ -135,7 +138,7 @@ def dispatch(journal: TaskTransaction, ref: Ref, worker: str, now: float) -> Dis
     ).fetchone()
     line.attempt += 1
     line.worker = worker
-    journal.move(line, TaskStatus.RUNNING, "", now)
+    journal.move(line, TaskStatus.RUNNING, "", journal.now())
     return DispatchedTask(
         attempt=line.attempt,
         history=history,
@@ -148,14 +151,16 @@ def suspend(
     journal: TaskTransaction,
     ref: Ref,
     attempt: int | None,
-    *,
     status: TaskStatus,
-    message: str,
-    left: bool,
-    now: float,
+    message: str = "",
+    *,
+    left: bool = False,
 ) -> None:
-    """Give a task another status between two attempts;
-    ``left``: a worker elsewhere may still be at it.
+    """Note that a task waits, as ``queued`` or ``parked``, and why.
+
+    ``left``: a worker of another machine may still be at it, which the next daemon has to know.
+    ``attempt`` None: the daemon's own word, also on a task that no worker has.
+    Raises ``StaleAttemptError`` where the attempt is not the current one, or the task has ended.
     """
     if status.final or status is TaskStatus.RUNNING:
         raise ValueError(f"{ref}: {status} is no status to wait in")
@@ -163,26 +168,28 @@ def suspend(
     if line.final or attempt not in {None, line.attempt}:
         raise StaleAttemptError(f"{ref}: attempt {attempt} is over")
     line.worker = line.worker if left else ""
-    journal.move(line, status, message, now)
+    journal.move(line, status, message, journal.now())
 
 
-def requeue(journal: TaskTransaction, refs: Sequence[Ref], now: float) -> None:
+def requeue(journal: TaskTransaction, refs: Sequence[Ref]) -> None:
     """Show tasks as queued that were parked; those that are not, any more, stay what they are."""
     for ref in refs:
         line = journal.line(ref)
         if line.status == TaskStatus.PARKED:
-            journal.move(line, TaskStatus.QUEUED, "", now)
+            journal.move(line, TaskStatus.QUEUED, "", journal.now())
 
 
-def worker_lost(
-    journal: TaskTransaction, ref: Ref, attempt: int, *, alone: bool, now: float
-) -> int:
-    """Queue the task of a dead worker again; return how many workers died of it so far."""
+def worker_lost(journal: TaskTransaction, ref: Ref, attempt: int, *, alone: bool) -> int:
+    """Queue a task again whose worker died; return how many workers died of it so far.
+
+    ``alone``: nothing else was at work in it. Of deaths that others may have caused only the
+    first counts, which makes it a suspect.
+    """
     line = journal.line(ref)
     if not line.final and line.status == TaskStatus.RUNNING and line.attempt == attempt:
         line.crashes = line.crashes + 1 if alone else max(line.crashes, 1)
         line.worker = ""
-        journal.move(line, TaskStatus.QUEUED, "its worker died", now)
+        journal.move(line, TaskStatus.QUEUED, "its worker died", journal.now())
     return line.crashes
 
 
@@ -236,8 +243,8 @@ def published(journal: TaskTransaction, ref: Ref) -> None:
         raise ValueError(f"{ref} has no result yet")
 
 
-def batch_published(journal: TaskTransaction, name: str, now: float) -> None:
-    """Note that a batch's summary lies in the outbox."""
+def batch_published(journal: TaskTransaction, name: str) -> None:
+    """Note that a batch's summary lies in the outbox, the last of its files."""
     db = journal.db
     row = db.execute(
         "SELECT id, finished_at, published_at FROM batches WHERE name = ?", (name,)
@@ -253,7 +260,7 @@ def batch_published(journal: TaskTransaction, name: str, now: float) -> None:
         db.execute(
             "UPDATE batches SET published_at = ?1, prune_from = CASE WHEN tasks THEN ?1 END"
             " WHERE id = ?2",
-            (now, key),
+            (journal.now(), key),
         )
 
 

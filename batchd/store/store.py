@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
@@ -17,21 +17,34 @@ from batchd import free_room
 from batchd.errors import Problem, StoreError
 from batchd.events import CallStarted, Event, TaskFinished
 from batchd.free_room import NeededRoom
-from batchd.records import Batch, Parking, Ref, Scope, Task, TaskStatus
+from batchd.records import Batch, Parking, Ref, Task
 from batchd.store import copies, lookups, operations
 from batchd.store.database_file import NONSENSE, explain, open_writer
 from batchd.store.reader import OfSource, ReadConnection, StoreReader, asks
 from batchd.store.rows import (
-    DispatchedTask,
-    LearntRefusal,
     SpentMoney,
 )
 from batchd.store.task_transaction import TaskTransaction
 from batchd.store.writer import StoreWriter
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _DAY_S = 86400
+
+
+def writes(
+    work: Callable[Concatenate[TaskTransaction, P], T], *, urgent: bool = False
+) -> Callable[Concatenate[Store, P], Coroutine[None, None, T]]:
+    """Return an operation as a method.
+
+    ``urgent``: where the disk is full, the ballast is given up for it.
+    """
+
+    async def method(self: Store, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self.writer.submit(lambda j: work(j, *args, **kwargs), urgent=urgent)
+
+    return method
 
 
 class Store(OfSource):
@@ -63,20 +76,31 @@ class Store(OfSource):
     task_money = asks(lookups.task_money)
     batch_money = asks(lookups.batch_money)
 
+    #: Each makes its change durable before it returns, and raises what its operation does.
+    dispatch = writes(operations.dispatch)
+    finish = writes(TaskTransaction.finish, urgent=True)
+    suspend = writes(operations.suspend, urgent=True)
+    requeue = writes(operations.requeue, urgent=True)
+    worker_lost = writes(operations.worker_lost)
+    refuse = writes(operations.refuse)
+    unpark = writes(operations.unpark, urgent=True)
+    published = writes(operations.published)
+    published_all = writes(operations.published_all)
+    batch_published = writes(operations.batch_published)
+
     def __init__(
         self,
         path: Path,
         *,
         clock: Callable[[], float],
     ) -> None:
-        self._clock = clock
         self._path = path
         db = open_writer(path)
         try:
             operations.interrupted(db)
             self._source = ReadConnection(path)
             #: Counts commits and operations.
-            self.writer = StoreWriter(db, path)
+            self.writer = StoreWriter(db, path, clock)
         except (sqlite3.Error, *NONSENSE, StoreError, OSError) as error:
             db.close()
             raise explain(error, path) from error
@@ -152,15 +176,6 @@ class Store(OfSource):
             )
         )
 
-    async def dispatch(self, ref: Ref, worker: str = "") -> DispatchedTask:
-        """Give a task to a worker: from now on only the attempt that this returns may record.
-
-        Raises ``StaleAttemptError`` for a task that has ended.
-        """
-        return await self._do(
-            partial(operations.dispatch, ref=ref, worker=worker, now=self._clock())
-        )
-
     async def record(
         self,
         ref: Ref,
@@ -190,14 +205,6 @@ class Store(OfSource):
         await self._append(ref, attempt, seq, [*bodies, vocabulary.encode(call)], [*decoded, call])
         return decoded
 
-    async def finish(self, ref: Ref, event: TaskFinished, *, attempt: int | None) -> bool:
-        """Store a task's end; return False, and store nothing, if it has one.
-
-        ``attempt`` None: the daemon itself ends it, whatever worker has it.
-        Raises ``StaleAttemptError`` where the attempt is not the current one.
-        """
-        return await self._do(lambda journal: journal.finish(ref, event, attempt), urgent=True)
-
     async def finish_all(
         self,
         ends: Sequence[tuple[Ref, TaskFinished]],
@@ -208,54 +215,6 @@ class Store(OfSource):
         work = operations.checked(check, partial(operations.finish_all, found=ends))
         return await self._do(work, urgent=True)
 
-    async def suspend(
-        self,
-        ref: Ref,
-        attempt: int | None,
-        status: TaskStatus,
-        message: str = "",
-        *,
-        left: bool = False,
-    ) -> None:
-        """Note that a task waits, as ``queued`` or ``parked``, and why.
-
-        ``left``: a worker of another machine may still be at it, which the next daemon has to know.
-        ``attempt`` None: the daemon's own word, also on a task that no worker has.
-        Raises ``StaleAttemptError`` where the attempt is not the current one,
-        or the task has ended.
-        """
-        await self._do(
-            partial(
-                operations.suspend,
-                ref=ref,
-                attempt=attempt,
-                status=status,
-                message=message,
-                left=left,
-                now=self._clock(),
-            ),
-            urgent=True,
-        )
-
-    async def requeue(self, refs: Sequence[Ref]) -> None:
-        """Show tasks as queued that were parked;
-        those that are not, any more, stay what they are.
-        """
-        work = partial(operations.requeue, refs=tuple(refs), now=self._clock())
-        await self._do(work, urgent=True)
-
-    async def worker_lost(self, ref: Ref, attempt: int, *, alone: bool) -> int:
-        """Queue a task again whose worker died; return how many workers died of it so far.
-
-        ``alone``: nothing else was at work in it. Of deaths that others may have caused only the
-        first counts, which makes it a suspect.
-        """
-        return await self._do(
-            partial(
-                operations.worker_lost, ref=ref, attempt=attempt, alone=alone, now=self._clock()
-            )
-        )
-
     async def park(self, parking: Parking, *, check: operations.Check = operations.wanted) -> None:
         """Note that something waits;
         one that does so already for that cause keeps its beginning.
@@ -263,32 +222,12 @@ class Store(OfSource):
         work = operations.checked(check, partial(operations.park, parking=parking))
         await self._do(work, urgent=True)
 
-    async def refuse(self, refused: LearntRefusal) -> None:
-        """Note what a model refuses."""
-        await self._do(partial(operations.refuse, refused=refused))
-
-    async def unpark(self, scope: Scope, name: str) -> None:
-        """Note that something waits no longer, for whatever cause."""
-        await self._do(partial(operations.unpark, scope=scope, name=name), urgent=True)
-
     async def prioritise(
         self, refs: Sequence[Ref], priority: int, *, check: operations.Check = operations.wanted
     ) -> None:
         """Give tasks another priority."""
         work = partial(operations.prioritise, refs=tuple(refs), priority=priority)
         await self._do(operations.checked(check, work), urgent=True)
-
-    async def published(self, ref: Ref) -> None:
-        """Note that a task's result lies in the outbox."""
-        await self._do(partial(operations.published, ref=ref))
-
-    async def published_all(self, batch: str, names: Sequence[str]) -> None:
-        """Note that results of many tasks of a batch lie in the outbox."""
-        await self._do(partial(operations.published_all, batch=batch, names=names))
-
-    async def batch_published(self, name: str) -> None:
-        """Note that a batch's summary lies in the outbox, the last of its files."""
-        await self._do(partial(operations.batch_published, name=name, now=self._clock()))
 
     async def prune_before(self, before: float) -> None:
         """Drop events and task texts of batches published at ``before`` or earlier.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 
 from batchd import decoders
@@ -71,8 +71,10 @@ class TaskTransaction:
     Every operation refuses, with a ``StaleAttemptError``, before it changes anything.
     """
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(self, db: sqlite3.Connection, now: Callable[[], float]) -> None:
         self.db = db
+        #: The time, in seconds since the epoch.
+        self.now = now
         self._lines: dict[Ref, TaskLine] = {}
         #: Used in this transaction.
         self._touched: dict[Ref, TaskLine] = {}
@@ -133,7 +135,11 @@ class TaskTransaction:
         self._fold(line, bodies[known:], events[known:])
 
     def finish(self, ref: Ref, event: TaskFinished, attempt: int | None) -> bool:
-        """Store a task's end unless it has one; return whether this is it."""
+        """Store a task's end unless it has one; return whether this is it.
+
+        ``attempt`` None: the daemon itself ends it, whatever worker has it.
+        Raises ``StaleAttemptError`` where the attempt is not the current one.
+        """
         line = self.line(ref)
         if line.final:
             return False
