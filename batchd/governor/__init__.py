@@ -16,10 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from batchd.backoff import doubled
 from batchd.config import Config
-from batchd.governor.causes import busy, full
-from batchd.governor.estimates import PROOF, Estimates
 from batchd.governor.news import BatchSpent, Overlong, Report
-from batchd.governor.outages import Outages
+from batchd.governor.outages import Outages, busy, full
 from batchd.governor.provider_queue import (
     Answer,
     Grant,
@@ -29,7 +27,7 @@ from batchd.governor.provider_queue import (
     Refusal,
     WantedCall,
 )
-from batchd.governor.treasury import Purse, Treasury
+from batchd.governor.treasury import PROOF, Estimates, Purse, Treasury
 from batchd.records import (
     STANDARD,
     Cause,

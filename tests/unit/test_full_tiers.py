@@ -11,7 +11,7 @@ import pytest
 from replacing import replace
 
 from batchd.governor import Governor, Grant, WantedCall
-from batchd.governor.causes import full
+from batchd.governor.outages import full
 from batchd.records import (
     Cause,
     Failure,
