@@ -60,7 +60,6 @@ from batchd.daemon.waits.parking_lot import ParkingLot
 from batchd.daemon.waits.placing import Placing
 from batchd.daemon.waits.predecessors import Predecessors
 from batchd.daemon.waits.register import Register
-from batchd.daemon.waits.tier_waits import TierWaits
 from batchd.daemon.worker_admission import WorkerAdmission, joining
 from batchd.daemon.writes import Writes
 from batchd.governor import Governor
@@ -214,7 +213,6 @@ def joined(
         attempts,
         register,
         Trials(lifecycle),
-        TierWaits(loop, lifecycle, store, governor, register),
         MoneyWaits(loop, lifecycle, governor, listeners, register, FirstCalls(current, store)),
         Concurrency(lifecycle, batches, attempts),
         placing,

@@ -25,7 +25,7 @@ from batchd.daemon.attempts.overdue import OverdueWatch
 from batchd.daemon.commands import EndWaiters
 from batchd.daemon.commands.check import HostCheck
 from batchd.daemon.finisher import Finisher
-from batchd.daemon.intake import unknown_batches
+from batchd.daemon.intake import recovery
 from batchd.daemon.intake.intake import as_asked, move_claimed, new_batch
 from batchd.daemon.intake.parsers import Parsers
 from batchd.daemon.listeners import Listener, Listeners, StartReport
@@ -210,15 +210,13 @@ class Daemon:
         inbox = Inbox(config, disks.at(config.paths.inbox)) if self._watch else None
         earlier: set[str] = set()
         if inbox is not None:
-            await unknown_batches.watch(loop, config, store, parts.outboxes, troubles)
+            await recovery.give_back_names(config, store)
             earlier = inbox.claimed()
         if self._errands:
             parts.restoring.nothing()
         else:
             parts.restoring.all(earlier)
-        await unknown_batches.hold_published(
-            parts.lifecycle, parts.outboxes, parts.batches, parts.lot
-        )
+        await recovery.hold_published(parts.lifecycle, parts.outboxes, parts.batches, parts.lot)
         status = None
         if inbox is not None:
             status = StatusFile(

@@ -230,7 +230,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         ("llm/response_bodies.py", "_MOST_VALUES = 1 << 18", "_MOST_VALUES = 1 << 30"),
     ),
     "belief": (("agent/belief.py", "    if not usage.beyond(", "    if True or not usage.beyond("),),
-    "proof": (("governor/estimates.py", "PROOF = 2", "PROOF = 1"),),
+    "proof": (("governor/treasury.py", "PROOF = 2", "PROOF = 1"),),
     "purse": (("governor/treasury.py", "purse.spent += spent", "purse.spent += 0.0"),),
 }  # fmt: skip
 

@@ -134,9 +134,8 @@ class CheckHandler:
         for trouble in self._troubles.open:
             if (_FOLDERS.get(trouble.what), trouble.mend) in found:
                 continue
-            known = trouble.what == Action.UNKNOWN_WORK
-            what = "store" if known else trouble.what.replace("_", " ")
-            yield CheckLine("note" if known else "failed", what, trouble.message, trouble.mend)
+            what = trouble.what.replace("_", " ")
+            yield CheckLine("failed", what, trouble.message, trouble.mend)
 
 
 def _process() -> DaemonProcess:
