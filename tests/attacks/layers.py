@@ -179,11 +179,11 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "list": (("sandbox/network/destinations.py", "if host.holds(text, port)]\n        if not held", "]\n        if not held"),),
     "private": (("sandbox/network/destinations.py", "why = addresses.forbidden(address, private=private)", "return ''"),),
     "pinned": (
-        ("sandbox/network/proxy.py", "        return await _first(found, request.port)",
-         "        found = await self._resolver._asked(str(request.host), request.port)\n        return await _first(found, request.port)"),
+        ("sandbox/network/proxy.py", "        return await _first(good, request.port)",
+         "        good = await destinations.looked_up(str(request.host), request.port)\n        return await _first(good, request.port)"),
     ),
     "one request": (
-        ("sandbox/network/proxy.py", "        if request.length is None:\n", "        if True:\n            await relay.carry(client, server, None, patience)\n        elif request.length is None:\n"),
+        ("sandbox/network/proxy.py", "                if request.length is None:\n", "                if True:\n                    await carry(client, server)\n                elif request.length is None:\n"),
     ),
     "plain lines": (("sandbox/network/http_heads.py", "    _plain(raw)\n    lower", "    lower"),),
     "ceiling of hosts": (("sandbox/sandbox.py", "if why := hosts.refusal(asked, self.policy.network):", 'if why := "":'),),
