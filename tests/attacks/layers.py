@@ -154,7 +154,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "trust": (("config/trust_lists.py", "        return frozenset()\n", "        return frozenset(range(100_000))\n"),),
     "rooms": (("spool/task_directories.py", "for path, name in self._closed.items():", "for path, name in ():"),),
     "triggers": (("sandbox/trigger_search.py", "return _Search(top, time.monotonic() + seconds).run(own)", "return {}"),),
-    "triggers still": (("sandbox/trigger_search.py", "elif entry.name in _OBEYED:", "elif entry.is_file():"),),
+    "triggers still": (("sandbox/trigger_search.py", "elif inside and name in _OBEYED:", "elif inside and entry.is_file():"),),
     "whole files": (
         ("spool/files.py", "    temporary = _temporary(path.name)\n",
          "    with path.open('wb') as plain:\n        return fill(plain)\n    temporary = _temporary(path.name)\n"),
