@@ -140,6 +140,8 @@ def _complain(message: str) -> None:
 _GONE: Mapping[str, str] = {
     "check --live": "`batchd check` tries keys for nothing, and `batchd submit --wait --prompt ok --model "
     "PROVIDER/MODEL` a model",
+    "trust --system": "each user who runs batchd there says `batchd trust DIR`; what counts for all users is "
+    "/etc/batchd/config.toml",
 }
 
 

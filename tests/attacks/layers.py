@@ -151,7 +151,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         ("sandbox/directory.py", "_RESOLVE_NO_SYMLINKS = 0x04", "_RESOLVE_NO_SYMLINKS = 0"),
         ("sandbox/directory.py", "_RESOLVE_BENEATH = 0x08", "_RESOLVE_BENEATH = 0"),
     ),
-    "trust": (("config/trust_lists.py", "        return frozenset()\n", "        return frozenset(range(100_000))\n"),),
+    "trust": (("config/trust.py", "            return frozenset()\n", "            return frozenset(range(100_000))\n"),),
     "rooms": (("spool/task_directories.py", "for path, name in self._closed.items():", "for path, name in ():"),),
     "triggers": (("sandbox/trigger_search.py", "return _Search(top, time.monotonic() + seconds).run(own)", "return {}"),),
     "triggers still": (("sandbox/trigger_search.py", "elif inside and name in _OBEYED:", "elif inside and entry.is_file():"),),

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from batchd import __version__, children, decoders
-from batchd.config import Config, trust_lists
+from batchd.config import Config, trust
 from batchd.errors import BatchdError, NotPossibleError, Problem, TaskFileError
 from batchd.pool import code
 from batchd.pool.supervisor import RESTART
@@ -67,9 +67,7 @@ class Parsers:
             size = 0  # reading it shows why
         processes = self._large if size > _LARGE_FILE_BYTES else self._small
         # No key of a provider's leaves this process, but where no task may work.
-        environ = {
-            name: config.environ[name] for name in trust_lists.VARIABLES if name in config.environ
-        }
+        environ = {name: config.environ[name] for name in trust.VARIABLES if name in config.environ}
         job = ParseJob(path=str(path), name=name, config=replace(config, environ=environ))
         for _ in range(_DEATHS):
             try:
