@@ -44,7 +44,7 @@ from batchd.daemon.finisher import Finisher
 from batchd.daemon.intake.batch_names import BatchNames
 from batchd.daemon.intake.errands import Errands
 from batchd.daemon.intake.intake import Intake
-from batchd.daemon.intake.parsers import Parsers
+from batchd.daemon.intake.parser import Parser
 from batchd.daemon.intake.recovery import Recovery
 from batchd.daemon.listeners import Listeners
 from batchd.daemon.main_loop import MainLoop
@@ -115,7 +115,7 @@ def joined(
     listeners: Listeners,
     finishers: Sequence[Finisher],
     *,
-    parsers: Parsers,
+    parser: Parser,
     held: int,
     watching: bool,
     agent: str,
@@ -161,7 +161,7 @@ def joined(
     rooms = Rooms(loop, lifecycle, outboxes, current, troubles, batches)
     scratch = ScratchCleanup(loop, current)
     bases = Bases(loop, current, lifecycle, publisher, outboxes, children)
-    intake = Intake(loop, current, store, outboxes, batches, parsers)
+    intake = Intake(loop, current, store, outboxes, batches, parser)
 
     # The pool, and attempts at tasks.
     settings = tuning.settings(config, endpoints)

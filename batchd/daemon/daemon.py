@@ -27,7 +27,7 @@ from batchd.daemon.commands.check import HostCheck
 from batchd.daemon.finisher import Finisher
 from batchd.daemon.intake import recovery
 from batchd.daemon.intake.intake import as_asked, move_claimed, new_batch
-from batchd.daemon.intake.parsers import Parsers
+from batchd.daemon.intake.parser import Parser
 from batchd.daemon.listeners import Listener, Listeners, StartReport
 from batchd.daemon.self_check import SelfCheck
 from batchd.daemon.status_file import StatusFile
@@ -162,15 +162,15 @@ class Daemon:
         log.hide(config.hidden())
         for finisher in self._finishers:
             undo.push_async_callback(finisher.close)
-        parsers = Parsers()
-        undo.push_async_callback(parsers.close)
+        parser = Parser()
+        undo.push_async_callback(parser.close)
         parts = self._parts = joined(
             config,
             store,
             disks,
             self._listeners,
             self._finishers,
-            parsers=parsers,
+            parser=parser,
             held=held,
             watching=self._watch,
             agent=self._agent,

@@ -19,7 +19,7 @@ from batchd.config import Config
 from batchd.control import Submit
 from batchd.daemon.current import CurrentConfig
 from batchd.daemon.ends.batches import OpenBatches
-from batchd.daemon.intake.parsers import BrokenParserError, Parsers
+from batchd.daemon.intake.parser import BrokenParserError, Parser
 from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
 from batchd.errors import Problem, TaskFileError
@@ -51,7 +51,7 @@ class Intake:
     _store: Store
     _outboxes: Outboxes
     _batches: OpenBatches
-    _parsers: Parsers
+    _parser: Parser
     #: The claims that an earlier daemon left.
     _earlier: AbstractSet[str] = frozenset()
     _free: asyncio.Semaphore = field(default_factory=partial(asyncio.Semaphore, _AT_ONCE))
@@ -157,11 +157,11 @@ class Intake:
     async def _answered(self, claim: Claim) -> taskfile.Parsed:
         """Return the tasks of a file once all that it names answers.
 
-        Raises what ``Parsers.parse`` raises, but ``SilentPathError``.
+        Raises what ``Parser.parse`` raises, but ``SilentPathError``.
         """
         while True:
             try:
-                return await self._parsers.parse(claim.path, claim.name, self._current.config)
+                return await self._parser.parse(claim.path, claim.name, self._current.config)
             except SilentPathError as error:
                 self._free.release()  # other files have their turn meanwhile
                 try:
