@@ -28,8 +28,8 @@ from batchd.sandbox.probe import (
     someone,
     what_is_shown,
 )
-from batchd.sandbox.quantities import amount
 from batchd.sandbox.sockets import Sockets, is_socket, pipes, search
+from batchd.words import amount
 
 _PR_GET_SECCOMP = 21
 #: What an administrator or a distribution may have set,

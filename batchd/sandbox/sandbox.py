@@ -36,6 +36,8 @@ class Sandbox:
         self.policy = policy
         self._bwrap = probe.ready(policy)
         self._cgroup = cgroup.delegated(policy)
+        #: What holds all processes of a command together.
+        self.limits = f"cgroup {self._cgroup.path}" if self._cgroup else "measured"
         self._watcher = CommandWatcher(policy)
         self._covers = Covers(policy)
         self._known: facts.Known = {}
