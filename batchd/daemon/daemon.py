@@ -79,6 +79,8 @@ class Daemon:
         self._look = look
         self._agent = agent
         self._systemd = SystemdNotifier()
+        #: What holds commands to their limits together.
+        self._limits = ""
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
         self._hangup = asyncio.Event()
@@ -153,7 +155,8 @@ class Daemon:
         home.enter(state)
         undo.push_async_callback(self._listeners.close)
         if self._work:
-            Sandbox(config.sandbox_policy())  # refuse to start where commands cannot run
+            # Refuse to start where commands cannot run.
+            self._limits = Sandbox(config.sandbox_policy()).limits
             visible.warn(config)
         disks = AllDiskThreads()
         undo.callback(disks.close)
@@ -254,6 +257,7 @@ class Daemon:
             version=__version__,
             pid=os.getpid(),
             batches=len(parts.batches),
+            limits=self._limits,
         )
         loop.spawn(parts.turns.watch(), endless=True)
         loop.wake()
