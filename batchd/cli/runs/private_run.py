@@ -19,6 +19,7 @@ from batchd import config, log, trees, words
 from batchd.cli.display import formatting, progress
 from batchd.cli.runs import batch_ends
 from batchd.errors import NotPossibleError, StoreError
+from batchd.spool import claims
 from batchd.store.reader import StoreReader
 
 #: What is said at the first Ctrl-C.
@@ -71,10 +72,15 @@ def _private(settings: config.Config, *, serial: bool, processes: int | None) ->
         pool = dataclasses.replace(pool, processes=1, agents_per_process=1)
     elif processes is not None:
         pool = dataclasses.replace(pool, processes=processes)
-    name = f"run-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    state = Path(settings.paths.state)
+    mark = claims.mark(state)
+    own = state / f"run-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    own.mkdir(mode=0o700, parents=True)
+    # Its results go to this spool's outbox.
+    (own / "claims").write_text(f"{mark:x}\n")
     return dataclasses.replace(
         settings,
-        paths=dataclasses.replace(settings.paths, state=str(Path(settings.paths.state, name))),
+        paths=dataclasses.replace(settings.paths, state=str(own)),
         pool=pool,
         governor=dataclasses.replace(settings.governor, max_parked_s=0.0),
     )
