@@ -195,6 +195,10 @@ class StoreReader:
         """Return what waits, and why; oldest first."""
         return summed(self._source.read(lookups.parked))
 
+    def notices(self) -> dict[str, int]:
+        """Return how many events wait for each receiver of notifications."""
+        return self._source.read(lookups.notice_counts)
+
     def prunable(self, before: float) -> tuple[PrunableBatch, ...]:
         """Return the batches published at ``before`` or earlier, and what is kept of them."""
         return self._source.read(lookups.prunable, before)

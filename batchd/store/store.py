@@ -28,6 +28,7 @@ from batchd.store.rows import (
     PrunableBatch,
     SpentMoney,
     StoredWork,
+    WaitingNotice,
 )
 from batchd.store.task_transaction import TaskTransaction
 from batchd.store.writer import StoreWriter
@@ -251,6 +252,27 @@ class Store:
     async def refuse(self, refused: LearntRefusal) -> None:
         """Note what a model refuses."""
         await self._do(partial(operations.refuse, refused=refused))
+
+    async def keep_notices(self, notices: Sequence[WaitingNotice]) -> None:
+        """Note what is to reach receivers."""
+        await self._do(partial(operations.keep_notices, notices=notices))
+
+    async def try_notices(self, receiver: str, ids: Sequence[str], message: str) -> None:
+        """Note in which message it is tried."""
+        work = partial(operations.try_notices, receiver=receiver, ids=ids, message=message)
+        await self._do(work)
+
+    async def drop_notices(self, receiver: str, message: str) -> None:
+        """Forget what a message held."""
+        await self._do(partial(operations.drop_notices, receiver=receiver, message=message))
+
+    async def drop_others(self, receivers: Sequence[str]) -> dict[str, int]:
+        """Forget what waits for others than these; return how much that was, by name."""
+        return await self._do(partial(operations.drop_others, receivers=receivers))
+
+    def notices(self, receiver: str) -> list[WaitingNotice]:
+        """Return what waits for a receiver, what was tried first."""
+        return self._source.read(lookups.notices, receiver)
 
     async def unpark(self, scope: Scope, name: str) -> None:
         """Note that something waits no longer, for whatever cause."""
