@@ -91,7 +91,6 @@ def absolute(sections: ConfigSections, base: Path, environ: Mapping[str, str]) -
         notify={
             name: replace(
                 known,
-                password_file=known.password_file and key_file(known.password_file),
                 url_file=known.url_file and key_file(known.url_file),
                 secret_file=known.secret_file and key_file(known.secret_file),
             )

@@ -74,6 +74,8 @@ from batchd.pool.supervisor import Supervisor
 from batchd.pricing import Prices
 from batchd.records import Needs
 from batchd.records.needs import NOTHING
+from batchd.spool import claims
+from batchd.spool.outbox import OwnOutboxes
 from batchd.store import Store
 
 
@@ -131,9 +133,13 @@ def joined(
     reads the configuration. ``look``: what ``check`` looks with. ``shape``: of the pool.
     """
     # What all of them stand on.
+    state = Path(config.paths.state)
     loop, current, lifecycle = MainLoop(), CurrentConfig(config, Prices(config.models)), Lifecycle()
     troubles = TroubleLog(get_logger(), ended=loop.wake)
-    writes, outboxes = Writes(store, troubles), Outboxes(disks, troubles)
+    writes, outboxes = (
+        Writes(store, troubles),
+        Outboxes(disks, troubles, OwnOutboxes(state, claims.mark(state))),
+    )
     endpoints, missing = tuning.endpoints(config)
     news: asyncio.Queue[News] = asyncio.Queue()
     governor = Governor(config, missing, news.put_nowait, booked=store.spent_on)

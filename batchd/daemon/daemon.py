@@ -153,7 +153,6 @@ class Daemon:
         held = lock.acquire(state)
         undo.callback(lock.release, held)
         home.enter(state)
-        undo.push_async_callback(self._listeners.close)
         if self._work:
             # Refuse to start where commands cannot run.
             self._limits = Sandbox(config.sandbox_policy()).limits
@@ -162,6 +161,7 @@ class Daemon:
         undo.callback(disks.close)
         store = Store.open(state / "batchd.db")
         undo.callback(store.close)
+        undo.push_async_callback(self._listeners.close)
         log.hide(config.hidden())
         for finisher in self._finishers:
             undo.push_async_callback(finisher.close)
@@ -183,7 +183,7 @@ class Daemon:
             shape=self._shape,
         )
         if self._work:
-            self._listeners.opened(parts.desk)
+            self._listeners.opened(parts.desk, store)
             await self._begin(undo, state, disks)
             self._listeners.daemon_started(
                 StartReport(

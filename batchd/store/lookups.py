@@ -15,7 +15,14 @@ from batchd.errors import Problem, StoreError, UnknownNameError
 from batchd.events import Event, TaskFinished, decode
 from batchd.records import Batch, Cause, Parking, Ref, Scope, Task, TaskStatus, TurnFacts
 from batchd.records.needs import needs_of_column
-from batchd.store.rows import BatchTask, LearntRefusal, PrunableBatch, SpentMoney, StoredWork
+from batchd.store.rows import (
+    BatchTask,
+    LearntRefusal,
+    PrunableBatch,
+    SpentMoney,
+    StoredWork,
+    WaitingNotice,
+)
 from batchd.store.stored_values import unpack, unpack_task
 
 #: No parking's cause: such a row's message says for how long it was tried in vain,
@@ -365,6 +372,21 @@ def parked(db: sqlite3.Connection) -> tuple[Parking, ...]:
         )
         for scope, name, cause, message, since, tried in rows
     )
+
+
+def notices(db: sqlite3.Connection, receiver: str) -> list[WaitingNotice]:
+    """Return what waits for a receiver: what was tried first, then in the order of events."""
+    rows = db.execute(
+        "SELECT receiver, id, event, message FROM notices WHERE receiver = ?"
+        " ORDER BY message = '', id",
+        (receiver,),
+    )
+    return [WaitingNotice(*row) for row in rows]
+
+
+def notice_counts(db: sqlite3.Connection) -> dict[str, int]:
+    """Return how many events wait, by receiver."""
+    return dict(db.execute("SELECT receiver, count(*) FROM notices GROUP BY receiver"))
 
 
 def refused(db: sqlite3.Connection) -> tuple[LearntRefusal, ...]:

@@ -213,6 +213,16 @@ MIGRATIONS: tuple[str, ...] = (
     """
     ALTER TABLE batches ADD COLUMN run TEXT NOT NULL DEFAULT '';
     """,
+    # What waits for receivers of notifications, and in which message it was tried.
+    """
+    CREATE TABLE notices (
+        receiver TEXT NOT NULL,
+        id TEXT NOT NULL,                   -- the event's, an ULID
+        event TEXT NOT NULL,                -- JSON
+        message TEXT NOT NULL,              -- '': in none yet
+        PRIMARY KEY (receiver, id)
+    ) WITHOUT ROWID;
+    """,
 )
 
 

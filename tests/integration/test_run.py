@@ -115,13 +115,16 @@ def test_a_run_whose_outbox_takes_nothing_is_refused_at_once(spool: Any) -> None
     """
     path = spool.write("games.json", [{"first_prompt": "x"}])
     with spool.serving():
-        outbox = spool.folder / "outbox"
+        outbox, away = spool.folder / "outbox", spool.folder / "away"
+        spool.eventually((spool.folder / ".batchd/outboxes").exists)
+        outbox.rename(away)
         outbox.write_text("a file in its place")
         refused = spool.batchd("run", path)
         assert refused.returncode == 3, refused.stderr
         assert "the order is not carried out" in refused.stderr
         assert str(outbox) in refused.stderr
         outbox.unlink()
+        away.rename(outbox)
         assert spool.batchd("run", path).returncode == 0
     assert results(spool, "games") == ["completed"]
     assert not (spool.folder / "outbox/games-2").exists()
