@@ -13,7 +13,7 @@ from pathlib import Path
 from batchd import config
 from batchd.cli.support import init_questions
 from batchd.config import trust
-from batchd.config.presets import PRESETS
+from batchd.config.providers import PRESETS
 from batchd.config.sections import AgentSection, PoolSection
 from batchd.errors import BatchdError, ConfigError, NotPossibleError, UsageError
 from batchd.log import escape

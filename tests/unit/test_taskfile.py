@@ -14,8 +14,13 @@ import pytest
 from batchd import config, records
 from batchd.cli.runs import trial
 from batchd.config import Config
-from batchd.config.limits import LimitsCeilingSection, LimitsSection
-from batchd.config.sections import AgentSection, ModelSection, SecretsSection
+from batchd.config.sections import (
+    AgentSection,
+    LimitsCeilingSection,
+    LimitsSection,
+    ModelSection,
+    SecretsSection,
+)
 from batchd.errors import TaskFileError
 from batchd.records import Secret
 from batchd.spool import decoding, taskfile, taskschema, taskspec

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from batchd import config, free_room, silent_paths
 from batchd.cli.display import formatting
-from batchd.config import private_paths
+from batchd.config import operator_files
 from batchd.control import CheckLine
 from batchd.spool import claims
 from batchd.spool.outbox import OwnOutboxes, StrangeOutboxError
@@ -34,7 +34,7 @@ def silent(settings: config.Config) -> Iterator[CheckLine]:
     """Yield a line for each folder and file of the configuration that does not answer,
     as on a disk over a lost network.
     """
-    places = [*private_paths.kept(settings, settings.file), *private_paths.exposed(settings)]
+    places = [*operator_files.kept(settings, settings.file), *operator_files.exposed(settings)]
     hanging = silent_paths.among(place.path for place in places)
     for place in places:
         if place.path in hanging:
