@@ -10,13 +10,13 @@ from pathlib import Path
 
 from batchd.control import Detach, Detached, Submit, Submitted
 from batchd.control.requester import Requester
-from batchd.daemon.current import CurrentConfig
 from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.intake.errands import Errands
 from batchd.daemon.intake.intake import Intake
 from batchd.daemon.intake.recovery import Recovery
 from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
+from batchd.daemon.tuning import CurrentConfig
 from batchd.daemon.writes import Writes
 from batchd.errors import NotPossibleError, UsageError
 from batchd.records import Batch
