@@ -17,9 +17,9 @@ from batchd.config import Config
 from batchd.control import Check, Checked, CheckLine
 from batchd.control.check import DaemonProcess, SettingsInForce
 from batchd.control.requester import Requester
-from batchd.daemon.current import CurrentConfig
 from batchd.daemon.reloading import Reloader
 from batchd.daemon.troubles import TroubleLog
+from batchd.daemon.tuning import CurrentConfig
 from batchd.errors import BatchdError, UsageError
 from batchd.lifecycle import Lifecycle
 from batchd.masking import Masker
