@@ -135,10 +135,6 @@ soak: setup ## thousands of small tasks for SOAK_MINUTES: memory, descriptors, f
 soak-hour: setup ## the same for an hour (HOURS=…), with a storm of 429s in every third minute
 	@$(BIN)/python tests/chaos/soak.py --minutes $$(($(HOURS) * 60)) --storms
 
-.PHONY: drawing
-drawing: setup ## draw the lifecycle's table into docs/architecture.md
-	@$(BIN)/python -m batchd.lifecycle.drawing docs/architecture.md
-
 .PHONY: generated
 generated: setup ## make completions, man page and schemas in batchd/data from the code
 	@$(BIN)/python -m batchd.cli.support.generated batchd/data

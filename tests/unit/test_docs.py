@@ -73,20 +73,42 @@ def _zero(kind: Any) -> str:
 
 
 def test_what_the_program_names_is_there() -> None:
-    """A page that commands, units and the Makefile send people to exists,
+    """A page that commands, units, the configuration and the Makefile send people to exists,
     and so does the section.
     """
     named = 0
-    for path in [ROOT / "Makefile", *ROOT.glob("systemd/*"), *ROOT.glob("batchd/**/*.py")]:
-        for name, heading in re.findall(
-            r'\b((?:docs/)?[\w-]+\.md)(?:, "([^"]+)")?', path.read_text()
+    files = (ROOT / name for name in ("Makefile", "config.toml", "Containerfile"))
+    for path in [*files, *ROOT.glob("systemd/*"), *ROOT.glob("batchd/**/*.py")]:
+        for name, anchor, heading in re.findall(
+            r'\b((?:docs/)?[\w-]+\.md)(?:#([\w-]+))?(?:, "([^"]+)")?', path.read_text()
         ):
             if not name.startswith(("docs/", "README", "CONTRIBUTING")):
                 continue
             named += 1
             text = (ROOT / name).read_text()
             assert not heading or f"# {heading}\n" in text, f"{path.name}: {name}, {heading}"
+            assert not anchor or anchor in _anchors(ROOT / name), f"{path.name}: {name}#{anchor}"
     assert named >= 5
+
+
+def test_the_tests_of_the_threat_model_are_there() -> None:
+    """Each test that the page names, as a file or by its own name, exists."""
+    page = (ROOT / "docs/threat-model.md").read_text()
+    named = {
+        name.removesuffix(".py") for name in re.findall(r"`([\w/]*\btest_\w+(?:\.py)?)`", page)
+    }
+    files = {path.stem: path for path in (ROOT / "tests").rglob("test_*.py")}
+    tests = {
+        name
+        for path in files.values()
+        for name in re.findall(r"^(?:async )?def (test_\w+)", path.read_text(), re.MULTILINE)
+    }
+    for name in named:
+        *folder, last = name.rsplit("/", 1)
+        file = files.get(last)
+        assert file or last in tests, name
+        assert not folder or (ROOT / f"{name}.py").is_file(), name
+    assert len(named) > 50
 
 
 def test_figures_stand_once() -> None:

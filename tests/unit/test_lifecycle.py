@@ -8,13 +8,12 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from batchd.events import CancelRequested, Suspended
-from batchd.lifecycle import Lifecycle, Phase, drawing, effects, inputs
+from batchd.lifecycle import Lifecycle, Phase, effects, inputs
 from batchd.lifecycle.effects import Effect, End
 from batchd.lifecycle.holds import Key
 from batchd.lifecycle.table import TABLE
@@ -73,12 +72,6 @@ def test_each_pair_has_an_answer_or_cannot_come_about(
     rows = TABLE.get((phase, kind), ())
     assert bool(rows) == (kind in _POSSIBLE[phase])
     assert [row.when is None for row in rows] == [False] * (len(rows) - 1) + [True] * bool(rows)
-
-
-def test_the_drawing_is_the_table() -> None:
-    """docs/architecture.md shows the table as it is; `make drawing` draws it again."""
-    page = Path(__file__).parents[2].joinpath("docs/architecture.md").read_text("utf-8")
-    assert drawing.put(page) == page
 
 
 def test_inputs_and_effects_are_values() -> None:
