@@ -146,10 +146,10 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         ("sandbox/directory.py", "_RESOLVE_NO_SYMLINKS = 0x04", "_RESOLVE_NO_SYMLINKS = 0"),
         ("sandbox/directory.py", "_RESOLVE_BENEATH = 0x08", "_RESOLVE_BENEATH = 0"),
     ),
-    "trust": (("config/trust_lists.py", "        return frozenset()\n", "        return frozenset(range(100_000))\n"),),
+    "trust": (("config/trust.py", "            return frozenset()\n", "            return frozenset(range(100_000))\n"),),
     "rooms": (("spool/task_directories.py", "for path, name in self._closed.items():", "for path, name in ():"),),
     "triggers": (("sandbox/trigger_search.py", "return _Search(top, time.monotonic() + seconds).run(own)", "return {}"),),
-    "triggers still": (("sandbox/trigger_search.py", "elif entry.name in _OBEYED:", "elif entry.is_file():"),),
+    "triggers still": (("sandbox/trigger_search.py", "elif inside and name in _OBEYED:", "elif inside and entry.is_file():"),),
     "whole files": (
         ("spool/files.py", "    temporary = _temporary(path.name)\n",
          "    with path.open('wb') as plain:\n        return fill(plain)\n    temporary = _temporary(path.name)\n"),
@@ -174,11 +174,11 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "list": (("sandbox/network/destinations.py", "if host.holds(text, port)]\n        if not held", "]\n        if not held"),),
     "private": (("sandbox/network/destinations.py", "why = addresses.forbidden(address, private=private)", "return ''"),),
     "pinned": (
-        ("sandbox/network/proxy.py", "        return await _first(found, request.port)",
-         "        found = await self._resolver._asked(str(request.host), request.port)\n        return await _first(found, request.port)"),
+        ("sandbox/network/proxy.py", "        return await _first(good, request.port)",
+         "        good = await destinations.looked_up(str(request.host), request.port)\n        return await _first(good, request.port)"),
     ),
     "one request": (
-        ("sandbox/network/proxy.py", "        if request.length is None:\n", "        if True:\n            await relay.carry(client, server, None, patience)\n        elif request.length is None:\n"),
+        ("sandbox/network/proxy.py", "                if request.length is None:\n", "                if True:\n                    await carry(client, server)\n                elif request.length is None:\n"),
     ),
     "plain lines": (("sandbox/network/http_heads.py", "    _plain(raw)\n    lower", "    lower"),),
     "ceiling of hosts": (("sandbox/sandbox.py", "if why := hosts.refusal(asked, self.policy.network):", 'if why := "":'),),
@@ -189,7 +189,8 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         ("pool/fork_server.py", 'interpreter_flags(), "-P"]', "interpreter_flags()]"),
         ("cli/demo.py", 'sys.executable, "-P", "-m"', 'sys.executable, "-m"'),
         # What looks elsewhere than where it was begun finds nothing there.
-        ("cli/runs/run_daemon.py", '    os.chdir("/")\n', ""),
+        ("cli/serve.py", '    os.chdir("/")\n', ""),
+        ("cli/runs/run_daemon.py", '"-P", "-m"', '"-m"'),
     ),
     # --- secrets
     "sealing": (("sealing.py", "ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)", "pass"),),
@@ -224,7 +225,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         ("llm/response_bodies.py", "_MOST_VALUES = 1 << 18", "_MOST_VALUES = 1 << 30"),
     ),
     "belief": (("agent/belief.py", "    if not usage.beyond(", "    if True or not usage.beyond("),),
-    "proof": (("governor/estimates.py", "PROOF = 2", "PROOF = 1"),),
+    "proof": (("governor/treasury.py", "PROOF = 2", "PROOF = 1"),),
     "purse": (("governor/treasury.py", "purse.spent += spent", "purse.spent += 0.0"),),
 }  # fmt: skip
 
