@@ -17,10 +17,9 @@ from pathlib import Path
 from batchd.errors import SandboxError
 from batchd.records import SandboxPolicy
 from batchd.sandbox import seccomp, shown
-from batchd.sandbox.command_user import CommandUser, as_root, limits, prefix
+from batchd.sandbox.command_user import CommandUser, as_root, behind, environment, limits, prefix
 from batchd.sandbox.memory_files import lasting
 from batchd.sandbox.shown import folder
-from batchd.sandbox.variables import behind, environment
 
 #: Where a command finds its task's directory.
 TASK = "/task"

@@ -7,19 +7,19 @@ import contextlib
 import errno
 import functools
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from batchd.errors import SandboxError
 from batchd.masking import Masker
 from batchd.sandbox.child import ChildProcess
 from batchd.sandbox.command_watch import CommandWatcher, WatchedCommand
-from batchd.sandbox.cover import Cover
 from batchd.sandbox.disk import DiskUsage
 from batchd.sandbox.memory_files import memory_file
 from batchd.sandbox.network import NetworkDoor, RefusedHosts
 from batchd.sandbox.output import CommandOutput, OutputReader
 from batchd.sandbox.resource_shortage import SHORTAGE_ERRNOS, patiently
+from batchd.sandbox.shown import Cover
 
 #: Starts a command, given the descriptors of its input, if it has any, and of its output.
 Start = Callable[[int | None, int], ChildProcess]
@@ -59,9 +59,6 @@ class LeftRunning:
         if self.output is not None:
             os.close(self.output)
         await self.end.aclose()
-
-
-_Watched = contextlib.AbstractAsyncContextManager[ProcessHold]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,11 +112,9 @@ async def run(
     Raises ``SandboxError`` where its sandbox cannot be set up.
     When cancelled, it kills them all first.
     """
-    fresh = functools.partial(CommandOutput, limit, masker)
-    watched = functools.partial(_watched, limits, door)
     try:
         once = functools.partial(
-            _once, start, stdin, timeout_s, fresh, watched, cover=cover, keep=keep
+            _once, start, stdin, timeout_s, limit, masker, limits, door, cover, keep
         )
         ran = await patiently(once)
     except OSError as error:
@@ -133,44 +128,54 @@ async def _once(
     start: Start,
     stdin: bytes | int | None,
     timeout_s: float,
-    fresh: Callable[[], CommandOutput],
-    watched: Callable[[ChildProcess], _Watched],
-    *,
+    limit: int,
+    masker: Masker,
+    limits: tuple[CommandWatcher, DiskUsage] | None,
+    door: NetworkDoor | None,
     cover: Cover | None,
     keep: Callable[[LeftRunning], None] | None,
 ) -> CommandEnd:
     """Run a command, once. Raises ``OSError`` only where nothing of it ran."""
     clock = asyncio.get_running_loop().time
-    output = fresh()
+    output = CommandOutput(limit, masker)
     # What is covered is known before the command is begun:
     # nothing else has its turn between the two.
     covered = cover.look() if cover else {}
-    child, reader = _begin(start, stdin, output)
-    began = clock()
+    child, reader = _begun(start, stdin, output)
+    began, timed_out, stays, hold = clock(), False, False, ProcessHold()
     try:
-        end = await _to_the_end(child, timeout_s, watched, may_stay=keep is not None)
-        if keep is not None and end.stays is not None:
-            async with contextlib.AsyncExitStack() as safe:
-                hold, rest = end.stays
-                safe.push_async_callback(rest.aclose)
-                keep(LeftRunning(child, hold, rest, reader.handed()))
-                safe.pop_all()
+        async with contextlib.AsyncExitStack() as rest:
+            rest.push_async_callback(child.end)
+            try:
+                async with asyncio.timeout(timeout_s):
+                    refusals = await rest.enter_async_context(door.opened(child)) if door else None
+                    watching = limits[0].watching(child, limits[1]) if limits else None
+                    watch = await rest.enter_async_context(watching) if watching else None
+                    hold = ProcessHold(watch, refusals)
+                    await child.wait()
+                    stays = keep is not None and await child.stays()
+            except TimeoutError:
+                timed_out = True
+            excess, refused = hold.excess(), hold.refused()
+            if keep is not None and stays and not (timed_out or excess):
+                pipe = reader.handed()
+                keep(LeftRunning(child, hold, rest.pop_all(), pipe))
     except OSError as error:
         # Not chained: it has run, so no caller may take this for a shortage and run it again.
         raise SandboxError(f"a command could not be followed to its end: {error}") from None
     finally:
         reader.close(drain=True)
-    if not (child.reached or end.timed_out):
+    if not (child.reached or timed_out):
         raise _not_set_up(output.text().strip(), gone=cover is not None and cover.gone(covered))
     return CommandEnd(
-        exit_code=None if end.timed_out else child.exit_code,
+        exit_code=None if timed_out else child.exit_code,
         output=output.text(),
-        timed_out=end.timed_out,
+        timed_out=timed_out,
         cut=bool(output.cut),
         seconds=clock() - began,
-        refused=end.refused,
-        excess=end.excess,
-        killed=bool(end.excess) and not end.timed_out,
+        refused=refused,
+        excess=excess,
+        killed=bool(excess) and not timed_out,
     )
 
 
@@ -187,74 +192,24 @@ def _not_set_up(said: str, *, gone: bool) -> OSError | SandboxError:
     return SandboxError(message) if number is None else OSError(number, message)
 
 
-def _begin(
+def _begun(
     start: Start, stdin: bytes | int | None, output: CommandOutput
 ) -> tuple[ChildProcess, OutputReader]:
-    """Start the child, and what reads from it. Nothing ran where this fails."""
+    """Start the child, which then alone holds its ends, and what reads from it.
+
+    Nothing ran where this fails.
+    """
+    source = None
     read_end, write_end = os.pipe()
     reader = OutputReader(read_end, output)
     try:
-        return _started(start, stdin, write_end), reader
+        if stdin is not None:
+            source = os.dup(stdin) if isinstance(stdin, int) else memory_file(stdin)
+        return start(source, write_end), reader
     except BaseException:
         reader.close(drain=False)
         raise
-
-
-def _started(start: Start, stdin: bytes | int | None, write_end: int) -> ChildProcess:
-    """Start the child; afterwards it alone holds its ends."""
-    source = None
-    try:
-        if stdin is not None:
-            source = os.dup(stdin) if isinstance(stdin, int) else memory_file(stdin)
-        return start(source, write_end)
     finally:
         os.close(write_end)
         if source is not None:
             os.close(source)
-
-
-@dataclass(slots=True)
-class _End:
-    """How it ended, beside its exit code."""
-
-    timed_out: bool = False
-    refused: tuple[str, ...] = ()
-    excess: str = ""
-    #: What goes on behind the command is held to, and what ends it.
-    stays: tuple[ProcessHold, contextlib.AsyncExitStack] | None = None
-
-
-@contextlib.asynccontextmanager
-async def _watched(
-    limits: tuple[CommandWatcher, DiskUsage] | None, door: NetworkDoor | None, child: ChildProcess
-) -> AsyncIterator[ProcessHold]:
-    """Hold a running command to its limits, and give it its way to some hosts."""
-    async with (
-        door.opened(child) if door else contextlib.nullcontext() as refusals,
-        limits[0].watching(child, limits[1]) if limits else contextlib.nullcontext() as watch,
-    ):
-        yield ProcessHold(watch, refusals)
-
-
-async def _to_the_end(
-    child: ChildProcess,
-    timeout_s: float,
-    watched: Callable[[ChildProcess], _Watched],
-    *,
-    may_stay: bool,
-) -> _End:
-    """Return, when all of it is dead that does not stay, how it ended."""
-    end, hold, stays = _End(), ProcessHold(), False
-    async with contextlib.AsyncExitStack() as rest:
-        rest.push_async_callback(child.end)
-        try:
-            async with asyncio.timeout(timeout_s):
-                hold = await rest.enter_async_context(watched(child))
-                await child.wait()
-                stays = may_stay and await child.stays()
-        except TimeoutError:
-            end.timed_out = True
-        end.excess, end.refused = hold.excess(), hold.refused()
-        if stays and not (end.timed_out or end.excess):
-            end.stays = hold, rest.pop_all()
-    return end

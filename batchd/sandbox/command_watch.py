@@ -32,10 +32,8 @@ _NEAR_LIMIT_SHARE = 0.5
 _REST, _LONGEST_PAUSE_S = 30, 3.0
 #: bwrap itself, outside and inside.
 _OURS = 2
-#: What a socket counts for, whatever waits in it, in bytes.
-_SOCKET = 256 << 10
-#: What the kernel says of a name in a tmpfs, in bytes.
-_NAME = 1024
+#: What a socket counts for, whatever waits in it, and a file in memory beside its contents (bytes).
+_SOCKET, _NAME = 256 << 10, 1 << 10
 
 
 @dataclass(slots=True, eq=False)
@@ -93,7 +91,8 @@ class WatchedCommand:
         if used[0] > limit:
             total, files, kernel = map(amount, used)
             where = f"{files} in files in memory, {kernel} for sockets and what is open and mapped"
-            return 1.0, self._too_much(f"used {total} of memory together ({where})")
+            more = f" ({where})" if max(used[1:]) >= limit // 8 else ""
+            return 1.0, self._too_much(f"used {total} of memory together{more}")
         return max(used[0] / limit, count / policy.max_processes), ""
 
     def _too_much(self, took: str) -> str:
@@ -118,8 +117,7 @@ class WatchedCommand:
         Looks quickly, and at too much, where that is below the limit all the same.
         """
         limit = self.policy.max_memory_bytes
-        opened = OpenFiles.by(processes, limit)
-        files, sockets = self._beside()
+        opened, (files, sockets) = OpenFiles.by(processes, limit), self._beside()
         files, kernel = files + opened.nameless((memory_device(),)), opened.kernel + sockets
         total = files + kernel + sum(process.resident for process in processes)
         if kernel <= limit < total:

@@ -4,7 +4,7 @@ a program of its own, one a sandbox.
 To enter a user namespace a process must have one thread, so no worker can do it itself. Run by its
 path with ``python -I -S``: it imports nothing of ours. Standard output is a Unix socket of packets
 (``SOCK_SEQPACKET``), each a value of ``marshal`` with descriptors beside it,
-as ``entrance`` sends them.
+as ``standing`` sends them.
 
 It gives up all that commands there may not do before it listens: what it starts has nothing left to
 give up. It stays outside of the sandbox's process namespace, where nothing inside can see or signal

@@ -60,22 +60,22 @@ def line(answer: str, *, user: str, directory: str, network: str, lasting_tmp: b
     return "; ".join(part for part in parts if part) + "."
 
 
-class SandboxFacts:
-    """The facts of one place, asked for once for all that are alike."""
+async def known(
+    answers: Known,
+    key: tuple[object, ...],
+    line: Callable[[str], str],
+    run: Callable[[Sequence[str]], Awaitable[CommandEnd]],
+) -> str:
+    """Return the line of a place, asked for once for all of its ``key``;
+    ``run`` runs a command there, and ``line`` makes the line of what that prints.
 
-    def __init__(self, known: Known, key: tuple[object, ...], line: Callable[[str], str]) -> None:
-        """``known``: what was answered before. ``line`` makes the line of it."""
-        self._known = known
-        self._key = key
-        self._line = line
-
-    async def get(self, run: Callable[[Sequence[str]], Awaitable[CommandEnd]]) -> str:
-        """Return the line; ``run`` runs a command there. Raises ``SandboxError``."""
-        now = time.monotonic()
-        answer, asked_at = self._known.get(self._key, ("", -_KEPT_S))
-        if now - asked_at >= _KEPT_S:
-            ran = await run(["/bin/sh", "-c", SCRIPT])
-            answer = ran.output if ran.exit_code == 0 else ""
-            if answer:
-                self._known[self._key] = (answer, now)
-        return self._line(answer)
+    Raises ``SandboxError``.
+    """
+    now = time.monotonic()
+    answer, asked_at = answers.get(key, ("", -_KEPT_S))
+    if now - asked_at >= _KEPT_S:
+        ran = await run(["/bin/sh", "-c", SCRIPT])
+        answer = ran.output if ran.exit_code == 0 else ""
+        if answer:
+            answers[key] = (answer, now)
+    return line(answer)

@@ -17,7 +17,6 @@ from batchd.records import SandboxPolicy, hosts
 from batchd.sandbox import cgroup, launch, seccomp
 from batchd.sandbox.bwrap import view
 from batchd.sandbox.command_user import CommandUser, as_root, limits, prefix
-from batchd.sandbox.cover import sockets
 from batchd.sandbox.folders import TaskFolders
 from batchd.sandbox.network import AllowedHosts, NetworkDoor
 from batchd.sandbox.probe import (
@@ -29,6 +28,7 @@ from batchd.sandbox.probe import (
     someone,
     what_is_shown,
 )
+from batchd.sandbox.shown import sockets
 from batchd.words import amount, listed
 
 _PR_GET_SECCOMP = 21

@@ -10,18 +10,17 @@ from collections.abc import Mapping
 from batchd.errors import SandboxError, SandboxUnavailableError
 from batchd.masking import Masker
 from batchd.records import Network, SandboxPolicy, hosts
-from batchd.sandbox import cgroup, directory, facts, probe, scratch, shown
+from batchd.sandbox import cgroup, directory, facts, probe, shown
 from batchd.sandbox.bwrap import TASK
 from batchd.sandbox.child import prepare_process
 from batchd.sandbox.command_user import CommandUser, as_root, runner
 from batchd.sandbox.command_watch import CommandWatcher
-from batchd.sandbox.cover import Cover
 from batchd.sandbox.disk import DiskUsage
-from batchd.sandbox.folders import TaskFolders
+from batchd.sandbox.folders import TaskFolders, open_tmp
 from batchd.sandbox.network import AllowedHosts, NetworkDoor, variables
 from batchd.sandbox.resource_shortage import patiently
-from batchd.sandbox.setting import CommandSetting
-from batchd.sandbox.workplace import Workplace
+from batchd.sandbox.shown import Cover
+from batchd.sandbox.workplace import CommandSetting, Workplace
 
 
 class Sandbox:
@@ -98,7 +97,7 @@ class Sandbox:
                 ),
                 cgroup=self._cgroup,
                 door=door,
-                facts=facts.SandboxFacts(self._known, key, line),
+                facts=functools.partial(facts.known, self._known, key, line),
                 masker=masker or Masker(),
                 syncing=self._syncing,
             )
@@ -149,7 +148,7 @@ class Sandbox:
         # Outside of a sandbox, who is not its owner could not reach it.
         if tmp and (self._bwrap or not as_root()):
             try:
-                folders.tmp = scratch.opened(tmp)
+                folders.tmp = open_tmp(tmp)
             except SandboxError:
                 folders.close()
                 raise

@@ -7,22 +7,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import marshal
 import os
+import platform
 import secrets
-from collections.abc import Sequence
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 from batchd.errors import SandboxError
 from batchd.masking import Masker
-from batchd.sandbox import process_table
-from batchd.sandbox.bwrap import TMP
+from batchd.records import SandboxPolicy
+from batchd.sandbox import launch, process_table, seccomp
+from batchd.sandbox.bwrap import TASK, TMP
+from batchd.sandbox.child import ChildProcess, dead, ending, reaped
 from batchd.sandbox.command_run import CommandEnd, LeftRunning
-from batchd.sandbox.deaths import dead, ending, reaped
-from batchd.sandbox.entrance import Entrance, Guest
+from batchd.sandbox.command_user import CommandUser, limits, usual
+from batchd.sandbox.memory_files import memory_file
 from batchd.sandbox.output import CommandOutput, OutputReader
 from batchd.sandbox.process_table import left_by, named
 from batchd.sandbox.resource_shortage import patiently
-from batchd.sandbox.unbroken import unbroken
+from batchd.sandbox.syscalls import ARCHS
 
+T = TypeVar("T")
 #: Whether anything still runs in it is looked at so often (seconds).
 _LOOK_S = 1.0
 #: What goes on is named by so many of its processes.
@@ -43,12 +52,41 @@ _DRAIN = (
     'PATH=/usr/bin:/bin; dd of="$1" count="$2" bs=65536 iflag=count_bytes oflag=append conv=notrunc 2>/dev/null;'
     " exec cat >/dev/null"
 )
+_PROGRAM = (sys.executable, "-I", "-S", str(Path(__file__).with_name("entrychild.py")))
+#: To start Python and enter takes some 20 ms; to start a command, one.
+_ENTERING_S = 20.0
+_MOST_SAID = 4096
+
+
+async def unbroken(work: Coroutine[Any, Any, T], cancelled: Callable[[], None] | None = None) -> T:
+    """Return what ``work`` returns; a cancellation is raised when that is over.
+
+    ``cancelled`` is called at the first one: it may have the work end sooner.
+    """
+    task = asyncio.ensure_future(work)
+    broken: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError as error:
+            if broken is None and cancelled is not None:
+                cancelled()
+            broken = error
+    if broken is not None:
+        task.exception()  # the cancellation is what counts
+        raise broken
+    return task.result()
 
 
 class StandingSandbox:
     """One sandbox that stays, as long as something runs in it. To be ended."""
 
-    def __init__(self, left: LeftRunning, guest: Guest) -> None:
+    def __init__(
+        self,
+        left: LeftRunning,
+        enter: Callable[[ChildProcess], Awaitable[Entrance]],
+    ) -> None:
+        """``enter``: gives the way into it."""
         self._child = left.child
         self._hold = left.hold
         self._holding = left.end
@@ -57,7 +95,7 @@ class StandingSandbox:
         self._first = left.child.pid
         #: Of its processes.
         self._namespace = 0
-        self._guest = guest
+        self._enter = enter
         self._entrance: Entrance | None = None
         #: Those of its processes that are ours: they keep no sandbox.
         self._ours: set[int] = set()
@@ -87,7 +125,7 @@ class StandingSandbox:
     async def _begin(self) -> str:
         try:
             self._namespace = process_table.namespace(self._first)
-            self._entrance = await Entrance.open(self._first, self._guest, self._child.group)
+            self._entrance = await self._enter(self._child)
             heard, self._anchor = os.pipe()
             try:
                 await self._placed([b"/bin/cat"], heard)
@@ -318,3 +356,115 @@ class StandingSandbox:
         excess = self._hold.excess()
         with contextlib.suppress(SandboxError):
             await self._end(f"killed: {excess}" if excess else _ENDED)
+
+
+class Entrance:
+    """The way into one sandbox. To be closed."""
+
+    def __init__(self, helper: ChildProcess, line: socket.socket, env: dict[bytes, bytes]) -> None:
+        self._helper = helper
+        self._line = line
+        self._env = env
+        self._turns = asyncio.Lock()
+        self._hangs = False
+
+    @classmethod
+    async def open(
+        cls,
+        child: ChildProcess,
+        policy: SandboxPolicy,
+        who: CommandUser,
+        env: Mapping[str, str],
+    ) -> Entrance:
+        """Enter the sandbox whose first process is ``child``, as ``who``, with variables beside
+        the usual ones.
+
+        Raises ``OSError``, and ``SandboxError`` where it cannot be entered.
+        """
+        machine = platform.machine()
+        given = [(kind, value) for _, kind, value in limits(policy)]
+        setup: dict[str, Any] = {
+            "first": child.pid,
+            "directory": TASK,
+            "uid": who.uid,
+            "gid": who.gid,
+            "limits": given,
+            "filter": seccomp.program(machine),
+            "clone": ARCHS[machine].clone,
+        }
+        variables = {**usual(who, home=TMP), **env}
+        words = {
+            k.encode("utf-8", "replace"): v.encode("utf-8", "replace") for k, v in variables.items()
+        }
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            ours.setblocking(False)
+            helper = launch.helper(_PROGRAM, theirs.fileno(), child.group)
+        made = cls(helper, ours, words)
+        try:
+            process = os.pidfd_open(child.pid)
+            try:
+                if why := await made._answer(setup, [process]):
+                    raise SandboxError(f"a standing sandbox cannot be entered: {why}")
+            finally:
+                os.close(process)
+        except BaseException:
+            await made.close()
+            raise
+        return made
+
+    async def start(self, command: Sequence[bytes], output: int) -> int:
+        """Start a command, a child of ours, and return its number.
+
+        Raises ``OSError``, ``SandboxError``.
+        """
+        return await self._begun(command, [output], left=False)
+
+    async def leave(self, command: Sequence[bytes], output: int, stdin: int) -> int:
+        """Start a command that the sandbox's first process adopts. Otherwise like ``start``."""
+        return await self._begun(command, [output, stdin], left=True)
+
+    async def close(self) -> None:
+        """End the helper; what it has started goes on."""
+        # Who waits for an answer learns that there will be none.
+        with contextlib.suppress(OSError):
+            self._line.shutdown(socket.SHUT_RDWR)
+        async with self._turns:
+            self._line.close()
+        await self._helper.end()
+
+    async def _begun(self, command: Sequence[bytes], descriptors: list[int], *, left: bool) -> int:
+        data = marshal.dumps((list(command), self._env))
+        text = memory_file(data)
+        try:
+            asked = {"left": left, "length": len(data)}
+            number = await self._answer(asked, [text, *descriptors])
+        finally:
+            os.close(text)
+        if not isinstance(number, int):
+            raise SandboxError(f"a standing sandbox cannot be entered: {number}")
+        if number < 0:
+            raise OSError(-number, os.strerror(-number))
+        return number
+
+    async def _answer(self, asked: dict[str, Any], descriptors: list[int]) -> int | str:
+        """Ask the helper, and return what it says: a number, or what is wrong."""
+        async with self._turns:
+            if self._hangs:
+                return "the helper hangs"
+            try:
+                socket.send_fds(self._line, [marshal.dumps(asked)], descriptors)
+                async with asyncio.timeout(_ENTERING_S):
+                    said = await asyncio.get_running_loop().sock_recv(self._line, _MOST_SAID)
+            except TimeoutError:
+                # Its answer may come yet, and is no answer to what is asked next.
+                self._hangs = True
+                return "the helper hangs"
+            except (BrokenPipeError, ConnectionResetError):
+                said = b""
+        try:
+            answer = marshal.loads(said)  # noqa: S302 (of a program of ours)
+        except (ValueError, EOFError, TypeError):
+            answer = None
+        # What Python itself says at its end is no answer.
+        return answer if type(answer) in {int, str} else "the helper has ended"

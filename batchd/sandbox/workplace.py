@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import functools
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Self, TypeVar
 
 from batchd import trees
@@ -16,19 +16,24 @@ from batchd.errors import SandboxError
 from batchd.masking import MASK, Masker
 from batchd.records import FileStamp, SandboxPolicy
 from batchd.records.triggers import Trigger
-from batchd.sandbox import bwrap, command_run, directory, facts, scratch, trigger_search
+from batchd.sandbox import bwrap, command_run, directory, facts, launch, trigger_search
 from batchd.sandbox.cgroup import DelegatedCgroup, TaskCgroup
 from batchd.sandbox.child import ChildProcess
+from batchd.sandbox.command_user import CommandUser, behind, environment, home, prefix
 from batchd.sandbox.command_watch import CommandWatcher
 from batchd.sandbox.disk import DiskUsage
-from batchd.sandbox.entrance import Guest
-from batchd.sandbox.folders import TaskFolders
+from batchd.sandbox.folders import TaskFolders, apart_tmp, open_tmp, remove_tmp
 from batchd.sandbox.network import NetworkDoor
 from batchd.sandbox.output import CommandOutput
 from batchd.sandbox.resource_shortage import patiently
-from batchd.sandbox.setting import CommandSetting, Starter
-from batchd.sandbox.standing import StandingSandbox
+from batchd.sandbox.shown import Cover
+from batchd.sandbox.standing import Entrance, StandingSandbox
 
+#: Starts a command, given the descriptors of its input,
+#: if it has any, and its output, and its cgroup.
+Starter = Callable[..., ChildProcess]
+#: A home in which nothing lies, and nothing can.
+_NOWHERE = "/nonexistent"
 T = TypeVar("T")
 
 _NOTHING = Masker()
@@ -37,6 +42,52 @@ _CUT_NAME = 12
 #: A whole disk is synced once for all that ask within so long;
 #: and so long, in seconds, a sync is waited for.
 _TOGETHER_S, _SYNCED_S = 0.1, 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandSetting:
+    """The setting of commands: what they see and who they are."""
+
+    #: The path of bubblewrap; empty: there is no sandbox.
+    bwrap: str
+    #: The directory's name as they see it.
+    path: str
+    #: That of their /tmp, where it is not /tmp.
+    tmp: str
+    #: That of their home, where it is not the user's own or, in a sandbox, /tmp.
+    home: str = ""
+    who: CommandUser
+    env: Mapping[str, str]
+    #: Whether they share the machine's network.
+    shared: bool
+    #: Whether they are held back until they have a way out.
+    gated: bool
+    #: What is laid over the machine's files, in a sandbox.
+    cover: Cover | None
+
+    def apart(self, tmp: str) -> CommandSetting:
+        """Return the same with ``tmp`` for /tmp and home;
+        empty: it cannot be reached outside of a sandbox.
+        """
+        if self.cover is not None:
+            return replace(self, cover=self.cover.fresh())
+        return replace(self, tmp=tmp, home=tmp or _NOWHERE)
+
+    def starter(self, folders: TaskFolders, policy: SandboxPolicy) -> Starter:
+        """Return what starts commands in a directory, within the limits of ``policy``."""
+        who, env, cover = self.who, self.env, self.cover
+        if cover is not None:
+            view = bwrap.view(
+                policy, who, env, network=self.shared, gated=self.gated, own_tmp=bool(folders.tmp)
+            )
+            sandboxed = functools.partial(launch.sandboxed, self.bwrap, view, folders)
+            return lambda command, **more: sandboxed(command, cover=cover.options(), **more)
+        words = [*prefix(policy, who, limited=False), *behind(env)]
+        before = [word.encode("utf-8", "replace") for word in words]
+        place = {"TMPDIR": self.tmp} if self.tmp else {}
+        variables = environment(who, {**place, **env}, home=self.home or home(who))
+        plain = functools.partial(launch.plain, folders.task, variables)
+        return lambda command, **descriptors: plain([*before, *command], **descriptors)
 
 
 class Workplace:
@@ -52,7 +103,7 @@ class Workplace:
         disk: DiskUsage,
         cgroup: DelegatedCgroup | None,
         door: NetworkDoor | None,
-        facts: facts.SandboxFacts,
+        facts: Callable[..., Awaitable[str]],
         masker: Masker,
         syncing: dict[int, asyncio.Task[None]],
     ) -> None:
@@ -163,8 +214,9 @@ class Workplace:
         # It has its cgroup with it.
         self._group = None
         try:
-            guest = Guest(policy=self._policy, who=self._setting.who, env=self._setting.env)
-            self._standing = standing = StandingSandbox(left, guest)
+            who, env = self._setting.who, self._setting.env
+            enter = functools.partial(Entrance.open, policy=self._policy, who=who, env=env)
+            self._standing = standing = StandingSandbox(left, enter)
         except OSError as error:
             await left.close()
             raise SandboxError(
@@ -281,7 +333,7 @@ class Workplace:
         """
         await self.clear("a check began")
         self._untouched = False
-        tmp = "" if self._folders.tmp is None else scratch.apart(self._folders.tmp_path)
+        tmp = "" if self._folders.tmp is None else apart_tmp(self._folders.tmp_path)
         folders = await patiently(functools.partial(self._emptied, tmp))
         try:
             with Workplace(
@@ -300,7 +352,7 @@ class Workplace:
         finally:
             if tmp:  # what is left of it, the next one removes, or the end of the task
                 with contextlib.suppress(SandboxError):
-                    await asyncio.to_thread(scratch.remove, tmp)
+                    await asyncio.to_thread(remove_tmp, tmp)
 
     async def _emptied(self, tmp: str) -> TaskFolders:
         """Return the directory once more, with an empty folder for /tmp where one is named."""
@@ -311,8 +363,8 @@ class Workplace:
         folders.tmp, folders.kept = None, folders.tmp
         try:
             if tmp:
-                await asyncio.to_thread(scratch.remove, tmp)
-                folders.tmp = scratch.opened(tmp)
+                await asyncio.to_thread(remove_tmp, tmp)
+                folders.tmp = open_tmp(tmp)
         except BaseException:
             folders.close()
             raise
@@ -323,7 +375,7 @@ class Workplace:
 
         Raises ``SandboxError``.
         """
-        return await self._facts.get(functools.partial(self.run, timeout_s=facts.PATIENCE_S))
+        return await self._facts(functools.partial(self.run, timeout_s=facts.PATIENCE_S))
 
     async def left(self) -> tuple[Mapping[str, FileStamp] | None, Mapping[str, Trigger]]:
         """Return the ``files`` here, and the ``triggers``: none

@@ -56,8 +56,8 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     ),
     "visible": (("visible.py", "    if problems:\n", "    if False:\n"),),
     "hidden": (("sandbox/shown.py", "elif there and not rule.seen:", "elif False:"),),
-    "sockets": (("sandbox/cover.py", "self._found = sockets(self._shown)", "self._found = ()"),),
-    "mounted sockets": (("sandbox/cover.py", "if other.device == mount.device and within(inner, other.root):", "if False:"),),
+    "sockets": (("sandbox/shown.py", "self._found = sockets(self._shown)", "self._found = ()"),),
+    "mounted sockets": (("sandbox/shown.py", "if other.device == mount.device and within(inner, other.root):", "if False:"),),
     "still proc": (("sandbox/bwrap.py", '*("--remount-ro", "/proc"),', ""),),
     "seccomp": (("sandbox/seccomp.py", "code.append(_give(_ALLOW))", "code = [_give(_ALLOW)]"),),
     "setid": (("sandbox/seccomp.py", "_SETUID, _SETGID = 0o4000, 0o2000", "_SETUID, _SETGID = 0, 0"),
@@ -69,20 +69,20 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "by reference": (("sandbox/seccomp.py", "(BY_REFERENCE, [_refuse(errno.EINVAL)]),", ""),),
     "attributes": (("sandbox/seccomp.py", "_MOST_ATTRIBUTE = 256", "_MOST_ATTRIBUTE = 1 << 20"),),
     "session": (
-        ("sandbox/spawn.py", "setsid=True,", "setpgroup=0,"),
-        ("sandbox/spawn.py", "= 0x04, 0x80, 0x100", "= 0x04, 0x02, 0x100"),
+        ("sandbox/launch.py", "setsid=True,", "setpgroup=0,"),
+        ("sandbox/launch.py", "= 0x04, 0x80, 0x100", "= 0x04, 0x02, 0x100"),
         ("sandbox/bwrap.py", '"--new-session", ', ""),
     ),
     "environment": (
         ("sandbox/launch.py", "[name, *words], {}, same", "[name, *words], dict(os.environ), same"),
     ),
-    "descriptors": (("sandbox/spawn.py", "    _withhold()\n", ""),),
-    "variables": (("sandbox/variables.py", "return as_root() and ", "return False and "),),
+    "descriptors": (("sandbox/launch.py", "    _withhold()\n", ""),),
+    "variables": (("sandbox/command_user.py", "return as_root() and ", "return False and "),),
     "variables arrive": (
-        ("sandbox/variables.py", "{carriers.get(name, name): value for name, value in env.items()}", "{}"),
+        ("sandbox/command_user.py", "{carriers.get(name, name): value for name, value in env.items()}", "{}"),
     ),
     "command lines": (
-        ("sandbox/variables.py", "={' '.join(words)}\"]", "={words[0]}\", *(f'{n}={env[n]}' for n in carriers)]"),
+        ("sandbox/command_user.py", "={' '.join(words)}\"]", "={words[0]}\", *(f'{n}={env[n]}' for n in carriers)]"),
     ),
     # --- how much of it there is, and for how long
     "limits": (
@@ -103,17 +103,17 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "memory of files": (("sandbox/command_watch.py", "files + opened.nameless((memory_device(),))", "0"),),
     "memory of the kernel": (("sandbox/command_watch.py", "opened.kernel + sockets", "sockets"),),
     "narrow sockets": (("sandbox/seccomp.py", "_on(_SO_SNDBUF, [_refuse(0)])", "_on(_SO_SNDBUF, [_give(_ALLOW)])"),),
-    "fair sockets": (("sandbox/command_watch.py", "_SOCKET = 256 << 10", "_SOCKET = 256 << 12"),),
+    "fair sockets": (("sandbox/command_watch.py", "_SOCKET, _NAME = 256 << 10", "_SOCKET, _NAME = 256 << 12"),),
     "last look": (("agent/evaluate.py", "or not (full := await place.full()):", 'or not (full := ""):'),),
     "first look": (("sandbox/disk.py", "        await self.before()\n        return await", "        return await"),),
     "ballast": (("store/writer.py", "urgent = group[0].urgent and ballast.refused(error)", "urgent = False"),),
     "kept measure": (("agent/loop.py", "held=self.state.terms.held if", "held=None if"),),
     "fair memory": (("sandbox/command_watch.py", "total += max(files, sum(shared for _, shared in parts))", "total *= 10"),),
     "lasting tmp": (("sandbox/bwrap.py", "*([] if own_tmp else _tmpfs(policy.tmp_bytes, TMP)),", "*_tmpfs(policy.tmp_bytes, TMP),"),),
-    "private tmp": (("sandbox/scratch.py", "mkdir(mode=0o700)", "mkdir(mode=0o755)"),),
+    "private tmp": (("sandbox/folders.py", "mkdir(mode=0o700)", "mkdir(mode=0o755)"),),
     "opened tmp": (
-        ("sandbox/scratch.py", "O_DIRECTORY | os.O_NOFOLLOW", "O_DIRECTORY"),
-        ("sandbox/scratch.py", "trees.let_in(above, name)", "pass"),
+        ("sandbox/folders.py", "O_DIRECTORY | os.O_NOFOLLOW", "O_DIRECTORY"),
+        ("sandbox/folders.py", "trees.let_in(above, name)", "pass"),
     ),
     "output": (("sandbox/output.py", "room = self._half - len(self._head)", "room = len(data)"),),
     "time": (("sandbox/command_run.py", "asyncio.timeout(timeout_s)", "asyncio.timeout(timeout_s + 20)"),),
@@ -206,7 +206,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "whole letters": (("records/models.py", "return valid_throughout(json.loads(", "return (json.loads("),),
     "evaluation": (("agent/evaluate.py", "done = ran.exit_code == 0 and not ran.timed_out", "done = True"),),
     "apart": (
-        ("sandbox/workplace.py", '        tmp = "" if self._folders.tmp is None else scratch.apart(self._folders.tmp_path)\n',
+        ("sandbox/workplace.py", '        tmp = "" if self._folders.tmp is None else apart_tmp(self._folders.tmp_path)\n',
          '        yield self\n        return\n        tmp = ""\n'),
     ),
     "calls": (

@@ -20,7 +20,7 @@ from patience import PATIENCE_S
 from batchd.errors import SandboxUnavailableError
 from batchd.records import SandboxPolicy
 from batchd.sandbox import CommandEnd, Sandbox, cgroup, check
-from batchd.sandbox.spawn import spawn
+from batchd.sandbox.launch import spawn
 
 MB = 1 << 20
 

@@ -16,7 +16,7 @@ from batchd.daemon.tuning import CurrentConfig
 from batchd.events import TaskFinished
 from batchd.log import get_logger
 from batchd.records import Ref
-from batchd.sandbox import scratch
+from batchd.sandbox.folders import apart_tmp
 
 _FOLDER = "tmp"
 
@@ -33,7 +33,7 @@ class ScratchCleanup(Listener):
     def task_finished(self, ref: Ref, finished: TaskFinished) -> None:
         """Take it away soon."""
         own = folder(self._current.config, ref)
-        self._take_away([own, Path(scratch.apart(str(own)))])
+        self._take_away([own, Path(apart_tmp(str(own)))])
 
     def sweep(self, unfinished: Iterable[Ref]) -> None:
         """Take away what was left by tasks that have ended; before any work begins."""
