@@ -138,8 +138,9 @@ def _complain(message: str) -> None:
 
 #: What has been an option of a command, and what to write instead.
 _GONE: Mapping[str, str] = {
-    "check --live": "`batchd check` tries keys for nothing, and `batchd submit --wait --prompt ok --model "
-    "PROVIDER/MODEL` a model",
+    "check --live": "`batchd check` tries keys for nothing, and `batchd run --prompt ok --model "
+    "PROVIDER/MODEL --budget 0.01` a model",
+    "run --private": "`BATCHD_PATHS__STATE=$(mktemp -d) batchd run FILE` uses a store of its own",
     "trust --system": "each user who runs batchd there says `batchd trust DIR`; what counts for all users is "
     "/etc/batchd/config.toml",
 }

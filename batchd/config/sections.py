@@ -270,6 +270,8 @@ class SandboxSection(Section):
     cgroup: Name = "auto"
     """What holds commands to their limits together: ``auto`` (the cgroup that systemd delegates,
     else a watcher), ``none`` (a watcher), or the path of a cgroup of version 2 that is its own."""
+    require_cgroup: bool = False
+    """Whether batchd refuses to start where it has no cgroup for commands."""
     keep_processes: bool = True
     """Whether what a command leaves running, as a server, goes on until the task is evaluated;
     false: it ends with its command.

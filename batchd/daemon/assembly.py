@@ -60,7 +60,6 @@ from batchd.daemon.waits.parking_lot import ParkingLot
 from batchd.daemon.waits.placing import Placing
 from batchd.daemon.waits.predecessors import Predecessors
 from batchd.daemon.waits.register import Register
-from batchd.daemon.waits.tier_waits import TierWaits
 from batchd.daemon.worker_admission import WorkerAdmission, joining
 from batchd.daemon.writes import Writes
 from batchd.governor import Governor
@@ -75,6 +74,8 @@ from batchd.pool.supervisor import Supervisor
 from batchd.pricing import Prices
 from batchd.records import Needs
 from batchd.records.needs import NOTHING
+from batchd.spool import claims
+from batchd.spool.outbox import OwnOutboxes
 from batchd.store import Store
 
 
@@ -132,9 +133,13 @@ def joined(
     reads the configuration. ``look``: what ``check`` looks with. ``shape``: of the pool.
     """
     # What all of them stand on.
+    state = Path(config.paths.state)
     loop, current, lifecycle = MainLoop(), CurrentConfig(config, Prices(config.models)), Lifecycle()
     troubles = TroubleLog(get_logger(), ended=loop.wake)
-    writes, outboxes = Writes(store, troubles), Outboxes(disks, troubles)
+    writes, outboxes = (
+        Writes(store, troubles),
+        Outboxes(disks, troubles, OwnOutboxes(state, claims.mark(state))),
+    )
     endpoints, missing = tuning.endpoints(config)
     news: asyncio.Queue[News] = asyncio.Queue()
     governor = Governor(config, missing, news.put_nowait, booked=store.spent_on)
@@ -214,7 +219,6 @@ def joined(
         attempts,
         register,
         Trials(lifecycle),
-        TierWaits(loop, lifecycle, store, governor, register),
         MoneyWaits(loop, lifecycle, governor, listeners, register, FirstCalls(current, store)),
         Concurrency(lifecycle, batches, attempts),
         placing,
@@ -269,7 +273,9 @@ def joined(
         rerun,
         PruneHandler(store, writes, outboxes, bases, chains),
         TuneHandler(reloader),
-        SubmitHandler(loop, current, store, writes, outboxes, batches, intake, restoring, errands),
+        SubmitHandler(
+            loop, lifecycle, current, store, writes, outboxes, batches, intake, restoring, errands
+        ),
         CheckHandler(current, lifecycle, troubles, reloader, look),
         InviteHandler(others.tickets if others else None),
     )

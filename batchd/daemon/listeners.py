@@ -11,12 +11,13 @@ from batchd.errors import Problem
 from batchd.events import Event, TaskFinished, Terms
 from batchd.governor import ParkDecision
 from batchd.records import Batch, Parking, Ref, Task
+from batchd.store import Store
 
 
 class Listener:
     """A listener: subclass it and hand it to the daemon. Called on the daemon's loop: be quick."""
 
-    def opened(self, desk: StatusDesk) -> None:
+    def opened(self, desk: StatusDesk, store: Store) -> None:
         """The daemon has its spool, and begins to work. ``desk``: where to ask how it stands."""
 
     def batch_received(self, batch: Batch, tasks: Sequence[Task]) -> None:
@@ -98,10 +99,10 @@ class Listeners(Listener):
         """Add one more."""
         self._all.append(listener)
 
-    def opened(self, desk: StatusDesk) -> None:
+    def opened(self, desk: StatusDesk, store: Store) -> None:
         """Pass it on."""
         for each in self._all:
-            each.opened(desk)
+            each.opened(desk, store)
 
     def batch_received(self, batch: Batch, tasks: Sequence[Task]) -> None:
         """Pass it on."""

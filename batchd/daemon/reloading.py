@@ -86,7 +86,7 @@ class Reloader:
             lines.error(Action.CONFIG_RELOADED, kept_old=True, message=str(error))
             return
         self._read_last = read
-        self._outboxes.settle()
+        self._outboxes.settle(read.paths.outbox)
         self._governor.try_parked()
         # What is different, but read at the start alone.
         more = {"needs_restart": late} if late else {}

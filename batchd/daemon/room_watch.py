@@ -14,9 +14,9 @@ from pathlib import Path
 from batchd import cadence, free_room
 from batchd.actions import Action
 from batchd.daemon.current import CurrentConfig
-from batchd.daemon.outbox_homes import ChangedDiskError
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.troubles import Tries, TroubleLog, TroubleSubject
+from batchd.spool.outbox import StrangeOutboxError
 
 #: Between two looks at the outbox, before results are to go there.
 _OUTBOX_LOOK_S = 2.0
@@ -79,7 +79,7 @@ async def _note(
     try:
         await look
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EROFS} or isinstance(error, ChangedDiskError):
+        if error.errno in {errno.ENOSPC, errno.EROFS} or isinstance(error, StrangeOutboxError):
             tries.failed(error, concerned)
             return
     tries.worked()

@@ -3,7 +3,7 @@
 A task as it was dropped is a ``records.Task``. What the table ``tasks`` keeps of it has one
 definition, ``fold.TaskLine``, and these views, each no larger than who asks needs it: ``TaskRow``
 for people, ``records.Facts`` for the lifecycle and ``BatchTask`` for orders,
-both of which hold a hundred thousand at once, ``past.PastTask`` for estimates.
+both of which hold a hundred thousand at once, ``queries.PastTask`` for estimates.
 """
 
 from __future__ import annotations
@@ -243,6 +243,19 @@ class SpendRow(CallAmounts):
     def known_usd(self) -> float:
         """What the calls came to whose price is known."""
         return self.input_usd + self.output_usd
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingNotice:
+    """An event that a receiver of notifications is to get."""
+
+    receiver: str
+    #: The event's.
+    id: str
+    #: JSON.
+    event: str
+    #: The id of the message in which it was tried; empty: it was not.
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)

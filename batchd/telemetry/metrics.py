@@ -39,6 +39,7 @@ from batchd.events import (
     ToolRan,
 )
 from batchd.records import Batch, ModelSetup, Price, Purpose, Ref, Task, ToolName, hosts
+from batchd.store import Store
 from batchd.telemetry.counting import OTHER, CallSeries, Counters, StandingCollector
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class Metrics(Listener):
             Suspended: self._suspended,
         }
 
-    def opened(self, desk: StatusDesk) -> None:
+    def opened(self, desk: StatusDesk, _store: Store) -> None:
         """Begin to serve."""
         line = LoopLink(desk, Action.METRICS_TROUBLE)
         registry = self._counts.registry

@@ -41,6 +41,7 @@ from batchd.events import (
 from batchd.formats import ResultV1
 from batchd.records import Batch, ModelSetup, Purpose, Ref
 from batchd.results import timestamp
+from batchd.store import Store
 from batchd.telemetry import spans
 from batchd.telemetry.spans import Span, Trace
 
@@ -120,7 +121,7 @@ class Traces(Listener):
         self._processor = SpanProcessor()
         self._active: dict[Ref, _Active] = {}
 
-    def opened(self, desk: StatusDesk) -> None:
+    def opened(self, desk: StatusDesk, _store: Store) -> None:
         """Begin to send."""
         line = LoopLink(desk, Action.TRACES_TROUBLE)
         self._processor = BatchSpanProcessor(

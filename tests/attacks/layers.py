@@ -56,12 +56,8 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     ),
     "visible": (("visible.py", "    if problems:\n", "    if False:\n"),),
     "hidden": (("sandbox/shown.py", "elif there and not rule.seen:", "elif False:"),),
-    "sockets": (("sandbox/cover.py", "self._found = await self._sockets.found()", "self._found = ()"),),
-    "named sockets": (("sandbox/sockets.py", "            named.update(p for p in places if _is(p, one))", "            pass"),),
-    "mounted sockets": (("sandbox/sockets.py", "places = {place, *view.places(one.device, place)}", "places = {place}"),),
-    "searched sockets": (
-        ("sandbox/sockets.py", "self._searched = await asyncio.to_thread(search, self.shown)", "pass"),
-    ),
+    "sockets": (("sandbox/cover.py", "self._found = sockets(self._shown)", "self._found = ()"),),
+    "mounted sockets": (("sandbox/cover.py", "if other.device == mount.device and within(inner, other.root):", "if False:"),),
     "still proc": (("sandbox/bwrap.py", '*("--remount-ro", "/proc"),', ""),),
     "seccomp": (("sandbox/seccomp.py", "code.append(_give(_ALLOW))", "code = [_give(_ALLOW)]"),),
     "setid": (("sandbox/seccomp.py", "_SETUID, _SETGID = 0o4000, 0o2000", "_SETUID, _SETGID = 0, 0"),
@@ -102,18 +98,17 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
          "import fcntl\n        common, end = os.pipe()\n        fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, 200_000)\n        write_all(end, view.options + over + view.last)\n        os.close(end)"),
     ),
     "watch": (("sandbox/command_watch.py", "if watch in self._watched and not watch.excess:", "if False:"),),
-    "memory of sockets": (("sandbox/memory_usage.py", " + beside.sockets", ""),),
-    "memory of names": (("sandbox/memory_usage.py", "kernel + beside.names", "kernel"),),
-    "memory of files": (("sandbox/memory_usage.py", "nameless + beside.files", "nameless"),),
-    "memory of the kernel": (("sandbox/memory_usage.py", "opened.kernel() + tables(processes)", "0"),),
-    "connections that are over": (("sandbox/network/queues.py", "gone -= kind.memory in found", "gone -= 1"),),
+    "memory of sockets": (("sandbox/command_watch.py", "or 0) * _SOCKET", "or 0) * 0"),),
+    "memory of names": (("sandbox/command_watch.py", "files += (disk.f_files - disk.f_ffree) * _NAME", "pass"),),
+    "memory of files": (("sandbox/command_watch.py", "files + opened.nameless((memory_device(),))", "0"),),
+    "memory of the kernel": (("sandbox/command_watch.py", "opened.kernel + sockets", "sockets"),),
     "narrow sockets": (("sandbox/seccomp.py", "_on(_SO_SNDBUF, [_refuse(0)])", "_on(_SO_SNDBUF, [_give(_ALLOW)])"),),
-    "fair sockets": (("sandbox/network/queues.py", "min(_MIN_MESSAGE_BYTES * number, limit), 0", "limit, 0"),),
+    "fair sockets": (("sandbox/command_watch.py", "_SOCKET = 256 << 10", "_SOCKET = 256 << 12"),),
     "last look": (("agent/evaluate.py", "or not (full := await place.full()):", 'or not (full := ""):'),),
     "first look": (("sandbox/disk.py", "        await self.before()\n        return await", "        return await"),),
     "ballast": (("store/writer.py", "urgent = group[0].urgent and ballast.refused(error)", "urgent = False"),),
     "kept measure": (("agent/loop.py", "held=self.state.terms.held if", "held=None if"),),
-    "fair memory": (("sandbox/memory_usage.py", "total = memory(processes, files) + more", "total *= 10"),),
+    "fair memory": (("sandbox/command_watch.py", "total += max(files, sum(shared for _, shared in parts))", "total *= 10"),),
     "lasting tmp": (("sandbox/bwrap.py", "*([] if own_tmp else _tmpfs(policy.tmp_bytes, TMP)),", "*_tmpfs(policy.tmp_bytes, TMP),"),),
     "private tmp": (("sandbox/scratch.py", "mkdir(mode=0o700)", "mkdir(mode=0o755)"),),
     "opened tmp": (
@@ -140,7 +135,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         ),
     ),
     "cleared": (("sandbox/workplace.py", 'await self.clear("a check began")', "pass"),),
-    "kept apart": (("sandbox/killing.py", "return all(_descends(process, known, table) for process in rest)", "return True"),),
+    "kept apart": (("sandbox/process_table.py", "return all(_descends(process, known, table) for process in rest)", "return True"),),
     # --- directories and files
     "links": (
         ("sandbox/directory.py", "_RESOLVE_NO_SYMLINKS = 0x04", "_RESOLVE_NO_SYMLINKS = 0"),
@@ -194,7 +189,8 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         ("pool/fork_server.py", 'interpreter_flags(), "-P"]', "interpreter_flags()]"),
         ("cli/demo.py", 'sys.executable, "-P", "-m"', 'sys.executable, "-m"'),
         # What looks elsewhere than where it was begun finds nothing there.
-        ("cli/runs/run_daemon.py", '    os.chdir("/")\n', ""),
+        ("cli/serve.py", '    os.chdir("/")\n', ""),
+        ("cli/runs/run_daemon.py", '"-P", "-m"', '"-m"'),
     ),
     # --- secrets
     "sealing": (("sealing.py", "ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)", "pass"),),
@@ -229,7 +225,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         ("llm/response_bodies.py", "_MOST_VALUES = 1 << 18", "_MOST_VALUES = 1 << 30"),
     ),
     "belief": (("agent/belief.py", "    if not usage.beyond(", "    if True or not usage.beyond("),),
-    "proof": (("governor/estimates.py", "PROOF = 2", "PROOF = 1"),),
+    "proof": (("governor/treasury.py", "PROOF = 2", "PROOF = 1"),),
     "purse": (("governor/treasury.py", "purse.spent += spent", "purse.spent += 0.0"),),
 }  # fmt: skip
 

@@ -16,6 +16,8 @@ from batchd import config, free_room, silent_paths
 from batchd.cli.display import formatting
 from batchd.config import operator_files
 from batchd.control import CheckLine
+from batchd.spool import claims
+from batchd.spool.outbox import OwnOutboxes, StrangeOutboxError
 from batchd.store import ballast, copies
 
 _NO_ROOM = {
@@ -45,6 +47,13 @@ def lines(settings: config.Config) -> Iterator[CheckLine]:
     paths = settings.paths
     yield _folder("inbox", Path(paths.inbox), free_room.INBOX)
     yield _folder("outbox", Path(paths.outbox), free_room.OUTBOX)
+    try:
+        state = Path(paths.state)
+        OwnOutboxes(state, claims.noted(state)).look(paths.outbox)
+    except StrangeOutboxError as error:
+        yield CheckLine("failed", "outbox", f"{paths.outbox}: {error.strerror}", error.fix)
+    except OSError:
+        pass  # the line above says it
     yield _folder("state", Path(paths.state), free_room.ENDS)
     root = settings.workspace.root
     if not Path(root).is_dir():

@@ -61,7 +61,9 @@ def lines(
 
 def _trial(model: str) -> str:
     """Return how a key and a model are tried where nothing that is free does it."""
-    return f"`batchd submit --wait --prompt ok --model {model}` tries it, for the price of a call"
+    return (
+        f"`batchd run --prompt ok --model {model} --budget 0.01` tries it, for the price of a call"
+    )
 
 
 def _provider(

@@ -60,7 +60,7 @@ class CheckHandler:
         """Look at everything, and return what there is to say."""
         if request.live:
             raise UsageError(
-                "check asks no model any more: `batchd submit --wait --prompt ok --model PROVIDER/MODEL` does"
+                "check asks no model any more: `batchd run --prompt ok --model PROVIDER/MODEL --budget 0.01` does"
             )
         looked = await self._looked(offline=request.offline)
         return Checked(
@@ -134,9 +134,8 @@ class CheckHandler:
         for trouble in self._troubles.open:
             if (_FOLDERS.get(trouble.what), trouble.mend) in found:
                 continue
-            known = trouble.what == Action.UNKNOWN_WORK
-            what = "store" if known else trouble.what.replace("_", " ")
-            yield CheckLine("note" if known else "failed", what, trouble.message, trouble.mend)
+            what = trouble.what.replace("_", " ")
+            yield CheckLine("failed", what, trouble.message, trouble.mend)
 
 
 def _process() -> DaemonProcess:
