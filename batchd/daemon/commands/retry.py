@@ -22,11 +22,11 @@ from batchd.control.requester import Requester
 from batchd.daemon.commands import targets
 from batchd.daemon.commands.rerun_selection import chosen, listed
 from batchd.daemon.commands.targets import OrderTarget
-from batchd.daemon.current import CurrentConfig
 from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.intake.batch_names import BatchNames
 from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
+from batchd.daemon.tuning import CurrentConfig
 from batchd.daemon.writes import Writes
 from batchd.errors import BatchdError, Problem, StoreError, TaskFileError, UsageError
 from batchd.lifecycle import Lifecycle
