@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from batchd import config, sealing, silent_paths, words
+from batchd import config, sealing, silent_paths, visible, words
 from batchd.cli.display import formatting
 from batchd.cli.runs import batch_ends, following, given_files
 from batchd.cli.runs.run_daemon import RunDaemon, refuse_paused
@@ -63,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
     sealing.seal()
     settings = config.load(args.config)
     silent_paths.refuse(settings.paths.state)
+    visible.refuse(settings)  # before the log's file, or a spool, is made there
     sealing.forget(settings.variables())
     if args.processes is not None and args.processes < 1:
         raise UsageError(f"--processes needs a number, 1 or more, not {args.processes}")
