@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from batchd.actions import Action
 from batchd.daemon.main_loop import MainLoop
-from batchd.daemon.waits.register import Register
+from batchd.daemon.writes import Register
 from batchd.governor import Governor, ParkDecision
 from batchd.governor.lanes import Name
 from batchd.lifecycle import Lifecycle, inputs
