@@ -39,8 +39,6 @@ class Action(enum.StrEnum):
     COST_NOT_BELIEVED = "cost_not_believed"
     #: A provider counts more output than its request allowed: the ``message`` has the fix.
     ANSWER_OVERLONG = "answer_overlong"
-    TIER_FULL = "tier_full"
-    TIER_FREE = "tier_free"
     #: A model refuses a part of what is sent, as ``refuses`` says, and works without it.
     MODEL_REFUSES = "model_refuses"
     #: A provider left out items of earlier answers that were sent back to it,

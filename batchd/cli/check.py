@@ -130,9 +130,6 @@ def _older(state: Path) -> Iterator[CheckLine]:
     answer = control.ask(state, control.Status())
     said = f"process {answer.pid}, version {answer.version}: what follows is seen from here"
     yield CheckLine("note", "daemon", said, versions.differs(answer.version))
-    for trouble in answer.troubles:
-        if trouble.what == "unknown_work":
-            yield CheckLine("note", "store", trouble.message, trouble.mend)
 
 
 def _of_daemon(answer: Checked) -> Iterator[CheckLine]:

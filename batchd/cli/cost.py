@@ -13,9 +13,9 @@ from batchd.cli.display import formatting, tables
 from batchd.cli.support import repricing
 from batchd.errors import UsageError
 from batchd.log import escape
+from batchd.store.queries import SPLITS, Split
 from batchd.store.reader import StoreReader
 from batchd.store.rows import SpendRow
-from batchd.store.spending import SPLITS, Split
 from batchd.words import NO_TAG, at_least, counted, from_cache, money
 
 #: What the rows for programs hold behind what they are split by.

@@ -23,10 +23,10 @@ from batchd.words import counted, duration, limit, listed, money
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from batchd.estimate import CheckedFile, Estimate, EstimatePart, Range
+    from batchd.estimate import CheckedFile, Estimate, EstimatePart, Spread
     from batchd.spool.taskfile import Parsed
 
-_HEADS = ("ONE TASK OF", "TASKS", "CALLS", "TOKENS", "COST", "TIME")
+_HEADS = ("ONE TASK OF", "TASKS", "CALLS", "TOKENS", "COST", "TIME", "ACCEPTED")
 _MILLIONS_FROM = 100_000
 
 
@@ -60,13 +60,13 @@ def brief(name: str, parsed: Parsed, settings: config.Config) -> Iterator[str]:
     total = found.total
     if total.all is None:
         yield (
-            f"Nothing like it is on record, so its cost is not known. First requests: {money(total.first_cost)}; "
+            f"No task of its models is on record, so its cost is not known. First requests: {money(total.first_cost)}; "
             f"at most: {', '.join(_bounds(total, budgets))}."
         )
         return
     took = f", {_range(found.wall_s, duration)}" if found.wall_s else ""
     of = f" for {total.known:,} of {total.tasks:,} tasks" if total.known < total.tasks else ""
-    yield f"Likely{of}: {_range(total.all.cost, money)}{took}; {_number(total.all.tokens.median)} tokens."
+    yield f"Likely{of}: {_range(total.all.cost, money)}{took}; {_number(total.all.tokens.mean)} tokens."
     yield f"At most: {', '.join(_bounds(total, budgets))}."
 
 
@@ -171,17 +171,19 @@ def _fields(found: Estimate) -> dict[str, Any]:
         "now": found.now and part(found.now),
         "wall_s": found.wall_s and dataclasses.asdict(found.wall_s),
         "slots": found.slots,
-        "history": [dataclasses.asdict(basis) for basis in found.basis],
+        "history": [dataclasses.asdict(record) for record in found.history],
         "unpriced": found.unpriced,
         "missing_facts": found.missing_facts or None,
     }
 
 
 def _lines(found: Estimate, budgets: _Budgets) -> Iterator[str]:
-    yield "One task of each model; eight in ten similar tasks lie within:"
-    rows = [_row(name, part) for name, part in found.models.items()]
-    yield from tables.table(_HEADS, rows, right=_HEADS[1:], flexible="ONE TASK OF")
-    yield ""
+    if found.total.tasks > 1:
+        yield "One task of each model; eight in ten lie within, if they go as those on record:"
+        accepted = {r.model: f"{r.completed / r.tasks:.0%}" for r in found.history}
+        rows = [(*_row(name, part), accepted.get(name, "?")) for name, part in found.models.items()]
+        yield from tables.table(_HEADS, rows, right=_HEADS[1:], flexible="ONE TASK OF")
+        yield ""
     yield from _together(found, budgets)
     yield ""
     yield budgets.line()
@@ -216,13 +218,13 @@ def _together(found: Estimate, budgets: _Budgets) -> Iterator[str]:
     yield from tables.facts(facts, "  ")
     if whole:
         yield (
-            "In brackets is what eight in ten batches lie within. It is no multiple of the figures "
-            "of one task: batches differ, and few may be on record."
+            "In brackets is what eight in ten lie within, if this batch goes as those on record: "
+            "batches differ, and few may be."
         )
     if whole and total.known < total.tasks:
         yield (
             f"Calls, tokens and cost are of {counted(total.known, 'task')} alone: "
-            "nothing like the others is on record."
+            "no task of the others' models is on record."
         )
 
 
@@ -239,18 +241,18 @@ def _row(name: str, part: EstimatePart) -> tuple[str, ...]:
     return (name, f"{part.tasks:,}", *(_span(found, shown) for found, shown in spans))
 
 
-def _span(found: Range | None, shown: Callable[[float], str]) -> str:
+def _span(found: Spread | None, shown: Callable[[float], str]) -> str:
     if found is None:
         return "unknown"
     low, high = shown(found.low), shown(found.high)
     return low if low == high else f"{low} - {high}"
 
 
-def _range(found: Range | None, shown: Callable[[float], str]) -> str:
+def _range(found: Spread | None, shown: Callable[[float], str]) -> str:
     if found is None:
         return "unknown"
-    low, median, high = map(shown, (found.low, found.median, found.high))
-    return low if low == high else f"{median} ({low} to {high})"
+    low, mean, high = map(shown, (found.low, found.mean, found.high))
+    return low if low == high else f"{mean} ({low} to {high})"
 
 
 def _number(value: float) -> str:
@@ -268,16 +270,17 @@ def _bounds(total: EstimatePart, budgets: _Budgets) -> list[str]:
 
 
 def _rests_on(found: Estimate) -> Iterator[str]:
-    for basis in found.basis:
-        known = f"{counted(basis.tasks, 'task')} of {counted(basis.batches, 'batch')}"
+    for record in found.history:
+        known = f"{counted(record.tasks, 'task')} of {counted(record.batches, 'batch')}"
         yield escape(
-            f"{basis.model}: {counted(basis.to_come, 'task')} from {known} on record ({basis.like})."
+            f"{record.model}: {counted(record.to_come, 'task')} from {known} on record, of which "
+            f"{record.completed:,} completed."
         )
     missing = found.total.tasks - found.total.known
     if missing:
         yield (
-            f"Nothing like {counted(missing, 'task')} is on record: known are only first requests "
-            "and limits. For a better estimate, submit some first: batchd submit --first N FILE"
+            f"Of {counted(missing, 'task')} the model is not on record: known are only first "
+            "requests and limits. For a better estimate: batchd submit --first N FILE"
         )
 
 

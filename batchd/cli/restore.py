@@ -1,5 +1,5 @@
 """``batchd restore``: a backup takes the store's place,
-and the results in the outbox are imported.
+and the outbox says what has ended since.
 """
 
 from __future__ import annotations
@@ -7,14 +7,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from batchd import config
 from batchd.cli.display import formatting
 from batchd.errors import NotPossibleError, UsageError
 from batchd.log import escape
 from batchd.spool import home
-from batchd.words import counted, money
+from batchd.words import money
 
 if TYPE_CHECKING:
     from batchd.daemon.reconcile import ReconcilePlan
@@ -75,7 +75,12 @@ def run(args: argparse.Namespace) -> int:
         if home.lived_in(state):
             raise NotPossibleError(home.away(state))
         if args.as_is:
-            return _as_is(state, do=args.yes, as_json=args.json)
+            if args.yes:
+                home.settle(state)
+            becomes = "is" if args.yes else "would become"
+            said = f"{state} {becomes} the home of this state directory."
+            _print(args, {"home": str(state.resolve())}, [said])
+            return 0
         draft = restoring.fresh(path) if args.new else restoring.draft(source, path)
         try:
             plan = asyncio.run(_work(draft, settings, do=args.yes, moved=args.moved))
@@ -90,44 +95,35 @@ def run(args: argparse.Namespace) -> int:
             restoring.discard(draft)
     finally:
         lock.release(held)
+    found = {
+        "imported": [
+            {"task": str(end.ref), "status": end.result.status, "cost_usd": end.result.cost.total}
+            for end in plan.found
+        ],
+        "parked": [str(ref) for ref in plan.uncertain],
+        "published": plan.published,
+        "unknown": [str(request) for request in plan.unknown],
+        "others": plan.others,
+        "claimed": [{"name": claim.name, "path": str(claim.path)} for claim in plan.claims],
+    }
+    fields = {"source": str(source), "former": str(former) if former else None, **found}
+    lines = [f"{source} {'is' if args.yes else 'would become'} the store."]
+    if plan.others and not args.yes:
+        lines[:0] = [_strange(plan, settings), ""]
+    lines += _listed(plan)
+    if former:
+        lines.append(f"The former store is {former}.")
+    _print(args, fields, lines)
+    return 0
+
+
+def _print(args: argparse.Namespace, fields: dict[str, object], lines: list[str]) -> None:
     if args.json:
-        formatting.print_json(_fields(plan, source, former, done=args.yes))
-    else:
-        if plan.others and not args.yes:
-            print(f"{escape(_strange(plan, settings))}\n")
-        _show(plan, source, former, done=args.yes)
-    return 0
-
-
-def _as_is(state: Path, *, do: bool, as_json: bool) -> int:
-    """Make a state directory at home where it lies."""
-    if do:
-        home.settle(state)
-    if as_json:
-        formatting.print_json({"done": do, "home": str(state.resolve())})
-    else:
-        print(escape(f"{state} {'is' if do else 'would become'} the home of this state directory."))
-        if not do:
-            print("Nothing was changed. `--yes` does it.")
-    return 0
-
-
-def _strange(plan: ReconcilePlan, settings: config.Config) -> str:
-    """Return why a backup seems to be another spool's,
-    or where else it would write, and what to say if that is right.
-    """
-    if not plan.elsewhere:
-        listed = ", ".join(plan.others[:_SHOWN])
-        return (
-            f"Some of its batches went to other folders than {settings.paths.outbox}: "
-            f"{listed}. batchd writes what is left of them there, and prune removes it there. "
-            "If these were outboxes of this spool, add --moved."
-        )
-    return (
-        f"This seems to be the store of another spool: its batches went to {plan.elsewhere}, "
-        f"and none to {settings.paths.outbox}. If this spool or its outbox was moved since, "
-        "add --moved; batches that have not ended go on where they began."
-    )
+        formatting.print_json({"done": args.yes, **fields})
+        return
+    print(*map(escape, lines), sep="\n")
+    if not args.yes:
+        print("Nothing was changed. `--yes` does it.")
 
 
 async def _work(draft: Path, settings: config.Config, *, do: bool, moved: bool) -> ReconcilePlan:
@@ -150,72 +146,39 @@ async def _work(draft: Path, settings: config.Config, *, do: bool, moved: bool) 
     return plan
 
 
-def _fields(
-    plan: ReconcilePlan, source: Path, former: Path | None, *, done: bool
-) -> dict[str, Any]:
-    """Return the plan as JSON has it."""
-    return {
-        "done": done,
-        "source": str(source),
-        "former": str(former) if former else None,
-        "imported": [
-            {"task": str(f.ref), "status": f.event.status, "booked_usd": round(f.usd, 8)}
-            for f in plan.found
-        ],
-        "parked": [str(ref) for ref in plan.uncertain],
-        "published": list(plan.published),
-        "unknown": [
-            {
-                "batch": s.name,
-                "finished": s.finished,
-                "results": s.results,
-                "unbooked_usd": round(s.usd, 8),
-                "request": s.request,
-            }
-            for s in plan.strangers
-        ],
-        "elsewhere": plan.elsewhere or None,
-        "others": list(plan.others),
-        "claimed": [{"name": c.name, "path": str(c.path)} for c in plan.claims],
-    }
-
-
-def _show(plan: ReconcilePlan, source: Path, former: Path | None, *, done: bool) -> None:
-    print(escape(f"{source} {'is' if done else 'would become'} the store."))
-    found = [f"{f.ref}: {f.event.status}, {money(f.usd)} more in the books" for f in plan.found]
-    _list("Results in the outbox that it did not know are imported", found)
-    _list("Batches whose summary is in the outbox count as published", list(plan.published))
-    parked = [f"{ref}: `batchd resume {ref}` or `batchd cancel {ref}`" for ref in plan.uncertain]
-    _list(
-        "Tasks that may have run since are parked; a batch's name resumes all of its tasks", parked
+def _strange(plan: ReconcilePlan, settings: config.Config) -> str:
+    """Return where else a backup would write, and what to say if that is right."""
+    return (
+        f"Some of its batches, or all, went to other folders than {settings.paths.outbox}: "
+        f"{', '.join(plan.others[:_SHOWN])}. batchd writes what is left of them there, and prune "
+        "removes it there. If these were outboxes of this spool, add --moved; else this is the "
+        "store of another one."
     )
-    strangers = [
-        f"{s.name}: {counted(s.results, 'result')}, {money(s.usd)} not in the books; "
-        + (
-            "finished, collect it"
-            if s.finished
-            else f"not finished: what has no result runs again if you drop {s.request}"
-        )
-        for s in plan.strangers
-    ]
-    _list("Batches in the outbox that it does not know stay as they are", strangers)
-    claims = [
-        f"{c.name}: move it from uncertain/ in the state directory to the inbox to run it"
-        for c in plan.claims
-    ]
-    _list("Claimed files that may have become batches since are set aside", claims)
-    if former:
-        print(escape(f"The former store is {former}."))
-    if not done:
-        print("Nothing was changed. `--yes` does it.")
 
 
-def _list(title: str, lines: list[str]) -> None:
-    if not lines:
-        return
-    formatting.say("", f"{title} ({len(lines):,}):")
-    for line in lines[:_SHOWN]:
-        print(f"  {escape(line)}")
-    if len(lines) > _SHOWN:
-        print(f"  … and {len(lines) - _SHOWN:,} more; --json has all")
-    print()
+def _listed(plan: ReconcilePlan) -> list[str]:
+    """Return what is done with each task, batch and file."""
+    ends = [(end.ref, end.result) for end in plan.found]
+    parts = {
+        "Results in the outbox that it did not know are imported": [
+            f"{ref}: {result.status}, {money(result.cost.total)}" for ref, result in ends
+        ],
+        "Batches whose summary is in the outbox count as published": plan.published,
+        "Tasks that may have run since are parked; a batch's name resumes all of its tasks": [
+            f"{ref}: `batchd resume {ref}` or `batchd cancel {ref}`" for ref in plan.uncertain
+        ],
+        "Batches that it does not know have no end; drop a file of these to run it again": [
+            str(request) for request in plan.unknown
+        ],
+        "Claimed files that may have become batches since are set aside": [
+            f"{claim.name}: move it from uncertain/ in the state directory to the inbox to run it"
+            for claim in plan.claims
+        ],
+    }
+    lines = []
+    for title, each in parts.items():
+        if each:
+            lines += ["", f"{title} ({len(each):,}):", *(f"  {line}" for line in each[:_SHOWN])]
+            more = len(each) - _SHOWN
+            lines += [f"  … and {more:,} more; --json has all", ""] if more > 0 else [""]
+    return lines

@@ -42,7 +42,7 @@ from batchd.daemon.ends.rooms import Rooms
 from batchd.daemon.intake.batch_names import BatchNames
 from batchd.daemon.intake.errands import Errands
 from batchd.daemon.intake.intake import Intake
-from batchd.daemon.intake.parsers import Parsers
+from batchd.daemon.intake.parser import Parser
 from batchd.daemon.intake.recovery import Recovery
 from batchd.daemon.listeners import Finisher, Listener
 from batchd.daemon.main_loop import MainLoop
@@ -58,7 +58,6 @@ from batchd.daemon.waits.offers import Offers
 from batchd.daemon.waits.parking_lot import ParkingLot
 from batchd.daemon.waits.placing import Placing
 from batchd.daemon.waits.predecessors import Predecessors
-from batchd.daemon.waits.tier_waits import TierWaits
 from batchd.daemon.worker_admission import WorkerAdmission, joining
 from batchd.daemon.writes import Register, Writes
 from batchd.governor import Governor
@@ -116,7 +115,7 @@ def joined(
     listeners: list[Listener],
     finishers: Sequence[Finisher],
     *,
-    parsers: Parsers,
+    parser: Parser,
     held: int,
     watching: bool,
     agent: str,
@@ -166,7 +165,7 @@ def joined(
     rooms = Rooms(loop, lifecycle, outboxes, current, troubles, batches)
     scratch = ScratchCleanup(loop, current)
     bases = Bases(loop, current, lifecycle, publisher, outboxes, children)
-    intake = Intake(loop, current, store, outboxes, batches, parsers)
+    intake = Intake(loop, current, store, outboxes, batches, parser)
 
     # The pool, and attempts at tasks.
     settings = tuning.settings(config, endpoints)
@@ -218,7 +217,6 @@ def joined(
         attempts,
         register,
         Trials(lifecycle),
-        TierWaits(loop, lifecycle, store, governor, register),
         MoneyWaits(loop, lifecycle, governor, listeners, register, FirstCalls(current, store)),
         Concurrency(lifecycle, batches, attempts),
         placing,
@@ -272,7 +270,9 @@ def joined(
         rerun,
         PruneHandler(store, writes, outboxes, bases, chains),
         TuneHandler(reloader),
-        SubmitHandler(loop, current, store, writes, outboxes, batches, intake, restoring, errands),
+        SubmitHandler(
+            loop, lifecycle, current, store, writes, outboxes, batches, intake, restoring, errands
+        ),
         CheckHandler(current, lifecycle, troubles, reloader, look),
         InviteHandler(others.tickets if others else None),
     )

@@ -24,9 +24,9 @@ from batchd.daemon.assembly import joined
 from batchd.daemon.attempts.overdue import OverdueWatch
 from batchd.daemon.commands import EndWaiters
 from batchd.daemon.commands.check import HostCheck
-from batchd.daemon.intake import unknown_batches
+from batchd.daemon.intake import recovery
 from batchd.daemon.intake.intake import as_asked, move_claimed, new_batch
-from batchd.daemon.intake.parsers import Parsers
+from batchd.daemon.intake.parser import Parser
 from batchd.daemon.listeners import Finisher, Listener, StartReport
 from batchd.daemon.self_check import SelfCheck
 from batchd.daemon.status_file import StatusFile
@@ -78,6 +78,8 @@ class Daemon:
         self._look = look
         self._agent = agent
         self._systemd = SystemdNotifier()
+        #: What holds commands to their limits together.
+        self._limits = ""
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
         self._hangup = asyncio.Event()
@@ -97,52 +99,14 @@ class Daemon:
             async with self:
                 await self._parts.loop.first(self._stopping.wait())
 
-    async def run_errands(self, ready: Callable[[], None]) -> None:
-        """Work on what is handed over until that is done, or no one waits for it;
-        ``ready``: called once it can be.
+    async def run_errands(self) -> None:
+        """Work on what a ``run`` hands over until that is done, or no one waits for it.
 
-        As ``run``.
+        As ``run``, which works on what lies in the inbox too.
         """
         with self._signals():
             async with self:
-                ready()
                 await self._parts.loop.first(self._parts.errands.over(), self._stopping.wait())
-
-    async def run_once(
-        self, files: Sequence[tuple[str, bytes]], interrupted: Callable[[], None] = lambda: None
-    ) -> list[str]:
-        """Work on these files, names and contents, until all are done; return their batches' names.
-
-        A signal cancels every task that has not ended, so that each has its result all the same,
-        and calls ``interrupted``; a second one ends at once.
-        Raises ``TaskFileError``, before anything is done, and what ``run`` raises.
-        """
-        parsed = [taskfile.parse(data, name, self._config) for name, data in files]
-        names: list[str] = []
-        with self._signals():
-            async with self:
-                work = self._work_off(files, parsed, names, interrupted)
-                await self._parts.loop.first(work, self._at_once.wait())
-        return names
-
-    async def _work_off(
-        self,
-        files: Sequence[tuple[str, bytes]],
-        parsed: Sequence[taskfile.Parsed],
-        names: list[str],
-        interrupted: Callable[[], None],
-    ) -> None:
-        """Take the files up, and wait for their end; when asked to stop, bring that about."""
-        for (name, data), tasks in zip(files, parsed, strict=True):
-            if not self._stopping.is_set():
-                names.append((await self._add(name, data, tasks)).name)
-        done = asyncio.gather(*(self._parts.batches.done(name) for name in names))
-        await self._parts.loop.first(asyncio.shield(done), self._stopping.wait())
-        if self._stopping.is_set():
-            interrupted()
-        for ref in [ref for name in names for ref in self._parts.lifecycle.of(name)]:
-            self._parts.attempts.cancel(ref, "the run was interrupted")
-        await done
 
     async def command(self, request: ControlRequest[A]) -> A:
         """Carry out one request, with all that it causes,
@@ -189,7 +153,8 @@ class Daemon:
         undo.callback(lock.release, held)
         home.enter(state)
         if self._work:
-            Sandbox(config.sandbox_policy())  # refuse to start where commands cannot run
+            # Refuse to start where commands cannot run.
+            self._limits = Sandbox(config.sandbox_policy()).limits
             visible.warn(config)
         disks = AllDiskThreads()
         undo.callback(disks.close)
@@ -200,15 +165,15 @@ class Daemon:
         log.hide(config.hidden())
         for finisher in self._finishers:
             undo.push_async_callback(finisher.close)
-        parsers = Parsers()
-        undo.push_async_callback(parsers.close)
+        parser = Parser()
+        undo.push_async_callback(parser.close)
         parts = self._parts = joined(
             config,
             store,
             disks,
             self._listeners,
             self._finishers,
-            parsers=parsers,
+            parser=parser,
             held=held,
             watching=self._watch,
             agent=self._agent,
@@ -250,15 +215,13 @@ class Daemon:
         inbox = Inbox(config, disks.at(config.paths.inbox)) if self._watch else None
         earlier: set[str] = set()
         if inbox is not None:
-            await unknown_batches.watch(loop, config, store, parts.outboxes, troubles)
+            await recovery.give_back_names(config, store)
             earlier = inbox.claimed()
         if self._errands:
             parts.restoring.nothing()
         else:
             parts.restoring.all(earlier)
-        await unknown_batches.hold_published(
-            parts.lifecycle, parts.outboxes, parts.batches, parts.lot
-        )
+        await recovery.hold_published(parts.lifecycle, parts.outboxes, parts.batches, parts.lot)
         status = None
         if inbox is not None:
             status = StatusFile(
@@ -296,6 +259,7 @@ class Daemon:
             version=__version__,
             pid=os.getpid(),
             batches=len(parts.batches),
+            limits=self._limits,
         )
         loop.spawn(parts.turns.watch(), endless=True)
         loop.wake()

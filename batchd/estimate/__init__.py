@@ -1,40 +1,38 @@
-"""The estimate of a batch before it runs:
-its first requests exactly, the rest from tasks like these on record.
+"""The estimate of a batch before it runs: its first requests exactly, its bounds by limits,
+the rest from what tasks of the same models came to.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial, reduce
-from operator import add
+from graphlib import TopologicalSorter
+from operator import add, attrgetter
+from statistics import fmean, stdev
 
 from msgspec.structs import replace
 
 from batchd.config import Config
-from batchd.estimate import bounds, wall
-from batchd.estimate.bounds import Bounds
-from batchd.estimate.first_requests import FirstRequest, FirstRequests
-from batchd.estimate.ranges import Range
-from batchd.estimate.similar import MAX_SIMILAR_TASKS, SimilarTasks, TaskKind
-from batchd.estimate.task_groups import EstimatePart, TaskGroup, group, part
+from batchd.estimate import bounds
+from batchd.estimate.bounds import Bounds, TaskKind
+from batchd.estimate.first_requests import FirstRequests
 from batchd.pricing import Prices
-from batchd.records import ModelSetup, Task
-from batchd.store import labels, past
+from batchd.records import ModelSetup, Task, TaskStatus, Usage
+from batchd.store.queries import PastTask
 from batchd.store.reader import StoreReader
 from batchd.terms import setup
 
-__all__ = ["Basis", "CheckedFile", "Estimate", "EstimatePart", "Range", "estimate"]
-
-#: Of each model, the newest tasks that are looked at …
-_LOOKED_AT = 5_000
-#: … and those of them that one kind of task is estimated from, even where there are many kinds.
-_MIN_SAMPLE_PER_KIND = 20
-#: What is worked out for all kinds together,
-#: so that a file of a thousand kinds takes a second, not a minute.
-_OUTCOMES = 40_000
+#: Of each model, the newest tasks that are looked at.
+_LOOKED_AT = 1_000
+#: Deviations on both sides of the mean within which eight in ten lie.
+_EIGHT_IN_TEN = 1.2816
+#: What a single task on record may be off by, and tasks of a single batch, as a share of them.
+_ONE_TASK, _ONE_BATCH = 0.5, 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,17 +46,53 @@ class CheckedFile:
     budget_usd: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The mean of something, its standard deviation, and what eight in ten lie between."""
+
+    mean: float
+    deviation: float
+    low: float
+    high: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Basis:
-    """The basis that an estimate rests on."""
+class Amounts:
+    """What one task comes to, or all of them."""
+
+    calls: Spread
+    tokens: Spread
+    #: None: a price is missing.
+    cost: Spread | None
+    #: At work and waiting.
+    seconds: Spread
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EstimatePart:
+    """The tasks of a model, or all of them."""
+
+    tasks: int
+    #: Those of them whose model is on record: ``one`` and ``all`` are about these.
+    known: int
+    #: Input tokens of the first requests of all.
+    first_tokens: int
+    #: What these cost as new input; None: a price is missing.
+    first_cost: float | None
+    one: Amounts | None
+    all: Amounts | None
+    at_most: Bounds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRecord:
+    """The tasks of a model on record that the estimate of some to come rests on."""
 
     model: str
-    #: In what the tasks on record are like those to come.
-    like: str
-    #: Tasks on record, and the batches that they are of.
     tasks: int
     batches: int
-    #: Tasks to come that are estimated from them.
+    #: Those of the tasks that were accepted.
+    completed: int
     to_come: int
 
 
@@ -71,15 +105,26 @@ class Estimate:
     total: EstimatePart
     #: ``total`` at the prices of this hour; None: at any other hour they are the same.
     now: EstimatePart | None
-    #: Seconds, roughly; None: nothing like it is on record.
-    wall_s: Range | None
+    #: Seconds, roughly; None: nothing is on record.
+    wall_s: Spread | None
     #: Tasks that can be at work at a time.
     slots: int
-    basis: tuple[Basis, ...]
+    history: tuple[ModelRecord, ...]
     #: Models without a known price, judges included.
     unpriced: tuple[str, ...]
     #: Why the line of facts about the sandbox is not in the first requests; empty: it is.
     missing_facts: str
+
+
+@dataclass(frozen=True, slots=True)
+class _TaskGroup:
+    """Tasks of one file and kind."""
+
+    file: CheckedFile
+    kind: TaskKind
+    #: The tokens of each one's first request.
+    openings: list[int]
+    past: Sequence[PastTask]
 
 
 def estimate(
@@ -91,68 +136,78 @@ def estimate(
     """
     setups = cache(partial(setup, config=settings, prices=Prices(settings.models)))
 
-    @cache
     def at_once(model: str) -> ModelSetup:
         price = setups(model).price
         return replace(setups(model), price=price and price.now(time.time()))
 
-    tasks = [(file, task) for file in files for task in file.tasks]
     openings = FirstRequests(settings.sandbox_policy(), agents_md=settings.agent.agents_md)
-    counted = asyncio.run(
-        openings.count(
-            [
-                (task, setups(task.model), f"{settings.paths.outbox}/{file.name}/{task.id}")
-                for file, task in tasks
-            ]
-        )
+    tasks = (
+        (task, setups(task.model), f"{settings.paths.outbox}/{file.name}/{task.id}")
+        for file in files
+        for task in file.tasks
     )
-    archive = _Archive(reader)
-    groups = list(_groups(files, counted, settings, setups, archive))
-    models = {
-        name: part(g for _, g in groups if g.kind.setup.name == name) for name in _names(groups)
-    }
+    counted = asyncio.run(openings.count([*tasks]))
+    past = cache(lambda model: reader.past_of_model(model, _LOOKED_AT) if reader else [])
+    groups = _groups(files, counted, settings, setups, past)
     capped = (
-        reduce(
-            add, (bounds.of_task(g.kind) * len(g.tasks) for f, g in groups if f is file), Bounds()
-        ).capped(file.budget_usd)
+        reduce(add, map(_bounds, (g for g in groups if g.file is file)), Bounds()).capped(
+            file.budget_usd
+        )
         for file in files
     )
     most = reduce(add, capped, Bounds())
-    total = part((g for _, g in groups), most)
-    chain = max((wall.longest_chain(file.tasks) for file in files), default=0)
-    used = [s for _, g in groups for s in (g.kind.setup, *([g.kind.judge] * g.kind.judged))]
+    by_model: dict[str, list[_TaskGroup]] = defaultdict(list)
+    for group in groups:
+        by_model[group.kind.setup.name].append(group)
+    models = {name: _part(theirs) for name, theirs in by_model.items()}
+    total = _part(groups, most)
+    used = [s for g in groups for s in (g.kind.setup, g.kind.judge) if s]
+    dear = any(s.price and s.price.hours for s in used)
     return Estimate(
         models=models,
         total=total,
-        now=part((g for _, g in _groups(files, counted, settings, at_once, archive)), most)
-        if any(s.price and s.price.hours for s in used)
-        else None,
-        wall_s=wall.rough(settings, models, total, chain),
-        slots=wall.slots(settings, total.tasks),
-        basis=_basis([g for _, g in groups]),
+        now=_part(_groups(files, counted, settings, at_once, past), most) if dear else None,
+        wall_s=wall_s(
+            settings, models, total, max((longest_chain(f.tasks) for f in files), default=0)
+        ),
+        slots=_slots(settings, total.tasks),
+        history=tuple(_record(name, past(name), models[name]) for name in models if past(name)),
         unpriced=tuple(dict.fromkeys(s.name for s in used if s.price is None)),
         missing_facts=openings.missing,
     )
 
 
-class _Archive:
-    """The tasks on record, read once for each model."""
+def _record(model: str, past: Sequence[PastTask], part: EstimatePart) -> ModelRecord:
+    return ModelRecord(
+        model=model,
+        tasks=len(past),
+        batches=len({p.batch for p in past}),
+        completed=sum(p.status is TaskStatus.COMPLETED for p in past),
+        to_come=part.tasks,
+    )
 
-    def __init__(self, reader: StoreReader | None) -> None:
-        self._reader = reader
-        self.of = cache(self._of)
-        self._others = cache(self._of_provider)
 
-    def _of(self, model: str) -> SimilarTasks:
-        if self._reader is None:
-            return SimilarTasks((), tuple)
-        provider = model.partition("/")[0]
-        return SimilarTasks(
-            self._reader.past_of_model(model, _LOOKED_AT), lambda: self._others(provider)
-        )
-
-    def _of_provider(self, provider: str) -> Sequence[past.PastTask]:
-        return self._reader.past_of_provider(provider, _LOOKED_AT) if self._reader else ()
+def _groups(
+    files: Sequence[CheckedFile],
+    counted: Sequence[int],
+    settings: Config,
+    setups: Callable[[str], ModelSetup],
+    past: Callable[[str], Sequence[PastTask]],
+) -> list[_TaskGroup]:
+    """Return the tasks of each file, those that cost alike together."""
+    left, groups = iter(counted), dict[tuple[object, ...], _TaskGroup]()
+    for number, file in enumerate(files):
+        for task, opening in zip(file.tasks, left, strict=False):
+            judged, waits = task.evaluator == "judge", task.tier_fallback_s is not None
+            key = (number, task.model, judged, task.limits, task.service_tier, waits)
+            if key not in groups:
+                name = settings.evaluation.judge_model or task.model
+                own = _sold(setups(task.model), task)
+                judge = own if name == task.model else setups(name)
+                kind = TaskKind(setup=own, judge=judge if judged else None, limits=task.limits)
+                groups[key] = _TaskGroup(file, kind, [], past(task.model))
+            groups[key].openings.append(opening)
+    return [*groups.values()]
 
 
 def _sold(setup: ModelSetup, task: Task) -> ModelSetup:
@@ -164,69 +219,173 @@ def _sold(setup: ModelSetup, task: Task) -> ModelSetup:
     return replace(setup, price=setup.price.at(task.service_tier))
 
 
-def _groups(
-    files: Sequence[CheckedFile],
-    counted: Sequence[FirstRequest],
-    settings: Config,
-    setups: Callable[[str], ModelSetup],
-    archive: _Archive,
-) -> Iterator[tuple[CheckedFile, TaskGroup]]:
-    """Yield the tasks of each file, those of one kind together."""
-    left = iter(counted)
-    found: dict[tuple[object, ...], list[tuple[Task, FirstRequest]]] = {}
-    kinds: dict[tuple[object, ...], tuple[CheckedFile, TaskKind]] = {}
-    for number, file in enumerate(files):
-        for task, opening in zip(file.tasks, left, strict=False):
-            label = labels.of(task)
-            key: tuple[object, ...] = (
-                number,
-                task.model,
-                label.tags,
-                label.evaluation,
-                task.limits,
-                task.service_tier,
-                task.tier_fallback_s is None,
-            )
-            found.setdefault(key, []).append((task, opening))
-            if key not in kinds:
-                judge = settings.evaluation.judge_model or task.model
-                judge = judge if task.evaluator == "judge" else task.model
-                kinds[key] = (
-                    file,
-                    TaskKind(
-                        setup=_sold(setups(task.model), task),
-                        judge=_sold(setups(judge), task)
-                        if task.evaluator != "judge" or judge == task.model
-                        else setups(judge),
-                        tags=label.tags,
-                        evaluation=label.evaluation,
-                        limits=task.limits,
-                    ),
-                )
-    most = min(MAX_SIMILAR_TASKS, max(_MIN_SAMPLE_PER_KIND, _OUTCOMES // len(kinds)))
-    for key, (file, kind) in kinds.items():
-        like = archive.of(kind.setup.name).like(kind, most)
-        likeness, pasts = like or (None, ())
-        yield file, group(kind, found[key], likeness, pasts)
+def _bounds(group: _TaskGroup) -> Bounds:
+    return bounds.of_task(group.kind) * len(group.openings)
 
 
-def _names(groups: Sequence[tuple[CheckedFile, TaskGroup]]) -> list[str]:
-    return list(dict.fromkeys(g.kind.setup.name for _, g in groups))
-
-
-def _basis(groups: Sequence[TaskGroup]) -> tuple[Basis, ...]:
-    """Return what the groups rest on, each kind of it once for a model."""
-    rested: dict[tuple[str, str], list[TaskGroup]] = {}
-    for like in groups:
-        if like.likeness:
-            rested.setdefault((like.kind.setup.name, like.likeness.name), []).append(like)
-    return tuple(
-        Basis(
-            model=model,
-            like=name,
-            tasks=len({id(p) for g in theirs for p in g.past}),
-            batches=len({p.batch for g in theirs for p in g.past}),
-            to_come=sum(len(g.tasks) for g in theirs),
-        )
-        for (model, name), theirs in rested.items()
+def _part(groups: Sequence[_TaskGroup], at_most: Bounds | None = None) -> EstimatePart:
+    """Return what groups come to;
+    ``at_most``: less than their limits allow, because of a budget.
+    """
+    most = at_most or reduce(add, map(_bounds, groups), Bounds())
+    known = [g for g in groups if g.past]
+    return EstimatePart(
+        tasks=sum(len(g.openings) for g in groups),
+        known=sum(len(g.openings) for g in known),
+        first_tokens=sum(sum(g.openings) for g in groups),
+        first_cost=_first_cost(groups),
+        one=_amounts(known, of_one, Bounds(None, None, None)) if known else None,
+        all=_amounts(known, of_all, most) if known else None,
+        at_most=most,
     )
+
+
+def _first_cost(groups: Iterable[_TaskGroup]) -> float | None:
+    total = 0.0
+    for group in groups:
+        price = group.kind.setup.price
+        if price is None:
+            return None
+        total += sum(price.cost(Usage(calls=1, input_tokens=n)).total for n in group.openings)
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Some tasks to come, and what each one on record came to."""
+
+    tasks: int
+    model: str
+    values: Sequence[float]
+    #: The batch of each value.
+    batches: Sequence[int]
+
+    def spread(self) -> tuple[float, float]:
+        """Return mean and deviation of a task."""
+        mean = fmean(self.values)
+        return mean, stdev(self.values) if len(self.values) > 1 else _ONE_TASK * mean
+
+    def common(self) -> float:
+        """Return by how much the mean of a new batch deviates: what is dear is so for all of it."""
+        by_batch: dict[int, list[float]] = defaultdict(list)
+        for batch, value in zip(self.batches, self.values, strict=True):
+            by_batch[batch].append(value)
+        mean, deviation = self.spread()
+        count = len(by_batch)
+        between = stdev(map(fmean, by_batch.values())) if count > 1 else _ONE_BATCH * mean
+        return max(between * math.sqrt(1 + 1 / count), deviation / math.sqrt(len(self.values)))
+
+
+def _amounts(
+    groups: Sequence[_TaskGroup],
+    of: Callable[[Sequence[Sample], float | None], Spread],
+    most: Bounds,
+) -> Amounts:
+    """Return what tasks come to; none of it above ``most``."""
+
+    def samples(each: Callable[[_TaskGroup, PastTask], float | None]) -> list[Sample]:
+        found = []
+        for g in groups:
+            known = [(v, p.batch) for p in g.past if (v := each(g, p)) is not None]
+            if known:
+                found.append(Sample(len(g.openings), g.kind.setup.name, *zip(*known, strict=True)))
+        return found
+
+    costs = samples(lambda g, p: cost(g.kind, p))
+    return Amounts(
+        calls=of(samples(lambda _, p: p.usage.calls), most.calls),
+        tokens=of(samples(lambda _, p: p.usage.total_tokens), most.tokens),
+        cost=of(costs, most.cost) if len(costs) == len(groups) else None,
+        seconds=of(samples(lambda _, p: p.seconds), None),
+    )
+
+
+def cost(kind: TaskKind, past: PastTask) -> float | None:
+    """Return what a task on record would cost at the prices that are asked for; None: one is
+    missing.
+
+    Where another model judges, which tokens were its own is not on record, but the money is.
+    """
+    price, judge = kind.setup.price, kind.judge
+    if price is None or (judge is not None and judge.price is None):
+        return None
+    foreign = judge is not None and judge.name != kind.setup.name
+    return past.cost_usd if foreign else price.cost_of_many(past.usage).total
+
+
+def of_one(samples: Sequence[Sample], most: float | None) -> Spread:
+    """Return what one task of these comes to; none of it above ``most``."""
+    tasks = sum(sample.tasks for sample in samples)
+    spreads = [(sample.tasks / tasks, *sample.spread()) for sample in samples]
+    mean = sum(part * average for part, average, _ in spreads)
+    square = sum(part * (average**2 + deviation**2) for part, average, deviation in spreads)
+    return _within(mean, math.sqrt(max(0.0, square - mean**2)), most)
+
+
+def of_all(samples: Sequence[Sample], most: float | None) -> Spread:
+    """Return what all of them come to: chance evens out between tasks, but not what those of one
+    model have in common.
+    """
+    mean = by_chance = 0.0
+    in_common: dict[str, float] = defaultdict(float)
+    for sample in samples:
+        average, deviation = sample.spread()
+        mean += sample.tasks * average
+        by_chance += sample.tasks * deviation**2
+        in_common[sample.model] += sample.tasks * sample.common()
+    return _within(mean, math.hypot(math.sqrt(by_chance), *in_common.values()), most)
+
+
+def _within(mean: float, deviation: float, most: float | None) -> Spread:
+    """Return a spread none of which is above ``most``; None: there is no limit."""
+    most, far = math.inf if most is None else most, _EIGHT_IN_TEN * deviation
+    return Spread(
+        min(mean, most), deviation, max(0.0, min(mean - far, most)), min(mean + far, most)
+    )
+
+
+# How long it takes
+
+
+def _slots(settings: Config, tasks: int) -> int:
+    """Return how many tasks can be at work at a time."""
+    pool = settings.pool
+    return max(1, min(pool.processes * pool.agents_per_process, tasks))
+
+
+def longest_chain(tasks: Iterable[Task]) -> int:
+    """Return how many tasks of a file must wait for each other, one after another, at the most."""
+    after = {task.id: task.after for task in tasks}
+    depth: dict[str, int] = {}
+    for name in TopologicalSorter(after).static_order():
+        depth[name] = 1 + max((depth[a] for a in after[name]), default=0)
+    return max(depth.values(), default=0)
+
+
+def wall_s(
+    settings: Config, parts: Mapping[str, EstimatePart], total: EstimatePart, chain: int
+) -> Spread | None:
+    """Return the seconds from the first task's start to the last one's end,
+    nothing else being at work.
+
+    The slowest of what holds a batch up counts: its work over the slots, its longest chain, and the
+    requests and tokens a minute of each provider. None where nothing is on record.
+    """
+    if total.one is None or total.all is None:
+        return None
+    one, work, slots = total.one.seconds, total.all.seconds, _slots(settings, total.known)
+
+    def at(of: Callable[[Spread], float]) -> float:
+        waits = [of(work) / slots, chain * one.mean, of(one)]
+        for name, provider in settings.providers.items():
+            theirs = [p.all for m, p in parts.items() if m.partition("/")[0] == name and p.all]
+            busy = sum(of(t.seconds) for t in theirs)
+            waits.append(busy / min(slots, provider.max_concurrent))
+            if provider.rpm:
+                waits.append(sum(of(t.calls) for t in theirs) * 60 / provider.rpm)
+            if provider.tpm:
+                waits.append(sum(of(t.tokens) for t in theirs) * 60 / provider.tpm)
+        return max(waits)
+
+    low, mean, high = map(at, map(attrgetter, ("low", "mean", "high")))
+    return Spread(mean, (high - low) / 2 / _EIGHT_IN_TEN, low, high)

@@ -9,10 +9,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from batchd.estimate.similar import TaskKind
-from batchd.records import ModelSetup
+from batchd.records import ModelSetup, TaskLimits
 
 _Amount = TypeVar("_Amount", int, float)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskKind:
+    """Tasks to come that nothing here distinguishes but their prompts."""
+
+    setup: ModelSetup
+    #: What judges them; None: no model does.
+    judge: ModelSetup | None
+    limits: TaskLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +54,11 @@ class Bounds:
 
 def of_task(kind: TaskKind) -> Bounds:
     """Return the most that one task of a kind may take."""
-    limits = kind.limits
-    setups = {kind.setup.name: kind.setup}
-    if kind.judged:
-        setups[kind.judge.name] = kind.judge
+    limits, setups = kind.limits, [kind.setup, *([kind.judge] if kind.judge else [])]
     calls = limits.max_calls or None
-    longest = _most(_longest(s, limits.max_output_tokens) for s in setups.values())
+    longest = _most(_longest(s, limits.max_output_tokens) for s in setups)
     tokens = _least([_counted(kind), calls * longest if calls and longest else None])
-    dearest = _most(_dearest(s, limits.max_output_tokens) for s in setups.values())
+    dearest = _most(_dearest(s, limits.max_output_tokens) for s in setups)
     cost = _least(
         [limits.max_cost_usd or None, calls * dearest if calls and dearest is not None else None]
     )
@@ -63,10 +69,10 @@ def _counted(kind: TaskKind) -> float | None:
     """Return what ``max_tokens`` allows: it is looked at before each call,
     with the agent's input but not the judge's.
     """
-    limits, judge = kind.limits, kind.judge.context_window
-    if not limits.max_tokens or (kind.judged and not judge):
+    limits, judge = kind.limits, kind.judge.context_window if kind.judge else 0
+    if not limits.max_tokens or (kind.judge and not judge):
         return None
-    return limits.max_tokens + limits.max_output_tokens + (judge if kind.judged else 0)
+    return limits.max_tokens + limits.max_output_tokens + judge
 
 
 def _longest(setup: ModelSetup, output: int) -> int | None:

@@ -8,7 +8,6 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from batchd.agent import context, owner, prompts, seen
 from batchd.errors import NotPossibleError, SandboxError
@@ -16,15 +15,6 @@ from batchd.events import TaskStarted, Terms
 from batchd.records import ModelSetup, SandboxPolicy, Task
 from batchd.sandbox import Sandbox
 from batchd.taskstate import TaskState, apply
-
-
-@dataclass(frozen=True, slots=True)
-class FirstRequest:
-    """The length of a task's first request, in tokens as tiktoken counts them."""
-
-    tokens: int
-    #: Those of ``first_prompt`` alone.
-    prompt_tokens: int
 
 
 class FirstRequests:
@@ -39,8 +29,10 @@ class FirstRequests:
         #: Why the line of facts about the sandbox is not counted; empty: it is.
         self.missing = ""
 
-    async def count(self, tasks: Sequence[tuple[Task, ModelSetup, str]]) -> list[FirstRequest]:
-        """Return the first request of each task; its model and future directory are given too."""
+    async def count(self, tasks: Sequence[tuple[Task, ModelSetup, str]]) -> list[int]:
+        """Return the tokens, as tiktoken counts them, of the first request of each task;
+        its model and future directory are given too.
+        """
         try:
             self._sandbox = Sandbox(self._policy)
         except NotPossibleError as error:
@@ -95,13 +87,10 @@ class FirstRequests:
         return ""
 
 
-def _counted(task: Task, setup: ModelSetup, facts: str, *, stays: bool) -> FirstRequest:
+def _counted(task: Task, setup: ModelSetup, facts: str, *, stays: bool) -> int:
     if task.origin is not None and task.origin.kind == "clone":
         facts += prompts.CLONED
     system = prompts.system(task, facts, text=setup.tools == "text", stays=stays)
     terms = Terms(model=setup, judge=setup, system_prompt=system, keep_processes=stays)
-    whole, bare = (
-        context.size(apply(TaskState(first_prompt=text), TaskStarted(at=0.0, terms=terms)))
-        for text in (task.first_prompt, "")
-    )
-    return FirstRequest(whole, whole - bare)
+    state = TaskState(first_prompt=task.first_prompt)
+    return context.size(apply(state, TaskStarted(at=0.0, terms=terms)))

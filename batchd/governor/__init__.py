@@ -8,17 +8,16 @@ I/O; all of it belongs to one loop.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from batchd.backoff import doubled
 from batchd.config import Config
-from batchd.governor.causes import busy
-from batchd.governor.estimates import PROOF, Estimates
-from batchd.governor.lanes import Lanes, full
-from batchd.governor.news import BatchSpent, Overlong, Report, TierFull
-from batchd.governor.outages import Outages
+from batchd.governor.news import BatchSpent, Overlong, Report
+from batchd.governor.outages import Outages, busy, full
 from batchd.governor.provider_queue import (
     Answer,
     Grant,
@@ -28,7 +27,7 @@ from batchd.governor.provider_queue import (
     Refusal,
     WantedCall,
 )
-from batchd.governor.treasury import Purse, Treasury
+from batchd.governor.treasury import PROOF, Estimates, Purse, Treasury
 from batchd.records import (
     STANDARD,
     Cause,
@@ -76,7 +75,9 @@ class Governor:
         self._providers: dict[str, ProviderQueue] = {}
         self._permits: dict[Ref, Permit] = {}
         self.estimates = Estimates(clock)
-        self.lanes = Lanes(self._first_again, report, self._tier_waits)
+        #: Since when a task's next call finds no room in its tier,
+        #: by the loop's clock, parked meanwhile or not.
+        self._roomless: dict[Ref, float] = {}
         #: Waiting for money that is set aside for calls under way.
         self._short: list[Permit] = []
 
@@ -100,17 +101,17 @@ class Governor:
         ``answer`` is called when it may be made again, or never.
         """
         before = self._permits.get(call.ref) or Permit(call, answer)
-        if full(before.call, failure):
-            self._no_room(before, failure)
-            self.ask(call, answer)
-            return
-        # Before the next in line takes the place of this call.
-        self._provider(call.provider).failed(before, failure)
+        if full(before.call.tier, failure):
+            self._roomless.setdefault(call.ref, asyncio.get_running_loop().time())
+        else:
+            # Before the next in line takes the place of this call.
+            self._provider(call.provider).failed(before, failure)
         decision = self.outages.judge(before, failure)
         if before.granted:
             self._end(before, before.reserved if failure.unsettled else 0.0)
-        if decision is not None:
-            answer(decision)
+        fallback_s = self._fallback_s(before.call)
+        if decision is not None and fallback_s != 0:
+            answer(_dated(decision, fallback_s))
             return
         before.retries[busy(failure)] += 1
         permit = Permit(call, answer, before.retries)
@@ -141,8 +142,8 @@ class Governor:
             ):
                 self._report(Overlong(permit.call.model, news))
             self.outages.answers(permit)
+            self._roomless.pop(ref, None)
             self._end(permit, cost_usd)
-            self.lanes.answered(permit)
 
     def heard(self, limits: Mapping[str, Sequence[RateLimit]]) -> None:
         """Take the limits that providers, by name, reported with their answers."""
@@ -158,10 +159,7 @@ class Governor:
         """
         permit = self._permits.get(ref)
         if permit is not None and permit.granted:
-            if failure is not None and full(permit.call, failure):
-                self._no_room(permit, failure)
-                return
-            if failure is not None and not cut:
+            if failure is not None and not cut and not full(permit.call.tier, failure):
                 self._provider(permit.call.provider).failed(permit, failure)
                 self.outages.noticed(permit, failure)
             self._end(permit, permit.reserved if failure and failure.unsettled else 0.0)
@@ -175,7 +173,6 @@ class Governor:
         if permit.timer is not None:
             permit.timer.cancel()
         self._provider(permit.call.provider).leave(permit)
-        self.lanes.withdraw(permit)
         if permit in self._short:
             self._short.remove(permit)
         return True
@@ -197,7 +194,7 @@ class Governor:
     def forget(self, ref: Ref) -> None:
         """Forget a task that has ended."""
         self.money.wanted.pop(ref, None)
-        self.lanes.forget(ref)
+        self._roomless.pop(ref, None)
         for provider in self._providers.values():
             provider.failing.pop(ref, None)
 
@@ -257,15 +254,17 @@ class Governor:
 
     def _serve(self, permit: Permit) -> None:
         """Grant or refuse a permit whose turn it is, or let it wait for money."""
-        provider = self._provider(permit.call.provider)
-        if provider.turns_away(permit.call.model):
-            self._decide(permit, self.outages.turned_away(permit.call.model))
+        provider, call = self._provider(permit.call.provider), permit.call
+        if provider.turns_away(call.model):
+            self._decide(permit, self.outages.turned_away(call.model))
             return
-        if (turn := self.lanes.turn(permit)) is not True:
-            if turn is not False:
-                self._decide(permit, turn)
-            return
-        call = permit.call
+        if call.tier != STANDARD and provider.turns_away(call.sold_as):
+            self._roomless.setdefault(call.ref, asyncio.get_running_loop().time())
+            if fallback_s := self._fallback_s(call):
+                self._decide(permit, _dated(self.outages.turned_away(call.sold_as), fallback_s))
+                return
+        if self._fallback_s(call) == 0:
+            call = permit.call = dataclasses.replace(call, tier=STANDARD, fallback_s=None)
         amount, purses = self.estimates.most(call), self.money.purses(call.ref)
         answers, caution = 1, self.estimates.caution(call)
         if amount and not all(p.could_hold(amount) for p in purses):
@@ -286,7 +285,6 @@ class Governor:
             for purse in purses:
                 purse.reserved += permit.reserved
             provider.enter(permit)
-            self.lanes.entered(permit)
             permit.answer(Grant(amount, self.estimates.tokens(call, answers), call.tier))
 
     def _too_dear(self, permit: Permit, purse: Purse, amount: float) -> None:
@@ -328,7 +326,6 @@ class Governor:
         del self._permits[permit.call.ref]
         provider = self._provider(permit.call.provider)
         provider.exit(permit)
-        self.lanes.exit(permit)
         self.money.settle(permit.call.ref, permit.reserved, spent)
         short, self._short = self._short, []
         for other in reversed(short):
@@ -336,36 +333,26 @@ class Governor:
         for each in {provider, *(self._provider(other.call.provider) for other in short)}:
             each.pump()
 
-    def _no_room(self, permit: Permit, failure: Failure) -> None:
-        """Note that a call's tier is full:
-        that says nothing about its provider's pace or outages.
-        """
-        model, tier = permit.call.model, permit.call.tier
-        if self.lanes.refused(permit, failure):
-            self._report(TierFull(model, tier, failure.message))
-        if permit.granted:
-            self._end(permit, permit.reserved if failure.unsettled else 0.0)
-
-    def _tier_waits(self) -> tuple[float, float]:
-        return self.outages.longest_wait_s(), self._config.governor.max_parked_s
-
-    def _first_again(self, permits: Sequence[Permit]) -> None:
-        """Queue permits again that waited for room: their turn had come."""
-        for permit in reversed(permits):
-            self._provider(permit.call.provider).join(permit, first=True)
-        for name in {permit.call.provider for permit in permits}:
-            self._provider(name).pump()
+    def _fallback_s(self, call: WantedCall) -> float:
+        """Return in how many seconds a call goes on in the standard tier; 0: now."""
+        since = self._roomless.get(call.ref)
+        if call.fallback_s is None or since is None:
+            return math.inf
+        return max(0.0, since + call.fallback_s - asyncio.get_running_loop().time())
 
     def _try_later(self, permit: Permit, failure: Failure) -> None:
         """Queue a failed call again: after what the provider asked of all, or its own backoff."""
-        governor = self._config.governor
+        governor, roomless = self._config.governor, full(permit.call.tier, failure)
         paced = failure.retry_after_s is not None or failure.kind is FailureKind.RATE_LIMITED
-        if paced or failure.kind.repairable:
+        if (paced and not roomless) or failure.kind.repairable:
             self._rejoin(permit)
             return
         tries = permit.retries.total() - 1
         longest = doubled(governor.first_backoff_s, governor.max_backoff_s, tries)
         delay = self._jitter() * longest
+        if roomless:
+            asked = max(delay, failure.retry_after_s or 0.0)
+            delay = min(asked, self._fallback_s(permit.call))
         permit.timer = asyncio.get_running_loop().call_later(delay, self._rejoin, permit)
 
     def _rejoin(self, permit: Permit) -> None:
@@ -374,3 +361,10 @@ class Governor:
         # Behind the others: a call that is always refused must not take each turn.
         provider.join(permit)
         provider.pump()
+
+
+def _dated(decision: Refusal | ParkDecision, again_s: float) -> Refusal | ParkDecision:
+    """Return a decision with when the call asks again all the same."""
+    if isinstance(decision, Refusal) or again_s == math.inf:
+        return decision
+    return dataclasses.replace(decision, again_s=again_s)

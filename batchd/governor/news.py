@@ -1,6 +1,6 @@
 """News: what the governor reports of what concerns more than one call, as values.
 
-``name`` is a provider's, or a model's: ``PROVIDER/MODEL``.
+``name`` is a provider's, or a model's: ``PROVIDER/MODEL``, ``PROVIDER/MODEL@TIER``.
 """
 
 from __future__ import annotations
@@ -41,22 +41,6 @@ class GaveUp(Struct, frozen=True):
     message: str
 
 
-class TierFull(Struct, frozen=True):
-    """A service tier of a model has no room: its calls wait by themselves."""
-
-    model: str
-    tier: str
-    message: str
-
-
-class TierFree(Struct, frozen=True):
-    """The news that so many more calls may try a tier; -1: all may go."""
-
-    model: str
-    tier: str
-    calls: int
-
-
 class BatchSpent(Struct, frozen=True):
     """A call of this batch cannot be paid any more; for each call."""
 
@@ -71,8 +55,6 @@ class Overlong(Struct, frozen=True):
     message: str
 
 
-News: TypeAlias = (
-    Parked | HalfOpened | Closed | GaveUp | TierFull | TierFree | BatchSpent | Overlong
-)
+News: TypeAlias = Parked | HalfOpened | Closed | GaveUp | BatchSpent | Overlong
 #: Takes news, and does nothing else at once: who decides about tasks reads them in turn.
 Report: TypeAlias = Callable[[News], None]

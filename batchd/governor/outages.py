@@ -1,18 +1,127 @@
-"""Providers, and models, that answer no call: who learns of it, and when they are tried again."""
+"""Providers, and models, that answer no call: who learns of it, and when they are tried again;
+and what a single failure says of its provider, of its model, and of its request.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from math import inf
 
 from batchd.config.sections import GovernorSection as Settings
 from batchd.governor.breaker import Breaker, Outage, Waits
-from batchd.governor.causes import FATAL, busy, holds_up, parking, said, tries
 from batchd.governor.news import Closed, GaveUp, HalfOpened, Parked, Report
 from batchd.governor.pacing import asked_s
 from batchd.governor.provider_queue import Failing, ParkDecision, Permit, ProviderQueue, Refusal
-from batchd.records import Cause, ErrorInfo, Failure, Reason, Scope, TaskStatus
+from batchd.records import (
+    STANDARD,
+    Cause,
+    ErrorInfo,
+    Failure,
+    FailureKind,
+    Reason,
+    Scope,
+    TaskStatus,
+    Tier,
+)
+
+#: Failures that park the provider: every call would meet them.
+_PARKING: Mapping[FailureKind, Cause] = {
+    FailureKind.AUTH: Cause.AUTH,
+    FailureKind.QUOTA: Cause.QUOTA,
+    FailureKind.UNFIT: Cause.UNFIT,
+}
+#: Failures that end the task. After all others the same request is sent again.
+FATAL: Mapping[FailureKind, Reason] = {
+    FailureKind.FORBIDDEN: Reason.BAD_REQUEST,
+    FailureKind.BAD_REQUEST: Reason.BAD_REQUEST,
+    FailureKind.CONTENT_FILTER: Reason.CONTENT_FILTER,
+    FailureKind.CONTEXT_OVERFLOW: Reason.CONTEXT_OVERFLOW,
+}
+#: What says that a provider has too much to do: where it answers others, the call's turn will come,
+#: so that it is given up only after so many times ``max_retries``.
+_BUSY = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE, 529})
+_PATIENCE = 10
+#: How a provider says that it does not have a model, or not for us:
+#: by the status, naming the model, …
+_REFUSED = frozenset({FailureKind.FORBIDDEN, FailureKind.BAD_REQUEST})
+_NOT_THERE = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND})
+#: … or, with one of these, in words: DeepSeek, Groq, Mistral, OpenRouter and others say 400.
+_WORDY = frozenset(
+    {
+        *(HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.GONE),
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+    }
+)
+_NO_MODEL = re.compile(
+    r"does not know the model|model[ _]not[ _](?:exist|found)|not a valid model|unknown model|invalid model(?: name|:)"
+    r"|\bmodel\b[^.]{0,200}(?:does not exist|not found|no longer (?:available|supported)"
+    r"|\b(?:been|is|was) (?:retired|decommissioned|shut down))",
+    re.IGNORECASE,
+)
+#: A 429 in these words is about the account's own limits, whichever service tier it met.
+_RATE = re.compile(r"rate.?limit|(?:requests?|tokens?)[ -]per|\b[rt]p[md]\b", re.IGNORECASE)
+
+
+def full(tier: Tier, failure: Failure) -> bool:
+    """Whether a failure says that the service tier that a call asked for has no room:
+    that says nothing of its model, nor of the provider's pace.
+    """
+    if tier == STANDARD or failure.kind is not FailureKind.RATE_LIMITED:
+        return False
+    # In front of its own words stand the model's name and the server's.
+    return not _RATE.search(failure.message.rpartition("(HTTP ")[2])
+
+
+def parking(failure: Failure, longest_s: float) -> Cause | None:
+    """Return why one failure parks whom it concerns; None: it does not.
+
+    ``longest_s``: a wait that keeps tasks in their slots.
+    """
+    if cause := _PARKING.get(failure.kind):
+        return cause
+    if asked_s(failure) > longest_s:
+        return Cause.LIMITED
+    return Cause.GONE if _gone(failure) else None
+
+
+def _gone(failure: Failure) -> bool:
+    """Whether the model is not there, now or ever, or not for this account:
+    each of its tasks would learn the same.
+    """
+    if failure.kind not in _REFUSED:
+        return False
+    if failure.http_status in _NOT_THERE and failure.of_model:
+        return True
+    return failure.http_status in _WORDY and bool(_NO_MODEL.search(failure.message))
+
+
+def said(failure: Failure, cause: Cause) -> str:
+    """Return what people read of a failure that parks."""
+    asks = f" (it asks to wait for {asked_s(failure):.0f} s)" if cause is Cause.LIMITED else ""
+    return failure.message + asks
+
+
+def busy(failure: Failure) -> bool:
+    """Whether a failure says that there is too much to do at this time."""
+    return failure.http_status in _BUSY
+
+
+def holds_up(failure: Failure) -> bool:
+    """Whether a call that fails like this has kept others waiting:
+    its provider is busy, or was silent for all of its time.
+    """
+    return busy(failure) or failure.kind is FailureKind.TIMEOUT
+
+
+def tries(failure: Failure, max_retries: int) -> int:
+    """Return how often a request that fails like this is made again
+    while its provider answers others.
+    """
+    return max_retries * (_PATIENCE if busy(failure) else 1)
+
 
 #: A provider that asks to be left alone for longer is parked, so that others have its tasks' slots.
 #: Where nothing may be parked, that ends its tasks, so that ``max_probe_s`` is waited first.
@@ -49,6 +158,8 @@ class Outages:
         if failure.kind.repairable:
             self._there(permit)
             return None
+        if full(permit.call.tier, failure):
+            return self._roomless(permit, failure)
         if holds_up(failure):
             provider.held_up(permit)
         cause, reason, message = (
@@ -70,12 +181,7 @@ class Outages:
             alone = cause is not None and self._alone(permit, provider)
             if retries:
                 message = f"{message} (after {retries + 1} tries)"
-        error = ErrorInfo(
-            type=(cause and cause.reason) or reason or Reason.PROVIDER_UNAVAILABLE,
-            message=message,
-            http_status=failure.http_status,
-            retries=retries,
-        )
+        error = _error(failure, message, (cause and cause.reason) or reason, retries)
         if cause is not None and not alone:
             return self._concerns(permit, failure, Outage(cause, error, asked_s(failure)))
         return Refusal(TaskStatus.ERROR, Reason(error.type), error)
@@ -84,11 +190,7 @@ class Outages:
         """Take what a failed call shows of its provider, although its task asks no more."""
         cause = self._parks(permit, failure)
         if cause is not None:
-            error = ErrorInfo(
-                type=cause.reason or Reason.PROVIDER_UNAVAILABLE,
-                message=said(failure, cause),
-                http_status=failure.http_status,
-            )
+            error = _error(failure, said(failure, cause), cause.reason)
             self._concerns(permit, failure, Outage(cause, error, asked_s(failure)))
 
     def turned_away(self, model: str) -> Refusal | ParkDecision:
@@ -237,7 +339,7 @@ class Outages:
         provider.busy.pop(permit.call.model, None)
         provider.given_up_by.clear()
         provider.refused.discard(permit.call.model)
-        for name in (permit.call.provider, permit.call.model):
+        for name in dict.fromkeys((permit.call.provider, permit.call.model, permit.call.sold_as)):
             self._proved(name, permit)
 
     def _proved(self, name: str, permit: Permit) -> None:
@@ -299,15 +401,22 @@ class Outages:
             return None
         provider.pace.forget(asyncio.get_running_loop().time())
         message = f"{failure.message} (after {provider.tries(permit)} tries, while other models are served)"
-        error = ErrorInfo(
-            type=Reason.PROVIDER_UNAVAILABLE,
-            message=message,
-            http_status=failure.http_status,
-            retries=permit.retries.total(),
-        )
+        error = _error(failure, message, retries=permit.retries.total())
         wait_s = max(asked_s(failure), settings.probe_s)
         cause = Cause.LIMITED if busy(failure) else Cause.DOWN
         return self._park(model, Outage(cause, error, wait_s), permit)
+
+    def _roomless(self, permit: Permit, failure: Failure) -> Refusal | ParkDecision | None:
+        """Park a model at a tier without room as one of its own; None: it is tried again."""
+        retries, wait_s = permit.retries.total(), asked_s(failure)
+        breaker = self._of(permit.call.sold_as)[1]
+        often = retries >= self._settings().max_retries or wait_s > self.longest_wait_s()
+        if breaker.outage is None and not often:
+            return None
+        message = f"{failure.message} (after {retries + 1} tries)" if retries else failure.message
+        error = _error(failure, message, retries=retries)
+        wait_s = max(wait_s, self._settings().probe_s)
+        return self._park(permit.call.sold_as, Outage(Cause.TIER, error, wait_s), permit)
 
     def _own_fault(self, permit: Permit, failure: Failure) -> bool:
         """Whether a call was refused so often while its model answered others
@@ -360,6 +469,8 @@ class Outages:
         first = longest = settings.max_probe_s
         if cause is Cause.DOWN:
             first = settings.probe_s
+        elif cause is Cause.TIER:
+            first = min(longest, asked_s)
         elif cause is Cause.LIMITED:
             first = longest = min(longest, asked_s)
         return Waits(first, longest, settings.max_parked_s)
@@ -372,3 +483,14 @@ class Outages:
             return Refusal(TaskStatus.ERROR, Reason(outage.error.type), outage.error)
         message = outage.error.message
         return ParkDecision(Scope.of(name), name, outage.cause, message, culprit=culprit)
+
+
+def _error(
+    failure: Failure, message: str, reason: Reason | None = None, retries: int = 0
+) -> ErrorInfo:
+    return ErrorInfo(
+        type=reason or Reason.PROVIDER_UNAVAILABLE,
+        message=message,
+        http_status=failure.http_status,
+        retries=retries,
+    )

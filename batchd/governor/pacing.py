@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from math import inf
 
 from batchd.backoff import doubled
-from batchd.governor.bucket import SpentAmount
-from batchd.governor.meter import Meter
+from batchd.governor.meter import Meter, SpentAmount
 from batchd.records import Failure, FailureKind, RateLimit
 
 #: Words of a 429 that is about tokens.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from batchd.governor.breaker import Breaker
 from batchd.governor.pacing import Pace, SentRequest
@@ -24,6 +24,7 @@ from batchd.records import (
     TaskStatus,
     Tier,
     Usage,
+    sold_as,
 )
 
 
@@ -50,6 +51,11 @@ class WantedCall:
     def provider(self) -> str:
         """The provider's name in the configuration."""
         return self.model.partition("/")[0]
+
+    @property
+    def sold_as(self) -> str:
+        """The model, at the tier: what has outages of its own."""
+        return sold_as(self.model, self.tier)
 
     @property
     def tokens(self) -> int:
@@ -82,7 +88,7 @@ class Refusal:
 class ParkDecision:
     """Make no call now: the task gives its slot back, until what it waits for is over."""
 
-    #: ``PROVIDER``, ``MODEL``, ``DAY`` or, for a tier without room, ``TASK``.
+    #: ``PROVIDER``, ``MODEL`` or ``DAY``.
     scope: Scope
     #: The provider's, or the model's.
     name: str
@@ -90,9 +96,7 @@ class ParkDecision:
     message: str
     #: Whether this very call found it out.
     culprit: bool = False
-    #: With the scope ``TASK``: the service tier of the model ``name`` that has no room, and after
-    #: how many seconds it asks again all the same; None: when there is room.
-    tier: Literal["", Tier] = ""
+    #: After how many seconds it asks again all the same; None: once that goes on.
     again_s: float | None = None
 
 
@@ -269,7 +273,9 @@ class ProviderQueue:
         return any(at > since for name, at in self.served.items() if name != model)
 
     def turns_away(self, model: str) -> bool:
-        """Whether a call to a model is turned away: with all others, or alone."""
+        """Whether a call to a model, at its tier or any, is turned away:
+        with all others, or alone.
+        """
         own = self.breakers.get(model)
         if self.shut or own is None:
             return self.shut
@@ -292,8 +298,8 @@ class ProviderQueue:
         return max(0.0, until - asyncio.get_running_loop().time())
 
     def _of(self, permit: Permit) -> list[Breaker]:
-        own = self.breakers.get(permit.call.model)
-        return [self.breaker] if own is None else [self.breaker, own]
+        names = {permit.call.model, permit.call.sold_as}
+        return [self.breaker, *(self.breakers[name] for name in names if name in self.breakers)]
 
     @property
     def crowded(self) -> bool:

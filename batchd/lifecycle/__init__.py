@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from types import MappingProxyType
 
+from msgspec.structs import replace
+
 from batchd.events import Suspended
 from batchd.lifecycle import inputs
 from batchd.lifecycle.effects import Effect, End
@@ -24,7 +26,18 @@ from batchd.lifecycle.inputs import Input
 from batchd.lifecycle.lane_heads import is_of
 from batchd.lifecycle.queue import Queue, rank_of
 from batchd.lifecycle.table import decide
-from batchd.records import Cause, HoldKey, Needs, Parking, Reason, Ref, Scope, TaskStatus, TurnFacts
+from batchd.records import (
+    Cause,
+    HoldKey,
+    Needs,
+    Parking,
+    Reason,
+    Ref,
+    Scope,
+    TaskStatus,
+    TurnFacts,
+    untiered,
+)
 
 __all__ = ["Entry", "Input", "Lifecycle", "Phase", "is_of"]
 
@@ -128,7 +141,19 @@ class Lifecycle:
 
     def models(self) -> set[str]:
         """Return the models of all tasks that may still run."""
-        return {entry.facts.model for entry in self._entries.values() if entry.phase.open}
+        return {untiered(e.facts.model) for e in self._entries.values() if e.phase.open}
+
+    def sell_as(self, ref: Ref, name: str) -> None:
+        """Note at which service tier a task asks its model, now that this waits by itself:
+        ``PROVIDER/MODEL@TIER``. One that was drawn is put back.
+        """
+        entry = self._entries[ref]
+        self.queue.leave(entry)
+        if entry.drawn:
+            self.queue.put_back(entry)
+        entry.facts = replace(entry.facts, model=name)
+        if entry.phase is Phase.QUEUED:
+            self.queue.enter(entry)
 
     def needs_of(self, ref: Ref) -> Needs:
         """Return what a task needs of its machine; nothing for one that is not here."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeAlias
 
-from batchd.records import Cause, HoldKey, Parking, Ref, Scope, summed
+from batchd.records import Cause, HoldKey, Parking, Ref, Scope, summed, untiered
 
 #: What waits: its scope and its name.
 Key: TypeAlias = tuple[Scope, str]
@@ -132,7 +132,7 @@ class Holds:
 def needs(ref: Ref, model: str, holds: Iterable[HoldKey]) -> Iterator[Key]:
     """Yield what a task of a model waits for where it is parked; ``holds``: its own."""
     yield ALL
-    for name in (model.partition("/")[0], model):
+    for name in dict.fromkeys((model.partition("/")[0], untiered(model), model)):
         yield Scope.of(name), name
     for hold in holds:
         if hold.cause is Cause.TRIED:

@@ -9,6 +9,7 @@ from collections.abc import Set as AbstractSet
 from typing import TypeAlias
 
 from batchd.lifecycle.directory_locks import Rank
+from batchd.records import untiered
 
 #: By model, ``PROVIDER/MODEL``.
 Heads: TypeAlias = dict[str, list[Rank]]
@@ -20,8 +21,10 @@ def provider_of(model: str) -> str:
 
 
 def is_of(model: str, name: str) -> bool:
-    """Whether a model is the one of this name, or one of the provider of this name."""
-    return name in {model, provider_of(model)}
+    """Whether a model, at its tier or any, is the one of this name,
+    or one of the provider of this name.
+    """
+    return name in {model, untiered(model), provider_of(model)}
 
 
 def competing(heads: Mapping[str, list[Rank]], parked: AbstractSet[str]) -> Heads:
@@ -29,7 +32,7 @@ def competing(heads: Mapping[str, list[Rank]], parked: AbstractSet[str]) -> Head
     return {
         model: theirs
         for model, theirs in heads.items()
-        if model not in parked and provider_of(model) not in parked
+        if parked.isdisjoint((model, untiered(model), provider_of(model)))
     }
 
 

@@ -37,14 +37,14 @@ class Queue:
         self._suspects: Heads = {}
         self._aside: dict[str, dict[Lane, None]] = {}
         self._directories = DirectoryLocks()
-        #: Providers and models.
-        self._parked: set[str] = set()
+        #: Providers and models whose tasks are not drawn.
+        self.parked: set[str] = set()
 
     # Whose turn it is
 
     def next(self) -> Ref | None:
         """Return a task that ``draw`` would return as it stands; None: none may start."""
-        heads = competing(self._heads, self._parked)
+        heads = competing(self._heads, self.parked)
         return next((theirs[0][2] for theirs in heads.values() if self._tidy(theirs)), None)
 
     def draw(self, slots: int, crowded: AbstractSet[str] = frozenset()) -> list[Ref]:
@@ -56,7 +56,7 @@ class Queue:
         """
         drawn: list[Ref] = []
         while len(drawn) < slots:
-            heads = competing(self._heads, self._parked)
+            heads = competing(self._heads, self.parked)
             calm = {
                 name: theirs for name, theirs in heads.items() if provider_of(name) not in crowded
             }
@@ -77,18 +77,18 @@ class Queue:
         Those of a provider's models that are parked themselves are none of it.
         Models in ``last`` come last, in this order.
         """
-        heads = of(self._heads, name, self._parked)
+        heads = of(self._heads, name, self.parked)
         first = {source: theirs for source, theirs in heads.items() if source not in last}
         for each in (first, *({source: heads[source]} for source in last if source in heads)):
             if ref := self._draw(each):
                 break
-        if name in self._parked:
+        if name in self.parked:
             self._let_pass(name)
         return ref
 
     def ready(self, name: str) -> bool:
         """Return whether ``draw_of`` may find a task of a provider or a model."""
-        return any(map(self._tidy, of(self._heads, name, self._parked).values()))
+        return any(map(self._tidy, of(self._heads, name, self.parked).values()))
 
     def draw_suspect(self, name: str = "") -> Ref | None:
         """Return the next task that must run in a process of its own;
@@ -97,9 +97,9 @@ class Queue:
         As ``draw``.
         """
         heads = (
-            of(self._suspects, name, self._parked)
+            of(self._suspects, name, self.parked)
             if name
-            else competing(self._suspects, self._parked)
+            else competing(self._suspects, self.parked)
         )
         rank = self._best(heads)
         if rank is None:
@@ -114,12 +114,12 @@ class Queue:
 
         Those of ``crowded`` providers let it pass, as they do in ``draw``.
         """
-        suspect = self._first(competing(self._suspects, self._parked))
+        suspect = self._first(competing(self._suspects, self.parked))
         if suspect is None:
             return None
         provider = provider_of(self._entries[suspect[2]].facts.model)
         passed = crowded if provider not in crowded else frozenset()
-        heads = competing(self._heads, self._parked)
+        heads = competing(self._heads, self.parked)
         best = self._first(
             {m: theirs for m, theirs in heads.items() if provider_of(m) not in passed}
         )
@@ -176,12 +176,12 @@ class Queue:
 
     def park(self, name: str) -> None:
         """Draw no task of this provider, or model, until ``unpark``."""
-        self._parked.add(name)
+        self.parked.add(name)
         self._let_pass(name)
 
     def unpark(self, name: str) -> None:
         """Draw this provider's, or model's, tasks again."""
-        self._parked.discard(name)
+        self.parked.discard(name)
 
     # How it is done
 

@@ -10,8 +10,8 @@ from dataclasses import astuple, dataclass
 from typing import TypeAlias
 
 from batchd.records import Parking
+from batchd.store.queries import AnsweredCall
 from batchd.store.reader import StoreReader
-from batchd.store.recent import AnsweredCall
 from batchd.store.rows import BatchRow, WorkDone
 
 #: How far back speed is measured: long enough for slow tasks,

@@ -22,7 +22,6 @@ _WHAT = {
     "control_trouble": "the control socket was removed, and cannot be made again",
     "store_trouble": "the store cannot be written, or its disk is full: no call is made that it cannot record",
     "stalled": "something could go on and does not",
-    "unknown_work": "files that another store left here are not worked on",
     "metrics_trouble": "no metrics, but tasks go on",
     "traces_trouble": "no traces, but tasks go on",
 }

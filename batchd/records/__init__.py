@@ -44,6 +44,8 @@ from batchd.records.money import (
     cache_share,
     dearest,
     dollars,
+    sold_as,
+    untiered,
 )
 from batchd.records.needs import Has, Needs
 from batchd.records.outcomes import BatchStatus, Outcome, outcome
@@ -148,5 +150,7 @@ __all__ = [
     "dearest",
     "dollars",
     "outcome",
+    "sold_as",
     "summed",
+    "untiered",
 ]

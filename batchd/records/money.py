@@ -15,6 +15,21 @@ from msgspec.structs import replace
 Tier: TypeAlias = Literal["standard", "flex", "priority"]
 STANDARD: Final = "standard"
 TIERS: tuple[Tier, ...] = get_args(Tier)
+
+
+def sold_as(model: str, tier: Tier) -> str:
+    """Return how a model is called at a service tier, which has outages of its own:
+    ``PROVIDER/MODEL@TIER``, or as ever at the standard one.
+    """
+    return model if tier == STANDARD else f"{model}@{tier}"
+
+
+def untiered(name: str) -> str:
+    """Return the model of such a name; names of models may have an @ of their own."""
+    model, _, tier = name.rpartition("@")
+    return model if model and tier in TIERS else name
+
+
 #: What writing to a cache that keeps it long costs at most, times other input, where no price is
 #: listed: OpenAI's twelve hours cost as much, Anthropic's hour costs twice.
 _LONG_WRITE = 2.5

@@ -19,7 +19,8 @@ class Scope(enum.StrEnum):
     DAY = "day"
     #: All calls to one provider.
     PROVIDER = "provider"
-    #: All calls to one model of a provider; its name is ``PROVIDER/MODEL``.
+    #: All calls to one model of a provider; its name is ``PROVIDER/MODEL``,
+    #: or ``PROVIDER/MODEL@TIER`` for those at a service tier.
     MODEL = "model"
     BATCH = "batch"
     #: Its name is that of a ``Ref``: ``BATCH/TASK``.
@@ -95,6 +96,7 @@ _REASONS = {
     Cause.QUOTA: Reason.QUOTA,
     Cause.DOWN: Reason.PROVIDER_UNAVAILABLE,
     Cause.LIMITED: Reason.PROVIDER_UNAVAILABLE,
+    Cause.TIER: Reason.PROVIDER_UNAVAILABLE,
     Cause.GONE: Reason.BAD_REQUEST,
     Cause.UNFIT: Reason.BAD_REQUEST,
 }

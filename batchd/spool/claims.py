@@ -61,17 +61,14 @@ def lying(inbox: Path, state: Path) -> tuple[list[Claim], list[Claim]]:
     return sorted(ours, key=_age), sorted(others, key=_age)
 
 
-def hand_over(state: Path, name: str, data: bytes, before: Callable[[str], None]) -> Claim:
+def hand_over(state: Path, name: str, data: bytes) -> Claim:
     """Put a file where claims lie, durably, as if it had been claimed: for whose it is.
 
     Raises ``OSError``.
-
-    ``before``: is given the ULID before anything lies there.
     """
     folder = state / _OURS
     folder.mkdir(mode=0o700, exist_ok=True)
     claim = Ulids(mark(state))()
-    before(claim)
     path = folder / f"{claim}-{_short(name)}"
     files.write_whole(path, lambda file: file.write(data), replace=False, mode=0o600, follow=False)
     return Claim(claim, name, path)

@@ -254,17 +254,6 @@ def summary(batch: Batch) -> str | None:
     return there[1].decode() if there and there[0].get("batch") == batch.name else None
 
 
-def claim_of(folder: Path) -> str | None:
-    """Return the claim of the batch that a folder without a summary is of;
-    empty: of an older version; None: of none.
-    """
-    names = os.listdir(folder)
-    marks = [name.removeprefix(_MARK) for name in names if name.startswith(_MARK)]
-    if marks:
-        return marks[0]
-    return "" if any(name.partition(".")[0] == "request" for name in names) else None
-
-
 def _value(path: Path) -> tuple[dict[str, Any], bytes] | None:
     """Return a published file as what it holds, and its bytes; None where none lies there, whole.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from batchd.store.queries import Split
 from batchd.store.reader import StoreReader
 from batchd.store.rows import (
     BatchRow,
@@ -19,7 +20,6 @@ from batchd.store.rows import (
     StoredWork,
     TaskRow,
 )
-from batchd.store.spending import Split
 
 if TYPE_CHECKING:
     from batchd.store.store import Store

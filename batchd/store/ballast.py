@@ -19,7 +19,7 @@ from pathlib import Path
 
 from batchd.actions import Action
 from batchd.log import get_logger
-from batchd.store import copies, wal
+from batchd.store import copies, witness
 
 #: What is kept (bytes).
 SIZE = 8 << 20
@@ -42,7 +42,7 @@ class Ballast:
 
     def __init__(self, path: Path) -> None:
         self._file = copies.ballast(path)
-        self._log = wal.beside(path)
+        self._log = witness.beside(path)
         self._due = 0.0
         #: Whether all of it is there, as far as is known.
         self.whole = self._laid()

@@ -12,9 +12,8 @@ import msgspec
 
 from batchd import trees
 from batchd.errors import DamagedStoreError, NewerStoreError, OlderStoreError, StoreError
-from batchd.store import copies, wal, witness
-from batchd.store.backfill import BACKFILLS
-from batchd.store.migrations import MIGRATIONS
+from batchd.store import copies, witness
+from batchd.store.migrations import BACKFILLS, MIGRATIONS
 
 __all__ = [
     "APPLICATION_ID",
@@ -91,12 +90,12 @@ def _look_at(path: Path) -> None:
     os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
     refuse_empty(path)
     try:
-        with wal.beside(path).open("rb") as log:
-            head = log.read(wal.HEADER)
+        with witness.beside(path).open("rb") as log:
+            head = log.read(witness.HEADER)
     except FileNotFoundError:
         return
     # All zeros are what a power cut may leave of a log to which nothing had been committed.
-    if len(head) == wal.HEADER and int.from_bytes(head[:4]) & ~1 != wal.MAGIC and any(head):
+    if len(head) == witness.HEADER and int.from_bytes(head[:4]) & ~1 != witness.MAGIC and any(head):
         raise DamagedStoreError(f"{path}-wal is not a log of SQLite: it is damaged; {_FIX}")
 
 

@@ -1,9 +1,11 @@
-"""Operations on batches and tasks, in the writing thread."""
+"""Operations on batches and tasks, in the writing thread: on one, or on many of a batch at once."""
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias, TypeVar
 
 import msgspec
@@ -11,13 +13,22 @@ from msgspec.structs import replace
 
 from batchd import decoders
 from batchd.errors import Problem, StaleAttemptError, UsedNameError
+from batchd.events import TaskFinished, decode, encode
 from batchd.records import Batch, Cause, Parking, Ref, Scope, Task, TaskStatus
 from batchd.records.needs import column_text
-from batchd.store import labels, lookups
-from batchd.store.lookups import BATCH_COLUMNS, TRIED, claimed, used
+from batchd.store import lookups
+from batchd.store.lookups import BATCH_COLUMNS, TRIED, batch_key, claimed, used
 from batchd.store.rows import DispatchedTask, LearntRefusal, WaitingNotice
-from batchd.store.stored_values import pack_secrets, pack_task
-from batchd.store.task_transaction import TaskTransaction
+from batchd.store.stored_values import (
+    error_message,
+    labels_of,
+    pack,
+    pack_secrets,
+    pack_task,
+    unpack,
+    unpack_task,
+)
+from batchd.store.task_transaction import INSERT_EVENT, TaskTransaction
 
 T = TypeVar("T")
 
@@ -80,11 +91,11 @@ def add_batch(
     count = len(tasks)
     cursor = db.execute(
         f"INSERT INTO batches ({BATCH_COLUMNS}, problems, tasks, unfinished, finished_at)"  # noqa: S608 (constants)
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             *(batch.name, batch.claim, batch.outbox, batch.request, batch.received_at),
             *(batch.budget_usd, batch.retry_of, batch.first_task, batch.parallel),
-            " ".join(batch.after_batches),
+            *(" ".join(batch.after_batches), batch.run),
             msgspec.json.encode(problems).decode() if problems else None,
             *(count, count, None if count else batch.received_at),
         ),
@@ -98,7 +109,7 @@ def add_batch(
             (
                 *(last + place, key, t.id, t.model, t.dir, t.priority, " ".join(t.after), at),
                 column_text(t.needs),
-                *labels.of(t),
+                *labels_of(t),
             )
             for place, t in enumerate(tasks, 1)
         ),
@@ -114,8 +125,11 @@ def add_batch(
     return batch
 
 
-def dispatch(journal: TaskTransaction, ref: Ref, worker: str, now: float) -> DispatchedTask:
-    """Mark a task as running under a new attempt number."""
+def dispatch(journal: TaskTransaction, ref: Ref, worker: str = "") -> DispatchedTask:
+    """Give a task to a worker: from now on only the attempt that this returns may record.
+
+    Raises ``StaleAttemptError`` for a task that has ended.
+    """
     line = journal.line(ref)
     if line.final:
         raise StaleAttemptError(f"{ref} has ended as {line.status}")
@@ -125,7 +139,7 @@ def dispatch(journal: TaskTransaction, ref: Ref, worker: str, now: float) -> Dis
     ).fetchone()
     line.attempt += 1
     line.worker = worker
-    journal.move(line, TaskStatus.RUNNING, "", now)
+    journal.move(line, TaskStatus.RUNNING, "", journal.now())
     return DispatchedTask(
         attempt=line.attempt,
         history=history,
@@ -138,14 +152,16 @@ def suspend(
     journal: TaskTransaction,
     ref: Ref,
     attempt: int | None,
-    *,
     status: TaskStatus,
-    message: str,
-    left: bool,
-    now: float,
+    message: str = "",
+    *,
+    left: bool = False,
 ) -> None:
-    """Give a task another status between two attempts;
-    ``left``: a worker elsewhere may still be at it.
+    """Note that a task waits, as ``queued`` or ``parked``, and why.
+
+    ``left``: a worker of another machine may still be at it, which the next daemon has to know.
+    ``attempt`` None: the daemon's own word, also on a task that no worker has.
+    Raises ``StaleAttemptError`` where the attempt is not the current one, or the task has ended.
     """
     if status.final or status is TaskStatus.RUNNING:
         raise ValueError(f"{ref}: {status} is no status to wait in")
@@ -153,26 +169,28 @@ def suspend(
     if line.final or attempt not in {None, line.attempt}:
         raise StaleAttemptError(f"{ref}: attempt {attempt} is over")
     line.worker = line.worker if left else ""
-    journal.move(line, status, message, now)
+    journal.move(line, status, message, journal.now())
 
 
-def requeue(journal: TaskTransaction, refs: Sequence[Ref], now: float) -> None:
+def requeue(journal: TaskTransaction, refs: Sequence[Ref]) -> None:
     """Show tasks as queued that were parked; those that are not, any more, stay what they are."""
     for ref in refs:
         line = journal.line(ref)
         if line.status == TaskStatus.PARKED:
-            journal.move(line, TaskStatus.QUEUED, "", now)
+            journal.move(line, TaskStatus.QUEUED, "", journal.now())
 
 
-def worker_lost(
-    journal: TaskTransaction, ref: Ref, attempt: int, *, alone: bool, now: float
-) -> int:
-    """Queue the task of a dead worker again; return how many workers died of it so far."""
+def worker_lost(journal: TaskTransaction, ref: Ref, attempt: int, *, alone: bool) -> int:
+    """Queue a task again whose worker died; return how many workers died of it so far.
+
+    ``alone``: nothing else was at work in it. Of deaths that others may have caused only the
+    first counts, which makes it a suspect.
+    """
     line = journal.line(ref)
     if not line.final and line.status == TaskStatus.RUNNING and line.attempt == attempt:
         line.crashes = line.crashes + 1 if alone else max(line.crashes, 1)
         line.worker = ""
-        journal.move(line, TaskStatus.QUEUED, "its worker died", now)
+        journal.move(line, TaskStatus.QUEUED, "its worker died", journal.now())
     return line.crashes
 
 
@@ -256,8 +274,8 @@ def published(journal: TaskTransaction, ref: Ref) -> None:
         raise ValueError(f"{ref} has no result yet")
 
 
-def batch_published(journal: TaskTransaction, name: str, now: float) -> None:
-    """Note that a batch's summary lies in the outbox."""
+def batch_published(journal: TaskTransaction, name: str) -> None:
+    """Note that a batch's summary lies in the outbox, the last of its files."""
     db = journal.db
     row = db.execute(
         "SELECT id, finished_at, published_at FROM batches WHERE name = ?", (name,)
@@ -273,7 +291,7 @@ def batch_published(journal: TaskTransaction, name: str, now: float) -> None:
         db.execute(
             "UPDATE batches SET published_at = ?1, prune_from = CASE WHEN tasks THEN ?1 END"
             " WHERE id = ?2",
-            (now, key),
+            (journal.now(), key),
         )
 
 
@@ -316,3 +334,96 @@ def _shrink(db: sqlite3.Connection) -> bool:
     (left,) = db.execute("PRAGMA freelist_count").fetchone()
     # A file that was put together by hand, from a dump say, gives nothing back.
     return bool(left < free)
+
+
+_NAMED = "t.name IN (SELECT value FROM json_each(?))"
+#: All that an end changes in the row of a task that has no other event.
+_END = """
+    UPDATE tasks SET status = ?2, reason = ?3, message = ?4, since = ?5, finished_at = ?5,
+        last_at = ?5, seq = 1, step = 'TaskFinished'
+    WHERE id = ?1
+"""
+
+
+def unbegun(db: sqlite3.Connection, batch: str, names: Sequence[str]) -> list[Task]:
+    """Return those of some tasks that have no event yet,
+    in order, without the values of their secrets.
+    """
+    rows = db.execute(
+        "SELECT p.body FROM tasks t JOIN specs p ON p.task = t.id"  # noqa: S608 (constants)
+        f" WHERE t.batch = ? AND t.seq = 0 AND {_NAMED} ORDER BY t.id",
+        (batch_key(db, batch), json.dumps(names)),
+    )
+    return [unpack_task(body) for (body,) in rows]
+
+
+def ends(
+    db: sqlite3.Connection, batch: str, names: Sequence[str]
+) -> list[tuple[Ref, TaskFinished]]:
+    """Return the ends of tasks that have ended, in order."""
+    rows = db.execute(
+        "SELECT t.name, e.body FROM tasks t JOIN events e ON e.task = t.id AND e.seq = t.seq - 1"  # noqa: S608 (constants)
+        f" WHERE t.batch = ? AND t.finished_at IS NOT NULL AND {_NAMED} ORDER BY t.id",
+        (batch_key(db, batch), json.dumps(names)),
+    )
+    found = []
+    for name, body in rows:
+        event = decode(unpack(body))
+        assert isinstance(event, TaskFinished), "nothing is appended after a task's end"
+        found.append((Ref(batch, name), event))
+    return found
+
+
+def finish_all(journal: TaskTransaction, found: Sequence[tuple[Ref, TaskFinished]]) -> list[bool]:
+    """Store the ends of tasks that have none, each of another one, also while a worker has them;
+    return for each whether it is the one.
+    """
+    by_batch: dict[str, dict[str, TaskFinished]] = {}
+    for ref, event in found:
+        by_batch.setdefault(ref.batch, {})[ref.task] = event
+    stored: set[Ref] = set()
+    for batch, ends in by_batch.items():
+        stored |= _finish_unbegun(journal, batch, ends)
+        journal.load(batch, [name for name in ends if Ref(batch, name) not in stored])
+    return [ref in stored or journal.finish(ref, event, None) for ref, event in found]
+
+
+def _finish_unbegun(
+    journal: TaskTransaction, batch: str, ends: Mapping[str, TaskFinished]
+) -> set[Ref]:
+    """Store the ends of those tasks of a batch that have no event, and that no worker has;
+    return which these are.
+
+    Their rows are not loaded: such an end changes a few columns, and no sum.
+    """
+    key, db = batch_key(journal.db, batch), journal.db
+    rows = db.execute(
+        "SELECT t.name, t.id FROM tasks t"  # noqa: S608 (constants)
+        f" WHERE t.batch = ? AND t.seq = 0 AND t.finished_at IS NULL AND {_NAMED}",
+        (key, json.dumps(journal.unloaded(batch, ends))),
+    )
+    ids: dict[str, int] = dict(rows.fetchall())
+    if not ids:
+        return set()
+    events, tasks = [ends[name] for name in ids], list(ids.values())
+    pairs = zip(tasks, events, strict=True)
+    db.executemany(INSERT_EVENT, ((t, 0, pack(encode(event))) for t, event in pairs))
+    db.executemany(_END, ((t, *_columns(e)) for t, e in zip(tasks, events, strict=True)))
+    journal.follow_ends(key, tasks, Counter(e.status for e in events), max(e.at for e in events))
+    journal.events += len(events)
+    return {Ref(batch, name) for name in ids}
+
+
+def _columns(end: TaskFinished) -> tuple[str, str | None, str, float]:
+    reason = end.reason.value if end.reason else None
+    return end.status.value, reason, error_message(end.result), end.at
+
+
+def published_all(journal: TaskTransaction, batch: str, names: Sequence[str]) -> None:
+    """Note that results of a batch lie in the outbox."""
+    cursor = journal.db.execute(
+        f"UPDATE tasks AS t SET published = 1 WHERE t.batch = ? AND t.finished_at IS NOT NULL AND {_NAMED}",  # noqa: S608 (constants)
+        (batch_key(journal.db, batch), json.dumps(names)),
+    )
+    if cursor.rowcount != len(names):
+        raise ValueError(f"{batch}: {len(names) - cursor.rowcount} have no result yet")

@@ -5,21 +5,17 @@ from __future__ import annotations
 import datetime as dt
 import json
 import sqlite3
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from batchd.errors import StoreError
-from batchd.events import Event
-from batchd.records import Parking, Ref, Task, ToolCall, summed
-from batchd.store import held, lookups, past, peeks, recent, spending
+from batchd.records import Parking, Ref, summed
+from batchd.store import lookups, queries
 from batchd.store.database_file import NONSENSE, explain, open_reader
-from batchd.store.past import PastTask
-from batchd.store.recent import AnsweredCall
-from batchd.store.row_records import BATCHES, MATCHING, SORTS, TASKS, batch_row, task_row
-from batchd.store.rows import BatchRow, PrunableBatch, SpendRow, TaskRow, WorkDone
-from batchd.store.spending import Split
+from batchd.store.queries import BATCHES, MATCHING, SORTS, TASKS, Split, batch_row, task_row
+from batchd.store.rows import BatchRow, SpendRow, TaskRow
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -64,7 +60,24 @@ class ReadConnection:
         self._db.close()
 
 
-class StoreReader:
+class OfSource:
+    """What asks a connection."""
+
+    _source: ReadConnection
+
+
+def asks(
+    query: Callable[Concatenate[sqlite3.Connection, P], T],
+) -> Callable[Concatenate[OfSource, P], T]:
+    """Return a query as a method. Raises ``StoreError``."""
+
+    def method(self: OfSource, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._source.read(query, *args, **kwargs)
+
+    return method
+
+
+class StoreReader(OfSource):
     """The reader of the store, for people: as of the last commit, beside a daemon or without one.
 
     Every method raises ``StoreError`` where the file cannot be read,
@@ -83,6 +96,27 @@ class StoreReader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    lengths = asks(lookups.lengths)
+    unfinished = asks(lookups.unfinished)
+    left = asks(lookups.left)
+    open_before = asks(lookups.open_before)
+    done_since = asks(queries.done)
+    answered_since = asks(queries.answered)
+    held = asks(queries.held)
+    idle = asks(queries.idle)
+    prunable = asks(lookups.prunable)
+    spec = asks(lookups.find_task)
+    pruned = asks(lookups.pruned)
+    prompts = asks(queries.prompts_of_batch)
+    first_prompts = asks(queries.first_prompts)
+    command = asks(queries.command)
+    ended = asks(queries.ended)
+    events = asks(lookups.events)
+    length = asks(lookups.length)
+    cautions = asks(lookups.cautions)
+    past_of_model = asks(queries.past_of_model)
+    notices = asks(lookups.notice_counts)
 
     def batches(self, *, limit: int = -1, unpublished: bool = False) -> list[BatchRow]:
         """Return the batches, newest first; at most ``limit`` of them, if it is not negative."""
@@ -134,24 +168,6 @@ class StoreReader:
         [(number,)] = self._source.rows("PRAGMA data_version")
         return int(number)
 
-    def lengths(self, batch: str, task: str = "") -> dict[str, int]:
-        """Return how many events each task of a batch has had, or one task;
-        of those that had any.
-        """
-        return self._source.read(lookups.lengths, batch, task)
-
-    def unfinished(self, batch: str) -> int:
-        """Return how many tasks of a batch have not ended."""
-        return self._source.read(lookups.unfinished, batch)
-
-    def left(self, batch: str, among: Collection[str]) -> set[Ref]:
-        """Return which of some tasks of a batch have not ended."""
-        return self._source.read(lookups.left, batch, among)
-
-    def open_before(self, batch: str) -> list[str]:
-        """Return the batches that have not ended, of those that a batch comes after."""
-        return self._source.read(lookups.open_before, batch)
-
     def task(self, ref: Ref) -> TaskRow:
         """Return one task, as people look at it."""
         key = self._source.read(lookups.task_key, ref)
@@ -173,73 +189,9 @@ class StoreReader:
             task_row, f"{TASKS} WHERE t.published = 0 AND t.finished_at IS NULL AND t.attempt > 0"
         )
 
-    def done_since(self, at: float) -> WorkDone:
-        """Return how many tasks have ended since then,
-        and what was used by all that were at work.
-        """
-        return self._source.read(recent.done, at)
-
-    def answered_since(self, at: float) -> list[AnsweredCall]:
-        """Return the calls that were answered since then."""
-        return self._source.read(recent.answered, at)
-
-    def held(self, parked: Sequence[Parking]) -> int:
-        """Return how many tasks are parked, or queued for what is parked as a whole."""
-        return self._source.read(held.held, parked)
-
-    def idle(self, parked: Sequence[Parking]) -> frozenset[str]:
-        """Return which providers and models are out of order, and no task waits for them."""
-        return self._source.read(held.idle, parked)
-
     def parked(self) -> tuple[Parking, ...]:
         """Return what waits, and why; oldest first."""
         return summed(self._source.read(lookups.parked))
-
-    def notices(self) -> dict[str, int]:
-        """Return how many events wait for each receiver of notifications."""
-        return self._source.read(lookups.notice_counts)
-
-    def prunable(self, before: float) -> tuple[PrunableBatch, ...]:
-        """Return the batches published at ``before`` or earlier, and what is kept of them."""
-        return self._source.read(lookups.prunable, before)
-
-    def spec(self, ref: Ref) -> Task:
-        """Return one task, as its file asked for it; not once it was pruned."""
-        return self._source.read(lookups.find_task, ref)
-
-    def pruned(self, ref: Ref) -> bool:
-        """Return whether a task's text and journal were dropped:
-        its status, tokens and money are all that is left.
-        """
-        return self._source.read(lookups.pruned, ref)
-
-    def prompts(self, batch: str, most: int = -1) -> dict[str, str]:
-        """Return the prompts of a batch's tasks by their ids, of the first ``most``,
-        if it is not negative; of pruned ones none.
-        """
-        return self._source.read(peeks.prompts_of_batch, batch, most)
-
-    def first_prompts(self, batches: Collection[str]) -> dict[str, str]:
-        """Return by batch the prompt of its first task; of pruned ones none."""
-        return self._source.read(peeks.first_prompts, batches)
-
-    def command(self, ref: Ref) -> ToolCall | None:
-        """Return the tool call that a task ran last; None: there was none of late."""
-        return self._source.read(peeks.command, ref)
-
-    def ended(self, since: float, most: int) -> list[TaskRow]:
-        """Return at most so many tasks that have ended since then, the newest first."""
-        return self._source.read(peeks.ended, since, most)
-
-    def events(self, ref: Ref, start: int = 0, stop: int | None = None) -> list[Event]:
-        """Return a task's events from number ``start`` on, before ``stop``;
-        none once it was pruned.
-        """
-        return self._source.read(lookups.events, ref, start, stop)
-
-    def length(self, ref: Ref) -> int:
-        """Return how many events a task has had, pruned ones too."""
-        return self._source.read(lookups.length, ref)
 
     def result(self, ref: Ref) -> str:
         """Return the result text of a task that has ended; empty once it was pruned."""
@@ -253,22 +205,6 @@ class StoreReader:
         not once it was pruned.
         """
         return self._source.results(batch)
-
-    def cautions(self, batch: str, task: str = "") -> dict[str, str]:
-        """Return the results of tasks that changed what runs code
-        in their directories, or where no one looked; by id.
-        """
-        return self._source.read(lookups.cautions, batch, task)
-
-    def past_of_model(self, model: str, most: int) -> list[PastTask]:
-        """Return the newest tasks of a model that have ended by themselves."""
-        return self._source.read(past.of_model, model, most)
-
-    def past_of_provider(self, provider: str, most: int) -> list[PastTask]:
-        """Return the newest tasks of a provider, whatever their model,
-        that have ended by themselves.
-        """
-        return self._source.read(past.of_provider, provider, most)
 
     def spend(
         self,
@@ -287,8 +223,8 @@ class StoreReader:
         ``models``, with or without their provider, ``providers`` and ``tags``: of these only. By
         tag, what a task with several spent is in the row of each.
         """
-        asked = spending.parameters(
+        asked = queries.parameters(
             (batch,) if batch else (), (since, until), models, providers, tags
         )
-        make = partial(spending.record, tuple(by))
-        return self._source.made(make, spending.statement(tuple(by)), *asked)
+        make = partial(queries.record, tuple(by))
+        return self._source.made(make, queries.statement(tuple(by)), *asked)

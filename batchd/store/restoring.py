@@ -1,15 +1,16 @@
-"""A backup takes the store's place: as a draft first,
+"""Backups and restores: a backup takes the store's place as a draft first,
 which is complete before anything is exchanged.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 from batchd import trees
 from batchd.errors import StoreError, UsageError
-from batchd.store import copies, path_names
+from batchd.store import copies
 from batchd.store.database_file import (
     NONSENSE,
     apply_migrations,
@@ -21,6 +22,7 @@ from batchd.store.database_file import (
     refuse_empty,
     version_of,
 )
+from batchd.store.stored_values import unpack_task
 
 #: What to do about a backup that is of no use.
 _NO_BACKUP = "nothing was changed: name another backup"
@@ -46,7 +48,7 @@ def draft(source: Path, path: Path) -> Path:
         db = connect(made)
         try:
             apply_migrations(db, version_of(db, made))
-            path_names.check(db, source, _NO_BACKUP)
+            check_names(db, source, _NO_BACKUP)
         finally:
             db.close()
     except (sqlite3.Error, *NONSENSE, OSError) as error:
@@ -140,3 +142,29 @@ def _opened(source: Path, fix: str = "") -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def check_names(db: sqlite3.Connection, source: Path, fix: str) -> None:
+    """Raise ``StoreError`` for a name that is more than a name, as no batchd writes one."""
+    for what, name in _names(db):
+        if not isinstance(name, str) or name in {"", ".", ".."} or "/" in name or "\0" in name:
+            raise StoreError(f"{source}: {what} has the name {name!r}, which is a path; {fix}")
+    for (outbox,) in db.execute("SELECT DISTINCT outbox FROM batches"):
+        if not str(outbox).startswith("/"):
+            raise StoreError(f"{source}: the outbox {outbox!r} is not an absolute path; {fix}")
+
+
+def _names(db: sqlite3.Connection) -> Iterator[tuple[str, object]]:
+    for batch, claim, request in db.execute("SELECT name, claim, request FROM batches"):
+        yield from (("a batch", batch), ("a claim", claim), ("the file of a batch", request))
+    for (task,) in db.execute("SELECT name FROM tasks"):
+        yield "a task", task
+    # What is published needs no directory any more.
+    waiting = "SELECT s.body FROM tasks t JOIN specs s ON s.task = t.id WHERE t.published = 0"
+    for (body,) in db.execute(waiting):
+        task = unpack_task(body)
+        yield "a task", task.id
+        if task.dir and not task.dir.startswith("/"):
+            yield "the directory of a task", task.dir  # no batchd stores one that is not whole
+        if task.origin and task.origin.kind == "copy" and task.origin.remote:
+            yield "the directory that a task gets a copy of", task.origin.source

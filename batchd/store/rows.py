@@ -3,7 +3,7 @@
 A task as it was dropped is a ``records.Task``. What the table ``tasks`` keeps of it has one
 definition, ``fold.TaskLine``, and these views, each no larger than who asks needs it: ``TaskRow``
 for people, ``records.Facts`` for the lifecycle and ``BatchTask`` for orders,
-both of which hold a hundred thousand at once, ``past.PastTask`` for estimates.
+both of which hold a hundred thousand at once, ``queries.PastTask`` for estimates.
 """
 
 from __future__ import annotations

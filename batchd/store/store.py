@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
@@ -17,28 +17,37 @@ from batchd import free_room
 from batchd.errors import Problem, StoreError
 from batchd.events import CallStarted, Event, TaskFinished
 from batchd.free_room import NeededRoom
-from batchd.records import Batch, Parking, Ref, Scope, Task, TaskStatus
-from batchd.store import copies, lookups, mass, operations
+from batchd.records import Batch, Parking, Ref, Task
+from batchd.store import copies, lookups, operations
 from batchd.store.database_file import NONSENSE, explain, open_writer
-from batchd.store.reader import ReadConnection, StoreReader
+from batchd.store.reader import OfSource, ReadConnection, StoreReader, asks
 from batchd.store.rows import (
-    BatchTask,
-    DispatchedTask,
-    LearntRefusal,
-    PrunableBatch,
     SpentMoney,
-    StoredWork,
-    WaitingNotice,
 )
 from batchd.store.task_transaction import TaskTransaction
 from batchd.store.writer import StoreWriter
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _DAY_S = 86400
 
 
-class Store:
+def writes(
+    work: Callable[Concatenate[TaskTransaction, P], T], *, urgent: bool = False
+) -> Callable[Concatenate[Store, P], Coroutine[None, None, T]]:
+    """Return an operation as a method.
+
+    ``urgent``: where the disk is full, the ballast is given up for it.
+    """
+
+    async def method(self: Store, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self.writer.submit(lambda j: work(j, *args, **kwargs), urgent=urgent)
+
+    return method
+
+
+class Store(OfSource):
     """Batches, tasks, events and money, in one SQLite file.
 
     What is awaited is durable when it returns; any number of calls share a sync of the disk.
@@ -49,20 +58,55 @@ class Store:
     Only who holds the spool's lock may open one.
     """
 
+    #: Each raises ``StoreError``.
+    prunable = asks(lookups.prunable)
+    restore = asks(lookups.restore)
+    used = asks(lookups.used)
+    tasks = asks(lookups.tasks)
+    unfinished = asks(lookups.unfinished)
+    claimed = asks(lookups.claimed)
+    unended_run = asks(lookups.unended_run)
+    batch = asks(lookups.find_batch)
+    problems = asks(lookups.problems)
+    task = asks(lookups.find_task)
+    unbegun = asks(operations.unbegun)
+    ends = asks(operations.ends)
+    events = asks(lookups.events)
+    refused = asks(lookups.refused)
+    left_at = asks(lookups.left_at)
+    task_money = asks(lookups.task_money)
+    batch_money = asks(lookups.batch_money)
+    notices = asks(lookups.notices)
+
+    #: Each makes its change durable before it returns, and raises what its operation does.
+    dispatch = writes(operations.dispatch)
+    finish = writes(TaskTransaction.finish, urgent=True)
+    suspend = writes(operations.suspend, urgent=True)
+    requeue = writes(operations.requeue, urgent=True)
+    worker_lost = writes(operations.worker_lost)
+    refuse = writes(operations.refuse)
+    unpark = writes(operations.unpark, urgent=True)
+    published = writes(operations.published)
+    published_all = writes(operations.published_all)
+    batch_published = writes(operations.batch_published)
+    keep_notices = writes(operations.keep_notices)
+    try_notices = writes(operations.try_notices)
+    drop_notices = writes(operations.drop_notices)
+    drop_others = writes(operations.drop_others)
+
     def __init__(
         self,
         path: Path,
         *,
         clock: Callable[[], float],
     ) -> None:
-        self._clock = clock
         self._path = path
         db = open_writer(path)
         try:
             operations.interrupted(db)
             self._source = ReadConnection(path)
             #: Counts commits and operations.
-            self.writer = StoreWriter(db, path)
+            self.writer = StoreWriter(db, path, clock)
         except (sqlite3.Error, *NONSENSE, StoreError, OSError) as error:
             db.close()
             raise explain(error, path) from error
@@ -138,15 +182,6 @@ class Store:
             )
         )
 
-    async def dispatch(self, ref: Ref, worker: str = "") -> DispatchedTask:
-        """Give a task to a worker: from now on only the attempt that this returns may record.
-
-        Raises ``StaleAttemptError`` for a task that has ended.
-        """
-        return await self._do(
-            partial(operations.dispatch, ref=ref, worker=worker, now=self._clock())
-        )
-
     async def record(
         self,
         ref: Ref,
@@ -176,14 +211,6 @@ class Store:
         await self._append(ref, attempt, seq, [*bodies, vocabulary.encode(call)], [*decoded, call])
         return decoded
 
-    async def finish(self, ref: Ref, event: TaskFinished, *, attempt: int | None) -> bool:
-        """Store a task's end; return False, and store nothing, if it has one.
-
-        ``attempt`` None: the daemon itself ends it, whatever worker has it.
-        Raises ``StaleAttemptError`` where the attempt is not the current one.
-        """
-        return await self._do(lambda journal: journal.finish(ref, event, attempt), urgent=True)
-
     async def finish_all(
         self,
         ends: Sequence[tuple[Ref, TaskFinished]],
@@ -191,56 +218,8 @@ class Store:
         check: operations.Check = operations.wanted,
     ) -> list[bool]:
         """Do what ``finish`` does with ``attempt`` None, for many tasks in one transaction."""
-        work = operations.checked(check, partial(mass.finish, found=ends))
+        work = operations.checked(check, partial(operations.finish_all, found=ends))
         return await self._do(work, urgent=True)
-
-    async def suspend(
-        self,
-        ref: Ref,
-        attempt: int | None,
-        status: TaskStatus,
-        message: str = "",
-        *,
-        left: bool = False,
-    ) -> None:
-        """Note that a task waits, as ``queued`` or ``parked``, and why.
-
-        ``left``: a worker of another machine may still be at it, which the next daemon has to know.
-        ``attempt`` None: the daemon's own word, also on a task that no worker has.
-        Raises ``StaleAttemptError`` where the attempt is not the current one,
-        or the task has ended.
-        """
-        await self._do(
-            partial(
-                operations.suspend,
-                ref=ref,
-                attempt=attempt,
-                status=status,
-                message=message,
-                left=left,
-                now=self._clock(),
-            ),
-            urgent=True,
-        )
-
-    async def requeue(self, refs: Sequence[Ref]) -> None:
-        """Show tasks as queued that were parked;
-        those that are not, any more, stay what they are.
-        """
-        work = partial(operations.requeue, refs=tuple(refs), now=self._clock())
-        await self._do(work, urgent=True)
-
-    async def worker_lost(self, ref: Ref, attempt: int, *, alone: bool) -> int:
-        """Queue a task again whose worker died; return how many workers died of it so far.
-
-        ``alone``: nothing else was at work in it. Of deaths that others may have caused only the
-        first counts, which makes it a suspect.
-        """
-        return await self._do(
-            partial(
-                operations.worker_lost, ref=ref, attempt=attempt, alone=alone, now=self._clock()
-            )
-        )
 
     async def park(self, parking: Parking, *, check: operations.Check = operations.wanted) -> None:
         """Note that something waits;
@@ -249,53 +228,12 @@ class Store:
         work = operations.checked(check, partial(operations.park, parking=parking))
         await self._do(work, urgent=True)
 
-    async def refuse(self, refused: LearntRefusal) -> None:
-        """Note what a model refuses."""
-        await self._do(partial(operations.refuse, refused=refused))
-
-    async def keep_notices(self, notices: Sequence[WaitingNotice]) -> None:
-        """Note what is to reach receivers."""
-        await self._do(partial(operations.keep_notices, notices=notices))
-
-    async def try_notices(self, receiver: str, ids: Sequence[str], message: str) -> None:
-        """Note in which message it is tried."""
-        work = partial(operations.try_notices, receiver=receiver, ids=ids, message=message)
-        await self._do(work)
-
-    async def drop_notices(self, receiver: str, message: str) -> None:
-        """Forget what a message held."""
-        await self._do(partial(operations.drop_notices, receiver=receiver, message=message))
-
-    async def drop_others(self, receivers: Sequence[str]) -> dict[str, int]:
-        """Forget what waits for others than these; return how much that was, by name."""
-        return await self._do(partial(operations.drop_others, receivers=receivers))
-
-    def notices(self, receiver: str) -> list[WaitingNotice]:
-        """Return what waits for a receiver, what was tried first."""
-        return self._source.read(lookups.notices, receiver)
-
-    async def unpark(self, scope: Scope, name: str) -> None:
-        """Note that something waits no longer, for whatever cause."""
-        await self._do(partial(operations.unpark, scope=scope, name=name), urgent=True)
-
     async def prioritise(
         self, refs: Sequence[Ref], priority: int, *, check: operations.Check = operations.wanted
     ) -> None:
         """Give tasks another priority."""
         work = partial(operations.prioritise, refs=tuple(refs), priority=priority)
         await self._do(operations.checked(check, work), urgent=True)
-
-    async def published(self, ref: Ref) -> None:
-        """Note that a task's result lies in the outbox."""
-        await self._do(partial(operations.published, ref=ref))
-
-    async def published_all(self, batch: str, names: Sequence[str]) -> None:
-        """Note that results of many tasks of a batch lie in the outbox."""
-        await self._do(partial(mass.published, batch=batch, names=names))
-
-    async def batch_published(self, name: str) -> None:
-        """Note that a batch's summary lies in the outbox, the last of its files."""
-        await self._do(partial(operations.batch_published, name=name, now=self._clock()))
 
     async def prune_before(self, before: float) -> None:
         """Drop events and task texts of batches published at ``before`` or earlier.
@@ -306,75 +244,9 @@ class Store:
         while await self._do(partial(operations.prune, before=before)):
             pass
 
-    def prunable(self, before: float) -> tuple[PrunableBatch, ...]:
-        """Return the batches published at ``before`` or earlier, and what is kept of them."""
-        return self._source.read(lookups.prunable, before)
-
-    def restore(self) -> StoredWork:
-        """Return everything that a daemon that starts must know."""
-        return self._source.read(lookups.restore)
-
-    def used(self, name: str) -> bool:
-        """Return whether a batch ever had this name."""
-        return self._source.read(lookups.used, name)
-
-    def tasks(self, batch: str) -> Mapping[str, BatchTask]:
-        """Return all tasks of a batch by their ids, those that have ended too, in order."""
-        return self._source.read(lookups.tasks, batch)
-
-    def unfinished(self, batch: str) -> int:
-        """Return how many tasks of a batch have not ended."""
-        return self._source.read(lookups.unfinished, batch)
-
-    def claimed(self, claim: str) -> Batch | None:
-        """Return the batch of a claim; None for a claim that was never stored."""
-        return self._source.read(lookups.claimed, claim)
-
-    def batch(self, name: str) -> Batch:
-        """Return a batch."""
-        return self._source.read(lookups.find_batch, name)
-
-    def problems(self, name: str) -> tuple[Problem, ...]:
-        """Return why the file of a batch was refused; empty where it was not."""
-        return self._source.read(lookups.problems, name)
-
-    def task(self, ref: Ref) -> Task:
-        """Return a task as its file asked for it; not once it was pruned."""
-        return self._source.read(lookups.find_task, ref)
-
-    def unbegun(self, batch: str, names: Sequence[str]) -> list[Task]:
-        """Return those of some tasks of a batch that have no event yet,
-        without their secrets' values.
-        """
-        return self._source.read(mass.unbegun, batch, names)
-
-    def ends(self, batch: str, names: Sequence[str]) -> list[tuple[Ref, TaskFinished]]:
-        """Return the ends of those of some tasks of a batch that have ended."""
-        return self._source.read(mass.ends, batch, names)
-
-    def events(self, ref: Ref, start: int = 0) -> list[Event]:
-        """Return a task's events from number ``start`` on; none once it was pruned."""
-        return self._source.read(lookups.events, ref, start)
-
-    def refused(self) -> tuple[LearntRefusal, ...]:
-        """Return what models were seen to refuse."""
-        return self._source.read(lookups.refused)
-
     def reading(self) -> StoreReader:
         """Return a reader for another thread, which closes it."""
         return StoreReader(self._path)
-
-    def left_at(self) -> dict[Ref, str]:
-        """Return the workers of other machines that an earlier daemon left tasks at."""
-        return self._source.read(lookups.left_at)
-
-    def task_money(self, ref: Ref) -> SpentMoney:
-        """Return what one task has spent."""
-        return self._source.read(lookups.task_money, ref)
-
-    def batch_money(self, name: str) -> SpentMoney:
-        """Return what one batch has spent."""
-        return self._source.read(lookups.batch_money, name)
 
     def day_money(self, at: float) -> SpentMoney:
         """Return what was spent on the day, in UTC, of the time ``at``."""

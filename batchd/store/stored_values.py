@@ -1,10 +1,12 @@
-"""Large values as they are stored: JSON, deflated where that is worth its time."""
+"""Large values as they are stored: JSON, deflated where that is worth its time;
+and the labels that a task keeps beyond its text.
+"""
 
 from __future__ import annotations
 
 import zlib
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -91,3 +93,29 @@ class _Error(msgspec.Struct):
 
 class _Peek(msgspec.Struct):
     error: _Error | None = None
+
+
+class TaskLabels(NamedTuple):
+    """Three columns of a task's row."""
+
+    #: Its tags as JSON, sorted and each once; empty: it has none. Equal sets are equal texts.
+    tags: str
+    #: Who evaluates its rounds, in order: words of ``check``,
+    #: ``output_schema`` and ``judge``, or ``none``.
+    evaluation: str
+    #: How long the user's own prompts are, in characters.
+    prompt_chars: int
+
+
+def labels_of(task: Task) -> TaskLabels:
+    """Return the labels of a task."""
+    asked = {
+        "check": task.check,
+        "output_schema": task.output_schema is not None,
+        "judge": task.evaluator == "judge",
+    }
+    return TaskLabels(
+        tags=msgspec.json.encode(sorted(set(task.tags))).decode() if task.tags else "",
+        evaluation=" ".join(by for by, wanted in asked.items() if wanted) or "none",
+        prompt_chars=len(task.first_prompt) + len(task.system_prompt),
+    )

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 
 from batchd import decoders
 from batchd import events as vocabulary
 from batchd.errors import StaleAttemptError
 from batchd.events import Event, TaskFinished, TaskStarted
-from batchd.records import Ref, TaskStatus
+from batchd.records import Purpose, Ref, TaskStatus
 from batchd.store.fold import (
     COLD_COLUMNS,
     HOT_COLUMNS,
@@ -71,8 +71,10 @@ class TaskTransaction:
     Every operation refuses, with a ``StaleAttemptError``, before it changes anything.
     """
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(self, db: sqlite3.Connection, now: Callable[[], float]) -> None:
         self.db = db
+        #: The time, in seconds since the epoch.
+        self.now = now
         self._lines: dict[Ref, TaskLine] = {}
         #: Used in this transaction.
         self._touched: dict[Ref, TaskLine] = {}
@@ -133,7 +135,11 @@ class TaskTransaction:
         self._fold(line, bodies[known:], events[known:])
 
     def finish(self, ref: Ref, event: TaskFinished, attempt: int | None) -> bool:
-        """Store a task's end unless it has one; return whether this is it."""
+        """Store a task's end unless it has one; return whether this is it.
+
+        ``attempt`` None: the daemon itself ends it, whatever worker has it.
+        Raises ``StaleAttemptError`` where the attempt is not the current one.
+        """
         line = self.line(ref)
         if line.final:
             return False
@@ -144,17 +150,14 @@ class TaskTransaction:
         self._fold(line, [vocabulary.encode(event)], [event])
         return True
 
-    def adopt(self, ref: Ref, event: TaskFinished, used: Mapping[str, LedgerAmounts]) -> bool:
-        """Store an end that lies in the outbox, and what was used until then, by purpose;
-        False if it has one.
+    def adopt(self, ref: Ref, event: TaskFinished, used: LedgerAmounts) -> None:
+        """Store an end that lies in the outbox, unless there is one,
+        and what its agent used until then.
         """
         line = self.line(ref)
-        if line.final:
-            return False
-        for purpose, tally in used.items():
-            book(line, purpose, tally, event.at, self._ledger)
-        self._fold(line, [vocabulary.encode(event)], [event])
-        return True
+        if not line.final:
+            book(line, Purpose.AGENT, used, event.at, self._ledger)
+            self._fold(line, [vocabulary.encode(event)], [event])
 
     def move(self, line: TaskLine, status: TaskStatus, message: str, now: float) -> None:
         """Write a new status that does not come from an event."""

@@ -1,10 +1,11 @@
-"""The witness: what a store has acknowledged, noted beside it.
+"""The witness: what a store has acknowledged, noted beside it; and whether its log is whole.
 
-A store that is behind that has lost something.
+A store that is behind the note has lost something. SQLite reads a write-ahead log up to its first
+bad frame, and takes that for the end, in silence. After a crash that is right for one commit, which
+had not been synced: whatever lies behind it is of the log's earlier rounds. Commits of this round
+behind it can only come from damage. (https://www.sqlite.org/fileformat2.html#walformat)
 
-SQLite reads a write-ahead log up to its first bad frame, and takes that for the end: whatever was
-acknowledged behind it is gone, and nothing says so. The note is written before each
-acknowledgement, and never synced then: a kill does not lose it,
+The note is written before each acknowledgement, and never synced then: a kill does not lose it,
 and after a power cut it is behind the store, which does no harm.
 """
 
@@ -14,17 +15,19 @@ import contextlib
 import os
 import re
 import sqlite3
-import time
+import struct
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from batchd import trees
 from batchd.errors import DamagedStoreError
-from batchd.store import copies, wal
+from batchd.store import copies
 
-_TEXT = re.compile(rb"batches (\d+) events (\d+) since (\d+)\n")
+#: Earlier versions noted here when the store began.
+_TEXT = re.compile(rb"batches (\d+) events (\d+) since \d+\n")
 #: Without a change of length, so that one write takes the place of the other.
-_FORMAT = "batches {:012d} events {:016d} since {:015d}\n"
+_FORMAT = "batches {:012d} events {:016d} since 000000000000000\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +54,24 @@ def known(db: sqlite3.Connection) -> AcknowledgedState:
 
 
 def noted(path: Path) -> AcknowledgedState | None:
-    """Return what the store at ``path`` has acknowledged; None where nothing is noted."""
-    found = _read(path)
-    return AcknowledgedState(*found[:2]) if found else None
+    """Return what the store at ``path`` has acknowledged; None: nothing is noted,
+    or nothing of it came to the disk before a power cut.
 
-
-def since(path: Path) -> float:
-    """Return when the store at ``path`` began empty,
-    in seconds since the epoch; 0: that is not known.
+    Raises ``DamagedStoreError`` where something else stands there.
     """
-    found = _read(path)
-    return found[2] / 1000 if found else 0.0
+    file = copies.witness(path)
+    try:
+        text = file.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _useless(file, str(error.strerror)) from None
+    if not text.strip(b"\0"):
+        return None
+    found = _TEXT.match(text)
+    if found is None:
+        raise _useless(file, "it is something else")
+    return AcknowledgedState(*map(int, found.groups()))
 
 
 def check_there(path: Path) -> None:
@@ -83,20 +93,18 @@ def check(path: Path, address: str) -> None:
 
     ``address``: opens it read-only, which leaves its log as it is; a writer would empty it.
     """
-    beyond = wal.commits_beyond_damage(wal.beside(path))
-    if beyond:
-        raise DamagedStoreError(
-            f"{wal.beside(path)} is damaged: SQLite skips {beyond} commits after that; {_how(path)}"
-        )
     held = noted(path)
-    if held is None:
-        return
     db = sqlite3.connect(address, uri=True, isolation_level=None)
     try:
-        found = known(db)
+        db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        beyond, found = _passed_over(path), known(db) if held else AcknowledgedState()
     finally:
         db.close()
-    if not found.covers(held):
+    if beyond:
+        raise DamagedStoreError(
+            f"{beside(path)} is damaged: SQLite skips {beyond} commits after that; {_how(path)}"
+        )
+    if held and not found.covers(held):
         raise DamagedStoreError(
             f"{path} is behind what it has acknowledged: it holds {found}, of {held}; its log is damaged or gone, "
             f"or an older file was put in its place; {_how(path)}"
@@ -119,8 +127,7 @@ class Witness:
     def __init__(self, db: sqlite3.Connection, path: Path) -> None:
         """Raise ``OSError`` where there is none and none can be made."""
         self.known = known(db)
-        found = _read(path)
-        self._since = found[2] if found else 0 if self.known.batches else int(time.time() * 1000)
+        noted(path)
         file = copies.witness(path)
         new = not file.exists()
         self._file = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -141,30 +148,9 @@ class Witness:
         os.close(self._file)
 
     def _write(self) -> None:
-        text = _FORMAT.format(self.known.batches, self.known.events, self._since)
+        text = _FORMAT.format(self.known.batches, self.known.events)
         with contextlib.suppress(OSError):
             os.pwrite(self._file, text.encode(), 0)
-
-
-def _read(path: Path) -> tuple[int, int, int] | None:
-    """Return what is noted; None: nothing, or nothing of it came to the disk before a power cut.
-
-    Raises ``DamagedStoreError`` where something else stands there.
-    """
-    file = copies.witness(path)
-    try:
-        text = file.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise _useless(file, str(error.strerror)) from None
-    if not text.strip(b"\0"):
-        return None
-    found = _TEXT.match(text)
-    if found is None:
-        raise _useless(file, "it is something else")
-    batches, events, began = map(int, found.groups())
-    return batches, events, began
 
 
 def _useless(file: Path, why: str) -> DamagedStoreError:
@@ -172,3 +158,56 @@ def _useless(file: Path, why: str) -> DamagedStoreError:
         f"{file} notes what the store has acknowledged, and cannot be read: {why}; if nothing happened to the "
         "store itself, remove it"
     )
+
+
+#: How a log begins, but for its last bit, which gives the order of bytes in its checksums.
+MAGIC = 0x377F0682
+HEADER = 32
+_FRAME = 24
+_WORD = (1 << 32) - 1
+#: What pages can be.
+_SIZES = frozenset(1 << power for power in range(9, 17))
+#: A log of more bytes is not looked through.
+_MAX_SEARCHED_BYTES = 256 << 20
+#: Where SQLite's index of a log says, in the machine's own order, how many frames it reads.
+_READ = slice(16, 20)
+
+
+def beside(path: Path) -> Path:
+    """Return the log of the database at ``path``."""
+    return path.with_name(f"{path.name}-wal")
+
+
+def _passed_over(path: Path) -> int:
+    """Return how many commits of a log SQLite passes over because of damage before them;
+    0: as far as one can see, none. A connection must have read from the database.
+    """
+    try:
+        log = beside(path)
+        data = log.read_bytes() if log.stat().st_size <= _MAX_SEARCHED_BYTES else b""
+        read = path.with_name(f"{path.name}-shm").read_bytes()[_READ]
+    except FileNotFoundError:
+        return 0
+    if len(data) < HEADER + _FRAME:
+        return 0
+    magic, _, size, _ = struct.unpack_from(">4I", data)
+    if magic & ~1 != MAGIC or size not in _SIZES:
+        return 0  # it has nothing, or opening it says what is wrong
+    salt, step, commits = data[16:24], _FRAME + size, 0
+    if struct.pack(">2I", *_sums(data[:_FRAME], "<" if magic == MAGIC else ">")) != data[24:HEADER]:
+        salt = data[HEADER + 8 : HEADER + 16]  # its frames say which round it was
+    for start in range(
+        HEADER + step * int.from_bytes(read, sys.byteorder), len(data) - step + 1, step
+    ):
+        commits += data[start + 8 : start + 16] == salt and any(data[start + 4 : start + 8])
+    return max(0, commits - 1)  # one may be what a crash cut off
+
+
+def _sums(data: bytes, order: str) -> tuple[int, int]:
+    """Return the checksums of a log's head."""
+    first = second = 0
+    words = struct.unpack(f"{order}{len(data) // 4}I", data)
+    for x, y in zip(words[::2], words[1::2], strict=True):
+        first = (first + x + second) & _WORD
+        second = (second + y + first) & _WORD
+    return first, second

@@ -60,11 +60,11 @@ class StoreWriter:
     That connection also makes all checkpoints: SQLite before 3.51.3 can lose commits where two do.
     """
 
-    def __init__(self, db: sqlite3.Connection, path: Path) -> None:
+    def __init__(self, db: sqlite3.Connection, path: Path, clock: Callable[[], float]) -> None:
         """Raise ``OSError``."""
         self._db = db
         self._path = path
-        self._journal = TaskTransaction(db)
+        self._journal = TaskTransaction(db, clock)
         #: Whether the file is still there:
         #: who deletes it must not do away with what is written after that.
         self.presence = Presence(db, path)

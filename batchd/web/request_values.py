@@ -8,8 +8,8 @@ from starlette.requests import Request
 
 from batchd.errors import UsageError
 from batchd.records import Ref, TaskStatus
+from batchd.store.queries import SORTS
 from batchd.store.reader import StoreReader
-from batchd.store.row_records import SORTS
 from batchd.web.page_updates import TaskFilter
 
 #: Characters of what tasks are searched for.

@@ -62,8 +62,8 @@ def counted(spool: Any, counting_server: tuple[str, Path]) -> Any:
     path = spool.folder / "config.toml"
     text = path.read_text().splitlines()
     text = [f'base_url = "{counting_server[0]}"' if x.startswith("base_url") else x for x in text]
-    models = ("steps-3", "steps-9", "dark")
-    path.write_text("\n".join([*text, *(_PRICES.format(model=m) for m in models[:2])]))
+    models = ("steps-3", "steps-9")
+    path.write_text("\n".join([*text, *(_PRICES.format(model=m) for m in models)]))
     return spool
 
 
@@ -89,11 +89,11 @@ def test_what_is_estimated_comes_true(counted: Any) -> None:
     """After real batches the range of a like batch holds its real calls,
     tokens and money; first requests are exact.
     """
-    made = {"model": "standin/steps-3", "tags": ["nightly"]}
+    made = {"model": "standin/steps-3"}
     olds = [counted.write(f"old{i}.json", tasks(i, 12, **made)) for i in range(3)]
     new = counted.write("new.json", tasks(99, 30, **made), budget_usd=50.0)
-    # Tasks of another model and tag must not mix in.
-    other = counted.write("other.json", tasks(7, 6, model="standin/steps-9", tags=["weekly"]))
+    # Tasks of another model must not mix in.
+    other = counted.write("other.json", tasks(7, 6, model="standin/steps-9"))
     before = estimated(counted, new)
     assert before["total"]["with_history"] == 0
     assert before["total"]["in_all"] is None
@@ -102,12 +102,13 @@ def test_what_is_estimated_comes_true(counted: Any) -> None:
         estimate = estimated(counted, new)
         shown = counted.batchd("estimate", new).stdout
         run(counted, new)
+    accepted = sum(counted.result(f"old{i}", "summary")["counts"]["completed"] for i in range(3))
     assert estimate["history"] == [
         {
             "model": "standin/steps-3",
-            "like": "same model, tags and evaluation",
             "tasks": 36,
             "batches": 3,
+            "completed": accepted,
             "to_come": 30,
         }
     ]
@@ -118,7 +119,7 @@ def test_what_is_estimated_comes_true(counted: Any) -> None:
     assert together.splitlines()[0] == "All 30 tasks together:"
     for fact in ("first requests", "calls", "tokens", "cost", "wall-clock", "at most"):
         assert f"\n  {fact}" in together
-    assert "It is no multiple of the figures of one task" in together
+    assert "if this batch goes as those on record" in together
     assert before["total"]["first_requests"] == estimate["total"]["first_requests"]
     summary = counted.result("new", "summary")
     whole, usage = estimate["total"]["in_all"], summary["usage"]
@@ -178,20 +179,17 @@ def test_what_it_costs_at_this_hour_is_said_beside_the_dearest(counted: Any) -> 
 
 
 def test_what_is_unknown_is_said(counted: Any) -> None:
-    """Without a price, money is unknown, never 0; without history, bounds are all;
-    other models' tasks stand in, repriced.
-    """
-    made = {"model": "standin/steps-3", "evaluator": "none"}
+    """Without a price, money is unknown, never 0; without history, bounds are all."""
     new = counted.write(
         "new.json",
         [
-            {"first_prompt": "x", "model": "standin/dark", "limits": {"max_cost_usd": 1.0}},
+            {"first_prompt": "x", "model": "standin/steps-4", "limits": {"max_cost_usd": 1.0}},
             {"first_prompt": "y", "model": "standin/steps-9", "limits": {"max_cost_usd": 0.25}},
         ],
     )
     empty = estimated(counted, new)
     dark, nine = empty["models"]
-    assert empty["unpriced"] == ["standin/dark"]
+    assert empty["unpriced"] == ["standin/steps-4"]
     assert dark["first_requests"]["cost"] is None
     assert (dark["in_all"], nine["in_all"]) == (None, None)
     assert nine["first_requests"]["cost"] == pytest.approx(
@@ -200,26 +198,24 @@ def test_what_is_unknown_is_said(counted: Any) -> None:
     assert nine["at_most"] == {"calls": 100, "tokens": None, "cost": 0.25}
     shown = counted.batchd("estimate", new).stdout
     for words in (
-        "Nothing like 2 tasks is on record",
-        "No price is known for standin/dark",
+        "Of 2 tasks the model is not on record",
+        "No price is known for standin/steps-4",
         "A limit on money is active",
         "unknown as new input",
     ):
         assert words in shown
     with counted.serving():
-        run(
-            counted,
-            counted.write("old.json", [{**made, "first_prompt": f"z {i}"} for i in range(6)]),
-        )
+        old = [{"first_prompt": "z", "model": "standin/steps-4", "evaluator": "none"}] * 3
+        run(counted, counted.write("old.json", old))
     known = estimated(counted, new)
-    assert {(b["model"], b["like"]) for b in known["history"]} == {
-        (name, "other models of the provider, at this one's prices")
-        for name in ("standin/dark", "standin/steps-9")
-    }
+    assert [(b["model"], b["tasks"]) for b in known["history"]] == [("standin/steps-4", 3)]
+    assert known["models"][0]["in_all"]["tokens"]["mean"] > 0
     assert known["models"][0]["in_all"]["cost"] is None
     assert known["total"]["in_all"]["cost"] is None
-    assert known["models"][1]["in_all"]["cost"]["low"] > 0
-    assert "cost            unknown" in counted.batchd("estimate", new).stdout
+    assert known["models"][1]["in_all"] is None
+    shown = counted.batchd("estimate", new).stdout
+    assert "cost            unknown" in shown
+    assert "no task of the others' models is on record" in " ".join(shown.split())
 
 
 def test_every_budget_is_shown(counted: Any) -> None:

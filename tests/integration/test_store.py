@@ -495,9 +495,7 @@ def test_money_by_tag_outlives_the_texts(store: Store, tmp_path: Path) -> None:
 
 
 def test_only_tasks_that_went_their_way_are_examples(store: Store, tmp_path: Path) -> None:
-    """Newest first: what ended by itself after a call, by model or by provider;
-    with its labels and its time.
-    """
+    """Newest first: what ended by itself after a call, by model; with its time."""
     names = ("first", "cancelled", "uncalled", "running", "failed", "other")
 
     async def scenario() -> None:
@@ -516,13 +514,9 @@ def test_only_tasks_that_went_their_way_are_examples(store: Store, tmp_path: Pat
     _run(scenario())
     with StoreReader(tmp_path / "state" / "batchd.db") as reader:
         failed, first = reader.past_of_model("p/m", 9)
-        assert (first.tags, first.evaluation, first.prompt_chars) == ('["a","b"]', "check", 8)
         assert (first.seconds, first.cost_usd, first.usage.calls) == (40.0, 2.0, 1)
-        assert failed.prompt_chars == 9
+        assert (first.status, failed.status) == (TaskStatus.COMPLETED, TaskStatus.ERROR)
         assert reader.past_of_model("p/m", 1) == [failed]
-        models = [(p.model, p.evaluation) for p in reader.past_of_provider("p", 9)]
-        assert models == [("p/other", "judge"), ("p/m", "check"), ("p/m", "check")]
-        assert reader.past_of_provider("m", 9) == []
 
 
 def test_the_ledger_can_be_split_every_way(store: Store, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import random
 import shutil
 import signal
@@ -19,17 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from weather import hanging
 
-from batchd import config, results
+from batchd import results
 from batchd.cli.support import startup_refusals
-from batchd.daemon import Daemon
-from batchd.daemon.intake import unknown_batches
 from batchd.errors import BatchdError, DamagedStoreError
 from batchd.events import TaskFinished
 from batchd.records import Batch, Ref, Task, TaskStatus
 from batchd.spool import claims, home, outbox, ulid
-from batchd.store import Store, StoreReader, restoring, wal
+from batchd.store import Store, StoreReader, restoring, witness
 from batchd.taskstate import TaskState
 
 pytestmark = pytest.mark.in_turns
@@ -58,7 +54,7 @@ def killed(path: Path, batches: int = 8) -> bytes:
     """Leave a store behind whose daemon was killed; return its log, which holds every batch."""
     command = [sys.executable, "-c", _ACKNOWLEDGE, str(path), str(batches)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
-    return wal.beside(path).read_bytes()
+    return witness.beside(path).read_bytes()
 
 
 def names(path: Path) -> set[str]:
@@ -76,16 +72,16 @@ def test_a_flipped_bit_in_the_log_is_refused_wherever_it_is(tmp_path: Path) -> N
     rng = random.Random(10)
     frame = 4096 + 24
     frames = len(data) // frame
-    last = wal.HEADER + (frames - 1) * frame
-    for at in [*(rng.randrange(len(data)) for _ in range(12)), 17, wal.HEADER + 9, last + 2000]:
+    last = witness.HEADER + (frames - 1) * frame
+    for at in [*(rng.randrange(len(data)) for _ in range(12)), 17, witness.HEADER + 9, last + 2000]:
         spoiled = bytearray(data)
         spoiled[at] ^= 1 << rng.randrange(8)
-        wal.beside(path).write_bytes(spoiled)
+        witness.beside(path).write_bytes(spoiled)
         with pytest.raises(DamagedStoreError, match="`batchd restore`"):
             Store.open(path)
-        assert wal.beside(path).read_bytes() == spoiled
+        assert witness.beside(path).read_bytes() == spoiled
         assert any("batchd restore" in refusal for refusal in startup_refusals.found(tmp_path))
-    wal.beside(path).write_bytes(data)
+    witness.beside(path).write_bytes(data)
     Store.open(path).close()
     assert len(names(path)) == 8
 
@@ -100,8 +96,7 @@ def test_a_log_that_a_crash_cut_off_is_none_that_is_damaged(tmp_path: Path) -> N
     torn = bytearray(data[-3 * frame :])
     torn[2000] ^= 1  # a commit of three pages, of which the disk got the later ones alone
     for rest in (torn[:1], torn[:5000], torn):
-        wal.beside(path).write_bytes(data + rest)
-        assert not wal.commits_beyond_damage(wal.beside(path))
+        witness.beside(path).write_bytes(data + rest)
         assert not list(startup_refusals.found(tmp_path))
     Store.open(path).close()
     assert len(names(path)) == 8
@@ -121,7 +116,7 @@ def test_a_store_that_lacks_something_is_refused(tmp_path: Path, loss: str) -> N
         path.write_bytes(older)
     else:
         data = killed(path)
-        wal.beside(path).write_bytes(data[: len(data) // 2] if loss == "cut" else b"")
+        witness.beside(path).write_bytes(data[: len(data) // 2] if loss == "cut" else b"")
     with pytest.raises(DamagedStoreError, match=r"is behind what .* of 8 batches and 0 events"):
         Store.open(path)
     # The way that the message names: it goes on with what is there.
@@ -138,7 +133,7 @@ def test_another_program_may_empty_the_log(tmp_path: Path) -> None:
     killed(path)
     with contextlib.closing(sqlite3.connect(path)) as db:
         assert db.execute("SELECT count(*) FROM batches").fetchone() == (8,)
-    assert not wal.beside(path).exists()
+    assert not witness.beside(path).exists()
     Store.open(path).close()
     assert len(names(path)) == 8
 
@@ -170,33 +165,7 @@ def test_a_store_that_is_gone_is_not_begun_again_in_silence(spool: Any) -> None:
     assert not list(startup_refusals.found(state))
 
 
-def test_what_a_lost_store_left_is_reported(spool: Any) -> None:
-    """The whole state directory is gone:
-    its batch and its claims are named by `status` and `check` as long as they lie there.
-    """
-    folder = spool.folder / "outbox/a"
-    with spool.serving():
-        assert spool.batchd("pause", "--all").returncode == 0
-        spool.write("a.json", [{"first_prompt": "x"}]).rename(spool.folder / "inbox/a.json")
-        spool.eventually((folder / "request.json").exists)
-    late = spool.folder / "inbox/.claimed/01ARZ3NDEKTSV4RRFFQ69G5FAV-late.json"
-    late.parent.mkdir(mode=0o700)
-    late.write_text("{}")
-    shutil.rmtree(spool.folder / ".batchd")
-    for _ in range(2):
-        with spool.serving():
-            text = " ".join(spool.batchd("status").stdout.split())
-            assert "1 batches without an end in the outbox are unknown to this store" in text
-            assert "1 files claimed in the inbox are unknown to this store" in text
-            assert "`batchd restore BACKUP`" in text
-            assert "unknown to this store" in spool.batchd("check", "--offline").stdout
-    with spool.serving():
-        late.rename(spool.folder / "inbox/late.json")
-        folder.rename(spool.folder / "away")
-        spool.eventually(lambda: "unknown to this store" not in spool.batchd("status").stdout)
-
-
-def test_a_folder_whose_claim_waits_is_not_unknown(spool: Any) -> None:
+def test_a_folder_whose_claim_waits_is_its_batchs(spool: Any) -> None:
     """The store could not take a file up, as on a full disk, and the daemon was restarted:
     its claim lies there, and its name waits for it.
     """
@@ -209,31 +178,7 @@ def test_a_folder_whose_claim_waits_is_not_unknown(spool: Any) -> None:
     (spool.folder / f".batchd/claimed/{claim}-a.json").write_text("no task")
     with spool.serving():
         spool.eventually((folder / "summary.json").exists)
-    assert "unknown_work" not in (spool.folder / "daemon.log").read_text()
-
-
-def test_what_a_lost_store_left_delays_no_answer(tmp_path: Path) -> None:
-    """It lies in an outbox that hangs: `status` is answered at once, with what was there before."""
-    folder = tmp_path / "outbox/a"
-    folder.mkdir(parents=True)
-    (folder / "request.json").write_bytes(b"{}")
-    os.utime(folder, (1.0, 1.0))
-    (tmp_path / "config.toml").write_text(
-        '[agent]\nmodel = "p/m"\n[providers.p]\nbase_url = "http://127.0.0.1:9/v1"\n'
-    )
-
-    async def scenario() -> None:
-        async with Daemon(config.load(tmp_path / "config.toml", {}), work=False) as daemon:
-            parts = daemon._parts
-            used = parts.current.config
-            await unknown_batches.watch(
-                parts.loop, used, parts.store, parts.outboxes, parts.troubles
-            )
-            with hanging(tmp_path / "outbox"):
-                (trouble,) = parts.troubles.open
-                assert str(folder) in trouble.message
-
-    asyncio.run(scenario())
+    assert not list(folder.glob(".claim-*"))
 
 
 # Where a state directory lives

@@ -137,7 +137,7 @@ def test_flex_is_half_the_price_and_its_refusals_slow_no_one_down(tmp_path: Path
 
 
 def test_a_full_tier_gives_its_slots_to_others(tmp_path: Path) -> None:
-    """With one slot: the flex task is parked, the other flex ones do not start,
+    """With one slot: flex is parked, the other flex ones do not start,
     the standard ones run; then all complete.
     """
 
@@ -170,7 +170,8 @@ def test_a_full_tier_gives_its_slots_to_others(tmp_path: Path) -> None:
 
     parked, refused = asyncio.run(scenario())
     ((scope, name, cause),) = [(p["scope"], p["name"], p["cause"]) for p in parked]
-    assert (scope, name, cause) == ("task", "flex/001", "tier_full")
+    model = "standin/steps-2+flex-full-1+retry-after-1000"
+    assert (scope, name, cause) == ("model", f"{model}@flex", "tier_full")
     assert refused == 1
     for batch in ("flex", "more", "plain"):
         assert {r["status"] for r in _results(tmp_path, batch)} == {"completed"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batchd.governor.causes import parking
+from batchd.governor.outages import parking
 from batchd.records import Cause, Failure, FailureKind
 
 _BAD, _FORBIDDEN = FailureKind.BAD_REQUEST, FailureKind.FORBIDDEN

@@ -26,8 +26,6 @@ from batchd.governor.news import (
     Overlong,
     Parked,
     Report,
-    TierFree,
-    TierFull,
 )
 from batchd.records import (
     Cause,
@@ -81,12 +79,6 @@ class Reported:
                 self.of.append((type(news).__name__, name, cause))
             case HalfOpened(name) | Closed(name):
                 self.of.append((type(news).__name__, name))
-            case TierFull(model, tier, message):
-                assert message
-                self.of.append(("TierFull", model, tier))
-            case TierFree(model, tier, calls):
-                if calls:
-                    self.of.append(("TierFree", model, tier, str(calls)))
             case Overlong(model, message):
                 assert "output_limit_field" in message
                 self.of.append(("Overlong", model))

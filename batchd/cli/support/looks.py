@@ -17,7 +17,7 @@ from pathlib import Path
 
 from batchd import config, free_room, sandbox, silent_paths, telemetry
 from batchd.cli.support import model_checks as offered
-from batchd.config import private_paths
+from batchd.config import operator_files
 from batchd.control import CheckLine, LineVerdict
 from batchd.errors import BatchdError
 from batchd.masking import Masker
@@ -90,7 +90,7 @@ def _exposed(settings: config.Config) -> Iterator[CheckLine]:
 def _visible(settings: config.Config) -> Iterator[CheckLine]:
     """Say what commands would see of batchd's own, and what they had better not see."""
     policy = settings.sandbox_policy()
-    own, others = private_paths.kept(settings, settings.file), private_paths.exposed(settings)
+    own, others = operator_files.kept(settings, settings.file), operator_files.exposed(settings)
     try:
         for found in sandbox.seen(policy, own):
             yield CheckLine("failed", "sandbox view", f"{found.place}: {found.message}", found.hint)
@@ -208,7 +208,7 @@ def _silent(settings: config.Config) -> Iterator[CheckLine]:
     """Yield a line for each folder and file of the configuration that does not answer,
     as on a disk over a lost network.
     """
-    places = [*private_paths.kept(settings, settings.file), *private_paths.exposed(settings)]
+    places = [*operator_files.kept(settings, settings.file), *operator_files.exposed(settings)]
     hanging = silent_paths.among(place.path for place in places)
     for place in places:
         if place.path in hanging:

@@ -12,9 +12,9 @@ from batchd.errors import UsageError
 from batchd.log import escape
 from batchd.pricing import Prices
 from batchd.records import Cost, Price, Usage
+from batchd.store.queries import Split
 from batchd.store.reader import StoreReader
 from batchd.store.rows import SpendRow
-from batchd.store.spending import Split
 from batchd.words import at_least, counted, money
 
 #: More tokens than any account has, and few enough to be multiplied.

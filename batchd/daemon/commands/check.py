@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from batchd import __version__, users
+from batchd import __version__, gone, users
 from batchd.actions import Action
 from batchd.aside import aside
 from batchd.config import Config
@@ -59,9 +59,7 @@ class CheckHandler:
     async def check(self, request: Check, _by: Requester) -> Checked:
         """Look at everything, and return what there is to say."""
         if request.live:
-            raise UsageError(
-                "check asks no model any more: `batchd submit --wait --prompt ok --model PROVIDER/MODEL` does"
-            )
+            raise UsageError(gone.FIELDS["check live"])
         looked = await self._looked(offline=request.offline)
         return Checked(
             process=_process(),
@@ -134,9 +132,8 @@ class CheckHandler:
         for trouble in self._troubles.open:
             if (_FOLDERS.get(trouble.what), trouble.mend) in found:
                 continue
-            known = trouble.what == Action.UNKNOWN_WORK
-            what = "store" if known else trouble.what.replace("_", " ")
-            yield CheckLine("note" if known else "failed", what, trouble.message, trouble.mend)
+            what = trouble.what.replace("_", " ")
+            yield CheckLine("failed", what, trouble.message, trouble.mend)
 
 
 def _process() -> DaemonProcess:

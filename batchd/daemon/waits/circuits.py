@@ -25,8 +25,6 @@ from batchd.governor.news import (
     News,
     Overlong,
     Parked,
-    TierFree,
-    TierFull,
 )
 from batchd.lifecycle import Lifecycle
 from batchd.lifecycle.effects import End
@@ -71,12 +69,8 @@ class Circuits:
                 self._closed(name)
             case GaveUp(name, cause, message):
                 self._gave_up(name, cause, message)
-            case TierFull(model, tier, message):
-                get_logger().warning(Action.TIER_FULL, model=model, tier=tier, message=message)
             case Overlong(model, message):
                 get_logger().warning(Action.ANSWER_OVERLONG, model=model, message=message)
-            case TierFree(model, tier, calls):
-                self._tier_free(model, tier, calls)
             case BatchSpent(batch, message):
                 self._lot.batch_spent(batch, message)
 
@@ -130,7 +124,7 @@ class Circuits:
             message=parking.message,
             how_to_go_on=how,
         )
-        if news:
+        if news and parking.cause is not Cause.TIER:  # that comes and goes
             for listener in self._listeners:
                 listener.provider_parked(parking, how)
 
@@ -159,7 +153,7 @@ class Circuits:
         outage = next((p for c, p in self._lifecycle.holds.causes(key).items() if c.reason), None)
         if self._lot.lift(key, keep=(Cause.PAUSED,)):
             self._loop.spawn(self._lot.forget(key))
-            if outage is not None:
+            if outage is not None and outage.cause is not Cause.TIER:
                 for listener in self._listeners:
                     listener.provider_resumed(outage)
 
@@ -169,14 +163,6 @@ class Circuits:
         if cause is Cause.GONE:
             message = self._offers.explained(name, message)
         self._loop.spawn(self._end_all(name, cause.reason or Reason.INTERNAL, message))
-
-    def _tier_free(self, model: str, tier: str, calls: int) -> None:
-        """Let so many tasks that wait for it ask again, or begin, -1: all."""
-        if calls < 0:
-            get_logger().info(Action.TIER_FREE, model=model, tier=tier)
-        if self._lot.roomless.free((model, tier), calls):
-            self._governor.lanes.await_room(model, tier)
-        self._loop.spawn(self._lot.requeue())
 
     async def _end_all(self, name: str, reason: Reason, message: str) -> None:
         """End every task that waits for a provider, or a model, then forget that it was parked."""

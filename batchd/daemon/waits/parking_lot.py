@@ -1,5 +1,5 @@
 """The parking lot: what people pause, what is out of order,
-and what waits for the day's money or a tier's room.
+and what waits for the day's money.
 
 Here it becomes holds of the lifecycle's, and what the store remembers over a restart;
 and it goes on once the cause is gone.
@@ -7,6 +7,7 @@ and it goes on once the cause is gone.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +21,6 @@ from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.waits.concurrency import Concurrency
 from batchd.daemon.waits.money_waits import MoneyWaits
 from batchd.daemon.waits.placing import Placing
-from batchd.daemon.waits.tier_waits import TierWaits
 from batchd.daemon.writes import Register, Writes
 from batchd.events import TaskFinished
 from batchd.governor import Governor, ParkDecision
@@ -28,7 +28,17 @@ from batchd.lifecycle import Lifecycle, is_of
 from batchd.lifecycle.holds import Key
 from batchd.lifecycle.trials import Trials
 from batchd.log import get_logger
-from batchd.records import Batch, Cause, Parking, Ref, Scope, Task, TurnFacts
+from batchd.records import (
+    Batch,
+    Cause,
+    Parking,
+    Ref,
+    Scope,
+    Task,
+    TurnFacts,
+    sold_as,
+    untiered,
+)
 from batchd.store import Store
 
 _LOOK_S = 1.0
@@ -51,8 +61,6 @@ class ParkingLot(Listener):
     _register: Register
     #: Picks who tries a parked provider.
     trials: Trials
-    #: Who waits for a tier without room.
-    roomless: TierWaits
     #: Who waits for the day's money.
     shortage: MoneyWaits
     #: Who waits for others of the same batch.
@@ -90,8 +98,6 @@ class ParkingLot(Listener):
             scope, name = key
             causes = tuple(self._lifecycle.holds.causes(key))
             parked += bool(causes)
-            if Cause.TIER in causes:
-                self.roomless.try_again(key)
             if Cause.BUDGET in causes:
                 lifted += self.shortage.try_again(key)
                 continue
@@ -154,26 +160,48 @@ class ParkingLot(Listener):
         """Keep a task that was just taken from starting, if its first call could not be made;
         return whether that is so.
         """
-        waits = (self.placing, self.concurrency, self.shortage, self.roomless)
-        return any(each.keeps(ref) for each in waits)
+        waits = (self.placing, self.concurrency, self.shortage)
+        return any(each.keeps(ref) for each in waits) or self._tier_keeps(ref)
+
+    def _tier_keeps(self, ref: Ref) -> bool:
+        """Keep a task whose service tier is parked: it shows in its text alone."""
+        parked = self._lifecycle.queue.parked
+        if all(name == untiered(name) for name in parked) or not self._lifecycle.begins(ref):
+            return False
+        task = self._store.task(ref)
+        name = sold_as(task.model, task.service_tier)
+        if name not in parked or task.tier_fallback_s is not None:
+            return False
+        self._lifecycle.sell_as(ref, name)
+        return True
 
     def task_parked(self, ref: Ref, park: ParkDecision | None) -> None:
         """Queue a task again that is parked. ``park``: what its call met."""
+        if park is not None and park.cause is Cause.TIER and self._lifecycle.open(ref):
+            self._lifecycle.sell_as(ref, park.name)
+            if park.again_s is not None:
+                later = asyncio.get_running_loop().call_later
+                later(park.again_s, self._ask_anyhow, ref, untiered(park.name))
         model = self._lifecycle.model(ref)
         if park is not None and park.scope is Scope.DAY:
             self.shortage.turned_away(ref, park.message)
-        elif park is not None and park.tier:
-            self.roomless.turned_away(ref, park)
         elif (
             park is not None
             and park.scope.asked
             and (park.scope, park.name) in self._lifecycle.holds
         ):
             own = is_of(model, park.name)  # else it comes to it only after a while
-            if park.culprit or not own:
+            if (park.culprit or not own) and park.again_s is None:
                 self.trials.hold(park.name, ref)
         if next(self._lifecycle.why(ref), None) is None:
             self._loop.spawn(self.requeue())
+
+    def _ask_anyhow(self, ref: Ref, model: str) -> None:
+        """Let a task go on whose next call need not wait for its tier any longer."""
+        if self._lifecycle.open(ref):
+            self._lifecycle.sell_as(ref, model)
+            self._loop.spawn(self.requeue())
+            self._loop.wake()
 
     def task_left(self, ref: Ref) -> None:
         """Note that no worker has a task any more: if it tried a provider, another one may."""
@@ -261,8 +289,10 @@ class ParkingLot(Listener):
         """Whether a task or batch ended before its parking could be forgotten,
         or who waits for money is to ask again.
         """
-        if parking.cause in {Cause.BUDGET, Cause.TIER}:
+        if parking.cause is Cause.BUDGET:
             return True
+        if parking.scope is Scope.TASK and parking.cause is Cause.TIER:
+            return True  # as earlier versions parked it
         if parking.scope is Scope.TASK:
             return not self._lifecycle.open(Ref(*parking.name.split("/", 1)))
         return parking.scope is Scope.BATCH and self._batches.get(parking.name) is None

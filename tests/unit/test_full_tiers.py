@@ -1,5 +1,5 @@
-"""Service tiers without room: they wait by themselves,
-give slots away, and slow down no one else.
+"""Service tiers without room: a model at a tier is parked as one of its own,
+gives slots away, and slows down no one else.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import pytest
 from replacing import replace
 
 from batchd.governor import Governor, Grant, WantedCall
-from batchd.governor.lanes import full
+from batchd.governor.outages import full
 from batchd.records import (
     Cause,
     Failure,
@@ -22,6 +22,8 @@ from batchd.records import (
     Ref,
     Scope,
     Usage,
+    sold_as,
+    untiered,
 )
 from tests.patience import PATIENCE_S
 from tests.unit.test_governor import Reported, Task, governor
@@ -77,33 +79,35 @@ def test_only_what_is_no_rate_limit_fills_a_tier() -> None:
     one to a standard call is no tier's.
     """
 
-    async def scenario() -> None:
-        call = Flex(governor(), "a").call()
-        refused = Failure(kind=FailureKind.RATE_LIMITED, message=FULL, http_status=429)
-        assert full(call, refused)
-        assert full(call, replace(refused, message="no room"))
-        assert not full(replace(call, tier="standard"), refused)
-        assert not full(call, replace(refused, message=RATE))
-        assert not full(call, replace(refused, kind=FailureKind.OVERLOADED))
+    refused = Failure(kind=FailureKind.RATE_LIMITED, message=FULL, http_status=429)
+    assert full("flex", refused)
+    assert full("flex", replace(refused, message="no room"))
+    assert not full("standard", refused)
+    assert not full("flex", replace(refused, message=RATE))
+    assert not full("flex", replace(refused, kind=FailureKind.OVERLOADED))
 
-    asyncio.run(scenario())
+
+def test_a_model_may_have_an_at_in_its_name() -> None:
+    """Only a tier behind it is none of the name."""
+    assert untiered(sold_as("p/m@2026", "flex")) == "p/m@2026"
+    assert untiered("p/m@2026") == sold_as("p/m@2026", "standard") == "p/m@2026"
+    assert untiered("p/@flex") == "p/"
 
 
 def test_a_full_tier_slows_no_one_else_down() -> None:
     """However often it refuses: standard calls go at once,
-    and neither provider nor model is parked.
+    and neither provider nor model is parked, but the model at that tier.
     """
 
     async def scenario() -> None:
         watched = Reported()
-        g = governor(watched, max_concurrent=8, max_retries=1)
+        g = governor(watched, max_concurrent=8, max_retries=4)
         flex, standard = Flex(g, "f"), Task(g, "s")
         flex.ask(PRICE)
-        for _ in range(12):
+        for _ in range(5):
             await flex.granted()
             flex.refused(retry_after_s=0.0)
-            await flex.granted()
-        flex.refused(retry_after_s=30.0)
+        assert (flex.parked.name, flex.tiers) == ("p/m@flex", ["flex"] * 5)
         before = g.figures()["p"]
         assert (before["paused_s"], before["rpm"], before["under_way"]) == (0.0, 0, 0)
         for _ in range(20):
@@ -112,10 +116,9 @@ def test_a_full_tier_slows_no_one_else_down() -> None:
             await asyncio.wait_for(standard.answered.wait(), PATIENCE_S)
             assert isinstance(standard.answers[-1], Grant)
             g.answered(standard.ref, 1.0, USED)
-        assert not any(outage for outage in watched.of if outage[0] == "Parked")
-        assert watched.of[0] == ("TierFull", "p/m", "flex")
-        assert g.waiting == 1
-        assert g.withdraw(flex.ref)
+        assert watched.of[0] == ("Parked", "p/m@flex", Cause.TIER)
+        assert {name for _, name, *_ in watched.of} == {"p/m@flex"}
+        assert g.waiting == 0
 
     asyncio.run(scenario())
 
@@ -154,29 +157,36 @@ def test_a_rate_limit_under_a_tier_slows_the_provider_as_ever() -> None:
     asyncio.run(scenario())
 
 
-def test_one_call_tries_a_full_tier_and_each_answer_lets_twice_as_many_go() -> None:
-    """No crowd runs into it: the first wait lets one through, and the others follow its answer."""
+def test_one_call_tries_a_parked_tier_and_its_answer_lets_all_go() -> None:
+    """No crowd runs into it: until one call is answered, all others are turned away."""
 
     async def scenario() -> None:
-        g = governor(max_concurrent=8)
+        watched = Reported()
+        g = governor(watched, max_concurrent=8, max_retries=0)
         tasks = [Flex(g, str(i)) for i in range(8)]
         for task in tasks:
             task.ask(PRICE)
         for task in tasks:
             task.refused(retry_after_s=0.01)
-        await tasks[0].granted()
-        waiting = [task for task in tasks if not task.answered.is_set()]
-        assert len(waiting) == 7
+            assert task.parked.cause is Cause.TIER
+        async with asyncio.timeout(PATIENCE_S):
+            while watched.of[-1] != ("HalfOpened", "p/m@flex"):  # noqa: ASYNC110 (news come one by one)
+                await asyncio.sleep(0.005)
+        for task in tasks:
+            task.ask(PRICE)
+        assert [isinstance(task.answers[-1], Grant) for task in tasks] == [True] + [False] * 7
         tasks[0].done()
-        left = {asyncio.ensure_future(task.granted()): task for task in waiting}
-        most = 2
-        while left:
-            over, _ = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
-            assert g.figures()["p"]["under_way"] <= most
-            for each in over:
-                left.pop(each).done()
-                most = min(8, 2 * most)
-        assert all(task.tiers == ["flex", "flex"] for task in tasks)
+        assert watched.of == [
+            *(("Parked", "p/m@flex", Cause.TIER), ("HalfOpened", "p/m@flex")),
+            ("Closed", "p/m@flex"),
+        ]
+        for task in tasks[1:]:
+            task.answered.clear()
+            task.ask(PRICE)
+        for task in tasks[1:]:
+            await task.granted()
+            task.done()
+            assert isinstance(task.answers[-1], Grant)
 
     asyncio.run(scenario())
 
@@ -192,13 +202,17 @@ def test_a_call_goes_on_at_the_standard_price_when_it_may(fallback_s: float) -> 
         g = governor()
         flex = Flex(g, "f", fallback_s)
         flex.ask(PRICE)
-        flex.refused(retry_after_s=50.0)
+        flex.refused(retry_after_s=600.0)
+        if fallback_s:
+            assert flex.parked.again_s == pytest.approx(fallback_s, abs=fallback_s)
+            await asyncio.sleep(fallback_s)
+            flex.ask(PRICE)
         await flex.granted()
         assert flex.tiers == ["flex", "standard"]
         reserved = [a.reserved_usd for a in flex.answers if isinstance(a, Grant)]
         assert reserved == pytest.approx([1.0, 1.0])
         flex.done("standard")
-        g.lanes.lift("p/m", "flex")
+        g.outages.close("p/m@flex")
         flex.ask(PRICE)
         assert flex.tiers == ["flex", "standard", "flex"]
 
@@ -206,9 +220,7 @@ def test_a_call_goes_on_at_the_standard_price_when_it_may(fallback_s: float) -> 
 
 
 def test_a_task_that_waits_long_for_its_tier_gives_its_slot_away() -> None:
-    """It is parked by itself, not its model or provider;
-    the daemon learns when one may try, again and again.
-    """
+    """Its model at that tier is parked, not at others; the daemon learns when one may try."""
 
     async def scenario() -> None:
         watched = Reported()
@@ -217,17 +229,16 @@ def test_a_task_that_waits_long_for_its_tier_gives_its_slot_away() -> None:
         flex.ask(PRICE)
         flex.refused(retry_after_s=600.0)
         park = flex.parked
-        assert (park.scope, park.name, park.cause) == (Scope.TASK, "p/m", Cause.TIER)
-        assert (park.tier, park.message, park.again_s) == ("flex", FULL, None)
-        assert g.lanes.waits("p/m", "flex")
-        assert not g.lanes.waits("p/m", "priority")
-        g.lanes.lift("p/m", "flex")
-        assert watched.of[-1] == ("TierFree", "p/m", "flex", "1")
+        assert (park.scope, park.name, park.cause) == (Scope.MODEL, "p/m@flex", Cause.TIER)
+        assert (park.message, park.again_s) == (FULL, None)
         other = Flex(g, "o", 700.0)
         other.ask(PRICE)
-        assert other.tiers == ["flex"]
-        other.refused(retry_after_s=600.0)
+        assert other.tiers == []
         assert other.parked.again_s == pytest.approx(700.0, abs=PATIENCE_S)
+        g.outages.retry("p/m@flex")
+        assert watched.of[-1] == ("HalfOpened", "p/m@flex")
+        other.ask(PRICE)
+        assert other.tiers == ["flex"]
 
     asyncio.run(scenario())
 

@@ -1,0 +1,403 @@
+"""What people look at in the store: rows of tasks and batches,
+the ledger, and what lists show beside them.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from batchd import decoders
+from batchd.events import CallAnswered, Event, TaskStarted, ToolRan, decode
+from batchd.records import Parking, Purpose, Ref, Scope, TaskStatus, ToolCall, Usage, untiered
+from batchd.records.needs import needs_of_column
+from batchd.store.fold import TALLY_COLUMNS, LedgerAmounts
+from batchd.store.lookups import BATCH_COLUMNS, batch_key, task_key, to_batch, to_problems
+from batchd.store.rows import BatchRow, SpendRow, TaskRow, WorkDone
+from batchd.store.stored_values import unpack
+
+#: The fields of a task's row that are no column of that name.
+_TASK_MADE = {
+    "directory": "CASE t.dir WHEN '' THEN b.outbox || '/' || b.name || '/' || t.name ELSE t.dir END",
+    "round": "t.rounds + t.round_open",
+    "attempts": "t.attempt",
+    "queued_at": "b.received_at",
+}
+_TASK = {f.name: _TASK_MADE.get(f.name, f"t.{f.name}") for f in fields(TaskRow) if f.name != "ref"}
+TASKS = (
+    f"SELECT b.name, t.name, {', '.join(_TASK.values())}"  # noqa: S608 (constants)
+    " FROM tasks t JOIN batches b ON b.id = t.batch"
+)
+
+_OPEN = (
+    "(SELECT count(*) FROM tasks t WHERE t.batch = b.id AND t.published = 0 AND t.status = '{}')"
+)
+#: The fields of a batch's row that are no column of that name:
+#: sums over the ledger, and what is made of others.
+_BATCH_MADE = {
+    **{f.name: f"coalesce(sum(s.{f.name}), {f.default})" for f in fields(LedgerAmounts)},
+    "cost_usd": "CASE coalesce(sum(s.unpriced_calls), 0)"
+    " WHEN 0 THEN coalesce(sum(s.input_usd + s.output_usd), 0.0) END",
+    "known_usd": "coalesce(sum(s.input_usd + s.output_usd), 0.0)",
+    "running": _OPEN.format(TaskStatus.RUNNING),
+    "parked": _OPEN.format(TaskStatus.PARKED),
+}
+_BATCH = {
+    f.name: _BATCH_MADE.get(f.name, f"b.{f.name}")
+    for f in fields(BatchRow)
+    if f.name not in {"batch", "queued"}
+}
+BATCHES = (
+    f"SELECT {', '.join(_BATCH.values())}, {BATCH_COLUMNS}"  # noqa: S608 (constants)
+    " FROM batches b LEFT JOIN spend s ON s.batch = b.id"
+)
+
+#: What tasks can be sorted by. What is not known comes last, whichever way.
+SORTS = {
+    "": "t.id",
+    "id": "t.name COLLATE NOCASE",
+    "status": "t.status || ' ' || coalesce(t.reason, '')",
+    "model": "t.model",
+    "rounds": _TASK["round"],
+    "calls": "t.calls",
+    "tokens": "t.input_tokens + t.output_tokens",
+    "usd": "t.cost_usd",
+    "started_at": "t.started_at",
+    "took_s": "t.finished_at - t.started_at",
+}
+#: Tasks of batch ?1, of the statuses in the JSON list ?2 (empty:
+#: all), with the text ?3 (empty: any).
+MATCHING = (
+    " WHERE t.batch = ?1 AND (?2 = '[]' OR t.status IN (SELECT value FROM json_each(?2)))"
+    " AND (?3 = '' OR instr(lower(t.name || char(10) || t.model || char(10) || t.message || char(10)"
+    " || replace(coalesce(t.reason, ''), '_', ' ')), lower(?3)))"
+)
+
+
+def task_row(row: tuple[Any, ...]) -> TaskRow:
+    """Return the record of a row of ``TASKS``."""
+    batch, task, *values = row
+    known = dict(zip(_TASK, values, strict=True))
+    known["status"] = TaskStatus(known["status"])
+    known["estimated"] = bool(known["estimated"])
+    known["published"] = bool(known["published"])
+    known["after"] = tuple(known["after"].split()) if known["after"] else ()
+    known["needs"] = str(needs_of_column(known["needs"])) if known["needs"] else ""
+    return TaskRow(ref=Ref(batch, task), **known)
+
+
+def batch_row(row: tuple[Any, ...]) -> BatchRow:
+    """Return the record of a row of ``BATCHES``."""
+    known = dict(zip(_BATCH, row, strict=False))
+    known["problems"] = to_problems(known["problems"])
+    begun = ("running", "parked", "completed", "timeout", "error", "cancelled")
+    return BatchRow(
+        batch=to_batch(row[len(_BATCH) :]),
+        queued=known["tasks"] - sum(known[name] for name in begun),
+        **known,
+    )
+
+
+#: A command is looked for in so many of a task's last events:
+#: behind it come its answer's call, and a verdict.
+_LOOKED_BACK = 6
+
+
+class _Asked(msgspec.Struct):
+    """The request of a stored task, without the rest."""
+
+    first_prompt: str = ""
+
+
+_ASKED: msgspec.json.Decoder[_Asked] = decoders.decoder(_Asked)
+
+
+def prompts_of_batch(db: sqlite3.Connection, name: str, most: int = -1) -> dict[str, str]:
+    """Return the prompts of a batch's tasks by their ids,
+    of the first ``most``, if it is not negative; of pruned ones none.
+    """
+    rows = db.execute(
+        "SELECT t.name, p.body FROM tasks t JOIN specs p ON p.task = t.id WHERE t.batch = ?"
+        " ORDER BY t.id LIMIT ?",
+        (batch_key(db, name), most),
+    )
+    return _prompts(rows)
+
+
+def first_prompts(db: sqlite3.Connection, names: Collection[str]) -> dict[str, str]:
+    """Return by batch the prompt of its first task; of pruned and of refused ones none."""
+    rows = db.execute(
+        "SELECT b.name, p.body FROM batches b JOIN specs p ON p.task = b.first_task"
+        # A refused one has no task, and the number of the next one's first.
+        " WHERE b.tasks > 0 AND b.name IN (SELECT value FROM json_each(?))",
+        (json.dumps([*names]),),
+    )
+    return _prompts(rows)
+
+
+def command(db: sqlite3.Connection, ref: Ref) -> ToolCall | None:
+    """Return the tool call that a task ran last; None: there was none of late."""
+    rows = db.execute(
+        "SELECT body FROM events WHERE task = ? ORDER BY seq DESC LIMIT ?",
+        (task_key(db, ref), _LOOKED_BACK),
+    )
+    found = (decode(unpack(body)) for (body,) in rows)
+    return next((event.call for event in found if isinstance(event, ToolRan)), None)
+
+
+def ended(db: sqlite3.Connection, since: float, most: int) -> list[TaskRow]:
+    """Return tasks that have ended since then, the newest first."""
+    rows = db.execute(
+        f"{TASKS} WHERE (b.published_at IS NULL OR b.published_at >= ?1) AND t.finished_at >= ?1"
+        " ORDER BY t.finished_at DESC LIMIT ?2",
+        (since, most),
+    )
+    return [*map(task_row, rows)]
+
+
+def _prompts(rows: Iterable[tuple[str, bytes]]) -> dict[str, str]:
+    return {name: _ASKED.decode(unpack(body)).first_prompt for name, body in rows}
+
+
+#: What is asked of each queued task is asked only where something of that kind is parked:
+#: there may be 100,000.
+_HELD = """
+    SELECT count(*) FROM tasks t JOIN batches b ON b.id = t.batch
+    WHERE t.published = 0 AND (t.status = 'parked' OR t.status = 'queued' AND (
+        ?1
+        OR b.name IN (SELECT value FROM json_each(?2))
+        OR ?5 <> '[]' AND t.model IN (SELECT value FROM json_each(?5))
+        OR ?3 <> '[]' AND substr(t.model, 1, instr(t.model, '/') - 1) IN (SELECT value FROM json_each(?3))
+        OR ?4 <> '[]' AND b.name || '/' || t.name IN (SELECT value FROM json_each(?4))))
+"""
+
+
+def held(db: sqlite3.Connection, parked: Iterable[Parking]) -> int:
+    """Return how many tasks are parked, or are queued for what is parked as a whole:
+    a provider, a model, a batch, everything.
+    """
+    names: dict[Scope, list[str]] = {scope: [] for scope in Scope}
+    for each in parked:
+        names[each.scope].append(each.name)
+    everything = bool(names[Scope.ALL] or names[Scope.DAY])
+    lists = (json.dumps(names[s]) for s in (Scope.BATCH, Scope.PROVIDER, Scope.TASK, Scope.MODEL))
+    return int(db.execute(_HELD, (everything, *lists)).fetchone()[0])
+
+
+def idle(db: sqlite3.Connection, parked: Iterable[Parking]) -> frozenset[str]:
+    """Return which providers and models are out of order, while no task
+    that has not ended needs them, nor is parked for any cause.
+
+    None that the next task would not try: one that somebody paused, or whose provider waits.
+    """
+    asked = [each for each in parked if each.scope.asked]
+    waiting = {each.name for each in asked}
+    paused = {each.name for each in asked if not each.cause.reason}
+    names = {
+        name
+        for name in waiting - paused
+        if "/" not in name or name.partition("/")[0] not in waiting
+    }
+    if not names:
+        return frozenset()
+    if db.execute("SELECT 1 FROM tasks WHERE published = 0 AND status = 'parked'").fetchone():
+        return frozenset()  # it may be its judge that is
+    open_tasks = "SELECT DISTINCT model FROM tasks WHERE published = 0 AND finished_at IS NULL"
+    models = {model for (model,) in db.execute(open_tasks)}
+    models |= {model.partition("/")[0] for model in models}
+    return frozenset(name for name in names if untiered(name) not in models)
+
+
+#: Tasks that had an event since then; their batches are few among all that there ever were.
+_LATELY = (
+    " FROM batches b JOIN tasks t ON t.batch = b.id"
+    " WHERE (b.published_at IS NULL OR b.published_at >= ?1) AND t.last_at >= ?1"
+)
+#: Of a task that began before, the part of its time that lies behind ?1:
+#: calls are taken to be spread evenly.
+_PART = (
+    "CASE WHEN t.started_at < ?1 THEN (t.last_at - ?1) / (t.last_at - t.started_at) ELSE 1.0 END"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredCall:
+    """A call that was answered."""
+
+    #: Seconds since the epoch.
+    at: float
+    #: How long it took.
+    seconds: float
+    provider: str
+    tokens: int
+
+
+def done(db: sqlite3.Connection, since: float) -> WorkDone:
+    """Return how many tasks have ended since then, and what was used by all that were at work."""
+    row = db.execute(
+        f"SELECT count(CASE WHEN t.finished_at >= ?1 THEN 1 END),"
+        f" coalesce(sum((t.input_tokens + t.output_tokens) * {_PART}), 0.0),"
+        f" coalesce(sum(t.cost_usd * {_PART}), 0.0){_LATELY}",
+        (since,),
+    ).fetchone()
+    return WorkDone(*row)
+
+
+def answered(db: sqlite3.Connection, since: float) -> list[AnsweredCall]:
+    """Return the calls that were answered since then; of tasks whose journals are still there."""
+    found: list[AnsweredCall] = []
+    for task, model in db.execute(f"SELECT t.id, t.model{_LATELY}", (since,)).fetchall():
+        judge = ""
+        for event in _newest(db, task):
+            if event.at < since:
+                break
+            if isinstance(event, CallAnswered):
+                name = model
+                if event.purpose is Purpose.JUDGE:
+                    name = judge = judge or _judge(db, task) or model
+                usage = event.answer.usage
+                seconds, provider = event.answer.seconds, name.partition("/")[0]
+                found.append(AnsweredCall(event.at, seconds, provider, usage.total_tokens))
+    return found
+
+
+def _newest(db: sqlite3.Connection, task: int) -> Iterator[Event]:
+    """Yield a task's events, the last one first."""
+    rows = db.execute("SELECT body FROM events WHERE task = ? ORDER BY seq DESC", (task,))
+    return (decode(unpack(body)) for (body,) in rows)
+
+
+def _judge(db: sqlite3.Connection, task: int) -> str:
+    """Return the model that judges a task; empty where its journal does not say."""
+    for (body,) in db.execute("SELECT body FROM events WHERE task = ? AND seq = 0", (task,)):
+        if isinstance(event := decode(unpack(body)), TaskStarted):
+            return event.terms.judge.name
+    return ""
+
+
+_COLUMNS = (
+    "t.batch, t.status, t.cost_usd, t.finished_at - t.started_at, t.calls,"
+    " t.input_tokens, t.cached_input_tokens, t.cache_write_tokens, t.cache_write_long_tokens,"
+    " t.output_tokens"
+)
+#: Who was cancelled was not done, and a task without a call shows nothing.
+_ENDED = (
+    f"t.status IN ('{TaskStatus.COMPLETED}', '{TaskStatus.TIMEOUT}', '{TaskStatus.ERROR}')"
+    " AND t.calls > 0 AND t.started_at IS NOT NULL"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastTask:
+    """A task that has ended, and what it came to."""
+
+    #: The key of its batch: tasks of one batch are more alike than others.
+    batch: int
+    status: TaskStatus
+    #: None: a price was missing.
+    cost_usd: float | None
+    #: From its first start to its end, waits included.
+    seconds: float
+    usage: Usage
+
+
+def past_of_model(db: sqlite3.Connection, model: str, most: int) -> list[PastTask]:
+    """Return the newest tasks of a model, newest first."""
+    rows = db.execute(
+        f"SELECT {_COLUMNS} FROM tasks t WHERE {_ENDED} AND t.model = ?1 ORDER BY t.id DESC LIMIT ?2",  # noqa: S608 (constants)
+        (model, most),
+    )
+    return [_past(row) for row in rows]
+
+
+def _past(row: tuple[Any, ...]) -> PastTask:
+    batch, status, cost_usd, seconds, calls, given, cached, written, kept_long, made = row
+    return PastTask(
+        batch=batch,
+        status=TaskStatus(status),
+        cost_usd=cost_usd,
+        seconds=max(0.0, seconds),
+        usage=Usage(
+            calls=calls,
+            input_tokens=given,
+            cached_input_tokens=cached,
+            cache_write_tokens=written,
+            cache_write_long_tokens=kept_long,
+            output_tokens=made,
+        ),
+    )
+
+
+#: What the ledger can be split by.
+Split: TypeAlias = Literal["day", "batch", "provider", "model", "purpose", "tag"]
+SPLITS: dict[Split, str] = {
+    "day": "s.day",
+    "batch": "b.name",
+    "provider": "s.provider",
+    "model": "s.model",
+    "purpose": "s.purpose",
+    "tag": "g.value",
+}
+#: Without tags a row is booked under none, once; with several it is counted under each.
+_TAGGED = ", json_each(CASE s.tags WHEN '' THEN '[null]' ELSE s.tags END) g"
+#: Everything that can be asked for: a list is JSON, and NULL asks for all.
+_WHERE = """
+    (?1 IS NULL OR b.name IN (SELECT value FROM json_each(?1)))
+    AND s.day BETWEEN ?2 AND ?3
+    AND (?4 IS NULL OR s.model IN (SELECT value FROM json_each(?4))
+        OR s.provider || '/' || s.model IN (SELECT value FROM json_each(?4)))
+    AND (?5 IS NULL OR s.provider IN (SELECT value FROM json_each(?5)))
+    AND (?6 IS NULL OR s.tags <> '' AND EXISTS (
+        SELECT 1 FROM json_each(s.tags) h WHERE h.value IN (SELECT value FROM json_each(?6))))
+"""
+_EPOCH = dt.date(1970, 1, 1)
+
+
+def statement(by: tuple[Split, ...]) -> str:
+    """Return the query for the ledger split by ``by``; its parameters are ``parameters``."""
+    sums = ", ".join(f"sum(s.{column})" for column in TALLY_COLUMNS)
+    keys = ", ".join(SPLITS[name] for name in by)
+    return (
+        f"SELECT {f'{keys}, ' if by else ''}{sums}"  # noqa: S608 (constants)
+        f" FROM spend s JOIN batches b ON b.id = s.batch{_TAGGED if 'tag' in by else ''}"
+        f" WHERE {_WHERE}"
+        f" {f'GROUP BY {keys} ORDER BY {keys}' if by else 'HAVING count(*)'}"
+    )
+
+
+def parameters(
+    batches: Sequence[str],
+    days: tuple[dt.date | None, dt.date | None],
+    models: Sequence[str],
+    providers: Sequence[str],
+    tags: Sequence[str],
+) -> tuple[object, ...]:
+    """Return what ``statement`` is asked of: any of the batches,
+    models, providers and tags, or of all where none is named.
+    """
+    first, last = days
+    numbers = (_number(first, 0), _number(last, 1 << 31))
+    return _list(batches), *numbers, _list(models), _list(providers), _list(tags)
+
+
+def record(by: tuple[Split, ...], row: tuple[Any, ...]) -> SpendRow:
+    """Return the record of a row of ``statement``."""
+    values = dict(zip((*by, *TALLY_COLUMNS), row, strict=True))
+    if "day" in values:
+        values["day"] = (_EPOCH + dt.timedelta(days=values["day"])).isoformat()
+    return SpendRow(**values)
+
+
+def _list(names: Sequence[str]) -> str | None:
+    return json.dumps(list(names)) if names else None
+
+
+def _number(day: dt.date | None, default: int) -> int:
+    """Return a day as the ledger counts it."""
+    return default if day is None else (day - _EPOCH).days
