@@ -58,9 +58,8 @@ from batchd.daemon.waits.offers import Offers
 from batchd.daemon.waits.parking_lot import ParkingLot
 from batchd.daemon.waits.placing import Placing
 from batchd.daemon.waits.predecessors import Predecessors
-from batchd.daemon.waits.register import Register
 from batchd.daemon.worker_admission import WorkerAdmission, joining
-from batchd.daemon.writes import Writes
+from batchd.daemon.writes import Register, Writes
 from batchd.governor import Governor
 from batchd.governor.news import News
 from batchd.lifecycle import Lifecycle

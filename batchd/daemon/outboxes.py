@@ -5,9 +5,6 @@ what is done there waits for disks that hang or are full, and hurts no other out
 from __future__ import annotations
 
 import asyncio
-import math
-import os
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,8 +27,6 @@ T = TypeVar("T")
 _LONGEST_PAUSE_S = 15.0
 #: What does not answer for so long is reported; a disk under load may take seconds.
 HANGS_S = 20.0
-#: How long an outbox that has answered counts as one that answers.
-_REACHED_S = 1.0
 
 
 @dataclass(slots=True, eq=False)
@@ -41,10 +36,6 @@ class Outboxes:
     _disks: AllDiskThreads
     _troubles: TroubleLog
     _own: OwnOutboxes
-    #: When an outbox has answered.
-    _reached: dict[str, float] = field(default_factory=dict)
-    #: Which ones are asked whether they do.
-    _reaching: dict[str, asyncio.Future[None]] = field(default_factory=dict)
     #: What tasks name and does not answer, and who waits until it does.
     _silent: dict[str, asyncio.Future[None]] = field(default_factory=dict)
 
@@ -116,25 +107,6 @@ class Outboxes:
                     tries.failed(error, await self._concerned(batch()))
                     await asyncio.sleep(pause_s)
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-
-    async def reach(self, folder: str) -> None:
-        """Return once an outbox answers at all: a look into one that hangs would hang with it.
-
-        All who ask meanwhile wait for one answer, and go on in their order:
-        files are taken up as they came.
-        """
-        if time.monotonic() - self._reached.get(folder, -math.inf) <= _REACHED_S:
-            return
-        if folder not in self._reaching:
-            self._reaching[folder] = asyncio.ensure_future(self._reach(folder))
-        await asyncio.shield(self._reaching[folder])
-
-    async def _reach(self, folder: str) -> None:
-        try:
-            await self.answered(partial(os.path.lexists, folder), folder)
-            self._reached[folder] = time.monotonic()
-        finally:
-            del self._reaching[folder]
 
     async def answered(self, work: Callable[[], T], folder: str) -> T:
         """Do something as ``at`` does, and log when there is no answer for long;

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from batchd.daemon.commands.end_waiters import EndWaiters
+from batchd.daemon.commands.cancel import EndWaiters
 from batchd.daemon.commands.handlers import CommandHandlers
 
 __all__ = ["CommandHandlers", "EndWaiters"]

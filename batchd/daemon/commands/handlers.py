@@ -29,7 +29,6 @@ from batchd.control import (
 )
 from batchd.control.requester import Requester
 from batchd.control.requests import A
-from batchd.daemon.commands import order_log
 from batchd.daemon.commands.cancel import CancelHandler
 from batchd.daemon.commands.check import CheckHandler
 from batchd.daemon.commands.invite import InviteHandler
@@ -40,6 +39,7 @@ from batchd.daemon.commands.retry import RetryHandler
 from batchd.daemon.commands.status import StatusHandler
 from batchd.daemon.commands.submit import SubmitHandler
 from batchd.daemon.commands.tune import TuneHandler
+from batchd.daemon.reloading import shown
 from batchd.daemon.writes import Writes
 from batchd.errors import BatchdError
 from batchd.free_room import STATE, NeededRoom
@@ -90,7 +90,7 @@ class CommandHandlers:
         handler: Callable[[ControlRequest[A], Requester], Awaitable[A]] = self._handlers[
             type(request)
         ]
-        if not order_log.changes(request):
+        if not _changes(request):
             begun = time.monotonic()
             answer = await handler(request, by)
             if detailed():
@@ -98,7 +98,7 @@ class CommandHandlers:
                 took_s = round(time.monotonic() - begun, 3)
                 get_logger().debug(Action.QUESTION_ANSWERED, **who, seconds=took_s)
             return answer
-        fields = order_log.asked(type(request), coding.fields(request), by)
+        fields = _asked(type(request), coding.fields(request), by)
         try:
             # It may have waited a while to be read:
             # for a daemon that was stopped, or had much to do.
@@ -107,7 +107,7 @@ class CommandHandlers:
         except BatchdError as error:
             get_logger().warning(Action.COMMAND_REFUSED, **fields | {"message": str(error)})
             raise
-        get_logger().info(Action.COMMAND_DONE, **fields | order_log.answered(answer))
+        get_logger().info(Action.COMMAND_DONE, **fields | _answered(answer))
         return answer
 
     def malformed(
@@ -118,7 +118,7 @@ class CommandHandlers:
         error: BatchdError,
     ) -> None:
         """Leave a line about a request that is refused for its fields."""
-        fields = order_log.asked(kind, given, by)
+        fields = _asked(kind, given, by)
         get_logger().warning(Action.COMMAND_REFUSED, **fields | {"message": str(error)})
 
     async def _if_ready(
@@ -133,3 +133,37 @@ class CommandHandlers:
         await self._writes.ready(needed)
         by.insist()
         return await handler(request, by)
+
+
+#: Items of a list that a line shows.
+_SHOWN = 20
+
+
+def _changes(request: ControlRequest[Any]) -> bool:
+    """Return whether it is an order; else it is only a question, and leaves no line."""
+    if isinstance(request, Tune):
+        return bool(request.changes or request.reset)
+    return not isinstance(request, Status | Check)
+
+
+def _asked(
+    kind: type[ControlRequest[Any]], given: Mapping[str, Any], by: Requester
+) -> dict[str, Any]:
+    """Return who asks, and for what. ``given``: the fields of the request, as JSON has them."""
+    fields = {name: value for name, value in given.items() if name != "claim"}
+    if wanted := fields.get("changes"):
+        fields["changes"] = shown(wanted) if isinstance(wanted, dict) else "…"
+    fields = {k: [*v][:_SHOWN] if isinstance(v, list | tuple) else v for k, v in fields.items()}
+    who = {"verb": coding.verb(kind), "uid": by.uid, "pid": by.pid, "via": by.via}
+    return {k: v for k, v in {**who, **fields}.items() if v or k in {"uid", "pid"}}
+
+
+def _answered(answer: object) -> dict[str, Any]:
+    """Return the figures and names of an answer."""
+    fields = coding.fields(answer)
+    figures: dict[str, Any] = {k: v for k, v in fields.items() if isinstance(v, int)}
+    if batches := fields.get("batches"):
+        figures["batches"] = [*batches][:_SHOWN]
+    if ended := fields.get("ended"):
+        figures["ended"] = [each["target"] for each in ended][:_SHOWN]
+    return figures

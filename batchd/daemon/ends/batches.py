@@ -147,13 +147,10 @@ class OpenBatches:
         def here() -> Batch:
             return replace(batch, outbox=self._current.config.paths.outbox)
 
-        async def named() -> Batch:
-            found = here()
-            await self._outboxes.reach(found.outbox)
-            return await self._names.reserve(found)
-
         while True:
-            found = await self._outboxes.patiently(named, Action.OUTBOX_TROUBLE, here)
+            found = await self._outboxes.patiently(
+                lambda: self._names.reserve(here()), Action.OUTBOX_TROUBLE, here
+            )
             try:
                 return await self._writes.durable(partial(write, found))
             except UsedNameError:  # it was free in two outboxes at a time

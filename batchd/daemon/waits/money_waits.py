@@ -13,7 +13,7 @@ from batchd.actions import Action
 from batchd.daemon.listeners import Listener
 from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.waits.firstcalls import FirstCalls
-from batchd.daemon.waits.register import Register
+from batchd.daemon.writes import Register
 from batchd.governor import Governor
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.holds import DAY, Key
