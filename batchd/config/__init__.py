@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from batchd import imports, masking, records
-from batchd.config import operator_files, private_paths, receivers, tiers
+from batchd.config import operator_files, private_paths, receivers, values
 from batchd.config.providers import ProviderSection
 from batchd.config.sections import ConfigSections, PathsSection
 from batchd.errors import NotPossibleError, UsageError
@@ -83,7 +83,7 @@ class Config(ConfigSections):
         fallback = known.tier_fallback if known else None
         return (
             (known and known.service_tier) or self.agent.service_tier,
-            tiers.seconds(self.agent.tier_fallback if fallback is None else fallback),
+            values.seconds(self.agent.tier_fallback if fallback is None else fallback),
         )
 
     def conditions(self) -> str:

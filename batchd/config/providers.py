@@ -12,8 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from annotated_types import Ge, Le, MinLen
 
 from batchd.config.presets import PRESETS
-from batchd.config.tiers import Fallback
-from batchd.config.values import AskedApi, Name, Section
+from batchd.config.values import AskedApi, Fallback, Name, Section
 from batchd.records import AskedEffort, Hours, JsonMode, Rate, Tier, ToolProtocol
 from batchd.records.numbers import Amount, Count
 

@@ -15,11 +15,9 @@ from annotated_types import Ge, Gt, Le
 
 from batchd.config.limits import LimitsSection
 from batchd.config.providers import ModelSection, ProviderSection, presets
-from batchd.config.reach import HostList, Reach
 from batchd.config.receivers import ReceiverSection
 from batchd.config.telemetry import MetricsSection, TracesSection
-from batchd.config.tiers import Fallback
-from batchd.config.values import Name, Section
+from batchd.config.values import Fallback, HostList, Name, Reach, Section
 from batchd.config.web_page import WebSection
 from batchd.log import LineFormat, LogLevel
 from batchd.records import AskedEffort, Backend, CheckIn, Evaluator, Tier

@@ -12,8 +12,9 @@ from itertools import chain, islice
 from typing import Any
 
 from batchd import records
-from batchd.config import Config, dialect_choice, tiers
+from batchd.config import Config, dialect_choice
 from batchd.config.constraints import model_problem
+from batchd.config.values import seconds
 from batchd.errors import Problem
 from batchd.masking import MIN_SECRET_CHARS
 from batchd.records import hosts
@@ -340,7 +341,7 @@ def _task(
         check_in=key("check_in", config.evaluation.check_in),
         limits=_limits(config, (tier, _judge_tier(config, evaluator)), batch, spec),
         service_tier=tier,
-        tier_fallback_s=fallback_s if fallback is None else tiers.seconds(fallback),
+        tier_fallback_s=fallback_s if fallback is None else seconds(fallback),
         env=env,
         secrets=secrets,
         needs=_needs(key("needs", None)),
