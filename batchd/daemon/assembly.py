@@ -53,15 +53,13 @@ from batchd.daemon.reloading import Reloader
 from batchd.daemon.troubles import TroubleLog
 from batchd.daemon.waits.circuits import Circuits
 from batchd.daemon.waits.concurrency import Concurrency
-from batchd.daemon.waits.firstcalls import FirstCalls
-from batchd.daemon.waits.money_waits import MoneyWaits
+from batchd.daemon.waits.money_waits import FirstCalls, MoneyWaits
 from batchd.daemon.waits.offers import Offers
 from batchd.daemon.waits.parking_lot import ParkingLot
 from batchd.daemon.waits.placing import Placing
 from batchd.daemon.waits.predecessors import Predecessors
-from batchd.daemon.waits.register import Register
 from batchd.daemon.worker_admission import WorkerAdmission, joining
-from batchd.daemon.writes import Writes
+from batchd.daemon.writes import Register, Writes
 from batchd.governor import Governor
 from batchd.governor.news import News
 from batchd.lifecycle import Lifecycle

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
@@ -18,6 +18,9 @@ from batchd.errors import (
     UsedNameError,
 )
 from batchd.free_room import STATE, NeededRoom
+from batchd.lifecycle import Lifecycle
+from batchd.lifecycle.holds import Key
+from batchd.records import Parking
 from batchd.store import Store
 
 T = TypeVar("T")
@@ -67,3 +70,36 @@ class Writes:
             raise
         except (StoreError, OSError) as error:
             raise NotPossibleError(f"the order is not carried out: {refused(error)}") from None
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Register:
+    """Writes the lifecycle's holds into the store, in their order."""
+
+    _lifecycle: Lifecycle
+    _store: Store
+    _writes: Writes
+    #: Held over each note in the store, tries included:
+    #: on a full disk, a resume must not overtake its pause.
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def keep(self, parking: Parking) -> None:
+        """Note a parking."""
+        async with self._turn:
+            await self._keep(parking)
+
+    async def forget(self, *keys: Key) -> None:
+        """Note that these wait no longer, or for fewer causes."""
+        async with self._turn:
+            await asyncio.gather(
+                *(
+                    self._writes.durable(partial(self._store.unpark, scope, name))
+                    for scope, name in keys
+                )
+            )
+            for key in keys:
+                for parking in tuple(self._lifecycle.holds.causes(key).values()):
+                    await self._keep(parking)
+
+    async def _keep(self, parking: Parking) -> None:
+        await self._writes.durable(partial(self._store.park, parking))

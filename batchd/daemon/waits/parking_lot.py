@@ -21,8 +21,7 @@ from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.waits.concurrency import Concurrency
 from batchd.daemon.waits.money_waits import MoneyWaits
 from batchd.daemon.waits.placing import Placing
-from batchd.daemon.waits.register import Register
-from batchd.daemon.writes import Writes
+from batchd.daemon.writes import Register, Writes
 from batchd.events import TaskFinished
 from batchd.governor import Governor, ParkDecision
 from batchd.lifecycle import Lifecycle, is_of
