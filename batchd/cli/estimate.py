@@ -90,14 +90,9 @@ def _estimated(files: Sequence[CheckedFile], settings: config.Config) -> tuple[E
         except OlderStoreError as error:
             formatting.complain(f"batchd: {error}; this estimate knows nothing of its record")
         found = estimate(files, settings, reader)
-        spent = _spent_today(reader) if reader else 0.0
+        today = reader.spend((), since=dt.datetime.now(dt.UTC).date()) if reader else ()
+        spent = sum(row.known_usd + row.unsettled_usd for row in today)
     return found, _Budgets(files, settings.budget.per_day_usd, spent)
-
-
-def _spent_today(reader: StoreReader) -> float:
-    """Return what counts against the budget of this day: what may have been paid, too."""
-    rows = reader.spend((), since=dt.datetime.now(dt.UTC).date())
-    return sum(row.known_usd + row.unsettled_usd for row in rows)
 
 
 class _Budgets:
