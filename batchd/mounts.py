@@ -11,7 +11,7 @@ import os
 import re
 import select
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 _TABLE = "/proc/self/mountinfo"
@@ -28,39 +28,6 @@ class Mount:
     #: The folder, or file, of that file system that is mounted, and where.
     root: str
     place: str
-
-
-@dataclass(frozen=True, slots=True)
-class MountView:
-    """The places that the files at or below some real paths come from; all by device."""
-
-    #: Each path as a mount of its own, and what is mounted below.
-    seen: Mapping[int, tuple[Mount, ...]]
-    #: All that is mounted of these file systems, here or elsewhere.
-    whole: Mapping[int, tuple[Mount, ...]]
-    devices: frozenset[int]
-
-    @classmethod
-    def of(cls, table: Sequence[Mount], tops: Sequence[str]) -> MountView:
-        """Return that of real paths."""
-        seen = [mount for mount in table if any(within(mount.place, top) for top in tops)]
-        above = ((top, mount) for top in tops if (mount := holding(table, top)))
-        seen += (Mount(m.device, moved(top, m.place, m.root), top) for top, m in above)
-        devices = frozenset(mount.device for mount in seen)
-        return cls(
-            {device: tuple(m for m in seen if m.device == device) for device in devices},
-            {device: tuple(m for m in table if m.device == device) for device in devices},
-            devices,
-        )
-
-    def places(self, device: int, path: str) -> Iterator[str]:
-        """Yield where a file may be found too, whose real path is another one."""
-        mount = holding(self.whole[device], path)
-        if mount is not None:
-            inner = moved(path, mount.place, mount.root)
-            for other in self.seen[device]:
-                if within(inner, other.root):
-                    yield moved(inner, other.root, other.place)
 
 
 class Mounts:

@@ -13,6 +13,7 @@ from batchd.records import dollars
 NO_TAG = "(none)"
 #: Names that one line has room for.
 _NAMED = 5
+_UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86400
 
 
@@ -20,6 +21,14 @@ def counted(count: int, noun: str) -> str:
     """Return ``1 task``, ``2,000 tasks``, ``3 batches``."""
     plural = "es" if noun.endswith("ch") else "s"
     return f"{count:,} {noun}{'' if count == 1 else plural}"
+
+
+def amount(count: int) -> str:
+    """Return a number of bytes: ``1.3 GiB``."""
+    for size, unit in _UNITS:
+        if count >= size:
+            return f"{count / size:.2f}".rstrip("0").rstrip(".") + f" {unit}"
+    return f"{count} bytes"
 
 
 def on_nodes(nodes: int) -> str:

@@ -17,7 +17,7 @@ from batchd.errors import FolderError, NotPossibleError, SandboxError, UsageErro
 from batchd.log import escape
 from batchd.observe import changes
 from batchd.records import Ref, SandboxPolicy
-from batchd.records.triggers import run_by_git
+from batchd.sandbox.trigger_search import run_by_git
 from batchd.store.reader import StoreReader
 from batchd.workspace import applying
 

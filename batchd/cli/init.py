@@ -12,8 +12,8 @@ from pathlib import Path
 
 from batchd import config
 from batchd.cli.support import init_questions
-from batchd.config import finding, trust_lists
-from batchd.config.presets import PRESETS
+from batchd.config import trust
+from batchd.config.providers import PRESETS
 from batchd.config.sections import AgentSection, PoolSection
 from batchd.errors import BatchdError, ConfigError, NotPossibleError, UsageError
 from batchd.log import escape
@@ -63,9 +63,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Make it; nothing is made where anything is wrong."""
     if args.config:
-        raise UsageError(
-            f"a spool's configuration is {trust_lists.CONFIG} in DIR: leave --config out"
-        )
+        raise UsageError(f"a spool's configuration is {trust.CONFIG} in DIR: leave --config out")
     if args.directory == "":  # a variable that is not set, say
         raise UsageError("DIR is empty: name a directory, or leave it out for this one")
     # No link is followed: what is shown is what was named.
@@ -177,7 +175,7 @@ def _refuse(wanted: NewSpool) -> None:
         raise UsageError(f"{_NOTHING}: {'; '.join(map(str, error.problems))}") from None
     grave = next((found for found in permissions.exposures(settings) if found.grave), None)
     there = next(p for p in (wanted.directory, *wanted.directory.parents) if p.is_dir())
-    if problem := grave or trust_lists.doubt(there, there.stat(), trust_lists.ours()):
+    if problem := grave or trust.doubt(there, there.stat(), trust.ours()):
         raise NotPossibleError(f"{_NOTHING}: {problem}")
 
 
@@ -187,8 +185,8 @@ def _trust(wanted: NewSpool) -> None:
     Raises ``NotPossibleError`` where it does not, with what to do.
     """
     try:
-        trust_lists.add(str(wanted.directory), os.environ)
-        finding.trusted(wanted.config, os.environ)
+        trust.add(str(wanted.directory), os.environ)
+        trust.trusted(wanted.config, os.environ)
     except (BatchdError, OSError) as error:
         raise NotPossibleError(
             f"the spool is made, and its configuration does not count by itself yet: {error}\n"
@@ -211,8 +209,8 @@ def _made(wanted: NewSpool, *, former: bool) -> list[str]:
     if former:
         lines += ["It goes on with the store that an earlier version left there in .batchd/."]
     lines += ["", "Next:"]
-    if os.environ.get(finding.VARIABLE):
-        lines += [f"  unset {finding.VARIABLE}    # it goes before what lies in a directory"]
+    if os.environ.get(trust.VARIABLE):
+        lines += [f"  unset {trust.VARIABLE}    # it goes before what lies in a directory"]
     if wanted.directory != Path.cwd():
         lines += [f"  cd {shlex.quote(str(wanted.directory))}"]
     if wanted.key_file and not Path(wanted.key_file).expanduser().exists():

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from collections import Counter
 from pathlib import Path
 
 from batchd import config
@@ -16,6 +17,7 @@ from batchd.errors import DeliveryError, UsageError
 from batchd.log import escape
 from batchd.notify import channels
 from batchd.notify.channels import ReceiverTarget
+from batchd.store.reader import StoreReader
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,11 +58,12 @@ def run(args: argparse.Namespace) -> int:
 async def _try(targets: list[ReceiverTarget]) -> list[tuple[str, bool, str]]:
     """Send each a test, all at once; return their names, whether it worked, and what came back."""
     from batchd.notify import happened, message  # only where something is sent
+    from batchd.spool.ulid import ulid
 
     async def one(target: ReceiverTarget) -> tuple[str, bool, str]:
         event = message.clean(happened.test(target.name), target.masker)
         try:
-            return target.name, True, await channels.send(target, message.compose([event]))
+            return target.name, True, await channels.send(target, message.compose([event], ulid()))
         except DeliveryError as error:
             return target.name, False, str(error)
 
@@ -68,10 +71,12 @@ async def _try(targets: list[ReceiverTarget]) -> list[tuple[str, bool, str]]:
 
 
 def _show(settings: config.Config, targets: list[ReceiverTarget], *, as_json: bool) -> None:
-    from batchd.notify.pending_messages import PendingMessages
-
-    state = Path(settings.paths.state)
-    rows = [(t.name, t.settings, PendingMessages(state, t.name).count()) for t in targets]
+    waiting = Counter[str]()
+    store = formatting.store_path(Path(settings.paths.state))
+    if store.exists():
+        with StoreReader(store) as reader:
+            waiting.update(reader.notices())
+    rows = [(t.name, t.settings, waiting[t.name]) for t in targets]
     if as_json:
         formatting.print_json(
             [

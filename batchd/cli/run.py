@@ -1,23 +1,40 @@
-"""``batchd run``: has task files worked on here and now,
+"""``batchd run``: has task files, or a prompt, worked on here and now,
 by the daemon that is there or by one for them alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import hashlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from batchd import config, sealing, silent_paths
-from batchd.cli.runs.standby import Standby, ahead
-from batchd.errors import UsageError
+from batchd import config, sealing, silent_paths, words
+from batchd.cli.display import formatting
+from batchd.cli.runs import batch_ends, following, given_files
+from batchd.cli.runs.run_daemon import RunDaemon, refuse_paused
+from batchd.config import own
+from batchd.errors import NoDaemonError, UsageError
+from batchd.log import escape_text
+from batchd.records import Task
+from batchd.store.reader import StoreReader
+from batchd.store.rows import BatchRow
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
-        "files", nargs="*", metavar="FILE", help="task files; without one, run asks for it"
+        "files",
+        nargs="*",
+        metavar="FILE",
+        help="task files; -: standard input, as JSON, JSONL or a prompt; without one, run asks for it",
     )
+    given_files.prompt_options(parser)
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument(
         "--serial",
@@ -30,43 +47,107 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--first", type=int, metavar="N", help="a trial: the first N tasks only")
     parser.add_argument("--here", action="store_true", help="write results to ./outbox")
     parser.add_argument(
-        "--private", action="store_true", help="use a store of its own, which is gone at the end"
-    )
-    parser.add_argument(
         "--json", action="store_true", help="print the summaries as JSON, without progress"
     )
     parser.epilog = (
         "If a daemon runs on the spool, it does the work. Otherwise run starts one that works "
-        "on these files alone. Ctrl-C asks whether to cancel what is left, or to leave it "
-        "running. If a run is killed, the next `batchd run` of the same file goes on with it."
+        "on these files alone. A single task's answer comes last; where standard output is no "
+        "terminal it stands there alone, and all else is on standard error. Ctrl-C asks whether to "
+        "cancel what is left, or to leave it running. If a run is killed, the next `batchd run` of "
+        "the same file goes on with it."
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the files, show progress, end with the summaries."""
+    """Have it worked on, show progress, end with the summaries, or a single task's answer."""
     sealing.seal()
     settings = config.load(args.config)
     silent_paths.refuse(settings.paths.state)
     sealing.forget(settings.variables())
-    for option, number in (("--first", args.first), ("--processes", args.processes)):
-        if number is not None and number < 1:
-            raise UsageError(f"{option} needs a number, 1 or more, not {number}")
+    if args.processes is not None and args.processes < 1:
+        raise UsageError(f"--processes needs a number, 1 or more, not {args.processes}")
+    if args.here:
+        here = dataclasses.replace(settings.paths, outbox=str(Path("outbox").absolute()))
+        settings = dataclasses.replace(settings, paths=here)
+    files = [*_given(args, settings)]
+    if args.first is not None:
+        files = [(p, n, given_files.cut(n, d, args.first, settings)) for p, n, d in files]
+    # Every error now, before anything is paid, or made.
+    tasks = [
+        task for _, name, data in files for task in given_files.parsed(data, name, settings).tasks
+    ]
+    signal.signal(signal.SIGTERM, following.terminated)
+    with RunDaemon(settings, args.config, args.processes) as daemon:
+        if not daemon.reached():
+            _refuse(settings, tasks)
+            if sys.stderr.isatty() and not args.json:
+                said = "No daemon runs here: one starts for this run, with its workers …"
+                print(said, file=sys.stderr)
+            daemon.start()
+        names = []
+        for path, name, data in files:
+            mark = hashlib.sha256(b"%b\0%b" % (os.fsencode(path), data)).hexdigest() if path else ""
+            batch, again = daemon.hand_over(name, data, mark, serial=args.serial)
+            names.append(batch)
+            if again:
+                formatting.complain(f"{name}: going on with {batch}, which an earlier run began.")
+        # What becomes of a single task goes into a file or a pipe alone.
+        alone = len(tasks) == 1 and not args.json
+        apart = alone and not sys.stdout.isatty()
+        with contextlib.redirect_stdout(sys.stderr) if apart else contextlib.nullcontext():
+            end = following.follow(settings, daemon, names, quiet=args.json)
+            rows = _rows(settings, names)
+            code = batch_ends.report(rows, as_json=args.json) if end == "done" else 0
+        if end == "done":
+            if alone and (answer := batch_ends.answer(rows[0])):
+                print(answer if apart else f"\n{escape_text(answer)}", flush=True)
+            sys.stdout.flush()
+            daemon.leave()
+            return code
+    done = f"{sum(row.finished for row in rows):,} of {words.counted(sum(row.tasks for row in rows), 'task')} done"
+    if end == "left":
+        print(f"{done}. batchd status {' '.join(names)}", file=sys.stderr)
+        return 130
+    raise NoDaemonError(
+        f"{done}: its daemon has ended. `batchd run` of the same file goes on with it, and so does "
+        "`batchd serve`"
+    )
+
+
+def _given(args: argparse.Namespace, settings: config.Config) -> Sequence[tuple[str, str, bytes]]:
+    """Return the path, the name and the bytes of each file; what has no path is never gone on
+    with.
+    """
+    if prompt := given_files.prompted(args):
+        if args.files:
+            raise UsageError("name a FILE, or give a --prompt")
+        return [("", *prompt)]
     if not args.files:
+        if not sys.stdin.isatty():
+            return [("", *given_files.piped())]
         from batchd.cli.runs import run_questions  # for who answers
 
         run_questions.ask(args, settings)
-    if args.here:
-        here = str(Path("outbox").absolute())
-        settings = dataclasses.replace(
-            settings, paths=dataclasses.replace(settings.paths, outbox=here)
-        )
-    if args.private:
-        return _worked(args, settings, None)
-    with ahead(settings, args.processes) as standby:
-        return _worked(args, settings, standby)
+    return [
+        ("", *given_files.piped())
+        if file == "-"
+        else (os.path.realpath(file), Path(file).name, given_files.read_file(file, settings))
+        for file in args.files
+    ]
 
 
-def _worked(args: argparse.Namespace, settings: config.Config, standby: Standby | None) -> int:
-    from batchd.cli.runs import working  # what it loads, it loads beside the daemon
+def _rows(settings: config.Config, names: Sequence[str]) -> list[BatchRow]:
+    """Return how batches stand."""
+    with StoreReader(formatting.store_path(Path(settings.paths.state))) as reader:
+        return [reader.batch(name) for name in names]
 
-    return working.work(args, settings, standby)
+
+def _refuse(settings: config.Config, tasks: Sequence[Task]) -> None:
+    """Refuse what every task would wait for: a key, or people. Raises ``NotPossibleError``."""
+    models = {task.model for task in tasks}
+    if settings.evaluation.judge_model and any(task.evaluator == "judge" for task in tasks):
+        models.add(settings.evaluation.judge_model)
+    for provider in sorted({model.partition("/")[0] for model in models}):
+        settings.endpoint(provider)
+    refuse_paused(settings, {task.model for task in tasks})
+    own.prepare(settings.paths, settings.environ)

@@ -8,10 +8,12 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from batchd import config, imports, log, sealing, words
 from batchd.cli.display import formatting
+from batchd.cli.runs.run_daemon import LOCKED
 from batchd.config import own
 from batchd.control import CheckLine
 from batchd.errors import BatchdError, SpoolLockedError
@@ -22,6 +24,8 @@ from batchd.pool import fork_server
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments: all that it needs stands in the configuration."""
+    # For a ``run`` that starts it as its child: see ``cli/runs/run_daemon.py``.
+    parser.add_argument("--for-run", action="store_true", help=argparse.SUPPRESS)
     parser.epilog = (
         "Without a configuration it serves a spool of your own, ~/.local/share/batchd. "
         "SIGTERM or Ctrl-C drains: tasks stop at a durable point and go on at the next start; "
@@ -42,9 +46,11 @@ def run(args: argparse.Namespace) -> int:
     os.chdir("/")
     fork_server.warm(Path(settings.paths.state, "pool"))
     try:
-        _serve(settings)
+        (_serve_runs if args.for_run else _serve)(settings)
     except SpoolLockedError as error:
         fork_server.abandon()
+        if args.for_run:
+            return LOCKED
         fix = "see `batchd status`; wait until it ends, or end it with SIGTERM"
         raise SpoolLockedError(f"{error}: {fix}") from None
     except BatchdError:
@@ -82,6 +88,27 @@ def _serve(settings: config.Config) -> None:
         for line in map(escape, _greeting(settings)):
             print(*hanging(line, width), sep="\n", file=sys.stderr)
     run_daemon(daemon.run())
+
+
+def _serve_runs(settings: config.Config) -> None:
+    """Be the daemon of those ``run`` that wait, until none does: on this machine alone, and nothing
+    is parked for long.
+    """
+    with imports.undisturbed():
+        from batchd.daemon import Daemon
+        from batchd.daemon import run as run_daemon
+        from batchd.report.maker import ReportMaker
+    log.configure(formatting.level(settings), settings.log.format, settings.log.file)
+    pool = replace(
+        settings.pool,
+        engine="local",
+        processes=max(1, settings.pool.processes),
+        listen="",
+        advertise="",
+    )
+    governor = replace(settings.governor, max_parked_s=0.0)
+    settings = replace(settings, pool=pool, governor=governor)
+    run_daemon(Daemon(settings, watch=False, errands=True, finishers=[ReportMaker()]).run_errands())
 
 
 def _greeting(settings: config.Config) -> Iterator[str]:

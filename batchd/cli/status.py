@@ -20,7 +20,7 @@ from batchd import config, silent_paths, users, words
 from batchd.cli.display import formatting, one_task, status_tables, tables, trigger_warnings
 from batchd.cli.support import startup_refusals
 from batchd.cli.support.member_reader import MemberReader, fresh
-from batchd.config import finding, trust_lists
+from batchd.config import trust
 from batchd.control import DaemonStatus, OpenTrouble, fields
 from batchd.control.status import Fetching
 from batchd.errors import BatchdError
@@ -188,11 +188,10 @@ def _overview(
 
 def _elsewhere() -> Iterator[str]:
     """Yield where daemons run, of the directories that this user trusts."""
-    lists = trust_lists.listings(os.environ)
-    for directory in dict.fromkeys(e.directory for known in lists for e in known.entries):
+    for directory in trust.listing(os.environ).entries:
         with contextlib.suppress(BatchdError, OSError):
             silent_paths.refuse(directory)
-            file = finding.trusted(Path(directory, trust_lists.CONFIG), os.environ).path
+            file = trust.trusted(Path(directory, trust.CONFIG), os.environ).path
             state = config.load_paths(file, {}).state
             silent_paths.refuse(state)
             if isinstance(daemon := ask(Path(state)), DaemonStatus):

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import glob
-import json
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +14,7 @@ from typing import Any
 from batchd import config, control, silent_paths, users, words
 from batchd.cli.display import formatting, progress
 from batchd.cli.display.progress import ProgressSource
-from batchd.cli.runs import batch_ends, given_files, trial
+from batchd.cli.runs import batch_ends, given_files
 from batchd.cli.runs.dropped_batch import DroppedBatch, doubts
 from batchd.cli.support.member_reader import MemberReader
 from batchd.config import own
@@ -49,24 +46,12 @@ _SPOOLLESS = (
     "  batchd init DIR      makes a spool, and says what comes next\n"
     "  batchd run FILE      works on a file here and now, without one"
 )
-_IDS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("file", nargs="?", metavar="FILE", help="a task file; -: standard input")
-    parser.add_argument(
-        "--prompt", metavar="TEXT", help="make one task of this prompt, instead of a file"
-    )
-    parser.add_argument(
-        "--each", metavar="GLOB", help="with --prompt: one task for each directory that matches"
-    )
-    parser.add_argument("--model", metavar="PROVIDER/MODEL", help="with --prompt")
-    parser.add_argument(
-        "--check",
-        metavar="COMMAND",
-        help="with --prompt: a command that accepts the work with exit code 0",
-    )
+    given_files.prompt_options(parser)
     parser.add_argument("--first", type=int, metavar="N", help="a trial: the first N tasks only")
     parser.add_argument("--name", help="the batch's name (default: the file's)")
     parser.add_argument("--wait", action="store_true", help="show progress, end with the summary")
@@ -84,9 +69,7 @@ def run(args: argparse.Namespace) -> int:
     filename, data = _given(args, settings)
     filename = inbox.file_name(filename)
     if args.first is not None:
-        if args.first < 1:
-            raise UsageError(f"--first needs a number, 1 or more, not {args.first}")
-        data = trial.cut(filename, data, args.first, settings)
+        data = given_files.cut(filename, data, args.first, settings)
     tasks = given_files.parsed(data, filename, settings).tasks
     if args.wait and not alive:
         raise NoDaemonError(
@@ -163,42 +146,20 @@ def _soon(settings: config.Config, mine: DroppedBatch) -> tuple[BatchRow, list[s
 
 def _given(args: argparse.Namespace, settings: config.Config) -> tuple[str, bytes]:
     """Return the name and the bytes to drop."""
-    if (args.file is None) == (args.prompt is None):
+    given = given_files.prompted(args)
+    if (args.file is None) == (given is None):
         raise UsageError("name a FILE, or give a --prompt")
-    if args.prompt is None and (args.each or args.model or args.check):
-        raise UsageError(
-            "--each, --model and --check go with --prompt; in a task file, model and check are keys"
+    if given is None:
+        path = Path(args.file)
+        given = (
+            given_files.piped()
+            if args.file == "-"
+            else (path.name, given_files.read_file(args.file, settings))
         )
-    if args.prompt is not None:
-        if not args.prompt.strip():
-            raise UsageError("--prompt is empty: say what is to be done")
-        return f"{args.name or 'prompt'}.json", _prompted(args)
-    if args.file == "-":
-        name = args.name or "stdin"
-        known = Path(name).suffix.lower() in ENDINGS
-        return name if known else f"{name}.json", sys.stdin.buffer.read()
-    path = Path(args.file)
-    name = f"{args.name}{path.suffix}" if args.name else path.name
-    return name, given_files.read_file(args.file, settings)
-
-
-def _prompted(args: argparse.Namespace) -> bytes:
-    defaults = {"model": args.model, "check": args.check}
-    batch: dict[str, Any] = {k: v for k, v in defaults.items() if v}
-    if args.each is None:
-        batch["tasks"] = [{"first_prompt": args.prompt}]
-    else:
-        found = [Path(p).absolute() for p in sorted(glob.glob(args.each)) if Path(p).is_dir()]
-        if not found:
-            raise UsageError(f"no directory matches {escape(args.each)}")
-        names = [p.name for p in found]
-        # Results are easier to find under the directories' names, where all of them serve as ids.
-        fit = len(set(names)) == len(names) and all(_IDS.fullmatch(n) for n in names)
-        batch["tasks"] = [
-            {"dir": str(p), "first_prompt": args.prompt, **({"id": p.name} if fit else {})}
-            for p in found
-        ]
-    return json.dumps(batch, ensure_ascii=False, indent=2).encode("utf-8", "surrogateescape")
+    name, data = given
+    if args.file == "-" and args.name and Path(args.name).suffix.lower() in ENDINGS:
+        return args.name, data
+    return f"{args.name}{Path(name).suffix}" if args.name else name, data
 
 
 def _member(settings: config.Config) -> MemberReader | None:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from batchd import config, installation
 from batchd.cli.display import formatting
-from batchd.config import finding, operator_files, own, trust_lists
+from batchd.config import operator_files, own, trust
 from batchd.config.sections import PathsSection
 from batchd.errors import NotPossibleError, UsageError
 from batchd.log import escape
@@ -138,7 +138,7 @@ def _remove(args: argparse.Namespace) -> int:
     for path in ours:
         path.unlink()
     done = stopped and _ordered([again])
-    place = _own(os.environ) if args.user else trust_lists.SYSTEM
+    place = _own(os.environ) if args.user else trust.SYSTEM
     stays = f"{place}" if args.user else f"{place}, {_HOME} and the user {_USER}"
     print(escape(f"What the service works with stays: {stays}."))
     return 0 if done or not _systemd() else 3
@@ -202,10 +202,10 @@ def _of_ones_own(directory: Path, environ: Mapping[str, str]) -> _Service:
 
     Raises ``BatchdError``.
     """
-    file = directory / trust_lists.CONFIG
-    if not finding.stands(file):
+    file = directory / trust.CONFIG
+    if not trust.stands(file):
         raise UsageError(f"there is no spool in {directory}: {own.command(directory)} makes one")
-    finding.trusted(file, environ)
+    trust.trusted(file, environ)
     # Variables of this session are none of the service's.
     settings = config.load(file, {"HOME": environ.get("HOME", "")})
     env = _own(environ) / "env"
@@ -240,22 +240,22 @@ def _of_ones_own(directory: Path, environ: Mapping[str, str]) -> _Service:
 
 def _of_the_system(wanted: Callable[[Path], NewSpool]) -> _Service:
     """Return what a service of the system comes to. Raises ``BatchdError``."""
-    file, unit = trust_lists.SYSTEM / trust_lists.CONFIG, _UNITS / "batchd.service"
+    file, unit = trust.SYSTEM / trust.CONFIG, _UNITS / "batchd.service"
     _insist_on_reach(_installed(), system=True)
     values = {"ExecStart": _command(file)}
     text = _filled(_shipped("batchd.service"), values, _REMARK)
     made: list[_File] = []
     first: list[str] = []
     ready = True
-    if finding.stands(file):
+    if trust.stands(file):
         written = [*_written(config.load(file, {}), Path(_HOME))]
         if further := [path for path in written if path != _word(_HOME)]:
             text = text.replace("#ReadWritePaths=/srv/work", f"ReadWritePaths={' '.join(further)}")
         made.append(_unit(unit, text))
     else:
-        asked = replace(wanted(trust_lists.SYSTEM), place=_HOME)
+        asked = replace(wanted(trust.SYSTEM), place=_HOME)
         if asked.key_env or asked.key_file:
-            key = Path(asked.key_file or trust_lists.SYSTEM / f"{asked.provider}.key")
+            key = Path(asked.key_file or trust.SYSTEM / f"{asked.provider}.key")
             asked = replace(asked, key_env="", key_file=asked.provider)
             credential = f"{asked.provider}:{_plain(str(key))}"
             drop_in = f"{_REMARK}\n[Service]\nLoadCredential={credential}\n"
@@ -330,8 +330,8 @@ def _unit(place: Path, text: str) -> _File:
 
 
 def _own(environ: Mapping[str, str]) -> Path:
-    folder = trust_lists.folders(environ)[0]
-    if folder == trust_lists.SYSTEM:
+    folder = trust.folders(environ)[0]
+    if folder == trust.SYSTEM:
         raise NotPossibleError("this user has no home for a service of their own: set HOME")
     return folder
 

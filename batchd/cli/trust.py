@@ -8,14 +8,14 @@ import os
 from pathlib import Path
 
 from batchd.cli.display import formatting, tables
-from batchd.config import finding, foreign, trust_lists
+from batchd.config import trust
 from batchd.errors import ConfigError, UsageError
 from batchd.log import escape
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TrustedDirectory:
-    """A directory on a list, and what is wrong with its configuration, if anything."""
+    """A directory on the list, and what is wrong with its configuration, if anything."""
 
     directory: str
     #: The number of a user whose files count there, beside root's and one's own.
@@ -28,11 +28,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("directory", nargs="*", metavar="DIR", help="default: show what is trusted")
     parser.add_argument("--remove", action="store_true", help="stop trusting it")
-    parser.add_argument(
-        "--system",
-        action="store_true",
-        help=f"for all users: {trust_lists.SYSTEM / trust_lists.NAME}",
-    )
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     parser.epilog = (
         "A config.toml decides where keys are sent and which programs run as you, and models write "
@@ -43,48 +38,40 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Change a list, or show both; 3 where what is trusted now does not count all the same."""
+    """Change the list, or show it; 3 where what is trusted now does not count all the same."""
     if args.remove and not args.directory:
         raise UsageError("name the directory: batchd trust --remove DIR")
     code = 0
     for directory in args.directory:
         if args.remove:
-            name, file = trust_lists.remove(directory, os.environ, system=args.system)
+            name, file = trust.remove(directory, os.environ)
             print(escape(f"{name} is no longer trusted by {file}"))
-        else:
-            code = max(code, _add(directory, system=args.system))
+            continue
+        real, owner, file = trust.add(directory, os.environ)
+        also = "" if owner is None else f", also where it belongs to user {owner},"
+        counts = f"its config.toml counts{also} when batchd runs there"
+        print(escape(f"{real} is trusted by {file}: {counts}"))
+        if problem := _problem(real):
+            formatting.complain(f"batchd: {problem}")
+            code = 3
     if not args.directory:
         _show(as_json=args.json)
     return code
 
 
-def _add(directory: str, *, system: bool) -> int:
-    entry, file = trust_lists.add(directory, os.environ, system=system)
-    also = "" if entry.owner is None else f", also where it belongs to user {entry.owner},"
-    print(
-        escape(
-            f"{entry.directory} is trusted by {file}: its config.toml counts{also} when batchd runs there"
-        )
-    )
-    problem = _problem(entry.directory)
-    formatting.complain(problem and f"batchd: {problem}")
-    return 3 if problem else 0
-
-
 def _show(*, as_json: bool) -> None:
-    lists = trust_lists.listings(os.environ)
-    for known in lists:
-        formatting.complain(f"batchd: {known.problem}" if known.problem else "")
+    known = trust.listing(os.environ)
+    for problem in filter(None, (known.problem, trust.former())):
+        formatting.complain(f"batchd: {problem}")
     rows = [
-        TrustedDirectory(entry.directory, entry.owner, str(known.file), _problem(entry.directory))
-        for known in lists
-        for entry in known.entries
+        TrustedDirectory(directory, owner, str(known.file), _problem(directory))
+        for directory, owner in known.entries.items()
     ]
     if as_json:
         formatting.print_json([dataclasses.asdict(row) for row in rows])
     elif rows:
-        cells = [(row.directory, row.list, row.problem) for row in rows]
-        print(*tables.table(("DIRECTORY", "LIST", "PROBLEM"), cells), sep="\n")
+        cells = [(row.directory, row.problem) for row in rows]
+        print(*tables.table(("DIRECTORY", "PROBLEM"), cells), sep="\n")
     else:
         print("No directory is trusted.")
 
@@ -93,12 +80,12 @@ def _problem(directory: str) -> str:
     """Return why the configuration in a directory does not count;
     empty: it does, or there is none yet.
     """
-    file = Path(directory, trust_lists.CONFIG)
+    file = Path(directory, trust.CONFIG)
     try:
-        if finding.stands(file):
-            if problem := foreign.problem(file):
+        if trust.stands(file):
+            if problem := trust.foreign(file):
                 return str(problem)
-            finding.trusted(file, os.environ).content()
+            trust.trusted(file, os.environ).content()
     except ConfigError as error:
         return str(error)
     except OSError as error:

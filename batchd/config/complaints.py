@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
+from batchd import gone
 from batchd.errors import Problem
 
 #: What is longer is no misspelt word, and takes long to compare.
@@ -30,11 +31,6 @@ _MEANT = {
     "directory": "dir",
     "command": "check",
     "test": "check",
-}
-#: Keys of earlier versions, by their place: what to write instead.
-_GONE = {
-    "metrics.textfile": "set [metrics] listen and have Prometheus fetch it;"
-    " for node_exporter, have a timer write what curl gets there into its file",
 }
 #: What pydantic says of a key that is not there.
 MISSING = frozenset({"missing", "missing_argument"})
@@ -59,7 +55,8 @@ def complaint(error: ErrorDetails, known: Collection[str]) -> Problem:
         at = error["loc"]
         if at[:1] == ("models",) and isinstance(error["input"], dict):
             return Problem("", "there is no such key", _QUOTES)
-        if instead := _GONE.get(".".join(map(str, at))):
+        place = [at[0], "*", *at[2:]] if at[0] == "notify" else at
+        if instead := gone.KEYS.get(".".join(map(str, place))):
             return Problem("", "there is no such key any more", instead)
         key = str(at[-1])
         meant = _MEANT.get(key.lower(), "")
@@ -70,6 +67,8 @@ def complaint(error: ErrorDetails, known: Collection[str]) -> Problem:
             f"do you mean {near[0]}?" if near else f"the known ones are {', '.join(sorted(known))}"
         )
         return Problem("", "there is no such key", fix)
+    if error["loc"][:1] == ("notify",) and (instead := gone.NOTIFY_WORDS.get(str(error["input"]))):
+        return Problem("", f"there is no {error['input']!r} any more", instead)
     if error["type"] in MISSING:
         return Problem("", "this key is needed")
     if error["type"] == "dataclass_type":

@@ -17,10 +17,10 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from batchd import imports
-from batchd.config import finding, overrides, own
+from batchd.config import overrides, own, trust
 from batchd.config.complaints import MISSING, complaint
 from batchd.config.constraints import Place, absolute, contradictions, controls, no_entry
-from batchd.config.presets import PRESETS
+from batchd.config.providers import PRESETS
 from batchd.config.sections import ConfigSections, PathsSection
 from batchd.errors import ConfigError, Problem
 
@@ -43,7 +43,7 @@ def load(
     ``section``: heed this one alone, whatever is wrong with the others.
     ``draft``: what is to stand in ``path``. ``here``: what counts as the working directory.
     """
-    found = finding.ConfigFile(path) if path else _searched(environ, here)
+    found = trust.ConfigFile(path) if path else _searched(environ, here)
     file = _lasting(found.path) if found else None
     raw = tomli.loads(draft) if draft else _read(found) if found else {}
     if section:
@@ -133,9 +133,9 @@ def _adapter() -> TypeAdapter[ConfigSections]:
         return TypeAdapter(ConfigSections)
 
 
-def _searched(environ: Mapping[str, str], here: Path) -> finding.ConfigFile | None:
+def _searched(environ: Mapping[str, str], here: Path) -> trust.ConfigFile | None:
     try:
-        return finding.find(environ, here)
+        return trust.find(environ, here)
     except OSError as error:
         place = str(error.filename or "")
         raise ConfigError((Problem(place, f"it cannot be looked at: {error.strerror}"),)) from None
@@ -146,7 +146,7 @@ def _dotted(keys: str) -> str:
     return ".".join(re.findall(r"'([^']*)'", keys))
 
 
-def _read(found: finding.ConfigFile) -> dict[str, Any]:
+def _read(found: trust.ConfigFile) -> dict[str, Any]:
     try:
         return tomli.loads(found.content().decode("utf-8-sig"))
     except tomli.TOMLDecodeError as error:

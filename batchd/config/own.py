@@ -4,13 +4,11 @@ and never in the working directory.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import pwd
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from batchd.config import trust_lists
+from batchd.config import trust
 from batchd.config.sections import PathsSection
 from batchd.errors import ConfigError, Problem
 
@@ -23,7 +21,11 @@ _FORMER = Path(".batchd", "batchd.db")
 
 def folder(environ: Mapping[str, str]) -> Path | None:
     """Return where the user's own spool lies; None: this user has no home."""
-    return next(_folders(environ), None)
+    if environ.get("XDG_DATA_HOME", "").startswith("/"):
+        return next(trust.homes(environ, VARIABLES))
+    found = next(trust.homes(environ, {"HOME": VARIABLES["HOME"]}), None)
+    # Accounts of services have homes that are not there, such as /nonexistent.
+    return found if found and os.path.isdir(found.parents[2]) else None
 
 
 def paths(environ: Mapping[str, str]) -> PathsSection | None:
@@ -84,18 +86,4 @@ def former(state: str, here: Path) -> Problem | None:
 
 def command(directory: Path | None = None) -> str:
     """Return the command that makes a spool in a directory."""
-    return f"`batchd init {trust_lists.word(directory, 'DIR') if directory else 'DIR'}`"
-
-
-def _folders(environ: Mapping[str, str]) -> Iterator[Path]:
-    data, home = VARIABLES
-    # A relative path would be another one in every directory, a task's among them.
-    if (place := environ.get(data, "")).startswith("/"):
-        yield Path(place, VARIABLES[data])
-    place = environ.get(home, "")
-    if not place.startswith("/"):
-        with contextlib.suppress(KeyError):  # a number without a name, as in containers
-            place = pwd.getpwuid(os.geteuid()).pw_dir
-    # Accounts of services have homes that are not there, such as /nonexistent.
-    if os.path.isdir(place):  # it raises for nothing
-        yield Path(place, VARIABLES[home])
+    return f"`batchd init {trust.word(directory, 'DIR') if directory else 'DIR'}`"

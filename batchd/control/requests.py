@@ -146,6 +146,8 @@ class Submitted(msgspec.Struct, frozen=True, kw_only=True):
     batch: str
     #: Tasks; 0: the file was refused, and its folder in the outbox says why.
     tasks: int
+    #: An earlier ``run`` of the same file began it.
+    again: bool = False
 
 
 class Submit(ControlRequest[Submitted], frozen=True, kw_only=True):
@@ -159,6 +161,9 @@ class Submit(ControlRequest[Submitted], frozen=True, kw_only=True):
     #: The ULID of a file in the folder for claims.
     claim: str = ""
     batch: str = ""
+    #: A hash of the file's path and bytes: the newest batch of the same that has not ended is gone
+    #: on with, in place of a new one; empty: always a new one.
+    run: str = ""
     #: So many of its tasks at a time, whatever the file says; 0: what that says.
     parallel: int = 0
 

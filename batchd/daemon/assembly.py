@@ -36,21 +36,20 @@ from batchd.daemon.commands.retry import RetryHandler
 from batchd.daemon.commands.status import StatusHandler
 from batchd.daemon.commands.submit import SubmitHandler
 from batchd.daemon.commands.tune import TuneHandler
-from batchd.daemon.current import CurrentConfig
 from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.ends.publisher import Publisher
 from batchd.daemon.ends.rooms import Rooms
-from batchd.daemon.finisher import Finisher
 from batchd.daemon.intake.batch_names import BatchNames
 from batchd.daemon.intake.errands import Errands
 from batchd.daemon.intake.intake import Intake
-from batchd.daemon.intake.parsers import Parsers
+from batchd.daemon.intake.parser import Parser
 from batchd.daemon.intake.recovery import Recovery
-from batchd.daemon.listeners import Listeners
+from batchd.daemon.listeners import Finisher, Listener
 from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.reloading import Reloader
 from batchd.daemon.troubles import TroubleLog
+from batchd.daemon.tuning import CurrentConfig
 from batchd.daemon.waits.circuits import Circuits
 from batchd.daemon.waits.concurrency import Concurrency
 from batchd.daemon.waits.money_waits import FirstCalls, MoneyWaits
@@ -72,6 +71,8 @@ from batchd.pool.supervisor import Supervisor
 from batchd.pricing import Prices
 from batchd.records import Needs
 from batchd.records.needs import NOTHING
+from batchd.spool import claims
+from batchd.spool.outbox import OwnOutboxes
 from batchd.store import Store
 
 
@@ -110,10 +111,10 @@ def joined(
     config: Config,
     store: Store,
     disks: AllDiskThreads,
-    listeners: Listeners,
+    listeners: list[Listener],
     finishers: Sequence[Finisher],
     *,
-    parsers: Parsers,
+    parser: Parser,
     held: int,
     watching: bool,
     agent: str,
@@ -129,9 +130,13 @@ def joined(
     reads the configuration. ``look``: what ``check`` looks with. ``shape``: of the pool.
     """
     # What all of them stand on.
+    state = Path(config.paths.state)
     loop, current, lifecycle = MainLoop(), CurrentConfig(config, Prices(config.models)), Lifecycle()
     troubles = TroubleLog(get_logger(), ended=loop.wake)
-    writes, outboxes = Writes(store, troubles), Outboxes(disks, troubles)
+    writes, outboxes = (
+        Writes(store, troubles),
+        Outboxes(disks, troubles, OwnOutboxes(state, claims.mark(state))),
+    )
     endpoints, missing = tuning.endpoints(config)
     news: asyncio.Queue[News] = asyncio.Queue()
     governor = Governor(config, missing, news.put_nowait, booked=store.spent_on)
@@ -159,7 +164,7 @@ def joined(
     rooms = Rooms(loop, lifecycle, outboxes, current, troubles, batches)
     scratch = ScratchCleanup(loop, current)
     bases = Bases(loop, current, lifecycle, publisher, outboxes, children)
-    intake = Intake(loop, current, store, outboxes, batches, parsers)
+    intake = Intake(loop, current, store, outboxes, batches, parser)
 
     # The pool, and attempts at tasks.
     settings = tuning.settings(config, endpoints)
@@ -222,8 +227,7 @@ def joined(
     suspects = Suspects(lifecycle, governor, attempts, pool)
     turns = Turns(loop, lifecycle, governor, lot, circuits, rooms, attempts, suspects)
     predecessors = Predecessors(loop, lifecycle, store, batches, publisher)
-    for each in (scratch, bases, chains, porter, lot, predecessors):
-        listeners.add(each)
+    listeners += [scratch, bases, chains, porter, lot, predecessors]
 
     # What people ask for.
     desk = StatusHandler(
@@ -265,7 +269,9 @@ def joined(
         rerun,
         PruneHandler(store, writes, outboxes, bases, chains),
         TuneHandler(reloader),
-        SubmitHandler(loop, current, store, writes, outboxes, batches, intake, restoring, errands),
+        SubmitHandler(
+            loop, lifecycle, current, store, writes, outboxes, batches, intake, restoring, errands
+        ),
         CheckHandler(current, lifecycle, troubles, reloader, look),
         InviteHandler(others.tickets if others else None),
     )

@@ -19,16 +19,15 @@ from batchd.control import ControlRequest, OpenTrouble
 from batchd.control.requester import Requester
 from batchd.control.requests import A
 from batchd.control.socket_server import Server
-from batchd.daemon import lock, room_watch, signals, tuning, vigil
+from batchd.daemon import lock, tuning, writes
 from batchd.daemon.assembly import joined
 from batchd.daemon.attempts.overdue import OverdueWatch
 from batchd.daemon.commands import EndWaiters
 from batchd.daemon.commands.check import HostCheck
-from batchd.daemon.finisher import Finisher
 from batchd.daemon.intake import recovery
 from batchd.daemon.intake.intake import as_asked, move_claimed, new_batch
-from batchd.daemon.intake.parsers import Parsers
-from batchd.daemon.listeners import Listener, Listeners, StartReport
+from batchd.daemon.intake.parser import Parser
+from batchd.daemon.listeners import Finisher, Listener, StartReport
 from batchd.daemon.self_check import SelfCheck
 from batchd.daemon.status_file import StatusFile
 from batchd.daemon.systemd import SystemdNotifier
@@ -70,7 +69,7 @@ class Daemon:
         """
         self._config = config
         self._ends = EndWaiters()
-        self._listeners = Listeners((self._ends, *listeners))
+        self._listeners: list[Listener] = [self._ends, *listeners]
         self._finishers = finishers
         self._watch = watch
         self._work = work
@@ -79,6 +78,8 @@ class Daemon:
         self._look = look
         self._agent = agent
         self._systemd = SystemdNotifier()
+        #: What holds commands to their limits together.
+        self._limits = ""
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
         self._hangup = asyncio.Event()
@@ -98,52 +99,14 @@ class Daemon:
             async with self:
                 await self._parts.loop.first(self._stopping.wait())
 
-    async def run_errands(self, ready: Callable[[], None]) -> None:
-        """Work on what is handed over until that is done, or no one waits for it;
-        ``ready``: called once it can be.
+    async def run_errands(self) -> None:
+        """Work on what a ``run`` hands over until that is done, or no one waits for it.
 
-        As ``run``.
+        As ``run``, which works on what lies in the inbox too.
         """
         with self._signals():
             async with self:
-                ready()
                 await self._parts.loop.first(self._parts.errands.over(), self._stopping.wait())
-
-    async def run_once(
-        self, files: Sequence[tuple[str, bytes]], interrupted: Callable[[], None] = lambda: None
-    ) -> list[str]:
-        """Work on these files, names and contents, until all are done; return their batches' names.
-
-        A signal cancels every task that has not ended, so that each has its result all the same,
-        and calls ``interrupted``; a second one ends at once.
-        Raises ``TaskFileError``, before anything is done, and what ``run`` raises.
-        """
-        parsed = [taskfile.parse(data, name, self._config) for name, data in files]
-        names: list[str] = []
-        with self._signals():
-            async with self:
-                work = self._work_off(files, parsed, names, interrupted)
-                await self._parts.loop.first(work, self._at_once.wait())
-        return names
-
-    async def _work_off(
-        self,
-        files: Sequence[tuple[str, bytes]],
-        parsed: Sequence[taskfile.Parsed],
-        names: list[str],
-        interrupted: Callable[[], None],
-    ) -> None:
-        """Take the files up, and wait for their end; when asked to stop, bring that about."""
-        for (name, data), tasks in zip(files, parsed, strict=True):
-            if not self._stopping.is_set():
-                names.append((await self._add(name, data, tasks)).name)
-        done = asyncio.gather(*(self._parts.batches.done(name) for name in names))
-        await self._parts.loop.first(asyncio.shield(done), self._stopping.wait())
-        if self._stopping.is_set():
-            interrupted()
-        for ref in [ref for name in names for ref in self._parts.lifecycle.of(name)]:
-            self._parts.attempts.cancel(ref, "the run was interrupted")
-        await done
 
     async def command(self, request: ControlRequest[A]) -> A:
         """Carry out one request, with all that it causes,
@@ -189,26 +152,28 @@ class Daemon:
         held = lock.acquire(state)
         undo.callback(lock.release, held)
         home.enter(state)
-        undo.push_async_callback(self._listeners.close)
         if self._work:
-            Sandbox(config.sandbox_policy())  # refuse to start where commands cannot run
+            # Refuse to start where commands cannot run.
+            self._limits = Sandbox(config.sandbox_policy()).limits
             visible.warn(config)
         disks = AllDiskThreads()
         undo.callback(disks.close)
         store = Store.open(state / "batchd.db")
         undo.callback(store.close)
+        for each in self._listeners:
+            undo.push_async_callback(each.close)
         log.hide(config.hidden())
         for finisher in self._finishers:
             undo.push_async_callback(finisher.close)
-        parsers = Parsers()
-        undo.push_async_callback(parsers.close)
+        parser = Parser()
+        undo.push_async_callback(parser.close)
         parts = self._parts = joined(
             config,
             store,
             disks,
             self._listeners,
             self._finishers,
-            parsers=parsers,
+            parser=parser,
             held=held,
             watching=self._watch,
             agent=self._agent,
@@ -218,15 +183,17 @@ class Daemon:
             shape=self._shape,
         )
         if self._work:
-            self._listeners.opened(parts.desk)
+            for listener in self._listeners:
+                listener.opened(parts.desk, store)
             await self._begin(undo, state, disks)
-            self._listeners.daemon_started(
-                StartReport(
-                    after_crash=after_crash,
-                    batches=len(parts.batches),
-                    tasks=parts.lifecycle.unended,
+            for listener in self._listeners:
+                listener.daemon_started(
+                    StartReport(
+                        after_crash=after_crash,
+                        batches=len(parts.batches),
+                        tasks=parts.lifecycle.unended,
+                    )
                 )
-            )
         else:
             undo.push_async_callback(parts.loop.settle)
             parts.restoring.all(await move_claimed(config, store, parts.outboxes))
@@ -283,7 +250,7 @@ class Daemon:
                 troubles.also(Action.CLUSTER_TROUBLE, lambda: crew.trouble)
                 troubles.also(Action.CLUSTER_TROUBLE, lambda: crew.lacking)
         await server.start()  # last, for who waits for it takes it for the sign that all is up
-        for work in self._watches(server, inbox):
+        for work in self._watches(server):
             loop.spawn(work, endless=True)
         if status is not None:
             loop.spawn(status.keep(), endless=True)
@@ -292,22 +259,19 @@ class Daemon:
             version=__version__,
             pid=os.getpid(),
             batches=len(parts.batches),
+            limits=self._limits,
         )
         loop.spawn(parts.turns.watch(), endless=True)
         loop.wake()
         self._systemd.ready()
 
-    def _watches(self, server: Server, inbox: Inbox | None) -> Iterator[Coroutine[Any, Any, None]]:
+    def _watches(self, server: Server) -> Iterator[Coroutine[Any, Any, None]]:
         """Yield what looks at something for as long as the daemon runs."""
         p = self._parts
         if self._systemd.every_s:
-            yield vigil.feed(self._systemd)
-        yield vigil.tidy(p.current, p.store, p.writes)
-        yield vigil.keep(p.store, p.troubles, server)
-        yield room_watch.outbox(p.current, p.outboxes, p.troubles)
-        yield room_watch.state(p.current, p.troubles)
-        if inbox is not None:
-            yield room_watch.inbox(p.current, inbox.threads, p.troubles)
+            yield self._systemd.feed()
+        yield writes.tidy(p.current, p.store, p.writes)
+        yield writes.keep(p.store, p.troubles, server)
         yield heap.give_back()
         yield p.circuits.watch()
         if p.others is not None and p.others.crew is not None:
@@ -334,15 +298,24 @@ class Daemon:
         await pool.close()
         await parts.loop.settle()
 
-    def _signals(self) -> contextlib.AbstractContextManager[None]:
-        return signals.handled(
-            {
-                signal.SIGTERM: self.stop,
-                signal.SIGINT: self.stop,
-                # With nothing to reload it means what it says: the terminal is gone.
-                signal.SIGHUP: self._hangup.set if self._reload else self.stop,
-            }
-        )
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Handle signals meanwhile, also one that came before: they only set flags."""
+        handlers = {
+            signal.SIGTERM: self.stop,
+            signal.SIGINT: self.stop,
+            # With nothing to reload it means what it says: the terminal is gone.
+            signal.SIGHUP: self._hangup.set if self._reload else self.stop,
+        }
+        loop = asyncio.get_running_loop()
+        for signum, handler in handlers.items():
+            loop.add_signal_handler(signum, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, handlers)
+        try:
+            yield
+        finally:
+            for signum in handlers:
+                loop.remove_signal_handler(signum)
 
     # While it runs
 

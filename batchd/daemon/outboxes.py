@@ -16,13 +16,13 @@ from typing import TypeVar
 
 from batchd import silent_paths
 from batchd.actions import Action
-from batchd.daemon.outbox_homes import ChangedDiskError, OutboxHomes
 from batchd.daemon.troubles import TROUBLE_S, TroubleLog, TroubleSubject
 from batchd.errors import NotPossibleError
 from batchd.pool.disks import AllDiskThreads, silent
 from batchd.records import Batch
 from batchd.silent_paths import SilentPathError
 from batchd.spool import outbox
+from batchd.spool.outbox import OwnOutboxes
 
 T = TypeVar("T")
 
@@ -40,11 +40,11 @@ class Outboxes:
 
     _disks: AllDiskThreads
     _troubles: TroubleLog
+    _own: OwnOutboxes
     #: When an outbox has answered.
     _reached: dict[str, float] = field(default_factory=dict)
     #: Which ones are asked whether they do.
     _reaching: dict[str, asyncio.Future[None]] = field(default_factory=dict)
-    _homes: OutboxHomes = field(default_factory=OutboxHomes)
     #: What tasks name and does not answer, and who waits until it does.
     _silent: dict[str, asyncio.Future[None]] = field(default_factory=dict)
 
@@ -54,19 +54,19 @@ class Outboxes:
         return await loop.run_in_executor(self._disks.at(folder), work)
 
     def at_home(self, work: Callable[[], T], folder: str) -> Callable[[], T]:
-        """Return what does something at an outbox where that is still on its disk,
-        and else raises ``ChangedDiskError``.
+        """Return what does something at an outbox that is this spool's,
+        and else raises ``StrangeOutboxError``.
         """
 
         def done() -> T:
-            self._homes.insist(folder)
+            self._own.insist(folder)
             return work()
 
         return done
 
-    def settle(self) -> None:
-        """Take the outboxes to be on the disks that they are on now."""
-        self._homes.forget()
+    def settle(self, folder: str) -> None:
+        """Take an outbox to be the one that is there now, if it is not another spool's."""
+        self._own.forget(folder)
 
     async def promptly(self, work: Callable[[], T], folder: str) -> T:
         """Do something as ``at`` does, but wait no longer than for a disk under load:
@@ -195,6 +195,6 @@ class Outboxes:
         try:
             refuses = self.at_home(partial(outbox.refuses, folder), folder)
             whole = await self.answered(refuses, folder)
-        except ChangedDiskError:
+        except OSError:
             whole = True
         return TroubleSubject(outbox=folder) if whole else TroubleSubject(batch=batch.name)

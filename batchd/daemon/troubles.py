@@ -16,9 +16,9 @@ import msgspec
 from batchd import silent_paths
 from batchd.actions import Action
 from batchd.control import OpenTrouble
-from batchd.daemon.outbox_homes import ChangedDiskError
 from batchd.errors import NotPossibleError
 from batchd.free_room import ALLOW_WRITING, MOUNT_WRITABLE, NoRoomError
+from batchd.spool.outbox import StrangeOutboxError
 
 #: The pause after the disk refused something.
 TROUBLE_S = 1.0
@@ -230,7 +230,7 @@ def refused(error: Exception) -> str:
 
 def _fix(error: OSError) -> str:
     """Return what a user can do; empty: that is not known."""
-    if isinstance(error, NoRoomError | ChangedDiskError):
+    if isinstance(error, NoRoomError | StrangeOutboxError):
         return error.fix
     return _FIXES.get(error.errno or 0, "")
 

@@ -1,6 +1,6 @@
 """Notifications: receivers learn that a batch ends, money runs out,
 a provider is parked, the daemon starts.
 
-A listener of the daemon's. ``notifications`` hears, ``thread`` delivers apart from all else, a
-``courier`` for each receiver gathers, keeps, paces and retries, and ``channels`` know the ways.
+A listener of the daemon's. ``notifications`` hears and keeps, its couriers pace and retry,
+``channels`` know the ways.
 """

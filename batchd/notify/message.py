@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from batchd.log import escape
 from batchd.masking import Masker
 from batchd.notify.format import EventV1, NotificationV1
 from batchd.results import timestamp
-from batchd.spool.ulid import time_of, ulid
+from batchd.spool.ulid import time_of
 
 #: The most important first: they stand at the top, and where there are too many, they stay.
 _RANKS = (
@@ -59,15 +59,12 @@ def clean(event: EventV1, masker: Masker) -> EventV1:
     return replace(made, message="\n".join(cleaned(event.message.split("\n"))))
 
 
-def compose(events: Sequence[EventV1], left_out: Mapping[str, int] | None = None) -> NotificationV1:
-    """Return the message that reports these events, with an id of its own;
-    of too many the most important.
-    """
-    ranked = sorted(events, key=_rank)
-    more = Counter(left_out or {})
-    more.update(event.event for event in ranked[MOST_EVENTS:])
+def compose(events: Sequence[EventV1], own: str) -> NotificationV1:
+    """Return the message that reports these events, with its id; of too many the most important."""
+    ranked = sorted(events, key=lambda event: _RANKS.index(event.event))
+    more = Counter(event.event for event in ranked[MOST_EVENTS:])
     ranked = ranked[:MOST_EVENTS]
-    host, own = escape(socket.gethostname()), ulid()
+    host = escape(socket.gethostname())
     return NotificationV1(
         id=own,
         at=timestamp(time_of(own)),
@@ -77,20 +74,6 @@ def compose(events: Sequence[EventV1], left_out: Mapping[str, int] | None = None
         events=tuple(sorted(ranked, key=lambda event: event.id)),
         left_out=dict(more),
     )
-
-
-def folded(messages: Sequence[NotificationV1]) -> NotificationV1:
-    """Return one message for several; a single one as it is."""
-    if len(messages) == 1:
-        return messages[0]
-    more: Counter[str] = Counter()
-    for message in messages:
-        more.update(message.left_out)
-    return compose([event for message in messages for event in message.events], more)
-
-
-def _rank(event: EventV1) -> int:
-    return _RANKS.index(event.event)
 
 
 def _subject(ranked: Sequence[EventV1], more: Counter[str]) -> str:

@@ -32,6 +32,8 @@ class SandboxPolicy:
     #: What holds commands to their limits together:
     #: ``auto``, ``none``, or the path of a cgroup of version 2.
     cgroup: str = "auto"
+    #: Whether there is no sandbox without one.
+    require_cgroup: bool = False
     #: Whether what a command leaves running goes on until the task is evaluated.
     keep_processes: bool = True
     #: Processes of one command at a time, threads included.

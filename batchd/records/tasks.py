@@ -198,6 +198,8 @@ class Batch(Struct, frozen=True, kw_only=True, gc=False):
     retry_of: str | None = None
     #: The order of its first task, and the others follow; 0 until it is stored.
     first_task: int = 0
+    #: What marks the file of a ``run``, as in ``control.Submit``; empty: another one of it is new.
+    run: str = ""
 
     @property
     def folder(self) -> str:

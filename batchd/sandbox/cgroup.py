@@ -137,18 +137,27 @@ def delegated(policy: SandboxPolicy) -> DelegatedCgroup | None:
     None where there is none, or none is wanted.
 
     Where batchd's own processes are in it, they move into one below. Raises
-    ``SandboxUnavailableError``, with the fix,
-    for one that ``[sandbox] cgroup`` names and that cannot be used.
+    ``SandboxUnavailableError``, with the fix, for one that ``[sandbox] cgroup`` names
+    and that cannot be used, and for none where one is required.
     """
+    why = "none is delegated to this process"
     if policy.backend == "none" or policy.cgroup == "none":
-        return None
-    if policy.cgroup != "auto":
+        why = f'{"cgroup" if policy.cgroup == "none" else "backend"} is "none"'
+    elif policy.cgroup != "auto":
         return _named(Path(policy.cgroup), policy)
-    try:
-        group = _marked()
-        return _ready(group, policy) if group else None
-    except OSError:
-        return None
+    else:
+        try:
+            if (group := _marked()) is not None:
+                return _ready(group, policy)
+        except OSError as error:
+            why = f"the one that is delegated cannot be used, {error.strerror}"
+    if policy.require_cgroup:
+        raise SandboxUnavailableError(
+            f"[sandbox] require_cgroup: batchd has no cgroup of version 2 for commands ({why}): run it as the"
+            " unit that `batchd init --systemd` writes, or name a cgroup of its own in [sandbox] cgroup,"
+            " or take require_cgroup out"
+        )
+    return None
 
 
 def _ready(group: Path, policy: SandboxPolicy) -> DelegatedCgroup:

@@ -144,7 +144,7 @@ async def _once(
     output = fresh()
     # What is covered is known before the command is begun:
     # nothing else has its turn between the two.
-    covered = await cover.look() if cover else {}
+    covered = cover.look() if cover else {}
     child, reader = _begin(start, stdin, output)
     began = clock()
     try:

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from batchd.records import SandboxPolicy
 from batchd.sandbox.child import ChildProcess
 from batchd.sandbox.disk import DiskUsage
-from batchd.sandbox.kernel_memory import KernelMemory, KernelMemoryWatch
-from batchd.sandbox.memory_usage import MemoryUsage
-from batchd.sandbox.process_table import ProcessTable, ProcessUsage
-from batchd.sandbox.quantities import amount
+from batchd.sandbox.memory_files import memory_device
+from batchd.sandbox.process_table import OpenFiles, ProcessTable, ProcessUsage
+from batchd.words import amount
 
 #: A command is first looked at when it is so old; most end before that (seconds).
 _FIRST_S = 0.25
@@ -31,6 +32,10 @@ _NEAR_LIMIT_SHARE = 0.5
 _REST, _LONGEST_PAUSE_S = 30, 3.0
 #: bwrap itself, outside and inside.
 _OURS = 2
+#: What a socket counts for, whatever waits in it, in bytes.
+_SOCKET = 256 << 10
+#: What the kernel says of a name in a tmpfs, in bytes.
+_NAME = 1024
 
 
 @dataclass(slots=True, eq=False)
@@ -48,48 +53,109 @@ class WatchedCommand:
     times: dict[tuple[int, int], float] = field(default_factory=dict)
     #: … and of those that are gone since.
     gone_s: float = 0.0
-    #: Looks at what the kernel keeps for it, from the first look on;
-    #: without a sandbox, nothing does.
-    window: KernelMemoryWatch | None = None
     #: Processes that have entered its sandbox: they descend from none of it.
     entered: tuple[int, ...] = ()
-    #: The processor time of its processes at the last whole look,
-    #: by number, and what it was found to use then.
-    seen: Mapping[int, float] = field(default_factory=dict)
-    share: float = 0.0
     #: Those of ours that read there what no command waits for: they do not count.
     ours: frozenset[int] = frozenset()
-    entering: asyncio.Task[None] | None = None
-
-    def used(self, processes: Sequence[ProcessUsage]) -> MemoryUsage:
-        """Find out what memory it uses. In any thread."""
-        first = self.child.first
-        if self.window is None and first is not None:
-            self.window = KernelMemoryWatch(first, own_tmp=self.disk.tmp_in_memory)
-        beside = self.window.look(self.child.parent) if self.window else KernelMemory()
-        return MemoryUsage.by(processes, beside, self.policy.max_memory_bytes)
 
     def ended(self) -> str:
         """Return which limit it has passed, and by what; the kernel may have killed it too."""
         group = self.child.group
         with contextlib.suppress(OSError):
             if group is not None and not self.excess and group.ran_out():
-                self.excess = too_much_memory(self.policy)
+                self.excess = self._too_much("ran out of memory together")
         return self.excess
 
+    def weighed(self, processes: Sequence[ProcessUsage]) -> tuple[float, str]:
+        """Return the share of a limit that it has used up, and which one it has passed.
 
-@dataclass(frozen=True, slots=True)
-class _Weight:
-    """What a command uses."""
+        In any thread.
+        """
+        policy, limit = self.policy, self.policy.max_memory_bytes
+        cpu_s = self._cpu_s(processes)
+        if 0 < policy.max_cpu_s < cpu_s:
+            return 1.0, (
+                f"its processes took {cpu_s:,.0f} s of processor time together;"
+                f" [sandbox] max_cpu_s allows {policy.max_cpu_s:,g} s"
+            )
+        if self.child.group is not None:
+            return 0.0, ""
+        there = (p for p in processes if self.ours.isdisjoint((p.number, p.parent)))
+        count = sum(process.threads for process in there) - (_OURS - bool(self.ours))
+        if count > policy.max_processes:
+            return 1.0, (
+                f"it had {count:,} processes and threads at a time;"
+                f" [sandbox] max_processes allows {policy.max_processes:,}"
+            )
+        used = self._memory(processes)
+        if used[0] > limit:  # what ended meanwhile was counted at one of two moments
+            used = min(used, self._memory(processes))
+        if used[0] > limit:
+            total, files, kernel = map(amount, used)
+            where = f"{files} in files in memory, {kernel} for sockets and what is open and mapped"
+            return 1.0, self._too_much(f"used {total} of memory together ({where})")
+        return max(used[0] / limit, count / policy.max_processes), ""
 
-    watch: WatchedCommand
-    processes: Sequence[ProcessUsage]
-    #: Of the limit that it has used up most of.
-    share: float
-    #: Which limit it has passed, and by what.
-    excess: str
-    #: Whether its sockets may hold more than is left of its memory, and are to be looked into.
-    enter: bool = False
+    def _too_much(self, took: str) -> str:
+        limit = amount(self.policy.max_memory_bytes)
+        return f"its processes {took}; [sandbox] max_memory_bytes allows {limit}"
+
+    def _cpu_s(self, processes: Sequence[ProcessUsage]) -> float:
+        """Return its processor time so far, in seconds."""
+        if self.child.group is not None:
+            return self.child.group.cpu_s()
+        now = {(process.number, process.started): process.cpu_s for process in processes}
+        self.gone_s += sum(spent for key, spent in self.times.items() if key not in now)
+        self.times = now
+        # A process that lived between two looks is counted in the parent that has waited for it;
+        # one not waited for, by the looks.
+        counted = sum(process.cpu_s + process.children_s for process in processes)
+        return max(self.gone_s + sum(now.values()), counted)
+
+    def _memory(self, processes: Sequence[ProcessUsage]) -> tuple[int, int, int]:
+        """Return its memory in bytes: all of it; in files in memory; what the kernel needs.
+
+        Looks quickly, and at too much, where that is below the limit all the same.
+        """
+        limit = self.policy.max_memory_bytes
+        opened = OpenFiles.by(processes, limit)
+        files, sockets = self._beside()
+        files, kernel = files + opened.nameless((memory_device(),)), opened.kernel + sockets
+        total = files + kernel + sum(process.resident for process in processes)
+        if kernel <= limit < total:
+            parts = [process.memory() for process in processes]
+            total = kernel + sum(own for own, _ in parts)
+            total += max(files, sum(shared for _, shared in parts))
+        return total, files, kernel
+
+    def _beside(self) -> tuple[int, int]:
+        """Return what no process has: its files in memory that have names, and its sockets.
+
+        None of it before the sandbox is made, and once its first process is gone.
+        """
+        with contextlib.suppress(OSError), contextlib.ExitStack() as opened:
+
+            def seen(path: Path | str, within: int | None = None) -> int:
+                descriptor = os.open(path, os.O_PATH, dir_fd=within)
+                opened.callback(os.close, descriptor)
+                return descriptor
+
+            # The number could be another's by now; the descriptor stands for one process.
+            there = Path(f"/proc/self/fd/{seen(f'/proc/{self.child.first}')}")
+            if int((there / "stat").read_text().rpartition(")")[2].split()[1]) != self.child.parent:
+                return 0, 0
+            files, sockets, root = 0, "", seen(there / "root")
+            # Until bwrap has made its root, its first process sees the machine's own files.
+            if not os.path.samestat(os.fstat(root), os.stat("/")):
+                for name in ("dev/shm", "tmp") if self.disk.tmp_in_memory else ("dev/shm",):
+                    disk = os.fstatvfs(seen(name, root))
+                    files += (disk.f_blocks - disk.f_bfree) * disk.f_frsize
+                    files += (disk.f_files - disk.f_ffree) * _NAME
+            # What shares the machine's network cannot be distinguished from what is not its own.
+            if not (there / "ns/net").samefile("/proc/self/ns/net"):
+                sockets = (there / "net/sockstat").read_text().partition("sockets: used ")[2]
+            return files, int(sockets.partition("\n")[0] or 0) * _SOCKET
+        return 0, 0
 
 
 class CommandWatcher:
@@ -98,110 +164,59 @@ class CommandWatcher:
     def __init__(self, policy: SandboxPolicy) -> None:
         self._policy = policy
         self._watched: set[WatchedCommand] = set()
-        self._timer: asyncio.TimerHandle | None = None
-        self._looks: set[asyncio.Task[None]] = set()
-        #: Those that a thread is looking at.
-        self._weighing: Sequence[WatchedCommand] = ()
+        self._looking: asyncio.Task[None] | None = None
+        self._disks: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
     async def watching(self, child: ChildProcess, disk: DiskUsage) -> AsyncIterator[WatchedCommand]:
         """Watch a command as long as it runs."""
         watch = WatchedCommand(self._policy, child, disk, time.monotonic())
         self._watched.add(watch)
-        self._arm(_FIRST_S)
-        if disk.due and not disk.over:
-            self._spawn(self._look_at_disk(watch, ()))
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look())
+        self._look_at_disk(watch, ())
         try:
             yield watch
         finally:
             self._watched.discard(watch)
-            if not self._watched and self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-            if watch.window is not None and watch not in self._weighing:
-                watch.window.close()
-            if watch.entering is not None:
-                watch.entering.cancel()
-                await asyncio.gather(watch.entering, return_exceptions=True)
-
-    def _arm(self, seconds: float) -> None:
-        if self._timer is None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(seconds, self._now_due)
-
-    def _now_due(self) -> None:
-        self._timer = None
-        self._spawn(self._look())
-
-    def _spawn(self, look: Coroutine[None, None, None]) -> None:
-        task = asyncio.get_running_loop().create_task(look)
-        self._looks.add(task)
-        task.add_done_callback(self._looks.discard)
+            if not self._watched:
+                self._looking.cancel()
+                self._looking = None
 
     async def _look(self) -> None:
-        """Look at all that are old enough, once for all."""
-        now = time.monotonic()
-        old = [watch for watch in self._watched if now - watch.began >= _FIRST_S / 2]
+        """Look at all that are old enough, once for all, again and again."""
         pause_s = _FIRST_S
-        # Where descriptors run out, the next look may have some.
-        with contextlib.suppress(OSError):
-            if old:
-                self._weighing = old
-                try:
-                    weights, cost_s = await asyncio.to_thread(self._weighed, old)
-                finally:
-                    self._weighing = ()
-                    for watch in old:
-                        if watch.window is not None and watch not in self._watched:
-                            watch.window.close()
-                usual_s = _SHORT_PAUSE_S if self._judged(weights) else _PAUSE_S
-                pause_s = max(usual_s, min(_REST * cost_s, _LONGEST_PAUSE_S))
-        if self._watched:
-            self._arm(pause_s)
+        while True:
+            await asyncio.sleep(pause_s)
+            now, pause_s = time.monotonic(), _FIRST_S
+            old = [watch for watch in self._watched if now - watch.began >= _FIRST_S / 2]
+            # Where descriptors or threads run out, the next look may have some.
+            with contextlib.suppress(OSError, RuntimeError):
+                if old:
+                    # In a thread of its own: a process may keep us waiting.
+                    weights, cost_s = await asyncio.to_thread(_weighed, old)
+                    pause_s = max(self._judged(weights), min(_REST * cost_s, _LONGEST_PAUSE_S))
 
-    def _weighed(self, watches: Sequence[WatchedCommand]) -> tuple[list[_Weight], float]:
-        """Find out what commands use, and what that cost in processor time.
-
-        In a thread of its own: a process may keep us waiting.
-        """
-        began = time.thread_time()
-        # What a cgroup counts need not be looked up.
-        unknown = any(watch.child.group is None or watch.disk.due for watch in watches)
-        table = ProcessTable.read() if unknown else ProcessTable()
-        weights = []
-        for watch in watches:
-            processes = table.of(watch.child.pid, *watch.entered)
-            times = {process.number: process.cpu_s for process in processes}
-            still = times == watch.seen and watch.child.group is None
-            if still and watch.share <= _NEAR_LIMIT_SHARE:
-                # What has not run since then has the memory that it had.
-                weights.append(_Weight(watch, processes, watch.share, ""))
-                continue
-            weights.append(self._weight(watch, processes))
-            watch.seen, watch.share = times, weights[-1].share
-        return weights, time.thread_time() - began
-
-    def _judged(self, weights: Sequence[_Weight]) -> bool:
-        """Kill what uses too much; return whether any other comes near to it."""
-        for weight in weights:
-            if weight.excess:
-                self._end(weight.watch, weight.excess)
-            elif weight.watch.disk.due and not weight.watch.disk.over:
-                self._spawn(self._look_at_disk(weight.watch, weight.processes))
-            if weight.enter:
-                self._enter(weight.watch)
-        return any(weight.share > _NEAR_LIMIT_SHARE and not weight.excess for weight in weights)
-
-    async def _look_at_disk(self, watch: WatchedCommand, processes: Sequence[ProcessUsage]) -> None:
-        with contextlib.suppress(OSError):
-            if excess := await watch.disk.look(processes):
+    def _judged(self, weights: Sequence[_Weight]) -> float:
+        """Kill what uses too much; return the pause, a short one where any other comes near."""
+        for watch, processes, _, excess in weights:
+            if excess:
                 self._end(watch, excess)
+            else:
+                self._look_at_disk(watch, processes)
+        near = any(share > _NEAR_LIMIT_SHARE and not excess for _, _, share, excess in weights)
+        return _SHORT_PAUSE_S if near else _PAUSE_S
 
-    def _enter(self, watch: WatchedCommand) -> None:
-        """Look into a command's sockets from now on."""
-        entering = watch.entering is not None and not watch.entering.done()
-        if watch in self._watched and watch.window is not None and not entering:
-            watch.entering = asyncio.get_running_loop().create_task(watch.window.enter())
+    def _look_at_disk(self, watch: WatchedCommand, processes: Sequence[ProcessUsage]) -> None:
+        async def look() -> None:
+            with contextlib.suppress(OSError):
+                if excess := await watch.disk.look(processes):
+                    self._end(watch, excess)
+
+        if watch.disk.due and not watch.disk.over:
+            task = asyncio.create_task(look())
+            self._disks.add(task)
+            task.add_done_callback(self._disks.discard)
 
     def _end(self, watch: WatchedCommand, excess: str) -> None:
         # One that has ended is not waited for yet as long as it is watched:
@@ -210,63 +225,19 @@ class CommandWatcher:
             watch.excess = excess
             watch.child.kill()
 
-    def _weight(self, watch: WatchedCommand, processes: Sequence[ProcessUsage]) -> _Weight:
-        """Return how much of its limits a command has used up, and which one it has passed."""
-        policy = self._policy
 
-        def passed(excess: str) -> _Weight:
-            return _Weight(watch, processes, 1.0, excess)
-
-        cpu_s = _time(watch, processes)
-        if 0 < policy.max_cpu_s < cpu_s:
-            return passed(
-                f"its processes took {cpu_s:,.0f} s of processor time together;"
-                f" [sandbox] max_cpu_s allows {policy.max_cpu_s:,g} s"
-            )
-        if watch.child.group is not None:
-            return _Weight(watch, processes, 0.0, "")
-        count = sum(process.threads for process in processes if not _of_ours(watch, process))
-        count -= _OURS - bool(watch.ours)
-        if count > policy.max_processes:
-            return passed(
-                f"it had {count:,} processes and threads at a time;"
-                f" [sandbox] max_processes allows {policy.max_processes:,}"
-            )
-        limit = policy.max_memory_bytes
-        used = watch.used(processes)
-        if used.total > limit and (again := watch.used(processes)).total > limit:
-            # What ended meanwhile was counted at one of two moments.
-            return passed(too_much_memory(policy, min(used, again, key=lambda one: one.total)))
-        share = max(used.total / limit, count / policy.max_processes)
-        unknown = watch.window is not None and watch.window.due
-        enter = unknown and used.total + used.beside.unseen > limit
-        return _Weight(watch, processes, 1.0 if enter else share, "", enter=enter)
+#: A command, its processes, the share of a limit that it has used up, and which one it has passed.
+_Weight = tuple[WatchedCommand, Sequence[ProcessUsage], float, str]
 
 
-def _of_ours(watch: WatchedCommand, process: ProcessUsage) -> bool:
-    return process.number in watch.ours or process.parent in watch.ours
-
-
-def too_much_memory(policy: SandboxPolicy, used: MemoryUsage | None = None) -> str:
-    """Say that a command's processes took more memory than they may."""
-    limit = policy.max_memory_bytes
-    if used is None:
-        took = "ran out of memory together"
-    else:
-        took = f"used {amount(used.total)} of memory together{used.mostly(limit // 8)}"
-    return f"its processes {took}; [sandbox] max_memory_bytes allows {amount(limit)}"
-
-
-def _time(watch: WatchedCommand, processes: Sequence[ProcessUsage]) -> float:
-    """Return the processor time of a command so far, in seconds."""
-    group = watch.child.group
-    if group is not None:
-        return group.cpu_s()
-    now = {(process.number, process.started): process.cpu_s for process in processes}
-    watch.gone_s += sum(spent for key, spent in watch.times.items() if key not in now)
-    watch.times = now
-    seen = watch.gone_s + sum(now.values())
-    # A process that lived between two looks is counted in the parent that has waited for it;
-    # one not waited for, by the looks.
-    counted = sum(process.cpu_s + process.children_s for process in processes)
-    return max(seen, counted)
+def _weighed(watches: Sequence[WatchedCommand]) -> tuple[list[_Weight], float]:
+    """Find out what commands use, and what that cost in processor time."""
+    began = time.thread_time()
+    # What a cgroup counts need not be looked up.
+    unknown = any(watch.child.group is None or watch.disk.due for watch in watches)
+    table = ProcessTable.read() if unknown else ProcessTable()
+    weights: list[_Weight] = []
+    for watch in watches:
+        processes = table.of(watch.child.pid, *watch.entered)
+        weights.append((watch, processes, *watch.weighed(processes)))
+    return weights, time.thread_time() - began

@@ -12,10 +12,9 @@ from batchd import trees
 from batchd.errors import SandboxError
 from batchd.records import SandboxPolicy
 from batchd.sandbox.folders import TaskFolders
-from batchd.sandbox.open_files import OpenFiles
-from batchd.sandbox.process_table import ProcessUsage
-from batchd.sandbox.quantities import amount
+from batchd.sandbox.process_table import OpenFiles, ProcessUsage
 from batchd.sandbox.resource_shortage import patiently
+from batchd.words import amount
 
 #: The longest that one look may take (seconds of a processor);
 #: where it is not enough, what was seen by then counts.
@@ -174,7 +173,6 @@ def _measured(
             0 if folder is None else trees.size(folder, _LOOK_S)[0]
             for folder in (folders.tmp, folders.kept)
         )
-        hidden = sum(OpenFiles.by(processes).nameless(devices).values())
-        return work + hidden, whole, (tmp, kept)
+        return work + OpenFiles.by(processes).nameless(devices), whole, (tmp, kept)
     finally:
         folders.close()

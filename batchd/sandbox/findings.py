@@ -8,7 +8,7 @@ import asyncio
 import ctypes
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from batchd.records import SandboxPolicy, hosts
 from batchd.sandbox import cgroup, launch, seccomp
 from batchd.sandbox.bwrap import view
 from batchd.sandbox.command_user import CommandUser, as_root, limits, prefix
+from batchd.sandbox.cover import sockets
 from batchd.sandbox.folders import TaskFolders
 from batchd.sandbox.network import AllowedHosts, NetworkDoor
 from batchd.sandbox.probe import (
@@ -28,8 +29,7 @@ from batchd.sandbox.probe import (
     someone,
     what_is_shown,
 )
-from batchd.sandbox.quantities import amount
-from batchd.sandbox.sockets import Sockets, is_socket, pipes, search
+from batchd.words import amount, listed
 
 _PR_GET_SECCOMP = 21
 #: What an administrator or a distribution may have set,
@@ -43,10 +43,6 @@ _SWITCHES = (
         "sysctl kernel.apparmor_restrict_unprivileged_userns=0",
     ),
 )
-
-
-#: How many sockets are named.
-_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,10 +179,7 @@ def _view(policy: SandboxPolicy) -> Finding:
     name = "sandbox view"
     try:
         seen = what_is_shown(policy)
-        searched = search(seen)
-        hidden = asyncio.run(Sockets(seen).found())
-        others = sorted(filter(is_socket, {*searched} - {*hidden}))
-        open_pipes = pipes(seen)
+        hidden = sockets(seen)
     except (SandboxError, SandboxUnavailableError) as error:
         detail, _, fix = str(error).rpartition(": ")
         return Finding(name=name, ok=False, detail=detail, fix=fix)
@@ -196,18 +189,9 @@ def _view(policy: SandboxPolicy) -> Finding:
         f"commands see {', '.join(['/usr', 'a little of /etc', *shown])}",
         f"not {', '.join(policy.hide)}" if policy.hide else "",
         f"{', '.join(missing)} of show: nothing is there" if missing else "",
-        f"hidden: the sockets {_some(hidden)}" if hidden else "",
-        f"not hidden, if somebody listens there: {_some(others)}" if others else "",
-        f"not hidden: the pipes {_some(open_pipes)}" if open_pipes else "",
+        f"hidden: the sockets {listed(hidden)}" if hidden else "",
     ]
-    left = others or open_pipes
-    fix = "name them in [sandbox] hide, or remove what is left over" if left else ""
-    return Finding(name=name, ok=True, detail="; ".join(filter(None, parts)), fix=fix)
-
-
-def _some(paths: Sequence[str]) -> str:
-    more = f" and {len(paths) - _NAMED:,} more" if len(paths) > _NAMED else ""
-    return ", ".join(paths[:_NAMED]) + more
+    return Finding(name=name, ok=True, detail="; ".join(filter(None, parts)))
 
 
 def _way_out(policy: SandboxPolicy) -> str:

@@ -24,6 +24,16 @@ def memory_file(data: bytes) -> int:
 
 
 @functools.cache
+def memory_device() -> int:
+    """Return the device of such files."""
+    descriptor = memory_file(b"")
+    try:
+        return os.fstat(descriptor).st_dev
+    finally:
+        os.close(descriptor)
+
+
+@functools.cache
 def lasting(data: bytes) -> str:
     """Return the path of a file that holds ``data`` as long
     as this process lives, and that cannot be changed.

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from batchd.errors import SandboxError, SandboxUnavailableError
 from batchd.masking import Masker
 from batchd.records import Network, SandboxPolicy, hosts
-from batchd.sandbox import cgroup, directory, facts, probe, scratch
+from batchd.sandbox import cgroup, directory, facts, probe, scratch, shown
 from batchd.sandbox.bwrap import TASK
 from batchd.sandbox.child import prepare_process
 from batchd.sandbox.command_user import CommandUser, as_root, runner
 from batchd.sandbox.command_watch import CommandWatcher
-from batchd.sandbox.cover import Covers
+from batchd.sandbox.cover import Cover
 from batchd.sandbox.disk import DiskUsage
 from batchd.sandbox.folders import TaskFolders
 from batchd.sandbox.network import AllowedHosts, NetworkDoor, variables
@@ -36,8 +36,9 @@ class Sandbox:
         self.policy = policy
         self._bwrap = probe.ready(policy)
         self._cgroup = cgroup.delegated(policy)
+        #: What holds all processes of a command together.
+        self.limits = f"cgroup {self._cgroup.path}" if self._cgroup else "measured"
         self._watcher = CommandWatcher(policy)
-        self._covers = Covers(policy)
         self._known: facts.Known = {}
         #: By disk: the sync of all of it that is to come.
         self._syncing: dict[int, asyncio.Task[None]] = {}
@@ -77,7 +78,7 @@ class Sandbox:
                 env={**ways, **env},
                 shared=network is True,
                 gated=door is not None,
-                cover=self._covers.fresh(network=network is True) if self._bwrap else None,
+                cover=self._cover(shared=network is True) if self._bwrap else None,
             )
             line = functools.partial(
                 facts.line,
@@ -104,6 +105,12 @@ class Sandbox:
         except BaseException:
             folders.close()
             raise
+
+    def _cover(self, *, shared: bool) -> Cover:
+        try:
+            return Cover(shown.of(self.policy, network=shared))
+        except ValueError as error:
+            raise SandboxError(str(error)) from None
 
     def _way_out(self, asked: Network) -> tuple[NetworkDoor | None, Mapping[str, str]]:
         """Return the way to the hosts of a list, if that is what is asked for,

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from batchd.errors import SandboxError
 from batchd.masking import Masker
-from batchd.sandbox import killing
+from batchd.sandbox import process_table
 from batchd.sandbox.bwrap import TMP
 from batchd.sandbox.command_run import CommandEnd, LeftRunning
 from batchd.sandbox.deaths import dead, ending, reaped
@@ -86,7 +86,7 @@ class StandingSandbox:
 
     async def _begin(self) -> str:
         try:
-            self._namespace = killing.namespace(self._first)
+            self._namespace = process_table.namespace(self._first)
             self._entrance = await Entrance.open(self._first, self._guest, self._child.group)
             heard, self._anchor = os.pipe()
             try:
@@ -227,11 +227,11 @@ class StandingSandbox:
 
     async def _bury(self) -> None:
         """Wait for what has entered, and was not reported by the helper before its own end."""
-        for _ in range(killing.LOOKS):
-            killing.wait_for_strays(self._namespace, self._first)
+        for _ in range(process_table.LOOKS):
+            process_table.wait_for_strays(self._namespace, self._first)
             if not self._child.alive:
                 return
-            await asyncio.sleep(killing.PAUSE_S)
+            await asyncio.sleep(process_table.PAUSE_S)
 
     async def _entered(self, command: Sequence[bytes], output: int) -> int:
         """Start a command in it, and return its number. Closes ``output``.
@@ -263,7 +263,9 @@ class StandingSandbox:
         with ending(pid) as ended:
             await asyncio.wait((ended,), timeout=max(0.0, timeout_s))
             timed_out = not ended.done()
-        if timed_out and not await asyncio.to_thread(killing.killed, pid, self._first, self._ours):
+        if timed_out and not await asyncio.to_thread(
+            process_table.killed, pid, self._first, self._ours
+        ):
             why = _OUT_OF_TIME
             self._kill(why)
         # Before the rest is waited for: its first process, when killed,

@@ -39,6 +39,8 @@ def main() -> int:
     """Parse files until the input ends."""
     _step_back()
     source, answers = sys.stdin.buffer, sys.stdout.buffer
+    answers.write(bytes(HEAD))  # it is ready
+    answers.flush()
     while head := source.read(HEAD):
         job: ParseJob = pickle.loads(source.read(int.from_bytes(head)))  # noqa: S301 (the daemon itself wrote it)
         _bound(job)

@@ -61,17 +61,14 @@ def lying(inbox: Path, state: Path) -> tuple[list[Claim], list[Claim]]:
     return sorted(ours, key=_age), sorted(others, key=_age)
 
 
-def hand_over(state: Path, name: str, data: bytes, before: Callable[[str], None]) -> Claim:
+def hand_over(state: Path, name: str, data: bytes) -> Claim:
     """Put a file where claims lie, durably, as if it had been claimed: for whose it is.
 
     Raises ``OSError``.
-
-    ``before``: is given the ULID before anything lies there.
     """
     folder = state / _OURS
     folder.mkdir(mode=0o700, exist_ok=True)
     claim = Ulids(mark(state))()
-    before(claim)
     path = folder / f"{claim}-{_short(name)}"
     files.write_whole(path, lambda file: file.write(data), replace=False, mode=0o600, follow=False)
     return Claim(claim, name, path)
@@ -273,8 +270,8 @@ class Claimer:
 
     def _mark(self) -> tuple[int, Callable[[], str]]:
         if self._marked is None:
-            mark = _kept(self._state / _MARK_FILE)
-            self._marked = mark, Ulids(mark)
+            own = mark(self._state)
+            self._marked = own, Ulids(own)
         return self._marked
 
 
@@ -298,20 +295,26 @@ def _leads(inbox: int, folder: int) -> bool:
     return True
 
 
-def mark(state: Path) -> int:
-    """Return the mark that the ULIDs of a state directory's claims carry. Raises ``OSError``."""
-    return _kept(state / _MARK_FILE)
-
-
-def _kept(path: Path) -> int:
-    """Return the mark that a state directory has, from its first daemon on. Raises ``OSError``."""
+def noted(state: Path) -> int | None:
+    """Return the mark of a state directory; None: it has none yet. Raises ``OSError``."""
     try:
-        return int(path.read_bytes(), 16) & (1 << MARK_BITS) - 1
+        return int((state / _MARK_FILE).read_bytes(), 16) & (1 << MARK_BITS) - 1
     except (FileNotFoundError, ValueError):
-        mark = int.from_bytes(os.urandom(MARK_BITS // 8), "big")
-        files.make_folder(path.parent, 0o700)
-        files.write_whole(path, lambda file: file.write(b"%x\n" % mark), replace=True, mode=0o600)
-        return mark
+        return None
+
+
+def mark(state: Path) -> int:
+    """Return the mark that the ULIDs of a state directory's claims carry, and its outboxes;
+    one that has none gets it. Raises ``OSError``.
+    """
+    found = noted(state)
+    if found is None:
+        found = int.from_bytes(os.urandom(MARK_BITS // 8), "big")
+        data = b"%x\n" % found
+        files.make_folder(state, 0o700)
+        path = state / _MARK_FILE
+        files.write_whole(path, lambda file: file.write(data), replace=True, mode=0o600)
+    return found
 
 
 def _short(name: str) -> str:

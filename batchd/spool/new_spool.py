@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from batchd.config import trust_lists
-from batchd.config.presets import PRESETS
-from batchd.config.providers import ProviderSection, presets
+from batchd.config import trust
+from batchd.config.providers import PRESETS, ProviderSection, presets
 from batchd.config.sections import PathsSection
 from batchd.errors import UsageError
 from batchd.spool import files
@@ -82,7 +81,7 @@ class NewSpool:
     @property
     def config(self) -> Path:
         """Where its configuration lies."""
-        return self.directory / trust_lists.CONFIG
+        return self.directory / trust.CONFIG
 
     def text(self) -> str:
         """Return its configuration."""
@@ -130,7 +129,7 @@ def refuse(directory: Path) -> None:
         raise UsageError(f"{directory} holds more than a spool may: name a directory of its own")
     if os.path.lexists(directory) and not directory.is_dir():
         raise UsageError(f"{directory} exists already, and is not a directory")
-    found = [directory / trust_lists.CONFIG]
+    found = [directory / trust.CONFIG]
     if not former(directory):
         found += [directory / SAMPLE, *(directory / name for name in _FOLDERS)]
     for path in found:
@@ -138,8 +137,8 @@ def refuse(directory: Path) -> None:
             folder = path.name in _FOLDERS and path.is_dir()
             what = "holds files already" if folder else "is there already"
             fix = "name another directory"
-            if path.name == trust_lists.CONFIG:
-                fix += f"; if it is batchd's, and yours: {trust_lists.command(directory)}"
+            if path.name == trust.CONFIG:
+                fix += f"; if it is batchd's, and yours: {trust.command(directory)}"
             raise UsageError(f"nothing was made: {path} {what} ({fix})")
 
 

@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import stat
 import threading
 import unicodedata
@@ -23,8 +24,10 @@ from batchd.spool import files
 
 #: The file that is written last of all.
 SUMMARY = "summary.json"
-#: In the outbox itself: how the daemon stands. No batch has this name.
+#: In the outbox itself, where no batch has these names: how the daemon stands;
 STATUS = "status.json"
+#: and whose outbox it is. Without this file its disk may not be mounted.
+SPOOL = ".batchd"
 
 _NAME_BYTES = 100
 _TRIAL_BYTES = 64 << 10
@@ -33,16 +36,90 @@ _MAX_RESULT_BYTES = 256 << 20
 #: Begins the name of the mark in a folder that says whose it is,
 #: and of a folder that has no name yet.
 _MARK = ".claim-"
+#: Bytes that are read of the file that says whose an outbox is.
+_MAX_MARK_BYTES = 64
 #: What a rename answers where the name is taken, by a folder too or by a file.
 _TAKEN = frozenset({errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR})
+
+
+class StrangeOutboxError(OSError):
+    """An outbox is not, or no more, this spool's: what is written there may never be seen."""
+
+    def __init__(self, folder: str, why: str, fix: str) -> None:
+        # Workers try again what fails with this number.
+        super().__init__(errno.EIO, why, folder)
+        #: What the user can do.
+        self.fix = fix
+
+
+class OwnOutboxes:
+    """The outboxes of one spool, each with the spool's mark in it. For any thread."""
+
+    def __init__(self, state: Path, mark: int | None) -> None:
+        """Take those of a state directory, and its mark; None: it has none, nor an outbox.
+
+        Raises ``OSError``.
+        """
+        self._mark = b"" if mark is None else b"%x\n" % mark
+        #: Those that were marked once: one of them without a mark is no new one.
+        self._list = state / "outboxes"
+        self._known = set[str]()
+        self._lock = threading.Lock()
+        with contextlib.suppress(FileNotFoundError):
+            self._known.update(json.loads(self._list.read_bytes()))
+
+    def insist(self, folder: str) -> None:
+        """Return if an outbox is this spool's, which a new one becomes.
+
+        Raises ``StrangeOutboxError``, and ``OSError`` where that cannot be said.
+        """
+        while (there := self.look(folder)) != self._mark:
+            files.make_folder(Path(folder))
+            with contextlib.suppress(FileExistsError):  # another daemon was faster
+                path, replace = Path(folder, SPOOL), there is not None
+                files.write_whole(path, lambda f: f.write(self._mark), replace=replace, mode=0o644)
+        with self._lock:
+            if folder not in self._known:
+                text = json.dumps(sorted({*self._known, folder})).encode()
+                files.write_whole(self._list, lambda f: f.write(text), replace=True, mode=0o600)
+                self._known.add(folder)
+
+    def look(self, folder: str) -> bytes | None:
+        """Return the mark that an outbox bears; empty, or None: it gets ours next.
+
+        Raises what ``insist`` raises.
+        """
+        path = f"{folder}/{SPOOL}"
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if folder not in self._known:
+                return None
+            why = f"{SPOOL}, by which batchd knows it, is missing there"
+            use = f"mkdir -p {shlex.quote(folder)} && touch {shlex.quote(path)}"
+            fix = f"mount its disk, or, to use what is there now: {use}"
+            raise StrangeOutboxError(folder, why, fix) from None
+        try:
+            there = os.read(file, _MAX_MARK_BYTES)
+        finally:
+            os.close(file)
+        if there not in {self._mark, b""}:
+            why = f"its {SPOOL} says that it is the outbox of another state directory"
+            use = f"truncate -s0 {shlex.quote(path)}"
+            fix = f"set [paths] outbox to another folder, or, if nothing else writes there: {use}"
+            raise StrangeOutboxError(folder, why, fix)
+        return there
+
+    def forget(self, folder: str) -> None:
+        """Take an outbox for a new one when it is seen next."""
+        self._known.discard(folder)
 
 
 def reserve(batch: Batch, name: str) -> BatchNaming:
     """Make a batch's folder under a name that no one has; return whose the name is.
 
     It is the batch's too where an earlier try made it, before a crash perhaps: the folder bears the
-    mark of its claim from its first moment on.
-    So no two daemons that share an outbox take one name. Raises ``OSError``.
+    mark of its claim from its first moment on. Raises ``OSError``.
     """
     mark, folder = f"{_MARK}{batch.claim}", f"{batch.outbox}/{name}"
     if os.path.lexists(folder):

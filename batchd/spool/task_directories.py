@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 
 from batchd import silent_paths
-from batchd.config import Config, own, trust_lists
+from batchd.config import Config, own, trust
 from batchd.log import escape
 from batchd.records.triggers import VERSIONS
 
@@ -98,7 +98,7 @@ class TaskDirectories:
         """Yield where what a task writes would count for the next run of batchd,
         with a configuration or without.
         """
-        for path in trust_lists.guarded(self._config.environ):
+        for path in trust.guarded(self._config.environ):
             yield path, "where batchd looks for its configuration"
         if mine := own.paths(self._config.environ):
             for path in (mine.inbox, mine.outbox, mine.state):

@@ -15,13 +15,20 @@ from batchd.errors import Problem, StoreError, UnknownNameError
 from batchd.events import Event, TaskFinished, decode
 from batchd.records import Batch, Cause, Parking, Ref, Scope, Task, TaskStatus, TurnFacts
 from batchd.records.needs import needs_of_column
-from batchd.store.rows import BatchTask, LearntRefusal, PrunableBatch, SpentMoney, StoredWork
+from batchd.store.rows import (
+    BatchTask,
+    LearntRefusal,
+    PrunableBatch,
+    SpentMoney,
+    StoredWork,
+    WaitingNotice,
+)
 from batchd.store.stored_values import unpack, unpack_task
 
 #: No parking's cause: such a row's message says for how long it was tried in vain,
 #: and goes with the parking.
 TRIED = "tried"
-BATCH_COLUMNS = "name, claim, outbox, request, received_at, budget_usd, retry_of, first_task, parallel, after_batches"
+BATCH_COLUMNS = "name, claim, outbox, request, received_at, budget_usd, retry_of, first_task, parallel, after_batches, run"
 
 _PROBLEMS: msgspec.json.Decoder[tuple[Problem, ...]] = decoders.decoder(tuple[Problem, ...])
 #: In an event, where a result stands as a text.
@@ -34,7 +41,7 @@ _QUEUED = (
 
 def to_batch(row: tuple[Any, ...]) -> Batch:
     """Return the record of a row of ``BATCH_COLUMNS``."""
-    name, claim, outbox, request, received_at, budget_usd, retry_of, first_task, parallel, after = (
+    name, claim, outbox, request, received_at, budget_usd, retry_of, first, parallel, after, run = (
         row
     )
     return Batch(
@@ -45,9 +52,10 @@ def to_batch(row: tuple[Any, ...]) -> Batch:
         received_at=received_at,
         budget_usd=budget_usd,
         retry_of=retry_of,
-        first_task=first_task,
+        first_task=first,
         parallel=parallel,
         after_batches=tuple(after.split()),
+        run=run,
     )
 
 
@@ -100,6 +108,16 @@ def claimed(db: sqlite3.Connection, claim: str) -> Batch | None:
     row = db.execute(
         f"SELECT {BATCH_COLUMNS} FROM batches WHERE claim = ?",  # noqa: S608 (constants)
         (claim,),
+    ).fetchone()
+    return to_batch(row) if row else None
+
+
+def unended_run(db: sqlite3.Connection, run: str) -> Batch | None:
+    """Return the newest batch of a ``run``'s file that is not published, if there is one."""
+    row = db.execute(
+        f"SELECT {BATCH_COLUMNS} FROM batches WHERE published_at IS NULL AND run = ?"  # noqa: S608 (constants)
+        " ORDER BY id DESC LIMIT 1",
+        (run,),
     ).fetchone()
     return to_batch(row) if row else None
 
@@ -354,6 +372,21 @@ def parked(db: sqlite3.Connection) -> tuple[Parking, ...]:
         )
         for scope, name, cause, message, since, tried in rows
     )
+
+
+def notices(db: sqlite3.Connection, receiver: str) -> list[WaitingNotice]:
+    """Return what waits for a receiver: what was tried first, then in the order of events."""
+    rows = db.execute(
+        "SELECT receiver, id, event, message FROM notices WHERE receiver = ?"
+        " ORDER BY message = '', id",
+        (receiver,),
+    )
+    return [WaitingNotice(*row) for row in rows]
+
+
+def notice_counts(db: sqlite3.Connection) -> dict[str, int]:
+    """Return how many events wait, by receiver."""
+    return dict(db.execute("SELECT receiver, count(*) FROM notices GROUP BY receiver"))
 
 
 def refused(db: sqlite3.Connection) -> tuple[LearntRefusal, ...]:

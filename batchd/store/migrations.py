@@ -209,6 +209,20 @@ MIGRATIONS: tuple[str, ...] = (
     """
     ALTER TABLE tasks ADD COLUMN needs TEXT NOT NULL DEFAULT '';
     """,
+    # Which file of a `run` it is: a hash of its path and bytes.
+    """
+    ALTER TABLE batches ADD COLUMN run TEXT NOT NULL DEFAULT '';
+    """,
+    # What waits for receivers of notifications, and in which message it was tried.
+    """
+    CREATE TABLE notices (
+        receiver TEXT NOT NULL,
+        id TEXT NOT NULL,                   -- the event's, an ULID
+        event TEXT NOT NULL,                -- JSON
+        message TEXT NOT NULL,              -- '': in none yet
+        PRIMARY KEY (receiver, id)
+    ) WITHOUT ROWID;
+    """,
 )
 
 

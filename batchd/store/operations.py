@@ -16,8 +16,9 @@ from batchd.errors import Problem, StaleAttemptError, UsedNameError
 from batchd.events import TaskFinished, decode, encode
 from batchd.records import Batch, Cause, Parking, Ref, Scope, Task, TaskStatus
 from batchd.records.needs import column_text
+from batchd.store import lookups
 from batchd.store.lookups import BATCH_COLUMNS, TRIED, batch_key, claimed, used
-from batchd.store.rows import DispatchedTask, LearntRefusal
+from batchd.store.rows import DispatchedTask, LearntRefusal, WaitingNotice
 from batchd.store.stored_values import (
     error_message,
     labels_of,
@@ -90,11 +91,11 @@ def add_batch(
     count = len(tasks)
     cursor = db.execute(
         f"INSERT INTO batches ({BATCH_COLUMNS}, problems, tasks, unfinished, finished_at)"  # noqa: S608 (constants)
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             *(batch.name, batch.claim, batch.outbox, batch.request, batch.received_at),
             *(batch.budget_usd, batch.retry_of, batch.first_task, batch.parallel),
-            " ".join(batch.after_batches),
+            *(" ".join(batch.after_batches), batch.run),
             msgspec.json.encode(problems).decode() if problems else None,
             *(count, count, None if count else batch.received_at),
         ),
@@ -217,6 +218,36 @@ def refuse(journal: TaskTransaction, refused: LearntRefusal) -> None:
     """Note what a model refuses; what was known of it is replaced."""
     row = (refused.model, refused.lesson, refused.setting, refused.at)
     journal.db.execute("INSERT OR REPLACE INTO refused VALUES (?, ?, ?, ?)", row)
+
+
+def keep_notices(journal: TaskTransaction, notices: Sequence[WaitingNotice]) -> None:
+    """Note what is to reach receivers."""
+    rows = [(each.receiver, each.id, each.event, each.message) for each in notices]
+    journal.db.executemany("INSERT OR IGNORE INTO notices VALUES (?, ?, ?, ?)", rows)
+
+
+def try_notices(journal: TaskTransaction, receiver: str, ids: Sequence[str], message: str) -> None:
+    """Note in which message it is tried."""
+    journal.db.executemany(
+        "UPDATE notices SET message = ? WHERE receiver = ? AND id = ?",
+        [(message, receiver, each) for each in ids],
+    )
+
+
+def drop_notices(journal: TaskTransaction, receiver: str, message: str) -> None:
+    """Forget what a message held."""
+    journal.db.execute(
+        "DELETE FROM notices WHERE receiver = ? AND message = ?", (receiver, message)
+    )
+
+
+def drop_others(journal: TaskTransaction, receivers: Sequence[str]) -> dict[str, int]:
+    """Forget what waits for others than these; return how much that was, by name."""
+    gone = lookups.notice_counts(journal.db)
+    for name in receivers:
+        gone.pop(name, None)
+    journal.db.executemany("DELETE FROM notices WHERE receiver = ?", [(name,) for name in gone])
+    return gone
 
 
 def unpark(journal: TaskTransaction, scope: Scope, name: str) -> None:

@@ -116,6 +116,7 @@ class StoreReader(OfSource):
     length = asks(lookups.length)
     cautions = asks(lookups.cautions)
     past_of_model = asks(queries.past_of_model)
+    notices = asks(lookups.notice_counts)
 
     def batches(self, *, limit: int = -1, unpublished: bool = False) -> list[BatchRow]:
         """Return the batches, newest first; at most ``limit`` of them, if it is not negative."""

@@ -246,6 +246,19 @@ class SpendRow(CallAmounts):
 
 
 @dataclass(frozen=True, slots=True)
+class WaitingNotice:
+    """An event that a receiver of notifications is to get."""
+
+    receiver: str
+    #: The event's.
+    id: str
+    #: JSON.
+    event: str
+    #: The id of the message in which it was tried; empty: it was not.
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class LearntRefusal:
     """A refusal that was learnt: what a model refuses, and does without."""
 

@@ -65,6 +65,7 @@ class Store(OfSource):
     tasks = asks(lookups.tasks)
     unfinished = asks(lookups.unfinished)
     claimed = asks(lookups.claimed)
+    unended_run = asks(lookups.unended_run)
     batch = asks(lookups.find_batch)
     problems = asks(lookups.problems)
     task = asks(lookups.find_task)
@@ -75,6 +76,7 @@ class Store(OfSource):
     left_at = asks(lookups.left_at)
     task_money = asks(lookups.task_money)
     batch_money = asks(lookups.batch_money)
+    notices = asks(lookups.notices)
 
     #: Each makes its change durable before it returns, and raises what its operation does.
     dispatch = writes(operations.dispatch)
@@ -87,6 +89,10 @@ class Store(OfSource):
     published = writes(operations.published)
     published_all = writes(operations.published_all)
     batch_published = writes(operations.batch_published)
+    keep_notices = writes(operations.keep_notices)
+    try_notices = writes(operations.try_notices)
+    drop_notices = writes(operations.drop_notices)
+    drop_others = writes(operations.drop_others)
 
     def __init__(
         self,

@@ -23,8 +23,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from batchd import decoders
 from batchd.actions import Action
 from batchd.config import telemetry
-from batchd.daemon.desk import LoopLink, StatusDesk
-from batchd.daemon.listeners import Listener
+from batchd.daemon.listeners import Listener, LoopLink, StatusDesk
 from batchd.errors import NotPossibleError, Problem
 from batchd.events import (
     CallAnswered,
@@ -39,6 +38,7 @@ from batchd.events import (
     ToolRan,
 )
 from batchd.records import Batch, ModelSetup, Price, Purpose, Ref, Task, ToolName, hosts
+from batchd.store import Store
 from batchd.telemetry.counting import OTHER, CallSeries, Counters, StandingCollector
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Metrics(Listener):
             Suspended: self._suspended,
         }
 
-    def opened(self, desk: StatusDesk) -> None:
+    def opened(self, desk: StatusDesk, _store: Store) -> None:
         """Begin to serve."""
         line = LoopLink(desk, Action.METRICS_TROUBLE)
         registry = self._counts.registry

@@ -26,8 +26,7 @@ from batchd import __version__, decoders, views
 from batchd.actions import Action
 from batchd.config import telemetry
 from batchd.config.values import loopback
-from batchd.daemon.desk import LoopLink, StatusDesk
-from batchd.daemon.listeners import Listener
+from batchd.daemon.listeners import Listener, LoopLink, StatusDesk
 from batchd.errors import NotPossibleError
 from batchd.events import (
     CallAnswered,
@@ -41,6 +40,7 @@ from batchd.events import (
 from batchd.formats import ResultV1
 from batchd.records import Batch, ModelSetup, Purpose, Ref
 from batchd.results import timestamp
+from batchd.store import Store
 from batchd.telemetry import spans
 from batchd.telemetry.spans import Span, Trace
 
@@ -120,7 +120,7 @@ class Traces(Listener):
         self._processor = SpanProcessor()
         self._active: dict[Ref, _Active] = {}
 
-    def opened(self, desk: StatusDesk) -> None:
+    def opened(self, desk: StatusDesk, _store: Store) -> None:
         """Begin to send."""
         line = LoopLink(desk, Action.TRACES_TROUBLE)
         self._processor = BatchSpanProcessor(

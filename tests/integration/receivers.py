@@ -4,7 +4,6 @@ a mail server and a webhook's receiver on loopback, that come, go and fail.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import hmac
@@ -35,8 +34,6 @@ class MailServer:
     answers: list[str] = field(default_factory=lambda: ["250 taken"])
     mails: list[EmailMessage] = field(default_factory=list)
     envelopes: list[Envelope] = field(default_factory=list)
-    #: How long it takes to say goodbye.
-    goodbye_s: float = 0.0
     #: Who logged in, and with what.
     logins: list[tuple[bytes, bytes]] = field(default_factory=list)
 
@@ -49,11 +46,6 @@ class MailServer:
             self.mails.append(mail)
             self.envelopes.append(envelope)
         return answer
-
-    async def handle_QUIT(self, *_: object) -> str:
-        """Let somebody go."""
-        await asyncio.sleep(self.goodbye_s)
-        return "221 bye"
 
     def login(
         self, _server: SMTP, _session: Session, _envelope: Envelope, _how: str, data: object

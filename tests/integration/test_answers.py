@@ -5,15 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shlex
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from patience import PATIENCE_S
 
 from batchd.errors import BatchdError
 from batchd.records import dollars
@@ -251,74 +248,6 @@ def _workers(folder: Path) -> set[int]:
         with StoreReader(store) as reader:
             return {int(task.worker) for task in reader.running() if task.step == "CallStarted"}
     return set()
-
-
-def test_a_run_that_is_stopped_twice_says_where_it_stands_and_how_to_go_on(spool: Any) -> None:
-    """The first signal says that it stops, the second one what is left;
-    the command that it names brings it to its end.
-    """
-    slow = {"model": "standin/latency-1+steps-2"}
-    path = spool.write(
-        "games.json", [{"first_prompt": f"{spool.folder} {i}", **slow} for i in "ab"]
-    )
-    with subprocess.Popen(
-        spool.command("run", "--private", path),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=spool.environment,
-        text=True,
-    ) as process:
-        spool.eventually(lambda: len(_workers(spool.folder)) == 2)
-        # Workers that do nothing more cannot bring their tasks to an end.
-        for worker in _workers(spool.folder):
-            os.kill(worker, signal.SIGSTOP)
-        # Held still meanwhile, it finds both signals at once.
-        for signum in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
-            process.send_signal(signum)
-        output, errors = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 130
-    assert "Stopping: what is left is cancelled" in output
-    # The order to cancel them may, or may not, have become durable when it ends.
-    assert re.match(r"Stopped: [012] of 2 tasks done", errors)
-    how = shlex.split(errors.partition("To go on with the rest: ")[2])
-    (state,) = [part.partition("=")[2] for part in how if part.startswith("BATCHD_PATHS__STATE=")]
-    assert how[1:] == ["batchd", "serve"]
-    with subprocess.Popen(
-        spool.command("serve"),
-        stderr=subprocess.DEVNULL,
-        env={**spool.environment, "BATCHD_PATHS__STATE": state},
-    ) as daemon:
-        spool.eventually((spool.folder / "outbox/games/summary.json").exists)
-        daemon.send_signal(signal.SIGTERM)
-    assert spool.result("games", "summary")["total"] == 2
-
-
-@pytest.mark.long
-def test_a_run_keeps_its_summary_whenever_it_is_interrupted_again(spool: Any) -> None:
-    """A second Ctrl-C that comes when all is over already takes nothing away:
-    the summary or what is left is shown.
-    """
-    path = spool.write("games.json", [{"first_prompt": f"{spool.folder}", **HANGS}])
-    for delay in (0.0, 0.05, 0.1, 0.15, 0.2):
-        with subprocess.Popen(
-            spool.command("run", "--private", path),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=spool.environment,
-            text=True,
-        ) as process:
-            assert process.stdout is not None
-            spool.eventually(lambda: "starts" in process.stdout.readline())
-            process.send_signal(signal.SIGINT)
-            time.sleep(delay)
-            process.send_signal(signal.SIGINT)
-            output, errors = process.communicate(timeout=PATIENCE_S)
-        assert ("0 of 1 task completed" in output) != ("Stopped: " in errors), (
-            delay,
-            output,
-            errors,
-        )
-        assert process.returncode == (130 if "Stopped: " in errors else 1)
 
 
 @pytest.mark.long

@@ -11,9 +11,14 @@ import socket
 import threading
 from typing import Any
 
+import pytest
+from loglines import logged
 from sockets import bind
 
 from batchd import control
+from batchd.errors import SandboxUnavailableError
+from batchd.records import SandboxPolicy
+from batchd.sandbox import Sandbox
 from tests.conftest import Spool
 
 _KEY = "sk-hush-4711-0815"
@@ -148,3 +153,21 @@ def test_many_who_check_at_once_have_one_look_in_common(spool: Spool) -> None:
             thread.join()
     assert len(answers) == 50
     assert all(any(line.what == "sandbox" for line in answer.lines) for answer in answers)
+
+
+def test_a_cgroup_that_is_required_and_not_there_is_refused_with_the_fix(spool: Spool) -> None:
+    """At the start and by the check, with the reason; else the log says what holds commands."""
+    path = spool.folder / "config.toml"
+    path.write_text(path.read_text() + '[sandbox]\ncgroup = "none"\n')
+    with spool.serving():
+        pass
+    assert logged(spool.folder / "daemon.log", "daemon_started")[0]["limits"] == "measured"
+    path.write_text(path.read_text() + "require_cgroup = true\n")
+    served, checked = spool.batchd("serve"), spool.batchd("check", "--offline")
+    why = 'no cgroup of version 2 for commands (cgroup is "none")'
+    for said in (served.stderr, checked.stdout):
+        assert f"[sandbox] require_cgroup: batchd has {why}" in said
+        assert "or name a cgroup of its own in [sandbox] cgroup" in said
+    assert (served.returncode, checked.returncode) == (3, 3)
+    with pytest.raises(SandboxUnavailableError, match='backend is "none"'):
+        Sandbox(SandboxPolicy(backend="none", require_cgroup=True))

@@ -271,7 +271,7 @@ def test_what_cost_money_is_gone_and_says_what_to_use(spool: Spool) -> None:
     done = spool.batchd("check", "--live")
     assert done.returncode == 2
     assert "--live is gone: `batchd check` tries keys for nothing, and " in done.stderr
-    with spool.serving(), pytest.raises(UsageError, match="batchd submit --wait --prompt ok"):
+    with spool.serving(), pytest.raises(UsageError, match="batchd run --prompt ok"):
         control.ask(spool.folder / ".batchd", control.Check(live=True))
 
 
@@ -303,7 +303,7 @@ def test_of_a_list_that_is_read_in_part_no_name_is_said_to_be_missing(
         _configure(spool, base_url, "standin/model-5999")
         line = _checked(spool)["agent model"]
     assert line["verdict"] == "note"
-    assert "batchd submit --wait --prompt ok --model standin/model-5999" in line["mend"]
+    assert "batchd run --prompt ok --model standin/model-5999" in line["mend"]
 
 
 def test_pages_without_end_and_answers_without_end_are_given_up() -> None:

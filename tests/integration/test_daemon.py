@@ -607,25 +607,6 @@ def test_the_control_socket_is_private_and_refuses_nonsense(tmp_path: Path) -> N
     asyncio.run(scenario())
 
 
-def test_an_interrupted_run_ends_with_a_result_for_every_task(tmp_path: Path) -> None:
-    """What has not ended is cancelled, the summary is written,
-    and a second wish to stop ends the wait.
-    """
-
-    async def scenario() -> None:
-        async with ModelServer(ServerSettings(latency_s=0.05)) as server:
-            settings = configured(tmp_path, server.base_url, "hang")
-            daemon = Daemon(settings, watch=False)
-            run = asyncio.ensure_future(daemon.run_once([("b.json", task_file(3))]))
-            await until(lambda: server.totals.open > 1)
-            daemon.stop()
-            assert await run == ["b"]
-        assert [r["status"] for r in results(tmp_path, "b")] == ["cancelled"] * 3
-        assert (tmp_path / "outbox/b/summary.json").exists()
-
-    asyncio.run(scenario())
-
-
 def test_what_a_drained_daemon_left_is_finished_by_the_next(tmp_path: Path) -> None:
     """Tasks stop at a durable point, go on under the next daemon,
     and no answer is asked for twice.

@@ -19,7 +19,7 @@ from batchd.daemon.troubles import TroubleLog
 from batchd.log import get_logger
 from batchd.pool.disks import AllDiskThreads
 from batchd.records import Batch, BatchNaming, Task
-from batchd.spool import outbox
+from batchd.spool import claims, outbox
 from batchd.store import Store
 
 
@@ -49,19 +49,19 @@ class Spool:
 
     def folders(self, outbox: str = "outbox") -> list[str]:
         """Return what lies in the outbox."""
-        return sorted(path.name for path in (self.folder / outbox).iterdir())
+        return sorted(path.name for path in (self.folder / outbox).glob("[!.]*"))
 
 
 @contextlib.asynccontextmanager
 async def opened(folder: Path) -> AsyncIterator[Spool]:
     """Give a spool, its outbox made."""
     (folder / "outbox").mkdir(exist_ok=True)
-    disks, loop = AllDiskThreads(), MainLoop()
-    store = Store.open(folder / "state/batchd.db")
+    disks, loop, state = AllDiskThreads(), MainLoop(), folder / "state"
+    store = Store.open(state / "batchd.db")
+    own = outbox.OwnOutboxes(state, claims.mark(state))
     try:
-        yield Spool(
-            folder, store, BatchNames(loop, store, Outboxes(disks, TroubleLog(get_logger())))
-        )
+        outboxes = Outboxes(disks, TroubleLog(get_logger()), own)
+        yield Spool(folder, store, BatchNames(loop, store, outboxes))
         assert await loop.idle(lambda: ()) == ()
     finally:
         store.close()
@@ -94,7 +94,7 @@ def test_a_thousand_files_of_one_name_at_once(tmp_path: Path) -> None:
 
     names = ["b", *(f"b-{i}" for i in range(2, 1001))]
     assert asyncio.run(add()) == names
-    assert sorted(path.name for path in (tmp_path / "outbox").iterdir()) == sorted(names)
+    assert sorted(path.name for path in (tmp_path / "outbox").glob("[!.]*")) == sorted(names)
 
 
 def test_a_claim_that_is_named_twice_at_once_has_one_name(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_claim_that_is_named_twice_at_once_has_one_name(tmp_path: Path) -> Non
             return await asyncio.gather(*(spool.add("b", claim) for claim in ("C1", "C1", "C2")))
 
     assert asyncio.run(add()) == ["b", "b", "b-2"]
-    assert sorted(path.name for path in (tmp_path / "outbox").iterdir()) == ["b", "b-2"]
+    assert sorted(path.name for path in (tmp_path / "outbox").glob("[!.]*")) == ["b", "b-2"]
 
 
 def test_a_name_that_is_given_back_is_free(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_name_reserved_before_a_crash_is_found_again(
             return {claim: await spool.add("b", claim) for claim in order}
 
     assert asyncio.run(names()) == {**reserved, "C4": "b-4"}
-    assert {path.name for path in (tmp_path / "outbox").iterdir()} == {"b", "b-2", "b-3", "b-4"}
+    assert {path.name for path in (tmp_path / "outbox").glob("[!.]*")} == {"b", "b-2", "b-3", "b-4"}
 
 
 #: A daemon that is killed once the folder of a batch is made, and before it is stored.
@@ -175,7 +175,7 @@ def test_a_crash_between_folder_and_journal_wastes_no_name(tmp_path: Path) -> No
             return [await spool.add("b", claim) for claim in ("c", "d")]
 
     assert asyncio.run(names()) == ["b-2", "b-3"]
-    assert sorted(p.name for p in (tmp_path / "outbox").iterdir()) == ["b", "b-2", "b-3"]
+    assert sorted(p.name for p in (tmp_path / "outbox").glob("[!.]*")) == ["b", "b-2", "b-3"]
 
 
 def test_an_outbox_that_takes_nothing_fails_its_own_batches_alone(tmp_path: Path) -> None:

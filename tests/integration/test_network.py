@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 from loglines import logged
-from loopback import Recorder, serving
+from loopback import serving
 from patience import PATIENCE_S
 
 from batchd.errors import SandboxError
@@ -221,36 +221,15 @@ def test_bodies_arrive_whole_both_ways(tmp_path: Path) -> None:
             f"curl -fsS {at}/blob | sha256sum | cut -c1-64",
             f"curl -fsS -p {at}/blob | sha256sum | cut -c1-64",
             f"curl -fsS {at}/chunks",
-            f"curl -fsS -m 5 -I {at}/head | grep -ci -e 'content-length: 1000' -e 'connection: close'",
+            f"curl -fsS -m 5 -I {at}/head | grep -ci 'content-length: 1000'",
             f"curl -fsS -m 5 {at}/one {at}/two {at}/three",
         )
     assert [text.strip() for text in said[:3]] == [digest.strip()] * 3
     assert said[3] == hashlib.sha256(b"").hexdigest()
     assert {text.strip() for text in said[4:6]} == {hashlib.sha256(BLOB).hexdigest()}
     assert said[6] == "hello, world"
-    assert said[7] == "2\n"
+    assert said[7] == "1\n"
     assert said[8] == "".join(f"GET /{n} for 127.0.0.1:{port}" for n in ("one", "two", "three"))
-
-
-def test_the_end_of_an_answer_is_found_although_the_server_stays(tmp_path: Path) -> None:
-    """By its length, or because it has no body:
-    a connection that the server keeps open is closed all the same.
-    """
-    code = """
-import socket, sys
-for method in ("GET", "HEAD"):
-    with socket.create_connection(("127.0.0.1", 3128)) as line:
-        line.settimeout(200)
-        line.sendall(f"{method} http://127.0.0.1:{sys.argv[1]}/ HTTP/1.1\\r\\n\\r\\n".encode())
-        heard = b""
-        while data := line.recv(1000):
-            heard += data
-        print(heard.count(b"Connection: close"), heard.partition(b"\\r\\n\\r\\n")[2].decode())
-"""
-    with Recorder() as server:
-        listed = (f"127.0.0.1:{server.port}",)
-        [said] = shell(tmp_path, listed, f"python3 - {server.port} <<'E'\n{code}E")
-    assert said == "1 ok\n1 \n"
 
 
 def test_a_tunnel_may_be_closed_one_way_first(tmp_path: Path) -> None:
@@ -450,31 +429,21 @@ def test_what_is_refused_is_reported_once_and_shortly(tmp_path: Path) -> None:
     visit(tmp_path, ("c.example", "*.d.example:8443"), body)
 
 
-def test_a_server_that_is_not_there_or_talks_nonsense_is_distinguished_from_one_that_is_refused(
+def test_a_server_that_is_not_there_is_distinguished_from_one_that_is_refused(
     tmp_path: Path,
 ) -> None:
     """502, and why."""
-
-    def nonsense(client: socket.socket) -> None:
-        client.recv(1000)
-        client.sendall(b"SSH-2.0-x\r\n\r\n")
-
     with socket.create_server(("127.0.0.1", 0)) as closed:
         gone = closed.getsockname()[1]
-    with serving(nonsense) as odd, serving(lambda client: client.close()) as mute:
-        listed = (
-            f"127.0.0.1:{gone}",
-            f"127.0.0.1:{odd}",
-            f"127.0.0.1:{mute}",
-            "no-such-name.invalid",
-        )
+    with serving(lambda client: client.close()) as mute:
+        listed = (f"127.0.0.1:{gone}", f"127.0.0.1:{mute}", "no-such-name.invalid")
         said = shell(
             tmp_path,
             listed,
-            *(f"curl -sS http://127.0.0.1:{port}/" for port in (gone, odd, mute)),
+            *(f"curl -sS http://127.0.0.1:{port}/" for port in (gone, mute)),
             "curl -sS http://no-such-name.invalid/",
         )
-    for text, why in zip(said, ("refused", "HTTP/1.1", "gave no answer", "not known"), strict=True):
+    for text, why in zip(said, ("refused", "gave no answer", "not known"), strict=True):
         assert text.startswith("batchd: ")
         assert why in text
 
@@ -502,7 +471,7 @@ with socket.create_connection(("127.0.0.1", 3128)) as line:
 
 def test_silence_ends_a_tunnel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tunnel on which nothing moves is closed; one on which a byte moves now and then is not."""
-    monkeypatch.setattr("batchd.sandbox.network.relay.IDLE_S", 1.5)
+    monkeypatch.setattr("batchd.sandbox.network.proxy._IDLE_S", 1.5)
 
     def drips(client: socket.socket) -> None:
         for _ in range(20):

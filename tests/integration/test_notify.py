@@ -7,10 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import resource
-import shlex
 import signal
-import ssl
 import subprocess
 import time
 from collections import Counter
@@ -19,19 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import msgspec
 import pytest
 from loglines import logged
 from patience import PATIENCE_S
 from ports import free_port
 
-from batchd import log
 from batchd.config.receivers import ReceiverSection
 from batchd.masking import Masker
 from batchd.notify import channels, happened, message
 from batchd.notify.channels import ReceiverTarget
-from batchd.notify.courier import Courier
-from batchd.notify.pending_messages import PendingMessages
 from batchd.records import Batch
+from batchd.spool.ulid import ulid
+from batchd.store import lookups
+from batchd.store.database_file import open_reader
+from batchd.store.rows import WaitingNotice
 from tests.conftest import Spool
 from tests.integration.receivers import MailServer, Webhook
 
@@ -64,9 +63,13 @@ def lines(spool: Spool, action: str) -> list[dict[str, Any]]:
     return logged(spool.folder / "daemon.log", action)
 
 
-def waiting(spool: Spool, name: str) -> list[Path]:
-    """Return the files of the messages that wait for a receiver."""
-    return sorted((spool.folder / ".batchd/notify" / name).glob("*.json"))
+def waiting(spool: Spool, name: str) -> list[WaitingNotice]:
+    """Return what waits for a receiver."""
+    db = open_reader(spool.folder / ".batchd/batchd.db")
+    try:
+        return lookups.notices(db, name)
+    finally:
+        db.close()
 
 
 @pytest.fixture
@@ -74,25 +77,30 @@ def notifying(spool: Spool) -> Spool:
     """A spool with an inbox, and keys for its receivers."""
     (spool.folder / "inbox").mkdir()
     (spool.folder / "hook.key").write_text(f"{KEY}\n")
-    (spool.folder / "mail.key").write_text(f"{PASSWORD}\n")
-    for path in ("hook.key", "mail.key"):
-        (spool.folder / path).chmod(0o600)
+    (spool.folder / "hook.key").chmod(0o600)
     return spool
+
+
+def mailbox(spool: Spool, **options: Any) -> MailServer:
+    """Return a mail server, whose address stands where the configuration looks for it."""
+    mail = MailServer(**options)
+    mail.options = {"authenticator": mail.login, "auth_require_tls": False}
+    url = spool.folder / "mail.url"
+    url.write_text(MAIL_URL.replace("@mail@", str(mail.port)))
+    url.chmod(0o600)
+    return mail
 
 
 MAIL = """
 [notify.me]
-kind = "email"
-host = "127.0.0.1"
-port = @mail@
-tls = "none"
-sender = "batchd <batchd@example.com>"
-to = ["me@example.com", "Jörg <you@example.com>"]
+kind = "apprise"
+url_file = "mail.url"
 """
-LOGIN = """\
-user = "batchd"
-password_file = "mail.key"
-"""
+#: What stands in that file.
+MAIL_URL = (
+    f"mailto://batchd:{PASSWORD}@127.0.0.1:@mail@/?mode=insecure&from=batchd@example.com"
+    "&to=me@example.com,you@example.com"
+)
 HOOK = """
 [notify.hook]
 kind = "webhook"
@@ -123,26 +131,25 @@ def test_each_way_gets_what_happened(notifying: Spool) -> None:
     """A start, and a batch that partly failed, come by mail,
     as signed JSON of the published format, to a command and by Apprise.
     """
-    mail, hook, chat = MailServer(), Webhook(), Webhook()
-    mail.options = {"authenticator": mail.login, "auth_require_tls": False}
+    mail, hook, chat = mailbox(notifying), Webhook(), Webhook()
     home = notifying.folder / "home"
     home.mkdir()
-    every = MAIL + LOGIN + HOOK + TOOL + CHAT
-    configure(notifying, every, mail=mail.port, url=hook.url, home=home, chat=chat.port)
+    every = MAIL + HOOK + TOOL + CHAT
+    configure(notifying, every, url=hook.url, home=home, chat=chat.port)
     with mail, hook, chat, notifying.serving():
         notifying.eventually(lambda: mail.mails and hook.posts)
         drop(notifying, "games", "true", "true", "echo no luck; false")
-        notifying.eventually(lambda: len(mail.mails) == 2 and len(hook.posts) == 2 and chat.posts)
+        notifying.eventually(lambda: len(mail.mails) == 4 and len(hook.posts) == 2 and chat.posts)
         notifying.eventually(lambda: len(lines(notifying, "notified")) == 6)
 
-    start, end = mail.mails
+    start, _, end, _ = mail.mails
     assert str(start["subject"]).endswith("] the daemon has started")
     assert str(end["subject"]).endswith("] batch games: 2 of 3 tasks completed")
-    assert (str(end["from"]), mail.envelopes[1].mail_from) == (
-        "batchd <batchd@example.com>",
-        "batchd@example.com",
-    )
-    assert mail.envelopes[1].rcpt_tos == ["me@example.com", "you@example.com"]
+    assert str(end["from"]) == "batchd@example.com"
+    assert [sent.rcpt_tos for sent in mail.envelopes[2:]] == [
+        ["me@example.com"],
+        ["you@example.com"],
+    ]
     assert set(mail.logins) == {(b"batchd", PASSWORD.encode())}
     text = end.get_content()
     for piece in (
@@ -174,29 +181,24 @@ def test_each_way_gets_what_happened(notifying: Spool) -> None:
     assert {"title", "message"} <= json.loads(chat.posts[0].body).keys()
     assert "2 of 3 tasks completed" in json.loads(chat.posts[0].body)["title"]
     assert "exit code 0: heard games" in [line["answer"] for line in lines(notifying, "notified")]
-    assert not [
-        waiting(notifying, name)
-        for name in ("me", "hook", "tool", "chat")
-        if waiting(notifying, name)
-    ]
+    assert not any(waiting(notifying, name) for name in ("me", "hook", "tool", "chat"))
 
 
 def test_what_is_down_for_a_while_gets_it_later(notifying: Spool) -> None:
     """Mail server and webhook are not there, then busy: each message arrives once,
     under the id of its first try; one line reports the failure.
     """
-    mail, hook = MailServer(answers=["451 later", "250 taken"]), Webhook()
+    mail, hook = mailbox(notifying, answers=["451 later", "250 taken"]), Webhook()
     hook.answers = [(503, {"retry-after": "3"}), (429, {}), (204, {})]
-    configure(notifying, MAIL + HOOK, mail=mail.port, url=hook.url)
+    configure(notifying, MAIL + HOOK, url=hook.url)
     with notifying.serving():
         notifying.eventually(lambda: len(lines(notifying, "notify_failed")) == 2)
         drop(notifying, "b", "true")
-        # No receiver listens: what they are to get is on disk, for no other user to read.
+        # No receiver listens: what they are to get is in the store.
         notifying.eventually(
             lambda: len(waiting(notifying, "hook") + waiting(notifying, "me")) == 4
         )
         assert notifying.result("b", "summary")["counts"]["completed"] == 1
-        assert {path.stat().st_mode & 0o777 for path in waiting(notifying, "hook")} == {0o600}
         with mail, hook:
             notifying.eventually(
                 lambda: (
@@ -220,7 +222,6 @@ def test_what_is_down_for_a_while_gets_it_later(notifying: Spool) -> None:
     assert first.body == third.body
     taken = [event["id"] for post in hook.posts[2:] for event in post.notification["events"]]
     assert len(taken) == len(set(taken)) == 2
-    assert len({mail["message-id"] for mail in mail.mails}) == len(mail.mails)
     assert len(lines(notifying, "notify_failed")) == 2
     assert {line["receiver"] for line in lines(notifying, "notified") if line["tries"] > 2} == {
         "me",
@@ -232,15 +233,15 @@ def test_no_is_an_answer(notifying: Spool) -> None:
     """A receiver that refuses for good is asked once, one that is away for too long no longer;
     the log says so, with the fix, and later messages go on.
     """
-    mail, hook = MailServer(answers=["550 no such user"]), Webhook(answers=[(410, {}), (204, {})])
-    gone = MAIL.replace("me]", "gone]") + "give_up_s = 4\n"
-    configure(notifying, MAIL + HOOK + gone.replace("@mail@", "9"), mail=mail.port, url=hook.url)
-    with mail, hook, notifying.serving():
-        notifying.eventually(lambda: len(lines(notifying, "notify_failed")) == 4)
+    hook = Webhook(answers=[(410, {}), (204, {})])
+    gone = '[notify.gone]\nkind = "webhook"\nurl = "http://127.0.0.1:9/"\ngive_up_s = 4\n'
+    configure(notifying, HOOK + gone, url=hook.url)
+    with hook, notifying.serving():
+        notifying.eventually(lambda: len(lines(notifying, "notify_failed")) == 3)
         ends = {
             x["receiver"]: x for x in lines(notifying, "notify_failed") if x["level"] == "error"
         }
-        assert (ends["me"]["tries"], ends["hook"]["tries"]) == (1, 1)
+        assert ends["hook"]["tries"] == 1
         assert ends["gone"]["tries"] > 1
         assert not waiting(notifying, "gone")
         for line in ends.values():
@@ -292,19 +293,15 @@ url = "@good@"
 
 
 def test_what_has_arrived_is_not_sent_again(notifying: Spool) -> None:
-    """A receiver that has taken a message,
-    and then never finishes its answer or says goodbye, gets it once.
-    """
-    mail, hook = MailServer(goodbye_s=60), Webhook(answers=[(200, {})], promised=9)
-    text = MAIL + "timeout_s = 1.5\n" + HOOK + "timeout_s = 1.5\n"
-    configure(notifying, text, mail=mail.port, url=hook.url)
-    with mail, hook, notifying.serving():
+    """A receiver that has taken a message, and then never finishes its answer, gets it once."""
+    hook = Webhook(answers=[(200, {})], promised=9)
+    configure(notifying, HOOK + "timeout_s = 1.5\n", url=hook.url)
+    with hook, notifying.serving():
         notifying.eventually(
-            lambda: len(lines(notifying, "notified")) + len(lines(notifying, "notify_failed")) >= 2
+            lambda: lines(notifying, "notified") or lines(notifying, "notify_failed")
         )
     assert not lines(notifying, "notify_failed")
-    assert (len(mail.mails), len(hook.posts)) == (1, 1)
-    assert not waiting(notifying, "me")
+    assert len(hook.posts) == 1
     assert not waiting(notifying, "hook")
 
 
@@ -315,83 +312,51 @@ def test_a_command_gets_as_much_as_a_variable_holds() -> None:
     script = 'printf %s "$BATCHD_TEXT" | wc -c; wc -c'
     settings = ReceiverSection(kind="command", command=("sh", "-c", script))
     target = ReceiverTarget(name="me", settings=settings, environ={}, masker=Masker())
-    notice = replace(message.compose([happened.test("me")]), text="漢" * 60_000)
+    notice = replace(message.compose([happened.test("me")], ulid()), text="漢" * 60_000)
     first, second = re.findall(r"\d{2,}", asyncio.run(channels.send(target, notice)))
     assert 65_533 <= int(first) <= 65_536
     assert int(second) > 180_000
 
 
-def test_what_has_arrived_is_not_kept(tmp_path: Path) -> None:
-    """Messages that were sent together, while the disk took nothing,
-    are not there for the next daemon to send again.
+def test_a_command_gets_each_event_by_itself(notifying: Spool) -> None:
+    """Two batches that end together are two messages to it, in order;
+    to others they are one, some time later. What an earlier version left in files comes first.
     """
-    hook = Webhook()
-    settings = ReceiverSection(kind="webhook", url=hook.url)
-    target = ReceiverTarget(name="me", settings=settings, environ={}, masker=Masker())
-    known = resource.getrlimit(resource.RLIMIT_FSIZE)
-    log.configure("error")  # pytest's files cannot take a line either
-
-    async def deliver() -> None:
-        courier = Courier(target, tmp_path)
-        for name in "ab":
-            courier.add([happened.budget_spent(name, "spent", 1e9)])
-        assert PendingMessages(tmp_path, "me").count() == 2
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10, known[1]))
-        courier.add([happened.budget_spent("c", "spent", 1e9)])
-        running = asyncio.create_task(courier.run())
-        await courier.settle()
-        running.cancel()
-
-    try:
-        with hook:
-            asyncio.run(deliver())
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, known)
-    assert [len(post.notification["events"]) for post in hook.posts] == [3]
-    assert PendingMessages(tmp_path, "me").load() == (None, [])
-
-
-def test_a_command_gets_each_event_by_itself(tmp_path: Path) -> None:
-    """Two batches that end together are two messages to it, in order, at once;
-    to others they are one, some time later.
-    """
-    script = f'printf "%s %s\\n" "$BATCHD_BATCH" "$(cat)" >> {shlex.quote(str(tmp_path / "heard"))}'
-    hook = Webhook()
-    receivers = {
-        "tool": ReceiverSection(kind="command", command=("sh", "-c", script)),
-        "hook": ReceiverSection(kind="webhook", url=hook.url),
-    }
+    heard = notifying.folder / "heard"
+    script = 'printf "%s %s\\n" "$BATCHD_BATCH" "$(cat)" >> "$0"'
     batches = [Batch(name=n, claim="", outbox="/o", request="r", received_at=1e9) for n in "ab"]
-
-    async def deliver() -> None:
-        couriers = [
-            Courier(ReceiverTarget(name=n, settings=r, environ={}, masker=Masker()), tmp_path)
-            for n, r in receivers.items()
-        ]
-        for courier in couriers:
-            courier.add([happened.batch_refused(batch, [], 1e9) for batch in batches])
-        assert (
-            PendingMessages(tmp_path, "tool").count(),
-            PendingMessages(tmp_path, "hook").count(),
-        ) == (2, 1)
-        running = [asyncio.create_task(courier.run()) for courier in couriers]
-        for courier in couriers:
-            await courier.settle()
-        for task in running:
-            task.cancel()
-
-    with hook:
-        asyncio.run(deliver())
-    heard = [line.split(" ", 1) for line in (tmp_path / "heard").read_text().splitlines()]
-    assert [name for name, _ in heard] == ["a", "b"]
-    assert [[e["batch"]["name"] for e in json.loads(m)["events"]] for _, m in heard] == [
-        ["a"],
-        ["b"],
+    events = [happened.batch_refused(batch, [], 1e9) for batch in batches]
+    left = notifying.folder / ".batchd/notify"
+    for name in ("tool", "hook"):
+        (left / name).mkdir(mode=0o700, parents=True)
+        tried = message.compose(events[:1], "01JQZ3XJ6V0000000000000000")
+        (left / name / f"{tried.id}.tried.json").write_bytes(msgspec.json.encode(tried))
+        rest = message.compose(events[1:], ulid())
+        (left / name / f"{rest.id}.json").write_bytes(msgspec.json.encode(rest))
+    hook = Webhook()
+    configure(
+        notifying,
+        HOOK + f"[notify.tool]\nkind = 'command'\ncommand = {['sh', '-c', script, str(heard)]}\n",
+        url=hook.url,
+    )
+    with hook, notifying.serving():
+        notifying.eventually(lambda: _of(hook, "daemon_started"))
+        notifying.eventually(lambda: heard.exists() and heard.read_text().count("\n") == 3)
+        assert not left.exists()
+    found = [line.split(" ", 1) for line in heard.read_text().splitlines()]
+    assert [name for name, _ in found] == ["a", "b", ""]
+    assert [[e["event"] for e in json.loads(text)["events"]] for _, text in found] == [
+        ["batch_rejected"],
+        ["batch_rejected"],
+        ["daemon_started"],
     ]
-    assert [[e["batch"]["name"] for e in post.notification["events"]] for post in hook.posts] == [
-        ["a", "b"]
+    first, second = hook.posts
+    assert first.headers["webhook-id"] == "01JQZ3XJ6V0000000000000000"
+    assert [e["event"] for e in first.notification["events"]] == ["batch_rejected"]
+    assert [e["event"] for e in second.notification["events"]] == [
+        "batch_rejected",
+        "daemon_started",
     ]
-    assert PendingMessages(tmp_path, "tool").count() == 0
 
 
 def _running(command: str) -> list[str]:
@@ -438,8 +403,7 @@ on = ["batch_rejected", "batch_completed"]
         time.sleep(3)  # whatever comes now would be too much
         assert 2 <= len(hook.posts) <= 2 * (1 + (time.monotonic() - begun) // 60)
         messages = [post.notification for post in hook.posts]
-        messages += [json.loads(left.read_text()) for left in waiting(notifying, "hook")]
-        counts: Counter[str] = Counter()
+        counts = Counter(json.loads(left.event)["event"] for left in waiting(notifying, "hook"))
         for message in messages:
             counts.update(event["event"] for event in message["events"])
             counts.update(message["left_out"])
@@ -463,25 +427,21 @@ def test_a_crash_loses_no_message(notifying: Spool) -> None:
         notifying.eventually(lambda: _running("sleep 4243"))
         drop(notifying, "b", "false")
         notifying.eventually(
-            lambda: [p for p in waiting(notifying, "hook") if b"batch_failed" in p.read_bytes()]
+            lambda: [x for x in waiting(notifying, "hook") if "batch_failed" in x.event]
         )
         notifying.eventually(lambda: lines(notifying, "notify_failed"))
         daemon.kill()
         daemon.wait(PATIENCE_S)
         # What a command of the operator's started does not outlive the daemon.
         notifying.eventually(lambda: not _running("sleep 4243"))
-        tried = [
-            path.name.partition(".")[0]
-            for path in waiting(notifying, "hook")
-            if "tried" in path.name
-        ]
+        tried = waiting(notifying, "hook")[0].message
     config = notifying.folder / "config.toml"
     config.write_text(config.read_text().replace(SLEEPER, ""))
     with hook, notifying.serving():
         notifying.eventually(lambda: any(event["event"] == "batch_failed" for event in hook.events))
         notifying.eventually(lambda: sum(e["event"] == "daemon_started" for e in hook.events) == 2)
         notifying.eventually(lambda: not waiting(notifying, "hook"))
-    assert hook.posts[0].headers["webhook-id"] == tried[0]
+    assert hook.posts[0].headers["webhook-id"] == tried
     starts = [event["daemon"] for event in hook.events if event["event"] == "daemon_started"]
     assert [start["after_crash"] for start in starts] == [False, True]
     assert [event["batch"]["name"] for event in hook.events if event["batch"]] == ["b"]
@@ -541,53 +501,13 @@ def test_a_provider_that_comes_and_goes_and_receivers_that_change(notifying: Spo
         notifying.eventually(lambda: lines(notifying, "config_reloaded"))
         notifying.batchd("resume", "--provider", "standin")
         notifying.eventually(lambda: _of(hook, "batch_completed") and _of(later, "batch_completed"))
-        notifying.eventually(lambda: not (notifying.folder / ".batchd/notify/gone").exists())
+        notifying.eventually(lambda: not waiting(notifying, "gone"))
     (parked,), (resumed,) = _of(hook, "provider_parked"), _of(hook, "provider_resumed")
     assert parked["provider"]["name"] == resumed["provider"]["name"] == "standin"
     assert parked["provider"]["since"] == resumed["provider"]["since"]
     assert "batchd resume --provider standin" in parked["how_to_go_on"]
     assert not _of(later, "provider_parked")
     assert not _of(later, "daemon_started")
-
-
-def test_an_encrypted_mail_server(notifying: Spool) -> None:
-    """`batchd notify --test` sends over STARTTLS and TLS, logs in, and checks the certificate;
-    what came back is shown, without the password.
-    """
-    certificate(notifying.folder)
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(notifying.folder / "cert.pem", notifying.folder / "key.pem")
-    start, full = MailServer(), MailServer()
-    start.options = {"tls_context": context, "require_starttls": True, "authenticator": start.login}
-    full.options = {"ssl_context": context, "authenticator": full.login, "auth_require_tls": False}
-    mail = (MAIL + LOGIN).replace('tls = "none"', 'tls = "@tls@"').replace("127.0.0.1", "localhost")
-    configure(notifying, mail.replace("notify.me", "notify.start"), mail=start.port, tls="starttls")
-    configure(notifying, mail.replace("notify.me", "notify.full"), mail=full.port, tls="tls")
-    trusted = {**notifying.environment, "SSL_CERT_FILE": str(notifying.folder / "cert.pem")}
-    command = notifying.command("notify", "--test")
-    with start, full:
-        refused = notifying.batchd("notify", "--test", "--json")
-        assert refused.returncode == 3
-        assert ["certificate" in each["answer"] for each in json.loads(refused.stdout)] == [
-            True
-        ] * 2
-        ran = subprocess.run(command, env=trusted, capture_output=True, text=True, check=False)
-    assert (ran.returncode, ran.stderr) == (0, "")
-    assert ran.stdout == "ok     start: 250 taken\nok     full: 250 taken\n"
-    for server in (start, full):
-        assert server.logins == [(b"batchd", PASSWORD.encode())]
-        assert "a test of [notify." in str(server.mails[0]["subject"])
-
-
-def certificate(folder: Path) -> None:
-    """Make a certificate for localhost, signed by itself."""
-    options = (
-        "-x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
-    )
-    files = ["-keyout", folder / "key.pem", "-out", folder / "cert.pem"]
-    name = ["-addext", "subjectAltName=DNS:localhost"]
-    command = ["openssl", "req", *options.split(), *name, *files]
-    subprocess.run(command, check=True, capture_output=True)
 
 
 def test_what_is_wrong_is_reported_before_and_without_secrets(notifying: Spool) -> None:

@@ -22,7 +22,7 @@ from patience import until
 from teletype import Teletype
 
 from batchd import config, control
-from batchd.config import trust_lists
+from batchd.config import trust
 from batchd.errors import ConfigError, NoDaemonError
 from batchd.spool.task_directories import TaskDirectories
 
@@ -67,7 +67,7 @@ def person(short: Path, monkeypatch: pytest.MonkeyPatch) -> Person:
     person = Person(short)
     person.home.mkdir()
     person.here.mkdir()
-    monkeypatch.setattr(trust_lists, "SYSTEM", short / "etc")
+    monkeypatch.setattr(trust, "SYSTEM", short / "etc")
     return person
 
 

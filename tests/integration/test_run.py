@@ -50,12 +50,12 @@ def no_daemon(spool: Any) -> bool:
 
 
 @contextlib.contextmanager
-def begun(spool: Any, *arguments: str | Path, text: str) -> Iterator[warm.Popen]:
-    """Run a command, and go on once it has printed ``text``."""
+def begun(spool: Any, *arguments: str | Path, text: str, before: str = "") -> Iterator[warm.Popen]:
+    """Run a command, and go on once its progress says ``text``, and ``before`` before it."""
     with warm.Popen(
         spool.command("run", *arguments),
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         env=spool.environment,
         cwd=spool.folder,
     ) as process:
@@ -65,6 +65,7 @@ def begun(spool: Any, *arguments: str | Path, text: str) -> Iterator[warm.Popen]
             line = process.stdout.readline()
             assert line, seen
             seen += line
+        assert before.encode() in seen
         try:
             yield process
         except BaseException:
@@ -102,7 +103,7 @@ def test_a_run_beside_a_daemon_is_its_batch(spool: Any) -> None:
         assert "batchd tune pool.processes=N" in refused.stderr
         done = spool.batchd("run", path)
         assert done.returncode == 0, done.stderr
-        assert "games: 1 of 1 task completed" in done.stdout
+        assert "games: 1 of 1 task completed" in done.stderr
         answer = control.request(spool.folder / ".batchd", "status")
         assert (answer["pid"], answer["batches"]["open"]) == (daemon.pid, 0)
     assert results(spool, "games") == ["completed"]
@@ -114,13 +115,16 @@ def test_a_run_whose_outbox_takes_nothing_is_refused_at_once(spool: Any) -> None
     """
     path = spool.write("games.json", [{"first_prompt": "x"}])
     with spool.serving():
-        outbox = spool.folder / "outbox"
+        outbox, away = spool.folder / "outbox", spool.folder / "away"
+        spool.eventually((spool.folder / ".batchd/outboxes").exists)
+        outbox.rename(away)
         outbox.write_text("a file in its place")
         refused = spool.batchd("run", path)
         assert refused.returncode == 3, refused.stderr
         assert "the order is not carried out" in refused.stderr
         assert str(outbox) in refused.stderr
         outbox.unlink()
+        away.rename(outbox)
         assert spool.batchd("run", path).returncode == 0
     assert results(spool, "games") == ["completed"]
     assert not (spool.folder / "outbox/games-2").exists()
@@ -179,16 +183,16 @@ def test_a_run_that_was_killed_goes_on_with_the_next(spool: Any, killed: str) ->
             process.kill()
         else:
             subprocess.run(["kill", "-KILL", str(pid)], check=True)
-            _, errors = process.communicate(timeout=PATIENCE_S)
+            errors, _ = process.communicate(timeout=PATIENCE_S)
             assert process.returncode == 3
             assert b"1 of 2 tasks done: its daemon has ended. `batchd run`" in errors
     spool.eventually(lambda: no_daemon(spool))
     before = spool.result("half", "001")
-    with begun(spool, path, text="002 starts") as process:
+    going_on = "half.json: going on with half, which an earlier run began."
+    with begun(spool, path, text="002 starts", before=going_on) as process:
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=PATIENCE_S)
+        process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
-    assert b"half.json: going on with what an earlier run of it left." in errors
     assert spool.result("half", "001") == before
     assert results(spool, "half") == ["completed", "cancelled"]
     assert not (spool.folder / "outbox/half-2").exists()
@@ -206,8 +210,8 @@ def test_a_daemon_takes_up_what_a_killed_run_left(spool: Any) -> None:
 
 
 def test_twenty_runs_at_once_share_one_daemon(spool: Any) -> None:
-    """Each has its own batch and its own end, whichever starts the daemon;
-    none is lost, none runs twice.
+    """Each has its end, whichever starts the daemon; none is lost, none runs twice, and those of
+    one file follow the first of them.
     """
     paths = [spool.write(f"b{i}.json", [{"first_prompt": "x"}]) for i in range(20)]
     same = [spool.write("same.json", [{"first_prompt": "y"}])] * 3
@@ -223,13 +227,14 @@ def test_twenty_runs_at_once_share_one_daemon(spool: Any) -> None:
     for run in runs:
         with run:
             out, errors = run.communicate(timeout=PATIENCE_S)
-            assert (run.returncode, errors) == (0, b"")
+            assert run.returncode == 0, errors
+            assert errors == b"" or b"same.json: going on with same" in errors
             assert json.loads(out)[0]["counts"]["completed"] == 1
     rows = {
         row.batch.name: (row.tasks, row.completed)
         for row in _rows(spool.folder / ".batchd/batchd.db")
     }
-    names = {f"b{i}" for i in range(20)} | {"same", "same-2", "same-3"}
+    names = {f"b{i}" for i in range(20)} | {"same"}
     assert rows == dict.fromkeys(names, (1, 1))
 
 
@@ -288,7 +293,7 @@ def test_ctrl_c_asks_what_is_to_become_of_it(spool: Any, answer: str) -> None:
         left = (("half: 1 task", "\x03"), (question, "l\n"))
         code, seen = on_a_terminal(spool, "run", "half.json", answers=left)
         assert code == 130, seen
-        assert "going on with what an earlier run of it left" in seen
+        assert "going on with half, which an earlier run began" in seen
         assert not (spool.folder / "outbox/half-2").exists()
         # Who begins to wait later sees how long it has been at work, and no start that was none.
         waits = (("001 began", "\x03"),)
@@ -355,36 +360,61 @@ def test_who_waits_on_after_ctrl_c_reads_nothing_twice(
         assert spool.batchd("cancel", "half").returncode == 0
 
 
-def test_a_daemon_that_loads_ahead_leaves_nothing_where_it_is_not_wanted(spool: Any) -> None:
-    """A file with an error makes nothing in a spool,
-    and its output ends at once; no process is left.
-    """
-    good, bad = spool.write("good.json", [{"first_prompt": "x"}]), spool.folder / "bad.json"
-    bad.write_text('{"tasks": [{}]}')
-    state = spool.folder / ".batchd"
-    for there in (False, True):
-        done = spool.batchd("run", bad)
-        assert done.returncode == 2
-        assert "first_prompt" in done.stderr
-        assert state.exists() is there
-        spool.eventually(lambda: not _processes(state))  # Python's own tracker ends behind it
-        assert [*state.glob("pool/*")] == []
-        assert there or spool.batchd("run", good).returncode == 0
-        spool.eventually(lambda: no_daemon(spool) and not _processes(state))
+def test_a_file_with_an_error_makes_nothing(spool: Any) -> None:
+    """It is refused before a daemon starts, or a folder is made."""
+    (spool.folder / "bad.json").write_text('{"tasks": [{}]}')
+    done = spool.batchd("run", spool.folder / "bad.json")
+    assert done.returncode == 2
+    assert "first_prompt" in done.stderr
+    assert not (spool.folder / ".batchd").exists()
 
 
-def _processes(state: Path) -> list[str]:
-    """Return the processes that a command line,
-    or something that they have open, shows to be a spool's.
+def test_a_file_that_is_run_twice_at_once_is_paid_once(spool: Any) -> None:
+    """The second follows the first to its end, beside `serve` as without it."""
+    path = spool.write("half.json", _HALF)
+    for served, name in ((False, "half"), (True, "half-2")):
+        with contextlib.ExitStack() as stack:
+            if served:
+                stack.enter_context(spool.serving())
+            first = stack.enter_context(begun(spool, path, text="001 starts"))
+            second = spool.batchd("run", path)
+            assert second.returncode == 0, second.stderr
+            assert f"going on with {name}, which an earlier run began" in second.stderr
+            first.communicate(timeout=PATIENCE_S)
+        assert results(spool, name) == ["completed"] * 4
+        spool.eventually(lambda: no_daemon(spool))
+
+
+def test_one_line_one_answer(spool: Any) -> None:
+    """A prompt's answer stands alone on standard output, all else beside it; JSON, JSONL and a
+    prompt on standard input are taken for what they are.
     """
-    found: list[str] = []
-    for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            opened = [os.readlink(each) for each in (path / "fd").iterdir()]
-            words = (path / "cmdline").read_bytes().decode("utf-8", "replace")
-            if f"{state.parent}/" in words or any(each.startswith(str(state)) for each in opened):
-                found.append(words)
-    return found
+    line = spool.batchd("run", "--prompt", "say hello", "--check", "true", "--budget", "1")
+    assert line.returncode == 0, line.stderr
+    answer = spool.result("prompt", "001")["answer"]
+    assert line.stdout == f"{answer}\n"
+    assert "prompt: 1 of 1 task completed" in line.stderr
+    for given, name, tasks in (
+        ('{"tasks": [{"first_prompt": "x"}]}', "stdin", 1),
+        ('{"first_prompt": "x"}\n{"first_prompt": "y"}\n', "stdin-2", 2),
+        ("{{name}} is a word", "stdin-3", 1),
+        ("[Note] do it", "prompt-2", 1),
+    ):
+        words = ["--prompt", "-"] if name.startswith("prompt") else []
+        done = spool.batchd("run", *words, "--json", stdin=given.encode())
+        assert done.returncode == 0, done.stderr
+        (summary,) = json.loads(done.stdout)
+        assert (summary["batch"], summary["total"]) == (name, tasks)
+        assert ("answer" in summary) == (tasks == 1)
+    assert spool.result("stdin-3", "001")["first_prompt"] == "{{name}} is a word"
+    for options, said in (
+        (["--model", "standin/x", "a.json"], "--model goes with --prompt"),
+        (["--prompt", " "], "--prompt is empty"),
+        (["--private", "a.json"], "--private is gone: "),
+    ):
+        refused = spool.batchd("run", *options)
+        assert refused.returncode == 2
+        assert said in refused.stderr
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be in the place of others")
@@ -416,10 +446,9 @@ def test_a_killed_run_goes_on_while_others_work(spool: Any) -> None:
     with begun(spool, spool.write("other.json", [hang]), text="001 starts") as other:
         with begun(spool, path, text="001 completed") as process:
             process.kill()
-        with begun(spool, path, text="002 starts") as again:
+        with begun(spool, path, text="002 starts", before="going on with half") as again:
             again.send_signal(signal.SIGINT)
-            _, errors = again.communicate(timeout=PATIENCE_S)
-        assert b"going on with what an earlier run of it left" in errors
+            again.communicate(timeout=PATIENCE_S)
         other.send_signal(signal.SIGINT)
         other.communicate(timeout=PATIENCE_S)
     assert results(spool, "half") == ["completed", "cancelled"]
@@ -467,8 +496,8 @@ def test_a_run_of_a_batch_that_comes_after_another_is_refused(spool: Any) -> Non
         assert spool.batchd("resume", "--all").returncode == 0
     refused = spool.batchd("run", last)
     assert refused.returncode == 2, refused.stderr
-    assert "first has tasks left" in refused.stdout
-    assert "`batchd serve` works on both" in refused.stdout
+    assert "first has tasks left" in refused.stderr
+    assert "`batchd serve` works on both" in refused.stderr
     spool.eventually(lambda: no_daemon(spool))
     with spool.serving():
         assert spool.batchd("resume", "first").returncode == 0
@@ -492,70 +521,12 @@ def test_a_killed_run_is_followed_where_a_daemon_goes_on_with_it(spool: Any, dae
                 process.kill()
         done = spool.batchd("run", path)
         assert done.returncode == 0, done.stderr
-        assert "half.json: going on with what an earlier run of it left." in done.stderr
+        assert "half.json: going on with half, which an earlier run began." in done.stderr
         assert not (spool.folder / "outbox/half-2").exists()
         # It has ended, and so is a new order.
         assert spool.batchd("run", path, "--first", "1").returncode == 0
     assert results(spool, "half") == ["completed"] * 4
     assert results(spool, "half-2") == ["completed"]
-    assert list((spool.folder / ".batchd/runs").iterdir()) == []
-
-
-def test_what_ended_without_its_run_is_shown_once(spool: Any) -> None:
-    """A killed `run` whose batch a daemon has finished is paid for:
-    the next one shows its end, and the one after it begins another.
-    """
-    path = spool.write(
-        "half.json", [{"first_prompt": "x"}, {**_SLOW, "model": "standin/latency-6+steps-2"}]
-    )
-    with spool.serving():
-        with begun(spool, path, text="001 completed") as process:
-            process.kill()
-        spool.eventually((spool.folder / "outbox/half/summary.json").exists)
-        shown = spool.batchd("run", path)
-        assert shown.returncode == 0, shown.stderr
-        assert "has ended since; nothing new starts" in shown.stderr
-        assert "half: 2 of 2 tasks completed" in shown.stdout
-        assert not (spool.folder / "outbox/half-2").exists()
-        assert "half-2: 1 of 1 task completed" in spool.batchd("run", path, "--first", "1").stdout
-    assert list((spool.folder / ".batchd/runs").iterdir()) == []
-
-
-def test_what_ended_is_shown_without_a_daemon_and_what_was_cancelled_begins_again(
-    spool: Any,
-) -> None:
-    """Left running, it ends by itself: the next `run` starts no daemon to say so.
-
-    One whose task somebody ended is a new order.
-    """
-    spool.write("half.json", [{"first_prompt": "x", "model": "standin/latency-1+steps-2"}])
-    question = "wait on (Enter)?"
-    answers = (("001 starts", "\x03"), (question, "l\n"))
-    assert on_a_terminal(spool, "run", "half.json", answers=answers)[0] == 130
-    spool.eventually((spool.folder / "outbox/half/summary.json").exists)
-    spool.eventually(lambda: no_daemon(spool))
-    # Without its key it could start nothing; it need not.
-    environ = {**spool.environment, "BATCHD_PROVIDERS__STANDIN__API_KEY_ENV": "NO_SUCH_KEY"}
-    shown = warm.run(spool.command("run", spool.folder / "half.json"), env=environ)
-    assert shown.returncode == 0, shown.stderr
-    assert "has ended since; nothing new starts" in shown.stderr
-    assert "half: 1 of 1 task completed" in shown.stdout
-
-    path = spool.write(
-        "two.json",
-        [
-            {"first_prompt": "x", "model": "standin/400-1"},
-            {"first_prompt": "y", "model": "standin/hang-1+steps-1"},
-        ],
-    )
-    with spool.serving():
-        with begun(spool, path, text="001 failed") as process:
-            process.kill()
-        assert spool.batchd("cancel", "two").returncode == 0
-        spool.eventually((spool.folder / "outbox/two/summary.json").exists)
-        again = spool.batchd("run", path)
-        assert "nothing new starts" not in again.stderr
-        assert (spool.folder / "outbox/two-2/summary.json").exists()
 
 
 def test_what_was_dropped_is_no_run_that_was_left(spool: Any) -> None:

@@ -30,6 +30,7 @@ from batchd.errors import FolderError, SandboxError, SandboxUnavailableError
 from batchd.records import FileChanges, SandboxPolicy
 from batchd.sandbox import Sandbox, Workplace, check, directory
 from batchd.sandbox.command_user import CommandUser
+from batchd.sandbox.process_table import OpenFiles, ProcessTable
 
 pytestmark = pytest.mark.in_turns
 
@@ -471,6 +472,21 @@ def test_check_says_what_holds(tmp_path: Path) -> None:
             with pytest.raises(SandboxUnavailableError, match="ordinary user"):
                 Sandbox(SandboxPolicy(user=user))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_behind_descriptors_is_seen() -> None:
+    """Pipes once, however many ends; terminals by the end that opened them."""
+
+    def seen() -> int:
+        return OpenFiles.by([ProcessTable.read().processes[os.getpid()]]).kernel
+
+    before = seen()
+    pipe, (terminal, end) = os.pipe(), os.openpty()
+    copies = [os.dup(pipe[0]) for _ in range(100)]
+    after = seen()
+    for descriptor in (*pipe, terminal, end, *copies):
+        os.close(descriptor)
+    assert (73 << 10) + 104 * 512 <= after - before < 2 * (73 << 10) + 104 * 512
 
 
 @contextlib.contextmanager

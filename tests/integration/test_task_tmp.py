@@ -94,7 +94,7 @@ def test_a_run_has_it_too_and_leaves_nothing(spool: Spool) -> None:
     deep = "import os\nfor _ in range(3100):\n    os.mkdir('d'); os.chdir('d')\nos.mkdir('x', 0)"
     check = f'if [ -e /tmp/seen ]; then exit 0; fi; touch /tmp/seen; cd /tmp; python3 -c "{deep}"; exit 1'
     file = spool.write("batch.json", [{"first_prompt": "x", "check": check, "check_in": "task"}])
-    done = spool.batchd("run", "--private", file)
+    done = spool.batchd("run", file)
     assert done.returncode == 0, done.stdout + done.stderr
     assert list((spool.folder / ".batchd").iterdir()) == []
 

@@ -24,7 +24,7 @@ from patience import until
 
 from batchd import config
 from batchd.cli import main
-from batchd.config import trust_lists
+from batchd.config import trust
 from batchd.errors import ConfigError
 
 pytestmark = pytest.mark.in_turns
@@ -91,7 +91,7 @@ def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ground:
     """A home without anything in it, on a machine without a configuration."""
     ground = Ground(tmp_path)
     ground.home.mkdir()
-    monkeypatch.setattr(trust_lists, "SYSTEM", tmp_path / "etc")
+    monkeypatch.setattr(trust, "SYSTEM", tmp_path / "etc")
     return ground
 
 
@@ -354,8 +354,8 @@ def test_what_is_trusted_is_shown(ground: Ground) -> None:
     assert row == {"directory": str(here), "owner": None, "list": str(ground.list)}
     assert f"chmod o-w {shlex.quote(f'{here}/config.toml')}" in problem
     shown = ground.batchd("trust", cwd=here).stdout.splitlines()
-    assert shown[0].split() == ["DIRECTORY", "LIST", "PROBLEM"]
-    assert re.split(" {2,}", shown[1])[:2] == [str(here), str(ground.list)]
+    assert shown[0].split() == ["DIRECTORY", "PROBLEM"]
+    assert re.split(" {2,}", shown[1])[0] == str(here)
 
 
 def test_what_cannot_be_on_the_list(ground: Ground) -> None:
@@ -379,27 +379,21 @@ def test_many_at_once_lose_no_line(ground: Ground) -> None:
     assert {*map(str, places)} <= {*ground.list.read_text().splitlines()}
 
 
-def test_the_systems_list_counts_for_everybody(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_list_of_the_system_counts_no_longer(
+    ground: Ground, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`--system` writes it, for all to read whatever the umask;
-    a user without a home has it all the same.
-    """
+    """Earlier versions had one for all users: what it held is refused, with what to do instead."""
     here = ground.configured("here")
-    before = os.umask(0o077)
-    try:
-        assert main(["trust", "--system", str(here)]) == 0
-    finally:
-        os.umask(before)
-    file = trust_lists.SYSTEM / "trusted"
-    assert str(file) in capsys.readouterr().out
-    assert (stat.S_IMODE(file.stat().st_mode), file.parent.stat().st_mode & 0o022) == (0o644, 0)
-    for environ in ({"HOME": "/nonexistent"}, ground.environment):
-        assert ground.found(here, environ) == str(here / "config.toml")
+    file = ground.configured("etc") / "trusted"
+    file.write_text(f"{here}\n")
+    said = ground.found(here)
+    assert f"yours: `batchd trust {here}`" in said
+    assert f"{file}: this list does not count: each user has their own" in said
     monkeypatch.setenv("HOME", str(ground.home))
-    assert main(["trust", "--remove", str(here)]) == 2
-    assert main(["trust", "--remove", "--system", str(here)]) == 0
-    assert "is not trusted" in ground.found(here)
+    assert main(["trust"]) == 0
+    assert str(file) in capsys.readouterr().err
+    assert main(["trust", "--system", str(here)]) == 2
+    assert "--system is gone: each user" in capsys.readouterr().err
 
 
 def test_setting_a_checkout_up_trusts_it() -> None:

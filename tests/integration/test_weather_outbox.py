@@ -186,38 +186,68 @@ def test_an_outbox_on_a_disk_that_becomes_read_only(tmp_path: Path, model_server
 def test_an_outbox_that_is_unmounted_gets_nothing_until_it_is_back(
     tmp_path: Path, model_server: str
 ) -> None:
-    """Nothing is written below its place, no call is paid, and what waits completes
-    once its disk is there again.
+    """Nothing is written below its place, no call is paid, a restart takes it for no new one, and
+    what waits completes once its disk is there again.
     """
     outbox = tmp_path / "outbox"
-    outbox.mkdir()
     with mounted(tmp_path / "disk"), Station(tmp_path, model_server).serving() as station:
-        station.drop("below.json", _tasks(1))
-        station.completed("below")
-        # What is mounted later is used once batchd is asked to read its configuration again.
+        until((tmp_path / ".batchd/outboxes").exists, station.text)
         subprocess.run(["mount", "--bind", str(tmp_path / "disk"), str(outbox)], check=True)
         try:
-            until(lambda: station.logged("outbox_trouble", "another disk"), station.text)
-            assert station.process is not None
-            station.process.send_signal(signal.SIGHUP)
             station.drop("before.json", _tasks(1))
+            until(lambda: station.logged("outbox_trouble", "is missing there"), station.text)
+            assert station.process is not None
+            # What is mounted later is used once batchd is asked to read its configuration again.
+            station.process.send_signal(signal.SIGHUP)
             station.completed("before")
             until(lambda: station.troubles() == [], station.text)
             asked = len(station.asked())
             subprocess.run(["umount", str(outbox)], check=True)
+            (outbox / ".batchd").unlink()  # of before the mount: most places of a disk are empty
             station.drop("during.json", _tasks(2))
             until(lambda: station.troubles() != [], station.text)
+            station.stop()
+            station.start()
+            until(lambda: station.troubles() != [], station.text)
             time.sleep(2)
-            assert [folder.name for folder in outbox.glob("*/")] == ["below"]
+            assert not [path for path in outbox.rglob("*") if path.name != "status.json"]
             assert len(station.asked()) == asked
-            shown = " ".join(station.status().split())
-            assert f"{outbox}: it is on another disk than before" in shown
-            assert "To go on: mount its disk again, or restart or reload batchd" in shown
+            said = f"{outbox}: .batchd, by which batchd knows it, is missing there"
+            (trouble,) = station.troubles()
+            assert trouble["message"] == said
+            assert trouble["mend"].startswith("mount its disk, or, to use what is there now: ")
+            assert [(line["what"], line["detail"]) for line in _failed(station)] == [
+                ("outbox", said)
+            ]
             subprocess.run(["mount", "--bind", str(tmp_path / "disk"), str(outbox)], check=True)
             station.completed("during", 2)
             until(lambda: station.troubles() == [], station.text)
         finally:
             subprocess.run(["umount", "--lazy", str(outbox)], check=False)
+
+
+def _failed(station: Station) -> list[dict[str, str]]:
+    """Return what `check` finds wrong."""
+    command = [*station.command()[:-1], "check", "--offline", "--json"]
+    lines: list[dict[str, str]] = json.loads(warm.run(command, env=station.environment).stdout)
+    return [line for line in lines if line["verdict"] == "failed"]
+
+
+def test_an_outbox_that_was_deleted_is_made_again_by_the_line_that_status_shows(
+    tmp_path: Path, model_server: str
+) -> None:
+    """It may be a disk that is gone, so nobody but its owner makes it."""
+    with Station(tmp_path, model_server).serving() as station:
+        station.drop("before.json", _tasks(1))
+        station.completed("before")
+        shutil.rmtree(station.outbox)
+        station.drop("during.json", _tasks(2))
+        until(lambda: station.troubles() != [], station.text)
+        (trouble,) = station.troubles()
+        fix = trouble["mend"].partition("what is there now: ")[2]
+        subprocess.run(["bash", "-c", fix], check=True)
+        station.completed("during", 2)
+        until(lambda: station.troubles() == [], station.text)
 
 
 def test_an_outbox_that_batchd_may_not_write_is_said_once(
@@ -328,39 +358,32 @@ def test_a_disk_that_holds_few_more_files_starts_no_task(tmp_path: Path, model_s
         station.completed("crowded", 4)
 
 
-def _neighbours(tmp_path: Path, model_server: str) -> list[Station]:
-    """Return two stations, each with a state of its own, whose outbox is one."""
-    found = [Station(tmp_path / name, model_server, reports=True) for name in ("one", "two")]
-    for each in found:
-        each.outbox = tmp_path / "shared"
-        config = each.folder / "config.toml"
-        text = config.read_text().replace("[paths]", f'[paths]\noutbox = "{each.outbox}"')
-        config.write_text(text)
-    return found
-
-
-def test_daemons_that_share_an_outbox_take_a_name_each(tmp_path: Path, model_server: str) -> None:
-    """Files of one name, dropped for both at once, have a folder each:
-    none writes into another's.
-    """
-    one, two = _neighbours(tmp_path, model_server)
-    count = 40
-    with one.serving(), two.serving():
-        for i in range(count):
-            for each in (one, two):
-                task = json.dumps({"first_prompt": str(each.folder)}).encode()
-                each.drop(f"same{'!' * i}.json", task)
-        names = ["same", *(f"same-{n}" for n in range(2, 2 * count + 1))]
-        for name in names:
-            one.completed(name)
-    assert {p.name for p in one.outbox.glob("*/")} == set(names)
-    prompts = [
-        json.loads((one.outbox / n / "001.json").read_bytes())["first_prompt"] for n in names
-    ]
-    assert sorted(prompts) == sorted([str(one.folder), str(two.folder)] * count)
-    for name in names:
-        found = {p.name for p in (one.outbox / name).iterdir()}
-        assert found == {
-            *("request.json", "results.jsonl", "report.html", "summary.json"),
-            *("001", "001.json", "001.jsonl"),
-        }
+def test_an_outbox_is_one_spool_s_alone(tmp_path: Path, model_server: str) -> None:
+    """The second daemon says so, writes nothing there, and goes on once the outbox is its own."""
+    one, two = [Station(tmp_path / name, model_server) for name in ("one", "two")]
+    two.outbox = one.outbox
+    config = two.folder / "config.toml"
+    text = config.read_text().replace("[paths]", f'[paths]\noutbox = "{one.outbox}"')
+    config.write_text(text)
+    with one.serving():
+        one.drop("mine.json", _tasks(1))
+        one.completed("mine")
+        with two.serving():
+            assert one.process
+            two.drop("theirs.json", _tasks(1))
+            until(lambda: two.troubles() != [], two.text)
+            (trouble,) = two.troubles()
+            shown = " ".join(two.status().split())
+            assert "its .batchd says that it is the outbox of another state directory" in shown
+            assert [line["what"] for line in _failed(two)] == ["outbox"]
+            time.sleep(6)  # the status for others is written every five seconds
+            said = json.loads((one.outbox / "status.json").read_bytes())
+            assert said["daemon"]["pid"] == one.process.pid
+            assert {path.name for path in one.outbox.iterdir()} == {
+                *(".batchd", "mine", "status.json")
+            }
+            one.stop()
+            fix = trouble["mend"].partition("if nothing else writes there: ")[2]
+            subprocess.run(["bash", "-c", fix], check=True)
+            two.completed("theirs")
+            until(lambda: two.troubles() == [], two.text)

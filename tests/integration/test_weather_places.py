@@ -172,19 +172,6 @@ def test_a_daemon_whose_inbox_hangs_stops_when_it_is_asked_to(
             station.stop()
 
 
-def test_an_outbox_that_hangs_is_reported_before_something_goes_there(
-    tmp_path: Path, model_server: str
-) -> None:
-    """The trouble is open while it hangs, with nothing queued, and over once it answers."""
-    with Station(tmp_path, model_server, model="steps-2").serving() as station:
-        station.drop("before.json", _tasks(1))
-        station.completed("before")
-        with hanging(station.outbox):
-            until(lambda: station.troubles() != [], station.text, within_s=PATIENCE_S)
-            assert "the outbox does not answer" in station.status()
-        until(lambda: station.troubles() == [], station.text, within_s=PATIENCE_S)
-
-
 #: By what `check` calls a folder, where it is in a spool.
 _FOLDERS = {
     "inbox": "inbox",
@@ -392,6 +379,21 @@ def test_tasks_in_a_folder_that_hangs_hold_up_nothing_else(
         ]
         assert attempts == [1, 1, 1]
         assert station.troubles() == []
+
+
+@needs_git
+def test_a_file_that_hangs_goes_behind_a_hundred_others(tmp_path: Path, model_server: str) -> None:
+    """Its `dir` answers nothing; files that are read apart as it is are taken up meanwhile."""
+    with _far_and_near(tmp_path, model_server) as (station, far):
+        before = len(station.logged("batch_received"))
+        with hanging(far):
+            station.drop("hangs.json", _in(far / "1"))
+            until(lambda: not (station.inbox / "hangs.json").exists(), station.text)
+            for n in range(100):
+                station.drop(f"near{n}.json", _in("x"))
+            until(lambda: len(station.logged("batch_received")) == before + 100, station.text)
+            assert not (station.outbox / "hangs").exists()
+        until((station.outbox / "hangs").exists, station.text)
 
 
 def test_a_daemon_stops_and_starts_while_a_task_s_folder_hangs(

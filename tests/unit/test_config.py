@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from batchd import config, records, terms
-from batchd.config import limits, overrides, receivers, sections
+from batchd.config import overrides, receivers, sections
 from batchd.errors import ConfigError, NotPossibleError, UsageError
 from batchd.pricing import Prices
 
@@ -84,13 +84,12 @@ def test_the_receivers_in_the_shipped_file_are_sound(written: Path) -> None:
     written.write_text("\n".join(lines))
     shipped = config.load(written, {}).notify
     assert {name: r.kind for name, r in shipped.items()} == {
-        "me": "email",
+        "me": "apprise",
         "hook": "webhook",
         "tool": "command",
-        "chat": "apprise",
     }
-    assert shipped["me"].on == receivers.ReceiverSection(kind="email").on
-    assert shipped["me"].max_per_minute == receivers.ReceiverSection(kind="email").max_per_minute
+    assert shipped["me"].on == receivers.ReceiverSection(kind="apprise").on
+    assert shipped["me"].max_per_minute == receivers.ReceiverSection(kind="apprise").max_per_minute
     assert shipped["hook"].secret_file == str(written.parent / "hook.key")
 
 
@@ -99,24 +98,34 @@ def test_receivers_are_held_to_their_kind(written: Path) -> None:
     and what would give a password away, is reported with its place.
     """
     written.write_text(
-        '[notify.a]\nkind = "email"\nuser = "x"\ntls = "none"\nhost = "mail"\nto = ["me"]\ncommand = ["x"]\n'
+        '[notify.a]\nkind = "apprise"\nurl_env = "A"\ncommand = ["x"]\n'
         '[notify.b]\nkind = "webhook"\nurl = "https://me:pw@host/"\nurl_env = "X"\n'
         '[notify.c]\nkind = "command"\nsecret_env = "no variable"\n[notify."../d"]\nkind = "apprise"\nurl = "x://"\n'
         '[notify.e]\nkind = "webhook"\nurl_env = "HOOK"\n[secrets]\nenv = ["HOOK"]\n'
     )
     found = _problems(written, {})
     assert {place: text.partition(" (")[0] for place, text in found.items()} == {
-        "[notify.a] command": "kind 'email' has no such key",
-        "[notify.a] sender": "this key is needed",
-        "[notify.a] to": "'me' is not an address, as in me@example.com",
-        "[notify.a] user": "its password is needed",
-        "[notify.a] tls": "the password would travel unencrypted",
+        "[notify.a] command": "kind 'apprise' has no such key",
         "[notify.b] url": "it must be http(s)://HOST[:PORT]/PATH, without user or password",
         "[notify.c] secret_env": "it must be the name of an environment variable",
         "[notify.c] command": "this key is needed",
         "[notify] ../d": "a name has at most 64 letters, digits, _ and -",
         "[secrets] env": "it holds a secret of [notify.e], which no command may see",
     }
+
+
+def test_what_a_receiver_had_once_says_what_to_write_instead(written: Path) -> None:
+    """Mail's keys name Apprise, and how it writes them; an event that is gone says who tells it."""
+    written.write_text(
+        '[notify.a]\nkind = "email"\nhost = "mail"\npassword_file = "x"\nto = ["me@example.com"]\n'
+        '[notify.b]\nkind = "command"\ncommand = ["x"]\non = ["model_retiring"]\n'
+    )
+    found = _problems(written, {})
+    mail = 'mail goes by Apprise: kind = "apprise", and url_file with mailtos://USER:PASSWORD@HOST/'
+    for key in ("kind", "host", "password_file", "to"):
+        assert mail in found.pop(f"[notify.a] {key}")
+    assert list(found) == ["[notify.b] on[0]"]
+    assert "`check` names models that end" in found["[notify.b] on[0]"]
 
 
 def test_hours_are_what_a_person_means_or_refused(written: Path) -> None:
@@ -172,7 +181,7 @@ def test_receivers_come_from_variables_too_and_keep_their_secrets(written: Path)
 
 def test_every_key_is_documented() -> None:
     """Each field of each section has a docstring behind it."""
-    files = [Path(module.__file__ or "").read_text() for module in (sections, limits, receivers)]
+    files = [Path(module.__file__ or "").read_text() for module in (sections, receivers)]
     classes = [n for text in files for n in ast.parse(text).body if isinstance(n, ast.ClassDef)]
     for cls in (c for c in classes if c.name != "ConfigSections"):
         for field, after in zip(cls.body, [*cls.body[1:], None], strict=True):
@@ -567,10 +576,10 @@ def test_no_secret_is_shown(written: Path) -> None:
 
 def test_limits_and_policy_have_the_fields_of_the_records() -> None:
     """What tasks and workers get has every field of the records, with the same defaults."""
-    assert limits.LimitsSection().record() == records.TaskLimits()
+    assert sections.LimitsSection().record() == records.TaskLimits()
     assert config.Config().sandbox_policy() == records.SandboxPolicy()
     names = {f.name for f in fields(records.TaskLimits)}
-    assert {f.name for f in fields(limits.LimitsCeilingSection)} == names
+    assert {f.name for f in fields(sections.LimitsCeilingSection)} == names
     assert all(
         is_dataclass(f.default_factory) or f.name in {"providers", "models", "notify"}
         for f in fields(sections.ConfigSections)
@@ -653,8 +662,8 @@ def test_no_key_of_a_provider_is_handed_out(written: Path) -> None:
         config.load(written, {})
     problems = [str(problem) for problem in caught.value.problems]
     assert problems == [
-        "[secrets.files] key: it holds the key of provider deepseek, which no command may see",
-        "[secrets] env: it holds the key of provider openai, which no command may see",
+        "[secrets] env: it holds a secret of [providers.openai], which no command may see",
+        "[secrets.files] key: it holds a secret of [providers.deepseek], which no command may see",
     ]
 
 

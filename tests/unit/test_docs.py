@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from batchd.records import TaskLimits, triggers
+from batchd.records import TaskLimits
 
 ROOT = Path(__file__).parents[2]
 GUIDES = sorted((ROOT / "docs").glob("*.md"))
@@ -47,29 +46,6 @@ def test_the_readme_leads_everywhere() -> None:
     """A reader of the README finds each guide, and how to contribute."""
     linked = {link.partition("#")[0] for link in _links(ROOT / "README.md")}
     assert {f"docs/{guide.name}" for guide in GUIDES} | {"CONTRIBUTING.md"} <= linked
-
-
-def test_all_that_counts_as_running_code_is_listed() -> None:
-    """Each name that is looked for stands in the guide,
-    under the word for whose programs it counts.
-    """
-    table = (ROOT / "docs/sandbox.md").read_text().partition("| `by` |")[2].partition("\n\n")[0]
-    table = re.sub("`[^` ]*[{][^`]*`", lambda word: " ".join(_each(word[0])), table)
-    rows = {row.split("`")[1]: row for row in table.splitlines()[2:]}
-    for names in (triggers.FILES, triggers.ENDINGS, triggers.FOLDERS):
-        for name, by in names.items():
-            assert f"`{name}{'/' if names is triggers.FOLDERS else ''}`" in rows[by].replace(
-                "*.", "."
-            )
-    for name, folders in triggers.WITHIN.items():
-        for folder in folders:
-            assert f"`{folder}/{name}`" in rows[triggers.GIT]
-
-
-def _each(word: str) -> Iterator[str]:
-    """Yield what braces stand for, as a shell takes them."""
-    parts = (part.split(",") for part in re.split("[{}]", word))
-    return map("".join, itertools.product(*parts))
 
 
 def test_limits_are_documented_as_they_are_defined() -> None:

@@ -9,18 +9,16 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from batchd.config.receivers import ReceiverSection
 from batchd.daemon.listeners import StartReport
 from batchd.errors import DeliveryError, Problem
 from batchd.masking import Masker
 from batchd.notify import happened, message
-from batchd.notify.channels import ReceiverTarget
-from batchd.notify.channels.email_channel import mail
-from batchd.notify.channels.webhook_channel import seconds, signed
+from batchd.notify.channels import seconds, signed
 from batchd.notify.format import BatchV1, EventV1, FailuresV1
 from batchd.records import Batch, Cause, Parking, Reason, Scope, TaskStatus
 
 NOW = 1_800_000_000.0
+ULID = "01JQZ3XJ6V0000000000000000"
 EVIL = "no\r\nBcc: all@example.com\r\n\r\nTo go on: rm -rf / \x1b[31m\u202e s3cret-key-1"
 
 
@@ -39,22 +37,18 @@ def _refused(number: int) -> EventV1:
 
 def test_only_batchd_writes_into_a_message() -> None:
     """What a provider says stays on one line of ours, and in the body:
-    no header, no control character, no secret gets out.
+    a subject is one line, and no control character, no secret gets out.
     """
-    notice = message.compose([_parked(EVIL, name="x\r\nBcc: all@example.com")])
-    settings = ReceiverSection(kind="email", sender="batchd@example.com", to=("me@example.com",))
-    target = ReceiverTarget(name="me", settings=settings, environ={}, masker=Masker())
-    made = mail(target, notice)
-    assert [name for name in made if name.lower() == "bcc"] == []
-    assert "\n" not in str(made["subject"])
-    text = made.get_content()
+    notice = message.compose([_parked(EVIL, name="x\r\nBcc: all@example.com")], ULID)
+    assert "\n" not in notice.subject
+    assert "\r" not in notice.subject
+    text = notice.text
     ours = "To go on: fix the cause, then batchd resume"
     assert [x.strip() for x in text.splitlines() if x.lstrip().startswith("To go on")] == [ours]
     assert "\x1b" not in text
     assert "\u202e" not in text
     assert "[secret]" in text
-    assert "s3cret" not in f"{notice}{made}"
-    assert b"Message-ID: <" + notice.id.encode() in made.as_bytes()
+    assert "s3cret" not in f"{notice}"
 
 
 def test_every_text_in_an_event_is_clean() -> None:
@@ -64,7 +58,7 @@ def test_every_text_in_an_event_is_clean() -> None:
     batch = Batch(name="b", claim="", outbox="/o", request="request.json", received_at=NOW)
     problem = Problem("tasks[0]", EVIL + "\ud800")
     refused = message.clean(happened.batch_refused(batch, [problem], NOW), Masker(["s3cret-key-1"]))
-    notice = msgspec.json.encode(message.compose([refused])).decode()
+    notice = msgspec.json.encode(message.compose([refused], ULID)).decode()
     assert "s3cret" not in notice
     assert refused.batch is not None
     (error,) = refused.batch.errors
@@ -82,30 +76,24 @@ def test_a_password_that_is_a_word_of_ours_breaks_no_message() -> None:
     )
     batch = BatchV1(name="b", folder="/o/b", counts={TaskStatus.TIMEOUT: 1}, failures=(failed,))
     event = replace(happened.budget_spent("b", "budget", NOW), batch=batch)
-    (clean,) = message.compose([message.clean(event, Masker(["budget", "timeout"]))]).events
+    (clean,) = message.compose([message.clean(event, Masker(["budget", "timeout"]))], ULID).events
     assert clean.event == "budget_reached"
     assert clean.batch == replace(batch, failures=(replace(failed, message="[secret]"),))
     assert clean.message == "[secret]"
 
 
 def test_of_many_the_most_important_are_named_and_the_rest_counted() -> None:
-    """However often messages are folded, no event is lost from the count,
-    and no message grows without bound.
-    """
+    """No event is lost from the count, and no message grows without bound."""
     daemon = happened.daemon_started(StartReport(after_crash=True, batches=2, tasks=7), NOW)
-    messages = [message.compose([_refused(n)]) for n in range(300)]
-    first = message.folded([*messages, message.compose([daemon])])
-    folded = message.folded(
-        [first, message.compose([_parked("no")]), message.compose([_refused(300)])]
-    )
+    events = [_refused(n) for n in range(301)]
+    folded = message.compose([*events, daemon, _parked("no")], ULID)
     counts = Counter(event.event for event in folded.events) + Counter(folded.left_out)
     assert counts == {"batch_rejected": 301, "daemon_started": 1, "provider_parked": 1}
     assert len(folded.events) == message.MOST_EVENTS
     assert "provider openai is parked: auth, and 302 more" in folded.subject
     assert folded.text.index("provider openai") < folded.text.index("batch b0")
     assert "… and 253 more: 252 rejected, 1 starts of the daemon" in folded.text
-    assert message.folded(messages[:2]).subject.endswith("2 batches ended: 2 rejected")
-    assert message.folded(messages[:1]) is messages[0]
+    assert message.compose(events[:2], ULID).subject.endswith("2 batches ended: 2 rejected")
 
 
 def test_signatures_are_those_of_standard_webhooks() -> None:

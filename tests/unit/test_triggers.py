@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from batchd.records.triggers import REST, WITHIN, Trigger, changed, run_by_git
+from batchd.records.triggers import REST, VERSIONS, Trigger, changed
 from batchd.sandbox import trigger_search
+from batchd.sandbox.trigger_search import names, run_by_git
 
 
 def look(folder: Path) -> dict[str, Trigger]:
@@ -35,19 +36,19 @@ def test_what_was_not_looked_at_before_counts_by_its_time() -> None:
 
 def test_names_count_wherever_they_lie(tmp_path: Path) -> None:
     """Some only in a folder of a certain name."""
-    names = {
+    expected = {
         **dict.fromkeys(("prek.toml", ".config/lefthook-local.jsonc", ".lefthook.toml"), "git"),
         **dict.fromkeys(("mypy.ini", "x/eslint.config.mjs", ".nvim/x.lua"), "editors"),
         **dict.fromkeys((".rvmrc",), "shells"),
         **dict.fromkeys((".github/copilot-instructions.md", "x/.junie/guidelines.md"), "agents"),
         **dict.fromkeys(("tools/bazel", "x/tools/bazel", ".iex.exs"), "tools"),
     }
-    for name in (*names, "bazel", "copilot-instructions.md", "tools/x"):
+    for name in (*expected, "bazel", "copilot-instructions.md", "tools/x"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
-    assert {path: trigger.by for path, trigger in look(tmp_path).items()} == names
-    patch = "".join(f"diff --git a/{name} b/{name}\n" for name in names).encode()
-    assert run_by_git(patch) == [name for name, by in names.items() if by == "git"]
+    assert {path: trigger.by for path, trigger in look(tmp_path).items()} == expected
+    patch = "".join(f"diff --git a/{name} b/{name}\n" for name in expected).encode()
+    assert run_by_git(patch) == [name for name, by in expected.items() if by == "git"]
 
 
 def test_a_look_follows_no_link_out_and_ends_whatever_there_is(tmp_path: Path) -> None:
@@ -180,12 +181,19 @@ def test_settings_of_other_programs_that_keep_versions_count(tmp_path: Path) -> 
     """Each in its own folder alone, and through a link in that folder's place;
     what fills the folder does not count.
     """
-    for name, folders in WITHIN.items():
-        for folder in folders:
-            for place in (tmp_path / folder, tmp_path / "sub/deep" / folder, tmp_path / "plain"):
-                place.mkdir(parents=True, exist_ok=True)
-                if not (place / name).is_dir() and (folder, name) != (".jj", "repo"):
-                    (place / name).write_text("x")
+    own = {
+        end[1:]
+        for ends in names().files.values()
+        for end, _ in ends
+        if end.split("/")[1:2] and end.split("/")[1] in VERSIONS
+    }
+    assert len(own) > 10
+    for path in own - {".jj/repo"}:
+        folder, _, name = path.rpartition("/")
+        for place in (tmp_path / folder, tmp_path / "sub/deep" / folder, tmp_path / "plain"):
+            place.mkdir(parents=True, exist_ok=True)
+            if not (place / name).is_dir():
+                (place / name).write_text("x")
     (tmp_path / ".hg/hgrc").write_text("[hooks]")
     (tmp_path / ".hg/store/data").mkdir(parents=True)
     (tmp_path / ".hg/store/data/.envrc").write_text("")
@@ -194,7 +202,7 @@ def test_settings_of_other_programs_that_keep_versions_count(tmp_path: Path) -> 
     (tmp_path / "other").mkdir()
     (tmp_path / "other/.jj").mkdir()
     (tmp_path / "other/.jj/repo").write_text("../../x")
-    own = {f"{f}/{name}" for name, all_ in WITHIN.items() for f in all_} - {".jj/repo"}
+    own -= {".jj/repo"}
     assert {*look(tmp_path)} - {path for path in look(tmp_path) if path.startswith("linked")} == {
         *own,
         *(f"sub/deep/{path}" for path in own),

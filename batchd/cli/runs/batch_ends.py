@@ -17,18 +17,24 @@ from batchd.store.rows import BatchRow
 
 
 def report(rows: Iterable[BatchRow], *, as_json: bool = False) -> int:
-    """Print the summaries; return 0 if all completed, 2 if a file was refused, else 1."""
+    """Print the summaries; return 0 if all completed, 2 if a file was refused, else 1.
+
+    As JSON, that of a single task has its answer too.
+    """
     rows = list(rows)
     found = [(row.batch, _read(row.batch)) for row in rows]
     if as_json:
-        formatting.print_json([one for _, one in found if one is not None])
+        answers = [{"answer": answer(row)} if row.tasks == 1 else {} for row in rows]
+        formatting.print_json(
+            [one | more for (_, one), more in zip(found, answers, strict=True) if one is not None]
+        )
     for batch, one in () if as_json else found:
         if one is None:
             print(f"\n{batch.name} has been collected already.")
         else:
             print(
                 "",
-                *summary_text.lines(one, _prompts(batch)),
+                *summary_text.lines(one, {line.task: line.first_prompt for line in _tasks(batch)}),
                 "",
                 f"Results: {batch.folder}/",
                 *_page(batch),
@@ -45,24 +51,27 @@ def _page(batch: Batch) -> list[str]:
     return [f"Report:  {page}"] if page.is_file() else []
 
 
+def answer(row: BatchRow) -> str:
+    """Return the answer of a batch's first task; empty: it has none, or has been collected."""
+    return next((line.answer for line in _tasks(row.batch)), "")
+
+
 class _Line(msgspec.Struct):
     """The fields of a line in ``results.jsonl`` that a summary does not have."""
 
     task: str
     first_prompt: str
+    answer: str
 
 
-def _prompts(batch: Batch) -> dict[str, str]:
-    """Return the prompts of the first tasks; none where a collector has taken the results away."""
+def _tasks(batch: Batch) -> list[_Line]:
+    """Return the lines of the first tasks; none where a collector has taken the results away."""
     decoder: msgspec.json.Decoder[_Line] = decoders.decoder(_Line)
     try:
         with Path(batch.folder, "results.jsonl").open("rb") as file:
-            found = [
-                decoder.decode(line) for line in itertools.islice(file, summary_text.MOST_ROWS)
-            ]
+            return [decoder.decode(line) for line in itertools.islice(file, summary_text.MOST_ROWS)]
     except (OSError, msgspec.MsgspecError):
-        return {}
-    return {line.task: line.first_prompt for line in found}
+        return []
 
 
 def _read(batch: Batch) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from typing import Literal, NoReturn, TypeAlias
 
 from batchd import config
 from batchd.cli.display import formatting, progress
-from batchd.cli.runs.errand import DaemonConnection
+from batchd.cli.runs.run_daemon import RunDaemon
 from batchd.errors import NoDaemonError
 from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow
@@ -27,9 +27,7 @@ _ALIVE_S = 1.0
 End: TypeAlias = Literal["done", "left", "gone"]
 
 
-def follow(
-    settings: config.Config, daemon: DaemonConnection, names: Sequence[str], *, quiet: bool
-) -> End:
+def follow(settings: config.Config, daemon: RunDaemon, names: Sequence[str], *, quiet: bool) -> End:
     """Show how batches go until they have ended, or no one is left to wait for."""
     with StoreReader(formatting.store_path(Path(settings.paths.state))) as reader:
 
@@ -57,13 +55,12 @@ def terminated(number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt(number)
 
 
-def _ended(daemon: DaemonConnection) -> Callable[[Sequence[BatchRow]], bool]:
+def _ended(daemon: RunDaemon) -> Callable[[Sequence[BatchRow]], bool]:
     """Return why there is nothing to wait for any more, for each such batch."""
     asked = time.monotonic()
 
     def ended(rows: Sequence[BatchRow]) -> bool:
         nonlocal asked
-        daemon.show_lines()
         if all(row.published_at is not None for row in rows):
             return True
         if time.monotonic() - asked < _ALIVE_S:
@@ -74,7 +71,7 @@ def _ended(daemon: DaemonConnection) -> Callable[[Sequence[BatchRow]], bool]:
     return ended
 
 
-def _answer(daemon: DaemonConnection, names: Sequence[str], over: Callable[[], bool]) -> str:
+def _answer(daemon: RunDaemon, names: Sequence[str], over: Callable[[], bool]) -> str:
     """Ask what is to become of what is left, where somebody can answer and until it is over."""
     if not (names and sys.stdin.isatty() and sys.stdout.isatty()):
         return "c"
@@ -94,7 +91,7 @@ def _answer(daemon: DaemonConnection, names: Sequence[str], over: Callable[[], b
         raise
 
 
-def _goes_on(daemon: DaemonConnection, names: Sequence[str], answer: str) -> bool:
+def _goes_on(daemon: RunDaemon, names: Sequence[str], answer: str) -> bool:
     """Carry out what is to become of what is left; return whether it is still waited for."""
     # Meanwhile they may have ended, and their daemon with them: the next look shows that.
     with contextlib.suppress(NoDaemonError):

@@ -31,7 +31,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "check": ("batchd check",),
     "config": ("batchd config",),
     "trust": ("batchd trust ~/spool",),
-    "notify": ("batchd notify", "batchd notify --test mail"),
+    "notify": ("batchd notify", "batchd notify --test me"),
     "schema": ("batchd schema task",),
     "completion": ("batchd completion bash",),
     "cancel": ("batchd cancel evening", "batchd cancel evening/001"),

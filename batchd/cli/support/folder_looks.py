@@ -4,19 +4,17 @@ whether they answer, are there, or can be made, and what room their disks have.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from batchd import config, free_room, silent_paths
-from batchd.cli.display import formatting
-from batchd.config import private_paths
+from batchd.config import operator_files
 from batchd.control import CheckLine
-from batchd.store import ballast, copies
+from batchd.spool import claims
+from batchd.spool.outbox import OwnOutboxes, StrangeOutboxError
 
 _NO_ROOM = {
     "inbox": "no file can be dropped",
@@ -32,7 +30,7 @@ def silent(settings: config.Config) -> Iterator[CheckLine]:
     """Yield a line for each folder and file of the configuration that does not answer,
     as on a disk over a lost network.
     """
-    places = [*private_paths.kept(settings, settings.file), *private_paths.exposed(settings)]
+    places = [*operator_files.kept(settings, settings.file), *operator_files.exposed(settings)]
     hanging = silent_paths.among(place.path for place in places)
     for place in places:
         if place.path in hanging:
@@ -45,6 +43,13 @@ def lines(settings: config.Config) -> Iterator[CheckLine]:
     paths = settings.paths
     yield _folder("inbox", Path(paths.inbox), free_room.INBOX)
     yield _folder("outbox", Path(paths.outbox), free_room.OUTBOX)
+    try:
+        state = Path(paths.state)
+        OwnOutboxes(state, claims.noted(state)).look(paths.outbox)
+    except StrangeOutboxError as error:
+        yield CheckLine("failed", "outbox", f"{paths.outbox}: {error.strerror}", error.fix)
+    except OSError:
+        pass  # the line above says it
     yield _folder("state", Path(paths.state), free_room.ENDS)
     root = settings.workspace.root
     if not Path(root).is_dir():
@@ -59,13 +64,9 @@ def _folder(name: str, path: Path, needed: free_room.NeededRoom) -> CheckLine:
     there = next(p for p in (path, *path.parents) if os.path.lexists(p))
     if problem := _unfit(path, there):
         return CheckLine("failed", name, problem, _fix(name, path, there))
-    room = free_room.found(str(there))
-    if missing := room.missing(needed):
+    if missing := free_room.found(str(there)).missing(needed):
         problem = f"{path}: {missing.why}; until then {_NO_ROOM[name]}"
         return CheckLine("failed", name, problem, missing.fix)
-    if name == "state" and (bare := _bare(path, room)):
-        problem = f"{path}: {bare.why} for the reserve that orders live on once it is full"
-        return CheckLine("note", name, problem, bare.fix)
     return CheckLine("ok", name, f"{path}{'' if there == path else ' (will be made)'}")
 
 
@@ -111,11 +112,3 @@ def _fix(name: str, path: Path, there: Path) -> str:
     if there == path and there.is_dir():
         return free_room.ALLOW_WRITING
     return f"make {path} a directory that this user may write, or set [paths] {name}"
-
-
-def _bare(state: Path, room: free_room.FreeRoom) -> free_room.MissingRoom | None:
-    """Return what the store lacks to lay its reserve there; None: it has one, or can."""
-    with contextlib.suppress(OSError):
-        if copies.ballast(formatting.store_path(state)).stat().st_size == ballast.SIZE:
-            return None
-    return room.missing(replace(free_room.STATE, size=ballast.SIZE + ballast.SPARE))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from batchd import pricing
 from batchd.cli.display import formatting
 from batchd.config.constraints import reachable
-from batchd.config.presets import PRESETS
+from batchd.config.providers import PRESETS
 from batchd.config.sections import AgentSection, PoolSection
 from batchd.log import escape
 

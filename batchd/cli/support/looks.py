@@ -16,7 +16,7 @@ from pathlib import Path
 from batchd import config, sandbox, telemetry
 from batchd.cli.support import folder_looks
 from batchd.cli.support import model_checks as offered
-from batchd.config import private_paths
+from batchd.config import operator_files
 from batchd.control import CheckLine, LineVerdict
 from batchd.errors import BatchdError
 from batchd.masking import Masker
@@ -88,7 +88,7 @@ def _exposed(settings: config.Config) -> Iterator[CheckLine]:
 def _visible(settings: config.Config) -> Iterator[CheckLine]:
     """Say what commands would see of batchd's own, and what they had better not see."""
     policy = settings.sandbox_policy()
-    own, others = private_paths.kept(settings, settings.file), private_paths.exposed(settings)
+    own, others = operator_files.kept(settings, settings.file), operator_files.exposed(settings)
     try:
         for found in sandbox.seen(policy, own):
             yield CheckLine("failed", "sandbox view", f"{found.place}: {found.message}", found.hint)

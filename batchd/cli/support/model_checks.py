@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from batchd import catalog, config
 from batchd.catalog import ModelListing
 from batchd.catalog.query import NoListing, ask, keeps_from_strangers
-from batchd.config import dialect_choice
+from batchd.config import providers
 from batchd.config.constraints import model_problem
-from batchd.config.presets import APIS
+from batchd.config.providers import APIS
 from batchd.control import CheckLine, LineVerdict
 from batchd.errors import BatchdError
 from batchd.pricing import Prices
@@ -49,7 +49,7 @@ def lines(
             said = f"{agents:,} at a time, and max_concurrent has {provider} called by {known.max_concurrent:,} of them: the others wait"
             fix = f"set max_concurrent = {agents} in [providers.{provider}], if it takes as many"
             yield CheckLine("note", "agents", said, fix)
-    for name, why in dialect_choice.notes(settings, roles).items():
+    for name, why in providers.notes(settings, roles).items():
         fix = f'set api = "{APIS[name]}" in [providers.{name}] if it speaks that, or "chat"'
         said = f"it is spoken to in chat completions, as {why}"
         yield CheckLine("note", f"provider {name}", said, fix)
@@ -61,7 +61,9 @@ def lines(
 
 def _trial(model: str) -> str:
     """Return how a key and a model are tried where nothing that is free does it."""
-    return f"`batchd submit --wait --prompt ok --model {model}` tries it, for the price of a call"
+    return (
+        f"`batchd run --prompt ok --model {model} --budget 0.01` tries it, for the price of a call"
+    )
 
 
 def _provider(

@@ -81,10 +81,6 @@ class Errands:
             return not self._lifecycle.holds.keeps(HoldKey(Scope.BATCH, name, Cause.PAUSED))
         return name in self._detached or any(map(_present, givers))
 
-    def attended(self, name: str) -> bool:
-        """Return whether a ``run`` waits for a batch: one that was detached goes on alone."""
-        return any(map(_present, self._givers.get(name, ())))
-
     def _give_up(self, name: str) -> None:
         """Begin no more of a batch, and have what runs give its slot back."""
         hold = _given_up(name)

@@ -8,7 +8,7 @@ import re
 import traceback
 from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -16,11 +16,12 @@ from msgspec import structs
 
 from batchd.actions import Action
 from batchd.config import Config
-from batchd.daemon.current import CurrentConfig
+from batchd.control import Submit
 from batchd.daemon.ends.batches import OpenBatches
-from batchd.daemon.intake.parsers import BrokenParserError, Parsers
+from batchd.daemon.intake.parser import BrokenParserError, Parser
 from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
+from batchd.daemon.tuning import CurrentConfig
 from batchd.errors import Problem, TaskFileError
 from batchd.log import get_logger
 from batchd.records import Batch
@@ -50,7 +51,7 @@ class Intake:
     _store: Store
     _outboxes: Outboxes
     _batches: OpenBatches
-    _parsers: Parsers
+    _parser: Parser
     #: The claims that an earlier daemon left.
     _earlier: AbstractSet[str] = frozenset()
     _free: asyncio.Semaphore = field(default_factory=partial(asyncio.Semaphore, _AT_ONCE))
@@ -81,14 +82,14 @@ class Intake:
             await self.bring(claim, batch)
 
     async def stored(
-        self, claim: Claim, parallel: int = 0, check: Callable[[], None] = wanted
+        self, claim: Claim, order: Submit | None = None, check: Callable[[], None] = wanted
     ) -> Batch | None:
         """Store what a claimed file asks for, unless it is stored; None where it has vanished.
 
-        ``parallel``: as in ``Submit``.
+        ``order``: of a ``run``; None: it was dropped.
         ``check``: raises ``WithdrawnError`` where it is not wanted any more.
         """
-        return self._store.claimed(claim.ulid) or await self._stored(claim, parallel, check)
+        return self._store.claimed(claim.ulid) or await self._stored(claim, order, check)
 
     async def bring(self, claim: Claim, batch: Batch) -> None:
         """Move a claimed file into the folder of its batch."""
@@ -102,7 +103,9 @@ class Intake:
             await self._outboxes.on_disk(lambda: move(claim.path, batch), batch=batch)
         self._batches.moved(batch.name)
 
-    async def _stored(self, claim: Claim, parallel: int, check: Callable[[], None]) -> Batch | None:
+    async def _stored(
+        self, claim: Claim, order: Submit | None, check: Callable[[], None]
+    ) -> Batch | None:
         config = self._current.config
         batch = new_batch(claim.ulid, claim.name, config.paths.outbox, claim.received_at)
         try:
@@ -122,9 +125,11 @@ class Intake:
                 await event.wait()
         if unknown := tuple(self._unknown(parsed)):
             return await self._batches.reject(batch, unknown)
-        if parallel:
-            parsed = replace(parsed, parallel=parallel)
-        return await self._batches.add(as_asked(batch, parsed), parsed.tasks, check)
+        batch = as_asked(batch, parsed)
+        if order is not None:
+            parallel = order.parallel or batch.parallel
+            batch = structs.replace(batch, run=order.run, parallel=parallel)
+        return await self._batches.add(batch, parsed.tasks, check)
 
     def _unknown(self, parsed: taskfile.Parsed) -> Iterator[Problem]:
         """Yield what of the batches that a file comes after can never complete here."""
@@ -152,11 +157,11 @@ class Intake:
     async def _answered(self, claim: Claim) -> taskfile.Parsed:
         """Return the tasks of a file once all that it names answers.
 
-        Raises what ``Parsers.parse`` raises, but ``SilentPathError``.
+        Raises what ``Parser.parse`` raises, but ``SilentPathError``.
         """
         while True:
             try:
-                return await self._parsers.parse(claim.path, claim.name, self._current.config)
+                return await self._parser.parse(claim.path, claim.name, self._current.config)
             except SilentPathError as error:
                 self._free.release()  # other files have their turn meanwhile
                 try:

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from batchd import terms
 from batchd.actions import Action
-from batchd.daemon.current import CurrentConfig
-from batchd.daemon.listeners import Listeners
+from batchd.daemon.listeners import Listener
 from batchd.daemon.main_loop import MainLoop
+from batchd.daemon.tuning import CurrentConfig
 from batchd.daemon.writes import Register
 from batchd.errors import InputError
 from batchd.governor import Governor, WantedCall
@@ -93,7 +94,7 @@ class MoneyWaits:
     _loop: MainLoop
     _lifecycle: Lifecycle
     _governor: Governor
-    _listeners: Listeners
+    _listeners: Sequence[Listener]
     _register: Register
     _first_calls: FirstCalls
     #: The day and its budget when the first call was turned away; None: there is money.
@@ -150,7 +151,8 @@ class MoneyWaits:
         if not self._announced:
             self._announced = True
             get_logger().warning(Action.BUDGET_REACHED, message=self._message)
-            self._listeners.budget_reached("", self._message)
+            for listener in self._listeners:
+                listener.budget_reached("", self._message)
 
     def look(self) -> None:
         """See whether any task waits yet: one has ended."""

@@ -3,14 +3,13 @@ a proxy of ours on the loopback of their own, empty network.
 
 A command's network namespace has nothing but loopback. A helper that enters it for a moment makes a
 listening socket there and hands it out (``inside``); what connects to it is read (``http_heads``,
-by h11), held to the list (``destinations``) and carried (``carry``,
-``relay``) by this process (``proxy``). Nothing of ours runs inside.
+by h11), held to the list (``destinations``) and carried by this process (``proxy``). Nothing of
+ours runs inside.
 """
 
 from __future__ import annotations
 
 from batchd.sandbox.network.destinations import AllowedHosts
-from batchd.sandbox.network.door import NetworkDoor, variables
-from batchd.sandbox.network.refused_hosts import RefusedHosts
+from batchd.sandbox.network.door import NetworkDoor, RefusedHosts, variables
 
 __all__ = ["AllowedHosts", "NetworkDoor", "RefusedHosts", "variables"]

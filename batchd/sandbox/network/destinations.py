@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
-import threading
 from dataclasses import dataclass
 from ipaddress import ip_address
 
+from batchd.aside import aside
 from batchd.errors import BatchdError
 from batchd.records import addresses, hosts
 from batchd.records.addresses import Address
 from batchd.records.hosts import PORTS, Host
 
-#: Lookups of one command at a time: each has a thread, which cannot be stopped.
-_LOOKUPS = 8
-_LOOKUP_S = 20.0
 #: Of a name's addresses so many are tried.
 _MOST_ADDRESSES = 6
 
@@ -60,65 +56,34 @@ class AllowedHosts:
         return f"{hosts.listed(self.hosts)}{ports}"
 
 
-class Resolver:
-    """The resolver of names for one command."""
+async def looked_up(name: str | Address, port: int) -> list[Address]:
+    """Return the addresses that a host has, the best first. Raises ``UnreachableError``."""
+    if not isinstance(name, str):
+        return [name]
 
-    def __init__(self) -> None:
-        self._free = asyncio.Semaphore(_LOOKUPS)
+    def look() -> list[Address]:
+        answer = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+        texts = dict.fromkeys(str(address[0]).partition("%")[0] for *_, address in answer)
+        return [ip_address(text) for text in texts]
 
-    async def addresses(self, name: str | Address, port: int, *, private: bool) -> list[Address]:
-        """Return the addresses at which a host may be reached, the best first.
+    try:
+        # A thread of its own, as it cannot be stopped: no other lookup waits for it.
+        return await aside(look, "batchd-lookup")
+    except (OSError, UnicodeError, RuntimeError) as error:
+        raise UnreachableError(f"its address is not known: {error}") from error
 
-        Raises ``RefusedError`` where it has only such as may
-        not be reached, and ``UnreachableError``.
-        """
-        found = [name] if not isinstance(name, str) else await self._asked(name, port)
-        reasons = {address: _reason(address, port, private=private) for address in found}
-        good = [address for address, why in reasons.items() if not why]
-        if not good:
-            address, why = next(iter(reasons.items()))
-            raise RefusedError(f"it leads to {address}, {why}")
-        return good[:_MOST_ADDRESSES]
 
-    async def _asked(self, name: str, port: int) -> list[Address]:
-        try:
-            async with asyncio.timeout(_LOOKUP_S):
-                await self._free.acquire()
-                answer = await self._looked_up(name, port)
-        except TimeoutError:
-            raise UnreachableError("no answer about its address in time") from None
-        if isinstance(answer, Exception) or not answer:
-            raise UnreachableError(f"its address is not known: {answer or 'no answer'}")
-        return answer
+def permitted(found: list[Address], port: int, *, private: bool) -> list[Address]:
+    """Return those of a host's addresses at which it may be reached.
 
-    def _looked_up(self, name: str, port: int) -> asyncio.Future[list[Address] | Exception]:
-        """Return what the system says;
-        a thread of its own is never missed by others, and ends by itself.
-        """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[list[Address] | Exception] = loop.create_future()
-
-        def settle(answer: list[Address] | Exception) -> None:
-            self._free.release()
-            if not future.done():
-                future.set_result(answer)
-
-        def look() -> None:
-            answer: list[Address] | Exception
-            try:
-                answer = _system(name, port)
-            except (OSError, UnicodeError) as error:
-                answer = error
-            try:
-                loop.call_soon_threadsafe(settle, answer)
-            except RuntimeError:
-                return  # the loop is closed: no caller waits any more
-
-        try:
-            threading.Thread(target=look, name="batchd-lookup", daemon=True).start()
-        except RuntimeError as error:
-            settle(OSError(str(error)))
-        return future
+    Raises ``RefusedError`` where there are none.
+    """
+    reasons = {address: _reason(address, port, private=private) for address in found}
+    good = [address for address, why in reasons.items() if not why]
+    if not good:
+        address, why = next(iter(reasons.items()))
+        raise RefusedError(f"it leads to {address}, {why}")
+    return good[:_MOST_ADDRESSES]
 
 
 def _reason(address: Address, port: int, *, private: bool) -> str:
@@ -138,9 +103,3 @@ def ours(address: Address, port: int) -> bool:
         except OSError:
             return False
         return ip_address(str(probe.getsockname()[0])) == address
-
-
-def _system(name: str, port: int) -> list[Address]:
-    answer = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
-    texts = dict.fromkeys(str(address[0]).partition("%")[0] for *_, address in answer)
-    return [ip_address(text) for text in texts]

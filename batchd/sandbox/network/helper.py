@@ -3,8 +3,8 @@ and hands it out: a program of its own.
 
 To enter a user namespace a process must have one thread, so no worker can do it itself. Run by its
 path with ``python -I -S``: it imports nothing of ours. Arguments: a process that lives in the
-network, the network's number, and the port on its loopback at which the socket is to listen; 0: it
-is to report the sockets there. Standard output is a Unix socket.
+network, the network's number, and the port on its loopback at which the socket is to listen.
+Standard output is a Unix socket.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import sys
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _NS_GET_USERNS = 0xB701
 _IP_FREEBIND = 15
-_NETLINK_SOCK_DIAG = 4
 _BACKLOG = 128
 
 
@@ -35,7 +34,7 @@ def main() -> None:
         # Its owner: the user namespace in which it may be entered.
         _enter(fcntl.ioctl(network, _NS_GET_USERNS), _CLONE_NEWUSER)
     _enter(network, _CLONE_NEWNET)
-    made = _listening(port) if port else _diagnostic()
+    made = _listening(port)
     rights = array.array("i", [made.fileno()])
     out = _socket.socket(fileno=1)
     out.sendmsg([b"."], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
@@ -49,11 +48,6 @@ def _listening(port: int) -> _socket.socket:
     listener.bind(("127.0.0.1", port))
     listener.listen(_BACKLOG)
     return listener
-
-
-def _diagnostic() -> _socket.socket:
-    # It belongs to this network for as long as it lives, in whatever process.
-    return _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
 
 
 def _enter(namespace: int, kind: int) -> None:

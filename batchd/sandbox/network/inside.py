@@ -24,22 +24,10 @@ async def listening(process: int, number: int) -> socket.socket:
 
     Raises ``OSError``, and ``SandboxError`` where that is not possible here.
     """
-    return await _made(process, number, PORT)
-
-
-async def diagnostic(process: int, number: int) -> socket.socket:
-    """Return a socket that reports the sockets in a network (see ``queues``).
-
-    Otherwise like ``listening``.
-    """
-    return await _made(process, number, 0)
-
-
-async def _made(process: int, number: int, port: int) -> socket.socket:
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
-            words = (_HELPER, str(process), str(number), str(port))
+            words = (_HELPER, str(process), str(number), str(PORT))
             helper = launch.helper((sys.executable, "-I", "-S", *words), theirs.fileno())
         try:
             async with asyncio.timeout(_PATIENCE_S):
