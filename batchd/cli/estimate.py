@@ -42,7 +42,11 @@ def run(args: argparse.Namespace) -> int:
     silent_paths.refuse(settings.paths.state)
     found, budgets = _estimated([_checked(name, settings) for name in args.files], settings)
     if args.json:
-        formatting.print_json({**_fields(found), "budgets": budgets.fields()})
+        models = [{"model": name, **dataclasses.asdict(of)} for name, of in found.models.items()]
+        fields = {**dataclasses.asdict(found), "models": models, "budgets": budgets.fields()}
+        formatting.print_json(
+            {"currency": "USD", **fields, "missing_facts": found.missing_facts or None}
+        )
     else:
         formatting.say(*_lines(found, budgets))
     return 0
@@ -58,15 +62,19 @@ def brief(name: str, parsed: Parsed, settings: config.Config) -> Iterator[str]:
     file = CheckedFile(name=batch, tasks=parsed.tasks, budget_usd=parsed.budget_usd)
     found, budgets = _estimated([file], settings)
     total = found.total
-    if total.all is None:
+    if total.in_all is None:
         yield (
-            f"No task of its models is on record, so its cost is not known. First requests: {money(total.first_cost)}; "
+            f"No task of its models is on record, so its cost is not known. First requests: {money(total.first_requests.cost)}; "
             f"at most: {', '.join(_bounds(total, budgets))}."
         )
         return
     took = f", {_range(found.wall_s, duration)}" if found.wall_s else ""
-    of = f" for {total.known:,} of {total.tasks:,} tasks" if total.known < total.tasks else ""
-    yield f"Likely{of}: {_range(total.all.cost, money)}{took}; {_number(total.all.tokens.mean)} tokens."
+    of = (
+        f" for {total.with_history:,} of {total.tasks:,} tasks"
+        if total.with_history < total.tasks
+        else ""
+    )
+    yield f"Likely{of}: {_range(total.in_all.cost, money)}{took}; {_number(total.in_all.tokens.mean)} tokens."
     yield f"At most: {', '.join(_bounds(total, budgets))}."
 
 
@@ -82,14 +90,9 @@ def _estimated(files: Sequence[CheckedFile], settings: config.Config) -> tuple[E
         except OlderStoreError as error:
             formatting.complain(f"batchd: {error}; this estimate knows nothing of its record")
         found = estimate(files, settings, reader)
-        spent = _spent_today(reader) if reader else 0.0
+        today = reader.spend((), since=dt.datetime.now(dt.UTC).date()) if reader else ()
+        spent = sum(row.known_usd + row.unsettled_usd for row in today)
     return found, _Budgets(files, settings.budget.per_day_usd, spent)
-
-
-def _spent_today(reader: StoreReader) -> float:
-    """Return what counts against the budget of this day: what may have been paid, too."""
-    rows = reader.spend((), since=dt.datetime.now(dt.UTC).date())
-    return sum(row.known_usd + row.unsettled_usd for row in rows)
 
 
 class _Budgets:
@@ -151,32 +154,6 @@ def _checked(name: str, settings: config.Config) -> CheckedFile:
     )
 
 
-def _fields(found: Estimate) -> dict[str, Any]:
-    """Return the estimate for programs. Stable: more may follow."""
-
-    def part(of: EstimatePart) -> dict[str, Any]:
-        return {
-            "tasks": of.tasks,
-            "with_history": of.known,
-            "first_requests": {"input_tokens": of.first_tokens, "cost": of.first_cost},
-            "per_task": of.one and dataclasses.asdict(of.one),
-            "in_all": of.all and dataclasses.asdict(of.all),
-            "at_most": dataclasses.asdict(of.at_most),
-        }
-
-    return {
-        "currency": "USD",
-        "models": [{"model": name, **part(of)} for name, of in found.models.items()],
-        "total": part(found.total),
-        "now": found.now and part(found.now),
-        "wall_s": found.wall_s and dataclasses.asdict(found.wall_s),
-        "slots": found.slots,
-        "history": [dataclasses.asdict(record) for record in found.history],
-        "unpriced": found.unpriced,
-        "missing_facts": found.missing_facts or None,
-    }
-
-
 def _lines(found: Estimate, budgets: _Budgets) -> Iterator[str]:
     if found.total.tasks > 1:
         yield "One task of each model; eight in ten lie within, if they go as those on record:"
@@ -194,11 +171,11 @@ def _lines(found: Estimate, budgets: _Budgets) -> Iterator[str]:
 
 def _together(found: Estimate, budgets: _Budgets) -> Iterator[str]:
     """Yield what all tasks come to."""
-    total, whole = found.total, found.total.all
+    total, whole = found.total, found.total.in_all
     yield f"All {total.tasks:,} tasks together:" if total.tasks > 1 else "The whole batch, 1 task:"
     facts = {
-        "first requests": f"{total.first_tokens:,} input tokens, exactly: system prompt, tools and "
-        f"prompts; {money(total.first_cost)} as new input"
+        "first requests": f"{total.first_requests.input_tokens:,} input tokens, exactly: system prompt, tools and "
+        f"prompts; {money(total.first_requests.cost)} as new input"
     }
     if whole:
         facts |= {
@@ -207,8 +184,10 @@ def _together(found: Estimate, budgets: _Budgets) -> Iterator[str]:
             "cost": _range(whole.cost, money),
         }
     if now := found.now:
-        cost = now.all.cost if now.all else None
-        said = _range(cost, money) if whole else f"{money(now.first_cost)} for first requests"
+        cost = now.in_all.cost if now.in_all else None
+        said = (
+            _range(cost, money) if whole else f"{money(now.first_requests.cost)} for first requests"
+        )
         facts["cost now"] = f"{said}, were all calls made at this hour; else as at the dearest"
     if whole and found.wall_s:
         slots = counted(found.slots, "slot")
@@ -221,15 +200,15 @@ def _together(found: Estimate, budgets: _Budgets) -> Iterator[str]:
             "In brackets is what eight in ten lie within, if this batch goes as those on record: "
             "batches differ, and few may be."
         )
-    if whole and total.known < total.tasks:
+    if whole and total.with_history < total.tasks:
         yield (
-            f"Calls, tokens and cost are of {counted(total.known, 'task')} alone: "
+            f"Calls, tokens and cost are of {counted(total.with_history, 'task')} alone: "
             "no task of the others' models is on record."
         )
 
 
 def _row(name: str, part: EstimatePart) -> tuple[str, ...]:
-    one = part.one
+    one = part.per_task
     if one is None:
         return (name, f"{part.tasks:,}", *["?"] * 4)
     spans = (
@@ -276,7 +255,7 @@ def _rests_on(found: Estimate) -> Iterator[str]:
             f"{record.model}: {counted(record.to_come, 'task')} from {known} on record, of which "
             f"{record.completed:,} completed."
         )
-    missing = found.total.tasks - found.total.known
+    missing = found.total.tasks - found.total.with_history
     if missing:
         yield (
             f"Of {counted(missing, 'task')} the model is not on record: known are only first "
@@ -295,8 +274,10 @@ def _warnings(found: Estimate, budgets: _Budgets) -> Iterator[str]:
             f"First requests lack the line of facts about the sandbox, some 80 tokens each: {found.missing_facts}"
         )
     most = found.total.at_most.cost
-    likely = found.total.all.cost.high if found.total.all and found.total.all.cost else most
-    if likely is not None and most is not None and likely >= most and found.total.all:
+    likely = (
+        found.total.in_all.cost.high if found.total.in_all and found.total.in_all.cost else most
+    )
+    if likely is not None and most is not None and likely >= most and found.total.in_all:
         yield "Limits of tasks or batches may end tasks before they are done (timeout, budget)."
     if budgets.day_usd and (likely is None or likely > budgets.left_usd):
         yield f"Today's budget has {limit(budgets.left_usd)} left: what does not fit waits for the next day (UTC)."

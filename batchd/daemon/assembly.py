@@ -52,8 +52,7 @@ from batchd.daemon.troubles import TroubleLog
 from batchd.daemon.tuning import CurrentConfig
 from batchd.daemon.waits.circuits import Circuits
 from batchd.daemon.waits.concurrency import Concurrency
-from batchd.daemon.waits.firstcalls import FirstCalls
-from batchd.daemon.waits.money_waits import MoneyWaits
+from batchd.daemon.waits.money_waits import FirstCalls, MoneyWaits
 from batchd.daemon.waits.offers import Offers
 from batchd.daemon.waits.parking_lot import ParkingLot
 from batchd.daemon.waits.placing import Placing

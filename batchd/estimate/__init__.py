@@ -68,19 +68,25 @@ class Amounts:
     seconds: Spread
 
 
+@dataclass(frozen=True, slots=True)
+class FirstCost:
+    """What the first requests of all tasks come to."""
+
+    input_tokens: int
+    #: As new input; None: a price is missing.
+    cost: float | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EstimatePart:
     """The tasks of a model, or all of them."""
 
     tasks: int
-    #: Those of them whose model is on record: ``one`` and ``all`` are about these.
-    known: int
-    #: Input tokens of the first requests of all.
-    first_tokens: int
-    #: What these cost as new input; None: a price is missing.
-    first_cost: float | None
-    one: Amounts | None
-    all: Amounts | None
+    #: Those of them whose model is on record: ``per_task`` and ``in_all`` are about these.
+    with_history: int
+    first_requests: FirstCost
+    per_task: Amounts | None
+    in_all: Amounts | None
     at_most: Bounds
 
 
@@ -231,11 +237,10 @@ def _part(groups: Sequence[_TaskGroup], at_most: Bounds | None = None) -> Estima
     known = [g for g in groups if g.past]
     return EstimatePart(
         tasks=sum(len(g.openings) for g in groups),
-        known=sum(len(g.openings) for g in known),
-        first_tokens=sum(sum(g.openings) for g in groups),
-        first_cost=_first_cost(groups),
-        one=_amounts(known, of_one, Bounds(None, None, None)) if known else None,
-        all=_amounts(known, of_all, most) if known else None,
+        with_history=sum(len(g.openings) for g in known),
+        first_requests=FirstCost(sum(sum(g.openings) for g in groups), _first_cost(groups)),
+        per_task=_amounts(known, of_one, Bounds(None, None, None)) if known else None,
+        in_all=_amounts(known, of_all, most) if known else None,
         at_most=most,
     )
 
@@ -371,14 +376,20 @@ def wall_s(
     The slowest of what holds a batch up counts: its work over the slots, its longest chain, and the
     requests and tokens a minute of each provider. None where nothing is on record.
     """
-    if total.one is None or total.all is None:
+    if total.per_task is None or total.in_all is None:
         return None
-    one, work, slots = total.one.seconds, total.all.seconds, _slots(settings, total.known)
+    one, work, slots = (
+        total.per_task.seconds,
+        total.in_all.seconds,
+        _slots(settings, total.with_history),
+    )
 
     def at(of: Callable[[Spread], float]) -> float:
         waits = [of(work) / slots, chain * one.mean, of(one)]
         for name, provider in settings.providers.items():
-            theirs = [p.all for m, p in parts.items() if m.partition("/")[0] == name and p.all]
+            theirs = [
+                p.in_all for m, p in parts.items() if m.partition("/")[0] == name and p.in_all
+            ]
             busy = sum(of(t.seconds) for t in theirs)
             waits.append(busy / min(slots, provider.max_concurrent))
             if provider.rpm:

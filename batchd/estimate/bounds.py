@@ -56,7 +56,9 @@ def of_task(kind: TaskKind) -> Bounds:
     """Return the most that one task of a kind may take."""
     limits, setups = kind.limits, [kind.setup, *([kind.judge] if kind.judge else [])]
     calls = limits.max_calls or None
-    longest = _most(_longest(s, limits.max_output_tokens) for s in setups)
+    # A window holds what comes out as well.
+    windows = (s.context_window for s in setups)
+    longest = _most(max(w, limits.max_output_tokens) if w else None for w in windows)
     tokens = _least([_counted(kind), calls * longest if calls and longest else None])
     dearest = _most(_dearest(s, limits.max_output_tokens) for s in setups)
     cost = _least(
@@ -73,11 +75,6 @@ def _counted(kind: TaskKind) -> float | None:
     if not limits.max_tokens or (kind.judge and not judge):
         return None
     return limits.max_tokens + limits.max_output_tokens + judge
-
-
-def _longest(setup: ModelSetup, output: int) -> int | None:
-    """Return the tokens of the longest call; a window holds what comes out as well."""
-    return max(setup.context_window, output) if setup.context_window else None
 
 
 def _dearest(setup: ModelSetup, output: int) -> float | None:

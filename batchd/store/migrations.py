@@ -250,7 +250,10 @@ def tags(db: sqlite3.Connection) -> None:
         ledger = Ledger()
         for task, model, tagged in _labelled(db, first, upto):
             if tagged:
-                _refold(db, _line(task, batch, model, tagged), ledger)
+                line = _line(task, batch, model, tagged)
+                bodies = db.execute("SELECT body FROM events WHERE task = ? ORDER BY seq", (task,))
+                for (body,) in bodies:
+                    fold(line, decode(unpack(body)), ledger)
         _move(db, ledger)
 
 
@@ -272,12 +275,6 @@ def _line(task: int, batch: int, model: str, tagged: str) -> TaskLine:
     texts = {"model": model, "tags": tagged, "status": TaskStatus.QUEUED, "step": ""}
     keys = {"id": task, "batch": batch, "call_at": None}
     return TaskLine(**{**dict.fromkeys(LINE_COLUMNS, 0), **texts, **keys})  # type: ignore[arg-type] # columns by name
-
-
-def _refold(db: sqlite3.Connection, line: TaskLine, ledger: Ledger) -> None:
-    rows = db.execute("SELECT body FROM events WHERE task = ? ORDER BY seq", (line.id,))
-    for (body,) in rows:
-        fold(line, decode(unpack(body)), ledger)
 
 
 def _move(db: sqlite3.Connection, ledger: Ledger) -> None:

@@ -408,15 +408,14 @@ def _finish_unbegun(
     events, tasks = [ends[name] for name in ids], list(ids.values())
     pairs = zip(tasks, events, strict=True)
     db.executemany(INSERT_EVENT, ((t, 0, pack(encode(event))) for t, event in pairs))
-    db.executemany(_END, ((t, *_columns(e)) for t, e in zip(tasks, events, strict=True)))
+    ended = (
+        (t, e.status.value, e.reason and e.reason.value, error_message(e.result), e.at)
+        for t, e in zip(tasks, events, strict=True)
+    )
+    db.executemany(_END, ended)
     journal.follow_ends(key, tasks, Counter(e.status for e in events), max(e.at for e in events))
     journal.events += len(events)
     return {Ref(batch, name) for name in ids}
-
-
-def _columns(end: TaskFinished) -> tuple[str, str | None, str, float]:
-    reason = end.reason.value if end.reason else None
-    return end.status.value, reason, error_message(end.result), end.at
 
 
 def published_all(journal: TaskTransaction, batch: str, names: Sequence[str]) -> None:

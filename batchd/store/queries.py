@@ -7,14 +7,14 @@ from __future__ import annotations
 import datetime as dt
 import json
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 from batchd import decoders
-from batchd.events import CallAnswered, Event, TaskStarted, ToolRan, decode
+from batchd.events import CallAnswered, TaskStarted, ToolRan, decode
 from batchd.records import Parking, Purpose, Ref, Scope, TaskStatus, ToolCall, Usage, untiered
 from batchd.records.needs import needs_of_column
 from batchd.store.fold import TALLY_COLUMNS, LedgerAmounts
@@ -254,7 +254,9 @@ def answered(db: sqlite3.Connection, since: float) -> list[AnsweredCall]:
     found: list[AnsweredCall] = []
     for task, model in db.execute(f"SELECT t.id, t.model{_LATELY}", (since,)).fetchall():
         judge = ""
-        for event in _newest(db, task):
+        newest = db.execute("SELECT body FROM events WHERE task = ? ORDER BY seq DESC", (task,))
+        for (body,) in newest:
+            event = decode(unpack(body))
             if event.at < since:
                 break
             if isinstance(event, CallAnswered):
@@ -265,12 +267,6 @@ def answered(db: sqlite3.Connection, since: float) -> list[AnsweredCall]:
                 seconds, provider = event.answer.seconds, name.partition("/")[0]
                 found.append(AnsweredCall(event.at, seconds, provider, usage.total_tokens))
     return found
-
-
-def _newest(db: sqlite3.Connection, task: int) -> Iterator[Event]:
-    """Yield a task's events, the last one first."""
-    rows = db.execute("SELECT body FROM events WHERE task = ? ORDER BY seq DESC", (task,))
-    return (decode(unpack(body)) for (body,) in rows)
 
 
 def _judge(db: sqlite3.Connection, task: int) -> str:

@@ -12,6 +12,7 @@ from batchd.config.sections import PoolSection, ProviderSection
 from batchd.estimate import (
     Amounts,
     EstimatePart,
+    FirstCost,
     Sample,
     Spread,
     bounds,
@@ -127,11 +128,10 @@ def _part(count: int, seconds: float, calls: float) -> EstimatePart:
 
     return EstimatePart(
         tasks=count,
-        known=count,
-        first_tokens=0,
-        first_cost=None,
-        one=amounts(1, seconds),
-        all=amounts(calls, count * seconds),
+        with_history=count,
+        first_requests=FirstCost(0, None),
+        per_task=amounts(1, seconds),
+        in_all=amounts(calls, count * seconds),
         at_most=Bounds(),
     )
 
@@ -156,7 +156,7 @@ def test_the_slowest_of_what_holds_a_batch_up_counts(
     )
     part = _part(100, 6.0, 400)
     assert wall_s(settings, {"p/m": part}, part, chain) == Spread(expected, 0, expected, expected)
-    assert wall_s(settings, {}, replace(part, one=None, all=None), 1) is None
+    assert wall_s(settings, {}, replace(part, per_task=None, in_all=None), 1) is None
 
 
 def test_the_longest_chain_of_tasks() -> None:
