@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from batchd import config, sealing, silent_paths, visible, words
+from batchd import config, sealing, silent_paths, words
 from batchd.cli.display import formatting
 from batchd.cli.runs import batch_ends, following, given_files
 from batchd.cli.runs.run_daemon import RunDaemon, refuse_paused
@@ -63,7 +63,6 @@ def run(args: argparse.Namespace) -> int:
     sealing.seal()
     settings = config.load(args.config)
     silent_paths.refuse(settings.paths.state)
-    visible.refuse(settings)  # before the log's file, or a spool, is made there
     sealing.forget(settings.variables())
     if args.processes is not None and args.processes < 1:
         raise UsageError(f"--processes needs a number, 1 or more, not {args.processes}")
@@ -144,7 +143,12 @@ def _rows(settings: config.Config, names: Sequence[str]) -> list[BatchRow]:
 
 
 def _refuse(settings: config.Config, tasks: Sequence[Task]) -> None:
-    """Refuse what every task would wait for: a key, or people. Raises ``NotPossibleError``."""
+    """Refuse what every task would wait for: a key, or people; and a spool that commands would
+    see, before anything is made there. Raises ``NotPossibleError``.
+    """
+    from batchd import visible  # loads the sandbox; a running daemon has looked
+
+    visible.refuse(settings)
     models = {task.model for task in tasks}
     if settings.evaluation.judge_model and any(task.evaluator == "judge" for task in tasks):
         models.add(settings.evaluation.judge_model)
