@@ -53,17 +53,21 @@ class StrangeOutboxError(OSError):
 
 
 class OwnOutboxes:
-    """The outboxes of one spool, each with the spool's mark in it. For any thread."""
+    """The outboxes of one spool, each with the spool's mark in it. For any thread.
+
+    A mark has a random part, which is new each time a folder gets one: what was marked at a mount
+    point before its disk was there is an older one, and not taken for the disk.
+    """
 
     def __init__(self, state: Path, mark: int | None) -> None:
         """Take those of a state directory, and its mark; None: it has none, nor an outbox.
 
         Raises ``OSError``.
         """
-        self._mark = b"" if mark is None else b"%x\n" % mark
-        #: Those that were marked once: one of them without a mark is no new one.
+        self._mark = "" if mark is None else f"{mark:x} "
+        #: The last mark of each: one of them without it is no new one.
         self._list = state / "outboxes"
-        self._known = set[str]()
+        self._known = dict[str, str]()
         self._lock = threading.Lock()
         with contextlib.suppress(FileNotFoundError):
             self._known.update(json.loads(self._list.read_bytes()))
@@ -73,18 +77,21 @@ class OwnOutboxes:
 
         Raises ``StrangeOutboxError``, and ``OSError`` where that cannot be said.
         """
-        while (there := self.look(folder)) != self._mark:
+        new = f"{self._mark}{os.urandom(4).hex()}".encode()
+        while not (there := self.look(folder)):
             files.make_folder(Path(folder))
             with contextlib.suppress(FileExistsError):  # another daemon was faster
                 path, replace = Path(folder, SPOOL), there is not None
-                files.write_whole(path, lambda f: f.write(self._mark), replace=replace, mode=0o644)
+                files.write_whole(path, lambda f: f.write(new), replace=replace, mode=0o644)
+            if replace:
+                self.forget(folder)
         with self._lock:
-            if folder not in self._known:
-                text = json.dumps(sorted({*self._known, folder})).encode()
+            if self._known.get(folder) != there:
+                text = json.dumps(self._known | {folder: there}, sort_keys=True).encode()
                 files.write_whole(self._list, lambda f: f.write(text), replace=True, mode=0o600)
-                self._known.add(folder)
+                self._known[folder] = there
 
-    def look(self, folder: str) -> bytes | None:
+    def look(self, folder: str) -> str | None:
         """Return the mark that an outbox bears; empty, or None: it gets ours next.
 
         Raises what ``insist`` raises.
@@ -100,19 +107,25 @@ class OwnOutboxes:
             fix = f"mount its disk, or, to use what is there now: {use}"
             raise StrangeOutboxError(folder, why, fix) from None
         try:
-            there = os.read(file, _MAX_MARK_BYTES)
+            there = os.read(file, _MAX_MARK_BYTES).decode("ascii", "replace")
         finally:
             os.close(file)
-        if there not in {self._mark, b""}:
+        use = f"if nothing else writes there: truncate -s0 {shlex.quote(path)}"
+        if there and not (self._mark and there.startswith(self._mark)):
             why = f"its {SPOOL} says that it is the outbox of another state directory"
-            use = f"truncate -s0 {shlex.quote(path)}"
-            fix = f"set [paths] outbox to another folder, or, if nothing else writes there: {use}"
+            fix = f"set [paths] outbox to another folder, or, {use}"
             raise StrangeOutboxError(folder, why, fix)
+        if there and self._known.get(folder, there) != there:
+            why = (
+                f"its {SPOOL} is an older one: what was there last is not mounted, or was replaced"
+            )
+            raise StrangeOutboxError(folder, why, f"mount its disk, or, {use}")
         return there
 
     def forget(self, folder: str) -> None:
         """Take an outbox for a new one when it is seen next."""
-        self._known.discard(folder)
+        with self._lock:
+            self._known.pop(folder, None)
 
 
 def reserve(batch: Batch, name: str) -> BatchNaming:
