@@ -90,6 +90,8 @@ class StatusFile:
         quiet = last is not None and fresh and commits == self._commits
         if quiet and last and status == msgspec.structs.replace(last, batches=(), left_out=0):
             return
+        if not self._store.writer.presence.holds():
+            return  # a reader would make a log beside the file that is in its place
         store = Path(self._current.config.paths.state, "batchd.db")
         try:
             batches = await aside(partial(_batches, store), "status")
