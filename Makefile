@@ -137,7 +137,7 @@ soak-hour: setup ## the same for an hour (HOURS=…), with a storm of 429s in ev
 
 .PHONY: drawing
 drawing: setup ## draw the lifecycle's table into docs/architecture.md
-	@$(BIN)/python -m batchd.lifecycle.drawing docs/architecture.md
+	@$(BIN)/python -m batchd.lifecycle.table docs/architecture.md
 
 .PHONY: generated
 generated: setup ## make completions, man page and schemas in batchd/data from the code

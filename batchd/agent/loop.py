@@ -15,12 +15,11 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from batchd import free_room, wire, workspace
-from batchd.agent import context, owner, prompts, seen
-from batchd.agent.compaction import Compact
+from batchd.agent import context, prompts, seen
+from batchd.agent.context import Compact
 from batchd.agent.decide import Conclude, RunTool, Step, decide
-from batchd.agent.event_buffer import EventBuffer
 from batchd.agent.perform import Performer
-from batchd.agent.services import AgentServices
+from batchd.agent.services import AgentServices, EventBuffer
 from batchd.errors import BatchdError, FolderError, SandboxError, StaleAttemptError, WorkspaceError
 from batchd.events import CallStarted, ClockMoved, Event, Resumed, TaskStarted
 from batchd.records import ErrorInfo, ModelSetup, Reason, TaskStatus, Trigger
@@ -161,7 +160,7 @@ class _Agent:
         files = {} if place.new else await asyncio.to_thread(place.files)
         says, most = "", context.output_bytes(terms.model)
         if terms.agents_md and not place.new:
-            says = await owner.words(place, files, *([most] if most else []))
+            says = await context.words(place, files, *([most] if most else []))
         prompt = prompts.system(task, facts, text=text, stays=stays, owner=says)
         if before is not None:
             # No model has answered yet: it begins as it would today.

@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 
-from batchd import cadence, free_room
+from batchd import free_room, pauses
 from batchd.actions import Action
 from batchd.daemon.current import CurrentConfig
 from batchd.daemon.outboxes import Outboxes
@@ -33,7 +33,7 @@ async def outbox(current: CurrentConfig, outboxes: Outboxes, troubles: TroubleLo
             room = partial(free_room.insist, folder, free_room.OUTBOX)
             look = outboxes.at_home(room, folder)
             await _note(tries, outboxes.answered(look, folder), TroubleSubject(outbox=folder))
-            await cadence.pause(_OUTBOX_LOOK_S)
+            await pauses.pause(_OUTBOX_LOOK_S)
 
 
 async def state(current: CurrentConfig, troubles: TroubleLog) -> None:
@@ -66,7 +66,7 @@ async def _watch(
     with troubles.trying(action) as tries:
         while True:
             await _note(tries, loop.run_in_executor(threads, look))
-            await cadence.pause(_LOOK_S)
+            await pauses.pause(_LOOK_S)
 
 
 async def _note(

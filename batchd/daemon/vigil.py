@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from batchd import cadence
+from batchd import pauses
 from batchd.actions import Action
 from batchd.control.socket_server import Server
 from batchd.daemon.current import CurrentConfig
@@ -28,7 +28,7 @@ async def keep(store: Store, troubles: TroubleLog, server: Server) -> None:
     """
     with troubles.trying(Action.CONTROL_TROUBLE) as tries:
         while True:
-            await cadence.pause(_LOOK_S)
+            await pauses.pause(_LOOK_S)
             await store.look()
             try:
                 await server.look()

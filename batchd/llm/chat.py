@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 
 from batchd import decoders
-from batchd.llm import response_bodies
 from batchd.llm.answer import (
     TokenCounts,
     argument_text,
@@ -20,10 +19,10 @@ from batchd.llm.answer import (
     named,
     number,
     string,
+    unpacked,
 )
-from batchd.llm.dialect import Dialect
+from batchd.llm.dialect import Dialect, ModelRequest, ModelTarget, alternating, arguments
 from batchd.llm.failures import CallPlace, error_in_answer
-from batchd.llm.request import ModelRequest, ModelTarget, alternating, arguments
 from batchd.records import (
     EFFORTS,
     PATHS,
@@ -164,7 +163,7 @@ def decode(
     place: CallPlace, _target: ModelTarget, body: bytes, request: ModelRequest, seconds: float
 ) -> Answer | Failure:
     """Return what a chat completion says. Raises ``UnreadableError``."""
-    completion = response_bodies.decode(body, _DECODER, WHAT)
+    completion = unpacked(body, _DECODER, WHAT)
     choice = completion.choices[0] if completion.choices else None
     if choice is None or choice.message is None:
         if completion.error:

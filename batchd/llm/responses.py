@@ -15,19 +15,19 @@ import msgspec
 from msgspec.structs import replace
 
 from batchd import decoders
-from batchd.llm import response_bodies
 from batchd.llm.answer import (
     argument_text,
     bounded,
     counted,
     fields,
+    item_of,
     named,
     string,
+    unpacked,
 )
 from batchd.llm.chat import bearer
-from batchd.llm.dialect import Dialect
+from batchd.llm.dialect import Dialect, ModelRequest, ModelTarget, arguments, by_user
 from batchd.llm.failures import CallPlace, coded_failure
-from batchd.llm.request import ModelRequest, ModelTarget, arguments, by_user
 from batchd.records import (
     EFFORTS,
     PATHS,
@@ -167,7 +167,7 @@ def decode(
     place: CallPlace, target: ModelTarget, body: bytes, request: ModelRequest, seconds: float
 ) -> Answer | Failure:
     """Return what a response says, its status first. Raises ``UnreadableError``."""
-    response = response_bodies.decode(body, _DECODER, _WHAT)
+    response = unpacked(body, _DECODER, _WHAT)
     status = string(response.status)
     if status == "failed" or response.error:
         return coded_failure(place, response.error)
@@ -177,7 +177,7 @@ def decode(
             said = "it holds no output" if status in _FINAL else f"its status is {status!r}"
         return place.unusable(said)
     counts = counted(fields(response.usage), string(response.service_tier), "input", "output")
-    items = [response_bodies.item(raw, _ITEM) for raw in response.output]
+    items = [item_of(raw, _ITEM) for raw in response.output]
     known = [item or ResponsesItem() for item in items]
     answer, whole = _answer(response, known, request)
     back = _followed(known)

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 from batchd.errors import SandboxError
-from batchd.mounts import Mount, holding, mounts, moved, within
 from batchd.sandbox import shown
 from batchd.sandbox.shown import ShownPaths
+from batchd.silent_paths import Mount, holding, mounts, moved, within
 
 #: More cannot be hidden: each takes every command some 20 µs.
 MAX_HIDDEN_SOCKETS = 250

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batchd.errors import Problem
-from batchd.mounts import within
 from batchd.records import SHOWABLE, OwnPath, SandboxPolicy
+from batchd.silent_paths import within
 
 #: What leads to /usr; where it is a folder of its own, it is shown like that.
 LEADING = ("bin", "sbin", "lib", "lib32", "lib64")

@@ -34,9 +34,16 @@ from batchd.records import (
     Spend,
     TaskStatus,
 )
-from batchd.taskstate import rounds
-from batchd.taskstate.shortening import shortened, without_items
-from batchd.taskstate.state import CONTINUE, TaskState, Verdict
+from batchd.taskstate.state import (
+    CONTINUE,
+    TaskState,
+    Verdict,
+    lost,
+    round_evaluated,
+    shortened,
+    tool_ran,
+    without_items,
+)
 
 #: Bytes of the items of a conversation: they go back with every call. Beyond that none of them do,
 #: as after a refusal: each holds only behind those before it.
@@ -95,7 +102,7 @@ def _resumed(state: TaskState, event: Resumed) -> TaskState:
         suspended=None,
         boots=_boots(state, event),
     )
-    return rounds.lost(resumed, event.lost) if event.lost else resumed
+    return lost(resumed, event.lost) if event.lost else resumed
 
 
 def _call_started(state: TaskState, event: CallStarted) -> TaskState:
@@ -288,8 +295,8 @@ _FOLDS: Mapping[type, Callable[[TaskState, Any], TaskState]] = {
     CallAnswered: _call_answered,
     CallFailed: _call_failed,
     CallDenied: _denied,
-    ToolRan: rounds.tool_ran,
-    RoundEvaluated: rounds.round_evaluated,
+    ToolRan: tool_ran,
+    RoundEvaluated: round_evaluated,
     Compacted: _compacted,
     Suspended: lambda state, event: replace(state, suspended=event),
     CancelRequested: _cancelled,

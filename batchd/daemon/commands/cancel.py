@@ -16,7 +16,7 @@ from batchd.daemon.writes import Writes
 from batchd.errors import BatchdError, NotPossibleError, UsageError
 from batchd.events import CancelRequested
 from batchd.lifecycle import Lifecycle, inputs
-from batchd.lifecycle.effects import End
+from batchd.lifecycle.inputs import End
 from batchd.records import Ref, TaskStatus
 from batchd.store import Store
 from batchd.store.operations import wanted
