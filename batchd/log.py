@@ -239,7 +239,10 @@ def _write(
     }
     trace = ""
     if fields.get("exc_info"):
-        fields, trace = _traceback(fields)
+        import structlog  # loaded by now
+
+        rest = dict(structlog.processors.format_exc_info(None, "", fields))
+        fields, trace = rest, str(rest.pop("exception", ""))
     for key, value in fields.items():
         if isinstance(value, str):
             value = _hidden.text(cut(value, _MAX_FIELD_CHARS))  # what it was is not to be shown
@@ -259,16 +262,6 @@ def _write(
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _traceback(fields: MutableMapping[str, Any]) -> tuple[MutableMapping[str, Any], str]:
-    """Return the rest of the fields, and the traceback that they ask for;
-    it alone may have several lines.
-    """
-    import structlog  # loaded by now
-
-    rest = dict(structlog.processors.format_exc_info(None, "", fields))
-    return rest, str(rest.pop("exception", ""))
 
 
 def _loud(sink: Callable[[dict[str, Any]], None], line: dict[str, Any]) -> None:

@@ -19,7 +19,6 @@ from batchd.records import (
     ErrorInfo,
     Evaluation,
     FileChanges,
-    Message,
     Purpose,
     Reason,
     Task,
@@ -187,18 +186,6 @@ def request(
     Blocks while it counts.
     """
     setup = state.setup(Purpose.JUDGE)
-    messages = _messages(task, state, files)
-    asked = tokens.count_messages(messages)
-    room = context.room(asked, setup)
-    return asked, ModelRequest(
-        messages=messages,
-        tools=(),
-        max_output_tokens=min(most, room),
-        schema=prompts.JUDGE_SCHEMA,
-    )
-
-
-def _messages(task: Task, state: TaskState, files: JudgedFiles) -> tuple[Message, ...]:
     commands = state.commands[-_MAX_COMMANDS:]
     ran = [f"- [{_outcome(command)}] {tools.named(command.call)}" for command in commands]
     evidence = (
@@ -209,7 +196,15 @@ def _messages(task: Task, state: TaskState, files: JudgedFiles) -> tuple[Message
         state.answer.strip() or "(empty)",
     )
     budget = context.judged(state.setup(Purpose.JUDGE))
-    return prompts.judge(*context.fitted(evidence, budget))
+    messages = prompts.judge(*context.fitted(evidence, budget))
+    asked = tokens.count_messages(messages)
+    room = context.room(asked, setup)
+    return asked, ModelRequest(
+        messages=messages,
+        tools=(),
+        max_output_tokens=min(most, room),
+        schema=prompts.JUDGE_SCHEMA,
+    )
 
 
 def _outcome(command: FinishedCommand) -> str:

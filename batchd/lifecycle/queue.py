@@ -227,7 +227,11 @@ class Queue:
             lane = entry.lane
             assert lane is not None, "a current head is in its lane"
             if not entry.place and (blocker := self._directories.blocker(lane.directory, rank)):
-                self._stand_aside(lane, blocker, rank)
+                lane.blocker = blocker
+                blocker.waiters[lane] = None
+                lane.claim = Taken(lane.directory, rank)
+                self._directories.add(lane.claim)
+                self._aside.setdefault(lane.source, {})[lane] = None
                 continue
             entry.lane, entry.drawn, entry.begins = None, True, not entry.place
             if not entry.place:
@@ -266,13 +270,6 @@ class Queue:
             heappop(lane.heap)
         if self._lanes.get(key := (lane.source, lane.directory)) is lane:
             del self._lanes[key]
-
-    def _stand_aside(self, lane: Lane, blocker: Taken, rank: Rank) -> None:
-        lane.blocker = blocker
-        blocker.waiters[lane] = None
-        lane.claim = Taken(lane.directory, rank)
-        self._directories.add(lane.claim)
-        self._aside.setdefault(lane.source, {})[lane] = None
 
     def _let_pass(self, name: str) -> None:
         """Drop the claims of a parked provider or model:

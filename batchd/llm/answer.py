@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from batchd import tokens
 from batchd.llm.dialect import ModelRequest
-from batchd.records import Answer, Replay, ToolCall, Usage
+from batchd.records import Answer, ToolCall, Usage
 from batchd.records.models import valid_throughout
 
 T = TypeVar("T")
@@ -43,7 +43,13 @@ def unpacked(body: bytes, decoder: msgspec.json.Decoder[T], what: str) -> T:
     except msgspec.ValidationError as error:
         raise UnreadableError(f"its JSON is not a {what}: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _decode_untidy(body, decoder)
+        # Lone surrogates, NaN, bytes that are not UTF-8, a BOM.
+        try:
+            text = body.decode("utf-8-sig", "replace")
+            value = valid_throughout(json.loads(text, parse_constant=lambda _: None))
+            return decoder.decode(json.dumps(value, ensure_ascii=False).encode())
+        except (ValueError, msgspec.MsgspecError, RecursionError):
+            raise UnreadableError(_what(body)) from None
 
 
 def item_of(raw: msgspec.Raw, decoder: msgspec.json.Decoder[T]) -> T | None:
@@ -72,16 +78,6 @@ def _crowded(body: bytes) -> bool:
 
 def _values(body: bytes, start: int, end: int) -> int:
     return sum(body.count(sign, start, end) for sign in _VALUES)
-
-
-def _decode_untidy(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
-    """Read JSON that holds lone surrogates, NaN, bytes that are not UTF-8 or a BOM."""
-    try:
-        text = body.decode("utf-8-sig", "replace")
-        value = valid_throughout(json.loads(text, parse_constant=lambda _: None))
-        return decoder.decode(json.dumps(value, ensure_ascii=False).encode())
-    except (ValueError, msgspec.MsgspecError, RecursionError):
-        raise UnreadableError(_what(body)) from None
 
 
 def _what(body: bytes) -> str:
@@ -148,15 +144,13 @@ def bounded(answer: Answer, request: ModelRequest, counts: TokenCounts) -> Answe
         model=answer.model[:_NAME],
         refusal=answer.refusal[:MAX_TEXT_CHARS],
         removed=tuple(reason[:_WORD] for reason in answer.removed),
-        replay=answer.replay if whole and _fits(answer.replay) else None,
+        replay=answer.replay
+        if whole and (answer.replay is not None and answer.replay.size <= MAX_REPLAY_BYTES)
+        else None,
         usage=_usage(counts, request, (content, reasoning), calls),
         service_tier=counts.tier[:_WORD],
         stated_usd=counts.stated_usd,
     )
-
-
-def _fits(replay: Replay | None) -> bool:
-    return replay is not None and replay.size <= MAX_REPLAY_BYTES
 
 
 def _kept(calls: tuple[ToolCall, ...], room: int) -> Iterator[ToolCall]:

@@ -135,23 +135,19 @@ def _response_format(mode: JsonMode, schema: Mapping[str, Any]) -> Mapping[str, 
 
 def _message(message: Message) -> Mapping[str, Any]:
     if message.role == "assistant":
-        return _own_message(message)
+        body: dict[str, Any] = {"role": message.role, "content": message.content}
+        if message.tool_calls:
+            # Some providers refuse an empty text beside tool calls, all take null.
+            body["content"] = message.content or None
+            body["tool_calls"] = [_call(c) for c in message.tool_calls]
+        if message.reasoning is not None:
+            body["reasoning_content"] = message.reasoning
+        return body
     if message.role != "tool":
         return {"role": message.role, "content": message.content}
     if message.tool_call_id is None:
         return {"role": "user", "content": message.content}
     return {"role": "tool", "tool_call_id": message.tool_call_id, "content": message.content}
-
-
-def _own_message(message: Message) -> Mapping[str, Any]:
-    body: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.tool_calls:
-        # Some providers refuse an empty text beside tool calls, all take null.
-        body["content"] = message.content or None
-        body["tool_calls"] = [_call(c) for c in message.tool_calls]
-    if message.reasoning is not None:
-        body["reasoning_content"] = message.reasoning
-    return body
 
 
 def _call(call: ToolCall) -> Mapping[str, Any]:

@@ -220,7 +220,12 @@ def repaired(
         return replace(failure, kind=FailureKind.REPLAY)
     lesson = _lesson(dialect, sent, words)
     if lesson == "tools":
-        return _unfit(failure, dialect)
+        fix = (
+            f"it takes no tools over the {dialect.what}: set another api for it in [models], as responses or messages, "
+            'or tools = "text" for its provider'
+        )
+        message = f"{failure.message} ({fix})"
+        return replace(failure, kind=FailureKind.UNFIT, of_model=True, message=message)
     if not lesson or lesson in request.spared:
         return failure
     return replace(failure, kind=FailureKind.SPARED, refuses=lesson)
@@ -231,15 +236,6 @@ def unspoken(setup: ModelSetup, dialect: Dialect) -> frozenset[str]:
     if not setup.effort or setup.effort in dialect.efforts:
         return _NOTHING
     return frozenset({f"effort:{setup.effort}"})
-
-
-def _unfit(failure: Failure, dialect: Dialect) -> Failure:
-    fix = (
-        f"it takes no tools over the {dialect.what}: set another api for it in [models], as responses or messages, "
-        'or tools = "text" for its provider'
-    )
-    message = f"{failure.message} ({fix})"
-    return replace(failure, kind=FailureKind.UNFIT, of_model=True, message=message)
 
 
 def without(body: dict[str, Any], spared: frozenset[str]) -> dict[str, Any]:

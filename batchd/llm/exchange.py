@@ -237,7 +237,16 @@ async def exchanged(
     except TimeoutError:
         return place.failure(FailureKind.TIMEOUT, says=f"did not answer within {timeout_s:g} s")
     except (httpx2.HTTPError, aiohttp.ClientError, OSError) as error:
-        return _connection_failure(place, error)
+        causes: list[BaseException] = [error]
+        while causes[-1].__cause__ is not None:
+            causes.append(causes[-1].__cause__)
+        detail = str(causes[-1]) or type(causes[-1]).__name__
+        if any(isinstance(c, _NOT_HTTP) for c in causes):
+            return place.failure(FailureKind.BAD_ANSWER, detail)
+        if any(isinstance(c, _UNSENT) for c in causes):
+            return place.failure(FailureKind.CONNECTION, detail, sent=False)
+        says = "closed the connection before the answer was whole"
+        return place.failure(FailureKind.CONNECTION, detail, says=says)
     except ValueError as error:
         return place.failure(
             FailureKind.BAD_REQUEST, str(error), says="cannot be asked like this", sent=False
@@ -255,17 +264,3 @@ async def _content(response: httpx2.Response) -> bytes:
         if left < 0:
             raise httpx2.DecodingError(f"more than {MAX_BODY_BYTES >> 20} MB without an end")
     return b"".join(parts)
-
-
-def _connection_failure(place: CallPlace, error: Exception) -> Failure:
-    """Return what broke the way: the first cause says it."""
-    causes: list[BaseException] = [error]
-    while causes[-1].__cause__ is not None:
-        causes.append(causes[-1].__cause__)
-    detail = str(causes[-1]) or type(causes[-1]).__name__
-    if any(isinstance(c, _NOT_HTTP) for c in causes):
-        return place.failure(FailureKind.BAD_ANSWER, detail)
-    if any(isinstance(c, _UNSENT) for c in causes):
-        return place.failure(FailureKind.CONNECTION, detail, sent=False)
-    says = "closed the connection before the answer was whole"
-    return place.failure(FailureKind.CONNECTION, detail, says=says)

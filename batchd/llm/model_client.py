@@ -187,7 +187,14 @@ class ModelClient:
                 return dialect.repaired(failure, line.dialect, request, sent, content)
             return failure
         if line.dialect.account:
-            line.account = _account(line.dialect, response.headers) or line.account
+            line.account = (
+                " ".join(
+                    one_line(response.headers[name], 200)
+                    for name in line.dialect.account
+                    if name in response.headers
+                )
+                or line.account
+            )
             target = ModelTarget.of(setup, target.host, line.account)
         seconds = time.monotonic() - begun
         decode = partial(line.dialect.decode, place, target, content, request, seconds)
@@ -235,11 +242,6 @@ class ModelClient:
 
 def _secrets(endpoints: Mapping[str, Endpoint]) -> Iterator[str]:
     return (secret for endpoint in endpoints.values() for secret in endpoint.secrets())
-
-
-def _account(dialect: Dialect, headers: Mapping[str, str]) -> str:
-    """Return the account as an answer's headers name it; empty: they do not."""
-    return " ".join(one_line(headers[name], 200) for name in dialect.account if name in headers)
 
 
 def _read(place: CallPlace, decode: Callable[[], Answer | Failure]) -> Answer | Failure:

@@ -203,7 +203,9 @@ def _answer(
         texts.append(string(part.get("text")))
         refusals.append(string(part.get("refusal")))
     content, refusal = "".join(texts), "".join(refusals)
-    content, cut = _before_stop(content, request.stop)
+    # It knows no `stop`: the answer ends where it should have.
+    ends = [at for text in request.stop if (at := content.find(text)) >= 0]
+    content, cut = (content[: min(ends)], True) if ends else (content, False)
     halves = [_half(item, items, response) for item in items]
     given = tuple(
         _call(item, half=half)
@@ -230,14 +232,6 @@ def _parts(items: list[ResponsesItem]) -> Iterator[Mapping[str, Any]]:
         if item.type == "message":
             parts = item.content if isinstance(item.content, list) else [{"text": item.content}]
             yield from map(fields, parts)
-
-
-def _before_stop(content: str, stop: tuple[str, ...]) -> tuple[str, bool]:
-    """Return a text up to where it should have ended, as this API knows no `stop`;
-    and whether there was more.
-    """
-    ends = [at for text in stop if (at := content.find(text)) >= 0]
-    return (content[: min(ends)], True) if ends else (content, False)
 
 
 def _half(item: ResponsesItem, items: list[ResponsesItem], response: ResponsesAnswer) -> bool:

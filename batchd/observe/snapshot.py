@@ -56,7 +56,10 @@ class Glimpses:
 
     def look(self, reader: StoreReader, at_work: Sequence[TaskRow]) -> Glimpsed:
         """Return what there is beside these tasks, which are at work. Raises ``StoreError``."""
-        self._look_at_ended(reader)
+        begun = time.monotonic()
+        if begun >= self._due:
+            self._ended = reader.ended(time.time() - _LATELY_S, self._most_ended)
+            self._due = begun + (time.monotonic() - begun) / _SHARE
         rows = at_work[:_MAX_TASKS]
         self._prompts = {
             row.ref: self._prompts.get(row.ref) or _prompt(reader, row.ref)
@@ -65,12 +68,6 @@ class Glimpses:
         self._commands = {row.ref: self._command(reader, row) for row in rows}
         commands = {ref: said for ref, (_, said) in self._commands.items()}
         return Glimpsed(self._prompts, commands, self._ended)
-
-    def _look_at_ended(self, reader: StoreReader) -> None:
-        begun = time.monotonic()
-        if begun >= self._due:
-            self._ended = reader.ended(time.time() - _LATELY_S, self._most_ended)
-            self._due = begun + (time.monotonic() - begun) / _SHARE
 
     def _command(self, reader: StoreReader, row: TaskRow) -> tuple[tuple[int, str, int], str]:
         mark = (row.calls, row.step, row.round)
@@ -429,7 +426,11 @@ class Observer:
             self.close()
             return snapshot(answer)
         try:
-            batches = self._batches()
+            left = self.reader.batches(unpublished=True)[::-1]
+            names = {row.batch.name for row in left}
+            latest = self.reader.batches(limit=_ENDED + len(left))
+            ended = [row for row in latest if row.batch.name not in names]
+            batches = [*left, *ended[:_ENDED]]
             rows = self.reader.running()
             parked = self.reader.parked()
             idle = self.reader.idle(parked)
@@ -453,13 +454,6 @@ class Observer:
             today=today,
             glimpsed=glimpsed,
         )
-
-    def _batches(self) -> list[BatchRow]:
-        left = self.reader.batches(unpublished=True)[::-1]
-        names = {row.batch.name for row in left}
-        latest = self.reader.batches(limit=_ENDED + len(left))
-        ended = [row for row in latest if row.batch.name not in names]
-        return [*left, *ended[:_ENDED]]
 
 
 def agent_at(state: Path, row: TaskRow) -> AgentSnapshot:

@@ -118,7 +118,17 @@ class ReportProcess:
         answered = False
         try:
             async with asyncio.timeout(timeout_s):
-                outcome = await self._ask(wanted)
+                process = self._process = self._process or await _started(behind=self._behind)
+                assert process.stdin is not None
+                assert process.stdout is not None
+                process.stdin.write(msgspec.json.encode(wanted) + b"\n")
+                await process.stdin.drain()
+                line = await process.stdout.readline()
+                if not line.endswith(b"\n"):
+                    raise EOFError(
+                        "the process that makes it was killed, perhaps for lack of memory"
+                    )
+                outcome = _OUTCOME.decode(line)
             answered = True
         except TimeoutError:
             return f"it took longer than {timeout_s:g} s ([report] timeout_s)"
@@ -132,17 +142,6 @@ class ReportProcess:
             else:
                 await self._end()
         return outcome.error
-
-    async def _ask(self, wanted: ReportJob) -> ReportOutcome:
-        process = self._process = self._process or await _started(behind=self._behind)
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(msgspec.json.encode(wanted) + b"\n")
-        await process.stdin.drain()
-        line = await process.stdout.readline()
-        if not line.endswith(b"\n"):
-            raise EOFError("the process that makes it was killed, perhaps for lack of memory")
-        return _OUTCOME.decode(line)
 
     def _keep(self) -> None:
         """Keep it for a while."""
@@ -213,7 +212,9 @@ class ReportMaker(Finisher):
         """Make a batch's report, when its turn has come."""
         if not config.report.enabled:
             return
-        wanted = self._job(batch, config)
+        if self._style is None or self._style[0] is not config:
+            self._style = config, style(config, orders=self._orders)
+        wanted = job(batch, config, self._style[1])
         if error := await self._process(tasks).make(wanted, config.report.timeout_s):
             get_logger().warning(
                 Action.REPORT_TROUBLE,
@@ -228,8 +229,3 @@ class ReportMaker(Finisher):
 
     def _process(self, tasks: int) -> ReportProcess:
         return self._small if tasks <= _SMALL_REPORT_TASKS else self._large
-
-    def _job(self, batch: Batch, config: Config) -> ReportJob:
-        if self._style is None or self._style[0] is not config:
-            self._style = config, style(config, orders=self._orders)
-        return job(batch, config, self._style[1])

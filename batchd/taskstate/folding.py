@@ -113,19 +113,12 @@ def _call_failed(state: TaskState, event: CallFailed) -> TaskState:
     settled = state.settled() if event.failure.unsettled else replace(state, open_call=None)
     settled = replace(settled, retries=state.retries + 1)
     if event.failure.kind is FailureKind.REPLAY:
-        return _stripped(settled)
+        refused, messages = settled.refused_items + 1, without_items(settled.messages)
+        return replace(
+            settled, messages=messages, refused_items=refused, plain=settled.plain or refused > 1
+        )
     call, overflow = state.open_call, event.failure.kind is FailureKind.CONTEXT_OVERFLOW
     return _overflowed(settled, call, event) if call and overflow else settled
-
-
-def _stripped(state: TaskState) -> TaskState:
-    """Take all items out of the conversation;
-    where that was no help for what came after it, for good.
-    """
-    refused, messages = state.refused_items + 1, without_items(state.messages)
-    return replace(
-        state, messages=messages, refused_items=refused, plain=state.plain or refused > 1
-    )
 
 
 def _guessed(state: TaskState, call: CallStarted) -> int:

@@ -117,7 +117,7 @@ class TokenCheck:
 
     async def knows(self, given: str) -> bool:
         """Return whether this is the token, or the code, which is used up by that."""
-        if self._guessed():
+        if len(self._wrong) == _MOST_WRONG and self._wrong[0] > self._clock() - _WRONG_S:
             async with self._turn:
                 await asyncio.sleep(TURN_S)
         word = given.encode("utf-8", "surrogateescape")
@@ -128,9 +128,6 @@ class TokenCheck:
         if not right:
             self._wrong.append(self._clock())
         return right
-
-    def _guessed(self) -> bool:
-        return len(self._wrong) == _MOST_WRONG and self._wrong[0] > self._clock() - _WRONG_S
 
     def session(self) -> str:
         """Return what a browser shows from now on: not the token, and good for seven days."""

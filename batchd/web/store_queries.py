@@ -42,7 +42,16 @@ class Excerpts:
         """
         key = (batch.batch.claim, task, bool(batch.pruned))
         if (found := self._known.get(key)) is None:
-            found = _excerpt(_prompt(reader, batch, task or _first(reader, batch)))
+            whole = " ".join(
+                _prompt(reader, batch, task or _first(reader, batch))[
+                    : 4 * _MAX_EXCERPT_CHARS
+                ].split()
+            )
+            found = (
+                whole
+                if len(whole) <= _MAX_EXCERPT_CHARS
+                else f"{whole[: _MAX_EXCERPT_CHARS - 2].rstrip()} …"
+            )
             if len(self._known) >= _KEPT:
                 self._known.clear()
             self._known[key] = found
@@ -70,16 +79,6 @@ def _prompt(reader: StoreReader, batch: BatchRow, task: str) -> str:
 def _first(reader: StoreReader, batch: BatchRow) -> str:
     _, rows = reader.tasks_where(batch.batch.name, limit=1)
     return rows[0].ref.task if rows else ""
-
-
-def _excerpt(text: str) -> str:
-    """Return the beginning of a text on one line."""
-    whole = " ".join(text[: 4 * _MAX_EXCERPT_CHARS].split())
-    return (
-        whole
-        if len(whole) <= _MAX_EXCERPT_CHARS
-        else f"{whole[: _MAX_EXCERPT_CHARS - 2].rstrip()} …"
-    )
 
 
 T = TypeVar("T")
