@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import re
+import select
 import stat
 import sys
 import traceback
@@ -23,14 +24,74 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from batchd import console, fitting
+from batchd import console
 from batchd.actions import Action
 from batchd.errors import NotPossibleError, cut
 from batchd.masking import Masker
-from batchd.stderr import Stderr
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
+
+
+#: Characters written at once: as bytes at most the 4 KB that a pipe has room for where it has any.
+_CHUNK = 1024
+#: The same for a terminal, whose room grows by 256 bytes; a line end takes two.
+_TERMINAL_CHUNK = 60
+#: How long a reader may stand still before lines are left out.
+_PATIENCE_S = 1.0
+
+
+class Stderr:
+    """The writer of lines to ``sys.stderr``.
+
+    A pager that shows its first page, a terminal at Ctrl-S: the kernel holds a process that writes
+    to them until they read on, and a daemon would stand still with them. Here that is once, for a
+    second; then lines are left out until they read again, and counted.
+    """
+
+    def __init__(self, notice: Callable[[int], str]) -> None:
+        """``notice`` returns the line that says how many were left out."""
+        self._notice = notice
+        self._left_out = 0
+        #: Whether the last line was written in part.
+        self._torn = False
+
+    def write(self, line: str) -> None:
+        """Write a line, its end included, or leave it out."""
+        try:
+            self._write(line)
+        except (OSError, ValueError):
+            # Our stderr has no reader any more. That must not stop the work.
+            return
+
+    def _write(self, line: str) -> None:
+        before = self._left_out
+        if before:
+            if not _taken(0.0):
+                self._left_out += 1
+                return
+            line = ("\n" if self._torn else "") + self._notice(before) + line
+        size = _TERMINAL_CHUNK if sys.stderr.isatty() else _CHUNK
+        for start in range(0, len(line), size):
+            if not _taken(_PATIENCE_S):
+                self._left_out = before + 1
+                self._torn = start > 0
+                return
+            sys.stderr.write(line[start : start + size])
+            sys.stderr.flush()
+        self._left_out = 0
+
+
+def _taken(patience_s: float) -> bool:
+    """Return whether what is written now is taken at once, or will be within ``patience_s``."""
+    try:
+        number = sys.stderr.fileno()
+    except (OSError, ValueError):
+        return True  # in memory: there is no reader
+    poll = select.poll()
+    poll.register(number, select.POLLOUT)
+    return bool(poll.poll(patience_s * 1000))
+
 
 #: From which level on lines are written.
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error", "critical"]
@@ -178,7 +239,10 @@ def _write(
     }
     trace = ""
     if fields.get("exc_info"):
-        fields, trace = _traceback(fields)
+        import structlog  # loaded by now
+
+        rest = dict(structlog.processors.format_exc_info(None, "", fields))
+        fields, trace = rest, str(rest.pop("exception", ""))
     for key, value in fields.items():
         if isinstance(value, str):
             value = _hidden.text(cut(value, _MAX_FIELD_CHARS))  # what it was is not to be shown
@@ -198,16 +262,6 @@ def _write(
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _traceback(fields: MutableMapping[str, Any]) -> tuple[MutableMapping[str, Any], str]:
-    """Return the rest of the fields, and the traceback that they ask for;
-    it alone may have several lines.
-    """
-    import structlog  # loaded by now
-
-    rest = dict(structlog.processors.format_exc_info(None, "", fields))
-    return rest, str(rest.pop("exception", ""))
 
 
 def _loud(sink: Callable[[dict[str, Any]], None], line: dict[str, Any]) -> None:
@@ -241,7 +295,7 @@ def _columns() -> Callable[[dict[str, Any]], None]:
     terminal = sys.stderr.fileno() if sys.stderr.isatty() else None
 
     def render(line: dict[str, Any]) -> str:
-        width = 0 if terminal is None else fitting.columns_of(terminal)
+        width = 0 if terminal is None else console.columns_of(terminal)
         text = escape_text(console.text(line, width))
         return text if terminal is None else console.coloured(text, line["level"])
 

@@ -107,23 +107,20 @@ class Masker:
                 break
         for part in self._parts:
             if part in text:
-                return self._without_encoded(text)
+                # Base64 may be in lines.
+                letters, places = _letters(text)
+                spans = sorted(
+                    (places[start], places[start + len(form) - 1] + 1)
+                    for form in self._encoded
+                    for start in _found(letters, form)
+                )
+                kept, end = [], 0
+                for start, behind in spans:
+                    if start >= end:
+                        kept += [text[end:start], MASK]
+                    end = max(end, behind)
+                return "".join((*kept, text[end:]))
         return text
-
-    def _without_encoded(self, text: str) -> str:
-        """Return ``text`` without base64 of secrets, be it in lines."""
-        letters, places = _letters(text)
-        spans = sorted(
-            (places[start], places[start + len(form) - 1] + 1)
-            for form in self._encoded
-            for start in _found(letters, form)
-        )
-        kept, end = [], 0
-        for start, behind in spans:
-            if start >= end:
-                kept += [text[end:start], MASK]
-            end = max(end, behind)
-        return "".join((*kept, text[end:]))
 
     def value(self, value: T) -> T:
         """Return a JSON value without secrets in its texts, keys included."""

@@ -6,8 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from batchd.agent.loop import AttemptEnd, run
-    from batchd.agent.services import AgentServices, Reply, StopSignal
-    from batchd.agent.task_places import DirectoryPlaces, LocalDirectory
+    from batchd.agent.services import (
+        AgentServices,
+        DirectoryPlaces,
+        LocalDirectory,
+        Reply,
+        StopSignal,
+    )
 
 __all__ = [
     "AgentServices",
@@ -24,13 +29,7 @@ def __getattr__(name: str) -> Any:
     # `batchd estimate` only looks at what an agent would say:
     # it need not wait for the model client to load.
     if name in __all__:
-        from batchd.agent import loop, services, task_places
+        from batchd.agent import loop, services
 
-        places = {
-            "AttemptEnd": loop,
-            "run": loop,
-            "LocalDirectory": task_places,
-            "DirectoryPlaces": task_places,
-        }
-        return getattr(places.get(name, services), name)
+        return getattr(loop if name in {"AttemptEnd", "run"} else services, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,8 +8,8 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 from msgspec.structs import replace
 
-from batchd.agent import compaction, context, evaluate, protocol
-from batchd.agent.compaction import Compact, Overfull, Summarise
+from batchd.agent import context, evaluate, tools
+from batchd.agent.context import Compact, Overfull, Summarise
 from batchd.records import (
     Answer,
     ErrorInfo,
@@ -97,7 +97,7 @@ def _not_run(state: TaskState) -> str:
     where its last word has one; else nothing.
     """
     setup = state.setup(Purpose.AGENT)
-    as_text = protocol.bash_block(Answer(content=state.answer))
+    as_text = tools.bash_block(Answer(content=state.answer))
     if setup.tools == "text" or state.native_seen or not as_text:
         return ""
     place = f"[providers.{setup.provider}]"
@@ -141,7 +141,7 @@ def _unjudged(answer: Answer) -> str:
 def _work(task: Task, state: TaskState) -> Step:
     """Call the model, after making room for it in its window where that is needed."""
     size = context.size(state)
-    shorter = compaction.plan if state.summary is None else compaction.applied
+    shorter = context.plan if state.summary is None else context.applied
     match shorter(state, size):
         case Compact() as step:
             return step

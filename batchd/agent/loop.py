@@ -15,15 +15,14 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from batchd import free_room, wire, workspace
-from batchd.agent import context, owner, prompts, seen
-from batchd.agent.compaction import Compact
+from batchd.agent import context, prompts, seen
+from batchd.agent.context import Compact
 from batchd.agent.decide import Conclude, RunTool, Step, decide
-from batchd.agent.event_buffer import EventBuffer
 from batchd.agent.perform import Performer
-from batchd.agent.services import AgentServices
-from batchd.errors import BatchdError, FolderError, SandboxError, StaleAttemptError, WorkspaceError
+from batchd.agent.services import AgentServices, EventBuffer
+from batchd.errors import FolderError, SandboxError, StaleAttemptError, WorkspaceError
 from batchd.events import CallStarted, ClockMoved, Event, Resumed, TaskStarted
-from batchd.records import ErrorInfo, ModelSetup, Reason, TaskStatus, Trigger
+from batchd.records import ErrorInfo, Reason, TaskStatus, Trigger
 from batchd.sandbox import Workplace
 from batchd.taskstate import TaskState, Verdict, apply, fold
 
@@ -78,15 +77,12 @@ class _Agent:
             reason = Reason.SANDBOX if isinstance(error, SandboxError) else Reason.WORKSPACE
             if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EFBIG:
                 reason = Reason.DISK  # more than the task may have on it
-            self._fail(reason, error)
+            info = ErrorInfo(type=reason, message=self._host.masker.text(str(error)))
+            verdict = Verdict(status=TaskStatus.ERROR, reason=reason, error=info)
+            self._add(
+                self._host.finish(self.state, verdict, self._host.clock(), triggers=self._triggers)
+            )
         await self._journal.flush()
-
-    def _fail(self, reason: Reason, error: BatchdError) -> None:
-        info = ErrorInfo(type=reason, message=self._host.masker.text(str(error)))
-        verdict = Verdict(status=TaskStatus.ERROR, reason=reason, error=info)
-        self._add(
-            self._host.finish(self.state, verdict, self._host.clock(), triggers=self._triggers)
-        )
 
     async def _work_in_sandbox(self) -> None:
         task, places = self._run.task, self._host.files.places(self._run)
@@ -149,7 +145,10 @@ class _Agent:
         base = self._run.base
         # A clone, or a copy, that no model has worked in can be made once more.
         makes = base is not None and (before is None or (lost and not self.state.spend))
-        goes_on = self.state.spend or (before and _alike(before.model, terms.model))
+        goes_on = self.state.spend or (
+            before
+            and ((before.model.api, before.model.tools) == (terms.model.api, terms.model.tools))
+        )
         if goes_on and not makes:
             learns = prompts.LOST if lost and (self.state.commands or base) else UNSET
             return Resumed(at=self._host.clock(), attempt=self._run.attempt, lost=learns)
@@ -161,7 +160,7 @@ class _Agent:
         files = {} if place.new else await asyncio.to_thread(place.files)
         says, most = "", context.output_bytes(terms.model)
         if terms.agents_md and not place.new:
-            says = await owner.words(place, files, *([most] if most else []))
+            says = await context.words(place, files, *([most] if most else []))
         prompt = prompts.system(task, facts, text=text, stays=stays, owner=says)
         if before is not None:
             # No model has answered yet: it begins as it would today.
@@ -226,8 +225,3 @@ def _boot() -> str:
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().partition("-")[0]
     return ""
-
-
-def _alike(one: ModelSetup, other: ModelSetup) -> bool:
-    """Whether a model is spoken to the same way."""
-    return (one.api, one.tools) == (other.api, other.tools)

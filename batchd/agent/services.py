@@ -1,20 +1,88 @@
-"""The services that an agent has of its worker."""
+"""What the agent asks of its worker and its machine: the daemon's answers, the task's directory;
+and its half of the journal: what is durable, and what waits for the next flush.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
+import msgspec
+
 from batchd import wire
-from batchd.agent.task_places import LocalDirectory
-from batchd.events import CallDenied, CallStarted, CancelRequested, Suspended, TaskFinished
+from batchd.events import (
+    CallDenied,
+    CallStarted,
+    CancelRequested,
+    Event,
+    Suspended,
+    TaskFinished,
+    encode,
+)
 from batchd.llm import ModelClient
 from batchd.masking import Masker
 from batchd.records import Activity, FileStamp, Patch, Trigger
-from batchd.sandbox import Sandbox
+from batchd.sandbox import Sandbox, Workplace
 from batchd.taskstate import TaskState, Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectoryPlaces:
+    """Paths, as ``Sandbox.open`` takes them."""
+
+    directory: str
+    #: Whether it is made where it is not there yet.
+    fresh: bool
+    #: Its /tmp.
+    tmp: str
+    #: What it begins as; empty: it begins empty, or is another's.
+    base: str
+
+
+class LocalDirectory:
+    """The directory of a task whose worker has the daemon's disk:
+    what is written there is where it belongs.
+    """
+
+    #: Whether it may go on on another machine, where a file has another inode.
+    travels = False
+
+    def places(self, run: wire.Run) -> DirectoryPlaces:
+        """Return where everything lies."""
+        return DirectoryPlaces(
+            directory=run.batch.directory(run.task),
+            fresh=not run.task.dir,
+            tmp=run.tmp,
+            base=run.base.mirror if run.base else "",
+        )
+
+    async def arrive(self) -> None:
+        """Bring the task's directory here, before the agent begins.
+
+        Raises ``WorkspaceError`` where it cannot be made of what there is, ``SandboxError`` and
+        ``OSError`` where this machine cannot have it,
+        and ``FolderError`` where the agent is to stop before.
+        """
+
+    async def leave(self) -> None:
+        """Take away what is needed no more. Raises ``OSError``."""
+
+    async def begin(self, place: Workplace) -> None:
+        """Take the directory as it is now for what the daemon has.
+
+        Raises ``SandboxError``, ``WorkspaceError``.
+        """
+
+    async def keep(self, place: Workplace) -> None:
+        """Return when the daemon has all that was changed there.
+
+        Raises ``SandboxError``, ``WorkspaceError``, ``StaleAttemptError``, and ``FolderError``
+        where the agent is to stop before the daemon's disk takes it.
+        """
+
 
 #: What the daemon answers to an ``Ask``.
 Reply: TypeAlias = CallStarted | CallDenied | Suspended | CancelRequested
@@ -121,3 +189,38 @@ class AgentServices(Protocol):
         ``files`` and ``triggers``: the directory as it is now. ``unsynced``: why ``files`` are not
         on the disk; empty: they are.
         """
+
+
+class EventBuffer:
+    """The task's events: all of them, and those that are not durable yet."""
+
+    def __init__(self, run: wire.Run, host: AgentServices) -> None:
+        self.run = run
+        self.events: list[Event] = wire.unraw(run.history)
+        #: The number of the first event that is not durable.
+        self.seq = len(self.events)
+        self._waiting: list[msgspec.Raw] = []
+        self._host = host
+
+    def add(self, event: Event) -> None:
+        """Append an event; it becomes durable with the next flush."""
+        self.events.append(event)
+        if isinstance(event, CallStarted):
+            self.seq += 1  # the daemon committed it with the permit
+        else:
+            self._waiting.append(msgspec.Raw(encode(event)))
+
+    def take(self) -> tuple[msgspec.Raw, ...]:
+        """Return the waiting events, to be committed by whatever carries them."""
+        waiting, self._waiting = tuple(self._waiting), []
+        self.seq += len(waiting)
+        return waiting
+
+    async def flush(self) -> None:
+        """Return when every event so far is durable; raises ``StaleAttemptError``."""
+        if self._waiting:
+            seq, events = self.seq, self.take()
+            run = self.run
+            await self._host.record(
+                wire.Record(ref=run.ref, attempt=run.attempt, seq=seq, events=events)
+            )

@@ -1,21 +1,96 @@
-"""The four tools.
+"""The four tools, and the calls of them that a model writes as text.
 
 Each runs as a process in the sandbox: this process never touches the task's files itself.
+
+Calls in text come in two ways, both strict about the whole answer, so that an answer which only
+talks about tool calls makes none: the text protocol (one fenced bash block), and call objects
+written out by models that know of native calls but do not make them (seen with qwen2.5-coder behind
+llama.cpp).
 """
 
 from __future__ import annotations
 
 import difflib
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from batchd.agent import prompts, signs
+from msgspec import structs
+
+from batchd.agent import prompts
 from batchd.agent.seen import FileObserver
 from batchd.events import ToolOutcome
-from batchd.records import ToolCall, ToolName
+from batchd.records import Answer, ToolCall, ToolName, ToolProtocol
+from batchd.records.models import valid
 from batchd.sandbox import CommandEnd, Workplace
 from batchd.taskstate import FinishedCommand
+
+#: What programs say that find the end of their input: of Python, Ruby, Java.
+_NO_INPUT = (
+    "EOFError: EOF when reading a line",
+    "\nEOFError\n",
+    "end of file reached (EOFError)",
+    "NoSuchElementException: No line found",
+)
+#: bash's warning of a here-document that nothing ends,
+#: as it is where a model ends its block instead.
+_OPEN_DOCUMENT = re.compile(
+    r"^/bin/bash: line \d+: warning: here-document at line (\d+) delimited by end-of-file \(wanted `(.*)'\)$",
+    re.MULTILINE,
+)
+#: What shells say of a browser that is not there, and programs of a screen.
+_NO_SCREEN = re.compile(
+    r"^\S*sh: (?:line )?\d+: (?:firefox|google-chrome(?:-stable)?|chrome|chromium(?:-browser)?|xdg-open|open"
+    r"|sensible-browser): (?:command )?not found$"
+    r"|No such file or directory: '(?:xdg-open|firefox|google-chrome|chromium)'"
+    r"|no display name and no \$DISPLAY environment variable|no method available for opening"
+    r"|[Cc](?:annot|an't) open (?:X )?display|[Uu]nable to open X display|[Cc]ould not connect to display"
+    r"|No available video device|failed tty get$|^open terminal failed: ",
+    re.MULTILINE,
+)
+
+
+#: What shells and programs say of an editor, and of what needs rights that no command has.
+_ABSENT = r"^\S*sh: (?:line )?(?:\d+: )?(?:%s): (?:command )?not found$"
+_NO_EDITOR = re.compile(
+    _ABSENT
+    % "nano|pico|vim?|nvim|emacs|ed|code|subl"
+    + r"|^Vim: Warning: Output is not to a terminal"
+    r"|^Error opening terminal: |EDITOR unset$|^visudo: no editor found",
+    re.MULTILINE,
+)
+_NO_RIGHTS = re.compile(
+    _ABSENT % "sudo|su|doas|apt|apt-get|yum|dnf|apk|pacman|brew" + r"|^sudo: |^su: "
+    r"|are you root\?|^E: (?:Could not open lock file|Unable to locate package|List directory)",
+    re.MULTILINE,
+)
+
+
+def instead(output: str) -> str:
+    """Return what there is in the place of what a command that failed wanted; empty: nothing."""
+    if _NO_EDITOR.search(output):
+        return prompts.NO_EDITOR
+    return prompts.NO_RIGHTS if _NO_RIGHTS.search(output) else ""
+
+
+def wants_input(output: str) -> bool:
+    """Return whether a command that failed asked for input."""
+    return any(sign in output for sign in _NO_INPUT)
+
+
+def wants_screen(output: str) -> bool:
+    """Return whether a command that failed wanted to show something."""
+    return _NO_SCREEN.search(output) is not None
+
+
+def in_words(command: str, output: str) -> str:
+    """Return an output with bash's warning of a here-document
+    that nothing ends in words that a model does not mistake.
+    """
+    return _OPEN_DOCUMENT.sub(prompts.OPEN_DOCUMENT, output) if "<<" in command else output
+
 
 #: Each tool's arguments: name to type, and which must be there.
 _ARGUMENTS: Mapping[ToolName, tuple[Mapping[str, type], frozenset[str]]] = {
@@ -189,7 +264,7 @@ async def _commanded(
     command = request.arguments["command"]
     ran = await place.shell(command, timeout_s=timeout_s, at_most=most, stays=known.stays)
     changed, files = (None, "") if look is None else await look.after(command, known.commands)
-    ran = replace(ran, output=signs.in_words(command, ran.output))
+    ran = replace(ran, output=in_words(command, ran.output))
     output, runs = _shown(ran, timeout_s), ""
     if ran.left != known.left:
         runs = prompts.running(ran.left, ran.log) if ran.left else prompts.gone(place.why_over)
@@ -197,12 +272,12 @@ async def _commanded(
         runs = prompts.gone(ran.lost)
     text = _NOTHING if output.text == _SILENT and changed is False and not files else output.text
     failed = ran.output if ran.exit_code else ""
-    asked, screen = signs.wants_input(failed), signs.wants_screen(failed)
+    asked, screen = wants_input(failed), wants_screen(failed)
     keyboard = prompts.NO_KEYBOARD if asked else ""
     display = prompts.NO_SCREEN if screen else ""
     # An editor waits for keys until its time is over.
-    instead = signs.instead(ran.output if ran.timed_out else failed)
-    text = lines(text, keyboard, display, instead, files, runs)
+    other = instead(ran.output if ran.timed_out else failed)
+    text = lines(text, keyboard, display, other, files, runs)
     return replace(
         output, text=text, left=ran.left, changed=changed, asked_input=asked, asked_screen=screen
     )
@@ -322,3 +397,87 @@ def _shown(ran: CommandEnd, timeout_s: float) -> ToolOutput:
         text += "\n"
     outcome: ToolOutcome = "timed_out" if ran.timed_out else "killed" if ran.killed else "ran"
     return ToolOutput(text + note, ran.exit_code, ran.seconds, outcome, ran.refused, ran.excess)
+
+
+#: The end of an indented block is as far in, or not at all: what lies deeper is text within it.
+_BLOCK = re.compile(
+    r"^([ \t]*)(`{3,}|~{3,})(?i:bash|sh|shell)[ \t]*(\r?)\n(.*?)(^(?:\1)?\2[ \t]*\r?$|\Z)",
+    re.DOTALL | re.MULTILINE,
+)
+_WRAPPING = re.compile(r"^[ \t]*(?:```\w*|</?tool_calls?>)[ \t]*\r?$", re.MULTILINE)
+_TAG = re.compile(r"</?tool_calls?>")
+_JSON = json.JSONDecoder(strict=False)  # raw newlines in strings allowed
+#: What stands between two call objects.
+_BETWEEN = re.compile(r"[ \t\r\n,]*")
+#: Calls of one answer that are taken; the model sees itself as having made no more.
+#: As many as OpenAI's API takes.
+MOST_CALLS = 128
+
+
+def calls(
+    answer: Answer, protocol: ToolProtocol, *, native_seen: bool
+) -> tuple[tuple[ToolCall, ...], bool]:
+    """Return the tool calls of an answer, and whether they are answered in text.
+
+    ``protocol`` is ``native``, ``text`` or ``auto``.
+    """
+    if protocol == "text":
+        return bash_block(answer), True
+    if answer.tool_calls or protocol == "native" or native_seen:
+        return answer.tool_calls[:MOST_CALLS], False
+    return call_objects(answer.content)[:MOST_CALLS], False
+
+
+def bash_block(answer: Answer) -> tuple[ToolCall, ...]:
+    """Return the first bash block of an answer as a call of ``shell``.
+
+    A block without its end was ended by the stop sequence, and is whole; one that was cut
+    at the output limit becomes a call with broken arguments, which is refused.
+    """
+    match = _BLOCK.search(answer.content)
+    if match is None:
+        return ()
+    indent, _, carriage, command, end = match.groups()
+    if carriage:  # the answer's line ends, which bash would take for a part of each command
+        command = command.replace("\r\n", "\n")
+    if indent:
+        command = re.sub(f"^{indent}", "", command, flags=re.MULTILINE)
+    command = command.strip("\n")
+    if not command.strip():
+        return ()
+    arguments = json.dumps({"command": command}, ensure_ascii=False)
+    if answer.finish_reason == "length" and not end:
+        arguments = arguments[:-1]
+    return (ToolCall("text", "shell", arguments),)
+
+
+def call_objects(content: str) -> tuple[ToolCall, ...]:
+    """Return the calls of an answer that consists of nothing but valid call objects."""
+    text = _TAG.sub("\n", _WRAPPING.sub("", content)).strip()
+    found: list[ToolCall] = []
+    place = 0
+    try:
+        while place < len(text) and len(found) < MOST_CALLS:
+            value, place = _JSON.raw_decode(text, place)
+            batch = value[:MOST_CALLS] if isinstance(value, list) else [value]
+            made = [call for item in batch if (call := _call(item))]
+            if not made or len(made) < len(batch):
+                return ()
+            found += made
+            place = _BETWEEN.match(text, place).end()  # type: ignore[union-attr] # it matches anything
+    except (ValueError, RecursionError):
+        return ()
+    return tuple(structs.replace(call, id=f"call_{i}") for i, call in enumerate(found))
+
+
+def _call(value: Any) -> ToolCall | None:
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        return None
+    if value.keys() - {"name", "arguments", "id", "type"}:
+        return None
+    arguments = value.get("arguments")
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    # Half a letter that stood escaped in the answer is whole only now.
+    call = ToolCall("", value["name"], valid(arguments))
+    return call if isinstance(parse(call), ToolRequest) else None

@@ -11,8 +11,7 @@ import urllib.request
 from dataclasses import dataclass, replace
 from urllib.parse import quote
 
-from batchd.catalog.listing import MAX_MODELS, ListedModel, ModelListing, page
-from batchd.catalog.shutdowns import house
+from batchd.catalog import MAX_MODELS, ListedModel, ModelListing, house, page
 from batchd.masking import Masker
 from batchd.records import Endpoint
 

@@ -15,11 +15,11 @@ from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from batchd import __version__, gone, imports
+from batchd import __version__, gone, processes
 from batchd.cli.display import standard_streams
 from batchd.cli.support import child_signal, examples
+from batchd.console import columns_of, hanging
 from batchd.errors import BatchdError, ForbiddenError, UsageError
-from batchd.fitting import columns_of, hanging
 from batchd.log import escape
 
 #: Each command with its line in the help; its module is ``batchd.cli.NAME``.
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         standard_streams.repair()
         child_signal.repair()
-        with imports.undisturbed():
+        with processes.undisturbed():
             args = _parse(given)
             command = importlib.import_module(f"batchd.cli.{args.command}")
         code = int(command.run(args))

@@ -18,11 +18,11 @@ from batchd.cli.display.formatting import coloured
 from batchd.cli.support import looks, startup_refusals
 from batchd.cli.support.member_reader import MemberReader, fresh
 from batchd.config import own
+from batchd.console import wrapped
 from batchd.control import Check, Checked, CheckLine
 from batchd.errors import NoAnswerError, NoDaemonError, UsageError
-from batchd.fitting import wrapped
 from batchd.log import escape
-from batchd.observe import versions
+from batchd.observe import standstill
 from batchd.words import listed
 
 #: Columns of a verdict, and the space behind it.
@@ -129,7 +129,7 @@ def _older(state: Path) -> Iterator[CheckLine]:
     """Say what a daemon says that cannot look by itself: one from before an upgrade."""
     answer = control.ask(state, control.Status())
     said = f"process {answer.pid}, version {answer.version}: what follows is seen from here"
-    yield CheckLine("note", "daemon", said, versions.differs(answer.version))
+    yield CheckLine("note", "daemon", said, standstill.differs(answer.version))
 
 
 def _of_daemon(answer: Checked) -> Iterator[CheckLine]:
@@ -158,7 +158,7 @@ def _of_daemon(answer: Checked) -> Iterator[CheckLine]:
 
 def _from_outside(settings: config.Config, answer: Checked) -> Iterator[CheckLine]:
     """Say what is otherwise for who checks than for the daemon."""
-    if differs := versions.differs(answer.process.version):
+    if differs := standstill.differs(answer.process.version):
         yield CheckLine("note", "version", "this program is another than the daemon's", differs)
     if settings.file != answer.settings.file:
         mine = settings.file or "no file"

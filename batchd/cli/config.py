@@ -14,8 +14,8 @@ from batchd import config, control
 from batchd.cli.display import formatting
 from batchd.config import origins, own
 from batchd.config.origins import ValueInForce, ValueSource
+from batchd.console import width_of
 from batchd.errors import NoAnswerError, NoDaemonError
-from batchd.fitting import width_of
 from batchd.log import escape
 
 #: Where what a line says of its value begins, and where it ends.

@@ -49,13 +49,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _page(reader: StoreReader, batches: list[BatchRow], args: argparse.Namespace) -> int:
-    from batchd.report import building, gathering, report_job
+    from batchd.report import building, gathering, report_process
 
     target = _target(batches, args.output)
     for batch in batches:
         formatting.complain(gathering.missing(batch))
     beside = target.parent if target else Path.cwd()
-    style = report_job.style(config.load(args.config))
+    style = report_process.style(config.load(args.config))
     data = building.make(reader, batches, beside.absolute(), style)
     if target is None:
         sys.stdout.buffer.write(data)
@@ -96,13 +96,13 @@ def _target(batches: list[BatchRow], given: str | None) -> Path | None:
 
 
 def _csv(reader: StoreReader, batches: list[BatchRow], given: str | None) -> int:
-    from batchd.report import gathering, sheet
+    from batchd.report import gathering
 
     gathered = [gathering.Gathered(reader, batch) for batch in batches]
-    records = (sheet.record(task) for source in gathered for task in source)
+    records = (gathering.record(task) for source in gathered for task in source)
     with contextlib.ExitStack() as stack:
         if given not in {None, "-"}:
             file = Path(str(given)).open("w", encoding="utf-8", newline="")  # noqa: SIM115 (the stack closes it)
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(file)))
-        formatting.print_csv(tuple(sheet.COLUMNS), records)
+        formatting.print_csv(tuple(gathering.COLUMNS), records)
     return 0

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from batchd import config, imports, log, sealing, words
+from batchd import config, log, processes, sealing, words
 from batchd.cli.display import formatting
 from batchd.cli.runs.run_daemon import LOCKED
 from batchd.config import own
+from batchd.console import columns_of, hanging
 from batchd.control import CheckLine
 from batchd.errors import BatchdError, SpoolLockedError
-from batchd.fitting import columns_of, hanging
 from batchd.log import escape
 from batchd.pool import fork_server
 
@@ -64,13 +64,13 @@ def run(args: argparse.Namespace) -> int:
 def _serve(settings: config.Config) -> None:
     """Be the daemon until it is stopped."""
     # They load everything; no other command needs it.
-    with imports.undisturbed():
+    with processes.undisturbed():
         from batchd import telemetry, visible
         from batchd.daemon import Daemon
         from batchd.daemon import run as run_daemon
         from batchd.notify import channels
         from batchd.notify.notifications import Notifications
-        from batchd.report.maker import ReportMaker
+        from batchd.report.report_process import ReportMaker
     # The file that was found at the start: were it gone,
     # another one, or none, would lift its limits.
     file = Path(settings.file) if settings.file else None
@@ -94,10 +94,10 @@ def _serve_runs(settings: config.Config) -> None:
     """Be the daemon of those ``run`` that wait, until none does: on this machine alone, and nothing
     is parked for long.
     """
-    with imports.undisturbed():
+    with processes.undisturbed():
         from batchd.daemon import Daemon
         from batchd.daemon import run as run_daemon
-        from batchd.report.maker import ReportMaker
+        from batchd.report.report_process import ReportMaker
     log.configure(formatting.level(settings), settings.log.format, settings.log.file)
     pool = replace(
         settings.pool,

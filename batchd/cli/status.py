@@ -25,9 +25,9 @@ from batchd.control import DaemonStatus, OpenTrouble, fields
 from batchd.control.status import Fetching
 from batchd.errors import BatchdError
 from batchd.log import escape
-from batchd.observe import retiring_models, standstill, trouble_texts, versions
+from batchd.observe import standstill
 from batchd.observe.snapshot import Unseen, ask
-from batchd.observe.wait_reasons import WaitReasons
+from batchd.observe.standstill import WaitReasons
 from batchd.records import Parking, Ref, TaskStatus
 from batchd.spool import lying_files
 from batchd.spool.decoding import ENDINGS
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         return _as_member(state, args)
     daemon = ask(state)
     if isinstance(daemon, DaemonStatus):
-        formatting.complain(versions.differs(daemon.version))
+        formatting.complain(standstill.differs(daemon.version))
     batch, task = formatting.split_target(args.target) if args.target else ("", "")
     if daemon is Unseen.ABSENT and not args.json:
         for refusal in startup_refusals.found(state):
@@ -139,7 +139,7 @@ def _as_member(state: Path, args: argparse.Namespace) -> int:
         formatting.say(f"No daemon runs here, as far as it shows: the last word is of {at}.")
     for each in status.troubles:
         since = moment(datetime.fromisoformat(each.since).timestamp())
-        what = trouble_texts.what(OpenTrouble(each.what, "", 0.0, ""))
+        what = standstill.what(OpenTrouble(each.what, "", 0.0, ""))
         formatting.say(escape(f"Trouble since {since}: {what}."))
     for wait in status.waits:
         since = moment(datetime.fromisoformat(wait.since).timestamp())
@@ -176,9 +176,9 @@ def _overview(
         formatting.say(*_elsewhere())
     if isinstance(daemon, DaemonStatus):
         for trouble in daemon.troubles:
-            formatting.say(*trouble_texts.lines(trouble))
+            formatting.say(*standstill.trouble_lines(trouble))
         for warned in daemon.retiring:
-            formatting.say(*retiring_models.lines(warned))
+            formatting.say(*standstill.retiring(warned))
         formatting.say(*_crowded(daemon))
     formatting.say(*_fetching(daemon), *standstill.lines(parked, idle))
     if rows:

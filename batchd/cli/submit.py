@@ -26,7 +26,7 @@ from batchd.errors import (
     UsageError,
 )
 from batchd.log import escape
-from batchd.observe import versions
+from batchd.observe import standstill
 from batchd.spool import inbox
 from batchd.spool.decoding import ENDINGS
 from batchd.store.reader import StoreReader
@@ -184,7 +184,7 @@ def takes(state: Path, *, heed: bool = False) -> bool:
     except NoDaemonError:
         return False
     if heed:
-        formatting.complain(versions.differs(answer.version))
+        formatting.complain(standstill.differs(answer.version))
     return answer.watching  # one that works for a `run` takes no files
 
 

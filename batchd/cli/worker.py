@@ -9,7 +9,7 @@ from pathlib import Path
 
 from batchd.errors import NotPossibleError, UsageError
 from batchd.log import escape
-from batchd.records import Has, needs
+from batchd.records import Has, tasks
 
 #: No ticket is longer.
 _MAX_TICKET_BYTES = 4096
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             f"--node {escape(node)}: a name has no blanks, no slashes, no control characters"
         )
-    for why in needs.wrong(args.gpus, tuple(args.label)):
+    for why in tasks.wrong(args.gpus, tuple(args.label)):
         raise UsageError(f"--gpus, --label: {why}")
     if not 0 <= args.cache_gb <= _MOST_GB:
         raise UsageError(f"--cache-gb {args.cache_gb:g}: a number of gigabytes, from 0 on")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from batchd import imports, masking, records
+from batchd import masking, processes, records
 from batchd.config import operator_files, receivers, values
 from batchd.config.providers import ProviderSection
 from batchd.config.sections import ConfigSections, PathsSection
@@ -201,7 +201,7 @@ def load(
     own. Raises ``ConfigError`` with all problems at once,
     and for one that is found and does not count: see ``finding``.
     """
-    with imports.undisturbed():
+    with processes.undisturbed():
         from batchd.config import loading  # it loads pydantic, which readers need not
 
     # A copy: who holds keys takes them out of the process's own.
@@ -217,7 +217,7 @@ def load_paths(path: Path | None = None, environ: Mapping[str, str] | None = Non
     Raises ``ConfigError`` where that cannot be known:
     the file is no TOML, or ``[paths]`` is wrong itself.
     """
-    with imports.undisturbed():
+    with processes.undisturbed():
         from batchd.config import loading
 
     environ = os.environ if environ is None else environ
@@ -229,7 +229,7 @@ def changed(config: Config, changes: Mapping[tuple[str, ...], str]) -> Config:
 
     Texts are read as those of variables are. Raises ``ConfigError`` with all problems at once.
     """
-    with imports.undisturbed():
+    with processes.undisturbed():
         from batchd.config import loading
 
     sections = loading.changed(config, changes, Path(config.base), config.environ)

@@ -20,7 +20,7 @@ from batchd.config.providers import tier_problem
 from batchd.config.sections import ConfigSections, PathsSection, SandboxSection
 from batchd.config.values import is_place
 from batchd.errors import Problem
-from batchd.records import SHOWABLE, STANDARD, needs
+from batchd.records import SHOWABLE, STANDARD, tasks
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -273,7 +273,7 @@ def _workers(config: ConfigSections) -> Iterator[tuple[Place, Problem]]:
             ("pool", "processes"),
             Problem("", "the Ray cluster has room for no worker", "set it to 1 or more"),
         )
-    for why in needs.wrong(pool.gpus, pool.labels):
+    for why in tasks.wrong(pool.gpus, pool.labels):
         yield ("pool", "labels"), Problem("", why)
     if pool.engine == "ray" and (pool.gpus or pool.labels):
         why = "no task runs on this machine: the nodes of the Ray cluster say what they have"

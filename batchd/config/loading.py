@@ -16,7 +16,7 @@ import tomli
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from batchd import imports
+from batchd import processes
 from batchd.config import overrides, own, trust
 from batchd.config.complaints import MISSING, complaint
 from batchd.config.constraints import Place, absolute, contradictions, controls, no_entry
@@ -129,7 +129,7 @@ def _validated(
 
 @cache
 def _adapter() -> TypeAdapter[ConfigSections]:
-    with imports.undisturbed():
+    with processes.undisturbed():
         return TypeAdapter(ConfigSections)
 
 

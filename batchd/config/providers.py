@@ -15,7 +15,7 @@ from annotated_types import Ge, Le, MinLen
 from batchd.config.values import AskedApi, Fallback, Name, Section
 from batchd.errors import Problem
 from batchd.records import STANDARD, Api, AskedEffort, Hours, JsonMode, Rate, Tier, ToolProtocol
-from batchd.records.numbers import Amount, Count
+from batchd.records.tasks import Amount, Count
 
 if TYPE_CHECKING:
     from batchd.config.sections import ConfigSections

@@ -16,7 +16,7 @@ from batchd import masking
 from batchd.config import operator_files
 from batchd.config.values import Name, Section
 from batchd.errors import NotPossibleError, Problem
-from batchd.records.numbers import Amount
+from batchd.records.tasks import Amount
 
 #: What a receiver can be notified of.
 EventName: TypeAlias = Literal[

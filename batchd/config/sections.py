@@ -21,8 +21,7 @@ from batchd.config.values import Fallback, HostList, Name, Reach, Section
 from batchd.config.web_page import WebSection
 from batchd.log import LineFormat, LogLevel
 from batchd.records import AskedEffort, Backend, CheckIn, Evaluator, Tier
-from batchd.records.needs import MOST_GPUS
-from batchd.records.numbers import Amount, Count, Positive, Span
+from batchd.records.tasks import MOST_GPUS, Amount, Count, Positive, Span
 
 _Table = TypeVar("_Table")
 

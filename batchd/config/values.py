@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 from annotated_types import MinLen
 
 from batchd import records
-from batchd.records import Network, hosts
+from batchd.records import Network, policy
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -86,7 +86,7 @@ def _listed(value: Any, other: str = "") -> tuple[str, ...]:
     """Return a list of hosts, each as it is compared. Raises ``ValueError``."""
     if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
         raise ValueError(f"it must be {other}a list of host names")
-    return tuple(map(str, hosts.parsed(value)))
+    return tuple(map(str, policy.parsed(value)))
 
 
 _LIST = {"type": "array", "items": {"type": "string"}}

@@ -89,7 +89,10 @@ class Server:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one client, line by line, until it goes."""
-        by = _peer(writer.get_extra_info("socket"))
+        sock = writer.get_extra_info("socket")
+        form = struct.Struct("3i")
+        pid, uid, _ = form.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, form.size))
+        by = Requester(uid, pid, sock)
         try:
             while (line := await _line(reader)) is not None:
                 if not line:
@@ -152,13 +155,6 @@ async def _line(reader: asyncio.StreamReader) -> bytes | None:
         return b""
     # What was cut off in the middle was not meant.
     return line if line.endswith(b"\n") else None
-
-
-def _peer(sock: socket.socket) -> Requester:
-    """Return who is at the other end, as the kernel knows them."""
-    form = struct.Struct("3i")
-    pid, uid, _ = form.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, form.size))
-    return Requester(uid, pid, sock)
 
 
 def _bind(state: Path) -> socket.socket:

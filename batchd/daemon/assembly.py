@@ -70,7 +70,7 @@ from batchd.pool.shape import PoolShape
 from batchd.pool.supervisor import Supervisor
 from batchd.pricing import Prices
 from batchd.records import Needs
-from batchd.records.needs import NOTHING
+from batchd.records.tasks import NOTHING
 from batchd.spool import claims
 from batchd.spool.outbox import OwnOutboxes
 from batchd.store import Store

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from batchd import cadence
+from batchd import pauses
 from batchd.actions import Action
 from batchd.daemon.attempts.active import ActiveAttempt
 from batchd.daemon.attempts.attempts import Attempts
@@ -87,7 +87,7 @@ class SelfCheck:
         tally, last = StallTally(), clock()
         with self._troubles.trying(Action.STALLED) as tries:
             while True:
-                await cadence.pause(_LOOK_S)
+                await pauses.pause(_LOOK_S)
                 now = clock()
                 stalled, last = tally.look(self.movables(), now - last), now
                 if stalled:

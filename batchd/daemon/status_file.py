@@ -15,9 +15,8 @@ from typing import Literal
 
 import msgspec
 
-from batchd import __version__, cadence, results
+from batchd import __version__, pauses, results
 from batchd.actions import Action
-from batchd.aside import aside
 from batchd.daemon.listeners import StatusDesk
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.troubles import TroubleLog
@@ -34,6 +33,7 @@ from batchd.formats import (
 )
 from batchd.lifecycle import Lifecycle
 from batchd.log import get_logger
+from batchd.pauses import aside
 from batchd.records import Parking, Scope, TaskStatus
 from batchd.spool import outbox
 from batchd.store import Store
@@ -75,7 +75,7 @@ class StatusFile:
         """Look for ever."""
         while True:
             await self._look()
-            await cadence.pause(_LOOK_S)
+            await pauses.pause(_LOOK_S)
 
     async def stop(self) -> None:
         """Write for the last time; ``keep`` has ended."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
-from batchd import cadence
+from batchd import pauses
 from batchd.actions import Action
 from batchd.control.socket_server import Server
 from batchd.daemon.troubles import TROUBLE_S, TroubleLog, refused
@@ -122,7 +122,7 @@ async def keep(store: Store, troubles: TroubleLog, server: Server) -> None:
     """
     with troubles.trying(Action.CONTROL_TROUBLE) as tries:
         while True:
-            await cadence.pause(_LOOK_S)
+            await pauses.pause(_LOOK_S)
             await store.look()
             try:
                 await server.look()

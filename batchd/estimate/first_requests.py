@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 
-from batchd.agent import context, owner, prompts, seen
+from batchd.agent import context, prompts, seen
 from batchd.errors import NotPossibleError, SandboxError
 from batchd.events import TaskStarted, Terms
 from batchd.records import ModelSetup, SandboxPolicy, Task
@@ -80,7 +80,7 @@ class FirstRequests:
                 if path == trial:
                     return said
                 files = place.files()
-                says = await owner.words(place, files) if self._agents_md else ""
+                says = await context.words(place, files) if self._agents_md else ""
                 opening, _ = await seen.opening(place, files, task.first_prompt)
                 return "\n\n".join(filter(None, (said, says, opening)))
         self.missing = "the sandbox could not be asked"

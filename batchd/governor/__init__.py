@@ -14,7 +14,6 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from batchd.backoff import doubled
 from batchd.config import Config
 from batchd.governor.news import BatchSpent, Overlong, Report
 from batchd.governor.outages import Outages, busy, full
@@ -28,6 +27,7 @@ from batchd.governor.provider_queue import (
     WantedCall,
 )
 from batchd.governor.treasury import PROOF, Estimates, Purse, Treasury
+from batchd.pauses import doubled
 from batchd.records import (
     STANDARD,
     Cause,

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
-from batchd.backoff import doubled
 from batchd.governor.meter import Meter, SpentAmount
+from batchd.pauses import doubled
 from batchd.records import Failure, FailureKind, RateLimit
 
 #: Words of a 429 that is about tokens.

@@ -19,12 +19,9 @@ from msgspec.structs import replace
 
 from batchd.events import Suspended
 from batchd.lifecycle import inputs
-from batchd.lifecycle.effects import Effect, End
-from batchd.lifecycle.entry import Entry, Phase
 from batchd.lifecycle.holds import Holds, Key, needs
-from batchd.lifecycle.inputs import Input
-from batchd.lifecycle.lane_heads import is_of
-from batchd.lifecycle.queue import Queue, rank_of
+from batchd.lifecycle.inputs import Effect, End, Entry, Input, Phase
+from batchd.lifecycle.queue import Queue, is_of, rank_of
 from batchd.lifecycle.table import decide
 from batchd.records import (
     Cause,
@@ -254,23 +251,28 @@ class Lifecycle:
         """
         entry = self._entries.get(given.ref)
         if entry is None:
-            return self._arrived(given)
+            match given:
+                case inputs.Accepted():
+                    self._accept(given.facts)
+                case inputs.Unpublished():
+                    self._add(Entry(facts=TurnFacts(given.ref, 0, 0, ""), phase=Phase.ENDED))
+                case inputs.Published():
+                    return self._after(given)
+            return []  # it is published: what was wanted of it came late
         effects = self._follow(entry, given)
         if isinstance(given, inputs.Published):
-            self._drop(entry)
+            ref = entry.ref
+            del self._entries[ref]
+            self._count(entry, entry.phase, -1)
+            for hold in entry.holds:
+                self.holds.remove(hold, ref)
+            self._given_back.pop(ref, None)
+            left = self._batches[ref.batch]
+            left.discard(ref)
+            if not left:
+                del self._batches[ref.batch]
             effects += self._after(given)
         return effects
-
-    def _arrived(self, given: Input) -> list[Effect]:
-        """Take an input about a task that is not here."""
-        match given:
-            case inputs.Accepted():
-                self._accept(given.facts)
-            case inputs.Unpublished():
-                self._add(Entry(facts=TurnFacts(given.ref, 0, 0, ""), phase=Phase.ENDED))
-            case inputs.Published():
-                return self._after(given)
-        return []  # it is published: what was wanted of it came late
 
     def _follow(self, entry: Entry, given: Input) -> list[Effect]:
         """Decide what follows from an input, and move the task's entry."""
@@ -313,18 +315,6 @@ class Lifecycle:
         self._entries[ref] = entry
         self._count(entry, entry.phase, 1)
         self._batches.setdefault(ref.batch, set()).add(ref)
-
-    def _drop(self, entry: Entry) -> None:
-        ref = entry.ref
-        del self._entries[ref]
-        self._count(entry, entry.phase, -1)
-        for hold in entry.holds:
-            self.holds.remove(hold, ref)
-        self._given_back.pop(ref, None)
-        left = self._batches[ref.batch]
-        left.discard(ref)
-        if not left:
-            del self._batches[ref.batch]
 
     def _moved(self, entry: Entry, given: Input) -> None:
         """Update the queue, and note who gave a slot back."""

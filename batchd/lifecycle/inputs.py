@@ -1,18 +1,189 @@
-"""Inputs: what happens to a task, as values;
-what people want, what workers and the store report.
+"""A task's entry, all that is known of where it stands; inputs, what happens to it; and effects,
+what is to be done about it, as values. An effect that takes time comes back as an input.
 """
 
 from __future__ import annotations
 
+import enum
 from typing import TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from batchd.events import CancelRequested, Suspended
-from batchd.lifecycle.effects import End
-from batchd.lifecycle.entry import Entry
-from batchd.records import HoldKey, Ref, TaskStatus, TurnFacts
+from batchd.lifecycle.holds import Lane, Rank, Taken
+from batchd.records import HoldKey, Reason, Ref, TaskStatus, TurnFacts
+
+
+class Start(Struct, frozen=True, gc=False):
+    """Look whether a task can start in its slot."""
+
+    ref: Ref
+
+
+class HandOver(Struct, frozen=True, gc=False):
+    """Hand a task to its worker."""
+
+    ref: Ref
+
+
+class Free(Struct, frozen=True, gc=False):
+    """Give back a slot in which nothing was started."""
+
+    ref: Ref
+
+
+class Stop(Struct, frozen=True, gc=False):
+    """Stop the worker, or a request of its that waits,
+    with what the task was asked to stop with.
+    """
+
+    ref: Ref
+
+
+class Suspend(Struct, frozen=True, gc=False):
+    """Write that an attempt gave its slot back."""
+
+    ref: Ref
+    #: What it was asked to give it back with; None: its worker has said so itself.
+    wish: Suspended | None = None
+
+
+class Recover(Struct, frozen=True, gc=False):
+    """Write that an attempt lost its worker, once all that it said is durable."""
+
+    ref: Ref
+    #: Whether the task may have killed it.
+    counted: bool
+    #: Whether no other one can have.
+    alone: bool
+
+
+class End(Struct, frozen=True, gc=False):
+    """Make the end of a task that no worker can end itself."""
+
+    ref: Ref
+    status: TaskStatus
+    reason: Reason
+    #: For people.
+    message: str
+    #: The attempts that count, those that left no event included; 0: as many as left one.
+    attempts: int = 0
+    #: For the log alone.
+    details: str = ""
+
+
+class Publish(Struct, frozen=True, gc=False):
+    """Write the files of a task that has ended."""
+
+    ref: Ref
+
+
+class Confirm(Struct, frozen=True, gc=False):
+    """Write that the files of a task, which its worker wrote, are published."""
+
+    ref: Ref
+
+
+Effect: TypeAlias = Start | HandOver | Free | Stop | Suspend | Recover | End | Publish | Confirm
+
+
+#: What an attempt was asked to stop with: to end, or to give its slot back.
+Wish: TypeAlias = CancelRequested | Suspended
+
+
+class Phase(enum.StrEnum):
+    """The phase of a task, from the store's promise to the last file of its result."""
+
+    #: It starts when its turn comes.
+    QUEUED = "queued"
+    #: Something keeps it alone, or its batch, from starting.
+    HELD = "held"
+    #: It has a slot, and no attempt yet: its worker comes up, or its folder is looked at.
+    RESERVED = "reserved"
+    #: The store has numbered its attempt, and the worker does not have it yet.
+    STARTING = "starting"
+    #: A worker works on it.
+    RUNNING = "running"
+    #: A worker works on it, and is asked to stop at its next durable point.
+    STOPPING = "stopping"
+    #: No worker has it any more; how the attempt ended is not durable yet.
+    SUSPENDED = "suspended"
+    #: The daemon makes its end, which is not durable yet.
+    ENDING = "ending"
+    #: Its end is durable; its files are not known to be published.
+    ENDED = "ended"
+    #: Its files are published: it leaves the map.
+    PUBLISHED = "published"
+
+    # An enum's own is Python code, and 100,000 tasks may be looked up several times each.
+    __hash__ = str.__hash__
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has no slot, and may get one."""
+        return self in _PLACELESS
+
+    @property
+    def has_slot(self) -> bool:
+        """Whether a slot of the pool is its own."""
+        return self in _WITH_SLOT
+
+    @property
+    def open(self) -> bool:
+        """Whether it may still run."""
+        return self not in _OVER
+
+
+_PLACELESS = frozenset({Phase.QUEUED, Phase.HELD})
+_WITH_SLOT = frozenset({Phase.RESERVED, Phase.STARTING, Phase.RUNNING, Phase.STOPPING})
+_OVER = frozenset({Phase.ENDING, Phase.ENDED, Phase.PUBLISHED})
+
+
+class Entry(Struct, eq=False):
+    """One task. Only the lifecycle changes it."""
+
+    facts: TurnFacts
+    phase: Phase
+    #: What keeps this task from starting, each once;
+    #: what keeps a provider, a model or everything is not repeated here.
+    holds: tuple[HoldKey, ...] = ()
+    #: Whether a worker died of it, so that it must run alone.
+    suspect: bool = False
+    #: The number that the store gave the attempt under way; 0: none is.
+    attempt: int = 0
+    #: What the attempt was asked to stop with.
+    wish: Wish | None = None
+    #: How it ends where it does not end otherwise: what it comes after has failed.
+    doom: End | None = None
+    #: How it ended, once that is durable.
+    ended: TaskStatus | None = None
+    # Where it stands in the queue, which alone changes what follows.
+    #: The lane that it is in, and by what it is sorted there. The rank is another one each time,
+    #: and compared by identity: what a heap still has of an earlier time is stale.
+    lane: Lane | None = None
+    rank: Rank | None = None
+    #: Its directory, once it has begun.
+    place: Taken | None = None
+    #: Whether it was drawn, and it is not decided yet whether it starts.
+    drawn: bool = False
+    #: Whether it began with its present, or last, start.
+    begins: bool = False
+
+    @property
+    def ref(self) -> Ref:
+        """The task."""
+        return self.facts.ref
+
+    @property
+    def waiting(self) -> Phase:
+        """The phase in which it waits for a slot."""
+        return Phase.HELD if self.holds else Phase.QUEUED
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it was asked to end."""
+        return isinstance(self.wish, CancelRequested)
 
 
 class _Input(Struct, frozen=True, gc=False):

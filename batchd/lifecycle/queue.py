@@ -15,11 +15,46 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from heapq import heappop, heappush
 from operator import itemgetter
+from typing import TypeAlias
 
-from batchd.lifecycle.directory_locks import DirectoryLocks, Lane, Rank, Taken, discard
-from batchd.lifecycle.entry import Entry
-from batchd.lifecycle.lane_heads import Heads, competing, is_of, of, provider_of
-from batchd.records import Ref
+from batchd.lifecycle.holds import DirectoryLocks, Lane, Rank, Taken, discard
+from batchd.lifecycle.inputs import Entry
+from batchd.records import Ref, untiered
+
+#: By model, ``PROVIDER/MODEL``.
+Heads: TypeAlias = dict[str, list[Rank]]
+
+
+def provider_of(model: str) -> str:
+    """Return the provider of a model."""
+    return model.partition("/")[0]
+
+
+def is_of(model: str, name: str) -> bool:
+    """Whether a model, at its tier or any, is the one of this name,
+    or one of the provider of this name.
+    """
+    return name in {model, untiered(model), provider_of(model)}
+
+
+def competing(heads: Mapping[str, list[Rank]], parked: AbstractSet[str]) -> Heads:
+    """Return those of the models that are not parked, nor their providers."""
+    return {
+        model: theirs
+        for model, theirs in heads.items()
+        if parked.isdisjoint((model, untiered(model), provider_of(model)))
+    }
+
+
+def of(heads: Mapping[str, list[Rank]], name: str, parked: AbstractSet[str]) -> Heads:
+    """Return those of a model, or of a provider's models that are not parked themselves."""
+    if name in heads:
+        return {name: heads[name]}
+    return {
+        model: theirs
+        for model, theirs in heads.items()
+        if provider_of(model) == name and model not in parked
+    }
 
 
 class Queue:
@@ -192,7 +227,11 @@ class Queue:
             lane = entry.lane
             assert lane is not None, "a current head is in its lane"
             if not entry.place and (blocker := self._directories.blocker(lane.directory, rank)):
-                self._stand_aside(lane, blocker, rank)
+                lane.blocker = blocker
+                blocker.waiters[lane] = None
+                lane.claim = Taken(lane.directory, rank)
+                self._directories.add(lane.claim)
+                self._aside.setdefault(lane.source, {})[lane] = None
                 continue
             entry.lane, entry.drawn, entry.begins = None, True, not entry.place
             if not entry.place:
@@ -231,13 +270,6 @@ class Queue:
             heappop(lane.heap)
         if self._lanes.get(key := (lane.source, lane.directory)) is lane:
             del self._lanes[key]
-
-    def _stand_aside(self, lane: Lane, blocker: Taken, rank: Rank) -> None:
-        lane.blocker = blocker
-        blocker.waiters[lane] = None
-        lane.claim = Taken(lane.directory, rank)
-        self._directories.add(lane.claim)
-        self._aside.setdefault(lane.source, {})[lane] = None
 
     def _let_pass(self, name: str) -> None:
         """Drop the claims of a parked provider or model:

@@ -4,6 +4,8 @@ Pure; the whole of what is decided about a task.
 
 Of the rows of a phase and an input the first one holds whose condition does. A pair without a row
 cannot come about, and is a bug: ``decide`` raises.
+
+At the end is its drawing in docs/architecture.md: `make drawing`. A test holds the page to it.
 """
 
 from __future__ import annotations
@@ -15,19 +17,20 @@ from typing import Any, TypeAlias
 
 from batchd.events import Suspended
 from batchd.lifecycle import inputs
-from batchd.lifecycle.effects import (
+from batchd.lifecycle.inputs import (
     Confirm,
     Effect,
     End,
+    Entry,
     Free,
     HandOver,
+    Phase,
     Publish,
     Recover,
     Start,
     Stop,
     Suspend,
 )
-from batchd.lifecycle.entry import Entry, Phase
 from batchd.records import Reason, TaskStatus
 
 #: What a cancelled task's result says where no reason was given.

@@ -1,19 +1,93 @@
-"""The parts of an answer that every dialect makes:
-bounded texts, calls, tokens as we count them.
-"""
+"""Answers of models: JSON from any server, read within bounds."""
 
 from __future__ import annotations
 
+import json
+import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
 from batchd import tokens
-from batchd.llm.request import ModelRequest
-from batchd.records import Answer, Replay, ToolCall, Usage
+from batchd.llm.dialect import ModelRequest
+from batchd.records import Answer, ToolCall, Usage
+from batchd.records.models import valid_throughout
+
+T = TypeVar("T")
+
+#: Values that an answer may hold: each takes a hundred bytes of memory, and two of its body.
+_MOST_VALUES = 1 << 18
+#: In front of each value but the first stands one of these.
+_VALUES = (b",", b"[", b"{")
+#: A text in JSON; one that never ends goes up to the body's end,
+#: so that nothing is looked at twice.
+_TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+
+
+class UnreadableError(Exception):
+    """The body is no answer. The message says what it is instead."""
+
+
+def unpacked(body: bytes, decoder: msgspec.json.Decoder[T], what: str) -> T:
+    """Return a response's body, which is to be ``what``. Raises ``UnreadableError``."""
+    if _crowded(body):
+        raise UnreadableError(f"more than {_MOST_VALUES:,} values")
+    try:
+        # What stays raw is not looked at by the decoder,
+        # and goes into a journal and back over the line.
+        body.decode()
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise UnreadableError(f"its JSON is not a {what}: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        # Lone surrogates, NaN, bytes that are not UTF-8, a BOM.
+        try:
+            text = body.decode("utf-8-sig", "replace")
+            value = valid_throughout(json.loads(text, parse_constant=lambda _: None))
+            return decoder.decode(json.dumps(value, ensure_ascii=False).encode())
+        except (ValueError, msgspec.MsgspecError, RecursionError):
+            raise UnreadableError(_what(body)) from None
+
+
+def item_of(raw: msgspec.Raw, decoder: msgspec.json.Decoder[T]) -> T | None:
+    """Return an item within a body; None where it is no object."""
+    try:
+        return decoder.decode(raw)
+    except msgspec.ValidationError:
+        return None
+
+
+def _crowded(body: bytes) -> bool:
+    """Return whether a body holds so many values that they would fill the memory,
+    however small it is on the line.
+    """
+    if _values(body, 0, len(body)) <= _MOST_VALUES:
+        return False
+    # Mostly they stand in texts, which are one value each.
+    values = end = 0
+    for text in _TEXT.finditer(body):
+        values += _values(body, end, text.start())
+        if values > _MOST_VALUES:
+            return True
+        end = text.end()
+    return values + _values(body, end, len(body)) > _MOST_VALUES
+
+
+def _values(body: bytes, start: int, end: int) -> int:
+    return sum(body.count(sign, start, end) for sign in _VALUES)
+
+
+def _what(body: bytes) -> str:
+    start = body[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith(b"<"):
+        return "an HTML page instead of JSON"
+    if start.startswith((b"data:", b"event:")):
+        return "a stream of events, which was not asked for"
+    return "broken JSON" if start else "an empty body"
+
 
 #: Characters of an answer that are kept, and as many of its thinking: no model writes as many
 #: tokens at a time. What is longer would hold up, at each step, all that runs beside it.
@@ -70,15 +144,13 @@ def bounded(answer: Answer, request: ModelRequest, counts: TokenCounts) -> Answe
         model=answer.model[:_NAME],
         refusal=answer.refusal[:MAX_TEXT_CHARS],
         removed=tuple(reason[:_WORD] for reason in answer.removed),
-        replay=answer.replay if whole and _fits(answer.replay) else None,
+        replay=answer.replay
+        if whole and (answer.replay is not None and answer.replay.size <= MAX_REPLAY_BYTES)
+        else None,
         usage=_usage(counts, request, (content, reasoning), calls),
         service_tier=counts.tier[:_WORD],
         stated_usd=counts.stated_usd,
     )
-
-
-def _fits(replay: Replay | None) -> bool:
-    return replay is not None and replay.size <= MAX_REPLAY_BYTES
 
 
 def _kept(calls: tuple[ToolCall, ...], room: int) -> Iterator[ToolCall]:

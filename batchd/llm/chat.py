@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 
 from batchd import decoders
-from batchd.llm import response_bodies
 from batchd.llm.answer import (
     TokenCounts,
     argument_text,
@@ -20,10 +19,10 @@ from batchd.llm.answer import (
     named,
     number,
     string,
+    unpacked,
 )
-from batchd.llm.dialect import Dialect
+from batchd.llm.dialect import Dialect, ModelRequest, ModelTarget, alternating, arguments
 from batchd.llm.failures import CallPlace, error_in_answer
-from batchd.llm.request import ModelRequest, ModelTarget, alternating, arguments
 from batchd.records import (
     EFFORTS,
     PATHS,
@@ -136,23 +135,19 @@ def _response_format(mode: JsonMode, schema: Mapping[str, Any]) -> Mapping[str, 
 
 def _message(message: Message) -> Mapping[str, Any]:
     if message.role == "assistant":
-        return _own_message(message)
+        body: dict[str, Any] = {"role": message.role, "content": message.content}
+        if message.tool_calls:
+            # Some providers refuse an empty text beside tool calls, all take null.
+            body["content"] = message.content or None
+            body["tool_calls"] = [_call(c) for c in message.tool_calls]
+        if message.reasoning is not None:
+            body["reasoning_content"] = message.reasoning
+        return body
     if message.role != "tool":
         return {"role": message.role, "content": message.content}
     if message.tool_call_id is None:
         return {"role": "user", "content": message.content}
     return {"role": "tool", "tool_call_id": message.tool_call_id, "content": message.content}
-
-
-def _own_message(message: Message) -> Mapping[str, Any]:
-    body: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.tool_calls:
-        # Some providers refuse an empty text beside tool calls, all take null.
-        body["content"] = message.content or None
-        body["tool_calls"] = [_call(c) for c in message.tool_calls]
-    if message.reasoning is not None:
-        body["reasoning_content"] = message.reasoning
-    return body
 
 
 def _call(call: ToolCall) -> Mapping[str, Any]:
@@ -164,7 +159,7 @@ def decode(
     place: CallPlace, _target: ModelTarget, body: bytes, request: ModelRequest, seconds: float
 ) -> Answer | Failure:
     """Return what a chat completion says. Raises ``UnreadableError``."""
-    completion = response_bodies.decode(body, _DECODER, WHAT)
+    completion = unpacked(body, _DECODER, WHAT)
     choice = completion.choices[0] if completion.choices else None
     if choice is None or choice.message is None:
         if completion.error:

@@ -1,27 +1,120 @@
-"""One exchange over HTTP: a request, the whole of what comes back,
-and how long its connection is kept for the next.
+"""One exchange with a provider: the request's body is composed and sent, the answer is read, its
+headers and the rate limits in them too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from functools import cache
 from importlib.machinery import PathFinder
 from importlib.util import find_spec, module_from_spec
 from ssl import SSLContext
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 import httpx2
+import msgspec
 
 from batchd import __version__
-from batchd.llm import composing
+from batchd.llm import failures
+from batchd.llm.dialect import Dialect, ModelRequest, ModelTarget, without
 from batchd.llm.failures import CallPlace
-from batchd.records import Endpoint, Failure, FailureKind
+from batchd.records import Endpoint, Failure, FailureKind, Metered, ModelSetup, RateLimit
+from batchd.records.models import valid_throughout
+
+_NOTHING: Mapping[str, Any] = {}
+
+
+def fields(
+    dialect: Dialect,
+    setup: ModelSetup,
+    target: ModelTarget,
+    request: ModelRequest,
+    secret: Mapping[str, Any] = _NOTHING,
+) -> dict[str, Any]:
+    """Return the fields of a request's body.
+
+    ``secret``: those of the endpoint's own, which are never stored.
+    """
+    body = dialect.encode(setup, target, request)
+    body.update(setup.extra_body)
+    body.update(secret)
+    dialect.settled(body)
+    return without(body, request.spared) if request.spared else body
+
+
+def encoded(body: dict[str, Any]) -> bytes:
+    """Return the body in JSON: the same messages give the same bytes in every call,
+    so that the provider's prompt cache hits.
+
+    All of it is encoded each time: 10 µs for 14 KB, far below the cost of keeping pieces.
+    """
+    try:
+        return msgspec.json.encode(body)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(valid_throughout(body))
+
+
+async def handed_over(body: list[bytes]) -> AsyncIterator[bytes]:
+    """Yield a body, which is not kept any longer then: a thousand calls may wait for minutes."""
+    yield body.pop()
+
+
+#: By what a limit is of, where its three headers are: OpenAI's names, which most have taken over,
+#: and anthropic's. Of these, what went comes back bit by bit.
+_GRADUAL: tuple[tuple[Metered, str], ...] = (
+    ("requests", "x-ratelimit-{}-requests"),
+    ("tokens", "x-ratelimit-{}-tokens"),
+    ("requests", "anthropic-ratelimit-requests-{}"),
+    ("tokens", "anthropic-ratelimit-tokens-{}"),
+)
+#: Of whose tokens what is read from the cache uses none up.
+_SPARES_CACHE = "anthropic-"
+#: Of these, all of it is back at once, when a window ends.
+_WINDOWS = ("ratelimit-{}", "x-ratelimit-{}")
+_FIELDS = ("limit", "remaining", "reset")
+#: Their names written out, as this is read with every answer.
+_NAMES: tuple[tuple[Metered, bool, tuple[str, ...]], ...] = (
+    *((of, False, tuple(map(name.format, _FIELDS))) for of, name in _GRADUAL),
+    *(("requests", True, tuple(map(name.format, _FIELDS))) for name in _WINDOWS),
+)
+#: ``100, 100;w=60`` is a limit of 100.
+_NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)")
+
+
+def rate_limits(headers: Mapping[str, str]) -> tuple[RateLimit, ...]:
+    """Return the limits that an answer's headers give in full; most give none."""
+    if not any("ratelimit" in name for name in headers):
+        return ()
+    return tuple(_rate_limits(headers))
+
+
+def _rate_limits(headers: Mapping[str, str]) -> Iterator[RateLimit]:
+    for of, window, (limit, remaining, reset) in _NAMES:
+        most, left = _number(headers.get(limit)), _number(headers.get(remaining))
+        wait = failures.seconds(headers.get(reset))
+        if most and left is not None and wait is not None:
+            yield RateLimit(
+                of=of,
+                limit=most,
+                remaining=left,
+                reset_s=wait,
+                window=window,
+                spares_cache=of == "tokens" and limit.startswith(_SPARES_CACHE),
+            )
+
+
+def _number(value: str | None) -> float | None:
+    found = _NUMBER.match(value or "")
+    number = float(found[1]) if found else math.inf
+    return number if math.isfinite(number) else None
+
 
 #: A host that does not take a connection by then cannot be reached.
 _CONNECT_S = 15.0
@@ -135,7 +228,7 @@ async def exchanged(
     try:
         # Around all of it: the client's own timeouts begin again with every byte.
         async with asyncio.timeout(timeout_s):
-            content = composing.handed_over(body) if headers else body.pop()
+            content = handed_over(body) if headers else body.pop()
             request = http.build_request("POST", url, headers=headers, content=content)
             del content
             response = await http.send(request, stream=True)
@@ -144,7 +237,16 @@ async def exchanged(
     except TimeoutError:
         return place.failure(FailureKind.TIMEOUT, says=f"did not answer within {timeout_s:g} s")
     except (httpx2.HTTPError, aiohttp.ClientError, OSError) as error:
-        return _connection_failure(place, error)
+        causes: list[BaseException] = [error]
+        while causes[-1].__cause__ is not None:
+            causes.append(causes[-1].__cause__)
+        detail = str(causes[-1]) or type(causes[-1]).__name__
+        if any(isinstance(c, _NOT_HTTP) for c in causes):
+            return place.failure(FailureKind.BAD_ANSWER, detail)
+        if any(isinstance(c, _UNSENT) for c in causes):
+            return place.failure(FailureKind.CONNECTION, detail, sent=False)
+        says = "closed the connection before the answer was whole"
+        return place.failure(FailureKind.CONNECTION, detail, says=says)
     except ValueError as error:
         return place.failure(
             FailureKind.BAD_REQUEST, str(error), says="cannot be asked like this", sent=False
@@ -162,17 +264,3 @@ async def _content(response: httpx2.Response) -> bytes:
         if left < 0:
             raise httpx2.DecodingError(f"more than {MAX_BODY_BYTES >> 20} MB without an end")
     return b"".join(parts)
-
-
-def _connection_failure(place: CallPlace, error: Exception) -> Failure:
-    """Return what broke the way: the first cause says it."""
-    causes: list[BaseException] = [error]
-    while causes[-1].__cause__ is not None:
-        causes.append(causes[-1].__cause__)
-    detail = str(causes[-1]) or type(causes[-1]).__name__
-    if any(isinstance(c, _NOT_HTTP) for c in causes):
-        return place.failure(FailureKind.BAD_ANSWER, detail)
-    if any(isinstance(c, _UNSENT) for c in causes):
-        return place.failure(FailureKind.CONNECTION, detail, sent=False)
-    says = "closed the connection before the answer was whole"
-    return place.failure(FailureKind.CONNECTION, detail, says=says)

@@ -12,11 +12,19 @@ from typing import Any
 import msgspec
 
 from batchd import decoders
-from batchd.llm import response_bodies
-from batchd.llm.answer import TokenCounts, bounded, fields, named, number, stated, string
-from batchd.llm.dialect import Dialect
+from batchd.llm.answer import (
+    TokenCounts,
+    bounded,
+    fields,
+    item_of,
+    named,
+    number,
+    stated,
+    string,
+    unpacked,
+)
+from batchd.llm.dialect import Dialect, ModelRequest, ModelTarget, arguments
 from batchd.llm.failures import CallPlace, coded_failure
-from batchd.llm.request import ModelRequest, ModelTarget, arguments
 from batchd.records import (
     PATHS,
     Answer,
@@ -170,13 +178,13 @@ def decode(
     place: CallPlace, target: ModelTarget, body: bytes, request: ModelRequest, seconds: float
 ) -> Answer | Failure:
     """Return what a message says. Raises ``UnreadableError``."""
-    said = response_bodies.decode(body, _DECODER, _WHAT)
+    said = unpacked(body, _DECODER, _WHAT)
     if said.error:
         return coded_failure(place, said.error)
     if said.content is None:
         return place.unusable(f"it is not a {_WHAT}")
     counts = _counts(fields(said.usage))
-    blocks = [response_bodies.item(raw, _BLOCK) for raw in said.content]
+    blocks = [item_of(raw, _BLOCK) for raw in said.content]
     known = [block or MessagesBlock() for block in blocks]
     reason = string(said.stop_reason)
     cut, refused = reason in _CUT, reason == "refusal"

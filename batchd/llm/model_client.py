@@ -1,4 +1,4 @@
-"""``ModelClient``: the way to the providers, one connection pool each."""
+"""The model client: one call to a provider becomes an ``Answer`` or a classified ``Failure``."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ from functools import partial
 import httpx2
 from msgspec.structs import replace
 
-from batchd.llm import composing, exchange, rate_limit_headers, refused_fields
-from batchd.llm.dialect import Dialect
-from batchd.llm.dialects import DIALECTS
+from batchd.llm import chat, dialect, exchange, messages, responses
+from batchd.llm.answer import UnreadableError
+from batchd.llm.dialect import Dialect, ModelRequest, ModelTarget
 from batchd.llm.failures import CallPlace, http_failure
-from batchd.llm.request import ModelRequest, ModelTarget
-from batchd.llm.response_bodies import UnreadableError
 from batchd.masking import Masker
 from batchd.records import Answer, Api, Endpoint, Failure, FailureKind, ModelSetup, RateLimit
-from batchd.records.unicode import line as one_line
+from batchd.records.models import line as one_line
+
+DIALECTS: Mapping[Api, Dialect] = {
+    "chat": chat.DIALECT,
+    "responses": responses.DIALECT,
+    "messages": messages.DIALECT,
+}
+
 
 #: An answer or a request longer than this (bytes) takes so long to read,
 #: or to count, that a thread does it.
@@ -157,15 +162,15 @@ class ModelClient:
     ) -> Answer | Failure:
         setup = place.setup
         known = self._known.get(setup.name, _NOTHING)
-        learning = (request.spared | refused_fields.unspoken(setup, line.dialect)) - known
+        learning = (request.spared | dialect.unspoken(setup, line.dialect)) - known
         request = replace(request, spared=request.spared | known) if known else request
         length = sum(m.length + (m.replay.size if m.replay else 0) for m in request.messages)
         if length > _MAX_REQUEST_BYTES:
             says = f"was not asked: the conversation has {length >> 20} MB, and a request at most {_MAX_REQUEST_BYTES >> 20} MB"
             return place.failure(FailureKind.CONTEXT_OVERFLOW, says=says, sent=False)
         target = ModelTarget.of(setup, place.endpoint_host, line.account)
-        sent = composing.fields(line.dialect, setup, target, request, place.endpoint.body)
-        body = [composing.encoded(sent)]
+        sent = exchange.fields(line.dialect, setup, target, request, place.endpoint.body)
+        body = [exchange.encoded(sent)]
         size = len(body[0])
         begun = time.monotonic()
         came = await exchange.exchanged(line.http, line.url, place, body, timeout_s)
@@ -174,15 +179,22 @@ class ModelClient:
         response, content = came
         if (idle_s := exchange.idle_s(response.headers)) is not None:
             self._learn_idle(line, idle_s)
-        if limits := rate_limit_headers.read(response.headers):
+        if limits := exchange.rate_limits(response.headers):
             self._limits[setup.provider] = limits
         if not response.is_success:
             failure = http_failure(place, response.status_code, response.headers, content)
             if failure.kind in _REPAIRABLE and response.status_code in _REFUSED:
-                return refused_fields.repaired(failure, line.dialect, request, sent, content)
+                return dialect.repaired(failure, line.dialect, request, sent, content)
             return failure
         if line.dialect.account:
-            line.account = _account(line.dialect, response.headers) or line.account
+            line.account = (
+                " ".join(
+                    one_line(response.headers[name], 200)
+                    for name in line.dialect.account
+                    if name in response.headers
+                )
+                or line.account
+            )
             target = ModelTarget.of(setup, target.host, line.account)
         seconds = time.monotonic() - begun
         decode = partial(line.dialect.decode, place, target, content, request, seconds)
@@ -230,11 +242,6 @@ class ModelClient:
 
 def _secrets(endpoints: Mapping[str, Endpoint]) -> Iterator[str]:
     return (secret for endpoint in endpoints.values() for secret in endpoint.secrets())
-
-
-def _account(dialect: Dialect, headers: Mapping[str, str]) -> str:
-    """Return the account as an answer's headers name it; empty: they do not."""
-    return " ".join(one_line(headers[name], 200) for name in dialect.account if name in headers)
 
 
 def _read(place: CallPlace, decode: Callable[[], Answer | Failure]) -> Answer | Failure:

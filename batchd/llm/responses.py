@@ -15,19 +15,19 @@ import msgspec
 from msgspec.structs import replace
 
 from batchd import decoders
-from batchd.llm import response_bodies
 from batchd.llm.answer import (
     argument_text,
     bounded,
     counted,
     fields,
+    item_of,
     named,
     string,
+    unpacked,
 )
 from batchd.llm.chat import bearer
-from batchd.llm.dialect import Dialect
+from batchd.llm.dialect import Dialect, ModelRequest, ModelTarget, arguments, by_user
 from batchd.llm.failures import CallPlace, coded_failure
-from batchd.llm.request import ModelRequest, ModelTarget, arguments, by_user
 from batchd.records import (
     EFFORTS,
     PATHS,
@@ -167,7 +167,7 @@ def decode(
     place: CallPlace, target: ModelTarget, body: bytes, request: ModelRequest, seconds: float
 ) -> Answer | Failure:
     """Return what a response says, its status first. Raises ``UnreadableError``."""
-    response = response_bodies.decode(body, _DECODER, _WHAT)
+    response = unpacked(body, _DECODER, _WHAT)
     status = string(response.status)
     if status == "failed" or response.error:
         return coded_failure(place, response.error)
@@ -177,7 +177,7 @@ def decode(
             said = "it holds no output" if status in _FINAL else f"its status is {status!r}"
         return place.unusable(said)
     counts = counted(fields(response.usage), string(response.service_tier), "input", "output")
-    items = [response_bodies.item(raw, _ITEM) for raw in response.output]
+    items = [item_of(raw, _ITEM) for raw in response.output]
     known = [item or ResponsesItem() for item in items]
     answer, whole = _answer(response, known, request)
     back = _followed(known)
@@ -203,7 +203,9 @@ def _answer(
         texts.append(string(part.get("text")))
         refusals.append(string(part.get("refusal")))
     content, refusal = "".join(texts), "".join(refusals)
-    content, cut = _before_stop(content, request.stop)
+    # It knows no `stop`: the answer ends where it should have.
+    ends = [at for text in request.stop if (at := content.find(text)) >= 0]
+    content, cut = (content[: min(ends)], True) if ends else (content, False)
     halves = [_half(item, items, response) for item in items]
     given = tuple(
         _call(item, half=half)
@@ -230,14 +232,6 @@ def _parts(items: list[ResponsesItem]) -> Iterator[Mapping[str, Any]]:
         if item.type == "message":
             parts = item.content if isinstance(item.content, list) else [{"text": item.content}]
             yield from map(fields, parts)
-
-
-def _before_stop(content: str, stop: tuple[str, ...]) -> tuple[str, bool]:
-    """Return a text up to where it should have ended, as this API knows no `stop`;
-    and whether there was more.
-    """
-    ends = [at for text in stop if (at := content.find(text)) >= 0]
-    return (content[: min(ends)], True) if ends else (content, False)
 
 
 def _half(item: ResponsesItem, items: list[ResponsesItem], response: ResponsesAnswer) -> bool:

@@ -23,13 +23,13 @@ import msgspec
 
 from batchd import __version__, installation
 from batchd.actions import Action
-from batchd.aside import aside
 from batchd.config import Config, receivers
 from batchd.config.receivers import ReceiverSection
 from batchd.errors import DeliveryError, NotPossibleError, SandboxError
 from batchd.log import escape, get_logger
 from batchd.masking import Masker, names_secret
 from batchd.notify.format import NotificationV1
+from batchd.pauses import aside
 from batchd.sandbox import command_run, launch
 from batchd.sandbox.child import ChildProcess
 

@@ -22,7 +22,7 @@ from batchd.notify.format import (
 from batchd.records import Batch, Parking, Scope, TaskStatus
 from batchd.results import timestamp
 from batchd.spool.ulid import ulid
-from batchd.views import ends
+from batchd.views import view
 from batchd.words import counted, duration, money, percent
 
 if TYPE_CHECKING:
@@ -186,11 +186,11 @@ def _failures(tasks: Sequence[SummaryTaskV1]) -> Iterator[FailuresV1]:
 
 
 def _lines(batch: BatchV1, *, calls_unsettled: int) -> Iterator[str]:
-    refused = sum(f.count for f in batch.failures if not ends.accepted(f.status, f.reason))
+    refused = sum(f.count for f in batch.failures if not view.accepted(f.status, f.reason))
     counts = {
         "completed": batch.counts[TaskStatus.COMPLETED],
         "failed": batch.counts[TaskStatus.ERROR],
-        ends.NOT_ACCEPTED: refused,
+        view.NOT_ACCEPTED: refused,
         "timed out": batch.counts[TaskStatus.TIMEOUT] - refused,
         "cancelled": batch.counts[TaskStatus.CANCELLED],
     }
@@ -207,4 +207,4 @@ def _lines(batch: BatchV1, *, calls_unsettled: int) -> Iterator[str]:
     yield f"folder: {batch.folder}"
     for each in batch.failures:
         said = f": {each.message}" if each.message else ""
-        yield f"{each.count:,} {ends.brief(each.status, each.reason)}, as {each.task}{said}"
+        yield f"{each.count:,} {view.brief(each.status, each.reason)}, as {each.task}{said}"

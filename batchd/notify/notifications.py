@@ -21,8 +21,6 @@ import msgspec
 
 from batchd import decoders
 from batchd.actions import Action
-from batchd.aside import aside
-from batchd.backoff import doubled
 from batchd.config import Config
 from batchd.daemon.listeners import Listener, StartReport, StatusDesk
 from batchd.errors import DeliveryError, Problem, StoreError
@@ -31,6 +29,7 @@ from batchd.notify import channels, happened
 from batchd.notify.channels import ReceiverTarget
 from batchd.notify.format import EventV1, NotificationV1
 from batchd.notify.message import clean, compose
+from batchd.pauses import aside, doubled
 from batchd.records import Batch, Parking
 from batchd.spool.ulid import ulid
 from batchd.store import Store

@@ -5,20 +5,253 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeAlias
 
 from batchd import control
 from batchd.control import DaemonStatus, status
 from batchd.errors import NoAnswerError, NoDaemonError, StoreError
-from batchd.observe.glimpses import Glimpsed, Glimpses
-from batchd.observe.speed import AnswerRate, HeldMeter, RateMeter, Speed, SpeedMeter
-from batchd.records import Parking, Scope, TaskStatus
+from batchd.records import Parking, Ref, Scope, TaskStatus
+from batchd.store.queries import AnsweredCall
 from batchd.store.reader import StoreReader
-from batchd.store.rows import BatchRow, SpendRow, TaskRow
+from batchd.store.rows import BatchRow, SpendRow, TaskRow, WorkDone
 from batchd.views import last
+from batchd.views.kinds import command
+
+#: Tasks are looked at one by one, of those at work the first: no screen has more lines.
+_MAX_TASKS = 100
+#: What ended longer ago is not lately (seconds).
+_LATELY_S = 6 * 3600.0
+#: Of the time, what counting tasks that wait may take at most, and looking for what ended:
+#: there may be 100,000.
+_SHARE = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Glimpsed:
+    """What was seen."""
+
+    #: Of tasks at work, and of those that ended lately.
+    prompts: Mapping[Ref, str] = field(default_factory=dict)
+    #: What each task at work ran last, as people read it.
+    commands: Mapping[Ref, str] = field(default_factory=dict)
+    #: The newest first.
+    ended: Sequence[TaskRow] = ()
+
+
+class Glimpses:
+    """Looks again and again, and remembers."""
+
+    def __init__(self, ended: int) -> None:
+        """``ended``: so many tasks that ended lately are shown."""
+        self._most_ended = ended
+        self._prompts: dict[Ref, str] = {}
+        #: Each with what it was read at: as long as no more was done, it is the same.
+        self._commands: dict[Ref, tuple[tuple[int, str, int], str]] = {}
+        self._ended: Sequence[TaskRow] = ()
+        self._due = 0.0
+
+    def look(self, reader: StoreReader, at_work: Sequence[TaskRow]) -> Glimpsed:
+        """Return what there is beside these tasks, which are at work. Raises ``StoreError``."""
+        begun = time.monotonic()
+        if begun >= self._due:
+            self._ended = reader.ended(time.time() - _LATELY_S, self._most_ended)
+            self._due = begun + (time.monotonic() - begun) / _SHARE
+        rows = at_work[:_MAX_TASKS]
+        self._prompts = {
+            row.ref: self._prompts.get(row.ref) or _prompt(reader, row.ref)
+            for row in (*rows, *self._ended)
+        }
+        self._commands = {row.ref: self._command(reader, row) for row in rows}
+        commands = {ref: said for ref, (_, said) in self._commands.items()}
+        return Glimpsed(self._prompts, commands, self._ended)
+
+    def _command(self, reader: StoreReader, row: TaskRow) -> tuple[tuple[int, str, int], str]:
+        mark = (row.calls, row.step, row.round)
+        known = self._commands.get(row.ref)
+        if known and known[0] == mark:
+            return known
+        call = reader.command(row.ref)
+        return mark, " ".join(command(call).split()) if call else ""
+
+
+def _prompt(reader: StoreReader, ref: Ref) -> str:
+    try:
+        return " ".join(reader.spec(ref).first_prompt.split())
+    except StoreError:  # it was pruned
+        return ""
+
+
+#: How far back speed is measured: long enough for slow tasks,
+#: short enough to show a change (seconds).
+_WINDOW_S = 600.0
+#: How far back the rates of providers are measured: their limits are of a minute (seconds).
+_MINUTE_S = 60.0
+#: Of the minute before the first look, it is known how much was answered by when,
+#: in steps of so many seconds.
+_STEP_S = 5
+#: No speed is shown over a shorter time (seconds).
+_MIN_SPAN_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """What was done lately."""
+
+    #: Over how long it was measured (seconds).
+    over_s: float
+    tasks_a_minute: float
+    tokens_a_minute: float
+    usd_a_minute: float
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRate:
+    """What a provider answered in a minute."""
+
+    calls: float = 0.0
+    tokens: float = 0.0
+
+
+#: What a provider had answered: calls and tokens, by day and provider.
+_Sums: TypeAlias = dict[tuple[str, str], tuple[int, int]]
+
+
+class RateMeter:
+    """Compares each look at the ledger with the ones before;
+    the first, with what journals record of the last minute.
+    """
+
+    def __init__(self) -> None:
+        #: Moments of the monotonic clock, and what was answered by then,
+        #: of this day and the one before.
+        self._samples: deque[tuple[float, _Sums]] = deque()
+
+    def measure(self, reader: StoreReader) -> dict[str, AnswerRate]:
+        """Return the rates of the last minute. Raises ``StoreError``."""
+        now, wall = time.monotonic(), time.time()
+        yesterday = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1)
+        seen = {
+            (row.day, row.provider): (row.calls, row.input_tokens + row.output_tokens)
+            for row in reader.spend(("day", "provider"), since=yesterday)
+        }
+        if not self._samples:
+            lately = reader.answered_since(wall - _MINUTE_S)
+            for ago in _moments(lately, wall):
+                self._samples.append((now - ago, _before(seen, lately, wall - ago)))
+        self._samples.append((now, seen))
+        while len(self._samples) > 2 and now - self._samples[1][0] > _MINUTE_S:  # first and last
+            self._samples.popleft()
+        began, before = self._samples[0]
+        found: dict[str, AnswerRate] = {}
+        for (day, provider), (calls, tokens) in seen.items():
+            known = before.get((day, provider), (0, 0))
+            rate = found.get(provider, AnswerRate())
+            found[provider] = AnswerRate(
+                rate.calls + (calls - known[0]) / (now - began) * 60,
+                rate.tokens + (tokens - known[1]) / (now - began) * 60,
+            )
+        return found
+
+
+def _moments(lately: Sequence[AnsweredCall], wall: float) -> list[float]:
+    """Return how long ago samples are known of:
+    from when the first of the calls began on, a minute ago at the earliest.
+    """
+    began = min((call.at - call.seconds for call in lately), default=0.0)
+    first = min(_MINUTE_S, max(_MIN_SPAN_S, wall - began))
+    return [first, *(float(ago) for ago in range(int(_MINUTE_S), 0, -_STEP_S) if ago < first)]
+
+
+def _before(seen: _Sums, lately: Sequence[AnsweredCall], at: float) -> _Sums:
+    """Return what had been answered by ``at``, given what is now and what came lately."""
+    sums = dict(seen)
+    for call in lately:
+        if call.at >= at:
+            day = dt.datetime.fromtimestamp(call.at, dt.UTC).date().isoformat()
+            calls, tokens = sums.get((day, call.provider), (0, 0))
+            sums[day, call.provider] = (calls - 1, tokens - call.tokens)
+    return sums
+
+
+class HeldMeter:
+    """Counts the tasks that wait for something else than their turn:
+    not more often than it is worth.
+    """
+
+    def __init__(self) -> None:
+        self._due = 0.0
+        self._known: tuple[Sequence[Parking], int] = ((), 0)
+
+    def measure(
+        self, reader: StoreReader, parked: Sequence[Parking], batches: Sequence[BatchRow]
+    ) -> int:
+        """Return how many there are. Raises ``StoreError``."""
+        given_back = sum(row.parked for row in batches)
+        if not parked:
+            return given_back
+        begun = time.monotonic()
+        if parked != self._known[0] or begun >= self._due:
+            self._known = parked, reader.held(parked)
+            self._due = begun + (time.monotonic() - begun) / _SHARE
+        return max(given_back, self._known[1])
+
+
+class SpeedMeter:
+    """Compares each look at the batches with the ones before."""
+
+    def __init__(self) -> None:
+        #: What of each batch was done when it was last seen.
+        self._known: dict[str, WorkDone] = {}
+        #: Moments of the monotonic clock, and all that was done by then.
+        self._samples: deque[tuple[float, WorkDone]] = deque()
+
+    def measure(self, reader: StoreReader, batches: Sequence[BatchRow]) -> Speed | None:
+        """Return the speed up to now; None until there is something to measure.
+
+        Raises ``StoreError``.
+
+        ``batches``: all that have not ended, and some that have; the same kinds each time.
+        """
+        now = time.monotonic()
+        seen = {row.batch.name: _done(row) for row in batches}
+        if self._samples:
+            added = sum((d - self._known.get(n, WorkDone()) for n, d in seen.items()), WorkDone())
+            total = self._samples[-1][1] + added
+        else:
+            self._samples.append(_history(reader, batches, now))
+            total = WorkDone()
+        self._known = seen
+        self._samples.append((now, total))
+        while len(self._samples) > 2 and now - self._samples[1][0] > _WINDOW_S:  # first and last
+            self._samples.popleft()
+        began, before = self._samples[0]
+        if now - began < _MIN_SPAN_S:
+            return None
+        tasks, tokens, usd = (n / (now - began) * 60 for n in astuple(total - before))
+        return Speed(
+            over_s=now - began, tasks_a_minute=tasks, tokens_a_minute=tokens, usd_a_minute=usd
+        )
+
+
+def _history(
+    reader: StoreReader, batches: Sequence[BatchRow], now: float
+) -> tuple[float, WorkDone]:
+    """Return the moment at which the window begins,
+    and minus what was done since then, by tasks at work too.
+    """
+    wall = time.time()
+    oldest = min((row.batch.received_at for row in batches if not row.published_at), default=wall)
+    window = min(_WINDOW_S, max(0.0, wall - oldest))
+    return now - window, WorkDone() - reader.done_since(wall - window)
+
+
+def _done(row: BatchRow) -> WorkDone:
+    return WorkDone(row.finished, row.input_tokens + row.output_tokens, row.cost_usd or 0.0)
+
 
 #: What the daemon gets to say how it does: the store says the rest (seconds).
 _PATIENCE_S = 3.0
@@ -193,7 +426,11 @@ class Observer:
             self.close()
             return snapshot(answer)
         try:
-            batches = self._batches()
+            left = self.reader.batches(unpublished=True)[::-1]
+            names = {row.batch.name for row in left}
+            latest = self.reader.batches(limit=_ENDED + len(left))
+            ended = [row for row in latest if row.batch.name not in names]
+            batches = [*left, *ended[:_ENDED]]
             rows = self.reader.running()
             parked = self.reader.parked()
             idle = self.reader.idle(parked)
@@ -217,13 +454,6 @@ class Observer:
             today=today,
             glimpsed=glimpsed,
         )
-
-    def _batches(self) -> list[BatchRow]:
-        left = self.reader.batches(unpublished=True)[::-1]
-        names = {row.batch.name for row in left}
-        latest = self.reader.batches(limit=_ENDED + len(left))
-        ended = [row for row in latest if row.batch.name not in names]
-        return [*left, *ended[:_ENDED]]
 
 
 def agent_at(state: Path, row: TaskRow) -> AgentSnapshot:

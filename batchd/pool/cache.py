@@ -28,7 +28,7 @@ from weakref import WeakValueDictionary
 from batchd import trees
 from batchd.errors import NotPossibleError, SandboxUnavailableError
 from batchd.records import Pack, Ref, SandboxPolicy
-from batchd.records.own_paths import OwnPath
+from batchd.records.policy import OwnPath
 from batchd.sandbox import seen
 from batchd.workspace import packs
 from batchd.workspace.packs import Shelf

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 
-from batchd import cadence
+from batchd import pauses
 
 #: See malloc.h.
 _M_ARENA_MAX = -8
@@ -32,6 +32,6 @@ async def give_back() -> None:
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     while True:
-        await cadence.pause(EVERY_S)
+        await pauses.pause(EVERY_S)
         if trim is not None:
             trim(0)

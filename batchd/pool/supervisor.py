@@ -8,9 +8,9 @@ import time
 from collections.abc import Coroutine, Iterator
 from typing import Any
 
-from batchd import __version__, cadence, wire
-from batchd.backoff import doubled
+from batchd import __version__, pauses, wire
 from batchd.errors import NotPossibleError, cut
+from batchd.pauses import doubled
 from batchd.pool import code
 from batchd.pool.engines import Engine
 from batchd.pool.handler import PoolHandler
@@ -20,7 +20,7 @@ from batchd.pool.roster import Roster
 from batchd.pool.shape import PoolShape
 from batchd.pool.unfit import UnfitNodes
 from batchd.records import Needs, Ref
-from batchd.records.needs import NOTHING
+from batchd.records.tasks import NOTHING
 
 #: A worker that has not said Hello by then is killed:
 #: loading everything without the fork server takes a second.
@@ -378,7 +378,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         while True:
             every_s = self._settings.heartbeat_s
-            due = loop.time() + cadence.until_next(every_s, loop.time())
+            due = loop.time() + pauses.until_next(every_s, loop.time())
             await asyncio.sleep(due - loop.time())
             now = loop.time()
             if now - due > every_s:

@@ -22,7 +22,7 @@ from typing import TypeAlias
 import msgspec
 from msgspec.structs import replace
 
-from batchd import __version__, cadence, results, wire
+from batchd import __version__, pauses, results, wire
 from batchd.agent import AgentServices, AttemptEnd
 from batchd.errors import (
     FolderError,
@@ -165,7 +165,7 @@ class Worker:
             self._retuned.clear()
             with contextlib.suppress(TimeoutError):
                 every_s = self._settings.heartbeat_s if self._settings else 1.0
-                async with asyncio.timeout(cadence.until_next(every_s, loop.time())):
+                async with asyncio.timeout(pauses.until_next(every_s, loop.time())):
                     await self._retuned.wait()
 
     def _received(self, message: wire.Down) -> None:

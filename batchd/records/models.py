@@ -1,4 +1,4 @@
-"""Model calls: what goes out, what comes back, and how a model is reached."""
+"""Models: what is sent to them, what they answer, how they fail."""
 
 from __future__ import annotations
 
@@ -15,9 +15,52 @@ from msgspec import Struct
 
 from batchd import masking
 from batchd.records.money import STANDARD, Price, Tier, Usage
-from batchd.records.unicode import valid_throughout
 
-#: The dialects, as the configuration names them; ``llm.dialects`` has a row for each.
+
+def valid(text: str) -> str:
+    """Return ``text`` as valid Unicode: surrogate pairs joined, lone surrogates replaced."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def valid_throughout(value: Any) -> Any:
+    """Return a JSON value with every string in it made ``valid``. Raises ``RecursionError``."""
+    if isinstance(value, str):
+        return valid(value)
+    if isinstance(value, dict):
+        return {valid(k): valid_throughout(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [valid_throughout(v) for v in value]
+    return value
+
+
+def line(text: str, limit: int = 300) -> str:
+    """Return ``text`` as one line of at most ``limit`` characters, for people."""
+    one = " ".join(c for c in text.split() if c)
+    one = "".join(c if c.isprintable() else "�" for c in one)
+    return one if len(one) <= limit else one[: limit - 1] + "…"
+
+
+#: What a rate limit counts.
+Metered: TypeAlias = Literal["requests", "tokens"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimit:
+    """One limit, as the headers of an answer give it. Never stored."""
+
+    of: Metered
+    limit: float
+    #: What may still go at once.
+    remaining: float
+    #: Seconds until all of it is there again.
+    reset_s: float
+    #: Whether it is there again all at once, not bit by bit.
+    window: bool = False
+    #: Whether what is read from the provider's cache uses none of it up.
+    spares_cache: bool = False
+
+
+#: The dialects, as the configuration names them; ``llm.model_client`` has a row for each.
 Api: TypeAlias = Literal["chat", "responses", "messages"]
 APIS: tuple[Api, ...] = get_args(Api)
 #: Where each sends its requests below ``base_url``.
@@ -218,7 +261,7 @@ class Failure(Struct, frozen=True, kw_only=True):
     window: int = 0
     #: Whether the provider's words name the model: what they say need not hold for its others.
     of_model: bool = False
-    #: What the model refuses, in the words of ``llm.refused_fields``.
+    #: What the model refuses, in the words of ``llm.dialect``.
     refuses: str = ""
 
     @property

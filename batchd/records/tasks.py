@@ -1,20 +1,245 @@
-"""Tasks and batches: what is asked for, and how it ends."""
+"""Tasks and batches: what was asked for, its limits, what it needs, how it stands and why it waits.
+
+Each limit is defined here, and nowhere else. ``[limits]`` of the configuration inherits the fields
+of ``TaskLimits``, ``[limits.ceiling]`` and a task file's ``limits`` are made from them, and
+``tests/unit/test_docs.py`` holds config.toml and docs/tasks.md to them. Another limit is a line
+here, its two lines of documentation, and the place that enforces it.
+"""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
+from annotated_types import Ge, Gt, Le
 from msgspec import Struct
 
-from batchd.records.hosts import Network
-from batchd.records.limits import TaskLimits
 from batchd.records.models import AskedEffort
 from batchd.records.money import STANDARD, Tier
-from batchd.records.needs import NOTHING, Needs
-from batchd.records.workspaces import Origin
+from batchd.records.policy import Network
+
+Count: TypeAlias = Annotated[int, Ge(0), Le(10**15)]
+Positive: TypeAlias = Annotated[int, Ge(1), Le(10**15)]
+Amount: TypeAlias = Annotated[float, Ge(0), Le(10**9)]
+Span: TypeAlias = Annotated[float, Gt(0), Le(10**9)]
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """The meaning of a limit, and its unit: a part of a sentence."""
+
+    text: str
+
+    def __get_pydantic_json_schema__(
+        self, schema: Any, handler: Callable[[Any], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Describe a key in the schema of task files;
+        pydantic asks, who defines a limit need not import it.
+        """
+        return {**handler(schema), "description": f"{self.text[0].upper()}{self.text[1:]}."}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskLimits:
+    """The limits of a task. 0 means no limit, where its kind of number has a 0."""
+
+    max_iterations: Annotated[Count, Meaning("rounds of work and evaluation")] = 10
+    max_calls: Annotated[Count, Meaning("model calls, evaluations and compactions included")] = 100
+    max_tokens: Annotated[Count, Meaning("tokens over all calls, input and output together")] = 0
+    max_output_tokens: Annotated[Positive, Meaning("output tokens of one call")] = 8192
+    max_cost_usd: Annotated[Amount, Meaning("US dollars over all calls")] = 0.0
+    timeout_s: Annotated[Amount, Meaning("seconds at work; parked time does not count")] = 3600.0
+    call_timeout_s: Annotated[
+        Span, Meaning("seconds of one model call, from request to the last byte")
+    ] = 600.0
+    tool_timeout_s: Annotated[Span, Meaning("seconds of one command or file tool")] = 120.0
+
+
+#: How a label is written; what it means, those know who choose it.
+LABEL = r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$"
+#: What Ray calls resources of its own: no labels.
+RESERVED = frozenset({"CPU", "GPU", "TPU", "memory", "object_store_memory"})
+#: No machine has more GPUs.
+MOST_GPUS = 1024
+#: Nor does one worker announce more labels.
+MOST_LABELS = 64
+
+
+class Needs(Struct, frozen=True, gc=False, order=True):
+    """What a task needs of its machine; without fields: nothing."""
+
+    #: So many GPUs, which are the task's alone while it works.
+    gpu: int = 0
+    #: A label of its worker; empty: any worker will do.
+    label: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.gpu or self.label)
+
+    def __str__(self) -> str:
+        gpus = "1 GPU" if self.gpu == 1 else f"{self.gpu} GPUs"
+        label = f"the label {self.label}"
+        return " and ".join([gpus] * bool(self.gpu) + [label] * bool(self.label)) or "nothing"
+
+
+class Has(Struct, frozen=True, gc=False):
+    """What a worker's machine has for the tasks of that worker."""
+
+    gpus: int = 0
+    labels: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.gpus or self.labels)
+
+    def covers(self, needs: Needs, *, held: int = 0) -> bool:
+        """Whether it has what a task needs; ``held``: so many of its GPUs are others' now."""
+        return needs.gpu <= self.gpus - held * bool(needs.gpu) and (
+            not needs.label or needs.label in self.labels
+        )
+
+
+NOTHING = Needs()
+
+
+def wrong(gpus: int, labels: tuple[str, ...]) -> Iterator[str]:
+    """Yield what is wrong with what a machine is said to have."""
+    if not 0 <= gpus <= MOST_GPUS:
+        yield f"{gpus} is not a number of GPUs from 0 to {MOST_GPUS}"
+    if len(labels) > MOST_LABELS:
+        yield f"{len(labels)} labels are more than {MOST_LABELS}"
+    for label in labels[:MOST_LABELS]:
+        if label in RESERVED:
+            yield f"{label} is a name that Ray uses for itself"
+        if not re.fullmatch(LABEL, label):
+            yield f"{label[:80]!a} is not a label: a label is 1 to 63 letters, digits, '.', '_' or '-', and begins with a letter or digit"
+
+
+def column_text(needs: Needs) -> str:
+    """Return it as the store keeps it beside a task; empty: nothing."""
+    return f"{needs.gpu} {needs.label}".strip() if needs else ""
+
+
+def needs_of_column(text: str) -> Needs:
+    """Return what ``column_text`` was made of."""
+    if not text:
+        return NOTHING
+    gpu, _, label = text.partition(" ")
+    return Needs(int(gpu), label)
+
+
+def elsewhere(node: str, pid: int, fence_s: float) -> str:
+    """Return it of a worker on another machine;
+    ``fence_s``: how long after its daemon's end it may still change something.
+    """
+    return f"{node}/{pid}/{fence_s:g}"
+
+
+def node(label: str) -> str:
+    """Return the machine; empty: the daemon's, or none."""
+    return label.partition("/")[0] if "/" in label else ""
+
+
+def fence_s(label: str) -> float:
+    """Return how long after its daemon's end a worker may still change something, in seconds."""
+    return float(label.rpartition("/")[2]) if "/" in label else 0.0
+
+
+def words(label: str) -> str:
+    """Return which process it was, for people."""
+    name, _, rest = label.rpartition("/")[0].partition("/")
+    return f"{rest} on {name}" if rest else label
+
+
+#: ``clone``: a repository's commit, on a branch of the task's own;
+#: ``copy``: all that lies in a directory.
+WorkspaceKind: TypeAlias = Literal["clone", "copy"]
+
+
+class Origin(Struct, frozen=True, kw_only=True):
+    """The origin that a task asks to work on."""
+
+    kind: WorkspaceKind
+    #: The real path of a directory or repository, or a repository's URL.
+    source: str
+    #: A repository's branch, tag or commit; empty: what it has checked out.
+    ref: str = ""
+
+    @property
+    def remote(self) -> bool:
+        """Whether it is a URL."""
+        return not self.source.startswith("/")
+
+
+class Base(Struct, frozen=True, kw_only=True):
+    """The base that a task's directory begins as."""
+
+    origin: Origin
+    #: The folder of batchd's own that has it, as ``workspace.mirrors`` lays it out;
+    #: commands see it read-only.
+    mirror: str
+    #: The commit that a clone begins at; of a copy, the tree.
+    commit: str
+    #: The branch of the task's own; empty: a copy has none.
+    branch: str = ""
+
+
+class Change(Struct, frozen=True, kw_only=True):
+    """The change of one file of a clone or a copy."""
+
+    path: str
+    #: Lines; None: it is no text.
+    added: int | None
+    removed: int | None
+
+
+class Patch(Struct, frozen=True, kw_only=True):
+    """The patch: all that a task has changed in a clone or a copy, as ``git apply`` takes it."""
+
+    changes: tuple[Change, ...] = ()
+    #: The patch; empty: nothing has changed, or it could not be made.
+    data: bytes = b""
+    #: The files whose changes it leaves out, since it would be too large.
+    left_out: tuple[str, ...] = ()
+    #: Whether it holds a secret: then it is for batchd's user alone.
+    withheld: bool = False
+    #: What else it lacks, in words: files that could not be read,
+    #: repositories within; empty: nothing.
+    lacks: str = ""
+    #: Why it could not be made; empty: it could.
+    problem: str = ""
+
+
+class Pack(Struct, frozen=True, kw_only=True):
+    """Files of a directory in one file, as ``workspace.packfile`` writes it."""
+
+    #: Its name: SHA-256 over what is in it, in hexadecimal digits.
+    digest: str
+    #: Its bytes.
+    size: int
+    #: The bytes that it holds once they are decompressed.
+    plain: int
+
+
+class Chain(Struct, frozen=True, kw_only=True):
+    """What a task's directory is made of, on a machine that does not have it: in this order."""
+
+    #: What lies read-only beside it, and what it begins
+    #: as where that is a clone or a copy; None: nothing.
+    base: Pack | None = None
+    #: The directory as it was when the task first left the daemon's machine;
+    #: None: it was empty, or was not there.
+    first: Pack | None = None
+    #: What the task has changed since.
+    changes: tuple[Pack, ...] = ()
+
+    @property
+    def packs(self) -> tuple[Pack, ...]:
+        """All of them."""
+        return (*filter(None, (self.base, self.first)), *self.changes)
+
 
 #: What evaluates a round where there is no ``check``.
 Evaluator: TypeAlias = Literal["judge", "none"]
@@ -282,3 +507,173 @@ class FileChanges:
             ),
             deleted=tuple(sorted(before.keys() - after.keys())),
         )
+
+
+#: ``completed``: all of it. ``cancelled``: an order, or a batch before it,
+#: ended what had not completed; no limit and no error did. ``failed``: all else.
+Outcome: TypeAlias = Literal["completed", "cancelled", "failed"]
+#: How a batch stands: its outcome once it has ended; ``rejected``: its file was refused.
+BatchStatus: TypeAlias = Outcome | Literal["rejected", "running", "parked", "queued"]
+
+
+def outcome(counts: Mapping[TaskStatus, int]) -> Outcome:
+    """Return how a batch ended, by how many of its tasks ended in each final status.
+
+    Tasks are cancelled by an order, for a task of the same batch that did not complete, or for a
+    batch that this one comes after: where none ended as ``error`` or ``timeout``,
+    an order or that batch stands behind each that is cancelled.
+    """
+    if counts.get(TaskStatus.ERROR) or counts.get(TaskStatus.TIMEOUT):
+        return "failed"
+    return "cancelled" if counts.get(TaskStatus.CANCELLED) else "completed"
+
+
+class Scope(enum.StrEnum):
+    """The scope of a parking: what waits."""
+
+    #: Everything.
+    ALL = "all"
+    #: Everything, since nothing that waits fits into what is left of the day's budget.
+    DAY = "day"
+    #: All calls to one provider.
+    PROVIDER = "provider"
+    #: All calls to one model of a provider; its name is ``PROVIDER/MODEL``,
+    #: or ``PROVIDER/MODEL@TIER`` for those at a service tier.
+    MODEL = "model"
+    BATCH = "batch"
+    #: Its name is that of a ``Ref``: ``BATCH/TASK``.
+    TASK = "task"
+
+    @classmethod
+    def of(cls, name: str) -> Scope:
+        """Return what is meant by the name of a provider, or of a model: ``PROVIDER/MODEL``."""
+        return cls.MODEL if "/" in name else cls.PROVIDER
+
+    @property
+    def asked(self) -> bool:
+        """Whether it is asked: its calls may fail, and one of them tries how it does."""
+        return self in {Scope.PROVIDER, Scope.MODEL}
+
+
+class Cause(enum.StrEnum):
+    """The cause of a parking: why it waits."""
+
+    #: Somebody paused it; only `resume` ends that.
+    PAUSED = "paused"
+    #: The store was put back to an earlier time:
+    #: whether it has run since is unknown. Ended by `resume`.
+    UNCERTAIN = "uncertain"
+    #: The provider refuses the key.
+    AUTH = "auth"
+    #: The account has no money or quota left.
+    QUOTA = "quota"
+    #: The provider does not answer.
+    DOWN = "provider_unavailable"
+    #: The provider asks everybody to wait for long.
+    LIMITED = "rate_limited"
+    #: The provider does not have the model, any more or at all, or not for us.
+    GONE = "model_gone"
+    #: No task can use it as it is set up: it takes no tools, or its address speaks another dialect.
+    UNFIT = "model_unfit"
+    #: What is left of the day's money is too little.
+    BUDGET = "budget"
+    #: The service tier that its calls ask for has no room.
+    TIER = "tier_full"
+    # Those that the daemon finds again by itself are never stored.
+    #: It comes after a task that has not completed yet.
+    DEPENDENCY = "dependency"
+    #: Its batch's folder takes no files: it could leave no result.
+    FOLDER = "folder"
+    #: What it works in, or what has to be looked at for that, does not answer.
+    SILENT = "silent"
+    #: What its clone or copy begins as is being fetched.
+    REPOSITORY = "repository"
+    #: It has tried something that is parked, and others are to try before it does again.
+    TRIED = "tried"
+    #: As many tasks of its batch are at work as may be.
+    CONCURRENCY = "concurrency"
+    #: No worker has room for what it needs of its machine.
+    NEEDS = "needs"
+    #: Who had it run has gone.
+    LEFT = "left"
+
+    @property
+    def reason(self) -> Reason | None:
+        """How a task ends that waited too long for it; None: it may wait for ever."""
+        return _REASONS.get(self)
+
+    def fix(self, resume: str, retry: str) -> str:
+        """Return how people go on, in a text with these two orders:
+        let it go on, run its tasks with another model.
+        """
+        return _FIXES.get(self, _TRIED).format(resume=resume, retry=retry)
+
+
+_REASONS = {
+    Cause.AUTH: Reason.AUTH,
+    Cause.QUOTA: Reason.QUOTA,
+    Cause.DOWN: Reason.PROVIDER_UNAVAILABLE,
+    Cause.LIMITED: Reason.PROVIDER_UNAVAILABLE,
+    Cause.TIER: Reason.PROVIDER_UNAVAILABLE,
+    Cause.GONE: Reason.BAD_REQUEST,
+    Cause.UNFIT: Reason.BAD_REQUEST,
+}
+
+
+_TRIED = "fix the cause, then {resume}; it is also tried by itself"
+_FIXES = {
+    Cause.PAUSED: "{resume}",
+    # A daemon keeps the variables that it started with; files are read again.
+    Cause.AUTH: "fix the cause, then {resume}; where the key is in a variable, start batchd again with it instead; it is also tried by itself",
+    Cause.UNCERTAIN: "{resume}, once you know that it has not run since",
+    Cause.BUDGET: "it goes on by itself at midnight UTC; or batchd tune budget.per_day_usd=…",
+    Cause.TIER: "it goes on by itself, once its service tier has room; or {resume}",
+    Cause.LIMITED: "it goes on by itself, once the provider lets it; or {resume}",
+    Cause.GONE: "{retry} runs its tasks with another model; or, once it is there, {resume}; it is also tried by itself",
+}
+
+
+class HoldKey(NamedTuple):
+    """The key of one hold: what keeps a task from starting, apart from all else that does."""
+
+    scope: Scope
+    #: Of what is parked; for ``Scope.TASK`` that of the task itself,
+    #: or of the one that it comes after.
+    name: str
+    cause: Cause
+
+    @classmethod
+    def on(cls, ref: Ref, cause: Cause) -> HoldKey:
+        """Return what keeps one task by itself; with ``DEPENDENCY``, those that come after it."""
+        return cls(Scope.TASK, str(ref), cause)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parking:
+    """One thing that waits. A task is parked while any of those that concern it stands."""
+
+    scope: Scope
+    #: Of the provider, batch or task; empty for the others.
+    name: str = ""
+    cause: Cause
+    #: For people: what happened, and how to go on.
+    message: str = ""
+    #: Since when, in seconds since the epoch.
+    since: float
+    #: For how long it has been tried in vain, in seconds: what ``max_parked_s`` is compared with.
+    tried_s: float = 0.0
+
+    @property
+    def key(self) -> HoldKey:
+        """Its key among all others."""
+        return HoldKey(self.scope, self.name, self.cause)
+
+
+def summed(parkings: Iterable[Parking]) -> tuple[Parking, ...]:
+    """Return parkings without the tasks that wait for the day's money,
+    where nothing else does anything else.
+    """
+    every = tuple(parkings)
+    if not any(each.scope is Scope.DAY for each in every):
+        return every
+    return tuple(p for p in every if p.scope is not Scope.TASK or p.cause is not Cause.BUDGET)

@@ -21,7 +21,7 @@ import msgspec
 
 from batchd import decoders, free_room
 from batchd.report.building import make
-from batchd.report.report_job import ReportJob, ReportOutcome
+from batchd.report.report_process import ReportJob, ReportOutcome
 from batchd.spool import files, outbox
 from batchd.store.reader import StoreReader
 

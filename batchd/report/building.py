@@ -12,13 +12,25 @@ from urllib.parse import quote
 import msgspec
 
 from batchd import __version__
-from batchd.records import Price, TaskStatus, workers
-from batchd.report import timeline, totals
-from batchd.report.advice import retry
-from batchd.report.content import Bar, BatchContent, Caution, Content, TaskColumns
-from batchd.report.detail_blocks import DetailBlocks
+from batchd.records import Price, TaskStatus, tasks
+from batchd.report.content import (
+    Bar,
+    BatchContent,
+    Caution,
+    Content,
+    TaskColumns,
+    TimelineSpan,
+    elsewhere,
+    lanes_of,
+    nodes,
+    retry,
+    setbacks,
+    share,
+    shares,
+    spans_of,
+)
 from batchd.report.gathering import Gathered, TaskRecord
-from batchd.report.html_page import page
+from batchd.report.html_page import DetailBlocks, page
 from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow
 
@@ -51,7 +63,7 @@ def make(reader: StoreReader, batches: Sequence[BatchRow], beside: Path, style: 
     folders = tuple(_folder(batch, beside) for batch in batches)
     blocks = DetailBlocks(style.quota)
     tasks, spans, cautions = _columns(sources, blocks, now)
-    lanes, bars = timeline.lanes((p, s) for p, s in spans if not s.parked)
+    lanes, bars = lanes_of((p, s) for p, s in spans if not s.parked)
     spend = [
         row
         for batch in batches
@@ -63,7 +75,7 @@ def make(reader: StoreReader, batches: Sequence[BatchRow], beside: Path, style: 
         for row in reader.spend(("tag",), batch=batch.batch.name)
         if row.tag is not None
     ]
-    total = totals.share("total", spend)
+    total = share("total", spend)
     content = Content(
         version=__version__,
         title=_title(batches),
@@ -73,12 +85,12 @@ def make(reader: StoreReader, batches: Sequence[BatchRow], beside: Path, style: 
         wall_s=_wall(batches, now),
         run_s=sum(seconds or 0.0 for seconds in tasks.run_s),
         total=total,
-        models=totals.shares(spend, lambda row: f"{row.provider}/{row.model}"),
-        tags=totals.shares(tagged, lambda row: row.tag or ""),
-        purposes=totals.shares(spend, lambda row: row.purpose),
-        nodes=totals.nodes(tasks),
-        elsewhere=totals.elsewhere(style.compare, spend) if total.calls else (),
-        setbacks=totals.setbacks(tasks),
+        models=shares(spend, lambda row: f"{row.provider}/{row.model}"),
+        tags=shares(tagged, lambda row: row.tag or ""),
+        purposes=shares(spend, lambda row: row.purpose),
+        nodes=nodes(tasks),
+        elsewhere=elsewhere(style.compare, spend) if total.calls else (),
+        setbacks=setbacks(tasks),
         cautions=tuple(sorted(cautions, key=lambda caution: caution.task)),
         orders=tuple(_orders(batches)) if style.orders else (),
         lanes=lanes,
@@ -92,7 +104,7 @@ def make(reader: StoreReader, batches: Sequence[BatchRow], beside: Path, style: 
 
 def _columns(
     sources: Sequence[Gathered], blocks: DetailBlocks, now: float
-) -> tuple[TaskColumns, list[tuple[int, timeline.TimelineSpan]], list[Caution]]:
+) -> tuple[TaskColumns, list[tuple[int, TimelineSpan]], list[Caution]]:
     """Read every task once: what did not complete first,
     for that is what transcripts are opened for.
     """
@@ -100,12 +112,12 @@ def _columns(
     well = {TaskStatus.COMPLETED, TaskStatus.CANCELLED}
     order = sorted(range(len(places)), key=lambda p: places[p][2].status in well)
     values: list[dict[str, object]] = [{}] * len(places)
-    spans: list[tuple[int, timeline.TimelineSpan]] = []
+    spans: list[tuple[int, TimelineSpan]] = []
     cautions: list[Caution] = []
     for place in order:
         number, source, row = places[place]
         task = source.read(row)
-        spans += [(place, span) for span in timeline.spans(row, task.events, now)]
+        spans += [(place, span) for span in spans_of(row, task.events, now)]
         cautions += _caution(place, task)
         folder = Path(source.batch.batch.folder)
         values[place] = _values(task, number, folder) | {"block": blocks.add(task)}
@@ -153,7 +165,7 @@ def _values(task: TaskRecord, folder: int, path: Path) -> dict[str, object]:
         "run_s": timing.run_s if timing else None,
         "model_s": timing.model_s if timing else None,
         "tool_s": timing.tool_s if timing else None,
-        "node": workers.node(row.worker),
+        "node": tasks.node(row.worker),
         "parked_s": timing.parked_s if timing else None,
         "own": _own(task, path),
         "transcript": quote(transcript) if os.path.lexists(path / transcript) else "",

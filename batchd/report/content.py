@@ -5,9 +5,16 @@ Money is in US dollars, durations are seconds, moments are seconds since the epo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import heapq
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from batchd import catalog
+from batchd.events import Event, Resumed, Suspended, TaskStarted
+from batchd.records import Price, Reason, TaskStatus, Usage, cache_share
+from batchd.store.rows import SpendRow, TaskRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,3 +224,227 @@ class Details:
     left_out: int
     #: None: the transcript is not embedded.
     passages: tuple[Mapping[str, Any], ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineSpan:
+    """A stretch of a task's life, in seconds since the epoch."""
+
+    start: float
+    end: float
+    #: Without a slot: it waited for a provider, for money, or for somebody to let it go on.
+    parked: bool = False
+
+
+def spans_of(row: TaskRow, events: Sequence[Event], now: float) -> list[TimelineSpan]:
+    """Return when a task had a slot, and when it was parked; a stop of the daemon is neither."""
+    if row.started_at is None:
+        return []
+    ended = row.finished_at or now
+    if not events or not isinstance(events[0], TaskStarted):
+        return [_span(row.started_at, ended)]
+    found, begun, last = [], events[0].at, events[0].at
+    parked_at: float | None = None
+    for event in events:
+        if isinstance(event, Suspended):
+            found.append(_span(begun, event.at))
+            begun, parked_at = 0.0, event.at if event.cause == "park" else None
+        elif isinstance(event, Resumed):
+            if begun:  # its worker died; it is not known when
+                found.append(_span(begun, last))
+            if parked_at is not None:
+                found.append(_span(parked_at, event.at, parked=True))
+            begun, parked_at = event.at, None
+        last = event.at
+    if parked_at is not None:
+        found.append(_span(parked_at, ended, parked=True))
+    elif begun:
+        found.append(_span(begun, ended))
+    return found
+
+
+def lanes_of(work: Iterable[tuple[int, TimelineSpan]]) -> tuple[int, list[Bar]]:
+    """Put each task's stretch of work into the first lane that is free; return how many it took."""
+    free: list[int] = []
+    busy: list[tuple[float, int]] = []
+    count, bars = 0, []
+    for task, span in sorted(work, key=lambda item: (item[1].start, item[0])):
+        while busy and busy[0][0] <= span.start:
+            heapq.heappush(free, heapq.heappop(busy)[1])
+        if free:
+            lane = heapq.heappop(free)
+        else:
+            lane, count = count, count + 1
+        heapq.heappush(busy, (span.end, lane))
+        bars.append(Bar(task=task, lane=lane, start=span.start, end=span.end))
+    return count, bars
+
+
+def _span(start: float, end: float, *, parked: bool = False) -> TimelineSpan:
+    # A clock that was set back must not turn a bar around.
+    return TimelineSpan(round(start, 3), round(max(start, end), 3), parked)
+
+
+_ADVICE: Mapping[Reason, str] = {
+    Reason.MAX_ITERATIONS: "No round was accepted. Read the last verdict of one of them: make the task or its check"
+    " clearer, or raise limits.max_iterations.",
+    Reason.MAX_CALLS: "They were still at work at their last call. Raise limits.max_calls, or make the tasks smaller.",
+    Reason.TOKENS: "They used up their tokens. Raise limits.max_tokens, or make the tasks smaller.",
+    Reason.BUDGET: "What was left of the money was too little for the next call at its dearest. Raise limits.max_cost_usd, or"
+    " the batch's budget_usd; or lower limits.max_output_tokens.",
+    Reason.WALL_CLOCK: "They were still at work when their time was over. Raise limits.timeout_s.",
+    Reason.AUTH: "The provider refused the key. Set a valid one, let `batchd check` confirm it, then retry.",
+    Reason.QUOTA: "The account is empty. Top it up, then retry.",
+    Reason.BAD_REQUEST: "The request was refused, by the provider or before it was sent, and would be again. The message"
+    " says why; `batchd check` tries the model.",
+    Reason.CONTENT_FILTER: "The provider's filter refused prompt or answer. Word the task differently, or take another"
+    " model.",
+    Reason.CONTEXT_OVERFLOW: "The request does not fit into the model's window. Make the task smaller, or take a model with a larger window.",
+    Reason.PROVIDER_UNAVAILABLE: "The provider did not answer in spite of all retries. Retry once it is back.",
+    Reason.EVALUATOR: "The judge gave no verdict that can be read. Give the tasks a check, or name another"
+    " evaluation.judge_model.",
+    Reason.LOOP: "The model repeated itself without getting on. A clearer task or another model helps.",
+    Reason.SANDBOX: "Their commands could not be run. `batchd check` says what is missing.",
+    Reason.DISK: "The disk took nothing more, or they hold more of it than they may: each message says which. Make room, or"
+    " allow more in [sandbox], then retry.",
+    Reason.WORKER_CRASHED: "The process that worked on them died each time, of memory perhaps. The daemon's log says"
+    " more.",
+    Reason.INTERNAL: "A fault of batchd's own. The daemon's log has the details; please report it.",
+    Reason.USER: "Somebody cancelled them. Retry runs them again.",
+    Reason.DEPENDENCY: "They come after tasks that did not complete. A retry of those takes these along.",
+}
+
+
+def advice(reason: str) -> str:
+    """Return what a reason means, and how to go on."""
+    return _ADVICE[Reason(reason)] if reason in _ADVICE else ""
+
+
+def retry(batch: str) -> str:
+    """Return the order that runs again what did not complete."""
+    return f"batchd retry {batch} --failed"
+
+
+#: Different messages that are shown of one reason; the rest is counted with the last.
+_MOST_CAUSES = 8
+#: What is cancelled is mostly a consequence of the rest.
+_WEIGHTS = {"error": 0, "timeout": 1}
+_NUMBER = re.compile(r"\d+")
+
+
+def shares(rows: Iterable[SpendRow], name: Callable[[SpendRow], str]) -> tuple[Share, ...]:
+    """Sum the ledger up by ``name``, dearest first."""
+    groups: dict[str, list[SpendRow]] = {}
+    for row in rows:
+        groups.setdefault(name(row), []).append(row)
+    found = (share(name, group) for name, group in groups.items())
+    return tuple(sorted(found, key=lambda s: (-s.usd, -s.input_tokens - s.output_tokens, s.name)))
+
+
+def share(name: str, rows: Sequence[SpendRow]) -> Share:
+    """Sum rows of the ledger up."""
+    cached, reported = (
+        sum(r.cached_input_tokens for r in rows),
+        sum(r.cache_reported_tokens for r in rows),
+    )
+    saved = [r.cache_saved for r in rows if r.cache_saved is not None]
+    return Share(
+        name=name,
+        calls=sum(r.calls for r in rows),
+        input_tokens=sum(r.input_tokens for r in rows),
+        cached_input_tokens=cached,
+        output_tokens=sum(r.output_tokens for r in rows),
+        reasoning_tokens=sum(r.reasoning_tokens for r in rows),
+        usd=sum(r.input_usd + r.output_usd for r in rows),
+        unpriced_calls=sum(r.unpriced_calls for r in rows),
+        estimated_calls=sum(r.estimated_calls for r in rows),
+        unsettled_calls=sum(r.unsettled_calls for r in rows),
+        unsettled_usd=sum(r.unsettled_usd for r in rows),
+        cache_share=cache_share(cached, reported),
+        cache_saved=sum(saved) if saved else None,
+    )
+
+
+def elsewhere(
+    prices: Iterable[tuple[str, Price | None]], rows: Sequence[SpendRow]
+) -> tuple[Elsewhere, ...]:
+    """Return what the same tokens cost with other models, cheapest first, unknown prices last."""
+    used = [*map(Usage.of, rows)]
+    found = (
+        Elsewhere(
+            name=name,
+            usd=sum(price.cost_of_many(u).total for u in used) if price else None,
+            gone=_gone(name),
+            dearest=price is not None and bool(price.hours),
+        )
+        for name, price in prices
+    )
+    return tuple(sorted(found, key=lambda e: (e.usd is None, e.usd or 0.0, e.name)))
+
+
+def _gone(model: str) -> bool:
+    """Return whether a model is off sale today."""
+    end = catalog.end(model)
+    return end is not None and end.gone(catalog.today())
+
+
+def nodes(tasks: TaskColumns) -> tuple[NodeShare, ...]:
+    """Return what each machine did, the slowest for a task first;
+    nothing where all ran on the daemon's.
+    """
+    groups: dict[str, list[int]] = {}
+    for place, node in enumerate(tasks.node):
+        if tasks.run_s[place] is not None:
+            groups.setdefault(node, []).append(place)
+    if not any(groups):
+        return ()
+    found = [
+        NodeShare(
+            name=name,
+            tasks=len(places),
+            run_s=sum(tasks.run_s[place] or 0.0 for place in places),
+            tool_s=sum(tasks.tool_s[place] or 0.0 for place in places),
+            usd=sum(tasks.usd[place] or 0.0 for place in places),
+            unpriced=sum(tasks.usd[place] is None for place in places),
+        )
+        for name, places in groups.items()
+    ]
+    return tuple(sorted(found, key=lambda node: (-node.run_s / node.tasks, node.name)))
+
+
+def setbacks(tasks: TaskColumns) -> tuple[Setback, ...]:
+    """Group what did not complete by its reason: errors first,
+    then the largest group; within it, by its words.
+    """
+    groups: dict[tuple[str, str], list[int]] = {}
+    for place, (status, reason) in enumerate(zip(tasks.status, tasks.reason, strict=True)):
+        if reason and TaskStatus(status).final:
+            groups.setdefault((status, reason), []).append(place)
+    return tuple(
+        Setback(
+            status=status,
+            reason=reason,
+            count=len(places),
+            advice=advice(reason),
+            causes=_causes(tasks, places),
+        )
+        for (status, reason), places in sorted(groups.items(), key=_weight)
+    )
+
+
+def _weight(group: tuple[tuple[str, str], Sequence[int]]) -> tuple[int, int, str]:
+    (status, reason), places = group
+    return _WEIGHTS.get(status, 2), -len(places), reason
+
+
+def _causes(tasks: TaskColumns, places: Sequence[int]) -> tuple[FailureGroup, ...]:
+    alike: dict[str, list[int]] = {}
+    for place in places:
+        alike.setdefault(_NUMBER.sub("#", tasks.message[place]), []).append(place)
+    found = sorted(alike.values(), key=lambda group: (-len(group), group[0]))
+    shown, rest = found[:_MOST_CAUSES], found[_MOST_CAUSES:]
+    causes = [FailureGroup(message=tasks.message[g[0]], tasks=tuple(g)) for g in shown]
+    if rest:
+        others = tuple(sorted(place for group in rest for place in group))
+        causes.append(FailureGroup(message="other messages", tasks=others))
+    return tuple(causes)

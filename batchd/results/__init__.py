@@ -43,8 +43,8 @@ from batchd.records import (
     Usage,
     outcome,
 )
-from batchd.records.triggers import changed, show
-from batchd.results import figures, workspace_results
+from batchd.records.policy import changed, show
+from batchd.results import figures
 from batchd.taskstate import TaskState
 
 #: The format of results.
@@ -115,9 +115,9 @@ def result(
         attempts=attempts,
         files=changes,
         at_risk="; ".join(risks) or None,
-        workspace=workspace_results.workspace(state),
-        changes=workspace_results.changes(patch, _MAX_FILES_LISTED),
-        patch=workspace_results.patch(task.id, patch),
+        workspace=figures.workspace(state),
+        changes=figures.changes(patch, _MAX_FILES_LISTED),
+        patch=figures.patch(task.id, patch),
         runs_code=_runs_code(batch.directory(task), state, triggers),
         links_out=state.links,
         error=error,

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batchd.errors import SandboxError, SandboxUnavailableError
-from batchd.records import SandboxPolicy, hosts
+from batchd.records import SandboxPolicy
+from batchd.records.policy import listed as host_list
 from batchd.sandbox import cgroup, launch, seccomp
 from batchd.sandbox.bwrap import view
 from batchd.sandbox.command_user import CommandUser, as_root, limits, prefix
@@ -230,7 +231,7 @@ def _reach(policy: SandboxPolicy) -> str:
     if not policy.network:
         return "no task has any network"
     private = (
-        f"; private addresses only of {hosts.listed(policy.private_hosts)}"
+        f"; private addresses only of {host_list(policy.private_hosts)}"
         if policy.private_hosts
         else "; private addresses are refused"
     )
@@ -239,4 +240,4 @@ def _reach(policy: SandboxPolicy) -> str:
             "tasks that ask for `true` share the host's network, services on its loopback included; those"
             f" that ask for a list of hosts reach these through a proxy{private}"
         )
-    return f"tasks may ask for {hosts.listed(policy.network)}, through a proxy{private}"
+    return f"tasks may ask for {host_list(policy.network)}, through a proxy{private}"

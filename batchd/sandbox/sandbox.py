@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from batchd.errors import SandboxError, SandboxUnavailableError
 from batchd.masking import Masker
-from batchd.records import Network, SandboxPolicy, hosts
+from batchd.records import Network, SandboxPolicy, policy
 from batchd.sandbox import cgroup, directory, facts, probe, shown
 from batchd.sandbox.bwrap import TASK
 from batchd.sandbox.child import prepare_process
@@ -116,7 +116,7 @@ class Sandbox:
         and the variables that name it.
         """
         try:
-            if why := hosts.refusal(asked, self.policy.network):
+            if why := policy.refusal(asked, self.policy.network):
                 raise SandboxError(f"the task's network: {why}")
             if isinstance(asked, bool) or not asked or not self._bwrap:
                 return None, {}

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from batchd.errors import Problem, SandboxError
-from batchd.mounts import Mount, holding, mounts, moved, within
 from batchd.records import SHOWABLE, OwnPath, SandboxPolicy
+from batchd.silent_paths import Mount, holding, mounts, moved, within
 
 #: What leads to /usr; where it is a folder of its own, it is shown like that.
 LEADING = ("bin", "sbin", "lib", "lib32", "lib64")

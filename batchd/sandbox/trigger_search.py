@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from batchd.records.triggers import REST, VERSIONS, Trigger, TriggerKind
+from batchd.records.policy import REST, VERSIONS, Trigger, TriggerKind
 from batchd.sandbox import directory
 
 _GIT = "git"

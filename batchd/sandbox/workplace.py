@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Self, TypeVar
 
 from batchd import trees
-from batchd.aside import aside
 from batchd.errors import SandboxError
 from batchd.masking import MASK, Masker
+from batchd.pauses import aside
 from batchd.records import FileStamp, SandboxPolicy
-from batchd.records.triggers import Trigger
+from batchd.records.policy import Trigger
 from batchd.sandbox import bwrap, command_run, directory, facts, launch, trigger_search
 from batchd.sandbox.cgroup import DelegatedCgroup, TaskCgroup
 from batchd.sandbox.child import ChildProcess

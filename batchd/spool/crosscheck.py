@@ -16,8 +16,8 @@ from batchd.config import Config, providers, values
 from batchd.config.constraints import model_problem
 from batchd.errors import Problem
 from batchd.masking import MIN_SECRET_CHARS
-from batchd.records import hosts
-from batchd.records.needs import RESERVED as RESERVED_LABELS
+from batchd.records import policy
+from batchd.records.tasks import RESERVED as RESERVED_LABELS
 from batchd.spool import sources, taskspec
 from batchd.spool.answer_schemas import AnswerSchemas
 from batchd.spool.decoding import Place
@@ -133,7 +133,7 @@ def _own(
         absent = why.endswith(_ABSENT)
         yield ("dir",), Problem("", why, _DIR if absent else "")
     yield from sources.problems(config, directories, spec, after=after)
-    if spec.network and (why := hosts.refusal(spec.network, config.sandbox.network)):
+    if spec.network and (why := policy.refusal(spec.network, config.sandbox.network)):
         yield ("network",), Problem("", why, _network_hint(config, spec.network))
     if wrong := _wrong_needs(config, _needs(spec.needs)):
         yield ("needs",), wrong

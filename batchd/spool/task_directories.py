@@ -19,7 +19,7 @@ from pathlib import Path
 from batchd import silent_paths
 from batchd.config import Config, own, trust
 from batchd.log import escape
-from batchd.records.triggers import VERSIONS
+from batchd.records.policy import VERSIONS
 
 #: The kernel takes none that is longer (PATH_MAX, in bytes).
 _PATH_LENGTH = 4095

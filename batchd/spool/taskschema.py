@@ -14,7 +14,7 @@ from pydantic import Field, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core.core_schema import ModelSchema
 
-from batchd.records.numbers import Amount
+from batchd.records.tasks import Amount
 from batchd.spool import taskspec
 from batchd.spool.taskspec import Defaults, Earlier, Parallel, Spec, TaskSpec
 

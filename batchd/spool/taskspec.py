@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, create_mo
 
 from batchd.config.sections import left_open
 from batchd.config.values import Fallback, Reach
-from batchd.records import CheckIn, Effort, Evaluator, Tier, needs
-from batchd.records.numbers import Amount
+from batchd.records import CheckIn, Effort, Evaluator, Tier, tasks
+from batchd.records.tasks import Amount
 
 #: Files of a batch that are no task's.
 RESERVED = frozenset({"request", "results", "summary", "report"})
@@ -80,9 +80,9 @@ class SecretSpec(Spec):
 class NeedsSpec(Spec):
     """What the machine of its worker must have."""
 
-    gpu: Annotated[int, Field(ge=0, le=needs.MOST_GPUS)] | None = None
+    gpu: Annotated[int, Field(ge=0, le=tasks.MOST_GPUS)] | None = None
     """So many GPUs, which are the task's alone while it works."""
-    label: Annotated[str, Field(pattern=needs.LABEL)] | None = None
+    label: Annotated[str, Field(pattern=tasks.LABEL)] | None = None
     """A label that its worker was started with."""
 
 

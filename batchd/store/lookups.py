@@ -14,7 +14,7 @@ from batchd import decoders
 from batchd.errors import Problem, StoreError, UnknownNameError
 from batchd.events import Event, TaskFinished, decode
 from batchd.records import Batch, Cause, Parking, Ref, Scope, Task, TaskStatus, TurnFacts
-from batchd.records.needs import needs_of_column
+from batchd.records.tasks import needs_of_column
 from batchd.store.rows import (
     BatchTask,
     LearntRefusal,

@@ -15,7 +15,7 @@ from batchd import decoders
 from batchd.errors import Problem, StaleAttemptError, UsedNameError
 from batchd.events import TaskFinished, decode, encode
 from batchd.records import Batch, Cause, Parking, Ref, Scope, Task, TaskStatus
-from batchd.records.needs import column_text
+from batchd.records.tasks import column_text
 from batchd.store import lookups
 from batchd.store.lookups import BATCH_COLUMNS, TRIED, batch_key, claimed, used
 from batchd.store.rows import DispatchedTask, LearntRefusal, WaitingNotice

@@ -16,7 +16,7 @@ import msgspec
 from batchd import decoders
 from batchd.events import CallAnswered, TaskStarted, ToolRan, decode
 from batchd.records import Parking, Purpose, Ref, Scope, TaskStatus, ToolCall, Usage, untiered
-from batchd.records.needs import needs_of_column
+from batchd.records.tasks import needs_of_column
 from batchd.store.fold import TALLY_COLUMNS, LedgerAmounts
 from batchd.store.lookups import BATCH_COLUMNS, batch_key, task_key, to_batch, to_problems
 from batchd.store.rows import BatchRow, SpendRow, TaskRow, WorkDone

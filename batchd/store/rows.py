@@ -264,7 +264,7 @@ class LearntRefusal:
 
     #: ``provider/model``.
     model: str
-    #: In the words of ``llm.refused_fields``.
+    #: In the words of ``llm.dialect``.
     lesson: str
     #: What says how it was called.
     setting: str

@@ -5,18 +5,13 @@ free. Nothing here does any I/O or reads a clock.
 """
 
 from batchd.taskstate.folding import apply, fold
-from batchd.taskstate.shortening import ELIDED, GO_ON, NOTES, clipped
-from batchd.taskstate.state import CONTINUE, FinishedCommand, TaskState, Verdict
-
-__all__ = [
-    "CONTINUE",
-    "ELIDED",
-    "GO_ON",
-    "NOTES",
-    "FinishedCommand",
-    "TaskState",
-    "Verdict",
-    "apply",
-    "clipped",
-    "fold",
-]
+from batchd.taskstate.state import (
+    CONTINUE,
+    ELIDED,
+    GO_ON,
+    NOTES,
+    FinishedCommand,
+    TaskState,
+    Verdict,
+    clipped,
+)

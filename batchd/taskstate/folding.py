@@ -34,9 +34,16 @@ from batchd.records import (
     Spend,
     TaskStatus,
 )
-from batchd.taskstate import rounds
-from batchd.taskstate.shortening import shortened, without_items
-from batchd.taskstate.state import CONTINUE, TaskState, Verdict
+from batchd.taskstate.state import (
+    CONTINUE,
+    TaskState,
+    Verdict,
+    lost,
+    round_evaluated,
+    shortened,
+    tool_ran,
+    without_items,
+)
 
 #: Bytes of the items of a conversation: they go back with every call. Beyond that none of them do,
 #: as after a refusal: each holds only behind those before it.
@@ -95,7 +102,7 @@ def _resumed(state: TaskState, event: Resumed) -> TaskState:
         suspended=None,
         boots=_boots(state, event),
     )
-    return rounds.lost(resumed, event.lost) if event.lost else resumed
+    return lost(resumed, event.lost) if event.lost else resumed
 
 
 def _call_started(state: TaskState, event: CallStarted) -> TaskState:
@@ -106,19 +113,12 @@ def _call_failed(state: TaskState, event: CallFailed) -> TaskState:
     settled = state.settled() if event.failure.unsettled else replace(state, open_call=None)
     settled = replace(settled, retries=state.retries + 1)
     if event.failure.kind is FailureKind.REPLAY:
-        return _stripped(settled)
+        refused, messages = settled.refused_items + 1, without_items(settled.messages)
+        return replace(
+            settled, messages=messages, refused_items=refused, plain=settled.plain or refused > 1
+        )
     call, overflow = state.open_call, event.failure.kind is FailureKind.CONTEXT_OVERFLOW
     return _overflowed(settled, call, event) if call and overflow else settled
-
-
-def _stripped(state: TaskState) -> TaskState:
-    """Take all items out of the conversation;
-    where that was no help for what came after it, for good.
-    """
-    refused, messages = state.refused_items + 1, without_items(state.messages)
-    return replace(
-        state, messages=messages, refused_items=refused, plain=state.plain or refused > 1
-    )
 
 
 def _guessed(state: TaskState, call: CallStarted) -> int:
@@ -288,8 +288,8 @@ _FOLDS: Mapping[type, Callable[[TaskState, Any], TaskState]] = {
     CallAnswered: _call_answered,
     CallFailed: _call_failed,
     CallDenied: _denied,
-    ToolRan: rounds.tool_ran,
-    RoundEvaluated: rounds.round_evaluated,
+    ToolRan: tool_ran,
+    RoundEvaluated: round_evaluated,
     Compacted: _compacted,
     Suspended: lambda state, event: replace(state, suspended=event),
     CancelRequested: _cancelled,

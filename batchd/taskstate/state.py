@@ -1,8 +1,10 @@
-"""``TaskState`` itself: a frozen value, and what can be read off it."""
+"""The state of a task: its rounds, its commands, its conversation, and what is left out of that."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import msgspec
 from msgspec import Struct
@@ -10,9 +12,12 @@ from msgspec.structs import replace
 
 from batchd.events import (
     CallStarted,
+    Compacted,
+    RoundEvaluated,
     Suspended,
     TaskFinished,
     Terms,
+    ToolRan,
 )
 from batchd.records import (
     Answer,
@@ -24,12 +29,117 @@ from batchd.records import (
     ModelSetup,
     Purpose,
     Reason,
+    Role,
     Spend,
     TaskStatus,
     ToolCall,
     Usage,
 )
-from batchd.taskstate import circles
+
+#: A call with its output, as one number, and whether it may have changed a file.
+Step: TypeAlias = tuple[int, bool]
+#: A circle has at most so many calls, and is one when it has come so often (the design's number).
+_MAX_CIRCLE_CALLS, _TIMES = 4, 3
+#: So many steps are looked back on.
+LOOKED_BACK = _MAX_CIRCLE_CALLS * _TIMES
+#: Commands that do nothing, by which models that have only commands say that they are done.
+_NOTHING = re.compile(
+    r"""(?i)(exit(\s+0)?|true|:|done[.!]?|echo\s+(["']?)(?:(all|the|my|this)\s+)?(?:(task|work|job|everything)\s+)?"""
+    r"""(?:(is|has\s+been)\s+)?(?:now\s+)?(?:successfully\s+)?(done|completed?|finished|(任务)?(已)?完成)"""
+    r"""(?:\s+successfully)?[.!。]?\3)?"""
+)
+#: What batchd says of files, with what has changed in them: it is not the command's own output.
+_ADDED = re.compile(r"\n?\[changed: [^\n]*\](?:\n[-+ @][^\n]*)*")
+_BETWEEN = re.compile(r"[\n;]|&&")
+
+
+def circling(steps: Sequence[Step], longest: int = _MAX_CIRCLE_CALLS) -> bool:
+    """Return whether the last steps are the same few, three times;
+    of several none may have changed a file.
+    """
+    return any(_circle(steps, length) for length in range(1, longest + 1))
+
+
+def _circle(steps: Sequence[Step], length: int) -> bool:
+    last = steps[-length * _TIMES :]
+    if len(last) < length * _TIMES or (length > 1 and any(moved for _, moved in last)):
+        return False
+    return all(step[0] == last[i % length][0] for i, step in enumerate(last))
+
+
+def step(event: ToolRan) -> Step:
+    """Return a call with its output as a step.
+
+    What runs in the background, and what was not looked at, may have moved.
+    """
+    output = _ADDED.sub("", event.output)
+    moved = event.changed is not False or bool(event.left)
+    return hash((event.call.name, event.call.arguments, output)), moved
+
+
+def idle(call: ToolCall) -> bool:
+    """Return whether a call does nothing: it is how a model stops that knows no other way."""
+    try:
+        given = call.given()
+    except (ValueError, RecursionError):
+        return False
+    command = given.get("command") if isinstance(given, dict) else None
+    if not isinstance(command, str):
+        return False
+    return all(_NOTHING.fullmatch(part.strip()) for part in _BETWEEN.split(command))
+
+
+#: What stands in the conversation for a tool output that was elided.
+ELIDED = "[output removed to save space; run the command again if you need it]"
+#: How a summary begins.
+NOTES = "Summary of the work so far:\n"
+#: What stands behind it, in the user's place.
+GO_ON = "Go on from there."
+
+
+def shortened(messages: tuple[Message, ...], event: Compacted) -> tuple[Message, ...]:
+    """Return the conversation after a compaction."""
+    elided, kept = set(event.elided), dict(event.clipped)
+    if event.plain:
+        # What is sealed holds for what stood before it alone.
+        messages = without_items(messages)
+    messages = tuple(
+        replace(m, content=ELIDED)
+        if i in elided
+        else replace(m, content=clipped(m.content, kept[i]))
+        if i in kept
+        else m
+        for i, m in enumerate(messages)
+    )
+    if event.summary is None:
+        return messages
+    role: Role = "assistant" if event.own else "user"
+    # Where a provider wants the thinking back, it may want it with every message of the model.
+    thinks = event.own and any(m.reasoning is not None for m in messages)
+    said = Message(role, f"{NOTES}{event.summary}", reasoning="" if thinks else None)
+    notes: tuple[Message, ...] = (said,)
+    if event.own:
+        notes += (Message("user", GO_ON),)
+    return (*messages[: event.start], *notes, *messages[event.end :])
+
+
+def without_items(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Return a conversation of texts and calls alone."""
+    return tuple(replace(m, replay=None) if m.replay else m for m in messages)
+
+
+def clipped(text: str, keep: int) -> str:
+    """Return ``text`` with its middle cut out,
+    so that ``keep`` characters and a note of the cut are left.
+    """
+    head = keep // 2
+    tail = keep - head
+    cut = len(text) - keep
+    if cut <= 0:
+        return text
+    note = f"\n[... {cut:,} characters cut out here, which do not fit into your window ...]\n"
+    return f"{text[:head]}{note}{text[len(text) - tail :]}"
+
 
 #: What asks the model to go on where the output limit cut its text.
 CONTINUE = "Your answer was cut off at the output limit. Go on exactly where it stopped."
@@ -130,7 +240,7 @@ class TaskState(msgspec.Struct, frozen=True, kw_only=True):
     #: Whether the model has learned what little is left of the task's limits.
     noticed: bool = False
     #: The last tool calls of this round, as steps that may be a circle.
-    recent: tuple[circles.Step, ...] = ()
+    recent: tuple[Step, ...] = ()
     #: Whether the loop guard ended this round, and how many it ended.
     looped: bool = False
     loops: int = 0
@@ -229,3 +339,112 @@ class TaskState(msgspec.Struct, frozen=True, kw_only=True):
         setup = self.terms.judge if purpose is Purpose.JUDGE else self.terms.model
         window = self.windows.get(setup.name)
         return setup if window is None else replace(setup, context_window=window)
+
+
+def tool_ran(state: TaskState, event: ToolRan) -> TaskState:
+    """Return the state after a tool call:
+    its output joins the conversation, and may end the round.
+    """
+    recent = (*state.recent, step(event))[-LOOKED_BACK:]
+    looped = circling(recent) if state.circles else circling(recent, 1)
+    pending = state.pending[1:]
+    stopped = state.circles and not pending and _stops(state, event)
+    call_id = None if state.text_protocol else event.call.id
+    reply: tuple[Message, ...] = (Message("tool", event.output, tool_call_id=call_id),)
+    if looped:
+        # Every call of an answer needs a reply, also those that will not run.
+        reply += tuple(
+            Message("tool", "Not run: you repeat yourself.", tool_call_id=c.id)
+            for c in pending
+            if not state.text_protocol
+        )
+        pending = ()
+    return _informed(
+        state,
+        messages=state.messages + reply,
+        pending=pending,
+        in_doubt=False,
+        tool_s=state.tool_s + event.seconds,
+        commands=(*state.commands, _command(event)),
+        left=event.left,
+        noticed=state.noticed or event.noticed,
+        recent=() if looped else recent,
+        looped=looped,
+        loops=state.loops + looped,
+        stopped=looped or stopped,
+    )
+
+
+def lost(state: TaskState, words: str) -> TaskState:
+    """Return the state once files may be lost: the model learns that before it goes on,
+    also where it had stopped, or its work was found to be done.
+    """
+    done = state.verdict is not None and state.verdict.status is TaskStatus.COMPLETED
+    if done:
+        state = replace(state, verdict=None, rounds=state.rounds - 1)
+    state = replace(state, evaluations=(), judged=(), stopped=False, looped=False)
+    return _informed(state, files_lost=True, unsaid=words)
+
+
+def _informed(state: TaskState, **changes: Any) -> TaskState:
+    """Return the state with changes, and what the model is to learn behind its calls' outputs."""
+    state = replace(state, **changes)
+    if not state.unsaid or state.pending:
+        return state
+    messages = (*state.messages, Message("user", state.unsaid))
+    return replace(state, messages=messages, unsaid="")
+
+
+def _command(event: ToolRan) -> FinishedCommand:
+    silent = event.output.startswith("[no output")
+    asked = event.asked_input, event.asked_screen
+    late = event.outcome == "timed_out"
+    return FinishedCommand(event.call, event.exit_code, *asked, silent, late)
+
+
+def _stops(state: TaskState, event: ToolRan) -> bool:
+    """Return whether a call is a model's stop:
+    the only one of an answer with words, after others, that does nothing.
+    """
+    alone = state.messages[-1].role == "assistant" and bool(state.answer.strip())
+    return alone and bool(state.commands) and event.exit_code == 0 and idle(event.call)
+
+
+def round_evaluated(state: TaskState, event: RoundEvaluated) -> TaskState:
+    """Return the state after a verdict: the task is done,
+    goes on with feedback, or has gone in circles.
+    """
+    verdict = event.evaluation
+    state = replace(state, evaluation=verdict, judged=(), tool_s=state.tool_s + event.seconds)
+    if not event.final:
+        return replace(state, evaluations=(*state.evaluations, verdict))
+    looped, before = state.looped, state.loop
+    state = replace(
+        state,
+        evaluations=(),
+        stopped=False,
+        rounds=state.rounds + 1,
+        round_open=False,
+        links={**state.links, **event.links},
+        recent=() if state.circles else state.recent,
+        looped=False,
+    )
+    if verdict.done:
+        return replace(state, verdict=Verdict(status=TaskStatus.COMPLETED))
+    if looped:
+        # A judge finds other words for the same,
+        # and a program's output has times and addresses in it.
+        first = "" if verdict.by == "judge" else verdict.feedback.partition("\n")[0]
+        reason = (verdict.by, first)
+        state = replace(state, loop=reason, verdict=_circled(verdict) if reason == before else None)
+    feedback = Message("user", f"Not done yet, says the {verdict.by}:\n{verdict.feedback}")
+    return replace(state, messages=(*state.messages, feedback))
+
+
+def _circled(verdict: Evaluation) -> Verdict:
+    """Return the end of a task that goes in circles,
+    and is refused for the same reason each time.
+    """
+    message = f"it went in circles twice, and the {verdict.by} refused both: {verdict.feedback}"
+    error = ErrorInfo(type=Reason.LOOP, message=message.strip().removesuffix(":"))
+    return Verdict(status=TaskStatus.ERROR, reason=Reason.LOOP, error=error)

@@ -37,7 +37,7 @@ from batchd.events import (
     Terms,
     ToolRan,
 )
-from batchd.records import Batch, ModelSetup, Price, Purpose, Ref, Task, ToolName, hosts
+from batchd.records import Batch, ModelSetup, Price, Purpose, Ref, Task, ToolName, policy
 from batchd.store import Store
 from batchd.telemetry.counting import OTHER, CallSeries, Counters, StandingCollector
 
@@ -300,7 +300,7 @@ class MetricsServer:
 
     def _answer(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         """Show the figures, but not to a page of another site in somebody's browser."""
-        if hosts.means(environ.get("HTTP_HOST", ""), self._names):
+        if policy.means(environ.get("HTTP_HOST", ""), self._names):
             return self._figures(environ, start)
         start("421 Misdirected Request", [("Content-Type", "text/plain; charset=utf-8")])
         return [

@@ -24,9 +24,8 @@ from batchd.events import (
 )
 from batchd.formats import ResultV1
 from batchd.records import STANDARD, ModelSetup, TaskStatus
-from batchd.views.call_views import span_name
+from batchd.views.kinds import explained, judged, span_name
 from batchd.views.view import Mark, tokens
-from batchd.views.work_views import explained, judged
 
 #: Characters of one text in a span; a receiver takes only so much.
 _TEXT = 16_384

@@ -2,8 +2,7 @@
 
 Each kind of event has one ``View``, which has all its faces: the log's line, the line of ``logs``,
 passages of the conversation that ``logs``, ``top``, the report and the web page show, the span. A
-new event needs a class in ``call_views``, ``work_views`` or ``course_views``,
-and nothing else here. Pure: who shows a text neutralises it.
+new event needs a class in ``kinds``, and nothing else here. Pure: who shows a text neutralises it.
 """
 
 from __future__ import annotations
@@ -12,22 +11,19 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from batchd.events import Event
-from batchd.views import call_views, course_views, work_views
+from batchd.views.kinds import VIEWS
 from batchd.views.view import Kind, Line, Mark, Passage, View
 
-__all__ = ["ALL", "Kind", "Line", "Mark", "Passage", "View", "last", "of", "passages"]
-
-_VIEWS: Mapping[type, View[Any]] = {**call_views.VIEWS, **work_views.VIEWS, **course_views.VIEWS}
 #: One of each kind of event.
-ALL: tuple[View[Any], ...] = tuple(_VIEWS.values())
-_BY_NAME: Mapping[str, View[Any]] = {kind.__name__: view for kind, view in _VIEWS.items()}
+ALL: tuple[View[Any], ...] = tuple(VIEWS.values())
+_BY_NAME: Mapping[str, View[Any]] = {kind.__name__: view for kind, view in VIEWS.items()}
 #: Of a kind that a newer version has stored.
 _UNKNOWN: View[Any] = View()
 
 
 def of(event: Event) -> View[Any]:
     """Return the view of an event."""
-    return _VIEWS[type(event)]
+    return VIEWS[type(event)]
 
 
 def last(kind: str) -> View[Any]:
@@ -41,4 +37,4 @@ def passages(event: Event, first_prompt: str) -> Iterator[Passage]:
     """Yield what an event adds to its task's conversation;
     nothing for those that later ones include.
     """
-    return _VIEWS[type(event)].passages(event, first_prompt)
+    return VIEWS[type(event)].passages(event, first_prompt)

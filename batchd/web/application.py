@@ -21,21 +21,11 @@ from starlette.routing import Route
 from batchd.config.web_page import WebSection
 from batchd.errors import BatchdError, UnknownNameError, UsageError
 from batchd.store.reader import StoreReader
-from batchd.web import (
-    assets_served,
-    cost_page,
-    made,
-    page_data,
-    page_updates,
-    report_files,
-    request_values,
-)
-from batchd.web.authentication import SESSION_S, TokenCheck
-from batchd.web.event_streams import EventStream, EventStreams
-from batchd.web.ordering import Ordering
-from batchd.web.shield import RequestShield, cookie_name, refused, session
-from batchd.web.store_queries import StoreQueries
-from batchd.web.store_watch import StoreWatch
+from batchd.web import made, page_data, page_updates
+from batchd.web.orders import Ordering
+from batchd.web.page_updates import EventStream, EventStreams
+from batchd.web.shield import SESSION_S, RequestShield, TokenCheck, cookie_name, refused, session
+from batchd.web.store_queries import StoreQueries, StoreWatch
 
 #: Older batches that are sent at once.
 _PAGE_OF_BATCHES = 100
@@ -67,7 +57,7 @@ def application(state: Path, gate: TokenCheck, streams: EventStreams, web: WebSe
         sources.queries.close()
 
     ordering = Ordering(state, queries).routes() if orders else ()
-    login = assets_served.shell(login=True)
+    login = made.shell(login=True)
     app = Starlette(
         routes=[*ordering, *_Handlers(sources).routes()],
         middleware=[
@@ -120,17 +110,17 @@ class _Handlers:
         if names := request.path_params:
             try:
                 await self._sources.queries.ask(
-                    request_values.known(names["batch"], names.get("task", ""))
+                    page_updates.known(names["batch"], names.get("task", ""))
                 )
             except UnknownNameError:
                 code = 404
             except BatchdError:
                 pass  # the page itself says what is the matter
-        return HTMLResponse(assets_served.shell(login=False, orders=self._sources.orders), code)
+        return HTMLResponse(made.shell(login=False, orders=self._sources.orders), code)
 
     async def asset(self, request: Request) -> Response:
         """Return a file that pages are made of; its name changes with it."""
-        found = assets_served.assets().get(request.path_params["name"])
+        found = made.assets().get(request.path_params["name"])
         if found is None:
             raise HTTPException(404)
         kept = {"Cache-Control": "public, max-age=31536000, immutable"}
@@ -164,10 +154,10 @@ class _Handlers:
         row = await self._sources.queries.ask(
             lambda reader: reader.batch(request.path_params["batch"])
         )
-        data = await run_in_threadpool(report_files.page, Path(row.batch.folder), row.batch.name)
+        data = await run_in_threadpool(made.page, Path(row.batch.folder), row.batch.name)
         if data is None:
             raise HTTPException(404, "there is no report in the folder of this batch")
-        return HTMLResponse(data, headers={"Content-Security-Policy": report_files.POLICY})
+        return HTMLResponse(data, headers={"Content-Security-Policy": made.REPORT_POLICY})
 
     # What fills them
 
@@ -178,7 +168,7 @@ class _Handlers:
 
     async def batches(self, request: Request) -> Response:
         """Return batches, newest first, so many of them."""
-        page_no = request_values.number(request, "page")
+        page_no = page_updates.number(request, "page")
         limit = (page_no + 1) * _PAGE_OF_BATCHES + 1
         queries = self._sources.queries
 
@@ -193,20 +183,20 @@ class _Handlers:
     async def batch(self, request: Request) -> Response:
         """Return a batch, and some of its tasks."""
         view = page_updates.batch(
-            self._sources.queries, request.path_params["batch"], request_values.task_filter(request)
+            self._sources.queries, request.path_params["batch"], page_updates.task_filter(request)
         )
         return _json(await view(await self._sources.watch.once()))
 
     async def task(self, request: Request) -> Response:
         """Return a task, its conversation apart."""
-        sight, ref = await self._sources.watch.once(), request_values.ref(request)
+        sight, ref = await self._sources.watch.once(), page_updates.ref(request)
         return _json(
             await self._sources.queries.ask(lambda reader: page_updates.facts(reader, ref, sight))
         )
 
     async def conversation(self, request: Request) -> Response:
         """Return the part of a conversation that came before event ``before``."""
-        ref, before = request_values.ref(request), request_values.number(request, "before")
+        ref, before = page_updates.ref(request), page_updates.number(request, "before")
         return _json(
             await self._sources.queries.ask(
                 lambda reader: page_updates.earlier(reader, ref, before)
@@ -215,19 +205,19 @@ class _Handlers:
 
     async def made(self, request: Request) -> Response:
         """Return what a task has made: its patch, and its files."""
-        ref = request_values.ref(request)
+        ref = page_updates.ref(request)
         return _json(await self._sources.queries.ask(lambda reader: made.listed(reader, ref)))
 
     async def preview(self, request: Request) -> Response:
         """Return what there is to see of a file that a task has made."""
-        ref, path = request_values.ref(request), request.query_params.get("path", "")
+        ref, path = page_updates.ref(request), request.query_params.get("path", "")
         return _json(
             await self._sources.queries.ask(lambda reader: made.preview(reader, ref, path))
         )
 
     async def file(self, request: Request) -> Response:
         """Return a file that a task has made, to be saved: a browser is to run none of it."""
-        ref, path = request_values.ref(request), request.query_params.get("path", "")
+        ref, path = page_updates.ref(request), request.query_params.get("path", "")
         data = await self._sources.queries.ask(lambda reader: made.content(reader, ref, path))
         name = quote(path.rpartition("/")[2], safe="")
         headers = {
@@ -238,12 +228,12 @@ class _Handlers:
 
     async def cost(self, request: Request) -> Response:
         """Return what was spent, split up."""
-        by, days = request.query_params.get("by", "day"), request_values.number(request, "days")
-        if by not in cost_page.SPLITS:
-            raise UsageError(f"by is one of {', '.join(cost_page.SPLITS)}")
+        by, days = request.query_params.get("by", "day"), page_updates.number(request, "days")
+        if by not in page_data.SPLITS:
+            raise UsageError(f"by is one of {', '.join(page_data.SPLITS)}")
         queries = self._sources.queries
         return _json(
-            await queries.ask(lambda reader: cost_page.spent(reader, by, days, queries.excerpts))
+            await queries.ask(lambda reader: page_data.cost(reader, by, days, queries.excerpts))
         )
 
     # What keeps them up to date
@@ -259,15 +249,15 @@ class _Handlers:
         """Send what a batch does, from now on."""
         sources = self._sources
         view = page_updates.batch(
-            sources.queries, request.path_params["batch"], request_values.task_filter(request)
+            sources.queries, request.path_params["batch"], page_updates.task_filter(request)
         )
-        await sources.queries.ask(request_values.known(request.path_params["batch"]))
+        await sources.queries.ask(page_updates.known(request.path_params["batch"]))
         return sources.streams.answer(page_updates.updates(sources.watch, view))
 
     async def live_task(self, request: Request) -> EventStream | Response:
         """Send what a task does, from now on; a browser that comes back says what it has."""
-        sources, ref = self._sources, request_values.ref(request)
-        await sources.queries.ask(request_values.known(ref.batch, ref.task))
+        sources, ref = self._sources, page_updates.ref(request)
+        await sources.queries.ask(page_updates.known(ref.batch, ref.task))
         known = request.headers.get("last-event-id") or request.query_params.get("from", "")
         start = int(known) if known.isascii() and known.isdigit() and len(known) < 10 else None
         return sources.streams.answer(page_updates.task(sources.queries, sources.watch, ref, start))
@@ -292,7 +282,7 @@ async def _troubled(_request: Request, error: Exception) -> Response:
 async def _nothing(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if "text/html" in request.headers.get("accept", ""):
-        return HTMLResponse(assets_served.shell(login=False), error.status_code)
+        return HTMLResponse(made.shell(login=False), error.status_code)
     body = msgspec.json.encode({"error": error.detail})
     return Response(body, error.status_code, error.headers, "application/json")
 

@@ -1,27 +1,138 @@
-"""What a task has made: its answer, its patch, and its files to look at or to download.
+"""What lies in files: the three that browsers are given to run, put together once, under names that
+change with them; a batch's report; what a task has made, its answer, its patch, its files.
 
-Whatever they hold, none of it is run.
+Whatever a task's files hold, none of it is run.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
+import html
 import os
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from string import Template
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
 from batchd import decoders
 from batchd.errors import SandboxError, UnknownNameError
 from batchd.formats import ResultV1
-from batchd.observe import changes, markdown
+from batchd.observe import changes, pages
 from batchd.records import Ref
 from batchd.spool import outbox, patch_files
 from batchd.store.reader import StoreReader
+
+_SCRIPTS = (
+    "live.js",
+    "keep.js",
+    "orders.js",
+    "frame.js",
+    "overview.js",
+    "tasks.js",
+    "batch.js",
+    "made.js",
+    "task.js",
+    "days.js",
+    "cost.js",
+    "main.js",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ServedAsset:
+    """A file, as it is sent."""
+
+    type: str
+    data: bytes
+
+
+@cache
+def assets() -> dict[str, ServedAsset]:
+    """Return all files, by the name that they are asked for by."""
+    return {
+        _named(kind, data): ServedAsset(_TYPES[kind.partition(".")[2]], data)
+        for kind, data in _texts()
+    }
+
+
+@cache
+def shell(*, login: bool, orders: bool = False) -> str:
+    """Return the page that all pages are made in, or the one to sign in with.
+
+    ``orders``: whether it may give any.
+    """
+    names = {kind: _named(kind, data) for kind, data in _texts()}
+    script = names["login.js" if login else "app.js"]
+    template = Template(pages.asset(__package__, "login.html" if login else "shell.html"))
+    return template.substitute(
+        style=f"/assets/{names['app.css']}",
+        script=f"/assets/{script}",
+        orders=" data-orders" if orders else "",
+    )
+
+
+_TYPES = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
+
+
+@cache
+def _texts() -> tuple[tuple[str, bytes], ...]:
+    return (
+        ("app.css", pages.together(__package__, pages.STYLES, ("web.css",)).encode()),
+        ("app.js", pages.together(__package__, pages.SCRIPTS, _SCRIPTS).encode()),
+        ("login.js", pages.asset(__package__, "login.js").encode()),
+    )
+
+
+def _named(kind: str, data: bytes) -> str:
+    name, _, ending = kind.partition(".")
+    return f"{name}-{hashlib.sha256(data).hexdigest()[:12]}.{ending}"
+
+
+#: A report larger than this is opened from its folder.
+_MAX_REPORT_BYTES = 64 << 20
+#: A report runs its own scripts, but without an origin:
+#: it can ask for nothing, and reads no other page.
+REPORT_POLICY = (
+    "sandbox allow-scripts allow-downloads; default-src 'none'; style-src 'unsafe-inline';"
+    " script-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+#: Where a report's page begins: all that is before it is batchd's own.
+_BEGINNING = b"<body>"
+
+
+def page(folder: Path, batch: str) -> bytes | None:
+    """Return the report in a batch's folder, with links back; None: there is none."""
+    data = _file(folder / "report.html")
+    if data is None:
+        return None
+    address, name = html.escape(quote(f"/batches/{batch}")), html.escape(batch)
+    # In classes that every report knows: its policy takes no style but its own.
+    back = f'<header><nav class="brand" aria-label="Back"><span><a href="/">Overview</a> / <a href="{address}">{name}</a></span></nav></header>'
+    return data.replace(_BEGINNING, _BEGINNING + back.encode(), 1)
+
+
+def _file(path: Path) -> bytes | None:
+    """Return a regular file's content; None for anything else: agents may have worked near it."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with open(fd, "rb") as file:
+        found = os.fstat(fd)
+        return (
+            file.read()
+            if stat.S_ISREG(found.st_mode) and found.st_size <= _MAX_REPORT_BYTES
+            else None
+        )
+
 
 _RESULT: msgspec.json.Decoder[ResultV1] = decoders.decoder(ResultV1)
 #: Characters of an answer; the result's file has the rest.
@@ -51,7 +162,7 @@ def listed(reader: StoreReader, ref: Ref) -> dict[str, Any]:
     gone = result.files.deleted if result.files else ()
     return {
         "answer": answer,
-        "answer_tree": markdown.tree(answer) if answer else None,
+        "answer_tree": pages.tree(answer) if answer else None,
         "answer_cut": len(result.answer) - len(answer),
         "verdict": verdict and {"by": verdict.by, "done": verdict.done, "text": verdict.feedback},
         "patch": patch,

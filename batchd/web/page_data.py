@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeAlias
 
 from batchd.control import fields
-from batchd.observe import trouble_texts, versions
+from batchd.observe import standstill
 from batchd.observe.snapshot import AgentSnapshot, DaemonSnapshot, ProviderSnapshot, Snapshot
 from batchd.observe.standstill import Standstill, standstills
 from batchd.records import Ref
+from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow, SpendRow, TaskRow
-from batchd.web.store_watch import StoreSight
+from batchd.web.store_queries import Excerpts, StoreSight
+from batchd.words import NO_TAG
 
 #: Lines of each list; how many there are is said.
 _MAX_LINES = 50
@@ -181,7 +184,7 @@ def _daemon(daemon: DaemonSnapshot) -> dict[str, Any]:
     return {
         "pid": daemon.pid,
         "version": daemon.version,
-        "differs": versions.differs(daemon.version),
+        "differs": standstill.differs(daemon.version),
         "started_at": daemon.started_at,
         "draining": daemon.draining,
         "workers": daemon.workers,
@@ -196,9 +199,7 @@ def _daemon(daemon: DaemonSnapshot) -> dict[str, Any]:
         }
         if daemon.day
         else None,
-        "troubles": [
-            {**fields(each), "what": trouble_texts.what(each)} for each in daemon.troubles
-        ],
+        "troubles": [{**fields(each), "what": standstill.what(each)} for each in daemon.troubles],
     }
 
 
@@ -243,3 +244,53 @@ def _standstill(each: Standstill) -> dict[str, Any]:
 def parked(found: Iterable[Any]) -> list[dict[str, Any]]:
     """Return what waits, why, and how to go on."""
     return [*map(_standstill, islice(standstills(found), _MAX_LINES))]
+
+
+#: Lines that are shown.
+_MAX_ROWS = 100
+#: No ledger goes back further, and a calendar not much.
+_MOST_DAYS = 36_500
+#: What money can be split by, and by which keys of the ledger.
+SPLITS: Mapping[str, tuple[str, ...]] = {
+    "day": ("day",),
+    "batch": ("batch",),
+    "provider": ("provider",),
+    "model": ("provider", "model"),
+    "purpose": ("purpose",),
+    "tag": ("tag",),
+}
+
+
+def cost(reader: StoreReader, by: str, days: int, prompts: Excerpts) -> Mapping[str, Any]:
+    """Return what was spent within so many days, split up; 0: ever. Raises ``StoreError``."""
+    back = dt.timedelta(days=min(days, _MOST_DAYS) - 1)
+    since = dt.datetime.now(dt.UTC).date() - back if days else None
+    split: Any = SPLITS[by]
+    rows = reader.spend(split, since=since)
+    lines = [spent(row, _name(row, split)) for row in rows]
+    # Days as they went by, the newest first; of all else the dearest.
+    lines.sort(key=lambda x: x["name"] if by == "day" else (x["usd"], x["input"]), reverse=True)
+    daily = rows if by == "day" else reader.spend(("day",), since=since)
+    each_day = sorted((spent(row, row.day) for row in daily), key=lambda x: x["name"])
+    today = str(dt.datetime.now(dt.UTC).date())
+    total = [spent(row, "total") for row in reader.spend((), since=since)]
+    return {
+        "by": by,
+        "lines": [
+            {**line, "prompt": prompts.line(reader, reader.batch(line["name"]))}
+            if by == "batch"
+            else line
+            for line in lines[:_MAX_ROWS]
+        ],
+        "more": max(0, len(lines) - _MAX_ROWS),
+        "total": total[:1],
+        # What a chart shows: each day with a call, and from when to when.
+        "days": each_day,
+        "first": str(since) if since else each_day[0]["name"] if each_day else today,
+        "last": max(today, each_day[-1]["name"]) if each_day else today,
+    }
+
+
+def _name(row: SpendRow, split: Sequence[str]) -> str:
+    """Return what a line of the ledger is shown under; tasks without a tag have none."""
+    return "/".join(NO_TAG if (part := getattr(row, name)) is None else part for name in split)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
@@ -11,21 +13,129 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import msgspec
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
-from batchd.errors import BatchdError, StoreError
-from batchd.observe import markdown, standstill
-from batchd.observe.conversation import plain
+from batchd.errors import BatchdError, StoreError, UsageError
+from batchd.observe import pages, standstill
+from batchd.observe.pages import plain
 from batchd.observe.snapshot import AgentSnapshot
-from batchd.observe.wait_reasons import WaitReasons
-from batchd.records import Ref
+from batchd.observe.standstill import WaitReasons
+from batchd.records import Ref, TaskStatus
+from batchd.store.queries import SORTS
 from batchd.store.reader import StoreReader
 from batchd.store.rows import TaskRow
 from batchd.views import Kind, passages
-from batchd.web import excerpts, page_data
-from batchd.web.event_streams import ServerEvent
-from batchd.web.excerpts import Excerpts
-from batchd.web.store_queries import StoreQueries
-from batchd.web.store_watch import StoreSight, StoreWatch
+from batchd.web import page_data, store_queries
+from batchd.web.store_queries import Excerpts, StoreQueries, StoreSight, StoreWatch
+
+#: Who listens at once. A browser that may not is asked to come again.
+MAX_LISTENERS = 64
+_RETRY_MS = 2000
+#: Something is sent that often, so that who is gone is noticed,
+#: and no proxy on the way hangs up (seconds).
+_HEARTBEAT_S = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerEvent:
+    """One event: ``data`` is JSON without a line break."""
+
+    name: str
+    data: bytes
+    #: What the browser shows when it comes back; empty: nothing that it need know.
+    id: str = ""
+
+    def encoded(self) -> bytes:
+        """Return it as it is sent."""
+        head = f"id: {self.id}\n" if self.id else ""
+        return f"{head}event: {self.name}\ndata: ".encode() + self.data + b"\n\n"
+
+
+class EventStreams:
+    """All who listen.
+
+    Each gets the next event once it has taken the last one: who is slow misses some.
+    """
+
+    def __init__(self) -> None:
+        self._open: set[asyncio.Future[None]] = set()
+
+    def answer(self, events: AsyncIterator[ServerEvent]) -> EventStream | Response:
+        """Return the answer to who wants to listen."""
+        if len(self._open) >= MAX_LISTENERS:
+            why = f"{MAX_LISTENERS} browsers listen already; close some"
+            return JSONResponse({"error": why}, 503, {"Retry-After": "10"})
+        return EventStream(events, self._open)
+
+    def close(self) -> None:
+        """Hang up."""
+        for each in [*self._open]:
+            each.cancel()
+
+
+class EventStream:
+    """The answer to one who listens: an ASGI application."""
+
+    def __init__(
+        self, events: AsyncIterator[ServerEvent], known: set[asyncio.Future[None]]
+    ) -> None:
+        self._events = events
+        self._known = known
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send until one side has enough."""
+        headers = [
+            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"x-accel-buffering", b"no"),  # for proxies that would collect it
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        if scope["method"] != "HEAD":
+            feeding = asyncio.ensure_future(self._feed(send))
+            leaving = asyncio.ensure_future(_gone(receive))
+            self._known.add(feeding)
+            try:
+                await asyncio.wait({feeding, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for each in (feeding, leaving):
+                    each.cancel()
+                await asyncio.wait({feeding, leaving})
+                self._known.discard(feeding)
+            if not feeding.cancelled() and (error := feeding.exception()):
+                raise error
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _feed(self, send: Send) -> None:
+        async def give(data: bytes) -> None:
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+
+        await give(f"retry: {_RETRY_MS}\n\n".encode())
+        coming: asyncio.Future[ServerEvent] | None = None
+        try:
+            while True:
+                coming = coming or asyncio.ensure_future(anext(self._events))
+                done, _ = await asyncio.wait({coming}, timeout=_HEARTBEAT_S)
+                if not done:
+                    await give(b": still here\n\n")
+                    continue
+                try:
+                    event = coming.result()
+                except StopAsyncIteration:
+                    return
+                coming = None
+                await give(event.encoded())
+        finally:
+            if coming is not None:
+                coming.cancel()
+                with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration, Exception):
+                    await coming
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
 
 #: Tasks of a batch on one page.
 PAGE = 100
@@ -236,15 +346,52 @@ def _passages(reader: StoreReader, ref: Ref, first: int, end: int) -> list[dict[
 @lru_cache(64)
 def _tree(prompt: str | None) -> Any:
     """Return a prompt as Markdown: pages that are open ask for it again and again."""
-    return prompt and markdown.tree(prompt)
+    return prompt and pages.tree(prompt)
 
 
 def _prompt(reader: StoreReader, ref: Ref, folder: str) -> str | None:
     """Return the user's request; None once it was pruned,
     and is not in the batch's folder either.
     """
-    prompt = excerpts.prompt(reader, ref, folder)
+    prompt = store_queries.prompt(reader, ref, folder)
     if not prompt:
         return None
     more = len(prompt) - _MAX_PASSAGE_CHARS
     return prompt if more <= 0 else f"{prompt[:_MAX_PASSAGE_CHARS]}\n… {more:,} characters more"
+
+
+#: Characters of what tasks are searched for.
+_MAX_SEARCH_CHARS = 200
+
+
+def known(batch: str, task: str = "") -> Callable[[StoreReader], object]:
+    """Return what asks the store whether there is such a batch or task."""
+    return lambda reader: reader.task(Ref(batch, task)) if task else reader.batch(batch)
+
+
+def ref(request: Request) -> Ref:
+    """Return the task that a path names."""
+    return Ref(request.path_params["batch"], request.path_params["task"])
+
+
+def number(request: Request, name: str) -> int:
+    """Return a count from the query; 0 where there is none. Raises ``UsageError``."""
+    text = request.query_params.get(name, "") or "0"
+    if not (text.isascii() and text.isdigit() and len(text) < 10):  # beyond it no page is
+        raise UsageError(f"{name} is a number")
+    return int(text)
+
+
+def task_filter(request: Request) -> TaskFilter:
+    """Return which tasks of a batch are wanted, and sorted by what. Raises ``UsageError``."""
+    sort = request.query_params.get("sort", "")
+    statuses = [s for s in request.query_params.get("status", "").split(",") if s]
+    if sort.removeprefix("-") not in SORTS or not {*statuses} <= {*TaskStatus}:
+        raise UsageError("sort is a column, and status a list of statuses")
+    return TaskFilter(
+        statuses=tuple(statuses),
+        text=request.query_params.get("q", "")[:_MAX_SEARCH_CHARS],
+        sort=sort.removeprefix("-"),
+        descending=sort.startswith("-"),
+        page=number(request, "page"),
+    )

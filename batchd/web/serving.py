@@ -16,10 +16,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from batchd.config import Config
 from batchd.config.values import loopback
 from batchd.errors import NotPossibleError, UsageError
-from batchd.web import token
+from batchd.web import shield
 from batchd.web.application import application
-from batchd.web.authentication import TokenCheck
-from batchd.web.event_streams import EventStreams
+from batchd.web.page_updates import EventStreams
+from batchd.web.shield import TokenCheck
 
 #: Connections at once, those of listeners included.
 _CONNECTIONS = 256
@@ -46,7 +46,7 @@ def serve(config: Config, host: str, port: int, say: Callable[[str], None]) -> N
             "and put a server before it that speaks TLS, for a token in the clear can be read on the way"
         )
     made = not secret and not web.open
-    gate = TokenCheck(token.kept(state) if made else secret)
+    gate = TokenCheck(shield.kept(state) if made else secret)
     streams = EventStreams()
     with _listener(host, port) as sock:
         app = application(state, gate, streams, web)
@@ -168,4 +168,4 @@ def _announcement(sock: socket.socket, gate: TokenCheck, made_in: Path | None) -
     else:
         yield f"{address} shows this spool to all who know the token."
     if made_in is not None:
-        yield f"The token lies in {made_in / token.NAME}."
+        yield f"The token lies in {made_in / shield.NAME}."

@@ -4,16 +4,164 @@ who may look or order; and the headers of every answer.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import hashlib
 import hmac
-from collections.abc import Sequence
+import os
+import secrets
+import stat
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from http.cookies import CookieError, SimpleCookie
+from pathlib import Path
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from batchd.records import hosts
-from batchd.web.authentication import TokenCheck
+from batchd.errors import NotPossibleError
+from batchd.records import policy
+
+#: The file in the state directory, mode 0600.
+NAME = "web.token"
+_MIN_TOKEN_CHARS = 16
+
+
+def kept(state: Path) -> str:
+    """Return the token of a state directory; it is made where there is none.
+
+    Raises ``NotPossibleError``.
+    """
+    path = state / NAME
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            return _token_in(path)
+        _write(path, state.stat())
+        return _token_in(path)
+    except OSError as error:
+        raise NotPossibleError(
+            f"{path}: the token of the page cannot be kept there: {error.strerror}; "
+            "run this as the daemon's user, or name a token_file in [web]"
+        ) from None
+
+
+def _token_in(path: Path) -> str:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(fd, "rb") as file:
+        found = os.fstat(fd)
+        text = file.read(1024) if stat.S_ISREG(found.st_mode) else b""
+    if found.st_uid not in {0, os.geteuid(), path.parent.stat().st_uid} or found.st_mode & 0o077:
+        raise NotPossibleError(f"{path}: others may read or change it; remove it, and start again")
+    token = text.decode("ascii", "replace").strip()
+    if len(token) < _MIN_TOKEN_CHARS:
+        raise NotPossibleError(f"{path}: it holds no token; remove it, and start again")
+    return token
+
+
+def _write(path: Path, state: os.stat_result) -> None:
+    """Make a token; of two processes that do so at once, one wins, and both read what it wrote."""
+    draft = path.with_name(f"{NAME}.{secrets.token_hex(8)}")
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with open(fd, "wb") as file:
+            file.write(f"{secrets.token_urlsafe(32)}\n".encode())
+            if os.geteuid() == 0:  # the daemon's user must be able to read it, too
+                os.fchown(fd, state.st_uid, state.st_gid)
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+    finally:
+        draft.unlink()
+
+
+#: How long a browser is remembered (seconds).
+SESSION_S = 7 * 86_400
+#: How long the code in the address that a terminal shows can be used, once (seconds).
+_CODE_S = 600.0
+#: So many wrong tokens in this time, and somebody guesses: …
+_MOST_WRONG = 10
+_WRONG_S = 60.0
+#: … then each comparison takes a turn of so long (seconds).
+TURN_S = 0.02
+
+
+class TokenCheck:
+    """Compares tokens, in constant time, and one after the other while somebody guesses.
+
+    One who guesses is never shut out:
+    behind a proxy all come from one address, the right ones among them.
+    """
+
+    def __init__(self, token: str, clock: Callable[[], float] = time.time) -> None:
+        """``token``: empty where everybody may look."""
+        self._token = token.encode()
+        self._clock = clock
+        self._code = b""
+        self._code_until = 0.0
+        self._turn = asyncio.Lock()
+        #: When the latest wrong tokens came.
+        self._wrong: deque[float] = deque(maxlen=_MOST_WRONG)
+
+    @property
+    def open(self) -> bool:
+        """Whether everybody may look."""
+        return not self._token
+
+    def code(self) -> str:
+        """Return a new word that is as good as the token, once, for ten minutes."""
+        code = secrets.token_urlsafe(32)
+        self._code, self._code_until = code.encode(), self._clock() + _CODE_S
+        return code
+
+    async def knows(self, given: str) -> bool:
+        """Return whether this is the token, or the code, which is used up by that."""
+        if len(self._wrong) == _MOST_WRONG and self._wrong[0] > self._clock() - _WRONG_S:
+            async with self._turn:
+                await asyncio.sleep(TURN_S)
+        word = given.encode("utf-8", "surrogateescape")
+        right = hmac.compare_digest(word, self._token)
+        once = bool(self._code) and hmac.compare_digest(word, self._code)
+        if once:
+            right, self._code = self._clock() < self._code_until, b""
+        if not right:
+            self._wrong.append(self._clock())
+        return right
+
+    def session(self) -> str:
+        """Return what a browser shows from now on: not the token, and good for seven days."""
+        # No two browsers have the same one, so that the log can tell them apart.
+        head = f"{int(self._clock()) + SESSION_S}.{secrets.token_hex(8)}"
+        return f"{head}.{self._signed(head)}"
+
+    def key(self, session: str) -> str:
+        """Return what a browser shows beside its session to give orders.
+
+        It is given only for the token, and kept where other servers on this machine cannot read it,
+        as they can the cookie: so a session that was stolen reads, and orders nothing.
+        """
+        return self._signed(f"orders {session}")
+
+    def admits(self, session: str) -> bool:
+        """Return whether a session is good."""
+        head, _, sign = session.rpartition(".")
+        until = head.partition(".")[0]
+        known = (
+            until.isascii() and until.isdigit() and len(until) < 16
+        )  # no honest moment is longer
+        return (
+            hmac.compare_digest(
+                sign.encode("utf-8", "surrogateescape"), self._signed(head).encode()
+            )
+            and known
+            and self._clock() < int(until)
+        )
+
+    def _signed(self, what: str) -> str:
+        text = f"batchd web session {what}".encode("utf-8", "surrogateescape")
+        return hmac.new(self._token, text, hashlib.sha256).hexdigest()
+
 
 #: Everything comes from here, nothing stands inline, no page frames it.
 POLICY = (
@@ -79,7 +227,7 @@ class RequestShield:
     async def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
         named = headers.getlist("host")
-        if len(named) != 1 or not hosts.means(named[0], self._hosts):
+        if len(named) != 1 or not policy.means(named[0], self._hosts):
             why = "this name is not known here: use the address or localhost, or name it in [web] hosts"
             return JSONResponse({"error": why}, 421)
         if self._orders and scope["method"] == "POST" and scope["path"] in {ASKED, CONFIRMED}:

@@ -3,15 +3,83 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Callable
+import time
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
-from batchd.errors import StoreError, UnknownNameError
+from batchd.errors import BatchdError, StoreError, UnknownNameError
+from batchd.observe.snapshot import Observer, Snapshot
+from batchd.records import Ref
+from batchd.spool import outbox
 from batchd.store.reader import StoreReader
-from batchd.web.excerpts import Excerpts
+from batchd.store.rows import BatchRow
+
+#: Characters of an excerpt.
+_MAX_EXCERPT_CHARS = 140
+#: Excerpts that are kept; beyond it all are read again.
+_KEPT = 50_000
+
+#: A batch by its claim, which no other has, a task of it, and whether the batch was pruned.
+_Key: TypeAlias = tuple[str, str, bool]
+
+
+class Excerpts:
+    """Reads each prompt once. For several threads."""
+
+    def __init__(self) -> None:
+        self._known: dict[_Key, str] = {}
+
+    def line(self, reader: StoreReader, batch: BatchRow, task: str = "") -> str:
+        """Return how a task's prompt begins, of a batch that of its first task;
+        empty: no one knows any more.
+
+        Raises ``StoreError`` where the store cannot be read.
+        """
+        key = (batch.batch.claim, task, bool(batch.pruned))
+        if (found := self._known.get(key)) is None:
+            whole = " ".join(
+                _prompt(reader, batch, task or _first(reader, batch))[
+                    : 4 * _MAX_EXCERPT_CHARS
+                ].split()
+            )
+            found = (
+                whole
+                if len(whole) <= _MAX_EXCERPT_CHARS
+                else f"{whole[: _MAX_EXCERPT_CHARS - 2].rstrip()} …"
+            )
+            if len(self._known) >= _KEPT:
+                self._known.clear()
+            self._known[key] = found
+        return found
+
+
+def prompt(reader: StoreReader, ref: Ref, folder: str) -> str:
+    """Return a task's prompt; of a pruned one as its result
+    in the outbox has it, and empty where that is gone.
+    """
+    if not reader.pruned(ref):
+        return reader.spec(ref).first_prompt
+    with contextlib.suppress(OSError, ValueError):
+        found = outbox.result(Path(folder), ref.task) or {}
+        return str(found.get("first_prompt", ""))
+    return ""
+
+
+def _prompt(reader: StoreReader, batch: BatchRow, task: str) -> str:
+    if not task:
+        return ""
+    return prompt(reader, Ref(batch.batch.name, task), batch.batch.folder)
+
+
+def _first(reader: StoreReader, batch: BatchRow) -> str:
+    _, rows = reader.tasks_where(batch.batch.name, limit=1)
+    return rows[0].ref.task if rows else ""
+
 
 T = TypeVar("T")
 #: Questions that are answered at once; the others wait.
@@ -72,3 +140,95 @@ def identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+#: The time between two looks (seconds).
+_EVERY_S = 1.0
+#: A look that takes long is taken less often, though not less than every so many seconds.
+_REST_FACTOR = 10.0
+_SELDOM_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreSight:
+    """What a look has shown."""
+
+    #: None where the store cannot be read.
+    snapshot: Snapshot | None
+    #: Why not.
+    trouble: str = ""
+
+
+class StoreWatch:
+    """Looks, and wakes who waits for it."""
+
+    def __init__(self, state: Path) -> None:
+        self._store = state / "batchd.db"
+        self._observer = Observer(state)
+        self._file: tuple[int, int] | None = None
+        self._watching = 0
+        self._looking: asyncio.Task[None] | None = None
+        self._sight: StoreSight | None = None
+        #: Done with the next sight.
+        self._next: asyncio.Future[StoreSight] | None = None
+
+    async def sights(self) -> AsyncGenerator[StoreSight, None]:
+        """Yield what is seen, look by look; who is slow misses some."""
+        self._watching += 1
+        try:
+            if self._sight is not None:
+                yield self._sight
+            while True:
+                yield await asyncio.shield(self._coming())
+        finally:
+            self._watching -= 1
+
+    async def once(self) -> StoreSight:
+        """Return what the next look shows, or the last one has,
+        where there was one a moment ago.
+        """
+        if self._sight is not None:
+            return self._sight
+        return await asyncio.shield(self._coming())
+
+    async def close(self) -> None:
+        """Look no more."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
+        self._observer.close()
+
+    def _coming(self) -> asyncio.Future[StoreSight]:
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_future()
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look())
+        return self._next
+
+    async def _look(self) -> None:
+        """Look, as long as a page is open."""
+        while self._next is not None or self._watching:
+            begun = time.monotonic()
+            try:
+                self._sight = await asyncio.to_thread(self._see)
+            except BaseException:
+                if self._next is not None:
+                    self._next.cancel()
+                self._next = self._sight = None
+                raise
+            took = time.monotonic() - begun
+            coming, self._next = self._next, None
+            if coming is not None:
+                coming.set_result(self._sight)
+            await asyncio.sleep(max(_EVERY_S - took, min(took * _REST_FACTOR, _SELDOM_S)))
+        self._sight = None
+
+    def _see(self) -> StoreSight:
+        file = identity(self._store)
+        if file != self._file:
+            self._observer.close()  # a backup was put in its place
+            self._file = file
+        try:
+            return StoreSight(snapshot=self._observer.look())
+        except BatchdError as error:
+            return StoreSight(snapshot=None, trouble=str(error))

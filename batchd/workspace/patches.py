@@ -125,7 +125,12 @@ async def changed(
     words = (place.base, base.commit, str(most + 1), later, git.ATTRIBUTES, free_room.WORDS)
     argv = git.script(_CHANGED, *words)
     async with place.apart() as apart:
-        ran = await apart.run(argv, timeout_s=timeout_s, max_output_bytes=_room(most), masked=False)
+        ran = await apart.run(
+            argv,
+            timeout_s=timeout_s,
+            max_output_bytes=((most + 1) * 8 // 3 + (4 << 20)),
+            masked=False,
+        )
     if ran.exit_code or ran.timed_out or ran.excess or ran.cut:
         why = ran.excess or ("it takes too long" if ran.timed_out else "")
         why = why or ("there are too many changes" if ran.cut else "")
@@ -152,13 +157,6 @@ async def changed(
         withheld=withheld,
         lacks=mask(read.lacks),
     )
-
-
-def _room(most: int) -> int:
-    """Return the bytes that the output may take:
-    the patch twice in base64, and lines for some ten thousand files.
-    """
-    return (most + 1) * 8 // 3 + (4 << 20)
 
 
 def _read(output: str) -> _Read:

@@ -46,7 +46,7 @@ PARTS: Mapping[str, tuple[tuple[str, str, str], ...]] = {
     ),
     "without opening": (("agent/seen.py", '    if not files:\n        return "", ()', '    if True:\n        return "", ()'),),
     "without hints": (
-        ("agent/tools.py", "signs.instead(ran.output if ran.timed_out else failed)", '""'),
+        ("agent/tools.py", "instead(ran.output if ran.timed_out else failed)", '""'),
         ("agent/tools.py", '"" if found else _nearest(', '"" if True else _nearest('),
     ),
 }  # fmt: skip

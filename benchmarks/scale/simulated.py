@@ -14,7 +14,7 @@ import sys
 import time
 
 from batchd import agent, wire
-from batchd.agent.event_buffer import EventBuffer
+from batchd.agent.services import EventBuffer
 from batchd.events import CallAnswered, CallStarted, RoundEvaluated, TaskStarted, ToolRan
 from batchd.pool.joining import dialling, ticket
 from batchd.pool.lease import Lease

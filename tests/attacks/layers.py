@@ -172,7 +172,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "no filters": (("workspace/applying.py", 'objects" GIT_DIR="$own/git"', 'objects" GIT_DIR="$PWD/$store"'),),
     # --- the network, host by host
     "list": (("sandbox/network/destinations.py", "if host.holds(text, port)]\n        if not held", "]\n        if not held"),),
-    "private": (("sandbox/network/destinations.py", "why = addresses.forbidden(address, private=private)", "return ''"),),
+    "private": (("sandbox/network/destinations.py", "why = policy.forbidden(address, private=private)", "return ''"),),
     "pinned": (
         ("sandbox/network/proxy.py", "        return await _first(good, request.port)",
          "        good = await destinations.looked_up(str(request.host), request.port)\n        return await _first(good, request.port)"),
@@ -181,8 +181,8 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         ("sandbox/network/proxy.py", "                if request.length is None:\n", "                if True:\n                    await carry(client, server)\n                elif request.length is None:\n"),
     ),
     "plain lines": (("sandbox/network/http_heads.py", "    _plain(raw)\n    lower", "    lower"),),
-    "ceiling of hosts": (("sandbox/sandbox.py", "if why := hosts.refusal(asked, self.policy.network):", 'if why := "":'),),
-    "numbers": (("records/hosts.py", "if not _NUMBER.fullmatch(labels[-1]):", "if True:"),),
+    "ceiling of hosts": (("sandbox/sandbox.py", "if why := policy.refusal(asked, self.policy.network):", 'if why := "":'),),
+    "numbers": (("records/policy.py", "if not _NUMBER.fullmatch(labels[-1]):", "if True:"),),
     "queue": (("sandbox/network/proxy.py", "MOST_CONNECTIONS = 64", "MOST_CONNECTIONS = 6400"),),
     "helper": (("sandbox/network/helper.py", "if os.fstat(network).st_ino != number:", "if False:"),),
     "own modules": (
@@ -210,8 +210,8 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
          '        yield self\n        return\n        tmp = ""\n'),
     ),
     "calls": (
-        ("agent/protocol.py", "_JSON.raw_decode(text, place)", '_JSON.raw_decode(text, text.index("{", place))'),
-        ("agent/protocol.py", "        return ()\n    return tuple(replace(", "        pass\n    return tuple(replace("),
+        ("agent/tools.py", "_JSON.raw_decode(text, place)", '_JSON.raw_decode(text, text.index("{", place))'),
+        ("agent/tools.py", "        return ()\n    return tuple(structs.replace(", "        pass\n    return tuple(structs.replace("),
     ),
     "validator": (
         ("agent/evaluate.py", "SCHEMA_TIMEOUT_S = 10.0", "SCHEMA_TIMEOUT_S = 3600.0"),
@@ -219,12 +219,12 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     ),
     "foreign references": (("spool/answer_schemas.py", 'isinstance(reference, str) and not reference.startswith("#")', "False"),),
     "references": (("agent/schemachild.py", "(schema, registry=Registry())", "(schema)"),),
-    "loop": (("taskstate/rounds.py", "looped = circles.circling(recent)", "looped = False"),),
+    "loop": (("taskstate/state.py", "looped = circling(recent)", "looped = False"),),
     "measure": (
         ("llm/exchange.py", "if left < 0:", "if False:"),
-        ("llm/response_bodies.py", "_MOST_VALUES = 1 << 18", "_MOST_VALUES = 1 << 30"),
+        ("llm/answer.py", "_MOST_VALUES = 1 << 18", "_MOST_VALUES = 1 << 30"),
     ),
-    "belief": (("agent/belief.py", "    if not usage.beyond(", "    if True or not usage.beyond("),),
+    "belief": (("agent/perform.py", "    if not usage.beyond(", "    if True or not usage.beyond("),),
     "proof": (("governor/treasury.py", "PROOF = 2", "PROOF = 1"),),
     "purse": (("governor/treasury.py", "purse.spent += spent", "purse.spent += 0.0"),),
 }  # fmt: skip

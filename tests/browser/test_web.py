@@ -16,7 +16,7 @@ from serving import web
 from stored import Night
 
 from batchd.store.reader import StoreReader
-from batchd.views import ends
+from batchd.views import view
 from batchd.words import duration, money, rough, span
 from tests.conftest import Spool
 
@@ -264,7 +264,7 @@ def test_ends_are_said_as_on_a_terminal(night: Spool) -> None:
 
     async def read(page: Page) -> None:
         found = await page.evaluate(f"{json.dumps(known)}.map(([s, r]) => Words.outcome(s, r, 10))")
-        assert found == [ends.said(status, reason, 10) for status, reason in known]
+        assert found == [view.said(status, reason, 10) for status, reason in known]
 
     with web(night) as served:
         browse(served, read)

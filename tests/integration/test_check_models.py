@@ -21,7 +21,7 @@ from batchd import control
 from batchd.catalog import ModelListing
 from batchd.catalog.query import NoListing, ask, keeps_from_strangers
 from batchd.errors import UsageError
-from batchd.llm.dialects import DIALECTS
+from batchd.llm.model_client import DIALECTS
 from batchd.records import Endpoint
 from tests.conftest import Spool, stand_in
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from batchd import children
+from batchd import processes
 
 _SHOWS = """
 import json, msgspec, sys
@@ -27,7 +27,7 @@ def test_nothing_planted_is_loaded(tmp_path: Path) -> None:
     script = tmp_path / "shows.py"
     script.write_text(_SHOWS)
     environ = {"PYTHONPATH": str(tmp_path), "PYTHONSTARTUP": str(tmp_path / "json.py")}
-    for command in (children.script(script, "a b"), children.module("batchd.spool", "1")):
+    for command in (processes.script(script, "a b"), processes.module("batchd.spool", "1")):
         done = subprocess.run(
             command,
             cwd=tmp_path,
@@ -39,7 +39,7 @@ def test_nothing_planted_is_loaded(tmp_path: Path) -> None:
         )
         assert "planted" not in done.stdout + done.stderr
     done = subprocess.run(
-        children.script(script, "a b"),
+        processes.script(script, "a b"),
         cwd=tmp_path,
         env=environ,
         capture_output=True,

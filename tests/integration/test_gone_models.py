@@ -20,7 +20,7 @@ from batchd import config, control
 from batchd.daemon import Daemon
 from batchd.daemon.listeners import Listener
 from batchd.errors import UsageError
-from batchd.observe import retiring_models, standstill
+from batchd.observe import standstill
 from batchd.records import Parking
 from batchd.spool import taskfile
 from batchd.store.reader import StoreReader
@@ -329,7 +329,7 @@ def test_status_names_models_in_use_that_end(tmp_path: Path) -> None:
         async with Daemon(config.load(tmp_path / "config.toml", {})):
             (first,) = (await _ask(tmp_path, "status"))["retiring"]
         assert (first["model"], first["on"]) == ("openai/gpt-4", "2026-10-23")
-        shown = "\n".join(retiring_models.lines(control.ModelWarning(**first)))
+        shown = "\n".join(standstill.retiring(control.ModelWarning(**first)))
         assert "Model openai/gpt-4 was shut down on 2026-10-23" in shown
         assert "take openai/gpt-6.1-sol, in [agent] model" in shown
 

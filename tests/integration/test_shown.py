@@ -28,9 +28,9 @@ from loglines import logged
 from batchd import config
 from batchd.config import operator_files
 from batchd.errors import SandboxError, SandboxUnavailableError
-from batchd.mounts import mounts
 from batchd.records import SandboxPolicy
 from batchd.sandbox import Sandbox, bwrap, check
+from batchd.silent_paths import mounts
 from tests.conftest import Spool
 
 pytestmark = pytest.mark.in_turns

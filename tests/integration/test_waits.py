@@ -22,7 +22,7 @@ from standin.settings import ServerSettings
 from batchd import config, control
 from batchd.daemon import Daemon
 from batchd.observe import standstill
-from batchd.observe.wait_reasons import WaitReasons
+from batchd.observe.standstill import WaitReasons
 from batchd.store.reader import StoreReader
 from tests.integration.test_daemon import results, task_file, until
 

@@ -23,8 +23,8 @@ import pytest
 from patience import PATIENCE_S
 from serving import Page, until, web
 
-from batchd.web.authentication import TURN_S, TokenCheck
-from batchd.web.event_streams import MAX_LISTENERS
+from batchd.web.page_updates import MAX_LISTENERS
+from batchd.web.shield import TURN_S, TokenCheck
 from tests.conftest import CONFIG, Spool
 
 pytestmark = pytest.mark.in_turns

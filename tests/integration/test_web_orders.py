@@ -23,10 +23,8 @@ from serving import Page, until, web
 from batchd.errors import UsageError
 from batchd.records import Scope
 from batchd.store.reader import StoreReader
-from batchd.web.authentication import TokenCheck
-from batchd.web.drafts import Drafts
-from batchd.web.ordering import apart
-from batchd.web.orders import WantedOrder, WebOrder, ordered
+from batchd.web.orders import Drafts, WantedOrder, WebOrder, apart, ordered
+from batchd.web.shield import TokenCheck
 from tests.conftest import Spool
 
 pytestmark = pytest.mark.in_turns

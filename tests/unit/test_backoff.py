@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batchd.backoff import doubled
+from batchd.pauses import doubled
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from batchd import cadence
+from batchd import pauses
 
 _PERIODS_S = (1.0, 2.0, 5.0, 10.0)
 
@@ -15,7 +15,7 @@ def _looks(every_s: float, begun: float, until: float) -> list[float]:
     """Return when looks fall that recur from ``begun`` on, each made in no time."""
     now = begun
     found = []
-    while (now := now + cadence.until_next(every_s, now)) <= until:
+    while (now := now + pauses.until_next(every_s, now)) <= until:
         found.append(round(now, 6))
     return found
 
@@ -34,4 +34,4 @@ def test_a_pause_is_never_none_and_no_longer_than_its_period(every_s: float) -> 
     for number in range(1000):
         due = number * every_s
         for now in (due, due + every_s / 7, due + every_s - 1e-9):
-            assert 0 < cadence.until_next(every_s, now) <= every_s
+            assert 0 < pauses.until_next(every_s, now) <= every_s

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from batchd import catalog
-from batchd.catalog import ListedModel, ModelListing, listing, shutdowns
+from batchd.catalog import ListedModel, ModelListing
 from batchd.config.sections import AgentSection, CostSection
 from batchd.pricing import Prices
 
@@ -55,7 +55,7 @@ def _examples() -> set[str]:
 def test_what_is_named_in_place_of_another_is_on_sale_and_has_a_price() -> None:
     """No successor ends itself, as far as is known, and each can be paid for."""
     prices = Prices({})
-    for seller, known in shutdowns._houses().items():
+    for seller, known in catalog._houses().items():
         for models in known.ends.values():
             for name, successor in models.items():
                 end = catalog.shutdown(f"{seller}/{name}")
@@ -103,8 +103,8 @@ def test_the_address_says_whose_models_end() -> None:
     assert catalog.shutdown(model, "https://notapi.openai.com.example/v1") is None
 
 
-def _listed(*entries: object, **more: object) -> listing.ListingPage:
-    page = listing.page(json.dumps({"data": entries, **more}).encode())
+def _listed(*entries: object, **more: object) -> catalog.ListingPage:
+    page = catalog.page(json.dumps({"data": entries, **more}).encode())
     assert page is not None
     return page
 
@@ -137,7 +137,7 @@ def test_lists_of_each_vendor_are_read() -> None:
     assert _listed({"id": "models/gemini-3.8-flash"}).models == [ListedModel("gemini-3.8-flash")]
     assert _listed({"id": "/models/a.gguf", "owned_by": "llamacpp"}).any_name
     for body in (b'[{"id": "x"}]', b'{"models": [{"name": "x"}]}'):
-        page_ = listing.page(body)
+        page_ = catalog.page(body)
         assert page_ is not None
         assert page_.models == [ListedModel("x")]
 
@@ -154,7 +154,7 @@ def test_lists_of_each_vendor_are_read() -> None:
 )
 def test_what_is_no_list_is_none(body: bytes) -> None:
     """Nothing else than a list of models passes for one, whatever it is."""
-    assert listing.page(body) is None
+    assert catalog.page(body) is None
 
 
 def test_dates_that_are_none_are_left_out() -> None:

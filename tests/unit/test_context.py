@@ -16,12 +16,12 @@ from msgspec import structs
 from replacing import replace
 
 from batchd import events, tokens
-from batchd.agent import compaction, context, prompts
-from batchd.agent.compaction import Compact, Summarise
+from batchd.agent import context, prompts
+from batchd.agent.context import Compact, Summarise
 from batchd.agent.decide import CallModel, Conclude, Finish, RunTool, Step, decide
 from batchd.llm import chat
-from batchd.llm.composing import encoded, fields
-from batchd.llm.request import ModelRequest, ModelTarget
+from batchd.llm.dialect import ModelRequest, ModelTarget
+from batchd.llm.exchange import encoded, fields
 from batchd.records import (
     Answer,
     Failure,
@@ -262,7 +262,7 @@ def test_the_middle_is_summarised_where_outputs_are_not_what_fills_the_window() 
     assert len(summaries) >= 5
     assert provider.state.spend[Purpose.COMPACTION].usage.calls == len(summaries)
     assert sum(m.content.startswith("Summary of the work") for m in provider.state.messages) == 1
-    assert all(c.start == compaction.HEAD for c in summaries)
+    assert all(c.start == context.HEAD for c in summaries)
     # A summary is asked for while the provider still has the conversation as it is in its cache.
     assert len(provider.compactions) <= provider.calls / 5
     assert provider.refused == 0
@@ -554,7 +554,7 @@ def test_each_compaction_of_any_conversation_shortens_it(seed: int) -> None:
             overflows=rng.choice([0, 0, 1]),
         )
         for _step in range(40):
-            planner = compaction.plan if state.summary is None else compaction.applied
+            planner = context.plan if state.summary is None else context.applied
             step = planner(state, context.size(state))
             if isinstance(step, Summarise):
                 summary = rng.choice(["", " ", "x", words(900), "\u4e00" * 900])

@@ -14,13 +14,11 @@ from typing import Any
 import pytest
 
 from batchd import events
-from batchd.agent import belief, charges, prompts, protocol
-from batchd.llm import composing
-from batchd.llm.dialects import DIALECTS
+from batchd.agent import perform, prompts, tools
+from batchd.llm import exchange
+from batchd.llm.dialect import ModelRequest, ModelTarget, repaired
 from batchd.llm.failures import CallPlace, http_failure
-from batchd.llm.model_client import _read
-from batchd.llm.refused_fields import repaired
-from batchd.llm.request import ModelRequest, ModelTarget
+from batchd.llm.model_client import DIALECTS, _read
 from batchd.records import (
     APIS,
     Answer,
@@ -153,9 +151,9 @@ def _after(api: str, outcome: Answer | Failure, asked: str) -> TaskState:
     if isinstance(outcome, Failure):
         journal.append(events.CallFailed(at=2, failure=outcome))
     else:
-        answer, disbelieved = belief.believed(outcome, call, setup)
-        booked = charges.charge(answer, call, setup, believed=disbelieved is None)
-        calls, text = protocol.calls(answer, "auto", native_seen=False)
+        answer, disbelieved = perform.believed(outcome, call, setup)
+        booked = perform.charge(answer, call, setup, believed=disbelieved is None)
+        calls, text = tools.calls(answer, "auto", native_seen=False)
         journal.append(
             events.CallAnswered(
                 at=2,
@@ -211,8 +209,8 @@ def test_whatever_a_provider_answers_the_task_goes_on(api: str) -> None:
         request = ModelRequest(messages=state.messages, tools=prompts.TOOLS, max_output_tokens=900)
         for other in APIS:
             to = ModelTarget.of(_setup(other), "api.example.com", "")
-            sent = composing.encoded(
-                composing.fields(DIALECTS[other], _setup(other), to, request)
+            sent = exchange.encoded(
+                exchange.fields(DIALECTS[other], _setup(other), to, request)
             ).decode()
             calls, results = _names(other, json.loads(sent))
             assert all(calls), (seed, sent)

@@ -13,7 +13,7 @@ from replacing import replace
 
 from batchd import events
 from batchd.agent import context
-from batchd.agent.compaction import Compact
+from batchd.agent.context import Compact
 from batchd.agent.decide import (
     CallModel,
     Conclude,
@@ -36,7 +36,7 @@ from batchd.records import (
     ToolProtocol,
     Usage,
 )
-from batchd.taskstate import CONTINUE, TaskState, apply, circles, fold
+from batchd.taskstate import CONTINUE, TaskState, apply, fold, state
 
 
 def task(**changes: object) -> Task:
@@ -319,21 +319,19 @@ def test_a_circle_of_a_few_calls_is_a_loop() -> None:
     """Up to four calls that take turns three times,
     while no file changes and nothing runs in the background.
     """
-    steps = [circles.step(ran(f"cat {n % 3}")) for n in range(9)]
-    assert circles.circling(steps)
-    assert not circles.circling(steps[1:])
+    steps = [state.step(ran(f"cat {n % 3}")) for n in range(9)]
+    assert state.circling(steps)
+    assert not state.circling(steps[1:])
     for moving in (
         ran("cat 1", changed=True),
         ran("cat 1", changed=None),
         ran("cat 1", left=("make",)),
     ):
-        assert not circles.circling([*steps[:4], circles.step(moving), *steps[5:]])
+        assert not state.circling([*steps[:4], state.step(moving), *steps[5:]])
     said = "no\n[changed: log {0} → {1} bytes]\n+++ log\n@@ -{0} +{0},2 @@\n x\n+x\n[No more.]"
-    same = [circles.step(ran("make", said.format(n, n + 5), changed=True)) for n in range(3)]
-    assert circles.circling(same), (
-        "the same call with the same output of its own is one in any case"
-    )
-    assert not circles.circling([circles.step(ran(f"cat {n % 5}")) for n in range(15)])
+    same = [state.step(ran("make", said.format(n, n + 5), changed=True)) for n in range(3)]
+    assert state.circling(same), "the same call with the same output of its own is one in any case"
+    assert not state.circling([state.step(ran(f"cat {n % 5}")) for n in range(15)])
 
 
 def test_a_loop_of_an_older_version_ends_as_it_did() -> None:
@@ -419,7 +417,7 @@ def test_a_call_that_does_something_is_no_stop(command: str) -> None:
     or says anything but that all is done, is work.
     """
     call = ToolCall("c", "shell", json.dumps({"command": command}))
-    assert not circles.idle(call)
+    assert not state.idle(call)
 
 
 def test_every_call_of_an_answer_is_answered_also_when_the_loop_guard_ends_it() -> None:

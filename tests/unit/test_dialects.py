@@ -10,13 +10,12 @@ from vendors import check_request
 
 from batchd import events
 from batchd.agent import prompts
-from batchd.agent.answers import masked
+from batchd.agent.perform import masked
 from batchd.config import values
-from batchd.llm import composing
-from batchd.llm.dialects import DIALECTS
+from batchd.llm import exchange
+from batchd.llm.dialect import ModelRequest, ModelTarget, repaired
 from batchd.llm.failures import CallPlace, http_failure
-from batchd.llm.refused_fields import repaired
-from batchd.llm.request import ModelRequest, ModelTarget
+from batchd.llm.model_client import DIALECTS
 from batchd.masking import Masker
 from batchd.records import (
     APIS,
@@ -70,8 +69,8 @@ def _target(api: str, account: str = "") -> ModelTarget:
 def _body(api: str, request: ModelRequest, **more: Any) -> bytes:
     """Return a request's body, held to the vendor's own types."""
     setup = _setup(api, **more)
-    sent = composing.fields(DIALECTS[api], setup, _target(api), request)
-    body = composing.encoded(sent)
+    sent = exchange.fields(DIALECTS[api], setup, _target(api), request)
+    body = exchange.encoded(sent)
     check_request(api, body)
     return body
 
@@ -196,12 +195,12 @@ def test_items_go_back_byte_for_byte_and_to_their_maker_alone(api: str) -> None:
         (replace(home, api="chat"), False),
     ]
     for target, back in target_and_back:
-        sent = composing.encoded(composing.fields(DIALECTS[api], setup, target, request))
+        sent = exchange.encoded(exchange.fields(DIALECTS[api], setup, target, request))
         check_request(api, sent)
         assert (b",".join(items) in sent) is back
         if not back:
             assert not any(opaque in sent for opaque in (REASONING, THINKING, REDACTED))
-    chat = composing.encoded(composing.fields(DIALECTS["chat"], setup, home, request))
+    chat = exchange.encoded(exchange.fields(DIALECTS["chat"], setup, home, request))
     check_request("chat", chat)
 
 
@@ -411,7 +410,7 @@ def _refused(
     body = json.dumps({"error": {"message": message, "type": "invalid_request_error"}}).encode()
     setup = _setup(api, **more)
     failure = http_failure(CallPlace(setup, ENDPOINT), status, {}, body)
-    sent = composing.fields(DIALECTS[api], setup, _target(api), request)
+    sent = exchange.fields(DIALECTS[api], setup, _target(api), request)
     return repaired(failure, DIALECTS[api], request, sent, body)
 
 
@@ -508,8 +507,8 @@ def test_what_can_be_spared_is_left_out_of_the_next_request(
     assert (failure.kind, failure.refuses) == (FailureKind.SPARED, lesson)
     again = replace(ASK, spared=frozenset({lesson}))
     setup, target, dialect = _setup(api, **more), _target(api), DIALECTS[api]
-    changed = composing.fields(dialect, setup, target, again)
-    assert changed != composing.fields(dialect, setup, target, ASK)
+    changed = exchange.fields(dialect, setup, target, again)
+    assert changed != exchange.fields(dialect, setup, target, ASK)
     twice = _refused(api, 400, message, again, **more)
     assert twice.refuses != lesson
     assert twice.kind in {FailureKind.BAD_REQUEST, FailureKind.UNFIT, FailureKind.SPARED}

@@ -9,8 +9,7 @@ from ipaddress import ip_address
 import pytest
 
 from batchd.records import Network
-from batchd.records.addresses import forbidden
-from batchd.records.hosts import authority, parse, parsed, refusal
+from batchd.records.policy import authority, forbidden, parse, parsed, refusal
 
 
 @pytest.mark.parametrize(

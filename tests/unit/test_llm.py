@@ -10,13 +10,11 @@ from genai_prices.data import providers
 from replacing import replace
 
 from batchd.llm import ModelRequest
-from batchd.llm.answer import CACHED, MAX_TEXT_CHARS
+from batchd.llm.answer import CACHED, MAX_TEXT_CHARS, UnreadableError
 from batchd.llm.chat import DIALECT
-from batchd.llm.composing import encoded, fields
-from batchd.llm.failures import CallPlace, error_in_answer, http_failure
-from batchd.llm.request import ModelTarget
-from batchd.llm.response_bodies import UnreadableError
-from batchd.llm.waits import retry_after, until_reset
+from batchd.llm.dialect import ModelTarget
+from batchd.llm.exchange import encoded, fields
+from batchd.llm.failures import CallPlace, error_in_answer, http_failure, retry_after, until_reset
 from batchd.masking import Masker
 from batchd.records import (
     Answer,

@@ -8,7 +8,7 @@ import pytest
 
 from batchd.pool.engines.shares import shares
 from batchd.records import Has, Needs
-from batchd.records.needs import NOTHING, column_text, needs_of_column, wrong
+from batchd.records.tasks import NOTHING, column_text, needs_of_column, wrong
 
 GPU, DISK = Needs(gpu=1), Needs(label="big-disk")
 

@@ -11,10 +11,9 @@ from batchd import __version__, control
 from batchd.actions import Action
 from batchd.cli.display import status_tables
 from batchd.control import coding
-from batchd.observe import standstill, trouble_texts, versions
-from batchd.observe.snapshot import snapshot
-from batchd.observe.speed import Speed
-from batchd.observe.wait_reasons import WaitReasons
+from batchd.observe import standstill
+from batchd.observe.snapshot import Speed, snapshot
+from batchd.observe.standstill import WaitReasons
 from batchd.records import Batch, Cause, Parking, Ref, Scope, TaskStatus
 from batchd.store.rows import BatchRow, TaskRow
 from batchd.words import money
@@ -57,12 +56,12 @@ def test_money_is_shown_in_digits_that_matter(usd: float | None, shown: str) -> 
 
 def test_old_daemons_are_distinguished_from_new_ones() -> None:
     """One line says which is which and what to restart; of the same version, nothing."""
-    assert versions.differs(__version__) == ""
-    old = versions.differs("0.0.9")
+    assert standstill.differs(__version__) == ""
+    old = standstill.differs("0.0.9")
     assert "restart the daemon" in old
     assert f"batchd 0.0.9, this program is {__version__}" in old
-    assert "restart the daemon" in versions.differs("")
-    new = versions.differs("99.10.0")
+    assert "restart the daemon" in standstill.differs("")
+    new = standstill.differs("99.10.0")
     assert "newer than this program" in new
     assert "restart the daemon" not in new
 
@@ -104,7 +103,7 @@ def test_each_trouble_has_words() -> None:
     """No name of the log's reaches people."""
     for action in Action:
         if action.endswith("_trouble") and action is not Action.REPORT_TROUBLE:  # which passes
-            assert "_" not in trouble_texts.what(control.OpenTrouble(action, "", 0.0, "")), action
+            assert "_" not in standstill.what(control.OpenTrouble(action, "", 0.0, "")), action
 
 
 def test_daemons_of_other_versions_are_understood() -> None:

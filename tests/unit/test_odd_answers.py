@@ -13,11 +13,11 @@ from vendors import check_request
 
 from batchd import events
 from batchd.agent import prompts
-from batchd.agent.answers import masked
-from batchd.llm import composing
-from batchd.llm.dialects import DIALECTS
+from batchd.agent.perform import masked
+from batchd.llm import exchange
+from batchd.llm.dialect import ModelRequest, ModelTarget
 from batchd.llm.failures import CallPlace
-from batchd.llm.request import ModelRequest, ModelTarget
+from batchd.llm.model_client import DIALECTS
 from batchd.masking import Masker
 from batchd.records import APIS, Answer, Endpoint, Failure, Message, ModelSetup
 from batchd.taskstate import fold
@@ -67,7 +67,7 @@ def _again(api: str, answer: Answer) -> list[Any]:
     setup = ModelSetup(name="p/m", api=api)
     target = ModelTarget.of(setup, "api.example.com", "")
     request = replace(ASK, messages=messages)
-    sent = composing.encoded(composing.fields(DIALECTS[api], setup, target, request))
+    sent = exchange.encoded(exchange.fields(DIALECTS[api], setup, target, request))
     check_request(api, sent)
     key = {"responses": "input", "messages": "messages"}[api]
     conversation: list[Any] = json.loads(sent)[key]

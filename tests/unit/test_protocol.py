@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from batchd.agent import evaluate, protocol, tools
+from batchd.agent import evaluate, tools
 from batchd.records import Answer, ToolCall
 
 CALL = '{"name": "shell", "arguments": {"command": "ls"}}'
@@ -44,7 +44,7 @@ def test_only_an_answer_that_is_nothing_but_valid_call_objects_makes_calls(
     """Fences, tags, lists and raw newlines are fine;
     any prose around, or an invalid call, makes it plain text.
     """
-    found, text = protocol.calls(Answer(content=content), "auto", native_seen=False)
+    found, text = tools.calls(Answer(content=content), "auto", native_seen=False)
     assert [call.name for call in found] == names
     assert not text
     assert all(isinstance(tools.parse(call), tools.ToolRequest) for call in found)
@@ -56,9 +56,9 @@ def test_native_calls_win_and_end_the_guessing() -> None:
     """
     native = (ToolCall("1", "shell", '{"command": "ls"}'),)
     answer = Answer(content=CALL, tool_calls=native)
-    assert protocol.calls(answer, "auto", native_seen=False) == (native, False)
-    assert protocol.calls(Answer(content=CALL), "auto", native_seen=True) == ((), False)
-    assert protocol.calls(Answer(content=CALL), "native", native_seen=False) == ((), False)
+    assert tools.calls(answer, "auto", native_seen=False) == (native, False)
+    assert tools.calls(Answer(content=CALL), "auto", native_seen=True) == ((), False)
+    assert tools.calls(Answer(content=CALL), "native", native_seen=False) == ((), False)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_the_first_bash_block_is_the_call(content: str, command: str | None) -> 
     """Under the text protocol the first block counts,
     also where the stop sequence cut its end off.
     """
-    found, text = protocol.calls(Answer(content=content), "text", native_seen=False)
+    found, text = tools.calls(Answer(content=content), "text", native_seen=False)
     assert text
     assert [json.loads(c.arguments)["command"] for c in found] == ([command] if command else [])
 
@@ -100,7 +100,7 @@ def test_the_first_bash_block_is_the_call(content: str, command: str | None) -> 
 def test_a_block_cut_at_the_output_limit_is_never_run() -> None:
     """Half a command may do anything: its call has broken arguments, which are refused."""
     answer = Answer(content="```bash\nrm -rf build/tm", finish_reason="length")
-    (call,), _ = protocol.calls(answer, "text", native_seen=False)
+    (call,), _ = tools.calls(answer, "text", native_seen=False)
     assert isinstance(tools.parse(call), str)
 
 
@@ -130,7 +130,7 @@ def test_half_a_letter_that_an_answer_holds_escaped_is_made_whole() -> None:
     it becomes a sign that can.
     """
     half = '{"name": "shell", "arguments": {"command": "echo \\ud83d"}}'
-    [call] = protocol.call_objects(half)
+    [call] = tools.call_objects(half)
     assert call.arguments == '{"command": "echo \ufffd"}'
     judged = evaluate.verdict('{"done": false, "feedback": "no \\ud83d"}')
     assert judged is not None
@@ -208,7 +208,7 @@ def test_an_answer_has_only_so_many_calls() -> None:
     the conversation says that the model made no more.
     """
     native = Answer(content="", tool_calls=(ToolCall("1", "shell", "{}"),) * 1000)
-    found, _ = protocol.calls(native, "auto", native_seen=False)
-    assert len(found) == protocol.MOST_CALLS
-    found, _ = protocol.calls(Answer(content=CALL * 1000), "auto", native_seen=False)
-    assert [c.id for c in found] == [f"call_{i}" for i in range(protocol.MOST_CALLS)]
+    found, _ = tools.calls(native, "auto", native_seen=False)
+    assert len(found) == tools.MOST_CALLS
+    found, _ = tools.calls(Answer(content=CALL * 1000), "auto", native_seen=False)
+    assert [c.id for c in found] == [f"call_{i}" for i in range(tools.MOST_CALLS)]

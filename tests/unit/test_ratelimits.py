@@ -10,7 +10,7 @@ from math import inf
 import pytest
 
 from batchd.governor.pacing import Pace
-from batchd.llm import exchange, rate_limit_headers, waits
+from batchd.llm import exchange, failures
 from batchd.records import RateLimit
 
 
@@ -47,7 +47,7 @@ def test_limits_as_headers_give_them(
 ) -> None:
     """What is of requests and what of tokens, what is left, and when it is whole again."""
     found = [
-        (x.of, x.limit, x.remaining, x.reset_s, x.window) for x in rate_limit_headers.read(headers)
+        (x.of, x.limit, x.remaining, x.reset_s, x.window) for x in exchange.rate_limits(headers)
     ]
     assert found == list(limits)
 
@@ -63,7 +63,7 @@ def test_moments_become_seconds(name: str, limit: str) -> None:
     """Anthropic names the moment, not the wait."""
     at = datetime.now(UTC) + timedelta(seconds=30)
     values = {"limit": "50", "remaining": "1", "reset": at.strftime("%Y-%m-%dT%H:%M:%SZ")}
-    (found,) = rate_limit_headers.read(
+    (found,) = exchange.rate_limits(
         {name.format(limit, key): value for key, value in values.items()}
     )
     assert found.reset_s == pytest.approx(30, abs=2)
@@ -79,7 +79,7 @@ def test_milliseconds_since_the_epoch_are_a_window_of_requests() -> None:
         "x-ratelimit-remaining": "0",
         "x-ratelimit-reset": str(int(at)),
     }
-    (found,) = rate_limit_headers.read(headers)
+    (found,) = exchange.rate_limits(headers)
     assert isinstance(found, RateLimit)
     assert found.reset_s == pytest.approx(30, abs=2)
     assert found.window
@@ -91,10 +91,8 @@ def test_numbers_beyond_all_bounds_are_none(name: str) -> None:
     a message that held it would cost the worker its life.
     """
     headers = {"limit": "20", "remaining": "0", "reset": "1s", name: f"{'9' * 400}s"}
-    assert (
-        rate_limit_headers.read({f"x-ratelimit-{key}": text for key, text in headers.items()}) == ()
-    )
-    assert waits.retry_after({"retry-after": f"{'9' * 400}s"}) is None
+    assert exchange.rate_limits({f"x-ratelimit-{key}": text for key, text in headers.items()}) == ()
+    assert failures.retry_after({"retry-after": f"{'9' * 400}s"}) is None
 
 
 @pytest.mark.parametrize("zone", ["America/New_York", "Pacific/Kiritimati"])
@@ -106,15 +104,15 @@ def test_no_header_raises_whatever_it_says(zone: str, monkeypatch: pytest.Monkey
         chance = random.Random(1)  # the same odd values each time
         for _ in range(500):
             headers = {name: _odd(chance) for name in _HEADERS}
-            assert (waits.retry_after(headers) or 0) < inf
-            assert (waits.until_reset(headers, f"try again in {_odd(chance)}") or 0) < inf
+            assert (failures.retry_after(headers) or 0) < inf
+            assert (failures.until_reset(headers, f"try again in {_odd(chance)}") or 0) < inf
             assert (exchange.idle_s(headers) or 0) < inf
             pace = Pace()
-            pace.heard(rate_limit_headers.read(headers), 1.0)
+            pace.heard(exchange.rate_limits(headers), 1.0)
             assert pace.ready_at(1.0, 100.0) < inf
         at = datetime.now(UTC) + timedelta(seconds=30)
         for form in ("%Y-%m-%d %H:%M:%S", "%a, %d %b %Y %H:%M:%S"):
-            assert waits.seconds(at.strftime(form)) == pytest.approx(30, abs=2)
+            assert failures.seconds(at.strftime(form)) == pytest.approx(30, abs=2)
     finally:
         monkeypatch.undo()
         time.tzset()

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from batchd.cli.display import conversation_lines, glyphs
+from batchd.console import width_of, wrapped
 from batchd.events import CallAnswered, RoundEvaluated, Suspended, ToolRan
-from batchd.fitting import width_of, wrapped
 from batchd.records import Answer, Evaluation, Purpose, ToolCall, Usage
 from batchd.views import Kind, Passage, passages
 from batchd.words import compact, duration, rough, span

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batchd.agent import prompts, signs
+from batchd.agent import prompts, tools
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ from batchd.agent import prompts, signs
 )
 def test_a_screen_that_is_wanted_is_known(output: str, wants: bool) -> None:
     """By what shells say of browsers, and programs of displays; not by a file that is not found."""
-    assert signs.wants_screen(output) == wants
+    assert tools.wants_screen(output) == wants
 
 
 @pytest.mark.parametrize(
@@ -48,13 +48,13 @@ def test_a_screen_that_is_wanted_is_known(output: str, wants: bool) -> None:
 )  # fmt: skip
 def test_who_wants_an_editor_or_rights_reads_what_there_is_instead(output: str, said: str) -> None:
     """One line; not for a program that is just not there."""
-    assert signs.instead(output) == said
+    assert tools.instead(output) == said
 
 
 def test_a_warning_is_put_in_words_where_the_command_has_a_document() -> None:
     """Elsewhere the same line is what a program printed, and stays."""
     warning = "/bin/bash: line 4: warning: here-document at line 2 delimited by end-of-file (wanted `EOF')\n"
-    assert signs.in_words("cat log", warning) == warning
-    assert signs.in_words("true\ncat > a <<'EOF'\na", f"{warning}b\n") == (
+    assert tools.in_words("cat log", warning) == warning
+    assert tools.in_words("true\ncat > a <<'EOF'\na", f"{warning}b\n") == (
         "[The here-document of line 2 had no EOF line, so all that followed is in it.]\nb\n"
     )

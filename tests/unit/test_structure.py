@@ -16,9 +16,8 @@ ROOT = Path(__file__).parents[2]
 
 #: The rooms of each floor, the lowest first.
 FLOORS = (
-    "actions aside backoff cadence children console decoders errors fitting free_room gone imports"
-    " installation log masking mounts records sealing silent_paths stderr trees users"
-    " words",
+    "actions console decoders errors free_room gone installation log masking pauses processes"
+    " records sealing silent_paths trees users words",
     "catalog config events formats lifecycle pricing results taskstate terms tokens views wire",
     "control governor llm sandbox spool store visible workspace",
     "agent",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from batchd.cli.display import tables
-from batchd.fitting import width_of
+from batchd.console import width_of
 
 HEADS = ("TASK", "STATUS", "COST", "UNSETTLED", "PROMPT", "WHY")
 WHY = "after 3 rounds: 3 of 17 tests fail, of which the first says that 4 tokens were expected"

@@ -16,18 +16,18 @@ from batchd.cli.top.screen import TopScreen
 from batchd.cli.top.selection import Selection
 from batchd.cli.top.watching import TopSnapshot
 from batchd.cli.top.work import TaskActivity
+from batchd.console import name_in, pinched
 from batchd.control import OpenTrouble
-from batchd.fitting import name_in, pinched
 from batchd.log import escape
-from batchd.observe.glimpses import Glimpsed
 from batchd.observe.snapshot import (
     AgentSnapshot,
     DaemonSnapshot,
     DaySnapshot,
+    Glimpsed,
     ProviderSnapshot,
     Snapshot,
+    Speed,
 )
-from batchd.observe.speed import Speed
 from batchd.records import Batch, Cause, Parking, Ref, Scope, TaskStatus
 from batchd.store.rows import BatchRow, TaskRow
 

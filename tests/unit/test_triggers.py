@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from batchd.records.triggers import REST, VERSIONS, Trigger, changed
+from batchd.records.policy import REST, VERSIONS, Trigger, changed
 from batchd.sandbox import trigger_search
 from batchd.sandbox.trigger_search import names, run_by_git
 

@@ -43,7 +43,7 @@ from batchd.records import (
     ToolCall,
     Usage,
 )
-from batchd.views import Kind, ends
+from batchd.views import Kind, view
 
 ROOT = Path(__file__).parents[2] / "batchd"
 MODEL = ModelSetup(name="openai/gpt-6-luna")
@@ -208,13 +208,13 @@ def test_how_tasks_end_in_words(
     """What ran into a limit is no timeout to people, unless it was out of time;
     a reason is said in words.
     """
-    assert ends.said(*end) == said
-    assert ends.why(*end, message) == why
+    assert view.said(*end) == said
+    assert view.why(*end, message) == why
 
 
 #: Who takes events apart for more than their words: they measure, count or look results up.
 MEASURE = (
-    *("report/gathering.py", "report/timeline.py"),
+    *("report/gathering.py", "report/content.py"),
     *("telemetry/metrics.py", "telemetry/spans.py", "telemetry/traces.py", "telemetry/counting.py"),
 )
 FACES = ("cli", "observe", "report", "web", "notify", "telemetry", "daemon/task_log.py")

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from batchd.cli.display import glyphs
+from batchd.console import width_of, wrapped
 from batchd.errors import cut
-from batchd.fitting import width_of, wrapped
 from batchd.log import escape
 from batchd.records import Usage
 from batchd.views import Kind, Passage

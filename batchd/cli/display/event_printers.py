@@ -12,8 +12,8 @@ from typing import Self
 from batchd import views
 from batchd.cli.display import conversation_lines, formatting, glyphs
 from batchd.cli.display.conversation_lines import ScreenLine, Tone
+from batchd.console import clipped, width_of, wrapped
 from batchd.events import Event
-from batchd.fitting import clipped, width_of, wrapped
 from batchd.log import escape, escape_json
 from batchd.observe.snapshot import AgentSnapshot, agent_at
 from batchd.records import Ref, TaskStatus

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from batchd import config, silent_paths
 from batchd.config import own
+from batchd.console import columns_of, hanging
 from batchd.errors import ConfigError, UsageError
-from batchd.fitting import columns_of, hanging
 from batchd.log import LogLevel, escape, escape_json, escape_text
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _COLOURS = {
     "running": "36",
     "parked": "33",
     "timeout": "33",
-    # … and its words, of views/ends.py, which takes time to load.
+    # … and its words, of views/view.py, which takes time to load.
     **dict.fromkeys(("not accepted", "out of calls", "out of tokens"), "33"),
     **dict.fromkeys(("out of money", "out of time"), "33"),
     "cancelled": "33",

@@ -13,7 +13,7 @@ from batchd.observe import changes
 from batchd.records import Ref, TaskStatus
 from batchd.store.reader import StoreReader
 from batchd.store.rows import TaskRow
-from batchd.views import ends
+from batchd.views import view
 from batchd.words import counted, duration, listed, moment, money
 
 #: Characters of a prompt, an answer or a verdict; `batchd logs` and the result have all of it.
@@ -28,7 +28,7 @@ def facts(reader: StoreReader, row: TaskRow, why: str) -> dict[str, str]:
     made = decoders.decode(text, ResultV1) if text else None
     return {
         "task": str(row.ref),
-        "status": f"{ends.word(row.status, row.reason)} since {moment(row.since)}",
+        "status": f"{view.word(row.status, row.reason)} since {moment(row.since)}",
         "why": _excerpt(why),
         "prompt": _excerpt(_prompt(reader, row.ref)),
         **(_outcome(made, why) if made else {}),

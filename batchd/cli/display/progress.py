@@ -16,14 +16,14 @@ from typing import Protocol
 
 from batchd.cli.display.formatting import MARKS
 from batchd.cli.display.progress_screens import LineScreen, Picture, ProgressScreen, SilentScreen
+from batchd.console import clipped, hanging
 from batchd.errors import StoreError
-from batchd.fitting import clipped, hanging
 from batchd.log import escape
 from batchd.observe import standstill
 from batchd.records import Parking, Ref, Task, TaskStatus
 from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow, TaskRow
-from batchd.views import ends
+from batchd.views import view
 from batchd.words import counted, duration, money
 
 #: Columns of a line, behind its time.
@@ -155,7 +155,7 @@ def _received(row: BatchRow, *, late: bool) -> str:
 
 
 def _ended(task: TaskRow) -> str:
-    how = ends.said(task.status, task.reason, task.round)
+    how = view.said(task.status, task.reason, task.round)
     took = (task.finished_at or 0.0) - (task.started_at or task.finished_at or 0.0)
     return (
         f"{MARKS[task.status]} {task.ref.task} {how}: {duration(took)}, "

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from batchd.cli.display import tables
-from batchd.observe.wait_reasons import WaitReasons
+from batchd.observe.standstill import WaitReasons
 from batchd.store.rows import BatchRow, TaskRow
-from batchd.views import ends
+from batchd.views import view
 from batchd.words import at_least, counted, moment, money
 
 
@@ -51,7 +51,7 @@ def tasks(rows: Sequence[TaskRow], prompts: Mapping[str, str], waiting: WaitReas
     cells = [
         (
             t.ref.task,
-            ends.word(t.status, t.reason),
+            view.word(t.status, t.reason),
             str(t.round),
             str(t.calls),
             f"{t.input_tokens + t.output_tokens:,}",

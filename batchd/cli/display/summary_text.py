@@ -8,10 +8,10 @@ from typing import Any
 from batchd import catalog
 from batchd.cli.display import tables
 from batchd.cli.display.formatting import MARKS, coloured, room
-from batchd.fitting import hanging
+from batchd.console import hanging
 from batchd.log import escape
 from batchd.records import TaskStatus
-from batchd.views import ends
+from batchd.views import view
 from batchd.words import counted, duration, from_cache, listed, money, percent
 
 #: Longer lists are cut here; summary.json has them all.
@@ -91,8 +91,8 @@ def _on_sale(model: str) -> bool:
 
 
 def _outcome(counts: Mapping[str, int], tasks: Sequence[Mapping[str, Any]]) -> str:
-    refused = sum(not ends.accepted(task["status"], task["reason"]) for task in tasks)
-    not_accepted = f"{refused:,} {ends.NOT_ACCEPTED}, " if refused else ""
+    refused = sum(not view.accepted(task["status"], task["reason"]) for task in tasks)
+    not_accepted = f"{refused:,} {view.NOT_ACCEPTED}, " if refused else ""
     return (
         f"{counts['completed']:,} completed, {counts['error']:,} failed, {not_accepted}"
         f"{counts['timeout'] - refused:,} timed out, {counts['cancelled']:,} cancelled"
@@ -116,7 +116,7 @@ def _tasks(tasks: list[Mapping[str, Any]], prompts: Mapping[str, str]) -> list[s
         (
             MARKS.get(t["status"], " "),
             t["task"],
-            ends.word(t["status"], t["reason"]),
+            view.word(t["status"], t["reason"]),
             "" if t["status"] == TaskStatus.TIMEOUT else t["reason"] or "",
             str(t["iterations"]),
             duration(t["run_s"]),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from batchd.cli.display.formatting import coloured, room
-from batchd.fitting import clipped, width_of, wrapped
+from batchd.console import clipped, width_of, wrapped
 from batchd.log import escape
 
 _GAP = "  "

@@ -23,7 +23,7 @@ from batchd.errors import (
     SpoolLockedError,
     UsageError,
 )
-from batchd.observe import trouble_texts, versions
+from batchd.observe import standstill
 
 #: What the daemon gets for an order: ten thousand tasks take their time.
 _PATIENCE_S = 600.0
@@ -94,14 +94,14 @@ def _report_wait(state: Path) -> None:
     except BatchdError:
         return  # it ends: the caller that waits for its answer learns that
     for trouble in found:
-        print(*trouble_texts.lines(trouble), sep="\n", file=sys.stderr)
+        print(*standstill.trouble_lines(trouble), sep="\n", file=sys.stderr)
 
 
 def _heed(version: str) -> None:
     """Say where the daemon that answered is of another version:
     what it refuses, it may not know yet.
     """
-    formatting.complain(versions.differs(version))
+    formatting.complain(standstill.differs(version))
 
 
 def _whole(file: Path | None, state: Path) -> Config:
@@ -128,7 +128,7 @@ def _here(settings: Config, order: ControlRequest[A]) -> A:
         raise UsageError(f"no batch has ever been taken up on {state}; is it the right one?")
     import asyncio
 
-    from batchd.report.maker import ReportMaker
+    from batchd.report.report_process import ReportMaker
 
     known = settings.log
     # The order's lines go to the daemon's file; the user who gave it has the answer.
@@ -136,7 +136,7 @@ def _here(settings: Config, order: ControlRequest[A]) -> A:
     daemon = Daemon(settings, watch=False, work=False, finishers=[ReportMaker()])
     answer = asyncio.run(daemon.command(order))
     for trouble in daemon.left:
-        print(*trouble_texts.lines(trouble), sep="\n", file=sys.stderr)
+        print(*standstill.trouble_lines(trouble), sep="\n", file=sys.stderr)
     return answer
 
 

@@ -11,7 +11,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 from rich.text import Text
 
-from batchd.fitting import name_in
+from batchd.console import name_in
 from batchd.log import escape
 
 T = TypeVar("T")

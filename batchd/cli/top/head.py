@@ -12,7 +12,7 @@ from rich.text import Text
 
 from batchd.cli.top.columns import bar
 from batchd.log import escape
-from batchd.observe import standstill, trouble_texts, versions
+from batchd.observe import standstill
 from batchd.observe.snapshot import DaySnapshot, ProviderSnapshot, Snapshot
 from batchd.records import Scope
 from batchd.words import (
@@ -79,13 +79,13 @@ def _daemon(snapshot: Snapshot, width: int) -> Text:
 
 
 def _other_version(snapshot: Snapshot) -> Iterator[Text]:
-    if snapshot.daemon and (warning := versions.differs(snapshot.daemon.version)):
+    if snapshot.daemon and (warning := standstill.differs(snapshot.daemon.version)):
         yield Text(escape(warning), "bold yellow")
 
 
 def _troubles(snapshot: Snapshot) -> Iterator[Text]:
     for trouble in snapshot.daemon.troubles if snapshot.daemon else ():
-        what, fix = trouble_texts.lines(trouble)
+        what, fix = standstill.trouble_lines(trouble)
         yield Text(what, "bold red")
         yield Text(fix, "red")
 

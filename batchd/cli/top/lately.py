@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from batchd.cli.top.columns import Column, table
-from batchd.observe.glimpses import Glimpsed
+from batchd.observe.snapshot import Glimpsed
 from batchd.store.rows import TaskRow
-from batchd.views import ends
+from batchd.views import view
 from batchd.words import compact, money, span
 
 _STYLES = {"completed": "green", "timeout": "yellow", "cancelled": "yellow", "error": "red"}
@@ -52,7 +52,7 @@ def _columns(glimpsed: Glimpsed) -> Sequence[Column[TaskRow]]:
 
 
 def _how(row: TaskRow) -> Text:
-    return Text(ends.said(row.status, row.reason, row.round), _STYLES.get(row.status, ""))
+    return Text(view.said(row.status, row.reason, row.round), _STYLES.get(row.status, ""))
 
 
 def _took(row: TaskRow) -> str:

@@ -16,7 +16,7 @@ from batchd.cli.top.key_orders import KeyOrder
 from batchd.cli.top.selection import Selection, moves
 from batchd.cli.top.watching import TopQuery, TopSnapshot
 from batchd.cli.top.work import Activities
-from batchd.fitting import wrapped
+from batchd.console import wrapped
 from batchd.log import escape
 from batchd.observe.snapshot import Snapshot
 from batchd.records import Ref, Scope, TaskStatus

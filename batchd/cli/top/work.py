@@ -12,10 +12,10 @@ from rich.text import Text
 
 from batchd.cli.top.columns import Column
 from batchd.observe.snapshot import Snapshot
-from batchd.observe.wait_reasons import WaitReasons, earlier_batches
+from batchd.observe.standstill import WaitReasons, earlier_batches
 from batchd.records import Ref, TaskStatus
 from batchd.store.rows import TaskRow
-from batchd.views import ends
+from batchd.views import view
 from batchd.words import compact, money, span
 
 #: The colours of what a task does, or how it ended; the rest has none.
@@ -26,7 +26,7 @@ _STYLES = {
     "waiting": "yellow",
     "parked": "yellow",
     "completed": "green",
-    **dict.fromkeys(ends.WORDS, "yellow"),
+    **dict.fromkeys(view.WORDS, "yellow"),
     "cancelled": "yellow",
     "error": "red",
 }
@@ -84,7 +84,7 @@ class Activities:
             since, at = agent.since, self._at
             return TaskActivity(row, agent.step, agent.detail, since, at, prompt, command)
         since = row.since if row.status is TaskStatus.PARKED else 0.0
-        step, why = ends.word(row.status, row.reason), self._waiting.in_short(row)
+        step, why = view.word(row.status, row.reason), self._waiting.in_short(row)
         return TaskActivity(row, step, why, since, self._at, prompt, command)
 
 
@@ -99,7 +99,7 @@ _RANKS = {
     for rank, step in enumerate(
         (
             "error",
-            *sorted(ends.WORDS),
+            *sorted(view.WORDS),
             "cancelled",
             "parked",
             "waiting",

@@ -29,7 +29,7 @@ from batchd.errors import StaleAttemptError
 from batchd.events import CancelRequested, Suspended, TaskStarted
 from batchd.governor import Governor
 from batchd.lifecycle import Input, Lifecycle, inputs
-from batchd.lifecycle.effects import (
+from batchd.lifecycle.inputs import (
     Confirm,
     Effect,
     End,
@@ -43,7 +43,7 @@ from batchd.lifecycle.effects import (
 )
 from batchd.pool.supervisor import Supervisor
 from batchd.records import Base, Cause, HoldKey, Origin, Reason, Ref, Scope, Task, TaskStatus
-from batchd.records.needs import NOTHING
+from batchd.records.tasks import NOTHING
 from batchd.sandbox import check_user
 from batchd.silent_paths import SilentPathError
 from batchd.store import DispatchedTask, Store

@@ -31,7 +31,7 @@ from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.tuning import CurrentConfig
 from batchd.lifecycle import Lifecycle, inputs
-from batchd.lifecycle.effects import End
+from batchd.lifecycle.inputs import End
 from batchd.log import get_logger
 from batchd.records import Base, Batch, Cause, HoldKey, Origin, Reason, Ref, Scope, TaskStatus
 from batchd.silent_paths import SilentPathError

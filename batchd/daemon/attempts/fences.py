@@ -8,7 +8,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-from batchd.records import Ref, workers
+from batchd.records import Ref, tasks
 from batchd.store import Store
 
 
@@ -29,7 +29,7 @@ class Fences:
     def restore(self) -> None:
         """Take up what the last daemon left."""
         found = self._store.left_at()
-        self._fences = {ref: workers.fence_s(label) for ref, label in found.items()}
+        self._fences = {ref: tasks.fence_s(label) for ref, label in found.items()}
 
     def left_s(self, ref: Ref) -> float:
         """Return for how long another machine may still work on a task, in seconds."""

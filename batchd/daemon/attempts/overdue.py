@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from batchd import cadence
+from batchd import pauses
 from batchd.daemon.attempts.active import ActiveAttempt
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.tuning import CurrentConfig
@@ -82,7 +82,7 @@ class OverdueWatch:
         clock = asyncio.get_running_loop().time
         last = clock()
         while True:
-            await cadence.pause(_LOOK_S)
+            await pauses.pause(_LOOK_S)
             now = clock()
             fetch_s = self._current.config.workspace.fetch_timeout_s
             found = [*self._overdue.look(self._attempts.active, now - last, fetch_s)]

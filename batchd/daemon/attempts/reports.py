@@ -25,7 +25,7 @@ from batchd.daemon.listeners import Listener
 from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
 from batchd.lifecycle import Input, inputs
-from batchd.lifecycle.effects import End
+from batchd.lifecycle.inputs import End
 from batchd.log import get_logger
 from batchd.pool.pool_worker import PoolWorker
 from batchd.records import Reason, Ref, TaskStatus

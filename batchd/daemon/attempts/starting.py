@@ -20,7 +20,7 @@ from batchd.errors import InputError, NotPossibleError
 from batchd.events import Resumed, Suspended, TaskStarted, Terms, decode
 from batchd.governor import Governor, ParkDecision
 from batchd.lifecycle import inputs
-from batchd.lifecycle.effects import End
+from batchd.lifecycle.inputs import End
 from batchd.records import Batch, Reason, Secret, Task, TaskStatus
 from batchd.spool.task_directories import TaskDirectories
 from batchd.store import DispatchedTask, Store

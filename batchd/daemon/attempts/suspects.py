@@ -9,7 +9,7 @@ from batchd.governor import Governor
 from batchd.lifecycle import Lifecycle
 from batchd.pool.supervisor import Supervisor
 from batchd.records import Ref
-from batchd.records.needs import NOTHING
+from batchd.records.tasks import NOTHING
 
 _MESSAGE = "it makes room for an earlier task, which runs in a process of its own"
 

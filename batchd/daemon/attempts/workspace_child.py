@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from batchd import __version__, children, decoders
+from batchd import __version__, decoders, processes
 from batchd.daemon.main_loop import MainLoop
 from batchd.errors import NotPossibleError
 from batchd.pool import code
@@ -74,7 +74,7 @@ class WorkspaceChildren:
     async def _begun(self) -> _Child:
         child = _Child(
             await asyncio.create_subprocess_exec(
-                *children.module("batchd.workspace", str(os.getpid())),
+                *processes.module("batchd.workspace", str(os.getpid())),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,

@@ -17,7 +17,7 @@ from batchd.daemon.writes import Writes
 from batchd.errors import BatchdError, NotPossibleError, UsageError
 from batchd.events import CancelRequested, Event, TaskFinished
 from batchd.lifecycle import Lifecycle, inputs
-from batchd.lifecycle.effects import End
+from batchd.lifecycle.inputs import End
 from batchd.records import Ref, TaskStatus
 from batchd.store import Store
 from batchd.store.operations import wanted

@@ -12,7 +12,6 @@ from typing import Protocol
 
 from batchd import __version__, gone, users
 from batchd.actions import Action
-from batchd.aside import aside
 from batchd.config import Config
 from batchd.control import Check, Checked, CheckLine
 from batchd.control.check import DaemonProcess, SettingsInForce
@@ -23,6 +22,7 @@ from batchd.daemon.tuning import CurrentConfig
 from batchd.errors import BatchdError, UsageError
 from batchd.lifecycle import Lifecycle
 from batchd.masking import Masker
+from batchd.pauses import aside
 from batchd.records import Scope
 
 #: By trouble, what `check` calls the folder that it concerns.

@@ -14,7 +14,6 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from batchd.aside import aside
 from batchd.config import Config, providers
 from batchd.config.constraints import model_problem
 from batchd.control import NewRun, Retried, Retry
@@ -30,6 +29,7 @@ from batchd.daemon.tuning import CurrentConfig
 from batchd.daemon.writes import Writes
 from batchd.errors import BatchdError, Problem, StoreError, TaskFileError, UsageError
 from batchd.lifecycle import Lifecycle
+from batchd.pauses import aside
 from batchd.records import STANDARD, Batch, Cause, Origin, Ref, Task
 from batchd.spool import outbox, sources, taskfile
 from batchd.spool.claims import mark

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from batchd import __version__, children, decoders
+from batchd import __version__, decoders, processes
 from batchd.config import Config, own, trust
 from batchd.errors import BatchdError, NotPossibleError, Problem, TaskFileError
 from batchd.pool import code
@@ -140,7 +140,7 @@ class Parser:
         environ = {k: v for k, v in os.environ.items() if k in _VARIABLES or k.startswith("PYTHON")}
         try:
             self._process = process = await asyncio.create_subprocess_exec(
-                *children.module("batchd.spool", str(os.getpid())),
+                *processes.module("batchd.spool", str(os.getpid())),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,

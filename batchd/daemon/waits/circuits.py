@@ -27,7 +27,7 @@ from batchd.governor.news import (
     Parked,
 )
 from batchd.lifecycle import Lifecycle
-from batchd.lifecycle.effects import End
+from batchd.lifecycle.inputs import End
 from batchd.log import get_logger
 from batchd.records import Cause, Parking, Reason, Scope, TaskStatus
 

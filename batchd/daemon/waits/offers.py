@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from batchd import catalog
-from batchd.aside import aside
 from batchd.catalog import ModelListing
 from batchd.daemon.tuning import CurrentConfig
 from batchd.errors import BatchdError
+from batchd.pauses import aside
 from batchd.records import Endpoint
 
 #: A provider is not asked again within this time, in seconds.

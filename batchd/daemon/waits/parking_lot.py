@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from batchd import cadence
+from batchd import pauses
 from batchd.actions import Action
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.ends.batches import OpenBatches
@@ -232,7 +232,7 @@ class ParkingLot(Listener):
         """Look at the time, for ever, while something waits for money: a new day has some."""
         while True:
             await self.shortage.begun.wait()
-            await cadence.pause(_LOOK_S)
+            await pauses.pause(_LOOK_S)
             self._look()
 
     def _look(self) -> None:

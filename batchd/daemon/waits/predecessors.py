@@ -10,7 +10,7 @@ from batchd.daemon.ends.publisher import Publisher
 from batchd.daemon.listeners import Listener
 from batchd.daemon.main_loop import MainLoop
 from batchd.lifecycle import Lifecycle, inputs
-from batchd.lifecycle.effects import End
+from batchd.lifecycle.inputs import End
 from batchd.records import Batch, Cause, HoldKey, Reason, Scope, Task, TaskStatus
 from batchd.store import Store
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import msgspec
 
-from batchd import children
+from batchd import processes
 from batchd.actions import Action
-from batchd.backoff import doubled
 from batchd.errors import NotPossibleError
 from batchd.log import get_logger
+from batchd.pauses import doubled
 from batchd.pool.engines import launcher_messages, sizes
 from batchd.pool.engines.launcher_messages import (
     ClusterSize,
@@ -147,7 +147,7 @@ class Crew:
     async def _launch(self) -> None:
         """Run one launcher to its end."""
         launcher = await asyncio.create_subprocess_exec(
-            *children.module("batchd.pool.engines.launcher", self._terms().address),
+            *processes.module("batchd.pool.engines.launcher", self._terms().address),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,  # Ray's own lines; what matters comes as news

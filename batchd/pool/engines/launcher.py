@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from batchd import children
+from batchd import processes
 from batchd.pool.engines import launcher_messages
 from batchd.pool.engines.launcher_messages import (
     ClusterSize,
@@ -35,7 +35,7 @@ from batchd.pool.engines.launcher_messages import (
 from batchd.pool.engines.nurse import Nurse
 from batchd.pool.joining import ticket
 from batchd.records import Has
-from batchd.records.needs import RESERVED
+from batchd.records.tasks import RESERVED
 
 #: How often actors and nodes are looked at, in seconds.
 _LOOK_S, _NODES_S = 0.1, 2.0
@@ -234,7 +234,7 @@ def _asked(address: str, surroundings: Mapping[str, str]) -> int | None:
     """
     try:
         done = subprocess.run(
-            children.program(_ASK, address),
+            processes.program(_ASK, address),
             env=surroundings,
             capture_output=True,
             timeout=_ASK_S,

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from batchd import decoders
 from batchd.records import Has, Needs
-from batchd.records.needs import NOTHING
+from batchd.records.tasks import NOTHING
 
 
 class FindRoom(Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from batchd.records import Needs
-from batchd.records.needs import NOTHING
+from batchd.records.tasks import NOTHING
 
 
 def shares(

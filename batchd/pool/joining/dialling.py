@@ -14,8 +14,8 @@ import ssl
 import time
 
 from batchd import __version__, wire
-from batchd.backoff import doubled
 from batchd.errors import NotPossibleError
+from batchd.pauses import doubled
 from batchd.pool import code
 from batchd.pool.channel import Channel
 from batchd.pool.joining.ticket import Ticket, located

@@ -16,7 +16,7 @@ import struct
 import subprocess
 import sys
 
-from batchd import children, sealing
+from batchd import processes, sealing
 from batchd.pool import lease
 from batchd.pool.joining import dialling
 from batchd.pool.joining.invitations import digest
@@ -49,7 +49,7 @@ def keep(
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         worker = subprocess.Popen(
-            children.module(
+            processes.module(
                 "batchd.pool.joining",
                 *(node, str(writing), str(os.getpid()), cache, str(most_bytes)),
                 *(str(has.gpus), *has.labels),

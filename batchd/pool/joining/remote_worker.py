@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 
 from batchd.pool.channel import Channel
-from batchd.records import Has, workers
+from batchd.records import Has, tasks
 
 #: What a connection gets to end by itself whose worker is known to be over, in seconds.
 _LAST_S = 5.0
@@ -58,7 +58,7 @@ class RemoteWorker:
     @property
     def label(self) -> str:
         """Its machine, its process there, and its fence."""
-        return workers.elsewhere(self.node, self.pid, self._fence_s)
+        return tasks.elsewhere(self.node, self.pid, self._fence_s)
 
     @property
     def over(self) -> bool:

@@ -23,7 +23,7 @@ from batchd.pool import code
 from batchd.pool.joining.certificate import DaemonCertificate
 from batchd.pool.joining.invitations import Invitations
 from batchd.pool.joining.ticket import located
-from batchd.records import needs
+from batchd.records import tasks
 
 #: Connections that have not shown a token: in all, and from one address.
 _MOST_WAITING, _MOST_FROM_ONE = 64, 8
@@ -269,7 +269,7 @@ def _refusal(join: wire.Join) -> str:
     """Return why a worker with a good ticket is not let in; empty: it is."""
     if not join.node.isprintable() or not 0 < len(join.node) <= _MOST_NAME or "/" in join.node:
         return f"{join.node[:_MOST_NAME]!a} is not a name for a machine: choose one with --node"
-    if why := next(needs.wrong(join.gpus, join.labels), ""):
+    if why := next(tasks.wrong(join.gpus, join.labels), ""):
         return why
     theirs, ours = f"batchd {join.version}", f"batchd {__version__}"
     if (join.version, join.python) != (__version__, code.python()):

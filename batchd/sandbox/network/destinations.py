@@ -6,11 +6,10 @@ import socket
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from batchd.aside import aside
 from batchd.errors import BatchdError
-from batchd.records import addresses, hosts
-from batchd.records.addresses import Address
-from batchd.records.hosts import PORTS, Host
+from batchd.pauses import aside
+from batchd.records import policy
+from batchd.records.policy import PORTS, Address, Host
 
 #: Of a name's addresses so many are tried.
 _MOST_ADDRESSES = 6
@@ -35,7 +34,7 @@ class AllowedHosts:
     @classmethod
     def of(cls, names: tuple[str, ...], private: tuple[str, ...]) -> AllowedHosts:
         """Return the list that a task and the policy write. Raises ``ValueError``."""
-        return cls(hosts.parsed(names), hosts.parsed(private))
+        return cls(policy.parsed(names), policy.parsed(private))
 
     def check(self, name: str | Address, port: int) -> bool:
         """Return whether a host may have a private address.
@@ -53,7 +52,7 @@ class AllowedHosts:
         ports = (
             "" if all(host.port for host in self.hosts) else f" (ports {PORTS[0]} and {PORTS[1]})"
         )
-        return f"{hosts.listed(self.hosts)}{ports}"
+        return f"{policy.listed(self.hosts)}{ports}"
 
 
 async def looked_up(name: str | Address, port: int) -> list[Address]:
@@ -88,7 +87,7 @@ def permitted(found: list[Address], port: int, *, private: bool) -> list[Address
 
 def _reason(address: Address, port: int, *, private: bool) -> str:
     """Return why an address may not be reached; empty where it may."""
-    why = addresses.forbidden(address, private=private)
+    why = policy.forbidden(address, private=private)
     return "an address of this machine" if not (why or private) and ours(address, port) else why
 
 

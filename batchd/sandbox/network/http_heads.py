@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import h11
 
 from batchd.errors import BatchdError
-from batchd.records.addresses import Address
-from batchd.records.hosts import authority
+from batchd.records.policy import Address, authority
 
 #: The longest head (bytes).
 MOST_BYTES = 1 << 15

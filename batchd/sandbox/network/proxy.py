@@ -15,7 +15,7 @@ import socket
 from collections.abc import Iterable
 from typing import Self
 
-from batchd.records.addresses import Address
+from batchd.records.policy import Address
 from batchd.sandbox.network import destinations, http_heads
 from batchd.sandbox.network.destinations import AllowedHosts, RefusedError, UnreachableError
 from batchd.sandbox.network.door import RefusedHosts

@@ -1,11 +1,37 @@
-"""Programs of ours that run in a Python of their own, which loads nothing that a folder,
-a variable or a start-up file could put in its way.
+"""Processes of ours: how one loads its modules, and the command lines of those that it starts.
+
+These run in a Python of their own, which loads nothing that a folder, a variable or a start-up file
+could put in its way.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Load everything that is imported within it as a whole.
+
+    The collector waits, for nothing of it is garbage, and to look for it again and again takes a
+    sixth of the time. So does SIGINT: what an extension is at as it comes,
+    as pydantic at its validators, would lose it, and go on.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
 
 _ROOT = str(Path(__file__).parents[1])
 

@@ -1,14 +1,24 @@
-"""Messages between the daemon and every worker. Which way each goes stands in its docstring."""
+"""The messages between the daemon and its workers,
+on its machine or on another one, as frames on a stream socket.
+
+A worker owns no durable state. First comes what all of them speak, then what those on other
+machines speak beside that, and how it is written.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Literal, TypeAlias
+from functools import cache
+from typing import Any, Literal, TypeAlias, get_args
 
 import msgspec
 from msgspec import Struct, field
+from msgspec.structs import replace
 
-from batchd.events import CallStarted, Terms
+from batchd import decoders
+from batchd.events import CallStarted, Event, Terms
+from batchd.events import decode as decode_event
+from batchd.events import encode as encode_event
 from batchd.records import (
     Activity,
     Base,
@@ -16,6 +26,8 @@ from batchd.records import (
     Chain,
     Endpoint,
     Failure,
+    Pack,
+    Patch,
     Purpose,
     RateLimit,
     Ref,
@@ -239,3 +251,223 @@ class Heartbeat(Struct, frozen=True):
     busy: int = 0
     #: Which heartbeat of this worker's it is.
     number: int = 0
+
+
+#: What one message takes along of a pack, in bytes.
+MAX_PART = 1 << 20
+
+
+class Join(Struct, frozen=True, kw_only=True):
+    """Up: the first message of a worker on another machine.
+
+    Answered by ``Hello`` or ``NotAdmitted``.
+    """
+
+    token: str
+    version: str
+    #: The fingerprint of the files that it runs, by what is in them.
+    code: str
+    #: ``3.11``, ``3.13``.
+    python: str
+    #: What its machine is called.
+    node: str
+    #: The worker's process there.
+    pid: int
+    #: The digest of the word by which its keeper will say that it has ended.
+    parting: str
+    #: What its machine has for tasks that need something.
+    gpus: int = 0
+    labels: tuple[str, ...] = ()
+
+
+class WorkerEnded(Struct, frozen=True):
+    """Up, on a connection of its own: a worker has ended,
+    seen by its keeper, who alone knows the ``parting`` word.
+    """
+
+    parting: str
+    #: Whether it died by itself; else it left, was asked to end, or was ended with its lease.
+    died: bool
+
+
+class NotAdmitted(Struct, frozen=True):
+    """Down: the worker is not let in; ``message`` says why, with the fix."""
+
+    message: str
+
+
+class Keys(Struct, frozen=True):
+    """Down, to another machine:
+    where the providers of the next task are reached, and with which keys.
+    """
+
+    endpoints: Mapping[str, Endpoint]
+
+
+class PatchMade(Struct, frozen=True):
+    """Up, from another machine: keep this patch where the result will be.
+
+    Answered by ``PatchKept``.
+    """
+
+    ref: Ref
+    attempt: int
+    patch: Patch
+
+
+class PatchKept(Struct, frozen=True):
+    """Down: the patch is durable, or was refused by the disk."""
+
+    ref: Ref
+    attempt: int
+    #: What the disk refused it with; 0: it is durable.
+    errno: int = 0
+    message: str = ""
+
+
+class PackWanted(Struct, frozen=True, kw_only=True):
+    """Up: send this pack of the task's chain, from an offset on.
+
+    Answered by ``PackPart``, or ``PackTaken`` with why not.
+    """
+
+    ref: Ref
+    attempt: int
+    digest: str
+    offset: int
+
+
+class PackPart(Struct, frozen=True, kw_only=True):
+    """Down: a part of a pack, ``MAX_PART`` bytes of it or what is left."""
+
+    ref: Ref
+    attempt: int
+    data: bytes
+
+
+class PackSent(Struct, frozen=True, kw_only=True):
+    """Up: a part of what a task has changed in its directory. Answered by ``PackTaken``."""
+
+    ref: Ref
+    attempt: int
+    pack: Pack
+    offset: int
+    data: bytes
+    #: Whether it has all that the task has changed: it takes the place of earlier ones.
+    whole: bool = False
+
+
+class PackTaken(Struct, frozen=True, kw_only=True):
+    """Down: a part was taken; with its last one the pack is durable."""
+
+    ref: Ref
+    attempt: int
+    #: What the disk refused it with; 0: it was taken.
+    errno: int = 0
+    message: str = ""
+
+
+class LeaseRenewed(Struct, frozen=True):
+    """Down: the lease counts from the moment at which the worker sent this heartbeat."""
+
+    number: int
+
+
+class Leaving(Struct, frozen=True):
+    """Up: the worker takes no more tasks,
+    and gives back those it has at their next durable points. ``Drain`` answers it.
+    """
+
+    #: Why: its machine is drained, say.
+    cause: str
+
+
+#: A frame longer than this is a bug or an attack:
+#: the largest legitimate one is an event of some megabytes.
+MAX_FRAME = 1 << 28
+#: And one from another machine, patches apart: any event of ours is smaller.
+MAX_ELSEWHERE = 1 << 25
+#: And of the history that one message takes along: a task's journal may be larger than a frame.
+MAX_HISTORY = 1 << 24
+#: To another machine: that it goes on reading shows at each.
+MAX_HISTORY_ELSEWHERE = 1 << 20
+
+Down: TypeAlias = (
+    Hello
+    | NotAdmitted
+    | Keys
+    | LeaseRenewed
+    | History
+    | Run
+    | CancelTask
+    | Park
+    | Drain
+    | Retune
+    | Granted
+    | Denied
+    | Ack
+    | Nack
+    | PatchKept
+    | PackPart
+    | PackTaken
+)
+Up: TypeAlias = (
+    Join
+    | WorkerEnded
+    | Hello
+    | Ask
+    | Failed
+    | Record
+    | PatchMade
+    | PackWanted
+    | PackSent
+    | Progress
+    | Done
+    | Heartbeat
+    | Leaving
+)
+
+
+@cache
+def _decoders() -> dict[str, msgspec.json.Decoder[Any]]:
+    return {cls.__name__: decoders.decoder(cls) for cls in {*get_args(Down), *get_args(Up)}}
+
+
+_FRAME: msgspec.json.Decoder[tuple[str, msgspec.Raw]] = decoders.decoder(tuple[str, msgspec.Raw])
+
+
+def handed(run: Run, most: int = MAX_HISTORY) -> Iterator[History | Run]:
+    """Yield the messages that hand a task over:
+    of a long history so many bytes each at ``most``, or a single event.
+    """
+    part: list[msgspec.Raw] = []
+    size = 0
+    for event in run.history:
+        if part and size + len(bytes(event)) > most:
+            yield History(ref=run.ref, attempt=run.attempt, events=tuple(part))
+            part, size = [], 0
+        part.append(event)
+        size += len(bytes(event))
+    yield replace(run, history=tuple(part))
+
+
+def pack(message: Down | Up) -> bytes:
+    """Return a message as one frame, its length in front."""
+    body = msgspec.json.encode((type(message).__name__, message))
+    return len(body).to_bytes(4, "big") + body
+
+
+def unpack(body: bytes) -> Any:
+    """Return the message in a frame's body. Raises ``msgspec.MsgspecError`` or ``KeyError``."""
+    kind, fields = _FRAME.decode(body)
+    return _decoders()[kind].decode(fields)
+
+
+def raw(events: list[Event]) -> tuple[msgspec.Raw, ...]:
+    """Return events as messages carry them: encoded once, where they were made."""
+    return tuple(msgspec.Raw(encode_event(e)) for e in events)
+
+
+def unraw(bodies: tuple[msgspec.Raw, ...]) -> list[Event]:
+    """Return the events that ``raw`` wrapped."""
+    return [decode_event(bytes(b)) for b in bodies]
