@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from batchd.cli.display.formatting import MARKS
-from batchd.cli.display.progress_screens import Picture
+from batchd.cli.display.progress import Picture
 from batchd.records import TaskStatus
 from batchd.views import last
 from batchd.words import duration, money

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from batchd import catalog
-from batchd.cli.display import tables
+import msgspec
+
+from batchd import catalog, decoders
+from batchd.cli.display import formatting
 from batchd.cli.display.formatting import MARKS, coloured, room
 from batchd.fitting import hanging
 from batchd.log import escape
-from batchd.records import TaskStatus
+from batchd.records import Batch, TaskStatus
+from batchd.store.rows import BatchRow
 from batchd.views import ends
 from batchd.words import counted, duration, from_cache, listed, money, percent
 
@@ -76,7 +82,7 @@ def _figures(summary: Mapping[str, Any]) -> list[str]:
             f"{counted(usage['unsettled_calls'], 'call')} without an answer on record, "
             f"at most {money(cost['unsettled'])}"
         )
-    figures = [*tables.facts(rows, "  ")]
+    figures = [*formatting.facts(rows, "  ")]
     elsewhere = [c for c in cost["compare"] if usage["calls"] and _on_sale(c["model"])]
     compared = [f"  {c['model']:<32} {money(c['total']):>12}" for c in elsewhere]
     return figures + (["", "The same tokens elsewhere:", *compared] if compared else [])
@@ -122,12 +128,12 @@ def _tasks(tasks: list[Mapping[str, Any]], prompts: Mapping[str, str]) -> list[s
             duration(t["run_s"]),
             f"{t['total_tokens']:,}",
             money(t["cost"]),
-            tables.line(prompts.get(t["task"], "")),
+            formatting.line(prompts.get(t["task"], "")),
         )
         for t in tasks[:MOST_ROWS]
     ]
     heads = ("", "TASK", "STATUS", "REASON", "ROUNDS", "AT WORK", "TOKENS", "COST", "PROMPT")
-    found = tables.table(
+    found = formatting.table(
         heads,
         rows,
         right=("ROUNDS", "AT WORK", "TOKENS", "COST"),
@@ -155,3 +161,70 @@ def _hanging(text: str) -> Iterator[str]:
     first, *more = text.splitlines()
     for line in (escape(first), *(f"  {escape(line)}" for line in more if line.strip())):
         yield from hanging(line, room())
+
+
+def report(rows: Iterable[BatchRow], *, as_json: bool = False) -> int:
+    """Print the summaries; return 0 if all completed, 2 if a file was refused, else 1.
+
+    As JSON, that of a single task has its answer too.
+    """
+    rows = list(rows)
+    found = [(row.batch, _read(row.batch)) for row in rows]
+    if as_json:
+        answers = [{"answer": answer(row)} if row.tasks == 1 else {} for row in rows]
+        formatting.print_json(
+            [one | more for (_, one), more in zip(found, answers, strict=True) if one is not None]
+        )
+    for batch, one in () if as_json else found:
+        if one is None:
+            print(f"\n{batch.name} has been collected already.")
+        else:
+            print(
+                "",
+                *lines(one, {line.task: line.first_prompt for line in _result_lines(batch)}),
+                "",
+                f"Results: {batch.folder}/",
+                *_page(batch),
+                sep="\n",
+            )
+    if any(row.problems for row in rows):
+        return 2
+    return 0 if all(row.completed == row.tasks for row in rows) else 1
+
+
+def _page(batch: Batch) -> list[str]:
+    """Return the line that names a batch's report, where it has one."""
+    page = Path(batch.folder, "report.html")
+    return [f"Report:  {page}"] if page.is_file() else []
+
+
+def answer(row: BatchRow) -> str:
+    """Return the answer of a batch's first task; empty: it has none, or has been collected."""
+    return next((line.answer for line in _result_lines(row.batch)), "")
+
+
+class _Line(msgspec.Struct):
+    """The fields of a line in ``results.jsonl`` that a summary does not have."""
+
+    task: str
+    first_prompt: str
+    answer: str
+
+
+def _result_lines(batch: Batch) -> list[_Line]:
+    """Return the lines of the first tasks; none where a collector has taken the results away."""
+    decoder: msgspec.json.Decoder[_Line] = decoders.decoder(_Line)
+    try:
+        with Path(batch.folder, "results.jsonl").open("rb") as file:
+            return [decoder.decode(line) for line in itertools.islice(file, MOST_ROWS)]
+    except (OSError, msgspec.MsgspecError):
+        return []
+
+
+def _read(batch: Batch) -> dict[str, Any] | None:
+    """Return a published summary; None where a collector has taken it away."""
+    try:
+        found: dict[str, Any] = json.loads(Path(batch.folder, "summary.json").read_bytes())
+    except FileNotFoundError:
+        return None
+    return found

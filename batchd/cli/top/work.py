@@ -4,19 +4,20 @@ those at work, those that gave their slot back, or all of one batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.text import Text
 
-from batchd.cli.top.columns import Column
+from batchd.cli.top.columns import Column, bar, table
+from batchd.observe.glimpses import Glimpsed
 from batchd.observe.snapshot import Snapshot
 from batchd.observe.wait_reasons import WaitReasons, earlier_batches
 from batchd.records import Ref, TaskStatus
-from batchd.store.rows import TaskRow
+from batchd.store.rows import BatchRow, TaskRow
 from batchd.views import ends
-from batchd.words import compact, money, span
+from batchd.words import at_least, compact, limit, money, span
 
 #: The colours of what a task does, or how it ended; the rest has none.
 _STYLES = {
@@ -211,3 +212,122 @@ def _unsettled(work: TaskActivity) -> str:
 
 def _tokens(work: TaskActivity) -> str:
     return compact(work.row.input_tokens + work.row.output_tokens)
+
+
+_BATCH_STYLES = {
+    "running": "cyan",
+    "parked": "yellow",
+    "completed": "green",
+    "cancelled": "yellow",
+    "failed": "red",
+    "rejected": "red",
+}
+_BAR, _SMALL_BAR = 10, 4
+#: From here on a budget's gauge is red.
+_RED_FROM = 0.9
+
+
+def batch_columns(rows: Sequence[BatchRow]) -> list[Column[BatchRow]]:
+    """Return the columns that say something."""
+    made: list[Column[BatchRow]] = [
+        Column(head="BATCH", cell=lambda b: b.batch.name, flexible=True, name=True, least=13),
+        Column(head="STATUS", cell=_batch_status, least=9),
+        Column(head="DONE", cell=_done),
+        Column(head="BAD", cell=_bad, right=True, least=3),
+        Column(
+            head="TOKENS",
+            cell=lambda b: compact(b.input_tokens + b.output_tokens),
+            right=True,
+            least=6,
+            rank=3,
+        ),
+        Column(head="COST", cell=_batch_cost, right=True, least=7, rank=1),
+    ]
+    if any(b.unsettled_calls for b in rows):
+        made.append(Column(head="UNSETTLED", cell=_batch_unsettled, right=True, least=9, rank=2))
+    if any(b.batch.budget_usd for b in rows):
+        made.append(Column(head="BUDGET", cell=_budget, rank=2))
+    return made
+
+
+def _batch_status(row: BatchRow) -> Text:
+    return Text(row.status, _BATCH_STYLES.get(row.status, ""))
+
+
+def _done(row: BatchRow) -> Text:
+    if not row.tasks:
+        return Text()
+    gauge = bar(row.finished / row.tasks, _BAR, "green")
+    return Text.assemble(gauge, f" {row.finished:,}/{row.tasks:,}")
+
+
+def _bad(row: BatchRow) -> Text:
+    bad = row.finished - row.completed
+    return Text(f"{bad:,}" if bad else "", "red")
+
+
+def _batch_cost(row: BatchRow) -> str:
+    return at_least(row.cost_usd, row.known_usd)
+
+
+def _batch_unsettled(row: BatchRow) -> str:
+    usd = row.unsettled_usd
+    return f"≤ {money(usd)}" if usd else "yes" if row.unsettled_calls else ""
+
+
+def _budget(row: BatchRow) -> Text:
+    budget = row.batch.budget_usd
+    if not budget:
+        return Text()
+    part = ((row.cost_usd or 0.0) + row.unsettled_usd) / budget
+    gauge = bar(part, _SMALL_BAR, "red" if part >= _RED_FROM else "green")
+    return Text.assemble(gauge, f" {limit(budget)}")
+
+
+_END_STYLES = {"completed": "green", "timeout": "yellow", "cancelled": "yellow", "error": "red"}
+#: Fewer lines than these show nothing: a head and a task.
+_MIN_LINES = 2
+
+
+def lately(glimpsed: Glimpsed, width: int, height: int) -> list[Text]:
+    """Return a table of as many tasks as have room; nothing where none ended lately."""
+    shown = glimpsed.ended[: height - 1]
+    if height < _MIN_LINES or not shown:
+        return []
+    found = table(_lately_columns(glimpsed), shown, width, title="ENDED LATELY")
+    found[0].stylize("dim underline")
+    found[0].pad_right(max(0, width - found[0].cell_len))
+    return found
+
+
+def _lately_columns(glimpsed: Glimpsed) -> Sequence[Column[TaskRow]]:
+    return (
+        Column(head="TASK", cell=lambda t: str(t.ref), flexible=True, name=True, least=20),
+        Column(head="HOW", cell=_how, least=9),
+        Column(head="TIME", cell=_took, right=True, least=6, rank=2),
+        Column(
+            head="TOKENS",
+            cell=lambda t: compact(t.input_tokens + t.output_tokens),
+            right=True,
+            least=7,
+            rank=3,
+        ),
+        Column(head="COST", cell=lambda t: money(t.cost_usd), right=True, least=7, rank=1),
+        Column(
+            head="PROMPT",
+            cell=lambda t: glimpsed.prompts.get(t.ref, ""),
+            flexible=True,
+            least=20,
+            rank=4,
+        ),
+    )
+
+
+def _how(row: TaskRow) -> Text:
+    return Text(ends.said(row.status, row.reason, row.round), _END_STYLES.get(row.status, ""))
+
+
+def _took(row: TaskRow) -> str:
+    if row.started_at is None or row.finished_at is None:
+        return ""
+    return span(max(0.0, row.finished_at - row.started_at))
