@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from batchd import masking
-from batchd.config import Config, dialect_choice
+from batchd.config import Config, providers
 from batchd.errors import ConfigError, InputError, Problem
 from batchd.events import Terms
 from batchd.pricing import Prices
@@ -24,13 +24,11 @@ def terms(task: Task, config: Config, prices: Prices, *, capped: bool) -> Terms:
     judge_model = (judged and config.evaluation.judge_model) or task.model
     model = replace(
         setup(task.model, config, prices),
-        effort=dialect_choice.efforts(task.model, config, task.effort),
+        effort=providers.efforts(task.model, config, task.effort),
         service_tier=task.service_tier,
         tier_fallback_s=task.tier_fallback_s,
     )
-    effort = dialect_choice.efforts(
-        judge_model, config, config.evaluation.judge_effort, task.effort
-    )
+    effort = providers.efforts(judge_model, config, config.evaluation.judge_effort, task.effort)
     judge = model if judge_model == task.model else _judge(judge_model, config, prices)
     judge = replace(judge, effort=effort)
     if capped:
@@ -74,7 +72,7 @@ def setup(name: str, config: Config, prices: Prices) -> ModelSetup:
         output_limit_field=known.output_limit_field,
         json_mode=known.json_mode,
         # The terms are stored: what holds a secret goes with the endpoint.
-        api=dialect_choice.api(name, config),
+        api=providers.api(name, config),
         extra_body={k: v for k, v in known.extra_body.items() if not any(masking.named({k: v}))},
     )
 

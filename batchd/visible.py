@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from batchd import sandbox, silent_paths
 from batchd.actions import Action
-from batchd.config import Config, private_paths
+from batchd.config import Config, operator_files
 from batchd.errors import ConfigError, NotPossibleError
 from batchd.log import get_logger
 
@@ -19,7 +19,7 @@ def refuse(config: Config) -> None:
     Raises ``NotPossibleError`` where what they see cannot be found out, also since a folder
     does not answer.
     """
-    own = [*private_paths.kept(config, config.file)]
+    own = [*operator_files.kept(config, config.file)]
     silent_paths.refuse(*(place.path for place in own))
     try:
         problems = tuple(sandbox.seen(config.sandbox_policy(), own))
@@ -33,7 +33,7 @@ def warn(config: Config) -> None:
     """Report what they see and had better not: what other tasks work on, a home;
     not of a folder that does not answer.
     """
-    places = [*private_paths.exposed(config)]
+    places = [*operator_files.exposed(config)]
     silent = silent_paths.among(place.path for place in places)
     there = [place for place in places if place.path not in silent]
     for problem in sandbox.seen(config.sandbox_policy(), there, around=False):

@@ -15,7 +15,7 @@ from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from batchd import __version__, imports
+from batchd import __version__, gone, imports
 from batchd.cli.display import standard_streams
 from batchd.cli.support import child_signal, examples
 from batchd.errors import BatchdError, ForbiddenError, UsageError
@@ -136,16 +136,6 @@ def _complain(message: str) -> None:
         print(*hanging(line, width), sep="\n", file=sys.stderr)
 
 
-#: What has been an option of a command, and what to write instead.
-_GONE: Mapping[str, str] = {
-    "check --live": "`batchd check` tries keys for nothing, and `batchd run --prompt ok --model "
-    "PROVIDER/MODEL --budget 0.01` a model",
-    "run --private": "`BATCHD_PATHS__STATE=$(mktemp -d) batchd run FILE` uses a store of its own",
-    "trust --system": "each user who runs batchd there says `batchd trust DIR`; what counts for all users is "
-    "/etc/batchd/config.toml",
-}
-
-
 class _Command(argparse.ArgumentParser):
     """The parser of one command,
     which says what an argument may be meant for that it does not have.
@@ -157,7 +147,7 @@ class _Command(argparse.ArgumentParser):
         if unknown:
             word = next((each for each in unknown if each.startswith("-")), unknown[0])
             option = word.partition("=")[0]
-            if instead := _GONE.get(f"{self.prog.partition(' ')[2]} {option}"):
+            if instead := gone.OPTIONS.get(f"{self.prog.partition(' ')[2]} {option}"):
                 raise UsageError(f"{option} is gone: {instead}")
             near = difflib.get_close_matches(option, self._option_string_actions, n=1)
             hint = f"do you mean {near[0]}? " if near and option.startswith("-") else ""

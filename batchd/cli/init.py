@@ -16,7 +16,7 @@ from batchd import config, pricing
 from batchd.cli.display import formatting
 from batchd.config import trust
 from batchd.config.constraints import reachable
-from batchd.config.presets import PRESETS
+from batchd.config.providers import PRESETS
 from batchd.config.sections import AgentSection, PoolSection
 from batchd.errors import BatchdError, ConfigError, NotPossibleError, UsageError
 from batchd.log import escape

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from batchd import imports, masking, records
-from batchd.config import operator_files, private_paths, receivers, tiers
+from batchd.config import operator_files, receivers, values
 from batchd.config.providers import ProviderSection
 from batchd.config.sections import ConfigSections, PathsSection
 from batchd.errors import NotPossibleError, UsageError
@@ -83,7 +83,7 @@ class Config(ConfigSections):
         fallback = known.tier_fallback if known else None
         return (
             (known and known.service_tier) or self.agent.service_tier,
-            tiers.seconds(self.agent.tier_fallback if fallback is None else fallback),
+            values.seconds(self.agent.tier_fallback if fallback is None else fallback),
         )
 
     def conditions(self) -> str:
@@ -161,19 +161,15 @@ class Config(ConfigSections):
 
     def variables(self) -> set[str]:
         """Return the names of environment variables that hold secrets."""
-        keys = {p.api_key_env for p in self.providers.values() if p.api_key_env}
         return (
-            keys
-            | {*filter(None, (self.traces.headers_env,))}
-            | {*filter(None, (self.web.token_env,))}
+            {name for _, name in operator_files.named(self, "_env")}
             | {*self.secrets.env}
-            | {name for known in self.notify.values() for name in receivers.variables(known)}
             | {name for name in self.environ if name.startswith(_WITH_SECRETS)}
         )
 
     def key_files(self) -> tuple[str, ...]:
         """Return the paths of all files that hold secrets."""
-        return tuple(kept.path for kept in private_paths.secrets(self))
+        return tuple(kept.path for kept in operator_files.secrets(self))
 
     def sandbox_policy(self) -> records.SandboxPolicy:
         """Return what ``[sandbox]`` says, as workers get it."""

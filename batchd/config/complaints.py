@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
+from batchd import gone
 from batchd.errors import Problem
 
 #: What is longer is no misspelt word, and takes long to compare.
@@ -31,18 +32,6 @@ _MEANT = {
     "command": "check",
     "test": "check",
 }
-#: Keys of earlier versions, by their place: what to write instead.
-_GONE = {
-    "metrics.textfile": "set [metrics] listen and have Prometheus fetch it;"
-    " for node_exporter, have a timer write what curl gets there into its file",
-}
-_MAIL = 'mail goes by Apprise: kind = "apprise", and url_file with mailtos://USER:PASSWORD@HOST/?from=SENDER&to=RECEIVER'
-_GONE |= {
-    f"notify.*.{key}": _MAIL
-    for key in ("host", "port", "tls", "user", "password_env", "password_file", "sender", "to")
-}
-#: The same of words that a receiver's keys had.
-_GONE_WORDS = {"email": _MAIL, "model_retiring": "leave it out: `check` names models that end"}
 #: What pydantic says of a key that is not there.
 MISSING = frozenset({"missing", "missing_argument"})
 #: Of these the value is always shown: it is to be one of a few words.
@@ -67,7 +56,7 @@ def complaint(error: ErrorDetails, known: Collection[str]) -> Problem:
         if at[:1] == ("models",) and isinstance(error["input"], dict):
             return Problem("", "there is no such key", _QUOTES)
         place = [at[0], "*", *at[2:]] if at[0] == "notify" else at
-        if instead := _GONE.get(".".join(map(str, place))):
+        if instead := gone.KEYS.get(".".join(map(str, place))):
             return Problem("", "there is no such key any more", instead)
         key = str(at[-1])
         meant = _MEANT.get(key.lower(), "")
@@ -78,7 +67,7 @@ def complaint(error: ErrorDetails, known: Collection[str]) -> Problem:
             f"do you mean {near[0]}?" if near else f"the known ones are {', '.join(sorted(known))}"
         )
         return Problem("", "there is no such key", fix)
-    if error["loc"][:1] == ("notify",) and (instead := _GONE_WORDS.get(str(error["input"]))):
+    if error["loc"][:1] == ("notify",) and (instead := gone.NOTIFY_WORDS.get(str(error["input"]))):
         return Problem("", f"there is no {error['input']!r} any more", instead)
     if error["type"] in MISSING:
         return Problem("", "this key is needed")

@@ -7,32 +7,47 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from batchd.config import (
-    dialect_choice,
-    real_paths,
-    receivers,
-    remote_workers,
-    repositories,
-    showing,
-    telemetry,
-    web_page,
-)
-from batchd.config.sections import ConfigSections, PathsSection
+from batchd import silent_paths
+from batchd.config import receivers, telemetry, web_page
+from batchd.config.operator_files import named
+from batchd.config.providers import tier_problem
+from batchd.config.sections import ConfigSections, PathsSection, SandboxSection
+from batchd.config.values import is_place
 from batchd.errors import Problem
-from batchd.records import STANDARD
+from batchd.records import SHOWABLE, STANDARD, needs
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Place = tuple[str | int, ...]
+_Table = TypeVar("_Table", bound="DataclassInstance")
 
 #: No provider has a longer one; it stands in every line about a call, and in the ledger.
 _MODEL_NAME = 512
 #: The sections whose tables have names of the user's, and what these are the names of.
 _ENTRIES = {"providers": "provider", "notify": "receiver"}
+#: One message carries it.
+_MOST_PATCH = 128 << 20
+#: What commands have of batchd's own making, or by their network:
+#: what stands there would not be the machine's.
+_MADE = tuple(
+    f"/etc/{name}"
+    for name in ("passwd", "group", "nsswitch.conf", "gitconfig", "hosts", "resolv.conf")
+)
+_AS_IN = 'as in "/opt/tools"'
+#: No user of https, no port that is none, nothing that a server could take for another path:
+#: ``..``, escapes, a query.
+_URL = re.compile(
+    r"(https://|ssh://([A-Za-z0-9._-]+@)?)[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~+-]+)+/?"
+)
+_FORM = "it is written https://HOST/PATH or ssh://USER@HOST/PATH"
+_ANY = "*"
 
 
 def controls(value: Any, place: Place) -> Iterator[tuple[Place, Problem]]:
@@ -62,52 +77,45 @@ def absolute(sections: ConfigSections, base: Path, environ: Mapping[str, str]) -
         credential = Path(environ.get("CREDENTIALS_DIRECTORY", "/nonexistent"), path)
         return str(credential) if credential.is_file() else place(path)
 
-    p, w, log = sections.paths, sections.workspace, sections.log
+    def resolved(table: _Table) -> _Table:
+        """Return a table with the files that hold secrets in their places."""
+        changes: dict[str, Any] = {}
+        for f in fields(table):
+            value = getattr(table, f.name)
+            if is_dataclass(value) and not isinstance(value, type):
+                changes[f.name] = resolved(value)
+            elif isinstance(value, Mapping) and value and all(map(is_dataclass, value.values())):
+                changes[f.name] = {name: resolved(below) for name, below in value.items()}
+            elif value and (f.name.endswith("_file") or f.name == "credentials"):
+                changes[f.name] = key_file(value)
+        return replace(table, **changes)
+
+    done = resolved(sections)
+    p, w, log = done.paths, done.workspace, done.log
     state = place(p.state)
-    traces, page = sections.traces, sections.web
     return replace(
-        sections,
+        done,
         paths=PathsSection(inbox=place(p.inbox), outbox=place(p.outbox), state=state),
         workspace=replace(
             w,
             root=place(w.root),
             allow=tuple(place(a) for a in w.allow),
-            credentials=w.credentials and key_file(w.credentials),
             mirrors=place(w.mirrors) if w.mirrors else f"{state}-mirrors",
         ),
-        ray=replace(
-            sections.ray, token_file=sections.ray.token_file and key_file(sections.ray.token_file)
-        ),
         log=replace(log, file=log.file and place(log.file)),
-        traces=replace(traces, headers_file=traces.headers_file and key_file(traces.headers_file)),
-        web=replace(page, token_file=page.token_file and key_file(page.token_file)),
-        providers={
-            name: replace(known, api_key_file=known.api_key_file and key_file(known.api_key_file))
-            for name, known in sections.providers.items()
-        },
         secrets=replace(
-            sections.secrets, files={n: key_file(f) for n, f in sections.secrets.files.items()}
+            done.secrets, files={n: key_file(f) for n, f in done.secrets.files.items()}
         ),
-        notify={
-            name: replace(
-                known,
-                url_file=known.url_file and key_file(known.url_file),
-                secret_file=known.secret_file and key_file(known.secret_file),
-            )
-            for name, known in sections.notify.items()
-        },
     )
 
 
 def contradictions(config: ConfigSections) -> Iterator[tuple[Place, Problem]]:
     """What no single value shows: models without a provider, folders within one another."""
-    models = {("agent", "model"): config.agent.model}
-    if config.evaluation.judge_model:
-        models["evaluation", "judge_model"] = config.evaluation.judge_model
-    for place, model in models.items():
-        if why := model_problem(model, config):
-            yield place, why
-    yield from remote_workers.problems(config.pool, config.ray, config.workspace, config.sandbox)
+    for section, key in (("agent", "model"), ("evaluation", "judge_model")):
+        model = getattr(getattr(config, section), key)
+        if (model or key == "model") and (why := model_problem(model, config)):
+            yield (section, key), why
+    yield from _workers(config)
     yield from _homeless(config)
     yield from _tierless(config)
     for name, known in config.models.items():
@@ -122,24 +130,27 @@ def contradictions(config: ConfigSections) -> Iterator[tuple[Place, Problem]]:
                 ("providers", name, "base_url"),
                 Problem("", "it must be http(s)://HOST[:PORT]/PATH, as in http://10.0.0.7:8000/v1"),
             )
-        if not re.fullmatch(r"([A-Za-z_]\w*)?", provider.api_key_env, re.ASCII):
-            # Not quoted: it may be the key itself, put into the wrong place.
-            what = "it must be the name of an environment variable, which holds the key"
-            yield ("providers", name, "api_key_env"), Problem("", what)
     yield from telemetry.problems(config.metrics, config.traces)
-    yield from _receivers(config)
+    for name, receiver in config.notify.items():
+        for key, problem in receivers.problems(name, receiver):
+            yield ("notify", name, *filter(None, (key,))), problem
+    for place, name in named(config, "_env"):
+        if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+            # Not quoted: it may be the secret itself, put into the wrong place.
+            yield place, Problem("", "it must be the name of an environment variable")
     yield from web_page.problems(config.web)
     yield from _handed_out(config)
-    yield from showing.problems(config.sandbox)
+    yield from _shown(config.sandbox)
     yield from _folders(config)
 
 
 def _folders(config: ConfigSections) -> Iterator[tuple[Place, Problem]]:
     """Find folders within one another, and URLs of repositories that are none."""
     keys = ("inbox", "outbox", "state")
-    ours = real_paths.real(
-        [*(getattr(config.paths, key) for key in keys), config.workspace.mirrors]
-    )
+    paths = [*(getattr(config.paths, key) for key in keys), config.workspace.mirrors]
+    hanging = silent_paths.among(paths)
+    # Without an answer no link is followed.
+    ours = [os.path.abspath(p) if p in hanging else os.path.realpath(p) for p in paths]
     folders = dict(zip(keys, ours, strict=False))
     for key, folder in folders.items():
         for other, outer in folders.items():
@@ -155,7 +166,7 @@ def _folders(config: ConfigSections) -> Iterator[tuple[Place, Problem]]:
             why = f"it must not be in, hold or equal {other}, {outer}"
             yield ("workspace", "mirrors"), Problem("", why)
     for index, pattern in enumerate(config.workspace.repos):
-        if wrong := repositories.pattern_problem(pattern):
+        if wrong := _pattern_problem(pattern):
             yield ("workspace", "repos", index), wrong
 
 
@@ -179,12 +190,12 @@ def _homeless(config: ConfigSections) -> Iterator[tuple[Place, Problem]]:
 def _tierless(config: ConfigSections) -> Iterator[tuple[Place, Problem]]:
     """Find service tiers that the models they are set for cannot be asked for."""
     for name, model in config.models.items():
-        if why := dialect_choice.tier_problem(name, model.service_tier or STANDARD, config):
+        if why := tier_problem(name, model.service_tier or STANDARD, config):
             yield ("models", name, "service_tier"), why
     agent = config.agent
     own = config.models.get(agent.model)
     said = STANDARD if own and own.service_tier else agent.service_tier
-    if why := dialect_choice.tier_problem(agent.model, said, config):
+    if why := tier_problem(agent.model, said, config):
         yield ("agent", "service_tier"), why
 
 
@@ -198,35 +209,19 @@ def reachable(url: str) -> bool:
     return named and bool(re.fullmatch(r"https?://[^\s/@]+(/\S*)?", url))
 
 
-def _receivers(config: ConfigSections) -> Iterator[tuple[Place, Problem]]:
-    for name, receiver in config.notify.items():
-        for key, problem in receivers.problems(name, receiver):
-            yield ("notify", name, *filter(None, (key,))), problem
-
-
 def _handed_out(config: ConfigSections) -> Iterator[tuple[Place, Problem]]:
-    """Find keys of providers, and secrets of notifications,
-    traces and the web page, among what tasks may ask for.
-    """
-    for what, variables, files in _kept(config):
-        problem = Problem("", f"it holds {what}, which no command may see")
-        if {*variables} & {*config.secrets.env}:
-            yield ("secrets", "env"), problem
-        theirs = {os.path.realpath(file) for file in files if file}
-        for given, file in config.secrets.files.items():
-            if os.path.realpath(file) in theirs:
-                yield ("secrets", "files", given), problem
-
-
-def _kept(config: ConfigSections) -> Iterator[tuple[str, tuple[str, ...], tuple[str, ...]]]:
-    """Yield what is kept from tasks: what it is, its variables, its files."""
-    for name, receiver in config.notify.items():
-        what = f"a secret of [notify.{name}]"
-        yield what, tuple(receivers.variables(receiver)), tuple(receivers.files(receiver))
-    yield "the token of [web]", (config.web.token_env,), (config.web.token_file,)
-    yield "a key of [traces]", (config.traces.headers_env,), (config.traces.headers_file,)
-    for name, provider in config.providers.items():
-        yield f"the key of provider {name}", (provider.api_key_env,), (provider.api_key_file,)
+    """Find secrets of batchd's own among what tasks may ask for."""
+    variables = {name: place for place, name in named(config, "_env")}
+    files = {os.path.realpath(file): place for place, file in named(config, "_file")}
+    asked: list[tuple[Place, tuple[str, ...] | None]] = [
+        (("secrets", "env"), variables.get(name)) for name in config.secrets.env
+    ]
+    for given, file in config.secrets.files.items():
+        asked.append((("secrets", "files", given), files.get(os.path.realpath(file))))
+    for place, ours in asked:
+        if ours:
+            what = f"a secret of [{'.'.join(ours[:-1])}]"
+            yield place, Problem("", f"it holds {what}, which no command may see")
 
 
 def no_entry(section: str, name: str, known: Sequence[str], needed: str) -> Problem | None:
@@ -259,3 +254,104 @@ def model_problem(model: str, config: ConfigSections) -> Problem | None:
             f"do you mean {near[0]}? {known}" if near else known,
         )
     return None
+
+
+def _workers(config: ConfigSections) -> Iterator[tuple[Place, Problem]]:
+    """Find addresses that are none, and a pool in which nothing could run."""
+    pool, workspace = config.pool, config.workspace
+    for key in ("listen", "advertise"):
+        place = getattr(pool, key)
+        if place and not is_place(place):
+            yield ("pool", key), Problem("", 'it must be "HOST:PORT", as in "0.0.0.0:7443"')
+    if pool.advertise and not pool.listen:
+        yield (
+            ("pool", "advertise"),
+            Problem("", "[pool] listen is not set, so no worker can join"),
+        )
+    if pool.engine == "ray" and not pool.processes:
+        yield (
+            ("pool", "processes"),
+            Problem("", "the Ray cluster has room for no worker", "set it to 1 or more"),
+        )
+    for why in needs.wrong(pool.gpus, pool.labels):
+        yield ("pool", "labels"), Problem("", why)
+    if pool.engine == "ray" and (pool.gpus or pool.labels):
+        why = "no task runs on this machine: the nodes of the Ray cluster say what they have"
+        yield ("pool", "gpus" if pool.gpus else "labels"), Problem("", why, "leave it out")
+    if config.ray.min_processes > pool.processes:
+        why = f"it is more than [pool] processes, {pool.processes}"
+        yield ("ray", "min_processes"), Problem("", why)
+    if pool.listen and workspace.max_patch_bytes > _MOST_PATCH:
+        why = f"a patch from another machine has at most {_MOST_PATCH} bytes"
+        yield ("workspace", "max_patch_bytes"), Problem("", why)
+    if pool.engine == "ray" and not pool.listen:
+        why = "workers of a Ray cluster join where the daemon listens"
+        yield ("pool", "engine"), Problem("", why, "set [pool] listen to HOST:PORT")
+    if not pool.processes and not pool.listen:
+        why = "without processes, and without [pool] listen, no task could run"
+        yield ("pool", "processes"), Problem("", why, "set one of them")
+    if pool.listen and not workspace.shared and config.sandbox.backend == "none":
+        why = "without a sandbox, nothing confines what directories bring from other machines"
+        fix = 'set [sandbox] backend = "bwrap", or [workspace] shared = true where all machines have them'
+        yield ("pool", "listen"), Problem("", why, fix)
+
+
+def _shown(sandbox: SandboxSection) -> Iterator[tuple[tuple[str | int, ...], Problem]]:
+    """Yield what is wrong, with its place."""
+    for key, paths in (("show", sandbox.show), ("hide", sandbox.hide)):
+        for index, path in enumerate(paths):
+            problem = _shown_wrong(key, path)
+            if problem is None and key == "hide" and path in sandbox.show:
+                problem = Problem("", f"{path} is in show too", "name it in one of them")
+            if problem:
+                yield ("sandbox", key, index), problem
+
+
+def _shown_wrong(key: str, path: str) -> Problem | None:
+    if not any(path == top or path.startswith(f"{top}/") for top in SHOWABLE):
+        what = (
+            f"{path!r} is not an absolute path below {', '.join(SHOWABLE[:-1])} or {SHOWABLE[-1]}"
+        )
+        return Problem("", what, _AS_IN)
+    if os.path.normpath(path) != path:
+        what = f"{path!r} is not the shortest form of this path"
+        return Problem("", what, f'write "{os.path.normpath(path)}"')
+    if path == "/etc":
+        return Problem(
+            "", "/etc holds secrets, and what every command needs", "name the parts of it"
+        )
+    if path == "/usr" and key == "hide":
+        return Problem("", "without /usr no command could run", "name the parts of it")
+    if path in _MADE:
+        return Problem("", f"{path} is not the machine's own: batchd makes it", "leave it out")
+    return None
+
+
+def _pattern_problem(pattern: str) -> Problem | None:
+    """Return what is wrong with an entry of ``[workspace] repos``, if anything."""
+    if pattern.endswith(f"/{_ANY}"):
+        pattern = f"{pattern.removesuffix(_ANY)}any"
+    if _url(pattern):
+        return None
+    return Problem("", f"{pattern!r} is not the URL of a repository", f"{_FORM}, or ends in /*")
+
+
+def repository_problem(url: str, patterns: Iterable[str]) -> Problem | None:
+    """Return why no task may name a URL, if that is so."""
+    if not _url(url):
+        return Problem("", f"{url!r} is not the URL of a repository", _FORM)
+    allowed = tuple(patterns)
+    if any(_meets(url, pattern) for pattern in allowed):
+        return None
+    words = ", ".join(allowed) or "which is empty"
+    return Problem("", f"{url} is not in [workspace] repos, {words}", "add it there")
+
+
+def _url(text: str) -> bool:
+    return bool(_URL.fullmatch(text)) and not any(part in {".", ".."} for part in text.split("/"))
+
+
+def _meets(url: str, pattern: str) -> bool:
+    if pattern.endswith(f"/{_ANY}"):
+        return url.startswith(pattern.removesuffix(_ANY))
+    return url.rstrip("/") == pattern.rstrip("/")

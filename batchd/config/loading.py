@@ -20,7 +20,7 @@ from batchd import imports
 from batchd.config import overrides, own, trust
 from batchd.config.complaints import MISSING, complaint
 from batchd.config.constraints import Place, absolute, contradictions, controls, no_entry
-from batchd.config.presets import PRESETS
+from batchd.config.providers import PRESETS
 from batchd.config.sections import ConfigSections, PathsSection
 from batchd.errors import ConfigError, Problem
 

@@ -1,15 +1,24 @@
-"""Files that the operator names: the configuration, and the secrets that do not stand in it."""
+"""Files and folders that the operator names: secrets that do not stand in the configuration, and
+what else is batchd's alone.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from batchd import users
+from batchd import masking, users
 from batchd.errors import ForbiddenError, NotPossibleError
+from batchd.records import OwnPath
+
+if TYPE_CHECKING:
+    from batchd.config.sections import ConfigSections
 
 
 def content(
@@ -65,3 +74,94 @@ def _closed(what: str, file: Path) -> NotPossibleError:
         )
         return NotPossibleError(f"{said}: {fix}")
     return ForbiddenError(said, user=user)
+
+
+def named(
+    section: object, ending: str, place: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield what keys with an ending name, ``_file`` or ``_env``, where something is, by place.
+
+    A key that ends so names what holds a secret.
+    """
+    if is_dataclass(section):
+        for f in fields(section):
+            value = getattr(section, f.name)
+            if not f.name.endswith(ending):
+                yield from named(value, ending, (*place, f.name))
+            elif value:
+                yield (*place, f.name), value
+    elif isinstance(section, Mapping):
+        for key, below in section.items():
+            yield from named(below, ending, (*place, key))
+
+
+def secrets(config: ConfigSections) -> Iterator[OwnPath]:
+    """Yield the files that hold secrets."""
+    for (*table, key), path in named(config, "_file"):
+        yield OwnPath(f"[{'.'.join(table)}] {key}", path)
+    for name, path in config.secrets.files.items():
+        yield OwnPath(f"[secrets.files] {name}", path)
+    if config.workspace.credentials:
+        yield OwnPath("[workspace] credentials", config.workspace.credentials)
+
+
+def kept(config: ConfigSections, file: str) -> Iterator[OwnPath]:
+    """Yield all that no command may see: the spool, secrets, the log.
+
+    ``file``: the configuration's.
+
+    Code may be read:
+    a program of ``[notify]`` is among these only where it is kept from others already.
+    """
+    for key in ("inbox", "outbox", "state"):
+        yield OwnPath(f"[paths] {key}", getattr(config.paths, key))
+    yield OwnPath("[workspace] mirrors", config.workspace.mirrors)
+    yield from secrets(config)
+    if config.log.file:
+        yield OwnPath("[log] file", config.log.file)
+    if file and holds_secrets(config):
+        yield OwnPath("this file, which holds keys", file)
+    for name, receiver in config.notify.items():
+        for word in receiver.command:
+            path = shutil.which(word) or word
+            # What this process cannot read, no command can.
+            if Path(path).is_file() and os.access(path, os.R_OK) and not open_to_all(path):
+                yield OwnPath(f"[notify.{name}] command", path)
+
+
+def exposed(config: ConfigSections) -> Iterator[OwnPath]:
+    """Yield what commands may see, and better do not:
+    other tasks' directories, the home of batchd's user.
+    """
+    yield OwnPath("[workspace] root", config.workspace.root)
+    for path in config.workspace.allow:
+        yield OwnPath("[workspace] allow", path)
+    yield OwnPath("the home of batchd's user", os.path.expanduser("~"))
+
+
+def holds_secrets(config: ConfigSections) -> bool:
+    """Return whether the configuration holds secrets itself."""
+    providers = any(
+        any(masking.named([p.headers, p.extra_body]))
+        or masking.names_secret(p.base_url.partition("?")[2])
+        for p in config.providers.values()
+    )
+    if any(masking.named(config.traces.headers)):
+        return True
+    return providers or any(
+        # Most addresses of Apprise hold a password or a token.
+        any(masking.named(r.headers))
+        or masking.names_secret(r.url)
+        or (r.kind == "apprise" and r.url)
+        for r in config.notify.values()
+    )
+
+
+def open_to_all(file: str) -> bool:
+    """Return whether every user can read a file, and get to it."""
+    path = Path(file).resolve()
+    try:
+        above = (folder.stat().st_mode for folder in path.parents)
+        return bool(path.stat().st_mode & stat.S_IROTH) and all(m & stat.S_IXOTH for m in above)
+    except OSError:
+        return False

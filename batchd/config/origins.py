@@ -11,7 +11,7 @@ import tomli
 
 from batchd.config import Config, operator_files, overrides
 from batchd.config.constraints import Place
-from batchd.config.presets import PRESETS
+from batchd.config.providers import PRESETS
 from batchd.config.sections import ConfigSections
 from batchd.masking import Masker
 

@@ -1,5 +1,6 @@
-"""``[providers.NAME]`` and ``[models."provider/model"]``: where models are,
-and what is to be known of them.
+"""``[providers.NAME]`` and ``[models."provider/model"]``: where models are, what is to be known of
+them, and which dialect they speak: a model's table's word, its provider's, or a preset's own at the
+preset's own address.
 """
 
 from __future__ import annotations
@@ -7,18 +8,49 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 
 from annotated_types import Ge, Le, MinLen
 
-from batchd.config.presets import PRESETS
-from batchd.config.tiers import Fallback
-from batchd.config.values import AskedApi, Name, Section
-from batchd.records import AskedEffort, Hours, JsonMode, Rate, Tier, ToolProtocol
+from batchd.config.values import AskedApi, Fallback, Name, Section
+from batchd.errors import Problem
+from batchd.records import STANDARD, Api, AskedEffort, Hours, JsonMode, Rate, Tier, ToolProtocol
 from batchd.records.numbers import Amount, Count
+
+if TYPE_CHECKING:
+    from batchd.config.sections import ConfigSections
 
 _WEEK = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _Read = TypeVar("_Read")
+#: The dialects that presets speak at their own addresses; the others speak chat completions.
+APIS: Mapping[str, Api] = {"openai": "responses", "anthropic": "messages"}
+#: A ``[providers.NAME]`` table overrides it key by key.
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "openai": {
+        "base_url": "https://api.openai.com/v1",
+        "api_key_env": "OPENAI_API_KEY",
+        "output_limit_field": "max_completion_tokens",
+    },
+    "deepseek": {
+        "base_url": "https://api.deepseek.com/v1",
+        "api_key_env": "DEEPSEEK_API_KEY",
+        "json_mode": "json_object",
+    },
+    "openrouter": {
+        "base_url": "https://openrouter.ai/api/v1",
+        "api_key_env": "OPENROUTER_API_KEY",
+    },
+    "anthropic": {
+        "base_url": "https://api.anthropic.com/v1",
+        "api_key_env": "ANTHROPIC_API_KEY",
+    },
+    "ollama": {"base_url": "http://127.0.0.1:11434/v1", "max_concurrent": 4},
+    # llama.cpp's server, vLLM and the like.
+    "local": {"base_url": "http://127.0.0.1:8080/v1", "max_concurrent": 4},
+}
+_CHAT: Final = "chat"
+#: The dialects whose requests cannot name a service tier.
+_TIERLESS: frozenset[Api] = frozenset({"messages"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,3 +186,57 @@ class ModelSection(PricesSection):
     """
     tier_fallback: Fallback | None = None
     """When its calls go on at the standard price; not given: [agent] tier_fallback."""
+
+
+def api(model: str, config: ConfigSections) -> Api:
+    """Return the dialect of a model whose provider is configured."""
+    name = model.partition("/")[0]
+    provider = config.providers[name]
+    table = config.models.get(model)
+    own = "" if stays_chat(name, provider) else APIS.get(name, _CHAT)
+    return (table.api if table else "") or provider.api or own or _CHAT
+
+
+def stays_chat(name: str, provider: ProviderSection) -> str:
+    """Return why a preset's own dialect is not spoken,
+    although nothing else is asked for; empty: it is.
+    """
+    if provider.api or name not in APIS:
+        return ""
+    if provider.base_url.rstrip("/") != PRESETS[name]["base_url"]:
+        return "its base_url is not the preset's"
+    # What it adds was written for chat completions.
+    return "it has an extra_body" if provider.extra_body else ""
+
+
+def takes_tiers(model: str, config: ConfigSections) -> bool:
+    """Whether calls to a model whose provider is configured can ask for a service tier."""
+    return api(model, config) not in _TIERLESS
+
+
+def tier_problem(model: str, tier: Tier, config: ConfigSections) -> Problem | None:
+    """Return why a model's calls cannot ask for a service tier; the place is the caller's."""
+    known = model.partition("/")[0] in config.providers
+    if tier == STANDARD or not known or takes_tiers(model, config):
+        return None
+    fix = f'set service_tier = "{STANDARD}" in [models."{model}"]'
+    why = f'it is {tier!r}, and {model} is called with api = "{api(model, config)}", which has no tiers'
+    return Problem("", why, fix)
+
+
+def efforts(model: str, config: ConfigSections, *asked: AskedEffort) -> AskedEffort:
+    """Return how much a model is to think:
+    the first that is said of what is ``asked``, its table's word, the agent's.
+    """
+    table = config.models.get(model)
+    said = (*asked, table.effort if table else "", config.agent.effort)
+    return next(filter(None, said), "")
+
+
+def notes(config: ConfigSections, models: Mapping[str, str]) -> Mapping[str, str]:
+    """Return why the providers of these models, by name,
+    are spoken to in chat completions and not in their own dialect.
+    """
+    names = {model.partition("/")[0] for model in models.values() if model}
+    found = {name: stays_chat(name, config.providers[name]) for name in names & {*config.providers}}
+    return {name: why for name, why in sorted(found.items()) if why}

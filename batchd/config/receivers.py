@@ -64,8 +64,6 @@ class ReceiverSection(Section):
     """Command: the program and its arguments."""
 
 
-#: The keys that name files with secrets.
-FILES = ("url_file", "secret_file")
 _ADDRESS = ("url", "url_env", "url_file")
 #: The keys that each way has of its own.
 _OWN: Mapping[Kind, tuple[str, ...]] = {
@@ -85,10 +83,6 @@ def problems(name: str, receiver: ReceiverSection) -> Iterator[tuple[str, Proble
         if getattr(receiver, other) != defaults[other]:
             what = f"kind {receiver.kind!r} has no such key"
             yield other, Problem("", what, f"it has {', '.join(_OWN[receiver.kind])}")
-    for key in ("url_env", "secret_env"):
-        if not re.fullmatch(r"([A-Za-z_]\w*)?", getattr(receiver, key), re.ASCII):
-            # Not quoted: it may be the secret itself, put into the wrong place.
-            yield key, Problem("", "it must be the name of an environment variable")
     if receiver.kind == "command":
         if not receiver.command:
             yield (
@@ -143,16 +137,6 @@ def hidden(receiver: ReceiverSection, environ: Mapping[str, str]) -> Iterator[st
     for part in re.split(r"[\s/:@?&=,]+", url):
         if len(part) >= least and masking.looks(part):
             yield part
-
-
-def variables(receiver: ReceiverSection) -> tuple[str, ...]:
-    """Return the names of environment variables that hold its secrets."""
-    return tuple(filter(None, (receiver.url_env, receiver.secret_env)))
-
-
-def files(receiver: ReceiverSection) -> tuple[str, ...]:
-    """Return the files that hold its secrets."""
-    return tuple(filter(None, (getattr(receiver, key) for key in FILES)))
 
 
 def _read(what: str, env: str, file: str, environ: Mapping[str, str]) -> str:

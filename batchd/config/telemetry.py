@@ -14,12 +14,11 @@ from annotated_types import Ge, Le
 
 from batchd import masking
 from batchd.config import operator_files
-from batchd.config.values import Name, Section, loopback
+from batchd.config.values import Name, Section, is_place, loopback, parted
 from batchd.errors import NotPossibleError, Problem
 
 #: What a receiver of traces listens for, below its address.
 _PATH = "/v1/traces"
-_HIGHEST_PORT = 65535
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +33,7 @@ class MetricsSection(Section):
     @property
     def address(self) -> tuple[str, int]:
         """Where to listen, as sockets want it."""
-        host, _, port = self.listen.rpartition(":")
-        return host.removeprefix("[").removesuffix("]"), int(port)
+        return parted(self.listen)
 
     @property
     def exposed(self) -> bool:
@@ -99,21 +97,12 @@ def problems(
     metrics: MetricsSection, traces: TracesSection
 ) -> Iterator[tuple[tuple[str, str], Problem]]:
     """Yield what is wrong with addresses and names, each with its place."""
-    if metrics.listen and not _is_address(metrics.listen):
+    if metrics.listen and not is_place(metrics.listen):
         hint = "as in 127.0.0.1:9464 or [::1]:9464"
         yield ("metrics", "listen"), Problem("", "it must be HOST:PORT", hint)
     if traces.endpoint and not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s?#]*)?", traces.endpoint):
         hint = "as in http://127.0.0.1:4318"
         yield ("traces", "endpoint"), Problem("", "it must be http(s)://HOST[:PORT][/PATH]", hint)
-    if not re.fullmatch(r"([A-Za-z_]\w*)?", traces.headers_env, re.ASCII):
-        # Not quoted: it may be the key itself, put into the wrong place.
-        what = "it must be the name of an environment variable, which holds the headers"
-        yield ("traces", "headers_env"), Problem("", what)
-
-
-def _is_address(text: str) -> bool:
-    found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s:\[\]/]+):([0-9]{1,5})", text)
-    return found is not None and 0 < int(found[2]) <= _HIGHEST_PORT
 
 
 def _parsed(text: str, place: str) -> dict[str, str]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from batchd.config import operator_files
-from batchd.config.values import Name, Section, loopback
+from batchd.config.values import Name, Section, loopback, parted
 from batchd.errors import NotPossibleError, Problem
 
-_HIGHEST_PORT = 65535
 #: Characters of a token that cannot be guessed.
 _MIN_TOKEN_CHARS = 16
 
@@ -62,14 +60,6 @@ class WebSection(Section):
         return token
 
 
-def parted(listen: str) -> tuple[str, int]:
-    """Return host and port of ``HOST:PORT``. Raises ``ValueError``."""
-    found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s:\[\]/]+):([0-9]{1,5})", listen)
-    if found is None or int(found[2]) > _HIGHEST_PORT:
-        raise ValueError(listen)
-    return found[1].strip("[]"), int(found[2])
-
-
 def problems(web: WebSection) -> Iterator[tuple[tuple[str, str], Problem]]:
     """Yield what is wrong with addresses and names, each with its place."""
     try:
@@ -83,7 +73,3 @@ def problems(web: WebSection) -> Iterator[tuple[tuple[str, str], Problem]]:
     if web.orders and web.open:
         what = "orders are for those who know the token, and open = true asks for none"
         yield ("web", "orders"), Problem("", what, "leave one of the two out")
-    if not re.fullmatch(r"([A-Za-z_]\w*)?", web.token_env, re.ASCII):
-        # Not quoted: it may be the token itself, put into the wrong place.
-        what = "it must be the name of an environment variable, which holds the token"
-        yield ("web", "token_env"), Problem("", what)

@@ -36,21 +36,20 @@ from batchd.daemon.commands.retry import RetryHandler
 from batchd.daemon.commands.status import StatusHandler
 from batchd.daemon.commands.submit import SubmitHandler
 from batchd.daemon.commands.tune import TuneHandler
-from batchd.daemon.current import CurrentConfig
 from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.ends.publisher import Publisher
 from batchd.daemon.ends.rooms import Rooms
-from batchd.daemon.finisher import Finisher
 from batchd.daemon.intake.batch_names import BatchNames
 from batchd.daemon.intake.errands import Errands
 from batchd.daemon.intake.intake import Intake
 from batchd.daemon.intake.parser import Parser
 from batchd.daemon.intake.recovery import Recovery
-from batchd.daemon.listeners import Listeners
+from batchd.daemon.listeners import Finisher, Listener
 from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.reloading import Reloader
 from batchd.daemon.troubles import TroubleLog
+from batchd.daemon.tuning import CurrentConfig
 from batchd.daemon.waits.circuits import Circuits
 from batchd.daemon.waits.concurrency import Concurrency
 from batchd.daemon.waits.firstcalls import FirstCalls
@@ -114,7 +113,7 @@ def joined(
     config: Config,
     store: Store,
     disks: AllDiskThreads,
-    listeners: Listeners,
+    listeners: list[Listener],
     finishers: Sequence[Finisher],
     *,
     parser: Parser,
@@ -230,8 +229,7 @@ def joined(
     suspects = Suspects(lifecycle, governor, attempts, pool)
     turns = Turns(loop, lifecycle, governor, lot, circuits, rooms, attempts, suspects)
     predecessors = Predecessors(loop, lifecycle, store, batches, publisher)
-    for each in (scratch, bases, chains, porter, lot, predecessors):
-        listeners.add(each)
+    listeners += [scratch, bases, chains, porter, lot, predecessors]
 
     # What people ask for.
     desk = StatusHandler(

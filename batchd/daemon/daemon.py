@@ -19,16 +19,15 @@ from batchd.control import ControlRequest, OpenTrouble
 from batchd.control.requester import Requester
 from batchd.control.requests import A
 from batchd.control.socket_server import Server
-from batchd.daemon import lock, room_watch, signals, tuning, vigil
+from batchd.daemon import lock, tuning, writes
 from batchd.daemon.assembly import joined
 from batchd.daemon.attempts.overdue import OverdueWatch
 from batchd.daemon.commands import EndWaiters
 from batchd.daemon.commands.check import HostCheck
-from batchd.daemon.finisher import Finisher
 from batchd.daemon.intake import recovery
 from batchd.daemon.intake.intake import as_asked, move_claimed, new_batch
 from batchd.daemon.intake.parser import Parser
-from batchd.daemon.listeners import Listener, Listeners, StartReport
+from batchd.daemon.listeners import Finisher, Listener, StartReport
 from batchd.daemon.self_check import SelfCheck
 from batchd.daemon.status_file import StatusFile
 from batchd.daemon.systemd import SystemdNotifier
@@ -70,7 +69,7 @@ class Daemon:
         """
         self._config = config
         self._ends = EndWaiters()
-        self._listeners = Listeners((self._ends, *listeners))
+        self._listeners: list[Listener] = [self._ends, *listeners]
         self._finishers = finishers
         self._watch = watch
         self._work = work
@@ -161,7 +160,8 @@ class Daemon:
         undo.callback(disks.close)
         store = Store.open(state / "batchd.db")
         undo.callback(store.close)
-        undo.push_async_callback(self._listeners.close)
+        for each in self._listeners:
+            undo.push_async_callback(each.close)
         log.hide(config.hidden())
         for finisher in self._finishers:
             undo.push_async_callback(finisher.close)
@@ -183,15 +183,17 @@ class Daemon:
             shape=self._shape,
         )
         if self._work:
-            self._listeners.opened(parts.desk, store)
+            for listener in self._listeners:
+                listener.opened(parts.desk, store)
             await self._begin(undo, state, disks)
-            self._listeners.daemon_started(
-                StartReport(
-                    after_crash=after_crash,
-                    batches=len(parts.batches),
-                    tasks=parts.lifecycle.unended,
+            for listener in self._listeners:
+                listener.daemon_started(
+                    StartReport(
+                        after_crash=after_crash,
+                        batches=len(parts.batches),
+                        tasks=parts.lifecycle.unended,
+                    )
                 )
-            )
         else:
             undo.push_async_callback(parts.loop.settle)
             parts.restoring.all(await move_claimed(config, store, parts.outboxes))
@@ -248,7 +250,7 @@ class Daemon:
                 troubles.also(Action.CLUSTER_TROUBLE, lambda: crew.trouble)
                 troubles.also(Action.CLUSTER_TROUBLE, lambda: crew.lacking)
         await server.start()  # last, for who waits for it takes it for the sign that all is up
-        for work in self._watches(server, inbox):
+        for work in self._watches(server):
             loop.spawn(work, endless=True)
         if status is not None:
             loop.spawn(status.keep(), endless=True)
@@ -263,17 +265,13 @@ class Daemon:
         loop.wake()
         self._systemd.ready()
 
-    def _watches(self, server: Server, inbox: Inbox | None) -> Iterator[Coroutine[Any, Any, None]]:
+    def _watches(self, server: Server) -> Iterator[Coroutine[Any, Any, None]]:
         """Yield what looks at something for as long as the daemon runs."""
         p = self._parts
         if self._systemd.every_s:
-            yield vigil.feed(self._systemd)
-        yield vigil.tidy(p.current, p.store, p.writes)
-        yield vigil.keep(p.store, p.troubles, server)
-        yield room_watch.outbox(p.current, p.outboxes, p.troubles)
-        yield room_watch.state(p.current, p.troubles)
-        if inbox is not None:
-            yield room_watch.inbox(p.current, inbox.threads, p.troubles)
+            yield self._systemd.feed()
+        yield writes.tidy(p.current, p.store, p.writes)
+        yield writes.keep(p.store, p.troubles, server)
         yield heap.give_back()
         yield p.circuits.watch()
         if p.others is not None and p.others.crew is not None:
@@ -300,15 +298,24 @@ class Daemon:
         await pool.close()
         await parts.loop.settle()
 
-    def _signals(self) -> contextlib.AbstractContextManager[None]:
-        return signals.handled(
-            {
-                signal.SIGTERM: self.stop,
-                signal.SIGINT: self.stop,
-                # With nothing to reload it means what it says: the terminal is gone.
-                signal.SIGHUP: self._hangup.set if self._reload else self.stop,
-            }
-        )
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Handle signals meanwhile, also one that came before: they only set flags."""
+        handlers = {
+            signal.SIGTERM: self.stop,
+            signal.SIGINT: self.stop,
+            # With nothing to reload it means what it says: the terminal is gone.
+            signal.SIGHUP: self._hangup.set if self._reload else self.stop,
+        }
+        loop = asyncio.get_running_loop()
+        for signum, handler in handlers.items():
+            loop.add_signal_handler(signum, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, handlers)
+        try:
+            yield
+        finally:
+            for signum in handlers:
+                loop.remove_signal_handler(signum)
 
     # While it runs
 

@@ -1,17 +1,27 @@
-"""Listeners of the daemon: reports, notifications, metrics, live progress."""
+"""Listeners of the daemon (notifications, metrics, traces), the desk where they ask how it stands,
+and finishers, who put something into a batch's folder before its summary.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import concurrent.futures
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
+from batchd.actions import Action
 from batchd.config import Config
-from batchd.daemon.desk import StatusDesk
+from batchd.daemon.troubles import Tries
 from batchd.errors import Problem
 from batchd.events import Event, TaskFinished, Terms
 from batchd.governor import ParkDecision
-from batchd.records import Batch, Parking, Ref, Task
+from batchd.records import Batch, Cause, Parking, Ref, Scope, Task
 from batchd.store import Store
+
+#: What the loop gets to answer; where it is busier than that, figures of the moment are left out.
+_PATIENCE_S = 2.0
 
 
 class Listener:
@@ -89,97 +99,102 @@ class StartReport:
     tasks: int
 
 
-class Listeners(Listener):
-    """All listeners: passes each call on to every one."""
+class Finisher:
+    """A finisher: subclass it and hand it to the daemon.
 
-    def __init__(self, listeners: Sequence[Listener]) -> None:
-        self._all = list(listeners)
+    The summary waits for it: be bounded, and never fail.
+    """
 
-    def add(self, listener: Listener) -> None:
-        """Add one more."""
-        self._all.append(listener)
+    async def soon(self, tasks: int, config: Config) -> None:
+        """Get ready: of a batch of so many tasks, few have not ended."""
 
-    def opened(self, desk: StatusDesk, store: Store) -> None:
-        """Pass it on."""
-        for each in self._all:
-            each.opened(desk, store)
+    async def finish(self, batch: Batch, tasks: int, config: Config) -> None:
+        """Write what is to lie beside the results of a batch; all its tasks, so many, have ended.
 
-    def batch_received(self, batch: Batch, tasks: Sequence[Task]) -> None:
-        """Pass it on."""
-        for each in self._all:
-            each.batch_received(batch, tasks)
-
-    def batch_rejected(self, batch: Batch, problems: Sequence[Problem]) -> None:
-        """Pass it on."""
-        for each in self._all:
-            each.batch_rejected(batch, problems)
-
-    def task_dispatched(self, ref: Ref, batch: Batch, terms: Terms) -> None:
-        """Pass it on."""
-        for each in self._all:
-            each.task_dispatched(ref, batch, terms)
-
-    def task_event(self, ref: Ref, event: Event) -> None:
-        """Pass it on."""
-        for each in self._all:
-            each.task_event(ref, event)
-
-    def task_left(self, ref: Ref) -> None:
-        """Pass it on."""
-        for each in self._all:
-            each.task_left(ref)
-
-    def task_parked(self, ref: Ref, park: ParkDecision | None) -> None:
-        """Pass it on."""
-        for each in self._all:
-            each.task_parked(ref, park)
-
-    def task_progress(self, ref: Ref, step: str, detail: str) -> None:
-        """Pass it on."""
-        for each in self._all:
-            each.task_progress(ref, step, detail)
-
-    def task_finished(self, ref: Ref, finished: TaskFinished) -> None:
-        """Pass it on."""
-        for each in self._all:
-            each.task_finished(ref, finished)
-
-    def batch_finished(self, batch: Batch, summary: str) -> None:
-        """Pass it on."""
-        for each in self._all:
-            each.batch_finished(batch, summary)
-
-    def worker_died(self, cause: str) -> None:
-        """Pass it on."""
-        for each in self._all:
-            each.worker_died(cause)
-
-    def budget_reached(self, batch: str, message: str) -> None:
-        """Pass it on."""
-        for each in self._all:
-            each.budget_reached(batch, message)
-
-    def provider_parked(self, parking: Parking, fix: str) -> None:
-        """Pass it on."""
-        for each in self._all:
-            each.provider_parked(parking, fix)
-
-    def provider_resumed(self, parking: Parking) -> None:
-        """Pass it on."""
-        for each in self._all:
-            each.provider_resumed(parking)
-
-    def daemon_started(self, start: StartReport) -> None:
-        """Pass it on."""
-        for each in self._all:
-            each.daemon_started(start)
-
-    def config_changed(self, config: Config) -> None:
-        """Pass it on."""
-        for each in self._all:
-            each.config_changed(config)
+        May be called again for the same batch after a crash,
+        and is cancelled where the daemon ends.
+        """
 
     async def close(self) -> None:
-        """Pass it on."""
-        for each in self._all:
-            await each.close()
+        """The daemon ends: let go of everything."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonFigures:
+    """The figures of the daemon at one moment."""
+
+    #: Whether it starts nothing any more.
+    draining: bool
+    #: Batches whose summary is not written yet.
+    batches: int
+    #: Tasks that have not begun, that workers work on, and that gave their slot back.
+    queued: int
+    running: int
+    parked: int
+    #: Agents that can be at work at once.
+    slots: int
+    #: Worker processes, and their resident memory in bytes.
+    workers: int
+    workers_rss: int
+    #: By worker on another machine: that machine, and the tasks at work there.
+    nodes: tuple[tuple[str, int], ...]
+    #: By provider: what ``status`` shows of it.
+    providers: Mapping[str, Mapping[str, float | int]]
+    #: The providers that are parked, each with its causes.
+    parked_providers: tuple[tuple[str, Cause], ...]
+    #: How many things wait as a whole, by what they are.
+    parkings: Mapping[Scope, int]
+    #: The day's money: ``limit_usd``, ``spent_usd``, ``reserved_usd``.
+    day: Mapping[str, float]
+    #: What it cannot do at this time.
+    troubles: tuple[str, ...]
+
+
+class StatusDesk(Protocol):
+    """Answers listeners on the daemon's loop, and there alone."""
+
+    def figures(self) -> DaemonFigures:
+        """Return how the daemon stands now."""
+
+    def trying(self, action: Action) -> Tries:
+        """Return what notes that some work fails, and when it works again:
+        for the log and ``status``.
+        """
+
+
+class LoopLink:
+    """The line from a listener's thread to the desk: questions one way, trouble the other.
+
+    Made on the daemon's loop; used from any thread, also when that loop has ended.
+    """
+
+    def __init__(self, desk: StatusDesk, trouble: Action) -> None:
+        """``trouble``: what it is called when the exporter cannot work."""
+        self._loop = asyncio.get_running_loop()
+        self._desk = desk
+        self._tries = desk.trying(trouble)
+
+    def figures(self) -> DaemonFigures | None:
+        """Return how the daemon stands; None where it does not answer."""
+        answer: concurrent.futures.Future[DaemonFigures] = concurrent.futures.Future()
+
+        def reply() -> None:
+            if answer.set_running_or_notify_cancel():
+                answer.set_result(self._desk.figures())
+
+        try:
+            self._loop.call_soon_threadsafe(reply)
+            return answer.result(_PATIENCE_S)
+        except (RuntimeError, TimeoutError):  # RuntimeError: the loop is closed
+            answer.cancel()
+            return None
+
+    def failed(self, error: Exception) -> None:
+        """Say that the exporter's work fails; it is tried again."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._tries.failed, error)
+
+    def worked(self) -> None:
+        """Say that it works."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._tries.worked)

@@ -5,7 +5,7 @@ what SIGHUP reads, and what ``tune`` changes over it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
@@ -15,10 +15,10 @@ from batchd.actions import Action
 from batchd.config import Config
 from batchd.config.overrides import dotted, place_of
 from batchd.daemon import tuning
-from batchd.daemon.current import CurrentConfig
-from batchd.daemon.listeners import Listeners
+from batchd.daemon.listeners import Listener
 from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
+from batchd.daemon.tuning import CurrentConfig
 from batchd.errors import BatchdError, UsageError
 from batchd.governor import Governor
 from batchd.log import get_logger
@@ -59,7 +59,7 @@ class Reloader:
     _loop: MainLoop
     _current: CurrentConfig
     _governor: Governor
-    _listeners: Listeners
+    _listeners: Sequence[Listener]
     _pool: Supervisor
     _outboxes: Outboxes
     #: Returns the configuration as it stands in its file; None: there is none.
@@ -151,7 +151,8 @@ class Reloader:
         prices = Prices(config.models)
         endpoints, missing = tuning.endpoints(config)
         self._current.config, self._current.prices = config, prices
-        self._listeners.config_changed(config)
+        for listener in self._listeners:
+            listener.config_changed(config)
         self._governor.retune(config, missing)
         self._pool.retune(self._shape(config), tuning.settings(config, endpoints))
         self._loop.wake()

@@ -18,10 +18,10 @@ import msgspec
 from batchd import __version__, cadence, results
 from batchd.actions import Action
 from batchd.aside import aside
-from batchd.daemon.current import CurrentConfig
-from batchd.daemon.desk import StatusDesk
+from batchd.daemon.listeners import StatusDesk
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.troubles import TroubleLog
+from batchd.daemon.tuning import CurrentConfig
 from batchd.errors import StoreError
 from batchd.formats import (
     StatusBatchV1,

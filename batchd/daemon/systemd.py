@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import time
@@ -25,6 +26,12 @@ class SystemdNotifier:
     def alive(self) -> None:
         """Feed the watchdog. Only the main loop may call this."""
         self._send("WATCHDOG=1")
+
+    async def feed(self) -> None:
+        """Feed the watchdog for ever: nothing else is waited for here."""
+        while True:
+            self.alive()
+            await asyncio.sleep(self.every_s)
 
     def reloading(self) -> None:
         """Say that the configuration is read again; ``ready`` follows."""

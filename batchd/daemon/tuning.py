@@ -1,19 +1,31 @@
-"""What each room needs of the configuration, in its own terms."""
+"""The configuration in force, and what each room needs of it, in its own terms."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from batchd import wire
 from batchd.config import Config
 from batchd.errors import NotPossibleError
 from batchd.pool.shape import PoolShape
+from batchd.pricing import Prices
 from batchd.records import Endpoint, Has
 
 #: An idle worker has nothing else to do: more often would only cost processor time.
 _HEARTBEAT_S = 5.0
 #: What else is in such a message, in bytes.
 _BESIDE = 1 << 20
+
+
+@dataclass(slots=True, eq=False)
+class CurrentConfig:
+    """The one place where the daemon's parts look the configuration up;
+    only the ``Reloader`` changes it.
+    """
+
+    config: Config
+    prices: Prices
 
 
 def endpoints(config: Config) -> tuple[dict[str, Endpoint], dict[str, str]]:

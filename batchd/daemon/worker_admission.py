@@ -14,7 +14,7 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 from batchd import wire
-from batchd.daemon.current import CurrentConfig
+from batchd.daemon.tuning import CurrentConfig
 from batchd.errors import NotPossibleError
 from batchd.pool.engines.crew import Crew, CrewTerms
 from batchd.pool.engines.sizes import Takes

@@ -24,8 +24,7 @@ from batchd.actions import Action
 from batchd.aside import aside
 from batchd.backoff import doubled
 from batchd.config import Config
-from batchd.daemon.desk import StatusDesk
-from batchd.daemon.listeners import Listener, StartReport
+from batchd.daemon.listeners import Listener, StartReport, StatusDesk
 from batchd.errors import DeliveryError, Problem, StoreError
 from batchd.log import get_logger
 from batchd.notify import channels, happened

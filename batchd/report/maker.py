@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from batchd.actions import Action
 from batchd.config import Config
-from batchd.daemon.finisher import Finisher
+from batchd.daemon.listeners import Finisher
 from batchd.log import get_logger
 from batchd.records import Batch
 from batchd.report.building import Style

@@ -12,7 +12,7 @@ from itertools import chain, islice
 from typing import Any
 
 from batchd import records
-from batchd.config import Config, dialect_choice, tiers
+from batchd.config import Config, providers, values
 from batchd.config.constraints import model_problem
 from batchd.errors import Problem
 from batchd.masking import MIN_SECRET_CHARS
@@ -182,7 +182,7 @@ def _tier(config: Config, batch: BatchKeys, spec: TaskSpec) -> Iterator[tuple[Pl
     """
     model = _first(spec.model, batch.model, config.agent.model)
     tier = _first(spec.service_tier, batch.service_tier, config.tier(model)[0])
-    if wrong := dialect_choice.tier_problem(model, tier, config):
+    if wrong := providers.tier_problem(model, tier, config):
         yield ("service_tier",), wrong
 
 
@@ -340,7 +340,7 @@ def _task(
         check_in=key("check_in", config.evaluation.check_in),
         limits=_limits(config, (tier, _judge_tier(config, evaluator)), batch, spec),
         service_tier=tier,
-        tier_fallback_s=fallback_s if fallback is None else tiers.seconds(fallback),
+        tier_fallback_s=fallback_s if fallback is None else values.seconds(fallback),
         env=env,
         secrets=secrets,
         needs=_needs(key("needs", None)),

@@ -29,9 +29,8 @@ from batchd.log import get_logger
 from batchd.spool import claims as claiming
 from batchd.spool import files, places
 from batchd.spool.claims import Claim, Claimer
-from batchd.spool.folder_watch import FileSign
-from batchd.spool.hints import Hints
-from batchd.spool.settle import Settling, Signature, ignorable, signature
+from batchd.spool.folder_watch import Hints
+from batchd.spool.settle import FileSign, Settling, Signature, ignorable, signature
 from batchd.spool.ulid import ulid
 
 __all__ = ["CHUNK", "Claim", "Inbox", "drop", "ulid"]

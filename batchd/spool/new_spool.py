@@ -11,8 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from batchd.config import trust
-from batchd.config.presets import PRESETS
-from batchd.config.providers import ProviderSection, presets
+from batchd.config.providers import PRESETS, ProviderSection, presets
 from batchd.config.sections import PathsSection
 from batchd.errors import UsageError
 from batchd.spool import files

@@ -12,7 +12,7 @@ from pathlib import Path
 from shlex import quote
 
 from batchd.actions import Action
-from batchd.config import Config, private_paths
+from batchd.config import Config, operator_files
 from batchd.errors import NotPossibleError
 from batchd.log import get_logger
 from batchd.spool import places
@@ -42,12 +42,12 @@ def exposures(config: Config) -> Iterator[Exposure]:
     yield from _outbox(paths.outbox)
     if config.file:
         yield from _trusted(config.file, "a user who writes it decides what runs here, and as whom")
-        if private_paths.holds_secrets(config) and private_paths.open_to_all(config.file):
+        if operator_files.holds_secrets(config) and operator_files.open_to_all(config.file):
             yield Exposure(
                 config.file, "it holds keys, and others can read it", _chmod(config.file)
             )
     for file in config.key_files():
-        if private_paths.open_to_all(file):
+        if operator_files.open_to_all(file):
             yield Exposure(file, "it holds a key, and others can read it", _chmod(file))
         yield from _trusted(file, "a user who writes it decides whose account pays")
     if config.metrics.exposed:

@@ -5,6 +5,7 @@ Moved in: whole at once. Else when a file says so itself, or held still. Never w
 
 from __future__ import annotations
 
+import enum
 import fcntl
 import os
 import signal
@@ -14,7 +15,6 @@ from dataclasses import dataclass
 import msgspec
 
 from batchd import decoders
-from batchd.spool.folder_watch import FileSign
 
 #: Left alone: programs that write such a name rename it when done.
 _UNFINISHED = ("~", ".tmp", ".part", ".swp")
@@ -25,6 +25,19 @@ _MAX_WATCHED = 10_000
 
 #: What changes with a file: its inode, size, and times of data and status.
 Signature = tuple[int, int, int, int]
+
+
+class FileSign(enum.IntEnum):
+    """A sign: what an event says of a file; a greater one says more."""
+
+    #: It is there: just begun, or a link.
+    CREATED = 1
+    #: A writer closed it.
+    CLOSED = 2
+    #: It was moved here, so it is whole.
+    MOVED = 3
+    #: The folder itself is gone.
+    GONE = 4
 
 
 def ignorable(name: str) -> bool:

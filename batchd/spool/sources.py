@@ -8,7 +8,8 @@ import shutil
 from collections.abc import Iterator
 from functools import cache
 
-from batchd.config import Config, repositories
+from batchd.config import Config
+from batchd.config.constraints import repository_problem
 from batchd.errors import Problem
 from batchd.records import Origin
 from batchd.spool.decoding import Place
@@ -60,7 +61,7 @@ def _repository_problem(
     config: Config, directories: TaskDirectories, repo: str, *, must_exist: bool
 ) -> Problem | None:
     if "://" in repo or repo.startswith("git@"):
-        return repositories.problem(repo, config.workspace.repos)
+        return repository_problem(repo, config.workspace.repos)
     why = directories.repository_problem(repo, must_exist=must_exist)
     return Problem("", why) if why else None
 

@@ -9,9 +9,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, create_model
 
-from batchd.config.limits import left_open
-from batchd.config.reach import Reach
-from batchd.config.tiers import Fallback
+from batchd.config.sections import left_open
+from batchd.config.values import Fallback, Reach
 from batchd.records import CheckIn, Effort, Evaluator, Tier, needs
 from batchd.records.numbers import Amount
 

@@ -16,7 +16,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from batchd import __version__
-from batchd.daemon.desk import DaemonFigures
+from batchd.daemon.listeners import DaemonFigures
 from batchd.events import CallAnswered
 from batchd.records import FailureKind, ModelSetup, Price, Purpose, Scope
 

@@ -23,8 +23,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from batchd import decoders
 from batchd.actions import Action
 from batchd.config import telemetry
-from batchd.daemon.desk import LoopLink, StatusDesk
-from batchd.daemon.listeners import Listener
+from batchd.daemon.listeners import Listener, LoopLink, StatusDesk
 from batchd.errors import NotPossibleError, Problem
 from batchd.events import (
     CallAnswered,

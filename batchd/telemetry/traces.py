@@ -26,8 +26,7 @@ from batchd import __version__, decoders, views
 from batchd.actions import Action
 from batchd.config import telemetry
 from batchd.config.values import loopback
-from batchd.daemon.desk import LoopLink, StatusDesk
-from batchd.daemon.listeners import Listener
+from batchd.daemon.listeners import Listener, LoopLink, StatusDesk
 from batchd.errors import NotPossibleError
 from batchd.events import (
     CallAnswered,

@@ -15,7 +15,6 @@ from weather import filled, mounted
 from tests.conftest import Spool
 
 #: By folder, its trouble in the daemon's words.
-_TROUBLES = {"inbox": "inbox_trouble", "outbox": "outbox_trouble", ".batchd": "store_trouble"}
 
 pytestmark = pytest.mark.in_turns
 
@@ -42,30 +41,22 @@ def _troubles(spool: Spool) -> set[str]:
     return {trouble["what"] for trouble in status["daemon"]["troubles"]}
 
 
-def test_a_full_disk_shows_while_nothing_is_to_be_written(spool: Spool) -> None:
-    """Inbox, outbox and state directory, each on a disk of its own: `status` and `check`
-    say it of each, with the room there is and the bound, until there is room again.
+def test_a_full_disk_fails_the_check(spool: Spool) -> None:
+    """Inbox, outbox and state directory, each on a disk of its own: `check` says it of each,
+    with the room there is and the bound, until there is room again.
     """
+    names = {"inbox": "inbox", "outbox": "outbox", ".batchd": "state"}
     with contextlib.ExitStack() as disks:
-        for name in _TROUBLES:
+        for name in names:
             disks.enter_context(mounted(spool.folder / name))
-        with spool.serving():
-            assert _troubles(spool) == set()
-            for name in _TROUBLES:
-                filled(spool.folder / name / ".filling", 0)
-            spool.eventually(lambda: _troubles(spool) == {*_TROUBLES.values()})
-            shown = " ".join(spool.batchd("status").stdout.split())
-            assert f"{spool.folder}/outbox: No space left on device: 0.0 MB free" in shown
-            assert "on its disk, 4.2 MB needed" in shown
-            assert "To go on: make room on that disk" in shown
-            assert "until then no task is started → make room" in _said(spool, "outbox")
-            for what in ("inbox", "outbox", "state"):
-                assert _said(spool, what).startswith("failed: "), what
-            assert not _said(spool, "outbox trouble"), "it is said once"
-            for name in _TROUBLES:
-                (spool.folder / name / ".filling").unlink()
-            spool.eventually(lambda: _troubles(spool) == set())
-            assert _said(spool, "outbox").startswith("ok: ")
+            filled(spool.folder / name / ".filling", 0)
+        assert "0.0 MB free on its disk, 4.2 MB needed" in _said(spool, "outbox")
+        assert "until then no task is started → make room" in _said(spool, "outbox")
+        for what in names.values():
+            assert _said(spool, what).startswith("failed: "), what
+        for name in names:
+            (spool.folder / name / ".filling").unlink()
+        assert _said(spool, "outbox").startswith("ok: ")
 
 
 @needs_git
@@ -96,25 +87,6 @@ def test_a_disk_that_has_too_little_for_a_repository_or_a_patch_is_named(spool: 
         result = spool.result("b", f"00{number}")
         assert (result["status"], result["patch"]["problem"]) == ("completed", None)
         assert [change["path"] for change in result["changes"]] == ["new.bin"]
-
-
-def test_an_inbox_on_the_disk_of_the_state_adds_no_line(spool: Spool) -> None:
-    """One full disk is said once: the store's trouble names it."""
-    _place(spool, inbox="disk/inbox", state="disk/state")
-    (spool.folder / ".batchd").symlink_to("disk/state")  # where the daemon is awaited
-    with mounted(spool.folder / "disk"), spool.serving():
-        filled(spool.folder / "disk/.filling", 0)
-        spool.eventually(lambda: _troubles(spool))
-        assert _troubles(spool) == {"store_trouble"}
-        assert _said(spool, "outbox").startswith("ok: ")
-
-
-def test_a_small_disk_for_the_state_is_noted(spool: Spool) -> None:
-    """It has room, and none for the reserve that orders live on once it is full."""
-    with mounted(spool.folder / ".batchd"):
-        said = _said(spool, "state")
-        assert said.startswith("note: ")
-        assert "41.9 MB needed for the reserve" in said
 
 
 @pytest.mark.parametrize(
@@ -167,27 +139,21 @@ def test_a_disk_that_can_never_have_the_room_is_named_as_too_small(spool: Spool)
         assert "its disk is too small: 1.0 MB in all, 4.2 MB needed" in said
         assert said.endswith("→ set [paths] outbox to a folder on a larger disk")
         with spool.serving():
+            spool.write("b.json", [{"first_prompt": "x"}]).rename(spool.folder / "inbox/b.json")
             spool.eventually(lambda: _troubles(spool))
             shown = " ".join(spool.batchd("status").stdout.split())
             assert "To go on: set [paths] outbox to a folder on a larger disk" in shown
             assert not _said(spool, "outbox trouble"), "it is said once"
 
 
-def test_a_read_only_disk_shows_while_nothing_is_to_be_written(spool: Spool) -> None:
-    """`status` and `check` say so of an idle daemon's outbox, once, with the fix,
-    until it can be written again.
-    """
+def test_a_read_only_disk_fails_the_check(spool: Spool) -> None:
+    """It says so of an outbox, with the fix, until it can be written again."""
     outbox = spool.folder / "outbox"
-    with mounted(outbox), spool.serving():
-        for how, troubles in (("ro", {"outbox_trouble"}), ("rw", set[str]())):
-            subprocess.run(["mount", "-o", f"remount,{how}", str(outbox)], check=True)
-            spool.eventually(lambda troubles=troubles: _troubles(spool) == troubles)
-            if troubles:
-                said = f"failed: {outbox} cannot be written: its disk is mounted read-only"
-                assert _said(spool, "outbox") == f"{said} → mount that disk writable again"
-                shown = " ".join(spool.batchd("status").stdout.split())
-                assert "To go on: mount that disk writable again" in shown
-                assert not _said(spool, "outbox trouble"), "it is said once"
+    with mounted(outbox):
+        subprocess.run(["mount", "-o", "remount,ro", str(outbox)], check=True)
+        said = f"failed: {outbox} cannot be written: its disk is mounted read-only"
+        assert _said(spool, "outbox") == f"{said} → mount that disk writable again"
+        subprocess.run(["mount", "-o", "remount,rw", str(outbox)], check=True)
         assert _said(spool, "outbox").startswith("ok: ")
 
 

@@ -22,7 +22,7 @@ from weather import mounted
 from batchd import config
 from batchd.cli.support import barred
 from batchd.config import Config
-from batchd.spool import claims, files, hints, inbox, ulid
+from batchd.spool import claims, files, folder_watch, inbox, ulid
 from batchd.spool.claims import lying
 from batchd.spool.inbox import Claim, Inbox
 
@@ -279,7 +279,7 @@ def test_lost_events_cost_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """Where hints are dropped, as when the kernel's queue runs over,
     a scan finds the rest at once.
     """
-    monkeypatch.setattr(hints, "_MAX_HINTS", 10)
+    monkeypatch.setattr(folder_watch, "_MAX_HINTS", 10)
 
     async def play() -> None:
         async with _watching(_spool(tmp_path)) as (box, claims):

@@ -26,7 +26,7 @@ import pytest
 from loglines import logged
 
 from batchd import config
-from batchd.config import private_paths
+from batchd.config import operator_files
 from batchd.errors import SandboxError, SandboxUnavailableError
 from batchd.mounts import mounts
 from batchd.records import SandboxPolicy
@@ -394,7 +394,7 @@ def test_code_may_be_read_and_what_is_kept_from_others_may_not(tmp_path: Path) -
         f'[notify.b]\nkind = "command"\ncommand = ["/bin/sh", "{tool}"]\n[log]\nfile = "log"\n'
     )
     loaded = config.load(path, {})
-    found = {kept.key: kept.path for kept in private_paths.kept(loaded, loaded.file)}
+    found = {kept.key: kept.path for kept in operator_files.kept(loaded, loaded.file)}
     assert found.keys() == {
         *(f"[paths] {name}" for name in ("inbox", "outbox", "state")),
         "[workspace] mirrors",
@@ -406,7 +406,7 @@ def test_code_may_be_read_and_what_is_kept_from_others_may_not(tmp_path: Path) -
         '[providers.x]\nbase_url = "http://x/v1"\nheaders = { X-Token = "s3cret-value" }\n'
     )
     loaded = config.load(path, {})
-    assert str(path) in [kept.path for kept in private_paths.kept(loaded, loaded.file)]
+    assert str(path) in [kept.path for kept in operator_files.kept(loaded, loaded.file)]
 
 
 def test_what_tasks_work_on_is_better_not_shown(spool: Spool) -> None:

@@ -194,11 +194,11 @@ def test_an_outbox_that_is_unmounted_gets_nothing_until_it_is_back(
         until((tmp_path / ".batchd/outboxes").exists, station.text)
         subprocess.run(["mount", "--bind", str(tmp_path / "disk"), str(outbox)], check=True)
         try:
+            station.drop("before.json", _tasks(1))
             until(lambda: station.logged("outbox_trouble", "is missing there"), station.text)
             assert station.process is not None
             # What is mounted later is used once batchd is asked to read its configuration again.
             station.process.send_signal(signal.SIGHUP)
-            station.drop("before.json", _tasks(1))
             station.completed("before")
             until(lambda: station.troubles() == [], station.text)
             asked = len(station.asked())

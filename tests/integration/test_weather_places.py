@@ -172,19 +172,6 @@ def test_a_daemon_whose_inbox_hangs_stops_when_it_is_asked_to(
             station.stop()
 
 
-def test_an_outbox_that_hangs_is_reported_before_something_goes_there(
-    tmp_path: Path, model_server: str
-) -> None:
-    """The trouble is open while it hangs, with nothing queued, and over once it answers."""
-    with Station(tmp_path, model_server, model="steps-2").serving() as station:
-        station.drop("before.json", _tasks(1))
-        station.completed("before")
-        with hanging(station.outbox):
-            until(lambda: station.troubles() != [], station.text, within_s=PATIENCE_S)
-            assert "the outbox does not answer" in station.status()
-        until(lambda: station.troubles() == [], station.text, within_s=PATIENCE_S)
-
-
 #: By what `check` calls a folder, where it is in a spool.
 _FOLDERS = {
     "inbox": "inbox",

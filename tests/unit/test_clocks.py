@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from batchd.actions import Action
-from batchd.daemon import vigil
+from batchd.daemon import writes
 from batchd.daemon.troubles import TroubleLog
 from batchd.errors import StoreError
 from batchd.governor.treasury import Treasury
@@ -19,7 +19,7 @@ def test_what_is_dropped_after_a_while_is_not_dropped_by_a_clock_set_ahead(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Ahead by a year it does not count, set back it does, and it goes on with the time."""
-    real, now = time.time, vigil.steady_clock()
+    real, now = time.time, writes.steady_clock()
     assert abs(now() - real()) < 1
     monkeypatch.setattr(time, "time", lambda: real() + 365 * 86400)
     assert abs(now() - real()) < 1

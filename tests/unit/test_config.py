@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from batchd import config, records, terms
-from batchd.config import limits, overrides, receivers, sections
+from batchd.config import overrides, receivers, sections
 from batchd.errors import ConfigError, NotPossibleError, UsageError
 from batchd.pricing import Prices
 
@@ -181,7 +181,7 @@ def test_receivers_come_from_variables_too_and_keep_their_secrets(written: Path)
 
 def test_every_key_is_documented() -> None:
     """Each field of each section has a docstring behind it."""
-    files = [Path(module.__file__ or "").read_text() for module in (sections, limits, receivers)]
+    files = [Path(module.__file__ or "").read_text() for module in (sections, receivers)]
     classes = [n for text in files for n in ast.parse(text).body if isinstance(n, ast.ClassDef)]
     for cls in (c for c in classes if c.name != "ConfigSections"):
         for field, after in zip(cls.body, [*cls.body[1:], None], strict=True):
@@ -576,10 +576,10 @@ def test_no_secret_is_shown(written: Path) -> None:
 
 def test_limits_and_policy_have_the_fields_of_the_records() -> None:
     """What tasks and workers get has every field of the records, with the same defaults."""
-    assert limits.LimitsSection().record() == records.TaskLimits()
+    assert sections.LimitsSection().record() == records.TaskLimits()
     assert config.Config().sandbox_policy() == records.SandboxPolicy()
     names = {f.name for f in fields(records.TaskLimits)}
-    assert {f.name for f in fields(limits.LimitsCeilingSection)} == names
+    assert {f.name for f in fields(sections.LimitsCeilingSection)} == names
     assert all(
         is_dataclass(f.default_factory) or f.name in {"providers", "models", "notify"}
         for f in fields(sections.ConfigSections)
@@ -662,8 +662,8 @@ def test_no_key_of_a_provider_is_handed_out(written: Path) -> None:
         config.load(written, {})
     problems = [str(problem) for problem in caught.value.problems]
     assert problems == [
-        "[secrets.files] key: it holds the key of provider deepseek, which no command may see",
-        "[secrets] env: it holds the key of provider openai, which no command may see",
+        "[secrets] env: it holds a secret of [providers.openai], which no command may see",
+        "[secrets.files] key: it holds a secret of [providers.deepseek], which no command may see",
     ]
 
 

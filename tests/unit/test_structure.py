@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 #: The rooms of each floor, the lowest first.
 FLOORS = (
-    "actions aside backoff cadence children console decoders errors fitting free_room imports"
+    "actions aside backoff cadence children console decoders errors fitting free_room gone imports"
     " installation log masking mounts records sealing silent_paths stderr trees users"
     " words",
     "catalog config events formats lifecycle pricing results taskstate terms tokens views wire",

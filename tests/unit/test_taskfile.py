@@ -12,10 +12,15 @@ import jsonschema
 import pytest
 
 from batchd import config, records
-from batchd.cli.runs import trial
+from batchd.cli.runs import given_files
 from batchd.config import Config
-from batchd.config.limits import LimitsCeilingSection, LimitsSection
-from batchd.config.sections import AgentSection, ModelSection, SecretsSection
+from batchd.config.sections import (
+    AgentSection,
+    LimitsCeilingSection,
+    LimitsSection,
+    ModelSection,
+    SecretsSection,
+)
 from batchd.errors import TaskFileError
 from batchd.records import Secret
 from batchd.spool import decoding, taskfile, taskschema, taskspec
@@ -68,7 +73,7 @@ def test_a_trial_is_the_first_tasks_of_a_file_of_any_ending(ending: str, spool: 
     if ending != ".json":
         data = b'{"first_prompt": "x"}\n{"first_prompt": "y"}\n'
     name = f"X{ending.upper()}"
-    assert len(_tasks(trial.cut(name, data, 1, spool), spool, name)) == 1
+    assert len(_tasks(given_files.cut(name, data, 1, spool), spool, name)) == 1
 
 
 def test_the_example_of_the_design(spool: Config, tmp_path: Path) -> None:

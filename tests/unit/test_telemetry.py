@@ -35,7 +35,7 @@ _PRICE = Price(rates=(Rate(input=1.0, cached_input=0.5, output=2.0),), source="c
         ("[traces]\nratio = 1.5", "[traces] ratio: "),
         (
             '[traces]\nheaders_env = "OTLP"\n[secrets]\nenv = ["OTLP"]',
-            "[secrets] env: it holds a key of [traces]",
+            "[secrets] env: it holds a secret of [traces]",
         ),
     ],
 )

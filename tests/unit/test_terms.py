@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from replacing import replace
 
-from batchd.config import Config, dialect_choice
+from batchd.config import Config, providers
 from batchd.config.providers import ModelSection, ProviderSection
 from batchd.config.sections import AgentSection, EvaluationSection
 from batchd.errors import ConfigError, InputError
@@ -149,7 +149,7 @@ def test_a_presets_dialect_holds_at_its_own_address(
     provider = replace(PROVIDERS["openai"], **changed)
     config = Config(providers={"openai": provider})
     assert setup("openai/x", config, Prices({})).api == api
-    assert dialect_choice.stays_chat("openai", provider) == why
+    assert providers.stays_chat("openai", provider) == why
     own = Config(providers={"openai": provider}, models={"openai/x": ModelSection(api="messages")})
     assert setup("openai/x", own, Prices({})).api == "messages"
     assert setup("openai/y", own, Prices({})).api == api

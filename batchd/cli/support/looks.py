@@ -4,7 +4,6 @@ with the rights of the process that looks.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import http.client
 import os
@@ -15,16 +14,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from batchd import catalog, config, free_room, sandbox, silent_paths, telemetry
 from batchd.catalog import ModelListing
 from batchd.catalog.query import NoListing, ask, keeps_from_strangers
-from batchd.cli.display import formatting
-from batchd.config import dialect_choice, private_paths
+from batchd.config import operator_files, providers
 from batchd.config.constraints import model_problem
-from batchd.config.presets import APIS
+from batchd.config.providers import APIS
 from batchd.control import CheckLine, LineVerdict
 from batchd.errors import BatchdError
 from batchd.masking import Masker
@@ -33,7 +30,6 @@ from batchd.pricing import Prices
 from batchd.records import PATHS, STANDARD, Endpoint
 from batchd.spool import claims, permissions
 from batchd.spool.outbox import OwnOutboxes, StrangeOutboxError
-from batchd.store import ballast, copies
 from batchd.words import listed
 
 #: How long something may take to answer the simplest request.
@@ -100,7 +96,7 @@ def _exposed(settings: config.Config) -> Iterator[CheckLine]:
 def _visible(settings: config.Config) -> Iterator[CheckLine]:
     """Say what commands would see of batchd's own, and what they had better not see."""
     policy = settings.sandbox_policy()
-    own, others = private_paths.kept(settings, settings.file), private_paths.exposed(settings)
+    own, others = operator_files.kept(settings, settings.file), operator_files.exposed(settings)
     try:
         for found in sandbox.seen(policy, own):
             yield CheckLine("failed", "sandbox view", f"{found.place}: {found.message}", found.hint)
@@ -218,7 +214,7 @@ def _silent(settings: config.Config) -> Iterator[CheckLine]:
     """Yield a line for each folder and file of the configuration that does not answer,
     as on a disk over a lost network.
     """
-    places = [*private_paths.kept(settings, settings.file), *private_paths.exposed(settings)]
+    places = [*operator_files.kept(settings, settings.file), *operator_files.exposed(settings)]
     hanging = silent_paths.among(place.path for place in places)
     for place in places:
         if place.path in hanging:
@@ -252,13 +248,9 @@ def _folder(name: str, path: Path, needed: free_room.NeededRoom) -> CheckLine:
     there = next(p for p in (path, *path.parents) if os.path.lexists(p))
     if problem := _unfit(path, there):
         return CheckLine("failed", name, problem, _fix(name, path, there))
-    room = free_room.found(str(there))
-    if missing := room.missing(needed):
+    if missing := free_room.found(str(there)).missing(needed):
         problem = f"{path}: {missing.why}; until then {_NO_ROOM[name]}"
         return CheckLine("failed", name, problem, missing.fix)
-    if name == "state" and (bare := _bare(path, room)):
-        problem = f"{path}: {bare.why} for the reserve that orders live on once it is full"
-        return CheckLine("note", name, problem, bare.fix)
     return CheckLine("ok", name, f"{path}{'' if there == path else ' (will be made)'}")
 
 
@@ -306,14 +298,6 @@ def _fix(name: str, path: Path, there: Path) -> str:
     return f"make {path} a directory that this user may write, or set [paths] {name}"
 
 
-def _bare(state: Path, room: free_room.FreeRoom) -> free_room.MissingRoom | None:
-    """Return what the store lacks to lay its reserve there; None: it has one, or can."""
-    with contextlib.suppress(OSError):
-        if copies.ballast(formatting.store_path(state)).stat().st_size == ballast.SIZE:
-            return None
-    return room.missing(replace(free_room.STATE, size=ballast.SIZE + ballast.SPARE))
-
-
 _REFUSES = frozenset({401, 403})
 #: Where each role of a model is configured.
 _KEYS = {"agent": "[agent] model", "judge": "[evaluation] judge_model"}
@@ -344,7 +328,7 @@ def _models(
             said = f"{agents:,} at a time, and max_concurrent has {provider} called by {known.max_concurrent:,} of them: the others wait"
             fix = f"set max_concurrent = {agents} in [providers.{provider}], if it takes as many"
             yield CheckLine("note", "agents", said, fix)
-    for name, why in dialect_choice.notes(settings, roles).items():
+    for name, why in providers.notes(settings, roles).items():
         fix = f'set api = "{APIS[name]}" in [providers.{name}] if it speaks that, or "chat"'
         said = f"it is spoken to in chat completions, as {why}"
         yield CheckLine("note", f"provider {name}", said, fix)

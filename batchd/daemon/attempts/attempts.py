@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,14 +17,13 @@ from batchd.daemon.attempts.calls import Calls
 from batchd.daemon.attempts.chains import Chains
 from batchd.daemon.attempts.fences import Fences
 from batchd.daemon.attempts.starting import AttemptStarter, PlaceLook
-from batchd.daemon.brief_cache import BriefCache
-from batchd.daemon.current import CurrentConfig
 from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.ends.publisher import Publisher
 from batchd.daemon.ends.rooms import Rooms
-from batchd.daemon.listeners import Listeners
-from batchd.daemon.main_loop import MainLoop
+from batchd.daemon.listeners import Listener
+from batchd.daemon.main_loop import BriefCache, MainLoop
 from batchd.daemon.outboxes import Outboxes
+from batchd.daemon.tuning import CurrentConfig
 from batchd.daemon.writes import Writes
 from batchd.errors import StaleAttemptError
 from batchd.events import CancelRequested, Suspended, TaskStarted
@@ -61,7 +60,7 @@ class Attempts:
     _writes: Writes
     _outboxes: Outboxes
     _governor: Governor
-    _listeners: Listeners
+    _listeners: Sequence[Listener]
     _batches: OpenBatches
     _publisher: Publisher
     _rooms: Rooms
@@ -289,7 +288,8 @@ class Attempts:
         assert batch is not None, "a batch is open while its tasks are"
         assert active.given is not None, "it has an attempt"
         run = self._starting.order(active, batch, active.given)
-        self._listeners.task_dispatched(ref, batch, run.terms)
+        for listener in self._listeners:
+            listener.task_dispatched(ref, batch, run.terms)
         if not self._pool.run(active.worker, run):
             self.take(inputs.Lost(ref))
 
@@ -326,7 +326,8 @@ class Attempts:
         # Only now: who cancels it meanwhile must find it, and not end it under our hands.
         self._settled(active, inputs.Settled(ref, given_back=status is TaskStatus.PARKED))
         if status is TaskStatus.PARKED and self._lifecycle.open(ref):
-            self._listeners.task_parked(ref, active.park)
+            for listener in self._listeners:
+                listener.task_parked(ref, active.park)
         self._loop.wake()
 
     async def _recover(self, active: ActiveAttempt, *, counted: bool, alone: bool) -> None:
@@ -372,4 +373,5 @@ class Attempts:
         """Forget an attempt that is over."""
         self._active.pop(active.ref, None)
         self._governor.close_task(active.ref)
-        self._listeners.task_left(active.ref)
+        for listener in self._listeners:
+            listener.task_left(active.ref)

@@ -25,11 +25,11 @@ from batchd.config import Config
 from batchd.control.status import Fetching
 from batchd.daemon.attempts import workspace_child
 from batchd.daemon.attempts.workspace_child import WorkspaceChildren
-from batchd.daemon.current import CurrentConfig
 from batchd.daemon.ends.publisher import Publisher
 from batchd.daemon.listeners import Listener
 from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
+from batchd.daemon.tuning import CurrentConfig
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.effects import End
 from batchd.log import get_logger

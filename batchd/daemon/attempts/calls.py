@@ -19,7 +19,7 @@ from batchd import events as vocabulary
 from batchd import wire
 from batchd.daemon.attempts.active import ActiveAttempt
 from batchd.daemon.attempts.lessons import Lessons
-from batchd.daemon.listeners import Listeners
+from batchd.daemon.listeners import Listener
 from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.writes import Writes
 from batchd.errors import StaleAttemptError
@@ -52,7 +52,7 @@ class Calls:
     _store: Store
     _writes: Writes
     _governor: Governor
-    _listeners: Listeners
+    _listeners: Sequence[Listener]
     _lessons: Lessons
 
     def record(self, active: ActiveAttempt, record: wire.Record) -> None:
@@ -286,4 +286,5 @@ class Calls:
         elif isinstance(event, Suspended):
             active.suspended = event
         active.lines().event(event)
-        self._listeners.task_event(active.ref, event)
+        for listener in self._listeners:
+            listener.task_event(active.ref, event)

@@ -11,26 +11,43 @@ import asyncio
 import contextlib
 import errno
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Generic, TypeVar
+from weakref import WeakValueDictionary
 
 import msgspec
 from msgspec.structs import replace
 
 from batchd import decoders, trees
 from batchd.actions import Action
-from batchd.daemon.current import CurrentConfig
-from batchd.daemon.keyed_locks import KeyedLocks
+from batchd.daemon.tuning import CurrentConfig
 from batchd.log import get_logger
 from batchd.records import Base, Chain, Pack, Ref
 from batchd.spool import files
 from batchd.workspace.packs import Shelf
 
+K = TypeVar("K", bound=Hashable)
+
 _FOLDER, _TASKS = "packs", "tasks"
 #: While directories are packed, a pack that is younger may be on no chain yet, in seconds.
 _YOUNG_S = 120.0
+
+
+class KeyedLocks(Generic[K]):
+    """A lock for each key, for as long as it is held or waited for."""
+
+    def __init__(self) -> None:
+        self._locks: WeakValueDictionary[K, asyncio.Lock] = WeakValueDictionary()
+
+    def of(self, key: K) -> asyncio.Lock:
+        """Return the lock of a key: the same one until all that have it let it go."""
+        lock = self._locks.get(key)
+        if lock is None:
+            lock = self._locks[key] = asyncio.Lock()
+        return lock
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):

@@ -23,13 +23,12 @@ from batchd import trees
 from batchd.actions import Action
 from batchd.daemon.attempts import packwork
 from batchd.daemon.attempts.active import ActiveAttempt
-from batchd.daemon.attempts.chainbook import ChainBook, Kept
+from batchd.daemon.attempts.chainbook import ChainBook, Kept, KeyedLocks
 from batchd.daemon.attempts.workspace_child import WorkspaceChildren
-from batchd.daemon.current import CurrentConfig
-from batchd.daemon.keyed_locks import KeyedLocks
 from batchd.daemon.listeners import Listener
 from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
+from batchd.daemon.tuning import CurrentConfig
 from batchd.errors import NotPossibleError, WorkspaceError
 from batchd.events import TaskFinished
 from batchd.log import get_logger

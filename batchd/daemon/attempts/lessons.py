@@ -14,8 +14,8 @@ import msgspec
 
 from batchd import terms
 from batchd.actions import Action
-from batchd.daemon.current import CurrentConfig
 from batchd.daemon.main_loop import MainLoop
+from batchd.daemon.tuning import CurrentConfig
 from batchd.daemon.writes import Writes
 from batchd.errors import ConfigError
 from batchd.log import get_logger

@@ -13,7 +13,7 @@ from typing import TypeAlias
 from batchd import cadence
 from batchd.daemon.attempts.active import ActiveAttempt
 from batchd.daemon.attempts.attempts import Attempts
-from batchd.daemon.current import CurrentConfig
+from batchd.daemon.tuning import CurrentConfig
 from batchd.events import CancelRequested
 from batchd.pool.supervisor import Supervisor
 from batchd.records import Ref

@@ -19,9 +19,9 @@ from batchd import wire
 from batchd.daemon.attempts.active import ActiveAttempt
 from batchd.daemon.attempts.chainbook import ChainBook
 from batchd.daemon.attempts.coming import Coming
-from batchd.daemon.current import CurrentConfig
 from batchd.daemon.listeners import Listener
 from batchd.daemon.main_loop import MainLoop
+from batchd.daemon.tuning import CurrentConfig
 from batchd.errors import WorkspaceError
 from batchd.records import Ref
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from batchd.daemon.attempts.calls import Calls
 from batchd.daemon.attempts.porter import Porter
 from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.ends.rooms import Rooms
-from batchd.daemon.listeners import Listeners
+from batchd.daemon.listeners import Listener
 from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
 from batchd.lifecycle import Input, inputs
@@ -40,7 +40,7 @@ class Reports:
     """Takes what the pool reports: its ``PoolHandler``."""
 
     _loop: MainLoop
-    _listeners: Listeners
+    _listeners: Sequence[Listener]
     _outboxes: Outboxes
     _batches: OpenBatches
     _rooms: Rooms
@@ -71,7 +71,8 @@ class Reports:
             case wire.Progress(step=step, detail=detail):
                 active.step, active.detail, active.since = step, detail, time.time()
                 active.lines().step(step, detail)
-                self._listeners.task_progress(ref, step, detail)
+                for listener in self._listeners:
+                    listener.task_progress(ref, step, detail)
             case wire.Done():
                 self._done(active, message)
 
@@ -143,7 +144,8 @@ class Reports:
                 cause=worker.cause,
                 tasks=tasks,
             )
-            self._listeners.worker_died(worker.cause)
+            for listener in self._listeners:
+                listener.worker_died(worker.cause)
         # Without an attempt it is still being started: that finds the worker dead by itself.
         known = [self._attempts.get(ref) for ref, number in lost.items() if number]
         theirs = [active for active in known if active is not None and active.worker is worker]

@@ -10,9 +10,9 @@ from pathlib import Path
 from batchd import trees
 from batchd.actions import Action
 from batchd.config import Config
-from batchd.daemon.current import CurrentConfig
 from batchd.daemon.listeners import Listener
 from batchd.daemon.main_loop import MainLoop
+from batchd.daemon.tuning import CurrentConfig
 from batchd.events import TaskFinished
 from batchd.log import get_logger
 from batchd.records import Ref

@@ -15,7 +15,7 @@ from batchd import terms, wire
 from batchd.daemon.attempts import scratch_cleanup
 from batchd.daemon.attempts.active import ActiveAttempt
 from batchd.daemon.attempts.lessons import Lessons
-from batchd.daemon.current import CurrentConfig
+from batchd.daemon.tuning import CurrentConfig
 from batchd.errors import InputError, NotPossibleError
 from batchd.events import Resumed, Suspended, TaskStarted, Terms, decode
 from batchd.governor import Governor, ParkDecision

@@ -10,16 +10,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from batchd import __version__, users
+from batchd import __version__, gone, users
 from batchd.actions import Action
 from batchd.aside import aside
 from batchd.config import Config
 from batchd.control import Check, Checked, CheckLine
 from batchd.control.check import DaemonProcess, SettingsInForce
 from batchd.control.requester import Requester
-from batchd.daemon.current import CurrentConfig
 from batchd.daemon.reloading import Reloader
 from batchd.daemon.troubles import TroubleLog
+from batchd.daemon.tuning import CurrentConfig
 from batchd.errors import BatchdError, UsageError
 from batchd.lifecycle import Lifecycle
 from batchd.masking import Masker
@@ -59,9 +59,7 @@ class CheckHandler:
     async def check(self, request: Check, _by: Requester) -> Checked:
         """Look at everything, and return what there is to say."""
         if request.live:
-            raise UsageError(
-                "check asks no model any more: `batchd run --prompt ok --model PROVIDER/MODEL --budget 0.01` does"
-            )
+            raise UsageError(gone.FIELDS["check live"])
         looked = await self._looked(offline=request.offline)
         return Checked(
             process=_process(),

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from batchd.control import Pause, Paused, Resume, ResumedScope, ShownParking
 from batchd.control.requester import Requester
 from batchd.daemon.commands import targets
-from batchd.daemon.current import CurrentConfig
 from batchd.daemon.ends.batches import OpenBatches
+from batchd.daemon.tuning import CurrentConfig
 from batchd.daemon.waits.circuits import Circuits
 from batchd.daemon.waits.parking_lot import ParkingLot
 from batchd.errors import UsageError

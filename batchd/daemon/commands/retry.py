@@ -15,18 +15,18 @@ from typing import Any, TypeAlias
 import msgspec
 
 from batchd.aside import aside
-from batchd.config import Config, dialect_choice
+from batchd.config import Config, providers
 from batchd.config.constraints import model_problem
 from batchd.control import NewRun, Retried, Retry
 from batchd.control.requester import Requester
 from batchd.daemon.commands import targets
 from batchd.daemon.commands.rerun_selection import chosen, listed
 from batchd.daemon.commands.targets import OrderTarget
-from batchd.daemon.current import CurrentConfig
 from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.intake.batch_names import BatchNames
 from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
+from batchd.daemon.tuning import CurrentConfig
 from batchd.daemon.writes import Writes
 from batchd.errors import BatchdError, Problem, StoreError, TaskFileError, UsageError
 from batchd.lifecycle import Lifecycle
@@ -276,7 +276,7 @@ class RetryHandler:
 
 def _with(model: str, task: Task, config: Config) -> Task:
     """Return a task with another model: at the standard price where that has no service tiers."""
-    if not dialect_choice.takes_tiers(model, config):
+    if not providers.takes_tiers(model, config):
         task = replace(task, service_tier=STANDARD, tier_fallback_s=None)
     return replace(task, model=model)
 

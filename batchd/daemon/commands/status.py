@@ -18,11 +18,11 @@ from batchd.control import DaemonStatus, ModelWarning, ShownParking, Status, sta
 from batchd.control.requester import Requester
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.attempts.bases import Bases
-from batchd.daemon.current import CurrentConfig
-from batchd.daemon.desk import DaemonFigures
 from batchd.daemon.ends.batches import OpenBatches
+from batchd.daemon.listeners import DaemonFigures
 from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.troubles import Tries, TroubleLog
+from batchd.daemon.tuning import CurrentConfig
 from batchd.governor import Governor
 from batchd.lifecycle import Lifecycle
 from batchd.pool.supervisor import Supervisor

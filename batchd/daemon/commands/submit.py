@@ -4,20 +4,21 @@ and whether that goes on without it.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from batchd.control import Detach, Detached, Submit, Submitted
 from batchd.control.requester import Requester
-from batchd.daemon.current import CurrentConfig
 from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.intake.errands import Errands
 from batchd.daemon.intake.intake import Intake
 from batchd.daemon.intake.recovery import Recovery
-from batchd.daemon.keyed_locks import KeyedLocks
 from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
+from batchd.daemon.tuning import CurrentConfig
 from batchd.daemon.writes import Writes
 from batchd.errors import NotPossibleError, UsageError
 from batchd.lifecycle import Lifecycle
@@ -41,7 +42,7 @@ class SubmitHandler:
     _restoring: Recovery
     _errands: Errands
     #: Of two orders for one file at once, the second finds the batch of the first.
-    _runs: KeyedLocks[str] = field(default_factory=KeyedLocks)
+    _runs: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
     async def submit(self, request: Submit, by: Requester) -> Submitted:
         """Take up a claimed file, or a batch that is half-finished; answer once it is durable."""
@@ -54,7 +55,7 @@ class SubmitHandler:
             if request.batch:
                 self._go_on(batch := self._store.batch(request.batch), request)
             else:
-                async with self._runs.of(request.run or request.claim):
+                async with self._runs.setdefault(request.run or request.claim, asyncio.Lock()):
                     batch, again = await self._claimed(request, by)
             self._errands.add(batch.name, by)
         tasks = len(self._store.tasks(batch.name))

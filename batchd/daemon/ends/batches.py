@@ -16,12 +16,11 @@ from msgspec.structs import replace
 
 from batchd import results
 from batchd.actions import Action
-from batchd.daemon.current import CurrentConfig
-from batchd.daemon.finisher import Finisher
 from batchd.daemon.intake.batch_names import BatchNames
-from batchd.daemon.listeners import Listeners
+from batchd.daemon.listeners import Finisher, Listener
 from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
+from batchd.daemon.tuning import CurrentConfig
 from batchd.daemon.writes import Writes
 from batchd.errors import Problem, UsedNameError, WithdrawnError
 from batchd.governor import Governor
@@ -59,7 +58,7 @@ class OpenBatches:
     _writes: Writes
     _outboxes: Outboxes
     _governor: Governor
-    _listeners: Listeners
+    _listeners: Sequence[Listener]
     _names: BatchNames
     #: They have their turn before a batch's summary is written.
     _finishers: Sequence[Finisher]
@@ -122,7 +121,8 @@ class OpenBatches:
             get_logger().info(
                 Action.BATCH_RECEIVED, batch=batch.name, tasks=len(tasks), request=batch.request
             )
-            self._listeners.batch_received(batch, tasks)
+            for listener in self._listeners:
+                listener.batch_received(batch, tasks)
             self._loop.wake()
         return batch
 
@@ -133,7 +133,8 @@ class OpenBatches:
             self._open[batch.name] = OpenBatch(batch)
             errors = [str(problem) for problem in problems]
             get_logger().warning(Action.BATCH_REJECTED, batch=batch.name, errors=errors)
-            self._listeners.batch_rejected(batch, problems)
+            for listener in self._listeners:
+                listener.batch_rejected(batch, problems)
             self.look(batch.name)
         return batch
 
@@ -246,7 +247,8 @@ class OpenBatches:
         self._governor.money.close_batch(batch.name)
         if not problems:
             get_logger().info(Action.BATCH_FINISHED, batch=batch.name, tasks=len(sums))
-            self._listeners.batch_finished(batch, summary)
+            for listener in self._listeners:
+                listener.batch_finished(batch, summary)
         if known.done:
             known.done.set()
 

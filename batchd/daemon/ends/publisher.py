@@ -18,12 +18,11 @@ from batchd import results
 from batchd.actions import Action
 from batchd.daemon import task_log
 from batchd.daemon.attempts.chains import Chains
-from batchd.daemon.current import CurrentConfig
 from batchd.daemon.ends.batches import OpenBatch, OpenBatches
-from batchd.daemon.finisher import Finisher
-from batchd.daemon.listeners import Listeners
+from batchd.daemon.listeners import Finisher, Listener
 from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
+from batchd.daemon.tuning import CurrentConfig
 from batchd.daemon.writes import Writes
 from batchd.errors import BatchdError
 from batchd.events import Event, Resumed, TaskFinished, TaskStarted
@@ -61,7 +60,7 @@ class Publisher:
     _store: Store
     _writes: Writes
     _outboxes: Outboxes
-    _listeners: Listeners
+    _listeners: Sequence[Listener]
     _finishers: Sequence[Finisher]
     _batches: OpenBatches
     _chains: Chains
@@ -201,7 +200,8 @@ class Publisher:
         self._lifecycle.take(inputs.Ended(ref, event.status))  # who ends it publishes it
         if fresh:
             task_log.write(ref, event)
-            self._listeners.task_event(ref, event)
+            for listener in self._listeners:
+                listener.task_event(ref, event)
 
     async def publish(self, ref: Ref, events: Sequence[Event] = ()) -> None:
         """Write a task's files, and note it. ``events``: all of its own, where they are at hand."""
@@ -261,7 +261,8 @@ class Publisher:
         if len(self._lifecycle.of(ref.batch)) == _FINISHERS_READY_AT:
             for finisher in self._finishers:
                 self._loop.spawn(finisher.soon(known.tasks, self._current.config))
-        self._listeners.task_finished(ref, finished)
+        for listener in self._listeners:
+            listener.task_finished(ref, finished)
 
     def _follow(self, given: inputs.Published | inputs.EndRefused) -> None:
         """End what comes after a task that did not complete."""

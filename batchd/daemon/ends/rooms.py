@@ -10,12 +10,11 @@ from functools import partial
 
 from batchd import free_room
 from batchd.actions import Action
-from batchd.daemon.brief_cache import BriefCache
-from batchd.daemon.current import CurrentConfig
 from batchd.daemon.ends.batches import OpenBatches
-from batchd.daemon.main_loop import MainLoop
+from batchd.daemon.main_loop import BriefCache, MainLoop
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.troubles import TROUBLE_S, TroubleLog
+from batchd.daemon.tuning import CurrentConfig
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.records import Batch, Cause, HoldKey, Scope
 from batchd.spool import outbox

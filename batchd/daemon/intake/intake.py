@@ -17,11 +17,11 @@ from msgspec import structs
 from batchd.actions import Action
 from batchd.config import Config
 from batchd.control import Submit
-from batchd.daemon.current import CurrentConfig
 from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.intake.parser import BrokenParserError, Parser
 from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
+from batchd.daemon.tuning import CurrentConfig
 from batchd.errors import Problem, TaskFileError
 from batchd.log import get_logger
 from batchd.records import Batch

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from batchd.actions import Action
 from batchd.daemon.ends.publisher import Publisher
-from batchd.daemon.listeners import Listeners
+from batchd.daemon.listeners import Listener
 from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.waits.offers import Offers
 from batchd.daemon.waits.parking_lot import ParkingLot
@@ -41,7 +41,7 @@ class Circuits:
     _loop: MainLoop
     _lifecycle: Lifecycle
     _governor: Governor
-    _listeners: Listeners
+    _listeners: Sequence[Listener]
     _lot: ParkingLot
     _publisher: Publisher
     _offers: Offers
@@ -125,7 +125,8 @@ class Circuits:
             how_to_go_on=how,
         )
         if news and parking.cause is not Cause.TIER:  # that comes and goes
-            self._listeners.provider_parked(parking, how)
+            for listener in self._listeners:
+                listener.provider_parked(parking, how)
 
     def _half_opened(self, name: str) -> None:
         """Let one task try a parked provider, or model, if there is a key to try it with."""
@@ -153,7 +154,8 @@ class Circuits:
         if self._lot.lift(key, keep=(Cause.PAUSED,)):
             self._loop.spawn(self._lot.forget(key))
             if outage is not None and outage.cause is not Cause.TIER:
-                self._listeners.provider_resumed(outage)
+                for listener in self._listeners:
+                    listener.provider_resumed(outage)
 
     def _gave_up(self, name: str, cause: Cause, message: str) -> None:
         """End the tasks of a provider, or of a model."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from batchd import terms
-from batchd.daemon.current import CurrentConfig
+from batchd.daemon.tuning import CurrentConfig
 from batchd.errors import InputError
 from batchd.governor import WantedCall
 from batchd.records import Ref, Task

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from batchd.actions import Action
-from batchd.daemon.listeners import Listeners
+from batchd.daemon.listeners import Listener
 from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.waits.firstcalls import FirstCalls
 from batchd.daemon.waits.register import Register
@@ -37,7 +38,7 @@ class MoneyWaits:
     _loop: MainLoop
     _lifecycle: Lifecycle
     _governor: Governor
-    _listeners: Listeners
+    _listeners: Sequence[Listener]
     _register: Register
     _first_calls: FirstCalls
     #: The day and its budget when the first call was turned away; None: there is money.
@@ -94,7 +95,8 @@ class MoneyWaits:
         if not self._announced:
             self._announced = True
             get_logger().warning(Action.BUDGET_REACHED, message=self._message)
-            self._listeners.budget_reached("", self._message)
+            for listener in self._listeners:
+                listener.budget_reached("", self._message)
 
     def look(self) -> None:
         """See whether any task waits yet: one has ended."""

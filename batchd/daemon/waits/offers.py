@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from batchd import catalog
 from batchd.aside import aside
 from batchd.catalog import ModelListing
-from batchd.daemon.current import CurrentConfig
+from batchd.daemon.tuning import CurrentConfig
 from batchd.errors import BatchdError
 from batchd.records import Endpoint
 

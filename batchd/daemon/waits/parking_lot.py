@@ -16,7 +16,7 @@ from batchd import cadence
 from batchd.actions import Action
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.ends.batches import OpenBatches
-from batchd.daemon.listeners import Listener, Listeners
+from batchd.daemon.listeners import Listener
 from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.waits.concurrency import Concurrency
 from batchd.daemon.waits.money_waits import MoneyWaits
@@ -56,7 +56,7 @@ class ParkingLot(Listener):
     _store: Store
     _writes: Writes
     _governor: Governor
-    _listeners: Listeners
+    _listeners: Sequence[Listener]
     _batches: OpenBatches
     _attempts: Attempts
     _register: Register
@@ -224,7 +224,8 @@ class ParkingLot(Listener):
         """Report that the money of a batch is spent, once; its tasks end one by one."""
         if batch not in self._spent:
             self._spent.add(batch)
-            self._listeners.budget_reached(batch, message)
+            for listener in self._listeners:
+                listener.budget_reached(batch, message)
 
     # What the clock does
 
