@@ -201,7 +201,14 @@ def run(args: argparse.Namespace) -> int:
             formatting.complain(
                 "No daemon runs; more comes once `batchd serve` starts. Ctrl-C ends this."
             )
-        with _printer(args, reader, state, batch, task) as printer:
+        printer: Printer
+        if args.json:
+            printer = JsonPrinter()
+        elif args.lines or not task:
+            printer = LinePrinter(reader.lengths(batch, task))
+        else:
+            printer = ConversationPrinter(reader, state, full=args.full)
+        with printer:
             shown = _follow(reader, batch, task, printer, on=args.follow)
         if not shown:
             print(escape(_silence(reader.batch(batch))), file=sys.stderr)
@@ -230,16 +237,6 @@ def _follow(reader: StoreReader, batch: str, task: str, printer: Printer, *, on:
 def _ended(reader: StoreReader, batch: str, task: str) -> bool:
     """Return whether there is nothing more to come; before what there is was read."""
     return reader.task(Ref(batch, task)).status.final if task else not reader.unfinished(batch)
-
-
-def _printer(
-    args: argparse.Namespace, reader: StoreReader, state: Path, batch: str, task: str
-) -> Printer:
-    if args.json:
-        return JsonPrinter()
-    if args.lines or not task:
-        return LinePrinter(reader.lengths(batch, task))
-    return ConversationPrinter(reader, state, full=args.full)
 
 
 def _silence(row: BatchRow) -> str:

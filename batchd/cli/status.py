@@ -22,7 +22,6 @@ from batchd.cli.support import controlling
 from batchd.cli.support.member_reader import MemberReader, fresh
 from batchd.config import trust
 from batchd.control import DaemonStatus, OpenTrouble, fields
-from batchd.control.status import Fetching
 from batchd.errors import BatchdError
 from batchd.log import escape
 from batchd.observe import retiring_models, standstill, trouble_texts, versions
@@ -168,7 +167,10 @@ def _overview(
     if as_json:
         batches = [_fields(r) for r in rows]
         waits = [dataclasses.asdict(p) for p in parked]
-        formatting.print_json({"daemon": _json(daemon), "parked": waits, "batches": batches})
+        # It is empty where the daemon does not answer, and null where there is none.
+        standing = fields(daemon) if isinstance(daemon, DaemonStatus) else None
+        standing = {} if daemon is Unseen.SILENT else standing
+        formatting.print_json({"daemon": standing, "parked": waits, "batches": batches})
         return 0
     formatting.say(_standing(daemon, waiting=any(r.finished < r.tasks for r in rows)))
     formatting.say(*_dropped(dropped))
@@ -197,15 +199,6 @@ def _elsewhere() -> Iterator[str]:
             if isinstance(daemon := ask(Path(state)), DaemonStatus):
                 where = shlex.quote(directory)
                 yield f"Daemon {daemon.pid} runs in {where}: batchd -C {where} status"
-
-
-def _json(daemon: DaemonStatus | Unseen) -> dict[str, Any] | None:
-    """Return what the daemon says as JSON has it:
-    nothing is in it where it does not answer; None: there is none.
-    """
-    if isinstance(daemon, DaemonStatus):
-        return fields(daemon)
-    return {} if daemon is Unseen.SILENT else None
 
 
 def _standing(daemon: DaemonStatus | Unseen, *, waiting: bool) -> str:
@@ -241,15 +234,16 @@ def _crowded(daemon: DaemonStatus) -> Iterator[str]:
 
 def _fetching(daemon: DaemonStatus | Unseen, batch: str = "") -> list[str]:
     """Return what tasks wait for, those of one batch or all; the store does not know it."""
-    return [
-        f"Tasks of {each.batch} wait for {_origin(each)}, which is fetched for them, since {moment(each.since)}."
-        for each in (daemon.fetching if isinstance(daemon, DaemonStatus) else ())
-        if batch in {"", each.batch}
-    ]
-
-
-def _origin(each: Fetching) -> str:
-    return f"{'a copy of ' if each.kind == 'copy' else ''}{each.source}{each.ref and f' at {each.ref}'}"
+    found = []
+    for each in daemon.fetching if isinstance(daemon, DaemonStatus) else ():
+        if batch in {"", each.batch}:
+            origin = f"{'a copy of ' if each.kind == 'copy' else ''}{each.source}"
+            origin += each.ref and f" at {each.ref}"
+            found.append(
+                f"Tasks of {each.batch} wait for {origin}, which is fetched for them, "
+                f"since {moment(each.since)}."
+            )
+    return found
 
 
 def _batch(reader: StoreReader, name: str, daemon: DaemonStatus | Unseen, *, as_json: bool) -> int:

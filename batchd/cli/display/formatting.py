@@ -19,12 +19,11 @@ from batchd import config, silent_paths
 from batchd.config import own
 from batchd.errors import ConfigError, UsageError
 from batchd.fitting import columns_of, hanging
-from batchd.log import LogLevel, escape, escape_json, escape_text
+from batchd.log import escape, escape_json, escape_text
 
 if TYPE_CHECKING:
     from batchd.store.reader import StoreReader
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from itertools import zip_longest
 
 from batchd.fitting import clipped, width_of, wrapped
@@ -81,6 +80,17 @@ def print_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None
     out = csv.writer(_Rows())
     out.writerow(columns)
     out.writerows([_cell(name, row[name]) for name in columns] for row in rows)
+
+
+def print_records(
+    columns: Sequence[str], records: Sequence[Mapping[str, Any]], *, csv: bool
+) -> int:
+    """Print rows for programs, or for spreadsheets; return the exit code for done."""
+    if csv:
+        print_csv(columns, records)
+    else:
+        print_json(records)
+    return 0
 
 
 class _Rows:
@@ -207,13 +217,6 @@ def store_path(state: Path) -> Path:
     return state / "batchd.db"
 
 
-def level(settings: config.Config) -> LogLevel:
-    """Return what a daemon says to who waits for it:
-    errors, for progress shows the rest, unless they want all.
-    """
-    return "debug" if settings.log.level == "debug" else "error"
-
-
 _GAP = "  "
 #: A column of text that has less room than these stands below its row instead.
 _MIN_TEXT_COLUMNS = 24
@@ -225,7 +228,7 @@ _NAME = 9
 _LINE = 100
 
 
-def line(text: str) -> str:
+def one_line(text: str) -> str:
     """Return the beginning of a prompt, or of what a model said, as one line."""
     return clipped(" ".join(text[: 4 * _LINE].split()), _LINE)
 
@@ -262,66 +265,31 @@ def table(
     }
     needed = sum(least.get(i, natural[i]) for i in shown) + len(_GAP) * (len(shown) - 1)
     inline, below = (shown, []) if needed <= room() else (base, long)
-    layout = _Layout(
-        heads=heads,
-        columns=inline,
-        widths=_widths(inline, natural, least, room()),
-        right=frozenset(right),
-        brief=frozenset(brief),
-    )
-    found = [*layout.lines(heads, plain=True)]
-    for row in cells:
-        found += layout.lines(row)
-        for i in below:
-            text = clipped(row[i], room() - len(_GAP)) if heads[i] in brief else row[i]
-            found += [_GAP + piece for piece in wrapped(text, room() - len(_GAP)) if piece]
-    return found
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Layout:
-    """Which columns stand beside each other, and how wide each is."""
-
-    heads: Sequence[str]
-    columns: Sequence[int]
-    widths: Mapping[int, int]
-    right: frozenset[str]
-    brief: frozenset[str]
-
-    def lines(self, row: Sequence[str], *, plain: bool = False) -> Iterator[str]:
-        """Yield a row in as many lines as its longest cell takes."""
-        cells = [[*self._pieces(row[i], i)] for i in self.columns]
-        for pieces in zip_longest(*cells, fillvalue=""):
-            parts = []
-            for i, piece in zip(self.columns, pieces, strict=True):
-                gap = " " * (self.widths[i] - width_of(piece))
-                text = piece if plain else coloured(piece, row[i])
-                parts.append(gap + text if self.heads[i] in self.right else text + gap)
-            yield _GAP.join(parts).rstrip()
-
-    def _pieces(self, cell: str, column: int) -> Iterator[str]:
-        width = self.widths[column]
-        return (
-            iter([clipped(cell, width)])
-            if self.heads[column] in self.brief
-            else wrapped(cell, width)
-        )
-
-
-def _widths(
-    columns: Sequence[int], natural: Mapping[int, int], least: Mapping[int, int], whole: int
-) -> dict[int, int]:
-    """Return how wide each column is:
-    those that may be narrower than they are long share what the others leave.
-    """
-    widths = {i: natural[i] for i in columns}
-    sharing = sorted((i for i in columns if i in least), key=lambda i: natural[i])
-    left = whole - len(_GAP) * (len(columns) - 1)
-    left -= sum(natural[i] for i in columns if i not in least)
+    widths = {i: natural[i] for i in inline}
+    # Those that may be narrower than they are long share what the others leave.
+    sharing = sorted((i for i in inline if i in least), key=lambda i: natural[i])
+    left = room() - len(_GAP) * (len(inline) - 1)
+    left -= sum(natural[i] for i in inline if i not in least)
     for place, i in enumerate(sharing):
         widths[i] = max(least[i], min(natural[i], left // (len(sharing) - place)))
         left -= widths[i]
-    return widths
+    found = []
+    for number, row in enumerate([heads, *cells]):
+        pieces = [
+            [clipped(row[i], widths[i])] if heads[i] in brief else [*wrapped(row[i], widths[i])]
+            for i in inline
+        ]
+        for line in zip_longest(*pieces, fillvalue=""):
+            parts = []
+            for i, piece in zip(inline, line, strict=True):
+                gap = " " * (widths[i] - width_of(piece))
+                text = coloured(piece, row[i]) if number else piece
+                parts.append(gap + text if heads[i] in right else text + gap)
+            found.append(_GAP.join(parts).rstrip())
+        for i in below if number else ():
+            text = clipped(row[i], room() - len(_GAP)) if heads[i] in brief else row[i]
+            found += [_GAP + piece for piece in wrapped(text, room() - len(_GAP)) if piece]
+    return found
 
 
 def facts(named: Mapping[str, str], margin: str = "") -> Iterator[str]:

@@ -35,7 +35,7 @@ def batches(rows: Sequence[BatchRow], prompts: Mapping[str, str] | None = None) 
             at_least(r.cost_usd, r.known_usd),
             unsettled(r),
             moment(r.batch.received_at),
-            formatting.line((prompts or {}).get(r.batch.name, "")),
+            formatting.one_line((prompts or {}).get(r.batch.name, "")),
         )
         for r in rows
     ]
@@ -67,7 +67,7 @@ def tasks(rows: Sequence[TaskRow], prompts: Mapping[str, str], waiting: WaitReas
             f"{t.input_tokens + t.output_tokens:,}",
             money(t.cost_usd),
             unsettled(t),
-            formatting.line(prompts.get(t.ref.task, "")),
+            formatting.one_line(prompts.get(t.ref.task, "")),
             waiting.in_short(t),
         )
         for t in rows
@@ -179,11 +179,8 @@ def _changed(made: ResultV1, row: TaskRow) -> str:
 
 def _excerpt(text: str) -> str:
     """Return the beginning of a text, its lines as they are, none of them empty."""
-    return "\n".join(_lines(cut(text.strip(), _MAX_TEXT_CHARS)))
-
-
-def _lines(text: str) -> Iterator[str]:
-    yield from (line.rstrip() for line in text.splitlines() if line.strip())
+    lines = cut(text.strip(), _MAX_TEXT_CHARS).splitlines()
+    return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
 #: By task: the results that have something to report.
@@ -208,19 +205,17 @@ def cautions_field(cautions: Cautions, task: str) -> object:
 def caution_lines(cautions: Cautions) -> Iterator[str]:
     """Yield lines for people, each file with the command that shows it."""
     for task, result in list(cautions.items())[:_MOST_TASKS]:
-        yield from map(escape, _of_task(task, result))
+        files = result.runs_code
+        if files is None:
+            yield escape(
+                f"{task} ended before batchd looked whether it left what {_WORDS}: {result.dir}"
+            )
+            continue
+        yield escape(f"{task} changed what {_WORDS}: {result.dir}")
+        for file in files[:_MOST_FILES]:
+            whose = f", for {file.by}" if file.by else ", batchd could not look into it"
+            yield escape(f"  {file.show}    ({file.change}{whose})")
+        if (more := len(files) - _MOST_FILES) > 0:
+            yield f"  … and {more:,} more: runs_code in its result"
     if (more := len(cautions) - _MOST_TASKS) > 0:
         yield f"… and of {more:,} more tasks: runs_code in their results"
-
-
-def _of_task(task: str, result: ResultV1) -> Iterator[str]:
-    files = result.runs_code
-    if files is None:
-        yield f"{task} ended before batchd looked whether it left what {_WORDS}: {result.dir}"
-        return
-    yield f"{task} changed what {_WORDS}: {result.dir}"
-    for file in files[:_MOST_FILES]:
-        whose = f", for {file.by}" if file.by else ", batchd could not look into it"
-        yield f"  {file.show}    ({file.change}{whose})"
-    if (more := len(files) - _MOST_FILES) > 0:
-        yield f"  … and {more:,} more: runs_code in its result"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import msgspec
 from batchd import catalog, decoders
 from batchd.cli.display import formatting
 from batchd.cli.display.formatting import MARKS, coloured, room
+from batchd.errors import Problem
 from batchd.fitting import hanging
 from batchd.log import escape
 from batchd.records import Batch, TaskStatus
@@ -33,34 +34,25 @@ def lines(summary: Mapping[str, Any], prompts: Mapping[str, str] | None = None) 
     name = escape(summary["batch"])
     if summary["status"] == "rejected":
         head = f"{name} was rejected: {counted(len(summary['errors']), 'error')} in the file"
-        return [coloured(head, "rejected"), *(f"  {_problem(e)}" for e in summary["errors"])]
+        problems = [Problem(e["place"], e["message"], e["hint"]) for e in summary["errors"]]
+        return [coloured(head, "rejected"), *(f"  {escape(str(problem))}" for problem in problems)]
     cancelled = " was cancelled" if summary["status"] == "cancelled" else ""
     head = (
         f"{name}{cancelled}: {summary['counts']['completed']:,} of {counted(summary['total'], 'task')} "
         f"completed in {duration(summary['wall_s'])}"
     )
+    cautions = []
+    if found := sum(task.get("runs_code", 0) != 0 for task in summary["tasks"]):
+        may = f"{counted(found, 'task')} may have changed what runs code when you use the directory"
+        cautions = ["", f"{may}: `batchd status {name}` says what"]
     return [
         head,
         "",
         *_figures(summary),
         "",
         *_tasks(summary["tasks"], prompts or {}),
-        *_cautions(summary),
+        *cautions,
     ]
-
-
-def _cautions(summary: Mapping[str, Any]) -> list[str]:
-    """Return a line where tasks changed what runs code when their directories are used."""
-    found = sum(task.get("runs_code", 0) != 0 for task in summary["tasks"])
-    if not found:
-        return []
-    may = f"{counted(found, 'task')} may have changed what runs code when you use the directory"
-    return ["", f"{may}: `batchd status {escape(summary['batch'])}` says what"]
-
-
-def _problem(error: Mapping[str, Any]) -> str:
-    text = f"{error['place']}: {error['message']}" if error["place"] else error["message"]
-    return escape(f"{text} ({error['hint']})" if error["hint"] else text)
 
 
 def _figures(summary: Mapping[str, Any]) -> list[str]:
@@ -83,17 +75,12 @@ def _figures(summary: Mapping[str, Any]) -> list[str]:
             f"at most {money(cost['unsettled'])}"
         )
     figures = [*formatting.facts(rows, "  ")]
-    elsewhere = [c for c in cost["compare"] if usage["calls"] and _on_sale(c["model"])]
+    # Summaries are older than what they compare with: a model may be gone by now.
+    ends_of = {c["model"]: catalog.end(c["model"]) for c in cost["compare"]}
+    gone = {model for model, end in ends_of.items() if end and end.gone(catalog.today())}
+    elsewhere = [c for c in cost["compare"] if usage["calls"] and c["model"] not in gone]
     compared = [f"  {c['model']:<32} {money(c['total']):>12}" for c in elsewhere]
     return figures + (["", "The same tokens elsewhere:", *compared] if compared else [])
-
-
-def _on_sale(model: str) -> bool:
-    """Return whether a model is still to be had:
-    summaries are older than what they compare with.
-    """
-    end = catalog.end(model)
-    return end is None or not end.gone(catalog.today())
 
 
 def _outcome(counts: Mapping[str, int], tasks: Sequence[Mapping[str, Any]]) -> str:
@@ -128,7 +115,7 @@ def _tasks(tasks: list[Mapping[str, Any]], prompts: Mapping[str, str]) -> list[s
             duration(t["run_s"]),
             f"{t['total_tokens']:,}",
             money(t["cost"]),
-            formatting.line(prompts.get(t["task"], "")),
+            formatting.one_line(prompts.get(t["task"], "")),
         )
         for t in tasks[:MOST_ROWS]
     ]
@@ -150,17 +137,13 @@ def _tasks(tasks: list[Mapping[str, Any]], prompts: Mapping[str, str]) -> list[s
             causes.setdefault(task["message"], []).append(task["task"])
     # What ended several tasks stands once.
     kept = [f"{listed(names)}: {cause}" for cause, names in causes.items()][:_MOST_CAUSES]
-    said = [line for cause in kept for line in _hanging(cause)]
+    said: list[str] = []
+    for cause in kept:
+        # What a check printed has several lines.
+        first, *rest = cause.splitlines()
+        for line in (escape(first), *(f"  {escape(line)}" for line in rest if line.strip())):
+            said += hanging(line, room())
     return [*found, "", *said] if said else found
-
-
-def _hanging(text: str) -> Iterator[str]:
-    """Yield the lines of a text, all but the first indented,
-    wrapped by words; what a check printed has several.
-    """
-    first, *more = text.splitlines()
-    for line in (escape(first), *(f"  {escape(line)}" for line in more if line.strip())):
-        yield from hanging(line, room())
 
 
 def report(rows: Iterable[BatchRow], *, as_json: bool = False) -> int:
@@ -184,18 +167,17 @@ def report(rows: Iterable[BatchRow], *, as_json: bool = False) -> int:
                 *lines(one, {line.task: line.first_prompt for line in _result_lines(batch)}),
                 "",
                 f"Results: {batch.folder}/",
-                *_page(batch),
+                # Not every batch has a report.
+                *(
+                    [f"Report:  {page}"]
+                    if (page := Path(batch.folder, "report.html")).is_file()
+                    else []
+                ),
                 sep="\n",
             )
     if any(row.problems for row in rows):
         return 2
     return 0 if all(row.completed == row.tasks for row in rows) else 1
-
-
-def _page(batch: Batch) -> list[str]:
-    """Return the line that names a batch's report, where it has one."""
-    page = Path(batch.folder, "report.html")
-    return [f"Report:  {page}"] if page.is_file() else []
 
 
 def answer(row: BatchRow) -> str:

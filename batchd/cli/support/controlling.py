@@ -145,21 +145,9 @@ def _here(settings: Config, order: ControlRequest[A]) -> A:
     return answer
 
 
-def targets(parser: argparse.ArgumentParser, *, json: bool = True) -> None:
-    """Declare what an order is about."""
-    parser.add_argument("target", nargs="+", metavar="BATCH[/TASK]")
-    if json:
-        as_json(parser)
-
-
 def as_json(parser: argparse.ArgumentParser) -> None:
     """Declare ``--json``."""
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-
-
-def checked(given: Sequence[str]) -> tuple[str, ...]:
-    """Return the targets, each checked to be one. Raises ``UsageError``."""
-    return tuple("/".join(filter(None, formatting.split_target(target))) for target in given)
 
 
 def show(answer: object, lines: Sequence[str], *, json: bool) -> int:

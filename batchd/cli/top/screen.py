@@ -18,7 +18,7 @@ from batchd.cli.top.key_orders import KeyOrder, OrderSender
 from batchd.cli.top.lists import MainScreen, moves, on_task
 from batchd.cli.top.terminal import StopRequested, Terminal
 from batchd.cli.top.watching import LATELY, SpoolPoller, Story, TopQuery, TopSnapshot
-from batchd.cli.top.work import Activities, TaskActivity
+from batchd.cli.top.work import Activities
 from batchd.log import escape
 from batchd.observe.snapshot import Observer
 from batchd.records import Ref
@@ -84,9 +84,19 @@ class TaskView:
 
     def draw(self, sight: TopSnapshot, width: int, height: int) -> list[Text]:
         """Return the lines of the screen, at most ``height``."""
-        self._make(width)
+        if self._made_for != (width, self.full):
+            self._lines, self._made, self._made_for = [], 0, (width, self.full)
+        for passage in self._passages[self._made :]:
+            self._lines += conversation_lines.lines(passage, width, full=self.full)
+        self._made = len(self._passages)
         above = [self._head(width)]
-        now = [_now(work)] if (work := self._work(sight)) and not work.row.status.final else []
+        now: list[Text] = []
+        if self._story and sight.snapshot and not self._story.row.status.final:
+            work = Activities(sight.snapshot).work(self._story.row)
+            since = f", for {duration(max(0.0, work.at - work.since))}" if work.since else ""
+            now.append(
+                Text(f"▸ {escape(f'{work.step}: {work.detail}'.rstrip(': '))}{since}", "yellow")
+            )
         self._shown = max(1, height - len(above) - len(now))
         last = max(0, len(self._lines) - self._shown)
         top = last if self.top is None else min(self.top, last)
@@ -94,15 +104,11 @@ class TaskView:
             above.append(Text(escape(sight.trouble), "bold red"))
         if not self._lines:
             above.append(Text("nothing of it has started" if self._story else "looking …", "dim"))
-        shown = [_line_text(line) for line in self._lines[top : top + self._shown]]
+        shown = [
+            Text.assemble((line.text, _STYLES[line.tone]), (line.tail, "dim"))
+            for line in self._lines[top : top + self._shown]
+        ]
         return [*above, *shown, *now][:height]
-
-    def _make(self, width: int) -> None:
-        if self._made_for != (width, self.full):
-            self._lines, self._made, self._made_for = [], 0, (width, self.full)
-        for passage in self._passages[self._made :]:
-            self._lines += conversation_lines.lines(passage, width, full=self.full)
-        self._made = len(self._passages)
 
     def _head(self, width: int) -> Text:
         line = Text(str(self.ref))
@@ -125,20 +131,6 @@ class TaskView:
         line.append(more)
         line.stylize("bold underline")
         return line
-
-    def _work(self, sight: TopSnapshot) -> TaskActivity | None:
-        if self._story is None or sight.snapshot is None:
-            return None
-        return Activities(sight.snapshot).work(self._story.row)
-
-
-def _now(work: TaskActivity) -> Text:
-    span = f", for {duration(max(0.0, work.at - work.since))}" if work.since else ""
-    return Text(f"▸ {escape(f'{work.step}: {work.detail}'.rstrip(': '))}{span}", "yellow")
-
-
-def _line_text(line: ScreenLine) -> Text:
-    return Text.assemble((line.text, _STYLES[line.tone]), (line.tail, "dim"))
 
 
 _LIST_KEYS = "q quit  Tab lists  Enter open  c cancel  p pause  r retry  / find  ? help"
@@ -209,24 +201,20 @@ class TopScreen:
         elif self.asked is not None:
             order, self.asked = self.asked, None
             if key in {"y", "Y"}:
-                self._give(order)
+                self.give(order)
             else:
                 self.message = ("nothing was done", False)
         elif self.lists.typed is None and key in {"q", "Q"}:
             return False
         elif self.lists.typed is None and key == "?":
             self.helping = True
+        elif self.following and key in {"escape", "left", "h", "backspace"}:
+            self.following = None
         elif self.following:
-            self._in_task(self.following, key, sight)
+            self._outcome(self.following.key(key, sight))
         else:
             self._outcome(self.lists.key(key, sight))
         return True
-
-    def _in_task(self, following: TaskView, key: str, sight: TopSnapshot) -> None:
-        if key in {"escape", "left", "h", "backspace"}:
-            self.following = None
-        else:
-            self._outcome(following.key(key, sight))
 
     def _outcome(self, outcome: KeyOrder | Ref | str | None) -> None:
         if isinstance(outcome, Ref):
@@ -236,11 +224,7 @@ class TopScreen:
         elif outcome is not None and outcome.question:
             self.asked = outcome
         elif outcome is not None:
-            self._give(outcome)
-
-    def _give(self, order: KeyOrder) -> None:
-        self.give(order)
-        self.message = None
+            self.give(outcome)
 
     def draw(self, sight: TopSnapshot, width: int, height: int) -> list[Text]:
         """Return the lines of the screen: exactly ``height``."""

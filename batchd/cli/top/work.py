@@ -128,15 +128,15 @@ def listed(works: Iterable[TaskActivity], by: str, words: str) -> list[TaskRow]:
     """
     wanted = words.casefold()
     if wanted:
-        works = (w for w in works if wanted in _text(w).casefold())
+        works = (
+            w
+            for w in works
+            if wanted in f"{w.row.ref}\n{w.step}\n{w.detail}\n{w.row.model}\n{w.prompt}".casefold()
+        )
     if by != IN_ORDER:
         key, backwards = SORTS[by]
         works = sorted(works, key=key, reverse=backwards)
     return [work.row for work in works]
-
-
-def _text(work: TaskActivity) -> str:
-    return f"{work.row.ref}\n{work.step}\n{work.detail}\n{work.row.model}\n{work.prompt}"
 
 
 def columns(by: str, *, of_one: bool, unsettled: bool) -> list[Column[TaskActivity]]:
@@ -147,7 +147,7 @@ def columns(by: str, *, of_one: bool, unsettled: bool) -> list[Column[TaskActivi
     made: list[Column[TaskActivity]] = [
         Column(
             head="TASK",
-            cell=_name if of_one else _whole_name,
+            cell=(lambda w: w.row.ref.task) if of_one else (lambda w: str(w.row.ref)),
             flexible=True,
             name=True,
             least=14 if of_one else 26,
@@ -160,10 +160,20 @@ def columns(by: str, *, of_one: bool, unsettled: bool) -> list[Column[TaskActivi
             right=True,
             least=6,
         ),
-        Column(head="TOKENS", cell=_tokens, right=True, least=7, rank=3 if of_one else 2),
-        Column(head="COST", cell=_cost, right=True, least=7, rank=1),
+        Column(
+            head="TOKENS",
+            cell=lambda w: _tokens(w.row),
+            right=True,
+            least=7,
+            rank=3 if of_one else 2,
+        ),
+        Column(head="COST", cell=lambda w: money(w.row.cost_usd), right=True, least=7, rank=1),
         *(
-            [Column(head="UNSETTLED", cell=_unsettled, right=True, least=9, rank=2)]
+            [
+                Column(
+                    head="UNSETTLED", cell=lambda w: _unsettled(w.row), right=True, least=9, rank=2
+                )
+            ]
             if unsettled
             else ()
         ),
@@ -180,38 +190,15 @@ def columns(by: str, *, of_one: bool, unsettled: bool) -> list[Column[TaskActivi
     ]
     if by == IN_ORDER:
         return made
-    return [_marked(c) if c.head == by else c for c in made]
-
-
-def _name(work: TaskActivity) -> str:
-    return work.row.ref.task
-
-
-def _whole_name(work: TaskActivity) -> str:
-    return str(work.row.ref)
-
-
-def _marked(column: Column[TaskActivity]) -> Column[TaskActivity]:
-    head = f"▾{column.head}" if column.right else f"{column.head} ▾"
-    return replace(column, head=head)
+    return [
+        replace(c, head=f"▾{c.head}" if c.right else f"{c.head} ▾") if c.head == by else c
+        for c in made
+    ]
 
 
 def _step(work: TaskActivity) -> Text:
     since = f" {span(max(0.0, work.at - work.since))}" if work.since else ""
     return Text.assemble((work.step, _STYLES.get(work.step, "")), (since, "dim"))
-
-
-def _cost(work: TaskActivity) -> str:
-    return money(work.row.cost_usd)
-
-
-def _unsettled(work: TaskActivity) -> str:
-    usd = work.row.unsettled_usd
-    return f"≤ {money(usd)}" if usd else "yes" if work.row.unsettled_calls else ""
-
-
-def _tokens(work: TaskActivity) -> str:
-    return compact(work.row.input_tokens + work.row.output_tokens)
 
 
 _BATCH_STYLES = {
@@ -231,27 +218,25 @@ def batch_columns(rows: Sequence[BatchRow]) -> list[Column[BatchRow]]:
     """Return the columns that say something."""
     made: list[Column[BatchRow]] = [
         Column(head="BATCH", cell=lambda b: b.batch.name, flexible=True, name=True, least=13),
-        Column(head="STATUS", cell=_batch_status, least=9),
+        Column(
+            head="STATUS", cell=lambda b: Text(b.status, _BATCH_STYLES.get(b.status, "")), least=9
+        ),
         Column(head="DONE", cell=_done),
         Column(head="BAD", cell=_bad, right=True, least=3),
+        Column(head="TOKENS", cell=_tokens, right=True, least=6, rank=3),
         Column(
-            head="TOKENS",
-            cell=lambda b: compact(b.input_tokens + b.output_tokens),
+            head="COST",
+            cell=lambda b: at_least(b.cost_usd, b.known_usd),
             right=True,
-            least=6,
-            rank=3,
+            least=7,
+            rank=1,
         ),
-        Column(head="COST", cell=_batch_cost, right=True, least=7, rank=1),
     ]
     if any(b.unsettled_calls for b in rows):
-        made.append(Column(head="UNSETTLED", cell=_batch_unsettled, right=True, least=9, rank=2))
+        made.append(Column(head="UNSETTLED", cell=_unsettled, right=True, least=9, rank=2))
     if any(b.batch.budget_usd for b in rows):
         made.append(Column(head="BUDGET", cell=_budget, rank=2))
     return made
-
-
-def _batch_status(row: BatchRow) -> Text:
-    return Text(row.status, _BATCH_STYLES.get(row.status, ""))
 
 
 def _done(row: BatchRow) -> Text:
@@ -266,11 +251,11 @@ def _bad(row: BatchRow) -> Text:
     return Text(f"{bad:,}" if bad else "", "red")
 
 
-def _batch_cost(row: BatchRow) -> str:
-    return at_least(row.cost_usd, row.known_usd)
+def _tokens(row: BatchRow | TaskRow) -> str:
+    return compact(row.input_tokens + row.output_tokens)
 
 
-def _batch_unsettled(row: BatchRow) -> str:
+def _unsettled(row: BatchRow | TaskRow) -> str:
     usd = row.unsettled_usd
     return f"≤ {money(usd)}" if usd else "yes" if row.unsettled_calls else ""
 
@@ -294,24 +279,17 @@ def lately(glimpsed: Glimpsed, width: int, height: int) -> list[Text]:
     shown = glimpsed.ended[: height - 1]
     if height < _MIN_LINES or not shown:
         return []
-    found = table(_lately_columns(glimpsed), shown, width, title="ENDED LATELY")
-    found[0].stylize("dim underline")
-    found[0].pad_right(max(0, width - found[0].cell_len))
-    return found
-
-
-def _lately_columns(glimpsed: Glimpsed) -> Sequence[Column[TaskRow]]:
-    return (
+    columns: Sequence[Column[TaskRow]] = (
         Column(head="TASK", cell=lambda t: str(t.ref), flexible=True, name=True, least=20),
-        Column(head="HOW", cell=_how, least=9),
-        Column(head="TIME", cell=_took, right=True, least=6, rank=2),
         Column(
-            head="TOKENS",
-            cell=lambda t: compact(t.input_tokens + t.output_tokens),
-            right=True,
-            least=7,
-            rank=3,
+            head="HOW",
+            cell=lambda t: Text(
+                ends.said(t.status, t.reason, t.round), _END_STYLES.get(t.status, "")
+            ),
+            least=9,
         ),
+        Column(head="TIME", cell=_took, right=True, least=6, rank=2),
+        Column(head="TOKENS", cell=_tokens, right=True, least=7, rank=3),
         Column(head="COST", cell=lambda t: money(t.cost_usd), right=True, least=7, rank=1),
         Column(
             head="PROMPT",
@@ -321,10 +299,10 @@ def _lately_columns(glimpsed: Glimpsed) -> Sequence[Column[TaskRow]]:
             rank=4,
         ),
     )
-
-
-def _how(row: TaskRow) -> Text:
-    return Text(ends.said(row.status, row.reason, row.round), _END_STYLES.get(row.status, ""))
+    found = table(columns, shown, width, title="ENDED LATELY")
+    found[0].stylize("dim underline")
+    found[0].pad_right(max(0, width - found[0].cell_len))
+    return found
 
 
 def _took(row: TaskRow) -> str:
