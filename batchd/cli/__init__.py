@@ -13,16 +13,16 @@ import os
 import sys
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from batchd import __version__, gone, processes
-from batchd.cli.display import standard_streams
-from batchd.cli.support import child_signal, examples
+from batchd.cli import surroundings
 from batchd.console import columns_of, hanging
 from batchd.errors import BatchdError, ForbiddenError, UsageError
 from batchd.log import escape
 
-#: Each command with its line in the help; its module is ``batchd.cli.NAME``.
+#: Each command with its line in the help.
 COMMANDS: Mapping[str, str] = {
     "init": "make a spool: configuration, inbox, outbox, and a task file to try it",
     "serve": "watch the inbox and work on what is dropped, until stopped",
@@ -58,6 +58,55 @@ COMMANDS: Mapping[str, str] = {
     "demo": "show the whole way with a stand-in model: no key, no network",
 }
 
+#: The modules that have several commands; each other command has one of its own name.
+_MODULES: Mapping[str, str] = {
+    **dict.fromkeys(("cancel", "retry", "pause", "resume", "priority", "tune", "invite"), "orders"),
+    **dict.fromkeys(("schema", "completion"), "shipped"),
+    **dict.fromkeys(("backup", "restore"), "backups"),
+}
+
+#: For each command's ``--help``: lines that work as they stand, with names of the reader's own.
+EXAMPLES: Mapping[str, tuple[str, ...]] = {
+    "init": ("batchd init ~/spool",),
+    "serve": ("batchd serve", "batchd --config ~/spool/config.toml serve"),
+    "run": ("batchd run task.json", "batchd run --first 3 task.json"),
+    "submit": (
+        "batchd submit task.json --wait",
+        "batchd submit --prompt 'Write tests.' --each 'src/*' --check 'make test'",
+    ),
+    "wait": ("batchd wait evening",),
+    "status": ("batchd status", "batchd status evening", "batchd status evening/001"),
+    "top": ("batchd top", "batchd top --once"),
+    "logs": ("batchd logs evening/001", "batchd logs -f evening"),
+    "cost": (
+        "batchd cost --since today",
+        "batchd cost evening --compare openai/gpt-6-luna anthropic/claude-haiku-5-5",
+    ),
+    "web": ("batchd web",),
+    "report": ("batchd report evening", "batchd report --since yesterday --csv"),
+    "diff": ("batchd diff evening/001",),
+    "apply": ("batchd apply evening/001",),
+    "estimate": ("batchd estimate task.json",),
+    "check": ("batchd check",),
+    "config": ("batchd config",),
+    "trust": ("batchd trust ~/spool",),
+    "notify": ("batchd notify", "batchd notify --test me"),
+    "schema": ("batchd schema task",),
+    "completion": ("batchd completion bash",),
+    "cancel": ("batchd cancel evening", "batchd cancel evening/001"),
+    "retry": ("batchd retry --failed evening",),
+    "pause": ("batchd pause evening", "batchd pause --all"),
+    "resume": ("batchd resume --all",),
+    "priority": ("batchd priority evening 10",),
+    "prune": ("batchd prune --older-than 30",),
+    "tune": ("batchd tune budget.per_day_usd=20",),
+    "invite": ("batchd invite node1 | ssh node1 batchd worker --join -",),
+    "worker": ("batchd worker --join -",),
+    "backup": ("batchd backup ~/batchd.backup",),
+    "restore": ("batchd restore ~/batchd.backup",),
+    "demo": ("batchd demo",),
+}
+
 #: Said to who names no command.
 _WAY_IN = """\
 batchd is a print spooler for LLM agents: drop task.json, collect results.
@@ -86,17 +135,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; ``SystemExit`` where argparse ends it."""
     given = sys.argv[1:] if argv is None else argv
     try:
-        standard_streams.repair()
-        child_signal.repair()
+        surroundings.repair()
         with processes.undisturbed():
             args = _parse(given)
-            command = importlib.import_module(f"batchd.cli.{args.command}")
+            command = _module(args.command)
         code = int(command.run(args))
         sys.stdout.flush()
     except ForbiddenError as error:
-        from batchd.cli.support import barred  # few are
-
-        _complain(barred.lines(error, given))
+        _complain(surroundings.barred(error, given))
         return error.exit_code
     except BatchdError as error:
         _complain(str(error))
@@ -108,17 +154,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except PermissionError as error:
-        from batchd.cli.support import barred
-
-        _complain(barred.closed(_command(given), error, given))
+        _complain(surroundings.closed(_command(given), error, given))
         return 3
     except OSError as error:
         # A folder that may not be read, a disk that is full: of the user's world, not a bug.
-        from batchd.cli.support import barred
-
-        _complain(barred.failed(error))
+        _complain(surroundings.failed(error))
         return 3
     return code
+
+
+def _module(command: str) -> ModuleType:
+    """Return the module of a command, loaded now."""
+    return importlib.import_module(f"batchd.cli.{_MODULES.get(command, command)}")
 
 
 def _command(given: Sequence[str]) -> str:
@@ -173,8 +220,8 @@ def parser(loaded: Container[str] = frozenset(COMMANDS)) -> argparse.ArgumentPar
         prog="batchd",
         description="A print spooler for LLM agents: drop task.json, collect verified results.",
         epilog="Exit codes: 0 all completed, 1 some task did not, 2 wrong use or invalid input, "
-        f"3 not possible here.\n\n{examples.shown('run', 'demo')}",
-        formatter_class=examples.Help,
+        f"3 not possible here.\n\n{_examples('run', 'demo')}",
+        formatter_class=_Help,
         parents=[common],
     )
     whole.add_argument("--version", action="version", version=f"batchd {__version__}")
@@ -197,10 +244,27 @@ def parser(loaded: Container[str] = frozenset(COMMANDS)) -> argparse.ArgumentPar
             name, help=line, description=f"{line[0].upper()}{line[1:]}.", parents=[common]
         )
         if name in loaded:
-            importlib.import_module(f"batchd.cli.{name}").arguments(command)
-            command.epilog = examples.below(name, command.epilog)
-            command.formatter_class = examples.Help
+            _module(name).arguments(command)
+            command.epilog = "\n\n".join(filter(None, (command.epilog, _examples(name))))
+            command.formatter_class = _Help
     return whole
+
+
+class _Help(argparse.HelpFormatter):
+    """The help formatter: argparse's layout, but a paragraph of examples keeps its lines."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        parts = text.split("\n\n")
+        fill = super()._fill_text
+        kept = (part if "\n" in part else fill(part, width, indent) for part in parts)
+        return "\n\n".join(kept)
+
+
+def _examples(*commands: str) -> str:
+    """Return a paragraph of some commands' examples."""
+    lines = [line for command in commands for line in EXAMPLES[command]]
+    head = "Example:" if len(lines) == 1 else "Examples:"
+    return "\n".join((head, *(f"  {line}" for line in lines)))
 
 
 def _enter(directory: str) -> None:

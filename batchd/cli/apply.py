@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from batchd import sandbox
+from batchd.cli import diff
 from batchd.cli.display import formatting
-from batchd.cli.support import task_patches
 from batchd.errors import FolderError, NotPossibleError, SandboxError, UsageError, WorkspaceError
 from batchd.log import escape
 from batchd.observe import changes
@@ -93,17 +93,17 @@ def _together(orders: list[_Order]) -> list[_Order]:
     return list(found.values())
 
 
-def _found(reader: StoreReader, target: str) -> task_patches.TaskPatch:
+def _found(reader: StoreReader, target: str) -> diff.TaskPatch:
     batch, task = formatting.split_target(target)
     if not task:
         raise UsageError(f"{escape(target)} is a batch: name its tasks, as {escape(batch)}/001")
-    found = next(task_patches.of(reader, batch, task), None)
+    found = next(diff.patches(reader, batch, task), None)
     if found is None:
         raise NotPossibleError(f"{target} has no result in the outbox")
     return found
 
 
-def _order(made: task_patches.TaskPatch, args: argparse.Namespace) -> _Order:
+def _order(made: diff.TaskPatch, args: argparse.Namespace) -> _Order:
     """Return what is to be done. Raises ``NotPossibleError`` where that is refused."""
     ref, result = made.ref, made.result
     remarks = changes.remarks(result)
@@ -123,7 +123,7 @@ def _order(made: task_patches.TaskPatch, args: argparse.Namespace) -> _Order:
     return _Order((ref,), _into(made, args.into), (patch,), _branch(made, args.branch))
 
 
-def _into(made: task_patches.TaskPatch, given: Path | None) -> Path:
+def _into(made: diff.TaskPatch, given: Path | None) -> Path:
     workspace = made.result.workspace
     source = workspace.source if workspace else ""
     if given is None and not source.startswith("/"):
@@ -137,7 +137,7 @@ def _into(made: task_patches.TaskPatch, given: Path | None) -> Path:
     return into
 
 
-def _branch(made: task_patches.TaskPatch, name: str | None) -> applying.Branch | None:
+def _branch(made: diff.TaskPatch, name: str | None) -> applying.Branch | None:
     if name is None:
         return None
     first = next(iter(made.result.first_prompt.strip().splitlines()), "")

@@ -15,7 +15,7 @@ from pathlib import Path
 from batchd import config, control, silent_paths, users
 from batchd.cli.display import formatting
 from batchd.cli.display.formatting import coloured
-from batchd.cli.support import looks, startup_refusals
+from batchd.cli.support import controlling, looks
 from batchd.cli.support.member_reader import MemberReader, fresh
 from batchd.config import own
 from batchd.console import wrapped
@@ -120,7 +120,7 @@ def _unseen(settings: config.Config, state: Path) -> Iterator[CheckLine]:
 
 
 def _absent(state: Path, why: str) -> Iterator[CheckLine]:
-    for refusal in startup_refusals.found(state):
+    for refusal in controlling.refusals(state):
         yield CheckLine("failed", "store", refusal)
     yield CheckLine("note", "daemon", why, "`batchd serve` starts one; `batchd run` needs none")
 

@@ -1,18 +1,21 @@
-"""``batchd cost``: what was spent, split every way;
-what the same tokens cost elsewhere is in ``repricing``.
+"""``batchd cost``: what was spent, split every way; and what tokens cost with other models: those
+on record, or counts given by hand.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-from typing import Any, Protocol, cast
+from collections.abc import Sequence
+from typing import Any, TypeAlias, cast
 
 from batchd import config
-from batchd.cli.display import formatting, tables
-from batchd.cli.support import repricing
+from batchd.cli.display import formatting
+from batchd.config import Config
 from batchd.errors import UsageError
 from batchd.log import escape
+from batchd.pricing import Prices
+from batchd.records import Cost, Price, Usage
 from batchd.store.queries import SPLITS, Split
 from batchd.store.reader import StoreReader
 from batchd.store.rows import SpendRow
@@ -29,6 +32,15 @@ COLUMNS = (
     # and what the other calls came to where one is missing.
     "known_usd",
 )
+
+#: More tokens than any account has, and few enough to be multiplied.
+_MAX_TOKENS = 10**15
+#: Parts of the ledger as small as it has them: the average call of each says more than that of all.
+_PARTS: tuple[Split, ...] = ("day", "batch", "provider", "model", "purpose")
+#: A model, its price, and what is to be paid by it.
+_Priced: TypeAlias = tuple[str, Price | None, float | None]
+#: What the rows for programs hold of a comparison.
+_COMPARED = ("model", "total", "source", "ratio", "spent", "unsettled", "averaged", "dearest")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,106 +86,79 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print money."""
     if args.tokens is not None:
-        return _print(repricing.given(config.load(args.config), args.compare, args.tokens), args)
+        settings = config.load(args.config)
+        models = args.compare or (settings.agent.model, *settings.cost.compare)
+        return _compare(args, _priced(settings, models, [_usage(args.tokens)]), None)
     if args.by and args.compare is not None:
         raise UsageError("--compare prices everything together: leave --by out")
     asked = _asked(args)
     with StoreReader(formatting.store_path(formatting.state_directory(args.config))) as reader:
         if asked["batch"]:
             reader.batch(asked["batch"])  # raises where there is none: no money is not the same
-        if args.compare is not None:
-            settings = config.load(args.config)
-            return _print(repricing.recorded(settings, args.compare, reader, asked), args)
-        by: tuple[Split, ...] = args.by or (("model",) if asked["batch"] else ("batch",))
-        return _print(_Spent(reader, by, asked), args)
+        if args.compare is None:
+            return _split(args, reader, asked)
+        settings = config.load(args.config)
+        used = [Usage.of(row) for row in reader.spend(_PARTS, **asked)]
+        spent = next(iter(reader.spend((), **asked)), None)
+        return _compare(args, _priced(settings, args.compare or settings.cost.compare, used), spent)
 
 
-class _Shown(Protocol):
-    """A table, for people, programs and spreadsheets."""
+def _split(args: argparse.Namespace, reader: StoreReader, asked: dict[str, Any]) -> int:
+    """Print the ledger, split."""
+    by: tuple[Split, ...] = args.by or (("model",) if asked["batch"] else ("batch",))
+    # A model's own name says little without its provider's.
+    keys = [("provider", name) if name == "model" else (name,) for name in by]
+    known = cast("tuple[Split, ...]", tuple(dict.fromkeys(itertools.chain(*keys))))
+    rows, totals = reader.spend(known, **asked), reader.spend((), **asked)
+    if args.json or args.csv:
+        columns = (*known, *COLUMNS)
+        records = [{name: getattr(row, name) for name in columns} for row in rows]
+        return formatting.print_records(columns, records, csv=args.csv)
 
-    def columns(self) -> tuple[str, ...]: ...
-    def records(self) -> list[dict[str, Any]]: ...
-    def lines(self) -> list[str]: ...
-    def notes(self) -> list[str]: ...
+    def named(row: SpendRow, name: Split) -> str:
+        value = f"{row.provider}/{row.model}" if name == "model" else getattr(row, name)
+        return NO_TAG if value is None else str(value)
 
-
-def _print(shown: _Shown, args: argparse.Namespace) -> int:
-    """Print a table with its notes, or the same for programs."""
-    if args.json:
-        formatting.print_json(shown.records())
-    elif args.csv:
-        formatting.print_csv(shown.columns(), shown.records())
-    else:
-        print(*shown.lines(), sep="\n")
-        formatting.say(*shown.notes())
+    lines = [*(([named(row, name) for name in by], row) for row in rows)]
+    lines += [(["total", *[""] * (len(by) - 1)], row) for row in totals]
+    cells = [
+        (
+            *names,
+            f"{r.calls:,}",
+            f"{r.input_tokens:,}",
+            f"{r.cached_input_tokens:,}",
+            f"{r.output_tokens:,}",
+            at_least(r.cost_usd, r.known_usd),
+            # At no known price they come to nothing, and are counted.
+            (money(r.unsettled_usd) if r.unsettled_usd else counted(r.unsettled_calls, "call"))
+            if r.unsettled_calls
+            else "",
+        )
+        for names, r in lines
+    ]
+    splits = [name.upper() for name in by]
+    heads = (*splits, "CALLS", "INPUT", "CACHED", "OUTPUT", "COST", "UNSETTLED")
+    # The one with the longest names gives way.
+    widest = max(range(len(splits)), key=lambda i: max((len(c[i]) for c in cells), default=0))
+    right = heads[len(splits) :]
+    extra = ("UNSETTLED",)  # else the room is the names'
+    print(
+        *formatting.table(heads, cells, right=right, flexible=heads[widest], extra=extra), sep="\n"
+    )
+    if not totals:
+        formatting.say("Nothing is on record for that.")
+        return 0
+    (total,) = totals
+    if "tag" in by and sum(r.calls for r in rows) > total.calls:
+        formatting.say("A task with several tags counts under each: the total is not their sum.")
+    if total.calls:
+        formatting.say(f"Prompt cache: {from_cache(total.cache_share, total.cache_saved)}.")
+    if total.unpriced_calls:
+        formatting.say(
+            f"No price is known for {total.unpriced_calls:,} of {total.calls:,} calls: "
+            'set input_usd_per_mtok and output_usd_per_mtok in [models."PROVIDER/MODEL"] for future calls.'
+        )
     return 0
-
-
-class _Spent:
-    """The ledger, split."""
-
-    def __init__(self, reader: StoreReader, by: tuple[Split, ...], asked: dict[str, Any]) -> None:
-        # A model's own name says little without its provider's.
-        self._by = by
-        keys = [("provider", name) if name == "model" else (name,) for name in by]
-        self._keys = cast("tuple[Split, ...]", tuple(dict.fromkeys(itertools.chain(*keys))))
-        self._rows = reader.spend(self._keys, **asked)
-        self._total = reader.spend((), **asked)
-
-    def columns(self) -> tuple[str, ...]:
-        return *self._keys, *COLUMNS
-
-    def records(self) -> list[dict[str, Any]]:
-        return [{name: getattr(row, name) for name in self.columns()} for row in self._rows]
-
-    def lines(self) -> list[str]:
-        names = [*((self._names(r), r) for r in self._rows)]
-        names += [(("total", *[""] * (len(self._by) - 1)), t) for t in self._total]
-        cells = [
-            (
-                *name,
-                f"{r.calls:,}",
-                f"{r.input_tokens:,}",
-                f"{r.cached_input_tokens:,}",
-                f"{r.output_tokens:,}",
-                at_least(r.cost_usd, r.known_usd),
-                # At no known price they come to nothing, and are counted.
-                (money(r.unsettled_usd) if r.unsettled_usd else counted(r.unsettled_calls, "call"))
-                if r.unsettled_calls
-                else "",
-            )
-            for name, r in names
-        ]
-        splits = [name.upper() for name in self._by]
-        heads = (*splits, "CALLS", "INPUT", "CACHED", "OUTPUT", "COST", "UNSETTLED")
-        if not any(r.unsettled_calls for _, r in names):
-            heads, cells = heads[:-1], [cell[:-1] for cell in cells]  # the room is the names'
-        # The one with the longest names gives way.
-        widest = max(range(len(splits)), key=lambda i: max((len(c[i]) for c in cells), default=0))
-        return tables.table(heads, cells, right=heads[len(splits) :], flexible=heads[widest])
-
-    def notes(self) -> list[str]:
-        if not self._total:
-            return ["Nothing is on record for that."]
-        (total,) = self._total
-        notes = []
-        if "tag" in self._by and sum(r.calls for r in self._rows) > total.calls:
-            notes.append("A task with several tags counts under each: the total is not their sum.")
-        if total.calls:
-            notes.append(f"Prompt cache: {from_cache(total.cache_share, total.cache_saved)}.")
-        if total.unpriced_calls:
-            notes.append(
-                f"No price is known for {total.unpriced_calls:,} of {total.calls:,} calls: "
-                'set input_usd_per_mtok and output_usd_per_mtok in [models."PROVIDER/MODEL"] for future calls.'
-            )
-        return notes
-
-    def _names(self, row: SpendRow) -> tuple[str, ...]:
-        names: list[str] = []
-        for name in self._by:
-            value = f"{row.provider}/{row.model}" if name == "model" else getattr(row, name)
-            names.append(NO_TAG if value is None else value)
-        return tuple(names)
 
 
 def _asked(args: argparse.Namespace) -> dict[str, Any]:
@@ -199,3 +184,91 @@ def _splits(text: str) -> tuple[Split, ...]:
             f"{escape(', '.join(unknown)) or 'nothing'} is not one of {', '.join(SPLITS)}"
         )
     return cast("tuple[Split, ...]", names)
+
+
+def _usage(text: str) -> Usage:
+    """Return ``IN,OUT`` tokens, as one call. Raises ``UsageError``."""
+    try:
+        taken, made = (int(n.replace("_", "")) for n in text.split(","))
+    except ValueError:
+        taken = made = -1
+    if not (0 <= taken <= _MAX_TOKENS and 0 <= made <= _MAX_TOKENS):
+        raise UsageError(
+            f"--tokens needs two counts, as in --tokens 120000,8000, not {escape(text[:40])}"
+        )
+    return Usage(calls=1, input_tokens=taken, output_tokens=made)
+
+
+def _compare(args: argparse.Namespace, priced: Sequence[_Priced], spent: SpendRow | None) -> int:
+    """Print what the same tokens cost with several models.
+
+    ``spent``: what the ledger says of them; None: they were given by hand, or there are none.
+    """
+
+    def ratio(total: float | None) -> float | None:
+        really = spent.cost_usd if spent else None
+        return total / really if really and total is not None else None
+
+    if args.json or args.csv:
+        records = [
+            {
+                "model": model,
+                "total": total,
+                "source": price.source if price else None,
+                "ratio": ratio(total),
+                "spent": spent.cost_usd if spent else None,
+                "unsettled": spent.unsettled_usd if spent else None,
+                "averaged": price is not None and len(price.rates) > 1,
+                "dearest": price is not None and bool(price.hours),
+            }
+            for model, price, total in priced
+        ]
+        return formatting.print_records(_COMPARED, records, csv=args.csv)
+    rows = [
+        (
+            model,
+            money(total),
+            f"{times:.2f}" if (times := ratio(total)) is not None else "",
+            f"{price.source}{' *' if len(price.rates) > 1 else ''}{' †' if price.hours else ''}"
+            if price
+            else "",
+        )
+        for model, price, total in priced
+    ]
+    heads = ("MODEL", "COST", "RATIO", "PRICES")
+    print(*formatting.table(heads, rows, right=("COST", "RATIO"), flexible="MODEL"), sep="\n")
+    if spent:
+        known = f"Really spent: {at_least(spent.cost_usd, spent.known_usd)}"
+        if spent.unpriced_calls:
+            known += f", as no price is known for {spent.unpriced_calls:,} of {spent.calls:,} calls"
+        formatting.say(f"{known}.")
+        if spent.unsettled_calls:
+            most = spent.unsettled_usd
+            formatting.say(
+                "Apart from that, and from all these: "
+                f"{f'up to {money(most)}' if most else 'an unknown sum'} for "
+                f"{counted(spent.unsettled_calls, 'call')} without an answer on record."
+            )
+    if any(price and len(price.rates) > 1 for _, price, _ in priced):
+        formatting.say(
+            "* Long inputs cost more there: calls are taken to be as long as their average."
+        )
+    if any(price and price.hours for _, price, _ in priced):
+        formatting.say(
+            "† The price depends on the moment, which the ledger does not have: its dearest counts."
+        )
+    return 0
+
+
+def _priced(settings: Config, models: Sequence[str], used: Sequence[Usage]) -> list[_Priced]:
+    """Return models with their prices and what tokens cost with them, cheapest first, unknown
+    prices last.
+    """
+    prices = Prices(settings.models)
+    found: list[_Priced] = []
+    for model in dict.fromkeys(models):
+        provider = settings.providers.get(model.partition("/")[0])
+        price = prices.price(model, provider.base_url if provider else "")
+        total = sum((price.cost_of_many(u) for u in used), Cost()).total if price else None
+        found.append((model, price, total))
+    return sorted(found, key=lambda f: (f[2] is None, f[2] or 0.0))

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from batchd import control, installation
-from batchd.cli.display import formatting, progress
-from batchd.cli.runs import batch_ends
+from batchd.cli.display import formatting, progress, summary_text
 from batchd.errors import NoDaemonError, NotPossibleError
 from batchd.spool import inbox
 from batchd.store.reader import StoreReader
@@ -95,7 +94,7 @@ def play(spool: Path, speed: float, config: str = "") -> int:
         print(f"Dropping task.json into {spool / 'inbox'}\n")
         inbox.drop(spool / "inbox", "task.json", sample.read_bytes())
         row = _follow(spool)
-    code = batch_ends.report([row])
+    code = summary_text.report([row])
     print(f"\n{_closing(spool)}", end="")
     return code
 

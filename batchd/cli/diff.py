@@ -5,13 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
+import msgspec
+
+from batchd import decoders
 from batchd.cli.display import formatting
-from batchd.cli.support import task_patches
 from batchd.errors import NotPossibleError
 from batchd.formats import ResultV1
 from batchd.log import escape
 from batchd.observe import changes
+from batchd.records import Ref
+from batchd.spool import outbox, patch_files
 from batchd.store.reader import StoreReader
 
 _GREEN, _RED, _BOLD, _CYAN, _PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[1m", "\x1b[36m", "\x1b[0m"
@@ -39,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     """Print patches."""
     with StoreReader(formatting.store_path(formatting.state_directory(args.config))) as reader:
         batch, task = formatting.target(reader, args.target)
-        found = list(task_patches.of(reader, batch, task)) if batch else []
+        found = list(patches(reader, batch, task)) if batch else []
     if task and not found:
         raise NotPossibleError(f"{args.target} has no result yet")
     code, many = 0, len(found) > 1
@@ -90,3 +96,54 @@ def _lines(lines: Iterable[str]) -> Iterator[str]:
         text = escape(line.expandtabs(8)) if "\t" in line else escape(line)
         colour = next((c for start, c in _COLOURS.items() if line.startswith(start)), "")
         yield f"{colour}{text}{_PLAIN}\n" if colour and wanted else f"{text}\n"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPatch:
+    """What a task has made, by its result."""
+
+    ref: Ref
+    folder: Path
+    result: ResultV1
+
+    @property
+    def file(self) -> Path:
+        """Where the patch lies."""
+        return self.folder / patch_files.name(self.ref.task)
+
+    @property
+    def whole(self) -> bool:
+        """Whether there is a patch, with all of its files, that may be shown."""
+        patch = self.result.patch
+        return bool(patch and patch.file and not patch.withheld and not patch.left_out)
+
+    def patch(self) -> bytes:
+        """Return the patch. Raises ``NotPossibleError`` where it is not what the result says."""
+        patch = self.result.patch
+        data = patch_files.whole(self.folder, self.ref.task, patch.sha256) if patch else None
+        if data is None:
+            raise NotPossibleError(
+                f"{self.file} is gone, or differs from what the result of {self.ref} says"
+            )
+        return data
+
+
+def patches(reader: StoreReader, batch: str, task: str = "") -> Iterator[TaskPatch]:
+    """Yield the tasks of a batch, or the one that is named, that have a result.
+
+    Raises ``UnknownNameError``.
+    """
+    row = reader.batch(batch)
+    names = [reader.task(Ref(batch, task)).ref.task] if task else None
+    folder = Path(row.batch.folder)
+    for name in names or [each.ref.task for each in reader.tasks(batch)]:
+        value = outbox.result(folder, name)
+        if value is not None:
+            yield TaskPatch(Ref(batch, name), folder, _result(value, folder / f"{name}.json"))
+
+
+def _result(value: object, path: Path) -> ResultV1:
+    try:
+        return decoders.convert(value, ResultV1)
+    except msgspec.ValidationError as error:
+        raise NotPossibleError(f"{path} is not a result of batchd: {error}") from None

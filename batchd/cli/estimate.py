@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchd import config, silent_paths
-from batchd.cli.display import formatting, tables
+from batchd.cli.display import formatting
 from batchd.cli.runs import given_files
 from batchd.errors import OlderStoreError
 from batchd.log import escape
@@ -159,7 +159,7 @@ def _lines(found: Estimate, budgets: _Budgets) -> Iterator[str]:
         yield "One task of each model; eight in ten lie within, if they go as those on record:"
         accepted = {r.model: f"{r.completed / r.tasks:.0%}" for r in found.history}
         rows = [(*_row(name, part), accepted.get(name, "?")) for name, part in found.models.items()]
-        yield from tables.table(_HEADS, rows, right=_HEADS[1:], flexible="ONE TASK OF")
+        yield from formatting.table(_HEADS, rows, right=_HEADS[1:], flexible="ONE TASK OF")
         yield ""
     yield from _together(found, budgets)
     yield ""
@@ -194,7 +194,7 @@ def _together(found: Estimate, budgets: _Budgets) -> Iterator[str]:
         took = _range(found.wall_s, duration)
         facts["wall-clock"] = f"{took}, roughly: {slots}, and nothing else at work"
     facts["at most"] = ", ".join(_bounds(total, budgets))
-    yield from tables.facts(facts, "  ")
+    yield from formatting.facts(facts, "  ")
     if whole:
         yield (
             "In brackets is what eight in ten lie within, if this batch goes as those on record: "

@@ -4,21 +4,129 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from batchd import config
-from batchd.cli.support import init_questions
+from batchd import config, pricing
+from batchd.cli.display import formatting
 from batchd.config import trust
+from batchd.config.constraints import reachable
 from batchd.config.providers import PRESETS
 from batchd.config.sections import AgentSection, PoolSection
 from batchd.errors import BatchdError, ConfigError, NotPossibleError, UsageError
 from batchd.log import escape
 from batchd.spool import new_spool, permissions
 from batchd.spool.new_spool import NewSpool
+
+#: What stands for no key.
+_NO_KEY = "none"
+_MAX_AGENTS = 1000
+_MODEL = re.compile(r"[^\s/]+/\S+")
+_VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_SCHEME = re.compile(r"https?://", re.IGNORECASE)
+_EXAMPLE = "http://10.0.0.7:8000/v1"
+#: What the dialects add to an address by themselves.
+_ENDPOINTS = ("/chat/completions", "/responses", "/messages")
+
+
+def ask_model() -> str:
+    """Ask which model does the work."""
+    usual = AgentSection().model
+    formatting.say(f"batchd knows {', '.join(PRESETS)}; others need an address.")
+    return _asked(f"Which model does the work? PROVIDER/MODEL [{usual}]: ", usual, wrong_model)
+
+
+def ask_address(provider: str) -> str:
+    """Ask where a provider is."""
+    return _asked(f"Where is {escape(provider)}? As in {_EXAMPLE}: ", "", wrong_address)
+
+
+def ask_agents() -> int:
+    """Ask how many tasks are worked on at a time."""
+    usual = str(PoolSection().processes)
+    return int(_asked(f"How many tasks at a time? [{usual}]: ", usual, wrong_agents))
+
+
+def ask_key(provider: str, usual: str, fits: Callable[[str, str], str]) -> tuple[str, str]:
+    """Ask where a key is; return the variable, or the file. ``fits`` says what is wrong with them.
+
+    What is answered is not repeated: it may be the key itself.
+    """
+    formatting.say(
+        f"The key of {escape(provider)} is not written down: name a variable, or a file's path."
+    )
+    while True:
+        answer = input(f"Where does it come from? [{usual or _NO_KEY}]: ").strip() or usual
+        problem = f"That is no NAME_OF_A_VARIABLE, no path with a slash in it, and not {_NO_KEY}"
+        if found := _meant(answer):
+            problem = fits(*found)
+            if not problem:
+                return found
+        formatting.say(f"{problem}.")
+
+
+def _file(path: str) -> str:
+    """Return a path as config.toml has it: one of the home's own stays that."""
+    return path if path.startswith("~/") else os.path.abspath(path)  # no link is followed
+
+
+def _meant(answer: str) -> tuple[str, str] | None:
+    if answer in {"", _NO_KEY}:
+        return "", ""
+    if "/" in answer:
+        return "", _file(answer)
+    # Who gives the key itself is not to find it in a file that others may read.
+    if _VARIABLE.fullmatch(answer) and (answer.isupper() or answer in os.environ):
+        return answer, ""
+    return None
+
+
+def wrong_model(model: str) -> str:
+    """Return what to write in place of a model's bare name: who sells it stands before it;
+    empty: nothing is wrong.
+    """
+    if _MODEL.fullmatch(model):
+        return ""
+    sold = [f"{seller}/{model}" for seller in PRESETS if model in pricing.names(seller)]
+    return f"it is PROVIDER/MODEL, as in {sold[0] if sold else AgentSection().model}"
+
+
+def wrong_address(url: str) -> str:
+    """Return why a provider cannot be reached by an address; empty: it can, as far as it shows."""
+    if not url:
+        return f"an address is needed, as in {_EXAMPLE}"
+    if "@" in url.partition("?")[0]:
+        return "leave user and password out of it: the key is asked for apart"
+    if not _SCHEME.match(url):
+        begun = "" if "://" in url else f": write http://{url}, or https://"
+        return f"it must begin with http:// or https://{begun}"
+    if not reachable(url):
+        return f"it must be http(s)://HOST[:PORT]/PATH, as in {_EXAMPLE}"
+    ending = next((e for e in _ENDPOINTS if url.rstrip("/").endswith(e)), "")
+    return ending and f"leave {ending} out: batchd adds it"
+
+
+def wrong_agents(answer: str) -> str:
+    """Return why that is no number of tasks at a time; empty: it is one."""
+    number = answer.isascii() and answer.isdecimal() and 1 <= int(answer[:5]) <= _MAX_AGENTS
+    return "" if number else f"it is a number from 1 to {_MAX_AGENTS:,}"
+
+
+def _asked(question: str, usual: str, wrong: Callable[[str], str]) -> str:
+    """Ask until nothing is wrong with the answer."""
+    while True:
+        answer = input(question).strip() or usual
+        problem = wrong(answer)
+        if not problem:
+            return answer
+        shown = f"{escape(answer)}: " if answer and "@" not in answer else "It does not work: "
+        formatting.say(f"{shown}{problem}.")
+
 
 _NOTHING = "nothing was made"
 
@@ -105,10 +213,10 @@ def _wanted(args: argparse.Namespace, directory: Path, *, ask_key: bool = True) 
     if asks:
         _refuse(usual)  # what is wrong with the directory is said before anything is asked
     try:
-        model = args.model or (asks and init_questions.ask_model()) or usual.model
+        model = args.model or (asks and ask_model()) or usual.model
         wanted = replace(usual, model=model, base_url=_address(args, model, asks=asks))
         key_env, key_file = _key(args, wanted, asks=asks and ask_key)
-        agents = args.agents or (asks and init_questions.ask_agents()) or usual.agents
+        agents = args.agents or (asks and ask_agents()) or usual.agents
     except EOFError:
         raise UsageError(_NOTHING) from None
     return replace(wanted, key_env=key_env, key_file=key_file, agents=agents)
@@ -118,12 +226,12 @@ def _check_given(args: argparse.Namespace) -> None:
     """Refuse arguments that would not work, before anything is asked. Raises ``UsageError``."""
     if args.base_url and not args.model:
         raise UsageError("--base-url goes with --model PROVIDER/MODEL")
-    if args.model and (wrong := init_questions.wrong_model(args.model)):
+    if args.model and (wrong := wrong_model(args.model)):
         raise UsageError(f"--model {escape(args.model)}: {wrong}")
-    if args.base_url and (wrong := init_questions.wrong_address(args.base_url)):
+    if args.base_url and (wrong := wrong_address(args.base_url)):
         given = "" if "@" in args.base_url else f" {escape(args.base_url)}"
         raise UsageError(f"--base-url{given}: {wrong}")
-    if args.agents is not None and (wrong := init_questions.wrong_agents(str(args.agents))):
+    if args.agents is not None and (wrong := wrong_agents(str(args.agents))):
         raise UsageError(f"--agents {args.agents}: {wrong}")
 
 
@@ -135,7 +243,7 @@ def _address(args: argparse.Namespace, model: str, *, asks: bool) -> str:
     if not asks:
         known = ", ".join(PRESETS)
         raise UsageError(f"{escape(provider)} is none of {known}: give its --base-url too")
-    return init_questions.ask_address(provider)
+    return ask_address(provider)
 
 
 def _key(args: argparse.Namespace, wanted: NewSpool, *, asks: bool) -> tuple[str, str]:
@@ -144,7 +252,7 @@ def _key(args: argparse.Namespace, wanted: NewSpool, *, asks: bool) -> tuple[str
     if args.no_key:
         return "", ""
     if args.key_file:
-        return "", init_questions.file(args.key_file)
+        return "", _file(args.key_file)
     if args.key_env is not None:
         return args.key_env, ""
 
@@ -157,7 +265,7 @@ def _key(args: argparse.Namespace, wanted: NewSpool, *, asks: bool) -> tuple[str
 
     # A preset without a key is a server on this machine.
     if asks and (usual or wanted.provider not in PRESETS):
-        return init_questions.ask_key(wanted.provider, usual, wrong)
+        return ask_key(wanted.provider, usual, wrong)
     return usual, ""
 
 

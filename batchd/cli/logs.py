@@ -5,19 +5,167 @@ one as a conversation, a batch a line a step.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
-from batchd.cli.display import event_printers, formatting
+from batchd import views
+from batchd.cli.display import conversation_lines, formatting
+from batchd.cli.display.conversation_lines import ScreenLine, Tone
+from batchd.console import clipped, width_of, wrapped
 from batchd.events import Event
-from batchd.log import escape
-from batchd.observe.snapshot import Unseen, ask
-from batchd.records import Ref
+from batchd.log import escape, escape_json
+from batchd.observe.snapshot import AgentSnapshot, Unseen, agent_at, ask
+from batchd.records import Ref, TaskStatus
 from batchd.store.reader import StoreReader
-from batchd.store.rows import BatchRow
-from batchd.words import moment
+from batchd.store.rows import BatchRow, TaskRow
+from batchd.words import duration, moment
+
+#: The escape sequence of each tone.
+_CODES: Mapping[Tone, str] = {
+    Tone.STRONG: "1",
+    Tone.QUIET: "2",
+    Tone.GOOD: "32",
+    Tone.BAD: "31",
+    Tone.NOTE: "33",
+}
+#: Columns of the longest of the log's words for events.
+_ACTION = max(len(view.action or "") for view in views.ALL)
+#: The daemon is asked so often what it does for a task (seconds).
+_ASK_S = 1.0
+
+
+class Printer:
+    """Prints events as they come. A context manager that leaves the terminal as it should be."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take away what is shown for the time of waiting."""
+
+    def show(self, ref: Ref, event: Event) -> None:
+        """Print an event."""
+        raise NotImplementedError
+
+    def wait(self, rows: Sequence[TaskRow]) -> None:
+        """Show for what it is waited now, where there is a place for it."""
+
+
+class JsonPrinter(Printer):
+    """The printer for programs: an event as the transcript has it, with its batch and task."""
+
+    def show(self, ref: Ref, event: Event) -> None:
+        """Print a line."""
+        from batchd import results  # only with --json
+
+        fields = json.loads(results.transcript([event]))
+        record = {"batch": ref.batch, "task": ref.task, **fields}
+        print(escape_json(json.dumps(record, ensure_ascii=False)), flush=True)
+
+
+class LinePrinter(Printer):
+    """A line a step, in columns: when, which task,
+    the log's word for it, and what there is to say.
+    """
+
+    def __init__(self, tasks: Iterable[str] = ()) -> None:
+        """``tasks``: those that have begun; names that are longer make room for themselves."""
+        self._widest = max(map(width_of, tasks), default=0)
+
+    def show(self, ref: Ref, event: Event) -> None:
+        """Print a line, where there is something to say;
+        on a terminal its rest hangs below its beginning.
+        """
+        view = views.of(event)
+        if view.action is None:
+            return
+        name = escape(ref.task)
+        self._widest = max(self._widest, width_of(name))
+        gap = " " * (self._widest - width_of(name))
+        at = time.strftime("%H:%M:%S", time.localtime(event.at))
+        head = f"{at}  {name}{gap}  {view.action:<{_ACTION}}  "
+        # Where long names leave too little room, further lines begin further to the left.
+        margin = " " * min(width_of(head), formatting.terminal_width() * 3 // 5)
+        first, *more = wrapped(escape(view.text(event)), max(20, formatting.room() - len(head)))
+        print(f"{head}{first}".rstrip())
+        rest = " ".join(more)
+        for piece in wrapped(rest, max(20, formatting.room() - len(margin))) if rest else ():
+            print(f"{margin}{piece}")
+        sys.stdout.flush()
+
+
+class ConversationPrinter(Printer):
+    """What a person would read; on a terminal in colours,
+    with a last line that says what is done right now.
+    """
+
+    def __init__(self, reader: StoreReader, state: Path, *, full: bool) -> None:
+        self._reader = reader
+        self._state = state
+        self._full = full
+        self._prompt: str | None = None
+        self._terminal = sys.stdout.isatty()
+        self._colours = self._terminal and formatting.colours_wanted()
+        self._ascii = conversation_lines.ascii_only(sys.stdout.encoding)
+        #: What the last line says, and when the daemon was asked for it.
+        self._doing: AgentSnapshot | None = None
+        self._asked = 0.0
+        self._shown = False
+
+    def __exit__(self, *_: object) -> None:
+        self._clear()
+
+    def show(self, ref: Ref, event: Event) -> None:
+        """Print what an event adds to the conversation."""
+        if self._prompt is None:
+            self._prompt = self._reader.spec(ref).first_prompt
+        width = formatting.terminal_width() if self._terminal else 0
+        self._clear()
+        self._asked = 0.0  # whatever was done, something else is done now
+        for passage in views.passages(event, self._prompt):
+            for line in conversation_lines.lines(passage, width, full=self._full):
+                print(self._painted(line))
+        sys.stdout.flush()
+
+    def wait(self, rows: Sequence[TaskRow]) -> None:
+        """Show what the task does, or what it waits for."""
+        if not self._terminal:
+            return
+        [row] = rows
+        if time.monotonic() - self._asked >= _ASK_S:
+            self._doing = agent_at(self._state, row) if row.status is TaskStatus.RUNNING else None
+            self._asked = time.monotonic()
+        line = clipped(escape(_now(row, self._doing)), formatting.terminal_width() - 1)
+        self._clear()
+        self._shown = True  # before it is: Ctrl-C may come in between
+        print(self._painted(ScreenLine(line, Tone.NOTE)), end="", flush=True)
+
+    def _clear(self) -> None:
+        if self._shown:
+            print("\r\x1b[K", end="", flush=True)
+            self._shown = False
+
+    def _painted(self, line: ScreenLine) -> str:
+        text, tail = line.text, line.tail
+        if self._ascii:
+            text, tail = conversation_lines.plain(text), conversation_lines.plain(tail)
+        if not self._colours:
+            return f"{text}{tail}".rstrip()
+        code = _CODES.get(line.tone)
+        text = f"\x1b[{code}m{text}\x1b[0m" if code and text else text
+        return f"{text}\x1b[2m{tail}\x1b[0m" if tail else text
+
+
+def _now(row: TaskRow, doing: AgentSnapshot | None) -> str:
+    if doing is not None:
+        what = ": ".join(filter(None, (doing.step, doing.detail)))
+        return f"▸ {what}, for {duration(max(0.0, time.time() - doing.since))}"
+    return f"‖ {row.status}{f': {row.message}' if row.message else ''}"
+
 
 #: Seconds between two looks with ``-f``.
 _POLL_S = 0.3
@@ -53,16 +201,21 @@ def run(args: argparse.Namespace) -> int:
             formatting.complain(
                 "No daemon runs; more comes once `batchd serve` starts. Ctrl-C ends this."
             )
-        with _printer(args, reader, state, batch, task) as printer:
+        printer: Printer
+        if args.json:
+            printer = JsonPrinter()
+        elif args.lines or not task:
+            printer = LinePrinter(reader.lengths(batch, task))
+        else:
+            printer = ConversationPrinter(reader, state, full=args.full)
+        with printer:
             shown = _follow(reader, batch, task, printer, on=args.follow)
         if not shown:
             print(escape(_silence(reader.batch(batch))), file=sys.stderr)
     return 0
 
 
-def _follow(
-    reader: StoreReader, batch: str, task: str, printer: event_printers.Printer, *, on: bool
-) -> bool:
+def _follow(reader: StoreReader, batch: str, task: str, printer: Printer, *, on: bool) -> bool:
     """Print what there is, and what comes for as long as that is wanted;
     return whether there was anything.
     """
@@ -84,16 +237,6 @@ def _follow(
 def _ended(reader: StoreReader, batch: str, task: str) -> bool:
     """Return whether there is nothing more to come; before what there is was read."""
     return reader.task(Ref(batch, task)).status.final if task else not reader.unfinished(batch)
-
-
-def _printer(
-    args: argparse.Namespace, reader: StoreReader, state: Path, batch: str, task: str
-) -> event_printers.Printer:
-    if args.json:
-        return event_printers.JsonPrinter()
-    if args.lines or not task:
-        return event_printers.LinePrinter(reader.lengths(batch, task))
-    return event_printers.ConversationPrinter(reader, state, full=args.full)
 
 
 def _silence(row: BatchRow) -> str:

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 from batchd import config
-from batchd.cli.display import formatting, tables
+from batchd.cli.display import formatting
 from batchd.cli.display.formatting import coloured
 from batchd.errors import DeliveryError, UsageError
 from batchd.log import escape
@@ -90,5 +90,5 @@ def _show(settings: config.Config, targets: list[ReceiverTarget], *, as_json: bo
         return
     cells = [(name, s.kind, f"{waiting:,}", " ".join(s.on)) for name, s, waiting in rows]
     heads = ("RECEIVER", "KIND", "WAITING", "ON")
-    for line in tables.table(heads, cells, right=("WAITING",), flexible="ON"):
+    for line in formatting.table(heads, cells, right=("WAITING",), flexible="ON"):
         print(line)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from batchd import words
-from batchd.cli.display import formatting, tables
+from batchd.cli.display import formatting
 from batchd.cli.support import controlling
 from batchd.control import Prune
 from batchd.errors import UsageError
@@ -108,7 +108,7 @@ def _show(found: list[tuple[PrunableBatch, int]], *, outbox: bool, as_json: bool
     ]
     heads = ("BATCH", "TASKS", "FINISHED", "JOURNAL", *(["FOLDER"] if outbox else []))
     right = ("TASKS", "JOURNAL", "FOLDER")
-    print(*tables.table(heads, cells, right=right, flexible="BATCH"), sep="\n")
+    print(*formatting.table(heads, cells, right=right, flexible="BATCH"), sep="\n")
     print("Nothing is done yet; add --yes to do it.")
     return 0
 

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from batchd import config, sealing, silent_paths, words
-from batchd.cli.display import formatting
-from batchd.cli.runs import batch_ends, following, given_files
+from batchd.cli.display import formatting, summary_text
+from batchd.cli.runs import following, given_files
 from batchd.cli.runs.run_daemon import RunDaemon, refuse_paused
 from batchd.config import own
 from batchd.errors import NoDaemonError, UsageError
@@ -97,9 +97,9 @@ def run(args: argparse.Namespace) -> int:
         with contextlib.redirect_stdout(sys.stderr) if apart else contextlib.nullcontext():
             end = following.follow(settings, daemon, names, quiet=args.json)
             rows = _rows(settings, names)
-            code = batch_ends.report(rows, as_json=args.json) if end == "done" else 0
+            code = summary_text.report(rows, as_json=args.json) if end == "done" else 0
         if end == "done":
-            if alone and (answer := batch_ends.answer(rows[0])):
+            if alone and (answer := summary_text.answer(rows[0])):
                 print(answer if apart else f"\n{escape_text(answer)}", flush=True)
             sys.stdout.flush()
             daemon.leave()
@@ -125,9 +125,9 @@ def _given(args: argparse.Namespace, settings: config.Config) -> Sequence[tuple[
     if not args.files:
         if not sys.stdin.isatty():
             return [("", *given_files.piped())]
-        from batchd.cli.runs import run_questions  # for who answers
+        from batchd.cli.runs import following  # for who answers
 
-        run_questions.ask(args, settings)
+        following.ask(args, settings)
     return [
         ("", *given_files.piped())
         if file == "-"

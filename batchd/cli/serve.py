@@ -98,7 +98,9 @@ def _serve_runs(settings: config.Config) -> None:
         from batchd.daemon import Daemon
         from batchd.daemon import run as run_daemon
         from batchd.report.report_process import ReportMaker
-    log.configure(formatting.level(settings), settings.log.format, settings.log.file)
+    # Errors, for progress shows the rest, unless who waits wants all.
+    level: log.LogLevel = "debug" if settings.log.level == "debug" else "error"
+    log.configure(level, settings.log.format, settings.log.file)
     pool = replace(
         settings.pool,
         engine="local",

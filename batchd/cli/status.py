@@ -17,12 +17,11 @@ from typing import Any
 from msgspec import structs, to_builtins
 
 from batchd import config, silent_paths, users, words
-from batchd.cli.display import formatting, one_task, status_tables, tables, trigger_warnings
-from batchd.cli.support import startup_refusals
+from batchd.cli.display import formatting, status_text
+from batchd.cli.support import controlling
 from batchd.cli.support.member_reader import MemberReader, fresh
 from batchd.config import trust
 from batchd.control import DaemonStatus, OpenTrouble, fields
-from batchd.control.status import Fetching
 from batchd.errors import BatchdError
 from batchd.log import escape
 from batchd.observe import standstill
@@ -60,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         formatting.complain(standstill.differs(daemon.version))
     batch, task = formatting.split_target(args.target) if args.target else ("", "")
     if daemon is Unseen.ABSENT and not args.json:
-        for refusal in startup_refusals.found(state):
+        for refusal in controlling.refusals(state):
             formatting.complain(f"A daemon would not start here: {refusal}.")
     taken = isinstance(daemon, DaemonStatus) and daemon.watching
     quiet = bool(batch) or args.json or taken
@@ -125,7 +124,7 @@ def _as_member(state: Path, args: argparse.Namespace) -> int:
         return 0
     if batch:
         row = reader.batch(batch)
-        print(*status_tables.batches([row]), sep="\n")
+        print(*status_text.batches([row]), sep="\n")
         print(f"Results: {escape(row.batch.folder)}/")
         return 0
     at = moment(datetime.fromisoformat(status.at).timestamp())
@@ -148,7 +147,7 @@ def _as_member(state: Path, args: argparse.Namespace) -> int:
         formatting.say(escape(f"Parked since {since}: {what} ({wait.cause})."))
     last = args.last if args.last > 0 else len(status.batches)
     if rows := reader.batches(limit=last):
-        print(*status_tables.batches(rows), sep="\n")
+        print(*status_text.batches(rows), sep="\n")
     return 0
 
 
@@ -168,7 +167,10 @@ def _overview(
     if as_json:
         batches = [_fields(r) for r in rows]
         waits = [dataclasses.asdict(p) for p in parked]
-        formatting.print_json({"daemon": _json(daemon), "parked": waits, "batches": batches})
+        # It is empty where the daemon does not answer, and null where there is none.
+        standing = fields(daemon) if isinstance(daemon, DaemonStatus) else None
+        standing = {} if daemon is Unseen.SILENT else standing
+        formatting.print_json({"daemon": standing, "parked": waits, "batches": batches})
         return 0
     formatting.say(_standing(daemon, waiting=any(r.finished < r.tasks for r in rows)))
     formatting.say(*_dropped(dropped))
@@ -182,7 +184,7 @@ def _overview(
         formatting.say(*_crowded(daemon))
     formatting.say(*_fetching(daemon), *standstill.lines(parked, idle))
     if rows:
-        print(*status_tables.batches(rows, prompts), sep="\n")
+        print(*status_text.batches(rows, prompts), sep="\n")
     return 0
 
 
@@ -197,15 +199,6 @@ def _elsewhere() -> Iterator[str]:
             if isinstance(daemon := ask(Path(state)), DaemonStatus):
                 where = shlex.quote(directory)
                 yield f"Daemon {daemon.pid} runs in {where}: batchd -C {where} status"
-
-
-def _json(daemon: DaemonStatus | Unseen) -> dict[str, Any] | None:
-    """Return what the daemon says as JSON has it:
-    nothing is in it where it does not answer; None: there is none.
-    """
-    if isinstance(daemon, DaemonStatus):
-        return fields(daemon)
-    return {} if daemon is Unseen.SILENT else None
 
 
 def _standing(daemon: DaemonStatus | Unseen, *, waiting: bool) -> str:
@@ -241,15 +234,16 @@ def _crowded(daemon: DaemonStatus) -> Iterator[str]:
 
 def _fetching(daemon: DaemonStatus | Unseen, batch: str = "") -> list[str]:
     """Return what tasks wait for, those of one batch or all; the store does not know it."""
-    return [
-        f"Tasks of {each.batch} wait for {_origin(each)}, which is fetched for them, since {moment(each.since)}."
-        for each in (daemon.fetching if isinstance(daemon, DaemonStatus) else ())
-        if batch in {"", each.batch}
-    ]
-
-
-def _origin(each: Fetching) -> str:
-    return f"{'a copy of ' if each.kind == 'copy' else ''}{each.source}{each.ref and f' at {each.ref}'}"
+    found = []
+    for each in daemon.fetching if isinstance(daemon, DaemonStatus) else ():
+        if batch in {"", each.batch}:
+            origin = f"{'a copy of ' if each.kind == 'copy' else ''}{each.source}"
+            origin += each.ref and f" at {each.ref}"
+            found.append(
+                f"Tasks of {each.batch} wait for {origin}, which is fetched for them, "
+                f"since {moment(each.since)}."
+            )
+    return found
 
 
 def _batch(reader: StoreReader, name: str, daemon: DaemonStatus | Unseen, *, as_json: bool) -> int:
@@ -257,14 +251,14 @@ def _batch(reader: StoreReader, name: str, daemon: DaemonStatus | Unseen, *, as_
     parked = standstill.of_batch(reader.parked(), name, tasks)
     row = reader.batch(name)
     waiting = _waiting(reader, tasks, parked, daemon)
-    found = trigger_warnings.read(reader, name)
+    found = status_text.cautions(reader, name)
     if as_json:
         waits = [dataclasses.asdict(p) for p in parked]
         rows = [
             {
                 **_fields(t),
                 "why": waiting.why(t),
-                "runs_code": trigger_warnings.field(found, t.ref.task),
+                "runs_code": status_text.cautions_field(found, t.ref.task),
             }
             for t in tasks
         ]
@@ -275,7 +269,7 @@ def _batch(reader: StoreReader, name: str, daemon: DaemonStatus | Unseen, *, as_
         return 0
     if isinstance(daemon, Unseen) and row.finished < row.tasks:
         formatting.say(_standing(daemon, waiting=True))
-    print(*status_tables.batches([row]), sep="\n")
+    print(*status_text.batches([row]), sep="\n")
     if row.batch.retry_of:
         formatting.say(f"A retry of {row.batch.retry_of}.")
     if row.calls:
@@ -283,10 +277,8 @@ def _batch(reader: StoreReader, name: str, daemon: DaemonStatus | Unseen, *, as_
     formatting.say(*_fetching(daemon, name), *standstill.lines(parked))
     formatting.say(*(f"  {problem}" for problem in row.problems))
     if tasks:
-        print(
-            "", *status_tables.tasks(tasks, reader.prompts(name, _MOST_PROMPTS), waiting), sep="\n"
-        )
-    if warnings := [*trigger_warnings.lines(found)]:
+        print("", *status_text.tasks(tasks, reader.prompts(name, _MOST_PROMPTS), waiting), sep="\n")
+    if warnings := [*status_text.caution_lines(found)]:
         formatting.say("", *warnings)
     return 0
 
@@ -312,18 +304,18 @@ def _task(reader: StoreReader, ref: Ref, daemon: DaemonStatus | Unseen, *, as_js
     others = [reader.task(Ref(ref.batch, name)) for name in row.after]
     waiting = _waiting(reader, [row, *others], reader.parked(), daemon)
     why = waiting.why(row)
-    found = trigger_warnings.read(reader, ref.batch, ref.task)
+    found = status_text.cautions(reader, ref.batch, ref.task)
     if as_json:
-        runs_code = trigger_warnings.field(found, ref.task)
+        runs_code = status_text.cautions_field(found, ref.task)
         more = {"why": why, "daemon_runs": daemon is not Unseen.ABSENT, "runs_code": runs_code}
         formatting.print_json({**_fields(row), **more})
         return 0
-    print(*tables.facts(one_task.facts(reader, row, waiting.in_short(row))), sep="\n")
+    print(*formatting.facts(status_text.task_facts(reader, row, waiting.in_short(row))), sep="\n")
     if row.status is TaskStatus.QUEUED:
         formatting.say(*_fetching(daemon, ref.batch))
     if not row.status.final:
         formatting.say(*standstill.lines(waiting.parkings(row)))
-    formatting.say(*trigger_warnings.lines(found))
+    formatting.say(*status_text.caution_lines(found))
     return 0
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import os
 from pathlib import Path
 
-from batchd.cli.display import formatting, tables
+from batchd.cli.display import formatting
 from batchd.config import trust
 from batchd.errors import ConfigError, UsageError
 from batchd.log import escape
@@ -71,7 +71,7 @@ def _show(*, as_json: bool) -> None:
         formatting.print_json([dataclasses.asdict(row) for row in rows])
     elif rows:
         cells = [(row.directory, row.problem) for row in rows]
-        print(*tables.table(("DIRECTORY", "PROBLEM"), cells), sep="\n")
+        print(*formatting.table(("DIRECTORY", "PROBLEM"), cells), sep="\n")
     else:
         print("No directory is trusted.")
 

@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from batchd import words
-from batchd.cli.display import formatting, progress
-from batchd.cli.runs import batch_ends
+from batchd.cli.display import formatting, progress, summary_text
 from batchd.cli.submit import WaitLimit, takes
 from batchd.cli.support import controlling
 from batchd.errors import NoDaemonError, UsageError
@@ -40,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         if not _ended(find(reader)):
             _follow(state, reader, names, quiet=args.json)
         rows = find(reader)
-    return batch_ends.report(rows, as_json=args.json)
+    return summary_text.report(rows, as_json=args.json)
 
 
 def _name(target: str) -> str:

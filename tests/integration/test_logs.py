@@ -15,7 +15,6 @@ from loglines import logged
 from teletype import Teletype
 
 from batchd.cli import logs
-from batchd.cli.display import event_printers
 from batchd.events import Event, TaskFinished
 from batchd.records import Batch, Reason, Ref, Task, TaskStatus
 from batchd.store import Store, StoreReader
@@ -138,7 +137,7 @@ def test_it_is_shown_live(at: Control) -> None:
             assert b"\r" not in rest
 
 
-class _Looks(event_printers.Printer):
+class _Looks(logs.Printer):
     """Stores something before the third look, and ends the sixth."""
 
     def __init__(self, statements: list[str], store: Callable[[], None]) -> None:

@@ -18,7 +18,7 @@ import jsonschema
 import pytest
 from patience import until
 
-from batchd.cli import schema
+from batchd.cli import shipped
 from batchd.spool import outbox
 from tests.conftest import NO_REPORT, Spool, stand_in
 
@@ -141,7 +141,7 @@ def test_it_holds_no_text_of_a_task_a_provider_or_a_path(spool: Spool) -> None:
         assert len(seen) <= (time.monotonic() - begun) / 5 + 2
     status = _read(spool)
     assert status["daemon"]["state"] == "stopped"
-    jsonschema.validate(status, json.loads(schema.text("status")))
+    jsonschema.validate(status, json.loads(shipped.text("status")))
     for text in (*seen.values(), json.dumps(status)):
         assert _CANARY not in text
         assert "standin" not in text

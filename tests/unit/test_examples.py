@@ -8,8 +8,7 @@ import shlex
 
 import pytest
 
-from batchd.cli import COMMANDS, main, parser
-from batchd.cli.support import examples
+from batchd.cli import COMMANDS, EXAMPLES, main, parser
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -20,14 +19,14 @@ def test_every_command_has_examples_that_parse(
     and stands below its help, in 80 columns.
     """
     whole = parser()
-    for line in examples.EXAMPLES[command]:
+    for line in EXAMPLES[command]:
         first = shlex.split(line.partition("|")[0])
         assert first[0] == "batchd"
         assert whole.parse_args(first[1:]).command == command
     with pytest.raises(SystemExit):
         whole.parse_args([command, "--help"])
     shown = capsys.readouterr().out
-    assert f"  {examples.EXAMPLES[command][-1]}\n" in shown
+    assert f"  {EXAMPLES[command][-1]}\n" in shown
     assert max(map(len, shown.splitlines())) <= 80
 
 

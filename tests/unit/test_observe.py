@@ -9,7 +9,7 @@ import pytest
 
 from batchd import __version__, control
 from batchd.actions import Action
-from batchd.cli.display import status_tables
+from batchd.cli.display import status_text
 from batchd.control import coding
 from batchd.observe import standstill
 from batchd.observe.snapshot import Speed, snapshot
@@ -94,7 +94,7 @@ def test_a_table_of_tasks_names_what_is_parked_and_leaves_its_reason_to_the_line
     assert waiting.in_short(task) == "provider p: provider_unavailable"
     assert waiting.why(task) == "provider p: provider_unavailable: p/m is out of reach"
     assert WaitReasons((own,), (), (), daemon=True).in_short(task) == "paused: by ann"
-    table = " ".join(status_tables.tasks([task], {}, waiting))
+    table = " ".join(status_text.tasks([task], {}, waiting))
     assert "provider p: provider_unavailable" in table
     assert "out of reach" not in table
 

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-
-from batchd.cli.display import conversation_lines, glyphs
 from batchd.console import width_of, wrapped
+
+from batchd.cli.display import conversation_lines
 from batchd.events import CallAnswered, RoundEvaluated, Suspended, ToolRan
 from batchd.records import Answer, Evaluation, Purpose, ToolCall, Usage
 from batchd.views import Kind, Passage, passages
@@ -35,7 +35,7 @@ def test_nothing_steers_a_terminal(given: str, shown: list[str]) -> None:
     """Colours go, progress bars show their last state,
     tabs are spaces, all else is shown as what it is.
     """
-    assert [*glyphs.neutral(given)] == shown
+    assert [*conversation_lines.neutral(given)] == shown
 
 
 def test_lines_are_wrapped_where_they_fit() -> None:

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Callable
 
 import pytest
-
-from batchd.cli.display import tables
 from batchd.console import width_of
+
+from batchd.cli.display import formatting
 
 HEADS = ("TASK", "STATUS", "COST", "UNSETTLED", "PROMPT", "WHY")
 WHY = "after 3 rounds: 3 of 17 tests fail, of which the first says that 4 tokens were expected"
@@ -21,11 +21,11 @@ ROWS = (
 @pytest.fixture
 def wide(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Set the width to write for."""
-    return lambda width: monkeypatch.setattr(tables, "room", lambda: width)
+    return lambda width: monkeypatch.setattr(formatting, "room", lambda: width)
 
 
 def _table() -> list[str]:
-    return tables.table(
+    return formatting.table(
         HEADS,
         ROWS,
         right=("COST", "UNSETTLED"),
@@ -77,7 +77,7 @@ def test_facts_hang_below_their_beginning(wide: Callable[[int], None]) -> None:
     """A long fact goes on in its own column; a text keeps its lines, and steers no terminal."""
     wide(40)
     assert [
-        *tables.facts({"task": "a/b", "none": "", "answer": "one\ntwo \x1b[2J " + "word " * 6})
+        *formatting.facts({"task": "a/b", "none": "", "answer": "one\ntwo \x1b[2J " + "word " * 6})
     ] == [
         "task       a/b",
         "answer     one",

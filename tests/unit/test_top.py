@@ -6,14 +6,13 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
-from batchd.cli.display import glyphs
-from batchd.cli.display.status_tables import unsettled
-from batchd.cli.top import batch_table, head, work
-from batchd.cli.top.canvas import Canvas
-from batchd.cli.top.columns import table
-from batchd.cli.top.keys import KeyDecoder
+from batchd.cli.display import conversation_lines
+from batchd.cli.display.status_text import unsettled
+from batchd.cli.top import head, work
+from batchd.cli.top.columns import Canvas, table
+from batchd.cli.top.lists import Selection
 from batchd.cli.top.screen import TopScreen
-from batchd.cli.top.selection import Selection
+from batchd.cli.top.terminal import KeyDecoder
 from batchd.cli.top.watching import TopSnapshot
 from batchd.cli.top.work import TaskActivity
 from batchd.console import name_in, pinched
@@ -159,7 +158,7 @@ def test_every_screen_fits_and_is_neutral(size: tuple[int, int], keys: str) -> N
     assert len(lines) == height
     assert all(cell_len(line) <= width for line in lines), lines
     assert all(escape(line) == line for line in lines), lines
-    assert all(glyphs.plain(line).isascii() for line in lines)
+    assert all(conversation_lines.plain(line).isascii() for line in lines)
 
 
 def test_the_picture_shows_what_it_should() -> None:
@@ -194,7 +193,7 @@ def test_names_that_begin_alike_stay_apart() -> None:
     """
     begun = "upgrade-the-dependency-in-all-of-our-repositories-and-run-their-tests"
     rows = [_batch(f"{begun}-{end}", unsettled_calls=1) for end in ("2026-11-29", "2026-11-30")]
-    drawn = [line.plain for line in table(batch_table.columns(rows), rows, 80, title="BATCHES")]
+    drawn = [line.plain for line in table(work.batch_columns(rows), rows, 80, title="BATCHES")]
     assert all(cell_len(line) <= 80 for line in drawn)
     for line, end in zip(drawn[1:], ("-29", "-30"), strict=True):
         name = line.split()[0]
@@ -214,7 +213,7 @@ def test_money_stays_where_room_is_short() -> None:
     batch = _batch("documentation", tasks=3000, completed=3000, error=0, timeout=0)
     rows = [batch, _batch("dear", unsettled_calls=1)]
     head, *lines = [
-        line.plain for line in table(batch_table.columns(rows), rows, 80, title="BATCHES")
+        line.plain for line in table(work.batch_columns(rows), rows, 80, title="BATCHES")
     ]
     assert "COST" in head
     assert "BUDGET" in head
@@ -226,15 +225,15 @@ def test_money_that_is_not_known_whole_is_shown_as_far_as_it_is() -> None:
     nor does a sum hide calls without an answer on record.
     """
     row = _batch("docs", cost_usd=None, known_usd=0.5, unsettled_calls=1, unsettled_usd=0.25)
-    (cost,) = [column for column in batch_table.columns([row]) if column.head == "COST"]
+    (cost,) = [column for column in work.batch_columns([row]) if column.head == "COST"]
     assert cost.cell(row) == "> $0.5000"
-    (more,) = [column for column in batch_table.columns([row]) if column.head == "UNSETTLED"]
+    (more,) = [column for column in work.batch_columns([row]) if column.head == "UNSETTLED"]
     assert more.cell(row) == unsettled(row) == "≤ $0.2500"
     heads = {c.head: c for c in work.columns("TIME", of_one=True, unsettled=True)}
     task = TaskActivity(_task("docs", "t", unsettled_calls=1), "model", "", 0.0, NOW)
     assert heads["COST"].cell(task) == "$1.25"
     assert heads["UNSETTLED"].cell(task) == "yes", "of a call without a known price"
-    certain = batch_table.columns([_batch("docs")])
+    certain = work.batch_columns([_batch("docs")])
     assert "UNSETTLED" not in {column.head for column in certain}
     sight = _sight()
     assert sight.snapshot is not None

@@ -5,17 +5,52 @@ for `logs`, and for `top` while it follows a task.
 from __future__ import annotations
 
 import enum
+import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from batchd.cli.display import glyphs
 from batchd.console import width_of, wrapped
 from batchd.errors import cut
 from batchd.log import escape
 from batchd.records import Usage
 from batchd.views import Kind, Passage
 from batchd.words import counted, duration, money
+
+#: What stands for our few signs where there is only ASCII; each as wide as the sign.
+_ASCII = str.maketrans("│─█░▸▾…·✓✗◷○‖→≤↑↓", "|-#.>v~-+x@o=><^v")
+#: Colours and erasures, as programs print them where they believe to be on a terminal.
+_DRESSING = re.compile("\x1b\\[[0-9;:]*[mK]")
+#: Every so many columns a tab leads to one.
+_TAB = 8
+
+
+def ascii_only(encoding: str) -> bool:
+    """Return whether to do without other letters:
+    the locale has none, or the user asked for that of C.
+    """
+    wanted = os.environ.get("LC_ALL") in {"C", "POSIX"}
+    return wanted or encoding.lower().replace("-", "") not in {"utf8", "utf8sig"}
+
+
+def plain(text: str) -> str:
+    """Return our own signs in ASCII; whatever else there is becomes a question mark."""
+    return text.translate(_ASCII).encode("ascii", "replace").decode()
+
+
+def neutral(text: str) -> Iterator[str]:
+    r"""Yield the lines of a text from any source, without anything that steers a terminal.
+
+    Colours are dropped, of a line that was written over again and again the last state is kept,
+    tabs become spaces, and every other control character is shown as ``\x1b`` and the like.
+    """
+    for line in text.rstrip().split("\n"):
+        last = line
+        if "\r" in line:
+            last = next((part for part in reversed(line.split("\r")) if part.strip()), "")
+        yield escape(_DRESSING.sub("", last).expandtabs(_TAB))
+
 
 #: Of a folded text, so many lines are shown at either end.
 _HEAD, _TAIL = 4, 4
@@ -131,7 +166,7 @@ def tokens(usage: Usage) -> str:
 
 
 def _body(text: str, margin: str, tone: Tone, *, fold: bool) -> Iterator[tuple[str, ScreenLine]]:
-    found = [*glyphs.neutral(text)]
+    found = [*neutral(text)]
     left_out = len(found) - _HEAD - _TAIL
     if not fold:
         yield from ((margin, ScreenLine(line, tone)) for line in found)

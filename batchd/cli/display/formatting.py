@@ -19,10 +19,14 @@ from batchd import config, silent_paths
 from batchd.config import own
 from batchd.console import columns_of, hanging
 from batchd.errors import ConfigError, UsageError
-from batchd.log import LogLevel, escape, escape_json, escape_text
+from batchd.log import escape, escape_json, escape_text
 
 if TYPE_CHECKING:
     from batchd.store.reader import StoreReader
+from collections.abc import Collection, Iterator
+from itertools import zip_longest
+
+from batchd.console import clipped, width_of, wrapped
 
 #: How each end of a task is marked.
 MARKS = {"completed": "✓", "timeout": "◷", "error": "✗", "cancelled": "○"}
@@ -38,7 +42,7 @@ _COLOURS = {
     "running": "36",
     "parked": "33",
     "timeout": "33",
-    # … and its words, of views/view.py, which takes time to load.
+    # … and its words, of views/ends.py, which takes time to load.
     **dict.fromkeys(("not accepted", "out of calls", "out of tokens"), "33"),
     **dict.fromkeys(("out of money", "out of time"), "33"),
     "cancelled": "33",
@@ -76,6 +80,17 @@ def print_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None
     out = csv.writer(_Rows())
     out.writerow(columns)
     out.writerows([_cell(name, row[name]) for name in columns] for row in rows)
+
+
+def print_records(
+    columns: Sequence[str], records: Sequence[Mapping[str, Any]], *, csv: bool
+) -> int:
+    """Print rows for programs, or for spreadsheets; return the exit code for done."""
+    if csv:
+        print_csv(columns, records)
+    else:
+        print_json(records)
+    return 0
 
 
 class _Rows:
@@ -202,8 +217,91 @@ def store_path(state: Path) -> Path:
     return state / "batchd.db"
 
 
-def level(settings: config.Config) -> LogLevel:
-    """Return what a daemon says to who waits for it:
-    errors, for progress shows the rest, unless they want all.
+_GAP = "  "
+#: A column of text that has less room than these stands below its row instead.
+_MIN_TEXT_COLUMNS = 24
+#: A name gets so many columns at the least.
+_LEAST_NAME = 8
+#: Columns of a fact's name at the least: so lists of facts look alike.
+_NAME = 9
+#: Of a prompt, so many characters stand in a pipe.
+_LINE = 100
+
+
+def one_line(text: str) -> str:
+    """Return the beginning of a prompt, or of what a model said, as one line."""
+    return clipped(" ".join(text[: 4 * _LINE].split()), _LINE)
+
+
+def table(
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    right: Collection[str] = (),
+    flexible: str = "",
+    extra: Collection[str] = (),
+    texts: Collection[str] = (),
+    brief: Collection[str] = (),
+) -> list[str]:
+    """Return the lines of a table; cells are neutralised here,
+    and coloured where they are a status.
+
+    Columns named in ``right`` are aligned to the right. Where the terminal is too narrow, the one
+    named ``flexible`` is wrapped. Columns of ``extra`` and ``texts`` are left out where no row has
+    any. Those of ``texts`` are wrapped by words, or cut, if they are ``brief``,
+    and stand below their row where they would get too little room.
     """
-    return "debug" if settings.log.level == "debug" else "error"
+    # What a check printed has lines.
+    cells = [[escape(" ".join(cell.split("\n"))) for cell in row] for row in rows]
+    optional = {*extra, *texts}
+    used = {head for i, head in enumerate(heads) if any(row[i] for row in cells)}
+    shown = [i for i, head in enumerate(heads) if head not in optional or head in used]
+    natural = {i: max(width_of(row[i]) for row in [heads, *cells]) for i in shown}
+    flex = {i for i in shown if heads[i] == flexible}
+    long = [i for i in shown if heads[i] in texts]
+    base = [i for i in shown if i not in long]
+    least = {
+        i: min(natural[i], _LEAST_NAME if i in flex else _MIN_TEXT_COLUMNS) for i in (*flex, *long)
+    }
+    needed = sum(least.get(i, natural[i]) for i in shown) + len(_GAP) * (len(shown) - 1)
+    inline, below = (shown, []) if needed <= room() else (base, long)
+    widths = {i: natural[i] for i in inline}
+    # Those that may be narrower than they are long share what the others leave.
+    sharing = sorted((i for i in inline if i in least), key=lambda i: natural[i])
+    left = room() - len(_GAP) * (len(inline) - 1)
+    left -= sum(natural[i] for i in inline if i not in least)
+    for place, i in enumerate(sharing):
+        widths[i] = max(least[i], min(natural[i], left // (len(sharing) - place)))
+        left -= widths[i]
+    found = []
+    for number, row in enumerate([heads, *cells]):
+        pieces = [
+            [clipped(row[i], widths[i])] if heads[i] in brief else [*wrapped(row[i], widths[i])]
+            for i in inline
+        ]
+        for line in zip_longest(*pieces, fillvalue=""):
+            parts = []
+            for i, piece in zip(inline, line, strict=True):
+                gap = " " * (widths[i] - width_of(piece))
+                text = coloured(piece, row[i]) if number else piece
+                parts.append(gap + text if heads[i] in right else text + gap)
+            found.append(_GAP.join(parts).rstrip())
+        for i in below if number else ():
+            text = clipped(row[i], room() - len(_GAP)) if heads[i] in brief else row[i]
+            found += [_GAP + piece for piece in wrapped(text, room() - len(_GAP)) if piece]
+    return found
+
+
+def facts(named: Mapping[str, str], margin: str = "") -> Iterator[str]:
+    """Yield what is known of one thing, a fact a line, further lines below its beginning;
+    empty facts are left out.
+
+    A fact of several lines keeps them.
+    """
+    width = max(_NAME, *(len(name) for name, fact in named.items() if fact))
+    for name, fact in named.items():
+        head = f"{margin}{name:<{width}}{_GAP}"
+        for text in fact.splitlines():
+            for piece in wrapped(escape(text.rstrip()), max(20, room() - len(head))):
+                yield f"{head}{piece}".rstrip()
+                head = " " * len(head)

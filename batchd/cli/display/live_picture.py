@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from batchd.cli.display.formatting import MARKS
-from batchd.cli.display.progress_screens import Picture
+from batchd.cli.display.progress import Picture, ProgressScreen
 from batchd.records import TaskStatus
 from batchd.views import last
 from batchd.words import duration, money
@@ -32,7 +32,7 @@ _STYLES = {
 _JUSTIFY: Sequence[Literal["left", "right"]] = ("left", "left", "right", "right")
 
 
-class LivePicture:
+class LivePicture(ProgressScreen):
     """News scroll by above, the picture stays below and is gone at the end."""
 
     def __init__(self) -> None:

@@ -9,22 +9,53 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from batchd.cli.display.formatting import MARKS
-from batchd.cli.display.progress_screens import LineScreen, Picture, ProgressScreen, SilentScreen
 from batchd.console import clipped, hanging
-from batchd.errors import StoreError
 from batchd.log import escape
 from batchd.observe import standstill
 from batchd.records import Parking, Ref, Task, TaskStatus
-from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow, TaskRow
 from batchd.views import view
 from batchd.words import counted, duration, money
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What is watched, as of now."""
+
+    batches: Sequence[BatchRow]
+    #: Running and parked.
+    running: Sequence[TaskRow]
+    prompts: dict[Ref, str]
+    #: Since when it is watched, by the monotonic clock.
+    begun: float
+
+
+class ProgressScreen:
+    """Where progress is shown; this one is for files and pipes: lines alone, each with its time."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave nothing on the screen but the lines of news."""
+
+    def show(self, news: Sequence[str], picture: Picture) -> None:
+        """Print each line of ``news`` for good, and show the picture until the next."""
+        for line in news:
+            print(f"[{time.strftime('%H:%M:%S')}] {line}", flush=True)
+
+
+class SilentScreen(ProgressScreen):
+    """The screen for programs, which need the end alone."""
+
+    def show(self, news: Sequence[str], picture: Picture) -> None:
+        """Show nothing."""
+
 
 #: Columns of a line, behind its time.
 _ROOM = 80 - 11
@@ -82,7 +113,14 @@ class ProgressWatch:
             before = self._batches.get(batch.batch.name)
             self._batches[batch.batch.name] = batch
             if before is None:
-                news.append(_received(batch, late=self.late))
+                name = batch.batch.name
+                if batch.problems:
+                    errors = counted(len(batch.problems), "error")
+                    news.append(f"{name} was rejected: {errors} in the file")
+                else:
+                    over = self.late and batch.finished
+                    done = f", {batch.finished:,} of them ended" if over else ""
+                    news.append(f"{name}: {counted(batch.tasks, 'task')}{done}")
                 if self.late:
                     ended = [t for t in self.reader.tasks(batch.batch.name) if t.status.final]
                     self._shown |= {t.ref: (t.status, t.round) for t in ended}
@@ -124,55 +162,26 @@ class ProgressWatch:
         if known is None and (task.started_at is not None or not task.status.final):
             prompt = " ".join(self.reader.spec(task.ref).first_prompt.split())
             self._prompts[task.ref] = escape(prompt)
-            lines.append(f"▸ {task.ref.task} {self._start(task)}: {escape(prompt)}")
+            begins = "starts"
+            if self.late and task.started_at is not None:
+                begins = f"began {duration(max(0.0, time.time() - task.started_at))} ago"
+            lines.append(f"▸ {task.ref.task} {begins}: {escape(prompt)}")
         if task.status.final:
-            lines.append(_ended(task))
+            how = view.said(task.status, task.reason, task.round)
+            took = (task.finished_at or 0.0) - (task.started_at or task.finished_at or 0.0)
+            lines.append(
+                f"{MARKS[task.status]} {task.ref.task} {how}: {duration(took)}, "
+                f"{counted(task.round, 'round')}, {task.input_tokens + task.output_tokens:,} "
+                f"tokens, {'cost unknown' if task.cost_usd is None else money(task.cost_usd)}"
+            )
         elif task.status is TaskStatus.PARKED:
             return [
-                *map(_cut, lines),
+                *(clipped(line, _ROOM) for line in lines),
                 *hanging(f"‖ {task.ref.task} waits: {escape(task.message)}", _ROOM),
             ]
         elif known is not None and task.round > known[1] > 0:
             lines.append(f"↻ {task.ref.task} is not done yet: round {task.round}")
-        return [*map(_cut, lines)]
-
-    def _start(self, task: TaskRow) -> str:
-        if self.late and task.started_at is not None:
-            return f"began {duration(max(0.0, time.time() - task.started_at))} ago"
-        return "starts"
-
-
-def _cut(line: str) -> str:
-    """Return a line cut to its beginning."""
-    return clipped(line, _ROOM)
-
-
-def _received(row: BatchRow, *, late: bool) -> str:
-    if row.problems:
-        return f"{row.batch.name} was rejected: {counted(len(row.problems), 'error')} in the file"
-    done = f", {row.finished:,} of them ended" if late and row.finished else ""
-    return f"{row.batch.name}: {counted(row.tasks, 'task')}{done}"
-
-
-def _ended(task: TaskRow) -> str:
-    how = view.said(task.status, task.reason, task.round)
-    took = (task.finished_at or 0.0) - (task.started_at or task.finished_at or 0.0)
-    return (
-        f"{MARKS[task.status]} {task.ref.task} {how}: {duration(took)}, "
-        f"{counted(task.round, 'round')}, {task.input_tokens + task.output_tokens:,} tokens, "
-        f"{'cost unknown' if task.cost_usd is None else money(task.cost_usd)}"
-    )
-
-
-def open_reader(path: Path, ended: Callable[[], bool]) -> StoreReader | None:
-    """Return a reader as soon as somebody has made the store; none if all ended before."""
-    while True:
-        try:
-            return StoreReader(path)
-        except StoreError:
-            if ended():
-                return None
-        time.sleep(0.05)
+        return [clipped(line, _ROOM) for line in lines]
 
 
 def follow(
@@ -180,30 +189,28 @@ def follow(
     ended: Callable[[Sequence[BatchRow]], bool],
     *,
     quiet: bool = False,
-    notes: Callable[[], Iterable[str]] = tuple,
 ) -> None:
     """Show what a watch finds until ``ended`` says of it that it is over; ``quiet``: wait only.
 
-    ``notes``: what else there is to say since it was called last.
     A watch that is followed again says nothing twice.
     """
     with SilentScreen() if quiet else screen() as shown:
         while True:
             begun = time.monotonic()
             news, picture = watch.look()
-            shown.show([*notes(), *news], picture)
+            shown.show(news, picture)
             if ended(picture.batches):
                 break
             time.sleep(max(_POLL_S, (time.monotonic() - begun) / _SHARE))
         # What came between the last look and the end.
         news, picture = watch.look()
-        shown.show([*notes(), *news], picture)
+        shown.show(news, picture)
 
 
 def screen() -> ProgressScreen:
     """Return what suits standard output."""
     if not sys.stdout.isatty():
-        return LineScreen()
+        return ProgressScreen()
     from batchd.cli.display.live_picture import LivePicture  # rich, only on a terminal
 
     return LivePicture()

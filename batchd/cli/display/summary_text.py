@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from batchd import catalog
-from batchd.cli.display import tables
+import msgspec
+
+from batchd import catalog, decoders
+from batchd.cli.display import formatting
 from batchd.cli.display.formatting import MARKS, coloured, room
 from batchd.console import hanging
+from batchd.errors import Problem
 from batchd.log import escape
-from batchd.records import TaskStatus
+from batchd.records import Batch, TaskStatus
+from batchd.store.rows import BatchRow
 from batchd.views import view
 from batchd.words import counted, duration, from_cache, listed, money, percent
 
@@ -27,34 +34,25 @@ def lines(summary: Mapping[str, Any], prompts: Mapping[str, str] | None = None) 
     name = escape(summary["batch"])
     if summary["status"] == "rejected":
         head = f"{name} was rejected: {counted(len(summary['errors']), 'error')} in the file"
-        return [coloured(head, "rejected"), *(f"  {_problem(e)}" for e in summary["errors"])]
+        problems = [Problem(e["place"], e["message"], e["hint"]) for e in summary["errors"]]
+        return [coloured(head, "rejected"), *(f"  {escape(str(problem))}" for problem in problems)]
     cancelled = " was cancelled" if summary["status"] == "cancelled" else ""
     head = (
         f"{name}{cancelled}: {summary['counts']['completed']:,} of {counted(summary['total'], 'task')} "
         f"completed in {duration(summary['wall_s'])}"
     )
+    cautions = []
+    if found := sum(task.get("runs_code", 0) != 0 for task in summary["tasks"]):
+        may = f"{counted(found, 'task')} may have changed what runs code when you use the directory"
+        cautions = ["", f"{may}: `batchd status {name}` says what"]
     return [
         head,
         "",
         *_figures(summary),
         "",
         *_tasks(summary["tasks"], prompts or {}),
-        *_cautions(summary),
+        *cautions,
     ]
-
-
-def _cautions(summary: Mapping[str, Any]) -> list[str]:
-    """Return a line where tasks changed what runs code when their directories are used."""
-    found = sum(task.get("runs_code", 0) != 0 for task in summary["tasks"])
-    if not found:
-        return []
-    may = f"{counted(found, 'task')} may have changed what runs code when you use the directory"
-    return ["", f"{may}: `batchd status {escape(summary['batch'])}` says what"]
-
-
-def _problem(error: Mapping[str, Any]) -> str:
-    text = f"{error['place']}: {error['message']}" if error["place"] else error["message"]
-    return escape(f"{text} ({error['hint']})" if error["hint"] else text)
 
 
 def _figures(summary: Mapping[str, Any]) -> list[str]:
@@ -76,18 +74,13 @@ def _figures(summary: Mapping[str, Any]) -> list[str]:
             f"{counted(usage['unsettled_calls'], 'call')} without an answer on record, "
             f"at most {money(cost['unsettled'])}"
         )
-    figures = [*tables.facts(rows, "  ")]
-    elsewhere = [c for c in cost["compare"] if usage["calls"] and _on_sale(c["model"])]
+    figures = [*formatting.facts(rows, "  ")]
+    # Summaries are older than what they compare with: a model may be gone by now.
+    ends_of = {c["model"]: catalog.end(c["model"]) for c in cost["compare"]}
+    gone = {model for model, end in ends_of.items() if end and end.gone(catalog.today())}
+    elsewhere = [c for c in cost["compare"] if usage["calls"] and c["model"] not in gone]
     compared = [f"  {c['model']:<32} {money(c['total']):>12}" for c in elsewhere]
     return figures + (["", "The same tokens elsewhere:", *compared] if compared else [])
-
-
-def _on_sale(model: str) -> bool:
-    """Return whether a model is still to be had:
-    summaries are older than what they compare with.
-    """
-    end = catalog.end(model)
-    return end is None or not end.gone(catalog.today())
 
 
 def _outcome(counts: Mapping[str, int], tasks: Sequence[Mapping[str, Any]]) -> str:
@@ -122,12 +115,12 @@ def _tasks(tasks: list[Mapping[str, Any]], prompts: Mapping[str, str]) -> list[s
             duration(t["run_s"]),
             f"{t['total_tokens']:,}",
             money(t["cost"]),
-            tables.line(prompts.get(t["task"], "")),
+            formatting.one_line(prompts.get(t["task"], "")),
         )
         for t in tasks[:MOST_ROWS]
     ]
     heads = ("", "TASK", "STATUS", "REASON", "ROUNDS", "AT WORK", "TOKENS", "COST", "PROMPT")
-    found = tables.table(
+    found = formatting.table(
         heads,
         rows,
         right=("ROUNDS", "AT WORK", "TOKENS", "COST"),
@@ -144,14 +137,76 @@ def _tasks(tasks: list[Mapping[str, Any]], prompts: Mapping[str, str]) -> list[s
             causes.setdefault(task["message"], []).append(task["task"])
     # What ended several tasks stands once.
     kept = [f"{listed(names)}: {cause}" for cause, names in causes.items()][:_MOST_CAUSES]
-    said = [line for cause in kept for line in _hanging(cause)]
+    said: list[str] = []
+    for cause in kept:
+        # What a check printed has several lines.
+        first, *rest = cause.splitlines()
+        for line in (escape(first), *(f"  {escape(line)}" for line in rest if line.strip())):
+            said += hanging(line, room())
     return [*found, "", *said] if said else found
 
 
-def _hanging(text: str) -> Iterator[str]:
-    """Yield the lines of a text, all but the first indented,
-    wrapped by words; what a check printed has several.
+def report(rows: Iterable[BatchRow], *, as_json: bool = False) -> int:
+    """Print the summaries; return 0 if all completed, 2 if a file was refused, else 1.
+
+    As JSON, that of a single task has its answer too.
     """
-    first, *more = text.splitlines()
-    for line in (escape(first), *(f"  {escape(line)}" for line in more if line.strip())):
-        yield from hanging(line, room())
+    rows = list(rows)
+    found = [(row.batch, _read(row.batch)) for row in rows]
+    if as_json:
+        answers = [{"answer": answer(row)} if row.tasks == 1 else {} for row in rows]
+        formatting.print_json(
+            [one | more for (_, one), more in zip(found, answers, strict=True) if one is not None]
+        )
+    for batch, one in () if as_json else found:
+        if one is None:
+            print(f"\n{batch.name} has been collected already.")
+        else:
+            print(
+                "",
+                *lines(one, {line.task: line.first_prompt for line in _result_lines(batch)}),
+                "",
+                f"Results: {batch.folder}/",
+                # Not every batch has a report.
+                *(
+                    [f"Report:  {page}"]
+                    if (page := Path(batch.folder, "report.html")).is_file()
+                    else []
+                ),
+                sep="\n",
+            )
+    if any(row.problems for row in rows):
+        return 2
+    return 0 if all(row.completed == row.tasks for row in rows) else 1
+
+
+def answer(row: BatchRow) -> str:
+    """Return the answer of a batch's first task; empty: it has none, or has been collected."""
+    return next((line.answer for line in _result_lines(row.batch)), "")
+
+
+class _Line(msgspec.Struct):
+    """The fields of a line in ``results.jsonl`` that a summary does not have."""
+
+    task: str
+    first_prompt: str
+    answer: str
+
+
+def _result_lines(batch: Batch) -> list[_Line]:
+    """Return the lines of the first tasks; none where a collector has taken the results away."""
+    decoder: msgspec.json.Decoder[_Line] = decoders.decoder(_Line)
+    try:
+        with Path(batch.folder, "results.jsonl").open("rb") as file:
+            return [decoder.decode(line) for line in itertools.islice(file, MOST_ROWS)]
+    except (OSError, msgspec.MsgspecError):
+        return []
+
+
+def _read(batch: Batch) -> dict[str, Any] | None:
+    """Return a published summary; None where a collector has taken it away."""
+    try:
+        found: dict[str, Any] = json.loads(Path(batch.folder, "summary.json").read_bytes())
+    except FileNotFoundError:
+        return None
+    return found

@@ -5,9 +5,10 @@ with its lock and its code, here and now.
 from __future__ import annotations
 
 import argparse
+import sqlite3
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from batchd import config, control, log
@@ -21,9 +22,13 @@ from batchd.errors import (
     NoAnswerError,
     NoDaemonError,
     SpoolLockedError,
+    StoreError,
     UsageError,
 )
 from batchd.observe import standstill
+from batchd.spool import home
+from batchd.store import witness
+from batchd.store.database_file import reading
 
 #: What the daemon gets for an order: ten thousand tasks take their time.
 _PATIENCE_S = 600.0
@@ -140,21 +145,9 @@ def _here(settings: Config, order: ControlRequest[A]) -> A:
     return answer
 
 
-def targets(parser: argparse.ArgumentParser, *, json: bool = True) -> None:
-    """Declare what an order is about."""
-    parser.add_argument("target", nargs="+", metavar="BATCH[/TASK]")
-    if json:
-        as_json(parser)
-
-
 def as_json(parser: argparse.ArgumentParser) -> None:
     """Declare ``--json``."""
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-
-
-def checked(given: Sequence[str]) -> tuple[str, ...]:
-    """Return the targets, each checked to be one. Raises ``UsageError``."""
-    return tuple("/".join(filter(None, formatting.split_target(target))) for target in given)
 
 
 def show(answer: object, lines: Sequence[str], *, json: bool) -> int:
@@ -163,3 +156,20 @@ def show(answer: object, lines: Sequence[str], *, json: bool) -> int:
         formatting.print_json(control.fields(answer))
     formatting.say(*(() if json else lines))
     return 0
+
+
+def refusals(state: Path) -> Iterator[str]:
+    """Yield why, each with what to do. No daemon may be running there."""
+    if not state.is_dir():
+        return
+    if problem := home.away(state):
+        yield problem
+    path = formatting.store_path(state)
+    try:
+        witness.check_there(path)
+        if path.exists() and path.stat().st_size:
+            witness.check(path, reading(path))
+    except StoreError as error:
+        yield str(error)
+    except (sqlite3.Error, OSError):
+        return  # the command that opens it says what is wrong with it

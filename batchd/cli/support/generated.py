@@ -17,7 +17,7 @@ import shtab
 from argparse_manpage.manpage import Manpage  # type: ignore[import-untyped]
 
 from batchd import __version__
-from batchd.cli import completion, parser, schema
+from batchd.cli import parser, shipped
 
 #: Below ``data/``.
 _MAN = "man/batchd.1"
@@ -31,11 +31,11 @@ def made() -> Mapping[str, str]:
     """Return each file below ``data/`` with its text, which is the same on any machine and day."""
     files = {
         f"completions/{name}": shtab.complete(_completed(), shell=shell)
-        for shell, name in completion.FILES.items()
+        for shell, name in shipped.COMPLETIONS.items()
     }
     files[_MAN] = _man_page()
-    for kind in schema.KINDS:
-        files[f"schemas/{kind}.json"] = schema.text(kind)
+    for kind in shipped.KINDS:
+        files[f"schemas/{kind}.json"] = shipped.text(kind)
     return files
 
 

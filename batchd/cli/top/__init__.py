@@ -33,10 +33,10 @@ def run(args: argparse.Namespace) -> int:
             f"--interval is from {_MIN_INTERVAL_S} to {_MAX_INTERVAL_S:,.0f} seconds, not {args.interval:g}"
         )
     state = formatting.state_directory(args.config)
-    from batchd.cli.top import draw_loop  # rich is slow to load
+    from batchd.cli.top import screen  # rich is slow to load
 
     if args.once:
-        return draw_loop.once(state)
+        return screen.print_once(state)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError(
             "top needs a terminal; `batchd top --once` prints one picture, and `batchd status` has a form for programs"
@@ -45,4 +45,4 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             "this terminal (TERM) cannot be drawn on; `batchd top --once` prints one picture, and `batchd status` shows more"
         )
-    return draw_loop.run(state, args.interval)
+    return screen.run(state, args.interval)

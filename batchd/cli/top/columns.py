@@ -5,12 +5,16 @@ Not rich's own table: that costs ten times as much, once a second and with every
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeAlias, TypeVar
 
+from rich.console import Console, Group
 from rich.text import Text
 
+from batchd.cli.display import conversation_lines
+from batchd.cli.display.formatting import colours_wanted
 from batchd.console import name_in
 from batchd.log import escape
 
@@ -117,3 +121,30 @@ def _line(cells: Sequence[tuple[Text, Column[T], int]]) -> Text:
         gap = " " * (width - cut.cell_len)
         line.append_text(Text(gap) + cut if column.right else cut + Text(gap))
     return line
+
+
+class Canvas:
+    """Renders whole screens."""
+
+    def __init__(self, *, ascii_only: bool, styled: bool = True) -> None:
+        self._ascii = ascii_only
+        # Sixteen colours, which every theme makes readable on its own background.
+        self._console = Console(
+            file=io.StringIO(),
+            force_terminal=styled,
+            color_system="standard" if styled else None,
+            no_color=not colours_wanted(),
+            highlight=False,
+            markup=False,
+            emoji=False,
+        )
+
+    def render(self, lines: Sequence[Text], width: int) -> list[str]:
+        """Return a string for each line, none of them wider than ``width``."""
+        if not lines:
+            return []
+        self._console.width = width
+        with self._console.capture() as capture:
+            self._console.print(Group(*lines), no_wrap=True, overflow="ellipsis", crop=True)
+        shown = [line.rstrip() for line in capture.get().split("\n")[:-1]]
+        return [conversation_lines.plain(line) for line in shown] if self._ascii else shown

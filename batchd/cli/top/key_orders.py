@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from batchd import control, words
-from batchd.cli import cancel, pause, resume, retry
+from batchd.cli import orders
 from batchd.control import Cancel, ControlRequest, Pause, Resume, Retry
-from batchd.control.requests import A
 from batchd.errors import BatchdError, NoAnswerError, NoDaemonError
 from batchd.records import Scope
 from batchd.spool.ulid import ulid
@@ -35,51 +34,44 @@ class KeyOrder:
     lines: Callable[[Any], list[str]] = field(compare=False)
 
 
-def _order(
-    request: ControlRequest[A], command: str, question: str, lines: Callable[[A], list[str]]
-) -> KeyOrder:
-    """Return an order whose lines are made of the answer that it gets."""
-    return KeyOrder(request, command, question, lines)
-
-
 def cancelling(target: str, what: str) -> KeyOrder:
     """Return the order to end ``target``; ``what`` says what that is."""
-    return _order(
+    return KeyOrder(
         Cancel(target=(target,)),
         f"cancel {target}",
         f"Cancel {what}?",
-        lambda answer: cancel.lines([target], answer),
+        lambda answer: orders.cancelled([target], answer),
     )
 
 
 def retrying(target: str, what: str, *, failed: bool) -> KeyOrder:
     """Return the order to run ``target`` again, or only what of it failed."""
-    return _order(
+    return KeyOrder(
         # The mark makes sure that an order whose answer is lost, and which is given again, is one.
         Retry(target=(target,), failed=failed, claim=ulid()),
         f"retry {'--failed ' if failed else ''}{target}",
         f"Run {what} again?",
-        retry.lines,
+        orders.retried,
     )
 
 
 def pausing(scope: Scope, name: str) -> KeyOrder:
     """Return the order to let a scope wait."""
-    return _order(
+    return KeyOrder(
         Pause(scope=scope, name=name),
         f"pause {words.option(scope, name)}",
         "",
-        lambda answer: pause.lines(scope, name, answer),
+        lambda answer: orders.paused(scope, name, answer),
     )
 
 
 def resuming(scope: Scope, name: str) -> KeyOrder:
     """Return the order to let a scope go on."""
-    return _order(
+    return KeyOrder(
         Resume(scope=scope, name=name),
         f"resume {words.option(scope, name)}",
         "",
-        lambda answer: [*resume.lines(scope, name, answer)],
+        lambda answer: [*orders.resumed(scope, name, answer)],
     )
 
 
@@ -108,12 +100,9 @@ class OrderSender:
         try:
             answer = control.ask(self._state, order.request, timeout_s=_PATIENCE_S)
             self.answer = (" · ".join(line.strip() for line in order.lines(answer)), False)
-        except NoAnswerError as error:
-            self.answer = (str(error), True)
-        except NoDaemonError:
-            text = f"no daemon runs here: `batchd {order.command}` does it without one"
-            self.answer = (text, True)
         except (BatchdError, OSError) as error:
-            self.answer = (str(error), True)
+            absent = isinstance(error, NoDaemonError) and not isinstance(error, NoAnswerError)
+            text = f"no daemon runs here: `batchd {order.command}` does it without one"
+            self.answer = (text if absent else str(error), True)
         self._under_way -= 1
         self._wake()

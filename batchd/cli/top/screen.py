@@ -4,18 +4,134 @@ and what each key does there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rich.text import Text
 
-from batchd.cli.top.key_orders import KeyOrder
-from batchd.cli.top.lists import MainScreen
-from batchd.cli.top.task_view import TaskView
-from batchd.cli.top.watching import TopQuery, TopSnapshot
+from batchd.cli.display import conversation_lines, formatting
+from batchd.cli.display.conversation_lines import ScreenLine, Tone
+from batchd.cli.top.columns import Canvas
+from batchd.cli.top.key_orders import KeyOrder, OrderSender
+from batchd.cli.top.lists import MainScreen, moves, on_task
+from batchd.cli.top.terminal import StopRequested, Terminal
+from batchd.cli.top.watching import LATELY, SpoolPoller, Story, TopQuery, TopSnapshot
+from batchd.cli.top.work import Activities
 from batchd.log import escape
-from batchd.observe.snapshot import Snapshot
+from batchd.observe.snapshot import Observer
 from batchd.records import Ref
+from batchd.views import Passage, passages
+from batchd.words import compact, counted, duration, money
+
+_STYLES: Mapping[Tone, str] = {
+    Tone.PLAIN: "",
+    Tone.STRONG: "bold",
+    Tone.QUIET: "dim",
+    Tone.GOOD: "green",
+    Tone.BAD: "red",
+    Tone.NOTE: "yellow",
+}
+
+
+@dataclass(slots=True)
+class TaskView:
+    """What is known of the task, and which part of it is shown."""
+
+    ref: Ref
+    #: Whether outputs are shown whole.
+    full: bool = False
+    #: The number of the first line shown; None: the end is, and stays so as lines come.
+    top: int | None = None
+    known: int = 0
+    _passages: list[Passage] = field(default_factory=list)
+    _lines: list[ScreenLine] = field(default_factory=list)
+    #: For which width, and whether folded, ``_lines`` were made, and of how many passages.
+    _made_for: tuple[int, bool] = (0, False)
+    _made: int = 0
+    _shown: int = 1
+    _story: Story | None = None
+
+    @property
+    def wish(self) -> TopQuery:
+        """What the watcher is to look at."""
+        return TopQuery(ref=self.ref, known=self.known)
+
+    def learn(self, sight: TopSnapshot) -> None:
+        """Take in what has come since the last look."""
+        story = sight.story
+        if story is None or story.row.ref != self.ref:
+            return
+        self._story = story
+        if story.start == self.known:
+            for event in story.events:
+                self._passages += passages(event, story.first_prompt)
+            self.known += len(story.events)
+
+    def key(self, key: str, sight: TopSnapshot) -> KeyOrder | str | None:
+        """Act on a key: return an order to give, a message to show, or nothing."""
+        if by := moves(key, self._shown):
+            last = max(0, len(self._lines) - self._shown)
+            top = (last if self.top is None else self.top) + by
+            self.top = None if top >= last else max(0, top)
+        elif key == "f":
+            self.full = not self.full
+            self.top = None
+        elif key in {"c", "p", "r"} and self._story:
+            return on_task(key, self.ref, self._story.row.status, sight.snapshot)
+        return None
+
+    def draw(self, sight: TopSnapshot, width: int, height: int) -> list[Text]:
+        """Return the lines of the screen, at most ``height``."""
+        if self._made_for != (width, self.full):
+            self._lines, self._made, self._made_for = [], 0, (width, self.full)
+        for passage in self._passages[self._made :]:
+            self._lines += conversation_lines.lines(passage, width, full=self.full)
+        self._made = len(self._passages)
+        above = [self._head(width)]
+        now: list[Text] = []
+        if self._story and sight.snapshot and not self._story.row.status.final:
+            work = Activities(sight.snapshot).work(self._story.row)
+            since = f", for {duration(max(0.0, work.at - work.since))}" if work.since else ""
+            now.append(
+                Text(f"▸ {escape(f'{work.step}: {work.detail}'.rstrip(': '))}{since}", "yellow")
+            )
+        self._shown = max(1, height - len(above) - len(now))
+        last = max(0, len(self._lines) - self._shown)
+        top = last if self.top is None else min(self.top, last)
+        if sight.trouble:
+            above.append(Text(escape(sight.trouble), "bold red"))
+        if not self._lines:
+            above.append(Text("nothing of it has started" if self._story else "looking …", "dim"))
+        shown = [
+            Text.assemble((line.text, _STYLES[line.tone]), (line.tail, "dim"))
+            for line in self._lines[top : top + self._shown]
+        ]
+        return [*above, *shown, *now][:height]
+
+    def _head(self, width: int) -> Text:
+        line = Text(str(self.ref))
+        if story := self._story:
+            row = story.row
+            tokens = compact(row.input_tokens + row.output_tokens)
+            figures = (
+                str(row.status),
+                f"round {row.round}",
+                counted(row.calls, "call"),
+                f"{tokens} tokens",
+                money(row.cost_usd),
+                row.model,
+            )
+            line.append(escape(f"  {'  '.join(figures)}"))
+        below = 0 if self.top is None else len(self._lines) - self.top - self._shown
+        more = f"{below:,} lines below" if below > 0 else ""
+        line.truncate(width - len(more) - 1, overflow="ellipsis")
+        line.pad_right(max(0, width - line.cell_len - len(more)))
+        line.append(more)
+        line.stylize("bold underline")
+        return line
+
 
 _LIST_KEYS = "q quit  Tab lists  Enter open  c cancel  p pause  r retry  / find  ? help"
 _OPEN_KEYS = "Esc back  Enter follow  c cancel  p pause  r retry  / find  s sort  ? help"
@@ -85,24 +201,20 @@ class TopScreen:
         elif self.asked is not None:
             order, self.asked = self.asked, None
             if key in {"y", "Y"}:
-                self._give(order)
+                self.give(order)
             else:
                 self.message = ("nothing was done", False)
         elif self.lists.typed is None and key in {"q", "Q"}:
             return False
         elif self.lists.typed is None and key == "?":
             self.helping = True
+        elif self.following and key in {"escape", "left", "h", "backspace"}:
+            self.following = None
         elif self.following:
-            self._in_task(self.following, key, sight)
+            self._outcome(self.following.key(key, sight))
         else:
             self._outcome(self.lists.key(key, sight))
         return True
-
-    def _in_task(self, following: TaskView, key: str, sight: TopSnapshot) -> None:
-        if key in {"escape", "left", "h", "backspace"}:
-            self.following = None
-        else:
-            self._outcome(following.key(key, sight))
 
     def _outcome(self, outcome: KeyOrder | Ref | str | None) -> None:
         if isinstance(outcome, Ref):
@@ -112,11 +224,7 @@ class TopScreen:
         elif outcome is not None and outcome.question:
             self.asked = outcome
         elif outcome is not None:
-            self._give(outcome)
-
-    def _give(self, order: KeyOrder) -> None:
-        self.give(order)
-        self.message = None
+            self.give(outcome)
 
     def draw(self, sight: TopSnapshot, width: int, height: int) -> list[Text]:
         """Return the lines of the screen: exactly ``height``."""
@@ -146,9 +254,59 @@ class TopScreen:
         return shown
 
 
-def once(snapshot: Snapshot, store: bool, width: int) -> list[Text]:
-    """Return all lines of one picture, however many: for files and pipes."""
-    sight = TopSnapshot(snapshot, store=store)
-    lists = MainScreen()
-    height = 1 << 16
-    return lists.draw(sight, width, height)
+#: One picture for files and pipes has all lines, however many.
+_ALL_LINES = 1 << 16
+#: Without anything to do, it looks after itself so often (seconds).
+_IDLE_S = 60.0
+
+
+def run(state: Path, interval_s: float) -> int:
+    """Show how things stand until a key or a signal ends it; return the exit code."""
+    canvas = Canvas(ascii_only=conversation_lines.ascii_only(sys.stdout.encoding))
+    terminal = Terminal(sys.stdin.fileno(), sys.stdout.fileno())
+    watcher = SpoolPoller(state, interval_s, terminal.wake)
+    desk = OrderSender(state, terminal.wake)
+    screen = TopScreen(give=desk.give, answer=lambda: desk.answer)
+    try:
+        with terminal:
+            watcher.start()
+            _turn(terminal, watcher, screen, canvas, desk)
+    except StopRequested as ended:
+        return 128 + ended.number
+    return 0
+
+
+def _turn(
+    terminal: Terminal, watcher: SpoolPoller, screen: TopScreen, canvas: Canvas, desk: OrderSender
+) -> None:
+    while True:
+        if watcher.failure:
+            raise watcher.failure
+        sight = watcher.sight
+        screen.learn(sight)
+        watcher.wish(screen.wish)
+        width, height = terminal.size
+        terminal.show(canvas.render(screen.draw(sight, width, height), width))
+        for key in terminal.wait(_IDLE_S):
+            if key == "redraw":
+                terminal.forget()
+            desk.seen()
+            if not screen.key(key, sight):
+                return
+            if screen.urgent:
+                break  # what was typed on before the question was read answers nothing
+
+
+def print_once(state: Path) -> int:
+    """Print how things stand now."""
+    with Observer(state, lately=LATELY) as observer:
+        snapshot = observer.look()
+    canvas = Canvas(
+        ascii_only=conversation_lines.ascii_only(sys.stdout.encoding),
+        styled=sys.stdout.isatty() and formatting.colours_wanted(),
+    )
+    store = formatting.store_path(state).exists()
+    width = formatting.terminal_width()
+    lines = MainScreen().draw(TopSnapshot(snapshot, store=store), width, _ALL_LINES)
+    print(*canvas.render(lines, width), sep="\n")
+    return 0

@@ -4,19 +4,19 @@ those at work, those that gave their slot back, or all of one batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.text import Text
 
-from batchd.cli.top.columns import Column
-from batchd.observe.snapshot import Snapshot
+from batchd.cli.top.columns import Column, bar, table
+from batchd.observe.snapshot import Glimpsed, Snapshot
 from batchd.observe.standstill import WaitReasons, earlier_batches
 from batchd.records import Ref, TaskStatus
-from batchd.store.rows import TaskRow
+from batchd.store.rows import BatchRow, TaskRow
 from batchd.views import view
-from batchd.words import compact, money, span
+from batchd.words import at_least, compact, limit, money, span
 
 #: The colours of what a task does, or how it ended; the rest has none.
 _STYLES = {
@@ -127,15 +127,15 @@ def listed(works: Iterable[TaskActivity], by: str, words: str) -> list[TaskRow]:
     """
     wanted = words.casefold()
     if wanted:
-        works = (w for w in works if wanted in _text(w).casefold())
+        works = (
+            w
+            for w in works
+            if wanted in f"{w.row.ref}\n{w.step}\n{w.detail}\n{w.row.model}\n{w.prompt}".casefold()
+        )
     if by != IN_ORDER:
         key, backwards = SORTS[by]
         works = sorted(works, key=key, reverse=backwards)
     return [work.row for work in works]
-
-
-def _text(work: TaskActivity) -> str:
-    return f"{work.row.ref}\n{work.step}\n{work.detail}\n{work.row.model}\n{work.prompt}"
 
 
 def columns(by: str, *, of_one: bool, unsettled: bool) -> list[Column[TaskActivity]]:
@@ -146,7 +146,7 @@ def columns(by: str, *, of_one: bool, unsettled: bool) -> list[Column[TaskActivi
     made: list[Column[TaskActivity]] = [
         Column(
             head="TASK",
-            cell=_name if of_one else _whole_name,
+            cell=(lambda w: w.row.ref.task) if of_one else (lambda w: str(w.row.ref)),
             flexible=True,
             name=True,
             least=14 if of_one else 26,
@@ -159,10 +159,20 @@ def columns(by: str, *, of_one: bool, unsettled: bool) -> list[Column[TaskActivi
             right=True,
             least=6,
         ),
-        Column(head="TOKENS", cell=_tokens, right=True, least=7, rank=3 if of_one else 2),
-        Column(head="COST", cell=_cost, right=True, least=7, rank=1),
+        Column(
+            head="TOKENS",
+            cell=lambda w: _tokens(w.row),
+            right=True,
+            least=7,
+            rank=3 if of_one else 2,
+        ),
+        Column(head="COST", cell=lambda w: money(w.row.cost_usd), right=True, least=7, rank=1),
         *(
-            [Column(head="UNSETTLED", cell=_unsettled, right=True, least=9, rank=2)]
+            [
+                Column(
+                    head="UNSETTLED", cell=lambda w: _unsettled(w.row), right=True, least=9, rank=2
+                )
+            ]
             if unsettled
             else ()
         ),
@@ -179,20 +189,10 @@ def columns(by: str, *, of_one: bool, unsettled: bool) -> list[Column[TaskActivi
     ]
     if by == IN_ORDER:
         return made
-    return [_marked(c) if c.head == by else c for c in made]
-
-
-def _name(work: TaskActivity) -> str:
-    return work.row.ref.task
-
-
-def _whole_name(work: TaskActivity) -> str:
-    return str(work.row.ref)
-
-
-def _marked(column: Column[TaskActivity]) -> Column[TaskActivity]:
-    head = f"▾{column.head}" if column.right else f"{column.head} ▾"
-    return replace(column, head=head)
+    return [
+        replace(c, head=f"▾{c.head}" if c.right else f"{c.head} ▾") if c.head == by else c
+        for c in made
+    ]
 
 
 def _step(work: TaskActivity) -> Text:
@@ -200,14 +200,111 @@ def _step(work: TaskActivity) -> Text:
     return Text.assemble((work.step, _STYLES.get(work.step, "")), (since, "dim"))
 
 
-def _cost(work: TaskActivity) -> str:
-    return money(work.row.cost_usd)
+_BATCH_STYLES = {
+    "running": "cyan",
+    "parked": "yellow",
+    "completed": "green",
+    "cancelled": "yellow",
+    "failed": "red",
+    "rejected": "red",
+}
+_BAR, _SMALL_BAR = 10, 4
+#: From here on a budget's gauge is red.
+_RED_FROM = 0.9
 
 
-def _unsettled(work: TaskActivity) -> str:
-    usd = work.row.unsettled_usd
-    return f"≤ {money(usd)}" if usd else "yes" if work.row.unsettled_calls else ""
+def batch_columns(rows: Sequence[BatchRow]) -> list[Column[BatchRow]]:
+    """Return the columns that say something."""
+    made: list[Column[BatchRow]] = [
+        Column(head="BATCH", cell=lambda b: b.batch.name, flexible=True, name=True, least=13),
+        Column(
+            head="STATUS", cell=lambda b: Text(b.status, _BATCH_STYLES.get(b.status, "")), least=9
+        ),
+        Column(head="DONE", cell=_done),
+        Column(head="BAD", cell=_bad, right=True, least=3),
+        Column(head="TOKENS", cell=_tokens, right=True, least=6, rank=3),
+        Column(
+            head="COST",
+            cell=lambda b: at_least(b.cost_usd, b.known_usd),
+            right=True,
+            least=7,
+            rank=1,
+        ),
+    ]
+    if any(b.unsettled_calls for b in rows):
+        made.append(Column(head="UNSETTLED", cell=_unsettled, right=True, least=9, rank=2))
+    if any(b.batch.budget_usd for b in rows):
+        made.append(Column(head="BUDGET", cell=_budget, rank=2))
+    return made
 
 
-def _tokens(work: TaskActivity) -> str:
-    return compact(work.row.input_tokens + work.row.output_tokens)
+def _done(row: BatchRow) -> Text:
+    if not row.tasks:
+        return Text()
+    gauge = bar(row.finished / row.tasks, _BAR, "green")
+    return Text.assemble(gauge, f" {row.finished:,}/{row.tasks:,}")
+
+
+def _bad(row: BatchRow) -> Text:
+    bad = row.finished - row.completed
+    return Text(f"{bad:,}" if bad else "", "red")
+
+
+def _tokens(row: BatchRow | TaskRow) -> str:
+    return compact(row.input_tokens + row.output_tokens)
+
+
+def _unsettled(row: BatchRow | TaskRow) -> str:
+    usd = row.unsettled_usd
+    return f"≤ {money(usd)}" if usd else "yes" if row.unsettled_calls else ""
+
+
+def _budget(row: BatchRow) -> Text:
+    budget = row.batch.budget_usd
+    if not budget:
+        return Text()
+    part = ((row.cost_usd or 0.0) + row.unsettled_usd) / budget
+    gauge = bar(part, _SMALL_BAR, "red" if part >= _RED_FROM else "green")
+    return Text.assemble(gauge, f" {limit(budget)}")
+
+
+_END_STYLES = {"completed": "green", "timeout": "yellow", "cancelled": "yellow", "error": "red"}
+#: Fewer lines than these show nothing: a head and a task.
+_MIN_LINES = 2
+
+
+def lately(glimpsed: Glimpsed, width: int, height: int) -> list[Text]:
+    """Return a table of as many tasks as have room; nothing where none ended lately."""
+    shown = glimpsed.ended[: height - 1]
+    if height < _MIN_LINES or not shown:
+        return []
+    columns: Sequence[Column[TaskRow]] = (
+        Column(head="TASK", cell=lambda t: str(t.ref), flexible=True, name=True, least=20),
+        Column(
+            head="HOW",
+            cell=lambda t: Text(
+                view.said(t.status, t.reason, t.round), _END_STYLES.get(t.status, "")
+            ),
+            least=9,
+        ),
+        Column(head="TIME", cell=_took, right=True, least=6, rank=2),
+        Column(head="TOKENS", cell=_tokens, right=True, least=7, rank=3),
+        Column(head="COST", cell=lambda t: money(t.cost_usd), right=True, least=7, rank=1),
+        Column(
+            head="PROMPT",
+            cell=lambda t: glimpsed.prompts.get(t.ref, ""),
+            flexible=True,
+            least=20,
+            rank=4,
+        ),
+    )
+    found = table(columns, shown, width, title="ENDED LATELY")
+    found[0].stylize("dim underline")
+    found[0].pad_right(max(0, width - found[0].cell_len))
+    return found
+
+
+def _took(row: TaskRow) -> str:
+    if row.started_at is None or row.finished_at is None:
+        return ""
+    return span(max(0.0, row.finished_at - row.started_at))

@@ -1,22 +1,38 @@
-"""``batchd schema``: the formats, for editors and other programs."""
+"""What editors, shells and other programs need of batchd: ``batchd schema`` prints the formats,
+``batchd completion`` what completes commands and options, where a shell has not found it by itself.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib.resources
 import json
 from typing import Any
 
+#: The file of each shell, in ``data/completions``; ``generated.py`` makes them.
+COMPLETIONS = {"bash": "batchd.bash", "zsh": "_batchd"}
 KINDS = ("task", "result", "summary", "status", "notification")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    parser.add_argument("kind", choices=KINDS)
+    """Declare the arguments of the one that the parser is for."""
+    if parser.prog.endswith(" schema"):
+        parser.add_argument("kind", choices=KINDS)
+        return
+    parser.add_argument("shell", choices=tuple(COMPLETIONS))
+    parser.epilog = (
+        'In ~/.bashrc: eval "$(batchd completion bash)". '
+        "For zsh: batchd completion zsh > DIR/_batchd, where DIR is in fpath."
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a JSON Schema."""
-    print(text(args.kind), end="")
+    """Print it."""
+    if args.command == "schema":
+        print(text(args.kind), end="")
+    else:
+        folder = importlib.resources.files("batchd") / "data" / "completions"
+        print((folder / COMPLETIONS[args.shell]).read_text("utf-8"), end="")
     return 0
 
 

@@ -1,11 +1,12 @@
-"""``batchd restore``: a backup takes the store's place,
-and the outbox says what has ended since.
+"""``batchd backup``: a copy of the store, beside a running daemon too; and ``batchd restore``:
+it takes the store's place, and the outbox says what has ended since.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,16 @@ _SHOWN = 20
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
+    """Declare the arguments of the one that the parser is for."""
+    if parser.prog.endswith(" backup"):
+        parser.add_argument(
+            "target",
+            nargs="?",
+            type=Path,
+            metavar="FILE",
+            help="the file to write (default: a name with the time, beside the store)",
+        )
+        return
     parser.add_argument(
         "backup",
         nargs="?",
@@ -58,7 +68,27 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show what a restore would do, or do it."""
+    """Copy the store; or show what a restore would do, or do it."""
+    return _back_up(args) if args.command == "backup" else _restore(args)
+
+
+def _back_up(args: argparse.Namespace) -> int:
+    from batchd.store import restoring  # `--help` need not load SQLite
+
+    path = formatting.store_path(formatting.state_directory(args.config))
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    target = args.target or path.with_name(f"{path.name}.{stamp}.bak")
+    if target.is_dir():
+        raise UsageError(f"{escape(str(target))} is a directory: name a file in it")
+    if not target.parent.is_dir():
+        folder = escape(str(target.parent))
+        raise UsageError(f"{folder} is not a directory: make it, or name another file")
+    size = restoring.back_up(path, target)
+    print(escape(f"{target}: {size:,} bytes"))
+    return 0
+
+
+def _restore(args: argparse.Namespace) -> int:
     from batchd import visible
     from batchd.daemon import lock, reconcile  # `--help` need not load the daemon
     from batchd.store import restoring

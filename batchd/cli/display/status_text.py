@@ -1,0 +1,221 @@
+"""The tables of ``batchd status``: of batches, and of the tasks of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
+
+import msgspec
+
+from batchd import decoders, views, words
+from batchd.cli.display import formatting
+from batchd.errors import StoreError, cut
+from batchd.formats import FilesV1, ResultV1
+from batchd.log import escape
+from batchd.observe import changes
+from batchd.observe.standstill import WaitReasons
+from batchd.records import Ref, TaskStatus
+from batchd.store.reader import StoreReader
+from batchd.store.rows import BatchRow, TaskRow
+from batchd.views import view
+from batchd.words import at_least, counted, duration, listed, moment, money
+
+
+def batches(rows: Sequence[BatchRow], prompts: Mapping[str, str] | None = None) -> list[str]:
+    """Return the lines of a table of batches;
+    ``prompts``: by batch, of its first task, as far as they are known.
+    """
+    cells = [
+        (
+            r.batch.name,
+            r.status,
+            f"{r.finished:,}/{r.tasks:,}",
+            f"{r.finished - r.completed:,}" if r.finished > r.completed else "",
+            f"{r.input_tokens + r.output_tokens:,}",
+            at_least(r.cost_usd, r.known_usd),
+            unsettled(r),
+            moment(r.batch.received_at),
+            formatting.one_line((prompts or {}).get(r.batch.name, "")),
+        )
+        for r in rows
+    ]
+    heads = (
+        *("BATCH", "STATUS", "DONE", "BAD", "TOKENS", "COST", "UNSETTLED", "RECEIVED"),
+        "FIRST PROMPT",
+    )
+    return formatting.table(
+        heads,
+        cells,
+        right=("DONE", "BAD", "TOKENS", "COST", "UNSETTLED"),
+        flexible="BATCH",
+        extra=("UNSETTLED",),
+        texts=("FIRST PROMPT",),
+        brief=("FIRST PROMPT",),
+    )
+
+
+def tasks(rows: Sequence[TaskRow], prompts: Mapping[str, str], waiting: WaitReasons) -> list[str]:
+    """Return the lines of a table of one batch's tasks;
+    ``prompts``: theirs, as far as they are known.
+    """
+    cells = [
+        (
+            t.ref.task,
+            view.word(t.status, t.reason),
+            str(t.round),
+            str(t.calls),
+            f"{t.input_tokens + t.output_tokens:,}",
+            money(t.cost_usd),
+            unsettled(t),
+            formatting.one_line(prompts.get(t.ref.task, "")),
+            waiting.in_short(t),
+        )
+        for t in rows
+    ]
+    heads = (
+        *("TASK", "STATUS", "ROUND", "CALLS", "TOKENS", "COST", "UNSETTLED"),
+        *("PROMPT", "WHY"),
+    )
+    return formatting.table(
+        heads,
+        cells,
+        right=("ROUND", "CALLS", "TOKENS", "COST", "UNSETTLED"),
+        flexible="TASK",
+        extra=("UNSETTLED",),
+        texts=("PROMPT", "WHY"),
+        brief=("PROMPT",),
+    )
+
+
+def unsettled(row: BatchRow | TaskRow) -> str:
+    """Return what calls without an answer on record may have cost on top; empty: there are none."""
+    if not row.unsettled_calls:
+        return ""
+    # Nothing at most: they cost nothing, or their price is unknown.
+    usd = row.unsettled_usd
+    return f"≤ {money(usd)}" if usd else counted(row.unsettled_calls, "call")
+
+
+#: Characters of a prompt, an answer or a verdict; `batchd logs` and the result have all of it.
+_MAX_TEXT_CHARS = 600
+
+
+def task_facts(reader: StoreReader, row: TaskRow, why: str) -> dict[str, str]:
+    """Return what is known of a task by name, in the order in which people look for it;
+    ``why``: what it waits for.
+    """
+    text = reader.result(row.ref) if row.status.final else ""
+    made = decoders.decode(text, ResultV1) if text else None
+    return {
+        "task": str(row.ref),
+        "status": f"{view.word(row.status, row.reason)} since {moment(row.since)}",
+        "why": _excerpt(why),
+        "prompt": _excerpt(_prompt(reader, row.ref)),
+        **(_outcome(made, why) if made else {}),
+        "changed": _changed(made, row) if made else "",
+        "directory": row.directory,
+        "model": row.model,
+        "round": str(row.round),
+        "tokens": f"{row.input_tokens:,} in ({row.cached_input_tokens:,} cached), "
+        f"{row.output_tokens:,} out, in {counted(row.calls, 'call')}",
+        "cache": words.from_cache(row.cache_share, row.cache_saved) if row.calls else "",
+        "cost": money(row.cost_usd),
+        "unsettled": f"{counted(row.unsettled_calls, 'call')}, "
+        + (f"at most {money(row.unsettled_usd)}" if row.unsettled_usd else "at a price unknown")
+        if row.unsettled_calls
+        else "",
+        "queued": moment(row.queued_at),
+        "started": moment(row.started_at),
+        "finished": moment(row.finished_at),
+        "took": duration(row.finished_at - row.started_at)
+        if row.finished_at and row.started_at
+        else "",
+        "attempts": str(row.attempts),
+        "last step": "" if row.status.final else views.last(row.step).step,
+    }
+
+
+def _prompt(reader: StoreReader, ref: Ref) -> str:
+    try:
+        return reader.spec(ref).first_prompt
+    except StoreError:  # it was pruned
+        return ""
+
+
+def _outcome(made: ResultV1, why: str) -> dict[str, str]:
+    """Return what a task has answered, what was said of it,
+    unless ``why`` says it, and which files it left.
+    """
+    verdict = made.evaluation
+    done = "" if verdict is None else "done" if verdict.done else "not done"
+    new = verdict is not None and verdict.feedback and verdict.feedback not in why
+    said = f": {_excerpt(verdict.feedback)}" if verdict and new else ""
+    return {
+        "answer": _excerpt(made.answer) or ("none" if made.status is TaskStatus.COMPLETED else ""),
+        "verdict": f"{verdict.by}: {done}{said}" if verdict and verdict.by != "none" else "",
+        "files": _files(made.files),
+    }
+
+
+def _files(files: FilesV1 | None) -> str:
+    if files is None:
+        return "not listed: too many, or the task ended before batchd looked"
+    found = {"created": files.created, "modified": files.modified, "deleted": files.deleted}
+    return "; ".join(f"{what} {listed(paths)}" for what, paths in found.items() if paths) or "none"
+
+
+def _changed(made: ResultV1, row: TaskRow) -> str:
+    """Return what a task has changed in its clone or copy, or why its files may be lost;
+    empty: neither.
+    """
+    if remarks := changes.remarks(made):
+        return "; ".join(remarks)
+    if made.workspace is None:
+        return ""
+    if made.patch is None:
+        return f"nothing, in its {made.workspace.kind} of {made.workspace.source}"
+    return f"{changes.lines(made)}: `batchd diff {row.ref}`, `batchd apply {row.ref}`"
+
+
+def _excerpt(text: str) -> str:
+    """Return the beginning of a text, its lines as they are, none of them empty."""
+    lines = cut(text.strip(), _MAX_TEXT_CHARS).splitlines()
+    return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+#: By task: the results that have something to report.
+Cautions: TypeAlias = Mapping[str, ResultV1]
+
+#: Tasks, and files of each, that are shown; the results have all.
+_MOST_TASKS, _MOST_FILES = 20, 10
+_WORDS = "runs code when you use this directory"
+
+
+def cautions(reader: StoreReader, batch: str, task: str = "") -> Cautions:
+    """Return what there is to report of a batch, or of one task in it."""
+    texts = reader.cautions(batch, task)
+    return {name: decoders.decode(text, ResultV1) for name, text in texts.items()}
+
+
+def cautions_field(cautions: Cautions, task: str) -> object:
+    """Return what a task's result says, as JSON has it."""
+    return msgspec.to_builtins(cautions[task].runs_code) if task in cautions else []
+
+
+def caution_lines(cautions: Cautions) -> Iterator[str]:
+    """Yield lines for people, each file with the command that shows it."""
+    for task, result in list(cautions.items())[:_MOST_TASKS]:
+        files = result.runs_code
+        if files is None:
+            yield escape(
+                f"{task} ended before batchd looked whether it left what {_WORDS}: {result.dir}"
+            )
+            continue
+        yield escape(f"{task} changed what {_WORDS}: {result.dir}")
+        for file in files[:_MOST_FILES]:
+            whose = f", for {file.by}" if file.by else ", batchd could not look into it"
+            yield escape(f"  {file.show}    ({file.change}{whose})")
+        if (more := len(files) - _MOST_FILES) > 0:
+            yield f"  … and {more:,} more: runs_code in its result"
+    if (more := len(cautions) - _MOST_TASKS) > 0:
+        yield f"… and of {more:,} more tasks: runs_code in their results"
