@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 import batchd
-from batchd import control
+from batchd import cli, control
 from batchd.control import check, coding, status
 from batchd.errors import UsageError
 from batchd.records import Cause, Parking, Scope
@@ -359,8 +359,8 @@ def test_an_answer_that_is_none_is_refused() -> None:
 
 
 def test_a_command_its_request_and_its_module_have_one_name() -> None:
-    """Of the command line as of the socket and the daemon;
-    what is paused goes on in the same module, as does what is detached.
+    """Of the command line as of the socket and the daemon, where what is paused goes on in the
+    same module, as does what is detached.
     """
     package = Path(batchd.__file__).parent
     assert {*coding.REQUESTS} == {
@@ -370,6 +370,6 @@ def test_a_command_its_request_and_its_module_have_one_name() -> None:
     shared = {"resume": "pause", "detach": "submit"}
     for verb in coding.REQUESTS:
         module = shared.get(verb, verb)
-        assert (package / "cli" / f"{module}.py").exists()
+        assert module in cli.COMMANDS
         text = (package / "daemon" / "commands" / f"{module}.py").read_text("utf-8")
         assert f"async def {verb}(" in text

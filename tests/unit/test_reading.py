@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from batchd.console import width_of, wrapped
 
 from batchd.cli.display import conversation_lines
+from batchd.console import width_of, wrapped
 from batchd.events import CallAnswered, RoundEvaluated, Suspended, ToolRan
 from batchd.records import Answer, Evaluation, Purpose, ToolCall, Usage
 from batchd.views import Kind, Passage, passages

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from batchd.console import width_of
 
 from batchd.cli.display import formatting
+from batchd.console import width_of
 
 HEADS = ("TASK", "STATUS", "COST", "UNSETTLED", "PROMPT", "WHY")
 WHY = "after 3 rounds: 3 of 17 tests fail, of which the first says that 4 tokens were expected"
