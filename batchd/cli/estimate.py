@@ -40,7 +40,16 @@ def run(args: argparse.Namespace) -> int:
     """Check the files as `submit` does, and print what they may come to."""
     settings = config.load(args.config)
     silent_paths.refuse(settings.paths.state)
-    found, budgets = _estimated([_checked(name, settings) for name in args.files], settings)
+    from batchd.estimate import CheckedFile
+
+    files = []
+    for given in args.files:
+        filename = "stdin.json" if given == "-" else Path(given).name
+        data = sys.stdin.buffer.read() if given == "-" else given_files.read_file(given, settings)
+        parsed = given_files.parsed(data, filename, settings)
+        batch = outbox.batch_name(filename)
+        files.append(CheckedFile(name=batch, tasks=parsed.tasks, budget_usd=parsed.budget_usd))
+    found, budgets = _estimated(files, settings)
     if args.json:
         formatting.print_json({**_fields(found), "budgets": budgets.fields()})
     else:
@@ -82,14 +91,11 @@ def _estimated(files: Sequence[CheckedFile], settings: config.Config) -> tuple[E
         except OlderStoreError as error:
             formatting.complain(f"batchd: {error}; this estimate knows nothing of its record")
         found = estimate(files, settings, reader)
-        spent = _spent_today(reader) if reader else 0.0
+        # What may have been paid counts against the budget of this day, too.
+        today = dt.datetime.now(dt.UTC).date()
+        rows = reader.spend((), since=today) if reader else ()
+        spent = sum(row.known_usd + row.unsettled_usd for row in rows)
     return found, _Budgets(files, settings.budget.per_day_usd, spent)
-
-
-def _spent_today(reader: StoreReader) -> float:
-    """Return what counts against the budget of this day: what may have been paid, too."""
-    rows = reader.spend((), since=dt.datetime.now(dt.UTC).date())
-    return sum(row.known_usd + row.unsettled_usd for row in rows)
 
 
 class _Budgets:
@@ -140,17 +146,6 @@ class _Budgets:
         return escape(listed([f"{each} for {name}" for name, each in limits.items()]))
 
 
-def _checked(name: str, settings: config.Config) -> CheckedFile:
-    from batchd.estimate import CheckedFile
-
-    filename = "stdin.json" if name == "-" else Path(name).name
-    data = sys.stdin.buffer.read() if name == "-" else given_files.read_file(name, settings)
-    parsed = given_files.parsed(data, filename, settings)
-    return CheckedFile(
-        name=outbox.batch_name(filename), tasks=parsed.tasks, budget_usd=parsed.budget_usd
-    )
-
-
 def _fields(found: Estimate) -> dict[str, Any]:
     """Return the estimate for programs. Stable: more may follow."""
 
@@ -181,7 +176,17 @@ def _lines(found: Estimate, budgets: _Budgets) -> Iterator[str]:
     if found.total.tasks > 1:
         yield "One task of each model; eight in ten lie within, if they go as those on record:"
         accepted = {r.model: f"{r.completed / r.tasks:.0%}" for r in found.history}
-        rows = [(*_row(name, part), accepted.get(name, "?")) for name, part in found.models.items()]
+        rows = []
+        for name, part in found.models.items():
+            figures = ["?"] * 4
+            if one := part.one:
+                figures = [
+                    _span(one.calls, _number),
+                    _span(one.tokens, _number),
+                    _span(one.cost, money),
+                    _span(one.seconds, duration),
+                ]
+            rows.append((name, f"{part.tasks:,}", *figures, accepted.get(name, "?")))
         yield from formatting.table(_HEADS, rows, right=_HEADS[1:], flexible="ONE TASK OF")
         yield ""
     yield from _together(found, budgets)
@@ -226,19 +231,6 @@ def _together(found: Estimate, budgets: _Budgets) -> Iterator[str]:
             f"Calls, tokens and cost are of {counted(total.known, 'task')} alone: "
             "no task of the others' models is on record."
         )
-
-
-def _row(name: str, part: EstimatePart) -> tuple[str, ...]:
-    one = part.one
-    if one is None:
-        return (name, f"{part.tasks:,}", *["?"] * 4)
-    spans = (
-        (one.calls, _number),
-        (one.tokens, _number),
-        (one.cost, money),
-        (one.seconds, duration),
-    )
-    return (name, f"{part.tasks:,}", *(_span(found, shown) for found, shown in spans))
 
 
 def _span(found: Spread | None, shown: Callable[[float], str]) -> str:
