@@ -52,17 +52,33 @@ def run(args: argparse.Namespace) -> int:
     """Apply patches: together, or as commits in order up to the first that does not go in."""
     settings = formatting.settings(args.config)
     with StoreReader(formatting.store_path(Path(settings.paths.state))) as reader:
-        wanted = [_found(reader, target) for target in dict.fromkeys(args.target)]
+        wanted = []
+        for target in dict.fromkeys(args.target):
+            batch, task = formatting.split_target(target)
+            if not task:
+                raise UsageError(
+                    f"{escape(target)} is a batch: name its tasks, as {escape(batch)}/001"
+                )
+            found = next(diff.patches(reader, batch, task), None)
+            if found is None:
+                raise NotPossibleError(f"{target} has no result in the outbox")
+            wanted.append(found)
     orders = _together([_order(made, args) for made in wanted])
     for order in orders:
+        names = ", ".join(map(str, order.refs))
         try:
             policy = replace(settings.sandbox_policy(), sets_ids=True)
             ruled = b"" if args.with_hooks else applying.obeyed(order.into)
             done = asyncio.run(_applied(policy, order, ruled))
         except (WorkspaceError, SandboxError, FolderError) as error:
-            names = ", ".join(map(str, order.refs))
             raise NotPossibleError(f"{names}: not applied to {order.into}: {error}") from None
-        formatting.say(escape(_words(order, done)))
+        if order.branch is None:
+            said = (
+                f"applied to {order.into}; `git diff --cached` there shows it, nothing is committed"
+            )
+        else:
+            said = f"{done[:19]} on {order.branch.name} in {order.into}"
+        formatting.say(escape(f"{names}: {said}"))
     return 0
 
 
@@ -91,16 +107,6 @@ def _together(orders: list[_Order]) -> list[_Order]:
             )
         found[order.into] = order
     return list(found.values())
-
-
-def _found(reader: StoreReader, target: str) -> diff.TaskPatch:
-    batch, task = formatting.split_target(target)
-    if not task:
-        raise UsageError(f"{escape(target)} is a batch: name its tasks, as {escape(batch)}/001")
-    found = next(diff.patches(reader, batch, task), None)
-    if found is None:
-        raise NotPossibleError(f"{target} has no result in the outbox")
-    return found
 
 
 def _order(made: diff.TaskPatch, args: argparse.Namespace) -> _Order:
@@ -176,10 +182,3 @@ async def _applied(policy: SandboxPolicy, order: _Order, ruled: bytes) -> str:
         str(order.into), fresh=False, network=False, env={}
     ) as place:
         return await applying.apply(place, order.patches, order.branch, ruled)
-
-
-def _words(order: _Order, done: str) -> str:
-    names = ", ".join(map(str, order.refs))
-    if order.branch is None:
-        return f"{names}: applied to {order.into}; `git diff --cached` there shows it, nothing is committed"
-    return f"{names}: {done[:19]} on {order.branch.name} in {order.into}"

@@ -5,7 +5,6 @@ it takes the store's place, and the outbox says what has ended since.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +13,6 @@ from batchd import config
 from batchd.cli.display import formatting
 from batchd.errors import NotPossibleError, UsageError
 from batchd.log import escape
-from batchd.spool import home
 from batchd.words import money
 
 if TYPE_CHECKING:
@@ -89,8 +87,11 @@ def _back_up(args: argparse.Namespace) -> int:
 
 
 def _restore(args: argparse.Namespace) -> int:
+    import asyncio  # a copy needs nothing of all this, and `--help` need not load the daemon
+
     from batchd import visible
-    from batchd.daemon import lock, reconcile  # `--help` need not load the daemon
+    from batchd.daemon import lock, reconcile
+    from batchd.spool import home
     from batchd.store import restoring
 
     settings = formatting.settings(args.config)
@@ -188,10 +189,9 @@ def _strange(plan: ReconcilePlan, settings: config.Config) -> str:
 
 def _listed(plan: ReconcilePlan) -> list[str]:
     """Return what is done with each task, batch and file."""
-    ends = [(end.ref, end.result) for end in plan.found]
     parts = {
         "Results in the outbox that it did not know are imported": [
-            f"{ref}: {result.status}, {money(result.cost.total)}" for ref, result in ends
+            f"{end.ref}: {end.result.status}, {money(end.result.cost.total)}" for end in plan.found
         ],
         "Batches whose summary is in the outbox count as published": plan.published,
         "Tasks that may have run since are parked; a batch's name resumes all of its tasks": [

@@ -84,9 +84,17 @@ def _lines(settings: config.Config, asked: Check) -> list[CheckLine]:
         fix = "its log may say why; `batchd serve` goes on where one that is killed was"
         daemon = [CheckLine("failed", "daemon", str(error), fix)]
     except NoDaemonError as error:
-        daemon = [*_absent(state, str(error))]
+        daemon = [
+            *(CheckLine("failed", "store", refusal) for refusal in controlling.refusals(state)),
+            CheckLine(
+                "note", "daemon", str(error), "`batchd serve` starts one; `batchd run` needs none"
+            ),
+        ]
     except UsageError:
-        daemon = [*_older(state)]
+        # One from before an upgrade cannot look by itself.
+        standing = control.ask(state, control.Status())
+        said = f"process {standing.pid}, version {standing.version}: what follows is seen from here"
+        daemon = [CheckLine("note", "daemon", said, standstill.differs(standing.version))]
     else:
         seen = answer.lines or looks.lines(settings, offline=asked.offline)
         return [*_of_daemon(answer), *seen, *_from_outside(settings, answer)]
@@ -117,19 +125,6 @@ def _unseen(settings: config.Config, state: Path) -> Iterator[CheckLine]:
     drops = os.access(inbox, os.W_OK | os.X_OK)
     said = f"{me} may {'drop files and ' if drops else ''}read results; keys, folders, sandbox and orders are for {user}"
     yield CheckLine("note", "this user", said, f"as {user}, `batchd check` looks at all of it")
-
-
-def _absent(state: Path, why: str) -> Iterator[CheckLine]:
-    for refusal in controlling.refusals(state):
-        yield CheckLine("failed", "store", refusal)
-    yield CheckLine("note", "daemon", why, "`batchd serve` starts one; `batchd run` needs none")
-
-
-def _older(state: Path) -> Iterator[CheckLine]:
-    """Say what a daemon says that cannot look by itself: one from before an upgrade."""
-    answer = control.ask(state, control.Status())
-    said = f"process {answer.pid}, version {answer.version}: what follows is seen from here"
-    yield CheckLine("note", "daemon", said, standstill.differs(answer.version))
 
 
 def _of_daemon(answer: Checked) -> Iterator[CheckLine]:

@@ -44,7 +44,15 @@ def run(args: argparse.Namespace) -> int:
         print(sample.read_text("utf-8"), end="")
         return 0
     settings = config.load(args.config)
-    pid, tuned, silent = _daemon(Path(settings.paths.state))
+    # The daemon's process, what is changed in it, and whether there is one that does not answer.
+    pid: int | None = None
+    tuned: dict[str, str] = {}
+    silent, state = False, Path(settings.paths.state)
+    try:
+        tuned = dict(control.ask(state, control.Tune()).overrides)
+        pid = control.ask(state, control.Status()).pid
+    except NoDaemonError as error:
+        tuned, silent = {}, isinstance(error, NoAnswerError)
     values = [*origins.values(settings, tuned)]
     if args.json:
         rows = [dataclasses.asdict(value) for value in values]
@@ -68,25 +76,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _daemon(state: Path) -> tuple[int | None, dict[str, str], bool]:
-    """Return the daemon's process, what is changed in it,
-    and whether there is one that does not answer.
-    """
-    try:
-        tuned = control.ask(state, control.Tune()).overrides
-        return control.ask(state, control.Status()).pid, dict(tuned), False
-    except NoAnswerError:
-        return None, {}, True
-    except NoDaemonError:
-        return None, {}, False
-
-
 def _lines(value: ValueInForce) -> Iterator[str]:
     """Yield the line of a value, or several, where it does not fit into one."""
     # What `tune` has changed is text as TOML has it already.
     shown = value.value if value.source is ValueSource.TUNE else _toml(value.value)
     text = f"{value.key} = {shown}"
-    aside = f"# {_said(value)}"
+    where = f"line {value.line}" if value.source is ValueSource.FILE else value.variable
+    aside = f"# {where or value.source}"
     parts = value.value if isinstance(value.value, list) else []
     begin = min(_ASIDE, _WIDTH - len(aside))
     if parts and width_of(text) > _WIDTH:
@@ -99,12 +95,6 @@ def _lines(value: ValueInForce) -> Iterator[str]:
         yield f"{text}  {aside}"
     else:
         yield from (text, " " * begin + aside)
-
-
-def _said(value: ValueInForce) -> str:
-    if value.source is ValueSource.FILE:
-        return f"line {value.line}"
-    return value.variable or str(value.source)
 
 
 def _toml(value: Any) -> str:

@@ -95,17 +95,14 @@ def play(spool: Path, speed: float, config: str = "") -> int:
         inbox.drop(spool / "inbox", "task.json", sample.read_bytes())
         row = _follow(spool)
     code = summary_text.report([row])
-    print(f"\n{_closing(spool)}", end="")
-    return code
-
-
-def _closing(spool: Path) -> str:
-    """Return where things lie, and how to go on, from where batchd is installed."""
-    return _CLOSING.format(
+    # Where things lie, and how to go on, from where batchd is installed.
+    closing = _CLOSING.format(
         spool=spool,
         activate="  . .venv/bin/activate\n" if installation.checkout() else "",
         page=installation.page("docs/configuration.md"),
     )
+    print(f"\n{closing}", end="")
+    return code
 
 
 def _follow(spool: Path) -> BatchRow:
@@ -152,13 +149,10 @@ def _daemon(spool: Path) -> Iterator[int]:
                 yield control.ask(spool / ".batchd", control.Status()).pid
                 return
             if process.poll() is not None or time.monotonic() > deadline:
-                raise NotPossibleError(_last_word(log) or f"the daemon does not start; see {log}")
+                said = log.read_text("utf-8", "replace").strip().rpartition("\n")[2]
+                why = said.removeprefix("batchd: ")
+                raise NotPossibleError(why or f"the daemon does not start; see {log}")
             time.sleep(0.02)
-
-
-def _last_word(log: Path) -> str:
-    lines = log.read_text("utf-8", "replace").strip().splitlines()
-    return lines[-1].removeprefix("batchd: ") if lines else ""
 
 
 @contextlib.contextmanager

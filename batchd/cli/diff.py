@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +60,10 @@ def run(args: argparse.Namespace) -> int:
             formatting.say(f"# {made.ref}: {changes.lines(made.result)}")
         try:
             if args.stat:
-                formatting.say(*_stat(made.result))
+                for change in made.result.changes or ():
+                    binary = change.added is None or change.removed is None
+                    lines = "binary" if binary else f"+{change.added:,} -{change.removed:,}"
+                    formatting.say(f"  {lines:>14}  {change.path}")
             else:
                 _show(made.patch())
         except NotPossibleError as error:
@@ -69,13 +72,6 @@ def run(args: argparse.Namespace) -> int:
     if not code and not any(made.result.patch for made in found):
         formatting.complain("batchd: no task there has changed a clone or a copy")
     return code
-
-
-def _stat(result: ResultV1) -> Iterator[str]:
-    for change in result.changes or ():
-        binary = change.added is None or change.removed is None
-        lines = "binary" if binary else f"+{change.added:,} -{change.removed:,}"
-        yield f"  {lines:>14}  {change.path}"
 
 
 def _show(data: bytes) -> None:
@@ -87,15 +83,11 @@ def _show(data: bytes) -> None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         return
-    sys.stdout.writelines(_lines(data.decode("utf-8", "replace").split("\n")))
-
-
-def _lines(lines: Iterable[str]) -> Iterator[str]:
     wanted = formatting.colours_wanted()
-    for line in lines:
+    for line in data.decode("utf-8", "replace").split("\n"):
         text = escape(line.expandtabs(8)) if "\t" in line else escape(line)
         colour = next((c for start, c in _COLOURS.items() if line.startswith(start)), "")
-        yield f"{colour}{text}{_PLAIN}\n" if colour and wanted else f"{text}\n"
+        sys.stdout.write(f"{colour}{text}{_PLAIN}\n" if colour and wanted else f"{text}\n")
 
 
 @dataclass(frozen=True, slots=True)

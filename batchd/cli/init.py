@@ -9,7 +9,6 @@ import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from batchd import config, pricing
@@ -179,7 +178,15 @@ def run(args: argparse.Namespace) -> int:
     if args.systemd:
         from batchd.cli import systemd  # no other use of this command needs it
 
-        return systemd.run(args, directory, partial(_serviced, args))
+        def serviced(place: Path) -> NewSpool:
+            # The system's service has no user's variables.
+            if args.key_env is not None:
+                raise UsageError(
+                    "a service of the system has no variables of yours: give a --key-file"
+                )
+            return _wanted(args, place, ask_key=False)
+
+        return systemd.run(args, directory, serviced)
     if args.user or args.remove or args.yes:
         raise UsageError("--user, --remove and --yes go with --systemd")
     if not str(directory).isprintable():
@@ -194,13 +201,6 @@ def run(args: argparse.Namespace) -> int:
     _trust(wanted)
     print(*map(escape, _made(wanted, former=former)), sep="\n")
     return 0
-
-
-def _serviced(args: argparse.Namespace, directory: Path) -> NewSpool:
-    """Return what is wanted of the system's service, which has no user's variables."""
-    if args.key_env is not None:
-        raise UsageError("a service of the system has no variables of yours: give a --key-file")
-    return _wanted(args, directory, ask_key=False)
 
 
 def _wanted(args: argparse.Namespace, directory: Path, *, ask_key: bool = True) -> NewSpool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,7 @@ def run(args: argparse.Namespace) -> int:
     if not 0 <= args.older_than < 1e6:  # no store is that old
         raise UsageError("--older-than needs a number of days, 0 or more")
     if not args.yes:
-        store = formatting.store_path(formatting.state_directory(args.config))
-        return _show(_found(store, args), outbox=args.outbox, as_json=args.json)
+        return _show(args, formatting.store_path(formatting.state_directory(args.config)))
     answer = controlling.ask(
         args.config, Prune(older_than_days=args.older_than, outbox=args.outbox)
     )
@@ -66,34 +66,30 @@ def run(args: argparse.Namespace) -> int:
     return 1 if answer.problems else 0
 
 
-def _found(store: Path, args: argparse.Namespace) -> list[tuple[PrunableBatch, int]]:
-    """Return the batches of which something would go, each with the size of its folder."""
-    if not store.exists():
-        return []
-    with StoreReader(store) as reader:
-        rows = reader.prunable(time.time() - args.older_than * _DAY_S)
-    sized = [
-        (r, (PublishedFolder(r.batch.outbox, r.batch.name).size() if args.outbox else None))
-        for r in rows
-    ]
-    return [(r, size or 0) for r, size in sized if r.stored or size is not None]
-
-
-def _show(found: list[tuple[PrunableBatch, int]], *, outbox: bool, as_json: bool) -> int:
-    fields: list[dict[str, Any]] = [
-        {
-            "batch": row.batch.name,
-            "tasks": row.tasks,
-            "published_at": row.published_at,
-            "bytes": row.bytes,
-            **({"folder": row.batch.folder, "folder_bytes": size} if outbox else {}),
-        }
-        for row, size in found
-    ]
-    if as_json:
+def _show(args: argparse.Namespace, store: Path) -> int:
+    """Print the batches of which something would go."""
+    fields: list[dict[str, Any]] = []
+    rows: Sequence[PrunableBatch] = ()
+    if store.exists():
+        with StoreReader(store) as reader:
+            rows = reader.prunable(time.time() - args.older_than * _DAY_S)
+    for row in rows:
+        size = PublishedFolder(row.batch.outbox, row.batch.name).size() if args.outbox else None
+        if row.stored or size is not None:
+            folder = {"folder": row.batch.folder, "folder_bytes": size or 0}
+            fields.append(
+                {
+                    "batch": row.batch.name,
+                    "tasks": row.tasks,
+                    "published_at": row.published_at,
+                    "bytes": row.bytes,
+                    **(folder if args.outbox else {}),
+                }
+            )
+    if args.json:
         formatting.print_json({"dry_run": True, "batches": fields})
         return 0
-    if not found:
+    if not fields:
         print("Nothing to prune.")
         return 0
     cells = [
@@ -102,11 +98,11 @@ def _show(found: list[tuple[PrunableBatch, int]], *, outbox: bool, as_json: bool
             f"{f['tasks']:,}",
             moment(f["published_at"]),
             _size(f["bytes"]),
-            *([_size(f["folder_bytes"])] if outbox else []),
+            *([_size(f["folder_bytes"])] if args.outbox else []),
         )
         for f in fields
     ]
-    heads = ("BATCH", "TASKS", "FINISHED", "JOURNAL", *(["FOLDER"] if outbox else []))
+    heads = ("BATCH", "TASKS", "FINISHED", "JOURNAL", *(["FOLDER"] if args.outbox else []))
     right = ("TASKS", "JOURNAL", "FOLDER")
     print(*formatting.table(heads, cells, right=right, flexible="BATCH"), sep="\n")
     print("Nothing is done yet; add --yes to do it.")

@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _page(reader: StoreReader, batches: list[BatchRow], args: argparse.Namespace) -> int:
     from batchd.report import building, gathering, report_process
+    from batchd.words import counted
 
     target = _target(batches, args.output)
     for batch in batches:
@@ -66,15 +67,10 @@ def _page(reader: StoreReader, batches: list[BatchRow], args: argparse.Namespace
         from batchd.spool import outbox
 
         outbox.publish(target.absolute(), data, replace=True)
-    print(escape(f"{target}: {_about(batches)}, {len(data) / 1e6:.1f} MB"))
+    about = counted(sum(row.tasks for row in batches), "task")
+    about += f" of {counted(len(batches), 'batch')}" if len(batches) > 1 else ""
+    print(escape(f"{target}: {about}, {len(data) / 1e6:.1f} MB"))
     return 0
-
-
-def _about(batches: list[BatchRow]) -> str:
-    from batchd.words import counted
-
-    tasks = counted(sum(row.tasks for row in batches), "task")
-    return tasks if len(batches) == 1 else f"{tasks} of {counted(len(batches), 'batch')}"
 
 
 def _target(batches: list[BatchRow], given: str | None) -> Path | None:

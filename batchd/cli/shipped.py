@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.resources
 import json
 from typing import Any
 
@@ -31,6 +30,8 @@ def run(args: argparse.Namespace) -> int:
     if args.command == "schema":
         print(text(args.kind), end="")
     else:
+        import importlib.resources  # a schema does without
+
         folder = importlib.resources.files("batchd") / "data" / "completions"
         print((folder / COMPLETIONS[args.shell]).read_text("utf-8"), end="")
     return 0

@@ -184,7 +184,8 @@ def _say_when(
     """Say under which name a file is taken up, why it is refused, or what it waits for."""
     if not alive:
         formatting.complain(_unwatched(settings))
-    elif found is not None:
+        return
+    if found is not None:
         row, cautions = found
         name = row.batch.name
         if row.problems:
@@ -194,8 +195,14 @@ def _say_when(
         print(f"Taken up as {name}: batchd status {name}")
         for line in cautions:
             formatting.complain(line)
-    elif _draining(settings):
-        formatting.complain("The daemon is ending; the file waits until it is started again.")
+        return
+    with contextlib.suppress(NoDaemonError):
+        if member := _member(settings):
+            draining = member.status().daemon.state == "draining"
+        else:
+            draining = control.ask(Path(settings.paths.state), control.Status()).draining
+        if draining:
+            formatting.complain("The daemon is ending; the file waits until it is started again.")
 
 
 def _newest_known(settings: config.Config, *, sure: bool) -> str | None:
@@ -266,15 +273,6 @@ def takes(state: Path, *, heed: bool = False) -> bool:
     if heed:
         formatting.complain(standstill.differs(answer.version))
     return answer.watching  # one that works for a `run` takes no files
-
-
-def _draining(settings: config.Config) -> bool:
-    """Return whether the daemon that is there takes nothing up any more."""
-    with contextlib.suppress(NoDaemonError):
-        if member := _member(settings):
-            return member.status().daemon.state == "draining"
-        return control.ask(Path(settings.paths.state), control.Status()).draining
-    return False
 
 
 def _unwatched(settings: config.Config) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.resources
 import os
 import pwd
@@ -57,7 +58,6 @@ class _Service:
     """What a service is made of, in the order in which it is made."""
 
     systemctl: tuple[str, ...]
-    unit: Path
     files: list[_File]
     #: What makes users and folders, before the files.
     commands: list[tuple[str, ...]]
@@ -217,19 +217,20 @@ def _of_ones_own(directory: Path, environ: Mapping[str, str]) -> _Service:
         "ReadWritePaths": " ".join(_written(settings, directory)),
     }
     unit = _manager(environ) / "batchd.service"
-    made = [_unit(unit, _filled(_shipped("batchd-user.service"), values, _REMARK))]
+    made = [_unit(unit, _filled("batchd-user.service", values))]
     provider = settings.providers[settings.agent.model.partition("/")[0]]
     variable = "" if provider.api_key_file else provider.api_key_env
     if variable and not env.exists():
         made.append(_File(env, f"# {variable}=…\n", 0o600))
     ready = not variable if not provider.api_key_file else Path(provider.api_key_file).is_file()
-    ready = ready or bool(variable and _says(env, variable))
+    with contextlib.suppress(OSError, UnicodeDecodeError):  # it may have the variable by now
+        said = operator_files.content(env).decode() if variable else ""
+        ready = ready or bool(variable and re.search(rf"(?m)^{re.escape(variable)}=\S", said))
     missing = f"echo {variable}=… >> {shlex.quote(str(env))}"
     if not variable:
         missing = f"put the key into {provider.api_key_file} (chmod 600)"
     return _Service(
         systemctl=("systemctl", "--user"),
-        unit=unit,
         files=made,
         commands=[],
         ready=ready,
@@ -243,7 +244,7 @@ def _of_the_system(wanted: Callable[[Path], NewSpool]) -> _Service:
     file, unit = trust.SYSTEM / trust.CONFIG, _UNITS / "batchd.service"
     _insist_on_reach(_installed(), system=True)
     values = {"ExecStart": _command(file)}
-    text = _filled(_shipped("batchd.service"), values, _REMARK)
+    text = _filled("batchd.service", values)
     made: list[_File] = []
     first: list[str] = []
     ready = True
@@ -266,27 +267,24 @@ def _of_the_system(wanted: Callable[[Path], NewSpool]) -> _Service:
                 first.append(f"sudoedit {shlex.quote(str(key))}    # the key alone")
         config.load(file, {}, draft=asked.text())  # it raises for what would not work
         made += [_unit(unit, text), _File(file, asked.text())]
-    return _Service(
-        systemctl=("systemctl",),
-        unit=unit,
-        files=made,
-        commands=[*_missing()],
-        ready=ready,
-        first=tuple(first),
-        then=(f'usermod -aG {_USER} "$USER"    # who is in the group drops files, reads results',),
-    )
-
-
-def _missing() -> Iterator[tuple[str, ...]]:
-    """Yield what makes the system's user, and their folders, where they are not there."""
+    # The system's user, and their folders, where they are not there.
+    missing: list[tuple[str, ...]] = []
     try:
         pwd.getpwnam(_USER)
     except KeyError:
         places = ("--home-dir", _HOME, "--shell", "/usr/sbin/nologin")
-        yield ("useradd", "--system", "--user-group", "--no-create-home", *places, _USER)
+        missing.append(("useradd", "--system", "--user-group", "--no-create-home", *places, _USER))
     for path, mode in ((_HOME, "0750"), (f"{_HOME}/{PathsSection().inbox}", "3770")):
         if not Path(path).exists():
-            yield ("install", "-d", "-m", mode, "-o", _USER, "-g", _USER, path)
+            missing.append(("install", "-d", "-m", mode, "-o", _USER, "-g", _USER, path))
+    return _Service(
+        systemctl=("systemctl",),
+        files=made,
+        commands=missing,
+        ready=ready,
+        first=tuple(first),
+        then=(f'usermod -aG {_USER} "$USER"    # who is in the group drops files, reads results',),
+    )
 
 
 def _command(file: Path) -> str:
@@ -305,15 +303,6 @@ def _written(settings: config.Config, directory: Path) -> Iterator[str]:
         if not Path(path).is_relative_to(directory):
             # Its absence must not keep the service from starting.
             yield _word(f"-{path}")
-
-
-def _says(env: Path, variable: str) -> bool:
-    """Return whether a file of variables has this one."""
-    try:
-        text = operator_files.content(env).decode()
-    except (OSError, UnicodeDecodeError):
-        return False
-    return bool(re.search(rf"(?m)^{re.escape(variable)}=\S", text))
 
 
 def _unit(place: Path, text: str) -> _File:
@@ -343,8 +332,9 @@ def _manager(environ: Mapping[str, str]) -> Path:
     return _own(environ).parent / "systemd" / "user"
 
 
-def _shipped(name: str) -> str:
-    """Return a unit as it is shipped: with the package, or beside it in a checkout.
+def _filled(name: str, values: Mapping[str, str]) -> str:
+    """Return a unit as it is shipped, with the package or beside it in a checkout, with other
+    values of some keys, and our remark in the place of its first comment.
 
     Raises ``NotPossibleError``.
     """
@@ -355,19 +345,12 @@ def _shipped(name: str) -> str:
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         raise NotPossibleError(f"this installation of batchd has no {name}: install batchd again")
-    return found.read_text("utf-8")
-
-
-def _filled(text: str, values: Mapping[str, str], remark: str) -> str:
-    """Return a unit with other values of some keys,
-    and ``remark`` in the place of its first comment.
-    """
-    _, _, rest = text.partition("[Unit]\n")
+    _, _, rest = found.read_text("utf-8").partition("[Unit]\n")
     for key, value in values.items():
         # As a function: a path may hold what a pattern's replacement would obey.
         rest, count = re.subn(rf"(?m)^{key}=.*$", lambda _, v=f"{key}={value}": v, rest)  # type: ignore[misc]
         assert count == 1, f"the unit says {key}= {count} times"
-    return f"{remark}\n[Unit]\n{rest}"
+    return f"{_REMARK}\n[Unit]\n{rest}"
 
 
 def _plain(path: str) -> str:
@@ -415,10 +398,13 @@ def _insist_on_reach(paths: Iterable[str], *, system: bool) -> None:
                     raise NotPossibleError(
                         f"the unit cannot reach {place}: it hides {top} ({line})\n{_elsewhere(system=system)}"
                     )
-        if system and (closed := _closed(path)):
-            raise NotPossibleError(
-                f"the unit's user cannot read {path}: {closed} is closed to others\n  chmod o+rx {closed}"
-            )
+        real = Path(path).resolve()
+        for part in (*reversed(real.parents), real) if system else ():
+            mode = part.stat().st_mode
+            if not mode & (stat.S_IXOTH if stat.S_ISDIR(mode) else stat.S_IROTH):
+                raise NotPossibleError(
+                    f"the unit's user cannot read {path}: {part} is closed to others\n  chmod o+rx {part}"
+                )
 
 
 def _installed() -> list[str]:
@@ -445,14 +431,3 @@ def _elsewhere(*, system: bool) -> str:
     lines.append(f"sudo {there} init --systemd")
     what = ["install it where it can be reached:", *(f"  {line}" for line in lines)]
     return "\n".join([*what, "or take a service of your own: batchd init --systemd --user"])
-
-
-def _closed(path: str) -> Path | None:
-    """Return what of a path keeps other users out."""
-    real = Path(path).resolve()
-    for place in (*reversed(real.parents), real):
-        mode = place.stat().st_mode
-        needed = stat.S_IXOTH if stat.S_ISDIR(mode) else stat.S_IROTH
-        if not mode & needed:
-            return place
-    return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 from pathlib import Path
 
@@ -11,17 +10,6 @@ from batchd.cli.display import formatting
 from batchd.config import trust
 from batchd.errors import ConfigError, UsageError
 from batchd.log import escape
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class TrustedDirectory:
-    """A directory on the list, and what is wrong with its configuration, if anything."""
-
-    directory: str
-    #: The number of a user whose files count there, beside root's and one's own.
-    owner: int | None
-    list: str
-    problem: str
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,26 +42,24 @@ def run(args: argparse.Namespace) -> int:
         if problem := _problem(real):
             formatting.complain(f"batchd: {problem}")
             code = 3
-    if not args.directory:
-        _show(as_json=args.json)
-    return code
-
-
-def _show(*, as_json: bool) -> None:
+    if args.directory:
+        return code
     known = trust.listing(os.environ)
-    for problem in filter(None, (known.problem, trust.former())):
-        formatting.complain(f"batchd: {problem}")
+    for warning in filter(None, (known.problem, trust.former())):
+        formatting.complain(f"batchd: {warning}")
+    # The owner: the number of a user whose files count there, beside root's and one's own.
     rows = [
-        TrustedDirectory(directory, owner, str(known.file), _problem(directory))
-        for directory, owner in known.entries.items()
+        {"directory": name, "owner": owner, "list": str(known.file), "problem": _problem(name)}
+        for name, owner in known.entries.items()
     ]
-    if as_json:
-        formatting.print_json([dataclasses.asdict(row) for row in rows])
+    if args.json:
+        formatting.print_json(rows)
     elif rows:
-        cells = [(row.directory, row.problem) for row in rows]
+        cells = [(str(row["directory"]), str(row["problem"])) for row in rows]
         print(*formatting.table(("DIRECTORY", "PROBLEM"), cells), sep="\n")
     else:
         print("No directory is trusted.")
+    return 0
 
 
 def _problem(directory: str) -> str:

@@ -27,29 +27,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show progress until all have ended, then the summaries."""
-    names = tuple(dict.fromkeys(map(_name, args.batch)))
+    names: list[str] = []
+    for target in args.batch:
+        batch, task = formatting.split_target(target)
+        if task:
+            raise UsageError(
+                f"{escape(target)} is a task; wait for its batch: batchd wait {escape(batch)}"
+            )
+        if batch not in names:
+            names.append(batch)
     state = formatting.state_directory(args.config)
     if not formatting.store_path(state).exists():
         raise UsageError(f"no batch has ever been taken up on {state}; is it the right one?")
     with StoreReader(formatting.store_path(state)) as reader:
-
-        def find(reader: StoreReader) -> list[BatchRow]:
-            return [reader.batch(name) for name in names]
-
-        if not _ended(find(reader)):
+        if not _ended([reader.batch(name) for name in names]):
             _follow(state, reader, names, quiet=args.json)
-        rows = find(reader)
+        rows = [reader.batch(name) for name in names]
     return summary_text.report(rows, as_json=args.json)
-
-
-def _name(target: str) -> str:
-    """Return the name of a batch. Raises ``UsageError`` for that of a task."""
-    batch, task = formatting.split_target(target)
-    if task:
-        raise UsageError(
-            f"{escape(target)} is a task; wait for its batch: batchd wait {escape(batch)}"
-        )
-    return batch
 
 
 def _ended(rows: Sequence[BatchRow]) -> bool:

@@ -103,13 +103,27 @@ def lines(passage: Passage, width: int = 0, *, full: bool = False) -> Iterator[S
     ``width``: columns to wrap at, 0 for none.
     ``full``: nothing is folded, and the system prompt is shown.
     """
-    sign, tone = _title(passage)
+    if passage.kind in {Kind.VERDICT, Kind.END}:
+        sign, tone = ("✓", Tone.GOOD) if passage.ok else ("✗", Tone.BAD)
+    else:
+        sign, tone = _TITLES[passage.kind]
+        tone = Tone.BAD if passage.ok is False else tone
     head = f"{time.strftime('%H:%M:%S', time.localtime(passage.at))} {sign} "
     title = escape(passage.title) or _NAMES.get(passage.kind, "")
     figures = " · ".join(_figures(passage))
     yield from _fitted(head, ScreenLine(title, tone, f"  {figures}" if figures else ""), width)
-    for margin, line in _below(passage, full=full):
+    fold = not full and passage.kind not in _WHOLE
+    for margin, line in (
+        _body(passage.given, "    ", Tone.PLAIN, fold=fold) if passage.given else ()
+    ):
         yield from _fitted(margin, line, width)
+    if passage.text and (full or passage.kind is not Kind.SYSTEM):
+        quiet = passage.kind in {Kind.SYSTEM, Kind.THINKING, Kind.TOOL}
+        begun = "  │ " if passage.kind is Kind.TOOL else "  "
+        for margin, line in _body(
+            passage.text, begun, Tone.QUIET if quiet else Tone.PLAIN, fold=fold
+        ):
+            yield from _fitted(margin, line, width)
 
 
 def _fitted(margin: str, line: ScreenLine, width: int) -> Iterator[ScreenLine]:
@@ -126,24 +140,6 @@ def _fitted(margin: str, line: ScreenLine, width: int) -> Iterator[ScreenLine]:
             yield ScreenLine(further, tail=piece)
     else:
         yield ScreenLine(margin + last, line.tone, line.tail)
-
-
-def _below(passage: Passage, *, full: bool) -> Iterator[tuple[str, ScreenLine]]:
-    """Yield what stands below a title, each line with its margin."""
-    fold = not full and passage.kind not in _WHOLE
-    if passage.given:
-        yield from _body(passage.given, "    ", Tone.PLAIN, fold=fold)
-    if passage.text and (full or passage.kind is not Kind.SYSTEM):
-        quiet = passage.kind in {Kind.SYSTEM, Kind.THINKING, Kind.TOOL}
-        margin = "  │ " if passage.kind is Kind.TOOL else "  "
-        yield from _body(passage.text, margin, Tone.QUIET if quiet else Tone.PLAIN, fold=fold)
-
-
-def _title(passage: Passage) -> tuple[str, Tone]:
-    if passage.kind in {Kind.VERDICT, Kind.END}:
-        return ("✓", Tone.GOOD) if passage.ok else ("✗", Tone.BAD)
-    sign, tone = _TITLES[passage.kind]
-    return sign, Tone.BAD if passage.ok is False else tone
 
 
 def _figures(passage: Passage) -> Iterator[str]:
@@ -168,15 +164,10 @@ def tokens(usage: Usage) -> str:
 def _body(text: str, margin: str, tone: Tone, *, fold: bool) -> Iterator[tuple[str, ScreenLine]]:
     found = [*neutral(text)]
     left_out = len(found) - _HEAD - _TAIL
-    if not fold:
-        yield from ((margin, ScreenLine(line, tone)) for line in found)
-    elif left_out <= 1:
-        yield from ((margin, ScreenLine(cut(line, _MAX_FOLDED_CHARS), tone)) for line in found)
-    else:
-        yield from (
-            (margin, ScreenLine(cut(line, _MAX_FOLDED_CHARS), tone)) for line in found[:_HEAD]
-        )
-        yield margin, ScreenLine(f"… {counted(left_out, 'line')} folded …", Tone.NOTE)
-        yield from (
-            (margin, ScreenLine(cut(line, _MAX_FOLDED_CHARS), tone)) for line in found[-_TAIL:]
-        )
+    shown = [
+        (margin, ScreenLine(cut(line, _MAX_FOLDED_CHARS) if fold else line, tone)) for line in found
+    ]
+    if fold and left_out > 1:
+        said = ScreenLine(f"… {counted(left_out, 'line')} folded …", Tone.NOTE)
+        shown[_HEAD:-_TAIL] = [(margin, said)]
+    yield from shown

@@ -5,7 +5,6 @@ with its lock and its code, here and now.
 from __future__ import annotations
 
 import argparse
-import sqlite3
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,6 @@ from pathlib import Path
 
 from batchd import config, control, log
 from batchd.cli.display import formatting
-from batchd.config import Config
 from batchd.control import ControlRequest, Pause
 from batchd.control.requests import A
 from batchd.errors import (
@@ -26,9 +24,6 @@ from batchd.errors import (
     UsageError,
 )
 from batchd.observe import standstill
-from batchd.spool import home
-from batchd.store import witness
-from batchd.store.database_file import reading
 
 #: What the daemon gets for an order: ten thousand tasks take their time.
 _PATIENCE_S = 600.0
@@ -64,7 +59,7 @@ def ask(file: Path | None, order: ControlRequest[A]) -> A:
         except NoDaemonError:
             pass
         try:
-            return _here(_whole(file, state), order)
+            return _here(file, state, order)
         except SpoolLockedError as error:
             # A daemon that starts or stops just now, or another command like this one.
             if time.monotonic() > deadline:
@@ -109,25 +104,17 @@ def _heed(version: str) -> None:
     formatting.complain(standstill.differs(version))
 
 
-def _whole(file: Path | None, state: Path) -> Config:
-    """Return the configuration, all of which is needed where no daemon has one.
-
-    Raises ``NoDaemonError``.
-    """
+def _here(file: Path | None, state: Path, order: ControlRequest[A]) -> A:
     try:
-        return config.load(file)
+        settings = config.load(file)  # all of it is needed where no daemon has one
     except ConfigError:
         raise NoDaemonError(
             f"no daemon runs on {state}; without one, the configuration must be fixed first"
         ) from None
-
-
-def _here(settings: Config, order: ControlRequest[A]) -> A:
     from batchd import visible
     from batchd.daemon import Daemon  # loads everything; a running daemon has done so
 
     visible.refuse(settings)
-    state = Path(settings.paths.state)
     if not isinstance(order, Pause) and not formatting.store_path(state).exists():
         # Nothing is made in a folder where batchd has never been: it may be the wrong one.
         raise UsageError(f"no batch has ever been taken up on {state}; is it the right one?")
@@ -160,6 +147,12 @@ def show(answer: object, lines: Sequence[str], *, json: bool) -> int:
 
 def refusals(state: Path) -> Iterator[str]:
     """Yield why, each with what to do. No daemon may be running there."""
+    import sqlite3  # orders need none of this
+
+    from batchd.spool import home
+    from batchd.store import witness
+    from batchd.store.database_file import reading
+
     if not state.is_dir():
         return
     if problem := home.away(state):

@@ -51,11 +51,20 @@ def lines(
     yield from _folders(settings)
     yield from _repositories(settings)
     yield from _log_file(settings)
-    yield from _exposed(settings)
+    for found in permissions.exposures(settings):
+        verdict: LineVerdict = "failed" if found.grave else "note"
+        yield CheckLine(verdict, "permissions", f"{found.path}: {found.why}", found.fix)
     yield from _visible(settings)
-    yield from _sandbox(settings)
+    for layer in sandbox.check(settings.sandbox_policy()):
+        verdict = "ok" if layer.ok else "failed"
+        if layer.ok and layer.name == "sandbox" and settings.sandbox.backend == "none":
+            verdict = "note"
+        yield CheckLine(verdict, layer.name, layer.detail, layer.fix)
     yield from _models(settings, offline=offline, tasks=models)
-    yield from _metrics(settings)
+    if settings.metrics.listen:
+        if why := telemetry.missing(settings).get("metrics"):
+            yield _missing("metrics", why)
+        yield _listening(settings.metrics.listen, settings.metrics.address)
     yield from _traces(settings, offline=offline)
     yield from _receivers(settings)
 
@@ -87,12 +96,6 @@ def _log_file(settings: config.Config) -> Iterator[CheckLine]:
         yield CheckLine("ok", "log", settings.log.file)
 
 
-def _exposed(settings: config.Config) -> Iterator[CheckLine]:
-    for found in permissions.exposures(settings):
-        verdict: LineVerdict = "failed" if found.grave else "note"
-        yield CheckLine(verdict, "permissions", f"{found.path}: {found.why}", found.fix)
-
-
 def _visible(settings: config.Config) -> Iterator[CheckLine]:
     """Say what commands would see of batchd's own, and what they had better not see."""
     policy = settings.sandbox_policy()
@@ -104,22 +107,6 @@ def _visible(settings: config.Config) -> Iterator[CheckLine]:
             yield CheckLine("note", "sandbox view", f"{found.place}: {found.message}", found.hint)
     except ValueError:
         return  # the sandbox itself says it
-
-
-def _sandbox(settings: config.Config) -> Iterator[CheckLine]:
-    for found in sandbox.check(settings.sandbox_policy()):
-        verdict: LineVerdict = "ok" if found.ok else "failed"
-        if found.ok and found.name == "sandbox" and settings.sandbox.backend == "none":
-            verdict = "note"
-        yield CheckLine(verdict, found.name, found.detail, found.fix)
-
-
-def _metrics(settings: config.Config) -> Iterator[CheckLine]:
-    wanted = settings.metrics
-    if wanted.listen:
-        if why := telemetry.missing(settings).get("metrics"):
-            yield _missing("metrics", why)
-        yield _listening(wanted.listen, wanted.address)
 
 
 def _missing(what: str, why: str) -> CheckLine:
@@ -303,21 +290,16 @@ _REFUSES = frozenset({401, 403})
 _KEYS = {"agent": "[agent] model", "judge": "[evaluation] judge_model"}
 
 
-def _in_use(settings: config.Config, tasks: Iterable[str] = ()) -> dict[str, str]:
-    """Return the models in use, by their roles; ``tasks``: those of tasks that have not ended."""
-    named = {"agent": settings.agent.model, "judge": settings.evaluation.judge_model}
-    roles = {role: model for role, model in named.items() if model}
-    more = [model for model in dict.fromkeys(tasks) if model not in roles.values()]
-    return {**roles, **{f"task {model}": model for model in more if "/" in model}}
-
-
 def _models(
     settings: config.Config, *, offline: bool, tasks: Iterable[str] = ()
 ) -> Iterator[CheckLine]:
     """Yield what there is to say of providers and models;
     ``offline``: without a request to any provider.
     """
-    roles = _in_use(settings, tasks)
+    named = {"agent": settings.agent.model, "judge": settings.evaluation.judge_model}
+    roles = {role: model for role, model in named.items() if model}
+    more = [model for model in dict.fromkeys(tasks) if model not in roles.values()]
+    roles |= {f"task {model}": model for model in more if "/" in model}
     lists: dict[str, ModelListing | None] = {}
     first = {model.partition("/")[0]: model for model in reversed(roles.values())}
     for provider in dict.fromkeys(model.partition("/")[0] for model in roles.values()):
@@ -386,8 +368,11 @@ def _unlisted(name: str, model: str, endpoint: Endpoint, found: NoListing) -> Ch
         fix = f"set base_url in [providers.{name}] to where it is: no call follows a redirect"
         said = f"{endpoint.base_url} redirects to {found.moved_to} ({found.why})"
         return CheckLine("failed", what, said, fix)
-    if found.status == 404 and (path := _one_too_many(endpoint.base_url)):  # not found
-        right = endpoint.base_url.rstrip("/").removesuffix(path)
+    url = endpoint.base_url.rstrip("/")
+    # An address may end with what each call adds: the path of a dialect.
+    path = next((f"/{path}" for path in PATHS.values() if url.endswith(f"/{path}")), "")
+    if found.status == 404 and path:  # not found
+        right = url.removesuffix(path)
         said = f"{endpoint.base_url} ends with {path}, which each call adds"
         return CheckLine("failed", what, said, f'set base_url = "{right}" in [providers.{name}]')
     if found.status:
@@ -397,12 +382,6 @@ def _unlisted(name: str, model: str, endpoint: Endpoint, found: NoListing) -> Ch
         return CheckLine("note", what, said, _trial(model))
     fix = f"check the network and the base_url in [providers.{name}]"
     return CheckLine("failed", what, f"{endpoint.base_url} cannot be reached: {found.why}", fix)
-
-
-def _one_too_many(base_url: str) -> str:
-    """Return the path of a dialect that an address already ends with; empty: it ends with none."""
-    paths = (f"/{path}" for path in PATHS.values())
-    return next((path for path in paths if base_url.rstrip("/").endswith(path)), "")
 
 
 def _model(
@@ -432,18 +411,16 @@ def _model(
     elif listing is not None and listing.find(own) is not None:
         yield CheckLine("ok", what, f"{model} is there")
     else:
-        yield CheckLine("note", what, _untried(model, listing), _trial(model))
-
-
-def _untried(model: str, listing: ModelListing | None) -> str:
-    """Return why nothing shows that a model is there."""
-    name, _, own = model.partition("/")
-    if listing is None:
-        return f"batchd did not try whether {model} is there: no list of its provider's models was read"
-    if listing.any_name:
-        return f"provider {name} serves one model under any name, {own} too"
-    count = f"{len(listing.models):,}"
-    return f"batchd read the first {count} models of provider {name}: {own} is not among them"
+        if listing is None:
+            said = f"batchd did not try whether {model} is there: no list of its provider's models was read"
+        elif listing.any_name:
+            said = f"provider {name} serves one model under any name, {own} too"
+        else:
+            count = f"{len(listing.models):,}"
+            said = (
+                f"batchd read the first {count} models of provider {name}: {own} is not among them"
+            )
+        yield CheckLine("note", what, said, _trial(model))
 
 
 def _priced(settings: config.Config, roles: Mapping[str, str]) -> Iterator[CheckLine]:
@@ -469,7 +446,12 @@ def _priced(settings: config.Config, roles: Mapping[str, str]) -> Iterator[Check
                 rate = price.now(time.time()).rates[0]
                 said += f", at its dearest; ${rate.input:g} and ${rate.output:g} at this hour"
             yield CheckLine("ok", f"{role} price", said)
-            tier = _tier(settings, role, model)
+            # What [agent] says of tiers is of the tasks' own model.
+            if role == "agent" or model == settings.agent.model:
+                tier = settings.tier(model)[0]
+            else:
+                known = settings.models.get(model)
+                tier = (known and known.service_tier) or STANDARD
             if price.at(tier) is None:
                 fix = f'set its prices in [models."{model}".tiers.{tier}]; until then no task with a limit in dollars can work'
                 why = f"no price is known for {model} in its service tier {tier}"
@@ -479,27 +461,15 @@ def _priced(settings: config.Config, roles: Mapping[str, str]) -> Iterator[Check
             yield CheckLine("note", f"{role} window", f"the window of {model} is not known", fix)
 
 
-def _tier(settings: config.Config, role: str, model: str) -> str:
-    """Return what a model's calls are sold at: what [agent] says is of the tasks' own model."""
-    if role == "agent" or model == settings.agent.model:
-        return settings.tier(model)[0]
-    known = settings.models.get(model)
-    return (known and known.service_tier) or STANDARD
-
-
-def _misnamed(settings: config.Config) -> Iterator[CheckLine]:
-    """Say which tables are of no model that a call can name: what they set holds for none."""
-    for name in settings.models:
-        wrong = model_problem(name, settings)
-        if wrong is not None and name not in settings.cost.compare:
-            yield CheckLine("note", f'[models."{name}"]', wrong.message, wrong.hint)
-
-
 def _elsewhere(settings: config.Config, said: set[str]) -> Iterator[CheckLine]:
     """Say which names of models in the rest of the configuration are of models that are gone,
     or will be soon.
     """
-    yield from _misnamed(settings)
+    for name in settings.models:
+        # What a table of no model that a call can name sets holds for none.
+        wrong = model_problem(name, settings)
+        if wrong is not None and name not in settings.cost.compare:
+            yield CheckLine("note", f'[models."{name}"]', wrong.message, wrong.hint)
     today = catalog.today()
     places = {"[cost] compare": settings.cost.compare, "[models]": tuple(settings.models)}
     for place, models in places.items():

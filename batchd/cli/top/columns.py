@@ -54,14 +54,33 @@ def table(
     least = max(columns[0].least, min(len(title), _LONGEST_TITLE))
     columns = [replace(columns[0], head=title, least=least), *columns[1:]]
     heads = [Text(escape(column.head)) for column in columns]
-    rows = [[_text(column.cell(item)) for column in columns] for item in items]
+    cells = [[column.cell(item) for column in columns] for item in items]
+    rows = [
+        [cell if isinstance(cell, Text) else Text(escape(cell)) for cell in row] for row in cells
+    ]
     natural = [
         max(column.least, *(row[place].cell_len for row in (heads, *rows)))
         for place, column in enumerate(columns)
     ]
-    kept = _kept(columns, natural, width)
-    widths = _widths([columns[place] for place in kept], [natural[place] for place in kept], width)
-    shown = [(place, columns[place], wide) for place, wide in zip(kept, widths, strict=True)]
+    kept = list(range(len(columns)))
+
+    def needed() -> int:
+        least = (columns[p].least if columns[p].flexible else natural[p] for p in kept)
+        return sum(least) + _GAP * (len(kept) - 1)
+
+    while needed() > width and (ranked := [p for p in kept if columns[p].rank]):
+        kept.remove(max(ranked, key=lambda p: columns[p].rank))
+    # Flexible ones share what the others leave, the first ones first.
+    room = width - _GAP * (len(kept) - 1)
+    room -= sum(natural[place] for place in kept if not columns[place].flexible)
+    sharing = sum(columns[place].flexible for place in kept)
+    for place in kept:
+        if columns[place].flexible:
+            most = max(columns[place].least, room // sharing)
+            natural[place] = max(1, min(natural[place], most))
+            room -= natural[place]
+            sharing -= 1
+    shown = [(place, columns[place], natural[place]) for place in kept]
     return [
         _line([(row[place], column, wide) for place, column, wide in shown])
         for row in (heads, *rows)
@@ -75,40 +94,6 @@ def bar(part: float, width: int, style: str = "") -> Text:
     part = min(1.0, max(0.0, part))
     full = int(part * width) if part in {0.0, 1.0} else min(width - 1, max(1, round(part * width)))
     return Text.assemble(("█" * full, style), ("░" * (width - full), "dim"))
-
-
-def _text(cell: Cell) -> Text:
-    return cell if isinstance(cell, Text) else Text(escape(cell))
-
-
-def _kept(columns: Sequence[Column[T]], natural: Sequence[int], width: int) -> list[int]:
-    """Return the places of the columns that fit."""
-    kept = list(range(len(columns)))
-
-    def needed() -> int:
-        least = (columns[p].least if columns[p].flexible else natural[p] for p in kept)
-        return sum(least) + _GAP * (len(kept) - 1)
-
-    while needed() > width and (ranked := [p for p in kept if columns[p].rank]):
-        kept.remove(max(ranked, key=lambda p: columns[p].rank))
-    return kept
-
-
-def _widths(columns: Sequence[Column[T]], natural: Sequence[int], width: int) -> list[int]:
-    """Return how wide each column is:
-    flexible ones share what the others leave, the first ones first.
-    """
-    room = width - _GAP * (len(columns) - 1)
-    room -= sum(n for n, column in zip(natural, columns, strict=True) if not column.flexible)
-    sharing = sum(column.flexible for column in columns)
-    widths = []
-    for wide, column in zip(natural, columns, strict=True):
-        if column.flexible:
-            wide = max(1, min(wide, max(column.least, room // sharing)))  # what it may be
-            room -= wide
-            sharing -= 1
-        widths.append(wide)
-    return widths
 
 
 def _line(cells: Sequence[tuple[Text, Column[T], int]]) -> Text:

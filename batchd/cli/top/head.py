@@ -41,12 +41,21 @@ def lines(snapshot: Snapshot, width: int) -> list[Text]:
     """Return the lines, the most important first."""
     names = [escape(p.name) for p in snapshot.providers]
     label = min(_LONGEST_LABEL, max([_LABEL, *(len(name) for name in names)]))
-    found = [_daemon(snapshot, width), *_other_version(snapshot), *_troubles(snapshot)]
+    found = [_daemon(snapshot, width)]
+    if daemon := snapshot.daemon:
+        if warning := standstill.differs(daemon.version):
+            found.append(Text(escape(warning), "bold yellow"))
+        for trouble in daemon.troubles:
+            what, fix = standstill.trouble_lines(trouble)
+            found += [Text(what, "bold red"), Text(fix, "red")]
     found += [_labelled("tasks", _tasks(snapshot), label)]
     if snapshot.left and (snapshot.daemon or snapshot.silent):
         found += [_labelled("speed", _speed(snapshot), label)]
     if snapshot.held:
-        found += [_labelled("waits", _held(snapshot), label)]
+        verb = "waits" if snapshot.held == 1 else "wait"
+        held = f"{counted(snapshot.held, 'task')} {verb} for something else"
+        held += ": not in the time left" if snapshot.seconds_left else ""
+        found += [_labelled("waits", Text(held, "yellow"), label)]
     if snapshot.daemon and snapshot.daemon.day:
         found += _fitted("today", _day(snapshot.daemon.day), label, width)
     for provider in snapshot.providers[:_PROVIDERS]:
@@ -76,18 +85,6 @@ def _daemon(snapshot: Snapshot, width: int) -> Text:
     clock = time.strftime("%H:%M:%S", time.localtime(snapshot.at))
     gap = width - line.cell_len - len(clock)
     return line.append(" " * gap + clock, "dim") if gap > 1 else line
-
-
-def _other_version(snapshot: Snapshot) -> Iterator[Text]:
-    if snapshot.daemon and (warning := standstill.differs(snapshot.daemon.version)):
-        yield Text(escape(warning), "bold yellow")
-
-
-def _troubles(snapshot: Snapshot) -> Iterator[Text]:
-    for trouble in snapshot.daemon.troubles if snapshot.daemon else ():
-        what, fix = standstill.trouble_lines(trouble)
-        yield Text(what, "bold red")
-        yield Text(fix, "red")
 
 
 def _labelled(label: str, line: Text, width: int) -> Text:
@@ -136,23 +133,14 @@ def _speed(snapshot: Snapshot) -> Text:
     speed = snapshot.speed
     if speed is None:
         return Text("is known in some seconds", "dim")
-    left = snapshot.seconds_left
+    left, hourly = snapshot.seconds_left, speed.usd_a_minute * 60
+    usd = f"${hourly:,.2f}" if hourly >= 0.1 else money(hourly)  # from here on cents are enough
     return _joined(
         f"{speed.tasks_a_minute:.1f} tasks/min",
         f"{compact(speed.tokens_a_minute)} tokens/min",
-        f"{_hourly(speed.usd_a_minute * 60)}/h",
+        f"{usd}/h",
         Text(f"about {rough(left)} left", "bold") if left and snapshot.left else "",
     )
-
-
-def _held(snapshot: Snapshot) -> Text:
-    verb = "waits" if snapshot.held == 1 else "wait"
-    held = f"{counted(snapshot.held, 'task')} {verb} for something else"
-    return Text(f"{held}: not in the time left" if snapshot.seconds_left else held, "yellow")
-
-
-def _hourly(usd: float) -> str:
-    return f"${usd:,.2f}" if usd >= 0.1 else money(usd)  # from here on cents are enough
 
 
 def _day(day: DaySnapshot) -> Sequence[Text]:

@@ -135,18 +135,30 @@ class MainScreen:
         snapshot = sight.snapshot
         if snapshot is None:
             return None
+        batch = task = None
         if self.pane is Pane.BATCHES:
             rows = self._batches(snapshot)
             if by := moves(key, self.batch.lines):
                 self.batch.move(rows, by)
-            else:
-                return self._on_batch(key, self.batch.settle(rows), snapshot)
+                return None
+            batch = self.batch.settle(rows)
         else:
             tasks = self._tasks(sight, snapshot)
             if by := moves(key, self.task.lines):
                 self.task.move(tasks, by)
-            else:
-                return self._on_task(key, self.task.settle(tasks), snapshot)
+                return None
+            task = self.task.settle(tasks)
+        opens = key in {"enter", "right", "l"}
+        if batch and opens:
+            self._open(batch.batch.name)
+        elif batch and key in {"c", "p", "r"}:
+            return _on_batch(key, batch, snapshot)
+        elif task and opens:
+            return task.ref
+        elif task and key in {"c", "p", "r"}:
+            return on_task(key, task.ref, task.status, snapshot)
+        else:
+            return self._on_any(key, snapshot)
         return None
 
     def _type(self, key: str) -> None:
@@ -166,7 +178,12 @@ class MainScreen:
             case "/":
                 self.typed = self.filter
             case "s":
-                self._sort()
+                known = [*([work.IN_ORDER] if self.opened else []), *work.SORTS]
+                by = known[(known.index(self._by) + 1) % len(known)]
+                if self.opened:
+                    self.opened_by = by
+                else:
+                    self.at_work_by = by
             case "escape" if self.filter:
                 self.filter = ""
             case "escape" | "left" | "h" if self.opened:
@@ -175,51 +192,10 @@ class MainScreen:
                 return _toggled(snapshot, Scope.ALL, "")
         return None
 
-    def _on_batch(
-        self, key: str, row: BatchRow | None, snapshot: Snapshot
-    ) -> KeyOrder | Ref | str | None:
-        if row is None or key not in {"enter", "right", "l", "c", "p", "r"}:
-            return self._on_any(key, snapshot)
-        name = row.batch.name
-        if key in {"enter", "right", "l"}:
-            self._open(name)
-            return None
-        left = row.tasks - row.finished
-        if key == "r":
-            if left or row.finished == row.completed:
-                why = "it has not ended" if left else "it has no failed tasks"
-                return f"{name}: nothing to run again, {why}"
-            failed = counted(row.finished - row.completed, "failed task")
-            return key_orders.retrying(name, f"{failed} of {name}", failed=True)
-        if not left:
-            return f"{name} has ended: {row.status}"
-        if key == "c":
-            return key_orders.cancelling(
-                name, f"{name}, {counted(left, 'task')} that have not ended"
-            )
-        return _toggled(snapshot, Scope.BATCH, name)
-
-    def _on_task(
-        self, key: str, one: TaskRow | None, snapshot: Snapshot
-    ) -> KeyOrder | Ref | str | None:
-        if one is None or key not in {"enter", "right", "l", "c", "p", "r"}:
-            return self._on_any(key, snapshot)
-        if key in {"enter", "right", "l"}:
-            return one.ref
-        return on_task(key, one.ref, one.status, snapshot)
-
     def _open(self, batch: str) -> None:
         self.opened = batch
         self.pane = Pane.TASKS if batch else Pane.BATCHES
         self.task = Selection(self.task.key)
-
-    def _sort(self) -> None:
-        known = [*([work.IN_ORDER] if self.opened else []), *work.SORTS]
-        by = known[(known.index(self._by) + 1) % len(known)]
-        if self.opened:
-            self.opened_by = by
-        else:
-            self.at_work_by = by
 
     # What there is
 
@@ -274,9 +250,9 @@ class MainScreen:
             alone = self.pane is Pane.BATCHES
             for_batches, for_tasks = (room + 1, 0) if alone else (0, room + 1)
         else:
-            for_batches = _share(
-                len(rows), max(1, len(tasks)), room, half=self.pane is Pane.BATCHES
-            )
+            # For batches a third, or half, or what neither side needs more of.
+            usual = max(2, room // (2 if self.pane is Pane.BATCHES else 3))
+            for_batches = max(1, min(len(rows), max(usual, room - max(1, len(tasks)))))
             for_tasks = room - for_batches
         below = [
             *(self._draw_batches(rows, width, for_batches) if for_batches else ()),
@@ -311,14 +287,30 @@ class MainScreen:
         columns = work.columns(self._by, of_one=bool(self.opened), unsettled=unsettled)
         drawn = table(columns, [doing.work(row) for row in shown], width, title=title)
         dressed = _dressed(drawn, place, width, active=active)
-        return dressed if tasks else [*dressed, Text(self._nothing(sight), "dim")]
-
-    def _nothing(self, sight: TopSnapshot) -> str:
+        if tasks:
+            return dressed
+        why = "nothing"
         if self._wanted and self.pane is Pane.TASKS:
-            return f"nothing here holds {escape(self._wanted)!r}: Esc shows all"
-        if self.opened:
-            return "it has no tasks" if sight.batch == self.opened else "looking …"
-        return "nothing"
+            why = f"nothing here holds {escape(self._wanted)!r}: Esc shows all"
+        elif self.opened:
+            why = "it has no tasks" if sight.batch == self.opened else "looking …"
+        return [*dressed, Text(why, "dim")]
+
+
+def _on_batch(key: str, row: BatchRow, snapshot: Snapshot) -> KeyOrder | str:
+    """Return what a key orders for a batch, or why it does not."""
+    name, left = row.batch.name, row.tasks - row.finished
+    if key == "r":
+        if left or row.finished == row.completed:
+            why = "it has not ended" if left else "it has no failed tasks"
+            return f"{name}: nothing to run again, {why}"
+        failed = counted(row.finished - row.completed, "failed task")
+        return key_orders.retrying(name, f"{failed} of {name}", failed=True)
+    if not left:
+        return f"{name} has ended: {row.status}"
+    if key == "c":
+        return key_orders.cancelling(name, f"{name}, {counted(left, 'task')} that have not ended")
+    return _toggled(snapshot, Scope.BATCH, name)
 
 
 def on_task(
@@ -347,14 +339,6 @@ def _trouble(trouble: str, width: int) -> list[Text]:
     """Return a trouble in as many lines as it takes: what to do stands at its end."""
     lines = wrapped(escape(trouble), width) if trouble else ()
     return [Text(line, "bold red") for line in lines]
-
-
-def _share(batches: int, tasks: int, room: int, *, half: bool) -> int:
-    """Return how many of the lines are for batches:
-    a third, or half, or what neither side needs more of.
-    """
-    usual = max(2, room // (2 if half else 3))
-    return max(1, min(batches, max(usual, room - tasks)))
 
 
 def _title(
