@@ -29,7 +29,7 @@ NOTIFY_WORDS: Mapping[str, str] = {
 }
 #: Options, as ``COMMAND --OPTION``.
 OPTIONS: Mapping[str, str] = {
-    "check --live": f"check tries keys for nothing, and {_TRIED}",
+    "check --live": f"`batchd check` tries keys for nothing, and {_TRIED}",
     "run --private": "`BATCHD_PATHS__STATE=$(mktemp -d) batchd run FILE` uses a store of its own",
     "trust --system": "each user who runs batchd there says `batchd trust DIR`; what counts for all "
     "users is /etc/batchd/config.toml",

@@ -320,11 +320,12 @@ def _models(
     yield from _elsewhere(settings, {*roles.values()})
 
 
-def _trial(model: str) -> str:
+def _trial(settings: config.Config, model: str) -> str:
     """Return how a key and a model are tried where nothing that is free does it."""
-    return (
-        f"`batchd run --prompt ok --model {model} --budget 0.01` tries it, for the price of a call"
-    )
+    provider = settings.providers.get(model.partition("/")[0])
+    priced = provider and Prices(settings.models).price(model, provider.base_url)
+    budget = " --budget 0.01" if priced else ""  # a limit needs a price
+    return f"`batchd run --prompt ok --model {model}{budget}` tries it, for the price of a call"
 
 
 def _provider(
@@ -340,7 +341,7 @@ def _provider(
         return CheckLine("ok", f"provider {name}", f"{endpoint.base_url}, {key}; not asked"), None
     found = ask(endpoint)
     if isinstance(found, NoListing):
-        return _unlisted(name, model, endpoint, found), None
+        return _unlisted(settings, name, model, endpoint, found), None
     count = len(found.models)
     has = f"it lists {count:,} model{'s' * (count != 1)}"
     if not endpoint.api_key:
@@ -349,11 +350,13 @@ def _provider(
         said = f"{endpoint.base_url} answers, and takes the key; {has}"
     else:
         said = f"{endpoint.base_url} answers; {has}; the key was not tried, for the list needs none"
-        return CheckLine("note", f"provider {name}", said, _trial(model)), found
+        return CheckLine("note", f"provider {name}", said, _trial(settings, model)), found
     return CheckLine("ok", f"provider {name}", said), found
 
 
-def _unlisted(name: str, model: str, endpoint: Endpoint, found: NoListing) -> CheckLine:
+def _unlisted(
+    settings: config.Config, name: str, model: str, endpoint: Endpoint, found: NoListing
+) -> CheckLine:
     """Return what it means that a provider has no list:
     not every server has one, and that it answers is enough.
     """
@@ -379,7 +382,7 @@ def _unlisted(name: str, model: str, endpoint: Endpoint, found: NoListing) -> Ch
         how = f"with {found.why}" if found.why else "without a list of models"
         untried = "neither the key nor a model" if endpoint.api_key else "no model"
         said = f"{endpoint.base_url} answers {how}: {untried} was tried"
-        return CheckLine("note", what, said, _trial(model))
+        return CheckLine("note", what, said, _trial(settings, model))
     fix = f"check the network and the base_url in [providers.{name}]"
     return CheckLine("failed", what, f"{endpoint.base_url} cannot be reached: {found.why}", fix)
 
@@ -420,7 +423,7 @@ def _model(
             said = (
                 f"batchd read the first {count} models of provider {name}: {own} is not among them"
             )
-        yield CheckLine("note", what, said, _trial(model))
+        yield CheckLine("note", what, said, _trial(settings, model))
 
 
 def _priced(settings: config.Config, roles: Mapping[str, str]) -> Iterator[CheckLine]:
