@@ -288,7 +288,25 @@ class Lifecycle:
             self.holds.add(given.hold, given.ref)
         elif isinstance(given, inputs.Lifted):
             self.holds.remove(given.hold, given.ref)
-        self._moved(entry, given)
+        phase = entry.phase
+        if phase is not Phase.QUEUED:
+            self.queue.leave(entry)
+        if phase is Phase.QUEUED or phase is Phase.HELD:
+            entry.attempt, entry.wish = 0, None
+            if isinstance(given, inputs.Unready) or entry.drawn:
+                self.queue.put_back(entry)
+            elif isinstance(given, inputs.Settled) and given.given_back:
+                self._given_back[entry.ref] = None
+            elif isinstance(given, inputs.Reprioritised):
+                self.queue.leave(entry)
+            if phase is Phase.QUEUED and entry.lane is None:
+                self.queue.enter(entry)
+        elif phase is Phase.RESERVED:
+            entry.drawn = False
+        elif phase is Phase.STARTING:
+            self._given_back.pop(entry.ref, None)
+        elif phase is Phase.ENDED:
+            self.queue.vacate(entry)
         return effects
 
     def _count(self, entry: Entry, phase: Phase, by: int) -> None:
@@ -315,28 +333,6 @@ class Lifecycle:
         self._entries[ref] = entry
         self._count(entry, entry.phase, 1)
         self._batches.setdefault(ref.batch, set()).add(ref)
-
-    def _moved(self, entry: Entry, given: Input) -> None:
-        """Update the queue, and note who gave a slot back."""
-        phase = entry.phase
-        if phase is not Phase.QUEUED:
-            self.queue.leave(entry)
-        if phase is Phase.QUEUED or phase is Phase.HELD:
-            entry.attempt, entry.wish = 0, None
-            if isinstance(given, inputs.Unready) or entry.drawn:
-                self.queue.put_back(entry)
-            elif isinstance(given, inputs.Settled) and given.given_back:
-                self._given_back[entry.ref] = None
-            elif isinstance(given, inputs.Reprioritised):
-                self.queue.leave(entry)
-            if phase is Phase.QUEUED and entry.lane is None:
-                self.queue.enter(entry)
-        elif phase is Phase.RESERVED:
-            entry.drawn = False
-        elif phase is Phase.STARTING:
-            self._given_back.pop(entry.ref, None)
-        elif phase is Phase.ENDED:
-            self.queue.vacate(entry)
 
     def _after(self, published: inputs.Published) -> list[Effect]:
         """Return what a task's published end brings about

@@ -141,26 +141,22 @@ def _items(message: Message, target: ModelTarget) -> Iterator[Any]:
     elif message.replay is not None and target.takes(message.replay):
         yield from message.replay.items
     else:
-        yield from _own_items(message)
-
-
-def _own_items(message: Message) -> Iterator[Mapping[str, Any]]:
-    if message.content or not message.tool_calls:
-        phase = "commentary" if message.tool_calls else "final_answer"
-        # Its type may be left out, but llama.cpp's server wants it of an assistant's.
-        yield {
-            "type": "message",
-            "role": "assistant",
-            "content": message.content,
-            "phase": phase,
-        }
-    for call in message.tool_calls:
-        yield {
-            "type": "function_call",
-            "call_id": call.id,
-            "name": call.name,
-            "arguments": arguments(call),
-        }
+        if message.content or not message.tool_calls:
+            phase = "commentary" if message.tool_calls else "final_answer"
+            # Its type may be left out, but llama.cpp's server wants it of an assistant's.
+            yield {
+                "type": "message",
+                "role": "assistant",
+                "content": message.content,
+                "phase": phase,
+            }
+        for call in message.tool_calls:
+            yield {
+                "type": "function_call",
+                "call_id": call.id,
+                "name": call.name,
+                "arguments": arguments(call),
+            }
 
 
 def decode(

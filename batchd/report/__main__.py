@@ -38,21 +38,6 @@ _ROOM = 16 << 20
 
 def main() -> int:
     """Make reports until the input ends."""
-    _step_back()
-    jobs = decoders.decoder(ReportJob)
-    for line in sys.stdin.buffer:
-        try:
-            outcome = ReportOutcome(bytes=_made(jobs.decode(line)))
-        except free_room.NoRoomError as error:
-            outcome = ReportOutcome(error=f"{error.filename}: {error.strerror}; {error.fix}")
-        except Exception as error:  # noqa: BLE001 (whatever it is, this report fails, and the next may not)
-            outcome = ReportOutcome(error=f"{type(error).__name__}: {error}")
-        sys.stdout.buffer.write(msgspec.json.encode(outcome) + b"\n")
-        sys.stdout.buffer.flush()
-    return 0
-
-
-def _step_back() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(sys.argv[1]):
         sys.exit(1)  # who started it died before the line above
@@ -68,6 +53,17 @@ def _step_back() -> None:
         hard = resource.getrlimit(what)[1]
         bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(what, (bound, bound))
+    jobs = decoders.decoder(ReportJob)
+    for line in sys.stdin.buffer:
+        try:
+            outcome = ReportOutcome(bytes=_made(jobs.decode(line)))
+        except free_room.NoRoomError as error:
+            outcome = ReportOutcome(error=f"{error.filename}: {error.strerror}; {error.fix}")
+        except Exception as error:  # noqa: BLE001 (whatever it is, this report fails, and the next may not)
+            outcome = ReportOutcome(error=f"{type(error).__name__}: {error}")
+        sys.stdout.buffer.write(msgspec.json.encode(outcome) + b"\n")
+        sys.stdout.buffer.flush()
+    return 0
 
 
 def _made(job: ReportJob) -> int:

@@ -187,32 +187,29 @@ class Counters:
         """Return what counts the calls to a model."""
         known = self._series.get((setup.name, purpose))
         if known is None:
-            known = self._bound(setup, purpose)
+            if len(self._models) < _MODELS and len(setup.name) <= _MAX_NAME_CHARS:
+                self._models.add(setup.name)
+            model = setup.model if setup.name in self._models else OTHER
+            call = (setup.provider, model, purpose.value)
+            known = CallSeries(
+                answered=self._calls.labels(*call, "answered"),
+                failed=self._calls.labels(*call, "failed"),
+                failures={
+                    kind: self._failures.labels(setup.provider, model, kind.value)
+                    for kind in FailureKind
+                },
+                unpriced=self._unpriced.labels(*call),
+                input=self._tokens.labels(*call, "input"),
+                output=self._tokens.labels(*call, "output"),
+                cached=self._cached.labels(*call),
+                reasoning=self._reasoning.labels(*call),
+                usd=self._usd.labels(*call),
+                seconds=self._seconds.labels(setup.provider, model),
+                waited=self._waited.labels(setup.provider),
+            )
             if setup.name in self._models:
                 self._series[setup.name, purpose] = known
         return known
-
-    def _bound(self, setup: ModelSetup, purpose: Purpose) -> CallSeries:
-        if len(self._models) < _MODELS and len(setup.name) <= _MAX_NAME_CHARS:
-            self._models.add(setup.name)
-        model = setup.model if setup.name in self._models else OTHER
-        call = (setup.provider, model, purpose.value)
-        return CallSeries(
-            answered=self._calls.labels(*call, "answered"),
-            failed=self._calls.labels(*call, "failed"),
-            failures={
-                kind: self._failures.labels(setup.provider, model, kind.value)
-                for kind in FailureKind
-            },
-            unpriced=self._unpriced.labels(*call),
-            input=self._tokens.labels(*call, "input"),
-            output=self._tokens.labels(*call, "output"),
-            cached=self._cached.labels(*call),
-            reasoning=self._reasoning.labels(*call),
-            usd=self._usd.labels(*call),
-            seconds=self._seconds.labels(setup.provider, model),
-            waited=self._waited.labels(setup.provider),
-        )
 
 
 class StandingCollector(Collector):

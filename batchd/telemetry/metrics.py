@@ -12,7 +12,7 @@ import socket
 import socketserver
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -100,15 +100,6 @@ class Metrics(Listener):
         self._counts = Counters()
         self._active: dict[Ref, _Active] = {}
         self._server: MetricsServer | None = None
-        self._on_event: Mapping[type[Event], Callable[[_Active, Any], None]] = {
-            CallStarted: self._call_started,
-            CallAnswered: self._call_answered,
-            CallFailed: self._call_failed,
-            ToolRan: self._tool_ran,
-            RoundEvaluated: self._evaluated,
-            Compacted: lambda _active, _event: self._counts.compactions.inc(),
-            Suspended: self._suspended,
-        }
 
     def opened(self, desk: StatusDesk, _store: Store) -> None:
         """Begin to serve."""
@@ -146,10 +137,8 @@ class Metrics(Listener):
 
     def task_event(self, ref: Ref, event: Event) -> None:
         """Count what the event records."""
-        count = self._on_event.get(type(event))
-        active = self._active.get(ref)
-        if count is not None and active is not None:
-            count(active, event)
+        if active := self._active.get(ref):
+            self._count(active, event)
         if isinstance(event, Suspended | TaskFinished):
             self._active.pop(ref, None)
 
@@ -166,34 +155,33 @@ class Metrics(Listener):
 
     # What events record
 
-    def _call_started(self, active: _Active, event: CallStarted) -> None:
-        setup = active.judge if event.purpose is Purpose.JUDGE else active.model
-        active.series, active.price = self._counts.series(setup, event.purpose), setup.price
-        active.series.waited.observe(max(0.0, event.waited_s))
-
-    def _call_answered(self, active: _Active, event: CallAnswered) -> None:
-        if event.answer.removed:
-            self._counts.removed_items.inc(len(event.answer.removed))
-        if active.series is not None:
-            active.series.paid(event, active.price)
-
-    def _call_failed(self, active: _Active, event: CallFailed) -> None:
-        if active.series is not None:
-            active.series.lost(event.failure.kind)
-
-    def _tool_ran(self, _active: _Active, event: ToolRan) -> None:
-        counts, tool = self._counts, event.call.name if event.call.name in _TOOLS else OTHER
-        counts.tools.labels(tool, event.outcome).inc()
-        counts.tool_s.labels(tool).observe(event.seconds)
-        counts.refused_hosts.inc(len(event.refused))
-
-    def _evaluated(self, _active: _Active, event: RoundEvaluated) -> None:
-        verdict = "done" if event.evaluation.done else "not_done"
-        self._counts.evaluations.labels(event.evaluation.by, verdict).inc()
-        self._counts.refused_hosts.inc(len(event.refused))
-
-    def _suspended(self, _active: _Active, event: Suspended) -> None:
-        self._counts.suspensions.labels(event.cause).inc()
+    def _count(self, active: _Active, event: Event) -> None:
+        counts, series = self._counts, active.series
+        match event:
+            case CallStarted():
+                setup = active.judge if event.purpose is Purpose.JUDGE else active.model
+                active.series, active.price = counts.series(setup, event.purpose), setup.price
+                active.series.waited.observe(max(0.0, event.waited_s))
+            case CallAnswered():
+                if event.answer.removed:
+                    counts.removed_items.inc(len(event.answer.removed))
+                if series is not None:
+                    series.paid(event, active.price)
+            case CallFailed() if series is not None:
+                series.lost(event.failure.kind)
+            case ToolRan():
+                tool = event.call.name if event.call.name in _TOOLS else OTHER
+                counts.tools.labels(tool, event.outcome).inc()
+                counts.tool_s.labels(tool).observe(event.seconds)
+                counts.refused_hosts.inc(len(event.refused))
+            case RoundEvaluated():
+                verdict = "done" if event.evaluation.done else "not_done"
+                counts.evaluations.labels(event.evaluation.by, verdict).inc()
+                counts.refused_hosts.inc(len(event.refused))
+            case Compacted():
+                counts.compactions.inc()
+            case Suspended():
+                counts.suspensions.labels(event.cause).inc()
 
 
 class _Handler(WSGIRequestHandler):
