@@ -11,8 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from importlib import resources
-from itertools import compress
-from itertools import count as numbers
+from itertools import compress, count as numbers
 from operator import itemgetter
 from typing import TYPE_CHECKING
 

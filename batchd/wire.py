@@ -16,9 +16,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from batchd import decoders
-from batchd.events import CallStarted, Event, Terms
-from batchd.events import decode as decode_event
-from batchd.events import encode as encode_event
+from batchd.events import CallStarted, Event, Terms, decode as decode_event, encode as encode_event
 from batchd.records import (
     Activity,
     Base,

@@ -66,8 +66,7 @@ def _serve(settings: config.Config) -> None:
     # They load everything; no other command needs it.
     with processes.undisturbed():
         from batchd import telemetry, visible
-        from batchd.daemon import Daemon
-        from batchd.daemon import run as run_daemon
+        from batchd.daemon import Daemon, run as run_daemon
         from batchd.notify import channels
         from batchd.notify.notifications import Notifications
         from batchd.report.report_process import ReportMaker
@@ -95,8 +94,7 @@ def _serve_runs(settings: config.Config) -> None:
     is parked for long.
     """
     with processes.undisturbed():
-        from batchd.daemon import Daemon
-        from batchd.daemon import run as run_daemon
+        from batchd.daemon import Daemon, run as run_daemon
         from batchd.report.report_process import ReportMaker
     # Errors, for progress shows the rest, unless who waits wants all.
     level: log.LogLevel = "debug" if settings.log.level == "debug" else "error"

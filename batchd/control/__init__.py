@@ -9,33 +9,43 @@ is what who asks needs, and light to import: ``socket_server`` is the daemon's h
 
 from __future__ import annotations
 
-from batchd.control.check import Check, Checked, CheckLine, LineVerdict
-from batchd.control.client import Connection, ask, request
-from batchd.control.coding import fields
-from batchd.control.requests import (
-    Cancel,
-    Cancelled,
-    ControlRequest,
-    Detach,
-    Detached,
-    EndedBefore,
-    Invite,
-    Invited,
-    NewRun,
-    Pause,
-    Paused,
-    Prioritised,
-    Priority,
-    Prune,
-    Pruned,
-    Resume,
-    ResumedScope,
-    Retried,
-    Retry,
-    ShownParking,
-    Submit,
-    Submitted,
-    Tune,
-    Tuned,
+from batchd.control.check import (
+    Check as Check,
+    Checked as Checked,
+    CheckLine as CheckLine,
+    LineVerdict as LineVerdict,
 )
-from batchd.control.status import DaemonStatus, ModelWarning, OpenTrouble, Status
+from batchd.control.client import Connection as Connection, ask as ask, request as request
+from batchd.control.coding import fields as fields
+from batchd.control.requests import (
+    Cancel as Cancel,
+    Cancelled as Cancelled,
+    ControlRequest as ControlRequest,
+    Detach as Detach,
+    Detached as Detached,
+    EndedBefore as EndedBefore,
+    Invite as Invite,
+    Invited as Invited,
+    NewRun as NewRun,
+    Pause as Pause,
+    Paused as Paused,
+    Prioritised as Prioritised,
+    Priority as Priority,
+    Prune as Prune,
+    Pruned as Pruned,
+    Resume as Resume,
+    ResumedScope as ResumedScope,
+    Retried as Retried,
+    Retry as Retry,
+    ShownParking as ShownParking,
+    Submit as Submit,
+    Submitted as Submitted,
+    Tune as Tune,
+    Tuned as Tuned,
+)
+from batchd.control.status import (
+    DaemonStatus as DaemonStatus,
+    ModelWarning as ModelWarning,
+    OpenTrouble as OpenTrouble,
+    Status as Status,
+)

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
-from batchd import config as configuration
-from batchd import log, visible
+from batchd import config as configuration, log, visible
 from batchd.actions import Action
 from batchd.config import Config
 from batchd.config.overrides import dotted, place_of

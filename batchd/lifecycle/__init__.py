@@ -11,8 +11,7 @@ a task, ``holds`` what keeps tasks from starting, ``queue`` and ``trials`` whose
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterable, Iterator, Mapping, Set as AbstractSet
 from types import MappingProxyType
 
 from msgspec.structs import replace

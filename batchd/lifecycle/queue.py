@@ -11,8 +11,7 @@ lane that is blocked stands aside, on the directory that blocks it, until that i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Mapping, Sequence, Set as AbstractSet
 from heapq import heappop, heappush
 from operator import itemgetter
 from typing import TypeAlias

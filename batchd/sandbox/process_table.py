@@ -11,8 +11,7 @@ import resource
 import signal
 import stat
 import time
-from collections.abc import Iterable
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterable, Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 

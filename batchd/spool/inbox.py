@@ -26,8 +26,7 @@ from typing import TypeVar
 from batchd.actions import Action
 from batchd.config import Config
 from batchd.log import get_logger
-from batchd.spool import claims as claiming
-from batchd.spool import files, places
+from batchd.spool import claims as claiming, files, places
 from batchd.spool.claims import Claim, Claimer
 from batchd.spool.folder_watch import Hints
 from batchd.spool.settle import FileSign, Settling, Signature, ignorable, signature

@@ -12,8 +12,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
-from batchd import events as vocabulary
-from batchd import free_room
+from batchd import events as vocabulary, free_room
 from batchd.errors import Problem, StoreError
 from batchd.events import CallStarted, Event, TaskFinished
 from batchd.free_room import NeededRoom

@@ -12,8 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 
-from batchd import decoders
-from batchd import events as vocabulary
+from batchd import decoders, events as vocabulary
 from batchd.errors import StaleAttemptError
 from batchd.events import Event, TaskFinished, TaskStarted
 from batchd.records import Purpose, Ref, TaskStatus

@@ -4,14 +4,14 @@ The same events always fold to the same state, so resume, replay and tests come
 free. Nothing here does any I/O or reads a clock.
 """
 
-from batchd.taskstate.folding import apply, fold
+from batchd.taskstate.folding import apply as apply, fold as fold
 from batchd.taskstate.state import (
-    CONTINUE,
-    ELIDED,
-    GO_ON,
-    NOTES,
-    FinishedCommand,
-    TaskState,
-    Verdict,
-    clipped,
+    CONTINUE as CONTINUE,
+    ELIDED as ELIDED,
+    GO_ON as GO_ON,
+    NOTES as NOTES,
+    FinishedCommand as FinishedCommand,
+    TaskState as TaskState,
+    Verdict as Verdict,
+    clipped as clipped,
 )

@@ -7,12 +7,18 @@ new event needs a class in ``kinds``, and nothing else here. Pure: who shows a t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator as Iterator, Mapping as Mapping
+from typing import Any as Any
 
-from batchd.events import Event
-from batchd.views.kinds import VIEWS
-from batchd.views.view import Kind, Line, Mark, Passage, View
+from batchd.events import Event as Event
+from batchd.views.kinds import VIEWS as VIEWS
+from batchd.views.view import (
+    Kind as Kind,
+    Line as Line,
+    Mark as Mark,
+    Passage as Passage,
+    View as View,
+)
 
 #: One of each kind of event.
 ALL: tuple[View[Any], ...] = tuple(VIEWS.values())

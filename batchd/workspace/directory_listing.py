@@ -11,8 +11,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterator, Mapping, Set as AbstractSet
 from dataclasses import dataclass
 from typing import TypeAlias
 

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 from chromium import Page, chromium
 from pages import HOSTILE
-from serving import Page as Served
-from serving import web
+from serving import Page as Served, web
 from stored import Night
 
 from batchd.store.reader import StoreReader

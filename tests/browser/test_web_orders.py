@@ -13,8 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 from chromium import Page, chromium
-from serving import Page as Served
-from serving import web
+from serving import Page as Served, web
 
 from tests.conftest import Spool
 

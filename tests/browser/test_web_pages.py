@@ -11,8 +11,7 @@ from typing import get_args
 
 import pytest
 from chromium import Page, chromium
-from serving import Page as Served
-from serving import web
+from serving import Page as Served, web
 from stored import BEGUN, Night
 
 from batchd import events

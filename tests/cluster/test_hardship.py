@@ -15,8 +15,16 @@ from pathlib import Path
 import pytest
 from cluster_spools import on_cluster
 from loglines import logged
-from pools import answering_after, configured, drop, joined, processes, running, summary
-from pools import nodes as nodes_of
+from pools import (
+    answering_after,
+    configured,
+    drop,
+    joined,
+    nodes as nodes_of,
+    processes,
+    running,
+    summary,
+)
 from ray_nodes import Nodes
 
 from batchd import control

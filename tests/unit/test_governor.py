@@ -14,8 +14,7 @@ import pytest
 from replacing import replace
 
 from batchd.config import Config
-from batchd.config.sections import BudgetSection, ProviderSection
-from batchd.config.sections import GovernorSection as Section
+from batchd.config.sections import BudgetSection, GovernorSection as Section, ProviderSection
 from batchd.governor import Governor, Grant, ParkDecision, Refusal, WantedCall
 from batchd.governor.news import (
     BatchSpent,

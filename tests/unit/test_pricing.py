@@ -8,18 +8,15 @@ from datetime import UTC, date, datetime
 
 import msgspec
 import pytest
-from genai_prices import Usage as Theirs
-from genai_prices import calc_price
+from genai_prices import Usage as Theirs, calc_price
 from genai_prices.data_snapshot import get_snapshot
 from genai_prices.types import StartDateConstraint, TimeOfDateConstraint
 from replacing import replace
 
-from batchd.config.providers import HoursSection
-from batchd.config.providers import PricesSection as ModelPrices
+from batchd.config.providers import HoursSection, PricesSection as ModelPrices
 from batchd.config.sections import CostSection, ModelSection
 from batchd.pricing import Prices, _listed
-from batchd.records import Cost as Money
-from batchd.records import Price, Rate, Usage
+from batchd.records import Cost as Money, Price, Rate, Usage
 
 NONE = Prices({})
 DOUBLE = ModelPrices(output_usd_per_mtok=9.0)

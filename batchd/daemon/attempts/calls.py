@@ -15,8 +15,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from batchd import events as vocabulary
-from batchd import wire
+from batchd import events as vocabulary, wire
 from batchd.daemon.attempts.active import ActiveAttempt
 from batchd.daemon.attempts.lessons import Lessons
 from batchd.daemon.listeners import Listener

@@ -6,8 +6,7 @@ import asyncio
 import collections
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Awaitable, Callable, Iterator, Sequence, Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path

@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import re
 import traceback
-from collections.abc import Callable, Iterator
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Iterator, Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
