@@ -255,7 +255,9 @@ class Cover:
         """Return whether something is not what it was, so that it could not be covered:
         then ``look`` looks again.
         """
-        if self._covered() == covered:
+        now = self._covered()
+        # What was away at both moments may have been there, and gone again, in between.
+        if now == covered and all(now[path] for path in self._found or ()):
             return False
         self._found = None
         return True

@@ -96,7 +96,7 @@ def test_a_run_has_it_too_and_leaves_nothing(spool: Spool) -> None:
     file = spool.write("batch.json", [{"first_prompt": "x", "check": check, "check_in": "task"}])
     done = spool.batchd("run", file)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert list((spool.folder / ".batchd").iterdir()) == []
+    assert list((spool.folder / ".batchd/tmp").iterdir()) == []
 
 
 def test_a_killed_command_is_reported_to_the_model_and_in_the_log(spool: Spool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def test_what_was_marked_below_a_disk_is_not_taken_for_it(tmp_path: Path) -> Non
     disk.rename(outbox)
     with pytest.raises(StrangeOutboxError, match="is missing there") as caught:
         own.insist(str(outbox))
-    assert f"touch {outbox / SPOOL}" in caught.value.fix
+    assert f"touch {shlex.quote(str(outbox / SPOOL))}" in caught.value.fix
     (outbox / SPOOL).touch()
     own.insist(str(outbox))
     outbox.rename(disk)
@@ -30,7 +31,7 @@ def test_what_was_marked_below_a_disk_is_not_taken_for_it(tmp_path: Path) -> Non
     for known in (own, OwnOutboxes(tmp_path, 0xABC)):
         with pytest.raises(StrangeOutboxError, match="is an older one") as caught:
             known.insist(str(outbox))
-    assert f"truncate -s0 {outbox / SPOOL}" in caught.value.fix
+    assert f"truncate -s0 {shlex.quote(str(outbox / SPOOL))}" in caught.value.fix
     (outbox / SPOOL).write_bytes(b"")
     own.insist(str(outbox))
     with pytest.raises(StrangeOutboxError, match="another state directory"):
