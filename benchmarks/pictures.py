@@ -101,7 +101,7 @@ def tasks() -> Iterator[dict[str, Any]]:
             "limits": {"max_iterations": 2},
         }
     sample = importlib.resources.files("batchd.demo") / "task.json"
-    names = ("guess", "adder", "fizzbuzz")
+    names = ("primes", "adder", "fizzbuzz")
     for number in range(1, 11):
         for name, task in zip(names, json.loads(sample.read_text("utf-8"))["tasks"], strict=True):
             yield {**task, "id": f"{name}-{number}"}

@@ -91,7 +91,8 @@ def _restore(args: argparse.Namespace) -> int:
 
     from batchd import visible
     from batchd.daemon import lock, reconcile
-    from batchd.spool import home
+    from batchd.spool import claims, home
+    from batchd.spool.outbox import OwnOutboxes, StrangeOutboxError
     from batchd.store import restoring
 
     settings = formatting.settings(args.config)
@@ -144,6 +145,10 @@ def _restore(args: argparse.Namespace) -> int:
     lines += _listed(plan)
     if former:
         lines.append(f"The former store is {former}.")
+    try:
+        OwnOutboxes(state, claims.noted(state)).look(settings.paths.outbox)
+    except StrangeOutboxError as error:
+        lines += [f"Results will wait: {error.filename}: {error.strerror}; {error.fix}"]
     _print(args, fields, lines)
     return 0
 

@@ -125,8 +125,6 @@ def _given(args: argparse.Namespace, settings: config.Config) -> Sequence[tuple[
     if not args.files:
         if not sys.stdin.isatty():
             return [("", *given_files.piped())]
-        from batchd.cli.runs import following  # for who answers
-
         following.ask(args, settings)
     return [
         ("", *given_files.piped())

@@ -340,17 +340,27 @@ def _writable(environ: Mapping[str, str]) -> TrustList:
 
 
 def _change(file: Path, change: Callable[[str], str]) -> None:
-    """Change the list in its place, also where others do so at the same time:
+    """Change the list whole, also where others do so at the same time:
     a link to it stays, and its mode.
     """
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "r+b") as opened:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        text = os.fsencode(change(os.fsdecode(opened.read())))
-        opened.seek(0)
-        opened.write(text)
-        opened.truncate()
+    # A reader takes no lock, and must not see half a line: it would be another path.
+    real = os.path.realpath(file)
+    folder = os.open(os.path.dirname(real), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        text, mode = "", 0o600
+        with contextlib.suppress(FileNotFoundError), open(real, "rb") as old:
+            text, mode = os.fsdecode(old.read()), os.fstat(old.fileno()).st_mode & 0o777
+        new = f"{real}.new"
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as made:
+            os.fchmod(made.fileno(), mode)
+            made.write(os.fsencode(change(text)))
+            made.flush()
+            os.fsync(made.fileno())
+        os.rename(new, real)
+    finally:
+        os.close(folder)
 
 
 def _insist(problem: Problem | None) -> None:

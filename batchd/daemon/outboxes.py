@@ -5,6 +5,7 @@ what is done there waits for disks that hang or are full, and hurts no other out
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -44,12 +45,16 @@ class Outboxes:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._disks.at(folder), work)
 
-    def at_home(self, work: Callable[[], T], folder: str) -> Callable[[], T]:
+    def at_home(self, work: Callable[[], T], folder: str, *, make: bool = True) -> Callable[[], T]:
         """Return what does something at an outbox that is this spool's,
         and else raises ``StrangeOutboxError``.
+
+        ``make``: the folder, if it is missing; else ``FileNotFoundError`` is raised.
         """
 
         def done() -> T:
+            if not make:
+                os.stat(folder)
             self._own.insist(folder)
             return work()
 
@@ -59,13 +64,13 @@ class Outboxes:
         """Take an outbox to be the one that is there now, if it is not another spool's."""
         self._own.forget(folder)
 
-    async def promptly(self, work: Callable[[], T], folder: str) -> T:
-        """Do something as ``at`` does, but wait no longer than for a disk under load:
+    async def promptly(self, work: Callable[[], T], folder: str, *, make: bool = True) -> T:
+        """Do something as ``at_home`` does, but wait no longer than for a disk under load:
         then it may yet be done.
 
         Raises ``OSError``.
         """
-        doing = self.at(self.at_home(work, folder), folder)
+        doing = self.at(self.at_home(work, folder, make=make), folder)
         try:
             async with asyncio.timeout(HANGS_S):
                 return await doing

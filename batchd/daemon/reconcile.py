@@ -7,6 +7,7 @@ without an end in this store may have run since, and waits until a user decides.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import stat
 import time
@@ -35,6 +36,8 @@ _RESULT: msgspec.json.Decoder[ResultV1] = decoders.decoder(ResultV1)
 _SUMMARY: msgspec.json.Decoder[SummaryV1] = decoders.decoder(SummaryV1)
 #: In the state directory: files of which no one knows whether they became a batch.
 UNCERTAIN = "uncertain"
+#: What the system answers where no regular file is: nothing, a link, a socket.
+_NONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
 _TOKENS = (
     *("calls", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens"),
     *("cache_write_tokens", "cache_write_long_tokens", "cache_reported_tokens"),
@@ -75,6 +78,8 @@ async def plan(store: Store, config: Config) -> ReconcilePlan:
     )
     ours, made, restored = Path(config.paths.outbox), ReconcilePlan(), store.restore()
     made.others.extend(_others(ours, known))
+    # What ended in this store and was not written yet, the daemon writes, to the same bytes.
+    unpublished = {ref.batch for ref in restored.unpublished}
     waiting: dict[str, list[Ref]] = {}
     for queued in restored.queued:
         waiting.setdefault(queued.ref.batch, []).append(queued.ref)
@@ -85,7 +90,8 @@ async def plan(store: Store, config: Config) -> ReconcilePlan:
         made.found.extend(ends)
         ended = {end.ref for end in ends}
         made.uncertain.extend(ref for ref in refs if ref not in ended)
-        if len(ends) == len(refs) and _has_summary(Path(batch.folder)):
+        whole = len(ends) == len(refs) and batch.name not in unpublished
+        if whole and _has_summary(Path(batch.folder)):
             made.published.append(batch.name)
     made.unknown.extend(_unknown(ours, known))
     claimed, _ = claims.lying(Path(config.paths.inbox), Path(config.paths.state))
@@ -205,10 +211,15 @@ def _has_summary(folder: Path) -> bool:
 
 
 def _read(path: Path) -> bytes | None:
-    """Return what a regular file holds; None where there is none."""
+    """Return what a regular file holds; None where there is none.
+
+    Raises ``OSError``: a result that cannot be read may be there.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
+    except OSError as error:
+        if error.errno in _NONE:
+            return None
+        raise
     with open(descriptor, "rb") as file:
         return file.read() if stat.S_ISREG(os.fstat(descriptor).st_mode) else None

@@ -84,8 +84,9 @@ class Reloader:
         except BatchdError as error:
             lines.error(Action.CONFIG_RELOADED, kept_old=True, message=str(error))
             return
+        if read.paths.outbox != self._read_last.paths.outbox:
+            self._outboxes.settle(read.paths.outbox)
         self._read_last = read
-        self._outboxes.settle(read.paths.outbox)
         self._governor.try_parked()
         # What is different, but read at the start alone.
         more = {"needs_restart": late} if late else {}

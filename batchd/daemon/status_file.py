@@ -36,6 +36,7 @@ from batchd.log import get_logger
 from batchd.pauses import aside
 from batchd.records import Parking, Scope, TaskStatus
 from batchd.spool import outbox
+from batchd.spool.outbox import StrangeOutboxError
 from batchd.store import Store
 from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow
@@ -108,9 +109,9 @@ class StatusFile:
         text = results.as_text(said).encode()
         write = partial(outbox.publish_status, folder, text, sweep=last is None)
         try:
-            await self._outboxes.promptly(write, folder)
-        except FileNotFoundError:
-            return  # the first batch makes the outbox
+            await self._outboxes.promptly(write, folder, make=False)
+        except (FileNotFoundError, StrangeOutboxError):
+            return  # the first batch makes the outbox, or says whose it is
         except OSError as error:
             # What keeps results from the outbox is another's to report; this may be a folder of
             # that name, say.

@@ -110,7 +110,9 @@ class Governor:
         if before.granted:
             self._end(before, before.reserved if failure.unsettled else 0.0)
         fallback_s = self._fallback_s(before.call)
-        if decision is not None and fallback_s != 0:
+        # What may not be parked waits here until the standard tier takes it.
+        waits = isinstance(decision, Refusal) and fallback_s != math.inf
+        if decision is not None and fallback_s != 0 and not waits:
             answer(_dated(decision, fallback_s))
             return
         before.retries[busy(failure)] += 1
@@ -261,7 +263,12 @@ class Governor:
         if call.tier != STANDARD and provider.turns_away(call.sold_as):
             self._roomless.setdefault(call.ref, asyncio.get_running_loop().time())
             if fallback_s := self._fallback_s(call):
-                self._decide(permit, _dated(self.outages.turned_away(call.sold_as), fallback_s))
+                decision = self.outages.turned_away(call.sold_as)
+                if isinstance(decision, Refusal) and fallback_s != math.inf:
+                    loop = asyncio.get_running_loop()
+                    permit.timer = loop.call_later(fallback_s, self._rejoin, permit)
+                else:
+                    self._decide(permit, _dated(decision, fallback_s))
                 return
         if self._fallback_s(call) == 0:
             call = permit.call = dataclasses.replace(call, tier=STANDARD, fallback_s=None)

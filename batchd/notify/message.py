@@ -61,7 +61,7 @@ def clean(event: EventV1, masker: Masker) -> EventV1:
 
 def compose(events: Sequence[EventV1], own: str) -> NotificationV1:
     """Return the message that reports these events, with its id; of too many the most important."""
-    ranked = sorted(events, key=lambda event: _RANKS.index(event.event))
+    ranked = sorted(events, key=lambda event: _rank(event.event))
     more = Counter(event.event for event in ranked[MOST_EVENTS:])
     ranked = ranked[:MOST_EVENTS]
     host = escape(socket.gethostname())
@@ -76,6 +76,11 @@ def compose(events: Sequence[EventV1], own: str) -> NotificationV1:
     )
 
 
+def _rank(name: str) -> int:
+    """Return how important an event is, 0 the most; last, one that an older version stored."""
+    return _RANKS.index(name) if name in _RANKS else len(_RANKS)
+
+
 def _subject(ranked: Sequence[EventV1], more: Counter[str]) -> str:
     counts = Counter(event.event for event in ranked) + more
     first, total = ranked[0], counts.total()
@@ -87,7 +92,7 @@ def _subject(ranked: Sequence[EventV1], more: Counter[str]) -> str:
 
 
 def _kinds(counts: Counter[str]) -> str:
-    named = sorted(counts.items(), key=lambda item: _RANKS.index(item[0]))
+    named = sorted(counts.items(), key=lambda item: _rank(item[0]))
     return ", ".join(f"{count:,} {_COUNTED.get(name, name)}" for name, count in named)
 
 

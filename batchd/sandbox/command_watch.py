@@ -172,6 +172,7 @@ class CommandWatcher:
         self._watched.add(watch)
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look())
+            self._looking.add_done_callback(self._looked)
         self._look_at_disk(watch, ())
         try:
             yield watch
@@ -194,6 +195,12 @@ class CommandWatcher:
                     # In a thread of its own: a process may keep us waiting.
                     weights, cost_s = await asyncio.to_thread(_weighed, old)
                     pause_s = max(self._judged(weights), min(_REST * cost_s, _LONGEST_PAUSE_S))
+
+    def _looked(self, looking: asyncio.Task[None]) -> None:
+        """Kill what is watched where a look ends by a bug: no command goes on without limits."""
+        if not looking.cancelled() and (error := looking.exception()):
+            for watch in self._watched:
+                self._end(watch, f"what it uses cannot be found out: {error!r}")
 
     def _judged(self, weights: Sequence[_Weight]) -> float:
         """Kill what uses too much; return the pause, a short one where any other comes near."""

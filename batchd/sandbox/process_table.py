@@ -211,7 +211,7 @@ class OpenFiles:
                 self._add(status)
 
     def _mapped(self, folder: Path) -> None:
-        lines = (folder / "maps").read_bytes().splitlines()
+        lines = (folder / "maps").read_bytes().split(b"\n")
         self.kernel += len(lines) * _MAPPING
         for line in lines:
             if not line.endswith(b" (deleted)"):

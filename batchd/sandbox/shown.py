@@ -89,12 +89,6 @@ class ShownPaths:
                 yield real
         yield from (rule.path for rule in self.rules if rule.seen)
 
-    def hides(self, path: str) -> bool:
-        """Return whether a real path is one that is hidden,
-        with all below it that is not shown by itself.
-        """
-        return PathRule(path, seen=False) in self.rules
-
     def options(self) -> list[str]:
         """Return what bwrap does for ``show`` and ``hide``: after what is always there,
         before / becomes read-only.

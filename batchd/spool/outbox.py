@@ -70,7 +70,11 @@ class OwnOutboxes:
         self._known = dict[str, str]()
         self._lock = threading.Lock()
         with contextlib.suppress(FileNotFoundError):
-            self._known.update(json.loads(self._list.read_bytes()))
+            try:
+                self._known.update(json.loads(self._list.read_bytes()))
+            except (ValueError, TypeError):
+                why = "it is damaged: where the outbox is the right one, remove this file"
+                raise OSError(errno.EIO, why, str(self._list)) from None
 
     def insist(self, folder: str) -> None:
         """Return if an outbox is this spool's, which a new one becomes.

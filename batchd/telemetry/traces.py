@@ -86,6 +86,7 @@ class _Exporter(OTLPSpanExporter):
         session = requests.Session()
         # What is on this machine is not asked for by way of a proxy, nor packed.
         session.trust_env = not local
+        session.hooks["response"] = [_taken]
         super().__init__(
             endpoint=config.address,
             headers=dict(headers),
@@ -105,6 +106,12 @@ class _Exporter(OTLPSpanExporter):
             else:
                 self._line.failed(self._trouble)
         return result
+
+
+def _taken(answer: requests.Response, **_: object) -> None:
+    """Raise where a receiver only says where else it is: the library counts that as taken."""
+    if answer.is_redirect:
+        raise requests.HTTPError(f"it answers {answer.status_code}", response=answer)
 
 
 class Traces(Listener):

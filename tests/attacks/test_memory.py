@@ -65,6 +65,23 @@ def test_no_socket_sends_more_ahead_than_twice_what_it_counts_for(limited: Limit
 
 
 @pytest.mark.sampled(1)
+def test_no_name_of_a_file_blinds_who_counts(limited: Limited) -> None:
+    """As one with a line break in it does not, of a file that is mapped and deleted."""
+    mapped = """
+import mmap, os, time
+file = open("x\\r\\v\\f\\x1c\\x85q", "wb+")
+file.write(bytes(4096)); file.flush()
+kept = mmap.mmap(file.fileno(), 4096)
+os.unlink(file.name); os.fork() or os.fork()
+taken = b"x" * (120 << 20); time.sleep(60)
+"""
+    over, after = limited.run(f"python3 -c '{mapped}'", "echo alive", policy=LIMIT)
+    assert (over.exit_code, over.killed) == (137, True)
+    assert over.excess.startswith("its processes used ")
+    assert (after.exit_code, after.output) == (0, "alive\n")
+
+
+@pytest.mark.sampled(1)
 @pytest.mark.stopped_by("memory of names")
 def test_names_and_attributes_of_files_in_memory_count(limited: Limited) -> None:
     """Files with nothing in them, and what is said about them."""

@@ -193,12 +193,28 @@ def test_a_restore_needs_the_spool_for_itself(spool: Any) -> None:
         assert refused.returncode == 3
         assert f"is in use by the process {daemon.pid}" in refused.stderr
     assert backup.stat().st_mode & 0o777 == 0o600
+    # One that was made between the last end and its summary: the daemon writes that again.
+    with contextlib.closing(sqlite3.connect(backup)) as db, db:
+        db.execute("UPDATE batches SET published_at = NULL")
+        db.execute("UPDATE tasks SET published = 0")
     # With the daemon gone it works, and a store that lies there already needs no name.
+    results = {p: p.read_bytes() for p in (spool.folder / "outbox/b").glob("*.json*")}
     for arguments in ((backup,), ()):
         done = spool.batchd("restore", *arguments, "--yes")
         assert done.returncode == 0, done.stderr
-    with StoreReader(store_of(spool)) as reader:
-        assert reader.batch("b").completed == 1
+    mark = spool.folder / "outbox/.batchd"
+    mark.write_text("1234 5678")  # of another machine's state directory
+    assert f"Results will wait: {spool.folder}/outbox: " in spool.batchd("restore").stdout
+    os.truncate(mark, 0)  # the fix
+    with spool.serving():
+
+        def published() -> bool:
+            with StoreReader(store_of(spool)) as reader:
+                row = reader.batch("b")
+                return (row.completed, row.published_at is not None) == (1, True)
+
+        spool.eventually(published)
+    assert {path: path.read_bytes() for path in results} == results
 
 
 @pytest.mark.sampled(2)

@@ -346,6 +346,10 @@ def test_a_receiver_that_is_down_is_reported_until_it_takes_spans(
             station.drop("d.json", _file(2))
             until(lambda: "d" in {root.attributes["batchd.batch"] for root in _roots(receiver)})
             until(lambda: not station.troubles())
+            # To follow it would be to send a key elsewhere.
+            receiver.status, receiver.saying = 307, {"Location": gone.endpoint}
+            station.drop("e.json", _file(1))
+            until(station.troubles)
     assert station.logged("traces_trouble", "does not take them")[0]["level"] == "error"
     assert not station.logged("library_warned")
     assert "Traceback" not in station.text()

@@ -190,6 +190,7 @@ def test_an_outbox_that_is_unmounted_gets_nothing_until_it_is_back(
     what waits completes once its disk is there again.
     """
     outbox = tmp_path / "outbox"
+    outbox.mkdir()
     with mounted(tmp_path / "disk"), Station(tmp_path, model_server).serving() as station:
         until((tmp_path / ".batchd/outboxes").exists, station.text)
         subprocess.run(["mount", "--bind", str(tmp_path / "disk"), str(outbox)], check=True)
@@ -197,8 +198,11 @@ def test_an_outbox_that_is_unmounted_gets_nothing_until_it_is_back(
             station.drop("before.json", _tasks(1))
             until(lambda: station.logged("outbox_trouble", "is missing there"), station.text)
             assert station.process is not None
-            # What is mounted later is used once batchd is asked to read its configuration again.
+            # A reload, for a new key say, takes nothing else for the outbox.
             station.process.send_signal(signal.SIGHUP)
+            until(lambda: station.logged("config_reloaded"), station.text)
+            assert station.troubles() != []
+            (outbox / ".batchd").touch()  # as the trouble's fix says
             station.completed("before")
             until(lambda: station.troubles() == [], station.text)
             asked = len(station.asked())
@@ -387,3 +391,27 @@ def test_an_outbox_is_one_spool_s_alone(tmp_path: Path, model_server: str) -> No
             subprocess.run(["bash", "-c", fix], check=True)
             two.completed("theirs")
             until(lambda: two.troubles() == [], two.text)
+
+
+def test_check_names_what_is_wrong_with_the_marks(tmp_path: Path, model_server: str) -> None:
+    """A list of them that is damaged, which is not taken for an empty one: that would make what is
+    at a mount point the outbox; and a folder of the mark's name.
+    """
+    station = Station(tmp_path, model_server)
+    with station.serving():
+        station.drop("b.json", _tasks(1))
+        station.completed("b")
+    known = tmp_path / ".batchd/outboxes"
+    before = known.read_bytes()
+    known.write_bytes(before[:-3])
+    [line] = _failed(station)
+    assert (
+        line["detail"]
+        == f"{known}: it is damaged: where the outbox is the right one, remove this file"
+    )
+    known.write_bytes(before)
+    mark = station.outbox / ".batchd"
+    mark.unlink()
+    mark.mkdir()
+    [line] = _failed(station)
+    assert line["detail"] == f"{mark}: Is a directory"

@@ -63,7 +63,7 @@ def _lean(value: object) -> object:
 def main() -> None:
     """Record a batch."""
     spool, batch, folder = sys.argv[1:]
-    with StoreReader(Path(spool) / ".batchd" / "store.db") as reader:
+    with StoreReader(Path(spool) / ".batchd" / "batchd.db") as reader:
         for row in reader.tasks(batch):
             spec = reader.spec(row.ref)
             print(save(Path(folder), recording(spec.first_prompt, reader.events(row.ref))))

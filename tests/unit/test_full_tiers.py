@@ -256,3 +256,21 @@ def test_where_nothing_may_be_parked_a_tier_without_room_ends_the_task() -> None
         g.close_task(Ref("b", "f"))
 
     asyncio.run(scenario())
+
+
+def test_but_not_where_the_standard_tier_takes_its_call() -> None:
+    """It waits for its time in its slot, as do others of that tier."""
+
+    async def scenario() -> None:
+        g = governor(max_parked_s=0.0, max_retries=1, first_backoff_s=0.0, max_backoff_s=0.0)
+        first, second = Flex(g, "a", 0.2), Flex(g, "b", 0.2)
+        first.ask(PRICE)
+        while first.tiers[-1] == "flex":
+            first.refused()
+            await first.granted()
+        second.ask(PRICE)
+        await second.granted()
+        assert second.tiers == ["standard"]
+        assert all(isinstance(answer, Grant) for answer in first.answers + second.answers)
+
+    asyncio.run(scenario())

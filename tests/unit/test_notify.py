@@ -94,6 +94,9 @@ def test_of_many_the_most_important_are_named_and_the_rest_counted() -> None:
     assert folded.text.index("provider openai") < folded.text.index("batch b0")
     assert "… and 253 more: 252 rejected, 1 starts of the daemon" in folded.text
     assert message.compose(events[:2], ULID).subject.endswith("2 batches ended: 2 rejected")
+    # Version 0.2.0 left such ones.
+    older = replace(daemon, event="model_retiring")
+    assert "2 model_retiring" in message.compose([older] * 51 + [daemon], ULID).text
 
 
 def test_signatures_are_those_of_standard_webhooks() -> None:

@@ -29,7 +29,7 @@ from batchd.notify import channels
 from batchd.pricing import Prices
 from batchd.records import PATHS, STANDARD, Endpoint
 from batchd.spool import claims, permissions
-from batchd.spool.outbox import OwnOutboxes, StrangeOutboxError
+from batchd.spool.outbox import SPOOL, OwnOutboxes, StrangeOutboxError
 from batchd.words import listed
 
 #: How long something may take to answer the simplest request.
@@ -219,8 +219,10 @@ def _folders(settings: config.Config) -> Iterator[CheckLine]:
         OwnOutboxes(state, claims.noted(state)).look(paths.outbox)
     except StrangeOutboxError as error:
         yield CheckLine("failed", "outbox", f"{paths.outbox}: {error.strerror}", error.fix)
-    except OSError:
-        pass  # the line above says it
+    except OSError as error:
+        if error.errno not in {errno.ENOENT, errno.EACCES}:  # the line above says these
+            place = error.filename or f"{paths.outbox}/{SPOOL}"
+            yield CheckLine("failed", "outbox", f"{place}: {error.strerror}", f"remove {place}")
     yield _folder("state", Path(paths.state), free_room.ENDS)
     root = settings.workspace.root
     if not Path(root).is_dir():

@@ -119,8 +119,10 @@ class Parser:
             raise
         except BaseException as error:
             await self._end()
-            if isinstance(error, TimeoutError) and limit.expired() and self._waiting:
-                return None
+            if isinstance(error, TimeoutError) and limit.expired():
+                if self._waiting:
+                    return None
+                raise OSError(errno.ETIMEDOUT, "reading it hangs", job.path) from error
             raise
         finally:
             self._idle = loop.call_later(_IDLE_S, self._let_go)
