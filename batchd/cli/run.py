@@ -32,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "files",
         nargs="*",
         metavar="FILE",
-        help="task files; -: standard input, as JSON, JSONL or a prompt; without one, run asks for it",
+        help="task files; -: standard input, as JSON, JSONL or a prompt",
     )
     given_files.prompt_options(parser)
     mode = parser.add_mutually_exclusive_group()
@@ -125,9 +125,7 @@ def _given(args: argparse.Namespace, settings: config.Config) -> Sequence[tuple[
     if not args.files:
         if not sys.stdin.isatty():
             return [("", *given_files.piped())]
-        from batchd.cli.runs import following  # for who answers
-
-        following.ask(args, settings)
+        raise UsageError("name a task file, or say what is to be done: --prompt TEXT")
     return [
         ("", *given_files.piped())
         if file == "-"
