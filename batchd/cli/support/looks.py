@@ -5,10 +5,8 @@ with the rights of the process that looks.
 from __future__ import annotations
 
 import errno
-import http.client
 import os
 import shutil
-import socket
 import tempfile
 import time
 import urllib.error
@@ -61,10 +59,11 @@ def lines(
             verdict = "note"
         yield CheckLine(verdict, layer.name, layer.detail, layer.fix)
     yield from _models(settings, offline=offline, tasks=models)
-    if settings.metrics.listen:
-        if why := telemetry.missing(settings).get("metrics"):
-            yield _missing("metrics", why)
-        yield _listening(settings.metrics.listen, settings.metrics.address)
+    if why := telemetry.missing(settings).get("metrics"):
+        yield _missing("metrics", why)
+    elif settings.metrics.listen:
+        said = f"answered at {settings.metrics.listen} while a daemon runs; the port was not tried"
+        yield CheckLine("ok", "metrics", said)
     yield from _traces(settings, offline=offline)
     yield from _receivers(settings)
 
@@ -112,29 +111,6 @@ def _visible(settings: config.Config) -> Iterator[CheckLine]:
 def _missing(what: str, why: str) -> CheckLine:
     said, _, fix = why.partition(": ")
     return CheckLine("failed", what, said, fix)
-
-
-def _listening(listen: str, address: tuple[str, int]) -> CheckLine:
-    """Say whether the port is free, or has a batchd behind it."""
-    try:
-        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        socket.create_server(address, family=family).close()
-    except OSError as error:
-        why = error.strerror
-    else:
-        return CheckLine("ok", "metrics", f"{listen} is free")
-    connection = http.client.HTTPConnection(*address, timeout=_PATIENCE_S)
-    try:
-        connection.request("GET", "/metrics")
-        if b"batchd_build_info" in connection.getresponse().read():
-            return CheckLine("ok", "metrics", f"a daemon answers at {listen}")
-        why = "another process listens there"
-    except (OSError, http.client.HTTPException):
-        pass
-    finally:
-        connection.close()
-    fix = "end that, or set another [metrics] listen"
-    return CheckLine("failed", "metrics", f"they cannot be fetched at {listen}: {why}", fix)
 
 
 def _traces(settings: config.Config, *, offline: bool) -> Iterator[CheckLine]:
