@@ -171,33 +171,6 @@ def test_what_an_earlier_version_left_here_is_not_forgotten(person: Person) -> N
     assert "a spool without" not in person.batchd("status", cwd=person.own).stderr
 
 
-@pytest.mark.parametrize(
-    ("text", "foreign"),
-    [
-        ("[build]\njobs = 4\n[net]\noffline = true\n", True),
-        ('baseURL = "https://example.org"\n', True),
-        ("[build]\n[pool]\nprocesses = 1\n", False),
-        ('[agnet]\nmodel = "a/b"\n', False),
-        ("", False),
-        ("[build\n", False),
-    ],
-)
-def test_another_programs_config_toml_is_called_that(
-    person: Person, text: str, foreign: bool
-) -> None:
-    """One without a table of ours is named as foreign, trusted or not, with what to do;
-    a misspelt table of ours is ours.
-    """
-    (person.here / "config.toml").write_text(text)
-    done = person.batchd("status")
-    assert done.returncode == 2
-    assert ("belongs to another program" in done.stderr) == foreign
-    assert ("is not trusted" in done.stderr) != foreign
-    assert ("batchd init DIR" in done.stderr) == foreign
-    assert person.batchd("trust", person.here).returncode == (3 if foreign else 0)
-    assert ("belongs to another program" in person.batchd("status").stderr) == foreign
-
-
 def test_no_task_works_in_the_users_own_spool(
     person: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
