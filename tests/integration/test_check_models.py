@@ -87,11 +87,9 @@ def test_a_shutdown_date_in_the_list_is_a_warning_in_time(
 
 
 def test_an_older_config_learns_which_of_its_names_are_retired(spool: Spool) -> None:
-    """Without asking anybody, from the table: agent, judge, prices and what is compared with."""
+    """Without asking anybody, from the table: agent and judge."""
     (spool.folder / "config.toml").write_text(
         '[agent]\nmodel = "openai/gpt-4"\n[evaluation]\njudge_model = "anthropic/claude-3-opus"\n'
-        '[models."openai/o1"]\ncontext_window = 7\n'
-        '[cost]\ncompare = ["openai/gpt-3.5-turbo", "openai/gpt-6-luna"]\n'
     )
     done = spool.batchd("check", "--offline", "--json")
     lines = [line for line in json.loads(done.stdout) if "shut down" in line["detail"]]
@@ -105,12 +103,6 @@ def test_an_older_config_learns_which_of_its_names_are_retired(spool: Spool) -> 
             "anthropic/claude-3-opus",
             "set [evaluation] judge_model: take anthropic/claude-opus-5-5",
         ),
-        "[cost] compare": (
-            "note",
-            "openai/gpt-3.5-turbo",
-            "take openai/gpt-6-luna there, or leave it",
-        ),
-        "[models]": ("note", "openai/o1", "take openai/gpt-6.1-sol there, or leave it"),
     }
 
 

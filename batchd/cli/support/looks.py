@@ -293,7 +293,11 @@ def _models(
     for role, model in roles.items():
         yield from _model(settings, role, model, lists)
     yield from _priced(settings, roles)
-    yield from _elsewhere(settings, {*roles.values()})
+    for name in settings.models:
+        # What a table of no model that a call can name sets holds for none.
+        wrong = model_problem(name, settings)
+        if wrong is not None and name not in settings.cost.compare:
+            yield CheckLine("note", f'[models."{name}"]', wrong.message, wrong.hint)
 
 
 def _trial(settings: config.Config, model: str) -> str:
@@ -438,24 +442,3 @@ def _priced(settings: config.Config, roles: Mapping[str, str]) -> Iterator[Check
         if not window:
             fix = f'set context_window in [models."{model}"]'
             yield CheckLine("note", f"{role} window", f"the window of {model} is not known", fix)
-
-
-def _elsewhere(settings: config.Config, said: set[str]) -> Iterator[CheckLine]:
-    """Say which names of models in the rest of the configuration are of models that are gone,
-    or will be soon.
-    """
-    for name in settings.models:
-        # What a table of no model that a call can name sets holds for none.
-        wrong = model_problem(name, settings)
-        if wrong is not None and name not in settings.cost.compare:
-            yield CheckLine("note", f'[models."{name}"]', wrong.message, wrong.hint)
-    today = catalog.today()
-    places = {"[cost] compare": settings.cost.compare, "[models]": tuple(settings.models)}
-    for place, models in places.items():
-        for model in dict.fromkeys(models):
-            provider = settings.providers.get(model.partition("/")[0])
-            # What is only compared with is known by its name alone.
-            called = provider is not None and place == "[models]"
-            end = catalog.end(model, provider.base_url if called and provider else "")
-            if model not in said and end is not None and end.due(today):
-                yield CheckLine("note", place, end.words(today), f"{end.fix} there, or leave it")
