@@ -250,16 +250,14 @@ def _workers(folder: Path) -> set[int]:
 
 
 @pytest.mark.long
-def test_a_trial_whose_tasks_come_after_later_ones_says_how_many_it_takes(spool: Any) -> None:
-    """`--first N` cuts no task off from what it comes after:
-    it names both, and the number that takes all in.
-    """
+def test_a_trial_whose_tasks_come_after_later_ones_is_refused(spool: Any) -> None:
+    """`--first N` cuts no task off from what it comes after, and names both."""
     tasks = [{"id": "a"}, {"id": "b", "after": ["d"]}, {"id": "c"}, {"id": "d", "after": ["e"]}]
     tasks = [{"first_prompt": f"{spool.folder}", **t} for t in (*tasks, {"id": "e"}, {"id": "f"})]
     path = spool.write("games.json", tasks)
     done = spool.batchd("run", "--first", "2", path)
     assert done.returncode == 2
-    assert done.stderr.endswith("(b comes after d): give --first 5\n")
+    assert done.stderr.endswith("(b comes after d): give a larger --first\n")
     for number, count in (("1", 1), ("5", 5), ("9", 6)):
         done = spool.batchd("run", "--first", number, "--json", path)
         assert done.returncode == 0, done.stderr
