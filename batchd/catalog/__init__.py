@@ -14,7 +14,7 @@ import difflib
 import functools
 import importlib.resources
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from typing import Any
@@ -214,19 +214,14 @@ def shutdown(model: str, base_url: str = "") -> Shutdown | None:
     """
     provider, _, name = model.partition("/")
     seller = house(provider, base_url)
+    known = _houses().get(seller)
     # A snapshot may end by itself; else it ends with the model that it is one of.
     for each in dict.fromkeys((name, _SNAPSHOT.sub("", name))):
-        for found in _named(seller, each):
-            successor = found.successor and f"{provider}/{found.successor}"
-            return replace(found, model=model, successor=successor)
+        for day, models in known.ends.items() if known else ():
+            if known and each in models:
+                successor = models[each] and f"{provider}/{models[each]}"
+                return Shutdown(model=model, on=day, successor=successor, source=known.page)
     return None
-
-
-def _named(seller: str, name: str) -> Iterator[Shutdown]:
-    known = _houses().get(seller)
-    for day, models in known.ends.items() if known else ():
-        if known and name in models:
-            yield Shutdown(model=name, on=day, successor=models[name], source=known.page)
 
 
 def today() -> date:

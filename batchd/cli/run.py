@@ -23,7 +23,6 @@ from batchd.errors import NoDaemonError, UsageError
 from batchd.log import escape_text
 from batchd.records import Task
 from batchd.store.reader import StoreReader
-from batchd.store.rows import BatchRow
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +95,8 @@ def run(args: argparse.Namespace) -> int:
         apart = alone and not sys.stdout.isatty()
         with contextlib.redirect_stdout(sys.stderr) if apart else contextlib.nullcontext():
             end = following.follow(settings, daemon, names, quiet=args.json)
-            rows = _rows(settings, names)
+            with StoreReader(formatting.store_path(Path(settings.paths.state))) as reader:
+                rows = [reader.batch(name) for name in names]
             code = summary_text.report(rows, as_json=args.json) if end == "done" else 0
         if end == "done":
             if alone and (answer := summary_text.answer(rows[0])):
@@ -132,12 +132,6 @@ def _given(args: argparse.Namespace, settings: config.Config) -> Sequence[tuple[
         else (os.path.realpath(file), Path(file).name, given_files.read_file(file, settings))
         for file in args.files
     ]
-
-
-def _rows(settings: config.Config, names: Sequence[str]) -> list[BatchRow]:
-    """Return how batches stand."""
-    with StoreReader(formatting.store_path(Path(settings.paths.state))) as reader:
-        return [reader.batch(name) for name in names]
 
 
 def _refuse(settings: config.Config, tasks: Sequence[Task]) -> None:

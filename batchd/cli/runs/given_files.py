@@ -188,7 +188,8 @@ def parsed(data: bytes, name: str, settings: config.Config) -> taskfile.Parsed:
     found = checked(data, name, settings)
     for model in dict.fromkeys(task.model for task in found.tasks):
         _caution(_doubt(model, settings))
-    capped = [task for task in found.tasks if _limits(task, found, settings)]
+    all_capped = found.budget_usd or settings.budget.per_day_usd
+    capped = [task for task in found.tasks if all_capped or task.limits.max_cost_usd]
     for model in dict.fromkeys(m for task in capped for m in _models(task, settings)):
         _caution(_uncapped(model, settings))
     return found
@@ -204,11 +205,6 @@ def _models(task: Task, settings: config.Config) -> tuple[str, ...]:
 def _caution(line: str) -> None:
     """Say something once, however often a file is looked through."""
     formatting.complain(line)
-
-
-def _limits(task: Task, found: taskfile.Parsed, settings: config.Config) -> bool:
-    """Return whether a limit in dollars holds for a task."""
-    return bool(task.limits.max_cost_usd or found.budget_usd or settings.budget.per_day_usd)
 
 
 def _uncapped(model: str, settings: config.Config) -> str:
