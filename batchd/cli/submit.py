@@ -262,14 +262,9 @@ def _books(settings: config.Config) -> Iterator[ProgressSource]:
 
 def _wait(settings: config.Config, mine: DroppedBatch, *, as_json: bool) -> int:
     with _books(settings) as reader:
-        patience = WaitLimit(partial(_alive, settings))
-
-        def ended(rows: Sequence[BatchRow]) -> bool:
-            patience.check()
-            return bool(rows) and all(r.published_at is not None for r in rows)
-
         try:
-            progress.follow(progress.ProgressWatch(reader, mine.find), ended, quiet=as_json)
+            watch = progress.ProgressWatch(reader, mine.find)
+            follow(watch, partial(_alive, settings), quiet=as_json)
         except KeyboardInterrupt:
             print(_goes_on(mine.name, alive=_alive(settings)), file=sys.stderr)
             raise
@@ -288,20 +283,23 @@ def _goes_on(name: str, *, alive: bool) -> str:
     return f"The daemon goes on with it: batchd status {name}; to end it: batchd cancel {name}."
 
 
-class WaitLimit:
-    """Ends the waiting when the daemon stays away."""
+def follow(watch: progress.ProgressWatch, alive: Callable[[], bool], *, quiet: bool) -> None:
+    """Show progress until all that is watched has ended.
 
-    def __init__(self, alive: Callable[[], bool]) -> None:
-        self._alive = alive
-        self._seen = self._asked = time.monotonic()
+    Raises ``NoDaemonError`` when no daemon has answered for long.
+    """
+    seen = asked = time.monotonic()
 
-    def check(self) -> None:
-        """Raise ``NoDaemonError`` when no daemon has answered for long."""
+    def ended(rows: Sequence[BatchRow]) -> bool:
+        nonlocal seen, asked
+        if rows and all(row.published_at is not None for row in rows):
+            return True
         now = time.monotonic()
-        if now - self._asked < 1.0:
-            return
-        self._asked = now
-        if self._alive():
-            self._seen = now
-        elif now - self._seen > _GONE_S:
+        if now - asked >= 1.0:
+            asked = now
+            seen = now if alive() else seen
+        if now - seen > _GONE_S:
             raise NoDaemonError("the daemon has stopped; the batch goes on when it starts again")
+        return False
+
+    progress.follow(watch, ended, quiet=quiet)
