@@ -172,7 +172,7 @@ def test_a_key_of_anothers_is_refused_by_name(service: Service) -> None:
 @_ROOT
 def test_a_stranger_learns_which_group_it_takes(serving: Service) -> None:
     """Who is in no group of the service's is named the folder, and the group."""
-    for words in ("status", "check", "submit t.json"):
+    for words in ("status", "submit t.json"):
         done = serving.by(_STRANGER, *words.split())
         assert done.returncode == 3, (words, done.stderr)
         assert f"{serving.folder}/lib belongs to {_DAEMON}, group {_DAEMON}" in done.stderr
