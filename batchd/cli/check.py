@@ -18,7 +18,7 @@ from batchd.cli.support import controlling, looks
 from batchd.config import own
 from batchd.console import wrapped
 from batchd.control import Check, Checked, CheckLine
-from batchd.errors import NoAnswerError, NoDaemonError, UsageError
+from batchd.errors import NoAnswerError, NoDaemonError
 from batchd.log import escape
 from batchd.observe import standstill
 from batchd.words import listed
@@ -77,7 +77,7 @@ def _lines(settings: config.Config, asked: Check) -> list[CheckLine]:
     if users.barred(state):
         raise users.forbidden("what `batchd check` looks at", state)
     try:
-        answer = control.ask(state, asked, timeout_s=_PATIENCE_S)
+        answer = control.ask(state, asked, timeout_s=_PATIENCE_S, heed=controlling.heed)
     except NoAnswerError as error:
         fix = "its log may say why; `batchd serve` goes on where one that is killed was"
         daemon = [CheckLine("failed", "daemon", str(error), fix)]
@@ -88,14 +88,8 @@ def _lines(settings: config.Config, asked: Check) -> list[CheckLine]:
                 "note", "daemon", str(error), "`batchd serve` starts one; `batchd run` needs none"
             ),
         ]
-    except UsageError:
-        # One from before an upgrade cannot look by itself.
-        standing = control.ask(state, control.Status())
-        said = f"process {standing.pid}, version {standing.version}: what follows is seen from here"
-        daemon = [CheckLine("note", "daemon", said, standstill.differs(standing.version))]
     else:
-        seen = answer.lines or looks.lines(settings, offline=asked.offline)
-        return [*_of_daemon(answer), *seen, *_from_outside(settings, answer)]
+        return [*_of_daemon(answer), *answer.lines, *_from_outside(settings, answer)]
     return [_config(settings), *daemon, *looks.lines(settings, offline=asked.offline)]
 
 

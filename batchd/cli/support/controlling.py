@@ -45,7 +45,7 @@ def ask(file: Path | None, order: ControlRequest[A]) -> A:
                 state,
                 order,
                 timeout_s=_PATIENCE_S,
-                heed=_heed,
+                heed=heed,
                 waiting=lambda: formatting.complain(
                     "batchd: the order is not carried out yet: `batchd status` says what the daemon "
                     "waits for; Ctrl-C gives it up"
@@ -76,14 +76,14 @@ def running(file: Path | None, order: ControlRequest[A], why: str) -> A:
     Raises ``NoDaemonError``.
     """
     try:
-        return control.ask(formatting.state_directory(file), order, heed=_heed)
+        return control.ask(formatting.state_directory(file), order, heed=heed)
     except NoAnswerError:
         raise
     except NoDaemonError as error:
         raise NoDaemonError(f"{error}: {why}") from None
 
 
-def _heed(version: str) -> None:
+def heed(version: str) -> None:
     """Say where the daemon that answered is of another version:
     what it refuses, it may not know yet.
     """
