@@ -119,14 +119,10 @@ class DeliveryError(BatchdError):
 
     exit_code = 3
 
-    def __init__(
-        self, message: str = "", *, final: bool = False, retry_after_s: float = 0.0
-    ) -> None:
+    def __init__(self, message: str = "", *, final: bool = False) -> None:
         super().__init__(message)
         #: Whether to try again would change nothing; somebody must fix it.
         self.final = final
-        #: How long the receiver asks to be left alone.
-        self.retry_after_s = retry_after_s
 
 
 class SandboxError(BatchdError):

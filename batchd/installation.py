@@ -15,8 +15,6 @@ from pathlib import Path
 
 #: What the package lies in: a checkout, or where packages are.
 _PLACE = Path(__file__).parents[1]
-#: pipx has what is installed for all users there.
-_FOR_ALL = "/opt/pipx/"
 
 
 def checkout() -> Path | None:
@@ -60,8 +58,6 @@ def _adding() -> Iterator[str]:
         yield "sudo"
     if Path(sys.prefix, "pipx_metadata.json").exists():
         yield from ("pipx", "inject")
-        if f"{sys.prefix}/".startswith(_FOR_ALL):
-            yield "--global"
         yield Path(sys.prefix).name
         return
     # `uv tool install --with` would look for batchd itself, and forget what was added before.
@@ -69,15 +65,5 @@ def _adding() -> Iterator[str]:
         yield from ("uv", "pip", "install", "--python", sys.executable)
     else:
         yield from (sys.executable, "-m", "pip", "install")
-        if _managed():
-            yield "--break-system-packages"
     if folder := checkout():
         yield from ("-c", str(folder / "constraints.txt"))
-
-
-def _managed() -> bool:
-    """Return whether pip refuses to install beside batchd,
-    as it does where the system's own packages are.
-    """
-    mark = Path(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED")
-    return sys.prefix == sys.base_prefix and mark.exists()

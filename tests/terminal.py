@@ -14,7 +14,7 @@ from patience import PATIENCE_S
 
 
 def on_a_terminal(
-    spool: Any, *arguments: str, answers: tuple[tuple[str, str], ...]
+    spool: Any, *arguments: str, answers: tuple[tuple[str, str], ...] = ()
 ) -> tuple[int, str]:
     """Run a command on a terminal of its own;
     give each answer when its question shows, after the answer before.

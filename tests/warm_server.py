@@ -140,7 +140,7 @@ def _become(asked: dict[str, Any]) -> None:
     sys.path[1:1] = [path for path in more if path and path not in sys.path]
     time.tzset()
     arguments = {*asked["arguments"]}
-    if "run" in arguments and "--private" not in arguments:
+    if "run" in arguments:
         os.register_at_fork(after_in_child=_Later())  # it forks its daemon off
     elif asked["module"] in _POOLS or _POOLS & arguments:
         _keep_for_workers()

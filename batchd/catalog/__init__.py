@@ -14,7 +14,7 @@ import difflib
 import functools
 import importlib.resources
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from typing import Any
@@ -26,9 +26,9 @@ from batchd import decoders
 
 #: Models of one list that are read, and characters of a name:
 #: no provider has as many, none is as long.
-MAX_MODELS = 5_000
+_MAX_MODELS = 5_000
 _MAX_NAME_CHARS = 300
-#: Objects and lists that a page may hold:
+#: Objects and lists that an answer may hold:
 #: each takes hundreds of bytes of memory, and two of its body.
 _MOST_OBJECTS = 1 << 18
 #: Names that a message has room for.
@@ -64,7 +64,7 @@ class ModelListing:
         """Return the model of this name, under another one too by which it is called;
         None: it is not there.
         """
-        return self._exact(name) or self._exact(f"{name}:latest") or self._variant(name)
+        return self.models.get(name) or self.models.get(f"{name}:latest") or self._variant(name)
 
     def has(self, name: str) -> bool:
         """Whether a call to this name is served."""
@@ -77,9 +77,6 @@ class ModelListing:
         """Return the names that may be meant, the most alike first."""
         return nearest(name, [each.name for each in self.models.values() if not each.retired])
 
-    def _exact(self, name: str) -> ListedModel | None:
-        return self.models.get(name)
-
     def _variant(self, name: str) -> ListedModel | None:
         """Return a model by the name of its newest snapshot,
         or of a way to serve it: ``model:nitro``.
@@ -91,18 +88,6 @@ class ModelListing:
         return max(dated, key=lambda m: m.name, default=None)
 
 
-@dataclass(frozen=True, slots=True)
-class ListingPage:
-    """One page of a list."""
-
-    models: Sequence[ListedModel]
-    #: What the next page begins behind; empty: there is none.
-    after: str = ""
-    any_name: bool = False
-    #: Whether all of it was read.
-    whole: bool = True
-
-
 def nearest(name: str, known: Sequence[str]) -> tuple[str, ...]:
     """Return those of some names that may be meant by one, the most alike first."""
     return tuple(
@@ -110,11 +95,10 @@ def nearest(name: str, known: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def page(body: bytes) -> ListingPage | None:
-    """Return what a page of a list says; None: it is not a list of models.
+def listing(body: bytes) -> ModelListing | None:
+    """Return what an answer says; None: it is not a list of models.
 
-    OpenAI's shape, Anthropic's, which has pages, and a bare list;
-    what is in neither form is left out.
+    OpenAI's shape, Anthropic's, and a bare list; what is in neither form is left out.
     """
     if body.count(b"{") + body.count(b"[") > _MOST_OBJECTS:
         return None
@@ -125,16 +109,14 @@ def page(body: bytes) -> ListingPage | None:
     found = value.get("data", value.get("models")) if isinstance(value, dict) else value
     if not isinstance(found, list):
         return None
-    entries = [each for each in found[:MAX_MODELS] if isinstance(each, dict)]
-    models = [listed for each in entries if (listed := _listed(each))]
+    entries = [each for each in found[:_MAX_MODELS] if isinstance(each, dict)]
+    models = {listed.name: listed for each in entries if (listed := _listed(each))}
     if found and not models:
         return None
     more = isinstance(value, dict) and value.get("has_more") is True
-    after = value.get("last_id") if more else ""
     # llama.cpp serves its one model under any name.
     any_name = len(entries) == 1 and entries[0].get("owned_by") == "llamacpp"
-    whole = len(found) <= MAX_MODELS
-    return ListingPage(models, after if isinstance(after, str) else "", any_name, whole)
+    return ModelListing(models, any_name, whole=not more and len(found) <= _MAX_MODELS)
 
 
 def _listed(entry: Mapping[str, Any]) -> ListedModel | None:
@@ -232,19 +214,14 @@ def shutdown(model: str, base_url: str = "") -> Shutdown | None:
     """
     provider, _, name = model.partition("/")
     seller = house(provider, base_url)
+    known = _houses().get(seller)
     # A snapshot may end by itself; else it ends with the model that it is one of.
     for each in dict.fromkeys((name, _SNAPSHOT.sub("", name))):
-        for found in _named(seller, each):
-            successor = found.successor and f"{provider}/{found.successor}"
-            return replace(found, model=model, successor=successor)
+        for day, models in known.ends.items() if known else ():
+            if known and each in models:
+                successor = models[each] and f"{provider}/{models[each]}"
+                return Shutdown(model=model, on=day, successor=successor, source=known.page)
     return None
-
-
-def _named(seller: str, name: str) -> Iterator[Shutdown]:
-    known = _houses().get(seller)
-    for day, models in known.ends.items() if known else ():
-        if known and name in models:
-            yield Shutdown(model=name, on=day, successor=models[name], source=known.page)
 
 
 def today() -> date:

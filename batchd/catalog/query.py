@@ -9,17 +9,15 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, replace
-from urllib.parse import quote
 
-from batchd.catalog import MAX_MODELS, ListedModel, ModelListing, house, page
+from batchd.catalog import ModelListing, house, listing
 from batchd.masking import Masker
 from batchd.records import Endpoint
 
 #: How long a provider may take to answer in all, in seconds.
 PATIENCE_S = 10.0
-#: Bytes of a page, and pages, that are read.
-_MAX_PAGE_BYTES = 16 << 20
-_MOST_PAGES = 50
+#: Bytes of an answer that are read.
+_MAX_ANSWER_BYTES = 16 << 20
 _CHUNK = 1 << 16
 #: Anthropic's own API asks for it, and takes as many models in one page.
 _ANTHROPIC = {"anthropic-version": "2023-06-01"}
@@ -51,19 +49,8 @@ def ask(endpoint: Endpoint, patience_s: float = PATIENCE_S) -> ModelListing | No
     deadline = time.monotonic() + patience_s
     if not endpoint.base_url.startswith(("http://", "https://")):
         return NoListing(f"{endpoint.base_url} is not an address")
-    found: dict[str, ListedModel] = {}
-    after, any_name, whole = "", False, False
     try:
-        for _ in range(_MOST_PAGES):
-            read = page(_get(endpoint, after, deadline))
-            if read is None:
-                return NoListing(status=200)
-            found.update((each.name, each) for each in read.models)
-            any_name = any_name or read.any_name
-            whole = read.whole and not read.after
-            if not read.after or read.after == after or len(found) >= MAX_MODELS:
-                break
-            after = read.after
+        return listing(_get(endpoint, deadline)) or NoListing(status=200)
     except urllib.error.HTTPError as error:
         error.close()
         where = error.headers.get("Location", "") if error.code in _MOVED else ""
@@ -73,7 +60,6 @@ def ask(endpoint: Endpoint, patience_s: float = PATIENCE_S) -> ModelListing | No
         why = getattr(error, "reason", error)
         why = "no answer in time" if isinstance(why, TimeoutError) else why
         return NoListing(Masker(endpoint.secrets()).text(str(why)))
-    return ModelListing(found, any_name, whole)
 
 
 def keeps_from_strangers(endpoint: Endpoint, patience_s: float = PATIENCE_S) -> bool:
@@ -82,7 +68,7 @@ def keeps_from_strangers(endpoint: Endpoint, patience_s: float = PATIENCE_S) -> 
     False too where that cannot be seen. Blocks; raises nothing.
     """
     try:
-        _get(replace(endpoint, api_key=""), "", time.monotonic() + patience_s)
+        _get(replace(endpoint, api_key=""), time.monotonic() + patience_s)
     except urllib.error.HTTPError as error:
         error.close()
         return 400 <= error.code < 500 and error.code != 429  # too many requests
@@ -91,19 +77,17 @@ def keeps_from_strangers(endpoint: Endpoint, patience_s: float = PATIENCE_S) -> 
     return False
 
 
-def _get(endpoint: Endpoint, after: str, deadline: float) -> bytes:
-    """Return the body of a page. Raises ``OSError``, ``ValueError`` and ``HTTPException``."""
+def _get(endpoint: Endpoint, deadline: float) -> bytes:
+    """Return the body of an answer. Raises ``OSError``, ``ValueError`` and ``HTTPException``."""
     native = house("", endpoint.base_url) == "anthropic"
     headers = {"User-Agent": "batchd", **(_ANTHROPIC if native else {}), **endpoint.headers}
     if endpoint.api_key and native:
         headers["x-api-key"] = endpoint.api_key
     elif endpoint.api_key:
         headers["Authorization"] = f"Bearer {endpoint.api_key}"
-    wanted = [f"limit={_PAGE}"] if native else []
-    wanted += [f"after_id={quote(after, safe='')}"] if after else []
     address = endpoint.address("models")
-    if wanted:
-        address += ("&" if "?" in address else "?") + "&".join(wanted)
+    if native:
+        address += f"{'&' if '?' in address else '?'}limit={_PAGE}"
     request = urllib.request.Request(address, headers=headers)  # noqa: S310 (the scheme was checked)
     left_s = deadline - time.monotonic()
     if left_s <= 0:
@@ -115,6 +99,6 @@ def _get(endpoint: Endpoint, after: str, deadline: float) -> bytes:
             # One that drips keeps each single read within its time.
             if time.monotonic() > deadline:
                 raise TimeoutError
-            if len(body) > _MAX_PAGE_BYTES:
+            if len(body) > _MAX_ANSWER_BYTES:
                 raise ValueError("its list of models is too long")
     return bytes(body)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -16,11 +15,10 @@ from batchd import config, control, silent_paths, users
 from batchd.cli.display import formatting
 from batchd.cli.display.formatting import coloured
 from batchd.cli.support import controlling, looks
-from batchd.cli.support.member_reader import MemberReader, fresh
 from batchd.config import own
 from batchd.console import wrapped
 from batchd.control import Check, Checked, CheckLine
-from batchd.errors import NoAnswerError, NoDaemonError, UsageError
+from batchd.errors import NoAnswerError, NoDaemonError
 from batchd.log import escape
 from batchd.observe import standstill
 from batchd.words import listed
@@ -77,9 +75,9 @@ def _lines(settings: config.Config, asked: Check) -> list[CheckLine]:
     if silent_paths.among([settings.paths.state]):  # the way to a daemon leads through it
         return [_config(settings), *looks.lines(settings, offline=asked.offline)]
     if users.barred(state):
-        return [*_unseen(settings, state)]
+        raise users.forbidden("what `batchd check` looks at", state)
     try:
-        answer = control.ask(state, asked, timeout_s=_PATIENCE_S)
+        answer = control.ask(state, asked, timeout_s=_PATIENCE_S, heed=controlling.heed)
     except NoAnswerError as error:
         fix = "its log may say why; `batchd serve` goes on where one that is killed was"
         daemon = [CheckLine("failed", "daemon", str(error), fix)]
@@ -90,41 +88,9 @@ def _lines(settings: config.Config, asked: Check) -> list[CheckLine]:
                 "note", "daemon", str(error), "`batchd serve` starts one; `batchd run` needs none"
             ),
         ]
-    except UsageError:
-        # One from before an upgrade cannot look by itself.
-        standing = control.ask(state, control.Status())
-        said = f"process {standing.pid}, version {standing.version}: what follows is seen from here"
-        daemon = [CheckLine("note", "daemon", said, standstill.differs(standing.version))]
     else:
-        seen = answer.lines or looks.lines(settings, offline=asked.offline)
-        return [*_of_daemon(answer), *seen, *_from_outside(settings, answer)]
+        return [*_of_daemon(answer), *answer.lines, *_from_outside(settings, answer)]
     return [_config(settings), *daemon, *looks.lines(settings, offline=asked.offline)]
-
-
-def _unseen(settings: config.Config, state: Path) -> Iterator[CheckLine]:
-    """Say what shows to a user who may not do what a daemon does: the outbox says how that does."""
-    yield _config(settings)
-    folder = settings.paths.outbox
-    if silent_paths.among([settings.paths.inbox, folder]):
-        yield CheckLine("failed", "outbox", f"{folder} does not answer", silent_paths.FIX)
-        return
-    try:
-        daemon = MemberReader(Path(folder), state).status()
-    except NoDaemonError as error:
-        yield CheckLine(
-            "failed", "daemon", str(error), "who keeps it starts it: `systemctl start batchd`"
-        )
-    else:
-        said = f"process {daemon.daemon.pid}, version {daemon.daemon.version}, {daemon.daemon.state} at {daemon.at}"
-        if fresh(daemon):
-            yield CheckLine("ok", "daemon", said)
-        else:
-            fix = "who keeps it starts it: `systemctl start batchd`"
-            yield CheckLine("failed", "daemon", f"none runs, as far as it shows: {said}", fix)
-    me, user, inbox = users.user(os.geteuid()), users.owner(state), settings.paths.inbox
-    drops = os.access(inbox, os.W_OK | os.X_OK)
-    said = f"{me} may {'drop files and ' if drops else ''}read results; keys, folders, sandbox and orders are for {user}"
-    yield CheckLine("note", "this user", said, f"as {user}, `batchd check` looks at all of it")
 
 
 def _of_daemon(answer: Checked) -> Iterator[CheckLine]:

@@ -6,20 +6,18 @@ import argparse
 import dataclasses
 import importlib.resources
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from batchd import config, control
 from batchd.cli.display import formatting
 from batchd.config import origins, own
-from batchd.config.origins import ValueInForce, ValueSource
-from batchd.console import width_of
+from batchd.config.origins import ValueSource
 from batchd.errors import NoAnswerError, NoDaemonError
 from batchd.log import escape
 
-#: Where what a line says of its value begins, and where it ends.
-_ASIDE, _WIDTH = 44, 80
+#: Where what a line says of its value begins, unless the value is longer.
+_ASIDE = 42
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,29 +70,11 @@ def run(args: argparse.Namespace) -> int:
         print("# The daemon does not answer: what `batchd tune` may have changed is not known.")
     for value in values:
         if value.value is not None:
-            print(*map(escape, _lines(value)), sep="\n")
+            # What `tune` has changed is text as TOML has it already.
+            shown = value.value if value.source is ValueSource.TUNE else _toml(value.value)
+            where = f"line {value.line}" if value.source is ValueSource.FILE else value.variable
+            print(escape(f"{f'{value.key} = {shown}':<{_ASIDE}}  # {where or value.source}"))
     return 0
-
-
-def _lines(value: ValueInForce) -> Iterator[str]:
-    """Yield the line of a value, or several, where it does not fit into one."""
-    # What `tune` has changed is text as TOML has it already.
-    shown = value.value if value.source is ValueSource.TUNE else _toml(value.value)
-    text = f"{value.key} = {shown}"
-    where = f"line {value.line}" if value.source is ValueSource.FILE else value.variable
-    aside = f"# {where or value.source}"
-    parts = value.value if isinstance(value.value, list) else []
-    begin = min(_ASIDE, _WIDTH - len(aside))
-    if parts and width_of(text) > _WIDTH:
-        yield f"{value.key} = [  {aside}"
-        yield from (f"  {_toml(part)}," for part in parts)
-        yield "]"
-    elif width_of(text) < begin:
-        yield text + " " * (begin - width_of(text)) + aside
-    elif width_of(text) + 2 + len(aside) <= _WIDTH:
-        yield f"{text}  {aside}"
-    else:
-        yield from (text, " " * begin + aside)
 
 
 def _toml(value: Any) -> str:

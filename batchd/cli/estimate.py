@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from batchd.estimate import CheckedFile, Estimate, EstimatePart, Spread
-    from batchd.spool.taskfile import Parsed
 
 _HEADS = ("ONE TASK OF", "TASKS", "CALLS", "TOKENS", "COST", "TIME", "ACCEPTED")
 _MILLIONS_FROM = 100_000
@@ -50,32 +49,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         formatting.say(*_lines(found, budgets))
     return 0
-
-
-def brief(name: str, parsed: Parsed, settings: config.Config) -> Iterator[str]:
-    """Yield what a task file may come to in a line or two,
-    for who is about to have it worked on.
-    """
-    from batchd.estimate import CheckedFile
-
-    batch = outbox.batch_name(Path(name).name)
-    file = CheckedFile(name=batch, tasks=parsed.tasks, budget_usd=parsed.budget_usd)
-    found, budgets = _estimated([file], settings)
-    total = found.total
-    if total.in_all is None:
-        yield (
-            f"No task of its models is on record, so its cost is not known. First requests: {money(total.first_requests.cost)}; "
-            f"at most: {', '.join(_bounds(total, budgets))}."
-        )
-        return
-    took = f", {_range(found.wall_s, duration)}" if found.wall_s else ""
-    of = (
-        f" for {total.with_history:,} of {total.tasks:,} tasks"
-        if total.with_history < total.tasks
-        else ""
-    )
-    yield f"Likely{of}: {_range(total.in_all.cost, money)}{took}; {_number(total.in_all.tokens.mean)} tokens."
-    yield f"At most: {', '.join(_bounds(total, budgets))}."
 
 
 def _estimated(files: Sequence[CheckedFile], settings: config.Config) -> tuple[Estimate, _Budgets]:

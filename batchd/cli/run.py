@@ -23,7 +23,6 @@ from batchd.errors import NoDaemonError, UsageError
 from batchd.log import escape_text
 from batchd.records import Task
 from batchd.store.reader import StoreReader
-from batchd.store.rows import BatchRow
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "files",
         nargs="*",
         metavar="FILE",
-        help="task files; -: standard input, as JSON, JSONL or a prompt; without one, run asks for it",
+        help="task files; -: standard input, as JSON, JSONL or a prompt",
     )
     given_files.prompt_options(parser)
     mode = parser.add_mutually_exclusive_group()
@@ -96,7 +95,8 @@ def run(args: argparse.Namespace) -> int:
         apart = alone and not sys.stdout.isatty()
         with contextlib.redirect_stdout(sys.stderr) if apart else contextlib.nullcontext():
             end = following.follow(settings, daemon, names, quiet=args.json)
-            rows = _rows(settings, names)
+            with StoreReader(formatting.store_path(Path(settings.paths.state))) as reader:
+                rows = [reader.batch(name) for name in names]
             code = summary_text.report(rows, as_json=args.json) if end == "done" else 0
         if end == "done":
             if alone and (answer := summary_text.answer(rows[0])):
@@ -125,19 +125,13 @@ def _given(args: argparse.Namespace, settings: config.Config) -> Sequence[tuple[
     if not args.files:
         if not sys.stdin.isatty():
             return [("", *given_files.piped())]
-        following.ask(args, settings)
+        raise UsageError("name a task file, or say what is to be done: --prompt TEXT")
     return [
         ("", *given_files.piped())
         if file == "-"
         else (os.path.realpath(file), Path(file).name, given_files.read_file(file, settings))
         for file in args.files
     ]
-
-
-def _rows(settings: config.Config, names: Sequence[str]) -> list[BatchRow]:
-    """Return how batches stand."""
-    with StoreReader(formatting.store_path(Path(settings.paths.state))) as reader:
-        return [reader.batch(name) for name in names]
 
 
 def _refuse(settings: config.Config, tasks: Sequence[Task]) -> None:

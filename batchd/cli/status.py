@@ -28,9 +28,7 @@ from batchd.observe import standstill
 from batchd.observe.snapshot import Unseen, ask
 from batchd.observe.standstill import WaitReasons
 from batchd.records import Parking, Ref, TaskStatus
-from batchd.spool import lying_files
-from batchd.spool.decoding import ENDINGS
-from batchd.spool.lying_files import LyingFiles
+from batchd.spool.settle import ignorable
 from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow, TaskRow
 from batchd.words import moment
@@ -39,7 +37,6 @@ from batchd.words import moment
 _ALL_BATCHES = 10**15
 #: Of larger batches the first tasks' prompts are shown: to read them takes time.
 _MOST_PROMPTS = 2_000
-_NOTHING = LyingFiles()
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
             formatting.complain(f"A daemon would not start here: {refusal}.")
     taken = isinstance(daemon, DaemonStatus) and daemon.watching
     quiet = bool(batch) or args.json or taken
-    dropped = _NOTHING if quiet else lying_files.look(config.load_paths(args.config).inbox)
+    dropped = [] if quiet else [*_dropped(config.load_paths(args.config).inbox)]
     store = formatting.store_path(state)
     if not batch and not store.exists():
         # Nothing has been dropped yet: that is no error.
@@ -94,22 +91,15 @@ def run(args: argparse.Namespace) -> int:
         return code
 
 
-def _dropped(lying: LyingFiles) -> Iterator[str]:
-    """Yield what becomes of what lies in the inbox of no daemon."""
-    if not lying.answers:
+def _dropped(inbox: str) -> Iterator[str]:
+    """Yield how much lies in the inbox of no daemon."""
+    if silent_paths.among([inbox]):
         yield f"The inbox does not answer: {silent_paths.FIX}."
-    if lying.taken:
-        files = words.counted(lying.taken, "file")
-        yield f"{files} in the inbox; `batchd serve` takes what is dropped."
-    if lying.refused:
-        known = words.listed(ENDINGS)
-        yield escape(
-            f"`batchd serve` refuses {words.listed(lying.refused)} there: known endings are {known}."
-        )
-    if lying.left:
-        yield escape(
-            f"It leaves {words.listed(lying.left)} alone: drop regular files, and no links or folders."
-        )
+        return
+    with contextlib.suppress(OSError):
+        if lying := [name for name in os.listdir(inbox) if not ignorable(name)]:
+            files = words.counted(len(lying), "file")
+            yield f"{files} in the inbox; `batchd serve` takes what is dropped."
 
 
 def _as_member(state: Path, args: argparse.Namespace) -> int:
@@ -157,11 +147,11 @@ def _overview(
     rows: list[BatchRow],
     *,
     as_json: bool,
-    dropped: LyingFiles = _NOTHING,
+    dropped: Sequence[str] = (),
     idle: Collection[str] = (),
     prompts: Mapping[str, str] | None = None,
 ) -> int:
-    """``dropped``: what lies in the inbox of no daemon; ``idle``: what is parked,
+    """``dropped``: lines on the inbox of no daemon; ``idle``: what is parked,
     and no task waits for it; ``prompts``: of batches' first tasks.
     """
     if as_json:
@@ -173,7 +163,7 @@ def _overview(
         formatting.print_json({"daemon": standing, "parked": waits, "batches": batches})
         return 0
     formatting.say(_standing(daemon, waiting=any(r.finished < r.tasks for r in rows)))
-    formatting.say(*_dropped(dropped))
+    formatting.say(*dropped)
     if daemon is Unseen.ABSENT:
         formatting.say(*_elsewhere())
     if isinstance(daemon, DaemonStatus):

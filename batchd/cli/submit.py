@@ -20,57 +20,30 @@ from batchd.cli.support.member_reader import MemberReader
 from batchd.config import own
 from batchd.errors import (
     BatchdError,
-    ForbiddenError,
     NoAnswerError,
     NoDaemonError,
     NotPossibleError,
-    StoreError,
     UsageError,
 )
 from batchd.log import escape
 from batchd.observe import standstill
-from batchd.records import Batch, Ref, Task
 from batchd.spool import inbox, outbox
 from batchd.spool.decoding import ENDINGS
 from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow
 
-#: Tasks of which the store is asked whether they are the file's.
-_COMPARED = 100
 #: Batches among which one is looked for.
 _LATEST = 1000
-
-
-def doubts(books: ProgressSource, batch: Batch) -> Iterator[str]:
-    """Yield each batch that has ended, of those that one comes after,
-    where a later one of the same file has not.
-    """
-    rows = books.batches(limit=_LATEST) if batch.after_batches else []
-    names = [row.batch.name for row in rows]
-    # Newest first: those before it in the list came after it.
-    before = rows[names.index(batch.name) + 1 :] if batch.name in names else []
-    left = [row.batch.name for row in before if row.published_at is None]
-    for name in batch.after_batches:
-        later = [each for each in left if re.fullmatch(rf"{re.escape(name)}-\d+", each)]
-        if later and name not in left and name in names:
-            yield (
-                f"{batch.name} comes after {name}, which has ended; {later[0]} has not: if you "
-                "mean that one, name it in after_batches"
-            )
 
 
 class DroppedBatch:
     """Finds the batch that a dropped file became: another program may drop one of the same name."""
 
-    def __init__(self, newest: str, filename: str, data: bytes, tasks: Sequence[Task]) -> None:
-        """``newest``: the newest batch before the drop.
-
-        ``filename``: as it was dropped. ``tasks``: what is in the file.
-        """
+    def __init__(self, newest: str, filename: str, data: bytes) -> None:
+        """``newest``: the newest batch before the drop; ``filename``: as it was dropped."""
         self._newest = newest
         self._base = outbox.batch_name(filename)
         self._data = data
-        self._tasks = tasks
         #: The batch's, once it is known.
         self.name = ""
 
@@ -80,36 +53,19 @@ class DroppedBatch:
             for row in reader.batches(limit=_LATEST):
                 if row.batch.name == self._newest:
                     break
-                if self._is_mine(reader, row):
+                if self._is_mine(row):
                     self.name = row.batch.name
         return [reader.batch(self.name)] if self.name else []
 
-    def _is_mine(self, reader: ProgressSource, row: BatchRow) -> bool:
+    def _is_mine(self, row: BatchRow) -> bool:
         batch = row.batch
         if not re.fullmatch(rf"{re.escape(self._base)}(-\d+)?", batch.name):
             return False
         try:
             return Path(batch.folder, batch.request).read_bytes() == self._data
         except OSError:
-            # Not moved yet; or a collector was faster than this look, and the store alone can say.
-            return row.published_at is not None and self._same_tasks(reader, row)
-
-    def _same_tasks(self, reader: ProgressSource, row: BatchRow) -> bool:
-        """Whether the store has tasks of these ids and prompts.
-
-        A refused file has none: its name has to do.
-        """
-        if row.problems:
-            return True
-        if row.tasks != len(self._tasks):
-            return False
-        found = (reader.spec(Ref(row.batch.name, task.id)) for task in self._tasks[:_COMPARED])
-        try:
-            return all(a.first_prompt == b.first_prompt for a, b in zip(found, self._tasks))  # noqa: B905 (of as many as are compared)
-        except StoreError:
-            return False  # another id, or pruned
-        except ForbiddenError:
-            return True  # for who may not read prompts, name and number have to do
+            # Not moved yet; or a collector was faster than this look, and its name has to do.
+            return row.published_at is not None
 
 
 #: How long a daemon may be away (a restart, say) before that is reported to the user who waits.
@@ -162,15 +118,15 @@ def run(args: argparse.Namespace) -> int:
         visible.refuse(settings)
     newest = _newest_known(settings, sure=args.wait) if alive else None
     path = inbox.drop(Path(settings.paths.inbox), filename, data)
-    mine = None if newest is None else DroppedBatch(newest, path.name, data, tasks)
+    mine = None if newest is None else DroppedBatch(newest, path.name, data)
     if args.wait and mine is not None:
         return _wait(settings, mine, as_json=args.json)
     found = _soon(settings, mine) if mine is not None else None
-    refused = found is not None and bool(found[0].problems)
+    refused = found is not None and bool(found.problems)
     if args.json:
-        taken: dict[str, Any] = {} if found is None else {"batch": found[0].batch.name}
+        taken: dict[str, Any] = {} if found is None else {"batch": found.batch.name}
         if found is not None and refused:
-            taken |= {"problems": [str(problem) for problem in found[0].problems]}
+            taken |= {"problems": [str(problem) for problem in found.problems]}
         formatting.print_json({"file": str(path), "tasks": len(tasks), "daemon": alive, **taken})
     else:
         print(escape(f"{path}: {words.counted(len(tasks), 'task')}"))
@@ -178,23 +134,18 @@ def run(args: argparse.Namespace) -> int:
     return UsageError.exit_code if refused else 0
 
 
-def _say_when(
-    settings: config.Config, found: tuple[BatchRow, list[str]] | None, *, alive: bool
-) -> None:
+def _say_when(settings: config.Config, found: BatchRow | None, *, alive: bool) -> None:
     """Say under which name a file is taken up, why it is refused, or what it waits for."""
     if not alive:
         formatting.complain(_unwatched(settings))
         return
     if found is not None:
-        row, cautions = found
-        name = row.batch.name
-        if row.problems:
-            for line in (f"Refused, as {name}:", *map(str, row.problems)):
+        name = found.batch.name
+        if found.problems:
+            for line in (f"Refused, as {name}:", *map(str, found.problems)):
                 formatting.complain(line)
             return
         print(f"Taken up as {name}: batchd status {name}")
-        for line in cautions:
-            formatting.complain(line)
         return
     with contextlib.suppress(NoDaemonError):
         if member := _member(settings):
@@ -217,16 +168,14 @@ def _newest_known(settings: config.Config, *, sure: bool) -> str | None:
         return None
 
 
-def _soon(settings: config.Config, mine: DroppedBatch) -> tuple[BatchRow, list[str]] | None:
-    """Return the batch that a file becomes, and what is doubtful of it;
-    None: that takes longer than somebody waits.
-    """
+def _soon(settings: config.Config, mine: DroppedBatch) -> BatchRow | None:
+    """Return the batch that a file becomes; None: that takes longer than somebody waits."""
     deadline = time.monotonic() + _SOON_S
     # Where nothing was ever taken up there is no store yet; what is wrong with one, `status` says.
     with contextlib.suppress(BatchdError), _books(settings) as books:
         while time.monotonic() < deadline:
             if found := mine.find(books):
-                return found[0], [*doubts(books, found[0].batch)]
+                return found[0]
             time.sleep(_LOOK_S)
     return None
 
@@ -313,14 +262,9 @@ def _books(settings: config.Config) -> Iterator[ProgressSource]:
 
 def _wait(settings: config.Config, mine: DroppedBatch, *, as_json: bool) -> int:
     with _books(settings) as reader:
-        patience = WaitLimit(partial(_alive, settings))
-
-        def ended(rows: Sequence[BatchRow]) -> bool:
-            patience.check()
-            return bool(rows) and all(r.published_at is not None for r in rows)
-
         try:
-            progress.follow(progress.ProgressWatch(reader, mine.find), ended, quiet=as_json)
+            watch = progress.ProgressWatch(reader, mine.find)
+            follow(watch, partial(_alive, settings), quiet=as_json)
         except KeyboardInterrupt:
             print(_goes_on(mine.name, alive=_alive(settings)), file=sys.stderr)
             raise
@@ -339,20 +283,23 @@ def _goes_on(name: str, *, alive: bool) -> str:
     return f"The daemon goes on with it: batchd status {name}; to end it: batchd cancel {name}."
 
 
-class WaitLimit:
-    """Ends the waiting when the daemon stays away."""
+def follow(watch: progress.ProgressWatch, alive: Callable[[], bool], *, quiet: bool) -> None:
+    """Show progress until all that is watched has ended.
 
-    def __init__(self, alive: Callable[[], bool]) -> None:
-        self._alive = alive
-        self._seen = self._asked = time.monotonic()
+    Raises ``NoDaemonError`` when no daemon has answered for long.
+    """
+    seen = asked = time.monotonic()
 
-    def check(self) -> None:
-        """Raise ``NoDaemonError`` when no daemon has answered for long."""
+    def ended(rows: Sequence[BatchRow]) -> bool:
+        nonlocal seen, asked
+        if rows and all(row.published_at is not None for row in rows):
+            return True
         now = time.monotonic()
-        if now - self._asked < 1.0:
-            return
-        self._asked = now
-        if self._alive():
-            self._seen = now
-        elif now - self._seen > _GONE_S:
+        if now - asked >= 1.0:
+            asked = now
+            seen = now if alive() else seen
+        if now - seen > _GONE_S:
             raise NoDaemonError("the daemon has stopped; the batch goes on when it starts again")
+        return False
+
+    progress.follow(watch, ended, quiet=quiet)

@@ -92,14 +92,6 @@ def closed(command: str, error: PermissionError, arguments: Sequence[str]) -> st
     )
     if found.st_uid == os.geteuid():
         return f"{said}; give yourself access with chmod"
-    joined = found.st_gid in {os.getegid(), *os.getgroups()}
-    # Where all others may do what the group may, to be in it helps no one;
-    # and root's group is not for users.
-    may_more = bool(found.st_mode >> 3 & ~found.st_mode & 0o7)
-    worth_it = may_more and found.st_gid != 0
-    if found.st_mode & stat.S_IXGRP and worth_it and not joined and place.is_dir():
-        me = users.user(os.getuid())
-        said += f"\nA member of {group} may enter it: sudo usermod -aG {group} {me}, from the next login on"
     return _with_fix(said, user, arguments)
 
 

@@ -10,7 +10,6 @@ import pwd
 import re
 import shlex
 import shutil
-import stat
 import subprocess
 import sys
 import sysconfig
@@ -391,20 +390,20 @@ def _insist_on_reach(paths: Iterable[str], *, system: bool) -> None:
     Raises ``NotPossibleError``, with the way out.
     """
     hidden = {**_TMP, **(_HOMES if system else {})}
+    page = installation.page("docs/operating.md")
+    fix = "install batchd, and make the spool, in another place, such as below your home"
+    if system:
+        fix = (
+            f"install it in /opt/batchd, as {page} shows under systemd, or take a service of your "
+            "own: batchd init --systemd --user"
+        )
     for path in paths:
         for place in (path, os.path.realpath(path)):
             for top, line in hidden.items():
                 if place == top or place.startswith(f"{top}/"):
                     raise NotPossibleError(
-                        f"the unit cannot reach {place}: it hides {top} ({line})\n{_elsewhere(system=system)}"
+                        f"the unit cannot reach {place}: it hides {top} ({line}); {fix}"
                     )
-        real = Path(path).resolve()
-        for part in (*reversed(real.parents), real) if system else ():
-            mode = part.stat().st_mode
-            if not mode & (stat.S_IXOTH if stat.S_ISDIR(mode) else stat.S_IROTH):
-                raise NotPossibleError(
-                    f"the unit's user cannot read {path}: {part} is closed to others\n  chmod o+rx {part}"
-                )
 
 
 def _installed() -> list[str]:
@@ -412,22 +411,3 @@ def _installed() -> list[str]:
     the program, its packages, and the Python below them.
     """
     return [str(_program()), str(_CODE), sys.prefix, sys.base_prefix, sys.executable]
-
-
-def _elsewhere(*, system: bool) -> str:
-    """Return how to have batchd where a unit reaches it, from what this one was installed from."""
-    if not system:
-        return "install batchd, and make the spool, in another place, such as below your home"
-    if checkout := installation.checkout():
-        make = "sudo make -C /opt/batchd setup PYTHON=/usr/bin/python3"
-        lines = [f"sudo git clone {checkout} /opt/batchd && {make}"]
-        there = "/opt/batchd/.venv/bin/batchd"
-    else:
-        lines = [
-            "sudo /usr/bin/python3 -m venv /opt/batchd",
-            "sudo /opt/batchd/bin/pip install WHEEL    # the file that this one came from",
-        ]
-        there = "/opt/batchd/bin/batchd"
-    lines.append(f"sudo {there} init --systemd")
-    what = ["install it where it can be reached:", *(f"  {line}" for line in lines)]
-    return "\n".join([*what, "or take a service of your own: batchd init --systemd --user"])

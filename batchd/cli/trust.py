@@ -69,8 +69,6 @@ def _problem(directory: str) -> str:
     file = Path(directory, trust.CONFIG)
     try:
         if trust.stands(file):
-            if problem := trust.foreign(file):
-                return str(problem)
             trust.trusted(file, os.environ).content()
     except ConfigError as error:
         return str(error)

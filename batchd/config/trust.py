@@ -9,21 +9,17 @@ the list does.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import fcntl
 import os
 import pwd
 import shlex
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-import tomli
-
 from batchd.config import operator_files
-from batchd.config.sections import ConfigSections
 from batchd.errors import ConfigError, NotPossibleError, Problem, UsageError
 from batchd.log import escape
 
@@ -39,10 +35,6 @@ _NAMED = f"name the file with --config or {VARIABLE}"
 VARIABLES: Mapping[str, str] = {"XDG_CONFIG_HOME": "batchd", "HOME": ".config/batchd"}
 #: Characters of a path that stands in a fix.
 _MAX_PATH_CHARS = 300
-#: Bytes of a file that is looked at before it is trusted.
-_LOOKED_AT = 1 << 20
-#: How near a misspelt table of ours comes to its name.
-_SIMILAR_FROM = 0.75
 _HEAD = """\
 # Directories whose config.toml batchd uses when it runs there; written by `batchd trust`.
 # A line is a real path; before it, the number of a user whose files count there, beside root's and one's own.
@@ -88,10 +80,6 @@ def find(environ: Mapping[str, str], here: Path) -> ConfigFile | None:
             raise ConfigError((Problem(VARIABLE, f"{named!a}: {why}"),))
         return ConfigFile(Path(named))
     if stands(file := here / CONFIG):
-        # Before its directory is looked at:
-        # none is to be trusted for the sake of another program's file.
-        if problem := foreign(file.absolute()):
-            raise ConfigError((problem,))
         return trusted(file.absolute(), environ)
     files = (folder / CONFIG for folder in folders(environ))
     return next((ConfigFile(file, ours()) for file in files if stands(file)), None)
@@ -126,29 +114,6 @@ def stands(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
-
-
-def foreign(file: Path) -> Problem | None:
-    """Return that a file is another program's, and what to do; None: it may be batchd's.
-
-    No table or key of it is one of ours, nor a misspelt one.
-    Of what cannot be read this says nothing.
-    """
-
-    def examine(status: os.stat_result) -> None:
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _LOOKED_AT:
-            raise OSError
-
-    try:
-        names = [*tomli.loads(operator_files.content(file, examine).decode("utf-8-sig"))]
-    except (OSError, ValueError, RecursionError):
-        return None
-    known = [f.name for f in fields(ConfigSections)]
-    if not names or any(difflib.get_close_matches(n[:64], known, 1, _SIMILAR_FROM) for n in names):
-        return None
-    why = "it belongs to another program: it has no table of batchd"
-    fix = "run batchd in another directory (`batchd init DIR` makes a spool), or name its own configuration with --config or BATCHD_CONFIG"
-    return Problem(str(file), why, fix)
 
 
 def doubt(path: Path, status: os.stat_result, owners: frozenset[int]) -> Problem | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import email.utils
 import hashlib
 import hmac
 import http.client
@@ -127,8 +126,7 @@ async def send(target: ReceiverTarget, message: NotificationV1) -> str:
         why = str(error) if known else f"{type(error).__name__}: {error}"
         text = escape(target.masker.text(why))[:_MAX_CAUSE_CHARS]
         if isinstance(error, DeliveryError):
-            final, after = error.final, error.retry_after_s
-            raise DeliveryError(text, final=final, retry_after_s=after) from None
+            raise DeliveryError(text, final=error.final) from None
         raise DeliveryError(text) from error
     return escape(target.masker.text(answer))[:_MAX_CAUSE_CHARS]
 
@@ -162,8 +160,7 @@ def _post(settings: ReceiverSection, url: str, key: str, message: NotificationV1
         connection.close()
     # Redirects, and the caller's faults.
     final = 300 <= answer.status < 500 and answer.status not in _LATER
-    after = seconds(answer.headers.get("retry-after", ""))
-    raise DeliveryError(f"HTTP {answer.status} {said}".strip(), final=final, retry_after_s=after)
+    raise DeliveryError(f"HTTP {answer.status} {said}".strip(), final=final)
 
 
 def signed(own: str, at: int, body: bytes, key: str) -> dict[str, str]:
@@ -185,17 +182,6 @@ def signed(own: str, at: int, body: bytes, key: str) -> dict[str, str]:
         digest = hmac.new(raw, f"{own}.{at}.".encode() + body, hashlib.sha256).digest()
         headers["webhook-signature"] = f"v1,{base64.b64encode(digest).decode()}"
     return headers
-
-
-def seconds(retry_after: str) -> float:
-    """Return a Retry-After, a number of seconds or a date, in seconds; 0 where it says nothing."""
-    if retry_after.strip().isdecimal():
-        return float(retry_after[:9])
-    try:
-        at = email.utils.parsedate_to_datetime(retry_after)
-        return max(0.0, at.timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return 0.0
 
 
 # Apprise: mail, chats, phones, pagers

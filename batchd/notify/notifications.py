@@ -48,8 +48,6 @@ _GRACE_S = 2.0
 _GATHER_S = 2.0
 _FIRST_BACKOFF_S = 2.0
 _LONGEST_BACKOFF_S = 900.0
-#: Retry-After is honoured up to a day.
-_LONGEST_WAIT_S = 86_400.0
 _MINUTE_S = 60.0
 #: A command gets each event by itself, unless more than these wait.
 _MOST_APART = 1000
@@ -274,7 +272,7 @@ class Courier:
                 self._settled.set()
                 backoff = doubled(_FIRST_BACKOFF_S, _LONGEST_BACKOFF_S, tries - 1)
                 backoff *= random.uniform(0.5, 1.0)  # noqa: S311 (it spreads tries, it hides nothing)
-                await self._sleep(max(backoff, min(error.retry_after_s, _LONGEST_WAIT_S)))
+                await self._sleep(backoff)
             else:
                 log.info(Action.NOTIFIED, answer=answer, tries=tries)
                 return

@@ -85,7 +85,9 @@ class NewSpool:
 
     def text(self) -> str:
         """Return its configuration."""
-        processes = self._processes()
+        # Workers share the agents evenly: of ten, five have two each.
+        few = range(min(self.agents, _PROCESSES), 0, -1)
+        processes = next(number for number in few if self.agents % number == 0)
         bare = re.fullmatch(r"[\w-]+", self.provider, re.ASCII)
         provider = self.provider if bare else _quoted(self.provider)
         folders = {
@@ -113,11 +115,6 @@ class NewSpool:
         if self.agents > usual.max_concurrent:
             yield f"max_concurrent = {self.agents}  # calls at a time"
 
-    def _processes(self) -> int:
-        """Return how many worker processes share the agents evenly: of ten, five have two each."""
-        few = range(min(self.agents, _PROCESSES), 0, -1)
-        return next(number for number in few if self.agents % number == 0)
-
 
 def refuse(directory: Path) -> None:
     """Return where a spool can be made without harm to what is there. Raises ``UsageError``.
@@ -133,7 +130,8 @@ def refuse(directory: Path) -> None:
     if not former(directory):
         found += [directory / SAMPLE, *(directory / name for name in _FOLDERS)]
     for path in found:
-        if os.path.lexists(path) and not _empty(path):
+        plain = path.is_dir() and not path.is_symlink()
+        if os.path.lexists(path) and not (plain and not any(path.iterdir())):
             folder = path.name in _FOLDERS and path.is_dir()
             what = "holds files already" if folder else "is there already"
             fix = "name another directory"
@@ -165,10 +163,6 @@ def make(wanted: NewSpool) -> None:
 def _write(path: Path, text: str) -> None:
     data = text.encode()
     files.write_whole(path, lambda file: file.write(data), replace=False, mode=0o600)
-
-
-def _empty(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
 
 
 def _quoted(text: str) -> str:

@@ -124,21 +124,6 @@ def test_an_unknown_batch_is_refused_when_the_file_is_taken_up(spool: Any) -> No
     assert "there is no batch 'nightly'" in str(problem)
 
 
-def test_a_later_batch_of_the_same_file_is_named_where_the_first_has_ended(spool: Any) -> None:
-    """A batch's name is its own: who means the one under way reads its name."""
-    hanging = {"first_prompt": "y", "model": "standin/hang"}
-    with spool.serving():
-        drop(spool, "up", {"first_prompt": "x"})
-        assert ended(spool, "up") == [("completed", None)]
-        assert spool.batchd("submit", spool.write("up.json", [hanging])).returncode == 0
-        done = spool.batchd("submit", spool.write("down.json", [hanging], after_batches=["up"]))
-        assert "down comes after up, which has ended; up-2 has not" in done.stderr
-        # None that came after it, and not itself.
-        again = spool.batchd("submit", spool.write("up.json", [hanging], after_batches=["up-2"]))
-        assert again.stderr == ""
-        assert spool.batchd("cancel", "up-2", "up-3", "down").returncode == 0
-
-
 def test_a_name_that_no_batch_can_have_is_an_error() -> None:
     """Of a path, or nothing at all; each that one has can be named."""
     files = ("été.json", "日本.json", "_x.json", f"{'x' * 200}.json", "½ नमस्ते.json", ".json")

@@ -15,7 +15,6 @@ import pytest
 from batchd.errors import BatchdError
 from batchd.records import dollars
 from batchd.store import StoreReader
-from tests.integration.test_cli import on_a_terminal
 from tests.integration.test_control import HANGS, Control
 
 _NOPE = "batchd: there is no batch nope; `batchd status` lists them\n"
@@ -251,16 +250,14 @@ def _workers(folder: Path) -> set[int]:
 
 
 @pytest.mark.long
-def test_a_trial_whose_tasks_come_after_later_ones_says_how_many_it_takes(spool: Any) -> None:
-    """`--first N` cuts no task off from what it comes after:
-    it names both, and the number that takes all in.
-    """
+def test_a_trial_whose_tasks_come_after_later_ones_is_refused(spool: Any) -> None:
+    """`--first N` cuts no task off from what it comes after, and names both."""
     tasks = [{"id": "a"}, {"id": "b", "after": ["d"]}, {"id": "c"}, {"id": "d", "after": ["e"]}]
     tasks = [{"first_prompt": f"{spool.folder}", **t} for t in (*tasks, {"id": "e"}, {"id": "f"})]
     path = spool.write("games.json", tasks)
     done = spool.batchd("run", "--first", "2", path)
     assert done.returncode == 2
-    assert done.stderr.endswith("(b comes after d): give --first 5\n")
+    assert done.stderr.endswith("(b comes after d): give a larger --first\n")
     for number, count in (("1", 1), ("5", 5), ("9", 6)):
         done = spool.batchd("run", "--first", number, "--json", path)
         assert done.returncode == 0, done.stderr
@@ -296,9 +293,7 @@ def test_logs_that_have_nothing_to_show_say_why(at: Control) -> None:
 
 
 def test_complaints_name_what_they_mean_once(at: Control) -> None:
-    """A batch that is not there is named once, several tasks that have not ended are several,
-    no file is offered that is not there.
-    """
+    """A batch that is not there is named once, several tasks that have not ended are several."""
     at.drop("games", [HANGS, HANGS])
     with at.spool.serving():
         at.until_running("games", 2)
@@ -308,9 +303,6 @@ def test_complaints_name_what_they_mean_once(at: Control) -> None:
             "batchd: games: tasks that have not ended cannot run again: 001, 002; wait, or cancel them\n"
         )
         at.order("cancel", "games")
-    answers = (("Task file: ", "\n"), ("Task file: ", "\x04"))  # none, and then the end of them
-    code, seen = on_a_terminal(at.spool, "run", answers=answers)
-    assert (code, "task.json" in seen) == (2, False)
 
 
 def test_status_of_a_daemon_that_does_not_answer(at: Control) -> None:

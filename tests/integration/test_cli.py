@@ -176,7 +176,7 @@ def test_retry_asks_before_what_completed_is_paid_again(spool: Any) -> None:
     code, seen = on_a_terminal(spool, "retry", "work/001", answers=((question, "y\n"),))
     assert (code, "work-2: 1 task of work queued again" in seen) == (0, True)
     assert "A retry of work." in spool.batchd("status", "work-2").stdout
-    code, seen = on_a_terminal(spool, "retry", "work", "--yes", answers=())
+    code, seen = on_a_terminal(spool, "retry", "work", "--yes")
     assert (code, question in seen) == (0, False)
     done = spool.batchd("retry", "work")
     assert done.returncode == 0
@@ -351,32 +351,16 @@ def test_run_ends_with_1_when_a_task_fails(spool: Any) -> None:
     assert spool.result("mixed", "002")["status"] == "error"
 
 
-def test_run_called_bare_asks(spool: Any) -> None:
-    """On a terminal, `run` asks for file and mode, as the seed did, and draws progress."""
+def test_run_on_a_terminal(spool: Any) -> None:
+    """`run` draws progress there; called bare it says what to write, and starts nothing."""
     spool.write("task.json", [{"first_prompt": str(i)} for i in range(4)])
-    code, seen = on_a_terminal(spool, "run", answers=(("Task file", "\n"), ("Choose", "3\n")))
-    assert "4 tasks. How shall they run?" in seen
+    code, seen = on_a_terminal(spool, "run")
+    assert (code, "name a task file, or say what is to be done: --prompt TEXT" in seen) == (2, True)
+    assert not (spool.folder / "outbox/task").exists()
+    code, seen = on_a_terminal(spool, "run", "--first", "3", "task.json")
     assert code == 0, seen
     assert "3 of 3 tasks completed" in seen
     assert "\x1b[" in seen
-
-
-def test_run_asks_again_after_a_slip(spool: Any) -> None:
-    """A file that is not there, one with errors, a choice that is none:
-    each is named, and the question comes again.
-    """
-    spool.write("task.json", [{"first_prompt": "x"}])
-    spool.write("bad.json", [{"first_promt": "x"}])
-    answers = (
-        ("Task file", "absent.json\n"),
-        ("there is no file absent.json", "bad.json\n"),
-        ("first_promt", "task.json\n"),
-        ("Choose", "9\n"),
-        ("Type one of 1, 2, q.", "2\n"),
-    )
-    code, seen = on_a_terminal(spool, "run", answers=answers)
-    assert code == 0, seen
-    assert "1 of 1 task completed" in seen
 
 
 def test_a_batch_through_a_daemon(spool: Any) -> None:
@@ -880,24 +864,16 @@ def test_a_backup_that_has_no_place_names_the_place(spool: Any) -> None:
 
 
 def test_what_lies_in_the_inbox_of_no_daemon_is_counted(spool: Any) -> None:
-    """`status` says how many files will be taken, and names what will be refused or left alone;
-    `retry` without a daemon says that its tasks wait,
-    and `submit` beside one what the batch is called.
+    """`status` says how many finished files lie there; `retry` without a daemon says that its
+    tasks wait, and `submit` beside one what the batch is called.
     """
     path = spool.write("games.json", [{"first_prompt": "x"}])
     spool.batchd("submit", path)
     inbox = spool.folder / "inbox"
-    for name in (".hidden.json", "half.json.part", "old.json~", "notes.yaml"):
+    for name in (".hidden.json", "half.json.part", "old.json~"):
         (inbox / name).write_text("x")
-    (inbox / "link.json").symlink_to(path)
-    (inbox / "folder.json").mkdir()
     shown = " ".join(spool.batchd("status").stdout.split())
     assert "1 file in the inbox; `batchd serve` takes what is dropped." in shown
-    assert "`batchd serve` refuses notes.yaml there: known endings are .json, .jsonl" in shown
-    assert "It leaves folder.json, link.json alone: " in shown
-    assert "half" not in shown
-    assert "hidden" not in shown
-    (inbox / "notes.yaml").unlink()
     with spool.serving():
         spool.eventually((spool.folder / "outbox/games/summary.json").exists)
         assert "in the inbox" not in spool.batchd("status").stdout

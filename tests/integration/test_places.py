@@ -19,7 +19,6 @@ import pytest
 import tomli
 import warm
 from patience import until
-from teletype import Teletype
 
 from batchd import config, control
 from batchd.config import trust
@@ -172,33 +171,6 @@ def test_what_an_earlier_version_left_here_is_not_forgotten(person: Person) -> N
     assert "a spool without" not in person.batchd("status", cwd=person.own).stderr
 
 
-@pytest.mark.parametrize(
-    ("text", "foreign"),
-    [
-        ("[build]\njobs = 4\n[net]\noffline = true\n", True),
-        ('baseURL = "https://example.org"\n', True),
-        ("[build]\n[pool]\nprocesses = 1\n", False),
-        ('[agnet]\nmodel = "a/b"\n', False),
-        ("", False),
-        ("[build\n", False),
-    ],
-)
-def test_another_programs_config_toml_is_called_that(
-    person: Person, text: str, foreign: bool
-) -> None:
-    """One without a table of ours is named as foreign, trusted or not, with what to do;
-    a misspelt table of ours is ours.
-    """
-    (person.here / "config.toml").write_text(text)
-    done = person.batchd("status")
-    assert done.returncode == 2
-    assert ("belongs to another program" in done.stderr) == foreign
-    assert ("is not trusted" in done.stderr) != foreign
-    assert ("batchd init DIR" in done.stderr) == foreign
-    assert person.batchd("trust", person.here).returncode == (3 if foreign else 0)
-    assert ("belongs to another program" in person.batchd("status").stderr) == foreign
-
-
 def test_no_task_works_in_the_users_own_spool(
     person: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,7 +226,7 @@ def test_init_makes_a_spool_that_works(person: Person, model_server: str) -> Non
     assert (result["status"], result["evaluation"]["by"]) == ("completed", "check")
 
 
-def test_init_without_a_terminal_takes_what_is_usual(person: Person) -> None:
+def test_init_takes_what_is_usual(person: Person) -> None:
     """The defaults make a spool whose `check` misses the key alone;
     the key's place and the number of agents are given by flags.
     """
@@ -289,6 +261,8 @@ def test_init_without_a_terminal_takes_what_is_usual(person: Person) -> None:
             "ftp://x: it must begin with http:// or https://",
         ),
         ("", ("--model", "mine/x", "--base-url", "http://x/v1/messages"), "leave /messages out"),
+        ("", ("--model", "mine/x", "--base-url", "http://u:sk-0123456789@h/v1"), "leave user and"),
+        ("", ("--key-file", "/usr/share/key"), "/usr"),
         ("", ("--key-env", "sk-0123456789"), "must be the name of an environment variable"),
         ("", ("--agents", "0"), "a number from 1"),
     ],
@@ -350,57 +324,6 @@ def test_init_goes_on_with_what_an_earlier_version_left(person: Person) -> None:
     paths = config.load(person.here / "config.toml", {}).paths
     assert (paths.inbox, paths.state) == (f"{person.here}/inbox", f"{person.here}/.batchd")
     assert (person.here / "inbox/waits.json").exists()
-
-
-def test_init_asks_three_questions_on_a_terminal(person: Person) -> None:
-    """Model, key, agents; what is no answer is asked again,
-    and a key that somebody types is neither shown nor written.
-    """
-    spool = person.folder / "spool"
-    command = [sys.executable, "-m", "batchd", "init", str(spool)]
-    with Teletype(command, env=person.environment) as terminal:
-        terminal.shows("Which model does the work?")
-        terminal.types("gpt\r", "gpt: it is PROVIDER/MODEL, as in openai/")
-        terminal.types(
-            "anthropic/claude-sonnet-5-5\r", "Where does it come from? [ANTHROPIC_API_KEY]:"
-        )
-        terminal.types("sk-0123456789\r", "That is no NAME_OF_A_VARIABLE")
-        terminal.types("MY_KEY\r", "How many tasks at a time? [4]:")
-        terminal.types("6\r", "export MY_KEY=")
-        assert terminal.ends() == 0
-    written = (spool / "config.toml").read_text()
-    assert "sk-0123456789" not in written
-    loaded = config.load(spool / "config.toml", {})
-    assert loaded.agent.model == "anthropic/claude-sonnet-5-5"
-    assert loaded.providers["anthropic"].api_key_env == "MY_KEY"
-    assert loaded.pool.processes * loaded.pool.agents_per_process == 6
-
-
-def test_init_asks_again_at_once_for_what_would_not_work(person: Person) -> None:
-    """An address and a key file that cannot be are named when they are given,
-    with the fix; a directory before anything is asked.
-    """
-    spool = person.folder / "spool"
-    command = [sys.executable, "-m", "batchd", "init", str(spool)]
-    with Teletype(command, env=person.environment) as terminal:
-        terminal.shows("Which model does the work?")
-        terminal.types("mine/m\r", "Where is mine?")
-        terminal.types("10.0.0.7:8000\r", "10.0.0.7:8000: it must begin with http:// or https://")
-        terminal.types("http://u:secret@h/v1\r", "leave user and password out of it")
-        terminal.types("http://h:1/v1/chat/completions\r", "leave /chat/completions out")
-        terminal.types("http://h:1/v1\r", "Where does it come from? [none]:")
-        terminal.types("/usr/share/key\r", "/usr")
-        terminal.types("none\r", "How many tasks at a time? [4]:")
-        terminal.types("0\r", "0: it is a number from 1 to 1,000")
-        terminal.types("2\r", "A spool: ")
-        assert terminal.ends() == 0
-    loaded = config.load(spool / "config.toml", {})
-    assert loaded.providers["mine"].base_url == "http://h:1/v1"
-    (person.folder / "open").mkdir()
-    (person.folder / "open").chmod(0o777)
-    with Teletype([*command[:-1], str(person.folder / "open")], env=person.environment) as terminal:
-        terminal.shows("chmod o-w")
-        assert terminal.ends() == 3
 
 
 def test_config_says_where_each_value_comes_from(spool: Any) -> None:

@@ -103,21 +103,25 @@ def test_the_address_says_whose_models_end() -> None:
     assert catalog.shutdown(model, "https://notapi.openai.com.example/v1") is None
 
 
-def _listed(*entries: object, **more: object) -> catalog.ListingPage:
-    page = catalog.page(json.dumps({"data": entries, **more}).encode())
-    assert page is not None
-    return page
+def _listed(*entries: object, **more: object) -> ModelListing:
+    found = catalog.listing(json.dumps({"data": entries, **more}).encode())
+    assert found is not None
+    return found
 
 
 def test_lists_of_each_vendor_are_read() -> None:
-    """OpenAI's dates, Anthropic's states and pages, Google's prefix,
+    """OpenAI's dates, Anthropic's states, Google's prefix,
     llama.cpp's one model, bare lists.
     """
     page = _listed(
         {"id": "gpt-5-mini", "object": "model", "shutdown_date": "2026-12-11"},
         {"id": "gpt-6-luna", "object": "model", "shutdown_date": None},
     )
-    assert page.models == [ListedModel("gpt-5-mini", date(2026, 12, 11)), ListedModel("gpt-6-luna")]
+    assert [*page.models.values()] == [
+        ListedModel("gpt-5-mini", date(2026, 12, 11)),
+        ListedModel("gpt-6-luna"),
+    ]
+    assert page.whole
     page = _listed(
         {
             "type": "model",
@@ -129,17 +133,17 @@ def test_lists_of_each_vendor_are_read() -> None:
         has_more=True,
         last_id="b",
     )
-    assert page.models == [
+    assert [*page.models.values()] == [
         ListedModel("a", date(2026, 11, 30)),
         ListedModel("b", None, retired=True),
     ]
-    assert page.after == "b"
-    assert _listed({"id": "models/gemini-3.8-flash"}).models == [ListedModel("gemini-3.8-flash")]
+    assert not page.whole
+    assert [*_listed({"id": "models/gemini-3.8-flash"}).models] == ["gemini-3.8-flash"]
     assert _listed({"id": "/models/a.gguf", "owned_by": "llamacpp"}).any_name
     for body in (b'[{"id": "x"}]', b'{"models": [{"name": "x"}]}'):
-        page_ = catalog.page(body)
-        assert page_ is not None
-        assert page_.models == [ListedModel("x")]
+        bare = catalog.listing(body)
+        assert bare is not None
+        assert [*bare.models.values()] == [ListedModel("x")]
 
 
 @pytest.mark.parametrize(
@@ -154,14 +158,14 @@ def test_lists_of_each_vendor_are_read() -> None:
 )
 def test_what_is_no_list_is_none(body: bytes) -> None:
     """Nothing else than a list of models passes for one, whatever it is."""
-    assert catalog.page(body) is None
+    assert catalog.listing(body) is None
 
 
 def test_dates_that_are_none_are_left_out() -> None:
     """A provider's nonsense is no date, and takes no model from the list."""
     odd: tuple[Any, ...] = ("", "soon", "2026-13-40", 7, [], "2026")
     page = _listed(*({"id": str(n), "shutdown_date": d} for n, d in enumerate(odd)))
-    assert [m.ends for m in page.models] == [None] * len(odd)
+    assert [m.ends for m in page.models.values()] == [None] * len(odd)
 
 
 def test_a_name_is_found_as_it_may_be_called() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from dataclasses import replace
 
@@ -13,7 +12,7 @@ from batchd.daemon.listeners import StartReport
 from batchd.errors import DeliveryError, Problem
 from batchd.masking import Masker
 from batchd.notify import happened, message
-from batchd.notify.channels import seconds, signed
+from batchd.notify.channels import signed
 from batchd.notify.format import BatchV1, EventV1, FailuresV1
 from batchd.records import Batch, Cause, Parking, Reason, Scope, TaskStatus
 
@@ -121,11 +120,3 @@ def test_signatures_are_those_of_standard_webhooks() -> None:
     with pytest.raises(DeliveryError, match="not base64") as caught:
         signed(own, at, body, "whsec_not base64!")
     assert caught.value.final
-
-
-def test_retry_after_is_seconds_or_a_date() -> None:
-    """Both forms are understood; nonsense and the past mean no wait."""
-    date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 60))
-    assert seconds("120") == 120.0
-    assert 55 < seconds(date) <= 60
-    assert seconds("Wed, 21 Oct 2015 07:28:00 GMT") == seconds("soon") == seconds("") == 0.0

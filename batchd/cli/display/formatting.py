@@ -77,7 +77,7 @@ def print_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None
     """Print rows for spreadsheets: a line of heads,
     then a line each; what is not known is empty.
     """
-    out = csv.writer(_Rows())
+    out = csv.writer(sys.stdout, lineterminator="\n")
     out.writerow(columns)
     out.writerows([_cell(name, row[name]) for name in columns] for row in rows)
 
@@ -91,16 +91,6 @@ def print_records(
     else:
         print_json(records)
     return 0
-
-
-class _Rows:
-    """Standard output, where rows end as lines do;
-    the writer does not know that, for it quotes only what is in its own ends.
-    """
-
-    def write(self, row: str) -> int:
-        """Write a row, with its end."""
-        return sys.stdout.write(row.removesuffix("\r\n") + "\n")
 
 
 def _cell(name: str, value: Any) -> Any:

@@ -11,16 +11,20 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 from batchd.cli.display.formatting import MARKS
 from batchd.console import clipped, hanging
 from batchd.log import escape
 from batchd.observe import standstill
-from batchd.records import Parking, Ref, Task, TaskStatus
+from batchd.records import Parking, Ref, TaskStatus
 from batchd.store.rows import BatchRow, TaskRow
 from batchd.views import view
 from batchd.words import counted, duration, money
+
+if TYPE_CHECKING:
+    from batchd.cli.support.member_reader import MemberReader
+    from batchd.store.reader import StoreReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,26 +69,8 @@ _POLL_S = 0.2
 _SHARE = 0.1
 
 
-class ProgressSource(Protocol):
-    """What is looked at: the store, or what the outbox says to who may not read it."""
-
-    def batches(self, *, limit: int = -1) -> list[BatchRow]:
-        """Return the batches, newest first; at most ``limit`` of them, if it is not negative."""
-
-    def batch(self, name: str) -> BatchRow:
-        """Return one batch."""
-
-    def tasks(self, batch: str, /) -> list[TaskRow]:
-        """Return its tasks."""
-
-    def running(self) -> list[TaskRow]:
-        """Return the tasks at work."""
-
-    def spec(self, ref: Ref) -> Task:
-        """Return what a task is."""
-
-    def parked(self) -> tuple[Parking, ...]:
-        """Return what waits as a whole."""
+#: What is looked at: the store, or what the outbox says to who may not read it.
+ProgressSource: TypeAlias = "StoreReader | MemberReader"
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from batchd import catalog, decoders
+from batchd import decoders
 from batchd.cli.display import formatting
 from batchd.cli.display.formatting import MARKS, coloured, room
 from batchd.console import hanging
@@ -75,10 +75,7 @@ def _figures(summary: Mapping[str, Any]) -> list[str]:
             f"at most {money(cost['unsettled'])}"
         )
     figures = [*formatting.facts(rows, "  ")]
-    # Summaries are older than what they compare with: a model may be gone by now.
-    ends_of = {c["model"]: catalog.end(c["model"]) for c in cost["compare"]}
-    gone = {model for model, end in ends_of.items() if end and end.gone(catalog.today())}
-    elsewhere = [c for c in cost["compare"] if usage["calls"] and c["model"] not in gone]
+    elsewhere = cost["compare"] if usage["calls"] else []
     compared = [f"  {c['model']:<32} {money(c['total']):>12}" for c in elsewhere]
     return figures + (["", "The same tokens elsewhere:", *compared] if compared else [])
 

@@ -10,7 +10,6 @@ import glob
 import json
 import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,26 +137,13 @@ def cut(name: str, data: bytes, first: int, settings: config.Config) -> bytes:
     if first < 1:
         raise UsageError(f"--first needs a number, 1 or more, not {first}")
     tasks = checked(data, Path(name).name, settings).tasks
-    enough = _closed(tasks, first)
-    if enough > first:
-        known = {task.id for task in tasks[:first]}
-        missing = [
-            f"{t.id} comes after {a}" for t in tasks[:first] for a in t.after if a not in known
-        ]
+    known = {task.id for task in tasks[:first]}
+    missing = [f"{t.id} comes after {a}" for t in tasks[:first] for a in t.after if a not in known]
+    if missing:
         raise UsageError(
-            f"{escape(name)}: the first {first} need later tasks ({listed(missing)}): give --first {enough}"
+            f"{escape(name)}: the first {first} need later tasks ({listed(missing)}): give a larger --first"
         )
     return _shortened(name, data, first)
-
-
-def _closed(tasks: Sequence[Task], first: int) -> int:
-    """Return how many tasks, ``first`` or more, come after none behind them."""
-    place = {task.id: number for number, task in enumerate(tasks, 1)}
-    seen, upto = 0, first
-    while seen < min(upto, len(tasks)):
-        upto = max([upto, *(place[name] for name in tasks[seen].after)])
-        seen += 1
-    return upto
 
 
 def _shortened(name: str, data: bytes, first: int) -> bytes:
@@ -202,7 +188,8 @@ def parsed(data: bytes, name: str, settings: config.Config) -> taskfile.Parsed:
     found = checked(data, name, settings)
     for model in dict.fromkeys(task.model for task in found.tasks):
         _caution(_doubt(model, settings))
-    capped = [task for task in found.tasks if _limits(task, found, settings)]
+    all_capped = found.budget_usd or settings.budget.per_day_usd
+    capped = [task for task in found.tasks if all_capped or task.limits.max_cost_usd]
     for model in dict.fromkeys(m for task in capped for m in _models(task, settings)):
         _caution(_uncapped(model, settings))
     return found
@@ -218,11 +205,6 @@ def _models(task: Task, settings: config.Config) -> tuple[str, ...]:
 def _caution(line: str) -> None:
     """Say something once, however often a file is looked through."""
     formatting.complain(line)
-
-
-def _limits(task: Task, found: taskfile.Parsed, settings: config.Config) -> bool:
-    """Return whether a limit in dollars holds for a task."""
-    return bool(task.limits.max_cost_usd or found.budget_usd or settings.budget.per_day_usd)
 
 
 def _uncapped(model: str, settings: config.Config) -> str:

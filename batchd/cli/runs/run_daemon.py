@@ -118,7 +118,8 @@ class RunDaemon:
             # Others may start at the same time: who holds the lock comes up, or ends.
             if code not in {None, 0, LOCKED} and not _locked(self._state):
                 kind = UsageError if code == UsageError.exit_code else NotPossibleError
-                raise kind(self._last_words())
+                said = self._news().strip().removeprefix("batchd: ").replace("\nbatchd: ", "\n")
+                raise kind(said or f"its daemon ended before it was up: see {self._log}")
             if (self._child is None or code is not None) and not _locked(self._state):
                 self._spawn()
             time.sleep(_LOOK_S)
@@ -173,7 +174,9 @@ class RunDaemon:
 
     def alive(self) -> bool:
         """Return whether it is still there; show what a child has said."""
-        self._show()
+        if self._child is not None:
+            sys.stderr.write(self._news())
+            sys.stderr.flush()
         # Not over the connection that stays:
         # Ctrl-C may come before its answer, which the next question would get.
         try:
@@ -227,12 +230,6 @@ class RunDaemon:
         finally:
             os.close(said)
 
-    def _show(self) -> None:
-        """Show what a child has said since the last time."""
-        if self._child is not None:
-            sys.stderr.write(self._news())
-            sys.stderr.flush()
-
     def _news(self) -> str:
         with contextlib.suppress(OSError), self._log.open("rb") as said:
             said.seek(min(self._shown, os.fstat(said.fileno()).st_size))
@@ -240,11 +237,6 @@ class RunDaemon:
             self._shown = said.tell()
             return news.decode("utf-8", "replace")
         return ""
-
-    def _last_words(self) -> str:
-        """Return why a child did not come up."""
-        words = self._news().strip().removeprefix("batchd: ").replace("\nbatchd: ", "\n")
-        return words or f"the daemon for this run ended before it was up: see {self._log}"
 
     def _insist_alike(self, standing: control.DaemonStatus) -> None:
         """Refuse to have a daemon work that would do it otherwise than one of our own.

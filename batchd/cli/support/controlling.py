@@ -15,7 +15,6 @@ from batchd.cli.display import formatting
 from batchd.control import ControlRequest, Pause
 from batchd.control.requests import A
 from batchd.errors import (
-    BatchdError,
     ConfigError,
     NoAnswerError,
     NoDaemonError,
@@ -46,8 +45,11 @@ def ask(file: Path | None, order: ControlRequest[A]) -> A:
                 state,
                 order,
                 timeout_s=_PATIENCE_S,
-                heed=_heed,
-                waiting=lambda: _report_wait(state),
+                heed=heed,
+                waiting=lambda: formatting.complain(
+                    "batchd: the order is not carried out yet: `batchd status` says what the daemon "
+                    "waits for; Ctrl-C gives it up"
+                ),
             )
         except NoAnswerError:
             raise
@@ -74,30 +76,14 @@ def running(file: Path | None, order: ControlRequest[A], why: str) -> A:
     Raises ``NoDaemonError``.
     """
     try:
-        return control.ask(formatting.state_directory(file), order, heed=_heed)
+        return control.ask(formatting.state_directory(file), order, heed=heed)
     except NoAnswerError:
         raise
     except NoDaemonError as error:
         raise NoDaemonError(f"{error}: {why}") from None
 
 
-def _report_wait(state: Path) -> None:
-    """Report on stderr what an order may wait for."""
-    formatting.complain("batchd: the order is not carried out yet; Ctrl-C gives it up")
-    try:
-        found = control.ask(state, control.Status(), timeout_s=_CHANGING_S).troubles
-    except NoAnswerError:
-        formatting.complain(
-            "  the daemon does not answer: it is stopped, or its machine has much to do"
-        )
-        return
-    except BatchdError:
-        return  # it ends: the caller that waits for its answer learns that
-    for trouble in found:
-        print(*standstill.trouble_lines(trouble), sep="\n", file=sys.stderr)
-
-
-def _heed(version: str) -> None:
+def heed(version: str) -> None:
     """Say where the daemon that answered is of another version:
     what it refuses, it may not know yet.
     """

@@ -5,10 +5,8 @@ with the rights of the process that looks.
 from __future__ import annotations
 
 import errno
-import http.client
 import os
 import shutil
-import socket
 import tempfile
 import time
 import urllib.error
@@ -61,10 +59,11 @@ def lines(
             verdict = "note"
         yield CheckLine(verdict, layer.name, layer.detail, layer.fix)
     yield from _models(settings, offline=offline, tasks=models)
-    if settings.metrics.listen:
-        if why := telemetry.missing(settings).get("metrics"):
-            yield _missing("metrics", why)
-        yield _listening(settings.metrics.listen, settings.metrics.address)
+    if why := telemetry.missing(settings).get("metrics"):
+        yield _missing("metrics", why)
+    elif settings.metrics.listen:
+        said = f"answered at {settings.metrics.listen} while a daemon runs; the port was not tried"
+        yield CheckLine("ok", "metrics", said)
     yield from _traces(settings, offline=offline)
     yield from _receivers(settings)
 
@@ -112,29 +111,6 @@ def _visible(settings: config.Config) -> Iterator[CheckLine]:
 def _missing(what: str, why: str) -> CheckLine:
     said, _, fix = why.partition(": ")
     return CheckLine("failed", what, said, fix)
-
-
-def _listening(listen: str, address: tuple[str, int]) -> CheckLine:
-    """Say whether the port is free, or has a batchd behind it."""
-    try:
-        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        socket.create_server(address, family=family).close()
-    except OSError as error:
-        why = error.strerror
-    else:
-        return CheckLine("ok", "metrics", f"{listen} is free")
-    connection = http.client.HTTPConnection(*address, timeout=_PATIENCE_S)
-    try:
-        connection.request("GET", "/metrics")
-        if b"batchd_build_info" in connection.getresponse().read():
-            return CheckLine("ok", "metrics", f"a daemon answers at {listen}")
-        why = "another process listens there"
-    except (OSError, http.client.HTTPException):
-        pass
-    finally:
-        connection.close()
-    fix = "end that, or set another [metrics] listen"
-    return CheckLine("failed", "metrics", f"they cannot be fetched at {listen}: {why}", fix)
 
 
 def _traces(settings: config.Config, *, offline: bool) -> Iterator[CheckLine]:
@@ -319,7 +295,11 @@ def _models(
     for role, model in roles.items():
         yield from _model(settings, role, model, lists)
     yield from _priced(settings, roles)
-    yield from _elsewhere(settings, {*roles.values()})
+    for name in settings.models:
+        # What a table of no model that a call can name sets holds for none.
+        wrong = model_problem(name, settings)
+        if wrong is not None and name not in settings.cost.compare:
+            yield CheckLine("note", f'[models."{name}"]', wrong.message, wrong.hint)
 
 
 def _trial(settings: config.Config, model: str) -> str:
@@ -464,24 +444,3 @@ def _priced(settings: config.Config, roles: Mapping[str, str]) -> Iterator[Check
         if not window:
             fix = f'set context_window in [models."{model}"]'
             yield CheckLine("note", f"{role} window", f"the window of {model} is not known", fix)
-
-
-def _elsewhere(settings: config.Config, said: set[str]) -> Iterator[CheckLine]:
-    """Say which names of models in the rest of the configuration are of models that are gone,
-    or will be soon.
-    """
-    for name in settings.models:
-        # What a table of no model that a call can name sets holds for none.
-        wrong = model_problem(name, settings)
-        if wrong is not None and name not in settings.cost.compare:
-            yield CheckLine("note", f'[models."{name}"]', wrong.message, wrong.hint)
-    today = catalog.today()
-    places = {"[cost] compare": settings.cost.compare, "[models]": tuple(settings.models)}
-    for place, models in places.items():
-        for model in dict.fromkeys(models):
-            provider = settings.providers.get(model.partition("/")[0])
-            # What is only compared with is known by its name alone.
-            called = provider is not None and place == "[models]"
-            end = catalog.end(model, provider.base_url if called and provider else "")
-            if model not in said and end is not None and end.due(today):
-                yield CheckLine("note", place, end.words(today), f"{end.fix} there, or leave it")
