@@ -37,7 +37,7 @@ from batchd.pool.disks import AllDiskThreads
 from batchd.pool.shape import PoolShape
 from batchd.records import Batch
 from batchd.sandbox import Sandbox
-from batchd.spool import home, permissions, taskfile
+from batchd.spool import claims, home, permissions, taskfile
 from batchd.spool.inbox import Inbox, ulid
 from batchd.store import Store
 
@@ -152,6 +152,7 @@ class Daemon:
         held = lock.acquire(state)
         undo.callback(lock.release, held)
         home.enter(state)
+        undo.callback(claims.keep_mark, state, claims.mark(state))
         if self._work:
             # Refuse to start where commands cannot run.
             self._limits = Sandbox(config.sandbox_policy()).limits

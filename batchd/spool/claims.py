@@ -310,11 +310,23 @@ def mark(state: Path) -> int:
     found = noted(state)
     if found is None:
         found = int.from_bytes(os.urandom(MARK_BITS // 8), "big")
-        data = b"%x\n" % found
         files.make_folder(state, 0o700)
-        path = state / _MARK_FILE
-        files.write_whole(path, lambda file: file.write(data), replace=True, mode=0o600)
+        _note(state, found)
     return found
+
+
+def keep_mark(state: Path, found: int) -> None:
+    """Note the mark again where it was deleted with all that lay beside it: what the daemon saves
+    of that finds the same outbox.
+    """
+    with contextlib.suppress(OSError):  # the whole directory is gone, or its disk is
+        if noted(state) is None:
+            _note(state, found)
+
+
+def _note(state: Path, found: int) -> None:
+    data, path = b"%x\n" % found, state / _MARK_FILE
+    files.write_whole(path, lambda file: file.write(data), replace=True, mode=0o600)
 
 
 def _short(name: str) -> str:
