@@ -224,9 +224,7 @@ class Daemon:
         await recovery.hold_published(parts.lifecycle, parts.outboxes, parts.batches, parts.lot)
         status = None
         if inbox is not None:
-            status = StatusFile(
-                parts.current, parts.desk, parts.lifecycle, troubles, store, parts.outboxes
-            )
+            status = StatusFile(parts.current, parts.desk, store, parts.outboxes)
             undo.push_async_callback(status.stop)
         server = Server(state, parts.commands)
         undo.push_async_callback(server.stop)
