@@ -49,8 +49,6 @@ class Style:
     quota: int
     #: Models to compare the cost with, and what they cost.
     compare: tuple[tuple[str, Price | None], ...] = ()
-    #: Whether the batches are still known to the store when it is read, so that orders make sense.
-    orders: bool = True
 
 
 def make(reader: StoreReader, batches: Sequence[BatchRow], beside: Path, style: Style) -> bytes:
@@ -92,7 +90,7 @@ def make(reader: StoreReader, batches: Sequence[BatchRow], beside: Path, style: 
         elsewhere=elsewhere(style.compare, spend) if total.calls else (),
         setbacks=setbacks(tasks),
         cautions=tuple(sorted(cautions, key=lambda caution: caution.task)),
-        orders=tuple(_orders(batches)) if style.orders else (),
+        orders=tuple(_orders(batches)),
         lanes=lanes,
         bars=tuple(bars),
         parked=tuple(Bar(task=p, lane=0, start=s.start, end=s.end) for p, s in spans if s.parked),

@@ -56,12 +56,11 @@ def job(batch: Batch, config: Config, style: Style) -> ReportJob:
     )
 
 
-def style(config: Config, *, orders: bool = True) -> Style:
+def style(config: Config) -> Style:
     """Return how reports are made under a configuration."""
     return Style(
         quota=int(config.report.transcripts_mb * _MB),
         compare=tuple(_priced(config)),
-        orders=orders,
     )
 
 
@@ -193,11 +192,7 @@ class ReportMaker(Finisher):
     What fails is logged, and holds nothing up.
     """
 
-    def __init__(self, *, orders: bool = True) -> None:
-        """``orders``: the store outlives the batch,
-        so that a report may name ``batchd retry`` and the like.
-        """
-        self._orders = orders
+    def __init__(self) -> None:
         self._small = ReportProcess(behind=False)
         self._large = ReportProcess(behind=True)
         #: The last configuration, and how reports are made under it: prices are looked up once.
@@ -213,7 +208,7 @@ class ReportMaker(Finisher):
         if not config.report.enabled:
             return
         if self._style is None or self._style[0] is not config:
-            self._style = config, style(config, orders=self._orders)
+            self._style = config, style(config)
         wanted = job(batch, config, self._style[1])
         if error := await self._process(tasks).make(wanted, config.report.timeout_s):
             get_logger().warning(

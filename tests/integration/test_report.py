@@ -86,17 +86,6 @@ def test_a_finished_batch_has_its_report(spool: Spool) -> None:
     assert again.stdout.startswith(f"{folder / 'report.html'}: 4 tasks")
 
 
-def test_a_run_has_one_without_orders_that_lead_nowhere(spool: Spool) -> None:
-    """`run --private` forgets its batches, so its reports speak of no retry."""
-    config = spool.folder / "config.toml"
-    config.write_text(config.read_text().replace("steps-2", "400"))
-    spool.write("failing.json", [{"first_prompt": "do it"}])
-    assert spool.batchd("run", "--private", "failing.json").returncode == 1
-    content, _ = details(spool.folder / "outbox/failing/report.html")
-    assert [s["reason"] for s in content["setbacks"]] == ["bad_request"]
-    assert content["orders"] == []
-
-
 @pytest.mark.parametrize(
     ("more", "why"),
     [
