@@ -7,8 +7,8 @@ without an end in this store may have run since, and waits until a user decides.
 from __future__ import annotations
 
 import asyncio
-import os
-import stat
+import contextlib
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -206,9 +206,6 @@ def _has_summary(folder: Path) -> bool:
 
 def _read(path: Path) -> bytes | None:
     """Return what a regular file holds; None where there is none."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    with open(descriptor, "rb") as file:
-        return file.read() if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
+    with contextlib.suppress(OSError):
+        return files.content(path, sys.maxsize)
+    return None
