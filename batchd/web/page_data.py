@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from batchd.control import fields
 from batchd.observe import standstill
 from batchd.observe.snapshot import AgentSnapshot, ProviderSnapshot, Snapshot
-from batchd.observe.standstill import standstills
+from batchd.observe.standstill import Standstill, standstills
 from batchd.records import Ref
 from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow, SpendRow, TaskRow
@@ -43,7 +43,9 @@ def head(sight: StoreSight) -> dict[str, Any]:
         "daemon": _daemon(snapshot),
         "silent": snapshot.silent,
         "trouble": "",
-        "parked": [*map(fields, islice(standstills(snapshot.parked, snapshot.idle), _MAX_LINES))],
+        "parked": [
+            *map(_standstill, islice(standstills(snapshot.parked, snapshot.idle), _MAX_LINES))
+        ],
     }
 
 
@@ -56,6 +58,7 @@ def overview(sight: StoreSight, excerpt: Excerpt) -> dict[str, Any]:
     left = [row for row in snapshot.batches if row.finished < row.tasks]
     ended = [row for row in snapshot.batches if row.finished >= row.tasks]
     known = {row.batch.name: row for row in snapshot.batches}
+    speed = snapshot.speed
 
     def prompt(ref: Ref) -> str:
         row = known.get(ref.batch)
@@ -67,7 +70,12 @@ def overview(sight: StoreSight, excerpt: Excerpt) -> dict[str, Any]:
         "waiting": len(snapshot.waiting),
         "held": snapshot.held,
         "seconds_left": snapshot.seconds_left and round(snapshot.seconds_left),
-        "speed": snapshot.speed and fields(snapshot.speed),
+        "speed": speed
+        and {
+            "tasks": round(speed.tasks_a_minute, 1),
+            "tokens": round(speed.tokens_a_minute),
+            "usd": round(speed.usd_a_minute, 4),
+        },
         "running": len(snapshot.agents),
         "agents": [agent(each, prompt(each.row.ref)) for each in snapshot.agents[:_MAX_LINES]],
         "providers": [*map(_provider, snapshot.providers)],
@@ -188,6 +196,8 @@ def _daemon(snapshot: Snapshot) -> dict[str, Any] | None:
         "differs": standstill.differs(daemon.version),
         "started_at": daemon.started_at,
         "draining": daemon.draining,
+        "workers": len(daemon.workers),
+        "nodes": len({worker.node for worker in daemon.workers if worker.node}),
         "slots": daemon.slots,
         "day": daemon.day
         and {
@@ -202,15 +212,20 @@ def _daemon(snapshot: Snapshot) -> dict[str, Any] | None:
 def _provider(each: ProviderSnapshot) -> dict[str, Any]:
     return {
         "name": each.name,
-        "rate": each.rate and fields(each.rate),
-        "parked": [*map(fields, standstills(each.parked))],
+        "calls": round(each.rate.calls) if each.rate else None,
+        "tokens": round(each.rate.tokens) if each.rate else None,
+        "parked": [*map(_standstill, standstills(each.parked))],
         **fields(each.status),
     }
 
 
+def _standstill(each: Standstill) -> dict[str, Any]:
+    return {**fields(each), "mend": each.fix}
+
+
 def parked(found: Iterable[Any]) -> list[dict[str, Any]]:
     """Return what waits, why, and how to go on."""
-    return [*map(fields, islice(standstills(found), _MAX_LINES))]
+    return [*map(_standstill, islice(standstills(found), _MAX_LINES))]
 
 
 #: Lines that are shown.

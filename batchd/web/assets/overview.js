@@ -33,7 +33,7 @@ const Overview = (() => {
     if (daemon) found.push({ label: "At work", value: Words.count(data.running), sub: daemon.slots ? `of ${Words.counted(daemon.slots, "slot")}` : "", bar: ["running", daemon.slots && data.running / daemon.slots] });
     found.push({ label: "Queued", value: Words.compact(data.queued), sub: data.waiting ? `and ${Words.count(data.waiting)} parked` : "" });
     if (data.held) found.push({ label: "Held", value: Words.compact(data.held), sub: data.held === 1 ? "waits for something else" : "wait for something else" });
-    if (speed && data.left && (daemon || data.silent)) found.push({ label: "Speed", value: `${Words.compact(speed.tasks_a_minute < 100 ? Math.round(10 * speed.tasks_a_minute) / 10 : Math.round(speed.tasks_a_minute))} / min`, sub: `${Words.compact(Math.round(speed.tokens_a_minute))} tokens, ${Words.money(speed.usd_a_minute)}` });
+    if (speed && data.left && (daemon || data.silent)) found.push({ label: "Speed", value: `${Words.compact(speed.tasks < 100 ? speed.tasks : Math.round(speed.tasks))} / min`, sub: `${Words.compact(speed.tokens)} tokens, ${Words.money(speed.usd)}` });
     if (day) {
       const reserved = Math.round(day.reserved_usd * 1e8) / 1e8; // what sums of it leave is none
       const part = (day.spent_usd + reserved) / day.limit_usd, warn = part > 0.9;
@@ -95,7 +95,7 @@ const Overview = (() => {
   }
   function provider(p) {
     const limit = (n, most) => (most ? `${Words.compact(n)} of ${Words.compact(most)}` : Words.compact(n));
-    const [calls, rpm, tokens, tpm] = [p.rate ? p.rate.calls : 0, p.rpm, p.rate ? p.rate.tokens : 0, p.tpm].map(Math.round);
+    const [calls, rpm, tokens, tpm] = [p.calls || 0, p.rpm, p.tokens || 0, p.tpm].map(Math.round);
     const limits = [calls || rpm ? `${limit(calls, rpm)} ${calls === 1 && !rpm ? "request" : "requests"}` : "", tokens || tpm ? `${limit(tokens, tpm)} tokens` : ""].filter(Boolean).join(", ");
     const now = [p.waiting ? `${Words.counted(p.waiting, "call")} wait${p.waiting === 1 ? "s" : ""}` : "", p.paused_s >= 0.5 ? `asked to wait ${Words.duration(Math.round(p.paused_s))}` : ""].filter(Boolean).join(", ");
     return el("div", { class: "card", "data-tone": p.parked.length ? "parked" : null },
