@@ -7,7 +7,9 @@ could put in its way.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -61,3 +63,22 @@ def _command(run: str, arguments: tuple[str, ...]) -> list[str]:
     place = f"sys.prefix, sys.exec_prefix = {sys.prefix!r}, {sys.exec_prefix!r}"
     program = f"import runpy, sys; sys.path[:] = {paths!r}; {place}; {run}"
     return [sys.executable, "-I", "-S", "-c", program, *arguments]
+
+
+_PR_SET_PDEATHSIG = 1
+#: Who goes first where the machine is short of memory: what it makes can be made again.
+_OOM_SCORE = "800"
+
+
+def end_with(parent: str, *, expendable: bool = False) -> None:
+    """Have this process end with the one that started it, by its number: in a container, 1 may be
+    that itself.
+
+    ``expendable``: where the machine is short of memory, it is killed before others.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(parent):
+        sys.exit(1)  # it died before the line above
+    if expendable:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)

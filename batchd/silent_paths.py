@@ -6,19 +6,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import os
 import re
-import select
 import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from batchd.errors import NotPossibleError
 
-_TABLE = "/proc/self/mountinfo"
-_PIECE = 1 << 16
 _MINOR_BITS = 20
 
 
@@ -33,41 +30,10 @@ class Mount:
     place: str
 
 
-class Mounts:
-    """The mount table; any thread may ask."""
-
-    def __init__(self) -> None:
-        """Raise ``OSError``."""
-        self._lock = threading.Lock()
-        self._file = os.open(_TABLE, os.O_RDONLY | os.O_CLOEXEC)
-        self._poll = select.poll()
-        # The kernel says it once for each who has the file open: so one of us must read it for all.
-        self._poll.register(self._file, select.POLLPRI)
-        self._table: tuple[Mount, ...] | None = None
-
-    def table(self) -> tuple[Mount, ...]:
-        """Return how it is now; the same one, unless anything has changed. Raises ``OSError``."""
-        with self._lock:
-            changed = self._poll.poll(0)
-            if changed or self._table is None:
-                self._table = None  # what cannot be read now is read at the next look
-                self._table = tuple(map(_mount, self._lines()))
-            return self._table
-
-    def _lines(self) -> list[str]:
-        os.lseek(self._file, 0, os.SEEK_SET)
-        pieces = iter(lambda: os.read(self._file, _PIECE), b"")
-        return os.fsdecode(b"".join(pieces)).rstrip("\n").split("\n")
-
-
-def mounts() -> Mounts:
-    """Return those of this process. Raises ``OSError``."""
-    return _of(os.getpid())
-
-
-@functools.cache
-def _of(_pid: int) -> Mounts:
-    return Mounts()
+def mounts() -> tuple[Mount, ...]:
+    """Return the mount table as it is now. Raises ``OSError``."""
+    lines = os.fsdecode(Path("/proc/self/mountinfo").read_bytes()).rstrip("\n").split("\n")
+    return tuple(map(_mount, lines))
 
 
 def within(path: str, top: str) -> bool:
@@ -169,12 +135,12 @@ def answered(path: str, patience_s: float = _REFUSED_S) -> None:
 
 def disks() -> set[str]:
     """Return where something is mounted, the root apart: who lives there has its answer."""
-    return {mount.place for mount in mounts().table()} - {"/"}
+    return {mount.place for mount in mounts()} - {"/"}
 
 
 def disk(path: str) -> str:
     """Return where the disk of a path is mounted; no link of it is followed."""
-    mount = holding(mounts().table(), os.path.normpath(path))
+    mount = holding(mounts(), os.path.normpath(path))
     return mount.place if mount else "/"
 
 

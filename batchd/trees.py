@@ -24,6 +24,17 @@ _KEPT = 16
 _LOOK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+def identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """Return what distinguishes the file that a path leads to from all others at present;
+    None where there is none.
+    """
+    try:
+        found = os.stat(path)  # each second, and before each commit
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def sync(path: str | os.PathLike[str], *, disk: bool = False) -> None:
     """Make a file durable, or the names in a folder; ``disk``: all that was written to its disk.
 

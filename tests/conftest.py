@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import shadow
 import standin
 import warm
 from patience import PATIENCE_S, until
@@ -78,7 +79,6 @@ class Spool:
         """An environment without anybody's own batchd settings and keys."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith("BATCHD_")}
         mine = {
-            "BATCHD_SHADOW": "1",
             "COLUMNS": "80",
             "PYTHONPATH": str(Path(__file__).parents[1]),
             "TMPDIR": str(self.folder),
@@ -184,7 +184,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
     os.environ |= {"HOME": home, "LANG": "C.UTF-8", "TZ": "UTC", "TERM": "xterm"}
     # Where the lifecycle and the daemon's own classes differ, the daemon ends.
-    os.environ["BATCHD_SHADOW"] = "1"
+    shadow.install()
     # For what asks about the width of a terminal that is none.
     os.environ |= {"COLUMNS": "80", "LINES": "24"}
     time.tzset()

@@ -55,6 +55,8 @@ def _load() -> None:
         if not name.endswith("__main__"):
             with contextlib.suppress(ImportError):  # of an extra that is not there
                 importlib.import_module(name)
+    # Where the lifecycle and the daemon's own classes differ, the daemon ends.
+    importlib.import_module("shadow").install()
     # And what each builds when it reads its first configuration, and its first task file.
     settings = config.load(Path(os.devnull), {})
     taskfile.parse(b'[{"first_prompt": "x"}]', "warm.json", settings)

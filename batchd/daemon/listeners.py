@@ -7,17 +7,18 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from batchd.actions import Action
 from batchd.config import Config
+from batchd.control import DaemonStatus
 from batchd.daemon.troubles import Tries
 from batchd.errors import Problem
 from batchd.events import Event, TaskFinished, Terms
 from batchd.governor import ParkDecision
-from batchd.records import Batch, Cause, Parking, Ref, Scope, Task
+from batchd.records import Batch, Parking, Ref, Task
 from batchd.store import Store
 
 #: What the loop gets to answer; where it is busier than that, figures of the moment are left out.
@@ -119,42 +120,13 @@ class Finisher:
         """The daemon ends: let go of everything."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DaemonFigures:
-    """The figures of the daemon at one moment."""
-
-    #: Whether it starts nothing any more.
-    draining: bool
-    #: Batches whose summary is not written yet.
-    batches: int
-    #: Tasks that have not begun, that workers work on, and that gave their slot back.
-    queued: int
-    running: int
-    parked: int
-    #: Agents that can be at work at once.
-    slots: int
-    #: Worker processes, and their resident memory in bytes.
-    workers: int
-    workers_rss: int
-    #: By worker on another machine: that machine, and the tasks at work there.
-    nodes: tuple[tuple[str, int], ...]
-    #: By provider: what ``status`` shows of it.
-    providers: Mapping[str, Mapping[str, float | int]]
-    #: The providers that are parked, each with its causes.
-    parked_providers: tuple[tuple[str, Cause], ...]
-    #: How many things wait as a whole, by what they are.
-    parkings: Mapping[Scope, int]
-    #: The day's money: ``limit_usd``, ``spent_usd``, ``reserved_usd``.
-    day: Mapping[str, float]
-    #: What it cannot do at this time.
-    troubles: tuple[str, ...]
-
-
 class StatusDesk(Protocol):
     """Answers listeners on the daemon's loop, and there alone."""
 
-    def figures(self) -> DaemonFigures:
-        """Return how the daemon stands now."""
+    def standing(self) -> DaemonStatus:
+        """Return how the daemon stands now, without single tasks and models: there may be a
+        thousand at work, and this is asked for all the time.
+        """
 
     def trying(self, action: Action) -> Tries:
         """Return what notes that some work fails, and when it works again:
@@ -174,13 +146,13 @@ class LoopLink:
         self._desk = desk
         self._tries = desk.trying(trouble)
 
-    def figures(self) -> DaemonFigures | None:
+    def standing(self) -> DaemonStatus | None:
         """Return how the daemon stands; None where it does not answer."""
-        answer: concurrent.futures.Future[DaemonFigures] = concurrent.futures.Future()
+        answer: concurrent.futures.Future[DaemonStatus] = concurrent.futures.Future()
 
         def reply() -> None:
             if answer.set_running_or_notify_cancel():
-                answer.set_result(self._desk.figures())
+                answer.set_result(self._desk.standing())
 
         try:
             self._loop.call_soon_threadsafe(reply)

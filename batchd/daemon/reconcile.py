@@ -7,9 +7,8 @@ without an end in this store may have run since, and waits until a user decides.
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
-import stat
+import contextlib
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -36,8 +35,6 @@ _RESULT: msgspec.json.Decoder[ResultV1] = decoders.decoder(ResultV1)
 _SUMMARY: msgspec.json.Decoder[SummaryV1] = decoders.decoder(SummaryV1)
 #: In the state directory: files of which no one knows whether they became a batch.
 UNCERTAIN = "uncertain"
-#: What the system answers where no regular file is: nothing, a link, a socket.
-_NONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
 _TOKENS = (
     *("calls", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens"),
     *("cache_write_tokens", "cache_write_long_tokens", "cache_reported_tokens"),
@@ -215,11 +212,6 @@ def _read(path: Path) -> bytes | None:
 
     Raises ``OSError``: a result that cannot be read may be there.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in _NONE:
-            return None
-        raise
-    with open(descriptor, "rb") as file:
-        return file.read() if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return files.content(path, sys.maxsize)
+    return None

@@ -1,5 +1,4 @@
-"""The daemon's look at itself, for bugs of its own: what could move and has not for a minute, and,
-where tests ask for it, what its parts say differently of one task.
+"""The daemon's look at itself, for bugs of its own: what could move and has not for a minute.
 
 Nothing here is needed while every wake-up of the daemon comes: it is the net below them.
 """
@@ -21,7 +20,7 @@ from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.troubles import TroubleLog
 from batchd.errors import NotPossibleError
 from batchd.governor import Governor
-from batchd.lifecycle import Entry, Lifecycle, Phase
+from batchd.lifecycle import Lifecycle, Phase
 from batchd.pool.supervisor import Supervisor
 
 #: The time between two looks, and what most things may take (seconds).
@@ -31,9 +30,6 @@ _MINUTE_S = 60.0
 _CLOSING_S = 900.0
 #: What a worker may take to come up, with the pause after one that did not.
 _WORKER_UP_S = 180.0
-#: Between two looks for differences.
-_COMPARE_S = 0.05
-_AT_WORK = (Phase.RUNNING, Phase.STOPPING)
 _FIX = (
     "restart batchd, which loses nothing; then report this bug, with the log of the minutes before"
 )
@@ -122,43 +118,6 @@ class SelfCheck:
         for ref, entry in self._lifecycle.entries.items():
             if entry.phase.has_slot and ref not in working:
                 yield Movable(f"{ref}, which has a slot, and no worker works on it")
-
-    async def insist(self) -> None:
-        """Compare for ever. Raises ``AssertionError`` where lifecycle and daemon differ."""
-        while not self._loop.closing:
-            if wrong := [*self._differences()]:
-                raise AssertionError("\n".join(("the lifecycle differs:", *wrong[:20])))
-            await asyncio.sleep(_COMPARE_S)
-
-    def _differences(self) -> Iterator[str]:
-        entries = self._lifecycle.entries
-        active = {each.ref: each for each in self._attempts.active}
-        for ref in active.keys() - entries.keys():
-            yield f"{ref}: the lifecycle does not have it"
-        for ref, entry in entries.items():
-            if self._batches.open(ref.batch) is None:
-                yield f"{ref}: its batch is not open"
-            phases = self._phases(entry, active.get(ref))
-            if entry.phase not in phases:
-                yield f"{ref}: {entry}, where {phases} was expected"
-            if work := active.get(ref):
-                wish = entry.wish if entry.phase in _AT_WORK else work.stop
-                ended = work.finished and work.finished.status
-                expected = work.attempt, work.stop, ended
-                if (entry.attempt, wish, entry.ended) != expected:
-                    yield f"{ref}: {entry}, where {expected} was expected"
-
-    def _phases(self, entry: Entry, work: ActiveAttempt | None) -> tuple[Phase, ...]:
-        """Return the phases that the daemon's own classes leave open."""
-        if work is None:
-            return Phase.ENDING, Phase.ENDED, entry.waiting
-        given = work.worker.tasks.get(work.ref)
-        if given is None or (given and work.worker not in self._pool.workers):
-            return (Phase.SUSPENDED,)
-        if given:
-            return (Phase.RUNNING if work.stop is None else Phase.STOPPING,)
-        # Suspended: its worker was lost before it had the task.
-        return Phase.STARTING if work.attempt else Phase.RESERVED, Phase.SUSPENDED
 
 
 def at_work(active: ActiveAttempt) -> Movable:

@@ -6,20 +6,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from batchd import __version__, pauses, results
+from batchd import pauses, results
 from batchd.actions import Action
+from batchd.control import ShownParking
 from batchd.daemon.listeners import StatusDesk
 from batchd.daemon.outboxes import Outboxes
-from batchd.daemon.troubles import TroubleLog
 from batchd.daemon.tuning import CurrentConfig
 from batchd.errors import StoreError
 from batchd.formats import (
@@ -31,10 +30,9 @@ from batchd.formats import (
     StatusV1,
     StatusWaitV1,
 )
-from batchd.lifecycle import Lifecycle
 from batchd.log import get_logger
 from batchd.pauses import aside
-from batchd.records import Parking, Scope, TaskStatus
+from batchd.records import Scope, TaskStatus
 from batchd.spool import outbox
 from batchd.spool.outbox import StrangeOutboxError
 from batchd.store import Store
@@ -60,11 +58,8 @@ class StatusFile:
 
     _current: CurrentConfig
     _desk: StatusDesk
-    _lifecycle: Lifecycle
-    _troubles: TroubleLog
     _store: Store
     _outboxes: Outboxes
-    _started_at: float = field(default_factory=time.time)
     #: As it was written last, without its moment; when, and after how many commits.
     _written: StatusV1 | None = None
     _at: float = 0.0
@@ -99,7 +94,7 @@ class StatusFile:
         except (StoreError, RuntimeError):  # without a thread: the next look may have one
             return
         unended = sum(batch.finished_at is None for batch in batches)
-        left_out = max(0, self._desk.figures().batches - unended)
+        left_out = max(0, self._desk.standing().batches.open - unended)
         status = msgspec.structs.replace(status, batches=batches, left_out=left_out)
         self._commits = commits
         if status == last and fresh:
@@ -123,41 +118,44 @@ class StatusFile:
 
     def _standing(self, *, stopped: bool) -> StatusV1:
         """Return how the daemon stands, without moment and batches: it costs next to nothing."""
-        figures = self._desk.figures()
-        day = figures.day
+        standing = self._desk.standing()
+        day = standing.day
+        assert day is not None, "this daemon says it"
         state: Literal["running", "draining", "stopped"] = "stopped" if stopped else "running"
-        if figures.draining and not stopped:
+        if standing.draining and not stopped:
             state = "draining"
         return StatusV1(
             schema="batchd/status/1",
             at="",
             stale_after_s=_STALE_S,
             daemon=StatusDaemonV1(
-                pid=os.getpid(),
-                version=__version__,
-                started_at=results.timestamp(self._started_at),
+                pid=standing.pid,
+                version=standing.version,
+                started_at=results.timestamp(standing.started_at),
                 state=state,
             ),
-            slots=figures.slots,
+            slots=standing.slots,
             tasks=StatusTasksV1(
-                queued=figures.queued, running=figures.running, parked=figures.parked
+                queued=standing.tasks.queued,
+                running=standing.tasks.running,
+                parked=standing.tasks.parked,
             ),
             day=StatusDayV1(
-                limit_usd=day["limit_usd"] or None,
-                spent_usd=day["spent_usd"],
-                reserved_usd=day["reserved_usd"],
+                limit_usd=day.limit_usd or None,
+                spent_usd=day.spent_usd,
+                reserved_usd=day.reserved_usd,
             ),
-            waits=_waits(self._lifecycle.holds.parkings),
+            waits=_waits(standing.parked),
             troubles=tuple(
                 StatusTroubleV1(what=trouble.what, since=results.timestamp(trouble.since))
-                for trouble in self._troubles.open
+                for trouble in standing.troubles
             ),
             batches=(),
             left_out=0,
         )
 
 
-def _waits(parkings: tuple[Parking, ...]) -> tuple[StatusWaitV1, ...]:
+def _waits(parkings: tuple[ShownParking, ...]) -> tuple[StatusWaitV1, ...]:
     """Return what waits, by kind: neither whose key is refused, nor in which words."""
     counted: dict[tuple[str, str, str | None], list[float]] = {}
     for each in parkings:

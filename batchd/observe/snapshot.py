@@ -286,61 +286,11 @@ class ProviderSnapshot:
     """A provider that was called since the daemon started, or that is parked."""
 
     name: str
-    under_way: int = 0
-    #: Calls that wait for their turn.
-    waiting: int = 0
-    #: How many may be under way.
-    concurrent: int = 0
-    #: Requests and tokens a minute, configured or found out; 0: no limit is known.
-    rpm: float = 0.0
-    tpm: float = 0.0
-    #: What it answered in the last minute, and the tokens of that;
-    #: None until there is something to measure.
-    calls_a_minute: float | None = None
-    tokens_a_minute: float | None = None
-    #: How long it asked everybody to wait, from now (seconds).
-    paused_s: float = 0.0
+    status: status.ProviderStatus
+    #: What it answered in the last minute; None until there is something to measure.
+    rate: AnswerRate | None = None
     #: Why nothing is sent to it.
     parked: tuple[Parking, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DaySnapshot:
-    """The day's money in US dollars, counted in UTC; ``limit_usd`` 0: it has none."""
-
-    limit_usd: float
-    #: What may have been paid counts as spent.
-    spent_usd: float
-    reserved_usd: float
-    #: Of what is spent, what calls without an answer on record may have cost at most:
-    #: as the ledger has it.
-    unsettled_usd: float = 0.0
-    #: Whether calls of it have no known price, so that it is more than that.
-    unpriced: bool = False
-
-    @property
-    def cost_usd(self) -> float | None:
-        """What is spent; None where a price is missing."""
-        return None if self.unpriced else self.spent_usd
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DaemonSnapshot:
-    """What a running daemon says of itself."""
-
-    pid: int
-    version: str
-    started_at: float
-    draining: bool
-    workers: int
-    #: Other machines that have workers.
-    nodes: int = 0
-    #: Agents that can be at work at once; 0: a daemon from before an upgrade does not say.
-    slots: int
-    #: None: such a daemon does not say either.
-    day: DaySnapshot | None
-    #: What it cannot do.
-    troubles: tuple[control.OpenTrouble, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -350,8 +300,12 @@ class Snapshot:
     #: Seconds since the epoch.
     at: float
     #: None where no daemon runs; ``silent`` where one does not answer.
-    daemon: DaemonSnapshot | None
+    daemon: DaemonStatus | None
     silent: bool
+    #: Of what is spent today, what calls without an answer on record may have cost at most, and
+    #: whether calls of today have no known price: as the ledger has it.
+    unsettled_today_usd: float = 0.0
+    unpriced_today: bool = False
     agents: tuple[AgentSnapshot, ...]
     #: Tasks that gave their slot back, longest first.
     waiting: tuple[TaskRow, ...]
@@ -370,6 +324,12 @@ class Snapshot:
     speed: Speed | None
     #: Empty, unless the observer was asked for it.
     glimpsed: Glimpsed = _NOTHING
+
+    @property
+    def spent_today_usd(self) -> float | None:
+        """What is spent today; None where a price is missing, or no daemon says it."""
+        day = self.daemon.day if self.daemon else None
+        return None if day is None or self.unpriced_today else day.spent_usd
 
     @property
     def left(self) -> int:
@@ -496,8 +456,10 @@ def snapshot(
     doing = {each.task: each for each in known.running} if known else {}
     return Snapshot(
         at=time.time(),
-        daemon=_daemon(known, today) if known else None,
+        daemon=known,
         silent=answer is Unseen.SILENT,
+        unsettled_today_usd=sum(spend.unsettled_usd for spend in today),
+        unpriced_today=any(spend.unpriced_calls for spend in today),
         agents=tuple(
             _agent(row, doing.get(str(row.ref))) for row in rows if row.status is TaskStatus.RUNNING
         ),
@@ -510,29 +472,6 @@ def snapshot(
         providers=tuple(_providers(known.providers if known else {}, parked, rates or {})),
         speed=speed,
         glimpsed=glimpsed,
-    )
-
-
-def _daemon(answer: DaemonStatus, today: Sequence[SpendRow]) -> DaemonSnapshot:
-    day = answer.day
-    return DaemonSnapshot(
-        pid=answer.pid,
-        version=answer.version,
-        started_at=answer.started_at,
-        draining=answer.draining,
-        workers=len(answer.workers),
-        nodes=len({worker.node for worker in answer.workers if worker.node}),
-        slots=answer.slots,
-        day=DaySnapshot(
-            limit_usd=day.limit_usd,
-            spent_usd=day.spent_usd,
-            reserved_usd=day.reserved_usd,
-            unsettled_usd=sum(spend.unsettled_usd for spend in today),
-            unpriced=any(spend.unpriced_calls for spend in today),
-        )
-        if day
-        else None,
-        troubles=answer.troubles,
     )
 
 
@@ -553,16 +492,9 @@ def _providers(
         if each.scope is Scope.PROVIDER:
             held.setdefault(each.name, []).append(each)
     for name, why in sorted(held.items()):
-        rate, known = rates.get(name), shown.get(name, status.ProviderStatus())
         yield ProviderSnapshot(
             name=name,
-            under_way=known.under_way,
-            waiting=known.waiting,
-            concurrent=known.concurrent,
-            rpm=known.rpm,
-            tpm=known.tpm,
-            paused_s=known.paused_s,
-            calls_a_minute=rate.calls if rate else None,
-            tokens_a_minute=rate.tokens if rate else None,
+            status=shown.get(name, status.ProviderStatus()),
+            rate=rates.get(name),
             parked=tuple(why),
         )

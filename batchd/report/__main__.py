@@ -8,28 +8,22 @@ It ends with its input, and with the process that started it.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 import resource
-import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
-from batchd import decoders, free_room
+from batchd import decoders, free_room, processes
 from batchd.report.building import make
 from batchd.report.report_process import ReportJob, ReportOutcome
 from batchd.spool import files, outbox
 from batchd.store.reader import StoreReader
 
-_PR_SET_PDEATHSIG = 1
 #: Agents, and all else that the machine does, go before a large report.
 _NICE = 10
-#: Who goes first where the machine is short of memory: a report can be made again.
-_OOM_SCORE = "800"
 _MEMORY = 2 << 30
 _FILE = 1 << 30
 #: What the disk must have left behind a report: results and the summary come after it.
@@ -38,13 +32,9 @@ _ROOM = 16 << 20
 
 def main() -> int:
     """Make reports until the input ends."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(sys.argv[1]):
-        sys.exit(1)  # who started it died before the line above
+    processes.end_with(sys.argv[1], expendable=True)
     if "--behind" in sys.argv:
         os.nice(_NICE)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
     for what, most in (
         (resource.RLIMIT_AS, _MEMORY),
         (resource.RLIMIT_FSIZE, _FILE),

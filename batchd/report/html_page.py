@@ -9,7 +9,7 @@ import hashlib
 import html
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from string import Template
@@ -151,8 +151,6 @@ def _plain(value: Any) -> Any:
 
 
 SCRIPTS = ("details.js", "timeline.js", "money.js", "table.js", "report.js")
-#: Tasks that a browser without scripts is shown.
-_MOST_PLAIN = 100
 #: What could end a data block, or a line of JavaScript where an old parser looks.
 _UNSAFE = re.compile("[<>&\u2028\u2029]")
 
@@ -170,6 +168,7 @@ class _Frame:
 def page(content: Content, blocks: str) -> bytes:
     """Return the page. ``blocks``: what ``content.tasks.block`` points into."""
     frame = _frame()
+    counts = ", ".join(f"{count:,} {status}" for status, count in content.counts.items() if count)
     text = frame.template.substitute(
         title=html.escape(content.title),
         policy=frame.policy,
@@ -177,7 +176,7 @@ def page(content: Content, blocks: str) -> bytes:
         script=frame.script,
         data=embedded(content),
         blocks=blocks,
-        plain=_plain_html(content),
+        plain=f"<p>{len(content.tasks.id):,} tasks: {counts}. All else needs JavaScript; results.jsonl has it too.</p>",
     )
     return text.encode("utf-8", "replace")
 
@@ -202,21 +201,3 @@ def embedded(content: Content) -> str:
 
 def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def _plain_html(content: Content) -> str:
-    """Return what is shown where scripts do not run."""
-    tasks, counts = content.tasks, content.counts
-    summary = ", ".join(f"{count:,} {status}" for status, count in counts.items() if count)
-    rows = zip(tasks.id, tasks.status, tasks.reason, tasks.message, strict=True)
-    lines = [_row(row) for _, row in zip(range(_MOST_PLAIN), rows, strict=False)]
-    more = len(tasks.id) - len(lines)
-    rest = f"<p>… and {more:,} more: results.jsonl has them all.</p>" if more else ""
-    return (
-        f"<p>{len(tasks.id):,} tasks: {summary}. Charts, sorting and transcripts need JavaScript.</p>"
-        f"<table><tr><th>Task<th>Status<th>Reason<th>Message</tr>{''.join(lines)}</table>{rest}"
-    )
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"<tr>{''.join(f'<td>{html.escape(cell)}' for cell in cells)}</tr>"

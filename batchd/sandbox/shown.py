@@ -275,7 +275,7 @@ def sockets(seen: ShownPaths) -> tuple[str, ...]:
     Raises ``SandboxError`` for more than can be hidden, and where the kernel shows no list.
     """
     try:
-        table = mounts().table()
+        table = mounts()
         names = {os.fsdecode(name) for name in _NAME.findall(_LIST.read_bytes())}
     except OSError as error:
         raise SandboxError(f"the kernel does not say which sockets there are: {error}") from error

@@ -8,13 +8,9 @@ a file that takes more processor time than ``[spool] max_parse_s`` ends it too.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import math
-import os
 import pickle
 import resource
-import signal
 import sys
 import time
 import traceback
@@ -24,20 +20,17 @@ from typing import BinaryIO
 
 import msgspec
 
-from batchd import sealing
+from batchd import processes, sealing
 from batchd.errors import Problem, TaskFileError
 from batchd.silent_paths import SilentPathError
 from batchd.spool import taskfile
 from batchd.spool.parse_job import HEAD, ParsedPart, ParseJob, parts
 
-_PR_SET_PDEATHSIG = 1
-#: Who goes first where the machine is short of memory: a file can be read again.
-_OOM_SCORE = "800"
-
 
 def main() -> int:
     """Parse files until the input ends."""
-    _step_back()
+    processes.end_with(sys.argv[1], expendable=True)
+    sealing.seal()  # task files hold secrets
     source, answers = sys.stdin.buffer, sys.stdout.buffer
     answers.write(bytes(HEAD))  # it is ready
     answers.flush()
@@ -48,15 +41,6 @@ def main() -> int:
             _send(answers, part)
         answers.flush()
     return 0
-
-
-def _step_back() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(sys.argv[1]):
-        sys.exit(1)  # the daemon died before the line above
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
-    sealing.seal()  # task files hold secrets
 
 
 def _bound(job: ParseJob) -> None:

@@ -3,7 +3,7 @@
 That folder is ``claimed`` in the state directory, where no one else can reach. Only where no rename
 leads there, because inbox and state lie on different file systems, is it ``.claimed`` in the inbox;
 then the inbox must be one in which no one can take away what is another's.
-Earlier versions always claimed there: what they left is taken over.
+Earlier versions always claimed there: what they left is worked on from there.
 
 The ULIDs of one state directory carry its mark, so that daemons with different ones can share an
 inbox: each takes up again what it had claimed itself, and leaves the others' claims to them.
@@ -117,7 +117,7 @@ class Claimer:
         #: The inbox and the folder for claims, open; and where the latter lies.
         self._inbox = self._folder = -1
         self._where = state / _OURS
-        self._marked: tuple[int, Callable[[], str]] | None = None
+        self._ulids: Callable[[], str] | None = None
         #: Renamed, but not known to be durable yet.
         self._fresh: list[Claim] = []
 
@@ -134,9 +134,7 @@ class Claimer:
             trees.sync(self._state)
         folder = places.enter(ours)
         try:
-            if _leads(inbox, folder):
-                self._take_over(inbox, folder)
-            else:
+            if not _leads(inbox, folder):
                 os.close(folder)
                 folder = -1
                 ours, folder = self._path / _THERE, self._there(inbox)
@@ -174,8 +172,9 @@ class Claimer:
 
         Raises ``OSError``.
         """
-        _, ulids = self._mark()
-        claim = ulids()
+        if self._ulids is None:
+            self._ulids = Ulids(mark(self._state))
+        claim = self._ulids()
         target = f"{claim}-{_short(name)}"
         try:
             # Another file of the same name may have taken its place since:
@@ -226,25 +225,6 @@ class Claimer:
                 os.unlink(target, dir_fd=self._folder)
         return False
 
-    def _take_over(self, inbox: int, folder: int) -> None:
-        """Move here what an earlier version of ours had claimed into the inbox's own folder."""
-        own, _ = self._mark()
-        try:
-            there = places.inside(inbox, _THERE, self._path / _THERE)
-        except OSError:
-            return  # there is none, or it is no folder
-        try:
-            if not places.ours_alone(there):
-                return
-            for name in os.listdir(there):
-                if PATTERN.fullmatch(name[:LENGTH]) and mark_of(name[:LENGTH]) == own:
-                    with contextlib.suppress(FileNotFoundError):
-                        os.rename(name, name, src_dir_fd=there, dst_dir_fd=folder)
-            os.fsync(folder)
-            os.fsync(there)
-        finally:
-            os.close(there)
-
     def _there(self, inbox: int) -> int:
         """Return the folder for claims in the inbox, which no one else can touch."""
         if not places.keeps_apart(inbox):
@@ -267,12 +247,6 @@ class Claimer:
             if there >= 0:
                 os.close(there)
         raise OSError(errno.EPERM, "somebody makes it again and again", str(self._path / _THERE))
-
-    def _mark(self) -> tuple[int, Callable[[], str]]:
-        if self._marked is None:
-            own = mark(self._state)
-            self._marked = own, Ulids(own)
-        return self._marked
 
 
 def _leads(inbox: int, folder: int) -> bool:

@@ -8,6 +8,7 @@ import errno
 import itertools
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
@@ -23,6 +24,24 @@ _counter = itertools.count()
 _NAME_BYTES = 200
 #: What the clocks of a file system and of processes may differ by.
 _CLOCKS_S = 5.0
+
+
+def content(path: str | Path, most: int, *, dir_fd: int | None = None) -> bytes | None:
+    """Return what a regular file holds; None for anything else that has its name, a link too, and
+    for what is larger than ``most`` bytes.
+
+    Raises ``OSError`` where nothing has that name, or it cannot be read.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, dir_fd=dir_fd)
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENXIO}:  # a link, a socket
+            return None
+        raise
+    with open(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        return file.read() if stat.S_ISREG(found.st_mode) and found.st_size <= most else None
 
 
 def make_folder(folder: Path, mode: int = 0o777) -> None:

@@ -280,22 +280,10 @@ def _value(path: Path) -> tuple[dict[str, Any], bytes] | None:
     a link, a device, a pipe, what no result is as large as.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        if error.errno in {errno.ELOOP, errno.ENXIO}:  # a link, a socket
+        if (data := files.content(path, _MAX_RESULT_BYTES)) is None:
             return None
-        raise
-    found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode) or found.st_size > _MAX_RESULT_BYTES:
-        os.close(descriptor)
-        return None
-    with open(descriptor, "rb") as file:
-        data = file.read()
-    try:
         value = json.loads(data)
-    except (ValueError, RecursionError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
     ours = isinstance(value, dict) and str(value.get("schema", "")).startswith("batchd/")
     return (value, data) if ours else None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
-import stat
 from pathlib import Path
 
 from batchd.records import Patch
@@ -44,11 +42,9 @@ def read(folder: Path, task: str) -> bytes:
     Raises ``OSError`` where it cannot be read, and for what is no file.
     """
     path = folder / name(task)
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "it is not a file", str(path))
-        return file.read(_MAX_PATCH_BYTES)
+    if (data := files.content(path, _MAX_PATCH_BYTES)) is None:
+        raise OSError(errno.EINVAL, "it is not a file, or no patch", str(path))
+    return data
 
 
 def whole(folder: Path, task: str, sha256: str) -> bytes | None:

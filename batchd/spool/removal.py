@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import stat
 from dataclasses import dataclass
 
 from batchd import trees
 from batchd.log import escape
+from batchd.spool import files
 from batchd.spool.outbox import SUMMARY
 
 #: A summary has a line a task.
@@ -85,11 +85,7 @@ class PublishedFolder:
 def _is_of(top: int, name: str) -> bool:
     """Return whether a folder holds the summary of the batch ``name``."""
     try:
-        descriptor = os.open(SUMMARY, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=top)
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                return False
-            found = json.loads(file.read(_SUMMARY_BYTES))
+        found = json.loads(files.content(SUMMARY, _SUMMARY_BYTES, dir_fd=top) or b"")
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(found, dict) and found.get("batch") == name

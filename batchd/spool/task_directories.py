@@ -45,12 +45,16 @@ class TaskDirectories:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._unasked = silent_paths.disks()
         self._real: dict[str, str] = {}
         #: By real path: why the configuration closes it, and why what lies in it does.
         self._known: dict[str, str] = {}
         self._insides: dict[str, str] = {}
         self._repositories: dict[str, str] = {}
+
+    @cached_property
+    def _unasked(self) -> set[str]:
+        """The disks that are not known to answer: most files name no directory."""
+        return silent_paths.disks()
 
     @cached_property
     def _open(self) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ class Presence:
         self._log = path.with_name(f"{path.name}-wal")
         # O_PATH: closing any other descriptor would give up SQLite's locks on the file.
         self._file = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        self._log_was = _identity(self._log)
+        self._log_was = trees.identity(self._log)
         self._loss: DamagedStoreError | None = None
 
     def holds(self) -> bool:
@@ -36,8 +36,8 @@ class Presence:
         found = os.fstat(self._file)
         return (
             self._loss is None
-            and _identity(self._path) == (found.st_dev, found.st_ino)
-            and (self._log_was is None or _identity(self._log) == self._log_was)
+            and trees.identity(self._path) == (found.st_dev, found.st_ino)
+            and (self._log_was is None or trees.identity(self._log) == self._log_was)
         )
 
     def check(self) -> None:
@@ -57,7 +57,7 @@ class Presence:
         """Return what became of the files, and how to go on."""
         now = os.readlink(f"/proc/self/fd/{self._file}")
         found = os.fstat(self._file)
-        if _identity(self._path) == (found.st_dev, found.st_ino):
+        if trees.identity(self._path) == (found.st_dev, found.st_ino):
             what = f"{self._log} was deleted, moved or exchanged"
             how = f"what it held is moved into {self._path.name}: start batchd again"
         elif not now.endswith(_DELETED):
@@ -76,7 +76,7 @@ class Presence:
             saved.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             copies.copy(self._db, saved)
             if os.path.lexists(self._path):
-                if _identity(self._log) == self._log_was:
+                if trees.identity(self._log) == self._log_was:
                     self._log.unlink()  # the next start would read it into that other file
                 return f"another file is in its place; `batchd restore {saved}` puts what it held there"
             saved.replace(copies.staged(self._path))
@@ -84,12 +84,3 @@ class Presence:
         except (sqlite3.Error, OSError) as error:
             return f"what it held could not be saved ({error}): put a backup in its place with `batchd restore BACKUP`"
         return "what it held is saved, and put back at the next start: start batchd again"
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Return what distinguishes a file from all others at present; None where there is no file."""
-    try:
-        found = os.stat(path)  # each second, and before each commit
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino

@@ -1,9 +1,7 @@
-"""The witness: what a store has acknowledged, noted beside it; and whether its log is whole.
+"""The witness: what a store has acknowledged, noted beside it.
 
 A store that is behind the note has lost something. SQLite reads a write-ahead log up to its first
-bad frame, and takes that for the end, in silence. After a crash that is right for one commit, which
-had not been synced: whatever lies behind it is of the log's earlier rounds. Commits of this round
-behind it can only come from damage. (https://www.sqlite.org/fileformat2.html#walformat)
+bad frame, and takes that for the end, in silence.
 
 The note is written before each acknowledgement, and never synced then: a kill does not lose it,
 and after a power cut it is behind the store, which does no harm.
@@ -15,8 +13,6 @@ import contextlib
 import os
 import re
 import sqlite3
-import struct
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,25 +93,16 @@ def check(path: Path, address: str) -> None:
     db = sqlite3.connect(address, uri=True, isolation_level=None)
     try:
         db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        beyond, found = _passed_over(path), known(db) if held else AcknowledgedState()
+        found = known(db) if held else AcknowledgedState()
     finally:
         db.close()
-    if beyond:
-        raise DamagedStoreError(
-            f"{beside(path)} is damaged: SQLite skips {beyond} commits after that; {_how(path)}"
-        )
     if held and not found.covers(held):
         raise DamagedStoreError(
             f"{path} is behind what it has acknowledged: it holds {found}, of {held}; its log is damaged or gone, "
-            f"or an older file was put in its place; {_how(path)}"
+            "or an older file was put in its place; `batchd restore` shows what the outbox has of the rest, and "
+            "with --yes takes that over and parks what may have run; a newer backup of "
+            f"{path.name} is better: `batchd restore BACKUP`"
         )
-
-
-def _how(path: Path) -> str:
-    return (
-        "`batchd restore` shows what the outbox has of the rest, and with --yes takes that over and parks what may "
-        f"have run; a newer backup of {path.name} is better: `batchd restore BACKUP`"
-    )
 
 
 class Witness:
@@ -163,51 +150,8 @@ def _useless(file: Path, why: str) -> DamagedStoreError:
 #: How a log begins, but for its last bit, which gives the order of bytes in its checksums.
 MAGIC = 0x377F0682
 HEADER = 32
-_FRAME = 24
-_WORD = (1 << 32) - 1
-#: What pages can be.
-_SIZES = frozenset(1 << power for power in range(9, 17))
-#: A log of more bytes is not looked through.
-_MAX_SEARCHED_BYTES = 256 << 20
-#: Where SQLite's index of a log says, in the machine's own order, how many frames it reads.
-_READ = slice(16, 20)
 
 
 def beside(path: Path) -> Path:
     """Return the log of the database at ``path``."""
     return path.with_name(f"{path.name}-wal")
-
-
-def _passed_over(path: Path) -> int:
-    """Return how many commits of a log SQLite passes over because of damage before them;
-    0: as far as one can see, none. A connection must have read from the database.
-    """
-    try:
-        log = beside(path)
-        data = log.read_bytes() if log.stat().st_size <= _MAX_SEARCHED_BYTES else b""
-        read = path.with_name(f"{path.name}-shm").read_bytes()[_READ]
-    except FileNotFoundError:
-        return 0
-    if len(data) < HEADER + _FRAME:
-        return 0
-    magic, _, size, _ = struct.unpack_from(">4I", data)
-    if magic & ~1 != MAGIC or size not in _SIZES:
-        return 0  # it has nothing, or opening it says what is wrong
-    salt, step, commits = data[16:24], _FRAME + size, 0
-    if struct.pack(">2I", *_sums(data[:_FRAME], "<" if magic == MAGIC else ">")) != data[24:HEADER]:
-        salt = data[HEADER + 8 : HEADER + 16]  # its frames say which round it was
-    for start in range(
-        HEADER + step * int.from_bytes(read, sys.byteorder), len(data) - step + 1, step
-    ):
-        commits += data[start + 8 : start + 16] == salt and any(data[start + 4 : start + 8])
-    return max(0, commits - 1)  # one may be what a crash cut off
-
-
-def _sums(data: bytes, order: str) -> tuple[int, int]:
-    """Return the checksums of a log's head."""
-    first = second = 0
-    words = struct.unpack(f"{order}{len(data) // 4}I", data)
-    for x, y in zip(words[::2], words[1::2], strict=True):
-        first = (first + x + second) & _WORD
-        second = (second + y + first) & _WORD
-    return first, second

@@ -16,9 +16,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, TypeAlias, TypeVar
 
-from batchd.actions import Action
 from batchd.errors import BatchdError, StoreError
-from batchd.log import get_logger
 from batchd.store import ballast
 from batchd.store.ballast import Ballast
 from batchd.store.database_file import UNREADABLE, explain
@@ -32,11 +30,8 @@ T = TypeVar("T")
 _GROUP = 1000
 #: After this long without work, the write-ahead log is emptied.
 _IDLE_S = 1.0
-#: Transactions between two looks at the size of the write-ahead log.
+#: Transactions between two looks at the ballast.
 _LOOK = 64
-#: Its size, in bytes, from which it is logged:
-#: a few megabytes are usual, more means that somebody reads without end.
-LARGE_LOG = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +68,6 @@ class StoreWriter:
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._closed = False
         self._ended = False
-        #: The size of the write-ahead log that is logged next.
-        self._warn_at = LARGE_LOG
         #: Whether the write-ahead log may hold something.
         self._logged = True
         #: Transactions, and operations, committed so far.
@@ -179,7 +172,7 @@ class StoreWriter:
         self.commits += 1
         self.operations += len(group)
         if self.commits % _LOOK == 0:
-            self._watch()
+            self._ballast.lay()
         return outcomes
 
     def _roll_back(self) -> None:
@@ -198,25 +191,6 @@ class StoreWriter:
             self._checkpoint()
         if not self._ended and self.presence.holds():
             self._ballast.lay()
-
-    def _watch(self) -> None:
-        """Log that the write-ahead log cannot start over; again each time that it has doubled."""
-        self._ballast.lay()
-        try:
-            size = self._path.with_name(f"{self._path.name}-wal").stat().st_size
-        except OSError:
-            return
-        if size < LARGE_LOG:
-            self._warn_at = LARGE_LOG
-        elif size >= self._warn_at:
-            self._checkpoint()
-            if self._logged:
-                self._warn_at = 2 * size
-                message = (
-                    f"{self._path}-wal has grown to {size >> 20} MB, because another program has been reading "
-                    "the database all the time; close it, and the log shrinks by itself"
-                )
-                get_logger().warning(Action.STORE_TROUBLE, message=message)
 
     def _checkpoint(self) -> None:
         """Move the write-ahead log into the database and cut it to nothing,

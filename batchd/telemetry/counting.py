@@ -9,6 +9,7 @@ import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+import msgspec
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
@@ -16,7 +17,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from batchd import __version__
-from batchd.daemon.listeners import DaemonFigures
+from batchd.control import DaemonStatus
 from batchd.events import CallAnswered
 from batchd.records import FailureKind, ModelSetup, Price, Purpose, Scope
 
@@ -213,9 +214,9 @@ class Counters:
 
 
 class StandingCollector(Collector):
-    """Gauges, from the daemon's figures; none where it does not answer."""
+    """Gauges, from how the daemon stands; none where it does not answer."""
 
-    def __init__(self, ask: Callable[[], DaemonFigures | None]) -> None:
+    def __init__(self, ask: Callable[[], DaemonStatus | None]) -> None:
         self._ask = ask
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
@@ -224,49 +225,56 @@ class StandingCollector(Collector):
         if now is None:
             return
         tasks = _gauge("tasks", "Tasks that have not ended.", "status")
-        for status in ("queued", "running", "parked"):
-            tasks.add_metric([status], getattr(now, status))
+        tasks.add_metric(["queued"], now.tasks.queued)
+        tasks.add_metric(["running"], now.tasks.running)
+        tasks.add_metric(["parked"], now.tasks.parked)
         yield tasks
-        yield _gauge("batches_open", "Batches whose summary is still to come.", value=now.batches)
-        yield _gauge("agents_busy", "Agents at work.", value=now.running)
+        yield _gauge(
+            "batches_open", "Batches whose summary is still to come.", value=now.batches.open
+        )
+        yield _gauge("agents_busy", "Agents at work.", value=now.tasks.running)
         yield _gauge("agent_slots", "Agents that can be at work at once.", value=now.slots)
-        yield _gauge("workers", "Worker processes.", value=now.workers)
-        yield _gauge("workers_resident_memory_bytes", "Their memory.", value=now.workers_rss)
+        yield _gauge("workers", "Worker processes.", value=len(now.workers))
+        memory = sum(worker.rss for worker in now.workers)
+        yield _gauge("workers_resident_memory_bytes", "Their memory.", value=memory)
         yield from _nodes(now)
         yield _gauge("draining", "1 while the daemon ends.", value=now.draining)
         yield from _providers(now)
+        day = msgspec.structs.asdict(now.day) if now.day else {}
         for key, (name, meaning) in _DAY.items():
-            yield _gauge(name, meaning, value=now.day[key])
+            yield _gauge(name, meaning, value=day[key])
         troubles = _gauge("troubles", "What the daemon cannot do at this time.", "what")
-        for what, count in collections.Counter(now.troubles).items():
+        for what, count in collections.Counter(each.what for each in now.troubles).items():
             troubles.add_metric([what], count)
         yield troubles
 
 
-def _nodes(now: DaemonFigures) -> Iterator[GaugeMetricFamily]:
+def _nodes(now: DaemonStatus) -> Iterator[GaugeMetricFamily]:
     workers = _gauge("node_workers", "Worker processes on another machine.", "node")
     tasks = _gauge("node_agents_busy", "Agents at work there.", "node")
-    for node, count in collections.Counter(node for node, _ in now.nodes).items():
+    for node, count in collections.Counter(w.node for w in now.workers if w.node).items():
         workers.add_metric([node], count)
-        tasks.add_metric([node], sum(busy for name, busy in now.nodes if name == node))
+        tasks.add_metric([node], sum(w.tasks for w in now.workers if w.node == node))
     yield from (workers, tasks)
 
 
-def _providers(now: DaemonFigures) -> Iterator[GaugeMetricFamily]:
+def _providers(now: DaemonStatus) -> Iterator[GaugeMetricFamily]:
     for key, (name, meaning) in _PROVIDER.items():
         gauge = _gauge(name, meaning, "provider")
         for provider, figures in now.providers.items():
-            gauge.add_metric([provider], figures[key])
+            gauge.add_metric([provider], msgspec.structs.asdict(figures)[key])
         yield gauge
     parked = _gauge(
         "provider_parked", "1 while nothing is sent to it, and why.", "provider", "cause"
     )
-    for provider, cause in now.parked_providers:
-        parked.add_metric([provider, cause.value], 1)
+    for parking in now.parked:
+        if parking.scope == Scope.PROVIDER:
+            parked.add_metric([parking.name, parking.cause], 1)
     yield parked
     parkings = _gauge("parkings", "Things that wait as a whole, by what they are.", "scope")
+    counts = collections.Counter(parking.scope for parking in now.parked)
     for scope in Scope:
-        parkings.add_metric([scope.value], now.parkings.get(scope, 0))
+        parkings.add_metric([scope.value], counts[scope])
     yield parkings
 
 

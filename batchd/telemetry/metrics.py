@@ -105,7 +105,7 @@ class Metrics(Listener):
         """Begin to serve."""
         line = LoopLink(desk, Action.METRICS_TROUBLE)
         registry = self._counts.registry
-        registry.register(StandingCollector(line.figures))
+        registry.register(StandingCollector(line.standing))
         self._server = MetricsServer(self._config.address, self._config.hosts, registry, line)
 
     async def close(self) -> None:

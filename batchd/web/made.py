@@ -27,7 +27,7 @@ from batchd.errors import SandboxError, UnknownNameError
 from batchd.formats import ResultV1
 from batchd.observe import changes, pages
 from batchd.records import Ref
-from batchd.spool import outbox, patch_files
+from batchd.spool import files, outbox, patch_files
 from batchd.store.reader import StoreReader
 
 _SCRIPTS = (
@@ -110,28 +110,15 @@ _BEGINNING = b"<body>"
 
 def page(folder: Path, batch: str) -> bytes | None:
     """Return the report in a batch's folder, with links back; None: there is none."""
-    data = _file(folder / "report.html")
+    data = None
+    with contextlib.suppress(OSError):
+        data = files.content(folder / "report.html", _MAX_REPORT_BYTES)
     if data is None:
         return None
     address, name = html.escape(quote(f"/batches/{batch}")), html.escape(batch)
     # In classes that every report knows: its policy takes no style but its own.
     back = f'<header><nav class="brand" aria-label="Back"><span><a href="/">Overview</a> / <a href="{address}">{name}</a></span></nav></header>'
     return data.replace(_BEGINNING, _BEGINNING + back.encode(), 1)
-
-
-def _file(path: Path) -> bytes | None:
-    """Return a regular file's content; None for anything else: agents may have worked near it."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    with open(fd, "rb") as file:
-        found = os.fstat(fd)
-        return (
-            file.read()
-            if stat.S_ISREG(found.st_mode) and found.st_size <= _MAX_REPORT_BYTES
-            else None
-        )
 
 
 _RESULT: msgspec.json.Decoder[ResultV1] = decoders.decoder(ResultV1)
@@ -158,7 +145,7 @@ def listed(reader: StoreReader, ref: Ref) -> dict[str, Any]:
     data = patch_files.whole(_folder(reader, ref), ref.task, about.sha256) if about else None
     patch = changes.shown(result, data, _PATCH)
     names = list(_made(result))
-    files = [{"path": path, "change": change} for change, path in names[:_FILES]]
+    listing = [{"path": path, "change": change} for change, path in names[:_FILES]]
     gone = result.files.deleted if result.files else ()
     return {
         "answer": answer,
@@ -166,8 +153,8 @@ def listed(reader: StoreReader, ref: Ref) -> dict[str, Any]:
         "answer_cut": len(result.answer) - len(answer),
         "verdict": verdict and {"by": verdict.by, "done": verdict.done, "text": verdict.feedback},
         "patch": patch,
-        "files": files,
-        "more": len(names) - len(files),
+        "files": listing,
+        "more": len(names) - len(listing),
         "deleted": gone[:_FILES],
         "listed": result.files is not None,
     }

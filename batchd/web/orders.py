@@ -8,10 +8,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import hashlib
-import hmac
-import secrets
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +60,9 @@ class WantedOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     name: str = ""
     #: Of a retry: only what did not complete.
     failed: bool = False
+    #: Of an order that is confirmed: the mark that came with the question. A yes that is sent
+    #: twice is one retry by it.
+    claim: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +88,7 @@ def ordered(reader: StoreReader, wanted: WantedOrder) -> WebOrder:
         return (
             _cancelling(reader, batch, task)
             if wanted.verb == "cancel"
-            else _retrying(reader, batch, task, failed=wanted.failed)
+            else _retrying(reader, batch, task, wanted)
         )
     scope, name = wanted.scope, wanted.name
     if scope is Scope.DAY or bool(name) is (scope is Scope.ALL):
@@ -156,8 +156,8 @@ def _cancelled(answer: Cancelled) -> list[str]:
     return [f"{words.counted(answer.cancelled, 'task')} cancelled", *over]
 
 
-def _retrying(reader: StoreReader, batch: str, task: str, *, failed: bool) -> WebOrder:
-    name = f"{batch}/{task}" if task else batch
+def _retrying(reader: StoreReader, batch: str, task: str, wanted: WantedOrder) -> WebOrder:
+    name, failed = wanted.name, wanted.failed
     if task:
         row = reader.task(Ref(batch, task))
         count, done = int(row.status.final), int(row.status is TaskStatus.COMPLETED)
@@ -176,8 +176,7 @@ def _retrying(reader: StoreReader, batch: str, task: str, *, failed: bool) -> We
     )
     what = "" if task else f" {words.counted(again, 'task')}, as a new batch."
     return _order(
-        # The mark makes sure that an order whose answer is lost, and which is given again, is one.
-        Retry(target=(name,), failed=failed, claim=ulid()),
+        Retry(target=(name,), failed=failed, claim=wanted.claim),
         f"Run {words.named('task' if task else 'batch', name)} again{', what did not complete' if failed else ''}?{what}{paid}",
         f"retry {'--failed ' if failed else ''}{name}",
         lambda answer: [
@@ -214,52 +213,6 @@ def _resuming(scope: Scope, name: str) -> WebOrder:
     )
 
 
-#: How long a question waits for its answer (seconds).
-_WAITS_S = 120.0
-#: Questions that wait at once; the oldest goes first.
-_MAX_DRAFTS = 200
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Draft:
-    """An order, and who asked for it."""
-
-    order: WebOrder
-    session: str
-    until: float
-
-
-class Drafts:
-    """Keeps orders until they are confirmed."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        #: By their tickets, oldest first.
-        self._drafts: dict[str, _Draft] = {}
-
-    def keep(self, order: WebOrder, session: str) -> str:
-        """Keep an order; return the ticket that confirms it, once."""
-        while len(self._drafts) >= _MAX_DRAFTS:
-            del self._drafts[next(iter(self._drafts))]
-        ticket = secrets.token_urlsafe(24)
-        until = self._clock() + _WAITS_S
-        self._drafts[ticket] = _Draft(order=order, session=session, until=until)
-        return ticket
-
-    def take(self, ticket: str, session: str) -> WebOrder:
-        """Return the order of a ticket, which is used up by that. Raises ``UsageError``."""
-        draft = self._drafts.pop(ticket, None)
-        if (
-            draft is None
-            or not hmac.compare_digest(draft.session.encode(), session.encode())
-            or self._clock() > draft.until
-        ):
-            raise UsageError(
-                "this question is answered already, or older than two minutes: ask again"
-            )
-        return draft.order
-
-
 T = TypeVar("T")
 #: What the daemon gets for an order: ten thousand tasks take their time (seconds).
 _PATIENCE_S = 600.0
@@ -272,19 +225,12 @@ _SLOWEST_S = 10.0
 _FORWARDED = 60
 
 
-class Confirmation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The yes to a question."""
-
-    ticket: str
-
-
 class Ordering:
     """Takes orders from browsers to the daemon."""
 
     def __init__(self, state: Path, queries: StoreQueries) -> None:
         self._state = state
         self._queries = queries
-        self._drafts = Drafts()
         self._under_way = 0
 
     def routes(self) -> Sequence[Route]:
@@ -295,28 +241,22 @@ class Ordering:
         )
 
     async def asked(self, request: Request) -> Response:
-        """Return the question to an order, and the ticket that answers it."""
+        """Return the question to an order, and the mark that its yes is to have."""
         try:
-            wanted = await _body(request, WantedOrder)
-            order = await self._queries.ask(lambda reader: ordered(reader, wanted))
+            order = await self._ordered(request)
         except BatchdError as error:
             return _refused(error, _code(error))
-        ticket = self._drafts.keep(order, session(request.scope, request.headers))
-        return _answer({"question": order.question, "ticket": ticket})
+        return _answer({"question": order.question, "claim": ulid()})
 
     async def confirmed(self, request: Request) -> Response:
         """Carry a confirmed order out, and return what came of it, in lines."""
-        shown = session(request.scope, request.headers)
-        try:
-            order = self._drafts.take((await _body(request, Confirmation)).ticket, shown)
-        except BatchdError as error:
-            return _refused(error, 409)
         if self._under_way >= _MAX_ORDERS:
             busy = UsageError(f"{_MAX_ORDERS} orders are being carried out: try again")
             return _refused(busy, 503)
         self._under_way += 1
         try:
-            via = _giver(request, shown)
+            order = await self._ordered(request, confirmed=True)
+            via = _giver(request, session(request.scope, request.headers))
             return _answer(await apart(lambda: self._carried_out(order, via)))
         except NoAnswerError as error:
             return _refused(error, 504)
@@ -330,6 +270,25 @@ class Ordering:
         finally:
             self._under_way -= 1
 
+    async def _ordered(self, request: Request, *, confirmed: bool = False) -> WebOrder:
+        """Return the order that a request wants. Raises ``BatchdError``."""
+        said = b""
+        try:
+            async with asyncio.timeout(_SLOWEST_S):
+                async for part in request.stream():
+                    said += part
+                    if len(said) > _MAX_REQUEST_BYTES:
+                        raise UsageError(f"an order has at most {_MAX_REQUEST_BYTES} bytes")
+        except (TimeoutError, ClientDisconnect):
+            raise UsageError("the request never ended") from None
+        try:
+            wanted = decoders.decode(said, WantedOrder)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise UsageError(f"not an order: {error}") from None
+        if bool(wanted.claim) is not confirmed:
+            raise UsageError("an order is asked for, and confirmed with the claim of its question")
+        return await self._queries.ask(lambda reader: ordered(reader, wanted))
+
     def _carried_out(self, order: WebOrder, via: str) -> Mapping[str, Any]:
         """Return what the daemon's answer says, and which batches are new.
 
@@ -341,23 +300,6 @@ class Ordering:
             raise NoDaemonError(f"the daemon cannot be asked: {error.strerror}") from None
         batches = [run.batch for run in answer.runs] if isinstance(answer, Retried) else []
         return {"lines": order.lines(answer), "batches": batches}
-
-
-async def _body(request: Request, kind: type[T]) -> T:
-    """Return what a request says. Raises ``UsageError``."""
-    said = b""
-    try:
-        async with asyncio.timeout(_SLOWEST_S):
-            async for part in request.stream():
-                said += part
-                if len(said) > _MAX_REQUEST_BYTES:
-                    raise UsageError(f"an order has at most {_MAX_REQUEST_BYTES} bytes")
-    except (TimeoutError, ClientDisconnect):
-        raise UsageError("the request never ended") from None
-    try:
-        return decoders.decode(said, kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise UsageError(f"not an order: {error}") from None
 
 
 async def apart(work: Callable[[], T]) -> T:

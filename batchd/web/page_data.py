@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from batchd.control import fields
 from batchd.observe import standstill
-from batchd.observe.snapshot import AgentSnapshot, DaemonSnapshot, ProviderSnapshot, Snapshot
+from batchd.observe.snapshot import AgentSnapshot, ProviderSnapshot, Snapshot
 from batchd.observe.standstill import Standstill, standstills
 from batchd.records import Ref
 from batchd.store.reader import StoreReader
@@ -40,7 +40,7 @@ def head(sight: StoreSight) -> dict[str, Any]:
         }
     return {
         "at": snapshot.at,
-        "daemon": snapshot.daemon and _daemon(snapshot.daemon),
+        "daemon": _daemon(snapshot),
         "silent": snapshot.silent,
         "trouble": "",
         "parked": [
@@ -58,6 +58,7 @@ def overview(sight: StoreSight, excerpt: Excerpt) -> dict[str, Any]:
     left = [row for row in snapshot.batches if row.finished < row.tasks]
     ended = [row for row in snapshot.batches if row.finished >= row.tasks]
     known = {row.batch.name: row for row in snapshot.batches}
+    speed = snapshot.speed
 
     def prompt(ref: Ref) -> str:
         row = known.get(ref.batch)
@@ -69,7 +70,12 @@ def overview(sight: StoreSight, excerpt: Excerpt) -> dict[str, Any]:
         "waiting": len(snapshot.waiting),
         "held": snapshot.held,
         "seconds_left": snapshot.seconds_left and round(snapshot.seconds_left),
-        "speed": _speed(snapshot),
+        "speed": speed
+        and {
+            "tasks": round(speed.tasks_a_minute, 1),
+            "tokens": round(speed.tokens_a_minute),
+            "usd": round(speed.usd_a_minute, 4),
+        },
         "running": len(snapshot.agents),
         "agents": [agent(each, prompt(each.row.ref)) for each in snapshot.agents[:_MAX_LINES]],
         "providers": [*map(_provider, snapshot.providers)],
@@ -180,65 +186,41 @@ def spent(row: SpendRow, name: str) -> dict[str, Any]:
     }
 
 
-def _daemon(daemon: DaemonSnapshot) -> dict[str, Any]:
+def _daemon(snapshot: Snapshot) -> dict[str, Any] | None:
+    daemon = snapshot.daemon
+    if daemon is None:
+        return None
     return {
         "pid": daemon.pid,
         "version": daemon.version,
         "differs": standstill.differs(daemon.version),
         "started_at": daemon.started_at,
         "draining": daemon.draining,
-        "workers": daemon.workers,
-        "nodes": daemon.nodes,
+        "workers": len(daemon.workers),
+        "nodes": len({worker.node for worker in daemon.workers if worker.node}),
         "slots": daemon.slots,
-        "day": {
-            "limit_usd": daemon.day.limit_usd,
-            "spent_usd": daemon.day.spent_usd,
-            "cost_usd": daemon.day.cost_usd,
-            "reserved_usd": round(daemon.day.reserved_usd, 8),
-            "unsettled_usd": round(daemon.day.unsettled_usd, 8),
-        }
-        if daemon.day
-        else None,
+        "day": daemon.day
+        and {
+            **fields(daemon.day),
+            "cost_usd": snapshot.spent_today_usd,
+            "unsettled_usd": round(snapshot.unsettled_today_usd, 8),
+        },
         "troubles": [{**fields(each), "what": standstill.what(each)} for each in daemon.troubles],
-    }
-
-
-def _speed(snapshot: Snapshot) -> dict[str, float] | None:
-    speed = snapshot.speed
-    if speed is None:
-        return None
-    return {
-        "tasks": round(speed.tasks_a_minute, 1),
-        "tokens": round(speed.tokens_a_minute),
-        "usd": round(speed.usd_a_minute, 4),
     }
 
 
 def _provider(each: ProviderSnapshot) -> dict[str, Any]:
     return {
         "name": each.name,
-        "under_way": each.under_way,
-        "waiting": each.waiting,
-        "concurrent": each.concurrent,
-        "rpm": round(each.rpm),
-        "tpm": round(each.tpm),
-        "paused_s": round(each.paused_s),
-        "calls": None if each.calls_a_minute is None else round(each.calls_a_minute),
-        "tokens": None if each.tokens_a_minute is None else round(each.tokens_a_minute),
+        "calls": round(each.rate.calls) if each.rate else None,
+        "tokens": round(each.rate.tokens) if each.rate else None,
         "parked": [*map(_standstill, standstills(each.parked))],
+        **fields(each.status),
     }
 
 
 def _standstill(each: Standstill) -> dict[str, Any]:
-    return {
-        "since": each.since,
-        "what": each.what,
-        "why": each.why,
-        "mend": each.fix,
-        "paused": each.paused,
-        "scope": each.scope,
-        "name": each.name,
-    }
+    return {**fields(each), "mend": each.fix}
 
 
 def parked(found: Iterable[Any]) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
+from batchd import trees
 from batchd.errors import BatchdError, StoreError, UnknownNameError
 from batchd.observe.snapshot import Observer, Snapshot
 from batchd.records import Ref
@@ -122,7 +122,7 @@ class StoreQueries:
         return answer
 
     def _take(self) -> tuple[StoreReader, tuple[int, int]]:
-        now = identity(self.path)
+        now = trees.identity(self.path)
         while self._idle:
             reader, file = self._idle.pop()
             if file == now:
@@ -131,15 +131,6 @@ class StoreQueries:
         if now is None:
             raise StoreError(f"{self.path} does not exist; no batchd has worked here yet")
         return StoreReader(self.path), now
-
-
-def identity(path: Path) -> tuple[int, int] | None:
-    """Return which file a path leads to; None where there is none."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 #: The time between two looks (seconds).
@@ -224,7 +215,7 @@ class StoreWatch:
         self._sight = None
 
     def _see(self) -> StoreSight:
-        file = identity(self._store)
+        file = trees.identity(self._store)
         if file != self._file:
             self._observer.close()  # a backup was put in its place
             self._file = file

@@ -8,29 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from batchd import decoders, free_room
+from batchd import decoders, free_room, processes
 from batchd.errors import FolderError, SandboxError, SandboxUnavailableError, WorkspaceError
 from batchd.workspace import fetching, travelling
 from batchd.workspace.mirrors import Mirror
 from batchd.workspace.workspace_job import FetchJob, Lay, PackUp, WorkspaceJob, WorkspaceOutcome
 
-_PR_SET_PDEATHSIG = 1
-
 
 def main() -> int:
     """Do what is asked for, one after another."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(sys.argv[1]):
-        return 1  # the daemon died before the line above
+    processes.end_with(sys.argv[1])
     for line in sys.stdin.buffer:
         outcome = asyncio.run(_outcome(_work(line)))
         sys.stdout.buffer.write(msgspec.json.encode(outcome) + b"\n")

@@ -164,8 +164,7 @@ class Arena:
         """
         kept = {k: v for k, v in os.environ.items() if not k.startswith("BATCHD_")}
         path = f"{self.folder}:{ROOT}"
-        # Where the lifecycle and the daemon's own classes differ, the daemon ends.
-        more = {"CHAOS_MARK": self.mark, "COLUMNS": "80", "BATCHD_SHADOW": "1"}
+        more = {"CHAOS_MARK": self.mark, "COLUMNS": "80"}
         return {**kept, "PYTHONPATH": path, **more}
 
     def command(self, *arguments: str) -> list[str]:
@@ -174,10 +173,14 @@ class Arena:
         return [sys.executable, "-m", "batchd", "--config", config, *arguments]
 
     def start(self) -> None:
-        """Start a daemon, in a session of its own, and do not wait until it is up."""
+        """Start a daemon, in a session of its own, and do not wait until it is up.
+
+        Where the lifecycle and the daemon's own classes differ, it ends.
+        """
+        _, _, _, *words = self.command("serve")
         with self.log.open("ab") as log:
             self.daemon = subprocess.Popen(
-                [*self._prefix, *self.command("serve")],
+                [*self._prefix, sys.executable, str(ROOT / "tests/shadow.py"), *words],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -96,8 +96,9 @@ def test_one_look_shows_what_is_used(tmp_path: Path, base_url: str) -> None:
             calls = observer.reader.answered_since(0)
             over_s = first.at - min(call.at - call.seconds for call in calls)
             assert 5 < over_s < 60, "else it is the last minute"
-            assert provider.tokens_a_minute == pytest.approx(used / over_s * 60, rel=0.2)
-            assert provider.calls_a_minute == pytest.approx(row.calls / over_s * 60, rel=0.2)
+            assert provider.rate is not None
+            assert provider.rate.tokens == pytest.approx(used / over_s * 60, rel=0.2)
+            assert provider.rate.calls == pytest.approx(row.calls / over_s * 60, rel=0.2)
         station.process.kill()  # type: ignore[union-attr]
         station.process.wait()  # type: ignore[union-attr]
         station.process = None

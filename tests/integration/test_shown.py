@@ -245,19 +245,17 @@ def test_what_is_mounted_while_tasks_run_is_looked_at(above: Path, tmp_path: Pat
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
 def test_every_thread_learns_of_what_is_mounted(tmp_path: Path) -> None:
-    """The kernel says once that something has changed;
-    who asks at the same time has the same answer.
-    """
+    """Whatever its path holds, and however many ask at the same time."""
     names = [tmp_path / f"with blank and \x0b {number}" for number in range(20)]
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(4) as threads:
         for path in names:
             path.mkdir()
             subprocess.run(["mount", "-t", "tmpfs", "batchd-test", path], check=True)
             stack.callback(subprocess.run, ["umount", "-l", path], check=True)
-            asked = [threads.submit(mounts().table) for _ in range(8)]
+            asked = [threads.submit(mounts) for _ in range(8)]
             for table in asked:
                 assert str(path) in {mount.place for mount in table.result()}
-    assert not {mount.place for mount in mounts().table()} & set(map(str, names))
+    assert not {mount.place for mount in mounts()} & set(map(str, names))
 
 
 def test_another_trouble_is_reported_at_once(tmp_path: Path) -> None:

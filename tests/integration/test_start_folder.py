@@ -42,7 +42,7 @@ class Start:
         """A home without a configuration."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("BATCHD_", "XDG_"))}
         home = str(self.folder / "home")
-        return {**kept, "HOME": home, "PYTHONPATH": str(warm.ROOT), "BATCHD_SHADOW": "1"}
+        return {**kept, "HOME": home, "PYTHONPATH": str(warm.ROOT)}
 
     @property
     def settings(self) -> str:

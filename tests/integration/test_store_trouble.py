@@ -47,7 +47,7 @@ from batchd.events import (
 )
 from batchd.log import get_logger
 from batchd.records import Answer, Batch, Purpose, Ref, Task, TaskStatus, ToolCall, Usage
-from batchd.store import Store, StoreReader, copies, database_file, restoring, writer
+from batchd.store import Store, StoreReader, copies, database_file, restoring
 from batchd.store.migrations import MIGRATIONS
 
 pytestmark = pytest.mark.in_turns
@@ -914,13 +914,8 @@ def test_the_log_stays_small_under_steady_writing(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_reader_without_end_is_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """Its log cannot begin again, which is said a few times at most;
-    when it has gone, the log is emptied.
-    """
-    monkeypatch.setattr(writer, "LARGE_LOG", 1 << 20)
+def test_the_log_is_emptied_once_a_reader_without_end_has_gone(tmp_path: Path) -> None:
+    """As long as it is there, the log cannot begin again."""
     path = tmp_path / "batchd.db"
     add(path, 1)
     store = Store.open(path)
@@ -941,11 +936,6 @@ def test_a_reader_without_end_is_reported(
 
     asyncio.run(scenario())
     store.close()
-    printed = capfd.readouterr()
-    count = (printed.out + printed.err).count(
-        "another program has been reading the database all the time"
-    )
-    assert 1 <= count <= 3
 
 
 def test_years_leave_little_behind(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from serving import Page, until, web
 from batchd.errors import UsageError
 from batchd.records import Scope
 from batchd.store.reader import StoreReader
-from batchd.web.orders import Drafts, WantedOrder, WebOrder, apart, ordered
+from batchd.web.orders import WantedOrder, apart, ordered
 from batchd.web.shield import TokenCheck
 from tests.conftest import Spool
 
@@ -64,7 +64,7 @@ class Browser:
         """Ask, say yes, and return what came of it."""
         status, asked = self.post("/api/orders", value)
         assert status == 200, asked
-        status, done = self.post("/api/orders/confirmed", {"ticket": asked["ticket"]})
+        status, done = self.post("/api/orders/confirmed", {**value, "claim": asked["claim"]})
         assert status == 200, done
         return {**done, "question": asked["question"]}
 
@@ -181,9 +181,9 @@ def test_who_may_not_orders_nothing(
     change = {name: text.format(**words) for name, text in change.items()}
     assert spooled.post("/api/orders", CANCEL, **change)[0] == status  # type: ignore[arg-type]
     _, asked = spooled.post("/api/orders", CANCEL)
-    confirmed = spooled.post("/api/orders/confirmed", {"ticket": asked["ticket"]}, **change)  # type: ignore[arg-type]
+    given = {**CANCEL, "claim": asked["claim"]}
+    confirmed = spooled.post("/api/orders/confirmed", given, **change)  # type: ignore[arg-type]
     assert confirmed[0] == status
-    # The refusal has not used the question up: who may, still can.
     assert spooled.page.get("/api/batches/b")["batch"]["cancelled"] == 0
 
 
@@ -242,25 +242,18 @@ def test_what_is_no_order_is_refused_with_a_reason(
     assert "Traceback" not in spooled.page.log.read_text()
 
 
-def test_a_question_is_answered_once(spooled: Browser) -> None:
-    """A yes that is sent again, one of another session, one to nothing:
-    409; the first has been carried to the daemon.
+def test_without_its_question_an_order_is_none(spooled: Browser) -> None:
+    """A yes without the mark of a question, or a question with one, is refused;
+    the yes to a question has been carried to the daemon.
     """
     _, asked = spooled.post("/api/orders", CANCEL)
-    ticket = {"ticket": asked["ticket"]}
-    other = sign_in(spooled.page)
-    for browser in (other, spooled):
-        # The wrong session uses it up: the question is asked again.
-        status, refused = browser.post("/api/orders/confirmed", ticket)
-        assert (status, "answered already" in refused["error"]) == (409, True)
-    _, asked = spooled.post("/api/orders", CANCEL)
-    ticket = {"ticket": asked["ticket"]}
-    status, first = spooled.post("/api/orders/confirmed", ticket)
-    assert (status, "`batchd cancel b` does it without one" in first["error"]) == (409, True)
-    status, again = spooled.post("/api/orders/confirmed", ticket)
-    assert (status, "answered already" in again["error"]) == (409, True)
-    assert spooled.post("/api/orders/confirmed", {"ticket": "x" * 32})[0] == 409
-    assert spooled.post("/api/orders/confirmed", {})[0] == 409
+    given = {**CANCEL, "claim": asked["claim"]}
+    status, refused = spooled.post("/api/orders/confirmed", given)
+    assert (status, "`batchd cancel b` does it without one" in refused["error"]) == (409, True)
+    for path, value in (("/api/orders/confirmed", CANCEL), ("/api/orders", given)):
+        status, refused = spooled.post(path, value)
+        assert (status, "claim of its question" in refused["error"]) == (400, True)
+    assert spooled.post("/api/orders/confirmed", {})[0] == 400
 
 
 @contextlib.contextmanager
@@ -296,7 +289,8 @@ def test_an_answer_of_no_sense_is_an_error_and_nothing_hangs(spooled: Browser) -
     with answering(spooled, b"[no JSON"):
         for _ in range(9):
             _, asked = spooled.post("/api/orders", PAUSE)
-            status, done = spooled.post("/api/orders/confirmed", {"ticket": asked["ticket"]})
+            given = {**PAUSE, "claim": asked["claim"]}
+            status, done = spooled.post("/api/orders/confirmed", given)
             assert (status, "`batchd status`" in done["error"]) == (500, True), done
     assert "JSONDecodeError: Expecting value" in spooled.page.log.read_text()
     with answering(spooled, b'{"ok": true, "parked": 1}'):
@@ -335,21 +329,6 @@ def test_work_apart_raises_what_it_raises(error: type[Exception], raised: type[E
 
     with pytest.raises(raised):
         asyncio.run(asyncio.wait_for(apart(fails), PATIENCE_S))
-
-
-def test_a_question_is_good_for_two_minutes_and_for_its_session() -> None:
-    """Of questions that wait, the oldest make room."""
-    now = [0.0]
-    drafts = Drafts(lambda: now[0])
-    order = WebOrder(request=None, question="?", command="", lines=lambda _: [])  # type: ignore[arg-type]
-    tickets = [drafts.keep(order, "me") for _ in range(202)]
-    for gone in tickets[:2]:
-        with pytest.raises(UsageError):
-            drafts.take(gone, "me")
-    assert drafts.take(tickets[2], "me") is order
-    now[0] = 121.0
-    with pytest.raises(UsageError):
-        drafts.take(tickets[3], "me")
 
 
 def test_no_other_method_orders(spooled: Browser) -> None:
@@ -407,15 +386,24 @@ def test_what_the_daemon_refuses_is_refused(spool: Spool, browser: Browser) -> N
     """The daemon decides: a task that ended between the question and the yes is not ended again,
     and a refusal is shown as it is.
     """
-    _, asked = browser.post("/api/orders", {"verb": "cancel", "scope": "task", "name": "b/001"})
+    one = {"verb": "cancel", "scope": "task", "name": "b/001"}
+    _, asked = browser.post("/api/orders", one)
     assert spool.batchd("cancel", "b/001").returncode == 0
-    status, done = browser.post("/api/orders/confirmed", {"ticket": asked["ticket"]})
-    assert (status, done["lines"]) == (200, ["0 tasks cancelled", "b/001 has ended already"])
+    status, done = browser.post("/api/orders/confirmed", {**one, "claim": asked["claim"]})
+    assert (status, "b/001 has ended already" in done["error"]) == (400, True)
     assert spool.batchd("cancel", "b").returncode == 0
     until((spool.folder / "outbox/b/summary.json").exists)
-    _, asked = browser.post("/api/orders", {"verb": "retry", "scope": "batch", "name": "b"})
+    again = {"verb": "retry", "scope": "batch", "name": "b"}
+    _, asked = browser.post("/api/orders", again)
+    # The page shows no answer, and the button is pressed once more: one retry.
+    twice = {**again, "claim": asked["claim"]}
+    runs = [browser.post("/api/orders/confirmed", twice)[1]["batches"] for _ in range(2)]
+    assert runs == [["b-2"], ["b-2"]]
+    _, asked = browser.post("/api/orders", again)
+    assert spool.batchd("cancel", "b-2").returncode == 0
+    until((spool.folder / "outbox/b-2/summary.json").exists)
     assert spool.batchd("prune", "--outbox", "--yes").returncode == 0
-    status, refused = browser.post("/api/orders/confirmed", {"ticket": asked["ticket"]})
+    status, refused = browser.post("/api/orders/confirmed", {**again, "claim": asked["claim"]})
     assert (status, "pruned" in refused["error"]) == (400, True), refused
     assert lines(spool, "command_refused")[-1]["via"].startswith("web session ")
 

@@ -111,7 +111,7 @@ def test_daemons_of_other_versions_are_understood() -> None:
     old = snapshot(said(OLD))
     assert old.daemon is not None
     assert (old.daemon.pid, old.daemon.slots, old.daemon.day) == (4711, 0, None)
-    assert [p.concurrent for p in old.providers] == [8]
+    assert [p.status.concurrent for p in old.providers] == [8]
     more = {"limit_usd": 1.0, "spent_usd": 0.5, "reserved_usd": 0.0, "lent_usd": 9.0}
     new = snapshot(said(OLD | {"day": more, "providers": {"openai": {"mood": "good"}}}))
     assert new.daemon is not None

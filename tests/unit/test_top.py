@@ -16,12 +16,12 @@ from batchd.cli.top.terminal import KeyDecoder
 from batchd.cli.top.watching import TopSnapshot
 from batchd.cli.top.work import TaskActivity
 from batchd.console import name_in, pinched
-from batchd.control import OpenTrouble
+from batchd.control import DaemonStatus, OpenTrouble
+from batchd.control.status import DayStatus, ProviderStatus, TaskCounts, WorkerStatus
 from batchd.log import escape
 from batchd.observe.snapshot import (
     AgentSnapshot,
-    DaemonSnapshot,
-    DaySnapshot,
+    AnswerRate,
     Glimpsed,
     ProviderSnapshot,
     Snapshot,
@@ -108,16 +108,18 @@ def _sight() -> TopSnapshot:
     ]
     snapshot = Snapshot(
         at=NOW,
-        daemon=DaemonSnapshot(
+        daemon=DaemonStatus(
             pid=4711,
             version="1.0",
             started_at=NOW - 100_000,
             draining=True,
-            workers=4,
+            tasks=TaskCounts(queued=0, running=0),
+            workers=(WorkerStatus(),) * 4,
             slots=128,
-            day=DaySnapshot(limit_usd=10.0, spent_usd=9.5, reserved_usd=0.4, unsettled_usd=0.2),
+            day=DayStatus(limit_usd=10.0, spent_usd=9.5, reserved_usd=0.4),
             troubles=(trouble,),
         ),
+        unsettled_today_usd=0.2,
         silent=False,
         agents=tuple(agents),
         waiting=(_task("docs", "parked", status=TaskStatus.PARKED, message=HOSTILE),),
@@ -131,7 +133,11 @@ def _sight() -> TopSnapshot:
             ended=[_task(HOSTILE, "ended", status=TaskStatus.ERROR, reason="auth")] * 9,
         ),
         providers=tuple(
-            ProviderSnapshot(name=f"p{n}", concurrent=8, under_way=9, rpm=60, calls_a_minute=59.0)
+            ProviderSnapshot(
+                name=f"p{n}",
+                status=ProviderStatus(concurrent=8, under_way=9, rpm=60),
+                rate=AnswerRate(59.0, 0.0),
+            )
             for n in range(9)
         ),
         speed=Speed(over_s=600, tasks_a_minute=12.0, tokens_a_minute=45_000.0, usd_a_minute=0.01),
@@ -237,10 +243,7 @@ def test_money_that_is_not_known_whole_is_shown_as_far_as_it_is() -> None:
     assert "UNSETTLED" not in {column.head for column in certain}
     sight = _sight()
     assert sight.snapshot is not None
-    assert sight.snapshot.daemon is not None
-    assert sight.snapshot.daemon.day is not None
-    day = replace(sight.snapshot.daemon.day, unpriced=True)
-    snapshot = replace(sight.snapshot, daemon=replace(sight.snapshot.daemon, day=day))
+    snapshot = replace(sight.snapshot, unpriced_today=True)
     shown = "\n".join(line.plain for line in head.lines(snapshot, 80))
     assert "> $9.50 of $10.00 (UTC day)" in shown
 

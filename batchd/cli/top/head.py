@@ -11,9 +11,10 @@ from itertools import islice
 from rich.text import Text
 
 from batchd.cli.top.columns import bar
+from batchd.control.status import DayStatus
 from batchd.log import escape
 from batchd.observe import standstill
-from batchd.observe.snapshot import DaySnapshot, ProviderSnapshot, Snapshot
+from batchd.observe.snapshot import ProviderSnapshot, Snapshot
 from batchd.records import Scope
 from batchd.words import (
     at_least,
@@ -57,7 +58,7 @@ def lines(snapshot: Snapshot, width: int) -> list[Text]:
         held += ": not in the time left" if snapshot.seconds_left else ""
         found += [_labelled("waits", Text(held, "yellow"), label)]
     if snapshot.daemon and snapshot.daemon.day:
-        found += _fitted("today", _day(snapshot.daemon.day), label, width)
+        found += _fitted("today", _day(snapshot, snapshot.daemon.day), label, width)
     for provider in snapshot.providers[:_PROVIDERS]:
         found.append(_labelled(escape(provider.name), _provider(provider), label))
     if (more := len(snapshot.providers) - _PROVIDERS) > 0:
@@ -80,7 +81,8 @@ def _daemon(snapshot: Snapshot, width: int) -> Text:
         doing,
         f" for {span(max(0.0, snapshot.at - daemon.started_at))}, pid {daemon.pid}  ",
         bar(len(snapshot.agents) / max(1, slots), _SMALL_BAR, "cyan"),
-        f" {len(snapshot.agents)}/{slots} agents, {counted(daemon.workers, 'worker')}{on_nodes(daemon.nodes)}",
+        f" {len(snapshot.agents)}/{slots} agents, {counted(len(daemon.workers), 'worker')}"
+        f"{on_nodes(len({worker.node for worker in daemon.workers if worker.node}))}",
     )
     clock = time.strftime("%H:%M:%S", time.localtime(snapshot.at))
     gap = width - line.cell_len - len(clock)
@@ -143,11 +145,12 @@ def _speed(snapshot: Snapshot) -> Text:
     )
 
 
-def _day(day: DaySnapshot) -> Sequence[Text]:
+def _day(snapshot: Snapshot, day: DayStatus) -> Sequence[Text]:
     """Return what was spent, what of that is not certain, and what is set aside."""
     reserved = round(day.reserved_usd, 8)  # what sums of it leave is none
     held = f"+{money(reserved)} set aside" if reserved > 0 else ""
-    doubt, paid = unsettled(day.unsettled_usd), at_least(day.cost_usd, day.spent_usd)
+    doubt = unsettled(snapshot.unsettled_today_usd)
+    paid = at_least(snapshot.spent_today_usd, day.spent_usd)
     if not day.limit_usd:
         return [Text(part) for part in (f"{paid} spent (UTC day)", doubt, held) if part]
     part = (day.spent_usd + day.reserved_usd) / day.limit_usd
@@ -159,14 +162,15 @@ def _day(day: DaySnapshot) -> Sequence[Text]:
 def _provider(provider: ProviderSnapshot) -> Text:
     if provider.parked:
         return Text(f"parked: {provider.parked[0].cause}", "yellow")
-    used = provider.under_way / provider.concurrent if provider.concurrent else 0.0
-    calls = f" {provider.under_way}/{provider.concurrent} calls"
+    status, rate = provider.status, provider.rate
+    used = status.under_way / status.concurrent if status.concurrent else 0.0
+    calls = f" {status.under_way}/{status.concurrent} calls"
     return _joined(
         Text.assemble(bar(used, _SMALL_BAR, "cyan"), calls),
-        _rate(provider.calls_a_minute, provider.rpm, "req/min"),
-        _rate(provider.tokens_a_minute, provider.tpm, "tok/min"),
-        Text(f"{provider.waiting} wait", "yellow") if provider.waiting else "",
-        Text(f"pauses {span(provider.paused_s)}", "yellow") if provider.paused_s else "",
+        _rate(rate.calls if rate else None, status.rpm, "req/min"),
+        _rate(rate.tokens if rate else None, status.tpm, "tok/min"),
+        Text(f"{status.waiting} wait", "yellow") if status.waiting else "",
+        Text(f"pauses {span(status.paused_s)}", "yellow") if status.paused_s else "",
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,14 +18,12 @@ from batchd.control.requester import Requester
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.attempts.bases import Bases
 from batchd.daemon.ends.batches import OpenBatches
-from batchd.daemon.listeners import DaemonFigures
 from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.troubles import Tries, TroubleLog
 from batchd.daemon.tuning import CurrentConfig
 from batchd.governor import Governor
 from batchd.lifecycle import Lifecycle
 from batchd.pool.supervisor import Supervisor
-from batchd.records import Scope
 from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow
 
@@ -65,10 +62,26 @@ class StatusHandler:
         rows: tuple[status.ListedBatch, ...] = ()
         if last or request.batch:
             rows = await asyncio.to_thread(_listed, self._store, last, request.batch)
-        return msgspec.structs.replace(self._standing(), rows=rows)
+        return msgspec.structs.replace(
+            self.standing(),
+            rows=rows,
+            retiring=tuple(self._ending()),
+            running=tuple(
+                status.RunningTask(
+                    task=str(a.ref),
+                    attempt=a.attempt,
+                    worker=a.worker.pid or None,
+                    node=a.worker.node,
+                    step=a.step,
+                    detail=a.detail,
+                    since=a.since,
+                )
+                for a in self._attempts.active
+            ),
+        )
 
-    def _standing(self) -> DaemonStatus:
-        active = self._attempts.active
+    def standing(self) -> DaemonStatus:
+        """Return how the daemon stands, without single tasks and models."""
         given_back = self._lifecycle.given_back
         return DaemonStatus(
             pid=os.getpid(),
@@ -82,7 +95,7 @@ class StatusHandler:
             tasks=status.TaskCounts(
                 queued=self._lifecycle.waiting - given_back,
                 parked=given_back,
-                running=len(active),
+                running=len(self._attempts.active),
                 waiting=self._governor.waiting,
             ),
             slots=self._pool.agents,
@@ -90,7 +103,6 @@ class StatusHandler:
             day=status.DayStatus(**self._governor.money.figures()),
             parked=tuple(map(ShownParking.of, self._lifecycle.holds.parkings)),
             troubles=self._troubles.open,
-            retiring=tuple(self._ending()),
             fetching=self._bases.fetching,
             workers=tuple(
                 status.WorkerStatus(
@@ -103,44 +115,6 @@ class StatusHandler:
                 for w in self._pool.workers
             ),
             unfit=self._pool.unfit.problems(),
-            running=tuple(
-                status.RunningTask(
-                    task=str(a.ref),
-                    attempt=a.attempt,
-                    worker=a.worker.pid or None,
-                    node=a.worker.node,
-                    step=a.step,
-                    detail=a.detail,
-                    since=a.since,
-                )
-                for a in active
-            ),
-        )
-
-    def figures(self) -> DaemonFigures:
-        """Return it in numbers: there may be a thousand tasks at work,
-        and this is asked for all the time.
-        """
-        active = self._attempts.active
-        workers, parkings = self._pool.workers, self._lifecycle.holds.parkings
-        given_back = self._lifecycle.given_back
-        return DaemonFigures(
-            draining=self._loop.closing,
-            batches=len(self._batches),
-            queued=self._lifecycle.waiting - given_back,
-            running=len(active),
-            parked=given_back,
-            slots=self._pool.agents,
-            workers=len(workers),
-            workers_rss=sum(worker.rss for worker in workers),
-            nodes=tuple((worker.node, len(worker.tasks)) for worker in workers if worker.node),
-            providers=self._governor.figures(),
-            parked_providers=tuple(
-                (p.name, p.cause) for p in parkings if p.scope is Scope.PROVIDER
-            ),
-            parkings=Counter(parking.scope for parking in parkings),
-            day=self._governor.money.figures(),
-            troubles=tuple(trouble.what for trouble in self._troubles.open),
         )
 
     def trying(self, action: Action) -> Tries:

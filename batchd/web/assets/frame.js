@@ -40,7 +40,7 @@ const Frame = (() => {
     if (data.daemon && data.daemon.differs) yield { key: "version", tone: "timeout", title: "Daemon and page are of different versions", text: data.daemon.differs, fix: "" };
     for (const t of (data.daemon && data.daemon.troubles) || []) yield { key: `t ${t.what} ${t.since}`, tone: "error", title: t.what, text: t.message, fix: t.mend, since: t.since };
   }
-  function parked({ what, why, mend: fix, since, paused, scope, name }) {
+  function parked({ what, why, fix, since, paused, scope, name }) {
     const key = `p ${what}`, tone = "parked", order = scope && scope !== "day" ? [["Resume", { verb: "resume", scope, name }]] : [];
     if (paused) return { key, tone, title: `${what} is paused`, text: why, fix, since, order };
     return { key, tone, title: `${what} waits`, text: why.replace(/^[a-z_]+(?=:|$)/, Words.reason), fix, since, order };

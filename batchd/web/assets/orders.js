@@ -29,15 +29,15 @@ const Orders = (() => {
   async function ask(title, given) {
     wanted = [title, given];
     try {
-      const { question, ticket } = await post("/api/orders", given);
-      const yes = button(title, () => give(title, ticket), { "data-yes": true });
+      const { question, claim } = await post("/api/orders", given);
+      const yes = button(title, () => give(title, { ...given, claim }), { "data-yes": true });
       show(title, el("p", { text: question }), el("div", { class: "buttons" }, button("No", close, { autofocus: true }), yes));
     } catch (error) { failed(title, error); }
   }
-  async function give(title, ticket) {
+  async function give(title, given) {
     show(title, el("p", { class: "soft", role: "status", text: "The daemon is asked …" }));
     try {
-      const { lines, batches } = await post("/api/orders/confirmed", { ticket });
+      const { lines, batches } = await post("/api/orders/confirmed", given);
       show(title, el("div", { role: "status" }, lines.map(text => el("p", { text }))),
         el("div", { class: "buttons" }, batches.map(name => el("a", { href: `/batches/${encodeURIComponent(name)}`, text: name })), button("Close", close, { autofocus: true })));
     } catch (error) { failed(title, error); }

@@ -35,9 +35,9 @@ const Overview = (() => {
     if (data.held) found.push({ label: "Held", value: Words.compact(data.held), sub: data.held === 1 ? "waits for something else" : "wait for something else" });
     if (speed && data.left && (daemon || data.silent)) found.push({ label: "Speed", value: `${Words.compact(speed.tasks < 100 ? speed.tasks : Math.round(speed.tasks))} / min`, sub: `${Words.compact(speed.tokens)} tokens, ${Words.money(speed.usd)}` });
     if (day) {
-      const used = day.spent_usd + day.reserved_usd;
-      const part = used / day.limit_usd, warn = part > 0.9;
-      const about = [day.limit_usd ? `of ${Words.money(day.limit_usd)}` : "no limit a day", Words.unsettled(day.unsettled_usd), day.reserved_usd ? `${Words.money(day.reserved_usd)} set aside` : ""];
+      const reserved = Math.round(day.reserved_usd * 1e8) / 1e8; // what sums of it leave is none
+      const part = (day.spent_usd + reserved) / day.limit_usd, warn = part > 0.9;
+      const about = [day.limit_usd ? `of ${Words.money(day.limit_usd)}` : "no limit a day", Words.unsettled(day.unsettled_usd), reserved ? `${Words.money(reserved)} set aside` : ""];
       found.push({ label: "Spent today, UTC", value: Words.atLeast(day.cost_usd, day.spent_usd), sub: about.filter(Boolean).join(", "), ...(day.limit_usd ? { bar: [warn ? "error" : "accent", part], warn } : {}) });
     }
     return found;
@@ -94,9 +94,10 @@ const Overview = (() => {
     return { root, fill };
   }
   function provider(p) {
-    const limit = (n, most) => (most ? `${Words.compact(n || 0)} of ${Words.compact(most)}` : Words.compact(n || 0));
-    const limits = [p.calls || p.rpm ? `${limit(p.calls, p.rpm)} ${p.calls === 1 && !p.rpm ? "request" : "requests"}` : "", p.tokens || p.tpm ? `${limit(p.tokens, p.tpm)} tokens` : ""].filter(Boolean).join(", ");
-    const now = [p.waiting ? `${Words.counted(p.waiting, "call")} wait${p.waiting === 1 ? "s" : ""}` : "", p.paused_s ? `asked to wait ${Words.duration(p.paused_s)}` : ""].filter(Boolean).join(", ");
+    const limit = (n, most) => (most ? `${Words.compact(n)} of ${Words.compact(most)}` : Words.compact(n));
+    const [calls, rpm, tokens, tpm] = [p.calls || 0, p.rpm, p.tokens || 0, p.tpm].map(Math.round);
+    const limits = [calls || rpm ? `${limit(calls, rpm)} ${calls === 1 && !rpm ? "request" : "requests"}` : "", tokens || tpm ? `${limit(tokens, tpm)} tokens` : ""].filter(Boolean).join(", ");
+    const now = [p.waiting ? `${Words.counted(p.waiting, "call")} wait${p.waiting === 1 ? "s" : ""}` : "", p.paused_s >= 0.5 ? `asked to wait ${Words.duration(Math.round(p.paused_s))}` : ""].filter(Boolean).join(", ");
     return el("div", { class: "card", "data-tone": p.parked.length ? "parked" : null },
       el("h3", { text: p.name }),
       p.parked.length ? el("p", {}, Dom.status("parked", "parked"), el("span", { class: "soft" }, " for ", Keep.since(p.parked[0].since))) : el("p", {}, el("b", { text: Words.count(p.under_way) }), el("span", { class: "soft", text: ` of ${Words.counted(p.concurrent, "call")} under way` })),
