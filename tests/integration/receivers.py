@@ -99,6 +99,8 @@ class Webhook:
     #: What it answers: a status, and headers; the last one stays.
     answers: list[tuple[int, Mapping[str, str]]] = field(default_factory=lambda: [(204, {})])
     posts: list[Post] = field(default_factory=list)
+    #: What it says with each answer.
+    said: bytes = b""
     #: Bytes that it promises behind each answer, and never sends.
     promised: int = 0
     #: Called before each answer.
@@ -130,8 +132,9 @@ class Webhook:
                 self.send_response(status)
                 for name, value in more.items():
                     self.send_header(name, value)
-                self.send_header("content-length", str(outer.promised))
+                self.send_header("content-length", str(len(outer.said) + outer.promised))
                 self.end_headers()
+                self.wfile.write(outer.said)
 
             def log_message(self, *_: object) -> None:
                 """Say nothing."""

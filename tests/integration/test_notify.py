@@ -251,6 +251,25 @@ def test_no_is_an_answer(notifying: Spool) -> None:
     assert not waiting(notifying, "hook")
 
 
+def test_a_password_that_a_server_repeats_is_in_no_line(notifying: Spool) -> None:
+    """Made of words, as it is or as its address has it: neither log nor `--test` shows one."""
+    mailbox(notifying)
+    url = notifying.folder / "mail.url"
+    url.write_text(url.read_text().replace(PASSWORD, "correct-horse%2Bbattery"))
+    said = b"no correct-horse+battery, no correct-horse%2Bbattery, no stable-door"
+    hook = Webhook(answers=[(403, {})], said=said)
+    configure(notifying, MAIL + HOOK, url=f"{hook.url}?token=stable-door")
+    with hook, notifying.serving():
+        notifying.eventually(
+            lambda: [x for x in lines(notifying, "notify_failed") if x["receiver"] == "hook"]
+        )
+        tried = notifying.batchd("notify", "--test", "hook").stdout
+    for shown in ((notifying.folder / "daemon.log").read_text(), tried):
+        assert "HTTP 403 no [secret], no [secret], no [secret]" in shown
+        assert "horse" not in shown
+        assert "door" not in shown
+
+
 def test_one_that_hangs_hurts_no_other(notifying: Spool) -> None:
     """A webhook that never answers and a command that never ends hold up neither tasks,
     nor other receivers, nor the daemon's end.
