@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Literal, TypeAlias, get_args
+from urllib.parse import unquote
 
 from annotated_types import Ge, Gt, Le
 
@@ -137,6 +138,13 @@ def hidden(receiver: ReceiverSection, environ: Mapping[str, str]) -> Iterator[st
     for part in re.split(r"[\s/:@?&=,]+", url):
         if len(part) >= least and masking.looks(part):
             yield part
+    # A password is one, though it be made of words.
+    passwords = re.findall(r"://[^\s/:@]*:([^\s/?#]+)@", url)
+    for name, value in re.findall(r"[?&]([^\s=&]+)=([^\s&]+)", url):
+        if name == "pass" or masking.names_secret(name):
+            passwords.append(value)
+    for password in passwords:
+        yield from (password, unquote(password))
 
 
 def _read(what: str, env: str, file: str, environ: Mapping[str, str]) -> str:

@@ -16,14 +16,16 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
-from batchd import __version__, installation
+from batchd import __version__, installation, masking
 from batchd.actions import Action
 from batchd.config import Config, receivers
 from batchd.config.receivers import ReceiverSection
+from batchd.config.values import loopback
 from batchd.errors import DeliveryError, NotPossibleError, SandboxError
 from batchd.log import escape, get_logger
 from batchd.masking import Masker, names_secret
@@ -31,6 +33,9 @@ from batchd.notify.format import NotificationV1
 from batchd.pauses import aside
 from batchd.sandbox import command_run, launch
 from batchd.sandbox.child import ChildProcess
+
+if TYPE_CHECKING:
+    from apprise import NotifyBase
 
 #: What says why something failed is no longer than this.
 _MAX_CAUSE_CHARS = 500
@@ -83,18 +88,23 @@ def insist(config: Config) -> None:
 def problems(target: ReceiverTarget) -> Iterator[tuple[str, str]]:
     """Yield what would keep every message from its receiver, with the fix. Sends nothing."""
     settings = target.settings
+    missing = settings.kind == "apprise" and importlib.util.find_spec("apprise") is None
     try:
         if settings.kind != "command":
-            receivers.address(settings, target.environ)
+            url = receivers.address(settings, target.environ)
+            if settings.kind == "webhook":
+                _insist_on_https(settings, url)
+            elif not missing:
+                _apprise(url)
         receivers.secret(settings, target.environ)
-    except NotPossibleError as error:
-        yield str(error), f"see [notify.{target.name}]"
+    except (DeliveryError, NotPossibleError) as error:
+        yield escape(target.masker.text(str(error))), f"see [notify.{target.name}]"
     if settings.kind == "command" and shutil.which(settings.command[0]) is None:
         yield (
             f"{settings.command[0]} is not a program that batchd can run",
             f"set [notify.{target.name}] command",
         )
-    if settings.kind == "apprise" and importlib.util.find_spec("apprise") is None:
+    if missing:
         yield "the package apprise is not installed", f"{_INSTALL}{installation.fix('apprise')}"
 
 
@@ -134,7 +144,20 @@ async def send(target: ReceiverTarget, message: NotificationV1) -> str:
 # Webhooks: JSON by POST, signed as Standard Webhooks has it
 
 
+def _insist_on_https(settings: ReceiverSection, url: str) -> None:
+    """Raise ``DeliveryError`` where a secret header would travel in the open."""
+    parts = urlsplit(url)
+    if (
+        parts.scheme == "http"
+        and not loopback(parts.hostname or "")
+        and any(masking.named(settings.headers))
+    ):
+        why = "a secret in headers would travel in the open: write https:// in its address"
+        raise DeliveryError(why, final=True)
+
+
 def _post(settings: ReceiverSection, url: str, key: str, message: NotificationV1) -> str:
+    _insist_on_https(settings, url)
     body = msgspec.json.encode(message)
     headers = {
         "content-type": "application/json",
@@ -187,7 +210,8 @@ def signed(own: str, at: int, body: bytes, key: str) -> dict[str, str]:
 # Apprise: mail, chats, phones, pagers
 
 
-def _apprise(urls: str, message: NotificationV1) -> str:
+def _apprise(urls: str, message: NotificationV1 | None = None) -> str:
+    """Bring a message to services; without one, only look at their addresses."""
     try:
         import apprise  # 38 MB, and it may not be installed
     except ImportError:
@@ -196,18 +220,47 @@ def _apprise(urls: str, message: NotificationV1) -> str:
     # Its own lines stand in ours: once, not at every try.
     logging.getLogger("apprise").propagate = False
     with apprise.LogCapture(level=logging.WARNING, fmt="%(message)s") as log:  # type: ignore[no-untyped-call]
-        services = apprise.Apprise()
+        # A redirect would take the message to an address that is not configured.
+        services = apprise.Apprise(asset=apprise.AppriseAsset(http_redirects=False))
         known = services.add(urls) and len(services)
+        written = zip(services, services.urls(), services.urls(privacy=True), strict=True)
+        unsafe = next(filter(None, (_unsafe(one, url, shown) for one, url, shown in written)), "")
         text = apprise.NotifyFormat.TEXT
-        taken = known and services.notify(
-            body=message.text, title=message.subject, body_format=text
+        taken = message is None or (
+            known
+            and not unsafe
+            and services.notify(body=message.text, title=message.subject, body_format=text)
         )
         said = "; ".join(dict.fromkeys(filter(None, log.getvalue().splitlines())))
     if not known:
         raise DeliveryError(f"Apprise knows no such address: {said}", final=True)
+    if unsafe:
+        raise DeliveryError(unsafe, final=True)
     if not taken:
         raise DeliveryError(said or "a service did not take it")
     return f"{len(services)} taken"
+
+
+def _unsafe(service: NotifyBase, url: str, shown: str) -> str:
+    """Return how an address gives away a message or a password, with the fix.
+
+    ``url``: as Apprise understands it, for some services are encrypted by either of their schemes;
+    ``shown``: without its secrets.
+    """
+    parts = urlsplit(url)
+    options = dict(parse_qsl(parts.query))
+    host = options.get("smtp") or parts.hostname or ""
+    if service.redirects:
+        return f"{parts.scheme} would follow redirects: take redirect=yes out of its address"
+    if not service.verify_certificate:
+        return f"{parts.scheme} would believe any certificate: take verify=no out of its address"
+    bare = bool(service.secure_protocol) and parts.scheme in (service.protocol or "")
+    # "+": a header.
+    secret = url != shown or any(name[:1] == "+" and names_secret(name) for name in options)
+    if secret and not loopback(host) and (bare or options.get("mode") == "insecure"):
+        fix = f"begin its address with {parts.scheme.removesuffix('s')}s://"
+        return f"its password would travel in the open: {fix}, without mode=insecure"
+    return ""
 
 
 # Commands of the operator's

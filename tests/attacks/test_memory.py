@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,16 +106,32 @@ def test_what_many_processes_have_open_counts(limited: Limited) -> None:
 @pytest.mark.sampled(1)
 @pytest.mark.stopped_by("orphans")
 def test_what_the_kernel_alone_bounds_harms_no_other_and_is_given_back(camp: Camp) -> None:
-    """What waits in sockets of TCP and UDP, and events that no one reads: a gigabyte of it beside
-    another task, which completes; and nobody holds it any more once the daemon is killed, whose
-    next one ends both batches.
+    """What waits in sockets of TCP and UDP and in pipes, events that no one reads, segments, locks:
+    a gigabyte of it beside another task, which completes. It is free again once a command ends,
+    on a network of its own or the machine's; and nobody holds it any more once the daemon is
+    killed, whose next one ends both batches.
     """
-    ways = ("tcp", "orphans", "udp", "watches")
+    ways = ("tcp", "orphans", "udp", "watches", "pipes", "little_segments", "locks")
     begun = " ".join(f"{shell('uncounted.py', how, 250, LONG * 100)} > {how} &" for how in ways)
     hold = does(f"test -e tcp || {{ readlink /proc/self/ns/pid > namespace; {begun} wait; }}")
+    filled = begun + (
+        f" for how in {' '.join(ways)}; do until grep -q MB $how; do sleep 0.1; done; done;"
+        " cat /proc/net/sockstat > during; kill $(jobs -p); wait"
+    )
     place = camp.folder / "outbox/batch/001"
-    talks = {"hold": [hold, says("Done.")], "work": [does("echo alive > x"), says("Done.")]}
-    with camp.answering(talks):
+    talks = {
+        "fill": [does(filled), says("Done.")],
+        "hold": [hold, says("Done.")],
+        "work": [does("echo alive > x"), says("Done.")],
+    }
+    before = _in_sockets(Path("/proc/net/sockstat"))
+    with camp.answering(talks, "[sandbox]\nnetwork = true\n"):
+        for network in (False, True):
+            name = f"filled-{network}"
+            camp.play([{"first_prompt": "fill", "network": network}], name)
+            during = _in_sockets(camp.folder / "outbox" / name / "001/during")
+            assert during > before + 400 * MB
+            until(lambda: _in_sockets(Path("/proc/net/sockstat")) < before + 40 * MB)
         camp.batchd("submit", camp.write("batch.json", [{"first_prompt": "hold"}]))
         for how in ways:
             camp.eventually(lambda: " MB" in _said(place / how))  # noqa: B023 (asked at once)
@@ -129,6 +146,11 @@ def test_what_the_kernel_alone_bounds_harms_no_other_and_is_given_back(camp: Cam
             camp.eventually((camp.folder / "outbox/batch/summary.json").exists)
     assert camp.result("batch", "001")["status"] == "completed"
     assert camp.result("other", "001") == other
+
+
+def _in_sockets(path: Path) -> int:
+    """Return what waits in all sockets of TCP and UDP of the machine."""
+    return sum(map(int, re.findall(r" mem (\d+)", path.read_text()))) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _said(path: Path) -> str:

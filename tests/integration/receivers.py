@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import http.server
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -99,6 +100,10 @@ class Webhook:
     #: What it answers: a status, and headers; the last one stays.
     answers: list[tuple[int, Mapping[str, str]]] = field(default_factory=lambda: [(204, {})])
     posts: list[Post] = field(default_factory=list)
+    #: What it says with each answer.
+    said: bytes = b""
+    #: A certificate of its own, and the key.
+    tls: ssl.SSLContext | None = None
     #: Bytes that it promises behind each answer, and never sends.
     promised: int = 0
     #: Called before each answer.
@@ -130,13 +135,17 @@ class Webhook:
                 self.send_response(status)
                 for name, value in more.items():
                     self.send_header(name, value)
-                self.send_header("content-length", str(outer.promised))
+                self.send_header("content-length", str(len(outer.said) + outer.promised))
                 self.end_headers()
+                self.wfile.write(outer.said)
 
             def log_message(self, *_: object) -> None:
                 """Say nothing."""
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
+        if self.tls is not None:
+            listening = self._server.socket
+            self._server.socket = self.tls.wrap_socket(listening, server_side=True)
         self._server.daemon_threads = True
         self._server.block_on_close = False
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()

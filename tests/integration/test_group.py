@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,8 +130,15 @@ def test_what_is_for_the_daemons_user_is_refused_by_name(serving: Service) -> No
     """Each order, and all that reads the store: which file closes it,
     whose it is, and the command line that does it.
     """
-    assert serving.member("submit", "t.json", "--wait").returncode == 0
     state = serving.folder / "lib/.batchd"
+    # The socket is closed to them; below, the commands refuse by themselves.
+    knock = f"import socket; socket.socket(socket.AF_UNIX).connect({str(state / 'control.sock')!r})"
+    for who, why in ((_as(_DAEMON), ""), (_as(_MEMBER, _DAEMON), "PermissionError")):
+        tried = subprocess.run(
+            [*who, sys.executable, "-c", knock], capture_output=True, check=False
+        )
+        assert tried.stderr.decode().strip().rpartition("\n")[2].partition(":")[0] == why
+    assert serving.member("submit", "t.json", "--wait").returncode == 0
     for words in (
         *("cancel t", "pause --all", "resume", "retry t", "priority t 5", "tune"),
         *("logs t", "cost", "top --once", "report t", "backup", "prune", "estimate t.json"),

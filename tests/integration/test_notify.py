@@ -7,7 +7,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 import signal
+import ssl
 import subprocess
 import time
 from collections import Counter
@@ -248,6 +250,114 @@ def test_no_is_an_answer(notifying: Spool) -> None:
         drop(notifying, "b", "true")
         notifying.eventually(lambda: len(hook.posts) == 2)
     assert not waiting(notifying, "hook")
+
+
+def test_a_password_that_a_server_repeats_is_in_no_line(notifying: Spool) -> None:
+    """Made of words, as it is or as its address has it: neither log nor `--test` shows one."""
+    mailbox(notifying)
+    url = notifying.folder / "mail.url"
+    url.write_text(url.read_text().replace(PASSWORD, "correct-horse%2Bbattery"))
+    said = b"no correct-horse+battery, no correct-horse%2Bbattery, no stable-door"
+    hook = Webhook(answers=[(403, {})], said=said)
+    configure(notifying, MAIL + HOOK, url=f"{hook.url}?token=stable-door")
+    with hook, notifying.serving():
+        notifying.eventually(
+            lambda: [x for x in lines(notifying, "notify_failed") if x["receiver"] == "hook"]
+        )
+        tried = notifying.batchd("notify", "--test", "hook").stdout
+    for shown in ((notifying.folder / "daemon.log").read_text(), tried):
+        assert "HTTP 403 no [secret], no [secret], no [secret]" in shown
+        assert "horse" not in shown
+        assert "door" not in shown
+
+
+@pytest.mark.parametrize("kind", ["webhook", "apprise"])
+def test_no_redirect_is_followed(notifying: Spool, kind: str) -> None:
+    """A server cannot send a message on to another."""
+    other = Webhook()
+    hook = Webhook(answers=[(307, {"location": other.url})])
+    url = hook.url if kind == "webhook" else f"json://127.0.0.1:{hook.port}/chat/"
+    configure(notifying, f'[notify.me]\nkind = "{kind}"\nurl = "{url}"\n')
+    with hook, other:
+        assert "failed me: " in notifying.batchd("notify", "--test", "me").stdout
+    assert len(hook.posts) == 1
+    assert not other.posts
+
+
+@pytest.mark.parametrize("kind", ["webhook", "apprise", "mail"])
+def test_certificates_are_checked(
+    notifying: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """One that no authority of the machine vouches for gets neither message nor password."""
+    if not shutil.which("openssl"):
+        pytest.skip("no openssl to make a certificate with")
+    key, certificate = tmp_path / "key", tmp_path / "certificate"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key),
+            *("-out", certificate, "-days", "2", "-subj", "/CN=localhost"),
+            *("-addext", "subjectAltName=DNS:localhost"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    hook, mail = Webhook(tls=tls), MailServer()
+    mail.options = {"authenticator": mail.login, "tls_context": tls}
+    url = {
+        "webhook": f"https://localhost:{hook.port}/notified",
+        "apprise": f"jsons://localhost:{hook.port}/chat/",
+        "mail": f"mailtos://batchd:{PASSWORD}@localhost:{mail.port}/?from=b@example.com",
+    }[kind]
+    way = "webhook" if kind == "webhook" else "apprise"
+    configure(notifying, f'[notify.me]\nkind = "{way}"\nurl = "{url}"\n')
+    with hook, mail:
+        assert "failed me: " in notifying.batchd("notify", "--test", "me").stdout
+        assert not (hook.posts or mail.mails or mail.logins)
+        for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
+            monkeypatch.setenv(name, str(certificate))
+        tried = notifying.batchd("notify", "--test", "me").stdout
+    assert tried.startswith("ok "), tried
+    assert len(hook.posts) + len(mail.mails) == 1
+
+
+@pytest.mark.parametrize(
+    ("receiver", "why"),
+    [
+        (
+            'url = "mailto://me:correct-horse@mail.example.com/"',
+            "begin its address with mailtos://",
+        ),
+        (
+            'url = "mailtos://me:correct-horse@mail.example.com/?mode=insecure"',
+            "begin its address with mailtos://, without mode=insecure",
+        ),
+        (
+            'url = "mailto://me:correct-horse@localhost/?from=a@b.co&smtp=mail.example.com"',
+            "begin its address with mailtos://",
+        ),
+        ('url = "mailtos://me:pass-word@mail.example.com/?verify=no"', "take verify=no out"),
+        ('url = "json://me:correct-horse@example.com/"', "begin its address with jsons://"),
+        ('url = "json://example.com/?+X-Token=correct-horse"', "begin its address with jsons://"),
+        ('url = "jsons://example.com/?redirect=yes"', "take redirect=yes out"),
+        (
+            'url = "http://example.com/"\nheaders = { X-Token = "correct-horse" }',
+            "write https:// in its address",
+        ),
+    ],
+)
+def test_what_would_be_given_away_is_refused(notifying: Spool, receiver: str, why: str) -> None:
+    """`batchd check` says what to write instead; nothing is sent."""
+    kind = "webhook" if "http:" in receiver else "apprise"
+    configure(notifying, f'[notify.me]\nkind = "{kind}"\n{receiver}\n')
+    checked = json.loads(notifying.batchd("check", "--offline", "--json").stdout)
+    (found,) = (line for line in checked if line["what"] == "notify me")
+    assert found["verdict"] == "failed"
+    assert why in found["detail"]
+    tried = notifying.batchd("notify", "--test", "me").stdout
+    assert why in tried
+    assert "correct" not in tried + found["detail"]
 
 
 def test_one_that_hangs_hurts_no_other(notifying: Spool) -> None:

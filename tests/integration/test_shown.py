@@ -30,6 +30,7 @@ from batchd.config import operator_files
 from batchd.errors import SandboxError, SandboxUnavailableError
 from batchd.records import SandboxPolicy
 from batchd.sandbox import Sandbox, bwrap, check
+from batchd.sandbox.findings import Finding
 from batchd.silent_paths import mounts
 from tests.conftest import Spool
 
@@ -49,6 +50,11 @@ def ran(folder: Path, policy: SandboxPolicy, *commands: str) -> list[tuple[int |
         return [(end.exit_code, end.output) for end in ends]
 
     return asyncio.run(visit())
+
+
+def _view(policy: SandboxPolicy) -> Finding:
+    (found,) = (finding for finding in check(policy) if finding.name == "sandbox view")
+    return found
 
 
 def _files(folder: str, but: Collection[str] = ()) -> Iterator[Path]:
@@ -141,22 +147,25 @@ def test_what_a_link_leads_to_elsewhere_is_not_shown(above: Path, tmp_path: Path
     asyncio.run(visit())
     with pytest.raises(SandboxUnavailableError, match=rf"{above}/link leads to {tmp_path}"):
         Sandbox(policy)
-    (view,) = [found for found in check(policy) if found.name == "sandbox view"]
-    assert not view.ok
-    assert "take it out" in view.fix
+    assert not _view(policy).ok
+    assert "take it out" in _view(policy).fix
 
 
 @pytest.mark.parametrize("above", ["/opt"], indirect=True)
 def test_more_sockets_than_can_be_hidden_stop_commands(above: Path, tmp_path: Path) -> None:
-    """With the fix, which is enough; what is left over stops none."""
+    """With the fix, which is enough; what is left over stops none. The check names them."""
     # In a folder that only these commands see: below /usr they would stop those of other tests.
     policy = SandboxPolicy(show=(str(above),))
     with contextlib.ExitStack() as stack:
         for number in range(251):
             listener = stack.enter_context(socket.socket(socket.AF_UNIX))
             listener.bind(f"{above}/{number}")
+            if not number:
+                assert f"hidden: the sockets {above}/0" in _view(policy).detail
         with pytest.raises(SandboxError, match=r"and only 250 can be hidden: .* \[sandbox\] hide"):
             ran(tmp_path, policy, "true")
+        assert not _view(policy).ok
+        assert "[sandbox] hide" in _view(policy).fix
         hiding = replace(policy, hide=(str(above),))
         assert ran(tmp_path, hiding, f"ls -A {above} 2> /dev/null | wc -l") == [(0, "0\n")]
     assert ran(tmp_path, policy, "true") == [(0, "")]

@@ -179,6 +179,21 @@ def test_receivers_come_from_variables_too_and_keep_their_secrets(written: Path)
     assert {"HOOK_URL", "HOOK_KEY", "BATCHD_NOTIFY__ME__URL_ENV"} <= found.variables()
 
 
+@pytest.mark.parametrize("key", ["url", "url_env"])
+def test_a_password_of_words_is_hidden(written: Path, key: str) -> None:
+    """As an address has it, %-escaped or among its parameters; its other words are not."""
+    urls = (
+        "mailtos://batchd:correct-horse-battery@smtp.example.com/?to=me@example.com, "
+        "jsons://me:pony%2Bsaddle%21@hooks.example.com/path?format=text, "
+        "mailtos://mail.example.com?user=me&pass=stable-door-hinge"
+    )
+    value = "MAIL" if key == "url_env" else urls
+    written.write_text(f'[notify.me]\nkind = "apprise"\n{key} = "{value}"\n')
+    hidden = set(config.load(written, {"MAIL": urls}).hidden())
+    wanted = {"correct-horse-battery", "pony%2Bsaddle%21", "pony+saddle!", "stable-door-hinge"}
+    assert hidden - {"", urls} == wanted
+
+
 def test_every_key_is_documented() -> None:
     """Each field of each section has a docstring behind it."""
     files = [Path(module.__file__ or "").read_text() for module in (sections, receivers)]

@@ -8,6 +8,7 @@ may be less than what the kernel needs for it.
 import array
 import contextlib
 import ctypes
+import fcntl
 import os
 import socket
 import sys
@@ -332,6 +333,15 @@ def lists() -> Iterator[int]:
         for name in ("access", "default"):
             os.setxattr(f"{HERE}/{number}", f"system.posix_acl_{name}", rules)
             yield 64_000
+
+
+def locks() -> Iterator[int]:
+    """Locks on parts of files, of a few hundred each: the kernel walks past all of a file's."""
+    while True:
+        held.append(file := os.memfd_create("locked"))
+        for place in range(0, 400, 2):
+            fcntl.lockf(file, fcntl.LOCK_EX, 1, place)
+            yield 183
 
 
 def watches() -> Iterator[int]:
