@@ -156,7 +156,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     ),
     "inbox": (("spool/inbox.py", "if not stat.S_ISREG(status.st_mode):", "if False:"),),
     "claims": (
-        ("spool/claims.py", "            if _leads(inbox, folder):", "            if False:"),
+        ("spool/claims.py", "            if not _leads(inbox, folder):", "            if True:"),
         ("spool/claims.py", "        if not places.keeps_apart(inbox):", "        if False:"),
         ("spool/claims.py", "if there >= 0 and places.ours_alone(there):", "if there >= 0:"),
         ("spool/places.py", "_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC",
