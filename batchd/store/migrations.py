@@ -209,12 +209,10 @@ MIGRATIONS: tuple[str, ...] = (
     """
     ALTER TABLE tasks ADD COLUMN needs TEXT NOT NULL DEFAULT '';
     """,
-    # Which file of a `run` it is: a hash of its path and bytes.
+    # Which file of a `run` it is: a hash of its path and bytes; and what waits for receivers of
+    # notifications, and in which message it was tried.
     """
     ALTER TABLE batches ADD COLUMN run TEXT NOT NULL DEFAULT '';
-    """,
-    # What waits for receivers of notifications, and in which message it was tried.
-    """
     CREATE TABLE notices (
         receiver TEXT NOT NULL,
         id TEXT NOT NULL,                   -- the event's, an ULID
