@@ -239,7 +239,10 @@ def _rests_on(found: Estimate) -> Iterator[str]:
 def _warnings(found: Estimate, budgets: _Budgets) -> Iterator[str]:
     if found.unpriced:
         names = escape(listed(found.unpriced))
-        yield f'No price is known for {names}: set input_usd_per_mtok and output_usd_per_mtok in [models."PROVIDER/MODEL"].'
+        yield (
+            f"No price is known for {names}: set input_usd_per_mtok and output_usd_per_mtok in "
+            '[models."PROVIDER/MODEL"], or for a service tier in [models."PROVIDER/MODEL".tiers.TIER].'
+        )
         if budgets:
             yield "A limit on money is active: tasks of a model without a price end at once, unpaid."
     if found.missing_facts:
