@@ -11,7 +11,7 @@ _MAIL = (
     'mail goes by Apprise: kind = "apprise", and url_file with '
     "mailtos://USER:PASSWORD@HOST/?from=SENDER&to=RECEIVER"
 )
-_TRIED = "`batchd run --prompt ok --model PROVIDER/MODEL --budget 0.01` tries a model"
+_TRIED = "`batchd run --prompt ok --model PROVIDER/MODEL --budget 1` tries a model"
 
 #: Keys of the configuration, as ``SECTION.KEY``; ``*``: any name.
 KEYS: Mapping[str, str] = {

@@ -42,7 +42,7 @@ COMMANDS: Mapping[str, str] = {
     "config": "show the values in force, and where each comes from",
     "trust": "trust the configuration that lies in a directory, or show which are trusted",
     "notify": "show who is notified of what, or send a test",
-    "schema": "print the JSON Schema of task files, results, summaries or notifications",
+    "schema": "print the JSON Schema of task files, results, summaries, the status file or notifications",
     "completion": "print the shell completion of batchd's commands for bash or zsh",
     "cancel": "end batches or tasks",
     "retry": "run batches or tasks again, or only what failed",

@@ -78,7 +78,7 @@ def _back_up(args: argparse.Namespace) -> int:
     target = args.target or path.with_name(f"{path.name}.{stamp}.bak")
     if target.is_dir():
         raise UsageError(f"{escape(str(target))} is a directory: name a file in it")
-    if not target.parent.is_dir():
+    if args.target and not target.parent.is_dir():
         folder = escape(str(target.parent))
         raise UsageError(f"{folder} is not a directory: make it, or name another file")
     size = restoring.back_up(path, target)
@@ -139,8 +139,9 @@ def _restore(args: argparse.Namespace) -> int:
         "claimed": [{"name": claim.name, "path": str(claim.path)} for claim in plan.claims],
     }
     fields = {"source": str(source), "former": str(former) if former else None, **found}
-    lines = [f"{source} {'is' if args.yes else 'would become'} the store."]
-    if plan.others and not args.yes:
+    what = "A new one, which holds nothing," if args.new else str(source)
+    lines = [f"{what} {'is' if args.yes else 'would become'} the store."]
+    if plan.others and not (args.yes or args.moved):
         lines[:0] = [_strange(plan, settings), ""]
     lines += _listed(plan)
     if former:
@@ -159,7 +160,8 @@ def _print(args: argparse.Namespace, fields: dict[str, object], lines: list[str]
         return
     print(*map(escape, lines), sep="\n")
     if not args.yes:
-        print("Nothing was changed. `--yes` does it.")
+        yes = "--moved --yes" if fields.get("others") else "--yes"
+        print(f"Nothing was changed. `{yes}` does it.")
 
 
 async def _work(draft: Path, settings: config.Config, *, do: bool, moved: bool) -> ReconcilePlan:

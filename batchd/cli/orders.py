@@ -331,3 +331,8 @@ def resumed(scope: Scope | None, name: str, answer: ResumedScope) -> Iterator[st
                     )
                 )
         yield from standstill.lines(known)
+        # Another version may know others, and how they end.
+        for other in held:
+            if other.scope not in {*Scope} or other.cause not in {*Cause}:
+                why = standstill.why(other.cause, other.message)
+                yield escape(f"Parked: {other.scope} {other.name}".rstrip() + f". {why}")

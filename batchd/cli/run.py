@@ -120,7 +120,7 @@ def _given(args: argparse.Namespace, settings: config.Config) -> Sequence[tuple[
     """
     if prompt := given_files.prompted(args):
         if args.files:
-            raise UsageError("name a FILE, or give a --prompt")
+            raise UsageError("name a FILE or give a --prompt, not both")
         return [("", *prompt)]
     if not args.files:
         if not sys.stdin.isatty():

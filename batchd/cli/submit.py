@@ -75,6 +75,8 @@ _GONE_S = 30.0
 _ANSWER_S = 10.0
 #: How long who only drops a file waits for the name of its batch, and between two looks.
 _SOON_S, _LOOK_S = 1.0, 0.05
+#: Said where the daemon has a file by then, and no batch of it.
+_LATE = "The file is not taken up yet; what is in the daemon's way stands in: batchd status"
 #: Said where no configuration names a spool;
 #: that of the user's own is one while a daemon is at work on it.
 _SPOOLLESS = (
@@ -152,8 +154,8 @@ def _say_when(settings: config.Config, found: BatchRow | None, *, alive: bool) -
             draining = member.status().daemon.state == "draining"
         else:
             draining = control.ask(Path(settings.paths.state), control.Status()).draining
-        if draining:
-            formatting.complain("The daemon is ending; the file waits until it is started again.")
+        late = "The daemon is ending; the file waits until it is started again."
+        formatting.complain(late if draining else _LATE)
 
 
 def _newest_known(settings: config.Config, *, sure: bool) -> str | None:
@@ -184,7 +186,7 @@ def _given(args: argparse.Namespace, settings: config.Config) -> tuple[str, byte
     """Return the name and the bytes to drop."""
     given = given_files.prompted(args)
     if (args.file is None) == (given is None):
-        raise UsageError("name a FILE, or give a --prompt")
+        raise UsageError("name a FILE or give a --prompt: one of the two")
     if given is None:
         path = Path(args.file)
         given = (
@@ -261,6 +263,8 @@ def _books(settings: config.Config) -> Iterator[ProgressSource]:
 
 
 def _wait(settings: config.Config, mine: DroppedBatch, *, as_json: bool) -> int:
+    if not as_json and _soon(settings, mine) is None:
+        formatting.complain(_LATE)
     with _books(settings) as reader:
         try:
             watch = progress.ProgressWatch(reader, mine.find)

@@ -123,7 +123,7 @@ def paid(state: TaskState) -> CostV1:
 def _paid(state: TaskState) -> CostV1:
     cost, terms = state.cost, state.terms
     price = terms.model.price if terms else None
-    known = price is not None or not state.spend
+    known = price is not None or not (state.spend or state.unsettled_calls)
     if price is None and state.spend:
         cost = None
     return CostV1(

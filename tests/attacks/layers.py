@@ -99,6 +99,10 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     ),
     "watch": (("sandbox/command_watch.py", "if watch in self._watched and not watch.excess:", "if False:"),),
     "memory of sockets": (("sandbox/command_watch.py", "or 0) * _SOCKET", "or 0) * 0"),),
+    "lines of maps": (
+        ("sandbox/process_table.py", '(folder / "maps").read_bytes().split(b"\\n")',
+         '(folder / "maps").read_bytes().splitlines()'),
+    ),
     "memory of names": (("sandbox/command_watch.py", "files += (disk.f_files - disk.f_ffree) * _NAME", "pass"),),
     "memory of files": (("sandbox/command_watch.py", "files + opened.nameless((memory_device(),))", "0"),),
     "memory of the kernel": (("sandbox/command_watch.py", "opened.kernel + sockets", "sockets"),),

@@ -66,6 +66,7 @@ def test_no_socket_sends_more_ahead_than_twice_what_it_counts_for(limited: Limit
 
 
 @pytest.mark.sampled(1)
+@pytest.mark.stopped_by("lines of maps")
 def test_no_name_of_a_file_blinds_who_counts(limited: Limited) -> None:
     """As one with a line break in it does not, of a file that is mapped and deleted."""
     mapped = """

@@ -143,7 +143,9 @@ def test_a_model_that_is_gone_holds_its_tasks(
                 answer = await _ask(tmp_path, "resume", scope="model", name="standin/steps-2")
                 assert answer["trying"] == ["standin/steps-2"]
                 await _done(daemon, "b")
-        assert {r["status"] for r in results(tmp_path, "b")} == {"completed"}
+        assert {(r["status"], str(r["error"])) for r in results(tmp_path, "b")} == {
+            ("completed", "None")
+        }
 
     asyncio.run(scenario())
     ((reported, how),) = heard.parked

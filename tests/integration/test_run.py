@@ -114,8 +114,9 @@ def test_a_run_whose_outbox_takes_nothing_is_refused_at_once(spool: Any) -> None
     nothing of it is left, and the next one works.
     """
     path = spool.write("games.json", [{"first_prompt": "x"}])
+    outbox, away = spool.folder / "outbox", spool.folder / "away"
+    outbox.mkdir()
     with spool.serving():
-        outbox, away = spool.folder / "outbox", spool.folder / "away"
         spool.eventually((spool.folder / ".batchd/outboxes").exists)
         outbox.rename(away)
         outbox.write_text("a file in its place")

@@ -387,7 +387,7 @@ def test_a_list_of_the_system_counts_no_longer(
     file = ground.configured("etc") / "trusted"
     file.write_text(f"{here}\n")
     said = ground.found(here)
-    assert f"yours: `batchd trust {here}`" in said
+    assert f"yours: `batchd trust {shlex.quote(str(here))}`" in said
     assert f"{file}: this list does not count: each user has their own" in said
     monkeypatch.setenv("HOME", str(ground.home))
     assert main(["trust"]) == 0

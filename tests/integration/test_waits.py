@@ -389,7 +389,9 @@ def test_time_while_switched_off_ends_no_task(tmp_path: Path) -> None:
             server.control(down=False, latency_s=1.5)
             async with Daemon(settings) as daemon:
                 await _until_done(daemon, "b")
-        assert {r["status"] for r in results(tmp_path, "b")} == {"completed"}
+        assert {(r["status"], str(r["error"])) for r in results(tmp_path, "b")} == {
+            ("completed", "None")
+        }
 
     asyncio.run(scenario())
 

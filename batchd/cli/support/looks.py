@@ -306,7 +306,7 @@ def _trial(settings: config.Config, model: str) -> str:
     """Return how a key and a model are tried where nothing that is free does it."""
     provider = settings.providers.get(model.partition("/")[0])
     priced = provider and Prices(settings.models).price(model, provider.base_url)
-    budget = " --budget 0.01" if priced else ""  # a limit needs a price
+    budget = " --budget 1" if priced else ""  # a limit needs a price
     return f"`batchd run --prompt ok --model {model}{budget}` tries it, for the price of a call"
 
 
