@@ -199,6 +199,9 @@ class Arena:
     def stop(self) -> None:
         """End the daemon as systemd would; it must have drained within its time."""
         assert self.daemon is not None
+        # One that was just started again, in the place of a killed one, handles no signal yet.
+        up = f'"pid":{self.daemon.pid},"batches":'
+        until(lambda: up in self.log.read_text("utf-8", "replace"), PATIENCE_S, self.tail)
         self.daemon.terminate()
         assert self.daemon.wait(PATIENCE_S) == 0, self.tail()
 
