@@ -25,6 +25,9 @@ import patience
 import standin
 from patience import PATIENCE_S
 
+from batchd import control
+from batchd.errors import BatchdError
+
 ROOT = Path(__file__).parents[2]
 
 #: Calls each task makes: ``steps`` runs `echo`,
@@ -200,10 +203,15 @@ class Arena:
         """End the daemon as systemd would; it must have drained within its time."""
         assert self.daemon is not None
         # One that was just started again, in the place of a killed one, handles no signal yet.
-        up = f'"pid":{self.daemon.pid},"batches":'
-        until(lambda: up in self.log.read_text("utf-8", "replace"), PATIENCE_S, self.tail)
+        until(self._answers, PATIENCE_S, self.tail)
         self.daemon.terminate()
         assert self.daemon.wait(PATIENCE_S) == 0, self.tail()
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(BatchdError):
+            control.request(self.folder / ".batchd", "status")
+            return True
+        return False
 
     def clear(self) -> None:
         """Kill whatever is left, at the end of a test however it went."""
