@@ -25,9 +25,6 @@ import patience
 import standin
 from patience import PATIENCE_S
 
-from batchd import control
-from batchd.errors import BatchdError
-
 ROOT = Path(__file__).parents[2]
 
 #: Calls each task makes: ``steps`` runs `echo`,
@@ -202,16 +199,8 @@ class Arena:
     def stop(self) -> None:
         """End the daemon as systemd would; it must have drained within its time."""
         assert self.daemon is not None
-        # One that was just started again, in the place of a killed one, handles no signal yet.
-        until(self._answers, PATIENCE_S, self.tail)
         self.daemon.terminate()
         assert self.daemon.wait(PATIENCE_S) == 0, self.tail()
-
-    def _answers(self) -> bool:
-        with contextlib.suppress(BatchdError):
-            control.request(self.folder / ".batchd", "status")
-            return True
-        return False
 
     def clear(self) -> None:
         """Kill whatever is left, at the end of a test however it went."""
