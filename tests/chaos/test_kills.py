@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -15,6 +16,9 @@ from monkey import KILLS, Monkey
 from patience import PATIENCE_S
 from verdict import judge
 
+from batchd import control
+from batchd.errors import NoDaemonError
+
 pytestmark = pytest.mark.in_turns
 
 TASKS = int(os.environ.get("BATCHD_CHAOS_TASKS", "20"))
@@ -23,6 +27,13 @@ LONG = TASKS >= 500
 #: Kills that a run must have seen, and strikes after which it is left alone:
 #: the short form has a minute.
 _LEAST, _MOST = (40, 100_000) if LONG else (1, 8)
+
+
+def _answers(place: Arena) -> bool:
+    with contextlib.suppress(NoDaemonError):
+        control.request(place.folder / ".batchd", "status")
+        return True
+    return False
 
 
 def _run(place: Arena, model: Model, monkey: Monkey, count: int, pause_s: float) -> None:
@@ -36,9 +47,11 @@ def _run(place: Arena, model: Model, monkey: Monkey, count: int, pause_s: float)
         place.keep_alive()
         if monkey.counts.total() < _MOST:
             monkey.strike()
-    place.keep_alive()
     took = time.monotonic() - begun
     monkey.settled()
+    place.keep_alive()
+    # One that was just started again handles no signal yet.
+    until(lambda: _answers(place), PATIENCE_S, place.tail)
     place.stop()
     until(lambda: not place.processes(), 5, lambda: f"orphans: {place.processes()}")
     figures = judge(folder, model.log(), count)
