@@ -244,7 +244,7 @@ def test_no_is_an_answer(notifying: Spool) -> None:
         }
         assert ends["hook"]["tries"] == 1
         assert ends["gone"]["tries"] > 1
-        assert not waiting(notifying, "gone")
+        notifying.eventually(lambda: not waiting(notifying, "gone"))
         for line in ends.values():
             assert f"batchd notify --test {line['receiver']}" in line["mend"]
         drop(notifying, "b", "true")

@@ -1281,7 +1281,7 @@ def test_a_fetch_ends_with_who_asked_for_it(spool: Any, whom: str) -> None:
     tools = spool.folder / "tools"
     tools.mkdir()
     (tools / "ssh").write_text(
-        '#!/bin/sh\ncd "${0%/*}"; echo $$ > pid.new; mv pid.new pid; sleep 1000\n'
+        f'#!/bin/sh\ncd "${{0%/*}}"; echo $$ > pid.new; mv pid.new pid; sleep 1000.{os.getpid()}\n'
     )
     (tools / "ssh").chmod(0o755)
     config = spool.folder / "config.toml"
@@ -1300,13 +1300,15 @@ def test_a_fetch_ends_with_who_asked_for_it(spool: Any, whom: str) -> None:
                     in " ".join(spool.batchd("status", *target).stdout.split())
                 )
             )
-        sleeping = [n for n in numbers() if running(n, "sleep\0001000")]
+        sleeping = [n for n in numbers() if running(n, f"sleep\0001000.{os.getpid()}")]
         assert sleeping
         child = next(
             n for n in numbers() if running(n, "batchd.workspace'") and running(n, str(process.pid))
         )
         os.kill(process.pid if whom == "the daemon" else child, signal.SIGKILL)
-        spool.eventually(lambda: not any(running(n, "sleep\0001000") for n in sleeping))
+        spool.eventually(
+            lambda: not any(running(n, f"sleep\0001000.{os.getpid()}") for n in sleeping)
+        )
         if whom == "the child":
             spool.eventually((spool.folder / "outbox/b/summary.json").exists)
             assert (
