@@ -166,7 +166,7 @@ scale: setup ## the ceiling of one daemon: 1,000, 5,000 and 10,000 simulated age
 
 .PHONY: scale-ray
 scale-ray: cluster ## the same batch on this machine's workers and on a Ray cluster of three nodes: results, accounting, CPU
-	@$(CLUSTER)/bin/python benchmarks/scale/ray_pair.py
+	@$(CLUSTER)/bin/python benchmarks/scale/pair.py
 
 .PHONY: bench
 bench: setup chromium ## every benchmark, against a floor taken in the same run

@@ -67,8 +67,6 @@ class Action(enum.StrEnum):
     NOTIFY_FAILED = "notify_failed"
     WORKER_STARTED = "worker_started"
     WORKER_DIED = "worker_died"
-    #: A worker of another machine came to the gate and was not let in: its ``address``, and why.
-    WORKER_NOT_ADMITTED = "worker_not_admitted"
     #: No worker comes up on the cluster: the ``message`` says why, and what helps.
     CLUSTER_TROUBLE = "cluster_trouble"
     #: No task can run on a ``node``, as the ``message`` says: its workers are sent away.
@@ -86,11 +84,8 @@ class Action(enum.StrEnum):
     MIRROR_FETCHED = "mirror_fetched"
     #: No repository can be fetched for a while: the ``message`` says why, and what helps.
     MIRROR_TROUBLE = "mirror_trouble"
-    #: What a task has changed elsewhere lies in its directory now:
-    #: it came in so many ``packs`` of ``bytes``.
-    DIRECTORY_CAME = "directory_came"
-    #: A directory cannot be packed, or what a task has changed elsewhere cannot be laid out in it,
-    #: or a disk refuses a task's clone, copy or patch: its ``message`` has the fix.
+    #: A disk refuses a task's clone, copy or patch, or packs of 0.2.0 are dropped: its ``message``
+    #: has the fix.
     DIRECTORY_TROUBLE = "directory_trouble"
     #: Workers do not come up: ``status`` says why, and what helps.
     WORKER_TROUBLE = "worker_trouble"

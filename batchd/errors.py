@@ -133,10 +133,6 @@ class WorkspaceError(BatchdError):
     """The repository, or the copy of a directory, that a task works on cannot be had."""
 
 
-class TarError(WorkspaceError):
-    """The tar is not what was asked for."""
-
-
 class FolderError(BatchdError):
     """The machine's disk takes nothing, such as a task's directory, or its patch:
     the task is not at fault, and waits for it.

@@ -13,10 +13,21 @@ _MAIL = (
 )
 _TRIED = "`batchd run --prompt ok --model PROVIDER/MODEL --budget 1` tries a model"
 
+_MACHINES = (
+    'name what starts a worker there: [pool] machines = [{name = "node7", command = '
+    '["ssh", "node7", "batchd", "worker"], processes = 4}]; see docs/cluster.md'
+)
+_PLACED = 'leave it out, or name a machine of [pool] machines: "machine": "node7"'
+
 #: Keys of the configuration, as ``SECTION.KEY``; ``*``: any name.
 KEYS: Mapping[str, str] = {
     "metrics.textfile": "set [metrics] listen and have Prometheus fetch it; for node_exporter, have "
     "a timer write what curl gets there into its file",
+    "pool.listen": _MACHINES,
+    "pool.advertise": _MACHINES,
+    "pool.gpus": "leave it out: a task may name its machine",
+    "pool.labels": "leave it out: a task may name its machine",
+    "workspace.shared": "leave it out: machines share the disks",
     **{
         f"notify.*.{key}": _MAIL
         for key in ("host", "port", "tls", "user", "password_env", "password_file", "sender", "to")
@@ -27,9 +38,17 @@ NOTIFY_WORDS: Mapping[str, str] = {
     "email": _MAIL,
     "model_retiring": "leave it out: `check` names models that end",
 }
+#: Keys of a task, or of a batch.
+TASK_KEYS: Mapping[str, str] = {"needs": _PLACED}
+#: Commands, and verbs of the control socket.
+COMMANDS: Mapping[str, str] = {"invite": _MACHINES}
 #: Options, as ``COMMAND --OPTION``.
 OPTIONS: Mapping[str, str] = {
     "check --live": f"`batchd check` tries keys for nothing, and {_TRIED}",
+    **{
+        f"worker {option}": _MACHINES
+        for option in ("--join", "--tied", "--node", "--gpus", "--label", "--cache", "--cache-gb")
+    },
     "run --private": "`BATCHD_PATHS__STATE=$(mktemp -d) batchd run FILE` uses a store of its own",
     "trust --system": "each user who runs batchd there says `batchd trust DIR`; what counts for all "
     "users is /etc/batchd/config.toml",

@@ -140,6 +140,11 @@ def hide(secrets: Iterable[str]) -> None:
     _hidden.learn(secrets)
 
 
+def masked(text: str) -> str:
+    """Return a text without them."""
+    return _hidden.text(text)
+
+
 def escape(text: str) -> str:
     r"""Return ``text`` with control characters shown as ``\x1b`` and the like."""
     return _CONTROL.sub(lambda m: ascii(m.group())[1:-1], text)

@@ -21,11 +21,8 @@ from batchd.records import (
     Activity,
     Base,
     Batch,
-    Chain,
     Endpoint,
     Failure,
-    Pack,
-    Patch,
     Purpose,
     RateLimit,
     Ref,
@@ -55,16 +52,46 @@ class WorkerSettings(Struct, frozen=True, kw_only=True):
     #: On another machine:
     #: how long the worker may go on after the last renewal of its lease, in seconds.
     lease_s: float = 0.0
-    #: There: whether directories of tasks travel, since it does not have them at the same paths.
-    travels: bool = False
+    #: There: where the keys of ``endpoints`` are, by provider.
+    keys: Mapping[str, KeySource] = field(default_factory=dict)
 
     def secrets(self) -> Iterator[str]:
         """Yield what only the providers may see."""
         return (secret for endpoint in self.endpoints.values() for secret in endpoint.secrets())
 
 
+class KeySource(Struct, frozen=True):
+    """Where a worker on another machine has a provider's key from: the key itself stays here."""
+
+    #: The name of a variable, and the path of a file; both empty: the provider wants no key.
+    env: str = ""
+    file: str = ""
+
+
+class FolderProof(Struct, frozen=True):
+    """A folder that the machines share, and the name of what the daemon has put there to prove
+    it.
+    """
+
+    folder: str
+    name: str
+
+
+class MachineFacts(Struct, frozen=True, kw_only=True):
+    """What a worker on another machine finds there."""
+
+    #: The machine's own name.
+    host: str
+    #: ``3.11``, ``3.13``.
+    python: str
+    #: Its clock, in seconds since the epoch.
+    at: float
+    #: By provider whose key is there: the key's digest, with the daemon's salt.
+    keys: Mapping[str, str]
+
+
 class Hello(Struct, frozen=True, kw_only=True):
-    """Both: the first message each way, on this machine.
+    """Both: the first message each way.
 
     A difference in ``version`` or ``code`` ends the worker.
     """
@@ -78,6 +105,11 @@ class Hello(Struct, frozen=True, kw_only=True):
     problem: str = ""
     #: Down.
     settings: WorkerSettings | None = None
+    #: Down, to another machine: what distinguishes digests of keys, and the folders to prove.
+    salt: str = ""
+    proofs: tuple[FolderProof, ...] = ()
+    #: Up, from there.
+    machine: MachineFacts | None = None
 
 
 class Run(Struct, frozen=True, kw_only=True):
@@ -98,9 +130,8 @@ class Run(Struct, frozen=True, kw_only=True):
     tmp: str = ""
     #: What its directory begins as; None: it begins empty, or is another's.
     base: Base | None = None
-    #: What its directory is made of, where the worker does not have it at the same path;
-    #: None: it has.
-    chain: Chain | None = None
+    #: Whether files of its directory may be lost, whatever the machine says of itself.
+    lost: bool = False
     #: How long it may take to make that, in seconds.
     base_s: float = 600.0
     #: The size of its patch, in bytes.
@@ -249,120 +280,26 @@ class Heartbeat(Struct, frozen=True):
     busy: int = 0
     #: Which heartbeat of this worker's it is.
     number: int = 0
+    #: From another machine: its clock, in seconds since the epoch.
+    at: float = 0.0
 
 
-#: What one message takes along of a pack, in bytes.
-MAX_PART = 1 << 20
-
-
-class Join(Struct, frozen=True, kw_only=True):
-    """Up: the first message of a worker on another machine.
-
-    Answered by ``Hello`` or ``NotAdmitted``.
+class KeysFound(Struct, frozen=True):
+    """Up, from another machine after a ``Retune``: the keys that are there now,
+    as in ``MachineFacts``.
     """
 
-    token: str
-    version: str
-    #: The fingerprint of the files that it runs, by what is in them.
-    code: str
-    #: ``3.11``, ``3.13``.
-    python: str
-    #: What its machine is called.
-    node: str
-    #: The worker's process there.
-    pid: int
-    #: The digest of the word by which its keeper will say that it has ended.
-    parting: str
-    #: What its machine has for tasks that need something.
-    gpus: int = 0
-    labels: tuple[str, ...] = ()
+    keys: Mapping[str, str]
 
 
-class WorkerEnded(Struct, frozen=True):
-    """Up, on a connection of its own: a worker has ended,
-    seen by its keeper, who alone knows the ``parting`` word.
+class Parted(Struct, frozen=True):
+    """Up, the last frame from another machine: the worker has ended there, with all that it had.
+
+    Its parent says so.
     """
 
-    parting: str
-    #: Whether it died by itself; else it left, was asked to end, or was ended with its lease.
+    #: Whether it died by itself; else it left, or was asked to end.
     died: bool
-
-
-class NotAdmitted(Struct, frozen=True):
-    """Down: the worker is not let in; ``message`` says why, with the fix."""
-
-    message: str
-
-
-class Keys(Struct, frozen=True):
-    """Down, to another machine:
-    where the providers of the next task are reached, and with which keys.
-    """
-
-    endpoints: Mapping[str, Endpoint]
-
-
-class PatchMade(Struct, frozen=True):
-    """Up, from another machine: keep this patch where the result will be.
-
-    Answered by ``PatchKept``.
-    """
-
-    ref: Ref
-    attempt: int
-    patch: Patch
-
-
-class PatchKept(Struct, frozen=True):
-    """Down: the patch is durable, or was refused by the disk."""
-
-    ref: Ref
-    attempt: int
-    #: What the disk refused it with; 0: it is durable.
-    errno: int = 0
-    message: str = ""
-
-
-class PackWanted(Struct, frozen=True, kw_only=True):
-    """Up: send this pack of the task's chain, from an offset on.
-
-    Answered by ``PackPart``, or ``PackTaken`` with why not.
-    """
-
-    ref: Ref
-    attempt: int
-    digest: str
-    offset: int
-
-
-class PackPart(Struct, frozen=True, kw_only=True):
-    """Down: a part of a pack, ``MAX_PART`` bytes of it or what is left."""
-
-    ref: Ref
-    attempt: int
-    data: bytes
-
-
-class PackSent(Struct, frozen=True, kw_only=True):
-    """Up: a part of what a task has changed in its directory. Answered by ``PackTaken``."""
-
-    ref: Ref
-    attempt: int
-    pack: Pack
-    offset: int
-    data: bytes
-    #: Whether it has all that the task has changed: it takes the place of earlier ones.
-    whole: bool = False
-
-
-class PackTaken(Struct, frozen=True, kw_only=True):
-    """Down: a part was taken; with its last one the pack is durable."""
-
-    ref: Ref
-    attempt: int
-    #: What the disk refused it with; 0: it was taken.
-    errno: int = 0
-    message: str = ""
 
 
 class LeaseRenewed(Struct, frozen=True):
@@ -383,7 +320,7 @@ class Leaving(Struct, frozen=True):
 #: A frame longer than this is a bug or an attack:
 #: the largest legitimate one is an event of some megabytes.
 MAX_FRAME = 1 << 28
-#: And one from another machine, patches apart: any event of ours is smaller.
+#: And one from another machine: any event of ours is smaller.
 MAX_ELSEWHERE = 1 << 25
 #: And of the history that one message takes along: a task's journal may be larger than a frame.
 MAX_HISTORY = 1 << 24
@@ -392,8 +329,6 @@ MAX_HISTORY_ELSEWHERE = 1 << 20
 
 Down: TypeAlias = (
     Hello
-    | NotAdmitted
-    | Keys
     | LeaseRenewed
     | History
     | Run
@@ -405,24 +340,9 @@ Down: TypeAlias = (
     | Denied
     | Ack
     | Nack
-    | PatchKept
-    | PackPart
-    | PackTaken
 )
 Up: TypeAlias = (
-    Join
-    | WorkerEnded
-    | Hello
-    | Ask
-    | Failed
-    | Record
-    | PatchMade
-    | PackWanted
-    | PackSent
-    | Progress
-    | Done
-    | Heartbeat
-    | Leaving
+    Hello | Ask | Failed | Record | Progress | Done | Heartbeat | Leaving | KeysFound | Parted
 )
 
 

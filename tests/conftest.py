@@ -121,13 +121,13 @@ class Spool:
         return found
 
     @contextlib.contextmanager
-    def serving(self, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
+    def serving(self, *options: str, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
         """Run a daemon, from the moment that it answers to its drained end."""
         environment = {**self.environment, **environ}
         log = self.folder / "daemon.log"
         with (
             log.open("ab") as stderr,
-            warm.Popen(self.command("serve"), stderr=stderr, env=environment) as process,
+            warm.Popen(self.command("serve", *options), stderr=stderr, env=environment) as process,
         ):
             try:
                 self.eventually(lambda: self.answers() or process.poll() is not None)

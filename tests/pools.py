@@ -4,85 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import subprocess
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from patience import PATIENCE_S
-from ports import free_port
 
 from batchd import control
-from tests.conftest import CONFIG, NO_REPORT, Spool
-
-#: A lease that a test can wait for.
-LEASE_S = 3.0
-
-
-def configured(
-    folder: Path,
-    base_url: str,
-    model: str = "steps-3",
-    *,
-    shared: bool = True,
-    lease_s: float = LEASE_S,
-    more: str = "",
-) -> Spool:
-    """Return a spool whose workers all join; ``shared``: they have its disk.
-
-    ``more``: of the configuration.
-    """
-    text = CONFIG.format(base_url=base_url, model=model).replace("processes = 2", "processes = 0")
-    lease = f'heartbeat_timeout_s = {lease_s}\nlisten = "127.0.0.1:{free_port()}"\n'
-    text = text.replace("drain_s = 2\n", f"drain_s = 2\n{lease}")
-    disks = f"[workspace]\nshared = {str(shared).lower()}\n"
-    (folder / "config.toml").write_text(f"{NO_REPORT}{text}{disks}{more}")
-    return Spool(folder)
-
-
-def invited(cluster: Spool, machine: str = "127.0.0.1") -> str:
-    """Return a ticket."""
-    done = cluster.batchd("invite", machine)
-    assert not done.returncode, done.stderr
-    return done.stdout.strip()
-
-
-@contextlib.contextmanager
-def joined(
-    cluster: Spool, node: str, line: str = "", *options: str, cache: Path | None = None
-) -> Iterator[subprocess.Popen[str]]:
-    """Run a worker, from its start to whatever end.
-
-    ``cache``: of one that sees nothing of the daemon's folder,
-    but an empty one in its place, as on another machine.
-    """
-    command = cluster.command("worker", "--join", "-", "--node", node, *options)
-    if cache is not None:
-        hide = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"']
-        worker = [*command[:3], "worker", "--join", "-", "--node", node, "--cache", str(cache)]
-        command = [*hide, str(cluster.folder), *worker]
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**cluster.environment, "XDG_CACHE_HOME": str(cluster.folder / "caches")},
-        start_new_session=True,
-    )
-    try:
-        assert process.stdin is not None
-        process.stdin.write((line or invited(cluster)) + "\n")
-        process.stdin.close()
-        process.stdin = None
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGKILL)
-        process.communicate(timeout=PATIENCE_S)
+from tests.conftest import Spool
 
 
 def workers(spool: Spool) -> dict[int, dict[str, Any]]:

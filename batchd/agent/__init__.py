@@ -8,8 +8,6 @@ if TYPE_CHECKING:
     from batchd.agent.loop import AttemptEnd, run
     from batchd.agent.services import (
         AgentServices,
-        DirectoryPlaces,
-        LocalDirectory,
         Reply,
         StopSignal,
     )
@@ -17,8 +15,6 @@ if TYPE_CHECKING:
 __all__ = [
     "AgentServices",
     "AttemptEnd",
-    "DirectoryPlaces",
-    "LocalDirectory",
     "Reply",
     "StopSignal",
     "run",

@@ -85,24 +85,26 @@ class _Agent:
         await self._journal.flush()
 
     async def _work_in_sandbox(self) -> None:
-        task, places = self._run.task, self._host.files.places(self._run)
+        run, task = self._run, self._run.task
         with await self._host.sandbox.open(
-            places.directory,
-            fresh=places.fresh,
+            run.batch.directory(task),
+            fresh=not task.dir,
             network=task.network,
             env={**task.env, **{name: s.value for name, s in task.secrets.items()}},
             masker=self._host.masker,
-            tmp=places.tmp,
-            base=places.base,
+            tmp=run.tmp,
+            base=run.base.mirror if run.base else "",
             held=self.state.terms.held if self.state.terms else None,
         ) as place:
             try:
-                boot = UNSET if self._host.files.travels else _boot() or UNSET
-                lost = bool(boot) and self.state.boots.get(self._run.node, boot) != boot
+                # What another machine has changed is on the disks before its event is durable.
+                boot = UNSET if self._host.away else _boot() or UNSET
+                lost = bool(boot) and self.state.boots.get(run.node, boot) != boot
+                lost = lost or (run.lost and not self.state.files_lost)
                 opening = await self._opening(place, lost=lost)
-                self._add(replace(opening, node=self._run.node or UNSET, boot=boot))
-                await self._host.files.begin(place)
-                await self._loop(Performer(self._run, self._host, self._journal, place))
+                self._add(replace(opening, node=run.node or UNSET, boot=boot))
+                performer = Performer(run, self._host, self._journal, place)
+                await self._loop(performer)
             except SandboxError:
                 self._triggers = await asyncio.to_thread(place.triggers)
                 raise
@@ -111,8 +113,8 @@ class _Agent:
             if not self.state.finished:
                 # What went on in the background since its last step;
                 # if it cannot be kept, that step still can.
-                with contextlib.suppress(SandboxError, WorkspaceError, FolderError):
-                    await self._host.files.keep(place)
+                with contextlib.suppress(FolderError):
+                    await performer.kept()
 
     async def _loop(self, performer: Performer) -> None:
         """Decide, perform, record, until the task is finished or the agent is asked to stop."""
@@ -150,7 +152,8 @@ class _Agent:
             and ((before.model.api, before.model.tools) == (terms.model.api, terms.model.tools))
         )
         if goes_on and not makes:
-            learns = prompts.LOST if lost and (self.state.commands or base) else UNSET
+            words = prompts.LEFT_ELSEWHERE if self._run.lost else prompts.LOST
+            learns = words if lost and (self.state.commands or base) else UNSET
             return Resumed(at=self._host.clock(), attempt=self._run.attempt, lost=learns)
         if base is not None and makes:
             await workspace.make(place, base, self._run.base_s)
@@ -177,7 +180,7 @@ class _Agent:
                 triggers = await asyncio.to_thread(place.triggers)
                 terms = replace(terms, files=files, triggers=triggers)
             return Resumed(at=self._host.clock(), attempt=self._run.attempt, terms=terms)
-        if self._host.files.travels:
+        if self._host.away:
             files = files and {path: stamp[:_LASTING] for path, stamp in files.items()}
         opening, quoted = await seen.opening(place, files, task.first_prompt, most)
         terms = replace(

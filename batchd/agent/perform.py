@@ -17,7 +17,7 @@ from batchd.agent.context import Compact
 from batchd.agent.decide import CallModel, Conclude, Evaluate, Finish, RunTool, Step
 from batchd.agent.seen import FileObserver, knows
 from batchd.agent.services import AgentServices, EventBuffer
-from batchd.errors import SandboxError
+from batchd.errors import FolderError, SandboxError
 from batchd.events import (
     CallAnswered,
     CallFailed,
@@ -274,12 +274,10 @@ class Performer:
                 await self._place.clear(prompts.EVALUATED)
                 verdict = await evaluate.at_the_end(self._place, verdict)
                 patch = await self._patch(state)
-                await self._kept()
+                await self.kept()
                 files, triggers = await self._place.left()
-                unsynced = ""
-                if not self._host.files.travels:  # else the daemon does it
-                    before = state.terms.files if state.terms else None
-                    unsynced = await self._place.sync(before, files)
+                before = state.terms.files if state.terms else None
+                unsynced = await self._place.sync(before, files)
                 yield self._host.finish(
                     state,
                     verdict,
@@ -354,12 +352,19 @@ class Performer:
         self._ends += waited_s  # which is no time at work either
         return waited_s
 
-    async def _kept(self) -> float:
-        """Return, when the daemon has what was changed in the directory,
-        how long that took, which does not count as time at work.
+    async def kept(self) -> float:
+        """Return, when what was changed in the directory is on the disks that another machine
+        shares with the daemon, how long that took, which does not count as time at work.
+
+        Raises ``FolderError``.
         """
+        if not self._host.away:
+            return 0.0
         begun = time.monotonic()
-        await self._host.files.keep(self._place)
+        try:
+            await asyncio.to_thread(self._place.flush)
+        except OSError as error:
+            raise FolderError(f"what it changed cannot be made durable: {error}") from error
         waited_s = time.monotonic() - begun
         self._ends += waited_s
         return waited_s
@@ -463,7 +468,7 @@ class Performer:
                 request, self._place, timeout_s, most, known=known, look=self._look
             )
         if request.name != "read_file" or self._place.running:
-            waited_s += await self._kept()
+            waited_s += await self.kept()
         now = self._host.clock()
         notice = "" if state.noticed else left(self._task.limits, state, now)
         # It succeeded, or wanted what only the user has: nothing is left to be put right.
@@ -524,7 +529,7 @@ class Performer:
             elif judged is None:
                 verdict = await evaluate.output_schema(self._task.output_schema or {}, state.answer)
                 judged = self._verdict(verdict, last=step.last)
-        waited_s += await self._kept()
+        waited_s += await self.kept()
         return replace(judged, waited_s=waited_s)
 
     def _compacted(self, step: Compact) -> Compacted:

@@ -90,6 +90,11 @@ LOST = (
 )
 
 
+#: Said where packs of 0.2.0, with what it changed on another machine, were dropped.
+LEFT_ELSEWHERE = (
+    "[You go on on another machine: files that you changed on the one before may be lost. "
+    "Look at what is there, and put it right, before you go on.]"
+)
 #: Said where a program failed for want of input.
 NO_KEYBOARD = (
     r"[It asked for input, and there is no keyboard: pipe it in, as with printf '5\n7\n' | …]"

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
@@ -25,64 +24,8 @@ from batchd.events import (
 from batchd.llm import ModelClient
 from batchd.masking import Masker
 from batchd.records import Activity, FileStamp, Patch, Trigger
-from batchd.sandbox import Sandbox, Workplace
+from batchd.sandbox import Sandbox
 from batchd.taskstate import TaskState, Verdict
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DirectoryPlaces:
-    """Paths, as ``Sandbox.open`` takes them."""
-
-    directory: str
-    #: Whether it is made where it is not there yet.
-    fresh: bool
-    #: Its /tmp.
-    tmp: str
-    #: What it begins as; empty: it begins empty, or is another's.
-    base: str
-
-
-class LocalDirectory:
-    """The directory of a task whose worker has the daemon's disk:
-    what is written there is where it belongs.
-    """
-
-    #: Whether it may go on on another machine, where a file has another inode.
-    travels = False
-
-    def places(self, run: wire.Run) -> DirectoryPlaces:
-        """Return where everything lies."""
-        return DirectoryPlaces(
-            directory=run.batch.directory(run.task),
-            fresh=not run.task.dir,
-            tmp=run.tmp,
-            base=run.base.mirror if run.base else "",
-        )
-
-    async def arrive(self) -> None:
-        """Bring the task's directory here, before the agent begins.
-
-        Raises ``WorkspaceError`` where it cannot be made of what there is, ``SandboxError`` and
-        ``OSError`` where this machine cannot have it,
-        and ``FolderError`` where the agent is to stop before.
-        """
-
-    async def leave(self) -> None:
-        """Take away what is needed no more. Raises ``OSError``."""
-
-    async def begin(self, place: Workplace) -> None:
-        """Take the directory as it is now for what the daemon has.
-
-        Raises ``SandboxError``, ``WorkspaceError``.
-        """
-
-    async def keep(self, place: Workplace) -> None:
-        """Return when the daemon has all that was changed there.
-
-        Raises ``SandboxError``, ``WorkspaceError``, ``StaleAttemptError``, and ``FolderError``
-        where the agent is to stop before the daemon's disk takes it.
-        """
-
 
 #: What the daemon answers to an ``Ask``.
 Reply: TypeAlias = CallStarted | CallDenied | Suspended | CancelRequested
@@ -143,8 +86,8 @@ class AgentServices(Protocol):
     stop: StopSignal
     #: Knows the keys of all providers and the secrets of the task.
     masker: Masker
-    #: The task's directory on this machine.
-    files: LocalDirectory
+    #: Whether this is another machine than the daemon's, whose disks it shares.
+    away: bool
 
     def clock(self) -> float:
         """Return the time, in seconds since the epoch."""

@@ -51,8 +51,7 @@ COMMANDS: Mapping[str, str] = {
     "priority": "let batches or tasks go before others",
     "prune": "free the space that finished batches take",
     "tune": "change the running daemon's configuration",
-    "invite": "make tickets for workers on other machines",
-    "worker": "work for a daemon on another machine",
+    "worker": "work for a daemon on another machine, which starts it",
     "backup": "copy the store, beside a running daemon too",
     "restore": "put a backup in the store's place, and import the results in the outbox",
     "demo": "show the whole way with a stand-in model: no key, no network",
@@ -60,7 +59,7 @@ COMMANDS: Mapping[str, str] = {
 
 #: The modules that have several commands; each other command has one of its own name.
 _MODULES: Mapping[str, str] = {
-    **dict.fromkeys(("cancel", "retry", "pause", "resume", "priority", "tune", "invite"), "orders"),
+    **dict.fromkeys(("cancel", "retry", "pause", "resume", "priority", "tune"), "orders"),
     **dict.fromkeys(("schema", "completion"), "shipped"),
     **dict.fromkeys(("backup", "restore"), "backups"),
 }
@@ -100,8 +99,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "priority": ("batchd priority evening 10",),
     "prune": ("batchd prune --older-than 30",),
     "tune": ("batchd tune budget.per_day_usd=20",),
-    "invite": ("batchd invite node1 | ssh node1 batchd worker --join -",),
-    "worker": ("batchd worker --join -",),
+    "worker": ("batchd worker",),
     "backup": ("batchd backup ~/batchd.backup",),
     "restore": ("batchd restore ~/batchd.backup",),
     "demo": ("batchd demo",),
@@ -284,6 +282,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         raise SystemExit(2)
     first = argv[0]
     if not first.startswith("-") and first not in COMMANDS:
+        if instead := gone.COMMANDS.get(first):
+            raise UsageError(f"{first} is gone: {instead}")
         near = difflib.get_close_matches(first, COMMANDS, n=1)
         hint = f"do you mean {near[0]}? " if near else ""
         raise UsageError(f"there is no command {first!a}: {hint}`batchd --help` lists them")

@@ -1,5 +1,5 @@
-"""The orders to a daemon: ``cancel``, ``retry``, ``pause``, ``resume``, ``priority``, ``tune`` and
-``invite``; and what their answers say, here as in `top`.
+"""The orders to a daemon: ``cancel``, ``retry``, ``pause``, ``resume``, ``priority`` and
+``tune``; and what their answers say, here as in `top`.
 
 Each task that is cancelled keeps a result that says so; a retry is a new run with a name of its
 own; what runs and is paused stops at its next durable point.
@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import socket
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from batchd import words
+from batchd import gone, words
 from batchd.cli.display import formatting
 from batchd.cli.support import controlling
 from batchd.control import (
     Cancel,
     Cancelled,
-    Invite,
     Pause,
     Paused,
     Priority,
@@ -34,9 +32,8 @@ from batchd.errors import BatchdError, UsageError
 from batchd.log import escape
 from batchd.records import Cause, Parking, Ref, Scope, TaskStatus
 
-#: What to do where no daemon runs that could be tuned, or could make tickets.
+#: What to do where no daemon runs that could be tuned.
 _NO_TUNING = "`tune` changes a running daemon; for the next one, edit config.toml"
-_NO_TICKETS = "only a running daemon makes tickets: start `batchd serve` with [pool] listen set"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,30 +100,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
                 "--reset", action="store_true", help="first undo all earlier changes"
             )
             controlling.as_json(parser)
-        case "invite":
-            parser.epilog = (
-                "Example: `batchd invite node7 | ssh node7 batchd worker --join -`. A ticket is a "
-                "secret: a worker that has it, on the named machine, gets tasks and the keys that "
-                "they need."
-            )
-            parser.add_argument(
-                "machine", nargs="+", help="a name, an address, or a network like 10.0.0.0/24"
-            )
-            parser.add_argument(
-                "--minutes",
-                type=float,
-                default=10.0,
-                metavar="N",
-                help="how long it is valid; default: 10",
-            )
-            parser.add_argument(
-                "--count",
-                type=int,
-                default=1,
-                metavar="N",
-                help="how many tickets to make, a line each",
-            )
-            controlling.as_json(parser)
 
 
 def _targets(parser: argparse.ArgumentParser) -> None:
@@ -163,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
             count = words.counted(ordered.tasks, "task")
             line = f"{words.listed(given)}: {count} with priority {args.priority}"
             return controlling.show(ordered, [line], json=json)
-        case "tune":
+        case _:
             changes: dict[str, str] = {}
             for change in args.change:
                 key, equals, value = change.partition("=")
@@ -174,11 +147,6 @@ def run(args: argparse.Namespace) -> int:
             lines = [f"{key} = {value}" for key, value in tuned.overrides.items()]
             lines = lines or ["Nothing is changed: the daemon works as config.toml says."]
             return controlling.show(tuned, lines, json=json)
-        case _:
-            addresses = tuple(a for machine in args.machine for a in _addresses(machine))
-            order = Invite(addresses=addresses, minutes=args.minutes, count=args.count)
-            invited = controlling.running(file, order, _NO_TICKETS)
-            return controlling.show(invited, invited.tickets, json=json)
 
 
 def _checked(given: Sequence[str]) -> tuple[str, ...]:
@@ -252,20 +220,6 @@ def _wanted(file: Path | None, targets: Sequence[str]) -> bool:
         return False
 
 
-def _addresses(machine: str) -> list[str]:
-    """Return the addresses of a machine, or the network itself. Raises ``UsageError``."""
-    if "/" in machine:
-        return [machine]
-    try:
-        found = socket.getaddrinfo(machine, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        why = (
-            f"{escape(machine)} is not a known machine: {getattr(error, 'strerror', None) or error}"
-        )
-        raise UsageError(f"{why}; name its address") from None
-    return sorted({str(place[0]).partition("%")[0] for *_, place in found})
-
-
 def cancelled(given: Sequence[str], answer: Cancelled) -> list[str]:
     """Return how many tasks were ended, and how what had ended before did so."""
     before = {each.target for each in answer.ended}
@@ -288,7 +242,7 @@ def retried(answer: Retried) -> list[str]:
     return [
         f"{run.batch}: {words.counted(run.tasks, 'task')} of {run.retry_of} queued again"
         for run in answer.runs
-    ]
+    ] + [f"without {key}, which is gone: {gone.TASK_KEYS.get(key, '')}" for key in answer.dropped]
 
 
 def paused(scope: Scope, name: str, answer: Paused) -> list[str]:

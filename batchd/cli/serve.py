@@ -26,6 +26,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments: all that it needs stands in the configuration."""
     # For a ``run`` that starts it as its child: see ``cli/runs/run_daemon.py``.
     parser.add_argument("--for-run", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--drop-packs",
+        action="store_true",
+        help="drop what 0.2 left packed of directories on other machines: the first start alone",
+    )
     parser.epilog = (
         "Without a configuration it serves a spool of your own, ~/.local/share/batchd. "
         "SIGTERM or Ctrl-C drains: tasks stop at a durable point and go on at the next start; "
@@ -46,7 +51,10 @@ def run(args: argparse.Namespace) -> int:
     os.chdir("/")
     fork_server.warm(Path(settings.paths.state, "pool"))
     try:
-        (_serve_runs if args.for_run else _serve)(settings)
+        if args.for_run:
+            _serve_runs(settings)
+        else:
+            _serve(settings, drop_packs=args.drop_packs)
     except SpoolLockedError as error:
         fork_server.abandon()
         if args.for_run:
@@ -61,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _serve(settings: config.Config) -> None:
+def _serve(settings: config.Config, *, drop_packs: bool) -> None:
     """Be the daemon until it is stopped."""
     # They load everything; no other command needs it.
     with processes.undisturbed():
@@ -80,7 +88,12 @@ def _serve(settings: config.Config) -> None:
     channels.insist(settings)
     listeners = [Notifications(settings), *telemetry.exporters(settings)]
     daemon = Daemon(
-        settings, reload=reload, look=_look, listeners=listeners, finishers=[ReportMaker()]
+        settings,
+        drop_packs=drop_packs,
+        reload=reload,
+        look=_look,
+        listeners=listeners,
+        finishers=[ReportMaker()],
     )
     if sys.stderr.isatty():
         width = columns_of(sys.stderr.fileno())
@@ -103,8 +116,6 @@ def _serve_runs(settings: config.Config) -> None:
         settings.pool,
         engine="local",
         processes=max(1, settings.pool.processes),
-        listen="",
-        advertise="",
     )
     governor = replace(settings.governor, max_parked_s=0.0)
     settings = replace(settings, pool=pool, governor=governor)
@@ -114,13 +125,13 @@ def _serve_runs(settings: config.Config) -> None:
 def _greeting(settings: config.Config) -> Iterator[str]:
     """Yield what somebody at a terminal wants to know first."""
     paths, pool = settings.paths, settings.pool
-    most = words.counted(pool.processes * pool.agents_per_process, "task")
-    agents = f"{most} at a time" if pool.processes else "as many tasks as workers join for"
+    workers = pool.processes + sum(machine.processes for machine in pool.machines)
+    agents = f"{words.counted(workers * pool.agents_per_process, 'task')} at a time"
     yield f"Drop task files into  {paths.inbox}"
     yield f"Results appear in     {paths.outbox}"
     yield f"Model                 {settings.agent.model}, {agents}"
-    if pool.listen:
-        yield f"Workers of other machines join at {pool.listen}: `batchd invite NODE`."
+    if pool.machines:
+        yield f"Machines              {words.listed([each.called for each in pool.machines])}"
     try:
         settings.endpoint(settings.agent.model.partition("/")[0])
     except BatchdError as error:

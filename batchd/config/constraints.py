@@ -9,18 +9,17 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from batchd import silent_paths
+from batchd import masking, silent_paths
 from batchd.config import receivers, telemetry, web_page
 from batchd.config.operator_files import named
 from batchd.config.providers import tier_problem
-from batchd.config.sections import ConfigSections, PathsSection, SandboxSection
-from batchd.config.values import is_place
+from batchd.config.sections import ConfigSections, PathsSection, PoolSection, SandboxSection
 from batchd.errors import Problem
-from batchd.records import SHOWABLE, STANDARD, tasks
+from batchd.records import SHOWABLE, STANDARD
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -32,8 +31,6 @@ _Table = TypeVar("_Table", bound="DataclassInstance")
 _MODEL_NAME = 512
 #: The sections whose tables have names of the user's, and what these are the names of.
 _ENTRIES = {"providers": "provider", "notify": "receiver"}
-#: One message carries it.
-_MOST_PATCH = 128 << 20
 #: What commands have of batchd's own making, or by their network:
 #: what stands there would not be the machine's.
 _MADE = tuple(
@@ -48,6 +45,7 @@ _URL = re.compile(
 )
 _FORM = "it is written https://HOST/PATH or ssh://USER@HOST/PATH"
 _ANY = "*"
+_MACHINE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
 
 
 def controls(value: Any, place: Place) -> Iterator[tuple[Place, Problem]]:
@@ -257,43 +255,50 @@ def model_problem(model: str, config: ConfigSections) -> Problem | None:
 
 
 def _workers(config: ConfigSections) -> Iterator[tuple[Place, Problem]]:
-    """Find addresses that are none, and a pool in which nothing could run."""
-    pool, workspace = config.pool, config.workspace
-    for key in ("listen", "advertise"):
-        place = getattr(pool, key)
-        if place and not is_place(place):
-            yield ("pool", key), Problem("", 'it must be "HOST:PORT", as in "0.0.0.0:7443"')
-    if pool.advertise and not pool.listen:
-        yield (
-            ("pool", "advertise"),
-            Problem("", "[pool] listen is not set, so no worker can join"),
-        )
+    """Find machines that are none, and a pool in which nothing could run."""
+    pool = config.pool
     if pool.engine == "ray" and not pool.processes:
         yield (
             ("pool", "processes"),
             Problem("", "the Ray cluster has room for no worker", "set it to 1 or more"),
         )
-    for why in tasks.wrong(pool.gpus, pool.labels):
-        yield ("pool", "labels"), Problem("", why)
-    if pool.engine == "ray" and (pool.gpus or pool.labels):
-        why = "no task runs on this machine: the nodes of the Ray cluster say what they have"
-        yield ("pool", "gpus" if pool.gpus else "labels"), Problem("", why, "leave it out")
     if config.ray.min_processes > pool.processes:
         why = f"it is more than [pool] processes, {pool.processes}"
         yield ("ray", "min_processes"), Problem("", why)
-    if pool.listen and workspace.max_patch_bytes > _MOST_PATCH:
-        why = f"a patch from another machine has at most {_MOST_PATCH} bytes"
-        yield ("workspace", "max_patch_bytes"), Problem("", why)
-    if pool.engine == "ray" and not pool.listen:
-        why = "workers of a Ray cluster join where the daemon listens"
-        yield ("pool", "engine"), Problem("", why, "set [pool] listen to HOST:PORT")
-    if not pool.processes and not pool.listen:
-        why = "without processes, and without [pool] listen, no task could run"
+    yield from _machines(pool)
+    if not pool.processes and not pool.machines:
+        why = "without processes, and without [pool] machines, no task could run"
         yield ("pool", "processes"), Problem("", why, "set one of them")
-    if pool.listen and not workspace.shared and config.sandbox.backend == "none":
-        why = "without a sandbox, nothing confines what directories bring from other machines"
-        fix = 'set [sandbox] backend = "bwrap", or [workspace] shared = true where all machines have them'
-        yield ("pool", "listen"), Problem("", why, fix)
+
+
+def _machines(pool: PoolSection) -> Iterator[tuple[Place, Problem]]:
+    """Find machines without a name of their own, and keys in their commands."""
+    seen: set[str] = set()
+    for index, machine in enumerate(pool.machines):
+        place = ("pool", "machines", index)
+        if not _MACHINE.fullmatch(machine.called):
+            why = f"{machine.called!a} is no name for it" if machine.called else "it has no name"
+            if not machine.called and PurePath(machine.command[0]).name == "ssh":
+                why = "options stand before its host, so it has no name"
+            fix = "give it one of letters, digits, '.', '_' and '-', as in name = \"node7\""
+            yield (*place, "name"), Problem("", why, fix)
+        elif machine.called in seen:
+            yield (
+                (*place, "name"),
+                Problem(
+                    "",
+                    f"another machine is called {machine.called}",
+                    "raise its processes, or name it",
+                ),
+            )
+        seen.add(machine.called)
+        for word in machine.command:
+            named = filter(masking.names_secret, re.findall(r"([A-Z][A-Z0-9_]*)=", word))
+            # Not ssh's `-o NAME=VALUE`, whose names are ssh's own.
+            for name in named:
+                why = f"it gives {name} a value, which every process of this machine can read"
+                fix = "have it set there, or put the key into a file that both machines have"
+                yield (*place, "command"), Problem("", why, fix)
 
 
 def _shown(sandbox: SandboxSection) -> Iterator[tuple[tuple[str | int, ...], Problem]]:

@@ -137,6 +137,11 @@ def _plain(place: Place, value: Any) -> Any:
         return value.partition("?")[0]
     if place[0] == "notify" and place[-1] == "command":
         return [*value[:1], *(HIDDEN for _ in value[1:])]
+    if place == ("pool", "machines"):
+        return [
+            {"name": each.called, "command": each.shown, "processes": each.processes}
+            for each in value
+        ]
     if isinstance(value, tuple):
         return [*value]
     return dict(value) if isinstance(value, Mapping) else value

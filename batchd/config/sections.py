@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from pathlib import PurePath
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, MinLen
 
 from batchd import records
 from batchd.config.providers import ModelSection, ProviderSection, presets
@@ -21,7 +22,7 @@ from batchd.config.values import Fallback, HostList, Name, Reach, Section
 from batchd.config.web_page import WebSection
 from batchd.log import LineFormat, LogLevel
 from batchd.records import AskedEffort, Backend, CheckIn, Evaluator, Tier
-from batchd.records.tasks import MOST_GPUS, Amount, Count, Positive, Span
+from batchd.records.tasks import Amount, Count, Positive, Span
 
 _Table = TypeVar("_Table")
 
@@ -64,13 +65,38 @@ class AgentSection(Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MachineSection(Section):
+    """An entry of ``[pool] machines``: where workers run beside those of this machine."""
+
+    command: Annotated[tuple[Name, ...], MinLen(1)] = field(repr=False)
+    """What is run here, once for each worker, and reaches ``batchd worker`` there."""
+    processes: Annotated[int, Ge(1), Le(1024)] = 1
+    """Workers there."""
+    name: str = ""
+    """What it is called, and tasks may ask for; empty: HOST, where the command is ``ssh HOST``."""
+
+    @property
+    def called(self) -> str:
+        """Its name; empty: it has none."""
+        program, *rest = self.command
+        host = rest[0] if rest and PurePath(program).name == "ssh" else ""
+        return self.name or ("" if host.startswith("-") else host.rpartition("@")[2])
+
+    @property
+    def shown(self) -> list[str]:
+        """Its command as it may be shown: what stands between may be anything."""
+        program, *rest = self.command
+        return [PurePath(program).name, *["…"] * (len(rest) > 1), *rest[-1:]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PoolSection(Section):
     """``[pool]``: worker processes."""
 
     engine: Literal["local", "ray"] = "local"
     """Where worker processes are started: on this machine, or on a Ray cluster, ``[ray]``."""
     processes: Annotated[int, Ge(0), Le(1024)] = 4
-    """Worker processes at most, started when first needed; 0: all join by hand."""
+    """Worker processes at most, started when first needed; 0: all are on ``machines``."""
     agents_per_process: Annotated[int, Ge(1), Le(1000)] = 1
     """Tasks that one process works on at a time."""
     max_attempts: Positive = 3
@@ -87,18 +113,8 @@ class PoolSection(Section):
     """A worker is replaced after so many tasks; 0: never."""
     max_rss_mb: Count = 1024
     """A worker is replaced when its resident memory passes this; 0: never."""
-    listen: str = ""
-    """``HOST:PORT`` where workers of other machines join; empty: none do."""
-    advertise: str = ""
-    """``HOST:PORT`` that they dial, where it is another one;
-    empty: ``listen``, by this machine's name.
-    """
-    gpus: Annotated[int, Ge(0), Le(MOST_GPUS)] = 0
-    """GPUs of this machine, for tasks that need some;
-    a worker that joins says what its machine has.
-    """
-    labels: tuple[Name, ...] = ()
-    """What tasks may need of this machine, by names of your choice; likewise."""
+    machines: tuple[MachineSection, ...] = ()
+    """Other machines that workers run on, which share this one's disks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -319,10 +335,6 @@ class WorkspaceSection(Section):
     """How long it may take to fetch a repository, or to copy a directory."""
     max_mirror_bytes: Annotated[int, Ge(1 << 20)] = 10 << 30
     """The size of one repository, or copied directory, that is kept."""
-    shared: bool = False
-    """Whether every node has the outbox, the state directory's ``tmp``
-    and all directories of tasks at the same paths; else they travel.
-    """
     max_patch_bytes: Annotated[int, Ge(1 << 10), Le(256 << 20)] = 10 << 20
     """The size of a task's patch; changes of more files are left out."""
 

@@ -24,8 +24,6 @@ from batchd.control.requests import (
     Detach as Detach,
     Detached as Detached,
     EndedBefore as EndedBefore,
-    Invite as Invite,
-    Invited as Invited,
     NewRun as NewRun,
     Pause as Pause,
     Paused as Paused,

@@ -20,7 +20,6 @@ from batchd.control.requests import (
     Cancel,
     ControlRequest,
     Detach,
-    Invite,
     Pause,
     Priority,
     Prune,
@@ -36,7 +35,7 @@ from batchd.records import Scope
 _KINDS: tuple[type[ControlRequest[Any]], ...] = (
     *(Status, Cancel, Pause, Resume),
     *(Priority, Retry, Prune, Tune),
-    *(Submit, Detach, Check, Invite),
+    *(Submit, Detach, Check),
 )
 #: By its verb, what can be asked.
 REQUESTS: Mapping[str, type[ControlRequest[Any]]] = {kind.__name__.lower(): kind for kind in _KINDS}
@@ -60,9 +59,6 @@ _WANTED: Mapping[str, str] = {
     "last": "last is a whole number: of batches",
     "offline": "offline is true or false",
     "live": "live is true or false",
-    "addresses": "addresses is a list of IP addresses and networks",
-    "minutes": "minutes is a number",
-    "count": "count is a whole number: of tickets",
 }
 #: It may hold secrets, and is not shown.
 _HIDDEN = "changes"

@@ -198,6 +198,8 @@ class Retried(msgspec.Struct, frozen=True, kw_only=True):
     runs: tuple[NewRun, ...]
     #: The names of the runs.
     batches: tuple[str, ...] = ()
+    #: The keys of old tasks that are gone, and were left out.
+    dropped: tuple[str, ...] = ()
 
 
 class Retry(ControlRequest[Retried], frozen=True, kw_only=True):
@@ -258,21 +260,3 @@ class Tune(ControlRequest[Tuned], frozen=True, kw_only=True):
     changes: Mapping[str, str] = msgspec.field(default_factory=dict)
     #: First take all earlier changes back.
     reset: bool = False
-
-
-# invite
-
-
-class Invited(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to ``Invite``: tickets, a line each, secrets until they are used."""
-
-    tickets: tuple[str, ...]
-
-
-class Invite(ControlRequest[Invited], frozen=True, kw_only=True):
-    """Make tickets for workers on other machines."""
-
-    #: IP addresses and networks that they may come from.
-    addresses: tuple[str, ...] = ()
-    minutes: float = 10.0
-    count: int = 1

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from batchd import __version__
+from batchd import __version__, gone
 from batchd.actions import Action
 from batchd.control import coding
 from batchd.control.place import NAME, address
@@ -114,6 +114,8 @@ def _said(answer: Mapping[str, Any]) -> bytes:
 async def _answer(line: bytes, by: Requester, commands: RequestHandlers) -> Mapping[str, Any]:
     try:
         given = json.loads(line)
+        if instead := gone.COMMANDS.get(str(given["verb"])):
+            return _refusal(f"there is no {given['verb']} any more: {instead}")
         kind = coding.REQUESTS[given["verb"]]
     except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
         return _refusal(f"not a request; the verbs are {', '.join(sorted(coding.REQUESTS))}")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,11 +13,8 @@ from batchd.daemon import tuning
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.attempts.bases import Bases
 from batchd.daemon.attempts.calls import Calls
-from batchd.daemon.attempts.chainbook import ChainBook
-from batchd.daemon.attempts.chains import Chains
 from batchd.daemon.attempts.fences import Fences
 from batchd.daemon.attempts.lessons import Lessons
-from batchd.daemon.attempts.porter import Porter
 from batchd.daemon.attempts.reports import Reports
 from batchd.daemon.attempts.scratch_cleanup import ScratchCleanup
 from batchd.daemon.attempts.starting import AttemptStarter
@@ -28,7 +24,6 @@ from batchd.daemon.attempts.workspace_child import WorkspaceChildren
 from batchd.daemon.commands import CommandHandlers, EndWaiters
 from batchd.daemon.commands.cancel import CancelHandler
 from batchd.daemon.commands.check import CheckHandler, HostCheck
-from batchd.daemon.commands.invite import InviteHandler
 from batchd.daemon.commands.pause import PauseHandler
 from batchd.daemon.commands.priority import PriorityHandler
 from batchd.daemon.commands.prune import PruneHandler
@@ -57,7 +52,6 @@ from batchd.daemon.waits.offers import Offers
 from batchd.daemon.waits.parking_lot import ParkingLot
 from batchd.daemon.waits.placing import Placing
 from batchd.daemon.waits.predecessors import Predecessors
-from batchd.daemon.worker_admission import WorkerAdmission, joining
 from batchd.daemon.writes import Register, Writes
 from batchd.governor import Governor
 from batchd.governor.news import News
@@ -65,12 +59,11 @@ from batchd.lifecycle import Lifecycle
 from batchd.lifecycle.trials import Trials
 from batchd.log import get_logger
 from batchd.pool.disks import AllDiskThreads
+from batchd.pool.engines.cluster import Cluster
 from batchd.pool.engines.local import LocalEngine
 from batchd.pool.shape import PoolShape
 from batchd.pool.supervisor import Supervisor
 from batchd.pricing import Prices
-from batchd.records import Needs
-from batchd.records.tasks import NOTHING
 from batchd.spool import claims
 from batchd.spool.outbox import OwnOutboxes
 from batchd.store import Store
@@ -93,10 +86,9 @@ class Parts:
     lot: ParkingLot
     circuits: Circuits
     pool: Supervisor
-    #: For workers of other machines; None: none may join.
-    others: WorkerAdmission | None
+    #: Has workers on a Ray cluster; None: there is none.
+    cluster: Cluster | None
     attempts: Attempts
-    chains: Chains
     reports: Reports
     turns: Turns
     reloader: Reloader
@@ -155,11 +147,9 @@ def joined(
         names,
         finishers,
     )
-    book, children = ChainBook(current), WorkspaceChildren(loop)
-    chains = Chains(loop, current, outboxes, book, children)
-    porter = Porter(loop, current, book)
+    children = WorkspaceChildren(loop)
     publisher = Publisher(
-        loop, current, lifecycle, store, writes, outboxes, listeners, finishers, batches, chains
+        loop, current, lifecycle, store, writes, outboxes, listeners, finishers, batches
     )
     rooms = Rooms(loop, lifecycle, outboxes, current, troubles, batches)
     scratch = ScratchCleanup(loop, current)
@@ -187,20 +177,17 @@ def joined(
         publisher,
         rooms,
         bases,
-        chains,
         calls,
         AttemptStarter(current, store, governor, lessons),
         fences,
         pool,
     )
-    manual = not watching or config.pool.engine == "local"
-    placing = Placing(lifecycle, pool, manual)
-    others = (
-        joining(current, pool, partial(_work, loop, lifecycle, attempts, placing), loop.broke)
-        if watching
-        else None
-    )
-    reports = Reports(loop, listeners, outboxes, batches, rooms, attempts, calls, porter)
+    placing = Placing(lifecycle, pool)
+    cluster = None
+    if watching and config.pool.engine == "ray":
+        count = partial(_work, loop, lifecycle, attempts)
+        cluster = Cluster(partial(tuning.cluster, current), pool, count)
+    reports = Reports(loop, listeners, outboxes, batches, rooms, attempts, calls)
 
     # What waits, and whose turn it is.
     register = Register(lifecycle, store, writes)
@@ -227,7 +214,7 @@ def joined(
     suspects = Suspects(lifecycle, governor, attempts, pool)
     turns = Turns(loop, lifecycle, governor, lot, circuits, rooms, attempts, suspects)
     predecessors = Predecessors(loop, lifecycle, store, batches, publisher)
-    listeners += [scratch, bases, chains, porter, lot, predecessors]
+    listeners += [scratch, bases, lot, predecessors]
 
     # What people ask for.
     desk = StatusHandler(
@@ -257,7 +244,7 @@ def joined(
         cancelling.cancel_held,
     )
     restoring = Recovery(
-        loop, store, lessons, fences, rerun, batches, publisher, lot, scratch, chains, predecessors
+        loop, store, lessons, fences, rerun, batches, publisher, lot, scratch, predecessors
     )
     errands = Errands(loop, lifecycle, batches, attempts)
     commands = CommandHandlers(
@@ -267,13 +254,12 @@ def joined(
         PauseHandler(current, lifecycle, store, batches, lot, circuits),
         PriorityHandler(loop, lifecycle, store, writes),
         rerun,
-        PruneHandler(store, writes, outboxes, bases, chains),
+        PruneHandler(store, writes, outboxes, bases),
         TuneHandler(reloader),
         SubmitHandler(
             loop, lifecycle, current, store, writes, outboxes, batches, intake, restoring, errands
         ),
         CheckHandler(current, lifecycle, troubles, reloader, look),
-        InviteHandler(others.tickets if others else None),
     )
     return Parts(
         loop=loop,
@@ -289,9 +275,8 @@ def joined(
         lot=lot,
         circuits=circuits,
         pool=pool,
-        others=others,
+        cluster=cluster,
         attempts=attempts,
-        chains=chains,
         reports=reports,
         turns=turns,
         reloader=reloader,
@@ -303,13 +288,6 @@ def joined(
     )
 
 
-def _work(
-    loop: MainLoop, lifecycle: Lifecycle, attempts: Attempts, placing: Placing
-) -> Mapping[Needs, int]:
-    """Return how many tasks are at work, or could be, by what they need of their machine."""
-    if loop.closing:
-        return {}
-    demand = Counter(each.needs for each in attempts.active)
-    demand.update(placing.demand())
-    demand[NOTHING] += max(0, lifecycle.startable - sum(lifecycle.needy.values()))
-    return demand
+def _work(loop: MainLoop, lifecycle: Lifecycle, attempts: Attempts) -> int:
+    """Return how many tasks are at work, or could be."""
+    return 0 if loop.closing else len(attempts.active) + lifecycle.startable

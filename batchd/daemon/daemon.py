@@ -19,9 +19,9 @@ from batchd.control import ControlRequest, OpenTrouble
 from batchd.control.requester import Requester
 from batchd.control.requests import A
 from batchd.control.socket_server import Server
-from batchd.daemon import lock, tuning, writes
+from batchd.daemon import former_packs, lock, tuning, writes
 from batchd.daemon.assembly import joined
-from batchd.daemon.attempts.overdue import OverdueWatch
+from batchd.daemon.attempts import scratch_cleanup
 from batchd.daemon.commands import EndWaiters
 from batchd.daemon.commands.check import HostCheck
 from batchd.daemon.intake import recovery
@@ -55,6 +55,7 @@ class Daemon:
         finishers: Sequence[Finisher] = (),
         watch: bool = True,
         work: bool = True,
+        drop_packs: bool = False,
         errands: bool = False,
         reload: Callable[[], Config] | None = None,
         look: HostCheck | None = None,
@@ -64,6 +65,7 @@ class Daemon:
         with. ``look``: what ``check`` looks with.
 
         ``work``: run tasks, and answer on the control socket; without it there is only ``command``.
+        ``drop_packs``: whether what 0.2.0 left of directories elsewhere may go.
         ``errands``: work on what is handed over by ``submit`` on the socket, and on nothing else.
         ``agent``: what works on a task, ``module:function``.
         """
@@ -73,6 +75,7 @@ class Daemon:
         self._finishers = finishers
         self._watch = watch
         self._work = work
+        self._drop_packs = drop_packs
         self._errands = errands
         self._reload = reload
         self._look = look
@@ -154,6 +157,7 @@ class Daemon:
         home.enter(state)
         undo.callback(claims.keep_mark, state, claims.mark(state))
         if self._work:
+            former_packs.insist(state, drop=self._drop_packs)
             # Refuse to start where commands cannot run.
             self._limits = Sandbox(config.sandbox_policy()).limits
             visible.warn(config)
@@ -203,9 +207,10 @@ class Daemon:
         """Return how large the pool is; without processes it has no slots, so nothing starts."""
         shape = tuning.shape(config)
         if not self._work:
-            return replace(shape, processes=0)
-        # For `batchd run` alone no worker joins: all of them are of this machine.
-        return shape if self._watch else replace(shape, processes=max(1, config.pool.processes))
+            return replace(shape, processes=0, machines=())
+        # For `batchd run` alone all workers are of this machine.
+        here = max(1, config.pool.processes)
+        return shape if self._watch else replace(shape, processes=here)
 
     async def _begin(
         self, undo: contextlib.AsyncExitStack, state: Path, disks: AllDiskThreads
@@ -229,9 +234,10 @@ class Daemon:
             undo.push_async_callback(status.stop)
         server = Server(state, parts.commands)
         undo.push_async_callback(server.stop)
+        scratch_cleanup.prepare(config)
         pool.start(parts.reports)
         troubles.also(Action.WORKER_TROUBLE, lambda: pool.trouble)
-        troubles.also(Action.DIRECTORY_TROUBLE, lambda: parts.chains.trouble)
+        troubles.also(Action.NODE_TROUBLE, pool.machine_trouble)
         troubles.also(Action.WORKER_TROUBLE, lambda: parts.lot.placing.missing)
         troubles.also(Action.ANSWER_OVERLONG, parts.governor.estimates.overlong)
         undo.push_async_callback(self._drain)
@@ -240,14 +246,8 @@ class Daemon:
             troubles.also(Action.INBOX_TROUBLE, lambda: inbox.trouble)
             undo.push_async_callback(inbox.stop)
             loop.spawn(parts.intake.run(inbox, earlier), endless=True)
-        if parts.others is not None:
-            parts.others.gate.open()
-            undo.push_async_callback(parts.others.gate.close)
-            troubles.also(Action.NODE_TROUBLE, pool.unfit.trouble)
-            troubles.also(Action.WORKER_TROUBLE, parts.others.unmanned)
-            if crew := parts.others.crew:
-                troubles.also(Action.CLUSTER_TROUBLE, lambda: crew.trouble)
-                troubles.also(Action.CLUSTER_TROUBLE, lambda: crew.lacking)
+        if (cluster := parts.cluster) is not None:
+            troubles.also(Action.CLUSTER_TROUBLE, lambda: cluster.trouble)
         await server.start()  # last, for who waits for it takes it for the sign that all is up
         for work in self._watches(server):
             loop.spawn(work, endless=True)
@@ -273,11 +273,9 @@ class Daemon:
         yield writes.keep(p.store, p.troubles, server)
         yield heap.give_back()
         yield p.circuits.watch()
-        if p.others is not None and p.others.crew is not None:
-            yield p.others.crew.run()
+        if p.cluster is not None:
+            yield p.cluster.run()
         yield p.lot.watch()
-        if p.others is not None:
-            yield OverdueWatch(p.current, p.attempts, p.pool).watch()
         yield SelfCheck(
             p.loop, p.lifecycle, p.troubles, p.governor, p.batches, p.turns, p.attempts, p.pool
         ).report_stalls()

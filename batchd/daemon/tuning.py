@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from batchd import wire
 from batchd.config import Config
 from batchd.errors import NotPossibleError
+from batchd.pool.engines.cluster import ClusterTerms
 from batchd.pool.shape import PoolShape
 from batchd.pricing import Prices
-from batchd.records import Endpoint, Has
+from batchd.records import Endpoint
 
 #: An idle worker has nothing else to do: more often would only cost processor time.
 _HEARTBEAT_S = 5.0
-#: What else is in such a message, in bytes.
-_BESIDE = 1 << 20
 
 
 @dataclass(slots=True, eq=False)
@@ -42,16 +42,27 @@ def endpoints(config: Config) -> tuple[dict[str, Endpoint], dict[str, str]]:
 
 def shape(config: Config) -> PoolShape:
     """Return how large the pool is."""
-    pool = config.pool
+    pool, judge = config.pool, config.evaluation.judge_model
     return PoolShape(
         processes=pool.processes if pool.engine == "local" else 0,
         heartbeat_timeout_s=pool.heartbeat_timeout_s,
         max_tasks_per_process=pool.max_tasks_per_process,
         max_rss_bytes=pool.max_rss_mb << 20,
-        # A patch comes as one message, in base 64.
-        max_frame=max(wire.MAX_ELSEWHERE, config.workspace.max_patch_bytes * 4 // 3 + _BESIDE),
-        has=Has(pool.gpus, pool.labels),
+        judge=judge.partition("/")[0] if config.evaluation.by == "judge" else "",
+        machines=pool.machines,
+        folders=tuple(_shared(config)),
     )
+
+
+def _shared(config: Config) -> Iterator[str]:
+    """Yield the folders that the machines of a pool share."""
+    paths, workspace = config.paths, config.workspace
+    yield paths.outbox
+    yield str(Path(paths.state, "tmp"))
+    if workspace.repos:
+        yield workspace.mirrors
+    yield workspace.root
+    yield from workspace.allow
 
 
 def settings(config: Config, known: Mapping[str, Endpoint]) -> wire.WorkerSettings:
@@ -62,5 +73,29 @@ def settings(config: Config, known: Mapping[str, Endpoint]) -> wire.WorkerSettin
         agents_per_process=config.pool.agents_per_process,
         heartbeat_s=min(_HEARTBEAT_S, config.pool.heartbeat_timeout_s / 4),
         each_step=config.log.level == "debug",
-        travels=not config.workspace.shared,
+        keys={
+            name: wire.KeySource(
+                config.providers[name].api_key_env, config.providers[name].api_key_file
+            )
+            for name, endpoint in known.items()
+            # Keys in other places stand in the configuration, and do not travel either.
+            if not any(replace(endpoint, api_key="").secrets())
+        },
+    )
+
+
+def cluster(current: CurrentConfig) -> ClusterTerms:
+    """Return how many workers there may be on a Ray cluster, and what each takes."""
+    config, ray = current.config, current.config.ray
+    return ClusterTerms(
+        address=ray.address,
+        token_file=ray.token_file,
+        least=min(ray.min_processes, config.pool.processes),
+        most=config.pool.processes,
+        agents_per_process=config.pool.agents_per_process,
+        cpus=ray.cpus_per_process,
+        memory_bytes=ray.memory_mb_per_process << 20,
+        folders=tuple(_shared(config)),
+        policy=config.sandbox_policy(),
+        lease_s=config.pool.heartbeat_timeout_s,
     )

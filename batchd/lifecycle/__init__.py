@@ -25,8 +25,8 @@ from batchd.lifecycle.table import decide
 from batchd.records import (
     Cause,
     HoldKey,
-    Needs,
     Parking,
+    Place,
     Reason,
     Ref,
     Scope,
@@ -34,6 +34,7 @@ from batchd.records import (
     TurnFacts,
     untiered,
 )
+from batchd.records.tasks import ANYWHERE
 
 __all__ = ["Entry", "Input", "Lifecycle", "Phase", "is_of"]
 
@@ -51,7 +52,6 @@ class Lifecycle:
         self._given_back: dict[Ref, None] = {}
         self._counts: Counter[Phase] = Counter()
         #: Those in the queue that need something of their machine.
-        self._needy: Counter[Needs] = Counter()
         #: What keeps tasks from starting.
         self.holds = Holds()
         #: Whose turn it is.
@@ -68,11 +68,6 @@ class Lifecycle:
     def counts(self) -> Mapping[Phase, int]:
         """How many tasks are in each phase."""
         return MappingProxyType(self._counts)
-
-    @property
-    def needy(self) -> Mapping[Needs, int]:
-        """How many tasks are queued that need something of their machine, by what that is."""
-        return MappingProxyType(self._needy)
 
     @property
     def waiting(self) -> int:
@@ -151,10 +146,13 @@ class Lifecycle:
         if entry.phase is Phase.QUEUED:
             self.queue.enter(entry)
 
-    def needs_of(self, ref: Ref) -> Needs:
-        """Return what a task needs of its machine; nothing for one that is not here."""
+    def place_of(self, ref: Ref) -> Place:
+        """Return what a task asks of its worker; nothing for one that is not here."""
         entry = self._entries.get(ref)
-        return entry.facts.needs if entry else Needs()
+        if entry is None:
+            return ANYWHERE
+        provider = untiered(entry.facts.model).partition("/")[0]
+        return Place(entry.facts.machine, (provider,))
 
     def suspect(self, ref: Ref) -> bool:
         """Whether a task must run in a process of its own."""
@@ -310,8 +308,6 @@ class Lifecycle:
 
     def _count(self, entry: Entry, phase: Phase, by: int) -> None:
         self._counts[phase] += by
-        if phase is Phase.QUEUED and entry.facts.needs:
-            self._needy[entry.facts.needs] += by
 
     def _accept(self, facts: TurnFacts) -> None:
         holds = tuple(self.holds.on(facts.ref, facts.after))

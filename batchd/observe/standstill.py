@@ -208,6 +208,8 @@ class WaitReasons:
             yield f"comes after {listed(names)}"
         if task.needs:
             yield f"needs {task.needs}"
+        if task.machine:
+            yield f"needs the machine {task.machine}"
         if not task.attempts and (others := self._earlier.get(task.ref.batch)):
             yield f"comes after the {'batch' if len(others) == 1 else 'batches'} {listed(others)}"
         if not task.attempts and (other := self._holder(task.directory)):
@@ -239,7 +241,7 @@ _WHAT = {
     "mirror_trouble": "no repository can be fetched, so tasks with one wait",
     "worker_trouble": "some tasks have no worker, so they do not start",
     "cluster_trouble": "no new worker starts on the Ray cluster, so tasks wait for the present ones",
-    "node_trouble": "a machine cannot run tasks, and gets none",
+    "node_trouble": "workers of machines do not come up, or lack a key",
     "inbox_trouble": "files cannot be dropped into the inbox, or cannot be taken up",
     "place_trouble": "files and tasks that name something there wait",
     "control_trouble": "the control socket was removed, and cannot be made again",

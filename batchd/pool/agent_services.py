@@ -5,21 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
 from batchd import free_room, results, wire
-from batchd.agent import LocalDirectory, Reply, StopSignal
+from batchd.agent import Reply, StopSignal
 from batchd.errors import FolderError, StaleAttemptError
 from batchd.events import TaskFinished, decode
 from batchd.llm import ModelClient
 from batchd.masking import Masker
-from batchd.pool.cache import Cache
 from batchd.pool.channel import Channel
-from batchd.pool.travel import TravellingDirectory
 from batchd.records import Activity, FileStamp, Patch, Trigger
 from batchd.sandbox import Sandbox
 from batchd.spool import patch_files
@@ -46,13 +43,10 @@ class WorkerAgentServices:
         channel: Channel,
         show: Callable[[wire.Progress], None],
         away: bool = False,
-        cache: Cache | None = None,
     ) -> None:
         """``show``: takes what the task does now, for people.
 
-        ``away``: the outbox is on another machine.
-
-        ``cache``: where its directory comes to, which is there too; None: it lies at the same path.
+        ``away``: this is another machine than the daemon's, whose disks it shares.
         """
         self.stop = StopSignal()
         self.masker = masker
@@ -63,21 +57,9 @@ class WorkerAgentServices:
         self._run = run
         self._channel = channel
         self._show = show
-        self._away = away
         #: The answer to the one message that may be out.
         self._answer: asyncio.Future[Any] | None = None
-        self.files = (
-            LocalDirectory()
-            if cache is None
-            else TravellingDirectory(
-                run,
-                cache,
-                sandbox.policy,
-                ask=self._exchange,
-                stop=self.stop,
-                waits=partial(self.progress, "waiting"),
-            )
-        )
+        self.away = away
 
     def clock(self) -> float:
         """Return the time, in seconds since the epoch."""
@@ -132,15 +114,9 @@ class WorkerAgentServices:
                 return patch
 
     async def _publish(self, patch: Patch) -> None:
-        """Return when a patch is durable. Raises ``OSError``, ``StaleAttemptError``."""
-        run = self._run
-        if not self._away:
-            folder = Path(run.batch.folder)
-            await asyncio.to_thread(patch_files.publish, folder, run.ref.task, patch)
-            return
-        kept: wire.PatchKept = await self._exchange(wire.PatchMade(run.ref, run.attempt, patch))
-        if kept.errno:
-            raise OSError(kept.errno, kept.message)
+        """Return when a patch is durable. Raises ``OSError``."""
+        folder = Path(self._run.batch.folder)
+        await asyncio.to_thread(patch_files.publish, folder, self._run.ref.task, patch)
 
     def finish(
         self,
@@ -181,29 +157,12 @@ class WorkerAgentServices:
             return replace(message, limits=limits, lessons=lessons)
         return message
 
-    async def _exchange(
-        self,
-        message: wire.Ask
-        | wire.Failed
-        | wire.Record
-        | wire.PatchMade
-        | wire.PackWanted
-        | wire.PackSent,
-    ) -> Any:
+    async def _exchange(self, message: wire.Ask | wire.Failed | wire.Record) -> Any:
         self._answer = asyncio.get_running_loop().create_future()
         self._channel.send(message)
         return await self._answer
 
-    def answered(
-        self,
-        message: wire.Granted
-        | wire.Denied
-        | wire.Ack
-        | wire.Nack
-        | wire.PatchKept
-        | wire.PackPart
-        | wire.PackTaken,
-    ) -> None:
+    def answered(self, message: wire.Granted | wire.Denied | wire.Ack | wire.Nack) -> None:
         """Hand the daemon's answer to the agent that waits for it."""
         if self._answer is None or self._answer.done():
             return
@@ -214,8 +173,6 @@ class WorkerAgentServices:
                 self._answer.set_result(decode(bytes(event)))
             case wire.Ack():
                 self._answer.set_result(None)
-            case wire.PatchKept() | wire.PackPart() | wire.PackTaken():
-                self._answer.set_result(message)
             case wire.Nack():
                 self._answer.set_exception(StaleAttemptError())
 

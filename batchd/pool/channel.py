@@ -108,6 +108,11 @@ class Channel(asyncio.BufferedProtocol):
             self._flush()
             self._transport.close()
 
+    def abort(self) -> None:
+        """Close at once, and read no more; ``on_lost`` follows."""
+        if self._transport is not None:
+            self._transport.abort()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Asyncio calls this."""
         self._transport = cast("asyncio.Transport", transport)

@@ -20,8 +20,8 @@ class PoolHandler(Protocol):
     def started(self, worker: PoolWorker) -> None:
         """A worker is up."""
 
-    def unfit(self, worker: PoolWorker, problem: str) -> None:
-        """No task can run on the machine of a worker that joined: it is sent away."""
+    def suits_more(self) -> None:
+        """Tasks that no worker suited may be given to one now."""
 
     def broke(self, error: BaseException) -> None:
         """A part of the pool has ended that must not: a bug."""

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import signal
+import struct
 import time
 from collections.abc import Callable
 
 #: Heartbeats whose answers may be under way.
 _KEPT = 64
+#: How long after its lease a worker that has not ended by itself is killed, in seconds.
+_GRACE_S = 1.0
 
 
 def now() -> float:
@@ -29,6 +35,7 @@ class Lease:
         self._lasts_s = 0.0
         self._report = report
         self._until = now() + first_s
+        report(self._until)
         self._number = 0
         #: When each heartbeat was sent whose answer has not come.
         self._sent: dict[int, float] = {}
@@ -57,3 +64,30 @@ class Lease:
         if sent is not None:
             self._until = sent + self._lasts_s
             self._report(self._until)
+
+
+class Deadline:
+    """A timer of the kernel that kills this process:
+    also one that hangs, or was stopped and never goes on.
+
+    See timer_create(2), and timespec(3), whose two fields are as wide as a C ``long`` here.
+    """
+
+    _EVENT, _SIGEV_SIGNAL, _TIMER_ABSTIME = struct.Struct("@Pii"), 0, 1
+    _EVENT_BYTES, _TIMES = 64, struct.Struct("@llll")
+
+    def __init__(self) -> None:
+        """Raise ``OSError`` where the kernel has none to give."""
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._timer = ctypes.c_void_p()
+        event = self._EVENT.pack(0, signal.SIGKILL, self._SIGEV_SIGNAL).ljust(
+            self._EVENT_BYTES, b"\0"
+        )
+        if self._libc.timer_create(time.CLOCK_BOOTTIME, event, ctypes.byref(self._timer)):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+    def set(self, lapses_at: float) -> None:
+        """Kill this process soon after a moment, by ``now``, and at no other."""
+        whole, part = divmod(lapses_at + _GRACE_S, 1.0)
+        times = self._TIMES.pack(0, 0, int(whole), int(part * 1e9))
+        self._libc.timer_settime(self._timer, self._TIMER_ABSTIME, times, None)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from msgspec.structs import replace
@@ -11,7 +12,9 @@ from msgspec.structs import replace
 from batchd import wire
 from batchd.pool.channel import Channel
 from batchd.pool.engines import WorkerLife
-from batchd.records import Has, Needs, Ref
+from batchd.pool.engines.remote import RemoteWorker
+from batchd.pool.here import digest
+from batchd.records import Place, Ref
 
 #: Heartbeats within a lease: some may be late.
 _BEATS = 4
@@ -24,32 +27,23 @@ class PoolWorker:
         self,
         on_message: Callable[[PoolWorker, Any], None],
         life: WorkerLife,
-        *,
-        joined: bool = False,
-        badge: int = 0,
-        has: Has | None = None,
-        most: int = wire.MAX_FRAME,
     ) -> None:
-        """``joined``: it came by itself, from another machine;
-        ``badge``: whose its ticket was; ``has``: what is there.
-
-        ``most``: bytes of a message that it may send.
-        """
-        self.joined = joined
-        self.badge = badge
-        self.has = has or Has()
-        #: The providers whose keys it has, where it does not have all.
-        self._providers: set[str] = set()
+        self.life = life
+        #: The providers whose keys it does not have, and those of which it has another one than the
+        #: daemon.
+        self.lacks: frozenset[str] = frozenset()
+        self.unlike: frozenset[str] = frozenset()
+        #: What stands for the keys that it has, and for those that were refused, by provider.
+        self._keys: Mapping[str, str] = {}
+        self._refused: dict[str, str] = {}
         self.channel = Channel(
             lambda message: on_message(self, message),
             self._lost,
-            most=most,
-            on_drained=self.heard if joined else None,
+            most=wire.MAX_ELSEWHERE if self.remote else wire.MAX_FRAME,
+            on_drained=self.heard if self.remote else None,
         )
         #: The tasks that it works on, and the attempt of each.
         self.tasks: dict[Ref, int] = {}
-        #: How many GPUs each of them holds that holds any.
-        self._gpus: dict[Ref, int] = {}
         #: Whether it is kept for one task alone, until that is done.
         self.alone = False
         #: Whether it gets no more tasks until it has none, so that one task can have it alone.
@@ -63,7 +57,6 @@ class PoolWorker:
         self.idle_since = asyncio.get_running_loop().time()
         #: Why it ended, as far as that is known.
         self.cause = ""
-        self._life = life
         self._retiring = False
         #: Set once it has said Hello, or never will.
         self._decided = asyncio.Event()
@@ -73,47 +66,50 @@ class PoolWorker:
     @property
     def pid(self) -> int:
         """Its process id, on its node; 0: it has not started."""
-        return self._life.pid
+        return self.life.pid
 
     @property
     def node(self) -> str:
         """The machine it runs on; empty: this one."""
-        return self._life.node
+        return self.life.node
+
+    @property
+    def machine(self) -> str:
+        """The machine of ``[pool] machines`` that it is on; empty: none of these."""
+        return self.life.machine if isinstance(self.life, RemoteWorker) else ""
+
+    @property
+    def remote(self) -> bool:
+        """Whether it is elsewhere, over a stream of ours."""
+        return isinstance(self.life, RemoteWorker)
 
     @property
     def retiring(self) -> bool:
         """Whether it gets no more tasks, and ends when it has none."""
-        return self._retiring or self._life.over
+        return self._retiring or self.life.over
 
     def retire(self) -> None:
         """Give it no more tasks; who asks for that sees to its end."""
         self._retiring = True
 
-    def reserve(self, ref: Ref, needs: Needs) -> None:
-        """Give a slot of it to a task."""
-        self._gpus = {each: count for each, count in self._gpus.items() if each in self.tasks}
-        self.tasks[ref] = 0
-        if needs.gpu:
-            self._gpus[ref] = needs.gpu
-
-    @property
-    def gpus_held(self) -> int:
-        """How many GPUs its tasks hold."""
-        return sum(count for ref, count in self._gpus.items() if ref in self.tasks)
+    def suits(self, place: Place) -> bool:
+        """Whether a task that asks for this may be given to it."""
+        there = not place.machine or place.machine == self.machine
+        return there and self.lacks.isdisjoint(place.providers)
 
     async def start(self) -> None:
         """Start it. Raises ``OSError`` or ``EOFError`` where it cannot be started."""
-        await self._life.start(self.channel)
-        self._life.heard()
+        await self.life.start(self.channel)
+        self.life.heard()
 
     @property
     def heard_at(self) -> float:
         """When it was last heard of, by the loop's clock."""
-        return self._life.heard_at
+        return self.life.heard_at
 
     def heard(self) -> None:
         """Take that it is alive."""
-        self._life.heard()
+        self.life.heard()
 
     def hello(self) -> None:
         """Note that it has said Hello."""
@@ -127,7 +123,7 @@ class PoolWorker:
     @property
     def label(self) -> str:
         """What the store says of who has a task."""
-        return self._life.label
+        return self.life.label
 
     def fields(self) -> dict[str, Any]:
         """Return what says in a log line which worker it is."""
@@ -136,45 +132,66 @@ class PoolWorker:
     @property
     def lease_s(self) -> float:
         """How long it may go on after its last heartbeat; 0: on this machine it has no lease."""
-        return self._life.lease_s
+        return self.life.lease_s
 
     @property
     def fenced(self) -> bool:
         """Whether what it works on may still change,
         though it has ended for all that is seen here.
         """
-        return self._life.fence_left_s > 0
+        return self.life.fence_left_s > 0
 
     @property
     def fence_left_s(self) -> float:
         """For how long, in seconds."""
-        return self._life.fence_left_s
+        return self.life.fence_left_s
 
     def settings(self, settings: wire.WorkerSettings) -> wire.WorkerSettings:
-        """Return what it gets of the settings:
-        on another machine a lease, and the keys alone that its tasks need.
-        """
-        if not self.joined:
+        """Return what it gets of the settings: on another machine a lease, and no key."""
+        if not self.remote:
             return settings
-        known = settings.endpoints
-        keys = {name: known[name] for name in self._providers if name in known}
+        known = {name: e for name, e in settings.endpoints.items() if name in settings.keys}
+        keyless = {name: dataclasses.replace(e, api_key="") for name, e in known.items()}
         # Its lease stays what it was, however the time that others may be silent is changed.
         beat_s = min(settings.heartbeat_s, self.lease_s / _BEATS)
-        return replace(settings, endpoints=keys, lease_s=self.lease_s, heartbeat_s=beat_s)
+        return replace(settings, endpoints=keyless, lease_s=self.lease_s, heartbeat_s=beat_s)
 
-    def give(self, run: wire.Run, settings: wire.WorkerSettings) -> None:
+    def give(self, run: wire.Run) -> None:
         """Give the worker a task, for which it has a slot."""
         self.tasks[run.ref] = run.attempt
-        if self.joined:
-            setups = run.terms.model, run.terms.judge
-            names = {setup.name.partition("/")[0] for setup in setups} - self._providers
-            keys = {name: e for name, e in settings.endpoints.items() if name in names}
-            if keys:
-                self._providers |= keys.keys()
-                self.channel.send(wire.Keys(keys))
-        most = wire.MAX_HISTORY_ELSEWHERE if self.joined else wire.MAX_HISTORY
+        most = wire.MAX_HISTORY_ELSEWHERE if self.remote else wire.MAX_HISTORY
         for message in wire.handed(run, most):
             self.channel.send(message)
+
+    def has_keys(self, keys: Mapping[str, str], settings: wire.WorkerSettings, judge: str) -> None:
+        """Take which providers' keys are on its machine, as ``MachineFacts`` has them; ``judge``:
+        the provider that tasks of any model ask to be judged by, empty: there is none.
+        """
+        assert isinstance(self.life, RemoteWorker), "it is elsewhere"
+        ours = {name: digest(self.life.salt, e.api_key) for name, e in settings.endpoints.items()}
+        self.unlike = frozenset(name for name in keys if keys[name] != ours.get(name))
+        self._keys = keys
+        refused = {name for name in keys if self._refused.get(name) == keys[name]}
+        self.lacks = frozenset((ours.keys() - keys.keys()) | refused)
+        if judge in self.lacks:
+            self.lacks = frozenset(ours)
+
+    def bar(self, provider: str, own: str) -> bool:
+        """Give it no more tasks of a provider that refused its key; return whether it is not the
+        daemon's key that was refused. ``own``: the provider of the task, or else its judge's did.
+        """
+        if not isinstance(self.life, RemoteWorker) or provider not in self.unlike | self.lacks:
+            return False
+        if provider in self._keys:
+            self._refused[provider] = self._keys[provider]
+            self.life.refused(provider)
+        self.lacks |= {provider, own}
+        return True
+
+    @property
+    def keys_fit(self) -> bool:
+        """Whether none of the keys that it has was refused."""
+        return not any(self._refused.get(name) == key for name, key in self._keys.items())
 
     async def up(self) -> bool:
         """Return, once that is known, whether it came up."""
@@ -183,20 +200,20 @@ class PoolWorker:
 
     def kill(self, cause: str) -> None:
         """End it at once; also before it has started."""
-        if not self._life.over:
+        if not self.life.over:
             self.cause = self.cause or cause
-            self._life.kill()
+            self.life.kill()
 
     async def ended(self) -> None:
         """Return when it has ended and all that it sent is read."""
-        how = await self._life.ended()
+        how = await self.life.ended()
         self.cause = self.cause or self._broken or how
 
     def leave(self) -> None:
         """Leave it behind, killed but not ended."""
-        self._life.leave()
+        self.life.leave()
 
     def _lost(self, cause: str) -> None:
         self._broken = cause
         self._retiring = True
-        self._life.silent()
+        self.life.silent()

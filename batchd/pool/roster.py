@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from batchd.pool.pool_worker import PoolWorker
-from batchd.records import Has, Needs, Ref
+from batchd.records import Place, Ref
 
 
 class Roster:
     """The workers of a pool."""
 
-    def __init__(self, here: Has) -> None:
-        """``here``: what this machine has for the tasks of all workers that the engine starts."""
-        self.here = here
+    def __init__(self) -> None:
         self._members: list[PoolWorker] = []
 
     def __contains__(self, member: PoolWorker) -> bool:
@@ -26,10 +24,8 @@ class Roster:
 
     @property
     def started(self) -> tuple[PoolWorker, ...]:
-        """Those that the engine has started, the oldest first;
-        the others have joined by themselves.
-        """
-        return tuple(member for member in self._members if not member.joined)
+        """Those of this machine, the oldest first."""
+        return tuple(member for member in self._members if not member.remote)
 
     @property
     def clearing(self) -> PoolWorker | None:
@@ -55,50 +51,26 @@ class Roster:
             member.clearing = True
         return bool(again)
 
-    def idle(self, since: float) -> list[int]:
-        """Return the badges of workers that joined and have had no task since then,
-        by the loop's clock, the longest first.
-        """
-        idle = [m for m in self._members if m.joined and not (m.tasks or m.retiring)]
-        idle.sort(key=lambda member: member.idle_since)
-        return [member.badge for member in idle if member.idle_since <= since]
-
     def at(self, ref: Ref) -> PoolWorker | None:
         """Return the worker that has a task."""
         return next((member for member in self._members if ref in member.tasks), None)
 
-    def open(self, agents: int, needs: Needs, *, up: bool) -> Iterator[PoolWorker]:
+    def open(self, agents: int, place: Place, *, up: bool) -> Iterator[PoolWorker]:
         """Yield the workers that have room for another of so many ``agents``;
         ``up``: only those that have come up.
         """
         kept = (member for member in self._usable(up=up) if not member.clearing)
-        return (m for m in kept if len(m.tasks) < agents and self.covers(m, needs))
+        return (m for m in kept if len(m.tasks) < agents and m.suits(place))
 
-    def empty(self, needs: Needs, *, up: bool) -> PoolWorker | None:
+    def empty(self, place: Place, *, up: bool) -> PoolWorker | None:
         """Return a worker without a task, best one that was cleared."""
-        empty = (m for m in self._usable(up=up) if not m.tasks and self.covers(m, needs))
+        empty = (m for m in self._usable(up=up) if not m.tasks and m.suits(place))
         return max(empty, key=lambda m: m.clearing, default=None)
-
-    def of(self, member: PoolWorker) -> Has:
-        """Return what a worker's machine has."""
-        return member.has if member.joined else self.here
-
-    def covers(self, member: PoolWorker, needs: Needs) -> bool:
-        """Whether a worker's machine has what a task needs, beside what its other tasks hold."""
-        if not needs:
-            return True
-        sharing = (member,) if member.joined else self.started
-        return self.of(member).covers(needs, held=sum(each.gpus_held for each in sharing))
-
-    def covers_here(self, needs: Needs) -> bool:
-        """Whether this machine has what a task needs, for a worker that is yet to start."""
-        held = sum(each.gpus_held for each in self.started)
-        return not needs or self.here.covers(needs, held=held)
 
     def _usable(self, *, up: bool) -> Iterator[PoolWorker]:
         return (
             member
             for member in self._members
             if not (member.retiring or member.alone or member.channel.clogged)
-            and (member.greeted or not (up or member.joined))
+            and (member.greeted or not (up or member.remote))
         )

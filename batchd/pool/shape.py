@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from batchd import wire
-from batchd.records import Has
+from batchd.config.sections import MachineSection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +18,8 @@ class PoolShape:
     max_tasks_per_process: int = 0
     #: A worker is replaced when its resident memory passes this; 0: never.
     max_rss_bytes: int = 0
-    #: Bytes of a message from another machine.
-    max_frame: int = wire.MAX_ELSEWHERE
-    #: What this machine has for tasks that need something.
-    has: Has = field(default_factory=Has)
+    #: The provider that judges tasks of any model; empty: none does.
+    judge: str = ""
+    #: The machines that workers are kept on beside those here, and the folders that all share.
+    machines: tuple[MachineSection, ...] = ()
+    folders: tuple[str, ...] = ()

@@ -9,18 +9,18 @@ from collections.abc import Coroutine, Iterator
 from typing import Any
 
 from batchd import __version__, pauses, wire
-from batchd.errors import NotPossibleError, cut
+from batchd.errors import NotPossibleError
 from batchd.pauses import doubled
 from batchd.pool import code
 from batchd.pool.engines import Engine
+from batchd.pool.engines.machine import Machine
+from batchd.pool.engines.remote import CLOCK_FIX, RemoteWorker, clock_problem
 from batchd.pool.handler import PoolHandler
-from batchd.pool.joining.remote_worker import RemoteWorker
 from batchd.pool.pool_worker import PoolWorker
 from batchd.pool.roster import Roster
 from batchd.pool.shape import PoolShape
-from batchd.pool.unfit import UnfitNodes
-from batchd.records import Needs, Ref
-from batchd.records.tasks import NOTHING
+from batchd.records import Place, Ref
+from batchd.records.tasks import ANYWHERE
 
 #: A worker that has not said Hello by then is killed:
 #: loading everything without the fork server takes a second.
@@ -31,14 +31,13 @@ _FORK_S, _END_S = 2.0, 20.0
 #: A worker without a task for so long ends, the last one apart.
 _IDLE_S = 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 30.0
+_FIRST_START_S, _LAST_START_S = 1.0, 300.0
 #: No worker has more memory, whatever it says: bytes.
 _MOST_RSS = 1 << 44
 #: So many workers in a row that do not come up are a trouble: tasks wait for another.
 _HOPELESS = 3
 #: What helps where the files on the disk are not those that the daemon runs.
 RESTART = "restart the daemon; what waits goes on then"
-#: What helps where no sandbox is as strong as asked for.
-_SANDBOX = "give it what the sandbox needs, and start its worker again"
 #: What helps otherwise.
 _AGAIN = "see the log; batchd tries again by itself"
 
@@ -52,15 +51,16 @@ class Supervisor:
         self._engine = engine
         #: Set by ``start``, before there is a worker.
         self._handler: PoolHandler
-        self._roster = Roster(shape.has)
+        self._roster = Roster()
         self._lives: set[asyncio.Task[None]] = set()
         #: Workers that ended before they were up, running.
         self._failures = 0
-        self.unfit = UnfitNodes()
         #: Why no worker comes up, with the fix, and since when;
         #: None: they do. Tasks get only those that are up.
         self.trouble: tuple[NotPossibleError, float] | None = None
         self._closing = asyncio.Event()
+        #: By name.
+        self.machines: dict[str, Machine] = {}
         self._watch: asyncio.Task[None] | None = None
 
     @property
@@ -72,76 +72,101 @@ class Supervisor:
         """Begin to watch, and keep one worker warm; ``handler`` learns what workers say."""
         self._handler = handler
         code.fingerprint()  # of what this process runs, before an upgrade can change it
+        code.content()
         self._engine.prepare()
         self._watch = asyncio.get_running_loop().create_task(self._watch_workers())
         self._watch.add_done_callback(self._ended)
         if self._shape.processes:
             self._start_worker()
+        self._man()
 
-    def admit(self, life: RemoteWorker) -> None:
-        """Take in a worker that came from another machine."""
-        worker = PoolWorker(
-            self._received,
-            life,
-            joined=True,
-            badge=life.badge,
-            has=life.has,
-            most=self._shape.max_frame,
-        )
-        self._take_in(worker, self._attend(worker, life))
-
-    def idle(self, for_s: float) -> list[int]:
-        """Return the badges of workers that joined and have had no task for so long,
-        those idle for longest first.
-        """
-        return self._roster.idle(asyncio.get_running_loop().time() - for_s)
-
-    def dismiss(self, badge: int) -> None:
-        """Retire a worker that joined: it ends once it has no task."""
+    def _man(self) -> None:
+        """Keep workers on the machines of the configuration, and on no others."""
+        wanted = {section.called: section for section in self._shape.machines}
+        for name, machine in [*self.machines.items()]:
+            if machine.section != wanted.get(name):
+                del self.machines[name]
+                machine.end()
+                for worker in self.workers:
+                    if worker.machine == name:
+                        self.retire(worker)
+        for machine in self.machines.values():  # for those who start from now on
+            machine.folders, machine.policy = self._shape.folders, self._settings.sandbox
         for worker in self.workers:
-            if worker.badge == badge:
-                self._retire(worker)
+            life = worker.life
+            if isinstance(life, RemoteWorker) and worker.greeted:
+                proved = life.folders, life.policy.user
+                if proved != (self._shape.folders, self._settings.sandbox.user):
+                    self.retire(worker)  # another one proves what is shared now
+        for name in wanted.keys() - self.machines.keys():
+            self.machines[name] = machine = Machine(
+                wanted[name],
+                self._shape.folders,
+                self._settings.sandbox,
+                self._shape.heartbeat_timeout_s,
+            )
+            for _ in range(machine.section.processes):
+                self._begin(self._keep(machine))
 
-    def send_away(self, worker: PoolWorker, problem: str, fix: str) -> None:
-        """End a worker that joined for what is wrong on its machine;
-        its tasks go on elsewhere once its lease is over.
-        """
-        if not worker.retiring:
-            self.unfit.add(worker.node, problem, fix)
-            self._handler.unfit(worker, problem)
-        worker.kill(problem)
+    def machine_trouble(self) -> tuple[NotPossibleError, float] | None:
+        """Return the trouble that machines have no workers, and since when; None: all have some."""
+        found = [each.trouble for each in self.machines.values() if each.trouble]
+        if not found:
+            return None
+        others = [name for name, each in self.machines.items() if each.trouble][1:]
+        more = f"{', '.join(others)} too; " * bool(others)
+        return NotPossibleError(f"{more}{found[0][0]}"), min(since for _, since in found)
+
+    async def _keep(self, machine: Machine) -> None:
+        """Keep one worker of a machine, for as long as the configuration has it."""
+        failures = 0
+        while not machine.over.is_set():
+            async with machine.starts:
+                if machine.over.is_set():
+                    return
+                worker, living = self.admit(machine.life())
+                came = await worker.up()
+            await asyncio.wait({living})
+            failures = 0 if came else failures + 1
+            if failures:
+                machine.hurry.clear()
+                pause_s = doubled(_FIRST_START_S, _LAST_START_S, failures)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(machine.hurry.wait(), pause_s)
+                    failures = 0
+
+    def admit(self, life: RemoteWorker) -> tuple[PoolWorker, asyncio.Task[None]]:
+        """Take in a worker elsewhere; return it, and what sees to its life."""
+        worker = PoolWorker(self._received, life)
+        return worker, self._take_in(worker, self._attend(worker, life))
 
     @property
     def agents(self) -> int:
         """How many tasks can be at work at once."""
-        workers = self._shape.processes + sum(each.joined for each in self.workers)
+        workers = self._shape.processes + sum(each.remote for each in self.workers)
         return workers * self._settings.agents_per_process
 
     def slots(self) -> int:
         """Return how many tasks could be run now."""
         each = self._settings.agents_per_process
-        return self._room() * each + sum(each - len(w.tasks) for w in self._open(NOTHING))
+        return self._room() * each + sum(each - len(w.tasks) for w in self._open(ANYWHERE))
 
-    def slot_alone(self, needs: Needs) -> bool:
-        """Return whether a task could have a process of its own now,
-        on a machine that has what it needs.
-        """
-        return self._room(needs) > 0 or self._empty(needs) is not None
+    def slot_alone(self, place: Place) -> bool:
+        """Return whether a task could have a process of its own now."""
+        return self._room(place) > 0 or self._roster.empty(place, up=bool(self.trouble)) is not None
 
-    def fits(self, needs: Needs, *, alone: bool = False) -> bool:
-        """Return whether a task could be run now on a machine that has what it needs;
-        ``alone``: in a process of its own.
-        """
-        return self.slot_alone(needs) if alone else self._room(needs) > 0 or any(self._open(needs))
+    def fits(self, place: Place, *, alone: bool = False) -> bool:
+        """Return whether a task could be run now; ``alone``: in a process of its own."""
+        return self.slot_alone(place) if alone else self._room(place) > 0 or any(self._open(place))
 
-    def has(self, needs: Needs) -> bool:
-        """Return whether any worker's machine has what a task needs, whatever it does now."""
-        here = self._shape.processes and self._shape.has.covers(needs)
-        return bool(here) or any(self.could(worker, needs) for worker in self.workers)
+    def has(self, place: Place) -> bool:
+        """Return whether any worker suits a task, whatever it does now."""
+        here = self._shape.processes and not place.machine
+        return bool(here) or any(self.could(worker, place) for worker in self.workers)
 
-    def could(self, worker: PoolWorker, needs: Needs) -> bool:
+    def could(self, worker: PoolWorker, place: Place) -> bool:
         """Return whether a task could be given to a worker once that has nothing else to do."""
-        return not worker.retiring and self._roster.of(worker).covers(needs)
+        return not worker.retiring and worker.suits(place)
 
     @property
     def clearing(self) -> PoolWorker | None:
@@ -154,29 +179,22 @@ class Supervisor:
         """
         return self._roster.clear(worker)
 
-    def reserve(self, ref: Ref, needs: Needs, *, alone: bool = False) -> PoolWorker:
-        """Give a slot to a task; there must be one, by ``fits``,
-        or for one that needs nothing ``slots`` or ``slot_alone``.
-        """
-        worker = self._empty(needs) if alone else None
-        # Of machines that have as little to do, one without what others may need.
-        worker = worker or min(
-            self._open(needs),
-            key=lambda w: (len(w.tasks), bool(self._roster.of(w))),
-            default=None,
-        )
-        if worker is None or (worker.tasks and self._room(needs)):
+    def reserve(self, ref: Ref, place: Place, *, alone: bool = False) -> PoolWorker:
+        """Give a slot to a task; there must be one, by ``fits`` or ``slot_alone``."""
+        worker = self._roster.empty(place, up=bool(self.trouble)) if alone else None
+        worker = worker or min(self._open(place), key=lambda w: len(w.tasks), default=None)
+        if worker is None or (worker.tasks and self._room(place)):
             worker = self._start_worker()
         worker.alone, worker.clearing = alone, False
-        worker.reserve(ref, needs)
+        worker.tasks[ref] = 0
         return worker
 
     def run(self, worker: PoolWorker, run: wire.Run) -> bool:
         """Start a task in its slot; False if the worker has died meanwhile."""
-        leaving = worker.joined and worker.retiring
+        leaving = worker.remote and worker.retiring
         if run.ref not in worker.tasks or worker not in self._roster or leaving:
             return False
-        worker.give(run, self._settings)
+        worker.give(run)
         return True
 
     def release(self, worker: PoolWorker, ref: Ref) -> None:
@@ -194,20 +212,28 @@ class Supervisor:
     def retune(self, shape: PoolShape, settings: wire.WorkerSettings) -> None:
         """Take over a new configuration; running tasks go on under it where they are."""
         shorter = shape.heartbeat_timeout_s < self._shape.heartbeat_timeout_s
-        self._shape, self._settings, self._roster.here = shape, settings, shape.has
+        self._shape, self._settings = shape, settings
         for worker in self.workers:
-            if shorter and not worker.joined:  # until now it was right to beat more slowly
+            if shorter and not worker.remote:  # until now it was right to beat more slowly
                 worker.heard()
-            worker.channel.send(wire.Retune(worker.settings(settings)))
+            if worker.greeted or not worker.remote:
+                worker.channel.send(wire.Retune(worker.settings(settings)))
         for worker in self._roster.started[shape.processes :]:
-            self._retire(worker)
+            self.retire(worker)
+        for machine in self.machines.values():  # what was wrong may have been put right
+            machine.hurry.set()
+        self._man()
 
     async def drain(self, timeout_s: float) -> None:
         """Let agents reach a durable point, and workers end by themselves,
         for at most ``timeout_s``.
         """
+        for machine in self.machines.values():
+            machine.end()
         for worker in self.workers:
             worker.retire()
+            if worker.remote and not worker.greeted:
+                worker.kill("the daemon stops")
             worker.channel.send(wire.Drain())
         if self._lives:
             await asyncio.wait(set(self._lives), timeout=timeout_s)
@@ -217,35 +243,36 @@ class Supervisor:
         if self._watch is not None:
             self._watch.cancel()
         self._closing.set()
+        for machine in self.machines.values():
+            machine.end()
         for worker in self.workers:
             worker.retire()
             worker.kill("the daemon stops")
         if self._lives:
             await asyncio.wait(set(self._lives), timeout=_FORK_S)
-        if any(not worker.pid for worker in self.workers):
+        if any(not worker.pid for worker in self._roster.started):
             self._engine.renew()  # it does not answer: to wait for it would last for ever
         if self._lives:
             await asyncio.wait(set(self._lives), timeout=_END_S)
         for worker in self.workers:
             worker.leave()  # a system call that nothing ends, on a disk that hangs, keeps it
 
-    def _room(self, needs: Needs = NOTHING) -> int:
-        """Return how many workers may be started for tasks with these needs."""
-        if self.trouble or not self._roster.covers_here(needs):
+    def _room(self, place: Place = ANYWHERE) -> int:
+        """Return how many workers of this machine may be started for a task."""
+        if self.trouble or place.machine:
             return 0
         return max(0, self._shape.processes - len(self._roster.started))
 
-    def _open(self, needs: Needs) -> Iterator[PoolWorker]:
+    def _open(self, place: Place) -> Iterator[PoolWorker]:
         """Yield the workers that may get a task: while none comes up, only those that have."""
-        return self._roster.open(self._settings.agents_per_process, needs, up=bool(self.trouble))
+        return self._roster.open(self._settings.agents_per_process, place, up=bool(self.trouble))
 
-    def _empty(self, needs: Needs) -> PoolWorker | None:
-        """Return one of them that has no task."""
-        return self._roster.empty(needs, up=bool(self.trouble))
-
-    def _retire(self, worker: PoolWorker) -> None:
+    def retire(self, worker: PoolWorker) -> None:
+        """Give a worker no more tasks: it ends once it has none."""
         worker.retire()
-        if worker.joined:
+        if worker.remote and not worker.greeted:
+            worker.kill("it was to end before it had started")
+        elif worker.remote:
             worker.channel.send(wire.Drain())
         elif not worker.tasks:
             worker.channel.close()
@@ -254,32 +281,49 @@ class Supervisor:
 
     def _start_worker(self) -> PoolWorker:
         worker = PoolWorker(self._received, self._engine.life())
+        self._greet(worker)
         self._take_in(worker, self._live(worker))
         return worker
 
-    def _take_in(self, worker: PoolWorker, living: Coroutine[Any, Any, None]) -> None:
+    def _take_in(self, worker: PoolWorker, living: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Greet a worker, and see to its life."""
-        settings = worker.settings(self._settings)
-        worker.channel.send(wire.Hello(version=__version__, settings=settings))
         self._roster.add(worker)
-        life = asyncio.get_running_loop().create_task(living)
+        return self._begin(living)
+
+    def _greet(self, worker: PoolWorker, **more: Any) -> None:
+        settings = worker.settings(self._settings)
+        worker.channel.send(wire.Hello(version=__version__, settings=settings, **more))
+
+    def _begin(self, part: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a part of the pool, which must not end in an error."""
+        life = asyncio.get_running_loop().create_task(part)
         self._lives.add(life)
         life.add_done_callback(self._lives.discard)
         life.add_done_callback(self._ended)
+        return life
 
     async def _attend(self, worker: PoolWorker, life: RemoteWorker) -> None:
-        """Wait for the end of a worker that joined,
+        """Wait for the end of a worker elsewhere,
         and report it when what it worked on cannot change any more.
         """
-        await worker.start()
-        await worker.ended()
+        try:
+            await worker.start()
+            self._greet(worker, salt=life.salt, proofs=tuple(life.words))
+            await worker.ended()
+        except Exception as error:  # noqa: BLE001 (its tasks must come back, whatever it is)
+            worker.cause = worker.cause or str(error) or type(error).__name__
+            worker.kill(worker.cause)
+        if not worker.greeted:
+            life.fails(worker.cause, life.fix)
+            self._bury(worker, counted=False)
+            return
         self._handler.cut_off(worker)
         over = [asyncio.ensure_future(life.unfenced()), asyncio.ensure_future(self._closing.wait())]
         _, others = await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
         for other in others:
             other.cancel()
         # A machine that is lost or cut off says nothing of its tasks:
-        # only its keeper has seen a worker die of one.
+        # only its parent has seen a worker die of one.
         self._bury(worker, counted=life.died)
 
     def _ended(self, part: asyncio.Task[None]) -> None:
@@ -319,12 +363,23 @@ class Supervisor:
         match message:
             case wire.Heartbeat():
                 worker.rss = min(message.rss, _MOST_RSS)
-                if worker.joined:
+                if isinstance(worker.life, RemoteWorker):
                     worker.channel.send(wire.LeaseRenewed(message.number))
+                    if why := clock_problem(message.at):
+                        worker.life.fails(why, CLOCK_FIX)
+                        worker.kill(why)
+            case wire.Hello() if isinstance(worker.life, RemoteWorker):
+                self._begin(self._examine(worker, worker.life, message))
             case wire.Hello():
                 self._greeted(worker, message)
+            case wire.KeysFound(keys=keys):
+                worker.has_keys(keys, self._settings, self._shape.judge)
+                self._eased(worker)
+                self._handler.suits_more()
+            case wire.Parted(died=died) if isinstance(worker.life, RemoteWorker):
+                worker.life.gone(died=died)
             case wire.Leaving():
-                self._retire(worker)
+                self.retire(worker)
             case wire.Done(ref=ref, attempt=attempt, outcome=outcome):
                 if outcome == "refused":
                     worker.retire()
@@ -337,9 +392,6 @@ class Supervisor:
                 self._handler.message(worker, message)
 
     def _greeted(self, worker: PoolWorker, hello: wire.Hello) -> None:
-        if worker.joined:  # the gate has compared the code
-            self._joined(worker, hello)
-            return
         if (hello.version, hello.code) == (__version__, code.fingerprint()):
             self.trouble = None
             worker.hello()
@@ -352,14 +404,29 @@ class Supervisor:
         worker.kill(f"{cause}: {RESTART}")
         self._engine.renew()  # so that the next try sees whether the files are the daemon's again
 
-    def _joined(self, worker: PoolWorker, hello: wire.Hello) -> None:
-        """Take a worker that joined for what it is: one that can run tasks, or not."""
-        if hello.problem:
-            self.send_away(worker, cut(hello.problem), _SANDBOX)
+    async def _examine(self, worker: PoolWorker, life: RemoteWorker, hello: wire.Hello) -> None:
+        """Take a worker of a machine, unless no task can run there."""
+        try:
+            problem, life.fix = await life.problem(hello)
+        except Exception as error:  # noqa: BLE001 (it is that machine's trouble, whatever it is)
+            problem = str(error) or type(error).__name__
+        if problem or worker not in self._roster:
+            worker.kill(problem)
             return
-        self.unfit.discard(worker.node)
+        assert hello.machine is not None, "it has said what it finds"
+        worker.has_keys(hello.machine.keys, self._settings, self._shape.judge)
+        self._eased(worker)
         worker.hello()
+        # What was changed while it started.
+        worker.channel.send(wire.Retune(worker.settings(self._settings)))
         self._handler.started(worker)
+
+    def _eased(self, worker: PoolWorker) -> None:
+        """Take a machine's trouble for over, unless a key that is there was refused."""
+        machine = self.machines.get(worker.machine)
+        theirs = [each for each in self.workers if each.machine == worker.machine]
+        if machine is not None and all(each.keys_fit for each in theirs):
+            machine.trouble = None
 
     def _fails(self, cause: str, fix: str) -> None:
         since = self.trouble[1] if self.trouble else time.time()
@@ -369,10 +436,8 @@ class Supervisor:
         worker.alone = False
         worker.idle_since = worker.heard_at
         tasks, rss = self._shape.max_tasks_per_process, self._shape.max_rss_bytes
-        if worker.joined and not worker.badge:
-            tasks = rss = 0  # who started it by hand would have to start another
         if worker.retiring or 0 < tasks <= worker.tasks_done or 0 < rss < worker.rss:
-            self._retire(worker)
+            self.retire(worker)
 
     async def _watch_workers(self) -> None:
         loop = asyncio.get_running_loop()
@@ -387,11 +452,11 @@ class Supervisor:
                 silent_s = worker.lease_s or self._shape.heartbeat_timeout_s
                 limit = silent_s if worker.greeted else _START_S
                 if now - worker.heard_at > limit:
-                    if not worker.pid:
+                    if not (worker.pid or worker.remote):
                         self._engine.renew()
                     worker.kill(f"no sign of life for {now - worker.heard_at:.0f} s")
                 elif self._superfluous(worker, now):
-                    self._retire(worker)
+                    self.retire(worker)
             started = self._roster.started
             trying = any(not worker.greeted for worker in started)
             room = len(started) < self._shape.processes
@@ -400,6 +465,6 @@ class Supervisor:
 
     def _superfluous(self, worker: PoolWorker, now: float) -> bool:
         idle = not worker.tasks and not worker.retiring and now - worker.idle_since > _IDLE_S
-        if worker.joined or not idle:
+        if worker.remote or not idle:
             return False
         return sum(not each.retiring for each in self._roster.started) > 1

@@ -22,12 +22,11 @@ from typing import TypeAlias
 import msgspec
 from msgspec.structs import replace
 
-from batchd import __version__, pauses, results, wire
+from batchd import __version__, pauses, results, sealing, wire
 from batchd.agent import AgentServices, AttemptEnd
 from batchd.errors import (
     FolderError,
     NotPossibleError,
-    SandboxError,
     StaleAttemptError,
 )
 from batchd.events import CancelRequested, Suspended
@@ -35,8 +34,8 @@ from batchd.llm import ModelClient
 from batchd.masking import Masker
 from batchd.pool import code, heap, threads
 from batchd.pool.agent_services import WorkerAgentServices
-from batchd.pool.cache import Cache
 from batchd.pool.channel import Channel
+from batchd.pool.here import Here
 from batchd.pool.lease import Lease
 from batchd.records import Ref
 from batchd.sandbox import Sandbox
@@ -65,15 +64,14 @@ class Worker:
         self,
         agent: Agent,
         lease: Lease | None = None,
-        cache: Callable[[], Cache] | None = None,
+        here: Here | None = None,
     ) -> None:
-        """``lease``, and ``cache``, which makes one:
+        """``lease``, and ``here``, which finds keys and folders there:
         of a worker on another machine than its daemon's.
         """
         self._agent = agent
         self._lease = lease
-        self._make_cache = cache
-        self._cache: Cache | None = None
+        self._here = here
         self._hosts: dict[Ref, WorkerAgentServices] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         #: By attempt: what has come of histories whose ``Run`` is to come.
@@ -110,8 +108,6 @@ class Worker:
         await asyncio.gather(heart, lean, *self._tasks, return_exceptions=True)
         if self._settings is not None:
             await self.client.aclose()
-        if self._cache is not None:
-            await asyncio.to_thread(self._cache.close)
         self.channel.close()
         return 3 if self._cause else 0
 
@@ -161,7 +157,10 @@ class Worker:
                 self._lost(_LAPSED)
                 return
             number = self._lease.sending() if self._lease is not None else 0
-            self.channel.send(wire.Heartbeat(rss=_rss(), busy=len(self._hosts), number=number))
+            beat = wire.Heartbeat(
+                rss=_rss(), busy=len(self._hosts), number=number, at=time.time() if number else 0.0
+            )
+            self.channel.send(beat)
             self._retuned.clear()
             with contextlib.suppress(TimeoutError):
                 every_s = self._settings.heartbeat_s if self._settings else 1.0
@@ -178,15 +177,7 @@ class Worker:
             case wire.LeaseRenewed(number=number):
                 assert self._lease is not None, "the daemon renews those of who joined it"
                 self._lease.renewed(number)
-            case (
-                wire.Granted()
-                | wire.Denied()
-                | wire.Ack()
-                | wire.Nack()
-                | wire.PatchKept()
-                | wire.PackPart()
-                | wire.PackTaken()
-            ):
+            case wire.Granted() | wire.Denied() | wire.Ack() | wire.Nack():
                 host = self._hosts.get(message.ref)
                 if host is not None and host.attempt == message.attempt:
                     host.answered(message)
@@ -196,10 +187,8 @@ class Worker:
                 self._stop(message)
             case wire.Drain():
                 self._drain()
-            case wire.Hello() | wire.Retune() | wire.Keys():
+            case wire.Hello() | wire.Retune():
                 self._configured(message)
-            case wire.NotAdmitted(message=why):
-                self._lost(why)
 
     def _handed(self, message: wire.History | wire.Run) -> None:
         key = message.ref, message.attempt
@@ -210,16 +199,26 @@ class Worker:
                 earlier = self._histories.pop(key, [])
                 self._start(replace(message, history=(*earlier, *history)))
 
-    def _configured(self, message: wire.Hello | wire.Retune | wire.Keys) -> None:
+    def _configured(self, message: wire.Hello | wire.Retune) -> None:
         match message:
+            case wire.Hello() if self._here is not None:
+                self._tasks.add(task := asyncio.create_task(self._found(message, self._here)))
+                task.add_done_callback(self._tasks.discard)
             case wire.Hello(version=version, settings=settings):
                 self._greeted(version, settings)
+            case wire.Retune(settings=settings) if self._here is not None:
+                self._tasks.add(
+                    task := asyncio.create_task(self._found_again(settings, self._here))
+                )
+                task.add_done_callback(self._tasks.discard)
             case wire.Retune(settings=settings):
                 self._retune(settings)
-            case wire.Keys(endpoints=endpoints):
-                assert self._settings is not None, "the daemon says Hello first"
-                known = {**self._settings.endpoints, **endpoints}
-                self._retune(replace(self._settings, endpoints=known))
+
+    async def _found_again(self, settings: wire.WorkerSettings, here: Here) -> None:
+        """Take other settings, with the keys that are there by now."""
+        settings = replace(settings, endpoints=await asyncio.to_thread(here.endpoints, settings))
+        self._retune(settings)
+        self.channel.send(wire.KeysFound(here.digests(settings.endpoints)))
 
     def _retune(self, settings: wire.WorkerSettings) -> None:
         former, self._settings = self._settings, settings
@@ -234,41 +233,57 @@ class Worker:
         for host in self._hosts.values():
             host.masker.learn(settings.secrets())
 
-    def _greeted(self, version: str, settings: wire.WorkerSettings | None) -> None:
+    async def _found(self, hello: wire.Hello, here: Here) -> None:
+        """Say Hello with what is found on this machine, which disks that hang may delay."""
+        settings = hello.settings
+        assert settings is not None, "the daemon's has them"
+        endpoints = await asyncio.to_thread(here.endpoints, settings)
+        sealing.forget(source.env for source in settings.keys.values())
+        here.salt = hello.salt
+        facts = here.facts(endpoints)
+        settings = replace(settings, endpoints=endpoints)
+        problem = await asyncio.to_thread(here.problem, hello, settings.sandbox)
+        self._greeted(hello.version, settings, facts, problem)
+
+    def _greeted(
+        self,
+        version: str,
+        settings: wire.WorkerSettings | None,
+        facts: wire.MachineFacts | None = None,
+        problem: str = "",
+    ) -> None:
         if version != __version__ or settings is None:
             self.channel.send(self._hello())
             self._lost(f"this is batchd {__version__}, the daemon is {version}: restart it")
             return
         try:
-            self.sandbox = self._tried(settings)
+            self.sandbox = Sandbox(settings.sandbox)
         except (OSError, NotPossibleError) as error:  # here it was there when the daemon looked
-            self.channel.send(self._hello(str(error)))
-            self._lost(str(error))
+            problem = problem or str(error)
+        self.channel.send(self._hello(problem, facts))
+        if problem:
+            self._lost(problem)
             return
         self._settings = settings
         self.client = ModelClient(settings.endpoints)
-        self.channel.send(self._hello())
         if self._lease is not None:
             self._lease.lasts(settings.lease_s)
         self._retuned.set()
 
-    def _tried(self, settings: wire.WorkerSettings) -> Sandbox:
-        """Return what tasks are opened with. Raises ``NotPossibleError``, ``OSError``."""
-        if settings.travels and self._make_cache is not None and self._cache is None:
-            self._cache = self._make_cache()
-        if self._cache is not None:
-            self._cache.check(settings.sandbox)
-        return Sandbox(settings.sandbox)
-
-    def _hello(self, problem: str = "") -> wire.Hello:
-        fingerprint = code.fingerprint()
-        return wire.Hello(version=__version__, code=fingerprint, pid=os.getpid(), problem=problem)
+    def _hello(self, problem: str = "", facts: wire.MachineFacts | None = None) -> wire.Hello:
+        return wire.Hello(
+            version=__version__,
+            code=code.content() if facts else code.fingerprint(),
+            pid=os.getpid(),
+            problem=problem,
+            machine=facts,
+        )
 
     def _start(self, run: wire.Run) -> None:
         assert self._settings is not None, "the daemon says Hello first"
         try:
             if self._stale:
-                self.sandbox, self._stale = self._tried(self._settings), False
+                self.sandbox, self._stale = Sandbox(self._settings.sandbox), False
         except (OSError, NotPossibleError) as error:
             # It has too few descriptors, say, for what it works on,
             # which goes on as it began; another one can.
@@ -285,7 +300,6 @@ class Worker:
             channel=self.channel,
             show=self.report,
             away=self._lease is not None,
-            cache=self._cache if run.chain is not None else None,
         )
         self._hosts[run.ref] = host
         if self._leaving:  # it was on its way when this worker said so
@@ -318,8 +332,6 @@ class Worker:
     async def _work_on(self, run: wire.Run, host: WorkerAgentServices) -> None:
         try:
             done = await self._outcome(run, host)
-            with contextlib.suppress(OSError):  # the end of this worker tries it again
-                await host.files.leave()
         finally:
             del self._hosts[run.ref]
             self._news.pop(run.ref, None)
@@ -331,12 +343,6 @@ class Worker:
         """Run the agent and publish what it ends with; here, at the edge, every error is caught."""
         ref, attempt = run.ref, run.attempt
         try:
-            try:
-                await host.files.arrive()
-            except (OSError, SandboxError, NotPossibleError) as error:
-                # Another machine may have what it takes.
-                why = f"the task's directory cannot be made here: {error}"
-                return wire.Done(ref, attempt, "refused", host.masker.text(why))
             ended = await self._agent(run, host)
             if ended.outcome != "finished":
                 return wire.Done(ref, attempt, ended.outcome)

@@ -9,7 +9,6 @@ here, its two lines of documentation, and the place that enforces it.
 from __future__ import annotations
 
 import enum
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
@@ -58,22 +57,10 @@ class TaskLimits:
     tool_timeout_s: Annotated[Span, Meaning("seconds of one command or file tool")] = 120.0
 
 
-#: How a label is written; what it means, those know who choose it.
-LABEL = r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$"
-#: What Ray calls resources of its own: no labels.
-RESERVED = frozenset({"CPU", "GPU", "TPU", "memory", "object_store_memory"})
-#: No machine has more GPUs.
-MOST_GPUS = 1024
-#: Nor does one worker announce more labels.
-MOST_LABELS = 64
+class Needs(Struct, frozen=True, gc=False):
+    """What 0.2.0 let a task need of its machine: no worker says any more that it has such."""
 
-
-class Needs(Struct, frozen=True, gc=False, order=True):
-    """What a task needs of its machine; without fields: nothing."""
-
-    #: So many GPUs, which are the task's alone while it works.
     gpu: int = 0
-    #: A label of its worker; empty: any worker will do.
     label: str = ""
 
     def __bool__(self) -> bool:
@@ -85,49 +72,29 @@ class Needs(Struct, frozen=True, gc=False, order=True):
         return " and ".join([gpus] * bool(self.gpu) + [label] * bool(self.label)) or "nothing"
 
 
-class Has(Struct, frozen=True, gc=False):
-    """What a worker's machine has for the tasks of that worker."""
-
-    gpus: int = 0
-    labels: tuple[str, ...] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.gpus or self.labels)
-
-    def covers(self, needs: Needs, *, held: int = 0) -> bool:
-        """Whether it has what a task needs; ``held``: so many of its GPUs are others' now."""
-        return needs.gpu <= self.gpus - held * bool(needs.gpu) and (
-            not needs.label or needs.label in self.labels
-        )
-
-
 NOTHING = Needs()
 
 
-def wrong(gpus: int, labels: tuple[str, ...]) -> Iterator[str]:
-    """Yield what is wrong with what a machine is said to have."""
-    if not 0 <= gpus <= MOST_GPUS:
-        yield f"{gpus} is not a number of GPUs from 0 to {MOST_GPUS}"
-    if len(labels) > MOST_LABELS:
-        yield f"{len(labels)} labels are more than {MOST_LABELS}"
-    for label in labels[:MOST_LABELS]:
-        if label in RESERVED:
-            yield f"{label} is a name that Ray uses for itself"
-        if not re.fullmatch(LABEL, label):
-            yield f"{label[:80]!a} is not a label: a label is 1 to 63 letters, digits, '.', '_' or '-', and begins with a letter or digit"
-
-
-def column_text(needs: Needs) -> str:
-    """Return it as the store keeps it beside a task; empty: nothing."""
-    return f"{needs.gpu} {needs.label}".strip() if needs else ""
-
-
 def needs_of_column(text: str) -> Needs:
-    """Return what ``column_text`` was made of."""
-    if not text:
-        return NOTHING
+    """Return what a task needs by its row: ``GPUS LABEL``; empty: nothing."""
     gpu, _, label = text.partition(" ")
-    return Needs(int(gpu), label)
+    return Needs(int(gpu or 0), label)
+
+
+class Place(Struct, frozen=True, gc=False):
+    """What a task asks of its worker."""
+
+    #: The machine, by its name in ``[pool] machines``; empty: any.
+    machine: str = ""
+    #: The providers whose keys must be there.
+    providers: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        keys = f"the key of {' and '.join(self.providers)}"
+        return f"the machine {self.machine} with {keys}" if self.machine else keys
+
+
+ANYWHERE = Place()
 
 
 def elsewhere(node: str, pid: int, fence_s: float) -> str:
@@ -210,35 +177,6 @@ class Patch(Struct, frozen=True, kw_only=True):
     lacks: str = ""
     #: Why it could not be made; empty: it could.
     problem: str = ""
-
-
-class Pack(Struct, frozen=True, kw_only=True):
-    """Files of a directory in one file, as ``workspace.packfile`` writes it."""
-
-    #: Its name: SHA-256 over what is in it, in hexadecimal digits.
-    digest: str
-    #: Its bytes.
-    size: int
-    #: The bytes that it holds once they are decompressed.
-    plain: int
-
-
-class Chain(Struct, frozen=True, kw_only=True):
-    """What a task's directory is made of, on a machine that does not have it: in this order."""
-
-    #: What lies read-only beside it, and what it begins
-    #: as where that is a clone or a copy; None: nothing.
-    base: Pack | None = None
-    #: The directory as it was when the task first left the daemon's machine;
-    #: None: it was empty, or was not there.
-    first: Pack | None = None
-    #: What the task has changed since.
-    changes: tuple[Pack, ...] = ()
-
-    @property
-    def packs(self) -> tuple[Pack, ...]:
-        """All of them."""
-        return (*filter(None, (self.base, self.first)), *self.changes)
 
 
 #: What evaluates a round where there is no ``check``.
@@ -360,8 +298,10 @@ class Task:
     #: After how many seconds without room in that tier a call goes
     #: on in the standard one; None: never.
     tier_fallback_s: float | None = None
-    #: What the machine of its worker must have.
+    #: Of a task of 0.2.0: what the machine of its worker had to have.
     needs: Needs = NOTHING
+    #: The machine of its worker, by its name in ``[pool] machines``; empty: any.
+    machine: str = ""
     tags: tuple[str, ...] = ()
     #: Returned untouched in the result.
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -391,8 +331,8 @@ class TurnFacts(Struct, frozen=True, gc=False):
     after: tuple[Ref, ...] = ()
     #: ``PROVIDER/MODEL``, or a provider that has but one.
     model: str = ""
-    #: What the machine of its worker must have.
-    needs: Needs = NOTHING
+    #: The machine of its worker; empty: any.
+    machine: str = ""
     #: Whether it has begun before, so that its directory is its own until it ends.
     begun: bool = False
     #: Whether a worker died of it, so that it must run alone.
@@ -447,7 +387,7 @@ class Batch(Struct, frozen=True, kw_only=True, gc=False):
                 directory=self.directory(task),
                 after=tuple(Ref(self.name, earlier) for earlier in task.after),
                 model=task.model,
-                needs=task.needs,
+                machine=task.machine,
             )
 
 

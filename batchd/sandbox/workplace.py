@@ -414,6 +414,10 @@ class Workplace:
         del self._syncing[device]  # who asks from now on has written since
         await aside(functools.partial(trees.sync_disk, top), "sync")
 
+    def flush(self) -> None:
+        """Make durable all that was written to the directory's disk. Blocks. Raises ``OSError``."""
+        trees.sync_disk(self._folders.task)
+
     def files(self, limit: int = 20_000, seconds: float = 2.0) -> Mapping[str, FileStamp] | None:
         """Return the stamps of the files here, by path.
 

@@ -17,8 +17,7 @@ from batchd.config.constraints import model_problem
 from batchd.errors import Problem
 from batchd.masking import MIN_SECRET_CHARS
 from batchd.records import policy
-from batchd.records.tasks import RESERVED as RESERVED_LABELS
-from batchd.spool import sources, taskspec
+from batchd.spool import sources
 from batchd.spool.answer_schemas import AnswerSchemas
 from batchd.spool.decoding import Place
 from batchd.spool.task_directories import OUTSIDE, TaskDirectories
@@ -135,8 +134,8 @@ def _own(
     yield from sources.problems(config, directories, spec, after=after)
     if spec.network and (why := policy.refusal(spec.network, config.sandbox.network)):
         yield ("network",), Problem("", why, _network_hint(config, spec.network))
-    if wrong := _wrong_needs(config, _needs(spec.needs)):
-        yield ("needs",), wrong
+    if spec.machine and (wrong := _wrong_machine(config, spec.machine)):
+        yield ("machine",), wrong
     if spec.output_schema is not None:
         found = schemas.problems(spec.output_schema)
         yield from ((("output_schema", *at), problem) for at, problem in found)
@@ -151,29 +150,14 @@ def _own(
             yield ("limits", name), Problem("", f"{more} above [limits.ceiling], {ceiling:,}")
 
 
-def _needs(spec: taskspec.NeedsSpec | None) -> records.Needs:
-    """Return what a task needs of its machine."""
-    return records.Needs(spec.gpu or 0, spec.label or "") if spec else records.Needs()
-
-
-def _wrong_needs(config: Config, needs: records.Needs) -> Problem | None:
-    """Return that no worker will ever have what a task needs:
-    there are those of this machine alone, without it.
-    """
-    if needs.label in RESERVED_LABELS:
-        why = f"{needs.label!r} is a name that Ray uses for itself"
-        return Problem("", why, "choose another label")
-    pool = config.pool
-    here = records.Has(pool.gpus, pool.labels)
-    if pool.listen or here.covers(needs):
+def _wrong_machine(config: Config, name: str) -> Problem | None:
+    known = [machine.called for machine in config.pool.machines]
+    if name in known:
         return None
-    labels = ", ".join(here.labels) or "none"
-    why = (
-        f"it needs {needs}, and this machine has gpus = {here.gpus} and labels = {labels} in [pool]"
-    )
-    return Problem(
-        "", why, "set them to what it has, or let workers of other machines join: [pool] listen"
-    )
+    near = difflib.get_close_matches(name, known, n=1)
+    fix = f"do you mean {near[0]}?" if near else "leave it out, or add it to [pool] machines"
+    listed = f"; the known ones are {', '.join(sorted(known))}" if known else ""
+    return Problem("", f"no machine {name!a} is configured", fix + listed * bool(near or known))
 
 
 def _tier(config: Config, batch: BatchKeys, spec: TaskSpec) -> Iterator[tuple[Place, Problem]]:
@@ -343,7 +327,7 @@ def _task(
         tier_fallback_s=fallback_s if fallback is None else values.seconds(fallback),
         env=env,
         secrets=secrets,
-        needs=_needs(key("needs", None)),
+        machine=key("machine", ""),
         tags=tuple(key("tags", ())),
         **given,
     )

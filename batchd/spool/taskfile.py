@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -17,7 +17,7 @@ import msgspec
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from batchd import records
+from batchd import gone, records
 from batchd.config import Config
 from batchd.config.complaints import complaint
 from batchd.errors import Problem, TaskFileError
@@ -60,7 +60,6 @@ _PATTERNS = {
 _INNER: Mapping[Any, type[BaseModel]] = {
     "limits": taskspec.Limits,
     "env": taskspec.SecretSpec,
-    "needs": taskspec.NeedsSpec,
 }
 
 
@@ -90,6 +89,11 @@ class _Document:
     batch: Mapping[str, Any] = field(default_factory=dict)
     #: How a place in the task at this index is written.
     place: Callable[[int, Place], str] = lambda index, at: decoding.written(("tasks", index, *at))
+
+    def drop(self, keys: Iterable[str]) -> set[str]:
+        """Leave keys out, wherever they stand; return those that stood anywhere."""
+        tables = [each for each in (self.batch, *self.tasks) if isinstance(each, dict)]
+        return {key for key in keys for each in tables if each.pop(key, None) is not None}
 
 
 def read(path: Path, max_bytes: int, owners: Collection[int] | None = None) -> bytes:
@@ -130,8 +134,11 @@ def read(path: Path, max_bytes: int, owners: Collection[int] | None = None) -> b
     return data
 
 
-def parse(data: bytes, filename: str, config: Config) -> Parsed:
+def parse(data: bytes, filename: str, config: Config, *, dropped: set[str] | None = None) -> Parsed:
     """Return the tasks of a file, every default filled in.
+
+    ``dropped``: takes the keys that are gone, which are left out of an old file; None: they are
+    wrong.
 
     The ending says what it is: .json, .jsonl (one task a line), .md or .txt (a plain prompt).
     Raises ``TaskFileError`` with all problems at once.
@@ -140,6 +147,8 @@ def parse(data: bytes, filename: str, config: Config) -> Parsed:
     document = _bounded(data, Path(filename).suffix.lower(), problems)
     if document is None:
         raise TaskFileError(tuple(problems), escape(filename))
+    if dropped is not None:
+        dropped |= document.drop(gone.TASK_KEYS)
     batch = _validated(taskspec.BatchKeys, document.batch, decoding.written, problems)
     if batch.first_prompt is None and document.batch.get("first_prompt") is not None:
         # It is reported as wrong; its tasks need not report it as missing.
@@ -382,5 +391,7 @@ def _complaints(
             pattern = str(found["ctx"]["pattern"])
             why = next(text for start, text in _PATTERNS.items() if pattern.startswith(start))
             yield Problem(written(at), why)
+        elif found["type"] == "extra_forbidden" and at[-1] in gone.TASK_KEYS:
+            yield Problem(written(at), "there is no such key any more", gone.TASK_KEYS[str(at[-1])])
         else:
             yield replace(complaint(found, known), place=written(at))

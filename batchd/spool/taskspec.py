@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, create_mo
 
 from batchd.config.sections import left_open
 from batchd.config.values import Fallback, Reach
-from batchd.records import CheckIn, Effort, Evaluator, Tier, tasks
+from batchd.records import CheckIn, Effort, Evaluator, Tier
 from batchd.records.tasks import Amount
 
 #: Files of a batch that are no task's.
@@ -75,15 +75,6 @@ class SecretSpec(Spec):
     """The name of an environment variable of batchd's own, which [secrets] env must name."""
     from_file: str | None = None
     """The name of a file in [secrets.files]."""
-
-
-class NeedsSpec(Spec):
-    """What the machine of its worker must have."""
-
-    gpu: Annotated[int, Field(ge=0, le=tasks.MOST_GPUS)] | None = None
-    """So many GPUs, which are the task's alone while it works."""
-    label: Annotated[str, Field(pattern=tasks.LABEL)] | None = None
-    """A label that its worker was started with."""
 
 
 def _kind(value: Any) -> str:
@@ -157,8 +148,8 @@ class Defaults(Spec):
 
     A task's are laid over its batch's.
     """
-    needs: NeedsSpec | None = None
-    """What the machine of its worker must have; {}: nothing."""
+    machine: str | None = None
+    """The machine of [pool] machines that it is to work on; default: any."""
     tags: Annotated[list[TagName], Field(max_length=50)] | None = None
     """Words to distinguish tasks by: `batchd cost --by tag`."""
     metadata: dict[str, Any] | None = None

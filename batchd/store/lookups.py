@@ -14,7 +14,6 @@ from batchd import decoders
 from batchd.errors import Problem, StoreError, UnknownNameError
 from batchd.events import Event, TaskFinished, decode
 from batchd.records import Batch, Cause, Parking, Ref, Scope, Task, TaskStatus, TurnFacts
-from batchd.records.tasks import needs_of_column
 from batchd.store.rows import (
     BatchTask,
     LearntRefusal,
@@ -35,7 +34,7 @@ _PROBLEMS: msgspec.json.Decoder[tuple[Problem, ...]] = decoders.decoder(tuple[Pr
 _CAUTION = re.compile(rb'\\"runs_code\\": (?!\[\])')
 _QUEUED = (
     "SELECT t.batch, t.name, t.priority, t.id, t.model, t.dir, t.after, t.status, t.since,"
-    " t.attempt, t.crashes, t.needs FROM tasks t"
+    " t.attempt, t.crashes, t.machine FROM tasks t"
 )
 
 
@@ -397,7 +396,8 @@ def refused(db: sqlite3.Connection) -> tuple[LearntRefusal, ...]:
 
 
 def _facts(batch: Batch, row: tuple[Any, ...]) -> TurnFacts:
-    _, name, priority, order, model, directory, after, status, _, attempt, crashes, needs = row
+    _, name, priority, order, model, directory, after, status, *rest = row
+    _, attempt, crashes, machine = rest
     return TurnFacts(
         ref=Ref(batch.name, name),
         priority=priority,
@@ -405,7 +405,7 @@ def _facts(batch: Batch, row: tuple[Any, ...]) -> TurnFacts:
         directory=directory or f"{batch.folder}/{name}",
         after=tuple(Ref(batch.name, a) for a in after.split()) if after else (),
         model=model,
-        needs=needs_of_column(needs),
+        machine=machine,
         begun=attempt > 0,
         suspect=crashes > 0,
         given_back=status == TaskStatus.PARKED,

@@ -209,9 +209,11 @@ MIGRATIONS: tuple[str, ...] = (
     """
     ALTER TABLE tasks ADD COLUMN needs TEXT NOT NULL DEFAULT '';
     """,
-    # Which file of a `run` it is: a hash of its path and bytes; and what waits for receivers of
-    # notifications, and in which message it was tried.
+    # Which file of a `run` it is: a hash of its path and bytes; on which machine a task is to work,
+    # empty: on any; and what waits for receivers of notifications, and in which message it was
+    # tried.
     """
+    ALTER TABLE tasks ADD COLUMN machine TEXT NOT NULL DEFAULT '';
     ALTER TABLE batches ADD COLUMN run TEXT NOT NULL DEFAULT '';
     CREATE TABLE notices (
         receiver TEXT NOT NULL,

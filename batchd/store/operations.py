@@ -15,7 +15,6 @@ from batchd import decoders
 from batchd.errors import Problem, StaleAttemptError, UsedNameError
 from batchd.events import TaskFinished, decode, encode
 from batchd.records import Batch, Cause, Parking, Ref, Scope, Task, TaskStatus
-from batchd.records.tasks import column_text
 from batchd.store import lookups
 from batchd.store.lookups import BATCH_COLUMNS, TRIED, batch_key, claimed, used
 from batchd.store.rows import DispatchedTask, LearntRefusal, WaitingNotice
@@ -103,12 +102,12 @@ def add_batch(
     journal.batches += 1
     key, at = cursor.lastrowid, batch.received_at
     db.executemany(
-        "INSERT INTO tasks (id, batch, name, model, dir, priority, after, since, needs, tags, evaluation, prompt_chars)"
+        "INSERT INTO tasks (id, batch, name, model, dir, priority, after, since, machine, tags, evaluation, prompt_chars)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             (
                 *(last + place, key, t.id, t.model, t.dir, t.priority, " ".join(t.after), at),
-                column_text(t.needs),
+                t.machine,
                 *labels_of(t),
             )
             for place, t in enumerate(tasks, 1)

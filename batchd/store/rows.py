@@ -151,6 +151,8 @@ class TaskRow(CallAmounts):
     after: tuple[str, ...]
     #: What the machine of its worker must have, in words; empty: nothing.
     needs: str = ""
+    #: The machine that it is to work on; empty: any.
+    machine: str = ""
     #: Rounds begun.
     round: int
     reasoning_tokens: int

@@ -1,5 +1,5 @@
-"""The daemon's child for mirrors and packs: reads jobs on its input, a line each,
-writes a ``WorkspaceOutcome`` for each, and ends with the daemon.
+"""The daemon's child for mirrors: reads jobs on its input, a line each,
+writes a ``FetchOutcome`` for each, and ends with the daemon.
 
 Started as ``python -m batchd.workspace PID``, the number being the daemon's.
 """
@@ -11,53 +11,34 @@ import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from batchd import decoders, free_room, processes
 from batchd.errors import FolderError, SandboxError, SandboxUnavailableError, WorkspaceError
-from batchd.workspace import fetching, travelling
+from batchd.workspace import fetching
+from batchd.workspace.fetch_job import FetchJob, FetchOutcome
 from batchd.workspace.mirrors import Mirror
-from batchd.workspace.workspace_job import FetchJob, Lay, PackUp, WorkspaceJob, WorkspaceOutcome
 
 
 def main() -> int:
     """Do what is asked for, one after another."""
     processes.end_with(sys.argv[1])
     for line in sys.stdin.buffer:
-        outcome = asyncio.run(_outcome(_work(line)))
+        outcome = asyncio.run(_outcome(decoders.decode(line, FetchJob)))
         sys.stdout.buffer.write(msgspec.json.encode(outcome) + b"\n")
         sys.stdout.buffer.flush()
     return 0
 
 
-def _work(text: bytes) -> WorkspaceJob:
-    """Return what is asked for; a daemon of 0.1, which runs on until it is restarted,
-    asks for fetching alone, without a type.
-    """
-    asked = decoders.decode(text, dict[str, Any])
-    work: WorkspaceJob = decoders.convert({"type": FetchJob.__name__, **asked}, WorkspaceJob)
-    return work
-
-
-async def _outcome(work: WorkspaceJob) -> WorkspaceOutcome:
+async def _outcome(job: FetchJob) -> FetchOutcome:
     try:
-        match work:
-            case FetchJob():
-                return WorkspaceOutcome(commit=await _fetched(work))
-            case PackUp():
-                return WorkspaceOutcome(pack=await travelling.packed(work))
-            case Lay():
-                await travelling.laid(work)
-                return WorkspaceOutcome()
+        return FetchOutcome(commit=await _fetched(job))
     except (WorkspaceError, SandboxError, SandboxUnavailableError, FolderError) as error:
-        return WorkspaceOutcome(error=str(error), errno=free_room.refused(error))
+        return FetchOutcome(error=str(error), errno=free_room.refused(error))
     except OSError as error:
-        what = "fetched" if isinstance(work, FetchJob) else "done"
-        return WorkspaceOutcome(
-            error=f"it cannot be {what}: {error}", errno=free_room.refused(error)
-        )
+        said = f"it cannot be fetched: {error}"
+        return FetchOutcome(error=said, errno=free_room.refused(error))
 
 
 async def _fetched(job: FetchJob) -> str:

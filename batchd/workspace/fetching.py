@@ -25,7 +25,7 @@ from batchd.sandbox import CommandEnd, Sandbox
 from batchd.sandbox.command_user import as_root
 from batchd.sandbox.probe import ready
 from batchd.workspace import git
-from batchd.workspace.workspace_job import FetchJob
+from batchd.workspace.fetch_job import FetchJob
 
 _HASH = re.compile("[0-9a-f]{40}([0-9a-f]{24})?")
 #: The limit of a mirror in place of the sandbox's.

@@ -1,5 +1,5 @@
 """How many agents one daemon holds:
-simulated workers that speak the real protocol over real, encrypted sockets.
+simulated workers that speak the real protocol over pipes, as those of other machines do.
 
 A step is an ``Ask`` with what the tool before has printed (500 bytes), its permit, and an answer of
 4 KB: two durable commits. As fast as it goes, for the ceiling, or with ``--pause`` seconds before
@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from harness import NO_REPORT, TICKS, Daemon
+from harness import NO_REPORT, TICKS, Daemon, tree
 
 _HERE = Path(__file__).parent
 #: Agents of one worker.
@@ -41,10 +40,8 @@ output_usd_per_mtok = 2.0
 [pool]
 processes = 0
 agents_per_process = {each}
-listen = "127.0.0.1:{port}"
+machines = [{{name = "simulated", command = ["{python}", "{program}"], processes = {count}}}]
 heartbeat_timeout_s = 120.0
-[workspace]
-shared = true
 [evaluation]
 by = "none"
 [limits]
@@ -87,29 +84,6 @@ def cpu_s(pids: list[int]) -> float:
     return total / TICKS
 
 
-def workers(spool: Path, count: int) -> list[subprocess.Popen[str]]:
-    """Start workers, and return them."""
-    command = [sys.executable, "-m", "batchd", "--config", str(spool / "config.toml")]
-    tickets = subprocess.run(
-        [*command, "invite", "127.0.0.1", "--count", str(count)],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()
-    found = []
-    for number, line in enumerate(tickets):
-        worker = subprocess.Popen(
-            [sys.executable, str(_HERE / "simulated.py"), f"node{number}"],
-            stdin=subprocess.PIPE,
-            text=True,
-        )
-        assert worker.stdin is not None
-        worker.stdin.write(line + "\n")
-        worker.stdin.close()
-        found.append(worker)
-    return found
-
-
 def up(spool: Path) -> int:
     """Return how many workers the daemon has."""
     command = [sys.executable, "-m", "batchd", "--config", str(spool / "config.toml")]
@@ -122,27 +96,21 @@ def up(spool: Path) -> int:
 @contextlib.contextmanager
 def serving(agents: int) -> Iterator[tuple[Daemon, list[int]]]:
     """Run a daemon with simulated workers for so many agents; yield it, and their processes."""
-    with (
-        tempfile.TemporaryDirectory(prefix="batchd-scale-") as folder,
-        socket.create_server(("127.0.0.1", 0)) as probe,
-    ):
-        port = probe.getsockname()[1]
-        probe.close()
+    with tempfile.TemporaryDirectory(prefix="batchd-scale-") as folder:
         each = min(_EACH, agents)
-        daemon = Daemon(Path(folder), NO_REPORT + _CONFIG.format(each=each, port=port))
         count = -(-agents // each)
-        crew = workers(Path(folder), count)
+        config = _CONFIG.format(
+            each=each, python=sys.executable, program=_HERE / "simulated.py", count=count
+        )
+        daemon = Daemon(Path(folder), NO_REPORT + config)
         try:
             while up(Path(folder)) < count:
-                if any(worker.poll() is not None for worker in crew):
-                    raise SystemExit("a simulated worker ended before it had joined")
                 time.sleep(0.2)
-            yield daemon, [worker.pid for worker in crew]
+            own = daemon.process.pid
+            yield daemon, [pid for pid in tree(own) if pid != own]
         finally:
             daemon.process.terminate()
             daemon.process.wait(60)
-            for worker in crew:
-                worker.wait(60)
 
 
 def measured(agents: int, steps: int, pause_s: float) -> Figures:

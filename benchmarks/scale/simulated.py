@@ -1,9 +1,8 @@
 """A worker whose agents ask no model and run no command:
 all that a daemon sees of a task, and nothing else.
 
-``simulated.py NODE``, with the ticket on its standard input. It speaks the
-real protocol over a real connection: a step is an ``Ask`` with what the tool before has printed,
-its ``Granted``, and a ``Record`` of an answer of 4 KB.
+It is ``batchd worker`` with another agent, and speaks the real protocol: a step is an ``Ask`` with
+what the tool before has printed, its ``Granted``, and a ``Record`` of an answer of 4 KB.
 """
 
 from __future__ import annotations
@@ -16,10 +15,8 @@ import time
 from batchd import agent, wire
 from batchd.agent.services import EventBuffer
 from batchd.events import CallAnswered, CallStarted, RoundEvaluated, TaskStarted, ToolRan
-from batchd.pool.joining import dialling, ticket
-from batchd.pool.lease import Lease
-from batchd.pool.worker import Worker
-from batchd.records import Answer, Evaluation, Has, Purpose, TaskStatus, ToolCall, Usage
+from batchd.pool import elsewhere
+from batchd.records import Answer, Evaluation, Purpose, TaskStatus, ToolCall, Usage
 from batchd.taskstate import Verdict, fold
 
 _WORDS = [f"{word}{i}" for i in range(50) for word in ("def ", "return ", "import ", "value_")]
@@ -76,12 +73,6 @@ async def steps(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
     return agent.AttemptEnd("finished", fold(run.task.first_prompt, journal.events), ())
 
 
-async def main(node: str) -> int:
-    """Work until the daemon is gone."""
-    way = ticket.parse(sys.stdin.readline())
-    worker = Worker(steps, Lease(120.0, lambda _until: None))
-    return await worker.work(lambda channel: dialling.join(way, node, Has(), "", channel))
-
-
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main(sys.argv[1])))
+    agent.run = steps
+    sys.exit(elsewhere.main())

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from ports import free_port
-
 from tests.conftest import CONFIG, NO_REPORT, Spool
 
 #: Of every cluster here.
@@ -17,16 +15,12 @@ _POOL = """\
 engine = "ray"
 processes = 6
 heartbeat_timeout_s = {lease}
-listen = "0.0.0.0:{port}"
-advertise = "{host}:{port}"
 """
 _MORE = """\
 [ray]
 address = "{address}"
 cpus_per_process = {cpus}
 token_file = "{token}"
-[workspace]
-shared = true
 """
 
 
@@ -36,7 +30,7 @@ def on_cluster(
     """Return a spool whose workers run on the cluster with this head."""
     file = folder / "ray-token"
     file.write_text(token)
-    pool = _POOL.format(port=free_port(), host=address.partition(":")[0], lease=LEASE_S)
+    pool = _POOL.format(lease=LEASE_S)
     text = CONFIG.format(base_url=base_url, model="steps-3").replace("processes = 2\n", pool)
     text += _MORE.format(address=address, cpus=cpus, token=file if token else "")
     (folder / "config.toml").write_text(NO_REPORT + text)

@@ -11,7 +11,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from cluster_spools import TOKEN
-from ports import free_port
 from ray_nodes import Nodes
 
 from batchd.cli import demo
@@ -19,12 +18,9 @@ from batchd.cli import demo
 _CONFIG = """
 [pool]
 engine = "ray"
-listen = "127.0.0.1:{port}"
 [ray]
 address = "{address}"
 token_file = "{token}"
-[workspace]
-shared = true
 """
 
 
@@ -35,7 +31,7 @@ def main() -> int:
     nodes = Nodes(mark=spool.name)
     nodes.start(others=1)
     try:
-        config = _CONFIG.format(port=free_port(), address=nodes.address, token=token)
+        config = _CONFIG.format(address=nodes.address, token=token)
         code = demo.play(spool, 80.0, config)
     finally:
         nodes.kill_all()

@@ -18,14 +18,14 @@ from ray_nodes import Nodes
 
 #: What is struck, and the word in the command line of the process that is killed for it.
 _WORDS: Mapping[str, str] = {
-    "worker": "batchd.pool.joining",
-    "keeper": "batchd worker --join",
-    "actor": "ray::Nurse",
-    "launcher": "batchd.pool.engines.launcher",
+    "actor": "ray::Actor",
+    "bridge": "batchd.pool.engines.bridge",
 }
-KINDS = (*_WORDS, "raylet", "head", "freeze", "daemon", "drain", "leave")
+#: What a worker and its parent have in theirs.
+_PROGRAM = "batchd worker --sealed"
+KINDS = (*_WORDS, "worker", "parent", "raylet", "head", "freeze", "daemon", "drain", "leave")
 #: What a process that must end gets for that:
-#: a lease, what a keeper takes to see that, and a busy machine's share.
+#: a lease, what a worker takes to see that, and a busy machine's share.
 _GONE_S = 60.0
 
 
@@ -57,7 +57,7 @@ class RayMonkey:
 
     def ours(self) -> list[Process]:
         """Return the processes of batchd that are on nodes:
-        keepers, workers, commands; Ray's own stay.
+        workers, their parents, commands; Ray's own stay.
         """
         words = ("batchd", "bwrap", "multiprocessing")
         found = self._place.processes()
@@ -128,4 +128,23 @@ class RayMonkey:
 
     def _leave(self) -> bool:
         """Ask a worker to give its tasks back, as Slurm or Kubernetes do."""
-        return self._kill(self._any(_WORDS["keeper"]), signal.SIGTERM)
+        return self._kill(self._some(parents=True), signal.SIGTERM)
+
+    def _worker(self) -> bool:
+        return self._kill(self._some(parents=False))
+
+    def _parent(self) -> bool:
+        return self._kill(self._some(parents=True))
+
+    def _some(self, *, parents: bool) -> list[Process]:
+        """Return a worker, or the parent of one."""
+        found = self._those(_PROGRAM)
+        all_of_them = {each.pid for each in found}
+        ones = [p for p in found if (_parent(p.pid) not in all_of_them) == parents]
+        return [self.rng.choice(ones)] if ones else []
+
+
+def _parent(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0

@@ -5,7 +5,6 @@ Tasks wait or move; none is lost.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections import Counter
@@ -15,16 +14,7 @@ from pathlib import Path
 import pytest
 from cluster_spools import on_cluster
 from loglines import logged
-from pools import (
-    answering_after,
-    configured,
-    drop,
-    joined,
-    nodes as nodes_of,
-    processes,
-    running,
-    summary,
-)
+from pools import answering_after, drop, running, summary
 from ray_nodes import Nodes
 
 from batchd import control
@@ -96,38 +86,3 @@ def test_a_node_that_ray_drains_gives_its_tasks_to_others(
     assert not logged(spool.folder / "daemon.log", "worker_died")
     results = [spool.result("b", f"{n:03}") for n in range(1, _TASKS + 1)]
     assert not sum(each["usage"]["unsettled_calls"] for each in results)
-
-
-def _memory_group() -> Path:
-    """Return a new cgroup for memory below this process's own."""
-    lines = Path("/proc/self/cgroup").read_text().splitlines()
-    (own,) = (line.split(":", 2)[2] for line in lines if ":memory:" in line)
-    group = Path(f"/sys/fs/cgroup/memory{own}/batchd-hardship")
-    group.mkdir(exist_ok=True)
-    return group
-
-
-@pytest.mark.skipif(
-    os.geteuid() != 0 or not Path("/sys/fs/cgroup/memory").is_dir(),
-    reason="root's, with cgroups of version 1",
-)
-def test_what_the_kernel_kills_for_memory_goes_on_elsewhere(
-    tmp_path: Path, slow_server: str
-) -> None:
-    """Where it takes the worker and its keeper with it, that is when their lease is over."""
-    spool, group = configured(tmp_path, slow_server), _memory_group()
-    try:
-        with spool.serving(), joined(spool, "small"):
-            spool.eventually(lambda: nodes_of(spool))
-            drop(spool, 3)
-            spool.eventually(lambda: running(spool))
-            with joined(spool, "other"):
-                (group / "memory.limit_in_bytes").write_text(str(1 << 19))
-                for pid in processes("small", spool):
-                    (group / "cgroup.procs").write_text(str(pid))
-                assert summary(spool)["counts"]["completed"] == 3
-        assert at(spool) == {"other": 3}
-        assert "oom_kill 0" not in (group / "memory.oom_control").read_text()
-    finally:
-        with contextlib.suppress(OSError):
-            group.rmdir()

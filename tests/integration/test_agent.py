@@ -63,7 +63,7 @@ class Grantor:
     stop: agent.StopSignal = field(default_factory=agent.StopSignal)
     masker: Masker = field(default_factory=Masker)
     agents_md: bool = True
-    files: agent.LocalDirectory = field(default_factory=agent.LocalDirectory)
+    away: bool = False
     durable: list[events.Event] = field(default_factory=list)
     failures: int = 0
 

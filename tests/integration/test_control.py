@@ -1173,9 +1173,7 @@ def test_the_socket_speaks_as_it_always_has(at: Control) -> None:
     a line of the log for each order, and for one that is none.
     """
     at.drop("games", [HANGS, HANGS])
-    verbs = (
-        "cancel, check, detach, invite, pause, priority, prune, resume, retry, status, submit, tune"
-    )
+    verbs = "cancel, check, detach, pause, priority, prune, resume, retry, status, submit, tune"
     wrong = r"priority is \"high\": a priority is a whole number; higher goes first"
     said = [
         ('{"verb": "priority", "target": "games", "priority": 3}', '"ok": true, "tasks": 2'),

@@ -13,12 +13,14 @@ import tarfile
 import time
 import urllib.request
 from collections import defaultdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from loglines import logged
 
-from batchd.events import CallAnswered, ToolRan, decode
+from batchd.events import CallAnswered, Resumed, ToolRan, decode
 from batchd.records import Ref
 from batchd.store import StoreReader
 from batchd.store.database_file import open_writer
@@ -238,3 +240,58 @@ def test_tasks_that_an_older_version_parked_end_in_the_dialect_that_they_began_i
         assert spool.result(batch, "summary")["counts"]["completed"] == total
     usage = spool.result("begun", "mid")["usage"]
     assert (usage["calls"], usage["unsettled_calls"]) == (6, 0)
+
+
+def test_what_tasks_changed_on_other_machines_is_not_forgotten_unasked(
+    spool: Any, slow_server: str
+) -> None:
+    """A daemon with packs of 0.2.0 does not start, and its store stays as it was. Told to drop
+    them, it goes on with each task in the directory as it is, and the models learn that.
+
+    A lease that was left is waited for; what needs a GPU ends unpaid, and can run again without.
+    """
+    configure(spool, slow_server)
+    path = unpacked(DATA / "store-v9-joined.tar.gz", spool.folder)
+    relocated(path, spool.folder, checkpointed=True)
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE tasks SET worker = 'node7/1/3' WHERE name = 'mid'")
+    before = path.read_bytes()
+    refused = spool.batchd("serve")
+    assert refused.returncode == 3
+    assert "what 5 tasks changed on other machines (away/doubt, away/mid" in refused.stderr
+    assert "`batchd serve --drop-packs`" in refused.stderr
+    assert path.read_bytes() == before
+
+    outbox = spool.folder / "outbox"
+    with spool.serving("--drop-packs"):
+        spool.batchd("resume", "early/held")
+        for batch in ("early", "away"):
+            spool.eventually((outbox / batch / "summary.json").exists)
+        again = spool.batchd("retry", "--failed", "away")
+        assert "without needs, which is gone" in again.stdout
+        spool.eventually((outbox / "away-2/summary.json").exists)
+    assert not (spool.folder / ".batchd/packs").exists()
+    turns = asked(slow_server)
+    assert {name: turns[name][0] for name in ("held", "mid")} == {"held": 2, "mid": 2}
+    assert spool.result("early", "summary")["counts"]["completed"] == 3
+    assert spool.result("away", "summary")["counts"]["completed"] == 4
+    needy = spool.result("away", "needy")
+    assert (needy["status"], needy["reason"], needy["usage"]["calls"]) == (
+        "error",
+        "bad_request",
+        0,
+    )
+    assert "it needs 1 GPU and the label big of its machine" in needy["error"]["message"]
+    assert spool.result("away-2", "summary")["counts"]["completed"] == 1
+    with StoreReader(path) as reader:
+        for ref in (Ref("early", "held"), Ref("away", "mid")):
+            (resumed, *_) = [e for e in reader.events(ref) if isinstance(e, Resumed)]
+            assert "on the one before may be lost" in str(resumed.lost), ref
+    log = logged(spool.folder / "daemon.log")
+    at = {line["task"]: _time(line) for line in log if line["event"] == "task_started"}
+    (begun,) = (_time(line) for line in log if line["event"] == "daemon_started")
+    assert at["mid"] - begun > 2.5
+
+
+def _time(line: dict[str, Any]) -> float:
+    return datetime.fromisoformat(line["timestamp"]).timestamp()

@@ -1,4 +1,4 @@
-"""The daemon's children for mirrors and directories: one does several jobs."""
+"""The daemon's children for mirrors: one does several jobs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from patience import PATIENCE_S
 
 from batchd.daemon.attempts.workspace_child import WorkspaceChildren
 from batchd.daemon.main_loop import MainLoop
-from batchd.records import Pack, SandboxPolicy
-from batchd.workspace.packfile import Lists, Writer
-from batchd.workspace.packs import Shelf
-from batchd.workspace.workspace_job import Lay
+from batchd.records import Origin, SandboxPolicy
+from batchd.workspace import Mirror
+from batchd.workspace.fetch_job import FetchJob
 
 
 def children() -> list[int]:
@@ -30,31 +29,35 @@ def children() -> list[int]:
 
 
 class Jobs:
-    """Jobs for children: each lays a pack without files out in a folder of its own."""
+    """Jobs for children: each copies a folder into a mirror of its own."""
 
     def __init__(self, folder: Path) -> None:
         folder.chmod(0o755)
         self._folder = folder
-        self._shelf = Shelf(folder / "packs")
-        self._shelf.prepare()
-        draft = self._shelf.draft()
-        self._pack = Writer(draft, Lists(), 1 << 20).done()
-        self._shelf.keep(draft, self._pack)
+        for name in ("source", "mirrors"):
+            (folder / name).mkdir()
+        (folder / "source/a.txt").write_text("a\n")
+        if os.geteuid() == 0:
+            os.chown(folder / "source", 65534, 65534)
         self.loop = MainLoop()
         self._children = WorkspaceChildren(self.loop)
 
-    async def done(self, name: str, pack: Pack | None = None) -> str:
+    async def done(self, name: str, source: str = "source") -> str:
         """Return why one could not be done; empty: it was."""
-        job = Lay(
-            directory=str(self._folder / name),
-            fresh=True,
-            changes=(pack or self._pack,),
-            shelf=str(self._folder / "packs"),
+        mirror = Mirror(self._folder / "mirrors" / name)
+        origin = Origin(kind="copy", source=str(self._folder / source))
+        mirror.prepare(origin.source)
+        job = FetchJob(
+            origin=origin,
+            kept=str(mirror.kept),
+            fetch=True,
             policy=SandboxPolicy(),
+            credentials="",
             timeout_s=PATIENCE_S,
+            max_bytes=1 << 20,
         )
         outcome = await self._children.asked(job, PATIENCE_S)
-        assert outcome.error or (self._folder / name).is_dir()
+        assert outcome.error or outcome.commit
         return outcome.error
 
 
@@ -67,7 +70,7 @@ def test_one_child_does_one_job_after_another(tmp_path: Path) -> None:
         jobs = Jobs(tmp_path)
         assert not await jobs.done("a")
         (child,) = children()
-        assert "No such file" in await jobs.done("b", Pack(digest="0" * 64, size=1, plain=1))
+        assert await jobs.done("b", "nowhere") == "it is gone"
         assert not await jobs.done("b")
         assert children() == [child]
         assert not any(await asyncio.gather(*map(jobs.done, "cde")))

@@ -36,8 +36,8 @@ from batchd.records import Base, Origin, Patch, SandboxPolicy
 from batchd.sandbox import Sandbox, Workplace
 from batchd.store import stored_values
 from batchd.workspace import applying, fetching
+from batchd.workspace.fetch_job import FetchJob, FetchOutcome
 from batchd.workspace.mirrors import Mirror, Pin
-from batchd.workspace.workspace_job import FetchJob, WorkspaceOutcome
 
 pytestmark = [needs_git, pytest.mark.in_turns]
 
@@ -1479,14 +1479,14 @@ def test_a_mirror_that_another_spool_prunes_meanwhile_is_made_again_and_noted(
             waits = f"WRITE {child.pid} "
             patience.until(lambda: waits in Path("/proc/locks").read_text())
             mirror.remove()
-        outcome = msgspec.json.decode(child.stdout.readline(), type=WorkspaceOutcome)
+        outcome = msgspec.json.decode(child.stdout.readline(), type=FetchOutcome)
         assert (outcome.commit, outcome.error) == (head, "")
         source.rename(tmp_path / "elsewhere")
         for kind in ("clone", "copy"):
             asked = msgspec.structs.replace(job, origin=origin_of(source, kind=kind))
             child.stdin.write(msgspec.json.encode(asked) + b"\n")
             child.stdin.flush()
-            outcome = msgspec.json.decode(child.stdout.readline(), type=WorkspaceOutcome)
+            outcome = msgspec.json.decode(child.stdout.readline(), type=FetchOutcome)
             assert outcome.error == "it is gone"
         child.stdin.close()
     noted = mirror.pinned("b", "/outbox/b")

@@ -28,11 +28,9 @@ def test_a_benchmark_finds_all_that_it_uses(program: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("program", ["scale", "travelling"])
-def test_what_measures_scale_still_speaks_the_protocol(program: str) -> None:
+def test_what_measures_scale_still_speaks_the_protocol() -> None:
     """A few tasks of two steps each end, with a line of figures."""
-    size = ["--agents", "4"] if program == "scale" else ["--tasks", "2", "--rounds", "1"]
-    command = [sys.executable, _BENCHMARKS / "scale" / f"{program}.py", *size, "--steps", "2"]
+    command = [sys.executable, _BENCHMARKS / "scale/scale.py", "--agents", "4", "--steps", "2"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "a second" in done.stdout

@@ -422,20 +422,14 @@ def test_contradictions_are_reported(written: Path) -> None:
     assert found["[evaluation] judge_model"].startswith("'gpt' is not provider/model")
 
 
-def test_a_pool_of_other_machines_is_one_that_can_work(written: Path) -> None:
-    """Where workers dial, what they share, and that there are any."""
-    written.write_text(
-        '[pool]\nlisten = "7443"\nadvertise = "head:99999"\n[workspace]\nshared = true\n'
-    )
-    place = 'it must be "HOST:PORT", as in "0.0.0.0:7443"'
-    assert _problems(written, {}) == {"[pool] listen": place, "[pool] advertise": place}
-    text = '[pool]\nlisten = "[::1]:7443"\nadvertise = "head.lan:7443"\n'
-    written.write_text(f'{text}[sandbox]\nbackend = "none"\n')
-    assert [*_problems(written, {})] == ["[pool] listen"]
-    written.write_text('[pool]\nprocesses = 0\nadvertise = "head.lan:7443"\n')
-    assert {*_problems(written, {})} == {"[pool] processes", "[pool] advertise"}
+def test_a_pool_is_one_that_can_work(written: Path) -> None:
+    """Here, or on machines; and a cluster has room for as many as stay."""
+    written.write_text("[pool]\nprocesses = 0\n")
+    assert {*_problems(written, {})} == {"[pool] processes"}
+    written.write_text('[pool]\nprocesses = 0\nmachines = [{command = ["ssh", "a", "b"]}]\n')
+    assert config.load(written, {}).pool.machines
     written.write_text('[pool]\nengine = "ray"\nprocesses = 2\n[ray]\nmin_processes = 3\n')
-    assert {*_problems(written, {})} == {"[pool] engine", "[ray] min_processes"}
+    assert {*_problems(written, {})} == {"[ray] min_processes"}
 
 
 def test_control_characters_are_refused(written: Path) -> None:

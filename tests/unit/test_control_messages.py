@@ -65,10 +65,6 @@ SENT: list[tuple[control.ControlRequest[Any], str]] = [
     ),
     (control.Tune(), '{"verb": "tune", "changes": {}, "reset": false}'),
     (control.Check(offline=True), '{"verb": "check", "offline": true, "live": false}'),
-    (
-        control.Invite(addresses=("10.0.0.0/8",), count=2),
-        '{"verb": "invite", "addresses": ["10.0.0.0/8"], "minutes": 10.0, "count": 2}',
-    ),
 ]
 
 #: As other clients, older ones and people with netcat, send them.
@@ -139,9 +135,6 @@ REFUSED = [
     ('{"verb": "status", "batch": 7}', "batch is 7: a batch is text: its name"),
     ('{"verb": "check", "live": 1}', "live is 1: live is true or false"),
     ('{"verb": "check", "offline": 1}', "offline is 1: offline is true or false"),
-    ('{"verb": "invite", "addresses": "a"}', 'addresses is "a": addresses is a list of IP'),
-    ('{"verb": "invite", "minutes": "ten"}', 'minutes is "ten": minutes is a number'),
-    ('{"verb": "invite", "count": 1.5}', "count is 1.5: count is a whole number: of tickets"),
 ]
 
 _HELD = Parking(
@@ -171,7 +164,6 @@ _STANDING = (
 
 #: As the daemon sends them.
 ANSWERED: list[tuple[control.ControlRequest[Any], Any, str]] = [
-    (control.Invite(), control.Invited(tickets=("a", "b")), '{"tickets": ["a", "b"]}'),
     (
         control.Cancel(target="a"),
         control.Cancelled(
@@ -195,7 +187,8 @@ ANSWERED: list[tuple[control.ControlRequest[Any], Any, str]] = [
         control.Retried(
             runs=(control.NewRun(batch="games-2", retry_of="games", tasks=4),), batches=("games-2",)
         ),
-        '{"runs": [{"batch": "games-2", "retry_of": "games", "tasks": 4}], "batches": ["games-2"]}',
+        '{"runs": [{"batch": "games-2", "retry_of": "games", "tasks": 4}], "batches": ["games-2"], '
+        '"dropped": []}',
     ),
     (
         control.Prune(),
@@ -365,7 +358,7 @@ def test_a_command_its_request_and_its_module_have_one_name() -> None:
     package = Path(batchd.__file__).parent
     assert {*coding.REQUESTS} == {
         *("status", "cancel", "pause", "resume", "priority", "retry", "prune", "tune"),
-        *("submit", "detach", "check", "invite"),
+        *("submit", "detach", "check"),
     }
     shared = {"resume": "pause", "detach": "submit"}
     for verb in coding.REQUESTS:

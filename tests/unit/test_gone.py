@@ -36,7 +36,7 @@ def test_each_command_and_option_is_there_or_says_what_to_type() -> None:
         if not line.startswith("| `batchd"):
             continue
         commands = re.findall(r"`(?:batchd )?([a-z]+)", line.partition(" | ")[0])
-        assert {*commands} <= known.keys(), line
+        assert {*commands} <= known.keys() | gone.COMMANDS.keys(), line
         for option in re.findall(r"--[a-z-]+", line):
             key = f"{commands[0]} {option}"
             seen.add(key)
@@ -50,6 +50,13 @@ def test_an_option_that_is_gone_is_refused_with_what_to_type(words: str) -> None
     """Also with a value, and wherever it stands."""
     with pytest.raises(UsageError, match=re.escape(gone.OPTIONS[words])):
         cli.parser(words.split()).parse_args([*words.split()])
+
+
+def test_a_command_that_is_gone_is_refused_with_what_to_type() -> None:
+    """Whatever stands behind it."""
+    for command, instead in gone.COMMANDS.items():
+        with pytest.raises(UsageError, match=re.escape(instead)):
+            cli._parse([command, "x"])
 
 
 def _parsers(whole: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:

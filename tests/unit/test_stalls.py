@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from batchd.daemon.attempts.active import ActiveAttempt
 from batchd.daemon.self_check import Movable, StallTally, at_work
-from batchd.records import Needs, Ref
+from batchd.records import Ref
 
 
 def _task(state: str = "queued", may_s: float = 60.0) -> Movable:
@@ -47,7 +47,7 @@ def test_a_lease_that_is_waited_for_is_no_stall() -> None:
     """However long it is: until it is over,
     a machine that is not reached may still change the task's directory.
     """
-    active = ActiveAttempt(Ref("b", "001"), worker=None, needs=Needs(), attempt=1)  # type: ignore[arg-type]
+    active = ActiveAttempt(Ref("b", "001"), worker=None, attempt=1)  # type: ignore[arg-type]
     before_s = at_work(active).may_s
     active.fences("node7", 605.0)
     assert at_work(active).may_s == before_s + 605.0

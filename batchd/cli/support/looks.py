@@ -49,6 +49,7 @@ def lines(
     yield from _folders(settings)
     yield from _repositories(settings)
     yield from _log_file(settings)
+    yield from _machines(settings)
     for found in permissions.exposures(settings):
         verdict: LineVerdict = "failed" if found.grave else "note"
         yield CheckLine(verdict, "permissions", f"{found.path}: {found.why}", found.fix)
@@ -80,6 +81,18 @@ def _repositories(settings: config.Config) -> Iterator[CheckLine]:
     else:
         fix = "make it, for batchd's user alone, or set [workspace] credentials"
         yield CheckLine("failed", "repositories", f"{workspace.credentials} cannot be read", fix)
+
+
+def _machines(settings: config.Config) -> Iterator[CheckLine]:
+    for machine in settings.pool.machines:
+        what, program = f"machine {machine.called}", machine.command[0]
+        shown = " ".join(machine.shown)
+        if shutil.which(program) is None:
+            yield CheckLine("failed", what, f"there is no program {program}", "install it")
+        else:
+            yield CheckLine(
+                "note", what, f"`{shown}` is not tried", "`batchd status` says how it does"
+            )
 
 
 def _log_file(settings: config.Config) -> Iterator[CheckLine]:

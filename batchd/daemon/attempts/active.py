@@ -11,7 +11,7 @@ from batchd.daemon.task_log import TaskLog
 from batchd.events import CancelRequested, Suspended, TaskFinished, Terms
 from batchd.governor import ParkDecision
 from batchd.pool.pool_worker import PoolWorker
-from batchd.records import Activity, Base, Chain, ModelSetup, Needs, Purpose, Ref, Task
+from batchd.records import Activity, Base, ModelSetup, Purpose, Ref, Task
 from batchd.store import DispatchedTask
 
 
@@ -21,8 +21,6 @@ class ActiveAttempt:
 
     ref: Ref
     worker: PoolWorker
-    #: What it needs of its machine.
-    needs: Needs
     #: 0 until the store has given it one; then the rest is known too.
     attempt: int = 0
     #: What the store gave with it.
@@ -31,8 +29,6 @@ class ActiveAttempt:
     terms: Terms | None = None
     #: What its directory begins as, where that is a clone or a copy.
     base: Base | None = None
-    #: What it is made of, where its worker does not have this machine's disk.
-    chain: Chain | None = None
     log: TaskLog | None = None
     #: What it is doing, for people, and since when.
     step: Activity = "starting"
@@ -43,9 +39,6 @@ class ActiveAttempt:
     fence_s: float = 0.0
     #: What it was asked to end with.
     stop: CancelRequested | Suspended | None = None
-    #: The packing of its directory, and whether it is cancelled, so that none is needed.
-    packing: asyncio.Task[Chain] | None = None
-    unwanted: bool = False
     #: Its request that waits at the governor; the events are committed by ``flushed``.
     waiting: wire.Ask | None = None
     #: When it last made one, by the loop's clock.
@@ -65,12 +58,6 @@ class ActiveAttempt:
         """Note that it waits until nothing there changes its directory any more."""
         self.step, self.detail, self.since = "waiting", f"the lease of {lease_of}", time.time()
         self.fence_s = fence_s
-
-    def drop_packing(self) -> None:
-        """End the packing of its directory: no worker is to get it."""
-        self.unwanted = True
-        if self.packing is not None:
-            self.packing.cancel()
 
     def lines(self) -> TaskLog:
         """Return what writes its lines, once it has begun."""

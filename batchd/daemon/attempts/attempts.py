@@ -14,7 +14,6 @@ from batchd.actions import Action
 from batchd.daemon.attempts.active import ActiveAttempt
 from batchd.daemon.attempts.bases import Bases
 from batchd.daemon.attempts.calls import Calls
-from batchd.daemon.attempts.chains import Chains
 from batchd.daemon.attempts.fences import Fences
 from batchd.daemon.attempts.starting import AttemptStarter, PlaceLook
 from batchd.daemon.ends.batches import OpenBatches
@@ -42,11 +41,11 @@ from batchd.lifecycle.inputs import (
     Suspend,
 )
 from batchd.pool.supervisor import Supervisor
-from batchd.records import Base, Cause, HoldKey, Origin, Reason, Ref, Scope, Task, TaskStatus
-from batchd.records.tasks import NOTHING
+from batchd.records import Base, Cause, HoldKey, Origin, Reason, Ref, Scope, TaskStatus
+from batchd.records.tasks import ANYWHERE
 from batchd.sandbox import check_user
 from batchd.silent_paths import SilentPathError
-from batchd.store import DispatchedTask, Store
+from batchd.store import Store
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -65,7 +64,6 @@ class Attempts:
     _publisher: Publisher
     _rooms: Rooms
     _bases: Bases
-    _chains: Chains
     _calls: Calls
     _starting: AttemptStarter
     _fences: Fences
@@ -93,7 +91,7 @@ class Attempts:
     @property
     def free_alone(self) -> bool:
         """Whether a task could have a process of its own now."""
-        return self._pool.slot_alone(NOTHING)
+        return self._pool.slot_alone(ANYWHERE)
 
     def rest(self) -> None:
         """Keep a slot free for the pause between two tasks."""
@@ -110,8 +108,8 @@ class Attempts:
 
         There must be a slot.
         """
-        needs = self._lifecycle.needs_of(ref)
-        self._active[ref] = ActiveAttempt(ref, self._pool.reserve(ref, needs, alone=alone), needs)
+        worker = self._pool.reserve(ref, self._lifecycle.place_of(ref), alone=alone)
+        self._active[ref] = ActiveAttempt(ref, worker)
         self.take(inputs.SlotFree(ref))
 
     def drain(self) -> None:
@@ -123,8 +121,6 @@ class Attempts:
     def cancel(self, ref: Ref, message: str) -> None:
         """End a task that has not ended."""
         self.take(inputs.CancelOrdered(ref, CancelRequested(at=time.time(), message=message)))
-        if (active := self._active.get(ref)) is not None:
-            active.drop_packing()
 
     def halt(self, ref: Ref, message: str) -> None:
         """Ask a task that runs for its slot, at its next durable point."""
@@ -223,30 +219,10 @@ class Attempts:
             return
         active.attempt = active.given.attempt
         self.take(inputs.Dispatched(ref, active.attempt))
-        if not seen[0] and (problem := await self._brought(active, task, active.given)):
-            self.take(inputs.Refused(problem))
-            return
         if self._lifecycle.entries[ref].wish is not None:
             self.take(inputs.Ready(ref))  # it stops before it starts, whatever else keeps it
             return
         self.take(self._starting.prepared(active, task, active.given, seen))
-
-    async def _brought(
-        self, active: ActiveAttempt, task: Task, given: DispatchedTask
-    ) -> End | None:
-        """Bring a task's directory to its worker; return the end of the task if that is not
-        possible.
-        """
-        ref, batch = active.ref, self._batches.get(active.ref.batch)
-        assert batch is not None, "a batch is open while its tasks are"
-        away = active.worker.joined and not self._current.config.workspace.shared
-        problem = await self._chains.ready(
-            active, task, batch, away=away, begun=bool(given.history)
-        )
-        if not problem:
-            return None
-        reason = Reason.WORKSPACE if task.origin else Reason.SANDBOX
-        return End(ref, TaskStatus.ERROR, reason, problem, given.attempt - 1)
 
     async def _base(self, ref: Ref, origin: Origin) -> Base | None:
         """Return what a task with an origin begins at, or began at;

@@ -37,8 +37,8 @@ from batchd.records import Base, Batch, Cause, HoldKey, Origin, Reason, Ref, Sco
 from batchd.silent_paths import SilentPathError
 from batchd.spool import sources
 from batchd.workspace import Mirror
+from batchd.workspace.fetch_job import FetchJob, FetchOutcome
 from batchd.workspace.mirrors import Pin
-from batchd.workspace.workspace_job import FetchJob, WorkspaceOutcome
 
 #: So many are fetched at a time.
 _AT_ONCE = 4
@@ -179,7 +179,7 @@ class Bases(Listener):
 
     async def _fetched(
         self, pin: Pin, origin: Origin, mirror: Mirror, *, fetch: bool
-    ) -> WorkspaceOutcome:
+    ) -> FetchOutcome:
         """Let a child fetch an origin when its turn has come, and again where a disk refuses it.
 
         Raises ``OSError``, ``msgspec.DecodeError``.
@@ -200,7 +200,7 @@ class Bases(Listener):
 
     async def _asked(
         self, pin: Pin, origin: Origin, mirror: Mirror, *, fetch: bool
-    ) -> WorkspaceOutcome:
+    ) -> FetchOutcome:
         """Return what a child answers that fetches.
 
         Raises ``OSError`` where the disk takes nothing, and tasks wait for it.

@@ -34,7 +34,7 @@ from batchd.events import (
 )
 from batchd.governor import Governor, Grant, ParkDecision, Refusal, WantedCall
 from batchd.lifecycle import Lifecycle, inputs
-from batchd.records import FailureKind
+from batchd.records import FailureKind, Purpose
 from batchd.store import Store
 
 #: How the journal's text of an answer begins, and of a failure.
@@ -83,6 +83,16 @@ class Calls:
         if active.stop is not None:
             governor.released(active.ref, failed.failure)
             self._spawn(active, self._deny(active, ask, active.stop))
+            return
+        provider = ask.model.partition("/")[0]
+        own = active.setup(Purpose.AGENT).name.partition("/")[0]
+        if failed.failure.kind is FailureKind.AUTH and active.worker.bar(provider, own):
+            # It is that machine's key: another one's worker takes the task up.
+            governor.released(active.ref)
+            back = Suspended(
+                at=time.time(), cause="drain", message=f"{provider} refuses the key there"
+            )
+            self._spawn(active, self._deny(active, ask, back))
             return
         active.waiting = ask
         self._heard(ask)

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
-
-from msgspec.structs import replace
 
 from batchd import free_room, wire
 from batchd.actions import Action
-from batchd.daemon.attempts import vetting
 from batchd.daemon.attempts.active import ActiveAttempt
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.attempts.calls import Calls
-from batchd.daemon.attempts.porter import Porter
 from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.ends.rooms import Rooms
 from batchd.daemon.listeners import Listener
@@ -29,7 +22,6 @@ from batchd.lifecycle.inputs import End
 from batchd.log import get_logger
 from batchd.pool.pool_worker import PoolWorker
 from batchd.records import Reason, Ref, TaskStatus
-from batchd.spool import patch_files
 
 #: What the result says of a task at which an agent broke.
 _BROKE = "an error inside batchd ended this task; the log has the details"
@@ -46,13 +38,9 @@ class Reports:
     _rooms: Rooms
     _attempts: Attempts
     _calls: Calls
-    _porter: Porter
 
     def message(self, worker: PoolWorker, message: Any) -> None:
         """Serve a message of a worker."""
-        if worker.joined and (wrong := self._wrong(worker, message)):
-            worker.kill(f"{wrong}: no worker of batchd says that")
-            return
         ref, attempt = _address(message)
         active = self._attempts.get(ref)
         if active is None or active.attempt != attempt or active.worker is not worker:
@@ -66,8 +54,6 @@ class Reports:
                 self._calls.ask(active, message)
             case wire.Failed():
                 self._calls.failed(active, message)
-            case wire.PatchMade() | wire.PackWanted() | wire.PackSent():
-                self._files(active, message)
             case wire.Progress(step=step, detail=detail):
                 active.step, active.detail, active.since = step, detail, time.time()
                 active.lines().step(step, detail)
@@ -76,51 +62,14 @@ class Reports:
             case wire.Done():
                 self._done(active, message)
 
-    def _wrong(self, worker: PoolWorker, message: Any) -> str:
-        """Return what in a message from another machine cannot be true; empty: all may be."""
-        if wrong := vetting.problem(message):
-            return wrong
-        ref, attempt = _address(message)
-        active = self._attempts.get(ref)
-        known = active is not None and (active.worker, active.attempt) == (worker, attempt)
-        asks = not isinstance(message, wire.Progress | wire.Done)
-        # Each may be megabytes, and is held until it is durable.
-        waits = asks and known and active is not None and active.idle
-        return "it asks again before it has an answer" if waits else ""
-
-    def _files(
-        self, active: ActiveAttempt, message: wire.PatchMade | wire.PackWanted | wire.PackSent
-    ) -> None:
-        """Serve what concerns a task's files."""
-        active.asks()
-        match message:
-            case wire.PatchMade():
-                active.writing(self._loop.spawn(self._keep(active, message)))
-            case wire.PackWanted() | wire.PackSent():
-                active.writing(self._loop.spawn(self._porter.serve(active, message)))
-
-    async def _keep(self, active: ActiveAttempt, made: wire.PatchMade) -> None:
-        """Write a task's patch beside where its result will be;
-        the worker, which cannot, tries again where the disk refuses it.
-        """
-        batch = self._batches.get(active.ref.batch)
-        assert batch is not None, "a batch is open while its tasks are"
-        publish = partial(patch_files.publish, Path(batch.folder), active.ref.task, made.patch)
-        kept = wire.PatchKept(active.ref, active.attempt)
-        try:
-            await self._outboxes.at(self._outboxes.at_home(publish, batch.outbox), batch.outbox)
-        except OSError as error:
-            kept = replace(kept, errno=error.errno or errno.EIO, message=str(error))
-        active.answer(kept)
-
     def started(self, worker: PoolWorker) -> None:
         """Note that a worker is up."""
         get_logger().info(Action.WORKER_STARTED, **worker.fields())
         self._loop.wake()  # tasks may have waited for one to come up
 
-    def unfit(self, worker: PoolWorker, problem: str) -> None:
-        """Say that no task can run where a worker is."""
-        get_logger().error(Action.NODE_TROUBLE, **worker.fields(), message=problem)
+    def suits_more(self) -> None:
+        """Let tasks that waited for a key have their turn."""
+        self._loop.wake()
 
     def broke(self, error: BaseException) -> None:
         """End the daemon where a part of the pool ended: a bug."""
@@ -136,8 +85,9 @@ class Reports:
     def died(self, worker: PoolWorker, lost: Mapping[Ref, int], *, counted: bool) -> None:
         """Take the tasks of a dead worker back."""
         # One elsewhere may leave as it likes while a task is only about to be its.
-        tasks = [str(ref) for ref, number in lost.items() if number or not worker.joined]
-        if (tasks or not worker.greeted) and not self._loop.closing:
+        tasks = [str(ref) for ref, number in lost.items() if number or not worker.remote]
+        # Why none comes up on a machine, that says.
+        if (tasks or not (worker.greeted or worker.remote)) and not self._loop.closing:
             get_logger().error(
                 Action.WORKER_DIED,
                 **worker.fields(),
@@ -157,9 +107,6 @@ class Reports:
         self._loop.wake()
 
     def _done(self, active: ActiveAttempt, done: wire.Done) -> None:
-        if active.worker.joined and done.outcome == "published":
-            # The outbox is not on its machine: whatever it wrote there, the daemon does.
-            done = wire.Done(done.ref, done.attempt, "unpublished")
         if done.outcome == "refused":
             get_logger().error(
                 Action.SANDBOX_TROUBLE,

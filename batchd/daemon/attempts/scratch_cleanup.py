@@ -10,6 +10,7 @@ from pathlib import Path
 from batchd import trees
 from batchd.actions import Action
 from batchd.config import Config
+from batchd.daemon import former_packs
 from batchd.daemon.listeners import Listener
 from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.tuning import CurrentConfig
@@ -39,6 +40,7 @@ class ScratchCleanup(Listener):
         """Take away what was left by tasks that have ended; before any work begins."""
         above = Path(self._current.config.paths.state, _FOLDER)
         names = {_name(ref) for ref in unfinished}
+        former_packs.sweep(above.parent, names)
         self._take_away([path for path in _inside(above) if path.name not in names])
 
     def _take_away(self, paths: Iterable[Path]) -> None:
@@ -58,6 +60,11 @@ class ScratchCleanup(Listener):
                     )
         finally:
             self._at_work = False
+
+
+def prepare(config: Config) -> None:
+    """Make the folder of them all, which machines share."""
+    Path(config.paths.state, _FOLDER).mkdir(mode=0o700, exist_ok=True)
 
 
 def folder(config: Config, ref: Ref) -> Path:

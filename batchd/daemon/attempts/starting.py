@@ -7,11 +7,13 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
 
-from batchd import terms, wire
+from batchd import gone, terms, wire
+from batchd.daemon import former_packs
 from batchd.daemon.attempts import scratch_cleanup
 from batchd.daemon.attempts.active import ActiveAttempt
 from batchd.daemon.attempts.lessons import Lessons
@@ -84,6 +86,9 @@ class AttemptStarter:
         self, active: ActiveAttempt, task: Task, given: DispatchedTask, seen: PlaceLook
     ) -> tuple[TaskStatus, Reason, str] | ParkDecision | None:
         config, (closed, secrets) = self._current.config, seen
+        if task.needs:
+            why = f"it needs {task.needs} of its machine, which no worker has any more"
+            return TaskStatus.ERROR, Reason.BAD_REQUEST, f"{why}: {gone.TASK_KEYS['needs']}"
         if closed:
             why = f"tasks may not work in its directory now: {closed}"
             fix = f"allow it in [workspace], then `batchd retry {active.ref.batch}`"
@@ -122,7 +127,7 @@ class AttemptStarter:
             node=active.worker.node,
             tmp=str(scratch_cleanup.folder(self._current.config, ref)),
             base=active.base,
-            chain=active.chain,
+            lost=former_packs.concern(Path(self._current.config.paths.state), ref),
             base_s=self._current.config.workspace.fetch_timeout_s,
             max_patch_bytes=self._current.config.workspace.max_patch_bytes,
             refused={

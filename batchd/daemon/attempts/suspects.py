@@ -9,7 +9,7 @@ from batchd.governor import Governor
 from batchd.lifecycle import Lifecycle
 from batchd.pool.supervisor import Supervisor
 from batchd.records import Ref
-from batchd.records.tasks import NOTHING
+from batchd.records.tasks import ANYWHERE
 
 _MESSAGE = "it makes room for an earlier task, which runs in a process of its own"
 
@@ -33,11 +33,10 @@ class Suspects:
         suspect = queue.suspect_due(self._governor.crowded)
         if suspect is None:
             return None
-        needs = self._lifecycle.needs_of(suspect)
-        # Where no worker at all has what it needs, it is taken all the same,
+        place = self._lifecycle.place_of(suspect)
+        # Where no worker at all has what it asks for, it is taken all the same,
         # and held for that: others have their turn.
-        held = bool(needs) and not self._pool.has(needs)
-        due = self._pool.slot_alone(needs) or held
+        due = self._pool.slot_alone(place) or not self._pool.has(place)
         return queue.draw_suspect() if due else None
 
     def make_room(self) -> bool:
@@ -49,9 +48,9 @@ class Suspects:
         """
         lifecycle, pool = self._lifecycle, self._pool
         suspect = lifecycle.queue.suspect_due(self._governor.crowded)
-        needs = lifecycle.needs_of(suspect) if suspect else NOTHING
-        fitting = [worker for worker in pool.workers if pool.could(worker, needs)]
-        if suspect is None or pool.slot_alone(needs) or any(w.alone for w in pool.workers):
+        place = lifecycle.place_of(suspect) if suspect else ANYWHERE
+        fitting = [worker for worker in pool.workers if pool.could(worker, place)]
+        if suspect is None or pool.slot_alone(place) or any(w.alone for w in pool.workers):
             return pool.clear(None)
         worker = pool.clearing if pool.clearing in fitting else None
         worker = worker or min(

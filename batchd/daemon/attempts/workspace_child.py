@@ -1,4 +1,4 @@
-"""The daemon's children for mirrors and directories:
+"""The daemon's children for mirrors:
 each does one job after another for a minute, and none from files of another version.
 """
 
@@ -16,9 +16,9 @@ from batchd.daemon.main_loop import MainLoop
 from batchd.errors import NotPossibleError
 from batchd.pool import code
 from batchd.pool.supervisor import RESTART
-from batchd.workspace.workspace_job import WorkspaceJob, WorkspaceOutcome
+from batchd.workspace.fetch_job import FetchJob, FetchOutcome
 
-_OUTCOME: msgspec.json.Decoder[WorkspaceOutcome] = decoders.decoder(WorkspaceOutcome)
+_OUTCOME: msgspec.json.Decoder[FetchOutcome] = decoders.decoder(FetchOutcome)
 #: How much longer than its own limit the child may take to say so, in seconds.
 _GRACE_S = 30.0
 #: How long a child is given jobs, in seconds: what its start takes counts for little in that time,
@@ -40,7 +40,7 @@ async def fits() -> None:
     """
     if await asyncio.to_thread(code.exchanged):
         raise NotPossibleError(
-            "the program that works on mirrors and directories has another version than this daemon,"
+            "the program that works on mirrors has another version than this daemon,"
             f" batchd {__version__}: {RESTART}"
         )
 
@@ -52,7 +52,7 @@ class WorkspaceChildren:
     _loop: MainLoop
     _idle: list[_Child] = field(default_factory=list)
 
-    async def asked(self, work: WorkspaceJob, limit_s: float) -> WorkspaceOutcome:
+    async def asked(self, work: FetchJob, limit_s: float) -> FetchOutcome:
         """Return how a child did a job; one that did not to the end is killed.
 
         Raises ``OSError``, ``msgspec.DecodeError``.
@@ -64,7 +64,7 @@ class WorkspaceChildren:
                 outcome = await child.done(work)
                 return outcome or await child.death()
         except TimeoutError:
-            return WorkspaceOutcome(error="it does not end")
+            return FetchOutcome(error="it does not end")
         finally:
             if outcome is not None and not child.old:
                 self._idle.append(child)
@@ -109,7 +109,7 @@ class _Child:
     #: Whether it gets no further job.
     old: bool = False
 
-    async def done(self, work: WorkspaceJob) -> WorkspaceOutcome | None:
+    async def done(self, work: FetchJob) -> FetchOutcome | None:
         """Return how it did a job; None: it has died. Raises ``msgspec.DecodeError``."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -119,12 +119,12 @@ class _Child:
         answer = await self._process.stdout.readline()
         return _OUTCOME.decode(answer) if answer.endswith(b"\n") else None
 
-    async def death(self) -> WorkspaceOutcome:
+    async def death(self) -> FetchOutcome:
         """Return what it said last."""
         assert self._process.stderr is not None
         said = await self._process.stderr.read()
         lines = said.decode(errors="replace").strip().splitlines()
-        return WorkspaceOutcome(
+        return FetchOutcome(
             error=f"the program that works on it has died: {lines[-1] if lines else 'killed'}"
         )
 

@@ -16,7 +16,6 @@ from batchd.control import (
     Check,
     ControlRequest,
     Detach,
-    Invite,
     Pause,
     Priority,
     Prune,
@@ -31,7 +30,6 @@ from batchd.control.requester import Requester
 from batchd.control.requests import A
 from batchd.daemon.commands.cancel import CancelHandler
 from batchd.daemon.commands.check import CheckHandler
-from batchd.daemon.commands.invite import InviteHandler
 from batchd.daemon.commands.pause import PauseHandler
 from batchd.daemon.commands.priority import PriorityHandler
 from batchd.daemon.commands.prune import PruneHandler
@@ -63,7 +61,6 @@ class CommandHandlers:
     _tuning: TuneHandler
     _submitting: SubmitHandler
     _checking: CheckHandler
-    _inviting: InviteHandler
     _handlers: Mapping[type[ControlRequest[Any]], _Handler] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -79,7 +76,6 @@ class CommandHandlers:
             Submit: partial(self._if_ready, self._submitting.submit, needed=STATE),
             Detach: self._submitting.detach,
             Check: self._checking.check,
-            Invite: self._inviting.invite,
         }
 
     async def carry_out(self, request: ControlRequest[A], by: Requester) -> A:

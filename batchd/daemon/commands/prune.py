@@ -9,7 +9,6 @@ from functools import partial
 from batchd.control import Prune, Pruned
 from batchd.control.requester import Requester
 from batchd.daemon.attempts.bases import Bases
-from batchd.daemon.attempts.chains import Chains
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.writes import Writes
 from batchd.errors import UsageError
@@ -31,7 +30,6 @@ class PruneHandler:
     _writes: Writes
     _outboxes: Outboxes
     _bases: Bases
-    _chains: Chains
 
     async def prune(self, request: Prune, by: Requester) -> Pruned:
         """Drop what batches have left that were published ``older_than_days`` ago, or earlier.
@@ -59,7 +57,6 @@ class PruneHandler:
         by.insist()
         await self._writes.ordered(partial(self._store.prune_before, before))
         mirrors, mirror_bytes = await self._bases.prune()
-        await self._chains.clean()
         return Pruned(
             pruned=sum(each.stored for each in found),
             bytes=sum(each.bytes for each in found),

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from batchd.daemon.writes import Writes
 from batchd.errors import BatchdError, Problem, StoreError, TaskFileError, UsageError
 from batchd.lifecycle import Lifecycle
 from batchd.pauses import aside
-from batchd.records import STANDARD, Batch, Cause, Origin, Ref, Task
+from batchd.records import STANDARD, Batch, Cause, Needs, Origin, Ref, Task
 from batchd.spool import outbox, sources, taskfile
 from batchd.spool.claims import mark
 from batchd.spool.inbox import ulid
@@ -53,6 +53,8 @@ class _Plan:
     tasks: Sequence[Task]
     #: The text of its request file.
     data: bytes
+    #: The keys of old tasks that are gone, and left out.
+    dropped: Collection[str] = ()
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -105,7 +107,9 @@ class RetryHandler:
             NewRun(batch=batch.name, retry_of=batch.retry_of, tasks=len(store.tasks(batch.name)))
             for batch in (made[c] for c in claims)
         )
-        return Retried(runs=runs, batches=tuple(run.batch for run in runs))
+        dropped = {key for plan in plans.values() for key in plan.dropped}
+        names = tuple(run.batch for run in runs)
+        return Retried(runs=runs, batches=names, dropped=tuple(sorted(dropped)))
 
     def _model(self, model: str) -> str:
         """Return the model that is asked for; empty: none. Raises ``UsageError``."""
@@ -191,7 +195,12 @@ class RetryHandler:
             data, why = await self._outboxes.promptly(partial(_request, old, config), old.outbox)
         except OSError as error:
             data, why = None, f"their file cannot be read ({error})"
-        specs = await self._specs(old, again, data, why)
+        dropped: set[str] = set()
+        specs = await self._specs(old, again, data, why, dropped)
+        if any(spec.needs for spec in specs):
+            specs, dropped = [replace(spec, needs=Needs()) for spec in specs], {*dropped, "needs"}
+        if dropped:
+            data = None  # its file is written anew, without them
         if model:
             # Its file says what runs: a later retry may have no more than that.
             specs, data = [_with(model, spec, config) for spec in specs], None
@@ -209,7 +218,7 @@ class RetryHandler:
             retry_of=old.name,
             after_batches=self._before(old),
         )
-        return _Plan(batch, tasks, data if data is not None else _written(batch, specs))
+        return _Plan(batch, tasks, data if data is not None else _written(batch, specs), dropped)
 
     def _held(self, target: OrderTarget) -> set[str]:
         """Return the ids of tasks that wait for a model that is gone."""
@@ -237,7 +246,7 @@ class RetryHandler:
         return line
 
     async def _specs(
-        self, old: Batch, ids: Iterable[str], data: bytes | None, why: str
+        self, old: Batch, ids: Iterable[str], data: bytes | None, why: str, dropped: set[str]
     ) -> list[Task]:
         """Return tasks as they were asked for: from the store, or, once pruned, from their file."""
         store, specs = self._store, []
@@ -251,9 +260,8 @@ class RetryHandler:
                 raise UsageError(
                     f"the tasks of {old.name} have been pruned, and {why}: drop the file again"
                 ) from None
-            parsed = await asyncio.to_thread(
-                taskfile.parse, data, old.request, self._current.config
-            )
+            parse = partial(taskfile.parse, dropped=dropped)
+            parsed = await asyncio.to_thread(parse, data, old.request, self._current.config)
             known = {task.id: task for task in parsed.tasks}
             if missing := [task for task in ids if task not in known]:
                 raise UsageError(
@@ -266,9 +274,8 @@ class RetryHandler:
                     f"{old.name}: the secrets of {listed(lost)} were deleted at its end, and "
                     f"{why}: drop the file again"
                 )
-            parsed = await asyncio.to_thread(
-                taskfile.parse, data, old.request, self._current.config
-            )
+            parse = partial(taskfile.parse, dropped=dropped)
+            parsed = await asyncio.to_thread(parse, data, old.request, self._current.config)
             secrets = {task.id: task.secrets for task in parsed.tasks}
             specs = [replace(s, secrets=secrets.get(s.id, {})) if _lost(s) else s for s in specs]
         return specs
@@ -340,7 +347,7 @@ def _written(batch: Batch, tasks: Sequence[Task]) -> bytes:
         fields["tier_fallback"] = "never" if fallback_s is None else fallback_s
         fields.pop("origin")
         fields |= _of_origin(task.origin)
-        fields["needs"] = {name: value for name, value in fields["needs"].items() if value}
+        fields.pop("needs")
         specs.append({k: v for k, v in fields.items() if v or isinstance(v, int | float)})
     keys = ("budget_usd", "parallel", "after_batches")
     whole = {key: value for key in keys if (value := getattr(batch, key))}

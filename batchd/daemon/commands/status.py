@@ -114,7 +114,11 @@ class StatusHandler:
                 )
                 for w in self._pool.workers
             ),
-            unfit=self._pool.unfit.problems(),
+            unfit={
+                name: str(machine.trouble[0])
+                for name, machine in self._pool.machines.items()
+                if machine.trouble
+            },
         )
 
     def trying(self, action: Action) -> Tries:

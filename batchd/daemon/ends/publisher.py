@@ -17,7 +17,6 @@ from typing import Any, Protocol, TypeVar
 from batchd import results
 from batchd.actions import Action
 from batchd.daemon import task_log
-from batchd.daemon.attempts.chains import Chains
 from batchd.daemon.ends.batches import OpenBatch, OpenBatches
 from batchd.daemon.listeners import Finisher, Listener
 from batchd.daemon.main_loop import MainLoop
@@ -63,7 +62,6 @@ class Publisher:
     _listeners: Sequence[Listener]
     _finishers: Sequence[Finisher]
     _batches: OpenBatches
-    _chains: Chains
     #: By batch: tasks that ended before they began, and whose results are still to be written.
     _backlog: dict[str, list[str]] = field(default_factory=dict)
     #: Orders that end many tasks right now, and the batches
@@ -206,7 +204,6 @@ class Publisher:
     async def publish(self, ref: Ref, events: Sequence[Event] = ()) -> None:
         """Write a task's files, and note it. ``events``: all of its own, where they are at hand."""
         batch = self._open(ref).batch
-        await self._chains.home(ref, batch)
         folder = Path(batch.folder)
         events = events or self._store.events(ref)
         finished = events[-1]

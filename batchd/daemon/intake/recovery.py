@@ -16,7 +16,6 @@ from pathlib import Path
 
 from batchd.actions import Action
 from batchd.config import Config
-from batchd.daemon.attempts.chains import Chains
 from batchd.daemon.attempts.fences import Fences
 from batchd.daemon.attempts.lessons import Lessons
 from batchd.daemon.attempts.scratch_cleanup import ScratchCleanup
@@ -48,7 +47,6 @@ class Recovery:
     _publisher: Publisher
     _lot: ParkingLot
     _scratch: ScratchCleanup
-    _chains: Chains
     _predecessors: Predecessors
 
     def all(self, claimed: AbstractSet[str]) -> None:
@@ -59,7 +57,6 @@ class Recovery:
         restored = self._store.restore()
         self._take_up(restored, claimed)
         self._scratch.sweep(task.ref for task in restored.queued)
-        self._chains.sweep([*(task.ref for task in restored.queued), *restored.unpublished])
         gc.freeze()
         gc.enable()
 
@@ -77,7 +74,6 @@ class Recovery:
     def _take_up(self, restored: StoredWork, claimed: AbstractSet[str]) -> None:
         self._lessons.restore()
         self._fences.restore()
-        self._chains.restore()
         torn = self._rerun.torn(restored.batches)
         self._batches.restore(restored, claimed | {batch.claim for batch in torn})
         self._publisher.restore(restored)

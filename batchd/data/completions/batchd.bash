@@ -5,10 +5,10 @@
 #    source ~/.local/share/bash_completion/batchd
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_batchd_subparsers=(init serve run submit wait status top logs cost web report diff apply estimate check config trust notify schema completion cancel retry pause resume priority prune tune invite worker backup restore demo)
+_shtab_batchd_subparsers=(init serve run submit wait status top logs cost web report diff apply estimate check config trust notify schema completion cancel retry pause resume priority prune tune worker backup restore demo)
 
 _shtab_batchd_init_option_strings=(-h --help --config --model --base-url --key-env --key-file --no-key --agents --systemd --user --remove --yes)
-_shtab_batchd_serve_option_strings=(-h --help --config)
+_shtab_batchd_serve_option_strings=(-h --help --config --drop-packs)
 _shtab_batchd_run_option_strings=(-h --help --config --prompt --model --check --dir --repo --budget --each --serial --processes --first --here --json)
 _shtab_batchd_submit_option_strings=(-h --help --config --prompt --model --check --dir --repo --budget --each --first --name --wait --json)
 _shtab_batchd_wait_option_strings=(-h --help --config --json)
@@ -34,8 +34,7 @@ _shtab_batchd_resume_option_strings=(-h --help --config --all --provider --model
 _shtab_batchd_priority_option_strings=(-h --help --config --json)
 _shtab_batchd_prune_option_strings=(-h --help --config --older-than --outbox --yes --json)
 _shtab_batchd_tune_option_strings=(-h --help --config --reset --json)
-_shtab_batchd_invite_option_strings=(-h --help --config --minutes --count --json)
-_shtab_batchd_worker_option_strings=(-h --help --config --join --tied --node --gpus --label --cache --cache-gb)
+_shtab_batchd_worker_option_strings=(-h --help --config)
 _shtab_batchd_backup_option_strings=(-h --help --config)
 _shtab_batchd_restore_option_strings=(-h --help --config --new --as-is --yes --moved --json)
 _shtab_batchd_demo_option_strings=(-h --help --config --speed)
@@ -81,10 +80,7 @@ _shtab_batchd_resume___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd_priority___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd_prune___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd_tune___config_COMPGEN=_shtab_compgen_files
-_shtab_batchd_invite___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd_worker___config_COMPGEN=_shtab_compgen_files
-_shtab_batchd_worker___join_COMPGEN=_shtab_compgen_files
-_shtab_batchd_worker___cache_COMPGEN=_shtab_compgen_dirs
 _shtab_batchd_backup_pos_0_COMPGEN=_shtab_compgen_files
 _shtab_batchd_backup___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd_restore_pos_0_COMPGEN=_shtab_compgen_files
@@ -95,7 +91,7 @@ _shtab_batchd__C_COMPGEN=_shtab_compgen_dirs
 
 _shtab_batchd_schema_pos_0_choices=(task result summary status notification)
 _shtab_batchd_completion_pos_0_choices=(bash zsh)
-_shtab_batchd_pos_0_choices=(init serve run submit wait status top logs cost web report diff apply estimate check config trust notify schema completion cancel retry pause resume priority prune tune invite worker backup restore demo)
+_shtab_batchd_pos_0_choices=(init serve run submit wait status top logs cost web report diff apply estimate check config trust notify schema completion cancel retry pause resume priority prune tune worker backup restore demo)
 
 _shtab_batchd_init__h_nargs=0
 _shtab_batchd_init___help_nargs=0
@@ -106,6 +102,7 @@ _shtab_batchd_init___remove_nargs=0
 _shtab_batchd_init___yes_nargs=0
 _shtab_batchd_serve__h_nargs=0
 _shtab_batchd_serve___help_nargs=0
+_shtab_batchd_serve___drop_packs_nargs=0
 _shtab_batchd_run_pos_0_nargs='*'
 _shtab_batchd_run__h_nargs=0
 _shtab_batchd_run___help_nargs=0
@@ -208,13 +205,8 @@ _shtab_batchd_tune__h_nargs=0
 _shtab_batchd_tune___help_nargs=0
 _shtab_batchd_tune___reset_nargs=0
 _shtab_batchd_tune___json_nargs=0
-_shtab_batchd_invite_pos_0_nargs=+
-_shtab_batchd_invite__h_nargs=0
-_shtab_batchd_invite___help_nargs=0
-_shtab_batchd_invite___json_nargs=0
 _shtab_batchd_worker__h_nargs=0
 _shtab_batchd_worker___help_nargs=0
-_shtab_batchd_worker___tied_nargs=0
 _shtab_batchd_backup__h_nargs=0
 _shtab_batchd_backup___help_nargs=0
 _shtab_batchd_restore__h_nargs=0

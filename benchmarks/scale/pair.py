@@ -1,11 +1,11 @@
-"""The same batch on this machine's own workers and on a Ray cluster of three nodes on it:
-results, accounting, CPU a call.
+"""The same batch on this machine's own workers and on others': two machines in namespaces of their
+own, or a Ray cluster of three nodes on this one. Results, accounting, CPU a call.
 
 Run by `make scale-ray`, in the environment that has Ray. In turns, the median of so many pairs. All
 of the outbox must be the same, times apart: each result with its tokens and its cost, the summary
 with their sums, and each file that a task made; else it says what differs, and exits with 1. Two
-figures of CPU: of batchd's own processes (daemon, launcher, keepers, workers), and with Ray's
-(heads, raylets, agents, actors), which stand there whether a batch runs or not.
+figures of CPU: of batchd's own processes (daemon, bridge, workers, parents), and with Ray's (heads,
+raylets, agents, actors), which stand there whether a batch runs or not.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import contextlib
 import hashlib
 import json
 import os
-import socket
 import statistics
 import sys
 import tempfile
@@ -29,7 +28,6 @@ os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AU
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from harness import CONFIG, NO_REPORT, TICKS, Daemon, Server, tree
-from ray.cluster_utils import Cluster
 
 from batchd import control
 
@@ -43,16 +41,12 @@ output_usd_per_mtok = 2.0
 #: Goes on with the harness's section of the pool.
 _RAY = """\
 engine = "ray"
-listen = "0.0.0.0:{port}"
-advertise = "{host}:{port}"
 [ray]
 address = "{address}"
 min_processes = {processes}
 cpus_per_process = 0.3
 memory_mb_per_process = 64
 token_file = "{token}"
-[workspace]
-shared = {shared}
 """
 #: Until all workers are up (seconds).
 _PATIENCE_S = 120.0
@@ -125,7 +119,7 @@ def differences(here: Any, there: Any, at: str = "") -> Iterator[str]:
         for key in sorted(here.keys() | there.keys()):
             yield from differences(here.get(key), there.get(key), f"{at} {key}".strip())
     elif here != there:
-        yield f"{at}: {here!r} here, {there!r} on Ray"
+        yield f"{at}: {here!r} here, {there!r} there"
 
 
 def up(folder: Path) -> int:
@@ -157,8 +151,10 @@ def ran(folder: Path, config: str, tasks: int, others: list[int]) -> Ran:
 
 
 @contextlib.contextmanager
-def cluster() -> Iterator[Cluster]:
+def cluster() -> Iterator[Any]:
     """Run a head and two nodes."""
+    from ray.cluster_utils import Cluster  # machines do without
+
     node = {"num_cpus": 2, "object_store_memory": 80 << 20}
     made = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     for _ in range(2):
@@ -176,25 +172,33 @@ def here(config: str, tasks: int) -> Ran:
         return ran(Path(folder), config, tasks, [])
 
 
-def there(config: str, tasks: int, *, shared: bool) -> Ran:
-    """Run it on the cluster; ``shared``: all nodes see its directories, else these travel."""
+def there(config: str, tasks: int) -> Ran:
+    """Run it on the cluster."""
     with cluster() as made, tempfile.TemporaryDirectory(prefix="batchd-pair-") as folder:
         Path(folder).chmod(0o755)
         token = Path(folder, "token")
         token.write_text("0" * 64)
-        with socket.create_server(("", 0)) as probe:
-            port = probe.getsockname()[1]
         config += _RAY.format(
-            port=port,
-            host=made.head_node.node_ip_address,
             address=made.address,
             token=token,
             processes=_PROCESSES,
-            shared=str(shared).lower(),
         )
         nodes = [made.head_node, *made.worker_nodes]
         others = [p.process.pid for n in nodes for each in n.all_processes.values() for p in each]
         return ran(Path(folder), config, tasks, others)
+
+
+def machines(config: str, tasks: int) -> Ran:
+    """Run it on two machines in namespaces of their own, with half of the workers each."""
+    worker = f'exec \\"{sys.executable}\\" -m batchd worker'
+    tables = (
+        f'{{name = "m{n}", processes = {_PROCESSES // 2}, command = '
+        f'["unshare", "--uts", "--mount", "sh", "-c", "hostname m{n} && {worker}"]}}'
+        for n in (1, 2)
+    )
+    config = config.replace(f"processes = {_PROCESSES}", "processes = 0")
+    config = config.replace("[pool]\n", f"[pool]\nmachines = [{', '.join(tables)}]\n")
+    return here(config, tasks)
 
 
 def main() -> None:
@@ -205,8 +209,9 @@ def main() -> None:
     parser.add_argument(
         "--model", default="steps-4", help="steps-4, or notes-4, which writes files"
     )
-    parser.add_argument("--travel", action="store_true", help="directories travel, as packs")
+    parser.add_argument("--on", choices=["ray", "machines"], default="ray")
     args = parser.parse_args()
+    elsewhere = there if args.on == "ray" else machines
     calls = args.tasks * int(args.model.rpartition("-")[2])
     server = Server()
     ratios: list[float] = []
@@ -217,15 +222,15 @@ def main() -> None:
                 model=args.model, base_url=server.base_url, processes=_PROCESSES, agents=_AGENTS
             )
             local = here(config, args.tasks)
-            away = there(config, args.tasks, shared=not args.travel)
+            away = elsewhere(config, args.tasks)
             found = [*differences(local.outbox, away.outbox)]
             ratios.append(away.own_cpu_s / local.own_cpu_s)
             print(
                 f"{args.tasks} tasks, {calls} calls, {len(local.outbox)} files:"
                 f" {'the same results' if not found else f'{len(found)} DIFFERENCES'}; "
-                f"{local.seconds:.2f} s here, {away.seconds:.2f} s on Ray; CPU a call "
+                f"{local.seconds:.2f} s here, {away.seconds:.2f} s on {args.on}; CPU a call "
                 f"{1e3 * local.own_cpu_s / calls:.2f} and {1e3 * away.own_cpu_s / calls:.2f} ms, "
-                f"with Ray's own {1e3 * away.all_cpu_s / calls:.2f} ms",
+                f"with all else {1e3 * away.all_cpu_s / calls:.2f} ms",
                 flush=True,
             )
             if found:
@@ -233,7 +238,9 @@ def main() -> None:
                 raise SystemExit(1)
     finally:
         server.process.terminate()
-    print(f"CPU a call on Ray, of batchd's own: {statistics.median(ratios):.2f} times local's")
+    print(
+        f"CPU a call on {args.on}, of batchd's own: {statistics.median(ratios):.2f} times local's"
+    )
 
 
 if __name__ == "__main__":
