@@ -62,6 +62,27 @@ def test_one_that_speaks_for_others_is_not_heard(tmp_path: Path, model_server: s
         assert running(spool)
 
 
+def test_no_key_of_the_daemons_is_in_what_a_machine_is_sent(
+    tmp_path: Path, model_server: str
+) -> None:
+    """Not at its start, not after a reload, not with a task: it has its own."""
+    spool = strange(tmp_path, model_server, "keeps all")
+    (tmp_path / "key").write_text("sk-canary-0123456789\n")
+    config = tmp_path / "config.toml"
+    text = config.read_text().replace("[models.", 'api_key_file = "key"\n[models.', 1)
+    inline = f'[providers.inline]\nbase_url = "{model_server}"\n[providers.inline.headers]\n'
+    config.write_text(f'{text}{inline}"X-Api-Key" = "hd-canary-0123456789"\n')
+    with spool.serving() as daemon:
+        drop(spool, 1, first_prompt="seen by the worker")
+        until((tmp_path / "said").exists)
+        daemon.send_signal(1)
+        until(lambda: b"seen by the worker" in (tmp_path / "said").read_bytes())
+        spool.eventually(lambda: logged(spool.folder / "daemon.log", "config_reloaded"))
+    sent = (tmp_path / "said").read_bytes()
+    assert b'"api_key":""' in sent
+    assert b"canary" not in sent
+
+
 def test_a_machine_with_other_files_gets_no_task(tmp_path: Path, model_server: str) -> None:
     """Status names both versions, and what helps."""
     spool = strange(tmp_path, model_server, "other files")
