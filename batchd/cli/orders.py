@@ -242,7 +242,10 @@ def retried(answer: Retried) -> list[str]:
     return [
         f"{run.batch}: {words.counted(run.tasks, 'task')} of {run.retry_of} queued again"
         for run in answer.runs
-    ] + [f"without {key}, which is gone: {gone.TASK_KEYS.get(key, '')}" for key in answer.dropped]
+    ] + [
+        f"without {key}, which is gone: {gone.TASK_KEYS.get(key, '')}"
+        for key in answer.dropped or ()
+    ]
 
 
 def paused(scope: Scope, name: str, answer: Paused) -> list[str]:

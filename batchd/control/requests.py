@@ -198,8 +198,8 @@ class Retried(msgspec.Struct, frozen=True, kw_only=True):
     runs: tuple[NewRun, ...]
     #: The names of the runs.
     batches: tuple[str, ...] = ()
-    #: The keys of old tasks that are gone, and were left out.
-    dropped: tuple[str, ...] = ()
+    #: The keys of old tasks that are gone, and were left out; unset: none was.
+    dropped: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Retry(ControlRequest[Retried], frozen=True, kw_only=True):

@@ -121,7 +121,7 @@ def test_no_escape_is_raw_in_what_is_collected(camp: Camp) -> None:
 
 
 @pytest.mark.sampled(1)
-@pytest.mark.stopped_by("evaluation", "escaping")
+@pytest.mark.stopped_by("evaluation")
 def test_nothing_that_looks_like_a_result_is_one(camp: Camp) -> None:
     """Log lines, events, results and verdicts, in prompts, outputs,
     answers and files: the status is the evaluation's.

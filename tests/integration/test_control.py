@@ -874,7 +874,7 @@ def test_tune_refuses_what_is_wrong_or_cannot_change(at: Control) -> None:
             ("pool.proceses=3", "do you mean processes"),
             ("pool.processes=many", "pool.processes"),
             ("pool.processes=-1", "greater than or equal to 0"),
-            ("pool.processes=0", "without processes, and without [pool] listen"),
+            ("pool.processes=0", "without processes, and without [pool] machines"),
             ("agent.model=nowhere/x", "no provider 'nowhere'"),
             ("paths.outbox=/tmp/elsewhere", "cannot change while the daemon runs"),
             ("log.level=debug", "cannot change while the daemon runs"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -164,7 +165,7 @@ def _tree(pid: int) -> list[int]:
         ("mount -t tmpfs none {outbox}", "{outbox} is not the daemon's"),
         ("mount -t tmpfs none {state}/tmp", "{state}/tmp is not the daemon's"),
         ("mount -o bind,ro {outbox} {outbox} && mount -o remount,bind,ro {outbox}", "cannot write to {outbox}"),
-        ("mount -t tmpfs -o size=1m none /tmp2", "its own disk is full"),
+        ("mount -t tmpfs -o size=1m none /mnt && export TMPDIR=/mnt", "its own disk is full"),
         ("false", "`sh … worker` ended with"),
         ("{{ echo sk-canary-0123456789 >&2; exit 7; }}", "[secret]"),
         ("cd /nowhere", "/nowhere"),
@@ -177,7 +178,8 @@ def test_a_machine_that_does_not_fit_gets_no_task(
     """Status says why, with the fix; other workers do its tasks."""
     places = {"outbox": tmp_path / "outbox", "state": tmp_path / ".batchd"}
     (tmp_path / "outbox").mkdir()
-    before = before.format(**places).replace("/tmp2", os.environ.get("TMPDIR", "/tmp"))
+    quoted = {name: shlex.quote(str(path)) for name, path in places.items()}
+    before = before.format(**quoted)
     bad = command(tmp_path, "bad", before)
     spool = spool_with(tmp_path, slow_server, processes=1, commands=[("bad", bad)])
     config = spool.folder / "config.toml"
@@ -227,7 +229,7 @@ def test_a_task_may_name_its_machine(tmp_path: Path, slow_server: str) -> None:
 def _exporting(folder: Path, key: str) -> str:
     """Return what gives a machine a key in a variable of its own."""
     (folder / "key.sh").write_text(f"export STANDIN_KEY={key}\n")
-    return f". {folder}/key.sh"
+    return f". {shlex.quote(f'{folder}/key.sh')}"
 
 
 def keyed(spool: Spool, key: str) -> None:
@@ -363,8 +365,8 @@ def test_ssh_is_told_to_forward_nothing_and_to_ask_nobody(tmp_path: Path, slow_s
     bin.mkdir()
     ssh = bin / "ssh"
     ssh.write_text(
-        f'#!/bin/sh\necho "$@" >{tmp_path}/told; env >{tmp_path}/environ\n'
-        f"exec {sys.executable} -m batchd worker\n"
+        f'#!/bin/sh\necho "$@" >"{tmp_path}/told"; env >"{tmp_path}/environ"\n'
+        f'exec "{sys.executable}" -m batchd worker\n'
     )
     ssh.chmod(0o755)
     spool = spool_with(

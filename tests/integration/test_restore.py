@@ -30,6 +30,7 @@ from batchd.spool import places
 from batchd.spool.claims import Claimer
 from batchd.spool.settle import signature
 from batchd.store import Store, StoreReader
+from batchd.store.stored_values import pack, unpack
 
 pytestmark = pytest.mark.in_turns
 
@@ -337,11 +338,11 @@ _STRAYING = {
     "a claim": ("UPDATE batches SET claim = '../x'", "'../x'"),
     "a task": ("UPDATE tasks SET name = '../x'", "'../x'"),
     "a task's own id": (
-        "UPDATE specs SET body = CAST(replace(body, '\"001\"', '\"../x\"') AS BLOB)",
+        "UPDATE specs SET body = changed(body, '\"001\"', '\"../x\"')",
         "'../x'",
     ),
     "a task's directory": (
-        'UPDATE specs SET body = CAST(replace(body, \'"dir":""\', \'"dir":"../x"\') AS BLOB)',
+        'UPDATE specs SET body = changed(body, \'"dir":""\', \'"dir":"../x"\')',
         "'../x'",
     ),
     "an outbox": ("UPDATE batches SET outbox = 'elsewhere'", "'elsewhere'"),
@@ -361,6 +362,11 @@ def test_a_backup_whose_names_lead_elsewhere_is_refused(spool: Any, what: str) -
         asyncio.run(store.add_batch(batch, [Task(id="001", first_prompt="x", model="standin/m")]))
     assert spool.batchd("backup", backup).returncode == 0
     with contextlib.closing(sqlite3.connect(backup)) as db, db:
+        db.create_function(
+            "changed",
+            3,
+            lambda body, old, new: pack(unpack(body).replace(old.encode(), new.encode())),
+        )
         db.execute(change)
     before = path.read_bytes()
     refused = spool.batchd("restore", backup, "--yes", "--moved")

@@ -187,8 +187,7 @@ ANSWERED: list[tuple[control.ControlRequest[Any], Any, str]] = [
         control.Retried(
             runs=(control.NewRun(batch="games-2", retry_of="games", tasks=4),), batches=("games-2",)
         ),
-        '{"runs": [{"batch": "games-2", "retry_of": "games", "tasks": 4}], "batches": ["games-2"], '
-        '"dropped": []}',
+        '{"runs": [{"batch": "games-2", "retry_of": "games", "tasks": 4}], "batches": ["games-2"]}',
     ),
     (
         control.Prune(),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import msgspec
+from msgspec import UNSET
 
 from batchd.config import Config, providers
 from batchd.config.constraints import model_problem
@@ -109,7 +110,7 @@ class RetryHandler:
         )
         dropped = {key for plan in plans.values() for key in plan.dropped}
         names = tuple(run.batch for run in runs)
-        return Retried(runs=runs, batches=names, dropped=tuple(sorted(dropped)))
+        return Retried(runs=runs, batches=names, dropped=tuple(sorted(dropped)) or UNSET)
 
     def _model(self, model: str) -> str:
         """Return the model that is asked for; empty: none. Raises ``UsageError``."""
