@@ -4,8 +4,7 @@ input and output.
 What a machine of ``[pool] machines`` starts is a small parent. It carries bytes between them and
 the worker, its child; it ends the worker where either of them closes, and has the last word, that
 nothing of it runs any more. The worker ends with its parent, and by a timer of the kernel with its
-lease: so what one of the two no longer sees to, the other does, and a machine that was frozen as a
-whole does nothing more when it goes on.
+lease: what one of the two no longer sees to, the other does.
 """
 
 from __future__ import annotations

@@ -130,21 +130,11 @@ class PoolWorker:
         return {"worker": self.pid, **({"node": self.node} if self.node else {})}
 
     @property
-    def lease_s(self) -> float:
-        """How long it may go on after its last heartbeat; 0: on this machine it has no lease."""
-        return self.life.lease_s
-
-    @property
     def fenced(self) -> bool:
         """Whether what it works on may still change,
         though it has ended for all that is seen here.
         """
         return self.life.fence_left_s > 0
-
-    @property
-    def fence_left_s(self) -> float:
-        """For how long, in seconds."""
-        return self.life.fence_left_s
 
     def settings(self, settings: wire.WorkerSettings) -> wire.WorkerSettings:
         """Return what it gets of the settings: on another machine a lease, and no key."""
@@ -153,8 +143,8 @@ class PoolWorker:
         known = {name: e for name, e in settings.endpoints.items() if name in settings.keys}
         keyless = {name: dataclasses.replace(e, api_key="") for name, e in known.items()}
         # Its lease stays what it was, however the time that others may be silent is changed.
-        beat_s = min(settings.heartbeat_s, self.lease_s / _BEATS)
-        return replace(settings, endpoints=keyless, lease_s=self.lease_s, heartbeat_s=beat_s)
+        beat_s = min(settings.heartbeat_s, self.life.lease_s / _BEATS)
+        return replace(settings, endpoints=keyless, lease_s=self.life.lease_s, heartbeat_s=beat_s)
 
     def give(self, run: wire.Run) -> None:
         """Give the worker a task, for which it has a slot."""

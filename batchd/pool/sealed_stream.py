@@ -5,6 +5,7 @@ A cluster's engine carries them, logs what it likes, and spills it to its disks.
 
 from __future__ import annotations
 
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 KEY_BYTES = 32
@@ -53,7 +54,7 @@ class SealedStream:
                 found += self._cipher.decrypt(
                     nonce, bytes(self._buffer[_HEAD : _HEAD + size]), None
                 )
-            except Exception as error:  # cryptography's own, which says nothing
+            except InvalidTag as error:
                 raise ConnectionError("a record came that its worker did not send") from error
             del self._buffer[: _HEAD + size]
             self._received += 1

@@ -286,7 +286,7 @@ class Supervisor:
         return worker
 
     def _take_in(self, worker: PoolWorker, living: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Greet a worker, and see to its life."""
+        """Add a worker, and see to its life."""
         self._roster.add(worker)
         return self._begin(living)
 
@@ -449,7 +449,7 @@ class Supervisor:
             if now - due > every_s:
                 continue  # this loop was late itself: what the workers sent is yet to be read
             for worker in self.workers:
-                silent_s = worker.lease_s or self._shape.heartbeat_timeout_s
+                silent_s = worker.life.lease_s or self._shape.heartbeat_timeout_s
                 limit = silent_s if worker.greeted else _START_S
                 if now - worker.heard_at > limit:
                     if not (worker.pid or worker.remote):

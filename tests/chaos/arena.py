@@ -247,10 +247,10 @@ class Arena:
                         found[process.pid] = process
                     else:
                         others.append(process)
-        # A process that holds keys shows its environment to root alone:
-        # others know it by its parent.
+        # A process that holds keys shows its environment to root alone, and one in a box has
+        # another: both are known by their parent.
         for process in sorted(others, key=lambda each: each.started):
-            if os.geteuid() and process.parent in found:
+            if process.parent in found:
                 found[process.pid] = process
         return [*found.values()]
 

@@ -20,7 +20,7 @@ from pools import asked, drop, nodes, running, summary
 
 from batchd import control
 from batchd.pool import shared_folders
-from batchd.pool.engines.remote import MARGIN_S, clock_problem
+from batchd.pool.engines.remote import clock_problem
 from batchd.records import SandboxPolicy
 from tests.conftest import Spool, stand_in
 
@@ -364,13 +364,13 @@ def test_a_command_of_a_task_cannot_turn_a_proof_into_another_file(tmp_path: Pat
         assert "not seen here" in shared_folders.problem(proof, word, SandboxPolicy())
 
 
-def test_ssh_is_told_to_forward_nothing_and_to_ask_nobody(tmp_path: Path, slow_server: str) -> None:
+def test_ssh_forwards_nothing_and_asks_nobody(tmp_path: Path, slow_server: str) -> None:
     """Its options are in front of the user's, and its environment has no key."""
     bin = tmp_path / "bin"
     bin.mkdir()
     ssh = bin / "ssh"
     ssh.write_text(
-        f'#!/bin/sh\necho "$@" >"{tmp_path}/told"; env >"{tmp_path}/environ"\n'
+        f'#!/bin/sh\necho "$@" >"{tmp_path}/options"; env >"{tmp_path}/environ"\n'
         f'exec "{sys.executable}" -m batchd worker\n'
     )
     ssh.chmod(0o755)
@@ -382,9 +382,9 @@ def test_ssh_is_told_to_forward_nothing_and_to_ask_nobody(tmp_path: Path, slow_s
     with spool.serving(SOME_API_KEY="sk-canary-0123456789", PATH=f"{bin}:{os.environ['PATH']}"):
         drop(spool, 1, machine="node7")
         assert summary(spool)["counts"]["completed"] == 1
-    told = (tmp_path / "told").read_text()
-    assert told.startswith("-a -x -T -o BatchMode=yes -o ClearAllForwardings=yes")
-    assert "-o StrictHostKeyChecking=yes node7 batchd worker" in told
+    options = (tmp_path / "options").read_text()
+    assert options.startswith("-a -x -T -o BatchMode=yes -o ClearAllForwardings=yes")
+    assert "-o StrictHostKeyChecking=yes node7 batchd worker" in options
     assert "canary" not in (tmp_path / "environ").read_text()
 
 
@@ -430,8 +430,3 @@ def test_the_machines_of_a_configuration_are_shown_without_their_arguments(
     rows: list[dict[str, Any]] = json.loads(spool.batchd("config", "--json").stdout)["values"]
     (value,) = (row["value"] for row in rows if row["key"] == "pool.machines")
     assert value == [{"name": "node7", "command": ["ssh", "…", "worker"], "processes": 1}]
-
-
-def test_the_margin_is_what_the_lease_says() -> None:
-    """A worker is killed a second behind its lease, and its tasks go on five behind it."""
-    assert MARGIN_S == 5.0

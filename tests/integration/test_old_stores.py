@@ -245,8 +245,8 @@ def test_tasks_that_an_older_version_parked_end_in_the_dialect_that_they_began_i
 def test_what_tasks_changed_on_other_machines_is_not_forgotten_unasked(
     spool: Any, slow_server: str
 ) -> None:
-    """A daemon with packs of 0.2.0 does not start, and its store stays as it was. Told to drop
-    them, it goes on with each task in the directory as it is, and the models learn that.
+    """A daemon with packs of 0.2.0 does not start, and its store stays as it was. With
+    --drop-packs it goes on with each task in the directory as it is, and the models learn that.
 
     A lease that was left is waited for; what needs a GPU ends unpaid, and can run again without.
     """

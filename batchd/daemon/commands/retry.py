@@ -201,7 +201,7 @@ class RetryHandler:
         if any(spec.needs for spec in specs):
             specs, dropped = [replace(spec, needs=Needs()) for spec in specs], {*dropped, "needs"}
         if dropped:
-            data = None  # its file is written anew, without them
+            data = None  # its file is written again, without them
         if model:
             # Its file says what runs: a later retry may have no more than that.
             specs, data = [_with(model, spec, config) for spec in specs], None

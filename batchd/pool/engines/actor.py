@@ -28,9 +28,10 @@ class Actor:
     def __init__(self) -> None:
         self._worker: subprocess.Popen[bytes] | None = None
         self._held = bytearray()
-        #: Which byte of all that the worker said is the first that is held; and that it has been
-        #: told.
-        self._first = self._told = 0
+        #: Which byte of all that the worker said is the first that is held.
+        self._first = 0
+        #: How many bytes were written to it.
+        self._written = 0
         self._change = threading.Condition()
         #: How it ended; empty: it has not.
         self._ended = ""
@@ -76,14 +77,14 @@ class Actor:
         read.
         """
         assert self._worker is not None and self._worker.stdin is not None, "it was started"
-        data = data[max(0, self._told - first) :]  # what came once comes no second time
+        data = data[max(0, self._written - first) :]  # what came once comes no second time
         try:
             self._worker.stdin.write(data)
             self._worker.stdin.flush()
         except OSError:
             pass  # it has ended: ``up`` says how
-        self._told += len(data)
-        return self._told
+        self._written += len(data)
+        return self._written
 
     def up(self, read: int, most: int, wait_s: float) -> tuple[bytes, str]:
         """Return what the worker said behind so many bytes, which nobody needs any more, and how it

@@ -162,12 +162,12 @@ class Bridge:
         self._run(place, badge, self._carry_up(place, badge))
 
     async def _carry_down(self, place: Place, badge: int) -> None:
-        told = 0
+        written = 0
         while True:
             data = bytearray(await place.down.get())
             while not place.down.empty() and len(data) < MOST_DATA:
                 data += place.down.get_nowait()
-            told = await place.actor.down.remote(told, bytes(data))
+            written = await place.actor.down.remote(written, bytes(data))
             self._say(Taken(badge, len(data)))
 
     async def _carry_up(self, place: Place, badge: int) -> None:

@@ -27,7 +27,7 @@ _VARIABLES = re.compile(
     "PATH|HOME|USER|LOGNAME|LANG|LC_.*|TZ|TMPDIR|XDG_RUNTIME_DIR"
     "|SSH_AUTH_SOCK|KRB5CCNAME|KUBECONFIG|SLURM_CONF"
 )
-#: What ssh is told before all else: nothing is forwarded, nobody is asked, no stranger is trusted.
+#: The first options of any ssh: nothing is forwarded, nobody is asked, no stranger is trusted.
 _SSH = (
     *("-a", "-x", "-T", "-o", "BatchMode=yes", "-o", "ClearAllForwardings=yes"),
     *("-o", "ControlMaster=no", "-o", "StrictHostKeyChecking=yes"),
@@ -91,7 +91,7 @@ class MachineWorker(RemoteWorker):
     async def connect(self) -> socket.socket:
         """Run the command; return a stream to it. Raises ``OSError``."""
         ours, theirs = socket.socketpair()
-        command = _told(self._machine.section.command)
+        command = _guarded(self._machine.section.command)
         with contextlib.ExitStack() as undo, theirs:
             undo.callback(ours.close)
             self._process = await asyncio.create_subprocess_exec(
@@ -147,7 +147,7 @@ class MachineWorker(RemoteWorker):
         self._machine.fails(f"{provider} refuses its key, so it gets no task of that", fix)
 
 
-def _told(command: Sequence[str]) -> list[str]:
+def _guarded(command: Sequence[str]) -> list[str]:
     """Return a command as it is run."""
     program, *rest = command
     return [program, *(_SSH if PurePath(program).name == "ssh" else ()), *rest]
