@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from batchd.log import escape
-from batchd.records import dollars
+from batchd.records import Tally, dollars
 
 #: What tasks without a tag are shown under.
 NO_TAG = "(none)"
@@ -84,6 +84,15 @@ def unsettled(usd: float) -> str:
     of calls without an answer on record.
     """
     return f"at most {money(usd)} of it unsettled" if round(usd, 8) > 0 else ""
+
+
+def uncertain(tally: Tally) -> str:
+    """Return what calls without an answer on record may have cost on top; empty: there are none."""
+    if not tally.unsettled_calls:
+        return ""
+    # Nothing at most: they cost nothing, or their price is unknown.
+    usd = tally.unsettled_usd
+    return f"≤ {money(usd)}" if usd else counted(tally.unsettled_calls, "call")
 
 
 def compact(count: float) -> str:

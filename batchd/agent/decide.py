@@ -188,8 +188,8 @@ def _overflowed(state: TaskState, tried: str) -> Finish:
 
 
 def _call(task: Task, state: TaskState, purpose: Purpose, input_tokens: int) -> Finish | CallModel:
-    limits, used = task.limits, state.usage
-    if 0 < limits.max_calls <= used.calls + state.unsettled_calls:
+    limits, used = task.limits, state.tally
+    if 0 < limits.max_calls <= used.calls + used.unsettled_calls:
         return _timeout(Reason.MAX_CALLS, f"{limits.max_calls} model calls are used up")
     if limits.max_tokens and used.total_tokens + input_tokens >= limits.max_tokens:
         return _timeout(

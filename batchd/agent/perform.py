@@ -63,17 +63,17 @@ def left(limits: TaskLimits, state: TaskState, now: float) -> str:
 
 
 def _nearly_used(limits: TaskLimits, state: TaskState, now: float) -> Iterator[str]:
-    calls = state.usage.calls + state.unsettled_calls
+    used = state.tally
+    calls = used.calls + used.unsettled_calls
     if _near(calls, limits.max_calls):
         left = limits.max_calls - calls
         yield f"{left} model {'call' if left == 1 else 'calls'}"
-    tokens = state.usage.total_tokens
-    if _near(tokens, limits.max_tokens):
-        yield f"{limits.max_tokens - tokens:,} tokens"
+    if _near(used.total_tokens, limits.max_tokens):
+        yield f"{limits.max_tokens - used.total_tokens:,} tokens"
     seconds = state.run_time(now)
     if _near(seconds, limits.timeout_s):
         yield f"{limits.timeout_s - seconds:,.0f} seconds"
-    spent = (state.cost.total if state.cost else 0.0) + state.unsettled_usd
+    spent = (used.cost_usd or 0.0) + used.unsettled_usd
     if _near(spent, limits.max_cost_usd):
         yield f"${limits.max_cost_usd - spent:.4f}"
 

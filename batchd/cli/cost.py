@@ -15,11 +15,11 @@ from batchd.config import Config
 from batchd.errors import UsageError
 from batchd.log import escape
 from batchd.pricing import Prices
-from batchd.records import Cost, Price, Usage
+from batchd.records import Cost, Price, Tally, Tokens
 from batchd.store.queries import SPLITS, Split
 from batchd.store.reader import StoreReader
 from batchd.store.rows import SpendRow
-from batchd.words import NO_TAG, at_least, counted, from_cache, money
+from batchd.words import NO_TAG, at_least, counted, from_cache, money, uncertain
 
 #: What the rows for programs hold behind what they are split by.
 #: Stable: more may follow at the end.
@@ -98,8 +98,8 @@ def run(args: argparse.Namespace) -> int:
         if args.compare is None:
             return _split(args, reader, asked)
         settings = config.load(args.config)
-        used = [Usage.of(row) for row in reader.spend(_PARTS, **asked)]
-        spent = next(iter(reader.spend((), **asked)), None)
+        used = [row.tally for row in reader.spend(_PARTS, **asked)]
+        spent = next((row.tally for row in reader.spend((), **asked)), None)
         return _compare(args, _priced(settings, args.compare or settings.cost.compare, used), spent)
 
 
@@ -112,29 +112,30 @@ def _split(args: argparse.Namespace, reader: StoreReader, asked: dict[str, Any])
     rows, totals = reader.spend(known, **asked), reader.spend((), **asked)
     if args.json or args.csv:
         columns = (*known, *COLUMNS)
-        records = [{name: getattr(row, name) for name in columns} for row in rows]
+        records = [
+            {name: getattr(row, name) for name in known}
+            | {name: getattr(row.tally, name) for name in COLUMNS}
+            for row in rows
+        ]
         return formatting.print_records(columns, records, csv=args.csv)
 
     def named(row: SpendRow, name: Split) -> str:
         value = f"{row.provider}/{row.model}" if name == "model" else getattr(row, name)
         return NO_TAG if value is None else str(value)
 
-    lines = [*(([named(row, name) for name in by], row) for row in rows)]
-    lines += [(["total", *[""] * (len(by) - 1)], row) for row in totals]
+    lines = [*(([named(row, name) for name in by], row.tally) for row in rows)]
+    lines += [(["total", *[""] * (len(by) - 1)], row.tally) for row in totals]
     cells = [
         (
             *names,
-            f"{r.calls:,}",
-            f"{r.input_tokens:,}",
-            f"{r.cached_input_tokens:,}",
-            f"{r.output_tokens:,}",
-            at_least(r.cost_usd, r.known_usd),
-            # At no known price they come to nothing, and are counted.
-            (money(r.unsettled_usd) if r.unsettled_usd else counted(r.unsettled_calls, "call"))
-            if r.unsettled_calls
-            else "",
+            f"{t.calls:,}",
+            f"{t.input_tokens:,}",
+            f"{t.cached_input_tokens:,}",
+            f"{t.output_tokens:,}",
+            at_least(t.cost_usd, t.known_usd),
+            uncertain(t),
         )
-        for names, r in lines
+        for names, t in lines
     ]
     splits = [name.upper() for name in by]
     heads = (*splits, "CALLS", "INPUT", "CACHED", "OUTPUT", "COST", "UNSETTLED")
@@ -148,8 +149,8 @@ def _split(args: argparse.Namespace, reader: StoreReader, asked: dict[str, Any])
     if not totals:
         formatting.say("Nothing is on record for that.")
         return 0
-    (total,) = totals
-    if "tag" in by and sum(r.calls for r in rows) > total.calls:
+    total = totals[0].tally
+    if "tag" in by and sum(row.tally.calls for row in rows) > total.calls:
         formatting.say("A task with several tags counts under each: the total is not their sum.")
     if total.calls:
         formatting.say(f"Prompt cache: {from_cache(total.cache_share, total.cache_saved)}.")
@@ -186,7 +187,7 @@ def _splits(text: str) -> tuple[Split, ...]:
     return cast("tuple[Split, ...]", names)
 
 
-def _usage(text: str) -> Usage:
+def _usage(text: str) -> Tokens:
     """Return ``IN,OUT`` tokens, as one call. Raises ``UsageError``."""
     try:
         taken, made = (int(n.replace("_", "")) for n in text.split(","))
@@ -196,10 +197,10 @@ def _usage(text: str) -> Usage:
         raise UsageError(
             f"--tokens needs two counts, as in --tokens 120000,8000, not {escape(text[:40])}"
         )
-    return Usage(calls=1, input_tokens=taken, output_tokens=made)
+    return Tokens(calls=1, input_tokens=taken, output_tokens=made)
 
 
-def _compare(args: argparse.Namespace, priced: Sequence[_Priced], spent: SpendRow | None) -> int:
+def _compare(args: argparse.Namespace, priced: Sequence[_Priced], spent: Tally | None) -> int:
     """Print what the same tokens cost with several models.
 
     ``spent``: what the ledger says of them; None: they were given by hand, or there are none.
@@ -260,7 +261,7 @@ def _compare(args: argparse.Namespace, priced: Sequence[_Priced], spent: SpendRo
     return 0
 
 
-def _priced(settings: Config, models: Sequence[str], used: Sequence[Usage]) -> list[_Priced]:
+def _priced(settings: Config, models: Sequence[str], used: Sequence[Tokens]) -> list[_Priced]:
     """Return models with their prices and what tokens cost with them, cheapest first, unknown
     prices last.
     """

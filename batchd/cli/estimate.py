@@ -64,7 +64,7 @@ def _estimated(files: Sequence[CheckedFile], settings: config.Config) -> tuple[E
             formatting.complain(f"batchd: {error}; this estimate knows nothing of its record")
         found = estimate(files, settings, reader)
         today = reader.spend((), since=dt.datetime.now(dt.UTC).date()) if reader else ()
-        spent = sum(row.known_usd + row.unsettled_usd for row in today)
+        spent = sum(row.tally.known_usd + row.tally.unsettled_usd for row in today)
     return found, _Budgets(files, settings.budget.per_day_usd, spent)
 
 

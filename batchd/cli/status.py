@@ -262,8 +262,8 @@ def _batch(reader: StoreReader, name: str, daemon: DaemonStatus | Unseen, *, as_
     print(*status_text.batches([row]), sep="\n")
     if row.batch.retry_of:
         formatting.say(f"A retry of {row.batch.retry_of}.")
-    if row.calls:
-        formatting.say(f"Prompt cache: {words.from_cache(row.cache_share, row.cache_saved)}.")
+    if (used := row.tally).calls:
+        formatting.say(f"Prompt cache: {words.from_cache(used.cache_share, used.cache_saved)}.")
     formatting.say(*_fetching(daemon, name), *standstill.lines(parked))
     formatting.say(*(f"  {problem}" for problem in row.problems))
     if tasks:
@@ -309,10 +309,19 @@ def _task(reader: StoreReader, ref: Ref, daemon: DaemonStatus | Unseen, *, as_js
     return 0
 
 
+#: What JSON says of the tally of a batch or a task.
+_TALLY = (
+    *("calls", "input_tokens", "cached_input_tokens", "cache_write_tokens"),
+    *("cache_write_long_tokens", "cache_reported_tokens", "cache_saved_usd", "output_tokens"),
+    *("unsettled_calls", "unsettled_usd", "reasoning_tokens", "estimated", "cost_usd", "known_usd"),
+    *("cache_share", "cache_saved"),
+)
+
+
 def _fields(row: BatchRow | TaskRow) -> dict[str, Any]:
     """Return a row as JSON has it."""
-    fields = dataclasses.asdict(row)
-    fields |= {"cache_share": row.cache_share, "cache_saved": row.cache_saved}
+    fields = {name: getattr(row.tally, name) for name in _TALLY} | dataclasses.asdict(row)
+    del fields["tally"]
     if isinstance(row, BatchRow):
         del fields["batch"]
         fields |= {**structs.asdict(row.batch), "status": row.status}

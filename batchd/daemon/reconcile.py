@@ -22,11 +22,10 @@ from batchd import decoders
 from batchd.config import Config
 from batchd.events import TaskFinished
 from batchd.formats import ResultV1, SummaryV1
-from batchd.records import Batch, Cause, Parking, Ref, Scope, TaskStatus
+from batchd.records import Batch, Cause, Parking, Ref, Scope, Tally, TaskStatus, Tokens
 from batchd.spool import claims, files, outbox
 from batchd.spool.claims import Claim
 from batchd.store import Store
-from batchd.store.fold import LedgerAmounts
 from batchd.store.task_transaction import TaskTransaction
 
 #: Tasks whose commits are shared.
@@ -35,10 +34,6 @@ _RESULT: msgspec.json.Decoder[ResultV1] = decoders.decoder(ResultV1)
 _SUMMARY: msgspec.json.Decoder[SummaryV1] = decoders.decoder(SummaryV1)
 #: In the state directory: files of which no one knows whether they became a batch.
 UNCERTAIN = "uncertain"
-_TOKENS = (
-    *("calls", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens"),
-    *("cache_write_tokens", "cache_write_long_tokens", "cache_reported_tokens"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,18 +123,22 @@ def _adopt(journal: TaskTransaction, end: OutboxResult) -> None:
     agent's.
     """
     line, usage, cost = journal.line(end.ref), end.result.usage, end.result.cost
-    used = LedgerAmounts(
-        unsettled_calls=max(0, usage.unsettled_calls - line.unsettled_calls),
-        unsettled_usd=max(0.0, (cost.unsettled or 0.0) - line.unsettled_usd),
-        cache_saved_usd=max(0.0, (cost.cache_saved or 0.0) - line.cache_saved_usd),
+    known = line.tally
+    tokens = {
+        name: max(0, getattr(usage, name) - getattr(known, name))
+        for name in Tokens.__struct_fields__
+    }
+    part = max(0.0, 1 - (known.cost_usd or 0.0) / cost.total) if cost.total else 0.0
+    used = Tally(
+        **tokens,
+        cache_saved_usd=max(0.0, (cost.cache_saved or 0.0) - known.cache_saved_usd),
+        estimated_calls=tokens["calls"] if usage.estimated else 0,
+        unpriced_calls=tokens["calls"] if cost.total is None else 0,
+        input_usd=(cost.input or 0.0) * part,
+        output_usd=(cost.output or 0.0) * part,
+        unsettled_calls=max(0, usage.unsettled_calls - known.unsettled_calls),
+        unsettled_usd=max(0.0, (cost.unsettled or 0.0) - known.unsettled_usd),
     )
-    for name in _TOKENS:
-        setattr(used, name, max(0, getattr(usage, name) - getattr(line, name)))
-    used.estimated_calls = used.calls if usage.estimated else 0
-    used.unpriced_calls = used.calls if cost.total is None else 0
-    if cost.total:
-        part = max(0.0, 1 - (line.cost_usd or 0.0) / cost.total)
-        used.input_usd, used.output_usd = (cost.input or 0.0) * part, (cost.output or 0.0) * part
     at = datetime.fromisoformat(end.result.timing.finished_at).timestamp()
     status, reason = end.result.status, end.result.reason
     event = TaskFinished(at=at, status=status, reason=reason, result=end.text)

@@ -194,7 +194,7 @@ def _batch(row: BatchRow) -> StatusBatchV1:
         finished_at=None if row.published_at is None else results.timestamp(row.published_at),
         counts={status: count for status in TaskStatus if (count := getattr(row, status))},
         total=row.tasks,
-        total_tokens=row.input_tokens + row.output_tokens,
-        cost=row.cost_usd,
-        unsettled=row.unsettled_usd,
+        total_tokens=row.tally.total_tokens,
+        cost=row.tally.cost_usd,
+        unsettled=row.tally.unsettled_usd,
     )

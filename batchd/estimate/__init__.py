@@ -298,8 +298,8 @@ def _amounts(
 
     costs = samples(lambda g, p: cost(g.kind, p))
     return Amounts(
-        calls=of(samples(lambda _, p: p.usage.calls), most.calls),
-        tokens=of(samples(lambda _, p: p.usage.total_tokens), most.tokens),
+        calls=of(samples(lambda _, p: p.tally.calls), most.calls),
+        tokens=of(samples(lambda _, p: p.tally.total_tokens), most.tokens),
         cost=of(costs, most.cost) if len(costs) == len(groups) else None,
         seconds=of(samples(lambda _, p: p.seconds), None),
     )
@@ -315,7 +315,7 @@ def cost(kind: TaskKind, past: PastTask) -> float | None:
     if price is None or (judge is not None and judge.price is None):
         return None
     foreign = judge is not None and judge.name != kind.setup.name
-    return past.cost_usd if foreign else price.cost_of_many(past.usage).total
+    return past.tally.cost_usd if foreign else price.cost_of_many(past.tally).total
 
 
 def of_one(samples: Sequence[Sample], most: float | None) -> Spread:

@@ -70,7 +70,7 @@ class Glimpses:
         return Glimpsed(self._prompts, commands, self._ended)
 
     def _command(self, reader: StoreReader, row: TaskRow) -> tuple[tuple[int, str, int], str]:
-        mark = (row.calls, row.step, row.round)
+        mark = (row.tally.calls, row.step, row.round)
         known = self._commands.get(row.ref)
         if known and known[0] == mark:
             return known
@@ -135,7 +135,7 @@ class RateMeter:
         now, wall = time.monotonic(), time.time()
         yesterday = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1)
         seen = {
-            (row.day, row.provider): (row.calls, row.input_tokens + row.output_tokens)
+            (row.day, row.provider): (row.tally.calls, row.tally.total_tokens)
             for row in reader.spend(("day", "provider"), since=yesterday)
         }
         if not self._samples:
@@ -250,7 +250,7 @@ def _history(
 
 
 def _done(row: BatchRow) -> WorkDone:
-    return WorkDone(row.finished, row.input_tokens + row.output_tokens, row.cost_usd or 0.0)
+    return WorkDone(row.finished, row.tally.total_tokens, row.tally.cost_usd or 0.0)
 
 
 #: What the daemon gets to say how it does: the store says the rest (seconds).
@@ -458,8 +458,8 @@ def snapshot(
         at=time.time(),
         daemon=known,
         silent=answer is Unseen.SILENT,
-        unsettled_today_usd=sum(spend.unsettled_usd for spend in today),
-        unpriced_today=any(spend.unpriced_calls for spend in today),
+        unsettled_today_usd=sum(spend.tally.unsettled_usd for spend in today),
+        unpriced_today=any(spend.tally.unpriced_calls for spend in today),
         agents=tuple(
             _agent(row, doing.get(str(row.ref))) for row in rows if row.status is TaskStatus.RUNNING
         ),

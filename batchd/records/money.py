@@ -65,7 +65,7 @@ def believable(tokens: int) -> int:
     return _BELIEVED * tokens + _BELIEVED_EXTRA
 
 
-class Usage(Struct, frozen=True, kw_only=True):
+class Tokens(Struct, frozen=True, kw_only=True):
     """Tokens of one call or of many, as the provider counts them."""
 
     calls: int = 0
@@ -82,13 +82,6 @@ class Usage(Struct, frozen=True, kw_only=True):
     #: All output, the reasoning included.
     output_tokens: int = 0
     reasoning_tokens: int = 0
-    #: Whether any of it was counted here because the provider sent no usage.
-    estimated: bool = False
-
-    @classmethod
-    def of(cls, counted: object) -> Usage:
-        """Return the tokens of a row or a result, as far as it has them."""
-        return cls(**{f: getattr(counted, f) for f in cls.__struct_fields__ if hasattr(counted, f)})
 
     @property
     def total_tokens(self) -> int:
@@ -107,7 +100,15 @@ class Usage(Struct, frozen=True, kw_only=True):
         """The part of the input that came from the cache, 0 to 1,
         by the provider's figures; None where it has none.
         """
-        return cache_share(self.cached_input_tokens, self.reported_tokens)
+        reported = self.reported_tokens
+        return min(self.cached_input_tokens, reported) / reported if reported else None
+
+
+class Usage(Tokens, frozen=True, kw_only=True):
+    """The tokens of a call."""
+
+    #: Whether any of it was counted here because the provider sent no usage.
+    estimated: bool = False
 
     def beyond(self, sent: int, asked: int, window: int) -> bool:
         """Whether no call comes to this that sent and asked for so many tokens,
@@ -119,26 +120,6 @@ class Usage(Struct, frozen=True, kw_only=True):
         used = ((self.input_tokens, sent), (self.output_tokens, asked))
         longest = max(window, 2 * sent) if window else inf
         return any(count > min(believable(given), longest) for count, given in used)
-
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            calls=self.calls + other.calls,
-            input_tokens=self.input_tokens + other.input_tokens,
-            cached_input_tokens=self.cached_input_tokens + other.cached_input_tokens,
-            cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
-            cache_write_long_tokens=self.cache_write_long_tokens + other.cache_write_long_tokens,
-            cache_reported_tokens=self.reported_tokens + other.reported_tokens,
-            output_tokens=self.output_tokens + other.output_tokens,
-            reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
-            estimated=self.estimated or other.estimated,
-        )
-
-
-def cache_share(cached: int, reported: int) -> float | None:
-    """Return the part of ``reported`` input tokens that came from a cache;
-    None where no provider has said any.
-    """
-    return min(cached, reported) / reported if reported else None
 
 
 class Cost(Struct, frozen=True):
@@ -162,6 +143,71 @@ class Cost(Struct, frozen=True):
         return Cost(self.input * total / self.total, self.output * total / self.total)
 
 
+class Tally(Tokens, frozen=True, kw_only=True):
+    """Calls, tokens and money of anything: a task, a batch, a day, a part of the ledger."""
+
+    #: What the provider's cache saved on them.
+    cache_saved_usd: float = 0.0
+    #: Calls whose tokens were counted here.
+    estimated_calls: int = 0
+    #: Calls without a known price, which the money does not include.
+    unpriced_calls: int = 0
+    input_usd: float = 0.0
+    output_usd: float = 0.0
+    #: Calls that may have been paid without an answer, and what they may have cost.
+    unsettled_calls: int = 0
+    unsettled_usd: float = 0.0
+
+    @classmethod
+    def of_call(cls, usage: Usage, cost: Cost | None, saved: float | None = None) -> Tally:
+        """Return the tally of an answered call; ``cost`` None: no price is known."""
+        return cls(
+            calls=usage.calls,
+            input_tokens=usage.input_tokens,
+            cached_input_tokens=usage.cached_input_tokens,
+            cache_write_tokens=usage.cache_write_tokens,
+            cache_write_long_tokens=usage.cache_write_long_tokens,
+            cache_reported_tokens=usage.reported_tokens,
+            output_tokens=usage.output_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            cache_saved_usd=saved or 0.0,
+            estimated_calls=usage.calls if usage.estimated else 0,
+            unpriced_calls=usage.calls if cost is None else 0,
+            input_usd=cost.input if cost else 0.0,
+            output_usd=cost.output if cost else 0.0,
+        )
+
+    @property
+    def known_usd(self) -> float:
+        """What the calls came to whose price is known."""
+        return self.input_usd + self.output_usd
+
+    @property
+    def estimated(self) -> bool:
+        """Whether any of it was counted here."""
+        return self.estimated_calls > 0
+
+    @property
+    def cost_usd(self) -> float | None:
+        """What all calls came to; None: a price is missing."""
+        return None if self.unpriced_calls else self.known_usd
+
+    @property
+    def cache_saved(self) -> float | None:
+        """What the cache saved, in dollars; None: that is not known, as of what older versions
+        booked.
+        """
+        unknown = self.cached_input_tokens and not self.cache_saved_usd
+        return None if unknown or not self.cache_reported_tokens else self.cache_saved_usd
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(**{name: getattr(self, name) + getattr(other, name) for name in TALLIED})
+
+
+#: The names of what is summed up; the ledger's columns, too.
+TALLIED = Tally.__struct_fields__
+
+
 class Rate(Struct, frozen=True, kw_only=True):
     """The price of a million tokens in calls whose input is longer than ``above`` tokens."""
 
@@ -176,7 +222,7 @@ class Rate(Struct, frozen=True, kw_only=True):
     #: no price is listed, so that the highest there is counts.
     cache_write_long: float | None = None
 
-    def cost(self, usage: Usage) -> Cost:
+    def cost(self, usage: Tokens) -> Cost:
         """Return what a usage costs at this rate."""
         kept_long = min(usage.cache_write_long_tokens, usage.cache_write_tokens)
         kept = usage.cache_write_tokens - kept_long
@@ -299,7 +345,7 @@ class Price(Struct, frozen=True, kw_only=True):
         written = replace(fresh, cache_write_tokens=input_tokens)
         return max(fresh, written, key=lambda usage: self.cost(usage).total)
 
-    def cost(self, usage: Usage) -> Cost:
+    def cost(self, usage: Tokens) -> Cost:
         """Return the price of one call (of many only where there is one rate)."""
         return self._rate(usage.input_tokens).cost(usage)
 
@@ -313,7 +359,7 @@ class Price(Struct, frozen=True, kw_only=True):
         )
         return rate.cost(plain).input - rate.cost(usage).input
 
-    def cost_of_many(self, usage: Usage) -> Cost:
+    def cost_of_many(self, usage: Tokens) -> Cost:
         """Return the price of several calls, from their sums alone.
 
         Where long inputs cost more, each is taken to have been as long as their average.
@@ -341,11 +387,3 @@ def dearest(
             return None
         costs.append(price.most(input_tokens, output_tokens, long=long))
     return max(costs, key=lambda cost: cost.total, default=None)
-
-
-class Spend(Struct, frozen=True, kw_only=True):
-    """Tokens used, and what they cost."""
-
-    usage: Usage = field(default_factory=Usage)
-    #: None: no price is known.
-    cost: Cost | None = None

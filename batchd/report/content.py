@@ -8,12 +8,12 @@ from __future__ import annotations
 import heapq
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from batchd import catalog
 from batchd.events import Event, Resumed, Suspended, TaskStarted
-from batchd.records import Price, Reason, TaskStatus, Usage, cache_share
+from batchd.records import Price, Reason, Tally, TaskStatus
 from batchd.store.rows import SpendRow, TaskRow
 
 
@@ -343,37 +343,19 @@ def shares(rows: Iterable[SpendRow], name: Callable[[SpendRow], str]) -> tuple[S
 
 def share(name: str, rows: Sequence[SpendRow]) -> Share:
     """Sum rows of the ledger up."""
-    cached, reported = (
-        sum(r.cached_input_tokens for r in rows),
-        sum(r.cache_reported_tokens for r in rows),
-    )
-    saved = [r.cache_saved for r in rows if r.cache_saved is not None]
-    return Share(
-        name=name,
-        calls=sum(r.calls for r in rows),
-        input_tokens=sum(r.input_tokens for r in rows),
-        cached_input_tokens=cached,
-        output_tokens=sum(r.output_tokens for r in rows),
-        reasoning_tokens=sum(r.reasoning_tokens for r in rows),
-        usd=sum(r.input_usd + r.output_usd for r in rows),
-        unpriced_calls=sum(r.unpriced_calls for r in rows),
-        estimated_calls=sum(r.estimated_calls for r in rows),
-        unsettled_calls=sum(r.unsettled_calls for r in rows),
-        unsettled_usd=sum(r.unsettled_usd for r in rows),
-        cache_share=cache_share(cached, reported),
-        cache_saved=sum(saved) if saved else None,
-    )
+    tally = sum((row.tally for row in rows), Tally())
+    known = {f.name: getattr(tally, f.name) for f in fields(Share) if hasattr(tally, f.name)}
+    return Share(name=name, usd=tally.known_usd, **known)
 
 
 def elsewhere(
     prices: Iterable[tuple[str, Price | None]], rows: Sequence[SpendRow]
 ) -> tuple[Elsewhere, ...]:
     """Return what the same tokens cost with other models, cheapest first, unknown prices last."""
-    used = [*map(Usage.of, rows)]
     found = (
         Elsewhere(
             name=name,
-            usd=sum(price.cost_of_many(u).total for u in used) if price else None,
+            usd=sum(price.cost_of_many(row.tally).total for row in rows) if price else None,
             gone=_gone(name),
             dearest=price is not None and bool(price.hours),
         )

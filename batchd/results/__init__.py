@@ -37,10 +37,10 @@ from batchd.records import (
     Patch,
     Purpose,
     Reason,
+    Tally,
     Task,
     TaskStatus,
     Trigger,
-    Usage,
     outcome,
 )
 from batchd.records.policy import changed, show
@@ -98,7 +98,7 @@ def result(
         answer=state.answer,
         iterations=state.iterations,
         evaluation=state.evaluation,
-        usage=figures.used({p: s.usage for p, s in state.spend.items()}, state.unsettled_calls),
+        usage=figures.used(state.spend, state.unsettled_calls),
         cost=figures.paid(state),
         timing=TimingV1(
             queued_at=timestamp(queued_at),
@@ -135,7 +135,7 @@ class Sums:
 
     def __init__(self) -> None:
         self._counts = {s: 0 for s in TaskStatus if s.final}
-        self._purposes: dict[Purpose, Usage] = {}
+        self._purposes: dict[Purpose, Tally] = {}
         self._unsettled = 0
         self._costs: list[CostV1] = []
         self._tasks: list[SummaryTaskV1] = []
@@ -148,8 +148,8 @@ class Sums:
         result = _RESULT.decode(text)
         self._counts[result.status] += 1
         for purpose, usage in result.usage.by_purpose.items():
-            known = self._purposes.get(purpose, Usage())
-            self._purposes[purpose] = known + Usage.of(usage)
+            known = self._purposes.get(purpose, Tally())
+            self._purposes[purpose] = known + figures.tallied(usage)
         self._unsettled += result.usage.unsettled_calls
         self._costs.append(result.cost)
         self._tasks.append(

@@ -17,7 +17,7 @@ from batchd.formats import (
     UsageV1,
     WorkspaceV1,
 )
-from batchd.records import Cost, ModelSetup, Patch, Purpose, Spend, Usage
+from batchd.records import ModelSetup, Patch, Purpose, Tally, Tokens
 from batchd.taskstate import TaskState
 
 
@@ -82,35 +82,41 @@ def _no_cost() -> CostV1:
     return _paid(TaskState(first_prompt=""))
 
 
-def _usage(usage: Usage) -> dict[str, Any]:
-    share = usage.cache_share
+def _usage(tally: Tally) -> dict[str, Any]:
+    share = tally.cache_share
     return {
-        "calls": usage.calls,
-        "input_tokens": usage.input_tokens,
-        "cached_input_tokens": usage.cached_input_tokens,
-        "output_tokens": usage.output_tokens,
-        "reasoning_tokens": usage.reasoning_tokens,
-        "total_tokens": usage.total_tokens,
-        "average_tokens_per_call": round(usage.total_tokens / usage.calls) if usage.calls else 0,
-        "estimated": usage.estimated,
-        "cache_write_tokens": usage.cache_write_tokens,
-        "cache_write_long_tokens": usage.cache_write_long_tokens,
-        "cache_reported_tokens": usage.reported_tokens,
+        "calls": tally.calls,
+        "input_tokens": tally.input_tokens,
+        "cached_input_tokens": tally.cached_input_tokens,
+        "output_tokens": tally.output_tokens,
+        "reasoning_tokens": tally.reasoning_tokens,
+        "total_tokens": tally.total_tokens,
+        "average_tokens_per_call": round(tally.total_tokens / tally.calls) if tally.calls else 0,
+        "estimated": tally.estimated,
+        "cache_write_tokens": tally.cache_write_tokens,
+        "cache_write_long_tokens": tally.cache_write_long_tokens,
+        "cache_reported_tokens": tally.reported_tokens,
         "cache_share": None if share is None else round(share, _SHARE_DIGITS),
     }
 
 
-def used(by_purpose: Mapping[Purpose, Usage], unsettled_calls: int) -> TotalUsageV1:
+def tallied(usage: UsageV1) -> Tally:
+    """Return the tokens that a result has."""
+    known = {name: getattr(usage, name) for name in Tokens.__struct_fields__}
+    return Tally(**known, estimated_calls=int(usage.estimated))
+
+
+def used(by_purpose: Mapping[Purpose, Tally], unsettled_calls: int) -> TotalUsageV1:
     """Return the sum of tokens, and each purpose's part of it."""
     return _used(by_purpose, unsettled_calls) if by_purpose or unsettled_calls else _no_usage()
 
 
-def _used(by_purpose: Mapping[Purpose, Usage], unsettled_calls: int) -> TotalUsageV1:
+def _used(by_purpose: Mapping[Purpose, Tally], unsettled_calls: int) -> TotalUsageV1:
     return TotalUsageV1(
-        **_usage(sum(by_purpose.values(), Usage())),
+        **_usage(sum(by_purpose.values(), Tally())),
         unsettled_calls=unsettled_calls,
         by_purpose={
-            purpose: UsageV1(**_usage(by_purpose.get(purpose, Usage()))) for purpose in Purpose
+            purpose: UsageV1(**_usage(by_purpose.get(purpose, Tally()))) for purpose in Purpose
         },
     )
 
@@ -121,30 +127,29 @@ def paid(state: TaskState) -> CostV1:
 
 
 def _paid(state: TaskState) -> CostV1:
-    cost, terms = state.cost, state.terms
+    tally, terms = state.tally, state.terms
     price = terms.model.price if terms else None
-    known = price is not None or not (state.spend or state.unsettled_calls)
-    if price is None and state.spend:
-        cost = None
+    known = price is not None or not (state.spend or tally.unsettled_calls)
+    paid = not tally.unpriced_calls and (price is not None or not state.spend)
     return CostV1(
         currency="USD",
-        input=_money(cost.input) if cost else None,
-        output=_money(cost.output) if cost else None,
-        total=_money(cost.total) if cost else None,
-        unsettled=_money(state.unsettled_usd) if known else None,
+        input=_money(tally.input_usd) if paid else None,
+        output=_money(tally.output_usd) if paid else None,
+        total=_money(tally.known_usd) if paid else None,
+        unsettled=_money(tally.unsettled_usd) if known else None,
         price_source=price.source if price else None,
         compare=tuple(_compared(setup, state) for setup in (terms.compare if terms else ())),
         cache_saved=None if state.cache_saved_usd is None else _money(state.cache_saved_usd),
-        tiers={name: _tier(spend) for name, spend in sorted(state.by_tier.items())},
+        tiers={name: _tier(served) for name, served in sorted(state.by_tier.items())},
     )
 
 
-def _tier(spend: Spend) -> TierV1:
+def _tier(served: Tally) -> TierV1:
     return TierV1(
-        calls=spend.usage.calls,
-        input_tokens=spend.usage.input_tokens,
-        output_tokens=spend.usage.output_tokens,
-        cost=_money(spend.cost.total) if spend.cost else None,
+        calls=served.calls,
+        input_tokens=served.input_tokens,
+        output_tokens=served.output_tokens,
+        cost=None if served.cost_usd is None else _money(served.cost_usd),
     )
 
 
@@ -153,12 +158,10 @@ def _compared(setup: ModelSetup, state: TaskState) -> ComparedV1:
     the calls of each purpose as long as their average; where its price has hours, each call by its
     own length and moment.
     """
-    price, cost = setup.price, None
-    if setup.name in state.compared:
-        cost = Cost(state.compared[setup.name])
-    elif price is not None:
-        cost = sum((price.cost_of_many(s.usage) for s in state.spend.values()), Cost())
-    return ComparedV1(model=setup.name, total=_money(cost.total) if cost else None)
+    price, total = setup.price, state.compared.get(setup.name)
+    if total is None and price is not None:
+        total = sum(price.cost_of_many(each).total for each in state.spend.values())
+    return ComparedV1(model=setup.name, total=None if total is None else _money(total))
 
 
 def summed(costs: list[CostV1]) -> CostV1:

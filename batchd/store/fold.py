@@ -7,7 +7,6 @@ holds both to the same sums.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, TypeAlias
 
 from msgspec import Struct
@@ -23,10 +22,11 @@ from batchd.events import (
     TaskFinished,
     TaskStarted,
 )
-from batchd.records import ModelSetup, Purpose, TaskStatus
+from batchd.records import TALLIED, ModelSetup, Purpose, Tally, TaskStatus
 from batchd.store.stored_values import error_message
 
 _DAY_S = 86400
+_NOTHING = Tally()
 
 
 class LedgerKey(NamedTuple):
@@ -42,40 +42,15 @@ class LedgerKey(NamedTuple):
     tags: str
 
 
-@dataclass(slots=True)
-class LedgerAmounts:
-    """The amounts that are added to a row of the ledger, by the names of its columns."""
-
-    calls: int = 0
-    input_tokens: int = 0
-    cached_input_tokens: int = 0
-    cache_write_tokens: int = 0
-    cache_write_long_tokens: int = 0
-    cache_reported_tokens: int = 0
-    cache_saved_usd: float = 0.0
-    output_tokens: int = 0
-    reasoning_tokens: int = 0
-    estimated_calls: int = 0
-    unpriced_calls: int = 0
-    input_usd: float = 0.0
-    output_usd: float = 0.0
-    unsettled_calls: int = 0
-    unsettled_usd: float = 0.0
-
-
-TALLY_COLUMNS = tuple(f.name for f in fields(LedgerAmounts))
-
-
-class Ledger(dict[LedgerKey, LedgerAmounts]):
+class Ledger(dict[LedgerKey, Tally]):
     """The ledger: what a transaction adds to it."""
 
-    def __missing__(self, account: LedgerKey) -> LedgerAmounts:
-        tally = self[account] = LedgerAmounts()
-        return tally
+    def __missing__(self, account: LedgerKey) -> Tally:
+        return _NOTHING
 
 
-class TaskLine(Struct, array_like=True):
-    """A task's row while it is worked on: its columns, by their names, in the order of loading."""
+class TaskLine(Struct):
+    """A task's row while it is worked on."""
 
     id: int
     batch: int
@@ -83,36 +58,24 @@ class TaskLine(Struct, array_like=True):
     tags: str
     # Written when they change.
     status: TaskStatus
-    reason: str | None
-    message: str
-    since: float
-    attempt: int
-    crashes: int
-    worker: str
-    finished_at: float | None
+    reason: str | None = None
+    message: str = ""
+    since: float = 0.0
+    attempt: int = 0
+    crashes: int = 0
+    worker: str = ""
+    finished_at: float | None = None
     # Written with the events.
-    seq: int
-    rounds: int
-    round_open: int
-    calls: int
-    input_tokens: int
-    cached_input_tokens: int
-    cache_write_tokens: int
-    cache_write_long_tokens: int
-    cache_reported_tokens: int
-    cache_saved_usd: float
-    output_tokens: int
-    reasoning_tokens: int
-    estimated: int
-    cost_usd: float | None
-    unsettled_calls: int
-    unsettled_usd: float
-    call_at: float | None
-    call_purpose: str | None
-    reserved_usd: float | None
-    step: str
-    started_at: float | None
-    last_at: float | None
+    seq: int = 0
+    rounds: int = 0
+    round_open: int = 0
+    call_at: float | None = None
+    call_purpose: str | None = None
+    reserved_usd: float | None = None
+    step: str = ""
+    started_at: float | None = None
+    last_at: float | None = None
+    tally: Tally = _NOTHING
     #: Model and judge, prices included, from ``TaskStarted``; no column.
     setups: tuple[ModelSetup, ModelSetup] | None = None
 
@@ -128,15 +91,25 @@ class TaskLine(Struct, array_like=True):
         return self.setups[purpose == Purpose.JUDGE]
 
 
-_COLUMNS = TaskLine.__struct_fields__[:-1]
-_FIRST_HOT = _COLUMNS.index("seq")
-LINE_COLUMNS = _COLUMNS
+#: The columns of a task's row but for its tally, by their names.
+LINE_COLUMNS = TaskLine.__struct_fields__[:-2]
+_FIRST_HOT = LINE_COLUMNS.index("seq")
+#: A task's tally by its columns, in the order of ``TALLIED``. They have the money as one sum, which
+#: stands as that of the input, and whether anything was counted here, or has no known price.
+TALLY_OF_TASK = {name: f"t.{name}" for name in TALLIED} | {
+    "estimated_calls": "t.estimated",
+    "unpriced_calls": "t.cost_usd IS NULL",
+    "input_usd": "coalesce(t.cost_usd, 0.0)",
+    "output_usd": "0.0",
+}
 #: Status and what comes with it.
-COLD_COLUMNS = _COLUMNS[_COLUMNS.index("status") : _FIRST_HOT]
-#: What changes with every event.
-HOT_COLUMNS = _COLUMNS[_FIRST_HOT:]
-#: What a task's row and the ledger sum up alike.
-_OF_BOTH = tuple(name for name in TALLY_COLUMNS if name in _COLUMNS)
+COLD_COLUMNS = LINE_COLUMNS[LINE_COLUMNS.index("status") : _FIRST_HOT]
+#: What changes with every event: by column, where a line has it.
+HOT_COLUMNS = {name: name for name in LINE_COLUMNS[_FIRST_HOT:]} | {
+    name: f"tally.{name}"
+    for name in (*TALLIED, "estimated", "cost_usd")
+    if name not in {"estimated_calls", "unpriced_calls", "input_usd", "output_usd"}
+}
 
 
 def fold(line: TaskLine, event: Event, ledger: Ledger) -> None:
@@ -153,21 +126,11 @@ def _account(line: TaskLine, purpose: str, at: float) -> LedgerKey:
     return LedgerKey(line.batch, int(at // _DAY_S), setup.provider, setup.model, purpose, line.tags)
 
 
-def book(line: TaskLine, purpose: str, used: LedgerAmounts, at: float, ledger: Ledger) -> None:
-    """Add what a task used to its row and the ledger, where no event of ours shows it;
-    the open call is part of it.
-    """
+def book(line: TaskLine, purpose: str, used: Tally, at: float, ledger: Ledger) -> None:
+    """Add what a task used to its row and the ledger; the open call is part of it."""
     _close(line)
-    tally = ledger[_account(line, purpose, at)]
-    for name in TALLY_COLUMNS:
-        setattr(tally, name, getattr(tally, name) + getattr(used, name))
-    for name in _OF_BOTH:
-        setattr(line, name, getattr(line, name) + getattr(used, name))
-    line.estimated |= used.estimated_calls > 0
-    if used.unpriced_calls or line.cost_usd is None:
-        line.cost_usd = None
-    else:
-        line.cost_usd += used.input_usd + used.output_usd
+    line.tally += used
+    ledger[_account(line, purpose, at)] += used
 
 
 def _close(line: TaskLine) -> None:
@@ -178,13 +141,8 @@ def _settle(line: TaskLine, _event: object, ledger: Ledger) -> None:
     """Book the open call, if there is one, as perhaps paid: ``TaskState.settled``."""
     if line.call_at is None:
         return
-    reserved = line.reserved_usd or 0.0
-    line.unsettled_calls += 1
-    line.unsettled_usd += reserved
-    tally = ledger[_account(line, line.call_purpose or "", line.call_at)]
-    tally.unsettled_calls += 1
-    tally.unsettled_usd += reserved
-    _close(line)
+    lost = Tally(unsettled_calls=1, unsettled_usd=line.reserved_usd or 0.0)
+    book(line, line.call_purpose or "", lost, line.call_at, ledger)
 
 
 def _started(line: TaskLine, event: TaskStarted, _ledger: Ledger) -> None:
@@ -213,30 +171,9 @@ def _call_failed(line: TaskLine, event: CallFailed, ledger: Ledger) -> None:
 
 
 def _call_answered(line: TaskLine, event: CallAnswered, ledger: Ledger) -> None:
-    usage = event.answer.usage
     price = line.setup(event.purpose).price
-    cost, saved = event.paid(price), event.saved(price) or 0.0
-    tally = ledger[_account(line, event.purpose.value, event.at)]
-    for sums in (line, tally):
-        sums.calls += usage.calls
-        sums.input_tokens += usage.input_tokens
-        sums.cached_input_tokens += usage.cached_input_tokens
-        sums.cache_write_tokens += usage.cache_write_tokens
-        sums.cache_write_long_tokens += usage.cache_write_long_tokens
-        sums.cache_reported_tokens += usage.reported_tokens
-        sums.cache_saved_usd += saved
-        sums.output_tokens += usage.output_tokens
-        sums.reasoning_tokens += usage.reasoning_tokens
-    line.estimated |= usage.estimated
-    tally.estimated_calls += usage.calls if usage.estimated else 0
-    if cost is None:
-        line.cost_usd = None
-        tally.unpriced_calls += usage.calls
-    else:
-        line.cost_usd = None if line.cost_usd is None else line.cost_usd + cost.total
-        tally.input_usd += cost.input
-        tally.output_usd += cost.output
-    _close(line)
+    used = Tally.of_call(event.answer.usage, event.paid(price), event.saved(price))
+    book(line, event.purpose.value, used, event.at, ledger)
 
 
 def _round_evaluated(line: TaskLine, event: RoundEvaluated, _ledger: Ledger) -> None:

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from batchd.events import decode
 from batchd.records import TaskStatus
-from batchd.store.fold import LINE_COLUMNS, Ledger, TaskLine, fold
+from batchd.store.fold import Ledger, TaskLine, fold
 from batchd.store.stored_values import labels_of, unpack, unpack_task
 
 #: Statements by version:
@@ -250,7 +250,7 @@ def tags(db: sqlite3.Connection) -> None:
         ledger = Ledger()
         for task, model, tagged in _labelled(db, first, upto):
             if tagged:
-                line = _line(task, batch, model, tagged)
+                line = TaskLine(task, batch, model, tagged, TaskStatus.QUEUED)
                 bodies = db.execute("SELECT body FROM events WHERE task = ? ORDER BY seq", (task,))
                 for (body,) in bodies:
                     fold(line, decode(unpack(body)), ledger)
@@ -268,13 +268,6 @@ def _labelled(db: sqlite3.Connection, first: int, upto: int) -> Iterator[tuple[i
             (*found, number),
         )
         yield number, task.model, found.tags
-
-
-def _line(task: int, batch: int, model: str, tagged: str) -> TaskLine:
-    """Return a task's row as it was before its first event."""
-    texts = {"model": model, "tags": tagged, "status": TaskStatus.QUEUED, "step": ""}
-    keys = {"id": task, "batch": batch, "call_at": None}
-    return TaskLine(**{**dict.fromkeys(LINE_COLUMNS, 0), **texts, **keys})  # type: ignore[arg-type] # columns by name
 
 
 def _move(db: sqlite3.Connection, ledger: Ledger) -> None:

@@ -15,9 +15,19 @@ import msgspec
 
 from batchd import decoders
 from batchd.events import CallAnswered, TaskStarted, ToolRan, decode
-from batchd.records import Parking, Purpose, Ref, Scope, TaskStatus, ToolCall, Usage, untiered
+from batchd.records import (
+    TALLIED,
+    Parking,
+    Purpose,
+    Ref,
+    Scope,
+    Tally,
+    TaskStatus,
+    ToolCall,
+    untiered,
+)
 from batchd.records.tasks import needs_of_column
-from batchd.store.fold import TALLY_COLUMNS, LedgerAmounts
+from batchd.store.fold import TALLY_OF_TASK
 from batchd.store.lookups import BATCH_COLUMNS, batch_key, task_key, to_batch, to_problems
 from batchd.store.rows import BatchRow, SpendRow, TaskRow, WorkDone
 from batchd.store.stored_values import unpack
@@ -29,32 +39,32 @@ _TASK_MADE = {
     "attempts": "t.attempt",
     "queued_at": "b.received_at",
 }
-_TASK = {f.name: _TASK_MADE.get(f.name, f"t.{f.name}") for f in fields(TaskRow) if f.name != "ref"}
+_TASK = {
+    f.name: _TASK_MADE.get(f.name, f"t.{f.name}")
+    for f in fields(TaskRow)
+    if f.name not in {"ref", "tally"}
+}
 TASKS = (
-    f"SELECT b.name, t.name, {', '.join(_TASK.values())}"  # noqa: S608 (constants)
+    f"SELECT b.name, t.name, {', '.join((*_TASK.values(), *TALLY_OF_TASK.values()))}"  # noqa: S608 (constants)
     " FROM tasks t JOIN batches b ON b.id = t.batch"
 )
 
 _OPEN = (
     "(SELECT count(*) FROM tasks t WHERE t.batch = b.id AND t.published = 0 AND t.status = '{}')"
 )
-#: The fields of a batch's row that are no column of that name:
-#: sums over the ledger, and what is made of others.
+#: The fields of a batch's row that are no column of that name.
 _BATCH_MADE = {
-    **{f.name: f"coalesce(sum(s.{f.name}), {f.default})" for f in fields(LedgerAmounts)},
-    "cost_usd": "CASE coalesce(sum(s.unpriced_calls), 0)"
-    " WHEN 0 THEN coalesce(sum(s.input_usd + s.output_usd), 0.0) END",
-    "known_usd": "coalesce(sum(s.input_usd + s.output_usd), 0.0)",
     "running": _OPEN.format(TaskStatus.RUNNING),
     "parked": _OPEN.format(TaskStatus.PARKED),
 }
 _BATCH = {
     f.name: _BATCH_MADE.get(f.name, f"b.{f.name}")
     for f in fields(BatchRow)
-    if f.name not in {"batch", "queued"}
+    if f.name not in {"batch", "tally", "queued"}
 }
+_SUMS = [f"coalesce(sum(s.{name}), {getattr(Tally(), name)})" for name in TALLIED]
 BATCHES = (
-    f"SELECT {', '.join(_BATCH.values())}, {BATCH_COLUMNS}"  # noqa: S608 (constants)
+    f"SELECT {', '.join((*_BATCH.values(), *_SUMS))}, {BATCH_COLUMNS}"  # noqa: S608 (constants)
     " FROM batches b LEFT JOIN spend s ON s.batch = b.id"
 )
 
@@ -83,9 +93,9 @@ MATCHING = (
 def task_row(row: tuple[Any, ...]) -> TaskRow:
     """Return the record of a row of ``TASKS``."""
     batch, task, *values = row
-    known = dict(zip(_TASK, values, strict=True))
+    known = dict(zip(_TASK, values, strict=False))
+    known["tally"] = _tally(values[len(_TASK) :])
     known["status"] = TaskStatus(known["status"])
-    known["estimated"] = bool(known["estimated"])
     known["published"] = bool(known["published"])
     known["after"] = tuple(known["after"].split()) if known["after"] else ()
     known["needs"] = str(needs_of_column(known["needs"])) if known["needs"] else ""
@@ -95,13 +105,19 @@ def task_row(row: tuple[Any, ...]) -> TaskRow:
 def batch_row(row: tuple[Any, ...]) -> BatchRow:
     """Return the record of a row of ``BATCHES``."""
     known = dict(zip(_BATCH, row, strict=False))
+    known["tally"] = _tally(row[len(_BATCH) :])
     known["problems"] = to_problems(known["problems"])
     begun = ("running", "parked", "completed", "timeout", "error", "cancelled")
     return BatchRow(
-        batch=to_batch(row[len(_BATCH) :]),
+        batch=to_batch(row[len(_BATCH) + len(TALLIED) :]),
         queued=known["tasks"] - sum(known[name] for name in begun),
         **known,
     )
+
+
+def _tally(row: Sequence[Any]) -> Tally:
+    """Return the tally that a row begins with."""
+    return Tally(**dict(zip(TALLIED, row, strict=False)))
 
 
 #: A command is looked for in so many of a task's last events:
@@ -277,11 +293,6 @@ def _judge(db: sqlite3.Connection, task: int) -> str:
     return ""
 
 
-_COLUMNS = (
-    "t.batch, t.status, t.cost_usd, t.finished_at - t.started_at, t.calls,"
-    " t.input_tokens, t.cached_input_tokens, t.cache_write_tokens, t.cache_write_long_tokens,"
-    " t.output_tokens"
-)
 #: Who was cancelled was not done, and a task without a call shows nothing.
 _ENDED = (
     f"t.status IN ('{TaskStatus.COMPLETED}', '{TaskStatus.TIMEOUT}', '{TaskStatus.ERROR}')"
@@ -296,38 +307,27 @@ class PastTask:
     #: The key of its batch: tasks of one batch are more alike than others.
     batch: int
     status: TaskStatus
-    #: None: a price was missing.
-    cost_usd: float | None
     #: From its first start to its end, waits included.
     seconds: float
-    usage: Usage
+    tally: Tally
 
 
 def past_of_model(db: sqlite3.Connection, model: str, most: int) -> list[PastTask]:
     """Return the newest tasks of a model, newest first."""
     rows = db.execute(
-        f"SELECT {_COLUMNS} FROM tasks t WHERE {_ENDED} AND t.model = ?1 ORDER BY t.id DESC LIMIT ?2",  # noqa: S608 (constants)
+        f"SELECT t.batch, t.status, t.finished_at - t.started_at, {', '.join(TALLY_OF_TASK.values())}"  # noqa: S608 (constants)
+        f" FROM tasks t WHERE {_ENDED} AND t.model = ?1 ORDER BY t.id DESC LIMIT ?2",
         (model, most),
     )
-    return [_past(row) for row in rows]
-
-
-def _past(row: tuple[Any, ...]) -> PastTask:
-    batch, status, cost_usd, seconds, calls, given, cached, written, kept_long, made = row
-    return PastTask(
-        batch=batch,
-        status=TaskStatus(status),
-        cost_usd=cost_usd,
-        seconds=max(0.0, seconds),
-        usage=Usage(
-            calls=calls,
-            input_tokens=given,
-            cached_input_tokens=cached,
-            cache_write_tokens=written,
-            cache_write_long_tokens=kept_long,
-            output_tokens=made,
-        ),
-    )
+    return [
+        PastTask(
+            batch=batch,
+            status=TaskStatus(status),
+            seconds=max(0.0, seconds),
+            tally=_tally(amounts),
+        )
+        for batch, status, seconds, *amounts in rows
+    ]
 
 
 #: What the ledger can be split by.
@@ -357,7 +357,7 @@ _EPOCH = dt.date(1970, 1, 1)
 
 def statement(by: tuple[Split, ...]) -> str:
     """Return the query for the ledger split by ``by``; its parameters are ``parameters``."""
-    sums = ", ".join(f"sum(s.{column})" for column in TALLY_COLUMNS)
+    sums = ", ".join(f"sum(s.{name})" for name in TALLIED)
     keys = ", ".join(SPLITS[name] for name in by)
     return (
         f"SELECT {f'{keys}, ' if by else ''}{sums}"  # noqa: S608 (constants)
@@ -384,10 +384,10 @@ def parameters(
 
 def record(by: tuple[Split, ...], row: tuple[Any, ...]) -> SpendRow:
     """Return the record of a row of ``statement``."""
-    values = dict(zip((*by, *TALLY_COLUMNS), row, strict=True))
+    values = dict(zip(by, row, strict=False))
     if "day" in values:
         values["day"] = (_EPOCH + dt.timedelta(days=values["day"])).isoformat()
-    return SpendRow(**values)
+    return SpendRow(**values, tally=_tally(row[len(by) :]))
 
 
 def _list(names: Sequence[str]) -> str | None:

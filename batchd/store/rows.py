@@ -17,9 +17,9 @@ from batchd.records import (
     BatchStatus,
     Parking,
     Ref,
+    Tally,
     TaskStatus,
     TurnFacts,
-    cache_share,
     outcome,
 )
 
@@ -109,37 +109,11 @@ class WorkDone:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CallAmounts:
-    """What calls took; of the provider's prompt cache by the provider's own figures."""
-
-    calls: int
-    input_tokens: int
-    cached_input_tokens: int
-    cache_write_tokens: int = 0
-    cache_write_long_tokens: int = 0
-    cache_reported_tokens: int = 0
-    cache_saved_usd: float = 0.0
-    output_tokens: int
-    unsettled_calls: int
-    unsettled_usd: float
-
-    @property
-    def cache_share(self) -> float | None:
-        """The part of the input that came from it, 0 to 1; None: no provider says."""
-        return cache_share(self.cached_input_tokens, self.cache_reported_tokens)
-
-    @property
-    def cache_saved(self) -> float | None:
-        """What that saved, in dollars; None: it is not known, as of what older versions booked."""
-        unknown = self.cached_input_tokens and not self.cache_saved_usd
-        return None if unknown or not self.cache_reported_tokens else self.cache_saved_usd
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskRow(CallAmounts):
+class TaskRow:
     """One task, as people look at it."""
 
     ref: Ref
+    tally: Tally
     status: TaskStatus
     reason: str | None
     #: The error's message, or why it is parked.
@@ -155,11 +129,6 @@ class TaskRow(CallAmounts):
     machine: str = ""
     #: Rounds begun.
     round: int
-    reasoning_tokens: int
-    #: Whether any of the tokens were counted here.
-    estimated: bool
-    #: None: a price is missing.
-    cost_usd: float | None
     #: The kind of its last event.
     step: str
     #: Who works on it, or did last.
@@ -175,10 +144,11 @@ class TaskRow(CallAmounts):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchRow(CallAmounts):
+class BatchRow:
     """One batch, as people look at it."""
 
     batch: Batch
+    tally: Tally
     tasks: int
     queued: int
     running: int
@@ -187,10 +157,6 @@ class BatchRow(CallAmounts):
     timeout: int
     error: int
     cancelled: int
-    #: None: a price is missing.
-    cost_usd: float | None
-    #: What the calls came to whose price is known.
-    known_usd: float = 0.0
     finished_at: float | None
     published_at: float | None
     #: Tasks whose journals were dropped.
@@ -216,9 +182,10 @@ class BatchRow(CallAmounts):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpendRow(CallAmounts):
-    """Calls, tokens and money of one part of the ledger. What it was not split by is empty."""
+class SpendRow:
+    """One part of the ledger. What it was not split by is empty."""
 
+    tally: Tally
     #: ``2026-11-24``, UTC.
     day: str = ""
     batch: str = ""
@@ -228,23 +195,6 @@ class SpendRow(CallAmounts):
     purpose: str = ""
     #: None: of tasks without any.
     tag: str | None = ""
-    reasoning_tokens: int
-    #: Calls whose tokens were counted here.
-    estimated_calls: int
-    #: Calls without a known price, which the money does not include.
-    unpriced_calls: int
-    input_usd: float
-    output_usd: float
-
-    @property
-    def cost_usd(self) -> float | None:
-        """Input and output together; None where a price is missing."""
-        return None if self.unpriced_calls else self.known_usd
-
-    @property
-    def known_usd(self) -> float:
-        """What the calls came to whose price is known."""
-        return self.input_usd + self.output_usd
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,14 +15,13 @@ from operator import attrgetter
 from batchd import decoders, events as vocabulary
 from batchd.errors import StaleAttemptError
 from batchd.events import Event, TaskFinished, TaskStarted
-from batchd.records import Purpose, Ref, TaskStatus
+from batchd.records import TALLIED, Purpose, Ref, Tally, TaskStatus
 from batchd.store.fold import (
     COLD_COLUMNS,
     HOT_COLUMNS,
     LINE_COLUMNS,
-    TALLY_COLUMNS,
+    TALLY_OF_TASK,
     Ledger,
-    LedgerAmounts,
     LedgerKey,
     TaskLine,
     book,
@@ -31,24 +30,25 @@ from batchd.store.fold import (
 from batchd.store.stored_values import pack, unpack
 
 # The texts are built of constants, once: SQLite's statements are cached by text.
+_LINE = ", ".join((*(f"t.{column}" for column in LINE_COLUMNS), *TALLY_OF_TASK.values()))
 _LOAD = (
-    f"SELECT {', '.join(f't.{c}' for c in LINE_COLUMNS)} FROM tasks t "  # noqa: S608 (constants)
+    f"SELECT {_LINE} FROM tasks t "  # noqa: S608 (constants)
     "JOIN batches b ON b.id = t.batch WHERE b.name = ? AND t.name = ?"
 )
 _LOAD_MANY = (
-    f"SELECT t.name, {', '.join(f't.{c}' for c in LINE_COLUMNS)} FROM tasks t "  # noqa: S608 (constants)
+    f"SELECT t.name, {_LINE} FROM tasks t "  # noqa: S608 (constants)
     "WHERE t.batch = (SELECT id FROM batches WHERE name = ?) AND t.name IN (SELECT value FROM json_each(?))"
 )
 _HOT = f"UPDATE tasks SET {', '.join(f'{c} = ?' for c in HOT_COLUMNS)} WHERE id = ?"  # noqa: S608 (constants)
 _COLD = f"UPDATE tasks SET {', '.join(f'{c} = ?' for c in COLD_COLUMNS)} WHERE id = ?"  # noqa: S608 (constants)
 _WHOLE = _COLD.replace(" WHERE", f", {', '.join(f'{c} = ?' for c in HOT_COLUMNS)} WHERE")
 INSERT_EVENT = "INSERT INTO events (task, seq, body) VALUES (?, ?, ?)"
-_LEDGER_COLUMNS = (*LedgerKey._fields, *TALLY_COLUMNS)
+_LEDGER_COLUMNS = (*LedgerKey._fields, *TALLIED)
 _SPEND = (
     f"INSERT INTO spend ({', '.join(_LEDGER_COLUMNS)}) "  # noqa: S608 (constants)
     f"VALUES ({', '.join('?' * len(_LEDGER_COLUMNS))}) "
     "ON CONFLICT DO UPDATE SET "
-    + ", ".join(f"{column} = {column} + excluded.{column}" for column in TALLY_COLUMNS)
+    + ", ".join(f"{column} = {column} + excluded.{column}" for column in TALLIED)
 )
 _ENDED = """
     UPDATE batches SET unfinished = unfinished - ?4,
@@ -58,10 +58,10 @@ _ENDED = """
     WHERE id = ?3
 """
 
-_hot = attrgetter(*HOT_COLUMNS, "id")
+_hot = attrgetter(*HOT_COLUMNS.values(), "id")
 _cold = attrgetter(*COLD_COLUMNS, "id")
-_whole = attrgetter(*COLD_COLUMNS, *HOT_COLUMNS, "id")
-_tally = attrgetter(*TALLY_COLUMNS)
+_whole = attrgetter(*COLD_COLUMNS, *HOT_COLUMNS.values(), "id")
+_tally = attrgetter(*TALLIED)
 
 
 class TaskTransaction:
@@ -149,7 +149,7 @@ class TaskTransaction:
         self._fold(line, [vocabulary.encode(event)], [event])
         return True
 
-    def adopt(self, ref: Ref, event: TaskFinished, used: LedgerAmounts) -> None:
+    def adopt(self, ref: Ref, event: TaskFinished, used: Tally) -> None:
         """Store an end that lies in the outbox, unless there is one,
         and what its agent used until then.
         """
@@ -232,7 +232,9 @@ class TaskTransaction:
 
     def _line(self, row: Sequence[object]) -> TaskLine:
         # A damaged byte may have made a number of a text: no sum is to meet that first.
-        line = decoders.convert(row, TaskLine)
+        known: dict[str, object] = dict(zip(LINE_COLUMNS, row, strict=False))
+        known["tally"] = dict(zip(TALLIED, row[len(LINE_COLUMNS) :], strict=True))
+        line = decoders.convert(known, TaskLine)
         if not line.seq:
             return line
         first = self.db.execute("SELECT body FROM events WHERE task = ? AND seq = 0", (line.id,))

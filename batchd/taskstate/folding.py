@@ -31,7 +31,7 @@ from batchd.records import (
     Message,
     Purpose,
     Reason,
-    Spend,
+    Tally,
     TaskStatus,
 )
 from batchd.taskstate.state import (
@@ -48,6 +48,7 @@ from batchd.taskstate.state import (
 #: Bytes of the items of a conversation: they go back with every call. Beyond that none of them do,
 #: as after a refusal: each holds only behind those before it.
 _MAX_ITEM_BYTES = 8 << 20
+_NOTHING = Tally()
 _AFTER_A_WAIT = CallStarted | CallDenied | Suspended | CancelRequested | ToolRan | RoundEvaluated
 
 
@@ -149,12 +150,12 @@ def _overflowed(state: TaskState, call: CallStarted, event: CallFailed) -> TaskS
 def _call_answered(state: TaskState, event: CallAnswered) -> TaskState:
     answer = event.answer
     price = state.setup(event.purpose).price
-    spend = Spend(usage=answer.usage, cost=event.paid(price))
     saved = event.saved(price)
+    used = Tally.of_call(answer.usage, event.paid(price), saved)
     state = replace(
         state,
-        spend={**state.spend, event.purpose: _sum(state.spend.get(event.purpose), spend)},
-        by_tier={**state.by_tier, event.tier: _sum(state.by_tier.get(event.tier), spend)},
+        spend={**state.spend, event.purpose: state.spend.get(event.purpose, _NOTHING) + used},
+        by_tier={**state.by_tier, event.tier: state.by_tier.get(event.tier, _NOTHING) + used},
         cache_saved_usd=state.cache_saved_usd
         if saved is None
         else (state.cache_saved_usd or 0.0) + saved,
@@ -176,13 +177,6 @@ def _call_answered(state: TaskState, event: CallAnswered) -> TaskState:
     if event.purpose is Purpose.AGENT:
         return _agent_answered(state, event)
     return replace(state, judged=(*state.judged, answer))
-
-
-def _sum(before: Spend | None, spend: Spend) -> Spend:
-    if before is None:
-        return spend
-    cost = before.cost + spend.cost if before.cost and spend.cost else None
-    return Spend(usage=before.usage + spend.usage, cost=cost)
 
 
 def _agent_answered(state: TaskState, event: CallAnswered) -> TaskState:

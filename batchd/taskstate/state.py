@@ -21,7 +21,6 @@ from batchd.events import (
 )
 from batchd.records import (
     Answer,
-    Cost,
     ErrorInfo,
     Evaluation,
     Failure,
@@ -30,10 +29,9 @@ from batchd.records import (
     Purpose,
     Reason,
     Role,
-    Spend,
+    Tally,
     TaskStatus,
     ToolCall,
-    Usage,
 )
 
 #: A call with its output, as one number, and whether it may have changed a file.
@@ -248,9 +246,9 @@ class TaskState(msgspec.Struct, frozen=True, kw_only=True):
     loop: tuple[str, str] | None = None
 
     #: Answers, by purpose, in tokens and money.
-    spend: Mapping[Purpose, Spend] = msgspec.field(default_factory=dict)
+    spend: Mapping[Purpose, Tally] = msgspec.field(default_factory=dict)
     #: … and by the service tier that served them.
-    by_tier: Mapping[str, Spend] = msgspec.field(default_factory=dict)
+    by_tier: Mapping[str, Tally] = msgspec.field(default_factory=dict)
     #: What the provider's cache saved, in dollars; None: no provider says, or no price is known.
     cache_saved_usd: float | None = None
     #: What models to compare with that have hours would have taken so far, by name.
@@ -299,15 +297,10 @@ class TaskState(msgspec.Struct, frozen=True, kw_only=True):
         return self.rounds + self.round_open
 
     @property
-    def usage(self) -> Usage:
-        """Tokens over all purposes."""
-        return sum((s.usage for s in self.spend.values()), Usage())
-
-    @property
-    def cost(self) -> Cost | None:
-        """Money over all answers; None where a price is missing."""
-        costs = [s.cost for s in self.spend.values()]
-        return None if None in costs else sum((c for c in costs if c), Cost())
+    def tally(self) -> Tally:
+        """Calls, tokens and money over all purposes."""
+        lost = Tally(unsettled_calls=self.unsettled_calls, unsettled_usd=self.unsettled_usd)
+        return sum(self.spend.values(), lost)
 
     def run_time(self, now: float) -> float:
         """Return the time at work, in seconds, that has passed by ``now``."""

@@ -12,7 +12,7 @@ from batchd.control import fields
 from batchd.observe import standstill
 from batchd.observe.snapshot import AgentSnapshot, ProviderSnapshot, Snapshot
 from batchd.observe.standstill import Standstill, standstills
-from batchd.records import Ref
+from batchd.records import Ref, Tally
 from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow, SpendRow, TaskRow
 from batchd.web.store_queries import Excerpts, StoreSight
@@ -92,13 +92,7 @@ def batch(row: BatchRow, prompt: str = "") -> dict[str, Any]:
         "status": row.status,
         "tasks": row.tasks,
         **{status: getattr(row, status) for status in _STATUSES},
-        "calls": row.calls,
-        "tokens": row.input_tokens + row.output_tokens,
-        "cached": row.cached_input_tokens,
-        "usd": row.cost_usd,
-        "known_usd": row.known_usd,
-        "unsettled_calls": row.unsettled_calls,
-        "unsettled_usd": row.unsettled_usd,
+        **_tally(row.tally),
         "budget_usd": row.batch.budget_usd,
         "received_at": row.batch.received_at,
         "finished_at": row.finished_at,
@@ -126,15 +120,7 @@ def task(row: TaskRow, why: str, doing: AgentSnapshot | None, prompt: str = "") 
         "why": why,
         "model": row.model,
         "rounds": row.round,
-        "calls": row.calls,
-        "tokens": row.input_tokens + row.output_tokens,
-        "input": row.input_tokens,
-        "cached": row.cached_input_tokens,
-        "output": row.output_tokens,
-        "estimated": row.estimated,
-        "usd": row.cost_usd,
-        "unsettled_calls": row.unsettled_calls,
-        "unsettled_usd": row.unsettled_usd,
+        **_tally(row.tally),
         "queued_at": row.queued_at,
         "started_at": row.started_at,
         "finished_at": ended,
@@ -160,7 +146,7 @@ def agent(each: AgentSnapshot, prompt: str = "") -> dict[str, Any]:
         "since": round(each.since, 1),
         "model": row.model,
         "rounds": row.round,
-        "calls": row.calls,
+        "calls": row.tally.calls,
         "prompt": prompt,
     }
 
@@ -172,17 +158,23 @@ def agents(sight: StoreSight) -> dict[Ref, AgentSnapshot]:
 
 def spent(row: SpendRow, name: str) -> dict[str, Any]:
     """Return a part of the ledger in a line."""
+    return {"name": name, **_tally(row.tally), "usd": row.tally.known_usd}
+
+
+def _tally(tally: Tally) -> dict[str, Any]:
     return {
-        "name": name,
-        "calls": row.calls,
-        "input": row.input_tokens,
-        "cached": row.cached_input_tokens,
-        "output": row.output_tokens,
-        "usd": row.input_usd + row.output_usd,
-        "unpriced_calls": row.unpriced_calls,
-        "estimated_calls": row.estimated_calls,
-        "unsettled_calls": row.unsettled_calls,
-        "unsettled_usd": row.unsettled_usd,
+        "calls": tally.calls,
+        "tokens": tally.total_tokens,
+        "input": tally.input_tokens,
+        "cached": tally.cached_input_tokens,
+        "output": tally.output_tokens,
+        "estimated": tally.estimated,
+        "estimated_calls": tally.estimated_calls,
+        "usd": tally.cost_usd,
+        "known_usd": tally.known_usd,
+        "unpriced_calls": tally.unpriced_calls,
+        "unsettled_calls": tally.unsettled_calls,
+        "unsettled_usd": tally.unsettled_usd,
     }
 
 

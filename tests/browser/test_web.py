@@ -295,7 +295,7 @@ def test_money_is_split_by_tag(night: Spool) -> None:
         await page.click("[data-value=tag]")
         await page.until("document.querySelector('.spent').textContent.includes('nightly')")
         text = await page.evaluate("document.querySelector('.spent').textContent")
-        assert f"> {money(row.known_usd)}" in text
+        assert f"> {money(row.tally.known_usd)}" in text
         assert await page.evaluate("location.search") == "?by=tag&days=0"
 
     with web(night) as served:

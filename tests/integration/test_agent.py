@@ -221,7 +221,7 @@ def test_resume_at_every_durable_point_pays_no_answer_twice(tmp_path: Path) -> N
             assert ended.state.finished.status is TaskStatus.COMPLETED
             paid = sum(isinstance(e, events.CallAnswered) for e in history)
             asked = scene.server.totals.requests
-            assert paid + asked == ended.state.usage.calls
+            assert paid + asked == ended.state.tally.calls
             last = history[-1]
             assert ended.state.unsettled_calls == isinstance(last, events.CallStarted)
             # Its first command may have run: it is not run again, and the model learns of it.
@@ -479,7 +479,7 @@ def test_a_drained_task_stops_at_a_durable_point_and_goes_on_later(tmp_path: Pat
         scene.host.stop.request(events.Suspended(at=time.time(), cause="drain"))
         ended = await running
         assert ended.outcome == "suspended"
-        assert ended.state.usage.calls == 1
+        assert ended.state.tally.calls == 1
         scene.host.stop = agent.StopSignal()
         again = await scene.run(job, list(ended.events))
         assert again.state.finished is not None

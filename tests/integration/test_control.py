@@ -701,7 +701,7 @@ def test_prune_shows_first_and_takes_only_what_has_finished(
             assert reader.events(Ref("open", "001"))
             row = reader.batch("games")
         assert row.completed == 2
-        assert row.input_tokens > 0
+        assert row.tally.input_tokens > 0
         assert (at.folder / "outbox/games/001.json").exists()
         assert "Nothing to prune" in at.order("prune")
         at.order("prune", "--older-than", "-1", code=2)

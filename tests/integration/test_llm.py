@@ -35,6 +35,7 @@ from batchd.records import (
     Message,
     ModelSetup,
     Purpose,
+    Tally,
     Tool,
     ToolCall,
 )
@@ -121,7 +122,8 @@ def test_a_task_of_calls_and_tools() -> None:
         assert json.loads(answers[0].tool_calls[0].arguments)["command"]
         assert answers[2].content == "Done."
         assert answers[1].usage.cached_input_tokens == answers[0].usage.input_tokens
-        assert sum((a.usage for a in answers[1:]), answers[0].usage) == server.totals.usage
+        tallies = (Tally.of_call(a.usage, None) for a in answers)
+        assert sum(tallies, Tally()) == server.totals.usage
         assert not any(a.usage.estimated for a in answers)
         assert all(0 < a.seconds < 5 for a in answers)
         assert answers[0].model == "steps-3"

@@ -88,7 +88,7 @@ def test_one_look_shows_what_is_used(tmp_path: Path, base_url: str) -> None:
             [row] = first.batches
             assert (row.finished, len(first.agents)) == (0, 2)
             assert first.speed is not None
-            used = row.input_tokens + row.output_tokens
+            used = row.tally.input_tokens + row.tally.output_tokens
             assert first.speed.tokens_a_minute == pytest.approx(
                 used / first.speed.over_s * 60, rel=0.2
             )
@@ -98,7 +98,7 @@ def test_one_look_shows_what_is_used(tmp_path: Path, base_url: str) -> None:
             assert 5 < over_s < 60, "else it is the last minute"
             assert provider.rate is not None
             assert provider.rate.tokens == pytest.approx(used / over_s * 60, rel=0.2)
-            assert provider.rate.calls == pytest.approx(row.calls / over_s * 60, rel=0.2)
+            assert provider.rate.calls == pytest.approx(row.tally.calls / over_s * 60, rel=0.2)
         station.process.kill()  # type: ignore[union-attr]
         station.process.wait()  # type: ignore[union-attr]
         station.process = None

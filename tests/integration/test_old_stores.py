@@ -138,16 +138,16 @@ def test_money_of_before_is_booked_under_its_tags(tmp_path: Path, archive: Path)
     assert nothing == (0,)
     assert rows["mid2"][:3] == ["", "check", len("live mid2")]
     with StoreReader(path) as reader:
-        spent = {r.tag: (r.calls, r.cost_usd) for r in reader.spend(("tag",))}
+        spent = {r.tag: (r.tally.calls, r.tally.cost_usd) for r in reader.spend(("tag",))}
         (total,) = reader.spend(())
     if archive.name in {"store-v1.tar.gz", "store-v2.tar.gz"}:  # there were no tags then
-        assert spent == {None: (total.calls, total.cost_usd)}
+        assert spent == {None: (total.tally.calls, total.tally.cost_usd)}
         return
     done, mid = (tuple(rows[name][-2:]) for name in ("done", "mid"))
     assert (rows["done"][0], done[0] > 0, mid[0] > 0) == ('["es","night"]', True, True)
     assert spent["es"] == (done[0], pytest.approx(done[1]))
     assert spent["night"] == (done[0] + mid[0], pytest.approx(done[1] + mid[1]))
-    assert spent[None][0] == total.calls - done[0] - mid[0]
+    assert spent[None][0] == total.tally.calls - done[0] - mid[0]
 
 
 @pytest.mark.sampled(3)

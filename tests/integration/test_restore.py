@@ -112,16 +112,16 @@ def check_books(spool: Any, results: dict[Path, bytes]) -> None:
             result = spool.result(batch, task)
             row = reader.task(Ref(batch, task))
             assert (row.status, row.published) == (TaskStatus.COMPLETED, True)
-            assert row.calls == result["usage"]["calls"] == 2
-            assert row.cost_usd == pytest.approx(result["cost"]["total"])
-            assert row.unsettled_calls == 0
+            assert row.tally.calls == result["usage"]["calls"] == 2
+            assert row.tally.cost_usd == pytest.approx(result["cost"]["total"])
+            assert row.tally.unsettled_calls == 0
             assert (
                 dict(reader.results(batch))[task].encode()
                 == results[spool.folder / "outbox" / batch / f"{task}.json"]
             )
         (spent,) = reader.spend((), batch="b")
-        assert spent.cost_usd == pytest.approx(spool.result("b", "summary")["cost"]["total"])
-        assert spent.calls == spool.result("b", "summary")["usage"]["calls"]
+        assert spent.tally.cost_usd == pytest.approx(spool.result("b", "summary")["cost"]["total"])
+        assert spent.tally.calls == spool.result("b", "summary")["usage"]["calls"]
         parked = {(p.scope, p.name, p.cause) for p in reader.parked()}
     assert parked == {(Scope.TASK, f"c/{task}", Cause.UNCERTAIN) for task in ("two", "three")}
 

@@ -397,11 +397,11 @@ def test_prices_are_known_after_a_restart(tmp_path: Path) -> None:
         _run(step(store))
         store.close()
     with StoreReader(path) as reader:
-        assert [t.cost_usd for t in reader.tasks("b")] == [2.0, None]
-        assert reader.batch("b").cost_usd is None
+        assert [t.tally.cost_usd for t in reader.tasks("b")] == [2.0, None]
+        assert reader.batch("b").tally.cost_usd is None
         rows = {r.model: r for r in reader.spend(("model",))}
-    assert (rows["m"].cost_usd, rows["m"].calls) == (2.0, 1)
-    assert (rows["free"].cost_usd, rows["free"].unpriced_calls) == (None, 1)
+    assert (rows["m"].tally.cost_usd, rows["m"].tally.calls) == (2.0, 1)
+    assert (rows["free"].tally.cost_usd, rows["free"].tally.unpriced_calls) == (None, 1)
 
 
 def test_people_see_where_everything_stands(store: Store, tmp_path: Path) -> None:
@@ -437,17 +437,17 @@ def test_people_see_where_everything_stands(store: Store, tmp_path: Path) -> Non
         with pytest.raises(StoreError, match="no batch x"):
             reader.tasks("x")
     assert (running.status, running.worker, running.step) == ("running", "pool-7", "ToolRan")
-    assert (running.round, running.calls, running.cost_usd) == (1, 1, 2.0)
-    assert (running.input_tokens, running.output_tokens) == (1_000_000, 500_000)
+    assert (running.round, running.tally.calls, running.tally.cost_usd) == (1, 1, 2.0)
+    assert (running.tally.input_tokens, running.tally.output_tokens) == (1_000_000, 500_000)
     assert (running.queued_at, running.started_at) == (_NOON - 60, _NOON)
     assert running.directory == f"{tmp_path}/b/0"
     assert (failed.status, failed.reason, failed.message) == ("error", "loop", "it repeats itself")
-    assert (failed.finished_at, failed.unsettled_usd) == (_NOON + 9, 0.5)
-    assert (parked.status, parked.message, parked.unsettled_calls) == ("parked", "bad key", 0)
+    assert (failed.finished_at, failed.tally.unsettled_usd) == (_NOON + 9, 0.5)
+    assert (parked.status, parked.message, parked.tally.unsettled_calls) == ("parked", "bad key", 0)
     assert (queued.status, queued.started_at, queued.attempts) == ("queued", None, 0)
     counts = (batch.tasks, batch.queued, batch.running, batch.parked, batch.finished)
     assert (*counts, batch.error, batch.completed) == (5, 1, 1, 1, 2, 1, 1)
-    assert (batch.cost_usd, batch.unsettled_usd, batch.calls) == (2.0, 0.5, 1)
+    assert (batch.tally.cost_usd, batch.tally.unsettled_usd, batch.tally.calls) == (2.0, 0.5, 1)
     assert (bad.batch.name, bad.tasks, bad.finished_at) == ("bad", 0, _NOON - 60)
     assert [str(p) for p in bad.problems] == ["tasks: is empty"]
 
@@ -472,9 +472,9 @@ def test_money_by_tag_outlives_the_texts(store: Store, tmp_path: Path) -> None:
     _run(scenario())
 
     def spent(reader: StoreReader) -> list[list[tuple[Any, ...]]]:
-        rows = [(r.tag, r.calls, r.cost_usd) for r in reader.spend(("tag",))]
+        rows = [(r.tag, r.tally.calls, r.tally.cost_usd) for r in reader.spend(("tag",))]
         both = [(r.day, r.tag) for r in reader.spend(("day", "tag"), tags=["x", 'it\'s "z"'])]
-        return [rows, both, [(r.calls, r.cost_usd) for r in reader.spend(())]]
+        return [rows, both, [(r.tally.calls, r.tally.cost_usd) for r in reader.spend(())]]
 
     with StoreReader(tmp_path / "state" / "batchd.db") as reader:
         before = spent(reader)
@@ -484,9 +484,9 @@ def test_money_by_tag_outlives_the_texts(store: Store, tmp_path: Path) -> None:
             [(4, 8.0)],
         ]
         last = dt.date(2026, 11, 25)
-        assert [r.calls for r in reader.spend((), tags=["y"], since=last, until=last)] == [1]
+        assert [r.tally.calls for r in reader.spend((), tags=["y"], since=last, until=last)] == [1]
         for models, calls in ((["m"], [4]), (["p/m", "q"], [4]), (["p"], [])):
-            assert [r.calls for r in reader.spend((), models=models)] == calls
+            assert [r.tally.calls for r in reader.spend((), models=models)] == calls
         assert reader.spend((), providers=["m"]) == []
         _run(store.prune_before(_NOON + 2 * _DAY))
         with pytest.raises(StoreError, match="pruned"):
@@ -514,7 +514,7 @@ def test_only_tasks_that_went_their_way_are_examples(store: Store, tmp_path: Pat
     _run(scenario())
     with StoreReader(tmp_path / "state" / "batchd.db") as reader:
         failed, first = reader.past_of_model("p/m", 9)
-        assert (first.seconds, first.cost_usd, first.usage.calls) == (40.0, 2.0, 1)
+        assert (first.seconds, first.tally.cost_usd, first.tally.calls) == (40.0, 2.0, 1)
         assert (first.status, failed.status) == (TaskStatus.COMPLETED, TaskStatus.ERROR)
         assert reader.past_of_model("p/m", 1) == [failed]
 
@@ -531,10 +531,13 @@ def test_the_ledger_can_be_split_every_way(store: Store, tmp_path: Path) -> None
 
     _run(scenario())
     with StoreReader(tmp_path / "state" / "batchd.db") as reader:
-        assert [(r.batch, r.cost_usd) for r in reader.spend(("batch",))] == [("a", 2.0), ("b", 4.0)]
-        by_day = [(r.day, r.calls) for r in reader.spend(("day",))]
+        assert [(r.batch, r.tally.cost_usd) for r in reader.spend(("batch",))] == [
+            ("a", 2.0),
+            ("b", 4.0),
+        ]
+        by_day = [(r.day, r.tally.calls) for r in reader.spend(("day",))]
         assert by_day == [("2026-11-24", 2), ("2026-11-25", 1)]
-        assert [r.cost_usd for r in reader.spend(())] == [6.0]
+        assert [r.tally.cost_usd for r in reader.spend(())] == [6.0]
         assert reader.spend((), batch="none") == []
         (row,) = reader.spend(batch="b", since=dt.date(2026, 11, 25), until=dt.date(2026, 11, 25))
         key = (row.day, row.batch, row.provider, row.model, row.purpose)

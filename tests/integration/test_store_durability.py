@@ -97,16 +97,18 @@ def _check(path: Path, known: Acknowledged) -> None:
                 elif isinstance(event, ToolRan):
                     assert event.output == text * (1 + seq * 7 % 150)
             state = fold("x", events)
-            assert (row.calls, row.unsettled_calls) == (state.usage.calls, state.unsettled_calls)
-            assert state.cost is not None
-            assert row.cost_usd == pytest.approx(state.cost.total)
+            assert (row.tally.calls, row.tally.unsettled_calls) == (
+                state.tally.calls,
+                state.unsettled_calls,
+            )
+            assert row.tally.cost_usd == pytest.approx(state.tally.cost_usd)
         for name, claim in known.batches.items():
             assert reader.spec(Ref(name, "1")).first_prompt == claim
         for name, claim in known.results.items():
             assert list(reader.results(name)) == [("1", f"{claim}\n")]
         assert known.published <= {b.batch.name for b in reader.batches() if b.published_at}
-        calls = sum(row.calls for row in reader.tasks("big"))
-        assert [r.calls for r in reader.spend((), batch="big")] == [calls] * bool(calls)
+        calls = sum(row.tally.calls for row in reader.tasks("big"))
+        assert [r.tally.calls for r in reader.spend((), batch="big")] == [calls] * bool(calls)
 
 
 def test_what_was_acknowledged_survives_sigkill(tmp_path: Path) -> None:

@@ -130,7 +130,9 @@ def test_flex_is_half_the_price_and_its_refusals_slow_no_one_down(tmp_path: Path
         spent[tier] = sum(r["cost"]["total"] for r in found)
     with StoreReader(tmp_path / ".batchd/batchd.db") as reader:
         booked = {row.batch: row for row in reader.spend(("batch",))}
-    assert {name: row.cost_usd for name, row in booked.items()} == pytest.approx(spent, abs=1e-7)
+    assert {name: row.tally.cost_usd for name, row in booked.items()} == pytest.approx(
+        spent, abs=1e-7
+    )
     assert booked["flex"].cache_share is not None
     assert booked["flex"].cache_saved is not None
     assert status["day"]["spent_usd"] == pytest.approx(sum(spent.values()), abs=1e-7)

@@ -120,8 +120,8 @@ def test_money_at_midnight(tmp_path: Path, model_server: str) -> None:
     with StoreReader(tmp_path / ".batchd/batchd.db") as reader:
         booked = {row.day: row for row in reader.spend(("day",))}
     assert [*booked] == [day.isoformat() for day in days]
-    assert all(row.known_usd + row.unsettled_usd <= per_day for row in booked.values())
-    assert sum(row.calls for row in booked.values()) == 16
+    assert all(row.tally.known_usd + row.tally.unsettled_usd <= per_day for row in booked.values())
+    assert sum(row.tally.calls for row in booked.values()) == 16
     ends = [_seconds(r["timing"]["finished_at"]) for r in _results(station, "b")]
     assert done <= sum(end < midnight for end in ends) < 8
     assert max(ends) < midnight + 600, "it goes on at once"
@@ -153,7 +153,7 @@ def test_a_start_with_the_clock_a_day_ahead_grants_no_money_twice(
         clock.set(noon)
         until(lambda: len(station.logged("budget_reached")) == 3, station.text, 60)
     with StoreReader(tmp_path / ".batchd/batchd.db") as reader:
-        booked = [row.known_usd + row.unsettled_usd for row in reader.spend(("day",))]
+        booked = [row.tally.known_usd + row.tally.unsettled_usd for row in reader.spend(("day",))]
     assert len(booked) == 2
     assert all(per_day / 2 < usd <= per_day for usd in booked), booked
 
@@ -220,7 +220,9 @@ def test_a_call_costs_what_its_hour_says(tmp_path: Path) -> None:
             assert day["spent_usd"] == books[name]
     with StoreReader(tmp_path / ".batchd/batchd.db") as reader:
         (total,) = reader.spend(())
-    assert round(1e9 * total.known_usd) == round(1e9 * sum(usd or 0.0 for usd in books.values()))
+    assert round(1e9 * total.tally.known_usd) == round(
+        1e9 * sum(usd or 0.0 for usd in books.values())
+    )
 
 
 def test_a_call_that_a_full_disk_keeps_until_a_dear_hour_is_asked_for_again(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from batchd.records import Purpose, Usage
+from batchd.records import Purpose, Tally, Usage
 from standin.simulated_request import Bill, SimulatedRequest
 
 #: Exchanges kept in memory; the totals count all.
@@ -73,7 +73,7 @@ class Totals(msgspec.Struct):
     repeated: int = 0
     by_status: Counter[int] = msgspec.field(default_factory=Counter)
     #: Of the answers that were delivered and carried it.
-    usage: Usage = Usage()
+    usage: Tally = Tally()
     cacheable: int = 0
     #: Of those that have a price.
     cost: float = 0.0
@@ -125,7 +125,7 @@ class Exchanges:
             self._answered.add(exchange.hash)
             totals.removed += exchange.removed
             if exchange.usage is not None:
-                totals.usage += exchange.usage
+                totals.usage += Tally.of_call(exchange.usage, None)
                 totals.cacheable += exchange.cacheable
                 totals.cost += exchange.cost or 0.0
         if self._file:

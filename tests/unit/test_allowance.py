@@ -6,7 +6,7 @@ import pytest
 
 from batchd import events
 from batchd.agent import perform
-from batchd.records import Cost, ModelSetup, Purpose, Spend, TaskLimits, Usage
+from batchd.records import ModelSetup, Purpose, Tally, TaskLimits
 from batchd.taskstate import TaskState
 
 SETUP = ModelSetup(name="demo/m")
@@ -14,11 +14,11 @@ SETUP = ModelSetup(name="demo/m")
 
 def state(calls: int = 0, tokens: int = 0, seconds: float = 0.0, dollars: float = 0.0) -> TaskState:
     """Return a task that has used so much."""
-    usage = Usage(calls=calls, input_tokens=tokens)
+    used = Tally(calls=calls, input_tokens=tokens, input_usd=dollars)
     return TaskState(
         first_prompt="x",
         terms=events.Terms(model=SETUP, judge=SETUP),
-        spend={Purpose.AGENT: Spend(usage=usage, cost=Cost(dollars))},
+        spend={Purpose.AGENT: used},
         started_at=1.0,
         last_at=1.0,
         run_s=seconds,

@@ -11,7 +11,7 @@ from replacing import replace
 
 from batchd.agent.perform import Charge, charge
 from batchd.events import CallAnswered, CallStarted, TaskStarted, Terms
-from batchd.records import STANDARD, Answer, Cost, ModelSetup, Price, Purpose, Rate, Spend, Usage
+from batchd.records import STANDARD, Answer, Cost, ModelSetup, Price, Purpose, Rate, Tally, Usage
 from batchd.taskstate import fold
 
 RATE = Rate(input=1.0, cached_input=0.1, cache_write=1.25, output=2.0)
@@ -163,14 +163,15 @@ def test_a_task_adds_up_by_tier_and_what_the_cache_saved() -> None:
         for usage, tier in ((cached, "flex"), (USAGE, "flex"), (USAGE, STANDARD))
     ]
     state = fold("Work.", [*made, *answers])
-    assert {name: spend.usage.calls for name, spend in state.by_tier.items()} == {
+    assert {name: served.calls for name, served in state.by_tier.items()} == {
         "flex": 2,
         STANDARD: 1,
     }
     saved = 800 * (0.5 - 0.05) / 1e6
-    assert state.by_tier["flex"].cost == pytest.approx(Cost(0.001 - saved, 0.001))
+    flex = state.by_tier["flex"]
+    assert (flex.input_usd, flex.output_usd) == pytest.approx((0.001 - saved, 0.001))
     assert state.cache_saved_usd == pytest.approx(saved)
-    assert state.usage.cache_share == 0.8
+    assert state.tally.cache_share == 0.8
     silent = fold("Work.", [*made, *answers[1:]])
-    assert (silent.cache_saved_usd, silent.usage.cache_share) == (None, None)
-    assert silent.by_tier["flex"] == Spend(usage=USAGE, cost=PRICE.at("flex").cost(USAGE))  # type: ignore[union-attr]
+    assert (silent.cache_saved_usd, silent.tally.cache_share) == (None, None)
+    assert silent.by_tier["flex"] == Tally.of_call(USAGE, PRICE.at("flex").cost(USAGE))  # type: ignore[union-attr]

@@ -220,7 +220,7 @@ class Provider:
     @property
     def calls(self) -> int:
         """How many answers the model gave to the task itself."""
-        return self.state.spend[Purpose.AGENT].usage.calls
+        return self.state.spend[Purpose.AGENT].calls
 
 
 def hold_shorter(before: TaskState, after: TaskState) -> None:
@@ -260,7 +260,7 @@ def test_the_middle_is_summarised_where_outputs_are_not_what_fills_the_window() 
     assert provider.run().verdict.status is TaskStatus.COMPLETED
     summaries = [c for c in provider.compactions if c.summary is not None]
     assert len(summaries) >= 5
-    assert provider.state.spend[Purpose.COMPACTION].usage.calls == len(summaries)
+    assert provider.state.spend[Purpose.COMPACTION].calls == len(summaries)
     assert sum(m.content.startswith("Summary of the work") for m in provider.state.messages) == 1
     assert all(c.start == context.HEAD for c in summaries)
     # A summary is asked for while the provider still has the conversation as it is in its cache.
@@ -412,7 +412,7 @@ def test_a_summary_whose_request_overflows_is_done_without() -> None:
     assert provider.refused == 1
     first = next(c for c in provider.compactions if c.summary is not None)
     assert "- shell" in (first.summary or "")
-    assert provider.state.spend[Purpose.COMPACTION].usage.calls == (
+    assert provider.state.spend[Purpose.COMPACTION].calls == (
         sum(c.summary is not None for c in provider.compactions) - 1
     )
 

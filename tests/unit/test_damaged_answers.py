@@ -204,8 +204,8 @@ def test_whatever_a_provider_answers_the_task_goes_on(api: str) -> None:
         body = _damaged(random.Random(seed), _SOUND[api])
         outcome = _read(place, partial(DIALECTS[api].decode, place, target, body, asked, 1.0))
         state = _after(api, outcome, "u")
-        for spend in state.spend.values():
-            assert spend.cost is None or 0 <= spend.cost.total <= 1.0, (seed, spend)
+        for spent in state.spend.values():
+            assert spent.cost_usd is None or 0 <= spent.cost_usd <= 1.0, (seed, spent)
         request = ModelRequest(messages=state.messages, tools=prompts.TOOLS, max_output_tokens=900)
         for other in APIS:
             to = ModelTarget.of(_setup(other), "api.example.com", "")

@@ -165,7 +165,7 @@ def test_a_task_is_worked_on_until_the_model_stops_and_then_accepted() -> None:
     verdict = world.run().verdict
     assert (verdict.status, verdict.reason) == (TaskStatus.COMPLETED, None)
     assert (world.state.answer, world.state.iterations) == ("all done", 1)
-    assert world.state.usage.calls == 3
+    assert world.state.tally.calls == 3
 
 
 def test_feedback_of_a_failed_check_opens_the_next_round() -> None:
@@ -245,8 +245,8 @@ def test_limits_end_a_task_before_they_are_broken(limits: TaskLimits, reason: Re
     assert (verdict.status, verdict.reason) == (TaskStatus.TIMEOUT, reason)
     assert verdict.error is not None
     assert world.state.rounds <= limits.max_iterations
-    assert world.state.usage.calls <= limits.max_calls
-    assert not limits.max_tokens or world.state.usage.total_tokens <= limits.max_tokens
+    assert world.state.tally.calls <= limits.max_calls
+    assert not limits.max_tokens or world.state.tally.total_tokens <= limits.max_tokens
 
 
 @pytest.mark.parametrize(
@@ -355,7 +355,7 @@ def test_a_loop_of_an_older_version_ends_as_it_did() -> None:
         circles=False,
     )
     idle.run()
-    assert idle.state.usage.calls == 3
+    assert idle.state.tally.calls == 3
 
 
 @pytest.mark.parametrize(
@@ -379,15 +379,15 @@ def test_a_call_that_does_nothing_is_the_models_stop(command: str) -> None:
     last = replace(shell(command), content="All is made.")
     world = World(task(check="true"), model=[shell("ls"), last], check=[True])
     assert world.run().verdict.status is TaskStatus.COMPLETED
-    assert world.state.usage.calls == 2
+    assert world.state.tally.calls == 2
     first = World(task(check="true"), model=[last, says("Done")], check=[True])
     first.run()
-    assert first.state.usage.calls == 2
+    assert first.state.tally.calls == 2
     mute = World(
         task(check="true"), model=[shell("ls"), shell(command), says("Done")], check=[True]
     )
     mute.run()
-    assert mute.state.usage.calls == 3, "its last word is the answer"
+    assert mute.state.tally.calls == 3, "its last word is the answer"
 
 
 @pytest.mark.parametrize(
@@ -438,7 +438,7 @@ def test_text_cut_at_the_output_limit_is_continued() -> None:
     assert CONTINUE in [m.content for m in world.state.messages]
     empty = World(task(), model=[says("", finish="length"), says("", finish="length")])
     assert empty.run().verdict.status is TaskStatus.COMPLETED
-    assert empty.state.usage.calls == 2
+    assert empty.state.tally.calls == 2
 
 
 def test_after_a_crash_only_the_first_pending_call_is_in_doubt() -> None:
@@ -465,7 +465,7 @@ def test_a_recorded_judgement_is_used_and_never_asked_for_again() -> None:
     world.step()
     world.add(events.Resumed(at=world.now, attempt=2))
     assert world.run().verdict.status is TaskStatus.COMPLETED
-    assert world.state.usage.calls == 2
+    assert world.state.tally.calls == 2
 
 
 def test_a_call_open_at_a_crash_is_booked_as_perhaps_paid() -> None:
@@ -542,9 +542,7 @@ def test_a_full_window_is_first_relieved_of_old_outputs_then_summarised() -> Non
     compactions = [s for s in world.steps if isinstance(s, Compact)]
     assert any(c.elided for c in compactions)
     assert any(c.summary for c in compactions)
-    assert world.state.spend[Purpose.COMPACTION].usage.calls == sum(
-        bool(c.summary) for c in compactions
-    )
+    assert world.state.spend[Purpose.COMPACTION].calls == sum(bool(c.summary) for c in compactions)
 
 
 def test_events_survive_their_encoding() -> None:

@@ -23,7 +23,7 @@ from batchd.estimate import (
     wall_s,
 )
 from batchd.estimate.bounds import Bounds, TaskKind
-from batchd.records import ModelSetup, Price, Rate, Task, TaskLimits, TaskStatus, Usage
+from batchd.records import ModelSetup, Price, Rate, Tally, Task, TaskLimits, TaskStatus
 from batchd.store.queries import PastTask
 
 PRICE = Price(rates=(Rate(input=1.0, cached_input=0.1, output=2.0),), source="config")
@@ -87,8 +87,14 @@ def test_a_task_on_record_is_priced_today() -> None:
     """Its cached input as cached; what a judge of another model cost is in the money alone;
     without a price it is not known.
     """
-    usage = Usage(calls=4, input_tokens=3000, cached_input_tokens=2000, output_tokens=500)
-    past = PastTask(batch=1, status=TaskStatus.COMPLETED, cost_usd=0.05, seconds=8.0, usage=usage)
+    used = Tally(
+        calls=4,
+        input_tokens=3000,
+        cached_input_tokens=2000,
+        output_tokens=500,
+        input_usd=0.05,
+    )
+    past = PastTask(batch=1, status=TaskStatus.COMPLETED, seconds=8.0, tally=used)
     same = cost(kind(), past)
     assert same == pytest.approx((1000 * 1 + 2000 * 0.1 + 500 * 2) / 1e6)
     assert cost(kind(setup=replace(SETUP, price=DEAR)), past) == pytest.approx(10 * same)

@@ -14,7 +14,7 @@ from batchd.control import coding
 from batchd.observe import standstill
 from batchd.observe.snapshot import Speed, snapshot
 from batchd.observe.standstill import WaitReasons
-from batchd.records import Batch, Cause, Parking, Ref, Scope, TaskStatus
+from batchd.records import Batch, Cause, Parking, Ref, Scope, Tally, TaskStatus
 from batchd.store.rows import BatchRow, TaskRow
 from batchd.words import money
 
@@ -70,9 +70,13 @@ def test_the_time_left_is_of_what_can_run() -> None:
     """What is parked is left, and waits for something else: no pace brings it about."""
     batch = Batch(name="b", claim="", outbox="/o", request="r", received_at=1.0)
     counts = dict.fromkeys([f.name for f in fields(BatchRow)], 0)
-    row = BatchRow(**{**counts, "batch": batch, "tasks": 40, "completed": 10, "problems": ()})
+    row = BatchRow(
+        **{**counts, "batch": batch, "tasks": 40, "completed": 10, "problems": (), "tally": Tally()}
+    )
     task = dict.fromkeys([f.name for f in fields(TaskRow)], 0)
-    running = TaskRow(**{**task, "ref": Ref("b", "1"), "status": TaskStatus.RUNNING, "step": ""})
+    running = TaskRow(
+        **{**task, "ref": Ref("b", "1"), "status": TaskStatus.RUNNING, "step": "", "tally": Tally()}
+    )
     speed = Speed(over_s=60, tasks_a_minute=2, tokens_a_minute=0, usd_a_minute=0)
     now = {"batches": [row], "speed": speed, "rows": [running]}
     assert snapshot(said(OLD), **now).seconds_left == 15 * 60
@@ -86,7 +90,13 @@ def test_a_table_of_tasks_names_what_is_parked_and_leaves_its_reason_to_the_line
     )
     own = Parking(scope=Scope.TASK, name="b/1", cause=Cause.PAUSED, message="by ann", since=1.0)
     zeros = dict.fromkeys([f.name for f in fields(TaskRow)], 0)
-    named = {"ref": Ref("b", "1"), "status": TaskStatus.PARKED, "model": "p/m", "message": ""}
+    named = {
+        "ref": Ref("b", "1"),
+        "status": TaskStatus.PARKED,
+        "model": "p/m",
+        "message": "",
+        "tally": Tally(),
+    }
     task = TaskRow(**{**zeros, **named, "after": (), "needs": "", "attempts": 1})
     (above, _) = standstill.lines((provider,))
     assert "provider_unavailable: p/m is out of reach" in above

@@ -16,7 +16,7 @@ from replacing import replace
 from batchd.config.providers import HoursSection, PricesSection as ModelPrices
 from batchd.config.sections import CostSection, ModelSection
 from batchd.pricing import Prices, _listed
-from batchd.records import Cost as Money, Price, Rate, Usage
+from batchd.records import Cost as Money, Price, Rate, Tally, Usage
 
 NONE = Prices({})
 DOUBLE = ModelPrices(output_usd_per_mtok=9.0)
@@ -273,8 +273,10 @@ def test_what_the_cache_saved() -> None:
     written = Usage(input_tokens=1_000_000, cache_write_tokens=1_000_000)
     assert price.saved(written) == pytest.approx(-0.25)
     assert Usage().cache_share is None
-    share = replace(read, cache_reported_tokens=1_000_000) + Usage(input_tokens=5_000_000)
-    assert share.cache_share == 0.8
+    known = Tally(
+        input_tokens=1_000_000, cached_input_tokens=800_000, cache_reported_tokens=1_000_000
+    )
+    assert (known + Tally(input_tokens=5_000_000)).cache_share == 0.8
 
 
 def _moment(text: str) -> float:

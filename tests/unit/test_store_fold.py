@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import random
-from dataclasses import astuple
 
 import pytest
-from msgspec import structs
 
 from batchd.events import (
     CallAnswered,
@@ -25,7 +23,6 @@ from batchd.events import (
 from batchd.records import (
     STANDARD,
     Answer,
-    Cost,
     ErrorInfo,
     Evaluation,
     Failure,
@@ -35,12 +32,14 @@ from batchd.records import (
     Purpose,
     Rate,
     Reason,
+    Tally,
     TaskStatus,
+    Tokens,
     ToolCall,
     Usage,
 )
 from batchd.store import stored_values
-from batchd.store.fold import LINE_COLUMNS, Ledger, LedgerAmounts, TaskLine, fold
+from batchd.store.fold import Ledger, TaskLine, fold
 from batchd.taskstate import TaskState, apply
 
 _DAY = 86400.0
@@ -103,26 +102,23 @@ def _event(rng: random.Random, at: float) -> Event:
 
 
 def _line() -> TaskLine:
-    values = dict.fromkeys(LINE_COLUMNS, 0) | {"model": "p/m", "call_at": None, "status": "running"}
-    return TaskLine(**values)  # type: ignore[arg-type] # columns by name, from a mapping
+    return TaskLine(0, 0, "p/m", "", TaskStatus.RUNNING)
 
 
-def _check(line: TaskLine, state: TaskState, booked: LedgerAmounts) -> None:
-    usage = state.usage
+def _check(line: TaskLine, state: TaskState, booked: Tally) -> None:
+    row, said = line.tally, state.tally
     assert line.rounds + line.round_open == state.iterations
-    tokens = {f.name: getattr(line, f.name) for f in structs.fields(Usage) if hasattr(line, f.name)}
-    assert Usage(**tokens | {"estimated": bool(line.estimated)}) == usage
-    if state.cost is None:
-        assert line.cost_usd is None
-    else:
-        assert line.cost_usd == pytest.approx(state.cost.total)
+    for name in Tokens.__struct_fields__:
+        assert getattr(row, name) == getattr(booked, name) == getattr(said, name)
+    assert row.estimated == said.estimated
+    assert row.cost_usd == pytest.approx(said.cost_usd)
+    assert booked.cost_usd == pytest.approx(said.cost_usd)
     saved = state.cache_saved_usd or 0.0
-    assert (line.cache_saved_usd, booked.cache_saved_usd) == pytest.approx((saved, saved))
-    assert line.unsettled_calls == booked.unsettled_calls == state.unsettled_calls
-    assert line.unsettled_usd == pytest.approx(state.unsettled_usd)
+    assert (row.cache_saved_usd, booked.cache_saved_usd) == pytest.approx((saved, saved))
+    assert row.unsettled_calls == booked.unsettled_calls == state.unsettled_calls
+    assert row.unsettled_usd == pytest.approx(state.unsettled_usd)
     assert booked.unsettled_usd == pytest.approx(state.unsettled_usd)
-    priced = sum((s.cost for s in state.spend.values() if s.cost), Cost())
-    assert (booked.input_usd, booked.output_usd) == pytest.approx((priced.input, priced.output))
+    assert (booked.input_usd, booked.output_usd) == pytest.approx((said.input_usd, said.output_usd))
     assert (line.call_at is None) == (state.open_call is None)
     if state.open_call:
         assert line.reserved_usd == state.open_call.reserved_usd
@@ -140,7 +136,7 @@ def test_the_row_and_the_ledger_say_what_the_fold_says(seed: int) -> None:
     for event in [*events, end]:
         fold(line, event, ledger)
         state = apply(state, event)
-        booked = LedgerAmounts(*map(sum, zip(*map(astuple, ledger.values()), strict=True)))
+        booked = sum(ledger.values(), Tally())
         _check(line, state, booked)
     assert (line.status, line.reason, line.finished_at) == ("error", "loop", end.at)
     assert line.seq == len(events) + 1

@@ -7,7 +7,6 @@ import pytest
 from rich.cells import cell_len
 
 from batchd.cli.display import conversation_lines
-from batchd.cli.display.status_text import unsettled
 from batchd.cli.top import head, work
 from batchd.cli.top.columns import Canvas, table
 from batchd.cli.top.lists import Selection
@@ -27,8 +26,9 @@ from batchd.observe.snapshot import (
     Snapshot,
     Speed,
 )
-from batchd.records import Batch, Cause, Parking, Ref, Scope, TaskStatus
+from batchd.records import Batch, Cause, Parking, Ref, Scope, Tally, TaskStatus
 from batchd.store.rows import BatchRow, TaskRow
+from batchd.words import uncertain
 
 NOW = 1_795_000_000.0
 HOSTILE = "\x1b]0;owned\x07 写个游戏 \u202e e\u0301 👩\u200d🚀 \r\n\t" * 9
@@ -45,15 +45,7 @@ def _task(batch: str, name: str, **fields: Any) -> TaskRow:
         directory="/srv/x",
         after=(),
         round=2,
-        calls=7,
-        input_tokens=123_456,
-        cached_input_tokens=0,
-        output_tokens=789,
-        reasoning_tokens=0,
-        estimated=False,
-        cost_usd=1.25,
-        unsettled_calls=0,
-        unsettled_usd=0.0,
+        tally=Tally(calls=7, input_tokens=123_456, output_tokens=789, input_usd=1.25),
         step="ToolRan",
         worker="1",
         attempts=1,
@@ -81,13 +73,7 @@ def _batch(name: str, **fields: Any) -> BatchRow:
         timeout=1,
         error=2,
         cancelled=0,
-        calls=60,
-        input_tokens=1_234_567,
-        cached_input_tokens=0,
-        output_tokens=4_321,
-        cost_usd=4.75,
-        unsettled_calls=0,
-        unsettled_usd=0.0,
+        tally=Tally(calls=60, input_tokens=1_234_567, output_tokens=4_321, input_usd=4.75),
         finished_at=None,
         published_at=None,
         pruned=0,
@@ -198,7 +184,10 @@ def test_names_that_begin_alike_stay_apart() -> None:
     in letters of two columns too; a column of text is cut at its end.
     """
     begun = "upgrade-the-dependency-in-all-of-our-repositories-and-run-their-tests"
-    rows = [_batch(f"{begun}-{end}", unsettled_calls=1) for end in ("2026-11-29", "2026-11-30")]
+    rows = [
+        _batch(f"{begun}-{end}", tally=Tally(unsettled_calls=1))
+        for end in ("2026-11-29", "2026-11-30")
+    ]
     drawn = [line.plain for line in table(work.batch_columns(rows), rows, 80, title="BATCHES")]
     assert all(cell_len(line) <= 80 for line in drawn)
     for line, end in zip(drawn[1:], ("-29", "-30"), strict=True):
@@ -217,7 +206,7 @@ def test_names_that_begin_alike_stay_apart() -> None:
 def test_money_stays_where_room_is_short() -> None:
     """In 80 columns, a batch of thousands with a budget leaves tokens out before what it cost."""
     batch = _batch("documentation", tasks=3000, completed=3000, error=0, timeout=0)
-    rows = [batch, _batch("dear", unsettled_calls=1)]
+    rows = [batch, _batch("dear", tally=Tally(unsettled_calls=1))]
     head, *lines = [
         line.plain for line in table(work.batch_columns(rows), rows, 80, title="BATCHES")
     ]
@@ -230,15 +219,18 @@ def test_money_that_is_not_known_whole_is_shown_as_far_as_it_is() -> None:
     """A missing price hides none that is known,
     nor does a sum hide calls without an answer on record.
     """
-    row = _batch("docs", cost_usd=None, known_usd=0.5, unsettled_calls=1, unsettled_usd=0.25)
+    lost = Tally(unpriced_calls=1, input_usd=0.5, unsettled_calls=1, unsettled_usd=0.25)
+    row = _batch("docs", tally=lost)
     (cost,) = [column for column in work.batch_columns([row]) if column.head == "COST"]
     assert cost.cell(row) == "> $0.5000"
     (more,) = [column for column in work.batch_columns([row]) if column.head == "UNSETTLED"]
-    assert more.cell(row) == unsettled(row) == "≤ $0.2500"
+    assert more.cell(row) == uncertain(lost) == "≤ $0.2500"
     heads = {c.head: c for c in work.columns("TIME", of_one=True, unsettled=True)}
-    task = TaskActivity(_task("docs", "t", unsettled_calls=1), "model", "", 0.0, NOW)
+    task = TaskActivity(
+        _task("docs", "t", tally=Tally(input_usd=1.25, unsettled_calls=1)), "model", "", 0.0, NOW
+    )
     assert heads["COST"].cell(task) == "$1.25"
-    assert heads["UNSETTLED"].cell(task) == "yes", "of a call without a known price"
+    assert heads["UNSETTLED"].cell(task) == "1 call", "of a call without a known price"
     certain = work.batch_columns([_batch("docs")])
     assert "UNSETTLED" not in {column.head for column in certain}
     sight = _sight()

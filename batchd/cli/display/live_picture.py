@@ -84,8 +84,8 @@ class LivePicture(ProgressScreen):
     def _bar(self, picture: Picture) -> Table:
         total = sum(b.tasks for b in picture.batches)
         done = sum(b.finished for b in picture.batches)
-        tokens = sum(b.input_tokens + b.output_tokens for b in picture.batches)
-        costs = [b.cost_usd for b in picture.batches]
+        tokens = sum(b.tally.total_tokens for b in picture.batches)
+        costs = [b.tally.cost_usd for b in picture.batches]
         cost = None if None in costs else sum(c for c in costs if c)
         bad = done - sum(b.completed for b in picture.batches)
         bar = Table.grid(padding=(0, 1))

@@ -157,8 +157,8 @@ class ProgressWatch:
             took = (task.finished_at or 0.0) - (task.started_at or task.finished_at or 0.0)
             lines.append(
                 f"{MARKS[task.status]} {task.ref.task} {how}: {duration(took)}, "
-                f"{counted(task.round, 'round')}, {task.input_tokens + task.output_tokens:,} "
-                f"tokens, {'cost unknown' if task.cost_usd is None else money(task.cost_usd)}"
+                f"{counted(task.round, 'round')}, {task.tally.total_tokens:,} tokens, "
+                f"{'cost unknown' if (usd := task.tally.cost_usd) is None else money(usd)}"
             )
         elif task.status is TaskStatus.PARKED:
             return [

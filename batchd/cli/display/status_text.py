@@ -18,7 +18,7 @@ from batchd.records import Ref, TaskStatus
 from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow, TaskRow
 from batchd.views import view
-from batchd.words import at_least, counted, duration, listed, moment, money
+from batchd.words import at_least, counted, duration, listed, moment, money, uncertain
 
 
 def batches(rows: Sequence[BatchRow], prompts: Mapping[str, str] | None = None) -> list[str]:
@@ -31,9 +31,9 @@ def batches(rows: Sequence[BatchRow], prompts: Mapping[str, str] | None = None) 
             r.status,
             f"{r.finished:,}/{r.tasks:,}",
             f"{r.finished - r.completed:,}" if r.finished > r.completed else "",
-            f"{r.input_tokens + r.output_tokens:,}",
-            at_least(r.cost_usd, r.known_usd),
-            unsettled(r),
+            f"{r.tally.total_tokens:,}",
+            at_least(r.tally.cost_usd, r.tally.known_usd),
+            uncertain(r.tally),
             moment(r.batch.received_at),
             formatting.one_line((prompts or {}).get(r.batch.name, "")),
         )
@@ -63,10 +63,10 @@ def tasks(rows: Sequence[TaskRow], prompts: Mapping[str, str], waiting: WaitReas
             t.ref.task,
             view.word(t.status, t.reason),
             str(t.round),
-            str(t.calls),
-            f"{t.input_tokens + t.output_tokens:,}",
-            money(t.cost_usd),
-            unsettled(t),
+            str(t.tally.calls),
+            f"{t.tally.total_tokens:,}",
+            money(t.tally.cost_usd),
+            uncertain(t.tally),
             formatting.one_line(prompts.get(t.ref.task, "")),
             waiting.in_short(t),
         )
@@ -87,15 +87,6 @@ def tasks(rows: Sequence[TaskRow], prompts: Mapping[str, str], waiting: WaitReas
     )
 
 
-def unsettled(row: BatchRow | TaskRow) -> str:
-    """Return what calls without an answer on record may have cost on top; empty: there are none."""
-    if not row.unsettled_calls:
-        return ""
-    # Nothing at most: they cost nothing, or their price is unknown.
-    usd = row.unsettled_usd
-    return f"≤ {money(usd)}" if usd else counted(row.unsettled_calls, "call")
-
-
 #: Characters of a prompt, an answer or a verdict; `batchd logs` and the result have all of it.
 _MAX_TEXT_CHARS = 600
 
@@ -106,6 +97,7 @@ def task_facts(reader: StoreReader, row: TaskRow, why: str) -> dict[str, str]:
     """
     text = reader.result(row.ref) if row.status.final else ""
     made = decoders.decode(text, ResultV1) if text else None
+    used = row.tally
     return {
         "task": str(row.ref),
         "status": f"{view.word(row.status, row.reason)} since {moment(row.since)}",
@@ -116,13 +108,13 @@ def task_facts(reader: StoreReader, row: TaskRow, why: str) -> dict[str, str]:
         "directory": row.directory,
         "model": row.model,
         "round": str(row.round),
-        "tokens": f"{row.input_tokens:,} in ({row.cached_input_tokens:,} cached), "
-        f"{row.output_tokens:,} out, in {counted(row.calls, 'call')}",
-        "cache": words.from_cache(row.cache_share, row.cache_saved) if row.calls else "",
-        "cost": money(row.cost_usd),
-        "unsettled": f"{counted(row.unsettled_calls, 'call')}, "
-        + (f"at most {money(row.unsettled_usd)}" if row.unsettled_usd else "at a price unknown")
-        if row.unsettled_calls
+        "tokens": f"{used.input_tokens:,} in ({used.cached_input_tokens:,} cached), "
+        f"{used.output_tokens:,} out, in {counted(used.calls, 'call')}",
+        "cache": words.from_cache(used.cache_share, used.cache_saved) if used.calls else "",
+        "cost": money(used.cost_usd),
+        "unsettled": f"{counted(used.unsettled_calls, 'call')}, "
+        + (f"at most {money(used.unsettled_usd)}" if used.unsettled_usd else "at a price unknown")
+        if used.unsettled_calls
         else "",
         "queued": moment(row.queued_at),
         "started": moment(row.started_at),

@@ -21,7 +21,7 @@ from batchd.errors import (
 )
 from batchd.formats import StatusBatchV1, StatusV1, SummaryV1
 from batchd.log import escape
-from batchd.records import Batch, Parking, Ref, Task, TaskStatus, outcome
+from batchd.records import Batch, Parking, Ref, Tally, Task, TaskStatus, outcome
 from batchd.spool import outbox
 from batchd.store.rows import BatchRow, TaskRow
 
@@ -122,14 +122,13 @@ class MemberReader:
             ),
             tasks=row.total,
             **{status.value: row.counts.get(status, 0) for status in TaskStatus},
-            calls=0,
-            input_tokens=row.total_tokens,
-            cached_input_tokens=0,
-            output_tokens=0,
-            unsettled_calls=int(row.unsettled > 0),
-            unsettled_usd=row.unsettled,
-            cost_usd=row.cost,
-            known_usd=row.cost or 0.0,
+            tally=Tally(
+                input_tokens=row.total_tokens,
+                unpriced_calls=int(row.cost is None),
+                input_usd=row.cost or 0.0,
+                unsettled_calls=int(row.unsettled > 0),
+                unsettled_usd=row.unsettled,
+            ),
             finished_at=ended,
             published_at=ended,
             pruned=0,

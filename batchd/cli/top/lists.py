@@ -283,7 +283,7 @@ class MainScreen:
         active = self.pane is Pane.TASKS
         place = self.task.place - self.task.first if active else -1
         doing = Activities(sight.snapshot, sight.tasks if self.opened else (), sight.prompts)
-        unsettled = any(row.unsettled_calls for row in shown)
+        unsettled = any(row.tally.unsettled_calls for row in shown)
         columns = work.columns(self._by, of_one=bool(self.opened), unsettled=unsettled)
         drawn = table(columns, [doing.work(row) for row in shown], width, title=title)
         dressed = _dressed(drawn, place, width, active=active)

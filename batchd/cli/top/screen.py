@@ -114,13 +114,13 @@ class TaskView:
         line = Text(str(self.ref))
         if story := self._story:
             row = story.row
-            tokens = compact(row.input_tokens + row.output_tokens)
+            tokens = compact(row.tally.total_tokens)
             figures = (
                 str(row.status),
                 f"round {row.round}",
-                counted(row.calls, "call"),
+                counted(row.tally.calls, "call"),
                 f"{tokens} tokens",
-                money(row.cost_usd),
+                money(row.tally.cost_usd),
                 row.model,
             )
             line.append(escape(f"  {'  '.join(figures)}"))

@@ -16,7 +16,7 @@ from batchd.observe.standstill import WaitReasons, earlier_batches
 from batchd.records import Ref, TaskStatus
 from batchd.store.rows import BatchRow, TaskRow
 from batchd.views import view
-from batchd.words import at_least, compact, limit, money, span
+from batchd.words import at_least, compact, limit, money, span, uncertain
 
 #: The colours of what a task does, or how it ended; the rest has none.
 _STYLES = {
@@ -112,8 +112,8 @@ _RANKS = {
 #: What lists are sorted by, one after the other with every `s`; the first is the default.
 SORTS: dict[str, tuple[Callable[[TaskActivity], Any], bool]] = {
     "TIME": (lambda w: w.elapsed_s, True),
-    "TOKENS": (lambda w: w.row.input_tokens + w.row.output_tokens, True),
-    "COST": (lambda w: w.row.cost_usd or 0.0, True),
+    "TOKENS": (lambda w: w.row.tally.total_tokens, True),
+    "COST": (lambda w: w.row.tally.cost_usd or 0.0, True),
     "STEP": (lambda w: (_RANKS.get(w.step, len(_RANKS)), w.step), False),
     "TASK": (lambda w: w.row.ref, False),
 }
@@ -166,11 +166,17 @@ def columns(by: str, *, of_one: bool, unsettled: bool) -> list[Column[TaskActivi
             least=7,
             rank=3 if of_one else 2,
         ),
-        Column(head="COST", cell=lambda w: money(w.row.cost_usd), right=True, least=7, rank=1),
+        Column(
+            head="COST", cell=lambda w: money(w.row.tally.cost_usd), right=True, least=7, rank=1
+        ),
         *(
             [
                 Column(
-                    head="UNSETTLED", cell=lambda w: _unsettled(w.row), right=True, least=9, rank=2
+                    head="UNSETTLED",
+                    cell=lambda w: uncertain(w.row.tally),
+                    right=True,
+                    least=9,
+                    rank=2,
                 )
             ]
             if unsettled
@@ -225,14 +231,16 @@ def batch_columns(rows: Sequence[BatchRow]) -> list[Column[BatchRow]]:
         Column(head="TOKENS", cell=_tokens, right=True, least=6, rank=3),
         Column(
             head="COST",
-            cell=lambda b: at_least(b.cost_usd, b.known_usd),
+            cell=lambda b: at_least(b.tally.cost_usd, b.tally.known_usd),
             right=True,
             least=7,
             rank=1,
         ),
     ]
-    if any(b.unsettled_calls for b in rows):
-        made.append(Column(head="UNSETTLED", cell=_unsettled, right=True, least=9, rank=2))
+    if any(b.tally.unsettled_calls for b in rows):
+        made.append(
+            Column(head="UNSETTLED", cell=lambda b: uncertain(b.tally), right=True, least=9, rank=2)
+        )
     if any(b.batch.budget_usd for b in rows):
         made.append(Column(head="BUDGET", cell=_budget, rank=2))
     return made
@@ -251,19 +259,14 @@ def _bad(row: BatchRow) -> Text:
 
 
 def _tokens(row: BatchRow | TaskRow) -> str:
-    return compact(row.input_tokens + row.output_tokens)
-
-
-def _unsettled(row: BatchRow | TaskRow) -> str:
-    usd = row.unsettled_usd
-    return f"≤ {money(usd)}" if usd else "yes" if row.unsettled_calls else ""
+    return compact(row.tally.total_tokens)
 
 
 def _budget(row: BatchRow) -> Text:
     budget = row.batch.budget_usd
     if not budget:
         return Text()
-    part = ((row.cost_usd or 0.0) + row.unsettled_usd) / budget
+    part = ((row.tally.cost_usd or 0.0) + row.tally.unsettled_usd) / budget
     gauge = bar(part, _SMALL_BAR, "red" if part >= _RED_FROM else "green")
     return Text.assemble(gauge, f" {limit(budget)}")
 
@@ -289,7 +292,7 @@ def lately(glimpsed: Glimpsed, width: int, height: int) -> list[Text]:
         ),
         Column(head="TIME", cell=_took, right=True, least=6, rank=2),
         Column(head="TOKENS", cell=_tokens, right=True, least=7, rank=3),
-        Column(head="COST", cell=lambda t: money(t.cost_usd), right=True, least=7, rank=1),
+        Column(head="COST", cell=lambda t: money(t.tally.cost_usd), right=True, least=7, rank=1),
         Column(
             head="PROMPT",
             cell=lambda t: glimpsed.prompts.get(t.ref, ""),

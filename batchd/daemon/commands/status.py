@@ -156,5 +156,10 @@ def _row(row: BatchRow) -> status.ListedBatch:
         request=batch.request,
         received_at=batch.received_at,
         rejected=bool(row.problems),
-        **{f: getattr(row, f) for f in status.ListedBatch.__struct_fields__ if hasattr(row, f)},
+        **{
+            name: getattr(each, name)
+            for each in (row, row.tally)
+            for name in status.ListedBatch.__struct_fields__
+            if hasattr(each, name)
+        },
     )
