@@ -12,14 +12,14 @@ from pathlib import Path
 from harness import row, stage
 
 from batchd.records import Batch, Task
-from batchd.store import Store
+from batchd.store import Store, operations
 
 QUEUED = int(os.environ.get("BATCHD_BENCH_FILES", "100000"))
 _AT_ONCE = 500
 
 
 async def _fill(spool: Path, batches: int, tasks: int) -> None:
-    store = Store.open(spool / ".batchd/batchd.db")
+    store = Store(spool / ".batchd/batchd.db")
 
     async def add(number: int) -> None:
         batch = Batch(
@@ -30,7 +30,8 @@ async def _fill(spool: Path, batches: int, tasks: int) -> None:
             received_at=time.time(),
         )
         words = " ".join(f"word{i * number % 97}" for i in range(30))
-        await store.add_batch(
+        await store.write(
+            operations.add_batch,
             batch,
             [
                 Task(id=f"{i:03d}", first_prompt=f"{words} {i}", model="bench/hang")

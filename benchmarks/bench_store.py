@@ -27,7 +27,7 @@ from batchd.records import (
     ToolCall,
     Usage,
 )
-from batchd.store import Store
+from batchd.store import Store, lookups, operations
 
 AGENTS, CALLS, QUEUED = 32, 100, 100_000
 _PRICE = Price(rates=(Rate(input=1.0, cached_input=0.1, output=2.0),), source="config")
@@ -54,7 +54,7 @@ def tasks(count: int) -> list[Task]:
 
 async def agent(store: Store, ref: Ref) -> None:
     """Do what one agent does: permit, answer, tool, and so on."""
-    given = await store.dispatch(ref)
+    given = await store.write(operations.dispatch, ref)
     pending: Event = TaskStarted(
         at=1.0, terms=Terms(model=_MODEL, judge=_MODEL, system_prompt=text(2000))
     )
@@ -68,7 +68,7 @@ async def agent(store: Store, ref: Ref) -> None:
             max_output_tokens=8192,
             reserved_usd=0.01,
         )
-        await store.ask(ref, given.attempt, seq, [msgspec.Raw(encode(pending))], call)
+        await store.record(ref, given.attempt, seq, [msgspec.Raw(encode(pending))], call)
         answer = Answer(content=text(300), tool_calls=(tool,), usage=usage)
         event = CallAnswered(at=3.0, purpose=Purpose.AGENT, answer=answer, calls=(tool,))
         await store.record(ref, given.attempt, seq + 2, [msgspec.Raw(encode(event))])
@@ -77,8 +77,8 @@ async def agent(store: Store, ref: Ref) -> None:
 
 async def steps(path: Path) -> tuple[float, float]:
     """Return CPU milliseconds of one durable step, and steps a second."""
-    store = Store.open(path)
-    await store.add_batch(batch("steps", str(path.parent)), tasks(AGENTS))
+    store = Store(path)
+    await store.write(operations.add_batch, batch("steps", str(path.parent)), tasks(AGENTS))
     wall, cpu = time.perf_counter(), time.process_time()
     await asyncio.gather(*(agent(store, Ref("steps", str(i))) for i in range(AGENTS)))
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
@@ -88,12 +88,12 @@ async def steps(path: Path) -> tuple[float, float]:
 
 async def fill(path: Path) -> float:
     """Store the queue as ten files; return the seconds that the slowest took."""
-    store = Store.open(path)
+    store = Store(path)
     slowest = 0.0
     for i in range(10):
         new = tasks(QUEUED // 10)
         start = time.perf_counter()
-        await store.add_batch(batch(f"b{i}", str(path.parent)), new)
+        await store.write(operations.add_batch, batch(f"b{i}", str(path.parent)), new)
         slowest = max(slowest, time.perf_counter() - start)
     store.close()
     return slowest
@@ -106,8 +106,8 @@ def main() -> int:
         path = Path(folder) / "queue.db"
         added = asyncio.run(fill(path))
         start = time.perf_counter()
-        store = Store.open(path)
-        found = len(store.restore().queued)
+        store = Store(path)
+        found = len(store.read(lookups.restore).queued)
         restored = time.perf_counter() - start
         store.close()
     assert found == QUEUED

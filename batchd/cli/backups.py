@@ -172,7 +172,7 @@ async def _work(draft: Path, settings: config.Config, *, do: bool, moved: bool) 
     from batchd.daemon import reconcile
     from batchd.store import Store
 
-    store = Store.open(draft)
+    store = Store(draft)
     try:
         plan = await reconcile.plan(store, settings)
         if do:

@@ -20,6 +20,7 @@ from batchd.events import Event
 from batchd.log import escape, escape_json
 from batchd.observe.snapshot import AgentSnapshot, Unseen, agent_at, ask
 from batchd.records import Ref, TaskStatus
+from batchd.store import lookups
 from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow, TaskRow
 from batchd.words import duration, moment
@@ -122,7 +123,7 @@ class ConversationPrinter(Printer):
     def show(self, ref: Ref, event: Event) -> None:
         """Print what an event adds to the conversation."""
         if self._prompt is None:
-            self._prompt = self._reader.spec(ref).first_prompt
+            self._prompt = self._reader.prompt(ref)
         width = formatting.terminal_width() if self._terminal else 0
         self._clear()
         self._asked = 0.0  # whatever was done, something else is done now
@@ -205,7 +206,7 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             printer = JsonPrinter()
         elif args.lines or not task:
-            printer = LinePrinter(reader.lengths(batch, task))
+            printer = LinePrinter(reader.read(lookups.lengths, batch, task))
         else:
             printer = ConversationPrinter(reader, state, full=args.full)
         with printer:
@@ -236,7 +237,11 @@ def _follow(reader: StoreReader, batch: str, task: str, printer: Printer, *, on:
 
 def _ended(reader: StoreReader, batch: str, task: str) -> bool:
     """Return whether there is nothing more to come; before what there is was read."""
-    return reader.task(Ref(batch, task)).status.final if task else not reader.unfinished(batch)
+    return (
+        reader.task(Ref(batch, task)).status.final
+        if task
+        else not reader.read(lookups.unfinished, batch)
+    )
 
 
 def _silence(row: BatchRow) -> str:
@@ -257,11 +262,11 @@ def _fresh(
 ) -> Iterator[tuple[Ref, Event]]:
     """Yield the events that came since the last look, by their time."""
     found: list[tuple[float, Ref, Event]] = []
-    for name, length in reader.lengths(batch, task).items():
+    for name, length in reader.read(lookups.lengths, batch, task).items():
         start = seen.get(name, 0)
         if length > start:
             ref = Ref(batch, name)
-            if events := reader.events(ref, start):  # none, where they were pruned
+            if events := reader.read(lookups.events, ref, start):  # none, where they were pruned
                 found += [(e.at, ref, e) for e in events]
                 seen[name] = start + len(events)
     found.sort(key=lambda item: item[0])

@@ -17,6 +17,7 @@ from batchd.errors import DeliveryError, UsageError
 from batchd.log import escape
 from batchd.notify import channels
 from batchd.notify.channels import ReceiverTarget
+from batchd.store import lookups
 from batchd.store.reader import StoreReader
 
 
@@ -75,7 +76,7 @@ def _show(settings: config.Config, targets: list[ReceiverTarget], *, as_json: bo
     store = formatting.store_path(Path(settings.paths.state))
     if store.exists():
         with StoreReader(store) as reader:
-            waiting.update(reader.notices())
+            waiting.update(reader.read(lookups.notice_counts))
     rows = [(t.name, t.settings, waiting[t.name]) for t in targets]
     if as_json:
         formatting.print_json(

@@ -18,6 +18,7 @@ from batchd.control import Prune
 from batchd.errors import UsageError
 from batchd.log import escape
 from batchd.spool.removal import PublishedFolder
+from batchd.store import lookups
 from batchd.store.reader import StoreReader
 from batchd.store.rows import PrunableBatch
 from batchd.words import moment
@@ -72,7 +73,7 @@ def _show(args: argparse.Namespace, store: Path) -> int:
     rows: Sequence[PrunableBatch] = ()
     if store.exists():
         with StoreReader(store) as reader:
-            rows = reader.prunable(time.time() - args.older_than * _DAY_S)
+            rows = reader.read(lookups.prunable, time.time() - args.older_than * _DAY_S)
     for row in rows:
         size = PublishedFolder(row.batch.outbox, row.batch.name).size() if args.outbox else None
         if row.stored or size is not None:

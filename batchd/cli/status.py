@@ -29,6 +29,7 @@ from batchd.observe.snapshot import Unseen, ask
 from batchd.observe.standstill import WaitReasons
 from batchd.records import Parking, Ref, TaskStatus
 from batchd.spool.settle import ignorable
+from batchd.store import lookups, queries
 from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow, TaskRow
 from batchd.words import moment
@@ -75,8 +76,12 @@ def run(args: argparse.Namespace) -> int:
         rows = reader.batches(limit=last + 1 if last > 0 else -1)
         shown = rows[:last] if last > 0 else rows
         parked = reader.parked()
-        idle = reader.idle(parked)
-        prompts = {} if args.json else reader.first_prompts([row.batch.name for row in shown])
+        idle = reader.read(queries.idle, parked)
+        prompts = (
+            {}
+            if args.json
+            else reader.read(queries.first_prompts, [row.batch.name for row in shown])
+        )
         code = _overview(
             daemon,
             parked,
@@ -267,7 +272,13 @@ def _batch(reader: StoreReader, name: str, daemon: DaemonStatus | Unseen, *, as_
     formatting.say(*_fetching(daemon, name), *standstill.lines(parked))
     formatting.say(*(f"  {problem}" for problem in row.problems))
     if tasks:
-        print("", *status_text.tasks(tasks, reader.prompts(name, _MOST_PROMPTS), waiting), sep="\n")
+        print(
+            "",
+            *status_text.tasks(
+                tasks, reader.read(queries.prompts_of_batch, name, _MOST_PROMPTS), waiting
+            ),
+            sep="\n",
+        )
     if warnings := [*status_text.caution_lines(found)]:
         formatting.say("", *warnings)
     return 0
@@ -284,7 +295,7 @@ def _waiting(
     """
     left = {task.ref for task in tasks if not task.status.final}
     begun = reader.begun() if left else ()
-    batches = {ref.batch: reader.open_before(ref.batch) for ref in [*left][:1]}
+    batches = {ref.batch: reader.read(lookups.open_before, ref.batch) for ref in [*left][:1]}
     runs = daemon is not Unseen.ABSENT
     return WaitReasons(parked, begun, left, earlier=batches, daemon=runs)
 

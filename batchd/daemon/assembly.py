@@ -66,7 +66,7 @@ from batchd.pool.supervisor import Supervisor
 from batchd.pricing import Prices
 from batchd.spool import claims
 from batchd.spool.outbox import OwnOutboxes
-from batchd.store import Store
+from batchd.store import Store, lookups
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,12 @@ def joined(
     )
     endpoints, missing = tuning.endpoints(config)
     news: asyncio.Queue[News] = asyncio.Queue()
-    governor = Governor(config, missing, news.put_nowait, booked=store.spent_on)
+    governor = Governor(
+        config,
+        missing,
+        news.put_nowait,
+        booked=lambda day: store.read(lookups.day_money, day).total,
+    )
 
     # Batches and results.
     names = BatchNames(loop, store, outboxes)

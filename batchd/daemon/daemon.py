@@ -163,7 +163,7 @@ class Daemon:
             visible.warn(config)
         disks = AllDiskThreads()
         undo.callback(disks.close)
-        store = Store.open(state / "batchd.db")
+        store = Store(state / "batchd.db")
         undo.callback(store.close)
         for each in self._listeners:
             undo.push_async_callback(each.close)
@@ -269,7 +269,7 @@ class Daemon:
         p = self._parts
         if self._systemd.every_s:
             yield self._systemd.feed()
-        yield writes.tidy(p.current, p.store, p.writes)
+        yield writes.tidy(p.current, p.writes)
         yield writes.keep(p.store, p.troubles, server)
         yield heap.give_back()
         yield p.circuits.watch()

@@ -25,7 +25,7 @@ from batchd.formats import ResultV1, SummaryV1
 from batchd.records import Batch, Cause, Parking, Ref, Scope, Tally, TaskStatus, Tokens
 from batchd.spool import claims, files, outbox
 from batchd.spool.claims import Claim
-from batchd.store import Store
+from batchd.store import Store, lookups, operations
 from batchd.store.task_transaction import TaskTransaction
 
 #: Tasks whose commits are shared.
@@ -68,7 +68,7 @@ async def plan(store: Store, config: Config) -> ReconcilePlan:
     known = await store.writer.submit(
         lambda journal: dict(journal.db.execute("SELECT name, outbox FROM batches").fetchall())
     )
-    ours, made, restored = Path(config.paths.outbox), ReconcilePlan(), store.restore()
+    ours, made, restored = Path(config.paths.outbox), ReconcilePlan(), store.read(lookups.restore)
     made.others.extend(_others(ours, known))
     # What ended in this store and was not written yet, the daemon writes, to the same bytes.
     unpublished = {ref.batch for ref in restored.unpublished}
@@ -87,7 +87,9 @@ async def plan(store: Store, config: Config) -> ReconcilePlan:
             made.published.append(batch.name)
     made.unknown.extend(_unknown(ours, known))
     claimed, _ = claims.lying(Path(config.paths.inbox), Path(config.paths.state))
-    made.claims.extend(claim for claim in claimed if store.claimed(claim.ulid) is None)
+    made.claims.extend(
+        claim for claim in claimed if store.read(lookups.claimed, claim.ulid) is None
+    )
     return made
 
 
@@ -99,7 +101,7 @@ async def carry_out(store: Store, made: ReconcilePlan) -> None:
     for start in range(0, len(works), _CHUNK):
         await asyncio.gather(*(work() for work in works[start : start + _CHUNK]))
     for name in made.published:
-        await store.batch_published(name)
+        await store.write(operations.batch_published, name)
 
 
 def set_aside(made: ReconcilePlan, state: Path) -> None:
@@ -115,7 +117,7 @@ def set_aside(made: ReconcilePlan, state: Path) -> None:
 
 async def _import(store: Store, end: OutboxResult) -> None:
     await store.writer.submit(partial(_adopt, end=end))
-    await store.published(end.ref)
+    await store.write(operations.published, end.ref)
 
 
 def _adopt(journal: TaskTransaction, end: OutboxResult) -> None:
@@ -150,10 +152,13 @@ async def _park(store: Store, ref: Ref, now: float) -> None:
         "the store is from an earlier time, so this may have run since: "
         f"`batchd resume {ref}` runs it, `batchd cancel {ref}` ends it"
     )
-    await store.park(
-        Parking(scope=Scope.TASK, name=str(ref), cause=Cause.UNCERTAIN, message=message, since=now)
+    await store.write(
+        operations.park,
+        Parking(scope=Scope.TASK, name=str(ref), cause=Cause.UNCERTAIN, message=message, since=now),
     )
-    await store.suspend(ref, None, TaskStatus.PARKED, message)  # so that it is shown
+    await store.write(
+        operations.suspend, ref, None, TaskStatus.PARKED, message
+    )  # so that it is shown
 
 
 def _end(batch: Batch, ref: Ref, collected: Mapping[str, str]) -> OutboxResult | None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 from batchd import pauses
 from batchd.actions import Action
@@ -27,8 +27,10 @@ from batchd.free_room import STATE, NeededRoom
 from batchd.lifecycle import Lifecycle
 from batchd.lifecycle.holds import Key
 from batchd.records import Parking
-from batchd.store import Store
+from batchd.store import Store, operations
+from batchd.store.task_transaction import TaskTransaction
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _LOOK_S = 1.0
@@ -42,6 +44,24 @@ class Writes:
 
     _store: Store
     _troubles: TroubleLog
+
+    async def write(
+        self,
+        work: Callable[Concatenate[TaskTransaction, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Carry out an operation of the store, as ``durable`` does."""
+        return await self.durable(partial(self._store.write, work, *args, **kwargs))
+
+    async def order(
+        self,
+        work: Callable[Concatenate[TaskTransaction, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Carry out an operation of the store, as ``ordered`` does."""
+        return await self.ordered(partial(self._store.write, work, *args, **kwargs))
 
     async def durable(self, write: Callable[[], Awaitable[T]]) -> T:
         """Write to the store, again and again where it cannot: what waits is kept.
@@ -102,17 +122,14 @@ class Register:
         """Note that these wait no longer, or for fewer causes."""
         async with self._turn:
             await asyncio.gather(
-                *(
-                    self._writes.durable(partial(self._store.unpark, scope, name))
-                    for scope, name in keys
-                )
+                *(self._writes.write(operations.unpark, scope, name) for scope, name in keys)
             )
             for key in keys:
                 for parking in tuple(self._lifecycle.holds.causes(key).values()):
                     await self._keep(parking)
 
     async def _keep(self, parking: Parking) -> None:
-        await self._writes.durable(partial(self._store.park, parking))
+        await self._writes.write(operations.park, parking)
 
 
 async def keep(store: Store, troubles: TroubleLog, server: Server) -> None:
@@ -132,14 +149,15 @@ async def keep(store: Store, troubles: TroubleLog, server: Server) -> None:
                 tries.worked()
 
 
-async def tidy(current: CurrentConfig, store: Store, writes: Writes) -> None:
+async def tidy(current: CurrentConfig, writes: Writes) -> None:
     """Drop what is not needed any more, for ever;
     that takes minutes where there is much, and waits where the disk is full.
     """
     now = steady_clock()
     while True:
-        keep_s = current.config.store.retention_days * _DAY_S
-        await writes.durable(partial(store.prune_before, now() - keep_s))
+        before = now() - current.config.store.retention_days * _DAY_S
+        while await writes.write(operations.prune, before):
+            pass
         await asyncio.sleep(_PRUNE_S)
 
 

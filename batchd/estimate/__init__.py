@@ -23,6 +23,7 @@ from batchd.estimate.bounds import Bounds, TaskKind
 from batchd.estimate.first_requests import FirstRequests
 from batchd.pricing import Prices
 from batchd.records import ModelSetup, Task, TaskStatus, Usage
+from batchd.store import queries
 from batchd.store.queries import PastTask
 from batchd.store.reader import StoreReader
 from batchd.terms import setup
@@ -153,7 +154,9 @@ def estimate(
         for task in file.tasks
     )
     counted = asyncio.run(openings.count([*tasks]))
-    past = cache(lambda model: reader.past_of_model(model, _LOOKED_AT) if reader else [])
+    past = cache(
+        lambda model: reader.read(queries.past_of_model, model, _LOOKED_AT) if reader else []
+    )
     groups = _groups(files, counted, settings, setups, past)
     capped = (
         reduce(add, map(_bounds, (g for g in groups if g.file is file)), Bounds()).capped(

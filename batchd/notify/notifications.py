@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 import msgspec
 
@@ -32,8 +32,12 @@ from batchd.notify.message import clean, compose
 from batchd.pauses import aside, doubled
 from batchd.records import Batch, Parking
 from batchd.spool.ulid import ulid
-from batchd.store import Store
+from batchd.store import Store, lookups, operations
 from batchd.store.rows import WaitingNotice
+from batchd.store.task_transaction import TaskTransaction
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 #: Makes an event: in a thread, for a summary may be large.
 Made: TypeAlias = Callable[[], EventV1]
@@ -128,7 +132,7 @@ class Notifications(Listener):
         left = Path(config.paths.state, "notify")
         rows = await aside(lambda: [*_left_in_files(left)], "notify")
         if rows:
-            await _stored(partial(store.keep_notices, rows))
+            await _stored(store, operations.keep_notices, rows)
         await aside(partial(shutil.rmtree, left, ignore_errors=True), "notify")
         await self._take(config, store)
         while True:
@@ -153,7 +157,7 @@ class Notifications(Listener):
             return
         text = msgspec.json.encode(clean(event, wanting[0].target.masker)).decode()
         rows = [WaitingNotice(each.target.name, event.id, text) for each in wanting]
-        await _stored(partial(store.keep_notices, rows))
+        await _stored(store, operations.keep_notices, rows)
         for courier in wanting:
             courier.wake()
 
@@ -166,7 +170,7 @@ class Notifications(Listener):
             if courier.work.done() or not courier.serves(wanted.get(name)):
                 courier.work.cancel()
                 del self._couriers[name]
-        for name, count in (await _stored(partial(store.drop_others, [*wanted]))).items():
+        for name, count in (await _stored(store, operations.drop_others, [*wanted])).items():
             why = f"[notify.{name}] is gone: {count:,} messages to it are dropped"
             get_logger().warning(Action.NOTIFY_FAILED, receiver=name, message=why)
         for name, target in wanted.items():
@@ -212,7 +216,7 @@ class Courier:
         name = self.target.name
         while True:
             self._came.clear()
-            if not self._store.notices(name):
+            if not self._store.read(lookups.notices, name):
                 self._settled.set()
                 await self._came.wait()
             # Programs look at one event at a time: what came together would be one batch of
@@ -222,11 +226,11 @@ class Courier:
             await self._turn()
             message = await self._next()
             await self._bring(message)
-            await _stored(partial(self._store.drop_notices, name, message.id))
+            await _stored(self._store, operations.drop_notices, name, message.id)
 
     async def _next(self) -> NotificationV1:
         """Return the message that is tried next: one that was tried before is the same one."""
-        waiting = self._store.notices(self.target.name)
+        waiting = self._store.read(lookups.notices, self.target.name)
         own = waiting[0].message
         if own:
             waiting = [notice for notice in waiting if notice.message == own]
@@ -235,7 +239,7 @@ class Courier:
                 del waiting[1:]
             own = ulid()
             ids = [notice.id for notice in waiting]
-            await _stored(partial(self._store.try_notices, self.target.name, ids, own))
+            await _stored(self._store, operations.try_notices, self.target.name, ids, own)
         return compose([decoders.decode(notice.event, EventV1) for notice in waiting], own)
 
     async def _sleep(self, seconds: float) -> None:
@@ -278,11 +282,16 @@ class Courier:
                 return
 
 
-async def _stored(write: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+async def _stored(
+    store: Store,
+    work: Callable[Concatenate[TaskTransaction, P], T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
     """Write to the store, again and again where it cannot: what waits is in memory meanwhile."""
     while True:
         try:
-            return await write()
+            return await store.write(work, *args, **kwargs)
         except StoreError:  # the daemon says it, and what to do
             await asyncio.sleep(_STORE_AGAIN_S)
 

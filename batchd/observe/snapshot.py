@@ -15,6 +15,7 @@ from batchd import control
 from batchd.control import DaemonStatus, status
 from batchd.errors import NoAnswerError, NoDaemonError, StoreError
 from batchd.records import Parking, Ref, Scope, TaskStatus
+from batchd.store import queries
 from batchd.store.queries import AnsweredCall
 from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow, SpendRow, TaskRow, WorkDone
@@ -58,7 +59,7 @@ class Glimpses:
         """Return what there is beside these tasks, which are at work. Raises ``StoreError``."""
         begun = time.monotonic()
         if begun >= self._due:
-            self._ended = reader.ended(time.time() - _LATELY_S, self._most_ended)
+            self._ended = reader.read(queries.ended, time.time() - _LATELY_S, self._most_ended)
             self._due = begun + (time.monotonic() - begun) / _SHARE
         rows = at_work[:_MAX_TASKS]
         self._prompts = {
@@ -74,13 +75,13 @@ class Glimpses:
         known = self._commands.get(row.ref)
         if known and known[0] == mark:
             return known
-        call = reader.command(row.ref)
+        call = reader.read(queries.command, row.ref)
         return mark, " ".join(command(call).split()) if call else ""
 
 
 def _prompt(reader: StoreReader, ref: Ref) -> str:
     try:
-        return " ".join(reader.spec(ref).first_prompt.split())
+        return " ".join(reader.prompt(ref).split())
     except StoreError:  # it was pruned
         return ""
 
@@ -139,7 +140,7 @@ class RateMeter:
             for row in reader.spend(("day", "provider"), since=yesterday)
         }
         if not self._samples:
-            lately = reader.answered_since(wall - _MINUTE_S)
+            lately = reader.read(queries.answered, wall - _MINUTE_S)
             for ago in _moments(lately, wall):
                 self._samples.append((now - ago, _before(seen, lately, wall - ago)))
         self._samples.append((now, seen))
@@ -195,7 +196,7 @@ class HeldMeter:
             return given_back
         begun = time.monotonic()
         if parked != self._known[0] or begun >= self._due:
-            self._known = parked, reader.held(parked)
+            self._known = parked, reader.read(queries.held, parked)
             self._due = begun + (time.monotonic() - begun) / _SHARE
         return max(given_back, self._known[1])
 
@@ -246,7 +247,7 @@ def _history(
     wall = time.time()
     oldest = min((row.batch.received_at for row in batches if not row.published_at), default=wall)
     window = min(_WINDOW_S, max(0.0, wall - oldest))
-    return now - window, WorkDone() - reader.done_since(wall - window)
+    return now - window, WorkDone() - reader.read(queries.done, wall - window)
 
 
 def _done(row: BatchRow) -> WorkDone:
@@ -393,7 +394,7 @@ class Observer:
             batches = [*left, *ended[:_ENDED]]
             rows = self.reader.running()
             parked = self.reader.parked()
-            idle = self.reader.idle(parked)
+            idle = self.reader.read(queries.idle, parked)
             speed = self._meter.measure(self.reader, batches)
             rates = self._rates.measure(self.reader)
             held = self._held.measure(self.reader, parked, batches)

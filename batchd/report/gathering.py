@@ -16,6 +16,7 @@ from batchd.errors import UsageError
 from batchd.events import Event, TaskFinished
 from batchd.formats import ResultV1, TimingV1
 from batchd.results import timestamp
+from batchd.store import lookups
 from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow, TaskRow
 
@@ -53,7 +54,7 @@ class Gathered:
 
     def read(self, row: TaskRow) -> TaskRecord:
         """Read one task. Raises ``StoreError``."""
-        events = self._reader.events(row.ref)
+        events = self._reader.read(lookups.events, row.ref)
         result = self._kept.get(row.ref.task)
         if events and isinstance(last := events[-1], TaskFinished):
             result = _RESULT.decode(last.result)

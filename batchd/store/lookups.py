@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -28,6 +28,8 @@ from batchd.store.stored_values import unpack, unpack_task
 #: and goes with the parking.
 TRIED = "tried"
 BATCH_COLUMNS = "name, claim, outbox, request, received_at, budget_usd, retry_of, first_task, parallel, after_batches, run"
+
+NAMED = "t.name IN (SELECT value FROM json_each(?))"
 
 _PROBLEMS: msgspec.json.Decoder[tuple[Problem, ...]] = decoders.decoder(tuple[Problem, ...])
 #: In an event, where a result stands as a text.
@@ -192,6 +194,35 @@ def ended(db: sqlite3.Connection, name: str) -> tuple[Ref, ...]:
         (batch_key(db, name),),
     )
     return tuple(Ref(name, task) for (task,) in rows)
+
+
+def unbegun(db: sqlite3.Connection, batch: str, names: Sequence[str]) -> list[Task]:
+    """Return those of some tasks that have no event yet,
+    in order, without the values of their secrets.
+    """
+    rows = db.execute(
+        "SELECT p.body FROM tasks t JOIN specs p ON p.task = t.id"  # noqa: S608 (constants)
+        f" WHERE t.batch = ? AND t.seq = 0 AND {NAMED} ORDER BY t.id",
+        (batch_key(db, batch), json.dumps(names)),
+    )
+    return [unpack_task(body) for (body,) in rows]
+
+
+def ends(
+    db: sqlite3.Connection, batch: str, names: Sequence[str]
+) -> list[tuple[Ref, TaskFinished]]:
+    """Return the ends of tasks that have ended, in order."""
+    rows = db.execute(
+        "SELECT t.name, e.body FROM tasks t JOIN events e ON e.task = t.id AND e.seq = t.seq - 1"  # noqa: S608 (constants)
+        f" WHERE t.batch = ? AND t.finished_at IS NOT NULL AND {NAMED} ORDER BY t.id",
+        (batch_key(db, batch), json.dumps(names)),
+    )
+    found = []
+    for name, body in rows:
+        event = decode(unpack(body))
+        assert isinstance(event, TaskFinished), "nothing is appended after a task's end"
+        found.append((Ref(batch, name), event))
+    return found
 
 
 def result(db: sqlite3.Connection, ref: Ref) -> str:

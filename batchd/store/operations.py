@@ -13,10 +13,10 @@ from msgspec.structs import replace
 
 from batchd import decoders
 from batchd.errors import Problem, StaleAttemptError, UsedNameError
-from batchd.events import TaskFinished, decode, encode
+from batchd.events import TaskFinished, encode
 from batchd.records import Batch, Cause, Parking, Ref, Scope, Task, TaskStatus
 from batchd.store import lookups
-from batchd.store.lookups import BATCH_COLUMNS, TRIED, batch_key, claimed, used
+from batchd.store.lookups import BATCH_COLUMNS, NAMED, TRIED, batch_key, claimed, used
 from batchd.store.rows import DispatchedTask, LearntRefusal, WaitingNotice
 from batchd.store.stored_values import (
     error_message,
@@ -24,8 +24,6 @@ from batchd.store.stored_values import (
     pack,
     pack_secrets,
     pack_task,
-    unpack,
-    unpack_task,
 )
 from batchd.store.task_transaction import INSERT_EVENT, TaskTransaction
 
@@ -46,16 +44,6 @@ def wanted() -> None:
     """Let everything be written."""
 
 
-def checked(check: Check, work: Callable[[TaskTransaction], T]) -> Callable[[TaskTransaction], T]:
-    """Return an operation that asks ``check`` first: it may have waited long for its turn."""
-
-    def operation(journal: TaskTransaction) -> T:
-        check()
-        return work(journal)
-
-    return operation
-
-
 def interrupted(db: sqlite3.Connection) -> None:
     """Queue again what ran when the last daemon ended:
     no worker of this machine has it any more.
@@ -73,12 +61,18 @@ def touch(journal: TaskTransaction) -> None:
 
 
 def add_batch(
-    journal: TaskTransaction, batch: Batch, tasks: Sequence[Task], problems: Sequence[Problem] = ()
+    journal: TaskTransaction,
+    batch: Batch,
+    tasks: Sequence[Task],
+    problems: Sequence[Problem] = (),
+    check: Check = wanted,
 ) -> Batch:
-    """Store a batch; return it as it is stored, or was by an earlier try.
+    """Store a batch; return it as it is stored, or was by an earlier try with the same claim.
 
-    With ``problems`` it is a refused file, finished from the start. Raises ``UsedNameError``.
+    With ``problems`` it is a refused file, finished from the start. Raises ``UsedNameError`` where
+    another batch has its name.
     """
+    check()
     db = journal.db
     known = claimed(db, batch.claim)
     if known:
@@ -193,10 +187,11 @@ def worker_lost(journal: TaskTransaction, ref: Ref, attempt: int, *, alone: bool
     return line.crashes
 
 
-def park(journal: TaskTransaction, parking: Parking) -> None:
+def park(journal: TaskTransaction, parking: Parking, check: Check = wanted) -> None:
     """Note that something waits from now on;
     one that is known for the same cause keeps its beginning.
     """
+    check()
     if parking.cause.reason:
         # A provider has one outage at a time.
         outages = [(parking.scope, parking.name, c) for c in Cause if c.reason]
@@ -254,8 +249,11 @@ def unpark(journal: TaskTransaction, scope: Scope, name: str) -> None:
     journal.db.execute("DELETE FROM parked WHERE scope = ? AND name = ?", (scope, name))
 
 
-def prioritise(journal: TaskTransaction, refs: Sequence[Ref], priority: int) -> None:
+def prioritise(
+    journal: TaskTransaction, refs: Sequence[Ref], priority: int, check: Check = wanted
+) -> None:
     """Give tasks another priority."""
+    check()
     journal.db.executemany(
         "UPDATE tasks SET priority = ? WHERE id = ?",
         [(priority, journal.line(ref).id) for ref in refs],
@@ -335,7 +333,6 @@ def _shrink(db: sqlite3.Connection) -> bool:
     return bool(left < free)
 
 
-_NAMED = "t.name IN (SELECT value FROM json_each(?))"
 #: All that an end changes in the row of a task that has no other event.
 _END = """
     UPDATE tasks SET status = ?2, reason = ?3, message = ?4, since = ?5, finished_at = ?5,
@@ -344,39 +341,13 @@ _END = """
 """
 
 
-def unbegun(db: sqlite3.Connection, batch: str, names: Sequence[str]) -> list[Task]:
-    """Return those of some tasks that have no event yet,
-    in order, without the values of their secrets.
-    """
-    rows = db.execute(
-        "SELECT p.body FROM tasks t JOIN specs p ON p.task = t.id"  # noqa: S608 (constants)
-        f" WHERE t.batch = ? AND t.seq = 0 AND {_NAMED} ORDER BY t.id",
-        (batch_key(db, batch), json.dumps(names)),
-    )
-    return [unpack_task(body) for (body,) in rows]
-
-
-def ends(
-    db: sqlite3.Connection, batch: str, names: Sequence[str]
-) -> list[tuple[Ref, TaskFinished]]:
-    """Return the ends of tasks that have ended, in order."""
-    rows = db.execute(
-        "SELECT t.name, e.body FROM tasks t JOIN events e ON e.task = t.id AND e.seq = t.seq - 1"  # noqa: S608 (constants)
-        f" WHERE t.batch = ? AND t.finished_at IS NOT NULL AND {_NAMED} ORDER BY t.id",
-        (batch_key(db, batch), json.dumps(names)),
-    )
-    found = []
-    for name, body in rows:
-        event = decode(unpack(body))
-        assert isinstance(event, TaskFinished), "nothing is appended after a task's end"
-        found.append((Ref(batch, name), event))
-    return found
-
-
-def finish_all(journal: TaskTransaction, found: Sequence[tuple[Ref, TaskFinished]]) -> list[bool]:
+def finish_all(
+    journal: TaskTransaction, found: Sequence[tuple[Ref, TaskFinished]], check: Check = wanted
+) -> list[bool]:
     """Store the ends of tasks that have none, each of another one, also while a worker has them;
     return for each whether it is the one.
     """
+    check()
     by_batch: dict[str, dict[str, TaskFinished]] = {}
     for ref, event in found:
         by_batch.setdefault(ref.batch, {})[ref.task] = event
@@ -398,7 +369,7 @@ def _finish_unbegun(
     key, db = batch_key(journal.db, batch), journal.db
     rows = db.execute(
         "SELECT t.name, t.id FROM tasks t"  # noqa: S608 (constants)
-        f" WHERE t.batch = ? AND t.seq = 0 AND t.finished_at IS NULL AND {_NAMED}",
+        f" WHERE t.batch = ? AND t.seq = 0 AND t.finished_at IS NULL AND {NAMED}",
         (key, json.dumps(journal.unloaded(batch, ends))),
     )
     ids: dict[str, int] = dict(rows.fetchall())
@@ -420,7 +391,7 @@ def _finish_unbegun(
 def published_all(journal: TaskTransaction, batch: str, names: Sequence[str]) -> None:
     """Note that results of a batch lie in the outbox."""
     cursor = journal.db.execute(
-        f"UPDATE tasks AS t SET published = 1 WHERE t.batch = ? AND t.finished_at IS NOT NULL AND {_NAMED}",  # noqa: S608 (constants)
+        f"UPDATE tasks AS t SET published = 1 WHERE t.batch = ? AND t.finished_at IS NOT NULL AND {NAMED}",  # noqa: S608 (constants)
         (batch_key(journal.db, batch), json.dumps(names)),
     )
     if cursor.rowcount != len(names):

@@ -21,75 +21,20 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class ReadConnection:
-    """A connection that can only read. Every read is a short transaction of its own."""
+class StoreReader:
+    """The reader of the store: as of the last commit, beside a daemon or without one.
+
+    Its connection can only read, and every read is a short transaction of its own. Every method
+    raises ``StoreError`` where the file cannot be read, and for names that it does not know.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._db = open_reader(path)
 
-    def read(
-        self,
-        query: Callable[Concatenate[sqlite3.Connection, P], T],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
-        """Return what a query returns. Raises ``StoreError``."""
-        try:
-            return query(self._db, *args, **kwargs)
-        except (sqlite3.Error, *NONSENSE) as error:
-            raise explain(error, self._path) from error
-
-    def rows(self, statement: str, *values: object) -> list[Any]:
-        """Return the rows of a statement. Raises ``StoreError``."""
-        return self.made(tuple, statement, *values)
-
-    def made(self, make: Callable[[Any], T], statement: str, *values: object) -> list[T]:
-        """Return what ``make`` makes of each row of a statement. Raises ``StoreError``."""
-        return self.read(lambda db: [make(row) for row in db.execute(statement, values)])
-
-    def results(self, batch: str) -> Iterator[tuple[str, str]]:
-        """Yield id and result text of each task that has ended:
-        one at a time, there may be many.
-        """
-        for ref in self.read(lookups.ended, batch):
-            yield ref.task, self.read(lookups.result, ref)
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._db.close()
-
-
-class OfSource:
-    """What asks a connection."""
-
-    _source: ReadConnection
-
-
-def asks(
-    query: Callable[Concatenate[sqlite3.Connection, P], T],
-) -> Callable[Concatenate[OfSource, P], T]:
-    """Return a query as a method. Raises ``StoreError``."""
-
-    def method(self: OfSource, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._source.read(query, *args, **kwargs)
-
-    return method
-
-
-class StoreReader(OfSource):
-    """The reader of the store, for people: as of the last commit, beside a daemon or without one.
-
-    Every method raises ``StoreError`` where the file cannot be read,
-    and for names that it does not know.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._source = ReadConnection(path)
-
     def close(self) -> None:
         """Let go of the file."""
-        self._source.close()
+        self._db.close()
 
     def __enter__(self) -> Self:
         return self
@@ -97,31 +42,26 @@ class StoreReader(OfSource):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    lengths = asks(lookups.lengths)
-    unfinished = asks(lookups.unfinished)
-    left = asks(lookups.left)
-    open_before = asks(lookups.open_before)
-    done_since = asks(queries.done)
-    answered_since = asks(queries.answered)
-    held = asks(queries.held)
-    idle = asks(queries.idle)
-    prunable = asks(lookups.prunable)
-    spec = asks(lookups.find_task)
-    pruned = asks(lookups.pruned)
-    prompts = asks(queries.prompts_of_batch)
-    first_prompts = asks(queries.first_prompts)
-    command = asks(queries.command)
-    ended = asks(queries.ended)
-    events = asks(lookups.events)
-    length = asks(lookups.length)
-    cautions = asks(lookups.cautions)
-    past_of_model = asks(queries.past_of_model)
-    notices = asks(lookups.notice_counts)
+    def read(
+        self,
+        query: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Return what a query returns."""
+        try:
+            return query(self._db, *args, **kwargs)
+        except (sqlite3.Error, *NONSENSE) as error:
+            raise explain(error, self._path) from error
+
+    def _made(self, make: Callable[[Any], T], statement: str, *values: object) -> list[T]:
+        """Return what ``make`` makes of each row of a statement."""
+        return self.read(lambda db: [make(row) for row in db.execute(statement, values)])
 
     def batches(self, *, limit: int = -1, unpublished: bool = False) -> list[BatchRow]:
         """Return the batches, newest first; at most ``limit`` of them, if it is not negative."""
         where = "WHERE b.published_at IS NULL" if unpublished else ""
-        return self._source.made(
+        return self._made(
             batch_row,
             f"{BATCHES} {where} GROUP BY b.id ORDER BY b.id DESC LIMIT ?",
             limit,
@@ -129,14 +69,14 @@ class StoreReader(OfSource):
 
     def batch(self, name: str) -> BatchRow:
         """Return one batch."""
-        key = self._source.read(lookups.batch_key, name)
-        (row,) = self._source.made(batch_row, f"{BATCHES} WHERE b.id = ? GROUP BY b.id", key)
+        key = self.read(lookups.batch_key, name)
+        (row,) = self._made(batch_row, f"{BATCHES} WHERE b.id = ? GROUP BY b.id", key)
         return row
 
     def tasks(self, batch: str) -> list[TaskRow]:
         """Return the tasks of a batch, in the order of its file."""
-        key = self._source.read(lookups.batch_key, batch)
-        return self._source.made(task_row, f"{TASKS} WHERE t.batch = ? ORDER BY t.id", key)
+        key = self.read(lookups.batch_key, batch)
+        return self._made(task_row, f"{TASKS} WHERE t.batch = ? ORDER BY t.id", key)
 
     def tasks_where(
         self,
@@ -152,11 +92,11 @@ class StoreReader(OfSource):
         """Return how many tasks of a batch match, and some of them:
         ``sort`` is one of ``row_records.SORTS``.
         """
-        key = self._source.read(lookups.batch_key, batch)
+        key = self.read(lookups.batch_key, batch)
         given = (key, json.dumps([*statuses]), text)
-        [(count,)] = self._source.rows(f"SELECT count(*) FROM tasks t{MATCHING}", *given)  # noqa: S608 (constants)
+        [(count,)] = self._made(tuple, f"SELECT count(*) FROM tasks t{MATCHING}", *given)  # noqa: S608 (constants)
         by, way = SORTS[sort], "DESC" if descending else "ASC"
-        rows = self._source.made(
+        rows = self._made(
             task_row,
             f"{TASKS}{MATCHING} ORDER BY {by} IS NULL, {by} {way}, t.id LIMIT ?4 OFFSET ?5",
             *(*given, limit, offset),
@@ -165,18 +105,18 @@ class StoreReader(OfSource):
 
     def changes(self) -> int:
         """Return a number that is another one once somebody has stored something."""
-        [(number,)] = self._source.rows("PRAGMA data_version")
+        [(number,)] = self._made(tuple, "PRAGMA data_version")
         return int(number)
 
     def task(self, ref: Ref) -> TaskRow:
         """Return one task, as people look at it."""
-        key = self._source.read(lookups.task_key, ref)
-        (row,) = self._source.made(task_row, f"{TASKS} WHERE t.id = ?", key)
+        key = self.read(lookups.task_key, ref)
+        (row,) = self._made(task_row, f"{TASKS} WHERE t.id = ?", key)
         return row
 
     def running(self) -> list[TaskRow]:
         """Return the tasks of all batches that run now, or are parked, longest first."""
-        return self._source.made(
+        return self._made(
             task_row,
             f"{TASKS} WHERE t.published = 0 AND t.status IN ('running', 'parked') ORDER BY t.since, t.id",
         )
@@ -185,26 +125,31 @@ class StoreReader(OfSource):
         """Return the tasks of all batches that have begun and not ended:
         each has its directory to itself.
         """
-        return self._source.made(
+        return self._made(
             task_row, f"{TASKS} WHERE t.published = 0 AND t.finished_at IS NULL AND t.attempt > 0"
         )
 
     def parked(self) -> tuple[Parking, ...]:
         """Return what waits, and why; oldest first."""
-        return summed(self._source.read(lookups.parked))
+        return summed(self.read(lookups.parked))
+
+    def prompt(self, ref: Ref) -> str:
+        """Return a task's prompt; not once it was pruned."""
+        return self.read(lookups.find_task, ref).first_prompt
 
     def result(self, ref: Ref) -> str:
         """Return the result text of a task that has ended; empty once it was pruned."""
         try:
-            return self._source.read(lookups.result, ref)
+            return self.read(lookups.result, ref)
         except StoreError:
             return ""
 
     def results(self, batch: str) -> Iterator[tuple[str, str]]:
-        """Yield id and result text of each task that has ended, in order;
+        """Yield id and result text of each task that has ended, in order, one at a time;
         not once it was pruned.
         """
-        return self._source.results(batch)
+        for ref in self.read(lookups.ended, batch):
+            yield ref.task, self.read(lookups.result, ref)
 
     def spend(
         self,
@@ -227,4 +172,4 @@ class StoreReader(OfSource):
             (batch,) if batch else (), (since, until), models, providers, tags
         )
         make = partial(queries.record, tuple(by))
-        return self._source.made(make, queries.statement(tuple(by)), *asked)
+        return self._made(make, queries.statement(tuple(by)), *asked)

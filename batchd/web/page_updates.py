@@ -23,6 +23,7 @@ from batchd.observe.pages import plain
 from batchd.observe.snapshot import AgentSnapshot
 from batchd.observe.standstill import WaitReasons
 from batchd.records import Ref, TaskStatus
+from batchd.store import lookups
 from batchd.store.queries import SORTS
 from batchd.store.reader import StoreReader
 from batchd.store.rows import TaskRow
@@ -250,7 +251,7 @@ def facts(reader: StoreReader, ref: Ref, sight: StoreSight) -> dict[str, Any]:
         "task": _line(row, waiting, doing),
         "prompt": prompt,
         "prompt_tree": _tree(prompt),
-        "pruned": reader.pruned(ref),
+        "pruned": reader.read(lookups.pruned, ref),
         "folder": folder,
         "kept": os.path.lexists(Path(folder, f"{ref.task}.json")),
         "waits": page_data.parked(held),
@@ -308,13 +309,13 @@ def _waiting(
 ) -> WaitReasons:
     """Return what says why tasks wait."""
     after = {name for row in rows if not row.status.final for name in row.after}
-    left = reader.left(batch, after) if after else set()
+    left = reader.read(lookups.left, batch, after) if after else set()
     queued = any(not row.attempts and not row.status.final for row in rows)
     runs = sight.snapshot is not None and (
         sight.snapshot.daemon is not None or sight.snapshot.silent
     )
     begun = reader.begun() if queued else ()
-    batches = {batch: reader.open_before(batch)} if queued else {}
+    batches = {batch: reader.read(lookups.open_before, batch)} if queued else {}
     return WaitReasons(reader.parked(), begun, left, earlier=batches, daemon=runs)
 
 
@@ -325,7 +326,7 @@ def _task(
     the one after the last, and the passages.
     """
     found = facts(reader, ref, sight)
-    end = 0 if found["pruned"] else reader.length(ref)
+    end = 0 if found["pruned"] else reader.read(lookups.length, ref)
     first = max(0, end - _STEPS) if start is None or start > end else start
     end = min(end, first + _STEPS)
     return found, first, end, _passages(reader, ref, first, end)
@@ -337,7 +338,7 @@ def _passages(reader: StoreReader, ref: Ref, first: int, end: int) -> list[dict[
     # The prompt stands above the conversation, whether or not it has begun.
     return [
         plain(passage, _MAX_PASSAGE_CHARS)
-        for event in reader.events(ref, first, end)
+        for event in reader.read(lookups.events, ref, first, end)
         for passage in passages(event, "")
         if passage.kind is not Kind.PROMPT
     ]

@@ -16,6 +16,7 @@ from batchd.errors import BatchdError, StoreError, UnknownNameError
 from batchd.observe.snapshot import Observer, Snapshot
 from batchd.records import Ref
 from batchd.spool import outbox
+from batchd.store import lookups
 from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow
 
@@ -62,8 +63,8 @@ def prompt(reader: StoreReader, ref: Ref, folder: str) -> str:
     """Return a task's prompt; of a pruned one as its result
     in the outbox has it, and empty where that is gone.
     """
-    if not reader.pruned(ref):
-        return reader.spec(ref).first_prompt
+    if not reader.read(lookups.pruned, ref):
+        return reader.prompt(ref)
     with contextlib.suppress(OSError, ValueError):
         found = outbox.result(Path(folder), ref.task) or {}
         return str(found.get("first_prompt", ""))

@@ -48,7 +48,8 @@ from batchd.records import (
     Trigger,
     Usage,
 )
-from batchd.store import Store
+from batchd.store import Store, operations
+from batchd.store.task_transaction import TaskTransaction
 from batchd.taskstate import fold
 
 #: An evening.
@@ -134,8 +135,8 @@ class Night:
             received_at=self.begun,
         )
         tasks = [self._task(n) for n in range(self.tasks)]
-        store = Store.open(self.path, clock=lambda: self.begun)
-        await store.add_batch(batch, tasks)
+        store = Store(self.path, clock=lambda: self.begun)
+        await store.write(operations.add_batch, batch, tasks)
         self.outbox.mkdir(parents=True)
         free = [(self.begun + 0.2 * slot, slot) for slot in range(self.slots)]
         lives = []
@@ -147,7 +148,7 @@ class Night:
         for start in range(0, len(lives), _CHUNK):
             chunk = lives[start : start + _CHUNK]
             await asyncio.gather(*(self._record(store, task, events) for task, events in chunk))
-        await store.batch_published(self.name)
+        await store.write(operations.batch_published, self.name)
         store.close()
 
     def _task(self, number: int) -> Task:
@@ -254,12 +255,12 @@ class Night:
         *before, finished = events
         ref = Ref(self.name, task.id)
         if before:
-            given = await store.dispatch(ref, "4711")
+            given = await store.write(operations.dispatch, ref, "4711")
             raw = [msgspec.Raw(encode(event)) for event in before]
             await store.record(ref, given.attempt, 0, raw)
         assert isinstance(finished, TaskFinished)
-        await store.finish(ref, finished, attempt=None)
-        await store.published(ref)
+        await store.write(TaskTransaction.finish, ref, finished, attempt=None)
+        await store.write(operations.published, ref)
 
 
 def _end(number: int) -> tuple[TaskStatus, Reason | None, str]:

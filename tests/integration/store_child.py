@@ -34,7 +34,8 @@ from batchd.records import (
     ToolCall,
     Usage,
 )
-from batchd.store import Store
+from batchd.store import Store, operations
+from batchd.store.task_transaction import TaskTransaction
 
 TASKS = 12
 PRICE = Price(rates=(Rate(input=1.0, cached_input=0.1, output=2.0),), source="config")
@@ -60,7 +61,7 @@ def opening(attempt: int) -> Event:
 
 async def work(store: Store, ref: Ref) -> None:
     """Go on with a task for ever."""
-    given = await store.dispatch(ref)
+    given = await store.write(operations.dispatch, ref)
     say("attempt", ref.task, given.attempt)
     seq = len(given.history)
     pending: list[Event] = [opening(1 if not seq else 2)]
@@ -68,7 +69,7 @@ async def work(store: Store, ref: Ref) -> None:
         call = CallStarted(
             at=2.0, purpose=Purpose.AGENT, input_tokens=1, max_output_tokens=1, reserved_usd=0.5
         )
-        await store.ask(ref, given.attempt, seq, [msgspec.Raw(encode(e)) for e in pending], call)
+        await store.record(ref, given.attempt, seq, [msgspec.Raw(encode(e)) for e in pending], call)
         seq += len(pending) + 1
         say("events", ref.task, seq)
         usage = Usage(calls=1, input_tokens=1000, output_tokens=10)
@@ -87,24 +88,26 @@ async def batches(store: Store, outbox: str, mark: str) -> None:
         batch = Batch(
             name=claim, claim=claim, outbox=outbox, request="request.json", received_at=1.0
         )
-        batch = await store.add_batch(batch, [Task(id="1", first_prompt=claim, model="p/m")])
+        batch = await store.write(
+            operations.add_batch, batch, [Task(id="1", first_prompt=claim, model="p/m")]
+        )
         say("batch", batch.name, claim)
         end = TaskFinished(at=5.0, status=TaskStatus.COMPLETED, reason=None, result=f"{claim}\n")
-        await store.finish(Ref(batch.name, "1"), end, attempt=None)
+        await store.write(TaskTransaction.finish, Ref(batch.name, "1"), end, attempt=None)
         say("result", batch.name, claim)
         if i % 2:
-            await store.published(Ref(batch.name, "1"))
-            await store.batch_published(batch.name)
+            await store.write(operations.published, Ref(batch.name, "1"))
+            await store.write(operations.batch_published, batch.name)
             say("published", batch.name)
 
 
 async def main(path: str, mark: str) -> None:
     """Open the store and write until the end."""
-    store = Store.open(Path(path))
+    store = Store(Path(path))
     outbox = str(Path(path).parent)
     big = Batch(name="big", claim="big", outbox=outbox, request="request.json", received_at=1.0)
     tasks = [Task(id=str(i), first_prompt="x", model="p/m") for i in range(TASKS)]
-    await store.add_batch(big, tasks)
+    await store.write(operations.add_batch, big, tasks)
     async with asyncio.TaskGroup() as group:
         for task in tasks:
             group.create_task(work(store, Ref("big", task.id)))

@@ -18,8 +18,9 @@ from patience import until
 from batchd.errors import StoreError, UsageError
 from batchd.events import TaskFinished
 from batchd.records import Batch, Ref, Task, TaskStatus
-from batchd.store import Store, restoring
+from batchd.store import Store, lookups, operations, restoring
 from batchd.store.ballast import AGAIN_S, SIZE, SPARE
+from batchd.store.task_transaction import TaskTransaction
 
 pytestmark = pytest.mark.in_turns
 
@@ -29,11 +30,11 @@ _ROOT_ALONE = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small dis
 
 def opened(path: Path) -> Store:
     """Open a store, and add a batch to it once."""
-    store = Store.open(path)
+    store = Store(path)
     outbox = str(path.parent)
     batch = Batch(name="b", claim="b", outbox=outbox, request="request.json", received_at=1.0)
     tasks = [Task(id=str(n), first_prompt="x", model="p/m") for n in range(200)]
-    asyncio.run(store.add_batch(batch, tasks))
+    asyncio.run(store.write(operations.add_batch, batch, tasks))
     return store
 
 
@@ -72,7 +73,7 @@ def fill(folder: Path) -> Path:
 
 async def _end(store: Store, number: int, text: str = "{}") -> bool:
     end = TaskFinished(at=1.0, status=TaskStatus.COMPLETED, reason=None, result=text)
-    return await store.finish(Ref("b", str(number)), end, attempt=None)
+    return await store.write(TaskTransaction.finish, Ref("b", str(number)), end, attempt=None)
 
 
 async def _each(works: Sequence[Coroutine[Any, Any, object]]) -> int:
@@ -96,13 +97,13 @@ def test_it_is_there_for_good(tmp_path: Path) -> None:
         found = ballast(path).stat()
         assert found.st_mode & 0o777 == 0o600
         assert len(set(ballast(path).read_bytes()[:4096])) > 200, "a file system makes it smaller"
-    with contextlib.closing(Store.open(path)) as store:
+    with contextlib.closing(Store(path)) as store:
         asyncio.run(store.ready(None))
         assert ballast(path).stat().st_mtime_ns == found.st_mtime_ns
     # One that takes no room is none.
     os.truncate(ballast(path), 0)
     os.truncate(ballast(path), SIZE)
-    with contextlib.closing(Store.open(path)) as store:
+    with contextlib.closing(Store(path)) as store:
         asyncio.run(store.ready())
         until(lambda: laid(path))
 
@@ -120,7 +121,9 @@ def test_what_is_urgent_goes_through_on_a_full_disk(tmp_path: Path) -> None:
             filler = fill(disk)
 
             async def full() -> None:
-                starts = [store.dispatch(Ref("b", str(number))) for number in range(200)]
+                starts = [
+                    store.write(operations.dispatch, Ref("b", str(number))) for number in range(200)
+                ]
                 with pytest.raises(StoreError, match="the disk is full"):
                     await _each(starts)
                 assert laid(path)
@@ -140,8 +143,8 @@ def test_what_is_urgent_goes_through_on_a_full_disk(tmp_path: Path) -> None:
             assert ballast(path).stat().st_size == left
             filler.unlink()
             until(lambda: laid(path))
-        with contextlib.closing(Store.open(path)) as store:
-            assert store.unfinished("b") < 101
+        with contextlib.closing(Store(path)) as store:
+            assert store.read(lookups.unfinished, "b") < 101
 
 
 @_ROOT_ALONE

@@ -45,7 +45,7 @@ from batchd.records import Ref, Scope
 from batchd.spool import claims
 from batchd.spool.removal import PublishedFolder
 from batchd.spool.ulid import marked, ulid
-from batchd.store import StoreReader
+from batchd.store import StoreReader, lookups
 
 pytestmark = pytest.mark.in_turns
 
@@ -394,7 +394,7 @@ def test_retry_runs_what_failed_again_under_a_name_of_its_own(
     assert requests[0].read_bytes() == requests[1].read_bytes()
     with at.reader() as reader:
         assert reader.batch("games-2").batch.budget_usd == 5.0
-        assert reader.spec(Ref("games-2", "c")).after == ("b",)
+        assert reader.read(lookups.find_task, Ref("games-2", "c")).after == ("b",)
     ends = {t: at.result("games-2", t)["timing"] for t in "bcd"}
     assert ends["b"]["finished_at"] <= ends["c"]["started_at"]
     assert ends["c"]["finished_at"] <= ends["d"]["started_at"]
@@ -497,7 +497,7 @@ def test_retry_after_prune_reads_the_request_again(at: Control, daemon: Callable
         assert "after" not in asked["tasks"][0]
         at.order("prune", "--yes")
         with at.reader() as reader, pytest.raises(Exception, match="pruned"):
-            reader.spec(Ref("games", "a"))
+            reader.read(lookups.find_task, Ref("games", "a"))
         assert at.answer("retry", "games/a")["runs"][0]["tasks"] == 1
     if not (at.folder / "outbox/games-2/summary.json").exists():
         finished(at, "games-2")
@@ -697,8 +697,8 @@ def test_prune_shows_first_and_takes_only_what_has_finished(
         answer = at.answer("prune", "--yes")
         assert (answer["pruned"], answer["bytes"]) == (1, listed["batches"][0]["bytes"])
         with at.reader() as reader:
-            assert reader.events(Ref("games", "001")) == []
-            assert reader.events(Ref("open", "001"))
+            assert reader.read(lookups.events, Ref("games", "001")) == []
+            assert reader.read(lookups.events, Ref("open", "001"))
             row = reader.batch("games")
         assert row.completed == 2
         assert row.tally.input_tokens > 0
@@ -841,7 +841,7 @@ def test_tune_changes_a_running_daemon_until_it_ends(at: Control) -> None:
         at.drop("again", [{}])
         at.until(lambda: at.statuses("again"))
         with at.reader() as reader:
-            assert reader.spec(Ref("again", "001")).model == "standin/steps-2"
+            assert reader.read(lookups.find_task, Ref("again", "001")).model == "standin/steps-2"
     assert (at.folder / "config.toml").read_text() == text
     lines = [line for line in at.lines("command_done") if line["verb"] == "tune"]
     assert [line.get("changes") for line in lines[:1]] == [{"pool.processes": "4"}]
@@ -924,7 +924,7 @@ def test_every_section_that_can_be_tuned_takes_effect(at: Control) -> None:
         at.drop("ok", [{"network": True, "dir": str(site)}, {"model": "standin/500"}])
         at.until(lambda: at.statuses("ok"))
         with at.reader() as reader:
-            spec = reader.spec(Ref("ok", "001"))
+            spec = reader.read(lookups.find_task, Ref("ok", "001"))
         assert (spec.limits.max_iterations, spec.limits.max_calls) == (3, 7)
         assert (spec.evaluator, spec.network, spec.dir) == ("judge", True, str(site))
         at.drop("large", [{"metadata": {"x": "y" * 5000}}])

@@ -39,7 +39,8 @@ from batchd.records import (
     TaskStatus,
     Usage,
 )
-from batchd.store import Store
+from batchd.store import Store, operations
+from batchd.store.task_transaction import TaskTransaction
 
 #: 2026-11-24, noon.
 NOON = 1795521600.0
@@ -59,18 +60,18 @@ async def work(store: Store, batch: str, task: str, model: str, *events: Event) 
     ref = Ref(batch, task)
     setup = ModelSetup(name=model, price=None if model.endswith("dark") else PRICE)
     judge = ModelSetup(name="q/judge", price=PRICE)
-    given = await store.dispatch(ref)
+    given = await store.write(operations.dispatch, ref)
     history = [TaskStarted(at=NOON, terms=Terms(model=setup, judge=judge)), *events]
     raw = [msgspec.Raw(encode(e)) for e in history]
     await store.record(ref, given.attempt, 0, raw)
     end = TaskFinished(at=NOON + DAY + 60, status=TaskStatus.COMPLETED, reason=None, result="{}")
-    await store.finish(ref, end, attempt=None)
+    await store.write(TaskTransaction.finish, ref, end, attempt=None)
 
 
 @pytest.fixture
 def spent(spool: Any) -> Any:
     """Give a spool with two batches on two days: two models, a judge, tags, an unsettled call."""
-    store = Store.open(spool.folder / ".batchd" / "batchd.db", clock=lambda: NOON)
+    store = Store(spool.folder / ".batchd" / "batchd.db", clock=lambda: NOON)
 
     async def fill() -> None:
         for name, tasks in {
@@ -84,8 +85,10 @@ def spent(spool: Any) -> Any:
                 request="request.json",
                 received_at=NOON,
             )
-            await store.add_batch(
-                batch, [Task(id=i, first_prompt="x", model=m, tags=t) for i, m, t in tasks]
+            await store.write(
+                operations.add_batch,
+                batch,
+                [Task(id=i, first_prompt="x", model=m, tags=t) for i, m, t in tasks],
             )
         long = {"input_tokens": 300_000, "cached_input_tokens": 200_000, "output_tokens": 10_000}
         short = {"input_tokens": 60_000, "cache_write_tokens": 20_000, "output_tokens": 5_000}

@@ -32,7 +32,7 @@ from batchd.daemon import Daemon, Listener
 from batchd.errors import NoDaemonError, SpoolLockedError, UsageError
 from batchd.events import Event, TaskFinished
 from batchd.records import Ref
-from batchd.store import Store
+from batchd.store import Store, operations
 from batchd.store.reader import StoreReader
 
 pytestmark = pytest.mark.in_turns
@@ -431,9 +431,9 @@ def test_deaths_of_the_daemon_are_no_attempts_of_a_tasks(tmp_path: Path) -> None
             async with Daemon(settings, work=False) as daemon:
                 await daemon.submit("b.json", task_file(2))
             for _ in range(20):
-                store = Store.open(tmp_path / ".batchd/batchd.db")
+                store = Store(tmp_path / ".batchd/batchd.db")
                 for task in ("001", "002"):
-                    await store.dispatch(Ref("b", task))
+                    await store.write(operations.dispatch, Ref("b", task))
                 store.close()
             async with Daemon(settings) as daemon:
                 await daemon.batch_done("b")

@@ -14,7 +14,7 @@ import pytest
 
 from batchd.events import CallStarted
 from batchd.records import Ref
-from batchd.store import StoreReader
+from batchd.store import StoreReader, lookups
 
 _PRICES = """\
 [models."standin/{model}"]
@@ -78,7 +78,11 @@ def first_requests(spool: Any, batch: str) -> int:
     with StoreReader(spool.folder / ".batchd/batchd.db") as reader:
         names = [t.ref.task for t in reader.tasks(batch)]
         calls = [
-            next(e for e in reader.events(Ref(batch, name)) if isinstance(e, CallStarted))
+            next(
+                e
+                for e in reader.read(lookups.events, Ref(batch, name))
+                if isinstance(e, CallStarted)
+            )
             for name in names
         ]
     return sum(call.input_tokens for call in calls)

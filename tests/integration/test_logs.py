@@ -17,8 +17,9 @@ from teletype import Teletype
 from batchd.cli import logs
 from batchd.events import Event, TaskFinished
 from batchd.records import Batch, Reason, Ref, Task, TaskStatus
-from batchd.store import Store, StoreReader
+from batchd.store import Store, StoreReader, operations
 from batchd.store.rows import TaskRow
+from batchd.store.task_transaction import TaskTransaction
 from tests.integration.test_control import Control
 
 #: Renames a terminal's window, wipes it, and shows progress.
@@ -172,16 +173,16 @@ def test_following_many_tasks_asks_for_what_is_new_alone(
     )
     tasks = [Task(id=f"{i:03d}", first_prompt="x", model="a/b") for i in range(200)]
     end = TaskFinished(at=2.0, status=TaskStatus.CANCELLED, reason=Reason.USER, result="{}")
-    store = Store.open(tmp_path / "batchd.db")
+    store = Store(tmp_path / "batchd.db")
 
     def ends() -> None:
         async def finish() -> None:
-            await store.finish(Ref("b", "007"), end, attempt=None)
+            await store.write(TaskTransaction.finish, Ref("b", "007"), end, attempt=None)
 
         asyncio.run(finish())
 
     async def add() -> None:
-        await store.add_batch(batch, tasks)
+        await store.write(operations.add_batch, batch, tasks)
 
     asyncio.run(add())
     statements: list[str] = []

@@ -18,7 +18,7 @@ from pools import drop, nodes
 
 from batchd.events import ToolRan
 from batchd.records import Ref
-from batchd.store import StoreReader
+from batchd.store import StoreReader, lookups
 
 #: See ioctl(2) and ext4's fs/ext4/ext4.h: shut down, and write nothing that is not written yet.
 _FS_IOC_SHUTDOWN, _NO_LOG_FLUSH = 0x8004587D, 2
@@ -87,5 +87,5 @@ def test_what_an_event_says_is_on_the_disk_of_a_machine_that_is_cut_off(
 
 def _ran(folder: Path, ref: Ref) -> list[ToolRan]:
     with contextlib.suppress(Exception), StoreReader(folder / ".batchd/batchd.db") as reader:
-        return [each for each in reader.events(ref) if isinstance(each, ToolRan)]
+        return [each for each in reader.read(lookups.events, ref) if isinstance(each, ToolRan)]
     return []

@@ -17,7 +17,8 @@ import pytest
 from batchd.errors import StaleAttemptError
 from batchd.events import CallStarted, TaskFinished, TaskStarted, Terms, encode
 from batchd.records import Batch, ModelSetup, Purpose, Reason, Ref, Secret, Task, TaskStatus
-from batchd.store import Store
+from batchd.store import Store, lookups, operations
+from batchd.store.task_transaction import TaskTransaction
 
 _NOON = 1795521600.0
 _MODEL = ModelSetup(name="p/m")
@@ -61,19 +62,21 @@ def end(name: str) -> TaskFinished:
 
 async def lived(store: Store, name: str, outbox: Path) -> None:
     """Store a batch whose tasks have come as far as they are named."""
-    await store.add_batch(batch(outbox, name), tasks())
+    await store.write(operations.add_batch, batch(outbox, name), tasks())
     call = CallStarted(
         at=_NOON + 1, purpose=Purpose.AGENT, input_tokens=9, max_output_tokens=9, reserved_usd=0.5
     )
     started = TaskStarted(at=_NOON, terms=Terms(model=_MODEL, judge=_MODEL))
     for task, events in {"calling": (started, call), "parked": (started,)}.items():
-        await store.dispatch(Ref(name, task))
+        await store.write(operations.dispatch, Ref(name, task))
         await store.record(Ref(name, task), 1, 0, [msgspec.Raw(encode(e)) for e in events])
-    await store.suspend(Ref(name, "parked"), 1, TaskStatus.PARKED, "no quota")
-    await store.dispatch(Ref(name, "dispatched"), "worker 1")
-    await store.dispatch(Ref(name, "left"), "elsewhere/1")
-    await store.suspend(Ref(name, "left"), 1, TaskStatus.QUEUED, "left", left=True)
-    assert await store.finish(Ref(name, "ended"), end("ended"), attempt=None)
+    await store.write(operations.suspend, Ref(name, "parked"), 1, TaskStatus.PARKED, "no quota")
+    await store.write(operations.dispatch, Ref(name, "dispatched"), "worker 1")
+    await store.write(operations.dispatch, Ref(name, "left"), "elsewhere/1")
+    await store.write(
+        operations.suspend, Ref(name, "left"), 1, TaskStatus.QUEUED, "left", left=True
+    )
+    assert await store.write(TaskTransaction.finish, Ref(name, "ended"), end("ended"), attempt=None)
 
 
 def stored(path: Path, name: str) -> dict[str, list[tuple[Any, ...]]]:
@@ -110,17 +113,24 @@ def test_many_ends_leave_what_each_alone_would(tmp_path: Path) -> None:
     async def scenario(store: Store) -> None:
         for name in ("alone", "together"):
             await lived(store, name, tmp_path)
-        alone = [await store.finish(Ref("alone", n), end(n), attempt=None) for n in names]
-        together = await store.finish_all([(Ref("together", n), end(n)) for n in names])
+        alone = [
+            await store.write(TaskTransaction.finish, Ref("alone", n), end(n), attempt=None)
+            for n in names
+        ]
+        together = await store.write(
+            operations.finish_all, [(Ref("together", n), end(n)) for n in names]
+        )
         assert together == alone == [name != "ended" for name in names]
-        assert not any(await store.finish_all([(Ref("together", n), end(n)) for n in names]))
+        assert not any(
+            await store.write(operations.finish_all, [(Ref("together", n), end(n)) for n in names])
+        )
         for name in ("dispatched", "calling"):
             with pytest.raises(StaleAttemptError):
                 await store.record(Ref("together", name), 1, 2, [msgspec.Raw(encode(end("late")))])
-        read = store.ends("together", names)
+        read = store.read(lookups.ends, "together", names)
         assert read == [(Ref("together", name), end(name)) for name in names]
 
-    store = Store.open(path, clock=lambda: _NOON)
+    store = Store(path, clock=lambda: _NOON)
     try:
         asyncio.run(scenario(store))
     finally:
@@ -141,9 +151,9 @@ def test_a_task_that_is_given_out_in_the_moment_of_its_end_has_that_end(
     ref, names = Ref("b", "fresh"), [task.id for task in tasks()]
 
     async def scenario(store: Store) -> None:
-        await store.add_batch(batch(tmp_path, "b"), tasks())
-        ends = store.finish_all([(Ref("b", n), end(n)) for n in names])
-        orders: list[Any] = [store.dispatch(ref), ends]
+        await store.write(operations.add_batch, batch(tmp_path, "b"), tasks())
+        ends = store.write(operations.finish_all, [(Ref("b", n), end(n)) for n in names])
+        orders: list[Any] = [store.write(operations.dispatch, ref), ends]
         outcomes = await asyncio.gather(
             *(orders if first == "dispatch" else reversed(orders)), return_exceptions=True
         )
@@ -151,10 +161,10 @@ def test_a_task_that_is_given_out_in_the_moment_of_its_end_has_that_end(
         started = TaskStarted(at=_NOON, terms=Terms(model=_MODEL, judge=_MODEL))
         with pytest.raises(StaleAttemptError):
             await store.record(ref, 1, 0, [msgspec.Raw(encode(started))])
-        assert store.events(ref) == [end("fresh")]
-        assert store.unfinished("b") == 0
+        assert store.read(lookups.events, ref) == [end("fresh")]
+        assert store.read(lookups.unfinished, "b") == 0
 
-    store = Store.open(tmp_path / "state/batchd.db", clock=lambda: _NOON)
+    store = Store(tmp_path / "state/batchd.db", clock=lambda: _NOON)
     try:
         asyncio.run(scenario(store))
     finally:

@@ -20,7 +20,7 @@ from batchd.log import get_logger
 from batchd.pool.disks import AllDiskThreads
 from batchd.records import Batch, BatchNaming, Task
 from batchd.spool import claims, outbox
-from batchd.store import Store
+from batchd.store import Store, operations
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Spool:
         """Name and store a batch; return its name."""
         named = await self.names.reserve(self.batch(name, claim, outbox))
         task = Task(id="001", first_prompt="x", model="p/m")
-        return (await self.store.add_batch(named, [task])).name
+        return (await self.store.write(operations.add_batch, named, [task])).name
 
     def folders(self, outbox: str = "outbox") -> list[str]:
         """Return what lies in the outbox."""
@@ -57,7 +57,7 @@ async def opened(folder: Path) -> AsyncIterator[Spool]:
     """Give a spool, its outbox made."""
     (folder / "outbox").mkdir(exist_ok=True)
     disks, loop, state = AllDiskThreads(), MainLoop(), folder / "state"
-    store = Store.open(state / "batchd.db")
+    store = Store(state / "batchd.db")
     own = outbox.OwnOutboxes(state, claims.mark(state))
     try:
         outboxes = Outboxes(disks, TroubleLog(get_logger()), own)

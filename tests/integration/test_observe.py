@@ -12,6 +12,7 @@ from weather import Station, until
 from batchd import control
 from batchd.observe.snapshot import Observer
 from batchd.records import Ref
+from batchd.store import lookups, queries
 from batchd.views import Kind, Passage, passages
 
 pytestmark = pytest.mark.in_turns
@@ -50,7 +51,11 @@ def test_a_snapshot_shows_what_is_at_work_and_how_fast(tmp_path: Path, base_url:
         after = observer.look()
         assert (after.daemon, after.silent, after.left) == (None, False, 0)
         assert [b.batch.name for b in after.batches] == ["b"]
-        read = [p for e in observer.reader.events(Ref("b", "001")) for p in passages(e, "do 0")]
+        read = [
+            p
+            for e in observer.reader.read(lookups.events, Ref("b", "001"))
+            for p in passages(e, "do 0")
+        ]
     _reads_well(read)
 
 
@@ -93,7 +98,7 @@ def test_one_look_shows_what_is_used(tmp_path: Path, base_url: str) -> None:
                 used / first.speed.over_s * 60, rel=0.2
             )
             [provider] = first.providers
-            calls = observer.reader.answered_since(0)
+            calls = observer.reader.read(queries.answered, 0)
             over_s = first.at - min(call.at - call.seconds for call in calls)
             assert 5 < over_s < 60, "else it is the last minute"
             assert provider.rate is not None

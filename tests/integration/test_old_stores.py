@@ -22,7 +22,7 @@ from loglines import logged
 
 from batchd.events import CallAnswered, Resumed, ToolRan, decode
 from batchd.records import Ref
-from batchd.store import StoreReader
+from batchd.store import StoreReader, lookups
 from batchd.store.database_file import open_writer
 from batchd.store.migrations import MIGRATIONS
 from batchd.store.stored_values import pack, unpack
@@ -200,7 +200,9 @@ def test_an_older_store_goes_on_where_it_was(
         ("past", "failed"),
     ]
     with StoreReader(path) as reader:
-        (doubt,) = [e for e in reader.events(Ref("live", "doubt")) if isinstance(e, ToolRan)]
+        (doubt,) = [
+            e for e in reader.read(lookups.events, Ref("live", "doubt")) if isinstance(e, ToolRan)
+        ]
     assert doubt.outcome == "interrupted"
 
 
@@ -285,7 +287,7 @@ def test_what_tasks_changed_on_other_machines_is_not_forgotten_unasked(
     assert spool.result("away-2", "summary")["counts"]["completed"] == 1
     with StoreReader(path) as reader:
         for ref in (Ref("early", "held"), Ref("away", "mid")):
-            (resumed, *_) = [e for e in reader.events(ref) if isinstance(e, Resumed)]
+            (resumed, *_) = [e for e in reader.read(lookups.events, ref) if isinstance(e, Resumed)]
             assert "on the one before may be lost" in str(resumed.lost), ref
     log = logged(spool.folder / "daemon.log")
     at = {line["task"]: _time(line) for line in log if line["event"] == "task_started"}

@@ -27,7 +27,7 @@ from batchd.lifecycle import Phase, inputs
 from batchd.lifecycle.inputs import End
 from batchd.records import Batch, BatchNaming, ModelSetup, Reason, Ref, Task, TaskStatus
 from batchd.spool import outbox
-from batchd.store import StoreReader
+from batchd.store import StoreReader, lookups, operations
 from tests.conftest import Spool
 
 T = TypeVar("T")
@@ -84,7 +84,7 @@ def test_orders_and_outages_that_end_a_task_at_once_make_one_end(
             parts = parts_of(daemon)
             batch = await daemon.submit("games.json", request(count))
             refs = [Ref(batch.name, f"{i:03d}") for i in range(1, count + 1)]
-            many = parts.publisher.finish_all([*_given_up(parts, refs)], parts.writes.durable)
+            many = parts.publisher.finish_all([*_given_up(parts, refs)], parts.writes.write)
             orders = [order(parts, "games") for _ in range(3)]
             for refused in await asyncio.gather(*orders, many, return_exceptions=True):
                 # All may be over when an order gets its turn.
@@ -140,11 +140,11 @@ class Gone(Requester):
 
 async def _begun(parts: Parts, ref: Ref) -> None:
     """Have a task begin, and give its slot back."""
-    given = await parts.store.dispatch(ref)
+    given = await parts.store.write(operations.dispatch, ref)
     model = ModelSetup(name="standin/steps-1", price=None)
     started = encode(TaskStarted(at=1.0, terms=Terms(model=model, judge=model)))
     await parts.store.record(ref, given.attempt, 0, [msgspec.Raw(started)])
-    await parts.store.suspend(ref, given.attempt, TaskStatus.QUEUED)
+    await parts.store.write(operations.suspend, ref, given.attempt, TaskStatus.QUEUED)
 
 
 async def order(parts: Any, *target: str, by: Requester | None = None) -> Cancelled:
@@ -226,13 +226,13 @@ def test_results_that_are_written_lose_none_that_come_meanwhile(tmp_path: Path) 
             busy = [
                 asyncio.ensure_future(parts.outboxes.at(free.wait, batch.outbox)) for _ in "1234"
             ]
-            await parts.publisher.finish_all([*_given_up(parts, [first])], parts.writes.durable)
+            await parts.publisher.finish_all([*_given_up(parts, [first])], parts.writes.write)
             await asyncio.sleep(0)
-            await parts.publisher.finish_all([*_given_up(parts, others)], parts.writes.durable)
+            await parts.publisher.finish_all([*_given_up(parts, others)], parts.writes.write)
             free.set()
             await asyncio.gather(*busy)
             await parts.loop.idle(lambda: ())
-            assert parts.store.unfinished("games") == len(parts.batches) == 0
+            assert parts.store.read(lookups.unfinished, "games") == len(parts.batches) == 0
 
     asyncio.run(scenario())
     assert len(watch.published) == 4
@@ -252,17 +252,17 @@ def test_what_is_cancelled_before_the_store_takes_no_more_is_published(tmp_path:
             await _begun(parts, refs[0])
             writes: list[object] = []
 
-            async def once(write: Callable[[], Awaitable[T]]) -> T:
-                writes.append(write)
+            async def once(work: Callable[..., T], *args: object, **kwargs: object) -> T:
+                writes.append(work)
                 if len(writes) > 1:
                     raise NotPossibleError("the disk is full")
-                return await write()
+                return await parts.store.write(work, *args, **kwargs)
 
             with pytest.raises(NotPossibleError):
                 await parts.publisher.finish_all([*_cancelled(parts, refs)], once)
             await parts.loop.idle(lambda: ())
             assert sorted(watch.published) == refs[1:]
-            await parts.publisher.finish_all([*_cancelled(parts, refs[:1])], parts.writes.durable)
+            await parts.publisher.finish_all([*_cancelled(parts, refs[:1])], parts.writes.write)
             await daemon.batch_done("games")
 
     asyncio.run(scenario())
@@ -281,10 +281,10 @@ def test_where_the_store_takes_no_more_all_that_are_left_may_still_run(tmp_path:
             refs = [Ref("games", f"{i:03d}") for i in range(1, many + 1)]
             first: list[int] = []
 
-            async def once(write: Callable[[], Awaitable[T]]) -> T:
+            async def once(work: Callable[..., T], *args: object, **kwargs: object) -> T:
                 if first:
                     raise NotPossibleError("the disk is full")
-                return await write()
+                return await parts.store.write(work, *args, **kwargs)
 
             with pytest.raises(NotPossibleError):
                 await parts.publisher.finish_all(
@@ -360,7 +360,7 @@ def test_an_order_without_a_daemon_does_not_need_the_outbox(tmp_path: Path) -> N
             batch = Batch(**known, outbox=place, received_at=1.0)
             task = Task(id="001", first_prompt="x", model="standin/steps-1")
             assert outbox.reserve(batch, batch.name) is BatchNaming.OURS
-            await daemon._parts.store.add_batch(batch, [task])
+            await daemon._parts.store.write(operations.add_batch, batch, [task])
 
     async def published() -> None:
         async with opened(tmp_path, watch) as daemon:

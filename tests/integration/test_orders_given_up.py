@@ -24,7 +24,7 @@ from batchd import control
 from batchd.control.requester import Requester
 from batchd.errors import WithdrawnError
 from batchd.records import Batch, Task
-from batchd.store import Store, StoreReader
+from batchd.store import Store, StoreReader, lookups, operations
 
 pytestmark = pytest.mark.in_turns
 
@@ -193,20 +193,22 @@ def test_an_order_is_dropped_while_it_waits_for_the_disk(tmp_path: Path) -> None
     )
 
     async def scenario() -> None:
-        store = Store.open(tmp_path / "batchd.db")
+        store = Store(tmp_path / "batchd.db")
         ours, theirs = socket.socketpair()
         hangs = threading.Event()
         stuck = store.writer.submit(lambda _: hangs.wait(PATIENCE_S))
         by = Requester(0, 0, ours)
         by.insist()
-        order = asyncio.ensure_future(store.add_batch(batch, [task], check=by.insist))
+        order = asyncio.ensure_future(
+            store.write(operations.add_batch, batch, [task], check=by.insist)
+        )
         await asyncio.sleep(0)
         theirs.close()
         hangs.set()
         with pytest.raises(WithdrawnError):
             await order
         assert await stuck
-        assert store.claimed("c") is None
+        assert store.read(lookups.claimed, "c") is None
         ours.close()
         store.close()
 

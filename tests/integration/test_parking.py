@@ -19,6 +19,7 @@ from batchd import config, control
 from batchd.daemon import Daemon
 from batchd.observe import standstill
 from batchd.records import dollars
+from batchd.store import queries
 from batchd.store.reader import StoreReader
 from tests.integration.test_daemon import results, task_file, until
 
@@ -87,7 +88,7 @@ def _status(folder: Path) -> str:
     """Return what `batchd status` says of what is parked."""
     with StoreReader(folder / ".batchd/batchd.db") as reader:
         parked = reader.parked()
-        return "\n".join(standstill.lines(parked, reader.idle(parked)))
+        return "\n".join(standstill.lines(parked, reader.read(queries.idle, parked)))
 
 
 def _log(capsys: pytest.CaptureFixture[str], action: str) -> list[str]:

@@ -29,7 +29,7 @@ from batchd.records import Batch, Cause, Ref, Scope, Task, TaskLimits, TaskStatu
 from batchd.spool import places
 from batchd.spool.claims import Claimer
 from batchd.spool.settle import signature
-from batchd.store import Store, StoreReader
+from batchd.store import Store, StoreReader, lookups, operations
 from batchd.store.stored_values import pack, unpack
 
 pytestmark = pytest.mark.in_turns
@@ -292,7 +292,7 @@ def test_another_spools_backup_is_not_taken_for_this_ones(spool: Any) -> None:
 def test_what_is_no_sound_backup_is_refused(spool: Any, kind: str, complaint: str) -> None:
     """The store stays as it was, and nothing is left lying about."""
     path, backup = store_of(spool), spool.folder / "kept.bak"
-    Store.open(path).close()
+    Store(path).close()
     if kind != "missing":
         spool.batchd("backup", backup)
     if kind == "empty":
@@ -358,8 +358,12 @@ def test_a_backup_whose_names_lead_elsewhere_is_refused(spool: Any, what: str) -
     backup, path = spool.folder / "kept.bak", store_of(spool)
     batch = Batch(name="b", claim="x", outbox=str(spool.folder / "outbox"), request="request.json", received_at=1)  # fmt: skip
     (spool.folder / ".batchd").mkdir(mode=0o700)
-    with contextlib.closing(Store.open(path)) as store:
-        asyncio.run(store.add_batch(batch, [Task(id="001", first_prompt="x", model="standin/m")]))
+    with contextlib.closing(Store(path)) as store:
+        asyncio.run(
+            store.write(
+                operations.add_batch, batch, [Task(id="001", first_prompt="x", model="standin/m")]
+            )
+        )
     assert spool.batchd("backup", backup).returncode == 0
     with contextlib.closing(sqlite3.connect(backup)) as db, db:
         db.create_function(
@@ -384,10 +388,10 @@ def test_a_backup_writes_to_no_other_outbox_unasked(spool: Any, tmp_path: Path) 
     backup, path, other = spool.folder / "kept.bak", store_of(spool), tmp_path / "other"
     (spool.folder / ".batchd").mkdir(mode=0o700)
     ours = Batch(name="a", claim="x", outbox=str(spool.folder / "outbox"), request="request.json", received_at=1)  # fmt: skip
-    with contextlib.closing(Store.open(path)) as store:
+    with contextlib.closing(Store(path)) as store:
         for batch in (ours, structs.replace(ours, name="b", claim="y", outbox=str(other))):
             task = Task(id="001", first_prompt="x", model="standin/m")
-            asyncio.run(store.add_batch(batch, [task]))
+            asyncio.run(store.write(operations.add_batch, batch, [task]))
     assert spool.batchd("backup", backup).returncode == 0
     shown = spool.batchd("restore", backup)
     assert (shown.returncode, f"{spool.folder}/outbox: {other}." in shown.stdout) == (0, True)
@@ -414,8 +418,8 @@ def test_tasks_that_the_configuration_allows_no_more_do_not_run(spool: Any) -> N
         replace(task, dir=str(outside)),
         replace(task, id="calls", limits=TaskLimits(max_calls=9)),
     ]
-    with contextlib.closing(Store.open(path)) as store:
-        asyncio.run(store.add_batch(made, tasks))
+    with contextlib.closing(Store(path)) as store:
+        asyncio.run(store.write(operations.add_batch, made, tasks))
     settings = spool.folder / "config.toml"
     settings.write_text(
         settings.read_text() + '[workspace]\nroot = "repos"\n[limits.ceiling]\nmax_calls = 2\n'
@@ -431,7 +435,7 @@ def test_tasks_that_the_configuration_allows_no_more_do_not_run(spool: Any) -> N
     assert (results["calls"]["status"], results["calls"]["reason"]) == ("timeout", "max_calls")
     assert results["calls"]["usage"]["calls"] == 2
     with StoreReader(path) as reader:
-        began = reader.events(Ref("a", "calls"))[0]
+        began = reader.read(lookups.events, Ref("a", "calls"))[0]
     assert isinstance(began, TaskStarted)
     assert began.terms.limits == TaskLimits(max_calls=2)
 
@@ -454,12 +458,12 @@ def test_many_uncertain_tasks_are_cancelled_as_fast_as_few(tmp_path: Path) -> No
         )
 
         async def fill(store: Store) -> None:
-            name = (await store.add_batch(batch, tasks)).name
+            name = (await store.write(operations.add_batch, batch, tasks)).name
             await reconcile.carry_out(
                 store, ReconcilePlan(uncertain=[Ref(name, t.id) for t in tasks])
             )
 
-        with contextlib.closing(Store.open(folder / ".batchd/batchd.db")) as store:
+        with contextlib.closing(Store(folder / ".batchd/batchd.db")) as store:
             asyncio.run(fill(store))
         (folder / "outbox" / "a").mkdir(parents=True)
         (folder / "outbox" / "a" / "request.json").write_text("{}")

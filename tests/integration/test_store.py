@@ -42,7 +42,8 @@ from batchd.records import (
     ToolCall,
     Usage,
 )
-from batchd.store import SpentMoney, Store, StoreReader
+from batchd.store import SpentMoney, Store, StoreReader, lookups, operations, queries
+from batchd.store.task_transaction import TaskTransaction
 
 T = TypeVar("T")
 
@@ -102,7 +103,7 @@ def _task(name: str, **more: Any) -> Task:
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     """Give a store at noon, in a directory that does not exist before."""
-    store = Store.open(tmp_path / "state" / "batchd.db", clock=lambda: _NOON)
+    store = Store(tmp_path / "state" / "batchd.db", clock=lambda: _NOON)
     yield store
     store.close()
 
@@ -111,9 +112,14 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(work)
 
 
+async def _prune(store: Store, before: float) -> None:
+    while await store.write(operations.prune, before):
+        pass
+
+
 async def _finish(store: Store, ref: Ref, status: TaskStatus = TaskStatus.COMPLETED) -> None:
-    await store.finish(ref, _finished(status), attempt=None)
-    await store.published(ref)
+    await store.write(TaskTransaction.finish, ref, _finished(status), attempt=None)
+    await store.write(operations.published, ref)
 
 
 def test_a_claim_is_stored_once(store: Store, tmp_path: Path) -> None:
@@ -123,23 +129,37 @@ def test_a_claim_is_stored_once(store: Store, tmp_path: Path) -> None:
     problem = Problem("tasks[0]", "unknown key 'modle'", "model")
 
     async def add() -> None:
-        first = await store.add_batch(_batch(tmp_path, budget_usd=5.0), [_task("1"), _task("2")])
-        again = await store.add_batch(_batch(tmp_path, name="other"), [_task("9")])
-        assert again == first == store.claimed("C1") == store.batch("b")
+        first = await store.write(
+            operations.add_batch, _batch(tmp_path, budget_usd=5.0), [_task("1"), _task("2")]
+        )
+        again = await store.write(
+            operations.add_batch, _batch(tmp_path, name="other"), [_task("9")]
+        )
+        assert (
+            again
+            == first
+            == store.read(lookups.claimed, "C1")
+            == store.read(lookups.find_batch, "b")
+        )
         with pytest.raises(UsedNameError, match="a batch b is stored already"):
-            await store.reject(_batch(tmp_path, claim="C2"), [problem])
-        refused = await store.reject(_batch(tmp_path, "b-2", "C2"), [problem])
-        assert await store.add_batch(_batch(tmp_path, claim="C2"), [_task("1")]) == refused
+            await store.write(operations.add_batch, _batch(tmp_path, claim="C2"), (), [problem])
+        refused = await store.write(
+            operations.add_batch, _batch(tmp_path, "b-2", "C2"), (), [problem]
+        )
+        assert (
+            await store.write(operations.add_batch, _batch(tmp_path, claim="C2"), [_task("1")])
+            == refused
+        )
 
     _run(add())
-    assert store.task(Ref("b", "2")) == _task("2")
-    assert [*store.tasks("b")] == ["1", "2"]
-    assert [*store.tasks("b-2")] == []
-    assert store.problems("b-2") == (problem,)
-    assert store.problems("b") == ()
-    assert store.claimed("C3") is None
+    assert store.read(lookups.find_task, Ref("b", "2")) == _task("2")
+    assert [*store.read(lookups.tasks, "b")] == ["1", "2"]
+    assert [*store.read(lookups.tasks, "b-2")] == []
+    assert store.read(lookups.problems, "b-2") == (problem,)
+    assert store.read(lookups.problems, "b") == ()
+    assert store.read(lookups.claimed, "C3") is None
     with pytest.raises(StoreError, match="no task b/9"):
-        store.task(Ref("b", "9"))
+        store.read(lookups.find_task, Ref("b", "9"))
 
 
 def test_a_task_comes_back_as_it_was_given(store: Store, tmp_path: Path) -> None:
@@ -153,9 +173,9 @@ def test_a_task_comes_back_as_it_was_given(store: Store, tmp_path: Path) -> None
         tags=("x", "y"),
         metadata={"any": ["thing"]},
     )
-    _run(store.add_batch(_batch(tmp_path), [task]))
-    assert store.task(Ref("b", "t-1")) == task
-    assert store.restore().queued[0].directory == "/r/ä b\n"
+    _run(store.write(operations.add_batch, _batch(tmp_path), [task]))
+    assert store.read(lookups.find_task, Ref("b", "t-1")) == task
+    assert store.read(lookups.restore).queued[0].directory == "/r/ä b\n"
 
 
 def test_only_the_current_attempt_may_record(store: Store, tmp_path: Path) -> None:
@@ -165,11 +185,11 @@ def test_only_the_current_attempt_may_record(store: Store, tmp_path: Path) -> No
     ref = Ref("b", "1")
 
     async def scenario() -> None:
-        await store.add_batch(_batch(tmp_path), [_task("1")])
-        first = await store.dispatch(ref)
+        await store.write(operations.add_batch, _batch(tmp_path), [_task("1")])
+        first = await store.write(operations.dispatch, ref)
         assert (first.attempt, first.history, first.queued_at) == (1, (), _NOON - 60)
         await store.record(ref, 1, 0, _raw(_started()))
-        second = await store.dispatch(ref)
+        second = await store.write(operations.dispatch, ref)
         assert (second.attempt, second.history) == (2, (encode(_started()),))
         for attempt, seq, event in (
             (1, 1, _tool()),
@@ -180,21 +200,21 @@ def test_only_the_current_attempt_may_record(store: Store, tmp_path: Path) -> No
             with pytest.raises(StaleAttemptError):
                 await store.record(ref, attempt, seq, _raw(event))
         with pytest.raises(StaleAttemptError):
-            await store.finish(ref, _finished(), attempt=1)
-        assert await store.finish(ref, _finished(), attempt=2)
+            await store.write(TaskTransaction.finish, ref, _finished(), attempt=1)
+        assert await store.write(TaskTransaction.finish, ref, _finished(), attempt=2)
         with pytest.raises(StaleAttemptError):
             await store.record(ref, 2, 2, _raw(_tool()))
         with pytest.raises(StaleAttemptError):
-            await store.dispatch(ref)
+            await store.write(operations.dispatch, ref)
         with pytest.raises(StaleAttemptError):
-            await store.suspend(ref, 2, TaskStatus.PARKED)
+            await store.write(operations.suspend, ref, 2, TaskStatus.PARKED)
         with pytest.raises(ValueError, match="no task b/2"):
-            await store.dispatch(Ref("b", "2"))
+            await store.write(operations.dispatch, Ref("b", "2"))
         with pytest.raises(ValueError, match="not an event"):
             await store.record(ref, 2, 2, [msgspec.Raw(b'["NoSuchEvent", {}]')])
 
     _run(scenario())
-    assert store.events(ref) == [_started(), _finished()]
+    assert store.read(lookups.events, ref) == [_started(), _finished()]
 
 
 def test_repeats_are_accepted_and_change_nothing(store: Store, tmp_path: Path) -> None:
@@ -204,25 +224,27 @@ def test_repeats_are_accepted_and_change_nothing(store: Store, tmp_path: Path) -
     ref = Ref("b", "1")
 
     async def scenario() -> None:
-        await store.add_batch(_batch(tmp_path), [_task("1")])
-        await store.dispatch(ref)
+        await store.write(operations.add_batch, _batch(tmp_path), [_task("1")])
+        await store.write(operations.dispatch, ref)
         opening, answer = _raw(_started()), _raw(_answered(content="y" * 2000), _tool("z" * 2000))
         for _ in range(2):
-            assert await store.ask(ref, 1, 0, opening, _call()) == [_started()]
+            assert await store.record(ref, 1, 0, opening, _call()) == [_started()]
         for _ in range(3):
             await store.record(ref, 1, 2, answer)
         await store.record(ref, 1, 3, [answer[1], *_raw(_tool("new"), _finished())])
         await store.record(ref, 1, 5, _raw(_finished()))
         # All of these wait in one group.
         await asyncio.gather(*(store.record(ref, 1, 2, answer) for _ in range(5)))
-        assert not await store.finish(ref, _finished(TaskStatus.ERROR), attempt=None)
+        assert not await store.write(
+            TaskTransaction.finish, ref, _finished(TaskStatus.ERROR), attempt=None
+        )
 
     _run(scenario())
-    assert [type(e).__name__ for e in store.events(ref)] == [
+    assert [type(e).__name__ for e in store.read(lookups.events, ref)] == [
         *("TaskStarted", "CallStarted", "CallAnswered", "ToolRan", "ToolRan", "TaskFinished")
     ]
-    assert store.task_money(ref) == SpentMoney(settled=2.0)
-    assert store.unfinished("b") == 0
+    assert store.read(lookups.task_money, ref) == SpentMoney(settled=2.0)
+    assert store.read(lookups.unfinished, "b") == 0
 
 
 def test_the_first_end_wins(store: Store, tmp_path: Path) -> None:
@@ -230,16 +252,19 @@ def test_the_first_end_wins(store: Store, tmp_path: Path) -> None:
     ref = Ref("b", "1")
 
     async def scenario() -> list[bool]:
-        await store.add_batch(_batch(tmp_path), [_task("1"), _task("2")])
-        ends = (store.finish(ref, _finished(result=f"{i}\n"), attempt=None) for i in range(9))
+        await store.write(operations.add_batch, _batch(tmp_path), [_task("1"), _task("2")])
+        ends = (
+            store.write(TaskTransaction.finish, ref, _finished(result=f"{i}\n"), attempt=None)
+            for i in range(9)
+        )
         return list(await asyncio.gather(*ends))
 
     assert _run(scenario()) == [True] + [False] * 8
-    with store.reading() as reader:
+    with StoreReader(store.path) as reader:
         found = list(reader.results("b"))
         assert (reader.result(ref), reader.result(Ref("b", "2"))) == ("0\n", "")
     assert found == [("1", "0\n")]
-    assert store.unfinished("b") == 1
+    assert store.read(lookups.unfinished, "b") == 1
 
 
 def test_everything_a_daemon_must_know_at_its_start(tmp_path: Path) -> None:
@@ -257,22 +282,26 @@ def test_everything_a_daemon_must_know_at_its_start(tmp_path: Path) -> None:
     ]
 
     async def live(store: Store) -> None:
-        await store.add_batch(_batch(tmp_path), tasks)
-        await store.add_batch(_batch(tmp_path, "gone", "C2"), [_task("1")])
-        await store.reject(_batch(tmp_path, "bad", "C3"), [Problem("", "empty")])
+        await store.write(operations.add_batch, _batch(tmp_path), tasks)
+        await store.write(operations.add_batch, _batch(tmp_path, "gone", "C2"), [_task("1")])
+        await store.write(
+            operations.add_batch, _batch(tmp_path, "bad", "C3"), (), [Problem("", "empty")]
+        )
         await _finish(store, Ref("gone", "1"))
-        await store.batch_published("gone")
+        await store.write(operations.batch_published, "gone")
         await _finish(store, Ref("b", "done"))
         for name in ("runs", "parked"):
-            await store.dispatch(Ref("b", name), worker="w1")
-        await store.suspend(Ref("b", "parked"), 1, TaskStatus.PARKED, "no quota")
-        await store.finish(Ref("b", "failed"), _finished(TaskStatus.ERROR), attempt=None)
+            await store.write(operations.dispatch, Ref("b", name), worker="w1")
+        await store.write(operations.suspend, Ref("b", "parked"), 1, TaskStatus.PARKED, "no quota")
+        await store.write(
+            TaskTransaction.finish, Ref("b", "failed"), _finished(TaskStatus.ERROR), attempt=None
+        )
 
-    store = Store.open(path)
+    store = Store(path)
     _run(live(store))
     store.close()
-    store = Store.open(path)
-    restored = store.restore()
+    store = Store(path)
+    restored = store.read(lookups.restore)
     store.close()
     assert [b.name for b in restored.batches] == ["b", "bad"]
     assert restored.unpublished == (Ref("b", "failed"),)
@@ -301,15 +330,23 @@ def test_deaths_of_workers_are_counted_where_no_other_task_can_have_caused_them(
     ref = Ref("b", "1")
 
     async def scenario() -> None:
-        await store.add_batch(_batch(tmp_path), [_task("1")])
-        assert [(await store.dispatch(ref)).crashes for _ in range(3)] == [0, 0, 0]
-        assert await store.worker_lost(ref, 3, alone=False) == 1
-        assert await store.worker_lost(ref, 3, alone=True) == 1, "it has been counted"
-        assert await store.worker_lost(ref, 2, alone=True) == 1, "an earlier attempt"
-        assert (await store.dispatch(ref)).crashes == 1
-        assert await store.worker_lost(ref, 4, alone=False) == 1
-        await store.dispatch(ref)
-        assert await store.worker_lost(ref, 5, alone=True) == 2
+        await store.write(operations.add_batch, _batch(tmp_path), [_task("1")])
+        assert [(await store.write(operations.dispatch, ref)).crashes for _ in range(3)] == [
+            0,
+            0,
+            0,
+        ]
+        assert await store.write(operations.worker_lost, ref, 3, alone=False) == 1
+        assert await store.write(operations.worker_lost, ref, 3, alone=True) == 1, (
+            "it has been counted"
+        )
+        assert await store.write(operations.worker_lost, ref, 2, alone=True) == 1, (
+            "an earlier attempt"
+        )
+        assert (await store.write(operations.dispatch, ref)).crashes == 1
+        assert await store.write(operations.worker_lost, ref, 4, alone=False) == 1
+        await store.write(operations.dispatch, ref)
+        assert await store.write(operations.worker_lost, ref, 5, alone=True) == 2
 
     _run(scenario())
 
@@ -321,15 +358,15 @@ def test_what_a_dead_worker_left_in_the_pipe_still_counts(store: Store, tmp_path
     ref = Ref("b", "1")
 
     async def scenario() -> None:
-        await store.add_batch(_batch(tmp_path), [_task("1")])
-        await store.dispatch(ref)
-        await store.ask(ref, 1, 0, _raw(_started()), _call())
-        await store.worker_lost(ref, 1, alone=True)
+        await store.write(operations.add_batch, _batch(tmp_path), [_task("1")])
+        await store.write(operations.dispatch, ref)
+        await store.record(ref, 1, 0, _raw(_started()), _call())
+        await store.write(operations.worker_lost, ref, 1, alone=True)
         await store.record(ref, 1, 2, _raw(_answered()))
-        assert len((await store.dispatch(ref)).history) == 3
+        assert len((await store.write(operations.dispatch, ref)).history) == 3
 
     _run(scenario())
-    assert store.task_money(ref) == SpentMoney(settled=2.0)
+    assert store.read(lookups.task_money, ref) == SpentMoney(settled=2.0)
 
 
 def test_money_is_reserved_then_settled_or_unsettled(store: Store, tmp_path: Path) -> None:
@@ -339,38 +376,56 @@ def test_money_is_reserved_then_settled_or_unsettled(store: Store, tmp_path: Pat
     ref = Ref("b", "1")
 
     async def scenario() -> None:
-        await store.add_batch(_batch(tmp_path), [_task("1"), _task("2")])
-        await store.dispatch(ref)
-        await store.ask(ref, 1, 0, _raw(_started()), _call())
-        assert store.task_money(ref) == store.batch_money("b") == SpentMoney(reserved=0.5)
-        assert store.day_money(_NOON) == SpentMoney(reserved=0.5)
+        await store.write(operations.add_batch, _batch(tmp_path), [_task("1"), _task("2")])
+        await store.write(operations.dispatch, ref)
+        await store.record(ref, 1, 0, _raw(_started()), _call())
+        assert (
+            store.read(lookups.task_money, ref)
+            == store.read(lookups.batch_money, "b")
+            == SpentMoney(reserved=0.5)
+        )
+        assert store.read(lookups.day_money, int(_NOON // _DAY)) == SpentMoney(reserved=0.5)
         await store.record(ref, 1, 2, _raw(_answered()))
-        assert store.batch_money("b") == store.day_money(_NOON) == SpentMoney(settled=2.0)
+        assert (
+            store.read(lookups.batch_money, "b")
+            == store.read(lookups.day_money, int(_NOON // _DAY))
+            == SpentMoney(settled=2.0)
+        )
         refused = Failure(kind=FailureKind.RATE_LIMITED, message="")
         lost = Failure(kind=FailureKind.TIMEOUT, message="")
-        await store.ask(ref, 1, 3, [], _call())
-        await store.ask(ref, 1, 4, _raw(CallFailed(at=_NOON, failure=refused)), _call())
-        assert store.batch_money("b") == SpentMoney(settled=2.0, reserved=0.5)
-        await store.ask(ref, 1, 6, _raw(CallFailed(at=_NOON, failure=lost)), _call(_NOON + 1, 0.25))
-        assert store.batch_money("b") == SpentMoney(settled=2.0, unsettled=0.5, reserved=0.25)
+        await store.record(ref, 1, 3, [], _call())
+        await store.record(ref, 1, 4, _raw(CallFailed(at=_NOON, failure=refused)), _call())
+        assert store.read(lookups.batch_money, "b") == SpentMoney(settled=2.0, reserved=0.5)
+        await store.record(
+            ref, 1, 6, _raw(CallFailed(at=_NOON, failure=lost)), _call(_NOON + 1, 0.25)
+        )
+        assert store.read(lookups.batch_money, "b") == SpentMoney(
+            settled=2.0, unsettled=0.5, reserved=0.25
+        )
         # A crash: the call in flight may have been paid.
-        await store.dispatch(ref)
-        assert store.batch_money("b").total == 2.75
+        await store.write(operations.dispatch, ref)
+        assert store.read(lookups.batch_money, "b").total == 2.75
         await store.record(ref, 2, 8, _raw(Resumed(at=_NOON + _DAY, attempt=2)))
         assert (
-            store.task_money(ref)
-            == store.batch_money("b")
+            store.read(lookups.task_money, ref)
+            == store.read(lookups.batch_money, "b")
             == SpentMoney(settled=2.0, unsettled=0.75)
         )
         # Booked on the day of the call, not on that of the discovery.
-        assert store.day_money(_NOON) == SpentMoney(settled=2.0, unsettled=0.75)
-        assert store.day_money(_NOON + _DAY) == SpentMoney()
-        await store.ask(ref, 2, 9, [], _call(_NOON + _DAY, 1.0))
-        assert store.day_money(_NOON + _DAY) == SpentMoney(reserved=1.0)
-        assert store.day_money(_NOON + _DAY + 1).total == 1.0
+        assert store.read(lookups.day_money, int(_NOON // _DAY)) == SpentMoney(
+            settled=2.0, unsettled=0.75
+        )
+        assert store.read(lookups.day_money, int((_NOON + _DAY) // _DAY)) == SpentMoney()
+        await store.record(ref, 2, 9, [], _call(_NOON + _DAY, 1.0))
+        assert store.read(lookups.day_money, int((_NOON + _DAY) // _DAY)) == SpentMoney(
+            reserved=1.0
+        )
+        assert store.read(lookups.day_money, int((_NOON + _DAY + 1) // _DAY)).total == 1.0
         await store.record(ref, 2, 10, _raw(CancelRequested(at=_NOON + _DAY), _finished()))
-        assert store.day_money(_NOON + _DAY) == SpentMoney(unsettled=1.0)
-        assert store.batch_money("b") == SpentMoney(settled=2.0, unsettled=1.75)
+        assert store.read(lookups.day_money, int((_NOON + _DAY) // _DAY)) == SpentMoney(
+            unsettled=1.0
+        )
+        assert store.read(lookups.batch_money, "b") == SpentMoney(settled=2.0, unsettled=1.75)
 
     _run(scenario())
 
@@ -381,19 +436,19 @@ def test_prices_are_known_after_a_restart(tmp_path: Path) -> None:
     unpriced = ModelSetup(name="p/free")
 
     async def begin(store: Store) -> None:
-        await store.add_batch(_batch(tmp_path), [_task("1"), _task("2")])
-        await store.dispatch(ref)
+        await store.write(operations.add_batch, _batch(tmp_path), [_task("1"), _task("2")])
+        await store.write(operations.dispatch, ref)
         await store.record(ref, 1, 0, _raw(_started()))
-        await store.dispatch(Ref("b", "2"))
+        await store.write(operations.dispatch, Ref("b", "2"))
         await store.record(Ref("b", "2"), 1, 0, _raw(_started(model=unpriced)))
 
     async def go_on(store: Store) -> None:
         for name in "12":
-            await store.dispatch(Ref("b", name))
+            await store.write(operations.dispatch, Ref("b", name))
             await store.record(Ref("b", name), 2, 1, _raw(_answered()))
 
     for step in (begin, go_on):
-        store = Store.open(path)
+        store = Store(path)
         _run(step(store))
         store.close()
     with StoreReader(path) as reader:
@@ -411,15 +466,17 @@ def test_people_see_where_everything_stands(store: Store, tmp_path: Path) -> Non
     error = '{"error": {"type": "loop", "message": "it repeats itself"}}\n'
 
     async def scenario() -> None:
-        await store.reject(_batch(tmp_path, "bad", "C0"), [Problem("tasks", "is empty")])
-        await store.add_batch(_batch(tmp_path), [_task(str(i)) for i in range(5)])
+        await store.write(
+            operations.add_batch, _batch(tmp_path, "bad", "C0"), (), [Problem("tasks", "is empty")]
+        )
+        await store.write(operations.add_batch, _batch(tmp_path), [_task(str(i)) for i in range(5)])
         for name in ("0", "1", "2"):
-            await store.dispatch(Ref("b", name), worker="pool-7")
-            await store.ask(Ref("b", name), 1, 0, _raw(_started()), _call())
+            await store.write(operations.dispatch, Ref("b", name), worker="pool-7")
+            await store.record(Ref("b", name), 1, 0, _raw(_started()), _call())
         await store.record(Ref("b", "0"), 1, 2, _raw(_answered(), _tool()))
         await store.record(Ref("b", "1"), 1, 2, _raw(_finished(TaskStatus.ERROR, error, _NOON + 9)))
         await store.record(Ref("b", "2"), 1, 2, _raw(Suspended(at=_NOON, cause="park")))
-        await store.suspend(Ref("b", "2"), 1, TaskStatus.PARKED, "bad key")
+        await store.write(operations.suspend, Ref("b", "2"), 1, TaskStatus.PARKED, "bad key")
         await _finish(store, Ref("b", "3"))
 
     _run(scenario())
@@ -428,12 +485,12 @@ def test_people_see_where_everything_stands(store: Store, tmp_path: Path) -> Non
         batch, bad = reader.batches()
         assert reader.task(Ref("b", "0")) == running
         assert [t.ref.task for t in reader.running()] == ["0", "2"]
-        assert reader.spec(Ref("b", "4")) == _task("4")
-        assert len(reader.events(Ref("b", "0"), 2)) == 2
+        assert reader.read(lookups.find_task, Ref("b", "4")) == _task("4")
+        assert len(reader.read(lookups.events, Ref("b", "0"), 2)) == 2
         assert list(reader.results("b")) == [("1", error), ("3", "{}")]
         assert reader.batches(limit=1) == [batch]
         assert reader.batches(unpublished=True) == [batch, bad]
-        assert reader.first_prompts(["bad", "b"]) == {"b": "Do 0"}
+        assert reader.read(queries.first_prompts, ["bad", "b"]) == {"b": "Do 0"}
         with pytest.raises(StoreError, match="no batch x"):
             reader.tasks("x")
     assert (running.status, running.worker, running.step) == ("running", "pool-7", "ToolRan")
@@ -460,14 +517,14 @@ def test_money_by_tag_outlives_the_texts(store: Store, tmp_path: Path) -> None:
 
     async def scenario() -> None:
         tasks = [_task(name, tags=tags) for name, tags in tagged.items()]
-        await store.add_batch(_batch(tmp_path), tasks)
+        await store.write(operations.add_batch, _batch(tmp_path), tasks)
         for day, name in enumerate(tagged):
-            await store.dispatch(Ref("b", name))
+            await store.write(operations.dispatch, Ref("b", name))
             await store.record(
                 Ref("b", name), 1, 0, _raw(_started(), _answered(_NOON + day * _DAY))
             )
             await _finish(store, Ref("b", name))
-        await store.batch_published("b")
+        await store.write(operations.batch_published, "b")
 
     _run(scenario())
 
@@ -488,9 +545,9 @@ def test_money_by_tag_outlives_the_texts(store: Store, tmp_path: Path) -> None:
         for models, calls in ((["m"], [4]), (["p/m", "q"], [4]), (["p"], [])):
             assert [r.tally.calls for r in reader.spend((), models=models)] == calls
         assert reader.spend((), providers=["m"]) == []
-        _run(store.prune_before(_NOON + 2 * _DAY))
+        _run(_prune(store, _NOON + 2 * _DAY))
         with pytest.raises(StoreError, match="pruned"):
-            reader.spec(Ref("b", "1"))
+            reader.read(lookups.find_task, Ref("b", "1"))
         assert spent(reader) == before
 
 
@@ -501,22 +558,22 @@ def test_only_tasks_that_went_their_way_are_examples(store: Store, tmp_path: Pat
     async def scenario() -> None:
         tasks = [_task(n, tags=("b", "a"), check="true", evaluator="none") for n in names[:-1]]
         tasks.append(Task(id="other", first_prompt="x", model="p/other"))
-        await store.add_batch(_batch(tmp_path), tasks)
+        await store.write(operations.add_batch, _batch(tmp_path), tasks)
         for name in names:
-            await store.dispatch(Ref("b", name))
+            await store.write(operations.dispatch, Ref("b", name))
             answers = () if name == "uncalled" else (_answered(),)
             await store.record(Ref("b", name), 1, 0, _raw(_started(), *answers))
             ends = {"cancelled": TaskStatus.CANCELLED, "failed": TaskStatus.ERROR}
             if name != "running":
                 end = _finished(ends.get(name, TaskStatus.COMPLETED), at=_NOON + 40)
-                await store.finish(Ref("b", name), end, attempt=None)
+                await store.write(TaskTransaction.finish, Ref("b", name), end, attempt=None)
 
     _run(scenario())
     with StoreReader(tmp_path / "state" / "batchd.db") as reader:
-        failed, first = reader.past_of_model("p/m", 9)
+        failed, first = reader.read(queries.past_of_model, "p/m", 9)
         assert (first.seconds, first.tally.cost_usd, first.tally.calls) == (40.0, 2.0, 1)
         assert (first.status, failed.status) == (TaskStatus.COMPLETED, TaskStatus.ERROR)
-        assert reader.past_of_model("p/m", 1) == [failed]
+        assert reader.read(queries.past_of_model, "p/m", 1) == [failed]
 
 
 def test_the_ledger_can_be_split_every_way(store: Store, tmp_path: Path) -> None:
@@ -524,8 +581,8 @@ def test_the_ledger_can_be_split_every_way(store: Store, tmp_path: Path) -> None
 
     async def scenario() -> None:
         for place, name in enumerate(("a", "b")):
-            await store.add_batch(_batch(tmp_path, name, name), [_task("1")])
-            await store.dispatch(Ref(name, "1"))
+            await store.write(operations.add_batch, _batch(tmp_path, name, name), [_task("1")])
+            await store.write(operations.dispatch, Ref(name, "1"))
             answers = (_answered(_NOON + i * _DAY) for i in range(place + 1))
             await store.record(Ref(name, "1"), 1, 0, _raw(_started(), *answers))
 
@@ -550,21 +607,21 @@ def test_published_means_everything_is_there(store: Store, tmp_path: Path) -> No
     """
 
     async def scenario() -> None:
-        await store.add_batch(_batch(tmp_path), [_task("1"), _task("2")])
+        await store.write(operations.add_batch, _batch(tmp_path), [_task("1"), _task("2")])
         with pytest.raises(ValueError, match="b/1 has no result yet"):
-            await store.published(Ref("b", "1"))
+            await store.write(operations.published, Ref("b", "1"))
         await _finish(store, Ref("b", "1"))
-        await store.finish(Ref("b", "2"), _finished(), attempt=None)
+        await store.write(TaskTransaction.finish, Ref("b", "2"), _finished(), attempt=None)
         with pytest.raises(ValueError, match="the result of 2 is not published"):
-            await store.batch_published("b")
+            await store.write(operations.batch_published, "b")
         with pytest.raises(ValueError, match="no such batch"):
-            await store.batch_published("x")
-        await store.published(Ref("b", "2"))
+            await store.write(operations.batch_published, "x")
+        await store.write(operations.published, Ref("b", "2"))
         for _ in range(2):
-            await store.batch_published("b")
+            await store.write(operations.batch_published, "b")
 
     _run(scenario())
-    assert store.restore().batches == ()
+    assert store.read(lookups.restore).batches == ()
 
 
 def test_old_events_are_pruned_and_the_file_shrinks(store: Store, tmp_path: Path) -> None:
@@ -575,38 +632,40 @@ def test_old_events_are_pruned_and_the_file_shrinks(store: Store, tmp_path: Path
     async def fill() -> None:
         names = [str(i) for i in range(120)]
         for batch in ("old", "open"):
-            await store.add_batch(_batch(tmp_path, batch, batch), [_task(n) for n in names])
+            await store.write(
+                operations.add_batch, _batch(tmp_path, batch, batch), [_task(n) for n in names]
+            )
             refs = [Ref(batch, n) for n in names]
-            await asyncio.gather(*(store.dispatch(r) for r in refs))
+            await asyncio.gather(*(store.write(operations.dispatch, r) for r in refs))
             events = _raw(_started(), _answered(), *(_tool(noise + str(i)) for i in range(10)))
             await asyncio.gather(*(store.record(r, 1, 0, events) for r in refs))
         await asyncio.gather(*(_finish(store, Ref("old", n)) for n in names))
-        await store.batch_published("old")
+        await store.write(operations.batch_published, "old")
 
     async def prune(now: float) -> None:
-        await store.prune_before(now - 7 * _DAY)
+        await _prune(store, now - 7 * _DAY)
 
     _run(fill())
     _run(prune(_NOON + 6 * _DAY))
-    assert len(store.events(Ref("old", "7"))) == 13
+    assert len(store.read(lookups.events, Ref("old", "7"))) == 13
     _run(prune(_NOON + 8 * _DAY))
-    assert store.events(Ref("old", "7")) == []
-    with store.reading() as reader:
+    assert store.read(lookups.events, Ref("old", "7")) == []
+    with StoreReader(store.path) as reader:
         assert list(reader.results("old")) == []
     with pytest.raises(StoreError, match="old/7 has been pruned"):
-        store.task(Ref("old", "7"))
-    assert len(store.events(Ref("open", "7"))) == 12
-    assert store.batch_money("old") == SpentMoney(settled=240.0)
+        store.read(lookups.find_task, Ref("old", "7"))
+    assert len(store.read(lookups.events, Ref("open", "7"))) == 12
+    assert store.read(lookups.batch_money, "old") == SpentMoney(settled=240.0)
     with StoreReader(path) as reader:
         assert reader.task(Ref("old", "7")).status is TaskStatus.COMPLETED
     store.close()
     before = path.stat().st_size
-    again = Store.open(path, clock=lambda: _NOON)
+    again = Store(path, clock=lambda: _NOON)
 
     async def the_rest() -> None:
         await asyncio.gather(*(_finish(again, Ref("open", str(i))) for i in range(120)))
-        await again.batch_published("open")
-        await again.prune_before(_NOON)
+        await again.write(operations.batch_published, "open")
+        await _prune(again, _NOON)
 
     _run(the_rest())
     again.close()

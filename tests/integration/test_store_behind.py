@@ -25,7 +25,8 @@ from batchd.errors import BatchdError, DamagedStoreError
 from batchd.events import TaskFinished
 from batchd.records import Batch, Ref, Task, TaskStatus
 from batchd.spool import claims, home, outbox, ulid
-from batchd.store import Store, StoreReader, restoring, witness
+from batchd.store import Store, StoreReader, lookups, operations, restoring, witness
+from batchd.store.task_transaction import TaskTransaction
 from batchd.taskstate import TaskState
 
 pytestmark = pytest.mark.in_turns
@@ -37,14 +38,14 @@ _ACKNOWLEDGE = """
 import asyncio, os, signal, sys
 from pathlib import Path
 from batchd.records import Batch, Task
-from batchd.store import Store
+from batchd.store import Store, operations
 path = Path(sys.argv[1])
-store = Store.open(path)
+store = Store(path)
 async def work():
     for n in range(int(sys.argv[2])):
         task = Task(id="1", first_prompt="x" * 5000, model="p/m")
         batch = Batch(name=f"b{n}", claim=f"c{n}", outbox=str(path.parent), request="r", received_at=1.0)
-        await store.add_batch(batch, [task])
+        await store.write(operations.add_batch, batch, [task])
 asyncio.run(work())
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -78,11 +79,11 @@ def test_a_flipped_bit_in_the_log_is_refused_wherever_it_is(tmp_path: Path) -> N
         spoiled[at] ^= 1 << rng.randrange(8)
         witness.beside(path).write_bytes(spoiled)
         with pytest.raises(DamagedStoreError, match="`batchd restore`"):
-            Store.open(path)
+            Store(path)
         assert witness.beside(path).read_bytes() == spoiled
         assert any("batchd restore" in refusal for refusal in controlling.refusals(tmp_path))
     witness.beside(path).write_bytes(data)
-    Store.open(path).close()
+    Store(path).close()
     assert len(names(path)) == 8
 
 
@@ -98,7 +99,7 @@ def test_a_log_that_a_crash_cut_off_is_none_that_is_damaged(tmp_path: Path) -> N
     for rest in (torn[:1], torn[:5000], torn):
         witness.beside(path).write_bytes(data + rest)
         assert not list(controlling.refusals(tmp_path))
-    Store.open(path).close()
+    Store(path).close()
     assert len(names(path)) == 8
 
 
@@ -109,19 +110,19 @@ def test_a_store_that_lacks_something_is_refused(tmp_path: Path, loss: str) -> N
     """
     path = tmp_path / "batchd.db"
     if loss == "older":
-        Store.open(path).close()
+        Store(path).close()
         older = path.read_bytes()
         killed(path)
-        Store.open(path).close()
+        Store(path).close()
         path.write_bytes(older)
     else:
         data = killed(path)
         witness.beside(path).write_bytes(data[: len(data) // 2] if loss == "cut" else b"")
     with pytest.raises(DamagedStoreError, match=r"is behind what .* of 8 batches and 0 events"):
-        Store.open(path)
+        Store(path)
     # The way that the message names: it goes on with what is there.
     restoring.put_in_place(restoring.draft(path, path), path)
-    Store.open(path).close()
+    Store(path).close()
     assert len(names(path)) < 8
 
 
@@ -134,7 +135,7 @@ def test_another_program_may_empty_the_log(tmp_path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path)) as db:
         assert db.execute("SELECT count(*) FROM batches").fetchone() == (8,)
     assert not witness.beside(path).exists()
-    Store.open(path).close()
+    Store(path).close()
     assert len(names(path)) == 8
 
 
@@ -247,16 +248,16 @@ def test_a_copied_state_directory_is_refused(spool: Any) -> None:
 
 async def _two_batches(path: Path) -> None:
     """Store two batches, one of which has ended."""
-    with contextlib.closing(Store.open(path)) as store:
+    with contextlib.closing(Store(path)) as store:
         for name in ("a", "b"):
             tasks = [Task(id=str(n), first_prompt=f"{n}" * 700, model="p/m") for n in range(4)]
             batch = Batch(
                 name=name, claim=name, outbox=str(path.parent), request="r", received_at=1.0
             )
-            await store.add_batch(batch, tasks)
+            await store.write(operations.add_batch, batch, tasks)
         for n in range(4):
             end = TaskFinished(at=1.0, status=TaskStatus.COMPLETED, reason=None, result="{}" * 300)
-            await store.finish(Ref("a", str(n)), end, attempt=None)
+            await store.write(TaskTransaction.finish, Ref("a", str(n)), end, attempt=None)
 
 
 async def _use(path: Path) -> None:
@@ -266,14 +267,14 @@ async def _use(path: Path) -> None:
             reader.tasks(batch.batch.name)
             list(reader.results(batch.batch.name))
         for n in range(4):
-            reader.spec(Ref("b", str(n)))
-            reader.events(Ref("a", str(n)))
+            reader.read(lookups.find_task, Ref("b", str(n)))
+            reader.read(lookups.events, Ref("a", str(n)))
         reader.parked()
-    with contextlib.closing(Store.open(path)) as store:
-        store.restore()
+    with contextlib.closing(Store(path)) as store:
+        store.read(lookups.restore)
         for n in range(4):
-            await store.dispatch(Ref("b", str(n)))
-            store.task(Ref("b", str(n)))
+            await store.write(operations.dispatch, Ref("b", str(n)))
+            store.read(lookups.find_task, Ref("b", str(n)))
 
 
 def test_a_damaged_byte_anywhere_is_reported_in_words(tmp_path: Path) -> None:
@@ -409,13 +410,13 @@ def test_a_report_of_edited_results_leaves_out_what_is_none(spool: Any) -> None:
 async def _ended(path: Path, folder: Path, tasks: int, size: int) -> None:
     """Leave a batch behind whose tasks are published, and whose last files are not."""
     end = results_of(folder, tasks, size)
-    with contextlib.closing(Store.open(path)) as store:
+    with contextlib.closing(Store(path)) as store:
         batch = Batch(name="big", claim="big", outbox=str(folder), request="r", received_at=1.0)
         given = [Task(id=str(n), first_prompt="x", model="standin/m") for n in range(tasks)]
-        await store.add_batch(batch, given)
+        await store.write(operations.add_batch, batch, given)
         for n in range(tasks):
-            await store.finish(Ref("big", str(n)), end(n), attempt=None)
-            await store.published(Ref("big", str(n)))
+            await store.write(TaskTransaction.finish, Ref("big", str(n)), end(n), attempt=None)
+            await store.write(operations.published, Ref("big", str(n)))
 
 
 def results_of(folder: Path, tasks: int, size: int) -> Callable[[int], TaskFinished]:

@@ -20,7 +20,8 @@ from patience import PATIENCE_S
 from batchd.errors import NewerStoreError, StaleAttemptError, StoreError
 from batchd.events import CallAnswered, TaskFinished, ToolRan, encode
 from batchd.records import Batch, Ref, Task, TaskStatus, ToolCall
-from batchd.store import Store, StoreReader, database_file
+from batchd.store import Store, StoreReader, database_file, lookups, operations
+from batchd.store.task_transaction import TaskTransaction
 from batchd.taskstate import fold
 
 CHILD = Path(__file__).with_name("store_child.py")
@@ -87,7 +88,7 @@ def _live_and_die(path: Path, mark: int, rng: random.Random) -> list[str]:
 def _check(path: Path, known: Acknowledged) -> None:
     with StoreReader(path) as reader:
         for row in reader.tasks("big"):
-            events = reader.events(row.ref)
+            events = reader.read(lookups.events, row.ref)
             assert len(events) >= known.events[row.ref.task]
             assert row.attempts >= known.attempts[row.ref.task]
             for seq, event in enumerate(events):
@@ -103,7 +104,7 @@ def _check(path: Path, known: Acknowledged) -> None:
             )
             assert row.tally.cost_usd == pytest.approx(state.tally.cost_usd)
         for name, claim in known.batches.items():
-            assert reader.spec(Ref(name, "1")).first_prompt == claim
+            assert reader.read(lookups.find_task, Ref(name, "1")).first_prompt == claim
         for name, claim in known.results.items():
             assert list(reader.results(name)) == [("1", f"{claim}\n")]
         assert known.published <= {b.batch.name for b in reader.batches() if b.published_at}
@@ -122,7 +123,7 @@ def test_what_was_acknowledged_survives_sigkill(tmp_path: Path) -> None:
         known.read(_live_and_die(path, mark, rng))
         _check(path, known)
         # The next opening, too, must find it whole.
-        Store.open(path).close()
+        Store(path).close()
         _check(path, known)
     with sqlite3.connect(path) as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -133,12 +134,12 @@ def test_what_was_acknowledged_survives_sigkill(tmp_path: Path) -> None:
 
 def test_what_waits_is_committed_together(tmp_path: Path) -> None:
     """Hundreds of calls at once share a few syncs, and each gets its own answer."""
-    store = Store.open(tmp_path / "batchd.db")
+    store = Store(tmp_path / "batchd.db")
 
     async def scenario() -> None:
-        await store.add_batch(_batch(tmp_path / "x"), _tasks(400))
+        await store.write(operations.add_batch, _batch(tmp_path / "x"), _tasks(400))
         refs = [Ref("b", str(i)) for i in range(400)]
-        given = await asyncio.gather(*(store.dispatch(r) for r in refs))
+        given = await asyncio.gather(*(store.write(operations.dispatch, r) for r in refs))
         assert [d.attempt for d in given] == [1] * 400
         before = store.writer.commits
         # One of them is stale, which does not concern the others.
@@ -153,24 +154,24 @@ def test_what_waits_is_committed_together(tmp_path: Path) -> None:
         assert isinstance(outcomes[7], StaleAttemptError)
 
     asyncio.run(scenario())
-    assert len(store.events(Ref("b", "399"))) == 1
-    assert store.events(Ref("b", "7")) == []
+    assert len(store.read(lookups.events, Ref("b", "399"))) == 1
+    assert store.read(lookups.events, Ref("b", "7")) == []
     store.close()
 
 
 def test_a_call_that_cannot_be_written_takes_no_other_with_it(tmp_path: Path) -> None:
     """A bad operation in a group fails alone; what stands beside it is durable."""
-    store = Store.open(tmp_path / "batchd.db")
+    store = Store(tmp_path / "batchd.db")
     twins = [*_tasks(1), *_tasks(1)]
     surrogate = Task(id="1", first_prompt="\ud800", model="p/m")
 
     async def scenario() -> tuple[object, ...]:
-        await store.add_batch(_batch(tmp_path / "x"), _tasks(2))
-        await store.dispatch(Ref("b", "0"))
+        await store.write(operations.add_batch, _batch(tmp_path / "x"), _tasks(2))
+        await store.write(operations.dispatch, Ref("b", "0"))
         return await asyncio.gather(
             store.record(Ref("b", "0"), 1, 0, _raw("one")),
-            store.add_batch(_batch(tmp_path / "x", "C2"), twins),
-            store.add_batch(_batch(tmp_path / "x", "C3"), [surrogate]),
+            store.write(operations.add_batch, _batch(tmp_path / "x", "C2"), twins),
+            store.write(operations.add_batch, _batch(tmp_path / "x", "C3"), [surrogate]),
             store.record(Ref("b", "0"), 1, 1, _raw("two")),
             return_exceptions=True,
         )
@@ -180,30 +181,30 @@ def test_a_call_that_cannot_be_written_takes_no_other_with_it(tmp_path: Path) ->
     assert isinstance(two, list)
     assert isinstance(twice, StoreError)
     assert isinstance(bad, UnicodeEncodeError)
-    assert len(store.events(Ref("b", "0"))) == 2
-    assert store.claimed("C2") is None
-    assert store.claimed("C3") is None
+    assert len(store.read(lookups.events, Ref("b", "0"))) == 2
+    assert store.read(lookups.claimed, "C2") is None
+    assert store.read(lookups.claimed, "C3") is None
     store.close()
 
 
 def test_who_stops_waiting_changes_nothing(tmp_path: Path) -> None:
     """A caller that is cancelled leaves the others their answers, and the store consistent."""
-    store = Store.open(tmp_path / "batchd.db")
+    store = Store(tmp_path / "batchd.db")
 
     async def scenario() -> None:
-        await store.add_batch(_batch(tmp_path / "x"), _tasks(2))
-        await store.dispatch(Ref("b", "0"))
+        await store.write(operations.add_batch, _batch(tmp_path / "x"), _tasks(2))
+        await store.write(operations.dispatch, Ref("b", "0"))
         gone = asyncio.create_task(store.record(Ref("b", "0"), 1, 0, _raw("one")))
         await asyncio.sleep(0)
         gone.cancel()
         await store.record(Ref("b", "0"), 1, 1, _raw("two"))
 
     asyncio.run(scenario())
-    assert len(store.events(Ref("b", "0"))) == 2
+    assert len(store.read(lookups.events, Ref("b", "0"))) == 2
     store.close()
 
     async def too_late() -> None:
-        await store.dispatch(Ref("b", "0"))
+        await store.write(operations.dispatch, Ref("b", "0"))
 
     with pytest.raises(StoreError, match="closed"):
         asyncio.run(too_late())
@@ -226,36 +227,38 @@ def test_a_full_disk_refuses_and_recovers(tmp_path: Path) -> None:
     small things may still fit; with room again, all goes on.
     """
     path = tmp_path / "batchd.db"
-    store = Store.open(path)
+    store = Store(path)
 
     async def scenario() -> int:
-        await store.add_batch(_batch(path), _tasks(3))
-        await store.dispatch(Ref("b", "0"))
-        await store.dispatch(Ref("b", "1"))
+        await store.write(operations.add_batch, _batch(path), _tasks(3))
+        await store.write(operations.dispatch, Ref("b", "0"))
+        await store.write(operations.dispatch, Ref("b", "1"))
         await store.writer.submit(lambda j: j.db.execute("PRAGMA max_page_count = 100").fetchone())
         stored = await _fill_up(store, Ref("b", "0"))
         with pytest.raises(StoreError, match="the disk is full"):
-            await store.add_batch(_batch(path, "C2"), _tasks(1000, 1000))
+            await store.write(operations.add_batch, _batch(path, "C2"), _tasks(1000, 1000))
         # Together with what is too large, what is small enough gets through.
         small, large = await asyncio.gather(
             store.record(Ref("b", "1"), 1, 0, _raw("x")),
-            store.add_batch(_batch(path, "C3"), _tasks(1000, 1000)),
+            store.write(operations.add_batch, _batch(path, "C3"), _tasks(1000, 1000)),
             return_exceptions=True,
         )
         assert isinstance(small, list)
         assert isinstance(large, StoreError)
-        assert len(store.events(Ref("b", "0"))) == stored
+        assert len(store.read(lookups.events, Ref("b", "0"))) == stored
         await store.writer.submit(
             lambda j: j.db.execute("PRAGMA max_page_count = 1000000").fetchone()
         )
         await store.record(Ref("b", "0"), 1, stored, _raw("y" * 20_000))
-        assert (await store.add_batch(_batch(path, "C3"), _tasks(1000, 1000))).name == "b-C3"
+        assert (
+            await store.write(operations.add_batch, _batch(path, "C3"), _tasks(1000, 1000))
+        ).name == "b-C3"
         return stored + 1
 
     stored = asyncio.run(scenario())
     store.close()
     with StoreReader(path) as reader:
-        assert len(reader.events(Ref("b", "0"))) == stored
+        assert len(reader.read(lookups.events, Ref("b", "0"))) == stored
         assert reader.batch("b-C3").tasks == 1000
 
 
@@ -265,18 +268,19 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from test_store_durability import _batch, _fill_up, _raw, _tasks
 from batchd.records import Ref
-from batchd.store import StoreReader, Store
+from batchd.store import Store, StoreReader, lookups, operations
+from batchd.store.task_transaction import TaskTransaction
 
 disk = Path(sys.argv[2])
 ballast = disk / "ballast"
 ballast.write_bytes(bytes(1_000_000))
-store = Store.open(disk / "batchd.db")
+store = Store(disk / "batchd.db")
 
 async def scenario():
-    await store.add_batch(_batch(disk / "x"), _tasks(1))
-    await store.dispatch(Ref("b", "0"))
+    await store.write(operations.add_batch, _batch(disk / "x"), _tasks(1))
+    await store.write(operations.dispatch, Ref("b", "0"))
     stored = await _fill_up(store, Ref("b", "0"))
-    assert len(store.events(Ref("b", "0"))) == stored > 10
+    assert len(store.read(lookups.events, Ref("b", "0"))) == stored > 10
     ballast.unlink()
     await store.record(Ref("b", "0"), 1, stored, _raw("z"))
     return stored + 1
@@ -284,7 +288,7 @@ async def scenario():
 stored = asyncio.run(scenario())
 store.close()
 with StoreReader(disk / "batchd.db") as reader:
-    assert len(reader.events(Ref("b", "0"))) == stored
+    assert len(reader.read(lookups.events, Ref("b", "0"))) == stored
 print("held")
 """
 
@@ -310,12 +314,12 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
 def test_a_newer_file_is_refused(tmp_path: Path) -> None:
     """A file that a later version has written is not touched, by a store or a reader."""
     path = tmp_path / "batchd.db"
-    Store.open(path).close()
+    Store(path).close()
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
     before = path.read_bytes()
-    for use in (lambda: Store.open(path), lambda: StoreReader(path)):
+    for use in (lambda: Store(path), lambda: StoreReader(path)):
         with pytest.raises(NewerStoreError, match="newer batchd"):
             use()
     assert path.read_bytes() == before
@@ -324,8 +328,8 @@ def test_a_newer_file_is_refused(tmp_path: Path) -> None:
 def test_a_migration_starts_with_a_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An older file is copied whole, then migrated; a migration that fails leaves it as it was."""
     path = tmp_path / "batchd.db"
-    store = Store.open(path)
-    asyncio.run(store.add_batch(_batch(path), _tasks(50)))
+    store = Store(path)
+    asyncio.run(store.write(operations.add_batch, _batch(path), _tasks(50)))
     # The backup must also hold what still stands in the log of a daemon that was killed.
     copy = tmp_path / "killed"
     copy.mkdir()
@@ -339,13 +343,13 @@ def test_a_migration_starts_with_a_backup(tmp_path: Path, monkeypatch: pytest.Mo
     broken = "CREATE TABLE extra (x); INSERT INTO nowhere VALUES (1);"
     monkeypatch.setattr(database_file, "MIGRATIONS", (*database_file.MIGRATIONS, broken))
     with pytest.raises(StoreError, match="nowhere"):
-        Store.open(path)
+        Store(path)
     with pytest.raises(StoreError, match="`batchd serve` migrates it"):
         StoreReader(path)
     good = "ALTER TABLE tasks ADD COLUMN extra TEXT; UPDATE tasks SET extra = name;"
     monkeypatch.setattr(database_file, "MIGRATIONS", (*database_file.MIGRATIONS[:-1], good))
-    store = Store.open(path)
-    assert len(store.tasks("b")) == 50
+    store = Store(path)
+    assert len(store.read(lookups.tasks, "b")) == 50
     store.close()
     with sqlite3.connect(path) as db:
         assert db.execute("PRAGMA user_version").fetchone() == (known + 1,)
@@ -354,8 +358,8 @@ def test_a_migration_starts_with_a_backup(tmp_path: Path, monkeypatch: pytest.Mo
     backup = copy / f"batchd.db.v{known}.bak"
     assert backup.stat().st_mode & 0o777 == 0o600
     monkeypatch.setattr(database_file, "MIGRATIONS", database_file.MIGRATIONS[:-1])
-    restored = Store.open(backup)
-    assert len(restored.tasks("b")) == 50
+    restored = Store(backup)
+    assert len(restored.read(lookups.tasks, "b")) == 50
     restored.close()
     assert not list(copy.glob(".*"))
 
@@ -367,8 +371,8 @@ def test_a_migration_starts_with_a_backup(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_damaged_file_says_how_to_fix_it(tmp_path: Path, damage: int, complaint: str) -> None:
     """Whether its head or its middle is overwritten, the error names the file and the way out."""
     path = tmp_path / "batchd.db"
-    store = Store.open(path)
-    asyncio.run(store.add_batch(_batch(path), _tasks(500, 300)))
+    store = Store(path)
+    asyncio.run(store.write(operations.add_batch, _batch(path), _tasks(500, 300)))
     store.close()
     size = path.stat().st_size
     with path.open("r+b") as file:
@@ -376,14 +380,14 @@ def test_a_damaged_file_says_how_to_fix_it(tmp_path: Path, damage: int, complain
         file.write(os.urandom(size - damage))
 
     async def use(store: Store) -> None:
-        await store.add_batch(_batch(path, "C2"), _tasks(500))
+        await store.write(operations.add_batch, _batch(path, "C2"), _tasks(500))
 
     with pytest.raises(StoreError, match=rf"batchd\.db: {complaint}; stop batchd, move it away"):
         _use_and_close(path, use)
 
 
 def _use_and_close(path: Path, use: object) -> None:
-    store = Store.open(path)
+    store = Store(path)
     try:
         asyncio.run(use(store))  # type: ignore[operator] # a coroutine function
     finally:
@@ -407,7 +411,7 @@ def test_what_is_no_store_is_refused(tmp_path: Path, kind: str) -> None:
         path = tmp_path / "file" / "batchd.db"
     if kind != "nowhere":
         with pytest.raises(StoreError, match=r"batchd\.db"):
-            Store.open(path)
+            Store(path)
     with pytest.raises(StoreError, match=r"batchd\.db"):
         StoreReader(path)
 
@@ -417,10 +421,10 @@ def test_the_log_is_emptied_when_nothing_is_written(tmp_path: Path) -> None:
     and a reader sees the same with and without it.
     """
     path = tmp_path / "batchd.db"
-    store = Store.open(path)
+    store = Store(path)
 
     async def scenario() -> None:
-        await store.add_batch(_batch(path), _tasks(2000, 500))
+        await store.write(operations.add_batch, _batch(path), _tasks(2000, 500))
         log = path.with_name("batchd.db-wal")
         assert log.stat().st_size
         async with asyncio.timeout(PATIENCE_S):
@@ -439,18 +443,18 @@ def test_readers_and_the_writer_do_not_hinder_each_other(tmp_path: Path) -> None
     the writer goes on, and ends are still seen whole.
     """
     path = tmp_path / "batchd.db"
-    store = Store.open(path)
+    store = Store(path)
 
     async def scenario() -> None:
-        await store.add_batch(_batch(path), _tasks(200))
+        await store.write(operations.add_batch, _batch(path), _tasks(200))
         for i in range(200):
             end = TaskFinished(at=1.0, status=TaskStatus.COMPLETED, reason=None, result=f"{i}\n")
-            await store.finish(Ref("b", str(i)), end, attempt=None)
+            await store.write(TaskTransaction.finish, Ref("b", str(i)), end, attempt=None)
         with StoreReader(path) as reader:
             for place, (task, text) in enumerate(reader.results("b")):
-                await store.published(Ref("b", task))
+                await store.write(operations.published, Ref("b", task))
                 assert text == f"{place}\n"
-        await store.batch_published("b")
+        await store.write(operations.batch_published, "b")
 
     asyncio.run(scenario())
     store.close()

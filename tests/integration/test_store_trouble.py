@@ -47,8 +47,9 @@ from batchd.events import (
 )
 from batchd.log import get_logger
 from batchd.records import Answer, Batch, Purpose, Ref, Task, TaskStatus, ToolCall, Usage
-from batchd.store import Store, StoreReader, copies, database_file, restoring
+from batchd.store import Store, StoreReader, copies, database_file, lookups, operations, restoring
 from batchd.store.migrations import MIGRATIONS
+from batchd.store.task_transaction import TaskTransaction
 
 pytestmark = pytest.mark.in_turns
 
@@ -58,13 +59,13 @@ DAY = 86400.0
 
 def add(path: Path, tasks: int, size: int = 0, name: str = "b") -> None:
     """Open a store, add a batch to it, and close it."""
-    store = Store.open(path)
+    store = Store(path)
     noise = random.Random(1).randbytes(size).hex()
     given = [Task(id=str(i), first_prompt=f"{i} {noise}", model="p/m") for i in range(tasks)]
     batch = Batch(
         name=name, claim=name, outbox=str(path.parent), request="request.json", received_at=1.0
     )
-    asyncio.run(store.add_batch(batch, given))
+    asyncio.run(store.write(operations.add_batch, batch, given))
     store.close()
 
 
@@ -74,12 +75,12 @@ def published(path: Path, tasks: int, size: int) -> None:
     end = TaskFinished(at=1.0, status=TaskStatus.COMPLETED, reason=None, result="{}")
 
     async def publish(store: Store) -> None:
-        for ref in [Ref("b", name) for name in store.tasks("b")]:
-            await store.finish(ref, end, attempt=None)
-            await store.published(ref)
-        await store.batch_published("b")
+        for ref in [Ref("b", name) for name in store.read(lookups.tasks, "b")]:
+            await store.write(TaskTransaction.finish, ref, end, attempt=None)
+            await store.write(operations.published, ref)
+        await store.write(operations.batch_published, "b")
 
-    with contextlib.closing(Store.open(path, clock=lambda: 1.0)) as store:
+    with contextlib.closing(Store(path, clock=lambda: 1.0)) as store:
         asyncio.run(publish(store))
 
 
@@ -87,11 +88,15 @@ def killed(path: Path, name: str) -> None:
     """Put a store in a file's place whose batch stands in its log alone, as a kill leaves it."""
     folder = path.parent / f"{name}-was-here"
     add(folder / "batchd.db", 1, name=name)
-    store = Store.open(folder / "batchd.db")
+    store = Store(folder / "batchd.db")
     batch = Batch(
         name=f"{name}-2", claim="x", outbox=str(folder), request="request.json", received_at=1.0
     )
-    asyncio.run(store.add_batch(batch, [Task(id="1", first_prompt="x" * 9000, model="p/m")]))
+    asyncio.run(
+        store.write(
+            operations.add_batch, batch, [Task(id="1", first_prompt="x" * 9000, model="p/m")]
+        )
+    )
     for part in ("", "-wal"):
         shutil.copy(folder / f"batchd.db{part}", path.with_name(f"batchd.db{part}"))
     store.close()
@@ -122,12 +127,17 @@ def older(path: Path, tasks: int) -> None:
 # Migrations
 
 
+async def _prune(store: Store, before: float) -> None:
+    while await store.write(operations.prune, before):
+        pass
+
+
 _OPEN = """
 import os, sys
 from pathlib import Path
-from batchd.store import Store
+from batchd.store import Store, operations
 os.write(1, b"go")
-Store.open(Path(sys.argv[1])).close()
+Store(Path(sys.argv[1])).close()
 os.write(1, b"ok")
 """
 
@@ -155,7 +165,7 @@ def test_a_migration_that_is_killed_is_done_again(tmp_path: Path) -> None:
             assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
             (version,) = db.execute("PRAGMA user_version").fetchone()
             versions[version] += 1
-        Store.open(path).close()
+        Store(path).close()
         with StoreReader(path) as reader:
             assert reader.batch("b").tasks == len(reader.tasks("b")) == 6_000
         if version > 1 or (folder / "batchd.db.v1.bak").exists():
@@ -190,8 +200,8 @@ def test_an_exchange_that_is_cut_short_is_completed(
         with contextlib.suppress(KeyboardInterrupt):
             restoring.put_in_place(draft, path)
         monkeypatch.undo()
-        with contextlib.closing(Store.open(path)) as store:
-            names = [batch.name for batch in store.restore().batches]
+        with contextlib.closing(Store(path)) as store:
+            names = [batch.name for batch in store.read(lookups.restore).batches]
         assert names == (["new"] if steps else ["old", "old-2"])
         former = list(path.parent.glob("batchd.db.before-restore-*Z"))
         assert len(former) == (steps > 0)
@@ -243,12 +253,12 @@ def test_a_migration_without_room_changes_nothing(tmp_path: Path, way: str) -> N
             with pytest.raises(
                 StoreError, match=r"could not be backed up before: .*; make room for"
             ):
-                Store.open(path)
+                Store(path)
             assert path.read_bytes() == before
             names = {p.name for p in tmp_path.iterdir()}
             assert names <= {"batchd.db", "batchd.db-wal", "batchd.db-shm"}
         more()
-        Store.open(path).close()
+        Store(path).close()
         with StoreReader(path) as reader:
             assert reader.batch("b").tasks == 10_000
 
@@ -267,7 +277,7 @@ def test_a_migration_that_runs_out_of_room_is_undone(
     monkeypatch.setattr(database_file, "MIGRATIONS", (*database_file.MIGRATIONS, grows))
     with no_room(tmp_path, way, size * 5 // 4 if way == "limit" else size * 5 // 2) as more:
         with pytest.raises(StoreError, match="the disk"):
-            Store.open(path)
+            Store(path)
         with contextlib.closing(sqlite3.connect(path)) as db:
             assert db.execute("PRAGMA user_version").fetchone() == (1,)
             assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -275,7 +285,7 @@ def test_a_migration_that_runs_out_of_room_is_undone(
                 10_000,
             )
         more()
-        Store.open(path).close()
+        Store(path).close()
         with contextlib.closing(sqlite3.connect(path)) as db:
             assert db.execute("PRAGMA user_version").fetchone() == (len(database_file.MIGRATIONS),)
             assert db.execute("SELECT count(*) FROM tasks WHERE message = ''").fetchone() == (0,)
@@ -364,9 +374,9 @@ def test_a_daemon_does_not_start_without_room(spool: Any) -> None:
 
     async def begin(store: Store) -> None:
         for i in range(400):
-            await store.dispatch(Ref("b", str(i)))
+            await store.write(operations.dispatch, Ref("b", str(i)))
 
-    with contextlib.closing(Store.open(path)) as store:
+    with contextlib.closing(Store(path)) as store:
         asyncio.run(begin(store))
     for limit in (4096, 40_000):
         run = f"import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, -1)); os.execv(sys.argv[1], sys.argv[1:])"
@@ -382,8 +392,10 @@ def test_a_daemon_does_not_start_without_room(spool: Any) -> None:
         assert done.returncode == 3
         assert f"{path}: the disk" in done.stderr
         assert "Traceback" not in done.stderr
-    with contextlib.closing(Store.open(path)) as store:
-        assert {task.status for task in store.tasks("b").values()} == {TaskStatus.QUEUED}
+    with contextlib.closing(Store(path)) as store:
+        assert {task.status for task in store.read(lookups.tasks, "b").values()} == {
+            TaskStatus.QUEUED
+        }
 
 
 def test_what_a_full_disk_takes_counts_as_no_time_at_work(spool: Any, slow_server: str) -> None:
@@ -537,9 +549,9 @@ def test_a_file_that_gives_no_room_back_is_pruned_all_the_same(tmp_path: Path) -
         db.execute(f"PRAGMA application_id = {0x62746368}")
         database_file.apply_migrations(db, 0)
     published(path, 100, 3000)
-    with contextlib.closing(Store.open(path)) as store:
-        asyncio.run(asyncio.wait_for(store.prune_before(time.time()), PATIENCE_S))
-        assert not [found for found in store.prunable(time.time()) if found.stored]
+    with contextlib.closing(Store(path)) as store:
+        asyncio.run(asyncio.wait_for(_prune(store, time.time()), PATIENCE_S))
+        assert not [found for found in store.read(lookups.prunable, time.time()) if found.stored]
 
 
 def results(folder: Path) -> list[dict[str, Any]]:
@@ -726,9 +738,9 @@ def test_damage_is_not_waited_for(tmp_path: Path) -> None:
         writes = Writes(store, TroubleLog(get_logger()))
         end = TaskFinished(at=1.0, status=TaskStatus.COMPLETED, reason=None, result="{}")
         async with asyncio.timeout(PATIENCE_S):
-            await writes.durable(lambda: store.finish(Ref("b", "7"), end, attempt=None))
+            await writes.write(TaskTransaction.finish, Ref("b", "7"), end, attempt=None)
 
-    with contextlib.closing(Store.open(path)) as store:
+    with contextlib.closing(Store(path)) as store:
         with path.open("r+b") as file:
             file.seek(8192)
             file.write(os.urandom(path.stat().st_size - 8192))
@@ -747,7 +759,7 @@ def test_a_row_that_makes_no_sense_is_damage(tmp_path: Path) -> None:
         db.execute("UPDATE specs SET body = ?", (body[:100] + bytes(50) + body[150:],))
         db.commit()
     with StoreReader(path) as reader, pytest.raises(DamagedStoreError, match="it is damaged"):
-        reader.spec(Ref("b", "0"))
+        reader.read(lookups.find_task, Ref("b", "0"))
 
 
 # Files that are taken away
@@ -895,12 +907,12 @@ def test_the_log_stays_small_under_steady_writing(tmp_path: Path) -> None:
     """With readers that come and go all the time, it begins again every few megabytes."""
     path = tmp_path / "batchd.db"
     add(path, 1)
-    store = Store.open(path)
+    store = Store(path)
     noise, largest = random.Random(1), 0
 
     async def scenario() -> None:
         nonlocal largest
-        await store.dispatch(Ref("b", "0"))
+        await store.write(operations.dispatch, Ref("b", "0"))
         for seq in range(1500):
             await store.record(Ref("b", "0"), 1, seq, raw(ran(noise.randbytes(8000).hex())))
             if seq % 5 == 0:
@@ -918,14 +930,14 @@ def test_the_log_is_emptied_once_a_reader_without_end_has_gone(tmp_path: Path) -
     """As long as it is there, the log cannot begin again."""
     path = tmp_path / "batchd.db"
     add(path, 1)
-    store = Store.open(path)
+    store = Store(path)
     noise = random.Random(1)
     reader = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM tasks").fetchone()
 
     async def scenario() -> None:
-        await store.dispatch(Ref("b", "0"))
+        await store.write(operations.dispatch, Ref("b", "0"))
         for seq in range(500):
             await store.record(Ref("b", "0"), 1, seq, raw(ran(noise.randbytes(8000).hex())))
         assert path.with_name("batchd.db-wal").stat().st_size > 4 << 20
@@ -943,12 +955,12 @@ def test_years_leave_little_behind(tmp_path: Path) -> None:
     the file stops growing but for some hundred bytes a task.
     """
     path, now, sizes = tmp_path / "batchd.db", [0.0], []
-    store = Store.open(path, clock=lambda: now[0])
+    store = Store(path, clock=lambda: now[0])
     noise = random.Random(1)
     usage = Usage(calls=1, input_tokens=1000, output_tokens=50)
 
     async def task(ref: Ref) -> None:
-        given = await store.dispatch(ref)
+        given = await store.write(operations.dispatch, ref)
         events: list[Event] = [TaskStarted(at=now[0], terms=Terms(model=MODEL, judge=MODEL))]
         for _ in range(3):
             answer = Answer(content=noise.randbytes(700).hex(), usage=usage)
@@ -956,8 +968,8 @@ def test_years_leave_little_behind(tmp_path: Path) -> None:
             events.append(ran(noise.randbytes(700).hex()))
         await store.record(ref, given.attempt, 0, raw(*events))
         end = TaskFinished(at=now[0], status=TaskStatus.COMPLETED, reason=None, result="r" * 2000)
-        await store.finish(ref, end, attempt=given.attempt)
-        await store.published(ref)
+        await store.write(TaskTransaction.finish, ref, end, attempt=given.attempt)
+        await store.write(operations.published, ref)
 
     async def day(number: int) -> None:
         now[0] = number * DAY
@@ -965,10 +977,10 @@ def test_years_leave_little_behind(tmp_path: Path) -> None:
         name = f"x-{number}"
         batch = Batch(name=name, claim=name, outbox=outbox, request="r", received_at=now[0])
         tasks = [Task(id=str(i), first_prompt="Do it. " * 80, model="p/m") for i in range(20)]
-        batch = await store.add_batch(batch, tasks)
+        batch = await store.write(operations.add_batch, batch, tasks)
         await asyncio.gather(*(task(Ref(batch.name, t.id)) for t in tasks))
-        await store.batch_published(batch.name)
-        await store.prune_before(now[0] - 10 * DAY)
+        await store.write(operations.batch_published, batch.name)
+        await _prune(store, now[0] - 10 * DAY)
         (pages,) = await store.writer.submit(lambda j: j.db.execute("PRAGMA page_count").fetchone())
         sizes.append(pages * 4096)
 
@@ -977,7 +989,7 @@ def test_years_leave_little_behind(tmp_path: Path) -> None:
             await day(number)
 
     asyncio.run(scenario())
-    assert store.day_money(0.0).settled > 0, "money is kept for ever"
+    assert store.read(lookups.day_money, 0).settled > 0, "money is kept for ever"
     a_task = (sizes[119] - sizes[29]) / (90 * 20)
     assert a_task < 400, f"each task leaves {a_task:.0f} bytes for ever"
     assert sizes[119] < 1.6 * sizes[29]

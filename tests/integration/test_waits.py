@@ -23,6 +23,7 @@ from batchd import config, control
 from batchd.daemon import Daemon
 from batchd.observe import standstill
 from batchd.observe.standstill import WaitReasons
+from batchd.store import queries
 from batchd.store.reader import StoreReader
 from tests.integration.test_daemon import results, task_file, until
 
@@ -355,7 +356,7 @@ def test_a_model_can_be_paused(tmp_path: Path) -> None:
                 await until(lambda: len(results(tmp_path, "b")) == 9, 60)
             with StoreReader(tmp_path / ".batchd/batchd.db") as reader:
                 parked, tasks = reader.parked(), reader.tasks("b")
-                assert reader.held(parked) == 9
+                assert reader.read(queries.held, parked) == 9
             assert standstill.of_batch(parked, "b", tasks) == parked
             why = WaitReasons(parked, (), (), daemon=False).why(tasks[0])
             assert why == "model standin/steps-3: paused"

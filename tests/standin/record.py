@@ -16,6 +16,7 @@ import msgspec
 from batchd.demo.recordings import RecordedVerdict, Recording
 from batchd.events import CallAnswered, Event, TaskStarted
 from batchd.records import Purpose
+from batchd.store import lookups
 from batchd.store.reader import StoreReader
 
 #: What is written though it be empty, and what counts as empty.
@@ -65,8 +66,12 @@ def main() -> None:
     spool, batch, folder = sys.argv[1:]
     with StoreReader(Path(spool) / ".batchd" / "batchd.db") as reader:
         for row in reader.tasks(batch):
-            spec = reader.spec(row.ref)
-            print(save(Path(folder), recording(spec.first_prompt, reader.events(row.ref))))
+            spec = reader.read(lookups.find_task, row.ref)
+            print(
+                save(
+                    Path(folder), recording(spec.first_prompt, reader.read(lookups.events, row.ref))
+                )
+            )
 
 
 if __name__ == "__main__":

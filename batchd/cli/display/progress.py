@@ -146,7 +146,7 @@ class ProgressWatch:
         self._shown[task.ref] = now
         lines = []
         if known is None and (task.started_at is not None or not task.status.final):
-            prompt = " ".join(self.reader.spec(task.ref).first_prompt.split())
+            prompt = " ".join(self.reader.prompt(task.ref).split())
             self._prompts[task.ref] = escape(prompt)
             begins = "starts"
             if self.late and task.started_at is not None:

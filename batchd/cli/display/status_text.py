@@ -15,6 +15,7 @@ from batchd.log import escape
 from batchd.observe import changes
 from batchd.observe.standstill import WaitReasons
 from batchd.records import Ref, TaskStatus
+from batchd.store import lookups
 from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow, TaskRow
 from batchd.views import view
@@ -129,7 +130,7 @@ def task_facts(reader: StoreReader, row: TaskRow, why: str) -> dict[str, str]:
 
 def _prompt(reader: StoreReader, ref: Ref) -> str:
     try:
-        return reader.spec(ref).first_prompt
+        return reader.prompt(ref)
     except StoreError:  # it was pruned
         return ""
 
@@ -185,7 +186,7 @@ _WORDS = "runs code when you use this directory"
 
 def cautions(reader: StoreReader, batch: str, task: str = "") -> Cautions:
     """Return what there is to report of a batch, or of one task in it."""
-    texts = reader.cautions(batch, task)
+    texts = reader.read(lookups.cautions, batch, task)
     return {name: decoders.decode(text, ResultV1) for name, text in texts.items()}
 
 

@@ -21,7 +21,7 @@ from batchd.errors import (
 )
 from batchd.formats import StatusBatchV1, StatusV1, SummaryV1
 from batchd.log import escape
-from batchd.records import Batch, Parking, Ref, Tally, Task, TaskStatus, outcome
+from batchd.records import Batch, Parking, Ref, Tally, TaskStatus, outcome
 from batchd.spool import outbox
 from batchd.store.rows import BatchRow, TaskRow
 
@@ -103,7 +103,7 @@ class MemberReader:
         """Return nothing: which tasks it concerns is for the daemon's user."""
         return ()
 
-    def spec(self, ref: Ref) -> Task:
+    def prompt(self, ref: Ref) -> str:
         """Raise ``ForbiddenError``: prompts are for the daemon's user."""
         raise users.forbidden(f"the prompt of {ref}", self._state)
 

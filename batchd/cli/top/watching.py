@@ -14,6 +14,7 @@ from batchd.errors import BatchdError
 from batchd.events import Event
 from batchd.observe.snapshot import Observer, Snapshot
 from batchd.records import Ref
+from batchd.store import lookups, queries
 from batchd.store.rows import TaskRow
 
 #: While a task is followed, its journal is looked at so often (seconds).
@@ -143,7 +144,7 @@ class SpoolPoller:
             return self.sight.tasks
         found = tuple(observer.reader.tasks(batch))
         if self._batch_prompts[0] != batch:
-            prompts = observer.reader.prompts(batch, _MOST_PROMPTS)
+            prompts = observer.reader.read(queries.prompts_of_batch, batch, _MOST_PROMPTS)
             lines = {Ref(batch, task): " ".join(text.split()) for task, text in prompts.items()}
             self._batch_prompts = batch, lines
         took = time.monotonic() - begun
@@ -155,6 +156,6 @@ class SpoolPoller:
         # The row first: what is final in it has no more to come.
         row = observer.reader.task(wish.ref)
         if wish.ref not in self._prompts:
-            self._prompts = {wish.ref: observer.reader.spec(wish.ref).first_prompt}
-        events = observer.reader.events(wish.ref, wish.known)
+            self._prompts = {wish.ref: observer.reader.prompt(wish.ref)}
+        events = observer.reader.read(lookups.events, wish.ref, wish.known)
         return Story(row, self._prompts[wish.ref], wish.known, tuple(events))

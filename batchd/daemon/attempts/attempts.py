@@ -45,7 +45,7 @@ from batchd.records import Base, Cause, HoldKey, Origin, Reason, Ref, Scope, Tas
 from batchd.records.tasks import ANYWHERE
 from batchd.sandbox import check_user
 from batchd.silent_paths import SilentPathError
-from batchd.store import Store
+from batchd.store import Store, lookups, operations
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -192,7 +192,7 @@ class Attempts:
             # it waits, and does not fail.
             self._put_back(active)
             return
-        task = active.task = self._store.task(ref)
+        task = active.task = self._store.read(lookups.find_task, ref)
         try:
             if task.origin is not None:
                 active.base = await self._base(ref, task.origin)
@@ -211,9 +211,7 @@ class Attempts:
                 self._bases.keep(ref, batch, task.origin)
             return
         try:
-            active.given = await self._writes.durable(
-                partial(self._store.dispatch, ref, active.worker.label)
-            )
+            active.given = await self._writes.write(operations.dispatch, ref, active.worker.label)
         except StaleAttemptError:  # it has ended meanwhile
             self.take(inputs.Stale(ref))
             return
@@ -229,7 +227,7 @@ class Attempts:
         None: that is yet to be fetched.
         """
         if not self._lifecycle.begins(ref):
-            first = next(iter(self._store.events(ref)), None)
+            first = next(iter(self._store.read(lookups.events, ref)), None)
             base = first.terms.base if isinstance(first, TaskStarted) else None
             # Without its mirror, that is fetched again.
             if base is not None and await self._outboxes.look(
@@ -296,9 +294,7 @@ class Attempts:
         ref, event = active.ref, wish or active.suspended
         assert event is not None, "its worker has said so"
         status = TaskStatus.PARKED if event.cause == "park" else TaskStatus.QUEUED
-        await self._writes.durable(
-            partial(self._store.suspend, ref, active.attempt, status, event.message)
-        )
+        await self._writes.write(operations.suspend, ref, active.attempt, status, event.message)
         # Only now: who cancels it meanwhile must find it, and not end it under our hands.
         self._settled(active, inputs.Settled(ref, given_back=status is TaskStatus.PARKED))
         if status is TaskStatus.PARKED and self._lifecycle.open(ref):
@@ -318,18 +314,15 @@ class Attempts:
         await active.written()
         try:
             if counted:
-                lost = partial(self._store.worker_lost, ref, active.attempt, alone=alone)
-                crashes = await self._writes.durable(lost)
+                crashes = await self._writes.write(
+                    operations.worker_lost, ref, active.attempt, alone=alone
+                )
             elif active.attempt:
                 # Where the daemon ends before its fence is over, the next one has to know.
-                left = partial(
-                    self._store.suspend,
-                    ref,
-                    active.attempt,
-                    TaskStatus.QUEUED,
-                    left=active.worker.fenced,
+                left = active.worker.fenced
+                await self._writes.write(
+                    operations.suspend, ref, active.attempt, TaskStatus.QUEUED, left=left
                 )
-                await self._writes.durable(left)
         except StaleAttemptError:
             pass  # it has ended: `finished` has what it ended with
         worn_out = None

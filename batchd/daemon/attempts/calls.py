@@ -260,26 +260,17 @@ class Calls:
         ref, attempt = active.ref, active.attempt
         call: CallStarted | None = None
 
-        def ask() -> Awaitable[list[Event]]:
-            nonlocal call
-            assert begins is not None, "it is one"
-            call = None if active.stop else begins()
-            return self._store.ask(ref, attempt, seq, events, call) if call else record()
-
         def record() -> Awaitable[list[Event]]:
+            nonlocal call
             # At each try: it may be cancelled while it waits for room.
             urgent = active.stop is not None
-            return self._store.record(ref, attempt, seq, events, urgent=urgent)
+            call = begins() if begins and not urgent else None
+            return self._store.record(ref, attempt, seq, events, call, urgent=urgent)
 
         if active.flushed is not None and active.flushed is not asyncio.current_task():
             await active.flushed
         try:
-            if begins is not None:
-                stored = await self._writes.durable(ask)
-            elif events:
-                stored = await self._writes.durable(record)
-            else:
-                stored = []
+            stored = await self._writes.durable(record) if begins or events else []
         except (StaleAttemptError, ValueError):  # ValueError: no events; a worker gone mad
             active.answer(wire.Nack(ref, attempt))
             return False

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 
 from batchd.records import Ref, tasks
-from batchd.store import Store
+from batchd.store import Store, lookups
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -28,7 +28,7 @@ class Fences:
 
     def restore(self) -> None:
         """Take up what the last daemon left."""
-        found = self._store.left_at()
+        found = self._store.read(lookups.left_at)
         self._fences = {ref: tasks.fence_s(label) for ref, label in found.items()}
 
     def left_s(self, ref: Ref) -> float:

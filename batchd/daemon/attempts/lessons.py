@@ -8,7 +8,6 @@ import hashlib
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 
 import msgspec
 
@@ -19,7 +18,7 @@ from batchd.daemon.tuning import CurrentConfig
 from batchd.daemon.writes import Writes
 from batchd.errors import ConfigError
 from batchd.log import get_logger
-from batchd.store import LearntRefusal, Store
+from batchd.store import LearntRefusal, Store, lookups, operations
 
 #: A model may have learned meanwhile to take it.
 _KEPT_S = 7 * 86400.0
@@ -41,7 +40,7 @@ class Lessons:
 
     def restore(self) -> None:
         """Take up what earlier daemons noted."""
-        self._refused.update({(r.model, r.lesson): r for r in self._store.refused()})
+        self._refused.update({(r.model, r.lesson): r for r in self._store.read(lookups.refused)})
 
     def learned(self, seen: Mapping[str, Iterable[str]]) -> None:
         """Note what a worker has seen models, by name, refuse; log what is new."""
@@ -58,7 +57,7 @@ class Lessons:
                     refuses=lesson,
                     message=_EFFORT if lesson.startswith("effort:") else _FIELD,
                 )
-                self._loop.spawn(self._writes.durable(partial(self._store.refuse, refused)))
+                self._loop.spawn(self._writes.write(operations.refuse, refused))
 
     def of(self, model: str) -> tuple[str, ...]:
         """Return what a model refuses,

@@ -25,7 +25,7 @@ from batchd.lifecycle import inputs
 from batchd.lifecycle.inputs import End
 from batchd.records import Batch, Reason, Secret, Task, TaskStatus
 from batchd.spool.task_directories import TaskDirectories
-from batchd.store import DispatchedTask, Store
+from batchd.store import DispatchedTask, Store, lookups
 
 #: How the journal's text of an answer begins, and of the next attempt.
 _ANSWERED = b'["CallAnswered"'
@@ -115,7 +115,7 @@ class AttemptStarter:
         assert active.terms is not None, "there is no refusal"
         assert active.task is not None, "there is no refusal"
         ref, task = active.ref, active.task
-        spent = self._store.task_money(ref).total if given.history else 0.0
+        spent = self._store.read(lookups.task_money, ref).total if given.history else 0.0
         self._governor.money.open_task(ref, task.limits.max_cost_usd, spent)
         return wire.Run(
             ref=ref,

@@ -138,9 +138,7 @@ class CancelHandler:
         check = by.insist if by else wanted
         try:
             with self._publisher.ending_many():
-                await self._publisher.finish_all(
-                    ends, self._writes.ordered, check=check, begun=stop
-                )
+                await self._publisher.finish_all(ends, self._writes.order, check=check, begun=stop)
         except NotPossibleError as error:
             done = sum(not self._lifecycle.open(end.ref) for end in ends)
             if not done:

@@ -17,7 +17,7 @@ from batchd.errors import UsageError
 from batchd.lifecycle import Lifecycle, is_of
 from batchd.lifecycle.holds import ALL, DAY, Key
 from batchd.records import Cause, Parking, Ref, Scope
-from batchd.store import Store
+from batchd.store import Store, lookups
 
 #: Tasks that are looked at in one go, before others get their turn.
 _CHUNK = 200
@@ -118,7 +118,7 @@ class PauseHandler:
                 await asyncio.sleep(0)
             model = self._lifecycle.model(ref)
             if model and not is_of(model, name):
-                count += self._store.task(ref).evaluator == "judge"
+                count += self._store.read(lookups.find_task, ref).evaluator == "judge"
         return count
 
     def _scope(self, scope: Scope, name: str) -> tuple[Scope, str]:
@@ -139,7 +139,9 @@ class PauseHandler:
             )
         batch = name.partition("/")[0]
         if scope in {Scope.BATCH, Scope.TASK} and self._batches.get(batch) is None:
-            if self._store.used(batch) and self._store.unfinished(batch):
+            if self._store.read(lookups.used, batch) and self._store.read(
+                lookups.unfinished, batch
+            ):
                 raise targets.left_over(batch)
             raise UsageError(f"no {scope} {name} is under way: `batchd status` lists what there is")
         if scope is Scope.TASK and (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 from batchd.control import Prioritised, Priority
 from batchd.control.requester import Requester
@@ -13,7 +12,7 @@ from batchd.daemon.writes import Writes
 from batchd.errors import UsageError
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.records import Ref
-from batchd.store import Store
+from batchd.store import Store, operations
 
 #: A priority is a number of 32 bits, as in a task file.
 _INT32 = 1 << 31
@@ -34,8 +33,7 @@ class PriorityHandler:
             raise UsageError("a priority is a whole number of 32 bits; higher goes first")
         found = targets.find(self._store, targets.given(request.target))
         refs: list[Ref] = [ref for target in found for ref in targets.unfinished(target)]
-        write = partial(self._store.prioritise, refs, request.priority, check=by.insist)
-        await self._writes.ordered(write)
+        await self._writes.order(operations.prioritise, refs, request.priority, by.insist)
         for ref in refs:
             self._lifecycle.take(inputs.Reprioritised(ref, request.priority))
         self._loop.wake()

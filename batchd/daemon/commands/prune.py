@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 
 from batchd.control import Prune, Pruned
 from batchd.control.requester import Requester
@@ -14,7 +13,7 @@ from batchd.daemon.writes import Writes
 from batchd.errors import UsageError
 from batchd.free_room import STATE
 from batchd.spool import removal
-from batchd.store import Store
+from batchd.store import Store, lookups, operations
 
 _DAY_S = 86400.0
 _MOST_DAYS = 1e6
@@ -40,7 +39,7 @@ class PruneHandler:
         if not 0 <= days <= _MOST_DAYS:
             raise UsageError("older_than_days is a number of days, from 0 on")
         before = time.time() - days * _DAY_S
-        found = self._store.prunable(before)
+        found = self._store.read(lookups.prunable, before)
         removed, freed, problems = 0, 0, []
         for each in found if request.outbox else ():
             folder = removal.PublishedFolder(each.batch.outbox, each.batch.name)
@@ -55,7 +54,8 @@ class PruneHandler:
         # The folders may have made room for it.
         await self._writes.ready(_ROOM)
         by.insist()
-        await self._writes.ordered(partial(self._store.prune_before, before))
+        while await self._writes.order(operations.prune, before):
+            pass
         mirrors, mirror_bytes = await self._bases.prune()
         return Pruned(
             pruned=sum(each.stored for each in found),

@@ -37,7 +37,8 @@ from batchd.spool.claims import mark
 from batchd.spool.inbox import ulid
 from batchd.spool.task_directories import TaskDirectories
 from batchd.spool.ulid import PATTERN, marked
-from batchd.store import Store
+from batchd.store import Store, lookups, operations
+from batchd.store.operations import wanted
 
 #: Tasks that are read in one go, before others get their turn.
 _CHUNK = 200
@@ -89,10 +90,10 @@ class RetryHandler:
         if not PATTERN.fullmatch(claim):
             raise UsageError("a claim is a ULID")
         found = targets.find(store, targets.given(request.target))
-        if not store.claimed(claim):  # as earlier versions stored it
+        if not store.read(lookups.claimed, claim):  # as earlier versions stored it
             claim = marked(claim, mark(Path(self._current.config.paths.state)))
         claims = [f"{claim}-{number}" if number else claim for number in range(len(found))]
-        made = {c: batch for c in claims if (batch := store.claimed(c))}
+        made = {c: batch for c in claims if (batch := store.read(lookups.claimed, c))}
         plans = {
             c: await self._plan(target, c, failed=failed, model=model)
             for c, target in zip(claims, found, strict=True)
@@ -105,7 +106,11 @@ class RetryHandler:
             for target, c in zip(found, claims, strict=True):
                 await self._replace(target, made[c], model)
         runs = tuple(
-            NewRun(batch=batch.name, retry_of=batch.retry_of, tasks=len(store.tasks(batch.name)))
+            NewRun(
+                batch=batch.name,
+                retry_of=batch.retry_of,
+                tasks=len(store.read(lookups.tasks, batch.name)),
+            )
             for batch in (made[c] for c in claims)
         )
         dropped = {key for plan in plans.values() for key in plan.dropped}
@@ -122,7 +127,7 @@ class RetryHandler:
         """Cancel what has not ended of the tasks that run again:
         those of a model that is gone would come back with it.
         """
-        again = (Ref(target.batch.name, task) for task in self._store.tasks(run.name))
+        again = (Ref(target.batch.name, task) for task in self._store.read(lookups.tasks, run.name))
         left = [ref for ref in again if self._lifecycle.open(ref)]
         if left:
             await self._end(left, f"it runs again in {run.name}, with {model}")
@@ -140,10 +145,10 @@ class RetryHandler:
             lambda: self._outboxes.promptly(partial(outbox.try_out, outside), str(outside))
         )
         named = await self._writes.ordered(partial(self._names.reserve, plan.batch))
-        check = {"check": by.insist} if by else {}
+        check = by.insist if by else wanted
         try:
-            stored = await self._writes.ordered(
-                partial(self._store.add_batch, named, plan.tasks, **check)
+            stored = await self._writes.order(
+                operations.add_batch, named, tuple(plan.tasks), check=check
             )
         except BatchdError:
             with contextlib.suppress(BatchdError, OSError):
@@ -178,11 +183,12 @@ class RetryHandler:
         """Bring a torn run's request into its folder, as far as it can still be had."""
         config = self._current.config
         assert batch.retry_of is not None, "it is a run of its own otherwise"
-        old = self._store.batch(batch.retry_of)
+        old = self._store.read(lookups.find_batch, batch.retry_of)
         data, _ = await self._outboxes.at(partial(_request, old, config), old.outbox)
         if data is None:
             tasks = [
-                self._store.task(Ref(batch.name, task)) for task in self._store.tasks(batch.name)
+                self._store.read(lookups.find_task, Ref(batch.name, task))
+                for task in self._store.read(lookups.tasks, batch.name)
             ]
             data = _written(batch, tasks)
         request = Path(batch.folder, batch.request)
@@ -234,7 +240,9 @@ class RetryHandler:
         if not (named := set(old.after_batches)):
             return ()
         again = (b.name for b in self._batches if not named.isdisjoint(self._line(b)))
-        return tuple(sorted({*filter(self._store.unfinished, named), *again}))
+        return tuple(
+            sorted({*(n for n in named if self._store.read(lookups.unfinished, n)), *again})
+        )
 
     def _line(self, batch: Batch) -> list[str]:
         """Return a run and those that it is a retry of, down to the one that was dropped:
@@ -242,7 +250,7 @@ class RetryHandler:
         """
         line = [batch.name]
         while batch.retry_of:
-            batch = self._store.batch(batch.retry_of)
+            batch = self._store.read(lookups.find_batch, batch.retry_of)
             line.append(batch.name)
         return line
 
@@ -253,7 +261,7 @@ class RetryHandler:
         store, specs = self._store, []
         try:
             for task in ids:
-                specs.append(store.task(Ref(old.name, task)))
+                specs.append(store.read(lookups.find_task, Ref(old.name, task)))
                 if len(specs) % _CHUNK == 0:
                     await asyncio.sleep(0)
         except StoreError:

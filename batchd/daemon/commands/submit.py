@@ -24,7 +24,7 @@ from batchd.errors import NotPossibleError, UsageError
 from batchd.lifecycle import Lifecycle
 from batchd.records import Batch, Cause, HoldKey, Scope
 from batchd.spool import claims, outbox
-from batchd.store import Store
+from batchd.store import Store, lookups
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -53,28 +53,28 @@ class SubmitHandler:
         again = False
         with self._errands.expected():
             if request.batch:
-                self._go_on(batch := self._store.batch(request.batch), request)
+                self._go_on(batch := self._store.read(lookups.find_batch, request.batch), request)
             else:
                 async with self._runs.setdefault(request.run or request.claim, asyncio.Lock()):
                     batch, again = await self._claimed(request, by)
             self._errands.add(batch.name, by)
-        tasks = len(self._store.tasks(batch.name))
+        tasks = len(self._store.read(lookups.tasks, batch.name))
         return Submitted(batch=batch.name, tasks=tasks, again=again)
 
     async def detach(self, request: Detach, _by: Requester) -> Detached:
         """Let a batch go on without those who asked for it."""
-        self._errands.detach(self._store.batch(request.batch).name)
+        self._errands.detach(self._store.read(lookups.find_batch, request.batch).name)
         return Detached(batch=request.batch)
 
     async def _claimed(self, request: Submit, by: Requester) -> tuple[Batch, bool]:
         """Return the batch of a claimed file, and whether another ``run`` of it began that."""
         claim = claims.find(Path(self._current.config.paths.state), request.claim)
-        if known := self._store.claimed(request.claim):
+        if known := self._store.read(lookups.claimed, request.claim):
             self._go_on(known, request)
             return known, False
         if claim is None:
             raise UsageError(f"no file lies claimed under {request.claim!a}")
-        if request.run and (begun := self._store.unended_run(request.run)):
+        if request.run and (begun := self._store.read(lookups.unended_run, request.run)):
             self._go_on(begun, request)
             claim.path.unlink(missing_ok=True)
             return begun, True
@@ -112,7 +112,7 @@ class SubmitHandler:
                 f"batchd cancel {name}"
             )
         for earlier in batch.after_batches:
-            if self._batches.get(earlier) is None and self._store.unfinished(earlier):
+            if self._batches.get(earlier) is None and self._store.read(lookups.unfinished, earlier):
                 raise NotPossibleError(
                     f"{name} comes after {earlier}, which has tasks left, and a `batchd run` works "
                     "on its own files alone: `batchd serve` works on both"

@@ -11,7 +11,7 @@ from batchd.control import EndedBefore
 from batchd.errors import NotPossibleError, UnknownNameError, UsageError
 from batchd.log import escape
 from batchd.records import Batch, Ref, TaskStatus, outcome
-from batchd.store import BatchTask, Store
+from batchd.store import BatchTask, Store, lookups
 
 _REFUSED = "was refused when it came: it has no tasks"
 
@@ -65,10 +65,10 @@ def find(store: Store, targets: Sequence[str], *, refused: bool = False) -> list
 
 def _one(store: Store, name: str, ids: Sequence[str]) -> OrderTarget:
     try:
-        batch = store.batch(name)
+        batch = store.read(lookups.find_batch, name)
     except UnknownNameError as error:
         raise UsageError(escape(str(error))) from None
-    tasks = store.tasks(name)
+    tasks = store.read(lookups.tasks, name)
     for task in ids:
         if task not in tasks:
             raise UsageError(f"batch {name} has no task {escape(task)}")

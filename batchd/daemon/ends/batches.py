@@ -6,7 +6,7 @@ import asyncio
 import collections
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence, Set as AbstractSet
+from collections.abc import Callable, Iterator, Sequence, Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,8 +27,9 @@ from batchd.lifecycle import Lifecycle, inputs
 from batchd.log import get_logger
 from batchd.records import Batch, Task
 from batchd.spool import outbox
-from batchd.store import Store, StoredWork
+from batchd.store import Store, StoredWork, lookups, operations
 from batchd.store.operations import wanted
+from batchd.store.reader import StoreReader
 
 
 @dataclass(slots=True, eq=False)
@@ -107,8 +108,7 @@ class OpenBatches:
 
         ``check``: raises ``WithdrawnError`` where it is not wanted any more; so does this, then.
         """
-        write = partial(self._store.add_batch, tasks=tasks, check=check)
-        return self.opened(await self._stored(batch, write), tasks)
+        return self.opened(await self._stored(batch, tasks, check=check), tasks)
 
     def opened(self, batch: Batch, tasks: Sequence[Task]) -> Batch:
         """Queue the tasks of a batch that is stored, and return it. Then call ``moved``."""
@@ -127,7 +127,7 @@ class OpenBatches:
 
     async def reject(self, batch: Batch, problems: Sequence[Problem]) -> Batch:
         """Store a refused file; return its batch with its final name. Then call ``moved``."""
-        batch = await self._stored(batch, partial(self._store.reject, problems=problems))
+        batch = await self._stored(batch, (), problems)
         if batch.name not in self._open:
             self._open[batch.name] = OpenBatch(batch)
             errors = [str(problem) for problem in problems]
@@ -137,7 +137,13 @@ class OpenBatches:
             self.look(batch.name)
         return batch
 
-    async def _stored(self, batch: Batch, write: Callable[[Batch], Awaitable[Batch]]) -> Batch:
+    async def _stored(
+        self,
+        batch: Batch,
+        tasks: Sequence[Task],
+        problems: Sequence[Problem] = (),
+        check: Callable[[], None] = wanted,
+    ) -> Batch:
         """Store a batch once the outbox takes its folder, which reserves its name.
 
         Until then it is no outbox's: it goes to the one that is configured when that works.
@@ -151,7 +157,9 @@ class OpenBatches:
                 lambda: self._names.reserve(here()), Action.OUTBOX_TROUBLE, here
             )
             try:
-                return await self._writes.durable(partial(write, found))
+                return await self._writes.write(
+                    operations.add_batch, found, tuple(tasks), problems, check
+                )
             except UsedNameError:  # it was free in two outboxes at a time
                 with contextlib.suppress(OSError):
                     await self._names.give_back(found)
@@ -191,7 +199,9 @@ class OpenBatches:
         for batch in restored.batches:
             known = self._open[batch.name] = OpenBatch(batch)
             known.moved = batch.claim not in claimed
-            spent = self._store.batch_money(batch.name).total if batch.budget_usd else 0.0
+            spent = (
+                self._store.read(lookups.batch_money, batch.name).total if batch.budget_usd else 0.0
+            )
             self._governor.money.open_batch(batch.name, batch.budget_usd, spent)
         for facts in restored.queued:
             self._lifecycle.take(inputs.Accepted(facts))
@@ -213,7 +223,7 @@ class OpenBatches:
         """Write a batch's last files, the summary last of all."""
         batch = known.batch
         folder, now = Path(batch.folder), time.time()
-        problems = self._store.problems(batch.name)
+        problems = self._store.read(lookups.problems, batch.name)
         sums = results.Sums()
         if not await self._outboxes.on_disk(partial(outbox.has_request, batch), batch=batch):
             message = f"{folder} was taken away before its summary; results.jsonl in the new one has all results"
@@ -238,7 +248,7 @@ class OpenBatches:
             return summary
 
         summary = await self._outboxes.on_disk(write, batch=batch)
-        await self._writes.durable(partial(self._store.batch_published, batch.name))
+        await self._writes.write(operations.batch_published, batch.name)
         del self._open[batch.name]
         self._governor.money.close_batch(batch.name)
         if not problems:
@@ -258,7 +268,7 @@ def _write_results(store: Store, batch: Batch, replace: bool) -> results.Sums:
     sums = results.Sums()
 
     def lines() -> Iterator[bytes]:
-        with store.reading() as reader:
+        with StoreReader(store.path) as reader:
             for _, text in reader.results(batch.name):
                 sums.add(text)
                 yield results.line(text).encode()

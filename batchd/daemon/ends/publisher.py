@@ -8,11 +8,11 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from batchd import results
 from batchd.actions import Action
@@ -30,10 +30,12 @@ from batchd.lifecycle.inputs import End
 from batchd.log import get_logger
 from batchd.records import Batch, ErrorInfo, Ref, Task
 from batchd.spool import outbox
-from batchd.store import Store, StoredWork
+from batchd.store import Store, StoredWork, lookups, operations
 from batchd.store.operations import wanted
+from batchd.store.task_transaction import TaskTransaction
 from batchd.taskstate import fold
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 #: So many tasks before a batch's end, its finishers get ready.
@@ -43,10 +45,15 @@ _AT_ONCE = 500
 
 
 class Write(Protocol):
-    """Writes to the store: ``Writes.durable``, or ``Writes.ordered``."""
+    """Carries out an operation of the store: ``Writes.write``, or ``Writes.order``."""
 
-    async def __call__(self, write: Callable[[], Awaitable[T]]) -> T:
-        """Return what ``write`` does."""
+    async def __call__(
+        self,
+        work: Callable[Concatenate[TaskTransaction, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Return what ``work`` does."""
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -83,7 +90,7 @@ class Publisher:
 
     async def finish(self, end: End) -> None:
         """End a task that no worker can end itself, and publish its result."""
-        events = await self._finish(end, self._writes.durable)
+        events = await self._finish(end, self._writes.write)
         if end.details:
             ref = end.ref
             get_logger().error(
@@ -114,7 +121,7 @@ class Publisher:
         """Take that tasks end which no worker has; to await what this returns ends them."""
         effects = [e for end in ends for e in self._lifecycle.take(inputs.GiveUp(end))]
         ending = [effect for effect in effects if isinstance(effect, End)]
-        return self.finish_all(ending, self._writes.durable)
+        return self.finish_all(ending, self._writes.write)
 
     async def finish_all(
         self,
@@ -151,10 +158,10 @@ class Publisher:
         """
         batch, now = self._open(ends[0].ref).batch, time.time()
         left = {end.ref.task: end for end in ends}
-        tasks = {task.id: task for task in self._store.unbegun(batch.name, [*left])}
+        tasks = {task.id: task for task in self._store.read(lookups.unbegun, batch.name, [*left])}
         fresh = [left.pop(name) for name in tasks]
         events = [(end.ref, _end_event(end, batch, tasks[end.ref.task], (), now)) for end in fresh]
-        stored = await write(partial(self._store.finish_all, events, check=check))
+        stored = await write(operations.finish_all, events, check=check)
         for (ref, event), is_end in zip(events, stored, strict=True):
             self._ended(ref, event, fresh=is_end)
         # What is durable by now is published, whatever becomes of those that have begun.
@@ -187,11 +194,14 @@ class Publisher:
     async def _finish(self, end: End, write: Write) -> Sequence[Event]:
         """Store a task's end, unless it has one; return all of its events."""
         ref, batch = end.ref, self._open(end.ref).batch
-        task, events = self._store.task(ref), self._store.events(ref)
+        task, events = (
+            self._store.read(lookups.find_task, ref),
+            self._store.read(lookups.events, ref),
+        )
         event = _end_event(end, batch, task, events, time.time())
-        fresh = await write(partial(self._store.finish, ref, event, attempt=None))
+        fresh = await write(TaskTransaction.finish, ref, event, attempt=None)
         self._ended(ref, event, fresh=fresh)
-        return (*events, event) if fresh else self._store.events(ref)
+        return (*events, event) if fresh else self._store.read(lookups.events, ref)
 
     def _ended(self, ref: Ref, event: TaskFinished, *, fresh: bool) -> None:
         """Note a durable end; if it is not ``fresh``, it is another one, and known."""
@@ -205,7 +215,7 @@ class Publisher:
         """Write a task's files, and note it. ``events``: all of its own, where they are at hand."""
         batch = self._open(ref).batch
         folder = Path(batch.folder)
-        events = events or self._store.events(ref)
+        events = events or self._store.read(lookups.events, ref)
         finished = events[-1]
         assert isinstance(finished, TaskFinished)
 
@@ -223,12 +233,12 @@ class Publisher:
         """
         name, folder = batch.name, Path(batch.folder)
         while names := self._backlog[name][:_AT_ONCE]:
-            found = self._store.ends(name, names)
+            found = self._store.read(lookups.ends, name, names)
             texts = {ref.task: finished.result for ref, finished in found}
             publish = partial(outbox.publish_results, folder, texts)
             for task in await self._outboxes.on_disk(publish, batch=batch):
                 self._kept(Ref(name, task))
-            await self._writes.durable(partial(self._store.published_all, name, names))
+            await self._writes.write(operations.published_all, name, names)
             del self._backlog[name][: len(names)]  # others may have come meanwhile
             for ref, finished in found:
                 self._published(ref, finished)
@@ -247,7 +257,7 @@ class Publisher:
 
     async def confirm(self, ref: Ref, finished: TaskFinished) -> None:
         """Note that a task's files are written."""
-        await self._writes.durable(partial(self._store.published, ref))
+        await self._writes.write(operations.published, ref)
         self._published(ref, finished)
         self._batches.look(ref.batch)
         self._loop.wake()
@@ -265,7 +275,7 @@ class Publisher:
         """End what comes after a task that did not complete."""
         ends = [e for e in self._lifecycle.take(given) if isinstance(e, End)]
         if ends:
-            self._loop.spawn(self.finish_all(ends, self._writes.durable))
+            self._loop.spawn(self.finish_all(ends, self._writes.write))
 
 
 def _grouped(ends: Iterable[End]) -> Iterator[Sequence[End]]:

@@ -16,7 +16,7 @@ from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
 from batchd.records import Batch, BatchNaming
 from batchd.spool import outbox
-from batchd.store import Store
+from batchd.store import Store, lookups
 
 #: Names that are reserved together: their folders are made in one go.
 _AT_ONCE = 256
@@ -75,7 +75,7 @@ class BatchNames:
 
         Raises ``OSError``.
         """
-        if self._store.claimed(batch.claim):
+        if self._store.read(lookups.claimed, batch.claim):
             return
         if name := self._forget(batch.claim):
             work = partial(outbox.give_back, batch.outbox, name, batch.claim)
@@ -94,11 +94,11 @@ class BatchNames:
         none that is stored, or another's that is under way.
         """
         known = self._reserved.get(batch.claim)
-        if known is not None and not self._store.used(known):
+        if known is not None and not self._store.read(lookups.used, known):
             yield 0, known
         for number in itertools.count(self._taken_to.get(batch.name, 0) + 1):
             name = _numbered(batch.name, number)
-            if self._store.used(name):
+            if self._store.read(lookups.used, name):
                 self._taken(batch.name, number)
             elif self._claims.get(name, batch.claim) == batch.claim:
                 yield number, name

@@ -27,7 +27,7 @@ from batchd.records import Batch
 from batchd.silent_paths import SilentPathError
 from batchd.spool import claims, outbox, taskfile
 from batchd.spool.inbox import Claim, Inbox
-from batchd.store import Store
+from batchd.store import Store, lookups
 from batchd.store.operations import wanted
 
 #: Files that are taken up at a time: their syncs of the disk are shared.
@@ -88,7 +88,9 @@ class Intake:
         ``order``: of a ``run``; None: it was dropped.
         ``check``: raises ``WithdrawnError`` where it is not wanted any more.
         """
-        return self._store.claimed(claim.ulid) or await self._stored(claim, order, check)
+        return self._store.read(lookups.claimed, claim.ulid) or await self._stored(
+            claim, order, check
+        )
 
     async def bring(self, claim: Claim, batch: Batch) -> None:
         """Move a claimed file into the folder of its batch."""
@@ -134,9 +136,9 @@ class Intake:
         """Yield what of the batches that a file comes after can never complete here."""
         for index, name in enumerate(parsed.after_batches):
             place = f"after_batches[{index}]"
-            if not self._store.used(name):
+            if not self._store.read(lookups.used, name):
                 yield Problem(place, f"there is no batch {name!r}", "drop that one first")
-            elif self._batches.get(name) is None and self._store.unfinished(name):
+            elif self._batches.get(name) is None and self._store.read(lookups.unfinished, name):
                 why = f"{name} has tasks left, and a `batchd run` works on its own files alone"
                 yield Problem(place, why, "`batchd serve` works on both")
 
@@ -263,7 +265,7 @@ async def move_claimed(config: Config, store: Store, outboxes: Outboxes) -> set[
     paths = config.paths
     ours, _ = await asyncio.to_thread(claims.lying, Path(paths.inbox), Path(paths.state))
     for claim in ours:
-        if batch := store.claimed(claim.ulid):
+        if batch := store.read(lookups.claimed, claim.ulid):
             try:
                 await outboxes.promptly(partial(move, claim.path, batch), batch.outbox)
             except OSError:

@@ -31,7 +31,7 @@ from batchd.log import get_logger
 from batchd.records import Cause, Parking, Scope
 from batchd.spool import claims, outbox
 from batchd.spool.ulid import LENGTH, PATTERN, mark_of
-from batchd.store import Store, StoredWork
+from batchd.store import Store, StoredWork, lookups
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -54,7 +54,7 @@ class Recovery:
         # Of 100,000 queued tasks nothing is garbage:
         # to look for it again and again takes half of the time.
         gc.disable()
-        restored = self._store.restore()
+        restored = self._store.read(lookups.restore)
         self._take_up(restored, claimed)
         self._scratch.sweep(task.ref for task in restored.queued)
         gc.freeze()
@@ -64,12 +64,12 @@ class Recovery:
         """Take up what holds for every task, and no task:
         what is queued costs money, and stays queued.
         """
-        self._take_up(_none_of(self._store.restore()), frozenset())
+        self._take_up(_none_of(self._store.read(lookups.restore)), frozenset())
 
     def one(self, name: str, claimed: AbstractSet[str]) -> None:
         """Take one batch up, unless that is done. As ``all``."""
         if self._batches.get(name) is None:
-            self._take_up(_only(self._store.restore(), name), claimed)
+            self._take_up(_only(self._store.read(lookups.restore), name), claimed)
 
     def _take_up(self, restored: StoredWork, claimed: AbstractSet[str]) -> None:
         self._lessons.restore()

@@ -21,7 +21,7 @@ from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.holds import DAY, Key
 from batchd.log import get_logger
 from batchd.records import Cause, HoldKey, Parking, Ref, Scope, Task
-from batchd.store import Store
+from batchd.store import Store, lookups
 
 #: Most texts have more characters a token than the first, and fewer than the second.
 _MIN_CHARS_PER_TOKEN, _MAX_CHARS_PER_TOKEN = 3, 6
@@ -43,16 +43,16 @@ class FirstCalls:
     def learn(self, call: WantedCall) -> None:
         """Take a call that was asked for, if it is the first of its task."""
         store = self._store
-        if store.task_money(call.ref).total:
+        if store.read(lookups.task_money, call.ref).total:
             return
-        task = store.task(call.ref)
+        task = store.read(lookups.find_task, call.ref)
         beside = max(0, call.input_tokens - len(task.first_prompt) // _MIN_CHARS_PER_TOKEN)
         key = _alike(task)
         self._beside[key] = min(beside, self._beside.get(key, beside))
 
     def least(self, ref: Ref) -> WantedCall | None:
         """Return the first call of a task as cheap as it may be; None where that cannot be said."""
-        task = self._store.task(ref)
+        task = self._store.read(lookups.find_task, ref)
         try:
             setup = terms.setup(task.model, self._current.config, self._current.prices)
         except InputError:

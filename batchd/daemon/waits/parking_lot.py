@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 from batchd import pauses
 from batchd.actions import Action
@@ -39,7 +38,7 @@ from batchd.records import (
     sold_as,
     untiered,
 )
-from batchd.store import Store
+from batchd.store import Store, lookups, operations
 
 _LOOK_S = 1.0
 #: Parkings whose end is noted in one go.
@@ -80,7 +79,7 @@ class ParkingLot(Listener):
         ``check``: raises ``BatchdError``
         where that is not wanted any more. Raises ``NotPossibleError``.
         """
-        await self._writes.ordered(partial(self._store.park, parking, check=check))
+        await self._writes.order(operations.park, parking, check)
         self._apply(parking)
         get_logger().info(
             Action.PAUSED, scope=parking.scope, name=parking.name, message=parking.message
@@ -168,7 +167,7 @@ class ParkingLot(Listener):
         parked = self._lifecycle.queue.parked
         if all(name == untiered(name) for name in parked) or not self._lifecycle.begins(ref):
             return False
-        task = self._store.task(ref)
+        task = self._store.read(lookups.find_task, ref)
         name = sold_as(task.model, task.service_tier)
         if name not in parked or task.tier_fallback_s is not None:
             return False
@@ -283,7 +282,7 @@ class ParkingLot(Listener):
     async def requeue(self) -> None:
         """Show tasks that wait for nothing any more as queued."""
         if free := self._lifecycle.requeued():
-            await self._writes.durable(partial(self._store.requeue, free))
+            await self._writes.write(operations.requeue, free)
 
     def _over(self, parking: Parking) -> bool:
         """Whether a task or batch ended before its parking could be forgotten,

@@ -12,7 +12,7 @@ from batchd.daemon.main_loop import MainLoop
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.inputs import End
 from batchd.records import Batch, Cause, HoldKey, Reason, Scope, Task, TaskStatus
-from batchd.store import Store
+from batchd.store import Store, lookups
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -46,9 +46,11 @@ class Predecessors(Listener):
 
     def _look(self, batch: Batch) -> None:
         for earlier in batch.after_batches:
-            if self._store.problems(earlier):
+            if self._store.read(lookups.problems, earlier):
                 self._end(batch.name, earlier)  # a refused file: nothing of it ever completes
-            elif self._batches.get(earlier) is not None or self._store.unfinished(earlier):
+            elif self._batches.get(earlier) is not None or self._store.read(
+                lookups.unfinished, earlier
+            ):
                 self._after.setdefault(earlier, []).append(batch.name)
                 for ref in self._lifecycle.of(batch.name):
                     self._lifecycle.take(inputs.Held(ref, _until(earlier)))
@@ -57,7 +59,7 @@ class Predecessors(Listener):
 
     def _completed(self, name: str) -> bool:
         """Whether every task of a batch that has ended did: a refused file has none."""
-        tasks = self._store.tasks(name).values()
+        tasks = self._store.read(lookups.tasks, name).values()
         return bool(tasks) and all(task.status is TaskStatus.COMPLETED for task in tasks)
 
     def _end(self, name: str, earlier: str) -> None:
