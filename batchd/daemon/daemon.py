@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,27 +20,61 @@ from batchd.control import ControlRequest, OpenTrouble
 from batchd.control.requester import Requester
 from batchd.control.requests import A
 from batchd.control.socket_server import Server
-from batchd.daemon import former_packs, lock, tuning, writes
-from batchd.daemon.assembly import joined
+from batchd.daemon import former_packs, lock, main_loop, tuning, writes
 from batchd.daemon.attempts import scratch_cleanup
-from batchd.daemon.commands import EndWaiters
-from batchd.daemon.commands.check import HostCheck
-from batchd.daemon.intake import recovery
-from batchd.daemon.intake.intake import as_asked, move_claimed, new_batch
+from batchd.daemon.attempts.attempts import Attempts
+from batchd.daemon.attempts.bases import Bases
+from batchd.daemon.attempts.reports import Reports
+from batchd.daemon.attempts.scratch_cleanup import ScratchCleanup
+from batchd.daemon.attempts.turns import Turns
+from batchd.daemon.commands import CommandHandlers, EndWaiters
+from batchd.daemon.commands.cancel import CancelHandler
+from batchd.daemon.commands.check import CheckHandler, HostCheck
+from batchd.daemon.commands.pause import PauseHandler
+from batchd.daemon.commands.priority import PriorityHandler
+from batchd.daemon.commands.prune import PruneHandler
+from batchd.daemon.commands.retry import RetryHandler
+from batchd.daemon.commands.status import StatusHandler
+from batchd.daemon.commands.submit import SubmitHandler
+from batchd.daemon.commands.tune import TuneHandler
+from batchd.daemon.ends.batches import OpenBatches
+from batchd.daemon.ends.publisher import Publisher
+from batchd.daemon.ends.rooms import Rooms
+from batchd.daemon.intake import recovery as recovering
+from batchd.daemon.intake.errands import Errands
+from batchd.daemon.intake.intake import Intake, as_asked, move_claimed, new_batch
 from batchd.daemon.intake.parser import Parser
+from batchd.daemon.intake.recovery import Recovery
 from batchd.daemon.listeners import Finisher, Listener, StartReport
+from batchd.daemon.main_loop import MainLoop
+from batchd.daemon.outboxes import Outboxes
+from batchd.daemon.reloading import Reloader
 from batchd.daemon.self_check import SelfCheck
 from batchd.daemon.status_file import StatusFile
 from batchd.daemon.systemd import SystemdNotifier
+from batchd.daemon.troubles import TroubleLog
+from batchd.daemon.tuning import CurrentConfig
+from batchd.daemon.waits.circuits import Circuits
+from batchd.daemon.waits.parking_lot import ParkingLot
+from batchd.daemon.waits.predecessors import Predecessors
+from batchd.daemon.writes import DaemonStore
+from batchd.governor import Governor
+from batchd.governor.news import News
+from batchd.lifecycle import Lifecycle
 from batchd.log import get_logger
 from batchd.pool import heap, threads
 from batchd.pool.disks import AllDiskThreads
+from batchd.pool.engines.cluster import Cluster
+from batchd.pool.engines.local import LocalEngine
 from batchd.pool.shape import PoolShape
+from batchd.pool.supervisor import Supervisor
+from batchd.pricing import Prices
 from batchd.records import Batch
 from batchd.sandbox import Sandbox
 from batchd.spool import claims, home, permissions, taskfile
 from batchd.spool.inbox import Inbox, ulid
-from batchd.store import Store
+from batchd.spool.outbox import OwnOutboxes
+from batchd.store import lookups
 
 _DAY_S = 86400.0
 
@@ -100,7 +135,7 @@ class Daemon:
         """
         with self._signals():
             async with self:
-                await self._parts.loop.first(self._stopping.wait())
+                await self.loop.first(self._stopping.wait())
 
     async def run_errands(self) -> None:
         """Work on what a ``run`` hands over until that is done, or no one waits for it.
@@ -109,7 +144,7 @@ class Daemon:
         """
         with self._signals():
             async with self:
-                await self._parts.loop.first(self._parts.errands.over(), self._stopping.wait())
+                await self.loop.first(self.errands.over(), self._stopping.wait())
 
     async def command(self, request: ControlRequest[A]) -> A:
         """Carry out one request, with all that it causes,
@@ -118,18 +153,18 @@ class Daemon:
         Raises what ``run`` raises, but needs no sandbox; and ``BatchdError`` where it is refused.
         """
         async with self:
-            answer = await self._parts.commands.carry_out(request, Requester.here())
-            troubles = self._parts.troubles
-            self.left = await self._parts.loop.idle(lambda: troubles.open)
+            answer = await self.commands.carry_out(request, Requester.here())
+            troubles = self.troubles
+            self.left = await self.loop.idle(lambda: troubles.open)
         return answer
 
     async def submit(self, name: str, data: bytes) -> Batch:
         """Take up a task file by its name and content. Raises ``TaskFileError``."""
-        return await self._add(name, data, taskfile.parse(data, name, self._parts.current.config))
+        return await self._add(name, data, taskfile.parse(data, name, self.current.config))
 
     async def batch_done(self, name: str) -> None:
         """Wait until a batch's ``summary.json`` is written."""
-        await self._parts.loop.first(self._parts.batches.done(name))
+        await self.loop.first(self.batches.done(name))
 
     def stop(self) -> None:
         """Begin to drain; when called again, end at once."""
@@ -163,7 +198,9 @@ class Daemon:
             visible.warn(config)
         disks = AllDiskThreads()
         undo.callback(disks.close)
-        store = Store(state / "batchd.db")
+        loop = main_loop.MainLoop()
+        troubles = TroubleLog(get_logger(), ended=loop.woken.set)
+        store = DaemonStore(state / "batchd.db", troubles)
         undo.callback(store.close)
         for each in self._listeners:
             undo.push_async_callback(each.close)
@@ -172,36 +209,110 @@ class Daemon:
             undo.push_async_callback(finisher.close)
         parser = Parser()
         undo.push_async_callback(parser.close)
-        parts = self._parts = joined(
-            config,
-            store,
-            disks,
-            self._listeners,
-            self._finishers,
-            parser=parser,
-            held=held,
-            watching=self._watch,
-            agent=self._agent,
-            ends=self._ends,
-            reload=self._reload,
-            look=self._look,
-            shape=self._shape,
-        )
+        self._make(loop, store, troubles, disks, parser, held)
         if self._work:
             for listener in self._listeners:
-                listener.opened(parts.desk, store)
+                listener.opened(self.desk, store)
             await self._begin(undo, state, disks)
             for listener in self._listeners:
                 listener.daemon_started(
                     StartReport(
                         after_crash=after_crash,
-                        batches=len(parts.batches),
-                        tasks=parts.lifecycle.unended,
+                        batches=len(self.batches),
+                        tasks=self.lifecycle.unended,
                     )
                 )
         else:
-            undo.push_async_callback(parts.loop.settle)
-            parts.restoring.all(await move_claimed(config, store, parts.outboxes))
+            undo.push_async_callback(loop.settle)
+            self.recovery.all(await move_claimed(config, store, self.outboxes))
+
+    def _make(
+        self,
+        loop: MainLoop,
+        store: DaemonStore,
+        troubles: TroubleLog,
+        disks: AllDiskThreads,
+        parser: Parser,
+        held: int,
+    ) -> None:
+        """Make the parts, each of those before it; nothing runs yet.
+
+        ``held``: the spool's lock, which workers hold too.
+        """
+        config, listeners, state = self._config, self._listeners, Path(self._config.paths.state)
+        # What all of them stand on.
+        self.loop, self.store, self.troubles = loop, store, troubles
+        self.current = current = CurrentConfig(config, Prices(config.models))
+        self.lifecycle = lifecycle = Lifecycle()
+        own = OwnOutboxes(state, claims.mark(state))
+        self.outboxes = outboxes = Outboxes(disks, troubles, own)
+        endpoints, missing = tuning.endpoints(config)
+        news: asyncio.Queue[News] = asyncio.Queue()
+
+        def booked(day: int) -> float:
+            return store.read(lookups.day_money, day).total
+
+        self.governor = governor = Governor(config, missing, news.put_nowait, booked=booked)
+        # The pool.
+        engine = LocalEngine(held, self._agent, state / "pool")
+        self.pool = pool = Supervisor(
+            self._shape(config), tuning.settings(config, endpoints), engine
+        )
+        self.reloader = reloader = Reloader(
+            current, governor, listeners, pool, outboxes, self._reload, self._shape
+        )
+        # Batches, results, and attempts at tasks.
+        self.batches = batches = OpenBatches(
+            current, lifecycle, store, outboxes, governor, listeners, self._finishers
+        )
+        self.publisher = publisher = Publisher(
+            current, lifecycle, store, outboxes, listeners, self._finishers, batches
+        )
+        rooms = Rooms(lifecycle, outboxes, current, troubles, batches)
+        bases = Bases(current, lifecycle, publisher, outboxes)
+        self.attempts = attempts = Attempts(
+            *(current, lifecycle, store, outboxes, governor, listeners),
+            *(batches, publisher, rooms, bases, pool),
+        )
+        self.reports = Reports(listeners, outboxes, batches, rooms, attempts)
+        self.intake = Intake(current, store, outboxes, batches, parser)
+        # What waits, and whose turn it is.
+        self.lot = lot = ParkingLot(
+            *(current, lifecycle, store, governor, listeners),
+            *(batches, attempts, pool, reloader.again),
+        )
+        self.circuits = circuits = Circuits(
+            current, lifecycle, governor, listeners, lot, publisher, news, reloader.again
+        )
+        self.turns = Turns(lifecycle, governor, lot, circuits, rooms, attempts, pool)
+        predecessors = Predecessors(lifecycle, store, batches, publisher)
+        scratch = ScratchCleanup(current)
+        listeners += [scratch, bases, lot, predecessors]
+        # What people ask for.
+        self.desk = desk = StatusHandler(
+            *(current, lifecycle, troubles, governor, batches, attempts, pool, bases),
+            *(state / "batchd.db", self._watch, "" if self._watch else config.conditions()),
+        )
+        cancelling = CancelHandler(lifecycle, store, publisher, attempts, self._ends)
+        rerun = RetryHandler(current, lifecycle, store, outboxes, batches, cancelling.cancel_held)
+        self.recovery = recovery = Recovery(
+            store, attempts, rerun, batches, publisher, lot, scratch, predecessors
+        )
+        self.errands = errands = Errands(lifecycle, batches, attempts)
+        self.commands = CommandHandlers(
+            store,
+            desk,
+            cancelling,
+            PauseHandler(current, lifecycle, store, batches, lot, circuits),
+            PriorityHandler(lifecycle, store),
+            rerun,
+            PruneHandler(store, outboxes, bases),
+            TuneHandler(reloader),
+            SubmitHandler(
+                lifecycle, current, store, outboxes, batches, self.intake, recovery, errands
+            ),
+            CheckHandler(current, lifecycle, troubles, reloader, self._look),
+        )
 
     def _shape(self, config: Config) -> PoolShape:
         """Return how large the pool is; without processes it has no slots, so nothing starts."""
@@ -216,38 +327,42 @@ class Daemon:
         self, undo: contextlib.AsyncExitStack, state: Path, disks: AllDiskThreads
     ) -> None:
         """Take up what the last daemon left, and begin to work, to watch and to answer."""
-        parts, config = self._parts, self._config
-        loop, store, troubles, pool = parts.loop, parts.store, parts.troubles, parts.pool
+        config, loop, store, troubles, pool = (
+            *(self._config, self.loop, self.store),
+            *(self.troubles, self.pool),
+        )
         inbox = Inbox(config, disks.at(config.paths.inbox)) if self._watch else None
         earlier: set[str] = set()
         if inbox is not None:
-            await recovery.give_back_names(config, store)
+            await recovering.give_back_names(config, store)
             earlier = inbox.claimed()
         if self._errands:
-            parts.restoring.nothing()
+            self.recovery.nothing()
         else:
-            parts.restoring.all(earlier)
-        await recovery.hold_published(parts.lifecycle, parts.outboxes, parts.batches, parts.lot)
+            self.recovery.all(earlier)
+        await recovering.hold_published(self.lifecycle, self.outboxes, self.batches, self.lot)
         status = None
         if inbox is not None:
-            status = StatusFile(parts.current, parts.desk, store, parts.outboxes)
+            status = StatusFile(self.current, self.desk, store, self.outboxes)
             undo.push_async_callback(status.stop)
-        server = Server(state, parts.commands)
+        server = Server(state, self.commands)
         undo.push_async_callback(server.stop)
         scratch_cleanup.prepare(config)
-        pool.start(parts.reports)
+        pool.start(self.reports)
         troubles.also(Action.WORKER_TROUBLE, lambda: pool.trouble)
         troubles.also(Action.NODE_TROUBLE, pool.machine_trouble)
-        troubles.also(Action.WORKER_TROUBLE, lambda: parts.lot.placing.missing)
-        troubles.also(Action.ANSWER_OVERLONG, parts.governor.estimates.overlong)
+        troubles.also(Action.WORKER_TROUBLE, lambda: self.lot.placing.missing)
+        troubles.also(Action.ANSWER_OVERLONG, self.governor.estimates.overlong)
         undo.push_async_callback(self._drain)
         if inbox is not None:
             await inbox.start()
             troubles.also(Action.INBOX_TROUBLE, lambda: inbox.trouble)
             undo.push_async_callback(inbox.stop)
-            loop.spawn(parts.intake.run(inbox, earlier), endless=True)
-        if (cluster := parts.cluster) is not None:
+            loop.spawn(self.intake.run(inbox, earlier), endless=True)
+        if self._watch and config.pool.engine == "ray":
+            cluster = Cluster(partial(tuning.cluster, self.current), pool, self._workload)
             troubles.also(Action.CLUSTER_TROUBLE, lambda: cluster.trouble)
+            loop.spawn(cluster.run(), endless=True)
         await server.start()  # last, for who waits for it takes it for the sign that all is up
         for work in self._watches(server):
             loop.spawn(work, endless=True)
@@ -257,40 +372,49 @@ class Daemon:
             Action.DAEMON_STARTED,
             version=__version__,
             pid=os.getpid(),
-            batches=len(parts.batches),
+            batches=len(self.batches),
             limits=self._limits,
         )
-        loop.spawn(parts.turns.watch(), endless=True)
-        loop.wake()
+        loop.spawn(self.turns.watch(), endless=True)
+        loop.woken.set()
         self._systemd.ready()
+
+    def _workload(self) -> int:
+        """Return how many tasks are at work, or could be."""
+        if self.loop.closing:
+            return 0
+        return len(self.attempts.active) + self.lifecycle.startable
 
     def _watches(self, server: Server) -> Iterator[Coroutine[Any, Any, None]]:
         """Yield what looks at something for as long as the daemon runs."""
-        p = self._parts
         if self._systemd.every_s:
             yield self._systemd.feed()
-        yield writes.tidy(p.current, p.writes)
-        yield writes.keep(p.store, p.troubles, server)
+        yield writes.tidy(self.current, self.store)
+        yield writes.keep(self.store, self.troubles, server)
         yield heap.give_back()
-        yield p.circuits.watch()
-        if p.cluster is not None:
-            yield p.cluster.run()
-        yield p.lot.watch()
+        yield self.circuits.watch()
+        yield self.lot.watch()
         yield SelfCheck(
-            p.loop, p.lifecycle, p.troubles, p.governor, p.batches, p.turns, p.attempts, p.pool
+            self.lifecycle,
+            self.troubles,
+            self.governor,
+            self.batches,
+            self.turns,
+            self.attempts,
+            self.pool,
         ).report_stalls()
         if self._reload is not None:
             yield self._reloads()
 
     async def _drain(self) -> None:
         """Let running tasks reach a durable point, then end the pool."""
-        parts, pool = self._parts, self._parts.pool
+        pool = self.pool
         self._systemd.stopping()
-        get_logger().info(Action.DAEMON_STOPPING, tasks=len(parts.attempts.active))
-        parts.attempts.drain()
-        await parts.loop.race(pool.drain(parts.current.config.pool.drain_s), self._at_once.wait())
+        get_logger().info(Action.DAEMON_STOPPING, tasks=len(self.attempts.active))
+        self.attempts.drain()
+        await self.loop.race(pool.drain(self.current.config.pool.drain_s), self._at_once.wait())
         await pool.close()
-        await parts.loop.settle()
+        await self.loop.settle()
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -314,8 +438,8 @@ class Daemon:
     # While it runs
 
     async def _add(self, name: str, data: bytes, parsed: taskfile.Parsed) -> Batch:
-        batch = new_batch(ulid(), name, self._parts.current.config.paths.outbox, time.time())
-        return await self._parts.batches.take_up(as_asked(batch, parsed), parsed.tasks, data)
+        batch = new_batch(ulid(), name, self.current.config.paths.outbox, time.time())
+        return await self.batches.take_up(as_asked(batch, parsed), parsed.tasks, data)
 
     async def _reloads(self) -> None:
         """Read the configuration again at each SIGHUP."""
@@ -323,5 +447,5 @@ class Daemon:
             await self._hangup.wait()
             self._hangup.clear()
             self._systemd.reloading()
-            await self._parts.reloader.reload()
+            await self.reloader.reload()
             self._systemd.ready()

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from batchd.control import OpenTrouble
 
@@ -35,9 +36,12 @@ class BriefCache:
         self._name, self._at = name, time.monotonic()
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class MainLoop:
-    """Runs the daemon's parts, and knows whether something may begin and whether a part broke."""
+    """Runs the daemon's parts, and knows whether something may begin and whether a part broke.
+
+    There is one an event loop: ``current`` returns it, as asyncio does with its own.
+    """
 
     #: Nothing new is begun.
     closing: bool = False
@@ -52,9 +56,8 @@ class MainLoop:
     #: Set when something that was spawned has ended.
     _one_ended: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def wake(self) -> None:
-        """Make the loop look soon at what can start."""
-        self.woken.set()
+    def __post_init__(self) -> None:
+        _LOOPS[asyncio.get_running_loop()] = self
 
     def spawn(
         self, work: Coroutine[Any, Any, None], *, endless: bool = False
@@ -125,3 +128,21 @@ class MainLoop:
         self._one_ended.set()
         if not task.cancelled() and (error := task.exception()):
             self.broke(error)
+
+
+_LOOPS: WeakKeyDictionary[asyncio.AbstractEventLoop, MainLoop] = WeakKeyDictionary()
+
+
+def current() -> MainLoop:
+    """Return the loop of the daemon that runs here."""
+    return _LOOPS[asyncio.get_running_loop()]
+
+
+def spawn(work: Coroutine[Any, Any, None], *, endless: bool = False) -> asyncio.Task[None]:
+    """Run ``work`` beside everything else. ``endless``: no one waits for its end."""
+    return current().spawn(work, endless=endless)
+
+
+def wake() -> None:
+    """Make the daemon look soon at what can start."""
+    current().woken.set()

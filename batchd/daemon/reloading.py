@@ -13,9 +13,8 @@ from batchd import config as configuration, log, visible
 from batchd.actions import Action
 from batchd.config import Config
 from batchd.config.overrides import dotted, place_of
-from batchd.daemon import tuning
+from batchd.daemon import main_loop, tuning
 from batchd.daemon.listeners import Listener
-from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.tuning import CurrentConfig
 from batchd.errors import BatchdError, UsageError
@@ -52,7 +51,6 @@ _SECRET = {"headers", "extra_body"}
 class Reloader:
     """Gives every room the configuration values that can change while it runs."""
 
-    _loop: MainLoop
     _current: CurrentConfig
     _governor: Governor
     _listeners: Sequence[Listener]
@@ -152,7 +150,7 @@ class Reloader:
             listener.config_changed(config)
         self._governor.retune(config, missing)
         self._pool.retune(self._shape(config), tuning.settings(config, endpoints))
-        self._loop.wake()
+        main_loop.wake()
 
 
 def differing(one: object, other: object, at: Place = ()) -> Iterator[Place]:

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 from batchd import pauses
 from batchd.actions import Action
+from batchd.daemon import main_loop
 from batchd.daemon.attempts.active import ActiveAttempt
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.attempts.turns import Turns
 from batchd.daemon.ends.batches import OpenBatches
-from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.troubles import TroubleLog
 from batchd.errors import NotPossibleError
 from batchd.governor import Governor
@@ -68,7 +68,6 @@ class StallTally:
 class SelfCheck:
     """The look at itself, for as long as the daemon runs."""
 
-    _loop: MainLoop
     _lifecycle: Lifecycle
     _troubles: TroubleLog
     _governor: Governor
@@ -88,14 +87,14 @@ class SelfCheck:
                 stalled, last = tally.look(self.movables(), now - last), now
                 if stalled:
                     tries.failed(NotPossibleError(f"{stalled[0].what}: {_FIX}"))
-                    self._loop.wake()
+                    main_loop.wake()
                 else:
                     tries.worked()
 
     def movables(self) -> Iterator[Movable]:
         """Yield what could move at this moment; what is in trouble is reported by itself."""
         stops = self._troubles.stops
-        if self._loop.closing or stops(Action.STORE_TROUBLE):
+        if main_loop.current().closing or stops(Action.STORE_TROUBLE):
             return
         if ref := self._turns.startable():
             yield Movable(f"{ref}, queued, and a slot is free")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from batchd import pauses
@@ -38,12 +39,14 @@ _PRUNE_S = 600.0
 _DAY_S = 86400.0
 
 
-@dataclass(slots=True, eq=False)
-class Writes:
-    """The writes to the store where it may be full, slow or gone."""
+class DaemonStore(Store):
+    """The store where it may be full, slow or gone: the daemon's own writes wait for the disk,
+    those of orders do not.
+    """
 
-    _store: Store
-    _troubles: TroubleLog
+    def __init__(self, path: Path, troubles: TroubleLog) -> None:
+        super().__init__(path)
+        self._troubles = troubles
 
     async def write(
         self,
@@ -51,8 +54,8 @@ class Writes:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Carry out an operation of the store, as ``durable`` does."""
-        return await self.durable(partial(self._store.write, work, *args, **kwargs))
+        """Carry out an operation as ``durable`` does."""
+        return await self.durable(partial(super().write, work, *args, **kwargs))
 
     async def order(
         self,
@@ -60,11 +63,11 @@ class Writes:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Carry out an operation of the store, as ``ordered`` does."""
-        return await self.ordered(partial(self._store.write, work, *args, **kwargs))
+        """Carry out an operation as ``ordered`` does."""
+        return await self.ordered(partial(super().write, work, *args, **kwargs))
 
     async def durable(self, write: Callable[[], Awaitable[T]]) -> T:
-        """Write to the store, again and again where it cannot: what waits is kept.
+        """Write, again and again where the disk takes nothing: what waits is kept.
 
         Raises ``StaleAttemptError``, ``UsedNameError`` and ``DamagedStoreError``,
         which no waiting repairs.
@@ -79,15 +82,6 @@ class Writes:
                     tries.failed(error)
                     await asyncio.sleep(TROUBLE_S)
 
-    async def ready(self, needed: NeededRoom | None = STATE) -> None:
-        """Return if an order can be carried out:
-        one that waits for a disk would surprise who has given up on it.
-
-        ``needed``: the room on the disk; None: it is urgent, and carried out on a full disk, too,
-        as long as the store has kept room. Raises ``NotPossibleError``.
-        """
-        await self.ordered(partial(self._store.ready, needed))
-
     async def ordered(self, write: Callable[[], Awaitable[T]]) -> T:
         """Write what an order brings about, once: where a disk refuses it, so does this, at once.
 
@@ -101,14 +95,22 @@ class Writes:
         except (StoreError, OSError) as error:
             raise NotPossibleError(f"the order is not carried out: {refused(error)}") from None
 
+    async def ready(self, needed: NeededRoom | None = STATE) -> None:
+        """Return if an order can be carried out:
+        one that waits for a disk would surprise who has given up on it.
+
+        ``needed``: the room on the disk; None: it is urgent, and carried out on a full disk, too,
+        as long as the store has kept room. Raises ``NotPossibleError``.
+        """
+        await self.ordered(partial(super().ready, needed))
+
 
 @dataclass(slots=True, eq=False, repr=False)
 class Register:
     """Writes the lifecycle's holds into the store, in their order."""
 
     _lifecycle: Lifecycle
-    _store: Store
-    _writes: Writes
+    _store: DaemonStore
     #: Held over each note in the store, tries included:
     #: on a full disk, a resume must not overtake its pause.
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -122,14 +124,14 @@ class Register:
         """Note that these wait no longer, or for fewer causes."""
         async with self._turn:
             await asyncio.gather(
-                *(self._writes.write(operations.unpark, scope, name) for scope, name in keys)
+                *(self._store.write(operations.unpark, scope, name) for scope, name in keys)
             )
             for key in keys:
                 for parking in tuple(self._lifecycle.holds.causes(key).values()):
                     await self._keep(parking)
 
     async def _keep(self, parking: Parking) -> None:
-        await self._writes.write(operations.park, parking)
+        await self._store.write(operations.park, parking)
 
 
 async def keep(store: Store, troubles: TroubleLog, server: Server) -> None:
@@ -149,14 +151,14 @@ async def keep(store: Store, troubles: TroubleLog, server: Server) -> None:
                 tries.worked()
 
 
-async def tidy(current: CurrentConfig, writes: Writes) -> None:
+async def tidy(current: CurrentConfig, store: DaemonStore) -> None:
     """Drop what is not needed any more, for ever;
     that takes minutes where there is much, and waits where the disk is full.
     """
     now = steady_clock()
     while True:
         before = now() - current.config.store.retention_days * _DAY_S
-        while await writes.write(operations.prune, before):
+        while await store.write(operations.prune, before):
             pass
         await asyncio.sleep(_PRUNE_S)
 

@@ -322,7 +322,7 @@ class CancelsWhatStops(Listener):
     def task_event(self, ref: Ref, event: Event) -> None:
         """Do so."""
         if isinstance(event, Suspended):
-            self.daemon._parts.attempts.cancel(ref, "at the worst time")
+            self.daemon.attempts.cancel(ref, "at the worst time")
 
 
 def test_a_cancel_that_meets_a_task_that_stops_is_not_lost(at: Control) -> None:

@@ -642,10 +642,10 @@ def test_a_reload_takes_a_valid_configuration_and_keeps_the_old_one_otherwise(
             await until(lambda: _answers_off_loop(tmp_path))
             os.kill(os.getpid(), signal.SIGHUP)
             await asyncio.sleep(0.1)
-            assert daemon._parts.current.config.pool.processes == 2
+            assert daemon.current.config.pool.processes == 2
             new = configured(tmp_path, server.base_url, "steps-1", agents=3)
             os.kill(os.getpid(), signal.SIGHUP)
-            await until(lambda: daemon._parts.current.config == new)
+            await until(lambda: daemon.current.config == new)
             batch = await daemon.submit("b.json", task_file(3))
             await daemon.batch_done(batch.name)
             os.kill(os.getpid(), signal.SIGTERM)
@@ -668,9 +668,9 @@ def test_a_drop_is_answered_at_once(tmp_path: Path) -> None:
             settings = configured(tmp_path, server.base_url, "steps-1")
             async with Daemon(settings) as daemon:
                 await daemon.batch_done((await daemon.submit("warm.json", task_file(1))).name)
-                warm = daemon._parts.pool.workers
+                warm = daemon.pool.workers
                 await daemon.batch_done((await daemon.submit("b.json", task_file(1))).name)
                 # How long it takes is benchmarked.
-                assert daemon._parts.pool.workers == warm
+                assert daemon.pool.workers == warm
 
     asyncio.run(scenario())

@@ -298,7 +298,7 @@ def test_a_silent_worker_is_killed_and_only_its_task_runs_again(
 
         def task_event(self, ref: Ref, event: Event) -> None:
             if not self.stopped:
-                (active,) = (a for a in self.daemon._parts.attempts.active if a.ref == ref)
+                (active,) = (a for a in self.daemon.attempts.active if a.ref == ref)
                 self.stopped = active.worker.pid
                 os.kill(self.stopped, signal.SIGSTOP)
 
@@ -338,7 +338,7 @@ def test_a_watch_over_workers_that_breaks_ends_the_daemon(tmp_path: Path, slow_s
 
     async def scenario() -> None:
         async with Daemon(settings, watch=False) as daemon:
-            del daemon._parts.pool._settings  # as by a bug
+            del daemon.pool._settings  # as by a bug
             await daemon.submit("b.json", batch("x"))
             await daemon.batch_done("b")
 
@@ -357,17 +357,17 @@ def test_a_reload_while_no_process_can_be_started_costs_no_worker(
     async def scenario() -> None:
         async with Daemon(settings, watch=False) as daemon:
             await daemon.submit("b.json", batch("a", model="standin/latency-1.5+steps-2"))
-            running = daemon._parts.attempts
+            running = daemon.attempts
             await asyncio.to_thread(until, lambda: [a for a in running.active if a.step == "model"])
-            (worker,) = daemon._parts.pool.workers
+            (worker,) = daemon.pool.workers
             before = resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)
             resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (3, before[1]))
-            daemon._parts.reloader.again()
+            daemon.reloader.again()
             await asyncio.sleep(0.5)
             resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, before)
             async with asyncio.timeout(PATIENCE_S):
                 await daemon.batch_done("b")
-            assert daemon._parts.pool.workers == (worker,)
+            assert daemon.pool.workers == (worker,)
 
     asyncio.run(scenario())
     assert [r["attempts"] for r in results(tmp_path).values()] == [1]
@@ -384,12 +384,12 @@ def test_a_reload_of_the_sandbox_that_a_worker_cannot_try_costs_no_attempt(
     async def scenario() -> None:
         async with Daemon(settings, watch=False) as daemon:
             await daemon.submit("a.json", batch("a", model="standin/latency-1.5+steps-2"))
-            running = daemon._parts.attempts
+            running = daemon.attempts
             await asyncio.to_thread(until, lambda: [a for a in running.active if a.step == "model"])
-            (worker,) = daemon._parts.pool.workers
+            (worker,) = daemon.pool.workers
             before = resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)
             resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (3, before[1]))
-            await daemon._parts.reloader.tune({"sandbox.max_processes": "77"}, reset=False)
+            await daemon.reloader.tune({"sandbox.max_processes": "77"}, reset=False)
             await daemon.submit("b.json", batch("b"))
             await asyncio.to_thread(until, lambda: worker.retiring)
             resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, before)
@@ -418,10 +418,10 @@ def test_a_worker_of_another_version_gets_no_task(
     async def scenario() -> None:
         async with Daemon(settings, watch=False) as daemon:
             monkeypatch.setattr("batchd.pool.supervisor.__version__", "0.0.0")
-            for worker in daemon._parts.pool.workers:
+            for worker in daemon.pool.workers:
                 worker.kill("the test wants a new one")
             await daemon.submit("b.json", batch("x"))
-            await asyncio.to_thread(until, lambda: daemon._parts.pool._failures > 1)
+            await asyncio.to_thread(until, lambda: daemon.pool._failures > 1)
             assert not results(tmp_path)
             monkeypatch.undo()
             async with asyncio.timeout(PATIENCE_S):
@@ -564,9 +564,7 @@ def test_a_fork_server_that_stands_still_holds_no_task_up(
 
     async def scenario() -> None:
         async with Daemon(settings, watch=False) as daemon:
-            await asyncio.to_thread(
-                until, lambda: all(w.greeted for w in daemon._parts.pool.workers)
-            )
+            await asyncio.to_thread(until, lambda: all(w.greeted for w in daemon.pool.workers))
             server = _stopped_fork_server()
             await daemon.submit("b.json", batch(*"abcd"))
             await _ended_fork_server(server, monkeypatch)
@@ -589,7 +587,7 @@ def test_a_fork_server_that_stands_still_keeps_no_daemon_from_ending(
     async def scenario() -> None:
         daemon = Daemon(settings, watch=False)
         async with daemon:
-            pool = daemon._parts.pool
+            pool = daemon.pool
             await asyncio.to_thread(until, lambda: all(w.greeted for w in pool.workers))
             os.kill(forkserver._forkserver._forkserver_pid, signal.SIGSTOP)  # type: ignore[attr-defined]
             await daemon.submit("b.json", batch("a", "b"))

@@ -16,6 +16,7 @@ from batchd.daemon.intake.batch_names import BatchNames
 from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.troubles import TroubleLog
+from batchd.daemon.writes import DaemonStore
 from batchd.log import get_logger
 from batchd.pool.disks import AllDiskThreads
 from batchd.records import Batch, BatchNaming, Task
@@ -57,11 +58,12 @@ async def opened(folder: Path) -> AsyncIterator[Spool]:
     """Give a spool, its outbox made."""
     (folder / "outbox").mkdir(exist_ok=True)
     disks, loop, state = AllDiskThreads(), MainLoop(), folder / "state"
-    store = Store(state / "batchd.db")
+    troubles = TroubleLog(get_logger())
+    store = DaemonStore(state / "batchd.db", troubles)
     own = outbox.OwnOutboxes(state, claims.mark(state))
     try:
-        outboxes = Outboxes(disks, TroubleLog(get_logger()), own)
-        yield Spool(folder, store, BatchNames(loop, store, outboxes))
+        outboxes = Outboxes(disks, troubles, own)
+        yield Spool(folder, store, BatchNames(store, outboxes))
         assert await loop.idle(lambda: ()) == ()
     finally:
         store.close()

@@ -20,7 +20,7 @@ from batchd import config, control
 from batchd.control import Cancel, Cancelled
 from batchd.control.requester import Requester
 from batchd.daemon import Daemon, Listener
-from batchd.daemon.assembly import Parts
+from batchd.daemon.daemon import Daemon as Parts
 from batchd.errors import NotPossibleError, UsageError, WithdrawnError
 from batchd.events import CancelRequested, Event, TaskFinished, TaskStarted, Terms, encode
 from batchd.lifecycle import Phase, inputs
@@ -84,7 +84,7 @@ def test_orders_and_outages_that_end_a_task_at_once_make_one_end(
             parts = parts_of(daemon)
             batch = await daemon.submit("games.json", request(count))
             refs = [Ref(batch.name, f"{i:03d}") for i in range(1, count + 1)]
-            many = parts.publisher.finish_all([*_given_up(parts, refs)], parts.writes.write)
+            many = parts.publisher.finish_all([*_given_up(parts, refs)], parts.store.write)
             orders = [order(parts, "games") for _ in range(3)]
             for refused in await asyncio.gather(*orders, many, return_exceptions=True):
                 # All may be over when an order gets its turn.
@@ -124,7 +124,7 @@ def _cancelled(parts: Parts, refs: Sequence[Ref]) -> Iterator[End]:
 
 def parts_of(daemon: Daemon) -> Parts:
     """Return what a daemon is made of."""
-    return daemon._parts
+    return daemon
 
 
 class Gone(Requester):
@@ -226,9 +226,9 @@ def test_results_that_are_written_lose_none_that_come_meanwhile(tmp_path: Path) 
             busy = [
                 asyncio.ensure_future(parts.outboxes.at(free.wait, batch.outbox)) for _ in "1234"
             ]
-            await parts.publisher.finish_all([*_given_up(parts, [first])], parts.writes.write)
+            await parts.publisher.finish_all([*_given_up(parts, [first])], parts.store.write)
             await asyncio.sleep(0)
-            await parts.publisher.finish_all([*_given_up(parts, others)], parts.writes.write)
+            await parts.publisher.finish_all([*_given_up(parts, others)], parts.store.write)
             free.set()
             await asyncio.gather(*busy)
             await parts.loop.idle(lambda: ())
@@ -262,7 +262,7 @@ def test_what_is_cancelled_before_the_store_takes_no_more_is_published(tmp_path:
                 await parts.publisher.finish_all([*_cancelled(parts, refs)], once)
             await parts.loop.idle(lambda: ())
             assert sorted(watch.published) == refs[1:]
-            await parts.publisher.finish_all([*_cancelled(parts, refs[:1])], parts.writes.write)
+            await parts.publisher.finish_all([*_cancelled(parts, refs[:1])], parts.store.write)
             await daemon.batch_done("games")
 
     asyncio.run(scenario())
@@ -360,7 +360,7 @@ def test_an_order_without_a_daemon_does_not_need_the_outbox(tmp_path: Path) -> N
             batch = Batch(**known, outbox=place, received_at=1.0)
             task = Task(id="001", first_prompt="x", model="standin/steps-1")
             assert outbox.reserve(batch, batch.name) is BatchNaming.OURS
-            await daemon._parts.store.write(operations.add_batch, batch, [task])
+            await daemon.store.write(operations.add_batch, batch, [task])
 
     async def published() -> None:
         async with opened(tmp_path, watch) as daemon:

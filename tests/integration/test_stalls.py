@@ -137,7 +137,7 @@ def test_a_daemon_whose_parts_differ_ends(tmp_path: Path) -> None:
         # Else it may be begun before anybody looks.
         await asyncio.to_thread(control.request, tmp_path / ".batchd", "pause", scope="all")
         stray = TurnFacts(Ref("a", "001"), priority=0, order=0, directory=str(tmp_path))
-        daemon._parts.lifecycle.take(inputs.Accepted(stray))
+        daemon.lifecycle.take(inputs.Accepted(stray))
         await running
 
     with pytest.raises(AssertionError, match="a/001: its batch is not open"):

@@ -33,7 +33,7 @@ from batchd import config, control
 from batchd.daemon import Daemon
 from batchd.daemon.listeners import Listener
 from batchd.daemon.troubles import TroubleLog
-from batchd.daemon.writes import Writes
+from batchd.daemon.writes import DaemonStore
 from batchd.errors import DamagedStoreError, StoreError
 from batchd.events import (
     CallAnswered,
@@ -504,7 +504,7 @@ def test_a_task_that_is_cancelled_while_its_parking_waits_for_room(
             await daemon.batch_done(batch.name)
             await asyncio.sleep(1.5)  # what was refused by the disk is tried again within a second
             assert (await order("status"))["batches"] == {"open": 0}
-            assert not daemon._parts.loop.broken.done()
+            assert not daemon.loop.broken.done()
 
     asyncio.run(scenario())
     assert [r["status"] for r in results(spool.folder / "outbox/b")] == ["cancelled"]
@@ -735,12 +735,11 @@ def test_damage_is_not_waited_for(tmp_path: Path) -> None:
     add(path, 12_000, 300)  # more than SQLite keeps in memory
 
     async def scenario(store: Store) -> None:
-        writes = Writes(store, TroubleLog(get_logger()))
         end = TaskFinished(at=1.0, status=TaskStatus.COMPLETED, reason=None, result="{}")
         async with asyncio.timeout(PATIENCE_S):
-            await writes.write(TaskTransaction.finish, Ref("b", "7"), end, attempt=None)
+            await store.write(TaskTransaction.finish, Ref("b", "7"), end, attempt=None)
 
-    with contextlib.closing(Store(path)) as store:
+    with contextlib.closing(DaemonStore(path, TroubleLog(get_logger()))) as store:
         with path.open("r+b") as file:
             file.seek(8192)
             file.write(os.urandom(path.stat().st_size - 8192))

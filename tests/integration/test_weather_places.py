@@ -304,7 +304,7 @@ def test_an_outbox_that_begins_to_hang_holds_up_no_store(tmp_path: Path) -> None
                 ]
                 await asyncio.sleep(0.1)
                 async with asyncio.timeout(PATIENCE_S):
-                    await daemon._parts.writes.ready()
+                    await daemon.store.ready()
                 assert not any(each.done() for each in waiting)
             async with asyncio.timeout(PATIENCE_S):
                 batches = await asyncio.gather(*waiting)
@@ -427,7 +427,7 @@ def test_a_retry_in_a_folder_that_hangs_leaves_the_loop_its_turns(tmp_path: Path
 
     async def scenario() -> int:
         async with Daemon(config.load(tmp_path / "config.toml", {}), work=False) as daemon:
-            handlers, turns = daemon._parts.commands, 0
+            handlers, turns = daemon.commands, 0
             await daemon.submit("old.json", _in(far))
             await handlers.carry_out(Cancel(target="old"), Requester.here())
             with hanging(far):

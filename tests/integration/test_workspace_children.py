@@ -40,7 +40,7 @@ class Jobs:
         if os.geteuid() == 0:
             os.chown(folder / "source", 65534, 65534)
         self.loop = MainLoop()
-        self._children = WorkspaceChildren(self.loop)
+        self._children = WorkspaceChildren()
 
     async def done(self, name: str, source: str = "source") -> str:
         """Return why one could not be done; empty: it was."""

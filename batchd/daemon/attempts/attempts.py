@@ -11,19 +11,20 @@ from pathlib import Path
 
 from batchd import wire
 from batchd.actions import Action
+from batchd.daemon import main_loop
 from batchd.daemon.attempts.active import ActiveAttempt
 from batchd.daemon.attempts.bases import Bases
 from batchd.daemon.attempts.calls import Calls
-from batchd.daemon.attempts.fences import Fences
-from batchd.daemon.attempts.starting import AttemptStarter, PlaceLook
+from batchd.daemon.attempts.lessons import Lessons
+from batchd.daemon.attempts.starting import AttemptStarter, Fences, PlaceLook
 from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.ends.publisher import Publisher
 from batchd.daemon.ends.rooms import Rooms
 from batchd.daemon.listeners import Listener
-from batchd.daemon.main_loop import BriefCache, MainLoop
+from batchd.daemon.main_loop import BriefCache
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.tuning import CurrentConfig
-from batchd.daemon.writes import Writes
+from batchd.daemon.writes import DaemonStore
 from batchd.errors import StaleAttemptError
 from batchd.events import CancelRequested, Suspended, TaskStarted
 from batchd.governor import Governor
@@ -45,18 +46,16 @@ from batchd.records import Base, Cause, HoldKey, Origin, Reason, Ref, Scope, Tas
 from batchd.records.tasks import ANYWHERE
 from batchd.sandbox import check_user
 from batchd.silent_paths import SilentPathError
-from batchd.store import Store, lookups, operations
+from batchd.store import lookups, operations
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class Attempts:
     """The tasks that have a slot."""
 
-    _loop: MainLoop
     _current: CurrentConfig
     _lifecycle: Lifecycle
-    _store: Store
-    _writes: Writes
+    _store: DaemonStore
     _outboxes: Outboxes
     _governor: Governor
     _listeners: Sequence[Listener]
@@ -64,15 +63,26 @@ class Attempts:
     _publisher: Publisher
     _rooms: Rooms
     _bases: Bases
-    _calls: Calls
-    _starting: AttemptStarter
-    _fences: Fences
     _pool: Supervisor
+    lessons: Lessons = field(init=False)
+    #: The calls of tasks at work.
+    calls: Calls = field(init=False)
+    #: Of what an earlier daemon left on other machines.
+    fences: Fences = field(init=False)
+    _starting: AttemptStarter = field(init=False)
     _active: dict[Ref, ActiveAttempt] = field(default_factory=dict)
     #: Slots whose pause between two tasks is not over.
     _resting: int = 0
     #: Which user was there.
     _user: BriefCache = field(default_factory=BriefCache)
+
+    def __post_init__(self) -> None:
+        self.lessons = Lessons(self._current, self._store)
+        self.calls = Calls(
+            self._lifecycle, self._store, self._governor, self._listeners, self.lessons
+        )
+        self.fences = Fences(self._store)
+        self._starting = AttemptStarter(self._current, self._store, self._governor, self.lessons)
 
     @property
     def active(self) -> tuple[ActiveAttempt, ...]:
@@ -101,7 +111,7 @@ class Attempts:
 
     def _rested(self) -> None:
         self._resting -= 1
-        self._loop.wake()
+        main_loop.wake()
 
     def reserve(self, ref: Ref, *, alone: bool = False) -> None:
         """Begin an attempt at a task whose turn it is; ``alone``: in a process of its own.
@@ -114,7 +124,7 @@ class Attempts:
 
     def drain(self) -> None:
         """Start nothing more, and have requests that wait answered with a suspension."""
-        self._loop.closing = True
+        main_loop.current().closing = True
         for active in self.active:
             self.take(inputs.Halt(active.ref, Suspended(at=time.time(), cause="drain")))
 
@@ -146,7 +156,7 @@ class Attempts:
             case _ if active is None:
                 raise ValueError(f"{effect}: no worker has it")
             case Start():
-                self._loop.spawn(self._start(active))
+                main_loop.spawn(self._start(active))
             case Free():
                 self._pool.release(active.worker, active.ref)
             case HandOver():
@@ -154,9 +164,9 @@ class Attempts:
             case Stop():
                 self._stop(active)
             case Suspend(wish=wish):
-                self._loop.spawn(self._suspend(active, wish))
+                main_loop.spawn(self._suspend(active, wish))
             case Recover(counted=counted, alone=alone):
-                self._loop.spawn(self._recover(active, counted=counted, alone=alone))
+                main_loop.spawn(self._recover(active, counted=counted, alone=alone))
 
     def _end(self, effect: End | Publish | Confirm, active: ActiveAttempt | None) -> None:
         """End a task that no worker works on any more, write its files, or note them as written."""
@@ -164,13 +174,13 @@ class Attempts:
             self._forget(active)
         match effect:
             case End():
-                self._loop.spawn(self._publisher.finish(effect))
+                main_loop.spawn(self._publisher.finish(effect))
             case Publish():
-                self._loop.spawn(self._publisher.publish(effect.ref))
+                main_loop.spawn(self._publisher.publish(effect.ref))
             case Confirm():
                 assert active is not None, "a worker has just written them"
                 assert active.finished is not None, "it has ended"
-                self._loop.spawn(self._publisher.confirm(effect.ref, active.finished))
+                main_loop.spawn(self._publisher.confirm(effect.ref, active.finished))
 
     # Starting
 
@@ -183,9 +193,9 @@ class Attempts:
         if not await active.worker.up():
             self.take(inputs.Lost(ref))
             return
-        if (left_s := self._fences.left_s(ref)) > 0:
+        if (left_s := self.fences.left_s(ref)) > 0:
             active.fences("a machine that an earlier daemon left it at", left_s)
-            await self._fences.passed(ref)
+            await self.fences.passed(ref)
             active.fence_s = 0.0
         if not await self._rooms.open_for(ref.batch):
             # Without a folder, or room in it, it could not leave a result:
@@ -211,7 +221,7 @@ class Attempts:
                 self._bases.keep(ref, batch, task.origin)
             return
         try:
-            active.given = await self._writes.write(operations.dispatch, ref, active.worker.label)
+            active.given = await self._store.write(operations.dispatch, ref, active.worker.label)
         except StaleAttemptError:  # it has ended meanwhile
             self.take(inputs.Stale(ref))
             return
@@ -240,20 +250,20 @@ class Attempts:
         """Keep a task from starting until a path answers."""
         hold = HoldKey(Scope.BATCH, path, Cause.SILENT)
         if not self._lifecycle.holds.keeps(hold):
-            self._loop.spawn(self._lift(hold))
+            main_loop.spawn(self._lift(hold))
         self._lifecycle.take(inputs.Held(ref, hold))
 
     async def _lift(self, hold: HoldKey) -> None:
         await self._outboxes.answers(hold.name)
         self._lifecycle.lift(hold)
-        self._loop.wake()
+        main_loop.wake()
 
     def _put_back(self, active: ActiveAttempt) -> None:
         """Let a task wait that cannot start yet: its slot is free for others."""
         self.take(inputs.Unready(active.ref))
         if active.ref in self._active:
             self._forget(active)
-        self._loop.wake()
+        main_loop.wake()
 
     def _run(self, active: ActiveAttempt) -> None:
         """Hand a task to its worker."""
@@ -282,7 +292,7 @@ class Attempts:
         """Stop a task at work, with the answer to its request or at its next durable point."""
         ref, wish = active.ref, self._lifecycle.entries[active.ref].wish
         assert wish is not None, "it is to stop"
-        if self._calls.stop(active, wish):
+        if self.calls.stop(active, wish):
             return
         if isinstance(wish, CancelRequested):
             self._pool.send(ref, wire.CancelTask(ref, active.attempt, wish.message))
@@ -294,13 +304,13 @@ class Attempts:
         ref, event = active.ref, wish or active.suspended
         assert event is not None, "its worker has said so"
         status = TaskStatus.PARKED if event.cause == "park" else TaskStatus.QUEUED
-        await self._writes.write(operations.suspend, ref, active.attempt, status, event.message)
+        await self._store.write(operations.suspend, ref, active.attempt, status, event.message)
         # Only now: who cancels it meanwhile must find it, and not end it under our hands.
         self._settled(active, inputs.Settled(ref, given_back=status is TaskStatus.PARKED))
         if status is TaskStatus.PARKED and self._lifecycle.open(ref):
             for listener in self._listeners:
                 listener.task_parked(ref, active.park)
-        self._loop.wake()
+        main_loop.wake()
 
     async def _recover(self, active: ActiveAttempt, *, counted: bool, alone: bool) -> None:
         """Note that a task's worker is gone.
@@ -314,13 +324,13 @@ class Attempts:
         await active.written()
         try:
             if counted:
-                crashes = await self._writes.write(
+                crashes = await self._store.write(
                     operations.worker_lost, ref, active.attempt, alone=alone
                 )
             elif active.attempt:
                 # Where the daemon ends before its fence is over, the next one has to know.
                 left = active.worker.fenced
-                await self._writes.write(
+                await self._store.write(
                     operations.suspend, ref, active.attempt, TaskStatus.QUEUED, left=left
                 )
         except StaleAttemptError:
@@ -331,7 +341,7 @@ class Attempts:
             error, reason = TaskStatus.ERROR, Reason.WORKER_CRASHED
             worn_out = End(ref, error, reason, message, attempts=active.attempt)
         self._settled(active, inputs.Settled(ref, counted, worn_out))
-        self._loop.wake()
+        main_loop.wake()
 
     def _settled(self, active: ActiveAttempt, settled: inputs.Settled) -> None:
         """Take how an attempt ended, now that it is durable."""

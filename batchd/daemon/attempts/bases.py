@@ -23,11 +23,11 @@ from batchd import free_room
 from batchd.actions import Action
 from batchd.config import Config
 from batchd.control.status import Fetching
+from batchd.daemon import main_loop
 from batchd.daemon.attempts import workspace_child
 from batchd.daemon.attempts.workspace_child import WorkspaceChildren
 from batchd.daemon.ends.publisher import Publisher
 from batchd.daemon.listeners import Listener
-from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.tuning import CurrentConfig
 from batchd.lifecycle import Lifecycle, inputs
@@ -56,12 +56,11 @@ _Wanted: TypeAlias = tuple[str, Origin]
 class Bases(Listener):
     """The bases that open batches have fetched."""
 
-    _loop: MainLoop
     _current: CurrentConfig
     _lifecycle: Lifecycle
     _publisher: Publisher
     _outboxes: Outboxes
-    _children: WorkspaceChildren
+    _children: WorkspaceChildren = field(default_factory=WorkspaceChildren)
     #: What there is: where its mirror lies and the commit; or why it cannot be had.
     _known: dict[_Wanted, Base | str] = field(default_factory=dict)
     #: What is being fetched, and since when.
@@ -94,7 +93,7 @@ class Bases(Listener):
         self._lifecycle.take(inputs.Held(ref, _until(wanted)))
         if wanted not in self._under_way:
             self._under_way[wanted] = time.time()
-            self._loop.spawn(self._work(wanted, batch))
+            main_loop.spawn(self._work(wanted, batch))
 
     @property
     def fetching(self) -> tuple[Fetching, ...]:
@@ -111,7 +110,7 @@ class Bases(Listener):
 
     def _forget(self, known: Base | str) -> None:
         if isinstance(known, Base) and known.origin.kind == "copy":
-            self._loop.spawn(_removed(Mirror(Path(known.mirror).parent)))
+            main_loop.spawn(_removed(Mirror(Path(known.mirror).parent)))
 
     async def prune(self) -> tuple[int, int]:
         """Remove the mirrors that nothing begins at any more; return how many, and their bytes.
@@ -150,7 +149,7 @@ class Bases(Listener):
         refs = self._lifecycle.lift(_until(wanted))
         if isinstance(found, str):
             self._give_up(refs, found)
-        self._loop.wake()
+        main_loop.wake()
 
     async def _found(self, wanted: _Wanted, batch: Batch) -> Base | str:
         """Return what a batch asks for, or why it cannot be had. Raises ``SilentPathError``."""
@@ -229,7 +228,7 @@ class Bases(Listener):
     def _give_up(self, refs: Iterable[Ref], why: str) -> None:
         """End tasks that cannot have what they ask for."""
         ends = (End(ref, TaskStatus.ERROR, Reason.WORKSPACE, why) for ref in refs)
-        self._loop.spawn(self._publisher.give_up(ends))
+        main_loop.spawn(self._publisher.give_up(ends))
 
 
 def _until(wanted: _Wanted) -> HoldKey:

@@ -16,11 +16,11 @@ import msgspec
 from msgspec.structs import replace
 
 from batchd import events as vocabulary, wire
+from batchd.daemon import main_loop
 from batchd.daemon.attempts.active import ActiveAttempt
 from batchd.daemon.attempts.lessons import Lessons
 from batchd.daemon.listeners import Listener
-from batchd.daemon.main_loop import MainLoop
-from batchd.daemon.writes import Writes
+from batchd.daemon.writes import DaemonStore
 from batchd.errors import StaleAttemptError
 from batchd.events import (
     CallAnswered,
@@ -35,7 +35,6 @@ from batchd.events import (
 from batchd.governor import Governor, Grant, ParkDecision, Refusal, WantedCall
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.records import FailureKind, Purpose
-from batchd.store import Store
 
 #: How the journal's text of an answer begins, and of a failure.
 _ANSWERED = b'["CallAnswered"'
@@ -46,10 +45,8 @@ _FAILED = b'["CallFailed"'
 class Calls:
     """Serves the calls of running tasks."""
 
-    _loop: MainLoop
     _lifecycle: Lifecycle
-    _store: Store
-    _writes: Writes
+    _store: DaemonStore
     _governor: Governor
     _listeners: Sequence[Listener]
     _lessons: Lessons
@@ -125,7 +122,7 @@ class Calls:
         return True
 
     def _spawn(self, active: ActiveAttempt, write: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        return active.writing(self._loop.spawn(write))
+        return active.writing(main_loop.spawn(write))
 
     def _settle(self, active: ActiveAttempt, bodies: Sequence[msgspec.Raw]) -> None:
         """Give back the permit of a call that has its answer among these events.
@@ -270,7 +267,7 @@ class Calls:
         if active.flushed is not None and active.flushed is not asyncio.current_task():
             await active.flushed
         try:
-            stored = await self._writes.durable(record) if begins or events else []
+            stored = await self._store.durable(record) if begins or events else []
         except (StaleAttemptError, ValueError):  # ValueError: no events; a worker gone mad
             active.answer(wire.Nack(ref, attempt))
             return False

@@ -13,12 +13,12 @@ import msgspec
 
 from batchd import terms
 from batchd.actions import Action
-from batchd.daemon.main_loop import MainLoop
+from batchd.daemon import main_loop
 from batchd.daemon.tuning import CurrentConfig
-from batchd.daemon.writes import Writes
+from batchd.daemon.writes import DaemonStore
 from batchd.errors import ConfigError
 from batchd.log import get_logger
-from batchd.store import LearntRefusal, Store, lookups, operations
+from batchd.store import LearntRefusal, lookups, operations
 
 #: A model may have learned meanwhile to take it.
 _KEPT_S = 7 * 86400.0
@@ -31,10 +31,8 @@ _EFFORT = "batchd asks it for the nearest lower effort that it has, or its lowes
 class Lessons:
     """What providers refuse, and requests leave out."""
 
-    _loop: MainLoop
     _current: CurrentConfig
-    _store: Store
-    _writes: Writes
+    _store: DaemonStore
     #: By model and lesson.
     _refused: dict[tuple[str, str], LearntRefusal] = field(default_factory=dict)
 
@@ -57,7 +55,7 @@ class Lessons:
                     refuses=lesson,
                     message=_EFFORT if lesson.startswith("effort:") else _FIELD,
                 )
-                self._loop.spawn(self._writes.write(operations.refuse, refused))
+                main_loop.spawn(self._store.write(operations.refuse, refused))
 
     def of(self, model: str) -> tuple[str, ...]:
         """Return what a model refuses,

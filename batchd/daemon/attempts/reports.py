@@ -9,13 +9,12 @@ from typing import Any
 
 from batchd import free_room, wire
 from batchd.actions import Action
+from batchd.daemon import main_loop
 from batchd.daemon.attempts.active import ActiveAttempt
 from batchd.daemon.attempts.attempts import Attempts
-from batchd.daemon.attempts.calls import Calls
 from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.ends.rooms import Rooms
 from batchd.daemon.listeners import Listener
-from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
 from batchd.lifecycle import Input, inputs
 from batchd.lifecycle.inputs import End
@@ -31,13 +30,11 @@ _BROKE = "an error inside batchd ended this task; the log has the details"
 class Reports:
     """Takes what the pool reports: its ``PoolHandler``."""
 
-    _loop: MainLoop
     _listeners: Sequence[Listener]
     _outboxes: Outboxes
     _batches: OpenBatches
     _rooms: Rooms
     _attempts: Attempts
-    _calls: Calls
 
     def message(self, worker: PoolWorker, message: Any) -> None:
         """Serve a message of a worker."""
@@ -49,11 +46,11 @@ class Reports:
             return
         match message:
             case wire.Record():
-                self._calls.record(active, message)
+                self._attempts.calls.record(active, message)
             case wire.Ask():
-                self._calls.ask(active, message)
+                self._attempts.calls.ask(active, message)
             case wire.Failed():
-                self._calls.failed(active, message)
+                self._attempts.calls.failed(active, message)
             case wire.Progress(step=step, detail=detail):
                 active.step, active.detail, active.since = step, detail, time.time()
                 active.lines().step(step, detail)
@@ -65,21 +62,21 @@ class Reports:
     def started(self, worker: PoolWorker) -> None:
         """Note that a worker is up."""
         get_logger().info(Action.WORKER_STARTED, **worker.fields())
-        self._loop.wake()  # tasks may have waited for one to come up
+        main_loop.wake()  # tasks may have waited for one to come up
 
     def suits_more(self) -> None:
         """Let tasks that waited for a key have their turn."""
-        self._loop.wake()
+        main_loop.wake()
 
     def broke(self, error: BaseException) -> None:
         """End the daemon where a part of the pool ended: a bug."""
-        self._loop.broke(error)
+        main_loop.current().broke(error)
 
     def cut_off(self, worker: PoolWorker) -> None:
         """Take the requests of a worker that is reached no more back from the governor."""
         for active in self._attempts.active:
             if active.worker is worker:
-                self._calls.lost(active)
+                self._attempts.calls.lost(active)
                 active.fences(f"{worker.node}, which is not reached", worker.life.fence_left_s)
 
     def died(self, worker: PoolWorker, lost: Mapping[Ref, int], *, counted: bool) -> None:
@@ -87,7 +84,7 @@ class Reports:
         # One elsewhere may leave as it likes while a task is only about to be its.
         tasks = [str(ref) for ref, number in lost.items() if number or not worker.remote]
         # Why none comes up on a machine, that says.
-        if (tasks or not (worker.greeted or worker.remote)) and not self._loop.closing:
+        if (tasks or not (worker.greeted or worker.remote)) and not main_loop.current().closing:
             get_logger().error(
                 Action.WORKER_DIED,
                 **worker.fields(),
@@ -100,11 +97,13 @@ class Reports:
         known = [self._attempts.get(ref) for ref, number in lost.items() if number]
         theirs = [active for active in known if active is not None and active.worker is worker]
         # Who waits for an answer of ours cannot have killed it.
-        at_work = [] if self._loop.closing or not counted else [a for a in theirs if not a.idle]
+        at_work = (
+            [] if main_loop.current().closing or not counted else [a for a in theirs if not a.idle]
+        )
         for active in theirs:
-            self._calls.lost(active)
+            self._attempts.calls.lost(active)
             self._attempts.take(inputs.Lost(active.ref, active in at_work, len(at_work) == 1))
-        self._loop.wake()
+        main_loop.wake()
 
     def _done(self, active: ActiveAttempt, done: wire.Done) -> None:
         if done.outcome == "refused":
@@ -120,7 +119,7 @@ class Reports:
         if done.outcome == "unopened" and free_room.refused(done.message):
             self._rooms.met(active.ref.batch, done.message)
         self._attempts.rest()
-        self._loop.wake()
+        main_loop.wake()
 
 
 def _said(active: ActiveAttempt, done: wire.Done) -> Input:

@@ -10,9 +10,8 @@ from pathlib import Path
 from batchd import trees
 from batchd.actions import Action
 from batchd.config import Config
-from batchd.daemon import former_packs
+from batchd.daemon import former_packs, main_loop
 from batchd.daemon.listeners import Listener
-from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.tuning import CurrentConfig
 from batchd.events import TaskFinished
 from batchd.log import get_logger
@@ -26,7 +25,6 @@ _FOLDER = "tmp"
 class ScratchCleanup(Listener):
     """Removes what ended tasks leave in their /tmp."""
 
-    _loop: MainLoop
     _current: CurrentConfig
     _gone: list[Path] = field(default_factory=list)
     _at_work: bool = False
@@ -47,7 +45,7 @@ class ScratchCleanup(Listener):
         self._gone += paths
         if self._gone and not self._at_work:
             self._at_work = True
-            self._loop.spawn(self._work())
+            main_loop.spawn(self._work())
 
     async def _work(self) -> None:
         try:

@@ -1,12 +1,13 @@
-"""The start of an attempt:
+"""The start of an attempt: when a task may begin again that was at work elsewhere,
 what a worker gets when it takes a task up, or why none is to take it up.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -18,14 +19,15 @@ from batchd.daemon.attempts import scratch_cleanup
 from batchd.daemon.attempts.active import ActiveAttempt
 from batchd.daemon.attempts.lessons import Lessons
 from batchd.daemon.tuning import CurrentConfig
+from batchd.daemon.writes import DaemonStore
 from batchd.errors import InputError, NotPossibleError
 from batchd.events import Resumed, Suspended, TaskStarted, Terms, decode
 from batchd.governor import Governor, ParkDecision
 from batchd.lifecycle import inputs
 from batchd.lifecycle.inputs import End
-from batchd.records import Batch, Reason, Secret, Task, TaskStatus
+from batchd.records import Batch, Reason, Ref, Secret, Task, TaskStatus, tasks
 from batchd.spool.task_directories import TaskDirectories
-from batchd.store import DispatchedTask, Store, lookups
+from batchd.store import DispatchedTask, lookups
 
 #: How the journal's text of an answer begins, and of the next attempt.
 _ANSWERED = b'["CallAnswered"'
@@ -37,11 +39,41 @@ PlaceLook: TypeAlias = tuple[str, dict[str, Secret] | NotPossibleError]
 
 
 @dataclass(slots=True, eq=False, repr=False)
+class Fences:
+    """The fences at the beginning of a daemon's life: tasks wait behind them.
+
+    A machine that was cut off, or frozen, may still change their directories. One that is reached
+    has ended its workers with the daemon before this one.
+    """
+
+    _store: DaemonStore
+    #: By the monotonic clock.
+    _started_at: float = field(default_factory=time.monotonic)
+    #: How long each task that was left elsewhere has to wait from then on, in seconds.
+    _fences: dict[Ref, float] = field(default_factory=dict)
+
+    def restore(self) -> None:
+        """Take up what the last daemon left."""
+        found = self._store.read(lookups.left_at)
+        self._fences = {ref: tasks.fence_s(label) for ref, label in found.items()}
+
+    def left_s(self, ref: Ref) -> float:
+        """Return for how long another machine may still work on a task, in seconds."""
+        return self._started_at + self._fences.get(ref, 0.0) - time.monotonic()
+
+    async def passed(self, ref: Ref) -> None:
+        """Return when no other machine works on a task any more."""
+        if (left_s := self.left_s(ref)) > 0:
+            await asyncio.sleep(left_s)
+        self._fences.pop(ref, None)
+
+
+@dataclass(slots=True, eq=False, repr=False)
 class AttemptStarter:
     """Prepares what a worker needs to take a task up."""
 
     _current: CurrentConfig
-    _store: Store
+    _store: DaemonStore
     _governor: Governor
     _lessons: Lessons
 

@@ -3,44 +3,50 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from batchd.daemon import main_loop
 from batchd.daemon.attempts.attempts import Attempts
-from batchd.daemon.attempts.suspects import Suspects
 from batchd.daemon.ends.rooms import Rooms
-from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.waits.circuits import Circuits
 from batchd.daemon.waits.parking_lot import ParkingLot
 from batchd.governor import Governor
 from batchd.lifecycle import Lifecycle
+from batchd.pool.supervisor import Supervisor
 from batchd.records import Ref
+from batchd.records.tasks import ANYWHERE
+
+_MESSAGE = "it makes room for an earlier task, which runs in a process of its own"
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class Turns:
     """Fills the pool's slots with the tasks whose turn it is."""
 
-    _loop: MainLoop
     _lifecycle: Lifecycle
     _governor: Governor
     _lot: ParkingLot
     _circuits: Circuits
     _rooms: Rooms
     _attempts: Attempts
-    _suspects: Suspects
+    _pool: Supervisor
+    _suspects: Suspects = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._suspects = Suspects(self._lifecycle, self._governor, self._attempts, self._pool)
 
     async def watch(self) -> None:
         """Start what can start whenever something may have become free, for ever."""
         while True:
-            await self._loop.woken.wait()
-            self._loop.woken.clear()
+            await main_loop.current().woken.wait()
+            main_loop.current().woken.clear()
             self._pump()
             await asyncio.sleep(0)  # it may be woken already, and others have their turn
 
     def _pump(self) -> None:
         """Start whatever can start: nothing while results cannot be written or commands not run."""
         self._circuits.catch_up()  # what is out of order as of now has no turn
-        if self._loop.closing or self._lifecycle.holds.stopped or self._rooms.closed:
+        if main_loop.current().closing or self._lifecycle.holds.stopped or self._rooms.closed:
             return
         queue, trials = self._lifecycle.queue, self._lot.trials
         self._lot.concurrency.refill()
@@ -61,7 +67,7 @@ class Turns:
         reopened = self._suspects.make_room()
         kept = begun < len(ready)  # others may be cheaper: 100,000 are looked at by and by
         if reopened or kept or (more and begun):
-            self._loop.wake()
+            main_loop.wake()
         elif free > 0 and not self._attempts.active:
             self._lot.shortage.nothing_goes_on()
         self._lot.placing.look()
@@ -83,9 +89,60 @@ class Turns:
 
     def startable(self) -> Ref | None:
         """Return a task that would be started now; None after each look."""
-        stopped = self._loop.closing or self._lifecycle.holds.stopped or self._rooms.closed
+        stopped = main_loop.current().closing or self._lifecycle.holds.stopped or self._rooms.closed
         return None if stopped or self._attempts.free <= 0 else self._lifecycle.queue.next()
 
     def _reserve(self, ref: Ref, *, alone: bool = False) -> None:
         self._lot.shortage.something_goes_on()
         self._attempts.reserve(ref, alone=alone)
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Suspects:
+    """Suspects, tasks at which a worker died: each is started in a process of its own, by priority
+    and age as all others; where no process is empty, one is cleared for them.
+
+    One at a time: a suspect needs a whole process, and while many wait the other processes go on.
+    """
+
+    _lifecycle: Lifecycle
+    _governor: Governor
+    _attempts: Attempts
+    _pool: Supervisor
+
+    def take(self) -> Ref | None:
+        """Return the suspect to start now, if it has its turn and a process is empty."""
+        queue = self._lifecycle.queue
+        suspect = queue.suspect_due(self._governor.crowded)
+        if suspect is None:
+            return None
+        place = self._lifecycle.place_of(suspect)
+        # Where no worker at all has what it asks for, it is taken all the same,
+        # and held for that: others have their turn.
+        due = self._pool.slot_alone(place) or not self._pool.has(place)
+        return queue.draw_suspect() if due else None
+
+    def make_room(self) -> bool:
+        """Clear a process for the suspect whose turn it is;
+        return whether others may have one back that was closed to them.
+
+        Its tasks that came after the suspect give their slots back at their next durable point;
+        older and better ones come to their end.
+        """
+        lifecycle, pool = self._lifecycle, self._pool
+        suspect = lifecycle.queue.suspect_due(self._governor.crowded)
+        place = lifecycle.place_of(suspect) if suspect else ANYWHERE
+        fitting = [worker for worker in pool.workers if pool.could(worker, place)]
+        if suspect is None or pool.slot_alone(place) or any(w.alone for w in pool.workers):
+            return pool.clear(None)
+        worker = pool.clearing if pool.clearing in fitting else None
+        worker = worker or min(
+            fitting,
+            key=lambda w: (sum(lifecycle.precedes(ref, suspect) for ref in w.tasks), len(w.tasks)),
+            default=None,
+        )
+        pool.clear(worker)
+        for ref in worker.tasks if worker else ():
+            if lifecycle.precedes(suspect, ref):
+                self._attempts.halt(ref, _MESSAGE)
+        return False

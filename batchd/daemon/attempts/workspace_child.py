@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from batchd import __version__, decoders, processes
-from batchd.daemon.main_loop import MainLoop
+from batchd.daemon import main_loop
 from batchd.errors import NotPossibleError
 from batchd.pool import code
 from batchd.pool.supervisor import RESTART
@@ -49,7 +49,6 @@ async def fits() -> None:
 class WorkspaceChildren:
     """The children; those that have nothing to do are killed when their time is over."""
 
-    _loop: MainLoop
     _idle: list[_Child] = field(default_factory=list)
 
     async def asked(self, work: FetchJob, limit_s: float) -> FetchOutcome:
@@ -83,7 +82,7 @@ class WorkspaceChildren:
                 limit=_MAX_LINE,
             )
         )
-        self._loop.spawn(self._ages(child), endless=True)
+        main_loop.spawn(self._ages(child), endless=True)
         return child
 
     async def _ages(self, child: _Child) -> None:

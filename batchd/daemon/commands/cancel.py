@@ -13,13 +13,12 @@ from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.commands import targets
 from batchd.daemon.ends.publisher import Publisher
 from batchd.daemon.listeners import Listener
-from batchd.daemon.writes import Writes
+from batchd.daemon.writes import DaemonStore
 from batchd.errors import BatchdError, NotPossibleError, UsageError
 from batchd.events import CancelRequested, Event, TaskFinished
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.inputs import End
 from batchd.records import Ref, TaskStatus
-from batchd.store import Store
 from batchd.store.operations import wanted
 
 
@@ -73,8 +72,7 @@ class CancelHandler:
     """The handler of ``Cancel``: ends what people name, and waits until that is durable."""
 
     _lifecycle: Lifecycle
-    _store: Store
-    _writes: Writes
+    _store: DaemonStore
     _publisher: Publisher
     _attempts: Attempts
     _ends: EndWaiters
@@ -138,7 +136,7 @@ class CancelHandler:
         check = by.insist if by else wanted
         try:
             with self._publisher.ending_many():
-                await self._publisher.finish_all(ends, self._writes.order, check=check, begun=stop)
+                await self._publisher.finish_all(ends, self._store.order, check=check, begun=stop)
         except NotPossibleError as error:
             done = sum(not self._lifecycle.open(end.ref) for end in ends)
             if not done:

@@ -38,7 +38,7 @@ from batchd.daemon.commands.status import StatusHandler
 from batchd.daemon.commands.submit import SubmitHandler
 from batchd.daemon.commands.tune import TuneHandler
 from batchd.daemon.reloading import shown
-from batchd.daemon.writes import Writes
+from batchd.daemon.writes import DaemonStore
 from batchd.errors import BatchdError
 from batchd.free_room import STATE, NeededRoom
 from batchd.log import detailed, get_logger
@@ -51,7 +51,7 @@ _Handler: TypeAlias = Callable[[Any, Requester], Awaitable[Any]]
 class CommandHandlers:
     """Carries out every request."""
 
-    _writes: Writes
+    _store: DaemonStore
     _desk: StatusHandler
     _cancelling: CancelHandler
     _pausing: PauseHandler
@@ -126,7 +126,7 @@ class CommandHandlers:
         needed: NeededRoom | None,
     ) -> Any:
         """Do nothing where the store cannot write: the order would wait, and surprise later."""
-        await self._writes.ready(needed)
+        await self._store.ready(needed)
         by.insist()
         return await handler(request, by)
 

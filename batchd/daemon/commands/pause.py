@@ -13,11 +13,12 @@ from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.tuning import CurrentConfig
 from batchd.daemon.waits.circuits import Circuits
 from batchd.daemon.waits.parking_lot import ParkingLot
+from batchd.daemon.writes import DaemonStore
 from batchd.errors import UsageError
 from batchd.lifecycle import Lifecycle, is_of
 from batchd.lifecycle.holds import ALL, DAY, Key
 from batchd.records import Cause, Parking, Ref, Scope
-from batchd.store import Store, lookups
+from batchd.store import lookups
 
 #: Tasks that are looked at in one go, before others get their turn.
 _CHUNK = 200
@@ -31,7 +32,7 @@ class PauseHandler:
 
     _current: CurrentConfig
     _lifecycle: Lifecycle
-    _store: Store
+    _store: DaemonStore
     _batches: OpenBatches
     _lot: ParkingLot
     _circuits: Circuits

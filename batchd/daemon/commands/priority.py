@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from batchd.control import Prioritised, Priority
 from batchd.control.requester import Requester
+from batchd.daemon import main_loop
 from batchd.daemon.commands import targets
-from batchd.daemon.main_loop import MainLoop
-from batchd.daemon.writes import Writes
+from batchd.daemon.writes import DaemonStore
 from batchd.errors import UsageError
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.records import Ref
-from batchd.store import Store, operations
+from batchd.store import operations
 
 #: A priority is a number of 32 bits, as in a task file.
 _INT32 = 1 << 31
@@ -22,10 +22,8 @@ _INT32 = 1 << 31
 class PriorityHandler:
     """The handler of ``Priority``: changes whose turn it is."""
 
-    _loop: MainLoop
     _lifecycle: Lifecycle
-    _store: Store
-    _writes: Writes
+    _store: DaemonStore
 
     async def priority(self, request: Priority, by: Requester) -> Prioritised:
         """Give tasks that have not ended another priority."""
@@ -33,8 +31,8 @@ class PriorityHandler:
             raise UsageError("a priority is a whole number of 32 bits; higher goes first")
         found = targets.find(self._store, targets.given(request.target))
         refs: list[Ref] = [ref for target in found for ref in targets.unfinished(target)]
-        await self._writes.order(operations.prioritise, refs, request.priority, by.insist)
+        await self._store.order(operations.prioritise, refs, request.priority, by.insist)
         for ref in refs:
             self._lifecycle.take(inputs.Reprioritised(ref, request.priority))
-        self._loop.wake()
+        main_loop.wake()
         return Prioritised(tasks=len(refs))

@@ -9,11 +9,11 @@ from batchd.control import Prune, Pruned
 from batchd.control.requester import Requester
 from batchd.daemon.attempts.bases import Bases
 from batchd.daemon.outboxes import Outboxes
-from batchd.daemon.writes import Writes
+from batchd.daemon.writes import DaemonStore
 from batchd.errors import UsageError
 from batchd.free_room import STATE
 from batchd.spool import removal
-from batchd.store import Store, lookups, operations
+from batchd.store import lookups, operations
 
 _DAY_S = 86400.0
 _MOST_DAYS = 1e6
@@ -25,8 +25,7 @@ _ROOM = replace(STATE, files=0)
 class PruneHandler:
     """The handler of ``Prune``: drops what published batches have left."""
 
-    _store: Store
-    _writes: Writes
+    _store: DaemonStore
     _outboxes: Outboxes
     _bases: Bases
 
@@ -52,9 +51,9 @@ class PruneHandler:
                 removed, freed = removed + 1, freed + size
         # The journals last: an order that is cut short can be given again.
         # The folders may have made room for it.
-        await self._writes.ready(_ROOM)
+        await self._store.ready(_ROOM)
         by.insist()
-        while await self._writes.order(operations.prune, before):
+        while await self._store.order(operations.prune, before):
             pass
         mirrors, mirror_bytes = await self._bases.prune()
         return Pruned(

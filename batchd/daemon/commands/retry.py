@@ -19,15 +19,14 @@ from batchd.config import Config, providers
 from batchd.config.constraints import model_problem
 from batchd.control import NewRun, Retried, Retry
 from batchd.control.requester import Requester
+from batchd.daemon import main_loop
 from batchd.daemon.commands import targets
 from batchd.daemon.commands.rerun_selection import chosen, listed
 from batchd.daemon.commands.targets import OrderTarget
 from batchd.daemon.ends.batches import OpenBatches
-from batchd.daemon.intake.batch_names import BatchNames
-from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.tuning import CurrentConfig
-from batchd.daemon.writes import Writes
+from batchd.daemon.writes import DaemonStore
 from batchd.errors import BatchdError, Problem, StoreError, TaskFileError, UsageError
 from batchd.lifecycle import Lifecycle
 from batchd.pauses import aside
@@ -37,7 +36,7 @@ from batchd.spool.claims import mark
 from batchd.spool.inbox import ulid
 from batchd.spool.task_directories import TaskDirectories
 from batchd.spool.ulid import PATTERN, marked
-from batchd.store import Store, lookups, operations
+from batchd.store import lookups, operations
 from batchd.store.operations import wanted
 
 #: Tasks that are read in one go, before others get their turn.
@@ -63,14 +62,11 @@ class _Plan:
 class RetryHandler:
     """The handler of ``Retry``: starts new runs of old tasks."""
 
-    _loop: MainLoop
     _current: CurrentConfig
     _lifecycle: Lifecycle
-    _store: Store
-    _writes: Writes
+    _store: DaemonStore
     _outboxes: Outboxes
     _batches: OpenBatches
-    _names: BatchNames
     #: Cancels tasks, saying why.
     _end: EndThem
 
@@ -141,18 +137,18 @@ class RetryHandler:
         would surprise who has given up on it, and be paid for.
         """
         outside = Path(plan.batch.outbox)
-        await self._writes.ordered(
+        await self._store.ordered(
             lambda: self._outboxes.promptly(partial(outbox.try_out, outside), str(outside))
         )
-        named = await self._writes.ordered(partial(self._names.reserve, plan.batch))
+        named = await self._store.ordered(partial(self._batches.folders.reserve, plan.batch))
         check = by.insist if by else wanted
         try:
-            stored = await self._writes.order(
+            stored = await self._store.order(
                 operations.add_batch, named, tuple(plan.tasks), check=check
             )
         except BatchdError:
             with contextlib.suppress(BatchdError, OSError):
-                await self._names.give_back(named)
+                await self._batches.folders.give_back(named)
             raise
         batch = self._batches.opened(stored, plan.tasks)
         request = Path(batch.folder, batch.request)
@@ -162,7 +158,7 @@ class RetryHandler:
         except OSError:
             # It is durable by now, and so is the answer:
             # the request follows when the outbox takes it.
-            self._loop.spawn(self._bring(batch, publish))
+            main_loop.spawn(self._bring(batch, publish))
         else:
             self._batches.moved(batch.name)
         return batch

@@ -15,10 +15,10 @@ from batchd import __version__, catalog, decoders
 from batchd.actions import Action
 from batchd.control import DaemonStatus, ModelWarning, ShownParking, Status, status
 from batchd.control.requester import Requester
+from batchd.daemon import main_loop
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.attempts.bases import Bases
 from batchd.daemon.ends.batches import OpenBatches
-from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.troubles import Tries, TroubleLog
 from batchd.daemon.tuning import CurrentConfig
 from batchd.governor import Governor
@@ -35,7 +35,6 @@ _MAX_BATCHES = 1000
 class StatusHandler:
     """The handler of ``Status``: what the daemon does right now; the listeners' ``StatusDesk``."""
 
-    _loop: MainLoop
     _current: CurrentConfig
     _lifecycle: Lifecycle
     _troubles: TroubleLog
@@ -87,7 +86,7 @@ class StatusHandler:
             pid=os.getpid(),
             version=__version__,
             started_at=self._started_at,
-            draining=self._loop.closing,
+            draining=main_loop.current().closing,
             watching=self._watching,
             outbox=self._current.config.paths.outbox,
             conditions=self._conditions,

@@ -12,30 +12,28 @@ from weakref import WeakValueDictionary
 
 from batchd.control import Detach, Detached, Submit, Submitted
 from batchd.control.requester import Requester
+from batchd.daemon import main_loop
 from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.intake.errands import Errands
 from batchd.daemon.intake.intake import Intake
 from batchd.daemon.intake.recovery import Recovery
-from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.tuning import CurrentConfig
-from batchd.daemon.writes import Writes
+from batchd.daemon.writes import DaemonStore
 from batchd.errors import NotPossibleError, UsageError
 from batchd.lifecycle import Lifecycle
 from batchd.records import Batch, Cause, HoldKey, Scope
 from batchd.spool import claims, outbox
-from batchd.store import Store, lookups
+from batchd.store import lookups
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class SubmitHandler:
     """The handler of ``Submit`` and ``Detach``: takes up what a ``run`` hands over."""
 
-    _loop: MainLoop
     _lifecycle: Lifecycle
     _current: CurrentConfig
-    _store: Store
-    _writes: Writes
+    _store: DaemonStore
     _outboxes: Outboxes
     _batches: OpenBatches
     _intake: Intake
@@ -81,13 +79,13 @@ class SubmitHandler:
         # Who waits learns at once that an outbox takes nothing:
         # a file that is dropped would wait for it.
         outside = Path(self._current.config.paths.outbox)
-        await self._writes.ordered(
+        await self._store.ordered(
             lambda: self._outboxes.promptly(partial(outbox.try_out, outside), str(outside))
         )
         batch = await self._intake.stored(claim, request, by.insist)
         if batch is None:
             raise UsageError(f"{claim.name} was taken away before it was read")
-        self._loop.spawn(self._intake.bring(claim, batch))
+        main_loop.spawn(self._intake.bring(claim, batch))
         return batch, False
 
     def _go_on(self, batch: Batch, request: Submit) -> None:
@@ -120,4 +118,4 @@ class SubmitHandler:
         claim = claims.find(Path(paths.state), batch.claim)
         self._restoring.one(name, {claim.ulid} if claim else set())
         if claim:
-            self._loop.spawn(self._intake.bring(claim, batch))
+            main_loop.spawn(self._intake.bring(claim, batch))

@@ -15,12 +15,12 @@ from msgspec.structs import replace
 
 from batchd import results
 from batchd.actions import Action
+from batchd.daemon import main_loop
 from batchd.daemon.intake.batch_names import BatchNames
 from batchd.daemon.listeners import Finisher, Listener
-from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.tuning import CurrentConfig
-from batchd.daemon.writes import Writes
+from batchd.daemon.writes import DaemonStore
 from batchd.errors import Problem, UsedNameError, WithdrawnError
 from batchd.governor import Governor
 from batchd.lifecycle import Lifecycle, inputs
@@ -51,18 +51,20 @@ class OpenBatch:
 class OpenBatches:
     """Open batches: each of their tasks, and each batch, gets its files."""
 
-    _loop: MainLoop
     _current: CurrentConfig
     _lifecycle: Lifecycle
-    _store: Store
-    _writes: Writes
+    _store: DaemonStore
     _outboxes: Outboxes
     _governor: Governor
     _listeners: Sequence[Listener]
-    _names: BatchNames
     #: They have their turn before a batch's summary is written.
     _finishers: Sequence[Finisher]
+    #: Reserves their folders.
+    folders: BatchNames = field(init=False)
     _open: dict[str, OpenBatch] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.folders = BatchNames(self._store, self._outboxes)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -122,7 +124,7 @@ class OpenBatches:
             )
             for listener in self._listeners:
                 listener.batch_received(batch, tasks)
-            self._loop.wake()
+            main_loop.wake()
         return batch
 
     async def reject(self, batch: Batch, problems: Sequence[Problem]) -> Batch:
@@ -154,18 +156,18 @@ class OpenBatches:
 
         while True:
             found = await self._outboxes.patiently(
-                lambda: self._names.reserve(here()), Action.OUTBOX_TROUBLE, here
+                lambda: self.folders.reserve(here()), Action.OUTBOX_TROUBLE, here
             )
             try:
-                return await self._writes.write(
+                return await self._store.write(
                     operations.add_batch, found, tuple(tasks), problems, check
                 )
             except UsedNameError:  # it was free in two outboxes at a time
                 with contextlib.suppress(OSError):
-                    await self._names.give_back(found)
+                    await self.folders.give_back(found)
             except WithdrawnError:
                 with contextlib.suppress(OSError):
-                    await self._names.give_back(found)
+                    await self.folders.give_back(found)
                 raise
 
     async def take_up(self, batch: Batch, tasks: Sequence[Task], data: bytes) -> Batch:
@@ -217,7 +219,7 @@ class OpenBatches:
         known = self._open[name]
         if known.moved and not known.closing and not self._lifecycle.of(name):
             known.closing = True
-            self._loop.spawn(self._close(known))
+            main_loop.spawn(self._close(known))
 
     async def _close(self, known: OpenBatch) -> None:
         """Write a batch's last files, the summary last of all."""
@@ -248,7 +250,7 @@ class OpenBatches:
             return summary
 
         summary = await self._outboxes.on_disk(write, batch=batch)
-        await self._writes.write(operations.batch_published, batch.name)
+        await self._store.write(operations.batch_published, batch.name)
         del self._open[batch.name]
         self._governor.money.close_batch(batch.name)
         if not problems:

@@ -16,13 +16,12 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from batchd import results
 from batchd.actions import Action
-from batchd.daemon import task_log
+from batchd.daemon import main_loop, task_log
 from batchd.daemon.ends.batches import OpenBatch, OpenBatches
 from batchd.daemon.listeners import Finisher, Listener
-from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.tuning import CurrentConfig
-from batchd.daemon.writes import Writes
+from batchd.daemon.writes import DaemonStore
 from batchd.errors import BatchdError
 from batchd.events import Event, Resumed, TaskFinished, TaskStarted
 from batchd.lifecycle import Lifecycle, inputs
@@ -30,7 +29,7 @@ from batchd.lifecycle.inputs import End
 from batchd.log import get_logger
 from batchd.records import Batch, ErrorInfo, Ref, Task
 from batchd.spool import outbox
-from batchd.store import Store, StoredWork, lookups, operations
+from batchd.store import StoredWork, lookups, operations
 from batchd.store.operations import wanted
 from batchd.store.task_transaction import TaskTransaction
 from batchd.taskstate import fold
@@ -60,11 +59,9 @@ class Write(Protocol):
 class Publisher:
     """Ends tasks, each once, and writes their files."""
 
-    _loop: MainLoop
     _current: CurrentConfig
     _lifecycle: Lifecycle
-    _store: Store
-    _writes: Writes
+    _store: DaemonStore
     _outboxes: Outboxes
     _listeners: Sequence[Listener]
     _finishers: Sequence[Finisher]
@@ -81,7 +78,7 @@ class Publisher:
         ``OpenBatches`` has it by now.
         """
         for ref in restored.unpublished:
-            self._loop.spawn(self.publish(ref))
+            main_loop.spawn(self.publish(ref))
         # What comes after one that is still here waits for its files.
         here = self._lifecycle.entries
         for ref, status in restored.ended:
@@ -90,7 +87,7 @@ class Publisher:
 
     async def finish(self, end: End) -> None:
         """End a task that no worker can end itself, and publish its result."""
-        events = await self._finish(end, self._writes.write)
+        events = await self._finish(end, self._store.write)
         if end.details:
             ref = end.ref
             get_logger().error(
@@ -114,14 +111,14 @@ class Publisher:
             self._orders -= 1
             if not self._orders:
                 for batch in self._after:
-                    self._loop.spawn(self._publish_all(batch))
+                    main_loop.spawn(self._publish_all(batch))
                 self._after.clear()
 
     def give_up(self, ends: Iterable[End]) -> Coroutine[Any, Any, None]:
         """Take that tasks end which no worker has; to await what this returns ends them."""
         effects = [e for end in ends for e in self._lifecycle.take(inputs.GiveUp(end))]
         ending = [effect for effect in effects if isinstance(effect, End)]
-        return self.finish_all(ending, self._writes.write)
+        return self.finish_all(ending, self._store.write)
 
     async def finish_all(
         self,
@@ -170,7 +167,7 @@ class Publisher:
         outcomes = await asyncio.gather(*work, return_exceptions=True)
         for end, outcome in zip(left.values(), outcomes, strict=True):
             if not isinstance(outcome, BaseException):
-                self._loop.spawn(self.publish(end.ref, outcome))
+                main_loop.spawn(self.publish(end.ref, outcome))
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
@@ -183,7 +180,7 @@ class Publisher:
         if begins and self._orders:
             self._after.append(batch)
         elif begins:
-            self._loop.spawn(self._publish_all(batch))
+            main_loop.spawn(self._publish_all(batch))
 
     def _open(self, ref: Ref) -> OpenBatch:
         """Return a task's batch, which is open as long as a task of it is not published."""
@@ -238,13 +235,13 @@ class Publisher:
             publish = partial(outbox.publish_results, folder, texts)
             for task in await self._outboxes.on_disk(publish, batch=batch):
                 self._kept(Ref(name, task))
-            await self._writes.write(operations.published_all, name, names)
+            await self._store.write(operations.published_all, name, names)
             del self._backlog[name][: len(names)]  # others may have come meanwhile
             for ref, finished in found:
                 self._published(ref, finished)
         del self._backlog[name]
         self._batches.look(name)
-        self._loop.wake()
+        main_loop.wake()
 
     def _kept(self, ref: Ref) -> None:
         """Say that a task's published result is another one than the store's."""
@@ -257,17 +254,17 @@ class Publisher:
 
     async def confirm(self, ref: Ref, finished: TaskFinished) -> None:
         """Note that a task's files are written."""
-        await self._writes.write(operations.published, ref)
+        await self._store.write(operations.published, ref)
         self._published(ref, finished)
         self._batches.look(ref.batch)
-        self._loop.wake()
+        main_loop.wake()
 
     def _published(self, ref: Ref, finished: TaskFinished) -> None:
         known = self._open(ref)
         self._follow(inputs.Published(ref, finished.status))
         if len(self._lifecycle.of(ref.batch)) == _FINISHERS_READY_AT:
             for finisher in self._finishers:
-                self._loop.spawn(finisher.soon(known.tasks, self._current.config))
+                main_loop.spawn(finisher.soon(known.tasks, self._current.config))
         for listener in self._listeners:
             listener.task_finished(ref, finished)
 
@@ -275,7 +272,7 @@ class Publisher:
         """End what comes after a task that did not complete."""
         ends = [e for e in self._lifecycle.take(given) if isinstance(e, End)]
         if ends:
-            self._loop.spawn(self.finish_all(ends, self._writes.write))
+            main_loop.spawn(self.finish_all(ends, self._store.write))
 
 
 def _grouped(ends: Iterable[End]) -> Iterator[Sequence[End]]:

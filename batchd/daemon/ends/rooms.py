@@ -10,8 +10,9 @@ from functools import partial
 
 from batchd import free_room
 from batchd.actions import Action
+from batchd.daemon import main_loop
 from batchd.daemon.ends.batches import OpenBatches
-from batchd.daemon.main_loop import BriefCache, MainLoop
+from batchd.daemon.main_loop import BriefCache
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.troubles import TROUBLE_S, TroubleLog
 from batchd.daemon.tuning import CurrentConfig
@@ -32,7 +33,6 @@ class Rooms:
     Tasks that could leave no result would be paid for in vain.
     """
 
-    _loop: MainLoop
     _lifecycle: Lifecycle
     _outboxes: Outboxes
     _current: CurrentConfig
@@ -88,9 +88,9 @@ class Rooms:
                 # A single file of it, or of others, cannot be written yet.
                 await asyncio.sleep(TROUBLE_S)
             lifecycle.lift(hold)
-            self._loop.wake()
+            main_loop.wake()
 
-        self._loop.spawn(wait())
+        main_loop.spawn(wait())
 
     def _keep(self, name: str, hold: HoldKey) -> None:
         for ref in self._lifecycle.of(name):
@@ -104,7 +104,7 @@ class Rooms:
             return
         self._keep(name, _full(name))
         if name not in self._met:
-            self._loop.spawn(self._refused(batch))
+            main_loop.spawn(self._refused(batch))
         self._met[name] = said
 
     async def _refused(self, batch: Batch) -> None:
@@ -120,7 +120,7 @@ class Rooms:
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                 self._met[name] = ""
                 self._lifecycle.lift(_full(name))
-                self._loop.wake()
+                main_loop.wake()
                 await asyncio.sleep(_MET_AGAIN_S)
         del self._met[name]
 

@@ -12,11 +12,12 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from batchd.daemon.main_loop import MainLoop
+from batchd.daemon import main_loop
 from batchd.daemon.outboxes import Outboxes
+from batchd.daemon.writes import DaemonStore
 from batchd.records import Batch, BatchNaming
 from batchd.spool import outbox
-from batchd.store import Store, lookups
+from batchd.store import lookups
 
 #: Names that are reserved together: their folders are made in one go.
 _AT_ONCE = 256
@@ -41,8 +42,7 @@ class BatchNames:
     nor anything in the outbox, and makes its folder.
     """
 
-    _loop: MainLoop
-    _store: Store
+    _store: DaemonStore
     _outboxes: Outboxes
     #: By outbox: what waits while others are reserved there.
     _waiting: dict[str, list[_Wanted]] = field(default_factory=dict)
@@ -87,7 +87,7 @@ class BatchNames:
         begins = folder not in self._waiting
         self._waiting.setdefault(folder, []).append(_Wanted(batch, self._free(batch)))
         if begins:
-            self._loop.spawn(self._work(folder))
+            main_loop.spawn(self._work(folder))
 
     def _free(self, batch: Batch) -> Iterator[tuple[int, str]]:
         """Yield names that a batch may have, with their numbers;

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from batchd.control.requester import Requester
+from batchd.daemon import main_loop
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.ends.batches import OpenBatches
-from batchd.daemon.main_loop import MainLoop
 from batchd.errors import WithdrawnError
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.records import Cause, HoldKey, Scope
@@ -26,7 +26,6 @@ _MESSAGE = "its `batchd run` has ended; another one of the same file goes on wit
 class Errands:
     """Gives up batches that no one waits for any more: they cost money."""
 
-    _loop: MainLoop
     _lifecycle: Lifecycle
     _batches: OpenBatches
     _attempts: Attempts
@@ -43,7 +42,7 @@ class Errands:
         """Note who waits for a batch, which goes on if it was given up."""
         self._givers.setdefault(batch, []).append(by)
         if self._lifecycle.lift(_given_up(batch)):
-            self._loop.wake()
+            main_loop.wake()
 
     @contextlib.contextmanager
     def expected(self) -> Iterator[None]:

@@ -16,11 +16,12 @@ from msgspec import structs
 from batchd.actions import Action
 from batchd.config import Config
 from batchd.control import Submit
+from batchd.daemon import main_loop
 from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.intake.parser import BrokenParserError, Parser
-from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.tuning import CurrentConfig
+from batchd.daemon.writes import DaemonStore
 from batchd.errors import Problem, TaskFileError
 from batchd.log import get_logger
 from batchd.records import Batch
@@ -45,9 +46,8 @@ _ENDING = re.compile(r"\.[A-Za-z0-9]{1,16}")
 class Intake:
     """Takes up what the inbox claims."""
 
-    _loop: MainLoop
     _current: CurrentConfig
-    _store: Store
+    _store: DaemonStore
     _outboxes: Outboxes
     _batches: OpenBatches
     _parser: Parser
@@ -66,7 +66,7 @@ class Intake:
         self._earlier = earlier
         async for claim in inbox.claims():
             await self._free.acquire()
-            self._loop.spawn(self._take(claim))
+            main_loop.spawn(self._take(claim))
 
     async def _take(self, claim: Claim) -> None:
         stored = self._under_way[claim.ulid] = asyncio.Event()
@@ -206,7 +206,7 @@ class Intake:
         waiting = self._moves.get(batch.outbox)
         if waiting is None:
             waiting = self._moves[batch.outbox] = []
-            self._loop.spawn(self._move(batch.outbox))
+            main_loop.spawn(self._move(batch.outbox))
         waiting.append((path, batch, future))
         return await future
 

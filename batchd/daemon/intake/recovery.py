@@ -16,16 +16,16 @@ from pathlib import Path
 
 from batchd.actions import Action
 from batchd.config import Config
-from batchd.daemon.attempts.fences import Fences
-from batchd.daemon.attempts.lessons import Lessons
+from batchd.daemon import main_loop
+from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.attempts.scratch_cleanup import ScratchCleanup
 from batchd.daemon.commands.retry import RetryHandler
 from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.ends.publisher import Publisher
-from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import HANGS_S, Outboxes
 from batchd.daemon.waits.parking_lot import ParkingLot
 from batchd.daemon.waits.predecessors import Predecessors
+from batchd.daemon.writes import DaemonStore
 from batchd.lifecycle import Lifecycle
 from batchd.log import get_logger
 from batchd.records import Cause, Parking, Scope
@@ -38,10 +38,8 @@ from batchd.store import Store, StoredWork, lookups
 class Recovery:
     """Hands what the store has to the parts that work on it."""
 
-    _loop: MainLoop
-    _store: Store
-    _lessons: Lessons
-    _fences: Fences
+    _store: DaemonStore
+    _attempts: Attempts
     _rerun: RetryHandler
     _batches: OpenBatches
     _publisher: Publisher
@@ -72,13 +70,13 @@ class Recovery:
             self._take_up(_only(self._store.read(lookups.restore), name), claimed)
 
     def _take_up(self, restored: StoredWork, claimed: AbstractSet[str]) -> None:
-        self._lessons.restore()
-        self._fences.restore()
+        self._attempts.lessons.restore()
+        self._attempts.fences.restore()
         torn = self._rerun.torn(restored.batches)
         self._batches.restore(restored, claimed | {batch.claim for batch in torn})
         self._publisher.restore(restored)
         for batch in torn:
-            self._loop.spawn(self._rerun.bring_again(batch))
+            main_loop.spawn(self._rerun.bring_again(batch))
         self._predecessors.restore(restored.batches)
         self._lot.restore(restored.parked, restored.given_back)
 

@@ -5,15 +5,18 @@ a model or a tier fails, is tried, or is back.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
+from batchd import catalog
 from batchd.actions import Action
+from batchd.catalog import ModelListing
+from batchd.daemon import main_loop
 from batchd.daemon.ends.publisher import Publisher
 from batchd.daemon.listeners import Listener
-from batchd.daemon.main_loop import MainLoop
-from batchd.daemon.waits.offers import Offers
+from batchd.daemon.tuning import CurrentConfig
 from batchd.daemon.waits.parking_lot import ParkingLot
 from batchd.errors import BatchdError
 from batchd.governor import Governor
@@ -29,7 +32,13 @@ from batchd.governor.news import (
 from batchd.lifecycle import Lifecycle
 from batchd.lifecycle.inputs import End
 from batchd.log import get_logger
-from batchd.records import Cause, Parking, Reason, Scope, TaskStatus
+from batchd.pauses import aside
+from batchd.records import Cause, Endpoint, Parking, Reason, Scope, TaskStatus
+
+#: A provider is not asked again within this time, in seconds.
+_FRESH_S = 600.0
+#: A list that has not come by then is given up; the thread that asks for it knows a shorter time.
+_PATIENCE_S = 20.0
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -38,16 +47,19 @@ class Circuits:
     of the governor's news, one after the other.
     """
 
-    _loop: MainLoop
+    _current: CurrentConfig
     _lifecycle: Lifecycle
     _governor: Governor
     _listeners: Sequence[Listener]
     _lot: ParkingLot
     _publisher: Publisher
-    _offers: Offers
     _news: asyncio.Queue[News]
     #: Reads the keys of providers again.
     _read_keys: Callable[[], None]
+    _offers: Offers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._offers = Offers(self._current)
 
     async def watch(self) -> None:
         """Take the governor's news, for ever."""
@@ -85,7 +97,7 @@ class Circuits:
         gone, offers = cause is Cause.GONE, self._offers
         if gone and not offers.known(name.partition("/")[0]):
             self._hold(name, cause, message)
-            self._loop.spawn(self._explain(name, message, news=news))
+            main_loop.spawn(self._explain(name, message, news=news))
             return
         parking = self._hold(name, cause, offers.explained(name, message) if gone else message)
         self._report(parking, news=news)
@@ -133,7 +145,7 @@ class Circuits:
         if (Scope.of(name), name) in self._lifecycle.holds:
             self._try_to_read_keys()
             self._lot.trials.begin(name)
-            self._loop.wake()
+            main_loop.wake()
         self._governor.outages.without_key(name)
 
     def _try_to_read_keys(self) -> None:
@@ -152,7 +164,7 @@ class Circuits:
         key = (Scope.of(name), name)
         outage = next((p for c, p in self._lifecycle.holds.causes(key).items() if c.reason), None)
         if self._lot.lift(key, keep=(Cause.PAUSED,)):
-            self._loop.spawn(self._lot.forget(key))
+            main_loop.spawn(self._lot.forget(key))
             if outage is not None and outage.cause is not Cause.TIER:
                 for listener in self._listeners:
                     listener.provider_resumed(outage)
@@ -162,7 +174,7 @@ class Circuits:
         self._lot.trials.end(name)
         if cause is Cause.GONE:
             message = self._offers.explained(name, message)
-        self._loop.spawn(self._end_all(name, cause.reason or Reason.INTERNAL, message))
+        main_loop.spawn(self._end_all(name, cause.reason or Reason.INTERNAL, message))
 
     async def _end_all(self, name: str, reason: Reason, message: str) -> None:
         """End every task that waits for a provider, or a model, then forget that it was parked."""
@@ -182,3 +194,73 @@ def _how(parking: Parking) -> str:
         f"`batchd resume --{parking.scope} {parking.name}`",
         "`batchd retry --failed --model PROVIDER/MODEL BATCH`",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a provider answered; None: it has no list, or did not answer."""
+
+    at: float
+    listing: ModelListing | None
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Offers:
+    """Asks providers for their models, and keeps what they answer."""
+
+    _current: CurrentConfig
+    _asked: dict[str, _Asked] = field(default_factory=dict)
+
+    def known(self, provider: str) -> bool:
+        """Whether a provider was asked lately, whatever it said."""
+        asked = self._asked.get(provider)
+        return asked is not None and time.monotonic() - asked.at < _FRESH_S
+
+    async def ask(self, provider: str) -> None:
+        """Ask a provider for its list, unless that is known. Raises nothing."""
+        if self.known(provider):
+            return
+        try:
+            endpoint = self._current.config.endpoint(provider)
+        except BatchdError:
+            return  # without a key there is no list
+        found = await _in_thread(endpoint)
+        self._asked[provider] = _Asked(time.monotonic(), found)
+
+    def explained(self, model: str, message: str) -> str:
+        """Return what a provider said of a model that it does not have,
+        and what is known beside that.
+        """
+        return "; ".join((message, *self._more(model)))
+
+    def _more(self, model: str) -> Iterator[str]:
+        provider = model.partition("/")[0]
+        asked, known = self._asked.get(provider), self._current.config.providers.get(provider)
+        listing = asked.listing if asked else None
+        end, today = catalog.end(model, known.base_url if known else "", listing), catalog.today()
+        if end is not None and end.gone(today):
+            yield end.words(today)
+        near = listing.nearest(model.partition("/")[2]) if listing else ()
+        successors = [end.successor] if end is not None and end.successor else []
+        names = dict.fromkeys((*successors, *(f"{provider}/{name}" for name in near)))
+        names.pop(model, None)  # a list of yesterday has it yet
+        if names:
+            yield f"nearest are {', '.join(names)}"
+
+
+async def _in_thread(endpoint: Endpoint) -> ModelListing | None:
+    """Ask in a thread of its own, which the end of the daemon does not wait for:
+    a server may hold it up for long.
+    """
+
+    def work() -> ModelListing | None:
+        from batchd.catalog.query import ask  # a client for HTTP, which nothing else here needs
+
+        found = ask(endpoint)
+        return found if isinstance(found, ModelListing) else None
+
+    # No thread is to be had, or no answer in time.
+    with contextlib.suppress(RuntimeError, TimeoutError):
+        async with asyncio.timeout(_PATIENCE_S):
+            return await aside(work, "models")
+    return None

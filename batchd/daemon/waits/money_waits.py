@@ -11,17 +11,17 @@ from dataclasses import dataclass, field
 
 from batchd import terms
 from batchd.actions import Action
+from batchd.daemon import main_loop
 from batchd.daemon.listeners import Listener
-from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.tuning import CurrentConfig
-from batchd.daemon.writes import Register
+from batchd.daemon.writes import DaemonStore, Register
 from batchd.errors import InputError
 from batchd.governor import Governor, WantedCall
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.holds import DAY, Key
 from batchd.log import get_logger
 from batchd.records import Cause, HoldKey, Parking, Ref, Scope, Task
-from batchd.store import Store, lookups
+from batchd.store import lookups
 
 #: Most texts have more characters a token than the first, and fewer than the second.
 _MIN_CHARS_PER_TOKEN, _MAX_CHARS_PER_TOKEN = 3, 6
@@ -36,7 +36,7 @@ class FirstCalls:
     """
 
     _current: CurrentConfig
-    _store: Store
+    _store: DaemonStore
     #: By what else is sent: the tokens beside the first prompt.
     _beside: dict[tuple[str, str, bool], int] = field(default_factory=dict)
 
@@ -91,7 +91,6 @@ class MoneyWaits:
     get as far as that: they are kept from starting, for to start 100,000 tasks in vain takes hours.
     """
 
-    _loop: MainLoop
     _lifecycle: Lifecycle
     _governor: Governor
     _listeners: Sequence[Listener]
@@ -141,7 +140,7 @@ class MoneyWaits:
     def something_goes_on(self) -> None:
         """Note that a task begins or goes on, or that none waits."""
         if self._lifecycle.resume(DAY):
-            self._loop.spawn(self._register.forget(DAY))
+            main_loop.spawn(self._register.forget(DAY))
 
     def nothing_goes_on(self) -> None:
         """Report that all that waits waits for the day's money, if it does: once."""
@@ -179,7 +178,7 @@ class MoneyWaits:
         get_logger().info(Action.RESUMED, scope=Scope.DAY, name="", tasks=tasks)
         self._since, self._announced = None, False
         self.begun.clear()
-        self._loop.wake()
+        main_loop.wake()
         return lifted
 
     def try_again(self, key: Key) -> list[Key]:
@@ -198,7 +197,7 @@ class MoneyWaits:
             lifecycle.take(inputs.Lifted(ref, _MONEY_HOLD))
         self.look()
         lifted = lifecycle.resume(key)
-        self._loop.wake()
+        main_loop.wake()
         return [key] if lifted else []
 
     def _park(self, scope: Scope, name: str = "") -> None:
@@ -206,4 +205,4 @@ class MoneyWaits:
             scope=scope, name=name, cause=Cause.BUDGET, message=self._message, since=time.time()
         )
         self._lifecycle.park(parking)
-        self._loop.spawn(self._register.keep(parking))
+        main_loop.spawn(self._register.keep(parking))

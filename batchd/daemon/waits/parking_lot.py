@@ -13,20 +13,22 @@ from dataclasses import dataclass, field
 
 from batchd import pauses
 from batchd.actions import Action
+from batchd.daemon import main_loop
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.listeners import Listener
-from batchd.daemon.main_loop import MainLoop
+from batchd.daemon.tuning import CurrentConfig
 from batchd.daemon.waits.concurrency import Concurrency
-from batchd.daemon.waits.money_waits import MoneyWaits
+from batchd.daemon.waits.money_waits import FirstCalls, MoneyWaits
 from batchd.daemon.waits.placing import Placing
-from batchd.daemon.writes import Register, Writes
+from batchd.daemon.writes import DaemonStore, Register
 from batchd.events import TaskFinished
 from batchd.governor import Governor, ParkDecision
 from batchd.lifecycle import Lifecycle, is_of
 from batchd.lifecycle.holds import Key
 from batchd.lifecycle.trials import Trials
 from batchd.log import get_logger
+from batchd.pool.supervisor import Supervisor
 from batchd.records import (
     Batch,
     Cause,
@@ -38,7 +40,7 @@ from batchd.records import (
     sold_as,
     untiered,
 )
-from batchd.store import Store, lookups, operations
+from batchd.store import lookups, operations
 
 _LOOK_S = 1.0
 #: Parkings whose end is noted in one go.
@@ -49,27 +51,40 @@ _CHUNK = 1000
 class ParkingLot(Listener):
     """Parks, and lets go on."""
 
-    _loop: MainLoop
+    _current: CurrentConfig
     _lifecycle: Lifecycle
-    _store: Store
-    _writes: Writes
+    _store: DaemonStore
     _governor: Governor
     _listeners: Sequence[Listener]
     _batches: OpenBatches
     _attempts: Attempts
-    _register: Register
-    #: Picks who tries a parked provider.
-    trials: Trials
-    #: Who waits for the day's money.
-    shortage: MoneyWaits
-    #: Who waits for others of the same batch.
-    concurrency: Concurrency
-    #: Who waits for a machine that has what it needs.
-    placing: Placing
+    _pool: Supervisor
     #: Reads the keys of providers again.
     _read_keys: Callable[[], None]
+    _register: Register = field(init=False)
+    #: Picks who tries a parked provider.
+    trials: Trials = field(init=False)
+    #: Who waits for the day's money.
+    shortage: MoneyWaits = field(init=False)
+    #: Who waits for others of the same batch.
+    concurrency: Concurrency = field(init=False)
+    #: Who waits for a machine that has what it needs.
+    placing: Placing = field(init=False)
     #: Open batches whose money is spent.
     _spent: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._register = Register(self._lifecycle, self._store)
+        self.trials = Trials(self._lifecycle)
+        self.shortage = MoneyWaits(
+            self._lifecycle,
+            self._governor,
+            self._listeners,
+            self._register,
+            FirstCalls(self._current, self._store),
+        )
+        self.concurrency = Concurrency(self._lifecycle, self._batches, self._attempts)
+        self.placing = Placing(self._lifecycle, self._pool)
 
     # What people want
 
@@ -79,7 +94,7 @@ class ParkingLot(Listener):
         ``check``: raises ``BatchdError``
         where that is not wanted any more. Raises ``NotPossibleError``.
         """
-        await self._writes.order(operations.park, parking, check)
+        await self._store.order(operations.park, parking, check)
         self._apply(parking)
         get_logger().info(
             Action.PAUSED, scope=parking.scope, name=parking.name, message=parking.message
@@ -137,7 +152,7 @@ class ParkingLot(Listener):
             self._governor.outages.restore(
                 parking.name, parking.cause, parking.message, parking.tried_s
             )
-        self._loop.spawn(self.forget(*over))
+        main_loop.spawn(self.forget(*over))
 
     def batch_received(self, batch: Batch, tasks: Sequence[Task]) -> None:
         """Try what is out of order now where a new batch's tasks alone need it:
@@ -193,19 +208,19 @@ class ParkingLot(Listener):
             if (park.culprit or not own) and park.again_s is None:
                 self.trials.hold(park.name, ref)
         if next(self._lifecycle.why(ref), None) is None:
-            self._loop.spawn(self.requeue())
+            main_loop.spawn(self.requeue())
 
     def _ask_anyhow(self, ref: Ref, model: str) -> None:
         """Let a task go on whose next call need not wait for its tier any longer."""
         if self._lifecycle.open(ref):
             self._lifecycle.sell_as(ref, model)
-            self._loop.spawn(self.requeue())
-            self._loop.wake()
+            main_loop.spawn(self.requeue())
+            main_loop.wake()
 
     def task_left(self, ref: Ref) -> None:
         """Note that no worker has a task any more: if it tried a provider, another one may."""
         if self.trials.left(ref):
-            self._loop.wake()
+            main_loop.wake()
 
     def task_finished(self, ref: Ref, finished: TaskFinished) -> None:
         """Forget a task."""
@@ -236,7 +251,7 @@ class ParkingLot(Listener):
 
     def _look(self) -> None:
         if self.shortage.over():
-            self._loop.spawn(self.forget(*self.shortage.end()))
+            main_loop.spawn(self.forget(*self.shortage.end()))
 
     # How it is done
 
@@ -252,7 +267,7 @@ class ParkingLot(Listener):
     def park_now(self, parking: Parking) -> None:
         """Pause something on the daemon's own account; the store learns of it when it can."""
         self._apply(parking)
-        self._loop.spawn(self._register.keep(parking))
+        main_loop.spawn(self._register.keep(parking))
 
     def lift(self, key: Key, keep: Iterable[Cause] = ()) -> bool:
         """Take a parking back, those apart whose cause is in ``keep``; then call ``forget``.
@@ -269,7 +284,7 @@ class ParkingLot(Listener):
                 self.trials.end(name)
                 self.trials.release(name)
         get_logger().info(Action.RESUMED, scope=scope, name=name)
-        self._loop.wake()
+        main_loop.wake()
         return True
 
     async def forget(self, *keys: Key) -> None:
@@ -282,7 +297,7 @@ class ParkingLot(Listener):
     async def requeue(self) -> None:
         """Show tasks that wait for nothing any more as queued."""
         if free := self._lifecycle.requeued():
-            await self._writes.write(operations.requeue, free)
+            await self._store.write(operations.requeue, free)
 
     def _over(self, parking: Parking) -> bool:
         """Whether a task or batch ended before its parking could be forgotten,
@@ -299,4 +314,4 @@ class ParkingLot(Listener):
     def _ended(self, scope: Scope, name: str) -> None:
         """Forget the parking of what has ended: nothing else can have waited for it."""
         if self._lifecycle.resume((scope, name)):
-            self._loop.spawn(self._register.forget((scope, name)))
+            main_loop.spawn(self._register.forget((scope, name)))

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from batchd.daemon import main_loop
 from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.ends.publisher import Publisher
 from batchd.daemon.listeners import Listener
-from batchd.daemon.main_loop import MainLoop
+from batchd.daemon.writes import DaemonStore
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.inputs import End
 from batchd.records import Batch, Cause, HoldKey, Reason, Scope, Task, TaskStatus
-from batchd.store import Store, lookups
+from batchd.store import lookups
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class Predecessors(Listener):
     """Which open batches wait for which."""
 
-    _loop: MainLoop
     _lifecycle: Lifecycle
-    _store: Store
+    _store: DaemonStore
     _batches: OpenBatches
     _publisher: Publisher
     #: By the earlier batch: those that come after it.
@@ -42,7 +42,7 @@ class Predecessors(Listener):
             if not self._completed(batch.name):
                 self._end(name, batch.name)
         if self._lifecycle.lift(_until(batch.name)):
-            self._loop.wake()
+            main_loop.wake()
 
     def _look(self, batch: Batch) -> None:
         for earlier in batch.after_batches:
@@ -67,7 +67,7 @@ class Predecessors(Listener):
         message = f"batch {earlier}, which it comes after, has not completed"
         refs = self._lifecycle.of(name)
         ends = (End(ref, TaskStatus.CANCELLED, Reason.DEPENDENCY, message) for ref in refs)
-        self._loop.spawn(self._publisher.give_up(ends))
+        main_loop.spawn(self._publisher.give_up(ends))
 
 
 def _until(batch: str) -> HoldKey:
