@@ -79,7 +79,10 @@ class RayMonkey:
         return bool(ones)
 
     def _node(self) -> str:
-        """Return one of the nodes that are no head."""
+        """Return one of the nodes that are no head; those that ended by themselves are replaced."""
+        for name in [name for name, node in self._nodes.others.items() if node.poll() is not None]:
+            self._nodes.kill(name)
+            self._nodes.add()
         return self.rng.choice(sorted(self._nodes.others))
 
     def _raylet(self) -> bool:

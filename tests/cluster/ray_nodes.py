@@ -83,10 +83,12 @@ class Nodes:
         _signal(pids, signal.SIGCONT)
 
     def drain(self, name: str) -> str:
-        """Have Ray drain a node, as before it is preempted;
-        return its exit code, and what was said.
+        """Have Ray drain a node, as before it is preempted; return its exit code, and what was
+        said, or that the node has ended by itself: Ray gives one up that was frozen for long.
         """
         node_id = self._id(name)
+        if not node_id:
+            return f"{name} has ended"
         command = [
             *(sys.executable, "-m", "ray.scripts.scripts", "drain-node"),
             *("--address", self.address, "--node-id", node_id),
@@ -99,15 +101,18 @@ class Nodes:
         return f"{done.returncode}: {done.stdout}{done.stderr}"
 
     def _id(self, name: str) -> str:
-        """Return the id of a node, once it is up: it may have just been started."""
+        """Return the id of a node, once it is up: it may have just been started.
+
+        Empty: it has ended.
+        """
         known: dict[str, str] = {}
 
         def up() -> bool:
             known.update(self._infos())
-            return name in known.values()
+            return name in known.values() or self.others[name].poll() is not None
 
         until(up, lambda: f"{name} does not come up, only {known}", PATIENCE_S)
-        return next(node_id for node_id, other in known.items() if other == name)
+        return next((node_id for node_id, other in known.items() if other == name), "")
 
     def _infos(self) -> dict[str, str]:
         """Return the names of the nodes that live, by their ids; none where there is no head."""
@@ -138,7 +143,8 @@ class Nodes:
         )
 
     def _end(self, node: subprocess.Popen[bytes]) -> None:
-        _signal(tree(node.pid), signal.SIGKILL)
+        if node.poll() is None:
+            _signal(tree(node.pid), signal.SIGKILL)
         node.wait(PATIENCE_S)
 
 
