@@ -13,7 +13,7 @@ from typing import Any, Self
 import msgspec
 
 from batchd import __version__
-from batchd.control import coding
+from batchd.control import requests
 from batchd.control.place import address
 from batchd.control.requests import A, ControlRequest
 from batchd.errors import (
@@ -47,7 +47,7 @@ def ask(
 
     Raises ``BatchdError`` also for an answer that is none: another version's.
     """
-    verb, fields = coding.verb(type(message)), coding.fields(message)
+    verb, fields = message.verb(), requests.fields(message)
     if via:
         fields["via"] = via
     given = request(state, verb, timeout_s=timeout_s, heed=heed, waiting=waiting, **fields)
@@ -56,9 +56,9 @@ def ask(
 
 def _understood(state: Path, message: ControlRequest[A], given: Mapping[str, Any]) -> A:
     try:
-        return coding.answer(message, given)
+        return requests.answer(message, given)
     except msgspec.ValidationError as error:
-        verb = coding.verb(type(message))
+        verb = message.verb()
         raise BatchdError(
             f"batchd {__version__} does not understand what the daemon on {state} answers to "
             f"{verb} ({error}): use the program of its version, or restart the daemon"
@@ -100,7 +100,7 @@ class Connection:
         Raises as the function ``ask`` does. ``timeout_s`` None: wait as long as it takes.
         """
         self._socket.settimeout(timeout_s)
-        fields = {"verb": coding.verb(type(message)), **coding.fields(message)}
+        fields = {"verb": message.verb(), **requests.fields(message)}
         try:
             self._socket.sendall(json.dumps(fields).encode() + b"\n")
             answer = self._answers.readline()

@@ -14,13 +14,20 @@ from typing import Any, Protocol
 
 from batchd import __version__, gone
 from batchd.actions import Action
-from batchd.control import coding
+from batchd.control import requests
+from batchd.control.orders import ORDERS
 from batchd.control.place import NAME, address
 from batchd.control.requester import Requester
-from batchd.control.requests import A, ControlRequest
+from batchd.control.requests import A, Check, ControlRequest, Detach, Submit
+from batchd.control.status import Status
 from batchd.errors import BatchdError, UsageError
 from batchd.log import get_logger
 
+#: By its verb, what can be asked.
+REQUESTS: Mapping[str, type[ControlRequest[Any]]] = {
+    **ORDERS,
+    **{kind.verb(): kind for kind in (Status, Submit, Detach, Check)},
+}
 #: A request on one line is never longer.
 _MAX_LINE = 1 << 20
 #: Clients that may wait to be accepted.
@@ -116,9 +123,9 @@ async def _answer(line: bytes, by: Requester, commands: RequestHandlers) -> Mapp
         given = json.loads(line)
         if instead := gone.COMMANDS.get(str(given["verb"])):
             return _refusal(f"there is no {given['verb']} any more: {instead}")
-        kind = coding.REQUESTS[given["verb"]]
+        kind = REQUESTS[given["verb"]]
     except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
-        return _refusal(f"not a request; the verbs are {', '.join(sorted(coding.REQUESTS))}")
+        return _refusal(f"not a request; the verbs are {', '.join(sorted(REQUESTS))}")
     if isinstance(via := given.get("via"), str):
         by = replace(by, via=via[:_VIA])
     try:
@@ -138,11 +145,11 @@ async def _carried_out(
 ) -> dict[str, Any]:
     """Carry a request out; return the answer's fields. Raises ``BatchdError``."""
     try:
-        request = coding.request(kind, given)
+        request = requests.request(kind, given)
     except UsageError as error:
-        commands.malformed(kind, coding.known(kind, given), by, error)
+        commands.malformed(kind, requests.known(kind, given), by, error)
         raise
-    return coding.fields(await commands.carry_out(request, by))
+    return requests.fields(await commands.carry_out(request, by))
 
 
 def _refusal(error: str, exit_code: int = UsageError.exit_code) -> dict[str, Any]:

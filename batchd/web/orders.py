@@ -40,7 +40,6 @@ from batchd.errors import (
     UnknownNameError,
     UsageError,
 )
-from batchd.observe import standstill
 from batchd.records import Ref, Scope, TaskStatus
 from batchd.spool.ulid import ulid
 from batchd.store.reader import StoreReader
@@ -202,7 +201,7 @@ def _resuming(scope: Scope, name: str) -> WebOrder:
     what = words.named(scope, name)
 
     def lines(answer: ResumedScope) -> list[str]:
-        held = [standstill.why(each.cause, each.message) for each in answer.held]
+        held = [words.why(each.cause, each.message) for each in answer.held]
         tried = [f"{each} is tried with one call first" for each in answer.trying]
         first = f"{what} goes on" if answer.resumed else f"{what}: nothing was parked"
         return [first, *tried, *(f"It still waits: {each}" for each in held)]

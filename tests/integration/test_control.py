@@ -29,7 +29,7 @@ from loglines import logged
 from patience import PATIENCE_S
 
 from batchd import __version__, config, control
-from batchd.cli.support import controlling
+from batchd.cli import orders
 from batchd.control.socket_server import Server
 from batchd.daemon import Daemon, Listener
 from batchd.daemon.lock import acquire, release
@@ -990,17 +990,17 @@ def test_a_spool_whose_holder_does_not_answer(at: Control, monkeypatch: pytest.M
     """
     at.drop("games", [HANGS])
     taken_up(at, "games", running=1)
-    monkeypatch.setattr(controlling, "_CHANGING_S", 0.3)
+    monkeypatch.setattr(orders, "_CHANGING_S", 0.3)
     held = acquire(at.state)
     try:
         with pytest.raises(SpoolLockedError, match=rf"{os.getpid()}, which does not answer"):
-            controlling.ask(at.folder / "config.toml", control.Cancel(target="games"))
+            orders.ask(at.folder / "config.toml", control.Cancel(target="games"))
     finally:
         release(held)
     held = acquire(at.state)
     threading.Timer(0.2, release, [held]).start()
-    monkeypatch.setattr(controlling, "_CHANGING_S", 30)
-    answer = controlling.ask(at.folder / "config.toml", control.Cancel(target="games"))
+    monkeypatch.setattr(orders, "_CHANGING_S", 30)
+    answer = orders.ask(at.folder / "config.toml", control.Cancel(target="games"))
     assert answer == control.Cancelled(cancelled=1)
 
 

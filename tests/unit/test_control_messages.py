@@ -13,7 +13,8 @@ import pytest
 
 import batchd
 from batchd import cli, control
-from batchd.control import check, coding, status
+from batchd.control import requests, status
+from batchd.control.socket_server import REQUESTS
 from batchd.errors import UsageError
 from batchd.records import Cause, Parking, Scope
 
@@ -205,10 +206,10 @@ ANSWERED: list[tuple[control.ControlRequest[Any], Any, str]] = [
     (
         control.Check(),
         control.Checked(
-            process=check.DaemonProcess(
+            process=requests.DaemonProcess(
                 pid=4711, version="0.1.0", uid=998, user="batchd", groups=("batchd",)
             ),
-            settings=check.SettingsInForce(
+            settings=requests.SettingsInForce(
                 file="/etc/batchd/config.toml",
                 paths={"state": "/var/lib/batchd/.batchd"},
                 stale=("pool.processes",),
@@ -286,13 +287,13 @@ ANSWERED: list[tuple[control.ControlRequest[Any], Any, str]] = [
 def read(line: str) -> control.ControlRequest[Any]:
     """Return the request on a line."""
     given = json.loads(line)
-    return coding.request(coding.REQUESTS[given.pop("verb")], given)
+    return requests.request(REQUESTS[given.pop("verb")], given)
 
 
 @pytest.mark.parametrize(("request_", "line"), SENT, ids=[line for _, line in SENT])
 def test_what_commands_send(request_: control.ControlRequest[Any], line: str) -> None:
     """To the letter, with every field, and read back as the same."""
-    assert json.dumps({"verb": coding.verb(type(request_)), **coding.fields(request_)}) == line
+    assert json.dumps({"verb": request_.verb(), **requests.fields(request_)}) == line
     assert read(line) == request_
 
 
@@ -313,7 +314,7 @@ def test_what_is_refused(line: str, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "answer", "text"), ANSWERED, ids=[coding.verb(type(asked)) for asked, *_ in ANSWERED]
+    ("asked", "answer", "text"), ANSWERED, ids=[asked.verb() for asked, *_ in ANSWERED]
 )
 def test_what_the_daemon_answers(
     asked: control.ControlRequest[Any], answer: object, text: str
@@ -321,17 +322,19 @@ def test_what_the_daemon_answers(
     """To the letter, and read back as the same;
     fields that are not known here count for nothing.
     """
-    assert json.dumps(coding.fields(answer)) == text
-    assert coding.answer(asked, json.loads(text)) == answer
-    assert coding.answer(asked, {**json.loads(text), "more": [1]}) == answer
-    assert json.dumps(coding.fields(coding.answer(asked, json.loads(text)))) == text
+    assert json.dumps(requests.fields(answer)) == text
+    assert requests.answer(asked, json.loads(text)) == answer
+    assert requests.answer(asked, {**json.loads(text), "more": [1]}) == answer
+    assert json.dumps(requests.fields(requests.answer(asked, json.loads(text)))) == text
 
 
 def test_what_earlier_daemons_left_out_has_a_default() -> None:
     """As an answer from before the field."""
-    assert coding.answer(control.Pause(scope=Scope.ALL), {"parked": 1}) == control.Paused(parked=1)
-    assert coding.answer(control.Resume(), {"resumed": 1}) == control.ResumedScope(resumed=1)
-    assert coding.answer(control.Cancel(target="a"), {"cancelled": 1}).ended == ()
+    assert requests.answer(control.Pause(scope=Scope.ALL), {"parked": 1}) == control.Paused(
+        parked=1
+    )
+    assert requests.answer(control.Resume(), {"resumed": 1}) == control.ResumedScope(resumed=1)
+    assert requests.answer(control.Cancel(target="a"), {"cancelled": 1}).ended == ()
 
 
 def test_what_a_newer_daemon_is_held_by_is_understood() -> None:
@@ -340,14 +343,14 @@ def test_what_a_newer_daemon_is_held_by_is_understood() -> None:
         "resumed": 0,
         "held": [{"scope": "planet", "cause": "weather", "since": 1.0, "by": 2}],
     }
-    (held,) = coding.answer(control.Resume(), answer).held
+    (held,) = requests.answer(control.Resume(), answer).held
     assert (held.scope, held.cause, held.name) == ("planet", "weather", "")
 
 
 def test_an_answer_that_is_none_is_refused() -> None:
     """What every version says must be there."""
     with pytest.raises(msgspec.ValidationError):
-        coding.answer(control.Cancel(target="a"), {"done": True})
+        requests.answer(control.Cancel(target="a"), {"done": True})
 
 
 def test_a_command_its_request_and_its_module_have_one_name() -> None:
@@ -355,12 +358,12 @@ def test_a_command_its_request_and_its_module_have_one_name() -> None:
     same module, as does what is detached.
     """
     package = Path(batchd.__file__).parent
-    assert {*coding.REQUESTS} == {
+    assert {*REQUESTS} == {
         *("status", "cancel", "pause", "resume", "priority", "retry", "prune", "tune"),
         *("submit", "detach", "check"),
     }
     shared = {"resume": "pause", "detach": "submit"}
-    for verb in coding.REQUESTS:
+    for verb in REQUESTS:
         module = shared.get(verb, verb)
         assert module in cli.COMMANDS
         text = (package / "daemon" / "commands" / f"{module}.py").read_text("utf-8")

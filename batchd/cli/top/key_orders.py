@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from batchd import control, words
-from batchd.cli import orders
-from batchd.control import Cancel, ControlRequest, Pause, Resume, Retry
+from batchd.control import Cancel, Order, Pause, Resume, Retry
 from batchd.errors import BatchdError, NoAnswerError, NoDaemonError
 from batchd.records import Scope
 from batchd.spool.ulid import ulid
@@ -25,13 +24,11 @@ _PATIENCE_S = 600.0
 class KeyOrder:
     """One order, ready to be given."""
 
-    request: ControlRequest[Any]
+    request: Order[Any]
     #: The command that does the same, for when there is no daemon: ``cancel games/001``.
     command: str
     #: Asked before it is given; empty: it can be taken back.
     question: str
-    #: Makes the lines of the answer.
-    lines: Callable[[Any], list[str]] = field(compare=False)
 
 
 def cancelling(target: str, what: str) -> KeyOrder:
@@ -40,7 +37,6 @@ def cancelling(target: str, what: str) -> KeyOrder:
         Cancel(target=(target,)),
         f"cancel {target}",
         f"Cancel {what}?",
-        lambda answer: orders.cancelled([target], answer),
     )
 
 
@@ -51,7 +47,6 @@ def retrying(target: str, what: str, *, failed: bool) -> KeyOrder:
         Retry(target=(target,), failed=failed, claim=ulid()),
         f"retry {'--failed ' if failed else ''}{target}",
         f"Run {what} again?",
-        orders.retried,
     )
 
 
@@ -61,7 +56,6 @@ def pausing(scope: Scope, name: str) -> KeyOrder:
         Pause(scope=scope, name=name),
         f"pause {words.option(scope, name)}",
         "",
-        lambda answer: orders.paused(scope, name, answer),
     )
 
 
@@ -71,7 +65,6 @@ def resuming(scope: Scope, name: str) -> KeyOrder:
         Resume(scope=scope, name=name),
         f"resume {words.option(scope, name)}",
         "",
-        lambda answer: [*orders.resumed(scope, name, answer)],
     )
 
 
@@ -99,7 +92,7 @@ class OrderSender:
     def _carry(self, order: KeyOrder) -> None:
         try:
             answer = control.ask(self._state, order.request, timeout_s=_PATIENCE_S)
-            self.answer = (" · ".join(line.strip() for line in order.lines(answer)), False)
+            self.answer = (" · ".join(line.strip() for line in order.request.say(answer)), False)
         except (BatchdError, OSError) as error:
             absent = isinstance(error, NoDaemonError) and not isinstance(error, NoAnswerError)
             text = f"no daemon runs here: `batchd {order.command}` does it without one"

@@ -14,8 +14,8 @@ from batchd import __version__, gone, users
 from batchd.actions import Action
 from batchd.config import Config
 from batchd.control import Check, Checked, CheckLine
-from batchd.control.check import DaemonProcess, SettingsInForce
 from batchd.control.requester import Requester
+from batchd.control.requests import DaemonProcess, SettingsInForce
 from batchd.daemon.reloading import Reloader
 from batchd.daemon.troubles import TroubleLog
 from batchd.daemon.tuning import CurrentConfig

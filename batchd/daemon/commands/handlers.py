@@ -24,7 +24,7 @@ from batchd.control import (
     Status,
     Submit,
     Tune,
-    coding,
+    requests,
 )
 from batchd.control.requester import Requester
 from batchd.control.requests import A
@@ -90,11 +90,11 @@ class CommandHandlers:
             begun = time.monotonic()
             answer = await handler(request, by)
             if detailed():
-                who = {"verb": coding.verb(type(request)), "uid": by.uid, "pid": by.pid}
+                who = {"verb": request.verb(), "uid": by.uid, "pid": by.pid}
                 took_s = round(time.monotonic() - begun, 3)
                 get_logger().debug(Action.QUESTION_ANSWERED, **who, seconds=took_s)
             return answer
-        fields = _asked(type(request), coding.fields(request), by)
+        fields = _asked(type(request), requests.fields(request), by)
         try:
             # It may have waited a while to be read:
             # for a daemon that was stopped, or had much to do.
@@ -150,13 +150,13 @@ def _asked(
     if wanted := fields.get("changes"):
         fields["changes"] = shown(wanted) if isinstance(wanted, dict) else "…"
     fields = {k: [*v][:_SHOWN] if isinstance(v, list | tuple) else v for k, v in fields.items()}
-    who = {"verb": coding.verb(kind), "uid": by.uid, "pid": by.pid, "via": by.via}
+    who = {"verb": kind.verb(), "uid": by.uid, "pid": by.pid, "via": by.via}
     return {k: v for k, v in {**who, **fields}.items() if v or k in {"uid", "pid"}}
 
 
 def _answered(answer: object) -> dict[str, Any]:
     """Return the figures and names of an answer."""
-    fields = coding.fields(answer)
+    fields = requests.fields(answer)
     figures: dict[str, Any] = {k: v for k, v in fields.items() if isinstance(v, int)}
     if batches := fields.get("batches"):
         figures["batches"] = [*batches][:_SHOWN]
