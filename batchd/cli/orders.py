@@ -26,7 +26,7 @@ from batchd.errors import (
     UsageError,
 )
 from batchd.log import escape
-from batchd.records import Ref, TaskStatus
+from batchd.records import Ref, TargetCounts
 
 #: How long a daemon may take to start, or to stop, before that is reported to the user who waits.
 _CHANGING_S = 15.0
@@ -55,8 +55,9 @@ def run(args: argparse.Namespace) -> int:
     order = ORDERS[args.command].given(args)
     if isinstance(order, Prune) and not args.yes:
         return _show_prunable(order, formatting.state_directory(args.config), as_json=args.json)
-    asks = isinstance(order, Retry) and not (order.failed or args.yes or args.json)
-    if asks and not _wanted(args.config, args.target):
+    if isinstance(order, Retry) and not (
+        order.failed or args.yes or args.json or _wanted(args.config, order)
+    ):
         formatting.complain("nothing runs again; --failed runs only what did not complete")
         return 2
     answer = ask(args.config, order)
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _wanted(file: Path | None, targets: list[str]) -> bool:
+def _wanted(file: Path | None, order: Retry) -> bool:
     """Return whether what has completed is to run, and be paid, again:
     on a terminal that is asked.
     """
@@ -84,23 +85,18 @@ def _wanted(file: Path | None, targets: list[str]) -> bool:
 
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return True
-    count = 0
     try:
         with StoreReader(formatting.store_path(formatting.state_directory(file))) as reader:
-            for batch, task in map(words.split_target, targets):
-                if task:
-                    count += reader.task(Ref(batch, task)).status is TaskStatus.COMPLETED
-                else:
-                    count += reader.batch(batch).completed
+            targets = map(words.split_target, order.target)
+            counts = [
+                (reader.task(Ref(batch, task)) if task else reader.batch(batch)).counts
+                for batch, task in targets
+            ]
+            asked, paid = order.question(TargetCounts(*map(sum, zip(*counts, strict=True))))
     except BatchdError:
         return True  # the order itself says what is wrong
-    if not count:
-        return True
-    done = f"{words.counted(count, 'task')} completed before"
-    again = "it" if count == 1 else "them"
-    question = f"{done}. Running {again} again costs money again. Run all? [y/N] "
     try:
-        return input(question).strip().lower() in {"y", "yes"}
+        return not paid or input(f"{paid} {asked} [y/N] ").strip().lower() in {"y", "yes"}
     except EOFError:
         return False
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeAlias
+from typing import Annotated, Any, ClassVar, Self, TypeAlias
 
 import msgspec
 
@@ -21,20 +21,12 @@ from batchd.control.requests import A, ControlRequest, Field
 from batchd.control.status import ShownParking
 from batchd.errors import UsageError
 from batchd.log import escape
-from batchd.records import Parking, Scope
+from batchd.records import Parking, Scope, TargetCounts
 from batchd.spool.ulid import ulid
 from batchd.words import counted
 
 #: What the daemon gets for an order: ten thousand tasks take their time (seconds).
 PATIENCE_S = 600.0
-
-
-class TargetCounts(NamedTuple):
-    """How many tasks of a target have not ended, and how many have, completed or not."""
-
-    left: int
-    completed: int
-    failed: int
 
 
 class Order(ControlRequest[A], frozen=True):
@@ -62,10 +54,11 @@ class Order(ControlRequest[A], frozen=True):
     @classmethod
     def given(cls, args: argparse.Namespace) -> Self:
         """Return the order that a command line gives. Raises ``UsageError``."""
-        return cls._of(vars(args))
+        return cls.of(vars(args))
 
     @classmethod
-    def _of(cls, fields: Mapping[str, Any]) -> Self:
+    def of(cls, fields: Mapping[str, Any]) -> Self:
+        """Return the order that has these fields, of those that it knows and that are given."""
         names = [name for name in cls.__struct_fields__ if fields.get(name) is not None]
         return decoders.convert({name: fields[name] for name in names}, cls)
 
@@ -82,8 +75,12 @@ class Order(ControlRequest[A], frozen=True):
                 options += [field.flags[0], *([] if value is True else [shlex.quote(str(value))])]
         return " ".join((*options, *names))
 
-    def question(self, counts: TargetCounts) -> str:
-        """Return what the page asks before it is given, and `top` up to the question mark.
+    def absent(self) -> str:
+        """Return what to say where no daemon runs, and it is not to be carried out here."""
+        return f"no daemon runs here: `batchd {self.command()}` does it without one"
+
+    def question(self, counts: TargetCounts) -> tuple[str, str]:
+        """Return what page and `top` ask before it is given, and what the page says beside it.
 
         Raises ``UsageError`` where there is nothing to do.
         """
@@ -158,17 +155,17 @@ class Cancel(Order[Cancelled], frozen=True, kw_only=True):
     #: Why; stands in the results.
     message: Annotated[str, _message("the reason, which the results show")] = ""
 
-    def question(self, counts: TargetCounts) -> str:
+    def question(self, counts: TargetCounts) -> tuple[str, str]:
         """Return what is asked: how many tasks it ends."""
         name, left = _text(self.target), counts.left
         if not left:
             raise UsageError(f"{name} has ended already: there is nothing to cancel")
         have = "has" if left == 1 else "have"
         what = "" if "/" in name else f", {counted(left, 'task')} that {have} not ended"
-        return (
-            f"Cancel {name}{what}? It ends now, as cancelled, and so does what comes after it. "
-            "This cannot be taken back."
+        ends = (
+            "It ends now, as cancelled, and so does what comes after it. This cannot be taken back."
         )
+        return f"Cancel {name}{what}?", ends
 
     def say(self, answer: Cancelled) -> Iterator[str]:
         """Say how many tasks were ended, and how what had ended before did so."""
@@ -241,23 +238,19 @@ class Retry(Order[Retried], frozen=True, kw_only=True):
         if args.model == "":
             # As of a variable that is not set: with the tasks' own models it is another order.
             raise UsageError("--model is empty: give PROVIDER/MODEL, as in openai/gpt-6-luna")
-        return cls._of({**vars(args), "claim": ulid()})
+        return cls.of({**vars(args), "claim": ulid()})
 
-    def question(self, counts: TargetCounts) -> str:
+    def question(self, counts: TargetCounts) -> tuple[str, str]:
         """Return what is asked: how many tasks run again, and what was paid for before."""
         name, _, completed, failed = _text(self.target), *counts
         if not (count := failed if self.failed else failed + completed):
             what = "has failed" if self.failed else "has ended"
             raise UsageError(f"nothing of {name} {what}: there is nothing to run again")
         what = "failed task" if self.failed else "task"
-        asked = f"Run {counted(count, what)} of {name} again?"
-        if "/" in name:
-            asked = f"Run {name} again?"
-        if completed and not self.failed:
-            asked += (
-                f" {counted(completed, 'task')} completed before, and what it cost is paid again."
-            )
-        return asked
+        asked = name if "/" in name else f"{counted(count, what)} of {name}"
+        done = counted(completed, "task")
+        paid = f"{done} completed before, and costs money again."
+        return f"Run {asked} again?", "" if self.failed or not completed else paid
 
     def say(self, answer: Retried) -> Iterator[str]:
         """Say what the new runs are."""
@@ -296,7 +289,7 @@ class _ScopeOrder(Order[A], frozen=True):
             (Scope.TASK if "/" in (args.target or "") else Scope.BATCH, args.target),
         )
         scope, name = next((each for each in named if each[1] is not None), (None, ""))
-        return cls._of({**vars(args), "scope": scope, "name": name})
+        return cls.of({**vars(args), "scope": scope, "name": name})
 
 
 class Paused(msgspec.Struct, frozen=True, kw_only=True):
@@ -336,10 +329,11 @@ class Pause(_ScopeOrder[Paused], frozen=True, kw_only=True):
         """Return the command line that gives it."""
         return f"{super().command()} {words.option(self.scope, self.name)}"
 
-    def question(self, _counts: TargetCounts) -> str:
+    def question(self, _counts: TargetCounts) -> tuple[str, str]:
         """Return what is asked."""
         what = words.named(self.scope, self.name)
-        return f"Pause {what}? Nothing of it starts, and what runs stops at its next step, until it is resumed."
+        stops = "Nothing of it starts, and what runs stops at its next step, until it is resumed."
+        return f"Pause {what}?", stops
 
     def say(self, answer: Paused) -> Iterator[str]:
         """Say how many tasks wait now, and how to go on."""
@@ -381,9 +375,10 @@ class Resume(_ScopeOrder[ResumedScope], frozen=True, kw_only=True):
         """Return the command line that gives it."""
         return f"{super().command()} {words.option(self.scope or '', self.name)}".rstrip()
 
-    def question(self, _counts: TargetCounts) -> str:
+    def question(self, _counts: TargetCounts) -> tuple[str, str]:
         """Return what is asked."""
-        return f"Let {words.named(self.scope or '', self.name)} go on? What it starts costs money."
+        what = words.named(self.scope or "", self.name)
+        return f"Let {what} go on?", "What it starts costs money."
 
     def say(self, answer: ResumedScope) -> Iterator[str]:
         """Say what goes on, what must answer first, and what is still held."""
@@ -556,7 +551,7 @@ class Tune(Order[Tuned], frozen=True, kw_only=True):
             if not equals or not key.strip():
                 raise UsageError(f"{escape(change)} is not SECTION.KEY=VALUE")
             changes[key.strip()] = value
-        return cls._of({**vars(args), "changes": changes})
+        return cls.of({**vars(args), "changes": changes})
 
     def say(self, answer: Tuned) -> Iterator[str]:
         """Say what is changed."""

@@ -17,6 +17,7 @@ from batchd.records import (
     BatchStatus,
     Parking,
     Ref,
+    TargetCounts,
     TaskStatus,
     TurnFacts,
     cache_share,
@@ -173,6 +174,12 @@ class TaskRow(CallAmounts):
     finished_at: float | None
     published: bool
 
+    @property
+    def counts(self) -> TargetCounts:
+        """The one task, counted."""
+        done = self.status is TaskStatus.COMPLETED
+        return TargetCounts(not self.status.final, done, self.status.final and not done)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchRow(CallAmounts):
@@ -202,6 +209,12 @@ class BatchRow(CallAmounts):
     def finished(self) -> int:
         """Tasks that have their end."""
         return self.completed + self.timeout + self.error + self.cancelled
+
+    @property
+    def counts(self) -> TargetCounts:
+        """Its tasks, counted."""
+        finished = self.finished
+        return TargetCounts(self.tasks - finished, self.completed, finished - self.completed)
 
     @property
     def status(self) -> BatchStatus:
