@@ -21,16 +21,10 @@ from batchd.daemon.attempts.starting import AttemptStarter
 from batchd.daemon.attempts.suspects import Suspects
 from batchd.daemon.attempts.turns import Turns
 from batchd.daemon.attempts.workspace_child import WorkspaceChildren
-from batchd.daemon.commands import CommandHandlers, EndWaiters
-from batchd.daemon.commands.cancel import CancelHandler
-from batchd.daemon.commands.check import CheckHandler, HostCheck
-from batchd.daemon.commands.pause import PauseHandler
-from batchd.daemon.commands.priority import PriorityHandler
-from batchd.daemon.commands.prune import PruneHandler
-from batchd.daemon.commands.retry import RetryHandler
-from batchd.daemon.commands.status import StatusHandler
-from batchd.daemon.commands.submit import SubmitHandler
-from batchd.daemon.commands.tune import TuneHandler
+from batchd.daemon.commands import Commands
+from batchd.daemon.commands.check import Checks, HostCheck
+from batchd.daemon.commands.retry import Reruns
+from batchd.daemon.commands.status import Desk
 from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.ends.publisher import Publisher
 from batchd.daemon.ends.rooms import Rooms
@@ -92,11 +86,11 @@ class Parts:
     reports: Reports
     turns: Turns
     reloader: Reloader
-    desk: StatusHandler
+    desk: Desk
     intake: Intake
     restoring: Recovery
     errands: Errands
-    commands: CommandHandlers
+    commands: Commands
 
 
 def joined(
@@ -110,7 +104,6 @@ def joined(
     held: int,
     watching: bool,
     agent: str,
-    ends: EndWaiters,
     reload: Callable[[], Config] | None,
     look: HostCheck | None,
     shape: Callable[[Config], PoolShape],
@@ -118,8 +111,8 @@ def joined(
     """Return the parts, each made of those before it; nothing runs yet.
 
     ``held``: the spool's lock, which workers hold too. ``watching``: whether it takes what is
-    dropped. ``agent``: what works on a task. ``ends``: who waits for what has ended. ``reload``:
-    reads the configuration. ``look``: what ``check`` looks with. ``shape``: of the pool.
+    dropped. ``agent``: what works on a task. ``reload``: reads the configuration.
+    ``look``: what ``check`` looks with. ``shape``: of the pool.
     """
     # What all of them stand on.
     state = Path(config.paths.state)
@@ -217,7 +210,7 @@ def joined(
     listeners += [scratch, bases, lot, predecessors]
 
     # What people ask for.
-    desk = StatusHandler(
+    desk = Desk(
         loop,
         current,
         lifecycle,
@@ -231,8 +224,14 @@ def joined(
         watching,
         "" if watching else config.conditions(),
     )
-    cancelling = CancelHandler(lifecycle, store, writes, publisher, attempts, ends)
-    rerun = RetryHandler(
+    rerun = Reruns(loop, current, lifecycle, store, writes, outboxes, batches, names)
+    restoring = Recovery(
+        loop, store, lessons, fences, rerun, batches, publisher, lot, scratch, predecessors
+    )
+    errands = Errands(
+        loop, current, lifecycle, store, writes, outboxes, batches, attempts, intake, restoring
+    )
+    commands = Commands(
         loop,
         current,
         lifecycle,
@@ -240,27 +239,18 @@ def joined(
         writes,
         outboxes,
         batches,
-        names,
-        cancelling.cancel_held,
-    )
-    restoring = Recovery(
-        loop, store, lessons, fences, rerun, batches, publisher, lot, scratch, predecessors
-    )
-    errands = Errands(loop, lifecycle, batches, attempts)
-    commands = CommandHandlers(
-        writes,
-        desk,
-        cancelling,
-        PauseHandler(current, lifecycle, store, batches, lot, circuits),
-        PriorityHandler(loop, lifecycle, store, writes),
+        publisher,
+        attempts,
+        bases,
+        lot,
+        circuits,
+        reloader,
         rerun,
-        PruneHandler(store, writes, outboxes, bases),
-        TuneHandler(reloader),
-        SubmitHandler(
-            loop, lifecycle, current, store, writes, outboxes, batches, intake, restoring, errands
-        ),
-        CheckHandler(current, lifecycle, troubles, reloader, look),
+        errands,
+        desk,
+        Checks(current, lifecycle, troubles, reloader, look),
     )
+    listeners.append(commands)
     return Parts(
         loop=loop,
         current=current,

@@ -22,7 +22,6 @@ from batchd.control.socket_server import Server
 from batchd.daemon import former_packs, lock, tuning, writes
 from batchd.daemon.assembly import joined
 from batchd.daemon.attempts import scratch_cleanup
-from batchd.daemon.commands import EndWaiters
 from batchd.daemon.commands.check import HostCheck
 from batchd.daemon.intake import recovery
 from batchd.daemon.intake.intake import as_asked, move_claimed, new_batch
@@ -70,8 +69,7 @@ class Daemon:
         ``agent``: what works on a task, ``module:function``.
         """
         self._config = config
-        self._ends = EndWaiters()
-        self._listeners: list[Listener] = [self._ends, *listeners]
+        self._listeners = [*listeners]
         self._finishers = finishers
         self._watch = watch
         self._work = work
@@ -113,7 +111,7 @@ class Daemon:
 
     async def command(self, request: ControlRequest[A]) -> A:
         """Carry out one request, with all that it causes,
-        where no daemon runs: see ``CommandHandlers``.
+        where no daemon runs: see ``Commands``.
 
         Raises what ``run`` raises, but needs no sandbox; and ``BatchdError`` where it is refused.
         """
@@ -182,7 +180,6 @@ class Daemon:
             held=held,
             watching=self._watch,
             agent=self._agent,
-            ends=self._ends,
             reload=self._reload,
             look=self._look,
             shape=self._shape,

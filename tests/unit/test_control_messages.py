@@ -14,6 +14,7 @@ import pytest
 import batchd
 from batchd import cli, control
 from batchd.control import requests, status
+from batchd.control.orders import ORDERS
 from batchd.control.socket_server import REQUESTS
 from batchd.errors import UsageError
 from batchd.records import Cause, Parking, Scope
@@ -353,18 +354,15 @@ def test_an_answer_that_is_none_is_refused() -> None:
         requests.answer(control.Cancel(target="a"), {"done": True})
 
 
-def test_a_command_its_request_and_its_module_have_one_name() -> None:
-    """Of the command line as of the socket and the daemon, where what is paused goes on in the
-    same module, as does what is detached.
-    """
-    package = Path(batchd.__file__).parent
+def test_a_command_and_its_request_have_one_name_and_an_answer() -> None:
+    """Of the command line as of the socket; the daemon answers all of them in one place."""
     assert {*REQUESTS} == {
         *("status", "cancel", "pause", "resume", "priority", "retry", "prune", "tune"),
         *("submit", "detach", "check"),
     }
-    shared = {"resume": "pause", "detach": "submit"}
-    for verb in REQUESTS:
-        module = shared.get(verb, verb)
-        assert module in cli.COMMANDS
-        text = (package / "daemon" / "commands" / f"{module}.py").read_text("utf-8")
-        assert f"async def {verb}(" in text
+    assert {*REQUESTS} - {*cli.COMMANDS} == {"detach"}
+    assert {name for name, line in cli.COMMANDS.items() if not line} == {*ORDERS}
+    answering = Path(batchd.__file__).parent / "daemon" / "commands" / "__init__.py"
+    text = answering.read_text("utf-8")
+    for kind in REQUESTS.values():
+        assert f"case {kind.__name__}(" in text

@@ -20,7 +20,6 @@ from batchd.config.constraints import model_problem
 from batchd.control import NewRun, Retried, Retry
 from batchd.control.requester import Requester
 from batchd.daemon.commands import targets
-from batchd.daemon.commands.rerun_selection import chosen, listed
 from batchd.daemon.commands.targets import OrderTarget
 from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.intake.batch_names import BatchNames
@@ -38,6 +37,7 @@ from batchd.spool.inbox import ulid
 from batchd.spool.task_directories import TaskDirectories
 from batchd.spool.ulid import PATTERN, marked
 from batchd.store import Store
+from batchd.words import listed
 
 #: Tasks that are read in one go, before others get their turn.
 _CHUNK = 200
@@ -59,8 +59,8 @@ class _Plan:
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class RetryHandler:
-    """The handler of ``Retry``: starts new runs of old tasks."""
+class Reruns:
+    """Starts new runs of old tasks."""
 
     _loop: MainLoop
     _current: CurrentConfig
@@ -70,25 +70,22 @@ class RetryHandler:
     _outboxes: Outboxes
     _batches: OpenBatches
     _names: BatchNames
-    #: Cancels tasks, saying why.
-    _end: EndThem
 
-    async def retry(self, request: Retry, by: Requester) -> Retried:
-        """Run batches or tasks again; ``failed``: of those, what did not complete.
+    async def retry(self, order: Retry, by: Requester, end: EndThem) -> Retried:
+        """Run batches or tasks again. With another model, tasks that wait for one that is gone run
+        again too: ``end`` cancels them, once the new run is durable.
 
-        ``model``: with this one, in place of their own. Then tasks that wait for a model that is
-        gone run again too: they are cancelled, once the new run is durable.
-
-        ``claim`` marks the request, so that one that is made twice, because its answer was lost,
-        runs once. What is stored and reserved for it carries this state directory's mark,
-        by which a later daemon knows it for its own.
+        An order that is given twice with one claim, as its answer was lost, runs once. What is
+        stored and reserved for it carries this state directory's mark, by which a later daemon
+        knows it for its own.
         """
-        store = self._store
-        failed, claim = request.failed, request.claim or ulid()
-        model = self._model(request.model)
+        store, failed, model = self._store, order.failed, order.model
+        claim = order.claim or ulid()
+        if model and (problem := model_problem(model, self._current.config)):
+            raise UsageError(str(problem))
         if not PATTERN.fullmatch(claim):
             raise UsageError("a claim is a ULID")
-        found = targets.find(store, targets.given(request.target))
+        found = targets.find(store, order.target)
         if not store.claimed(claim):  # as earlier versions stored it
             claim = marked(claim, mark(Path(self._current.config.paths.state)))
         claims = [f"{claim}-{number}" if number else claim for number in range(len(found))]
@@ -101,9 +98,12 @@ class RetryHandler:
         for c, plan in plans.items():
             # Once one run is durable the order is, and the others follow.
             made[c] = await self._add(plan, None if made else by)
-        if model:
-            for target, c in zip(found, claims, strict=True):
-                await self._replace(target, made[c], model)
+        for target, c in zip(found, claims, strict=True) if model else ():
+            # What has not ended of the tasks that run again would come back with its model.
+            name = made[c].name
+            again = (Ref(target.batch.name, task) for task in store.tasks(name))
+            if left := [ref for ref in again if self._lifecycle.open(ref)]:
+                await end(left, f"it runs again in {name}, with {model}")
         runs = tuple(
             NewRun(batch=batch.name, retry_of=batch.retry_of, tasks=len(store.tasks(batch.name)))
             for batch in (made[c] for c in claims)
@@ -111,21 +111,6 @@ class RetryHandler:
         dropped = {key for plan in plans.values() for key in plan.dropped}
         names = tuple(run.batch for run in runs)
         return Retried(runs=runs, batches=names, dropped=tuple(sorted(dropped)) or UNSET)
-
-    def _model(self, model: str) -> str:
-        """Return the model that is asked for; empty: none. Raises ``UsageError``."""
-        if model and (problem := model_problem(model, self._current.config)):
-            raise UsageError(str(problem))
-        return model
-
-    async def _replace(self, target: OrderTarget, run: Batch, model: str) -> None:
-        """Cancel what has not ended of the tasks that run again:
-        those of a model that is gone would come back with it.
-        """
-        again = (Ref(target.batch.name, task) for task in self._store.tasks(run.name))
-        left = [ref for ref in again if self._lifecycle.open(ref)]
-        if left:
-            await self._end(left, f"it runs again in {run.name}, with {model}")
 
     async def _add(self, plan: _Plan, by: Requester | None) -> Batch:
         """Store a run and queue its tasks; return its batch.
@@ -191,7 +176,7 @@ class RetryHandler:
     async def _plan(self, target: OrderTarget, claim: str, *, failed: bool, model: str) -> _Plan:
         """Return what a run consists of. Raises ``UsageError``, ``TaskFileError``."""
         old, config = target.batch, self._current.config
-        again = chosen(target, failed=failed, held=self._held(target) if model else ())
+        again = target.again(failed=failed, held=self._held(target) if model else ())
         try:
             data, why = await self._outboxes.promptly(partial(_request, old, config), old.outbox)
         except OSError as error:

@@ -19,7 +19,7 @@ from batchd.config import Config
 from batchd.daemon.attempts.fences import Fences
 from batchd.daemon.attempts.lessons import Lessons
 from batchd.daemon.attempts.scratch_cleanup import ScratchCleanup
-from batchd.daemon.commands.retry import RetryHandler
+from batchd.daemon.commands.retry import Reruns
 from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.ends.publisher import Publisher
 from batchd.daemon.main_loop import MainLoop
@@ -42,7 +42,7 @@ class Recovery:
     _store: Store
     _lessons: Lessons
     _fences: Fences
-    _rerun: RetryHandler
+    _rerun: Reruns
     _batches: OpenBatches
     _publisher: Publisher
     _lot: ParkingLot
