@@ -79,12 +79,13 @@ class Connection:
         try:
             with address(state) as where:
                 _connect(self._socket, where, timeout_s)
-        except (FileNotFoundError, ConnectionError):
+        except OSError as error:
             self._socket.close()
-            raise NoDaemonError(f"no daemon runs on {state}") from None
-        except TimeoutError:
-            self._socket.close()
-            raise NoAnswerError(f"the daemon on {state} does not answer") from None
+            if isinstance(error, FileNotFoundError | NotADirectoryError | ConnectionError):
+                raise NoDaemonError(f"no daemon runs on {state}") from None
+            if isinstance(error, TimeoutError):
+                raise NoAnswerError(f"the daemon on {state} does not answer") from None
+            raise
         self._answers = self._socket.makefile("rb")
 
     def __enter__(self) -> Self:
@@ -99,18 +100,30 @@ class Connection:
 
         Raises as the function ``ask`` does. ``timeout_s`` None: wait as long as it takes.
         """
-        self._socket.settimeout(timeout_s)
         fields = {"verb": message.verb(), **requests.fields(message)}
+        return _understood(self._state, message, _agreed(self.exchange(fields, timeout_s)))
+
+    def exchange(
+        self,
+        fields: Mapping[str, Any],
+        timeout_s: float | None,
+        waiting: Callable[[], None] | None = None,
+    ) -> dict[str, Any]:
+        """Send a request's fields, and return those of its answer. See ``request``."""
+        self._socket.settimeout(timeout_s)
         try:
             self._socket.sendall(json.dumps(fields).encode() + b"\n")
+            if waiting and not _readable(self._socket):
+                waiting()
             answer = self._answers.readline()
         except TimeoutError:
             raise NoAnswerError(f"the daemon on {self._state} does not answer") from None
-        except OSError:
+        except ConnectionError:
             answer = b""
         if not answer.endswith(b"\n"):
             raise NoDaemonError(f"the daemon on {self._state} has ended")
-        return _understood(self._state, message, _agreed(json.loads(answer)))
+        value: dict[str, Any] = json.loads(answer)
+        return value
 
 
 def request(
@@ -132,18 +145,13 @@ def request(
     ``timeout_s``; where it refuses, ``UsageError``, or ``NotPossibleError``, or ``BatchdError``;
     ``ForbiddenError`` for another user than the daemon's.
     """
-    line = json.dumps({"verb": verb, **arguments}).encode() + b"\n"
     try:
-        try:
-            answer = _exchange(state, line, timeout_s, waiting)
-        except PermissionError:
-            from batchd import users  # most who ask are the daemon's user
+        with Connection(state, timeout_s) as connection:
+            answer = connection.exchange({"verb": verb, **arguments}, timeout_s, waiting)
+    except PermissionError:
+        from batchd import users  # most who ask are the daemon's user
 
-            raise users.forbidden(verb, state) from None
-    except (FileNotFoundError, NotADirectoryError, ConnectionError):
-        raise NoDaemonError(f"no daemon runs on {state}") from None
-    except TimeoutError:
-        raise NoAnswerError(f"the daemon on {state} does not answer") from None
+        raise users.forbidden(verb, state) from None
     if heed:
         heed(answer.get("batchd", ""))
     return _agreed(answer)
@@ -159,27 +167,6 @@ def _agreed(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 _REFUSALS: Mapping[int, type[BatchdError]] = {2: UsageError, 3: NotPossibleError}
-
-
-def _exchange(
-    folder: Path,
-    line: bytes,
-    timeout_s: float,
-    waiting: Callable[[], None] | None,
-) -> dict[str, Any]:
-    """Send a line to the socket in a folder, and return the answer."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock, address(folder) as where:
-        sock.settimeout(timeout_s)
-        _connect(sock, where, timeout_s)
-        sock.sendall(line)
-        if waiting and not _readable(sock):
-            waiting()
-        with sock.makefile("rb") as stream:
-            answer = stream.readline()
-    if not answer.endswith(b"\n"):
-        raise ConnectionResetError
-    value: dict[str, Any] = json.loads(answer)
-    return value
 
 
 def _readable(sock: socket.socket) -> bool:
