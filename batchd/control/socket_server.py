@@ -42,7 +42,7 @@ class RequestHandlers(Protocol):
     async def carry_out(self, request: ControlRequest[A], by: Requester, /) -> A:
         """Do what is asked, and return the answer. Raises ``BatchdError``."""
 
-    def malformed(
+    def refused(
         self,
         kind: type[ControlRequest[Any]],
         given: Mapping[str, Any],
@@ -147,7 +147,7 @@ async def _carried_out(
     try:
         request = requests.request(kind, given)
     except UsageError as error:
-        commands.malformed(kind, requests.known(kind, given), by, error)
+        commands.refused(kind, requests.known(kind, given), by, error)
         raise
     return requests.fields(await commands.carry_out(request, by))
 

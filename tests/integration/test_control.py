@@ -1252,7 +1252,7 @@ def test_a_bug_in_a_verb_is_an_answer(tmp_path: Path) -> None:
             """Break."""
             raise RuntimeError("a bug")
 
-        def malformed(self, *_refused: object) -> None:
+        def refused(self, *_refused: object) -> None:
             """Leave no line."""
 
     async def scenario() -> None:

@@ -127,26 +127,26 @@ class Commands(Listener):
                 took_s = round(time.monotonic() - begun, 3)
                 get_logger().debug(Action.QUESTION_ANSWERED, **who, seconds=took_s)
             return answer
-        fields = _asked(type(request), requests.fields(request), by)
+        kind, given = type(request), requests.fields(request)
         try:
             # It may have waited a while to be read:
             # for a daemon that was stopped, or had much to do.
             by.insist()
             answer = await self._answer(request, by)
         except BatchdError as error:
-            get_logger().warning(Action.COMMAND_REFUSED, **fields | {"message": str(error)})
+            self.refused(kind, given, by, error)
             raise
-        get_logger().info(Action.COMMAND_DONE, **fields | _answered(answer))
+        get_logger().info(Action.COMMAND_DONE, **_asked(kind, given, by) | _answered(answer))
         return answer
 
-    def malformed(
+    def refused(
         self,
         kind: type[ControlRequest[Any]],
         given: Mapping[str, Any],
         by: Requester,
         error: BatchdError,
     ) -> None:
-        """Leave a line about a request that is refused for its fields."""
+        """Leave a line about a request that is refused, be it for its fields."""
         fields = _asked(kind, given, by)
         get_logger().warning(Action.COMMAND_REFUSED, **fields | {"message": str(error)})
 
