@@ -7,6 +7,7 @@ from typing import Annotated, Self
 
 import msgspec
 
+from batchd import decoders
 from batchd.control.requests import ControlRequest, Field
 from batchd.records import Parking
 
@@ -62,14 +63,7 @@ class ShownParking(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, parking: Parking) -> Self:
         """Return a parking as it is shown."""
-        return cls(
-            scope=parking.scope,
-            name=parking.name,
-            cause=parking.cause,
-            message=parking.message,
-            since=parking.since,
-            tried_s=parking.tried_s,
-        )
+        return decoders.convert(msgspec.to_builtins(parking), cls)
 
 
 class DayStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
-import contextlib
 import hashlib
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -27,6 +24,7 @@ from batchd.errors import (
     UnknownNameError,
     UsageError,
 )
+from batchd.pauses import aside
 from batchd.records import Ref, Scope, TargetCounts
 from batchd.spool.ulid import ulid
 from batchd.store.reader import StoreReader
@@ -75,7 +73,6 @@ def ordered(reader: StoreReader, wanted: WantedOrder) -> tuple[Order[Any], str]:
     return order, " ".join(filter(None, order.question(counts)))
 
 
-T = TypeVar("T")
 #: Orders that are carried out at once.
 _MAX_ORDERS = 8
 #: Bytes of a request, and how long it may take to come (seconds).
@@ -117,7 +114,7 @@ class Ordering:
         try:
             order, _ = await self._ordered(request, confirmed=True)
             via = _giver(request, session(request.scope, request.headers))
-            return _answer(await apart(lambda: self._carried_out(order, via)))
+            return _answer(await aside(lambda: self._carried_out(order, via), "order"))
         except NoAnswerError as error:
             return _refused(error, 504)
         except NoDaemonError:
@@ -159,27 +156,6 @@ class Ordering:
             raise NoDaemonError(f"the daemon cannot be asked: {error.strerror}") from None
         batches = [run.batch for run in answer.runs] if isinstance(answer, Retried) else []
         return {"lines": [*order.say(answer)], "batches": batches}
-
-
-async def apart(work: Callable[[], T]) -> T:
-    """Return what work in a thread of its own returns, or raise what it raises;
-    the process need not wait for it to end.
-    """
-    loop = asyncio.get_running_loop()
-    outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
-    ended = asyncio.Event()
-
-    def run() -> None:
-        try:
-            outcome.set_result(work())
-        except BaseException as error:  # noqa: BLE001 (a thread's outer edge: it is raised below)
-            outcome.set_exception(error)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
-            loop.call_soon_threadsafe(ended.set)
-
-    threading.Thread(target=run, name="order", daemon=True).start()
-    await ended.wait()
-    return outcome.result()
 
 
 def _giver(request: Request, shown: str) -> str:

@@ -21,9 +21,10 @@ from patience import PATIENCE_S
 from serving import Page, until, web
 
 from batchd.errors import UsageError
+from batchd.pauses import aside
 from batchd.records import Scope
 from batchd.store.reader import StoreReader
-from batchd.web.orders import WantedOrder, apart, ordered
+from batchd.web.orders import WantedOrder, ordered
 from batchd.web.shield import TokenCheck
 from tests.conftest import Spool
 
@@ -326,7 +327,7 @@ def test_work_apart_raises_what_it_raises(error: type[Exception], raised: type[E
         raise error
 
     with pytest.raises(raised):
-        asyncio.run(asyncio.wait_for(apart(fails), PATIENCE_S))
+        asyncio.run(asyncio.wait_for(aside(fails, "order"), PATIENCE_S))
 
 
 def test_no_other_method_orders(spooled: Browser) -> None:

@@ -236,33 +236,31 @@ class Reruns:
     ) -> list[Task]:
         """Return tasks as they were asked for: from the store, or, once pruned, from their file."""
         store, specs = self._store, []
+
+        async def parsed(lack: str) -> dict[str, Task]:
+            if data is None:
+                raise UsageError(f"{lack}, and {why}: drop the file again")
+            parse = partial(taskfile.parse, data, old.request, self._current.config)
+            found = await asyncio.to_thread(parse, dropped=dropped)
+            return {task.id: task for task in found.tasks}
+
         try:
             for task in ids:
                 specs.append(store.task(Ref(old.name, task)))
                 if len(specs) % _CHUNK == 0:
                     await asyncio.sleep(0)
         except StoreError:
-            if data is None:
-                raise UsageError(
-                    f"the tasks of {old.name} have been pruned, and {why}: drop the file again"
-                ) from None
-            parse = partial(taskfile.parse, dropped=dropped)
-            parsed = await asyncio.to_thread(parse, data, old.request, self._current.config)
-            known = {task.id: task for task in parsed.tasks}
+            known = await parsed(f"the tasks of {old.name} have been pruned")
             if missing := [task for task in ids if task not in known]:
                 raise UsageError(
                     f"{Path(old.folder, old.request)} no longer has task {listed(missing)}"
                 ) from None
             specs = [known[task] for task in ids]
         if lost := [spec.id for spec in specs if _lost(spec)]:
-            if data is None:
-                raise UsageError(
-                    f"{old.name}: the secrets of {listed(lost)} were deleted at its end, and "
-                    f"{why}: drop the file again"
-                )
-            parse = partial(taskfile.parse, dropped=dropped)
-            parsed = await asyncio.to_thread(parse, data, old.request, self._current.config)
-            secrets = {task.id: task.secrets for task in parsed.tasks}
+            known = await parsed(
+                f"{old.name}: the secrets of {listed(lost)} were deleted at its end"
+            )
+            secrets = {name: task.secrets for name, task in known.items()}
             specs = [replace(s, secrets=secrets.get(s.id, {})) if _lost(s) else s for s in specs]
         return specs
 
