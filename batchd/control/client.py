@@ -1,12 +1,16 @@
-"""The client's half of the control socket: synchronous, and light to import."""
+"""The client's half of the control socket: its address, however long its path is, and what is sent
+there: synchronous, and light to import.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import select
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,7 +18,6 @@ import msgspec
 
 from batchd import __version__
 from batchd.control import requests
-from batchd.control.place import address
 from batchd.control.requests import A, ControlRequest
 from batchd.errors import (
     BatchdError,
@@ -24,10 +27,32 @@ from batchd.errors import (
     UsageError,
 )
 
+#: The socket's file in the state directory.
+NAME = "control.sock"
+#: What a socket's address holds, with the zero at its end.
+_ADDRESS_BYTES = 108
 _TIMEOUT_S = 30.0
 _AGAIN_S = 0.02
 #: When somebody who waits for an answer wants to know what for.
 _WONDER_S = 2.0
+
+
+@contextlib.contextmanager
+def address(state: Path) -> Iterator[str]:
+    """Give a path to the socket, its own if that is short:
+    108 bytes are all that a socket's address holds.
+
+    By its own path a search for sockets below some folder sees at once that it lies elsewhere.
+    """
+    plain = str(state / NAME)
+    if state.is_absolute() and len(os.fsencode(plain)) < _ADDRESS_BYTES:
+        yield plain
+        return
+    directory = os.open(state, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{directory}/{NAME}"
+    finally:
+        os.close(directory)
 
 
 def ask(

@@ -5,22 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import select
 import socket
 import struct
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from batchd import __version__, gone
 from batchd.actions import Action
 from batchd.control import requests
+from batchd.control.client import NAME, address
 from batchd.control.orders import ORDERS
-from batchd.control.place import NAME, address
-from batchd.control.requester import Requester
 from batchd.control.requests import A, Check, ControlRequest, Detach, Submit
 from batchd.control.status import Status
-from batchd.errors import BatchdError, UsageError
+from batchd.errors import BatchdError, UsageError, WithdrawnError
 from batchd.log import get_logger
 
 #: By its verb, what can be asked.
@@ -34,6 +34,39 @@ _MAX_LINE = 1 << 20
 _BACKLOG = 1024
 #: Characters of what a giver says of whom it asks for.
 _VIA = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Requester:
+    """The sender of a request, and whether somebody still waits for the answer."""
+
+    uid: int
+    pid: int
+    #: The connection; None where the order is carried out in the giver's own process.
+    connection: socket.socket | None = None
+    #: For whom they ask, in their own words, as the web page does for browsers;
+    #: empty: for themselves.
+    via: str = ""
+
+    @classmethod
+    def here(cls) -> Self:
+        """Return who gives an order within this process."""
+        return cls(os.getuid(), os.getpid())
+
+    def insist(self) -> None:
+        """Return if the giver is still there; for any thread. Raises ``WithdrawnError``.
+
+        To be asked last of all before something becomes durable: so an order never outlives its
+        giver. Who has only sent all that it has to say still reads.
+        """
+        if self.connection is None:
+            return
+        descriptor = self.connection.fileno()
+        poll = select.poll()
+        if descriptor >= 0:
+            poll.register(descriptor, 0)  # a hang-up is reported unasked
+        if descriptor < 0 or poll.poll(0):
+            raise WithdrawnError
 
 
 class RequestHandlers(Protocol):

@@ -16,9 +16,8 @@ from batchd import __version__, log, visible
 from batchd.actions import Action
 from batchd.config import Config
 from batchd.control import ControlRequest, OpenTrouble
-from batchd.control.requester import Requester
 from batchd.control.requests import A
-from batchd.control.socket_server import Server
+from batchd.control.socket_server import Requester, Server
 from batchd.daemon import former_packs, lock, tuning, writes
 from batchd.daemon.assembly import joined
 from batchd.daemon.attempts import scratch_cleanup

@@ -21,7 +21,7 @@ from loglines import logged
 from patience import PATIENCE_S, until
 
 from batchd import control
-from batchd.control.requester import Requester
+from batchd.control.socket_server import Requester
 from batchd.errors import WithdrawnError
 from batchd.records import Batch, Task
 from batchd.store import Store, StoreReader

@@ -37,8 +37,8 @@ from batchd.control import (
     Tuned,
     requests,
 )
-from batchd.control.requester import Requester
 from batchd.control.requests import A
+from batchd.control.socket_server import Requester
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.attempts.bases import Bases
 from batchd.daemon.commands import targets

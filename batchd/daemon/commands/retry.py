@@ -18,7 +18,7 @@ from msgspec import UNSET
 from batchd.config import Config, providers
 from batchd.config.constraints import model_problem
 from batchd.control import NewRun, Retried, Retry
-from batchd.control.requester import Requester
+from batchd.control.socket_server import Requester
 from batchd.daemon.commands import targets
 from batchd.daemon.commands.targets import OrderTarget
 from batchd.daemon.ends.batches import OpenBatches

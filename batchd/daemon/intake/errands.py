@@ -9,7 +9,7 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 from batchd.control import Detach, Detached, Submit, Submitted
-from batchd.control.requester import Requester
+from batchd.control.socket_server import Requester
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.intake.intake import Intake
