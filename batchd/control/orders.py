@@ -65,15 +65,17 @@ class Order(ControlRequest[A], frozen=True):
     def command(self) -> str:
         """Return the command line that gives it: ``retry --failed games``."""
         values = msgspec.structs.asdict(self)
-        options, names = [self.verb()], []
+        options: list[str] = [self.verb()]
+        names: list[str] = []
         for name, field in self.described():
-            if not field.flags or not (value := values.get(name)):
-                continue
-            if not field.flags[0].startswith("-"):
-                names += [value] if isinstance(value, str) else [*map(str, value)]
-            else:
-                options += [field.flags[0], *([] if value is True else [shlex.quote(str(value))])]
-        return " ".join((*options, *names))
+            value = values.get(name)
+            if isinstance(value, dict):
+                value = tuple(f"{key}={text}" for key, text in value.items())
+            if field.flags and not field.flags[0].startswith("-"):
+                names += map(str, value if isinstance(value, tuple) else (value,))
+            elif field.flags and value:
+                options += [field.flags[0]] if value is True else [field.flags[0], str(value)]
+        return shlex.join((*options, *names))
 
     def absent(self) -> str:
         """Return what to say where no daemon runs, and it is not to be carried out here."""

@@ -5,6 +5,7 @@ what each request and each answer looks like, also from and to other versions.
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -366,3 +367,29 @@ def test_a_command_and_its_request_have_one_name_and_an_answer() -> None:
     text = answering.read_text("utf-8")
     for kind in REQUESTS.values():
         assert f"case {kind.__name__}(" in text
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        control.Cancel(target=("a", "b/001"), message="no money"),
+        control.Retry(target=("a",), failed=True, model="openai/x"),
+        control.Pause(scope=Scope.ALL),
+        control.Pause(scope=Scope.TASK, name="a/001", message="it's late"),
+        control.Resume(),
+        control.Resume(scope=Scope.MODEL, name="openai/x"),
+        control.Priority(target=("a",), priority=0),
+        control.Priority(target=("a", "b"), priority=-5),
+        control.Prune(older_than_days=1.5, outbox=True),
+        control.Tune(changes={"budget.per_day_usd": "20", "log.level": '"debug"'}, reset=True),
+    ],
+    ids=lambda order: order.command(),
+)
+def test_the_command_line_of_an_order_gives_it(order: control.Order[Any]) -> None:
+    """What page and `top` name where no daemon runs does the same."""
+    args = cli.parser().parse_args(shlex.split(order.command()))
+    given = ORDERS[args.command].given(args)
+    if isinstance(given, control.Retry):
+        assert given.claim
+        given = msgspec.structs.replace(given, claim="")
+    assert given == order
