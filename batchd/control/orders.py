@@ -12,14 +12,16 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeAlias
 
 import msgspec
 
 from batchd import decoders, gone, words
+from batchd.control.client import ask
 from batchd.control.requests import A, ControlRequest, Field
 from batchd.control.status import ShownParking
-from batchd.errors import UsageError
+from batchd.errors import NoAnswerError, NoDaemonError, UsageError
 from batchd.log import escape
 from batchd.records import Parking, Scope, TargetCounts
 from batchd.spool.ulid import ulid
@@ -77,9 +79,21 @@ class Order(ControlRequest[A], frozen=True):
                 options += [field.flags[0]] if value is True else [field.flags[0], str(value)]
         return shlex.join((*options, *names))
 
-    def absent(self) -> str:
-        """Return what to say where no daemon runs, and it is not to be carried out here."""
-        return f"no daemon runs here: `batchd {self.command()}` does it without one"
+    def give(self, state: Path, *, via: str = "") -> A:
+        """Give it to the daemon of a state directory, and to nobody else; return its answer.
+
+        ``via``: for whom, where that is not this process. Raises ``BatchdError``.
+        """
+        try:
+            return ask(state, self, timeout_s=PATIENCE_S, via=via)
+        except NoAnswerError:
+            raise
+        except NoDaemonError:
+            raise NoDaemonError(
+                f"no daemon runs here: `batchd {self.command()}` does it without one"
+            ) from None
+        except OSError as error:
+            raise NoDaemonError(f"the daemon cannot be asked: {error.strerror}") from None
 
     def question(self, counts: TargetCounts) -> tuple[str, str]:
         """Return what page and `top` ask before it is given, and what the page says beside it.

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import msgspec
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from batchd import control, decoders
+from batchd import decoders
 from batchd.control import Order, Retried
-from batchd.control.orders import ORDERS, PATIENCE_S
-from batchd.errors import (
-    BatchdError,
-    ForbiddenError,
-    NoAnswerError,
-    NoDaemonError,
-    UnknownNameError,
-    UsageError,
-)
+from batchd.control.orders import ORDERS
+from batchd.errors import UsageError
 from batchd.pauses import aside
 from batchd.records import Ref, Scope, TargetCounts
 from batchd.spool.ulid import ulid
@@ -99,30 +93,22 @@ class Ordering:
 
     async def asked(self, request: Request) -> Response:
         """Return the question to an order, and the mark that its yes is to have."""
-        try:
-            _, question = await self._ordered(request)
-        except BatchdError as error:
-            return _refused(error, _code(error))
+        _, question = await self._ordered(request)
         return _answer({"question": question, "claim": ulid()})
 
     async def confirmed(self, request: Request) -> Response:
         """Carry a confirmed order out, and return what came of it, in lines."""
         if self._under_way >= _MAX_ORDERS:
-            busy = UsageError(f"{_MAX_ORDERS} orders are being carried out: try again")
-            return _refused(busy, 503)
+            raise HTTPException(503, f"{_MAX_ORDERS} orders are being carried out: try again")
         self._under_way += 1
         try:
             order, _ = await self._ordered(request, confirmed=True)
             via = _giver(request, session(request.scope, request.headers))
-            return _answer(await aside(lambda: self._carried_out(order, via), "order"))
-        except NoAnswerError as error:
-            return _refused(error, 504)
-        except NoDaemonError:
-            return _refused(NoDaemonError(order.absent()), 409)
-        except BatchdError as error:
-            return _refused(error, _code(error))
+            answer = await aside(lambda: order.give(self._state, via=via), "order")
         finally:
             self._under_way -= 1
+        batches = [run.batch for run in answer.runs] if isinstance(answer, Retried) else []
+        return _answer({"lines": [*order.say(answer)], "batches": batches})
 
     async def _ordered(
         self, request: Request, *, confirmed: bool = False
@@ -145,18 +131,6 @@ class Ordering:
             raise UsageError("an order is asked for, and confirmed with the claim of its question")
         return await self._queries.ask(lambda reader: ordered(reader, wanted))
 
-    def _carried_out(self, order: Order[Any], via: str) -> Mapping[str, Any]:
-        """Return what the daemon's answer says, and which batches are new.
-
-        Raises ``BatchdError``.
-        """
-        try:
-            answer = control.ask(self._state, order, timeout_s=PATIENCE_S, via=via)
-        except OSError as error:
-            raise NoDaemonError(f"the daemon cannot be asked: {error.strerror}") from None
-        batches = [run.batch for run in answer.runs] if isinstance(answer, Retried) else []
-        return {"lines": [*order.say(answer)], "batches": batches}
-
 
 def _giver(request: Request, shown: str) -> str:
     """Return whose order it is, for the daemon's log: which session, from which address."""
@@ -167,15 +141,5 @@ def _giver(request: Request, shown: str) -> str:
     return f"web session {mark} from {address}{said}"
 
 
-def _code(error: BatchdError) -> int:
-    """Return how HTTP says why an order was refused."""
-    kinds = ((UnknownNameError, 404), (ForbiddenError, 403), (UsageError, 400))
-    return next((code for kind, code in kinds if isinstance(error, kind)), 409)
-
-
-def _answer(value: object, code: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), code, media_type="application/json")
-
-
-def _refused(error: BatchdError, code: int) -> Response:
-    return _answer({"error": str(error)}, code)
+def _answer(value: object) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")

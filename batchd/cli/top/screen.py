@@ -13,7 +13,6 @@ from typing import Any
 
 from rich.text import Text
 
-from batchd import control
 from batchd.cli.display import conversation_lines, formatting
 from batchd.cli.display.conversation_lines import ScreenLine, Tone
 from batchd.cli.top.columns import Canvas
@@ -22,8 +21,7 @@ from batchd.cli.top.terminal import StopRequested, Terminal
 from batchd.cli.top.watching import LATELY, SpoolPoller, Story, TopQuery, TopSnapshot
 from batchd.cli.top.work import Activities
 from batchd.control import Order
-from batchd.control.orders import PATIENCE_S
-from batchd.errors import BatchdError, NoAnswerError, NoDaemonError
+from batchd.errors import BatchdError
 from batchd.log import escape
 from batchd.observe.snapshot import Observer
 from batchd.records import Ref, Scope
@@ -283,11 +281,10 @@ class OrderSender:
 
     def _carry(self, order: Order[Any]) -> None:
         try:
-            answer = control.ask(self._state, order, timeout_s=PATIENCE_S)
-            self.answer = (" · ".join(line.strip() for line in order.say(answer)), False)
-        except (BatchdError, OSError) as error:
-            absent = isinstance(error, NoDaemonError) and not isinstance(error, NoAnswerError)
-            self.answer = (order.absent() if absent else str(error), True)
+            lines = order.say(order.give(self._state))
+            self.answer = (" · ".join(line.strip() for line in lines), False)
+        except BatchdError as error:
+            self.answer = (str(error), True)
         self._under_way -= 1
         self._wake()
 
