@@ -14,7 +14,7 @@ from typing import Any
 from batchd import __version__, config, control, log, words
 from batchd.cli.display import formatting
 from batchd.control import Order, Pause, Prune, Retry
-from batchd.control.orders import ORDERS, PATIENCE_S
+from batchd.control.orders import ORDERS
 from batchd.control.requests import A
 from batchd.errors import (
     BatchdError,
@@ -160,7 +160,7 @@ def ask(file: Path | None, order: Order[A]) -> A:
             return control.ask(
                 state,
                 order,
-                timeout_s=PATIENCE_S,
+                timeout_s=control.PATIENCE_S,
                 heed=heed,
                 waiting=lambda: formatting.complain(
                     "batchd: the order is not carried out yet: `batchd status` says what the daemon "

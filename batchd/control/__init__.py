@@ -9,13 +9,18 @@ is what who asks needs, and light to import: ``socket_server`` is the daemon's h
 
 from __future__ import annotations
 
-from batchd.control.client import Connection as Connection, ask as ask, request as request
+from batchd.control.client import (
+    PATIENCE_S as PATIENCE_S,
+    Connection as Connection,
+    ask as ask,
+    give as give,
+    request as request,
+)
 from batchd.control.orders import (
     Cancel as Cancel,
     Cancelled as Cancelled,
     EndedBefore as EndedBefore,
     NewRun as NewRun,
-    Order as Order,
     Pause as Pause,
     Paused as Paused,
     Prioritised as Prioritised,
@@ -37,6 +42,7 @@ from batchd.control.requests import (
     Detach as Detach,
     Detached as Detached,
     LineVerdict as LineVerdict,
+    Order as Order,
     Submit as Submit,
     Submitted as Submitted,
     fields as fields,

@@ -10,101 +10,19 @@ and an arm there.
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeAlias
 
 import msgspec
 
 from batchd import decoders, gone, words
-from batchd.control.client import ask
-from batchd.control.requests import A, ControlRequest, Field
+from batchd.control.requests import A, Field, Order
 from batchd.control.status import ShownParking
-from batchd.errors import NoAnswerError, NoDaemonError, UsageError
+from batchd.errors import UsageError
 from batchd.log import escape
 from batchd.records import Parking, Scope, TargetCounts
 from batchd.spool.ulid import ulid
 from batchd.words import counted
-
-#: What the daemon gets for an order: ten thousand tasks take their time (seconds).
-PATIENCE_S = 600.0
-
-
-class Order(ControlRequest[A], frozen=True):
-    """A request that people give: by a command, a button of the page, a key of `top`."""
-
-    #: What stands below its help: how it is meant, and lines that work as they stand.
-    epilog: ClassVar[str] = ""
-    examples: ClassVar[tuple[str, ...]]
-    #: What to do instead where no daemon runs; empty: it is carried out without one.
-    needs_daemon: ClassVar[str] = ""
-
-    @classmethod
-    def line(cls) -> str:
-        """Return its line in the help."""
-        said = (cls.__doc__ or cls.verb()).partition("\n")[0]
-        return said[0].lower() + said[1:].removesuffix(".")
-
-    @classmethod
-    def arguments(cls, parser: argparse.ArgumentParser) -> None:
-        """Declare the arguments of its command."""
-        for _, field in cls.described():
-            if field.flags:
-                parser.add_argument(*field.flags, **field.options)
-
-    @classmethod
-    def given(cls, args: argparse.Namespace) -> Self:
-        """Return the order that a command line gives. Raises ``UsageError``."""
-        return cls.of(vars(args))
-
-    @classmethod
-    def of(cls, fields: Mapping[str, Any]) -> Self:
-        """Return the order that has these fields, of those that it knows and that are given."""
-        names = [name for name in cls.__struct_fields__ if fields.get(name) is not None]
-        return decoders.convert({name: fields[name] for name in names}, cls)
-
-    def command(self) -> str:
-        """Return the command line that gives it: ``retry --failed games``."""
-        values = msgspec.structs.asdict(self)
-        options: list[str] = [self.verb()]
-        names: list[str] = []
-        for name, field in self.described():
-            value = values.get(name)
-            if isinstance(value, dict):
-                value = tuple(f"{key}={text}" for key, text in value.items())
-            if field.flags and not field.flags[0].startswith("-"):
-                names += map(str, value if isinstance(value, tuple) else (value,))
-            elif field.flags and value:
-                options += [field.flags[0]] if value is True else [field.flags[0], str(value)]
-        return shlex.join((*options, *names))
-
-    def give(self, state: Path, *, via: str = "") -> A:
-        """Give it to the daemon of a state directory, and to nobody else; return its answer.
-
-        ``via``: for whom, where that is not this process. Raises ``BatchdError``.
-        """
-        try:
-            return ask(state, self, timeout_s=PATIENCE_S, via=via)
-        except NoAnswerError:
-            raise
-        except NoDaemonError:
-            raise NoDaemonError(
-                f"no daemon runs here: `batchd {self.command()}` does it without one"
-            ) from None
-        except OSError as error:
-            raise NoDaemonError(f"the daemon cannot be asked: {error.strerror}") from None
-
-    def question(self, counts: TargetCounts) -> tuple[str, str]:
-        """Return what page and `top` ask before it is given, and what the page says beside it.
-
-        Raises ``UsageError`` where there is nothing to do.
-        """
-        raise NotImplementedError
-
-    def say(self, answer: A) -> Iterator[str]:
-        """Yield the lines of its answer."""
-        raise NotImplementedError
 
 
 def _switch(flag: str, said: str) -> Field:

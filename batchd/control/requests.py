@@ -1,4 +1,5 @@
-"""Requests over the control socket, and their JSON; here those that no person types as an order.
+"""Requests over the control socket, what all orders have, and the JSON; of single ones, here are
+those that no person types as an order.
 
 The fields are those of the JSON, in its order. They only grow: another version leaves some out, or
 says more. Empty text and null stand for what is not given, and unknown fields for nothing, so
@@ -8,8 +9,10 @@ every command loads them.
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import (
     Annotated,
@@ -17,6 +20,7 @@ from typing import (
     ClassVar,
     Generic,
     Literal,
+    Self,
     TypeAlias,
     TypeVar,
     get_args,
@@ -28,6 +32,7 @@ import msgspec
 
 from batchd import decoders
 from batchd.errors import UsageError
+from batchd.records import TargetCounts
 
 A = TypeVar("A")
 
@@ -67,6 +72,66 @@ class ControlRequest(msgspec.Struct, Generic[A], frozen=True):
         for name, hint in get_type_hints(cls, include_extras=True).items():
             said = get_args(hint)[0] if get_origin(hint) is ClassVar else hint
             yield from ((name, each) for each in get_args(said) if isinstance(each, Field))
+
+
+class Order(ControlRequest[A], frozen=True):
+    """A request that people give: by a command, a button of the page, a key of `top`."""
+
+    #: What stands below its help: how it is meant, and lines that work as they stand.
+    epilog: ClassVar[str] = ""
+    examples: ClassVar[tuple[str, ...]]
+    #: What to do instead where no daemon runs; empty: it is carried out without one.
+    needs_daemon: ClassVar[str] = ""
+
+    @classmethod
+    def line(cls) -> str:
+        """Return its line in the help."""
+        said = (cls.__doc__ or cls.verb()).partition("\n")[0]
+        return said[0].lower() + said[1:].removesuffix(".")
+
+    @classmethod
+    def arguments(cls, parser: argparse.ArgumentParser) -> None:
+        """Declare the arguments of its command."""
+        for _, field in cls.described():
+            if field.flags:
+                parser.add_argument(*field.flags, **field.options)
+
+    @classmethod
+    def given(cls, args: argparse.Namespace) -> Self:
+        """Return the order that a command line gives. Raises ``UsageError``."""
+        return cls.of(vars(args))
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Self:
+        """Return the order that has these fields, of those that it knows and that are given."""
+        names = [name for name in cls.__struct_fields__ if fields.get(name) is not None]
+        return decoders.convert({name: fields[name] for name in names}, cls)
+
+    def command(self) -> str:
+        """Return the command line that gives it: ``retry --failed games``."""
+        values = msgspec.structs.asdict(self)
+        options: list[str] = [self.verb()]
+        names: list[str] = []
+        for name, field in self.described():
+            value = values.get(name)
+            if isinstance(value, dict):
+                value = tuple(f"{key}={text}" for key, text in value.items())
+            if field.flags and not field.flags[0].startswith("-"):
+                names += map(str, value if isinstance(value, tuple) else (value,))
+            elif field.flags and value:
+                options += [field.flags[0]] if value is True else [field.flags[0], str(value)]
+        return shlex.join((*options, *names))
+
+    def question(self, counts: TargetCounts) -> tuple[str, str]:
+        """Return what page and `top` ask before it is given, and what the page says beside it.
+
+        Raises ``UsageError`` where there is nothing to do.
+        """
+        raise NotImplementedError
+
+    def say(self, answer: A) -> Iterator[str]:
+        """Yield the lines of its answer."""
+        raise NotImplementedError
 
 
 # JSON

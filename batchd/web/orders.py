@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from batchd import decoders
+from batchd import control, decoders
 from batchd.control import Order, Retried
 from batchd.control.orders import ORDERS
 from batchd.errors import UsageError
@@ -104,7 +104,7 @@ class Ordering:
         try:
             order, _ = await self._ordered(request, confirmed=True)
             via = _giver(request, session(request.scope, request.headers))
-            answer = await aside(lambda: order.give(self._state, via=via), "order")
+            answer = await aside(lambda: control.give(self._state, order, via=via), "order")
         finally:
             self._under_way -= 1
         batches = [run.batch for run in answer.runs] if isinstance(answer, Retried) else []

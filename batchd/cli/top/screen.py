@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.text import Text
 
+from batchd import control
 from batchd.cli.display import conversation_lines, formatting
 from batchd.cli.display.conversation_lines import ScreenLine, Tone
 from batchd.cli.top.columns import Canvas
@@ -281,7 +282,7 @@ class OrderSender:
 
     def _carry(self, order: Order[Any]) -> None:
         try:
-            lines = order.say(order.give(self._state))
+            lines = order.say(control.give(self._state, order))
             self.answer = (" · ".join(line.strip() for line in lines), False)
         except BatchdError as error:
             self.answer = (str(error), True)
