@@ -44,7 +44,9 @@ COMMANDS: Mapping[str, str] = {
     "notify": "show who is notified of what, or send a test",
     "schema": "print the JSON Schema of task files, results, summaries, the status file or notifications",
     "completion": "print the shell completion of batchd's commands for bash or zsh",
-    **dict.fromkeys(("cancel", "retry", "pause", "resume", "priority", "prune", "tune"), ""),
+    **dict.fromkeys(
+        ("cancel", "retry", "pause", "resume", "priority", "nice", "prune", "tune"), ""
+    ),
     "worker": "work for a daemon on another machine, which starts it",
     "backup": "copy the store, beside a running daemon too",
     "restore": "put a backup in the store's place, and import the results in the outbox",

@@ -21,6 +21,8 @@ from batchd.control.orders import (
     Cancelled as Cancelled,
     EndedBefore as EndedBefore,
     NewRun as NewRun,
+    Nice as Nice,
+    Niced as Niced,
     Pause as Pause,
     Paused as Paused,
     Prioritised as Prioritised,

@@ -373,6 +373,41 @@ class Priority(Order[Prioritised], frozen=True, kw_only=True):
         yield f"{_text(self.target)}: {counted(answer.tasks, 'task')} with priority {self.priority}"
 
 
+# nice
+
+
+class Niced(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to ``Nice``: places in the queue have changed."""
+
+    #: Tasks that had not ended, and the priorities that they have now, the lowest first.
+    tasks: int
+    priorities: tuple[int, ...]
+
+
+class Nice(Order[Niced], frozen=True, kw_only=True):
+    """Add to the priority of batches or tasks, or take from it."""
+
+    examples = ("batchd nice evening +5", "batchd nice evening -5")
+
+    target: Targets
+    by: Annotated[
+        int,
+        Field(
+            "by is a whole number: +5, -5",
+            "by",
+            type=int,
+            metavar="N",
+            help="how much to add, as +5, or to take away, as -5; higher numbers go first",
+        ),
+    ]
+
+    def say(self, answer: Niced) -> Iterator[str]:
+        """Say how many tasks have which priority now."""
+        what = "priority" if len(answer.priorities) == 1 else "priorities"
+        found = words.listed([*map(str, answer.priorities)])
+        yield f"{_text(self.target)}: {counted(answer.tasks, 'task')} with {what} {found}"
+
+
 # prune
 
 
@@ -496,5 +531,5 @@ class Tune(Order[Tuned], frozen=True, kw_only=True):
 
 #: By its verb, what people can order.
 ORDERS: Mapping[str, type[Order[Any]]] = {
-    kind.verb(): kind for kind in (Cancel, Retry, Pause, Resume, Priority, Prune, Tune)
+    kind.verb(): kind for kind in (Cancel, Retry, Pause, Resume, Priority, Nice, Prune, Tune)
 }

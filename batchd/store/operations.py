@@ -254,12 +254,18 @@ def unpark(journal: TaskTransaction, scope: Scope, name: str) -> None:
     journal.db.execute("DELETE FROM parked WHERE scope = ? AND name = ?", (scope, name))
 
 
-def prioritise(journal: TaskTransaction, refs: Sequence[Ref], priority: int) -> None:
-    """Give tasks another priority."""
+def prioritise(
+    journal: TaskTransaction, refs: Sequence[Ref], new: Callable[[int], int]
+) -> list[int]:
+    """Give tasks another priority, made of their own; return it of each."""
+    keys = [(journal.line(ref).id,) for ref in refs]
+    own = "SELECT priority FROM tasks WHERE id = ?"
+    found = [new(journal.db.execute(own, key).fetchone()[0]) for key in keys]
     journal.db.executemany(
         "UPDATE tasks SET priority = ? WHERE id = ?",
-        [(priority, journal.line(ref).id) for ref in refs],
+        [(priority, *key) for priority, key in zip(found, keys, strict=True)],
     )
+    return found
 
 
 def published(journal: TaskTransaction, ref: Ref) -> None:

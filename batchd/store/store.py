@@ -228,11 +228,15 @@ class Store(OfSource):
         await self._do(work, urgent=True)
 
     async def prioritise(
-        self, refs: Sequence[Ref], priority: int, *, check: operations.Check = operations.wanted
-    ) -> None:
-        """Give tasks another priority."""
-        work = partial(operations.prioritise, refs=tuple(refs), priority=priority)
-        await self._do(operations.checked(check, work), urgent=True)
+        self,
+        refs: Sequence[Ref],
+        new: Callable[[int], int],
+        *,
+        check: operations.Check = operations.wanted,
+    ) -> list[int]:
+        """Give tasks another priority, made of their own; return it of each."""
+        work = partial(operations.prioritise, refs=tuple(refs), new=new)
+        return await self._do(operations.checked(check, work), urgent=True)
 
     async def prune_before(self, before: float) -> None:
         """Drop events and task texts of batches published at ``before`` or earlier.

@@ -52,6 +52,10 @@ SENT: list[tuple[control.ControlRequest[Any], str]] = [
         '{"verb": "priority", "target": ["games"], "priority": -5}',
     ),
     (
+        control.Nice(target=("games",), by=-5),
+        '{"verb": "nice", "target": ["games"], "by": -5}',
+    ),
+    (
         control.Retry(target=("games",), failed=True, model="openai/x", claim=_CLAIM),
         (
             '{"verb": "retry", "target": ["games"], "failed": true, "model": "openai/x", '
@@ -84,6 +88,7 @@ UNDERSTOOD: list[tuple[str, control.ControlRequest[Any]]] = [
         '{"verb": "priority", "priority": 0, "target": "a/b"}',
         control.Priority(target="a/b", priority=0),
     ),
+    ('{"verb": "nice", "by": 5, "target": "a/b"}', control.Nice(target="a/b", by=5)),
     ('{"verb": "retry", "target": "games"}', control.Retry(target="games")),
     (
         '{"verb": "retry", "target": ["games"], "failed": false, "model": null, "claim": ""}',
@@ -123,6 +128,8 @@ REFUSED = [
     ),
     ('{"verb": "priority", "target": "a", "priority": 1.5}', "priority is 1.5: a priority is a"),
     ('{"verb": "priority", "target": "a", "priority": true}', "priority is true: a priority"),
+    ('{"verb": "nice", "target": "a"}', "by is a whole number: +5, -5"),
+    ('{"verb": "nice", "target": "a", "by": "+5"}', 'by is "+5": by is a whole number'),
     ('{"verb": "retry", "target": "a", "failed": 1}', "failed is 1: failed is true or false"),
     ('{"verb": "retry", "target": "a", "model": 4}', "model is 4: a model is text: PROVIDER/MODEL"),
     ('{"verb": "retry", "target": "a", "claim": 4}', "claim is 4: a claim is a ULID"),
@@ -185,6 +192,11 @@ ANSWERED: list[tuple[control.ControlRequest[Any], Any, str]] = [
         f'{{"resumed": 2, "trying": ["openai"], "held": [{_HELD_JSON}]}}',
     ),
     (control.Priority(target="a", priority=1), control.Prioritised(tasks=2), '{"tasks": 2}'),
+    (
+        control.Nice(target="a", by=1),
+        control.Niced(tasks=2, priorities=(1, 6)),
+        '{"tasks": 2, "priorities": [1, 6]}',
+    ),
     (
         control.Retry(target="games"),
         control.Retried(
@@ -358,7 +370,7 @@ def test_an_answer_that_is_none_is_refused() -> None:
 def test_a_command_and_its_request_have_one_name_and_an_answer() -> None:
     """Of the command line as of the socket; the daemon answers all of them in one place."""
     assert {*REQUESTS} == {
-        *("status", "cancel", "pause", "resume", "priority", "retry", "prune", "tune"),
+        *("status", "cancel", "pause", "resume", "priority", "nice", "retry", "prune", "tune"),
         *("submit", "detach", "check"),
     }
     assert {*REQUESTS} - {*cli.COMMANDS} == {"detach"}
@@ -380,6 +392,7 @@ def test_a_command_and_its_request_have_one_name_and_an_answer() -> None:
         control.Resume(scope=Scope.MODEL, name="openai/x"),
         control.Priority(target=("a",), priority=0),
         control.Priority(target=("a", "b"), priority=-5),
+        control.Nice(target=("a",), by=-5),
         control.Prune(older_than_days=1.5, outbox=True),
         control.Tune(changes={"budget.per_day_usd": "20", "log.level": '"debug"'}, reset=True),
     ],

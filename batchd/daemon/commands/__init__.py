@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -21,6 +21,8 @@ from batchd.control import (
     Check,
     ControlRequest,
     Detach,
+    Nice,
+    Niced,
     Pause,
     Paused,
     Prioritised,
@@ -158,8 +160,12 @@ class Commands(Listener):
                 return await self._pause(request, by)
             case Resume():
                 return await self._resume(request, by)
-            case Priority():
-                return await self._prioritise(request, by)
+            case Priority(target=target, priority=priority):
+                found = await self._prioritise(target, lambda _: priority, by)
+                return Prioritised(tasks=len(found))
+            case Nice(target=target, by=more):
+                found = await self._prioritise(target, lambda own: own + more, by)
+                return Niced(tasks=len(found), priorities=tuple(sorted({*found})))
             case Retry():
                 await self._ready(by, STATE)
                 return await self._reruns.retry(request, by, self._end)
@@ -377,21 +383,29 @@ class Commands(Listener):
             raise UsageError(f"no task {name} is under way")
         return scope, "" if scope in {Scope.ALL, Scope.DAY} else name
 
-    # priority, prune
+    # priority, nice, prune
 
-    async def _prioritise(self, order: Priority, by: Requester) -> Prioritised:
-        """Give tasks that have not ended another priority."""
+    async def _prioritise(
+        self, target: str | tuple[str, ...], new: Callable[[int], int], by: Requester
+    ) -> list[int]:
+        """Give tasks that have not ended another priority, made of their own; return what each
+        has now.
+        """
         await self._ready(by)
-        if not -_INT32 <= order.priority < _INT32:
-            raise UsageError("a priority is a whole number of 32 bits; higher goes first")
-        found = targets.find(self._store, order.target)
-        refs = [ref for target in found for ref in target.unfinished()]
-        write = partial(self._store.prioritise, refs, order.priority, check=by.insist)
-        await self._writes.ordered(write)
-        for ref in refs:
-            self._lifecycle.take(inputs.Reprioritised(ref, order.priority))
+        refs = [ref for each in targets.find(self._store, target) for ref in each.unfinished()]
+
+        def fitting(priority: int) -> int:
+            if not -_INT32 <= (found := new(priority)) < _INT32:
+                raise UsageError("a priority is a whole number of 32 bits; higher goes first")
+            return found
+
+        found = await self._writes.ordered(
+            partial(self._store.prioritise, refs, fitting, check=by.insist)
+        )
+        for ref, priority in zip(refs, found, strict=True):
+            self._lifecycle.take(inputs.Reprioritised(ref, priority))
         self._loop.wake()
-        return Prioritised(tasks=len(refs))
+        return found
 
     async def _prune(self, order: Prune, by: Requester) -> Pruned:
         """Drop what batches have left that were published ``older_than_days`` ago, or earlier.
