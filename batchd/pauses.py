@@ -7,10 +7,10 @@ more than most looks do, and an idle one has nothing else to do.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import threading
 from collections.abc import Callable
-from functools import partial
 from typing import TypeVar
 
 #: A power of two beyond a thousand is no float any more,
@@ -43,24 +43,22 @@ T = TypeVar("T")
 
 
 async def aside(work: Callable[[], T], name: str) -> T:
-    """Return what some work returns.
+    """Return what some work returns; the process need not wait for it to end.
 
     Raises what it raises; ``RuntimeError`` too, where no thread is to be had.
     """
     loop = asyncio.get_running_loop()
-    answer: asyncio.Future[T] = loop.create_future()
-
-    def give(settle: Callable[[], None]) -> None:
-        if not answer.done():
-            settle()
+    outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
+    ended = asyncio.Event()
 
     def run() -> None:
         try:
-            settle = partial(answer.set_result, work())
-        except Exception as error:  # noqa: BLE001 (it is raised where the answer is waited for)
-            settle = partial(answer.set_exception, error)
+            outcome.set_result(work())
+        except BaseException as error:  # noqa: BLE001 (a thread's outer edge: it is raised below)
+            outcome.set_exception(error)
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(give, settle)
+            loop.call_soon_threadsafe(ended.set)
 
     threading.Thread(target=run, name=name, daemon=True).start()
-    return await answer
+    await ended.wait()
+    return outcome.result()

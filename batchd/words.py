@@ -1,13 +1,15 @@
-"""How numbers, spans of time and what waits are shown to people."""
+"""How people write and read: names of tasks, numbers, spans of time, and what waits."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
+from batchd.errors import UsageError
 from batchd.log import escape
-from batchd.records import Tally, dollars
+from batchd.records import Cause, Parking, Scope, Tally, dollars
 
 #: What tasks without a tag are shown under.
 NO_TAG = "(none)"
@@ -15,6 +17,10 @@ NO_TAG = "(none)"
 _NAMED = 5
 _UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86400
+#: So many parked tasks of one batch are shown one by one.
+_MAX_NAMED_TASKS = 3
+#: Said of what is out of order while no task needs it.
+_UNUSED = "no task waits for it, and the next one tries it"
 
 
 def counted(count: int, noun: str) -> str:
@@ -29,6 +35,11 @@ def amount(count: int) -> str:
         if count >= size:
             return f"{count / size:.2f}".rstrip("0").rstrip(".") + f" {unit}"
     return f"{count} bytes"
+
+
+def megabytes(count: int) -> str:
+    """Return room on a disk that is given back: ``1.3 MB``, ``12.0 kB``."""
+    return f"{count / 1e6:,.1f} MB" if count >= 1e5 else f"{count / 1e3:,.1f} kB"  # 0.1 MB
 
 
 def on_nodes(nodes: int) -> str:
@@ -173,3 +184,82 @@ def option(scope: str, name: str) -> str:
     options = {"all": "--all", "provider": f"--provider {name}", "model": f"--model {name}"}
     options |= {"batch": name, "task": name}
     return options.get(scope, "")
+
+
+def split_target(target: str) -> tuple[str, str]:
+    """Return the batch and the task of ``BATCH[/TASK]``; the task may be empty."""
+    batch, _, task = target.strip("/").partition("/")
+    if not batch or "/" in task:
+        raise UsageError(f"{escape(target)} is neither BATCH nor BATCH/TASK")
+    return batch, task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standstill:
+    """Something that waits, as it is shown to people."""
+
+    #: Seconds since the epoch.
+    since: float
+    what: str
+    why: str
+    #: How to go on.
+    fix: str
+    #: Whether somebody wanted it so.
+    paused: bool = False
+    #: What `resume` is to be given: a scope, and the name of what waits.
+    scope: str = ""
+    name: str = ""
+
+
+def standstills(parked: Iterable[Parking], idle: Collection[str] = ()) -> Iterator[Standstill]:
+    """Yield what waits, why, and the fix. Many tasks of a batch are shown as one.
+
+    ``idle``: providers and models for which no task waits.
+    """
+    alone: list[Parking] = []
+    of_batches: dict[tuple[str, Cause], list[Parking]] = {}
+    for each in parked:
+        if each.scope is Scope.TASK:
+            of_batches.setdefault((each.name.partition("/")[0], each.cause), []).append(each)
+        else:
+            alone.append(each)
+    for (batch, _), tasks in of_batches.items():
+        if len(tasks) <= _MAX_NAMED_TASKS:
+            alone += tasks
+            continue
+        as_one = replace(tasks[0], scope=Scope.BATCH, name=batch)
+        yield _standstill(as_one, f"{len(tasks):,} tasks of {batch}")
+    for each in alone:
+        found = _standstill(each, named(each.scope, each.name))
+        unused = each.scope.asked and bool(each.cause.reason) and each.name in idle
+        yield replace(found, fix=f"{_UNUSED}; {found.fix}") if unused else found
+
+
+def parked_lines(parked: Iterable[Parking], idle: Collection[str] = ()) -> Iterator[str]:
+    """Yield two lines for each: what waits and why, and the fix. See ``standstills``."""
+    for each in standstills(parked, idle):
+        state = "Paused" if each.paused else "Parked"
+        yield escape(
+            f"{state} since {moment(each.since)}: {each.what}. {each.why}".removesuffix(". ")
+        )
+        yield escape(f"  To go on: {each.fix}")
+
+
+def _standstill(each: Parking, what: str) -> Standstill:
+    paused = each.cause is Cause.PAUSED
+    said = why(each.cause, each.message)
+    resume = f"batchd resume {option(each.scope, each.name)}".rstrip()
+    return Standstill(
+        since=each.since,
+        what=what,
+        why=said.removeprefix(Cause.PAUSED).removeprefix(": ") if paused else said,
+        fix=each.cause.fix(resume, "batchd retry --failed --model PROVIDER/MODEL BATCH"),
+        paused=paused,
+        scope=each.scope,
+        name=each.name,
+    )
+
+
+def why(cause: str, message: str) -> str:
+    """Return a parking's cause, and what was said of it; another version may know other causes."""
+    return f"{cause}: {message}" if message != cause else cause

@@ -22,7 +22,7 @@ from batchd.console import columns_of, hanging
 from batchd.errors import BatchdError, ForbiddenError, UsageError
 from batchd.log import escape
 
-#: Each command with its line in the help.
+#: Each command with its line in the help; empty: it is an order, whose class has it.
 COMMANDS: Mapping[str, str] = {
     "init": "make a spool: configuration, inbox, outbox, and a task file to try it",
     "serve": "watch the inbox and work on what is dropped, until stopped",
@@ -44,28 +44,25 @@ COMMANDS: Mapping[str, str] = {
     "notify": "show who is notified of what, or send a test",
     "schema": "print the JSON Schema of task files, results, summaries, the status file or notifications",
     "completion": "print the shell completion of batchd's commands for bash or zsh",
-    "cancel": "end batches or tasks",
-    "retry": "run batches or tasks again, or only what failed",
-    "pause": "pause a batch, a task, a provider or everything",
-    "resume": "let what waits go on",
-    "priority": "let batches or tasks go before others",
-    "prune": "free the space that finished batches take",
-    "tune": "change the running daemon's configuration",
+    **dict.fromkeys(
+        ("cancel", "retry", "pause", "resume", "priority", "nice", "prune", "tune"), ""
+    ),
     "worker": "work for a daemon on another machine, which starts it",
     "backup": "copy the store, beside a running daemon too",
     "restore": "put a backup in the store's place, and import the results in the outbox",
     "demo": "show the whole way with a stand-in model: no key, no network",
 }
 
-#: The modules that have several commands; each other command has one of its own name.
+#: The modules that have several commands, as ``orders`` has the orders; each other command has one
+#: of its own name.
 _MODULES: Mapping[str, str] = {
-    **dict.fromkeys(("cancel", "retry", "pause", "resume", "priority", "tune"), "orders"),
     **dict.fromkeys(("schema", "completion"), "shipped"),
     **dict.fromkeys(("backup", "restore"), "backups"),
 }
 
-#: For each command's ``--help``: lines that work as they stand, with names of the reader's own.
-EXAMPLES: Mapping[str, tuple[str, ...]] = {
+#: For the ``--help`` of each but the orders: lines that work as they stand, with names of the
+#: reader's own.
+_EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "init": ("batchd init ~/spool",),
     "serve": ("batchd serve", "batchd --config ~/spool/config.toml serve"),
     "run": ("batchd run task.json", "batchd run --first 3 task.json"),
@@ -92,13 +89,6 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "notify": ("batchd notify", "batchd notify --test me"),
     "schema": ("batchd schema task",),
     "completion": ("batchd completion bash",),
-    "cancel": ("batchd cancel evening", "batchd cancel evening/001"),
-    "retry": ("batchd retry --failed evening",),
-    "pause": ("batchd pause evening", "batchd pause --all"),
-    "resume": ("batchd resume --all",),
-    "priority": ("batchd priority evening 10",),
-    "prune": ("batchd prune --older-than 30",),
-    "tune": ("batchd tune budget.per_day_usd=20",),
     "worker": ("batchd worker",),
     "backup": ("batchd backup ~/batchd.backup",),
     "restore": ("batchd restore ~/batchd.backup",),
@@ -163,7 +153,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _module(command: str) -> ModuleType:
     """Return the module of a command, loaded now."""
-    return importlib.import_module(f"batchd.cli.{_MODULES.get(command, command)}")
+    name = _MODULES.get(command, command) if COMMANDS[command] else "orders"
+    return importlib.import_module(f"batchd.cli.{name}")
+
+
+def about(command: str) -> tuple[str, Sequence[str]]:
+    """Return a command's line in the help, and its examples."""
+    if COMMANDS[command]:
+        return COMMANDS[command], _EXAMPLES[command]
+    from batchd.control.orders import ORDERS  # most commands give none
+
+    return ORDERS[command].line(), ORDERS[command].examples
 
 
 def _command(given: Sequence[str]) -> str:
@@ -203,8 +203,12 @@ class _Command(argparse.ArgumentParser):
         return found, unknown
 
 
-def parser(loaded: Container[str] = frozenset(COMMANDS)) -> argparse.ArgumentParser:
-    """Return the parser; of a command that is not ``loaded``, it knows the line of help alone."""
+def parser(
+    loaded: Container[str] = frozenset(COMMANDS), *, listed: bool = True
+) -> argparse.ArgumentParser:
+    """Return the parser; of a command that is not ``loaded``, it knows the line of help alone,
+    and where they are not to be ``listed``, the name.
+    """
     common = _Command(add_help=False)
     common.add_argument(
         "--config",
@@ -218,7 +222,7 @@ def parser(loaded: Container[str] = frozenset(COMMANDS)) -> argparse.ArgumentPar
         prog="batchd",
         description="A print spooler for LLM agents: drop task.json, collect verified results.",
         epilog="Exit codes: 0 all completed, 1 some task did not, 2 wrong use or invalid input, "
-        f"3 not possible here.\n\n{_examples('run', 'demo')}",
+        f"3 not possible here.\n\n{_examples((*_EXAMPLES['run'], *_EXAMPLES['demo']))}",
         formatter_class=_Help,
         parents=[common],
     )
@@ -237,13 +241,14 @@ def parser(loaded: Container[str] = frozenset(COMMANDS)) -> argparse.ArgumentPar
         required=True,
         parser_class=_Command,
     )
-    for name, line in COMMANDS.items():
+    for name in COMMANDS:
+        line, examples = about(name) if listed or name in loaded else (name, ())
         command = commands.add_parser(
             name, help=line, description=f"{line[0].upper()}{line[1:]}.", parents=[common]
         )
         if name in loaded:
             _module(name).arguments(command)
-            command.epilog = "\n\n".join(filter(None, (command.epilog, _examples(name))))
+            command.epilog = "\n\n".join(filter(None, (command.epilog, _examples(examples))))
             command.formatter_class = _Help
     return whole
 
@@ -258,9 +263,8 @@ class _Help(argparse.HelpFormatter):
         return "\n\n".join(kept)
 
 
-def _examples(*commands: str) -> str:
-    """Return a paragraph of some commands' examples."""
-    lines = [line for command in commands for line in EXAMPLES[command]]
+def _examples(lines: Sequence[str]) -> str:
+    """Return a paragraph of examples."""
     head = "Example:" if len(lines) == 1 else "Examples:"
     return "\n".join((head, *(f"  {line}" for line in lines)))
 
@@ -276,7 +280,7 @@ def _enter(directory: str) -> None:
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     # Only what may be called is loaded.
-    known = parser(argv)
+    known = parser(argv, listed=not argv or argv[0] not in COMMANDS)
     if not argv:
         print(_WAY_IN, end="", file=sys.stderr)
         raise SystemExit(2)

@@ -10,7 +10,7 @@ import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from batchd import sandbox
+from batchd import sandbox, words
 from batchd.cli import diff
 from batchd.cli.display import formatting
 from batchd.errors import FolderError, NotPossibleError, SandboxError, UsageError, WorkspaceError
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     with StoreReader(formatting.store_path(Path(settings.paths.state))) as reader:
         wanted = []
         for target in dict.fromkeys(args.target):
-            batch, task = formatting.split_target(target)
+            batch, task = words.split_target(target)
             if not task:
                 raise UsageError(
                     f"{escape(target)} is a batch: name its tasks, as {escape(batch)}/001"

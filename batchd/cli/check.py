@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from batchd import config, control, silent_paths, users
+from batchd.cli import orders
 from batchd.cli.display import formatting
 from batchd.cli.display.formatting import coloured
-from batchd.cli.support import controlling, looks
+from batchd.cli.support import looks
 from batchd.config import own
 from batchd.console import wrapped
 from batchd.control import Check, Checked, CheckLine
@@ -77,13 +78,13 @@ def _lines(settings: config.Config, asked: Check) -> list[CheckLine]:
     if users.barred(state):
         raise users.forbidden("what `batchd check` looks at", state)
     try:
-        answer = control.ask(state, asked, timeout_s=_PATIENCE_S, heed=controlling.heed)
+        answer = control.ask(state, asked, timeout_s=_PATIENCE_S, heed=orders.heed)
     except NoAnswerError as error:
         fix = "its log may say why; `batchd serve` goes on where one that is killed was"
         daemon = [CheckLine("failed", "daemon", str(error), fix)]
     except NoDaemonError as error:
         daemon = [
-            *(CheckLine("failed", "store", refusal) for refusal in controlling.refusals(state)),
+            *(CheckLine("failed", "store", refusal) for refusal in orders.refusals(state)),
             CheckLine(
                 "note", "daemon", str(error), "`batchd serve` starts one; `batchd run` needs none"
             ),

@@ -1,197 +1,83 @@
-"""The orders to a daemon: ``cancel``, ``retry``, ``pause``, ``resume``, ``priority`` and
-``tune``; and what their answers say, here as in `top`.
-
-Each task that is cancelled keeps a result that says so; a retry is a new run with a name of its
-own; what runs and is paused stops at its next durable point.
+"""The commands that give orders: to the daemon, or, where none runs, with its lock and its code,
+here and now. What each takes and says stands with its class in ``control/orders.py``.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from batchd import gone, words
+from batchd import __version__, config, control, log, words
 from batchd.cli.display import formatting
-from batchd.cli.support import controlling
-from batchd.control import (
-    Cancel,
-    Cancelled,
-    Pause,
-    Paused,
-    Priority,
-    Resume,
-    ResumedScope,
-    Retried,
-    Retry,
-    Tune,
+from batchd.control import Order, Pause, Prune, Retry
+from batchd.control.orders import ORDERS
+from batchd.control.requests import A
+from batchd.errors import (
+    BatchdError,
+    ConfigError,
+    NoAnswerError,
+    NoDaemonError,
+    SpoolLockedError,
+    StoreError,
+    UsageError,
 )
-from batchd.errors import BatchdError, UsageError
 from batchd.log import escape
-from batchd.records import Cause, Parking, Ref, Scope, TaskStatus
+from batchd.records import Ref, TargetCounts
 
-#: What to do where no daemon runs that could be tuned.
-_NO_TUNING = "`tune` changes a running daemon; for the next one, edit config.toml"
+#: How long a daemon may take to start, or to stop, before that is reported to the user who waits.
+_CHANGING_S = 15.0
+_AGAIN_S = 0.1
+_DAY_S = 86400.0
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the one that the parser is for."""
-    match command := parser.prog.rpartition(" ")[2]:
-        case "cancel":
-            parser.epilog = (
-                "Tasks that have ended stay as they are, and are named. Exit code 0: something is "
-                "cancelled now, or everything was cancelled before."
-            )
-            _targets(parser)
-            parser.add_argument(
-                "-m", "--message", default="", help="the reason, which the results show"
-            )
-        case "retry":
-            _targets(parser)
-            parser.add_argument(
-                "--failed",
-                action="store_true",
-                help="only tasks that did not complete, and tasks that come after them",
-            )
-            parser.add_argument(
-                "--yes", action="store_true", help="do not ask about tasks that have completed"
-            )
-            parser.add_argument(
-                "--model",
-                metavar="PROVIDER/MODEL",
-                help="use this model instead; tasks that wait for a model that is gone are cancelled and run again too",
-            )
-        case "pause" | "resume":
-            which = parser.add_mutually_exclusive_group()
-            which.add_argument("target", nargs="?", metavar="BATCH[/TASK]")
-            which.add_argument("--all", action="store_true", help="everything")
-            which.add_argument(
-                "--provider", metavar="NAME", help="what needs this provider's models"
-            )
-            which.add_argument("--model", metavar="PROVIDER/MODEL", help="what needs this model")
-            if command == "pause":
-                parser.add_argument(
-                    "-m", "--message", default="", help="the reason, which `status` shows"
-                )
-            else:
-                parser.epilog = (
-                    "Without arguments, everything that is parked goes on, except tasks that are "
-                    "uncertain after `batchd restore`: name those. batchd tries a provider or "
-                    "model that failed with one call first, and reads its key again; if that call "
-                    "fails, it stays parked."
-                )
-            controlling.as_json(parser)
-        case "priority":
-            _targets(parser)
-            # After the targets: argparse would take "-5" for an option otherwise.
-            parser.add_argument(
-                "priority", type=int, metavar="N", help="higher numbers go first; the default is 0"
-            )
-        case "tune":
-            parser.epilog = (
-                "Example: `batchd tune pool.processes=8 budget.per_day_usd=20`. Changes outlast "
-                "SIGHUP, and end with the daemon or with `tune --reset`. Without arguments, tune "
-                "shows what is changed."
-            )
-            parser.add_argument("change", nargs="*", metavar="SECTION.KEY=VALUE")
-            parser.add_argument(
-                "--reset", action="store_true", help="first undo all earlier changes"
-            )
-            controlling.as_json(parser)
+    order = ORDERS[parser.prog.rpartition(" ")[2]]
+    parser.epilog = order.epilog
+    if targets := "target" in order.__struct_fields__:
+        as_json(parser)
+    order.arguments(parser)
+    if not targets:
+        as_json(parser)
 
 
-def _targets(parser: argparse.ArgumentParser) -> None:
-    """Declare which batches and tasks an order is about."""
-    parser.add_argument("target", nargs="+", metavar="BATCH[/TASK]")
-    controlling.as_json(parser)
+def as_json(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--json``."""
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
 def run(args: argparse.Namespace) -> int:
     """Give the order, and print what its answer says."""
-    file, json = args.config, args.json
-    match args.command:
-        case "cancel":
-            given = _checked(args.target)
-            ended = controlling.ask(file, Cancel(target=given, message=args.message))
-            return controlling.show(ended, cancelled(given, ended), json=json)
-        case "retry":
-            return _retry(args, _checked(args.target))
-        case "pause":
-            scope, name = _scope(args)
-            if scope is None:
-                raise UsageError(
-                    "name one: BATCH, BATCH/TASK, --provider NAME, --model PROVIDER/MODEL, or --all"
-                )
-            held = controlling.ask(file, Pause(scope=scope, name=name, message=args.message))
-            return controlling.show(held, paused(scope, name, held), json=json)
-        case "resume":
-            scope, name = _scope(args)
-            freed = controlling.ask(file, Resume(scope=scope, name=name))
-            return controlling.show(freed, [*resumed(scope, name, freed)], json=json)
-        case "priority":
-            given = _checked(args.target)
-            ordered = controlling.ask(file, Priority(target=given, priority=args.priority))
-            count = words.counted(ordered.tasks, "task")
-            line = f"{words.listed(given)}: {count} with priority {args.priority}"
-            return controlling.show(ordered, [line], json=json)
-        case _:
-            changes: dict[str, str] = {}
-            for change in args.change:
-                key, equals, value = change.partition("=")
-                if not equals or not key.strip():
-                    raise UsageError(f"{escape(change)} is not SECTION.KEY=VALUE")
-                changes[key.strip()] = value
-            tuned = controlling.running(file, Tune(changes=changes, reset=args.reset), _NO_TUNING)
-            lines = [f"{key} = {value}" for key, value in tuned.overrides.items()]
-            lines = lines or ["Nothing is changed: the daemon works as config.toml says."]
-            return controlling.show(tuned, lines, json=json)
-
-
-def _checked(given: Sequence[str]) -> tuple[str, ...]:
-    """Return the targets, each checked to be one. Raises ``UsageError``."""
-    return tuple("/".join(filter(None, formatting.split_target(target))) for target in given)
-
-
-def _scope(args: argparse.Namespace) -> tuple[Scope | None, str]:
-    """Return the scope and the name that are meant; None, and an empty name, where none is."""
-    if args.all:
-        return Scope.ALL, ""
-    if args.provider is not None:
-        return Scope.PROVIDER, args.provider
-    if args.model is not None:
-        return Scope.MODEL, args.model
-    if args.target is None:
-        return None, ""
-    batch, task = formatting.split_target(args.target)
-    return (Scope.TASK, f"{batch}/{task}") if task else (Scope.BATCH, batch)
-
-
-def _retry(args: argparse.Namespace, given: Sequence[str]) -> int:
-    from batchd.observe.snapshot import Unseen, ask  # no other order asks the store
-    from batchd.spool.ulid import ulid
-
-    if args.model == "":
-        # As of a variable that is not set: with the tasks' own models it would be another order.
-        raise UsageError("--model is empty: give PROVIDER/MODEL, as in openai/gpt-6-luna")
-    if not (args.failed or args.yes or args.json or _wanted(args.config, given)):
+    order = ORDERS[args.command].given(args)
+    if isinstance(order, Prune) and not args.yes:
+        return _show_prunable(order, formatting.state_directory(args.config), as_json=args.json)
+    if isinstance(order, Retry) and not (
+        order.failed or args.yes or args.json or _wanted(args.config, order)
+    ):
         formatting.complain("nothing runs again; --failed runs only what did not complete")
         return 2
-    # The mark makes sure that an order whose answer is lost, and which is given again, is one.
-    answer = controlling.ask(
-        args.config,
-        Retry(target=tuple(given), failed=args.failed, model=args.model or "", claim=ulid()),
-    )
-    code = controlling.show(answer, retried(answer), json=args.json)
-    if answer.runs and not args.json:
-        state = formatting.state_directory(args.config)
-        if ask(state) is Unseen.ABSENT:
+    answer = ask(args.config, order)
+    if args.json:
+        formatting.print_json(control.fields(answer))
+    else:
+        formatting.say(*order.say(answer))
+    if isinstance(order, Prune):
+        for problem in answer.problems:
+            print(f"batchd: {escape(problem)}", file=sys.stderr)
+        return 1 if answer.problems else 0
+    if isinstance(order, Retry) and answer.runs and not args.json:
+        from batchd.observe.snapshot import Unseen, ask as look  # no other order asks the store
+
+        if look(formatting.state_directory(args.config)) is Unseen.ABSENT:
             formatting.complain("No daemon runs; they wait until `batchd serve` starts.")
-    return code
+    return 0
 
 
-def _wanted(file: Path | None, targets: Sequence[str]) -> bool:
+def _wanted(file: Path | None, order: Retry) -> bool:
     """Return whether what has completed is to run, and be paid, again:
     on a terminal that is asked.
     """
@@ -199,97 +85,165 @@ def _wanted(file: Path | None, targets: Sequence[str]) -> bool:
 
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return True
-    count = 0
     try:
         with StoreReader(formatting.store_path(formatting.state_directory(file))) as reader:
-            for batch, task in map(formatting.split_target, targets):
-                if task:
-                    count += reader.task(Ref(batch, task)).status is TaskStatus.COMPLETED
-                else:
-                    count += reader.batch(batch).completed
+            targets = map(words.split_target, order.target)
+            counts = [
+                (reader.task(Ref(batch, task)) if task else reader.batch(batch)).counts
+                for batch, task in targets
+            ]
+            asked, paid = order.question(TargetCounts(*map(sum, zip(*counts, strict=True))))
     except BatchdError:
         return True  # the order itself says what is wrong
-    if not count:
-        return True
-    done = f"{words.counted(count, 'task')} completed before"
-    again = "it" if count == 1 else "them"
-    question = f"{done}. Running {again} again costs money again. Run all? [y/N] "
     try:
-        return input(question).strip().lower() in {"y", "yes"}
+        return not paid or input(f"{paid} {asked} [y/N] ").strip().lower() in {"y", "yes"}
     except EOFError:
         return False
 
 
-def cancelled(given: Sequence[str], answer: Cancelled) -> list[str]:
-    """Return how many tasks were ended, and how what had ended before did so."""
-    before = {each.target for each in answer.ended}
-    names = [name for name in given if name not in before]
-    count = words.counted(answer.cancelled, "task")
-    lines = [f"{words.listed(names)}: {count} cancelled"] if names else []
-    for ended in answer.ended:
-        if not ended.counts:
-            lines.append(f"{ended.target} was refused when it came: it has no tasks")
-        elif "/" in ended.target:
-            lines.append(f"{ended.target} has ended already, as {' '.join(ended.counts)}")
-        else:
-            counts = ", ".join(f"{count:,} {status}" for status, count in ended.counts.items())
-            lines.append(f"{ended.target} has ended already: {counts}")
-    return lines
+def _show_prunable(order: Prune, state: Path, *, as_json: bool) -> int:
+    """Print the batches of which something would go."""
+    from batchd.spool.removal import PublishedFolder
+    from batchd.store import lookups
+    from batchd.store.reader import StoreReader
 
-
-def retried(answer: Retried) -> list[str]:
-    """Return the names of the new runs."""
-    return [
-        f"{run.batch}: {words.counted(run.tasks, 'task')} of {run.retry_of} queued again"
-        for run in answer.runs
-    ] + [
-        f"without {key}, which is gone: {gone.TASK_KEYS.get(key, '')}"
-        for key in answer.dropped or ()
+    fields: list[dict[str, Any]] = []
+    if (store := formatting.store_path(state)).exists():
+        with StoreReader(store) as reader:
+            rows = reader.read(lookups.prunable, time.time() - order.older_than_days * _DAY_S)
+        for row in rows:
+            folder = PublishedFolder(row.batch.outbox, row.batch.name)
+            size = folder.size() if order.outbox else None
+            if row.stored or size is not None:
+                of_folder = {"folder": row.batch.folder, "folder_bytes": size or 0}
+                fields.append(
+                    {
+                        "batch": row.batch.name,
+                        "tasks": row.tasks,
+                        "published_at": row.published_at,
+                        "bytes": row.bytes,
+                        **(of_folder if order.outbox else {}),
+                    }
+                )
+    if as_json:
+        formatting.print_json({"dry_run": True, "batches": fields})
+        return 0
+    if not fields:
+        print("Nothing to prune.")
+        return 0
+    cells = [
+        (
+            f["batch"],
+            f"{f['tasks']:,}",
+            words.moment(f["published_at"]),
+            words.megabytes(f["bytes"]),
+            *([words.megabytes(f["folder_bytes"])] if order.outbox else []),
+        )
+        for f in fields
     ]
+    heads = ("BATCH", "TASKS", "FINISHED", "JOURNAL", *(["FOLDER"] if order.outbox else []))
+    right = ("TASKS", "JOURNAL", "FOLDER")
+    print(*formatting.table(heads, cells, right=right, flexible="BATCH"), sep="\n")
+    print("Nothing is done yet; add --yes to do it.")
+    return 0
 
 
-def paused(scope: Scope, name: str, answer: Paused) -> list[str]:
-    """Return how many tasks wait now, and how to go on."""
-    judged = answer.judged
-    only = f"; {judged:,} of them need it only as a judge, and work until then" if judged else ""
-    return [
-        f"{words.named(scope, name)} is paused: {words.counted(answer.parked, 'task')}{only}",
-        f"To go on: batchd resume {words.option(scope, name)}",
-    ]
+def ask(file: Path | None, order: Order[A]) -> A:
+    """Give an order, and return the answer: what it says is durable.
+
+    ``file``: the configuration that was named, if any. Raises ``UsageError`` and the like where the
+    order is refused, ``SpoolLockedError`` where somebody has the spool and does not answer.
+    """
+    state = formatting.state_directory(file)
+    deadline = time.monotonic() + _CHANGING_S
+    while True:
+        try:
+            return control.ask(
+                state,
+                order,
+                timeout_s=control.PATIENCE_S,
+                heed=heed,
+                waiting=lambda: formatting.complain(
+                    "batchd: the order is not carried out yet: `batchd status` says what the daemon "
+                    "waits for; Ctrl-C gives it up"
+                ),
+            )
+        except NoAnswerError:
+            raise
+        except KeyboardInterrupt:
+            formatting.complain(
+                "you gave the order up: what was not durable by then is not carried out; see `batchd status`"
+            )
+            raise
+        except NoDaemonError as error:
+            if order.needs_daemon:
+                raise NoDaemonError(f"{error}: {order.needs_daemon}") from None
+        try:
+            return _here(file, state, order)
+        except SpoolLockedError as error:
+            # A daemon that starts or stops just now, or another command like this one.
+            if time.monotonic() > deadline:
+                raise SpoolLockedError(f"{error}, which does not answer; try again") from None
+        time.sleep(_AGAIN_S)
 
 
-def resumed(scope: Scope | None, name: str, answer: ResumedScope) -> Iterator[str]:
-    """Yield what goes on, what must answer first, and what is still held."""
+def heed(version: str) -> None:
+    """Say where the daemon that answered is of another version:
+    what it refuses, it may not know yet.
+    """
+    if version != __version__:
+        from batchd.observe import standstill
+
+        formatting.complain(standstill.differs(version))
+
+
+def _here(file: Path | None, state: Path, order: Order[A]) -> A:
+    try:
+        settings = config.load(file)  # all of it is needed where no daemon has one
+    except ConfigError:
+        raise NoDaemonError(
+            f"no daemon runs on {state}; without one, the configuration must be fixed first"
+        ) from None
+    from batchd import visible
+    from batchd.daemon import Daemon  # loads everything; a running daemon has done so
     from batchd.observe import standstill
 
-    what, trying, held = words.named(scope or "", name), answer.trying, answer.held
-    everything = scope in {None, Scope.ALL}
-    if not answer.resumed and not (everything and held):
-        yield "nothing was parked" if everything else f"{what}: nothing was parked"
-    elif answer.resumed > len(trying):
-        freed = everything or not held
-        yield f"{what} goes on" if freed else f"{what} itself is no longer parked"
-    for each in trying:
-        asked = words.named(Scope.of(each), each)
-        yield f"{asked} is tried with one call first; once it answers, its tasks go on"
-    if held:
-        yield "Still parked:" if everything else "It still waits:"
-        known = []
-        for other in held:
-            with contextlib.suppress(ValueError):  # this version may not know it
-                known.append(
-                    Parking(
-                        scope=Scope(other.scope),
-                        name=other.name,
-                        cause=Cause(other.cause),
-                        message=other.message,
-                        since=other.since,
-                        tried_s=other.tried_s,
-                    )
-                )
-        yield from standstill.lines(known)
-        # Another version may know others, and how they end.
-        for other in held:
-            if other.scope not in {*Scope} or other.cause not in {*Cause}:
-                why = standstill.why(other.cause, other.message)
-                yield escape(f"Parked: {other.scope} {other.name}".rstrip() + f". {why}")
+    visible.refuse(settings)
+    if not isinstance(order, Pause) and not formatting.store_path(state).exists():
+        # Nothing is made in a folder where batchd has never been: it may be the wrong one.
+        raise UsageError(f"no batch has ever been taken up on {state}; is it the right one?")
+    import asyncio
+
+    from batchd.report.report_process import ReportMaker
+
+    known = settings.log
+    # The order's lines go to the daemon's file; the user who gave it has the answer.
+    log.configure(known.level, known.format, known.file, silent=True)
+    daemon = Daemon(settings, watch=False, work=False, finishers=[ReportMaker()])
+    answer = asyncio.run(daemon.command(order))
+    for trouble in daemon.left:
+        print(*standstill.trouble_lines(trouble), sep="\n", file=sys.stderr)
+    return answer
+
+
+def refusals(state: Path) -> Iterator[str]:
+    """Yield why, each with what to do. No daemon may be running there."""
+    import sqlite3  # orders need none of this
+
+    from batchd.spool import home
+    from batchd.store import witness
+    from batchd.store.database_file import reading
+
+    if not state.is_dir():
+        return
+    if problem := home.away(state):
+        yield problem
+    path = formatting.store_path(state)
+    try:
+        witness.check_there(path)
+        if path.exists() and path.stat().st_size:
+            witness.check(path, reading(path))
+    except StoreError as error:
+        yield str(error)
+    except (sqlite3.Error, OSError):
+        return  # the command that opens it says what is wrong with it

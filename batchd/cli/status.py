@@ -17,8 +17,8 @@ from typing import Any
 from msgspec import structs, to_builtins
 
 from batchd import config, silent_paths, users, words
+from batchd.cli import orders
 from batchd.cli.display import formatting, status_text
-from batchd.cli.support import controlling
 from batchd.cli.support.member_reader import MemberReader, fresh
 from batchd.config import trust
 from batchd.control import DaemonStatus, OpenTrouble, fields
@@ -55,9 +55,9 @@ def run(args: argparse.Namespace) -> int:
     daemon = ask(state)
     if isinstance(daemon, DaemonStatus):
         formatting.complain(standstill.differs(daemon.version))
-    batch, task = formatting.split_target(args.target) if args.target else ("", "")
+    batch, task = words.split_target(args.target) if args.target else ("", "")
     if daemon is Unseen.ABSENT and not args.json:
-        for refusal in controlling.refusals(state):
+        for refusal in orders.refusals(state):
             formatting.complain(f"A daemon would not start here: {refusal}.")
     taken = isinstance(daemon, DaemonStatus) and daemon.watching
     quiet = bool(batch) or args.json or taken
@@ -109,7 +109,7 @@ def _dropped(inbox: str) -> Iterator[str]:
 
 def _as_member(state: Path, args: argparse.Namespace) -> int:
     """Show what the outbox says: the store is another user's."""
-    batch, task = formatting.split_target(args.target) if args.target else ("", "")
+    batch, task = words.split_target(args.target) if args.target else ("", "")
     if task:
         raise users.forbidden(f"what task {escape(args.target)} does", state)
     reader = MemberReader(Path(config.load_paths(args.config).outbox), state)
@@ -177,7 +177,7 @@ def _overview(
         for warned in daemon.retiring:
             formatting.say(*standstill.retiring(warned))
         formatting.say(*_crowded(daemon))
-    formatting.say(*_fetching(daemon), *standstill.lines(parked, idle))
+    formatting.say(*_fetching(daemon), *words.parked_lines(parked, idle))
     if rows:
         print(*status_text.batches(rows, prompts), sep="\n")
     return 0
@@ -269,7 +269,7 @@ def _batch(reader: StoreReader, name: str, daemon: DaemonStatus | Unseen, *, as_
         formatting.say(f"A retry of {row.batch.retry_of}.")
     if (used := row.tally).calls:
         formatting.say(f"Prompt cache: {words.from_cache(used.cache_share, used.cache_saved)}.")
-    formatting.say(*_fetching(daemon, name), *standstill.lines(parked))
+    formatting.say(*_fetching(daemon, name), *words.parked_lines(parked))
     formatting.say(*(f"  {problem}" for problem in row.problems))
     if tasks:
         print(
@@ -315,7 +315,7 @@ def _task(reader: StoreReader, ref: Ref, daemon: DaemonStatus | Unseen, *, as_js
     if row.status is TaskStatus.QUEUED:
         formatting.say(*_fetching(daemon, ref.batch))
     if not row.status.final:
-        formatting.say(*standstill.lines(waiting.parkings(row)))
+        formatting.say(*words.parked_lines(waiting.parkings(row)))
     formatting.say(*status_text.caution_lines(found))
     return 0
 

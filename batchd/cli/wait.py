@@ -7,9 +7,9 @@ import sys
 from functools import partial
 
 from batchd import words
+from batchd.cli import orders
 from batchd.cli.display import formatting, progress, summary_text
 from batchd.cli.submit import follow, takes
-from batchd.cli.support import controlling
 from batchd.errors import NoDaemonError, UsageError
 from batchd.log import escape
 from batchd.observe.snapshot import Unseen, ask
@@ -19,14 +19,14 @@ from batchd.store.reader import StoreReader
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("batch", nargs="+", metavar="BATCH")
-    controlling.as_json(parser)
+    orders.as_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Show progress until all have ended, then the summaries."""
     names: list[str] = []
     for target in args.batch:
-        batch, task = formatting.split_target(target)
+        batch, task = words.split_target(target)
         if task:
             raise UsageError(
                 f"{escape(target)} is a task; wait for its batch: batchd wait {escape(batch)}"

@@ -3,28 +3,26 @@
 A request is ``{"verb": "status", …fields}``, its answer ``{"ok": true, …fields}`` or
 ``{"ok": false, "error": "…", "exit_code": 2}``; both name the daemon's version as ``batchd``. A
 request's ``via`` says for whom its process asks, where that is somebody else: a browser, say.
-``requests``, ``status`` and ``check`` have their fields, ``coding`` their JSON. What is exported
+``orders`` has what people order, ``status`` and ``requests`` what else is asked. What is exported
 is what who asks needs, and light to import: ``socket_server`` is the daemon's half.
 """
 
 from __future__ import annotations
 
-from batchd.control.check import (
-    Check as Check,
-    Checked as Checked,
-    CheckLine as CheckLine,
-    LineVerdict as LineVerdict,
+from batchd.control.client import (
+    PATIENCE_S as PATIENCE_S,
+    Connection as Connection,
+    ask as ask,
+    give as give,
+    request as request,
 )
-from batchd.control.client import Connection as Connection, ask as ask, request as request
-from batchd.control.coding import fields as fields
-from batchd.control.requests import (
+from batchd.control.orders import (
     Cancel as Cancel,
     Cancelled as Cancelled,
-    ControlRequest as ControlRequest,
-    Detach as Detach,
-    Detached as Detached,
     EndedBefore as EndedBefore,
     NewRun as NewRun,
+    Nice as Nice,
+    Niced as Niced,
     Pause as Pause,
     Paused as Paused,
     Prioritised as Prioritised,
@@ -35,15 +33,26 @@ from batchd.control.requests import (
     ResumedScope as ResumedScope,
     Retried as Retried,
     Retry as Retry,
-    ShownParking as ShownParking,
-    Submit as Submit,
-    Submitted as Submitted,
     Tune as Tune,
     Tuned as Tuned,
+)
+from batchd.control.requests import (
+    Check as Check,
+    Checked as Checked,
+    CheckLine as CheckLine,
+    ControlRequest as ControlRequest,
+    Detach as Detach,
+    Detached as Detached,
+    LineVerdict as LineVerdict,
+    Order as Order,
+    Submit as Submit,
+    Submitted as Submitted,
+    fields as fields,
 )
 from batchd.control.status import (
     DaemonStatus as DaemonStatus,
     ModelWarning as ModelWarning,
     OpenTrouble as OpenTrouble,
+    ShownParking as ShownParking,
     Status as Status,
 )

@@ -1,21 +1,24 @@
-"""The client's half of the control socket: synchronous, and light to import."""
+"""The client's half of the control socket: its address, however long its path is, and what is sent
+there: synchronous, and light to import.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import select
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import msgspec
 
 from batchd import __version__
-from batchd.control import coding
-from batchd.control.place import address
-from batchd.control.requests import A, ControlRequest
+from batchd.control import requests
+from batchd.control.requests import A, ControlRequest, Order
 from batchd.errors import (
     BatchdError,
     NoAnswerError,
@@ -24,10 +27,34 @@ from batchd.errors import (
     UsageError,
 )
 
+#: The socket's file in the state directory.
+NAME = "control.sock"
+#: What a socket's address holds, with the zero at its end.
+_ADDRESS_BYTES = 108
 _TIMEOUT_S = 30.0
 _AGAIN_S = 0.02
+#: What the daemon gets for an order: ten thousand tasks take their time.
+PATIENCE_S = 600.0
 #: When somebody who waits for an answer wants to know what for.
 _WONDER_S = 2.0
+
+
+@contextlib.contextmanager
+def address(state: Path) -> Iterator[str]:
+    """Give a path to the socket, its own if that is short:
+    108 bytes are all that a socket's address holds.
+
+    By its own path a search for sockets below some folder sees at once that it lies elsewhere.
+    """
+    plain = str(state / NAME)
+    if state.is_absolute() and len(os.fsencode(plain)) < _ADDRESS_BYTES:
+        yield plain
+        return
+    directory = os.open(state, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{directory}/{NAME}"
+    finally:
+        os.close(directory)
 
 
 def ask(
@@ -47,18 +74,34 @@ def ask(
 
     Raises ``BatchdError`` also for an answer that is none: another version's.
     """
-    verb, fields = coding.verb(type(message)), coding.fields(message)
+    verb, fields = message.verb(), requests.fields(message)
     if via:
         fields["via"] = via
     given = request(state, verb, timeout_s=timeout_s, heed=heed, waiting=waiting, **fields)
     return _understood(state, message, given)
 
 
+def give(state: Path, order: Order[A], *, via: str = "") -> A:
+    """Give an order to the daemon of a state directory, and to nobody else; return its answer.
+
+    ``via``: as for ``ask``. Raises ``BatchdError``.
+    """
+    try:
+        return ask(state, order, timeout_s=PATIENCE_S, via=via)
+    except NoAnswerError:
+        raise
+    except NoDaemonError:
+        said = f"no daemon runs here: `batchd {order.command()}` does it without one"
+        raise NoDaemonError(said) from None
+    except OSError as error:
+        raise NoDaemonError(f"the daemon cannot be asked: {error.strerror}") from None
+
+
 def _understood(state: Path, message: ControlRequest[A], given: Mapping[str, Any]) -> A:
     try:
-        return coding.answer(message, given)
+        return requests.answer(message, given)
     except msgspec.ValidationError as error:
-        verb = coding.verb(type(message))
+        verb = message.verb()
         raise BatchdError(
             f"batchd {__version__} does not understand what the daemon on {state} answers to "
             f"{verb} ({error}): use the program of its version, or restart the daemon"
@@ -79,12 +122,13 @@ class Connection:
         try:
             with address(state) as where:
                 _connect(self._socket, where, timeout_s)
-        except (FileNotFoundError, ConnectionError):
+        except OSError as error:
             self._socket.close()
-            raise NoDaemonError(f"no daemon runs on {state}") from None
-        except TimeoutError:
-            self._socket.close()
-            raise NoAnswerError(f"the daemon on {state} does not answer") from None
+            if isinstance(error, FileNotFoundError | NotADirectoryError | ConnectionError):
+                raise NoDaemonError(f"no daemon runs on {state}") from None
+            if isinstance(error, TimeoutError):
+                raise NoAnswerError(f"the daemon on {state} does not answer") from None
+            raise
         self._answers = self._socket.makefile("rb")
 
     def __enter__(self) -> Self:
@@ -99,18 +143,30 @@ class Connection:
 
         Raises as the function ``ask`` does. ``timeout_s`` None: wait as long as it takes.
         """
+        fields = {"verb": message.verb(), **requests.fields(message)}
+        return _understood(self._state, message, _agreed(self.exchange(fields, timeout_s)))
+
+    def exchange(
+        self,
+        fields: Mapping[str, Any],
+        timeout_s: float | None,
+        waiting: Callable[[], None] | None = None,
+    ) -> dict[str, Any]:
+        """Send a request's fields, and return those of its answer. See ``request``."""
         self._socket.settimeout(timeout_s)
-        fields = {"verb": coding.verb(type(message)), **coding.fields(message)}
         try:
             self._socket.sendall(json.dumps(fields).encode() + b"\n")
+            if waiting and not _readable(self._socket):
+                waiting()
             answer = self._answers.readline()
         except TimeoutError:
             raise NoAnswerError(f"the daemon on {self._state} does not answer") from None
-        except OSError:
+        except ConnectionError:
             answer = b""
         if not answer.endswith(b"\n"):
             raise NoDaemonError(f"the daemon on {self._state} has ended")
-        return _understood(self._state, message, _agreed(json.loads(answer)))
+        value: dict[str, Any] = json.loads(answer)
+        return value
 
 
 def request(
@@ -132,18 +188,13 @@ def request(
     ``timeout_s``; where it refuses, ``UsageError``, or ``NotPossibleError``, or ``BatchdError``;
     ``ForbiddenError`` for another user than the daemon's.
     """
-    line = json.dumps({"verb": verb, **arguments}).encode() + b"\n"
     try:
-        try:
-            answer = _exchange(state, line, timeout_s, waiting)
-        except PermissionError:
-            from batchd import users  # most who ask are the daemon's user
+        with Connection(state, timeout_s) as connection:
+            answer = connection.exchange({"verb": verb, **arguments}, timeout_s, waiting)
+    except PermissionError:
+        from batchd import users  # most who ask are the daemon's user
 
-            raise users.forbidden(verb, state) from None
-    except (FileNotFoundError, NotADirectoryError, ConnectionError):
-        raise NoDaemonError(f"no daemon runs on {state}") from None
-    except TimeoutError:
-        raise NoAnswerError(f"the daemon on {state} does not answer") from None
+        raise users.forbidden(verb, state) from None
     if heed:
         heed(answer.get("batchd", ""))
     return _agreed(answer)
@@ -159,27 +210,6 @@ def _agreed(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 _REFUSALS: Mapping[int, type[BatchdError]] = {2: UsageError, 3: NotPossibleError}
-
-
-def _exchange(
-    folder: Path,
-    line: bytes,
-    timeout_s: float,
-    waiting: Callable[[], None] | None,
-) -> dict[str, Any]:
-    """Send a line to the socket in a folder, and return the answer."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock, address(folder) as where:
-        sock.settimeout(timeout_s)
-        _connect(sock, where, timeout_s)
-        sock.sendall(line)
-        if waiting and not _readable(sock):
-            waiting()
-        with sock.makefile("rb") as stream:
-            answer = stream.readline()
-    if not answer.endswith(b"\n"):
-        raise ConnectionResetError
-    value: dict[str, Any] = json.loads(answer)
-    return value
 
 
 def _readable(sock: socket.socket) -> bool:

@@ -1,142 +1,194 @@
-"""Requests and answers of the control socket: a class pair for each command, both named after it.
+"""Requests over the control socket, what all orders have, and the JSON; of single ones, here are
+those that no person types as an order.
 
 The fields are those of the JSON, in its order. They only grow: another version leaves some out, or
-says more. Structs, for they are made fifty times as fast as data classes,
-and every command loads them.
+says more. Empty text and null stand for what is not given, and unknown fields for nothing, so
+versions understand each other. Structs, for they are made fifty times as fast as data classes, and
+every command loads them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Generic, Self, TypeAlias, TypeVar
+import argparse
+import json
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    Self,
+    TypeAlias,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgspec
 
-from batchd.records import Parking, Scope
+from batchd import decoders
+from batchd.errors import UsageError
+from batchd.records import TargetCounts
 
 A = TypeVar("A")
 
-#: ``BATCH`` or ``BATCH/TASK``, one or several.
-Target: TypeAlias = str | tuple[str, ...]
+#: Characters of a wrong value that are shown.
+_SHOWN = 60
+#: How msgspec says which field is wrong, or missing.
+_FIELD = re.compile(r"`(?:\$\.)?(\w+)[^`]*`$")
+
+
+class Field:
+    """What a field of a request is to be, and which argument of a command line it is, if any."""
+
+    def __init__(self, wanted: str, *flags: str, secret: bool = False, **options: Any) -> None:
+        """``wanted``: for the message about something else. ``flags``: an option's, or the name of
+        what stands alone; ``options``: more of what ``add_argument`` takes. ``secret``: it may hold
+        some, and is not shown.
+        """
+        self.wanted = wanted
+        self.flags = flags
+        self.secret = secret
+        self.options = options
 
 
 class ControlRequest(msgspec.Struct, Generic[A], frozen=True):
     """A request; ``A`` is the class of its answer."""
 
-
-# cancel
-
-
-class EndedBefore(msgspec.Struct, frozen=True, kw_only=True):
-    """A target that had nothing left to end when the order came."""
-
-    #: ``BATCH`` or ``BATCH/TASK``.
-    target: str
-    #: How many of its tasks ended in each final status; none: the file was refused.
-    counts: Mapping[str, int]
-
-
-class Cancelled(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to ``Cancel``: the ends are durable."""
-
-    #: Tasks; those left out ended by themselves before the order reached them.
-    cancelled: int
-    ended: tuple[EndedBefore, ...] = ()
-
-
-class Cancel(ControlRequest[Cancelled], frozen=True, kw_only=True):
-    """End batches or tasks."""
-
-    target: Target
-    #: Why; stands in the results.
-    message: str = ""
-
-
-# pause, resume
-
-
-class ShownParking(msgspec.Struct, frozen=True, kw_only=True):
-    """A ``Parking`` as it is shown: another version may know other scopes and causes."""
-
-    scope: str
-    name: str = ""
-    cause: str
-    message: str = ""
-    #: Seconds since the epoch.
-    since: float
-    #: Seconds.
-    tried_s: float = 0.0
+    @classmethod
+    def verb(cls) -> str:
+        """Return what it is called: as its class, and its command."""
+        return cls.__name__.lower()
 
     @classmethod
-    def of(cls, parking: Parking) -> Self:
-        """Return a parking as it is shown."""
-        return cls(
-            scope=parking.scope,
-            name=parking.name,
-            cause=parking.cause,
-            message=parking.message,
-            since=parking.since,
-            tried_s=parking.tried_s,
-        )
+    def described(cls) -> Iterator[tuple[str, Field]]:
+        """Yield what there is to say of its fields, in their order; a class variable that is said
+        something of is an argument of the command alone.
+        """
+        for name, hint in get_type_hints(cls, include_extras=True).items():
+            said = get_args(hint)[0] if get_origin(hint) is ClassVar else hint
+            yield from ((name, each) for each in get_args(said) if isinstance(each, Field))
 
 
-class Paused(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to ``Pause``: nothing of the scope starts any more."""
+class Order(ControlRequest[A], frozen=True):
+    """A request that people give: by a command, a button of the page, a key of `top`."""
 
-    #: Tasks that wait now, or will at their next durable point.
-    parked: int
-    #: Of these, those that work until they are judged: only their judge is paused.
-    judged: int = 0
+    #: What stands below its help: how it is meant, and lines that work as they stand.
+    epilog: ClassVar[str] = ""
+    examples: ClassVar[tuple[str, ...]]
+    #: What to do instead where no daemon runs; empty: it is carried out without one.
+    needs_daemon: ClassVar[str] = ""
+
+    @classmethod
+    def line(cls) -> str:
+        """Return its line in the help."""
+        said = (cls.__doc__ or cls.verb()).partition("\n")[0]
+        return said[0].lower() + said[1:].removesuffix(".")
+
+    @classmethod
+    def arguments(cls, parser: argparse.ArgumentParser) -> None:
+        """Declare the arguments of its command."""
+        for _, field in cls.described():
+            if field.flags:
+                parser.add_argument(*field.flags, **field.options)
+
+    @classmethod
+    def given(cls, args: argparse.Namespace) -> Self:
+        """Return the order that a command line gives. Raises ``UsageError``."""
+        return cls.of(vars(args))
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Self:
+        """Return the order that has these fields, of those that it knows and that are given."""
+        names = [name for name in cls.__struct_fields__ if fields.get(name) is not None]
+        return decoders.convert({name: fields[name] for name in names}, cls)
+
+    def command(self) -> str:
+        """Return the command line that gives it: ``retry --failed games``."""
+        values = msgspec.structs.asdict(self)
+        options: list[str] = [self.verb()]
+        names: list[str] = []
+        for name, field in self.described():
+            value = values.get(name)
+            if isinstance(value, dict):
+                value = tuple(f"{key}={text}" for key, text in value.items())
+            if field.flags and not field.flags[0].startswith("-"):
+                names += map(str, value if isinstance(value, tuple) else (value,))
+            elif field.flags and value:
+                options += [field.flags[0]] if value is True else [field.flags[0], str(value)]
+        return shlex.join((*options, *names))
+
+    def question(self, counts: TargetCounts) -> tuple[str, str]:
+        """Return what page and `top` ask before it is given, and what the page says beside it.
+
+        Raises ``UsageError`` where there is nothing to do.
+        """
+        raise NotImplementedError
+
+    def say(self, answer: A) -> Iterator[str]:
+        """Yield the lines of its answer."""
+        raise NotImplementedError
 
 
-class Pause(ControlRequest[Paused], frozen=True, kw_only=True):
-    """Let nothing of a scope start, and have what runs give its slot back."""
-
-    scope: Scope
-    #: Of the provider, model, batch or task.
-    name: str = ""
-    #: Why; ``status`` shows it.
-    message: str = ""
+# JSON
 
 
-class ResumedScope(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to ``Resume``: the scope goes on, as far as nothing else holds it."""
-
-    #: Things that were parked and are no more, those that are tried included.
-    resumed: int
-    #: Providers and models that must answer one call first.
-    trying: tuple[str, ...] = ()
-    #: What it still waits for.
-    held: tuple[ShownParking, ...] = ()
+def fields(message: object) -> dict[str, Any]:
+    """Return the fields of a request or an answer, as JSON has them."""
+    found: dict[str, Any] = msgspec.to_builtins(message)
+    if isinstance(message, ControlRequest):
+        return {name: "" if value is None else value for name, value in found.items()}
+    return found
 
 
-class Resume(ControlRequest[ResumedScope], frozen=True, kw_only=True):
-    """Let a scope go on, whatever it waits for."""
-
-    #: None: everything but what is uncertain.
-    scope: Scope | None = None
-    name: str = ""
-
-
-# priority
+def known(kind: type[ControlRequest[Any]], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is given of the fields that a request of this kind has."""
+    return {
+        name: given[name] for name in kind.__struct_fields__ if given.get(name) not in (None, "")
+    }
 
 
-class Prioritised(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to ``Priority``: places in the queue have changed."""
+def request(kind: type[ControlRequest[A]], given: Mapping[str, Any]) -> ControlRequest[A]:
+    """Return the request that has these fields.
 
-    #: Tasks that had not ended.
-    tasks: int
+    Raises ``UsageError``, which says which field is wrong, what it is, and what it is to be.
+    """
+    there = known(kind, given)
+    try:
+        return decoders.convert(there, kind)
+    except msgspec.ValidationError as error:
+        found = _FIELD.search(str(error))
+        name = found[1] if found else ""
+        said = next((each for field, each in kind.described() if field == name), None)
+        if said is None:
+            raise UsageError(str(error)) from None
+        if name not in there or said.secret:
+            raise UsageError(said.wanted) from None
+        raise UsageError(f"{name} is {_shown(there[name])}: {said.wanted}") from None
 
 
-class Priority(ControlRequest[Prioritised], frozen=True, kw_only=True):
-    """Give tasks that have not ended another priority."""
+def answer(asked: ControlRequest[A], given: Mapping[str, Any]) -> A:
+    """Return the answer that has these fields. Raises ``msgspec.ValidationError``."""
+    (base,) = type(asked).__dict__["__orig_bases__"]
+    (kind,) = get_args(base)
+    converted: A = decoders.convert(given, kind)
+    return converted
 
-    target: Target
-    #: Of 32 bits; higher goes first.
-    priority: int
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    text = json.dumps(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 # submit, detach
+
+_BATCH = Field("a batch is text: its name")
 
 
 class Submitted(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,13 +211,13 @@ class Submit(ControlRequest[Submitted], frozen=True, kw_only=True):
     """
 
     #: The ULID of a file in the folder for claims.
-    claim: str = ""
-    batch: str = ""
+    claim: Annotated[str, Field("a claim is a ULID")] = ""
+    batch: Annotated[str, _BATCH] = ""
     #: A hash of the file's path and bytes: the newest batch of the same that has not ended is gone
     #: on with, in place of a new one; empty: always a new one.
     run: str = ""
     #: So many of its tasks at a time, whatever the file says; 0: what that says.
-    parallel: int = 0
+    parallel: Annotated[int, Field("parallel is a number of tasks, from 0 on")] = 0
 
 
 class Detached(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,86 +229,68 @@ class Detached(msgspec.Struct, frozen=True, kw_only=True):
 class Detach(ControlRequest[Detached], frozen=True, kw_only=True):
     """Let a batch of a ``run`` go on where no one waits for it."""
 
-    batch: str
+    batch: Annotated[str, _BATCH]
 
 
-# retry
+# check
+
+LineVerdict: TypeAlias = Literal["ok", "note", "failed"]
 
 
-class NewRun(msgspec.Struct, frozen=True, kw_only=True):
-    """A new run of old tasks."""
+class CheckLine(msgspec.Struct, frozen=True):
+    """One thing looked at: a line of ``batchd check``."""
 
-    #: Its name, and that of the one whose tasks they are.
-    batch: str
-    retry_of: str | None
-    tasks: int
-
-
-class Retried(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to ``Retry``: the tasks are queued again."""
-
-    runs: tuple[NewRun, ...]
-    #: The names of the runs.
-    batches: tuple[str, ...] = ()
-    #: The keys of old tasks that are gone, and were left out; unset: none was.
-    dropped: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    #: ``note``: it works, but know it.
+    verdict: LineVerdict
+    what: str
+    detail: str
+    mend: str = ""
+    #: Always null: the billed call that up to 0.2.0 a line could be about.
+    live: None = None
 
 
-class Retry(ControlRequest[Retried], frozen=True, kw_only=True):
-    """Run batches or tasks again."""
+class DaemonProcess(msgspec.Struct, frozen=True, kw_only=True):
+    """The daemon as the kernel knows it."""
 
-    target: Target
-    #: Only what of them did not complete, and what comes after it.
-    failed: bool = False
-    #: With this one, ``PROVIDER/MODEL``, in place of their own; empty: with their own.
-    model: str = ""
-    #: A ULID that marks the order, so that one that is given twice is carried out once;
-    #: empty: a new one.
-    claim: str = ""
-
-
-# prune
+    pid: int
+    version: str
+    #: Who it runs as: the number, and the name where the number has one.
+    uid: int
+    user: str = ""
+    #: By their names, or their numbers where they have none.
+    groups: tuple[str, ...] = ()
 
 
-class Pruned(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to ``Prune``: room is given back."""
+class SettingsInForce(msgspec.Struct, frozen=True, kw_only=True):
+    """The configuration in force, by where it comes from; no value of it but folders."""
 
-    #: Batches whose journals went, and their bytes.
-    pruned: int
-    bytes: int
-    #: Folders that went, and their bytes.
-    folders: int = 0
-    folder_bytes: int = 0
-    #: Mirrors of repositories that no clone begins at any more, and their bytes.
-    mirrors: int = 0
-    mirror_bytes: int = 0
-    #: What was left alone, and why.
-    problems: tuple[str, ...] = ()
-
-
-class Prune(ControlRequest[Pruned], frozen=True, kw_only=True):
-    """Drop what finished batches have left."""
-
-    #: Only of those that were published so long ago, or earlier.
-    older_than_days: int | float = 0
-    #: Their folders in the outbox too.
-    outbox: bool = False
+    #: The file; empty: there is none.
+    file: str = ""
+    #: As ``[paths]`` has them.
+    paths: Mapping[str, str] = msgspec.field(default_factory=dict)
+    #: The keys that the file has otherwise by now: those that a reload takes over, …
+    stale: tuple[str, ...] = ()
+    #: … and those that are read at a start alone.
+    late: tuple[str, ...] = ()
+    #: Why the file could not be read again; empty: it could.
+    unread: str = ""
+    #: What ``tune`` changed, by ``SECTION.KEY``, without secrets.
+    overrides: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
-# tune
+class Checked(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to ``Check``: what the daemon sees."""
+
+    process: DaemonProcess
+    settings: SettingsInForce = SettingsInForce()
+    #: What it looked at, in the order of the screen.
+    lines: tuple[CheckLine, ...] = ()
 
 
-class Tuned(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to ``Tune``: all that is changed now."""
+class Check(ControlRequest[Checked], frozen=True, kw_only=True):
+    """The request that the daemon looks for what would fail."""
 
-    #: By ``SECTION.KEY``, without secrets.
-    overrides: Mapping[str, str]
-
-
-class Tune(ControlRequest[Tuned], frozen=True, kw_only=True):
-    """Change the configuration of the running daemon until it ends, or only ask what is changed."""
-
-    #: By ``SECTION.KEY``: the value as TOML has it.
-    changes: Mapping[str, str] = msgspec.field(default_factory=dict)
-    #: First take all earlier changes back.
-    reset: bool = False
+    #: Without asking any provider.
+    offline: Annotated[bool, Field("offline is true or false")] = False
+    #: Refused: up to 0.2.0 it asked each model in use for one token, which is billed.
+    live: Annotated[bool, Field("live is true or false")] = False

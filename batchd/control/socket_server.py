@@ -5,22 +5,29 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import select
 import socket
 import struct
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from batchd import __version__, gone
 from batchd.actions import Action
-from batchd.control import coding
-from batchd.control.place import NAME, address
-from batchd.control.requester import Requester
-from batchd.control.requests import A, ControlRequest
-from batchd.errors import BatchdError, UsageError
+from batchd.control import requests
+from batchd.control.client import NAME, address
+from batchd.control.orders import ORDERS
+from batchd.control.requests import A, Check, ControlRequest, Detach, Submit
+from batchd.control.status import Status
+from batchd.errors import BatchdError, UsageError, WithdrawnError
 from batchd.log import get_logger
 
+#: By its verb, what can be asked.
+REQUESTS: Mapping[str, type[ControlRequest[Any]]] = {
+    **ORDERS,
+    **{kind.verb(): kind for kind in (Status, Submit, Detach, Check)},
+}
 #: A request on one line is never longer.
 _MAX_LINE = 1 << 20
 #: Clients that may wait to be accepted.
@@ -29,13 +36,46 @@ _BACKLOG = 1024
 _VIA = 200
 
 
+@dataclass(frozen=True, slots=True)
+class Requester:
+    """The sender of a request, and whether somebody still waits for the answer."""
+
+    uid: int
+    pid: int
+    #: The connection; None where the order is carried out in the giver's own process.
+    connection: socket.socket | None = None
+    #: For whom they ask, in their own words, as the web page does for browsers;
+    #: empty: for themselves.
+    via: str = ""
+
+    @classmethod
+    def here(cls) -> Self:
+        """Return who gives an order within this process."""
+        return cls(os.getuid(), os.getpid())
+
+    def insist(self) -> None:
+        """Return if the giver is still there; for any thread. Raises ``WithdrawnError``.
+
+        To be asked last of all before something becomes durable: so an order never outlives its
+        giver. Who has only sent all that it has to say still reads.
+        """
+        if self.connection is None:
+            return
+        descriptor = self.connection.fileno()
+        poll = select.poll()
+        if descriptor >= 0:
+            poll.register(descriptor, 0)  # a hang-up is reported unasked
+        if descriptor < 0 or poll.poll(0):
+            raise WithdrawnError
+
+
 class RequestHandlers(Protocol):
     """What carries requests out: one handler for each kind."""
 
     async def carry_out(self, request: ControlRequest[A], by: Requester, /) -> A:
         """Do what is asked, and return the answer. Raises ``BatchdError``."""
 
-    def malformed(
+    def refused(
         self,
         kind: type[ControlRequest[Any]],
         given: Mapping[str, Any],
@@ -116,9 +156,9 @@ async def _answer(line: bytes, by: Requester, commands: RequestHandlers) -> Mapp
         given = json.loads(line)
         if instead := gone.COMMANDS.get(str(given["verb"])):
             return _refusal(f"there is no {given['verb']} any more: {instead}")
-        kind = coding.REQUESTS[given["verb"]]
+        kind = REQUESTS[given["verb"]]
     except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
-        return _refusal(f"not a request; the verbs are {', '.join(sorted(coding.REQUESTS))}")
+        return _refusal(f"not a request; the verbs are {', '.join(sorted(REQUESTS))}")
     if isinstance(via := given.get("via"), str):
         by = replace(by, via=via[:_VIA])
     try:
@@ -138,11 +178,11 @@ async def _carried_out(
 ) -> dict[str, Any]:
     """Carry a request out; return the answer's fields. Raises ``BatchdError``."""
     try:
-        request = coding.request(kind, given)
+        request = requests.request(kind, given)
     except UsageError as error:
-        commands.malformed(kind, coding.known(kind, given), by, error)
+        commands.refused(kind, requests.known(kind, given), by, error)
         raise
-    return coding.fields(await commands.carry_out(request, by))
+    return requests.fields(await commands.carry_out(request, by))
 
 
 def _refusal(error: str, exit_code: int = UsageError.exit_code) -> dict[str, Any]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated, Self
 
 import msgspec
 
-from batchd.control.requests import ControlRequest, ShownParking
+from batchd import decoders
+from batchd.control.requests import ControlRequest, Field
+from batchd.records import Parking
 
 
 class BatchCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +46,24 @@ class ProviderStatus(msgspec.Struct, frozen=True, kw_only=True):
     concurrent: int = 0
     #: 0: it does not say.
     max_concurrent: int = 0
+
+
+class ShownParking(msgspec.Struct, frozen=True, kw_only=True):
+    """A ``Parking`` as it is shown: another version may know other scopes and causes."""
+
+    scope: str
+    name: str = ""
+    cause: str
+    message: str = ""
+    #: Seconds since the epoch.
+    since: float
+    #: Seconds.
+    tried_s: float = 0.0
+
+    @classmethod
+    def of(cls, parking: Parking) -> Self:
+        """Return a parking as it is shown."""
+        return decoders.convert(msgspec.to_builtins(parking), cls)
 
 
 class DayStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -202,6 +223,6 @@ class Status(ControlRequest[DaemonStatus], frozen=True, kw_only=True):
     """Ask how the daemon does."""
 
     #: Also for so many of the newest batches, …
-    last: int = 0
+    last: Annotated[int, Field("last is a whole number: of batches")] = 0
     #: … or for this one.
-    batch: str = ""
+    batch: Annotated[str, Field("a batch is text: its name")] = ""

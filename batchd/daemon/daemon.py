@@ -17,9 +17,8 @@ from batchd import __version__, log, visible
 from batchd.actions import Action
 from batchd.config import Config
 from batchd.control import ControlRequest, OpenTrouble
-from batchd.control.requester import Requester
 from batchd.control.requests import A
-from batchd.control.socket_server import Server
+from batchd.control.socket_server import Requester, Server
 from batchd.daemon import former_packs, lock, main_loop, tuning, writes
 from batchd.daemon.attempts import scratch_cleanup
 from batchd.daemon.attempts.attempts import Attempts
@@ -27,16 +26,10 @@ from batchd.daemon.attempts.bases import Bases
 from batchd.daemon.attempts.reports import Reports
 from batchd.daemon.attempts.scratch_cleanup import ScratchCleanup
 from batchd.daemon.attempts.turns import Turns
-from batchd.daemon.commands import CommandHandlers, EndWaiters
-from batchd.daemon.commands.cancel import CancelHandler
-from batchd.daemon.commands.check import CheckHandler, HostCheck
-from batchd.daemon.commands.pause import PauseHandler
-from batchd.daemon.commands.priority import PriorityHandler
-from batchd.daemon.commands.prune import PruneHandler
-from batchd.daemon.commands.retry import RetryHandler
-from batchd.daemon.commands.status import StatusHandler
-from batchd.daemon.commands.submit import SubmitHandler
-from batchd.daemon.commands.tune import TuneHandler
+from batchd.daemon.commands import Commands
+from batchd.daemon.commands.check import Checks, HostCheck
+from batchd.daemon.commands.retry import Reruns
+from batchd.daemon.commands.status import Desk
 from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.ends.publisher import Publisher
 from batchd.daemon.ends.rooms import Rooms
@@ -105,8 +98,7 @@ class Daemon:
         ``agent``: what works on a task, ``module:function``.
         """
         self._config = config
-        self._ends = EndWaiters()
-        self._listeners: list[Listener] = [self._ends, *listeners]
+        self._listeners = [*listeners]
         self._finishers = finishers
         self._watch = watch
         self._work = work
@@ -148,7 +140,7 @@ class Daemon:
 
     async def command(self, request: ControlRequest[A]) -> A:
         """Carry out one request, with all that it causes,
-        where no daemon runs: see ``CommandHandlers``.
+        where no daemon runs: see ``Commands``.
 
         Raises what ``run`` raises, but needs no sandbox; and ``BatchdError`` where it is refused.
         """
@@ -287,32 +279,24 @@ class Daemon:
         self.turns = Turns(lifecycle, governor, lot, circuits, rooms, attempts, pool)
         predecessors = Predecessors(lifecycle, store, batches, publisher)
         scratch = ScratchCleanup(current)
-        listeners += [scratch, bases, lot, predecessors]
         # What people ask for.
-        self.desk = desk = StatusHandler(
+        self.desk = desk = Desk(
             *(current, lifecycle, troubles, governor, batches, attempts, pool, bases),
             *(state / "batchd.db", self._watch, "" if self._watch else config.conditions()),
         )
-        cancelling = CancelHandler(lifecycle, store, publisher, attempts, self._ends)
-        rerun = RetryHandler(current, lifecycle, store, outboxes, batches, cancelling.cancel_held)
+        reruns = Reruns(current, lifecycle, store, outboxes, batches)
         self.recovery = recovery = Recovery(
-            store, attempts, rerun, batches, publisher, lot, scratch, predecessors
+            store, attempts, reruns, batches, publisher, lot, scratch, predecessors
         )
-        self.errands = errands = Errands(lifecycle, batches, attempts)
-        self.commands = CommandHandlers(
-            store,
-            desk,
-            cancelling,
-            PauseHandler(current, lifecycle, store, batches, lot, circuits),
-            PriorityHandler(lifecycle, store),
-            rerun,
-            PruneHandler(store, outboxes, bases),
-            TuneHandler(reloader),
-            SubmitHandler(
-                lifecycle, current, store, outboxes, batches, self.intake, recovery, errands
-            ),
-            CheckHandler(current, lifecycle, troubles, reloader, self._look),
+        self.errands = errands = Errands(
+            *(current, lifecycle, store, outboxes, batches, attempts, self.intake, recovery)
         )
+        self.commands = commands = Commands(
+            *(current, lifecycle, store, outboxes, batches, publisher, attempts, bases, lot),
+            *(circuits, reloader, reruns, errands, desk),
+            Checks(current, lifecycle, troubles, reloader, self._look),
+        )
+        listeners += [scratch, bases, lot, predecessors, commands]
 
     def _shape(self, config: Config) -> PoolShape:
         """Return how large the pool is; without processes it has no slots, so nothing starts."""

@@ -1,10 +1,9 @@
-"""What does not get on, in words: what stands still, why a task waits, what is in trouble."""
+"""What does not get on, in words: what keeps a batch, why a task waits, what is in trouble."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 
 from batchd import __version__, words
 from batchd.control import ModelWarning, OpenTrouble
@@ -13,11 +12,6 @@ from batchd.records import Cause, Parking, Ref, Scope, TaskStatus
 from batchd.store.rows import BatchRow, TaskRow
 from batchd.views import last, view
 from batchd.words import listed, moment
-
-#: So many parked tasks of one batch are shown one by one.
-_MAX_NAMED_TASKS = 3
-#: Said of what is out of order while no task needs it.
-_UNUSED = "no task waits for it, and the next one tries it"
 
 
 def of_batch(
@@ -42,81 +36,6 @@ def of_batch(
         return bool(left)
 
     return tuple(each for each in parked if concerns(each))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Standstill:
-    """Something that waits, as it is shown to people."""
-
-    #: Seconds since the epoch.
-    since: float
-    what: str
-    why: str
-    #: How to go on.
-    fix: str
-    #: Whether somebody wanted it so.
-    paused: bool = False
-    #: What `resume` is to be given: a scope, and the name of what waits.
-    scope: str = ""
-    name: str = ""
-
-
-def standstills(parked: Iterable[Parking], idle: Collection[str] = ()) -> Iterator[Standstill]:
-    """Yield what waits, why, and the fix. Many tasks of a batch are shown as one.
-
-    ``idle``: providers and models for which no task waits.
-    """
-    alone: list[Parking] = []
-    of_batches: dict[tuple[str, Cause], list[Parking]] = {}
-    for each in parked:
-        if each.scope is Scope.TASK:
-            of_batches.setdefault((each.name.partition("/")[0], each.cause), []).append(each)
-        else:
-            alone.append(each)
-    for (batch, _), tasks in of_batches.items():
-        if len(tasks) <= _MAX_NAMED_TASKS:
-            alone += tasks
-            continue
-        as_one = replace(tasks[0], scope=Scope.BATCH, name=batch)
-        yield _standstill(as_one, f"{len(tasks):,} tasks of {batch}")
-    for each in alone:
-        found = _standstill(each, words.named(each.scope, each.name))
-        unused = each.scope.asked and bool(each.cause.reason) and each.name in idle
-        yield replace(found, fix=f"{_UNUSED}; {found.fix}") if unused else found
-
-
-def lines(parked: Iterable[Parking], idle: Collection[str] = ()) -> Iterator[str]:
-    """Yield two lines for each: what waits and why, and the fix. See ``standstills``."""
-    for each in standstills(parked, idle):
-        state = "Paused" if each.paused else "Parked"
-        yield escape(
-            f"{state} since {moment(each.since)}: {each.what}. {each.why}".removesuffix(". ")
-        )
-        yield escape(f"  To go on: {each.fix}")
-
-
-def _standstill(each: Parking, what: str) -> Standstill:
-    paused = each.cause is Cause.PAUSED
-    said = why(each.cause, each.message)
-    return Standstill(
-        since=each.since,
-        what=what,
-        why=said.removeprefix(Cause.PAUSED).removeprefix(": ") if paused else said,
-        fix=_fix(each),
-        paused=paused,
-        scope=each.scope,
-        name=each.name,
-    )
-
-
-def why(cause: str, message: str) -> str:
-    """Return a parking's cause, and what was said of it; another version may know other causes."""
-    return f"{cause}: {message}" if message != cause else cause
-
-
-def _fix(each: Parking) -> str:
-    resume = f"batchd resume {words.option(each.scope, each.name)}".rstrip()
-    return each.cause.fix(resume, "batchd retry --failed --model PROVIDER/MODEL BATCH")
 
 
 #: What a running task's line says where no daemon can be working on it.
@@ -198,7 +117,7 @@ class WaitReasons:
 
     def _causes(self, task: TaskRow, *, brief: bool) -> Iterator[str]:
         for each in self.parkings(task):
-            said = why(each.cause, each.message)
+            said = words.why(each.cause, each.message)
             if each.scope is Scope.TASK:
                 yield said
             else:

@@ -81,6 +81,7 @@ from batchd.records.tasks import (
     Ref as Ref,
     Scope as Scope,
     Secret as Secret,
+    TargetCounts as TargetCounts,
     Task as Task,
     TaskLimits as TaskLimits,
     TaskStatus as TaskStatus,

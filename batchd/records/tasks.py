@@ -246,6 +246,16 @@ class Ref(Struct, frozen=True, order=True, gc=False):
         return f"{self.batch}/{self.task}"
 
 
+class TargetCounts(NamedTuple):
+    """How many tasks of a batch, or the one, have not ended, and of the others, how many completed
+    and how many did not.
+    """
+
+    left: int
+    completed: int
+    failed: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Secret:
     """An environment variable whose value only the task's commands may see: one of these."""

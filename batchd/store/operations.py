@@ -250,14 +250,21 @@ def unpark(journal: TaskTransaction, scope: Scope, name: str) -> None:
 
 
 def prioritise(
-    journal: TaskTransaction, refs: Sequence[Ref], priority: int, check: Check = wanted
-) -> None:
-    """Give tasks another priority."""
+    journal: TaskTransaction,
+    refs: Sequence[Ref],
+    new: Callable[[int], int],
+    check: Check = wanted,
+) -> list[int]:
+    """Give tasks another priority, made of their own; return it of each."""
     check()
+    keys = [(journal.line(ref).id,) for ref in refs]
+    own = "SELECT priority FROM tasks WHERE id = ?"
+    found = [new(journal.db.execute(own, key).fetchone()[0]) for key in keys]
     journal.db.executemany(
         "UPDATE tasks SET priority = ? WHERE id = ?",
-        [(priority, journal.line(ref).id) for ref in refs],
+        [(priority, *key) for priority, key in zip(found, keys, strict=True)],
     )
+    return found
 
 
 def published(journal: TaskTransaction, ref: Ref) -> None:

@@ -18,6 +18,7 @@ from batchd.records import (
     Parking,
     Ref,
     Tally,
+    TargetCounts,
     TaskStatus,
     TurnFacts,
     outcome,
@@ -142,6 +143,12 @@ class TaskRow:
     finished_at: float | None
     published: bool
 
+    @property
+    def counts(self) -> TargetCounts:
+        """The one task, counted."""
+        done = self.status is TaskStatus.COMPLETED
+        return TargetCounts(not self.status.final, done, self.status.final and not done)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchRow:
@@ -168,6 +175,12 @@ class BatchRow:
     def finished(self) -> int:
         """Tasks that have their end."""
         return self.completed + self.timeout + self.error + self.cancelled
+
+    @property
+    def counts(self) -> TargetCounts:
+        """Its tasks, counted."""
+        finished = self.finished
+        return TargetCounts(self.tasks - finished, self.completed, finished - self.completed)
 
     @property
     def status(self) -> BatchStatus:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,14 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from batchd.config.web_page import WebSection
-from batchd.errors import BatchdError, UnknownNameError, UsageError
+from batchd.errors import (
+    BatchdError,
+    ForbiddenError,
+    NoAnswerError,
+    NotPossibleError,
+    UnknownNameError,
+    UsageError,
+)
 from batchd.store.reader import StoreReader
 from batchd.web import made, page_data, page_updates
 from batchd.web.orders import Ordering
@@ -267,15 +274,19 @@ def _json(value: Any) -> Response:
     return Response(msgspec.json.encode(value), media_type="application/json")
 
 
+#: How HTTP says what kind of error it is; of any other, as of a store that cannot be read, 503.
+_CODES: Mapping[type[BatchdError], int] = {
+    UnknownNameError: 404,
+    UsageError: 400,
+    ForbiddenError: 403,
+    NoAnswerError: 504,
+    NotPossibleError: 409,
+}
+
+
 async def _troubled(_request: Request, error: Exception) -> Response:
-    """Return the answer where the store knows no such name (404), or cannot be read (503)."""
-    code = (
-        404
-        if isinstance(error, UnknownNameError)
-        else 400
-        if isinstance(error, UsageError)
-        else 503
-    )
+    """Return the answer where something is asked for that there is not, or that cannot be."""
+    code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), 503)
     return Response(msgspec.json.encode({"error": str(error)}), code, media_type="application/json")
 
 

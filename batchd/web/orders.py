@@ -1,47 +1,25 @@
-"""What browsers may order: which request to the daemon it is,
-what is asked before it is given, and what its answer says.
-"""
+"""What browsers may order: it is asked for, confirmed, and goes to the daemon as a command does."""
 
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
-import contextlib
 import hashlib
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias
 
 import msgspec
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from batchd import control, decoders, words
-from batchd.control import (
-    Cancel,
-    Cancelled,
-    ControlRequest,
-    Pause,
-    Paused,
-    Resume,
-    ResumedScope,
-    Retried,
-    Retry,
-)
-from batchd.control.requests import A
-from batchd.errors import (
-    BatchdError,
-    ForbiddenError,
-    NoAnswerError,
-    NoDaemonError,
-    UnknownNameError,
-    UsageError,
-)
-from batchd.observe import standstill
-from batchd.records import Ref, Scope, TaskStatus
+from batchd import control, decoders
+from batchd.control import Order, Retried
+from batchd.control.orders import ORDERS
+from batchd.errors import UsageError
+from batchd.pauses import aside
+from batchd.records import Ref, Scope, TargetCounts
 from batchd.spool.ulid import ulid
 from batchd.store.reader import StoreReader
 from batchd.web.shield import ASKED, CONFIRMED, session
@@ -65,157 +43,30 @@ class WantedOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     claim: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WebOrder:
-    """An order that is ready to be given."""
-
-    request: ControlRequest[Any]
-    #: What is asked before it is given.
-    question: str
-    #: The command that does the same, which needs no daemon.
-    command: str
-    #: Makes lines of the answer.
-    lines: Callable[[Any], list[str]]
-
-
-def ordered(reader: StoreReader, wanted: WantedOrder) -> WebOrder:
-    """Return the order that is wanted.
+def ordered(reader: StoreReader, wanted: WantedOrder) -> tuple[Order[Any], str]:
+    """Return the order that is wanted, and what is asked before it is given.
 
     Raises ``UsageError``, and ``UnknownNameError`` for what there is not.
     """
-    if wanted.verb in {"cancel", "retry"}:
-        batch, task = _target(wanted)
-        return (
-            _cancelling(reader, batch, task)
-            if wanted.verb == "cancel"
-            else _retrying(reader, batch, task, wanted)
-        )
-    scope, name = wanted.scope, wanted.name
-    if scope is Scope.DAY or bool(name) is (scope is Scope.ALL):
-        raise UsageError(
-            f"{wanted.verb} takes all, or the name of a provider, model, batch or task"
-        )
-    if scope in {Scope.BATCH, Scope.TASK}:
-        _known(reader, *_target(wanted))
-    return _pausing(scope, name) if wanted.verb == "pause" else _resuming(scope, name)
+    verb, scope, name = wanted.verb, wanted.scope, wanted.name
+    batch, slash, task = name.partition("/")
+    of_tasks = scope in {Scope.BATCH, Scope.TASK}
+    if verb in {"cancel", "retry"} or of_tasks:
+        if (
+            not batch
+            or bool(slash) is not bool(task)
+            or scope is not (Scope.TASK if task else Scope.BATCH)
+        ):
+            raise UsageError(f"{verb} takes a batch or a task, with its name")
+    elif scope is Scope.DAY or bool(name) is (scope is Scope.ALL):
+        raise UsageError(f"{verb} takes all, or the name of a provider, model, batch or task")
+    counts = TargetCounts(0, 0, 0)
+    if of_tasks:
+        counts = (reader.task(Ref(batch, task)) if task else reader.batch(batch)).counts
+    order = ORDERS[verb].of({**msgspec.structs.asdict(wanted), "target": (name,)})
+    return order, " ".join(filter(None, order.question(counts)))
 
 
-def _target(wanted: WantedOrder) -> tuple[str, str]:
-    """Return the batch and the task that an order is about; no task: all of the batch.
-
-    Raises ``UsageError``.
-    """
-    batch, slash, task = wanted.name.partition("/")
-    if (
-        not batch
-        or wanted.scope is not (Scope.TASK if task else Scope.BATCH)
-        or (slash and not task)
-    ):
-        raise UsageError(f"{wanted.verb} takes a batch or a task, with its name")
-    return batch, task
-
-
-def _known(reader: StoreReader, batch: str, task: str) -> None:
-    """Return if there is such a batch or task. Raises ``UnknownNameError``."""
-    if task:
-        reader.task(Ref(batch, task))
-    else:
-        reader.batch(batch)
-
-
-def _order(
-    request: ControlRequest[A], question: str, command: str, lines: Callable[[A], list[str]]
-) -> WebOrder:
-    """Return an order whose lines are made of the answer that its request gets."""
-    return WebOrder(request=request, question=question, command=command, lines=lines)
-
-
-def _cancelling(reader: StoreReader, batch: str, task: str) -> WebOrder:
-    name = f"{batch}/{task}" if task else batch
-    if task:
-        left = int(not reader.task(Ref(batch, task)).status.final)
-    else:
-        row = reader.batch(batch)
-        left = row.tasks - row.finished
-    if not left:
-        raise UsageError(f"{name} has ended already: there is nothing to cancel")
-    what = f"Cancel {words.named('task' if task else 'batch', name)}?"
-    said = (
-        "It ends now"
-        if task
-        else f"{words.counted(left, 'task')} that {'has' if left == 1 else 'have'} not ended end{'s' if left == 1 else ''} now"
-    )
-    question = (
-        f"{what} {said}, as cancelled, and so does what comes after it. This cannot be taken back."
-    )
-    return _order(Cancel(target=(name,)), question, f"cancel {name}", _cancelled)
-
-
-def _cancelled(answer: Cancelled) -> list[str]:
-    over = [f"{each.target} has ended already" for each in answer.ended]
-    return [f"{words.counted(answer.cancelled, 'task')} cancelled", *over]
-
-
-def _retrying(reader: StoreReader, batch: str, task: str, wanted: WantedOrder) -> WebOrder:
-    name, failed = wanted.name, wanted.failed
-    if task:
-        row = reader.task(Ref(batch, task))
-        count, done = int(row.status.final), int(row.status is TaskStatus.COMPLETED)
-    else:
-        every = reader.batch(batch)
-        count, done = every.finished, every.completed
-    again = count - done if failed else count
-    if not again:
-        raise UsageError(
-            f"nothing of {name} {'has failed' if failed else 'has ended'}: there is nothing to run again"
-        )
-    paid = (
-        f" {words.counted(done, 'task')} completed before, and costs money again."
-        if done and not failed
-        else ""
-    )
-    what = "" if task else f" {words.counted(again, 'task')}, as a new batch."
-    return _order(
-        Retry(target=(name,), failed=failed, claim=wanted.claim),
-        f"Run {words.named('task' if task else 'batch', name)} again{', what did not complete' if failed else ''}?{what}{paid}",
-        f"retry {'--failed ' if failed else ''}{name}",
-        lambda answer: [
-            f"{run.batch}: {words.counted(run.tasks, 'task')} of {run.retry_of} queued again"
-            for run in answer.runs
-        ],
-    )
-
-
-def _pausing(scope: Scope, name: str) -> WebOrder:
-    what = words.named(scope, name)
-
-    def lines(answer: Paused) -> list[str]:
-        return [f"{what} is paused: {words.counted(answer.parked, 'task')}"]
-
-    question = f"Pause {what}? Nothing of it starts, and what runs stops at its next step, until it is resumed."
-    return _order(
-        Pause(scope=scope, name=name), question, f"pause {words.option(scope, name)}", lines
-    )
-
-
-def _resuming(scope: Scope, name: str) -> WebOrder:
-    what = words.named(scope, name)
-
-    def lines(answer: ResumedScope) -> list[str]:
-        held = [standstill.why(each.cause, each.message) for each in answer.held]
-        tried = [f"{each} is tried with one call first" for each in answer.trying]
-        first = f"{what} goes on" if answer.resumed else f"{what}: nothing was parked"
-        return [first, *tried, *(f"It still waits: {each}" for each in held)]
-
-    question = f"Let {what} go on? What it starts costs money."
-    return _order(
-        Resume(scope=scope, name=name), question, f"resume {words.option(scope, name)}", lines
-    )
-
-
-T = TypeVar("T")
-#: What the daemon gets for an order: ten thousand tasks take their time (seconds).
-_PATIENCE_S = 600.0
 #: Orders that are carried out at once.
 _MAX_ORDERS = 8
 #: Bytes of a request, and how long it may take to come (seconds).
@@ -242,36 +93,27 @@ class Ordering:
 
     async def asked(self, request: Request) -> Response:
         """Return the question to an order, and the mark that its yes is to have."""
-        try:
-            order = await self._ordered(request)
-        except BatchdError as error:
-            return _refused(error, _code(error))
-        return _answer({"question": order.question, "claim": ulid()})
+        _, question = await self._ordered(request)
+        return _answer({"question": question, "claim": ulid()})
 
     async def confirmed(self, request: Request) -> Response:
         """Carry a confirmed order out, and return what came of it, in lines."""
         if self._under_way >= _MAX_ORDERS:
-            busy = UsageError(f"{_MAX_ORDERS} orders are being carried out: try again")
-            return _refused(busy, 503)
+            raise HTTPException(503, f"{_MAX_ORDERS} orders are being carried out: try again")
         self._under_way += 1
         try:
-            order = await self._ordered(request, confirmed=True)
+            order, _ = await self._ordered(request, confirmed=True)
             via = _giver(request, session(request.scope, request.headers))
-            return _answer(await apart(lambda: self._carried_out(order, via)))
-        except NoAnswerError as error:
-            return _refused(error, 504)
-        except NoDaemonError:
-            why = NoDaemonError(
-                f"no daemon runs here: `batchd {order.command}` does it without one"
-            )
-            return _refused(why, 409)
-        except BatchdError as error:
-            return _refused(error, _code(error))
+            answer = await aside(lambda: control.give(self._state, order, via=via), "order")
         finally:
             self._under_way -= 1
+        batches = [run.batch for run in answer.runs] if isinstance(answer, Retried) else []
+        return _answer({"lines": [*order.say(answer)], "batches": batches})
 
-    async def _ordered(self, request: Request, *, confirmed: bool = False) -> WebOrder:
-        """Return the order that a request wants. Raises ``BatchdError``."""
+    async def _ordered(
+        self, request: Request, *, confirmed: bool = False
+    ) -> tuple[Order[Any], str]:
+        """Return the order that a request wants, and its question. Raises ``BatchdError``."""
         said = b""
         try:
             async with asyncio.timeout(_SLOWEST_S):
@@ -289,39 +131,6 @@ class Ordering:
             raise UsageError("an order is asked for, and confirmed with the claim of its question")
         return await self._queries.ask(lambda reader: ordered(reader, wanted))
 
-    def _carried_out(self, order: WebOrder, via: str) -> Mapping[str, Any]:
-        """Return what the daemon's answer says, and which batches are new.
-
-        Raises ``BatchdError``.
-        """
-        try:
-            answer = control.ask(self._state, order.request, timeout_s=_PATIENCE_S, via=via)
-        except OSError as error:
-            raise NoDaemonError(f"the daemon cannot be asked: {error.strerror}") from None
-        batches = [run.batch for run in answer.runs] if isinstance(answer, Retried) else []
-        return {"lines": order.lines(answer), "batches": batches}
-
-
-async def apart(work: Callable[[], T]) -> T:
-    """Return what work in a thread of its own returns, or raise what it raises;
-    the process need not wait for it to end.
-    """
-    loop = asyncio.get_running_loop()
-    outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
-    ended = asyncio.Event()
-
-    def run() -> None:
-        try:
-            outcome.set_result(work())
-        except BaseException as error:  # noqa: BLE001 (a thread's outer edge: it is raised below)
-            outcome.set_exception(error)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
-            loop.call_soon_threadsafe(ended.set)
-
-    threading.Thread(target=run, name="order", daemon=True).start()
-    await ended.wait()
-    return outcome.result()
-
 
 def _giver(request: Request, shown: str) -> str:
     """Return whose order it is, for the daemon's log: which session, from which address."""
@@ -332,15 +141,5 @@ def _giver(request: Request, shown: str) -> str:
     return f"web session {mark} from {address}{said}"
 
 
-def _code(error: BatchdError) -> int:
-    """Return how HTTP says why an order was refused."""
-    kinds = ((UnknownNameError, 404), (ForbiddenError, 403), (UsageError, 400))
-    return next((code for kind, code in kinds if isinstance(error, kind)), 409)
-
-
-def _answer(value: object, code: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), code, media_type="application/json")
-
-
-def _refused(error: BatchdError, code: int) -> Response:
-    return _answer({"error": str(error)}, code)
+def _answer(value: object) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")

@@ -11,12 +11,11 @@ from typing import Any, TypeAlias
 from batchd.control import fields
 from batchd.observe import standstill
 from batchd.observe.snapshot import AgentSnapshot, ProviderSnapshot, Snapshot
-from batchd.observe.standstill import Standstill, standstills
 from batchd.records import Ref, Tally
 from batchd.store.reader import StoreReader
 from batchd.store.rows import BatchRow, SpendRow, TaskRow
 from batchd.web.store_queries import Excerpts, StoreSight
-from batchd.words import NO_TAG
+from batchd.words import NO_TAG, Standstill, standstills
 
 #: Lines of each list; how many there are is said.
 _MAX_LINES = 50

@@ -762,6 +762,26 @@ def test_status_loads_nothing_heavy(spool: Any, heavy: str) -> None:
     assert not re.search(rf"\| +{heavy}$", done.stderr, re.MULTILINE)
 
 
+def test_an_order_loads_nothing_heavy(spool: Any) -> None:
+    """Who orders something of a daemon loads what makes a request, and no more."""
+    command = spool.command("pause", "--all")
+    command[1:1] = ["-X", "importtime"]
+    with spool.serving():
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=True, env=spool.environment
+        )
+    loaded = set(re.findall(r"\| +([a-z_0-9]+)$", done.stderr, re.MULTILINE))
+    assert "msgspec" in loaded
+    assert not loaded & {
+        "starlette",
+        "sqlite3",
+        "openai",
+        "asyncio",
+        "structlog",
+        "rich",
+    }
+
+
 def test_demo_completes_everything(spool: Any) -> None:
     """The sample file goes the whole way;
     the output says where everything lies, and all of it is there.

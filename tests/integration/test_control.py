@@ -29,7 +29,7 @@ from loglines import logged
 from patience import PATIENCE_S
 
 from batchd import __version__, config, control
-from batchd.cli.support import controlling
+from batchd.cli import orders
 from batchd.control.socket_server import Server
 from batchd.daemon import Daemon, Listener
 from batchd.daemon.lock import acquire, release
@@ -670,6 +670,44 @@ def test_priority_changes_who_is_next(at: Control, daemon: Callable[[], Any]) ->
     assert sorted(starts, key=lambda t: starts[t]) == ["z", "c", "a", "b"]
 
 
+@pytest.mark.sampled(1)
+def test_nice_adds_to_what_each_task_has(at: Control, daemon: Callable[[], Any]) -> None:
+    """Of tasks that have not ended, ever again, and less than nothing lowers it; each keeps its
+    distance to the others, and the best starts first. What does not fit changes nothing.
+    """
+    text = (at.folder / "config.toml").read_text().replace("processes = 2", "processes = 1")
+    (at.folder / "config.toml").write_text(text)
+    first = {"id": "h", "priority": 9, **HANGS}
+    at.drop("games", [first, {"id": "a"}, {"id": "b", "priority": 3}, {"id": "c"}])
+    at.drop("late", [{"id": "z"}])
+    with at.spool.serving():
+        at.until_running("games", 1)
+        at.until(lambda: at.statuses("late"))
+    with daemon():
+        assert at.answer("nice", "late", "+4") == {"tasks": 1, "priorities": [4]}
+        said = at.order("nice", "games/a", "games/b", "games/c", "+2")
+        assert said == "games/a, games/b, games/c: 3 tasks with priorities 2, 5\n"
+        assert at.order("nice", "games/c", "-5") == "games/c: 1 task with priority -3\n"
+        assert "with priority -4" in at.order("nice", "games/c", "--", "-1")
+        assert "whole number" in at.order("nice", "games", str((1 << 31) - 4), code=2)
+        at.order("nice", "games", "more", code=2)
+        assert "no batch never" in at.order("nice", "never", "1", code=2)
+        assert at.answer("nice", "games", "late", "+1") == {
+            "tasks": 5,
+            "priorities": [-3, 3, 5, 6, 10],
+        }
+        at.order("cancel", "games/h")
+        assert "finished already" in at.order("nice", "games/h", "1", code=2)
+        if daemon is at.spool.serving:
+            at.until_finished("games")
+    finished(at, "games")
+    line = next(line for line in at.lines("command_done") if line["verb"] == "nice")
+    assert (line["target"], line["by"], line["tasks"]) == (["late"], 4, 1)
+    starts = {t: at.result("games", t)["timing"]["started_at"] for t in "abc"}
+    starts["z"] = at.result("late", "z")["timing"]["started_at"]
+    assert sorted(starts, key=lambda t: starts[t]) == ["b", "z", "a", "c"]
+
+
 # prune
 
 
@@ -990,17 +1028,17 @@ def test_a_spool_whose_holder_does_not_answer(at: Control, monkeypatch: pytest.M
     """
     at.drop("games", [HANGS])
     taken_up(at, "games", running=1)
-    monkeypatch.setattr(controlling, "_CHANGING_S", 0.3)
+    monkeypatch.setattr(orders, "_CHANGING_S", 0.3)
     held = acquire(at.state)
     try:
         with pytest.raises(SpoolLockedError, match=rf"{os.getpid()}, which does not answer"):
-            controlling.ask(at.folder / "config.toml", control.Cancel(target="games"))
+            orders.ask(at.folder / "config.toml", control.Cancel(target="games"))
     finally:
         release(held)
     held = acquire(at.state)
     threading.Timer(0.2, release, [held]).start()
-    monkeypatch.setattr(controlling, "_CHANGING_S", 30)
-    answer = controlling.ask(at.folder / "config.toml", control.Cancel(target="games"))
+    monkeypatch.setattr(orders, "_CHANGING_S", 30)
+    answer = orders.ask(at.folder / "config.toml", control.Cancel(target="games"))
     assert answer == control.Cancelled(cancelled=1)
 
 
@@ -1173,7 +1211,9 @@ def test_the_socket_speaks_as_it_always_has(at: Control) -> None:
     a line of the log for each order, and for one that is none.
     """
     at.drop("games", [HANGS, HANGS])
-    verbs = "cancel, check, detach, pause, priority, prune, resume, retry, status, submit, tune"
+    verbs = (
+        "cancel, check, detach, nice, pause, priority, prune, resume, retry, status, submit, tune"
+    )
     wrong = r"priority is \"high\": a priority is a whole number; higher goes first"
     said = [
         ('{"verb": "priority", "target": "games", "priority": 3}', '"ok": true, "tasks": 2'),
@@ -1252,7 +1292,7 @@ def test_a_bug_in_a_verb_is_an_answer(tmp_path: Path) -> None:
             """Break."""
             raise RuntimeError("a bug")
 
-        def malformed(self, *_refused: object) -> None:
+        def refused(self, *_refused: object) -> None:
             """Leave no line."""
 
     async def scenario() -> None:

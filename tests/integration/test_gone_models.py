@@ -16,7 +16,7 @@ from patience import PATIENCE_S
 from standin.server import ModelServer
 from standin.settings import ServerSettings
 
-from batchd import config, control
+from batchd import config, control, words
 from batchd.daemon import Daemon
 from batchd.daemon.listeners import Listener
 from batchd.errors import UsageError
@@ -152,7 +152,7 @@ def test_a_model_that_is_gone_holds_its_tasks(
     assert "does not know the model 'steps-2'" in reported.message
     assert "nearest are standin/steps-3" in reported.message
     assert "retry --failed --model" in how
-    (lines,) = (standstill.lines([reported]),)
+    (lines,) = (words.parked_lines([reported]),)
     assert "batchd retry --failed --model PROVIDER/MODEL BATCH" in "".join(lines)
 
 

@@ -18,7 +18,7 @@ from patience import PATIENCE_S
 
 from batchd import config, control
 from batchd.control import Cancel, Cancelled
-from batchd.control.requester import Requester
+from batchd.control.socket_server import Requester
 from batchd.daemon import Daemon, Listener
 from batchd.daemon.daemon import Daemon as Parts
 from batchd.errors import NotPossibleError, UsageError, WithdrawnError

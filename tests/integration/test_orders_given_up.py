@@ -21,7 +21,7 @@ from loglines import logged
 from patience import PATIENCE_S, until
 
 from batchd import control
-from batchd.control.requester import Requester
+from batchd.control.socket_server import Requester
 from batchd.errors import WithdrawnError
 from batchd.records import Batch, Task
 from batchd.store import Store, StoreReader, lookups, operations
@@ -141,6 +141,7 @@ def test_an_order_whose_giver_has_gone_is_not_carried_out(post: Post) -> None:
         ("pause", {"scope": "batch", "name": "games"}),
         ("resume", {}),
         ("priority", {"target": "games", "priority": 7}),
+        ("nice", {"target": "games", "by": 7}),
         ("cancel", {"target": "games"}),
         ("cancel", {"target": "games/003"}),
         ("prune", {"outbox": True}),

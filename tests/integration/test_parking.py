@@ -15,9 +15,8 @@ from patience import PATIENCE_S
 from standin.server import ModelServer
 from standin.settings import ServerSettings
 
-from batchd import config, control
+from batchd import config, control, words
 from batchd.daemon import Daemon
-from batchd.observe import standstill
 from batchd.records import dollars
 from batchd.store import queries
 from batchd.store.reader import StoreReader
@@ -88,7 +87,7 @@ def _status(folder: Path) -> str:
     """Return what `batchd status` says of what is parked."""
     with StoreReader(folder / ".batchd/batchd.db") as reader:
         parked = reader.parked()
-        return "\n".join(standstill.lines(parked, reader.read(queries.idle, parked)))
+        return "\n".join(words.parked_lines(parked, reader.read(queries.idle, parked)))
 
 
 def _log(capsys: pytest.CaptureFixture[str], action: str) -> list[str]:

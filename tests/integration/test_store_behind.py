@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from batchd import results
-from batchd.cli.support import controlling
+from batchd.cli import orders
 from batchd.errors import BatchdError, DamagedStoreError
 from batchd.events import TaskFinished
 from batchd.records import Batch, Ref, Task, TaskStatus
@@ -81,7 +81,7 @@ def test_a_flipped_bit_in_the_log_is_refused_wherever_it_is(tmp_path: Path) -> N
         with pytest.raises(DamagedStoreError, match="`batchd restore`"):
             Store(path)
         assert witness.beside(path).read_bytes() == spoiled
-        assert any("batchd restore" in refusal for refusal in controlling.refusals(tmp_path))
+        assert any("batchd restore" in refusal for refusal in orders.refusals(tmp_path))
     witness.beside(path).write_bytes(data)
     Store(path).close()
     assert len(names(path)) == 8
@@ -98,7 +98,7 @@ def test_a_log_that_a_crash_cut_off_is_none_that_is_damaged(tmp_path: Path) -> N
     torn[2000] ^= 1  # a commit of three pages, of which the disk got the later ones alone
     for rest in (torn[:1], torn[:5000], torn):
         witness.beside(path).write_bytes(data + rest)
-        assert not list(controlling.refusals(tmp_path))
+        assert not list(orders.refusals(tmp_path))
     Store(path).close()
     assert len(names(path)) == 8
 
@@ -163,7 +163,7 @@ def test_a_store_that_is_gone_is_not_begun_again_in_silence(spool: Any) -> None:
         assert spool.batchd("submit", task, "--wait").returncode == 0
     assert (spool.folder / "outbox/a/one.json").read_bytes() == published
     assert (spool.folder / "outbox/a-2/one.json").exists()
-    assert not list(controlling.refusals(state))
+    assert not list(orders.refusals(state))
 
 
 def test_a_folder_whose_claim_waits_is_its_batchs(spool: Any) -> None:

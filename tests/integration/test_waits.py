@@ -19,7 +19,7 @@ from patience import PATIENCE_S
 from standin.server import ModelServer
 from standin.settings import ServerSettings
 
-from batchd import config, control
+from batchd import config, control, words
 from batchd.daemon import Daemon
 from batchd.observe import standstill
 from batchd.observe.standstill import WaitReasons
@@ -360,7 +360,7 @@ def test_a_model_can_be_paused(tmp_path: Path) -> None:
             assert standstill.of_batch(parked, "b", tasks) == parked
             why = WaitReasons(parked, (), (), daemon=False).why(tasks[0])
             assert why == "model standin/steps-3: paused"
-            assert "batchd resume --model standin/steps-3" in "".join(standstill.lines(parked))
+            assert "batchd resume --model standin/steps-3" in "".join(words.parked_lines(parked))
             async with Daemon(settings) as daemon:
                 await daemon.submit("c.json", _tasks("standin/steps-2"))
                 await _until_done(daemon, "c")

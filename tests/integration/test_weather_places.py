@@ -22,7 +22,7 @@ from weather import TASK, Station, hanging, until
 
 from batchd import config, control, silent_paths
 from batchd.control import Cancel, Retry
-from batchd.control.requester import Requester
+from batchd.control.socket_server import Requester
 from batchd.daemon import Daemon
 from batchd.records import TaskStatus
 from batchd.store.reader import StoreReader

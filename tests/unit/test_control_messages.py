@@ -5,6 +5,7 @@ what each request and each answer looks like, also from and to other versions.
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import pytest
 
 import batchd
 from batchd import cli, control
-from batchd.control import check, coding, status
+from batchd.control import requests, status
+from batchd.control.orders import ORDERS
+from batchd.control.socket_server import REQUESTS
 from batchd.errors import UsageError
 from batchd.records import Cause, Parking, Scope
 
@@ -49,6 +52,10 @@ SENT: list[tuple[control.ControlRequest[Any], str]] = [
         '{"verb": "priority", "target": ["games"], "priority": -5}',
     ),
     (
+        control.Nice(target=("games",), by=-5),
+        '{"verb": "nice", "target": ["games"], "by": -5}',
+    ),
+    (
         control.Retry(target=("games",), failed=True, model="openai/x", claim=_CLAIM),
         (
             '{"verb": "retry", "target": ["games"], "failed": true, "model": "openai/x", '
@@ -81,6 +88,7 @@ UNDERSTOOD: list[tuple[str, control.ControlRequest[Any]]] = [
         '{"verb": "priority", "priority": 0, "target": "a/b"}',
         control.Priority(target="a/b", priority=0),
     ),
+    ('{"verb": "nice", "by": 5, "target": "a/b"}', control.Nice(target="a/b", by=5)),
     ('{"verb": "retry", "target": "games"}', control.Retry(target="games")),
     (
         '{"verb": "retry", "target": ["games"], "failed": false, "model": null, "claim": ""}',
@@ -120,6 +128,8 @@ REFUSED = [
     ),
     ('{"verb": "priority", "target": "a", "priority": 1.5}', "priority is 1.5: a priority is a"),
     ('{"verb": "priority", "target": "a", "priority": true}', "priority is true: a priority"),
+    ('{"verb": "nice", "target": "a"}', "by is a whole number: +5, -5"),
+    ('{"verb": "nice", "target": "a", "by": "+5"}', 'by is "+5": by is a whole number'),
     ('{"verb": "retry", "target": "a", "failed": 1}', "failed is 1: failed is true or false"),
     ('{"verb": "retry", "target": "a", "model": 4}', "model is 4: a model is text: PROVIDER/MODEL"),
     ('{"verb": "retry", "target": "a", "claim": 4}', "claim is 4: a claim is a ULID"),
@@ -183,6 +193,11 @@ ANSWERED: list[tuple[control.ControlRequest[Any], Any, str]] = [
     ),
     (control.Priority(target="a", priority=1), control.Prioritised(tasks=2), '{"tasks": 2}'),
     (
+        control.Nice(target="a", by=1),
+        control.Niced(tasks=2, priorities=(1, 6)),
+        '{"tasks": 2, "priorities": [1, 6]}',
+    ),
+    (
         control.Retry(target="games"),
         control.Retried(
             runs=(control.NewRun(batch="games-2", retry_of="games", tasks=4),), batches=("games-2",)
@@ -205,10 +220,10 @@ ANSWERED: list[tuple[control.ControlRequest[Any], Any, str]] = [
     (
         control.Check(),
         control.Checked(
-            process=check.DaemonProcess(
+            process=requests.DaemonProcess(
                 pid=4711, version="0.1.0", uid=998, user="batchd", groups=("batchd",)
             ),
-            settings=check.SettingsInForce(
+            settings=requests.SettingsInForce(
                 file="/etc/batchd/config.toml",
                 paths={"state": "/var/lib/batchd/.batchd"},
                 stale=("pool.processes",),
@@ -286,13 +301,13 @@ ANSWERED: list[tuple[control.ControlRequest[Any], Any, str]] = [
 def read(line: str) -> control.ControlRequest[Any]:
     """Return the request on a line."""
     given = json.loads(line)
-    return coding.request(coding.REQUESTS[given.pop("verb")], given)
+    return requests.request(REQUESTS[given.pop("verb")], given)
 
 
 @pytest.mark.parametrize(("request_", "line"), SENT, ids=[line for _, line in SENT])
 def test_what_commands_send(request_: control.ControlRequest[Any], line: str) -> None:
     """To the letter, with every field, and read back as the same."""
-    assert json.dumps({"verb": coding.verb(type(request_)), **coding.fields(request_)}) == line
+    assert json.dumps({"verb": request_.verb(), **requests.fields(request_)}) == line
     assert read(line) == request_
 
 
@@ -313,7 +328,7 @@ def test_what_is_refused(line: str, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "answer", "text"), ANSWERED, ids=[coding.verb(type(asked)) for asked, *_ in ANSWERED]
+    ("asked", "answer", "text"), ANSWERED, ids=[asked.verb() for asked, *_ in ANSWERED]
 )
 def test_what_the_daemon_answers(
     asked: control.ControlRequest[Any], answer: object, text: str
@@ -321,17 +336,19 @@ def test_what_the_daemon_answers(
     """To the letter, and read back as the same;
     fields that are not known here count for nothing.
     """
-    assert json.dumps(coding.fields(answer)) == text
-    assert coding.answer(asked, json.loads(text)) == answer
-    assert coding.answer(asked, {**json.loads(text), "more": [1]}) == answer
-    assert json.dumps(coding.fields(coding.answer(asked, json.loads(text)))) == text
+    assert json.dumps(requests.fields(answer)) == text
+    assert requests.answer(asked, json.loads(text)) == answer
+    assert requests.answer(asked, {**json.loads(text), "more": [1]}) == answer
+    assert json.dumps(requests.fields(requests.answer(asked, json.loads(text)))) == text
 
 
 def test_what_earlier_daemons_left_out_has_a_default() -> None:
     """As an answer from before the field."""
-    assert coding.answer(control.Pause(scope=Scope.ALL), {"parked": 1}) == control.Paused(parked=1)
-    assert coding.answer(control.Resume(), {"resumed": 1}) == control.ResumedScope(resumed=1)
-    assert coding.answer(control.Cancel(target="a"), {"cancelled": 1}).ended == ()
+    assert requests.answer(control.Pause(scope=Scope.ALL), {"parked": 1}) == control.Paused(
+        parked=1
+    )
+    assert requests.answer(control.Resume(), {"resumed": 1}) == control.ResumedScope(resumed=1)
+    assert requests.answer(control.Cancel(target="a"), {"cancelled": 1}).ended == ()
 
 
 def test_what_a_newer_daemon_is_held_by_is_understood() -> None:
@@ -340,28 +357,52 @@ def test_what_a_newer_daemon_is_held_by_is_understood() -> None:
         "resumed": 0,
         "held": [{"scope": "planet", "cause": "weather", "since": 1.0, "by": 2}],
     }
-    (held,) = coding.answer(control.Resume(), answer).held
+    (held,) = requests.answer(control.Resume(), answer).held
     assert (held.scope, held.cause, held.name) == ("planet", "weather", "")
 
 
 def test_an_answer_that_is_none_is_refused() -> None:
     """What every version says must be there."""
     with pytest.raises(msgspec.ValidationError):
-        coding.answer(control.Cancel(target="a"), {"done": True})
+        requests.answer(control.Cancel(target="a"), {"done": True})
 
 
-def test_a_command_its_request_and_its_module_have_one_name() -> None:
-    """Of the command line as of the socket and the daemon, where what is paused goes on in the
-    same module, as does what is detached.
-    """
-    package = Path(batchd.__file__).parent
-    assert {*coding.REQUESTS} == {
-        *("status", "cancel", "pause", "resume", "priority", "retry", "prune", "tune"),
+def test_a_command_and_its_request_have_one_name_and_an_answer() -> None:
+    """Of the command line as of the socket; the daemon answers all of them in one place."""
+    assert {*REQUESTS} == {
+        *("status", "cancel", "pause", "resume", "priority", "nice", "retry", "prune", "tune"),
         *("submit", "detach", "check"),
     }
-    shared = {"resume": "pause", "detach": "submit"}
-    for verb in coding.REQUESTS:
-        module = shared.get(verb, verb)
-        assert module in cli.COMMANDS
-        text = (package / "daemon" / "commands" / f"{module}.py").read_text("utf-8")
-        assert f"async def {verb}(" in text
+    assert {*REQUESTS} - {*cli.COMMANDS} == {"detach"}
+    assert {name for name, line in cli.COMMANDS.items() if not line} == {*ORDERS}
+    answering = Path(batchd.__file__).parent / "daemon" / "commands" / "__init__.py"
+    text = answering.read_text("utf-8")
+    for kind in REQUESTS.values():
+        assert f"case {kind.__name__}(" in text
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        control.Cancel(target=("a", "b/001"), message="no money"),
+        control.Retry(target=("a",), failed=True, model="openai/x"),
+        control.Pause(scope=Scope.ALL),
+        control.Pause(scope=Scope.TASK, name="a/001", message="it's late"),
+        control.Resume(),
+        control.Resume(scope=Scope.MODEL, name="openai/x"),
+        control.Priority(target=("a",), priority=0),
+        control.Priority(target=("a", "b"), priority=-5),
+        control.Nice(target=("a",), by=-5),
+        control.Prune(older_than_days=1.5, outbox=True),
+        control.Tune(changes={"budget.per_day_usd": "20", "log.level": '"debug"'}, reset=True),
+    ],
+    ids=lambda order: order.command(),
+)
+def test_the_command_line_of_an_order_gives_it(order: control.Order[Any]) -> None:
+    """What page and `top` name where no daemon runs does the same."""
+    args = cli.parser().parse_args(shlex.split(order.command()))
+    given = ORDERS[args.command].given(args)
+    if isinstance(given, control.Retry):
+        assert given.claim
+        given = msgspec.structs.replace(given, claim="")
+    assert given == order

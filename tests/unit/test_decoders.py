@@ -16,7 +16,7 @@ _PACKAGE = Path(batchd.__file__).parent
 _RACE = """
 import sys, threading
 from batchd import control
-from batchd.control import coding
+from batchd.control import requests
 
 sys.setswitchinterval(1e-6)
 start = threading.Barrier(50)
@@ -24,7 +24,7 @@ answers = []
 
 def ask():
     start.wait()
-    answers.append(coding.answer(control.Check(), {"process": {"pid": 1, "version": "1", "uid": 0}}))
+    answers.append(requests.answer(control.Check(), {"process": {"pid": 1, "version": "1", "uid": 0}}))
 
 threads = [threading.Thread(target=ask) for _ in range(50)]
 for thread in threads:

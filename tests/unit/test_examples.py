@@ -8,7 +8,7 @@ import shlex
 
 import pytest
 
-from batchd.cli import COMMANDS, EXAMPLES, main, parser
+from batchd.cli import COMMANDS, about, main, parser
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -19,14 +19,15 @@ def test_every_command_has_examples_that_parse(
     and stands below its help, in 80 columns.
     """
     whole = parser()
-    for line in EXAMPLES[command]:
+    _, examples = about(command)
+    for line in examples:
         first = shlex.split(line.partition("|")[0])
         assert first[0] == "batchd"
         assert whole.parse_args(first[1:]).command == command
     with pytest.raises(SystemExit):
         whole.parse_args([command, "--help"])
     shown = capsys.readouterr().out
-    assert f"  {EXAMPLES[command][-1]}\n" in shown
+    assert f"  {examples[-1]}\n" in shown
     assert max(map(len, shown.splitlines())) <= 80
 
 

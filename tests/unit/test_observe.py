@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from batchd import __version__, control
+from batchd import __version__, control, words
 from batchd.actions import Action
 from batchd.cli.display import status_text
-from batchd.control import coding
+from batchd.control import requests
 from batchd.observe import standstill
 from batchd.observe.snapshot import Speed, snapshot
 from batchd.observe.standstill import WaitReasons
@@ -34,7 +34,7 @@ OLD: dict[str, Any] = {
 
 def said(answer: dict[str, Any]) -> control.DaemonStatus:
     """Return what a daemon has said, as it is understood here."""
-    return coding.answer(control.Status(), answer)
+    return requests.answer(control.Status(), answer)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_table_of_tasks_names_what_is_parked_and_leaves_its_reason_to_the_line
         "tally": Tally(),
     }
     task = TaskRow(**{**zeros, **named, "after": (), "needs": "", "attempts": 1})
-    (above, _) = standstill.lines((provider,))
+    (above, _) = words.parked_lines((provider,))
     assert "provider_unavailable: p/m is out of reach" in above
     waiting = WaitReasons((provider,), (), (), daemon=True)
     assert waiting.in_short(task) == "provider p: provider_unavailable"

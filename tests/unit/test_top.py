@@ -317,7 +317,7 @@ def test_a_yes_must_come_after_its_question() -> None:
     """What is no yes is a no; and what is asked says what it would do."""
     given: list[str] = []
     sight = _sight()
-    screen = TopScreen(give=lambda order: given.append(order.command), answer=lambda: None)
+    screen = TopScreen(give=lambda order: given.append(order.command()), answer=lambda: None)
     screen.key("c", sight)
     assert screen.urgent
     screen.key("n", sight)

@@ -15,10 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchd import config, silent_paths
+from batchd import config, silent_paths, words
 from batchd.config import own
 from batchd.console import columns_of, hanging
-from batchd.errors import ConfigError, UsageError
+from batchd.errors import ConfigError
 from batchd.log import escape, escape_json, escape_text
 
 if TYPE_CHECKING:
@@ -125,20 +125,12 @@ def day(text: str) -> dt.date:
         ) from None
 
 
-def split_target(target: str) -> tuple[str, str]:
-    """Return the batch and the task of ``BATCH[/TASK]``; the task may be empty."""
-    batch, _, task = target.strip("/").partition("/")
-    if not batch or "/" in task:
-        raise UsageError(f"{escape(target)} is neither BATCH nor BATCH/TASK")
-    return batch, task
-
-
 def target(reader: StoreReader, given: str | None) -> tuple[str, str]:
     """Return the batch and the task of ``BATCH[/TASK]``;
     of nothing, the newest batch, empty: there is none.
     """
     if given:
-        return split_target(given)
+        return words.split_target(given)
     newest = reader.batches(limit=1)
     return (newest[0].batch.name if newest else "", "")
 

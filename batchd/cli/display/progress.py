@@ -20,7 +20,7 @@ from batchd.observe import standstill
 from batchd.records import Parking, Ref, TaskStatus
 from batchd.store.rows import BatchRow, TaskRow
 from batchd.views import view
-from batchd.words import counted, duration, money
+from batchd.words import counted, duration, money, parked_lines
 
 if TYPE_CHECKING:
     from batchd.cli.support.member_reader import MemberReader
@@ -135,7 +135,7 @@ class ProgressWatch:
         if tuple(held) == self._held:
             return []
         self._held = tuple(held)
-        lines = (line if line.startswith(" ") else f"‖ {line}" for line in standstill.lines(held))
+        lines = (line if line.startswith(" ") else f"‖ {line}" for line in parked_lines(held))
         return [piece for line in lines for piece in hanging(line, _ROOM)]
 
     def _changes(self, task: TaskRow) -> list[str]:

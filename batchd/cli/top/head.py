@@ -23,6 +23,7 @@ from batchd.words import (
     limit,
     money,
     on_nodes,
+    parked_lines,
     rough,
     span,
     unsettled,
@@ -187,7 +188,7 @@ def _parked(snapshot: Snapshot) -> Iterator[Text]:
     """Yield what waits and the fix: what concerns all first, single tasks last."""
     ranks = [*Scope]
     parked = sorted(snapshot.parked, key=lambda p: ranks.index(p.scope))
-    found = [*standstill.lines(parked, snapshot.idle)]
+    found = [*parked_lines(parked, snapshot.idle)]
     for place, line in enumerate(islice(found, 2 * _PARKINGS)):
         yield Text(line, "dim" if place % 2 else "yellow")
     if (more := len(found) // 2 - _PARKINGS) > 0:

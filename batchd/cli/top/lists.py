@@ -7,23 +7,26 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from rich.text import Text
 
-from batchd.cli.top import head, key_orders, work
+from batchd.cli.top import head, work
 from batchd.cli.top.columns import table
-from batchd.cli.top.key_orders import KeyOrder
 from batchd.cli.top.watching import TopQuery, TopSnapshot
 from batchd.cli.top.work import Activities
 from batchd.console import wrapped
+from batchd.control import Cancel, Order, Pause, Resume, Retry
+from batchd.errors import UsageError
 from batchd.log import escape
 from batchd.observe.snapshot import Snapshot
-from batchd.records import Ref, Scope, TaskStatus
+from batchd.records import Ref, Scope, TargetCounts
+from batchd.spool.ulid import ulid
 from batchd.store.rows import BatchRow, TaskRow
-from batchd.words import counted
 
 T = TypeVar("T")
+#: An order, and what is asked before it is given; empty: nothing.
+Asked: TypeAlias = tuple[Order[Any], str]
 
 #: How far a key moves in a list that shows so many lines; more than all: to its end.
 _MOVES: dict[str, Callable[[int], int]] = {
@@ -124,10 +127,10 @@ class MainScreen:
 
     # Keys
 
-    def key(self, key: str, sight: TopSnapshot) -> KeyOrder | Ref | str | None:
+    def key(self, key: str, sight: TopSnapshot) -> Asked | Ref | str | None:
         """Act on a key.
 
-        Return an order to give, a task to follow, a message to show, or nothing.
+        Return an order with its question, a task to follow, a message to show, or nothing.
         """
         if self.typed is not None:
             self._type(key)
@@ -152,11 +155,11 @@ class MainScreen:
         if batch and opens:
             self._open(batch.batch.name)
         elif batch and key in {"c", "p", "r"}:
-            return _on_batch(key, batch, snapshot)
+            return ordered(key, Scope.BATCH, batch.batch.name, batch.counts, snapshot)
         elif task and opens:
             return task.ref
         elif task and key in {"c", "p", "r"}:
-            return on_task(key, task.ref, task.status, snapshot)
+            return ordered(key, Scope.TASK, str(task.ref), task.counts, snapshot)
         else:
             return self._on_any(key, snapshot)
         return None
@@ -171,7 +174,7 @@ class MainScreen:
         elif len(key) == 1:
             self.typed = typed + key
 
-    def _on_any(self, key: str, snapshot: Snapshot) -> KeyOrder | None:
+    def _on_any(self, key: str, snapshot: Snapshot) -> Asked | None:
         match key:
             case "tab" | "back tab":
                 self.pane = Pane.TASKS if self.pane is Pane.BATCHES else Pane.BATCHES
@@ -297,42 +300,30 @@ class MainScreen:
         return [*dressed, Text(why, "dim")]
 
 
-def _on_batch(key: str, row: BatchRow, snapshot: Snapshot) -> KeyOrder | str:
-    """Return what a key orders for a batch, or why it does not."""
-    name, left = row.batch.name, row.tasks - row.finished
+def ordered(
+    key: str, scope: Scope, name: str, counts: TargetCounts, snapshot: Snapshot
+) -> Asked | str:
+    """Return what a key orders for a batch or a task, or why it orders nothing."""
+    if key == "p":
+        return _toggled(snapshot, scope, name) if counts.left else f"{name} has ended"
+    if key == "r" and counts.left:
+        return f"{name}: nothing to run again, it has not ended"
+    order: Order[Any] = Cancel(target=(name,))
     if key == "r":
-        if left or row.finished == row.completed:
-            why = "it has not ended" if left else "it has no failed tasks"
-            return f"{name}: nothing to run again, {why}"
-        failed = counted(row.finished - row.completed, "failed task")
-        return key_orders.retrying(name, f"{failed} of {name}", failed=True)
-    if not left:
-        return f"{name} has ended: {row.status}"
-    if key == "c":
-        return key_orders.cancelling(name, f"{name}, {counted(left, 'task')} that have not ended")
-    return _toggled(snapshot, Scope.BATCH, name)
+        order = Retry(target=(name,), failed=scope is Scope.BATCH, claim=ulid())
+    try:
+        return order, order.question(counts)[0]
+    except UsageError as error:
+        return str(error)
 
 
-def on_task(
-    key: str, ref: Ref, status: TaskStatus, snapshot: Snapshot | None
-) -> KeyOrder | str | None:
-    """Return what a key orders for a task, or why it does not."""
-    if key == "r":
-        if status.final:
-            return key_orders.retrying(str(ref), str(ref), failed=False)
-        return f"{ref} has not ended: there is nothing to run again"
-    if status.final:
-        return f"{ref} has ended: {status}"
-    if key == "c":
-        return key_orders.cancelling(str(ref), str(ref))
-    return _toggled(snapshot, Scope.TASK, str(ref)) if snapshot else None
-
-
-def _toggled(snapshot: Snapshot, scope: Scope, name: str) -> KeyOrder:
-    """Return the order to let go on what is paused, and to pause what is not."""
+def _toggled(snapshot: Snapshot, scope: Scope, name: str) -> Asked:
+    """Return the order to let go on what is paused, and to pause what is not;
+    either can be taken back, so nothing is asked.
+    """
     if any((p.scope, p.name) == (scope, name) for p in snapshot.parked):
-        return key_orders.resuming(scope, name)
-    return key_orders.pausing(scope, name)
+        return Resume(scope=scope, name=name), ""
+    return Pause(scope=scope, name=name), ""
 
 
 def _trouble(trouble: str, width: int) -> list[Text]:

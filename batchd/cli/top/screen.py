@@ -5,23 +5,27 @@ and what each key does there.
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.text import Text
 
+from batchd import control
 from batchd.cli.display import conversation_lines, formatting
 from batchd.cli.display.conversation_lines import ScreenLine, Tone
 from batchd.cli.top.columns import Canvas
-from batchd.cli.top.key_orders import KeyOrder, OrderSender
-from batchd.cli.top.lists import MainScreen, moves, on_task
+from batchd.cli.top.lists import Asked, MainScreen, moves, ordered
 from batchd.cli.top.terminal import StopRequested, Terminal
 from batchd.cli.top.watching import LATELY, SpoolPoller, Story, TopQuery, TopSnapshot
 from batchd.cli.top.work import Activities
+from batchd.control import Order
+from batchd.errors import BatchdError
 from batchd.log import escape
 from batchd.observe.snapshot import Observer
-from batchd.records import Ref
+from batchd.records import Ref, Scope
 from batchd.views import Passage, passages
 from batchd.words import compact, counted, duration, money
 
@@ -69,8 +73,8 @@ class TaskView:
                 self._passages += passages(event, story.first_prompt)
             self.known += len(story.events)
 
-    def key(self, key: str, sight: TopSnapshot) -> KeyOrder | str | None:
-        """Act on a key: return an order to give, a message to show, or nothing."""
+    def key(self, key: str, sight: TopSnapshot) -> Asked | str | None:
+        """Act on a key: return an order with its question, a message to show, or nothing."""
         if by := moves(key, self._shown):
             last = max(0, len(self._lines) - self._shown)
             top = (last if self.top is None else self.top) + by
@@ -78,8 +82,9 @@ class TaskView:
         elif key == "f":
             self.full = not self.full
             self.top = None
-        elif key in {"c", "p", "r"} and self._story:
-            return on_task(key, self.ref, self._story.row.status, sight.snapshot)
+        elif key in {"c", "p", "r"} and self._story and sight.snapshot:
+            counts = self._story.row.counts
+            return ordered(key, Scope.TASK, str(self.ref), counts, sight.snapshot)
         return None
 
     def draw(self, sight: TopSnapshot, width: int, height: int) -> list[Text]:
@@ -167,14 +172,14 @@ class TopScreen:
     """What is shown, and what keys mean there."""
 
     #: Carries out an order; its answer is shown when it is there.
-    give: Callable[[KeyOrder], None]
+    give: Callable[[Order[Any]], None]
     #: What came of the last order, and whether it was refused.
     answer: Callable[[], tuple[str, bool] | None]
     lists: MainScreen = field(default_factory=MainScreen)
     following: TaskView | None = None
     helping: bool = False
     #: Waits for a yes.
-    asked: KeyOrder | None = None
+    asked: Asked | None = None
     #: Shown below until the next key.
     message: tuple[str, bool] | None = None
 
@@ -199,7 +204,7 @@ class TopScreen:
         if self.helping:
             self.helping = False
         elif self.asked is not None:
-            order, self.asked = self.asked, None
+            (order, _), self.asked = self.asked, None
             if key in {"y", "Y"}:
                 self.give(order)
             else:
@@ -216,15 +221,15 @@ class TopScreen:
             self._outcome(self.lists.key(key, sight))
         return True
 
-    def _outcome(self, outcome: KeyOrder | Ref | str | None) -> None:
+    def _outcome(self, outcome: Asked | Ref | str | None) -> None:
         if isinstance(outcome, Ref):
             self.following = TaskView(outcome)
         elif isinstance(outcome, str):
             self.message = (outcome, False)
-        elif outcome is not None and outcome.question:
+        elif outcome is not None and outcome[1]:
             self.asked = outcome
         elif outcome is not None:
-            self.give(outcome)
+            self.give(outcome[0])
 
     def draw(self, sight: TopSnapshot, width: int, height: int) -> list[Text]:
         """Return the lines of the screen: exactly ``height``."""
@@ -239,7 +244,7 @@ class TopScreen:
 
     def _below(self) -> Text:
         if self.asked is not None:
-            return Text(escape(f"{self.asked.question} y/n"), "bold yellow reverse")
+            return Text(escape(f"{self.asked[1]} y/n"), "bold yellow reverse")
         if self.lists.typed is not None:
             return Text.assemble(("/", "bold"), escape(self.lists.typed), ("▌", "blink"))
         if said := self.message or self.answer():
@@ -252,6 +257,37 @@ class TopScreen:
                 (escape(f"/{self.lists.filter}  "), "bold"), ("Esc shows all  ", "dim"), shown
             )
         return shown
+
+
+class OrderSender:
+    """Gives orders, each in a thread of its own: the picture goes on meanwhile."""
+
+    def __init__(self, state: Path, wake: Callable[[], None]) -> None:
+        self._state = state
+        self._wake = wake
+        #: What came of the last order, and whether it was refused.
+        self.answer: tuple[str, bool] | None = None
+        self._under_way = 0
+
+    def give(self, order: Order[Any]) -> None:
+        """Give an order; ``answer`` has its answer some time later."""
+        self.answer = (f"{order.command()} …", False)
+        self._under_way += 1
+        threading.Thread(target=self._carry, args=(order,), name="order", daemon=True).start()
+
+    def seen(self) -> None:
+        """Forget an answer that has been read; one that is still to come is not."""
+        if not self._under_way:
+            self.answer = None
+
+    def _carry(self, order: Order[Any]) -> None:
+        try:
+            lines = order.say(control.give(self._state, order))
+            self.answer = (" · ".join(line.strip() for line in lines), False)
+        except BatchdError as error:
+            self.answer = (str(error), True)
+        self._under_way -= 1
+        self._wake()
 
 
 #: One picture for files and pipes has all lines, however many.

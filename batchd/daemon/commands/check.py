@@ -14,8 +14,7 @@ from batchd import __version__, gone, users
 from batchd.actions import Action
 from batchd.config import Config
 from batchd.control import Check, Checked, CheckLine
-from batchd.control.check import DaemonProcess, SettingsInForce
-from batchd.control.requester import Requester
+from batchd.control.requests import DaemonProcess, SettingsInForce
 from batchd.daemon.reloading import Reloader
 from batchd.daemon.troubles import TroubleLog
 from batchd.daemon.tuning import CurrentConfig
@@ -43,8 +42,8 @@ class HostCheck(Protocol):
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class CheckHandler:
-    """The handler of ``Check``: looks, and says what is in force."""
+class Checks:
+    """Looks for what would fail, and says what is in force."""
 
     _current: CurrentConfig
     _lifecycle: Lifecycle
@@ -56,7 +55,7 @@ class CheckHandler:
     #: each takes a trial of the sandbox, and asks every provider.
     _under_way: dict[bool, asyncio.Future[tuple[CheckLine, ...]]] = field(default_factory=dict)
 
-    async def check(self, request: Check, _by: Requester) -> Checked:
+    async def check(self, request: Check) -> Checked:
         """Look at everything, and return what there is to say."""
         if request.live:
             raise UsageError(gone.FIELDS["check live"])

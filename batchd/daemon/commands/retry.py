@@ -18,10 +18,9 @@ from msgspec import UNSET
 from batchd.config import Config, providers
 from batchd.config.constraints import model_problem
 from batchd.control import NewRun, Retried, Retry
-from batchd.control.requester import Requester
+from batchd.control.socket_server import Requester
 from batchd.daemon import main_loop
 from batchd.daemon.commands import targets
-from batchd.daemon.commands.rerun_selection import chosen, listed
 from batchd.daemon.commands.targets import OrderTarget
 from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.outboxes import Outboxes
@@ -38,6 +37,7 @@ from batchd.spool.task_directories import TaskDirectories
 from batchd.spool.ulid import PATTERN, marked
 from batchd.store import lookups, operations
 from batchd.store.operations import wanted
+from batchd.words import listed
 
 #: Tasks that are read in one go, before others get their turn.
 _CHUNK = 200
@@ -59,33 +59,30 @@ class _Plan:
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class RetryHandler:
-    """The handler of ``Retry``: starts new runs of old tasks."""
+class Reruns:
+    """Starts new runs of old tasks."""
 
     _current: CurrentConfig
     _lifecycle: Lifecycle
     _store: DaemonStore
     _outboxes: Outboxes
     _batches: OpenBatches
-    #: Cancels tasks, saying why.
-    _end: EndThem
 
-    async def retry(self, request: Retry, by: Requester) -> Retried:
-        """Run batches or tasks again; ``failed``: of those, what did not complete.
+    async def retry(self, order: Retry, by: Requester, end: EndThem) -> Retried:
+        """Run batches or tasks again. With another model, tasks that wait for one that is gone run
+        again too: ``end`` cancels them, once the new run is durable.
 
-        ``model``: with this one, in place of their own. Then tasks that wait for a model that is
-        gone run again too: they are cancelled, once the new run is durable.
-
-        ``claim`` marks the request, so that one that is made twice, because its answer was lost,
-        runs once. What is stored and reserved for it carries this state directory's mark,
-        by which a later daemon knows it for its own.
+        An order that is given twice with one claim, as its answer was lost, runs once. What is
+        stored and reserved for it carries this state directory's mark, by which a later daemon
+        knows it for its own.
         """
-        store = self._store
-        failed, claim = request.failed, request.claim or ulid()
-        model = self._model(request.model)
+        store, failed, model = self._store, order.failed, order.model
+        claim = order.claim or ulid()
+        if model and (problem := model_problem(model, self._current.config)):
+            raise UsageError(str(problem))
         if not PATTERN.fullmatch(claim):
             raise UsageError("a claim is a ULID")
-        found = targets.find(store, targets.given(request.target))
+        found = targets.find(store, order.target)
         if not store.read(lookups.claimed, claim):  # as earlier versions stored it
             claim = marked(claim, mark(Path(self._current.config.paths.state)))
         claims = [f"{claim}-{number}" if number else claim for number in range(len(found))]
@@ -98,9 +95,12 @@ class RetryHandler:
         for c, plan in plans.items():
             # Once one run is durable the order is, and the others follow.
             made[c] = await self._add(plan, None if made else by)
-        if model:
-            for target, c in zip(found, claims, strict=True):
-                await self._replace(target, made[c], model)
+        for target, c in zip(found, claims, strict=True) if model else ():
+            # What has not ended of the tasks that run again would come back with its model.
+            name = made[c].name
+            again = (Ref(target.batch.name, task) for task in store.read(lookups.tasks, name))
+            if left := [ref for ref in again if self._lifecycle.open(ref)]:
+                await end(left, f"it runs again in {name}, with {model}")
         runs = tuple(
             NewRun(
                 batch=batch.name,
@@ -112,21 +112,6 @@ class RetryHandler:
         dropped = {key for plan in plans.values() for key in plan.dropped}
         names = tuple(run.batch for run in runs)
         return Retried(runs=runs, batches=names, dropped=tuple(sorted(dropped)) or UNSET)
-
-    def _model(self, model: str) -> str:
-        """Return the model that is asked for; empty: none. Raises ``UsageError``."""
-        if model and (problem := model_problem(model, self._current.config)):
-            raise UsageError(str(problem))
-        return model
-
-    async def _replace(self, target: OrderTarget, run: Batch, model: str) -> None:
-        """Cancel what has not ended of the tasks that run again:
-        those of a model that is gone would come back with it.
-        """
-        again = (Ref(target.batch.name, task) for task in self._store.read(lookups.tasks, run.name))
-        left = [ref for ref in again if self._lifecycle.open(ref)]
-        if left:
-            await self._end(left, f"it runs again in {run.name}, with {model}")
 
     async def _add(self, plan: _Plan, by: Requester | None) -> Batch:
         """Store a run and queue its tasks; return its batch.
@@ -193,7 +178,7 @@ class RetryHandler:
     async def _plan(self, target: OrderTarget, claim: str, *, failed: bool, model: str) -> _Plan:
         """Return what a run consists of. Raises ``UsageError``, ``TaskFileError``."""
         old, config = target.batch, self._current.config
-        again = chosen(target, failed=failed, held=self._held(target) if model else ())
+        again = target.again(failed=failed, held=self._held(target) if model else ())
         try:
             data, why = await self._outboxes.promptly(partial(_request, old, config), old.outbox)
         except OSError as error:
@@ -255,33 +240,31 @@ class RetryHandler:
     ) -> list[Task]:
         """Return tasks as they were asked for: from the store, or, once pruned, from their file."""
         store, specs = self._store, []
+
+        async def parsed(lack: str) -> dict[str, Task]:
+            if data is None:
+                raise UsageError(f"{lack}, and {why}: drop the file again")
+            parse = partial(taskfile.parse, data, old.request, self._current.config)
+            found = await asyncio.to_thread(parse, dropped=dropped)
+            return {task.id: task for task in found.tasks}
+
         try:
             for task in ids:
                 specs.append(store.read(lookups.find_task, Ref(old.name, task)))
                 if len(specs) % _CHUNK == 0:
                     await asyncio.sleep(0)
         except StoreError:
-            if data is None:
-                raise UsageError(
-                    f"the tasks of {old.name} have been pruned, and {why}: drop the file again"
-                ) from None
-            parse = partial(taskfile.parse, dropped=dropped)
-            parsed = await asyncio.to_thread(parse, data, old.request, self._current.config)
-            known = {task.id: task for task in parsed.tasks}
+            known = await parsed(f"the tasks of {old.name} have been pruned")
             if missing := [task for task in ids if task not in known]:
                 raise UsageError(
                     f"{Path(old.folder, old.request)} no longer has task {listed(missing)}"
                 ) from None
             specs = [known[task] for task in ids]
         if lost := [spec.id for spec in specs if _lost(spec)]:
-            if data is None:
-                raise UsageError(
-                    f"{old.name}: the secrets of {listed(lost)} were deleted at its end, and "
-                    f"{why}: drop the file again"
-                )
-            parse = partial(taskfile.parse, dropped=dropped)
-            parsed = await asyncio.to_thread(parse, data, old.request, self._current.config)
-            secrets = {task.id: task.secrets for task in parsed.tasks}
+            known = await parsed(
+                f"{old.name}: the secrets of {listed(lost)} were deleted at its end"
+            )
+            secrets = {name: task.secrets for name, task in known.items()}
             specs = [replace(s, secrets=secrets.get(s.id, {})) if _lost(s) else s for s in specs]
         return specs
 

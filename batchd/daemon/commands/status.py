@@ -14,7 +14,6 @@ import msgspec
 from batchd import __version__, catalog, decoders
 from batchd.actions import Action
 from batchd.control import DaemonStatus, ModelWarning, ShownParking, Status, status
-from batchd.control.requester import Requester
 from batchd.daemon import main_loop
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.attempts.bases import Bases
@@ -32,8 +31,8 @@ _MAX_BATCHES = 1000
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class StatusHandler:
-    """The handler of ``Status``: what the daemon does right now; the listeners' ``StatusDesk``."""
+class Desk:
+    """Says what the daemon does right now; the listeners' ``StatusDesk``."""
 
     _current: CurrentConfig
     _lifecycle: Lifecycle
@@ -52,7 +51,7 @@ class StatusHandler:
     _conditions: str = ""
     _started_at: float = field(default_factory=time.time)
 
-    async def status(self, request: Status, _by: Requester) -> DaemonStatus:
+    async def status(self, request: Status) -> DaemonStatus:
         """Return how the daemon does, and the batches that are asked for.
 
         Raises ``StoreError``.
@@ -155,10 +154,5 @@ def _row(row: BatchRow) -> status.ListedBatch:
         request=batch.request,
         received_at=batch.received_at,
         rejected=bool(row.problems),
-        **{
-            name: getattr(each, name)
-            for each in (row, row.tally)
-            for name in status.ListedBatch.__struct_fields__
-            if hasattr(each, name)
-        },
+        **{f: getattr(row, f) for f in status.ListedBatch.__struct_fields__ if hasattr(row, f)},
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from batchd.control import EndedBefore
@@ -12,6 +12,7 @@ from batchd.errors import NotPossibleError, UnknownNameError, UsageError
 from batchd.log import escape
 from batchd.records import Batch, Ref, TaskStatus, outcome
 from batchd.store import BatchTask, Store, lookups
+from batchd.words import listed, split_target
 
 _REFUSED = "was refused when it came: it has no tasks"
 
@@ -31,28 +32,93 @@ class OrderTarget:
         """The ids of the tasks that were named, or of all."""
         return self.named or tuple(self.tasks)
 
+    def left(self) -> list[Ref]:
+        """Return those of its tasks that have not ended."""
+        batch, tasks = self.batch.name, self.tasks
+        return [Ref(batch, name) for name in self.chosen if not tasks[name].status.final]
 
-def given(target: str | tuple[str, ...]) -> tuple[str, ...]:
-    """Return the targets of a request, each once. Raises ``UsageError`` where there is none."""
-    values = (target,) if isinstance(target, str) else target
-    if not values:
-        raise UsageError("it needs a target: BATCH or BATCH/TASK")
-    return tuple(dict.fromkeys(values))
+    def unfinished(self) -> list[Ref]:
+        """Return the same.
+
+        Raises ``UsageError`` where none is left, or one that was named has ended.
+        """
+        if ended := self.over():
+            raise UsageError(why(ended[0]))
+        return self.left()
+
+    def over(self) -> list[EndedBefore]:
+        """Return what of it has ended:
+        the tasks that were named and have, or all of the batch.
+        """
+        batch, tasks = self.batch.name, self.tasks
+        if self.named:
+            named = [(name, tasks[name].status) for name in self.named]
+            return [
+                EndedBefore(target=f"{batch}/{name}", counts={status.value: 1})
+                for name, status in named
+                if status.final
+            ]
+        statuses = Counter(member.status for member in tasks.values())
+        if not all(status.final for status in statuses):
+            return []
+        counts = {s.value: statuses[s] for s in TaskStatus if statuses[s]}
+        return [EndedBefore(target=batch, counts=counts)]
+
+    def again(self, *, failed: bool, held: Collection[str] = ()) -> list[str]:
+        """Return the ids of what is to run again, in the order of the file.
+
+        That is what was named, or what of it did not complete, and all that comes after any of it.
+        ``held``: what has not ended, and may run again all the same, as does what comes after it.
+        Raises ``UsageError`` where there is nothing, or something that cannot run again now.
+        """
+        name, tasks = self.batch.name, self.tasks
+        chosen = {
+            task
+            for task in self.chosen
+            if not failed
+            or task in held
+            or (tasks[task].status.final and tasks[task].status is not TaskStatus.COMPLETED)
+        }
+        if not chosen:
+            raise UsageError(
+                f"no task of {name} has failed: leave out --failed to run all of it again"
+            )
+        dependants: dict[str, list[str]] = {}
+        for task, member in tasks.items():
+            for earlier in member.after:
+                dependants.setdefault(earlier, []).append(task)
+        again = _with_dependants(chosen, dependants)
+        over = _with_dependants(held, dependants)
+        ordered = [task for task in tasks if task in again]
+        if busy := [task for task in ordered if not tasks[task].status.final and task not in over]:
+            raise UsageError(
+                f"{name}: tasks that have not ended cannot run again: {listed(busy)}; wait, or cancel them"
+            )
+        for each in ordered:
+            for earlier in tasks[each].after:
+                status = tasks[earlier].status
+                if earlier not in again and status is not TaskStatus.COMPLETED:
+                    raise UsageError(
+                        f"{name}/{each} comes after {earlier}, which is {status}: retry that one too"
+                    )
+        return ordered
 
 
-def find(store: Store, targets: Sequence[str], *, refused: bool = False) -> list[OrderTarget]:
+def find(
+    store: Store, targets: str | tuple[str, ...], *, refused: bool = False
+) -> list[OrderTarget]:
     """Return what ``targets`` name, by batch. Raises ``UsageError`` for what there is not.
 
     ``refused``: files that were refused are batches too, though they have no tasks.
     """
+    if not targets:
+        raise UsageError("it needs a target: BATCH or BATCH/TASK")
     named: dict[str, list[str]] = {}
     whole: set[str] = set()
-    for target in targets:
-        name, slash, task = target.strip("/").partition("/")
-        if not name or "/" in task:
-            raise UsageError(f"{escape(target)} is neither BATCH nor BATCH/TASK")
+    for target in (targets,) if isinstance(targets, str) else targets:
+        name, task = split_target(target)
         named.setdefault(name, [])
-        if slash:
+        if task:
             named[name].append(task)
         else:
             whole.add(name)
@@ -73,42 +139,6 @@ def _one(store: Store, name: str, ids: Sequence[str]) -> OrderTarget:
         if task not in tasks:
             raise UsageError(f"batch {name} has no task {escape(task)}")
     return OrderTarget(batch, tasks, tuple(dict.fromkeys(ids)))
-
-
-def left(target: OrderTarget) -> list[Ref]:
-    """Return those of a target's tasks that have not ended."""
-    batch, tasks = target.batch.name, target.tasks
-    return [Ref(batch, name) for name in target.chosen if not tasks[name].status.final]
-
-
-def unfinished(target: OrderTarget) -> list[Ref]:
-    """Return those of a target's tasks that have not ended.
-
-    Raises ``UsageError`` where none is left, or one that was named has ended.
-    """
-    if ended := over(target):
-        raise UsageError(why(ended[0]))
-    return left(target)
-
-
-def over(target: OrderTarget) -> list[EndedBefore]:
-    """Return what of a target has ended:
-    the tasks that were named and have, or all of the batch.
-    """
-    batch, tasks = target.batch.name, target.tasks
-    if target.named:
-        named = [(name, tasks[name].status) for name in target.named]
-        return [
-            EndedBefore(target=f"{batch}/{name}", counts={status.value: 1})
-            for name, status in named
-            if status.final
-        ]
-    statuses = Counter(member.status for member in tasks.values())
-    if not all(status.final for status in statuses):
-        return []
-    return [
-        EndedBefore(target=batch, counts={s.value: statuses[s] for s in TaskStatus if statuses[s]})
-    ]
 
 
 def cancelled(ended: EndedBefore) -> bool:
@@ -134,3 +164,14 @@ def left_over(batch: str) -> NotPossibleError:
         f"batch {batch} is left from before, and process {os.getpid()} works for a `batchd run` "
         "alone: give the order again when that has ended"
     )
+
+
+def _with_dependants(names: Iterable[str], dependants: Mapping[str, Sequence[str]]) -> set[str]:
+    """Return tasks, and all that comes after any of them."""
+    found = {*names}
+    waiting = [*found]
+    while waiting:
+        fresh = [task for task in dependants.get(waiting.pop(), ()) if task not in found]
+        found.update(fresh)
+        waiting += fresh
+    return found

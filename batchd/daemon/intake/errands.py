@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from weakref import WeakValueDictionary
 
-from batchd.control.requester import Requester
+from batchd.control import Detach, Detached, Submit, Submitted
+from batchd.control.socket_server import Requester
 from batchd.daemon import main_loop
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.ends.batches import OpenBatches
-from batchd.errors import WithdrawnError
+from batchd.daemon.intake.intake import Intake
+from batchd.daemon.intake.recovery import Recovery
+from batchd.daemon.outboxes import Outboxes
+from batchd.daemon.tuning import CurrentConfig
+from batchd.daemon.writes import DaemonStore
+from batchd.errors import NotPossibleError, UsageError, WithdrawnError
 from batchd.lifecycle import Lifecycle, inputs
-from batchd.records import Cause, HoldKey, Scope
+from batchd.records import Batch, Cause, HoldKey, Scope
+from batchd.spool import claims, outbox
+from batchd.store import lookups
 
 #: The time between two looks, in seconds.
 _LOOK_S = 0.3
@@ -24,11 +33,20 @@ _MESSAGE = "its `batchd run` has ended; another one of the same file goes on wit
 
 @dataclass(slots=True, eq=False, repr=False)
 class Errands:
-    """Gives up batches that no one waits for any more: they cost money."""
+    """Takes up what a ``run`` hands over, and gives it up once no one waits for it any more: it
+    costs money.
+    """
 
+    _current: CurrentConfig
     _lifecycle: Lifecycle
+    _store: DaemonStore
+    _outboxes: Outboxes
     _batches: OpenBatches
     _attempts: Attempts
+    _intake: Intake
+    _restoring: Recovery
+    #: Of two orders for one file at once, the second finds the batch of the first.
+    _runs: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
     #: By batch: who has asked for it.
     _givers: dict[str, list[Requester]] = field(default_factory=dict)
     #: Those that go on without them.
@@ -38,24 +56,88 @@ class Errands:
     #: Nothing is taken up any more: the daemon ends.
     ended: bool = False
 
-    def add(self, batch: str, by: Requester) -> None:
-        """Note who waits for a batch, which goes on if it was given up."""
-        self._givers.setdefault(batch, []).append(by)
-        if self._lifecycle.lift(_given_up(batch)):
-            main_loop.wake()
-
-    @contextlib.contextmanager
-    def expected(self) -> Iterator[None]:
-        """Keep the daemon from ending while something is taken up."""
-        self._expected += 1
+    async def submit(self, order: Submit, by: Requester) -> Submitted:
+        """Take up a claimed file, or a batch that is half-finished; answer once it is durable."""
+        if bool(order.claim) == bool(order.batch):
+            raise UsageError("it needs a claim, or a batch")
+        if self.ended:
+            return Submitted(batch="", tasks=0)
+        again = False
+        self._expected += 1  # the daemon does not end meanwhile
         try:
-            yield
+            if order.batch:
+                self._go_on(batch := self._store.read(lookups.find_batch, order.batch), order)
+            else:
+                async with self._runs.setdefault(order.run or order.claim, asyncio.Lock()):
+                    batch, again = await self._claimed(order, by)
+            self._givers.setdefault(batch.name, []).append(by)
+            if self._lifecycle.lift(_given_up(batch.name)):
+                main_loop.wake()
         finally:
             self._expected -= 1
+        tasks = len(self._store.read(lookups.tasks, batch.name))
+        return Submitted(batch=batch.name, tasks=tasks, again=again)
 
-    def detach(self, batch: str) -> None:
-        """Let a batch go on where no one waits for it."""
-        self._detached.add(batch)
+    def detach(self, order: Detach) -> Detached:
+        """Let a batch go on without those who asked for it."""
+        self._detached.add(self._store.read(lookups.find_batch, order.batch).name)
+        return Detached(batch=order.batch)
+
+    async def _claimed(self, order: Submit, by: Requester) -> tuple[Batch, bool]:
+        """Return the batch of a claimed file, and whether another ``run`` of it began that."""
+        claim = claims.find(Path(self._current.config.paths.state), order.claim)
+        if known := self._store.read(lookups.claimed, order.claim):
+            self._go_on(known, order)
+            return known, False
+        if claim is None:
+            raise UsageError(f"no file lies claimed under {order.claim!a}")
+        if order.run and (begun := self._store.read(lookups.unended_run, order.run)):
+            self._go_on(begun, order)
+            claim.path.unlink(missing_ok=True)
+            return begun, True
+        # Who waits learns at once that an outbox takes nothing:
+        # a file that is dropped would wait for it.
+        outside = Path(self._current.config.paths.outbox)
+        await self._store.ordered(
+            lambda: self._outboxes.promptly(partial(outbox.try_out, outside), str(outside))
+        )
+        batch = await self._intake.stored(claim, order, by.insist)
+        if batch is None:
+            raise UsageError(f"{claim.name} was taken away before it was read")
+        main_loop.spawn(self._intake.bring(claim, batch))
+        return batch, False
+
+    def _go_on(self, batch: Batch, order: Submit) -> None:
+        """Take a batch up that is stored, unless it is worked on or published.
+
+        Raises ``NotPossibleError`` where it has to wait, or was begun otherwise.
+        """
+        name, paths = batch.name, self._current.config.paths
+        if self._lifecycle.holds.keeps(HoldKey(Scope.BATCH, name, Cause.PAUSED)):
+            raise NotPossibleError(f"{name} is paused: batchd resume {name}")
+        otherwise = ""
+        if order.parallel and batch.parallel != order.parallel:
+            otherwise = "was not started with --serial: leave that out"
+        elif batch.outbox != paths.outbox:
+            otherwise = (
+                f"its results lie in {batch.outbox}, not in {paths.outbox}: run it as before, with "
+                "or without --here"
+            )
+        if otherwise:
+            raise NotPossibleError(
+                f"{name} is half-finished, and {otherwise}, or end it and begin again: "
+                f"batchd cancel {name}"
+            )
+        for earlier in batch.after_batches:
+            if self._batches.get(earlier) is None and self._store.read(lookups.unfinished, earlier):
+                raise NotPossibleError(
+                    f"{name} comes after {earlier}, which has tasks left, and a `batchd run` works "
+                    "on its own files alone: `batchd serve` works on both"
+                )
+        claim = claims.find(Path(paths.state), batch.claim)
+        self._restoring.one(name, {claim.ulid} if claim else set())
+        if claim:
+            main_loop.spawn(self._intake.bring(claim, batch))
 
     async def over(self) -> None:
         """Return once all of it is done, or no one waits for what is left."""

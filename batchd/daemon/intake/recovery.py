@@ -19,7 +19,7 @@ from batchd.config import Config
 from batchd.daemon import main_loop
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.attempts.scratch_cleanup import ScratchCleanup
-from batchd.daemon.commands.retry import RetryHandler
+from batchd.daemon.commands.retry import Reruns
 from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.ends.publisher import Publisher
 from batchd.daemon.outboxes import HANGS_S, Outboxes
@@ -40,7 +40,7 @@ class Recovery:
 
     _store: DaemonStore
     _attempts: Attempts
-    _rerun: RetryHandler
+    _rerun: Reruns
     _batches: OpenBatches
     _publisher: Publisher
     _lot: ParkingLot

@@ -5,7 +5,7 @@
 #    source ~/.local/share/bash_completion/batchd
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_batchd_subparsers=(init serve run submit wait status top logs cost web report diff apply estimate check config trust notify schema completion cancel retry pause resume priority prune tune worker backup restore demo)
+_shtab_batchd_subparsers=(init serve run submit wait status top logs cost web report diff apply estimate check config trust notify schema completion cancel retry pause resume priority nice prune tune worker backup restore demo)
 
 _shtab_batchd_init_option_strings=(-h --help --config --model --base-url --key-env --key-file --no-key --agents --systemd --user --remove --yes)
 _shtab_batchd_serve_option_strings=(-h --help --config --drop-packs)
@@ -32,6 +32,7 @@ _shtab_batchd_retry_option_strings=(-h --help --config --json --failed --yes --m
 _shtab_batchd_pause_option_strings=(-h --help --config --all --provider --model -m --message --json)
 _shtab_batchd_resume_option_strings=(-h --help --config --all --provider --model --json)
 _shtab_batchd_priority_option_strings=(-h --help --config --json)
+_shtab_batchd_nice_option_strings=(-h --help --config --json)
 _shtab_batchd_prune_option_strings=(-h --help --config --older-than --outbox --yes --json)
 _shtab_batchd_tune_option_strings=(-h --help --config --reset --json)
 _shtab_batchd_worker_option_strings=(-h --help --config)
@@ -78,6 +79,7 @@ _shtab_batchd_retry___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd_pause___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd_resume___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd_priority___config_COMPGEN=_shtab_compgen_files
+_shtab_batchd_nice___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd_prune___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd_tune___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd_worker___config_COMPGEN=_shtab_compgen_files
@@ -91,7 +93,7 @@ _shtab_batchd__C_COMPGEN=_shtab_compgen_dirs
 
 _shtab_batchd_schema_pos_0_choices=(task result summary status notification)
 _shtab_batchd_completion_pos_0_choices=(bash zsh)
-_shtab_batchd_pos_0_choices=(init serve run submit wait status top logs cost web report diff apply estimate check config trust notify schema completion cancel retry pause resume priority prune tune worker backup restore demo)
+_shtab_batchd_pos_0_choices=(init serve run submit wait status top logs cost web report diff apply estimate check config trust notify schema completion cancel retry pause resume priority nice prune tune worker backup restore demo)
 
 _shtab_batchd_init__h_nargs=0
 _shtab_batchd_init___help_nargs=0
@@ -195,6 +197,10 @@ _shtab_batchd_priority_pos_0_nargs=+
 _shtab_batchd_priority__h_nargs=0
 _shtab_batchd_priority___help_nargs=0
 _shtab_batchd_priority___json_nargs=0
+_shtab_batchd_nice_pos_0_nargs=+
+_shtab_batchd_nice__h_nargs=0
+_shtab_batchd_nice___help_nargs=0
+_shtab_batchd_nice___json_nargs=0
 _shtab_batchd_prune__h_nargs=0
 _shtab_batchd_prune___help_nargs=0
 _shtab_batchd_prune___outbox_nargs=0
