@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from unittest import mock
 
+from batchd.daemon import main_loop
 from batchd.daemon.attempts.active import ActiveAttempt
 from batchd.daemon.self_check import SelfCheck
 from batchd.lifecycle import Entry, Phase
@@ -32,7 +33,7 @@ async def _both(check: SelfCheck) -> None:
 
 async def _insist(check: SelfCheck) -> None:
     """Compare for ever. Raises ``AssertionError`` where lifecycle and daemon differ."""
-    while not check._loop.closing:
+    while not main_loop.current().closing:
         if wrong := [*_differences(check)]:
             raise AssertionError("\n".join(("the lifecycle differs:", *wrong[:20])))
         await asyncio.sleep(_COMPARE_S)
