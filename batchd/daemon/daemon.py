@@ -48,8 +48,8 @@ from batchd.daemon.systemd import SystemdNotifier
 from batchd.daemon.troubles import TroubleLog
 from batchd.daemon.tuning import CurrentConfig
 from batchd.daemon.waits.circuits import Circuits
+from batchd.daemon.waits.gates import Predecessors
 from batchd.daemon.waits.parking_lot import ParkingLot
-from batchd.daemon.waits.predecessors import Predecessors
 from batchd.daemon.writes import DaemonStore
 from batchd.governor import Governor
 from batchd.governor.news import News
@@ -59,8 +59,7 @@ from batchd.pool import heap, threads
 from batchd.pool.disks import AllDiskThreads
 from batchd.pool.engines.cluster import Cluster
 from batchd.pool.engines.local import LocalEngine
-from batchd.pool.shape import PoolShape
-from batchd.pool.supervisor import Supervisor
+from batchd.pool.supervisor import PoolShape, Supervisor
 from batchd.pricing import Prices
 from batchd.records import Batch
 from batchd.sandbox import Sandbox

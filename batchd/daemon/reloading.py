@@ -20,8 +20,7 @@ from batchd.daemon.tuning import CurrentConfig
 from batchd.errors import BatchdError, UsageError
 from batchd.governor import Governor
 from batchd.log import get_logger
-from batchd.pool.shape import PoolShape
-from batchd.pool.supervisor import Supervisor
+from batchd.pool.supervisor import PoolShape, Supervisor
 from batchd.pricing import Prices
 from batchd.sandbox import Sandbox
 from batchd.spool import permissions

@@ -10,7 +10,7 @@ from batchd import wire
 from batchd.config import Config
 from batchd.errors import NotPossibleError
 from batchd.pool.engines.cluster import ClusterTerms
-from batchd.pool.shape import PoolShape
+from batchd.pool.supervisor import PoolShape
 from batchd.pricing import Prices
 from batchd.records import Endpoint
 

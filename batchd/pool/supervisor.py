@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Coroutine, Iterator
-from typing import Any
+from collections.abc import Coroutine, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from batchd import __version__, pauses, wire
+from batchd.config.sections import MachineSection
 from batchd.errors import NotPossibleError
 from batchd.pauses import doubled
 from batchd.pool import code
 from batchd.pool.engines import Engine
 from batchd.pool.engines.machine import Machine
 from batchd.pool.engines.remote import CLOCK_FIX, RemoteWorker, clock_problem
-from batchd.pool.handler import PoolHandler
 from batchd.pool.pool_worker import PoolWorker
-from batchd.pool.roster import Roster
-from batchd.pool.shape import PoolShape
 from batchd.records import Place, Ref
 from batchd.records.tasks import ANYWHERE
 
@@ -42,6 +41,53 @@ RESTART = "restart the daemon; what waits goes on then"
 _AGAIN = "see the log; batchd tries again by itself"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolShape:
+    """The size of the pool, and when a worker is replaced: ``[pool]`` of the configuration."""
+
+    processes: int = 4
+    #: A worker silent for longer is killed.
+    heartbeat_timeout_s: float = 30.0
+    #: A worker is replaced after so many tasks; 0: never.
+    max_tasks_per_process: int = 0
+    #: A worker is replaced when its resident memory passes this; 0: never.
+    max_rss_bytes: int = 0
+    #: The provider that judges tasks of any model; empty: none does.
+    judge: str = ""
+    #: The machines that workers are kept on beside those here, and the folders that all share.
+    machines: tuple[MachineSection, ...] = ()
+    folders: tuple[str, ...] = ()
+
+
+class PoolHandler(Protocol):
+    """The handler of what the pool reports to the daemon; called on the loop."""
+
+    def message(self, worker: PoolWorker, message: Any) -> None:
+        """``Ask``, ``Failed``, ``Record``, ``Progress`` or ``Done`` came;
+        a ``Done`` has freed its slot.
+        """
+
+    def started(self, worker: PoolWorker) -> None:
+        """A worker is up."""
+
+    def suits_more(self) -> None:
+        """Tasks that no worker suited may be given to one now."""
+
+    def broke(self, error: BaseException) -> None:
+        """A part of the pool has ended that must not: a bug."""
+
+    def cut_off(self, worker: PoolWorker) -> None:
+        """A worker of another machine is reached no more:
+        what it waits for is not for it; ``died`` follows when it is over.
+        """
+
+    def died(self, worker: PoolWorker, lost: Mapping[Ref, int], *, counted: bool) -> None:
+        """A worker has ended with tasks ``lost``, by attempt; 0 where none was started.
+
+        ``counted``: they may have killed it.
+        """
+
+
 class Supervisor:
     """The pool. ``start`` it within a running loop; ``close`` ends every worker."""
 
@@ -51,7 +97,8 @@ class Supervisor:
         self._engine = engine
         #: Set by ``start``, before there is a worker.
         self._handler: PoolHandler
-        self._roster = Roster()
+        #: Those that live, the oldest first.
+        self._members: list[PoolWorker] = []
         self._lives: set[asyncio.Task[None]] = set()
         #: Workers that ended before they were up, running.
         self._failures = 0
@@ -65,8 +112,13 @@ class Supervisor:
 
     @property
     def workers(self) -> tuple[PoolWorker, ...]:
-        """The workers that live."""
-        return self._roster.all
+        """The workers that live, the oldest first."""
+        return tuple(self._members)
+
+    @property
+    def _started(self) -> tuple[PoolWorker, ...]:
+        """Those of this machine."""
+        return tuple(member for member in self._members if not member.remote)
 
     def start(self, handler: PoolHandler) -> None:
         """Begin to watch, and keep one worker warm; ``handler`` learns what workers say."""
@@ -153,7 +205,7 @@ class Supervisor:
 
     def slot_alone(self, place: Place) -> bool:
         """Return whether a task could have a process of its own now."""
-        return self._room(place) > 0 or self._roster.empty(place, up=bool(self.trouble)) is not None
+        return self._room(place) > 0 or self._empty(place) is not None
 
     def fits(self, place: Place, *, alone: bool = False) -> bool:
         """Return whether a task could be run now; ``alone``: in a process of its own."""
@@ -171,17 +223,22 @@ class Supervisor:
     @property
     def clearing(self) -> PoolWorker | None:
         """The worker that gets no more tasks, so that one task can have it alone."""
-        return self._roster.clearing
+        return next((m for m in self._members if m.clearing and not m.retiring), None)
 
     def clear(self, worker: PoolWorker | None) -> bool:
         """Give a worker no more tasks until it has none, and no other one;
         return whether another one gets tasks again.
         """
-        return self._roster.clear(worker)
+        again = [m for m in self._members if m.clearing and m is not worker]
+        for each in again:
+            each.clearing = False
+        if worker is not None:
+            worker.clearing = True
+        return bool(again)
 
     def reserve(self, ref: Ref, place: Place, *, alone: bool = False) -> PoolWorker:
         """Give a slot to a task; there must be one, by ``fits`` or ``slot_alone``."""
-        worker = self._roster.empty(place, up=bool(self.trouble)) if alone else None
+        worker = self._empty(place) if alone else None
         worker = worker or min(self._open(place), key=lambda w: len(w.tasks), default=None)
         if worker is None or (worker.tasks and self._room(place)):
             worker = self._start_worker()
@@ -192,7 +249,7 @@ class Supervisor:
     def run(self, worker: PoolWorker, run: wire.Run) -> bool:
         """Start a task in its slot; False if the worker has died meanwhile."""
         leaving = worker.remote and worker.retiring
-        if run.ref not in worker.tasks or worker not in self._roster or leaving:
+        if run.ref not in worker.tasks or worker not in self._members or leaving:
             return False
         worker.give(run)
         return True
@@ -204,7 +261,7 @@ class Supervisor:
 
     def send(self, ref: Ref, message: wire.Down) -> bool:
         """Send a message to the worker that works on a task; False if none does."""
-        worker = self._roster.at(ref)
+        worker = next((member for member in self._members if ref in member.tasks), None)
         if worker is not None:
             worker.channel.send(message)
         return worker is not None
@@ -218,7 +275,7 @@ class Supervisor:
                 worker.heard()
             if worker.greeted or not worker.remote:
                 worker.channel.send(wire.Retune(worker.settings(settings)))
-        for worker in self._roster.started[shape.processes :]:
+        for worker in self._started[shape.processes :]:
             self.retire(worker)
         for machine in self.machines.values():  # what was wrong may have been put right
             machine.hurry.set()
@@ -250,7 +307,7 @@ class Supervisor:
             worker.kill("the daemon stops")
         if self._lives:
             await asyncio.wait(set(self._lives), timeout=_FORK_S)
-        if any(not worker.pid for worker in self._roster.started):
+        if any(not worker.pid for worker in self._started):
             self._engine.renew()  # it does not answer: to wait for it would last for ever
         if self._lives:
             await asyncio.wait(set(self._lives), timeout=_END_S)
@@ -261,11 +318,26 @@ class Supervisor:
         """Return how many workers of this machine may be started for a task."""
         if self.trouble or place.machine:
             return 0
-        return max(0, self._shape.processes - len(self._roster.started))
+        return max(0, self._shape.processes - len(self._started))
 
     def _open(self, place: Place) -> Iterator[PoolWorker]:
+        """Yield the workers that have room for another task."""
+        for worker in self._usable(place):
+            if not worker.clearing and len(worker.tasks) < self._settings.agents_per_process:
+                yield worker
+
+    def _empty(self, place: Place) -> PoolWorker | None:
+        """Return a worker without a task, best one that was cleared."""
+        empty = (worker for worker in self._usable(place) if not worker.tasks)
+        return max(empty, key=lambda worker: worker.clearing, default=None)
+
+    def _usable(self, place: Place) -> Iterator[PoolWorker]:
         """Yield the workers that may get a task: while none comes up, only those that have."""
-        return self._roster.open(self._settings.agents_per_process, place, up=bool(self.trouble))
+        for worker in self._members:
+            closed = worker.retiring or worker.alone or worker.channel.clogged
+            up = worker.greeted or not (self.trouble or worker.remote)
+            if up and not closed and worker.suits(place):
+                yield worker
 
     def retire(self, worker: PoolWorker) -> None:
         """Give a worker no more tasks: it ends once it has none."""
@@ -287,7 +359,7 @@ class Supervisor:
 
     def _take_in(self, worker: PoolWorker, living: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Add a worker, and see to its life."""
-        self._roster.add(worker)
+        self._members.append(worker)
         return self._begin(living)
 
     def _greet(self, worker: PoolWorker, **more: Any) -> None:
@@ -354,7 +426,7 @@ class Supervisor:
         self._bury(worker, counted=worker.greeted)
 
     def _bury(self, worker: PoolWorker, *, counted: bool) -> None:
-        self._roster.remove(worker)
+        self._members.remove(worker)
         worker.gone()
         self._handler.died(worker, worker.tasks, counted=counted)
 
@@ -410,7 +482,7 @@ class Supervisor:
             problem, life.fix = await life.problem(hello)
         except Exception as error:  # noqa: BLE001 (it is that machine's trouble, whatever it is)
             problem = str(error) or type(error).__name__
-        if problem or worker not in self._roster:
+        if problem or worker not in self._members:
             worker.kill(problem)
             return
         assert hello.machine is not None, "it has said what it finds"
@@ -457,7 +529,7 @@ class Supervisor:
                     worker.kill(f"no sign of life for {now - worker.heard_at:.0f} s")
                 elif self._superfluous(worker, now):
                     self.retire(worker)
-            started = self._roster.started
+            started = self._started
             trying = any(not worker.greeted for worker in started)
             room = len(started) < self._shape.processes
             if room and (not started or (self.trouble and not trying)):
@@ -467,4 +539,4 @@ class Supervisor:
         idle = not worker.tasks and not worker.retiring and now - worker.idle_since > _IDLE_S
         if worker.remote or not idle:
             return False
-        return sum(not each.retiring for each in self._roster.started) > 1
+        return sum(not each.retiring for each in self._started) > 1

@@ -23,8 +23,8 @@ from batchd.daemon.commands.retry import Reruns
 from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.ends.publisher import Publisher
 from batchd.daemon.outboxes import HANGS_S, Outboxes
+from batchd.daemon.waits.gates import Predecessors
 from batchd.daemon.waits.parking_lot import ParkingLot
-from batchd.daemon.waits.predecessors import Predecessors
 from batchd.daemon.writes import DaemonStore
 from batchd.lifecycle import Lifecycle
 from batchd.log import get_logger

@@ -18,9 +18,8 @@ from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.listeners import Listener
 from batchd.daemon.tuning import CurrentConfig
-from batchd.daemon.waits.concurrency import Concurrency
+from batchd.daemon.waits.gates import Concurrency, Gate, Placing, Tiers
 from batchd.daemon.waits.money_waits import FirstCalls, MoneyWaits
-from batchd.daemon.waits.placing import Placing
 from batchd.daemon.writes import DaemonStore, Register
 from batchd.events import TaskFinished
 from batchd.governor import Governor, ParkDecision
@@ -37,10 +36,9 @@ from batchd.records import (
     Scope,
     Task,
     TurnFacts,
-    sold_as,
     untiered,
 )
-from batchd.store import lookups, operations
+from batchd.store import operations
 
 _LOOK_S = 1.0
 #: Parkings whose end is noted in one go.
@@ -70,6 +68,8 @@ class ParkingLot(Listener):
     concurrency: Concurrency = field(init=False)
     #: Who waits for a machine that has what it needs.
     placing: Placing = field(init=False)
+    #: What keeps a task whose turn it is: the first that does.
+    _gates: tuple[Gate, ...] = field(init=False)
     #: Open batches whose money is spent.
     _spent: set[str] = field(default_factory=set)
 
@@ -85,6 +85,8 @@ class ParkingLot(Listener):
         )
         self.concurrency = Concurrency(self._lifecycle, self._batches, self._attempts)
         self.placing = Placing(self._lifecycle, self._pool)
+        tiers = Tiers(self._lifecycle, self._store)
+        self._gates = (self.placing, self.concurrency, self.shortage, tiers)
 
     # What people want
 
@@ -174,20 +176,7 @@ class ParkingLot(Listener):
         """Keep a task that was just taken from starting, if its first call could not be made;
         return whether that is so.
         """
-        waits = (self.placing, self.concurrency, self.shortage)
-        return any(each.keeps(ref) for each in waits) or self._tier_keeps(ref)
-
-    def _tier_keeps(self, ref: Ref) -> bool:
-        """Keep a task whose service tier is parked: it shows in its text alone."""
-        parked = self._lifecycle.queue.parked
-        if all(name == untiered(name) for name in parked) or not self._lifecycle.begins(ref):
-            return False
-        task = self._store.read(lookups.find_task, ref)
-        name = sold_as(task.model, task.service_tier)
-        if name not in parked or task.tier_fallback_s is not None:
-            return False
-        self._lifecycle.sell_as(ref, name)
-        return True
+        return any(gate.keeps(ref) for gate in self._gates)
 
     def task_parked(self, ref: Ref, park: ParkDecision | None) -> None:
         """Queue a task again that is parked. ``park``: what its call met."""

@@ -1,0 +1,278 @@
+"""Gates: what keeps tasks from starting whose turn it would be, each for a reason of its own.
+
+A batch has as many at work as it may, no worker has room that suits, a service tier is parked, a
+batch comes after others; and, in ``money_waits``, too little of the day's money is left.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Protocol
+
+from batchd.actions import Action
+from batchd.daemon import main_loop
+from batchd.daemon.attempts.attempts import Attempts
+from batchd.daemon.ends.batches import OpenBatches
+from batchd.daemon.ends.publisher import Publisher
+from batchd.daemon.listeners import Listener
+from batchd.daemon.writes import DaemonStore
+from batchd.errors import NotPossibleError
+from batchd.lifecycle import Lifecycle, inputs
+from batchd.lifecycle.inputs import End
+from batchd.lifecycle.queue import rank_of
+from batchd.log import get_logger
+from batchd.pool.supervisor import Supervisor
+from batchd.records import (
+    Batch,
+    Cause,
+    HoldKey,
+    Place,
+    Reason,
+    Ref,
+    Scope,
+    Task,
+    TaskStatus,
+    sold_as,
+    untiered,
+)
+from batchd.store import lookups
+
+#: Of those that are kept, the first that were: the best of so many goes on.
+_LOOKED_AT = 1000
+#: So many of one kind are let go on at a time.
+_AT_ONCE = 16
+
+
+class Gate(Protocol):
+    """Keeps tasks from starting."""
+
+    def keeps(self, ref: Ref) -> bool:
+        """Keep a task that was just drawn, if it may not start; return whether that is so."""
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Concurrency:
+    """Holds each batch to its ``parallel``."""
+
+    _lifecycle: Lifecycle
+    _batches: OpenBatches
+    _attempts: Attempts
+    #: By batch of which tasks are kept: those that were let go on, and have not begun yet.
+    _let_go: dict[str, set[Ref]] = field(default_factory=dict)
+
+    def keeps(self, ref: Ref) -> bool:
+        """Keep a task that was just taken from starting, if as many
+        of its batch are at work as may be; return whether they are.
+        """
+        batch = self._batches.get(ref.batch)
+        if batch is None or not batch.parallel or self._at_work(ref.batch) < batch.parallel:
+            return False
+        self._lifecycle.take(inputs.Held(ref, _enough(ref.batch)))
+        self._let_go.setdefault(ref.batch, set()).discard(ref)
+        return True
+
+    def refill(self) -> None:
+        """Let as many tasks go on as have room;
+        asked before each turn, whatever it was that made room.
+        """
+        for name in [*self._let_go]:
+            hold, batch = _enough(name), self._batches.get(name)
+            if batch is None or not self._lifecycle.holds.keeps(hold):
+                del self._let_go[name]
+                continue
+            let_go = {ref for ref in self._let_go[name] if self._waits_for(ref, ())}
+            for ref in self._best(hold, batch.parallel - self._at_work(name) - len(let_go)):
+                self._lifecycle.take(inputs.Lifted(ref, hold))
+                let_go.add(ref)
+            self._let_go[name] = let_go
+
+    def _best(self, hold: HoldKey, count: int) -> list[Ref]:
+        """Return the best tasks that nothing else keeps from starting, at most so many."""
+        if count <= 0:
+            return []
+        kept = self._lifecycle.holds.kept(hold)
+        entries = self._lifecycle.entries
+        first, others = kept[:_LOOKED_AT], kept[_LOOKED_AT:]
+        free = [ref for ref in first if self._waits_for(ref, (hold,))]
+        if len(free) < count:
+            more: Iterator[Ref] = (ref for ref in others if self._waits_for(ref, (hold,)))
+            free = [*chain(free, more)]
+        return heapq.nsmallest(count, free, key=lambda ref: rank_of(entries[ref]))
+
+    def _waits_for(self, ref: Ref, holds: tuple[HoldKey, ...]) -> bool:
+        """Whether a task waits for a slot, and for these holds, and for nothing else of its own."""
+        entry = self._lifecycle.entries.get(ref)
+        return entry is not None and entry.phase.waits and entry.holds == holds
+
+    def _at_work(self, name: str) -> int:
+        return sum(active.ref.batch == name for active in self._attempts.active)
+
+
+def _enough(batch: str) -> HoldKey:
+    """Return what keeps more tasks of a batch from starting: enough of them are at work."""
+    return HoldKey(Scope.BATCH, batch, Cause.CONCURRENCY)
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Placing:
+    """Holds tasks for what they ask for, so that others pass them,
+    and lets the best go on where there is room.
+
+    Whether one that goes on gets that room, its turn says: it may be kept again.
+    """
+
+    _lifecycle: Lifecycle
+    _pool: Supervisor
+    #: What tasks are kept for.
+    _kept: dict[Place, None] = field(default_factory=dict)
+    #: The trouble that no worker has what tasks ask for, with the fix, and since when;
+    #: None: there is none.
+    missing: tuple[NotPossibleError, float] | None = None
+
+    def keeps(self, ref: Ref) -> bool:
+        """Keep a task that was just taken from starting, if no worker has room that suits it;
+        return whether that is so.
+        """
+        place, alone = self._lifecycle.place_of(ref), self._lifecycle.suspect(ref)
+        if self._pool.fits(place, alone=alone):
+            return False
+        self._kept[place] = None
+        self._lifecycle.take(inputs.Held(ref, _room_for(place)))
+        return True
+
+    def refill(self) -> bool:
+        """Let the best go on for which there may be room; asked before each turn.
+
+        Return whether there are more of them.
+        """
+        more = False
+        for place in [*self._kept]:
+            kept = self._lifecycle.holds.kept(_room_for(place))
+            if not kept:
+                del self._kept[place]
+            elif self._pool.has(place):
+                # A suspect waits for a process of its own,
+                # which is made room for where it waits in the queue.
+                free = self._pool.fits(place)
+                ready = kept if free else filter(self._lifecycle.suspect, kept)
+                best = heapq.nsmallest(_AT_ONCE, ready, key=self._rank)
+                for ref in best:
+                    self._lifecycle.take(inputs.Lifted(ref, _room_for(place)))
+                more = more or (free and len(kept) > len(best))
+        return more
+
+    def look(self) -> None:
+        """See whether any worker has what tasks ask for; log it when none does."""
+        # Why a machine of the configuration has no worker, its own trouble says.
+        up = {worker.machine for worker in self._pool.workers if worker.greeted}
+        lacking = sorted(
+            str(place)
+            for place in self._kept
+            if place.machine not in self._pool.machines.keys() - up
+            and self._lifecycle.holds.kept(_room_for(place))
+            and not self._pool.has(place)
+        )
+        if not lacking:
+            self.missing = None
+            return
+        fix = (
+            "add it to [pool] machines, or cancel them"
+            if "machine" in lacking[0]
+            else "put it there"
+        )
+        error = NotPossibleError(f"tasks need {lacking[0]}, and no worker has that: {fix}")
+        since = self.missing[1] if self.missing else time.time()
+        if self.missing is None or str(self.missing[0]) != str(error):
+            get_logger().error(Action.WORKER_TROUBLE, message=str(error))
+        self.missing = error, since
+
+    def _rank(self, ref: Ref) -> tuple[int, int, Ref]:
+        return rank_of(self._lifecycle.entries[ref])
+
+
+def _room_for(place: Place) -> HoldKey:
+    """Return what keeps tasks that ask for it."""
+    return HoldKey(Scope.ALL, str(place), Cause.NEEDS)
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Tiers:
+    """Keeps tasks whose service tier is parked: which one they ask for, their text alone says."""
+
+    _lifecycle: Lifecycle
+    _store: DaemonStore
+
+    def keeps(self, ref: Ref) -> bool:
+        """Keep a task that was just taken, if its tier is parked; return whether it is."""
+        parked = self._lifecycle.queue.parked
+        if all(name == untiered(name) for name in parked) or not self._lifecycle.begins(ref):
+            return False
+        task = self._store.read(lookups.find_task, ref)
+        name = sold_as(task.model, task.service_tier)
+        if name not in parked or task.tier_fallback_s is not None:
+            return False
+        self._lifecycle.sell_as(ref, name)
+        return True
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Predecessors(Listener):
+    """Which open batches wait for which."""
+
+    _lifecycle: Lifecycle
+    _store: DaemonStore
+    _batches: OpenBatches
+    _publisher: Publisher
+    #: By the earlier batch: those that come after it.
+    _after: dict[str, list[str]] = field(default_factory=dict)
+
+    def restore(self, batches: Iterable[Batch]) -> None:
+        """Hold those of an earlier daemon's batches that wait."""
+        for batch in batches:
+            self._look(batch)
+
+    def batch_received(self, batch: Batch, tasks: Sequence[Task]) -> None:
+        """Hold a batch that waits, before any of its tasks starts."""
+        self._look(batch)
+
+    def batch_finished(self, batch: Batch, summary: str) -> None:
+        """Let those go on, or end them, that came after a batch."""
+        for name in self._after.pop(batch.name, ()):
+            if not self._completed(batch.name):
+                self._end(name, batch.name)
+        if self._lifecycle.lift(_until(batch.name)):
+            main_loop.wake()
+
+    def _look(self, batch: Batch) -> None:
+        for earlier in batch.after_batches:
+            if self._store.read(lookups.problems, earlier):
+                self._end(batch.name, earlier)  # a refused file: nothing of it ever completes
+            elif self._batches.get(earlier) is not None or self._store.read(
+                lookups.unfinished, earlier
+            ):
+                self._after.setdefault(earlier, []).append(batch.name)
+                for ref in self._lifecycle.of(batch.name):
+                    self._lifecycle.take(inputs.Held(ref, _until(earlier)))
+            elif not self._completed(earlier):
+                self._end(batch.name, earlier)
+
+    def _completed(self, name: str) -> bool:
+        """Whether every task of a batch that has ended did: a refused file has none."""
+        tasks = self._store.read(lookups.tasks, name).values()
+        return bool(tasks) and all(task.status is TaskStatus.COMPLETED for task in tasks)
+
+    def _end(self, name: str, earlier: str) -> None:
+        """End what is left of a batch, as tasks end that come after one that failed."""
+        message = f"batch {earlier}, which it comes after, has not completed"
+        refs = self._lifecycle.of(name)
+        ends = (End(ref, TaskStatus.CANCELLED, Reason.DEPENDENCY, message) for ref in refs)
+        main_loop.spawn(self._publisher.give_up(ends))
+
+
+def _until(batch: str) -> HoldKey:
+    """Return what keeps the tasks of batches that come after another."""
+    return HoldKey(Scope.BATCH, batch, Cause.DEPENDENCY)
