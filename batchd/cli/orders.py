@@ -103,7 +103,7 @@ def _wanted(file: Path | None, order: Retry) -> bool:
 
 def _show_prunable(order: Prune, state: Path, *, as_json: bool) -> int:
     """Print the batches of which something would go."""
-    from batchd.spool.removal import PublishedFolder
+    from batchd.spool.outbox import PublishedFolder
     from batchd.store import lookups
     from batchd.store.reader import StoreReader
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batchd import trees
-from batchd.spool import files, places
+from batchd.spool import files
 from batchd.spool.settle import Signature, signature
 from batchd.spool.ulid import LENGTH, MARK_BITS, PATTERN, Ulids, mark_of, time_of, ulid
 
@@ -132,7 +132,7 @@ class Claimer:
         with contextlib.suppress(FileExistsError):
             ours.mkdir(mode=0o700)
             trees.sync(self._state)
-        folder = places.enter(ours)
+        folder = files.enter(ours)
         try:
             if not _leads(inbox, folder):
                 os.close(folder)
@@ -155,7 +155,7 @@ class Claimer:
             there = self._where.lstat()
         except OSError:
             return False
-        apart = self._where.parent != self._path or places.keeps_apart(self._inbox)
+        apart = self._where.parent != self._path or files.keeps_apart(self._inbox)
         return apart and os.path.samestat(os.fstat(self._folder), there)
 
     def leave(self) -> None:
@@ -227,7 +227,7 @@ class Claimer:
 
     def _there(self, inbox: int) -> int:
         """Return the folder for claims in the inbox, which no one else can touch."""
-        if not places.keeps_apart(inbox):
+        if not files.keeps_apart(inbox):
             why = (
                 "others can write here, it is not sticky, and its claims cannot lie in [paths] state, which is on another "
                 "file system: chmod +t the inbox, or put both on one"
@@ -237,10 +237,10 @@ class Claimer:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(_THERE, 0o700, dir_fd=inbox)
             try:
-                there = places.inside(inbox, _THERE, self._path / _THERE)
+                there = files.inside(inbox, _THERE, self._path / _THERE)
             except NotADirectoryError:
                 there = -1
-            if there >= 0 and places.ours_alone(there):
+            if there >= 0 and files.ours_alone(there):
                 return there
             # Somebody else has put it there.
             os.rename(_THERE, f".not-of-batchd-{ulid()}", src_dir_fd=inbox, dst_dir_fd=inbox)

@@ -26,7 +26,7 @@ from typing import TypeVar
 from batchd.actions import Action
 from batchd.config import Config
 from batchd.log import get_logger
-from batchd.spool import claims as claiming, files, places
+from batchd.spool import claims as claiming, files
 from batchd.spool.claims import Claim, Claimer
 from batchd.spool.folder_watch import Hints
 from batchd.spool.settle import FileSign, Settling, Signature, ignorable, signature
@@ -338,7 +338,7 @@ class Inbox:
         """
         if self._stands():
             return
-        found = places.enter(self.folder)
+        found = files.enter(self.folder)
         try:
             self._claimer.enter(found)
         except BaseException:

@@ -15,7 +15,7 @@ from batchd.actions import Action
 from batchd.config import Config, operator_files
 from batchd.errors import NotPossibleError
 from batchd.log import get_logger
-from batchd.spool import places
+from batchd.spool import files
 
 _OTHERS_WRITE = stat.S_IWOTH
 
@@ -78,9 +78,9 @@ def _way(path: str) -> Iterator[Exposure]:
             yield Exposure(str(folder), why, fix, grave=os.geteuid() == 0)
     there = next((p for p in (Path(path), *Path(path).parents) if _status(p)), Path("/"))
     try:
-        os.close(places.enter(there))
+        os.close(files.enter(there))
     except PermissionError as error:
-        if places.TURNED in str(error):
+        if files.TURNED in str(error):
             why, fix = str(error.strerror).split(": ", 1)
             yield Exposure(path, why, fix, grave=True)
     except OSError:

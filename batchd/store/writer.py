@@ -20,9 +20,8 @@ from batchd.errors import BatchdError, StoreError
 from batchd.store import ballast
 from batchd.store.ballast import Ballast
 from batchd.store.database_file import UNREADABLE, explain
-from batchd.store.presence import Presence
 from batchd.store.task_transaction import TaskTransaction
-from batchd.store.witness import Witness
+from batchd.store.witness import Presence, Witness
 
 T = TypeVar("T")
 

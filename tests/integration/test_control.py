@@ -43,7 +43,7 @@ from batchd.errors import (
 from batchd.events import Event, Suspended
 from batchd.records import Ref, Scope
 from batchd.spool import claims
-from batchd.spool.removal import PublishedFolder
+from batchd.spool.outbox import PublishedFolder
 from batchd.spool.ulid import marked, ulid
 from batchd.store import StoreReader, lookups
 

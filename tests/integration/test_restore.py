@@ -26,7 +26,7 @@ from batchd.daemon import Daemon, reconcile
 from batchd.daemon.reconcile import ReconcilePlan
 from batchd.events import TaskStarted
 from batchd.records import Batch, Cause, Ref, Scope, Task, TaskLimits, TaskStatus
-from batchd.spool import places
+from batchd.spool import files
 from batchd.spool.claims import Claimer
 from batchd.spool.settle import signature
 from batchd.store import Store, StoreReader, lookups, operations
@@ -97,7 +97,7 @@ def older(spool: Any, slow_server: str) -> Path:
         daemon.wait()
     late = spool.write("late.json", [{"first_prompt": "late"}])
     claimer = Claimer(spool.folder / "inbox", spool.folder / ".batchd")
-    claimer.enter(places.enter(spool.folder / "inbox"))
+    claimer.enter(files.enter(spool.folder / "inbox"))
     inside = late.rename(spool.folder / "inbox" / "late.json")
     claimer.take("late.json", signature(os.lstat(inside)))
     assert claimer.taken()

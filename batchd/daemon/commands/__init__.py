@@ -65,7 +65,7 @@ from batchd.lifecycle.holds import ALL, DAY, Key
 from batchd.lifecycle.inputs import End
 from batchd.log import detailed, get_logger
 from batchd.records import Cause, Parking, Ref, Scope, TaskStatus
-from batchd.spool import removal
+from batchd.spool import outbox
 from batchd.store import lookups, operations
 from batchd.store.operations import wanted
 
@@ -414,7 +414,7 @@ class Commands(Listener):
         found = self._store.read(lookups.prunable, before)
         removed, freed, problems = 0, 0, []
         for each in found if order.outbox else ():
-            folder = removal.PublishedFolder(each.batch.outbox, each.batch.name)
+            folder = outbox.PublishedFolder(each.batch.outbox, each.batch.name)
             size = await self._outboxes.at(folder.size, each.batch.outbox)
             if size is None:
                 continue
