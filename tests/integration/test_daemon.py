@@ -385,7 +385,7 @@ def test_a_task_that_only_waits_is_not_counted_when_its_worker_dies(tmp_path: Pa
                 (tmp_path / "outbox/b/ask").touch()
                 await daemon.batch_done("b")
         with StoreReader(tmp_path / ".batchd/batchd.db") as reader:
-            crashes = dict(reader._source.rows("SELECT name, crashes FROM tasks"))
+            crashes = dict(reader._db.execute("SELECT name, crashes FROM tasks").fetchall())
         assert crashes.pop("001") == 2, "once with another, who was at work too, and once alone"
         assert sorted(crashes.values()) == [0, 0, 0, 1]
 

@@ -187,7 +187,7 @@ def test_following_many_tasks_asks_for_what_is_new_alone(
     asyncio.run(add())
     statements: list[str] = []
     with StoreReader(tmp_path / "batchd.db") as reader:
-        reader._source._db.set_trace_callback(statements.append)
+        reader._db.set_trace_callback(statements.append)
         looks = _Looks(statements, ends)
         with pytest.raises(KeyboardInterrupt):
             logs._follow(reader, "b", "", looks, on=True)

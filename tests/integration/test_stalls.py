@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,16 +55,14 @@ async def _until(condition: Any, limit_s: float = 90) -> None:
 
 
 def _looking_at(daemon: Daemon) -> SelfCheck:
-    parts = daemon._parts
     return SelfCheck(
-        parts.loop,
-        parts.lifecycle,
-        parts.troubles,
-        parts.governor,
-        parts.batches,
-        parts.turns,
-        parts.attempts,
-        parts.pool,
+        daemon.lifecycle,
+        daemon.troubles,
+        daemon.governor,
+        daemon.batches,
+        daemon.turns,
+        daemon.attempts,
+        daemon.pool,
     )
 
 
@@ -75,21 +73,20 @@ def test_a_task_whose_wake_up_was_lost_is_named(tmp_path: Path, model_server: st
 
     async def scenario() -> None:
         async with Daemon(_configured(tmp_path, model_server, "hang"), watch=False) as daemon:
-            parts = daemon._parts
             check = _looking_at(daemon)
             assert list(check.movables()) == []
             # As if the wake-up that comes with a task were lost.
             lost = TurnFacts(Ref("a", "001"), priority=0, order=0, directory=str(tmp_path))
-            parts.lifecycle.take(inputs.Accepted(lost))
+            daemon.lifecycle.take(inputs.Accepted(lost))
             (queued,) = check.movables()
             assert queued.what == "a/001, queued, and a slot is free"
-            parts.lifecycle.take(
+            daemon.lifecycle.take(
                 inputs.GiveUp(End(lost.ref, TaskStatus.CANCELLED, Reason.USER, ""))
             )
-            parts.lifecycle.take(inputs.Ended(lost.ref, TaskStatus.CANCELLED))
-            parts.lifecycle.take(inputs.Published(lost.ref, TaskStatus.CANCELLED))
+            daemon.lifecycle.take(inputs.Ended(lost.ref, TaskStatus.CANCELLED))
+            daemon.lifecycle.take(inputs.Published(lost.ref, TaskStatus.CANCELLED))
             await daemon.submit("b.json", _file(2))
-            await _until(lambda: any(a.step == "model" for a in parts.attempts.active))
+            await _until(lambda: any(a.step == "model" for a in daemon.attempts.active))
             (call,) = check.movables()
             assert call.what == "b/001, about which its worker is silent (model)"
             assert call.may_s == 660.0
@@ -104,20 +101,19 @@ def test_an_order_that_ends_many_for_long_is_no_stall(tmp_path: Path) -> None:
     async def scenario() -> None:
         settings = _configured(tmp_path, "http://127.0.0.1:9/v1", "steps-1")
         async with Daemon(settings, work=False) as daemon:
-            parts = daemon._parts
             check = _looking_at(daemon)
 
-            async def looking(write: Callable[[], Awaitable[T]]) -> T:
+            async def looking(work: Callable[..., T], *args: object, **kwargs: object) -> T:
                 seen.append({*check.movables()})
-                return await write()
+                return await daemon.store.write(work, *args, **kwargs)
 
             await daemon.submit("b.json", _file(1201))
             ends = []
             for i in range(1, 1202):
                 end = End(Ref("b", f"{i:03d}"), TaskStatus.CANCELLED, Reason.USER, "no")
-                ends += parts.lifecycle.take(inputs.GiveUp(end))
-            with parts.publisher.ending_many():
-                await parts.publisher.finish_all(ends, looking)
+                ends += daemon.lifecycle.take(inputs.GiveUp(end))
+            with daemon.publisher.ending_many():
+                await daemon.publisher.finish_all(ends, looking)
             await daemon.batch_done("b")
 
     asyncio.run(scenario())
