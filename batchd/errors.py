@@ -110,6 +110,10 @@ class NoDaemonError(NotPossibleError):
     """No daemon runs on this spool."""
 
 
+class DaemonEndedError(NoDaemonError):
+    """The daemon has ended before it answered: what was asked may be done."""
+
+
 class NoAnswerError(NoDaemonError):
     """The daemon does not answer."""
 

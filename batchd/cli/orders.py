@@ -19,6 +19,7 @@ from batchd.control.requests import A
 from batchd.errors import (
     BatchdError,
     ConfigError,
+    DaemonEndedError,
     NoAnswerError,
     NoDaemonError,
     SpoolLockedError,
@@ -176,6 +177,10 @@ def ask(file: Path | None, order: Order[A]) -> A:
             )
             raise
         except NoDaemonError as error:
+            if order.adds and isinstance(error, DaemonEndedError):
+                # Given again, it might count twice.
+                fix = "see in `batchd status --json BATCH` whether it is carried out"
+                raise NoAnswerError(f"{error} before it answered: {fix}") from None
             if order.needs_daemon:
                 raise NoDaemonError(f"{error}: {order.needs_daemon}") from None
         try:

@@ -21,6 +21,7 @@ from batchd.control import requests
 from batchd.control.requests import A, ControlRequest, Order
 from batchd.errors import (
     BatchdError,
+    DaemonEndedError,
     NoAnswerError,
     NoDaemonError,
     NotPossibleError,
@@ -164,7 +165,7 @@ class Connection:
         except ConnectionError:
             answer = b""
         if not answer.endswith(b"\n"):
-            raise NoDaemonError(f"the daemon on {self._state} has ended")
+            raise DaemonEndedError(f"the daemon on {self._state} has ended")
         value: dict[str, Any] = json.loads(answer)
         return value
 

@@ -388,6 +388,7 @@ class Nice(Order[Niced], frozen=True, kw_only=True):
     """Add to the priority of batches or tasks, or take from it."""
 
     examples = ("batchd nice evening +5", "batchd nice evening -5")
+    adds = True
 
     target: Targets
     by: Annotated[

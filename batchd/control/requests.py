@@ -82,6 +82,8 @@ class Order(ControlRequest[A], frozen=True):
     examples: ClassVar[tuple[str, ...]]
     #: What to do instead where no daemon runs; empty: it is carried out without one.
     needs_daemon: ClassVar[str] = ""
+    #: Whether an order that is carried out twice does more than once.
+    adds: ClassVar[bool] = False
 
     @classmethod
     def line(cls) -> str:

@@ -1341,6 +1341,28 @@ def test_a_daemon_of_another_version_is_understood(tmp_path: Path) -> None:
     assert (heard, versions) == ([line, line], ["99.0", ""])
 
 
+def test_an_order_that_adds_is_given_once(at: Control) -> None:
+    """Where the daemon ends before it answers, others are carried out again; this one may count
+    twice then, so that the command says it.
+    """
+    at.state.mkdir(mode=0o700, exist_ok=True)
+
+    def serve(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, connection.makefile("rb") as stream:
+            stream.readline()
+
+    for order, said in (("nice", "before it answered"), ("priority", "no batch has ever")):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            sockets.bind(listener, at.state / "control.sock")
+            listener.listen()
+            daemon = threading.Thread(target=serve, args=(listener,))
+            daemon.start()
+            assert said in at.order(order, "games", "5", code=3 if order == "nice" else 2)
+            daemon.join(PATIENCE_S)
+        (at.state / "control.sock").unlink()
+
+
 def test_a_queue_of_clients_that_is_full_is_waited_for(tmp_path: Path) -> None:
     """More clients than the kernel lets wait are not refused;
     a daemon that never answers is reported as such.
