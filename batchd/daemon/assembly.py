@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from batchd.children import Children
 from batchd.config import Config
 from batchd.daemon import tuning
 from batchd.daemon.attempts.attempts import Attempts
@@ -20,7 +21,6 @@ from batchd.daemon.attempts.scratch_cleanup import ScratchCleanup
 from batchd.daemon.attempts.starting import AttemptStarter
 from batchd.daemon.attempts.suspects import Suspects
 from batchd.daemon.attempts.turns import Turns
-from batchd.daemon.attempts.workspace_child import WorkspaceChildren
 from batchd.daemon.commands import CommandHandlers, EndWaiters
 from batchd.daemon.commands.cancel import CancelHandler
 from batchd.daemon.commands.check import CheckHandler, HostCheck
@@ -107,6 +107,7 @@ def joined(
     finishers: Sequence[Finisher],
     *,
     parser: Parser,
+    fetchers: Children,
     held: int,
     watching: bool,
     agent: str,
@@ -152,13 +153,12 @@ def joined(
         names,
         finishers,
     )
-    children = WorkspaceChildren(loop)
     publisher = Publisher(
         loop, current, lifecycle, store, writes, outboxes, listeners, finishers, batches
     )
     rooms = Rooms(loop, lifecycle, outboxes, current, troubles, batches)
     scratch = ScratchCleanup(loop, current)
-    bases = Bases(loop, current, lifecycle, publisher, outboxes, children)
+    bases = Bases(loop, current, lifecycle, publisher, outboxes, fetchers)
     intake = Intake(loop, current, store, outboxes, batches, parser)
 
     # The pool, and attempts at tasks.

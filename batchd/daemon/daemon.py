@@ -21,7 +21,7 @@ from batchd.control.requests import A
 from batchd.control.socket_server import Server
 from batchd.daemon import former_packs, lock, tuning, writes
 from batchd.daemon.assembly import joined
-from batchd.daemon.attempts import scratch_cleanup
+from batchd.daemon.attempts import bases, scratch_cleanup
 from batchd.daemon.commands import EndWaiters
 from batchd.daemon.commands.check import HostCheck
 from batchd.daemon.intake import recovery
@@ -172,6 +172,7 @@ class Daemon:
             undo.push_async_callback(finisher.close)
         parser = Parser()
         undo.push_async_callback(parser.close)
+        undo.push_async_callback((fetchers := bases.fetchers()).close)
         parts = self._parts = joined(
             config,
             store,
@@ -179,6 +180,7 @@ class Daemon:
             self._listeners,
             self._finishers,
             parser=parser,
+            fetchers=fetchers,
             held=held,
             watching=self._watch,
             agent=self._agent,
