@@ -1,4 +1,5 @@
-"""Processes of ours: how one loads its modules, and the command lines of those that it starts.
+"""Processes of ours: how one loads its modules, the command lines of those that it starts, and what
+they do there.
 
 These run in a Python of their own, which loads nothing that a folder, a variable or a start-up file
 could put in its way.
@@ -9,10 +10,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import json
 import os
+import resource
 import signal
+import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 
@@ -39,13 +43,8 @@ _ROOT = str(Path(__file__).parents[1])
 
 
 def module(name: str, *arguments: str) -> list[str]:
-    """Return the command line of one of our modules."""
-    return _command(f"runpy.run_module({name!r}, run_name='__main__', alter_sys=True)", arguments)
-
-
-def script(path: Path, *arguments: str) -> list[str]:
-    """Return the command line of one of our files that needs nothing of the package around it."""
-    return _command(f"runpy.run_path({str(path)!r}, run_name='__main__')", arguments)
+    """Return the command line of the function ``main`` of one of our modules."""
+    return _command(f"import {name} as module; sys.exit(module.main())", arguments)
 
 
 def program(text: str, *arguments: str) -> list[str]:
@@ -61,7 +60,7 @@ def _command(run: str, arguments: tuple[str, ...]) -> list[str]:
     paths = [_ROOT, *(path for path in found if path and path != _ROOT)]
     # `site` would also distinguish a virtual environment from the Python that it was made of.
     place = f"sys.prefix, sys.exec_prefix = {sys.prefix!r}, {sys.exec_prefix!r}"
-    program = f"import runpy, sys; sys.path[:] = {paths!r}; {place}; {run}"
+    program = f"import sys; sys.path[:] = {paths!r}; {place}; {run}"
     return [sys.executable, "-I", "-S", "-c", program, *arguments]
 
 
@@ -82,3 +81,39 @@ def end_with(parent: str, *, expendable: bool = False) -> None:
     if expendable:
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
+
+
+#: Of a message to a child and of its answers: whether it is about a bug, and how many bytes follow.
+HEAD = struct.Struct("!?Q")
+
+
+def serve(work: Callable[[bytes], Iterable[bytes]]) -> int:
+    """Do jobs until standard input ends: what a child of ``batchd.children`` does.
+
+    ``work`` yields the answers to one, each as soon as there is one. An error of it is the answer.
+    """
+    limit(resource.RLIMIT_CORE, 0)
+    jobs, answers = sys.stdin.buffer, sys.stdout.buffer
+
+    def say(body: bytes, *, bug: bool = False) -> None:
+        answers.write(HEAD.pack(bug, len(body)) + body)
+        answers.flush()
+
+    say(b"")  # it is ready
+    while head := jobs.read(HEAD.size):
+        try:
+            for answer in work(jobs.read(HEAD.unpack(head)[1])):
+                say(answer)
+        except Exception as error:  # noqa: BLE001 (a bug: this job fails, and the next may not)
+            import traceback  # which no job needs else
+
+            trace = traceback.format_exc()
+            say(json.dumps([f"{type(error).__name__}: {error}", trace]).encode(), bug=True)
+    return 0
+
+
+def limit(what: int, most: int) -> None:
+    """Set one of the kernel's limits on this process; a later job may have another."""
+    hard = resource.getrlimit(what)[1]
+    unlimited = hard == resource.RLIM_INFINITY
+    resource.setrlimit(what, (most if unlimited else min(most, hard), hard))

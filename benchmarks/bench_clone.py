@@ -22,7 +22,7 @@ from batchd import workspace
 from batchd.records import Base, Origin, SandboxPolicy
 from batchd.sandbox import Sandbox
 from batchd.workspace import fetching
-from batchd.workspace.fetch_job import FetchJob
+from batchd.workspace.fetching import FetchJob
 
 BOUND = 1.3
 FILES, ROUNDS = 2000, 15

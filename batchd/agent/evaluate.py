@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import errno
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from batchd import processes, tokens
+from batchd import tokens
 from batchd.agent import context, prompts, seen, tools
+from batchd.children import ChildBugError, ChildDiedError, Children
 from batchd.llm import ModelRequest
 from batchd.records import (
     ErrorInfo,
@@ -36,7 +34,6 @@ _APART = " (a check begins with an empty HOME and /tmp)"
 #: Of a judge's feedback, which goes into the conversation, so many characters are kept:
 #: it is asked for two sentences.
 _FEEDBACK = 8000
-_SCHEMA_CHILD = Path(__file__).with_name("schemachild.py")
 _FENCE = re.compile(r"\A\s*```\w*[ \t]*\r?\n(.*?)\n?```\s*\Z", re.DOTALL)
 
 
@@ -103,39 +100,21 @@ async def at_the_end(place: Workplace, verdict: Verdict) -> Verdict:
     return Verdict(status=TaskStatus.ERROR, reason=Reason.DISK, error=error)
 
 
-async def _schema_child() -> asyncio.subprocess.Process:
-    try:
-        return await asyncio.create_subprocess_exec(
-            # By its path: importing our packages would cost more than validating.
-            *processes.script(_SCHEMA_CHILD),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-    except RuntimeError as error:  # no thread that waits for its end could be started
-        raise BlockingIOError(errno.EAGAIN, str(error)) from error
-
-
 async def output_schema(schema: Mapping[str, Any], answer: str) -> Evaluation:
     """Hold the final answer to the task's schema, in a child that can be killed."""
     job = json.dumps({"schema": schema, "answer": unfenced(answer)}).encode()
-    child = await patiently(_schema_child)
+    children = Children("batchd.agent.schemachild")
     try:
-        async with asyncio.timeout(SCHEMA_TIMEOUT_S):
-            said, _ = await child.communicate(job)
+        said = await patiently(lambda: children.ask(job, SCHEMA_TIMEOUT_S))
+        feedback = said.decode(errors="replace").strip()
     except TimeoutError:
         feedback = f"the answer could not be validated within {SCHEMA_TIMEOUT_S:g} s"
-        return Evaluation(by="output_schema", done=False, feedback=feedback)
+    except (ChildDiedError, ChildBugError):
+        why = "the validator failed, or ran out of its limits"
+        feedback = f"the answer could not be validated: {why}"
     finally:
-        if child.returncode is None:
-            child.kill()
-            await child.wait()
-    feedback = said.decode(errors="replace").strip()
-    if child.returncode not in {0, 1} or (child.returncode and not feedback):
-        feedback = (
-            "the answer could not be validated: the validator failed, or ran out of its limits"
-        )
-    return Evaluation(by="output_schema", done=child.returncode == 0, feedback=feedback)
+        await children.close()
+    return Evaluation(by="output_schema", done=not feedback, feedback=feedback)
 
 
 #: What it is shown at most: the newest commands, the first files.

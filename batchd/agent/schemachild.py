@@ -1,27 +1,26 @@
-"""The child that validates an answer. Run by its path; imports nothing of batchd.
+"""The child that validates an answer: ``{"schema": …, "answer": "text"}``.
 
-Reads ``{"schema": …, "answer": "text"}``; exits 0 if the answer is valid, else 1 with the problems.
+It says what is wrong with it; nothing: it is valid.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
 import resource
-import signal
 import sys
+from collections.abc import Iterator
 
 import jsonschema
 from jsonschema.validators import validator_for
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
+from batchd import processes
+
 _CPU_S = 5
 _MEMORY = 1 << 30
 _MAX_PROBLEMS = 5
 _MAX_CHARS = 2000
-_PR_SET_PDEATHSIG = 1
 
 
 def problems(job: bytes) -> list[str]:
@@ -40,24 +39,20 @@ def problems(job: bytes) -> list[str]:
 
 def main() -> int:
     """Validate what stands on standard input. Ends with its parent."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() == 1:
-        return 1  # the parent died before the line above
-    resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S))
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    processes.end_with(sys.argv[1])
+    processes.limit(resource.RLIMIT_CPU, _CPU_S)
+    processes.limit(resource.RLIMIT_AS, _MEMORY)
+    return processes.serve(_answers)
+
+
+def _answers(job: bytes) -> Iterator[bytes]:
     try:
-        found = problems(sys.stdin.buffer.read())
+        found = problems(job)
     except (jsonschema.exceptions.SchemaError, Unresolvable) as error:
         found = [f"the schema cannot be used: {error}"[:_MAX_CHARS]]
     except OverflowError as error:
         found = [f"a number in the answer is too large: {error}"]
     except RecursionError:
         found = ["the answer or its schema leads round in circles, or is nested too deep"]
-    # Whatever the locale, and whatever half of a letter a key holds.
-    sys.stdout.buffer.write("\n".join(found).encode("utf-8", "replace"))
-    return 1 if found else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    # Whatever half of a letter a key holds.
+    yield "\n".join(found).encode("utf-8", "replace")

@@ -15,12 +15,13 @@ from typing import Any, Self
 
 from batchd import __version__, log, visible
 from batchd.actions import Action
+from batchd.children import Children
 from batchd.config import Config
 from batchd.control import ControlRequest, OpenTrouble
 from batchd.control.requests import A
 from batchd.control.socket_server import Requester, Server
 from batchd.daemon import former_packs, lock, main_loop, tuning, writes
-from batchd.daemon.attempts import scratch_cleanup
+from batchd.daemon.attempts import bases as fetching, scratch_cleanup
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.attempts.bases import Bases
 from batchd.daemon.attempts.reports import Reports
@@ -200,7 +201,8 @@ class Daemon:
             undo.push_async_callback(finisher.close)
         parser = Parser()
         undo.push_async_callback(parser.close)
-        self._make(loop, store, troubles, disks, parser, held)
+        undo.push_async_callback((fetchers := fetching.fetchers()).close)
+        self._make(loop, store, troubles, disks, parser, fetchers, held)
         if self._work:
             for listener in self._listeners:
                 listener.opened(self.desk, store)
@@ -224,6 +226,7 @@ class Daemon:
         troubles: TroubleLog,
         disks: AllDiskThreads,
         parser: Parser,
+        fetchers: Children,
         held: int,
     ) -> None:
         """Make the parts, each of those before it; nothing runs yet.
@@ -260,7 +263,7 @@ class Daemon:
             current, lifecycle, store, outboxes, listeners, self._finishers, batches
         )
         rooms = Rooms(lifecycle, outboxes, current, troubles, batches)
-        bases = Bases(current, lifecycle, publisher, outboxes)
+        bases = Bases(current, lifecycle, publisher, outboxes, fetchers)
         self.attempts = attempts = Attempts(
             *(current, lifecycle, store, outboxes, governor, listeners),
             *(batches, publisher, rooms, bases, pool),

@@ -4,6 +4,7 @@ an upgrade in place changes the files under a daemon, whose workers must be of i
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import sys
@@ -12,6 +13,10 @@ from functools import cache
 from pathlib import Path
 
 import batchd
+from batchd.errors import NotPossibleError
+
+#: What helps where the files on the disk are not those that the daemon runs.
+RESTART = "restart the daemon; what waits goes on then"
 
 
 @cache
@@ -31,6 +36,16 @@ def exchanged() -> bool:
     Raises ``OSError``.
     """
     return _as_it_lies() != fingerprint()
+
+
+async def insist(program: str) -> None:
+    """Return where a program of ours that is started now would fit this daemon.
+
+    ``program``: what it does. Raises ``NotPossibleError``, and ``OSError``.
+    """
+    if await asyncio.to_thread(exchanged):
+        what = f"the program that {program} has another version than this daemon"
+        raise NotPossibleError(f"{what}, batchd {batchd.__version__}: {RESTART}")
 
 
 def python() -> str:

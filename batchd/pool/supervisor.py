@@ -35,9 +35,7 @@ _FIRST_START_S, _LAST_START_S = 1.0, 300.0
 _MOST_RSS = 1 << 44
 #: So many workers in a row that do not come up are a trouble: tasks wait for another.
 _HOPELESS = 3
-#: What helps where the files on the disk are not those that the daemon runs.
-RESTART = "restart the daemon; what waits goes on then"
-#: What helps otherwise.
+#: What helps where other files on the disk are not the reason.
 _AGAIN = "see the log; batchd tries again by itself"
 
 
@@ -472,8 +470,8 @@ class Supervisor:
         # The fork server has died, and the one in its place has loaded what an upgrade left.
         which = "of other files" if hello.version == __version__ else f"batchd {hello.version}"
         cause = f"it is {which}, the daemon {__version__}"
-        self._fails(f"a new worker does not fit: {cause}", RESTART)
-        worker.kill(f"{cause}: {RESTART}")
+        self._fails(f"a new worker does not fit: {cause}", code.RESTART)
+        worker.kill(f"{cause}: {code.RESTART}")
         self._engine.renew()  # so that the next try sees whether the files are the daemon's again
 
     async def _examine(self, worker: PoolWorker, life: RemoteWorker, hello: wire.Hello) -> None:

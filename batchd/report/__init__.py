@@ -2,5 +2,5 @@
 
 ``gathering`` reads the store, ``totals`` and ``timeline`` make sense of it, ``content`` is what the
 page is given, ``html_page`` puts it together from ``assets/``.
-``maker`` has the daemon's reports made in a process apart.
+``making`` is the child that makes the daemon's, ``report_process`` has it done.
 """

@@ -1,7 +1,7 @@
 """Workspaces: what tasks work on instead of a directory in place, and what they have changed there.
 
 The daemon keeps a mirror of each repository (``mirrors``), which a child of its own fetches
-(``python -m batchd.workspace``); a worker makes a task's clone of it (``clones``), and at the end
+(``fetching``); a worker makes a task's clone of it (``clones``), and at the end
 its patch (``patches``). Git runs on what a task, or its dropper, may have written inside the
 sandbox alone, with nothing of theirs that git would run (``git``).
 """

@@ -4,6 +4,8 @@ a repository's branches and tags, or a copy of a directory.
 What lies on this machine is read in the sandbox, as its owner: a dropper reads nothing by batchd's
 rights, and what a repository has git run stays in there. A URL is fetched outside, since the keys
 to it stay there, and touches nothing that a task or a dropper has written.
+
+It is done by a child of the daemon.
 """
 
 from __future__ import annotations
@@ -15,17 +17,22 @@ import re
 import resource
 import shlex
 import signal
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from batchd import free_room
-from batchd.errors import WorkspaceError
-from batchd.records import SandboxPolicy
+import msgspec
+from msgspec import Struct
+
+from batchd import decoders, free_room, processes
+from batchd.errors import FolderError, SandboxError, SandboxUnavailableError, WorkspaceError
+from batchd.records import Origin, SandboxPolicy
 from batchd.sandbox import CommandEnd, Sandbox
 from batchd.sandbox.command_user import as_root
 from batchd.sandbox.probe import ready
 from batchd.workspace import git
-from batchd.workspace.fetch_job import FetchJob
+from batchd.workspace.mirrors import Mirror, Pin
 
 _HASH = re.compile("[0-9a-f]{40}([0-9a-f]{24})?")
 #: The limit of a mirror in place of the sandbox's.
@@ -119,6 +126,78 @@ git add --all -- .
 git write-tree
 sync -f .
 """
+
+
+class FetchJob(Struct, frozen=True, kw_only=True):
+    """The job to bring a mirror up to what a task asks for."""
+
+    origin: Origin
+    #: The mirror's ``kept``; it is made where it is missing.
+    kept: str
+    #: Whether to fetch; else what was fetched before counts.
+    fetch: bool
+    #: What a batch has used of it, to which the commit is added; None: nothing is noted.
+    pin: Pin | None = None
+    policy: SandboxPolicy
+    #: Of a URL: the file of users and passwords, empty: none.
+    credentials: str = ""
+    timeout_s: float
+    max_bytes: int
+
+
+class FetchOutcome(Struct, frozen=True, kw_only=True):
+    """The outcome of such a job."""
+
+    #: The commit that the ref stands for; of a copy, the tree.
+    commit: str = ""
+    #: Why it cannot be done, in words; empty: it is.
+    error: str = ""
+    #: What the disk refused it with; 0: that was not the cause.
+    errno: int = 0
+
+
+def main() -> int:
+    """Do what is asked for, one after another."""
+    processes.end_with(sys.argv[1])
+    return processes.serve(_answers)
+
+
+def _answers(job: bytes) -> Iterator[bytes]:
+    yield msgspec.json.encode(asyncio.run(_outcome(decoders.decode(job, FetchJob))))
+
+
+async def _outcome(job: FetchJob) -> FetchOutcome:
+    try:
+        return FetchOutcome(commit=await _noted(job))
+    except (WorkspaceError, SandboxError, SandboxUnavailableError, FolderError) as error:
+        return FetchOutcome(error=str(error), errno=free_room.refused(error))
+    except OSError as error:
+        said = f"it cannot be fetched: {error}"
+        return FetchOutcome(error=said, errno=free_room.refused(error))
+
+
+async def _noted(job: FetchJob) -> str:
+    """Return the commit that a job fetches, noted as in use before another process has the mirror.
+
+    Raises as ``fetched`` does, and ``OSError``.
+    """
+    mirror = Mirror(Path(job.kept).parent)
+    with contextlib.ExitStack() as held:
+        while True:
+            mirror.prepare(job.origin.source)
+            with contextlib.suppress(FileNotFoundError):  # who prunes has just removed it
+                held.enter_context(mirror.locked())
+                break
+        try:
+            commit = await fetched(job)
+        except (OSError, SandboxError):
+            if job.origin.remote or os.path.lexists(job.origin.source):  # noqa: ASYNC240 (it does nothing else)
+                raise
+            raise WorkspaceError("it is gone") from None
+        if job.pin is not None:
+            commits = {**job.pin.commits, job.origin.ref: commit}
+            mirror.pin(msgspec.structs.replace(job.pin, commits=commits))
+    return commit
 
 
 async def fetched(job: FetchJob) -> str:

@@ -219,7 +219,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     ),
     "validator": (
         ("agent/evaluate.py", "SCHEMA_TIMEOUT_S = 10.0", "SCHEMA_TIMEOUT_S = 3600.0"),
-        ("agent/schemachild.py", "    resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S))\n", ""),
+        ("agent/schemachild.py", "    processes.limit(resource.RLIMIT_CPU, _CPU_S)\n", ""),
     ),
     "foreign references": (("spool/answer_schemas.py", 'isinstance(reference, str) and not reference.startswith("#")', "False"),),
     "references": (("agent/schemachild.py", "(schema, registry=Registry())", "(schema)"),),

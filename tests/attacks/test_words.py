@@ -9,9 +9,9 @@ import contextlib
 import gzip
 import http.server
 import json
+import os
 import re
 import subprocess
-import sys
 import threading
 import time
 import zlib
@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attacking import HERE, shell
+from attacking import shell
 from camp import Camp, does, says
 from loopback import Recorder
 from patience import until
+
+from batchd import processes
 
 pytestmark = pytest.mark.in_turns
 
@@ -279,20 +281,19 @@ def test_the_validator_fetches_nothing(camp: Camp) -> None:
     """One that came past that check is an error to the child that validates:
     no request, no file.
     """
-    child = HERE / "batchd/agent/schemachild.py"
+    command = [*camp.prefix, *processes.module("batchd.agent.schemachild", str(os.getpid()))]
     with Recorder() as server:
         for address in _addresses(camp, server):
             for schema in ({"$ref": address}, {"$schema": address, "$ref": address}):
-                job = json.dumps({"schema": schema, "answer": '"secret"'})
+                job = json.dumps({"schema": schema, "answer": '"secret"'}).encode()
                 ended = subprocess.run(
-                    [*camp.prefix, sys.executable, "-I", child],
-                    input=job,
+                    command,
+                    input=processes.HEAD.pack(False, len(job)) + job,
                     capture_output=True,
-                    text=True,
                     check=False,
                 )
-                assert ended.returncode == 1
-                assert "the schema cannot be used" in ended.stdout
+                assert ended.returncode == 0
+                assert b"the schema cannot be used" in ended.stdout
         assert server.received == []
 
 

@@ -129,8 +129,9 @@ def test_what_cannot_be_written_is_logged(tmp_path: Path, model_server: str) -> 
 def test_nothing_is_left_of_a_daemon_that_is_killed(tmp_path: Path) -> None:
     """Who makes reports ends with the daemon, also while its input stays open."""
     started = (
-        "import os, subprocess, sys, time\n"
-        "command = [sys.executable, '-P', '-m', 'batchd.report', str(os.getpid()), '--behind']\n"
+        "import os, subprocess, time\n"
+        "from batchd import processes\n"
+        "command = processes.module('batchd.report.making', str(os.getpid()), '--behind')\n"
         "child = subprocess.Popen(command)\n"
         "print(child.pid, flush=True)\ntime.sleep(60)"
     )
@@ -142,7 +143,7 @@ def test_nothing_is_left_of_a_daemon_that_is_killed(tmp_path: Path) -> None:
     ) as parent:
         assert parent.stdout is not None
         child = Path("/proc", parent.stdout.readline().decode().strip())
-        until(lambda: b"batchd.report" in (child / "cmdline").read_bytes())
+        until(lambda: b"batchd.report.making" in (child / "cmdline").read_bytes())
         until(lambda: _nice(child) == _LOW)
         parent.kill()
         parent.wait()
@@ -405,7 +406,7 @@ def _makers() -> set[str]:
     found = set()
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and b"batchd.report" in (entry / "cmdline").read_bytes():
+            if entry.name.isdigit() and b"batchd.report.making" in (entry / "cmdline").read_bytes():
                 found.add(entry.name)
         except OSError:
             continue

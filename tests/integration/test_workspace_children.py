@@ -8,13 +8,12 @@ import os
 import signal
 from pathlib import Path
 
-from patience import PATIENCE_S
+from patience import PATIENCE_S, until
 
-from batchd.daemon.attempts.workspace_child import WorkspaceChildren
-from batchd.daemon.main_loop import MainLoop
+from batchd.daemon.attempts import bases
 from batchd.records import Origin, SandboxPolicy
 from batchd.workspace import Mirror
-from batchd.workspace.fetch_job import FetchJob
+from batchd.workspace.fetching import FetchJob
 
 
 def children() -> list[int]:
@@ -24,7 +23,7 @@ def children() -> list[int]:
         for pid in map(int, path.read_text().split()):
             with contextlib.suppress(FileNotFoundError):
                 line = Path(f"/proc/{pid}/cmdline").read_bytes()
-                found += [pid] if b"batchd.workspace'" in line else []
+                found += [pid] if b"batchd.workspace.fetching" in line else []
     return found
 
 
@@ -39,8 +38,7 @@ class Jobs:
         (folder / "source/a.txt").write_text("a\n")
         if os.geteuid() == 0:
             os.chown(folder / "source", 65534, 65534)
-        self.loop = MainLoop()
-        self._children = WorkspaceChildren()
+        self.children = bases.fetchers()
 
     async def done(self, name: str, source: str = "source") -> str:
         """Return why one could not be done; empty: it was."""
@@ -56,14 +54,14 @@ class Jobs:
             timeout_s=PATIENCE_S,
             max_bytes=1 << 20,
         )
-        outcome = await self._children.asked(job, PATIENCE_S)
+        outcome = await bases.carried_out(self.children, job, PATIENCE_S)
         assert outcome.error or outcome.commit
         return outcome.error
 
 
 def test_one_child_does_one_job_after_another(tmp_path: Path) -> None:
     """Also behind one that failed; jobs of the same time have a child each,
-    and none is left when the daemon's loop has settled.
+    and none is left when the daemon ends.
     """
 
     async def work() -> None:
@@ -75,7 +73,7 @@ def test_one_child_does_one_job_after_another(tmp_path: Path) -> None:
         assert children() == [child]
         assert not any(await asyncio.gather(*map(jobs.done, "cde")))
         assert len(children()) == 3
-        await jobs.loop.settle()
+        await jobs.children.close()
         assert not children()
 
     asyncio.run(work())
@@ -90,9 +88,10 @@ def test_a_child_that_died_gets_no_job(tmp_path: Path) -> None:
         jobs = Jobs(tmp_path)
         assert not await jobs.done("a")
         (idle,) = children()
+        resting = jobs.children.resting()
+        assert resting
         os.kill(idle, signal.SIGKILL)
-        # What ends it at its time ends with it.
-        await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})
+        await asyncio.to_thread(until, lambda: not resting.alive)
         assert not await jobs.done("b")
         for end in (lambda _: os.kill(*children(), signal.SIGKILL), asyncio.Task.cancel):
             (child,) = children()
@@ -104,6 +103,6 @@ def test_a_child_that_died_gets_no_job(tmp_path: Path) -> None:
             assert job.cancelled() or "has died: killed" in job.result()
             assert child not in children()
             assert not await jobs.done("c")
-        await jobs.loop.settle()
+        await jobs.children.close()
 
     asyncio.run(work())

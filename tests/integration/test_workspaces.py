@@ -10,6 +10,7 @@ import contextlib
 import functools
 import hashlib
 import http.server
+import io
 import json
 import os
 import shutil
@@ -17,11 +18,10 @@ import signal
 import sqlite3
 import ssl
 import subprocess
-import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import patience
@@ -29,14 +29,14 @@ import pytest
 from patience import PATIENCE_S
 from repositories import commit, git, give_away, needs_git, repository
 
-from batchd import workspace
+from batchd import processes, workspace
 from batchd.errors import WorkspaceError
 from batchd.masking import Masker
 from batchd.records import Base, Origin, Patch, SandboxPolicy
 from batchd.sandbox import Sandbox, Workplace
 from batchd.store import stored_values
 from batchd.workspace import applying, fetching
-from batchd.workspace.fetch_job import FetchJob, FetchOutcome
+from batchd.workspace.fetching import FetchJob, FetchOutcome
 from batchd.workspace.mirrors import Mirror, Pin
 
 pytestmark = [needs_git, pytest.mark.in_turns]
@@ -54,6 +54,19 @@ _LARGE = 10 << 20
 def origin_of(source: Path | str, ref: str = "", *, kind: str = "clone") -> Origin:
     """Return what a task asks for."""
     return Origin(kind=kind, source=str(source), ref=ref)  # type: ignore[arg-type]
+
+
+def message(job: FetchJob) -> bytes:
+    """Return a job as the daemon's child reads it."""
+    body = msgspec.json.encode(job)
+    return processes.HEAD.pack(False, len(body)) + body
+
+
+def answer(said: IO[bytes]) -> bytes:
+    """Return what that says next."""
+    bug, length = processes.HEAD.unpack(said.read(processes.HEAD.size))
+    assert not bug
+    return said.read(length)
 
 
 async def fetched(folder: Path, origin: Origin, *, fetch: bool = True, **more: Any) -> Base:
@@ -351,14 +364,16 @@ def test_a_mirror_is_on_the_disk_before_it_counts(tmp_path: Path, kind: str) -> 
     )
     (tmp_path / "mirrors/it").mkdir(parents=True)
     calls = "trace=syncfs,rename,renameat,renameat2,write"
-    child = ("sh", "-c", 'exec "$0" -m batchd.workspace $PPID', sys.executable)
+    child = ("sh", "-c", 'exec "$@" $PPID', "sh", *processes.module("batchd.workspace.fetching"))
     done = subprocess.run(
         ["strace", "-f", "-o", str(said), "-e", calls, *child],
-        input=msgspec.json.encode(job) + b"\n",
+        input=message(job),
         capture_output=True,
         check=True,
     )
-    assert json.loads(done.stdout)["commit"], done
+    answers = io.BytesIO(done.stdout)
+    assert answer(answers) == b""  # it is ready
+    assert json.loads(answer(answers))["commit"], done
     seen = said.read_text(errors="replace").splitlines()
     synced = max(n for n, line in enumerate(seen) if "syncfs(" in line and line.endswith("= 0"))
     named = [n for n, line in enumerate(seen) if "rename" in line and '"clone"' in line]
@@ -1303,7 +1318,9 @@ def test_a_fetch_ends_with_who_asked_for_it(spool: Any, whom: str) -> None:
         sleeping = [n for n in numbers() if running(n, f"sleep\0001000.{os.getpid()}")]
         assert sleeping
         child = next(
-            n for n in numbers() if running(n, "batchd.workspace'") and running(n, str(process.pid))
+            n
+            for n in numbers()
+            if running(n, "batchd.workspace.fetching") and running(n, str(process.pid))
         )
         os.kill(process.pid if whom == "the daemon" else child, signal.SIGKILL)
         spool.eventually(
@@ -1469,24 +1486,25 @@ def test_a_mirror_that_another_spool_prunes_meanwhile_is_made_again_and_noted(
         timeout_s=PATIENCE_S,
         max_bytes=1 << 30,
     )
-    command = [sys.executable, "-m", "batchd.workspace", str(os.getpid())]
+    command = processes.module("batchd.workspace.fetching", str(os.getpid()))
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdin is not None
         assert child.stdout is not None
+        assert answer(child.stdout) == b""  # it is ready
         with mirror.locked():
-            child.stdin.write(msgspec.json.encode(job) + b"\n")
+            child.stdin.write(message(job))
             child.stdin.flush()
             waits = f"WRITE {child.pid} "
             patience.until(lambda: waits in Path("/proc/locks").read_text())
             mirror.remove()
-        outcome = msgspec.json.decode(child.stdout.readline(), type=FetchOutcome)
+        outcome = msgspec.json.decode(answer(child.stdout), type=FetchOutcome)
         assert (outcome.commit, outcome.error) == (head, "")
         source.rename(tmp_path / "elsewhere")
         for kind in ("clone", "copy"):
             asked = msgspec.structs.replace(job, origin=origin_of(source, kind=kind))
-            child.stdin.write(msgspec.json.encode(asked) + b"\n")
+            child.stdin.write(message(asked))
             child.stdin.flush()
-            outcome = msgspec.json.decode(child.stdout.readline(), type=FetchOutcome)
+            outcome = msgspec.json.decode(answer(child.stdout), type=FetchOutcome)
             assert outcome.error == "it is gone"
         child.stdin.close()
     noted = mirror.pinned("b", "/outbox/b")

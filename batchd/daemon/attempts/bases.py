@@ -19,13 +19,12 @@ from typing import TypeAlias
 
 import msgspec
 
-from batchd import free_room
+from batchd import decoders, free_room
 from batchd.actions import Action
+from batchd.children import ChildBugError, ChildDiedError, Children
 from batchd.config import Config
 from batchd.control.status import Fetching
 from batchd.daemon import main_loop
-from batchd.daemon.attempts import workspace_child
-from batchd.daemon.attempts.workspace_child import WorkspaceChildren
 from batchd.daemon.ends.publisher import Publisher
 from batchd.daemon.listeners import Listener
 from batchd.daemon.outboxes import Outboxes
@@ -33,11 +32,12 @@ from batchd.daemon.tuning import CurrentConfig
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.inputs import End
 from batchd.log import get_logger
+from batchd.pool import code
 from batchd.records import Base, Batch, Cause, HoldKey, Origin, Reason, Ref, Scope, TaskStatus
 from batchd.silent_paths import SilentPathError
 from batchd.spool import sources
 from batchd.workspace import Mirror
-from batchd.workspace.fetch_job import FetchJob, FetchOutcome
+from batchd.workspace.fetching import FetchJob, FetchOutcome
 from batchd.workspace.mirrors import Pin
 
 #: So many are fetched at a time.
@@ -47,6 +47,15 @@ _NAMED = 20
 #: What git says of a server that may answer the next time; and when that is tried, in seconds.
 _PASSING = re.compile("Could not resolve|onnect|imed out|early EOF|hung up|returned error: 5")
 _PAUSES_S = (2.0, 10.0)
+#: How much longer than its own limit a child may take to say so, in seconds.
+_GRACE_S = 30.0
+#: How long one is kept for the next job, in seconds.
+_IDLE_S = 60.0
+#: What it is given of the environment: ssh's agent, authorities of https, the way out.
+_VARIABLES = (
+    *("HOME", "SSH_AUTH_SOCK", "GIT_SSL_CAINFO", "no_proxy", "NO_PROXY"),
+    *("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"),
+)
 
 #: What a batch asks for.
 _Wanted: TypeAlias = tuple[str, Origin]
@@ -60,7 +69,7 @@ class Bases(Listener):
     _lifecycle: Lifecycle
     _publisher: Publisher
     _outboxes: Outboxes
-    _children: WorkspaceChildren = field(default_factory=WorkspaceChildren)
+    _children: Children
     #: What there is: where its mirror lies and the commit; or why it cannot be had.
     _known: dict[_Wanted, Base | str] = field(default_factory=dict)
     #: What is being fetched, and since when.
@@ -202,7 +211,8 @@ class Bases(Listener):
     ) -> FetchOutcome:
         """Return what a child answers that fetches.
 
-        Raises ``OSError`` where the disk takes nothing, and tasks wait for it.
+        Raises ``OSError`` where the disk takes nothing, and tasks wait for it,
+        and ``NotPossibleError`` after an upgrade in place.
         """
         config = self._current.config
         workspace = config.workspace
@@ -217,8 +227,10 @@ class Bases(Listener):
             max_bytes=workspace.max_mirror_bytes,
         )
         async with self._turns:
-            await self._outboxes.patiently(workspace_child.fits, Action.MIRROR_TROUBLE)
-            outcome = await self._children.asked(job, 2 * workspace.fetch_timeout_s)
+            await code.insist("works on mirrors")
+            outcome = await carried_out(
+                self._children, job, 2 * workspace.fetch_timeout_s + _GRACE_S
+            )
         if outcome.errno and self._open(pin.batch):
             needs = {workspace.mirrors: free_room.MIRRORS}
             said = f"{origin.source}: {outcome.error}"
@@ -229,6 +241,22 @@ class Bases(Listener):
         """End tasks that cannot have what they ask for."""
         ends = (End(ref, TaskStatus.ERROR, Reason.WORKSPACE, why) for ref in refs)
         main_loop.spawn(self._publisher.give_up(ends))
+
+
+def fetchers() -> Children:
+    """Return the children that fetch."""
+    return Children("batchd.workspace.fetching", keep_s=_IDLE_S, variables=_VARIABLES)
+
+
+async def carried_out(children: Children, job: FetchJob, timeout_s: float) -> FetchOutcome:
+    """Have a child do a job. Raises ``OSError``, ``msgspec.DecodeError``."""
+    try:
+        answer = await children.ask(msgspec.json.encode(job), timeout_s)
+        return decoders.decode(answer, FetchOutcome)
+    except TimeoutError:
+        return FetchOutcome(error="it does not end")
+    except (ChildDiedError, ChildBugError) as error:
+        return FetchOutcome(error=f"the program that works on it has died: {error}")
 
 
 def _until(wanted: _Wanted) -> HoldKey:

@@ -14,11 +14,12 @@ from pathlib import Path
 from msgspec import structs
 
 from batchd.actions import Action
+from batchd.children import ChildBugError
 from batchd.config import Config
 from batchd.control import Submit
 from batchd.daemon import main_loop
 from batchd.daemon.ends.batches import OpenBatches
-from batchd.daemon.intake.parser import BrokenParserError, Parser
+from batchd.daemon.intake.parser import Parser
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.tuning import CurrentConfig
 from batchd.daemon.writes import DaemonStore
@@ -152,8 +153,8 @@ class Intake:
         parse = partial(self._answered, claim)
         try:
             return await self._outboxes.patiently(parse, Action.INBOX_TROUBLE)
-        except BrokenParserError as error:
-            raise self._broken(claim, str(error)) from error
+        except ChildBugError as error:
+            raise self._broken(claim, error.trace) from error
 
     async def _answered(self, claim: Claim) -> taskfile.Parsed:
         """Return the tasks of a file once all that it names answers.

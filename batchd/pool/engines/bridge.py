@@ -221,8 +221,9 @@ def _size(resources: Mapping[str, float]) -> NodeSize:
     return NodeSize(resources.get("CPU", 0.0), int(resources.get("memory", 0.0)))
 
 
-def main(address: str) -> int:
-    """Join a cluster, and serve the daemon on standard input and output."""
+def main() -> int:
+    """Join the cluster at this address, and serve the daemon on standard input and output."""
+    address = sys.argv[1]
     out = os.dup(1)
     os.dup2(2, 1)  # what Ray prints is no news
     try:
@@ -295,7 +296,3 @@ def _first_line(error: BaseException) -> str:
     """Return what an error says, without the trace and the colours that Ray adds."""
     lines: Iterator[str] = (each.strip() for each in _COLOUR.sub("", str(error)).splitlines())
     return next(filter(None, lines), type(error).__name__)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
