@@ -12,8 +12,8 @@ from itertools import chain, islice
 from typing import Any
 
 from batchd import records
-from batchd.config import Config, providers, values
-from batchd.config.constraints import model_problem
+from batchd.config import Config, providers
+from batchd.config.providers import model_problem
 from batchd.errors import Problem
 from batchd.masking import MIN_SECRET_CHARS
 from batchd.records import policy
@@ -324,7 +324,7 @@ def _task(
         check_in=key("check_in", config.evaluation.check_in),
         limits=_limits(config, (tier, _judge_tier(config, evaluator)), batch, spec),
         service_tier=tier,
-        tier_fallback_s=fallback_s if fallback is None else values.seconds(fallback),
+        tier_fallback_s=fallback_s if fallback is None else providers.seconds(fallback),
         env=env,
         secrets=secrets,
         machine=key("machine", ""),

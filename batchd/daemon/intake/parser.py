@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from batchd import __version__, decoders, processes
-from batchd.config import Config, own, trust
+from batchd.config import Config, trust
 from batchd.errors import BatchdError, NotPossibleError, Problem, TaskFileError
 from batchd.pool import code
 from batchd.pool.supervisor import RESTART
@@ -36,7 +36,7 @@ _END_S = 10.0
 _DEATHS = 2
 #: What the process is given of the environment, and its jobs: where no task may work.
 _VARIABLES = frozenset({"PATH", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "HOME"})
-_PLACES = {*trust.VARIABLES, *own.VARIABLES}
+_PLACES = {*trust.VARIABLES, *trust.DATA}
 _PART: msgspec.json.Decoder[ParsedPart] = decoders.decoder(ParsedPart)
 
 
