@@ -1,5 +1,5 @@
-"""The sections of config.toml and their keys: of each its type, default and bounds, its meaning,
-and what is wrong with a value that its type allows.
+"""The sections of config.toml and their keys: of each its type, default and bounds, and what is
+wrong with a value that its type allows. The comments of config.toml say what they mean.
 
 They are plain dataclasses, which ``reading`` reads. Money is in US dollars, ``_s`` marks seconds
 and ``_bytes`` bytes. Providers and models are in ``providers``.
@@ -136,11 +136,8 @@ class PathsSection(Section):
     """``[paths]``: the spool's folders."""
 
     inbox: Folder = "inbox"
-    """Where task files are dropped."""
     outbox: Folder = "outbox"
-    """Where results appear."""
     state: Folder = ".batchd"
-    """The store, the lock and the control socket. Not on NFS."""
 
     @classmethod
     def own(cls, environ: Mapping[str, str]) -> PathsSection | None:
@@ -191,24 +188,10 @@ class AgentSection(Section):
     """``[agent]``: who does the work."""
 
     model: Name = "openai/gpt-6-luna"
-    """``provider/model``; a task may name its own."""
     effort: AskedEffort = ""
-    """How much a model is to think; a task, or the model's table, may say otherwise.
-
-    Empty: as its provider sees fit.
-    """
     service_tier: Tier = "standard"
-    """``standard``, ``flex`` (half the price, when there is room) or ``priority``;
-    a task may name its own.
-    """
     tier_fallback: Fallback = "never"
-    """When a call whose tier has no room goes on at the standard price:
-    ``never``, or after so many seconds.
-    """
     agents_md: bool = True
-    """Whether a task is given what AGENTS.md in its directory says,
-    and the skills there by name.
-    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,27 +239,15 @@ class PoolSection(Section):
     """``[pool]``: worker processes."""
 
     engine: Literal["local", "ray"] = "local"
-    """Where worker processes are started: on this machine, or on a Ray cluster, ``[ray]``."""
     processes: Annotated[int, Ge(0), Le(1024)] = 4
-    """Worker processes at most, started when first needed; 0: all are on ``machines``."""
     agents_per_process: Annotated[int, Ge(1), Le(1000)] = 1
-    """Tasks that one process works on at a time."""
     max_attempts: Positive = 3
-    """After so many deaths of its own worker, while it was at work, a task ends as ``error``."""
     rest_s: Amount = 0.0
-    """The pause between two tasks of one agent slot."""
     drain_s: Amount = 30.0
-    """What agents get to reach a durable point when the daemon stops."""
     heartbeat_timeout_s: Annotated[float, Gt(1)] = 30.0
-    """A worker silent for longer is killed, and its tasks resumed;
-    on another machine, its lease.
-    """
     max_tasks_per_process: Count = 1000
-    """A worker is replaced after so many tasks; 0: never."""
     max_rss_mb: Count = 1024
-    """A worker is replaced when its resident memory passes this; 0: never."""
     machines: tuple[MachineSection, ...] = ()
-    """Other machines that workers run on, which share this one's disks."""
 
     def contradictions(self) -> Iterator[tuple[Place, Problem]]:
         """Yield that nothing could run, and machines of one name."""
@@ -298,17 +269,10 @@ class RaySection(Section):
     """``[ray]``: the cluster that workers run on, where ``[pool] engine`` is ``ray``."""
 
     address: Name = "auto"
-    """``HOST:PORT`` of its head; ``auto``: of the cluster whose node this machine is."""
     min_processes: Count = 0
-    """Worker processes that stay without work; the others end, so that a cluster can shrink."""
     cpus_per_process: Annotated[float, Ge(0), Le(1024)] = 1.0
-    """What one of them takes of its node."""
     memory_mb_per_process: Count = 512
-    """Likewise."""
     token_file: KeyFile = ""
-    """The cluster's token, for ``RAY_AUTH_MODE=token``; empty:
-    as the environment says, or ``~/.ray/auth_token``.
-    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -316,22 +280,11 @@ class GovernorSection(Section):
     """``[governor]``: what follows a failed call."""
 
     max_retries: Count = 6
-    """Retries of one call."""
     first_backoff_s: Span = 1.0
-    """The wait before the first retry; it doubles, with jitter.
-
-    Retry-After is honoured above it.
-    """
     max_backoff_s: Span = 60.0
-    """The longest wait between two retries."""
     probe_s: Span = 15.0
-    """A provider that answered no call is tried again after this, then twice that, and so on."""
     max_probe_s: Span = 600.0
-    """The longest wait between two tries;
-    the first one after a refused key or a used-up account.
-    """
     max_parked_s: Amount = 604_800.0
-    """A provider parked for longer ends its tasks as ``error`` with the cause; 0: at once."""
 
 
 def left_open() -> dict[str, Any]:
@@ -368,7 +321,6 @@ class LimitsSection(records.TaskLimits, Section):
     """``[limits]``: defaults for tasks; 0 means no limit."""
 
     ceiling: LimitsCeilingSection = field(default_factory=LimitsCeilingSection)
-    """``[limits.ceiling]``: binds every task."""
 
     def record(self) -> records.TaskLimits:
         """Return the defaults alone, as tasks carry them."""
@@ -390,7 +342,6 @@ class BudgetSection(Section):
     """``[budget]``: money over all tasks."""
 
     per_day_usd: Amount = 0.0
-    """A day in UTC; 0: no limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -398,15 +349,9 @@ class EvaluationSection(Section):
     """``[evaluation]``: who says that a task is done."""
 
     by: Evaluator = "judge"
-    """Of tasks without a ``check``. ``none`` accepts the agent's own word."""
     judge_model: str = ""
-    """``provider/model``; empty: the task's own."""
     judge_effort: AskedEffort = ""
-    """How much the judge is to think; empty: as the task's model."""
     check_in: CheckIn = "apart"
-    """``task`` gives a ``check`` the HOME and /tmp of the task's commands,
-    which can then make it pass.
-    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -422,7 +367,6 @@ class CostSection(Section):
         "anthropic/claude-opus-5-5",
         "deepseek/deepseek-flash",
     )
-    """What the same tokens would have cost with these models."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -430,11 +374,8 @@ class ReportSection(Section):
     """``[report]``: the page that every finished batch gets."""
 
     enabled: bool = True
-    """Whether ``report.html`` is written beside the results."""
     transcripts_mb: Annotated[float, Ge(0), Le(500)] = 8.0
-    """Megabytes of transcripts in it, failures first; the rest are links to their files."""
     timeout_s: Span = 120.0
-    """How long a batch's summary waits for its report; then there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -481,27 +422,13 @@ class WorkspaceSection(Section):
     """
 
     root: Folder = "."
-    """A task's relative ``dir`` lies below it."""
     allow: tuple[Folder, ...] = ()
-    """More places below which an absolute ``dir`` may lie."""
     repos: tuple[Annotated[Name, Holds(_is_pattern, _NO_URL, f"{_FORM}, or ends in /*")], ...] = ()
-    """URLs (https, ssh) of repositories that tasks may name;
-    ``*`` at the end stands for whatever follows.
-    """
     credentials: KeyFile = ""
-    """A file of users and passwords for these, as ``git credential-store`` keeps them;
-    ssh uses the daemon's own keys.
-    """
     mirrors: FilePath = ""
-    """Where repositories are kept that tasks are given clones of;
-    empty: beside the state directory, ``STATE-mirrors``.
-    """
     fetch_timeout_s: Span = 600.0
-    """How long it may take to fetch a repository, or to copy a directory."""
     max_mirror_bytes: Annotated[int, Ge(1 << 20)] = 10 << 30
-    """The size of one repository, or copied directory, that is kept."""
     max_patch_bytes: Annotated[int, Ge(1 << 10), Le(256 << 20)] = 10 << 20
-    """The size of a task's patch; changes of more files are left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -509,10 +436,7 @@ class SecretsSection(Section):
     """``[secrets]``: values that tasks may ask for in their ``env`` without knowing them."""
 
     env: tuple[Name, ...] = ()
-    """Environment variables of batchd's own, for ``{"from_env": NAME}``."""
     files: Mapping[str, Annotated[KeyFile, MinLen(1)]] = field(default_factory=dict)
-    """Names and files of one value each, for ``{"from_file": NAME}``; a relative path is looked for
-    among systemd's credentials first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -520,17 +444,11 @@ class SpoolSection(Section):
     """``[spool]``: how the inbox is watched."""
 
     watch: Literal["inotify", "poll"] = "inotify"
-    """``poll`` for NFS and other file systems that send no events."""
     settle_s: Annotated[float, Ge(0), Le(3600)] = 1.0
-    """A file that is not known to be complete is taken when it has not changed for so long."""
     scan_s: Annotated[float, Ge(0.05), Le(3600)] = 5.0
-    """The time between two looks at the whole inbox."""
     max_file_bytes: Annotated[int, Ge(1), Le(1 << 30)] = 64 << 20
-    """A larger task file is refused unread."""
     max_parse_s: Annotated[float, Ge(1), Le(3600)] = 60.0
-    """Processor time that reading one task file may take; one that takes more is refused."""
     max_parse_mb: Annotated[int, Ge(512), Le(1 << 20)] = 4096
-    """Memory that reading one task file may take; one that takes more is refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -538,7 +456,6 @@ class StoreSection(Section):
     """``[store]``: what is remembered."""
 
     retention_days: Amount = 30.0
-    """How long journals of published tasks are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -546,11 +463,8 @@ class LogSection(Section):
     """``[log]``: what is logged, and where."""
 
     level: LogLevel = "info"
-    """The least important lines to write."""
     format: LineFormat = "auto"
-    """``auto``: words on a terminal, JSON lines elsewhere."""
     file: FilePath = ""
-    """Gets JSON lines too; survives logrotate."""
 
 
 #: What a receiver can be notified of.
@@ -574,29 +488,17 @@ class ReceiverSection(Section):
     """``[notify.NAME]``: one receiver."""
 
     kind: Kind
-    """By what way; it decides which of the other keys count."""
     on: tuple[EventName, ...] = get_args(EventName)
-    """Of what; left out: of all there is."""
     max_per_minute: Annotated[int, Ge(1), Le(1000)] = 10
-    """Messages in any minute; what exceeds it comes in one, and to a command one by one, later."""
     timeout_s: Annotated[float, Gt(0), Le(600)] = 30.0
-    """What one try may take."""
     give_up_s: Amount = 86_400.0
-    """A message that could not be delivered for so long is given up."""
     url: str = field(default="", repr=False)
-    """Webhook: the address. Apprise: one or several, as Apprise writes them."""
     url_env: Variable = ""
-    """Or the environment variable that holds it, since many such addresses are secrets."""
     url_file: KeyFile = ""
-    """Or a file that holds it."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Webhook: sent along."""
     secret_env: Variable = ""
-    """Webhook: the environment variable that holds the key for the signature; neither: unsigned."""
     secret_file: KeyFile = ""
-    """Webhook: or a file that holds it."""
     command: tuple[Name, ...] = ()
-    """Command: the program and its arguments."""
 
     def contradictions(self) -> Iterator[tuple[Place, Problem]]:
         """Yield what its kind lacks, or does not know."""
@@ -685,9 +587,7 @@ class MetricsSection(Section):
     listen: Annotated[
         str, Holds(is_place, "it must be HOST:PORT", "as in 127.0.0.1:9464 or [::1]:9464")
     ] = ""
-    """``HOST:PORT`` where it may fetch them, ``127.0.0.1:9464``; empty: nowhere."""
     hosts: tuple[Name, ...] = ()
-    """Names that it may be fetched by, beside addresses, localhost and this machine's own name."""
 
     @property
     def address(self) -> tuple[str, int]:
@@ -712,19 +612,12 @@ class TracesSection(Section):
             "as in http://127.0.0.1:4318",
         ),
     ] = ""
-    """Where it takes OTLP over HTTP, ``http://127.0.0.1:4318``; empty: nowhere."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Sent along with every request."""
     headers_env: Variable = ""
-    """The environment variable that holds more of them, ``NAME=VALUE,NAME=VALUE``: keys."""
     headers_file: KeyFile = ""
-    """Or a file that holds them; a relative one is looked for among systemd's credentials first."""
     service: Name = "batchd"
-    """``service.name``."""
     ratio: Annotated[float, Ge(0), Le(1)] = 1.0
-    """The part of all tasks that is traced."""
     content: bool = False
-    """Whether prompts, answers, commands and their outputs go into spans."""
 
     @property
     def address(self) -> str:
@@ -787,22 +680,11 @@ class WebSection(Section):
         # Port 0: any that is free.
         Holds(partial(is_place, least=0), "it must be HOST:PORT", "as in 127.0.0.1:8040"),
     ] = "127.0.0.1:8040"
-    """``HOST:PORT``. An address that other machines reach wants a token of yours."""
     token_env: Variable = ""
-    """The environment variable that holds the token.
-
-    Neither this nor a file: one is made, in the state directory.
-    """
     token_file: KeyFile = ""
-    """Or a file that holds it; a relative one is looked for among systemd's credentials first."""
     open: bool = False
-    """On loopback, let every user of this machine look, without a token."""
     orders: bool = False
-    """Whether browsers that have shown the token may cancel, pause, resume and retry."""
     hosts: tuple[Name, ...] = ()
-    """Names that browsers may use for it beside addresses and localhost:
-    of a proxy before it, for example.
-    """
 
     @property
     def address(self) -> tuple[str, int]:
