@@ -16,11 +16,11 @@ import tomli
 
 from batchd.config import trust
 from batchd.config.operator_files import named
-from batchd.config.providers import PRESETS, model_problem, tier_problem
+from batchd.config.providers import PRESETS, api, model_problem, tier_problem
 from batchd.config.reading import Place, Reader, keys, plain, tables as as_tables
 from batchd.config.sections import ConfigSections, PathsSection
 from batchd.errors import ConfigError, Problem
-from batchd.records import STANDARD
+from batchd.records import STANDARD, options
 
 #: The variables that override keys: ``BATCHD_SECTION__KEY``.
 PREFIX = "BATCHD_"
@@ -303,7 +303,7 @@ def contradictions(config: ConfigSections) -> Iterator[tuple[Place, Problem]]:
         said = f"it is more than [pool] processes, {config.pool.processes}"
         yield ("ray", "min_processes"), Problem("", said)
     yield from _homeless(config)
-    yield from _tierless(config)
+    yield from _unasked(config)
     yield from _handed_out(config)
     yield from config.paths.nested(config.workspace.mirrors)
 
@@ -325,11 +325,14 @@ def _homeless(config: ConfigSections) -> Iterator[tuple[Place, Problem]]:
         yield ("models", name), Problem("", why, fix)
 
 
-def _tierless(config: ConfigSections) -> Iterator[tuple[Place, Problem]]:
-    """Find service tiers that the models they are set for cannot be asked for."""
+def _unasked(config: ConfigSections) -> Iterator[tuple[Place, Problem]]:
+    """Find service tiers and options that the models they are set for cannot be asked for."""
     for name, model in config.models.items():
         if why := tier_problem(name, model.service_tier or STANDARD, config):
             yield ("models", name, "service_tier"), why
+        if name.partition("/")[0] in config.providers:
+            for option, why in options.untaken(model.options, name, api(name, config)):
+                yield ("models", name, "options", option), why
     agent = config.agent
     own = config.models.get(agent.model)
     said = STANDARD if own and own.service_tier else agent.service_tier

@@ -18,7 +18,17 @@ from annotated_types import Ge, Le, MinLen
 
 from batchd.config.reading import Holds, KeyFile, Name, Place, Reads, Section, Variable
 from batchd.errors import Problem
-from batchd.records import STANDARD, Api, AskedEffort, Hours, JsonMode, Rate, Tier, ToolProtocol
+from batchd.records import (
+    STANDARD,
+    Api,
+    AskedEffort,
+    Hours,
+    JsonMode,
+    Rate,
+    Tier,
+    ToolProtocol,
+    options,
+)
 from batchd.records.tasks import Amount, Count
 
 if TYPE_CHECKING:
@@ -212,6 +222,12 @@ class ModelSection(PricesSection):
     effort: AskedEffort = ""
     service_tier: Tier | None = None
     tier_fallback: Fallback | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def contradictions(self) -> Iterator[tuple[Place, Problem]]:
+        """Yield what is wrong with its options, whatever its dialect."""
+        for name, why in options.problems(self.options):
+            yield ("options", name), why
 
 
 def model_problem(model: str, config: ConfigSections) -> Problem | None:

@@ -156,6 +156,12 @@ class Defaults(Spec):
     """How much the model is to think; default: its table in [models],
     then [agent] effort, then as its provider sees fit.
     """
+    options: dict[str, Any] | None = None
+    """What else its model is asked for: temperature, top_p, seed, verbosity,
+    as far as its dialect has them.
+
+    A task's are laid over its batch's, these over those of its table in [models].
+    """
     system_prompt: str | None = None
     """Replaces the opening of batchd's own system prompt."""
     priority: Annotated[int, Field(ge=-_INT32, lt=_INT32)] | None = None

@@ -217,7 +217,7 @@ def test_everything_wrong_is_reported_at_once(written: Path) -> None:
         "[providers.mine] rpm": "it must be greater than or equal to 0 (it is -1)",
         '[models."openai/x"] output': (
             "there is no such key (the known ones are api, cache_write_long_usd_per_mtok, cache_write_usd_per_mtok,"
-            " cached_input_usd_per_mtok, context_window, effort, hours, input_usd_per_mtok, output_usd_per_mtok,"
+            " cached_input_usd_per_mtok, context_window, effort, hours, input_usd_per_mtok, options, output_usd_per_mtok,"
             " service_tier, tier_fallback, tiers)"
         ),
         "[limits.ceiling] timout_s": "there is no such key (do you mean timeout_s?)",
