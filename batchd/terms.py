@@ -22,14 +22,19 @@ def terms(task: Task, config: Config, prices: Prices, *, capped: bool) -> Terms:
     capped = capped or task.limits.max_cost_usd > 0
     judged = task.evaluator == "judge"
     judge_model = (judged and config.evaluation.judge_model) or task.model
+    own = setup(task.model, config, prices)
     model = replace(
-        setup(task.model, config, prices),
+        own,
+        options={**own.options, **task.options},
         effort=providers.efforts(task.model, config, task.effort),
         service_tier=task.service_tier,
         tier_fallback_s=task.tier_fallback_s,
     )
     effort = providers.efforts(judge_model, config, config.evaluation.judge_effort, task.effort)
-    judge = model if judge_model == task.model else _judge(judge_model, config, prices)
+    # The task's own options are for its work, and none of who judges it.
+    judge = replace(model, options=own.options)
+    if judge_model != task.model:
+        judge = _judge(judge_model, config, prices)
     judge = replace(judge, effort=effort)
     if capped:
         unknown = {s.name: s for s in (model, judge) if s.tier_price is None}
@@ -64,9 +69,11 @@ def setup(name: str, config: Config, prices: Prices) -> ModelSetup:
             ),
             source=config.file,
         )
+    table = config.models.get(name)
     return ModelSetup(
         name=name,
         price=prices.price(name, known.base_url),
+        options=table.options if table else {},
         context_window=prices.context_window(name, known.base_url),
         tools=known.tools,
         output_limit_field=known.output_limit_field,

@@ -16,7 +16,7 @@ from batchd.cli import orders
 from batchd.cli.display import formatting
 from batchd.cli.display.formatting import coloured
 from batchd.cli.support import looks
-from batchd.config import own
+from batchd.config import trust
 from batchd.console import wrapped
 from batchd.control import Check, Checked, CheckLine
 from batchd.errors import NoAnswerError, NoDaemonError
@@ -65,7 +65,9 @@ def _config(settings: config.Config) -> CheckLine:
     if settings.file:
         return CheckLine("ok", "config", settings.file)
     said = "none is found: the built-in defaults, and a spool of your own"
-    return CheckLine("note", "config", said, f"{own.command()} makes a spool with a configuration")
+    return CheckLine(
+        "note", "config", said, f"{trust.spool_command()} makes a spool with a configuration"
+    )
 
 
 def _lines(settings: config.Config, asked: Check) -> list[CheckLine]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from batchd import config, control
 from batchd.cli.display import formatting
-from batchd.config import origins, own
+from batchd.config import origins, trust
 from batchd.config.origins import ValueSource
 from batchd.errors import NoAnswerError, NoDaemonError
 from batchd.log import escape
@@ -60,7 +60,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"# {escape(settings.file)}")
     else:
         print("# No configuration is found: defaults, and a spool of your own,")
-        print(f"# {escape(str(own.folder(settings.environ)))}; `batchd init DIR` makes another.")
+        print(
+            f"# {escape(str(trust.own_spool(settings.environ)))}; `batchd init DIR` makes another."
+        )
     if pid:
         print(
             f"# Daemon {pid} has the file as it was when it last read it, and an environment of its"

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from batchd import config, pricing
 from batchd.config import trust
-from batchd.config.constraints import reachable
-from batchd.config.providers import PRESETS
+from batchd.config.providers import PRESETS, reachable
 from batchd.config.sections import AgentSection, PoolSection
 from batchd.errors import BatchdError, ConfigError, NotPossibleError, UsageError
 from batchd.log import escape

@@ -18,7 +18,6 @@ from batchd import config, sealing, silent_paths, words
 from batchd.cli.display import formatting, summary_text
 from batchd.cli.runs import following, given_files
 from batchd.cli.runs.run_daemon import RunDaemon, refuse_paused
-from batchd.config import own
 from batchd.errors import NoDaemonError, UsageError
 from batchd.log import escape_text
 from batchd.records import Task
@@ -147,4 +146,4 @@ def _refuse(settings: config.Config, tasks: Sequence[Task]) -> None:
     for provider in sorted({model.partition("/")[0] for model in models}):
         settings.endpoint(provider)
     refuse_paused(settings, {task.model for task in tasks})
-    own.prepare(settings.paths, settings.environ)
+    settings.paths.prepare(settings.environ)

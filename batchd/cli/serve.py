@@ -14,7 +14,6 @@ from pathlib import Path
 from batchd import config, log, processes, sealing, words
 from batchd.cli.display import formatting
 from batchd.cli.runs.run_daemon import LOCKED
-from batchd.config import own
 from batchd.console import columns_of, hanging
 from batchd.control import CheckLine
 from batchd.errors import BatchdError, SpoolLockedError
@@ -83,7 +82,7 @@ def _serve(settings: config.Config, *, drop_packs: bool) -> None:
     file = Path(settings.file) if settings.file else None
     reload = functools.partial(config.load, file, settings.environ, here=Path(settings.base))
     visible.refuse(settings)  # before the log's file is made there
-    own.prepare(settings.paths, settings.environ)
+    settings.paths.prepare(settings.environ)
     log.configure(settings.log.level, settings.log.format, settings.log.file)
     channels.insist(settings)
     listeners = [Notifications(settings), *telemetry.exporters(settings)]

@@ -17,7 +17,6 @@ from batchd.cli.display import formatting, progress, summary_text
 from batchd.cli.display.progress import ProgressSource
 from batchd.cli.runs import given_files
 from batchd.cli.support.member_reader import MemberReader
-from batchd.config import own
 from batchd.errors import (
     BatchdError,
     NoAnswerError,
@@ -102,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     silent_paths.refuse(settings.paths.state, settings.paths.inbox)
     state = Path(settings.paths.state)
     alive = _alive(settings, heed=True)
-    if not alive and not settings.file and own.holds(settings.paths, settings.environ):
+    if not alive and not settings.file and settings.paths.is_own(settings.environ):
         raise NotPossibleError(_SPOOLLESS)
     filename, data = _given(args, settings)
     filename = inbox.file_name(filename)

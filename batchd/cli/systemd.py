@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from batchd import config, installation
 from batchd.cli.display import formatting
-from batchd.config import operator_files, own, trust
+from batchd.config import operator_files, trust
 from batchd.config.sections import PathsSection
 from batchd.errors import NotPossibleError, UsageError
 from batchd.log import escape
@@ -203,7 +203,9 @@ def _of_ones_own(directory: Path, environ: Mapping[str, str]) -> _Service:
     """
     file = directory / trust.CONFIG
     if not trust.stands(file):
-        raise UsageError(f"there is no spool in {directory}: {own.command(directory)} makes one")
+        raise UsageError(
+            f"there is no spool in {directory}: {trust.spool_command(directory)} makes one"
+        )
     trust.trusted(file, environ)
     # Variables of this session are none of the service's.
     settings = config.load(file, {"HOME": environ.get("HOME", "")})

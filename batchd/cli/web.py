@@ -9,7 +9,7 @@ import importlib.util
 
 from batchd import installation, log, sealing
 from batchd.cli.display import formatting
-from batchd.config.values import parted
+from batchd.config.sections import parted
 from batchd.errors import NotPossibleError, UsageError
 from batchd.log import escape
 

@@ -1,6 +1,7 @@
 """config.toml, defaults and ``BATCHD_SECTION__KEY`` variables become one frozen ``Config``.
 
-``sections`` says what there is, ``loading`` reads and validates it. Paths are absolute once loaded.
+``sections`` says what there is, ``loading`` finds it, ``reading`` reads it. Paths are absolute once
+loaded.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from pathlib import Path
 
 import msgspec
 
-from batchd import masking, processes, records
-from batchd.config import operator_files, receivers, values
-from batchd.config.providers import ProviderSection
+from batchd import masking, records
+from batchd.config import operator_files
+from batchd.config.providers import ProviderSection, seconds
 from batchd.config.sections import ConfigSections, PathsSection
 from batchd.errors import NotPossibleError, UsageError
 
@@ -83,7 +84,7 @@ class Config(ConfigSections):
         fallback = known.tier_fallback if known else None
         return (
             (known and known.service_tier) or self.agent.service_tier,
-            values.seconds(self.agent.tier_fallback if fallback is None else fallback),
+            seconds(self.agent.tier_fallback if fallback is None else fallback),
         )
 
     def conditions(self) -> str:
@@ -130,7 +131,7 @@ class Config(ConfigSections):
             with contextlib.suppress(NotPossibleError):
                 yield self.revealed(source)
         for receiver in self.notify.values():
-            yield from receivers.hidden(receiver, self.environ)
+            yield from receiver.hidden(self.environ)
         yield from self.traces.hidden(self.environ)
         with contextlib.suppress(NotPossibleError):
             yield from filter(None, (self.web.token(self.environ),))
@@ -173,7 +174,7 @@ class Config(ConfigSections):
 
     def sandbox_policy(self) -> records.SandboxPolicy:
         """Return what ``[sandbox]`` says, as workers get it."""
-        names = {f.name for f in fields(records.SandboxPolicy)} - {"sets_ids"}
+        names = [f.name for f in fields(records.SandboxKeys)]
         return records.SandboxPolicy(**{name: getattr(self.sandbox, name) for name in names})
 
 
@@ -201,14 +202,14 @@ def load(
     own. Raises ``ConfigError`` with all problems at once,
     and for one that is found and does not count: see ``finding``.
     """
-    with processes.undisturbed():
-        from batchd.config import loading  # it loads pydantic, which readers need not
+    from batchd.config import loading  # it loads a parser, which who is given one needs not
 
     # A copy: who holds keys takes them out of the process's own.
     environ = dict(os.environ if environ is None else environ)
-    sections, file, base = loading.load(path, environ, draft=draft, here=here)
+    found = loading.tables(path, environ, draft=draft, here=here)
+    sections = found.sections()
     parts = {f.name: getattr(sections, f.name) for f in fields(sections)}
-    return Config(**parts, file=file, environ=environ, base=base)
+    return Config(**parts, file=found.file, environ=environ, base=str(found.base))
 
 
 def load_paths(path: Path | None = None, environ: Mapping[str, str] | None = None) -> PathsSection:
@@ -217,11 +218,10 @@ def load_paths(path: Path | None = None, environ: Mapping[str, str] | None = Non
     Raises ``ConfigError`` where that cannot be known:
     the file is no TOML, or ``[paths]`` is wrong itself.
     """
-    with processes.undisturbed():
-        from batchd.config import loading
+    from batchd.config import loading
 
     environ = os.environ if environ is None else environ
-    return loading.load(path, environ, section="paths")[0].paths
+    return loading.paths(loading.tables(path, environ, section="paths"))
 
 
 def changed(config: Config, changes: Mapping[tuple[str, ...], str]) -> Config:
@@ -229,8 +229,7 @@ def changed(config: Config, changes: Mapping[tuple[str, ...], str]) -> Config:
 
     Texts are read as those of variables are. Raises ``ConfigError`` with all problems at once.
     """
-    with processes.undisturbed():
-        from batchd.config import loading
+    from batchd.config import loading
 
     sections = loading.changed(config, changes, Path(config.base), config.environ)
     return replace(config, **{f.name: getattr(sections, f.name) for f in fields(sections)})

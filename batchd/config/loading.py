@@ -1,76 +1,211 @@
-"""The loader: reads config.toml and the environment,
-and validates them with all problems at once.
+"""The loader: finds config.toml, lays presets and variables over it, and has it read with all
+problems at once.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
-from functools import cache
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tomli
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
 
-from batchd import processes
-from batchd.config import overrides, own, trust
-from batchd.config.complaints import MISSING, complaint
-from batchd.config.constraints import Place, absolute, contradictions, controls, no_entry
-from batchd.config.providers import PRESETS
+from batchd.config import trust
+from batchd.config.operator_files import named
+from batchd.config.providers import PRESETS, api, model_problem, tier_problem
+from batchd.config.reading import Place, Reader, keys, plain, tables as as_tables
 from batchd.config.sections import ConfigSections, PathsSection
 from batchd.errors import ConfigError, Problem
+from batchd.records import STANDARD, options
 
+#: The variables that override keys: ``BATCHD_SECTION__KEY``.
+PREFIX = "BATCHD_"
+_UNFIT = "the value holds control characters or is not UTF-8"
 #: What the parser says of a table that is opened a second time.
 _TWICE = re.compile(r"Cannot declare \((.*?)\) twice")
-_KEYS_OF_PATHS = {f.name for f in fields(PathsSection)}
+#: What earlier versions made in the working directory, where they had no configuration.
+_FORMER = Path(".batchd", "batchd.db")
 
 
-def load(
+@dataclass(slots=True)
+class Tables:
+    """The tables of a configuration before they are read, and where what stands there is from."""
+
+    raw: dict[str, Any]
+    #: The folder that relative paths mean.
+    base: Path
+    environ: Mapping[str, str]
+    #: The file; empty: there is none.
+    file: str = ""
+    #: As it was named, or found.
+    source: str = ""
+    #: Which variable, or change, has set which place.
+    names: dict[Place, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def put(self, place: tuple[str, ...], text: str, hint: Any, name: str) -> None:
+        """Put the value of a variable, or a change, into its place."""
+        if not text.isprintable():
+            # JSON has no lone surrogates: bytes that are not UTF-8.
+            self.problems.append(Problem(name, _UNFIT))
+            return
+        table: Any = self.raw
+        for end, key in enumerate(place[:-1], 1):
+            if isinstance(table, dict) and key not in table:
+                self.names[place[:end]] = name
+            table = table.setdefault(key, {}) if isinstance(table, dict) else None
+        if isinstance(table, dict):
+            table[place[-1]] = _value(text, hint)
+            self.names[place] = name
+        else:
+            self.problems.append(Problem(name, "there is no such table"))
+
+    def override(self) -> None:
+        """Put the environment's values in."""
+        for name, text in sorted(self.environ.items()):
+            if name.startswith(PREFIX) and "__" in name:
+                place, hint = self._meant(name.removeprefix(PREFIX).split("__"))
+                self.put(place, text, hint, name)
+
+    def _meant(self, words: list[str]) -> tuple[tuple[str, ...], Any]:
+        """Return the place that the words of a variable mean, and the type of what stands there."""
+        hint: Any = ConfigSections
+        table: Any = self.raw
+        place: list[str] = []
+        for word in words:
+            known = keys(hint).keys() | (table.keys() if isinstance(table, dict) else set())
+            # Variables cannot hold `/`, `-` or `.`:
+            # PROVIDERS__MY_SERVER means my-server, if that is there.
+            key = next((k for k in sorted(known) if _bare(k) == _bare(word)), word.lower())
+            place.append(key)
+            table = table.get(key) if isinstance(table, dict) else None
+            hint = _below(hint, key)
+        return tuple(place), hint
+
+    def reader(self) -> Reader:
+        """Return what reads them."""
+        # As JSON: a date is text, as it is for a task file.
+        raw = json.loads(json.dumps(self.raw, default=str))
+        return Reader(raw, self.names, self.base, self.environ)
+
+    def sections(self) -> ConfigSections:
+        """Return the sections, their paths absolute. Raises ``ConfigError`` with all problems."""
+        reader = self.reader()
+        sections = reader.section(ConfigSections, reader.raw, ())
+        self.insist(reader)
+        assert sections is not None, "it could be read"
+        if not sections.workspace.mirrors:
+            workspace = replace(sections.workspace, mirrors=f"{sections.paths.state}-mirrors")
+            sections = replace(sections, workspace=workspace)
+        wrong = [reader.named(place, why) for place, why in contradictions(sections)]
+        if wrong := [*wrong, *reader.wrong]:
+            raise ConfigError(tuple(wrong), self.source)
+        return sections
+
+    def insist(self, reader: Reader) -> None:
+        """Raise ``ConfigError`` for what cannot be read."""
+        if found := [*self.problems, *(reader.unread or reader.controls)]:
+            raise ConfigError(tuple(found), self.source)
+
+
+def _value(text: str, hint: Any) -> Any:
+    """Return a value: as it stands where text is wanted, else as TOML would read it."""
+    kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    if kind is str or get_origin(kind) is Literal:
+        return text
+    try:
+        return tomli.loads(f"value = {text}")["value"]
+    except (tomli.TOMLDecodeError, RecursionError):
+        return text
+
+
+def _bare(key: str) -> str:
+    return re.sub(r"\W", "_", key).lower()
+
+
+def _below(hint: Any, key: str) -> Any:
+    """Return the type of what stands under a key, by that of its table; None: it is not known."""
+    hint = plain(hint)
+    if name := keys(hint).get(key):
+        return get_type_hints(hint, include_extras=True)[name]
+    return (
+        get_args(hint)[1] if len(get_args(hint)) > 1 and get_origin(hint) is not Literal else None
+    )
+
+
+def dotted(place: Place) -> str:
+    """Return a place as ``place_of`` reads it."""
+    return ".".join(str(k) if re.fullmatch(r"[\w-]+", str(k)) else f'"{k}"' for k in place)
+
+
+def place_of(key: str) -> tuple[str, ...]:
+    """Return the place that ``SECTION.KEY`` means. Raises ``ConfigError``."""
+    place: list[str] = []
+    try:
+        # A key is one line: more of them would be more of TOML.
+        table: Any = tomli.loads(f"{key} = 0") if key.isprintable() else 0
+        while isinstance(table, dict):
+            ((name, table),) = table.items()
+            place.append(name)
+    except (ValueError, RecursionError):
+        place = []
+    if len(place) < 2:  # section and key
+        hint = 'put a name with more than letters, digits, _ and - in quotes: models."openai/gpt-6.1-sol".…'
+        raise ConfigError((Problem(ascii(key)[1:-1], "it is not SECTION.KEY", hint),))
+    return tuple(place)
+
+
+def tables(
     path: Path | None,
     environ: Mapping[str, str],
     *,
     section: str = "",
     draft: str = "",
     here: Path = Path(),
-) -> tuple[ConfigSections, str, str]:
-    """Return the sections, their paths absolute; the file that they came from, if any;
-    and the folder that relative paths mean.
+) -> Tables:
+    """Return the tables of the file that counts, with presets and variables.
 
-    ``section``: heed this one alone, whatever is wrong with the others.
+    ``section``: of this one alone, whatever is wrong with the others.
     ``draft``: what is to stand in ``path``. ``here``: what counts as the working directory.
     """
     found = trust.ConfigFile(path) if path else _searched(environ, here)
-    file = _lasting(found.path) if found else None
     raw = tomli.loads(draft) if draft else _read(found) if found else {}
     if section:
         raw = {key: table for key, table in raw.items() if key == section}
-        mine = f"{overrides.PREFIX}{section}__".upper()
+        mine = f"{PREFIX}{section}__".upper()
         environ = {
             name: text
             for name, text in environ.items()
-            if not name.startswith(overrides.PREFIX) or name.upper().startswith(mine)
+            if not name.startswith(PREFIX) or name.upper().startswith(mine)
         }
+    made = Tables(raw, here.absolute(), environ)
+    if found:
+        file = _lasting(found.path)
+        made.base, made.file, made.source = file.parent, str(file), str(found.path)
+    providers = raw.setdefault("providers", {})
     for name, preset in PRESETS.items():
-        _merge_preset(raw, name, preset)
-    variables, problems = overrides.override(raw, environ)
+        # What is no table is reported as such.
+        if isinstance(providers, dict) and isinstance(table := providers.get(name, {}), dict):
+            providers[name] = {**preset, **table}
+    made.override()
     if not found:
         _house(raw, environ, here)
-    base = file.parent if file else here.absolute()
-    source = str(found.path) if found else ""
-    sections = _validated(raw, variables, problems, source=source, base=base, environ=environ)
-    return sections, str(file or ""), str(base)
+    return made
 
 
-def _lasting(file: Path) -> Path:
-    """Return an absolute path that leads to a file whatever becomes of the working directory:
-    ``..`` counts as it leads now.
-    """
-    whole = file.absolute()
-    return whole.parent.resolve() / whole.name if ".." in whole.parts else whole
+def paths(found: Tables) -> PathsSection:
+    """Return ``[paths]`` alone. Raises ``ConfigError`` with all that is wrong there."""
+    reader = found.reader()
+    read = reader.section(PathsSection, reader.raw.get("paths", {}), ("paths",))
+    found.insist(reader)
+    assert read is not None, "it could be read"
+    if wrong := [reader.named(at, why) for at, why in read.nested(f"{read.state}-mirrors")]:
+        raise ConfigError(tuple(wrong), found.source)
+    return read
 
 
 def changed(
@@ -79,58 +214,26 @@ def changed(
     base: Path,
     environ: Mapping[str, str],
 ) -> ConfigSections:
-    """Return ``sections`` with some places changed, as strictly as ``load`` reads them.
+    """Return ``sections`` with some places changed, as strictly as a file is read.
 
     ``base``: the folder that relative paths mean. Raises ``ConfigError`` with all problems at once.
     """
-    parts = {f.name: getattr(sections, f.name) for f in fields(ConfigSections)}
-    raw = _adapter().dump_python(ConfigSections(**parts), mode="json")
-    names: dict[Place, str] = {}
-    problems: list[Problem] = []
+    raw = {key: as_tables(getattr(sections, key)) for key in keys(ConfigSections)}
+    made = Tables(raw, base, environ)
     for place, text in changes.items():
         hint: Any = ConfigSections
         for key in place:
-            hint = overrides.hint_of(hint, key)
-        name = overrides.dotted(place)
-        if text.isprintable():
-            overrides.put(
-                raw, place, overrides.read(text, hint), name=name, names=names, problems=problems
-            )
-        else:
-            problems.append(Problem(name, "the value holds control characters or is not UTF-8"))
-    return _validated(raw, names, problems, base=base, environ=environ)
+            hint = _below(hint, key)
+        made.put(place, text, hint, dotted(place))
+    return made.sections()
 
 
-def _validated(
-    raw: dict[str, Any],
-    variables: Mapping[Place, str],
-    problems: list[Problem],
-    *,
-    source: str = "",
-    base: Path,
-    environ: Mapping[str, str],
-) -> ConfigSections:
-    """Return the sections, their paths absolute, or raise all that is wrong with them."""
-    try:
-        # As JSON: there, strictness refuses "4" for a number, but not a list for a tuple.
-        sections = _adapter().validate_json(json.dumps(raw, default=str))
-    except ValidationError as error:
-        problems += [_problem(e, variables, raw) for e in error.errors(include_url=False)]
-        raise ConfigError(tuple(problems), source) from None
-    problems += [_named(p, place, variables) for place, p in controls(raw, ())]
-    if problems:
-        raise ConfigError(tuple(problems), source)
-    sections = absolute(sections, base, environ)
-    problems = [_named(p, place, variables) for place, p in contradictions(sections)]
-    if problems:
-        raise ConfigError(tuple(problems), source)
-    return sections
-
-
-@cache
-def _adapter() -> TypeAdapter[ConfigSections]:
-    with processes.undisturbed():
-        return TypeAdapter(ConfigSections)
+def _lasting(file: Path) -> Path:
+    """Return an absolute path that leads to a file whatever becomes of the working directory:
+    ``..`` counts as it leads now.
+    """
+    whole = file.absolute()
+    return whole.parent.resolve() / whole.name if ".." in whole.parts else whole
 
 
 def _searched(environ: Mapping[str, str], here: Path) -> trust.ConfigFile | None:
@@ -166,58 +269,87 @@ def _read(found: trust.ConfigFile) -> dict[str, Any]:
 def _house(raw: dict[str, Any], environ: Mapping[str, str], here: Path) -> None:
     """Put the user's own spool where neither a file nor a variable says where things lie.
 
-    Raises ``ConfigError``.
+    Raises ``ConfigError`` where there is no home for it; and for a working directory in which an
+    earlier version has worked: that counts no longer by itself, and must not be forgotten in
+    silence.
     """
-    paths = raw.setdefault("paths", {})
-    if paths.keys() >= _KEYS_OF_PATHS:
+    said = raw.setdefault("paths", {})
+    if said.keys() >= keys(PathsSection).keys():
         return
-    mine = own.insist(environ)
-    if "state" not in paths and (problem := own.former(mine.state, here)):
-        raise ConfigError((problem,))
-    raw["paths"] = {**asdict(mine), **paths}
+    mine = PathsSection.own(environ)
+    if mine is None:
+        why = "there is no configuration, and this user has no home for a spool of their own"
+        fix = "set HOME, or name a configuration with --config or BATCHD_CONFIG"
+        raise ConfigError((Problem("[paths]", why, fix),))
+    former = here / _FORMER
+    elsewhere = former.resolve().parent != Path(mine.state).resolve()
+    if "state" not in said and os.path.isfile(former) and elsewhere:
+        place = here.absolute()
+        why = "it is a spool without a config.toml: earlier versions used it by themselves, this one does not"
+        fix = f"if it is yours, go on with it: {trust.spool_command(place)}; else work in another directory"
+        raise ConfigError((Problem(str(place / _FORMER), why, fix),))
+    raw["paths"] = {**asdict(mine), **said}
 
 
-def _merge_preset(raw: dict[str, Any], name: str, preset: Mapping[str, Any]) -> None:
-    providers = raw.setdefault("providers", {})
-    if not isinstance(providers, dict):
-        return  # reported as a wrong type
-    table = providers.get(name, {})
-    if isinstance(table, dict):
-        providers[name] = {**preset, **table}
+def contradictions(config: ConfigSections) -> Iterator[tuple[Place, Problem]]:
+    """Yield what no single section shows, each with its place."""
+    models = {("agent", "model"): config.agent.model}
+    if config.evaluation.judge_model:
+        models["evaluation", "judge_model"] = config.evaluation.judge_model
+    for place, model in models.items():
+        if why := model_problem(model, config):
+            yield place, why
+    if config.ray.min_processes > config.pool.processes:
+        said = f"it is more than [pool] processes, {config.pool.processes}"
+        yield ("ray", "min_processes"), Problem("", said)
+    yield from _homeless(config)
+    yield from _unasked(config)
+    yield from _handed_out(config)
+    yield from config.paths.nested(config.workspace.mirrors)
 
 
-def _problem(
-    error: ErrorDetails, variables: Mapping[Place, str], raw: Mapping[str, Any]
-) -> Problem:
-    place: Place = error["loc"]
-    if place[-1:] == ("[key]",):  # pydantic adds this where the fault is a table's name
-        place = place[:-1]
-    hint: Any = ConfigSections
-    for key in place[:-1]:
-        hint = overrides.hint_of(hint, str(key))
-    problem = complaint(error, overrides.keys(hint))
-    if (
-        error["type"] in MISSING and place[:-1] in variables and len(place) == 3
-    ):  # section, name, key
-        section, name, key = map(str, place)
-        known = [k for k in raw[section] if (section, k) not in variables]
-        problem = no_entry(section, name, known, key) or problem
-    return _named(problem, place, variables)
+def _homeless(config: ConfigSections) -> Iterator[tuple[Place, Problem]]:
+    """Find tables of models without a provider: what they set would hold for no call.
+
+    What costs are compared with needs none.
+    """
+    called = (config.agent.model, config.evaluation.judge_model)
+    for name in config.models:
+        provider, slash, own = name.partition("/")
+        if (provider and own) or name in config.cost.compare:
+            continue
+        own = own if slash else name
+        house = next((m for m in called if m.endswith(f"/{own}")), called[0]).partition("/")[0]
+        fix = f'[models."{house}/{own or "MODEL"}"]; models to compare the cost with go into [cost] compare'
+        why = "it is not provider/model, so it sets nothing for any model in use"
+        yield ("models", name), Problem("", why, fix)
 
 
-def _named(problem: Problem, place: Place, variables: Mapping[Place, str]) -> Problem:
-    """Return the problem under its place: the variable that brought it, or table and key."""
-    for end in range(len(place), 0, -1):
-        if place[:end] in variables:
-            return replace(problem, place=variables[place[:end]])
-    return replace(problem, place=written(place))
+def _unasked(config: ConfigSections) -> Iterator[tuple[Place, Problem]]:
+    """Find service tiers and options that the models they are set for cannot be asked for."""
+    for name, model in config.models.items():
+        if why := tier_problem(name, model.service_tier or STANDARD, config):
+            yield ("models", name, "service_tier"), why
+        if name.partition("/")[0] in config.providers:
+            for option, why in options.untaken(model.options, name, api(name, config)):
+                yield ("models", name, "options", option), why
+    agent = config.agent
+    own = config.models.get(agent.model)
+    said = STANDARD if own and own.service_tier else agent.service_tier
+    if why := tier_problem(agent.model, said, config):
+        yield ("agent", "service_tier"), why
 
 
-def written(place: Place) -> str:
-    """Return a place as config.toml writes it: ``[pool] processes``, ``[cost] compare[2]``."""
-    if not place:
-        return ""
-    names = [k for k in place if isinstance(k, str)]
-    index = "".join(f"[{k}]" for k in place if isinstance(k, int))
-    table = ".".join(k if re.fullmatch(r"[\w-]+", k) else f'"{k}"' for k in names[:-1] or names)
-    return f"[{table}]" + (f" {names[-1]}{index}" if len(names) > 1 else index)
+def _handed_out(config: ConfigSections) -> Iterator[tuple[Place, Problem]]:
+    """Find secrets of batchd's own among what tasks may ask for."""
+    variables = {name: place for place, name in named(config, "_env")}
+    files = {os.path.realpath(file): place for place, file in named(config, "_file")}
+    asked: list[tuple[Place, tuple[str, ...] | None]] = [
+        (("secrets", "env"), variables.get(name)) for name in config.secrets.env
+    ]
+    for given, file in config.secrets.files.items():
+        asked.append((("secrets", "files", given), files.get(os.path.realpath(file))))
+    for place, ours in asked:
+        if ours:
+            what = f"a secret of [{'.'.join(ours[:-1])}]"
+            yield place, Problem("", f"it holds {what}, which no command may see")

@@ -9,11 +9,11 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchd import masking, users
+from batchd.config.reading import Section, leaves
 from batchd.errors import ForbiddenError, NotPossibleError
 from batchd.records import OwnPath
 
@@ -76,23 +76,14 @@ def _closed(what: str, file: Path) -> NotPossibleError:
     return ForbiddenError(said, user=user)
 
 
-def named(
-    section: object, ending: str, place: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], str]]:
+def named(section: Section, ending: str) -> Iterator[tuple[tuple[str, ...], str]]:
     """Yield what keys with an ending name, ``_file`` or ``_env``, where something is, by place.
 
     A key that ends so names what holds a secret.
     """
-    if is_dataclass(section):
-        for f in fields(section):
-            value = getattr(section, f.name)
-            if not f.name.endswith(ending):
-                yield from named(value, ending, (*place, f.name))
-            elif value:
-                yield (*place, f.name), value
-    elif isinstance(section, Mapping):
-        for key, below in section.items():
-            yield from named(below, ending, (*place, key))
+    for place, value, _ in leaves(section):
+        if value and str(place[-1]).endswith(ending):
+            yield tuple(map(str, place)), value
 
 
 def secrets(config: ConfigSections) -> Iterator[OwnPath]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import tomli
 
-from batchd.config import Config, operator_files, overrides
-from batchd.config.constraints import Place
+from batchd.config import Config, loading, operator_files
 from batchd.config.providers import PRESETS
+from batchd.config.reading import Place, keys, leaves
 from batchd.config.sections import ConfigSections
 from batchd.masking import Masker
 
@@ -58,9 +59,11 @@ def values(config: Config, tuned: Mapping[str, str]) -> Iterator[ValueInForce]:
     variables = _variables(raw, config.environ)
     masker = Masker(config.hidden())
     left = {**tuned}
-    for place, value, secret in _leaves(config, ()):
+    for place, value, secret in leaves(config):
+        if place[0] not in keys(ConfigSections):
+            continue
         shown = HIDDEN if secret and value else masker.value(_plain(place, value))
-        key = overrides.dotted(place)
+        key = loading.dotted(place)
         if key in left:
             yield ValueInForce(key, left.pop(key), ValueSource.TUNE)
         else:
@@ -103,9 +106,10 @@ def _places(table: Mapping[str, Any], head: Place) -> Iterator[Place]:
 
 def _variables(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[Place, str]:
     """Return what comes from variables, and from which; changes ``raw`` accordingly."""
-    named, _ = overrides.override(raw, environ)
+    tables = loading.Tables(raw, Path(), environ)
+    tables.override()
     places: dict[str, Place] = {}
-    for place, name in named.items():  # the tables that it has made, too
+    for place, name in tables.names.items():  # the tables that it has made, too
         places[name] = max(places.get(name, ()), place, key=len)
     found: dict[Place, str] = {}
     for name, place in places.items():
@@ -115,20 +119,6 @@ def _variables(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[Place, s
         below = _places(value, place) if isinstance(value, dict) else ()
         found |= dict.fromkeys((place, *below), name)
     return found
-
-
-def _leaves(value: Any, place: Place, *, secret: bool = False) -> Iterator[tuple[Place, Any, bool]]:
-    """Yield each key with its value, and whether that is kept from sight."""
-    if is_dataclass(value):
-        kind = ConfigSections if isinstance(value, Config) else value
-        for f in fields(kind):
-            # What has no repr may hold keys.
-            yield from _leaves(getattr(value, f.name), (*place, f.name), secret=not f.repr)
-    elif isinstance(value, Mapping) and value and all(map(is_dataclass, value.values())):
-        for name, below in value.items():
-            yield from _leaves(below, (*place, name))
-    else:
-        yield place, value, secret
 
 
 def _plain(place: Place, value: Any) -> Any:

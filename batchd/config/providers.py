@@ -5,21 +5,41 @@ preset's own address.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, TypeVar
+from urllib.parse import urlsplit
 
 from annotated_types import Ge, Le, MinLen
 
-from batchd.config.values import AskedApi, Fallback, Name, Section
+from batchd.config.reading import Holds, KeyFile, Name, Place, Reads, Section, Variable
 from batchd.errors import Problem
-from batchd.records import STANDARD, Api, AskedEffort, Hours, JsonMode, Rate, Tier, ToolProtocol
+from batchd.records import (
+    STANDARD,
+    Api,
+    AskedEffort,
+    Hours,
+    JsonMode,
+    Rate,
+    Tier,
+    ToolProtocol,
+    options,
+)
 from batchd.records.tasks import Amount, Count
 
 if TYPE_CHECKING:
     from batchd.config.sections import ConfigSections
 
+#: The dialects; empty: as the preset has it, or chat.
+AskedApi = Literal["", Api]
+_NEVER: Final = "never"
+_MAX_FALLBACK_S = 10**9
+#: No provider has a longer one; it stands in every line about a call, and in the ledger.
+_MAX_MODEL_CHARS = 512
 _WEEK = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _Read = TypeVar("_Read")
 #: The dialects that presets speak at their own addresses; the others speak chat completions.
@@ -53,39 +73,63 @@ _CHAT: Final = "chat"
 _TIERLESS: frozenset[Api] = frozenset({"messages"})
 
 
+def fallback(value: Any) -> float | Literal["never"]:
+    """Return when a call goes on at the standard price. Raises ``ValueError``."""
+    if value == _NEVER:
+        return _NEVER
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and math.isfinite(value) and 0 <= value <= _MAX_FALLBACK_S:
+        return float(value)
+    raise ValueError(
+        "it must be 'never', or the seconds after which it goes on at the standard price"
+    )
+
+
+#: When a call whose tier has no room goes on in the standard one:
+#: ``never``, or after so many seconds.
+Fallback: TypeAlias = Annotated[float | Literal["never"], Reads(fallback, words=True)]
+
+
+def seconds(fallback: float | Literal["never"]) -> float | None:
+    """Return after how many seconds a call goes on at the standard price; None: never."""
+    return None if isinstance(fallback, str) else fallback
+
+
+def reachable(url: str) -> bool:
+    """Whether a provider can be reached by an address.
+
+    A user and password in it would end up in logs; keys have their own fields.
+    """
+    try:
+        parts = urlsplit(url)
+        named = bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets, a port
+        return False
+    return named and bool(re.fullmatch(r"https?://[^\s/@]+(/\S*)?", url))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderSection(Section):
     """``[providers.NAME]``: an endpoint, and the dialect that it speaks."""
 
-    base_url: Name
-    """The address up to and without ``/chat/completions``, ``/responses`` or ``/messages``."""
+    base_url: Annotated[
+        Name,
+        Holds(
+            reachable,
+            "it must be http(s)://HOST[:PORT]/PATH, as in http://10.0.0.7:8000/v1",
+        ),
+    ]
     api: AskedApi = ""
-    """The dialect. Empty: a preset's own at the preset's own address,
-    if there is no ``extra_body``; else chat.
-    """
-    api_key_env: str = ""
-    """The environment variable that holds the key.
-
-    Neither this nor a file: a server without keys.
-    """
-    api_key_file: str = ""
-    """A file that holds the key; a relative one is looked for among systemd's credentials first."""
+    api_key_env: Variable = ""
+    api_key_file: KeyFile = ""
     max_concurrent: Annotated[int, Ge(1), Le(100_000)] = 32
-    """Calls at a time, at most; fewer while it is overloaded."""
     rpm: Count = 0
-    """Requests a minute; 0 learns them from its limit headers and 429s."""
     tpm: Count = 0
-    """Tokens a minute, input and output together; 0 learns them likewise."""
     tools: ToolProtocol = "auto"
-    """How its models call tools."""
     output_limit_field: Name = "max_tokens"
-    """The request field that limits output tokens."""
     json_mode: JsonMode = "json_schema"
-    """How a judge is bound to its JSON."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Sent along with every request."""
     extra_body: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """Sent along in every request body, over our own fields."""
 
 
 def presets() -> dict[str, ProviderSection]:
@@ -98,15 +142,10 @@ class PricesSection(Section):
     """Prices of a model's tokens, where the price data has it wrong, or not at all."""
 
     input_usd_per_mtok: Amount | None = None
-    """A million input tokens."""
     cached_input_usd_per_mtok: Amount | None = None
-    """A million input tokens read from the provider's prompt cache."""
     cache_write_usd_per_mtok: Amount | None = None
-    """A million input tokens written to that cache."""
     cache_write_long_usd_per_mtok: Amount | None = None
-    """A million input tokens written to be kept there for an hour or more."""
     output_usd_per_mtok: Amount | None = None
-    """A million output tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,8 +158,15 @@ class HoursSection(Section):
     """From and until, on such a day: ``06:00-10:00``; ``22:00-02:00`` ends on the next day."""
     peak: PricesSection
     """The prices at these hours; what is not given is as in the model's own table."""
-    except_: tuple[str, ...] = field(default=(), metadata={"alias": "except"})
+    except_: tuple[str, ...] = ()
     """Dates, in UTC, on which they do not begin: ``2026-10-01``."""
+
+    def contradictions(self) -> Iterator[tuple[Place, Problem]]:
+        """Yield what cannot be read of it."""
+        try:
+            self.at(())
+        except ValueError as why:
+            yield (), Problem("", str(why))
 
     def at(self, rates: tuple[Rate, ...]) -> Hours:
         """Return them with these rates.
@@ -170,22 +216,34 @@ class ModelSection(PricesSection):
     """
 
     tiers: Mapping[Literal["flex", "priority"], PricesSection] = field(default_factory=dict)
-    """``[models."provider/model".tiers.flex]``: the prices of a service tier."""
     hours: HoursSection | None = None
-    """``[models."provider/model".hours]``: when its tokens cost something else."""
     context_window: Count | None = None
-    """Tokens that fit into its window."""
     api: AskedApi = ""
-    """The dialect that it is spoken to in; empty: its provider's."""
     effort: AskedEffort = ""
-    """How much it is to think; empty: as ``[agent]`` says."""
     service_tier: Tier | None = None
-    """``standard``, ``flex`` or ``priority``; a task may name its own.
-
-    Not given: [agent] service_tier.
-    """
     tier_fallback: Fallback | None = None
-    """When its calls go on at the standard price; not given: [agent] tier_fallback."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def contradictions(self) -> Iterator[tuple[Place, Problem]]:
+        """Yield what is wrong with its options, whatever its dialect."""
+        for name, why in options.problems(self.options):
+            yield ("options", name), why
+
+
+def model_problem(model: str, config: ConfigSections) -> Problem | None:
+    """Return what is wrong with a ``provider/model``, if anything; the place is the caller's."""
+    provider, _, name = model.partition("/")
+    near = difflib.get_close_matches(provider, config.providers, n=1)
+    if not (provider and name and model.isprintable()):
+        fix = f"as in {near[0] if near else 'openai'}/MODEL"
+        return Problem("", f"{model!r} is not provider/model", fix)
+    if len(model) > _MAX_MODEL_CHARS:
+        return Problem("", f"a model's name has at most {_MAX_MODEL_CHARS} characters")
+    if provider in config.providers:
+        return None
+    known = f"the known ones are {', '.join(sorted(config.providers))}"
+    fix = f"do you mean {near[0]}? {known}" if near else known
+    return Problem("", f"no provider {provider!r} is configured", fix)
 
 
 def api(model: str, config: ConfigSections) -> Api:

@@ -1,5 +1,6 @@
-"""Which configuration counts: the file that was named, else the first that is found; and the list
-of the directories in which one counts that batchd merely finds, which no task can write.
+"""Which configuration counts: the file that was named, else the first that is found; the list of
+the directories in which one counts that batchd merely finds, which no task can write; and where the
+user's own spool lies.
 
 A model may leave a config.toml wherever it works, and without root it does so as the operator's own
 user. So neither where a file lies nor whose it is says that it is meant; that its directory is on
@@ -33,6 +34,8 @@ _NAMED = f"name the file with --config or {VARIABLE}"
 #: The variables that say where the user's own folder lies,
 #: the one that counts first, and where below it.
 VARIABLES: Mapping[str, str] = {"XDG_CONFIG_HOME": "batchd", "HOME": ".config/batchd"}
+#: Likewise of the user's own data.
+DATA: Mapping[str, str] = {"XDG_DATA_HOME": "batchd", "HOME": ".local/share/batchd"}
 #: Characters of a path that stands in a fix.
 _MAX_PATH_CHARS = 300
 _HEAD = """\
@@ -172,6 +175,22 @@ def folders(environ: Mapping[str, str]) -> tuple[Path, ...]:
     the user's own folder, where they have a home, and the system's.
     """
     return (*[*homes(environ)][:1], SYSTEM)
+
+
+def own_spool(environ: Mapping[str, str]) -> Path | None:
+    """Return where the spool of the user's own lies, in which batchd works where no configuration
+    names a place, and never in the working directory; None: this user has no home.
+    """
+    if environ.get("XDG_DATA_HOME", "").startswith("/"):
+        return next(homes(environ, DATA))
+    found = next(homes(environ, {"HOME": DATA["HOME"]}), None)
+    # Accounts of services have homes that are not there, such as /nonexistent.
+    return found if found and os.path.isdir(found.parents[2]) else None
+
+
+def spool_command(directory: Path | None = None) -> str:
+    """Return the command that makes a spool in a directory."""
+    return f"`batchd init {word(directory, 'DIR') if directory else 'DIR'}`"
 
 
 @dataclass(frozen=True, slots=True)

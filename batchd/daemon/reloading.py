@@ -12,7 +12,7 @@ from typing import Any
 from batchd import config as configuration, log, visible
 from batchd.actions import Action
 from batchd.config import Config
-from batchd.config.overrides import dotted, place_of
+from batchd.config.loading import dotted, place_of
 from batchd.daemon import main_loop, tuning
 from batchd.daemon.listeners import Listener
 from batchd.daemon.outboxes import Outboxes

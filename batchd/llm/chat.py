@@ -34,6 +34,7 @@ from batchd.records import (
     Message,
     ModelSetup,
     ToolCall,
+    options,
 )
 
 WHAT = "chat completion"
@@ -245,8 +246,7 @@ DIALECT = Dialect(
     decode=decode,
     headers=bearer,
     sparable={
-        "temperature": "temperature",
-        "top_p": "top_p",
+        **options.fields("chat"),
         "stop": "stop",
         "response_format": "response_format",
         "reasoning_effort": "reasoning_effort",

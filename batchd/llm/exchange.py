@@ -25,7 +25,7 @@ from batchd import __version__
 from batchd.llm import failures
 from batchd.llm.dialect import Dialect, ModelRequest, ModelTarget, without
 from batchd.llm.failures import CallPlace
-from batchd.records import Endpoint, Failure, FailureKind, Metered, ModelSetup, RateLimit
+from batchd.records import Endpoint, Failure, FailureKind, Metered, ModelSetup, RateLimit, options
 from batchd.records.models import valid_throughout
 
 _NOTHING: Mapping[str, Any] = {}
@@ -43,6 +43,7 @@ def fields(
     ``secret``: those of the endpoint's own, which are never stored.
     """
     body = dialect.encode(setup, target, request)
+    options.lay(body, setup.options, setup.api)
     body.update(setup.extra_body)
     body.update(secret)
     dialect.settled(body)

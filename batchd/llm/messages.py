@@ -34,6 +34,7 @@ from batchd.records import (
     Message,
     ModelSetup,
     ToolCall,
+    options,
 )
 
 _WHAT = "message"
@@ -276,8 +277,7 @@ DIALECT = Dialect(
         r"invalid .{0,3}signature|bound to a different conversation|`?(?:redacted_)?thinking`? (?:or `?\w+`? )?blocks?"
     ),
     sparable={
-        "temperature": "temperature",
-        "top_p": "top_p",
+        **options.fields("messages"),
         "top_k": "top_k",
         "thinking": "thinking",
         "output_config.effort": "output_config.effort",

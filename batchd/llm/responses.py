@@ -38,6 +38,7 @@ from batchd.records import (
     Message,
     ModelSetup,
     ToolCall,
+    options,
 )
 
 _WHAT = "response"
@@ -287,8 +288,7 @@ DIALECT = Dialect(
         r"|item.{0,200}of type .{0,3}reasoning|item with id .{0,80}not found"
     ),
     sparable={
-        "temperature": "temperature",
-        "top_p": "top_p",
+        **options.fields("responses"),
         "reasoning": "reasoning",
         "reasoning.effort": "reasoning.effort",
         "reasoningeffort": "reasoning.effort",  # xAI

@@ -23,9 +23,8 @@ import msgspec
 
 from batchd import __version__, installation, masking
 from batchd.actions import Action
-from batchd.config import Config, receivers
-from batchd.config.receivers import ReceiverSection
-from batchd.config.values import loopback
+from batchd.config import Config
+from batchd.config.sections import ReceiverSection, loopback
 from batchd.errors import DeliveryError, NotPossibleError, SandboxError
 from batchd.log import escape, get_logger
 from batchd.masking import Masker, names_secret
@@ -94,12 +93,12 @@ def problems(target: ReceiverTarget, *, quick: bool = False) -> Iterator[tuple[s
     missing = settings.kind == "apprise" and importlib.util.find_spec("apprise") is None
     try:
         if settings.kind != "command":
-            url = receivers.address(settings, target.environ)
+            url = settings.address(target.environ)
             if settings.kind == "webhook":
                 _insist_on_https(settings, url)
             elif not (missing or quick):
                 _apprise(url)
-        receivers.secret(settings, target.environ)
+        settings.secret(target.environ)
     except (DeliveryError, NotPossibleError) as error:
         yield escape(target.masker.text(str(error))), f"see [notify.{target.name}]"
     if settings.kind == "command" and shutil.which(settings.command[0]) is None:
@@ -122,9 +121,9 @@ async def send(target: ReceiverTarget, message: NotificationV1) -> str:
         if settings.kind == "command":
             answer = await _run(target, message)
         else:
-            url = receivers.address(settings, environ)
+            url = settings.address(environ)
             if settings.kind == "webhook":
-                key = receivers.secret(settings, environ)
+                key = settings.secret(environ)
                 work = partial(_post, settings, url, key, message)
             else:
                 work = partial(_apprise, url, message)

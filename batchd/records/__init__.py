@@ -53,6 +53,7 @@ from batchd.records.policy import (
     Backend as Backend,
     Network as Network,
     OwnPath as OwnPath,
+    SandboxKeys as SandboxKeys,
     SandboxPolicy as SandboxPolicy,
     Trigger as Trigger,
 )

@@ -292,6 +292,8 @@ class ModelSetup(Struct, frozen=True, kw_only=True):
     api: Api = "chat"
     #: How much it is to think; empty: as its provider sees fit.
     effort: AskedEffort = ""
+    #: What else its calls ask for, by the names of ``options.OPTIONS``.
+    options: Mapping[str, Any] = msgspec.field(default_factory=dict)
     #: The service tier that its calls ask for.
     service_tier: Tier = STANDARD
     #: After how many seconds without room in that tier a call goes

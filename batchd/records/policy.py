@@ -7,7 +7,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from shlex import quote
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
+
+from annotated_types import Ge, Le, MinLen
 
 Address: TypeAlias = IPv4Address | IPv6Address
 
@@ -259,12 +261,12 @@ Backend: TypeAlias = Literal["bwrap", "none"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SandboxPolicy:
-    """The policy for commands, from ``[sandbox]``."""
+class SandboxKeys:
+    """The keys of ``[sandbox]``: defined here, and nowhere else."""
 
     backend: Backend = "bwrap"
     #: Who runs commands in fresh directories when batchd is root.
-    user: str = "nobody"
+    user: Annotated[str, MinLen(1)] = "nobody"
     #: What tasks may ask for at most: no network, all of it, or hosts of this list.
     network: Network = False
     #: Hosts that may have private addresses.
@@ -276,27 +278,33 @@ class SandboxPolicy:
     hide: tuple[str, ...] = ()
     #: What holds commands to their limits together:
     #: ``auto``, ``none``, or the path of a cgroup of version 2.
-    cgroup: str = "auto"
+    cgroup: Annotated[str, MinLen(1)] = "auto"
     #: Whether there is no sandbox without one.
     require_cgroup: bool = False
     #: Whether what a command leaves running goes on until the task is evaluated.
     keep_processes: bool = True
     #: Processes of one command at a time, threads included.
-    max_processes: int = 256
+    max_processes: Annotated[int, Ge(1), Le(10**15)] = 256
     #: Memory of all processes of one command together.
-    max_memory_bytes: int = 2 << 30
+    max_memory_bytes: Annotated[int, Ge(1 << 24)] = 2 << 30
     #: Processor time of all processes of one command together, in seconds; 0: no limit.
-    max_cpu_s: float = 3600.0
+    max_cpu_s: Annotated[float, Ge(0), Le(10**9)] = 3600.0
     #: Processors that one command may keep busy; 0: no limit. Only a cgroup can hold it.
-    max_cpus: float = 0.0
+    max_cpus: Annotated[float, Ge(0), Le(100_000)] = 0.0
     #: Size of one file.
-    max_file_bytes: int = 1 << 30
+    max_file_bytes: Annotated[int, Ge(1 << 16)] = 1 << 30
     #: What a task may put on the disk: what its directory grows by, and its /tmp.
-    max_disk_bytes: int = 10 << 30
+    max_disk_bytes: Annotated[int, Ge(1 << 20)] = 10 << 30
     #: A task's /tmp.
-    tmp_bytes: int = 2 << 30
+    tmp_bytes: Annotated[int, Ge(1 << 16)] = 2 << 30
     #: What is kept of a command's output; the middle is cut out.
-    max_output_bytes: int = 16 << 10
+    max_output_bytes: Annotated[int, Ge(1 << 10), Le(1 << 22)] = 16 << 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxPolicy(SandboxKeys):
+    """The policy for commands, from ``[sandbox]``."""
+
     #: Whether files and folders may be made setuid and setgid: by scripts of batchd's own alone.
     sets_ids: bool = False
 

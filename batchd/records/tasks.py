@@ -280,6 +280,8 @@ class Task:
     model: str
     #: How much the model is to think; empty: as the configuration says.
     effort: AskedEffort = ""
+    #: What else its model's calls ask for, over what the model's table says.
+    options: Mapping[str, Any] = field(default_factory=dict)
     #: The real path of the directory to work in; empty for a fresh one, ``outbox/BATCH/TASK``.
     dir: str = ""
     #: What the fresh one begins as; None: empty.

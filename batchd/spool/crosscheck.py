@@ -12,11 +12,11 @@ from itertools import chain, islice
 from typing import Any
 
 from batchd import records
-from batchd.config import Config, providers, values
-from batchd.config.constraints import model_problem
+from batchd.config import Config, providers
+from batchd.config.providers import model_problem
 from batchd.errors import Problem
 from batchd.masking import MIN_SECRET_CHARS
-from batchd.records import policy
+from batchd.records import options, policy
 from batchd.spool import sources
 from batchd.spool.answer_schemas import AnswerSchemas
 from batchd.spool.decoding import Place
@@ -68,7 +68,7 @@ def check(
             break
         own = _own(config, directories, schemas, spec, after=bool(spec.after))
         problems += [(index, at, p) for at, p in own]
-        problems += [(index, at, p) for at, p in _tier(config, batch, spec)]
+        problems += [(index, at, p) for at, p in _unasked(config, batch, spec)]
         problems += [(index, at, p) for at, p in sources.contradictions(batch, spec)]
         if wrong := _prompt_problem(_first(spec.first_prompt, batch.first_prompt)):
             problems.append((index, ("first_prompt",), wrong))
@@ -134,6 +134,8 @@ def _own(
     yield from sources.problems(config, directories, spec, after=after)
     if spec.network and (why := policy.refusal(spec.network, config.sandbox.network)):
         yield ("network",), Problem("", why, _network_hint(config, spec.network))
+    for name, wrong in options.problems(spec.options or {}):
+        yield ("options", name), wrong
     if spec.machine and (wrong := _wrong_machine(config, spec.machine)):
         yield ("machine",), wrong
     if spec.output_schema is not None:
@@ -160,14 +162,18 @@ def _wrong_machine(config: Config, name: str) -> Problem | None:
     return Problem("", f"no machine {name!a} is configured", fix + listed * bool(near or known))
 
 
-def _tier(config: Config, batch: BatchKeys, spec: TaskSpec) -> Iterator[tuple[Place, Problem]]:
-    """Yield why a task's model cannot be asked for its service tier,
-    be it the task's, its batch's or the configuration's.
+def _unasked(config: Config, batch: BatchKeys, spec: TaskSpec) -> Iterator[tuple[Place, Problem]]:
+    """Yield why a task's model cannot be asked for its service tier, or for its options,
+    be they the task's, its batch's or the configuration's.
     """
     model = _first(spec.model, batch.model, config.agent.model)
     tier = _first(spec.service_tier, batch.service_tier, config.tier(model)[0])
     if wrong := providers.tier_problem(model, tier, config):
         yield ("service_tier",), wrong
+    asked = {**(batch.options or {}), **(spec.options or {})}
+    if asked and model.partition("/")[0] in config.providers:
+        for name, wrong in options.untaken(asked, model, providers.api(model, config)):
+            yield ("options", name), wrong
 
 
 def _secret_problem(config: Config, secret: SecretSpec) -> Problem | None:
@@ -324,11 +330,12 @@ def _task(
         check_in=key("check_in", config.evaluation.check_in),
         limits=_limits(config, (tier, _judge_tier(config, evaluator)), batch, spec),
         service_tier=tier,
-        tier_fallback_s=fallback_s if fallback is None else values.seconds(fallback),
+        tier_fallback_s=fallback_s if fallback is None else providers.seconds(fallback),
         env=env,
         secrets=secrets,
         machine=key("machine", ""),
         tags=tuple(key("tags", ())),
+        options={**(batch.options or {}), **(spec.options or {})},
         **given,
     )
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import cache
 
 from batchd.config import Config
-from batchd.config.constraints import repository_problem
+from batchd.config.sections import repository_problem
 from batchd.errors import Problem
 from batchd.records import Origin
 from batchd.spool.decoding import Place

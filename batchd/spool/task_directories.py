@@ -17,7 +17,8 @@ from functools import cached_property
 from pathlib import Path
 
 from batchd import silent_paths
-from batchd.config import Config, own, trust
+from batchd.config import Config, trust
+from batchd.config.sections import PathsSection
 from batchd.log import escape
 from batchd.records.policy import VERSIONS
 
@@ -104,7 +105,7 @@ class TaskDirectories:
         """
         for path in trust.guarded(self._config.environ):
             yield path, "where batchd looks for its configuration"
-        if mine := own.paths(self._config.environ):
+        if mine := PathsSection.own(self._config.environ):
             for path in (mine.inbox, mine.outbox, mine.state):
                 yield path, "a spool of batchd's user"
 

@@ -18,8 +18,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from batchd import gone, records
-from batchd.config import Config
-from batchd.config.complaints import complaint
+from batchd.config import Config, reading
 from batchd.errors import Problem, TaskFileError
 from batchd.log import escape
 from batchd.spool import crosscheck, decoding, taskspec
@@ -56,6 +55,8 @@ _PATTERNS = {
 }
 
 
+#: What is to be no text: where one stands there all the same, it is shown.
+_CLOSED = frozenset({"hosts", "bool_type", "int_type", "float_type"})
 #: By key: the model of what stands within.
 _INNER: Mapping[Any, type[BaseModel]] = {
     "limits": taskspec.Limits,
@@ -394,4 +395,20 @@ def _complaints(
         elif found["type"] == "extra_forbidden" and at[-1] in gone.TASK_KEYS:
             yield Problem(written(at), "there is no such key any more", gone.TASK_KEYS[str(at[-1])])
         else:
-            yield replace(complaint(found, known), place=written(at))
+            yield replace(_complaint(found, known), place=written(at))
+
+
+def _complaint(error: ErrorDetails, known: Collection[str]) -> Problem:
+    """Return what pydantic found, in our words; ``known`` are the keys beside it."""
+    kind, place = error["type"], error["loc"]
+    if kind == "extra_forbidden":
+        return reading.unknown(str(place[-1]), known)
+    if kind == "missing":
+        return Problem("", "this key is needed")
+    if kind == "model_type":
+        return Problem("", "it must be an object")
+    said = re.sub(r"^[A-Z]\w* should", "it must", error["msg"])
+    words = kind in {"literal_error", "fallback"}
+    return reading.misread(
+        place, said, error["input"], closed=words or kind in _CLOSED, words=words
+    )

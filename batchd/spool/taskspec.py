@@ -5,12 +5,23 @@ What stands below a key describes it in the JSON Schema: ``taskschema`` reads it
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, create_model
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainValidator,
+    Tag,
+    WithJsonSchema,
+    create_model,
+)
+from pydantic_core import PydanticCustomError
 
+from batchd.config import providers, sections
 from batchd.config.sections import left_open
-from batchd.config.values import Fallback, Reach
 from batchd.records import CheckIn, Effort, Evaluator, Tier
 from batchd.records.tasks import Amount
 
@@ -33,6 +44,32 @@ BatchName = Annotated[str, Field(pattern=r"^[^\x00-,./:-@\[-^`{-\x7f]+$", max_le
 Earlier = Annotated[list[BatchName], Field(max_length=100)]
 #: The key by which editors find the schema of a file.
 SCHEMA = "$schema"
+
+
+def _read(read: Callable[[Any], Any], kind: str) -> PlainValidator:
+    """Return how the configuration reads a value, as pydantic wants it."""
+
+    def validated(value: Any) -> Any:
+        try:
+            return read(value)
+        except ValueError as error:
+            raise PydanticCustomError(kind, "{why}", {"why": str(error)}) from None
+
+    return PlainValidator(validated)
+
+
+_NEVER_OR_SECONDS = {"anyOf": [{"const": "never"}, {"type": "number", "minimum": 0}]}
+_HOSTS = {"type": "array", "items": {"type": "string"}}
+Fallback = Annotated[
+    float | Literal["never"],
+    _read(providers.fallback, "fallback"),
+    WithJsonSchema(_NEVER_OR_SECONDS),
+]
+Reach = Annotated[
+    bool | tuple[str, ...],
+    _read(sections.reach, "hosts"),
+    WithJsonSchema({"anyOf": [{"type": "boolean"}, _HOSTS]}),
+]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -118,6 +155,12 @@ class Defaults(Spec):
     effort: Effort | None = None
     """How much the model is to think; default: its table in [models],
     then [agent] effort, then as its provider sees fit.
+    """
+    options: dict[str, Any] | None = None
+    """What else its model is asked for: temperature, top_p, seed, verbosity,
+    as far as its dialect has them.
+
+    A task's are laid over its batch's, these over those of its table in [models].
     """
     system_prompt: str | None = None
     """Replaces the opening of batchd's own system prompt."""

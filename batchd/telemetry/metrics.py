@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from batchd import decoders
 from batchd.actions import Action
-from batchd.config import telemetry
+from batchd.config.sections import MetricsSection
 from batchd.daemon.listeners import Listener, LoopLink, StatusDesk
 from batchd.errors import NotPossibleError, Problem
 from batchd.events import (
@@ -95,7 +95,7 @@ class _Active:
 class Metrics(Listener):
     """Counts."""
 
-    def __init__(self, config: telemetry.MetricsSection) -> None:
+    def __init__(self, config: MetricsSection) -> None:
         self._config = config
         self._counts = Counters()
         self._active: dict[Ref, _Active] = {}

@@ -24,8 +24,7 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 
 from batchd import __version__, decoders, views
 from batchd.actions import Action
-from batchd.config import telemetry
-from batchd.config.values import loopback
+from batchd.config.sections import TracesSection, loopback
 from batchd.daemon.listeners import Listener, LoopLink, StatusDesk
 from batchd.errors import NotPossibleError
 from batchd.events import (
@@ -72,9 +71,7 @@ class _Active:
 class _Exporter(OTLPSpanExporter):
     """OpenTelemetry's exporter, which reports whether the receiver takes what it sends."""
 
-    def __init__(
-        self, config: telemetry.TracesSection, headers: Mapping[str, str], line: LoopLink
-    ) -> None:
+    def __init__(self, config: TracesSection, headers: Mapping[str, str], line: LoopLink) -> None:
         # Its lines, one for each try, would fill the log.
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
         self._line = line
@@ -117,7 +114,7 @@ def _taken(answer: requests.Response, **_: object) -> None:
 class Traces(Listener):
     """The traces: makes spans."""
 
-    def __init__(self, config: telemetry.TracesSection, headers: Mapping[str, str]) -> None:
+    def __init__(self, config: TracesSection, headers: Mapping[str, str]) -> None:
         self._config = config
         self._headers = headers
         self._content = config.content

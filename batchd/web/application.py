@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from batchd.config.web_page import WebSection
+from batchd.config.sections import WebSection
 from batchd.errors import (
     BatchdError,
     ForbiddenError,

@@ -14,7 +14,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from batchd.config import Config
-from batchd.config.values import loopback
+from batchd.config.sections import loopback
 from batchd.errors import NotPossibleError, UsageError
 from batchd.web import shield
 from batchd.web.application import application

@@ -24,7 +24,7 @@ from loglines import logged
 from patience import PATIENCE_S
 from ports import free_port
 
-from batchd.config.receivers import ReceiverSection
+from batchd.config.sections import ReceiverSection
 from batchd.masking import Masker
 from batchd.notify import channels, happened, message
 from batchd.notify.channels import ReceiverTarget

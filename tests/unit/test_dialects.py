@@ -11,7 +11,7 @@ from vendors import check_request
 from batchd import events
 from batchd.agent import prompts
 from batchd.agent.perform import masked
-from batchd.config import values
+from batchd.config import providers
 from batchd.llm import exchange
 from batchd.llm.dialect import ModelRequest, ModelTarget, repaired
 from batchd.llm.failures import CallPlace, http_failure
@@ -139,7 +139,7 @@ TURNS = {
 def test_the_configuration_names_the_dialects_that_there_are() -> None:
     """A dialect is a file and a row; its name and the efforts are what users may write."""
     assert tuple(DIALECTS) == tuple(PATHS) == APIS
-    assert values.AskedApi.__args__ == ("", *APIS)
+    assert providers.AskedApi.__args__ == ("", *APIS)
     assert AskedEffort.__args__ == ("", *EFFORTS)
 
 

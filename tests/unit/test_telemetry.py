@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from batchd import config
-from batchd.config.telemetry import MetricsSection, TracesSection
+from batchd.config.sections import MetricsSection, TracesSection
 from batchd.errors import ConfigError, NotPossibleError
 from batchd.events import CallAnswered, CallStarted, Terms
 from batchd.records import Answer, Batch, ModelSetup, Price, Purpose, Rate, Ref, Usage

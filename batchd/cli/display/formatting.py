@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchd import config, silent_paths, words
-from batchd.config import own
+from batchd.config import trust
 from batchd.console import columns_of, hanging
 from batchd.errors import ConfigError
 from batchd.log import escape, escape_json, escape_text
@@ -166,8 +166,12 @@ def settings(file: Path | None) -> config.Config:
     found = config.load(file)
     silent_paths.refuse(found.paths.state)
     if not found.file:
-        mine = own.holds(found.paths, found.environ)
-        place = f"your own, {own.folder(found.environ)}" if mine else f"that of {found.paths.state}"
+        mine = found.paths.is_own(found.environ)
+        place = (
+            f"your own, {trust.own_spool(found.environ)}"
+            if mine
+            else f"that of {found.paths.state}"
+        )
         complain(f"batchd: no configuration is found; the spool is {place}")
     return found
 

@@ -18,8 +18,7 @@ from batchd import catalog, config, free_room, sandbox, silent_paths, telemetry
 from batchd.catalog import ModelListing
 from batchd.catalog.query import NoListing, ask, keeps_from_strangers
 from batchd.config import operator_files, providers
-from batchd.config.constraints import model_problem
-from batchd.config.providers import APIS
+from batchd.config.providers import APIS, model_problem
 from batchd.control import CheckLine, LineVerdict
 from batchd.errors import BatchdError
 from batchd.masking import Masker

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import UNSET
 
 from batchd.config import Config, providers
-from batchd.config.constraints import model_problem
+from batchd.config.providers import model_problem
 from batchd.control import NewRun, Retried, Retry
 from batchd.control.socket_server import Requester
 from batchd.daemon import main_loop

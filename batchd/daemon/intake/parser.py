@@ -13,7 +13,7 @@ import msgspec
 
 from batchd import decoders
 from batchd.children import Child, ChildDiedError, Children
-from batchd.config import Config, own, trust
+from batchd.config import Config, trust
 from batchd.errors import Problem, TaskFileError
 from batchd.pool import code
 from batchd.silent_paths import SilentPathError
@@ -30,7 +30,7 @@ _HANGS_S = 600.0
 #: Unexplained deaths in the middle of one file before the file is refused.
 _DEATHS = 2
 #: What its jobs are given of the environment: where no task may work.
-_PLACES = {*trust.VARIABLES, *own.VARIABLES}
+_PLACES = {*trust.VARIABLES, *trust.DATA}
 _PART: msgspec.json.Decoder[ParsedPart] = decoders.decoder(ParsedPart)
 
 

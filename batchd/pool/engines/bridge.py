@@ -20,7 +20,7 @@ from collections.abc import Coroutine, Iterator, Mapping
 from typing import Any
 
 from batchd import pauses, processes
-from batchd.config.values import is_place, parted
+from batchd.config.sections import is_place, parted
 from batchd.pool.engines import bridge_messages
 from batchd.pool.engines.actor import Actor
 from batchd.pool.engines.bridge_messages import (
