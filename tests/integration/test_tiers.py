@@ -133,8 +133,8 @@ def test_flex_is_half_the_price_and_its_refusals_slow_no_one_down(tmp_path: Path
     assert {name: row.tally.cost_usd for name, row in booked.items()} == pytest.approx(
         spent, abs=1e-7
     )
-    assert booked["flex"].cache_share is not None
-    assert booked["flex"].cache_saved is not None
+    assert booked["flex"].tally.cache_share is not None
+    assert booked["flex"].tally.cache_saved is not None
     assert status["day"]["spent_usd"] == pytest.approx(sum(spent.values()), abs=1e-7)
 
 
