@@ -6,7 +6,6 @@ preset's own address.
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -78,7 +77,8 @@ def fallback(value: Any) -> float | Literal["never"]:
     if value == _NEVER:
         return _NEVER
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if number and math.isfinite(value) and 0 <= value <= _MAX_FALLBACK_S:
+    # Neither NaN nor infinity lies between.
+    if number and 0 <= value <= _MAX_FALLBACK_S:
         return float(value)
     raise ValueError(
         "it must be 'never', or the seconds after which it goes on at the standard price"

@@ -66,7 +66,7 @@ _QUOTES = 'put a model\'s name in quotes, as in [models."openai/gpt-6.1-sol"]'
 #: The sections whose tables have names of the user's, and what these are the names of.
 _ENTRIES = {"providers": "provider", "notify": "receiver"}
 #: What a value must be, by its type.
-_MUST: Mapping[Any, str] = {
+_MUST: Mapping[object, str] = {
     bool: "it must be a valid boolean",
     int: "it must be a valid integer",
     float: "it must be a valid number",
@@ -110,7 +110,7 @@ class Reads:
     """How a value is read, with one complaint for all that is wrong."""
 
     #: Raises ``ValueError``, with what is wrong.
-    read: Callable[[Any], Any]
+    read: Callable[[object], object]
     #: Whether it is one of a few words, so that what stands there may always be shown.
     words: bool = False
 
@@ -155,7 +155,7 @@ def plain(hint: Any) -> Any:
     return hint
 
 
-def tables(value: Any) -> Any:
+def tables(value: object) -> object:
     """Return a section as what it can be read from."""
     if isinstance(value, Section):
         return {key: tables(getattr(value, name)) for key, name in keys(value).items()}
@@ -165,7 +165,7 @@ def tables(value: Any) -> Any:
 
 
 def leaves(
-    value: Any, place: Place = (), *, secret: bool = False
+    value: object, place: Place = (), *, secret: bool = False
 ) -> Iterator[tuple[Place, Any, bool]]:
     """Yield each key of a section with its value, and whether that is kept from sight."""
     if isinstance(value, Section):
@@ -200,7 +200,7 @@ class Reader:
     #: What can be read, and is wrong all the same.
     wrong: list[Problem] = field(default_factory=list)
 
-    def section(self, kind: type[_Section], raw: Any, place: Place) -> _Section | None:
+    def section(self, kind: type[_Section], raw: object, place: Place) -> _Section | None:
         """Return a table; None, and why in ``unread``, where it cannot be read."""
         if not isinstance(raw, Mapping):
             self.unread.append(self.named(place, Problem("", "it must be a table")))
@@ -231,7 +231,7 @@ class Reader:
         ]
         return made
 
-    def value(self, hint: Any, raw: Any, place: Place) -> Any:
+    def value(self, hint: Any, raw: object, place: Place) -> Any:
         """Return a value, as its type says; None, and why in ``unread``, where it is none."""
         hint, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
         origin, inner = get_origin(hint), get_args(hint)
@@ -244,7 +244,7 @@ class Reader:
             if isinstance(hint, type) and issubclass(hint, Section):
                 return self.section(hint, raw, place)
             if origin is tuple:
-                read = self._list(inner[0], raw, place)
+                read: object = self._list(inner[0], raw, place)
             elif origin is not None and origin is not Literal:
                 return self._table(inner[0], inner[1], raw, place)
             else:
@@ -261,12 +261,12 @@ class Reader:
             return None
         return self._text(read, marks, place) if isinstance(read, str) else read
 
-    def _list(self, hint: Any, raw: Any, place: Place) -> tuple[Any, ...]:
+    def _list(self, hint: object, raw: object, place: Place) -> tuple[object, ...]:
         if not isinstance(raw, list | tuple):
             raise ValueError("it must be a valid array")
         return tuple(self.value(hint, each, (*place, n)) for n, each in enumerate(raw))
 
-    def _table(self, key: Any, hint: Any, raw: Any, place: Place) -> dict[str, Any]:
+    def _table(self, key: object, hint: object, raw: object, place: Place) -> dict[str, object]:
         """Return a table whose keys are the user's."""
         if not isinstance(raw, Mapping):
             raise ValueError("it must be an object")
@@ -281,7 +281,7 @@ class Reader:
             found[name] = self.value(hint, below, at)
         return found
 
-    def _text(self, text: str, marks: Sequence[Any], place: Place) -> str:
+    def _text(self, text: str, marks: Sequence[object], place: Place) -> str:
         """Return a text, a path as an absolute one."""
         if not text.isprintable():
             self.controls.append(self.named(place, Problem("", "it holds control characters")))
@@ -321,7 +321,7 @@ class Reader:
         return Problem("", f"there is no {_ENTRIES[section]} {name}", "; ".join(what))
 
 
-def _single(kind: Any, raw: Any) -> Any:
+def _single(kind: Any, raw: object) -> object:
     """Return a value that is neither list nor table. Raises ``ValueError``: what it must be."""
     if get_origin(kind) is Literal:
         if raw in get_args(kind):
@@ -343,7 +343,7 @@ def _single(kind: Any, raw: Any) -> Any:
     return raw
 
 
-def _insist_on_bound(mark: Any, value: Any) -> None:
+def _insist_on_bound(mark: object, value: Any) -> None:
     """Raise ``ValueError`` where a value passes a bound."""
     match mark:
         case MinLen(least) if len(value) < least:
@@ -372,7 +372,7 @@ def written(place: Place) -> str:
 # The words, also for task files
 
 
-def _unknown(place: Place, raw: Any, known: Collection[str]) -> Problem:
+def _unknown(place: Place, raw: object, known: Collection[str]) -> Problem:
     """Return that config.toml has no such key, with what is meant, or was once."""
     if place[0] == "models" and isinstance(raw, Mapping):
         return Problem("", "there is no such key", _QUOTES)
@@ -393,7 +393,7 @@ def unknown(key: str, known: Collection[str]) -> Problem:
 
 
 def misread(
-    place: Place, said: str, value: Any, *, closed: bool = False, words: bool = False
+    place: Place, said: str, value: object, *, closed: bool = False, words: bool = False
 ) -> Problem:
     """Return what a value must be, with what stands there as far as it may be shown.
 
@@ -405,7 +405,7 @@ def misread(
     return Problem("", said, "; ".join(shown))
 
 
-def _given(value: Any, said: str, *, closed: bool) -> Iterator[str]:
+def _given(value: object, said: str, *, closed: bool) -> Iterator[str]:
     """Yield what stands there, and what may be meant by it."""
     if isinstance(value, str):
         if not closed or repr(value) in said:

@@ -64,14 +64,14 @@ _MIN_TOKEN_CHARS = 16
 _KEY_LENGTH = 16
 
 
-def listed(value: Any, other: str = "") -> tuple[str, ...]:
+def listed(value: object, other: str = "") -> tuple[str, ...]:
     """Return a list of hosts, each as it is compared. Raises ``ValueError``."""
     if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
         raise ValueError(f"it must be {other}a list of host names")
     return tuple(map(str, policy.parsed(value)))
 
 
-def reach(value: Any) -> Network:
+def reach(value: object) -> Network:
     """Return true, false, or a list of hosts that may be reached. Raises ``ValueError``."""
     return value if isinstance(value, bool) else listed(value, "true, false or ")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -16,7 +15,7 @@ from typing import Any, TypeAlias
 from batchd.errors import Problem
 from batchd.records.models import APIS, Api
 
-Options: TypeAlias = Mapping[str, Any]
+Options: TypeAlias = Mapping[str, object]
 #: Of a value that is wrong so many characters are shown.
 _SHOWN = 60
 
@@ -42,14 +41,13 @@ class Option:
         kind = "a whole number" if self.whole else "a number"
         return f"it must be {kind} from {self.least:.0f} to {self.most:.0f}"
 
-    def takes(self, value: Any) -> bool:
+    def takes(self, value: object) -> bool:
         """Whether it may have a value."""
         if self.words:
             return value in self.words
-        number = isinstance(value, int if self.whole else int | float)
-        if not number or isinstance(value, bool) or not self.least <= value <= self.most:
+        if isinstance(value, bool) or not isinstance(value, int | float):
             return False
-        return math.isfinite(value)
+        return (isinstance(value, int) or not self.whole) and self.least <= value <= self.most
 
 
 OPTIONS: Mapping[str, Option] = {

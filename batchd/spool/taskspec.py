@@ -46,10 +46,10 @@ Earlier = Annotated[list[BatchName], Field(max_length=100)]
 SCHEMA = "$schema"
 
 
-def _read(read: Callable[[Any], Any], kind: str) -> PlainValidator:
+def _read(read: Callable[[object], object], kind: str) -> PlainValidator:
     """Return how the configuration reads a value, as pydantic wants it."""
 
-    def validated(value: Any) -> Any:
+    def validated(value: object) -> object:
         try:
             return read(value)
         except ValueError as error:
