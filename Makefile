@@ -161,7 +161,7 @@ rivals: setup ## batchd beside other agents' libraries, which get an environment
 	PYTHONPATH=benchmarks $(BIN)/python benchmarks/rivals/compare.py .rivals/bin/python
 
 .PHONY: scale
-scale: setup ## the ceiling of one daemon: 1,000, 5,000 and 10,000 simulated agents over real sockets
+scale: setup ## the ceiling of one daemon: 1,000, 5,000 and 10,000 simulated agents over real pipes
 	@$(BIN)/python benchmarks/scale/scale.py
 
 .PHONY: scale-ray
