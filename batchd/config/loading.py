@@ -182,10 +182,11 @@ def tables(
             for name, text in environ.items()
             if not name.startswith(PREFIX) or name.upper().startswith(mine)
         }
-    made = Tables(raw, here.absolute(), environ)
+    # Where a file is named, the working directory may be gone.
+    file = _lasting(found.path) if found else None
+    made = Tables(raw, file.parent if file else here.absolute(), environ)
     if found:
-        file = _lasting(found.path)
-        made.base, made.file, made.source = file.parent, str(file), str(found.path)
+        made.file, made.source = str(file), str(found.path)
     providers = raw.setdefault("providers", {})
     for name, preset in PRESETS.items():
         # What is no table is reported as such.
