@@ -212,7 +212,7 @@ class Attempts:
             return
         try:
             active.given = await self._writes.durable(
-                partial(self._store.dispatch, ref, active.worker.label)
+                partial(self._store.dispatch, ref, active.worker.life.label)
             )
         except StaleAttemptError:  # it has ended meanwhile
             self.take(inputs.Stale(ref))
