@@ -120,11 +120,6 @@ class PoolWorker:
         """Note that it has ended, or could not be started."""
         self._decided.set()
 
-    @property
-    def label(self) -> str:
-        """What the store says of who has a task."""
-        return self.life.label
-
     def fields(self) -> dict[str, Any]:
         """Return what says in a log line which worker it is."""
         return {"worker": self.pid, **({"node": self.node} if self.node else {})}
@@ -198,10 +193,6 @@ class PoolWorker:
         """Return when it has ended and all that it sent is read."""
         how = await self.life.ended()
         self.cause = self.cause or self._broken or how
-
-    def leave(self) -> None:
-        """Leave it behind, killed but not ended."""
-        self.life.leave()
 
     def _lost(self, cause: str) -> None:
         self._broken = cause

@@ -310,7 +310,7 @@ class Supervisor:
         if self._lives:
             await asyncio.wait(set(self._lives), timeout=_END_S)
         for worker in self.workers:
-            worker.leave()  # a system call that nothing ends, on a disk that hangs, keeps it
+            worker.life.leave()  # a system call that nothing ends, on a disk that hangs, keeps it
 
     def _room(self, place: Place = ANYWHERE) -> int:
         """Return how many workers of this machine may be started for a task."""

@@ -32,6 +32,8 @@ from arena import MODELS, Arena, Model, Process, arena
 from batchd import control
 
 _EVERY_S = 2.0
+#: A zombie that is seen for so long is not waited for (seconds).
+_UNREAPED_S = 1.5
 #: Finished batches are pruned, folders and all, as an operator's timer would.
 _PRUNE_S = 10.0
 _BATCH = 250
@@ -215,7 +217,8 @@ def _samples(
 ) -> Iterator[dict[str, float]]:
     """Yield a measurement every now and then, each with its time and the tasks done by then."""
     begun, meter = time.monotonic(), Meter()
-    dead: set[tuple[int, str]] = set()
+    #: When each zombie was first seen: on a busy machine two looks may follow at once.
+    dead: dict[tuple[int, str], float] = {}
     while (now := time.monotonic() - begun) < seconds:
         feeder.turn()
         if storms is not None:
@@ -223,8 +226,9 @@ def _samples(
         assert place.daemon is not None
         if place.daemon.poll() is not None:
             raise SystemExit(f"the daemon ended:\n{place.tail()}")
-        before, dead = dead, _zombies(place.daemon.pid)
-        if lasting := before & dead:
+        looked = time.monotonic()
+        dead = {each: dead.get(each, looked) for each in _zombies(place.daemon.pid)}
+        if lasting := [each for each, seen in dead.items() if looked - seen >= _UNREAPED_S]:
             raise SystemExit(f"zombies that are not waited for: {lasting}")
         with contextlib.suppress(OSError, ValueError):
             ours = place.processes()
