@@ -18,7 +18,7 @@ _GIGABYTE = 10**9
 #: What a disk, or a quota, answers that takes nothing for a while.
 _REFUSALS = {os.strerror(n): n for n in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)}
 #: The same in the words of programs, for `grep -E` too: git, sh and tar may leave out why.
-WORDS = f"{'|'.join(_REFUSALS)}|I/O error|(unable to|failed to|[Cc]ould not) write (file|new)|Wrote only|sha1 file .* write error[.] Out of diskspace"
+WORDS = f"{'|'.join(_REFUSALS)}|I/O error|(unable to|failed to|[Cc]ould not) write (file|new)|unknown write failure|Wrote only|sha1 file .* write error[.] Out of diskspace"
 #: What a server says of its own disk is not of this machine's, nor what a file is called.
 _SAID = re.compile(rf"^(?!remote:)(?:.*?[:\]] )?({WORDS})", re.MULTILINE)
 

@@ -279,7 +279,7 @@ def sockets(seen: ShownPaths) -> tuple[str, ...]:
         names = {os.fsdecode(name) for name in _NAME.findall(_LIST.read_bytes())}
     except OSError as error:
         raise SandboxError(f"the kernel does not say which sockets there are: {error}") from error
-    real = functools.cache(os.path.realpath)  # many lie in one folder
+    real = functools.cache(_real)  # many lie in one folder
     paths = (os.path.join(real(os.path.dirname(name)), os.path.basename(name)) for name in names)
     places = (place for path in paths for place in _places(path, table))
     found = {place for place in places if seen.within(place) and _is_socket(place)}
@@ -289,6 +289,16 @@ def sockets(seen: ShownPaths) -> tuple[str, ...]:
             f" {MAX_HIDDEN_SOCKETS} can be hidden: hide their folder with [sandbox] hide"
         )
     return tuple(sorted(found))
+
+
+def _real(folder: str) -> str:
+    """Return a folder's real path. A link on the way that goes meanwhile leads nowhere:
+    so may those of /proc, by whose names programs make sockets.
+    """
+    try:
+        return os.path.realpath(folder)
+    except OSError:  # from CPython's own look, between two of its calls
+        return folder
 
 
 def _places(path: str, table: Sequence[Mount]) -> Iterator[str]:

@@ -23,8 +23,9 @@ from verdict import Figures, judge
 pytestmark = pytest.mark.in_turns
 
 _COUNT = 40
-#: What SQLite answers: the daemon looks at the disk too, and names it sooner.
-_FULL = "database or disk is full"
+#: What the daemon meets first on a full disk is a matter of moments: the store that takes no event,
+#: or the outbox, which needs more room before a task may start.
+_MET = ("store_trouble", "outbox_trouble")
 
 
 def _finish(place: Arena, model: Model, folder: Path) -> Figures:
@@ -74,8 +75,8 @@ def _fill(small: Path) -> None:
 
 
 def _filled_for_good(small: Path, place: Arena, model: Model) -> Path:
-    """Fill the disk until the store can write nothing, and calls under way have ended:
-    what is freed meanwhile is taken too.
+    """Fill the disk until the daemon has met that, and calls under way have ended:
+    each takes half a second, and what is freed meanwhile is taken too.
     """
     seen = -1
 
@@ -83,8 +84,8 @@ def _filled_for_good(small: Path, place: Arena, model: Model) -> Path:
         nonlocal seen
         before, seen = seen, len(model.log())
         _fill(small)
-        time.sleep(0.5)
-        return seen == before and _FULL in place.log.read_text()
+        time.sleep(1.0)
+        return seen == before and any(trouble in place.log.read_text() for trouble in _MET)
 
     until(stands_still, 30, place.tail)
     return small / "ballast"
@@ -96,7 +97,7 @@ def _filled_for_good(small: Path, place: Arena, model: Model) -> Path:
 def test_a_disk_that_fills_up_stops_the_spending_until_there_is_room(
     tmp_path: Path, killed: bool
 ) -> None:
-    """While the store cannot write, no new call is made;
+    """While the disk is full, no new call is made;
     with room again, all goes on, killed or not.
     """
     more = '[paths]\noutbox = "small/outbox"\nstate = "small/state"\n'
@@ -117,7 +118,6 @@ def test_a_disk_that_fills_up_stops_the_spending_until_there_is_room(
             assert len(model.log()) == before, "calls are made that cannot be recorded"
             assert before < _COUNT * CALLS
             lines = place.log.read_text().count("\n")
-            assert "store_trouble" in place.log.read_text()
             ballast.unlink()
             if killed:
                 place.start()

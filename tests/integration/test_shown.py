@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import hashlib
 import itertools
 import os
@@ -29,7 +30,7 @@ from batchd import config
 from batchd.config import operator_files
 from batchd.errors import SandboxError, SandboxUnavailableError
 from batchd.records import SandboxPolicy
-from batchd.sandbox import Sandbox, bwrap, check
+from batchd.sandbox import Sandbox, bwrap, check, shown
 from batchd.sandbox.findings import Finding
 from batchd.silent_paths import mounts
 from tests.conftest import Spool
@@ -211,6 +212,31 @@ def test_services_that_come_and_go_end_no_task(
     finally:
         for service in services:
             service.join()
+
+
+def test_a_socket_with_the_name_of_a_descriptor_ends_no_task(tmp_path: Path) -> None:
+    """In another process that name leads anywhere, and elsewhere from one moment to the next."""
+    folder = os.open(tmp_path, os.O_PATH)
+    # One that is given to nobody else here: of all free ones the lowest is.
+    number, over = fcntl.fcntl(folder, fcntl.F_DUPFD, 500), threading.Event()
+
+    def come_and_go() -> None:
+        while not over.is_set():
+            os.dup2(folder, number)
+            os.close(number)
+
+    other = threading.Thread(target=come_and_go)
+    seen = shown.of(SandboxPolicy(), network=False)
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as service:
+        service.bind(f"/proc/self/fd/{number}/s")
+        other.start()
+        try:
+            for _ in range(5000):
+                assert str(tmp_path / "s") not in shown.sockets(seen)
+        finally:
+            over.set()
+            other.join()
+            os.close(folder)
 
 
 _CALL = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"

@@ -62,6 +62,7 @@ def test_what_a_disk_lacks_comes_with_what_the_user_can_do(
         ("warning: x\nerror: unable to write file a/b.c\nfatal: it", errno.ENOSPC),
         ("error: failed to write new configuration file /tmp/x/config.lock", errno.ENOSPC),
         ("fatal: Could not write new index file.", errno.ENOSPC),
+        ("fatal: unknown write failure on standard output", errno.ENOSPC),
         ("sh: 12: printf: I/O error", errno.ENOSPC),
         ("cp: error writing 'a': Disk quota exceeded", errno.EDQUOT),
         ("cp: error reading 'a': Input/output error", errno.EIO),
