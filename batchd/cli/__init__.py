@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from batchd import __version__, gone, processes
-from batchd.cli import surroundings
+from batchd.cli import refusals, surroundings
 from batchd.console import columns_of, hanging
 from batchd.errors import BatchdError, ForbiddenError, UsageError
 from batchd.log import escape
@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = int(command.run(args))
         sys.stdout.flush()
     except ForbiddenError as error:
-        _complain(surroundings.barred(error, given))
+        _complain(refusals.forbidden(error, given))
         return error.exit_code
     except BatchdError as error:
         _complain(str(error))
@@ -142,11 +142,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except PermissionError as error:
-        _complain(surroundings.closed(_command(given), error, given))
+        _complain(refusals.closed(_command(given), error, given))
         return 3
     except OSError as error:
         # A folder that may not be read, a disk that is full: of the user's world, not a bug.
-        _complain(surroundings.failed(error))
+        _complain(refusals.failed(error))
         return 3
     return code
 

@@ -20,7 +20,7 @@ from patience import PATIENCE_S, until
 from weather import mounted
 
 from batchd import config
-from batchd.cli import surroundings
+from batchd.cli import refusals
 from batchd.config import Config
 from batchd.spool import claims, files, folder_watch, inbox, ulid
 from batchd.spool.claims import lying
@@ -696,7 +696,7 @@ def test_an_inbox_on_another_file_system_keeps_its_claims(tmp_path: Path, made: 
             folder.chmod(0o777)
             with pytest.raises(PermissionError, match=r"chmod \+t") as refused:
                 await Inbox(settings).start()
-            said = surroundings.closed("serve", refused.value, [])
+            said = refusals.closed("serve", refused.value, [])
             assert "chmod +t the inbox" in said
             assert "closed to this user" not in said
             folder.chmod(0o1777)

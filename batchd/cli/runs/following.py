@@ -21,10 +21,16 @@ from batchd.store.rows import BatchRow
 
 #: The time between two looks whether the daemon is still there.
 _ALIVE_S = 1.0
+#: … and, while somebody is asked, whether the batches have ended.
+_LOOK_S = 1.0
 
 
 #: How it ends: the batches have, somebody left them, or their daemon ended under them.
 End: TypeAlias = Literal["done", "left", "gone"]
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM. Who stops a program by its number is not there to answer a question."""
 
 
 def follow(settings: config.Config, daemon: RunDaemon, names: Sequence[str], *, quiet: bool) -> End:
@@ -34,29 +40,37 @@ def follow(settings: config.Config, daemon: RunDaemon, names: Sequence[str], *, 
         def find(books: progress.ProgressSource) -> list[BatchRow]:
             return [books.batch(name) for name in names]
 
+        def over(rows: Sequence[BatchRow]) -> bool:
+            daemon.show_lines()
+            return ended(rows)
+
         watch, ended = progress.ProgressWatch(reader, find), _ended(daemon)
         while True:
             try:
-                progress.follow(watch, ended, quiet=quiet)
+                progress.follow(watch, over, quiet=quiet)
             except KeyboardInterrupt as stop:
                 left = [row.batch.name for row in find(reader) if row.published_at is None]
-                # Who stops a program by its number is not there to answer.
-                answer = "c" if stop.args else _answer(daemon, left, lambda: ended(find(reader)))
-                if left and not _goes_on(daemon, left, answer):
+                if not left:
+                    continue
+                asks = (
+                    sys.stdin.isatty() and sys.stdout.isatty() and not isinstance(stop, Terminated)
+                )
+                answer = _answer(daemon, left, lambda: ended(find(reader))) if asks else "c"
+                if not _goes_on(daemon, left, answer):
                     return "left"
             else:
-                over = all(row.published_at is not None for row in find(reader))
-                return "done" if over else "gone"
+                done = all(row.published_at is not None for row in find(reader))
+                return "done" if done else "gone"
 
 
 def terminated(number: int, frame: FrameType | None) -> NoReturn:
-    """Handle SIGTERM as Ctrl-C, with the number by which `follow` tells them apart."""
+    """Handle SIGTERM as Ctrl-C that nobody is asked about."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # `timeout` sends it twice
-    raise KeyboardInterrupt(number)
+    raise Terminated(number)
 
 
 def _ended(daemon: RunDaemon) -> Callable[[Sequence[BatchRow]], bool]:
-    """Return why there is nothing to wait for any more, for each such batch."""
+    """Return what says whether there is nothing to wait for any more, by the batches' rows."""
     asked = time.monotonic()
 
     def ended(rows: Sequence[BatchRow]) -> bool:
@@ -72,19 +86,17 @@ def _ended(daemon: RunDaemon) -> Callable[[Sequence[BatchRow]], bool]:
 
 
 def _answer(daemon: RunDaemon, names: Sequence[str], over: Callable[[], bool]) -> str:
-    """Ask what is to become of what is left, where somebody can answer and until it is over."""
-    if not (names and sys.stdin.isatty() and sys.stdout.isatty()):
-        return "c"
+    """Ask what is to become of what is left; return the answer, empty where it is over first."""
     question = "\nCancel what is left (c), leave it running (l), or wait on (Enter)? "
-    print(question, end="", flush=True)
     try:
-        while not select.select([sys.stdin], [], [], _ALIVE_S)[0]:
+        print(question, end="", flush=True)
+        while not select.select([sys.stdin], [], [], _LOOK_S)[0]:
             if over():
                 print()
                 return ""
         return sys.stdin.readline() or "l"
     except KeyboardInterrupt as stop:
-        if stop.args:
+        if isinstance(stop, Terminated):
             print()
             return "c"
         print(f"\n{daemon.without_us(names)}", file=sys.stderr)

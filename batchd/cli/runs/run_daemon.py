@@ -172,11 +172,14 @@ class RunDaemon:
                     self._state, control.Cancel(target=name, message="the run was interrupted")
                 )
 
-    def alive(self) -> bool:
-        """Return whether it is still there; show what a child has said."""
-        if self._child is not None:
-            sys.stderr.write(self._news())
+    def show_lines(self) -> None:
+        """Show what a child has said since the last time."""
+        if self._child is not None and (news := self._news()):
+            sys.stderr.write(news)
             sys.stderr.flush()
+
+    def alive(self) -> bool:
+        """Return whether it is still there."""
         # Not over the connection that stays:
         # Ctrl-C may come before its answer, which the next question would get.
         try:
@@ -194,6 +197,7 @@ class RunDaemon:
         if self._child is None:
             return
         deadline = time.monotonic() + _LEAVES_S
+        self.show_lines()
         while self._child.poll() is None and time.monotonic() < deadline:
             with contextlib.suppress(NoDaemonError):
                 if control.ask(self._state, control.Status()).batches.open:

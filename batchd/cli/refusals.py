@@ -1,0 +1,59 @@
+"""Refusals of the system, in words: what is in the way, whose it is, how to go on."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from batchd.errors import ForbiddenError
+
+
+def forbidden(error: ForbiddenError, arguments: Sequence[str]) -> str:
+    """Return what to say of an order, or a question, that is for another user."""
+    return _with_fix(str(error), error.user, arguments)
+
+
+def failed(error: OSError) -> str:
+    """Return what is the matter with a file, a folder or a stream."""
+    if error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, FileNotFoundError):  # getcwd's alone has no name
+        return "the working directory is gone: change to one that exists"
+    return error.strerror or str(error) or type(error).__name__
+
+
+def closed(command: str, error: PermissionError, arguments: Sequence[str]) -> str:
+    """Return what to say of a file that this user may not use."""
+    # Where the words are ours and not the system's, they say what is to be done.
+    if not isinstance(error.filename, str) or error.strerror != os.strerror(error.errno or 0):
+        return f"{command}: {failed(error)}"
+    from batchd import users  # few need it
+
+    path = Path(error.filename)
+    place = users.in_the_way(path)
+    try:
+        found = place.stat()
+    except OSError:
+        return f"{command}: {path}: {error.strerror}"
+    user, group = users.user(found.st_uid), users.group(found.st_gid)
+    said = (
+        f"{command}: {path} is closed to this user: {place} belongs to {user}, group {group}, "
+        f"with mode {stat.S_IMODE(found.st_mode):04o}"
+    )
+    if found.st_uid == os.geteuid():
+        return f"{said}; give yourself access with chmod"
+    return _with_fix(said, user, arguments)
+
+
+def _with_fix(said: str, user: str, arguments: Sequence[str]) -> str:
+    """Add the same command as that user, where there is one."""
+    if not user:
+        return said
+    program = Path(sys.argv[0])
+    user = f"#{user}" if user.isdecimal() else user
+    name = str(program.resolve()) if program.name == "batchd" else "batchd"
+    return f"{said}\nAs that user: sudo -u {shlex.join([user, name, *arguments])}"
