@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from batchd.config import Config
+from batchd.governor.estimates import PROOF, Estimates
 from batchd.governor.news import BatchSpent, Overlong, Report
 from batchd.governor.outages import Outages, busy, full
 from batchd.governor.provider_queue import (
@@ -26,7 +27,7 @@ from batchd.governor.provider_queue import (
     Refusal,
     WantedCall,
 )
-from batchd.governor.treasury import PROOF, Estimates, Purse, Treasury
+from batchd.governor.treasury import Purse, Treasury
 from batchd.pauses import doubled
 from batchd.records import (
     STANDARD,
@@ -85,6 +86,7 @@ class Governor:
         """Take over a new configuration."""
         self._config, self._missing = config, missing
         self.money.limit_day(config.budget.per_day_usd)
+        self.estimates.forgive()
         for name, provider in self._providers.items():
             self._tune(name, provider)
             provider.pump()

@@ -233,7 +233,8 @@ def _said(names: Iterable[str], *places: Mapping[str, Any]) -> int | None:
 
 def counted(usage: Mapping[str, Any], tier: str, taken: str, made: str) -> TokenCounts:
     """Return what a usage says in one of OpenAI's APIs, whose names for the tokens ``taken`` in and
-    ``made`` begin so.
+    ``made`` begin so: ``prompt_tokens``, ``completion_tokens_details`` in chat,
+    ``input_tokens``, ``output_tokens_details`` in Responses.
     """
     inside, outside = (fields(usage.get(f"{name}_tokens_details")) for name in (taken, made))
     cached = _said(CACHED, inside, usage)

@@ -21,7 +21,7 @@ from batchd.llm.answer import (
     string,
     unpacked,
 )
-from batchd.llm.dialect import Dialect, ModelRequest, ModelTarget, alternating, arguments
+from batchd.llm.dialect import LIMITS, Dialect, ModelRequest, ModelTarget, alternating, arguments
 from batchd.llm.failures import CallPlace, error_in_answer
 from batchd.records import (
     EFFORTS,
@@ -46,8 +46,6 @@ _BROKEN_OFF = frozenset({"error", "insufficient_system_resource", "network_error
 _TEXT_PARTS = ("text", "output_text", None)
 #: Servers without a parser for it leave a model's thinking in front of its answer.
 _THINKING = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
-#: The two names of the limit on output.
-_LIMITS = ("max_tokens", "max_completion_tokens")
 
 
 class CompletionFunction(msgspec.Struct):
@@ -105,7 +103,7 @@ def encode(setup: ModelSetup, _target: ModelTarget, request: ModelRequest) -> di
     """Return what asks for a chat completion."""
     limit = setup.output_limit_field
     if f"name:{limit}" in request.spared:
-        limit = next(name for name in _LIMITS if name != limit)
+        limit = next(name for name in LIMITS if name != limit)
     body: dict[str, Any] = {
         "model": setup.model,
         "messages": [_message(m) for m in alternating(request.messages)],
@@ -230,7 +228,7 @@ def _finish_reason(reason: str, *, called: bool) -> FinishReason:
 def _counts(usage: Mapping[str, Any], tier: str) -> TokenCounts:
     counts = counted(usage, tier, "prompt", "completion")
     # Gemini and Grok leave the thinking out of completion_tokens, but not out of the total.
-    rest = number(usage.get("total_tokens")) - counts.read if counts.read else 0
+    rest = (number(usage.get("total_tokens")) - counts.read) if counts.read else 0
     return msgspec.structs.replace(counts, written=max(counts.written, rest))
 
 

@@ -88,7 +88,9 @@ class ModelRequest(Struct, frozen=True, kw_only=True):
     cache_key: str = ""
     #: As the provider calls it; None: as the account is set up.
     service_tier: str | None = None
-    #: What the model is known to refuse, in the words of ``refused_fields``.
+    #: What the model is known to refuse, in words that the store keeps: ``field:temperature``
+    #: (leave it out), ``effort:none`` (think by another measure), ``effort with tools`` (think not
+    #: at all, where there are tools), ``name:max_tokens`` (the field has another name).
     spared: frozenset[str] = frozenset()
 
     def without_items(self) -> ModelRequest:
@@ -203,7 +205,8 @@ _NO_TOOLS = re.compile(
     r"|tool choice requires|tools param requires"
 )
 _EFFORTS = frozenset({"reasoning_effort", "reasoning", "reasoning.effort", "output_config.effort"})
-_LIMITS = ("max_tokens", "max_completion_tokens")
+#: What providers of chat call the limit on output.
+LIMITS = ("max_tokens", "max_completion_tokens")
 _NOTHING: frozenset[str] = frozenset()
 #: Of an error's body so many characters are looked at.
 _LOOKED_AT = 4000
@@ -260,8 +263,8 @@ def _lesson(dialect: Dialect, sent: Mapping[str, Any], words: str) -> str:
         return "effort with tools" if alone and sent.get("reasoning_effort") != "none" else "tools"
     if not _REFUSED.search(words):
         return ""
-    named = [limit for limit in _LIMITS if re.search(rf"\b{limit}\b", words) and limit in sent]
-    if named and all(limit in words for limit in _LIMITS):
+    named = [limit for limit in LIMITS if re.search(rf"\b{limit}\b", words) and limit in sent]
+    if named and all(limit in words for limit in LIMITS):
         return f"name:{named[0]}"
     for name in sorted(dialect.sparable, key=len, reverse=True):
         path = dialect.sparable[name]

@@ -347,6 +347,11 @@ def test_one_answer_ends_no_task_and_what_two_came_to_fades() -> None:
         await answered(5000)
         await asks(capped)
         assert capped.refusal.reason is Reason.BUDGET
+        assert g.estimates.overlong()
+        g.retune(g._config, {})
+        await answered(500)
+        assert not g.estimates.overlong(), "a reload may have mended it"
+        await answered(5000)
         for _ in range(20):
             assert g.estimates.overlong()
             await answered(500)
