@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import NoReturn
 
 from batchd import processes, sealing, wire
-from batchd.pool.lease import Deadline, Lease
 
 #: The line in front of the first frame: whatever comes before it is a machine's greeting.
 MAGIC = b"batchd-worker-1\n"
@@ -162,7 +161,7 @@ def _be_worker(sock: socket.socket, parent: int) -> NoReturn:
         processes.end_with(str(parent))
         # The parent, which lives as long, does without.
         from batchd.agent import run
-        from batchd.pool.here import Here
+        from batchd.pool.here import Deadline, Here, Lease
         from batchd.pool.worker import Worker
 
         worker = Worker(run, Lease(_START_S, Deadline().set), here=Here({**os.environ}))

@@ -14,10 +14,8 @@ from batchd.config.sections import MachineSection
 from batchd.errors import NotPossibleError
 from batchd.pauses import doubled
 from batchd.pool import code
-from batchd.pool.engines import Engine
-from batchd.pool.engines.machine import Machine
-from batchd.pool.engines.remote import CLOCK_FIX, RemoteWorker, clock_problem
-from batchd.pool.pool_worker import PoolWorker
+from batchd.pool.pool_worker import Engine, PoolWorker
+from batchd.pool.remote import CLOCK_FIX, Machine, RemoteWorker, clock_problem
 from batchd.records import Place, Ref
 from batchd.records.tasks import ANYWHERE
 

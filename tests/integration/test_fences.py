@@ -31,7 +31,7 @@ from batchd import __version__, config, control
 from batchd.daemon import Daemon, Listener
 from batchd.errors import NoDaemonError
 from batchd.events import Event
-from batchd.pool.engines import local
+from batchd.pool import local
 from batchd.pool.pool_worker import PoolWorker
 from batchd.records import Ref
 

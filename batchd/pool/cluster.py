@@ -8,20 +8,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import socket
+import sys
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+import batchd
+from batchd import processes
 from batchd.actions import Action
 from batchd.errors import NotPossibleError
 from batchd.log import escape, get_logger, masked
 from batchd.pauses import doubled
-from batchd.pool.engines import bridge_box, bridge_messages
-from batchd.pool.engines.bridge_messages import (
+from batchd.pool import bridge_messages
+from batchd.pool.bridge_messages import (
     WINDOW,
     ClusterSize,
     Connected,
@@ -37,9 +41,10 @@ from batchd.pool.engines.bridge_messages import (
     Up,
     WorkerStopped,
 )
-from batchd.pool.engines.remote import RemoteWorker
+from batchd.pool.remote import RemoteWorker
 from batchd.pool.supervisor import Supervisor
 from batchd.records import SandboxPolicy
+from batchd.sandbox import shown
 
 #: How often the workers are held against the work there is, in seconds.
 _LOOK_S = 0.5
@@ -60,6 +65,12 @@ _AGAIN = "wait: batchd tries again by itself"
 _READ = 1 << 16
 #: What distinguishes nodes of one host name: so much of their ids.
 _NODE_ID_CHARS = 6
+#: Where a node keeps its sockets and its objects, which the bridge uses as any driver does.
+_RAYS = ("/tmp/ray", "/dev/shm")  # noqa: S108 (Ray's own)
+#: Of this process's variables, what the bridge gets.
+_VARIABLES = ("PATH", "LANG", "TZ")
+_OWN_FILE = "~/.ray/auth_token"
+_PASSED = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,11 +157,11 @@ class Cluster:
         """Run one bridge to its end."""
         terms = self._terms()
         bridge = await asyncio.create_subprocess_exec(
-            *bridge_box.command(terms.address, terms.token_file),
+            *_command(terms.address, terms.token_file),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,  # Ray's own lines; what matters comes as news
-            env=bridge_box.environment(terms.token_file),
+            env=_environment(terms.token_file),
             process_group=0,
         )
         self._bridge = bridge
@@ -459,3 +470,59 @@ def _write(file: Path, key: bytes) -> None:
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as out:
         out.write(key)
+
+
+# The box of the bridge: the host's network, Ray's own folders, our code; not the state directory,
+# no home, no key but the cluster's token
+
+
+def _command(address: str, token_file: str) -> list[str]:
+    """Return the command line of a bridge to a cluster. Raises ``NotPossibleError``."""
+    bwrap = shutil.which("bwrap")
+    if bwrap is None:
+        raise NotPossibleError("bwrap is missing: install bubblewrap")
+    inside = processes.module("batchd.pool.bridge", address)
+    return [bwrap, *_view(token_file), "--", *inside]
+
+
+def _environment(token_file: str) -> dict[str, str]:
+    """Return a bridge's variables."""
+    known = {name: os.environ[name] for name in (*_VARIABLES, *_PASSED) if name in os.environ}
+    known |= {"HOME": "/tmp", "RAY_USAGE_STATS_ENABLED": "0"}  # noqa: S108 (an empty one)
+    if token := _token(token_file):
+        known |= {"RAY_AUTH_TOKEN_PATH": token}
+    if token_file:
+        known |= {"RAY_AUTH_MODE": "token"}
+        known.pop("RAY_AUTH_TOKEN", None)
+    return known
+
+
+def _token(token_file: str) -> str:
+    """Return the path of the cluster's token; empty: there is none."""
+    said = token_file or os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser(_OWN_FILE)
+    return said if Path(said).is_file() else ""
+
+
+def _view(token_file: str) -> Iterator[str]:
+    # Not its own processes: a node looks for its driver by number.
+    yield from ("--die-with-parent", "--new-session", "--cap-drop", "ALL")
+    yield from ("--ro-bind", "/usr", "/usr", "--ro-bind", "/etc", "/etc")
+    if Path("/etc/batchd").is_dir():
+        yield from ("--tmpfs", "/etc/batchd")
+    for name in shown.LEADING:
+        path = Path("/", name)
+        if path.is_symlink():
+            yield from ("--symlink", str(path.readlink()), str(path))
+        elif path.exists():
+            yield from ("--ro-bind", str(path), str(path))
+    yield from ("--dev", "/dev", "--ro-bind", "/proc", "/proc", "--ro-bind", "/sys", "/sys")
+    yield from ("--tmpfs", "/tmp")  # noqa: S108 (its own)
+    for rays in _RAYS:
+        yield from ("--bind-try", rays, rays)
+    # Not all of where modules are looked for: a checkout may have the state directory in it.
+    sites = [each for each in sys.path if Path(each).name in {"site-packages", "dist-packages"}]
+    packages = (sys.prefix, sys.base_prefix, *sites, str(Path(batchd.__file__).parent))
+    for place in dict.fromkeys(each for each in packages if each and Path(each).exists()):
+        yield from ("--ro-bind", place, place)
+    if token := _token(token_file):
+        yield from ("--ro-bind", token, token)

@@ -21,9 +21,9 @@ from typing import Any
 
 from batchd import pauses, processes
 from batchd.config.sections import is_place, parted
-from batchd.pool.engines import bridge_messages
-from batchd.pool.engines.actor import Actor
-from batchd.pool.engines.bridge_messages import (
+from batchd.pool import bridge_messages
+from batchd.pool.actor import Actor
+from batchd.pool.bridge_messages import (
     MOST_DATA,
     WINDOW,
     ClusterSize,

@@ -19,7 +19,7 @@ from typing import Any
 
 from batchd.pool import fork_server
 from batchd.pool.channel import Channel
-from batchd.pool.start import child
+from batchd.pool.fork_server import child
 
 #: What a worker that was asked to end gets before it is killed.
 _LEAVE_S = 10.0
