@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -41,6 +42,7 @@ from batchd.pool.bridge_messages import (
     Up,
     WorkerStopped,
 )
+from batchd.pool.pool_worker import PoolWorker
 from batchd.pool.remote import RemoteWorker
 from batchd.pool.supervisor import Supervisor
 from batchd.records import SandboxPolicy
@@ -245,7 +247,7 @@ class Cluster:
         post = self._posts.get(badge)
         if post is not None and not post.ending:
             post.node_id = node_id
-            post.worker = RayWorker(self, badge, node_id, self._terms())
+            post.worker = RayWorker(self._pool.received, self, badge, node_id, self._terms())
             self._pool.admit(post.worker)
 
     def _leave(self, draining: Collection[str]) -> None:
@@ -267,8 +269,8 @@ class Cluster:
     def _see(self) -> None:
         """See who has come up."""
         for worker in self._pool.workers:
-            if worker.greeted and isinstance(worker.life, RayWorker) and worker.life.fresh:
-                worker.life.fresh = False
+            if worker.greeted and isinstance(worker, RayWorker) and worker.fresh:
+                worker.fresh = False
                 self._failures, self.trouble = 0, None
 
     def _fit(self) -> None:
@@ -330,7 +332,7 @@ class Cluster:
             (
                 worker
                 for worker in self._pool.workers
-                if isinstance(worker.life, RayWorker)
+                if isinstance(worker, RayWorker)
                 and worker.greeted
                 and not worker.tasks
                 and now - worker.idle_since > _IDLE_S
@@ -338,7 +340,7 @@ class Cluster:
             key=lambda worker: worker.idle_since,
         )
         chosen = [badge for badge, post in kept.items() if not post.node_id]
-        chosen += [w.life.badge for w in idle if isinstance(w.life, RayWorker)]
+        chosen += [worker.badge for worker in idle]
         for badge in [badge for badge in chosen if badge in kept][:surplus]:
             self._dismiss(badge, kept[badge])
 
@@ -347,10 +349,9 @@ class Cluster:
         if post.ending:
             return
         post.ending = True
-        theirs = [w for w in self._pool.workers if w.life is post.worker and w.greeted]
-        for worker in theirs:
-            self._pool.retire(worker)
-        if not theirs:
+        if post.worker in self._pool.workers and post.worker.greeted:
+            self._pool.retire(post.worker)
+        else:
             self.order(StopWorker(badge))
 
     def order(self, order: bridge_messages.Order) -> None:
@@ -371,8 +372,21 @@ class Cluster:
 class RayWorker(RemoteWorker):
     """One worker on a node of the cluster, and the sealed stream to it."""
 
-    def __init__(self, cluster: Cluster, badge: int, node_id: str, terms: ClusterTerms) -> None:
-        super().__init__(node_id[:_NODE_ID_CHARS], terms.folders, terms.policy, terms.lease_s)
+    def __init__(
+        self,
+        received: Callable[[PoolWorker, Any], None],
+        cluster: Cluster,
+        badge: int,
+        node_id: str,
+        terms: ClusterTerms,
+    ) -> None:
+        super().__init__(
+            received,
+            node=node_id[:_NODE_ID_CHARS],
+            folders=terms.folders,
+            policy=terms.policy,
+            lease_s=terms.lease_s,
+        )
         self.badge = badge
         #: Whether nobody has noted yet that it came up.
         self.fresh = True

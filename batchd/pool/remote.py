@@ -9,15 +9,19 @@ from __future__ import annotations
 import abc
 import asyncio
 import contextlib
+import dataclasses
 import os
 import re
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import PurePath
+from typing import Any
+
+from msgspec.structs import replace
 
 from batchd import __version__, log, wire
 from batchd.actions import Action
@@ -25,9 +29,10 @@ from batchd.config.sections import MachineSection
 from batchd.errors import NotPossibleError, cut
 from batchd.pauses import aside
 from batchd.pool import code, shared_folders
-from batchd.pool.channel import Channel
 from batchd.pool.elsewhere import MAGIC
-from batchd.records import SandboxPolicy, tasks
+from batchd.pool.here import digest
+from batchd.pool.pool_worker import PoolWorker
+from batchd.records import Place, SandboxPolicy, tasks
 
 #: What a machine may say before the worker does: bytes, and seconds.
 _GREETING, _GREETING_S = 64 << 10, 30.0
@@ -36,6 +41,8 @@ MARGIN_S = 5.0
 #: How far the clock of a machine may be off, in seconds.
 _OFF_S = 60.0
 CLOCK_FIX = "have it set, as by NTP"
+#: Heartbeats within a lease: some may be late.
+_BEATS = 4
 #: Of the variables of this process, what a command of the user's gets.
 _VARIABLES = re.compile(
     "PATH|HOME|USER|LOGNAME|LANG|LC_.*|TZ|TMPDIR|XDG_RUNTIME_DIR"
@@ -52,24 +59,31 @@ _END_S, _READ, _CHARACTERS = 5.0, 1 << 16, 2000
 _STARTS = 2
 
 
-class RemoteWorker(abc.ABC):
+class RemoteWorker(PoolWorker):
     """One worker elsewhere.
 
     Its process cannot be seen: it is over when its parent there says so, or else with its lease.
     """
 
+    remote = True
+
     def __init__(
-        self, node: str, folders: Sequence[str], policy: SandboxPolicy, lease_s: float
+        self,
+        received: Callable[[PoolWorker, Any], None],
+        *,
+        node: str,
+        folders: Sequence[str],
+        policy: SandboxPolicy,
+        lease_s: float,
     ) -> None:
         """``node``: what it is called until it has said where it is.
 
         ``folders``: what it shares with this machine. ``lease_s``: how long it may go on after each
         heartbeat.
         """
+        super().__init__(received)
         self.node = node
-        self.pid = 0
         self.lease_s = lease_s
-        self.heard_at = asyncio.get_running_loop().time()
         #: Whether its parent has seen it die by itself.
         self.died = False
         #: What was put into each folder, by what proves it.
@@ -80,18 +94,18 @@ class RemoteWorker(abc.ABC):
         self.fix = ""
         self.folders = folders
         self.policy = policy
+        #: The providers whose keys it does not have, and those of which it has another one than the
+        #: daemon.
+        self.lacks: frozenset[str] = frozenset()
+        self.unlike: frozenset[str] = frozenset()
+        #: What stands for the keys that it has, and for those that were refused, by provider.
+        self._keys: Mapping[str, str] = {}
+        self._refused: dict[str, str] = {}
         self._killed = False
-        self._channel: Channel | None = None
-        self._silent = asyncio.Event()
         #: Set when it is known that nothing of it runs there any more.
         self._gone = asyncio.Event()
 
     # What differs by the way to it
-
-    @property
-    def machine(self) -> str:
-        """The machine of ``[pool] machines`` that it is one of; empty: of none."""
-        return ""
 
     @abc.abstractmethod
     async def connect(self) -> socket.socket:
@@ -125,7 +139,7 @@ class RemoteWorker(abc.ABC):
         """Whether nothing of it is heard any more."""
         return self._silent.is_set()
 
-    async def start(self, channel: Channel) -> None:
+    async def _begin(self) -> None:
         """Reach it, and wait until it answers.
 
         Raises ``OSError`` where it does not.
@@ -141,43 +155,32 @@ class RemoteWorker(abc.ABC):
         except OSError as error:
             if stream is not None:
                 stream.close()
-            self.silent()
-            how = await self.ended()
+            self._silent.set()
+            how = await self._end()
             raise ConnectionError(f"{error}; {how}" if how else str(error)) from None
-        self._channel = channel
-        await channel.attach(stream)
+        await self.channel.attach(stream)
 
     def _insist(self) -> None:
         if self._killed:
             raise ConnectionError("it was to end before it had started")
 
-    def kill(self) -> None:
+    def _strike(self) -> None:
         """Part with it at once: there it ends for that, and here nothing of it counts any more."""
         self._killed = True
-        if self._channel is not None:
-            self._channel.abort()
+        self.channel.abort()
         self.disconnect()
 
-    def heard(self) -> None:
-        """Take that it is alive, and that its lease is renewed."""
-        self.heard_at = asyncio.get_running_loop().time()
-
-    def silent(self) -> None:
-        """Take that the channel is closed."""
-        self._silent.set()
-
-    async def ended(self) -> str:
+    async def _end(self) -> str:
         """Return how it ended, once nothing of it is heard any more."""
         await self._silent.wait()
         await aside(partial(shared_folders.forget, self.words), "machine")
         return await self.parted()
 
-    def gone(self, *, died: bool) -> None:
+    def over_there(self, *, died: bool) -> None:
         """Take its parent's word that it has ended: its lease protects nothing any more."""
         self.died = died
         self._gone.set()
-        if self._channel is not None:  # whatever carried the bytes may still be there
-            self._channel.abort()
+        self.channel.abort()  # whatever carried the bytes may still be there
 
     @property
     def fence_left_s(self) -> float:
@@ -222,6 +225,48 @@ class RemoteWorker(abc.ABC):
         """Return what its node is called, by what that calls itself."""
         return host or self.node
 
+    # What it gets, and for whom it has keys
+
+    def suits(self, place: Place) -> bool:
+        """Whether a task that asks for this may be given to it."""
+        there = not place.machine or place.machine == self.machine
+        return there and self.lacks.isdisjoint(place.providers)
+
+    def settings(self, settings: wire.WorkerSettings) -> wire.WorkerSettings:
+        """Return what it gets of the settings: a lease, and no key."""
+        known = {name: e for name, e in settings.endpoints.items() if name in settings.keys}
+        keyless = {name: dataclasses.replace(e, api_key="") for name, e in known.items()}
+        # Its lease stays what it was, however the time that others may be silent is changed.
+        beat_s = min(settings.heartbeat_s, self.lease_s / _BEATS)
+        return replace(settings, endpoints=keyless, lease_s=self.lease_s, heartbeat_s=beat_s)
+
+    def has_keys(self, keys: Mapping[str, str], settings: wire.WorkerSettings, judge: str) -> None:
+        """Take which providers' keys are on its machine, as ``MachineFacts`` has them; ``judge``:
+        the provider that tasks of any model ask to be judged by, empty: there is none.
+        """
+        ours = {name: digest(self.salt, e.api_key) for name, e in settings.endpoints.items()}
+        self.unlike = frozenset(name for name in keys if keys[name] != ours.get(name))
+        self._keys = keys
+        refused = {name for name in keys if self._refused.get(name) == keys[name]}
+        self.lacks = frozenset((ours.keys() - keys.keys()) | refused)
+        if judge in self.lacks:
+            self.lacks = frozenset(ours)
+
+    def bar(self, provider: str, own: str) -> bool:
+        """Give it no more tasks of a provider that refused its key, unless that is the daemon's."""
+        if provider not in self.unlike | self.lacks:
+            return False
+        if provider in self._keys:
+            self._refused[provider] = self._keys[provider]
+            self.refused(provider)
+        self.lacks |= {provider, own}
+        return True
+
+    @property
+    def keys_fit(self) -> bool:
+        """Whether none of the keys that it has was refused."""
+        return not any(self._refused.get(name) == key for name, key in self._keys.items())
+
 
 def clock_problem(at: float) -> str:
     """Return that a machine's clock is off, by what it says that it is; empty: it is not."""
@@ -263,9 +308,9 @@ class Machine:
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
     starts: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_STARTS))
 
-    def life(self) -> MachineWorker:
-        """Return a worker's life that is yet to start."""
-        return MachineWorker(self)
+    def worker(self, received: Callable[[PoolWorker, Any], None]) -> MachineWorker:
+        """Return a worker that is yet to start; ``received`` takes what it says."""
+        return MachineWorker(received, self)
 
     def end(self) -> None:
         """Start no more workers there."""
@@ -284,17 +329,19 @@ class Machine:
 class MachineWorker(RemoteWorker):
     """One worker of a machine, and the command that reaches it."""
 
-    def __init__(self, machine: Machine) -> None:
-        super().__init__(machine.section.called, machine.folders, machine.policy, machine.lease_s)
+    def __init__(self, received: Callable[[PoolWorker, Any], None], machine: Machine) -> None:
+        super().__init__(
+            received,
+            node=machine.section.called,
+            folders=machine.folders,
+            policy=machine.policy,
+            lease_s=machine.lease_s,
+        )
+        self.machine = machine.section.called
         self._machine = machine
         self._process: asyncio.subprocess.Process | None = None
         self._last = b""
         self._hears: asyncio.Task[None] | None = None
-
-    @property
-    def machine(self) -> str:
-        """The machine that it is one of."""
-        return self._machine.section.called
 
     async def connect(self) -> socket.socket:
         """Run the command; return a stream to it. Raises ``OSError``."""
