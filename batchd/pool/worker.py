@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -182,41 +182,42 @@ class Worker:
                 assert self._lease is not None, "the daemon renews those of who joined it"
                 self._lease.renewed(number)
             case wire.Granted() | wire.Denied() | wire.Ack() | wire.Nack():
-                host = self._hosts.get(message.ref)
-                if host is not None and host.attempt == message.attempt:
+                if host := self._host(message):
                     host.answered(message)
-            case wire.History() | wire.Run():
-                self._handed(message)
-            case wire.CancelTask() | wire.Park():
-                self._stop(message)
+            case wire.History(ref=ref, attempt=attempt, events=events):
+                self._histories.setdefault((ref, attempt), []).extend(events)
+            case wire.Run(ref=ref, attempt=attempt, history=history):
+                earlier = self._histories.pop((ref, attempt), [])
+                self._start(replace(message, history=(*earlier, *history)))
+            case wire.CancelTask(message=why):
+                if host := self._host(message):
+                    host.stop.request(CancelRequested(at=time.time(), message=why))
+            case wire.Park(cause=why):
+                if host := self._host(message):
+                    host.stop.request(Suspended(at=time.time(), cause="park", message=why))
             case wire.Drain():
                 self._drain()
-            case wire.Hello() | wire.Retune():
-                self._configured(message)
-
-    def _handed(self, message: wire.History | wire.Run) -> None:
-        key = message.ref, message.attempt
-        match message:
-            case wire.History(events=events):
-                self._histories.setdefault(key, []).extend(events)
-            case wire.Run(history=history):
-                earlier = self._histories.pop(key, [])
-                self._start(replace(message, history=(*earlier, *history)))
-
-    def _configured(self, message: wire.Hello | wire.Retune) -> None:
-        match message:
             case wire.Hello() if self._here is not None:
-                self._tasks.add(task := asyncio.create_task(self._found(message, self._here)))
-                task.add_done_callback(self._tasks.discard)
+                self._begin(self._found(message, self._here))
             case wire.Hello(version=version, settings=settings):
                 self._greeted(version, settings)
             case wire.Retune(settings=settings) if self._here is not None:
-                self._tasks.add(
-                    task := asyncio.create_task(self._found_again(settings, self._here))
-                )
-                task.add_done_callback(self._tasks.discard)
+                self._begin(self._found_again(settings, self._here))
             case wire.Retune(settings=settings):
                 self._retune(settings)
+
+    def _host(
+        self,
+        to: wire.Granted | wire.Denied | wire.Ack | wire.Nack | wire.CancelTask | wire.Park,
+    ) -> WorkerAgentServices | None:
+        """Return the services of the attempt that a message is for; None: it has ended."""
+        host = self._hosts.get(to.ref)
+        return host if host is not None and host.attempt == to.attempt else None
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _found_again(self, settings: wire.WorkerSettings, here: Here) -> None:
         """Take other settings, with the keys that are there by now."""
@@ -308,19 +309,7 @@ class Worker:
         self._hosts[run.ref] = host
         if self._leaving:  # it was on its way when this worker said so
             host.stop.request(Suspended(at=time.time(), cause="drain"))
-        task = asyncio.get_running_loop().create_task(self._work_on(run, host))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def _stop(self, message: wire.CancelTask | wire.Park) -> None:
-        host, now = self._hosts.get(message.ref), time.time()
-        if host is None or host.attempt != message.attempt:
-            return
-        match message:
-            case wire.CancelTask(message=why):
-                host.stop.request(CancelRequested(at=now, message=why))
-            case wire.Park(cause=why):
-                host.stop.request(Suspended(at=now, cause="park", message=why))
+        self._begin(self._work_on(run, host))
 
     def _give_back(self) -> None:
         self._leaving = True
