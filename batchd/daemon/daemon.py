@@ -53,7 +53,7 @@ from batchd.daemon.waits.gates import Predecessors
 from batchd.daemon.waits.parking_lot import ParkingLot
 from batchd.daemon.writes import DaemonStore
 from batchd.governor import Governor
-from batchd.governor.news import News
+from batchd.governor.outages import News
 from batchd.lifecycle import Lifecycle
 from batchd.log import get_logger
 from batchd.pool import threads
