@@ -12,7 +12,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ import batchd
 from batchd import processes
 from batchd.actions import Action
 from batchd.errors import NotPossibleError
-from batchd.log import escape, get_logger, masked
 from batchd.pauses import doubled
 from batchd.pool import bridge_messages
 from batchd.pool.bridge_messages import (
@@ -43,7 +42,7 @@ from batchd.pool.bridge_messages import (
     WorkerStopped,
 )
 from batchd.pool.pool_worker import PoolWorker
-from batchd.pool.remote import RemoteWorker
+from batchd.pool.remote import RemoteWorker, Trouble, troubled
 from batchd.pool.supervisor import Supervisor
 from batchd.records import SandboxPolicy
 from batchd.sandbox import shown
@@ -102,8 +101,7 @@ class _Post:
     asked_at: float
     #: The nodes that are not looked at for room.
     avoid: tuple[str, ...] = ()
-    #: Where there is room for it; empty: nowhere yet.
-    node_id: str = ""
+    #: None: there is no room for it yet.
     worker: RayWorker | None = None
     ending: bool = False
 
@@ -133,7 +131,7 @@ class Cluster:
         self._failures = 0
         self._not_before = 0.0
         #: Why there are no workers, with the fix, and since when.
-        self.trouble: tuple[NotPossibleError, float] | None = None
+        self.trouble: Trouble | None = None
 
     async def run(self) -> None:
         """Keep a bridge, and through it the workers, for ever."""
@@ -204,7 +202,6 @@ class Cluster:
                     late = True
                 if loop.time() >= due:
                     due = loop.time() + _LOOK_S
-                    self._see()
                     self._fit()
         finally:
             news.cancel()
@@ -223,7 +220,10 @@ class Cluster:
                 raise EOFError
             case ClusterSize(nodes=nodes, draining=draining):
                 self._nodes = nodes
-                self._leave(draining)
+                # Workers on nodes that Ray drains give their tasks back before the nodes are gone.
+                for number, each in self._posts.items():
+                    if each.worker is not None and each.worker.node_id in draining:
+                        self._dismiss(number, each)
             case Up(badge=badge, data=data):
                 if (worker := self._worker(badge)) is not None:
                     worker.came(data)
@@ -231,7 +231,11 @@ class Cluster:
                 if (worker := self._worker(badge)) is not None:
                     worker.taken(size)
             case RoomFound(badge=badge, node_id=node_id):
-                self._placed(badge, node_id)
+                post = self._posts.get(badge)
+                if post is not None and not post.ending:
+                    worker = RayWorker(self._pool.received, self, badge, node_id, self._terms())
+                    post.worker = worker
+                    self._pool.admit(worker)
             case WorkerStopped(badge=badge, cause=cause):
                 post = self._posts.pop(badge, None)
                 if post is not None and post.worker is not None:
@@ -243,19 +247,6 @@ class Cluster:
         post = self._posts.get(badge)
         return post.worker if post else None
 
-    def _placed(self, badge: int, node_id: str) -> None:
-        post = self._posts.get(badge)
-        if post is not None and not post.ending:
-            post.node_id = node_id
-            post.worker = RayWorker(self._pool.received, self, badge, node_id, self._terms())
-            self._pool.admit(post.worker)
-
-    def _leave(self, draining: Collection[str]) -> None:
-        """Make workers on nodes that Ray drains give their tasks back before the nodes are gone."""
-        for badge, post in self._posts.items():
-            if post.node_id in draining:
-                self._dismiss(badge, post)
-
     def failed(self, node_id: str, cause: str, fix: str) -> None:
         """Note that a worker did not come up; ``fix``: what helps where no task can run there."""
         if fix:
@@ -266,12 +257,9 @@ class Cluster:
         where = f" on node {node_id[:_NODE_ID_CHARS]}" if node_id else ""
         self.troubled(f"a worker did not come up{where}: {cause}", fix or _AGAIN)
 
-    def _see(self) -> None:
-        """See who has come up."""
-        for worker in self._pool.workers:
-            if worker.greeted and isinstance(worker, RayWorker) and worker.fresh:
-                worker.fresh = False
-                self._failures, self.trouble = 0, None
+    def came_up(self) -> None:
+        """Note that a worker did."""
+        self._failures, self.trouble = 0, None
 
     def _fit(self) -> None:
         """Ask for workers, or end some."""
@@ -295,7 +283,7 @@ class Cluster:
                         avoid=avoid,
                     )
                 )
-        pending = {badge: post for badge, post in kept.items() if not post.node_id}
+        pending = {badge: post for badge, post in kept.items() if post.worker is None}
         for badge, post in pending.items():
             if post.avoid != avoid:  # Ray would hold to what it was asked first
                 self._dismiss(badge, post)
@@ -339,7 +327,7 @@ class Cluster:
             ),
             key=lambda worker: worker.idle_since,
         )
-        chosen = [badge for badge, post in kept.items() if not post.node_id]
+        chosen = [badge for badge, post in kept.items() if post.worker is None]
         chosen += [worker.badge for worker in idle]
         for badge in [badge for badge in chosen if badge in kept][:surplus]:
             self._dismiss(badge, kept[badge])
@@ -361,12 +349,7 @@ class Cluster:
 
     def troubled(self, cause: str, fix: str) -> None:
         """Note why there are no workers."""
-        error, since = NotPossibleError(escape(masked(f"{cause}: {fix}"))), time.time()
-        if self.trouble is not None:
-            since = self.trouble[1]
-        if self.trouble is None or str(self.trouble[0]) != str(error):
-            get_logger().error(Action.CLUSTER_TROUBLE, message=str(error))
-        self.trouble = error, since
+        self.trouble = troubled(self.trouble, f"{cause}: {fix}", Action.CLUSTER_TROUBLE)
 
 
 class RayWorker(RemoteWorker):
@@ -388,10 +371,8 @@ class RayWorker(RemoteWorker):
             lease_s=terms.lease_s,
         )
         self.badge = badge
-        #: Whether nobody has noted yet that it came up.
-        self.fresh = True
+        self.node_id = node_id
         self._cluster = cluster
-        self._node_id = node_id
         self._coming: asyncio.Queue[bytes] = asyncio.Queue()
         #: Bytes that are under way to it, and what tells of fewer.
         self._under_way = 0
@@ -400,9 +381,14 @@ class RayWorker(RemoteWorker):
         self._theirs: socket.socket | None = None
         self._how = ""
 
+    def hello(self) -> None:
+        """Note that it has said Hello."""
+        super().hello()
+        self._cluster.came_up()
+
     def called(self, host: str) -> str:
         """Return its node's name: the host's, and what distinguishes others of that name."""
-        return f"{host}-{self._node_id[:_NODE_ID_CHARS]}"
+        return f"{host}-{self.node_id[:_NODE_ID_CHARS]}"
 
     async def connect(self) -> socket.socket:
         """Have it started; return a stream to it, sealed from here on. Raises ``OSError``."""
@@ -471,7 +457,7 @@ class RayWorker(RemoteWorker):
 
     def fails(self, why: str, fix: str) -> None:
         """Note why no task can run there, and what helps; without that it is tried again."""
-        self._cluster.failed(self._node_id, why, fix)
+        self._cluster.failed(self.node_id, why, fix)
 
     def refused(self, provider: str) -> None:
         """Note that a provider refuses the key that is there, and is not the daemon's."""

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypeAlias
 
 from msgspec.structs import replace
 
@@ -57,6 +57,9 @@ _SSH = (
 _END_S, _READ, _CHARACTERS = 5.0, 1 << 16, 2000
 #: So many workers of one machine start at a time.
 _STARTS = 2
+
+#: What is wrong, with the fix, and since when.
+Trouble: TypeAlias = tuple[NotPossibleError, float]
 
 
 class RemoteWorker(PoolWorker):
@@ -291,6 +294,14 @@ async def _greeted(stream: socket.socket) -> None:
         raise ConnectionError(f"no worker answers within {_GREETING_S:.0f} s") from None
 
 
+def troubled(before: Trouble | None, said: str, action: Action, **fields: str) -> Trouble:
+    """Return what is wrong by now, and since when; it is logged where it was not known."""
+    said = log.escape(log.masked(said))
+    if before is None or str(before[0]) != said:
+        log.get_logger().error(action, **fields, message=said)
+    return NotPossibleError(said), before[1] if before else time.time()
+
+
 @dataclass(slots=True, eq=False)
 class Machine:
     """A machine that workers are kept on."""
@@ -301,7 +312,7 @@ class Machine:
     policy: SandboxPolicy
     lease_s: float
     #: Why no task can run there, with the fix, and since when; None: some can.
-    trouble: tuple[NotPossibleError, float] | None = None
+    trouble: Trouble | None = None
     #: Whether the configuration has it no more.
     over: asyncio.Event = field(default_factory=asyncio.Event)
     #: Set where the next start is not to wait any more.
@@ -319,11 +330,9 @@ class Machine:
 
     def fails(self, why: str, fix: str) -> None:
         """Note why a worker did not come up."""
-        since = self.trouble[1] if self.trouble else time.time()
-        said = log.escape(log.masked(f"{self.section.called}: {why}: {fix}"))
-        if self.trouble is None or str(self.trouble[0]) != said:
-            log.get_logger().error(Action.NODE_TROUBLE, node=self.section.called, message=said)
-        self.trouble = NotPossibleError(said), since
+        name = self.section.called
+        said = f"{name}: {why}: {fix}"
+        self.trouble = troubled(self.trouble, said, Action.NODE_TROUBLE, node=name)
 
 
 class MachineWorker(RemoteWorker):

@@ -16,7 +16,7 @@ from batchd.pauses import doubled
 from batchd.pool import code
 from batchd.pool.local import LocalEngine
 from batchd.pool.pool_worker import PoolWorker
-from batchd.pool.remote import CLOCK_FIX, Machine, RemoteWorker, clock_problem
+from batchd.pool.remote import CLOCK_FIX, Machine, RemoteWorker, Trouble, clock_problem
 from batchd.records import Place, Ref
 from batchd.records.tasks import ANYWHERE
 
@@ -103,7 +103,7 @@ class Supervisor:
         self._failures = 0
         #: Why no worker comes up, with the fix, and since when;
         #: None: they do. Tasks get only those that are up.
-        self.trouble: tuple[NotPossibleError, float] | None = None
+        self.trouble: Trouble | None = None
         self._closing = asyncio.Event()
         #: By name.
         self.machines: dict[str, Machine] = {}
@@ -158,7 +158,7 @@ class Supervisor:
             for _ in range(machine.section.processes):
                 self._begin(self._keep(machine))
 
-    def machine_trouble(self) -> tuple[NotPossibleError, float] | None:
+    def machine_trouble(self) -> Trouble | None:
         """Return the trouble that machines have no workers, and since when; None: all have some."""
         found = [each.trouble for each in self.machines.values() if each.trouble]
         if not found:
