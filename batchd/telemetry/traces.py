@@ -45,11 +45,11 @@ from batchd.events import (
     Terms,
 )
 from batchd.formats import ResultV1
-from batchd.records import STANDARD, Batch, ModelSetup, Purpose, Ref, TaskStatus
+from batchd.records import STANDARD, Batch, ModelSetup, Price, Purpose, Ref, TaskStatus
 from batchd.results import timestamp
 from batchd.store import Store
 from batchd.views.kinds import explained, judged, span_name
-from batchd.views.view import Mark, tokens
+from batchd.views.view import tokens
 
 #: Characters of one text in a span; a receiver takes only so much.
 _TEXT = 16_384
@@ -64,25 +64,6 @@ _PATIENCE_S, _END_S = 10.0, 2.0
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _SCOPE = InstrumentationScope("batchd", __version__)
 _RESULT: msgspec.json.Decoder[ResultV1] = decoders.decoder(ResultV1)
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """One span that has ended."""
-
-    trace_id: int
-    span_id: int
-    #: 0: it has none.
-    parent_id: int
-    name: str
-    #: Seconds since the epoch.
-    start: float
-    end: float
-    attributes: Mapping[str, Any]
-    #: Whether it is a request to somebody else.
-    client: bool = False
-    #: What went wrong, for people; None: nothing did.
-    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +107,8 @@ class _Active:
     #: A request without an outcome so far.
     call: CallStarted | None = None
 
-    def setup(self, purpose: Purpose) -> ModelSetup:
-        return self.terms.judge if purpose is Purpose.JUDGE else self.terms.model
+    def setup(self, call: CallStarted) -> ModelSetup:
+        return self.terms.judge if call.purpose is Purpose.JUDGE else self.terms.model
 
 
 class _Exporter(OTLPSpanExporter):
@@ -217,132 +198,156 @@ class Traces(Listener):
         active = self._active.get(ref)
         if active is None:
             return
-        trace, content = active.trace, self._content
         match event:
             case CallStarted():
                 active.call = event
             case CallAnswered() if call := active.call:
-                active.call = None
-                setup = active.setup(call.purpose)
-                self._send(_answered_span(trace, setup, call, event, content=content))
-            case CallFailed() if call := active.call:
-                active.call = None
-                self._send(_failed_span(trace, active.setup(call.purpose), call, event))
+                price = active.setup(call).price
+                said = _answered(event, price, content=self._content)
+                self._end_call(active, call, event.at, said)
+            case CallFailed(failure=failure) if call := active.call:
+                said = {"error.type": failure.kind.value}
+                if failure.http_status is not None:
+                    said["http.response.status_code"] = failure.http_status
+                self._end_call(active, call, event.at, said, failure.message)
             case Suspended() | TaskFinished():
-                self._mark(trace, event)
+                self._mark(active.trace, event)
                 self._leave(ref)
             case _:
-                self._mark(trace, event)
-
-    def _mark(self, trace: Trace, event: Event) -> None:
-        """Make the span that an event's view has, if it has one."""
-        if mark := views.of(event).span(event):
-            self._send(_marked_span(trace, mark, event.at, content=self._content))
-
-    def task_finished(self, ref: Ref, finished: TaskFinished) -> None:
-        """Make the span of the task itself;
-        it may be of a task that no worker of this daemon has had.
-        """
-        result = _RESULT.decode(finished.result)
-        trace = Trace.of(ref.batch, ref.task, result.timing.queued_at)
-        if trace.sampled(self._config.ratio):
-            self._send(_finished_span(trace, finished, result, content=self._content))
+                self._mark(active.trace, event)
 
     def _leave(self, ref: Ref) -> None:
         """Forget a task's attempt; a call under way will have no outcome any more."""
         active = self._active.pop(ref, None)
         if active is not None and (call := active.call):
-            setup = active.setup(call.purpose)
-            self._send(_unsettled_span(active.trace, setup, call, time.time()))
+            said = {"error.type": "unsettled"}
+            self._end_call(active, call, time.time(), said, "its worker is gone")
 
-    def _send(self, span: Span) -> None:
-        def context(span_id: int) -> SpanContext:
-            return SpanContext(span.trace_id, span_id, is_remote=False, trace_flags=_SAMPLED)
+    def _end_call(
+        self,
+        active: _Active,
+        call: CallStarted,
+        at: float,
+        said: Mapping[str, Any],
+        error: str | None = None,
+    ) -> None:
+        """Make the span of a request; ``said``: what its outcome adds to its attributes."""
+        active.call = None
+        trace, setup = active.trace, active.setup(call)
+        attributes = {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": setup.provider,
+            "gen_ai.request.model": setup.model,
+            "gen_ai.request.max_tokens": call.max_output_tokens,
+            "gen_ai.conversation.id": trace.conversation,
+            "batchd.purpose": call.purpose.value,
+            "batchd.waited_s": call.waited_s,
+            **said,
+        }
+        self._send(
+            trace,
+            trace.child("call", call.at),
+            span_name(setup.model),
+            (call.at, max(call.at, at)),
+            attributes,
+            error,
+            kind=SpanKind.CLIENT,
+        )
 
+    def _mark(self, trace: Trace, event: Event) -> None:
+        """Make the span that an event's view has, if it has one."""
+        mark = views.of(event).span(event)
+        if mark is None:
+            return
+        attributes = {"gen_ai.conversation.id": trace.conversation, **mark.attributes}
+        if self._content:
+            attributes |= mark.content
+        times = event.at - max(0.0, mark.seconds), event.at
+        self._send(trace, trace.child(mark.key, event.at), mark.name, times, attributes, mark.error)
+
+    def task_finished(self, ref: Ref, finished: TaskFinished) -> None:
+        """Make the span of the task itself, from its first start to its end;
+        it may be of a task that no worker of this daemon has had.
+        """
+        result = _RESULT.decode(finished.result)
+        trace = Trace.of(ref.batch, ref.task, result.timing.queued_at)
+        if not trace.sampled(self._config.ratio):
+            return
+        attributes = _finished(trace, result, content=self._content)
+        error, began = None, result.timing.started_at
+        if result.status in {TaskStatus.ERROR, TaskStatus.TIMEOUT}:
+            attributes["error.type"] = result.reason.value if result.reason else "_OTHER"
+            error = result.error.message if result.error else result.status.value
+        start = datetime.fromisoformat(began).timestamp() if began else finished.at
+        name = f"invoke_agent {_AGENT}"
+        self._send(trace, trace.root, name, (start, finished.at), attributes, error)
+
+    def _send(
+        self,
+        trace: Trace,
+        span_id: int,
+        name: str,
+        times: tuple[float, float],
+        attributes: Mapping[str, Any],
+        error: str | None,
+        kind: SpanKind = SpanKind.INTERNAL,
+    ) -> None:
+        """Hand on a span that has ended; ``times``: its start and its end, in seconds since the
+        epoch; ``error``: what went wrong, for people.
+        """
+
+        def context(own: int) -> SpanContext:
+            return SpanContext(trace.id, own, is_remote=False, trace_flags=_SAMPLED)
+
+        start, end = times
         readable = ReadableSpan(
-            name=span.name,
-            context=context(span.span_id),
-            parent=context(span.parent_id) if span.parent_id else None,
+            name=name,
+            context=context(span_id),
+            parent=None if span_id == trace.root else context(trace.root),
             resource=self._resource,
-            attributes=span.attributes,
-            kind=SpanKind.CLIENT if span.client else SpanKind.INTERNAL,
-            status=Status() if span.error is None else Status(StatusCode.ERROR, span.error),
-            start_time=round(span.start * 1e9),
-            end_time=round(span.end * 1e9),
+            attributes=attributes,
+            kind=kind,
+            status=Status() if error is None else Status(StatusCode.ERROR, error),
+            start_time=round(start * 1e9),
+            end_time=round(end * 1e9),
             instrumentation_scope=_SCOPE,
         )
         self._processor.on_end(readable)
 
 
-# Spans of what a task did, by OpenTelemetry's conventions for generative AI
+# Attributes, by OpenTelemetry's conventions for generative AI
 
 
-def _answered_span(
-    trace: Trace, setup: ModelSetup, call: CallStarted, event: CallAnswered, *, content: bool
-) -> Span:
-    """Return the span of a request with its answer."""
+def _answered(event: CallAnswered, price: Price | None, *, content: bool) -> dict[str, Any]:
+    """Return what an answer adds to its request."""
     answer, usage = event.answer, event.answer.usage
-    attributes = _request(trace, setup, call)
-    attributes |= {
+    said: dict[str, Any] = {
         "gen_ai.response.finish_reasons": [answer.finish_reason],
         **tokens(usage),
     }
     if answer.model:
-        attributes["gen_ai.response.model"] = answer.model
+        said["gen_ai.response.model"] = answer.model
     if usage.cache_write_tokens:
-        attributes["gen_ai.usage.cache_creation.input_tokens"] = usage.cache_write_tokens
+        said["gen_ai.usage.cache_creation.input_tokens"] = usage.cache_write_tokens
     if usage.reasoning_tokens:
-        attributes["gen_ai.usage.reasoning.output_tokens"] = usage.reasoning_tokens
-    if (cost := event.paid(setup.price)) is not None:
-        attributes["batchd.cost_usd"] = cost.total
+        said["gen_ai.usage.reasoning.output_tokens"] = usage.reasoning_tokens
+    if (cost := event.paid(price)) is not None:
+        said["batchd.cost_usd"] = cost.total
     if event.tier != STANDARD:
-        attributes["batchd.service_tier"] = event.tier
+        said["batchd.service_tier"] = event.tier
     if content:
         calls = [
             {"type": "tool_call", "id": c.id, "name": c.name, "arguments": cut(c.arguments, _TEXT)}
             for c in event.calls
         ]
-        attributes["gen_ai.output.messages"] = _said(
+        said["gen_ai.output.messages"] = _said(
             "assistant", answer.content, *calls, finish_reason=answer.finish_reason
         )
-    return _call_span(trace, call, event.at, attributes)
+    return said
 
 
-def _failed_span(trace: Trace, setup: ModelSetup, call: CallStarted, event: CallFailed) -> Span:
-    """Return the span of a request that brought no answer."""
-    failure = event.failure
-    attributes = _request(trace, setup, call)
-    attributes["error.type"] = failure.kind.value
-    if failure.http_status is not None:
-        attributes["http.response.status_code"] = failure.http_status
-    return _call_span(trace, call, event.at, attributes, failure.message)
-
-
-def _unsettled_span(trace: Trace, setup: ModelSetup, call: CallStarted, at: float) -> Span:
-    """Return the span of a request whose outcome is not known: its worker died."""
-    attributes = _request(trace, setup, call)
-    attributes["error.type"] = "unsettled"
-    return _call_span(trace, call, at, attributes, "its worker is gone")
-
-
-def _marked_span(trace: Trace, mark: Mark, at: float, *, content: bool) -> Span:
-    """Return the span of an event that its view makes a mark of."""
-    own = {"gen_ai.conversation.id": trace.conversation, **mark.attributes}
-    return Span(
-        trace_id=trace.id,
-        span_id=trace.child(mark.key, at),
-        parent_id=trace.root,
-        name=mark.name,
-        start=at - max(0.0, mark.seconds),
-        end=at,
-        attributes={**own, **mark.content} if content else own,
-        error=mark.error,
-    )
-
-
-def _finished_span(trace: Trace, event: TaskFinished, result: ResultV1, *, content: bool) -> Span:
-    """Return the span of the task itself, from its first start to its end."""
-    began = result.timing.started_at
+def _finished(trace: Trace, result: ResultV1, *, content: bool) -> dict[str, Any]:
+    """Return what a result says of its task."""
     provider, _, model = result.model.partition("/")
     usage, timing = result.usage, result.timing
     attributes: dict[str, Any] = {
@@ -375,55 +380,10 @@ def _finished_span(trace: Trace, event: TaskFinished, result: ResultV1, *, conte
         attributes |= explained(result.evaluation) if content else {}
     if result.reason is not None:
         attributes["batchd.reason"] = result.reason.value
-    error = None
-    if result.status in {TaskStatus.ERROR, TaskStatus.TIMEOUT}:
-        attributes["error.type"] = result.reason.value if result.reason else "_OTHER"
-        error = result.error.message if result.error else result.status.value
     if content:
         attributes["gen_ai.input.messages"] = _said("user", result.first_prompt)
         attributes["gen_ai.output.messages"] = _said("assistant", result.answer)
-    return Span(
-        trace_id=trace.id,
-        span_id=trace.root,
-        parent_id=0,
-        name=f"invoke_agent {_AGENT}",
-        start=datetime.fromisoformat(began).timestamp() if began else event.at,
-        end=event.at,
-        attributes=attributes,
-        error=error,
-    )
-
-
-def _request(trace: Trace, setup: ModelSetup, call: CallStarted) -> dict[str, Any]:
-    return {
-        "gen_ai.operation.name": "chat",
-        "gen_ai.provider.name": setup.provider,
-        "gen_ai.request.model": setup.model,
-        "gen_ai.request.max_tokens": call.max_output_tokens,
-        "gen_ai.conversation.id": trace.conversation,
-        "batchd.purpose": call.purpose.value,
-        "batchd.waited_s": call.waited_s,
-    }
-
-
-def _call_span(
-    trace: Trace,
-    call: CallStarted,
-    end: float,
-    attributes: dict[str, Any],
-    error: str | None = None,
-) -> Span:
-    return Span(
-        trace_id=trace.id,
-        span_id=trace.child("call", call.at),
-        parent_id=trace.root,
-        name=span_name(attributes["gen_ai.request.model"]),
-        start=call.at,
-        end=max(call.at, end),
-        attributes=attributes,
-        client=True,
-        error=error,
-    )
+    return attributes
 
 
 def _said(role: str, text: str, *more: Mapping[str, Any], **fields: str) -> str:
