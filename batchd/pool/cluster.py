@@ -41,6 +41,7 @@ from batchd.pool.bridge_messages import (
     Up,
     WorkerStopped,
 )
+from batchd.pool.channel import KEY_BYTES, SealedStream
 from batchd.pool.pool_worker import PoolWorker
 from batchd.pool.remote import RemoteWorker, Trouble, troubled
 from batchd.pool.supervisor import Supervisor
@@ -392,8 +393,6 @@ class RayWorker(RemoteWorker):
 
     async def connect(self) -> socket.socket:
         """Have it started; return a stream to it, sealed from here on. Raises ``OSError``."""
-        from batchd.pool.sealed_stream import KEY_BYTES, SealedStream  # of an extra
-
         key = os.urandom(KEY_BYTES)
         place = next(iter(self.words))
         file = Path(place.folder, place.name, "key")

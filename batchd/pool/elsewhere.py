@@ -42,7 +42,7 @@ def main(key_file: str = "") -> int:
     sealing.seal()  # it will hold keys
     opened, sealed = _as_it_is, _as_it_is
     if key_file:
-        from batchd.pool.sealed_stream import SealedStream  # of an extra
+        from batchd.pool.channel import SealedStream  # the others do without
 
         try:
             stream = SealedStream(Path(key_file).read_bytes(), daemon=False)
