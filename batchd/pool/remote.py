@@ -355,11 +355,14 @@ class MachineWorker(RemoteWorker):
     async def connect(self) -> socket.socket:
         """Run the command; return a stream to it. Raises ``OSError``."""
         ours, theirs = socket.socketpair()
-        command = _guarded(self._machine.section.command)
+        program, *rest = self._machine.section.command
+        safe = _SSH if PurePath(program).name == "ssh" else ()
         with contextlib.ExitStack() as undo, theirs:
             undo.callback(ours.close)
             self._process = await asyncio.create_subprocess_exec(
-                *command,
+                program,
+                *safe,
+                *rest,
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
                 stderr=asyncio.subprocess.PIPE,
@@ -409,9 +412,3 @@ class MachineWorker(RemoteWorker):
         """Note that a provider refuses the key that is there, and is not the daemon's."""
         fix = f"put the daemon's key there, where [providers.{provider}] has it from"
         self._machine.fails(f"{provider} refuses its key, so it gets no task of that", fix)
-
-
-def _guarded(command: Sequence[str]) -> list[str]:
-    """Return a command as it is run."""
-    program, *rest = command
-    return [program, *(_SSH if PurePath(program).name == "ssh" else ()), *rest]

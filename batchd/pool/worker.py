@@ -425,9 +425,10 @@ class WorkerAgentServices:
         A disk that takes nothing is waited for.
         Raises ``FolderError`` where the agent is to stop before that.
         """
+        folder, task = Path(self._run.batch.folder), self._run.ref.task
         while True:
             try:
-                await self._publish(patch)
+                await asyncio.to_thread(patch_files.publish, folder, task, patch)
             except OSError as error:
                 why = f"its patch cannot be written: {error}"
                 if not free_room.refused(error):
@@ -438,11 +439,6 @@ class WorkerAgentServices:
                 await asyncio.sleep(_AGAIN_S)
             else:
                 return patch
-
-    async def _publish(self, patch: Patch) -> None:
-        """Return when a patch is durable. Raises ``OSError``."""
-        folder = Path(self._run.batch.folder)
-        await asyncio.to_thread(patch_files.publish, folder, self._run.ref.task, patch)
 
     def finish(
         self,
