@@ -12,7 +12,7 @@ import time
 
 from harness import Server, row, stage
 
-from batchd.pool import heap
+from batchd.pool import threads
 
 #: Idle for longer than any look's period, and for so long that a look more or less does not count.
 AGENTS, SETTLE_S, IDLE_S = 1000, 10.0, 120.0
@@ -27,7 +27,7 @@ def waiting(model: tuple[str, int], extra: str = "") -> float:
     with stage(name, processes=2, agents=AGENTS // 2, extra=extra) as (server, daemon):
         daemon.drop("many", [{"dir": "", "first_prompt": f"task {i}"} for i in range(AGENTS)])
         _all_wait(server, answers * AGENTS)
-        time.sleep(heap.EVERY_S + 2)
+        time.sleep(threads.EVERY_S + 2)
         pss = daemon.pss_mb()
         daemon.process.kill()
     return pss

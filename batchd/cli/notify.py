@@ -58,13 +58,13 @@ def run(args: argparse.Namespace) -> int:
 
 async def _try(targets: list[ReceiverTarget]) -> list[tuple[str, bool, str]]:
     """Send each a test, all at once; return their names, whether it worked, and what came back."""
-    from batchd.notify import happened, message  # only where something is sent
+    from batchd.notify import messages  # only where something is sent
     from batchd.spool.ulid import ulid
 
     async def one(target: ReceiverTarget) -> tuple[str, bool, str]:
-        event = message.clean(happened.test(target.name), target.masker)
+        event = messages.clean(messages.test(target.name), target.masker)
         try:
-            return target.name, True, await channels.send(target, message.compose([event], ulid()))
+            return target.name, True, await channels.send(target, messages.compose([event], ulid()))
         except DeliveryError as error:
             return target.name, False, str(error)
 

@@ -53,14 +53,14 @@ from batchd.daemon.waits.gates import Predecessors
 from batchd.daemon.waits.parking_lot import ParkingLot
 from batchd.daemon.writes import DaemonStore
 from batchd.governor import Governor
-from batchd.governor.news import News
+from batchd.governor.outages import News
 from batchd.lifecycle import Lifecycle
 from batchd.log import get_logger
-from batchd.pool import heap, threads
-from batchd.pool.disks import AllDiskThreads
-from batchd.pool.engines.cluster import Cluster
-from batchd.pool.engines.local import LocalEngine
+from batchd.pool import threads
+from batchd.pool.cluster import Cluster
+from batchd.pool.local import LocalEngine
 from batchd.pool.supervisor import PoolShape, Supervisor
+from batchd.pool.threads import AllDiskThreads
 from batchd.pricing import Prices
 from batchd.records import Batch
 from batchd.sandbox import Sandbox
@@ -377,7 +377,7 @@ class Daemon:
             yield self._systemd.feed()
         yield writes.tidy(self.current, self.store)
         yield writes.keep(self.store, self.troubles, server)
-        yield heap.give_back()
+        yield threads.give_back()
         yield self.circuits.watch()
         yield self.lot.watch()
         yield SelfCheck(

@@ -16,7 +16,7 @@ from batchd import silent_paths
 from batchd.actions import Action
 from batchd.daemon.troubles import TROUBLE_S, TroubleLog, TroubleSubject
 from batchd.errors import NotPossibleError
-from batchd.pool.disks import AllDiskThreads, silent
+from batchd.pool.threads import AllDiskThreads, silent
 from batchd.records import Batch
 from batchd.silent_paths import SilentPathError
 from batchd.spool import outbox

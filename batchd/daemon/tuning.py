@@ -9,7 +9,7 @@ from pathlib import Path
 from batchd import wire
 from batchd.config import Config
 from batchd.errors import NotPossibleError
-from batchd.pool.engines.cluster import ClusterTerms
+from batchd.pool.cluster import ClusterTerms
 from batchd.pool.supervisor import PoolShape
 from batchd.pricing import Prices
 from batchd.records import Endpoint

@@ -65,7 +65,8 @@ class Pace:
         #: Whether what is read from the cache counts in the limit on tokens:
         #: a configured one is of all of them.
         self._spares_cache = False
-        self._paused_until = 0.0
+        #: When the wait that the provider asked for is over; never further off than ``longest_s``.
+        self.paused_until = 0.0
         #: Refusals in a row, each epoch one, without an answer between.
         self._refusals = 0
         self._crowd = _Crowd()
@@ -80,7 +81,7 @@ class Pace:
     def forget(self, now: float) -> None:
         """Forget what refusals have taught, for they were not about the pace."""
         self._requests, self._tokens = Meter(approach=True), Meter()
-        self._paused_until, self._refusals = 0.0, 0
+        self.paused_until, self._refusals = 0.0, 0
         self.configure(*self._limits, self._crowd.most, now)
 
     @property
@@ -88,25 +89,18 @@ class Pace:
         """How many requests may be under way."""
         return self._crowd.size
 
-    @property
-    def paused_until(self) -> float:
-        """When the wait that the provider asked for is over;
-        never further off than ``longest_s``.
-        """
-        return self._paused_until
-
     def forgive(self, now: float) -> None:
         """Lift the wait that the provider asked for, and let one request go:
         it tries how that does.
         """
-        self._paused_until = 0.0
+        self.paused_until = 0.0
         self._requests.forgive(now, 1.0)
         self._tokens.forgive(now, inf)
 
     def ready_at(self, now: float, tokens: float) -> float:
         """Return when a request of so many tokens may go: at or before ``now``, or later."""
-        if now < self._paused_until:
-            return self._paused_until
+        if now < self.paused_until:
+            return self.paused_until
         return max(self._requests.ready_at(now, 1.0), self._tokens.ready_at(now, tokens))
 
     def granted(self, now: float, tokens: float) -> SentRequest:
@@ -139,7 +133,7 @@ class Pace:
         if wait_s <= self.longest_s:
             if failure.kind is FailureKind.RATE_LIMITED:
                 wait_s = self._refused(ticket, now, failure)
-            self._paused_until = max(self._paused_until, now + wait_s)
+            self.paused_until = max(self.paused_until, now + wait_s)
         if failure.kind in _CONCURRENCY_FAILURES:
             self._crowd.failed(ticket.at, now, under_way)
 

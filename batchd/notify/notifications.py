@@ -25,10 +25,9 @@ from batchd.config import Config
 from batchd.daemon.listeners import Listener, StartReport, StatusDesk
 from batchd.errors import DeliveryError, Problem, StoreError
 from batchd.log import get_logger
-from batchd.notify import channels, happened
+from batchd.notify import channels, messages
 from batchd.notify.channels import ReceiverTarget
 from batchd.notify.format import EventV1, NotificationV1
-from batchd.notify.message import clean, compose
 from batchd.pauses import aside, doubled
 from batchd.records import Batch, Parking
 from batchd.spool.ulid import ulid
@@ -75,28 +74,28 @@ class Notifications(Listener):
 
     def batch_finished(self, batch: Batch, summary: str) -> None:
         """Notify of it."""
-        self._notify(partial(happened.batch_ended, batch, summary, time.time()))
+        self._notify(partial(messages.batch_ended, batch, summary, time.time()))
 
     def batch_rejected(self, batch: Batch, problems: Sequence[Problem]) -> None:
         """Notify of it."""
-        self._notify(partial(happened.batch_refused, batch, tuple(problems), time.time()))
+        self._notify(partial(messages.batch_refused, batch, tuple(problems), time.time()))
 
     def budget_reached(self, batch: str, message: str) -> None:
         """Notify of it."""
-        self._notify(partial(happened.budget_spent, batch, message, time.time()))
+        self._notify(partial(messages.budget_spent, batch, message, time.time()))
 
     def provider_parked(self, parking: Parking, fix: str) -> None:
         """Notify of it."""
-        self._notify(partial(happened.provider_parked, parking, fix, time.time()))
+        self._notify(partial(messages.provider_parked, parking, fix, time.time()))
 
     def provider_resumed(self, parking: Parking) -> None:
         """Notify of it."""
-        self._notify(partial(happened.provider_resumed, parking, time.time()))
+        self._notify(partial(messages.provider_resumed, parking, time.time()))
 
     def daemon_started(self, start: StartReport) -> None:
         """Begin to deliver, what the last daemon left too: the spool is ours alone by now."""
         assert self._store is not None, "the daemon has opened its spool"
-        self._notify(partial(happened.daemon_started, start, time.time()))
+        self._notify(partial(messages.daemon_started, start, time.time()))
         self._work = _guarded(self._deliver(self._config, self._store))
 
     def config_changed(self, config: Config) -> None:
@@ -155,7 +154,7 @@ class Notifications(Listener):
         ]
         if not wanting:
             return
-        text = msgspec.json.encode(clean(event, wanting[0].target.masker)).decode()
+        text = msgspec.json.encode(messages.clean(event, wanting[0].target.masker)).decode()
         rows = [WaitingNotice(each.target.name, event.id, text) for each in wanting]
         await _stored(store, operations.keep_notices, rows)
         for courier in wanting:
@@ -240,7 +239,7 @@ class Courier:
             own = ulid()
             ids = [notice.id for notice in waiting]
             await _stored(self._store, operations.try_notices, self.target.name, ids, own)
-        return compose([decoders.decode(notice.event, EventV1) for notice in waiting], own)
+        return messages.compose([decoders.decode(notice.event, EventV1) for notice in waiting], own)
 
     async def _sleep(self, seconds: float) -> None:
         """Sleep, or not so long where there is reason to hurry."""

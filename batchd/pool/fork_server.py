@@ -1,4 +1,4 @@
-"""The fork server: where its sockets lie, what it loads, and how it is started and ended.
+"""The fork server: where its sockets lie, how it is started and ended, and how its child begins.
 
 ``multiprocessing`` has one a process. It loads what workers need once, and forks them off.
 """
@@ -6,15 +6,20 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import multiprocessing
 import os
+import select
 import signal
+import socket
 import stat
 import subprocess
 from collections.abc import Iterator
 from multiprocessing import forkserver, resource_tracker, util
 from pathlib import Path
 from typing import Any
+
+from batchd import sealing
 
 #: Of a folder that leaves room for a socket's name in its address.
 _MOST_PATH_BYTES = 85
@@ -24,6 +29,8 @@ _BY_DESCRIPTOR = "batchd_sockets"
 
 #: What the fork server loads.
 _LOADED = "batchd.pool.preload"
+# Linux's, which Python's fcntl does not name before 3.13's F_SETSIG on some builds.
+_F_SETSIG = 10
 FORKSERVER = multiprocessing.get_context("forkserver")
 
 
@@ -45,7 +52,7 @@ def warm(folder: Path) -> None:
     """
     with contextlib.suppress(OSError):
         if settled(folder):
-            _settle_in(folder, _LOADED)
+            _settle_in(folder)
             with unharmed():
                 forkserver.ensure_running()
 
@@ -70,7 +77,7 @@ def abandon() -> None:
             os.unlink(address)
 
 
-def prepare(folder: Path, loads: str = _LOADED) -> None:
+def prepare(folder: Path) -> None:
     """Choose ``folder``, which is this daemon's alone, for the fork server's sockets.
 
     What a daemon that was killed has left there goes: in a temporary folder it would stay for ever.
@@ -82,12 +89,12 @@ def prepare(folder: Path, loads: str = _LOADED) -> None:
         if path.name != in_use:
             path.unlink(missing_ok=True)
     if not (in_use and (folder / in_use).exists()):
-        _settle_in(folder, loads)
+        _settle_in(folder)
 
 
-def _settle_in(folder: Path, loads: str) -> None:
+def _settle_in(folder: Path) -> None:
     """Say what the fork server is to load, and where its sockets are made."""
-    FORKSERVER.set_forkserver_preload(["batchd.pool.sealed", loads])
+    FORKSERVER.set_forkserver_preload([_LOADED])
     util._args_from_interpreter_flags = _flags  # type: ignore[attr-defined]
     # By its descriptor, which is never closed: 108 bytes are all that a socket's address holds.
     descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -135,3 +142,40 @@ def unharmed() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def child(sock: socket.socket, lock: int, agent: str) -> None:
+    """Be a worker: the target of the process that the fork server makes.
+
+    ``lock`` holds the spool's lock for as long as this process lives. ``agent`` names the
+    function that works on a task, ``module:function``.
+    """
+    sealing.seal()  # it will hold keys
+    die_with_daemon()
+    os.setsid()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        # A handler, not SIG_IGN: commands that the worker starts would inherit that.
+        signal.signal(signum, lambda *_: None)
+    # What was held back while the fork server was started is not for commands to inherit.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGHUP})
+    for descriptor in (sock.fileno(), lock):
+        os.set_inheritable(descriptor, False)
+    from batchd.pool import worker  # heavy; only the child may load it
+
+    worker.main(sock, agent)
+
+
+def die_with_daemon() -> None:
+    """Tie this process's life to the daemon's: the kernel ends it, stopped or busy as it may be.
+
+    PR_SET_PDEATHSIG would not: the parent of this process is the fork server.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        raise RuntimeError("not a child process")
+    pipe = parent.sentinel
+    fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(pipe, _F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
+    if select.select([pipe], [], [], 0)[0]:  # the daemon died before the signal was armed
+        os.kill(os.getpid(), signal.SIGKILL)

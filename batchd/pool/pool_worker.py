@@ -1,43 +1,37 @@
-"""A worker as the daemon holds it: its channel, its life, and the tasks that it has."""
+"""A worker as the daemon holds it: its channel, the tasks that it has, and how it ends."""
 
 from __future__ import annotations
 
+import abc
 import asyncio
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
-
-from msgspec.structs import replace
 
 from batchd import wire
 from batchd.pool.channel import Channel
-from batchd.pool.engines import WorkerLife
-from batchd.pool.engines.remote import RemoteWorker
-from batchd.pool.here import digest
 from batchd.records import Place, Ref
 
-#: Heartbeats within a lease: some may be late.
-_BEATS = 4
 
+class PoolWorker(abc.ABC):
+    """One worker of the pool, from its start to its end; what differs by where it runs is up to
+    ``local``, ``remote`` and ``cluster``.
+    """
 
-class PoolWorker:
-    """One worker of the pool."""
+    #: Whether it is elsewhere, over a stream of ours.
+    remote = False
+    #: How long it may go on after its last heartbeat, in seconds; 0: it has no lease.
+    lease_s = 0.0
+    #: The machine it runs on; empty: this one.
+    node = ""
+    #: The machine of ``[pool] machines`` that it is on; empty: none of these.
+    machine = ""
 
-    def __init__(
-        self,
-        on_message: Callable[[PoolWorker, Any], None],
-        life: WorkerLife,
-    ) -> None:
-        self.life = life
-        #: The providers whose keys it does not have, and those of which it has another one than the
-        #: daemon.
-        self.lacks: frozenset[str] = frozenset()
-        self.unlike: frozenset[str] = frozenset()
-        #: What stands for the keys that it has, and for those that were refused, by provider.
-        self._keys: Mapping[str, str] = {}
-        self._refused: dict[str, str] = {}
+    def __init__(self, received: Callable[[PoolWorker, Any], None]) -> None:
+        """``received`` takes what it says."""
+        #: Its process id, on its node; 0: it has not started.
+        self.pid = 0
         self.channel = Channel(
-            lambda message: on_message(self, message),
+            lambda message: received(self, message),
             self._lost,
             most=wire.MAX_ELSEWHERE if self.remote else wire.MAX_FRAME,
             on_drained=self.heard if self.remote else None,
@@ -53,8 +47,8 @@ class PoolWorker:
         self.rss = 0
         #: Whether it has said Hello.
         self.greeted = False
-        #: When it last had a task, by the loop's clock.
-        self.idle_since = asyncio.get_running_loop().time()
+        #: When it was last heard of, and last had a task, by the loop's clock.
+        self.heard_at = self.idle_since = asyncio.get_running_loop().time()
         #: Why it ended, as far as that is known.
         self.cause = ""
         self._retiring = False
@@ -62,84 +56,85 @@ class PoolWorker:
         self._decided = asyncio.Event()
         #: How it broke the protocol of the channel.
         self._broken = ""
+        #: Set when the channel is closed: all that it sent is read.
+        self._silent = asyncio.Event()
+
+    # What differs by where it runs
 
     @property
-    def pid(self) -> int:
-        """Its process id, on its node; 0: it has not started."""
-        return self.life.pid
+    @abc.abstractmethod
+    def label(self) -> str:
+        """What the store says of who has a task:
+        ``PID``, or ``NODE/PID/SECONDS`` with how long its fence lasts.
+        """
 
     @property
-    def node(self) -> str:
-        """The machine it runs on; empty: this one."""
-        return self.life.node
+    @abc.abstractmethod
+    def over(self) -> bool:
+        """Whether it has ended, though what it sent last may be yet to be read."""
 
     @property
-    def machine(self) -> str:
-        """The machine of ``[pool] machines`` that it is on; empty: none of these."""
-        return self.life.machine if isinstance(self.life, RemoteWorker) else ""
+    def fence_left_s(self) -> float:
+        """For how long what it works on may still change, whatever is seen of it here, in seconds;
+        0: it cannot.
+        """
+        return 0.0
 
-    @property
-    def remote(self) -> bool:
-        """Whether it is elsewhere, over a stream of ours."""
-        return isinstance(self.life, RemoteWorker)
+    @abc.abstractmethod
+    async def _begin(self) -> None:
+        """Start it, and attach the daemon's end of its channel.
 
-    @property
-    def retiring(self) -> bool:
-        """Whether it gets no more tasks, and ends when it has none."""
-        return self._retiring or self.life.over
+        Raises ``OSError`` or ``EOFError`` where it cannot be started.
+        """
 
-    def retire(self) -> None:
-        """Give it no more tasks; who asks for that sees to its end."""
-        self._retiring = True
+    @abc.abstractmethod
+    def _strike(self) -> None:
+        """End it at once, unless it is over; also before it has started."""
+
+    @abc.abstractmethod
+    async def _end(self) -> str:
+        """Return how it ended, once it can do nothing more and all that it sent is read;
+        empty: that is not known.
+        """
+
+    @abc.abstractmethod
+    def leave(self) -> None:
+        """Leave it behind, killed but not ended: the end of this process does not wait for it."""
 
     def suits(self, place: Place) -> bool:
         """Whether a task that asks for this may be given to it."""
-        there = not place.machine or place.machine == self.machine
-        return there and self.lacks.isdisjoint(place.providers)
+        return not place.machine
+
+    def settings(self, settings: wire.WorkerSettings) -> wire.WorkerSettings:
+        """Return what it gets of the settings."""
+        return settings
+
+    def bar(self, provider: str, own: str) -> bool:
+        """Give it no more tasks of a provider that refused its key; return whether it is not the
+        daemon's key that was refused. ``own``: the provider of the task, or else its judge's did.
+        """
+        return False
+
+    # Its life
 
     async def start(self) -> None:
         """Start it. Raises ``OSError`` or ``EOFError`` where it cannot be started."""
-        await self.life.start(self.channel)
-        self.life.heard()
-
-    @property
-    def heard_at(self) -> float:
-        """When it was last heard of, by the loop's clock."""
-        return self.life.heard_at
+        await self._begin()
+        self.heard()
 
     def heard(self) -> None:
         """Take that it is alive."""
-        self.life.heard()
+        self.heard_at = asyncio.get_running_loop().time()
 
     def hello(self) -> None:
         """Note that it has said Hello."""
         self.greeted = True
         self._decided.set()
 
-    def gone(self) -> None:
-        """Note that it has ended, or could not be started."""
-        self._decided.set()
-
-    def fields(self) -> dict[str, Any]:
-        """Return what says in a log line which worker it is."""
-        return {"worker": self.pid, **({"node": self.node} if self.node else {})}
-
-    @property
-    def fenced(self) -> bool:
-        """Whether what it works on may still change,
-        though it has ended for all that is seen here.
-        """
-        return self.life.fence_left_s > 0
-
-    def settings(self, settings: wire.WorkerSettings) -> wire.WorkerSettings:
-        """Return what it gets of the settings: on another machine a lease, and no key."""
-        if not self.remote:
-            return settings
-        known = {name: e for name, e in settings.endpoints.items() if name in settings.keys}
-        keyless = {name: dataclasses.replace(e, api_key="") for name, e in known.items()}
-        # Its lease stays what it was, however the time that others may be silent is changed.
-        beat_s = min(settings.heartbeat_s, self.life.lease_s / _BEATS)
-        return replace(settings, endpoints=keyless, lease_s=self.life.lease_s, heartbeat_s=beat_s)
+    async def up(self) -> bool:
+        """Return, once that is known, whether it came up."""
+        await self._decided.wait()
+        return self.greeted
 
     def give(self, run: wire.Run) -> None:
         """Give the worker a task, for which it has a slot."""
@@ -148,53 +143,42 @@ class PoolWorker:
         for message in wire.handed(run, most):
             self.channel.send(message)
 
-    def has_keys(self, keys: Mapping[str, str], settings: wire.WorkerSettings, judge: str) -> None:
-        """Take which providers' keys are on its machine, as ``MachineFacts`` has them; ``judge``:
-        the provider that tasks of any model ask to be judged by, empty: there is none.
-        """
-        assert isinstance(self.life, RemoteWorker), "it is elsewhere"
-        ours = {name: digest(self.life.salt, e.api_key) for name, e in settings.endpoints.items()}
-        self.unlike = frozenset(name for name in keys if keys[name] != ours.get(name))
-        self._keys = keys
-        refused = {name for name in keys if self._refused.get(name) == keys[name]}
-        self.lacks = frozenset((ours.keys() - keys.keys()) | refused)
-        if judge in self.lacks:
-            self.lacks = frozenset(ours)
-
-    def bar(self, provider: str, own: str) -> bool:
-        """Give it no more tasks of a provider that refused its key; return whether it is not the
-        daemon's key that was refused. ``own``: the provider of the task, or else its judge's did.
-        """
-        if not isinstance(self.life, RemoteWorker) or provider not in self.unlike | self.lacks:
-            return False
-        if provider in self._keys:
-            self._refused[provider] = self._keys[provider]
-            self.life.refused(provider)
-        self.lacks |= {provider, own}
-        return True
-
     @property
-    def keys_fit(self) -> bool:
-        """Whether none of the keys that it has was refused."""
-        return not any(self._refused.get(name) == key for name, key in self._keys.items())
+    def retiring(self) -> bool:
+        """Whether it gets no more tasks, and ends when it has none."""
+        return self._retiring or self.over
 
-    async def up(self) -> bool:
-        """Return, once that is known, whether it came up."""
-        await self._decided.wait()
-        return self.greeted
+    def retire(self) -> None:
+        """Give it no more tasks; who asks for that sees to its end."""
+        self._retiring = True
 
     def kill(self, cause: str) -> None:
         """End it at once; also before it has started."""
-        if not self.life.over:
+        if not self.over:
             self.cause = self.cause or cause
-            self.life.kill()
-
-    async def ended(self) -> None:
-        """Return when it has ended and all that it sent is read."""
-        how = await self.life.ended()
-        self.cause = self.cause or self._broken or how
+            self._strike()
 
     def _lost(self, cause: str) -> None:
         self._broken = cause
         self._retiring = True
-        self.life.silent()
+        self._silent.set()
+
+    async def ended(self) -> None:
+        """Return when it has ended and all that it sent is read."""
+        how = await self._end()
+        self.cause = self.cause or self._broken or how
+
+    def gone(self) -> None:
+        """Note that it has ended, or could not be started."""
+        self._decided.set()
+
+    @property
+    def fenced(self) -> bool:
+        """Whether what it works on may still change,
+        though it has ended for all that is seen here.
+        """
+        return self.fence_left_s > 0
+
+    def fields(self) -> dict[str, Any]:
+        """Return what says in a log line which worker it is."""
+        return {"worker": self.pid, **({"node": self.node} if self.node else {})}

@@ -3,12 +3,18 @@ imported there, and nowhere else.
 
 The fork server ignores an import error here, and would then fork workers that load everything
 themselves; the worker imports the same modules, so that the error shows there.
+
+First it closes itself to other processes of its user: who could write into its memory could keep
+the workers that it forks, which hold keys, from sealing themselves.
 """
 
 from __future__ import annotations
 
 import gc
 
+from batchd import sealing
+
+sealing.seal()
 # Nothing of what is loaded is garbage: to look for it again and again takes a sixth of the time.
 gc.disable()
 

@@ -14,10 +14,9 @@ from batchd.config.sections import MachineSection
 from batchd.errors import NotPossibleError
 from batchd.pauses import doubled
 from batchd.pool import code
-from batchd.pool.engines import Engine
-from batchd.pool.engines.machine import Machine
-from batchd.pool.engines.remote import CLOCK_FIX, RemoteWorker, clock_problem
+from batchd.pool.local import LocalEngine
 from batchd.pool.pool_worker import PoolWorker
+from batchd.pool.remote import CLOCK_FIX, Machine, RemoteWorker, Trouble, clock_problem
 from batchd.records import Place, Ref
 from batchd.records.tasks import ANYWHERE
 
@@ -89,7 +88,9 @@ class PoolHandler(Protocol):
 class Supervisor:
     """The pool. ``start`` it within a running loop; ``close`` ends every worker."""
 
-    def __init__(self, shape: PoolShape, settings: wire.WorkerSettings, engine: Engine) -> None:
+    def __init__(
+        self, shape: PoolShape, settings: wire.WorkerSettings, engine: LocalEngine
+    ) -> None:
         self._shape = shape
         self._settings = settings
         self._engine = engine
@@ -102,7 +103,7 @@ class Supervisor:
         self._failures = 0
         #: Why no worker comes up, with the fix, and since when;
         #: None: they do. Tasks get only those that are up.
-        self.trouble: tuple[NotPossibleError, float] | None = None
+        self.trouble: Trouble | None = None
         self._closing = asyncio.Event()
         #: By name.
         self.machines: dict[str, Machine] = {}
@@ -143,9 +144,8 @@ class Supervisor:
         for machine in self.machines.values():  # for those who start from now on
             machine.folders, machine.policy = self._shape.folders, self._settings.sandbox
         for worker in self.workers:
-            life = worker.life
-            if isinstance(life, RemoteWorker) and worker.greeted:
-                proved = life.folders, life.policy.user
+            if isinstance(worker, RemoteWorker) and worker.greeted:
+                proved = worker.folders, worker.policy.user
                 if proved != (self._shape.folders, self._settings.sandbox.user):
                     self.retire(worker)  # another one proves what is shared now
         for name in wanted.keys() - self.machines.keys():
@@ -158,7 +158,7 @@ class Supervisor:
             for _ in range(machine.section.processes):
                 self._begin(self._keep(machine))
 
-    def machine_trouble(self) -> tuple[NotPossibleError, float] | None:
+    def machine_trouble(self) -> Trouble | None:
         """Return the trouble that machines have no workers, and since when; None: all have some."""
         found = [each.trouble for each in self.machines.values() if each.trouble]
         if not found:
@@ -174,7 +174,8 @@ class Supervisor:
             async with machine.starts:
                 if machine.over.is_set():
                     return
-                worker, living = self.admit(machine.life())
+                worker = machine.worker(self.received)
+                living = self.admit(worker)
                 came = await worker.up()
             await asyncio.wait({living})
             failures = 0 if came else failures + 1
@@ -185,10 +186,10 @@ class Supervisor:
                     await asyncio.wait_for(machine.hurry.wait(), pause_s)
                     failures = 0
 
-    def admit(self, life: RemoteWorker) -> tuple[PoolWorker, asyncio.Task[None]]:
-        """Take in a worker elsewhere; return it, and what sees to its life."""
-        worker = PoolWorker(self._received, life)
-        return worker, self._take_in(worker, self._attend(worker, life))
+    def admit(self, worker: RemoteWorker) -> asyncio.Task[None]:
+        """Take in a worker elsewhere; return what sees to its life."""
+        self._members.append(worker)
+        return self._begin(self._attend(worker))
 
     @property
     def agents(self) -> int:
@@ -310,7 +311,7 @@ class Supervisor:
         if self._lives:
             await asyncio.wait(set(self._lives), timeout=_END_S)
         for worker in self.workers:
-            worker.life.leave()  # a system call that nothing ends, on a disk that hangs, keeps it
+            worker.leave()  # a system call that nothing ends, on a disk that hangs, keeps it
 
     def _room(self, place: Place = ANYWHERE) -> int:
         """Return how many workers of this machine may be started for a task."""
@@ -350,15 +351,11 @@ class Supervisor:
     # A worker's life
 
     def _start_worker(self) -> PoolWorker:
-        worker = PoolWorker(self._received, self._engine.life())
+        worker = self._engine.worker(self.received)
         self._greet(worker)
-        self._take_in(worker, self._live(worker))
-        return worker
-
-    def _take_in(self, worker: PoolWorker, living: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Add a worker, and see to its life."""
         self._members.append(worker)
-        return self._begin(living)
+        self._begin(self._live(worker))
+        return worker
 
     def _greet(self, worker: PoolWorker, **more: Any) -> None:
         settings = worker.settings(self._settings)
@@ -372,29 +369,29 @@ class Supervisor:
         life.add_done_callback(self._ended)
         return life
 
-    async def _attend(self, worker: PoolWorker, life: RemoteWorker) -> None:
+    async def _attend(self, worker: RemoteWorker) -> None:
         """Wait for the end of a worker elsewhere,
         and report it when what it worked on cannot change any more.
         """
         try:
             await worker.start()
-            self._greet(worker, salt=life.salt, proofs=tuple(life.words))
+            self._greet(worker, salt=worker.salt, proofs=tuple(worker.words))
             await worker.ended()
         except Exception as error:  # noqa: BLE001 (its tasks must come back, whatever it is)
             worker.cause = worker.cause or str(error) or type(error).__name__
             worker.kill(worker.cause)
         if not worker.greeted:
-            life.fails(worker.cause, life.fix)
+            worker.fails(worker.cause, worker.fix)
             self._bury(worker, counted=False)
             return
         self._handler.cut_off(worker)
-        over = [asyncio.ensure_future(life.unfenced()), asyncio.ensure_future(self._closing.wait())]
+        over = {asyncio.ensure_future(e) for e in (worker.unfenced(), self._closing.wait())}
         _, others = await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
         for other in others:
             other.cancel()
         # A machine that is lost or cut off says nothing of its tasks:
         # only its parent has seen a worker die of one.
-        self._bury(worker, counted=life.died)
+        self._bury(worker, counted=worker.died)
 
     def _ended(self, part: asyncio.Task[None]) -> None:
         """Report the end of a task of the pool: without it, a worker that hangs would do so for
@@ -428,26 +425,27 @@ class Supervisor:
         worker.gone()
         self._handler.died(worker, worker.tasks, counted=counted)
 
-    def _received(self, worker: PoolWorker, message: Any) -> None:
+    def received(self, worker: PoolWorker, message: Any) -> None:
+        """Take what a worker says."""
         worker.heard()
         match message:
             case wire.Heartbeat():
                 worker.rss = min(message.rss, _MOST_RSS)
-                if isinstance(worker.life, RemoteWorker):
+                if isinstance(worker, RemoteWorker):
                     worker.channel.send(wire.LeaseRenewed(message.number))
                     if why := clock_problem(message.at):
-                        worker.life.fails(why, CLOCK_FIX)
+                        worker.fails(why, CLOCK_FIX)
                         worker.kill(why)
-            case wire.Hello() if isinstance(worker.life, RemoteWorker):
-                self._begin(self._examine(worker, worker.life, message))
+            case wire.Hello() if isinstance(worker, RemoteWorker):
+                self._begin(self._examine(worker, message))
             case wire.Hello():
                 self._greeted(worker, message)
-            case wire.KeysFound(keys=keys):
+            case wire.KeysFound(keys=keys) if isinstance(worker, RemoteWorker):
                 worker.has_keys(keys, self._settings, self._shape.judge)
                 self._eased(worker)
                 self._handler.suits_more()
-            case wire.Parted(died=died) if isinstance(worker.life, RemoteWorker):
-                worker.life.gone(died=died)
+            case wire.Parted(died=died) if isinstance(worker, RemoteWorker):
+                worker.over_there(died=died)
             case wire.Leaving():
                 self.retire(worker)
             case wire.Done(ref=ref, attempt=attempt, outcome=outcome):
@@ -474,10 +472,10 @@ class Supervisor:
         worker.kill(f"{cause}: {code.RESTART}")
         self._engine.renew()  # so that the next try sees whether the files are the daemon's again
 
-    async def _examine(self, worker: PoolWorker, life: RemoteWorker, hello: wire.Hello) -> None:
+    async def _examine(self, worker: RemoteWorker, hello: wire.Hello) -> None:
         """Take a worker of a machine, unless no task can run there."""
         try:
-            problem, life.fix = await life.problem(hello)
+            problem, worker.fix = await worker.problem(hello)
         except Exception as error:  # noqa: BLE001 (it is that machine's trouble, whatever it is)
             problem = str(error) or type(error).__name__
         if problem or worker not in self._members:
@@ -491,11 +489,11 @@ class Supervisor:
         worker.channel.send(wire.Retune(worker.settings(self._settings)))
         self._handler.started(worker)
 
-    def _eased(self, worker: PoolWorker) -> None:
+    def _eased(self, worker: RemoteWorker) -> None:
         """Take a machine's trouble for over, unless a key that is there was refused."""
         machine = self.machines.get(worker.machine)
-        theirs = [each for each in self.workers if each.machine == worker.machine]
-        if machine is not None and all(each.keys_fit for each in theirs):
+        elsewhere = (each for each in self.workers if isinstance(each, RemoteWorker))
+        if machine and all(e.keys_fit for e in elsewhere if e.machine == worker.machine):
             machine.trouble = None
 
     def _fails(self, cause: str, fix: str) -> None:
@@ -519,7 +517,7 @@ class Supervisor:
             if now - due > every_s:
                 continue  # this loop was late itself: what the workers sent is yet to be read
             for worker in self.workers:
-                silent_s = worker.life.lease_s or self._shape.heartbeat_timeout_s
+                silent_s = worker.lease_s or self._shape.heartbeat_timeout_s
                 limit = silent_s if worker.greeted else _START_S
                 if now - worker.heard_at > limit:
                     if not (worker.pid or worker.remote):

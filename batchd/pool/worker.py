@@ -15,36 +15,40 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
-from batchd import __version__, pauses, results, sealing, wire
-from batchd.agent import AgentServices, AttemptEnd
+from batchd import __version__, free_room, pauses, results, sealing, wire
+from batchd.agent import AgentServices, AttemptEnd, Reply, StopSignal
 from batchd.errors import (
     FolderError,
     NotPossibleError,
     StaleAttemptError,
 )
-from batchd.events import CancelRequested, Suspended
+from batchd.events import CancelRequested, Suspended, TaskFinished, decode
 from batchd.llm import ModelClient
 from batchd.masking import Masker
-from batchd.pool import code, heap, threads
-from batchd.pool.agent_services import WorkerAgentServices
+from batchd.pool import code, threads
 from batchd.pool.channel import Channel
-from batchd.pool.here import Here
-from batchd.pool.lease import Lease
-from batchd.records import Ref
+from batchd.pool.here import Here, Lease
+from batchd.records import Activity, FileStamp, Patch, Ref, Trigger
 from batchd.sandbox import Sandbox
-from batchd.spool import outbox
+from batchd.spool import outbox, patch_files
+from batchd.taskstate import TaskState, Verdict
 
 #: How soon the daemon learns what a task does.
 _NEWS_S = 0.1
+#: How long until a disk is tried again that takes nothing, in seconds.
+_AGAIN_S = 5.0
+#: What the clock may be adjusted by, in seconds, before the journal notes it.
+_MOVED_S = 2.0
 _LAPSED = "its lease is over: the daemon has not been heard of for too long"
 Agent: TypeAlias = Callable[[wire.Run, AgentServices], Awaitable[AttemptEnd]]
+_Carrier = TypeVar("_Carrier", wire.Ask, wire.Record)
 
 
 def main(sock: socket.socket, agent: str) -> None:
@@ -101,7 +105,7 @@ class Worker:
         await attach(self.channel)
         heart = asyncio.create_task(self._beat())
         heart.add_done_callback(self._stopped)
-        lean = asyncio.create_task(heap.give_back())
+        lean = asyncio.create_task(threads.give_back())
         await self._ended.wait()
         for task in (heart, lean, *self._tasks):
             task.cancel()
@@ -178,41 +182,42 @@ class Worker:
                 assert self._lease is not None, "the daemon renews those of who joined it"
                 self._lease.renewed(number)
             case wire.Granted() | wire.Denied() | wire.Ack() | wire.Nack():
-                host = self._hosts.get(message.ref)
-                if host is not None and host.attempt == message.attempt:
+                if host := self._host(message):
                     host.answered(message)
-            case wire.History() | wire.Run():
-                self._handed(message)
-            case wire.CancelTask() | wire.Park():
-                self._stop(message)
+            case wire.History(ref=ref, attempt=attempt, events=events):
+                self._histories.setdefault((ref, attempt), []).extend(events)
+            case wire.Run(ref=ref, attempt=attempt, history=history):
+                earlier = self._histories.pop((ref, attempt), [])
+                self._start(replace(message, history=(*earlier, *history)))
+            case wire.CancelTask(message=why):
+                if host := self._host(message):
+                    host.stop.request(CancelRequested(at=time.time(), message=why))
+            case wire.Park(cause=why):
+                if host := self._host(message):
+                    host.stop.request(Suspended(at=time.time(), cause="park", message=why))
             case wire.Drain():
                 self._drain()
-            case wire.Hello() | wire.Retune():
-                self._configured(message)
-
-    def _handed(self, message: wire.History | wire.Run) -> None:
-        key = message.ref, message.attempt
-        match message:
-            case wire.History(events=events):
-                self._histories.setdefault(key, []).extend(events)
-            case wire.Run(history=history):
-                earlier = self._histories.pop(key, [])
-                self._start(replace(message, history=(*earlier, *history)))
-
-    def _configured(self, message: wire.Hello | wire.Retune) -> None:
-        match message:
             case wire.Hello() if self._here is not None:
-                self._tasks.add(task := asyncio.create_task(self._found(message, self._here)))
-                task.add_done_callback(self._tasks.discard)
+                self._begin(self._found(message, self._here))
             case wire.Hello(version=version, settings=settings):
                 self._greeted(version, settings)
             case wire.Retune(settings=settings) if self._here is not None:
-                self._tasks.add(
-                    task := asyncio.create_task(self._found_again(settings, self._here))
-                )
-                task.add_done_callback(self._tasks.discard)
+                self._begin(self._found_again(settings, self._here))
             case wire.Retune(settings=settings):
                 self._retune(settings)
+
+    def _host(
+        self,
+        to: wire.Granted | wire.Denied | wire.Ack | wire.Nack | wire.CancelTask | wire.Park,
+    ) -> WorkerAgentServices | None:
+        """Return the services of the attempt that a message is for; None: it has ended."""
+        host = self._hosts.get(to.ref)
+        return host if host is not None and host.attempt == to.attempt else None
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _found_again(self, settings: wire.WorkerSettings, here: Here) -> None:
         """Take other settings, with the keys that are there by now."""
@@ -304,19 +309,7 @@ class Worker:
         self._hosts[run.ref] = host
         if self._leaving:  # it was on its way when this worker said so
             host.stop.request(Suspended(at=time.time(), cause="drain"))
-        task = asyncio.get_running_loop().create_task(self._work_on(run, host))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def _stop(self, message: wire.CancelTask | wire.Park) -> None:
-        host, now = self._hosts.get(message.ref), time.time()
-        if host is None or host.attempt != message.attempt:
-            return
-        match message:
-            case wire.CancelTask(message=why):
-                host.stop.request(CancelRequested(at=now, message=why))
-            case wire.Park(cause=why):
-                host.stop.request(Suspended(at=now, cause="park", message=why))
+        self._begin(self._work_on(run, host))
 
     def _give_back(self) -> None:
         self._leaving = True
@@ -361,6 +354,156 @@ class Worker:
         except Exception:  # noqa: BLE001 (a bug in one task must not end the others; the daemon logs it and ends the task)
             return wire.Done(ref, attempt, "failed", host.masker.text(traceback.format_exc()))
         return wire.Done(ref, attempt, "published")
+
+
+class WorkerAgentServices:
+    """The services of one agent: its ``agent.Host``."""
+
+    def __init__(
+        self,
+        run: wire.Run,
+        masker: Masker,
+        *,
+        client: ModelClient,
+        sandbox: Sandbox,
+        channel: Channel,
+        show: Callable[[wire.Progress], None],
+        away: bool = False,
+    ) -> None:
+        """``show``: takes what the task does now, for people.
+
+        ``away``: this is another machine than the daemon's, whose disks it shares.
+        """
+        self.stop = StopSignal()
+        self.masker = masker
+        self.attempt = run.attempt
+        self._ahead = _ahead()
+        self.client = client
+        self.sandbox = sandbox
+        self._run = run
+        self._channel = channel
+        self._show = show
+        #: The answer to the one message that may be out.
+        self._answer: asyncio.Future[Any] | None = None
+        self.away = away
+
+    def clock(self) -> float:
+        """Return the time, in seconds since the epoch."""
+        return time.time()
+
+    def moved(self) -> float:
+        """Return how far the clock has moved without time passing since this was last asked."""
+        ahead = _ahead()
+        moved = ahead - self._ahead
+        if abs(moved) < _MOVED_S:
+            return 0.0
+        self._ahead = ahead
+        return moved
+
+    async def ask(self, ask: wire.Ask) -> Reply:
+        """Commit the events and wait for a permit; raises ``StaleAttemptError``."""
+        reply: Reply = await self._exchange(self._learnt(ask))
+        return reply
+
+    async def failed(self, failed: wire.Failed) -> Reply:
+        """Commit the events and wait for what the governor says; raises ``StaleAttemptError``."""
+        reply: Reply = await self._exchange(replace(failed, ask=self._learnt(failed.ask)))
+        return reply
+
+    async def record(self, record: wire.Record) -> None:
+        """Return when the events are durable; raises ``StaleAttemptError``."""
+        await self._exchange(self._learnt(record))
+
+    def progress(self, step: Activity, detail: str) -> None:
+        """Show people what the task is doing."""
+        self._show(wire.Progress(ref=self._run.ref, attempt=self.attempt, step=step, detail=detail))
+
+    async def keep(self, patch: Patch) -> Patch:
+        """Return a patch when it is durable beside where the result will be;
+        one that cannot be there says so.
+
+        A disk that takes nothing is waited for.
+        Raises ``FolderError`` where the agent is to stop before that.
+        """
+        folder, task = Path(self._run.batch.folder), self._run.ref.task
+        while True:
+            try:
+                await asyncio.to_thread(patch_files.publish, folder, task, patch)
+            except OSError as error:
+                why = f"its patch cannot be written: {error}"
+                if not free_room.refused(error):
+                    return Patch(changes=patch.changes, problem=why)
+                if self.stop.requested:
+                    raise FolderError(why) from error
+                self.progress("waiting", why)
+                await asyncio.sleep(_AGAIN_S)
+            else:
+                return patch
+
+    def finish(
+        self,
+        state: TaskState,
+        verdict: Verdict,
+        at: float,
+        *,
+        files: Mapping[str, FileStamp] | None = None,
+        triggers: Mapping[str, Trigger] | None = None,
+        patch: Patch | None = None,
+        unsynced: str = "",
+    ) -> TaskFinished:
+        """Return the last event, with the result's text."""
+        run = self._run
+        text = results.result(
+            run.batch,
+            run.task,
+            state,
+            status=verdict.status,
+            reason=verdict.reason,
+            error=verdict.error,
+            queued_at=run.queued_at,
+            finished_at=at,
+            attempts=run.attempt,
+            files=files,
+            triggers=triggers,
+            patch=patch,
+            unsynced=unsynced,
+        )
+        return TaskFinished(at=at, status=verdict.status, reason=verdict.reason, result=text)
+
+    def _learnt(self, message: _Carrier) -> _Carrier:
+        """Return a message that takes along what the client has learnt:
+        limits of providers, and what models refuse.
+        """
+        limits, lessons = self.client.limits(), self.client.lessons()
+        if limits or lessons:
+            return replace(message, limits=limits, lessons=lessons)
+        return message
+
+    async def _exchange(self, message: wire.Ask | wire.Failed | wire.Record) -> Any:
+        self._answer = asyncio.get_running_loop().create_future()
+        self._channel.send(message)
+        return await self._answer
+
+    def answered(self, message: wire.Granted | wire.Denied | wire.Ack | wire.Nack) -> None:
+        """Hand the daemon's answer to the agent that waits for it."""
+        if self._answer is None or self._answer.done():
+            return
+        match message:
+            case wire.Granted(event=event):
+                self._answer.set_result(event)
+            case wire.Denied(event=event):
+                self._answer.set_result(decode(bytes(event)))
+            case wire.Ack():
+                self._answer.set_result(None)
+            case wire.Nack():
+                self._answer.set_exception(StaleAttemptError())
+
+
+def _ahead() -> float:
+    """Return how far the clock is ahead of one that is never set,
+    and that sleeps with the machine.
+    """
+    return time.time() - time.monotonic()
 
 
 def _publish(run: wire.Run, ended: AttemptEnd) -> bool:

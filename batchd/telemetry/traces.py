@@ -1,15 +1,23 @@
 """Traces: hears what tasks do, makes spans of it,
 and hands them to OpenTelemetry's processor, which sends them from a thread of its own.
+
+No span stays open: each is made at its end, a task's own, the parent of all, last of all, from its
+result. The ids follow from the task and from what the journal says, so that what a daemon sent
+before it died, and what the next one sends, are parts of one trace.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -26,7 +34,7 @@ from batchd import __version__, decoders, views
 from batchd.actions import Action
 from batchd.config.sections import TracesSection, loopback
 from batchd.daemon.listeners import Listener, LoopLink, StatusDesk
-from batchd.errors import NotPossibleError
+from batchd.errors import NotPossibleError, cut
 from batchd.events import (
     CallAnswered,
     CallFailed,
@@ -37,12 +45,15 @@ from batchd.events import (
     Terms,
 )
 from batchd.formats import ResultV1
-from batchd.records import Batch, ModelSetup, Purpose, Ref
+from batchd.records import STANDARD, Batch, ModelSetup, Price, Purpose, Ref, TaskStatus
 from batchd.results import timestamp
 from batchd.store import Store
-from batchd.telemetry import spans
-from batchd.telemetry.spans import Span, Trace
+from batchd.views.kinds import explained, judged, span_name
+from batchd.views.view import tokens
 
+#: Characters of one text in a span; a receiver takes only so much.
+_TEXT = 16_384
+_AGENT = "batchd"
 #: How often spans are sent (milliseconds), and how many at a time.
 _EVERY_MS = 1000
 _BATCH = 512
@@ -55,6 +66,38 @@ _SCOPE = InstrumentationScope("batchd", __version__)
 _RESULT: msgspec.json.Decoder[ResultV1] = decoders.decoder(ResultV1)
 
 
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """The trace of one task."""
+
+    id: int
+    #: The span of the task itself.
+    root: int
+    #: ``gen_ai.conversation.id``.
+    conversation: str
+
+    @classmethod
+    def of(cls, batch: str, task: str, queued_at: str) -> Trace:
+        """Return the trace of a task.
+
+        A batch's name is one spool's own; together with the moment, the world's.
+        """
+        conversation = f"{batch}/{task}"
+        digest = hashlib.blake2b(f"{conversation}@{queued_at}".encode(), digest_size=24).digest()
+        return cls(_number(digest[:16]), _number(digest[16:]), conversation)
+
+    def sampled(self, ratio: float) -> bool:
+        """Return whether it is one of this part of all traces:
+        always the same ones, as OpenTelemetry picks them.
+        """
+        return self.id & (1 << 64) - 1 < round(ratio * (1 << 64))
+
+    def child(self, kind: str, at: float) -> int:
+        """Return the id of a span below the task's."""
+        mark = f"{self.id:x}/{kind}@{at!r}".encode()
+        return _number(hashlib.blake2b(mark, digest_size=8).digest())
+
+
 @dataclass(slots=True, eq=False)
 class _Active:
     """A task that a worker works on."""
@@ -64,8 +107,8 @@ class _Active:
     #: A request without an outcome so far.
     call: CallStarted | None = None
 
-    def setup(self, purpose: Purpose) -> ModelSetup:
-        return self.terms.judge if purpose is Purpose.JUDGE else self.terms.model
+    def setup(self, call: CallStarted) -> ModelSetup:
+        return self.terms.judge if call.purpose is Purpose.JUDGE else self.terms.model
 
 
 class _Exporter(OTLPSpanExporter):
@@ -155,58 +198,199 @@ class Traces(Listener):
         active = self._active.get(ref)
         if active is None:
             return
-        trace, content = active.trace, self._content
         match event:
             case CallStarted():
                 active.call = event
             case CallAnswered() if call := active.call:
-                active.call = None
-                setup = active.setup(call.purpose)
-                self._send(spans.answered(trace, setup, call, event, content=content))
-            case CallFailed() if call := active.call:
-                active.call = None
-                self._send(spans.failed(trace, active.setup(call.purpose), call, event))
+                price = active.setup(call).price
+                said = _answered(event, price, content=self._content)
+                self._end_call(active, call, event.at, said)
+            case CallFailed(failure=failure) if call := active.call:
+                said = {"error.type": failure.kind.value}
+                if failure.http_status is not None:
+                    said["http.response.status_code"] = failure.http_status
+                self._end_call(active, call, event.at, said, failure.message)
             case Suspended() | TaskFinished():
-                self._mark(trace, event)
+                self._mark(active.trace, event)
                 self._leave(ref)
             case _:
-                self._mark(trace, event)
-
-    def _mark(self, trace: Trace, event: Event) -> None:
-        """Make the span that an event's view has, if it has one."""
-        if mark := views.of(event).span(event):
-            self._send(spans.marked(trace, mark, event.at, content=self._content))
-
-    def task_finished(self, ref: Ref, finished: TaskFinished) -> None:
-        """Make the span of the task itself;
-        it may be of a task that no worker of this daemon has had.
-        """
-        result = _RESULT.decode(finished.result)
-        trace = Trace.of(ref.batch, ref.task, result.timing.queued_at)
-        if trace.sampled(self._config.ratio):
-            self._send(spans.finished(trace, finished, result, content=self._content))
+                self._mark(active.trace, event)
 
     def _leave(self, ref: Ref) -> None:
         """Forget a task's attempt; a call under way will have no outcome any more."""
         active = self._active.pop(ref, None)
         if active is not None and (call := active.call):
-            setup = active.setup(call.purpose)
-            self._send(spans.unsettled(active.trace, setup, call, time.time()))
+            said = {"error.type": "unsettled"}
+            self._end_call(active, call, time.time(), said, "its worker is gone")
 
-    def _send(self, span: Span) -> None:
-        def context(span_id: int) -> SpanContext:
-            return SpanContext(span.trace_id, span_id, is_remote=False, trace_flags=_SAMPLED)
+    def _end_call(
+        self,
+        active: _Active,
+        call: CallStarted,
+        at: float,
+        said: Mapping[str, Any],
+        error: str | None = None,
+    ) -> None:
+        """Make the span of a request; ``said``: what its outcome adds to its attributes."""
+        active.call = None
+        trace, setup = active.trace, active.setup(call)
+        attributes = {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": setup.provider,
+            "gen_ai.request.model": setup.model,
+            "gen_ai.request.max_tokens": call.max_output_tokens,
+            "gen_ai.conversation.id": trace.conversation,
+            "batchd.purpose": call.purpose.value,
+            "batchd.waited_s": call.waited_s,
+            **said,
+        }
+        self._send(
+            trace,
+            trace.child("call", call.at),
+            span_name(setup.model),
+            (call.at, max(call.at, at)),
+            attributes,
+            error,
+            kind=SpanKind.CLIENT,
+        )
 
+    def _mark(self, trace: Trace, event: Event) -> None:
+        """Make the span that an event's view has, if it has one."""
+        mark = views.of(event).span(event)
+        if mark is None:
+            return
+        attributes = {"gen_ai.conversation.id": trace.conversation, **mark.attributes}
+        if self._content:
+            attributes |= mark.content
+        times = event.at - max(0.0, mark.seconds), event.at
+        self._send(trace, trace.child(mark.key, event.at), mark.name, times, attributes, mark.error)
+
+    def task_finished(self, ref: Ref, finished: TaskFinished) -> None:
+        """Make the span of the task itself, from its first start to its end;
+        it may be of a task that no worker of this daemon has had.
+        """
+        result = _RESULT.decode(finished.result)
+        trace = Trace.of(ref.batch, ref.task, result.timing.queued_at)
+        if not trace.sampled(self._config.ratio):
+            return
+        attributes = _finished(trace, result, content=self._content)
+        error, began = None, result.timing.started_at
+        if result.status in {TaskStatus.ERROR, TaskStatus.TIMEOUT}:
+            attributes["error.type"] = result.reason.value if result.reason else "_OTHER"
+            error = result.error.message if result.error else result.status.value
+        start = datetime.fromisoformat(began).timestamp() if began else finished.at
+        name = f"invoke_agent {_AGENT}"
+        self._send(trace, trace.root, name, (start, finished.at), attributes, error)
+
+    def _send(
+        self,
+        trace: Trace,
+        span_id: int,
+        name: str,
+        times: tuple[float, float],
+        attributes: Mapping[str, Any],
+        error: str | None,
+        kind: SpanKind = SpanKind.INTERNAL,
+    ) -> None:
+        """Hand on a span that has ended; ``times``: its start and its end, in seconds since the
+        epoch; ``error``: what went wrong, for people.
+        """
+
+        def context(own: int) -> SpanContext:
+            return SpanContext(trace.id, own, is_remote=False, trace_flags=_SAMPLED)
+
+        start, end = times
         readable = ReadableSpan(
-            name=span.name,
-            context=context(span.span_id),
-            parent=context(span.parent_id) if span.parent_id else None,
+            name=name,
+            context=context(span_id),
+            parent=None if span_id == trace.root else context(trace.root),
             resource=self._resource,
-            attributes=span.attributes,
-            kind=SpanKind.CLIENT if span.client else SpanKind.INTERNAL,
-            status=Status() if span.error is None else Status(StatusCode.ERROR, span.error),
-            start_time=round(span.start * 1e9),
-            end_time=round(span.end * 1e9),
+            attributes=attributes,
+            kind=kind,
+            status=Status() if error is None else Status(StatusCode.ERROR, error),
+            start_time=round(start * 1e9),
+            end_time=round(end * 1e9),
             instrumentation_scope=_SCOPE,
         )
         self._processor.on_end(readable)
+
+
+# Attributes, by OpenTelemetry's conventions for generative AI
+
+
+def _answered(event: CallAnswered, price: Price | None, *, content: bool) -> dict[str, Any]:
+    """Return what an answer adds to its request."""
+    answer, usage = event.answer, event.answer.usage
+    said: dict[str, Any] = {
+        "gen_ai.response.finish_reasons": [answer.finish_reason],
+        **tokens(usage),
+    }
+    if answer.model:
+        said["gen_ai.response.model"] = answer.model
+    if usage.cache_write_tokens:
+        said["gen_ai.usage.cache_creation.input_tokens"] = usage.cache_write_tokens
+    if usage.reasoning_tokens:
+        said["gen_ai.usage.reasoning.output_tokens"] = usage.reasoning_tokens
+    if (cost := event.paid(price)) is not None:
+        said["batchd.cost_usd"] = cost.total
+    if event.tier != STANDARD:
+        said["batchd.service_tier"] = event.tier
+    if content:
+        calls = [
+            {"type": "tool_call", "id": c.id, "name": c.name, "arguments": cut(c.arguments, _TEXT)}
+            for c in event.calls
+        ]
+        said["gen_ai.output.messages"] = _said(
+            "assistant", answer.content, *calls, finish_reason=answer.finish_reason
+        )
+    return said
+
+
+def _finished(trace: Trace, result: ResultV1, *, content: bool) -> dict[str, Any]:
+    """Return what a result says of its task."""
+    provider, _, model = result.model.partition("/")
+    usage, timing = result.usage, result.timing
+    attributes: dict[str, Any] = {
+        "gen_ai.operation.name": "invoke_agent",
+        "gen_ai.agent.name": _AGENT,
+        "gen_ai.agent.version": __version__,
+        "gen_ai.provider.name": provider,
+        "gen_ai.request.model": model,
+        "gen_ai.conversation.id": trace.conversation,
+        "gen_ai.usage.input_tokens": usage.input_tokens,
+        "gen_ai.usage.output_tokens": usage.output_tokens,
+        "gen_ai.usage.cache_read.input_tokens": usage.cached_input_tokens,
+        "batchd.batch": result.batch,
+        "batchd.task": result.task,
+        "batchd.status": result.status.value,
+        "batchd.iterations": result.iterations,
+        "batchd.attempts": result.attempts,
+        "batchd.calls": usage.calls,
+        "batchd.unsettled_calls": usage.unsettled_calls,
+        "batchd.queued_s": timing.queued_s,
+        "batchd.parked_s": timing.parked_s,
+        "batchd.waited_s": timing.waited_s,
+        "batchd.run_s": timing.run_s,
+        "batchd.tags": list(result.tags),
+    }
+    if result.cost.total is not None:
+        attributes["batchd.cost_usd"] = result.cost.total
+    if result.evaluation is not None:
+        attributes |= judged(result.evaluation)
+        attributes |= explained(result.evaluation) if content else {}
+    if result.reason is not None:
+        attributes["batchd.reason"] = result.reason.value
+    if content:
+        attributes["gen_ai.input.messages"] = _said("user", result.first_prompt)
+        attributes["gen_ai.output.messages"] = _said("assistant", result.answer)
+    return attributes
+
+
+def _said(role: str, text: str, *more: Mapping[str, Any], **fields: str) -> str:
+    """Return one message as the conventions want messages: JSON."""
+    parts = [{"type": "text", "content": cut(text, _TEXT)}] if text else []
+    return json.dumps([{"role": role, "parts": [*parts, *more], **fields}], ensure_ascii=False)
+
+
+def _number(digest: bytes) -> int:
+    return int.from_bytes(digest, "big") or 1  # 0 would mean none

@@ -19,7 +19,7 @@ from ray_nodes import Nodes
 #: What is struck, and the word in the command line of the process that is killed for it.
 _WORDS: Mapping[str, str] = {
     "actor": "ray::Actor",
-    "bridge": "batchd.pool.engines.bridge",
+    "bridge": "batchd.pool.bridge",
 }
 #: What a worker and its parent have in theirs.
 _PROGRAM = "batchd worker --sealed"

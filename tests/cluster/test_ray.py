@@ -35,7 +35,7 @@ def bridge(spool: Spool) -> int:
     *_, found = (  # the box that it runs in is above it
         pid
         for pid in of_daemon(spool)
-        if b"batchd.pool.engines.bridge" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        if b"batchd.pool.bridge" in Path(f"/proc/{pid}/cmdline").read_bytes()
     )
     return found
 

@@ -31,8 +31,7 @@ from batchd import __version__, config, control
 from batchd.daemon import Daemon, Listener
 from batchd.errors import NoDaemonError
 from batchd.events import Event
-from batchd.pool.engines import local
-from batchd.pool.pool_worker import PoolWorker
+from batchd.pool import local
 from batchd.records import Ref
 
 pytestmark = pytest.mark.in_turns
@@ -768,7 +767,7 @@ def test_a_worker_can_be_killed_the_instant_that_it_has_ended(tmp_path: Path) ->
         up = asyncio.Event()
         lock = os.open(tmp_path, os.O_RDONLY)
         engine = local.LocalEngine(lock, "batchd.agent:run", tmp_path)
-        worker = PoolWorker(lambda _worker, _message: up.set(), engine.life())
+        worker = engine.worker(lambda _worker, _message: up.set())
         try:
             await worker.start()
         finally:

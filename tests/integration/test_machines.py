@@ -20,7 +20,7 @@ from pools import asked, drop, nodes, running, summary
 
 from batchd import control
 from batchd.pool import shared_folders
-from batchd.pool.engines.remote import clock_problem
+from batchd.pool.remote import clock_problem
 from batchd.records import SandboxPolicy
 from tests.conftest import Spool, stand_in
 

@@ -26,7 +26,7 @@ from ports import free_port
 
 from batchd.config.sections import ReceiverSection
 from batchd.masking import Masker
-from batchd.notify import channels, happened, message
+from batchd.notify import channels, messages
 from batchd.notify.channels import ReceiverTarget
 from batchd.records import Batch
 from batchd.spool.ulid import ulid
@@ -421,7 +421,7 @@ def test_a_command_gets_as_much_as_a_variable_holds() -> None:
     script = 'printf %s "$BATCHD_TEXT" | wc -c; wc -c'
     settings = ReceiverSection(kind="command", command=("sh", "-c", script))
     target = ReceiverTarget(name="me", settings=settings, environ={}, masker=Masker())
-    notice = replace(message.compose([happened.test("me")], ulid()), text="漢" * 60_000)
+    notice = replace(messages.compose([messages.test("me")], ulid()), text="漢" * 60_000)
     first, second = re.findall(r"\d{2,}", asyncio.run(channels.send(target, notice)))
     assert 65_533 <= int(first) <= 65_536
     assert int(second) > 180_000
@@ -434,13 +434,13 @@ def test_a_command_gets_each_event_by_itself(notifying: Spool) -> None:
     heard = notifying.folder / "heard"
     script = 'printf "%s %s\\n" "$BATCHD_BATCH" "$(cat)" >> "$0"'
     batches = [Batch(name=n, claim="", outbox="/o", request="r", received_at=1e9) for n in "ab"]
-    events = [happened.batch_refused(batch, [], 1e9) for batch in batches]
+    events = [messages.batch_refused(batch, [], 1e9) for batch in batches]
     left = notifying.folder / ".batchd/notify"
     for name in ("tool", "hook"):
         (left / name).mkdir(mode=0o700, parents=True)
-        tried = message.compose(events[:1], "01JQZ3XJ6V0000000000000000")
+        tried = messages.compose(events[:1], "01JQZ3XJ6V0000000000000000")
         (left / name / f"{tried.id}.tried.json").write_bytes(msgspec.json.encode(tried))
-        rest = message.compose(events[1:], ulid())
+        rest = messages.compose(events[1:], ulid())
         (left / name / f"{rest.id}.json").write_bytes(msgspec.json.encode(rest))
     hook = Webhook()
     configure(

@@ -11,7 +11,7 @@ import pytest
 from batchd.daemon.listeners import StartReport
 from batchd.errors import DeliveryError, Problem
 from batchd.masking import Masker
-from batchd.notify import happened, message
+from batchd.notify import messages
 from batchd.notify.channels import signed
 from batchd.notify.format import BatchV1, EventV1, FailuresV1
 from batchd.records import Batch, Cause, Parking, Reason, Scope, TaskStatus
@@ -25,20 +25,20 @@ def _parked(said: str, name: str = "openai") -> EventV1:
     parking = Parking(
         scope=Scope.PROVIDER, name=name, cause=Cause.AUTH, message=said, since=NOW - 90
     )
-    made = happened.provider_parked(parking, "fix the cause, then `batchd resume`", NOW)
-    return message.clean(made, Masker(["s3cret-key-1"]))
+    made = messages.provider_parked(parking, "fix the cause, then `batchd resume`", NOW)
+    return messages.clean(made, Masker(["s3cret-key-1"]))
 
 
 def _refused(number: int) -> EventV1:
     batch = Batch(name=f"b{number}", claim="", outbox="/o", request="request.json", received_at=NOW)
-    return happened.batch_refused(batch, [Problem("tasks[0]", "no such key")], NOW)
+    return messages.batch_refused(batch, [Problem("tasks[0]", "no such key")], NOW)
 
 
 def test_only_batchd_writes_into_a_message() -> None:
     """What a provider says stays on one line of ours, and in the body:
     a subject is one line, and no control character, no secret gets out.
     """
-    notice = message.compose([_parked(EVIL, name="x\r\nBcc: all@example.com")], ULID)
+    notice = messages.compose([_parked(EVIL, name="x\r\nBcc: all@example.com")], ULID)
     assert "\n" not in notice.subject
     assert "\r" not in notice.subject
     text = notice.text
@@ -56,8 +56,10 @@ def test_every_text_in_an_event_is_clean() -> None:
     """
     batch = Batch(name="b", claim="", outbox="/o", request="request.json", received_at=NOW)
     problem = Problem("tasks[0]", EVIL + "\ud800")
-    refused = message.clean(happened.batch_refused(batch, [problem], NOW), Masker(["s3cret-key-1"]))
-    notice = msgspec.json.encode(message.compose([refused], ULID)).decode()
+    refused = messages.clean(
+        messages.batch_refused(batch, [problem], NOW), Masker(["s3cret-key-1"])
+    )
+    notice = msgspec.json.encode(messages.compose([refused], ULID)).decode()
     assert "s3cret" not in notice
     assert refused.batch is not None
     (error,) = refused.batch.errors
@@ -74,8 +76,8 @@ def test_a_password_that_is_a_word_of_ours_breaks_no_message() -> None:
         status=TaskStatus.TIMEOUT, reason=Reason.WALL_CLOCK, count=1, task="001", message="timeout"
     )
     batch = BatchV1(name="b", folder="/o/b", counts={TaskStatus.TIMEOUT: 1}, failures=(failed,))
-    event = replace(happened.budget_spent("b", "budget", NOW), batch=batch)
-    (clean,) = message.compose([message.clean(event, Masker(["budget", "timeout"]))], ULID).events
+    event = replace(messages.budget_spent("b", "budget", NOW), batch=batch)
+    (clean,) = messages.compose([messages.clean(event, Masker(["budget", "timeout"]))], ULID).events
     assert clean.event == "budget_reached"
     assert clean.batch == replace(batch, failures=(replace(failed, message="[secret]"),))
     assert clean.message == "[secret]"
@@ -83,19 +85,19 @@ def test_a_password_that_is_a_word_of_ours_breaks_no_message() -> None:
 
 def test_of_many_the_most_important_are_named_and_the_rest_counted() -> None:
     """No event is lost from the count, and no message grows without bound."""
-    daemon = happened.daemon_started(StartReport(after_crash=True, batches=2, tasks=7), NOW)
+    daemon = messages.daemon_started(StartReport(after_crash=True, batches=2, tasks=7), NOW)
     events = [_refused(n) for n in range(301)]
-    folded = message.compose([*events, daemon, _parked("no")], ULID)
+    folded = messages.compose([*events, daemon, _parked("no")], ULID)
     counts = Counter(event.event for event in folded.events) + Counter(folded.left_out)
     assert counts == {"batch_rejected": 301, "daemon_started": 1, "provider_parked": 1}
-    assert len(folded.events) == message.MOST_EVENTS
+    assert len(folded.events) == messages.MOST_EVENTS
     assert "provider openai is parked: auth, and 302 more" in folded.subject
     assert folded.text.index("provider openai") < folded.text.index("batch b0")
     assert "… and 253 more: 252 rejected, 1 starts of the daemon" in folded.text
-    assert message.compose(events[:2], ULID).subject.endswith("2 batches ended: 2 rejected")
+    assert messages.compose(events[:2], ULID).subject.endswith("2 batches ended: 2 rejected")
     # Version 0.2.0 left such ones.
     older = replace(daemon, event="model_retiring")
-    assert "2 model_retiring" in message.compose([older] * 51 + [daemon], ULID).text
+    assert "2 model_retiring" in messages.compose([older] * 51 + [daemon], ULID).text
 
 
 def test_signatures_are_those_of_standard_webhooks() -> None:

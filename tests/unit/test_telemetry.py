@@ -14,7 +14,7 @@ from batchd.errors import ConfigError, NotPossibleError
 from batchd.events import CallAnswered, CallStarted, Terms
 from batchd.records import Answer, Batch, ModelSetup, Price, Purpose, Rate, Ref, Usage
 from batchd.telemetry import metrics
-from batchd.telemetry.spans import Trace
+from batchd.telemetry.traces import Trace
 
 _PRICE = Price(rates=(Rate(input=1.0, cached_input=0.5, output=2.0),), source="config")
 

@@ -215,7 +215,7 @@ def test_how_tasks_end_in_words(
 #: Who takes events apart for more than their words: they measure, count or look results up.
 MEASURE = (
     *("report/gathering.py", "report/content.py"),
-    *("telemetry/metrics.py", "telemetry/spans.py", "telemetry/traces.py", "telemetry/counting.py"),
+    *("telemetry/metrics.py", "telemetry/traces.py"),
 )
 FACES = ("cli", "observe", "report", "web", "notify", "telemetry", "daemon/task_log.py")
 

@@ -221,9 +221,7 @@ class Attempts:
                 self._bases.keep(ref, batch, task.origin)
             return
         try:
-            active.given = await self._store.write(
-                operations.dispatch, ref, active.worker.life.label
-            )
+            active.given = await self._store.write(operations.dispatch, ref, active.worker.label)
         except StaleAttemptError:  # it has ended meanwhile
             self.take(inputs.Stale(ref))
             return

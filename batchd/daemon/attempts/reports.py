@@ -77,7 +77,7 @@ class Reports:
         for active in self._attempts.active:
             if active.worker is worker:
                 self._attempts.calls.lost(active)
-                active.fences(f"{worker.node}, which is not reached", worker.life.fence_left_s)
+                active.fences(f"{worker.node}, which is not reached", worker.fence_left_s)
 
     def died(self, worker: PoolWorker, lost: Mapping[Ref, int], *, counted: bool) -> None:
         """Take the tasks of a dead worker back."""

@@ -20,7 +20,7 @@ from batchd.daemon.tuning import CurrentConfig
 from batchd.daemon.waits.parking_lot import ParkingLot
 from batchd.errors import BatchdError
 from batchd.governor import Governor
-from batchd.governor.news import (
+from batchd.governor.outages import (
     BatchSpent,
     Closed,
     GaveUp,

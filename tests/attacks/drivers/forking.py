@@ -12,7 +12,7 @@ from batchd.pool import fork_server
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        fork_server.prepare(Path(folder), "json")
+        fork_server.prepare(Path(folder))
         first = fork_server.FORKSERVER.Process(target=time.sleep, args=(0,))
         first.start()
         first.join()

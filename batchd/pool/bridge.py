@@ -21,9 +21,9 @@ from typing import Any
 
 from batchd import pauses, processes
 from batchd.config.sections import is_place, parted
-from batchd.pool.engines import bridge_messages
-from batchd.pool.engines.actor import Actor
-from batchd.pool.engines.bridge_messages import (
+from batchd.pool import bridge_messages
+from batchd.pool.actor import Actor
+from batchd.pool.bridge_messages import (
     MOST_DATA,
     WINDOW,
     ClusterSize,
@@ -235,7 +235,7 @@ def main() -> int:
         if is_place(address):
             # Ray itself would try for minutes.
             socket.create_connection(parted(address), _REACH_S).close()
-            if not _takes_token(address):
+            if _asked(address, os.environ) == _WANTS_TOKEN:  # nor does Ray say so soon
                 why = f"the Ray cluster at {address} expects another token"
                 return _not_connected(out, why, "put its token into the file of [ray] token_file")
         ray.init(address=address, log_to_driver=False, logging_level="error", namespace="batchd")
@@ -251,14 +251,6 @@ def _not_connected(out: int, why: str, fix: str) -> int:
     """Say why there is no cluster, and return the exit code."""
     os.write(out, bridge_messages.frame(NotConnected(why, fix)))
     return 3
-
-
-def _takes_token(address: str) -> bool:
-    """Whether a cluster takes the token that this process has, if it wants any.
-
-    Ray itself would try for long.
-    """
-    return _asked(address, os.environ) != _WANTS_TOKEN
 
 
 def _unguarded(address: str) -> str:

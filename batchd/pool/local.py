@@ -12,14 +12,15 @@ import multiprocessing
 import os
 import signal
 import socket
+from collections.abc import Callable
 from multiprocessing import reduction
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from batchd.pool import fork_server
-from batchd.pool.channel import Channel
-from batchd.pool.start import child
+from batchd.pool.fork_server import child
+from batchd.pool.pool_worker import PoolWorker
 
 #: What a worker that was asked to end gets before it is killed.
 _LEAVE_S = 10.0
@@ -44,36 +45,28 @@ class LocalEngine:
         """Settle where the fork server's sockets lie."""
         fork_server.prepare(self._folder)
 
-    def life(self) -> ForkedWorker:
-        """Return a worker's life that is yet to start."""
-        return ForkedWorker(self._lock, self._agent)
+    def worker(self, received: Callable[[PoolWorker, Any], None]) -> ForkedWorker:
+        """Return a worker that is yet to start; ``received`` takes what it says."""
+        return ForkedWorker(received, self._lock, self._agent)
 
     def renew(self) -> None:
         """Kill the fork server: starts that wait for it fail, and the next one makes another."""
         fork_server.end()
 
 
-class ForkedWorker:
-    """The life of a worker on this machine."""
+class ForkedWorker(PoolWorker):
+    """A worker on this machine."""
 
-    node = ""
-    lease_s = 0.0
-    fence_left_s = 0.0
-
-    def __init__(self, lock: int, agent: str) -> None:
-        self.pid = 0
-        self.heard_at = asyncio.get_running_loop().time()
+    def __init__(self, received: Callable[[PoolWorker, Any], None], lock: int, agent: str) -> None:
+        super().__init__(received)
         self._lock = lock
         self._agent = agent
-        self._channel: Channel | None = None
         self._process: BaseProcess | None = None
         self._pidfd = -1
         #: Whether it is to be killed as soon as it can be.
         self._killed = False
         #: Set when the process has ended.
         self._exited = asyncio.Event()
-        #: Set when the channel is closed.
-        self._silent = asyncio.Event()
 
     @property
     def label(self) -> str:
@@ -85,14 +78,13 @@ class ForkedWorker:
         """Whether its process has ended."""
         return self._exited.is_set()
 
-    async def start(self, channel: Channel) -> None:
+    async def _begin(self) -> None:
         """Fork it. Raises ``OSError`` or ``EOFError``
         where the fork server died under our hands.
         """
-        self._channel = channel
         ours, theirs = socket.socketpair()
         with theirs:
-            await channel.attach(ours)
+            await self.channel.attach(ours)
             self._process = await asyncio.to_thread(_launch, theirs, self._lock, self._agent)
         self.pid = self._process.pid or 0
         try:
@@ -102,9 +94,9 @@ class ForkedWorker:
         else:
             asyncio.get_running_loop().add_reader(self._pidfd, self._has_exited)
             if self._killed:
-                self.kill()
+                self._strike()
 
-    def kill(self) -> None:
+    def _strike(self) -> None:
         """End it at once, unless it is over; also before it has started."""
         self._killed = True
         if self._pidfd >= 0 and not self.over:
@@ -113,17 +105,8 @@ class ForkedWorker:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
-    def heard(self) -> None:
-        """Take that it is alive."""
-        self.heard_at = asyncio.get_running_loop().time()
-
-    def silent(self) -> None:
-        """Take that the channel is closed."""
-        self._silent.set()
-
-    async def ended(self) -> str:
+    async def _end(self) -> str:
         """Return how it ended, once it has exited and all that it sent is read."""
-        assert self._channel is not None, "it was started"
         assert self._process is not None, "it was started"
         events = [asyncio.ensure_future(e.wait()) for e in (self._exited, self._silent)]
         await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
@@ -132,13 +115,13 @@ class ForkedWorker:
             await asyncio.wait(events, timeout=_LEAVE_S)
             if not self._exited.is_set():
                 how = "it did not end when asked to"
-                self.kill()
+                self._strike()
         await asyncio.wait(events[:1])
         if not self._silent.is_set():
             # What it started may hold its socket for longer than it lives,
             # where a disk hangs: all that it sent is here.
             await asyncio.wait(events[1:], timeout=_LEAVE_S)
-            self._channel.close()
+            self.channel.close()
             await asyncio.wait(events)
         if self._pidfd >= 0:
             os.close(self._pidfd)

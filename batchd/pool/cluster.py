@@ -8,20 +8,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import socket
+import sys
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+import batchd
+from batchd import processes
 from batchd.actions import Action
 from batchd.errors import NotPossibleError
-from batchd.log import escape, get_logger, masked
 from batchd.pauses import doubled
-from batchd.pool.engines import bridge_box, bridge_messages
-from batchd.pool.engines.bridge_messages import (
+from batchd.pool import bridge_messages
+from batchd.pool.bridge_messages import (
     WINDOW,
     ClusterSize,
     Connected,
@@ -37,9 +41,12 @@ from batchd.pool.engines.bridge_messages import (
     Up,
     WorkerStopped,
 )
-from batchd.pool.engines.remote import RemoteWorker
+from batchd.pool.channel import KEY_BYTES, SealedStream
+from batchd.pool.pool_worker import PoolWorker
+from batchd.pool.remote import RemoteWorker, Trouble, troubled
 from batchd.pool.supervisor import Supervisor
 from batchd.records import SandboxPolicy
+from batchd.sandbox import shown
 
 #: How often the workers are held against the work there is, in seconds.
 _LOOK_S = 0.5
@@ -60,6 +67,12 @@ _AGAIN = "wait: batchd tries again by itself"
 _READ = 1 << 16
 #: What distinguishes nodes of one host name: so much of their ids.
 _NODE_ID_CHARS = 6
+#: Where a node keeps its sockets and its objects, which the bridge uses as any driver does.
+_RAYS = ("/tmp/ray", "/dev/shm")  # noqa: S108 (Ray's own)
+#: Of this process's variables, what the bridge gets.
+_VARIABLES = ("PATH", "LANG", "TZ")
+_OWN_FILE = "~/.ray/auth_token"
+_PASSED = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +102,7 @@ class _Post:
     asked_at: float
     #: The nodes that are not looked at for room.
     avoid: tuple[str, ...] = ()
-    #: Where there is room for it; empty: nowhere yet.
-    node_id: str = ""
+    #: None: there is no room for it yet.
     worker: RayWorker | None = None
     ending: bool = False
 
@@ -120,7 +132,7 @@ class Cluster:
         self._failures = 0
         self._not_before = 0.0
         #: Why there are no workers, with the fix, and since when.
-        self.trouble: tuple[NotPossibleError, float] | None = None
+        self.trouble: Trouble | None = None
 
     async def run(self) -> None:
         """Keep a bridge, and through it the workers, for ever."""
@@ -146,11 +158,11 @@ class Cluster:
         """Run one bridge to its end."""
         terms = self._terms()
         bridge = await asyncio.create_subprocess_exec(
-            *bridge_box.command(terms.address, terms.token_file),
+            *_command(terms.address, terms.token_file),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,  # Ray's own lines; what matters comes as news
-            env=bridge_box.environment(terms.token_file),
+            env=_environment(terms.token_file),
             process_group=0,
         )
         self._bridge = bridge
@@ -191,7 +203,6 @@ class Cluster:
                     late = True
                 if loop.time() >= due:
                     due = loop.time() + _LOOK_S
-                    self._see()
                     self._fit()
         finally:
             news.cancel()
@@ -210,7 +221,10 @@ class Cluster:
                 raise EOFError
             case ClusterSize(nodes=nodes, draining=draining):
                 self._nodes = nodes
-                self._leave(draining)
+                # Workers on nodes that Ray drains give their tasks back before the nodes are gone.
+                for number, each in self._posts.items():
+                    if each.worker is not None and each.worker.node_id in draining:
+                        self._dismiss(number, each)
             case Up(badge=badge, data=data):
                 if (worker := self._worker(badge)) is not None:
                     worker.came(data)
@@ -218,7 +232,11 @@ class Cluster:
                 if (worker := self._worker(badge)) is not None:
                     worker.taken(size)
             case RoomFound(badge=badge, node_id=node_id):
-                self._placed(badge, node_id)
+                post = self._posts.get(badge)
+                if post is not None and not post.ending:
+                    worker = RayWorker(self._pool.received, self, badge, node_id, self._terms())
+                    post.worker = worker
+                    self._pool.admit(worker)
             case WorkerStopped(badge=badge, cause=cause):
                 post = self._posts.pop(badge, None)
                 if post is not None and post.worker is not None:
@@ -230,19 +248,6 @@ class Cluster:
         post = self._posts.get(badge)
         return post.worker if post else None
 
-    def _placed(self, badge: int, node_id: str) -> None:
-        post = self._posts.get(badge)
-        if post is not None and not post.ending:
-            post.node_id = node_id
-            post.worker = RayWorker(self, badge, node_id, self._terms())
-            self._pool.admit(post.worker)
-
-    def _leave(self, draining: Collection[str]) -> None:
-        """Make workers on nodes that Ray drains give their tasks back before the nodes are gone."""
-        for badge, post in self._posts.items():
-            if post.node_id in draining:
-                self._dismiss(badge, post)
-
     def failed(self, node_id: str, cause: str, fix: str) -> None:
         """Note that a worker did not come up; ``fix``: what helps where no task can run there."""
         if fix:
@@ -253,12 +258,9 @@ class Cluster:
         where = f" on node {node_id[:_NODE_ID_CHARS]}" if node_id else ""
         self.troubled(f"a worker did not come up{where}: {cause}", fix or _AGAIN)
 
-    def _see(self) -> None:
-        """See who has come up."""
-        for worker in self._pool.workers:
-            if worker.greeted and isinstance(worker.life, RayWorker) and worker.life.fresh:
-                worker.life.fresh = False
-                self._failures, self.trouble = 0, None
+    def came_up(self) -> None:
+        """Note that a worker did."""
+        self._failures, self.trouble = 0, None
 
     def _fit(self) -> None:
         """Ask for workers, or end some."""
@@ -282,7 +284,7 @@ class Cluster:
                         avoid=avoid,
                     )
                 )
-        pending = {badge: post for badge, post in kept.items() if not post.node_id}
+        pending = {badge: post for badge, post in kept.items() if post.worker is None}
         for badge, post in pending.items():
             if post.avoid != avoid:  # Ray would hold to what it was asked first
                 self._dismiss(badge, post)
@@ -319,15 +321,15 @@ class Cluster:
             (
                 worker
                 for worker in self._pool.workers
-                if isinstance(worker.life, RayWorker)
+                if isinstance(worker, RayWorker)
                 and worker.greeted
                 and not worker.tasks
                 and now - worker.idle_since > _IDLE_S
             ),
             key=lambda worker: worker.idle_since,
         )
-        chosen = [badge for badge, post in kept.items() if not post.node_id]
-        chosen += [w.life.badge for w in idle if isinstance(w.life, RayWorker)]
+        chosen = [badge for badge, post in kept.items() if post.worker is None]
+        chosen += [worker.badge for worker in idle]
         for badge in [badge for badge in chosen if badge in kept][:surplus]:
             self._dismiss(badge, kept[badge])
 
@@ -336,10 +338,9 @@ class Cluster:
         if post.ending:
             return
         post.ending = True
-        theirs = [w for w in self._pool.workers if w.life is post.worker and w.greeted]
-        for worker in theirs:
-            self._pool.retire(worker)
-        if not theirs:
+        if post.worker in self._pool.workers and post.worker.greeted:
+            self._pool.retire(post.worker)
+        else:
             self.order(StopWorker(badge))
 
     def order(self, order: bridge_messages.Order) -> None:
@@ -349,24 +350,30 @@ class Cluster:
 
     def troubled(self, cause: str, fix: str) -> None:
         """Note why there are no workers."""
-        error, since = NotPossibleError(escape(masked(f"{cause}: {fix}"))), time.time()
-        if self.trouble is not None:
-            since = self.trouble[1]
-        if self.trouble is None or str(self.trouble[0]) != str(error):
-            get_logger().error(Action.CLUSTER_TROUBLE, message=str(error))
-        self.trouble = error, since
+        self.trouble = troubled(self.trouble, f"{cause}: {fix}", Action.CLUSTER_TROUBLE)
 
 
 class RayWorker(RemoteWorker):
     """One worker on a node of the cluster, and the sealed stream to it."""
 
-    def __init__(self, cluster: Cluster, badge: int, node_id: str, terms: ClusterTerms) -> None:
-        super().__init__(node_id[:_NODE_ID_CHARS], terms.folders, terms.policy, terms.lease_s)
+    def __init__(
+        self,
+        received: Callable[[PoolWorker, Any], None],
+        cluster: Cluster,
+        badge: int,
+        node_id: str,
+        terms: ClusterTerms,
+    ) -> None:
+        super().__init__(
+            received,
+            node=node_id[:_NODE_ID_CHARS],
+            folders=terms.folders,
+            policy=terms.policy,
+            lease_s=terms.lease_s,
+        )
         self.badge = badge
-        #: Whether nobody has noted yet that it came up.
-        self.fresh = True
+        self.node_id = node_id
         self._cluster = cluster
-        self._node_id = node_id
         self._coming: asyncio.Queue[bytes] = asyncio.Queue()
         #: Bytes that are under way to it, and what tells of fewer.
         self._under_way = 0
@@ -375,14 +382,17 @@ class RayWorker(RemoteWorker):
         self._theirs: socket.socket | None = None
         self._how = ""
 
+    def hello(self) -> None:
+        """Note that it has said Hello."""
+        super().hello()
+        self._cluster.came_up()
+
     def called(self, host: str) -> str:
         """Return its node's name: the host's, and what distinguishes others of that name."""
-        return f"{host}-{self._node_id[:_NODE_ID_CHARS]}"
+        return f"{host}-{self.node_id[:_NODE_ID_CHARS]}"
 
     async def connect(self) -> socket.socket:
         """Have it started; return a stream to it, sealed from here on. Raises ``OSError``."""
-        from batchd.pool.sealed_stream import KEY_BYTES, SealedStream  # of an extra
-
         key = os.urandom(KEY_BYTES)
         place = next(iter(self.words))
         file = Path(place.folder, place.name, "key")
@@ -446,7 +456,7 @@ class RayWorker(RemoteWorker):
 
     def fails(self, why: str, fix: str) -> None:
         """Note why no task can run there, and what helps; without that it is tried again."""
-        self._cluster.failed(self._node_id, why, fix)
+        self._cluster.failed(self.node_id, why, fix)
 
     def refused(self, provider: str) -> None:
         """Note that a provider refuses the key that is there, and is not the daemon's."""
@@ -459,3 +469,59 @@ def _write(file: Path, key: bytes) -> None:
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as out:
         out.write(key)
+
+
+# The box of the bridge: the host's network, Ray's own folders, our code; not the state directory,
+# no home, no key but the cluster's token
+
+
+def _command(address: str, token_file: str) -> list[str]:
+    """Return the command line of a bridge to a cluster. Raises ``NotPossibleError``."""
+    bwrap = shutil.which("bwrap")
+    if bwrap is None:
+        raise NotPossibleError("bwrap is missing: install bubblewrap")
+    inside = processes.module("batchd.pool.bridge", address)
+    return [bwrap, *_view(token_file), "--", *inside]
+
+
+def _environment(token_file: str) -> dict[str, str]:
+    """Return a bridge's variables."""
+    known = {name: os.environ[name] for name in (*_VARIABLES, *_PASSED) if name in os.environ}
+    known |= {"HOME": "/tmp", "RAY_USAGE_STATS_ENABLED": "0"}  # noqa: S108 (an empty one)
+    if token := _token(token_file):
+        known |= {"RAY_AUTH_TOKEN_PATH": token}
+    if token_file:
+        known |= {"RAY_AUTH_MODE": "token"}
+        known.pop("RAY_AUTH_TOKEN", None)
+    return known
+
+
+def _token(token_file: str) -> str:
+    """Return the path of the cluster's token; empty: there is none."""
+    said = token_file or os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser(_OWN_FILE)
+    return said if Path(said).is_file() else ""
+
+
+def _view(token_file: str) -> Iterator[str]:
+    # Not its own processes: a node looks for its driver by number.
+    yield from ("--die-with-parent", "--new-session", "--cap-drop", "ALL")
+    yield from ("--ro-bind", "/usr", "/usr", "--ro-bind", "/etc", "/etc")
+    if Path("/etc/batchd").is_dir():
+        yield from ("--tmpfs", "/etc/batchd")
+    for name in shown.LEADING:
+        path = Path("/", name)
+        if path.is_symlink():
+            yield from ("--symlink", str(path.readlink()), str(path))
+        elif path.exists():
+            yield from ("--ro-bind", str(path), str(path))
+    yield from ("--dev", "/dev", "--ro-bind", "/proc", "/proc", "--ro-bind", "/sys", "/sys")
+    yield from ("--tmpfs", "/tmp")  # noqa: S108 (its own)
+    for rays in _RAYS:
+        yield from ("--bind-try", rays, rays)
+    # Not all of where modules are looked for: a checkout may have the state directory in it.
+    sites = [each for each in sys.path if Path(each).name in {"site-packages", "dist-packages"}]
+    packages = (sys.prefix, sys.base_prefix, *sites, str(Path(batchd.__file__).parent))
+    for place in dict.fromkeys(each for each in packages if each and Path(each).exists()):
+        yield from ("--ro-bind", place, place)
+    if token := _token(token_file):
+        yield from ("--ro-bind", token, token)
