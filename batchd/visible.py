@@ -5,10 +5,9 @@ refused at each start and reload, with the fix.
 from __future__ import annotations
 
 from batchd import sandbox, silent_paths
-from batchd.actions import Action
 from batchd.config import Config, operator_files
 from batchd.errors import ConfigError, NotPossibleError
-from batchd.log import get_logger
+from batchd.log import Action, get_logger
 
 
 def refuse(config: Config) -> None:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from batchd import config, sealing, silent_paths, words
+from batchd import config, processes, silent_paths, words
 from batchd.cli.display import formatting, summary_text
 from batchd.cli.runs import following, given_files
 from batchd.cli.runs.run_daemon import RunDaemon, refuse_paused
@@ -58,10 +58,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Have it worked on, show progress, end with the summaries, or a single task's answer."""
-    sealing.seal()
+    processes.seal()
     settings = config.load(args.config)
     silent_paths.refuse(settings.paths.state)
-    sealing.forget(settings.variables())
+    processes.forget(settings.variables())
     if args.processes is not None and args.processes < 1:
         raise UsageError(f"--processes needs a number, 1 or more, not {args.processes}")
     if args.here:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from batchd import config, log, processes, sealing, words
+from batchd import config, log, processes, words
 from batchd.cli.display import formatting
 from batchd.cli.runs.run_daemon import LOCKED
 from batchd.console import columns_of, hanging
@@ -41,9 +41,9 @@ def run(args: argparse.Namespace) -> int:
     """Watch the inbox until stopped."""
     # Until there is somebody to read the configuration again it waits, and does not end us.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    sealing.seal()
+    processes.seal()
     settings = formatting.settings(args.config)
-    sealing.forget(settings.variables())
+    processes.forget(settings.variables())
     # It may outlive the directory that it is started in, and keeps no disk from being unmounted
     # there. The paths of its configuration are absolute; an error may name its program.
     sys.argv[0] = os.path.abspath(sys.argv[0])  # no link is followed

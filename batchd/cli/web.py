@@ -7,7 +7,7 @@ import contextlib
 import functools
 import importlib.util
 
-from batchd import installation, log, sealing
+from batchd import installation, log, processes
 from batchd.cli.display import formatting
 from batchd.config.sections import parted
 from batchd.errors import NotPossibleError, UsageError
@@ -43,8 +43,8 @@ def run(args: argparse.Namespace) -> int:
     from batchd.web.serving import serve  # optional, and no other command needs it
 
     visible.refuse(settings)  # a token is made in the state directory
-    sealing.seal()
-    sealing.forget(settings.variables())
+    processes.seal()
+    processes.forget(settings.variables())
     log.hide(settings.hidden())
     log.configure(settings.log.level, settings.log.format, quiet=True)
     with contextlib.suppress(KeyboardInterrupt):

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from batchd import __version__, gone
-from batchd.actions import Action
 from batchd.control import requests
 from batchd.control.client import NAME, address
 from batchd.control.orders import ORDERS
 from batchd.control.requests import A, Check, ControlRequest, Detach, Submit
 from batchd.control.status import Status
 from batchd.errors import BatchdError, UsageError, WithdrawnError
-from batchd.log import get_logger
+from batchd.log import Action, get_logger
 
 #: By its verb, what can be asked.
 REQUESTS: Mapping[str, type[ControlRequest[Any]]] = {

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from batchd import __version__, log, visible
-from batchd.actions import Action
 from batchd.children import Children
 from batchd.config import Config
 from batchd.control import ControlRequest, OpenTrouble
@@ -55,7 +54,7 @@ from batchd.daemon.writes import DaemonStore
 from batchd.governor import Governor
 from batchd.governor.news import News
 from batchd.lifecycle import Lifecycle
-from batchd.log import get_logger
+from batchd.log import Action, get_logger
 from batchd.pool import heap, threads
 from batchd.pool.disks import AllDiskThreads
 from batchd.pool.engines.cluster import Cluster

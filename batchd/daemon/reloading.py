@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from batchd import config as configuration, log, visible
-from batchd.actions import Action
 from batchd.config import Config
 from batchd.config.loading import dotted, place_of
 from batchd.daemon import main_loop, tuning
@@ -19,7 +18,7 @@ from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.tuning import CurrentConfig
 from batchd.errors import BatchdError, UsageError
 from batchd.governor import Governor
-from batchd.log import get_logger
+from batchd.log import Action, get_logger
 from batchd.pool.supervisor import PoolShape, Supervisor
 from batchd.pricing import Prices
 from batchd.sandbox import Sandbox

@@ -15,7 +15,6 @@ from typing import Literal
 import msgspec
 
 from batchd import pauses, results
-from batchd.actions import Action
 from batchd.control import ShownParking
 from batchd.daemon.listeners import StatusDesk
 from batchd.daemon.outboxes import Outboxes
@@ -30,7 +29,7 @@ from batchd.formats import (
     StatusV1,
     StatusWaitV1,
 )
-from batchd.log import get_logger
+from batchd.log import Action, get_logger
 from batchd.pauses import aside
 from batchd.records import Scope, TaskStatus
 from batchd.spool import outbox

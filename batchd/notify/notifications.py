@@ -20,11 +20,10 @@ from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 import msgspec
 
 from batchd import decoders
-from batchd.actions import Action
 from batchd.config import Config
 from batchd.daemon.listeners import Listener, StartReport, StatusDesk
 from batchd.errors import DeliveryError, Problem, StoreError
-from batchd.log import get_logger
+from batchd.log import Action, get_logger
 from batchd.notify import channels, happened
 from batchd.notify.channels import ReceiverTarget
 from batchd.notify.format import EventV1, NotificationV1

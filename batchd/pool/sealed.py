@@ -7,6 +7,6 @@ which hold keys, from sealing themselves.
 
 from __future__ import annotations
 
-from batchd import sealing
+from batchd import processes
 
-sealing.seal()
+processes.seal()

@@ -11,7 +11,7 @@ import select
 import signal
 import socket
 
-from batchd import sealing
+from batchd import processes
 
 # Linux's, which Python's fcntl does not name before 3.13's F_SETSIG on some builds.
 _F_SETSIG = 10
@@ -23,7 +23,7 @@ def child(sock: socket.socket, lock: int, agent: str) -> None:
     ``lock`` holds the spool's lock for as long as this process lives. ``agent`` names the
     function that works on a task, ``module:function``.
     """
-    sealing.seal()  # it will hold keys
+    processes.seal()  # it will hold keys
     die_with_daemon()
     os.setsid()
     for signum in (signal.SIGINT, signal.SIGTERM):

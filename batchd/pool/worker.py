@@ -22,7 +22,7 @@ from typing import TypeAlias
 import msgspec
 from msgspec.structs import replace
 
-from batchd import __version__, pauses, results, sealing, wire
+from batchd import __version__, pauses, processes, results, wire
 from batchd.agent import AgentServices, AttemptEnd
 from batchd.errors import (
     FolderError,
@@ -238,7 +238,7 @@ class Worker:
         settings = hello.settings
         assert settings is not None, "the daemon's has them"
         endpoints = await asyncio.to_thread(here.endpoints, settings)
-        sealing.forget(source.env for source in settings.keys.values())
+        processes.forget(source.env for source in settings.keys.values())
         here.salt = hello.salt
         facts = here.facts(endpoints)
         settings = replace(settings, endpoints=endpoints)

@@ -23,9 +23,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from batchd.actions import Action
 from batchd.config import Config
-from batchd.log import get_logger
+from batchd.log import Action, get_logger
 from batchd.spool import claims as claiming, files
 from batchd.spool.claims import Claim, Claimer
 from batchd.spool.folder_watch import Hints

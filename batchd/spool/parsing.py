@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from batchd import processes, sealing
+from batchd import processes
 from batchd.config import Config
 from batchd.errors import Problem, TaskFileError
 from batchd.silent_paths import SilentPathError
@@ -59,7 +59,7 @@ class ParsedPart:
 def main() -> int:
     """Parse files until the input ends."""
     processes.end_with(sys.argv[1], expendable=True)
-    sealing.seal()  # task files hold secrets
+    processes.seal()  # task files hold secrets
     return processes.serve(_answers)
 
 

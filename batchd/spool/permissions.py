@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
-from batchd.actions import Action
 from batchd.config import Config, operator_files
 from batchd.errors import NotPossibleError
-from batchd.log import get_logger
+from batchd.log import Action, get_logger
 from batchd.spool import files
 
 _OTHERS_WRITE = stat.S_IWOTH

@@ -17,8 +17,7 @@ import sqlite3
 import time
 from pathlib import Path
 
-from batchd.actions import Action
-from batchd.log import get_logger
+from batchd.log import Action, get_logger
 from batchd.store import copies, witness
 
 #: What is kept (bytes).

@@ -21,7 +21,6 @@ import msgspec
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from batchd import decoders
-from batchd.actions import Action
 from batchd.config.sections import MetricsSection
 from batchd.daemon.listeners import Listener, LoopLink, StatusDesk
 from batchd.errors import NotPossibleError, Problem
@@ -37,6 +36,7 @@ from batchd.events import (
     Terms,
     ToolRan,
 )
+from batchd.log import Action
 from batchd.records import Batch, ModelSetup, Price, Purpose, Ref, Task, ToolName, policy
 from batchd.store import Store
 from batchd.telemetry.counting import OTHER, CallSeries, Counters, StandingCollector

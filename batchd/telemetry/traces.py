@@ -23,7 +23,6 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from batchd import __version__, decoders, views
-from batchd.actions import Action
 from batchd.config.sections import TracesSection, loopback
 from batchd.daemon.listeners import Listener, LoopLink, StatusDesk
 from batchd.errors import NotPossibleError
@@ -37,6 +36,7 @@ from batchd.events import (
     Terms,
 )
 from batchd.formats import ResultV1
+from batchd.log import Action
 from batchd.records import Batch, ModelSetup, Purpose, Ref
 from batchd.results import timestamp
 from batchd.store import Store

@@ -197,8 +197,8 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         ("cli/runs/run_daemon.py", '"-P", "-m"', '"-m"'),
     ),
     # --- secrets
-    "sealing": (("sealing.py", "ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)", "pass"),),
-    "forgetting": (("sealing.py", "ctypes.memset(address, 0, len(ctypes.string_at(address)))", "pass"),),
+    "sealing": (("processes.py", "ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)", "pass"),),
+    "forgetting": (("processes.py", "ctypes.memset(address, 0, len(ctypes.string_at(address)))", "pass"),),
     "links out": (("agent/perform.py", "if links is not None and not new:", "if True:"),),
     "limits at the check": (("agent/evaluate.py", " and not ran.excess", ""),),
     "masking": (("masking.py", "for needle in self._needles:", "for needle in ():"),),

@@ -20,7 +20,6 @@ from typing import TypeAlias
 import msgspec
 
 from batchd import decoders, free_room
-from batchd.actions import Action
 from batchd.children import ChildBugError, ChildDiedError, Children
 from batchd.config import Config
 from batchd.control.status import Fetching
@@ -31,7 +30,7 @@ from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.tuning import CurrentConfig
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.inputs import End
-from batchd.log import get_logger
+from batchd.log import Action, get_logger
 from batchd.pool import code
 from batchd.records import Base, Batch, Cause, HoldKey, Origin, Reason, Ref, Scope, TaskStatus
 from batchd.silent_paths import SilentPathError

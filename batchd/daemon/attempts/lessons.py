@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from batchd import terms
-from batchd.actions import Action
+from batchd import pricing
 from batchd.daemon import main_loop
 from batchd.daemon.tuning import CurrentConfig
 from batchd.daemon.writes import DaemonStore
 from batchd.errors import ConfigError
-from batchd.log import get_logger
+from batchd.log import Action, get_logger
 from batchd.store import LearntRefusal, lookups, operations
 
 #: A model may have learned meanwhile to take it.
@@ -76,7 +75,7 @@ class Lessons:
         """
         config = self._current.config
         try:
-            setup = terms.setup(model, config, self._current.prices)
+            setup = pricing.setup(model, config, self._current.prices)
         except ConfigError:
             return ""
         base_url = config.providers[setup.provider].base_url

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from batchd import gone, terms, wire
+from batchd import gone, pricing, wire
 from batchd.daemon import former_packs
 from batchd.daemon.attempts import scratch_cleanup
 from batchd.daemon.attempts.active import ActiveAttempt
@@ -176,13 +176,13 @@ class AttemptStarter:
         config, prices = self._current.config, self._current.prices
         capped = self._governor.capped(active.ref)
         if kept is None:
-            return terms.terms(task, config, prices, capped=capped)
+            return pricing.terms(task, config, prices, capped=capped)
         if any(body.startswith(_ANSWERED) for body in given.history):
             return kept
         # No model has answered it yet, and what parked it may have been how it was spoken to:
         # then today's count.
         try:
-            today = terms.terms(task, config, prices, capped=capped)
+            today = pricing.terms(task, config, prices, capped=capped)
         except InputError:
             return kept
         same = (today.model.api, today.model.tools) == (kept.model.api, kept.model.tools)

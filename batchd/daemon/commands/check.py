@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from batchd import __version__, gone, users
-from batchd.actions import Action
 from batchd.config import Config
 from batchd.control import Check, Checked, CheckLine
 from batchd.control.requests import DaemonProcess, SettingsInForce
@@ -20,6 +19,7 @@ from batchd.daemon.troubles import TroubleLog
 from batchd.daemon.tuning import CurrentConfig
 from batchd.errors import BatchdError, UsageError
 from batchd.lifecycle import Lifecycle
+from batchd.log import Action
 from batchd.masking import Masker
 from batchd.pauses import aside
 from batchd.records import Scope

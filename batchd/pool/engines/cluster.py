@@ -16,9 +16,8 @@ from pathlib import Path
 
 import msgspec
 
-from batchd.actions import Action
 from batchd.errors import NotPossibleError
-from batchd.log import escape, get_logger, masked
+from batchd.log import Action, escape, get_logger, masked
 from batchd.pauses import doubled
 from batchd.pool.engines import bridge_box, bridge_messages
 from batchd.pool.engines.bridge_messages import (

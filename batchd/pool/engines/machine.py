@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 
 from batchd import log
-from batchd.actions import Action
 from batchd.config.sections import MachineSection
 from batchd.errors import NotPossibleError
+from batchd.log import Action
 from batchd.pool.engines.remote import RemoteWorker
 from batchd.records import SandboxPolicy
 
