@@ -18,7 +18,7 @@ from batchd.log import escape
 from batchd.observe import changes
 from batchd.records import Ref
 from batchd.spool import outbox, patch_files
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 
 _GREEN, _RED, _BOLD, _CYAN, _PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[1m", "\x1b[36m", "\x1b[0m"
 #: By how a line begins; the first that fits counts.

@@ -82,7 +82,7 @@ def _wanted(file: Path | None, order: Retry) -> bool:
     """Return whether what has completed is to run, and be paid, again:
     on a terminal that is asked.
     """
-    from batchd.store.reader import StoreReader
+    from batchd.store.queries import StoreReader
 
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return True
@@ -106,7 +106,7 @@ def _show_prunable(order: Prune, state: Path, *, as_json: bool) -> int:
     """Print the batches of which something would go."""
     from batchd.spool.outbox import PublishedFolder
     from batchd.store import lookups
-    from batchd.store.reader import StoreReader
+    from batchd.store.queries import StoreReader
 
     fields: list[dict[str, Any]] = []
     if (store := formatting.store_path(state)).exists():
@@ -236,7 +236,7 @@ def refusals(state: Path) -> Iterator[str]:
     import sqlite3  # orders need none of this
 
     from batchd.spool import home
-    from batchd.store import witness
+    from batchd.store import side_files
     from batchd.store.database_file import reading
 
     if not state.is_dir():
@@ -245,9 +245,9 @@ def refusals(state: Path) -> Iterator[str]:
         yield problem
     path = formatting.store_path(state)
     try:
-        witness.check_there(path)
+        side_files.check_there(path)
         if path.exists() and path.stat().st_size:
-            witness.check(path, reading(path))
+            side_files.check_held(path, reading(path))
     except StoreError as error:
         yield str(error)
     except (sqlite3.Error, OSError):

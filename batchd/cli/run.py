@@ -21,7 +21,7 @@ from batchd.cli.runs.run_daemon import RunDaemon, refuse_paused
 from batchd.errors import NoDaemonError, UsageError
 from batchd.log import escape_text
 from batchd.records import Task
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -28,7 +28,7 @@ from batchd.log import escape
 from batchd.observe import standstill
 from batchd.spool import inbox, outbox
 from batchd.spool.decoding import ENDINGS
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 from batchd.store.rows import BatchRow
 
 #: Batches among which one is looked for.

@@ -35,7 +35,7 @@ from batchd.records import Scope, TaskStatus
 from batchd.spool import outbox
 from batchd.spool.outbox import StrangeOutboxError
 from batchd.store import Store
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 from batchd.store.rows import BatchRow
 
 #: Between two looks, and so the least between two writes.

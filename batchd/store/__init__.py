@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from batchd.store.queries import Split
-from batchd.store.reader import StoreReader
+from batchd.store.queries import Split, StoreReader
 from batchd.store.rows import (
     BatchRow,
     BatchTask,

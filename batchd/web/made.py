@@ -28,7 +28,7 @@ from batchd.formats import ResultV1
 from batchd.observe import changes, pages
 from batchd.records import Ref
 from batchd.spool import files, outbox, patch_files
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 
 _SCRIPTS = (
     "live.js",

@@ -110,7 +110,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "fair sockets": (("sandbox/command_watch.py", "_SOCKET, _NAME = 256 << 10", "_SOCKET, _NAME = 256 << 12"),),
     "last look": (("agent/evaluate.py", "or not (full := await place.full()):", 'or not (full := ""):'),),
     "first look": (("sandbox/disk.py", "        await self.before()\n        return await", "        return await"),),
-    "ballast": (("store/writer.py", "urgent = group[0].urgent and ballast.refused(error)", "urgent = False"),),
+    "ballast": (("store/store.py", "urgent = group[0].urgent and side_files.lacks_room(error)", "urgent = False"),),
     "kept measure": (("agent/loop.py", "held=self.state.terms.held if", "held=None if"),),
     "fair memory": (("sandbox/command_watch.py", "total += max(files, sum(shared for _, shared in parts))", "total *= 10"),),
     "lasting tmp": (("sandbox/bwrap.py", "*([] if own_tmp else _tmpfs(policy.tmp_bytes, TMP)),", "*_tmpfs(policy.tmp_bytes, TMP),"),),

@@ -33,7 +33,7 @@ from batchd.errors import NoDaemonError, SpoolLockedError, UsageError
 from batchd.events import Event, TaskFinished
 from batchd.records import Ref
 from batchd.store import Store, operations
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 
 pytestmark = pytest.mark.in_turns
 

@@ -25,7 +25,7 @@ from batchd.records import Ref
 from batchd.store import StoreReader, lookups
 from batchd.store.database_file import open_writer
 from batchd.store.migrations import MIGRATIONS
-from batchd.store.stored_values import pack, unpack
+from batchd.store.rows import pack, unpack
 
 pytestmark = pytest.mark.in_turns
 

@@ -30,7 +30,7 @@ from batchd.spool import files
 from batchd.spool.claims import Claimer
 from batchd.spool.settle import signature
 from batchd.store import Store, StoreReader, lookups, operations
-from batchd.store.stored_values import pack, unpack
+from batchd.store.rows import pack, unpack
 
 pytestmark = pytest.mark.in_turns
 

@@ -47,7 +47,7 @@ from batchd.events import (
 )
 from batchd.log import get_logger
 from batchd.records import Answer, Batch, Purpose, Ref, Task, TaskStatus, ToolCall, Usage
-from batchd.store import Store, StoreReader, copies, database_file, lookups, operations, restoring
+from batchd.store import Store, StoreReader, database_file, lookups, operations
 from batchd.store.migrations import MIGRATIONS
 from batchd.store.task_transaction import TaskTransaction
 
@@ -187,7 +187,7 @@ def test_an_exchange_that_is_cut_short_is_completed(
     for steps in range(5):
         path = tmp_path / str(steps) / "batchd.db"
         add(path, 3, name="new")
-        draft = restoring.draft(path, path)
+        draft = database_file.draft(path, path)
         killed(path, "old")
         left = iter(range(steps))
 
@@ -198,14 +198,14 @@ def test_an_exchange_that_is_cut_short_is_completed(
 
         monkeypatch.setattr(Path, "replace", dying)
         with contextlib.suppress(KeyboardInterrupt):
-            restoring.put_in_place(draft, path)
+            database_file.put_in_place(draft, path)
         monkeypatch.undo()
         with contextlib.closing(Store(path)) as store:
             names = [batch.name for batch in store.read(lookups.restore).batches]
         assert names == (["new"] if steps else ["old", "old-2"])
         former = list(path.parent.glob("batchd.db.before-restore-*Z"))
         assert len(former) == (steps > 0)
-        assert not copies.staged(path).exists()
+        assert not database_file.staged(path).exists()
         for file in former:
             with contextlib.closing(sqlite3.connect(file)) as db:
                 assert db.execute("SELECT name FROM batches").fetchall() == [("old",), ("old-2",)]

@@ -34,7 +34,7 @@ from batchd.errors import WorkspaceError
 from batchd.masking import Masker
 from batchd.records import Base, Origin, Patch, SandboxPolicy
 from batchd.sandbox import Sandbox, Workplace
-from batchd.store import stored_values
+from batchd.store import rows
 from batchd.workspace import applying, fetching
 from batchd.workspace.fetching import FetchJob, FetchOutcome
 from batchd.workspace.mirrors import Mirror, Pin
@@ -1408,7 +1408,7 @@ def test_a_clone_that_no_model_has_worked_in_is_made_again_after_a_power_cut(spo
     (clone / ".git/HEAD").write_text("")
     with contextlib.closing(sqlite3.connect(journal, uri=True)) as db, db:
         ((body,),) = db.execute("SELECT body FROM events WHERE seq = 0").fetchall()
-        started = stored_values.unpack(body).replace(b'"boot":"', b'"boot":"0')
+        started = rows.unpack(body).replace(b'"boot":"', b'"boot":"0')
         db.execute("UPDATE events SET body = ? WHERE seq = 0", (started,))
     with spool.serving():
         spool.eventually((spool.folder / "outbox/b/summary.json").exists)

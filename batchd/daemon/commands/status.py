@@ -23,7 +23,7 @@ from batchd.governor import Governor
 from batchd.lifecycle import Lifecycle
 from batchd.log import Action
 from batchd.pool.supervisor import Supervisor
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 from batchd.store.rows import BatchRow
 
 #: A question about more batches is cut: an answer is one line.

@@ -28,7 +28,7 @@ from batchd.records import Batch, Task
 from batchd.spool import outbox
 from batchd.store import Store, StoredWork, lookups, operations
 from batchd.store.operations import wanted
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 
 
 @dataclass(slots=True, eq=False)
