@@ -170,8 +170,8 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
                  "        import shutil\n        return shutil.rmtree(f'/proc/self/fd/{self._top}/')\n        waiting = []"),),
     # --- repositories
     "read-only base": (("sandbox/launch.py", '"--ro-bind-fd", str(folders.base)', '"--bind-fd", str(folders.base)'),),
-    "git of our own": (("workspace/patches.py", 'export GIT_DIR="$own/git"', 'export GIT_DIR="$PWD/.git"'),),
-    "fetched inside": (("workspace/fetching.py", "if job.fetch and job.origin.remote:", "if job.fetch:"),),
+    "git of our own": (("workspace/clones.py", 'export GIT_DIR="$own/git"', 'export GIT_DIR="$PWD/.git"'),),
+    "fetched inside": (("workspace/mirrors.py", "if job.fetch and job.origin.remote:", "if job.fetch:"),),
     "no hooks": (("workspace/git.py", '    "core.hooksPath": "/dev/null",\n', ""),),
     "no filters": (("workspace/applying.py", 'objects" GIT_DIR="$own/git"', 'objects" GIT_DIR="$PWD/$store"'),),
     # --- the network, host by host
