@@ -1,11 +1,20 @@
-"""A dropped file becomes tasks, or all of its errors at once."""
+"""A dropped file becomes tasks, or all of its errors at once.
+
+That is done in a child, apart from the daemon: one may be made to take minutes, or gigabytes. A
+file that takes more processor time than ``[spool] max_parse_s`` ends the child.
+"""
 
 from __future__ import annotations
 
 import errno
+import math
 import os
+import pickle
 import re
+import resource
 import stat
+import sys
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,10 +26,11 @@ import msgspec
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from batchd import gone, records
+from batchd import gone, processes, records
 from batchd.config import Config, reading
 from batchd.errors import Problem, TaskFileError
 from batchd.log import escape
+from batchd.silent_paths import SilentPathError
 from batchd.spool import crosscheck, decoding, taskspec
 from batchd.spool.decoding import Place
 
@@ -62,10 +72,6 @@ _INNER: Mapping[Any, type[BaseModel]] = {
     "limits": taskspec.Limits,
     "env": taskspec.SecretSpec,
 }
-
-
-#: What is said of a batch as a whole, and is no default for its tasks.
-_OF_BATCHES = frozenset({"budget_usd", "parallel", "after_batches"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,8 +329,9 @@ def _tree(value: Any, problems: list[Problem]) -> _Document | None:
     elif "tasks" in value:
         problems.append(Problem("tasks", "it must be a list"))
     elif value.keys() & taskspec.TaskSpec.model_fields.keys():
-        batch = {k: v for k, v in value.items() if k in _OF_BATCHES}
-        task = {k: v for k, v in value.items() if k not in _OF_BATCHES}
+        of_batch = taskspec.OfBatches.model_fields.keys()
+        batch = {k: v for k, v in value.items() if k in of_batch}
+        task = {k: v for k, v in value.items() if k not in of_batch}
         return _Document([task], batch, place=lambda _, at: decoding.written(at))
     else:
         wrong = ", ".join(sorted(ascii(key) for key in value)[:5]) or "nothing"
@@ -412,3 +419,67 @@ def _complaint(error: ErrorDetails, known: Collection[str]) -> Problem:
     return reading.misread(
         place, said, error["input"], closed=words or kind in _CLOSED, words=words
     )
+
+
+#: Tasks in one part of an answer: decoding it holds nothing up.
+_AT_ONCE = 256
+_NOTHING = Parsed(())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParseJob:
+    """One file."""
+
+    #: Where it lies.
+    path: str
+    #: What it was called when it was dropped.
+    name: str
+    config: Config
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParsedPart:
+    """A part of a parsed file, or why there is nothing to be had from it."""
+
+    #: Some of its tasks, and all else that is in it.
+    parsed: Parsed = _NOTHING
+    #: What is wrong with the file.
+    problems: tuple[Problem, ...] = ()
+    #: What the system refused: a number of errno, and its text.
+    refused: tuple[int, str] | None = None
+    #: What does not answer.
+    silent: str = ""
+    #: Whether nothing more comes.
+    last: bool = True
+
+
+def main() -> int:
+    """Parse files until the input ends."""
+    processes.end_with(sys.argv[1], expendable=True)
+    processes.seal()  # task files hold secrets
+    return processes.serve(_answers)
+
+
+def _answers(pickled: bytes) -> Iterator[bytes]:
+    job: ParseJob = pickle.loads(pickled)  # noqa: S301 (the daemon itself wrote it)
+    spool = job.config.spool
+    processes.limit(resource.RLIMIT_CPU, math.ceil(time.process_time() + spool.max_parse_s))
+    processes.limit(resource.RLIMIT_AS, spool.max_parse_mb << 20)
+    try:
+        data = read(Path(job.path), spool.max_file_bytes)
+        parsed = parse(data, job.name, job.config)
+        for end in range(_AT_ONCE, len(parsed.tasks) + _AT_ONCE, _AT_ONCE):
+            some = replace(parsed, tasks=parsed.tasks[end - _AT_ONCE : end])
+            yield msgspec.json.encode(ParsedPart(parsed=some, last=end >= len(parsed.tasks)))
+        return
+    except TaskFileError as error:
+        part = ParsedPart(problems=error.problems)
+    except SilentPathError as error:
+        part = ParsedPart(silent=error.path)
+    except MemoryError:
+        allowed = f"[spool] max_parse_mb allows {spool.max_parse_mb:,}"
+        why = f"reading it takes too much memory: {allowed}"
+        part = ParsedPart(problems=(Problem("", why, "split it"),))
+    except OSError as error:
+        part = ParsedPart(refused=(error.errno or 0, error.strerror or str(error)))
+    yield msgspec.json.encode(part)

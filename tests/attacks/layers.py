@@ -221,7 +221,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         ("agent/evaluate.py", "SCHEMA_TIMEOUT_S = 10.0", "SCHEMA_TIMEOUT_S = 3600.0"),
         ("agent/schemachild.py", "    processes.limit(resource.RLIMIT_CPU, _CPU_S)\n", ""),
     ),
-    "foreign references": (("spool/answer_schemas.py", 'isinstance(reference, str) and not reference.startswith("#")', "False"),),
+    "foreign references": (("spool/crosscheck.py", 'isinstance(reference, str) and not reference.startswith("#")', "False"),),
     "references": (("agent/schemachild.py", "(schema, registry=Registry())", "(schema)"),),
     "loop": (("taskstate/state.py", "looped = circling(recent)", "looped = False"),),
     "measure": (

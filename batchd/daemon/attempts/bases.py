@@ -34,7 +34,7 @@ from batchd.log import Action, get_logger
 from batchd.pool import code
 from batchd.records import Base, Batch, Cause, HoldKey, Origin, Reason, Ref, Scope, TaskStatus
 from batchd.silent_paths import SilentPathError
-from batchd.spool import sources
+from batchd.spool.task_directories import TaskDirectories
 from batchd.workspace.mirrors import FetchJob, FetchOutcome, Mirror, Pin
 
 #: So many are fetched at a time.
@@ -265,7 +265,7 @@ def _until(wanted: _Wanted) -> HoldKey:
 
 def _look(config: Config, batch: Batch, origin: Origin) -> tuple[Mirror, str]:
     """Return the mirror of an origin, and why no task may have it by now; empty: it may. Blocks."""
-    why = sources.closed(config, origin)
+    why = TaskDirectories(config).closed(origin)
     return Mirror.of(config.workspace.mirrors, origin, batch.name), why
 
 
