@@ -89,9 +89,8 @@ def _back_up(args: argparse.Namespace) -> int:
 def _restore(args: argparse.Namespace) -> int:
     import asyncio  # a copy needs nothing of all this, and `--help` need not load the daemon
 
-    from batchd import visible
     from batchd.daemon import lock, reconcile
-    from batchd.spool import claims, home
+    from batchd.spool import claims, safety
     from batchd.spool.outbox import OwnOutboxes, StrangeOutboxError
     from batchd.store import database_file
 
@@ -101,14 +100,14 @@ def _restore(args: argparse.Namespace) -> int:
     if bool(args.backup) + args.new + args.as_is > 1:
         raise UsageError("give only one of BACKUP, --new and --as-is")
     source = args.backup or path
-    visible.refuse(settings)
+    safety.refuse_seen(settings)
     held = lock.acquire(state)
     try:
-        if home.lived_in(state):
-            raise NotPossibleError(home.away(state))
+        if safety.lived_in(state):
+            raise NotPossibleError(safety.away_from_home(state))
         if args.as_is:
             if args.yes:
-                home.settle(state)
+                safety.settle_home(state)
             becomes = "is" if args.yes else "would become"
             said = f"{state} {becomes} the home of this state directory."
             _print(args, {"home": str(state.resolve())}, [said])
@@ -122,7 +121,7 @@ def _restore(args: argparse.Namespace) -> int:
                 # a daemon that starts after a crash must not take them for new.
                 reconcile.set_aside(plan, state)
                 former = database_file.put_in_place(draft, path)
-                home.settle(state)
+                safety.settle_home(state)
         finally:
             database_file.discard(draft)
     finally:

@@ -137,9 +137,9 @@ def _refuse(settings: config.Config, tasks: Sequence[Task]) -> None:
     """Refuse what every task would wait for: a key, or people; and a spool that commands would
     see, before anything is made there. Raises ``NotPossibleError``.
     """
-    from batchd import visible  # loads the sandbox; a running daemon has looked
+    from batchd.spool import safety  # loads the sandbox; a running daemon has looked
 
-    visible.refuse(settings)
+    safety.refuse_seen(settings)
     models = {task.model for task in tasks}
     if settings.evaluation.judge_model and any(task.evaluator == "judge" for task in tasks):
         models.add(settings.evaluation.judge_model)

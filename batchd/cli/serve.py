@@ -72,16 +72,17 @@ def _serve(settings: config.Config, *, drop_packs: bool) -> None:
     """Be the daemon until it is stopped."""
     # They load everything; no other command needs it.
     with processes.undisturbed():
-        from batchd import telemetry, visible
+        from batchd import telemetry
         from batchd.daemon import Daemon, run as run_daemon
         from batchd.notify import channels
         from batchd.notify.notifications import Notifications
         from batchd.report.report_process import ReportMaker
+        from batchd.spool import safety
     # The file that was found at the start: were it gone,
     # another one, or none, would lift its limits.
     file = Path(settings.file) if settings.file else None
     reload = functools.partial(config.load, file, settings.environ, here=Path(settings.base))
-    visible.refuse(settings)  # before the log's file is made there
+    safety.refuse_seen(settings)  # before the log's file is made there
     settings.paths.prepare(settings.environ)
     log.configure(settings.log.level, settings.log.format, settings.log.file)
     channels.insist(settings)

@@ -19,7 +19,7 @@ from batchd.masking import Masker
 from batchd.pool.channel import Channel
 from batchd.records import Activity, FileStamp, Patch, Trigger
 from batchd.sandbox import Sandbox
-from batchd.spool import patch_files
+from batchd.spool import outbox
 from batchd.taskstate import TaskState, Verdict
 
 #: How long until a disk is tried again that takes nothing, in seconds.
@@ -116,7 +116,7 @@ class WorkerAgentServices:
     async def _publish(self, patch: Patch) -> None:
         """Return when a patch is durable. Raises ``OSError``."""
         folder = Path(self._run.batch.folder)
-        await asyncio.to_thread(patch_files.publish, folder, self._run.ref.task, patch)
+        await asyncio.to_thread(outbox.publish_patch, folder, self._run.ref.task, patch)
 
     def finish(
         self,

@@ -21,15 +21,28 @@ from pathlib import Path
 
 from batchd import trees
 from batchd.spool import files
-from batchd.spool.settle import Signature, signature
 from batchd.spool.ulid import LENGTH, MARK_BITS, PATTERN, Ulids, mark_of, time_of, ulid
 
+#: Left alone: programs that write such a name rename it when done.
+_UNFINISHED = ("~", ".tmp", ".part", ".swp")
+#: What changes with a file: its inode, size, and times of data and status.
+Signature = tuple[int, int, int, int]
 #: Holds the mark, in the state directory.
 _MARK_FILE = "claims"
 #: Where claims lie, in the state directory and in an inbox on another file system.
 _OURS, _THERE = "claimed", ".claimed"
 #: Bytes of a name that are kept behind a ULID; a file name has 255.
 _NAME_BYTES = 200
+
+
+def ignorable(name: str) -> bool:
+    """Whether a name says that it is none of our business."""
+    return name.startswith(".") or name.endswith(_UNFINISHED)
+
+
+def signature(status: os.stat_result) -> Signature:
+    """Return what is different once a file has been touched or replaced."""
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 @dataclass(frozen=True, slots=True)

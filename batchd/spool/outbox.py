@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
@@ -21,7 +22,7 @@ from typing import Any, BinaryIO
 
 from batchd import free_room, trees
 from batchd.log import escape
-from batchd.records import Batch, BatchNaming
+from batchd.records import Batch, BatchNaming, Patch
 from batchd.spool import files
 
 #: The file that is written last of all.
@@ -33,8 +34,8 @@ SPOOL = ".batchd"
 
 _NAME_BYTES = 100
 _TRIAL_BYTES = 64 << 10
-#: No result and no summary of ours is larger.
-_MAX_RESULT_BYTES = 256 << 20
+#: No result, patch or summary of ours is larger.
+_MAX_BYTES = 256 << 20
 #: Begins the name of the mark in a folder that says whose it is,
 #: and of a folder that has no name yet.
 _MARK = ".claim-"
@@ -282,7 +283,7 @@ def _value(path: Path) -> tuple[dict[str, Any], bytes] | None:
     a link, a device, a pipe, what no result is as large as.
     """
     try:
-        if (data := files.content(path, _MAX_RESULT_BYTES)) is None:
+        if (data := files.content(path, _MAX_BYTES)) is None:
             return None
         value = json.loads(data)
     except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
@@ -409,8 +410,6 @@ def batch_name(filename: str) -> str:
     return name.encode()[:_NAME_BYTES].decode("utf-8", "ignore").rstrip("-") or "batch"
 
 
-#: A summary has a line a task.
-_SUMMARY_BYTES = 256 << 20
 _REPORT = "report.html"
 
 
@@ -482,7 +481,50 @@ class PublishedFolder:
 def _is_of(top: int, name: str) -> bool:
     """Return whether a folder holds the summary of the batch ``name``."""
     try:
-        found = json.loads(files.content(SUMMARY, _SUMMARY_BYTES, dir_fd=top) or b"")
+        found = json.loads(files.content(SUMMARY, _MAX_BYTES, dir_fd=top) or b"")
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(found, dict) and found.get("batch") == name
+
+
+def publish_patch(folder: Path, task: str, patch: Patch) -> None:
+    """Write a task's patch, before its result says so;
+    one without changes takes away what an earlier try has left.
+
+    Can be repeated. Where it is withheld, batchd's user alone may read it.
+    Raises ``OSError`` where it cannot be written.
+    """
+    path = folder / patch_name(task)
+    files.make_folder(folder)
+    if patch.data:
+        mode = 0o600 if patch.withheld else 0o666
+        files.write_whole(
+            path, lambda file: file.write(patch.data), replace=True, mode=mode, follow=False
+        )
+    else:
+        path.unlink(missing_ok=True)
+
+
+def patch_name(task: str) -> str:
+    """Return the name of the file that holds a task's patch, beside its result."""
+    return f"{task}.patch"
+
+
+def read_patch(folder: Path, task: str) -> bytes:
+    """Return the patch of a task.
+
+    Raises ``OSError`` where it cannot be read, and for what is no file.
+    """
+    path = folder / patch_name(task)
+    if (data := files.content(path, _MAX_BYTES)) is None:
+        raise OSError(errno.EINVAL, "it is not a file, or no patch", str(path))
+    return data
+
+
+def whole_patch(folder: Path, task: str, sha256: str) -> bytes | None:
+    """Return the patch of a task; None where it is gone, or is not the one with this hash."""
+    try:
+        data = read_patch(folder, task)
+    except OSError:
+        return None
+    return data if hashlib.sha256(data).hexdigest() == sha256 else None

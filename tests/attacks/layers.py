@@ -54,7 +54,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         # The machine's /tmp instead of one of its own, with all that lies there.
         ("sandbox/bwrap.py", "*([] if own_tmp else _tmpfs(policy.tmp_bytes, TMP)),", '*("--bind", TMP, TMP),'),
     ),
-    "visible": (("visible.py", "    if problems:\n", "    if False:\n"),),
+    "visible": (("spool/safety.py", "    if problems:\n", "    if False:\n"),),
     "hidden": (("sandbox/shown.py", "elif there and not rule.seen:", "elif False:"),),
     "sockets": (("sandbox/shown.py", "self._found = sockets(self._shown)", "self._found = ()"),),
     "mounted sockets": (("sandbox/shown.py", "if other.device == mount.device and within(inner, other.root):", "if False:"),),

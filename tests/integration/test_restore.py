@@ -27,8 +27,7 @@ from batchd.daemon.reconcile import ReconcilePlan
 from batchd.events import TaskStarted
 from batchd.records import Batch, Cause, Ref, Scope, Task, TaskLimits, TaskStatus
 from batchd.spool import files
-from batchd.spool.claims import Claimer
-from batchd.spool.settle import signature
+from batchd.spool.claims import Claimer, signature
 from batchd.store import Store, StoreReader, lookups, operations
 from batchd.store.rows import pack, unpack
 

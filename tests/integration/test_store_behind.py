@@ -24,7 +24,7 @@ from batchd.cli import orders
 from batchd.errors import BatchdError, DamagedStoreError
 from batchd.events import TaskFinished
 from batchd.records import Batch, Ref, Task, TaskStatus
-from batchd.spool import claims, home, outbox, ulid
+from batchd.spool import claims, outbox, safety, ulid
 from batchd.store import Store, StoreReader, database_file, lookups, operations, side_files
 from batchd.store.task_transaction import TaskTransaction
 from batchd.taskstate import TaskState
@@ -195,19 +195,19 @@ def lived(tmp_path: Path) -> Path:
     """A state directory that has had a daemon."""
     state = tmp_path / "state"
     state.mkdir()
-    home.enter(state)
+    safety.enter_home(state)
     return state
 
 
 def test_a_renamed_state_directory_is_the_same_one(lived: Path) -> None:
     """By whatever name it is found, and under a link: it has no second one."""
     renamed = lived.rename(lived.with_name("renamed"))
-    home.enter(renamed)
+    safety.enter_home(renamed)
     lived.symlink_to(renamed)
-    home.enter(lived)
-    assert not home.away(renamed)
+    safety.enter_home(lived)
+    assert not safety.away_from_home(renamed)
     copy = Path(shutil.copytree(renamed, lived.with_name("copy"), ignore=_SOCKETS))
-    assert str(renamed) in home.away(copy), "its home is where it was last"
+    assert str(renamed) in safety.away_from_home(copy), "its home is where it was last"
 
 
 def test_a_directory_of_an_older_version_is_adopted(lived: Path) -> None:
@@ -216,7 +216,7 @@ def test_a_directory_of_an_older_version_is_adopted(lived: Path) -> None:
         (lived / "home").unlink()
         if old is not None:
             (lived / "home").write_bytes(old)
-        home.enter(lived)
+        safety.enter_home(lived)
         assert (lived / "home").stat().st_size > 20
 
 

@@ -19,7 +19,7 @@ FLOORS = (
     "children console decoders errors free_room gone installation log masking pauses processes"
     " records silent_paths trees users words",
     "catalog config events formats lifecycle pricing results taskstate tokens views wire",
-    "control governor llm sandbox spool store visible workspace",
+    "control governor llm sandbox spool store workspace",
     "agent",
     "pool",
     "daemon estimate observe",

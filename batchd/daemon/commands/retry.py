@@ -32,9 +32,8 @@ from batchd.pauses import aside
 from batchd.records import STANDARD, Batch, Cause, Needs, Origin, Ref, Task
 from batchd.spool import outbox, taskfile
 from batchd.spool.claims import mark
-from batchd.spool.inbox import ulid
 from batchd.spool.task_directories import TaskDirectories
-from batchd.spool.ulid import PATTERN, marked
+from batchd.spool.ulid import PATTERN, marked, ulid
 from batchd.store import lookups, operations
 from batchd.store.operations import wanted
 from batchd.words import listed

@@ -27,7 +27,8 @@ from batchd.log import Action, get_logger
 from batchd.records import Batch
 from batchd.silent_paths import SilentPathError
 from batchd.spool import claims, outbox, taskfile
-from batchd.spool.inbox import Claim, Inbox
+from batchd.spool.claims import Claim
+from batchd.spool.inbox import Inbox
 from batchd.store import Store, lookups
 from batchd.store.operations import wanted
 
