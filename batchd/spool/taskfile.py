@@ -26,9 +26,9 @@ import msgspec
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from batchd import gone, processes, records
+from batchd import processes, records
 from batchd.config import Config, reading
-from batchd.errors import Problem, TaskFileError
+from batchd.errors import GONE_TASK_KEYS, Problem, TaskFileError
 from batchd.log import escape
 from batchd.silent_paths import SilentPathError
 from batchd.spool import crosscheck, decoding, taskspec
@@ -155,7 +155,7 @@ def parse(data: bytes, filename: str, config: Config, *, dropped: set[str] | Non
     if document is None:
         raise TaskFileError(tuple(problems), escape(filename))
     if dropped is not None:
-        dropped |= document.drop(gone.TASK_KEYS)
+        dropped |= document.drop(GONE_TASK_KEYS)
     batch = _validated(taskspec.BatchKeys, document.batch, decoding.written, problems)
     if batch.first_prompt is None and document.batch.get("first_prompt") is not None:
         # It is reported as wrong; its tasks need not report it as missing.
@@ -399,8 +399,8 @@ def _complaints(
             pattern = str(found["ctx"]["pattern"])
             why = next(text for start, text in _PATTERNS.items() if pattern.startswith(start))
             yield Problem(written(at), why)
-        elif found["type"] == "extra_forbidden" and at[-1] in gone.TASK_KEYS:
-            yield Problem(written(at), "there is no such key any more", gone.TASK_KEYS[str(at[-1])])
+        elif found["type"] == "extra_forbidden" and at[-1] in GONE_TASK_KEYS:
+            yield Problem(written(at), "there is no such key any more", GONE_TASK_KEYS[str(at[-1])])
         else:
             yield replace(_complaint(found, known), place=written(at))
 

@@ -13,14 +13,14 @@ from typing import TypeAlias
 
 import msgspec
 
-from batchd import gone, pricing, wire
+from batchd import pricing, wire
 from batchd.daemon import former_packs
 from batchd.daemon.attempts import scratch_cleanup
 from batchd.daemon.attempts.active import ActiveAttempt
 from batchd.daemon.attempts.lessons import Lessons
 from batchd.daemon.tuning import CurrentConfig
 from batchd.daemon.writes import DaemonStore
-from batchd.errors import InputError, NotPossibleError
+from batchd.errors import GONE_TASK_KEYS, InputError, NotPossibleError
 from batchd.events import Resumed, Suspended, TaskStarted, Terms, decode
 from batchd.governor import Governor, ParkDecision
 from batchd.lifecycle import inputs
@@ -120,7 +120,7 @@ class AttemptStarter:
         config, (closed, secrets) = self._current.config, seen
         if task.needs:
             why = f"it needs {task.needs} of its machine, which no worker has any more"
-            return TaskStatus.ERROR, Reason.BAD_REQUEST, f"{why}: {gone.TASK_KEYS['needs']}"
+            return TaskStatus.ERROR, Reason.BAD_REQUEST, f"{why}: {GONE_TASK_KEYS['needs']}"
         if closed:
             why = f"tasks may not work in its directory now: {closed}"
             fix = f"allow it in [workspace], then `batchd retry {active.ref.batch}`"
