@@ -17,6 +17,7 @@ import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 from batchd import trees
@@ -71,7 +72,7 @@ def lying(inbox: Path, state: Path) -> tuple[list[Claim], list[Claim]]:
     ours, others = _in(state / _OURS), list[Claim]()
     for claim in _in(inbox / _THERE):
         (ours if mark_of(claim.ulid) == own else others).append(claim)
-    return sorted(ours, key=_age), sorted(others, key=_age)
+    return sorted(ours, key=attrgetter("ulid")), sorted(others, key=attrgetter("ulid"))
 
 
 def hand_over(state: Path, name: str, data: bytes) -> Claim:
@@ -83,17 +84,13 @@ def hand_over(state: Path, name: str, data: bytes) -> Claim:
     folder.mkdir(mode=0o700, exist_ok=True)
     claim = Ulids(mark(state))()
     path = folder / f"{claim}-{_short(name)}"
-    files.write_whole(path, lambda file: file.write(data), replace=False, mode=0o600, follow=False)
+    files.write_whole(path, data, replace=False, mode=0o600, follow=False)
     return Claim(claim, name, path)
 
 
 def find(state: Path, claim: str) -> Claim | None:
     """Return what lies in the state directory under this ULID."""
     return next((each for each in _in(state / _OURS) if each.ulid == claim), None)
-
-
-def _age(claim: Claim) -> str:
-    return claim.ulid
 
 
 def _in(folder: Path) -> list[Claim]:
@@ -312,8 +309,7 @@ def keep_mark(state: Path, found: int) -> None:
 
 
 def _note(state: Path, found: int) -> None:
-    data, path = b"%x\n" % found, state / _MARK_FILE
-    files.write_whole(path, lambda file: file.write(data), replace=True, mode=0o600)
+    files.write_whole(state / _MARK_FILE, b"%x\n" % found, replace=True, mode=0o600)
 
 
 def _short(name: str) -> str:

@@ -84,7 +84,7 @@ def drop(inbox: Path, name: str, data: bytes) -> Path:
         stem, ending = os.path.splitext(clean)
         path = inbox / (clean if number == 1 else f"{stem}-{number}{ending}")
         try:
-            files.write_whole(path, lambda file: file.write(data), replace=False)
+            files.write_whole(path, data, replace=False)
         except FileExistsError:
             number += 1
         else:

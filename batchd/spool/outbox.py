@@ -89,13 +89,13 @@ class OwnOutboxes:
             files.make_folder(Path(folder))
             with contextlib.suppress(FileExistsError):  # another daemon was faster
                 path, replace = Path(folder, SPOOL), there is not None
-                files.write_whole(path, lambda f: f.write(new), replace=replace, mode=0o644)
+                files.write_whole(path, new, replace=replace, mode=0o644)
             if replace:
                 self.forget(folder)
         with self._lock:
             if self._known.get(folder) != there:
                 text = json.dumps(self._known | {folder: there}, sort_keys=True).encode()
-                files.write_whole(self._list, lambda f: f.write(text), replace=True, mode=0o600)
+                files.write_whole(self._list, text, replace=True, mode=0o600)
                 self._known[folder] = there
 
     def look(self, folder: str) -> str | None:
@@ -210,7 +210,7 @@ def publish(path: Path, data: bytes, *, replace: bool) -> None:
         files.sweep(path.parent)
         for mark in path.parent.glob(f"{_MARK}*"):
             mark.unlink(missing_ok=True)
-    files.write_whole(path, lambda file: file.write(data), replace=replace, follow=False)
+    files.write_whole(path, data, replace=replace, follow=False)
 
 
 def publish_status(outbox: str, data: bytes, *, sweep: bool) -> None:
@@ -394,7 +394,7 @@ def _try(folder: Path) -> None:
     # Only a write shows a quota, a disk that fails, and a mode that root may pass over.
     trial = folder / f".trial-{os.getpid()}-{threading.get_ident()}"
     try:
-        files.write_whole(trial, lambda file: file.write(bytes(_TRIAL_BYTES)), replace=True)
+        files.write_whole(trial, bytes(_TRIAL_BYTES), replace=True)
     finally:
         trial.unlink(missing_ok=True)
 
@@ -498,9 +498,7 @@ def publish_patch(folder: Path, task: str, patch: Patch) -> None:
     files.make_folder(folder)
     if patch.data:
         mode = 0o600 if patch.withheld else 0o666
-        files.write_whole(
-            path, lambda file: file.write(patch.data), replace=True, mode=mode, follow=False
-        )
+        files.write_whole(path, patch.data, replace=True, mode=mode, follow=False)
     else:
         path.unlink(missing_ok=True)
 
@@ -510,21 +508,10 @@ def patch_name(task: str) -> str:
     return f"{task}.patch"
 
 
-def read_patch(folder: Path, task: str) -> bytes:
-    """Return the patch of a task.
-
-    Raises ``OSError`` where it cannot be read, and for what is no file.
-    """
-    path = folder / patch_name(task)
-    if (data := files.content(path, _MAX_BYTES)) is None:
-        raise OSError(errno.EINVAL, "it is not a file, or no patch", str(path))
-    return data
-
-
 def whole_patch(folder: Path, task: str, sha256: str) -> bytes | None:
     """Return the patch of a task; None where it is gone, or is not the one with this hash."""
     try:
-        data = read_patch(folder, task)
+        data = files.content(folder / patch_name(task), _MAX_BYTES)
     except OSError:
         return None
-    return data if hashlib.sha256(data).hexdigest() == sha256 else None
+    return data if data is not None and hashlib.sha256(data).hexdigest() == sha256 else None

@@ -231,7 +231,7 @@ _HOME: msgspec.json.Decoder[StateHome] = decoders.decoder(StateHome)
 def settle_home(state: Path) -> None:
     """Make a state directory at home where it lies now. Raises ``OSError``."""
     text = msgspec.json.encode(_of(state)) + b"\n"
-    files.write_whole(state / _HOME_FILE, lambda file: file.write(text), replace=True, mode=0o600)
+    files.write_whole(state / _HOME_FILE, text, replace=True, mode=0o600)
 
 
 def enter_home(state: Path) -> None:

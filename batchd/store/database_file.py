@@ -4,6 +4,7 @@ backups and drafts, and the exchange of one for it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import tempfile
@@ -127,16 +128,14 @@ def _create(path: Path) -> None:
         name.unlink(missing_ok=True)
     # Prompts and answers are private to this user; SQLite gives its side files the same mode.
     os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    db = connect(draft)
     try:
-        # Lets `prune` give room back to the file system; only possible before the first table.
-        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        apply_migrations(db, 0)
+        with contextlib.closing(connect(draft)) as db:
+            # Lets `prune` give room back to the file system; only possible before the first table.
+            db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            apply_migrations(db, 0)
     except sqlite3.Error as error:
         draft.unlink(missing_ok=True)
         raise explain(error, path) from error
-    finally:
-        db.close()
     trees.sync(draft)
     draft.replace(path)
     trees.sync(path.parent)
@@ -295,13 +294,10 @@ def copy(db: sqlite3.Connection, target: Path) -> None:
     draft.unlink(missing_ok=True)
     try:
         os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        twin = sqlite3.connect(draft, isolation_level=None)
-        try:
+        with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as twin:
             db.backup(twin)
             # One file alone, which needs no log beside it.
             twin.execute("PRAGMA journal_mode = DELETE")
-        finally:
-            twin.close()
         trees.sync(draft)
         draft.replace(target)
     except BaseException:
@@ -373,17 +369,11 @@ def draft(source: Path, path: Path) -> Path:
     made = path.with_name(f".{path.name}.draft")
     discard(made)
     try:
-        db = _opened(source, fix)
-        try:
+        with contextlib.closing(_opened(source, fix)) as db:
             copy(db, made)
-        finally:
-            db.close()
-        db = connect(made)
-        try:
+        with contextlib.closing(connect(made)) as db:
             apply_migrations(db, version_of(db, made))
-            check_names(db, source, _NO_BACKUP)
-        finally:
-            db.close()
+            _check_names(db, source)
     except (sqlite3.Error, *NONSENSE, OSError) as error:
         discard(made)
         raise explain(error, source, fix) from error
@@ -434,11 +424,8 @@ def back_up(path: Path, target: Path) -> int:
     if target.exists() and not target.is_file():
         raise UsageError(f"{target} is not a file, so a backup cannot replace it")
     try:
-        db = _opened(path)
-        try:
+        with contextlib.closing(_opened(path)) as db:
             copy(db, target)
-        finally:
-            db.close()
         return target.stat().st_size
     except (sqlite3.Error, *NONSENSE, OSError) as error:
         raise explain(error, path) from error
@@ -469,14 +456,18 @@ def _opened(source: Path, fix: str = "") -> sqlite3.Connection:
     return db
 
 
-def check_names(db: sqlite3.Connection, source: Path, fix: str) -> None:
+def _check_names(db: sqlite3.Connection, source: Path) -> None:
     """Raise ``StoreError`` for a name that is more than a name, as no batchd writes one."""
     for what, name in _names(db):
         if not isinstance(name, str) or name in {"", ".", ".."} or "/" in name or "\0" in name:
-            raise StoreError(f"{source}: {what} has the name {name!r}, which is a path; {fix}")
+            raise StoreError(
+                f"{source}: {what} has the name {name!r}, which is a path; {_NO_BACKUP}"
+            )
     for (outbox,) in db.execute("SELECT DISTINCT outbox FROM batches"):
         if not str(outbox).startswith("/"):
-            raise StoreError(f"{source}: the outbox {outbox!r} is not an absolute path; {fix}")
+            raise StoreError(
+                f"{source}: the outbox {outbox!r} is not an absolute path; {_NO_BACKUP}"
+            )
 
 
 def _names(db: sqlite3.Connection) -> Iterator[tuple[str, object]]:

@@ -120,12 +120,9 @@ def check_held(path: Path, address: str) -> None:
     ``address``: opens it read-only, which leaves its log as it is; a writer would empty it.
     """
     held = noted(path)
-    db = sqlite3.connect(address, uri=True, isolation_level=None)
-    try:
+    with contextlib.closing(sqlite3.connect(address, uri=True, isolation_level=None)) as db:
         db.execute("SELECT count(*) FROM sqlite_master").fetchone()
         found = known(db) if held else AcknowledgedState()
-    finally:
-        db.close()
     if held and not found.covers(held):
         raise DamagedStoreError(
             f"{path} is behind what it has acknowledged: it holds {found}, of {held}; its log is damaged or gone, "

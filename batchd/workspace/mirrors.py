@@ -103,7 +103,7 @@ class Mirror:
         """Note durably what a batch uses of it. Raises ``OSError``."""
         data = msgspec.json.encode(pin)
         place = self._place(pin.batch, pin.folder)
-        files.write_whole(place, lambda file: file.write(data), replace=True)
+        files.write_whole(place, data, replace=True)
 
     def pins(self) -> Mapping[Path, Pin | None]:
         """Return what batches use of it, each with where that is noted; None: it cannot be read.

@@ -156,7 +156,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "triggers still": (("sandbox/trigger_search.py", "elif inside and name in _OBEYED:", "elif inside and entry.is_file():"),),
     "whole files": (
         ("spool/files.py", "    temporary = _temporary(path.name)\n",
-         "    with path.open('wb') as plain:\n        return fill(plain)\n    temporary = _temporary(path.name)\n"),
+         "    with path.open('wb') as plain:\n        return plain.write(data)\n    temporary = _temporary(path.name)\n"),
     ),
     "inbox": (("spool/inbox.py", "if not stat.S_ISREG(status.st_mode):", "if False:"),),
     "claims": (
