@@ -169,7 +169,7 @@ async def _work(draft: Path, settings: config.Config, *, do: bool, moved: bool) 
     Raises ``UsageError`` for another spool's.
     """
     from batchd.daemon import reconcile
-    from batchd.store import Store
+    from batchd.store.store import Store
 
     store = Store(draft)
     try:

@@ -34,9 +34,9 @@ from batchd.pauses import aside
 from batchd.records import Scope, TaskStatus
 from batchd.spool import outbox
 from batchd.spool.outbox import StrangeOutboxError
-from batchd.store import Store
 from batchd.store.queries import StoreReader
 from batchd.store.rows import BatchRow
+from batchd.store.store import Store
 
 #: Between two looks, and so the least between two writes.
 _LOOK_S = 5.0

@@ -28,7 +28,8 @@ from batchd.lifecycle import Lifecycle
 from batchd.lifecycle.holds import Key
 from batchd.log import Action
 from batchd.records import Parking
-from batchd.store import Store, operations
+from batchd.store import operations
+from batchd.store.store import Store
 from batchd.store.task_transaction import TaskTransaction
 
 P = ParamSpec("P")

@@ -31,8 +31,9 @@ from batchd.notify.message import clean, compose
 from batchd.pauses import aside, doubled
 from batchd.records import Batch, Parking
 from batchd.spool.ulid import ulid
-from batchd.store import Store, lookups, operations
+from batchd.store import lookups, operations
 from batchd.store.rows import WaitingNotice
+from batchd.store.store import Store
 from batchd.store.task_transaction import TaskTransaction
 
 P = ParamSpec("P")

@@ -38,7 +38,7 @@ from batchd.events import (
 )
 from batchd.log import Action
 from batchd.records import Batch, ModelSetup, Price, Purpose, Ref, Task, ToolName, policy
-from batchd.store import Store
+from batchd.store.store import Store
 from batchd.telemetry.counting import OTHER, CallSeries, Counters, StandingCollector
 
 if TYPE_CHECKING:

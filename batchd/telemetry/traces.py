@@ -39,7 +39,7 @@ from batchd.formats import ResultV1
 from batchd.log import Action
 from batchd.records import Batch, ModelSetup, Purpose, Ref
 from batchd.results import timestamp
-from batchd.store import Store
+from batchd.store.store import Store
 from batchd.telemetry import spans
 from batchd.telemetry.spans import Span, Trace
 

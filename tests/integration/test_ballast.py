@@ -18,8 +18,9 @@ from patience import until
 from batchd.errors import StoreError, UsageError
 from batchd.events import TaskFinished
 from batchd.records import Batch, Ref, Task, TaskStatus
-from batchd.store import Store, database_file, lookups, operations
+from batchd.store import database_file, lookups, operations
 from batchd.store.side_files import BALLAST_BYTES, LAY_AGAIN_S, SPARE_BYTES
+from batchd.store.store import Store
 from batchd.store.task_transaction import TaskTransaction
 
 pytestmark = pytest.mark.in_turns

@@ -42,7 +42,10 @@ from batchd.records import (
     ToolCall,
     Usage,
 )
-from batchd.store import SpentMoney, Store, StoreReader, lookups, operations, queries
+from batchd.store import lookups, operations, queries
+from batchd.store.queries import StoreReader
+from batchd.store.rows import SpentMoney
+from batchd.store.store import Store
 from batchd.store.task_transaction import TaskTransaction
 
 T = TypeVar("T")

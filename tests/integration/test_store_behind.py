@@ -25,7 +25,9 @@ from batchd.errors import BatchdError, DamagedStoreError
 from batchd.events import TaskFinished
 from batchd.records import Batch, Ref, Task, TaskStatus
 from batchd.spool import claims, outbox, safety, ulid
-from batchd.store import Store, StoreReader, database_file, lookups, operations, side_files
+from batchd.store import database_file, lookups, operations, side_files
+from batchd.store.queries import StoreReader
+from batchd.store.store import Store
 from batchd.store.task_transaction import TaskTransaction
 from batchd.taskstate import TaskState
 
@@ -38,7 +40,8 @@ _ACKNOWLEDGE = """
 import asyncio, os, signal, sys
 from pathlib import Path
 from batchd.records import Batch, Task
-from batchd.store import Store, operations
+from batchd.store import operations
+from batchd.store.store import Store
 path = Path(sys.argv[1])
 store = Store(path)
 async def work():

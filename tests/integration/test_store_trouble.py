@@ -47,8 +47,10 @@ from batchd.events import (
 )
 from batchd.log import get_logger
 from batchd.records import Answer, Batch, Purpose, Ref, Task, TaskStatus, ToolCall, Usage
-from batchd.store import Store, StoreReader, database_file, lookups, operations
+from batchd.store import database_file, lookups, operations
 from batchd.store.migrations import MIGRATIONS
+from batchd.store.queries import StoreReader
+from batchd.store.store import Store
 from batchd.store.task_transaction import TaskTransaction
 
 pytestmark = pytest.mark.in_turns
@@ -135,7 +137,8 @@ async def _prune(store: Store, before: float) -> None:
 _OPEN = """
 import os, sys
 from pathlib import Path
-from batchd.store import Store, operations
+from batchd.store import operations
+from batchd.store.store import Store
 os.write(1, b"go")
 Store(Path(sys.argv[1])).close()
 os.write(1, b"ok")

@@ -17,7 +17,8 @@ from batchd.daemon.tuning import CurrentConfig
 from batchd.daemon.writes import DaemonStore
 from batchd.errors import ConfigError
 from batchd.log import Action, get_logger
-from batchd.store import LearntRefusal, lookups, operations
+from batchd.store import lookups, operations
+from batchd.store.rows import LearntRefusal
 
 #: A model may have learned meanwhile to take it.
 _KEPT_S = 7 * 86400.0

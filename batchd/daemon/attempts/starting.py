@@ -27,7 +27,8 @@ from batchd.lifecycle import inputs
 from batchd.lifecycle.inputs import End
 from batchd.records import Batch, Reason, Ref, Secret, Task, TaskStatus, tasks
 from batchd.spool.task_directories import TaskDirectories
-from batchd.store import DispatchedTask, lookups
+from batchd.store import lookups
+from batchd.store.rows import DispatchedTask
 
 #: How the journal's text of an answer begins, and of the next attempt.
 _ANSWERED = b'["CallAnswered"'

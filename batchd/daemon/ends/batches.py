@@ -26,9 +26,11 @@ from batchd.lifecycle import Lifecycle, inputs
 from batchd.log import Action, get_logger
 from batchd.records import Batch, Task
 from batchd.spool import outbox
-from batchd.store import Store, StoredWork, lookups, operations
+from batchd.store import lookups, operations
 from batchd.store.operations import wanted
 from batchd.store.queries import StoreReader
+from batchd.store.rows import StoredWork
+from batchd.store.store import Store
 
 
 @dataclass(slots=True, eq=False)

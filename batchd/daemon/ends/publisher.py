@@ -28,8 +28,9 @@ from batchd.lifecycle.inputs import End
 from batchd.log import Action, get_logger
 from batchd.records import Batch, ErrorInfo, Ref, Task
 from batchd.spool import outbox
-from batchd.store import StoredWork, lookups, operations
+from batchd.store import lookups, operations
 from batchd.store.operations import wanted
+from batchd.store.rows import StoredWork
 from batchd.store.task_transaction import TaskTransaction
 from batchd.taskstate import fold
 

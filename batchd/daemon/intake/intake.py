@@ -29,8 +29,9 @@ from batchd.silent_paths import SilentPathError
 from batchd.spool import claims, outbox, taskfile
 from batchd.spool.claims import Claim
 from batchd.spool.inbox import Inbox
-from batchd.store import Store, lookups
+from batchd.store import lookups
 from batchd.store.operations import wanted
+from batchd.store.store import Store
 
 #: Files that are taken up at a time: their syncs of the disk are shared.
 _AT_ONCE = 256

@@ -30,7 +30,9 @@ from batchd.log import Action, get_logger
 from batchd.records import Cause, Parking, Scope
 from batchd.spool import claims, outbox
 from batchd.spool.ulid import LENGTH, PATTERN, mark_of
-from batchd.store import Store, StoredWork, lookups
+from batchd.store import lookups
+from batchd.store.rows import StoredWork
+from batchd.store.store import Store
 
 
 @dataclass(slots=True, eq=False, repr=False)
