@@ -99,7 +99,11 @@ def _in(folder: Path) -> list[Claim]:
     What is no file took the place of one in the instant of its claim,
     and could not go back before a crash: no claim.
     """
-    if not _made_by_us(folder):
+    try:
+        found = folder.lstat()
+    except FileNotFoundError:
+        return []
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in {0, os.geteuid()}:
         return []
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
@@ -108,14 +112,6 @@ def _in(folder: Path) -> list[Claim]:
         for name in names
         if PATTERN.fullmatch(name[:LENGTH]) and name[LENGTH : LENGTH + 1] == "-"
     ]
-
-
-def _made_by_us(folder: Path) -> bool:
-    try:
-        found = folder.lstat()
-    except FileNotFoundError:
-        return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid in {0, os.geteuid()}
 
 
 class Claimer:

@@ -383,6 +383,7 @@ def _task(
     tier, fallback_s = config.tier(model)
     tier, fallback = key("service_tier", tier), key("tier_fallback", None)
     evaluator = key("evaluator", "none" if command else config.evaluation.by)
+    judge = config.models.get(config.evaluation.judge_model) if evaluator == "judge" else None
     return records.Task(
         id=name,
         first_prompt=key("first_prompt", ""),
@@ -393,7 +394,7 @@ def _task(
         evaluator=evaluator,
         check=command,
         check_in=key("check_in", config.evaluation.check_in),
-        limits=_limits(config, (tier, _judge_tier(config, evaluator)), batch, spec),
+        limits=_limits(config, (tier, judge.service_tier if judge else None), batch, spec),
         service_tier=tier,
         tier_fallback_s=fallback_s if fallback is None else providers.seconds(fallback),
         env=env,
@@ -403,12 +404,6 @@ def _task(
         options={**(batch.options or {}), **(spec.options or {})},
         **given,
     )
-
-
-def _judge_tier(config: Config, evaluator: records.Evaluator) -> records.Tier | None:
-    """Return the service tier of a judge that has one of its own."""
-    judge = config.models.get(config.evaluation.judge_model) if evaluator == "judge" else None
-    return judge.service_tier if judge else None
 
 
 def _limits(

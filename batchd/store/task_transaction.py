@@ -123,7 +123,8 @@ HOT_COLUMNS = {name: name for name in LINE_COLUMNS[_FIRST_HOT:]} | {
 def fold(line: TaskLine, event: Event, ledger: Ledger) -> None:
     """Apply one event to the task's row and the ledger."""
     kind = type(event)
-    _FOLDS.get(kind, _nothing)(line, event, ledger)
+    if change := _FOLDS.get(kind):
+        change(line, event, ledger)
     line.seq += 1
     line.step = kind.__name__
     line.last_at = event.at
@@ -196,10 +197,6 @@ def _finished(line: TaskLine, event: TaskFinished, ledger: Ledger) -> None:
     line.reason = event.reason.value if event.reason else None
     line.message = error_message(event.result)
     line.since = line.finished_at = event.at
-
-
-def _nothing(_line: TaskLine, _event: Event, _ledger: Ledger) -> None:
-    """Leave the row as it is, but for what every event changes."""
 
 
 _Fold: TypeAlias = Callable[[TaskLine, Any, Ledger], None]
