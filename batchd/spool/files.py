@@ -35,9 +35,8 @@ def content(path: str | Path, most: int, *, dir_fd: int | None = None) -> bytes 
 
     Raises ``OSError`` where nothing has that name, or it cannot be read.
     """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        descriptor = os.open(path, flags, dir_fd=dir_fd)
+        descriptor = os.open(path, trees.OPEN_FILE, dir_fd=dir_fd)
     except OSError as error:
         if error.errno in {errno.ELOOP, errno.ENXIO}:  # a link, a socket
             return None
@@ -260,7 +259,7 @@ def move(source: Path, target: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(source, trees.OPEN_FILE)
     with open(descriptor, "rb") as original:
         # What others may not read there they may not read here.
         mode = os.fstat(descriptor).st_mode & 0o666

@@ -29,7 +29,7 @@ from typing import TypeVar
 
 import msgspec
 
-from batchd import decoders
+from batchd import decoders, trees
 from batchd.config import Config
 from batchd.log import Action, get_logger
 from batchd.spool import claims as claiming, files
@@ -154,9 +154,8 @@ class Settling:
         if not name.lower().endswith(".json") or size > _PEEK_BYTES:
             return False
         try:
-            descriptor = self._open(folder, name)
-            with open(descriptor, "rb") as file:
-                decoders.decode(file.read(_PEEK_BYTES + 1), msgspec.Raw)
+            data = files.content(name, _PEEK_BYTES, dir_fd=folder)
+            decoders.decode(data or b"", msgspec.Raw)
         except (OSError, ValueError, RecursionError):
             return False
         return True
@@ -168,7 +167,7 @@ class Settling:
         owner's file, some file systems), stillness has to do.
         """
         try:
-            descriptor = self._open(folder, name)
+            descriptor = os.open(name, trees.OPEN_FILE, dir_fd=folder)
         except OSError:
             return False
         try:
@@ -184,11 +183,6 @@ class Settling:
         finally:
             os.close(descriptor)
         return False
-
-    @staticmethod
-    def _open(folder: int, name: str) -> int:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        return os.open(name, flags, dir_fd=folder)
 
 
 class Inbox:

@@ -105,7 +105,7 @@ class OwnOutboxes:
         """
         path = f"{folder}/{SPOOL}"
         try:
-            file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            file = os.open(path, trees.OPEN_FILE)
         except FileNotFoundError:
             if folder not in self._known:
                 return None
@@ -257,6 +257,36 @@ def publish_task(folder: Path, task: str, transcript: str, result: str) -> bool:
     files.make_folder(folder)
     files.write_together(folder, {name: text.encode() for name, text in texts.items() if text})
     return True
+
+
+def publish_patch(folder: Path, task: str, patch: Patch) -> None:
+    """Write a task's patch, before its result says so;
+    one without changes takes away what an earlier try has left.
+
+    Can be repeated. Where it is withheld, batchd's user alone may read it.
+    Raises ``OSError`` where it cannot be written.
+    """
+    path = folder / patch_name(task)
+    files.make_folder(folder)
+    if patch.data:
+        mode = 0o600 if patch.withheld else 0o666
+        files.write_whole(path, patch.data, replace=True, mode=mode, follow=False)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def patch_name(task: str) -> str:
+    """Return the name of the file that holds a task's patch, beside its result."""
+    return f"{task}.patch"
+
+
+def whole_patch(folder: Path, task: str, sha256: str) -> bytes | None:
+    """Return the patch of a task; None where it is gone, or is not the one with this hash."""
+    try:
+        data = files.content(folder / patch_name(task), _MAX_BYTES)
+    except OSError:
+        return None
+    return data if data is not None and hashlib.sha256(data).hexdigest() == sha256 else None
 
 
 def result(folder: Path, task: str) -> dict[str, Any] | None:
@@ -428,13 +458,9 @@ class PublishedFolder:
         """
         path = f"{self.outbox}/{self.name}"
         try:
-            top = os.open(path, trees.OPEN)
+            return trees.size_at(path)
         except OSError:
             return 0 if os.path.lexists(path) else None
-        try:
-            return trees.size(top)[0]
-        finally:
-            os.close(top)
 
     def remove(self) -> str:
         """Take it away; return why it could not be, wholly; empty: it is gone.
@@ -485,33 +511,3 @@ def _is_of(top: int, name: str) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(found, dict) and found.get("batch") == name
-
-
-def publish_patch(folder: Path, task: str, patch: Patch) -> None:
-    """Write a task's patch, before its result says so;
-    one without changes takes away what an earlier try has left.
-
-    Can be repeated. Where it is withheld, batchd's user alone may read it.
-    Raises ``OSError`` where it cannot be written.
-    """
-    path = folder / patch_name(task)
-    files.make_folder(folder)
-    if patch.data:
-        mode = 0o600 if patch.withheld else 0o666
-        files.write_whole(path, patch.data, replace=True, mode=mode, follow=False)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def patch_name(task: str) -> str:
-    """Return the name of the file that holds a task's patch, beside its result."""
-    return f"{task}.patch"
-
-
-def whole_patch(folder: Path, task: str, sha256: str) -> bytes | None:
-    """Return the patch of a task; None where it is gone, or is not the one with this hash."""
-    try:
-        data = files.content(folder / patch_name(task), _MAX_BYTES)
-    except OSError:
-        return None
-    return data if data is not None and hashlib.sha256(data).hexdigest() == sha256 else None

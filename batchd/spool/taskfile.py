@@ -26,7 +26,7 @@ import msgspec
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from batchd import processes, records
+from batchd import processes, records, trees
 from batchd.config import Config, reading
 from batchd.errors import GONE_TASK_KEYS, Problem, TaskFileError
 from batchd.log import escape
@@ -114,9 +114,8 @@ def read(path: Path, max_bytes: int, owners: Collection[int] | None = None) -> b
     def refused(message: str) -> TaskFileError:
         return TaskFileError((Problem("", message),), escape(path.name))
 
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        descriptor = os.open(path, flags)
+        descriptor = os.open(path, trees.OPEN_FILE)
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):

@@ -121,13 +121,9 @@ class Mirror:
     def size(self) -> int:
         """Return the room that it takes, in bytes."""
         try:
-            top = os.open(self.holder, trees.OPEN)
+            return trees.size_at(self.holder, 5.0)
         except OSError:
             return 0
-        try:
-            return trees.size(top, 5.0)[0]
-        finally:
-            os.close(top)
 
     @contextlib.contextmanager
     def locked(self, *, wait: bool = True) -> Iterator[None]:
