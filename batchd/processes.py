@@ -1,8 +1,8 @@
-"""Processes of ours: how one loads its modules, the command lines of those that it starts, and what
-they do there.
+"""Processes of ours: how one loads its modules, the command lines of those that it starts, what
+they do there, and how one that holds keys is sealed.
 
-These run in a Python of their own, which loads nothing that a folder, a variable or a start-up file
-could put in its way.
+Those that are started run in a Python of their own, which loads nothing that a folder, a variable
+or a start-up file could put in its way.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+
+from batchd.masking import names_secret
 
 
 @contextlib.contextmanager
@@ -64,7 +66,7 @@ def _command(run: str, arguments: tuple[str, ...]) -> list[str]:
     return [sys.executable, "-I", "-S", "-c", program, *arguments]
 
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 #: Who goes first where the machine is short of memory: what it makes can be made again.
 _OOM_SCORE = "800"
 
@@ -117,3 +119,33 @@ def limit(what: int, most: int) -> None:
     hard = resource.getrlimit(what)[1]
     unlimited = hard == resource.RLIM_INFINITY
     resource.setrlimit(what, (most if unlimited else min(most, hard), hard))
+
+
+#: Has the SDK write every request, address and body, to stderr.
+_SDK_LOG_VARIABLE = "OPENAI_LOG"
+
+
+def seal() -> None:
+    """Close this process to core dumps and debuggers, so that no other one of the same user learns
+    its keys from its memory or its /proc/PID/environ; root may still look.
+
+    A program that it starts is open again: what is passed to one must be no secret.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def forget(names: Iterable[str]) -> None:
+    """Take variables out of this process's environment:
+    these, and all whose names are those of secrets.
+
+    No child inherits them; and where they stood,
+    in the memory that /proc/PID/environ shows, are zeros.
+    """
+    wanted = {_SDK_LOG_VARIABLE, *names, *filter(names_secret, os.environ)}
+    libc = ctypes.CDLL(None)
+    libc.getenv.restype = ctypes.c_void_p
+    for name in wanted & os.environ.keys():
+        if address := libc.getenv(os.fsencode(name)):
+            ctypes.memset(address, 0, len(ctypes.string_at(address)))
+        del os.environ[name]

@@ -19,6 +19,8 @@ from pathlib import Path
 
 #: Opens a folder, and never what a link leads to.
 OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+#: Opens what nothing vouches for, to read it: follows no link, and waits for no writer of a pipe.
+OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 #: So many folders, from the top down, stay open while what lies in them is measured.
 _KEPT = 16
 _LOOK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -150,6 +152,15 @@ def size(top: int, seconds: float = math.inf) -> tuple[int, bool]:
     as many by the clock, or folders move meanwhile; folders that cannot be read are left out.
     """
     return _Measuring(seconds).run(top)
+
+
+def size_at(path: str | os.PathLike[str], seconds: float = math.inf) -> int:
+    """Return what lies at a path, as ``size`` does. Raises ``OSError`` where that is no folder."""
+    top = os.open(path, OPEN)
+    try:
+        return size(top, seconds)[0]
+    finally:
+        os.close(top)
 
 
 #: A look may take so many times its processor time by the clock.

@@ -18,11 +18,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from batchd import workspace
 from batchd.records import Base, Origin, SandboxPolicy
 from batchd.sandbox import Sandbox
-from batchd.workspace import fetching
-from batchd.workspace.fetching import FetchJob
+from batchd.workspace import clones, mirrors
+from batchd.workspace.mirrors import FetchJob
 
 BOUND = 1.3
 FILES, ROUNDS = 2000, 15
@@ -73,11 +72,11 @@ async def ours_s(sandbox: Sandbox, base: Base, target: Path) -> tuple[float, flo
     with await sandbox.open(
         str(target), fresh=True, network=False, env={}, base=base.mirror
     ) as place:
-        await workspace.make(place, base, 60.0)
+        await clones.make(place, base, 60.0)
         cloned = time.perf_counter() - began
         await place.run(["sh", "-c", "echo x >> d0/f0.txt"], timeout_s=10.0)
         began = time.perf_counter()
-        patch = await workspace.changed(place, base, 10 << 20)
+        patch = await clones.changed(place, base, 10 << 20)
         assert [change.path for change in patch.changes] == ["d0/f0.txt"], patch.problem
         return cloned, time.perf_counter() - began
 
@@ -106,7 +105,7 @@ async def main() -> int:
             max_bytes=1 << 30,
         )
         began = time.perf_counter()
-        commit = await fetching.fetched(job)
+        commit = await mirrors.fetched(job)
         mirrored = time.perf_counter() - began
         base = Base(origin=origin, mirror=str(kept), commit=commit, branch="batchd/b/001")
         sandbox, pairs, patches = Sandbox(_POLICY), [], []

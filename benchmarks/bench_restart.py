@@ -12,7 +12,8 @@ from pathlib import Path
 from harness import row, stage
 
 from batchd.records import Batch, Task
-from batchd.store import Store, operations
+from batchd.store import operations
+from batchd.store.store import Store
 
 QUEUED = int(os.environ.get("BATCHD_BENCH_FILES", "100000"))
 _AT_ONCE = 500

@@ -27,7 +27,8 @@ from batchd.records import (
     ToolCall,
     Usage,
 )
-from batchd.store import Store, lookups, operations
+from batchd.store import lookups, operations
+from batchd.store.store import Store
 
 AGENTS, CALLS, QUEUED = 32, 100, 100_000
 _PRICE = Price(rates=(Rate(input=1.0, cached_input=0.1, output=2.0),), source="config")

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from batchd import free_room, wire, workspace
+from batchd import free_room, wire
 from batchd.agent import context, prompts, seen
 from batchd.agent.context import Compact
 from batchd.agent.decide import Conclude, RunTool, Step, decide
@@ -25,6 +25,7 @@ from batchd.events import CallStarted, ClockMoved, Event, Resumed, TaskStarted
 from batchd.records import ErrorInfo, Reason, TaskStatus, Trigger
 from batchd.sandbox import Workplace
 from batchd.taskstate import TaskState, Verdict, apply, fold
+from batchd.workspace import clones
 
 #: Size and mtime of a file's stamp: all that is the same on another machine.
 _LASTING = 2
@@ -156,7 +157,7 @@ class _Agent:
             learns = words if lost and (self.state.commands or base) else UNSET
             return Resumed(at=self._host.clock(), attempt=self._run.attempt, lost=learns)
         if base is not None and makes:
-            await workspace.make(place, base, self._run.base_s)
+            await clones.make(place, base, self._run.base_s)
         text = terms.model.tools == "text"
         stays, facts = place.can_stay, await place.facts()
         facts += prompts.CLONED if base is not None and base.branch else ""

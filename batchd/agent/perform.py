@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import msgspec
 from msgspec.structs import replace
 
-from batchd import free_room, wire, workspace
+from batchd import free_room, wire
 from batchd.agent import context, evaluate, prompts, tools
 from batchd.agent.context import Compact
 from batchd.agent.decide import CallModel, Conclude, Evaluate, Finish, RunTool, Step
@@ -49,6 +49,7 @@ from batchd.records import (
 )
 from batchd.sandbox import Workplace
 from batchd.taskstate import TaskState
+from batchd.workspace import clones
 
 #: The share of a limit that is used by then (the design's number).
 _WARN_SHARE = 0.8
@@ -300,7 +301,7 @@ class Performer:
         run = self._journal.run
         secret = bool(self._task.secrets)
         try:
-            patch = await workspace.changed(
+            patch = await clones.changed(
                 self._place, base, run.max_patch_bytes, run.base_s, secret=secret
             )
         except SandboxError as error:

@@ -16,10 +16,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from batchd import __version__, gone, processes
+from batchd import __version__, processes
 from batchd.cli import refusals, surroundings
 from batchd.console import columns_of, hanging
-from batchd.errors import BatchdError, ForbiddenError, UsageError
+from batchd.errors import GONE_COMMANDS, GONE_OPTIONS, BatchdError, ForbiddenError, UsageError
 from batchd.log import escape
 
 #: Each command with its line in the help; empty: it is an order, whose class has it.
@@ -192,7 +192,7 @@ class _Command(argparse.ArgumentParser):
         if unknown:
             word = next((each for each in unknown if each.startswith("-")), unknown[0])
             option = word.partition("=")[0]
-            if instead := gone.OPTIONS.get(f"{self.prog.partition(' ')[2]} {option}"):
+            if instead := GONE_OPTIONS.get(f"{self.prog.partition(' ')[2]} {option}"):
                 raise UsageError(f"{option} is gone: {instead}")
             near = difflib.get_close_matches(option, self._option_string_actions, n=1)
             hint = f"do you mean {near[0]}? " if near and option.startswith("-") else ""
@@ -286,7 +286,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         raise SystemExit(2)
     first = argv[0]
     if not first.startswith("-") and first not in COMMANDS:
-        if instead := gone.COMMANDS.get(first):
+        if instead := GONE_COMMANDS.get(first):
             raise UsageError(f"{first} is gone: {instead}")
         near = difflib.get_close_matches(first, COMMANDS, n=1)
         hint = f"do you mean {near[0]}? " if near else ""

@@ -18,7 +18,7 @@ from batchd.log import escape
 from batchd.observe import changes
 from batchd.records import Ref, SandboxPolicy
 from batchd.sandbox.trigger_search import run_by_git
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 from batchd.workspace import applying
 
 #: Who commits where git knows no name of the user's.

@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _back_up(args: argparse.Namespace) -> int:
-    from batchd.store import restoring  # `--help` need not load SQLite
+    from batchd.store import database_file  # `--help` need not load SQLite
 
     path = formatting.store_path(formatting.state_directory(args.config))
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
@@ -81,7 +81,7 @@ def _back_up(args: argparse.Namespace) -> int:
     if args.target and not target.parent.is_dir():
         folder = escape(str(target.parent))
         raise UsageError(f"{folder} is not a directory: make it, or name another file")
-    size = restoring.back_up(path, target)
+    size = database_file.back_up(path, target)
     print(escape(f"{target}: {size:,} bytes"))
     return 0
 
@@ -89,11 +89,10 @@ def _back_up(args: argparse.Namespace) -> int:
 def _restore(args: argparse.Namespace) -> int:
     import asyncio  # a copy needs nothing of all this, and `--help` need not load the daemon
 
-    from batchd import visible
     from batchd.daemon import lock, reconcile
-    from batchd.spool import claims, home
+    from batchd.spool import claims, safety
     from batchd.spool.outbox import OwnOutboxes, StrangeOutboxError
-    from batchd.store import restoring
+    from batchd.store import database_file
 
     settings = formatting.settings(args.config)
     state = Path(settings.paths.state)
@@ -101,19 +100,19 @@ def _restore(args: argparse.Namespace) -> int:
     if bool(args.backup) + args.new + args.as_is > 1:
         raise UsageError("give only one of BACKUP, --new and --as-is")
     source = args.backup or path
-    visible.refuse(settings)
+    safety.refuse_seen(settings)
     held = lock.acquire(state)
     try:
-        if home.lived_in(state):
-            raise NotPossibleError(home.away(state))
+        if safety.lived_in(state):
+            raise NotPossibleError(safety.away_from_home(state))
         if args.as_is:
             if args.yes:
-                home.settle(state)
+                safety.settle_home(state)
             becomes = "is" if args.yes else "would become"
             said = f"{state} {becomes} the home of this state directory."
             _print(args, {"home": str(state.resolve())}, [said])
             return 0
-        draft = restoring.fresh(path) if args.new else restoring.draft(source, path)
+        draft = database_file.fresh(path) if args.new else database_file.draft(source, path)
         try:
             plan = asyncio.run(_work(draft, settings, do=args.yes, moved=args.moved))
             former = None
@@ -121,10 +120,10 @@ def _restore(args: argparse.Namespace) -> int:
                 # Before the exchange:
                 # a daemon that starts after a crash must not take them for new.
                 reconcile.set_aside(plan, state)
-                former = restoring.put_in_place(draft, path)
-                home.settle(state)
+                former = database_file.put_in_place(draft, path)
+                safety.settle_home(state)
         finally:
-            restoring.discard(draft)
+            database_file.discard(draft)
     finally:
         lock.release(held)
     found = {
@@ -170,7 +169,7 @@ async def _work(draft: Path, settings: config.Config, *, do: bool, moved: bool) 
     Raises ``UsageError`` for another spool's.
     """
     from batchd.daemon import reconcile
-    from batchd.store import Store
+    from batchd.store.store import Store
 
     store = Store(draft)
     try:

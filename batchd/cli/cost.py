@@ -16,8 +16,7 @@ from batchd.errors import UsageError
 from batchd.log import escape
 from batchd.pricing import Prices
 from batchd.records import Cost, Price, Tally, Tokens
-from batchd.store.queries import SPLITS, Split
-from batchd.store.reader import StoreReader
+from batchd.store.queries import SPLITS, Split, StoreReader
 from batchd.store.rows import SpendRow
 from batchd.words import NO_TAG, at_least, counted, from_cache, money, uncertain
 

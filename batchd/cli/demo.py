@@ -19,7 +19,7 @@ from batchd import control, installation
 from batchd.cli.display import formatting, progress, summary_text
 from batchd.errors import NoDaemonError, NotPossibleError
 from batchd.spool import inbox
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 from batchd.store.rows import BatchRow
 
 #: How long each process may take to be ready, and to end.

@@ -17,8 +17,8 @@ from batchd.formats import ResultV1
 from batchd.log import escape
 from batchd.observe import changes
 from batchd.records import Ref
-from batchd.spool import outbox, patch_files
-from batchd.store.reader import StoreReader
+from batchd.spool import outbox
+from batchd.store.queries import StoreReader
 
 _GREEN, _RED, _BOLD, _CYAN, _PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[1m", "\x1b[36m", "\x1b[0m"
 #: By how a line begins; the first that fits counts.
@@ -101,7 +101,7 @@ class TaskPatch:
     @property
     def file(self) -> Path:
         """Where the patch lies."""
-        return self.folder / patch_files.name(self.ref.task)
+        return self.folder / outbox.patch_name(self.ref.task)
 
     @property
     def whole(self) -> bool:
@@ -112,7 +112,7 @@ class TaskPatch:
     def patch(self) -> bytes:
         """Return the patch. Raises ``NotPossibleError`` where it is not what the result says."""
         patch = self.result.patch
-        data = patch_files.whole(self.folder, self.ref.task, patch.sha256) if patch else None
+        data = outbox.whole_patch(self.folder, self.ref.task, patch.sha256) if patch else None
         if data is None:
             raise NotPossibleError(
                 f"{self.file} is gone, or differs from what the result of {self.ref} says"

@@ -17,7 +17,7 @@ from batchd.cli.runs import given_files
 from batchd.errors import OlderStoreError
 from batchd.log import escape
 from batchd.spool import outbox
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 from batchd.words import counted, duration, limit, listed, money
 
 if TYPE_CHECKING:

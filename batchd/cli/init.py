@@ -14,7 +14,7 @@ from batchd.config.providers import PRESETS, reachable
 from batchd.config.sections import AgentSection, PoolSection
 from batchd.errors import BatchdError, ConfigError, NotPossibleError, UsageError
 from batchd.log import escape
-from batchd.spool import new_spool, permissions
+from batchd.spool import new_spool
 from batchd.spool.new_spool import NewSpool
 
 _NOTHING = "nothing was made"
@@ -157,17 +157,17 @@ def _wrong_address(url: str) -> str:
 
 def _refuse(wanted: NewSpool) -> None:
     """Refuse what would not work, before anything is made. Raises ``BatchdError``."""
-    from batchd import visible  # loads the sandbox; not for wrong arguments
+    from batchd.spool import safety  # loads the sandbox; not for wrong arguments
 
     try:
         # Variables of this session are none of the spool's.
         settings = config.load(
             wanted.config, {"HOME": os.environ.get("HOME", "")}, draft=wanted.text()
         )
-        visible.refuse(settings)
+        safety.refuse_seen(settings)
     except ConfigError as error:
         raise UsageError(f"{_NOTHING}: {'; '.join(map(str, error.problems))}") from None
-    grave = next((found for found in permissions.exposures(settings) if found.grave), None)
+    grave = next((found for found in safety.exposures(settings) if found.grave), None)
     there = next(p for p in (wanted.directory, *wanted.directory.parents) if p.is_dir())
     if problem := grave or trust.doubt(there, there.stat(), trust.ours()):
         raise NotPossibleError(f"{_NOTHING}: {problem}")

@@ -21,7 +21,7 @@ from batchd.log import escape, escape_json
 from batchd.observe.snapshot import AgentSnapshot, Unseen, agent_at, ask
 from batchd.records import Ref, TaskStatus
 from batchd.store import lookups
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 from batchd.store.rows import BatchRow, TaskRow
 from batchd.words import duration, moment
 

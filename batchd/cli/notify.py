@@ -18,7 +18,7 @@ from batchd.log import escape
 from batchd.notify import channels
 from batchd.notify.channels import ReceiverTarget
 from batchd.store import lookups
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -82,7 +82,7 @@ def _wanted(file: Path | None, order: Retry) -> bool:
     """Return whether what has completed is to run, and be paid, again:
     on a terminal that is asked.
     """
-    from batchd.store.reader import StoreReader
+    from batchd.store.queries import StoreReader
 
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return True
@@ -106,7 +106,7 @@ def _show_prunable(order: Prune, state: Path, *, as_json: bool) -> int:
     """Print the batches of which something would go."""
     from batchd.spool.outbox import PublishedFolder
     from batchd.store import lookups
-    from batchd.store.reader import StoreReader
+    from batchd.store.queries import StoreReader
 
     fields: list[dict[str, Any]] = []
     if (store := formatting.store_path(state)).exists():
@@ -209,11 +209,11 @@ def _here(file: Path | None, state: Path, order: Order[A]) -> A:
         raise NoDaemonError(
             f"no daemon runs on {state}; without one, the configuration must be fixed first"
         ) from None
-    from batchd import visible
     from batchd.daemon import Daemon  # loads everything; a running daemon has done so
     from batchd.observe import standstill
+    from batchd.spool import safety
 
-    visible.refuse(settings)
+    safety.refuse_seen(settings)
     if not isinstance(order, Pause) and not formatting.store_path(state).exists():
         # Nothing is made in a folder where batchd has never been: it may be the wrong one.
         raise UsageError(f"no batch has ever been taken up on {state}; is it the right one?")
@@ -235,19 +235,19 @@ def refusals(state: Path) -> Iterator[str]:
     """Yield why, each with what to do. No daemon may be running there."""
     import sqlite3  # orders need none of this
 
-    from batchd.spool import home
-    from batchd.store import witness
+    from batchd.spool import safety
+    from batchd.store import side_files
     from batchd.store.database_file import reading
 
     if not state.is_dir():
         return
-    if problem := home.away(state):
+    if problem := safety.away_from_home(state):
         yield problem
     path = formatting.store_path(state)
     try:
-        witness.check_there(path)
+        side_files.check_there(path)
         if path.exists() and path.stat().st_size:
-            witness.check(path, reading(path))
+            side_files.check_held(path, reading(path))
     except StoreError as error:
         yield str(error)
     except (sqlite3.Error, OSError):

@@ -13,7 +13,7 @@ from batchd import config
 from batchd.cli.display import formatting
 from batchd.errors import NotPossibleError
 from batchd.log import escape
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 from batchd.store.rows import BatchRow
 
 

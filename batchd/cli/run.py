@@ -14,14 +14,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from batchd import config, sealing, silent_paths, words
+from batchd import config, processes, silent_paths, words
 from batchd.cli.display import formatting, summary_text
 from batchd.cli.runs import following, given_files
 from batchd.cli.runs.run_daemon import RunDaemon, refuse_paused
 from batchd.errors import NoDaemonError, UsageError
 from batchd.log import escape_text
 from batchd.records import Task
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,10 +58,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Have it worked on, show progress, end with the summaries, or a single task's answer."""
-    sealing.seal()
+    processes.seal()
     settings = config.load(args.config)
     silent_paths.refuse(settings.paths.state)
-    sealing.forget(settings.variables())
+    processes.forget(settings.variables())
     if args.processes is not None and args.processes < 1:
         raise UsageError(f"--processes needs a number, 1 or more, not {args.processes}")
     if args.here:
@@ -137,9 +137,9 @@ def _refuse(settings: config.Config, tasks: Sequence[Task]) -> None:
     """Refuse what every task would wait for: a key, or people; and a spool that commands would
     see, before anything is made there. Raises ``NotPossibleError``.
     """
-    from batchd import visible  # loads the sandbox; a running daemon has looked
+    from batchd.spool import safety  # loads the sandbox; a running daemon has looked
 
-    visible.refuse(settings)
+    safety.refuse_seen(settings)
     models = {task.model for task in tasks}
     if settings.evaluation.judge_model and any(task.evaluator == "judge" for task in tasks):
         models.add(settings.evaluation.judge_model)

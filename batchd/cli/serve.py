@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from batchd import config, log, processes, sealing, words
+from batchd import config, log, processes, words
 from batchd.cli.display import formatting
 from batchd.cli.runs.run_daemon import LOCKED
 from batchd.console import columns_of, hanging
@@ -41,9 +41,9 @@ def run(args: argparse.Namespace) -> int:
     """Watch the inbox until stopped."""
     # Until there is somebody to read the configuration again it waits, and does not end us.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    sealing.seal()
+    processes.seal()
     settings = formatting.settings(args.config)
-    sealing.forget(settings.variables())
+    processes.forget(settings.variables())
     # It may outlive the directory that it is started in, and keeps no disk from being unmounted
     # there. The paths of its configuration are absolute; an error may name its program.
     sys.argv[0] = os.path.abspath(sys.argv[0])  # no link is followed
@@ -72,16 +72,17 @@ def _serve(settings: config.Config, *, drop_packs: bool) -> None:
     """Be the daemon until it is stopped."""
     # They load everything; no other command needs it.
     with processes.undisturbed():
-        from batchd import telemetry, visible
+        from batchd import telemetry
         from batchd.daemon import Daemon, run as run_daemon
         from batchd.notify import channels
         from batchd.notify.notifications import Notifications
         from batchd.report.report_process import ReportMaker
+        from batchd.spool import safety
     # The file that was found at the start: were it gone,
     # another one, or none, would lift its limits.
     file = Path(settings.file) if settings.file else None
     reload = functools.partial(config.load, file, settings.environ, here=Path(settings.base))
-    visible.refuse(settings)  # before the log's file is made there
+    safety.refuse_seen(settings)  # before the log's file is made there
     settings.paths.prepare(settings.environ)
     log.configure(settings.log.level, settings.log.format, settings.log.file)
     channels.insist(settings)

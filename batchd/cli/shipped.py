@@ -40,9 +40,9 @@ def run(args: argparse.Namespace) -> int:
 def text(kind: str) -> str:
     """Return the JSON Schema of a kind of files."""
     if kind == "task":
-        from batchd.spool import taskschema  # pydantic, only where it is needed
+        from batchd.spool import taskspec  # pydantic, only where it is needed
 
-        schema = taskschema.schema()
+        schema = taskspec.schema()
     elif kind == "notification":
         from batchd.notify import format as notification  # msgspec, only where it is needed
 

@@ -28,9 +28,9 @@ from batchd.observe import standstill
 from batchd.observe.snapshot import Unseen, ask
 from batchd.observe.standstill import WaitReasons
 from batchd.records import Parking, Ref, TaskStatus
-from batchd.spool.settle import ignorable
+from batchd.spool.claims import ignorable
 from batchd.store import lookups, queries
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 from batchd.store.rows import BatchRow, TaskRow
 from batchd.words import moment
 

@@ -28,7 +28,7 @@ from batchd.log import escape
 from batchd.observe import standstill
 from batchd.spool import inbox, outbox
 from batchd.spool.decoding import ENDINGS
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 from batchd.store.rows import BatchRow
 
 #: Batches among which one is looked for.
@@ -114,9 +114,9 @@ def run(args: argparse.Namespace) -> int:
             "without --wait"
         )
     if not alive:
-        from batchd import visible  # loads the sandbox; a running daemon has looked
+        from batchd.spool import safety  # loads the sandbox; a running daemon has looked
 
-        visible.refuse(settings)
+        safety.refuse_seen(settings)
     newest = _newest_known(settings, sure=args.wait) if alive else None
     path = inbox.drop(Path(settings.paths.inbox), filename, data)
     mine = None if newest is None else DroppedBatch(newest, path.name, data)

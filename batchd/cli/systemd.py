@@ -118,7 +118,7 @@ def _write(file: _File) -> None:
     if file.path.exists() and file.path.read_text("utf-8") != file.text:
         file.path.replace(f"{file.path}.old")
     data = file.text.encode()
-    files.write_whole(file.path, lambda out: out.write(data), replace=True, mode=file.mode)
+    files.write_whole(file.path, data, replace=True, mode=file.mode)
     file.path.chmod(file.mode)
 
 

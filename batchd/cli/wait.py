@@ -13,7 +13,7 @@ from batchd.cli.submit import follow, takes
 from batchd.errors import NoDaemonError, UsageError
 from batchd.log import escape
 from batchd.observe.snapshot import Unseen, ask
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

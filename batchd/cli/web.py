@@ -7,7 +7,7 @@ import contextlib
 import functools
 import importlib.util
 
-from batchd import installation, log, sealing
+from batchd import installation, log, processes
 from batchd.cli.display import formatting
 from batchd.config.sections import parted
 from batchd.errors import NotPossibleError, UsageError
@@ -39,12 +39,12 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"{escape(args.listen)} is not HOST:PORT, as in 127.0.0.1:8040") from None
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
         raise NotPossibleError(f"the page needs {' and '.join(missing)}: {installation.fix('web')}")
-    from batchd import visible
+    from batchd.spool import safety
     from batchd.web.serving import serve  # optional, and no other command needs it
 
-    visible.refuse(settings)  # a token is made in the state directory
-    sealing.seal()
-    sealing.forget(settings.variables())
+    safety.refuse_seen(settings)  # a token is made in the state directory
+    processes.seal()
+    processes.forget(settings.variables())
     log.hide(settings.hidden())
     log.configure(settings.log.level, settings.log.format, quiet=True)
     with contextlib.suppress(KeyboardInterrupt):

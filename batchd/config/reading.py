@@ -34,8 +34,7 @@ from typing import (
 
 from annotated_types import Ge, Gt, Le, MinLen
 
-from batchd import gone
-from batchd.errors import Problem
+from batchd.errors import GONE_KEYS, GONE_NOTIFY_WORDS, Problem
 
 Place: TypeAlias = tuple[str | int, ...]
 _Section = TypeVar("_Section", bound="Section")
@@ -255,7 +254,7 @@ class Reader:
             words = own.words if own else origin is Literal
             closed = words or bool(own) or hint in _NUMBERS
             problem = misread(place, str(error), raw, closed=closed, words=words)
-            if place[:1] == ("notify",) and (instead := gone.NOTIFY_WORDS.get(str(raw))):
+            if place[:1] == ("notify",) and (instead := GONE_NOTIFY_WORDS.get(str(raw))):
                 problem = Problem("", f"there is no {raw!r} any more", instead)
             self.unread.append(self.named(place, problem))
             return None
@@ -377,7 +376,7 @@ def _unknown(place: Place, raw: object, known: Collection[str]) -> Problem:
     if place[0] == "models" and isinstance(raw, Mapping):
         return Problem("", "there is no such key", _QUOTES)
     at = [place[0], "*", *place[2:]] if place[0] == "notify" else place
-    if instead := gone.KEYS.get(".".join(map(str, at))):
+    if instead := GONE_KEYS.get(".".join(map(str, at))):
         return Problem("", "there is no such key any more", instead)
     return unknown(str(place[-1]), known)
 

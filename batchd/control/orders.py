@@ -15,10 +15,10 @@ from typing import Annotated, Any, ClassVar, Self, TypeAlias
 
 import msgspec
 
-from batchd import decoders, gone, words
+from batchd import decoders, words
 from batchd.control.requests import A, Field, Order
 from batchd.control.status import ShownParking
-from batchd.errors import UsageError
+from batchd.errors import GONE_TASK_KEYS, UsageError
 from batchd.log import escape
 from batchd.records import Parking, Scope, TargetCounts
 from batchd.spool.ulid import ulid
@@ -191,7 +191,7 @@ class Retry(Order[Retried], frozen=True, kw_only=True):
         for run in answer.runs:
             yield f"{run.batch}: {counted(run.tasks, 'task')} of {run.retry_of} queued again"
         for key in answer.dropped or ():
-            yield f"without {key}, which is gone: {gone.TASK_KEYS.get(key, '')}"
+            yield f"without {key}, which is gone: {GONE_TASK_KEYS.get(key, '')}"
 
 
 # pause, resume

@@ -13,15 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from batchd import __version__, gone
-from batchd.actions import Action
+from batchd import __version__
 from batchd.control import requests
 from batchd.control.client import NAME, address
 from batchd.control.orders import ORDERS
 from batchd.control.requests import A, Check, ControlRequest, Detach, Submit
 from batchd.control.status import Status
-from batchd.errors import BatchdError, UsageError, WithdrawnError
-from batchd.log import get_logger
+from batchd.errors import GONE_COMMANDS, BatchdError, UsageError, WithdrawnError
+from batchd.log import Action, get_logger
 
 #: By its verb, what can be asked.
 REQUESTS: Mapping[str, type[ControlRequest[Any]]] = {
@@ -154,7 +153,7 @@ def _said(answer: Mapping[str, Any]) -> bytes:
 async def _answer(line: bytes, by: Requester, commands: RequestHandlers) -> Mapping[str, Any]:
     try:
         given = json.loads(line)
-        if instead := gone.COMMANDS.get(str(given["verb"])):
+        if instead := GONE_COMMANDS.get(str(given["verb"])):
             return _refusal(f"there is no {given['verb']} any more: {instead}")
         kind = REQUESTS[given["verb"]]
     except (ValueError, RecursionError, AttributeError, KeyError, TypeError):

@@ -13,8 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from batchd import __version__, log, visible
-from batchd.actions import Action
+from batchd import __version__, log
 from batchd.children import Children
 from batchd.config import Config
 from batchd.control import ControlRequest, OpenTrouble
@@ -55,7 +54,7 @@ from batchd.daemon.writes import DaemonStore
 from batchd.governor import Governor
 from batchd.governor.outages import News
 from batchd.lifecycle import Lifecycle
-from batchd.log import get_logger
+from batchd.log import Action, get_logger
 from batchd.pool import threads
 from batchd.pool.cluster import Cluster
 from batchd.pool.local import LocalEngine
@@ -64,9 +63,10 @@ from batchd.pool.threads import AllDiskThreads
 from batchd.pricing import Prices
 from batchd.records import Batch
 from batchd.sandbox import Sandbox
-from batchd.spool import claims, home, permissions, taskfile
-from batchd.spool.inbox import Inbox, ulid
+from batchd.spool import claims, safety, taskfile
+from batchd.spool.inbox import Inbox
 from batchd.spool.outbox import OwnOutboxes
+from batchd.spool.ulid import ulid
 from batchd.store import lookups
 
 _DAY_S = 86400.0
@@ -176,18 +176,18 @@ class Daemon:
     async def _open(self, undo: contextlib.AsyncExitStack) -> None:
         threads.start()
         config, state = self._config, Path(self._config.paths.state)
-        visible.refuse(config)
-        permissions.insist(config)
+        safety.refuse_seen(config)
+        safety.insist(config)
         after_crash = lock.left_behind(state)
         held = lock.acquire(state)
         undo.callback(lock.release, held)
-        home.enter(state)
+        safety.enter_home(state)
         undo.callback(claims.keep_mark, state, claims.mark(state))
         if self._work:
             former_packs.insist(state, drop=self._drop_packs)
             # Refuse to start where commands cannot run.
             self._limits = Sandbox(config.sandbox_policy()).limits
-            visible.warn(config)
+            safety.warn_of_seen(config)
         disks = AllDiskThreads()
         undo.callback(disks.close)
         loop = main_loop.MainLoop()

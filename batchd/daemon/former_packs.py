@@ -12,9 +12,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from batchd import trees
-from batchd.actions import Action
 from batchd.errors import NotPossibleError
-from batchd.log import get_logger
+from batchd.log import Action, get_logger
 from batchd.records import Ref
 from batchd.words import counted, listed
 

@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from batchd.actions import Action
 from batchd.config import Config
 from batchd.control import DaemonStatus
 from batchd.daemon.troubles import Tries
 from batchd.errors import Problem
 from batchd.events import Event, TaskFinished, Terms
 from batchd.governor import ParkDecision
+from batchd.log import Action
 from batchd.records import Batch, Parking, Ref, Task
-from batchd.store import Store
+from batchd.store.store import Store
 
 #: What the loop gets to answer; where it is busier than that, figures of the moment are left out.
 _PATIENCE_S = 2.0

@@ -13,9 +13,9 @@ from threading import TIMEOUT_MAX
 from typing import TypeVar
 
 from batchd import silent_paths
-from batchd.actions import Action
 from batchd.daemon.troubles import TROUBLE_S, TroubleLog, TroubleSubject
 from batchd.errors import NotPossibleError
+from batchd.log import Action
 from batchd.pool.threads import AllDiskThreads, silent
 from batchd.records import Batch
 from batchd.silent_paths import SilentPathError

@@ -25,7 +25,8 @@ from batchd.formats import ResultV1, SummaryV1
 from batchd.records import Batch, Cause, Parking, Ref, Scope, Tally, TaskStatus, Tokens
 from batchd.spool import claims, files, outbox
 from batchd.spool.claims import Claim
-from batchd.store import Store, lookups, operations
+from batchd.store import lookups, operations
+from batchd.store.store import Store
 from batchd.store.task_transaction import TaskTransaction
 
 #: Tasks whose commits are shared.

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
-from batchd import config as configuration, log, visible
-from batchd.actions import Action
+from batchd import config as configuration, log
 from batchd.config import Config
 from batchd.config.loading import dotted, place_of
 from batchd.daemon import main_loop, tuning
@@ -19,11 +18,11 @@ from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.tuning import CurrentConfig
 from batchd.errors import BatchdError, UsageError
 from batchd.governor import Governor
-from batchd.log import get_logger
+from batchd.log import Action, get_logger
 from batchd.pool.supervisor import PoolShape, Supervisor
 from batchd.pricing import Prices
 from batchd.sandbox import Sandbox
-from batchd.spool import permissions
+from batchd.spool import safety
 
 Place = tuple[str, ...]
 
@@ -136,9 +135,9 @@ class Reloader:
         # Inbox and state stay where they are; a batch keeps the outbox that it began with.
         paths = replace(config.paths, inbox=old.paths.inbox, state=old.paths.state)
         config = replace(config, paths=paths)
-        visible.refuse(config)
+        safety.refuse_seen(config)
         if config.paths != old.paths:
-            permissions.insist(config)
+            safety.insist(config)
         if config.sandbox != old.sandbox:
             Sandbox(config.sandbox_policy())  # as at the start: never without a working one
         log.hide(config.hidden())

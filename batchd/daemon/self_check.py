@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from batchd import pauses
-from batchd.actions import Action
 from batchd.daemon import main_loop
 from batchd.daemon.attempts.active import ActiveAttempt
 from batchd.daemon.attempts.attempts import Attempts
@@ -21,6 +20,7 @@ from batchd.daemon.troubles import TroubleLog
 from batchd.errors import NotPossibleError
 from batchd.governor import Governor
 from batchd.lifecycle import Lifecycle, Phase
+from batchd.log import Action
 from batchd.pool.supervisor import Supervisor
 
 #: The time between two looks, and what most things may take (seconds).

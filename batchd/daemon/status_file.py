@@ -15,7 +15,6 @@ from typing import Literal
 import msgspec
 
 from batchd import pauses, results
-from batchd.actions import Action
 from batchd.control import ShownParking
 from batchd.daemon.listeners import StatusDesk
 from batchd.daemon.outboxes import Outboxes
@@ -30,14 +29,14 @@ from batchd.formats import (
     StatusV1,
     StatusWaitV1,
 )
-from batchd.log import get_logger
+from batchd.log import Action, get_logger
 from batchd.pauses import aside
 from batchd.records import Scope, TaskStatus
 from batchd.spool import outbox
 from batchd.spool.outbox import StrangeOutboxError
-from batchd.store import Store
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 from batchd.store.rows import BatchRow
+from batchd.store.store import Store
 
 #: Between two looks, and so the least between two writes.
 _LOOK_S = 5.0

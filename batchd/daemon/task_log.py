@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from batchd import views
-from batchd.actions import Action
 from batchd.events import CallFailed, CallStarted, Event, RoundEvaluated
-from batchd.log import detailed, get_logger
+from batchd.log import Action, detailed, get_logger
 from batchd.records import Purpose, Ref
 from batchd.views.view import logged
 from batchd.wire import Ask

@@ -14,10 +14,10 @@ from typing import Any, Self, TypeAlias
 import msgspec
 
 from batchd import silent_paths
-from batchd.actions import Action
 from batchd.control import OpenTrouble
 from batchd.errors import NotPossibleError
 from batchd.free_room import ALLOW_WRITING, MOUNT_WRITABLE, NoRoomError
+from batchd.log import Action
 from batchd.spool.outbox import StrangeOutboxError
 
 #: The pause after the disk refused something.

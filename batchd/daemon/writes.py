@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from batchd import pauses
-from batchd.actions import Action
 from batchd.control.socket_server import Server
 from batchd.daemon.troubles import TROUBLE_S, TroubleLog, refused
 from batchd.daemon.tuning import CurrentConfig
@@ -27,8 +26,10 @@ from batchd.errors import (
 from batchd.free_room import STATE, NeededRoom
 from batchd.lifecycle import Lifecycle
 from batchd.lifecycle.holds import Key
+from batchd.log import Action
 from batchd.records import Parking
-from batchd.store import Store, operations
+from batchd.store import operations
+from batchd.store.store import Store
 from batchd.store.task_transaction import TaskTransaction
 
 P = ParamSpec("P")

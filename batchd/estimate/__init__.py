@@ -21,12 +21,10 @@ from batchd.config import Config
 from batchd.estimate import bounds
 from batchd.estimate.bounds import Bounds, TaskKind
 from batchd.estimate.first_requests import FirstRequests
-from batchd.pricing import Prices
+from batchd.pricing import Prices, setup
 from batchd.records import ModelSetup, Task, TaskStatus, Usage
 from batchd.store import queries
-from batchd.store.queries import PastTask
-from batchd.store.reader import StoreReader
-from batchd.terms import setup
+from batchd.store.queries import PastTask, StoreReader
 
 #: Of each model, the newest tasks that are looked at.
 _LOOKED_AT = 1_000

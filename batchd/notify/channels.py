@@ -22,11 +22,10 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 
 from batchd import __version__, installation, masking
-from batchd.actions import Action
 from batchd.config import Config
 from batchd.config.sections import ReceiverSection, loopback
 from batchd.errors import DeliveryError, NotPossibleError, SandboxError
-from batchd.log import escape, get_logger
+from batchd.log import Action, escape, get_logger
 from batchd.masking import Masker, names_secret
 from batchd.notify.format import NotificationV1
 from batchd.pauses import aside

@@ -20,19 +20,19 @@ from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 import msgspec
 
 from batchd import decoders
-from batchd.actions import Action
 from batchd.config import Config
 from batchd.daemon.listeners import Listener, StartReport, StatusDesk
 from batchd.errors import DeliveryError, Problem, StoreError
-from batchd.log import get_logger
+from batchd.log import Action, get_logger
 from batchd.notify import channels, messages
 from batchd.notify.channels import ReceiverTarget
 from batchd.notify.format import EventV1, NotificationV1
 from batchd.pauses import aside, doubled
 from batchd.records import Batch, Parking
 from batchd.spool.ulid import ulid
-from batchd.store import Store, lookups, operations
+from batchd.store import lookups, operations
 from batchd.store.rows import WaitingNotice
+from batchd.store.store import Store
 from batchd.store.task_transaction import TaskTransaction
 
 P = ParamSpec("P")

@@ -16,8 +16,7 @@ from batchd.control import DaemonStatus, status
 from batchd.errors import NoAnswerError, NoDaemonError, StoreError
 from batchd.records import Parking, Ref, Scope, TaskStatus
 from batchd.store import queries
-from batchd.store.queries import AnsweredCall
-from batchd.store.reader import StoreReader
+from batchd.store.queries import AnsweredCall, StoreReader
 from batchd.store.rows import BatchRow, SpendRow, TaskRow, WorkDone
 from batchd.views import last
 from batchd.views.kinds import command

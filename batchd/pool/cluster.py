@@ -21,8 +21,8 @@ import msgspec
 
 import batchd
 from batchd import processes
-from batchd.actions import Action
 from batchd.errors import NotPossibleError
+from batchd.log import Action
 from batchd.pauses import doubled
 from batchd.pool import bridge_messages
 from batchd.pool.bridge_messages import (

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from batchd import processes, sealing, wire
+from batchd import processes, wire
 
 #: The line in front of the first frame: whatever comes before it is a machine's greeting.
 MAGIC = b"batchd-worker-1\n"
@@ -39,7 +39,7 @@ def main(key_file: str = "") -> int:
 
     ``key_file``: has the key of the stream, and is removed; empty: who carries it may read it.
     """
-    sealing.seal()  # it will hold keys
+    processes.seal()  # it will hold keys
     opened, sealed = _as_it_is, _as_it_is
     if key_file:
         from batchd.pool.channel import SealedStream  # the others do without
@@ -65,7 +65,7 @@ def main(key_file: str = "") -> int:
             os.close(end)
         _be_worker(theirs, parent)
     theirs.close()
-    sealing.forget(())
+    processes.forget(())
     pidfd = os.pidfd_open(worker)
     _forward_signals(pidfd)
     _write(going, sealed(MAGIC))
@@ -165,7 +165,7 @@ def _be_worker(sock: socket.socket, parent: int) -> NoReturn:
         from batchd.pool.worker import Worker
 
         worker = Worker(run, Lease(_START_S, Deadline().set), here=Here({**os.environ}))
-        sealing.forget(())
+        processes.forget(())
 
         async def work() -> int:
             loop = asyncio.get_running_loop()

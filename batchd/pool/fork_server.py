@@ -19,7 +19,7 @@ from multiprocessing import forkserver, resource_tracker, util
 from pathlib import Path
 from typing import Any
 
-from batchd import sealing
+from batchd import processes
 
 #: Of a folder that leaves room for a socket's name in its address.
 _MOST_PATH_BYTES = 85
@@ -150,7 +150,7 @@ def child(sock: socket.socket, lock: int, agent: str) -> None:
     ``lock`` holds the spool's lock for as long as this process lives. ``agent`` names the
     function that works on a task, ``module:function``.
     """
-    sealing.seal()  # it will hold keys
+    processes.seal()  # it will hold keys
     die_with_daemon()
     os.setsid()
     for signum in (signal.SIGINT, signal.SIGTERM):

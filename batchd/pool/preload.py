@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import gc
 
-from batchd import sealing
+from batchd import processes
 
-sealing.seal()
+processes.seal()
 # Nothing of what is loaded is garbage: to look for it again and again takes a sixth of the time.
 gc.disable()
 

@@ -24,9 +24,9 @@ from typing import Any, TypeAlias
 from msgspec.structs import replace
 
 from batchd import __version__, log, wire
-from batchd.actions import Action
 from batchd.config.sections import MachineSection
 from batchd.errors import NotPossibleError, cut
+from batchd.log import Action
 from batchd.pauses import aside
 from batchd.pool import code, shared_folders
 from batchd.pool.elsewhere import MAGIC

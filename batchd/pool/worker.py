@@ -22,7 +22,7 @@ from typing import Any, TypeAlias, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from batchd import __version__, free_room, pauses, results, sealing, wire
+from batchd import __version__, free_room, pauses, processes, results, wire
 from batchd.agent import AgentServices, AttemptEnd, Reply, StopSignal
 from batchd.errors import (
     FolderError,
@@ -37,7 +37,7 @@ from batchd.pool.channel import Channel
 from batchd.pool.here import Here, Lease
 from batchd.records import Activity, FileStamp, Patch, Ref, Trigger
 from batchd.sandbox import Sandbox
-from batchd.spool import outbox, patch_files
+from batchd.spool import outbox
 from batchd.taskstate import TaskState, Verdict
 
 #: How soon the daemon learns what a task does.
@@ -243,7 +243,7 @@ class Worker:
         settings = hello.settings
         assert settings is not None, "the daemon's has them"
         endpoints = await asyncio.to_thread(here.endpoints, settings)
-        sealing.forget(source.env for source in settings.keys.values())
+        processes.forget(source.env for source in settings.keys.values())
         here.salt = hello.salt
         facts = here.facts(endpoints)
         settings = replace(settings, endpoints=endpoints)
@@ -428,7 +428,7 @@ class WorkerAgentServices:
         folder, task = Path(self._run.batch.folder), self._run.ref.task
         while True:
             try:
-                await asyncio.to_thread(patch_files.publish, folder, task, patch)
+                await asyncio.to_thread(outbox.publish_patch, folder, task, patch)
             except OSError as error:
                 why = f"its patch cannot be written: {error}"
                 if not free_room.refused(error):

@@ -31,7 +31,7 @@ from batchd.report.content import (
 )
 from batchd.report.gathering import Gathered, TaskRecord
 from batchd.report.html_page import DetailBlocks, page
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 from batchd.store.rows import BatchRow
 
 #: Characters of a prompt, and of a message, in the table of all tasks.

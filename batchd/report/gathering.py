@@ -17,7 +17,7 @@ from batchd.events import Event, TaskFinished
 from batchd.formats import ResultV1, TimingV1
 from batchd.results import timestamp
 from batchd.store import lookups
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 from batchd.store.rows import BatchRow, TaskRow
 
 _RESULT: msgspec.json.Decoder[ResultV1] = decoders.decoder(ResultV1)

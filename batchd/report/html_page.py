@@ -24,7 +24,7 @@ from batchd.observe.pages import plain
 from batchd.records import tasks
 from batchd.report.content import Content, Details
 from batchd.report.gathering import TaskRecord
-from batchd.spool import patch_files
+from batchd.spool import outbox
 from batchd.views import Kind, passages
 
 #: Characters of one passage, one prompt, one answer: a page is read by people.
@@ -119,7 +119,7 @@ def _patch(task: TaskRecord, most: int) -> dict[str, Any] | None:
     if result is None:
         return None
     patch = result.patch
-    data = patch_files.whole(task.folder, result.task, patch.sha256) if patch else None
+    data = outbox.whole_patch(task.folder, result.task, patch.sha256) if patch else None
     return changes.shown(result, data, most)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from batchd import decoders, free_room, processes
 from batchd.report.building import Style, make
 from batchd.spool import files, outbox
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 
 BEHIND = "--behind"
 #: Agents, and all else that the machine does, go before a large report.

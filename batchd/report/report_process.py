@@ -10,11 +10,10 @@ from collections.abc import Iterator
 
 import msgspec
 
-from batchd.actions import Action
 from batchd.children import ChildBugError, ChildDiedError, Children
 from batchd.config import Config
 from batchd.daemon.listeners import Finisher
-from batchd.log import get_logger
+from batchd.log import Action, get_logger
 from batchd.pricing import Prices
 from batchd.records import Batch, Price
 from batchd.report.building import Style

@@ -17,19 +17,33 @@ import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 from batchd import trees
 from batchd.spool import files
-from batchd.spool.settle import Signature, signature
 from batchd.spool.ulid import LENGTH, MARK_BITS, PATTERN, Ulids, mark_of, time_of, ulid
 
+#: Left alone: programs that write such a name rename it when done.
+_UNFINISHED = ("~", ".tmp", ".part", ".swp")
+#: What changes with a file: its inode, size, and times of data and status.
+Signature = tuple[int, int, int, int]
 #: Holds the mark, in the state directory.
 _MARK_FILE = "claims"
 #: Where claims lie, in the state directory and in an inbox on another file system.
 _OURS, _THERE = "claimed", ".claimed"
 #: Bytes of a name that are kept behind a ULID; a file name has 255.
 _NAME_BYTES = 200
+
+
+def ignorable(name: str) -> bool:
+    """Whether a name says that it is none of our business."""
+    return name.startswith(".") or name.endswith(_UNFINISHED)
+
+
+def signature(status: os.stat_result) -> Signature:
+    """Return what is different once a file has been touched or replaced."""
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +72,7 @@ def lying(inbox: Path, state: Path) -> tuple[list[Claim], list[Claim]]:
     ours, others = _in(state / _OURS), list[Claim]()
     for claim in _in(inbox / _THERE):
         (ours if mark_of(claim.ulid) == own else others).append(claim)
-    return sorted(ours, key=_age), sorted(others, key=_age)
+    return sorted(ours, key=attrgetter("ulid")), sorted(others, key=attrgetter("ulid"))
 
 
 def hand_over(state: Path, name: str, data: bytes) -> Claim:
@@ -70,7 +84,7 @@ def hand_over(state: Path, name: str, data: bytes) -> Claim:
     folder.mkdir(mode=0o700, exist_ok=True)
     claim = Ulids(mark(state))()
     path = folder / f"{claim}-{_short(name)}"
-    files.write_whole(path, lambda file: file.write(data), replace=False, mode=0o600, follow=False)
+    files.write_whole(path, data, replace=False, mode=0o600, follow=False)
     return Claim(claim, name, path)
 
 
@@ -79,17 +93,17 @@ def find(state: Path, claim: str) -> Claim | None:
     return next((each for each in _in(state / _OURS) if each.ulid == claim), None)
 
 
-def _age(claim: Claim) -> str:
-    return claim.ulid
-
-
 def _in(folder: Path) -> list[Claim]:
     """Return the claims in a folder; none where it is not one that batchd has made.
 
     What is no file took the place of one in the instant of its claim,
     and could not go back before a crash: no claim.
     """
-    if not _made_by_us(folder):
+    try:
+        found = folder.lstat()
+    except FileNotFoundError:
+        return []
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in {0, os.geteuid()}:
         return []
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
@@ -98,14 +112,6 @@ def _in(folder: Path) -> list[Claim]:
         for name in names
         if PATTERN.fullmatch(name[:LENGTH]) and name[LENGTH : LENGTH + 1] == "-"
     ]
-
-
-def _made_by_us(folder: Path) -> bool:
-    try:
-        found = folder.lstat()
-    except FileNotFoundError:
-        return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid in {0, os.geteuid()}
 
 
 class Claimer:
@@ -299,8 +305,7 @@ def keep_mark(state: Path, found: int) -> None:
 
 
 def _note(state: Path, found: int) -> None:
-    data, path = b"%x\n" % found, state / _MARK_FILE
-    files.write_whole(path, lambda file: file.write(data), replace=True, mode=0o600)
+    files.write_whole(state / _MARK_FILE, b"%x\n" % found, replace=True, mode=0o600)
 
 
 def _short(name: str) -> str:

@@ -1,15 +1,21 @@
-"""The check of what no single task shows: ids, dependencies,
-directories, models, ceilings; then the records.
+"""The check of what the form of no single task shows: ids, dependencies, directories, origins,
+models, ceilings, schemas of answers; then the records.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
 import json
+import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import msgspec
 
 from batchd import records
 from batchd.config import Config, providers
@@ -17,11 +23,13 @@ from batchd.config.providers import model_problem
 from batchd.errors import Problem
 from batchd.masking import MIN_SECRET_CHARS
 from batchd.records import options, policy
-from batchd.spool import sources
-from batchd.spool.answer_schemas import AnswerSchemas
 from batchd.spool.decoding import Place
 from batchd.spool.task_directories import OUTSIDE, TaskDirectories
 from batchd.spool.taskspec import RESERVED, BatchKeys, Defaults, SecretSpec, TaskSpec
+
+if TYPE_CHECKING:
+    from jsonschema import FormatChecker
+
 
 #: Names that are suggested in one file, each for a look at all ids; and what an id may be long.
 _SUGGESTIONS, _ID_LENGTH = 5, 64
@@ -69,7 +77,7 @@ def check(
         own = _own(config, directories, schemas, spec, after=bool(spec.after))
         problems += [(index, at, p) for at, p in own]
         problems += [(index, at, p) for at, p in _unasked(config, batch, spec)]
-        problems += [(index, at, p) for at, p in sources.contradictions(batch, spec)]
+        problems += [(index, at, p) for at, p in _contradictions(batch, spec)]
         if wrong := _prompt_problem(_first(spec.first_prompt, batch.first_prompt)):
             problems.append((index, ("first_prompt",), wrong))
     _outside_once(problems, directories)
@@ -131,7 +139,7 @@ def _own(
     if spec.dir and (why := directories.problem(spec.dir, must_exist=not after)):
         absent = why.endswith(_ABSENT)
         yield ("dir",), Problem("", why, _DIR if absent else "")
-    yield from sources.problems(config, directories, spec, after=after)
+    yield from _origin_problems(directories, spec, after=after)
     if spec.network and (why := policy.refusal(spec.network, config.sandbox.network)):
         yield ("network",), Problem("", why, _network_hint(config, spec.network))
     for name, wrong in options.problems(spec.options or {}):
@@ -150,6 +158,63 @@ def _own(
         if asked is not None and (asked == 0 or asked > ceiling):
             more = "no limit is" if asked == 0 else f"{asked:,} is"
             yield ("limits", name), Problem("", f"{more} above [limits.ceiling], {ceiling:,}")
+
+
+def _origin_problems(
+    directories: TaskDirectories, spec: Defaults, *, after: bool
+) -> Iterator[tuple[Place, Problem]]:
+    """Yield what is wrong with the origin that one task, or a batch, names itself.
+
+    ``after``: its repository may be made first.
+    """
+    if spec.repo and spec.dir:
+        yield ("repo",), Problem("", "a task has a dir or a repo, not both", "leave one out")
+    elif spec.repo:
+        wrong = directories.repository_problem(spec.repo, must_exist=not after)
+        if wrong is None and not _git():
+            wrong = Problem("", "git is not installed here", "apt-get install git")
+        if wrong:
+            yield ("repo",), wrong
+    if spec.repo and spec.workspace:
+        why = "a repo is always cloned"
+        yield ("workspace",), Problem("", why, "leave workspace out")
+
+
+@functools.cache
+def _git() -> bool:
+    return shutil.which("git") is not None
+
+
+def _contradictions(batch: BatchKeys, spec: TaskSpec) -> Iterator[tuple[Place, Problem]]:
+    """Yield what does not go together once the task's keys are laid over its batch's."""
+    directory, repo = _places(batch, spec)
+    if spec.ref and not repo:
+        yield ("ref",), Problem("", "it needs a repo", "name one, or leave ref out")
+    if (spec.workspace or batch.workspace) == "copy" and not directory and not repo:
+        why = "there is no dir to copy"
+        yield ("workspace",), Problem("", why, "name one, or leave workspace out")
+
+
+def _place(
+    batch: BatchKeys, spec: TaskSpec, directories: TaskDirectories
+) -> tuple[str, records.Origin | None]:
+    """Return the real path of the directory that a task works in,
+    empty for a fresh one, and what that begins as.
+    """
+    directory, repo = _places(batch, spec)
+    if repo:
+        source = repo if "://" in repo else directories.real(repo)
+        return "", records.Origin(kind="clone", source=source, ref=spec.ref or batch.ref or "")
+    if directory and (spec.workspace or batch.workspace) == "copy":
+        return "", records.Origin(kind="copy", source=directories.real(directory))
+    return (directories.real(directory) if directory else ""), None
+
+
+def _places(batch: BatchKeys, spec: TaskSpec) -> tuple[str, str]:
+    """Return a task's ``dir`` and ``repo``, one of them empty; its own keys win."""
+    if spec.repo is not None or spec.dir is not None:
+        return spec.dir or "", spec.repo or ""
+    return batch.dir or "", batch.repo or ""
 
 
 def _wrong_machine(config: Config, name: str) -> Problem | None:
@@ -311,13 +376,14 @@ def _task(
         return _first(getattr(spec, field), getattr(batch, field), default)
 
     given = {name: value for name in _AS_GIVEN if (value := key(name, None)) is not None}
-    directory, origin = sources.place(batch, spec, directories)
+    directory, origin = _place(batch, spec, directories)
     command = key("check", "")
     env, secrets = _split({**(batch.env or {}), **spec.env}) if spec.env else shared
     model = key("model", config.agent.model)
     tier, fallback_s = config.tier(model)
     tier, fallback = key("service_tier", tier), key("tier_fallback", None)
     evaluator = key("evaluator", "none" if command else config.evaluation.by)
+    judge = config.models.get(config.evaluation.judge_model) if evaluator == "judge" else None
     return records.Task(
         id=name,
         first_prompt=key("first_prompt", ""),
@@ -328,7 +394,7 @@ def _task(
         evaluator=evaluator,
         check=command,
         check_in=key("check_in", config.evaluation.check_in),
-        limits=_limits(config, (tier, _judge_tier(config, evaluator)), batch, spec),
+        limits=_limits(config, (tier, judge.service_tier if judge else None), batch, spec),
         service_tier=tier,
         tier_fallback_s=fallback_s if fallback is None else providers.seconds(fallback),
         env=env,
@@ -338,12 +404,6 @@ def _task(
         options={**(batch.options or {}), **(spec.options or {})},
         **given,
     )
-
-
-def _judge_tier(config: Config, evaluator: records.Evaluator) -> records.Tier | None:
-    """Return the service tier of a judge that has one of its own."""
-    judge = config.models.get(config.evaluation.judge_model) if evaluator == "judge" else None
-    return judge.service_tier if judge else None
 
 
 def _limits(
@@ -360,3 +420,122 @@ def _limits(
         if layer.limits is not None:
             limits = replace(limits, **layer.limits.given())
     return limits
+
+
+#: Errors of one ``output_schema`` that are reported.
+_ERRORS = 200
+#: Where the items of a list are no keys of schemas, but are compared with each other.
+_SCHEMAS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems", "items"})
+#: Where a schema holds data, which nothing compares;
+#: the older drafts want the items of an ``enum`` to differ.
+_DATA = frozenset({"const", "default", "examples", "enum"})
+_NEWER = ("2020-12", "2019-09")
+#: Comparisons that one schema may take: a list of 300 objects,
+#: say, each of which must differ from all others.
+_COMPARISONS = 100_000
+
+
+class AnswerSchemas:
+    """The schemas of answers in one task file: what is no valid JSON Schema, or takes too long.
+
+    It remembers what it has looked at, for a batch may repeat one schema in each task.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, tuple[tuple[Place, Problem], ...]] = {}
+
+    def problems(self, schema: dict[str, Any]) -> tuple[tuple[Place, Problem], ...]:
+        """Return what is wrong with a schema, each with its place in it."""
+        try:
+            key = msgspec.json.encode(schema)
+        except (RecursionError, ValueError):  # no text, which is reported already
+            return ()
+        if key not in self._known:
+            self._known[key] = tuple(_problems(schema))
+        return self._known[key]
+
+
+def _problems(schema: dict[str, Any]) -> Iterator[tuple[Place, Problem]]:
+    from jsonschema import Draft202012Validator, validators  # 100 ms that few files need
+
+    if "$schema" in schema and not _is_address(schema["$schema"]):
+        why = "it must be the address of a draft of JSON Schema"
+        yield ("$schema",), Problem("", why, Draft202012Validator.META_SCHEMA["$id"])
+        return
+    kind = validators.validator_for(schema, default=Draft202012Validator)
+    newer = any(year in kind.META_SCHEMA["$schema"] for year in _NEWER)
+    yield from islice(_foreign(schema), _ERRORS)
+    if at := _too_long(schema, newer=newer):
+        yield at, Problem("", "this list is too long to be checked for duplicates")
+        return
+    meta = kind(kind.META_SCHEMA, format_checker=_patterns())
+    try:
+        for error in islice(meta.iter_errors(schema), _ERRORS):
+            why = f"it is not a valid JSON Schema: {error.message[:200]}"
+            yield tuple(error.path), Problem("", why)
+    except RecursionError:
+        yield (), Problem("", "it is nested too deep")
+
+
+def _is_address(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and urlsplit(value) is not None
+    except ValueError:
+        return False
+
+
+@functools.cache
+def _patterns() -> FormatChecker:
+    """Return what finds patterns that are no regular expressions,
+    those included that fail otherwise than by ``re.error``.
+    """
+    from jsonschema import FormatChecker
+
+    checker = FormatChecker(())
+
+    @checker.checks("regex", (re.error, OverflowError, RecursionError, ValueError))
+    def compiles(value: object) -> bool:
+        return not isinstance(value, str) or re.compile(value) is not None
+
+    return checker
+
+
+def _values(schema: Any) -> Iterator[tuple[Place, Any]]:
+    """Yield every value of a schema, and its place."""
+    waiting: list[tuple[Place, Any]] = [((), schema)]
+    while waiting:
+        at, item = waiting.pop()
+        yield at, item
+        if isinstance(item, dict):
+            waiting += [((*at, key), below) for key, below in item.items()]
+        elif isinstance(item, list):
+            waiting += [((*at, index), below) for index, below in enumerate(item)]
+
+
+def _foreign(schema: Mapping[str, Any]) -> Iterator[tuple[Place, Problem]]:
+    """Find references out of the schema:
+    fetching one would let a task file make the worker call any address.
+    """
+    for at, item in _values(schema):
+        reference = item.get("$ref") if isinstance(item, dict) else None
+        if isinstance(reference, str) and not reference.startswith("#"):
+            yield (*at, "$ref"), Problem("", "it must lie in this schema", "#/$defs/…")
+
+
+def _too_long(schema: Mapping[str, Any], *, newer: bool) -> Place | None:
+    """Return where a list stands whose items would have to be compared each with each,
+    and are too many for that.
+
+    Texts alone, or numbers alone, can be sorted; all else cannot.
+    """
+    left = _COMPARISONS
+    for at, item in _values(schema):
+        if not isinstance(item, list) or (at[-1] in _SCHEMAS or (newer and at[-1] in _DATA)):
+            continue
+        kinds = {str if isinstance(one, str) else type(one) for one in item}
+        if kinds <= {str} or kinds <= {int, float}:
+            continue
+        left -= len(item) ** 2
+        if left < 0:
+            return at
+    return None

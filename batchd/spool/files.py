@@ -14,7 +14,7 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,9 +35,8 @@ def content(path: str | Path, most: int, *, dir_fd: int | None = None) -> bytes 
 
     Raises ``OSError`` where nothing has that name, or it cannot be read.
     """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        descriptor = os.open(path, flags, dir_fd=dir_fd)
+        descriptor = os.open(path, trees.OPEN_FILE, dir_fd=dir_fd)
     except OSError as error:
         if error.errno in {errno.ELOOP, errno.ENXIO}:  # a link, a socket
             return None
@@ -58,19 +57,19 @@ def make_folder(folder: Path, mode: int = 0o777) -> None:
 
 def write_whole(
     path: Path,
-    fill: Callable[[BinaryIO], object],
+    data: bytes | Callable[[BinaryIO], object],
     *,
     replace: bool,
     mode: int = 0o666,
     follow: bool = True,
 ) -> None:
-    """Let ``fill`` write a file that appears under its name complete and durable, or not at all.
+    """Write a file that appears under its name complete and durable, or not at all.
 
-    ``follow``: its folder may be a link.
+    ``data``: what it holds, or what writes that. ``follow``: its folder may be a link.
     Raises ``FileExistsError`` where it is there and must not be replaced.
     """
     with _durably(path.parent, follow=follow) as folder:
-        _place(folder, path, fill, replace=replace, mode=mode)
+        _place(folder, path, data, replace=replace, mode=mode)
 
 
 def write_together(folder: Path, contents: Mapping[str, bytes]) -> None:
@@ -79,7 +78,7 @@ def write_together(folder: Path, contents: Mapping[str, bytes]) -> None:
     """
     with _durably(folder, follow=False) as descriptor:
         for name, data in contents.items():
-            _place(descriptor, folder / name, partial(_all, data), replace=True, mode=0o666)
+            _place(descriptor, folder / name, data, replace=True, mode=0o666)
 
 
 def write_many(folder: Path, contents: Mapping[str, bytes]) -> None:
@@ -101,10 +100,6 @@ def write_many(folder: Path, contents: Mapping[str, bytes]) -> None:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(temporary, dir_fd=descriptor)
             raise
-
-
-def _all(data: bytes, file: BinaryIO) -> None:
-    file.write(data)
 
 
 @contextlib.contextmanager
@@ -138,7 +133,12 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _place(
-    folder: int, path: Path, fill: Callable[[BinaryIO], object], *, replace: bool, mode: int
+    folder: int,
+    path: Path,
+    data: bytes | Callable[[BinaryIO], object],
+    *,
+    replace: bool,
+    mode: int,
 ) -> None:
     """Write a file that appears in a folder under the name that ``path`` ends with,
     its contents on the disk.
@@ -147,7 +147,10 @@ def _place(
     with _naming(path):
         try:
             with _draft(folder, temporary, mode) as file:
-                fill(file)
+                if isinstance(data, bytes):
+                    file.write(data)
+                else:
+                    data(file)
                 file.flush()
                 os.fsync(file.fileno())
             if replace:
@@ -243,7 +246,7 @@ def move(source: Path, target: Path) -> None:
     try:
         os.rename(source, target.name, dst_dir_fd=folder)
     except FileNotFoundError:
-        if not _exists(target.name, folder):
+        if target.name not in os.listdir(folder):
             raise
     except OSError as error:
         if error.errno != errno.EXDEV:
@@ -255,16 +258,8 @@ def move(source: Path, target: Path) -> None:
         os.close(folder)
 
 
-def _exists(name: str, folder: int) -> bool:
-    try:
-        os.stat(name, dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
-
-
 def _copy(source: Path, target: Path) -> None:
-    descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(source, trees.OPEN_FILE)
     with open(descriptor, "rb") as original:
         # What others may not read there they may not read here.
         mode = os.fstat(descriptor).st_mode & 0o666

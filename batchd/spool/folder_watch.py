@@ -4,6 +4,7 @@ for itself.
 
 from __future__ import annotations
 
+import enum
 import os
 import threading
 from collections.abc import Callable
@@ -21,12 +22,26 @@ from watchdog.observers.api import BaseObserver
 from watchdog.observers.inotify import InotifyFullEmitter
 from watchdog.observers.inotify_c import InotifyConstants, InotifyFD, Mask
 
-from batchd.spool.settle import FileSign, ignorable
+from batchd.spool.claims import ignorable
 
 #: More hints than these are no use: a look at the whole folder finds it all.
 _MAX_HINTS = 4096
 #: After so many events the kernel's queue may have run over, so that some were lost.
 _BURST = 1000
+
+
+class FileSign(enum.IntEnum):
+    """A sign: what an event says of a file; a greater one says more."""
+
+    #: It is there: just begun, or a link.
+    CREATED = 1
+    #: A writer closed it.
+    CLOSED = 2
+    #: It was moved here, so it is whole.
+    MOVED = 3
+    #: The folder itself is gone.
+    GONE = 4
+
 
 _SIGNS: dict[type[FileSystemEvent], FileSign] = {
     FileCreatedEvent: FileSign.CREATED,

@@ -1,40 +1,47 @@
 """The inbox: watch, settle, claim.
 
-A claim is a rename into a folder of ours (see ``claims``): only one claimer gets the file, and
-nothing of it is lost. Events are hints that wake us; what counts is what a look at the folder
-finds. The folder stays open: its name may come to lead elsewhere,
-and what is looked at and claimed is always in one folder.
+A file has settled that was moved in, whole at once; else when it says so itself, or held still;
+never while it is written. A claim is a rename into a folder of ours (see ``claims``): only one
+claimer gets the file, and nothing of it is lost. Events are hints that wake us; what counts is what
+a look at the folder finds. The folder stays open: its name may come to lead elsewhere, and what is
+looked at and claimed is always in one folder.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import heapq
 import os
 import re
+import signal
 import stat
 import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from batchd.actions import Action
-from batchd.config import Config
-from batchd.log import get_logger
-from batchd.spool import claims as claiming, files
-from batchd.spool.claims import Claim, Claimer
-from batchd.spool.folder_watch import Hints
-from batchd.spool.settle import FileSign, Settling, Signature, ignorable, signature
-from batchd.spool.ulid import ulid
+import msgspec
 
-__all__ = ["CHUNK", "Claim", "Inbox", "drop", "ulid"]
+from batchd import decoders, trees
+from batchd.config import Config
+from batchd.log import Action, get_logger
+from batchd.spool import claims as claiming, files
+from batchd.spool.claims import Claim, Claimer, Signature, ignorable, signature
+from batchd.spool.folder_watch import FileSign, Hints
 
 T = TypeVar("T")
+
+#: A larger JSON file is not parsed when it is closed, but settles.
+_PEEK_BYTES = 4 << 20
+#: Files that are watched for stillness at a time; the others' turn comes.
+_MAX_WATCHED = 10_000
 
 #: Files claimed at a time: they share their syncs, and are all that is handed out ahead of need.
 CHUNK = 256
@@ -77,11 +84,105 @@ def drop(inbox: Path, name: str, data: bytes) -> Path:
         stem, ending = os.path.splitext(clean)
         path = inbox / (clean if number == 1 else f"{stem}-{number}{ending}")
         try:
-            files.write_whole(path, lambda file: file.write(data), replace=False)
+            files.write_whole(path, data, replace=False)
         except FileExistsError:
             number += 1
         else:
             return path
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    signature: Signature
+    since: float
+
+
+class Settling:
+    """The files that are not known to be whole, until they held still for long enough."""
+
+    def __init__(self, settle_s: float, *, local_clock: bool) -> None:
+        self._settle_s = settle_s
+        #: Whether the file system's clock is ours: it is not on NFS.
+        self._local_clock = local_clock
+        self._seen: dict[str, _Seen] = {}
+
+    def ready(self, folder: int, name: str, status: os.stat_result, sign: FileSign | None) -> bool:
+        """Whether a file of an open folder may be taken now,
+        after what the event said, or the scan (None).
+        """
+        # An event tells of a name: what was moved in may be gone, and a file begun in its place.
+        whole = (
+            sign is FileSign.MOVED
+            or (sign is FileSign.CLOSED and self._complete(folder, name, status.st_size))
+            or self._quiet(name, status)
+        ) and not self._being_written(folder, name)
+        if whole:
+            self._seen.pop(name, None)
+        elif name not in self._seen and len(self._seen) < _MAX_WATCHED:
+            self._seen[name] = _Seen(signature(status), time.monotonic())
+        return whole
+
+    def due(self) -> list[str]:
+        """Return the names that may have settled by now; who asks looks at each with ``ready``."""
+        latest = time.monotonic() - self._settle_s
+        return [name for name, seen in self._seen.items() if seen.since <= latest]
+
+    def next_due_s(self) -> float | None:
+        """Return in how many seconds ``due`` will have a name; None where nothing is watched."""
+        first = min((seen.since for seen in self._seen.values()), default=None)
+        return None if first is None else max(0.0, first + self._settle_s - time.monotonic())
+
+    def forget(self, name: str) -> None:
+        """Note that a file is gone."""
+        self._seen.pop(name, None)
+
+    def _quiet(self, name: str, status: os.stat_result) -> bool:
+        now = time.monotonic()
+        # Nothing that a program can set moves ctime back:
+        # an old one is stillness that was seen already.
+        if self._local_clock and time.time() - status.st_ctime >= self._settle_s:
+            return True
+        seen = self._seen.get(name)
+        if seen and seen.signature == signature(status):
+            return now - seen.since >= self._settle_s
+        if seen:
+            self._seen[name] = _Seen(signature(status), now)
+        return self._settle_s == 0
+
+    def _complete(self, folder: int, name: str, size: int) -> bool:
+        """Whether a closed file is whole JSON. No other form shows whether more is to come."""
+        if not name.lower().endswith(".json") or size > _PEEK_BYTES:
+            return False
+        try:
+            data = files.content(name, _PEEK_BYTES, dir_fd=folder)
+            decoders.decode(data or b"", msgspec.Raw)
+        except (OSError, ValueError, RecursionError):
+            return False
+        return True
+
+    def _being_written(self, folder: int, name: str) -> bool:
+        """Whether somebody has the file open for writing: a slow writer may rest for any time.
+
+        The kernel grants a read lease only where no process has. Where it does not say (another
+        owner's file, some file systems), stillness has to do.
+        """
+        try:
+            descriptor = os.open(name, trees.OPEN_FILE, dir_fd=folder)
+        except OSError:
+            return False
+        try:
+            # The signal for a writer who comes in this instant:
+            # SIGURG is ignored, SIGIO would kill us.
+            fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+            fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        except BlockingIOError:
+            self._seen[name] = _Seen(signature(os.fstat(descriptor)), time.monotonic())
+            return True
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
+        return False
 
 
 class Inbox:
@@ -103,7 +204,6 @@ class Inbox:
         #: Settled files of the last scan, oldest first, and what they looked like.
         self._settled: deque[tuple[str, Signature]] = deque()
         self._next_scan = 0.0
-        #: How often it was looked at.
         #: What it cannot do at this time, and since when.
         self.trouble: tuple[OSError, float] | None = None
         #: Why one of the last files could not be claimed.

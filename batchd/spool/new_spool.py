@@ -161,8 +161,7 @@ def make(wanted: NewSpool) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    data = text.encode()
-    files.write_whole(path, lambda file: file.write(data), replace=False, mode=0o600)
+    files.write_whole(path, text.encode(), replace=False, mode=0o600)
 
 
 def _quoted(text: str) -> str:

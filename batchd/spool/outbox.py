@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
@@ -21,7 +22,7 @@ from typing import Any, BinaryIO
 
 from batchd import free_room, trees
 from batchd.log import escape
-from batchd.records import Batch, BatchNaming
+from batchd.records import Batch, BatchNaming, Patch
 from batchd.spool import files
 
 #: The file that is written last of all.
@@ -33,8 +34,8 @@ SPOOL = ".batchd"
 
 _NAME_BYTES = 100
 _TRIAL_BYTES = 64 << 10
-#: No result and no summary of ours is larger.
-_MAX_RESULT_BYTES = 256 << 20
+#: No result, patch or summary of ours is larger.
+_MAX_BYTES = 256 << 20
 #: Begins the name of the mark in a folder that says whose it is,
 #: and of a folder that has no name yet.
 _MARK = ".claim-"
@@ -88,13 +89,13 @@ class OwnOutboxes:
             files.make_folder(Path(folder))
             with contextlib.suppress(FileExistsError):  # another daemon was faster
                 path, replace = Path(folder, SPOOL), there is not None
-                files.write_whole(path, lambda f: f.write(new), replace=replace, mode=0o644)
+                files.write_whole(path, new, replace=replace, mode=0o644)
             if replace:
                 self.forget(folder)
         with self._lock:
             if self._known.get(folder) != there:
                 text = json.dumps(self._known | {folder: there}, sort_keys=True).encode()
-                files.write_whole(self._list, lambda f: f.write(text), replace=True, mode=0o600)
+                files.write_whole(self._list, text, replace=True, mode=0o600)
                 self._known[folder] = there
 
     def look(self, folder: str) -> str | None:
@@ -104,7 +105,7 @@ class OwnOutboxes:
         """
         path = f"{folder}/{SPOOL}"
         try:
-            file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            file = os.open(path, trees.OPEN_FILE)
         except FileNotFoundError:
             if folder not in self._known:
                 return None
@@ -209,7 +210,7 @@ def publish(path: Path, data: bytes, *, replace: bool) -> None:
         files.sweep(path.parent)
         for mark in path.parent.glob(f"{_MARK}*"):
             mark.unlink(missing_ok=True)
-    files.write_whole(path, lambda file: file.write(data), replace=replace, follow=False)
+    files.write_whole(path, data, replace=replace, follow=False)
 
 
 def publish_status(outbox: str, data: bytes, *, sweep: bool) -> None:
@@ -258,6 +259,36 @@ def publish_task(folder: Path, task: str, transcript: str, result: str) -> bool:
     return True
 
 
+def publish_patch(folder: Path, task: str, patch: Patch) -> None:
+    """Write a task's patch, before its result says so;
+    one without changes takes away what an earlier try has left.
+
+    Can be repeated. Where it is withheld, batchd's user alone may read it.
+    Raises ``OSError`` where it cannot be written.
+    """
+    path = folder / patch_name(task)
+    files.make_folder(folder)
+    if patch.data:
+        mode = 0o600 if patch.withheld else 0o666
+        files.write_whole(path, patch.data, replace=True, mode=mode, follow=False)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def patch_name(task: str) -> str:
+    """Return the name of the file that holds a task's patch, beside its result."""
+    return f"{task}.patch"
+
+
+def whole_patch(folder: Path, task: str, sha256: str) -> bytes | None:
+    """Return the patch of a task; None where it is gone, or is not the one with this hash."""
+    try:
+        data = files.content(folder / patch_name(task), _MAX_BYTES)
+    except OSError:
+        return None
+    return data if data is not None and hashlib.sha256(data).hexdigest() == sha256 else None
+
+
 def result(folder: Path, task: str) -> dict[str, Any] | None:
     """Return the result of a task that lies in its batch's folder; None: none of it does.
 
@@ -282,7 +313,7 @@ def _value(path: Path) -> tuple[dict[str, Any], bytes] | None:
     a link, a device, a pipe, what no result is as large as.
     """
     try:
-        if (data := files.content(path, _MAX_RESULT_BYTES)) is None:
+        if (data := files.content(path, _MAX_BYTES)) is None:
             return None
         value = json.loads(data)
     except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
@@ -393,7 +424,7 @@ def _try(folder: Path) -> None:
     # Only a write shows a quota, a disk that fails, and a mode that root may pass over.
     trial = folder / f".trial-{os.getpid()}-{threading.get_ident()}"
     try:
-        files.write_whole(trial, lambda file: file.write(bytes(_TRIAL_BYTES)), replace=True)
+        files.write_whole(trial, bytes(_TRIAL_BYTES), replace=True)
     finally:
         trial.unlink(missing_ok=True)
 
@@ -409,8 +440,6 @@ def batch_name(filename: str) -> str:
     return name.encode()[:_NAME_BYTES].decode("utf-8", "ignore").rstrip("-") or "batch"
 
 
-#: A summary has a line a task.
-_SUMMARY_BYTES = 256 << 20
 _REPORT = "report.html"
 
 
@@ -429,13 +458,9 @@ class PublishedFolder:
         """
         path = f"{self.outbox}/{self.name}"
         try:
-            top = os.open(path, trees.OPEN)
+            return trees.size_at(path)
         except OSError:
             return 0 if os.path.lexists(path) else None
-        try:
-            return trees.size(top)[0]
-        finally:
-            os.close(top)
 
     def remove(self) -> str:
         """Take it away; return why it could not be, wholly; empty: it is gone.
@@ -482,7 +507,7 @@ class PublishedFolder:
 def _is_of(top: int, name: str) -> bool:
     """Return whether a folder holds the summary of the batch ``name``."""
     try:
-        found = json.loads(files.content(SUMMARY, _SUMMARY_BYTES, dir_fd=top) or b"")
+        found = json.loads(files.content(SUMMARY, _MAX_BYTES, dir_fd=top) or b"")
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(found, dict) and found.get("batch") == name

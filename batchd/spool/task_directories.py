@@ -18,9 +18,12 @@ from pathlib import Path
 
 from batchd import silent_paths
 from batchd.config import Config, trust
-from batchd.config.sections import PathsSection
+from batchd.config.sections import PathsSection, repository_problem
+from batchd.errors import Problem
 from batchd.log import escape
+from batchd.records import Origin
 from batchd.records.policy import VERSIONS
+from batchd.silent_paths import within
 
 #: The kernel takes none that is longer (PATH_MAX, in bytes).
 _PATH_LENGTH = 4095
@@ -139,15 +142,29 @@ class TaskDirectories:
             self._insides[real] = _private(real)
         return why or self._insides[real] or self._unfit(real, must_exist=must_exist)
 
-    def repository_problem(self, path: str, *, must_exist: bool) -> str:
-        """Return why no task may have a clone of ``repo``, by its path; empty: it may."""
-        why, real = self._closed_to_tasks(path)
-        if why:
-            return why
-        if real not in self._repositories:
-            self._repositories[real] = _no_repository(real)
-        why = self._repositories[real]
-        return "" if why and not must_exist and not os.path.lexists(real) else why
+    def repository_problem(self, repo: str, *, must_exist: bool) -> Problem | None:
+        """Return why no task may have a clone of ``repo``, a URL or a path; None: it may."""
+        if "://" in repo or repo.startswith("git@"):
+            return repository_problem(repo, self._config.workspace.repos)
+        why, real = self._closed_to_tasks(repo)
+        if not why:
+            if real not in self._repositories:
+                self._repositories[real] = _no_repository(real)
+            why = self._repositories[real] if must_exist or os.path.lexists(real) else ""
+        return Problem("", why) if why else None
+
+    def closed(self, origin: Origin) -> str:
+        """Return why no task may have a clone, or a copy, of what is stored; empty: it may.
+
+        It was asked at the claim: the configuration may be another one since, or the store come
+        from elsewhere.
+        """
+        if origin.kind == "clone":
+            wrong = self.repository_problem(origin.source, must_exist=True)
+            return str(wrong) if wrong else ""
+        if self.real(origin.source) != origin.source:
+            return f"{origin.source}: a symbolic link is on the way"
+        return self.problem(origin.source, must_exist=True)
 
     def _closed_to_tasks(self, directory: str) -> tuple[str, str]:
         """Return why a path is none that tasks may name, empty: it is one; and its real path."""
@@ -188,12 +205,12 @@ class TaskDirectories:
 
     def _allowed(self, real: str) -> bool:
         tops = (self._config.workspace.root, *self._config.workspace.allow)
-        if any(_within(real, top) for top in tops):
+        if any(within(real, top) for top in tops):
             return True  # no link is on the way to what holds a real path
         silent = None
         for top in tops:
             try:
-                if _within(real, self._resolved(top)):
+                if within(real, self._resolved(top)):
                     return True
             except silent_paths.SilentPathError as error:
                 silent = error
@@ -226,15 +243,15 @@ class TaskDirectories:
 
     def _closing(self, real: str) -> str:
         """Return why no task may work in a directory wherever the workspace is; empty: it may."""
-        results = _within(real, os.path.realpath(_CODE.parent / "outbox"))
+        results = within(real, os.path.realpath(_CODE.parent / "outbox"))
         for path, name in self._closed.items():
             if results and name == _CHECKOUT:
                 continue
             if real == path:
                 return f"{real} is {name}"
-            if _within(real, path):
+            if within(real, path):
                 return f"{real} lies in {name}"
-            if _within(path, real):
+            if within(path, real):
                 return f"{real} holds {name}"
         return ""
 
@@ -280,7 +297,3 @@ def _private(real: str, *, bare: bool = False) -> str:
             lies = "is" if folder == real else f"lies in {folder},"
             return f"{real} {lies} the inside of a git repository: name its working tree"
     return ""
-
-
-def _within(path: str, top: str) -> bool:
-    return path == top or path.startswith(top.rstrip("/") + "/")

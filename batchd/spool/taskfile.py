@@ -1,11 +1,20 @@
-"""A dropped file becomes tasks, or all of its errors at once."""
+"""A dropped file becomes tasks, or all of its errors at once.
+
+That is done in a child, apart from the daemon: one may be made to take minutes, or gigabytes. A
+file that takes more processor time than ``[spool] max_parse_s`` ends the child.
+"""
 
 from __future__ import annotations
 
 import errno
+import math
 import os
+import pickle
 import re
+import resource
 import stat
+import sys
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,10 +26,11 @@ import msgspec
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from batchd import gone, records
+from batchd import processes, records, trees
 from batchd.config import Config, reading
-from batchd.errors import Problem, TaskFileError
+from batchd.errors import GONE_TASK_KEYS, Problem, TaskFileError
 from batchd.log import escape
+from batchd.silent_paths import SilentPathError
 from batchd.spool import crosscheck, decoding, taskspec
 from batchd.spool.decoding import Place
 
@@ -64,10 +74,6 @@ _INNER: Mapping[Any, type[BaseModel]] = {
 }
 
 
-#: What is said of a batch as a whole, and is no default for its tasks.
-_OF_BATCHES = frozenset({"budget_usd", "parallel", "after_batches"})
-
-
 @dataclass(frozen=True, slots=True)
 class Parsed:
     """A valid task file."""
@@ -108,9 +114,8 @@ def read(path: Path, max_bytes: int, owners: Collection[int] | None = None) -> b
     def refused(message: str) -> TaskFileError:
         return TaskFileError((Problem("", message),), escape(path.name))
 
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        descriptor = os.open(path, flags)
+        descriptor = os.open(path, trees.OPEN_FILE)
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
@@ -149,7 +154,7 @@ def parse(data: bytes, filename: str, config: Config, *, dropped: set[str] | Non
     if document is None:
         raise TaskFileError(tuple(problems), escape(filename))
     if dropped is not None:
-        dropped |= document.drop(gone.TASK_KEYS)
+        dropped |= document.drop(GONE_TASK_KEYS)
     batch = _validated(taskspec.BatchKeys, document.batch, decoding.written, problems)
     if batch.first_prompt is None and document.batch.get("first_prompt") is not None:
         # It is reported as wrong; its tasks need not report it as missing.
@@ -323,8 +328,9 @@ def _tree(value: Any, problems: list[Problem]) -> _Document | None:
     elif "tasks" in value:
         problems.append(Problem("tasks", "it must be a list"))
     elif value.keys() & taskspec.TaskSpec.model_fields.keys():
-        batch = {k: v for k, v in value.items() if k in _OF_BATCHES}
-        task = {k: v for k, v in value.items() if k not in _OF_BATCHES}
+        of_batch = taskspec.OfBatches.model_fields.keys()
+        batch = {k: v for k, v in value.items() if k in of_batch}
+        task = {k: v for k, v in value.items() if k not in of_batch}
         return _Document([task], batch, place=lambda _, at: decoding.written(at))
     else:
         wrong = ", ".join(sorted(ascii(key) for key in value)[:5]) or "nothing"
@@ -392,8 +398,8 @@ def _complaints(
             pattern = str(found["ctx"]["pattern"])
             why = next(text for start, text in _PATTERNS.items() if pattern.startswith(start))
             yield Problem(written(at), why)
-        elif found["type"] == "extra_forbidden" and at[-1] in gone.TASK_KEYS:
-            yield Problem(written(at), "there is no such key any more", gone.TASK_KEYS[str(at[-1])])
+        elif found["type"] == "extra_forbidden" and at[-1] in GONE_TASK_KEYS:
+            yield Problem(written(at), "there is no such key any more", GONE_TASK_KEYS[str(at[-1])])
         else:
             yield replace(_complaint(found, known), place=written(at))
 
@@ -412,3 +418,67 @@ def _complaint(error: ErrorDetails, known: Collection[str]) -> Problem:
     return reading.misread(
         place, said, error["input"], closed=words or kind in _CLOSED, words=words
     )
+
+
+#: Tasks in one part of an answer: decoding it holds nothing up.
+_AT_ONCE = 256
+_NOTHING = Parsed(())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParseJob:
+    """One file."""
+
+    #: Where it lies.
+    path: str
+    #: What it was called when it was dropped.
+    name: str
+    config: Config
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParsedPart:
+    """A part of a parsed file, or why there is nothing to be had from it."""
+
+    #: Some of its tasks, and all else that is in it.
+    parsed: Parsed = _NOTHING
+    #: What is wrong with the file.
+    problems: tuple[Problem, ...] = ()
+    #: What the system refused: a number of errno, and its text.
+    refused: tuple[int, str] | None = None
+    #: What does not answer.
+    silent: str = ""
+    #: Whether nothing more comes.
+    last: bool = True
+
+
+def main() -> int:
+    """Parse files until the input ends."""
+    processes.end_with(sys.argv[1], expendable=True)
+    processes.seal()  # task files hold secrets
+    return processes.serve(_answers)
+
+
+def _answers(pickled: bytes) -> Iterator[bytes]:
+    job: ParseJob = pickle.loads(pickled)  # noqa: S301 (the daemon itself wrote it)
+    spool = job.config.spool
+    processes.limit(resource.RLIMIT_CPU, math.ceil(time.process_time() + spool.max_parse_s))
+    processes.limit(resource.RLIMIT_AS, spool.max_parse_mb << 20)
+    try:
+        data = read(Path(job.path), spool.max_file_bytes)
+        parsed = parse(data, job.name, job.config)
+        for end in range(_AT_ONCE, len(parsed.tasks) + _AT_ONCE, _AT_ONCE):
+            some = replace(parsed, tasks=parsed.tasks[end - _AT_ONCE : end])
+            yield msgspec.json.encode(ParsedPart(parsed=some, last=end >= len(parsed.tasks)))
+        return
+    except TaskFileError as error:
+        part = ParsedPart(problems=error.problems)
+    except SilentPathError as error:
+        part = ParsedPart(silent=error.path)
+    except MemoryError:
+        allowed = f"[spool] max_parse_mb allows {spool.max_parse_mb:,}"
+        why = f"reading it takes too much memory: {allowed}"
+        part = ParsedPart(problems=(Problem("", why, "split it"),))
+    except OSError as error:
+        part = ParsedPart(refused=(error.errno or 0, error.strerror or str(error)))
+    yield msgspec.json.encode(part)

@@ -1,11 +1,15 @@
-"""What a task file may hold: the models that pydantic validates it with.
-
-What stands below a key describes it in the JSON Schema: ``taskschema`` reads it there.
+"""What a task file may hold: the models that pydantic validates it with, and their JSON Schema, in
+which what stands below a key describes it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ast
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -15,10 +19,13 @@ from pydantic import (
     Field,
     PlainValidator,
     Tag,
+    TypeAdapter,
     WithJsonSchema,
     create_model,
 )
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import PydanticCustomError
+from pydantic_core.core_schema import ModelSchema
 
 from batchd.config import providers, sections
 from batchd.config.sections import left_open
@@ -208,9 +215,79 @@ class TaskSpec(Defaults):
     """Ids in this batch that must have completed before it starts."""
 
 
-class BatchKeys(Defaults):
-    """A batch apart from its tasks, which are validated one by one."""
+class OfBatches(Spec):
+    """What is said of a batch as a whole, and is no default for its tasks."""
 
     budget_usd: Amount | None = None
+    """Caps the whole batch; 0: no cap."""
     parallel: Parallel | None = None
+    """How many of its tasks work at a time, at most; default: as many as there are slots."""
     after_batches: Earlier | None = None
+    """Names of batches that must have completed before any of its tasks starts."""
+
+
+class BatchKeys(Defaults, OfBatches):
+    """A batch apart from its tasks, which are validated one by one."""
+
+
+class _Described(GenerateJsonSchema):
+    """The generator, which takes what stands below a key in the source for its description.
+
+    pydantic can do so itself, but then reads the source whenever the models are loaded.
+    """
+
+    def model_schema(self, schema: ModelSchema) -> JsonSchemaValue:
+        """Return the schema of a model."""
+        document = super().model_schema(schema)
+        for model in reversed(schema["cls"].__mro__):
+            for name, text in _texts().get(model.__name__, {}).items():
+                key = schema["cls"].model_fields[name].alias or name
+                document["properties"][key]["description"] = text
+        return document
+
+
+@cache
+def _texts() -> Mapping[str, Mapping[str, str]]:
+    """Return, by model and key, what stands below the key."""
+    return {
+        found.name: dict(_below(found))
+        for found in ast.walk(ast.parse(inspect.getsource(sys.modules[__name__])))
+        if isinstance(found, ast.ClassDef)
+    }
+
+
+def _below(model: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    for pair in pairwise(model.body):
+        match pair:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
+                yield name, inspect.cleandoc(text)
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of a task file, for editors:
+    a batch, a bare list of tasks or a single task, each key described.
+    """
+
+    class Addressed(Spec):
+        schema_: str | None = Field(None, alias="$schema")
+        """What an editor checks the file by; no part of any task."""
+
+    class Alone(TaskSpec, OfBatches, Addressed):
+        """A file of one task."""
+
+    class BatchSpec(BatchKeys, Addressed):
+        """A batch of tasks, and defaults for them."""
+
+        tasks: list[TaskSpec] = Field(min_length=1)
+        """The tasks."""
+
+    models: TypeAdapter[Any] = TypeAdapter(BatchSpec | list[TaskSpec] | Alone)
+    document = models.json_schema(schema_generator=_Described)
+    return {
+        SCHEMA: "https://json-schema.org/draft/2020-12/schema",
+        "title": "batchd task file",
+        **document,
+    }

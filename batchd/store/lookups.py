@@ -21,15 +21,21 @@ from batchd.store.rows import (
     SpentMoney,
     StoredWork,
     WaitingNotice,
+    unpack,
+    unpack_task,
 )
-from batchd.store.stored_values import unpack, unpack_task
 
 #: No parking's cause: such a row's message says for how long it was tried in vain,
 #: and goes with the parking.
 TRIED = "tried"
-BATCH_COLUMNS = "name, claim, outbox, request, received_at, budget_usd, retry_of, first_task, parallel, after_batches, run"
+BATCH_COLUMNS = ", ".join(Batch.__struct_fields__)
 
 NAMED = "t.name IN (SELECT value FROM json_each(?))"
+#: Tasks that have ended, each with its last event.
+_ENDS = (
+    " FROM tasks t JOIN events e ON e.task = t.id AND e.seq = t.seq - 1"
+    " WHERE t.finished_at IS NOT NULL"
+)
 
 _PROBLEMS: msgspec.json.Decoder[tuple[Problem, ...]] = decoders.decoder(tuple[Problem, ...])
 #: In an event, where a result stands as a text.
@@ -40,24 +46,16 @@ _QUEUED = (
 )
 
 
-def to_batch(row: tuple[Any, ...]) -> Batch:
+def to_batch(row: Sequence[Any]) -> Batch:
     """Return the record of a row of ``BATCH_COLUMNS``."""
-    name, claim, outbox, request, received_at, budget_usd, retry_of, first, parallel, after, run = (
-        row
-    )
-    return Batch(
-        name=name,
-        claim=claim,
-        outbox=outbox,
-        request=request,
-        received_at=received_at,
-        budget_usd=budget_usd,
-        retry_of=retry_of,
-        first_task=first,
-        parallel=parallel,
-        after_batches=tuple(after.split()),
-        run=run,
-    )
+    known = dict(zip(Batch.__struct_fields__, row, strict=True))
+    known["after_batches"] = tuple(known["after_batches"].split())
+    return Batch(**known)
+
+
+def _batches(db: sqlite3.Connection, where: str, *values: object) -> list[Batch]:
+    rows = db.execute(f"SELECT {BATCH_COLUMNS} FROM batches WHERE {where}", values)  # noqa: S608 (constants)
+    return [*map(to_batch, rows)]
 
 
 def to_problems(text: str | None) -> tuple[Problem, ...]:
@@ -106,21 +104,13 @@ def unfinished(db: sqlite3.Connection, name: str) -> int:
 
 def claimed(db: sqlite3.Connection, claim: str) -> Batch | None:
     """Return the batch of a claim, if there is one."""
-    row = db.execute(
-        f"SELECT {BATCH_COLUMNS} FROM batches WHERE claim = ?",  # noqa: S608 (constants)
-        (claim,),
-    ).fetchone()
-    return to_batch(row) if row else None
+    return next(iter(_batches(db, "claim = ?", claim)), None)
 
 
 def unended_run(db: sqlite3.Connection, run: str) -> Batch | None:
     """Return the newest batch of a ``run``'s file that is not published, if there is one."""
-    row = db.execute(
-        f"SELECT {BATCH_COLUMNS} FROM batches WHERE published_at IS NULL AND run = ?"  # noqa: S608 (constants)
-        " ORDER BY id DESC LIMIT 1",
-        (run,),
-    ).fetchone()
-    return to_batch(row) if row else None
+    where = "published_at IS NULL AND run = ? ORDER BY id DESC LIMIT 1"
+    return next(iter(_batches(db, where, run)), None)
 
 
 def find_task(db: sqlite3.Connection, ref: Ref) -> Task:
@@ -188,11 +178,7 @@ def left(db: sqlite3.Connection, name: str, among: Collection[str]) -> set[Ref]:
 
 def ended(db: sqlite3.Connection, name: str) -> tuple[Ref, ...]:
     """Return the tasks of a batch that have a result, in order."""
-    rows = db.execute(
-        "SELECT t.name FROM tasks t JOIN events e ON e.task = t.id AND e.seq = t.seq - 1"
-        " WHERE t.batch = ? AND t.finished_at IS NOT NULL ORDER BY t.id",
-        (batch_key(db, name),),
-    )
+    rows = db.execute(f"SELECT t.name{_ENDS} AND t.batch = ? ORDER BY t.id", (batch_key(db, name),))
     return tuple(Ref(name, task) for (task,) in rows)
 
 
@@ -213,30 +199,24 @@ def ends(
 ) -> list[tuple[Ref, TaskFinished]]:
     """Return the ends of tasks that have ended, in order."""
     rows = db.execute(
-        "SELECT t.name, e.body FROM tasks t JOIN events e ON e.task = t.id AND e.seq = t.seq - 1"  # noqa: S608 (constants)
-        f" WHERE t.batch = ? AND t.finished_at IS NOT NULL AND {NAMED} ORDER BY t.id",
+        f"SELECT t.name, e.body{_ENDS} AND t.batch = ? AND {NAMED} ORDER BY t.id",
         (batch_key(db, batch), json.dumps(names)),
     )
-    found = []
-    for name, body in rows:
-        event = decode(unpack(body))
-        assert isinstance(event, TaskFinished), "nothing is appended after a task's end"
-        found.append((Ref(batch, name), event))
-    return found
+    return [(Ref(batch, name), _end(body)) for name, body in rows]
+
+
+def _end(body: bytes) -> TaskFinished:
+    event = decode(unpack(body))
+    assert isinstance(event, TaskFinished), "nothing is appended after a task's end"
+    return event
 
 
 def result(db: sqlite3.Connection, ref: Ref) -> str:
     """Return the result text of a task that has ended."""
-    row = db.execute(
-        "SELECT e.body FROM tasks t JOIN events e ON e.task = t.id AND e.seq = t.seq - 1"
-        " WHERE t.id = ? AND t.finished_at IS NOT NULL",
-        (task_key(db, ref),),
-    ).fetchone()
-    if row is None:
-        raise StoreError(f"{ref} has no result: it has not ended, or it has been pruned")
-    event = decode(unpack(row[0]))
-    assert isinstance(event, TaskFinished), "nothing is appended after a task's end"
-    return event.result
+    rows = db.execute(f"SELECT e.body{_ENDS} AND t.id = ?", (task_key(db, ref),))
+    for (body,) in rows:
+        return _end(body).result
+    raise StoreError(f"{ref} has no result: it has not ended, or it has been pruned")
 
 
 def cautions(db: sqlite3.Connection, name: str, task: str = "") -> dict[str, str]:
@@ -244,15 +224,14 @@ def cautions(db: sqlite3.Connection, name: str, task: str = "") -> dict[str, str
     that report files which run code, or that no one looked.
     """
     rows = db.execute(
-        "SELECT t.name, e.body FROM tasks t JOIN events e ON e.task = t.id AND e.seq = t.seq - 1"
-        " WHERE t.batch = ?1 AND t.finished_at IS NOT NULL AND (?2 = '' OR t.name = ?2) ORDER BY t.id",
+        f"SELECT t.name, e.body{_ENDS} AND t.batch = ?1 AND (?2 = '' OR t.name = ?2) ORDER BY t.id",
         (batch_key(db, name), task),
     )
     bodies = ((name, unpack(body)) for name, body in rows)
     # To decode all of a batch of thousands would take seconds;
     # nearly all say that there is nothing.
-    found = {name: decode(body) for name, body in bodies if _CAUTION.search(body)}
-    return {name: event.result for name, event in found.items() if isinstance(event, TaskFinished)}
+    found = ((name, decode(body)) for name, body in bodies if _CAUTION.search(body))
+    return {name: event.result for name, event in found if isinstance(event, TaskFinished)}
 
 
 def open_before(db: sqlite3.Connection, name: str) -> list[str]:
@@ -373,7 +352,7 @@ def prunable(db: sqlite3.Connection, before: float) -> tuple[PrunableBatch, ...]
     )
     return tuple(
         PrunableBatch(
-            batch=to_batch(tuple(row)),
+            batch=to_batch(row),
             tasks=tasks,
             published_at=at,
             stored=bool(stored),

@@ -10,8 +10,8 @@ from typing import TypeAlias
 
 from batchd.events import decode
 from batchd.records import TaskStatus
-from batchd.store.fold import Ledger, TaskLine, fold
-from batchd.store.stored_values import labels_of, unpack, unpack_task
+from batchd.store.rows import labels_of, unpack, unpack_task
+from batchd.store.task_transaction import Ledger, TaskLine, fold
 
 #: Statements by version:
 #: the file's ``user_version`` says how many of these it has seen. Append only.

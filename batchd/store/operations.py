@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias, TypeVar
 
 import msgspec
-from msgspec.structs import replace
+from msgspec import structs
 
 from batchd import decoders
 from batchd.errors import Problem, StaleAttemptError, UsedNameError
@@ -17,8 +17,10 @@ from batchd.events import TaskFinished, encode
 from batchd.records import Batch, Cause, Parking, Ref, Scope, Task, TaskStatus
 from batchd.store import lookups
 from batchd.store.lookups import BATCH_COLUMNS, NAMED, TRIED, batch_key, claimed, used
-from batchd.store.rows import DispatchedTask, LearntRefusal, WaitingNotice
-from batchd.store.stored_values import (
+from batchd.store.rows import (
+    DispatchedTask,
+    LearntRefusal,
+    WaitingNotice,
     error_message,
     labels_of,
     pack,
@@ -80,18 +82,15 @@ def add_batch(
     if used(db, batch.name):
         raise UsedNameError(f"a batch {batch.name} is stored already")
     (last,) = db.execute("SELECT coalesce(max(id), 0) FROM tasks").fetchone()
-    batch = replace(batch, first_task=last + 1)
+    batch = structs.replace(batch, first_task=last + 1)
     count = len(tasks)
+    row = structs.asdict(batch) | {"after_batches": " ".join(batch.after_batches)}
+    why = msgspec.json.encode(problems).decode() if problems else None
+    ended_at = None if count else batch.received_at
     cursor = db.execute(
         f"INSERT INTO batches ({BATCH_COLUMNS}, problems, tasks, unfinished, finished_at)"  # noqa: S608 (constants)
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            *(batch.name, batch.claim, batch.outbox, batch.request, batch.received_at),
-            *(batch.budget_usd, batch.retry_of, batch.first_task, batch.parallel),
-            *(" ".join(batch.after_batches), batch.run),
-            msgspec.json.encode(problems).decode() if problems else None,
-            *(count, count, None if count else batch.received_at),
-        ),
+        f" VALUES ({'?, ' * len(row)}?, ?, ?, ?)",
+        (*row.values(), why, count, count, ended_at),
     )
     journal.batches += 1
     key, at = cursor.lastrowid, batch.received_at

@@ -30,7 +30,6 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from batchd import __version__, decoders
-from batchd.actions import Action
 from batchd.config.sections import MetricsSection
 from batchd.control import DaemonStatus
 from batchd.daemon.listeners import Listener, LoopLink, StatusDesk
@@ -47,6 +46,7 @@ from batchd.events import (
     Terms,
     ToolRan,
 )
+from batchd.log import Action
 from batchd.records import (
     Batch,
     FailureKind,
@@ -59,7 +59,7 @@ from batchd.records import (
     ToolName,
     policy,
 )
-from batchd.store import Store
+from batchd.store.store import Store
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment

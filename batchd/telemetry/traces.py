@@ -31,7 +31,6 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from batchd import __version__, decoders, views
-from batchd.actions import Action
 from batchd.config.sections import TracesSection, loopback
 from batchd.daemon.listeners import Listener, LoopLink, StatusDesk
 from batchd.errors import NotPossibleError, cut
@@ -45,9 +44,10 @@ from batchd.events import (
     Terms,
 )
 from batchd.formats import ResultV1
+from batchd.log import Action
 from batchd.records import STANDARD, Batch, ModelSetup, Price, Purpose, Ref, TaskStatus
 from batchd.results import timestamp
-from batchd.store import Store
+from batchd.store.store import Store
 from batchd.views.kinds import explained, judged, span_name
 from batchd.views.view import tokens
 

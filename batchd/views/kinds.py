@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from batchd.actions import Action
 from batchd.errors import cut
 from batchd.events import (
     CallAnswered,
@@ -23,6 +22,7 @@ from batchd.events import (
     TaskStarted,
     ToolRan,
 )
+from batchd.log import Action
 from batchd.records import STANDARD, Evaluation, FailureKind, Purpose, Reason, ToolCall, Usage
 from batchd.views import view
 from batchd.views.view import Kind, Line, Mark, Passage, View, logged, quoted, tokens

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
-from batchd.actions import Action
+from batchd.log import Action
 from batchd.records import Activity, Reason, TaskStatus, Usage
 from batchd.words import counted
 

@@ -27,7 +27,7 @@ from batchd.errors import (
     UnknownNameError,
     UsageError,
 )
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 from batchd.web import made, page_data, page_updates
 from batchd.web.orders import Ordering
 from batchd.web.page_updates import EventStream, EventStreams

@@ -27,8 +27,8 @@ from batchd.errors import SandboxError, UnknownNameError
 from batchd.formats import ResultV1
 from batchd.observe import changes, pages
 from batchd.records import Ref
-from batchd.spool import files, outbox, patch_files
-from batchd.store.reader import StoreReader
+from batchd.spool import files, outbox
+from batchd.store.queries import StoreReader
 
 _SCRIPTS = (
     "live.js",
@@ -142,7 +142,7 @@ def listed(reader: StoreReader, ref: Ref) -> dict[str, Any]:
         return {"patch": None, "files": [], "more": 0}
     answer, verdict = result.answer[:_ANSWER], result.evaluation
     about = result.patch
-    data = patch_files.whole(_folder(reader, ref), ref.task, about.sha256) if about else None
+    data = outbox.whole_patch(_folder(reader, ref), ref.task, about.sha256) if about else None
     patch = changes.shown(result, data, _PATCH)
     names = list(_made(result))
     listing = [{"path": path, "change": change} for change, path in names[:_FILES]]

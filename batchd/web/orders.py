@@ -21,7 +21,7 @@ from batchd.errors import UsageError
 from batchd.pauses import aside
 from batchd.records import Ref, Scope, TargetCounts
 from batchd.spool.ulid import ulid
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 from batchd.web.shield import ASKED, CONFIRMED, session
 from batchd.web.store_queries import StoreQueries
 

@@ -12,7 +12,7 @@ from batchd.control import fields
 from batchd.observe import standstill
 from batchd.observe.snapshot import AgentSnapshot, ProviderSnapshot, Snapshot
 from batchd.records import Ref, Tally
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 from batchd.store.rows import BatchRow, SpendRow, TaskRow
 from batchd.web.store_queries import Excerpts, StoreSight
 from batchd.words import NO_TAG, Standstill, standstills

@@ -24,8 +24,7 @@ from batchd.observe.snapshot import AgentSnapshot
 from batchd.observe.standstill import WaitReasons
 from batchd.records import Ref, TaskStatus
 from batchd.store import lookups
-from batchd.store.queries import SORTS
-from batchd.store.reader import StoreReader
+from batchd.store.queries import SORTS, StoreReader
 from batchd.store.rows import TaskRow
 from batchd.views import Kind, passages
 from batchd.web import page_data, store_queries

@@ -17,7 +17,7 @@ from batchd.observe.snapshot import Observer, Snapshot
 from batchd.records import Ref
 from batchd.spool import outbox
 from batchd.store import lookups
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 from batchd.store.rows import BatchRow
 
 #: Characters of an excerpt.

@@ -54,7 +54,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         # The machine's /tmp instead of one of its own, with all that lies there.
         ("sandbox/bwrap.py", "*([] if own_tmp else _tmpfs(policy.tmp_bytes, TMP)),", '*("--bind", TMP, TMP),'),
     ),
-    "visible": (("visible.py", "    if problems:\n", "    if False:\n"),),
+    "visible": (("spool/safety.py", "    if problems:\n", "    if False:\n"),),
     "hidden": (("sandbox/shown.py", "elif there and not rule.seen:", "elif False:"),),
     "sockets": (("sandbox/shown.py", "self._found = sockets(self._shown)", "self._found = ()"),),
     "mounted sockets": (("sandbox/shown.py", "if other.device == mount.device and within(inner, other.root):", "if False:"),),
@@ -110,7 +110,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "fair sockets": (("sandbox/command_watch.py", "_SOCKET, _NAME = 256 << 10", "_SOCKET, _NAME = 256 << 12"),),
     "last look": (("agent/evaluate.py", "or not (full := await place.full()):", 'or not (full := ""):'),),
     "first look": (("sandbox/disk.py", "        await self.before()\n        return await", "        return await"),),
-    "ballast": (("store/writer.py", "urgent = group[0].urgent and ballast.refused(error)", "urgent = False"),),
+    "ballast": (("store/store.py", "urgent = group[0].urgent and side_files.lacks_room(error)", "urgent = False"),),
     "kept measure": (("agent/loop.py", "held=self.state.terms.held if", "held=None if"),),
     "fair memory": (("sandbox/command_watch.py", "total += max(files, sum(shared for _, shared in parts))", "total *= 10"),),
     "lasting tmp": (("sandbox/bwrap.py", "*([] if own_tmp else _tmpfs(policy.tmp_bytes, TMP)),", "*_tmpfs(policy.tmp_bytes, TMP),"),),
@@ -156,7 +156,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "triggers still": (("sandbox/trigger_search.py", "elif inside and name in _OBEYED:", "elif inside and entry.is_file():"),),
     "whole files": (
         ("spool/files.py", "    temporary = _temporary(path.name)\n",
-         "    with path.open('wb') as plain:\n        return fill(plain)\n    temporary = _temporary(path.name)\n"),
+         "    with path.open('wb') as plain:\n        return plain.write(data)\n    temporary = _temporary(path.name)\n"),
     ),
     "inbox": (("spool/inbox.py", "if not stat.S_ISREG(status.st_mode):", "if False:"),),
     "claims": (
@@ -170,8 +170,8 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
                  "        import shutil\n        return shutil.rmtree(f'/proc/self/fd/{self._top}/')\n        waiting = []"),),
     # --- repositories
     "read-only base": (("sandbox/launch.py", '"--ro-bind-fd", str(folders.base)', '"--bind-fd", str(folders.base)'),),
-    "git of our own": (("workspace/patches.py", 'export GIT_DIR="$own/git"', 'export GIT_DIR="$PWD/.git"'),),
-    "fetched inside": (("workspace/fetching.py", "if job.fetch and job.origin.remote:", "if job.fetch:"),),
+    "git of our own": (("workspace/clones.py", 'export GIT_DIR="$own/git"', 'export GIT_DIR="$PWD/.git"'),),
+    "fetched inside": (("workspace/mirrors.py", "if job.fetch and job.origin.remote:", "if job.fetch:"),),
     "no hooks": (("workspace/git.py", '    "core.hooksPath": "/dev/null",\n', ""),),
     "no filters": (("workspace/applying.py", 'objects" GIT_DIR="$own/git"', 'objects" GIT_DIR="$PWD/$store"'),),
     # --- the network, host by host
@@ -197,8 +197,8 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         ("cli/runs/run_daemon.py", '"-P", "-m"', '"-m"'),
     ),
     # --- secrets
-    "sealing": (("sealing.py", "ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)", "pass"),),
-    "forgetting": (("sealing.py", "ctypes.memset(address, 0, len(ctypes.string_at(address)))", "pass"),),
+    "sealing": (("processes.py", "ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)", "pass"),),
+    "forgetting": (("processes.py", "ctypes.memset(address, 0, len(ctypes.string_at(address)))", "pass"),),
     "links out": (("agent/perform.py", "if links is not None and not new:", "if True:"),),
     "limits at the check": (("agent/evaluate.py", " and not ran.excess", ""),),
     "masking": (("masking.py", "for needle in self._needles:", "for needle in ():"),),
@@ -221,7 +221,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         ("agent/evaluate.py", "SCHEMA_TIMEOUT_S = 10.0", "SCHEMA_TIMEOUT_S = 3600.0"),
         ("agent/schemachild.py", "    processes.limit(resource.RLIMIT_CPU, _CPU_S)\n", ""),
     ),
-    "foreign references": (("spool/answer_schemas.py", 'isinstance(reference, str) and not reference.startswith("#")', "False"),),
+    "foreign references": (("spool/crosscheck.py", 'isinstance(reference, str) and not reference.startswith("#")', "False"),),
     "references": (("agent/schemachild.py", "(schema, registry=Registry())", "(schema)"),),
     "loop": (("taskstate/state.py", "looped = circling(recent)", "looped = False"),),
     "measure": (

@@ -48,7 +48,8 @@ from batchd.records import (
     Trigger,
     Usage,
 )
-from batchd.store import Store, operations
+from batchd.store import operations
+from batchd.store.store import Store
 from batchd.store.task_transaction import TaskTransaction
 from batchd.taskstate import fold
 

@@ -14,7 +14,7 @@ from pages import HOSTILE
 from serving import Page as Served, web
 from stored import Night
 
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 from batchd.views import view
 from batchd.words import duration, money, rough, span
 from tests.conftest import Spool

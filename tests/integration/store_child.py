@@ -34,7 +34,8 @@ from batchd.records import (
     ToolCall,
     Usage,
 )
-from batchd.store import Store, operations
+from batchd.store import operations
+from batchd.store.store import Store
 from batchd.store.task_transaction import TaskTransaction
 
 TASKS = 12

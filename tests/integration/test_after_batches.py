@@ -13,7 +13,7 @@ from batchd import config
 from batchd.errors import TaskFileError
 from batchd.spool import taskfile
 from batchd.spool.outbox import batch_name
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 
 
 def drop(spool: Any, name: str, *tasks: dict[str, Any], **batch: Any) -> None:

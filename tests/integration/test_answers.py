@@ -14,7 +14,7 @@ import pytest
 
 from batchd.errors import BatchdError
 from batchd.records import dollars
-from batchd.store import StoreReader
+from batchd.store.queries import StoreReader
 from tests.integration.test_control import HANGS, Control
 
 _NOPE = "batchd: there is no batch nope; `batchd status` lists them\n"

@@ -18,8 +18,9 @@ from patience import until
 from batchd.errors import StoreError, UsageError
 from batchd.events import TaskFinished
 from batchd.records import Batch, Ref, Task, TaskStatus
-from batchd.store import Store, lookups, operations, restoring
-from batchd.store.ballast import AGAIN_S, SIZE, SPARE
+from batchd.store import database_file, lookups, operations
+from batchd.store.side_files import BALLAST_BYTES, LAY_AGAIN_S, SPARE_BYTES
+from batchd.store.store import Store
 from batchd.store.task_transaction import TaskTransaction
 
 pytestmark = pytest.mark.in_turns
@@ -46,7 +47,11 @@ def ballast(path: Path) -> Path:
 def laid(path: Path) -> bool:
     """Return whether it takes all of its room on the disk."""
     file = ballast(path)
-    return file.exists() and file.stat().st_size == SIZE and file.stat().st_blocks * 512 >= SIZE
+    return (
+        file.exists()
+        and file.stat().st_size == BALLAST_BYTES
+        and file.stat().st_blocks * 512 >= BALLAST_BYTES
+    )
 
 
 @contextlib.contextmanager
@@ -102,7 +107,7 @@ def test_it_is_there_for_good(tmp_path: Path) -> None:
         assert ballast(path).stat().st_mtime_ns == found.st_mtime_ns
     # One that takes no room is none.
     os.truncate(ballast(path), 0)
-    os.truncate(ballast(path), SIZE)
+    os.truncate(ballast(path), BALLAST_BYTES)
     with contextlib.closing(Store(path)) as store:
         asyncio.run(store.ready())
         until(lambda: laid(path))
@@ -128,7 +133,7 @@ def test_what_is_urgent_goes_through_on_a_full_disk(tmp_path: Path) -> None:
                     await _each(starts)
                 assert laid(path)
                 assert await _each([_end(store, number) for number in range(199, 100, -1)]) == 99
-                assert 0 < ballast(path).stat().st_size < SIZE
+                assert 0 < ballast(path).stat().st_size < BALLAST_BYTES
                 large = [_end(store, number, os.urandom(_MB).hex()) for number in range(99, 0, -1)]
                 with pytest.raises(StoreError, match="the disk is full"):
                     await _each(large)
@@ -137,9 +142,9 @@ def test_what_is_urgent_goes_through_on_a_full_disk(tmp_path: Path) -> None:
             asyncio.run(full())
             left = ballast(path).stat().st_size
             # Room, but too little: SPARE is to be free as well.
-            os.truncate(filler, filler.stat().st_size - SPARE // 2)
+            os.truncate(filler, filler.stat().st_size - SPARE_BYTES // 2)
             asyncio.run(_end(store, 1))
-            time.sleep(3 * AGAIN_S)
+            time.sleep(3 * LAY_AGAIN_S)
             assert ballast(path).stat().st_size == left
             filler.unlink()
             until(lambda: laid(path))
@@ -150,11 +155,11 @@ def test_what_is_urgent_goes_through_on_a_full_disk(tmp_path: Path) -> None:
 @_ROOT_ALONE
 def test_a_small_disk_has_none(tmp_path: Path) -> None:
     """Where it would take room that is needed, there is none, and all works as without."""
-    with small_disk(tmp_path / "disk", SPARE) as disk:
+    with small_disk(tmp_path / "disk", SPARE_BYTES) as disk:
         path = disk / "batchd.db"
         with contextlib.closing(opened(path)) as store:
             asyncio.run(_end(store, 1))
-            time.sleep(3 * AGAIN_S)
+            time.sleep(3 * LAY_AGAIN_S)
             assert not ballast(path).exists()
             fill(disk)
             large = [_end(store, number, os.urandom(_MB).hex()) for number in range(2, 50)]
@@ -185,9 +190,9 @@ def test_it_belongs_to_no_copy(tmp_path: Path) -> None:
     with contextlib.closing(opened(path)):
         until(lambda: laid(path))
     with pytest.raises(UsageError, match="a part of the store itself"):
-        restoring.back_up(path, ballast(path))
-    restoring.back_up(path, backup)
-    assert backup.stat().st_size < SIZE
-    former = restoring.put_in_place(restoring.draft(backup, path), path)
+        database_file.back_up(path, ballast(path))
+    database_file.back_up(path, backup)
+    assert backup.stat().st_size < BALLAST_BYTES
+    former = database_file.put_in_place(database_file.draft(backup, path), path)
     assert former is not None
     assert not list(tmp_path.glob("*-ballast"))

@@ -29,7 +29,7 @@ def test_nothing_planted_is_loaded(tmp_path: Path) -> None:
         (tmp_path / name).write_text("raise SystemExit('planted')")
     environ = {"PYTHONPATH": str(tmp_path), "PYTHONSTARTUP": str(tmp_path / "json.py")}
     shows = processes.program(_SHOWS, "a b")
-    for command in (shows, processes.module("batchd.spool.parsing", "1")):
+    for command in (shows, processes.module("batchd.spool.taskfile", "1")):
         done = subprocess.run(
             command,
             cwd=tmp_path,

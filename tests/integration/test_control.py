@@ -45,7 +45,8 @@ from batchd.records import Ref, Scope
 from batchd.spool import claims
 from batchd.spool.outbox import PublishedFolder
 from batchd.spool.ulid import marked, ulid
-from batchd.store import StoreReader, lookups
+from batchd.store import lookups
+from batchd.store.queries import StoreReader
 
 pytestmark = pytest.mark.in_turns
 

@@ -39,7 +39,8 @@ from batchd.records import (
     TaskStatus,
     Usage,
 )
-from batchd.store import Store, operations
+from batchd.store import operations
+from batchd.store.store import Store
 from batchd.store.task_transaction import TaskTransaction
 
 #: 2026-11-24, noon.

@@ -32,8 +32,9 @@ from batchd.daemon import Daemon, Listener
 from batchd.errors import NoDaemonError, SpoolLockedError, UsageError
 from batchd.events import Event, TaskFinished
 from batchd.records import Ref
-from batchd.store import Store, operations
-from batchd.store.reader import StoreReader
+from batchd.store import operations
+from batchd.store.queries import StoreReader
+from batchd.store.store import Store
 
 pytestmark = pytest.mark.in_turns
 

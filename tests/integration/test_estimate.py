@@ -14,7 +14,8 @@ import pytest
 
 from batchd.events import CallStarted
 from batchd.records import Ref
-from batchd.store import StoreReader, lookups
+from batchd.store import lookups
+from batchd.store.queries import StoreReader
 
 _PRICES = """\
 [models."standin/{model}"]

@@ -23,7 +23,7 @@ from batchd.errors import UsageError
 from batchd.observe import standstill
 from batchd.records import Parking
 from batchd.spool import taskfile
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 from tests.integration.test_daemon import results
 
 pytestmark = pytest.mark.in_turns

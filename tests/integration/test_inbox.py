@@ -23,8 +23,8 @@ from batchd import config
 from batchd.cli import refusals
 from batchd.config import Config
 from batchd.spool import claims, files, folder_watch, inbox, ulid
-from batchd.spool.claims import lying
-from batchd.spool.inbox import Claim, Inbox
+from batchd.spool.claims import Claim, lying
+from batchd.spool.inbox import Inbox
 
 TASK = b'{"first_prompt": "x"}'
 

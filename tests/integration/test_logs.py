@@ -17,8 +17,10 @@ from teletype import Teletype
 from batchd.cli import logs
 from batchd.events import Event, TaskFinished
 from batchd.records import Batch, Reason, Ref, Task, TaskStatus
-from batchd.store import Store, StoreReader, operations
+from batchd.store import operations
+from batchd.store.queries import StoreReader
 from batchd.store.rows import TaskRow
+from batchd.store.store import Store
 from batchd.store.task_transaction import TaskTransaction
 from tests.integration.test_control import Control
 

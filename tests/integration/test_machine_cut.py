@@ -18,7 +18,8 @@ from pools import drop, nodes
 
 from batchd.events import ToolRan
 from batchd.records import Ref
-from batchd.store import StoreReader, lookups
+from batchd.store import lookups
+from batchd.store.queries import StoreReader
 
 #: See ioctl(2) and ext4's fs/ext4/ext4.h: shut down, and write nothing that is not written yet.
 _FS_IOC_SHUTDOWN, _NO_LOG_FLUSH = 0x8004587D, 2

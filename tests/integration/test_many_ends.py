@@ -17,7 +17,8 @@ import pytest
 from batchd.errors import StaleAttemptError
 from batchd.events import CallStarted, TaskFinished, TaskStarted, Terms, encode
 from batchd.records import Batch, ModelSetup, Purpose, Reason, Ref, Secret, Task, TaskStatus
-from batchd.store import Store, lookups, operations
+from batchd.store import lookups, operations
+from batchd.store.store import Store
 from batchd.store.task_transaction import TaskTransaction
 
 _NOON = 1795521600.0

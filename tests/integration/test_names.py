@@ -21,7 +21,8 @@ from batchd.log import get_logger
 from batchd.pool.threads import AllDiskThreads
 from batchd.records import Batch, BatchNaming, Task
 from batchd.spool import claims, outbox
-from batchd.store import Store, operations
+from batchd.store import operations
+from batchd.store.store import Store
 
 
 @dataclass

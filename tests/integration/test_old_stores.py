@@ -22,10 +22,11 @@ from loglines import logged
 
 from batchd.events import CallAnswered, Resumed, ToolRan, decode
 from batchd.records import Ref
-from batchd.store import StoreReader, lookups
+from batchd.store import lookups
 from batchd.store.database_file import open_writer
 from batchd.store.migrations import MIGRATIONS
-from batchd.store.stored_values import pack, unpack
+from batchd.store.queries import StoreReader
+from batchd.store.rows import pack, unpack
 
 pytestmark = pytest.mark.in_turns
 

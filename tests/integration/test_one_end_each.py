@@ -27,7 +27,8 @@ from batchd.lifecycle import Phase, inputs
 from batchd.lifecycle.inputs import End
 from batchd.records import Batch, BatchNaming, ModelSetup, Reason, Ref, Task, TaskStatus
 from batchd.spool import outbox
-from batchd.store import StoreReader, lookups, operations
+from batchd.store import lookups, operations
+from batchd.store.queries import StoreReader
 from tests.conftest import Spool
 
 T = TypeVar("T")

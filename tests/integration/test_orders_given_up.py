@@ -24,7 +24,9 @@ from batchd import control
 from batchd.control.socket_server import Requester
 from batchd.errors import WithdrawnError
 from batchd.records import Batch, Task
-from batchd.store import Store, StoreReader, lookups, operations
+from batchd.store import lookups, operations
+from batchd.store.queries import StoreReader
+from batchd.store.store import Store
 
 pytestmark = pytest.mark.in_turns
 

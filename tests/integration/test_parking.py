@@ -19,7 +19,7 @@ from batchd import config, control, words
 from batchd.daemon import Daemon
 from batchd.records import dollars
 from batchd.store import queries
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 from tests.integration.test_daemon import results, task_file, until
 
 pytestmark = pytest.mark.in_turns

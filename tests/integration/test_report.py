@@ -21,7 +21,7 @@ from weather import Station, filled, mounted, until
 
 from batchd import results
 from batchd.log import escape
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 from tests.conftest import Spool
 
 pytestmark = pytest.mark.in_turns

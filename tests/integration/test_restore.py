@@ -27,10 +27,11 @@ from batchd.daemon.reconcile import ReconcilePlan
 from batchd.events import TaskStarted
 from batchd.records import Batch, Cause, Ref, Scope, Task, TaskLimits, TaskStatus
 from batchd.spool import files
-from batchd.spool.claims import Claimer
-from batchd.spool.settle import signature
-from batchd.store import Store, StoreReader, lookups, operations
-from batchd.store.stored_values import pack, unpack
+from batchd.spool.claims import Claimer, signature
+from batchd.store import lookups, operations
+from batchd.store.queries import StoreReader
+from batchd.store.rows import pack, unpack
+from batchd.store.store import Store
 
 pytestmark = pytest.mark.in_turns
 

@@ -24,7 +24,7 @@ from terminal import on_a_terminal
 from batchd import control
 from batchd.cli.display import progress
 from batchd.errors import NoDaemonError
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 
 pytestmark = pytest.mark.in_turns
 

@@ -42,7 +42,10 @@ from batchd.records import (
     ToolCall,
     Usage,
 )
-from batchd.store import SpentMoney, Store, StoreReader, lookups, operations, queries
+from batchd.store import lookups, operations, queries
+from batchd.store.queries import StoreReader
+from batchd.store.rows import SpentMoney
+from batchd.store.store import Store
 from batchd.store.task_transaction import TaskTransaction
 
 T = TypeVar("T")
@@ -675,6 +678,6 @@ def test_old_events_are_pruned_and_the_file_shrinks(store: Store, tmp_path: Path
 def test_reading_is_cheap_to_start() -> None:
     """A command that only reads the store loads none of what the daemon needs."""
     heavy = ["asyncio", "pydantic", "openai", "structlog", "tiktoken", "jsonschema", "rich"]
-    code = f"import sys, batchd.store.reader; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, batchd.store.queries; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -20,7 +20,9 @@ from patience import PATIENCE_S
 from batchd.errors import NewerStoreError, StaleAttemptError, StoreError
 from batchd.events import CallAnswered, TaskFinished, ToolRan, encode
 from batchd.records import Batch, Ref, Task, TaskStatus, ToolCall
-from batchd.store import Store, StoreReader, database_file, lookups, operations
+from batchd.store import database_file, lookups, operations
+from batchd.store.queries import StoreReader
+from batchd.store.store import Store
 from batchd.store.task_transaction import TaskTransaction
 from batchd.taskstate import fold
 
@@ -268,7 +270,9 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from test_store_durability import _batch, _fill_up, _raw, _tasks
 from batchd.records import Ref
-from batchd.store import Store, StoreReader, lookups, operations
+from batchd.store import lookups, operations
+from batchd.store.queries import StoreReader
+from batchd.store.store import Store
 from batchd.store.task_transaction import TaskTransaction
 
 disk = Path(sys.argv[2])

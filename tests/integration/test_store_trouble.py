@@ -47,8 +47,10 @@ from batchd.events import (
 )
 from batchd.log import get_logger
 from batchd.records import Answer, Batch, Purpose, Ref, Task, TaskStatus, ToolCall, Usage
-from batchd.store import Store, StoreReader, copies, database_file, lookups, operations, restoring
+from batchd.store import database_file, lookups, operations
 from batchd.store.migrations import MIGRATIONS
+from batchd.store.queries import StoreReader
+from batchd.store.store import Store
 from batchd.store.task_transaction import TaskTransaction
 
 pytestmark = pytest.mark.in_turns
@@ -135,7 +137,8 @@ async def _prune(store: Store, before: float) -> None:
 _OPEN = """
 import os, sys
 from pathlib import Path
-from batchd.store import Store, operations
+from batchd.store import operations
+from batchd.store.store import Store
 os.write(1, b"go")
 Store(Path(sys.argv[1])).close()
 os.write(1, b"ok")
@@ -187,7 +190,7 @@ def test_an_exchange_that_is_cut_short_is_completed(
     for steps in range(5):
         path = tmp_path / str(steps) / "batchd.db"
         add(path, 3, name="new")
-        draft = restoring.draft(path, path)
+        draft = database_file.draft(path, path)
         killed(path, "old")
         left = iter(range(steps))
 
@@ -198,14 +201,14 @@ def test_an_exchange_that_is_cut_short_is_completed(
 
         monkeypatch.setattr(Path, "replace", dying)
         with contextlib.suppress(KeyboardInterrupt):
-            restoring.put_in_place(draft, path)
+            database_file.put_in_place(draft, path)
         monkeypatch.undo()
         with contextlib.closing(Store(path)) as store:
             names = [batch.name for batch in store.read(lookups.restore).batches]
         assert names == (["new"] if steps else ["old", "old-2"])
         former = list(path.parent.glob("batchd.db.before-restore-*Z"))
         assert len(former) == (steps > 0)
-        assert not copies.staged(path).exists()
+        assert not database_file.staged(path).exists()
         for file in former:
             with contextlib.closing(sqlite3.connect(file)) as db:
                 assert db.execute("SELECT name FROM batches").fetchall() == [("old",), ("old-2",)]

@@ -19,7 +19,7 @@ from standin.settings import ServerSettings
 from batchd import config, control
 from batchd.daemon import Daemon
 from batchd.errors import UsageError
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 
 pytestmark = pytest.mark.in_turns
 

@@ -19,7 +19,7 @@ from patience import PATIENCE_S, until
 import batchd
 from batchd import control
 from batchd.errors import NoDaemonError
-from batchd.store import StoreReader
+from batchd.store.queries import StoreReader
 
 pytestmark = pytest.mark.in_turns
 

@@ -24,7 +24,7 @@ from batchd.daemon import Daemon
 from batchd.observe import standstill
 from batchd.observe.standstill import WaitReasons
 from batchd.store import queries
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 from tests.integration.test_daemon import results, task_file, until
 
 pytestmark = pytest.mark.in_turns

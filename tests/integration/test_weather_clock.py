@@ -22,7 +22,7 @@ from clock import Clock
 from weather import TASK, Station, answer_after, until
 
 from batchd import control, events, taskstate
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 from tests.conftest import stand_in
 
 pytestmark = pytest.mark.in_turns

@@ -19,7 +19,7 @@ from patience import PATIENCE_S
 from weather import Station, answer_after, filled, mounted, until
 
 from batchd.cli.submit import DroppedBatch
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 from tests.conftest import model_process
 
 pytestmark = pytest.mark.in_turns

@@ -39,7 +39,7 @@ def _parsing(station: Station) -> list[int]:
             line = Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:
             continue
-        if b"batchd.spool.parsing" in line:
+        if b"batchd.spool.taskfile" in line:
             found.append(pid)
     return found
 

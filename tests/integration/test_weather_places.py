@@ -25,7 +25,7 @@ from batchd.control import Cancel, Retry
 from batchd.control.socket_server import Requester
 from batchd.daemon import Daemon
 from batchd.records import TaskStatus
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 
 pytestmark = pytest.mark.in_turns
 

@@ -23,7 +23,7 @@ from serving import Page, until, web
 from batchd.errors import UsageError
 from batchd.pauses import aside
 from batchd.records import Scope
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 from batchd.web.orders import WantedOrder, ordered
 from batchd.web.shield import TokenCheck
 from tests.conftest import Spool

@@ -12,8 +12,7 @@ from patience import PATIENCE_S, until
 
 from batchd.daemon.attempts import bases
 from batchd.records import Origin, SandboxPolicy
-from batchd.workspace import Mirror
-from batchd.workspace.fetching import FetchJob
+from batchd.workspace.mirrors import FetchJob, Mirror
 
 
 def children() -> list[int]:
@@ -23,7 +22,7 @@ def children() -> list[int]:
         for pid in map(int, path.read_text().split()):
             with contextlib.suppress(FileNotFoundError):
                 line = Path(f"/proc/{pid}/cmdline").read_bytes()
-                found += [pid] if b"batchd.workspace.fetching" in line else []
+                found += [pid] if b"batchd.workspace.mirrors" in line else []
     return found
 
 

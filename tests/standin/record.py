@@ -17,7 +17,7 @@ from batchd.demo.recordings import RecordedVerdict, Recording
 from batchd.events import CallAnswered, Event, TaskStarted
 from batchd.records import Purpose
 from batchd.store import lookups
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 
 #: What is written though it be empty, and what counts as empty.
 _KEPT = frozenset({"content", "done", "answers", "judge"})

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from batchd.actions import Action
 from batchd.daemon import writes
 from batchd.daemon.troubles import TroubleLog
 from batchd.errors import StoreError
 from batchd.governor.treasury import Treasury
+from batchd.log import Action
 from batchd.records import Ref
 
 

@@ -16,8 +16,8 @@ import pytest
 import structlog
 
 from batchd import console, log
-from batchd.actions import Action
 from batchd.errors import NotPossibleError
+from batchd.log import Action
 
 
 @pytest.fixture(autouse=True)

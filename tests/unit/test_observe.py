@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from batchd import __version__, control, words
-from batchd.actions import Action
 from batchd.cli.display import status_text
 from batchd.control import requests
+from batchd.log import Action
 from batchd.observe import standstill
 from batchd.observe.snapshot import Speed, snapshot
 from batchd.observe.standstill import WaitReasons

@@ -23,7 +23,7 @@ from batchd.config.sections import (
 )
 from batchd.errors import TaskFileError
 from batchd.records import Secret
-from batchd.spool import decoding, taskfile, taskschema, taskspec
+from batchd.spool import decoding, taskfile, taskspec
 
 
 @pytest.fixture
@@ -668,7 +668,7 @@ def test_the_schema_describes_what_is_taken(spool: Config) -> None:
     """`batchd schema task`: valid itself, takes what parse takes,
     refuses typos, documents every key.
     """
-    schema = taskschema.schema()
+    schema = taskspec.schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
     for good in (

@@ -12,7 +12,6 @@ from typing import get_args
 import pytest
 
 from batchd import events, views
-from batchd.actions import Action
 from batchd.events import (
     CallAnswered,
     CallDenied,
@@ -30,6 +29,7 @@ from batchd.events import (
     Terms,
     ToolRan,
 )
+from batchd.log import Action
 from batchd.records import (
     Answer,
     ErrorInfo,

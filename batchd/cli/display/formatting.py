@@ -22,7 +22,7 @@ from batchd.errors import ConfigError
 from batchd.log import escape, escape_json, escape_text
 
 if TYPE_CHECKING:
-    from batchd.store.reader import StoreReader
+    from batchd.store.queries import StoreReader
 from collections.abc import Collection, Iterator
 from itertools import zip_longest
 

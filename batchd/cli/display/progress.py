@@ -24,7 +24,7 @@ from batchd.words import counted, duration, money, parked_lines
 
 if TYPE_CHECKING:
     from batchd.cli.support.member_reader import MemberReader
-    from batchd.store.reader import StoreReader
+    from batchd.store.queries import StoreReader
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from batchd.observe import changes
 from batchd.observe.standstill import WaitReasons
 from batchd.records import Ref, TaskStatus
 from batchd.store import lookups
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 from batchd.store.rows import BatchRow, TaskRow
 from batchd.views import view
 from batchd.words import at_least, counted, duration, listed, moment, money, uncertain

@@ -16,7 +16,7 @@ from batchd import config
 from batchd.cli.display import formatting, progress
 from batchd.cli.runs.run_daemon import RunDaemon
 from batchd.errors import NoDaemonError
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 from batchd.store.rows import BatchRow
 
 #: The time between two looks whether the daemon is still there.

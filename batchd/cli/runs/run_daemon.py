@@ -28,7 +28,7 @@ from batchd.errors import (
 )
 from batchd.records import Cause, Scope
 from batchd.spool import claims
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 
 #: How long another daemon may take to come up, or to end.
 _PATIENCE_S = 60.0

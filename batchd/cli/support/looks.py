@@ -25,7 +25,7 @@ from batchd.masking import Masker
 from batchd.notify import channels
 from batchd.pricing import Prices
 from batchd.records import PATHS, STANDARD, Endpoint
-from batchd.spool import claims, permissions
+from batchd.spool import claims, safety
 from batchd.spool.outbox import SPOOL, OwnOutboxes, StrangeOutboxError
 from batchd.words import listed
 
@@ -49,7 +49,7 @@ def lines(
     yield from _repositories(settings)
     yield from _log_file(settings)
     yield from _machines(settings)
-    for found in permissions.exposures(settings):
+    for found in safety.exposures(settings):
         verdict: LineVerdict = "failed" if found.grave else "note"
         yield CheckLine(verdict, "permissions", f"{found.path}: {found.why}", found.fix)
     yield from _visible(settings)

@@ -12,7 +12,7 @@ from batchd.events import CancelRequested, Suspended, TaskFinished, Terms
 from batchd.governor import ParkDecision
 from batchd.pool.pool_worker import PoolWorker
 from batchd.records import Activity, Base, ModelSetup, Purpose, Ref, Task
-from batchd.store import DispatchedTask
+from batchd.store.rows import DispatchedTask
 
 
 @dataclass(slots=True, eq=False)

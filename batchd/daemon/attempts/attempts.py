@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 from batchd import wire
-from batchd.actions import Action
 from batchd.daemon import main_loop
 from batchd.daemon.attempts.active import ActiveAttempt
 from batchd.daemon.attempts.bases import Bases
@@ -41,6 +40,7 @@ from batchd.lifecycle.inputs import (
     Stop,
     Suspend,
 )
+from batchd.log import Action
 from batchd.pool.supervisor import Supervisor
 from batchd.records import Base, Cause, HoldKey, Origin, Reason, Ref, Scope, TaskStatus
 from batchd.records.tasks import ANYWHERE

@@ -20,7 +20,6 @@ from typing import TypeAlias
 import msgspec
 
 from batchd import decoders, free_room
-from batchd.actions import Action
 from batchd.children import ChildBugError, ChildDiedError, Children
 from batchd.config import Config
 from batchd.control.status import Fetching
@@ -31,14 +30,12 @@ from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.tuning import CurrentConfig
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.inputs import End
-from batchd.log import get_logger
+from batchd.log import Action, get_logger
 from batchd.pool import code
 from batchd.records import Base, Batch, Cause, HoldKey, Origin, Reason, Ref, Scope, TaskStatus
 from batchd.silent_paths import SilentPathError
-from batchd.spool import sources
-from batchd.workspace import Mirror
-from batchd.workspace.fetching import FetchJob, FetchOutcome
-from batchd.workspace.mirrors import Pin
+from batchd.spool.task_directories import TaskDirectories
+from batchd.workspace.mirrors import FetchJob, FetchOutcome, Mirror, Pin
 
 #: So many are fetched at a time.
 _AT_ONCE = 4
@@ -245,7 +242,7 @@ class Bases(Listener):
 
 def fetchers() -> Children:
     """Return the children that fetch."""
-    return Children("batchd.workspace.fetching", keep_s=_IDLE_S, variables=_VARIABLES)
+    return Children("batchd.workspace.mirrors", keep_s=_IDLE_S, variables=_VARIABLES)
 
 
 async def carried_out(children: Children, job: FetchJob, timeout_s: float) -> FetchOutcome:
@@ -268,7 +265,7 @@ def _until(wanted: _Wanted) -> HoldKey:
 
 def _look(config: Config, batch: Batch, origin: Origin) -> tuple[Mirror, str]:
     """Return the mirror of an origin, and why no task may have it by now; empty: it may. Blocks."""
-    why = sources.closed(config, origin)
+    why = TaskDirectories(config).closed(origin)
     return Mirror.of(config.workspace.mirrors, origin, batch.name), why
 
 

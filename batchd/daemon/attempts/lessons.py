@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from batchd import terms
-from batchd.actions import Action
+from batchd import pricing
 from batchd.daemon import main_loop
 from batchd.daemon.tuning import CurrentConfig
 from batchd.daemon.writes import DaemonStore
 from batchd.errors import ConfigError
-from batchd.log import get_logger
-from batchd.store import LearntRefusal, lookups, operations
+from batchd.log import Action, get_logger
+from batchd.store import lookups, operations
+from batchd.store.rows import LearntRefusal
 
 #: A model may have learned meanwhile to take it.
 _KEPT_S = 7 * 86400.0
@@ -76,7 +76,7 @@ class Lessons:
         """
         config = self._current.config
         try:
-            setup = terms.setup(model, config, self._current.prices)
+            setup = pricing.setup(model, config, self._current.prices)
         except ConfigError:
             return ""
         base_url = config.providers[setup.provider].base_url

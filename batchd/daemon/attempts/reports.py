@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchd import free_room, wire
-from batchd.actions import Action
 from batchd.daemon import main_loop
 from batchd.daemon.attempts.active import ActiveAttempt
 from batchd.daemon.attempts.attempts import Attempts
@@ -18,7 +17,7 @@ from batchd.daemon.listeners import Listener
 from batchd.daemon.outboxes import Outboxes
 from batchd.lifecycle import Input, inputs
 from batchd.lifecycle.inputs import End
-from batchd.log import get_logger
+from batchd.log import Action, get_logger
 from batchd.pool.pool_worker import PoolWorker
 from batchd.records import Reason, Ref, TaskStatus
 

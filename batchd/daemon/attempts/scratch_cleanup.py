@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from batchd import trees
-from batchd.actions import Action
 from batchd.config import Config
 from batchd.daemon import former_packs, main_loop
 from batchd.daemon.listeners import Listener
 from batchd.daemon.tuning import CurrentConfig
 from batchd.events import TaskFinished
-from batchd.log import get_logger
+from batchd.log import Action, get_logger
 from batchd.records import Ref
 from batchd.sandbox.folders import apart_tmp
 

@@ -13,21 +13,22 @@ from typing import TypeAlias
 
 import msgspec
 
-from batchd import gone, terms, wire
+from batchd import pricing, wire
 from batchd.daemon import former_packs
 from batchd.daemon.attempts import scratch_cleanup
 from batchd.daemon.attempts.active import ActiveAttempt
 from batchd.daemon.attempts.lessons import Lessons
 from batchd.daemon.tuning import CurrentConfig
 from batchd.daemon.writes import DaemonStore
-from batchd.errors import InputError, NotPossibleError
+from batchd.errors import GONE_TASK_KEYS, InputError, NotPossibleError
 from batchd.events import Resumed, Suspended, TaskStarted, Terms, decode
 from batchd.governor import Governor, ParkDecision
 from batchd.lifecycle import inputs
 from batchd.lifecycle.inputs import End
 from batchd.records import Batch, Reason, Ref, Secret, Task, TaskStatus, tasks
 from batchd.spool.task_directories import TaskDirectories
-from batchd.store import DispatchedTask, lookups
+from batchd.store import lookups
+from batchd.store.rows import DispatchedTask
 
 #: How the journal's text of an answer begins, and of the next attempt.
 _ANSWERED = b'["CallAnswered"'
@@ -120,7 +121,7 @@ class AttemptStarter:
         config, (closed, secrets) = self._current.config, seen
         if task.needs:
             why = f"it needs {task.needs} of its machine, which no worker has any more"
-            return TaskStatus.ERROR, Reason.BAD_REQUEST, f"{why}: {gone.TASK_KEYS['needs']}"
+            return TaskStatus.ERROR, Reason.BAD_REQUEST, f"{why}: {GONE_TASK_KEYS['needs']}"
         if closed:
             why = f"tasks may not work in its directory now: {closed}"
             fix = f"allow it in [workspace], then `batchd retry {active.ref.batch}`"
@@ -176,13 +177,13 @@ class AttemptStarter:
         config, prices = self._current.config, self._current.prices
         capped = self._governor.capped(active.ref)
         if kept is None:
-            return terms.terms(task, config, prices, capped=capped)
+            return pricing.terms(task, config, prices, capped=capped)
         if any(body.startswith(_ANSWERED) for body in given.history):
             return kept
         # No model has answered it yet, and what parked it may have been how it was spoken to:
         # then today's count.
         try:
-            today = terms.terms(task, config, prices, capped=capped)
+            today = pricing.terms(task, config, prices, capped=capped)
         except InputError:
             return kept
         same = (today.model.api, today.model.tools) == (kept.model.api, kept.model.tools)

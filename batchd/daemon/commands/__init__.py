@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from batchd.actions import Action
 from batchd.control import (
     Cancel,
     Cancelled,
@@ -63,7 +62,7 @@ from batchd.free_room import STATE, NeededRoom
 from batchd.lifecycle import Lifecycle, inputs, is_of
 from batchd.lifecycle.holds import ALL, DAY, Key
 from batchd.lifecycle.inputs import End
-from batchd.log import detailed, get_logger
+from batchd.log import Action, detailed, get_logger
 from batchd.records import Cause, Parking, Ref, Scope, TaskStatus
 from batchd.spool import outbox
 from batchd.store import lookups, operations

@@ -10,16 +10,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from batchd import __version__, gone, users
-from batchd.actions import Action
+from batchd import __version__, users
 from batchd.config import Config
 from batchd.control import Check, Checked, CheckLine
 from batchd.control.requests import DaemonProcess, SettingsInForce
 from batchd.daemon.reloading import Reloader
 from batchd.daemon.troubles import TroubleLog
 from batchd.daemon.tuning import CurrentConfig
-from batchd.errors import BatchdError, UsageError
+from batchd.errors import GONE_FIELDS, BatchdError, UsageError
 from batchd.lifecycle import Lifecycle
+from batchd.log import Action
 from batchd.masking import Masker
 from batchd.pauses import aside
 from batchd.records import Scope
@@ -58,7 +58,7 @@ class Checks:
     async def check(self, request: Check) -> Checked:
         """Look at everything, and return what there is to say."""
         if request.live:
-            raise UsageError(gone.FIELDS["check live"])
+            raise UsageError(GONE_FIELDS["check live"])
         looked = await self._looked(offline=request.offline)
         return Checked(
             process=_process(),

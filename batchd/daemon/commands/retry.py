@@ -30,11 +30,10 @@ from batchd.errors import BatchdError, Problem, StoreError, TaskFileError, Usage
 from batchd.lifecycle import Lifecycle
 from batchd.pauses import aside
 from batchd.records import STANDARD, Batch, Cause, Needs, Origin, Ref, Task
-from batchd.spool import outbox, sources, taskfile
+from batchd.spool import outbox, taskfile
 from batchd.spool.claims import mark
-from batchd.spool.inbox import ulid
 from batchd.spool.task_directories import TaskDirectories
-from batchd.spool.ulid import PATTERN, marked
+from batchd.spool.ulid import PATTERN, marked, ulid
 from batchd.store import lookups, operations
 from batchd.store.operations import wanted
 from batchd.words import listed
@@ -291,7 +290,7 @@ def _check_directories(config: Config, old: Batch, tasks: Sequence[Task]) -> Non
         for task in tasks
         if (
             why := (task.dir and directories.problem(task.dir, must_exist=True))
-            or (task.origin and sources.closed(config, task.origin, directories))
+            or (task.origin and directories.closed(task.origin))
         )
     ]
     if problems:

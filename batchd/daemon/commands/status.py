@@ -12,7 +12,6 @@ from pathlib import Path
 import msgspec
 
 from batchd import __version__, catalog, decoders
-from batchd.actions import Action
 from batchd.control import DaemonStatus, ModelWarning, ShownParking, Status, status
 from batchd.daemon import main_loop
 from batchd.daemon.attempts.attempts import Attempts
@@ -22,8 +21,9 @@ from batchd.daemon.troubles import Tries, TroubleLog
 from batchd.daemon.tuning import CurrentConfig
 from batchd.governor import Governor
 from batchd.lifecycle import Lifecycle
+from batchd.log import Action
 from batchd.pool.supervisor import Supervisor
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
 from batchd.store.rows import BatchRow
 
 #: A question about more batches is cut: an answer is one line.

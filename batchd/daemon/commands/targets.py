@@ -11,7 +11,9 @@ from batchd.control import EndedBefore
 from batchd.errors import NotPossibleError, UnknownNameError, UsageError
 from batchd.log import escape
 from batchd.records import Batch, Ref, TaskStatus, outcome
-from batchd.store import BatchTask, Store, lookups
+from batchd.store import lookups
+from batchd.store.rows import BatchTask
+from batchd.store.store import Store
 from batchd.words import listed, split_target
 
 _REFUSED = "was refused when it came: it has no tasks"

@@ -14,7 +14,6 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from batchd import results
-from batchd.actions import Action
 from batchd.daemon import main_loop
 from batchd.daemon.intake.batch_names import BatchNames
 from batchd.daemon.listeners import Finisher, Listener
@@ -24,12 +23,14 @@ from batchd.daemon.writes import DaemonStore
 from batchd.errors import Problem, UsedNameError, WithdrawnError
 from batchd.governor import Governor
 from batchd.lifecycle import Lifecycle, inputs
-from batchd.log import get_logger
+from batchd.log import Action, get_logger
 from batchd.records import Batch, Task
 from batchd.spool import outbox
-from batchd.store import Store, StoredWork, lookups, operations
+from batchd.store import lookups, operations
 from batchd.store.operations import wanted
-from batchd.store.reader import StoreReader
+from batchd.store.queries import StoreReader
+from batchd.store.rows import StoredWork
+from batchd.store.store import Store
 
 
 @dataclass(slots=True, eq=False)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from batchd import results
-from batchd.actions import Action
 from batchd.daemon import main_loop, task_log
 from batchd.daemon.ends.batches import OpenBatch, OpenBatches
 from batchd.daemon.listeners import Finisher, Listener
@@ -26,11 +25,12 @@ from batchd.errors import BatchdError
 from batchd.events import Event, Resumed, TaskFinished, TaskStarted
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.inputs import End
-from batchd.log import get_logger
+from batchd.log import Action, get_logger
 from batchd.records import Batch, ErrorInfo, Ref, Task
 from batchd.spool import outbox
-from batchd.store import StoredWork, lookups, operations
+from batchd.store import lookups, operations
 from batchd.store.operations import wanted
+from batchd.store.rows import StoredWork
 from batchd.store.task_transaction import TaskTransaction
 from batchd.taskstate import fold
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from batchd import free_room
-from batchd.actions import Action
 from batchd.daemon import main_loop
 from batchd.daemon.ends.batches import OpenBatches
 from batchd.daemon.main_loop import BriefCache
@@ -17,6 +16,7 @@ from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.troubles import TROUBLE_S, TroubleLog
 from batchd.daemon.tuning import CurrentConfig
 from batchd.lifecycle import Lifecycle, inputs
+from batchd.log import Action
 from batchd.records import Batch, Cause, HoldKey, Scope
 from batchd.spool import outbox
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from msgspec import structs
 
-from batchd.actions import Action
 from batchd.children import ChildBugError
 from batchd.config import Config
 from batchd.control import Submit
@@ -24,13 +23,15 @@ from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.tuning import CurrentConfig
 from batchd.daemon.writes import DaemonStore
 from batchd.errors import Problem, TaskFileError
-from batchd.log import get_logger
+from batchd.log import Action, get_logger
 from batchd.records import Batch
 from batchd.silent_paths import SilentPathError
 from batchd.spool import claims, outbox, taskfile
-from batchd.spool.inbox import Claim, Inbox
-from batchd.store import Store, lookups
+from batchd.spool.claims import Claim
+from batchd.spool.inbox import Inbox
+from batchd.store import lookups
 from batchd.store.operations import wanted
+from batchd.store.store import Store
 
 #: Files that are taken up at a time: their syncs of the disk are shared.
 _AT_ONCE = 256

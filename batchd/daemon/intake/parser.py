@@ -17,8 +17,7 @@ from batchd.config import Config, trust
 from batchd.errors import Problem, TaskFileError
 from batchd.pool import code
 from batchd.silent_paths import SilentPathError
-from batchd.spool.parsing import ParsedPart, ParseJob
-from batchd.spool.taskfile import Parsed
+from batchd.spool.taskfile import Parsed, ParsedPart, ParseJob
 
 #: How long a file's first turn is where others wait (seconds); each further one is twice as long.
 _TURN_S = 2.0
@@ -40,7 +39,7 @@ class Parser:
     """
 
     def __init__(self) -> None:
-        self._children = Children("batchd.spool.parsing", keep_s=_IDLE_S, variables=("HOME",))
+        self._children = Children("batchd.spool.taskfile", keep_s=_IDLE_S, variables=("HOME",))
         self._turns = asyncio.Lock()
         self._waiting = 0
         #: Of the file that is being read: its limit, and when its turn ends where others wait.

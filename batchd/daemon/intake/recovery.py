@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from batchd.actions import Action
 from batchd.config import Config
 from batchd.daemon import main_loop
 from batchd.daemon.attempts.attempts import Attempts
@@ -27,11 +26,13 @@ from batchd.daemon.waits.gates import Predecessors
 from batchd.daemon.waits.parking_lot import ParkingLot
 from batchd.daemon.writes import DaemonStore
 from batchd.lifecycle import Lifecycle
-from batchd.log import get_logger
+from batchd.log import Action, get_logger
 from batchd.records import Cause, Parking, Scope
 from batchd.spool import claims, outbox
 from batchd.spool.ulid import LENGTH, PATTERN, mark_of
-from batchd.store import Store, StoredWork, lookups
+from batchd.store import lookups
+from batchd.store.rows import StoredWork
+from batchd.store.store import Store
 
 
 @dataclass(slots=True, eq=False, repr=False)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from batchd import catalog
-from batchd.actions import Action
 from batchd.catalog import ModelListing
 from batchd.daemon import main_loop
 from batchd.daemon.ends.publisher import Publisher
@@ -31,7 +30,7 @@ from batchd.governor.outages import (
 )
 from batchd.lifecycle import Lifecycle
 from batchd.lifecycle.inputs import End
-from batchd.log import get_logger
+from batchd.log import Action, get_logger
 from batchd.pauses import aside
 from batchd.records import Cause, Endpoint, Parking, Reason, Scope, TaskStatus
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Protocol
 
-from batchd.actions import Action
 from batchd.daemon import main_loop
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.ends.batches import OpenBatches
@@ -24,7 +23,7 @@ from batchd.errors import NotPossibleError
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.inputs import End
 from batchd.lifecycle.queue import rank_of
-from batchd.log import get_logger
+from batchd.log import Action, get_logger
 from batchd.pool.supervisor import Supervisor
 from batchd.records import (
     Batch,

@@ -9,8 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from batchd import terms
-from batchd.actions import Action
+from batchd import pricing
 from batchd.daemon import main_loop
 from batchd.daemon.listeners import Listener
 from batchd.daemon.tuning import CurrentConfig
@@ -19,7 +18,7 @@ from batchd.errors import InputError
 from batchd.governor import Governor, WantedCall
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.holds import DAY, Key
-from batchd.log import get_logger
+from batchd.log import Action, get_logger
 from batchd.records import Cause, HoldKey, Parking, Ref, Scope, Task
 from batchd.store import lookups
 
@@ -54,7 +53,7 @@ class FirstCalls:
         """Return the first call of a task as cheap as it may be; None where that cannot be said."""
         task = self._store.read(lookups.find_task, ref)
         try:
-            setup = terms.setup(task.model, self._current.config, self._current.prices)
+            setup = pricing.setup(task.model, self._current.config, self._current.prices)
         except InputError:
             return None
         output, window = task.limits.max_output_tokens, setup.context_window

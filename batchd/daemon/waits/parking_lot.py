@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from batchd import pauses
-from batchd.actions import Action
 from batchd.daemon import main_loop
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.ends.batches import OpenBatches
@@ -26,7 +25,7 @@ from batchd.governor import Governor, ParkDecision
 from batchd.lifecycle import Lifecycle, is_of
 from batchd.lifecycle.holds import Key
 from batchd.lifecycle.trials import Trials
-from batchd.log import get_logger
+from batchd.log import Action, get_logger
 from batchd.pool.supervisor import Supervisor
 from batchd.records import (
     Batch,

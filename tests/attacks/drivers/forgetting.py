@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from batchd import sealing
+from batchd import processes
 
-sealing.forget([])
+processes.forget([])
 print(Path("/proc/self/environ").read_text())

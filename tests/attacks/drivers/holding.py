@@ -6,12 +6,12 @@ import os
 import sys
 import time
 
-from batchd import sealing
+from batchd import processes
 
 held = os.environ["MY_API_KEY"] + "-in-memory"
 if sys.argv[1] == "sealed":
-    sealing.seal()
-    sealing.forget([])
+    processes.seal()
+    processes.forget([])
     assert "MY_API_KEY" not in os.environ
 print("ready", flush=True)
 time.sleep(1000)
