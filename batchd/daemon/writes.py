@@ -15,8 +15,8 @@ from typing import Concatenate, ParamSpec, TypeVar
 from batchd import pauses
 from batchd.actions import Action
 from batchd.control.socket_server import Server
+from batchd.daemon.current_config import CurrentConfig
 from batchd.daemon.troubles import TROUBLE_S, TroubleLog, refused
-from batchd.daemon.tuning import CurrentConfig
 from batchd.errors import (
     DamagedStoreError,
     NotPossibleError,
@@ -46,7 +46,7 @@ class DaemonStore(Store):
 
     def __init__(self, path: Path, troubles: TroubleLog) -> None:
         super().__init__(path)
-        self._troubles = troubles
+        self.troubles = troubles
 
     async def write(
         self,
@@ -72,7 +72,7 @@ class DaemonStore(Store):
         Raises ``StaleAttemptError``, ``UsedNameError`` and ``DamagedStoreError``,
         which no waiting repairs.
         """
-        with self._troubles.trying(Action.STORE_TROUBLE) as tries:
+        with self.troubles.trying(Action.STORE_TROUBLE) as tries:
             while True:
                 try:
                     return await write()

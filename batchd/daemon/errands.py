@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,12 +12,11 @@ from weakref import WeakValueDictionary
 from batchd.control import Detach, Detached, Submit, Submitted
 from batchd.control.socket_server import Requester
 from batchd.daemon import main_loop
-from batchd.daemon.attempts.attempts import Attempts
-from batchd.daemon.ends.batches import OpenBatches
-from batchd.daemon.intake.intake import Intake
-from batchd.daemon.intake.recovery import Recovery
+from batchd.daemon.attempts import Attempts
+from batchd.daemon.batches import OpenBatches
+from batchd.daemon.current_config import CurrentConfig
+from batchd.daemon.intake import Intake
 from batchd.daemon.outboxes import Outboxes
-from batchd.daemon.tuning import CurrentConfig
 from batchd.daemon.writes import DaemonStore
 from batchd.errors import NotPossibleError, UsageError, WithdrawnError
 from batchd.lifecycle import Lifecycle, inputs
@@ -44,7 +44,9 @@ class Errands:
     _batches: OpenBatches
     _attempts: Attempts
     _intake: Intake
-    _restoring: Recovery
+    #: Takes one batch of an earlier daemon's up, unless that is done, with the claims whose files
+    #: are still to be moved.
+    _take_up: Callable[[str, AbstractSet[str]], None]
     #: Of two orders for one file at once, the second finds the batch of the first.
     _runs: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
     #: By batch: who has asked for it.
@@ -135,7 +137,7 @@ class Errands:
                     "on its own files alone: `batchd serve` works on both"
                 )
         claim = claims.find(Path(paths.state), batch.claim)
-        self._restoring.one(name, {claim.ulid} if claim else set())
+        self._take_up(name, {claim.ulid} if claim else set())
         if claim:
             main_loop.spawn(self._intake.bring(claim, batch))
 

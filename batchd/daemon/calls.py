@@ -17,9 +17,9 @@ from msgspec.structs import replace
 
 from batchd import events as vocabulary, wire
 from batchd.daemon import main_loop
-from batchd.daemon.attempts.active import ActiveAttempt
-from batchd.daemon.attempts.lessons import Lessons
+from batchd.daemon.active import ActiveAttempt
 from batchd.daemon.listeners import Listener
+from batchd.daemon.starting import Lessons
 from batchd.daemon.writes import DaemonStore
 from batchd.errors import StaleAttemptError
 from batchd.events import (

@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 from msgspec import UNSET
@@ -19,12 +19,12 @@ from batchd.config import Config, providers
 from batchd.config.providers import model_problem
 from batchd.control import NewRun, Retried, Retry
 from batchd.control.socket_server import Requester
-from batchd.daemon import main_loop
-from batchd.daemon.commands import targets
-from batchd.daemon.commands.targets import OrderTarget
-from batchd.daemon.ends.batches import OpenBatches
+from batchd.daemon import main_loop, targets
+from batchd.daemon.attempts import Attempts
+from batchd.daemon.batches import OpenBatches
+from batchd.daemon.current_config import CurrentConfig
 from batchd.daemon.outboxes import Outboxes
-from batchd.daemon.tuning import CurrentConfig
+from batchd.daemon.targets import OrderTarget
 from batchd.daemon.writes import DaemonStore
 from batchd.errors import BatchdError, Problem, StoreError, TaskFileError, UsageError
 from batchd.lifecycle import Lifecycle
@@ -41,9 +41,6 @@ from batchd.words import listed
 
 #: Tasks that are read in one go, before others get their turn.
 _CHUNK = 200
-
-#: Cancels tasks that have not ended, with what their results say.
-EndThem: TypeAlias = Callable[[Sequence[Ref], str], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +64,11 @@ class Reruns:
     _store: DaemonStore
     _outboxes: Outboxes
     _batches: OpenBatches
+    _attempts: Attempts
 
-    async def retry(self, order: Retry, by: Requester, end: EndThem) -> Retried:
+    async def retry(self, order: Retry, by: Requester) -> Retried:
         """Run batches or tasks again. With another model, tasks that wait for one that is gone run
-        again too: ``end`` cancels them, once the new run is durable.
+        again too: they are cancelled once the new run is durable.
 
         An order that is given twice with one claim, as its answer was lost, runs once. What is
         stored and reserved for it carries this state directory's mark, by which a later daemon
@@ -100,7 +98,7 @@ class Reruns:
             name = made[c].name
             again = (Ref(target.batch.name, task) for task in store.read(lookups.tasks, name))
             if left := [ref for ref in again if self._lifecycle.open(ref)]:
-                await end(left, f"it runs again in {name}, with {model}")
+                await self._attempts.end_all(left, f"it runs again in {name}, with {model}")
         runs = tuple(
             NewRun(
                 batch=batch.name,

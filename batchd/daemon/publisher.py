@@ -17,10 +17,9 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 from batchd import results
 from batchd.actions import Action
 from batchd.daemon import main_loop, task_log
-from batchd.daemon.ends.batches import OpenBatch, OpenBatches
-from batchd.daemon.listeners import Finisher, Listener
+from batchd.daemon.batches import OpenBatch, OpenBatches
+from batchd.daemon.listeners import Listener
 from batchd.daemon.outboxes import Outboxes
-from batchd.daemon.tuning import CurrentConfig
 from batchd.daemon.writes import DaemonStore
 from batchd.errors import BatchdError
 from batchd.events import Event, Resumed, TaskFinished, TaskStarted
@@ -37,8 +36,6 @@ from batchd.taskstate import fold
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: So many tasks before a batch's end, its finishers get ready.
-_FINISHERS_READY_AT = 8
 #: Tasks that are ended together, and then published: others get their turn in between.
 _AT_ONCE = 500
 
@@ -59,12 +56,10 @@ class Write(Protocol):
 class Publisher:
     """Ends tasks, each once, and writes their files."""
 
-    _current: CurrentConfig
     _lifecycle: Lifecycle
     _store: DaemonStore
     _outboxes: Outboxes
     _listeners: Sequence[Listener]
-    _finishers: Sequence[Finisher]
     _batches: OpenBatches
     #: By batch: tasks that ended before they began, and whose results are still to be written.
     _backlog: dict[str, list[str]] = field(default_factory=dict)
@@ -260,11 +255,8 @@ class Publisher:
         main_loop.wake()
 
     def _published(self, ref: Ref, finished: TaskFinished) -> None:
-        known = self._open(ref)
         self._follow(inputs.Published(ref, finished.status))
-        if len(self._lifecycle.of(ref.batch)) == _FINISHERS_READY_AT:
-            for finisher in self._finishers:
-                main_loop.spawn(finisher.soon(known.tasks, self._current.config))
+        self._batches.near_end(ref.batch)
         for listener in self._listeners:
             listener.task_finished(ref, finished)
 
