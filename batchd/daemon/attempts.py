@@ -20,11 +20,10 @@ from batchd.daemon.bases import Bases
 from batchd.daemon.batches import OpenBatches
 from batchd.daemon.calls import Calls
 from batchd.daemon.current_config import CurrentConfig
-from batchd.daemon.listeners import Listener
 from batchd.daemon.main_loop import BriefCache
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.publisher import Publisher
-from batchd.daemon.starting import AttemptStarter, Fences, Lessons, PlaceLook
+from batchd.daemon.starting import AttemptStarter, Lessons, PlaceLook
 from batchd.daemon.writes import DaemonStore
 from batchd.errors import NotPossibleError, StaleAttemptError
 from batchd.events import CancelRequested, Suspended, TaskStarted
@@ -46,7 +45,6 @@ from batchd.log import get_logger
 from batchd.pool.pool_worker import PoolWorker
 from batchd.pool.supervisor import Supervisor
 from batchd.records import Base, Cause, HoldKey, Origin, Reason, Ref, Scope, TaskStatus
-from batchd.records.tasks import ANYWHERE
 from batchd.sandbox import check_user
 from batchd.silent_paths import SilentPathError
 from batchd.store import lookups, operations
@@ -65,18 +63,14 @@ class Attempts:
     _store: DaemonStore
     _outboxes: Outboxes
     _governor: Governor
-    _listeners: Sequence[Listener]
     _batches: OpenBatches
     _publisher: Publisher
     pool: Supervisor
-    lessons: Lessons = field(init=False)
     #: What clones and copies begin at.
     bases: Bases = field(init=False)
     #: The calls of tasks at work.
     calls: Calls = field(init=False)
-    #: Of what an earlier daemon left on other machines.
-    fences: Fences = field(init=False)
-    _starting: AttemptStarter = field(init=False)
+    starting: AttemptStarter = field(init=False)
     _active: dict[Ref, ActiveAttempt] = field(default_factory=dict)
     #: Slots whose pause between two tasks is not over.
     _resting: int = 0
@@ -85,12 +79,9 @@ class Attempts:
 
     def __post_init__(self) -> None:
         self.bases = Bases(self._current, self._lifecycle, self._publisher, self._outboxes)
-        self.lessons = Lessons(self._current, self._store)
-        self.calls = Calls(
-            self._lifecycle, self._store, self._governor, self._listeners, self.lessons
-        )
-        self.fences = Fences(self._store)
-        self._starting = AttemptStarter(self._current, self._store, self._governor, self.lessons)
+        lessons = Lessons(self._current, self._store)
+        self.calls = Calls(self._lifecycle, self._store, self._governor, lessons)
+        self.starting = AttemptStarter(self._current, self._store, self._governor, lessons)
 
     @property
     def active(self) -> tuple[ActiveAttempt, ...]:
@@ -105,11 +96,6 @@ class Attempts:
     def free(self) -> int:
         """How many tasks may start now; slots that rest do not count."""
         return self.pool.slots() - self._resting
-
-    @property
-    def free_alone(self) -> bool:
-        """Whether a task could have a process of its own now."""
-        return self.pool.slot_alone(ANYWHERE)
 
     def _rest(self) -> None:
         """Keep a slot free for the pause between two tasks."""
@@ -235,11 +221,8 @@ class Attempts:
         if not await active.worker.up():
             self.take(inputs.Lost(ref))
             return
-        if (left_s := self.fences.left_s(ref)) > 0:
-            active.fences("a machine that an earlier daemon left it at", left_s)
-            await self.fences.passed(ref)
-            active.fence_s = 0.0
-        if not await self._batches.open_for(ref.batch):
+        await self.starting.fence(active)
+        if not await self._batches.takes_results(ref.batch):
             # Without a folder, or room in it, it could not leave a result:
             # it waits, and does not fail.
             self._put_back(active)
@@ -250,7 +233,7 @@ class Attempts:
                 active.base = await self._base(ref, task.origin)
             seen: PlaceLook = "", {}
             if task.dir or task.secrets:
-                look = partial(self._starting.look, task)
+                look = partial(self.starting.look, task)
                 seen = await self._outboxes.look(look, task.dir or "/")
         except SilentPathError as error:
             # A disk that hangs is the machine's: no attempt is counted.
@@ -274,7 +257,7 @@ class Attempts:
         if self._lifecycle.entries[ref].wish is not None:
             self.take(inputs.Ready(ref))  # it stops before it starts, whatever else keeps it
             return
-        self.take(self._starting.prepared(active, task, active.given, seen))
+        self.take(self.starting.prepared(active, task, active.given, seen))
 
     async def _base(self, ref: Ref, origin: Origin) -> Base | None:
         """Return what a task with an origin begins at, or began at;
@@ -315,8 +298,8 @@ class Attempts:
         batch = self._batches.get(ref.batch)
         assert batch is not None, "a batch is open while its tasks are"
         assert active.given is not None, "it has an attempt"
-        run = self._starting.order(active, batch, active.given)
-        for listener in self._listeners:
+        run = self.starting.order(active, batch, active.given)
+        for listener in main_loop.listeners():
             listener.task_dispatched(ref, batch, run.terms)
         if not self.pool.run(active.worker, run):
             self.take(inputs.Lost(ref))
@@ -352,7 +335,7 @@ class Attempts:
         # Only now: who cancels it meanwhile must find it, and not end it under our hands.
         self._settled(active, inputs.Settled(ref, given_back=status is TaskStatus.PARKED))
         if status is TaskStatus.PARKED and self._lifecycle.open(ref):
-            for listener in self._listeners:
+            for listener in main_loop.listeners():
                 listener.task_parked(ref, active.park)
         main_loop.wake()
 
@@ -396,7 +379,7 @@ class Attempts:
         """Forget an attempt that is over."""
         self._active.pop(active.ref, None)
         self._governor.close_task(active.ref)
-        for listener in self._listeners:
+        for listener in main_loop.listeners():
             listener.task_left(active.ref)
 
     # What the pool reports
@@ -419,7 +402,7 @@ class Attempts:
             case wire.Progress(step=step, detail=detail):
                 active.step, active.detail, active.since = step, detail, time.time()
                 active.lines().step(step, detail)
-                for listener in self._listeners:
+                for listener in main_loop.listeners():
                     listener.task_progress(ref, step, detail)
             case wire.Done():
                 self._done(active, message)
@@ -456,7 +439,7 @@ class Attempts:
                 cause=worker.cause,
                 tasks=tasks,
             )
-            for listener in self._listeners:
+            for listener in main_loop.listeners():
                 listener.worker_died(worker.cause)
         # Without an attempt it is still being started: that finds the worker dead by itself.
         known = [self.get(ref) for ref, number in lost.items() if number]

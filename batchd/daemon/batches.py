@@ -20,7 +20,7 @@ from batchd.actions import Action
 from batchd.daemon import main_loop
 from batchd.daemon.batch_names import BatchNames
 from batchd.daemon.current_config import CurrentConfig
-from batchd.daemon.listeners import Finisher, Listener
+from batchd.daemon.listeners import Finisher
 from batchd.daemon.main_loop import BriefCache
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.troubles import TROUBLE_S
@@ -69,7 +69,6 @@ class OpenBatches:
     _store: DaemonStore
     _outboxes: Outboxes
     _governor: Governor
-    _listeners: Sequence[Listener]
     #: They have their turn before a batch's summary is written.
     _finishers: Sequence[Finisher]
     #: Reserves their folders.
@@ -139,7 +138,7 @@ class OpenBatches:
             get_logger().info(
                 Action.BATCH_RECEIVED, batch=batch.name, tasks=len(tasks), request=batch.request
             )
-            for listener in self._listeners:
+            for listener in main_loop.listeners():
                 listener.batch_received(batch, tasks)
             main_loop.wake()
         return batch
@@ -151,7 +150,7 @@ class OpenBatches:
             self._open[batch.name] = OpenBatch(batch)
             errors = [str(problem) for problem in problems]
             get_logger().warning(Action.BATCH_REJECTED, batch=batch.name, errors=errors)
-            for listener in self._listeners:
+            for listener in main_loop.listeners():
                 listener.batch_rejected(batch, problems)
             self.look(batch.name)
         return batch
@@ -187,18 +186,25 @@ class OpenBatches:
                     await self.folders.give_back(found)
                 raise
 
+    async def try_out(self, folder: str) -> None:
+        """See at once whether an outbox takes files, for who waits: a file that is dropped would
+        wait for it. Raises ``NotPossibleError``.
+        """
+        work = partial(outbox.try_out, Path(folder))
+        await self._store.ordered(lambda: self._outboxes.promptly(work, folder))
+
     async def take_up(self, batch: Batch, tasks: Sequence[Task], data: bytes) -> Batch:
         """Store and queue a batch whose file is at hand; return it with its final name."""
         batch = await self.add(batch, tasks)
-        publish = partial(outbox.publish, Path(batch.folder, batch.request), data, replace=True)
-        await self._outboxes.on_disk(publish, batch=batch)
-        self.moved(batch.name)
+        await self.bring(batch, data)
         return batch
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of open batches."""
-        return tuple(self._open)
+    async def bring(self, batch: Batch, data: bytes) -> None:
+        """Write a batch's request into its folder as soon as that is possible."""
+        request = Path(batch.folder, batch.request)
+        publish = partial(outbox.publish, request, data, replace=True)
+        await self._outboxes.on_disk(publish, batch)
+        self.moved(batch.name)
 
     def moved(self, name: str) -> None:
         """Say that a batch's file lies in its folder, so that its summary may be the last file."""
@@ -235,7 +241,7 @@ class OpenBatches:
         shut = troubles.outboxes()
         return bool(shut) and {known.batch.outbox for known in self._open.values()} <= shut
 
-    async def open_for(self, name: str) -> bool:
+    async def takes_results(self, name: str) -> bool:
         """Return whether a batch's folder takes files;
         if not, all of its tasks are held until it does.
         """
@@ -266,7 +272,7 @@ class OpenBatches:
         self._keep(batch.name, hold)
 
         async def wait() -> None:
-            await self._outboxes.on_disk(partial(outbox.prepare, batch), batch=batch)
+            await self._outboxes.on_disk(partial(outbox.prepare, batch), batch)
             while self._outboxes.troubles.holds(batch.outbox, batch.name):  # noqa: ASYNC110 (many things end a trouble)
                 # A single file of it, or of others, cannot be written yet.
                 await asyncio.sleep(TROUBLE_S)
@@ -330,13 +336,13 @@ class OpenBatches:
         folder, now = Path(batch.folder), time.time()
         problems = self._store.read(lookups.problems, batch.name)
         sums = results.Sums()
-        if not await self._outboxes.on_disk(partial(outbox.has_request, batch), batch=batch):
+        if not await self._outboxes.on_disk(partial(outbox.has_request, batch), batch):
             message = f"{folder} was taken away before its summary; results.jsonl in the new one has all results"
             get_logger().warning(Action.OUTBOX_TROUBLE, batch=batch.name, message=message)
-        there = await self._outboxes.on_disk(partial(outbox.summary, batch), batch=batch)
+        there = await self._outboxes.on_disk(partial(outbox.summary, batch), batch)
         if not problems:
             sums = await self._outboxes.on_disk(
-                partial(_write_results, self._store, batch, there is None), batch=batch
+                partial(_write_results, self._store, batch, there is None), batch
             )
         if there is None and not problems:
             for finisher in self._finishers:
@@ -352,13 +358,13 @@ class OpenBatches:
             outbox.publish(folder / "summary.json", summary.encode(), replace=True)
             return summary
 
-        summary = await self._outboxes.on_disk(write, batch=batch)
+        summary = await self._outboxes.on_disk(write, batch)
         await self._store.write(operations.batch_published, batch.name)
         del self._open[batch.name]
         self._governor.money.close_batch(batch.name)
         if not problems:
             get_logger().info(Action.BATCH_FINISHED, batch=batch.name, tasks=len(sums))
-            for listener in self._listeners:
+            for listener in main_loop.listeners():
                 listener.batch_finished(batch, summary)
         if known.done:
             known.done.set()

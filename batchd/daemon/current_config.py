@@ -5,8 +5,9 @@ SIGHUP, and ``tune``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from batchd.actions import Action
 from batchd.config import Config
 from batchd.config.loading import dotted, place_of
 from batchd.daemon import main_loop
-from batchd.daemon.listeners import Listener
 from batchd.daemon.outboxes import Outboxes
 from batchd.errors import BatchdError, NotPossibleError, UsageError
 from batchd.governor import Governor
@@ -141,7 +141,6 @@ class Reloader:
 
     _current: CurrentConfig
     _governor: Governor
-    _listeners: Sequence[Listener]
     _pool: Supervisor
     _outboxes: Outboxes
     #: Returns the configuration as it stands in its file; None: there is none.
@@ -234,7 +233,7 @@ class Reloader:
         prices = Prices(config.models)
         known, missing = endpoints(config)
         self._current.config, self._current.prices = config, prices
-        for listener in self._listeners:
+        for listener in main_loop.listeners():
             listener.config_changed(config)
         self._governor.retune(config, missing)
         self._pool.retune(self._shape(config), settings(config, known))
@@ -270,12 +269,7 @@ def _fixed(place: Place) -> str:
 
 def _late(old: Config, new: Config) -> list[str]:
     """Return the keys in which the two differ, and which are read at the start alone."""
-
-    def value(config: Any, place: Place) -> Any:
-        for key in place:
-            config = getattr(config, key)
-        return config
-
     places = [place for place in _FIXED if place != ("paths",)]
     places += [("paths", "inbox"), ("paths", "state")]
-    return [dotted(place) for place in places if value(old, place) != value(new, place)]
+    values = {place: attrgetter(".".join(place)) for place in places}
+    return [dotted(place) for place, value in values.items() if value(old) != value(new)]

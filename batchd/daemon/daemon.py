@@ -140,7 +140,10 @@ class Daemon:
 
     async def submit(self, name: str, data: bytes) -> Batch:
         """Take up a task file by its name and content. Raises ``TaskFileError``."""
-        return await self._add(name, data, taskfile.parse(data, name, self.current.config))
+        config = self.current.config
+        parsed = taskfile.parse(data, name, config)
+        batch = as_asked(new_batch(ulid(), name, config.paths.outbox, time.time()), parsed)
+        return await self.batches.take_up(batch, parsed.tasks, data)
 
     async def batch_done(self, name: str) -> None:
         """Wait until a batch's ``summary.json`` is written."""
@@ -178,7 +181,7 @@ class Daemon:
             visible.warn(config)
         disks = AllDiskThreads()
         undo.callback(disks.close)
-        self.loop = main_loop.MainLoop()
+        self.loop = main_loop.MainLoop(self._listeners)
         self.troubles = TroubleLog(get_logger(), ended=self.loop.woken.set)
         self.outboxes = Outboxes(disks, self.troubles, OwnOutboxes(state, claims.mark(state)))
         self.store = DaemonStore(state / "batchd.db", self.troubles)
@@ -212,81 +215,56 @@ class Daemon:
 
         ``held``: the spool's lock, which workers hold too.
         """
-        config, listeners, state = self._config, self._listeners, Path(self._config.paths.state)
+        config, state = self._config, Path(self._config.paths.state)
         store, outboxes = self.store, self.outboxes
         self.current = current = CurrentConfig(config, Prices(config.models))
         self.lifecycle = lifecycle = Lifecycle()
         endpoints, missing = current_config.endpoints(config)
-        news: asyncio.Queue[News] = asyncio.Queue()
+
+        def tell(news: News) -> None:
+            self.lot.news.put_nowait(news)
 
         def booked(day: int) -> float:
             return store.read(lookups.day_money, day).total
 
-        self.governor = governor = Governor(config, missing, news.put_nowait, booked=booked)
+        self.governor = governor = Governor(config, missing, tell, booked=booked)
         self.pool = pool = Supervisor(
             self._shape(config),
             current_config.settings(config, endpoints),
             LocalEngine(held, self._agent, state / "pool"),
         )
         self.reloader = reloader = Reloader(
-            current, governor, listeners, pool, outboxes, self._reload, self._shape
+            current, governor, pool, outboxes, self._reload, self._shape
         )
         # Batches, results, and attempts at tasks.
         self.batches = batches = OpenBatches(
-            current, lifecycle, store, outboxes, governor, listeners, self._finishers
+            current, lifecycle, store, outboxes, governor, self._finishers
         )
-        self.publisher = publisher = Publisher(lifecycle, store, outboxes, listeners, batches)
+        self.publisher = publisher = Publisher(lifecycle, store, outboxes, batches)
         self.attempts = attempts = Attempts(
-            current, lifecycle, store, outboxes, governor, listeners, batches, publisher, pool
+            current, lifecycle, store, outboxes, governor, batches, publisher, pool
         )
         self.intake = intake = Intake(current, store, outboxes, batches)
         # What waits, and whose turn it is.
         self.lot = lot = ParkingLot(
-            current,
-            lifecycle,
-            store,
-            governor,
-            listeners,
-            batches,
-            publisher,
-            attempts,
-            news,
-            reloader.again,
+            current, lifecycle, store, governor, batches, publisher, attempts, reloader.again
         )
         self.turns = Turns(lifecycle, store, governor, batches, attempts, lot)
         self.predecessors = Predecessors(lifecycle, store, batches, publisher)
         self.scratch = ScratchCleanup(current)
         # What people ask for.
         self.reruns = Reruns(current, lifecycle, store, outboxes, batches, attempts)
-        self.errands = Errands(
-            current, lifecycle, store, outboxes, batches, attempts, intake, self._take_up
-        )
+        self.errands = Errands(current, lifecycle, store, batches, attempts, intake, self._take_up)
+        conditions = "" if self._watch else config.conditions()
         self.desk = Desk(
-            current,
-            lifecycle,
-            store,
-            governor,
-            batches,
-            attempts,
-            reloader,
-            self._look,
-            self._watch,
-            "" if self._watch else config.conditions(),
+            *(current, lifecycle, store, governor, batches, attempts, reloader, self._look),
+            *(self._watch, conditions),
         )
         self.commands = Commands(
-            current,
-            lifecycle,
-            store,
-            outboxes,
-            batches,
-            attempts,
-            lot,
-            reloader,
-            self.reruns,
-            self.errands,
-            self.desk,
+            *(current, lifecycle, store, outboxes, batches, attempts, lot, reloader),
+            *(self.reruns, self.errands, self.desk),
         )
-        listeners += [self.scratch, attempts.bases, lot, self.predecessors, self.commands]
+        self._listeners += [self.scratch, attempts.bases, lot, self.predecessors, self.commands]
 
     def _shape(self, config: Config) -> PoolShape:
         """Return how large the pool is; without processes it has no slots, so nothing starts."""
@@ -301,10 +279,7 @@ class Daemon:
         self, undo: contextlib.AsyncExitStack, state: Path, disks: AllDiskThreads
     ) -> None:
         """Take up what the last daemon left, and begin to work, to watch and to answer."""
-        config, loop, store, troubles, pool = (
-            *(self._config, self.loop, self.store),
-            *(self.troubles, self.pool),
-        )
+        config, store, troubles, pool = self._config, self.store, self.troubles, self.pool
         inbox = Inbox(config, disks.at(config.paths.inbox)) if self._watch else None
         earlier: set[str] = set()
         if inbox is not None:
@@ -317,7 +292,7 @@ class Daemon:
         await recovery.hold_published(self.lifecycle, self.outboxes, self.batches, self.lot)
         status = None
         if inbox is not None:
-            status = StatusFile(self.current, self.desk, store, self.outboxes)
+            status = StatusFile(self.desk, store, self.outboxes)
             undo.push_async_callback(status.stop)
         server = Server(state, self.commands)
         undo.push_async_callback(server.stop)
@@ -332,16 +307,16 @@ class Daemon:
             await inbox.start()
             troubles.also(Action.INBOX_TROUBLE, lambda: inbox.trouble)
             undo.push_async_callback(inbox.stop)
-            loop.spawn(self.intake.run(inbox, earlier), endless=True)
+            self.loop.spawn(self.intake.run(inbox, earlier), endless=True)
         if self._watch and config.pool.engine == "ray":
             cluster = Cluster(partial(current_config.cluster, self.current), pool, self._workload)
             troubles.also(Action.CLUSTER_TROUBLE, lambda: cluster.trouble)
-            loop.spawn(cluster.run(), endless=True)
+            self.loop.spawn(cluster.run(), endless=True)
         await server.start()  # last, for who waits for it takes it for the sign that all is up
         for work in self._watches(server):
-            loop.spawn(work, endless=True)
+            self.loop.spawn(work, endless=True)
         if status is not None:
-            loop.spawn(status.keep(), endless=True)
+            self.loop.spawn(status.keep(), endless=True)
         get_logger().info(
             Action.DAEMON_STARTED,
             version=__version__,
@@ -349,8 +324,8 @@ class Daemon:
             batches=len(self.batches),
             limits=self._limits,
         )
-        loop.spawn(self.turns.watch(), endless=True)
-        loop.woken.set()
+        self.loop.spawn(self.turns.watch(), endless=True)
+        self.loop.woken.set()
         self._systemd.ready()
 
     def _workload(self) -> int:
@@ -428,8 +403,7 @@ class Daemon:
 
     def _restore(self, restored: StoredWork, claimed: AbstractSet[str]) -> None:
         """Hand what the store has to the parts that work on it."""
-        self.attempts.lessons.restore()
-        self.attempts.fences.restore()
+        self.attempts.starting.restore()
         torn = self.reruns.torn(restored.batches)
         self.batches.restore(restored, claimed | {batch.claim for batch in torn})
         self.publisher.restore(restored)
@@ -439,10 +413,6 @@ class Daemon:
         self.lot.restore(restored.parked, restored.given_back)
 
     # While it runs
-
-    async def _add(self, name: str, data: bytes, parsed: taskfile.Parsed) -> Batch:
-        batch = new_batch(ulid(), name, self.current.config.paths.outbox, time.time())
-        return await self.batches.take_up(as_asked(batch, parsed), parsed.tasks, data)
 
     async def _reloads(self) -> None:
         """Read the configuration again at each SIGHUP."""

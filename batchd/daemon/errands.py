@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Set as AbstractSet
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -16,12 +15,11 @@ from batchd.daemon.attempts import Attempts
 from batchd.daemon.batches import OpenBatches
 from batchd.daemon.current_config import CurrentConfig
 from batchd.daemon.intake import Intake
-from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.writes import DaemonStore
 from batchd.errors import NotPossibleError, UsageError, WithdrawnError
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.records import Batch, Cause, HoldKey, Scope
-from batchd.spool import claims, outbox
+from batchd.spool import claims
 from batchd.store import lookups
 
 #: The time between two looks, in seconds.
@@ -40,7 +38,6 @@ class Errands:
     _current: CurrentConfig
     _lifecycle: Lifecycle
     _store: DaemonStore
-    _outboxes: Outboxes
     _batches: OpenBatches
     _attempts: Attempts
     _intake: Intake
@@ -97,12 +94,7 @@ class Errands:
             self._go_on(begun, order)
             claim.path.unlink(missing_ok=True)
             return begun, True
-        # Who waits learns at once that an outbox takes nothing:
-        # a file that is dropped would wait for it.
-        outside = Path(self._current.config.paths.outbox)
-        await self._store.ordered(
-            lambda: self._outboxes.promptly(partial(outbox.try_out, outside), str(outside))
-        )
+        await self._batches.try_out(self._current.config.paths.outbox)
         batch = await self._intake.stored(claim, order, by.insist)
         if batch is None:
             raise UsageError(f"{claim.name} was taken away before it was read")
@@ -147,7 +139,7 @@ class Errands:
         while True:
             await asyncio.sleep(_LOOK_S)
             looks += 1
-            left = self._batches.names
+            left = [batch.name for batch in self._batches]
             wanted = [name for name in left if self.wanted(name)]
             if not wanted and not self._expected and (self._givers or looks > _MOST_LOOKS):
                 self.ended = True

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Protocol
@@ -22,7 +22,7 @@ from batchd.daemon.batches import OpenBatches
 from batchd.daemon.current_config import CurrentConfig
 from batchd.daemon.listeners import Listener
 from batchd.daemon.publisher import Publisher
-from batchd.daemon.writes import DaemonStore, Register
+from batchd.daemon.writes import DaemonStore
 from batchd.errors import InputError, NotPossibleError
 from batchd.governor import Governor, WantedCall
 from batchd.lifecycle import Lifecycle, inputs
@@ -155,7 +155,7 @@ class Placing:
 
         Return whether there are more of them.
         """
-        more = False
+        more, entries = False, self._lifecycle.entries
         for place in [*self._kept]:
             kept = self._lifecycle.holds.kept(_room_for(place))
             if not kept:
@@ -165,7 +165,7 @@ class Placing:
                 # which is made room for where it waits in the queue.
                 free = self._pool.fits(place)
                 ready = kept if free else filter(self._lifecycle.suspect, kept)
-                best = heapq.nsmallest(_AT_ONCE, ready, key=self._rank)
+                best = heapq.nsmallest(_AT_ONCE, ready, key=lambda ref: rank_of(entries[ref]))
                 for ref in best:
                     self._lifecycle.take(inputs.Lifted(ref, _room_for(place)))
                 more = more or (free and len(kept) > len(best))
@@ -195,9 +195,6 @@ class Placing:
         if self.missing is None or str(self.missing[0]) != str(error):
             get_logger().error(Action.WORKER_TROUBLE, message=str(error))
         self.missing = error, since
-
-    def _rank(self, ref: Ref) -> tuple[int, int, Ref]:
-        return rank_of(self._lifecycle.entries[ref])
 
 
 def _room_for(place: Place) -> HoldKey:
@@ -354,9 +351,10 @@ class MoneyWaits:
 
     _lifecycle: Lifecycle
     _governor: Governor
-    _listeners: Sequence[Listener]
-    _register: Register
     _first_calls: FirstCalls
+    #: Parks something now, and notes that something is not parked any more; the store learns of it.
+    _park_now: Callable[[Parking], None]
+    _forget: Callable[[Key], Coroutine[None, None, None]]
     #: The day and its budget when the first call was turned away; None: there is money.
     _since: tuple[int, float] | None = None
     #: Set while some may wait, from when the first call was turned away.
@@ -401,7 +399,7 @@ class MoneyWaits:
     def something_goes_on(self) -> None:
         """Note that a task begins or goes on, or that none waits."""
         if self._lifecycle.resume(DAY):
-            main_loop.spawn(self._register.forget(DAY))
+            main_loop.spawn(self._forget(DAY))
 
     def nothing_goes_on(self) -> None:
         """Report that all that waits waits for the day's money, if it does: once."""
@@ -411,7 +409,7 @@ class MoneyWaits:
         if not self._announced:
             self._announced = True
             get_logger().warning(Action.BUDGET_REACHED, message=self._message)
-            for listener in self._listeners:
+            for listener in main_loop.listeners():
                 listener.budget_reached("", self._message)
 
     def look(self) -> None:
@@ -462,8 +460,8 @@ class MoneyWaits:
         return [key] if lifted else []
 
     def _park(self, scope: Scope, name: str = "") -> None:
-        parking = Parking(
-            scope=scope, name=name, cause=Cause.BUDGET, message=self._message, since=time.time()
+        self._park_now(
+            Parking(
+                scope=scope, name=name, cause=Cause.BUDGET, message=self._message, since=time.time()
+            )
         )
-        self._lifecycle.park(parking)
-        main_loop.spawn(self._register.keep(parking))

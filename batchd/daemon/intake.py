@@ -104,12 +104,11 @@ class Intake:
         """Move a claimed file into the folder of its batch."""
         if self._batches.get(batch.name) is None:
             # It is published, and perhaps collected: nothing more is to appear there.
-            await self._outboxes.on_disk(
-                partial(claim.path.unlink, missing_ok=True), Action.INBOX_TROUBLE
-            )
+            remove = partial(claim.path.unlink, missing_ok=True)
+            await self._outboxes.patiently(lambda: asyncio.to_thread(remove), Action.INBOX_TROUBLE)
             return
         if not await self._moved(claim.path, batch):
-            await self._outboxes.on_disk(lambda: move(claim.path, batch), batch=batch)
+            await self._outboxes.on_disk(lambda: move(claim.path, batch), batch)
         self._batches.moved(batch.name)
 
     async def _stored(
@@ -226,7 +225,7 @@ class Intake:
                 del waiting[:_AT_ONCE]
                 files = [(path, batch) for path, batch, _ in group]
                 work = partial(outbox.publish_requests, files)
-                outcomes = await self._outboxes.on_disk(work, batch=group[0][1])
+                outcomes = await self._outboxes.on_disk(work, group[0][1])
                 for (_, _, future), error in zip(group, outcomes, strict=True):
                     if not future.done():
                         future.set_result(error is None)

@@ -14,6 +14,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from batchd.control import OpenTrouble
+from batchd.daemon.listeners import Listener
 
 #: What still tries at the end gets so long.
 _SETTLES_S = 1.0
@@ -42,11 +43,14 @@ class BriefCache:
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class MainLoop:
-    """Runs the daemon's parts, and knows whether something may begin and whether a part broke.
+    """Runs the daemon's parts, and knows whether something may begin, whether a part broke, and who
+    listens.
 
     There is one an event loop: ``current`` returns it, as asyncio does with its own.
     """
 
+    #: They hear what happens.
+    listeners: list[Listener] = field(default_factory=list)
     #: Nothing new is begun.
     closing: bool = False
     #: Set where a slot or a task may have become free.
@@ -55,8 +59,8 @@ class MainLoop:
     broken: asyncio.Future[None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    _endless: set[asyncio.Task[None]] = field(default_factory=set)
+    _tasks: set[asyncio.Task[object]] = field(default_factory=set)
+    _endless: set[asyncio.Task[object]] = field(default_factory=set)
     #: Set when something that was spawned has ended.
     _one_ended: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -64,8 +68,8 @@ class MainLoop:
         _LOOPS[asyncio.get_running_loop()] = self
 
     def spawn(
-        self, work: Coroutine[Any, Any, None], *, endless: bool = False
-    ) -> asyncio.Task[None]:
+        self, work: Coroutine[Any, Any, object], *, endless: bool = False
+    ) -> asyncio.Task[object]:
         """Run ``work`` beside everything else. ``endless``: no one waits for its end."""
         task = asyncio.get_running_loop().create_task(work)
         (self._endless if endless else self._tasks).add(task)
@@ -126,7 +130,7 @@ class MainLoop:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[object]) -> None:
         self._tasks.discard(task)
         self._endless.discard(task)
         self._one_ended.set()
@@ -142,9 +146,14 @@ def current() -> MainLoop:
     return _LOOPS[asyncio.get_running_loop()]
 
 
-def spawn(work: Coroutine[Any, Any, None], *, endless: bool = False) -> asyncio.Task[None]:
+def spawn(work: Coroutine[Any, Any, object], *, endless: bool = False) -> asyncio.Task[object]:
     """Run ``work`` beside everything else. ``endless``: no one waits for its end."""
     return current().spawn(work, endless=endless)
+
+
+def listeners() -> list[Listener]:
+    """Return those who hear what happens in the daemon that runs here."""
+    return current().listeners
 
 
 def wake() -> None:

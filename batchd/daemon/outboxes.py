@@ -77,22 +77,13 @@ class Outboxes:
         except TimeoutError:
             raise silent(folder) from None
 
-    async def on_disk(
-        self,
-        work: Callable[[], T],
-        action: Action = Action.OUTBOX_TROUBLE,
-        batch: Batch | None = None,
-    ) -> T:
-        """Write to the outbox, or read from the inbox,
-        in a thread, again and again where it cannot.
-
-        ``batch``: whose folder it is; others go on where that alone is the trouble.
+    async def on_disk(self, work: Callable[[], T], batch: Batch) -> T:
+        """Do something in a batch's folder, again and again where it cannot be done; others go on
+        where that folder alone is the trouble.
         """
-        if batch is None:
-            return await self.patiently(lambda: asyncio.to_thread(work), action)
         return await self.patiently(
             lambda: self.answered(self.at_home(work, batch.outbox), batch.outbox),
-            action,
+            Action.OUTBOX_TROUBLE,
             lambda: batch,
         )
 

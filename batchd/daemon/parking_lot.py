@@ -22,7 +22,7 @@ from batchd.daemon.current_config import CurrentConfig
 from batchd.daemon.gates import FirstCalls, MoneyWaits
 from batchd.daemon.listeners import Listener
 from batchd.daemon.publisher import Publisher
-from batchd.daemon.writes import DaemonStore, Register
+from batchd.daemon.writes import DaemonStore
 from batchd.errors import BatchdError
 from batchd.events import TaskFinished
 from batchd.governor import Governor, ParkDecision
@@ -65,33 +65,33 @@ class ParkingLot(Listener):
     _lifecycle: Lifecycle
     _store: DaemonStore
     _governor: Governor
-    _listeners: Sequence[Listener]
     _batches: OpenBatches
     _publisher: Publisher
     _attempts: Attempts
-    #: What the governor reports: that a provider, a model or a tier fails, is tried, or is back.
-    _news: asyncio.Queue[News]
     #: Reads the keys of providers again.
     _read_keys: Callable[[], None]
     _offers: Offers = field(init=False)
-    _register: Register = field(init=False)
     #: Picks who tries a parked provider.
     trials: Trials = field(init=False)
     #: Who waits for the day's money.
     shortage: MoneyWaits = field(init=False)
+    #: What the governor reports: that a provider, a model or a tier fails, is tried, or is back.
+    news: asyncio.Queue[News] = field(default_factory=asyncio.Queue)
+    #: Held over each note in the store, tries included:
+    #: on a full disk, a resume must not overtake its pause.
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     #: Open batches whose money is spent.
     _spent: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._offers = Offers(self._current)
-        self._register = Register(self._lifecycle, self._store)
         self.trials = Trials(self._lifecycle)
         self.shortage = MoneyWaits(
             self._lifecycle,
             self._governor,
-            self._listeners,
-            self._register,
             FirstCalls(self._current, self._store),
+            self.park_now,
+            self._forget,
         )
 
     # What people want
@@ -131,10 +131,10 @@ class ParkingLot(Listener):
                 outage = []
             elif outage or scope is Scope.PROVIDER:
                 self._governor.outages.retry(name)
-            if self.lift(key, keep=outage):
+            if self._lift(key, keep=outage):
                 lifted.append(key)
         if lifted:
-            await self.forget(*lifted)
+            await self._forget(*lifted)
         return parked
 
     def restore(self, parkings: Iterable[Parking], given_back: Sequence[TurnFacts]) -> None:
@@ -160,7 +160,7 @@ class ParkingLot(Listener):
             self._governor.outages.restore(
                 parking.name, parking.cause, parking.message, parking.tried_s
             )
-        main_loop.spawn(self.forget(*over))
+        main_loop.spawn(self._forget(*over))
 
     def batch_received(self, batch: Batch, tasks: Sequence[Task]) -> None:
         """Try what is out of order now where a new batch's tasks alone need it:
@@ -197,13 +197,13 @@ class ParkingLot(Listener):
             if (park.culprit or not own) and park.again_s is None:
                 self.trials.hold(park.name, ref)
         if next(self._lifecycle.why(ref), None) is None:
-            main_loop.spawn(self.requeue())
+            main_loop.spawn(self._requeue())
 
     def _ask_anyhow(self, ref: Ref, model: str) -> None:
         """Let a task go on whose next call need not wait for its tier any longer."""
         if self._lifecycle.open(ref):
             self._lifecycle.sell_as(ref, model)
-            main_loop.spawn(self.requeue())
+            main_loop.spawn(self._requeue())
             main_loop.wake()
 
     def task_left(self, ref: Ref) -> None:
@@ -222,11 +222,11 @@ class ParkingLot(Listener):
         self._spent.discard(batch.name)
         self._ended(Scope.BATCH, batch.name)
 
-    def batch_spent(self, batch: str, message: str) -> None:
+    def _batch_spent(self, batch: str, message: str) -> None:
         """Report that the money of a batch is spent, once; its tasks end one by one."""
         if batch not in self._spent:
             self._spent.add(batch)
-            for listener in self._listeners:
+            for listener in main_loop.listeners():
                 listener.budget_reached(batch, message)
 
     # What the governor reports, one after the other
@@ -234,12 +234,12 @@ class ParkingLot(Listener):
     async def follow(self) -> None:
         """Take the governor's news, for ever."""
         while True:
-            self._take(await self._news.get())
+            self._take(await self.news.get())
 
     def catch_up(self) -> None:
         """Take what was reported up to now, for who is about to decide."""
-        while not self._news.empty():
-            self._take(self._news.get_nowait())
+        while not self.news.empty():
+            self._take(self.news.get_nowait())
 
     def _take(self, news: News) -> None:
         match news:
@@ -254,7 +254,7 @@ class ParkingLot(Listener):
             case Overlong(model, message):
                 get_logger().warning(Action.ANSWER_OVERLONG, model=model, message=message)
             case BatchSpent(batch, message):
-                self.batch_spent(batch, message)
+                self._batch_spent(batch, message)
 
     def _parked(self, name: str, cause: Cause, message: str) -> None:
         """Park the tasks of a provider, or of a model, if it is still out of order."""
@@ -307,7 +307,7 @@ class ParkingLot(Listener):
             how_to_go_on=how,
         )
         if news and parking.cause is not Cause.TIER:  # that comes and goes
-            for listener in self._listeners:
+            for listener in main_loop.listeners():
                 listener.provider_parked(parking, how)
 
     def _half_opened(self, name: str) -> None:
@@ -333,10 +333,10 @@ class ParkingLot(Listener):
         self.trials.end(name)
         key = (Scope.of(name), name)
         outage = next((p for c, p in self._lifecycle.holds.causes(key).items() if c.reason), None)
-        if self.lift(key, keep=(Cause.PAUSED,)):
-            main_loop.spawn(self.forget(key))
+        if self._lift(key, keep=(Cause.PAUSED,)):
+            main_loop.spawn(self._forget(key))
             if outage is not None and outage.cause is not Cause.TIER:
-                for listener in self._listeners:
+                for listener in main_loop.listeners():
                     listener.provider_resumed(outage)
 
     def _gave_up(self, name: str, cause: Cause, message: str) -> None:
@@ -354,8 +354,8 @@ class ParkingLot(Listener):
         ends = (End(ref, TaskStatus.ERROR, reason, message) for ref in refs)
         await self._publisher.give_up(ends)
         self._governor.outages.close(name)
-        if self.lift(key, keep=(Cause.PAUSED,)):
-            await self.forget(key)
+        if self._lift(key, keep=(Cause.PAUSED,)):
+            await self._forget(key)
 
     # What the clock does
 
@@ -368,7 +368,7 @@ class ParkingLot(Listener):
 
     def _look(self) -> None:
         if self.shortage.over():
-            main_loop.spawn(self.forget(*self.shortage.end()))
+            main_loop.spawn(self._forget(*self.shortage.end()))
 
     # How it is done
 
@@ -384,10 +384,14 @@ class ParkingLot(Listener):
     def park_now(self, parking: Parking) -> None:
         """Pause something on the daemon's own account; the store learns of it when it can."""
         self._apply(parking)
-        main_loop.spawn(self._register.keep(parking))
+        main_loop.spawn(self._note(parking))
 
-    def lift(self, key: Key, keep: Iterable[Cause] = ()) -> bool:
-        """Take a parking back, those apart whose cause is in ``keep``; then call ``forget``.
+    async def _note(self, parking: Parking) -> None:
+        async with self._turn:
+            await self._store.write(operations.park, parking)
+
+    def _lift(self, key: Key, keep: Iterable[Cause] = ()) -> bool:
+        """Take a parking back, those apart whose cause is in ``keep``; then call ``_forget``.
 
         Return whether there was something to take back.
         """
@@ -404,14 +408,21 @@ class ParkingLot(Listener):
         main_loop.wake()
         return True
 
-    async def forget(self, *keys: Key) -> None:
+    async def _forget(self, *keys: Key) -> None:
         """Note in the store that something is not parked any more, or for fewer causes."""
         # Together: a restore, or a day's end, may have parked tasks by the ten thousand.
         for start in range(0, len(keys), _CHUNK):
-            await self._register.forget(*keys[start : start + _CHUNK])
-        await self.requeue()
+            some = keys[start : start + _CHUNK]
+            async with self._turn:
+                await asyncio.gather(
+                    *(self._store.write(operations.unpark, scope, name) for scope, name in some)
+                )
+                for key in some:
+                    for parking in tuple(self._lifecycle.holds.causes(key).values()):
+                        await self._store.write(operations.park, parking)
+        await self._requeue()
 
-    async def requeue(self) -> None:
+    async def _requeue(self) -> None:
         """Show tasks that wait for nothing any more as queued."""
         if free := self._lifecycle.requeued():
             await self._store.write(operations.requeue, free)
@@ -431,7 +442,7 @@ class ParkingLot(Listener):
     def _ended(self, scope: Scope, name: str) -> None:
         """Forget the parking of what has ended: nothing else can have waited for it."""
         if self._lifecycle.resume((scope, name)):
-            main_loop.spawn(self._register.forget((scope, name)))
+            main_loop.spawn(self._forget((scope, name)))
 
 
 def _how(parking: Parking) -> str:

@@ -18,7 +18,6 @@ from batchd import results
 from batchd.actions import Action
 from batchd.daemon import main_loop, task_log
 from batchd.daemon.batches import OpenBatch, OpenBatches
-from batchd.daemon.listeners import Listener
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.writes import DaemonStore
 from batchd.errors import BatchdError
@@ -59,7 +58,6 @@ class Publisher:
     _lifecycle: Lifecycle
     _store: DaemonStore
     _outboxes: Outboxes
-    _listeners: Sequence[Listener]
     _batches: OpenBatches
     #: By batch: tasks that ended before they began, and whose results are still to be written.
     _backlog: dict[str, list[str]] = field(default_factory=dict)
@@ -200,7 +198,7 @@ class Publisher:
         self._lifecycle.take(inputs.Ended(ref, event.status))  # who ends it publishes it
         if fresh:
             task_log.write(ref, event)
-            for listener in self._listeners:
+            for listener in main_loop.listeners():
                 listener.task_event(ref, event)
 
     async def publish(self, ref: Ref, events: Sequence[Event] = ()) -> None:
@@ -215,7 +213,7 @@ class Publisher:
             transcript = results.transcript(events) if isinstance(events[0], TaskStarted) else ""
             return outbox.publish_task(folder, ref.task, transcript, finished.result)
 
-        if not await self._outboxes.on_disk(write, batch=batch):
+        if not await self._outboxes.on_disk(write, batch):
             self._kept(ref)
         await self.confirm(ref, finished)
 
@@ -228,7 +226,7 @@ class Publisher:
             found = self._store.read(lookups.ends, name, names)
             texts = {ref.task: finished.result for ref, finished in found}
             publish = partial(outbox.publish_results, folder, texts)
-            for task in await self._outboxes.on_disk(publish, batch=batch):
+            for task in await self._outboxes.on_disk(publish, batch):
                 self._kept(Ref(name, task))
             await self._store.write(operations.published_all, name, names)
             del self._backlog[name][: len(names)]  # others may have come meanwhile
@@ -257,7 +255,7 @@ class Publisher:
     def _published(self, ref: Ref, finished: TaskFinished) -> None:
         self._follow(inputs.Published(ref, finished.status))
         self._batches.near_end(ref.batch)
-        for listener in self._listeners:
+        for listener in main_loop.listeners():
             listener.task_finished(ref, finished)
 
     def _follow(self, given: inputs.Published | inputs.EndRefused) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -119,10 +119,7 @@ class Reruns:
         Raises ``NotPossibleError`` where store or outbox takes nothing: a run that waited for them
         would surprise who has given up on it, and be paid for.
         """
-        outside = Path(plan.batch.outbox)
-        await self._store.ordered(
-            lambda: self._outboxes.promptly(partial(outbox.try_out, outside), str(outside))
-        )
+        await self._batches.try_out(plan.batch.outbox)
         named = await self._store.ordered(partial(self._batches.folders.reserve, plan.batch))
         check = by.insist if by else wanted
         try:
@@ -141,15 +138,10 @@ class Reruns:
         except OSError:
             # It is durable by now, and so is the answer:
             # the request follows when the outbox takes it.
-            main_loop.spawn(self._bring(batch, publish))
+            main_loop.spawn(self._batches.bring(batch, plan.data))
         else:
             self._batches.moved(batch.name)
         return batch
-
-    async def _bring(self, batch: Batch, publish: Callable[[], None]) -> None:
-        """Write a run's request into its folder as soon as that is possible."""
-        await self._outboxes.on_disk(publish, batch=batch)
-        self._batches.moved(batch.name)
 
     def torn(self, batches: Iterable[Batch]) -> list[Batch]:
         """Return those of a killed daemon's runs whose request had
@@ -170,8 +162,7 @@ class Reruns:
                 for task in self._store.read(lookups.tasks, batch.name)
             ]
             data = _written(batch, tasks)
-        request = Path(batch.folder, batch.request)
-        await self._bring(batch, partial(outbox.publish, request, data, replace=True))
+        await self._batches.bring(batch, data)
 
     async def _plan(self, target: OrderTarget, claim: str, *, failed: bool, model: str) -> _Plan:
         """Return what a run consists of. Raises ``UsageError``, ``TaskFileError``."""

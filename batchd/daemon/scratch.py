@@ -44,7 +44,8 @@ class ScratchCleanup(Listener):
         above = Path(self._current.config.paths.state, _FOLDER)
         names = {_name(ref) for ref in unfinished}
         _forget_lost(above.parent, names)
-        self._take_away([path for path in _inside(above) if path.name not in names])
+        with contextlib.suppress(OSError):  # there is none yet
+            self._take_away([path for path in above.iterdir() if path.name not in names])
 
     def _take_away(self, paths: Iterable[Path]) -> None:
         self._gone += paths
@@ -78,13 +79,6 @@ def folder(config: Config, ref: Ref) -> Path:
 def _name(ref: Ref) -> str:
     # Neither holds a full stop.
     return f"{ref.batch}.{ref.task}"
-
-
-def _inside(above: Path) -> list[Path]:
-    try:
-        return list(above.iterdir())
-    except OSError:
-        return []
 
 
 def _removed(paths: Iterable[Path]) -> list[tuple[Path, OSError]]:

@@ -113,14 +113,17 @@ PlaceLook: TypeAlias = tuple[str, dict[str, Secret] | NotPossibleError]
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class Fences:
-    """The fences at the beginning of a daemon's life: tasks wait behind them.
+class AttemptStarter:
+    """Prepares what a worker needs to take a task up, and knows the fences behind which tasks wait.
 
-    A machine that was cut off, or frozen, may still change their directories. One that is reached
-    has ended its workers with the daemon before this one.
+    A machine that an earlier daemon left them at, and that was cut off, or frozen, may still change
+    their directories. One that is reached has ended its workers with that daemon.
     """
 
+    _current: CurrentConfig
     _store: DaemonStore
+    _governor: Governor
+    _lessons: Lessons
     #: By the monotonic clock.
     _started_at: float = field(default_factory=time.monotonic)
     #: How long each task that was left elsewhere has to wait from then on, in seconds.
@@ -128,28 +131,18 @@ class Fences:
 
     def restore(self) -> None:
         """Take up what the last daemon left."""
+        self._lessons.restore()
         found = self._store.read(lookups.left_at)
         self._fences = {ref: tasks.fence_s(label) for ref, label in found.items()}
 
-    def left_s(self, ref: Ref) -> float:
-        """Return for how long another machine may still work on a task, in seconds."""
-        return self._started_at + self._fences.get(ref, 0.0) - time.monotonic()
-
-    async def passed(self, ref: Ref) -> None:
+    async def fence(self, active: ActiveAttempt) -> None:
         """Return when no other machine works on a task any more."""
-        if (left_s := self.left_s(ref)) > 0:
+        left_s = self._started_at + self._fences.get(active.ref, 0.0) - time.monotonic()
+        if left_s > 0:
+            active.fences("a machine that an earlier daemon left it at", left_s)
             await asyncio.sleep(left_s)
-        self._fences.pop(ref, None)
-
-
-@dataclass(slots=True, eq=False, repr=False)
-class AttemptStarter:
-    """Prepares what a worker needs to take a task up."""
-
-    _current: CurrentConfig
-    _store: DaemonStore
-    _governor: Governor
-    _lessons: Lessons
+            active.fence_s = 0.0
+        self._fences.pop(active.ref, None)
 
     def look(self, task: Task) -> PlaceLook:
         """Look at what a task names on this machine's disks. Blocks. Raises ``SilentPathError``."""

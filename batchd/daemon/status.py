@@ -314,7 +314,6 @@ class StatusFile:
     something has changed, or it would go stale.
     """
 
-    _current: CurrentConfig
     _desk: Desk
     _store: DaemonStore
     _outboxes: Outboxes
@@ -351,12 +350,13 @@ class StatusFile:
         except (StoreError, RuntimeError):  # without a thread: the next look may have one
             return
         unended = sum(batch.finished_at is None for batch in batches)
-        left_out = max(0, self._desk.standing().batches.open - unended)
+        standing = self._desk.standing()
+        left_out = max(0, standing.batches.open - unended)
         status = msgspec.structs.replace(status, batches=batches, left_out=left_out)
         self._commits = commits
         if status == last and fresh:
             return
-        folder = self._current.config.paths.outbox
+        folder = standing.outbox
         said = msgspec.structs.replace(status, at=results.timestamp(time.time()))
         text = results.as_text(said).encode()
         write = partial(outbox.publish_status, folder, text, sweep=last is None)

@@ -80,7 +80,9 @@ class Turns:
         self.placing.look()
 
     def _try_alone(self) -> None:
-        while self._attempts.free_alone and (ref := self._lot.trials.pick(alone=True)):
+        while self._attempts.pool.slot_alone(ANYWHERE) and (
+            ref := self._lot.trials.pick(alone=True)
+        ):
             self._try(ref, alone=True)
 
     def _try(self, ref: Ref, *, alone: bool) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
@@ -25,9 +24,6 @@ from batchd.errors import (
     UsedNameError,
 )
 from batchd.free_room import STATE, NeededRoom
-from batchd.lifecycle import Lifecycle
-from batchd.lifecycle.holds import Key
-from batchd.records import Parking
 from batchd.store import Store, operations
 from batchd.store.task_transaction import TaskTransaction
 
@@ -103,35 +99,6 @@ class DaemonStore(Store):
         as long as the store has kept room. Raises ``NotPossibleError``.
         """
         await self.ordered(partial(super().ready, needed))
-
-
-@dataclass(slots=True, eq=False, repr=False)
-class Register:
-    """Writes the lifecycle's holds into the store, in their order."""
-
-    _lifecycle: Lifecycle
-    _store: DaemonStore
-    #: Held over each note in the store, tries included:
-    #: on a full disk, a resume must not overtake its pause.
-    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    async def keep(self, parking: Parking) -> None:
-        """Note a parking."""
-        async with self._turn:
-            await self._keep(parking)
-
-    async def forget(self, *keys: Key) -> None:
-        """Note that these wait no longer, or for fewer causes."""
-        async with self._turn:
-            await asyncio.gather(
-                *(self._store.write(operations.unpark, scope, name) for scope, name in keys)
-            )
-            for key in keys:
-                for parking in tuple(self._lifecycle.holds.causes(key).values()):
-                    await self._keep(parking)
-
-    async def _keep(self, parking: Parking) -> None:
-        await self._store.write(operations.park, parking)
 
 
 async def keep(store: Store, troubles: TroubleLog, server: Server) -> None:
